@@ -1,0 +1,76 @@
+"""Checks and small numerics on arrays that every other file uses."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.errors import ArrayError
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def blocks(n: int, size: int) -> Iterator[slice]:
+    """Cut `range(n)` into slices of at most `size`."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
+
+
+def check_matrix(name: str, x: Tensor, *, d: int | None = None) -> Tensor:
+    """Return `x` if it is a finite, non-empty floating-point matrix, shape [n, d].
+
+    Raises:
+        ArrayError: says which of these fails, with the shape, or the first row and column.
+    """
+    want = f"[n, {d if d is not None else 'd'}]"
+    if x.ndim != 2 or (d is not None and x.shape[1] != d):
+        raise ArrayError(f"{name}: expected shape {want}, got {list(x.shape)}")
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        raise ArrayError(f"{name}: expected at least one row and one column, got {list(x.shape)}")
+    if not x.is_floating_point():
+        raise ArrayError(f"{name}: expected floating-point numbers, got {x.dtype}; use x.float()")
+    check_finite(name, x)
+    return x
+
+
+def check_finite(name: str, x: Tensor) -> None:
+    """Raise `ArrayError` naming the first rows of `x` that hold NaN or infinity."""
+    if not x.is_floating_point():
+        return
+    # sums are finite only if all entries are (or overflow, which the second look settles)
+    if bool(torch.isfinite(x.sum())):
+        return
+    bad = ~torch.isfinite(x.reshape(x.shape[0], -1)).all(dim=1)
+    rows = bad.nonzero().flatten().tolist()
+    if rows:
+        shown = ", ".join(str(r) for r in rows[:5]) + (", ..." if len(rows) > 5 else "")
+        values = x[rows[0]].flatten()
+        value = values[~torch.isfinite(values)][0].item()
+        raise ArrayError(
+            f"{name}: expected finite numbers, got {value} in {len(rows)} of {x.shape[0]} rows "
+            f"(row {shown}); drop or impute these rows"
+        )
+
+
+def gaussian_log_prob(
+    z: Float[Tensor, "*n d"], mean: Float[Tensor, "*n d"], scale: Float[Tensor, "*n d"]
+) -> Float[Tensor, "*n"]:
+    """Log-density in nats of diagonal Gaussians, row by row: log N(z; mean, diag(scale^2))."""
+    d = z.shape[-1]
+    u = (z - mean) / scale
+    return -0.5 * (d * LOG_2PI + u.square().sum(-1)) - scale.log().sum(-1)
+
+
+def standard_log_prob(z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
+    """Log-density in nats of N(0, I), in float64."""
+    z = z.double()
+    return -0.5 * (z.shape[-1] * LOG_2PI + z.square().sum(-1))
+
+
+def standard_kl(
+    mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]
+) -> Float[Tensor, "n d"]:
+    """KL(N(mean, scale^2) || N(0, 1)) in nats, per row and dimension (Kingma & Welling 2014, B)."""
+    return 0.5 * (mean.square() + scale.square() - 1) - scale.log()

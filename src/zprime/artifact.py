@@ -1,0 +1,262 @@
+"""Artefacts: folders with `manifest.json` and safetensors, written whole or not at all.
+
+A folder is written beside its final place, flushed to disk, and renamed. Nothing is ever pickled, so
+loading an artefact runs no code. Every tensor file is listed in the manifest with its SHA-256.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+from torch import Tensor
+
+from zprime.errors import ArtifactError, UsageError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+TENSORS = "tensors.safetensors"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder that was read and verified: its manifest and where it lies."""
+
+    path: Path
+    kind: str
+    config: dict[str, Any]
+    key: str
+    seed: int | None
+    files: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over kind, configuration and file hashes: what other manifests cite this one by."""
+        return digest({"kind": self.kind, "config": self.config, "files": self.files})
+
+    def tensors(self, name: str = TENSORS) -> dict[str, Tensor]:
+        """Read one tensor file and verify its hash.
+
+        Raises:
+            ArtifactError: the file is missing, truncated or altered.
+        """
+        return read_tensors(self.path / name, self.files.get(name))
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON-able value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_tensors(file: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Read a safetensors file; with `sha256`, verify it first."""
+    if not file.is_file():
+        raise ArtifactError(f"{file}: expected a tensor file here, found none; make the artefact again")
+    content = file.read_bytes()
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ArtifactError(
+            f"{file}: its SHA-256 is not the one in {MANIFEST}: the file was truncated or altered "
+            "after it was written; delete the folder and make the artefact again"
+        )
+    try:
+        return load_bytes(content)
+    except Exception as error:  # safetensors raises its own, undocumented type
+        raise ArtifactError(f"{file}: not a readable safetensors file ({error})") from error
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Write beside, fsync, rename."""
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Serialise tensors to safetensors bytes without header metadata: the same tensors, the same bytes."""
+    return save_bytes({k: tensors[k].detach().cpu().contiguous() for k in sorted(tensors)})
+
+
+def write(
+    path: Path,
+    kind: str,
+    *,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
+    key: str = "",
+    seed: int | None = None,
+    inputs: Mapping[str, str] | None = None,
+    extra: Mapping[str, bytes] | None = None,
+) -> Artifact:
+    """Write an artefact folder in one step; an older artefact at `path` is replaced only when this one is complete.
+
+    Args:
+        path: the folder to make.
+        kind: what it holds, e.g. "model".
+        config: JSON-able settings, enough to rebuild the object with the tensors.
+        tensors: written to `tensors.safetensors`.
+        key: hash of everything this artefact follows from; `run` reuses it by this.
+        seed: the seed it was made with, if any.
+        inputs: name -> hash of every artefact it was made from.
+        extra: further files, name -> content.
+
+    Raises:
+        UsageError: `path` cannot be written, or holds files that are not an artefact.
+    """
+    files = dict(extra or {})
+    if tensors is not None:
+        files[TENSORS] = pack(tensors)
+    with staging(path) as folder:
+        for name, content in files.items():
+            write_file(folder / name, content)
+        hashes = {n: hashlib.sha256(c).hexdigest() for n, c in files.items()}
+        seal(folder, kind, config=config, files=hashes, key=key, seed=seed, inputs=inputs)
+    return read(path, kind)
+
+
+def seal(
+    folder: Path,
+    kind: str,
+    *,
+    config: Mapping[str, Any],
+    files: Mapping[str, str],
+    key: str = "",
+    seed: int | None = None,
+    inputs: Mapping[str, str] | None = None,
+) -> None:
+    """Write the manifest: the last file of an artefact, without which the folder is none."""
+    manifest = {
+        "format": "zprime",
+        "schema": SCHEMA,
+        "kind": kind,
+        "config": config,
+        "files": dict(files),
+        "key": key,
+        "seed": seed,
+        "inputs": dict(inputs or {}),
+        "versions": library_versions(),
+    }
+    write_file(folder / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+
+
+@contextlib.contextmanager
+def staging(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path`; move it to `path` if the block succeeds, else remove it."""
+    path = Path(path)
+    check_replaceable(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write here ({error.strerror}); choose another folder") from error
+    try:
+        yield folder
+        os.chmod(folder, 0o755)
+        move_into_place(folder, path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def move_into_place(folder: Path, path: Path) -> None:
+    """Rename `folder` to `path`, over an older artefact if there is one."""
+    if path.exists():
+        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old-"))
+        os.rename(path, old / "artifact")
+        os.rename(folder, path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(folder, path)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Flush a folder's entries, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise `UsageError` unless `path` is free, empty, or an artefact of ours."""
+    path = Path(path)
+    if path.is_file():
+        raise UsageError(f"{path}: expected a folder, got a file; choose another path")
+    if path.is_dir() and any(path.iterdir()) and not is_artifact(path):
+        raise UsageError(
+            f"{path}: this folder holds files that zprime did not write; choose an empty or a new folder"
+        )
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a zprime manifest lies in `path`."""
+    try:
+        return json.loads((Path(path) / MANIFEST).read_text()).get("format") == "zprime"
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def read(path: Path, kind: str | None = None) -> Artifact:
+    """Read and check a manifest (tensor files are verified when they are read).
+
+    Raises:
+        ArtifactError: missing, unreadable, of another kind, or written by a newer schema.
+    """
+    path = Path(path)
+    file = path / MANIFEST
+    if not file.is_file():
+        raise ArtifactError(f"{path}: expected an artefact{f' of kind {kind}' if kind else ''}, found no {MANIFEST}")
+    try:
+        manifest = json.loads(file.read_text())
+        if manifest["format"] != "zprime":
+            raise KeyError("format")
+        schema = int(manifest["schema"])
+        out = Artifact(
+            path=path,
+            kind=str(manifest["kind"]),
+            config=dict(manifest["config"]),
+            key=str(manifest["key"]),
+            seed=manifest["seed"],
+            files=dict(manifest["files"]),
+            inputs=dict(manifest["inputs"]),
+            versions=dict(manifest["versions"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{file}: not a readable zprime manifest ({error!r}); make the artefact again") from error
+    if schema > SCHEMA:
+        raise ArtifactError(f"{file}: written with schema {schema}, this zprime reads up to {SCHEMA}; upgrade zprime")
+    if kind is not None and out.kind != kind:
+        raise ArtifactError(f"{path}: expected an artefact of kind {kind}, got {out.kind}")
+    return out
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what can change a number."""
+    out = {"torch": torch.__version__}
+    for name in ("zprime", "numpy", "safetensors"):
+        with contextlib.suppress(PackageNotFoundError):
+            out[name] = version(name)
+    return out

@@ -1,0 +1,144 @@
+"""Mixtures of Gaussians as values: density, draws, and what they make of an encoder's posterior.
+
+`Diagonal` and `Full` are two shapes of the same thing; every Gaussian kind of latent distribution is one of them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.arrays import blocks
+from zprime.kernels import diagonal_log_ratio, full_log_ratio, full_mixture_log_prob, mixture_log_prob
+
+PAIRS = 1 << 20  # pairs of posterior and component handled at once
+
+
+@dataclass(frozen=True)
+class Tilted:
+    """q_r(z|x), in proportion to q(z|x) r(z)/p(z), for a block of posteriors.
+
+    Attributes:
+        log_ratio: log E_q[r/p] in nats, shape [m]; +inf where the integral diverges.
+        draws: draws from q_r, shape [m, draws, d].
+    """
+
+    log_ratio: Float[Tensor, " m"]
+    draws: Float[Tensor, "m k d"]
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """Mixture of diagonal Gaussians: log-weights, means, standard deviations."""
+
+    log_weight: Float[Tensor, " k"]
+    mean: Float[Tensor, "k d"]
+    scale: Float[Tensor, "k d"]
+
+    @property
+    def d(self) -> int:
+        """Latent dimension."""
+        return self.mean.shape[1]
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Exact log-density in nats, float64."""
+        return mixture_log_prob(z, self.mean, self.scale, self.log_weight)
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Ancestral draws."""
+        which = choose(self.log_weight, n, rng)
+        noise = torch.randn(n, self.d, generator=rng, dtype=self.mean.dtype, device=self.mean.device)
+        return self.mean[which] + self.scale[which] * noise
+
+    def tilt(
+        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+    ) -> Tilted:
+        """log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form)."""
+        dtype = torch.promote_types(mean.dtype, self.mean.dtype)
+        mu, s = mean.to(dtype), scale.to(dtype)
+        m, t = self.mean.to(dtype), self.scale.to(dtype)
+        ratio = torch.empty(len(mu), dtype=torch.float64, device=mu.device)
+        out = torch.empty(len(mu), draws, self.d, dtype=dtype, device=mu.device)
+        for rows in blocks(len(mu), max(1, PAIRS // len(m))):
+            terms = diagonal_log_ratio(mu[rows], s[rows], m, t) + self.log_weight.to(dtype)
+            ratio[rows] = torch.logsumexp(terms.double(), 1)
+            if draws:
+                k = choose_rows(terms, draws, rng)
+                tk, mk = t[k].square(), m[k]
+                v = s[rows, None].square()
+                a = v + tk - v * tk
+                noise = torch.randn(out[rows].shape, generator=rng, dtype=dtype, device=mu.device)
+                out[rows] = (mu[rows, None] * tk + mk * v) / a + (v * tk / a).sqrt() * noise
+        return Tilted(ratio, out)
+
+
+@dataclass(frozen=True)
+class Full:
+    """Mixture of Gaussians with full covariance: log-weights, means, Cholesky factors."""
+
+    log_weight: Float[Tensor, " k"]
+    mean: Float[Tensor, "k d"]
+    scale_tril: Float[Tensor, "k d d"]
+
+    @property
+    def d(self) -> int:
+        """Latent dimension."""
+        return self.mean.shape[1]
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Exact log-density in nats, float64."""
+        return full_mixture_log_prob(z, self.mean, self.scale_tril, self.log_weight)
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Ancestral draws, one matrix product a component, then put in random order."""
+        which = choose(self.log_weight, n, rng)
+        counts = torch.bincount(which, minlength=len(self.mean)).tolist()
+        noise = torch.randn(n, self.d, generator=rng, dtype=self.mean.dtype, device=self.mean.device)
+        parts = [
+            self.mean[k] + block @ self.scale_tril[k].T
+            for k, block in enumerate(noise.split(counts))
+            if len(block)
+        ]
+        out = torch.cat(parts) if parts else noise
+        return out[torch.randperm(n, generator=rng, device=out.device)]
+
+    def tilt(
+        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+    ) -> Tilted:
+        """log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form)."""
+        ratio = torch.empty(len(mean), dtype=torch.float64, device=mean.device)
+        out = torch.empty(len(mean), draws, self.d, dtype=torch.float64, device=mean.device)
+        for rows in blocks(len(mean), max(1, PAIRS // (len(self.mean) * self.d**2))):
+            terms, centre, factor = full_log_ratio(mean[rows], scale[rows], self.mean, self.scale_tril)
+            terms = terms + self.log_weight.double()
+            ratio[rows] = torch.logsumexp(terms, 1)
+            if draws:
+                k = choose_rows(terms, draws, rng)
+                row = torch.arange(len(k), device=k.device)[:, None]
+                noise = torch.randn(*k.shape, self.d, 1, generator=rng, dtype=torch.float64, device=k.device)
+                spread = torch.linalg.solve_triangular(factor[row, k].transpose(-1, -2), noise, upper=True)
+                out[rows] = centre[row, k] + spread[..., 0]
+        return Tilted(ratio, out)
+
+
+def choose(log_weight: Float[Tensor, " k"], n: int, rng: torch.Generator) -> Tensor:
+    """Draw `n` component indices (by inverse distribution function, so any number of components will do)."""
+    if len(log_weight) == 1:
+        return torch.zeros(n, dtype=torch.long, device=log_weight.device)
+    ladder = log_weight.double().exp().cumsum(0)
+    u = torch.rand(n, generator=rng, dtype=torch.float64, device=log_weight.device) * ladder[-1]
+    # right=True: a component of weight zero is never drawn
+    return torch.searchsorted(ladder, u, right=True).clamp_(max=len(log_weight) - 1)
+
+
+def choose_rows(log_terms: Float[Tensor, "m k"], n: int, rng: torch.Generator) -> Tensor:
+    """Draw `n` indices for each row of unnormalised log-weights; a row of +inf counts those entries as equal."""
+    terms = log_terms.double()
+    infinite = terms == torch.inf
+    if bool(infinite.any()):
+        diverged = infinite.any(1, keepdim=True)
+        terms = torch.where(diverged, torch.where(infinite, 0.0, -torch.inf), terms)
+    ladder = torch.softmax(terms, 1).cumsum(1)
+    u = torch.rand(len(terms), n, generator=rng, dtype=torch.float64, device=terms.device) * ladder[:, -1:]
+    return torch.searchsorted(ladder, u, right=True).clamp_(max=terms.shape[1] - 1)

@@ -1,0 +1,234 @@
+"""A data set in memory: rows as one tensor, scaled, in three disjoint splits recorded by row ids."""
+
+import hashlib
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zprime.arrays import check_finite
+from zprime.data.sources import Source, read_source
+from zprime.errors import ArrayError, UsageError
+from zprime.rng import generator
+
+SPLITS = ("train", "selection", "heldout")
+"""Train: VAE and posteriors. Selection: early stopping and choices. Held-out: what the audit reports."""
+
+log = logging.getLogger("zprime")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What to read and how to split it.
+
+    Attributes:
+        data: `digits`, a .npy or .npz file, a folder of IDX files or of images.
+        selection: share of the rows for the selection split (of the training part where the set has a test part;
+            at most 5,000 rows then).
+        heldout: share of the rows for the held-out split; ignored where the set has a test part, which is then it.
+        limit: keep this many training rows only, at random; 0 keeps all.
+        binarise: draw 0/1 pixels with the grey value as probability: afresh every epoch in training, once elsewhere.
+        seed: decides the splits and the binarised rows.
+    """
+
+    data: str
+    selection: float = 1 / 6
+    heldout: float = 1 / 6
+    limit: int = 0
+    binarise: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One split, ready for a model.
+
+    Attributes:
+        name: which split.
+        x: shape [n, *datum], float32, scaled (and binarised, if the settings say so).
+        ids: shape [n], row numbers in the source.
+        labels: shape [n], or None.
+        grey: shape [n, *datum], the probabilities that `x` was drawn with, where training is to draw afresh.
+    """
+
+    name: str
+    x: Float[Tensor, "n *datum"]
+    ids: Int[Tensor, " n"]
+    labels: Int[Tensor, " n"] | None = None
+    grey: Float[Tensor, "n *datum"] | None = None
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.x)
+
+    def head(self, n: int) -> "Rows":
+        """The first `n` rows."""
+        cut = slice(0, n)
+        return Rows(
+            self.name,
+            self.x[cut],
+            self.ids[cut],
+            None if self.labels is None else self.labels[cut],
+            None if self.grey is None else self.grey[cut],
+        )
+
+
+class Dataset:
+    """Rows, splits and scaling of one source.
+
+    Attributes:
+        name: what it is called in tables.
+        shape: shape of a datum; images are (channels, height, width).
+        ids: split -> row ids.
+        shift, scale: `stored = scaled * scale + shift`, per datum entry; from the training split where not known.
+        hash: SHA-256 of the stored rows and labels.
+        copies: held-out and selection rows that equal a training row exactly.
+    """
+
+    def __init__(self, source: Source, settings: DataSettings) -> None:
+        self.settings = settings
+        self.name = source.name
+        self.raw = torch.from_numpy(np.array(source.x))
+        if self.raw.dtype == torch.float64:
+            self.raw = self.raw.float()
+        self.labels = None if source.y is None else _labels(source.y)
+        n = len(self.raw)
+        if n < 3:
+            raise ArrayError(f"data: expected at least 3 rows, one for each split, got {n}")
+        check_finite("data", self.raw)
+        self.shape = tuple(self.raw.shape[1:])
+        self.ids = _split(n, source.test, settings)
+        train = self.raw[self.ids["train"]]
+        if bool((train == train[:1]).all()):
+            raise ArrayError(f"data: all {len(train)} training rows are the same; nothing can be learned from constant data")
+        self.shift, self.scale = _scaling(train, source.top)
+        if settings.binarise and not _unit((train.float() - self.shift) / self.scale):
+            raise UsageError("binarise: expected grey values between black and white; these data are no images")
+        self.hash = _hash(self.raw, self.labels)
+        self.copies = {s: self._copies(s) for s in ("selection", "heldout")}
+        for split, count in self.copies.items():
+            if count:
+                log.warning("%d of %d %s rows equal a training row exactly: figures on them flatter whatever copies", count, len(self.ids[split]), split)
+
+    def rows(self, split: str) -> Rows:
+        """One split as float32 rows, scaled; binarised once and for all where the settings say so.
+
+        Raises:
+            UsageError: no such split.
+        """
+        if split not in SPLITS:
+            raise UsageError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+        ids = self.ids[split]
+        x = (self.raw[ids].float() - self.shift) / self.scale
+        labels = None if self.labels is None else self.labels[ids]
+        if not self.settings.binarise:
+            return Rows(split, x, ids, labels)
+        drawn = torch.bernoulli(x, generator=generator(self.settings.seed, "binarise", split))
+        return Rows(split, drawn, ids, labels, grey=x)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether rows can be shown as pictures."""
+        return len(self.shape) == 3 and self.shape[0] in (1, 3)
+
+    @property
+    def bytes(self) -> int:
+        """What the training rows take as they are stored: the other way to keep the aggregated posterior."""
+        return self.raw[self.ids["train"]].numel() * self.raw.element_size()
+
+    def describe(self) -> dict[str, Any]:
+        """For a manifest: JSON-able."""
+        return {
+            "settings": asdict(self.settings),
+            "name": self.name,
+            "shape": list(self.shape),
+            "dtype": str(self.raw.dtype).removeprefix("torch."),
+            "sizes": {s: len(i) for s, i in self.ids.items()},
+            "content": self.hash,
+            "copies": self.copies,
+            "bytes": self.bytes,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a manifest: row ids of the splits, and the scaling."""
+        return {**{f"ids.{s}": i for s, i in self.ids.items()}, "shift": self.shift, "scale": self.scale}
+
+    def _copies(self, split: str) -> int:
+        seen = {r.numpy().tobytes() for r in self.raw[self.ids["train"]].flatten(1)}
+        return sum(r.numpy().tobytes() in seen for r in self.raw[self.ids[split]].flatten(1))
+
+
+def load(settings: DataSettings) -> Dataset:
+    """Read a data set and split it.
+
+    Raises:
+        UsageError: nothing to read there, or settings that cannot be used.
+        ArrayError: rows that cannot be used: not finite, constant, too few, of different sizes.
+    """
+    for name, value in (("selection", settings.selection), ("heldout", settings.heldout)):
+        if not 0 < value < 1:
+            raise UsageError(f"{name}: expected a share between 0 and 1, got {value:g}")
+    if settings.selection + settings.heldout >= 1:
+        raise UsageError(f"selection + heldout: expected less than 1, got {settings.selection + settings.heldout:g}")
+    if settings.limit < 0:
+        raise UsageError(f"limit: expected 0 (all rows) or more, got {settings.limit}")
+    return Dataset(read_source(settings.data), settings)
+
+
+def _labels(y: np.ndarray[Any, Any]) -> Tensor:
+    """Any labels as integers 0, 1, ..."""
+    if y.dtype.kind in "iub":
+        return torch.from_numpy(y.astype(np.int64))
+    return torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
+
+
+def _split(n: int, test: int, settings: DataSettings) -> dict[str, Tensor]:
+    """Seeded, disjoint row ids, each in ascending order."""
+    rest = n - test
+    order = torch.randperm(rest, generator=generator(settings.seed, "split"))
+    if test:
+        heldout = torch.arange(rest, n)
+        n_selection = min(max(1, round(rest * settings.selection)), 5000)
+    else:
+        n_heldout = max(1, round(rest * settings.heldout))
+        n_selection = max(1, round(rest * settings.selection))
+        heldout, order = order[:n_heldout], order[n_heldout:]
+    selection, train = order[:n_selection], order[n_selection:]
+    if settings.limit:
+        if settings.limit > len(train):
+            raise UsageError(f"limit: expected at most {len(train)} training rows, got {settings.limit}")
+        train = train[: settings.limit]
+    if len(train) == 0:
+        raise ArrayError(f"data: {rest} rows leave none to train on; give more rows or smaller shares")
+    return {"train": train.sort().values, "selection": selection.sort().values, "heldout": heldout.sort().values}
+
+
+def _unit(x: Tensor) -> bool:
+    return bool(x.min() >= 0) and bool(x.max() <= 1)
+
+
+def _scaling(train: Tensor, top: float | None) -> tuple[Tensor, Tensor]:
+    """Images go to [0, 1]; values already there stay; other columns are standardised by the training split."""
+    zero, one = torch.zeros(train.shape[1:]), torch.ones(train.shape[1:])
+    if top is not None:
+        return zero, one * top
+    values = train.float()
+    if _unit(values):
+        return zero, one
+    if values.ndim == 4:
+        low, high = values.min(), values.max()
+        return zero + low, one * (high - low)
+    scale = values.std(0, correction=0)
+    return values.mean(0), torch.where(scale > 0, scale, 1.0)
+
+
+def _hash(x: Tensor, y: Tensor | None) -> str:
+    digest = hashlib.sha256(f"{x.dtype} {list(x.shape)}".encode())
+    digest.update(np.ascontiguousarray(x.numpy()).data)
+    if y is not None:
+        digest.update(np.ascontiguousarray(y.numpy()).data)
+    return digest.hexdigest()

@@ -1,0 +1,189 @@
+"""The contract of a latent distribution: anything that may stand where the prior stood."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime import artifact
+from zprime.components import Diagonal, Full, Tilted
+from zprime.errors import ArtifactError
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total) by every long operation."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Show nothing: the default `Progress`."""
+
+
+REGISTRY: dict[str, type["LatentDistribution"]] = {}
+"""Kind -> class, for loading: filled as classes are defined (importing `zprime.latent` defines all of them)."""
+
+
+class LatentDistribution(ABC):
+    """Draws z', knows log r(z). Complete once constructed: there is no unfitted object, and none changes.
+
+    Every subclass is final, names its `kind`, and is rebuilt exactly from `config()` and `tensors()`;
+    saving and loading are written once, here.
+    """
+
+    kind: ClassVar[str]
+    density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "exact"
+    stores_rows: ClassVar[bool] = False
+    """Whether what is stored are functions of single training rows."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Enter a final class in the registry, by its kind."""
+        super().__init_subclass__(**kwargs)
+        if "kind" in cls.__dict__:
+            REGISTRY[cls.kind] = cls
+
+    @property
+    @abstractmethod
+    def d(self) -> int:
+        """Latent dimension."""
+
+    @abstractmethod
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """log r(z) in nats, float64."""
+
+    @abstractmethod
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draws z'."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """All arrays that the distribution consists of."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """All that is not an array, JSON-able."""
+
+    @classmethod
+    @abstractmethod
+    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "LatentDistribution":
+        """Make the distribution that gave this `config()` and these `tensors()`."""
+
+    def tilt(
+        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+    ) -> Tilted | None:
+        """log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I); None where no closed form is known."""
+        return None
+
+    @property
+    def holds_rows(self) -> bool:
+        """Whether this very object stores functions of single training rows (a wrapper asks what it wraps)."""
+        return self.stores_rows
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the stored arrays."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+    @property
+    def label(self) -> str:
+        """A short name for tables, e.g. `mixture(20)`."""
+        return self.kind
+
+    def __repr__(self) -> str:
+        return f"<{self.label}: d={self.d}, {self.bytes} bytes>"
+
+    def save(self, path: Path, *, key: str = "", seed: int | None = None, **inputs: str) -> artifact.Artifact:
+        """Write the artefact folder of this distribution."""
+        return artifact.write(
+            path, f"latent/{self.kind}", config=self.config(), tensors=self.tensors(), key=key, seed=seed, inputs=inputs
+        )
+
+
+class GaussianDistribution(LatentDistribution):
+    """A latent distribution that is one Gaussian or a mixture of them: density, draws and tilt are closed forms."""
+
+    @property
+    @abstractmethod
+    def components(self) -> Diagonal | Full:
+        """The mixture that this distribution is."""
+
+    @property
+    def d(self) -> int:
+        """Latent dimension."""
+        return self.components.d
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Exact log r(z) in nats, float64."""
+        return self.components.log_prob(z)
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Ancestral draws."""
+        return self.components.sample(n, rng=rng)
+
+    def tilt(
+        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+    ) -> Tilted | None:
+        """Closed form (theory page, section 3)."""
+        return self.components.tilt(mean, scale, draws=draws, rng=rng)
+
+
+L = TypeVar("L", bound=LatentDistribution, covariant=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a fit ended: `ok`, or a sentence saying what happened, why it usually does, and what to change."""
+
+    ok: bool = True
+    message: str = "converged"
+
+
+@dataclass(frozen=True)
+class Fit(Generic[L]):
+    """What `fit` returns.
+
+    Attributes:
+        distribution: the fitted latent distribution, ready to use whatever the outcome says.
+        outcome: how the fit ended.
+        trace: name -> one number a step, e.g. the bound of an EM.
+        chosen: settings that the selection split decided, e.g. {"components": 64}.
+        curve: what they were chosen from, one dictionary a value tried.
+    """
+
+    distribution: L
+    outcome: Outcome = field(default_factory=Outcome)
+    trace: dict[str, list[float]] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+@runtime_checkable
+class Settings(Protocol):
+    """How to fit one kind: a frozen dataclass with defaults that work."""
+
+    kind: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+
+    def fit(
+        self, train: Any, *, selection: Any, context: Any, rng: torch.Generator, progress: Progress = silent
+    ) -> Fit[LatentDistribution]:
+        """Fit to `train` posteriors; choose what has to be chosen on `selection` posteriors."""
+        ...
+
+
+def rebuild(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
+    """Rebuild a distribution of `kind` from its parts.
+
+    Raises:
+        ArtifactError: unknown kind, or parts that do not fit together.
+    """
+    if kind not in REGISTRY:
+        raise ArtifactError(f"unknown kind of latent distribution {kind!r}; this zprime knows {', '.join(sorted(REGISTRY))}")
+    try:
+        return REGISTRY[kind].rebuild(config, tensors)
+    except (KeyError, TypeError, RuntimeError, IndexError) as error:
+        raise ArtifactError(
+            f"latent distribution {kind}: its configuration and tensors do not fit together ({error!r})"
+        ) from error

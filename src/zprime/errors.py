@@ -1,0 +1,42 @@
+"""Every error that zprime raises on purpose.
+
+    ZprimeError                 exit 1   the root: shown on the command line without a traceback
+    ├── UsageError              exit 2   a setting or a path: says what was expected and what it got
+    ├── ArtifactError           exit 3   a file or folder on disk: missing, altered, newer; names it
+    ├── NumericalError          exit 4   a number that is not finite; names the row, dimension or step
+    └── ArrayError (ValueError) exit 5   data: wrong shape, empty, not finite, constant
+
+A fit that ends badly is no error but an `Outcome` (see `zprime.distribution`).
+"""
+
+__all__ = ["ArrayError", "ArtifactError", "NumericalError", "UsageError", "ZprimeError"]
+
+
+class ZprimeError(Exception):
+    """Root of the tree; its text says what was wrong, with which value, and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(ZprimeError):
+    """A setting, an option or a path that cannot be used."""
+
+    exit_code = 2
+
+
+class ArtifactError(ZprimeError):
+    """An artefact on disk that is missing, truncated, altered or of a newer schema."""
+
+    exit_code = 3
+
+
+class NumericalError(ZprimeError):
+    """A number that should be finite, or inside a proven bound, and is not."""
+
+    exit_code = 4
+
+
+class ArrayError(ZprimeError, ValueError):
+    """An array that cannot be used: *expected ..., got ...*."""
+
+    exit_code = 5

@@ -1,0 +1,66 @@
+"""aggregated: the exact aggregated posterior, all N posteriors kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.components import Diagonal
+from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
+from zprime.posteriors import Posteriors
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Aggregated(GaussianDistribution):
+    """The equal-weight (or weighted) mixture of all q(z|x_i): sampling draws a datum, then z' from its posterior."""
+
+    kind: ClassVar[str] = "aggregated"
+    stores_rows: ClassVar[bool] = True
+    mean: Float[Tensor, "n d"]
+    scale: Float[Tensor, "n d"]
+    weights: Float[Tensor, " n"] | None = None
+
+    @property
+    def components(self) -> Diagonal:
+        """The N posteriors."""
+        n = len(self.mean)
+        weights = torch.full((n,), 1 / n, dtype=torch.float64) if self.weights is None else self.weights.double()
+        return Diagonal(weights.log().to(self.mean.device), self.mean, self.scale)
+
+    @property
+    def label(self) -> str:
+        """With the number of posteriors."""
+        return f"aggregated({len(self.mean)})"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Means and standard deviations of all N posteriors; weights where they differ."""
+        out = {"mean": self.mean, "scale": self.scale}
+        return out if self.weights is None else {**out, "weights": self.weights}
+
+    def config(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
+        """From its tensors."""
+        return cls(tensors["mean"], tensors["scale"], tensors.get("weights"))
+
+
+@dataclass(frozen=True)
+class AggregatedSettings:
+    """Nothing to set: the minimiser of the mean of KL(q_i || r) over all r is the mixture itself."""
+
+    kind: ClassVar[str] = "aggregated"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def fit(
+        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+    ) -> Fit[Aggregated]:
+        """Keep every posterior."""
+        all_ = train.gather()
+        return Fit(Aggregated(all_.mean, all_.scale, all_.weights), Outcome(message="exact, nothing to fit"))

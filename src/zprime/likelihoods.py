@@ -1,0 +1,55 @@
+"""p(x|z): what a decoder's output means, as torch Distributions over one datum."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Distribution, Independent, Normal
+
+from zprime.errors import UsageError
+
+Name = Literal["gaussian", "bernoulli"]
+
+
+class Gaussian(nn.Module):
+    """N(x; output, scale^2 I), one scale for all pixels, learned with the decoder or fixed."""
+
+    def __init__(self, *, scale: float | None = None, init: float = 0.3) -> None:
+        """Fix the standard deviation at `scale`, or learn it from `init` (Rybkin 2021, sigma-VAE)."""
+        super().__init__()
+        if scale is not None and not scale > 0:
+            raise UsageError(f"scale: expected a standard deviation above 0, got {scale}")
+        start = torch.tensor(math.log(scale if scale is not None else init))
+        if scale is None:
+            self.log_scale = nn.Parameter(start)
+        else:
+            self.register_buffer("log_scale", start)
+
+    def forward(self, output: Tensor) -> Distribution:
+        """The distribution of a batch, shape [n, *datum]."""
+        return Independent(
+            Normal(output, self.log_scale.exp(), validate_args=False), output.ndim - 1, validate_args=False
+        )
+
+
+class Bernoulli(nn.Module):
+    """Independent 0/1 pixels with `output` as logits."""
+
+    def forward(self, output: Tensor) -> Distribution:
+        """The distribution of a batch, shape [n, *datum]."""
+        return Independent(TorchBernoulli(logits=output, validate_args=False), output.ndim - 1, validate_args=False)
+
+
+def build(name: str, *, scale: float | None = None) -> nn.Module:
+    """Make the likelihood called `name`.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    if name == "gaussian":
+        return Gaussian(scale=scale)
+    if name == "bernoulli":
+        return Bernoulli()
+    raise UsageError(f"likelihood: expected gaussian or bernoulli, got {name!r}")

@@ -1,0 +1,125 @@
+"""Small encoders and decoders: enough to train a useful VAE on a laptop."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from zprime.errors import UsageError
+
+
+class Head(nn.Module):
+    """From features to the mean and standard deviation of q(z|x), both affine (log-scale)."""
+
+    def __init__(self, features: int, d: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(features, d)
+        self.log_scale = nn.Linear(features, d)
+        # start near the prior: scales of 1/2, so that the first steps see little noise
+        nn.init.normal_(self.log_scale.weight, std=1e-3)
+        nn.init.constant_(self.log_scale.bias, -0.7)
+
+    def forward(self, h: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """Mean and standard deviation."""
+        return self.mean(h), self.log_scale(h).exp()
+
+
+def _mlp(sizes: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(a, b), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+class MLPEncoder(nn.Module):
+    """Flatten, hidden layers, head."""
+
+    def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256)) -> None:
+        super().__init__()
+        size = int(torch.Size(shape).numel())
+        self.body = _mlp([size, *hidden])
+        self.head = Head(hidden[-1] if hidden else size, d)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(z|x), shape [n, d] each."""
+        out: tuple[Tensor, Tensor] = self.head(self.body(x.flatten(1)))
+        return out
+
+
+class MLPDecoder(nn.Module):
+    """Hidden layers, then one number a pixel or column."""
+
+    def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256)) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        size = int(torch.Size(shape).numel())
+        self.body = _mlp([d, *hidden])
+        self.out = nn.Linear(hidden[-1] if hidden else d, size)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Likelihood parameters, shape [n, *shape]."""
+        out: Tensor = self.out(self.body(z))
+        return out.unflatten(1, self.shape)
+
+
+class ConvEncoder(nn.Module):
+    """Two strided convolutions and a dense layer, for images [channels, height, width]."""
+
+    def __init__(self, shape: Sequence[int], d: int, width: int = 32, dense: int = 256) -> None:
+        super().__init__()
+        c, h, w = shape
+        self.conv = nn.Sequential(
+            nn.Conv2d(c, width, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.SiLU(),
+        )
+        self.dense = nn.Sequential(nn.Linear(2 * width * (h // 4) * (w // 4), dense), nn.SiLU())
+        self.head = Head(dense, d)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(z|x), shape [n, d] each."""
+        h = self.conv(x.contiguous(memory_format=torch.channels_last))
+        out: tuple[Tensor, Tensor] = self.head(self.dense(h.flatten(1)))
+        return out
+
+
+class ConvDecoder(nn.Module):
+    """A dense layer and two transposed convolutions, cropped to the image."""
+
+    def __init__(self, shape: Sequence[int], d: int, width: int = 32, dense: int = 256) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        c, h, w = shape
+        self.grid = (2 * width, -(-h // 4), -(-w // 4))
+        self.dense = nn.Sequential(nn.Linear(d, dense), nn.SiLU(), nn.Linear(dense, int(torch.Size(self.grid).numel())), nn.SiLU())
+        self.conv = nn.Sequential(
+            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.ConvTranspose2d(width, c, 4, stride=2, padding=1),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Likelihood parameters, shape [n, *shape]."""
+        h = self.dense(z).unflatten(1, self.grid).contiguous(memory_format=torch.channels_last)
+        out: Tensor = self.conv(h)
+        return out[..., : self.shape[1], : self.shape[2]]
+
+
+def build(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int) -> tuple[nn.Module, nn.Module]:
+    """Make the encoder and decoder of the architecture called `name`, for data of `shape` and `d` latents.
+
+    Raises:
+        UsageError: unknown name, or `conv` on data that are no images of at least 8 x 8.
+    """
+    if name == "mlp":
+        return MLPEncoder(shape, d, hidden), MLPDecoder(shape, d, hidden)
+    if name == "conv":
+        if len(shape) != 3 or min(shape[1:]) < 8:
+            raise UsageError(f"network: conv needs images [channels, height, width] of at least 8 x 8, got {list(shape)}; use mlp")
+        net = ConvEncoder(shape, d, width), ConvDecoder(shape, d, width)
+        for module in net:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return net
+    raise UsageError(f"network: expected mlp or conv, got {name!r}")

@@ -1,0 +1,222 @@
+"""Posteriors: N diagonal Gaussians q(z|x_i), the encoder's answer for a data set.
+
+Their mixture is the aggregated posterior. In memory or in shards on disk, the same four methods.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zprime import artifact
+from zprime.arrays import check_matrix
+from zprime.components import choose
+from zprime.errors import ArrayError
+from zprime.kernels import mixture_log_prob
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some consecutive rows of `Posteriors`: their first position, means and standard deviations."""
+
+    start: int
+    mean: Float[Tensor, "n d"]
+    scale: Float[Tensor, "n d"]
+
+    @property
+    def rows(self) -> slice:
+        """Their positions."""
+        return slice(self.start, self.start + len(self.mean))
+
+
+class Posteriors(ABC):
+    """N diagonal Gaussians and their mixture, the aggregated posterior.
+
+    Attributes:
+        n: number of rows.
+        d: latent dimension.
+        row_ids: shape [n], the rows of the data set that they belong to.
+        weights: shape [n], adding up to 1, or None for 1/n each.
+        labels: shape [n], or None.
+    """
+
+    n: int
+    d: int
+    row_ids: Int[Tensor, " n"]
+    weights: Float[Tensor, " n"] | None
+    labels: Int[Tensor, " n"] | None
+
+    @abstractmethod
+    def shards(self) -> Iterator[Shard]:
+        """All rows in order, some at a time."""
+
+    @property
+    def bytes(self) -> int:
+        """What it takes to keep the means and standard deviations."""
+        return sum(s.mean.numel() * s.mean.element_size() * 2 for s in self.shards())
+
+    @property
+    def log_weights(self) -> Float[Tensor, " n"]:
+        """log w_i, float64."""
+        if self.weights is None:
+            return torch.full((self.n,), 1 / self.n, dtype=torch.float64).log()
+        return self.weights.double().log()
+
+    def gather(self) -> "InMemory":
+        """All rows as one pair of tensors."""
+        shards = list(self.shards())
+        return InMemory(
+            torch.cat([s.mean for s in shards]),
+            torch.cat([s.scale for s in shards]),
+            row_ids=self.row_ids,
+            weights=self.weights,
+            labels=self.labels,
+        )
+
+    def log_prob(
+        self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None
+    ) -> Float[Tensor, " m"]:
+        """Exact log-density of the aggregated posterior in nats, float64, streamed over shards.
+
+        Args:
+            z: points.
+            leave_out: one row id for every point: the mixture of all *other* rows, renormalised by 1 - w_i (masked,
+                never subtracted). An id that is not among `row_ids` leaves nothing out.
+
+        Raises:
+            ArrayError: `z` is not a finite [m, d] matrix, or leaving out would leave nothing.
+        """
+        check_matrix("z", z, d=self.d)
+        position: Tensor | None = None
+        if leave_out is not None:
+            position = self.positions(leave_out)
+            if self.n == 1 and bool((position >= 0).any()):
+                raise ArrayError("leave_out: expected at least two posteriors, got one: nothing would be left")
+        log_weights = self.log_weights
+        parts = [
+            mixture_log_prob(
+                z,
+                s.mean,
+                s.scale,
+                log_weights[s.rows],
+                leave_out=None if position is None else torch.where(position >= s.start, position - s.start, -1),
+            )
+            for s in self.shards()
+        ]
+        out = torch.logsumexp(torch.stack(parts), 0) if len(parts) > 1 else parts[0]
+        if position is not None:
+            w = log_weights.exp()[position.clamp(min=0)]
+            out = out - torch.where(position >= 0, torch.log1p(-w), 0.0)
+        return out
+
+    def positions(self, ids: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
+        """Where each row id stands in `row_ids`, or -1."""
+        order = self.row_ids.argsort()
+        ranked = self.row_ids[order]
+        at = torch.searchsorted(ranked, ids).clamp(max=self.n - 1)
+        return torch.where(ranked[at] == ids, order[at], -1)
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """The aggregated posterior by ancestral sampling: a datum at random, then z' from its posterior."""
+        which = choose(self.log_weights, n, rng)
+        first = next(iter(self.shards()))
+        out = torch.randn(n, self.d, generator=rng, dtype=first.mean.dtype)
+        for s in self.shards():
+            mine = ((which >= s.start) & (which < s.rows.stop)).nonzero().flatten()
+            k = which[mine] - s.start
+            out[mine] = s.mean[k] + s.scale[k] * out[mine]
+        return out
+
+    def draw(self, *, rng: torch.Generator, draws: int = 1) -> Float[Tensor, "m d"]:
+        """`draws` codes of every row in order, shape [n * draws, d]: draw 0 of all rows, then draw 1 of all rows."""
+        all_ = self.gather()
+        noise = torch.randn(draws, self.n, self.d, generator=rng, dtype=all_.mean.dtype)
+        return (all_.mean + all_.scale * noise).reshape(-1, self.d)
+
+
+class InMemory(Posteriors):
+    """Posteriors held as two tensors."""
+
+    def __init__(
+        self,
+        mean: Float[Tensor, "n d"],
+        scale: Float[Tensor, "n d"],
+        *,
+        row_ids: Int[Tensor, " n"] | None = None,
+        weights: Float[Tensor, " n"] | None = None,
+        labels: Int[Tensor, " n"] | None = None,
+    ) -> None:
+        """Take means and standard deviations.
+
+        Raises:
+            ArrayError: shapes differ, something is not finite, a scale is not above 0, weights do not add up to 1.
+        """
+        check_matrix("mean", mean)
+        check_matrix("scale", scale, d=mean.shape[1])
+        n, d = mean.shape
+        if scale.shape != mean.shape:
+            raise ArrayError(f"scale: expected shape {[n, d]} as mean has, got {list(scale.shape)}")
+        if not bool((scale > 0).all()):
+            row, column = (scale <= 0).nonzero()[0].tolist()
+            raise ArrayError(
+                f"scale: expected standard deviations above 0, got {scale[row, column].item():g} in row {row}, "
+                f"dimension {column}; a log-variance must be turned into exp(log_var / 2) first"
+            )
+        if weights is not None and (
+            weights.shape != (n,) or bool((weights < 0).any()) or abs(float(weights.double().sum()) - 1) > 1e-6
+        ):
+            raise ArrayError(f"weights: expected {n} numbers >= 0 that add up to 1, got sum {float(weights.sum()):g}")
+        self.n, self.d = n, d
+        self.mean, self.scale = mean.detach(), scale.detach()
+        self.row_ids = torch.arange(n) if row_ids is None else row_ids
+        self.weights, self.labels = weights, labels
+        if self.row_ids.shape != (n,) or (labels is not None and labels.shape != (n,)):
+            raise ArrayError(f"row_ids and labels: expected {n} each, as mean has rows")
+
+    def shards(self) -> Iterator[Shard]:
+        """One shard."""
+        yield Shard(0, self.mean, self.scale)
+
+    def gather(self) -> "InMemory":
+        """Itself."""
+        return self
+
+    def take(self, rows: Int[Tensor, " m"]) -> "InMemory":
+        """Some rows, by position, with equal weights."""
+        return InMemory(
+            self.mean[rows],
+            self.scale[rows],
+            row_ids=self.row_ids[rows],
+            labels=None if self.labels is None else self.labels[rows],
+        )
+
+
+class Sharded(Posteriors):
+    """Posteriors in an artefact folder, read a shard at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the folder that `encode` wrote.
+
+        Raises:
+            ArtifactError: missing, altered, or of another kind.
+        """
+        self.artifact = artifact.read(path, "posteriors")
+        index = self.artifact.tensors("index.safetensors")
+        self.names: list[str] = list(self.artifact.config["shards"])
+        self.sizes: list[int] = list(self.artifact.config["sizes"])
+        self.n, self.d = int(self.artifact.config["n"]), int(self.artifact.config["d"])
+        self.row_ids = index["row_ids"]
+        self.labels = index.get("labels")
+        self.weights = index.get("weights")
+
+    def shards(self) -> Iterator[Shard]:
+        """Each shard file, verified as it is read."""
+        start = 0
+        for name, size in zip(self.names, self.sizes, strict=True):
+            tensors = self.artifact.tensors(name)
+            yield Shard(start, tensors["mean"], tensors["scale"])
+            start += size

@@ -1,0 +1,281 @@
+"""The training loop, to be read in one sitting.
+
+Every epoch draws from its own named random stream, so a run that was interrupted and goes on from a checkpoint
+ends with the same parameters, bit for bit, as one that was not.
+"""
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zprime import artifact
+from zprime.arrays import blocks
+from zprime.data import Rows
+from zprime.distribution import Progress, silent
+from zprime.errors import ArrayError, NumericalError, UsageError
+from zprime.rng import generator
+from zprime.vae import VAE
+
+log = logging.getLogger("zprime")
+BATCH = 512  # rows at a time where nothing is trained
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the data; 0 takes as many as make 12,000 steps, at least 20 and at most 600.
+        batch: rows a step.
+        lr: learning rate of Adam at the start; it falls to a twentieth along half a cosine.
+        beta: weight of the KL term once warm; 1 is the ELBO.
+        warmup: share of the epochs over which the KL term's weight rises from 0 to beta.
+        patience: stop after this many epochs, counted from the end of the warm-up, without a better ELBO on the
+            selection split; 0 never stops early.
+        checkpoint: seconds between checkpoints.
+        seed: of initial weights, row order, noise and binarised rows.
+    """
+
+    epochs: int = 0
+    batch: int = 128
+    lr: float = 1e-3
+    beta: float = 1.0
+    warmup: float = 0.1
+    patience: int = 30
+    checkpoint: float = 20.0
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        for name in ("epochs", "patience"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.batch < 1:
+            raise UsageError(f"batch: expected at least 1, got {self.batch}")
+        for name in ("lr", "beta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        if not 0 <= self.warmup < 1:
+            raise UsageError(f"warmup: expected a share from 0 to below 1, got {self.warmup}")
+
+    def plan(self, n: int) -> int:
+        """Number of epochs for `n` training rows."""
+        return self.epochs or max(20, min(600, 12_000 // -(-n // self.batch)))
+
+
+@dataclass
+class Trained:
+    """What `train` returns.
+
+    Attributes:
+        vae: with the parameters of the best epoch, in evaluation mode.
+        epoch: the best epoch, from 1.
+        history: one dictionary an epoch: beta, training loss, and the ELBO on the selection split, nats a row.
+        stopped: a sentence saying why it ended.
+    """
+
+    vae: VAE
+    epoch: int
+    history: list[dict[str, float]] = field(default_factory=list)
+    stopped: str = ""
+
+
+@dataclass
+class _State:
+    """All that the next epoch depends on."""
+
+    epoch: int
+    best_epoch: int
+    history: list[dict[str, float]]
+    tensors: dict[str, Tensor]
+
+    def save(self, folder: Path, key: str) -> None:
+        config = {"epoch": self.epoch, "best_epoch": self.best_epoch, "history": self.history}
+        artifact.write(folder, "checkpoint", config=config, tensors=self.tensors, key=key)
+
+
+def train(
+    vae: VAE,
+    rows: Rows,
+    selection: Rows,
+    settings: TrainSettings = TrainSettings(),
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
+) -> Trained:
+    """Maximise the ELBO on `rows` by Adam; keep the parameters with the best ELBO on `selection`.
+
+    Args:
+        vae: trained in place.
+        rows: the training split.
+        selection: the selection split: early stopping, nothing else.
+        settings: see `TrainSettings`.
+        checkpoint: a folder to save progress in; the same call again goes on from there.
+        progress: called once an epoch.
+
+    Raises:
+        NumericalError: the loss is not finite; the last good checkpoint is kept.
+        UsageError: settings that cannot be used.
+        ArrayError: data that the likelihood cannot take.
+    """
+    settings.check()
+    check_data(vae, rows)
+    epochs = settings.plan(len(rows))
+    optimiser = torch.optim.Adam(vae.parameters(), lr=settings.lr, fused=True)
+    key = artifact.digest([asdict(settings), _fingerprint(rows), _fingerprint(selection), repr(vae)])
+    state = _resume(checkpoint, key, vae, optimiser) or _snapshot(vae, optimiser, 0, 0, [], {})
+    warm = math.floor(settings.warmup * epochs)
+    clock = _Clock(settings.checkpoint)
+    stopped = f"all {epochs} epochs done"
+    progress("train", state.epoch, epochs)
+    try:
+        for epoch in range(state.epoch + 1, epochs + 1):
+            beta = settings.beta * min(1.0, epoch / (warm + 1))
+            for group in optimiser.param_groups:
+                group["lr"] = settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs)))
+            loss = _epoch(vae, rows, optimiser, settings, epoch, beta)
+            elbo = evaluate(vae, selection, seed=settings.seed, beta=settings.beta)
+            history = [*state.history, {"beta": beta, "loss": loss, "selection": elbo}]
+            better = state.best_epoch == 0 or elbo > history[state.best_epoch - 1]["selection"]
+            best = {} if better else {k: v for k, v in state.tensors.items() if k.startswith("best.")}
+            state = _snapshot(vae, optimiser, epoch, epoch if better else state.best_epoch, history, best)
+            progress("train", epoch, epochs)
+            if checkpoint is not None and clock.due():
+                state.save(checkpoint, key)
+            if settings.patience and epoch - max(state.best_epoch, warm) >= settings.patience:
+                stopped = f"no better ELBO on the selection split for {settings.patience} epochs"
+                progress("train", epochs, epochs)
+                break
+    except (KeyboardInterrupt, NumericalError):
+        if checkpoint is not None and state.epoch:
+            state.save(checkpoint, key)
+            log.info("checkpoint of epoch %d kept in %s", state.epoch, checkpoint)
+        raise
+    if checkpoint is not None:
+        state.save(checkpoint, key)
+    vae.load_state_dict({k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")})
+    vae.eval().requires_grad_(False)
+    return Trained(vae, state.best_epoch, state.history, stopped)
+
+
+def _epoch(
+    vae: VAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: TrainSettings, epoch: int, beta: float
+) -> float:
+    """One pass; the mean loss in nats a row."""
+    rng = generator(settings.seed, "epoch", epoch)
+    vae.train()
+    total = 0.0
+    for step, x in enumerate(_batches(rows, settings.batch, rng)):
+        log_likelihood, kl = vae.elbo_terms(x, rng=rng)
+        loss = (beta * kl - log_likelihood).mean()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NumericalError(
+                f"training: the loss became {value} at epoch {epoch}, step {step + 1}; "
+                f"lower the learning rate (now {settings.lr:g}) and run again"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        total += value * len(x)
+    return total / len(rows)
+
+
+def _batches(rows: Rows, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+    order = torch.randperm(len(rows), generator=rng)
+    for block in blocks(len(rows), size):
+        if rows.grey is not None:
+            yield torch.bernoulli(rows.grey[order[block]], generator=rng)
+        else:
+            yield rows.x[order[block]]
+
+
+@torch.no_grad()
+def evaluate(vae: VAE, rows: Rows, *, seed: int = 0, beta: float = 1.0) -> float:
+    """Mean ELBO in nats a row, at one draw z a row from a fixed stream (the same numbers at every call)."""
+    vae.eval()
+    rng = generator(seed, "evaluate", rows.name)
+    total = 0.0
+    for block in blocks(len(rows), BATCH):
+        log_likelihood, kl = vae.elbo_terms(rows.x[block], rng=rng)
+        total += float((log_likelihood - beta * kl).double().sum())
+    return total / len(rows)
+
+
+def check_data(vae: VAE, rows: Rows) -> None:
+    """Raise unless the likelihood can take the rows."""
+    from zprime.likelihoods import Bernoulli
+
+    if isinstance(vae.likelihood, Bernoulli):
+        odd = (rows.x != 0) & (rows.x != 1)
+        if bool(odd.any()):
+            row = int(odd.flatten(1).any(1).nonzero()[0])
+            raise ArrayError(
+                f"likelihood bernoulli: expected 0 and 1 only, got {rows.x[row][odd[row]][0].item():g} in row {row}; "
+                "use binarise for grey images, or the gaussian likelihood"
+            )
+
+
+class _Clock:
+    def __init__(self, seconds: float) -> None:
+        import time
+
+        self.now, self.seconds = time.monotonic, seconds
+        self.last = self.now()
+
+    def due(self) -> bool:
+        if self.now() - self.last < self.seconds:
+            return False
+        self.last = self.now()
+        return True
+
+
+def _snapshot(
+    vae: VAE,
+    optimiser: torch.optim.Optimizer,
+    epoch: int,
+    best_epoch: int,
+    history: list[dict[str, float]],
+    best: dict[str, Tensor],
+) -> _State:
+    """Copy everything at the end of an epoch; `best` empty means that this epoch is the best."""
+    parameters = {k: v.detach().clone() for k, v in vae.state_dict().items()}
+    tensors = {f"now.{k}": v for k, v in parameters.items()}
+    tensors |= best or {f"best.{k}": v for k, v in parameters.items()}
+    for i, slots in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{k}": v.detach().clone() for k, v in slots.items()}
+    return _State(epoch, best_epoch, history, tensors)
+
+
+def _resume(folder: Path | None, key: str, vae: VAE, optimiser: torch.optim.Optimizer) -> _State | None:
+    """Load the checkpoint of the same settings, data and network, if there is one."""
+    if folder is None or not artifact.is_artifact(folder):
+        return None
+    found = artifact.read(folder, "checkpoint")
+    if found.key != key:
+        log.info("checkpoint in %s is of other settings or data: training starts anew", folder)
+        shutil.rmtree(folder)
+        return None
+    tensors = found.tensors()
+    vae.load_state_dict({k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")})
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("adam."):
+            _, i, slot = name.split(".")
+            slots.setdefault(int(i), {})[slot] = value.clone()
+    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+    log.info("training goes on after epoch %d", found.config["epoch"])
+    return _State(int(found.config["epoch"]), int(found.config["best_epoch"]), list(found.config["history"]), tensors)
+
+
+def _fingerprint(rows: Rows) -> str:
+    """A hash that changes when rows do."""
+    x = rows.x if rows.grey is None else rows.grey
+    return artifact.digest([list(x.shape), rows.ids.tolist(), json.dumps(float(x.double().sum()))])

@@ -1,0 +1,153 @@
+"""The variational autoencoder (Kingma & Welling 2014): an encoder, a decoder, and the prior between them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from zprime import artifact, likelihoods, networks
+from zprime.arrays import standard_kl
+from zprime.errors import ArtifactError, UsageError
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Anything that answers q(z|x) for a batch."""
+
+    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """Mean and standard deviation of q(z|x)."""
+        ...
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Anything that answers p(x|z) for a batch."""
+
+    def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
+        """p(x|z), with a datum as its event."""
+        ...
+
+
+@dataclass(frozen=True)
+class VAESettings:
+    """The architecture of a VAE.
+
+    Attributes:
+        latents: latent dimension d.
+        network: `mlp`, `conv`, or `auto`: conv for images of 16 x 16 and more.
+        likelihood: `gaussian` or `bernoulli`.
+        scale: fixed standard deviation of the Gaussian likelihood in units of the scaled data; 0 learns it.
+        hidden: widths of the hidden layers of `mlp`.
+        width: channels of the first convolution of `conv`.
+    """
+
+    latents: int = 8
+    network: str = "auto"
+    likelihood: str = "gaussian"
+    scale: float = 0.0
+    hidden: tuple[int, ...] = (256, 256)
+    width: int = 32
+
+    def resolve(self, shape: tuple[int, ...]) -> "VAESettings":
+        """Settle what depends on the data.
+
+        Raises:
+            UsageError: a value that cannot be used.
+        """
+        if self.latents < 1:
+            raise UsageError(f"latents: expected at least 1, got {self.latents}")
+        if any(h < 1 for h in self.hidden) or self.width < 1:
+            raise UsageError(f"hidden and width: expected at least 1, got {self.hidden} and {self.width}")
+        network = self.network
+        if network == "auto":
+            network = "conv" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
+        return VAESettings(**{**asdict(self), "network": network, "hidden": tuple(self.hidden)})
+
+
+class VAE(nn.Module):
+    """Encoder, decoder and likelihood, with the prior N(0, I) that the KL term of the ELBO pulls towards.
+
+    Any modules will do: `encoder(x) -> (mean, scale)`, `decoder(z) -> output`, `likelihood(output) -> Distribution`.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: nn.Module, *, latents: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
+        self.latents = latents
+        self.settings: VAESettings | None = None
+        self.shape: tuple[int, ...] | None = None
+
+    @classmethod
+    def build(cls, shape: tuple[int, ...], settings: VAESettings) -> "VAE":
+        """Make an untrained VAE for data of `shape`."""
+        settings = settings.resolve(tuple(shape))
+        encoder, decoder = networks.build(
+            settings.network, shape, settings.latents, hidden=settings.hidden, width=settings.width
+        )
+        likelihood = likelihoods.build(settings.likelihood, scale=settings.scale or None)
+        out = cls(encoder, decoder, likelihood, latents=settings.latents)
+        out.settings, out.shape = settings, tuple(shape)
+        return out
+
+    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """Mean and standard deviation of q(z|x)."""
+        out: tuple[Tensor, Tensor] = self.encoder(x)
+        return out
+
+    def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
+        """p(x|z), with a datum as its event."""
+        out: Distribution = self.likelihood(self.decoder(z))
+        return out
+
+    def elbo_terms(
+        self, x: Float[Tensor, "n *datum"], *, rng: torch.Generator
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """log p(x|z) at one draw z ~ q(z|x), and KL(q(z|x) || p(z)) in closed form: nats, one of each a row.
+
+        Their difference is an unbiased estimate of each row's ELBO.
+        """
+        mean, scale = self.encode(x)
+        z = mean + scale * torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
+        return self.decode(z).log_prob(x), standard_kl(mean, scale).sum(1)
+
+
+def describe(vae: VAE) -> dict[str, Any]:
+    """Everything but the weights: what `rebuild` needs, JSON-able.
+
+    Raises:
+        UsageError: the VAE was put together from modules that zprime did not build.
+    """
+    if vae.settings is None or vae.shape is None:
+        raise UsageError("this VAE was put together from modules of your own: save it yourself, and give it to audit() as it is")
+    return {"shape": list(vae.shape), "settings": asdict(vae.settings)}
+
+
+def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: Path | str = "model") -> VAE:
+    """Make the VAE that `describe` described, with its weights.
+
+    Raises:
+        ArtifactError: configuration and weights do not fit together.
+    """
+    try:
+        settings = dict(config["settings"])
+        settings["hidden"] = tuple(settings["hidden"])
+        vae = VAE.build(tuple(config["shape"]), VAESettings(**settings))
+        vae.load_state_dict(dict(tensors), strict=True)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ArtifactError(f"{where}: weights and settings do not fit together ({error})") from error
+    return vae.eval().requires_grad_(False)
+
+
+def load(path: Path) -> VAE:
+    """Read a trained VAE from its artefact folder.
+
+    Raises:
+        ArtifactError: missing, altered, or of another kind.
+    """
+    found = artifact.read(path, "model")
+    return rebuild(found.config["vae"], found.tensors(), where=path)
