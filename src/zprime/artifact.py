@@ -178,6 +178,20 @@ def staging(path: Path) -> Iterator[Path]:
         raise
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        UsageError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write here ({error.strerror}); choose another folder") from error
+
+
 def move_into_place(folder: Path, path: Path) -> None:
     """Rename `folder` to `path`, over an older artefact if there is one."""
     if path.exists():

@@ -40,7 +40,6 @@ class TrainSettings:
         patience: stop after this many epochs, counted from the end of the warm-up, without a better ELBO on the
             selection split; 0 never stops early.
         checkpoint: seconds between checkpoints.
-        seed: of initial weights, row order, noise and binarised rows.
     """
 
     epochs: int = 0
@@ -50,7 +49,6 @@ class TrainSettings:
     warmup: float = 0.1
     patience: int = 30
     checkpoint: float = 20.0
-    seed: int = 0
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""
@@ -107,6 +105,7 @@ def train(
     selection: Rows,
     settings: TrainSettings = TrainSettings(),
     *,
+    seed: int = 0,
     checkpoint: Path | None = None,
     progress: Progress = silent,
 ) -> Trained:
@@ -117,6 +116,7 @@ def train(
         rows: the training split.
         selection: the selection split: early stopping, nothing else.
         settings: see `TrainSettings`.
+        seed: decides row order, noise and binarised rows (the initial weights are the caller's).
         checkpoint: a folder to save progress in; the same call again goes on from there.
         progress: called once an epoch.
 
@@ -129,7 +129,7 @@ def train(
     check_data(vae, rows)
     epochs = settings.plan(len(rows))
     optimiser = torch.optim.Adam(vae.parameters(), lr=settings.lr, fused=True)
-    key = artifact.digest([asdict(settings), _fingerprint(rows), _fingerprint(selection), repr(vae)])
+    key = artifact.digest([asdict(settings), seed, _fingerprint(rows), _fingerprint(selection), repr(vae)])
     state = _resume(checkpoint, key, vae, optimiser) or _snapshot(vae, optimiser, 0, 0, [], {})
     warm = math.floor(settings.warmup * epochs)
     clock = _Clock(settings.checkpoint)
@@ -140,8 +140,8 @@ def train(
             beta = settings.beta * min(1.0, epoch / (warm + 1))
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs)))
-            loss = _epoch(vae, rows, optimiser, settings, epoch, beta)
-            elbo = evaluate(vae, selection, seed=settings.seed, beta=settings.beta)
+            loss = _epoch(vae, rows, optimiser, settings, seed, epoch, beta)
+            elbo = evaluate(vae, selection, seed=seed, beta=settings.beta)
             history = [*state.history, {"beta": beta, "loss": loss, "selection": elbo}]
             better = state.best_epoch == 0 or elbo > history[state.best_epoch - 1]["selection"]
             best = {} if better else {k: v for k, v in state.tensors.items() if k.startswith("best.")}
@@ -166,10 +166,10 @@ def train(
 
 
 def _epoch(
-    vae: VAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: TrainSettings, epoch: int, beta: float
+    vae: VAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: TrainSettings, seed: int, epoch: int, beta: float
 ) -> float:
     """One pass; the mean loss in nats a row."""
-    rng = generator(settings.seed, "epoch", epoch)
+    rng = generator(seed, "epoch", epoch)
     vae.train()
     total = 0.0
     for step, x in enumerate(_batches(rows, settings.batch, rng)):

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from zprime import artifact, likelihoods, networks
 from zprime.arrays import standard_kl
 from zprime.errors import ArtifactError, UsageError
+from zprime.rng import generator
 
 
 @runtime_checkable
@@ -33,6 +34,11 @@ class Decoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Model(Encoder, Decoder, Protocol):
+    """Both: all that fitting and measuring ask of a VAE."""
+
+
 @dataclass(frozen=True)
 class VAESettings:
     """The architecture of a VAE.
@@ -51,7 +57,7 @@ class VAESettings:
     likelihood: str = "gaussian"
     scale: float = 0.0
     hidden: tuple[int, ...] = (256, 256)
-    width: int = 32
+    width: int = 24
 
     def resolve(self, shape: tuple[int, ...]) -> "VAESettings":
         """Settle what depends on the data.
@@ -83,12 +89,14 @@ class VAE(nn.Module):
         self.shape: tuple[int, ...] | None = None
 
     @classmethod
-    def build(cls, shape: tuple[int, ...], settings: VAESettings) -> "VAE":
-        """Make an untrained VAE for data of `shape`."""
+    def build(cls, shape: tuple[int, ...], settings: VAESettings, *, seed: int = 0) -> "VAE":
+        """Make an untrained VAE for data of `shape`; the seed decides its weights, and torch's own generator does not move."""
         settings = settings.resolve(tuple(shape))
-        encoder, decoder = networks.build(
-            settings.network, shape, settings.latents, hidden=settings.hidden, width=settings.width
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(seed, "weights").initial_seed())
+            encoder, decoder = networks.build(
+                settings.network, shape, settings.latents, hidden=settings.hidden, width=settings.width
+            )
         likelihood = likelihoods.build(settings.likelihood, scale=settings.scale or None)
         out = cls(encoder, decoder, likelihood, latents=settings.latents)
         out.settings, out.shape = settings, tuple(shape)
@@ -141,6 +149,28 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: 
     except (KeyError, TypeError, RuntimeError) as error:
         raise ArtifactError(f"{where}: weights and settings do not fit together ({error})") from error
     return vae.eval().requires_grad_(False)
+
+
+def rebuild_decoder(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: Path | str) -> VAE:
+    """Make the decoder that `describe` described, with its weights and without an encoder.
+
+    Raises:
+        ArtifactError: configuration and weights do not fit together.
+    """
+    try:
+        settings = dict(config["settings"])
+        settings["hidden"] = tuple(settings["hidden"])
+        out = VAE.build(tuple(config["shape"]), VAESettings(**settings))
+        out.encoder = _NoEncoder()
+        out.load_state_dict(dict(tensors), strict=True)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ArtifactError(f"{where}: weights and settings do not fit together ({error})") from error
+    return out.eval().requires_grad_(False)
+
+
+class _NoEncoder(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        raise UsageError("encode: this model was shipped without its encoder; use the trained model's artefact")
 
 
 def load(path: Path) -> VAE:

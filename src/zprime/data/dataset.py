@@ -32,7 +32,6 @@ class DataSettings:
         heldout: share of the rows for the held-out split; ignored where the set has a test part, which is then it.
         limit: keep this many training rows only, at random; 0 keeps all.
         binarise: draw 0/1 pixels with the grey value as probability: afresh every epoch in training, once elsewhere.
-        seed: decides the splits and the binarised rows.
     """
 
     data: str
@@ -40,7 +39,6 @@ class DataSettings:
     heldout: float = 1 / 6
     limit: int = 0
     binarise: bool = False
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,8 @@ class Dataset:
         copies: held-out and selection rows that equal a training row exactly.
     """
 
-    def __init__(self, source: Source, settings: DataSettings) -> None:
-        self.settings = settings
+    def __init__(self, source: Source, settings: DataSettings, *, seed: int = 0) -> None:
+        self.settings, self.seed = settings, seed
         self.name = source.name
         self.raw = torch.from_numpy(np.array(source.x))
         if self.raw.dtype == torch.float64:
@@ -101,7 +99,7 @@ class Dataset:
             raise ArrayError(f"data: expected at least 3 rows, one for each split, got {n}")
         check_finite("data", self.raw)
         self.shape = tuple(self.raw.shape[1:])
-        self.ids = _split(n, source.test, settings)
+        self.ids = _split(n, source.test, settings, seed)
         train = self.raw[self.ids["train"]]
         if bool((train == train[:1]).all()):
             raise ArrayError(f"data: all {len(train)} training rows are the same; nothing can be learned from constant data")
@@ -127,7 +125,7 @@ class Dataset:
         labels = None if self.labels is None else self.labels[ids]
         if not self.settings.binarise:
             return Rows(split, x, ids, labels)
-        drawn = torch.bernoulli(x, generator=generator(self.settings.seed, "binarise", split))
+        drawn = torch.bernoulli(x, generator=generator(self.seed, "binarise", split))
         return Rows(split, drawn, ids, labels, grey=x)
 
     @property
@@ -144,6 +142,7 @@ class Dataset:
         """For a manifest: JSON-able."""
         return {
             "settings": asdict(self.settings),
+            "seed": self.seed,
             "name": self.name,
             "shape": list(self.shape),
             "dtype": str(self.raw.dtype).removeprefix("torch."),
@@ -162,8 +161,8 @@ class Dataset:
         return sum(r.numpy().tobytes() in seen for r in self.raw[self.ids[split]].flatten(1))
 
 
-def load(settings: DataSettings) -> Dataset:
-    """Read a data set and split it.
+def load(settings: DataSettings, *, seed: int = 0) -> Dataset:
+    """Read a data set and split it; the seed decides the splits and the binarised rows.
 
     Raises:
         UsageError: nothing to read there, or settings that cannot be used.
@@ -176,7 +175,7 @@ def load(settings: DataSettings) -> Dataset:
         raise UsageError(f"selection + heldout: expected less than 1, got {settings.selection + settings.heldout:g}")
     if settings.limit < 0:
         raise UsageError(f"limit: expected 0 (all rows) or more, got {settings.limit}")
-    return Dataset(read_source(settings.data), settings)
+    return Dataset(read_source(settings.data), settings, seed=seed)
 
 
 def _labels(y: np.ndarray[Any, Any]) -> Tensor:
@@ -186,10 +185,10 @@ def _labels(y: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
 
 
-def _split(n: int, test: int, settings: DataSettings) -> dict[str, Tensor]:
+def _split(n: int, test: int, settings: DataSettings, seed: int) -> dict[str, Tensor]:
     """Seeded, disjoint row ids, each in ascending order."""
     rest = n - test
-    order = torch.randperm(rest, generator=generator(settings.seed, "split"))
+    order = torch.randperm(rest, generator=generator(seed, "split"))
     if test:
         heldout = torch.arange(rest, n)
         n_selection = min(max(1, round(rest * settings.selection)), 5000)

@@ -1,0 +1,76 @@
+"""A number with all that one needs to trust it, or not."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """No bare float is ever reported.
+
+    Attributes:
+        value: the estimate.
+        stderr: its standard error; None where the value is exact for the stated sample.
+        low, high: 95 % interval.
+        n: number of independent rows behind it.
+        unit: e.g. "nats per row".
+        split: the rows it was computed on.
+        seed: of the draws, None where there were none.
+        trusted: whether its own check was passed.
+        because: what the check said.
+    """
+
+    value: float
+    stderr: float | None
+    low: float
+    high: float
+    n: int
+    unit: str
+    split: str
+    seed: int | None
+    trusted: bool = True
+    because: str = ""
+
+    def __str__(self) -> str:
+        """Value and standard error."""
+        error = "" if self.stderr is None else f" ± {self.stderr:.{digits(self.stderr)}f}"
+        places = 2 if self.stderr is None else digits(self.stderr)
+        return f"{self.value:+.{places}f}{error}" if math.isfinite(self.value) else f"{self.value:+}"
+
+
+def digits(stderr: float) -> int:
+    """Decimal places that show two figures of a standard error, from 1 to 4."""
+    if not math.isfinite(stderr) or stderr <= 0:
+        return 2
+    return max(1, min(4, 1 - math.floor(math.log10(stderr))))
+
+
+def mean_estimate(values: Float[Tensor, " n"], *, unit: str, split: str, seed: int | None) -> Estimate:
+    """Mean over rows with its standard error and 95 % interval (Student's t)."""
+    values = values.double()
+    n = len(values)
+    mean = float(values.mean())
+    if n < 2 or not math.isfinite(mean):
+        because = "one row only: no error can be given" if n < 2 else "some rows are infinite"
+        return Estimate(mean, math.inf, -math.inf, math.inf, n, unit, split, seed, False, because)
+    stderr = float(values.std() / math.sqrt(n))
+    half = student95(n - 1) * stderr
+    return Estimate(mean, stderr, mean - half, mean + half, n, unit, split, seed)
+
+
+def exact(value: float, *, n: int, unit: str, split: str) -> Estimate:
+    """A value without sampling error."""
+    return Estimate(value, None, value, value, n, unit, split, None)
+
+
+def student95(df: int) -> float:
+    """97.5 % quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, df))

@@ -1,0 +1,90 @@
+"""All candidates evaluated together: what they share (the prior, a base, a tilt) is computed once."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.arrays import standard_log_prob
+from zprime.components import Tilted
+from zprime.distribution import LatentDistribution
+from zprime.errors import UsageError
+from zprime.latent import Defensive, Prior
+from zprime.rng import fork
+
+PURE = " (e = 0)"
+"""What is put behind a candidate's name for its base alone, without the share of the prior; shown, never chosen."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One candidate: its base, and the share of the prior mixed in."""
+
+    base: str
+    share: float
+
+
+class Panel:
+    """Candidates and, for those that mix in the prior, their bases alone.
+
+    Attributes:
+        bases: name -> distribution without any share of the prior.
+        views: name -> what is reported under that name; `prior` is always there.
+    """
+
+    def __init__(self, candidates: Mapping[str, LatentDistribution]) -> None:
+        dims = {r.d for r in candidates.values()}
+        if len(dims) > 1:
+            raise UsageError(f"candidates: expected one latent dimension, got {sorted(dims)}")
+        if not candidates:
+            raise UsageError("candidates: expected at least one latent distribution, got none")
+        self.candidates = {"prior": Prior(next(iter(dims))), **{k: v for k, v in candidates.items() if k != "prior"}}
+        self.bases: dict[str, LatentDistribution] = {}
+        self.views: dict[str, View] = {}
+        for name, r in self.candidates.items():
+            if r.density == "none":
+                continue
+            if isinstance(r, Defensive):
+                self.bases[name] = r.base
+                self.views[name] = View(name, r.epsilon)
+                self.views[name + PURE] = View(name, 0.0)
+            else:
+                self.bases[name] = r
+                self.views[name] = View(name, 0.0)
+
+    @property
+    def names(self) -> list[str]:
+        """All names that are reported on, candidates first to last, each followed by its pure form."""
+        return list(self.views)
+
+    @property
+    def eligible(self) -> list[str]:
+        """Names that a verdict may choose."""
+        return [n for n in self.views if not n.endswith(PURE)]
+
+    def log_probs(self, z: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, " n"]]:
+        """log r(z) in nats of every view."""
+        base = {k: r.log_prob(z) for k, r in self.bases.items()}
+        prior = standard_log_prob(z)
+        return {name: mix(base[v.base], prior, v.share) for name, v in self.views.items()}
+
+    def tilts(
+        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: Mapping[str, int], rng: torch.Generator
+    ) -> dict[str, Tilted]:
+        """The tilt of every base that has one in closed form, with the stated number of draws (default 0)."""
+        out = {}
+        for name, r in self.bases.items():
+            tilted = r.tilt(mean, scale, draws=draws.get(name, 0), rng=fork(rng, "tilt", name))
+            if tilted is not None:
+                out[name] = tilted
+        return out
+
+
+def mix(log_r: Tensor, log_p: Tensor, share: float) -> Tensor:
+    """log[(1 - e) r + e p]."""
+    if share == 0:
+        return log_r
+    return torch.logaddexp(log_r + math.log1p(-share), log_p + math.log(share))

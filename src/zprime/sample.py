@@ -1,0 +1,130 @@
+"""A generative model: a latent distribution and a decoder. What is shipped."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime import artifact, distribution, vae
+from zprime.arrays import blocks
+from zprime.distribution import LatentDistribution
+from zprime.errors import UsageError
+from zprime.rng import fork
+from zprime.vae import Decoder
+
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class GenerativeModel:
+    """Draws z' from a latent distribution, and x' from the decoder.
+
+    Attributes:
+        latent: where z' is drawn from.
+        decoder: p(x|z).
+        shift, scale: `x' = decoded * scale + shift` gives the units of the data as they were stored.
+        image: (channels, height, width) where x' can be shown as pictures of range 0 to 1, else None.
+    """
+
+    latent: LatentDistribution
+    decoder: Decoder
+    shift: Tensor
+    scale: Tensor
+    image: tuple[int, ...] | None = None
+
+    def stream(
+        self, n: int, *, rng: torch.Generator, noise: str = "mean"
+    ) -> Iterator[tuple[Float[Tensor, "b d"], Float[Tensor, "b *datum"]]]:
+        """Batches of (z', x'), x' in the decoder's scaled units.
+
+        Args:
+            n: how many in all.
+            rng: source of randomness.
+            noise: `mean` gives the mean of p(x|z'), `draw` a draw from it.
+
+        Raises:
+            UsageError: n < 1, or an unknown `noise`.
+        """
+        if n < 1:
+            raise UsageError(f"n: expected at least 1 sample, got {n}")
+        if noise not in ("mean", "draw"):
+            raise UsageError(f"noise: expected mean or draw, got {noise!r}")
+        z = self.latent.sample(n, rng=fork(rng, "z")).float()
+        for part in blocks(n, BATCH):
+            with torch.no_grad():
+                p = self.decoder.decode(z[part])
+            if noise == "mean":
+                yield z[part], p.mean
+                continue
+            # torch's Distributions take no generator: the global one is lent a stream of ours, and given back
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(fork(rng, "x", part.start).initial_seed())
+                yield z[part], p.sample()
+
+    def sample(
+        self, n: int, *, rng: torch.Generator, noise: str = "mean"
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n *datum"]]:
+        """All of `stream` at once: z' and x', x' in the decoder's scaled units."""
+        z, x = zip(*self.stream(n, rng=rng, noise=noise), strict=True)
+        return torch.cat(z), torch.cat(x)
+
+    def restore(self, x: Float[Tensor, "n *datum"]) -> Float[Tensor, "n *datum"]:
+        """From the decoder's scaled units to the units of the data."""
+        return x * self.scale + self.shift
+
+    def save(self, path: Path, *, key: str = "", seed: int | None = None, **inputs: str) -> artifact.Artifact:
+        """Write decoder and latent distribution, and nothing else, to an artefact folder.
+
+        Raises:
+            UsageError: the decoder is not one that zprime built, or the path cannot be written.
+        """
+        if not isinstance(self.decoder, vae.VAE):
+            raise UsageError("save: this decoder is a module of your own; save it yourself beside latent.save(path)")
+        weights = {k: v for k, v in self.decoder.state_dict().items() if not k.startswith("encoder.")}
+        tensors = {f"decoder.{k}": v for k, v in weights.items()}
+        tensors |= {f"latent.{k}": v for k, v in self.latent.tensors().items()}
+        tensors |= {"shift": self.shift, "scale": self.scale}
+        config = {
+            "vae": vae.describe(self.decoder),
+            "latent": {"kind": self.latent.kind, "config": self.latent.config(), "label": self.latent.label},
+            "image": None if self.image is None else list(self.image),
+            "holds_training_rows": self.latent.holds_rows,
+            "says": self.says(),
+        }
+        return artifact.write(path, "generator", config=config, tensors=tensors, key=key, seed=seed, inputs=inputs)
+
+    def says(self) -> str:
+        """Whether this model carries functions of single training rows, in words."""
+        if self.latent.holds_rows:
+            return (
+                f"{self.latent.label} stores the posterior of every single training row: whoever has this model can "
+                "decode each of them. Do not publish it where the data are private."
+            )
+        return f"{self.latent.label} stores no function of any single training row."
+
+
+def load(path: Path) -> GenerativeModel:
+    """Read a generative model from its artefact folder.
+
+    Raises:
+        ArtifactError: missing, altered, or of another kind.
+    """
+    found = artifact.read(path, "generator")
+    tensors = found.tensors()
+    decoder = vae.rebuild_decoder(found.config["vae"], _part(tensors, "decoder."), where=path)
+    latent = found.config["latent"]
+    image = found.config["image"]
+    return GenerativeModel(
+        distribution.rebuild(latent["kind"], latent["config"], _part(tensors, "latent.")),
+        decoder,
+        tensors["shift"],
+        tensors["scale"],
+        None if image is None else tuple(image),
+    )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
