@@ -5,6 +5,7 @@ loading an artefact runs no code. Every tensor file is listed in the manifest wi
 """
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -52,7 +53,9 @@ class Artifact:
         Raises:
             ArtifactError: the file is missing, truncated or altered.
         """
-        return read_tensors(self.path / name, self.files.get(name))
+        if name not in self.files:
+            raise ArtifactError(f"{self.path}: its {MANIFEST} lists no file {name}; make the artefact again")
+        return read_tensors(self.path / name, self.files[name])
 
 
 def digest(value: object) -> str:
@@ -62,22 +65,48 @@ def digest(value: object) -> str:
 
 def read_tensors(file: Path, sha256: str | None) -> dict[str, Tensor]:
     """Read a safetensors file; with `sha256`, verify it first."""
-    if not file.is_file():
-        raise ArtifactError(f"{file}: expected a tensor file here, found none; make the artefact again")
-    content = file.read_bytes()
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise ArtifactError(
-            f"{file}: its SHA-256 is not the one in {MANIFEST}: the file was truncated or altered "
-            "after it was written; delete the folder and make the artefact again"
-        )
+    content = read_bytes(file)
+    verify(file, content, sha256)
     try:
         return load_bytes(content)
     except Exception as error:  # safetensors raises its own, undocumented type
         raise ArtifactError(f"{file}: not a readable safetensors file ({error})") from error
 
 
+def read_bytes(file: Path) -> bytes:
+    """Content of one file of an artefact.
+
+    Raises:
+        ArtifactError: it is missing or cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{file}: cannot be read ({error.strerror}); make the artefact again") from error
+
+
+def verify(file: Path, content: bytes, sha256: str | None) -> None:
+    """Raise `ArtifactError` unless `content` has this SHA-256 (None: nothing to compare with)."""
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ArtifactError(
+            f"{file}: its SHA-256 is not the one in {MANIFEST}: the file was truncated or altered "
+            "after it was written; delete the folder and make the artefact again"
+        )
+
+
 def write_file(file: Path, content: bytes) -> None:
-    """Write beside, fsync, rename."""
+    """Write beside, fsync, rename.
+
+    Raises:
+        UsageError: it cannot be written here (no room, no right, no folder).
+    """
+    try:
+        _write_file(file, content)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot write ({error.strerror}); free some room or choose another folder") from error
+
+
+def _write_file(file: Path, content: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "wb") as out:
@@ -94,7 +123,16 @@ def write_file(file: Path, content: bytes) -> None:
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
     """Serialise tensors to safetensors bytes without header metadata: the same tensors, the same bytes."""
-    return save_bytes({k: tensors[k].detach().cpu().contiguous() for k in sorted(tensors)})
+    out: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory; as artefacts they are separate values
+        memory = tensor.untyped_storage().data_ptr()
+        out[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return save_bytes(out)
+
 
 
 def write(
@@ -193,15 +231,40 @@ def make_folder(path: Path) -> None:
 
 
 def move_into_place(folder: Path, path: Path) -> None:
-    """Rename `folder` to `path`, over an older artefact if there is one."""
-    if path.exists():
-        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old-"))
-        os.rename(path, old / "artifact")
-        os.rename(folder, path)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(folder, path)
+    """Rename `folder` to `path`; where an older artefact lies there, in one step where the system can swap folders.
+
+    Raises:
+        UsageError: it cannot be moved there; the older artefact is where it was.
+    """
+    try:
+        if not path.exists():
+            os.rename(folder, path)
+        elif _swap(folder, path):
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old-"))
+            try:
+                os.rename(path, old / "artifact")
+                try:
+                    os.rename(folder, path)
+                except BaseException:
+                    os.rename(old / "artifact", path)
+                    raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot move the artefact here ({error.strerror}); choose another folder") from error
     sync(path.parent)
+
+
+def _swap(a: Path, b: Path) -> bool:
+    """Exchange two folders in one step, by Linux's renameat2; False where there is no such thing."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(call(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)
 
 
 def sync(folder: Path) -> None:
@@ -248,6 +311,10 @@ def read(path: Path, kind: str | None = None) -> Artifact:
         if manifest["format"] != "zprime":
             raise KeyError("format")
         schema = int(manifest["schema"])
+        if schema > SCHEMA:
+            raise ArtifactError(
+                f"{file}: written with schema {schema}, this zprime reads up to {SCHEMA}; upgrade zprime"
+            )
         out = Artifact(
             path=path,
             kind=str(manifest["kind"]),
@@ -258,10 +325,8 @@ def read(path: Path, kind: str | None = None) -> Artifact:
             inputs=dict(manifest["inputs"]),
             versions=dict(manifest["versions"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{file}: not a readable zprime manifest ({error!r}); make the artefact again") from error
-    if schema > SCHEMA:
-        raise ArtifactError(f"{file}: written with schema {schema}, this zprime reads up to {SCHEMA}; upgrade zprime")
     if kind is not None and out.kind != kind:
         raise ArtifactError(f"{path}: expected an artefact of kind {kind}, got {out.kind}")
     return out

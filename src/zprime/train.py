@@ -4,11 +4,10 @@ Every epoch draws from its own named random stream, so a run that was interrupte
 ends with the same parameters, bit for bit, as one that was not.
 """
 
-import json
+import hashlib
 import logging
 import math
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -127,9 +126,13 @@ def train(
     """
     settings.check()
     check_data(vae, rows)
+    check_data(vae, selection)
+    if not any(p.requires_grad for p in vae.parameters()):
+        vae.requires_grad_(True)  # it was trained before, and is to be trained on
     epochs = settings.plan(len(rows))
     optimiser = torch.optim.Adam(vae.parameters(), lr=settings.lr, fused=True)
-    key = artifact.digest([asdict(settings), seed, _fingerprint(rows), _fingerprint(selection), repr(vae)])
+    parts = [_fingerprint(rows), _fingerprint(selection), repr(vae), _hash(vae.state_dict())]
+    key = artifact.digest([asdict(settings), seed, *parts])
     state = _resume(checkpoint, key, vae, optimiser) or _snapshot(vae, optimiser, 0, 0, [], {})
     warm = math.floor(settings.warmup * epochs)
     clock = _Clock(settings.checkpoint)
@@ -137,11 +140,21 @@ def train(
     progress("train", state.epoch, epochs)
     try:
         for epoch in range(state.epoch + 1, epochs + 1):
+            # before the epoch, so that a run that goes on from its last checkpoint stops where it stopped before
+            if settings.patience and state.epoch - max(state.best_epoch, warm) >= settings.patience:
+                stopped = f"no better ELBO on the selection split for {settings.patience} epochs"
+                progress("train", epochs, epochs)
+                break
             beta = settings.beta * min(1.0, epoch / (warm + 1))
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs)))
             loss = _epoch(vae, rows, optimiser, settings, seed, epoch, beta)
             elbo = evaluate(vae, selection, seed=seed, beta=settings.beta)
+            if not math.isfinite(elbo):
+                raise NumericalError(
+                    f"training: the ELBO on the selection split became {elbo} at epoch {epoch}; "
+                    f"lower the learning rate (now {settings.lr:g}), or look for rows far from all others"
+                )
             history = [*state.history, {"beta": beta, "loss": loss, "selection": elbo}]
             better = state.best_epoch == 0 or elbo > history[state.best_epoch - 1]["selection"]
             best = {} if better else {k: v for k, v in state.tensors.items() if k.startswith("best.")}
@@ -149,10 +162,6 @@ def train(
             progress("train", epoch, epochs)
             if checkpoint is not None and clock.due():
                 state.save(checkpoint, key)
-            if settings.patience and epoch - max(state.best_epoch, warm) >= settings.patience:
-                stopped = f"no better ELBO on the selection split for {settings.patience} epochs"
-                progress("train", epochs, epochs)
-                break
     except (KeyboardInterrupt, NumericalError):
         if checkpoint is not None and state.epoch:
             state.save(checkpoint, key)
@@ -261,15 +270,18 @@ def _resume(folder: Path | None, key: str, vae: VAE, optimiser: torch.optim.Opti
     found = artifact.read(folder, "checkpoint")
     if found.key != key:
         log.info("checkpoint in %s is of other settings or data: training starts anew", folder)
-        shutil.rmtree(folder)
         return None
     tensors = found.tensors()
     vae.load_state_dict({k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")})
+    parameters = [p.detach() for group in optimiser.param_groups for p in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("adam."):
             _, i, slot = name.split(".")
-            slots.setdefault(int(i), {})[slot] = value.clone()
+            like = parameters[int(i)]
+            # fused Adam walks through memory: its moments must lie as the parameter does (channels_last)
+            laid = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
+            slots.setdefault(int(i), {})[slot] = laid
     optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
     log.info("training goes on after epoch %d", found.config["epoch"])
     return _State(int(found.config["epoch"]), int(found.config["best_epoch"]), list(found.config["history"]), tensors)
@@ -277,5 +289,8 @@ def _resume(folder: Path | None, key: str, vae: VAE, optimiser: torch.optim.Opti
 
 def _fingerprint(rows: Rows) -> str:
     """A hash that changes when rows do."""
-    x = rows.x if rows.grey is None else rows.grey
-    return artifact.digest([list(x.shape), rows.ids.tolist(), json.dumps(float(x.double().sum()))])
+    return _hash({"x": rows.x if rows.grey is None else rows.grey, "ids": rows.ids})
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(artifact.pack(tensors)).hexdigest()

@@ -1,5 +1,6 @@
 """gaussian: the one Gaussian closest in forward KL to every posterior, by matching moments."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -11,33 +12,48 @@ from torch import Tensor
 from zprime.components import Diagonal, Full
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
+from zprime.latent.choose import Codes, best_share, smallest_of_best
 from zprime.posteriors import Posteriors
+
+COVARIANCES = ("full", "diagonal", "low-rank")
+FLOOR = 1e-6  # least share of a dimension's variance that the factors must leave unexplained (Heywood cases)
 
 
 @final
 @dataclass(frozen=True, repr=False)
 class Gaussian(GaussianDistribution):
-    """N(mean, L L^T); a diagonal one keeps `scale_tril` as a vector, shape [d]."""
+    """N(mean, L L^T); a diagonal one keeps `scale_tril` as a vector, shape [d].
+
+    One of low rank, N(mean, F F^T + diag(scale_tril^2)), keeps that vector and `factor`, F.
+    """
 
     kind: ClassVar[str] = "gaussian"
     mean: Float[Tensor, " d"]
     scale_tril: Float[Tensor, "d d"] | Float[Tensor, " d"]
+    factor: Float[Tensor, "d r"] | None = None
 
     @property
     def components(self) -> Diagonal | Full:
         """A mixture of one."""
         one = torch.zeros(1, dtype=self.mean.dtype, device=self.mean.device)
+        if self.factor is not None:
+            f = self.factor.double()
+            tril = torch.linalg.cholesky(f @ f.T + torch.diag(self.scale_tril.double().square()))
+            return Full(one, self.mean[None], tril.to(self.mean.dtype)[None])
         shape: type[Diagonal] | type[Full] = Diagonal if self.scale_tril.ndim == 1 else Full
         return shape(one, self.mean[None], self.scale_tril[None])
 
     @property
     def label(self) -> str:
         """With its covariance."""
+        if self.factor is not None:
+            return f"gaussian (rank {self.factor.shape[1]})"
         return "gaussian (diagonal)" if self.scale_tril.ndim == 1 else "gaussian"
 
     def tensors(self) -> dict[str, Tensor]:
-        """Mean and Cholesky factor (or standard deviations)."""
-        return {"mean": self.mean, "scale_tril": self.scale_tril}
+        """Mean and Cholesky factor (or standard deviations, and the factor of low rank)."""
+        out = {"mean": self.mean, "scale_tril": self.scale_tril}
+        return out if self.factor is None else {**out, "factor": self.factor}
 
     def config(self) -> dict[str, Any]:
         """Nothing."""
@@ -46,7 +62,7 @@ class Gaussian(GaussianDistribution):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From its tensors."""
-        return cls(tensors["mean"], tensors["scale_tril"])
+        return cls(tensors["mean"], tensors["scale_tril"], tensors.get("factor"))
 
 
 def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
@@ -67,30 +83,122 @@ def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, 
 
 @dataclass(frozen=True)
 class GaussianSettings:
-    """Moment match: the minimiser of the mean of KL(q_i || r) over Gaussians r (theory page, section 1).
+    """The minimiser of the mean of KL(q_i || r) over Gaussians r: the moment match (theory page, section 1).
+
+    With `low-rank`, the minimiser among covariances F F^T + diag(v): that mean is KL(N(m, S) || r) plus what r cannot
+    change, m and S the moments, so it is maximum-likelihood factor analysis of S (Rubin & Thayer 1982).
 
     Attributes:
-        covariance: `full` or `diagonal`.
+        covariance: `full`, `diagonal` or `low-rank`.
+        rank: columns of F; 0 tries 1, 2, 4, ... below d and chooses on the selection split. For `low-rank` only.
+        iterations: EM steps at most, for `low-rank` only.
+        tolerance: stop when a step of that EM gains less, in nats.
     """
 
     kind: ClassVar[str] = "gaussian"
     needs: ClassVar[frozenset[str]] = frozenset()
     covariance: str = "full"
+    rank: int = 0
+    iterations: int = 2000
+    tolerance: float = 1e-8
 
     def fit(
         self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
     ) -> Fit[Gaussian]:
-        """Match mean and covariance of the aggregated posterior, exactly.
+        """Match mean and covariance of the aggregated posterior: exactly, or as far as the rank allows.
 
         Raises:
-            UsageError: unknown covariance.
+            UsageError: unknown covariance, or a rank that cannot be.
         """
-        if self.covariance not in ("full", "diagonal"):
-            raise UsageError(f"covariance: expected full or diagonal, got {self.covariance!r}")
+        if self.covariance not in COVARIANCES:
+            raise UsageError(f"covariance: expected {', '.join(COVARIANCES[:-1])} or {COVARIANCES[-1]}, got {self.covariance!r}")
+        if self.rank and self.covariance != "low-rank":
+            raise UsageError(f"rank: expected 0 with covariance {self.covariance!r}, got {self.rank}; set covariance to 'low-rank'")
         mean, covariance = moments(train)
+        dtype = next(iter(train.shards())).mean.dtype
+        if self.covariance == "low-rank":
+            return self._low_rank(mean, covariance, dtype, selection, rng, progress)
         if self.covariance == "diagonal":
             factor = covariance.diagonal().sqrt()
         else:
             factor = torch.linalg.cholesky(covariance)
-        dtype = next(iter(train.shards())).mean.dtype
         return Fit(Gaussian(mean.to(dtype), factor.to(dtype)), Outcome(message="exact, in closed form"))
+
+    def _low_rank(
+        self,
+        mean: Float[Tensor, " d"],
+        covariance: Float[Tensor, "d d"],
+        dtype: torch.dtype,
+        selection: Posteriors,
+        rng: torch.Generator,
+        progress: Progress,
+    ) -> Fit[Gaussian]:
+        """Factor analysis for the rank asked for, or for each of the ladder."""
+        d = len(mean)
+        if not 0 <= self.rank <= d:
+            raise UsageError(f"rank: expected 1 to {d} (the latent dimension), or 0 to choose, got {self.rank}")
+        if self.iterations < 1:
+            raise UsageError(f"iterations: expected at least 1, got {self.iterations}")
+        tried = [self.rank] if self.rank else [k for k in (2**i for i in range(d)) if k < d] or [1]
+        fits: list[tuple[Gaussian, list[float]]] = []
+        for step, k in enumerate(tried):
+            progress("gaussian, low rank", step, len(tried))
+            factor, var, trace = factor_analysis(covariance, k, iterations=self.iterations, tolerance=self.tolerance)
+            fits.append((Gaussian(mean.to(dtype), var.sqrt().to(dtype), factor.to(dtype)), trace))
+        progress("gaussian, low rank", len(tried), len(tried))
+        best, curve = 0, []
+        if len(tried) > 1:
+            codes = Codes.draw(selection, rng=rng)
+            shares = [best_share(codes, r) for r, _ in fits]
+            best = smallest_of_best([g for _, g in shares], [r.bytes for r, _ in fits])
+            curve = [
+                {
+                    "rank": k,
+                    "bytes": r.bytes,
+                    "epsilon": e,
+                    "gain": float(g.mean()),
+                    "stderr": float(g.std() / math.sqrt(len(g))) if len(g) > 1 else None,
+                }
+                for k, (r, _), (e, g) in zip(tried, fits, shares, strict=True)
+            ]
+        gaussian, trace = fits[best]
+        outcome = Outcome(message=f"converged in {len(trace)} steps")
+        if len(trace) > self.iterations:
+            gained = trace[-1] - trace[-2]
+            outcome = Outcome(
+                False, f"factor analysis still gained {gained:.1e} nats after {self.iterations} steps: usually harmless; raise iterations"
+            )
+        return Fit(gaussian, outcome, {"objective": trace}, {"rank": tried[best]}, curve)
+
+
+def factor_analysis(
+    covariance: Float[Tensor, "d d"], rank: int, *, iterations: int, tolerance: float
+) -> tuple[Float[Tensor, "d r"], Float[Tensor, " d"], list[float]]:
+    """Maximum-likelihood factor analysis of a covariance by EM (Rubin & Thayer 1982): F and v of F F^T + diag(v).
+
+    No step lowers the objective, `-1/2 [log det C + tr(C^-1 S)]` with C = F F^T + diag(v) in units in which S has a
+    unit diagonal (the fit does not depend on units): in nats, -KL(N(0, S) || N(0, C)) up to a constant. The trace holds
+    it before every step and after the last. v is kept above 1e-6 of each dimension's variance.
+    """
+    d = len(covariance)
+    unit = covariance.diagonal().sqrt()
+    target = covariance / unit / unit[:, None]
+    values, vectors = torch.linalg.eigh(target)
+    # start from probabilistic PCA (Tipping & Bishop 1999)
+    noise = values[: d - rank].mean().clamp(min=FLOOR) if rank < d else torch.tensor(FLOOR, dtype=torch.float64)
+    factor = vectors[:, d - rank :] * (values[d - rank :] - noise).clamp(min=FLOOR).sqrt()
+    var = (1 - factor.square().sum(1)).clamp(min=FLOOR)
+    eye = torch.eye(rank, dtype=torch.float64)
+    trace: list[float] = []
+    for step in range(iterations + 1):
+        tril = torch.linalg.cholesky(factor @ factor.T + torch.diag(var))
+        solved = torch.cholesky_solve(torch.cat([target, factor], 1), tril)
+        trace.append(-float(tril.diagonal().log().sum()) - 0.5 * float(solved[:, :d].diagonal().sum()))
+        if step == iterations or (step and trace[-1] - trace[-2] < tolerance):
+            break
+        beta = solved[:, d:].T
+        cross = target @ beta.T
+        factor = torch.linalg.solve(eye - beta @ factor + beta @ cross, cross, left=False)
+        # the best v in closed form; where it is below the floor, the floor is the best allowed
+        var = (1 - (factor * cross).sum(1)).clamp(min=FLOOR)
+    return factor * unit[:, None], var * unit.square(), trace

@@ -1,0 +1,339 @@
+"""The main job: train, encode, fit, audit, ship, report, in one folder; what is already done is used again, by hash.
+
+    RUN/data  model  posteriors/{train,selection,heldout}  latent/<kind>  audit  generator  report.html
+
+Every stage has a key: the hash of its settings, seed and inputs. An artefact with the same key is not made again.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from zprime import artifact, latent, vae
+from zprime import audit as audits
+from zprime import data as datasets
+from zprime.audit import Audit, AuditSettings
+from zprime.data import SPLITS, DataSettings, Dataset, Rows
+from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Settings, silent
+from zprime.encode import encode
+from zprime.errors import ArtifactError, UsageError
+from zprime.fit import fit
+from zprime.latent.context import Context
+from zprime.posteriors import Posteriors, Sharded
+from zprime.sample import GenerativeModel
+from zprime.train import Trained, TrainSettings, train
+from zprime.vae import VAE, VAESettings
+
+log = logging.getLogger("zprime")
+KINDS = ("gaussian", "mixture", "aggregated")
+T = TypeVar("T")
+
+
+@dataclass
+class Run:
+    """One folder, and the stages that fill it.
+
+    Attributes:
+        path: the folder.
+        progress: called by every long stage.
+    """
+
+    path: Path
+    progress: Progress = silent
+
+    @classmethod
+    def create(cls, path: Path, *, progress: Progress = silent) -> "Run":
+        """Open a run's folder, or make one.
+
+        Raises:
+            UsageError: the folder cannot be written, or holds files that are not a run.
+        """
+        path = Path(path)
+        artifact.check_replaceable(path)
+        if artifact.is_artifact(path):
+            return cls.open(path, progress=progress)
+        artifact.make_folder(path)
+        artifact.seal(path, "run", config={}, files={})
+        return cls(path, progress)
+
+    @classmethod
+    def open(cls, path: Path, *, progress: Progress = silent) -> "Run":
+        """Open a run's folder.
+
+        Raises:
+            ArtifactError: it is none.
+        """
+        artifact.read(Path(path), "run")
+        return cls(Path(path), progress)
+
+    # -- stages, in order ------------------------------------------------------------------------------------------
+
+    def train(self, data: DataSettings, network: VAESettings, training: TrainSettings, *, seed: int) -> VAE:
+        """Read and split the data, train a VAE, write `data` and `model`."""
+        dataset = datasets.load(data, seed=seed)
+        self.__dict__["dataset"] = dataset
+        described = dataset.describe()
+        config = {**described, "settings": {**described["settings"], "data": _absolute(data.data)}}
+        made = self._stage(
+            "data",
+            "data",
+            _key(described, seed),
+            lambda path, key: artifact.write(path, "data", config=config, tensors=dataset.tensors(), key=key, seed=seed),
+        )
+        network = network.resolve(dataset.shape)
+        plain = {**asdict(training), "checkpoint": 0}  # how often it is saved does not change the result
+
+        def make(path: Path, key: str) -> artifact.Artifact:
+            out = self._train(dataset, network, training, seed)
+            config = {
+                "vae": vae.describe(out.vae),
+                "training": asdict(training),
+                "epoch": out.epoch,
+                "history": out.history,
+                "stopped": out.stopped,
+            }
+            written = artifact.write(
+                path, "model", config=config, tensors=out.vae.state_dict(), key=key, seed=seed, inputs={"data": made.hash}
+            )
+            shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
+            return written
+
+        self._stage("model", "model", _key(asdict(network), plain, seed, made.hash), make)
+        return vae.load(self.path / "model")
+
+    def _train(self, dataset: Dataset, network: VAESettings, training: TrainSettings, seed: int) -> Trained:
+        model = VAE.build(dataset.shape, network, seed=seed)
+        return train(
+            model,
+            dataset.rows("train"),
+            dataset.rows("selection"),
+            training,
+            seed=seed,
+            checkpoint=self.path / "checkpoint",
+            progress=self.progress,
+        )
+
+    def encode(self) -> dict[str, Posteriors]:
+        """Encode all three splits; write `posteriors/<split>`."""
+        source = self._need("model", "model", "train")
+        model: VAE | None = None
+        out: dict[str, Posteriors] = {}
+        for split in SPLITS:
+            key = _key(split, source.hash)
+
+            def make(path: Path, key: str, split: str = split) -> artifact.Artifact:
+                nonlocal model
+                model = model or vae.load(self.path / "model")
+                inputs = {"model": source.hash, "data": source.inputs.get("data", "")}
+                encode(model, self.rows[split], path, key=key, seed=source.seed, inputs=inputs, progress=self.progress)
+                return artifact.read(path)
+
+            self._stage(f"posteriors/{split}", "posteriors", key, make)
+            out[split] = Sharded(self.path / "posteriors" / split)
+        return out
+
+    def fit(self, kinds: Sequence[str | Settings] = KINDS, *, seed: int, names: Sequence[str] | None = None) -> dict[str, Fit[LatentDistribution]]:
+        """Fit each kind on the training posteriors; write `latent/<name>`.
+
+        Args:
+            kinds: kinds by name, or their settings.
+            seed: decides every random choice.
+            names: what to call them, instead of their kinds.
+        """
+        train_, selection = self._posteriors("train"), self._posteriors("selection")
+        held = {"train": train_.artifact.hash, "selection": selection.artifact.hash}
+        out: dict[str, Fit[LatentDistribution]] = {}
+        wanted = [latent.settings_for(k) if isinstance(k, str) else k for k in kinds]
+        for i, settings in enumerate(wanted):
+            name = names[i] if names else settings.kind
+            if settings.kind == "prior" or name == "prior":
+                continue  # every audit has it
+            self.progress("fit", i, len(wanted))
+
+            def make(path: Path, key: str, settings: Settings = settings) -> artifact.Artifact:
+                context = self._context() if settings.needs else None
+                found = fit(settings, train_, selection=selection, context=context, seed=seed, progress=self.progress)
+                if not found.outcome.ok:
+                    log.warning("%s: %s", settings.kind, found.outcome.message)
+                return save_fit(found, settings, path, key=key, seed=seed, inputs=held)
+
+            self._stage(f"latent/{name}", None, _key(settings.kind, _asdict(settings), seed, held), make)
+            out[name] = load_fit(self.path / "latent" / name)
+        self.progress("fit", len(wanted), len(wanted))
+        return out
+
+    def audit(self, settings: AuditSettings = AuditSettings(), *, seed: int, names: Sequence[str] | None = None) -> Audit:
+        """Measure the fitted kinds (all that are there, or those named); write `audit` and, of the winner, `generator`."""
+        source = self._need("model", "model", "train")
+        posteriors = {s: self._posteriors(s) for s in SPLITS}
+        names = list(names) if names is not None else self.fitted
+        fits = {n: load_fit(self._fitted(n, posteriors).path) for n in names}
+        inputs = {"model": source.hash, **{f"posteriors/{s}": p.artifact.hash for s, p in posteriors.items()}}
+        inputs |= {f"latent/{n}": artifact.read(self.path / "latent" / n).hash for n in names}
+
+        def make(path: Path, key: str) -> artifact.Artifact:
+            model = vae.load(self.path / "model")
+            out = audits.audit(
+                fits,
+                posteriors,
+                model=model,
+                rows=self.rows,
+                data=self.dataset.describe(),
+                settings=settings,
+                seed=seed,
+                progress=self.progress,
+            )
+            trained = artifact.read(self.path / "model", "model").config
+            out.model.update(
+                settings=trained["vae"]["settings"],
+                epoch=trained["epoch"],
+                epochs=len(trained["history"]),
+                stopped=trained["stopped"],
+                beta=trained["training"]["beta"],
+                elbo=trained["history"][trained["epoch"] - 1]["selection"],
+                parameters=sum(p.numel() for p in model.parameters()),
+            )
+            return out.save(path, key=key, **{k.replace("/", "_"): v for k, v in inputs.items()})
+
+        self._stage("audit", "audit", _key(asdict(settings), seed, inputs), make)
+        result = audits.load(self.path / "audit")
+        self.export(result.verdict.choice, self.path / "generator")
+        return result
+
+    def export(self, name: str, path: Path) -> GenerativeModel:
+        """Write the generative model with the latent distribution called `name`: decoder and r(z), no training data of their own."""
+        model = self.generative(name)
+        source = artifact.read(self.path / "model", "model")
+        inputs = {"model": source.hash}
+        if name != "prior":
+            inputs["latent"] = artifact.read(self.path / "latent" / name).hash
+        key = _key(name, inputs)
+        if not (artifact.is_artifact(path) and artifact.read(path).key == key):
+            model.save(path, key=key, seed=source.seed, **inputs)
+        return model
+
+    def generative(self, name: str) -> GenerativeModel:
+        """The generative model with the latent distribution called `name`.
+
+        Raises:
+            UsageError: no such latent distribution in this run.
+        """
+        self._need("model", "model", "train")
+        model = vae.load(self.path / "model")
+        if name == "prior":
+            r: LatentDistribution = latent.Prior(model.latents)
+        elif name in self.fitted:
+            r = latent.load(self.path / "latent" / name)
+        else:
+            raise UsageError(f"from: expected one of {', '.join(['prior', *self.fitted])}, got {name!r}")
+        found = self._need("data", "data", "train")
+        tensors = found.tensors()
+        shape = tuple(found.config["shape"])
+        image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
+        return GenerativeModel(r, model, tensors["shift"], tensors["scale"], image)
+
+    # -- what the stages read --------------------------------------------------------------------------------------
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set of this run, read again from its source and checked against the recorded hash."""
+        found = self._need("data", "data", "train")
+        settings = DataSettings(**found.config["settings"])
+        out = datasets.load(settings, seed=int(found.seed or 0))
+        if out.hash != found.config["content"]:
+            raise ArtifactError(
+                f"{settings.data}: these are not the rows that the run {self.path} was trained on (SHA-256 "
+                f"{out.hash[:12]}, recorded {found.config['content'][:12]}); put the old file back, or start a new run"
+            )
+        return out
+
+    @cached_property
+    def rows(self) -> Mapping[str, Rows]:
+        """The three splits."""
+        return {s: self.dataset.rows(s) for s in SPLITS}
+
+    @property
+    def fitted(self) -> list[str]:
+        """Names of the latent distributions in this run, in the order of the kinds."""
+        folder = self.path / "latent"
+        found = [p.name for p in folder.iterdir() if not p.name.startswith(".") and artifact.is_artifact(p)] if folder.is_dir() else []
+        order = list(latent.SETTINGS)
+        return sorted(found, key=lambda n: (order.index(n) if n in order else len(order), n))
+
+    def _context(self) -> Context:
+        return Context(vae.load(self.path / "model"), self.rows["train"], self.rows["selection"])
+
+    def _posteriors(self, split: str) -> Sharded:
+        source = self._need("model", "model", "train")
+        found = self._need(f"posteriors/{split}", "posteriors", "encode")
+        if found.inputs.get("model") != source.hash:
+            raise ArtifactError(f"{found.path}: made with another model than {source.path}; run `zprime encode {self.path}`")
+        return Sharded(found.path)
+
+    def _fitted(self, name: str, posteriors: Mapping[str, Sharded]) -> artifact.Artifact:
+        found = self._need(f"latent/{name}", None, f"fit --kinds {name}")
+        if found.inputs.get("train") != posteriors["train"].artifact.hash:
+            raise ArtifactError(f"{found.path}: fitted to other posteriors than this run has; run `zprime fit {self.path}` again")
+        return found
+
+    def _need(self, name: str, kind: str | None, verb: str) -> artifact.Artifact:
+        if not artifact.is_artifact(self.path / name):
+            raise ArtifactError(f"{self.path / name}: not there yet; run `zprime {verb} {self.path}` first, or `zprime run`")
+        return artifact.read(self.path / name, kind)
+
+    def _stage(
+        self, name: str, kind: str | None, key: str, make: Callable[[Path, str], artifact.Artifact]
+    ) -> artifact.Artifact:
+        """Use the artefact at `name` if it has this key and is whole; else make it."""
+        path = self.path / name
+        if artifact.is_artifact(path):
+            found = artifact.read(path)
+            if found.key == key and (kind is None or found.kind == kind):
+                for file in found.files:
+                    artifact.verify(path / file, artifact.read_bytes(path / file), found.files[file])
+                log.info("%s: already done", name)
+                return found
+        log.info("%s", name)
+        return make(path, key)
+
+
+def save_fit(
+    found: Fit[LatentDistribution], settings: Settings, path: Path, *, key: str, seed: int, inputs: Mapping[str, str]
+) -> artifact.Artifact:
+    """Write a fitted latent distribution, with how its fit went."""
+    r = found.distribution
+    report = {
+        "outcome": asdict(found.outcome),
+        "chosen": found.chosen,
+        "curve": found.curve,
+        "trace": found.trace,
+        "settings": {"kind": settings.kind, **_asdict(settings)},
+    }
+    config = {**r.config(), "fit": report}
+    return artifact.write(path, f"latent/{r.kind}", config=config, tensors=r.tensors(), key=key, seed=seed, inputs=inputs)
+
+
+def load_fit(path: Path) -> Fit[LatentDistribution]:
+    """Read a fitted latent distribution and how its fit went."""
+    r = latent.load(path)
+    report: dict[str, Any] = artifact.read(path).config.get("fit", {})
+    outcome = Outcome(**report["outcome"]) if "outcome" in report else Outcome()
+    return Fit(r, outcome, report.get("trace", {}), report.get("chosen", {}), report.get("curve", []))
+
+
+def _key(*parts: object) -> str:
+    """Hash of everything that a stage follows from, the version of the library among it."""
+    return artifact.digest([artifact.SCHEMA, artifact.library_versions().get("zprime"), *parts])
+
+
+def _asdict(settings: Settings) -> dict[str, Any]:
+    return asdict(settings)  # type: ignore[call-overload,no-any-return]
+
+
+def _absolute(data: str) -> str:
+    path = Path(data).expanduser()
+    return str(path.resolve()) if path.exists() and data != "digits" else data
