@@ -1,0 +1,111 @@
+"""zprime: from which latent distribution should a generative model draw z'? Measured, on your model and your data.
+
+    train a VAE (or bring one) -> encode data into posteriors -> fit latent distributions -> audit them
+    -> sample from the winner -> report
+
+Names are loaded when they are first used, so importing this package is quick and changes nothing. The file of a verb
+is its -ing form (`train` is in `training.py`): a module never hides the function of its name.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zprime.auditing import Audit, AuditSettings, audit
+    from zprime.data import DataSettings, Dataset, Rows
+    from zprime.data import load as load_data
+    from zprime.distribution import Fit, LatentDistribution, Outcome
+    from zprime.encoding import encode
+    from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError, ZprimeError
+    from zprime.fitting import fit
+    from zprime.measure import Estimate
+    from zprime.pipeline import Run
+    from zprime.posteriors import InMemory, Posteriors, Sharded
+    from zprime.reporting import report
+    from zprime.sampling import GenerativeModel, sample
+    from zprime.training import TrainSettings, train
+    from zprime.vae import VAE, VAESettings
+
+_WHERE = {
+    "ArrayError": "errors",
+    "ArtifactError": "errors",
+    "Audit": "auditing",
+    "AuditSettings": "auditing",
+    "DataSettings": "data",
+    "Dataset": "data",
+    "Estimate": "measure",
+    "Fit": "distribution",
+    "GenerativeModel": "sampling",
+    "InMemory": "posteriors",
+    "LatentDistribution": "distribution",
+    "NumericalError": "errors",
+    "Outcome": "distribution",
+    "Posteriors": "posteriors",
+    "Rows": "data",
+    "Run": "pipeline",
+    "Sharded": "posteriors",
+    "TrainSettings": "training",
+    "UsageError": "errors",
+    "VAE": "vae",
+    "VAESettings": "vae",
+    "ZprimeError": "errors",
+    "audit": "auditing",
+    "encode": "encoding",
+    "fit": "fitting",
+    "load_data": "data",
+    "report": "reporting",
+    "sample": "sampling",
+    "train": "training",
+}
+
+__all__ = [
+    "VAE",
+    "ArrayError",
+    "ArtifactError",
+    "Audit",
+    "AuditSettings",
+    "DataSettings",
+    "Dataset",
+    "Estimate",
+    "Fit",
+    "GenerativeModel",
+    "InMemory",
+    "LatentDistribution",
+    "NumericalError",
+    "Outcome",
+    "Posteriors",
+    "Rows",
+    "Run",
+    "Sharded",
+    "TrainSettings",
+    "UsageError",
+    "VAESettings",
+    "ZprimeError",
+    "audit",
+    "encode",
+    "fit",
+    "load_data",
+    "report",
+    "sample",
+    "train",
+]
+
+try:
+    __version__ = version("zprime")
+except PackageNotFoundError:  # imported from a source tree that is not installed
+    __version__ = "0"
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'zprime' has no attribute {name!r}")
+    value = getattr(import_module(f"zprime.{_WHERE[name]}"), {"load_data": "load"}.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks
@@ -21,7 +21,7 @@ class Tilted:
 
     Attributes:
         log_ratio: log E_q[r/p] in nats, shape [m]; +inf where the integral diverges.
-        draws: draws from q_r, shape [m, draws, d].
+        draws: draws from q_r, shape [m, draws, d]; NaN where the integral diverges, for there is no q_r.
     """
 
     log_ratio: Float[Tensor, " m"]
@@ -59,17 +59,16 @@ class Diagonal:
         mu, s = mean.to(dtype), scale.to(dtype)
         m, t = self.mean.to(dtype), self.scale.to(dtype)
         ratio = torch.empty(len(mu), dtype=torch.float64, device=mu.device)
-        out = torch.empty(len(mu), draws, self.d, dtype=dtype, device=mu.device)
+        u, out = _noise(len(mu), draws, self.d, dtype, rng)
         for rows in blocks(len(mu), max(1, PAIRS // len(m))):
             terms = diagonal_log_ratio(mu[rows], s[rows], m, t) + self.log_weight.to(dtype)
             ratio[rows] = torch.logsumexp(terms.double(), 1)
             if draws:
-                k = choose_rows(terms, draws, rng)
+                k = choose_rows(terms, u[rows])
                 tk, mk = t[k].square(), m[k]
                 v = s[rows, None].square()
                 a = v + tk - v * tk
-                noise = torch.randn(out[rows].shape, generator=rng, dtype=dtype, device=mu.device)
-                out[rows] = (mu[rows, None] * tk + mk * v) / a + (v * tk / a).sqrt() * noise
+                out[rows] = (mu[rows, None] * tk + mk * v) / a + (v * tk / a).sqrt() * out[rows]
         return Tilted(ratio, out)
 
 
@@ -108,16 +107,15 @@ class Full:
     ) -> Tilted:
         """log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form)."""
         ratio = torch.empty(len(mean), dtype=torch.float64, device=mean.device)
-        out = torch.empty(len(mean), draws, self.d, dtype=torch.float64, device=mean.device)
+        u, out = _noise(len(mean), draws, self.d, torch.float64, rng)
         for rows in blocks(len(mean), max(1, PAIRS // (len(self.mean) * self.d**2))):
             terms, centre, factor = full_log_ratio(mean[rows], scale[rows], self.mean, self.scale_tril)
             terms = terms + self.log_weight.double()
             ratio[rows] = torch.logsumexp(terms, 1)
             if draws:
-                k = choose_rows(terms, draws, rng)
+                k = choose_rows(terms, u[rows])
                 row = torch.arange(len(k), device=k.device)[:, None]
-                noise = torch.randn(*k.shape, self.d, 1, generator=rng, dtype=torch.float64, device=k.device)
-                spread = torch.linalg.solve_triangular(factor[row, k].transpose(-1, -2), noise, upper=True)
+                spread = torch.linalg.solve_triangular(factor[row, k].mT, out[rows, :, :, None], upper=True)
                 out[rows] = centre[row, k] + spread[..., 0]
         return Tilted(ratio, out)
 
@@ -132,13 +130,21 @@ def choose(log_weight: Float[Tensor, " k"], n: int, rng: torch.Generator) -> Ten
     return torch.searchsorted(ladder, u, right=True).clamp_(max=len(log_weight) - 1)
 
 
-def choose_rows(log_terms: Float[Tensor, "m k"], n: int, rng: torch.Generator) -> Tensor:
-    """Draw `n` indices for each row of unnormalised log-weights; a row of +inf counts those entries as equal."""
+def choose_rows(log_terms: Float[Tensor, "m k"], u: Float[Tensor, "m draws"]) -> Int[Tensor, "m draws"]:
+    """For each row of unnormalised log-weights, the indices that uniform numbers `u` stand for.
+
+    Where a row has entries of +inf, these count as equal.
+    """
     terms = log_terms.double()
     infinite = terms == torch.inf
     if bool(infinite.any()):
         diverged = infinite.any(1, keepdim=True)
         terms = torch.where(diverged, torch.where(infinite, 0.0, -torch.inf), terms)
     ladder = torch.softmax(terms, 1).cumsum(1)
-    u = torch.rand(len(terms), n, generator=rng, dtype=torch.float64, device=terms.device) * ladder[:, -1:]
-    return torch.searchsorted(ladder, u, right=True).clamp_(max=terms.shape[1] - 1)
+    return torch.searchsorted(ladder, u * ladder[:, -1:], right=True).clamp_(max=terms.shape[1] - 1)
+
+
+def _noise(m: int, draws: int, d: int, dtype: torch.dtype, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Uniform numbers and noise for all rows at once, so that no draw depends on the size of blocks."""
+    u = torch.rand(m, draws, generator=rng, dtype=torch.float64, device=rng.device)
+    return u, torch.randn(m, draws, d, generator=rng, dtype=dtype, device=rng.device)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import artifact
+from zprime.arrays import check_matrix
 from zprime.components import Diagonal, Full, Tilted
 from zprime.errors import ArtifactError
 
@@ -115,8 +116,12 @@ class GaussianDistribution(LatentDistribution):
         return self.components.d
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Exact log r(z) in nats, float64."""
-        return self.components.log_prob(z)
+        """Exact log r(z) in nats, float64.
+
+        Raises:
+            ArrayError: `z` is not a finite [n, d] matrix.
+        """
+        return self.components.log_prob(check_matrix("z", z, d=self.d))
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Ancestral draws."""
@@ -183,7 +188,7 @@ def rebuild(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor])
         raise ArtifactError(f"unknown kind of latent distribution {kind!r}; this zprime knows {', '.join(sorted(REGISTRY))}")
     try:
         return REGISTRY[kind].rebuild(config, tensors)
-    except (KeyError, TypeError, RuntimeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ArtifactError(
             f"latent distribution {kind}: its configuration and tensors do not fit together ({error!r})"
         ) from error

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zprime import artifact, latent, vae
-from zprime import audit as audits
+from zprime import auditing
 from zprime import data as datasets
-from zprime.audit import Audit, AuditSettings
+from zprime.auditing import Audit, AuditSettings
 from zprime.data import SPLITS, DataSettings, Dataset, Rows
 from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Settings, silent
-from zprime.encode import encode
+from zprime.encoding import encode
 from zprime.errors import ArtifactError, UsageError
-from zprime.fit import fit
+from zprime.fitting import fit
 from zprime.latent.context import Context
 from zprime.posteriors import Posteriors, Sharded
-from zprime.sample import GenerativeModel
-from zprime.train import Trained, TrainSettings, train
+from zprime.sampling import GenerativeModel
+from zprime.training import Trained, TrainSettings, train
 from zprime.vae import VAE, VAESettings
 
 log = logging.getLogger("zprime")
@@ -177,7 +177,7 @@ class Run:
 
         def make(path: Path, key: str) -> artifact.Artifact:
             model = vae.load(self.path / "model")
-            out = audits.audit(
+            out = auditing.audit(
                 fits,
                 posteriors,
                 model=model,
@@ -200,7 +200,7 @@ class Run:
             return out.save(path, key=key, **{k.replace("/", "_"): v for k, v in inputs.items()})
 
         self._stage("audit", "audit", _key(asdict(settings), seed, inputs), make)
-        result = audits.load(self.path / "audit")
+        result = auditing.load(self.path / "audit")
         self.export(result.verdict.choice, self.path / "generator")
         return result
 

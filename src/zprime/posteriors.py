@@ -93,10 +93,17 @@ class Posteriors(ABC):
         check_matrix("z", z, d=self.d)
         position: Tensor | None = None
         if leave_out is not None:
+            if leave_out.shape != (len(z),):
+                raise ArrayError(f"leave_out: expected {len(z)} row ids, one a point, got {list(leave_out.shape)}")
             position = self.positions(leave_out)
-            if self.n == 1 and bool((position >= 0).any()):
-                raise ArrayError("leave_out: expected at least two posteriors, got one: nothing would be left")
         log_weights = self.log_weights
+        if position is not None:
+            alone = (position >= 0) & (log_weights[position.clamp(min=0)] > -1e-12)
+            if bool(alone.any()):
+                raise ArrayError(
+                    f"leave_out: row {int(leave_out[alone][0])} has all the weight of {self.n} posteriors: "
+                    "nothing would be left"
+                )
         parts = [
             mixture_log_prob(
                 z,
@@ -160,6 +167,8 @@ class InMemory(Posteriors):
         n, d = mean.shape
         if scale.shape != mean.shape:
             raise ArrayError(f"scale: expected shape {[n, d]} as mean has, got {list(scale.shape)}")
+        if scale.dtype != mean.dtype:
+            raise ArrayError(f"scale: expected {mean.dtype} as mean is, got {scale.dtype}")
         if not bool((scale > 0).all()):
             row, column = (scale <= 0).nonzero()[0].tolist()
             raise ArrayError(
@@ -167,15 +176,19 @@ class InMemory(Posteriors):
                 f"dimension {column}; a log-variance must be turned into exp(log_var / 2) first"
             )
         if weights is not None and (
-            weights.shape != (n,) or bool((weights < 0).any()) or abs(float(weights.double().sum()) - 1) > 1e-6
+            weights.shape != (n,) or not bool((weights >= 0).all()) or abs(float(weights.double().sum()) - 1) > 1e-6
         ):
-            raise ArrayError(f"weights: expected {n} numbers >= 0 that add up to 1, got sum {float(weights.sum()):g}")
+            raise ArrayError(
+                f"weights: expected {n} numbers >= 0 that add up to 1, got shape {list(weights.shape)}, "
+                f"smallest {float(weights.min()):g}, sum {float(weights.double().sum()):g}"
+            )
         self.n, self.d = n, d
         self.mean, self.scale = mean.detach(), scale.detach()
         self.row_ids = torch.arange(n) if row_ids is None else row_ids
         self.weights, self.labels = weights, labels
         if self.row_ids.shape != (n,) or (labels is not None and labels.shape != (n,)):
-            raise ArrayError(f"row_ids and labels: expected {n} each, as mean has rows")
+            got = [list(t.shape) for t in (self.row_ids, labels) if t is not None]
+            raise ArrayError(f"row_ids and labels: expected {n} each, as mean has rows, got shapes {got}")
 
     def shards(self) -> Iterator[Shard]:
         """One shard."""

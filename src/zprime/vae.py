@@ -146,7 +146,7 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: 
         settings["hidden"] = tuple(settings["hidden"])
         vae = VAE.build(tuple(config["shape"]), VAESettings(**settings))
         vae.load_state_dict(dict(tensors), strict=True)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
         raise ArtifactError(f"{where}: weights and settings do not fit together ({error})") from error
     return vae.eval().requires_grad_(False)
 
@@ -163,7 +163,7 @@ def rebuild_decoder(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *,
         out = VAE.build(tuple(config["shape"]), VAESettings(**settings))
         out.encoder = _NoEncoder()
         out.load_state_dict(dict(tensors), strict=True)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
         raise ArtifactError(f"{where}: weights and settings do not fit together ({error})") from error
     return out.eval().requires_grad_(False)
 
@@ -180,4 +180,4 @@ def load(path: Path) -> VAE:
         ArtifactError: missing, altered, or of another kind.
     """
     found = artifact.read(path, "model")
-    return rebuild(found.config["vae"], found.tensors(), where=path)
+    return rebuild(found.config.get("vae", {}), found.tensors(), where=path)

@@ -82,7 +82,7 @@ def npz(path: Path) -> Source:
     try:
         with np.load(path, allow_pickle=False) as found:
             arrays = {k: found[k] for k in found.files}
-    except (ValueError, EOFError, OSError, zlib.error, struct.error, Exception) as error:
+    except Exception as error:  # zip, zlib, pickle and numpy each raise their own
         raise ArrayError(f"{path}: not a readable .npz file of numbers ({error})") from error
     x = arrays.get("x_train", arrays.get("x"))
     if x is None and len(arrays) == 1:
@@ -99,9 +99,9 @@ def npz(path: Path) -> Source:
         test = len(x_test)
         x = np.concatenate([x, x_test])
         if y is not None:
-            y = np.concatenate([y, arrays["y_test"]]) if "y_test" in arrays else None
+            y = np.concatenate([y.ravel(), arrays["y_test"].ravel()]) if "y_test" in arrays else None
     if y is not None and y.shape != (len(x),):
-        raise ArrayError(f"{path}: expected {len(x)} labels, got shape {list(y.shape)}")
+        raise ArrayError(f"{path}: expected {len(x)} labels, one a row, got shape {list(y.shape)}")
     return Source(path.stem, x, y, test, top)
 
 
@@ -109,6 +109,8 @@ def _oriented(path: Path, x: Array) -> tuple[Array, None, int, float | None]:
     """Check an array, and turn [n, h, w] and [n, h, w, c] images to [n, c, h, w]."""
     if x.ndim < 2 or x.dtype.kind not in "fiub":
         raise ArrayError(f"{path}: expected numbers of shape [n, ...], got {x.dtype} of shape {list(x.shape)}")
+    if not x.dtype.isnative or x.dtype == np.longdouble:
+        x = x.astype(np.float64 if x.dtype.kind == "f" else np.int64)
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
@@ -175,8 +177,11 @@ def image_folder(path: Path) -> Source:
     for file in files:
         try:
             with Image.open(file) as image:
-                images.append(np.asarray(image.convert("L" if image.mode in ("L", "1", "I;16") else "RGB")))
-        except (UnidentifiedImageError, OSError) as error:
+                if image.mode == "I;16":  # PIL would clip these at 255
+                    images.append((np.asarray(image) >> 8).astype(np.uint8))
+                else:
+                    images.append(np.asarray(image.convert("L" if image.mode in ("L", "1", "LA") else "RGB")))
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ArrayError(f"{file}: not a readable image ({error})") from error
         if images[-1].shape[:2] != images[0].shape[:2]:
             raise ArrayError(

@@ -44,7 +44,7 @@ def full_log_ratio(
     """log E_q[N(z; mean_k, L_k L_k^T) / N(z; 0, I)] for q = N(mu_i, diag(s_i^2)), with the product's own moments.
 
     The product q N_k / p has precision `P = diag(1/s^2) + C^-1 - I`. Where P is not positive definite the integral
-    is +inf. Returns the log-ratio in nats, the product's mean, and the Cholesky factor of P, all float64.
+    is +inf and the mean NaN. Returns the log-ratio in nats, the product's mean, the Cholesky factor of P, all float64.
     """
     mu, s, mean, tril = mu.double(), s.double(), mean.double(), scale_tril.double()
     d = mu.shape[1]
@@ -64,4 +64,5 @@ def full_log_ratio(
         + 2 * tril.diagonal(dim1=1, dim2=2).log().sum(1)
         + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     )
+    centre = centre.masked_fill(bad[..., None], torch.nan)  # there is no such product
     return (0.5 * (quadratic - log_det)).masked_fill(bad, torch.inf), centre, factor

@@ -13,6 +13,7 @@ from zprime import distribution
 from zprime.arrays import standard_log_prob
 from zprime.components import Tilted
 from zprime.distribution import LatentDistribution
+from zprime.errors import UsageError
 
 
 @final
@@ -23,6 +24,11 @@ class Defensive(LatentDistribution):
     kind: ClassVar[str] = "defensive"
     base: LatentDistribution
     epsilon: float
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for a share that leaves nothing of one of the two."""
+        if not 0 < self.epsilon < 1:
+            raise UsageError(f"epsilon: expected a share of the prior above 0 and below 1, got {self.epsilon:g}")
 
     @property
     def d(self) -> int:

@@ -21,7 +21,7 @@ from zprime.measure.panel import PURE
 from zprime.measure.verdict import UNIT, Verdict, decide, likelihood_estimate
 from zprime.posteriors import InMemory, Posteriors
 from zprime.rng import generator
-from zprime.sample import GenerativeModel
+from zprime.sampling import GenerativeModel
 from zprime.vae import Model
 
 BAD = -5.0  # nats: a row that loses more than this is one that a sharp r has missed

@@ -12,7 +12,7 @@ from zprime import artifact, distribution, vae
 from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.rng import fork
+from zprime.rng import fork, generator
 from zprime.vae import Decoder
 
 BATCH = 512
@@ -104,6 +104,24 @@ class GenerativeModel:
                 "decode each of them. Do not publish it where the data are private."
             )
         return f"{self.latent.label} stores no function of any single training row."
+
+
+def sample(
+    model: GenerativeModel, n: int, *, seed: int = 0, noise: str = "mean"
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n *datum"]]:
+    """Draw z' and x', x' in the units of the data.
+
+    Args:
+        model: a latent distribution and a decoder.
+        n: how many.
+        seed: decides the draws.
+        noise: `mean` gives the mean of p(x|z'), `draw` a draw from it.
+
+    Raises:
+        UsageError: n < 1, or an unknown `noise`.
+    """
+    z, x = model.sample(n, rng=generator(seed, "sample"), noise=noise)
+    return z, model.restore(x)
 
 
 def load(path: Path) -> GenerativeModel:

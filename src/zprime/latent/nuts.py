@@ -1,0 +1,247 @@
+"""shared-nuts: draws from the exact posterior of a latent that a group of rows shares, by Hamiltonian Monte Carlo."""
+
+import importlib
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, silent
+from zprime.errors import NumericalError, UsageError
+from zprime.latent.context import need
+from zprime.latent.shared import members
+from zprime.posteriors import Posteriors
+from zprime.rng import fork
+from zprime.vae import Decoder
+
+RHAT = 1.01  # Vehtari et al. 2021
+ESS = 100.0
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class SharedNUTS(LatentDistribution):
+    """Draws from p(z | X = D), all of D sharing one z, and no density: `sample` picks among them at random."""
+
+    kind: ClassVar[str] = "shared-nuts"
+    density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "none"
+    draws: Float[Tensor, "k d"]
+    rows: int
+
+    @property
+    def d(self) -> int:
+        """Latent dimension."""
+        return self.draws.shape[1]
+
+    @property
+    def label(self) -> str:
+        """With the number of rows that share it."""
+        return f"shared-nuts({self.rows})"
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Not known: Monte Carlo gives draws.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            f"{self.label}: this kind consists of Monte Carlo draws and has no density, so no likelihood can be scored "
+            "under it; use it for sampling, or kind shared, whose density is a closed form"
+        )
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Stored draws, picked at random with replacement."""
+        return self.draws[torch.randint(len(self.draws), (n,), generator=rng, device=self.draws.device)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The draws."""
+        return {"draws": self.draws}
+
+    def config(self) -> dict[str, Any]:
+        """How many rows share it."""
+        return {"rows": self.rows}
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
+        """From its draws."""
+        return cls(tensors["draws"], int(config["rows"]))
+
+
+@dataclass(frozen=True)
+class SharedNUTSSettings:
+    """The no-U-turn sampler (Hoffman & Gelman 2014, Pyro's) on `log p(z) + sum_i log p(x_i | z)` over a group of rows.
+
+    Exact but for Monte Carlo error, for any decoder that torch can differentiate; the encoder only says where to start
+    (at a draw from the posterior of a random row, for every chain another). One gradient takes one decoded datum and
+    the likelihood of all rows of the group, and a draw takes 3 to 100 gradients or more.
+
+    Attributes:
+        group: row ids of the group; empty means the whole data set.
+        label: take the rows of this label in place of `group`.
+        draws: draws kept, of all chains together.
+        chains: independent chains, one after the other.
+        warmup: steps of every chain that tune it and are thrown away.
+    """
+
+    kind: ClassVar[str] = "shared-nuts"
+    needs: ClassVar[frozenset[str]] = frozenset({"decoder", "rows"})
+    group: tuple[int, ...] = ()
+    label: int | None = None
+    draws: int = 1000
+    chains: int = 4
+    warmup: int = 300
+
+    def fit(
+        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+    ) -> Fit[SharedNUTS]:
+        """Run the chains; the outcome is bad where R-hat is above 1.01 or the effective sample size below 100.
+
+        Raises:
+            UsageError: Pyro is not installed, no context, no such rows, or too few draws or chains.
+            NumericalError: log p(x|z) is not finite where a chain starts.
+        """
+        for name, value, least in (("chains", self.chains, 1), ("warmup", self.warmup, 10), ("draws", self.draws, 4 * self.chains)):
+            if value < least:
+                raise UsageError(f"{name}: expected at least {least}, got {value}")
+        given = need(context, self.kind)
+        take = members(train, group=self.group, label=self.label)
+        x = given.train.x[take]
+        mcmc = _pyro()
+        data = train.gather()
+        row = torch.randint(len(take), (self.chains,), generator=fork(rng, "rows"))
+        noise = torch.randn(self.chains, train.d, generator=fork(rng, "starts"), dtype=torch.float64)
+        starts = data.mean[take[row]].double() + data.scale[take[row]].double() * noise
+        target = Target(given.model, x)
+        each = -(-self.draws // self.chains)
+        chains, diverged = [], 0
+        for c in range(self.chains):
+            if not math.isfinite(float(target({"z": starts[c]}))):
+                raise NumericalError(
+                    f"{self.kind}: log p(x|z) of {len(take)} rows is not finite at a code of row {int(train.row_ids[take[row[c]]])}; "
+                    "check that the rows are scaled as the decoder was trained with"
+                )
+            z, bad = _chain(
+                mcmc, target, starts[c], draws=each, warmup=self.warmup, seed=fork(rng, "chain", c), label=f"{self.kind} chain {c + 1}", progress=progress
+            )
+            chains.append(z)
+            diverged += bad
+        drawn = torch.stack(chains)
+        rhat, ess = diagnose(drawn)
+        chosen = {"rhat": max(rhat), "ess": min(ess), "diverged": diverged}
+        kept = drawn.flatten(0, 1)[: self.draws] if each * self.chains == self.draws else drawn.transpose(0, 1).flatten(0, 1)[: self.draws]
+        distribution = SharedNUTS(kept.to(data.mean.dtype).contiguous(), len(take))
+        return Fit(distribution, _outcome(max(rhat), min(ess), diverged, self), {"rhat": rhat, "ess": ess}, chosen)
+
+
+class Target:
+    """-[log N(z; 0, I) + sum_i log p(x_i | z)] in nats, float64, up to the prior's constant."""
+
+    def __init__(self, decoder: Decoder, x: Float[Tensor, "n *datum"]) -> None:
+        self.decoder, self.x = decoder, x
+
+    def __call__(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The potential energy at `parameters["z"]`, shape [d]."""
+        z = parameters["z"]
+        likelihood: Tensor = self.decoder.decode(z[None].to(self.x.dtype)).log_prob(self.x)
+        return 0.5 * z.square().sum() - likelihood.double().sum()
+
+
+def diagnose(draws: Float[Tensor, "c k d"]) -> tuple[list[float], list[float]]:
+    """Rank-normalised split R-hat and bulk effective sample size of every dimension (Vehtari et al. 2021)."""
+    with warnings.catch_warnings():
+        from arviz_stats.base import array_stats
+
+        array = np.asarray(draws.double().numpy())
+        rhat = array_stats.rhat(array, chain_axis=0, draw_axis=1)
+        ess = array_stats.ess(array, chain_axis=0, draw_axis=1)
+    return [float(v) for v in np.ravel(rhat)], [float(v) for v in np.ravel(ess)]
+
+
+def _outcome(rhat: float, ess: float, diverged: int, settings: SharedNUTSSettings) -> Outcome:
+    """Whether the draws can be trusted."""
+    found = f"R-hat {rhat:.3f}, effective sample size {ess:.0f} of {settings.draws}, {diverged} divergent steps"
+    # not <=: a chain that never moved has R-hat NaN
+    if not rhat <= RHAT:
+        return Outcome(
+            False,
+            f"{found}: the chains disagree (R-hat above {RHAT}), because they were too short or p(z|D) has several modes; "
+            f"raise warmup to {4 * settings.warmup} and draws to {4 * settings.draws}, and if that does not help do not use these draws",
+        )
+    if not ess >= ESS:
+        return Outcome(False, f"{found}: below {ESS:.0f}, too few for a mean or an interval; raise draws to {4 * settings.draws}")
+    return Outcome(message=found)
+
+
+def _pyro() -> Any:
+    """Pyro's MCMC, imported so that torch's switch for argument validation and the warning filters stay as they are.
+
+    Raises:
+        UsageError: Pyro is not installed.
+    """
+    try:
+        with contained():
+            return importlib.import_module("pyro.infer.mcmc")
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"kind {SharedNUTSSettings.kind}: expected Pyro to be installed, got {error}; run: pip install pyro-ppl"
+        ) from error
+
+
+@contextmanager
+def contained(seed: torch.Generator | None = None) -> Iterator[None]:
+    """Run Pyro, which draws from torch's global stream, and put back all that it sets.
+
+    Args:
+        seed: where the global stream is to start inside.
+    """
+    validation = torch.distributions.Distribution._validate_args
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            if seed is not None:
+                torch.random.default_generator.manual_seed(seed.initial_seed())
+            yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(validation)
+
+
+def _chain(
+    mcmc: Any,
+    target: Target,
+    start: Float[Tensor, " d"],
+    *,
+    draws: int,
+    warmup: int,
+    seed: torch.Generator,
+    label: str,
+    progress: Progress,
+) -> tuple[Float[Tensor, "k d"], int]:
+    """One chain: its draws, and how many of its steps diverged."""
+    done = 0
+
+    def hook(kernel: Any, parameters: Any, stage: str, step: int) -> None:
+        nonlocal done
+        done += 1
+        progress(label, min(done, warmup + draws), warmup + draws)
+
+    with contained(seed), torch.enable_grad():
+        kernel = mcmc.NUTS(potential_fn=target)
+        run = mcmc.MCMC(
+            kernel,
+            num_samples=draws,
+            warmup_steps=warmup,
+            initial_params={"z": start.clone()},
+            num_chains=1,
+            disable_progbar=True,
+            hook_fn=hook,
+        )
+        run.run()
+        found: Tensor = run.get_samples()["z"]
+        diverged = len(run.diagnostics()["divergences"]["chain 0"])
+    return found.detach(), diverged

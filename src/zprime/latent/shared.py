@@ -1,0 +1,137 @@
+"""shared: p(z | X = D) for one latent that every row of a group shares, as a product of experts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zprime.components import Diagonal
+from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
+from zprime.errors import UsageError
+from zprime.latent.prior import Prior
+from zprime.posteriors import Posteriors
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Shared(GaussianDistribution):
+    """One diagonal Gaussian, the narrower the more rows share it; `rows` is how many."""
+
+    kind: ClassVar[str] = "shared"
+    mean: Float[Tensor, " d"]
+    scale: Float[Tensor, " d"]
+    rows: int
+
+    @property
+    def components(self) -> Diagonal:
+        """A mixture of one."""
+        one = torch.zeros(1, dtype=self.mean.dtype, device=self.mean.device)
+        return Diagonal(one, self.mean[None], self.scale[None])
+
+    @property
+    def label(self) -> str:
+        """With the number of rows that share it."""
+        return f"shared({self.rows})"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Mean and standard deviations."""
+        return {"mean": self.mean, "scale": self.scale}
+
+    def config(self) -> dict[str, Any]:
+        """How many rows share it."""
+        return {"rows": self.rows}
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
+        """From its tensors."""
+        return cls(tensors["mean"], tensors["scale"], int(config["rows"]))
+
+
+@dataclass(frozen=True)
+class SharedSettings:
+    """`p(z) prod_i [q_i(z) / p(z)]` over a group of rows (theory page, section 5).
+
+    The precision is `I + sum_i (diag(s_i^-2) - I)`, the mean that precision's inverse times `sum_i s_i^-2 mu_i`. Exact
+    if every q_i is the true posterior; the encoder's errors are multiplied by the size of the group. It concentrates
+    like 1/n: its draws make one average datum over and over, which is what p(z | X = D) means if taken literally.
+
+    Attributes:
+        group: row ids of the group; empty means the whole data set. Every row counts once, whatever its weight.
+        label: take the rows of this label in place of `group`.
+    """
+
+    kind: ClassVar[str] = "shared"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    group: tuple[int, ...] = ()
+    label: int | None = None
+
+    def fit(
+        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+    ) -> Fit[Shared] | Fit[Prior]:
+        """Multiply the group's posteriors; the prior, and an outcome that says so, where the product is no density.
+
+        Raises:
+            UsageError: row ids that do not exist or stand twice, a label that no row has, or both given.
+        """
+        take = members(train, group=self.group, label=self.label)
+        inside = torch.zeros(train.n, dtype=torch.bool)
+        inside[take] = True
+        n = len(take)
+        precision = torch.full((train.d,), float(1 - n), dtype=torch.float64)
+        shift = torch.zeros(train.d, dtype=torch.float64)
+        dtype = torch.float32
+        for s in train.shards():
+            dtype = s.mean.dtype
+            mine = s.scale[inside[s.rows]].double().pow(-2)
+            precision = precision + mine.sum(0)
+            shift = shift + (mine * s.mean[inside[s.rows]].double()).sum(0)
+        # rounding alone leaves about n times 1e-16 here where all posteriors equal the prior
+        bad = (precision <= 1e-12 * n).nonzero().flatten().tolist()
+        if bad:
+            shown = ", ".join(str(j) for j in bad[:5]) + (", ..." if len(bad) > 5 else "")
+            return Fit(
+                Prior(train.d),
+                Outcome(
+                    False,
+                    f"the product of {n} posteriors is no density: its precision in {len(bad)} of {train.d} dimensions "
+                    f"({shown}) is {float(precision[bad[0]]):.3g}, because posteriors there are wider than the prior (no "
+                    "exact posterior is, under a bounded likelihood); the prior is returned in its place: train the "
+                    "encoder for longer, or use kind shared-nuts, which asks the decoder alone",
+                ),
+            )
+        shared = Shared((shift / precision).to(dtype), precision.rsqrt().to(dtype), n)
+        return Fit(shared, Outcome(message="exact, in closed form"))
+
+
+def members(posteriors: Posteriors, *, group: tuple[int, ...], label: int | None) -> Int[Tensor, " m"]:
+    """Positions of the rows in a group: by row ids, by label, or all of them.
+
+    Raises:
+        UsageError: row ids that do not exist or stand twice, a label that no row has, or both given.
+    """
+    if group and label is not None:
+        raise UsageError(f"group and label: expected one of them, got {len(group)} row ids and label {label}")
+    if label is not None:
+        if posteriors.labels is None:
+            raise UsageError(f"label: expected labelled rows, got label {label} and data without labels; name rows in group")
+        found = (posteriors.labels == label).nonzero().flatten()
+        if not len(found):
+            known = ", ".join(str(v) for v in posteriors.labels.unique().tolist()[:10])
+            raise UsageError(f"label: expected a label of the training rows ({known}), got {label}")
+        return found
+    if not group:
+        return torch.arange(posteriors.n)
+    ids = torch.tensor(group, dtype=torch.long)
+    if len(ids.unique()) < len(ids):
+        raise UsageError("group: expected every row id once, got some of them twice")
+    at = posteriors.positions(ids)
+    if bool((at < 0).any()):
+        missing = ids[at < 0].tolist()
+        raise UsageError(
+            f"group: expected row ids of the training split, got {len(missing)} others (first: {missing[0]}); "
+            "see row_ids of the posteriors"
+        )
+    return at

@@ -1,0 +1,168 @@
+"""Which rows to keep as exemplars, and with which weights: at random, medoids, or a sparse mixing distribution."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zprime.arrays import blocks, gaussian_log_prob, standard_log_prob
+from zprime.distribution import Progress, silent
+from zprime.kernels import diagonal_log_ratio
+from zprime.latent.choose import SHARES, Codes
+from zprime.posteriors import InMemory
+
+NPMLE_ROWS = 2000
+NPMLE_STEPS = 60
+PAIRS = 1 << 22
+TINY = 1e-9  # a weight that counts as none, as a share of the equal one
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Positions of the rows that are kept, in ascending order, and their weights.
+
+    Attributes:
+        rows: positions.
+        weights: adding up to 1, or None for equal ones.
+        steps: EM steps that the weights took, where they did.
+        trace: name -> one number a step.
+    """
+
+    rows: Int[Tensor, " k"]
+    weights: Float[Tensor, " k"] | None
+    steps: int
+    trace: dict[str, list[float]]
+
+    @classmethod
+    def of(cls, rows: Int[Tensor, " k"], weights: Float[Tensor, " k"] | None, **more: object) -> "Subset":
+        """Sort and normalise."""
+        order = rows.argsort()
+        if weights is not None:
+            weights = (weights / weights.sum())[order]
+        return cls(rows[order], weights, int(more.get("steps", 0)), dict(more.get("trace", {})))  # type: ignore[call-overload]
+
+
+def at_random(data: InMemory, k: int, *, rng: torch.Generator) -> Subset:
+    """`k` rows without replacement, with their weights renormalised."""
+    rows = torch.randperm(data.n, generator=rng)[:k]
+    return Subset.of(rows, None if data.weights is None else data.weights.double()[rows])
+
+
+def k_medoids(
+    data: InMemory, k: int, whiten: Float[Tensor, "d d"], *, rng: torch.Generator, iterations: int = 25
+) -> Subset:
+    """`k` rows in the middle of as many clusters, each weighted by its cluster's share of the rows.
+
+    Squared distances between whitened means; k-means++ seeds (Arthur & Vassilvitskii 2007), then Voronoi iterations
+    (Park & Jun 2009). The medoid of a cluster, under squared distance, is the member nearest to the cluster's mean.
+    No iteration raises the mean distance; clusters that lose all rows are dropped.
+    """
+    x = data.mean.double() @ whiten.T
+    x = x - x.mean(0)
+    weight = data.log_weights.exp()
+    medoids = _seeds(x, weight, k, rng)
+    owner, _ = _nearest(x, x[medoids])
+    for _ in range(iterations):
+        share = torch.zeros(len(medoids), dtype=torch.float64).index_add_(0, owner, weight)
+        centre = torch.zeros(len(medoids), x.shape[1], dtype=torch.float64).index_add_(0, owner, weight[:, None] * x)
+        gap = (x - (centre / share.clamp(min=1e-300)[:, None])[owner]).square().sum(1)
+        closest = torch.full((len(medoids),), torch.inf, dtype=torch.float64).scatter_reduce_(0, owner, gap, "amin")
+        first = torch.full((len(medoids),), data.n, dtype=torch.long)
+        hit = (gap == closest[owner]).nonzero().flatten()
+        first.scatter_reduce_(0, owner[hit], hit, "amin")
+        new = torch.where(first < data.n, first, medoids)
+        if bool((new == medoids).all()):
+            break
+        medoids = new
+        owner, _ = _nearest(x, x[medoids])
+    share = torch.zeros(len(medoids), dtype=torch.float64).index_add_(0, owner, weight)
+    return Subset.of(medoids[share > 0], share[share > 0])
+
+
+def _seeds(x: Float[Tensor, "n d"], weight: Float[Tensor, " n"], k: int, rng: torch.Generator) -> Int[Tensor, " k"]:
+    """k-means++ seeds among at most max(10 k, 2000) of the points."""
+    some = torch.randperm(len(x), generator=rng)[: max(10 * k, 2000)]
+    points, mass = x[some], weight[some]
+    chosen = [int(torch.multinomial(mass, 1, generator=rng))]
+    nearest = (points - points[chosen[0]]).square().sum(1)
+    free = torch.ones(len(points), dtype=torch.bool)
+    free[chosen[0]] = False
+    for _ in range(k - 1):
+        # duplicates of what is chosen stand at distance 0: taken only when nothing else is left
+        chance = nearest * mass
+        if float(chance.sum()) <= 0:
+            chance = free.double()
+        u = torch.rand(1, generator=rng, dtype=torch.float64) * chance.sum()
+        nxt = int(torch.searchsorted(chance.cumsum(0), u, right=True).clamp(max=len(points) - 1))
+        chosen.append(nxt)
+        free[nxt] = False
+        nearest = torch.minimum(nearest, (points - points[nxt]).square().sum(1))
+    return some[torch.tensor(chosen)]
+
+
+def _nearest(x: Float[Tensor, "n d"], y: Float[Tensor, "k d"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """Which of `y` is nearest to each of `x` (the first of equals), and the squared distance."""
+    owner = torch.empty(len(x), dtype=torch.long)
+    distance = torch.empty(len(x), dtype=torch.float64)
+    square = y.square().sum(1)
+    for rows in blocks(len(x), max(1, PAIRS // len(y))):
+        gap = square - 2 * x[rows] @ y.T
+        distance[rows], owner[rows] = gap.min(1)
+        distance[rows] += x[rows].square().sum(1)
+    return owner, distance.clamp_(min=0)
+
+
+def npmle(
+    data: InMemory, k: int, codes: Codes, *, rng: torch.Generator, progress: Progress = silent
+) -> Subset:
+    """Nonparametric maximum likelihood of the mixing weights on fixed components, stopped early (theory, section 4).
+
+    `w_k <- mean_i w_k E_ik / sum_l w_l E_il` with `E_ik = E_{q_i}[q_k/p]` and `E_ii = 0`, so that no row explains itself.
+    No step lowers `mean_i log sum_l w_l E_il`. Its limit is discrete: the step with the best code gain on the
+    selection split is taken (with the best share of the prior), and of its weights the `k` largest (0: all).
+
+    At most 2,000 rows, chosen at random, take part. Scales of the q_i that average are capped at 1, the prior's: above
+    it E may be infinite, which proves that posterior inexact and says nothing of the weights.
+    """
+    rows = torch.randperm(data.n, generator=rng)[:NPMLE_ROWS].sort().values
+    mass = data.log_weights.exp()[rows]
+    weight = mass = mass / mass.sum()
+    trace: dict[str, list[float]] = {"likelihood": [], "gain": []}
+    if len(rows) < 2:
+        return Subset.of(rows, weight)
+    mean, scale = data.mean[rows].double(), data.scale[rows].double()
+    log_e = torch.cat([diagonal_log_ratio(mean[b], scale[b].clamp(max=1), mean, scale) for b in blocks(len(rows), 256)])
+    log_e.fill_diagonal_(-torch.inf)
+    peak = log_e.amax(1, keepdim=True)
+    e = log_e.sub_(peak).exp_()
+    logs = torch.cat([gaussian_log_prob(codes.z[b, None].double(), mean, scale) for b in blocks(len(codes.z), 256)])
+    top = logs.amax(1, keepdim=True)
+    density = logs.sub_(top).exp_()
+    best = (-math.inf, weight, 0)
+    for step in range(NPMLE_STEPS + 1):
+        progress("exemplars: weights", step, NPMLE_STEPS)
+        log_r = (density @ weight).log() + top[:, 0]
+        gain = max(float(codes.gain(log_r, share).mean()) for share in SHARES)
+        explained = e @ weight
+        trace["gain"].append(gain)
+        # a row that no other explains in float64 leaves the weights as they are
+        seen = explained > 0
+        trace["likelihood"].append(float((mass[seen] * (explained[seen].log() + peak[seen, 0])).sum()))
+        if gain > best[0]:
+            best = (gain, weight, step)
+        pull = torch.where(seen, mass / explained.clamp(min=1e-300), 0.0)
+        weight = weight * (pull @ e) + torch.where(seen, 0.0, mass).sum() * weight
+        weight = weight / weight.sum()
+    _, weight, steps = best
+    kept = (weight > TINY / len(rows)).nonzero().flatten()
+    if k:
+        kept = kept[weight[kept].argsort(descending=True, stable=True)[:k]]
+    return Subset.of(rows[kept], weight[kept], steps=steps, trace=trace)
+
+
+def codes_of(data: InMemory, rows: Int[Tensor, " m"], *, rng: torch.Generator, draws: int) -> Codes:
+    """Fresh codes of some rows, with the prior's log-density at them."""
+    z = data.take(rows).draw(rng=rng, draws=draws)
+    return Codes(z, standard_log_prob(z), len(rows))

@@ -1,0 +1,6 @@
+"""Audit -> terminal table and one offline HTML page. Nothing here can reach a model."""
+
+from zprime.reporting.page import report
+from zprime.reporting.table import show
+
+__all__ = ["report", "show"]
