@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zprime.auditing import Audit, AuditSettings, audit
-    from zprime.data import DataSettings, Dataset, Rows
+    from zprime.data import Dataset, DataSettings, Rows
     from zprime.data import load as load_data
     from zprime.distribution import Fit, LatentDistribution, Outcome
     from zprime.encoding import encode

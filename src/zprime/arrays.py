@@ -69,8 +69,6 @@ def standard_log_prob(z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
     return -0.5 * (z.shape[-1] * LOG_2PI + z.square().sum(-1))
 
 
-def standard_kl(
-    mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]
-) -> Float[Tensor, "n d"]:
+def standard_kl(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """KL(N(mean, scale^2) || N(0, 1)) in nats, per row and dimension (Kingma & Welling 2014, B)."""
     return 0.5 * (mean.square() + scale.square() - 1) - scale.log()

@@ -134,7 +134,6 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
     return save_bytes(out)
 
 
-
 def write(
     path: Path,
     kind: str,
@@ -206,7 +205,8 @@ def staging(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-"))
     except OSError as error:
-        raise UsageError(f"{path}: cannot write here ({error.strerror}); choose another folder") from error
+        why = "a file is in the way" if isinstance(error, FileExistsError) else error.strerror
+        raise UsageError(f"{path}: cannot write here ({why}); choose another folder") from error
     try:
         yield folder
         os.chmod(folder, 0o755)
@@ -283,15 +283,13 @@ def check_replaceable(path: Path) -> None:
     if path.is_file():
         raise UsageError(f"{path}: expected a folder, got a file; choose another path")
     if path.is_dir() and any(path.iterdir()) and not is_artifact(path):
-        raise UsageError(
-            f"{path}: this folder holds files that zprime did not write; choose an empty or a new folder"
-        )
+        raise UsageError(f"{path}: this folder holds files that zprime did not write; choose an empty or a new folder")
 
 
 def is_artifact(path: Path) -> bool:
     """Whether a zprime manifest lies in `path`."""
     try:
-        return json.loads((Path(path) / MANIFEST).read_text()).get("format") == "zprime"
+        return bool(json.loads((Path(path) / MANIFEST).read_text()).get("format") == "zprime")
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -334,7 +332,7 @@ def read(path: Path, kind: str | None = None) -> Artifact:
 
 def library_versions() -> dict[str, str]:
     """Versions of what can change a number."""
-    out = {"torch": torch.__version__}
+    out = {"torch": str(torch.__version__)}
     for name in ("zprime", "numpy", "safetensors"):
         with contextlib.suppress(PackageNotFoundError):
             out[name] = version(name)

@@ -155,7 +155,14 @@ class Audit:
         content = (json.dumps(_plain(self.to_json()), indent=1) + "\n").encode()
         config = {"verdict": self.verdict.decision, "choice": self.verdict.choice}
         return artifact.write(
-            path, "audit", config=config, tensors=self.tensors, key=key, seed=self.seed, inputs=inputs, extra={"audit.json": content}
+            path,
+            "audit",
+            config=config,
+            tensors=self.tensors,
+            key=key,
+            seed=self.seed,
+            inputs=inputs,
+            extra={"audit.json": content},
         )
 
 
@@ -190,12 +197,16 @@ def audit(
     settings.check()
     for split in ("train", "selection", "heldout"):
         if split not in posteriors:
-            raise UsageError(f"posteriors: expected train, selection and heldout, got {', '.join(posteriors) or 'none'}")
+            raise UsageError(
+                f"posteriors: expected train, selection and heldout, got {', '.join(posteriors) or 'none'}"
+            )
     if model is not None and rows is None:
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
     fits = {k: v if isinstance(v, Fit) else Fit(v) for k, v in candidates.items()}
     panel = Panel({k: v.distribution for k, v in fits.items()})
-    ladders = {s: _ladder(panel, s, posteriors[s], model, rows, settings, seed, progress) for s in ("selection", "heldout")}
+    ladders = {
+        s: _ladder(panel, s, posteriors[s], model, rows, settings, seed, progress) for s in ("selection", "heldout")
+    }
     verdict = decide(panel, ladders["selection"], ladders["heldout"], seed=seed)
     cuts: dict[str, Surgery] = {}
     for i, split in enumerate(("train", "selection", "heldout")):
@@ -246,7 +257,9 @@ def load(path: Path) -> Audit:
             **raw,
             "entries": [_read_entry(e) for e in raw["entries"]],
             "surgery": {k: _read_surgery(v) for k, v in raw["surgery"].items()},
-            "verdict": Verdict(**{**raw["verdict"], "evidence": {k: _read_estimate(v) for k, v in raw["verdict"]["evidence"].items()}}),
+            "verdict": Verdict(
+                **{**raw["verdict"], "evidence": {k: _read_estimate(v) for k, v in raw["verdict"]["evidence"].items()}}
+            ),
             "log_prior": None if raw["log_prior"] is None else _read_estimate(raw["log_prior"]),
             "settings": AuditSettings(**raw["settings"]),
             "tensors": found.tensors(),
@@ -274,7 +287,14 @@ def _ladder(
         r = rows[split]
         chosen = Rows(split, r.x[picked], r.ids[picked])
     return climb(
-        panel, data.take(picked), split=split, rng=rng, model=model if chosen else None, rows=chosen, draws=settings.draws, progress=progress
+        panel,
+        data.take(picked),
+        split=split,
+        rng=rng,
+        model=model if chosen else None,
+        rows=chosen,
+        draws=settings.draws,
+        progress=progress,
     )
 
 
@@ -289,7 +309,9 @@ def _score(ladder: Ladder, rung: str, name: str, seed: int) -> Score | None:
         gain = mean_estimate(finite, unit=UNIT, split=ladder.split, seed=seed if rung == "code" else None)
     diverged = len(values) - len(finite)
     if diverged:
-        gain = dataclasses.replace(gain, trusted=False, because=f"{diverged} rows diverge: q is wider than the prior there")
+        gain = dataclasses.replace(
+            gain, trusted=False, because=f"{diverged} rows diverge: q is wider than the prior there"
+        )
     return Score(
         gain,
         float(values.median()),
@@ -344,7 +366,12 @@ def _rows_tensors(ladders: Mapping[str, Ladder]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _pictures(
-    panel: Panel, heldout: InMemory, model: Model | None, rows: Mapping[str, Rows] | None, settings: AuditSettings, seed: int
+    panel: Panel,
+    heldout: InMemory,
+    model: Model | None,
+    rows: Mapping[str, Rows] | None,
+    settings: AuditSettings,
+    seed: int,
 ) -> dict[str, Tensor]:
     """Codes and draws for the latent map; decoded samples, held-out rows and their reconstructions for the grids."""
     some = torch.randperm(heldout.n, generator=generator(seed, "map"))[: settings.map]
@@ -374,7 +401,9 @@ def _warnings(data: Mapping[str, Any], heldout: InMemory) -> list[str]:
     ]
     wide = int((heldout.scale > 1).any(1).sum())
     if wide:
-        out.append(f"{wide} of {heldout.n} held-out posteriors are wider than the prior in some dimension: the encoder is inexact there, and the evidence gain with it")
+        out.append(
+            f"{wide} of {heldout.n} held-out posteriors are wider than the prior in some dimension: the encoder is inexact there, and the evidence gain with it"
+        )
     return out
 
 
@@ -396,7 +425,10 @@ def _read_estimate(raw: Mapping[str, Any]) -> Estimate:
 
 def _read_entry(raw: Mapping[str, Any]) -> Entry:
     scores = {
-        split: {rung: Score(**{**s, "gain": _read_estimate(s["gain"]), "median": float(s["median"])}) for rung, s in rungs.items()}
+        split: {
+            rung: Score(**{**s, "gain": _read_estimate(s["gain"]), "median": float(s["median"])})
+            for rung, s in rungs.items()
+        }
         for split, rungs in raw["scores"].items()
     }
     return Entry(**{**raw, "scores": scores})

@@ -54,7 +54,7 @@ class Diagonal:
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
     ) -> Tilted:
-        """log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form)."""
+        """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form)."""
         dtype = torch.promote_types(mean.dtype, self.mean.dtype)
         mu, s = mean.to(dtype), scale.to(dtype)
         m, t = self.mean.to(dtype), self.scale.to(dtype)
@@ -96,7 +96,7 @@ class Full:
         noise = torch.randn(n, self.d, generator=rng, dtype=self.mean.dtype, device=self.mean.device)
         parts = [
             self.mean[k] + block @ self.scale_tril[k].T
-            for k, block in enumerate(noise.split(counts))
+            for k, block in enumerate(torch.split(noise, counts))
             if len(block)
         ]
         out = torch.cat(parts) if parts else noise
@@ -105,7 +105,7 @@ class Full:
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
     ) -> Tilted:
-        """log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form)."""
+        """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form)."""
         ratio = torch.empty(len(mean), dtype=torch.float64, device=mean.device)
         u, out = _noise(len(mean), draws, self.d, torch.float64, rng)
         for rows in blocks(len(mean), max(1, PAIRS // (len(self.mean) * self.d**2))):

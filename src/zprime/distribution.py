@@ -52,7 +52,7 @@ class LatentDistribution(ABC):
 
     @abstractmethod
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """log r(z) in nats, float64."""
+        """Log r(z) in nats, float64."""
 
     @abstractmethod
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
@@ -74,7 +74,7 @@ class LatentDistribution(ABC):
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
     ) -> Tilted | None:
-        """log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I); None where no closed form is known."""
+        """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I); None where no closed form is known."""
         return None
 
     @property
@@ -185,7 +185,9 @@ def rebuild(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor])
         ArtifactError: unknown kind, or parts that do not fit together.
     """
     if kind not in REGISTRY:
-        raise ArtifactError(f"unknown kind of latent distribution {kind!r}; this zprime knows {', '.join(sorted(REGISTRY))}")
+        raise ArtifactError(
+            f"unknown kind of latent distribution {kind!r}; this zprime knows {', '.join(sorted(REGISTRY))}"
+        )
     try:
         return REGISTRY[kind].rebuild(config, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:

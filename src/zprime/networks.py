@@ -93,7 +93,9 @@ class ConvDecoder(nn.Module):
         self.shape = tuple(shape)
         c, h, w = shape
         self.grid = (2 * width, -(-h // 4), -(-w // 4))
-        self.dense = nn.Sequential(nn.Linear(d, dense), nn.SiLU(), nn.Linear(dense, int(torch.Size(self.grid).numel())), nn.SiLU())
+        self.dense = nn.Sequential(
+            nn.Linear(d, dense), nn.SiLU(), nn.Linear(dense, int(torch.Size(self.grid).numel())), nn.SiLU()
+        )
         self.conv = nn.Sequential(
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
             nn.SiLU(),
@@ -117,7 +119,9 @@ def build(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], wid
         return MLPEncoder(shape, d, hidden), MLPDecoder(shape, d, hidden)
     if name == "conv":
         if len(shape) != 3 or min(shape[1:]) < 8:
-            raise UsageError(f"network: conv needs images [channels, height, width] of at least 8 x 8, got {list(shape)}; use mlp")
+            raise UsageError(
+                f"network: conv needs images [channels, height, width] of at least 8 x 8, got {list(shape)}; use mlp"
+            )
         net = ConvEncoder(shape, d, width), ConvDecoder(shape, d, width)
         for module in net:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

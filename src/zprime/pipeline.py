@@ -13,11 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zprime import artifact, latent, vae
-from zprime import auditing
+from zprime import artifact, auditing, latent, vae
 from zprime import data as datasets
 from zprime.auditing import Audit, AuditSettings
-from zprime.data import SPLITS, DataSettings, Dataset, Rows
+from zprime.data import SPLITS, Dataset, DataSettings, Rows
 from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Settings, silent
 from zprime.encoding import encode
 from zprime.errors import ArtifactError, UsageError
@@ -72,8 +71,25 @@ class Run:
 
     # -- stages, in order ------------------------------------------------------------------------------------------
 
-    def train(self, data: DataSettings, network: VAESettings, training: TrainSettings, *, seed: int) -> VAE:
-        """Read and split the data, train a VAE, write `data` and `model`."""
+    def train(
+        self,
+        data: DataSettings,
+        network: VAESettings = VAESettings(),
+        training: TrainSettings = TrainSettings(),
+        *,
+        seed: int,
+        before: Callable[[bool], None] = lambda heavy: None,
+    ) -> VAE:
+        """Read and split the data, train a VAE, write `data` and `model`.
+
+        Args:
+            data: what to read and how to split it.
+            network: the architecture.
+            training: how to train.
+            seed: decides splits, weights, row order and noise.
+            before: called once the architecture is known, with whether it is a convolutional one: the place to set
+                the number of threads.
+        """
         dataset = datasets.load(data, seed=seed)
         self.__dict__["dataset"] = dataset
         described = dataset.describe()
@@ -82,9 +98,12 @@ class Run:
             "data",
             "data",
             _key(described, seed),
-            lambda path, key: artifact.write(path, "data", config=config, tensors=dataset.tensors(), key=key, seed=seed),
+            lambda path, key: artifact.write(
+                path, "data", config=config, tensors=dataset.tensors(), key=key, seed=seed
+            ),
         )
         network = network.resolve(dataset.shape)
+        before(network.network == "conv")
         plain = {**asdict(training), "checkpoint": 0}  # how often it is saved does not change the result
 
         def make(path: Path, key: str) -> artifact.Artifact:
@@ -97,7 +116,13 @@ class Run:
                 "stopped": out.stopped,
             }
             written = artifact.write(
-                path, "model", config=config, tensors=out.vae.state_dict(), key=key, seed=seed, inputs={"data": made.hash}
+                path,
+                "model",
+                config=config,
+                tensors=out.vae.state_dict(),
+                key=key,
+                seed=seed,
+                inputs={"data": made.hash},
             )
             shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
             return written
@@ -136,7 +161,9 @@ class Run:
             out[split] = Sharded(self.path / "posteriors" / split)
         return out
 
-    def fit(self, kinds: Sequence[str | Settings] = KINDS, *, seed: int, names: Sequence[str] | None = None) -> dict[str, Fit[LatentDistribution]]:
+    def fit(
+        self, kinds: Sequence[str | Settings] = KINDS, *, seed: int, names: Sequence[str] | None = None
+    ) -> dict[str, Fit[LatentDistribution]]:
         """Fit each kind on the training posteriors; write `latent/<name>`.
 
         Args:
@@ -166,7 +193,9 @@ class Run:
         self.progress("fit", len(wanted), len(wanted))
         return out
 
-    def audit(self, settings: AuditSettings = AuditSettings(), *, seed: int, names: Sequence[str] | None = None) -> Audit:
+    def audit(
+        self, settings: AuditSettings = AuditSettings(), *, seed: int, names: Sequence[str] | None = None
+    ) -> Audit:
         """Measure the fitted kinds (all that are there, or those named); write `audit` and, of the winner, `generator`."""
         source = self._need("model", "model", "train")
         posteriors = {s: self._posteriors(s) for s in SPLITS}
@@ -187,16 +216,7 @@ class Run:
                 seed=seed,
                 progress=self.progress,
             )
-            trained = artifact.read(self.path / "model", "model").config
-            out.model.update(
-                settings=trained["vae"]["settings"],
-                epoch=trained["epoch"],
-                epochs=len(trained["history"]),
-                stopped=trained["stopped"],
-                beta=trained["training"]["beta"],
-                elbo=trained["history"][trained["epoch"] - 1]["selection"],
-                parameters=sum(p.numel() for p in model.parameters()),
-            )
+            out.model.update(self.summary())
             return out.save(path, key=key, **{k.replace("/", "_"): v for k, v in inputs.items()})
 
         self._stage("audit", "audit", _key(asdict(settings), seed, inputs), make)
@@ -256,11 +276,31 @@ class Run:
         """The three splits."""
         return {s: self.dataset.rows(s) for s in SPLITS}
 
+    def summary(self) -> dict[str, Any]:
+        """How training went, JSON-able."""
+        trained = self._need("model", "model", "train").config
+        return {
+            "settings": trained["vae"]["settings"],
+            "epoch": trained["epoch"],
+            "epochs": len(trained["history"]),
+            "stopped": trained["stopped"],
+            "beta": trained["training"]["beta"],
+            "elbo": trained["history"][trained["epoch"] - 1]["selection"],
+        }
+
+    def choice(self) -> str:
+        """Name of the latent distribution that the verdict chose."""
+        return str(self._need("audit", "audit", "audit").config["choice"])
+
     @property
     def fitted(self) -> list[str]:
         """Names of the latent distributions in this run, in the order of the kinds."""
         folder = self.path / "latent"
-        found = [p.name for p in folder.iterdir() if not p.name.startswith(".") and artifact.is_artifact(p)] if folder.is_dir() else []
+        found = (
+            [p.name for p in folder.iterdir() if not p.name.startswith(".") and artifact.is_artifact(p)]
+            if folder.is_dir()
+            else []
+        )
         order = list(latent.SETTINGS)
         return sorted(found, key=lambda n: (order.index(n) if n in order else len(order), n))
 
@@ -271,18 +311,24 @@ class Run:
         source = self._need("model", "model", "train")
         found = self._need(f"posteriors/{split}", "posteriors", "encode")
         if found.inputs.get("model") != source.hash:
-            raise ArtifactError(f"{found.path}: made with another model than {source.path}; run `zprime encode {self.path}`")
+            raise ArtifactError(
+                f"{found.path}: made with another model than {source.path}; run `zprime encode {self.path}`"
+            )
         return Sharded(found.path)
 
     def _fitted(self, name: str, posteriors: Mapping[str, Sharded]) -> artifact.Artifact:
         found = self._need(f"latent/{name}", None, f"fit --kinds {name}")
         if found.inputs.get("train") != posteriors["train"].artifact.hash:
-            raise ArtifactError(f"{found.path}: fitted to other posteriors than this run has; run `zprime fit {self.path}` again")
+            raise ArtifactError(
+                f"{found.path}: fitted to other posteriors than this run has; run `zprime fit {self.path}` again"
+            )
         return found
 
     def _need(self, name: str, kind: str | None, verb: str) -> artifact.Artifact:
         if not artifact.is_artifact(self.path / name):
-            raise ArtifactError(f"{self.path / name}: not there yet; run `zprime {verb} {self.path}` first, or `zprime run`")
+            raise ArtifactError(
+                f"{self.path / name}: not there yet; run `zprime {verb} {self.path}` first, or `zprime run`"
+            )
         return artifact.read(self.path / name, kind)
 
     def _stage(
@@ -314,7 +360,9 @@ def save_fit(
         "settings": {"kind": settings.kind, **_asdict(settings)},
     }
     config = {**r.config(), "fit": report}
-    return artifact.write(path, f"latent/{r.kind}", config=config, tensors=r.tensors(), key=key, seed=seed, inputs=inputs)
+    return artifact.write(
+        path, f"latent/{r.kind}", config=config, tensors=r.tensors(), key=key, seed=seed, inputs=inputs
+    )
 
 
 def load_fit(path: Path) -> Fit[LatentDistribution]:

@@ -61,7 +61,7 @@ class Posteriors(ABC):
 
     @property
     def log_weights(self) -> Float[Tensor, " n"]:
-        """log w_i, float64."""
+        """Log w_i, float64."""
         if self.weights is None:
             return torch.full((self.n,), 1 / self.n, dtype=torch.float64).log()
         return self.weights.double().log()
@@ -77,9 +77,7 @@ class Posteriors(ABC):
             labels=self.labels,
         )
 
-    def log_prob(
-        self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None
-    ) -> Float[Tensor, " m"]:
+    def log_prob(self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None) -> Float[Tensor, " m"]:
         """Exact log-density of the aggregated posterior in nats, float64, streamed over shards.
 
         Args:
@@ -97,7 +95,7 @@ class Posteriors(ABC):
                 raise ArrayError(f"leave_out: expected {len(z)} row ids, one a point, got {list(leave_out.shape)}")
             position = self.positions(leave_out)
         log_weights = self.log_weights
-        if position is not None:
+        if leave_out is not None and position is not None:
             alone = (position >= 0) & (log_weights[position.clamp(min=0)] > -1e-12)
             if bool(alone.any()):
                 raise ArrayError(

@@ -115,7 +115,7 @@ class VAE(nn.Module):
     def elbo_terms(
         self, x: Float[Tensor, "n *datum"], *, rng: torch.Generator
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """log p(x|z) at one draw z ~ q(z|x), and KL(q(z|x) || p(z)) in closed form: nats, one of each a row.
+        """Log p(x|z) at one draw z ~ q(z|x), and KL(q(z|x) || p(z)) in closed form: nats, one of each a row.
 
         Their difference is an unbiased estimate of each row's ELBO.
         """
@@ -131,7 +131,9 @@ def describe(vae: VAE) -> dict[str, Any]:
         UsageError: the VAE was put together from modules that zprime did not build.
     """
     if vae.settings is None or vae.shape is None:
-        raise UsageError("this VAE was put together from modules of your own: save it yourself, and give it to audit() as it is")
+        raise UsageError(
+            "this VAE was put together from modules of your own: save it yourself, and give it to audit() as it is"
+        )
     return {"shape": list(vae.shape), "settings": asdict(vae.settings)}
 
 

@@ -102,7 +102,9 @@ class Dataset:
         self.ids = _split(n, source.test, settings, seed)
         train = self.raw[self.ids["train"]]
         if bool((train == train[:1]).all()):
-            raise ArrayError(f"data: all {len(train)} training rows are the same; nothing can be learned from constant data")
+            raise ArrayError(
+                f"data: all {len(train)} training rows are the same; nothing can be learned from constant data"
+            )
         self.shift, self.scale = _scaling(train, source.top)
         if settings.binarise and not _unit((train.float() - self.shift) / self.scale):
             raise UsageError("binarise: expected grey values between black and white; these data are no images")
@@ -110,7 +112,12 @@ class Dataset:
         self.copies = {s: self._copies(s) for s in ("selection", "heldout")}
         for split, count in self.copies.items():
             if count:
-                log.warning("%d of %d %s rows equal a training row exactly: figures on them flatter whatever copies", count, len(self.ids[split]), split)
+                log.warning(
+                    "%d of %d %s rows equal a training row exactly: figures on them flatter whatever copies",
+                    count,
+                    len(self.ids[split]),
+                    split,
+                )
 
     def rows(self, split: str) -> Rows:
         """One split as float32 rows, scaled; binarised once and for all where the settings say so.

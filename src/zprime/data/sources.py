@@ -164,7 +164,9 @@ def read_idx(file: Path) -> Array:
     shape = struct.unpack(f">{ndim}I", content[4:start])
     size = int(np.prod(shape))
     if len(content) - start != size:
-        raise ArrayError(f"{file}: expected {size} bytes for shape {list(shape)}, got {len(content) - start}; fetch the file again")
+        raise ArrayError(
+            f"{file}: expected {size} bytes for shape {list(shape)}, got {len(content) - start}; fetch the file again"
+        )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 

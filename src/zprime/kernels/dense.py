@@ -41,7 +41,7 @@ def full_log_ratio(
     mean: Float[Tensor, "k d"],
     scale_tril: Float[Tensor, "k d d"],
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m k d"], Float[Tensor, "m k d d"]]:
-    """log E_q[N(z; mean_k, L_k L_k^T) / N(z; 0, I)] for q = N(mu_i, diag(s_i^2)), with the product's own moments.
+    """Log E_q[N(z; mean_k, L_k L_k^T) / N(z; 0, I)] for q = N(mu_i, diag(s_i^2)), with the product's own moments.
 
     The product q N_k / p has precision `P = diag(1/s^2) + C^-1 - I`. Where P is not positive definite the integral
     is +inf and the mean NaN. Returns the log-ratio in nats, the product's mean, the Cholesky factor of P, all float64.

@@ -85,7 +85,7 @@ def diagonal_log_ratio(
     mean: Float[Tensor, "n d"],
     scale: Float[Tensor, "n d"],
 ) -> Float[Tensor, "m n"]:
-    """log E_q[N(z; mean_k, scale_k^2) / N(z; 0, I)] for q = N(mu_i, s_i^2), every i and k, in nats.
+    """Log E_q[N(z; mean_k, scale_k^2) / N(z; 0, I)] for q = N(mu_i, s_i^2), every i and k, in nats.
 
     With A = s^2 + t^2 - s^2 t^2 per dimension, the value is
     `1/2 sum_j { -log A + [mu^2 t^2 + m^2 s^2 - (mu - m)^2] / A }`, and +inf where some A <= 0 (then s > 1 and t > 1).

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from zprime import artifact, distribution
 from zprime.distribution import LatentDistribution, Settings
-from zprime.errors import UsageError
+from zprime.errors import ArtifactError, UsageError
 from zprime.latent.aggregated import Aggregated, AggregatedSettings
 from zprime.latent.defensive import Defensive
 from zprime.latent.gaussian import Gaussian, GaussianSettings
@@ -51,5 +51,7 @@ def load(path: Path) -> LatentDistribution:
         ArtifactError: missing, altered, or no latent distribution.
     """
     found = artifact.read(path)
+    if not found.kind.startswith("latent/"):
+        raise ArtifactError(f"{path}: expected a latent distribution, got an artefact of kind {found.kind}")
     kind = found.kind.removeprefix("latent/")
     return distribution.rebuild(kind, found.config, found.tensors())

@@ -43,7 +43,7 @@ class Defensive(LatentDistribution):
     @property
     def label(self) -> str:
         """The base's label with the prior's share."""
-        return f"{self.base.label} + {self.epsilon:g} prior"
+        return f"{self.base.label} + {100 * self.epsilon:g} % p"
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """log[(1 - e) r(z) + e p(z)] in nats, float64."""

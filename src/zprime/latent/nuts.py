@@ -107,7 +107,9 @@ class SharedNUTSSettings:
             UsageError: Pyro is not installed, no context, no such rows, or too few draws or chains.
             NumericalError: log p(x|z) is not finite where a chain starts.
         """
-        for name, value, least in (("chains", self.chains, 1), ("warmup", self.warmup, 10), ("draws", self.draws, 4 * self.chains)):
+        least_of = {"chains": 1, "warmup": 10, "draws": 4 * self.chains}
+        for name, least in least_of.items():
+            value = getattr(self, name)
             if value < least:
                 raise UsageError(f"{name}: expected at least {least}, got {value}")
         given = need(context, self.kind)
@@ -124,18 +126,18 @@ class SharedNUTSSettings:
         for c in range(self.chains):
             if not math.isfinite(float(target({"z": starts[c]}))):
                 raise NumericalError(
-                    f"{self.kind}: log p(x|z) of {len(take)} rows is not finite at a code of row {int(train.row_ids[take[row[c]]])}; "
-                    "check that the rows are scaled as the decoder was trained with"
+                    f"{self.kind}: log p(x|z) of {len(take)} rows is not finite at a code of row "
+                    f"{int(train.row_ids[take[row[c]]])}; check that the rows are scaled as the decoder was trained with"
                 )
-            z, bad = _chain(
-                mcmc, target, starts[c], draws=each, warmup=self.warmup, seed=fork(rng, "chain", c), label=f"{self.kind} chain {c + 1}", progress=progress
-            )
+            seed, name = fork(rng, "chain", c), f"{self.kind} chain {c + 1}"
+            z, bad = _chain(mcmc, target, starts[c], draws=each, warmup=self.warmup, seed=seed, label=name, progress=progress)
             chains.append(z)
             diverged += bad
         drawn = torch.stack(chains)
         rhat, ess = diagnose(drawn)
         chosen = {"rhat": max(rhat), "ess": min(ess), "diverged": diverged}
-        kept = drawn.flatten(0, 1)[: self.draws] if each * self.chains == self.draws else drawn.transpose(0, 1).flatten(0, 1)[: self.draws]
+        # chains in turn, so that what is cut off is the end of each
+        kept = drawn.transpose(0, 1).flatten(0, 1)[: self.draws]
         distribution = SharedNUTS(kept.to(data.mean.dtype).contiguous(), len(take))
         return Fit(distribution, _outcome(max(rhat), min(ess), diverged, self), {"rhat": rhat, "ess": ess}, chosen)
 
@@ -156,8 +158,7 @@ class Target:
 def diagnose(draws: Float[Tensor, "c k d"]) -> tuple[list[float], list[float]]:
     """Rank-normalised split R-hat and bulk effective sample size of every dimension (Vehtari et al. 2021)."""
     with warnings.catch_warnings():
-        from arviz_stats.base import array_stats
-
+        array_stats = importlib.import_module("arviz_stats.base").array_stats
         array = np.asarray(draws.double().numpy())
         rhat = array_stats.rhat(array, chain_axis=0, draw_axis=1)
         ess = array_stats.ess(array, chain_axis=0, draw_axis=1)
@@ -172,7 +173,7 @@ def _outcome(rhat: float, ess: float, diverged: int, settings: SharedNUTSSetting
         return Outcome(
             False,
             f"{found}: the chains disagree (R-hat above {RHAT}), because they were too short or p(z|D) has several modes; "
-            f"raise warmup to {4 * settings.warmup} and draws to {4 * settings.draws}, and if that does not help do not use these draws",
+            f"raise warmup to {4 * settings.warmup} and draws to {4 * settings.draws}; if that does not help do not use them",
         )
     if not ess >= ESS:
         return Outcome(False, f"{found}: below {ESS:.0f}, too few for a mean or an interval; raise draws to {4 * settings.draws}")
@@ -205,7 +206,7 @@ def contained(seed: torch.Generator | None = None) -> Iterator[None]:
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             if seed is not None:
-                torch.random.default_generator.manual_seed(seed.initial_seed())
+                torch.default_generator.manual_seed(seed.initial_seed())
             yield
     finally:
         torch.distributions.Distribution.set_default_validate_args(validation)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import standard_log_prob
+from zprime.arrays import check_matrix, standard_log_prob
 from zprime.components import Diagonal
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Progress, silent
 from zprime.errors import UsageError
@@ -39,8 +39,12 @@ class Prior(GaussianDistribution):
         return Diagonal(torch.zeros(1), torch.zeros(1, self.dim), torch.full((1, self.dim), float(self.tau)))
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Exact log r(z) in nats, float64."""
-        return standard_log_prob(z.double() / self.tau) - self.dim * math.log(self.tau)
+        """Exact log r(z) in nats, float64.
+
+        Raises:
+            ArrayError: `z` is not a finite [n, d] matrix.
+        """
+        return standard_log_prob(check_matrix("z", z, d=self.dim).double() / self.tau) - self.dim * math.log(self.tau)
 
     @property
     def label(self) -> str:

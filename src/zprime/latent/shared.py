@@ -119,13 +119,13 @@ def members(posteriors: Posteriors, *, group: tuple[int, ...], label: int | None
             raise UsageError(f"label: expected labelled rows, got label {label} and data without labels; name rows in group")
         found = (posteriors.labels == label).nonzero().flatten()
         if not len(found):
-            known = ", ".join(str(v) for v in posteriors.labels.unique().tolist()[:10])
+            known = ", ".join(str(v) for v in torch.unique(posteriors.labels).tolist()[:10])
             raise UsageError(f"label: expected a label of the training rows ({known}), got {label}")
         return found
     if not group:
         return torch.arange(posteriors.n)
     ids = torch.tensor(group, dtype=torch.long)
-    if len(ids.unique()) < len(ids):
+    if len(torch.unique(ids)) < len(ids):
         raise UsageError("group: expected every row id once, got some of them twice")
     at = posteriors.positions(ids)
     if bool((at < 0).any()):

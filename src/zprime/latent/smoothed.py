@@ -91,7 +91,9 @@ class Smoothed:
     def _factors(self, columns: slice, whiten: Float[Tensor, "d d"]) -> Float[Tensor, "b d d"]:
         """Cholesky factors of `I + L^-1 diag(scale^2) L^-T` for some components."""
         spread = whiten * self.scale[columns].double()[:, None, :]
-        return torch.linalg.cholesky(spread @ spread.transpose(1, 2) + torch.eye(self.d, dtype=torch.float64, device=whiten.device))
+        eye = torch.eye(self.d, dtype=torch.float64, device=whiten.device)
+        out: Tensor = torch.linalg.cholesky(spread @ spread.mT + eye)
+        return out
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Ancestral draws: `mean_k + scale_k e + L e'`, no factor of a component needed."""
@@ -114,7 +116,9 @@ class Smoothed:
         device, d = mean.device, self.d
         eye = torch.eye(d, dtype=torch.float64, device=device)
         ratio = torch.empty(len(mean), dtype=torch.float64, device=device)
-        out = torch.empty(len(mean), draws, d, dtype=torch.float64, device=device)
+        # for all rows at once, so that no draw depends on the size of blocks
+        u = torch.rand(len(mean), draws, generator=rng, dtype=torch.float64, device=device)
+        out = torch.randn(len(mean), draws, d, generator=rng, dtype=torch.float64, device=device)
         some = max(1, PAIRS // (k * d**2))
         for rows in blocks(len(mean), some):
             mu, s = mean[rows].double(), scale[rows].double()
@@ -124,19 +128,19 @@ class Smoothed:
             terms += self.log_weight.double()
             ratio[rows] = torch.logsumexp(terms, 1)
             if draws:
-                picked = choose_rows(terms, draws, rng)
+                picked = choose_rows(terms, u[rows])
                 # the product q N_k / p again, for the pairs that were drawn
                 inverse = torch.cholesky_inverse(self._tril(self.scale[picked.flatten()])).reshape(*picked.shape, d, d)
                 precision = torch.diag_embed(s.pow(-2))[:, None] + inverse - eye
                 factor, info = torch.linalg.cholesky_ex(precision)
-                factor = torch.where((info != 0)[..., None, None], eye, factor)
-                h = (mu / s.square())[:, None, :, None] + inverse @ self.mean[picked].double()[..., None]
-                u = torch.linalg.solve_triangular(factor, h, upper=False)
-                noise = torch.randn(u.shape, generator=rng, dtype=torch.float64, device=device)
-                out[rows] = torch.linalg.solve_triangular(factor.transpose(-1, -2), u + noise, upper=True)[..., 0]
+                factor = factor.masked_fill((info != 0)[..., None, None], torch.nan)  # there is no such product
+                shift = (mu / s.square())[:, None, :, None] + inverse @ self.mean[picked].double()[..., None]
+                half = torch.linalg.solve_triangular(factor, shift, upper=False) + out[rows, :, :, None]
+                out[rows] = torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0]
         return Tilted(ratio, out)
 
     def _tril(self, scale: Float[Tensor, "b d"]) -> Float[Tensor, "b d d"]:
         """Cholesky factors of `diag(scale^2) + L L^T`."""
         tril = self.tril.double()
-        return torch.linalg.cholesky(torch.diag_embed(scale.double().square()) + tril @ tril.T)
+        out: Tensor = torch.linalg.cholesky(torch.diag_embed(scale.double().square()) + tril @ tril.T)
+        return out

@@ -36,12 +36,19 @@ class Subset:
     trace: dict[str, list[float]]
 
     @classmethod
-    def of(cls, rows: Int[Tensor, " k"], weights: Float[Tensor, " k"] | None, **more: object) -> "Subset":
+    def of(
+        cls,
+        rows: Int[Tensor, " k"],
+        weights: Float[Tensor, " k"] | None,
+        *,
+        steps: int = 0,
+        trace: dict[str, list[float]] | None = None,
+    ) -> "Subset":
         """Sort and normalise."""
         order = rows.argsort()
         if weights is not None:
             weights = (weights / weights.sum())[order]
-        return cls(rows[order], weights, int(more.get("steps", 0)), dict(more.get("trace", {})))  # type: ignore[call-overload]
+        return cls(rows[order], weights, steps, trace or {})
 
 
 def at_random(data: InMemory, k: int, *, rng: torch.Generator) -> Subset:
@@ -137,7 +144,8 @@ def npmle(
     log_e.fill_diagonal_(-torch.inf)
     peak = log_e.amax(1, keepdim=True)
     e = log_e.sub_(peak).exp_()
-    logs = torch.cat([gaussian_log_prob(codes.z[b, None].double(), mean, scale) for b in blocks(len(codes.z), 256)])
+    some = max(1, PAIRS // (len(rows) * data.d))
+    logs = torch.cat([gaussian_log_prob(codes.z[b, None].double(), mean, scale) for b in blocks(len(codes.z), some)])
     top = logs.amax(1, keepdim=True)
     density = logs.sub_(top).exp_()
     best = (-math.inf, weight, 0)

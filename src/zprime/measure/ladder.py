@@ -126,7 +126,11 @@ def _plan(panel: Panel, tilted: list[str], draws: int) -> _Plan:
             f"draws: expected at least {4 * (parts + direct * len(panel.bases))} for {len(panel.bases)} candidates, got {draws}"
         )
     counts = [rest // parts + (1 if i < rest % parts else 0) for i in range(parts)]
-    return _Plan(counts[: len(WIDENED)], dict(zip(tilted, counts[len(WIDENED) :], strict=True)), dict.fromkeys(panel.bases, direct))
+    return _Plan(
+        counts[: len(WIDENED)],
+        dict(zip(tilted, counts[len(WIDENED) :], strict=True)),
+        dict.fromkeys(panel.bases, direct),
+    )
 
 
 @torch.no_grad()
@@ -188,7 +192,7 @@ def _propose(
 def _weights(
     panel: Panel, plan: _Plan, z: Tensor, mean: Tensor, scale: Tensor, log_ratio: dict[str, Tensor]
 ) -> dict[str, Float[Tensor, "b k"]]:
-    """log r(z) - log proposal(z) of every view."""
+    """Log r(z) - log proposal(z) of every view."""
     b, k, d = z.shape
     flat = z.reshape(-1, d)
     base = {name: r.log_prob(flat).reshape(b, k) for name, r in panel.bases.items()}
@@ -206,7 +210,7 @@ def _weights(
 
 
 def _decode(model: Decoder, z: Tensor, x: Tensor) -> Float[Tensor, "b k"]:
-    """log p(x_i|z_ik), in blocks of latents."""
+    """Log p(x_i|z_ik), in blocks of latents."""
     b, k, d = z.shape
     flat = z.reshape(-1, d).to(x.dtype)
     row = torch.arange(b).repeat_interleave(k)

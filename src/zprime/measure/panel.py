@@ -66,7 +66,7 @@ class Panel:
         return [n for n in self.views if not n.endswith(PURE)]
 
     def log_probs(self, z: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, " n"]]:
-        """log r(z) in nats of every view."""
+        """Log r(z) in nats of every view."""
         base = {k: r.log_prob(z) for k, r in self.bases.items()}
         prior = standard_log_prob(z)
         return {name: mix(base[v.base], prior, v.share) for name, v in self.views.items()}

@@ -107,11 +107,15 @@ def _check_bounds(
         ),
     ):
         if not holds:
-            raise NumericalError(f"surgery: {sentence}; this cannot be: a density is not accurate enough for these scales")
+            raise NumericalError(
+                f"surgery: {sentence}; this cannot be: a density is not accurate enough for these scales"
+            )
 
 
 def _exp(e: Estimate) -> Estimate:
-    """exp of an estimate, with its interval mapped (and the error by the delta method)."""
+    """Exp of an estimate, with its interval mapped (and the error by the delta method)."""
     value = math.exp(e.value)
     stderr = value * e.stderr if e.stderr is not None and math.isfinite(e.stderr) else math.inf
-    return Estimate(value, stderr, math.exp(e.low), math.exp(min(e.high, 700.0)), e.n, "data told apart", e.split, e.seed)
+    return Estimate(
+        value, stderr, math.exp(e.low), math.exp(min(e.high, 700.0)), e.n, "data told apart", e.split, e.seed
+    )

@@ -69,19 +69,32 @@ def decide(panel: Panel, selection: Ladder, heldout: Ladder, *, seed: int) -> Ve
     if trusted and best != "prior":
         confirmed = likelihood_estimate(heldout, best, seed)
         if confirmed.trusted:
-            return _by_likelihood(best, selection, confirmed, seed)
+            return _by_likelihood(best, panel.candidates[best].label, selection, confirmed, seed)
         doubt = f"on the held-out split the likelihood gain of {best} {confirmed.because}"
     if best == "prior":
         rung = "likelihood gain" if trusted else "code gain"
-        why = [f"on the selection split no candidate's {rung} is above the prior's by more than its own error"] + ([doubt] if doubt else [])
-        return Verdict("keep the prior", "prior", "prior", rung, "Keep the prior: nothing tried here is measurably better than N(0, I).", why)
-    return _by_both(best, heldout, doubt, seed)
+        why = [f"on the selection split no candidate's {rung} is above the prior's by more than its own error"] + (
+            [doubt] if doubt else []
+        )
+        return Verdict(
+            "keep the prior",
+            "prior",
+            "prior",
+            rung,
+            "Keep the prior: nothing tried here is measurably better than N(0, I).",
+            why,
+        )
+    return _by_both(best, panel.candidates[best].label, heldout, doubt, seed)
 
 
 def _doubt(panel: Panel, ladder: Ladder, seed: int, *, climbed: bool) -> str:
     if not climbed:
         return "the likelihood gain was not measured (no decoder)"
-    bad = {n: likelihood_estimate(ladder, n, seed).because for n in panel.eligible if not likelihood_estimate(ladder, n, seed).trusted}
+    bad = {
+        n: likelihood_estimate(ladder, n, seed).because
+        for n in panel.eligible
+        if not likelihood_estimate(ladder, n, seed).trusted
+    }
     return "the likelihood gain is not trusted on the selection split: " + "; ".join(f"{n} {b}" for n, b in bad.items())
 
 
@@ -89,38 +102,41 @@ def _limit(e: Estimate) -> float:
     return max(2 * (e.stderr or 0.0), TIE)
 
 
-def _by_likelihood(best: str, selection: Ladder, confirmed: Estimate, seed: int) -> Verdict:
+def _by_likelihood(best: str, label: str, selection: Ladder, confirmed: Estimate, seed: int) -> Verdict:
     chosen = likelihood_estimate(selection, best, seed)
     why = [
-        f"selection split: {best} gains {chosen} nats per row over the prior, {chosen.n} rows; the best, or tied with it and smaller",
+        f"selection split: {label} gains {chosen} nats per row over the prior, {chosen.n} rows; the best, or tied with it and smaller",
         f"held-out split, opened once: {confirmed} nats per row, {confirmed.n} rows; needed more than {_limit(confirmed):.2f}",
         confirmed.because,
     ]
     evidence = {"selection": chosen, "heldout": confirmed}
     if confirmed.value > _limit(confirmed):
         sentence = (
-            f"Draw z' from {best}, not from the prior: held-out data are {confirmed.value:.2f} ± {confirmed.stderr:.2f} "
+            f"Draw z' from {label}, not from the prior: held-out data are {confirmed.value:.2f} ± {confirmed.stderr:.2f} "
             "nats per row more likely under it."
         )
         return Verdict("leave the prior", best, best, "likelihood gain", sentence, why, evidence)
-    sentence = f"Keep the prior: {best} looked best on the selection split, but held-out data do not confirm it."
+    sentence = f"Keep the prior: {label} looked best on the selection split, but held-out data do not confirm it."
     return Verdict("keep the prior", "prior", best, "likelihood gain", sentence, why, evidence)
 
 
-def _by_both(best: str, heldout: Ladder, doubt: str, seed: int) -> Verdict:
+def _by_both(best: str, label: str, heldout: Ladder, doubt: str, seed: int) -> Verdict:
     def estimate(values: dict[str, Tensor]) -> Estimate | None:
         return mean_estimate(values[best], unit=UNIT, split=heldout.split, seed=seed) if best in values else None
 
     code, evidence = estimate(heldout.code), estimate(heldout.evidence)
     said = [(n, e) for n, e in (("code gain", code), ("evidence gain", evidence)) if e is not None]
-    why = [doubt] + [f"held-out split: {n} of {best} is {e} nats per row, {e.n} rows; needed more than {_limit(e):.2f}" for n, e in said]
+    why = [doubt] + [
+        f"held-out split: {n} of {label} is {e} nats per row, {e.n} rows; needed more than {_limit(e):.2f}"
+        for n, e in said
+    ]
     numbers = {n: e for n, e in said}
     rung = "code and evidence gain"
     if evidence is not None and all(e.trusted and e.value > _limit(e) for _, e in said):
-        sentence = f"Draw z' from {best}, not from the prior: both its code gain and its evidence gain on held-out data say so."
+        sentence = f"Draw z' from {label}, not from the prior: both its code gain and its evidence gain on held-out data say so."
         return Verdict("leave the prior", best, best, rung, sentence, why, numbers)
     sentence = (
-        f"Undecided: {best} looked best, but the likelihood gain cannot be trusted here and the code and evidence gains "
+        f"Undecided: {label} looked best, but the likelihood gain cannot be trusted here and the code and evidence gains "
         "do not agree. Until more draws or rows settle it, keep the prior."
     )
     return Verdict("undecided", "prior", best, rung, sentence, why, numbers)

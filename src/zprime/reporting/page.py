@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from rich.console import Console
 
-from zprime import __version__, artifact
+from zprime import artifact
 from zprime.auditing import Audit, load
 from zprime.errors import ArtifactError
 from zprime.reporting import pictures
@@ -43,7 +42,11 @@ def report(audit: Audit | Path, path: Path | None = None) -> Path:
 def html(audit: Audit) -> str:
     """The page as text: a pure function of the audit."""
     environment = Environment(
-        loader=PackageLoader("zprime.reporting", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("zprime.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(**_content(audit))
 
@@ -51,7 +54,7 @@ def html(audit: Audit) -> str:
 def _content(audit: Audit) -> dict[str, Any]:
     curve = pictures.components_curve(audit)
     return {
-        "version": __version__,
+        "version": artifact.library_versions().get("zprime", "?"),
         "a": audit,
         "name": audit.data.get("name", "data"),
         "verdict": audit.verdict,
@@ -92,7 +95,9 @@ def _grids(audit: Audit) -> list[dict[str, str]]:
         zoom = max(1, round(56 / max(x.shape[-2:]) / 1.6))
         content = pictures.png(pictures.grid(x, zoom=zoom))
         label = name if name in names[:2] else f"z' from {audit.entry(name).label}"
-        out.append({"name": label, "url": pictures.data_url(content), "chosen": "yes" if name == audit.verdict.choice else ""})
+        out.append(
+            {"name": label, "url": pictures.data_url(content), "chosen": "yes" if name == audit.verdict.choice else ""}
+        )
     return out
 
 
@@ -104,7 +109,9 @@ def _answer(audit: Audit) -> list[str]:
         f"are what tells the data apart (at most log N = {s.log_n:.1f}), and {s.hole.value:.1f} are the distance of this sample's "
         f"aggregated posterior from the prior; only {s.gaussian_part.value:.2f} of that can be seen in its mean and covariance.",
     ]
-    aggregated = next((e for e in audit.entries if e.name == "aggregated (e = 0)" or (e.name == "aggregated" and e.eligible)), None)
+    aggregated = next(
+        (e for e in audit.entries if e.name == "aggregated (e = 0)" or (e.name == "aggregated" and e.eligible)), None
+    )
     exact = next((e for e in audit.entries if e.name == "aggregated (e = 0)"), aggregated)
     if exact is not None and exact.scores["heldout"].get("likelihood"):
         gain = exact.scores["heldout"]["likelihood"].gain
@@ -113,10 +120,3 @@ def _answer(audit: Audit) -> list[str]:
             f"{gain} nats per row against the prior."
         )
     return out
-
-
-def print_table(audit: Audit, console: Console) -> None:
-    """The terminal table."""
-    from zprime.reporting.table import show
-
-    console.print(show(audit))

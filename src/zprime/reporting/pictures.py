@@ -82,7 +82,9 @@ def latent_map(audit: Audit) -> Figure:
         for i, name in enumerate(names):
             axis = figure.add_subplot(lines, columns, i + 1)
             draws = flat(audit.tensors[f"map.{name}"])[:1000]
-            axis.scatter(*points[:1000].T, s=4, color=CODES, alpha=0.45, linewidths=0, rasterized=True, label="held-out codes")
+            axis.scatter(
+                *points[:1000].T, s=4, color=CODES, alpha=0.45, linewidths=0, rasterized=True, label="held-out codes"
+            )
             axis.scatter(*draws.T, s=4, color=DRAWS, alpha=0.45, linewidths=0, rasterized=True, label="draws")
             axis.set_title(audit.entry(name).label, color=INK)
             axis.set_xlim(-reach, reach)

@@ -1,11 +1,14 @@
 """The terminal table."""
 
-from rich.console import Console, Group
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.panel import Panel as Box
 from rich.table import Table
 from rich.text import Text
 
 from zprime.auditing import Audit, Entry, Score
+from zprime.measure import Estimate
+from zprime.measure.estimate import digits
 from zprime.measure.panel import PURE
 
 RUNGS = {"code": "(a) code gain", "evidence": "(b) evidence gain", "likelihood": "(c) likelihood gain"}
@@ -28,58 +31,76 @@ def cell(score: Score | None) -> str:
     return f"{score.gain}{'' if score.gain.trusted else ' ?'}"
 
 
+def short(e: Estimate | None) -> str:
+    """Value±error in as few characters as 80 columns allow."""
+    if e is None:
+        return "–"
+    places = min(2, digits(e.stderr)) if e.stderr else 2
+    error = "" if e.stderr is None else f"±{e.stderr:.{places}f}"
+    return f"{e.value:+.{places}f}{error}{'' if e.trusted else '?'}"
+
+
 def title(entry: Entry) -> str:
     """Name of a table row: what it is, and whether it is only shown for information."""
-    return f"  {entry.label}, without prior" if entry.name.endswith(PURE) else entry.label
+    return f"  {entry.label} alone" if entry.name.endswith(PURE) else entry.label
 
 
-def show(audit: Audit) -> Group:
-    """Everything that fits a terminal: table, surgery, verdict."""
-    return Group(_scores(audit), _surgery(audit), _notes(audit), _verdict(audit))
+def show(audit: Audit, *, width: int = 80) -> Group:
+    """Everything that fits a terminal of `width` columns: table, surgery, verdict."""
+    return Group(_scores(audit, wide=width >= 100), _surgery(audit), _notes(audit), _verdict(audit))
 
 
-def _scores(audit: Audit) -> Table:
+def _scores(audit: Audit, *, wide: bool) -> Table:
     heldout = next(iter(audit.entries[0].scores["heldout"].values())).gain
     table = Table(
         title=f"Held-out gain over the prior, nats per row ({heldout.n} rows, seed {audit.seed})",
-        caption="± one standard error. Only rows without 'without prior' could be chosen. ?: not to be trusted, see the report.",
+        caption="±: one standard error. + x % p: mixed with that much of the prior; alone: without it, never chosen. "
+        "*: stores functions of single training rows. ?: not to be trusted.",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("z' from", no_wrap=True)
-    table.add_column("stored", justify="right")
-    table.add_column("single rows?", justify="center")
+    table.add_column("stored", justify="right", no_wrap=True)
     for name in RUNGS.values():
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("rows > 0", justify="right")
-    table.add_column("rows < -5", justify="right")
+        table.add_column(name if wide else name.removesuffix(" gain"), justify="right", no_wrap=True)
+    if wide:
+        table.add_column("rows > 0", justify="right")
+        table.add_column("rows < -5", justify="right")
     for e in audit.entries:
         scores = e.scores["heldout"]
         last = scores.get("likelihood") or scores["code"]
         chosen = e.name == audit.verdict.choice
-        table.add_row(
+        cells: list[Text | str] = [
             Text(("▶ " if chosen else "") + title(e)),
-            size(e.bytes),
-            "yes" if e.holds_rows else "no",
-            *(cell(scores.get(r)) for r in RUNGS),
-            f"{last.above:.0%}",
-            f"{last.below:.0%}",
-            style="bold" if chosen else ("" if e.eligible else "dim"),
-        )
+            size(e.bytes) + ("*" if e.holds_rows else " "),
+            *(short(scores[r].gain) if r in scores else "–" for r in RUNGS),
+        ]
+        if wide:
+            cells += [f"{last.above:.0%}", f"{last.below:.0%}"]
+        table.add_row(*cells, style="bold" if chosen else ("" if e.eligible else "dim"))
     return table
 
 
 def _surgery(audit: Audit) -> Table:
-    table = Table(title="ELBO surgery, nats (each split's posteriors against their own mixture)")
-    for name in ("split", "rows", "mean KL(q||p)", "I (cap log N)", "KL(qbar||p)", "its Gaussian part", "active"):
-        table.add_column(name, justify="left" if name == "split" else "right")
+    table = Table(
+        title="ELBO surgery, nats: mean KL(q||p) = I + KL(qbar||p) >= I + its Gaussian part",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for name in ("split", "rows", "KL(q||p)", "I", "log N", "KL(qbar||p)", "Gaussian", "active"):
+        table.add_column(name, justify="left" if name == "split" else "right", no_wrap=True)
     for split, s in audit.surgery.items():
         table.add_row(
             split,
             str(s.mean_kl.n),
             f"{s.mean_kl.value:.2f}",
-            f"{s.information} ({s.log_n:.2f})",
-            f"{s.hole}",
+            short(s.information),
+            f"{s.log_n:.2f}",
+            short(s.hole),
             f"{s.gaussian_part.value:.2f}",
-            f"{s.active} of {len(s.dimension_kl)}",
+            f"{s.active}/{len(s.dimension_kl)}",
         )
     return table
 
@@ -100,23 +121,3 @@ def _verdict(audit: Audit) -> Box:
     for reason in v.why:
         body.append(f"\n· {reason}", style="not bold")
     return Box(body, title=f"Verdict by likelihood: {v.decision}")
-
-
-def text(audit: Audit, *, width: int = 120) -> str:
-    """`show` as plain text."""
-    console = Console(width=width, record=True, file=open_null(), color_system=None)
-    console.print(show(audit))
-    return console.export_text()
-
-
-def open_null() -> "_Null":
-    """A file that keeps nothing."""
-    return _Null()
-
-
-class _Null:
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        return

@@ -1,0 +1,107 @@
+"""The command line: one verb a file, loaded when it is called, so that `zprime --help` needs no torch."""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Env, Toml
+
+from zprime import __version__
+from zprime.cli.console import CONSOLE, OPTIONS
+from zprime.errors import UsageError, ZprimeError
+
+app = App(
+    name="zprime",
+    help="From which distribution should z' be drawn? Measured, on your model and your data.",
+    version=__version__,
+    result_action="return_value",
+)
+VERBS = {
+    "run": "Do everything: train, encode, fit, audit, report. What is already done is used again.",
+    "train": "Read and split a data set, and train a VAE on it.",
+    "encode": "Encode the three splits of a run into posteriors.",
+    "fit": "Fit latent distributions to a run's posteriors.",
+    "audit": "Measure every fitted latent distribution on data that no part has seen, with a verdict.",
+    "sample": "Draw z' and x' from a run or a shipped generator.",
+    "report": "Write the page of a run again, and print its table.",
+}
+for _verb, _help in VERBS.items():
+    app.command(f"zprime.cli.{_verb}:{_verb}", name=_verb, help=_help)
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[
+        Path | None, Parameter(help="TOML file with a table for each verb, e.g. [run] latents = 16.")
+    ] = None,
+    quiet: Annotated[bool, Parameter(negative="", help="No progress bars and no messages.")] = False,
+    json: Annotated[
+        bool, Parameter(negative="", help="Print the result as JSON on standard output, and nothing else there.")
+    ] = False,
+    threads: Annotated[
+        int, Parameter(help="CPU threads; 0 takes one for small networks, all cores for convolutions.")
+    ] = 0,
+) -> None:
+    """From which distribution should z' be drawn? Measured, on your model and your data.
+
+    A flag goes before an environment variable (ZPRIME_LATENTS=16), that before the TOML file, that before the default.
+    """
+    if config is not None and not config.is_file():
+        raise UsageError(f"config: expected a TOML file, found none at {config}")
+    if threads < 0:
+        raise UsageError(f"threads: expected 0 or more, got {threads}")
+    OPTIONS.quiet, OPTIONS.json, OPTIONS.threads = quiet, json, threads
+    level = logging.ERROR if quiet else logging.INFO
+    logging.getLogger("zprime").setLevel(level)
+    app.config = [Env("ZPRIME_", command=False), *([Toml(config)] if config else [])]
+    app(tokens, exit_on_error=False, print_error=False)
+
+
+app.meta.config = [Env("ZPRIME_", command=False)]
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line, and exit: 0 well, 2 usage, 3 artefact, 4 numbers, 5 data, 130 interrupted."""
+    from zprime.cli.console import handler
+
+    logger = logging.getLogger("zprime")
+    if not logger.handlers:
+        logger.addHandler(handler())
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app.meta(argv, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        CONSOLE.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except ZprimeError as error:
+        CONSOLE.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+        sys.exit(error.exit_code)
+    except _Terminated:
+        CONSOLE.print("terminated; what is finished is kept, and the same command goes on from there")
+        sys.exit(143)
+    except KeyboardInterrupt:
+        CONSOLE.print("interrupted; what is finished is kept, and the same command goes on from there")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.exit(0)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a run as Ctrl-C does."""
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise _Terminated
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

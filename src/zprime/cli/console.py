@@ -1,0 +1,111 @@
+"""What all verbs share: the console, progress bars, JSON, threads."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from zprime.auditing import Audit
+
+CONSOLE = Console(stderr=True)
+OUT = Console()
+
+
+@dataclass
+class Options:
+    """What was asked for on the command line, for all verbs."""
+
+    quiet: bool = False
+    json: bool = False
+    threads: int = 0
+
+
+OPTIONS = Options()
+
+
+class Rate(ProgressColumn):
+    """Steps a second, or seconds a step."""
+
+    def render(self, task: Task) -> Text:
+        """The rate so far."""
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:,.1f}/s" if speed >= 1 else f"{1 / speed:,.1f} s each", style="progress.data.speed")
+
+
+@contextmanager
+def bars() -> Iterator[Any]:
+    """Progress bars with rate and time left on standard error; the value to give as `progress`."""
+    if OPTIONS.quiet:
+        yield lambda what, done, total: None
+        return
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=CONSOLE, transient=True) as shown:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what, total=total, completed=done)
+            shown.update(tasks[what], total=total, completed=done)
+            if done >= total:
+                shown.remove_task(tasks.pop(what))
+
+        yield progress
+
+
+def handler() -> logging.Handler:
+    """Messages of the library, on standard error."""
+    return RichHandler(console=CONSOLE, show_path=False, show_level=False, log_time_format="[%X]")
+
+
+def say(value: Any) -> None:
+    """Print something for people, unless JSON was asked for."""
+    if not OPTIONS.json:
+        OUT.print(value, highlight=False, soft_wrap=isinstance(value, str))
+
+
+def say_table(audit: "Audit") -> None:
+    """Print the table of an audit, as wide as the terminal allows."""
+    from zprime.reporting import show  # the root of the command line must not import torch
+
+    say(show(audit, width=OUT.width))
+
+
+def give(value: dict[str, Any]) -> None:
+    """Print the result as JSON, if that was asked for."""
+    if OPTIONS.json:
+        print(json.dumps(value, indent=1, default=str))  # noqa: T201
+
+
+def set_threads(*, heavy: bool) -> None:
+    """Threads by the work: small networks run faster on one (35 s against 5 s on two busy cores)."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    torch.set_num_threads(OPTIONS.threads or (cores if heavy else 1))

@@ -1,0 +1,54 @@
+"""zprime fit."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from zprime.cli.console import bars, give, say, set_threads
+from zprime.cli.settings import kinds_with
+from zprime.pipeline import KINDS, Run
+from zprime.reporting.table import size
+
+
+def fit(
+    run: Path,
+    *,
+    kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,
+    set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    name: str = "",
+    seed: int = 0,
+) -> None:
+    """Fit latent distributions to a run's posteriors.
+
+    Parameters
+    ----------
+    run
+        Folder of a run that `zprime encode` has been through.
+    kinds
+        Latent distributions to fit.
+    set
+        Settings of kinds, as KIND.FIELD=VALUE, e.g. mixture.components=64.
+    name
+        What to call it, instead of its kind; for one kind only.
+    seed
+        Decides every random choice.
+    """
+    wanted = kinds_with(kinds, set)
+    set_threads(heavy=False)
+    with bars() as progress:
+        made = Run.open(run, progress=progress).fit(wanted, seed=seed, names=[name] if name else None)
+    for key, f in made.items():
+        say(f"{run / 'latent' / key}: {f.distribution.label}, {size(f.distribution.bytes)}; {f.outcome.message}")
+    give(
+        {
+            k: {
+                "label": f.distribution.label,
+                "bytes": f.distribution.bytes,
+                "ok": f.outcome.ok,
+                "outcome": f.outcome.message,
+                "chosen": f.chosen,
+            }
+            for k, f in made.items()
+        }
+    )

@@ -1,0 +1,55 @@
+"""zprime run."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from zprime.auditing import AuditSettings
+from zprime.cli.console import bars, give, say, say_table, set_threads
+from zprime.cli.settings import kinds_with
+from zprime.data import DataSettings
+from zprime.pipeline import KINDS, Run
+from zprime.reporting import report
+from zprime.training import TrainSettings
+from zprime.vae import VAESettings
+
+FLAT = Parameter(name="*")
+
+
+def run(
+    *,
+    data: Annotated[DataSettings, FLAT],
+    out: Path,
+    network: Annotated[VAESettings, FLAT] = VAESettings(),
+    training: Annotated[TrainSettings, FLAT] = TrainSettings(),
+    kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,
+    set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    auditing: Annotated[AuditSettings, FLAT] = AuditSettings(),
+    seed: int = 0,
+) -> None:
+    """Do everything: train, encode, fit, audit, report. What is already done is used again.
+
+    Parameters
+    ----------
+    out
+        Folder of the run; new, empty, or of an earlier run.
+    kinds
+        Latent distributions to fit, beside the prior.
+    set
+        Settings of kinds, as KIND.FIELD=VALUE, e.g. mixture.components=64.
+    seed
+        Decides every random choice: splits, weights, noise, draws.
+    """
+    wanted = kinds_with(kinds, set)
+    with bars() as progress:
+        job = Run.create(out, progress=progress)
+        set_threads(heavy=False)
+        job.train(data, network, training, seed=seed, before=lambda heavy: set_threads(heavy=heavy))
+        job.encode()
+        job.fit(wanted, seed=seed)
+        audit = job.audit(auditing, seed=seed, names=[k.kind for k in wanted if k.kind != "prior"])
+        page = report(out)
+    say_table(audit)
+    say(f"Report: {page}\nShipped: {out / 'generator'}  ({job.generative(audit.verdict.choice).says()})")
+    give({"run": out, "verdict": audit.to_json()["verdict"], "report": page, "generator": out / "generator"})

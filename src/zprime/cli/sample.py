@@ -1,0 +1,78 @@
+"""zprime sample."""
+
+import io
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from cyclopts import Parameter
+
+from zprime import artifact, sampling
+from zprime.cli.console import give, say, set_threads
+from zprime.errors import UsageError
+from zprime.pipeline import Run
+from zprime.reporting import pictures
+
+
+def sample(
+    run: Path,
+    *,
+    n: Annotated[int, Parameter(name=["--n", "-n"])] = 64,
+    source: Annotated[str, Parameter(name="--from")] = "",
+    noise: str = "mean",
+    out: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """Draw z' and x' from a run or a shipped generator: an .npz file, and a PNG grid where the data are pictures.
+
+    Parameters
+    ----------
+    run
+        Folder of a run, or of a generator.
+    n
+        How many.
+    source
+        Latent distribution of the run to draw z' from; default: the verdict's.
+    noise
+        `mean`: x' is the mean of p(x|z'); `draw`: a draw from it.
+    out
+        Path of the files, without ending; default: samples/<from> in the run, or
+        samples/<name> beside the generator.
+    seed
+        Decides the draws.
+    """
+    set_threads(heavy=True)
+    model, default = _model(run, source)
+    z, x = sampling.sample(model, n, seed=seed, noise=noise)
+    target = out or default
+    artifact.make_folder(target.parent)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, z=z.numpy(), x=x.numpy())
+    files = [target.with_name(target.name + ".npz")]
+    artifact.write_file(files[0], buffer.getvalue())
+    if model.image is not None:
+        files.append(target.with_name(target.name + ".png"))
+        unit = (x - model.shift) / model.scale
+        artifact.write_file(files[1], pictures.png(pictures.grid(unit[:4096], zoom=max(1, 56 // max(model.image[1:])))))
+    say(f"{n} samples, z' from {model.latent.label}, seed {seed}: {', '.join(map(str, files))}")
+    say(model.says())
+    give(
+        {
+            "files": files,
+            "latent": model.latent.label,
+            "n": n,
+            "seed": seed,
+            "holds_training_rows": model.latent.holds_rows,
+        }
+    )
+
+
+def _model(run: Path, source: str) -> tuple[sampling.GenerativeModel, Path]:
+    """The model, and where its samples go if nothing else is said."""
+    if artifact.is_artifact(run) and artifact.read(run).kind == "generator":
+        if source:
+            raise UsageError(f"from: a shipped generator has one latent distribution; leave --from {source} out")
+        return sampling.load(run), run.parent / "samples" / run.name
+    job = Run.open(run)
+    name = source or job.choice()
+    return job.generative(name), run / "samples" / name

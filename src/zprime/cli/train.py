@@ -1,0 +1,38 @@
+"""zprime train."""
+
+from pathlib import Path
+from typing import Annotated
+
+from zprime.cli.console import bars, give, say, set_threads
+from zprime.cli.run import FLAT
+from zprime.data import DataSettings
+from zprime.pipeline import Run
+from zprime.training import TrainSettings
+from zprime.vae import VAESettings
+
+
+def train(
+    *,
+    data: Annotated[DataSettings, FLAT],
+    out: Path,
+    network: Annotated[VAESettings, FLAT] = VAESettings(),
+    training: Annotated[TrainSettings, FLAT] = TrainSettings(),
+    seed: int = 0,
+) -> None:
+    """Read and split a data set, and train a VAE on it.
+
+    Parameters
+    ----------
+    out
+        Folder of the run; new, empty, or of an earlier run.
+    seed
+        Decides splits, weights, row order and noise.
+    """
+    with bars() as progress:
+        job = Run.create(out, progress=progress)
+        job.train(data, network, training, seed=seed, before=lambda heavy: set_threads(heavy=heavy))
+    found = job.summary()
+    say(
+        f"{out / 'model'}: best epoch {found['epoch']} of {found['epochs']} ({found['stopped']}); ELBO on the selection split {found['elbo']:.2f} nats per row"
+    )
+    give({"model": out / "model", **found})

@@ -1,0 +1,188 @@
+"""two-stage: a second variational autoencoder, on the codes of the first. Its density is a lower bound."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from zprime.arrays import LOG_2PI
+from zprime.distribution import Fit, LatentDistribution, Progress, silent
+from zprime.latent.fitting import (
+    MLP,
+    Schedule,
+    Whitening,
+    ascend,
+    at_least,
+    build,
+    by_rows,
+    frozen,
+    precise,
+    score,
+    skeleton,
+    some_codes,
+    weights,
+    widths,
+)
+from zprime.posteriors import Posteriors
+from zprime.rng import fork, generator
+
+START = 0.5  # decoder scale at the start, in whitened units
+SEED = 0  # of the fixed draws behind the bound
+PAIRS = 1 << 15  # pairs of point and draw handled at once
+SCORE_ROWS, SCORE_POINTS, SCORE_DRAWS = 2000, 4000, 16
+
+
+class Second(nn.Module):
+    """q(w|u) = N(A u + enc(u), diag(s(u)^2)) and p(u|w) = N(B w + dec(w), diag(gamma^2)), w as long as u.
+
+    The networks' last layers start at zero, and A, B, s at the posterior of `u = sqrt(1 - gamma^2) w + gamma e`: so a fit
+    starts at N(0, I) for u, the moment match of z, with w in use. (Started at zero throughout, nothing ever pulls w into use.)
+    """
+
+    def __init__(self, d: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        gain = math.sqrt(1 - START**2)
+        self.encoder, self.decoder = MLP(d, hidden, 2 * d), MLP(d, hidden, d)
+        self.into, self.out = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
+        with torch.no_grad():
+            self.into.weight.copy_(gain * torch.eye(d))
+            self.out.weight.copy_(gain * torch.eye(d))
+        self.log_scale = nn.Parameter(torch.full((d,), math.log(START)))
+
+    def encode(self, u: Float[Tensor, "*n d"]) -> tuple[Float[Tensor, "*n d"], Float[Tensor, "*n d"]]:
+        """Mean and log-scale of q(w|u)."""
+        shift, log_scale = self.encoder(u).chunk(2, -1)
+        return self.into(u) + shift, log_scale + math.log(START)
+
+    def decode(self, w: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """Mean of p(u|w); its scale is exp(log_scale)."""
+        out: Tensor = self.out(w) + self.decoder(w)
+        return out
+
+    def log_ratio(self, u: Float[Tensor, "n d"], noise: Float[Tensor, "k n d"]) -> Float[Tensor, "k n"]:
+        """log p(u|w) p(w) / q(w|u) at w = mean + scale * noise: its mean over noise is the ELBO of u (nats)."""
+        mean, log_scale = self.encode(u)
+        w = mean + log_scale.exp() * noise
+        gap = (u - self.decode(w)) * torch.exp(-self.log_scale)
+        terms = noise.square() - w.square() - gap.square()
+        return 0.5 * terms.sum(-1) + log_scale.sum(-1) - self.log_scale.sum() - 0.5 * u.shape[-1] * LOG_2PI
+
+
+@final
+@dataclass(frozen=True, repr=False, eq=False)
+class TwoStage(LatentDistribution):
+    """`log r(z) >= log 1/K sum_k p(u|w_k) p(w_k) / q(w_k|u) - log det L` in expectation over K draws w_k ~ q(w|u).
+
+    u is z whitened. The importance-weighted bound (Burda et al. 2016) with standard normal draws from a fixed seed, the
+    same for every point: so it is a function of z alone, whatever else is in the batch. A bound on log r means that
+    gains computed with it err on the low side. Draws are exact: w ~ N(0, I), then u ~ p(u|w), noise included.
+
+    Attributes:
+        net: the second VAE.
+        whitening: between z and u.
+        hidden: widths of its hidden layers.
+        draws: K.
+    """
+
+    kind: ClassVar[str] = "two-stage"
+    density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "bound"
+    net: Second
+    whitening: Whitening
+    hidden: tuple[int, ...]
+    draws: int
+
+    @property
+    def d(self) -> int:
+        """Latent dimension."""
+        return self.whitening.d
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """The lower bound of log r(z) in nats, float64, computed in z's own precision."""
+        net = precise(self.net, z.dtype)
+        noise = torch.randn(self.draws, 1, self.d, generator=generator(SEED, "two-stage"), dtype=torch.float64)
+        noise = noise.to(device=z.device, dtype=net.log_scale.dtype)
+
+        def bound(u: Tensor) -> Tensor:
+            return torch.logsumexp(net.log_ratio(u.to(noise.dtype), noise).double(), 0) - math.log(self.draws)
+
+        rows = max(1, PAIRS // self.draws)
+        return by_rows(bound, self.whitening.whiten(z), rows) - self.whitening.log_det
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Ancestral draws: w from N(0, I), u from p(u|w)."""
+        u = by_rows(self.net.decode, self.whitening.noise(n, rng=rng))
+        return self.whitening.colour(u + self.net.log_scale.exp() * self.whitening.noise(n, rng=rng))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights of encoder and decoder, mean, Cholesky factor."""
+        return {**self.whitening.tensors(), **weights(self.net)}
+
+    def config(self) -> dict[str, Any]:
+        """The architecture, and the number of draws behind the bound."""
+        return {"hidden": list(self.hidden), "draws": self.draws}
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
+        """From the architecture and the weights."""
+        whitening, hidden = Whitening(tensors["mean"], tensors["scale_tril"]), tuple(config["hidden"])
+        net = skeleton(lambda: Second(whitening.d, hidden), dict(tensors))
+        return cls(net, whitening, hidden, int(config["draws"]))
+
+
+@dataclass(frozen=True)
+class TwoStageSettings:
+    """The ELBO of a second VAE on fresh, whitened posterior draws (Dai & Wipf 2019), with learned decoder scales.
+
+    Attributes:
+        hidden: widths of the hidden layers of encoder and decoder.
+        draws: of w behind the density of one z: more make the bound tighter and cost in proportion.
+        epochs, batch, lr, patience: see `Schedule`.
+    """
+
+    kind: ClassVar[str] = "two-stage"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    hidden: tuple[int, ...] = (128, 128)
+    draws: int = 64
+    epochs: int = 50
+    batch: int = 512
+    lr: float = 2e-3
+    patience: int = 10
+
+    def fit(
+        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+    ) -> Fit[TwoStage]:
+        """Start at the moment match, raise the ELBO by Adam, stop by the code gain of the bound on selection codes.
+
+        Raises:
+            UsageError: settings that cannot be used.
+        """
+        hidden = widths("hidden", self.hidden)
+        at_least("draws", self.draws, 1)
+        schedule = Schedule(self.epochs, self.batch, self.lr, self.patience)
+        schedule.check()
+        data, whitening = train.gather(), Whitening.of(train)
+        net = build(lambda: Second(train.d, hidden), rng=fork(rng, "weights"))
+        codes = some_codes(selection, rng=rng, rows=SCORE_ROWS, points=SCORE_POINTS)
+        few = min(self.draws, SCORE_DRAWS)
+
+        def objective(z: Tensor, stream: torch.Generator) -> Tensor:
+            u = whitening.whiten(z).float()
+            return net.log_ratio(u, whitening.noise(1, len(u), rng=stream)).mean() - whitening.log_det
+
+        ascent = ascend(
+            list(net.parameters()),
+            objective,
+            lambda: score(codes, TwoStage(net, whitening, hidden, few)),
+            data,
+            schedule,
+            label="two-stage",
+            start="the moment-matched Gaussian",
+            rng=rng,
+            progress=progress,
+        )
+        found = TwoStage(frozen(net), whitening, hidden, self.draws)
+        return Fit(found, ascent.outcome, ascent.trace, {"epoch": ascent.epoch})

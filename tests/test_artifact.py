@@ -1,0 +1,248 @@
+"""Folders on disk: whole or not at all, verified when read, the same bytes for the same content."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from zprime import artifact, latent
+from zprime.artifact import MANIFEST, TENSORS
+from zprime.errors import ArtifactError, UsageError
+from zprime.rng import generator
+
+
+def tensors(seed: int = 0) -> dict[str, Tensor]:
+    rng = generator(seed, "tensors")
+    return {
+        "b": torch.randn(4, 3, generator=rng),
+        "a": torch.randn(2, generator=rng, dtype=torch.float64),
+        "count": torch.arange(5),
+        "step": torch.tensor(3.0),
+    }
+
+
+def write(path: Path, seed: int = 0) -> artifact.Artifact:
+    return artifact.write(path, "model", config={"seed": seed, "hidden": [1, 2]}, tensors=tensors(seed), seed=seed)
+
+
+def litter(folder: Path) -> list[str]:
+    """What temporary files were left."""
+    return sorted(p.name for p in folder.rglob("*") if p.name.startswith("."))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_what_is_written_is_read_to_the_same_bits(tmp_path: Path) -> None:
+    written = artifact.write(
+        tmp_path / "deep" / "a", "model", config={"x": [1, {"y": None}]}, tensors=tensors(), key="k", seed=7, inputs={"data": "h"}
+    )
+    found = artifact.read(tmp_path / "deep" / "a", "model")
+    assert found == written
+    assert (found.config, found.key, found.seed, found.inputs) == ({"x": [1, {"y": None}]}, "k", 7, {"data": "h"})
+    back = found.tensors()
+    assert back.keys() == tensors().keys()
+    for name, value in tensors().items():
+        assert back[name].dtype == value.dtype
+        assert torch.equal(back[name], value)
+    assert "torch" in found.versions
+
+
+def test_same_content_gives_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a"), write(tmp_path / "b")
+    artifact.write(tmp_path / "c", "model", config={"hidden": [1, 2], "seed": 0}, tensors=dict(reversed(tensors().items())), seed=0)
+    assert content(tmp_path / "a") == content(tmp_path / "b") == content(tmp_path / "c")
+    assert a.hash == b.hash
+    assert a.hash != write(tmp_path / "d", seed=1).hash
+
+
+def test_views_strides_and_shared_memory_are_stored_as_the_values_they_are(tmp_path: Path) -> None:
+    x = torch.randn(3, 4, generator=generator(0))
+    given = {"whole": x, "same": x, "turned": x.T, "part": x[1:], "column": x[:, 2], "wide": x[:1].expand(5, 4)}
+    back = artifact.write(tmp_path / "a", "model", config={}, tensors=given).tensors()
+    for name, value in given.items():
+        assert torch.equal(back[name], value), name
+
+
+def test_extra_files_are_kept_and_hashed(tmp_path: Path) -> None:
+    found = artifact.write(tmp_path / "a", "model", config={}, extra={"curve.csv": b"1,2\n"})
+    assert (tmp_path / "a" / "curve.csv").read_bytes() == b"1,2\n"
+    assert set(found.files) == {"curve.csv"}
+
+
+def test_an_older_artefact_is_replaced_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    write(tmp_path / "a", seed=0)
+    (tmp_path / "a" / "stale").write_text("gone with the old artefact")
+    write(tmp_path / "a", seed=1)
+    assert torch.equal(artifact.read(tmp_path / "a").tensors()["b"], tensors(1)["b"])
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", MANIFEST, TENSORS]
+
+
+class Crash(BaseException):
+    """Not an error that anything may catch and go on."""
+
+
+@pytest.mark.parametrize("swap", [True, False], ids=["folders swapped", "two renames"])
+@pytest.mark.parametrize("old", [True, False], ids=["over an older one", "new"])
+@pytest.mark.parametrize("call", ["fsync", "replace", "rename", "chmod"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_crash_at_any_step_leaves_the_older_artefact_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, swap: bool, old: bool, call: str, at: int
+) -> None:
+    path = tmp_path / "a"
+    if old:
+        write(path, seed=0)
+    before = content(tmp_path)
+    if not swap:
+        monkeypatch.setattr(artifact, "_swap", lambda a, b: False)
+    real, calls = getattr(os, call), 0
+
+    def crash(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise Crash
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, crash)
+        try:
+            write(path, seed=1)
+        except Crash:
+            # either not yet in place, or (a crash of the very last flush) in place and whole
+            assert content(tmp_path) == before or artifact.read(path).tensors()["b"].equal(tensors(1)["b"])
+        else:
+            assert calls < at
+            assert artifact.read(path).tensors()["b"].equal(tensors(1)["b"])
+    assert litter(tmp_path) == []
+    write(path, seed=2)
+    assert artifact.read(path).seed == 2
+
+
+def test_systems_that_cannot_swap_folders_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    assert not artifact._swap(tmp_path / "a", tmp_path / "missing")
+    assert (tmp_path / "a").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (lambda f: f.write_bytes(f.read_bytes()[:-1]), "its SHA-256 is not the one in manifest.json: the file was truncated or altered"),
+        (lambda f: f.write_bytes(f.read_bytes()[:-1] + b"\xff"), "its SHA-256 is not the one in manifest.json"),
+        (lambda f: f.unlink(), r"cannot be read \(No such file or directory\); make the artefact again"),
+    ],
+    ids=["truncated", "altered", "missing"],
+)
+def test_damaged_tensors_are_refused_by_name(tmp_path: Path, damage, text: str) -> None:
+    found = write(tmp_path / "a")
+    damage(tmp_path / "a" / TENSORS)
+    with pytest.raises(ArtifactError, match=f"a/{TENSORS}: {text}"):
+        found.tensors()
+
+
+def test_files_that_the_manifest_does_not_list_are_not_read(tmp_path: Path) -> None:
+    found = write(tmp_path / "a")
+    (tmp_path / "a" / "planted.safetensors").write_bytes(artifact.pack(tensors()))
+    with pytest.raises(ArtifactError, match="a: its manifest.json lists no file planted.safetensors"):
+        found.tensors("planted.safetensors")
+
+
+def test_what_is_no_safetensors_file_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\x80\x04K\x01.")  # a pickle
+    with pytest.raises(ArtifactError, match="x: not a readable safetensors file"):
+        artifact.read_tensors(tmp_path / "x", None)
+
+
+def edit(path: Path, **changes: object) -> None:
+    manifest = json.loads((path / MANIFEST).read_text()) | changes
+    (path / MANIFEST).write_text(json.dumps({k: v for k, v in manifest.items() if v is not None}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"schema": 2}, r"written with schema 2, this zprime reads up to 1; upgrade zprime"),
+        # a newer schema may well lack what this one expects
+        ({"schema": 3, "config": None, "files": None}, r"written with schema 3, this zprime reads up to 1; upgrade zprime"),
+        ({"format": "other"}, r"not a readable zprime manifest \(KeyError\('format'\)\); make the artefact again"),
+        ({"config": None}, r"not a readable zprime manifest \(KeyError\('config'\)\)"),
+        ({"files": 3}, r"not a readable zprime manifest \(TypeError"),
+        ({"kind": "posteriors"}, r"a: expected an artefact of kind model, got posteriors"),
+    ],
+)
+def test_manifests_that_cannot_be_used_are_refused(tmp_path: Path, changes: dict[str, object], text: str) -> None:
+    write(tmp_path / "a")
+    edit(tmp_path / "a", **changes)
+    with pytest.raises(ArtifactError, match=text):
+        artifact.read(tmp_path / "a", "model")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\0", '"zprime"'])
+def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    assert not artifact.is_artifact(tmp_path)
+    with pytest.raises(ArtifactError, match="manifest.json: not a readable zprime manifest"):
+        artifact.read(tmp_path)
+
+
+def test_a_missing_artefact_is_named_with_what_was_wanted(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"nowhere: expected an artefact of kind model, found no manifest.json"):
+        artifact.read(tmp_path / "nowhere", "model")
+    with pytest.raises(ArtifactError, match=r"nowhere: expected an artefact, found no manifest.json"):
+        artifact.read(tmp_path / "nowhere")
+
+
+def test_a_folder_with_someone_elses_files_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("all of it")
+    with pytest.raises(UsageError, match="this folder holds files that zprime did not write; choose an empty or a new folder"):
+        write(tmp_path)
+    assert content(tmp_path) == {"thesis.tex": b"all of it"}
+
+
+def test_an_empty_folder_may_be_used_and_a_file_may_not(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"file: expected a folder, got a file; choose another path"):
+        write(tmp_path / "file")
+    for make in (write, artifact.make_folder):
+        with pytest.raises(UsageError, match=r"below: cannot write here \((Not a directory|a file is in the way)\); choose another folder"):
+            make(tmp_path / "file" / "below")
+
+
+def test_a_full_disk_is_an_error_of_ours_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    text = rf"{re.escape(TENSORS)}: cannot write \(No space left on device\); free some room or choose another folder"
+    with pytest.raises(UsageError, match=text):
+        write(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_move_that_the_system_refuses_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "rename", refused)
+    with pytest.raises(UsageError, match=r"a: cannot move the artefact here \(Permission denied\); choose another folder"):
+        write(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digest_ignores_the_order_of_keys_and_nothing_else() -> None:
+    assert artifact.digest({"a": 1, "b": [1, 2]}) == artifact.digest({"b": [1, 2], "a": 1})
+    assert artifact.digest({"a": 1, "b": [1, 2]}) != artifact.digest({"a": 1, "b": [2, 1]})
+
+
+def test_loading_an_artefact_of_another_kind_as_a_latent_distribution_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="a: expected a latent distribution, got an artefact of kind model"):
+        latent.load(tmp_path / "a")

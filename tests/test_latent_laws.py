@@ -1,0 +1,233 @@
+"""What must hold for every latent distribution, tested on every entry of the zoo."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracles import grid, hermite
+from scipy.stats import kstest, norm
+from torch import Tensor
+from zoo import ZOO, posteriors
+
+from zprime import distribution, latent
+from zprime.distribution import LatentDistribution
+from zprime.errors import ArrayError
+from zprime.kernels import dense, diagonal
+from zprime.posteriors import InMemory
+from zprime.rng import generator
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+GRID, AREA = grid()
+
+
+def r(name: str, d: int = 2, dtype: torch.dtype = torch.float64) -> LatentDistribution:
+    return ZOO[name](d, dtype)
+
+
+every_kind = pytest.mark.parametrize("name", ZOO)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+
+
+def odds(given: LatentDistribution, drawn: Tensor) -> float:
+    """Chance of draws at least as odd as these under the density, the smallest of three tests against quadrature.
+
+    The mean of log r over the draws (it sees scales and correlations), and a Kolmogorov-Smirnov test of each coordinate.
+    """
+    log_r = given.log_prob(GRID)
+    mass = log_r.exp() * AREA
+    mean = float(mass @ log_r)
+    var = float(mass @ (log_r - mean).square())
+    score = (float(given.log_prob(drawn).mean()) - mean) / math.sqrt(var / len(drawn))
+    found = [2 * norm.sf(abs(score))]
+    side = math.isqrt(len(GRID))
+    right = (GRID[:side, 1] + math.sqrt(AREA) / 2).numpy()  # of each cell: there the distribution function is the sum so far
+    for j in range(2):
+        cdf = mass.reshape(side, side).sum(1 - j).cumsum(0).numpy()
+        found.append(kstest(drawn[:, j].double().numpy(), lambda t, cdf=cdf: np.interp(t, right, cdf)).pvalue)
+    return float(min(found))
+
+
+@every_dtype
+@every_kind
+def test_density_adds_up_to_one(name: str, dtype: torch.dtype) -> None:
+    total = float(r(name, dtype=dtype).log_prob(GRID).exp().sum()) * AREA
+    assert total == pytest.approx(1, abs=1e-6)
+
+
+@every_kind
+def test_compensation_identity_by_quadrature(name: str) -> None:
+    """sum w_i KL(q_i || r) = I + KL(qbar || r), every term on nodes of its own."""
+    p, given = posteriors(2), r(name)
+    nodes, weights = hermite(p.mean, p.scale)
+    log_q = -p.scale.log().sum(1) - math.log(2 * math.pi) - 1  # E_q[log q] = -entropy, exact
+    left = float((log_q - given.log_prob(nodes.reshape(-1, 2)).reshape(p.n, -1) @ weights).mean())
+    information = float((log_q - p.log_prob(nodes.reshape(-1, 2)).reshape(p.n, -1) @ weights).mean())
+    log_qbar, log_r = p.log_prob(GRID), given.log_prob(GRID)
+    hole = float((log_qbar.exp() * (log_qbar - log_r)).sum()) * AREA
+    assert 0 < information < math.log(p.n)
+    assert left == pytest.approx(information + hole, abs=2e-5)
+
+
+@every_kind
+def test_draws_follow_the_density(name: str) -> None:
+    given = r(name)
+    assert odds(given, given.sample(4000, rng=generator(1, name))) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [lambda z: 1.2 * z, lambda z: z / 1.2, lambda z: z + 0.25, lambda z: z[:, [1, 0]] * torch.tensor([1.0, -1.0])],
+    ids=["scale 20% large", "scale 20% small", "shifted by 0.25", "correlation reversed"],
+)
+@pytest.mark.parametrize("name", ["gaussian", "mixture", "aggregated"])
+def test_the_test_of_draws_trips_on_a_planted_error(name: str, plant) -> None:
+    given = r(name)
+    assert odds(given, plant(given.sample(4000, rng=generator(1, name)))) < 1e-4
+
+
+@every_dtype
+@every_kind
+def test_draws_are_of_the_stored_dtype_and_decided_by_the_generator_alone(name: str, dtype: torch.dtype) -> None:
+    given = r(name, 3, dtype)
+    before = torch.get_rng_state()
+    a, b, c = (given.sample(7, rng=generator(s, "draws")) for s in (0, 0, 1))
+    stored = [t.dtype for t in given.tensors().values()] or [torch.float32]
+    assert a.shape == (7, 3)
+    assert a.dtype in stored
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_dtype
+@every_kind
+def test_saved_and_loaded_to_the_same_bits(name: str, dtype: torch.dtype, tmp_path) -> None:
+    given = r(name, 3, dtype)
+    written = given.save(tmp_path / "a", key="k", seed=3, posteriors="hash")
+    back = latent.load(tmp_path / "a")
+    again = distribution.rebuild(given.kind, given.config(), given.tensors())
+    z = posteriors(3).mean
+    for other in (back, again):
+        assert type(other) is type(given)
+        assert (other.label, other.bytes, other.holds_rows) == (given.label, given.bytes, given.holds_rows)
+        assert torch.equal(other.log_prob(z), given.log_prob(z))
+        assert torch.equal(other.sample(9, rng=generator(0)), given.sample(9, rng=generator(0)))
+    assert (written.seed, written.key, written.inputs) == (3, "k", {"posteriors": "hash"})
+    back.save(tmp_path / "b", key="k", seed=3, posteriors="hash")
+    for file in sorted(p.name for p in (tmp_path / "a").iterdir()):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+@every_kind
+def test_log_prob_does_not_depend_on_blocks_or_company(name: str, monkeypatch) -> None:
+    given = r(name, 3)
+    z = 3 * torch.randn(40, 3, generator=generator(0, "z"), dtype=torch.float64)
+    whole = given.log_prob(z)
+    assert whole.dtype == torch.float64
+    monkeypatch.setattr(diagonal, "POINTS", 7)
+    monkeypatch.setattr(diagonal, "COMPONENTS", 5)
+    monkeypatch.setattr(diagonal, "PANEL", 11)
+    monkeypatch.setattr(dense, "POINTS", 7)
+    torch.testing.assert_close(given.log_prob(z), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.cat([given.log_prob(b) for b in z.split(9)]), whole, rtol=1e-12, atol=1e-12)
+
+
+@every_kind
+def test_far_from_all_mass_the_log_density_is_low_and_finite(name: str) -> None:
+    far = r(name).log_prob(torch.tensor([[1e4, 0.0], [0.0, -1e4]], dtype=torch.float64))
+    assert torch.isfinite(far).all()
+    assert (far < -1e5).all()
+
+
+@every_kind
+def test_log_prob_refuses_what_is_no_point_of_its_space(name: str, unchecked: None) -> None:
+    given = r(name, 3)
+    with pytest.raises(ArrayError, match=r"z: expected shape \[n, 3\], got \[4, 2\]"):
+        given.log_prob(torch.zeros(4, 2))
+    with pytest.raises(ArrayError, match=r"z: expected finite numbers, got nan in 1 of 4 rows \(row 2\)"):
+        given.log_prob(torch.tensor([[0.0] * 3, [0.0] * 3, [0.0, math.nan, 0.0], [0.0] * 3]))
+
+
+def tilted(name: str, q: InMemory, draws: int = 1):
+    given = r(name)
+    out = given.tilt(q.mean, q.scale, draws=draws, rng=generator(0, "tilt"))
+    if out is None:
+        pytest.skip("no closed form is known")
+    return given, out
+
+
+def narrow() -> InMemory:
+    """Three posteriors with scales below 1, where every tilt is finite."""
+    return InMemory(
+        torch.tensor([[1.2, -0.4], [0.0, 0.3], [-1.5, -1.1]], dtype=torch.float64),
+        torch.tensor([[0.5, 0.6], [0.9, 0.3], [0.4, 0.8]], dtype=torch.float64),
+    )
+
+
+def log_product(q: InMemory, i: int, given: LatentDistribution) -> tuple[Tensor, Tensor]:
+    """log q_i and log(r/p) on the grid."""
+    log_q = -0.5 * ((GRID - q.mean[i]) / q.scale[i]).square().sum(1) - q.scale[i].log().sum() - math.log(2 * math.pi)
+    log_p = -0.5 * GRID.square().sum(1) - math.log(2 * math.pi)
+    return log_q, given.log_prob(GRID) - log_p
+
+
+@every_kind
+def test_evidence_gain_is_the_integral_and_exceeds_the_code_gain_by_a_kl(name: str) -> None:
+    """(b) = log E_q[r/p], and (b) - (a) = KL(q || q_r), with q_r normalised by quadrature."""
+    q = narrow()
+    given, out = tilted(name, q)
+    for i in range(q.n):
+        log_q, gap = log_product(q, i, given)
+        integral = float(torch.logsumexp(log_q + gap, 0) + math.log(AREA))
+        code_gain = float((log_q.exp() * gap).sum()) * AREA
+        log_q_r = log_q + gap - integral
+        kl = float((log_q.exp() * (log_q - log_q_r)).sum()) * AREA
+        assert float(out.log_ratio[i]) == pytest.approx(integral, abs=1e-6)
+        assert float(out.log_ratio[i]) - code_gain == pytest.approx(kl, abs=1e-6)
+        assert kl >= -1e-9
+
+
+@every_kind
+def test_tilted_draws_follow_q_r(name: str) -> None:
+    """First and second moments of 4,000 draws against quadrature, within 4.5 standard errors."""
+    q = narrow()
+    given, out = tilted(name, q, 4000)
+    for i in range(q.n):
+        log_q, gap = log_product(q, i, given)
+        mass = torch.softmax(log_q + gap, 0)
+        z = out.draws[i].double()
+        for f in (lambda z: z, lambda z: z.square(), lambda z: z.prod(1, keepdim=True)):
+            expected = mass @ f(GRID)
+            stderr = ((mass @ f(GRID).square() - expected.square()) / len(z)).sqrt()
+            assert ((f(z).mean(0) - expected).abs() < 4.5 * stderr).all()
+
+
+@every_kind
+def test_tilt_does_not_depend_on_blocks(name: str, monkeypatch) -> None:
+    q = posteriors(2)
+    _, whole = tilted(name, q, 3)
+    monkeypatch.setattr("zprime.components.PAIRS", 7)
+    _, pieces = tilted(name, q, 3)
+    torch.testing.assert_close(pieces.log_ratio, whole.log_ratio, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(pieces.draws, whole.draws, rtol=1e-10, atol=1e-12)
+
+
+@every_kind
+def test_storage_is_counted_and_rows_are_owned_up_to(name: str) -> None:
+    given = r(name, 5)
+    assert given.bytes == sum(t.numel() * t.element_size() for t in given.tensors().values())
+    assert given.holds_rows == ("aggregated" in name)
+    assert f"d=5, {given.bytes} bytes" in repr(given)
+
+
+def test_every_registered_kind_is_in_the_zoo() -> None:
+    assert set(distribution.REGISTRY) == {r(name).kind for name in ZOO}
+
+
+def test_loading_says_what_does_not_fit() -> None:
+    with pytest.raises(distribution.ArtifactError, match="unknown kind of latent distribution 'nonsense'; this zprime knows aggregated, "):
+        distribution.rebuild("nonsense", {}, {})
+    for kind, config in {"gaussian": {}, "prior": {"dim": "many"}, "defensive": {"epsilon": 0.1}}.items():
+        with pytest.raises(distribution.ArtifactError, match=f"latent distribution {kind}: its configuration and tensors do not fit"):
+            distribution.rebuild(kind, config, {})
