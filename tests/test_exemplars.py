@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from zprime.arrays import standard_log_prob
-from zprime.components import Full
+from zprime.components import Diagonal, Full
 from zprime.distribution import rebuild
 from zprime.errors import UsageError
 from zprime.kernels import diagonal_log_ratio
 from zprime.latent import smoothed
 from zprime.latent.aggregated import AggregatedSettings
+from zprime.latent.choose import Codes
 from zprime.latent.exemplars import GRID, Exemplars, ExemplarsSettings
 from zprime.latent.gaussian import GaussianSettings, moments
 from zprime.latent.subset import k_medoids, npmle
@@ -325,68 +326,126 @@ def test_medoids_of_duplicates():
 
 
 def test_medoids_cover_better_than_random_rows():
-    train, selection, heldout = memorising()
-    z = heldout.draw(rng=generator(0, "cover"))
+    rng = generator(0, "cover")
+    centre = 4 * torch.randn(12, 2, generator=rng, dtype=torch.float64)
+
+    def some(n: int) -> InMemory:
+        mean = centre[torch.randint(12, (n,), generator=rng)] + 0.2 * torch.randn(n, 2, generator=rng, dtype=torch.float64)
+        return InMemory(mean, torch.full((n, 2), 0.2, dtype=torch.float64))
+
+    train, selection, heldout = some(400), some(100), some(300)
+    z = heldout.draw(rng=generator(0, "held out"))
     score = {}
     for subset in ("random", "kmedoids"):
-        r = fit(train, selection, rows=20, subset=subset, covariance="full").distribution
-        assert len(r.mean) == 20
+        r = fit(train, selection, rows=12, subset=subset).distribution
+        assert len(r.mean) == 12
         score[subset] = float(r.log_prob(z).mean())
-    assert score["kmedoids"] > score["random"]
+    assert score["kmedoids"] > score["random"] + 0.3
 
 
-def codes_for(selection: InMemory):
-    from zprime.latent.choose import Codes
-
+def codes_for(selection: InMemory) -> Codes:
     return Codes.draw(selection, rng=generator(0, "codes"), points=600)
 
 
+def themselves(q: InMemory) -> Diagonal:
+    """Every row's own posterior as its component."""
+    return Diagonal(q.log_weights, q.mean, q.scale)
+
+
 def test_npmle_takes_the_step_of_the_theory_page():
-    """Against a loop: one step from equal weights, w_k <- mean_i w_k E_ik / sum_l w_l E_il with E_ii = 0."""
-    q = posteriors(15, 2)
-    q = InMemory(q.mean, q.scale.clamp(max=0.8))
+    """Against the formula: w_k <- mean_i w_k E_ik / sum_l w_l E_il with E_ii = 0, from the rows' weights."""
+    q = posteriors(15, 2, weighted=True)
+    q = InMemory(q.mean, q.scale.clamp(max=0.8), weights=q.weights)
     e = diagonal_log_ratio(q.mean, q.scale, q.mean, q.scale).exp().fill_diagonal_(0)
-    w = torch.full((15,), 1 / 15, dtype=torch.float64)
-    likelihood = []
+    w = q.weights
+    likelihood, gain = [], []
+    codes = codes_for(posteriors(20, 2, name="other"))
     for _ in range(61):
-        likelihood.append(float((e @ w).log().mean()))
-        w = w * (e / (e @ w)[:, None]).mean(0)
-    found = npmle(q, 0, codes_for(q), rng=generator(0))
+        likelihood.append(float(q.weights @ (e @ w).log()))
+        log_r = torch.log(Independent(Normal(q.mean, q.scale), 1).log_prob(codes.z[:, None]).exp() @ w)
+        gain.append(max(float(codes.gain(log_r, share).mean()) for share in (0, 0.01, 0.05, 0.1)))
+        w = w * (q.weights @ (e / (e @ w)[:, None]))
+    found = npmle(q, themselves(q), 0, codes, rng=generator(0))
     assert found.trace["likelihood"] == pytest.approx(likelihood, abs=1e-9)
+    assert found.trace["gain"] == pytest.approx(gain, abs=1e-9)
+    assert gain[found.steps] == max(gain)
 
 
 def test_npmle_likelihood_never_falls_and_the_best_step_is_taken():
     train, selection, _ = memorising()
     wide = InMemory(train.mean, train.scale * 8)
-    found = npmle(wide, 0, codes_for(selection), rng=generator(0))
+    found = npmle(wide, themselves(wide), 0, codes_for(selection), rng=generator(0))
     likelihood, gain = found.trace["likelihood"], found.trace["gain"]
     assert all(b >= a - 1e-9 for a, b in zip(likelihood, likelihood[1:], strict=False))
     assert likelihood[-1] > likelihood[0] + 0.01
     assert found.steps == max(range(len(gain)), key=lambda i: gain[i])
-    assert gain[found.steps] >= gain[0]
 
 
 def test_npmle_drops_what_selection_does_not_want():
-    """Half of the training rows lie where no selection row does, and where the others do not explain them."""
+    """Half of the training rows lie where no selection row does, and far from each other."""
     rng = generator(0, "junk")
-    good = torch.randn(100, 2, generator=rng, dtype=torch.float64)
-    junk = 6 * torch.randn(100, 2, generator=rng, dtype=torch.float64) + 8
-    q = InMemory(torch.cat([good, junk]), torch.full((200, 2), 0.4, dtype=torch.float64))
-    selection = InMemory(torch.randn(100, 2, generator=rng, dtype=torch.float64), torch.full((100, 2), 0.4, dtype=torch.float64))
-    r = fit(q, selection, subset="npmle", rows=60, bandwidth=0.0).distribution
+
+    def good(n: int) -> torch.Tensor:
+        return torch.randn(n, 2, generator=rng, dtype=torch.float64)
+
+    q = InMemory(torch.cat([good(100), 6 * good(100) + 8]), torch.full((200, 2), 0.4, dtype=torch.float64))
+    selection = InMemory(good(100), torch.full((100, 2), 0.4, dtype=torch.float64))
+    done = fit(q, selection, subset="npmle", rows=60, bandwidth=0.0)
+    r = done.distribution
     assert len(r.mean) == 60
-    z = selection.draw(rng=generator(0, "z"))
-    equal = fit(q, selection, bandwidth=0.0).distribution
-    assert float(r.log_prob(z).clamp(min=-50).mean()) > float(equal.log_prob(z).clamp(min=-50).mean())
+    assert done.chosen["steps"] > 0
     assert float(r.weights.sum()) == pytest.approx(1)
+    wanted = (r.mean[:, None] == q.mean[:100]).all(2).any(1)
+    assert float(r.weights[wanted].sum()) > 0.6
+    codes = codes_for(selection)
+    equal = fit(q, selection, bandwidth=0.0).distribution
+    assert float(codes.gain(r.log_prob(codes.z), 0.05).mean()) > float(codes.gain(equal.log_prob(codes.z), 0.05).mean()) + 0.05
+
+
+def test_npmle_smooths_before_it_weighs():
+    """Narrow posteriors do not see each other: on them as they are the first step already overfits."""
+    train, selection, heldout = memorising()
+    alone = npmle(train, themselves(train), 0, codes_for(selection), rng=generator(0))
+    assert alone.steps == 0
+    done = fit(train, selection, subset="npmle")
+    assert done.trace["gain"][done.chosen["steps"]] > max(alone.trace["gain"]) + 1
+    z = heldout.draw(rng=generator(0, "held out"))
+    assert float((done.distribution.log_prob(z) - standard_log_prob(z)).mean()) > 0.1
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_npmle_takes_at_most_2000_rows_and_breaks_ties_at_random(monkeypatch, covariance):
+    monkeypatch.setattr("zprime.latent.exemplars.NPMLE_ROWS", 100)
+    monkeypatch.setattr("zprime.latent.subset.NPMLE_STEPS", 0)
+    train, selection, _ = memorising()
+    r = fit(train, selection, subset="npmle", rows=50, covariance=covariance).distribution
+    position = (r.mean[:, None] == train.mean).all(2).nonzero()[:, 1]
+    assert len(position) == 50
+    assert position.double().mean() == pytest.approx(149.5, abs=5 * 300 / math.sqrt(12 * 50))
+    torch.testing.assert_close(r.weights, torch.full((50,), 0.02, dtype=torch.float64))
 
 
 def test_npmle_with_scales_above_1_stays_finite():
     q = posteriors(20, 2)
     q = InMemory(q.mean, q.scale * 3)
-    found = npmle(q, 5, codes_for(q), rng=generator(0))
+    found = npmle(q, themselves(q), 5, codes_for(q), rng=generator(0))
     assert all(math.isfinite(v) for v in found.trace["likelihood"])
     assert len(found.rows) == 5
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_rows_of_weight_zero_count_for_nothing(covariance):
+    q = posteriors(6, 2)
+    weights = torch.tensor([0.5, 0, 0.25, 0.25, 0, 0], dtype=torch.float64)
+    some = InMemory(q.mean, q.scale, weights=weights)
+    few = InMemory(q.mean[[0, 2, 3]], q.scale[[0, 2, 3]], weights=weights[[0, 2, 3]])
+    z = points(20, 2)
+    a, b = (fit(p, bandwidth=0.3, covariance=covariance).distribution for p in (some, few))
+    torch.testing.assert_close(a.log_prob(z), b.log_prob(z), atol=1e-10, rtol=0)
+    p = InMemory(q.mean, q.scale.clamp(max=0.9))
+    torch.testing.assert_close(
+        a.tilt(p.mean, p.scale, draws=0, rng=generator(0)).log_ratio, b.tilt(p.mean, p.scale, draws=0, rng=generator(0)).log_ratio
+    )
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ def test_full_mixture_equals_torchs(d: int, scale: float) -> None:
 @pytest.mark.parametrize(("d", "scale"), [(16, 0.01), (32, 0.003), (64, 0.1)])
 def test_float32_storage_loses_nothing_near_the_components(d: int, scale: float) -> None:
     """Stored as float32, summed in float64: the same numbers as torch's mixture of the very same stored values."""
-    z, mean, scales, log_weight = (t.float() for t in case(500, d, scale))
+    *tensors, log_weight = case(500, d, scale)
+    z, mean, scales = (t.float() for t in tensors)
     z = z[:12]
     found = mixture_log_prob(z, mean, scales, log_weight)
     assert found.dtype == torch.float64
@@ -93,7 +94,7 @@ def test_leave_out_equals_a_brute_force_mask_at_every_tile_size(tiles: tuple[int
 
 @pytest.mark.parametrize("points", [1, 5, 8192])
 def test_full_mixture_does_not_depend_on_blocks(points: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    z, mean, scales, log_weight = case(6, 3, 0.4)
+    z, mean, scales, log_weight = case(12, 3, 0.4)
     whole = full_mixture_log_prob(z, mean, torch.diag_embed(scales), log_weight)
     monkeypatch.setattr(dense, "POINTS", points)
     torch.testing.assert_close(full_mixture_log_prob(z, mean, torch.diag_embed(scales), log_weight), whole, rtol=1e-13, atol=0)

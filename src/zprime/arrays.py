@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.errors import ArrayError
+from zprime.errors import ArrayError, NumericalError
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -55,7 +55,7 @@ def check_finite(name: str, x: Tensor) -> None:
 
 
 def gaussian_log_prob(
-    z: Float[Tensor, "*n d"], mean: Float[Tensor, "*n d"], scale: Float[Tensor, "*n d"]
+    z: Float[Tensor, "*n d"], mean: Float[Tensor, "*#n d"], scale: Float[Tensor, "*#n d"]
 ) -> Float[Tensor, "*n"]:
     """Log-density in nats of diagonal Gaussians, row by row: log N(z; mean, diag(scale^2))."""
     d = z.shape[-1]
@@ -72,3 +72,19 @@ def standard_log_prob(z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
 def standard_kl(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """KL(N(mean, scale^2) || N(0, 1)) in nats, per row and dimension (Kingma & Welling 2014, B)."""
     return 0.5 * (mean.square() + scale.square() - 1) - scale.log()
+
+
+def cholesky(name: str, covariance: Float[Tensor, "*k d d"]) -> Float[Tensor, "*k d d"]:
+    """Cholesky factors of covariances.
+
+    Raises:
+        NumericalError: one is not positive definite in double precision.
+    """
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    if bool((info != 0).any()):
+        var = covariance.diagonal(dim1=-2, dim2=-1)
+        raise NumericalError(
+            f"{name}: a covariance is not positive definite in double precision (variances from {float(var.min()):.1e} to "
+            f"{float(var.max()):.1e}); drop rows that lie far from all others, or use diagonal covariances"
+        )
+    return factor

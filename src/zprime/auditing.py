@@ -402,7 +402,8 @@ def _warnings(data: Mapping[str, Any], heldout: InMemory) -> list[str]:
     wide = int((heldout.scale > 1).any(1).sum())
     if wide:
         out.append(
-            f"{wide} of {heldout.n} held-out posteriors are wider than the prior in some dimension: the encoder is inexact there, and the evidence gain with it"
+            f"{wide} of {heldout.n} held-out posteriors are wider than the prior in some dimension: "
+            "the encoder is inexact there, and the evidence gain with it"
         )
     return out
 

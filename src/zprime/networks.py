@@ -1,6 +1,7 @@
 """Small encoders and decoders: enough to train a useful VAE on a laptop."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -27,7 +28,7 @@ class Head(nn.Module):
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), nn.SiLU()]
     return nn.Sequential(*layers)
 
@@ -60,7 +61,7 @@ class MLPDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Likelihood parameters, shape [n, *shape]."""
         out: Tensor = self.out(self.body(z))
-        return out.unflatten(1, self.shape)
+        return out.reshape(len(z), *self.shape)
 
 
 class ConvEncoder(nn.Module):

@@ -196,7 +196,7 @@ class Run:
     def audit(
         self, settings: AuditSettings = AuditSettings(), *, seed: int, names: Sequence[str] | None = None
     ) -> Audit:
-        """Measure the fitted kinds (all that are there, or those named); write `audit` and, of the winner, `generator`."""
+        """Measure the fitted kinds (all, or those named); write `audit`, and `generator` of the winner."""
         source = self._need("model", "model", "train")
         posteriors = {s: self._posteriors(s) for s in SPLITS}
         names = list(names) if names is not None else self.fitted
@@ -225,7 +225,7 @@ class Run:
         return result
 
     def export(self, name: str, path: Path) -> GenerativeModel:
-        """Write the generative model with the latent distribution called `name`: decoder and r(z), no training data of their own."""
+        """Write the generative model with the latent distribution called `name`: decoder and r(z), nothing else."""
         model = self.generative(name)
         source = artifact.read(self.path / "model", "model")
         inputs = {"model": source.hash}

@@ -122,7 +122,7 @@ class Posteriors(ABC):
         """Where each row id stands in `row_ids`, or -1."""
         order = self.row_ids.argsort()
         ranked = self.row_ids[order]
-        at = torch.searchsorted(ranked, ids).clamp(max=self.n - 1)
+        at = torch.searchsorted(ranked, ids.contiguous()).clamp(max=self.n - 1)
         return torch.where(ranked[at] == ids, order[at], -1)
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:

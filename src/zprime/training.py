@@ -128,7 +128,7 @@ def train(
     check_data(vae, rows)
     check_data(vae, selection)
     if not any(p.requires_grad for p in vae.parameters()):
-        vae.requires_grad_(True)  # it was trained before, and is to be trained on
+        vae.requires_grad_(requires_grad=True)  # it was trained before, and is to be trained on
     epochs = settings.plan(len(rows))
     optimiser = torch.optim.Adam(vae.parameters(), lr=settings.lr, fused=True)
     parts = [_fingerprint(rows), _fingerprint(selection), repr(vae), _hash(vae.state_dict())]
@@ -170,7 +170,7 @@ def train(
     if checkpoint is not None:
         state.save(checkpoint, key)
     vae.load_state_dict({k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")})
-    vae.eval().requires_grad_(False)
+    vae.eval().requires_grad_(requires_grad=False)
     return Trained(vae, state.best_epoch, state.history, stopped)
 
 

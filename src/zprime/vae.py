@@ -90,7 +90,7 @@ class VAE(nn.Module):
 
     @classmethod
     def build(cls, shape: tuple[int, ...], settings: VAESettings, *, seed: int = 0) -> "VAE":
-        """Make an untrained VAE for data of `shape`; the seed decides its weights, and torch's own generator does not move."""
+        """Make an untrained VAE for data of `shape`; the seed decides its weights, torch's generator does not move."""
         settings = settings.resolve(tuple(shape))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(seed, "weights").initial_seed())
@@ -150,7 +150,7 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: 
         vae.load_state_dict(dict(tensors), strict=True)
     except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
         raise ArtifactError(f"{where}: weights and settings do not fit together ({error})") from error
-    return vae.eval().requires_grad_(False)
+    return vae.eval().requires_grad_(requires_grad=False)
 
 
 def rebuild_decoder(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: Path | str) -> VAE:
@@ -167,7 +167,7 @@ def rebuild_decoder(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *,
         out.load_state_dict(dict(tensors), strict=True)
     except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
         raise ArtifactError(f"{where}: weights and settings do not fit together ({error})") from error
-    return out.eval().requires_grad_(False)
+    return out.eval().requires_grad_(requires_grad=False)
 
 
 class _NoEncoder(nn.Module):

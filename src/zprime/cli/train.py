@@ -33,6 +33,7 @@ def train(
         job.train(data, network, training, seed=seed, before=lambda heavy: set_threads(heavy=heavy))
     found = job.summary()
     say(
-        f"{out / 'model'}: best epoch {found['epoch']} of {found['epochs']} ({found['stopped']}); ELBO on the selection split {found['elbo']:.2f} nats per row"
+        f"{out / 'model'}: best epoch {found['epoch']} of {found['epochs']} ({found['stopped']}); "
+        f"ELBO on the selection split {found['elbo']:.2f} nats per row"
     )
     give({"model": out / "model", **found})

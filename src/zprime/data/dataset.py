@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import check_finite
-from zprime.data.sources import Source, read_source
+from zprime.data.sources import Array, Source, read_source
 from zprime.errors import ArrayError, UsageError
 from zprime.rng import generator
 
@@ -185,7 +185,7 @@ def load(settings: DataSettings, *, seed: int = 0) -> Dataset:
     return Dataset(read_source(settings.data), settings, seed=seed)
 
 
-def _labels(y: np.ndarray[Any, Any]) -> Tensor:
+def _labels(y: Array) -> Tensor:
     """Any labels as integers 0, 1, ..."""
     if y.dtype.kind in "iub":
         return torch.from_numpy(y.astype(np.int64))

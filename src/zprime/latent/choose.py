@@ -15,6 +15,9 @@ from zprime.rng import fork
 SHARES = (0.0, 0.01, 0.05, 0.1)
 """Shares of the prior that every kind is tried with (theory page, section 3, heavy tails)."""
 
+WORTH = 0.01
+"""Nats that a share of the prior must earn to be mixed in at all."""
+
 TIE = 0.05
 """Nats below which a difference is no difference."""
 
@@ -43,10 +46,12 @@ class Codes:
 
 
 def best_share(codes: Codes, r: LatentDistribution) -> tuple[float, Float[Tensor, " n"]]:
-    """The prior's share with the best mean code gain, and each row's gain with it."""
+    """The prior's share with the best mean code gain (none where it earns less than 0.01 nats), and each row's gain."""
     log_prob = r.log_prob(codes.z)
     gains = {e: codes.gain(log_prob, e) for e in SHARES}
     best = max(SHARES, key=lambda e: float(gains[e].mean()))
+    if float(gains[best].mean() - gains[0.0].mean()) < WORTH:
+        best = 0.0
     return best, gains[best]
 
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zprime.arrays import cholesky
 from zprime.components import Diagonal, Full
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
@@ -121,7 +122,7 @@ class GaussianSettings:
         if self.covariance == "diagonal":
             factor = covariance.diagonal().sqrt()
         else:
-            factor = torch.linalg.cholesky(covariance)
+            factor = cholesky("gaussian", covariance)
         return Fit(Gaussian(mean.to(dtype), factor.to(dtype)), Outcome(message="exact, in closed form"))
 
     def _low_rank(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import blocks
+from zprime.arrays import blocks, cholesky
 from zprime.components import Diagonal, Full
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
@@ -81,7 +81,7 @@ class MixtureSettings:
         """Run EM from k-means++ starts, for one K or for each K of the ladder.
 
         Raises:
-            UsageError: unknown covariance, or more components than rows.
+            UsageError: unknown covariance, more components than rows, or no iterations.
         """
         if self.covariance not in ("full", "diagonal"):
             raise UsageError(f"covariance: expected full or diagonal, got {self.covariance!r}")
@@ -89,6 +89,8 @@ class MixtureSettings:
             raise UsageError(
                 f"components: expected 1 to {train.n} (the number of posteriors), or 0 to choose, got {self.components}"
             )
+        if self.iterations < 1:
+            raise UsageError(f"iterations: expected at least 1, got {self.iterations}")
         data = train.gather()
         if self.components:
             mixture, outcome, trace = self._reduce(data, self.components, rng, progress)
@@ -124,13 +126,18 @@ class MixtureSettings:
             if len(trace) > 1 and trace[-1] - trace[-2] < self.tolerance:
                 break
             state = new
+        else:
+            new = None  # every step was taken
         progress(f"mixture({k})", self.iterations, self.iterations)
         mixture = em.finish(state, data.mean.dtype)
-        if len(trace) == self.iterations and self.iterations > 1 and trace[-1] - trace[-2] >= self.tolerance:
-            return mixture, Outcome(False, f"the bound still rose by {trace[-1] - trace[-2]:.1e} nats after {self.iterations} steps: usually harmless; raise iterations"), trace
-        if len(mixture.mean) < k:
-            return mixture, Outcome(True, f"{k - len(mixture.mean)} of {k} components were left without data and dropped: the data need no more; lower components"), trace
-        return mixture, Outcome(True, f"converged in {len(trace)} steps"), trace
+        outcome = Outcome(message=f"converged in {len(trace)} steps")
+        if new is None:
+            rise = f"rose by {trace[-1] - trace[-2]:.1e} nats" if len(trace) > 1 else "was looked at once"
+            outcome = Outcome(False, f"the bound still {rise} after {len(trace)} steps: usually harmless; raise iterations")
+        elif len(mixture.mean) < k:
+            gone = k - len(mixture.mean)
+            outcome = Outcome(message=f"{gone} of {k} components were left without data and dropped: lower components")
+        return mixture, outcome, trace
 
 
 @dataclass(frozen=True)
@@ -203,7 +210,7 @@ class ComponentEM:
             shift = precision * state.mean
             second, log_det = -0.5 * precision, precision.log().sum(1)
         else:
-            factor = torch.linalg.cholesky(state.covariance)
+            factor = cholesky(f"mixture({len(state.mean)})", state.covariance)
             inverse = torch.cholesky_inverse(factor)
             shift = torch.einsum("kij,kj->ki", inverse, state.mean)
             second = -0.5 * inverse[:, self.upper[0], self.upper[1]] * self.twice
@@ -248,5 +255,5 @@ class ComponentEM:
         if self.diagonal:
             factor = state.covariance.sqrt() * self.unit
         else:
-            factor = torch.linalg.cholesky(state.covariance) * self.unit[:, None]
+            factor = cholesky(f"mixture({len(state.mean)})", state.covariance) * self.unit[:, None]
         return Mixture(state.log_weight.to(dtype), mean.to(dtype), factor.to(dtype))

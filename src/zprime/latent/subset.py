@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import blocks, gaussian_log_prob, standard_log_prob
+from zprime.arrays import LOG_2PI, blocks, standard_log_prob
+from zprime.components import Diagonal
 from zprime.distribution import Progress, silent
 from zprime.kernels import diagonal_log_ratio
 from zprime.latent.choose import SHARES, Codes
 from zprime.posteriors import InMemory
 
-NPMLE_ROWS = 2000
 NPMLE_STEPS = 60
 PAIRS = 1 << 22
 TINY = 1e-9  # a weight that counts as none, as a share of the equal one
@@ -54,7 +54,7 @@ class Subset:
 def at_random(data: InMemory, k: int, *, rng: torch.Generator) -> Subset:
     """`k` rows without replacement, with their weights renormalised."""
     rows = torch.randperm(data.n, generator=rng)[:k]
-    return Subset.of(rows, None if data.weights is None else data.weights.double()[rows])
+    return Subset.of(rows, None if data.weights is None else data.weights[rows])
 
 
 def k_medoids(
@@ -122,32 +122,39 @@ def _nearest(x: Float[Tensor, "n d"], y: Float[Tensor, "k d"]) -> tuple[Int[Tens
 
 
 def npmle(
-    data: InMemory, k: int, codes: Codes, *, rng: torch.Generator, progress: Progress = silent
+    data: InMemory, components: Diagonal, k: int, codes: Codes, *, rng: torch.Generator, progress: Progress = silent
 ) -> Subset:
     """Nonparametric maximum likelihood of the mixing weights on fixed components, stopped early (theory, section 4).
 
-    `w_k <- mean_i w_k E_ik / sum_l w_l E_il` with `E_ik = E_{q_i}[q_k/p]` and `E_ii = 0`, so that no row explains itself.
-    No step lowers `mean_i log sum_l w_l E_il`. Its limit is discrete: the step with the best code gain on the
-    selection split is taken (with the best share of the prior), and of its weights the `k` largest (0: all).
+    `w_k <- mean_i w_k E_ik / sum_l w_l E_il` with `E_ik = E_{q_i}[r_k/p]` for component r_k, made from row k, and
+    `E_ii = 0`: no row explains itself. No step lowers `mean_i log sum_l w_l E_il`. Its limit is discrete, so the step
+    with the best code gain on the selection split is taken (with the best share of the prior).
 
-    At most 2,000 rows, chosen at random, take part. Scales of the q_i that average are capped at 1, the prior's: above
-    it E may be infinite, which proves that posterior inexact and says nothing of the weights.
+    Args:
+        data: the rows, with the weights to start from.
+        components: one for each of them.
+        k: keep the `k` largest weights (of equal ones some at random); 0 keeps all that are not nothing.
+        codes: of the selection split.
+        rng: for the choice among equal weights.
+        progress: called once a step.
     """
-    rows = torch.randperm(data.n, generator=rng)[:NPMLE_ROWS].sort().values
-    mass = data.log_weights.exp()[rows]
-    weight = mass = mass / mass.sum()
+    mass = data.log_weights.exp()
+    if data.n < 2:
+        return Subset.of(torch.arange(data.n), mass)
+    # above a scale of 1, the prior's, E may be infinite: that proves this posterior inexact and says nothing of weights
+    mean, scale = data.mean.double(), data.scale.double().clamp(max=1)
+    m, t = components.mean.double(), components.scale.double()
+    e = torch.cat([diagonal_log_ratio(mean[b], scale[b], m, t) for b in blocks(data.n, 256)])
+    e.fill_diagonal_(-torch.inf)
+    peak = e.amax(1, keepdim=True)
+    e = e.sub_(peak).exp_()
+    some = max(1, PAIRS // (data.n * data.d))
+    density = torch.cat([((codes.z[b, None] - m) / t).square_().sum(2) for b in blocks(len(codes.z), some)])
+    density.add_(2 * t.log().sum(1) + data.d * LOG_2PI).mul_(-0.5)
+    top = density.amax(1, keepdim=True)
+    density = density.sub_(top).exp_()
     trace: dict[str, list[float]] = {"likelihood": [], "gain": []}
-    if len(rows) < 2:
-        return Subset.of(rows, weight)
-    mean, scale = data.mean[rows].double(), data.scale[rows].double()
-    log_e = torch.cat([diagonal_log_ratio(mean[b], scale[b].clamp(max=1), mean, scale) for b in blocks(len(rows), 256)])
-    log_e.fill_diagonal_(-torch.inf)
-    peak = log_e.amax(1, keepdim=True)
-    e = log_e.sub_(peak).exp_()
-    some = max(1, PAIRS // (len(rows) * data.d))
-    logs = torch.cat([gaussian_log_prob(codes.z[b, None].double(), mean, scale) for b in blocks(len(codes.z), some)])
-    top = logs.amax(1, keepdim=True)
-    density = logs.sub_(top).exp_()
+    weight = mass
     best = (-math.inf, weight, 0)
     for step in range(NPMLE_STEPS + 1):
         progress("exemplars: weights", step, NPMLE_STEPS)
@@ -161,13 +168,14 @@ def npmle(
         if gain > best[0]:
             best = (gain, weight, step)
         pull = torch.where(seen, mass / explained.clamp(min=1e-300), 0.0)
-        weight = weight * (pull @ e) + torch.where(seen, 0.0, mass).sum() * weight
+        weight = weight * (pull @ e + torch.where(seen, 0.0, mass).sum())
         weight = weight / weight.sum()
     _, weight, steps = best
-    kept = (weight > TINY / len(rows)).nonzero().flatten()
-    if k:
-        kept = kept[weight[kept].argsort(descending=True, stable=True)[:k]]
-    return Subset.of(rows[kept], weight[kept], steps=steps, trace=trace)
+    order = torch.randperm(data.n, generator=rng)
+    order = order[weight[order].argsort(descending=True, stable=True)]
+    kept = order[weight[order] > TINY / data.n]
+    kept = kept[:k] if k else kept
+    return Subset.of(kept, weight[kept], steps=steps, trace=trace)
 
 
 def codes_of(data: InMemory, rows: Int[Tensor, " m"], *, rng: torch.Generator, draws: int) -> Codes:

@@ -147,6 +147,7 @@ class TwoStageSettings:
     needs: ClassVar[frozenset[str]] = frozenset()
     hidden: tuple[int, ...] = (128, 128)
     draws: int = 64
+    importance: int = 1
     epochs: int = 50
     batch: int = 512
     lr: float = 2e-3
@@ -171,7 +172,8 @@ class TwoStageSettings:
 
         def objective(z: Tensor, stream: torch.Generator) -> Tensor:
             u = whitening.whiten(z).float()
-            return net.log_ratio(u, whitening.noise(1, len(u), rng=stream)).mean() - whitening.log_det
+            log_ratio = net.log_ratio(u, whitening.noise(self.importance, len(u), rng=stream))
+            return (torch.logsumexp(log_ratio, 0) - math.log(self.importance)).mean() - whitening.log_det
 
         ascent = ascend(
             list(net.parameters()),

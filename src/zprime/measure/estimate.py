@@ -57,7 +57,7 @@ def mean_estimate(values: Float[Tensor, " n"], *, unit: str, split: str, seed: i
     mean = float(values.mean())
     if n < 2 or not math.isfinite(mean):
         because = "one row only: no error can be given" if n < 2 else "some rows are infinite"
-        return Estimate(mean, math.inf, -math.inf, math.inf, n, unit, split, seed, False, because)
+        return Estimate(mean, math.inf, -math.inf, math.inf, n, unit, split, seed, trusted=False, because=because)
     stderr = float(values.std() / math.sqrt(n))
     half = student95(n - 1) * stderr
     return Estimate(mean, stderr, mean - half, mean + half, n, unit, split, seed)

@@ -123,7 +123,8 @@ def _plan(panel: Panel, tilted: list[str], draws: int) -> _Plan:
     rest = quarter - direct * len(panel.bases)
     if rest < parts:
         raise UsageError(
-            f"draws: expected at least {4 * (parts + direct * len(panel.bases))} for {len(panel.bases)} candidates, got {draws}"
+            f"draws: expected at least {4 * (parts + direct * len(panel.bases))} for {len(panel.bases)} candidates, "
+            f"got {draws}"
         )
     counts = [rest // parts + (1 if i < rest % parts else 0) for i in range(parts)]
     return _Plan(
@@ -220,9 +221,9 @@ def _decode(model: Decoder, z: Tensor, x: Tensor) -> Float[Tensor, "b k"]:
 
 def pareto_khat(log_weights: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     """Pareto k-hat of each row's importance weights (Vehtari et al. 2024), by arviz-stats."""
-    from arviz_stats.base import array_stats
+    from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _, khat = array_stats.psislw(log_weights.numpy(), axis=-1)
+        _, khat = array_stats.psislw(log_weights.numpy(), axis=-1)  # type: ignore[no-untyped-call]
     return torch.from_numpy(khat.astype("float64").reshape(-1))

@@ -105,15 +105,17 @@ def _limit(e: Estimate) -> float:
 def _by_likelihood(best: str, label: str, selection: Ladder, confirmed: Estimate, seed: int) -> Verdict:
     chosen = likelihood_estimate(selection, best, seed)
     why = [
-        f"selection split: {label} gains {chosen} nats per row over the prior, {chosen.n} rows; the best, or tied with it and smaller",
-        f"held-out split, opened once: {confirmed} nats per row, {confirmed.n} rows; needed more than {_limit(confirmed):.2f}",
+        f"selection split: {label} gains {chosen} nats per row over the prior, {chosen.n} rows; "
+        "the best, or tied with it and smaller",
+        f"held-out split, opened once: {confirmed} nats per row, {confirmed.n} rows; "
+        f"needed more than {_limit(confirmed):.2f}",
         confirmed.because,
     ]
     evidence = {"selection": chosen, "heldout": confirmed}
     if confirmed.value > _limit(confirmed):
         sentence = (
-            f"Draw z' from {label}, not from the prior: held-out data are {confirmed.value:.2f} ± {confirmed.stderr:.2f} "
-            "nats per row more likely under it."
+            f"Draw z' from {label}, not from the prior: held-out data are {confirmed.value:.2f} ± "
+            f"{confirmed.stderr:.2f} nats per row more likely under it."
         )
         return Verdict("leave the prior", best, best, "likelihood gain", sentence, why, evidence)
     sentence = f"Keep the prior: {label} looked best on the selection split, but held-out data do not confirm it."
@@ -130,13 +132,15 @@ def _by_both(best: str, label: str, heldout: Ladder, doubt: str, seed: int) -> V
         f"held-out split: {n} of {label} is {e} nats per row, {e.n} rows; needed more than {_limit(e):.2f}"
         for n, e in said
     ]
-    numbers = {n: e for n, e in said}
+    numbers = dict(said)
     rung = "code and evidence gain"
     if evidence is not None and all(e.trusted and e.value > _limit(e) for _, e in said):
-        sentence = f"Draw z' from {label}, not from the prior: both its code gain and its evidence gain on held-out data say so."
+        sentence = (
+            f"Draw z' from {label}, not from the prior: its code gain and its evidence gain on held-out data agree."
+        )
         return Verdict("leave the prior", best, best, rung, sentence, why, numbers)
     sentence = (
-        f"Undecided: {label} looked best, but the likelihood gain cannot be trusted here and the code and evidence gains "
-        "do not agree. Until more draws or rows settle it, keep the prior."
+        f"Undecided: {label} looked best, but the likelihood gain cannot be trusted here and the code and evidence "
+        "gains do not agree. Until more draws or rows settle it, keep the prior."
     )
     return Verdict("undecided", "prior", best, rung, sentence, why, numbers)

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from zprime import artifact
 from zprime.auditing import Audit, load
 from zprime.errors import ArtifactError
+from zprime.measure.panel import PURE
 from zprime.reporting import pictures
 from zprime.reporting.table import RUNGS, cell, size, title
 
@@ -105,18 +106,17 @@ def _answer(audit: Audit) -> list[str]:
     """The first answer to the question, with this model's numbers."""
     s = audit.surgery["train"]
     out = [
-        f"The KL term keeps each posterior within {s.mean_kl.value:.1f} nats of N(0, I) on average. Of these, {s.information.value:.1f} "
-        f"are what tells the data apart (at most log N = {s.log_n:.1f}), and {s.hole.value:.1f} are the distance of this sample's "
-        f"aggregated posterior from the prior; only {s.gaussian_part.value:.2f} of that can be seen in its mean and covariance.",
+        f"The KL term keeps each posterior within {s.mean_kl.value:.1f} nats of N(0, I) on average. Of these, "
+        f"{s.information.value:.1f} are what tells the data apart (at most log N = {s.log_n:.1f}), and "
+        f"{s.hole.value:.1f} are the distance of this sample's aggregated posterior from the prior; only "
+        f"{s.gaussian_part.value:.2f} of that can be seen in its mean and covariance.",
     ]
-    aggregated = next(
-        (e for e in audit.entries if e.name == "aggregated (e = 0)" or (e.name == "aggregated" and e.eligible)), None
-    )
-    exact = next((e for e in audit.entries if e.name == "aggregated (e = 0)"), aggregated)
+    found = {e.name: e for e in audit.entries}
+    exact = found.get("aggregated" + PURE, found.get("aggregated"))
     if exact is not None and exact.scores["heldout"].get("likelihood"):
         gain = exact.scores["heldout"]["likelihood"].gain
         out.append(
-            f"Keeping all {s.mean_kl.n} posteriors takes {size(exact.bytes)} and changes the log-likelihood of held-out data by "
-            f"{gain} nats per row against the prior."
+            f"Keeping all {s.mean_kl.n} posteriors takes {size(exact.bytes)} and changes the log-likelihood of "
+            f"held-out data by {gain} nats per row against the prior."
         )
     return out

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zprime.auditing import Audit
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.hashsalt": "zprime",
     "font.size": 9,
     "font.family": "sans-serif",
@@ -83,9 +83,18 @@ def latent_map(audit: Audit) -> Figure:
             axis = figure.add_subplot(lines, columns, i + 1)
             draws = flat(audit.tensors[f"map.{name}"])[:1000]
             axis.scatter(
-                *points[:1000].T, s=4, color=CODES, alpha=0.45, linewidths=0, rasterized=True, label="held-out codes"
+                points[:1000, 0],
+                points[:1000, 1],
+                s=4,
+                color=CODES,
+                alpha=0.45,
+                linewidths=0,
+                rasterized=True,
+                label="held-out codes",
             )
-            axis.scatter(*draws.T, s=4, color=DRAWS, alpha=0.45, linewidths=0, rasterized=True, label="draws")
+            axis.scatter(
+                draws[:, 0], draws[:, 1], s=4, color=DRAWS, alpha=0.45, linewidths=0, rasterized=True, label="draws"
+            )
             axis.set_title(audit.entry(name).label, color=INK)
             axis.set_xlim(-reach, reach)
             axis.set_ylim(-reach, reach)

@@ -1,0 +1,42 @@
+# One command each; the environment is made when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA := /usr/share/datasets/fashion-mnist
+
+.PHONY: demo test test-slow check lint types layers doctest fashion clean
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.done  ## the main job on scikit-learn's digits, in a minute
+	$(BIN)/zprime run --data digits --out runs/demo
+
+test: $(VENV)/.done  ## everything that CI runs
+	$(BIN)/pytest
+
+test-slow: $(VENV)/.done  ## the checks that take minutes
+	$(BIN)/pytest -m slow
+
+check: lint types layers test doctest  ## lint, types, import layers, tests, doctests
+
+lint: $(VENV)/.done
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+
+types: $(VENV)/.done
+	$(BIN)/mypy
+
+layers: $(VENV)/.done
+	$(BIN)/lint-imports --no-cache
+
+doctest: $(VENV)/.done
+	$(BIN)/pytest --doctest-modules src -p no:cacheprovider
+
+fashion: $(VENV)/.done  ## the README's table: 60,000 images, a convolutional VAE with 16 latents
+	$(BIN)/zprime run --data $(DATA) --latents 16 --out runs/fashion --seed 0
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,150 @@
+"""The held-out ladder against the linear-Gaussian model, where evidence and posteriors are known exactly."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from oracles import LinearGaussian, linear_gaussian
+from zprime.components import Full
+from zprime.data import Rows
+from zprime.distribution import LatentDistribution
+from zprime.errors import UsageError
+from zprime.latent import AggregatedSettings, Defensive, Gaussian, MixtureSettings
+from zprime.measure import Panel, climb
+from zprime.measure.ladder import pareto_khat
+from zprime.measure.panel import PURE
+from zprime.posteriors import InMemory
+from zprime.rng import generator
+
+MODEL = linear_gaussian(D=6, d=2, var=0.3)
+
+
+def heldout(model: LinearGaussian = MODEL, n: int = 40, widen: float = 1.0) -> tuple[Rows, InMemory]:
+    x, _ = model.sample(n, seed=1)
+    mean, scale = model.posterior(x)
+    return Rows("heldout", x, torch.arange(n)), InMemory(mean, scale * widen)
+
+
+def candidates() -> dict[str, LatentDistribution]:
+    x, _ = MODEL.sample(60, seed=2)
+    train = InMemory(*MODEL.posterior(0.5 * x + 0.5))
+    fit = {"context": None, "selection": train, "rng": generator(0, "fit")}
+    mixture = MixtureSettings(components=3).fit(train, **fit).distribution
+    aggregated = AggregatedSettings().fit(train, **fit).distribution
+    wide = Gaussian(torch.tensor([0.3, -0.2]).double(), torch.tensor([[1.1, 0.0], [0.4, 0.8]]).double())
+    return {"wide": wide, "mixture": mixture, "aggregated": Defensive(aggregated, 0.1)}
+
+
+def exact_gain(r: LatentDistribution, x: Tensor) -> Tensor:
+    """log p_r(x) - log p_p(x) for a Gaussian mixture r, by the model's own closed form."""
+    if isinstance(r, Defensive):
+        return torch.logaddexp(exact_gain(r.base, x) + math.log1p(-r.epsilon), torch.tensor(math.log(r.epsilon)).double())
+    c = r.components  # type: ignore[attr-defined]
+    covariance = c.scale_tril @ c.scale_tril.mT if isinstance(c, Full) else torch.diag_embed(c.scale.square())
+    return MODEL.log_evidence(x, log_weight=c.log_weight, mean=c.mean, covariance=covariance) - MODEL.log_evidence(x)
+
+
+def test_evidence_gain_is_the_exact_change_of_log_evidence() -> None:
+    rows, posteriors = heldout()
+    ladder = climb(Panel(candidates()), posteriors, split="heldout", rng=generator(0, "ladder"))
+    for name, r in candidates().items():
+        torch.testing.assert_close(ladder.evidence[name], exact_gain(r, rows.x), rtol=0, atol=1e-9)
+    assert bool((ladder.evidence["prior"] == 0).all())
+
+
+@pytest.mark.parametrize("widen", [0.5, 1.0, 1.6])
+def test_likelihood_gain_converges_to_the_truth_whatever_the_encoder(widen: float) -> None:
+    rows, posteriors = heldout(widen=widen)
+    panel = Panel(candidates())
+    ladder = climb(
+        panel, posteriors, split="heldout", rng=generator(0, "ladder"), model=MODEL.vae(), rows=rows, draws=2000
+    )
+    assert ladder.log_prior is not None
+    torch.testing.assert_close(ladder.log_prior, MODEL.log_evidence(rows.x), rtol=0, atol=0.25)
+    for name, r in candidates().items():
+        error = ladder.likelihood[name] - exact_gain(r, rows.x)
+        # 2,000 stratified draws: a few hundredths a row, and no bias over rows
+        assert float(error.abs().max()) < 0.4, name
+        assert abs(float(error.mean())) < 0.03, name
+
+
+def test_evidence_gain_of_a_wrong_encoder_is_neither_bound_nor_estimate() -> None:
+    rows, narrow = heldout(widen=0.5)
+    ladder = climb(Panel(candidates()), narrow, split="heldout", rng=generator(0, "ladder"))
+    truth = exact_gain(candidates()["wide"], rows.x)
+    assert float((ladder.evidence["wide"] - truth).abs().mean()) > 0.05
+
+
+def test_code_gain_of_a_gaussian_in_closed_form() -> None:
+    _, posteriors = heldout(n=2000)
+    r = candidates()["wide"]
+    assert isinstance(r, Gaussian)
+    ladder = climb(Panel({"wide": r}), posteriors, split="heldout", rng=generator(0, "ladder"))
+    covariance = r.scale_tril @ r.scale_tril.T
+    gap = posteriors.mean - r.mean
+    inverse = covariance.inverse()
+    under_r = -0.5 * (torch.logdet(covariance) + (gap @ inverse * gap).sum(1) + posteriors.scale.square() @ inverse.diagonal())
+    under_p = -0.5 * (posteriors.mean.square() + posteriors.scale.square()).sum(1)
+    error = ladder.code["wide"] - (under_r - under_p)
+    assert abs(float(error.mean())) < 4 * float(error.std()) / math.sqrt(2000)
+    assert float(error.std()) < 0.5
+
+
+def test_code_gain_is_below_evidence_gain_by_a_divergence() -> None:
+    _, posteriors = heldout(n=300)
+    ladder = climb(Panel(candidates()), posteriors, split="heldout", rng=generator(0, "ladder"))
+    for name in candidates():
+        assert float((ladder.evidence[name] - ladder.code[name]).mean()) > 0
+
+
+def test_panel_mixes_the_prior_exactly_and_shows_the_base_alone() -> None:
+    panel = Panel(candidates())
+    z = torch.randn(50, 2, generator=generator(0, "z"), dtype=torch.float64)
+    found = panel.log_probs(z)
+    assert panel.names == ["prior", "wide", "mixture", "aggregated", "aggregated" + PURE]
+    assert panel.eligible == ["prior", "wide", "mixture", "aggregated"]
+    for name, r in candidates().items():
+        torch.testing.assert_close(found[name], r.log_prob(z))
+    torch.testing.assert_close(found["aggregated" + PURE], candidates()["aggregated"].base.log_prob(z))  # type: ignore[attr-defined]
+
+
+def test_no_row_of_a_defended_candidate_falls_below_log_epsilon() -> None:
+    far = InMemory(torch.full((3, 2), 6.0).double(), torch.full((3, 2), 0.1).double())
+    ladder = climb(Panel(candidates()), far, split="heldout", rng=generator(0, "ladder"))
+    for rung in (ladder.code, ladder.evidence):
+        assert float(rung["aggregated"].min()) >= math.log(0.1) - 1e-9
+        assert float(rung["aggregated" + PURE].min()) < -50
+
+
+def test_rows_where_the_evidence_gain_diverges_are_infinite_not_wrong() -> None:
+    wide = InMemory(torch.zeros(2, 2).double(), torch.tensor([[0.5, 0.5], [1.6, 0.5]]).double())
+    r = Gaussian(torch.zeros(2).double(), torch.tensor([1.5, 0.9]).double())
+    ladder = climb(Panel({"wide": r}), wide, split="heldout", rng=generator(0, "ladder"))
+    assert math.isfinite(ladder.evidence["wide"][0])
+    assert ladder.evidence["wide"][1] == math.inf  # 1/1.6^2 + 1/1.5^2 <= 1
+
+
+def test_errors() -> None:
+    rows, posteriors = heldout(n=4)
+    call = {"split": "heldout", "rng": generator(0, "x"), "model": MODEL.vae(), "rows": rows}
+    with pytest.raises(UsageError, match="draws: expected a multiple of 4, at least 8, got 30"):
+        climb(Panel(candidates()), posteriors, draws=30, **call)
+    with pytest.raises(UsageError, match=r"draws: expected at least \d+ for 4 candidates, got 16"):
+        climb(Panel(candidates()), posteriors, draws=16, **call)
+    with pytest.raises(UsageError, match="candidates: expected at least one latent distribution, got none"):
+        Panel({})
+    three = Gaussian(torch.zeros(3), torch.ones(3))
+    with pytest.raises(UsageError, match=r"candidates: expected one latent dimension, got \[2, 3\]"):
+        Panel({**candidates(), "three": three})
+
+
+def test_khat_is_arviz_own_on_each_row() -> None:
+    from arviz_stats.base import array_stats
+
+    weights = torch.randn(5, 400, generator=generator(0, "w"), dtype=torch.float64) * torch.arange(1, 6)[:, None]
+    found = pareto_khat(weights)
+    for i in range(5):
+        assert found[i].item() == pytest.approx(float(array_stats.psislw(weights[i].numpy())[1]))
+    assert found[4] > 0.7 > found[0]  # heavier tails, larger k-hat

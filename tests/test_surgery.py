@@ -1,0 +1,78 @@
+"""ELBO surgery against closed forms and quadrature."""
+
+import math
+
+import pytest
+import torch
+
+from oracles import grid, hermite, linear_gaussian, maximum_likelihood
+from zprime.errors import NumericalError
+from zprime.measure import Surgery, surgery
+from zprime.posteriors import InMemory
+from zprime.rng import generator
+
+
+def run(mean: torch.Tensor, scale: torch.Tensor) -> Surgery:
+    return surgery(InMemory(mean, scale), split="train", rng=generator(0, "surgery"))
+
+
+def test_identical_posteriors_share_no_information() -> None:
+    s = run(torch.full((50, 3), 0.4).double(), torch.full((50, 3), 0.7).double())
+    assert s.information.value == pytest.approx(0, abs=1e-9)
+    assert s.told_apart.value == pytest.approx(1)
+    assert s.hole.value == pytest.approx(s.mean_kl.value) == pytest.approx(s.gaussian_part.value)
+
+
+def test_disjoint_posteriors_have_log_n() -> None:
+    s = run(100.0 * torch.arange(20)[:, None].expand(20, 2).double(), torch.full((20, 2), 0.1).double())
+    assert s.information.value == pytest.approx(math.log(20), abs=1e-8)
+    assert s.information.value <= s.log_n + 1e-12
+    assert s.told_apart.value == pytest.approx(20)
+
+
+def test_information_and_hole_by_quadrature() -> None:
+    rng = generator(0, "posteriors")
+    mean = torch.randn(12, 2, generator=rng, dtype=torch.float64)
+    scale = 0.3 + 0.5 * torch.rand(12, 2, generator=rng, dtype=torch.float64)
+    p = InMemory(mean, scale)
+    nodes, weights = hermite(mean, scale)
+    own = -0.5 * ((nodes - mean[:, None]) / scale[:, None]).square().sum(-1) - scale.log().sum(1)[:, None] - math.log(2 * math.pi)
+    together = p.log_prob(nodes.reshape(-1, 2)).reshape(12, -1)
+    information = float(((own - together) @ weights).mean())
+    z, area = grid()
+    density = p.log_prob(z)
+    prior = -0.5 * z.square().sum(1) - math.log(2 * math.pi)
+    hole = float((density.exp() * (density - prior)).sum() * area)
+    s = run(mean.repeat(200, 1), scale.repeat(200, 1))  # the same mixture, many more draws
+    assert s.information.stderr is not None
+    assert s.information.value == pytest.approx(information, abs=4 * s.information.stderr)
+    assert s.hole.value == pytest.approx(hole, abs=4 * s.information.stderr)
+    # the identity holds between the exact values too
+    assert s.mean_kl.value == pytest.approx(information + hole, abs=1e-5)
+
+
+def test_linear_model_at_maximum_likelihood() -> None:
+    x, _ = linear_gaussian(D=7, d=3).sample(400)
+    skewed = x.exp() / x.exp().std(0)  # any data will do
+    model, values = maximum_likelihood(skewed, 3)
+    s = run(*model.posterior(skewed))
+    assert s.gaussian_part.value == pytest.approx(0, abs=1e-9)  # the moment match is exactly N(0, I)
+    assert s.mean_kl.value == pytest.approx(0.5 * float((values[:3] / model.var).log().sum()), rel=1e-9)
+
+
+def test_active_units_and_dimension_kl() -> None:
+    mean = torch.randn(500, 3, generator=generator(0, "m"), dtype=torch.float64) * torch.tensor([1.0, 0.2, 0.001])
+    scale = torch.tensor([0.1, 0.9, 1.0]).double().expand(500, 3).clone()
+    s = run(mean, scale)
+    assert s.active == 2
+    assert sum(s.dimension_kl) == pytest.approx(s.mean_kl.value)
+    assert s.dimension_kl[2] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("shift", "sentence"), [(-50.0, "exceeds -log w_i"), (50.0, "is below 0 by more than 6")])
+def test_a_broken_density_is_caught(monkeypatch: pytest.MonkeyPatch, shift: float, sentence: str) -> None:
+    whole = InMemory.log_prob
+    monkeypatch.setattr(InMemory, "log_prob", lambda self, z: whole(self, z) + shift)
+    rng = generator(0, "posteriors")
+    with pytest.raises(NumericalError, match=sentence):
+        run(torch.randn(30, 2, generator=rng).double(), torch.full((30, 2), 0.4).double())

@@ -1,0 +1,93 @@
+"""The verdict's rule, on planted gains."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from zprime.latent import Gaussian, Mixture
+from zprime.measure import Ladder, Panel
+from zprime.measure.verdict import Verdict, decide, likelihood_estimate
+from zprime.rng import generator
+
+N = 400
+
+
+def gains(mean: float, spread: float = 1.0, name: str = "x") -> Tensor:
+    """N gains with exactly this mean and spread."""
+    z = torch.randn(N, generator=generator(0, "gains", name), dtype=torch.float64)
+    return mean + spread * (z - z.mean()) / z.std()
+
+
+def mixture(k: int) -> Mixture:
+    return Mixture(torch.zeros(k).log_softmax(0), torch.zeros(k, 2), torch.ones(k, 2))
+
+
+PANEL = Panel({"small": Gaussian(torch.zeros(2), torch.ones(2)), "large": mixture(50)})
+
+
+def ladder(split: str, small: float, large: float, *, moved: float = 0.0, spread: float = 1.0, code: float | None = None) -> Ladder:
+    values = {"prior": torch.zeros(N).double(), "small": gains(small, spread, "a"), "large": gains(large, spread, "a")}
+    quarter = {k: v + (moved if k == "large" else 0.0) for k, v in values.items()}
+    shifted = {k: v + (code if code is not None and k != "prior" else 0.0) for k, v in values.items()}
+    return Ladder(split, code=shifted, evidence=values, likelihood=values, quarter=quarter, draws=400)
+
+
+def verdict(selection: Ladder, heldout: Ladder) -> Verdict:
+    return decide(PANEL, selection, heldout, seed=0)
+
+
+def test_leaves_the_prior_for_the_best() -> None:
+    v = verdict(ladder("selection", 0.5, 2.0), ladder("heldout", 0.5, 1.8))
+    assert (v.decision, v.choice, v.rung) == ("leave the prior", "large", "likelihood gain")
+    assert v.sentence.startswith("Draw z' from mixture(50), not from the prior: held-out data are 1.80 ± 0.05 nats per row")
+    assert v.evidence["heldout"].value == pytest.approx(1.8)
+
+
+def test_a_tie_goes_to_the_one_that_stores_least() -> None:
+    assert verdict(ladder("selection", 1.96, 2.0), ladder("heldout", 1.9, 1.9)).choice == "small"
+    assert verdict(ladder("selection", 1.94, 2.0), ladder("heldout", 1.9, 1.9)).choice == "large"
+
+
+def test_keeps_the_prior_when_nothing_is_better() -> None:
+    v = verdict(ladder("selection", 0.01, 0.04), ladder("heldout", 3.0, 3.0))
+    assert (v.decision, v.choice, v.best) == ("keep the prior", "prior", "prior")
+
+
+def test_keeps_the_prior_when_held_out_data_do_not_confirm() -> None:
+    v = verdict(ladder("selection", 0.0, 1.0), ladder("heldout", 0.0, 0.09))  # 2 s.e. are 0.1
+    assert (v.decision, v.choice, v.best) == ("keep the prior", "prior", "large")
+    assert "needed more than 0.10" in v.why[1]
+
+
+def test_held_out_is_opened_for_the_selected_one_only() -> None:
+    v = verdict(ladder("selection", 0.0, 1.0), ladder("heldout", 9.0, -1.0))
+    assert v.choice == "prior"
+
+
+@pytest.mark.parametrize(("code", "decision"), [(0.0, "leave the prior"), (-3.0, "undecided")])
+def test_untrusted_likelihood_needs_code_and_evidence_gain(code: float, decision: str) -> None:
+    v = verdict(ladder("selection", 0.5, 2.0, moved=0.2), ladder("heldout", 0.5, 2.0, moved=0.2, code=code))
+    assert (v.decision, v.rung) == (decision, "code and evidence gain")
+    assert v.choice == ("large" if decision == "leave the prior" else "prior")
+    assert "large moved -0.200 nats from 100 to 400 draws (limit 0.050)" in v.why[0]
+
+
+def test_trusted_on_selection_but_not_on_held_out_falls_back() -> None:
+    v = verdict(ladder("selection", 0.5, 2.0), ladder("heldout", 0.5, 2.0, moved=0.2))
+    assert v.rung == "code and evidence gain"
+    assert "on the held-out split the likelihood gain of large moved" in v.why[0]
+
+
+def test_without_a_decoder() -> None:
+    bare = {s: ladder(s, 0.5, 2.0) for s in ("selection", "heldout")}
+    for one in bare.values():
+        one.likelihood, one.quarter = {}, {}
+    v = verdict(bare["selection"], bare["heldout"])
+    assert (v.decision, v.choice) == ("leave the prior", "large")
+    assert v.why[0] == "the likelihood gain was not measured (no decoder)"
+
+
+def test_trust_is_about_a_quarter_of_the_draws() -> None:
+    assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.049), "large", 0).trusted
+    assert not likelihood_estimate(ladder("heldout", 0, 1, moved=0.051), "large", 0).trusted
+    assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.051, spread=2.0), "large", 0).trusted  # 1 s.e. is 0.1
