@@ -92,7 +92,9 @@ def test_pool_is_the_normalised_geometric_mean():
     q = posteriors()
     r = fit(PoolSettings(), q).distribution
     z = torch.randn(50, q.d, generator=generator(0, "points"), dtype=torch.float64)
-    geometric = (q.log_weights.exp()[:, None] * Independent(Normal(q.mean[:, None], q.scale[:, None]), 1).log_prob(z)).sum(0)
+    geometric = (
+        q.log_weights.exp()[:, None] * Independent(Normal(q.mean[:, None], q.scale[:, None]), 1).log_prob(z)
+    ).sum(0)
     constant = r.log_prob(z) - geometric
     torch.testing.assert_close(constant, constant[:1].expand(50), atol=1e-9, rtol=0)
 
@@ -100,7 +102,9 @@ def test_pool_is_the_normalised_geometric_mean():
 def test_two_of_three_criteria_collapse():
     """With narrow posteriors spread as N(0, I), forward KL gives the spread; the other two one posterior's width."""
     rng = generator(0, "collapse")
-    q = InMemory(torch.randn(4000, 2, generator=rng, dtype=torch.float64), torch.full((4000, 2), 0.05, dtype=torch.float64))
+    q = InMemory(
+        torch.randn(4000, 2, generator=rng, dtype=torch.float64), torch.full((4000, 2), 0.05, dtype=torch.float64)
+    )
     assert fit(GaussianSettings(), q).distribution.components.scale_tril[0].diagonal().min() > 0.95
     for settings in (PoolSettings(), BarycentreSettings()):
         torch.testing.assert_close(fit(settings, q).distribution.scale, torch.full((2,), 0.05, dtype=torch.float64))
@@ -118,7 +122,12 @@ def test_prior_with_tau():
     rng = generator(0, "tau")
     z = torch.randn(20, 3, generator=rng, dtype=torch.float64)
     wide = Prior(3, 1.7)
-    torch.testing.assert_close(wide.log_prob(z), Normal(torch.zeros(3, dtype=torch.float64), torch.full((3,), 1.7, dtype=torch.float64)).log_prob(z).sum(1), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        wide.log_prob(z),
+        Normal(torch.zeros(3, dtype=torch.float64), torch.full((3,), 1.7, dtype=torch.float64)).log_prob(z).sum(1),
+        atol=1e-12,
+        rtol=0,
+    )
     torch.testing.assert_close(Prior(3).log_prob(z), standard_log_prob(z), atol=0, rtol=0)
     assert abs(float(wide.sample(20_000, rng=rng).std()) - 1.7) < 5 * 1.7 / math.sqrt(2 * 60_000)
     assert [Prior(3).label, Prior(3, 0.8).label] == ["prior", "prior(0.8)"]
@@ -141,7 +150,10 @@ def test_prior_with_tau_has_the_closed_form_of_the_evidence_gain():
     integrand = Normal(mu, s).log_prob(z) + Normal(0, tau).log_prob(z) - Normal(0.0, 1.0).log_prob(z)
     exact = torch.logsumexp(integrand, 0) + math.log(24 / 200_000)
     tilted = Prior(1, tau).tilt(
-        torch.full((1, 1), mu, dtype=torch.float64), torch.full((1, 1), s, dtype=torch.float64), draws=0, rng=generator(0)
+        torch.full((1, 1), mu, dtype=torch.float64),
+        torch.full((1, 1), s, dtype=torch.float64),
+        draws=0,
+        rng=generator(0),
     )
     assert float(tilted.log_ratio[0]) == pytest.approx(float(exact), abs=1e-6)
 
@@ -189,7 +201,10 @@ def test_low_rank_is_as_good_as_scikit_learn_and_a_numerical_search():
     # rows whose sample covariance is `target` exactly
     x = torch.randn(500, 6, generator=generator(0, "rows"), dtype=torch.float64)
     x = x - x.mean(0)
-    x = torch.linalg.solve_triangular(torch.linalg.cholesky(x.T @ x / 500), x.T, upper=False).T @ torch.linalg.cholesky(target).T
+    x = (
+        torch.linalg.solve_triangular(torch.linalg.cholesky(x.T @ x / 500), x.T, upper=False).T
+        @ torch.linalg.cholesky(target).T
+    )
     theirs = FactorAnalysis(2, tol=1e-9, max_iter=20_000, svd_method="lapack").fit(x.numpy())
     assert mine <= kl(target, torch.from_numpy(theirs.get_covariance())) + 1e-6
 
@@ -213,7 +228,9 @@ def test_low_rank_does_not_depend_on_units():
 
 def test_low_rank_gaussian_density_and_choice_of_rank():
     rng = generator(0, "low rank")
-    mean = torch.randn(400, 2, generator=rng, dtype=torch.float64) @ torch.randn(2, 8, generator=rng, dtype=torch.float64)
+    mean = torch.randn(400, 2, generator=rng, dtype=torch.float64) @ torch.randn(
+        2, 8, generator=rng, dtype=torch.float64
+    )
     train = InMemory(mean[:300], torch.full((300, 8), 0.3, dtype=torch.float64))
     selection = InMemory(mean[300:], torch.full((100, 8), 0.3, dtype=torch.float64))
     done = GaussianSettings(covariance="low-rank").fit(train, selection=selection, context=None, rng=rng)

@@ -14,7 +14,7 @@ from zprime.errors import UsageError
 from zprime.kernels import diagonal_log_ratio
 from zprime.latent import smoothed
 from zprime.latent.aggregated import AggregatedSettings
-from zprime.latent.choose import Codes
+from zprime.latent.choose import SHARES, Codes
 from zprime.latent.exemplars import GRID, Exemplars, ExemplarsSettings
 from zprime.latent.gaussian import GaussianSettings, moments
 from zprime.latent.subset import k_medoids, npmle
@@ -24,7 +24,9 @@ from zprime.rng import generator
 BANDWIDTHS = (0.0, 0.05, 0.3, 0.7, 1.0)
 
 
-def posteriors(n: int = 30, d: int = 3, *, weighted: bool = False, dtype=torch.float64, name: str = "exemplars") -> InMemory:
+def posteriors(
+    n: int = 30, d: int = 3, *, weighted: bool = False, dtype=torch.float64, name: str = "exemplars"
+) -> InMemory:
     """Correlated means; scales from 0.05 to 1."""
     rng = generator(0, name, n, d)
     mix = torch.randn(d, d, generator=rng, dtype=torch.float64) + torch.eye(d, dtype=torch.float64)
@@ -267,7 +269,10 @@ def test_leave_one_out_gain_is_that_of_the_others():
     parts = MultivariateNormal(mean, full).log_prob(z[:, None]) - math.log(39)
     parts[torch.arange(len(z)), position] = -torch.inf
     by_row = torch.logsumexp(parts, 1).reshape(200, 40)
-    log_r = torch.logaddexp(by_row + math.log1p(-row["epsilon"]), standard_log_prob(z).reshape(200, 40) + math.log(max(row["epsilon"], 1e-300)))
+    log_r = torch.logaddexp(
+        by_row + math.log1p(-row["epsilon"]),
+        standard_log_prob(z).reshape(200, 40) + math.log(max(row["epsilon"], 1e-300)),
+    )
     expected = (log_r - standard_log_prob(z).reshape(200, 40)).mean()
     assert row["gain"] == pytest.approx(float(expected), abs=0.05)
 
@@ -287,7 +292,10 @@ def test_fit_twice_gives_the_same():
         a, b = fit(train, selection, **settings), fit(train, selection, **settings)
         assert a.chosen == b.chosen
         assert a.curve == b.curve
-        assert all(bool((x == y).all()) for x, y in zip(a.distribution.tensors().values(), b.distribution.tensors().values(), strict=True))
+        assert all(
+            bool((x == y).all())
+            for x, y in zip(a.distribution.tensors().values(), b.distribution.tensors().values(), strict=True)
+        )
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -330,7 +338,9 @@ def test_medoids_cover_better_than_random_rows():
     centre = 4 * torch.randn(12, 2, generator=rng, dtype=torch.float64)
 
     def some(n: int) -> InMemory:
-        mean = centre[torch.randint(12, (n,), generator=rng)] + 0.2 * torch.randn(n, 2, generator=rng, dtype=torch.float64)
+        mean = centre[torch.randint(12, (n,), generator=rng)] + 0.2 * torch.randn(
+            n, 2, generator=rng, dtype=torch.float64
+        )
         return InMemory(mean, torch.full((n, 2), 0.2, dtype=torch.float64))
 
     train, selection, heldout = some(400), some(100), some(300)
@@ -363,7 +373,7 @@ def test_npmle_takes_the_step_of_the_theory_page():
     for _ in range(61):
         likelihood.append(float(q.weights @ (e @ w).log()))
         log_r = torch.log(Independent(Normal(q.mean, q.scale), 1).log_prob(codes.z[:, None]).exp() @ w)
-        gain.append(max(float(codes.gain(log_r, share).mean()) for share in (0, 0.01, 0.05, 0.1)))
+        gain.append(max(float(codes.gain(log_r, share).mean()) for share in SHARES))
         w = w * (q.weights @ (e / (e @ w)[:, None]))
     found = npmle(q, themselves(q), 0, codes, rng=generator(0))
     assert found.trace["likelihood"] == pytest.approx(likelihood, abs=1e-9)
@@ -381,25 +391,24 @@ def test_npmle_likelihood_never_falls_and_the_best_step_is_taken():
     assert found.steps == max(range(len(gain)), key=lambda i: gain[i])
 
 
-def test_npmle_drops_what_selection_does_not_want():
-    """Half of the training rows lie where no selection row does, and far from each other."""
-    rng = generator(0, "junk")
+def test_npmle_weights_undo_a_kernel_that_is_too_wide():
+    """Three tight clumps under a wide kernel: weight moves to the rows in their middles, and held-out codes gain."""
+    rng = generator(0, "clumps")
+    centre = torch.tensor([[-1.5, 0], [1.5, 0], [0, 1.5]], dtype=torch.float64)
 
-    def good(n: int) -> torch.Tensor:
-        return torch.randn(n, 2, generator=rng, dtype=torch.float64)
+    def some(n: int) -> InMemory:
+        mean = centre[torch.randint(3, (n,), generator=rng)] + 0.3 * torch.randn(
+            n, 2, generator=rng, dtype=torch.float64
+        )
+        return InMemory(mean, torch.full((n, 2), 0.1, dtype=torch.float64))
 
-    q = InMemory(torch.cat([good(100), 6 * good(100) + 8]), torch.full((200, 2), 0.4, dtype=torch.float64))
-    selection = InMemory(good(100), torch.full((100, 2), 0.4, dtype=torch.float64))
-    done = fit(q, selection, subset="npmle", rows=60, bandwidth=0.0)
-    r = done.distribution
-    assert len(r.mean) == 60
-    assert done.chosen["steps"] > 0
-    assert float(r.weights.sum()) == pytest.approx(1)
-    wanted = (r.mean[:, None] == q.mean[:100]).all(2).any(1)
-    assert float(r.weights[wanted].sum()) > 0.6
-    codes = codes_for(selection)
-    equal = fit(q, selection, bandwidth=0.0).distribution
-    assert float(codes.gain(r.log_prob(codes.z), 0.05).mean()) > float(codes.gain(equal.log_prob(codes.z), 0.05).mean()) + 0.05
+    train, selection, heldout = some(200), some(100), some(400)
+    z = heldout.draw(rng=generator(0, "held out"))
+    weighed = fit(train, selection, subset="npmle", rows=30, bandwidth=0.5)
+    equal = fit(train, selection, bandwidth=0.5).distribution
+    assert weighed.chosen["steps"] > 0
+    assert len(weighed.distribution.mean) == 30
+    assert float((weighed.distribution.log_prob(z) - equal.log_prob(z)).mean()) > 0.05
 
 
 def test_npmle_smooths_before_it_weighs():
@@ -444,7 +453,8 @@ def test_rows_of_weight_zero_count_for_nothing(covariance):
     torch.testing.assert_close(a.log_prob(z), b.log_prob(z), atol=1e-10, rtol=0)
     p = InMemory(q.mean, q.scale.clamp(max=0.9))
     torch.testing.assert_close(
-        a.tilt(p.mean, p.scale, draws=0, rng=generator(0)).log_ratio, b.tilt(p.mean, p.scale, draws=0, rng=generator(0)).log_ratio
+        a.tilt(p.mean, p.scale, draws=0, rng=generator(0)).log_ratio,
+        b.tilt(p.mean, p.scale, draws=0, rng=generator(0)).log_ratio,
     )
 
 

@@ -40,7 +40,7 @@ def candidates() -> dict[str, LatentDistribution]:
 def exact_gain(r: LatentDistribution, x: Tensor) -> Tensor:
     """log p_r(x) - log p_p(x) for a Gaussian mixture r, by the model's own closed form."""
     if isinstance(r, Defensive):
-        return torch.logaddexp(exact_gain(r.base, x) + math.log1p(-r.epsilon), torch.tensor(math.log(r.epsilon)).double())
+        return torch.logaddexp(exact_gain(r.base, x) + math.log1p(-r.epsilon), torch.tensor(math.log(r.epsilon), dtype=torch.float64))
     c = r.components  # type: ignore[attr-defined]
     covariance = c.scale_tril @ c.scale_tril.mT if isinstance(c, Full) else torch.diag_embed(c.scale.square())
     return MODEL.log_evidence(x, log_weight=c.log_weight, mean=c.mean, covariance=covariance) - MODEL.log_evidence(x)

@@ -80,6 +80,7 @@ def cholesky(name: str, covariance: Float[Tensor, "*k d d"]) -> Float[Tensor, "*
     Raises:
         NumericalError: one is not positive definite in double precision.
     """
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(covariance)
     if bool((info != 0).any()):
         var = covariance.diagonal(dim1=-2, dim2=-1)

@@ -52,7 +52,7 @@ class GenerativeModel:
             raise UsageError(f"n: expected at least 1 sample, got {n}")
         if noise not in ("mean", "draw"):
             raise UsageError(f"noise: expected mean or draw, got {noise!r}")
-        z = self.latent.sample(n, rng=fork(rng, "z")).float()
+        z = self.latent.sample(n, rng=fork(rng, "z")).to(_dtype(self.decoder))
         for part in blocks(n, BATCH):
             with torch.no_grad():
                 p = self.decoder.decode(z[part])
@@ -142,6 +142,16 @@ def load(path: Path) -> GenerativeModel:
         tensors["scale"],
         None if image is None else tuple(image),
     )
+
+
+def _dtype(decoder: Decoder) -> torch.dtype:
+    """What the decoder computes in: that of its parameters, or float32."""
+    if isinstance(decoder, torch.nn.Module):
+        for p in decoder.parameters():
+            return p.dtype
+        for b in decoder.buffers():
+            return b.dtype
+    return torch.float32
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

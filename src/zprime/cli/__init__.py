@@ -19,6 +19,7 @@ app = App(
     help="From which distribution should z' be drawn? Measured, on your model and your data.",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 VERBS = {
     "run": "Do everything: train, encode, fit, audit, report. What is already done is used again.",
@@ -62,6 +63,7 @@ def launch(
     app(tokens, exit_on_error=False, print_error=False)
 
 
+app.meta.suppress_keyboard_interrupt = False
 app.meta.config = [Env("ZPRIME_", command=False)]
 
 

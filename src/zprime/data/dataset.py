@@ -106,7 +106,7 @@ class Dataset:
                 f"data: all {len(train)} training rows are the same; nothing can be learned from constant data"
             )
         self.shift, self.scale = _scaling(train, source.top)
-        if settings.binarise and not _unit((train.float() - self.shift) / self.scale):
+        if settings.binarise and not all(_unit(self._scaled(s)) for s in SPLITS):
             raise UsageError("binarise: expected grey values between black and white; these data are no images")
         self.hash = _hash(self.raw, self.labels)
         self.copies = {s: self._copies(s) for s in ("selection", "heldout")}
@@ -127,8 +127,7 @@ class Dataset:
         """
         if split not in SPLITS:
             raise UsageError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
-        ids = self.ids[split]
-        x = (self.raw[ids].float() - self.shift) / self.scale
+        ids, x = self.ids[split], self._scaled(split)
         labels = None if self.labels is None else self.labels[ids]
         if not self.settings.binarise:
             return Rows(split, x, ids, labels)
@@ -162,6 +161,9 @@ class Dataset:
     def tensors(self) -> dict[str, Tensor]:
         """For a manifest: row ids of the splits, and the scaling."""
         return {**{f"ids.{s}": i for s, i in self.ids.items()}, "shift": self.shift, "scale": self.scale}
+
+    def _scaled(self, split: str) -> Tensor:
+        return (self.raw[self.ids[split]].float() - self.shift) / self.scale
 
     def _copies(self, split: str) -> int:
         seen = {r.numpy().tobytes() for r in self.raw[self.ids["train"]].flatten(1)}

@@ -54,7 +54,13 @@ class BarycentreSettings:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[Barycentre]:
         """Average means and standard deviations, shard by shard."""
         weights = train.log_weights.exp()

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from zprime.arrays import check_matrix
 from zprime.components import Diagonal, Full, Tilted
 from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
@@ -31,8 +32,9 @@ class Exemplars(LatentDistribution):
     """Liu & West's kernel: components `N(a (mu_i - m) + m, a^2 diag(s_i^2) + h^2 S)`, `a = sqrt(1 - h^2)`.
 
     With m and S the mean and covariance of the aggregated posterior the mixture has them too, for every bandwidth h:
-    h = 0 is the aggregated posterior, h = 1 one Gaussian. Stored are the posteriors as they were, m, and the Cholesky
-    factor of S in `tril`; or, shape [d], the standard deviations: then S is its diagonal, and correlations shrink by a^2.
+    h = 0 is the aggregated posterior, h = 1 one Gaussian. Stored are the posteriors as they were, m, and in `tril` the
+    Cholesky factor of S; or, shape [d], its standard deviations: then the kernel is diagonal, and correlations shrink
+    by a^2.
     """
 
     kind: ClassVar[str] = "exemplars"
@@ -69,7 +71,7 @@ class Exemplars(LatentDistribution):
         return weights.log().to(self.mean.device)
 
     def _shrunk(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """a (mu - m) + m and a s, float64."""
+        """A (mu - m) + m and a s, float64."""
         a = math.sqrt(1 - self.bandwidth**2)
         mean = self.mean.double()
         # in this form nothing is rounded at h = 0
@@ -81,11 +83,15 @@ class Exemplars(LatentDistribution):
         return f"exemplars({len(self.mean)}, h={self.bandwidth:g})"
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Exact log r(z) in nats, float64."""
-        return self.components.log_prob(z)
+        """Exact log r(z) in nats, float64.
+
+        Raises:
+            ArrayError: `z` is not a finite [n, d] matrix.
+        """
+        return self.components.log_prob(check_matrix("z", z, d=self.d))
 
     def log_prob_without(self, z: Float[Tensor, "n d"], position: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """log r(z) with one component masked for every point and the rest renormalised by 1 - w_i; -1 masks none."""
+        """Log r(z) with one component masked for every point and the rest renormalised by 1 - w_i; -1 masks none."""
         r = self.components
         if isinstance(r, Full) or len(r.mean) == 1:
             return r.log_prob(z)
@@ -119,7 +125,12 @@ class Exemplars(LatentDistribution):
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From its tensors and bandwidth."""
         return cls(
-            tensors["mean"], tensors["scale"], tensors["centre"], tensors["tril"], float(config["bandwidth"]), tensors.get("weights")
+            tensors["mean"],
+            tensors["scale"],
+            tensors["centre"],
+            tensors["tril"],
+            float(config["bandwidth"]),
+            tensors.get("weights"),
         )
 
 
@@ -130,8 +141,8 @@ class ExemplarsSettings:
     `covariance` is the kernel's. `diagonal` (the default) keeps every component diagonal, so that density and evidence
     gain are closed forms at the speed of the aggregated posterior. It shrinks correlations of the latents by a^2, and
     the ELBO leaves hardly any (held-out gain on the digits: 2.07 against 2.05 +- 0.09 with `full`). `full` keeps them.
-    With 60,000 rows and d = 16 its density at 400,000 points takes XXX s of one thread against YYY s, more as d^2 grows;
-    but the closed form of the evidence gain takes a Cholesky factor for every pair of a posterior and a row, 12
+    With 60,000 rows and d = 16 its density at 400,000 points takes XXX s of one thread against YYY s, and more as d^2
+    grows; but the closed form of the evidence gain takes a Cholesky factor for every pair of a posterior and a row, 12
     microseconds each, so it is offered up to 1,024 rows only.
 
     Attributes:
@@ -154,7 +165,13 @@ class ExemplarsSettings:
     covariance: str = "diagonal"
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[Exemplars]:
         """Choose the rows, then the bandwidth.
 
@@ -168,7 +185,9 @@ class ExemplarsSettings:
         codes = _selection_codes(selection, rng)
         dtype = data.mean.dtype
         kernel = covariance.diagonal().sqrt() if self.covariance == "diagonal" else tril
-        whole = Exemplars(data.mean, data.scale, centre.to(dtype), kernel.to(dtype), max(0.0, self.bandwidth), data.weights)
+        whole = Exemplars(
+            data.mean, data.scale, centre.to(dtype), kernel.to(dtype), max(0.0, self.bandwidth), data.weights
+        )
         if self.subset == "npmle":
             subset = self._weigh(data, whole, codes, rng, progress)
         elif self.rows in (0, data.n):
@@ -188,8 +207,8 @@ class ExemplarsSettings:
         outcome = Outcome(message=f"bandwidth chosen from {len(GRID)} by the code gain ({self.method})")
         if best == 1:
             outcome = Outcome(
-                message="the best bandwidth is 1, where all rows are smoothed into one Gaussian: kind gaussian is the same "
-                "and stores no rows"
+                message="the best bandwidth is 1, where all rows are smoothed into one Gaussian: "
+                "kind gaussian is the same and stores no rows"
             )
         return Fit(replace(r, bandwidth=best), outcome, subset.trace, {**chosen, "bandwidth": best}, curve)
 
@@ -219,7 +238,7 @@ class ExemplarsSettings:
     def _weigh(
         self, data: InMemory, whole: Exemplars, codes: Codes, rng: torch.Generator, progress: Progress
     ) -> Subset:
-        """Mixing weights by maximum likelihood on at most 2,000 rows, smoothed by the bandwidth that suits equal weights.
+        """Mixing weights by maximum likelihood on at most 2,000 rows, at the bandwidth that suits equal weights.
 
         Unsmoothed, narrow posteriors do not see each other, and the first step overfits.
         """
@@ -247,7 +266,9 @@ class ExemplarsSettings:
         if not 0 <= self.rows <= n:
             raise UsageError(f"rows: expected 1 to {n} (the number of posteriors), or 0 for all, got {self.rows}")
         if self.method == "leave-one-out" and self.bandwidth == -1 and (n == 1 or self.rows == 1):
-            raise UsageError("method: leave-one-out expected at least two rows, got one: nothing would be left; use selection")
+            raise UsageError(
+                "method: leave-one-out expected at least two rows, got one: nothing would be left; use selection"
+            )
 
 
 def _diagonal(r: Exemplars) -> Diagonal:

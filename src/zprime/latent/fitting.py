@@ -21,6 +21,7 @@ from zprime.rng import fork
 STEPS = 100  # gradient steps an epoch, whatever the number of rows
 CLIP = 5.0  # largest norm of a gradient
 ROWS = 4096  # points that a network sees at once where nothing is trained
+RISING = 0.02  # share of all that was gained which the last fifth may still have brought
 FLOOR = 0.05  # the learning rate ends at this share of its start
 
 M = TypeVar("M", bound=nn.Module)
@@ -308,11 +309,11 @@ def _outcome(scores: list[float], best: int, schedule: Schedule, start: str, bro
             f"no epoch of {len(scores) - 1} scored better on the selection split than the start, {start}, which is kept: "
             "either nothing is left to gain, or the training rows are too few; take the simpler kind, or lower lr",
         )
-    early = scores[max(0, len(scores) - 1 - max(1, schedule.epochs // 5))]
-    if len(scores) == schedule.epochs + 1 and scores[-1] - early > TIE:
+    rise = scores[-1] - scores[max(0, len(scores) - 1 - max(1, schedule.epochs // 5))]
+    if len(scores) == schedule.epochs + 1 and rise > max(TIE, RISING * (scores[best] - scores[0])):
         return Outcome(
             False,
-            f"the score on the selection split still rose by {scores[-1] - early:.2g} nats in the last fifth of "
+            f"the score on the selection split still rose by {rise:.2g} nats in the last fifth of "
             f"{schedule.epochs} epochs: the fit is usable and could be better; raise epochs",
         )
     return Outcome(message=f"best after epoch {best} of {len(scores) - 1}: {scores[best] - scores[0]:.3g} nats above {start}")

@@ -104,7 +104,13 @@ class GaussianSettings:
     tolerance: float = 1e-8
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[Gaussian]:
         """Match mean and covariance of the aggregated posterior: exactly, or as far as the rank allows.
 
@@ -112,9 +118,13 @@ class GaussianSettings:
             UsageError: unknown covariance, or a rank that cannot be.
         """
         if self.covariance not in COVARIANCES:
-            raise UsageError(f"covariance: expected {', '.join(COVARIANCES[:-1])} or {COVARIANCES[-1]}, got {self.covariance!r}")
+            raise UsageError(
+                f"covariance: expected {', '.join(COVARIANCES[:-1])} or {COVARIANCES[-1]}, got {self.covariance!r}"
+            )
         if self.rank and self.covariance != "low-rank":
-            raise UsageError(f"rank: expected 0 with covariance {self.covariance!r}, got {self.rank}; set covariance to 'low-rank'")
+            raise UsageError(
+                f"rank: expected 0 with covariance {self.covariance!r}, got {self.rank}; set covariance to 'low-rank'"
+            )
         mean, covariance = moments(train)
         dtype = next(iter(train.shards())).mean.dtype
         if self.covariance == "low-rank":
@@ -167,7 +177,9 @@ class GaussianSettings:
         if len(trace) > self.iterations:
             gained = trace[-1] - trace[-2]
             outcome = Outcome(
-                False, f"factor analysis still gained {gained:.1e} nats after {self.iterations} steps: usually harmless; raise iterations"
+                ok=False,
+                message=f"factor analysis still gained {gained:.1e} nats after {self.iterations} steps: "
+                "usually harmless; raise iterations",
             )
         return Fit(gaussian, outcome, {"objective": trace}, {"rank": tried[best]}, curve)
 

@@ -73,7 +73,7 @@ class MixtureSettings:
     components: int = 0
     covariance: str = "full"
     iterations: int = 200
-    tolerance: float = 1e-4
+    tolerance: float = 1e-3
 
     def fit(
         self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
@@ -111,6 +111,8 @@ class MixtureSettings:
             for k, (m, _, _), (e, g) in zip(tried, fits, shares, strict=True)
         ]
         mixture, outcome, trace = fits[best]
+        if best == len(tried) - 1 and outcome.ok and tried[best] == LADDER[-1]:
+            outcome = Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
         return Fit(mixture, outcome, {"bound": trace}, {"components": tried[best]}, curve)
 
     def _reduce(
@@ -119,19 +121,19 @@ class MixtureSettings:
         em = ComponentEM(data, diagonal=self.covariance == "diagonal")
         state = em.start(k, rng=fork(rng, "start", k))
         trace: list[float] = []
+        converged = False
         for step in range(self.iterations):
             progress(f"mixture({k})", step, self.iterations)
             new, bound = em.step(state)
             trace.append(bound)
-            if len(trace) > 1 and trace[-1] - trace[-2] < self.tolerance:
+            converged = len(trace) > 1 and trace[-1] - trace[-2] < self.tolerance
+            if converged:
                 break
             state = new
-        else:
-            new = None  # every step was taken
         progress(f"mixture({k})", self.iterations, self.iterations)
         mixture = em.finish(state, data.mean.dtype)
         outcome = Outcome(message=f"converged in {len(trace)} steps")
-        if new is None:
+        if not converged:
             rise = f"rose by {trace[-1] - trace[-2]:.1e} nats" if len(trace) > 1 else "was looked at once"
             outcome = Outcome(False, f"the bound still {rise} after {len(trace)} steps: usually harmless; raise iterations")
         elif len(mixture.mean) < k:

@@ -99,7 +99,13 @@ class SharedNUTSSettings:
     warmup: int = 300
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[SharedNUTS]:
         """Run the chains; the outcome is bad where R-hat is above 1.01 or the effective sample size below 100.
 
@@ -127,10 +133,12 @@ class SharedNUTSSettings:
             if not math.isfinite(float(target({"z": starts[c]}))):
                 raise NumericalError(
                     f"{self.kind}: log p(x|z) of {len(take)} rows is not finite at a code of row "
-                    f"{int(train.row_ids[take[row[c]]])}; check that the rows are scaled as the decoder was trained with"
+                    f"{int(train.row_ids[take[row[c]]])}; check that the rows are scaled as in training"
                 )
             seed, name = fork(rng, "chain", c), f"{self.kind} chain {c + 1}"
-            z, bad = _chain(mcmc, target, starts[c], draws=each, warmup=self.warmup, seed=seed, label=name, progress=progress)
+            z, bad = _chain(
+                mcmc, target, starts[c], draws=each, warmup=self.warmup, seed=seed, label=name, progress=progress
+            )
             chains.append(z)
             diverged += bad
         drawn = torch.stack(chains)
@@ -159,7 +167,10 @@ def diagnose(draws: Float[Tensor, "c k d"]) -> tuple[list[float], list[float]]:
     """Rank-normalised split R-hat and bulk effective sample size of every dimension (Vehtari et al. 2021)."""
     with warnings.catch_warnings():
         array_stats = importlib.import_module("arviz_stats.base").array_stats
-        array = np.asarray(draws.double().numpy())
+        if len(draws) == 1:  # its halves, as chains
+            half = draws.shape[1] // 2
+            draws = torch.cat([draws[:, :half], draws[:, -half:]])
+        array = draws.double().numpy()
         rhat = array_stats.rhat(array, chain_axis=0, draw_axis=1)
         ess = array_stats.ess(array, chain_axis=0, draw_axis=1)
     return [float(v) for v in np.ravel(rhat)], [float(v) for v in np.ravel(ess)]
@@ -171,12 +182,16 @@ def _outcome(rhat: float, ess: float, diverged: int, settings: SharedNUTSSetting
     # not <=: a chain that never moved has R-hat NaN
     if not rhat <= RHAT:
         return Outcome(
-            False,
-            f"{found}: the chains disagree (R-hat above {RHAT}), because they were too short or p(z|D) has several modes; "
-            f"raise warmup to {4 * settings.warmup} and draws to {4 * settings.draws}; if that does not help do not use them",
+            ok=False,
+            message=f"{found}: the chains disagree (R-hat above {RHAT}), because they were too short or p(z|D) has "
+            f"several modes; raise warmup to {4 * settings.warmup} and draws to {4 * settings.draws}; if that does not "
+            "help do not use them",
         )
     if not ess >= ESS:
-        return Outcome(False, f"{found}: below {ESS:.0f}, too few for a mean or an interval; raise draws to {4 * settings.draws}")
+        return Outcome(
+            ok=False,
+            message=f"{found}: below {ESS:.0f}, too few for a mean or an interval; raise draws to {4 * settings.draws}",
+        )
     return Outcome(message=found)
 
 
@@ -232,7 +247,8 @@ def _chain(
         progress(label, min(done, warmup + draws), warmup + draws)
 
     with contained(seed), torch.enable_grad():
-        kernel = mcmc.NUTS(potential_fn=target)
+        # a dense mass matrix takes out the posterior's correlations, but has to be learned: d^2 / 2 numbers
+        kernel = mcmc.NUTS(potential_fn=target, full_mass=warmup >= 10 * len(start))
         run = mcmc.MCMC(
             kernel,
             num_samples=draws,

@@ -54,7 +54,13 @@ class PoolSettings:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[Pool]:
         """Add up precisions, shard by shard."""
         weights = train.log_weights.exp()

@@ -78,7 +78,13 @@ class PriorSettings:
     tau: float = 1.0
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[Prior]:
         """The prior of this latent space, scaled.
 

@@ -69,7 +69,13 @@ class SharedSettings:
     label: int | None = None
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[Shared] | Fit[Prior]:
         """Multiply the group's posteriors; the prior, and an outcome that says so, where the product is no density.
 
@@ -95,11 +101,11 @@ class SharedSettings:
             return Fit(
                 Prior(train.d),
                 Outcome(
-                    False,
-                    f"the product of {n} posteriors is no density: its precision in {len(bad)} of {train.d} dimensions "
-                    f"({shown}) is {float(precision[bad[0]]):.3g}, because posteriors there are wider than the prior (no "
-                    "exact posterior is, under a bounded likelihood); the prior is returned in its place: train the "
-                    "encoder for longer, or use kind shared-nuts, which asks the decoder alone",
+                    ok=False,
+                    message=f"the product of {n} posteriors is no density: its precision in {len(bad)} of {train.d} "
+                    f"dimensions ({shown}) is {float(precision[bad[0]]):.3g}, because posteriors there are wider than "
+                    "the prior (no exact posterior is, under a bounded likelihood); the prior is returned in its place: "
+                    "train the encoder for longer, or use kind shared-nuts, which asks the decoder alone",
                 ),
             )
         shared = Shared((shift / precision).to(dtype), precision.rsqrt().to(dtype), n)
@@ -116,7 +122,9 @@ def members(posteriors: Posteriors, *, group: tuple[int, ...], label: int | None
         raise UsageError(f"group and label: expected one of them, got {len(group)} row ids and label {label}")
     if label is not None:
         if posteriors.labels is None:
-            raise UsageError(f"label: expected labelled rows, got label {label} and data without labels; name rows in group")
+            raise UsageError(
+                f"label: expected labelled rows, got label {label} and data without labels; name rows in group"
+            )
         found = (posteriors.labels == label).nonzero().flatten()
         if not len(found):
             known = ", ".join(str(v) for v in torch.unique(posteriors.labels).tolist()[:10])

@@ -36,9 +36,7 @@ class Smoothed:
         return self.mean.shape[1]
 
     @torch.no_grad()
-    def log_prob(
-        self, z: Float[Tensor, "n d"], *, leave_out: Int[Tensor, " n"] | None = None
-    ) -> Float[Tensor, " n"]:
+    def log_prob(self, z: Float[Tensor, "n d"], *, leave_out: Int[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
         """Exact log-density in nats, float64, streamed over blocks of points and of components.
 
         In coordinates `y = L^-1 (z - m)` component k has the covariance `I + L^-1 diag(scale_k^2) L^-T`, so its
@@ -105,7 +103,7 @@ class Smoothed:
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
     ) -> Tilted | None:
-        """log E_q[r/p] and draws of q_r (closed form); None above 1,024 components.
+        """Log E_q[r/p] and draws of q_r (closed form); None above 1,024 components.
 
         Every pair of posterior and component takes a Cholesky factor of its own, 12 microseconds at d = 16: two
         minutes for 10,000 posteriors and 1,024 components, two hours for 60,000.

@@ -147,9 +147,9 @@ class TwoStageSettings:
     needs: ClassVar[frozenset[str]] = frozenset()
     hidden: tuple[int, ...] = (128, 128)
     draws: int = 64
-    importance: int = 1
+    importance: int = 8
     epochs: int = 50
-    batch: int = 512
+    batch: int = 128
     lr: float = 2e-3
     patience: int = 10
 

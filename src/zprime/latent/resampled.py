@@ -1,0 +1,316 @@
+"""resampled: a Gaussian re-weighted by a network, by learned accept/reject or by energy. Its normaliser is estimated."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.arrays import blocks, standard_log_prob
+from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, silent
+from zprime.errors import UsageError
+from zprime.latent.choose import Codes
+from zprime.latent.fitting import (
+    MLP,
+    ROWS,
+    Schedule,
+    Whitening,
+    ascend,
+    at_least,
+    build,
+    by_rows,
+    frozen,
+    precise,
+    score,
+    skeleton,
+    weights,
+    widths,
+)
+from zprime.posteriors import Posteriors
+from zprime.rng import fork
+
+METHODS = ("rejection", "energy")
+BASES = ("gaussian", "prior")
+PROPOSALS = 256  # a draw, by default
+SETS = 1024  # sets of proposals behind an energy density
+SCORE_SETS = 256  # the same while fitting
+NORMALISER = 1 << 19  # base draws behind Z
+SCORE_NORMALISER = 1 << 16  # the same while fitting, at every look the same draws
+LEFT_OVER = 0.2  # share of draws taken unaccepted above which the outcome warns
+EFFECTIVE = 4.0  # effective proposals of a draw below which it warns
+AT_ONCE = 1 << 16  # proposals, or pairs of point and set, handled at once
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """What stands in for the integrals over the base Gaussian pi, estimated once from independent base draws.
+
+    Attributes:
+        log_z: log E_pi[a] (rejection) or log E_pi[exp f] (energy), nats.
+        stderr: its standard error, nats (delta method).
+        effective: effective number of T proposals, `T (E_pi weight)^2 / E_pi[weight^2]`.
+        log_sums: energy only: log of the summed weights of sets of T - 1 proposals, shape [sets].
+    """
+
+    log_z: float
+    stderr: float
+    effective: float
+    log_sums: Float[Tensor, " sets"]
+
+    @classmethod
+    def estimate(cls, method: str, log_weight: Float[Tensor, " s"], proposals: int) -> "Normaliser":
+        """From the log-weights at base draws; sums in float64."""
+        log_weight = log_weight.double()
+        log_z = float(torch.logsumexp(log_weight, 0)) - math.log(len(log_weight))
+        ratio = (log_weight - log_z).exp()
+        stderr = float(ratio.std()) / math.sqrt(len(ratio)) if len(ratio) > 1 else math.inf
+        sets = 0 if method == "rejection" or proposals == 1 else len(log_weight) // (proposals - 1)
+        log_sums = log_weight[: sets * (proposals - 1)].reshape(sets, max(1, proposals - 1)).logsumexp(1)
+        return cls(log_z, stderr, proposals / float(ratio.square().mean()), log_sums)
+
+
+@final
+@dataclass(frozen=True, repr=False, eq=False)
+class Resampled(LatentDistribution):
+    """T proposals from a base Gaussian pi, one of which a network f picks: r is the law of the one that is picked.
+
+    rejection (Bauer & Mnih 2019): a proposal is accepted with probability a = sigmoid(f), and the T-th taken as it
+    comes: `r(z) = pi(z) [(1 - t) a(z)/Z + t]`, `Z = E_pi[a]`, `t = (1 - Z)^(T-1)`.
+    energy (Aneja et al. 2021): one of the T is taken in proportion to w = exp f (self-normalised importance resampling):
+    `r(z) = pi(z) E[T w(z) / (w(z) + S)]`, S the sum of w over T - 1 proposals. The papers' `pi(z) w(z) / E_pi[w]` is its
+    limit for large T; at any T, r <= T pi, so no network makes up for more than log T nats.
+    Z, and the mean over S, are estimated once from base draws and kept, so log r is a fixed function of z.
+
+    Attributes:
+        method: `rejection` or `energy`.
+        net: f, of the whitened z.
+        base: pi, as the map that whitens it.
+        hidden: widths of the hidden layers of f.
+        proposals: T.
+        normaliser: Z, or sets of S.
+    """
+
+    kind: ClassVar[str] = "resampled"
+    density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "estimate"
+    method: str
+    net: MLP
+    base: Whitening
+    hidden: tuple[int, ...]
+    proposals: int
+    normaliser: Normaliser
+
+    @property
+    def d(self) -> int:
+        """Latent dimension."""
+        return self.base.d
+
+    @property
+    def label(self) -> str:
+        """With the method."""
+        return f"resampled ({self.method})"
+
+    @property
+    def left_over(self) -> float:
+        """Rejection: share of draws that are a T-th proposal, taken unaccepted."""
+        return math.exp((self.proposals - 1) * math.log1p(-min(math.exp(self.normaliser.log_z), 1 - 1e-12)))
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """log r(z) in nats, float64, up to the error of the normaliser; computed in z's own precision."""
+        net = precise(self.net, z.dtype)
+        dtype = next(net.parameters()).dtype
+
+        def density(u: Tensor) -> Tensor:
+            log_weight = _log_weight(self.method, net(u.to(dtype))[:, 0]).double()
+            return standard_log_prob(u) + self._log_ratio(log_weight)
+
+        rows = ROWS if self.method == "rejection" else max(1, 4 * AT_ONCE // SETS)
+        return by_rows(density, self.base.whiten(z), rows) - self.base.log_det
+
+    def _log_ratio(self, log_weight: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """log r - log pi."""
+        if self.proposals == 1:
+            return torch.zeros_like(log_weight)
+        if self.method == "rejection":
+            log_z = log_weight.new_tensor(self.normaliser.log_z)
+            return _truncated(log_weight - log_z, log_z, self.proposals)
+        # log w/(w + S) = -softplus(log S - log w)
+        share = -F.softplus(self.normaliser.log_sums.to(log_weight) - log_weight[:, None])
+        return torch.logsumexp(share, 1) + math.log(self.proposals / share.shape[1])
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draws by accept/reject, or by importance resampling."""
+        u = self._rejection(n, rng) if self.method == "rejection" else self._energy(n, rng)
+        return self.base.colour(u)
+
+    def _rejection(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Every open place gets a proposal at a time, T in all; the last is taken as it comes."""
+        out = self.base.noise(n, rng=rng)
+        left = torch.arange(n, device=out.device)
+        for _ in range(self.proposals - 1):
+            accept = by_rows(lambda u: torch.sigmoid(self.net(u)[:, 0]), out[left])
+            left = left[torch.rand(len(left), generator=rng, device=out.device) >= accept]
+            if not len(left):
+                break
+            out[left] = self.base.noise(len(left), rng=rng)
+        return out
+
+    def _energy(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Each draw has its own T proposals, so draws are independent."""
+        parts = [self.base.noise(0, rng=rng)]
+        for part in blocks(n, max(1, AT_ONCE // self.proposals)):
+            many = self.base.noise(part.stop - part.start, self.proposals, rng=rng)
+            f = by_rows(lambda u: self.net(u)[:, 0], many.flatten(0, 1)).unflatten(0, many.shape[:2])
+            which = torch.multinomial(torch.softmax(f, 1), 1, generator=rng)[:, 0]
+            parts.append(many[torch.arange(len(many), device=f.device), which])
+        return torch.cat(parts)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights of the network, mean and Cholesky factor of the base, and (energy) the sums over sets of proposals."""
+        out = {**self.base.tensors(), **weights(self.net)}
+        return out if self.method == "rejection" else {**out, "log_sums": self.normaliser.log_sums}
+
+    def config(self) -> dict[str, Any]:
+        """Method, architecture, proposals, and the normaliser with its standard error."""
+        z = self.normaliser
+        return {
+            "method": self.method,
+            "hidden": list(self.hidden),
+            "proposals": self.proposals,
+            "log_normaliser": z.log_z,
+            "log_normaliser_stderr": z.stderr,
+            "effective_proposals": z.effective,
+        }
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
+        """From the configuration and the weights."""
+        base, hidden, method = Whitening(tensors["mean"], tensors["scale_tril"]), tuple(config["hidden"]), str(config["method"])
+        net = skeleton(lambda: MLP(base.d, hidden, 1), dict(tensors))
+        log_sums = tensors["log_sums"] if method == "energy" else torch.empty(0, dtype=torch.float64)
+        numbers = (config["log_normaliser"], config["log_normaliser_stderr"], config["effective_proposals"])
+        log_z, stderr, effective = (float(v) for v in numbers)
+        z = Normaliser(log_z, stderr, effective, log_sums)
+        return cls(method, net, base, hidden, int(config["proposals"]), z)
+
+
+def _log_weight(method: str, f: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """log a(z), or the energy."""
+    return F.logsigmoid(f) if method == "rejection" else f
+
+
+def _truncated(log_ratio: Float[Tensor, " n"], log_z: Tensor, proposals: int) -> Float[Tensor, " n"]:
+    """log[(1 - t) a/Z + t], `t = (1 - Z)^(T-1)`, from log a/Z and log Z."""
+    # a float32 Z near 1 rounds to 1, whose log(1 - Z) is -inf and has no gradient
+    log_t = (proposals - 1) * torch.log1p(-log_z.exp().clamp(max=1 - 1e-6))
+    return torch.logaddexp(log_ratio + torch.log(-torch.expm1(log_t)), log_t.expand_as(log_ratio))
+
+
+@dataclass(frozen=True)
+class ResampledSettings:
+    """Fit the network by maximum likelihood (rejection) or as a classifier of codes against base draws (energy).
+
+    rejection: raise `E_qbar[log r]`, Z from fresh base draws at every step. energy: noise-contrastive estimation,
+    `max E_qbar[log sigmoid(f)] + E_pi[log sigmoid(-f)]`, whose optimum is f = log qbar/pi.
+
+    Attributes:
+        method: `rejection` (learned accept/reject) or `energy`.
+        base: `gaussian`, the moment match, or `prior`, N(0, I).
+        hidden: widths of the hidden layers.
+        proposals: T, a draw: at most (rejection), or in all (energy). The gain over the base ends at log T.
+        epochs, batch, lr, patience: see `Schedule`.
+    """
+
+    kind: ClassVar[str] = "resampled"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    method: str = "energy"
+    base: str = "gaussian"
+    hidden: tuple[int, ...] = (128, 128)
+    proposals: int = PROPOSALS
+    epochs: int = 40
+    batch: int = 512
+    lr: float = 2e-3
+    patience: int = 8
+
+    def fit(
+        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+    ) -> Fit[Resampled]:
+        """Start at the base, fit by Adam, stop by the code gain on the selection split, then estimate Z.
+
+        Raises:
+            UsageError: settings that cannot be used.
+        """
+        if self.method not in METHODS:
+            raise UsageError(f"method: expected {' or '.join(METHODS)}, got {self.method!r}")
+        if self.base not in BASES:
+            raise UsageError(f"base: expected {' or '.join(BASES)}, got {self.base!r}")
+        at_least("proposals", self.proposals, 1)
+        hidden = widths("hidden", self.hidden)
+        schedule = Schedule(self.epochs, self.batch, self.lr, self.patience)
+        schedule.check()
+        data = train.gather()
+        base = Whitening.of(train) if self.base == "gaussian" else Whitening.none(train)
+        net = build(lambda: MLP(train.d, hidden, 1), rng=fork(rng, "weights"))
+        codes = Codes.draw(selection, rng=rng)
+        looks = self._draws(NORMALISER, SETS), self._draws(SCORE_NORMALISER, SCORE_SETS)
+
+        def found(f: MLP, draws: int, name: str) -> Resampled:
+            stream = fork(rng, name)
+            # blocks have streams of their own: memory is bounded, and the draws are the same at every look
+            log_weight = [
+                by_rows(lambda u: _log_weight(self.method, f(u)[:, 0]), base.noise(len(b), rng=fork(stream, b.start)))
+                for b in (range(draws)[part] for part in blocks(draws, 16 * ROWS))
+            ]
+            z = Normaliser.estimate(self.method, torch.cat(log_weight), self.proposals)
+            return Resampled(self.method, f, base, hidden, self.proposals, z)
+
+        def objective(z: Tensor, stream: torch.Generator) -> Tensor:
+            u = base.whiten(z).float()
+            many = 2 * len(u) if self.method == "rejection" else len(u)
+            f, g = net(torch.cat([u, base.noise(many, rng=stream)]))[:, 0].split([len(u), many])
+            if self.method == "energy":
+                return F.logsigmoid(f).mean() + F.logsigmoid(-g).mean()
+            log_z = torch.logsumexp(F.logsigmoid(g), 0) - math.log(many)
+            return (_truncated(F.logsigmoid(f) - log_z, log_z, self.proposals) + standard_log_prob(u)).mean() - base.log_det
+
+        ascent = ascend(
+            list(net.parameters()),
+            objective,
+            lambda: score(codes, found(net, looks[1], "score")),
+            data,
+            schedule,
+            label=f"resampled ({self.method})",
+            start="the base Gaussian",
+            rng=rng,
+            progress=progress,
+        )
+        best = found(frozen(net), looks[0], "normaliser")
+        z = best.normaliser
+        chosen = {"epoch": ascent.epoch, "log_normaliser": z.log_z, "log_normaliser_stderr": z.stderr}
+        return Fit(best, _outcome(ascent.outcome, best), ascent.trace, {**chosen, "effective_proposals": z.effective})
+
+    def _draws(self, normaliser: int, sets: int) -> int:
+        """Base draws that a normaliser takes."""
+        return max(2, sets * (self.proposals - 1)) if self.method == "energy" else normaliser
+
+
+def _outcome(outcome: Outcome, r: Resampled) -> Outcome:
+    """Warn where T proposals are too few for what the network asks."""
+    if not outcome.ok:
+        return outcome
+    if r.method == "rejection" and r.left_over > LEFT_OVER:
+        return Outcome(
+            False,
+            f"{r.left_over:.0%} of the draws would be taken unaccepted, after {r.proposals} proposals: the codes are too far "
+            "from the base Gaussian; raise proposals, or take kind mixture or flow",
+        )
+    if r.method == "energy" and r.normaliser.effective < EFFECTIVE:
+        return Outcome(
+            False,
+            f"the {r.proposals} proposals of a draw are worth {r.normaliser.effective:.2g} effective ones: the codes are too far from the "
+            "base Gaussian; raise proposals, or take kind mixture or flow",
+        )
+    return outcome

@@ -1,0 +1,200 @@
+"""vamp: the frozen encoder's posteriors at K pseudo-inputs, learned after training, and mixed."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.arrays import LOG_2PI, blocks
+from zprime.components import Diagonal
+from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Progress, silent
+from zprime.errors import ArrayError, UsageError
+from zprime.latent.choose import Codes
+from zprime.latent.context import Context, need
+from zprime.latent.fitting import Schedule, ascend, at_least, score
+from zprime.posteriors import InMemory, Posteriors
+from zprime.rng import fork
+from zprime.vae import Encoder
+
+LLOYD = 10  # rounds of k-means for the starting rows
+SUBSET = 20_000  # rows that are looked at for them
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Vamp(GaussianDistribution):
+    """`r(z) = sum_k w_k q(z|u_k)` (Tomczak & Welling 2018, eq. 10), kept as K diagonal Gaussians and their weights.
+
+    The pseudo-inputs u_k stay behind. They start at training rows; where they have moved away by steps of the fit, the
+    Gaussians are no functions of single rows (`learned`); where the fit kept its start, they are.
+    """
+
+    kind: ClassVar[str] = "vamp"
+    log_weight: Float[Tensor, " k"]
+    mean: Float[Tensor, "k d"]
+    scale: Float[Tensor, "k d"]
+    learned: bool = True
+
+    @property
+    def components(self) -> Diagonal:
+        """The K Gaussians."""
+        return Diagonal(self.log_weight, self.mean, self.scale)
+
+    @property
+    def holds_rows(self) -> bool:
+        """Whether the pseudo-inputs still are training rows."""
+        return not self.learned
+
+    @property
+    def label(self) -> str:
+        """With the number of components."""
+        return f"vamp({len(self.mean)})"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Log-weights, means, standard deviations."""
+        return {"log_weight": self.log_weight, "mean": self.mean, "scale": self.scale}
+
+    def config(self) -> dict[str, Any]:
+        """Whether the pseudo-inputs were learned."""
+        return {"learned": self.learned}
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
+        """From its tensors."""
+        return cls(tensors["log_weight"], tensors["mean"], tensors["scale"], bool(config["learned"]))
+
+
+@dataclass(frozen=True)
+class VampSettings:
+    """Raise `E_qbar[log r]` over pseudo-inputs and weights by Adam, with fresh posterior draws and a frozen encoder.
+
+    Attributes:
+        components: K; at most as many as there are rows.
+        epochs, batch, lr, patience: see `Schedule`; lr is in units of each entry's range over the training rows.
+    """
+
+    kind: ClassVar[str] = "vamp"
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "rows"})
+    components: int = 50
+    epochs: int = 20
+    batch: int = 512
+    lr: float = 1e-2
+    patience: int = 5
+
+    def fit(
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Context | None,
+        rng: torch.Generator,
+        progress: Progress = silent,
+    ) -> Fit[Vamp]:
+        """Start at the training rows nearest to k-means centres, keep each entry inside the range of the training rows.
+
+        Raises:
+            UsageError: no context, settings that cannot be used, or an encoder that gives no gradients.
+            ArrayError: the rows are not the ones that the posteriors belong to.
+        """
+        context = need(context, self.kind)
+        at_least("components", self.components, 1)
+        schedule = Schedule(self.epochs, self.batch, self.lr, self.patience)
+        schedule.check()
+        data, rows = train.gather(), context.train.x
+        if len(rows) != data.n:
+            raise ArrayError(f"context: expected the {data.n} rows that the posteriors belong to, got {len(rows)}")
+        inputs = PseudoInputs(rows, _medoids(data, min(self.components, data.n), rng=fork(rng, "start")))
+        log_weight = torch.zeros(len(inputs.free), device=rows.device, requires_grad=True)
+        codes = Codes.draw(selection, rng=rng)
+
+        def posteriors() -> tuple[Tensor, Tensor]:
+            mean, scale = context.model.encode(inputs.rows())
+            return mean, scale
+
+        def now(*, learned: bool) -> Vamp:
+            with torch.no_grad():
+                mean, scale = posteriors()
+                weight = log_weight.log_softmax(0)
+            dtype = data.mean.dtype
+            return Vamp(weight.to(dtype).detach(), mean.to(dtype).detach(), scale.to(dtype).detach(), learned)
+
+        def objective(z: Tensor, stream: torch.Generator) -> Tensor:
+            mean, scale = posteriors()
+            if not mean.requires_grad:
+                raise UsageError(
+                    "kind vamp: the encoder's answer carries no gradient with respect to its input; "
+                    "give a model whose encode() does not run under torch.no_grad()"
+                )
+            return _log_mixture(z.to(mean.dtype), mean, scale, log_weight.log_softmax(0)).mean()
+
+        ascent = ascend(
+            [inputs.free, log_weight],
+            objective,
+            lambda: score(codes, now(learned=True)),
+            data,
+            schedule,
+            label=f"vamp({len(inputs.free)})",
+            start="the encoder's posteriors at chosen training rows",
+            rng=rng,
+            progress=progress,
+            after=inputs.clamp,
+        )
+        chosen = {"epoch": ascent.epoch, "components": len(inputs.free)}
+        return Fit(now(learned=ascent.epoch > 0), ascent.outcome, ascent.trace, chosen)
+
+
+class PseudoInputs:
+    """K inputs in the box that the training rows span, entry by entry.
+
+    Attributes:
+        free: shape [k, *datum], what is fitted: 0 is an entry's smallest value over the rows, 1 its largest. So one
+            learning rate suits data of any scale, and entries that never vary stay as they are.
+    """
+
+    def __init__(self, rows: Float[Tensor, "n *datum"], chosen: Tensor) -> None:
+        self.low, high = rows.amin(0), rows.amax(0)
+        self.range = high - self.low
+        unit = (rows[chosen] - self.low) / torch.where(self.range > 0, self.range, 1)
+        self.free = unit.clone().requires_grad_()
+
+    def rows(self) -> Float[Tensor, "k *datum"]:
+        """In the units of the data."""
+        return self.low + self.free * self.range
+
+    def clamp(self) -> None:
+        """Back into the box."""
+        with torch.no_grad():
+            self.free.clamp_(0, 1)
+
+
+def _log_mixture(
+    z: Float[Tensor, "b d"], mean: Float[Tensor, "k d"], scale: Float[Tensor, "k d"], log_weight: Float[Tensor, " k"]
+) -> Float[Tensor, " b"]:
+    """log sum_k w_k N(z; mean_k, scale_k^2) with gradients; the direct form, which does not cancel in float32."""
+    u = (z[:, None] - mean) / scale
+    constant = log_weight - scale.log().sum(1) - 0.5 * z.shape[1] * LOG_2PI
+    return torch.logsumexp(constant - 0.5 * u.square().sum(2), 1)
+
+
+def _medoids(data: InMemory, k: int, *, rng: torch.Generator) -> Tensor:
+    """k different rows, each the nearest to a k-means centre of the posterior means (whitened per dimension)."""
+    order = torch.randperm(data.n, generator=rng)[:SUBSET]
+    points = data.mean[order].double()
+    spread = points.std(0) if len(points) > 1 else torch.ones(data.d, dtype=torch.float64)
+    points = points / torch.where(spread > 0, spread, 1)
+    centre = points[:k].clone()
+    for _ in range(LLOYD):
+        nearest = torch.cat([torch.cdist(points[b], centre).argmin(1) for b in blocks(len(points), 4096)])
+        count = torch.bincount(nearest, minlength=k)
+        total = torch.zeros_like(centre).index_add_(0, nearest, points)
+        centre = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], centre)
+    distance = torch.cdist(centre, points)
+    taken: list[int] = []
+    for row in distance:
+        row[taken] = math.inf  # two centres may share their nearest row
+        taken.append(int(row.argmin()))
+    return order[taken]

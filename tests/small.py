@@ -1,0 +1,33 @@
+"""A small run that several tests look at."""
+
+from pathlib import Path
+
+import numpy as np
+
+from zprime.auditing import Audit, AuditSettings
+from zprime.data import DataSettings
+from zprime.pipeline import Run
+from zprime.training import TrainSettings
+from zprime.vae import VAESettings
+
+NETWORK = VAESettings(latents=2, hidden=(16,))
+TRAINING = TrainSettings(epochs=4, batch=32)
+AUDIT = AuditSettings(rows=12, draws=120, grid=4, map=20)
+
+
+def table(path: Path, n: int = 120) -> Path:
+    """Rows in two clumps, in units of their own, with labels."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, n)
+    x = 40 + 10 * rng.normal(size=(n, 5)) + 100 * y[:, None]
+    np.savez(path, x=x.astype(np.float32), y=y)
+    return path
+
+
+def run(folder: Path, data: Path, *, seed: int = 0) -> tuple[Run, Audit]:
+    """All stages."""
+    job = Run.create(folder)
+    job.train(DataSettings(str(data)), NETWORK, TRAINING, seed=seed)
+    job.encode()
+    job.fit(seed=seed)
+    return job, job.audit(AUDIT, seed=seed)

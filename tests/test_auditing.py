@@ -1,0 +1,117 @@
+"""The audit on the linear-Gaussian model, and what it refuses."""
+
+import pytest
+import torch
+
+from oracles import linear_gaussian
+from zprime.auditing import AuditSettings, audit
+from zprime.data import Rows
+from zprime.errors import ArrayError, UsageError
+from zprime.latent import Aggregated, Defensive, Gaussian
+from zprime.posteriors import InMemory
+
+MODEL = linear_gaussian(D=5, d=2, var=0.5)
+SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10)
+
+
+def splits(shift: float = 0.0, n: int = 80) -> tuple[dict[str, InMemory], dict[str, Rows]]:
+    posteriors, rows = {}, {}
+    for i, name in enumerate(("train", "selection", "heldout")):
+        x, z = MODEL.sample(n, seed=i)
+        x = x + shift * MODEL.weight.sum(1)  # as if z had been drawn about `shift`
+        posteriors[name] = InMemory(*MODEL.posterior(x))
+        rows[name] = Rows(name, x, torch.arange(n))
+    return posteriors, rows
+
+
+def shifted(by: float) -> Gaussian:
+    return Gaussian(torch.full((2,), by).double(), torch.ones(2).double())
+
+
+def test_a_true_prior_is_kept_and_a_planted_hole_is_found() -> None:
+    posteriors, rows = splits()
+    kept = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=SMALL)
+    assert kept.verdict.decision == "keep the prior"
+    posteriors, rows = splits(shift=1.0)
+    left = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=SMALL)
+    assert (left.verdict.decision, left.verdict.choice) == ("leave the prior", "shifted")
+    scores = left.entry("shifted").scores["heldout"]
+    for rung in ("evidence", "likelihood"):
+        # KL(N(1, I) || N(0, I)) is 1 in two dimensions; x sees a part of it, as a Gaussian of its own
+        marginal = MODEL.weight @ MODEL.weight.T + MODEL.var * torch.eye(5)
+        gap = MODEL.weight.sum(1)
+        truth = float(0.5 * gap @ torch.linalg.solve(marginal.double(), gap))
+        assert scores[rung].gain.low < truth < scores[rung].gain.high
+        assert scores[rung].gain.n == 60
+
+
+def test_gains_agree_on_the_linear_model_and_are_kept_row_by_row() -> None:
+    posteriors, rows = splits(shift=0.7)
+    found = audit({"shifted": shifted(0.7)}, posteriors, model=MODEL.vae(), rows=rows, settings=SMALL)
+    kept = found.tensors
+    torch.testing.assert_close(
+        kept["gain.heldout.likelihood.shifted"], kept["gain.heldout.evidence.shifted"], rtol=0, atol=0.35
+    )
+    score = found.entry("shifted").scores["heldout"]["likelihood"]
+    assert score.gain.value == pytest.approx(float(kept["gain.heldout.likelihood.shifted"].mean()))
+    assert score.above == pytest.approx(float((kept["gain.heldout.likelihood.shifted"] > 0).double().mean()))
+
+
+def test_without_a_model_only_what_needs_no_decoder() -> None:
+    posteriors, _ = splits(shift=3.0)
+    found = audit({"shifted": shifted(3.0)}, posteriors, settings=SMALL)
+    assert set(found.entry("shifted").scores["heldout"]) == {"code", "evidence"}
+    assert found.verdict.choice == "shifted"
+    assert found.log_prior is None
+    assert not any(k.startswith("grid.") for k in found.tensors)
+
+
+def test_a_defended_candidate_is_shown_alone_too_but_never_chosen() -> None:
+    posteriors, _ = splits()
+    exact = Aggregated(posteriors["train"].mean, posteriors["train"].scale)
+    found = audit({"aggregated": Defensive(exact, 0.1)}, posteriors, settings=SMALL)
+    assert [e.name for e in found.entries] == ["prior", "aggregated", "aggregated (e = 0)"]
+    assert [e.eligible for e in found.entries] == [True, True, False]
+    assert [e.holds_rows for e in found.entries] == [False, True, True]
+    with pytest.raises(UsageError, match="name: expected one of prior, aggregated, aggregated"):
+        found.entry("flowery")
+
+
+def test_wide_posteriors_are_counted_and_said() -> None:
+    posteriors, _ = splits()
+    wide = {k: InMemory(p.mean, p.scale * torch.tensor([1.0, 3.0])) for k, p in posteriors.items()}
+    found = audit({"shifted": Gaussian(torch.zeros(2).double(), torch.full((2,), 1.4).double())}, wide, settings=SMALL)
+    score = found.entry("shifted").scores["heldout"]["evidence"]
+    assert score.diverged > 0
+    assert not score.gain.trusted
+    assert f"{score.diverged} rows diverge" in score.gain.because
+    assert "80 of 80 held-out posteriors are wider than the prior" in found.warnings[0]
+
+
+def test_results_do_not_depend_on_how_many_rows_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zprime.measure import ladder
+
+    posteriors, rows = splits(shift=0.5)
+    call = {"model": MODEL.vae(), "rows": rows, "settings": SMALL}
+    whole = audit({"shifted": shifted(0.5)}, posteriors, **call)
+    monkeypatch.setattr(ladder, "DECODE", 37)
+    again = audit({"shifted": shifted(0.5)}, posteriors, **call)
+    torch.testing.assert_close(again.tensors["gain.heldout.likelihood.shifted"], whole.tensors["gain.heldout.likelihood.shifted"])
+
+
+def test_refusals() -> None:
+    posteriors, rows = splits()
+    with pytest.raises(UsageError, match="posteriors: expected train, selection and heldout, got train"):
+        audit({"s": shifted(0)}, {"train": posteriors["train"]})
+    with pytest.raises(UsageError, match="rows: expected the selection and heldout rows beside the model, got none"):
+        audit({"s": shifted(0)}, posteriors, model=MODEL.vae())
+    other = {k: Rows(k, r.x, r.ids + 1) for k, r in rows.items()}
+    with pytest.raises(ArrayError, match="rows: expected the selection rows in the order of their posteriors"):
+        audit({"s": shifted(0)}, posteriors, model=MODEL.vae(), rows=other)
+    for bad, sentence in (
+        (AuditSettings(rows=1), "rows: expected at least 2, got 1"),
+        (AuditSettings(draws=10), "draws: expected 0, or a multiple of 4 that is at least 8, got 10"),
+        (AuditSettings(grid=0), "grid and map: expected at least 1, got 0 and 2000"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            audit({"s": shifted(0)}, posteriors, settings=bad)

@@ -1,0 +1,160 @@
+"""The command line: the same words, JSON alone on standard output, errors without tracebacks, kill and resume."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import small
+from zprime import artifact
+from zprime.cli import main
+
+QUICK = ["--latents", "2", "--hidden", "16", "--epochs", "4", "--batch", "32", "--rows", "12", "--draws", "120", "--map", "20"]
+
+
+def call(*argv: str | Path) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in argv])
+    code = end.value.code
+    return code if isinstance(code, int) else 1
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert call("run", "--data", "digits", "--out", folder, *QUICK, "--quiet") == 0
+    return folder
+
+
+def test_json_is_alone_on_standard_output(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "--data", "digits", "--out", digits, *QUICK, "--json") == 0
+    out = capsys.readouterr()
+    found = json.loads(out.out)
+    assert found["verdict"]["decision"] in {"leave the prior", "keep the prior", "undecided"}
+    assert Path(found["report"]).is_file()
+    assert "already done" in out.err
+
+
+def test_verbs_one_by_one_give_what_run_gives(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "steps"
+    assert call("train", "--data", "digits", "--out", folder, *QUICK[:8]) == 0
+    assert call("encode", folder) == 0
+    assert call("fit", folder) == 0
+    assert call("audit", folder, *QUICK[8:]) == 0
+    assert call("report", folder, "--out", tmp_path / "page.html") == 0
+    assert "nats per row" in capsys.readouterr().out
+    for name in ("model", "posteriors/train", "latent/mixture", "latent/aggregated", "generator"):
+        assert artifact.read(folder / name).files == artifact.read(digits / name).files, name
+    assert (tmp_path / "page.html").read_text() == (digits / "report.html").read_text()
+
+
+def test_sample_writes_a_grid_and_an_npz(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("sample", digits, "-n", "9", "--from", "aggregated", "--out", tmp_path / "s") == 0
+    assert "stores the posterior of every single training row" in capsys.readouterr().out
+    with np.load(tmp_path / "s.npz") as found:
+        assert found["z"].shape == (9, 2)
+        assert found["x"].shape == (9, 1, 8, 8)
+        assert 2 < found["x"].mean() < 8  # digits go from 0 to 16
+    assert Image.open(tmp_path / "s.png").size[0] > 64
+    assert call("sample", digits / "generator", "-n", "4") == 0
+    assert (digits / "samples" / "generator.npz").is_file()
+    assert call("sample", digits / "generator", "--from", "prior") == 2
+
+
+def test_settings_come_from_flag_then_environment_then_toml(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = small.table(tmp_path / "t.npz")
+    toml = tmp_path / "z.toml"
+    toml.write_text(f'[train]\ndata = "{data}"\nout = "{tmp_path / "run"}"\nlatents = 3\nepochs = 2\nhidden = [7]\nbatch = 50\n')
+    monkeypatch.setenv("ZPRIME_LATENTS", "4")
+    assert call("train", "--config", toml, "--batch", "20", "--json") == 0
+    config = artifact.read(tmp_path / "run" / "model").config
+    assert config["vae"]["settings"]["latents"] == 4
+    assert config["vae"]["settings"]["hidden"] == [7]
+    assert config["training"]["batch"] == 20
+    assert config["training"]["epochs"] == 2
+    capsys.readouterr()
+    toml.write_text("[train]\nlatnets = 3\n")
+    assert call("train", "--config", toml) == 2
+    assert "latnets" in capsys.readouterr().err
+
+
+def test_errors_are_sentences_with_their_exit_code(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("x")
+    nan = tmp_path / "nan.npy"
+    np.save(nan, np.where(np.arange(60).reshape(20, 3) == 30, np.nan, 1.5))
+    one = tmp_path / "one.npy"
+    np.save(one, np.ones((1, 3)))
+    same = tmp_path / "same.npy"
+    np.save(same, np.ones((30, 3)))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    cases: list[tuple[list[str | Path], int, str]] = [
+        (["run", "--data", "nope", "--out", tmp_path / "r"], 2, "data: expected digits, or a file or folder that exists, got 'nope'"),
+        (["run", "--data", "digits", "--out", other], 2, "this folder holds files that zprime did not write"),
+        (["run", "--data", "digits", "--out", nan / "x"], 2, "cannot write here (Not a directory)"),
+        (["run", "--data", nan, "--out", tmp_path / "r"], 5, "got nan in 1 of 20 rows (row 10)"),
+        (["run", "--data", one, "--out", tmp_path / "r"], 5, "expected at least 3 rows, one for each split, got 1"),
+        (["run", "--data", same, "--out", tmp_path / "r"], 5, "training rows are the same; nothing can be learned"),
+        (["run", "--data", empty, "--out", tmp_path / "r"], 2, "expected PNG or JPEG images or IDX files, found none"),
+        (["run", "--data", "digits", "--out", tmp_path / "r", "--kinds", "flowery"], 2, "kind: expected one of prior, gaussian"),
+        (["run", "--data", "digits", "--out", tmp_path / "r", "--latents", "0"], 2, "latents: expected at least 1, got 0"),
+        (["run", "--data", "digits", "--out", tmp_path / "r", "--network", "vit"], 2, "network: expected mlp or conv, got 'vit'"),
+        (["run", "--data", "digits", "--out", tmp_path / "r", "--likelihood", "poisson"], 2, "likelihood: expected gaussian or bernoulli"),
+        (["run", "--data", "digits", "--out", tmp_path / "r", "--flatents", "3"], 2, 'Unknown option: "--flatents"'),
+        (["fit", digits, "--set", "mixture.components=5000"], 2, "components: expected 1 to 1197 (the number of posteriors), or 0 to choose, got 5000"),
+        (["fit", digits, "--set", "mixture.componets=5"], 2, "set: mixture has "),
+        (["fit", digits, "--set", "mixture.components=five"], 2, "set: mixture.components expected int, got 'five'"),
+        (["fit", digits, "--set", "mixture=5"], 2, "set: expected KIND.FIELD=VALUE, e.g. mixture.components=64, got 'mixture=5'"),
+        (["sample", digits, "--from", "flowery"], 2, "from: expected one of prior, gaussian, mixture, aggregated, got 'flowery'"),
+        (["sample", digits, "-n", "0"], 2, "n: expected at least 1 sample, got 0"),
+        (["audit", other], 3, "expected an artefact of kind run, found no manifest.json"),
+        (["report", empty], 3, "expected an artefact of kind audit, found no manifest.json"),
+        (["run", "--config", tmp_path / "no.toml"], 2, "config: expected a TOML file, found none at"),
+        (["audit", digits, "--threads", "-1"], 2, "threads: expected 0 or more, got -1"),
+        (["flowery"], 2, 'Unknown command "flowery"'),
+    ]
+    for argv, code, sentence in cases:
+        assert call(*argv) == code, argv
+        err = " ".join(capsys.readouterr().err.split())
+        assert " ".join(sentence.split()).strip('"') in err or sentence.replace('"', "") in err.replace('"', ""), (argv, err)
+        assert "Traceback" not in err
+    assert not (tmp_path / "r" / "model").exists()
+
+
+def start(folder: Path, *extra: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "zprime.cli", "train", "--data", "digits", "--out", str(folder)]
+    command += ["--latents", "2", "--hidden", "16", "--epochs", "60", "--checkpoint", "0", *extra]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_killed_training_goes_on_and_ends_with_the_same_parameters(how: signal.Signals, tmp_path: Path) -> None:
+    undisturbed = start(tmp_path / "whole")
+    first = start(tmp_path / "cut")
+    checkpoint = tmp_path / "cut" / "checkpoint" / "manifest.json"
+    deadline = time.monotonic() + 60
+    while not checkpoint.is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(first.pid, how)
+    _, err = first.communicate(timeout=60)
+    if how is signal.SIGINT:
+        assert first.returncode == 130
+        assert "the same command goes on from there" in " ".join(err.split())
+    assert not (tmp_path / "cut" / "model").exists()
+    second = start(tmp_path / "cut")
+    _, err = second.communicate(timeout=120)
+    assert second.returncode == 0
+    assert "training goes on after epoch" in " ".join(err.split())
+    undisturbed.communicate(timeout=120)
+    assert artifact.read(tmp_path / "cut" / "model").files == artifact.read(tmp_path / "whole" / "model").files

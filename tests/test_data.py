@@ -1,0 +1,400 @@
+"""Reading rows from every source, refusing what cannot be used by name, and splitting them."""
+
+import gzip
+import logging
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from zprime.data import SPLITS, DataSettings, Dataset, Source, load, read_source
+from zprime.errors import ArrayError, UsageError
+
+RNG = np.random.default_rng(0)
+
+
+def table(n: int = 60, d: int = 4, **changes) -> Source:
+    return Source(**{"name": "table", "x": np.random.default_rng(1).normal(3, 2, (n, d)), **changes})
+
+
+def idx(array: np.ndarray, magic: bytes = b"\0\0\x08") -> bytes:
+    return magic + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def mnist(folder: Path, *, n: int = 20, test: int = 6, zipped: bool = True) -> dict[str, np.ndarray]:
+    """The four files of an MNIST-like set, and what is in them."""
+    parts = {
+        "train-images-idx3": RNG.integers(0, 256, (n, 5, 4)),
+        "train-labels-idx1": RNG.integers(0, 10, n),
+        "t10k-images-idx3": RNG.integers(0, 256, (test, 5, 4)),
+        "t10k-labels-idx1": RNG.integers(0, 10, test),
+    }
+    for name, array in parts.items():
+        content = idx(array)
+        (folder / f"{name}-ubyte{'.gz' if zipped else ''}").write_bytes(gzip.compress(content) if zipped else content)
+    return parts
+
+
+def save(path: Path, array: np.ndarray) -> str:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.fromarray(array).save(path)
+    return str(path)
+
+
+# Splits
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(3, 300),
+    test=st.integers(0, 50),
+    selection=st.floats(0.01, 0.45),
+    heldout=st.floats(0.01, 0.45),
+    seed=st.integers(0, 1000),
+)
+def test_splits_are_disjoint_sorted_seeded_and_cover_every_row(n: int, test: int, selection: float, heldout: float, seed: int) -> None:
+    source = Source("rows", RNG.normal(size=(n + test, 2)), test=test)
+    try:
+        data = Dataset(source, DataSettings("rows", selection, heldout), seed=seed)
+    except ArrayError as error:
+        assert re.search(r"leave none to train on|training rows are the same", str(error)) and n < 8  # noqa: PT018
+        return
+    ids = [data.ids[s] for s in SPLITS]
+    assert sorted(torch.cat(ids).tolist()) == list(range(n + test))
+    assert all(torch.equal(i, i.sort().values) and len(i) for i in ids)
+    if test:
+        assert data.ids["heldout"].tolist() == list(range(n, n + test))
+    else:
+        assert len(data.ids["heldout"]) == max(1, round(n * heldout))
+    assert len(data.ids["selection"]) == max(1, round(n * selection))
+    again, other = (Dataset(source, DataSettings("rows", selection, heldout), seed=s) for s in (seed, seed + 1))
+    assert all(torch.equal(again.ids[s], data.ids[s]) for s in SPLITS)
+    assert n < 30 or any(not torch.equal(other.ids[s], data.ids[s]) for s in ("train", "selection"))
+
+
+def test_limit_keeps_training_rows_of_the_unlimited_split_and_leaves_the_others_alone() -> None:
+    full, some = (Dataset(table(), DataSettings("t", limit=k), seed=1) for k in (0, 10))
+    assert len(some.ids["train"]) == 10
+    assert set(some.ids["train"].tolist()) < set(full.ids["train"].tolist())
+    assert all(torch.equal(some.ids[s], full.ids[s]) for s in ("selection", "heldout"))
+    assert full.hash == some.hash
+
+
+def test_what_a_manifest_records_is_enough_to_find_every_row_again() -> None:
+    data = Dataset(table(y=np.arange(60) % 3), DataSettings("t"), seed=5)
+    record, tensors = data.describe(), data.tensors()
+    assert record["sizes"] == {"train": 40, "selection": 10, "heldout": 10}
+    assert (record["seed"], record["shape"], record["dtype"], record["settings"]["data"]) == (5, [4], "float32", "t")
+    for split in SPLITS:
+        rows = data.rows(split)
+        assert torch.equal(rows.ids, tensors[f"ids.{split}"])
+        torch.testing.assert_close(rows.x * tensors["scale"] + tensors["shift"], data.raw[rows.ids], rtol=1e-5, atol=1e-5)
+        assert torch.equal(rows.labels, rows.ids % 3)
+        head = rows.head(3)
+        assert len(head) == 3
+        assert torch.equal(head.x, rows.x[:3])
+        assert torch.equal(head.labels, rows.labels[:3])
+
+
+def test_the_hash_changes_with_any_value_or_label() -> None:
+    x = table().x
+    other = x.copy()
+    other[30, 2] += 1e-3
+    swapped = x[::-1].copy()
+    hashes = [Dataset(table(x=a, y=y), DataSettings("t")).hash for a in (x, other, swapped) for y in (None, np.zeros(60, int), np.ones(60, int))]
+    assert len(set(hashes)) == 9
+
+
+# Scaling
+
+
+def test_columns_are_standardised_by_the_training_rows_alone() -> None:
+    x = table(300).x
+    x[:, 2] = 7.0  # a constant column among others
+    data = Dataset(Source("t", x), DataSettings("t"))
+    train = data.rows("train").x
+    torch.testing.assert_close(train.mean(0), torch.zeros(4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(train.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0, 1.0]), rtol=0, atol=1e-5)
+    x[data.ids["heldout"]] += 100.0
+    moved = Dataset(Source("t", x), DataSettings("t"))
+    assert torch.equal(moved.shift, data.shift)
+    assert torch.equal(moved.scale, data.scale)
+
+
+@pytest.mark.parametrize(
+    ("x", "top", "low", "high"),
+    [
+        (RNG.integers(0, 256, (30, 1, 4, 4)).astype(np.uint8), 255.0, 0.0, 1.0),
+        (RNG.uniform(0.2, 0.7, (30, 1, 4, 4)), None, 0.2, 0.7),  # within [0, 1] already: left alone
+        (RNG.uniform(-5, 12, (30, 3, 4, 4)), None, 0.0, 1.0),
+    ],
+    ids=["bytes", "unit", "other"],
+)
+def test_images_end_up_between_black_and_white(x: np.ndarray, top: float | None, low: float, high: float) -> None:
+    rows = Dataset(Source("images", x, top=top), DataSettings("images")).rows("train").x
+    assert rows.dtype == torch.float32
+    assert float(rows.min()) == pytest.approx(low, abs=0.02)
+    assert float(rows.max()) == pytest.approx(high, abs=0.02)
+
+
+def test_binarised_pixels_are_drawn_with_their_grey_value_once_per_seed() -> None:
+    x = np.broadcast_to(np.linspace(0, 1, 16).reshape(1, 1, 4, 4), (3000, 1, 4, 4)).copy()
+    x[::2] = 1 - x[::2]  # not all rows are the same
+    data = Dataset(Source("grey", x, top=1.0), DataSettings("grey", binarise=True), seed=3)
+    rows = data.rows("train")
+    assert set(rows.x.unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(rows.x.mean(0), rows.grey.mean(0), rtol=0, atol=5 * 0.5 / len(rows) ** 0.5)
+    assert torch.equal(rows.x, data.rows("train").x)
+    assert torch.equal(rows.head(4).grey, rows.grey[:4])
+    assert not torch.equal(Dataset(Source("grey", x, top=1.0), DataSettings("grey", binarise=True), seed=4).rows("heldout").x, data.rows("heldout").x)
+    assert Dataset(Source("grey", x, top=1.0), DataSettings("grey")).rows("train").grey is None
+
+
+# Sources
+
+
+def test_digits_are_as_scikit_learn_ships_them() -> None:
+    from sklearn.datasets import load_digits
+
+    data = load(DataSettings("digits"))
+    found = load_digits()
+    rows = data.rows("heldout")
+    assert (data.name, data.shape, data.is_image) == ("digits", (1, 8, 8), True)
+    np.testing.assert_allclose(rows.x[:, 0].numpy(), found.images[rows.ids] / 16, atol=1e-7)
+    assert rows.labels.tolist() == found.target[rows.ids].tolist()
+    assert data.bytes == 4 * 64 * len(data.ids["train"])
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", ">f4", ">i2", "u1", "u2", "i8", "?", "g"])
+def test_npy_of_any_number_type(tmp_path: Path, dtype: str) -> None:
+    x = RNG.integers(0, 2, (30, 3)).astype(dtype)
+    np.save(tmp_path / "x.npy", x)
+    data = load(DataSettings(str(tmp_path / "x.npy")))
+    assert (data.name, data.shape) == ("x", (3,))
+    torch.testing.assert_close(data.rows("train").x, torch.from_numpy(x.astype("f4"))[data.ids["train"]])
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((9, 5), (5,)), ((9, 6, 5), (1, 6, 5)), ((9, 6, 5, 3), (3, 6, 5)), ((9, 6, 5, 1), (1, 6, 5)), ((9, 3, 6, 5), (3, 6, 5)), ((9, 2, 2, 2, 2), (2, 2, 2, 2))],
+)
+def test_arrays_become_rows_or_images_with_the_channel_first(tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    x = RNG.integers(0, 256, shape).astype(np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    source = read_source(str(tmp_path / "x.npy"))
+    assert source.x.shape[1:] == expected
+    assert source.top == (255.0 if len(expected) == 3 else None)
+    if shape == (9, 6, 5, 3):
+        assert np.array_equal(source.x[4, 2], x[4, :, :, 2])
+
+
+def test_npz_with_its_own_test_part_holds_that_out(tmp_path: Path) -> None:
+    parts = {"x_train": RNG.normal(size=(40, 3)), "y_train": np.arange(40), "x_test": RNG.normal(size=(7, 3)), "y_test": 100 + np.arange(7)}
+    np.savez(tmp_path / "set.npz", **parts)
+    data = load(DataSettings(str(tmp_path / "set.npz"), heldout=0.5))
+    assert data.ids["heldout"].tolist() == list(range(40, 47))
+    assert data.rows("heldout").labels.tolist() == list(range(100, 107))
+    np.testing.assert_allclose(data.raw[40:].numpy(), parts["x_test"], rtol=1e-6)
+    assert len(data.ids["selection"]) == round(40 / 6)
+
+
+@pytest.mark.parametrize("name", ["x", "x_train", "anything"])
+def test_npz_finds_its_rows_by_name_or_by_being_alone(tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "set.npz", **{name: np.arange(30.0).reshape(10, 3)})
+    assert read_source(str(tmp_path / "set.npz")).x.tolist() == np.arange(30.0).reshape(10, 3).tolist()
+
+
+def test_labels_may_be_words(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", x=RNG.normal(size=(6, 2)), y=np.array(["shoe", "bag", "coat", "bag", "shoe", "bag"]))
+    assert load(DataSettings(str(tmp_path / "set.npz"))).labels.tolist() == [2, 0, 1, 0, 2, 0]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_idx_folder_is_read_with_its_test_part_held_out(tmp_path: Path, *, zipped: bool) -> None:
+    parts = mnist(tmp_path, zipped=zipped)
+    data = load(DataSettings(str(tmp_path)))
+    assert (data.shape, data.is_image, data.raw.dtype) == ((1, 5, 4), True, torch.uint8)
+    assert data.ids["heldout"].tolist() == list(range(20, 26))
+    everything = np.concatenate([parts["train-images-idx3"], parts["t10k-images-idx3"]])
+    labels = np.concatenate([parts["train-labels-idx1"], parts["t10k-labels-idx1"]])
+    for split in SPLITS:
+        rows = data.rows(split)
+        np.testing.assert_allclose(rows.x[:, 0].numpy(), everything[rows.ids] / 255, atol=1e-6)
+        assert rows.labels.tolist() == labels[rows.ids].tolist()
+
+
+def test_idx_without_labels_or_test_part_is_split_like_any_other(tmp_path: Path) -> None:
+    mnist(tmp_path)
+    for name in ("train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / f"{name}-ubyte.gz").unlink()
+    data = load(DataSettings(str(tmp_path)))
+    assert data.labels is None
+    assert {s: len(i) for s, i in data.ids.items()} == {"train": 14, "selection": 3, "heldout": 3}
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (lambda c: gzip.compress(c)[:-20], r"train-images-idx3-ubyte.gz: truncated or not gzip \(.*\); fetch the file again"),
+        (lambda c: c, r"train-images-idx3-ubyte.gz: truncated or not gzip \(Not a gzipped file"),
+        (lambda c: gzip.compress(c[:-1]), r"expected 400 bytes for shape \[20, 5, 4\], got 399; fetch the file again"),
+        (lambda c: gzip.compress(c + b"\0\0"), r"expected 400 bytes for shape \[20, 5, 4\], got 402"),
+        (lambda c: gzip.compress(c[:6]), r"truncated in its header; fetch the file again"),
+        (lambda c: gzip.compress(b"\0\0\x0d\x03" + c[4:]), r"expected an IDX file of unsigned bytes \(magic 0x0000_08xx\), got 00000d03"),
+        (lambda c: gzip.compress(b"PK"), r"expected an IDX file of unsigned bytes \(magic 0x0000_08xx\), got 504b"),
+    ],
+    ids=["truncated gzip", "no gzip", "a byte short", "too long", "short header", "floats", "another format"],
+)
+def test_damaged_idx_files_are_refused_by_name(tmp_path: Path, damage, text: str) -> None:
+    parts = mnist(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(damage(idx(parts["train-images-idx3"])))
+    with pytest.raises(ArrayError, match=text):
+        load(DataSettings(str(tmp_path)))
+
+
+def test_idx_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    mnist(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(5))))
+    with pytest.raises(ArrayError, match="expected 26 labels, got 25"):
+        load(DataSettings(str(tmp_path)))
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((6, 4, 5)))))
+    with pytest.raises(ArrayError, match=r"t10k-images-idx3-ubyte.gz: expected images of \[5, 4\], got \[4, 5\]"):
+        load(DataSettings(str(tmp_path)))
+    (tmp_path / "train-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(UsageError, match="expected a file named train-images-idx3-ubyte or train-images-idx3-ubyte.gz"):
+        load(DataSettings(str(tmp_path)))
+
+
+def test_image_folder_in_the_order_of_names_with_subfolders_as_labels(tmp_path: Path) -> None:
+    pixels = {f"{label}/{i}.png": RNG.integers(0, 256, (4, 3)).astype(np.uint8) for label in ("cat", "ant") for i in range(5)}
+    for name, array in pixels.items():
+        save(tmp_path / name, array)
+    (tmp_path / "cat" / ".hidden.png").write_bytes(b"not an image")
+    (tmp_path / "notes.txt").write_text("not an image either")
+    data = load(DataSettings(str(tmp_path)))
+    assert data.shape == (1, 4, 3)
+    assert data.labels.tolist() == [0] * 5 + [1] * 5
+    assert np.array_equal(data.raw[5:, 0].numpy(), np.stack([pixels[f"cat/{i}.png"] for i in range(5)]))
+
+
+def test_grey_and_coloured_images_of_any_depth_are_brought_together(tmp_path: Path) -> None:
+    grey = RNG.integers(0, 256, (4, 4)).astype(np.uint8)
+    save(tmp_path / "a.png", grey)
+    save(tmp_path / "b.png", np.stack([grey, grey * 0, grey * 0], 2))
+    save(tmp_path / "c.png", grey.astype(np.uint16) * 256 + 7)  # 16 bits a pixel: the upper eight
+    save(tmp_path / "d.png", np.stack([grey, np.full_like(grey, 128)], 2))  # with alpha
+    data = load(DataSettings(str(tmp_path)))
+    assert data.shape == (3, 4, 4)
+    for row, channels in ((0, [grey] * 3), (1, [grey, 0 * grey, 0 * grey]), (2, [grey] * 3), (3, [grey] * 3)):
+        assert np.array_equal(data.raw[row].numpy(), np.stack(channels)), row
+
+
+def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    for i in range(4):
+        save(tmp_path / f"{i}.png", RNG.integers(0, 256, (4, 6)).astype(np.uint8))
+    save(tmp_path / "9.png", np.zeros((6, 4), np.uint8))
+    with pytest.raises(ArrayError, match=r"9.png: expected images of one size, 6 x 4 as 0.png, got 4 x 6; resize them first"):
+        load(DataSettings(str(tmp_path)))
+    (tmp_path / "9.png").write_bytes((tmp_path / "0.png").read_bytes()[:50])
+    with pytest.raises(ArrayError, match=r"9.png: not a readable image"):
+        load(DataSettings(str(tmp_path)))
+    (tmp_path / "9.png").write_bytes(b"GIF")
+    with pytest.raises(ArrayError, match=r"9.png: not a readable image"):
+        load(DataSettings(str(tmp_path)))
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected PNG or JPEG images or IDX files, found none"):
+        load(DataSettings(str(tmp_path)))
+
+
+def npz(path: Path, **arrays: object) -> str:
+    np.savez(path / "set.npz", **arrays)
+    return str(path / "set.npz")
+
+
+def raw(path: Path, name: str, content: bytes) -> str:
+    (path / name).write_bytes(content)
+    return str(path / name)
+
+
+def npy(path: Path, array: np.ndarray) -> str:
+    np.save(path / "x.npy", array)
+    return str(path / "x.npy")
+
+
+NAN = np.zeros((9, 2))
+NAN[[3, 7], 1] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda p: "nothing-here", UsageError, "data: expected digits, or a file or folder that exists, got 'nothing-here'"),
+        (lambda p: raw(p, "x.csv", b"1,2"), UsageError, "data: expected a .npy or .npz file or a folder, got x.csv"),
+        (lambda p: raw(p, "x.npy", b"\x93NUMPY"), ArrayError, r"x.npy: not a readable .npy file of numbers \("),
+        (lambda p: raw(p, "x.npy", b""), ArrayError, r"x.npy: not a readable .npy file of numbers \("),
+        (lambda p: npy(p, np.array([{}, 1], dtype=object)), ArrayError, r"x.npy: not a readable .npy file of numbers \(.*allow_pickle=False"),
+        (lambda p: npy(p, np.zeros(5)), ArrayError, r"x.npy: expected numbers of shape \[n, ...\], got float64 of shape \[5\]"),
+        (lambda p: npy(p, np.full((5, 2), "a")), ArrayError, r"expected numbers of shape \[n, ...\], got <U1 of shape \[5, 2\]"),
+        (lambda p: npy(p, np.zeros((5, 2), complex)), ArrayError, r"got complex128 of shape \[5, 2\]"),
+        (lambda p: raw(p, "x.npz", b"PK\x03\x04 no zip"), ArrayError, r"x.npz: not a readable .npz file of numbers \("),
+        (lambda p: npz(p, x=np.array([{}, 1], dtype=object)), ArrayError, r"set.npz: not a readable .npz file of numbers \(.*allow_pickle=False"),
+        (lambda p: npz(p, images=np.zeros((5, 2)), more=np.zeros(5)), ArrayError, r"set.npz: expected an array named x or x_train, got images, more"),
+        (lambda p: npz(p, x=np.zeros((5, 2)), y=np.zeros(4)), ArrayError, r"set.npz: expected 5 labels, one a row, got shape \[4\]"),
+        (lambda p: npz(p, x_train=np.zeros((5, 2)), x_test=np.zeros((5, 3))), ArrayError, r"expected x_test rows of shape \[2\], got \[3\]"),
+        (lambda p: npy(p, NAN), ArrayError, r"data: expected finite numbers, got nan in 2 of 9 rows \(row 3, 7\); drop or impute these rows"),
+        (lambda p: npy(p, np.where(np.isnan(NAN), -np.inf, NAN)), ArrayError, r"got -inf in 2 of 9 rows \(row 3, 7\)"),
+        (lambda p: npy(p, np.zeros((1, 2))), ArrayError, "data: expected at least 3 rows, one for each split, got 1"),
+        (lambda p: npy(p, np.full((12, 2), 4.5)), ArrayError, "data: all 8 training rows are the same; nothing can be learned from constant data"),
+        (lambda p: npz(p, x_train=np.arange(4.0).reshape(2, 2)[:1], x_test=np.zeros((5, 2))), ArrayError, "data: 1 rows leave none to train on; give more rows or smaller shares"),
+    ],
+)
+def test_what_cannot_be_read_or_used_is_said(tmp_path: Path, make, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        load(DataSettings(make(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"selection": 0.0}, "selection: expected a share between 0 and 1, got 0"),
+        ({"heldout": 1.5}, "heldout: expected a share between 0 and 1, got 1.5"),
+        ({"selection": float("nan")}, "selection: expected a share between 0 and 1, got nan"),
+        ({"selection": 0.6, "heldout": 0.5}, r"selection \+ heldout: expected less than 1, got 1.1"),
+        ({"limit": -1}, r"limit: expected 0 \(all rows\) or more, got -1"),
+        ({"limit": 1199}, "limit: expected at most 1197 training rows, got 1199"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(changes: dict[str, float], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        load(DataSettings(**{"data": "digits", **changes}))
+
+
+def test_binarising_what_is_no_grey_value_is_refused() -> None:
+    for x in (table().x, np.concatenate([np.random.default_rng(0).uniform(0, 1, (59, 4)), np.full((1, 4), 1.5)])):
+        with pytest.raises(UsageError, match="binarise: expected grey values between black and white; these data are no images"):
+            Dataset(table(x=x, test=1), DataSettings("t", binarise=True))
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(UsageError, match="split: expected one of train, selection, heldout, got 'test'"):
+        Dataset(table(), DataSettings("t")).rows("test")
+
+
+def test_rows_that_are_copies_of_training_rows_are_counted_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    x = table(30).x
+    x[20:] = x[:10]
+    with caplog.at_level(logging.WARNING, "zprime"):
+        data = Dataset(Source("t", x, test=10), DataSettings("t"))
+    train = set(data.ids["train"].tolist())
+    expected = {"selection": sum((i + 20) % 40 in train or i - 20 in train for i in data.ids["selection"].tolist()), "heldout": sum(i in train for i in range(10))}
+    assert data.copies == expected
+    assert f"{expected['heldout']} of 10 heldout rows equal a training row exactly" in caplog.text
+    assert Dataset(table(), DataSettings("t")).copies == {"selection": 0, "heldout": 0}

@@ -1,0 +1,54 @@
+"""Importing changes nothing, and the public names are what they say."""
+
+import subprocess
+import sys
+
+import pytest
+
+import zprime
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_public_names_are_exact_and_sorted() -> None:
+    assert zprime.__all__ == sorted(zprime.__all__, key=lambda n: (not n.isupper(), n[0].islower(), n))
+    assert set(zprime.__all__) == set(zprime._WHERE)
+    for name in zprime.__all__:
+        found = getattr(zprime, name)
+        assert getattr(found, "__doc__", None), name
+
+
+def test_a_verb_is_a_function_whatever_was_imported_first() -> None:
+    names = ("train", "encode", "fit", "audit", "sample", "report")
+    lines = "; ".join(f"assert callable(zprime.{n}), {n!r}" for n in names)
+    assert python(f"import zprime.pipeline, zprime.cli, zprime; {lines}; print('ok')") == "ok"
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="module 'zprime' has no attribute 'flowery'"):
+        _ = zprime.flowery
+
+
+def test_importing_everything_changes_no_global() -> None:
+    code = """
+import logging, signal, torch
+def state():
+    return (torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
+            torch.distributions.Distribution._validate_args, torch.is_grad_enabled(), torch.initial_seed(),
+            torch.get_rng_state().sum().item(), tuple(logging.getLogger().handlers), logging.getLogger().level,
+            signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+before = state()
+import pkgutil, importlib, zprime
+for m in pkgutil.walk_packages(zprime.__path__, 'zprime.'):
+    importlib.import_module(m.name)
+assert state() == before, (before, state())
+print('same')
+"""
+    assert python(code) == "same"
+
+
+def test_root_help_needs_no_torch() -> None:
+    code = "import sys; from zprime.cli import app; app('--help'); assert 'torch' not in sys.modules; print('light')"
+    assert python(code).endswith("light")

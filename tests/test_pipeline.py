@@ -1,0 +1,150 @@
+"""The main job in one folder: reused by hash, refused when altered."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import small
+from zprime import artifact, auditing, sampling
+from zprime.auditing import Audit
+from zprime.data import SPLITS, DataSettings
+from zprime.errors import ArtifactError, UsageError
+from zprime.pipeline import Run, load_fit
+from zprime.rng import generator
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.table(tmp_path_factory.mktemp("data") / "table.npz")
+
+
+@pytest.fixture(scope="module")
+def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Audit]:
+    return small.run(tmp_path_factory.mktemp("run") / "run", data)
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("manifest.json")}
+
+
+def test_every_box_is_there_with_its_provenance(made: tuple[Run, Audit]) -> None:
+    path = made[0].path
+    for name in ("data", "model", "audit", "generator", *(f"posteriors/{s}" for s in SPLITS)):
+        found = artifact.read(path / name)
+        assert found.versions["torch"] == torch.__version__
+        assert found.seed == 0 or name == "data"
+    model = artifact.read(path / "model")
+    assert model.inputs == {"data": artifact.read(path / "data").hash}
+    for split in SPLITS:
+        assert artifact.read(path / "posteriors" / split).inputs["model"] == model.hash
+    mixture = artifact.read(path / "latent" / "mixture")
+    assert mixture.inputs["train"] == artifact.read(path / "posteriors" / "train").hash
+    assert not (path / "checkpoint").exists()
+    assert not [p for p in path.rglob(".*")]  # nothing half-written left behind
+
+
+def test_splits_are_recorded_and_disjoint(made: tuple[Run, Audit]) -> None:
+    ids = artifact.read(made[0].path / "data").tensors()
+    rows = [set(ids[f"ids.{s}"].tolist()) for s in SPLITS]
+    assert set.union(*rows) == set(range(120))
+    assert sum(map(len, rows)) == 120
+
+
+def test_the_same_command_again_does_nothing(made: tuple[Run, Audit], data: Path) -> None:
+    before = stamps(made[0].path)
+    _, again = small.run(made[0].path, data)
+    assert stamps(made[0].path) == before
+    assert again.to_json() == made[1].to_json()
+
+
+def test_a_new_setting_redoes_only_what_follows_from_it(data: Path, tmp_path: Path) -> None:
+    job, _ = small.run(tmp_path / "run", data)
+    before = stamps(job.path)
+    job.audit(replace(small.AUDIT, rows=10), seed=0)
+    changed = {k for k, v in stamps(job.path).items() if before.get(k) != v}
+    assert changed == {"audit/manifest.json"}
+    Run.create(job.path).train(DataSettings(str(data)), small.NETWORK, replace(small.TRAINING, lr=2e-3), seed=0)
+    changed = {k for k, v in stamps(job.path).items() if before.get(k) != v}
+    assert changed == {"audit/manifest.json", "model/manifest.json"}
+    with pytest.raises(ArtifactError, match="made with another model than .*; run `zprime encode"):
+        job.fit(seed=0)
+
+
+def test_the_same_seed_gives_the_same_bytes(made: tuple[Run, Audit], data: Path, tmp_path: Path) -> None:
+    job, again = small.run(tmp_path / "again", data)
+    for name in ("model", "posteriors/heldout", "latent/mixture", "generator"):
+        assert artifact.read(job.path / name).files == artifact.read(made[0].path / name).files, name
+    assert again.verdict == made[1].verdict
+    _, other = small.run(tmp_path / "other", data, seed=1)
+    assert other.verdict.why != made[1].verdict.why
+
+
+def test_an_altered_artefact_is_refused(data: Path, tmp_path: Path) -> None:
+    job, _ = small.run(tmp_path / "run", data)
+    file = job.path / "latent" / "mixture" / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(ArtifactError, match="mixture/tensors.safetensors: its SHA-256 is not the one in"):
+        small.run(job.path, data)
+    text = job.path / "audit" / "audit.json"
+    text.write_text(text.read_text().replace("nats", "bits"))
+    with pytest.raises(ArtifactError, match=r"audit.json: its SHA-256 is not the one in"):
+        auditing.load(job.path / "audit")
+
+
+def test_other_rows_in_the_same_file_are_noticed(tmp_path: Path) -> None:
+    data = small.table(tmp_path / "t.npz")
+    job, _ = small.run(tmp_path / "run", data)
+    x = np.load(data)["x"]
+    np.savez(data, x=x + 1, y=np.load(data)["y"])
+    with pytest.raises(ArtifactError, match="these are not the rows that the run .* was trained on"):
+        _ = Run.open(job.path).dataset
+
+
+def test_someone_elses_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UsageError, match="this folder holds files that zprime did not write"):
+        Run.create(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_stages_out_of_order_say_what_comes_first(tmp_path: Path) -> None:
+    job = Run.create(tmp_path / "run")
+    with pytest.raises(ArtifactError, match=r"model: not there yet; run `zprime train .*` first, or `zprime run`"):
+        job.encode()
+    with pytest.raises(ArtifactError, match="expected an artefact of kind run, found no manifest.json"):
+        Run.open(tmp_path / "none")
+
+
+def test_the_shipped_generator_is_the_verdicts(made: tuple[Run, Audit]) -> None:
+    job, audit = made
+    shipped = sampling.load(job.path / "generator")
+    inside = job.generative(audit.verdict.choice)
+    assert torch.equal(sampling.sample(shipped, 8)[1], sampling.sample(inside, 8)[1])
+    x = sampling.sample(shipped, 400)[1]
+    assert 0 < float(x.mean()) < 200  # in the units of the data, not standardised
+    with pytest.raises(UsageError, match="from: expected one of prior, gaussian, mixture, aggregated, got 'flowery'"):
+        job.generative("flowery")
+
+
+def test_a_fit_is_kept_with_how_it_went(made: tuple[Run, Audit]) -> None:
+    found = load_fit(made[0].path / "latent" / "mixture")
+    assert found.chosen["components"] in {c["components"] for c in found.curve}
+    assert len(found.trace["bound"]) > 1
+    z = torch.randn(5, 2, generator=generator(0, "z"))
+    assert torch.isfinite(found.distribution.log_prob(z)).all()
+
+
+def test_the_audit_survives_its_file(made: tuple[Run, Audit]) -> None:
+    again = auditing.load(made[0].path / "audit")
+    assert again.to_json() == made[1].to_json()
+    assert again.entries == made[1].entries
+    assert again.surgery == made[1].surgery
+    raw = json.loads((made[0].path / "audit" / "audit.json").read_text())
+    for entry in raw["entries"]:
+        for rungs in entry["scores"].values():
+            for score in rungs.values():  # no bare float is reported
+                assert {"value", "stderr", "low", "high", "n", "unit", "split", "seed", "trusted"} <= set(score["gain"])

@@ -1,0 +1,109 @@
+"""The generative model: round trip, what it carries, decoder means and draws."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from zprime import sampling
+from zprime.distribution import LatentDistribution
+from zprime.errors import ArtifactError, UsageError
+from zprime.latent import Aggregated, Defensive, Mixture, Prior
+from zprime.rng import generator
+from zprime.sampling import GenerativeModel
+from zprime.vae import VAE, VAESettings
+
+N = 37
+
+
+def model(latent: LatentDistribution | None = None, shape: tuple[int, ...] = (1, 8, 8)) -> GenerativeModel:
+    vae = VAE.build(shape, VAESettings(latents=2, hidden=(5,))).eval().requires_grad_(requires_grad=False)
+    one = torch.ones(shape)
+    return GenerativeModel(latent or Prior(2), vae, 3 * one, 2 * one, shape if len(shape) == 3 else None)
+
+
+def mixture() -> Mixture:
+    return Mixture(torch.zeros(3).log_softmax(0), torch.randn(3, 2, generator=generator(0, "m")), torch.ones(3, 2))
+
+
+def aggregated() -> Aggregated:
+    return Aggregated(torch.randn(N, 2, generator=generator(0, "a")), torch.full((N, 2), 0.1))
+
+
+@pytest.mark.parametrize("latent", [Prior(2), mixture(), aggregated(), Defensive(mixture(), 0.1)])
+def test_round_trip_gives_the_same_samples(latent: LatentDistribution, tmp_path: Path) -> None:
+    shipped = model(latent)
+    shipped.save(tmp_path / "g")
+    again = sampling.load(tmp_path / "g")
+    for noise in ("mean", "draw"):
+        for a, b in zip(sampling.sample(shipped, 20, noise=noise), sampling.sample(again, 20, noise=noise), strict=True):
+            assert torch.equal(a, b)
+    assert again.image == (1, 8, 8)
+
+
+def test_a_model_carries_training_rows_only_where_its_kind_does_and_then_says_so(tmp_path: Path) -> None:
+    def sizes(latent: LatentDistribution) -> set[int]:
+        found = model(latent).save(tmp_path / latent.kind)
+        assert found.config["holds_training_rows"] is latent.holds_rows
+        return {n for t in found.tensors().values() for n in t.shape}
+
+    assert N not in sizes(mixture())
+    assert N in sizes(aggregated())
+    assert "stores the posterior of every single training row" in model(aggregated()).says()
+    assert model(mixture()).says() == "mixture(3) stores no function of any single training row."
+    names = model(mixture()).save(tmp_path / "names").tensors()
+    assert not any(n.startswith("decoder.encoder") for n in names)
+
+
+def test_shipped_model_cannot_encode(tmp_path: Path) -> None:
+    model().save(tmp_path / "g")
+    decoder = sampling.load(tmp_path / "g").decoder
+    with pytest.raises(UsageError, match="this model was shipped without its encoder"):
+        decoder.encode(torch.zeros(1, 1, 8, 8))  # type: ignore[attr-defined]
+
+
+def test_means_and_draws_are_told_apart() -> None:
+    shipped = model()
+    z, mean = shipped.sample(4000, rng=generator(0, "s"))
+    z_too, draw = shipped.sample(4000, rng=generator(0, "s"), noise="draw")
+    assert torch.equal(z, z_too)
+    gap = draw - mean
+    assert isinstance(shipped.decoder, VAE)
+    scale = float(shipped.decoder.likelihood.log_scale.exp())  # type: ignore[operator, union-attr]
+    assert float(gap.std()) == pytest.approx(scale, rel=0.01)
+    assert float(gap.mean()) == pytest.approx(0, abs=0.01)
+
+
+def test_the_units_of_the_data_are_restored() -> None:
+    _, scaled = model().sample(5, rng=generator(0, "sample"))
+    _, x = sampling.sample(model(), 5, seed=0)
+    torch.testing.assert_close(x, sampling.sample(model(), 5, seed=0)[1])
+    torch.testing.assert_close(model().restore(scaled), scaled * 2 + 3)
+
+
+def test_streaming_in_blocks_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = model().sample(50, rng=generator(0, "s"))[1]
+    monkeypatch.setattr(sampling, "BATCH", 7)
+    torch.testing.assert_close(model().sample(50, rng=generator(0, "s"))[1], whole)
+
+
+def test_global_random_state_does_not_move() -> None:
+    before = torch.get_rng_state()
+    model().sample(10, rng=generator(0, "s"), noise="draw")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="n: expected at least 1 sample, got 0"):
+        sampling.sample(model(), 0)
+    with pytest.raises(UsageError, match="noise: expected mean or draw, got 'loud'"):
+        sampling.sample(model(), 1, noise="loud")
+    with pytest.raises(ArtifactError, match=r"expected an artefact of kind generator, found no manifest.json"):
+        sampling.load(tmp_path)
+    class Own:
+        def decode(self, z: torch.Tensor) -> torch.distributions.Distribution:
+            return torch.distributions.Normal(z, 1.0)
+
+    own = GenerativeModel(Prior(2), Own(), torch.zeros(1), torch.ones(1))
+    with pytest.raises(UsageError, match="this decoder is a module of your own"):
+        own.save(tmp_path / "own")

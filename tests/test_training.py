@@ -1,0 +1,308 @@
+"""The training loop: interrupted anywhere it ends with the same bits; a bad number stops it with the good part kept."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from oracles import linear_gaussian, maximum_likelihood
+
+from zprime import artifact, training
+from zprime.data import Rows
+from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
+from zprime.rng import generator
+from zprime.training import Trained, TrainSettings, evaluate, train
+from zprime.vae import VAE, VAESettings
+
+FAST = TrainSettings(epochs=6, batch=16, warmup=0.3, patience=0, checkpoint=0.0)
+NETS = {
+    "mlp": ((6,), VAESettings(latents=2, hidden=(12,))),
+    "conv": ((1, 16, 16), VAESettings(latents=2, width=3)),
+    "binarised": ((1, 8, 8), VAESettings(latents=2, hidden=(12,), likelihood="bernoulli")),
+}
+
+
+def data(shape: tuple[int, ...], n: int = 50, *, grey: bool = False) -> tuple[Rows, Rows]:
+    rng = generator(0, "rows", n)
+    x = torch.rand(n + 20, *shape, generator=rng)
+    drawn = torch.bernoulli(x, generator=rng) if grey else x
+    ids = torch.arange(n + 20)
+    parts = []
+    for name, cut in (("train", slice(0, n)), ("selection", slice(n, n + 20))):
+        parts.append(Rows(name, drawn[cut], ids[cut], grey=x[cut] if grey else None))
+    return parts[0], parts[1]
+
+
+def run(net: str = "mlp", settings: TrainSettings = FAST, *, seed: int = 0, weights: int = 0, **more) -> Trained:
+    shape, architecture = NETS[net]
+    return train(VAE.build(shape, architecture, seed=weights), *data(shape, grey=net == "binarised"), settings, seed=seed, **more)
+
+
+def same(a: Trained, b: Trained) -> bool:
+    x, y = a.vae.state_dict(), b.vae.state_dict()
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) and a.history == b.history and a.epoch == b.epoch
+
+
+def interrupt(at: int, error: type[BaseException] = KeyboardInterrupt):
+    """A progress callback that raises once epoch `at` is done."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        if done == at:
+            raise error
+
+    return progress
+
+
+@pytest.mark.parametrize("at", [1, 3, 6])
+@pytest.mark.parametrize("net", NETS)
+def test_interrupted_and_started_again_it_ends_with_the_same_bits(net: str, at: int, tmp_path: Path) -> None:
+    whole = run(net)
+    with pytest.raises(KeyboardInterrupt):
+        run(net, checkpoint=tmp_path / "c", progress=interrupt(at))
+    assert artifact.read(tmp_path / "c").config["epoch"] == at
+    seen: list[int] = []
+    again = run(net, checkpoint=tmp_path / "c", progress=lambda what, done, total: seen.append(done))
+    assert seen == list(range(at, 7))  # nothing is done twice
+    assert same(again, whole)
+    assert again.stopped == whole.stopped == "all 6 epochs done"
+
+
+class Killed(BaseException):
+    """Stands for a signal that nothing can catch: no farewell checkpoint is written."""
+
+
+def test_killed_it_goes_on_from_the_last_checkpoint_on_the_clock(tmp_path: Path) -> None:
+    whole = run()
+    with pytest.raises(Killed):
+        run(checkpoint=tmp_path / "c", progress=interrupt(4, Killed))
+    assert artifact.read(tmp_path / "c").config["epoch"] == 3
+    assert same(run(checkpoint=tmp_path / "c"), whole)
+    with pytest.raises(Killed):
+        run(settings=replace(FAST, checkpoint=1e6), checkpoint=tmp_path / "late", progress=interrupt(4, Killed))
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(checkpoint=tmp_path / "c")
+    monkeypatch.setattr(training, "_epoch", None)
+    assert same(run(checkpoint=tmp_path / "c"), whole)
+
+
+def test_the_run_is_decided_by_its_seed_and_leaves_torchs_generator_alone() -> None:
+    before = torch.get_rng_state()
+    a, b, c, d = run(seed=1), run(seed=1), run(seed=2), run(seed=1, weights=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(a, b)
+    assert not same(a, c)
+    assert not same(a, d)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": replace(FAST, lr=2e-3)},
+        {"seed": 1},
+        {"weights": 1},
+    ],
+    ids=["settings", "seed", "initial weights"],
+)
+def test_a_checkpoint_of_another_run_is_not_used(tmp_path: Path, change) -> None:
+    run(checkpoint=tmp_path / "c", **change)
+    assert same(run(checkpoint=tmp_path / "c"), run())
+
+
+def test_a_checkpoint_of_other_rows_or_another_fixed_scale_is_not_used(tmp_path: Path) -> None:
+    """Rows in another order have the same sum; a fixed scale is a buffer that no printed module shows."""
+    rows, selection = data((6,))
+    turned = replace(rows, x=rows.x.flip(1))
+
+    def fit(x: Rows, scale: float, checkpoint: Path | None) -> Trained:
+        return train(VAE.build((6,), replace(NETS["mlp"][1], scale=scale)), x, selection, FAST, checkpoint=checkpoint)
+
+    expected = fit(rows, 0.5, None)
+    for i, (x, scale) in enumerate([(turned, 0.5), (rows, 0.4)]):
+        fit(x, scale, tmp_path / str(i))
+        assert same(fit(rows, 0.5, tmp_path / str(i)), expected)
+    assert expected.vae.likelihood.log_scale.item() == pytest.approx(math.log(0.5))
+
+
+def test_a_damaged_checkpoint_or_someone_elses_folder_is_refused(tmp_path: Path) -> None:
+    run(checkpoint=tmp_path / "c")
+    file = tmp_path / "c" / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match="its SHA-256 is not the one in manifest.json"):
+        run(checkpoint=tmp_path / "c")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").write_text("")
+    with pytest.raises(UsageError, match="this folder holds files that zprime did not write"):
+        run(checkpoint=tmp_path / "mine")
+
+
+def test_a_loss_that_is_not_finite_is_an_error_and_the_last_good_checkpoint_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(FAST, checkpoint=1e6)
+    good = run(settings=settings)
+    real = VAE.elbo_terms
+
+    def poisoned(self: VAE, x: torch.Tensor, *, rng: torch.Generator):
+        a, b = real(self, x, rng=rng)
+        poisoned.calls += self.training
+        # 4 steps an epoch: the second step of epoch 4
+        return (a * math.nan, b) if poisoned.calls == 14 else (a, b)
+
+    poisoned.calls = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(VAE, "elbo_terms", poisoned)
+        text = r"training: the loss became nan at epoch 4, step 2; lower the learning rate \(now 0.001\) and run again"
+        with pytest.raises(NumericalError, match=text):
+            run(settings=settings, checkpoint=tmp_path / "c")
+    found = artifact.read(tmp_path / "c")
+    assert found.config["epoch"] == 3
+    assert all(torch.isfinite(t).all() for t in found.tensors().values())
+    assert same(run(settings=settings, checkpoint=tmp_path / "c"), good)
+
+
+def test_an_absurd_learning_rate_ends_in_an_error_with_a_number_and_advice() -> None:
+    with pytest.raises(NumericalError, match=r"training: the .* became (-inf|inf|nan) at epoch \d.*; lower the learning rate \(now 1e\+06\)"):
+        run(settings=replace(FAST, lr=1e6))
+
+
+def test_a_selection_row_that_overflows_is_an_error_too() -> None:
+    rows, selection = data((6,))
+    far = replace(selection, x=selection.x.clone())
+    far.x[3] = 3e38
+    with pytest.raises(NumericalError, match=r"the ELBO on the selection split became (-inf|nan) at epoch 1; .* or look for rows far from all others"):
+        train(VAE.build((6,), NETS["mlp"][1]), rows, far, FAST)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, elbos: list[float]) -> None:
+    """Make the selection split's ELBO follow a script, whatever is trained."""
+    state = {"epoch": 0}
+    real = training._epoch
+
+    def epoch(*args):
+        state["epoch"] = args[5]
+        return real(*args)
+
+    monkeypatch.setattr(training, "_epoch", epoch)
+    monkeypatch.setattr(training, "evaluate", lambda *a, **k: elbos[state["epoch"] - 1])
+
+
+ELBOS = [1.0, 3.0, 2.0, 4.0, 3.5, 3.9, 3.8, 9.0, 9.0, 9.0]
+
+
+def test_it_stops_after_patience_and_keeps_the_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    until_best = run(settings=replace(FAST, epochs=10, warmup=0.0))
+    scripted(monkeypatch, ELBOS)
+    snapshots = {}
+    real = training._snapshot
+
+    def snapshot(vae, optimiser, epoch, *rest):
+        snapshots[epoch] = {k: v.clone() for k, v in vae.state_dict().items()}
+        return real(vae, optimiser, epoch, *rest)
+
+    monkeypatch.setattr(training, "_snapshot", snapshot)
+    found = run(settings=replace(FAST, epochs=10, warmup=0.0, patience=3))
+    assert found.epoch == 4
+    assert [h["selection"] for h in found.history] == ELBOS[:7]
+    assert found.stopped == "no better ELBO on the selection split for 3 epochs"
+    assert all(torch.equal(v, snapshots[4][k]) for k, v in found.vae.state_dict().items())
+    assert not all(torch.equal(v, snapshots[7][k]) for k, v in found.vae.state_dict().items())
+    assert len(until_best.history) == 10
+
+
+@pytest.mark.parametrize("at", [5, 7])
+def test_stopped_early_and_started_again_it_stays_stopped(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epoch 8 would be better: a run that went on past its end would take it."""
+    settings = replace(FAST, epochs=10, warmup=0.0, patience=3)
+    scripted(monkeypatch, ELBOS)
+    whole = run(settings=settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings=settings, checkpoint=tmp_path / "c", progress=interrupt(at))
+    for _ in range(2):
+        again = run(settings=settings, checkpoint=tmp_path / "c")
+        assert same(again, whole)
+        assert again.stopped == whole.stopped
+
+
+def test_patience_counts_from_the_end_of_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, [9.0] + [1.0] * 9)
+    found = run(settings=replace(FAST, epochs=10, warmup=0.5, patience=2))
+    assert len(found.history) == 7
+    assert found.epoch == 1
+
+
+def test_the_weight_of_the_kl_term_warms_up_to_beta() -> None:
+    found = run(settings=replace(FAST, epochs=10, warmup=0.4, beta=2.0))
+    assert [h["beta"] for h in found.history] == pytest.approx([0.4, 0.8, 1.2, 1.6] + [2.0] * 6)
+    assert run(settings=replace(FAST, epochs=2, warmup=0.0)).history[0]["beta"] == 1.0
+
+
+def test_evaluate_is_the_mean_elbo_and_the_same_at_every_call() -> None:
+    shape, settings = NETS["mlp"]
+    model, (rows, _) = VAE.build(shape, settings).eval(), data(shape)
+    with torch.no_grad():
+        terms = [model.elbo_terms(rows.x, rng=generator(s)) for s in range(200)]
+    mean = torch.stack([(a - 2 * b).mean() for a, b in terms])
+    found = evaluate(model, rows, beta=2.0)
+    assert found == evaluate(model, rows, beta=2.0)
+    assert found == pytest.approx(float(mean.mean()), abs=5 * float(mean.std()))
+    assert evaluate(model, rows, seed=1, beta=2.0) != found
+
+
+def test_a_linear_vae_reaches_the_likelihood_of_probabilistic_pca() -> None:
+    """Affine encoder and decoder, learned scale: the optimum is known exactly (theory page, section 4)."""
+    x, _ = linear_gaussian(6, 2).sample(300)
+    model, _ = maximum_likelihood(x, 2)
+    best = float(model.log_evidence(x).mean())
+    rows = Rows("train", x.float(), torch.arange(300))
+    settings = TrainSettings(epochs=100, batch=100, lr=0.1, warmup=0.0, patience=0)
+    linear = VAE.build((6,), VAESettings(latents=2, hidden=()))
+    found = train(linear, rows, rows, settings).vae
+    terms = [found.elbo_terms(rows.x, rng=generator(s)) for s in range(50)]
+    elbo = torch.stack([a - b for a, b in terms]).mean()
+    assert best - 0.05 < float(elbo) < best + 0.02
+    assert found.likelihood.log_scale.exp().item() ** 2 == pytest.approx(model.var, rel=0.1)
+
+
+def test_a_trained_vae_can_be_trained_on() -> None:
+    first = run()
+    assert not any(p.requires_grad for p in first.vae.parameters())
+    rows, selection = data((6,))
+    before = {k: v.clone() for k, v in first.vae.state_dict().items()}
+    second = train(first.vae, rows, selection, FAST)
+    assert any(not torch.equal(v, before[k]) for k, v in second.vae.state_dict().items())
+
+
+@pytest.mark.parametrize("split", ["train", "selection"])
+def test_grey_data_and_the_bernoulli_likelihood_are_refused(split: str) -> None:
+    shape, settings = NETS["binarised"]
+    rows, selection = data(shape, grey=True)
+    bad = rows if split == "train" else selection
+    bad.x[4, 0, 2, 3] = 0.25
+    text = r"likelihood bernoulli: expected 0 and 1 only, got 0.25 in row 4; use binarise for grey images, or the gaussian likelihood"
+    with pytest.raises(ArrayError, match=text):
+        train(VAE.build(shape, settings), rows, selection, FAST)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"epochs": -1}, "epochs: expected 0 or more, got -1"),
+        ({"patience": -2}, "patience: expected 0 or more, got -2"),
+        ({"batch": 0}, "batch: expected at least 1, got 0"),
+        ({"lr": 0.0}, "lr: expected a number above 0, got 0.0"),
+        ({"lr": math.inf}, "lr: expected a number above 0, got inf"),
+        ({"beta": math.nan}, "beta: expected a number above 0, got nan"),
+        ({"warmup": 1.0}, "warmup: expected a share from 0 to below 1, got 1.0"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(changes: dict[str, float], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        run(settings=replace(FAST, **changes))
+
+
+@pytest.mark.parametrize(("n", "epochs"), [(128, 600), (1200, 600), (12_800, 120), (60_000, 25), (10**6, 20)])
+def test_epochs_left_to_the_size_of_the_data_make_about_12000_steps(n: int, epochs: int) -> None:
+    assert TrainSettings().plan(n) == epochs
+    assert TrainSettings(epochs=7).plan(n) == 7
