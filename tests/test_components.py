@@ -31,6 +31,13 @@ def test_choices_have_the_frequencies_of_the_weights() -> None:
     assert chisquare(found[[0, 2, 4]].numpy(), [9000, 4500, 6500]).pvalue < 1e-4  # the planted error trips it
 
 
+def test_not_even_a_uniform_number_of_zero_chooses_a_component_of_weight_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    log_weight = torch.tensor([0.0, 0.0, 0.4, 0.0, 0.6], dtype=torch.float64).log()
+    assert choose_rows(log_weight[None], torch.tensor([[0.0, 0.4, 1 - 2**-53]], dtype=torch.float64)).tolist() == [[2, 4, 4]]
+    monkeypatch.setattr(torch, "rand", lambda n, **_: torch.zeros(n, dtype=torch.float64))
+    assert choose(log_weight, 3, generator(0)).tolist() == [2, 2, 2]
+
+
 def test_choices_among_more_components_than_torchs_multinomial_takes() -> None:
     n = 2**24 + 7
     found = choose(torch.full((n,), -1.0), 10_000, generator(0, "choose"))

@@ -83,6 +83,34 @@ def test_killed_it_goes_on_from_the_last_checkpoint_on_the_clock(tmp_path: Path)
     assert not (tmp_path / "late").exists()
 
 
+def test_every_epoch_takes_every_row_once_in_an_order_and_with_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, taken, noise = VAE.elbo_terms, [], []
+
+    def watched(self: VAE, x: torch.Tensor, *, rng: torch.Generator):
+        if self.training:
+            taken.append(x)
+            noise.append(rng.get_state())
+        return real(self, x, rng=rng)
+
+    monkeypatch.setattr(VAE, "elbo_terms", watched)
+    run(settings=replace(FAST, epochs=3))
+    epochs = torch.cat(taken).split(50)
+    for x in epochs:
+        torch.testing.assert_close(x.sort(0).values, data((6,))[0].x.sort(0).values, rtol=0, atol=0)
+    assert not any(torch.equal(a, b) for i, a in enumerate(epochs) for b in epochs[:i])
+    assert not any(torch.equal(a, b) for i, a in enumerate(noise) for b in noise[:i])
+
+
+def test_binarised_rows_are_drawn_afresh_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, taken = training._batches, []
+    monkeypatch.setattr(training, "_batches", lambda *a: [taken.append(x) or x for x in real(*a)])
+    run("binarised", settings=replace(FAST, epochs=2, batch=50))
+    counts = [x.sum().item() for x in taken]
+    grey = data((1, 8, 8), grey=True)[0].grey
+    assert counts[0] != counts[1]
+    assert all(abs(c - float(grey.sum())) < 5 * float((grey * (1 - grey)).sum()) ** 0.5 for c in counts)
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(checkpoint=tmp_path / "c")
     monkeypatch.setattr(training, "_epoch", None)

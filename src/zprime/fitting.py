@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Settings, silent
 from zprime.errors import ArrayError
-from zprime.latent import Defensive, Prior, settings_for
-from zprime.latent.choose import Codes, best_share
+from zprime.latent import Active, Defensive, Prior, settings_for
+from zprime.latent.active import active_dimensions, restrict
+from zprime.latent.choose import Codes, best_share, smallest_of_best
 from zprime.latent.context import Context
 from zprime.posteriors import Posteriors
 from zprime.rng import fork, generator
@@ -21,6 +22,9 @@ def fit(
     progress: Progress = silent,
 ) -> Fit[LatentDistribution]:
     """Fit one kind, as `(1 - e) r + e p` with e in {0, 0.01, 0.05, 0.1} chosen on the selection split.
+
+    Where the encoder leaves some dimensions unused, the kind is also fitted to the active ones alone, with the prior on
+    the rest, and the selection split decides between the two.
 
     Args:
         settings: of the kind to fit, or its name for the defaults.
@@ -38,9 +42,44 @@ def fit(
         settings = settings_for(settings)
     if train.d != selection.d:
         raise ArrayError(f"selection: expected {train.d} latent dimensions as in train, got {selection.d}")
+    found = _fit(settings, train, selection, context, seed, progress)
+    dims = active_dimensions(train)
+    if settings.needs or found.distribution.density == "none" or not 0 < len(dims) < train.d:
+        return found
+    inner = _fit(settings, restrict(train, dims), restrict(selection, dims), None, seed, progress)
+    return _better(found, _widen(inner, dims, train.d), selection, seed)
+
+
+def _fit(
+    settings: Settings,
+    train: Posteriors,
+    selection: Posteriors,
+    context: Context | None,
+    seed: int,
+    progress: Progress,
+) -> Fit[LatentDistribution]:
     rng = generator(seed, "fit", settings.kind)
-    found = settings.fit(train, selection=selection, context=context, rng=rng, progress=progress)
-    return defend(found, selection, seed=seed)
+    return defend(settings.fit(train, selection=selection, context=context, rng=rng, progress=progress), selection, seed=seed)
+
+
+def _widen(found: Fit[LatentDistribution], dims: list[int], d: int) -> Fit[LatentDistribution]:
+    """Put the prior on the collapsed dimensions; its share stays outermost, where it is the prior of all dimensions."""
+    r = found.distribution
+    wide: LatentDistribution
+    if isinstance(r, Defensive):
+        wide = Defensive(Active(r.base, tuple(dims), d), r.epsilon)
+    else:
+        wide = Active(r, tuple(dims), d)
+    return replace(found, distribution=wide, chosen={**found.chosen, "active": dims})
+
+
+def _better(
+    plain: Fit[LatentDistribution], wrapped: Fit[LatentDistribution], selection: Posteriors, seed: int
+) -> Fit[LatentDistribution]:
+    """The one with the larger code gain on the selection split; a tie goes to the one that stores less."""
+    codes = Codes.draw(selection, rng=generator(seed, "active"))
+    gains = [codes.gain(f.distribution.log_prob(codes.z)) for f in (plain, wrapped)]
+    return (plain, wrapped)[smallest_of_best(gains, [f.distribution.bytes for f in (plain, wrapped)])]
 
 
 def defend(found: Fit[LatentDistribution], selection: Posteriors, *, seed: int) -> Fit[LatentDistribution]:

@@ -70,10 +70,7 @@ def _accumulate(tile: Tensor, top: Tensor, total: Tensor) -> None:
     peak = torch.maximum(top, tile.amax(1))
     # where all is -inf so far, any finite shift will do
     shift = torch.where(torch.isfinite(peak), peak, torch.zeros_like(peak))
-    dead = tile == -torch.inf if bool((tile.amin(1) == -torch.inf).any()) else None
     tile.sub_(shift[:, None]).clamp_(min=FLOOR).exp_()
-    if dead is not None:
-        tile.masked_fill_(dead, 0.0)
     total.mul_((top - shift).exp()).add_(tile.sum(1))
     top.copy_(peak)
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from zprime import artifact, distribution
 from zprime.distribution import LatentDistribution, Settings
 from zprime.errors import ArtifactError, UsageError
+from zprime.latent.active import Active
 from zprime.latent.aggregated import Aggregated, AggregatedSettings
+from zprime.latent.conditional import Conditional, ConditionalSettings
 from zprime.latent.defensive import Defensive
 from zprime.latent.gaussian import Gaussian, GaussianSettings
 from zprime.latent.mixture import Mixture, MixtureSettings
@@ -14,8 +16,11 @@ from zprime.latent.prior import Prior, PriorSettings
 
 __all__ = [
     "SETTINGS",
+    "Active",
     "Aggregated",
     "AggregatedSettings",
+    "Conditional",
+    "ConditionalSettings",
     "Defensive",
     "Gaussian",
     "GaussianSettings",
@@ -28,7 +33,7 @@ __all__ = [
 ]
 
 SETTINGS: Mapping[str, type[Settings]] = {
-    c.kind: c for c in (PriorSettings, GaussianSettings, MixtureSettings, AggregatedSettings)
+    c.kind: c for c in (PriorSettings, GaussianSettings, MixtureSettings, AggregatedSettings, ConditionalSettings)
 }
 """Kind -> settings, for fitting; in the order of tables."""
 

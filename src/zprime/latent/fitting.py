@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zprime.arrays import blocks
+from zprime.arrays import blocks, check_matrix
 from zprime.distribution import LatentDistribution, Outcome, Progress
-from zprime.errors import ArrayError, UsageError
+from zprime.errors import UsageError
 from zprime.latent.choose import TIE, Codes, best_share
 from zprime.latent.gaussian import moments
 from zprime.posteriors import InMemory, Posteriors
@@ -50,7 +50,7 @@ class Whitening:
 
     @classmethod
     def none(cls, posteriors: Posteriors) -> "Whitening":
-        """u = z."""
+        """Leave z as it is."""
         dtype = next(iter(posteriors.shards())).mean.dtype
         return cls(torch.zeros(posteriors.d, dtype=dtype), torch.eye(posteriors.d, dtype=dtype))
 
@@ -61,19 +61,19 @@ class Whitening:
 
     @property
     def log_det(self) -> float:
-        """log det L, in nats."""
+        """The log-determinant of L, in nats."""
         return float(self.scale_tril.diagonal().double().log().sum())
 
     def whiten(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """From z to u, float64.
 
         Raises:
-            ArrayError: `z` is no matrix with d columns.
+            ArrayError: `z` is not a finite [n, d] matrix.
         """
-        if z.ndim != 2 or z.shape[1] != self.d:
-            raise ArrayError(f"z: expected shape [n, {self.d}], got {list(z.shape)}")
+        check_matrix("z", z, d=self.d)
         gap = z.double() - self.mean.double()
-        return torch.linalg.solve_triangular(self.scale_tril.double(), gap.T, upper=False).T.contiguous()
+        u: Tensor = torch.linalg.solve_triangular(self.scale_tril.double(), gap.T, upper=False)
+        return u.T.contiguous()
 
     def colour(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """From u to z, in the posteriors' dtype."""
@@ -189,7 +189,7 @@ def by_rows(f: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"], rows: int = 
 
 
 def fresh(data: InMemory, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
-    """Fresh codes from the aggregated posterior in random order, every row as often as every other as far as n allows."""
+    """Fresh codes from the aggregated posterior in random order; without weights, every row as often as any other."""
     if data.weights is not None:
         return data.sample(n, rng=rng)
     draws, rest = divmod(n, data.n)
@@ -266,8 +266,9 @@ def ascend(
             group["lr"] = schedule.rate(epoch)
         stream = fork(rng, "epoch", epoch)
         total = 0.0
-        for step, z in enumerate(fresh(data, STEPS * schedule.batch, rng=stream).split(schedule.batch)):
-            value = objective(z, stream)
+        codes = fresh(data, STEPS * schedule.batch, rng=stream)
+        for step, part in enumerate(blocks(len(codes), schedule.batch)):
+            value = objective(codes[part], stream)
             total += float(value.detach())
             if not math.isfinite(total):
                 broken = f"the objective became {float(value.detach())} at epoch {epoch}, step {step + 1}"
@@ -301,19 +302,23 @@ def _outcome(scores: list[float], best: int, schedule: Schedule, start: str, bro
     """Say how it ended, in a sentence of advice."""
     if broken:
         return Outcome(
-            False, f"{broken}: the steps were too long; epoch {best} is kept; lower lr (now {schedule.lr:g}) and fit again"
+            ok=False,
+            message=f"{broken}: the steps were too long, or the codes have outliers; epoch {best} is kept; "
+            f"lower lr (now {schedule.lr:g}) and fit again",
         )
     if best == 0:
         return Outcome(
-            False,
-            f"no epoch of {len(scores) - 1} scored better on the selection split than the start, {start}, which is kept: "
-            "either nothing is left to gain, or the training rows are too few; take the simpler kind, or lower lr",
+            ok=False,
+            message=f"no epoch of {len(scores) - 1} scored better on the selection split than the start, {start}, "
+            "which is kept: either nothing is left to gain, or the training rows are too few; take the simpler kind, "
+            "or lower lr",
         )
     rise = scores[-1] - scores[max(0, len(scores) - 1 - max(1, schedule.epochs // 5))]
     if len(scores) == schedule.epochs + 1 and rise > max(TIE, RISING * (scores[best] - scores[0])):
         return Outcome(
-            False,
-            f"the score on the selection split still rose by {rise:.2g} nats in the last fifth of "
+            ok=False,
+            message=f"the score on the selection split still rose by {rise:.2g} nats in the last fifth of "
             f"{schedule.epochs} epochs: the fit is usable and could be better; raise epochs",
         )
-    return Outcome(message=f"best after epoch {best} of {len(scores) - 1}: {scores[best] - scores[0]:.3g} nats above {start}")
+    gained = scores[best] - scores[0]
+    return Outcome(message=f"best after epoch {best} of {len(scores) - 1}: {gained:.3g} nats above {start}")

@@ -81,17 +81,16 @@ def _autoregressive(flow: str, d: int, order: Tensor, hidden: tuple[int, ...]) -
         raise UsageError("kind flow: needs the package zuko, which is not installed; pip install zuko") from error
     finally:
         Distribution._validate_args = switch
-        Distribution.arg_constraints = constraints
+        Distribution.arg_constraints = constraints  # type: ignore[method-assign]
         transforms._InverseTransform.__name__ = name
     options: dict[str, Any] = {"hidden_features": hidden}
     if flow == "nsf":
         options |= {"univariate": MonotonicRQSTransform, "shapes": [(BINS,), (BINS,), (BINS - 1,)]}
-    out: nn.Module = MaskedAutoregressiveTransform(d, order=order, **options) if d > 1 else _single(options)
-    with torch.no_grad():
-        last = [out.hyper[-1].weight, out.hyper[-1].bias] if d > 1 else list(out.parameters())
-        for p in last:
-            p.zero_()
-    return out
+    out: Any = MaskedAutoregressiveTransform(d, order=order, **options) if d > 1 else _single(options)
+    for p in (out.hyper[-1] if d > 1 else out).parameters():
+        nn.init.zeros_(p)
+    module: nn.Module = out
+    return module
 
 
 def _single(options: Mapping[str, Any]) -> nn.Module:
@@ -129,7 +128,7 @@ class Flow(LatentDistribution):
         dtype = next(net.parameters()).dtype
 
         def density(u: Tensor) -> Tensor:
-            e, log_det = net(u.to(dtype))
+            e, log_det = net.forward(u.to(dtype))
             return standard_log_prob(e) + log_det.double()
 
         return by_rows(density, self.whitening.whiten(z)) - self.whitening.log_det
@@ -178,7 +177,13 @@ class FlowSettings:
     patience: int = 5
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[Flow]:
         """Start at the moment match, raise E_qbar[log r] by Adam, stop by the code gain on the selection split.
 
@@ -197,7 +202,7 @@ class FlowSettings:
         constant = -0.5 * train.d * LOG_2PI - whitening.log_det
 
         def objective(z: Tensor, stream: torch.Generator) -> Tensor:
-            e, log_det = net(whitening.whiten(z).float())
+            e, log_det = net.forward(whitening.whiten(z).float())
             return (log_det - 0.5 * e.square().sum(1)).mean() + constant
 
         ascent = ascend(

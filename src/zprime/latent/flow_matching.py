@@ -37,7 +37,7 @@ SCORE_ROWS, SCORE_POINTS, SCORE_STEPS = 2000, 2000, 8
 
 
 class Velocity(nn.Module):
-    """v(x, t) = c(t) x + net(x, t), with `c(t) = (2t - 1) / (t^2 + (1-t)^2)` and the last layer of the net at zero at first.
+    """v(x, t) = c(t) x + net(x, t), with `c(t) = (2t - 1) / (t^2 + (1-t)^2)`; the net's last layer starts at zero.
 
     c(t) x is the exact answer for data N(0, I), so a fit starts at the moment match. Two hidden layers with SiLU:
     then the divergence is `c(t) d + a^T M b`, with a and b the activations' slopes and
@@ -132,7 +132,7 @@ def integrate_back(
 @final
 @dataclass(frozen=True, repr=False, eq=False)
 class FlowMatching(LatentDistribution):
-    """`log r(z) = log N(x_0; 0, I) - int_0^1 div v(x_t, t) dt - log det L`, x_t the path of dx/dt = v that ends in x_1 = u.
+    """`log r(z) = log N(x_0; 0, I) - int_0^1 div v(x_t, t) dt - log det L`, dx/dt = v the path that ends in x_1 = u.
 
     u is z whitened. The divergence is exact and the integral is not: `density` is an estimate, and `error` says how
     far doubling the steps moved it. Draws follow the same equation, with the same steps, from N(0, I).
@@ -157,7 +157,7 @@ class FlowMatching(LatentDistribution):
         return self.whitening.d
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """log r(z) in nats, float64, computed in z's own precision."""
+        """Estimate log r(z) in nats, float64, computed in z's own precision."""
         net = precise(self.net, z.dtype)
         dtype = net.last.weight.dtype
 
@@ -191,7 +191,7 @@ class FlowMatching(LatentDistribution):
 
 @dataclass(frozen=True)
 class FlowMatchingSettings:
-    """Conditional flow matching with straight paths (Lipman et al. 2023) from N(0, I) to fresh, whitened posterior draws.
+    """Conditional flow matching with straight paths (Lipman et al. 2023) from N(0, I) to fresh posterior draws.
 
     `min E |v(x_t, t) - (u - e)|^2`, x_t = (1-t) e + t u, e ~ N(0, I), u a whitened posterior draw, t uniform on [0, 1].
 
@@ -211,7 +211,13 @@ class FlowMatchingSettings:
     patience: int = 10
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[FlowMatching]:
         """Regress the velocity, stop by the code gain on selection codes, then choose the number of steps.
 
@@ -232,7 +238,7 @@ class FlowMatchingSettings:
             # one time from each of len(u) equal parts of [0, 1]: less noise than independent times
             t = torch.rand(len(u), 1, generator=stream, device=u.device)
             t = (torch.arange(len(u), device=u.device)[:, None] + t) / len(u)
-            return -0.5 * (net((1 - t) * e + t * u, t) - (u - e)).square().sum(1).mean()
+            return -0.5 * (net.forward((1 - t) * e + t * u, t) - (u - e)).square().sum(1).mean()
 
         ascent = ascend(
             list(net.parameters()),
@@ -251,8 +257,8 @@ class FlowMatchingSettings:
         outcome = ascent.outcome
         if outcome.ok and error > ENOUGH:
             outcome = Outcome(
-                False,
-                f"{steps} steps leave an error of {error:.2g} nats in the density (twice as many move it by that): "
+                ok=False,
+                message=f"{steps} steps leave an error of {error:.2g} nats in the density (twice as many move it so far): "
                 "the posteriors are narrow beside their spread; raise steps, or take kind flow, which is exact",
             )
         return Fit(

@@ -130,7 +130,9 @@ class SharedNUTSSettings:
         each = -(-self.draws // self.chains)
         chains, diverged = [], 0
         for c in range(self.chains):
-            if not math.isfinite(float(target({"z": starts[c]}))):
+            with torch.no_grad():
+                start = float(target({"z": starts[c]}))
+            if not math.isfinite(start):
                 raise NumericalError(
                     f"{self.kind}: log p(x|z) of {len(take)} rows is not finite at a code of row "
                     f"{int(train.row_ids[take[row[c]]])}; check that the rows are scaled as in training"

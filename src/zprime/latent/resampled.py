@@ -1,4 +1,4 @@
-"""resampled: a Gaussian re-weighted by a network, by learned accept/reject or by energy. Its normaliser is estimated."""
+"""resampled: a Gaussian re-weighted by a network, by learned accept/reject or by energy."""
 
 import math
 from collections.abc import Mapping
@@ -68,21 +68,21 @@ class Normaliser:
         log_z = float(torch.logsumexp(log_weight, 0)) - math.log(len(log_weight))
         ratio = (log_weight - log_z).exp()
         stderr = float(ratio.std()) / math.sqrt(len(ratio)) if len(ratio) > 1 else math.inf
-        sets = 0 if method == "rejection" or proposals == 1 else len(log_weight) // (proposals - 1)
-        log_sums = log_weight[: sets * (proposals - 1)].reshape(sets, max(1, proposals - 1)).logsumexp(1)
+        sets = 0 if method == "rejection" else len(log_weight) // (proposals - 1)
+        log_sums = log_weight[: sets * (proposals - 1)].reshape(sets, proposals - 1).logsumexp(1)
         return cls(log_z, stderr, proposals / float(ratio.square().mean()), log_sums)
 
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
 class Resampled(LatentDistribution):
-    """T proposals from a base Gaussian pi, one of which a network f picks: r is the law of the one that is picked.
+    """The law of the one of T proposals from a base Gaussian pi that a network f picks.
 
     rejection (Bauer & Mnih 2019): a proposal is accepted with probability a = sigmoid(f), and the T-th taken as it
     comes: `r(z) = pi(z) [(1 - t) a(z)/Z + t]`, `Z = E_pi[a]`, `t = (1 - Z)^(T-1)`.
-    energy (Aneja et al. 2021): one of the T is taken in proportion to w = exp f (self-normalised importance resampling):
-    `r(z) = pi(z) E[T w(z) / (w(z) + S)]`, S the sum of w over T - 1 proposals. The papers' `pi(z) w(z) / E_pi[w]` is its
-    limit for large T; at any T, r <= T pi, so no network makes up for more than log T nats.
+    energy (Aneja et al. 2021): one of the T is taken in proportion to w = exp f (importance resampling):
+    `r(z) = pi(z) E[T w(z) / (w(z) + S)]`, S the sum of w over T - 1 proposals; the paper's `pi(z) w(z) / E_pi[w]` is
+    its limit for large T. With either, r <= T pi: no network makes up for more than log T nats.
     Z, and the mean over S, are estimated once from base draws and kept, so log r is a fixed function of z.
 
     Attributes:
@@ -119,7 +119,7 @@ class Resampled(LatentDistribution):
         return math.exp((self.proposals - 1) * math.log1p(-min(math.exp(self.normaliser.log_z), 1 - 1e-12)))
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """log r(z) in nats, float64, up to the error of the normaliser; computed in z's own precision."""
+        """Estimate log r(z) in nats, float64, up to the error of the normaliser; computed in z's own precision."""
         net = precise(self.net, z.dtype)
         dtype = next(net.parameters()).dtype
 
@@ -131,9 +131,7 @@ class Resampled(LatentDistribution):
         return by_rows(density, self.base.whiten(z), rows) - self.base.log_det
 
     def _log_ratio(self, log_weight: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """log r - log pi."""
-        if self.proposals == 1:
-            return torch.zeros_like(log_weight)
+        """By how many nats r exceeds the base."""
         if self.method == "rejection":
             log_z = log_weight.new_tensor(self.normaliser.log_z)
             return _truncated(log_weight - log_z, log_z, self.proposals)
@@ -163,13 +161,13 @@ class Resampled(LatentDistribution):
         parts = [self.base.noise(0, rng=rng)]
         for part in blocks(n, max(1, AT_ONCE // self.proposals)):
             many = self.base.noise(part.stop - part.start, self.proposals, rng=rng)
-            f = by_rows(lambda u: self.net(u)[:, 0], many.flatten(0, 1)).unflatten(0, many.shape[:2])
+            f = by_rows(lambda u: self.net(u)[:, 0], many.flatten(0, 1)).reshape(many.shape[:2])
             which = torch.multinomial(torch.softmax(f, 1), 1, generator=rng)[:, 0]
             parts.append(many[torch.arange(len(many), device=f.device), which])
         return torch.cat(parts)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights of the network, mean and Cholesky factor of the base, and (energy) the sums over sets of proposals."""
+        """Weights of the network, mean and Cholesky factor of the base, sums over sets of proposals (energy only)."""
         out = {**self.base.tensors(), **weights(self.net)}
         return out if self.method == "rejection" else {**out, "log_sums": self.normaliser.log_sums}
 
@@ -188,7 +186,8 @@ class Resampled(LatentDistribution):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From the configuration and the weights."""
-        base, hidden, method = Whitening(tensors["mean"], tensors["scale_tril"]), tuple(config["hidden"]), str(config["method"])
+        base, method = Whitening(tensors["mean"], tensors["scale_tril"]), str(config["method"])
+        hidden = tuple(config["hidden"])
         net = skeleton(lambda: MLP(base.d, hidden, 1), dict(tensors))
         log_sums = tensors["log_sums"] if method == "energy" else torch.empty(0, dtype=torch.float64)
         numbers = (config["log_normaliser"], config["log_normaliser_stderr"], config["effective_proposals"])
@@ -198,12 +197,12 @@ class Resampled(LatentDistribution):
 
 
 def _log_weight(method: str, f: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """log a(z), or the energy."""
+    """The log of the acceptance probability, or the energy."""
     return F.logsigmoid(f) if method == "rejection" else f
 
 
 def _truncated(log_ratio: Float[Tensor, " n"], log_z: Tensor, proposals: int) -> Float[Tensor, " n"]:
-    """log[(1 - t) a/Z + t], `t = (1 - Z)^(T-1)`, from log a/Z and log Z."""
+    """Give log[(1 - t) a/Z + t], `t = (1 - Z)^(T-1)`, from log a/Z and log Z."""
     # a float32 Z near 1 rounds to 1, whose log(1 - Z) is -inf and has no gradient
     log_t = (proposals - 1) * torch.log1p(-log_z.exp().clamp(max=1 - 1e-6))
     return torch.logaddexp(log_ratio + torch.log(-torch.expm1(log_t)), log_t.expand_as(log_ratio))
@@ -236,7 +235,13 @@ class ResampledSettings:
     patience: int = 8
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[Resampled]:
         """Start at the base, fit by Adam, stop by the code gain on the selection split, then estimate Z.
 
@@ -247,7 +252,7 @@ class ResampledSettings:
             raise UsageError(f"method: expected {' or '.join(METHODS)}, got {self.method!r}")
         if self.base not in BASES:
             raise UsageError(f"base: expected {' or '.join(BASES)}, got {self.base!r}")
-        at_least("proposals", self.proposals, 1)
+        at_least("proposals", self.proposals, 2)
         hidden = widths("hidden", self.hidden)
         schedule = Schedule(self.epochs, self.batch, self.lr, self.patience)
         schedule.check()
@@ -274,7 +279,8 @@ class ResampledSettings:
             if self.method == "energy":
                 return F.logsigmoid(f).mean() + F.logsigmoid(-g).mean()
             log_z = torch.logsumexp(F.logsigmoid(g), 0) - math.log(many)
-            return (_truncated(F.logsigmoid(f) - log_z, log_z, self.proposals) + standard_log_prob(u)).mean() - base.log_det
+            ratio = _truncated(F.logsigmoid(f) - log_z, log_z, self.proposals)
+            return (ratio + standard_log_prob(u)).mean() - base.log_det
 
         ascent = ascend(
             list(net.parameters()),
@@ -303,14 +309,14 @@ def _outcome(outcome: Outcome, r: Resampled) -> Outcome:
         return outcome
     if r.method == "rejection" and r.left_over > LEFT_OVER:
         return Outcome(
-            False,
-            f"{r.left_over:.0%} of the draws would be taken unaccepted, after {r.proposals} proposals: the codes are too far "
-            "from the base Gaussian; raise proposals, or take kind mixture or flow",
+            ok=False,
+            message=f"{r.left_over:.0%} of the draws would be taken unaccepted, after {r.proposals} proposals: the codes "
+            "are too far from the base Gaussian; raise proposals, or take kind mixture or flow",
         )
     if r.method == "energy" and r.normaliser.effective < EFFECTIVE:
         return Outcome(
-            False,
-            f"the {r.proposals} proposals of a draw are worth {r.normaliser.effective:.2g} effective ones: the codes are too far from the "
-            "base Gaussian; raise proposals, or take kind mixture or flow",
+            ok=False,
+            message=f"the {r.proposals} proposals of a draw are worth {r.normaliser.effective:.2g} effective ones: the "
+            "codes are too far from the base Gaussian; raise proposals, or take kind mixture or flow",
         )
     return outcome

@@ -31,6 +31,7 @@ from zprime.posteriors import Posteriors
 from zprime.rng import fork, generator
 
 START = 0.5  # decoder scale at the start, in whitened units
+BOUND = 6.0  # of the log-scale of q(w|u), about its start
 SEED = 0  # of the fixed draws behind the bound
 PAIRS = 1 << 15  # pairs of point and draw handled at once
 SCORE_ROWS, SCORE_POINTS, SCORE_DRAWS = 2000, 4000, 16
@@ -39,8 +40,8 @@ SCORE_ROWS, SCORE_POINTS, SCORE_DRAWS = 2000, 4000, 16
 class Second(nn.Module):
     """q(w|u) = N(A u + enc(u), diag(s(u)^2)) and p(u|w) = N(B w + dec(w), diag(gamma^2)), w as long as u.
 
-    The networks' last layers start at zero, and A, B, s at the posterior of `u = sqrt(1 - gamma^2) w + gamma e`: so a fit
-    starts at N(0, I) for u, the moment match of z, with w in use. (Started at zero throughout, nothing ever pulls w into use.)
+    The networks' last layers start at zero, and A, B, s at the posterior of `u = sqrt(1 - gamma^2) w + gamma e`: so a
+    fit starts at N(0, I) for u, the moment match of z, with w in use. (From zero throughout nothing pulls w into use.)
     """
 
     def __init__(self, d: int, hidden: tuple[int, ...]) -> None:
@@ -56,7 +57,8 @@ class Second(nn.Module):
     def encode(self, u: Float[Tensor, "*n d"]) -> tuple[Float[Tensor, "*n d"], Float[Tensor, "*n d"]]:
         """Mean and log-scale of q(w|u)."""
         shift, log_scale = self.encoder(u).chunk(2, -1)
-        return self.into(u) + shift, log_scale + math.log(START)
+        # bounded, so that far from all codes nothing overflows
+        return self.into(u) + shift, math.log(START) + BOUND * torch.tanh(log_scale / BOUND)
 
     def decode(self, w: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """Mean of p(u|w); its scale is exp(log_scale)."""
@@ -64,7 +66,7 @@ class Second(nn.Module):
         return out
 
     def log_ratio(self, u: Float[Tensor, "n d"], noise: Float[Tensor, "k n d"]) -> Float[Tensor, "k n"]:
-        """log p(u|w) p(w) / q(w|u) at w = mean + scale * noise: its mean over noise is the ELBO of u (nats)."""
+        """Give log p(u|w) p(w) / q(w|u) at w = mean + scale * noise: its mean over noise is the ELBO of u (nats)."""
         mean, log_scale = self.encode(u)
         w = mean + log_scale.exp() * noise
         gap = (u - self.decode(w)) * torch.exp(-self.log_scale)
@@ -154,7 +156,13 @@ class TwoStageSettings:
     patience: int = 10
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[TwoStage]:
         """Start at the moment match, raise the ELBO by Adam, stop by the code gain of the bound on selection codes.
 

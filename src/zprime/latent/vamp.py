@@ -18,7 +18,6 @@ from zprime.latent.context import Context, need
 from zprime.latent.fitting import Schedule, ascend, at_least, score
 from zprime.posteriors import InMemory, Posteriors
 from zprime.rng import fork
-from zprime.vae import Encoder
 
 LLOYD = 10  # rounds of k-means for the starting rows
 SUBSET = 20_000  # rows that are looked at for them
@@ -174,14 +173,14 @@ class PseudoInputs:
 def _log_mixture(
     z: Float[Tensor, "b d"], mean: Float[Tensor, "k d"], scale: Float[Tensor, "k d"], log_weight: Float[Tensor, " k"]
 ) -> Float[Tensor, " b"]:
-    """log sum_k w_k N(z; mean_k, scale_k^2) with gradients; the direct form, which does not cancel in float32."""
+    """Log of sum_k w_k N(z; mean_k, scale_k^2) with gradients; the direct form, which does not cancel in float32."""
     u = (z[:, None] - mean) / scale
     constant = log_weight - scale.log().sum(1) - 0.5 * z.shape[1] * LOG_2PI
     return torch.logsumexp(constant - 0.5 * u.square().sum(2), 1)
 
 
 def _medoids(data: InMemory, k: int, *, rng: torch.Generator) -> Tensor:
-    """k different rows, each the nearest to a k-means centre of the posterior means (whitened per dimension)."""
+    """Different rows, k of them: the nearest to the k-means centres of the posterior means, whitened per dimension."""
     order = torch.randperm(data.n, generator=rng)[:SUBSET]
     points = data.mean[order].double()
     spread = points.std(0) if len(points) > 1 else torch.ones(data.d, dtype=torch.float64)

@@ -225,5 +225,6 @@ def pareto_khat(log_weights: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _, khat = array_stats.psislw(log_weights.numpy(), axis=-1)  # type: ignore[no-untyped-call]
+        # it takes log-likelihoods, whose negatives are the log-weights of leave-one-out
+        _, khat = array_stats.psislw(-log_weights.numpy(), axis=-1)  # type: ignore[no-untyped-call]
     return torch.from_numpy(khat.astype("float64").reshape(-1))

@@ -1,0 +1,113 @@
+"""active: another kind on the dimensions that the encoder uses, and the prior on the rest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime import distribution
+from zprime.arrays import standard_log_prob
+from zprime.components import Tilted
+from zprime.distribution import LatentDistribution
+from zprime.latent.gaussian import moments
+from zprime.posteriors import InMemory, Posteriors
+
+THRESHOLD = 0.01
+"""A dimension is active if the variance of its posterior mean over the data is above this (Burda et al. 2016)."""
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Active(LatentDistribution):
+    """r(z) = base(z_A) N(z_C; 0, I): `base` on the active dimensions A, the prior on the collapsed ones C.
+
+    A collapsed dimension has posterior = prior for every datum: whatever a fit sees there is noise, and it costs
+    parameters. Keeping the prior there is exact where the collapse is.
+    """
+
+    kind: ClassVar[str] = "active"
+    base: LatentDistribution
+    dims: tuple[int, ...]
+    dim: int
+
+    @property
+    def d(self) -> int:
+        """Latent dimension, collapsed ones included."""
+        return self.dim
+
+    @property
+    def rest(self) -> list[int]:
+        """The collapsed dimensions."""
+        return [j for j in range(self.dim) if j not in self.dims]
+
+    @property
+    def holds_rows(self) -> bool:
+        """As the base does."""
+        return self.base.holds_rows
+
+    @property
+    def label(self) -> str:
+        """The base's label with the number of active dimensions."""
+        return f"{self.base.label} on {len(self.dims)} of {self.dim}"
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """log base(z_A) + log N(z_C; 0, I) in nats, float64."""
+        return self.base.log_prob(z[:, list(self.dims)]) + standard_log_prob(z[:, self.rest])
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draws from both, put together."""
+        inner = self.base.sample(n, rng=rng)
+        out = torch.randn(n, self.dim, generator=rng, dtype=inner.dtype, device=inner.device)
+        out[:, list(self.dims)] = inner
+        return out
+
+    def tilt(
+        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+    ) -> Tilted | None:
+        """The base's tilt on A; on C the ratio r/p is 1, so q_r = q there."""
+        dims = list(self.dims)
+        inner = self.base.tilt(mean[:, dims], scale[:, dims], draws=draws, rng=rng)
+        if inner is None:
+            return None
+        noise = torch.randn(len(mean), draws, self.dim, generator=rng, dtype=mean.dtype, device=mean.device)
+        out = (mean[:, None] + scale[:, None] * noise).to(inner.draws.dtype)
+        out[..., dims] = inner.draws
+        return Tilted(inner.log_ratio, out)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The base's."""
+        return {f"base.{k}": v for k, v in self.base.tensors().items()}
+
+    def config(self) -> dict[str, Any]:
+        """The active dimensions, and the base."""
+        return {
+            "dims": list(self.dims),
+            "dim": self.dim,
+            "base": {"kind": self.base.kind, "config": self.base.config()},
+        }
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
+        """From the base's parts."""
+        inner = {k.removeprefix("base."): v for k, v in tensors.items()}
+        base = distribution.rebuild(config["base"]["kind"], config["base"]["config"], inner)
+        return cls(base, tuple(int(j) for j in config["dims"]), int(config["dim"]))
+
+
+def active_dimensions(posteriors: Posteriors, threshold: float = THRESHOLD) -> list[int]:
+    """Dimensions in which the posterior mean varies over the data by more than `threshold` (a variance)."""
+    mean, covariance = moments(posteriors)
+    noise = torch.zeros(posteriors.d, dtype=torch.float64)
+    weights = posteriors.log_weights.exp()
+    for s in posteriors.shards():
+        noise = noise + weights[s.rows] @ s.scale.double().square()
+    return [j for j, v in enumerate((covariance.diagonal() - noise).tolist()) if v > threshold]
+
+
+def restrict(posteriors: Posteriors, dims: list[int]) -> InMemory:
+    """The posteriors of some dimensions."""
+    p = posteriors.gather()
+    return InMemory(p.mean[:, dims], p.scale[:, dims], row_ids=p.row_ids, weights=p.weights, labels=p.labels)

@@ -1,0 +1,127 @@
+"""Greedy merging of Gaussian components by Runnalls' bound (Runnalls 2007), from N posteriors to K components."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.distribution import Progress, silent
+
+DIRECT = 600
+"""Components that are merged pair by pair; more rows than this are first put into so many cells."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What merging gives.
+
+    Attributes:
+        weight, mean, covariance: K components; the covariance is a vector of variances where the data's was.
+        bound: `sum_i w_i KL(q_i || N_c(i))` of the partition c that merging made, in nats: at least KL(qbar || r_K).
+            It is the sum of the costs of all merges, which telescope.
+    """
+
+    weight: Float[Tensor, " k"]
+    mean: Float[Tensor, "k d"]
+    covariance: Float[Tensor, "k d d"] | Float[Tensor, "k d"]
+    bound: float
+
+
+def merge(
+    mean: Float[Tensor, "n d"],
+    var: Float[Tensor, "n d"],
+    weight: Float[Tensor, " n"],
+    k: int,
+    *,
+    diagonal: bool,
+    rng: torch.Generator,
+    progress: Progress = silent,
+) -> Merged:
+    """Merge N diagonal Gaussians down to K, always the pair with the smallest bound on the KL that it costs.
+
+    The cost of a pair is `1/2 [(w_i + w_j) log det P_ij - w_i log det P_i - w_j log det P_j]`, P_ij matching moments.
+    With more than 600 rows they are first put into 600 cells about random rows, and each cell is matched by moments.
+    """
+    entropy = float(weight @ var.log().sum(1))
+    cells = _cells(mean, weight, max(k, DIRECT), rng)
+    w, m, c = _match(mean, var, weight, cells, diagonal=diagonal)
+    log_det = _log_det(c)
+    cost = torch.full((len(w), len(w)), torch.inf, dtype=torch.float64)
+    for i in range(len(w) - 1):
+        others = torch.arange(i + 1, len(w))
+        cost[i, i + 1 :] = _costs(w, m, c, log_det, i, others)
+    steps = len(w) - k
+    for step in range(steps):
+        progress(f"merge to {k}", step, steps)
+        flat = int(cost.argmin())
+        i, j = flat // len(cost), flat % len(cost)
+        pair = torch.tensor([i, j])
+        share = w[pair] / w[pair].sum()
+        centre = share @ m[pair]
+        c[i] = _joined(share, m[pair] - centre, c[pair])
+        w[i], m[i] = w[pair].sum(), centre
+        log_det[i] = _log_det(c[i : i + 1])[0]
+        w[j] = 0.0
+        cost[j, :] = torch.inf
+        cost[:, j] = torch.inf
+        others = (w > 0).nonzero().flatten()
+        others = others[others != i]
+        if len(others):
+            new = _costs(w, m, c, log_det, i, others)
+            cost[torch.minimum(others, torch.tensor(i)), torch.maximum(others, torch.tensor(i))] = new
+    progress(f"merge to {k}", steps, steps)
+    keep = w > 0
+    w, m, c, log_det = w[keep], m[keep], c[keep], log_det[keep]
+    return Merged(w, m, c, 0.5 * (float(w @ log_det) - entropy))
+
+
+def _cells(mean: Tensor, weight: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """A cell for every row: its own where there are few, else that of the nearest of `count` random rows."""
+    n = len(mean)
+    if n <= count:
+        return torch.arange(n)
+    seeds = mean[torch.multinomial(weight, count, generator=rng)]
+    nearest = torch.cat([torch.cdist(part, seeds).argmin(1) for part in mean.split(8192)])  # type: ignore[no-untyped-call]
+    found: Tensor = nearest.unique(return_inverse=True)[1]
+    return found
+
+
+def _match(mean: Tensor, var: Tensor, weight: Tensor, cells: Tensor, *, diagonal: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, mean and covariance of each cell."""
+    count = int(cells.max()) + 1
+    w = torch.zeros(count, dtype=torch.float64).index_add_(0, cells, weight)
+    share = (weight / w[cells])[:, None]
+    m = torch.zeros(count, mean.shape[1], dtype=torch.float64).index_add_(0, cells, share * mean)
+    gap = mean - m[cells]
+    if diagonal:
+        return w, m, torch.zeros_like(m).index_add_(0, cells, share * (gap.square() + var))
+    c = torch.zeros(count, mean.shape[1], mean.shape[1], dtype=torch.float64)
+    for rows in torch.arange(len(mean)).split(8192):  # type: ignore[no-untyped-call]
+        outer = gap[rows, :, None] * gap[rows, None, :] + torch.diag_embed(var[rows])
+        c.index_add_(0, cells[rows], share[rows, :, None] * outer)
+    return w, m, c
+
+
+def _log_det(c: Tensor) -> Tensor:
+    return c.log().sum(1) if c.ndim == 2 else torch.logdet(c)
+
+
+def _joined(share: Tensor, gap: Tensor, c: Tensor) -> Tensor:
+    """Covariance of a pair by moments: `gap` are the means about the joint one."""
+    if c.ndim == 2:
+        return share @ (c + gap.square())
+    return torch.einsum("k,kij->ij", share, c + gap[:, :, None] * gap[:, None, :])
+
+
+def _costs(w: Tensor, m: Tensor, c: Tensor, log_det: Tensor, i: int, others: Tensor) -> Tensor:
+    """Runnalls' bound of merging component i with each of the others."""
+    total = w[i] + w[others]
+    a, b = w[i] / total, w[others] / total
+    gap = m[i] - m[others]
+    if c.ndim == 2:
+        joint = a[:, None] * c[i] + b[:, None] * c[others] + (a * b)[:, None] * gap.square()
+    else:
+        outer = gap[:, :, None] * gap[:, None, :]
+        joint = a[:, None, None] * c[i] + b[:, None, None] * c[others] + (a * b)[:, None, None] * outer
+    return 0.5 * (total * _log_det(joint) - w[i] * log_det[i] - w[others] * log_det[others])
