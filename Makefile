@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow check lint types layers doctest fashion clean
+.PHONY: demo test test-slow check lint types layers doctest fashion picture clean
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ doctest: $(VENV)/.done
 
 fashion: $(VENV)/.done  ## the README's table: 60,000 images, a convolutional VAE with 16 latents
 	$(BIN)/zprime run --data $(DATA) --latents 16 --out runs/fashion --seed 0
+
+picture: $(VENV)/.done  ## the README's picture, from the run of `make fashion`
+	$(BIN)/python examples/picture.py runs/fashion docs/images/fashion.png
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

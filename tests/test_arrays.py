@@ -24,8 +24,14 @@ def test_blocks_cover_every_row_once_in_order(n: int, size: int) -> None:
         (torch.zeros(3), r"codes: expected shape \[n, 2\], got \[3\]"),
         (torch.zeros(3, 4), r"codes: expected shape \[n, 2\], got \[3, 4\]"),
         (torch.zeros(0, 2), r"codes: expected at least one row and one column, got \[0, 2\]"),
-        (torch.zeros(3, 2, dtype=torch.int64), r"codes: expected floating-point numbers, got torch.int64; use x.float\(\)"),
-        (torch.tensor([[0.0, 0.0], [0.0, torch.inf]]), r"codes: expected finite numbers, got inf in 1 of 2 rows \(row 1\)"),
+        (
+            torch.zeros(3, 2, dtype=torch.int64),
+            r"codes: expected floating-point numbers, got torch.int64; use x.float\(\)",
+        ),
+        (
+            torch.tensor([[0.0, 0.0], [0.0, torch.inf]]),
+            r"codes: expected finite numbers, got inf in 1 of 2 rows \(row 1\)",
+        ),
     ],
 )
 def test_check_matrix_says_what_it_got(x: torch.Tensor, text: str) -> None:
@@ -44,7 +50,9 @@ def test_check_matrix_returns_what_it_was_given() -> None:
 def test_check_finite_names_the_rows_and_counts_them(bad: float) -> None:
     x = torch.zeros(20, 2, 3)
     x[[4, 7, 8, 9, 11, 12, 19], 1, 2] = bad
-    with pytest.raises(ArrayError, match=rf"data: expected finite numbers, got {bad} in 7 of 20 rows \(row 4, 7, 8, 9, 11, \.\.\.\)"):
+    with pytest.raises(
+        ArrayError, match=rf"data: expected finite numbers, got {bad} in 7 of 20 rows \(row 4, 7, 8, 9, 11, \.\.\.\)"
+    ):
         check_finite("data", x)
 
 
@@ -58,7 +66,10 @@ def test_check_finite_lets_large_numbers_pass_whose_sum_overflows() -> None:
 def test_densities_equal_scipys(d: int) -> None:
     z, mean, log_scale = torch.randn(3, 7, d, generator=generator(0, "z"), dtype=torch.float64)
     scale = log_scale.exp()
-    expected = [multivariate_normal.logpdf(a.numpy(), b.numpy(), (c**2).diag().numpy()) for a, b, c in zip(z, mean, scale, strict=True)]
+    expected = [
+        multivariate_normal.logpdf(a.numpy(), b.numpy(), (c**2).diag().numpy())
+        for a, b, c in zip(z, mean, scale, strict=True)
+    ]
     assert gaussian_log_prob(z, mean, scale).tolist() == pytest.approx(expected, abs=1e-12)
     standard = multivariate_normal(cov=torch.eye(d).numpy()).logpdf(z.numpy())
     assert standard_log_prob(z).tolist() == pytest.approx(standard.tolist(), abs=1e-12)

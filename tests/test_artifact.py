@@ -40,7 +40,13 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_what_is_written_is_read_to_the_same_bits(tmp_path: Path) -> None:
     written = artifact.write(
-        tmp_path / "deep" / "a", "model", config={"x": [1, {"y": None}]}, tensors=tensors(), key="k", seed=7, inputs={"data": "h"}
+        tmp_path / "deep" / "a",
+        "model",
+        config={"x": [1, {"y": None}]},
+        tensors=tensors(),
+        key="k",
+        seed=7,
+        inputs={"data": "h"},
     )
     found = artifact.read(tmp_path / "deep" / "a", "model")
     assert found == written
@@ -55,7 +61,9 @@ def test_what_is_written_is_read_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_same_content_gives_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a"), write(tmp_path / "b")
-    artifact.write(tmp_path / "c", "model", config={"hidden": [1, 2], "seed": 0}, tensors=dict(reversed(tensors().items())), seed=0)
+    artifact.write(
+        tmp_path / "c", "model", config={"hidden": [1, 2], "seed": 0}, tensors=dict(reversed(tensors().items())), seed=0
+    )
     assert content(tmp_path / "a") == content(tmp_path / "b") == content(tmp_path / "c")
     assert a.hash == b.hash
     assert a.hash != write(tmp_path / "d", seed=1).hash
@@ -133,7 +141,10 @@ def test_systems_that_cannot_swap_folders_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (lambda f: f.write_bytes(f.read_bytes()[:-1]), "its SHA-256 is not the one in manifest.json: the file was truncated or altered"),
+        (
+            lambda f: f.write_bytes(f.read_bytes()[:-1]),
+            "its SHA-256 is not the one in manifest.json: the file was truncated or altered",
+        ),
         (lambda f: f.write_bytes(f.read_bytes()[:-1] + b"\xff"), "its SHA-256 is not the one in manifest.json"),
         (lambda f: f.unlink(), r"cannot be read \(No such file or directory\); make the artefact again"),
     ],
@@ -169,7 +180,10 @@ def edit(path: Path, **changes: object) -> None:
     [
         ({"schema": 2}, r"written with schema 2, this zprime reads up to 1; upgrade zprime"),
         # a newer schema may well lack what this one expects
-        ({"schema": 3, "config": None, "files": None}, r"written with schema 3, this zprime reads up to 1; upgrade zprime"),
+        (
+            {"schema": 3, "config": None, "files": None},
+            r"written with schema 3, this zprime reads up to 1; upgrade zprime",
+        ),
         ({"format": "other"}, r"not a readable zprime manifest \(KeyError\('format'\)\); make the artefact again"),
         ({"config": None}, r"not a readable zprime manifest \(KeyError\('config'\)\)"),
         ({"files": 3}, r"not a readable zprime manifest \(TypeError"),
@@ -200,7 +214,9 @@ def test_a_missing_artefact_is_named_with_what_was_wanted(tmp_path: Path) -> Non
 
 def test_a_folder_with_someone_elses_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("all of it")
-    with pytest.raises(UsageError, match="this folder holds files that zprime did not write; choose an empty or a new folder"):
+    with pytest.raises(
+        UsageError, match="this folder holds files that zprime did not write; choose an empty or a new folder"
+    ):
         write(tmp_path)
     assert content(tmp_path) == {"thesis.tex": b"all of it"}
 
@@ -212,7 +228,10 @@ def test_an_empty_folder_may_be_used_and_a_file_may_not(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"file: expected a folder, got a file; choose another path"):
         write(tmp_path / "file")
     for make in (write, artifact.make_folder):
-        with pytest.raises(UsageError, match=r"below: cannot write here \((Not a directory|a file is in the way)\); choose another folder"):
+        with pytest.raises(
+            UsageError,
+            match=r"below: cannot write here \((Not a directory|a file is in the way)\); choose another folder",
+        ):
             make(tmp_path / "file" / "below")
 
 
@@ -232,7 +251,9 @@ def test_a_move_that_the_system_refuses_is_an_error_of_ours(tmp_path: Path, monk
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "rename", refused)
-    with pytest.raises(UsageError, match=r"a: cannot move the artefact here \(Permission denied\); choose another folder"):
+    with pytest.raises(
+        UsageError, match=r"a: cannot move the artefact here \(Permission denied\); choose another folder"
+    ):
         write(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 

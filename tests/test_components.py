@@ -20,7 +20,9 @@ def both(d: int = 3, k: int = 5) -> tuple[Diagonal, Full]:
 
 def queries(d: int = 3) -> tuple[Tensor, Tensor]:
     rng = generator(0, "queries")
-    return torch.randn(9, d, generator=rng, dtype=torch.float64), 0.1 + torch.rand(9, d, generator=rng, dtype=torch.float64)
+    return torch.randn(9, d, generator=rng, dtype=torch.float64), 0.1 + torch.rand(
+        9, d, generator=rng, dtype=torch.float64
+    )
 
 
 def test_choices_have_the_frequencies_of_the_weights() -> None:
@@ -33,7 +35,9 @@ def test_choices_have_the_frequencies_of_the_weights() -> None:
 
 def test_not_even_a_uniform_number_of_zero_chooses_a_component_of_weight_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     log_weight = torch.tensor([0.0, 0.0, 0.4, 0.0, 0.6], dtype=torch.float64).log()
-    assert choose_rows(log_weight[None], torch.tensor([[0.0, 0.4, 1 - 2**-53]], dtype=torch.float64)).tolist() == [[2, 4, 4]]
+    assert choose_rows(log_weight[None], torch.tensor([[0.0, 0.4, 1 - 2**-53]], dtype=torch.float64)).tolist() == [
+        [2, 4, 4]
+    ]
     monkeypatch.setattr(torch, "rand", lambda n, **_: torch.zeros(n, dtype=torch.float64))
     assert choose(log_weight, 3, generator(0)).tolist() == [2, 2, 2]
 
@@ -48,7 +52,9 @@ def test_choices_among_more_components_than_torchs_multinomial_takes() -> None:
 
 def test_rows_choose_by_their_own_weights_and_infinite_ones_win() -> None:
     inf = torch.inf
-    terms = torch.tensor([[0.0, -inf, 1.0], [-inf, 800.0, -800.0], [inf, 3.0, inf], [5.0, 5.0, -inf]], dtype=torch.float64)
+    terms = torch.tensor(
+        [[0.0, -inf, 1.0], [-inf, 800.0, -800.0], [inf, 3.0, inf], [5.0, 5.0, -inf]], dtype=torch.float64
+    )
     u = torch.rand(4, 30_000, generator=generator(0, "u"), dtype=torch.float64)
     found = torch.stack([torch.bincount(row, minlength=3) for row in choose_rows(terms, u)]).double() / 30_000
     e = torch.e / (1 + torch.e)
@@ -72,7 +78,9 @@ def test_draws_come_in_random_order_with_the_right_share_of_each_component(shape
     z = narrow.sample(9000, rng=generator(0, "draws"))
     which = torch.cdist(z, r.mean).argmin(1)
     for part in (which, which[:3000], which[6000:]):
-        assert chisquare(torch.bincount(part, minlength=5).numpy(), len(part) * r.log_weight.exp().numpy()).pvalue > 1e-4
+        assert (
+            chisquare(torch.bincount(part, minlength=5).numpy(), len(part) * r.log_weight.exp().numpy()).pvalue > 1e-4
+        )
 
 
 def test_no_draws_and_no_rows_are_no_error() -> None:

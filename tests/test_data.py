@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zprime.data import SPLITS, DataSettings, Dataset, Source, load, read_source
+from zprime.data import SPLITS, Dataset, DataSettings, Source, load, read_source
 from zprime.errors import ArrayError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -58,7 +58,9 @@ def save(path: Path, array: np.ndarray) -> str:
     heldout=st.floats(0.01, 0.45),
     seed=st.integers(0, 1000),
 )
-def test_splits_are_disjoint_sorted_seeded_and_cover_every_row(n: int, test: int, selection: float, heldout: float, seed: int) -> None:
+def test_splits_are_disjoint_sorted_seeded_and_cover_every_row(
+    n: int, test: int, selection: float, heldout: float, seed: int
+) -> None:
     source = Source("rows", RNG.normal(size=(n + test, 2)), test=test)
     try:
         data = Dataset(source, DataSettings("rows", selection, heldout), seed=seed)
@@ -94,7 +96,9 @@ def test_what_a_manifest_records_is_enough_to_find_every_row_again() -> None:
     for split in SPLITS:
         rows = data.rows(split)
         assert torch.equal(rows.ids, tensors[f"ids.{split}"])
-        torch.testing.assert_close(rows.x * tensors["scale"] + tensors["shift"], data.raw[rows.ids], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            rows.x * tensors["scale"] + tensors["shift"], data.raw[rows.ids], rtol=1e-5, atol=1e-5
+        )
         assert torch.equal(rows.labels, rows.ids % 3)
         head = rows.head(3)
         assert len(head) == 3
@@ -107,7 +111,11 @@ def test_the_hash_changes_with_any_value_or_label() -> None:
     other = x.copy()
     other[30, 2] += 1e-3
     swapped = x[::-1].copy()
-    hashes = [Dataset(table(x=a, y=y), DataSettings("t")).hash for a in (x, other, swapped) for y in (None, np.zeros(60, int), np.ones(60, int))]
+    hashes = [
+        Dataset(table(x=a, y=y), DataSettings("t")).hash
+        for a in (x, other, swapped)
+        for y in (None, np.zeros(60, int), np.ones(60, int))
+    ]
     assert len(set(hashes)) == 9
 
 
@@ -152,7 +160,10 @@ def test_binarised_pixels_are_drawn_with_their_grey_value_once_per_seed() -> Non
     torch.testing.assert_close(rows.x.mean(0), rows.grey.mean(0), rtol=0, atol=5 * 0.5 / len(rows) ** 0.5)
     assert torch.equal(rows.x, data.rows("train").x)
     assert torch.equal(rows.head(4).grey, rows.grey[:4])
-    assert not torch.equal(Dataset(Source("grey", x, top=1.0), DataSettings("grey", binarise=True), seed=4).rows("heldout").x, data.rows("heldout").x)
+    assert not torch.equal(
+        Dataset(Source("grey", x, top=1.0), DataSettings("grey", binarise=True), seed=4).rows("heldout").x,
+        data.rows("heldout").x,
+    )
     assert Dataset(Source("grey", x, top=1.0), DataSettings("grey")).rows("train").grey is None
 
 
@@ -182,9 +193,18 @@ def test_npy_of_any_number_type(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [((9, 5), (5,)), ((9, 6, 5), (1, 6, 5)), ((9, 6, 5, 3), (3, 6, 5)), ((9, 6, 5, 1), (1, 6, 5)), ((9, 3, 6, 5), (3, 6, 5)), ((9, 2, 2, 2, 2), (2, 2, 2, 2))],
+    [
+        ((9, 5), (5,)),
+        ((9, 6, 5), (1, 6, 5)),
+        ((9, 6, 5, 3), (3, 6, 5)),
+        ((9, 6, 5, 1), (1, 6, 5)),
+        ((9, 3, 6, 5), (3, 6, 5)),
+        ((9, 2, 2, 2, 2), (2, 2, 2, 2)),
+    ],
 )
-def test_arrays_become_rows_or_images_with_the_channel_first(tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def test_arrays_become_rows_or_images_with_the_channel_first(
+    tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
     x = RNG.integers(0, 256, shape).astype(np.uint8)
     np.save(tmp_path / "x.npy", x)
     source = read_source(str(tmp_path / "x.npy"))
@@ -195,7 +215,12 @@ def test_arrays_become_rows_or_images_with_the_channel_first(tmp_path: Path, sha
 
 
 def test_npz_with_its_own_test_part_holds_that_out(tmp_path: Path) -> None:
-    parts = {"x_train": RNG.normal(size=(40, 3)), "y_train": np.arange(40), "x_test": RNG.normal(size=(7, 3)), "y_test": 100 + np.arange(7)}
+    parts = {
+        "x_train": RNG.normal(size=(40, 3)),
+        "y_train": np.arange(40),
+        "x_test": RNG.normal(size=(7, 3)),
+        "y_test": 100 + np.arange(7),
+    }
     np.savez(tmp_path / "set.npz", **parts)
     data = load(DataSettings(str(tmp_path / "set.npz"), heldout=0.5))
     assert data.ids["heldout"].tolist() == list(range(40, 47))
@@ -241,12 +266,18 @@ def test_idx_without_labels_or_test_part_is_split_like_any_other(tmp_path: Path)
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (lambda c: gzip.compress(c)[:-20], r"train-images-idx3-ubyte.gz: truncated or not gzip \(.*\); fetch the file again"),
+        (
+            lambda c: gzip.compress(c)[:-20],
+            r"train-images-idx3-ubyte.gz: truncated or not gzip \(.*\); fetch the file again",
+        ),
         (lambda c: c, r"train-images-idx3-ubyte.gz: truncated or not gzip \(Not a gzipped file"),
         (lambda c: gzip.compress(c[:-1]), r"expected 400 bytes for shape \[20, 5, 4\], got 399; fetch the file again"),
         (lambda c: gzip.compress(c + b"\0\0"), r"expected 400 bytes for shape \[20, 5, 4\], got 402"),
         (lambda c: gzip.compress(c[:6]), r"truncated in its header; fetch the file again"),
-        (lambda c: gzip.compress(b"\0\0\x0d\x03" + c[4:]), r"expected an IDX file of unsigned bytes \(magic 0x0000_08xx\), got 00000d03"),
+        (
+            lambda c: gzip.compress(b"\0\0\x0d\x03" + c[4:]),
+            r"expected an IDX file of unsigned bytes \(magic 0x0000_08xx\), got 00000d03",
+        ),
         (lambda c: gzip.compress(b"PK"), r"expected an IDX file of unsigned bytes \(magic 0x0000_08xx\), got 504b"),
     ],
     ids=["truncated gzip", "no gzip", "a byte short", "too long", "short header", "floats", "another format"],
@@ -272,7 +303,9 @@ def test_idx_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> No
 
 
 def test_image_folder_in_the_order_of_names_with_subfolders_as_labels(tmp_path: Path) -> None:
-    pixels = {f"{label}/{i}.png": RNG.integers(0, 256, (4, 3)).astype(np.uint8) for label in ("cat", "ant") for i in range(5)}
+    pixels = {
+        f"{label}/{i}.png": RNG.integers(0, 256, (4, 3)).astype(np.uint8) for label in ("cat", "ant") for i in range(5)
+    }
     for name, array in pixels.items():
         save(tmp_path / name, array)
     (tmp_path / "cat" / ".hidden.png").write_bytes(b"not an image")
@@ -299,7 +332,9 @@ def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     for i in range(4):
         save(tmp_path / f"{i}.png", RNG.integers(0, 256, (4, 6)).astype(np.uint8))
     save(tmp_path / "9.png", np.zeros((6, 4), np.uint8))
-    with pytest.raises(ArrayError, match=r"9.png: expected images of one size, 6 x 4 as 0.png, got 4 x 6; resize them first"):
+    with pytest.raises(
+        ArrayError, match=r"9.png: expected images of one size, 6 x 4 as 0.png, got 4 x 6; resize them first"
+    ):
         load(DataSettings(str(tmp_path)))
     (tmp_path / "9.png").write_bytes((tmp_path / "0.png").read_bytes()[:50])
     with pytest.raises(ArrayError, match=r"9.png: not a readable image"):
@@ -336,24 +371,68 @@ NAN[[3, 7], 1] = np.nan
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
-        (lambda p: "nothing-here", UsageError, "data: expected digits, or a file or folder that exists, got 'nothing-here'"),
+        (
+            lambda p: "nothing-here",
+            UsageError,
+            "data: expected digits, or a file or folder that exists, got 'nothing-here'",
+        ),
         (lambda p: raw(p, "x.csv", b"1,2"), UsageError, "data: expected a .npy or .npz file or a folder, got x.csv"),
         (lambda p: raw(p, "x.npy", b"\x93NUMPY"), ArrayError, r"x.npy: not a readable .npy file of numbers \("),
         (lambda p: raw(p, "x.npy", b""), ArrayError, r"x.npy: not a readable .npy file of numbers \("),
-        (lambda p: npy(p, np.array([{}, 1], dtype=object)), ArrayError, r"x.npy: not a readable .npy file of numbers \(.*allow_pickle=False"),
-        (lambda p: npy(p, np.zeros(5)), ArrayError, r"x.npy: expected numbers of shape \[n, ...\], got float64 of shape \[5\]"),
-        (lambda p: npy(p, np.full((5, 2), "a")), ArrayError, r"expected numbers of shape \[n, ...\], got <U1 of shape \[5, 2\]"),
+        (
+            lambda p: npy(p, np.array([{}, 1], dtype=object)),
+            ArrayError,
+            r"x.npy: not a readable .npy file of numbers \(.*allow_pickle=False",
+        ),
+        (
+            lambda p: npy(p, np.zeros(5)),
+            ArrayError,
+            r"x.npy: expected numbers of shape \[n, ...\], got float64 of shape \[5\]",
+        ),
+        (
+            lambda p: npy(p, np.full((5, 2), "a")),
+            ArrayError,
+            r"expected numbers of shape \[n, ...\], got <U1 of shape \[5, 2\]",
+        ),
         (lambda p: npy(p, np.zeros((5, 2), complex)), ArrayError, r"got complex128 of shape \[5, 2\]"),
         (lambda p: raw(p, "x.npz", b"PK\x03\x04 no zip"), ArrayError, r"x.npz: not a readable .npz file of numbers \("),
-        (lambda p: npz(p, x=np.array([{}, 1], dtype=object)), ArrayError, r"set.npz: not a readable .npz file of numbers \(.*allow_pickle=False"),
-        (lambda p: npz(p, images=np.zeros((5, 2)), more=np.zeros(5)), ArrayError, r"set.npz: expected an array named x or x_train, got images, more"),
-        (lambda p: npz(p, x=np.zeros((5, 2)), y=np.zeros(4)), ArrayError, r"set.npz: expected 5 labels, one a row, got shape \[4\]"),
-        (lambda p: npz(p, x_train=np.zeros((5, 2)), x_test=np.zeros((5, 3))), ArrayError, r"expected x_test rows of shape \[2\], got \[3\]"),
-        (lambda p: npy(p, NAN), ArrayError, r"data: expected finite numbers, got nan in 2 of 9 rows \(row 3, 7\); drop or impute these rows"),
+        (
+            lambda p: npz(p, x=np.array([{}, 1], dtype=object)),
+            ArrayError,
+            r"set.npz: not a readable .npz file of numbers \(.*allow_pickle=False",
+        ),
+        (
+            lambda p: npz(p, images=np.zeros((5, 2)), more=np.zeros(5)),
+            ArrayError,
+            r"set.npz: expected an array named x or x_train, got images, more",
+        ),
+        (
+            lambda p: npz(p, x=np.zeros((5, 2)), y=np.zeros(4)),
+            ArrayError,
+            r"set.npz: expected 5 labels, one a row, got shape \[4\]",
+        ),
+        (
+            lambda p: npz(p, x_train=np.zeros((5, 2)), x_test=np.zeros((5, 3))),
+            ArrayError,
+            r"expected x_test rows of shape \[2\], got \[3\]",
+        ),
+        (
+            lambda p: npy(p, NAN),
+            ArrayError,
+            r"data: expected finite numbers, got nan in 2 of 9 rows \(row 3, 7\); drop or impute these rows",
+        ),
         (lambda p: npy(p, np.where(np.isnan(NAN), -np.inf, NAN)), ArrayError, r"got -inf in 2 of 9 rows \(row 3, 7\)"),
         (lambda p: npy(p, np.zeros((1, 2))), ArrayError, "data: expected at least 3 rows, one for each split, got 1"),
-        (lambda p: npy(p, np.full((12, 2), 4.5)), ArrayError, "data: all 8 training rows are the same; nothing can be learned from constant data"),
-        (lambda p: npz(p, x_train=np.arange(4.0).reshape(2, 2)[:1], x_test=np.zeros((5, 2))), ArrayError, "data: 1 rows leave none to train on; give more rows or smaller shares"),
+        (
+            lambda p: npy(p, np.full((12, 2), 4.5)),
+            ArrayError,
+            "data: all 8 training rows are the same; nothing can be learned from constant data",
+        ),
+        (
+            lambda p: npz(p, x_train=np.arange(4.0).reshape(2, 2)[:1], x_test=np.zeros((5, 2))),
+            ArrayError,
+            "data: 1 rows leave none to train on; give more rows or smaller shares",
+        ),
     ],
 )
 def test_what_cannot_be_read_or_used_is_said(tmp_path: Path, make, error: type[Exception], text: str) -> None:
@@ -379,7 +458,9 @@ def test_settings_that_cannot_be_used_are_refused(changes: dict[str, float], tex
 
 def test_binarising_what_is_no_grey_value_is_refused() -> None:
     for x in (table().x, np.concatenate([np.random.default_rng(0).uniform(0, 1, (59, 4)), np.full((1, 4), 1.5)])):
-        with pytest.raises(UsageError, match="binarise: expected grey values between black and white; these data are no images"):
+        with pytest.raises(
+            UsageError, match="binarise: expected grey values between black and white; these data are no images"
+        ):
             Dataset(table(x=x, test=1), DataSettings("t", binarise=True))
 
 
@@ -394,7 +475,10 @@ def test_rows_that_are_copies_of_training_rows_are_counted_and_warned_of(caplog:
     with caplog.at_level(logging.WARNING, "zprime"):
         data = Dataset(Source("t", x, test=10), DataSettings("t"))
     train = set(data.ids["train"].tolist())
-    expected = {"selection": sum((i + 20) % 40 in train or i - 20 in train for i in data.ids["selection"].tolist()), "heldout": sum(i in train for i in range(10))}
+    expected = {
+        "selection": sum((i + 20) % 40 in train or i - 20 in train for i in data.ids["selection"].tolist()),
+        "heldout": sum(i in train for i in range(10)),
+    }
     assert data.copies == expected
     assert f"{expected['heldout']} of 10 heldout rows equal a training row exactly" in caplog.text
     assert Dataset(table(), DataSettings("t")).copies == {"selection": 0, "heldout": 0}

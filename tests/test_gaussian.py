@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 from torch import Tensor
-from zoo import fitted, posteriors, weighted
 
+from zoo import fitted, posteriors, weighted
 from zprime.errors import NumericalError, UsageError
 from zprime.latent import GaussianSettings
 from zprime.latent.gaussian import Gaussian, moments
@@ -35,7 +35,9 @@ def test_moments_equal_a_loop_over_rows(p: InMemory) -> None:
     torch.testing.assert_close(found[0], mean, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found[1], second - torch.outer(mean, mean), rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(covariance_of(fitted(GaussianSettings(), p)), found[1], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(covariance_of(fitted(GaussianSettings("diagonal"), p)), found[1].diagonal().diag(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        covariance_of(fitted(GaussianSettings("diagonal"), p)), found[1].diagonal().diag(), rtol=1e-12, atol=0
+    )
 
 
 def test_moments_do_not_cancel_far_from_the_origin() -> None:

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import torch_mixture
 from scipy.integrate import quad
 from scipy.special import logsumexp
 from scipy.stats import norm
 from torch import Tensor
 
+from oracles import torch_mixture
 from zprime.kernels import dense, diagonal, diagonal_log_ratio, full_log_ratio, full_mixture_log_prob, mixture_log_prob
 from zprime.rng import generator
 
@@ -46,7 +46,9 @@ def test_diagonal_mixture_equals_torchs(d: int, scale: float) -> None:
 @pytest.mark.parametrize("d", [1, 2, 16, 64])
 def test_full_mixture_equals_torchs(d: int, scale: float) -> None:
     z, mean, scales, log_weight = case(12, d, scale)
-    tril = torch.diag_embed(scales) + 0.3 * scale * torch.randn(12, d, d, generator=generator(0), dtype=torch.float64).tril(-1)
+    tril = torch.diag_embed(scales) + 0.3 * scale * torch.randn(
+        12, d, d, generator=generator(0), dtype=torch.float64
+    ).tril(-1)
     expected = torch_mixture(mean, tril, log_weight).log_prob(z)
     torch.testing.assert_close(full_mixture_log_prob(z, mean, tril, log_weight), expected, rtol=1e-10, atol=1e-9)
 
@@ -80,16 +82,25 @@ def test_components_of_weight_zero_count_for_nothing(*, full: bool) -> None:
 
 
 @pytest.mark.parametrize("tiles", [(3, 4, 7), (1, 1, 1), (100, 5, 5), (256, 2048, 65536)])
-def test_leave_out_equals_a_brute_force_mask_at_every_tile_size(tiles: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leave_out_equals_a_brute_force_mask_at_every_tile_size(
+    tiles: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in zip(("POINTS", "COMPONENTS", "PANEL"), tiles, strict=True):
         monkeypatch.setattr(diagonal, name, value)
     z, mean, scales, log_weight = case(23, 3, 0.4)
     position = torch.arange(len(z)) % 25 - 1  # -1 leaves nothing out; 23 is no position
-    terms = -0.5 * ((z[:, None] - mean) / scales).square().sum(2) - scales.log().sum(1) - 1.5 * math.log(2 * math.pi) + log_weight
+    terms = (
+        -0.5 * ((z[:, None] - mean) / scales).square().sum(2)
+        - scales.log().sum(1)
+        - 1.5 * math.log(2 * math.pi)
+        + log_weight
+    )
     masked = terms.masked_fill(position[:, None] == torch.arange(23), -torch.inf)
     found = mixture_log_prob(z, mean, scales, log_weight, leave_out=position)
     torch.testing.assert_close(found, torch.logsumexp(masked, 1), rtol=1e-11, atol=1e-9)
-    assert mixture_log_prob(z[:1], mean[:1], scales[:1], log_weight[:1], leave_out=torch.tensor([0])).item() == -torch.inf
+    assert (
+        mixture_log_prob(z[:1], mean[:1], scales[:1], log_weight[:1], leave_out=torch.tensor([0])).item() == -torch.inf
+    )
 
 
 @pytest.mark.parametrize("points", [1, 5, 8192])
@@ -97,7 +108,9 @@ def test_full_mixture_does_not_depend_on_blocks(points: int, monkeypatch: pytest
     z, mean, scales, log_weight = case(12, 3, 0.4)
     whole = full_mixture_log_prob(z, mean, torch.diag_embed(scales), log_weight)
     monkeypatch.setattr(dense, "POINTS", points)
-    torch.testing.assert_close(full_mixture_log_prob(z, mean, torch.diag_embed(scales), log_weight), whole, rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        full_mixture_log_prob(z, mean, torch.diag_embed(scales), log_weight), whole, rtol=1e-13, atol=0
+    )
 
 
 def theory(mu: Tensor, s: Tensor, m: Tensor, t: Tensor) -> Tensor:
@@ -153,11 +166,18 @@ def test_log_ratio_in_float32_is_right_to_1e_4_nats_where_it_matters(d: int) -> 
     assert float(error[near].max()) < 1e-4
 
 
-@pytest.mark.parametrize(("mu", "s", "m", "t"), [(0.5, 0.8, -1.0, 0.3), (2.0, 0.05, 1.9, 0.1), (0.3, 1.2, 0.1, 1.3), (0.0, 0.4, 0.0, 50.0)])
+@pytest.mark.parametrize(
+    ("mu", "s", "m", "t"), [(0.5, 0.8, -1.0, 0.3), (2.0, 0.05, 1.9, 0.1), (0.3, 1.2, 0.1, 1.3), (0.0, 0.4, 0.0, 50.0)]
+)
 def test_log_ratio_equals_quadrature(mu: float, s: float, m: float, t: float) -> None:
     peak = (mu / s**2 + m / t**2) / (s**-2 + t**-2 - 1)
     value, _ = quad(
-        lambda z: math.exp(norm.logpdf(z, mu, s) + norm.logpdf(z, m, t) - norm.logpdf(z)), -60, 60, points=[peak, mu, m], epsabs=0, limit=500
+        lambda z: math.exp(norm.logpdf(z, mu, s) + norm.logpdf(z, m, t) - norm.logpdf(z)),
+        -60,
+        60,
+        points=[peak, mu, m],
+        epsabs=0,
+        limit=500,
     )
     column = [torch.tensor([[x]], dtype=torch.float64) for x in (mu, s, m, t)]
     assert diagonal_log_ratio(*column).item() == pytest.approx(math.log(value), abs=1e-7)
@@ -165,8 +185,20 @@ def test_log_ratio_equals_quadrature(mu: float, s: float, m: float, t: float) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("s", "t", "finite"), [(1.5, 1.2, True), (1.5, 1.4, False), (1.1, 50.0, False), (50.0, 1.1, False), (1.0, 100.0, True), (50.0, 1.0, True)])
-def test_diverges_where_and_only_where_both_scales_are_too_large(s: float, t: float, *, finite: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("s", "t", "finite"),
+    [
+        (1.5, 1.2, True),
+        (1.5, 1.4, False),
+        (1.1, 50.0, False),
+        (50.0, 1.1, False),
+        (1.0, 100.0, True),
+        (50.0, 1.0, True),
+    ],
+)
+def test_diverges_where_and_only_where_both_scales_are_too_large(
+    s: float, t: float, *, finite: bool, dtype: torch.dtype
+) -> None:
     """1/s^2 + 1/t^2 <= 1 in any one dimension makes E_q[r/p] infinite."""
     assert (1 / s**2 + 1 / t**2 > 1) == finite
     q = torch.zeros(1, 5, dtype=dtype), torch.tensor([[0.5, s, 0.5, 0.5, 1.1]], dtype=dtype)

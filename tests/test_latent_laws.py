@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import grid, hermite
 from scipy.stats import kstest, norm
 from torch import Tensor
-from zoo import ZOO, posteriors
 
+from oracles import grid, hermite
+from zoo import ZOO, posteriors
 from zprime import distribution, latent
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
@@ -41,7 +41,9 @@ def odds(given: LatentDistribution, drawn: Tensor) -> float:
     score = (float(given.log_prob(drawn).mean()) - mean) / math.sqrt(var / len(drawn))
     found = [2 * norm.sf(abs(score))]
     side = math.isqrt(len(GRID))
-    right = (GRID[:side, 1] + math.sqrt(AREA) / 2).numpy()  # of each cell: there the distribution function is the sum so far
+    right = (
+        GRID[:side, 1] + math.sqrt(AREA) / 2
+    ).numpy()  # of each cell: there the distribution function is the sum so far
     for j in range(2):
         cdf = mass.reshape(side, side).sum(1 - j).cumsum(0).numpy()
         found.append(kstest(drawn[:, j].double().numpy(), lambda t, cdf=cdf: np.interp(t, right, cdf)).pvalue)
@@ -226,8 +228,13 @@ def test_every_registered_kind_is_in_the_zoo() -> None:
 
 
 def test_loading_says_what_does_not_fit() -> None:
-    with pytest.raises(distribution.ArtifactError, match="unknown kind of latent distribution 'nonsense'; this zprime knows aggregated, "):
+    with pytest.raises(
+        distribution.ArtifactError,
+        match="unknown kind of latent distribution 'nonsense'; this zprime knows aggregated, ",
+    ):
         distribution.rebuild("nonsense", {}, {})
     for kind, config in {"gaussian": {}, "prior": {"dim": "many"}, "defensive": {"epsilon": 0.1}}.items():
-        with pytest.raises(distribution.ArtifactError, match=f"latent distribution {kind}: its configuration and tensors do not fit"):
+        with pytest.raises(
+            distribution.ArtifactError, match=f"latent distribution {kind}: its configuration and tensors do not fit"
+        ):
             distribution.rebuild(kind, config, {})

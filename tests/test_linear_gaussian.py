@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from oracles import LinearGaussian, gaussian_kl, linear_gaussian, maximum_likelihood
 from torch import Tensor
-from zoo import ZOO, fitted
 
+from oracles import LinearGaussian, gaussian_kl, linear_gaussian, maximum_likelihood
+from zoo import ZOO, fitted
 from zprime.components import Diagonal
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.latent import AggregatedSettings, Defensive, GaussianSettings, Prior
@@ -25,10 +25,16 @@ def encode(model: LinearGaussian, x: Tensor) -> InMemory:
 def evidence(model: LinearGaussian, x: Tensor, r: LatentDistribution) -> Tensor:
     """Exact log p_r(x), for r one of ours."""
     if isinstance(r, Defensive):
-        return torch.logaddexp(evidence(model, x, r.base) + math.log1p(-r.epsilon), model.log_evidence(x) + math.log(r.epsilon))
+        return torch.logaddexp(
+            evidence(model, x, r.base) + math.log1p(-r.epsilon), model.log_evidence(x) + math.log(r.epsilon)
+        )
     assert isinstance(r, GaussianDistribution)
     c = r.components
-    covariance = torch.diag_embed(c.scale.double().square()) if isinstance(c, Diagonal) else c.scale_tril.double() @ c.scale_tril.double().mT
+    covariance = (
+        torch.diag_embed(c.scale.double().square())
+        if isinstance(c, Diagonal)
+        else c.scale_tril.double() @ c.scale_tril.double().mT
+    )
     return model.log_evidence(x, log_weight=c.log_weight, mean=c.mean, covariance=covariance)
 
 
@@ -50,7 +56,9 @@ def test_elbo_terms_are_unbiased_and_at_the_exact_posterior_their_weights_have_n
     mean, scale = MODEL.posterior(X)
     z = mean + scale * torch.randn(mean.shape, generator=rng, dtype=torch.float64)
     normal = torch.distributions.Normal
-    weight = MODEL.vae().decode(z).log_prob(X) + normal(0.0, 1.0).log_prob(z).sum(1) - normal(mean, scale).log_prob(z).sum(1)
+    weight = (
+        MODEL.vae().decode(z).log_prob(X) + normal(0.0, 1.0).log_prob(z).sum(1) - normal(mean, scale).log_prob(z).sum(1)
+    )
     torch.testing.assert_close(weight, MODEL.log_evidence(X), rtol=1e-10, atol=1e-9)
 
 
@@ -61,7 +69,7 @@ def test_a_wrong_encoder_costs_exactly_its_kl_to_the_posterior() -> None:
     gap = MODEL.weight.shape[1] * (0.5 * (widen**2 - 1) - math.log(widen))
     stderr = elbo.std(0) / draws**0.5
     assert ((MODEL.log_evidence(X) - gap - elbo.mean(0)).abs() < 4.5 * stderr).all()
-    assert ((MODEL.log_evidence(X) - elbo.mean(0)).mean() > 10 * stderr.mean() / len(X) ** 0.5)  # the test sees the gap
+    assert (MODEL.log_evidence(X) - elbo.mean(0)).mean() > 10 * stderr.mean() / len(X) ** 0.5  # the test sees the gap
 
 
 @pytest.mark.parametrize("d", [1, 2, 4])
@@ -83,7 +91,9 @@ def test_at_maximum_likelihood_the_moment_match_is_the_prior_whatever_the_data(k
     kl = gaussian_kl(p.mean, torch.diag_embed(p.scale.square())).mean()
     assert float(kl) == pytest.approx(0.5 * float((values[:d] / model.var).log().sum()), abs=1e-10)
     rest = (7 - d) * math.log(model.var) + 7 * math.log(2 * math.pi) + 7
-    assert float(model.log_evidence(x).mean()) == pytest.approx(-0.5 * (float(values[:d].log().sum()) + rest), abs=1e-10)
+    assert float(model.log_evidence(x).mean()) == pytest.approx(
+        -0.5 * (float(values[:d].log().sum()) + rest), abs=1e-10
+    )
 
 
 def test_on_simulated_data_the_aggregated_posterior_tends_to_the_prior() -> None:
@@ -98,7 +108,9 @@ def test_on_simulated_data_the_aggregated_posterior_tends_to_the_prior() -> None
     assert float(below.mean()) - 4 * stderr < 0 < float(above.mean()) + 4 * stderr
     assert float(above.mean()) < 0.01 + 4 * stderr
     shifted = encode(MODEL, x + 1.0)
-    assert float((shifted.log_prob(z + shifted.mean.mean(0)) - Prior(2).log_prob(z + shifted.mean.mean(0))).mean()) > 0.05
+    assert (
+        float((shifted.log_prob(z + shifted.mean.mean(0)) - Prior(2).log_prob(z + shifted.mean.mean(0))).mean()) > 0.05
+    )
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -110,7 +122,12 @@ def test_evidence_gain_is_exactly_the_change_of_the_evidence(name: str) -> None:
     if tilted is None:
         pytest.skip("no closed form is known")
     exact = evidence(MODEL, X, r) - MODEL.log_evidence(X)
-    torch.testing.assert_close(tilted.log_ratio, exact, rtol=1e-6 if name.startswith("prior") else 1e-9, atol=1e-6 if name.startswith("prior") else 1e-9)
+    torch.testing.assert_close(
+        tilted.log_ratio,
+        exact,
+        rtol=1e-6 if name.startswith("prior") else 1e-9,
+        atol=1e-6 if name.startswith("prior") else 1e-9,
+    )
 
 
 @pytest.mark.parametrize("name", ["mixture", "mixture diagonal", "aggregated", "gaussian"])

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oracles import grid
 from torch import Tensor
 from torch.distributions import MultivariateNormal
-from zoo import fitted, posteriors, weighted
 
+from oracles import grid
+from zoo import fitted, posteriors, weighted
 from zprime.distribution import Fit
 from zprime.errors import NumericalError, UsageError
 from zprime.latent import GaussianSettings, Mixture, MixtureSettings
@@ -53,7 +53,11 @@ def loop_step(p: InMemory, r: Mixture) -> tuple[Tensor, Tensor, Tensor, float]:
     mean = torch.stack([sum(c[i, k] * p.mean[i] for i in range(p.n)) / pi[k] for k in range(len(pi))])
     cov = torch.stack(
         [
-            sum(c[i, k] * (p.scale[i].square().diag() + torch.outer(p.mean[i] - mean[k], p.mean[i] - mean[k])) for i in range(p.n)) / pi[k]
+            sum(
+                c[i, k] * (p.scale[i].square().diag() + torch.outer(p.mean[i] - mean[k], p.mean[i] - mean[k]))
+                for i in range(p.n)
+            )
+            / pi[k]
             for k in range(len(pi))
         ]
     )
@@ -88,7 +92,9 @@ def test_one_step_equals_a_loop_over_rows_and_components(p: InMemory, covariance
 )
 @example(n=35, share=0.9, d=5, exponent=-3.6, seed=0, oddity="duplicates", diagonal=True)
 @example(n=1, share=1.0, d=1, exponent=2, seed=0, oddity="none", diagonal=False)
-def test_the_bound_never_falls(*, n: int, share: float, d: int, exponent: float, seed: int, oddity: str, diagonal: bool) -> None:
+def test_the_bound_never_falls(
+    *, n: int, share: float, d: int, exponent: float, seed: int, oddity: str, diagonal: bool
+) -> None:
     rng = generator(seed, "bound")
     mean = torch.randn(n, d, generator=rng, dtype=torch.float64)
     if oddity == "duplicates":
@@ -182,7 +188,11 @@ def test_rows_of_weight_zero_and_duplicated_rows_count_as_their_weight() -> None
     for q in (w, r):
         em = ComponentEM(q, diagonal=False)
         eye = torch.eye(2, dtype=torch.float64)
-        state = State(torch.tensor([0.5, 0.5], dtype=torch.float64).log(), torch.tensor([[1.0, 0], [-1, 0]], dtype=torch.float64), torch.stack([eye, eye]))
+        state = State(
+            torch.tensor([0.5, 0.5], dtype=torch.float64).log(),
+            torch.tensor([[1.0, 0], [-1, 0]], dtype=torch.float64),
+            torch.stack([eye, eye]),
+        )
         new, bound = em.step(state)
         steps.append((em.finish(new, torch.float64), bound))
     assert steps[0][1] == pytest.approx(steps[1][1], abs=1e-12)
@@ -237,7 +247,7 @@ def test_outcomes_are_sentences_and_their_numbers_are_right() -> None:
         f"the bound still rose by {rise:.1e} nats after 3 steps: usually harmless; raise iterations",
     )
     assert not fit(p, 4, iterations=1).outcome.ok
-    good = fit(p, 4, iterations=500)
+    good = fit(p, 4, iterations=500, tolerance=1e-4)
     assert (good.outcome.ok, good.outcome.message) == (True, f"converged in {len(good.trace['bound'])} steps")
     assert good.trace["bound"][-1] - good.trace["bound"][-2] < 1e-4 <= good.trace["bound"][-2] - good.trace["bound"][-3]
 
@@ -258,7 +268,9 @@ def test_components_left_without_data_are_dropped_and_counted() -> None:
 def test_settings_that_cannot_be_used_are_refused() -> None:
     p = posteriors(2, n=7)
     for k in (8, -1):
-        with pytest.raises(UsageError, match=rf"components: expected 1 to 7 \(the number of posteriors\), or 0 to choose, got {k}"):
+        with pytest.raises(
+            UsageError, match=rf"components: expected 1 to 7 \(the number of posteriors\), or 0 to choose, got {k}"
+        ):
             fit(p, k)
     with pytest.raises(UsageError, match="covariance: expected full or diagonal, got 'tied'"):
         fit(p, 2, covariance="tied")
@@ -270,7 +282,10 @@ def test_scales_beyond_double_precision_are_an_error_with_advice_that_works() ->
     mean = torch.randn(300, 1, generator=generator(0), dtype=torch.float64).repeat(1, 2)  # two dimensions that agree
     mean[0] *= 1e4
     p = InMemory(mean, torch.full_like(mean, 1e-7))
-    with pytest.raises(NumericalError, match=r"mixture\(\d\): a covariance is not positive definite .*; drop rows that lie far from all others, or use diagonal"):
+    with pytest.raises(
+        NumericalError,
+        match=r"mixture\(\d\): a covariance is not positive definite .*; drop rows that lie far from all others, or use diagonal",
+    ):
         fit(p, 5)
     for advised in (fit(p, 5, covariance="diagonal"), fit(p.take(torch.arange(1, 300)), 5)):
         assert torch.isfinite(advised.distribution.log_prob(mean[1:])).all()

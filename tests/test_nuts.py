@@ -70,7 +70,7 @@ def exact(model: LinearGaussian, x: torch.Tensor) -> MultivariateNormal:
 def long_run():
     model = skewed()
     context, q = group(model, Plain(model))
-    settings = SharedNUTSSettings(draws=600, chains=2, warmup=60)
+    settings = SharedNUTSSettings(draws=1000, chains=2, warmup=80)
     return model, context, q, settings.fit(q, selection=q, context=context, rng=generator(0, "nuts"))
 
 
@@ -80,7 +80,7 @@ def test_draws_are_those_of_the_exact_posterior():
     assert done.outcome.ok
     assert "R-hat 1.0" in done.outcome.message
     z = done.distribution.draws
-    assert len(z) == 600
+    assert len(z) == 1000
     ess = done.chosen["ess"]
     # whitened by the truth: mean 0 and covariance I, within 5 Monte Carlo errors
     u = torch.linalg.solve_triangular(truth.scale_tril, (z - truth.mean).T, upper=False).T

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracles import torch_mixture
 from torch import Tensor
-from zoo import posteriors, weighted
 
+from oracles import torch_mixture
+from zoo import posteriors, weighted
 from zprime import artifact
 from zprime.arrays import blocks
 from zprime.errors import ArrayError, ArtifactError
@@ -82,7 +82,9 @@ def test_shards_give_the_same_numbers_as_memory(tmp_path: Path, size: int) -> No
     assert (q.n, q.d, q.bytes) == (p.n, p.d, p.bytes)
     torch.testing.assert_close(q.log_prob(POINTS), p.log_prob(POINTS), rtol=1e-12, atol=1e-12)
     out = p.row_ids[torch.arange(len(POINTS)) % p.n]
-    torch.testing.assert_close(q.log_prob(POINTS, leave_out=out), p.log_prob(POINTS, leave_out=out), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        q.log_prob(POINTS, leave_out=out), p.log_prob(POINTS, leave_out=out), rtol=1e-12, atol=1e-12
+    )
     assert torch.equal(q.sample(50, rng=generator(0)), p.sample(50, rng=generator(0)))
     assert torch.equal(q.draw(rng=generator(0), draws=3), p.draw(rng=generator(0), draws=3))
     back = q.gather()
@@ -152,7 +154,9 @@ def test_row_order_does_not_matter_to_the_density() -> None:
     q = InMemory(p.mean[order], p.scale[order], row_ids=p.row_ids[order], weights=p.weights[order])
     torch.testing.assert_close(q.log_prob(POINTS), p.log_prob(POINTS), rtol=1e-12, atol=1e-12)
     out = p.row_ids[torch.arange(len(POINTS)) % p.n]
-    torch.testing.assert_close(q.log_prob(POINTS, leave_out=out), p.log_prob(POINTS, leave_out=out), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        q.log_prob(POINTS, leave_out=out), p.log_prob(POINTS, leave_out=out), rtol=1e-11, atol=1e-11
+    )
 
 
 M, S = torch.zeros(3, 2), torch.ones(3, 2)
@@ -172,17 +176,31 @@ M, S = torch.zeros(3, 2), torch.ones(3, 2)
             lambda: InMemory(M, torch.tensor([[1.0, 1.0], [1.0, -2.5], [0.0, 1.0]])),
             r"scale: expected standard deviations above 0, got -2.5 in row 1, dimension 1; a log-variance must be turned into exp\(log_var / 2\) first",
         ),
-        (lambda: InMemory(M, S, weights=torch.tensor([0.5, 0.4, 0.2])), r"weights: expected 3 numbers >= 0 that add up to 1, got shape \[3\], smallest 0.2, sum 1.1"),
+        (
+            lambda: InMemory(M, S, weights=torch.tensor([0.5, 0.4, 0.2])),
+            r"weights: expected 3 numbers >= 0 that add up to 1, got shape \[3\], smallest 0.2, sum 1.1",
+        ),
         (lambda: InMemory(M, S, weights=torch.tensor([1.5, -0.5, 0.0])), r"weights: .* smallest -0.5, sum 1"),
         (lambda: InMemory(M, S, weights=torch.tensor([torch.nan, 0.5, 0.5])), r"weights: .* smallest nan, sum nan"),
         (lambda: InMemory(M, S, weights=torch.ones(2) / 2), r"weights: expected 3 numbers .* got shape \[2\]"),
-        (lambda: InMemory(M, S, row_ids=torch.arange(4)), r"row_ids and labels: expected 3 each, as mean has rows, got shapes \[\[4\]\]"),
+        (
+            lambda: InMemory(M, S, row_ids=torch.arange(4)),
+            r"row_ids and labels: expected 3 each, as mean has rows, got shapes \[\[4\]\]",
+        ),
         (lambda: InMemory(M, S, labels=torch.arange(2)), r"row_ids and labels: .* got shapes \[\[3\], \[2\]\]"),
         (lambda: InMemory(M, S).log_prob(torch.zeros(5, 3)), r"z: expected shape \[n, 2\], got \[5, 3\]"),
-        (lambda: InMemory(M, S).log_prob(torch.zeros(5, 2), leave_out=torch.arange(4)), r"leave_out: expected 5 row ids, one a point, got \[4\]"),
-        (lambda: InMemory(M[:1], S[:1]).log_prob(M, leave_out=torch.tensor([9, 0, 0])), r"leave_out: row 0 has all the weight of 1 posteriors: nothing would be left"),
         (
-            lambda: InMemory(M, S, row_ids=torch.tensor([4, 5, 6]), weights=torch.tensor([0.0, 1.0, 0.0])).log_prob(M, leave_out=torch.tensor([4, 5, 6])),
+            lambda: InMemory(M, S).log_prob(torch.zeros(5, 2), leave_out=torch.arange(4)),
+            r"leave_out: expected 5 row ids, one a point, got \[4\]",
+        ),
+        (
+            lambda: InMemory(M[:1], S[:1]).log_prob(M, leave_out=torch.tensor([9, 0, 0])),
+            r"leave_out: row 0 has all the weight of 1 posteriors: nothing would be left",
+        ),
+        (
+            lambda: InMemory(M, S, row_ids=torch.tensor([4, 5, 6]), weights=torch.tensor([0.0, 1.0, 0.0])).log_prob(
+                M, leave_out=torch.tensor([4, 5, 6])
+            ),
             r"leave_out: row 5 has all the weight of 3 posteriors: nothing would be left",
         ),
     ],

@@ -19,7 +19,10 @@ def test_same_seed_and_name_give_the_same_numbers_in_any_process() -> None:
 
 
 def test_streams_with_other_seeds_or_names_are_uncorrelated() -> None:
-    streams = [draw(generator(s, *n)) for s, n in itertools.product((0, 1, -1), [(), ("a",), ("b",), ("a", 1), ("a1",), (1, "a")])]
+    streams = [
+        draw(generator(s, *n))
+        for s, n in itertools.product((0, 1, -1), [(), ("a",), ("b",), ("a", 1), ("a1",), (1, "a")])
+    ]
     correlation = torch.corrcoef(torch.stack(streams)) - torch.eye(len(streams))
     assert float(correlation.abs().max()) < 5 / 2000**0.5
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracles import linear_gaussian, maximum_likelihood
 
+from oracles import linear_gaussian, maximum_likelihood
 from zprime import artifact, training
 from zprime.data import Rows
 from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
@@ -36,12 +36,19 @@ def data(shape: tuple[int, ...], n: int = 50, *, grey: bool = False) -> tuple[Ro
 
 def run(net: str = "mlp", settings: TrainSettings = FAST, *, seed: int = 0, weights: int = 0, **more) -> Trained:
     shape, architecture = NETS[net]
-    return train(VAE.build(shape, architecture, seed=weights), *data(shape, grey=net == "binarised"), settings, seed=seed, **more)
+    return train(
+        VAE.build(shape, architecture, seed=weights), *data(shape, grey=net == "binarised"), settings, seed=seed, **more
+    )
 
 
 def same(a: Trained, b: Trained) -> bool:
     x, y = a.vae.state_dict(), b.vae.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) and a.history == b.history and a.epoch == b.epoch
+    return (
+        x.keys() == y.keys()
+        and all(torch.equal(x[k], y[k]) for k in x)
+        and a.history == b.history
+        and a.epoch == b.epoch
+    )
 
 
 def interrupt(at: int, error: type[BaseException] = KeyboardInterrupt):
@@ -83,7 +90,9 @@ def test_killed_it_goes_on_from_the_last_checkpoint_on_the_clock(tmp_path: Path)
     assert not (tmp_path / "late").exists()
 
 
-def test_every_epoch_takes_every_row_once_in_an_order_and_with_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_epoch_takes_every_row_once_in_an_order_and_with_noise_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     real, taken, noise = VAE.elbo_terms, [], []
 
     def watched(self: VAE, x: torch.Tensor, *, rng: torch.Generator):
@@ -167,7 +176,9 @@ def test_a_damaged_checkpoint_or_someone_elses_folder_is_refused(tmp_path: Path)
         run(checkpoint=tmp_path / "mine")
 
 
-def test_a_loss_that_is_not_finite_is_an_error_and_the_last_good_checkpoint_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_is_an_error_and_the_last_good_checkpoint_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = replace(FAST, checkpoint=1e6)
     good = run(settings=settings)
     real = VAE.elbo_terms
@@ -191,7 +202,10 @@ def test_a_loss_that_is_not_finite_is_an_error_and_the_last_good_checkpoint_is_k
 
 
 def test_an_absurd_learning_rate_ends_in_an_error_with_a_number_and_advice() -> None:
-    with pytest.raises(NumericalError, match=r"training: the .* became (-inf|inf|nan) at epoch \d.*; lower the learning rate \(now 1e\+06\)"):
+    with pytest.raises(
+        NumericalError,
+        match=r"training: the .* became (-inf|inf|nan) at epoch \d.*; lower the learning rate \(now 1e\+06\)",
+    ):
         run(settings=replace(FAST, lr=1e6))
 
 
@@ -199,7 +213,10 @@ def test_a_selection_row_that_overflows_is_an_error_too() -> None:
     rows, selection = data((6,))
     far = replace(selection, x=selection.x.clone())
     far.x[3] = 3e38
-    with pytest.raises(NumericalError, match=r"the ELBO on the selection split became (-inf|nan) at epoch 1; .* or look for rows far from all others"):
+    with pytest.raises(
+        NumericalError,
+        match=r"the ELBO on the selection split became (-inf|nan) at epoch 1; .* or look for rows far from all others",
+    ):
         train(VAE.build((6,), NETS["mlp"][1]), rows, far, FAST)
 
 
@@ -240,7 +257,9 @@ def test_it_stops_after_patience_and_keeps_the_best_epoch(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("at", [5, 7])
-def test_stopped_early_and_started_again_it_stays_stopped(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_early_and_started_again_it_stays_stopped(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Epoch 8 would be better: a run that went on past its end would take it."""
     settings = replace(FAST, epochs=10, warmup=0.0, patience=3)
     scripted(monkeypatch, ELBOS)

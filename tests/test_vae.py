@@ -41,7 +41,10 @@ def test_every_architecture_answers_for_every_row_alone(shape: tuple[int, ...], 
 
 
 def test_auto_takes_conv_for_images_of_16_pixels_and_more() -> None:
-    kinds = {shape: VAESettings().resolve(shape).network for shape in [(1, 16, 16), (3, 28, 40), (1, 15, 16), (12,), (16, 16)]}
+    kinds = {
+        shape: VAESettings().resolve(shape).network
+        for shape in [(1, 16, 16), (3, 28, 40), (1, 15, 16), (12,), (16, 16)]
+    }
     assert list(kinds.values()) == ["conv", "conv", "mlp", "mlp", "mlp"]
 
 
@@ -64,7 +67,9 @@ def test_elbo_terms_are_the_two_terms_of_the_elbo() -> None:
     log_likelihood, kl = model.elbo_terms(x, rng=generator(1))
     mean, scale = model.encode(x)
     normal = torch.distributions.Normal
-    torch.testing.assert_close(kl, torch.distributions.kl_divergence(normal(mean, scale), normal(0.0, 1.0)).sum(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        kl, torch.distributions.kl_divergence(normal(mean, scale), normal(0.0, 1.0)).sum(1), rtol=1e-5, atol=1e-5
+    )
     z = mean + scale * torch.randn(6, 3, generator=generator(1))
     expected = normal(model.decoder(z), model.likelihood.log_scale.exp()).log_prob(x).sum(1)
     torch.testing.assert_close(log_likelihood, expected, rtol=1e-5, atol=1e-5)
@@ -85,7 +90,9 @@ def test_the_scale_of_the_gaussian_likelihood_is_learned_or_fixed(fixed: float |
     out = torch.zeros(2, 3)
     p = likelihood(out)
     assert p.stddev.unique().item() == pytest.approx(fixed or 0.3)
-    assert p.log_prob(out).tolist() == pytest.approx([-3 * math.log((fixed or 0.3) * math.sqrt(2 * math.pi))] * 2, abs=1e-5)
+    assert p.log_prob(out).tolist() == pytest.approx(
+        [-3 * math.log((fixed or 0.3) * math.sqrt(2 * math.pi))] * 2, abs=1e-5
+    )
 
 
 def test_bernoulli_takes_logits() -> None:
@@ -117,7 +124,9 @@ def test_a_decoder_can_be_rebuilt_without_its_encoder_and_says_so() -> None:
     back = vae.rebuild_decoder(vae.describe(model), weights, where="here")
     z = torch.randn(3, 3, generator=generator(0))
     assert torch.equal(back.decode(z).mean, model.decode(z).mean)
-    with pytest.raises(UsageError, match="encode: this model was shipped without its encoder; use the trained model's artefact"):
+    with pytest.raises(
+        UsageError, match="encode: this model was shipped without its encoder; use the trained model's artefact"
+    ):
         back.encode(torch.zeros(1, 4))
 
 
@@ -155,7 +164,11 @@ def test_a_vae_of_other_peoples_modules_cannot_be_described() -> None:
         ((4,), VAESettings(hidden=(8, 0)), r"hidden and width: expected at least 1, got \(8, 0\) and 24"),
         ((4,), VAESettings(width=0), r"hidden and width: expected at least 1, got \(256, 256\) and 0"),
         ((4,), VAESettings(network="resnet"), "network: expected mlp or conv, got 'resnet'"),
-        ((4,), VAESettings(network="conv"), r"network: conv needs images \[channels, height, width\] of at least 8 x 8, got \[4\]; use mlp"),
+        (
+            (4,),
+            VAESettings(network="conv"),
+            r"network: conv needs images \[channels, height, width\] of at least 8 x 8, got \[4\]; use mlp",
+        ),
         ((1, 8, 7), VAESettings(network="conv"), r"of at least 8 x 8, got \[1, 8, 7\]"),
         ((4,), VAESettings(likelihood="poisson"), "likelihood: expected gaussian or bernoulli, got 'poisson'"),
         ((4,), VAESettings(scale=-0.5), "scale: expected a standard deviation above 0, got -0.5"),

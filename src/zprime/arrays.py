@@ -85,7 +85,7 @@ def cholesky(name: str, covariance: Float[Tensor, "*k d d"]) -> Float[Tensor, "*
     if bool((info != 0).any()):
         var = covariance.diagonal(dim1=-2, dim2=-1)
         raise NumericalError(
-            f"{name}: a covariance is not positive definite in double precision (variances from {float(var.min()):.1e} to "
-            f"{float(var.max()):.1e}); drop rows that lie far from all others, or use diagonal covariances"
+            f"{name}: a covariance is not positive definite in double precision (variances from "
+            f"{float(var.min()):.1e} to {float(var.max()):.1e}); drop rows that lie far from all others, or use diagonal covariances"
         )
     return factor

@@ -14,7 +14,7 @@ from zprime.posteriors import Posteriors
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Aggregated(GaussianDistribution):
     """The equal-weight (or weighted) mixture of all q(z|x_i): sampling draws a datum, then z' from its posterior."""
 

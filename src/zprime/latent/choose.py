@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zprime.arrays import standard_log_prob
 from zprime.distribution import LatentDistribution
+from zprime.errors import NumericalError
 from zprime.posteriors import Posteriors
 from zprime.rng import fork
 
@@ -46,8 +47,18 @@ class Codes:
 
 
 def best_share(codes: Codes, r: LatentDistribution) -> tuple[float, Float[Tensor, " n"]]:
-    """The prior's share with the best mean code gain (none where it earns less than 0.01 nats), and each row's gain."""
+    """The prior's share with the best mean code gain (none where it earns less than 0.01 nats), and each row's gain.
+
+    Raises:
+        NumericalError: the density is NaN somewhere, so that no share can be called the best.
+    """
     log_prob = r.log_prob(codes.z)
+    bad = int(log_prob.isnan().sum())
+    if bad:
+        raise NumericalError(
+            f"{r.label}: its log-density is NaN at {bad} of {len(log_prob)} codes of the selection split; "
+            "this fit cannot be used: change its settings or leave it out"
+        )
     gains = {e: codes.gain(log_prob, e) for e in SHARES}
     best = max(SHARES, key=lambda e: float(gains[e].mean()))
     if float(gains[best].mean() - gains[0.0].mean()) < WORTH:

@@ -17,7 +17,7 @@ from zprime.errors import UsageError
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Defensive(LatentDistribution):
     """The mixture of another latent distribution `base` with weight 1 - epsilon, and N(0, I) with weight epsilon."""
 

@@ -258,7 +258,7 @@ class FlowMatchingSettings:
         if outcome.ok and error > ENOUGH:
             outcome = Outcome(
                 ok=False,
-                message=f"{steps} steps leave an error of {error:.2g} nats in the density (twice as many move it so far): "
+                message=f"{steps} steps leave an error of {error:.2g} nats in the density (what twice as many change): "
                 "the posteriors are narrow beside their spread; raise steps, or take kind flow, which is exact",
             )
         return Fit(

@@ -21,7 +21,7 @@ FLOOR = 1e-6  # least share of a dimension's variance that the factors must leav
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Gaussian(GaussianDistribution):
     """N(mean, L L^T); a diagonal one keeps `scale_tril` as a vector, shape [d].
 

@@ -23,7 +23,7 @@ ROWS = 8192
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Mixture(GaussianDistribution):
     """K Gaussians with full covariances (`scale_tril` [k, d, d]) or diagonal ones (`scale_tril` [k, d])."""
 
@@ -135,7 +135,8 @@ class MixtureSettings:
         outcome = Outcome(message=f"converged in {len(trace)} steps")
         if not converged:
             rise = f"rose by {trace[-1] - trace[-2]:.1e} nats" if len(trace) > 1 else "was looked at once"
-            outcome = Outcome(False, f"the bound still {rise} after {len(trace)} steps: usually harmless; raise iterations")
+            advice = f"the bound still {rise} after {len(trace)} steps: usually harmless; raise iterations"
+            outcome = Outcome(ok=False, message=advice)
         elif len(mixture.mean) < k:
             gone = k - len(mixture.mean)
             outcome = Outcome(message=f"{gone} of {k} components were left without data and dropped: lower components")
@@ -180,7 +181,7 @@ class ComponentEM:
         return torch.cat([second, mu, torch.ones(len(mu), 1, dtype=torch.float64)], 1)
 
     def start(self, k: int, *, rng: torch.Generator) -> State:
-        """k-means++ seeds on a subset of the means (Arthur & Vassilvitskii 2007), each with the whole covariance over k^(2/d)."""
+        """k-means++ seeds on a subset of the means (Arthur & Vassilvitskii 2007), with the whole covariance over k^(2/d)."""
         subset = torch.randperm(self.n, generator=rng)[: max(20 * k, 2000)]
         points = self.mean[subset]
         chosen = [int(torch.randint(len(points), (1,), generator=rng))]

@@ -310,8 +310,8 @@ def _outcome(outcome: Outcome, r: Resampled) -> Outcome:
     if r.method == "rejection" and r.left_over > LEFT_OVER:
         return Outcome(
             ok=False,
-            message=f"{r.left_over:.0%} of the draws would be taken unaccepted, after {r.proposals} proposals: the codes "
-            "are too far from the base Gaussian; raise proposals, or take kind mixture or flow",
+            message=f"{r.left_over:.0%} of the draws would be taken unaccepted, after {r.proposals} proposals: the "
+            "codes are too far from the base Gaussian; raise proposals, or take kind mixture or flow",
         )
     if r.method == "energy" and r.normaliser.effective < EFFECTIVE:
         return Outcome(

