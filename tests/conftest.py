@@ -1,4 +1,4 @@
-"""Shapes and types in annotations are checked at run time under pytest: the hook must come before any import of zprime."""
+"""Shapes and types in annotations are checked under pytest: the hook must come before any import of zprime."""
 
 from collections.abc import Iterator
 

@@ -121,7 +121,7 @@ def gaussian_kl(mean: Float[Tensor, "*n d"], covariance: Float[Tensor, "*n d d"]
 
 
 def torch_mixture(mean: Tensor, scale: Tensor, log_weight: Tensor) -> MixtureSameFamily:
-    """torch's own mixture, in float64: diagonal where `scale` is [k, d], full where it is [k, d, d] (lower triangular)."""
+    """torch's own mixture, in float64: diagonal where `scale` is [k, d], full (lower triangular) where it is [k, d, d]."""
     mean, scale = mean.double(), scale.double()
     parts = Independent(Normal(mean, scale), 1) if scale.ndim == 2 else MultivariateNormal(mean, scale_tril=scale)
     return MixtureSameFamily(Categorical(logits=log_weight.double()), parts)

@@ -6,8 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from zprime.arrays import blocks, check_finite, check_matrix, gaussian_log_prob, standard_kl, standard_log_prob
-from zprime.errors import ArrayError
+from zprime.arrays import (
+    blocks,
+    check_finite,
+    cholesky,
+    check_matrix,
+    gaussian_log_prob,
+    standard_kl,
+    standard_log_prob,
+)
+from zprime.errors import ArrayError, NumericalError
 from zprime.rng import generator
 
 
@@ -81,3 +89,12 @@ def test_kl_to_the_standard_normal_equals_torchs() -> None:
     normal = torch.distributions.Normal
     expected = torch.distributions.kl_divergence(normal(mean, log_scale.exp()), normal(0.0, 1.0))
     torch.testing.assert_close(standard_kl(mean, log_scale.exp()), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_cholesky_names_whose_covariance_cannot_be_factored_and_its_range() -> None:
+    good = torch.tensor([[4.0, 2.0], [2.0, 5.0]], dtype=torch.float64)
+    assert torch.equal(cholesky("x", good), torch.tensor([[2.0, 0.0], [1.0, 2.0]], dtype=torch.float64))
+    singular = torch.tensor([[2.5e7, 2.5e7], [2.5e7, 2.5e7]], dtype=torch.float64)
+    text = r"mixture\(2\): a covariance is not positive definite in double precision \(variances from 4.0e\+00 to 2.5e\+07\)"
+    with pytest.raises(NumericalError, match=text):
+        cholesky("mixture(2)", torch.stack([good, singular]))

@@ -191,6 +191,19 @@ def test_low_rank_objective_never_falls_and_is_minus_the_kl():
         assert trace[-1] == pytest.approx(float(constant) - kl(target, assemble(factor, var)), abs=1e-9)
 
 
+def test_low_rank_takes_the_step_of_em():
+    """Rubin & Thayer 1982, with explicit inverses: moments of the factors given x, then regression on them."""
+    target = covariance(6, 5)
+    f, v, _ = factor_analysis(target, 2, iterations=0, tolerance=0.0)
+    beta = f.T @ torch.linalg.inv(assemble(f, v))
+    second = torch.eye(2, dtype=torch.float64) - beta @ f + beta @ target @ beta.T
+    factor = target @ beta.T @ torch.linalg.inv(second)
+    var = (target - factor @ beta @ target).diagonal()
+    found, left, _ = factor_analysis(target, 2, iterations=1, tolerance=0.0)
+    torch.testing.assert_close(found, factor, atol=1e-10, rtol=0)
+    torch.testing.assert_close(left, var, atol=1e-10, rtol=0)
+
+
 def test_low_rank_is_as_good_as_scikit_learn_and_a_numerical_search():
     # nearly of rank 2, so that the optimum lies inside
     target = covariance(6, 2) + 0.05 * covariance(6, 5)

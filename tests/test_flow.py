@@ -6,7 +6,19 @@ import sys
 
 import pytest
 import torch
-from ring import GRID, cloud, company_does_not_matter, draws_agree, fit, gaussian_kl, kl, mass, ring, same_bits_twice, saved_bits
+from ring import (
+    GRID,
+    cloud,
+    company_does_not_matter,
+    draws_agree,
+    fit,
+    gaussian_kl,
+    kl,
+    mass,
+    ring,
+    same_bits_twice,
+    saved_bits,
+)
 from torch.distributions import Normal
 
 from zprime.distribution import Fit

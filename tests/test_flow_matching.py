@@ -4,7 +4,19 @@ import math
 
 import pytest
 import torch
-from ring import GRID, cloud, company_does_not_matter, draws_agree, fit, gaussian_kl, kl, mass, ring, same_bits_twice, saved_bits
+from ring import (
+    GRID,
+    cloud,
+    company_does_not_matter,
+    draws_agree,
+    fit,
+    gaussian_kl,
+    kl,
+    mass,
+    ring,
+    same_bits_twice,
+    saved_bits,
+)
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -49,7 +61,7 @@ def test_way_back_ends_where_the_way_out_began_and_knows_its_determinant() -> No
     """log |det dx_1/dx_0| by finite differences of the way out equals the integrated divergence."""
     net = scrambled(2)
     e = torch.randn(5, 2, generator=generator(2), dtype=torch.float64)
-    steps, h = 200, 1e-5
+    steps, h = 64, 1e-5
     out = integrate(net, e, steps=steps)
     start, divergence = integrate_back(net, out, steps=steps)
     torch.testing.assert_close(start, e, rtol=0, atol=1e-6)
@@ -58,11 +70,11 @@ def test_way_back_ends_where_the_way_out_began_and_knows_its_determinant() -> No
     torch.testing.assert_close(divergence, torch.stack(columns, 2).det().abs().log(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("back", "order"), [(False, 4), (True, 4)])
-def test_integration_is_of_fourth_order(back: bool, order: int) -> None:
-    """Halving the step divides the error by 2^4."""
+@pytest.mark.parametrize("back", [False, True])
+def test_integration_is_of_fourth_order(back: bool) -> None:
+    """Halving the step divides the error by 2^4 or more."""
     net = scrambled(2, spread=0.3)
-    x = torch.randn(50, 2, generator=generator(3), dtype=torch.float64)
+    x = torch.randn(20, 2, generator=generator(3), dtype=torch.float64)
 
     def value(steps: int) -> Tensor:
         if back:
@@ -70,9 +82,10 @@ def test_integration_is_of_fourth_order(back: bool, order: int) -> None:
             return torch.cat([end, divergence[:, None]], 1)
         return integrate(net, x, steps=steps)
 
-    exact = value(512)
-    errors = [float((value(s) - exact).abs().mean()) for s in (16, 32)]
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.5)
+    exact = value(128)
+    errors = [float((value(s) - exact).abs().mean()) for s in (8, 16, 32)]
+    assert math.log2(errors[0] / errors[1]) > 3.5
+    assert math.log2(errors[1] / errors[2]) > 3.5
 
 
 def test_start_is_the_moment_match() -> None:

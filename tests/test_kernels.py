@@ -18,7 +18,7 @@ SCALES = [1e-4, 1e-2, 1.0, 1e2]
 
 
 def case(n: int, d: int, scale: float, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Means of unit spread, scales within a factor of e of `scale`, weights; points near a mean, between and far off."""
+    """Means of unit spread, scales within a factor e of `scale`, weights; points near a mean, between and far off."""
     rng = generator(seed, "case", n, d)
     mean = torch.randn(n, d, generator=rng, dtype=torch.float64)
     scales = scale * (2 * torch.rand(n, d, generator=rng, dtype=torch.float64) - 1).exp()
@@ -154,7 +154,7 @@ def test_log_ratio_equals_the_theory_page_in_both_kernels(d: int, low: float, hi
 
 @pytest.mark.parametrize("d", [1, 16, 64])
 def test_log_ratio_in_float32_is_right_to_1e_4_nats_where_it_matters(d: int) -> None:
-    """Scales from 0.01 to 1, q and r within a few scales of each other; where r is far off, right to 1e-5 of the value."""
+    """Scales from 0.01 to 1, q and r within a few scales of each other; elsewhere right to 1e-5 of the value."""
     mu, s, m, t = (x.float() for x in pairs(d, 0.01, 1.0))
     found = diagonal_log_ratio(mu, s, m, t)
     assert found.dtype == torch.float32

@@ -32,7 +32,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def odds(given: LatentDistribution, drawn: Tensor) -> float:
     """Chance of draws at least as odd as these under the density, the smallest of three tests against quadrature.
 
-    The mean of log r over the draws (it sees scales and correlations), and a Kolmogorov-Smirnov test of each coordinate.
+    The mean of log r over the draws (it sees scales and correlations); a Kolmogorov-Smirnov test of each coordinate.
     """
     log_r = given.log_prob(GRID)
     mass = log_r.exp() * AREA
@@ -216,21 +216,31 @@ def test_tilt_does_not_depend_on_blocks(name: str, monkeypatch) -> None:
 
 
 @every_kind
+def test_distributions_can_be_looked_for_in_lists_and_sets(name: str) -> None:
+    """Comparing two of them is no question about tensors."""
+    a, b = r(name), r(name)
+    assert [b, a].index(a) == (0 if a == b else 1)
+    assert a in {a, b}
+
+
+@every_kind
 def test_storage_is_counted_and_rows_are_owned_up_to(name: str) -> None:
     given = r(name, 5)
     assert given.bytes == sum(t.numel() * t.element_size() for t in given.tensors().values())
-    assert given.holds_rows == ("aggregated" in name)
+    assert given.holds_rows == name.startswith(("aggregated", "exemplars", "defensive aggregated"))
     assert f"d=5, {given.bytes} bytes" in repr(given)
 
 
-def test_every_registered_kind_is_in_the_zoo() -> None:
-    assert set(distribution.REGISTRY) == {r(name).kind for name in ZOO}
+def test_every_public_kind_is_in_the_zoo() -> None:
+    public = {kind for kind, c in distribution.REGISTRY.items() if c.__name__ in latent.__all__}
+    assert {"prior", "gaussian", "mixture", "aggregated", "defensive"} <= public
+    assert public <= {r(name).kind for name in ZOO}
 
 
 def test_loading_says_what_does_not_fit() -> None:
     with pytest.raises(
         distribution.ArtifactError,
-        match="unknown kind of latent distribution 'nonsense'; this zprime knows aggregated, ",
+        match=r"unknown kind of latent distribution 'nonsense'; this zprime knows .*aggregated, .*prior",
     ):
         distribution.rebuild("nonsense", {}, {})
     for kind, config in {"gaussian": {}, "prior": {"dim": "many"}, "defensive": {"epsilon": 0.1}}.items():

@@ -97,7 +97,7 @@ def test_at_maximum_likelihood_the_moment_match_is_the_prior_whatever_the_data(k
 
 
 def test_on_simulated_data_the_aggregated_posterior_tends_to_the_prior() -> None:
-    """KL(qbar || p) by fresh draws, with rows left out (from below) and in (from above); a shifted model does not pass."""
+    """KL(qbar || p) by fresh draws, with rows left out (from below) and in (from above); shifted data do not pass."""
     x, _ = MODEL.sample(3000, seed=1)
     p = encode(MODEL, x)
     z = p.draw(rng=generator(0, "codes"))
@@ -132,7 +132,7 @@ def test_evidence_gain_is_exactly_the_change_of_the_evidence(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mixture", "mixture diagonal", "aggregated", "gaussian"])
 def test_q_r_is_the_posterior_under_r(name: str) -> None:
-    """The posterior of the model with r in the prior's place, by importance weights on its own prior draws: no encoder."""
+    """The posterior of the model with r in the prior's place, by importance weights on draws of r: no encoder."""
     r = ZOO[name](2, torch.float64)
     mean, scale = MODEL.posterior(X[:3])
     tilted = r.tilt(mean, scale, draws=4000, rng=generator(0, "tilt"))

@@ -8,24 +8,28 @@ from collections.abc import Callable
 import torch
 
 from zprime.distribution import LatentDistribution, Settings
-from zprime.latent import (
-    AggregatedSettings,
-    Defensive,
-    GaussianSettings,
-    MixtureSettings,
-    Prior,
-)
+from zprime.latent.active import Active
+from zprime.latent.aggregated import AggregatedSettings
+from zprime.latent.barycentre import BarycentreSettings
+from zprime.latent.conditional import ConditionalSettings
+from zprime.latent.defensive import Defensive
+from zprime.latent.exemplars import ExemplarsSettings
+from zprime.latent.gaussian import GaussianSettings
+from zprime.latent.mixture import MixtureSettings
+from zprime.latent.pool import PoolSettings
+from zprime.latent.prior import Prior
+from zprime.latent.shared import SharedSettings
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
 
 def posteriors(d: int, dtype: torch.dtype = torch.float64, n: int = 24, seed: int = 0) -> InMemory:
-    """Posteriors in three clumps, with scales from 0.3 to 0.8: far from a Gaussian, and easy to integrate."""
+    """Posteriors in three labelled clumps, with scales from 0.3 to 0.8: far from a Gaussian, and easy to integrate."""
     rng = generator(seed, "zoo", d, n)
     clump = torch.randint(3, (n,), generator=rng) - 1.0
     mean = 0.5 * torch.randn(n, d, generator=rng, dtype=torch.float64) + 1.6 * clump[:, None]
     scale = 0.3 + 0.5 * torch.rand(n, d, generator=rng, dtype=torch.float64)
-    return InMemory(mean.to(dtype), scale.to(dtype))
+    return InMemory(mean.to(dtype), scale.to(dtype), labels=clump.long())
 
 
 def weighted(d: int, dtype: torch.dtype) -> InMemory:
@@ -48,10 +52,17 @@ ZOO: dict[str, Make] = {
     "gaussian": lambda d, t: fitted(GaussianSettings(), posteriors(d, t)),
     "gaussian diagonal": lambda d, t: fitted(GaussianSettings("diagonal"), posteriors(d, t)),
     "gaussian low-rank": lambda d, t: fitted(GaussianSettings("low-rank", rank=1), posteriors(d, t)),
+    "pool": lambda d, t: fitted(PoolSettings(), posteriors(d, t)),
+    "barycentre": lambda d, t: fitted(BarycentreSettings(), posteriors(d, t)),
+    "shared": lambda d, t: fitted(SharedSettings(group=(0, 1, 2)), posteriors(d, t)),
     "mixture": lambda d, t: fitted(MixtureSettings(components=3), posteriors(d, t)),
     "mixture diagonal": lambda d, t: fitted(MixtureSettings(components=4, covariance="diagonal"), posteriors(d, t)),
     "aggregated": lambda d, t: fitted(AggregatedSettings(), posteriors(d, t)),
     "aggregated weighted": lambda d, t: fitted(AggregatedSettings(), weighted(d, t)),
+    "exemplars": lambda d, t: fitted(ExemplarsSettings(bandwidth=0.4), posteriors(d, t)),
+    "exemplars full": lambda d, t: fitted(ExemplarsSettings(bandwidth=0.4, covariance="full"), posteriors(d, t)),
+    "conditional": lambda d, t: fitted(ConditionalSettings(components=2), posteriors(d, t, n=70)),
+    "active mixture": lambda d, t: Active(ZOO["mixture"](d - 1, t), tuple(range(1, d)), d),
     "defensive mixture": lambda d, t: Defensive(ZOO["mixture"](d, t), 0.1),
     "defensive aggregated": lambda d, t: Defensive(ZOO["aggregated"](d, t), 0.01),
 }

@@ -86,6 +86,7 @@ def cholesky(name: str, covariance: Float[Tensor, "*k d d"]) -> Float[Tensor, "*
         var = covariance.diagonal(dim1=-2, dim2=-1)
         raise NumericalError(
             f"{name}: a covariance is not positive definite in double precision (variances from "
-            f"{float(var.min()):.1e} to {float(var.max()):.1e}); drop rows that lie far from all others, or use diagonal covariances"
+            f"{float(var.min()):.1e} to {float(var.max()):.1e}); drop rows that lie far from "
+            "all others, or use diagonal covariances"
         )
     return factor

@@ -59,7 +59,9 @@ def _fit(
     progress: Progress,
 ) -> Fit[LatentDistribution]:
     rng = generator(seed, "fit", settings.kind)
-    return defend(settings.fit(train, selection=selection, context=context, rng=rng, progress=progress), selection, seed=seed)
+    return defend(
+        settings.fit(train, selection=selection, context=context, rng=rng, progress=progress), selection, seed=seed
+    )
 
 
 def _widen(found: Fit[LatentDistribution], dims: list[int], d: int) -> Fit[LatentDistribution]:
@@ -85,7 +87,7 @@ def _better(
 def defend(found: Fit[LatentDistribution], selection: Posteriors, *, seed: int) -> Fit[LatentDistribution]:
     """Mix in the prior where that raises the code gain on the selection split (nothing to do for the prior itself)."""
     r = found.distribution
-    if isinstance(r, Prior) or r.density == "none":
+    if (isinstance(r, Prior) and r.tau == 1) or r.density == "none":
         return found
     codes = Codes.draw(selection, rng=fork(generator(seed, "defend"), r.kind))
     share, gains = best_share(codes, r)

@@ -177,8 +177,14 @@ class Run:
         wanted = [latent.settings_for(k) if isinstance(k, str) else k for k in kinds]
         for i, settings in enumerate(wanted):
             name = names[i] if names else settings.kind
-            if settings.kind == "prior" or name == "prior":
-                continue  # every audit has it
+            if name == "prior":
+                tau = getattr(settings, "tau", 1.0)
+                if tau == 1:
+                    continue  # every audit has it
+                name = f"prior({tau:g})"
+            if "labels" in settings.needs and train_.labels is None and len(wanted) > 1:
+                log.warning("%s: left out, the data have no labels", name)
+                continue
             self.progress("fit", i, len(wanted))
 
             def make(path: Path, key: str, settings: Settings = settings) -> artifact.Artifact:

@@ -28,6 +28,7 @@ VERBS = {
     "fit": "Fit latent distributions to a run's posteriors.",
     "audit": "Measure every fitted latent distribution on data that no part has seen, with a verdict.",
     "sample": "Draw z' and x' from a run or a shipped generator.",
+    "kinds": "List every kind of latent distribution: what it stores, its cost, when to use it.",
     "report": "Write the page of a run again, and print its table.",
 }
 for _verb, _help in VERBS.items():

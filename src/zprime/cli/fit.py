@@ -26,7 +26,7 @@ def fit(
     run
         Folder of a run that `zprime encode` has been through.
     kinds
-        Latent distributions to fit.
+        Latent distributions to fit; `all` fits every kind that has a density.
     set
         Settings of kinds, as KIND.FIELD=VALUE, e.g. mixture.components=64.
     name

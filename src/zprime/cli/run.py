@@ -35,7 +35,7 @@ def run(
     out
         Folder of the run; new, empty, or of an earlier run.
     kinds
-        Latent distributions to fit, beside the prior.
+        Latent distributions to fit, beside the prior; `all` fits every kind that has a density.
     set
         Settings of kinds, as KIND.FIELD=VALUE, e.g. mixture.components=64.
     seed
@@ -47,8 +47,8 @@ def run(
         set_threads(heavy=False)
         job.train(data, network, training, seed=seed, before=lambda heavy: set_threads(heavy=heavy))
         job.encode()
-        job.fit(wanted, seed=seed)
-        audit = job.audit(auditing, seed=seed, names=[k.kind for k in wanted if k.kind != "prior"])
+        fitted = job.fit(wanted, seed=seed)
+        audit = job.audit(auditing, seed=seed, names=list(fitted))
         page = report(out)
     say_table(audit)
     say(f"Report: {page}\nShipped: {out / 'generator'}  ({job.generative(audit.verdict.choice).says()})")

@@ -6,15 +6,17 @@ from typing import Any, get_type_hints
 
 from zprime.distribution import Settings
 from zprime.errors import UsageError
-from zprime.latent import settings_for
+from zprime.latent import SETTINGS, settings_for
 
 
 def kinds_with(kinds: Sequence[str], changes: Sequence[str]) -> list[Settings]:
-    """Default settings of each kind, with the changes.
+    """Default settings of each kind, with the changes; `all` stands for every kind that has a density.
 
     Raises:
         UsageError: unknown kind, field, or a value of the wrong type.
     """
+    if "all" in kinds:
+        kinds = [k for k in SETTINGS if k not in ("prior", "shared-nuts")]
     out = [settings_for(k) for k in kinds]
     for change in changes:
         where, equals, value = change.partition("=")

@@ -54,18 +54,18 @@ def mixture_log_prob(
             for columns in blocks(len(weights), COMPONENTS):
                 tile = features[rows] @ weights[columns].T
                 if leave_out is not None:
-                    _mask(tile, leave_out[rows] - (panel.start + columns.start))
-                _accumulate(tile, top[rows], total[rows])
+                    mask(tile, leave_out[rows] - (panel.start + columns.start))
+                accumulate(tile, top[rows], total[rows])
     return top + total.log()
 
 
-def _mask(tile: Tensor, position: Tensor) -> None:
+def mask(tile: Tensor, position: Tensor) -> None:
     """Set the entry `position` of each row to -inf where it lies inside the tile."""
     row = ((position >= 0) & (position < tile.shape[1])).nonzero().flatten()
     tile[row, position[row]] = -torch.inf
 
 
-def _accumulate(tile: Tensor, top: Tensor, total: Tensor) -> None:
+def accumulate(tile: Tensor, top: Tensor, total: Tensor) -> None:
     """Add a tile of log-terms to the running sums, total * exp(top), in place."""
     peak = torch.maximum(top, tile.amax(1))
     # where all is -inf so far, any finite shift will do

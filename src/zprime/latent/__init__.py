@@ -1,40 +1,143 @@
 """Every kind of latent distribution: one file a kind, with its settings and its fit."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from zprime import artifact, distribution
 from zprime.distribution import LatentDistribution, Settings
-from zprime.errors import ArtifactError, UsageError
+from zprime.errors import UsageError
 from zprime.latent.active import Active
 from zprime.latent.aggregated import Aggregated, AggregatedSettings
+from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.conditional import Conditional, ConditionalSettings
 from zprime.latent.defensive import Defensive
+from zprime.latent.exemplars import Exemplars, ExemplarsSettings
+from zprime.latent.flow import Flow, FlowSettings
+from zprime.latent.flow_matching import FlowMatching, FlowMatchingSettings
 from zprime.latent.gaussian import Gaussian, GaussianSettings
 from zprime.latent.mixture import Mixture, MixtureSettings
+from zprime.latent.nuts import SharedNUTS, SharedNUTSSettings
+from zprime.latent.pool import Pool, PoolSettings
 from zprime.latent.prior import Prior, PriorSettings
+from zprime.latent.resampled import Resampled, ResampledSettings
+from zprime.latent.shared import Shared, SharedSettings
+from zprime.latent.two_stage import TwoStage, TwoStageSettings
+from zprime.latent.vamp import Vamp, VampSettings
 
 __all__ = [
+    "ABOUT",
     "SETTINGS",
+    "About",
     "Active",
     "Aggregated",
     "AggregatedSettings",
+    "Barycentre",
+    "BarycentreSettings",
     "Conditional",
     "ConditionalSettings",
     "Defensive",
+    "Exemplars",
+    "ExemplarsSettings",
+    "Flow",
+    "FlowMatching",
+    "FlowMatchingSettings",
+    "FlowSettings",
     "Gaussian",
     "GaussianSettings",
     "Mixture",
     "MixtureSettings",
+    "Pool",
+    "PoolSettings",
     "Prior",
     "PriorSettings",
+    "Resampled",
+    "ResampledSettings",
+    "Shared",
+    "SharedNUTS",
+    "SharedNUTSSettings",
+    "SharedSettings",
+    "TwoStage",
+    "TwoStageSettings",
+    "Vamp",
+    "VampSettings",
     "load",
     "settings_for",
 ]
 
-SETTINGS: Mapping[str, type[Settings]] = {
-    c.kind: c for c in (PriorSettings, GaussianSettings, MixtureSettings, AggregatedSettings, ConditionalSettings)
-}
+
+@dataclass(frozen=True)
+class About:
+    """What a user wants to know of a kind before fitting it.
+
+    Attributes:
+        settings: how to fit it.
+        stores: what a shipped model carries; N rows, d latents, K components.
+        cost: of the fit.
+        when: when to use it.
+    """
+
+    settings: type[Settings]
+    stores: str
+    cost: str
+    when: str
+
+
+_KINDS = (
+    About(PriorSettings, "nothing (tau)", "none", "the yardstick; tau other than 1 shrinks or widens it"),
+    About(GaussianSettings, "d^2 numbers", "one pass", "the hole is in mean or covariance (rare)"),
+    About(PoolSettings, "2d numbers", "one pass", "to see that the reverse-KL average collapses; never to generate"),
+    About(
+        BarycentreSettings, "2d numbers", "one pass", "to see that the Wasserstein average collapses; never to generate"
+    ),
+    About(
+        SharedSettings,
+        "2d numbers",
+        "one pass",
+        "one latent behind a whole group of rows: p(z | X = D), in closed form",
+    ),
+    About(
+        SharedNUTSSettings, "draws", "minutes: NUTS through the decoder", "the same, exactly; draws without a density"
+    ),
+    About(
+        MixtureSettings,
+        "K d^2 numbers",
+        "seconds to a minute: EM on posteriors",
+        "first choice: small, exact density, no rows",
+    ),
+    About(
+        ConditionalSettings,
+        "K d^2 numbers a label",
+        "as mixture",
+        "generate by label, or a population with other shares",
+    ),
+    About(AggregatedSettings, "2 N d numbers, rows", "none", "the yardstick at the other end: all rows, exactly"),
+    About(
+        ExemplarsSettings,
+        "2 N d numbers, rows",
+        "a search over bandwidths",
+        "many rows and no privacy: smoothed posteriors",
+    ),
+    About(
+        VampSettings,
+        "2 K d numbers",
+        "a minute: gradients through the encoder",
+        "components that the encoder itself could give",
+    ),
+    About(FlowSettings, "a network", "minutes: likelihood by gradient", "a shape that few Gaussians cannot follow"),
+    About(
+        FlowMatchingSettings, "a network", "minutes; density by an ODE", "the same, with a density that is an estimate"
+    ),
+    About(
+        TwoStageSettings, "a network", "minutes: a second VAE", "comparison with Dai & Wipf 2019; density is a bound"
+    ),
+    About(ResampledSettings, "a network", "a minute", "re-weights a Gaussian by what it lacks; density is an estimate"),
+)
+
+ABOUT: Mapping[str, About] = {a.settings.kind: a for a in _KINDS}
+"""Kind -> what to know of it, in the order of tables."""
+
+SETTINGS: Mapping[str, type[Settings]] = {k: a.settings for k, a in ABOUT.items()}
 """Kind -> settings, for fitting; in the order of tables."""
 
 
@@ -56,7 +159,5 @@ def load(path: Path) -> LatentDistribution:
         ArtifactError: missing, altered, or no latent distribution.
     """
     found = artifact.read(path)
-    if not found.kind.startswith("latent/"):
-        raise ArtifactError(f"{path}: expected a latent distribution, got an artefact of kind {found.kind}")
     kind = found.kind.removeprefix("latent/")
     return distribution.rebuild(kind, found.config, found.tensors())

@@ -54,7 +54,7 @@ class Active(LatentDistribution):
         return f"{self.base.label} on {len(self.dims)} of {self.dim}"
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """log base(z_A) + log N(z_C; 0, I) in nats, float64."""
+        """Log base(z_A) + log N(z_C; 0, I) in nats, float64."""
         return self.base.log_prob(z[:, list(self.dims)]) + standard_log_prob(z[:, self.rest])
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
@@ -99,7 +99,7 @@ class Active(LatentDistribution):
 
 def active_dimensions(posteriors: Posteriors, threshold: float = THRESHOLD) -> list[int]:
     """Dimensions in which the posterior mean varies over the data by more than `threshold` (a variance)."""
-    mean, covariance = moments(posteriors)
+    _, covariance = moments(posteriors)
     noise = torch.zeros(posteriors.d, dtype=torch.float64)
     weights = posteriors.log_weights.exp()
     for s in posteriors.shards():

@@ -59,7 +59,13 @@ class AggregatedSettings:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[Aggregated]:
         """Keep every posterior."""
         all_ = train.gather()

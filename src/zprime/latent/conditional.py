@@ -69,7 +69,7 @@ class Conditional(LatentDistribution):
         return Conditional(tuple(shares), (weights / weights.sum()).log(), parts)
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """log sum_y w_y r(z|y) in nats, float64."""
+        """Log sum_y w_y r(z|y) in nats, float64."""
         parts = torch.stack([b.log_prob(z) for b in self.bases])
         return torch.logsumexp(parts + self.log_weight.double()[:, None], 0)
 
@@ -157,7 +157,7 @@ class ConditionalSettings:
         if train.labels is None:
             raise ArrayError("kind conditional: needs labels, and these posteriors have none; give the data set labels")
         data, chooser = train.gather(), selection.gather()
-        labels = [int(y) for y in train.labels.unique()]
+        labels = [int(y) for y in torch.unique(train.labels)]
         weights = data.log_weights.exp()
         parts: list[LatentDistribution] = []
         shares: list[float] = []

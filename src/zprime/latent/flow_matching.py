@@ -255,10 +255,11 @@ class FlowMatchingSettings:
         curve = _errors(net, whitening, codes, self.steps)
         steps, error = curve[-1]["steps"], curve[-1]["error"]
         outcome = ascent.outcome
-        if outcome.ok and error > ENOUGH:
+        if error > ENOUGH:
             outcome = Outcome(
                 ok=False,
-                message=f"{steps} steps leave an error of {error:.2g} nats in the density (what twice as many change): "
+                message=("" if outcome.ok else f"{outcome.message}; and ")
+                + f"{steps} steps leave an error of {error:.2g} nats in the density (what twice as many change): "
                 "the posteriors are narrow beside their spread; raise steps, or take kind flow, which is exact",
             )
         return Fit(

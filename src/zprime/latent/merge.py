@@ -82,12 +82,14 @@ def _cells(mean: Tensor, weight: Tensor, count: int, rng: torch.Generator) -> Te
     if n <= count:
         return torch.arange(n)
     seeds = mean[torch.multinomial(weight, count, generator=rng)]
-    nearest = torch.cat([torch.cdist(part, seeds).argmin(1) for part in mean.split(8192)])  # type: ignore[no-untyped-call]
-    found: Tensor = nearest.unique(return_inverse=True)[1]
+    nearest = torch.cat([torch.cdist(part, seeds).argmin(1) for part in torch.split(mean, 8192)])
+    found: Tensor = torch.unique(nearest, return_inverse=True)[1]
     return found
 
 
-def _match(mean: Tensor, var: Tensor, weight: Tensor, cells: Tensor, *, diagonal: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _match(
+    mean: Tensor, var: Tensor, weight: Tensor, cells: Tensor, *, diagonal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Weight, mean and covariance of each cell."""
     count = int(cells.max()) + 1
     w = torch.zeros(count, dtype=torch.float64).index_add_(0, cells, weight)
@@ -97,7 +99,7 @@ def _match(mean: Tensor, var: Tensor, weight: Tensor, cells: Tensor, *, diagonal
     if diagonal:
         return w, m, torch.zeros_like(m).index_add_(0, cells, share * (gap.square() + var))
     c = torch.zeros(count, mean.shape[1], mean.shape[1], dtype=torch.float64)
-    for rows in torch.arange(len(mean)).split(8192):  # type: ignore[no-untyped-call]
+    for rows in torch.split(torch.arange(len(mean)), 8192):
         outer = gap[rows, :, None] * gap[rows, None, :] + torch.diag_embed(var[rows])
         c.index_add_(0, cells[rows], share[rows, :, None] * outer)
     return w, m, c

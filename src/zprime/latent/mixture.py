@@ -2,24 +2,22 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import blocks, cholesky
 from zprime.components import Diagonal, Full
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
-from zprime.latent.choose import Codes, best_share, smallest_of_best
-from zprime.latent.gaussian import moments
+from zprime.latent.choose import WORTH, Codes, best_share, smallest_of_best
+from zprime.latent.em import ComponentEM, State
 from zprime.posteriors import InMemory, Posteriors
 from zprime.rng import fork
 
 LADDER = (2, 5, 10, 20, 50, 100, 200)
-ROWS = 8192
 
 
 @final
@@ -64,6 +62,13 @@ class MixtureSettings:
     Attributes:
         components: K; 0 tries 2, 5, 10, ... 200 (up to a fifth of the rows) and chooses on the selection split.
         covariance: `full` or `diagonal`.
+        method: `em`, or `merge` for greedy merging alone (Runnalls 2007), which proves a bound on its KL.
+        start: where EM begins: `kmeans` (k-means++ seeds) or `merge`.
+        codes: `posteriors` uses means and variances. `means` throws the variances away, as is often done: right for
+            deterministic autoencoders only. `draws` takes one draw a row, as fitting any mixture to samples does.
+        batch: rows a step of minibatch EM; 0 takes all rows in every step.
+        epochs: passes of minibatch EM.
+        polish: steps of EM on fresh posterior draws at the end, kept if the selection split improves.
         iterations: EM steps at most.
         tolerance: stop when the bound rises by less, in nats a row.
     """
@@ -72,191 +77,128 @@ class MixtureSettings:
     needs: ClassVar[frozenset[str]] = frozenset()
     components: int = 0
     covariance: str = "full"
+    method: str = "em"
+    start: str = "kmeans"
+    codes: str = "posteriors"
+    batch: int = 0
+    epochs: int = 3
+    polish: int = 10
     iterations: int = 200
     tolerance: float = 1e-3
 
+    def check(self, n: int) -> None:
+        """Raise `UsageError` for a value that cannot be used with `n` posteriors."""
+        words = {
+            "covariance": ("full", "diagonal"),
+            "method": ("em", "merge"),
+            "start": ("kmeans", "merge"),
+            "codes": ("posteriors", "means", "draws"),
+        }
+        for name, known in words.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name}: expected {' or '.join(known)}, got {getattr(self, name)!r}")
+        if self.components < 0 or self.components > n:
+            raise UsageError(
+                f"components: expected 1 to {n} (the number of posteriors), or 0 to choose, got {self.components}"
+            )
+        for name, least in (("iterations", 1), ("epochs", 1), ("batch", 0), ("polish", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+
     def fit(
-        self, train: Posteriors, *, selection: Posteriors, context: Any, rng: torch.Generator, progress: Progress = silent
+        self,
+        train: Posteriors,
+        *,
+        selection: Posteriors,
+        context: Any,
+        rng: torch.Generator,
+        progress: Progress = silent,
     ) -> Fit[Mixture]:
-        """Run EM from k-means++ starts, for one K or for each K of the ladder.
+        """Reduce to one K, or to each K of the ladder.
 
         Raises:
-            UsageError: unknown covariance, more components than rows, or no iterations.
+            UsageError: settings that cannot be used, e.g. more components than rows.
         """
-        if self.covariance not in ("full", "diagonal"):
-            raise UsageError(f"covariance: expected full or diagonal, got {self.covariance!r}")
-        if self.components < 0 or self.components > train.n:
-            raise UsageError(
-                f"components: expected 1 to {train.n} (the number of posteriors), or 0 to choose, got {self.components}"
-            )
-        if self.iterations < 1:
-            raise UsageError(f"iterations: expected at least 1, got {self.iterations}")
+        self.check(train.n)
         data = train.gather()
-        if self.components:
-            mixture, outcome, trace = self._reduce(data, self.components, rng, progress)
-            return Fit(mixture, outcome, {"bound": trace}, {"components": self.components})
-        tried = [k for k in LADDER if k <= max(1, train.n // 5)] or [1]
+        if self.codes == "draws":
+            drawn = data.draw(rng=fork(rng, "draws"))
+            data = InMemory(drawn, data.scale, row_ids=data.row_ids, weights=data.weights)
+        em = ComponentEM(data, diagonal=self.covariance == "diagonal", spread=self.codes == "posteriors")
         codes = Codes.draw(selection, rng=rng)
-        fits = [self._reduce(data, k, rng, progress) for k in tried]
-        shares = [best_share(codes, mixture) for mixture, _, _ in fits]
-        best = smallest_of_best([g for _, g in shares], [m.bytes for m, _, _ in fits])
+        if self.components:
+            return self._reduce(em, self.components, codes, data.mean.dtype, rng, progress)
+        tried = [k for k in LADDER if k <= max(1, train.n // 5)] or [1]
+        fits = [self._reduce(em, k, codes, data.mean.dtype, rng, progress) for k in tried]
+        shares = [best_share(codes, f.distribution) for f in fits]
+        best = smallest_of_best([g for _, g in shares], [f.distribution.bytes for f in fits])
         curve = [
             {
                 "components": k,
-                "bytes": m.bytes,
+                "bytes": f.distribution.bytes,
                 "epsilon": e,
                 "gain": float(g.mean()),
                 "stderr": float(g.std() / math.sqrt(len(g))) if len(g) > 1 else None,
             }
-            for k, (m, _, _), (e, g) in zip(tried, fits, shares, strict=True)
+            for k, f, (e, g) in zip(tried, fits, shares, strict=True)
         ]
-        mixture, outcome, trace = fits[best]
-        if best == len(tried) - 1 and outcome.ok and tried[best] == LADDER[-1]:
+        found = fits[best]
+        outcome = found.outcome
+        if outcome.ok and tried[best] == LADDER[-1]:
             outcome = Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
-        return Fit(mixture, outcome, {"bound": trace}, {"components": tried[best]}, curve)
+        return replace(found, outcome=outcome, curve=curve)
 
     def _reduce(
-        self, data: InMemory, k: int, rng: torch.Generator, progress: Progress
-    ) -> tuple[Mixture, Outcome, list[float]]:
-        em = ComponentEM(data, diagonal=self.covariance == "diagonal")
-        state = em.start(k, rng=fork(rng, "start", k))
-        trace: list[float] = []
-        converged = False
+        self, em: ComponentEM, k: int, codes: Codes, dtype: torch.dtype, rng: torch.Generator, progress: Progress
+    ) -> Fit[Mixture]:
+        """To K components, polished."""
+        what = f"mixture({k})"
+        trace: dict[str, list[float]] = {}
+        outcome = Outcome()
+        if self.method == "merge" or self.start == "merge":
+            state, bound = em.merged(k, rng=fork(rng, "merge", k), progress=progress)
+            trace["kl_bound"] = [bound]
+            outcome = Outcome(message=f"merged; KL(qbar || r) is at most {bound:.3f} nats")
+        else:
+            state = em.start(k, rng=fork(rng, "start", k))
+        if self.method == "em" and self.batch:
+            progress(what, 0, 1)
+            state, trace["bound"] = em.passes(state, batch=self.batch, epochs=self.epochs, rng=fork(rng, "batch", k))
+            progress(what, 1, 1)
+            outcome = Outcome(message=f"{self.epochs} passes of minibatches of {self.batch} rows")
+        elif self.method == "em":
+            state, trace["bound"], outcome = self._climb(em, state, what, progress)
+        mixture = Mixture(*(t.to(dtype) for t in em.finish(state)))
+        chosen: dict[str, Any] = {"components": k}
+        if self.polish and self.codes == "posteriors":
+            state = em.polish(state, steps=self.polish, rng=fork(rng, "polish", k))
+            polished = Mixture(*(t.to(dtype) for t in em.finish(state)))
+            gains = [float(codes.gain(m.log_prob(codes.z), WORTH).mean()) for m in (mixture, polished)]
+            chosen["polished"] = gains[1] > gains[0]
+            if chosen["polished"]:
+                mixture = polished
+        return Fit(mixture, outcome, trace, chosen)
+
+    def _climb(
+        self, em: ComponentEM, state: State, what: str, progress: Progress
+    ) -> tuple[State, list[float], Outcome]:
+        """EM until the bound stands still."""
+        k, trace, converged = len(state.mean), list[float](), False
         for step in range(self.iterations):
-            progress(f"mixture({k})", step, self.iterations)
+            progress(what, step, self.iterations)
             new, bound = em.step(state)
             trace.append(bound)
             converged = len(trace) > 1 and trace[-1] - trace[-2] < self.tolerance
             if converged:
                 break
             state = new
-        progress(f"mixture({k})", self.iterations, self.iterations)
-        mixture = em.finish(state, data.mean.dtype)
-        outcome = Outcome(message=f"converged in {len(trace)} steps")
+        progress(what, self.iterations, self.iterations)
         if not converged:
             rise = f"rose by {trace[-1] - trace[-2]:.1e} nats" if len(trace) > 1 else "was looked at once"
             advice = f"the bound still {rise} after {len(trace)} steps: usually harmless; raise iterations"
-            outcome = Outcome(ok=False, message=advice)
-        elif len(mixture.mean) < k:
-            gone = k - len(mixture.mean)
-            outcome = Outcome(message=f"{gone} of {k} components were left without data and dropped: lower components")
-        return mixture, outcome, trace
-
-
-@dataclass(frozen=True)
-class State:
-    """A mixture in whitened coordinates: log-weights, means, and covariances (or variances)."""
-
-    log_weight: Float[Tensor, " k"]
-    mean: Float[Tensor, "k d"]
-    covariance: Float[Tensor, "k d d"] | Float[Tensor, "k d"]
-
-
-class ComponentEM:
-    """EM whose data are Gaussians: `log c_ik = log pi_k + log N(mu_i; m_k, S_k) - tr(S_k^-1 diag(s_i^2)) / 2`.
-
-    With the features `[mu mu^T + diag(s^2), mu, 1]` of a datum both steps are one matrix product each, in float64 on
-    data whitened per dimension (expanded squares cancel otherwise). Hershey & Olsen 2007; Bruneau 2010.
-    """
-
-    def __init__(self, data: InMemory, *, diagonal: bool) -> None:
-        self.n, self.d, self.diagonal = data.n, data.d, diagonal
-        self.centre, covariance = moments(data)
-        self.unit = covariance.diagonal().sqrt()
-        self.mean = (data.mean.double() - self.centre) / self.unit
-        self.variance = (data.scale.double() / self.unit).square()
-        self.weight = data.log_weights.exp()
-        self.upper = torch.triu_indices(self.d, self.d)
-        # an off-diagonal entry of a symmetric matrix counts twice in the trace
-        self.twice = torch.where(self.upper[0] == self.upper[1], 1.0, 2.0).double()
-
-    def features(self, rows: slice) -> Float[Tensor, "b f"]:
-        """[second moments, first moments, 1] of some rows."""
-        mu, v = self.mean[rows], self.variance[rows]
-        if self.diagonal:
-            second = mu.square() + v
-        else:
-            second = mu[:, self.upper[0]] * mu[:, self.upper[1]]
-            second[:, self.upper[0] == self.upper[1]] += v
-        return torch.cat([second, mu, torch.ones(len(mu), 1, dtype=torch.float64)], 1)
-
-    def start(self, k: int, *, rng: torch.Generator) -> State:
-        """k-means++ seeds on a subset of the means (Arthur & Vassilvitskii 2007), with the whole covariance over k^(2/d)."""
-        subset = torch.randperm(self.n, generator=rng)[: max(20 * k, 2000)]
-        points = self.mean[subset]
-        chosen = [int(torch.randint(len(points), (1,), generator=rng))]
-        nearest = (points - points[chosen[0]]).square().sum(1)
-        for _ in range(k - 1):
-            total = float(nearest.sum())
-            if total > 0:
-                u = torch.rand(1, generator=rng, dtype=torch.float64) * total
-                nxt = int(torch.searchsorted(nearest.cumsum(0), u).clamp(max=len(points) - 1))
-            else:
-                nxt = int(torch.randint(len(points), (1,), generator=rng))
-            chosen.append(nxt)
-            nearest = torch.minimum(nearest, (points - points[nxt]).square().sum(1))
-        shrink = k ** (-2 / self.d)
-        _, covariance = moments(InMemory(self.mean, self.variance.sqrt()))
-        covariance = covariance * shrink
-        if self.diagonal:
-            covariance = covariance.diagonal()
-        return State(
-            torch.full((k,), -math.log(k), dtype=torch.float64),
-            points[chosen].clone(),
-            covariance.expand(k, *covariance.shape).clone(),
-        )
-
-    def _weights(self, state: State) -> Float[Tensor, "f k"]:
-        """What the features are multiplied with to give log c_ik, but for the constant of the Gaussian."""
-        if self.diagonal:
-            precision = state.covariance.reciprocal()
-            shift = precision * state.mean
-            second, log_det = -0.5 * precision, precision.log().sum(1)
-        else:
-            factor = cholesky(f"mixture({len(state.mean)})", state.covariance)
-            inverse = torch.cholesky_inverse(factor)
-            shift = torch.einsum("kij,kj->ki", inverse, state.mean)
-            second = -0.5 * inverse[:, self.upper[0], self.upper[1]] * self.twice
-            log_det = -2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
-        constant = state.log_weight + 0.5 * log_det - 0.5 * (shift * state.mean).sum(1)
-        return torch.cat([second, shift, constant[:, None]], 1).T
-
-    def step(self, state: State) -> tuple[State, float]:
-        """One EM step; the bound of E_qbar[log r] in nats that the *given* state has."""
-        weights = self._weights(state)
-        statistics = torch.zeros(weights.shape[1], weights.shape[0], dtype=torch.float64)
-        bound = 0.0
-        for rows in blocks(self.n, ROWS):
-            features = self.features(rows)
-            log_c = features @ weights
-            norm = torch.logsumexp(log_c, 1)
-            bound += float(self.weight[rows] @ norm)
-            share = (log_c - norm[:, None]).exp_() * self.weight[rows, None]
-            statistics += share.T @ features
-        bound -= 0.5 * self.d * math.log(2 * math.pi) + float(self.unit.log().sum())
-        return self._maximise(statistics), bound
-
-    def _maximise(self, statistics: Float[Tensor, "k f"]) -> State:
-        """Moments of each component from its sums; components that hold less than 1e-3 of a datum are dropped."""
-        statistics = statistics[statistics[:, -1] > 1e-3 / self.n]
-        share = statistics[:, -1]
-        mean = statistics[:, -1 - self.d : -1] / share[:, None]
-        second = statistics[:, : -1 - self.d] / share[:, None]
-        if self.diagonal:
-            covariance = (second - mean.square()).clamp(min=1e-12)
-        else:
-            covariance = torch.empty(len(share), self.d, self.d, dtype=torch.float64)
-            covariance[:, self.upper[0], self.upper[1]] = second
-            covariance[:, self.upper[1], self.upper[0]] = second
-            covariance -= mean[:, :, None] * mean[:, None, :]
-            covariance.diagonal(dim1=1, dim2=2).add_(1e-12)
-        return State((share / share.sum()).log(), mean, covariance)
-
-    def finish(self, state: State, dtype: torch.dtype) -> Mixture:
-        """Back in the coordinates of the latent space."""
-        mean = state.mean * self.unit + self.centre
-        if self.diagonal:
-            factor = state.covariance.sqrt() * self.unit
-        else:
-            factor = cholesky(f"mixture({len(state.mean)})", state.covariance) * self.unit[:, None]
-        return Mixture(state.log_weight.to(dtype), mean.to(dtype), factor.to(dtype))
+            return state, trace, Outcome(ok=False, message=advice)
+        if len(state.mean) < k:
+            gone = k - len(state.mean)
+            message = f"{gone} of {k} components were left without data and dropped: lower components"
+            return state, trace, Outcome(message=message)
+        return state, trace, Outcome(message=f"converged in {len(trace)} steps")

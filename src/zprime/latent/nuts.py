@@ -85,7 +85,7 @@ class SharedNUTSSettings:
     Attributes:
         group: row ids of the group; empty means the whole data set.
         label: take the rows of this label in place of `group`.
-        draws: draws kept, of all chains together (with half as many, good chains of 16 latents fail on R-hat by chance).
+        draws: draws kept, of all chains together (with half as many, good chains can fail on R-hat by chance).
         chains: independent chains, one after the other.
         warmup: steps of every chain that tune it and are thrown away.
     """

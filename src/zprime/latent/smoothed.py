@@ -9,7 +9,7 @@ from torch import Tensor
 from zprime.arrays import LOG_2PI, blocks
 from zprime.components import Tilted, choose, choose_rows
 from zprime.kernels import full_log_ratio
-from zprime.kernels.diagonal import _accumulate, _mask
+from zprime.kernels.diagonal import accumulate, mask
 
 COMPONENTS = 2048
 POINTS = 256
@@ -63,8 +63,8 @@ class Smoothed:
                     tile = features[rows] @ weights.T
                     here = slice(panel.start + rows.start, panel.start + rows.stop)
                     if leave_out is not None:
-                        _mask(tile, leave_out[here] - columns.start)
-                    _accumulate(tile, top[here], total[here])
+                        mask(tile, leave_out[here] - columns.start)
+                    accumulate(tile, top[here], total[here])
         return top + total.log() - tril.diagonal().log().sum()
 
     def _weights(

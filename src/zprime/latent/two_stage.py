@@ -65,7 +65,7 @@ class Second(nn.Module):
         out: Tensor = self.out(w) + self.decoder(w)
         return out
 
-    def log_ratio(self, u: Float[Tensor, "n d"], noise: Float[Tensor, "k n d"]) -> Float[Tensor, "k n"]:
+    def log_ratio(self, u: Float[Tensor, "n d"], noise: Float[Tensor, "k #n d"]) -> Float[Tensor, "k n"]:
         """Give log p(u|w) p(w) / q(w|u) at w = mean + scale * noise: its mean over noise is the ELBO of u (nats)."""
         mean, log_scale = self.encode(u)
         w = mean + log_scale.exp() * noise

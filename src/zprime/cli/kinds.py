@@ -1,0 +1,18 @@
+"""zprime kinds."""
+
+from rich.table import Table
+
+from zprime.cli.console import give, say
+from zprime.latent import ABOUT
+
+
+def kinds() -> None:
+    """List every kind of latent distribution: what it stores, what its fit costs, when to use it."""
+    table = Table()
+    for name in ("kind", "stores", "cost of the fit", "when"):
+        table.add_column(name)
+    for name, a in ABOUT.items():
+        table.add_row(name, a.stores, a.cost, a.when)
+    say(table)
+    say("Each can be mixed with the prior, and kept to the active dimensions: the selection split decides both.")
+    give({n: {"stores": a.stores, "cost": a.cost, "when": a.when} for n, a in ABOUT.items()})

@@ -1,0 +1,195 @@
+"""EM on the components themselves: from N posteriors to K Gaussians without sampling, in whole or in minibatches."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.arrays import blocks, cholesky
+from zprime.distribution import Progress, silent
+from zprime.latent.gaussian import moments
+from zprime.latent.merge import merge
+from zprime.posteriors import InMemory
+
+ROWS = 8192
+
+
+@dataclass(frozen=True)
+class State:
+    """A mixture in whitened coordinates: log-weights, means, and covariances (or variances)."""
+
+    log_weight: Float[Tensor, " k"]
+    mean: Float[Tensor, "k d"]
+    covariance: Float[Tensor, "k d d"] | Float[Tensor, "k d"]
+
+
+class ComponentEM:
+    """EM whose data are Gaussians: `log c_ik = log pi_k + log N(mu_i; m_k, S_k) - tr(S_k^-1 diag(s_i^2)) / 2`.
+
+    With the features `[mu mu^T + diag(s^2), mu, 1]` of a datum both steps are one matrix product each, in float64 on
+    data whitened per dimension (expanded squares cancel otherwise). Hershey & Olsen 2007; Bruneau 2010.
+    """
+
+    def __init__(self, data: InMemory, *, diagonal: bool, spread: bool = True) -> None:
+        """Take the posteriors; with `spread=False` their means alone, as points."""
+        self.n, self.d, self.diagonal = data.n, data.d, diagonal
+        self.centre, covariance = moments(data)
+        self.unit = covariance.diagonal().sqrt()
+        self.mean = (data.mean.double() - self.centre) / self.unit
+        self.variance = (data.scale.double() / self.unit).square()
+        self.weight = data.log_weights.exp()
+        self.spread = spread
+        self.covariance = covariance / (self.unit[:, None] * self.unit)
+        if not spread:
+            self.covariance -= torch.diag(self.weight @ self.variance)
+        # points have no spread of their own that would bound a component's covariance from below
+        self.floor = 1e-12 if spread else 1e-6
+        self.upper = torch.triu_indices(self.d, self.d)
+        # an off-diagonal entry of a symmetric matrix counts twice in the trace
+        self.twice = torch.where(self.upper[0] == self.upper[1], 1.0, 2.0).double()
+
+    def features(self, rows: slice | Tensor) -> Float[Tensor, "b f"]:
+        """[second moments, first moments, 1] of some rows."""
+        return self._features(self.mean[rows], self.variance[rows] if self.spread else None)
+
+    def _features(self, mu: Float[Tensor, "b d"], v: Float[Tensor, "b d"] | None) -> Float[Tensor, "b f"]:
+        second = mu.square() if self.diagonal else mu[:, self.upper[0]] * mu[:, self.upper[1]]
+        if v is not None and self.diagonal:
+            second = second + v
+        elif v is not None:
+            second[:, self.upper[0] == self.upper[1]] += v
+        return torch.cat([second, mu, torch.ones(len(mu), 1, dtype=torch.float64)], 1)
+
+    def start(self, k: int, *, rng: torch.Generator) -> State:
+        """k-means++ seeds among the means (Arthur & Vassilvitskii 2007), with the covariance of all over k^(2/d)."""
+        subset = torch.randperm(self.n, generator=rng)[: max(20 * k, 2000)]
+        points = self.mean[subset]
+        chosen = [int(torch.randint(len(points), (1,), generator=rng))]
+        nearest = (points - points[chosen[0]]).square().sum(1)
+        for _ in range(k - 1):
+            total = float(nearest.sum())
+            if total > 0:
+                u = torch.rand(1, generator=rng, dtype=torch.float64) * total
+                nxt = int(torch.searchsorted(nearest.cumsum(0), u).clamp(max=len(points) - 1))
+            else:
+                nxt = int(torch.randint(len(points), (1,), generator=rng))
+            chosen.append(nxt)
+            nearest = torch.minimum(nearest, (points - points[nxt]).square().sum(1))
+        covariance = self.covariance * k ** (-2 / self.d)
+        covariance.diagonal().clamp_(min=self.floor)
+        if self.diagonal:
+            covariance = covariance.diagonal()
+        return State(
+            torch.full((k,), -math.log(k), dtype=torch.float64),
+            points[chosen].clone(),
+            covariance.expand(k, *covariance.shape).clone(),
+        )
+
+    def _weights(self, state: State) -> Float[Tensor, "f k"]:
+        """What the features are multiplied with to give log c_ik, but for the constant of the Gaussian."""
+        if self.diagonal:
+            precision = state.covariance.reciprocal()
+            shift = precision * state.mean
+            second, log_det = -0.5 * precision, precision.log().sum(1)
+        else:
+            factor = cholesky(f"mixture({len(state.mean)})", state.covariance)
+            inverse = torch.cholesky_inverse(factor)
+            shift = torch.einsum("kij,kj->ki", inverse, state.mean)
+            second = -0.5 * inverse[:, self.upper[0], self.upper[1]] * self.twice
+            log_det = -2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        constant = state.log_weight + 0.5 * log_det - 0.5 * (shift * state.mean).sum(1)
+        return torch.cat([second, shift, constant[:, None]], 1).T
+
+    def step(self, state: State) -> tuple[State, float]:
+        """One EM step; the bound of E_qbar[log r] in nats that the *given* state has."""
+        weights = self._weights(state)
+        statistics = torch.zeros(weights.shape[1], weights.shape[0], dtype=torch.float64)
+        bound = 0.0
+        for rows in blocks(self.n, ROWS):
+            bound += self._expect(self.features(rows), self.weight[rows], weights, statistics)
+        return self._maximise(statistics), bound + self._constant
+
+    @property
+    def _constant(self) -> float:
+        """What the bound lacks: the Gaussian's constant, and the whitening's log-determinant."""
+        return -0.5 * self.d * math.log(2 * math.pi) - float(self.unit.log().sum())
+
+    def _expect(self, features: Tensor, weight: Tensor, weights: Tensor, statistics: Tensor) -> float:
+        """Add the expected statistics of some rows in place; their part of the bound."""
+        log_c = features @ weights
+        norm = torch.logsumexp(log_c, 1)
+        share = (log_c - norm[:, None]).exp_() * weight[:, None]
+        statistics += share.T @ features
+        return float(weight @ norm)
+
+    def passes(self, state: State, *, batch: int, epochs: int, rng: torch.Generator) -> tuple[State, list[float]]:
+        """Stepwise EM (Cappe & Moulines 2009) over minibatches of rows; the running bound of each epoch.
+
+        The statistics of all rows so far are kept as `s <- (1 - rho_t) s + rho_t s_batch`, rho_t = (t + 2)^-0.7.
+        """
+        running: Tensor | None = None
+        trace, t = [], 0
+        for _ in range(epochs):
+            bound = 0.0
+            for rows in torch.split(torch.randperm(self.n, generator=rng), batch):
+                weights = self._weights(state)
+                fresh = torch.zeros(weights.shape[1], weights.shape[0], dtype=torch.float64)
+                total = self.weight[rows].sum()
+                bound += float(total) * self._expect(self.features(rows), self.weight[rows] / total, weights, fresh)
+                rate = (t + 2) ** -0.7
+                running = fresh if running is None else (1 - rate) * running + rate * fresh
+                # no component is dropped on the way: a minibatch that lacks it says little
+                state, t = self._maximise(running, drop=False), t + 1
+            trace.append(bound + self._constant)
+        return state, trace
+
+    def polish(self, state: State, *, steps: int, rng: torch.Generator, points: int = 20_000) -> State:
+        """EM on fresh draws from the posteriors: towards E_qbar[log r] itself, which `step` only bounds.
+
+        Every step draws at least `points` codes anew; its statistics are averaged with earlier ones at (t + 1)^-0.6.
+        """
+        repeat = max(1, -(-points // self.n))
+        running: Tensor | None = None
+        for t in range(steps):
+            weights = self._weights(state)
+            fresh = torch.zeros(weights.shape[1], weights.shape[0], dtype=torch.float64)
+            for _ in range(repeat):
+                for rows in blocks(self.n, ROWS):
+                    noise = torch.randn(self.mean[rows].shape, generator=rng, dtype=torch.float64)
+                    z = self.mean[rows] + self.variance[rows].sqrt() * noise
+                    self._expect(self._features(z, None), self.weight[rows] / repeat, weights, fresh)
+            rate = (t + 1) ** -0.6
+            running = fresh if running is None else (1 - rate) * running + rate * fresh
+            state = self._maximise(running, drop=False)
+        return state
+
+    def _maximise(self, statistics: Float[Tensor, "k f"], *, drop: bool = True) -> State:
+        """Moments of each component from its sums; components that hold less than 1e-3 of a datum are dropped."""
+        if drop:
+            statistics = statistics[statistics[:, -1] > 1e-3 / self.n]
+        share = statistics[:, -1]
+        mean = statistics[:, -1 - self.d : -1] / share[:, None]
+        second = statistics[:, : -1 - self.d] / share[:, None]
+        if self.diagonal:
+            covariance = (second - mean.square()).clamp(min=self.floor)
+        else:
+            covariance = torch.empty(len(share), self.d, self.d, dtype=torch.float64)
+            covariance[:, self.upper[0], self.upper[1]] = second
+            covariance[:, self.upper[1], self.upper[0]] = second
+            covariance -= mean[:, :, None] * mean[:, None, :]
+            covariance.diagonal(dim1=1, dim2=2).add_(self.floor)
+        return State((share / share.sum()).log(), mean, covariance)
+
+    def finish(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-weights, means and Cholesky factors (or standard deviations) in the coordinates of the latent space."""
+        mean = state.mean * self.unit + self.centre
+        if self.diagonal:
+            return state.log_weight, mean, state.covariance.sqrt() * self.unit
+        return state.log_weight, mean, cholesky(f"mixture({len(state.mean)})", state.covariance) * self.unit[:, None]
+
+    def merged(self, k: int, *, rng: torch.Generator, progress: Progress = silent) -> tuple[State, float]:
+        """K components by greedy merging, and the bound on KL(qbar || r) that it proves, in nats."""
+        found = merge(self.mean, self.variance, self.weight, k, diagonal=self.diagonal, rng=rng, progress=progress)
+        return State(found.weight.log(), found.mean, found.covariance), found.bound
