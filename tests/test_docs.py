@@ -30,7 +30,7 @@ def test_readme_blocks_run_as_a_user_would() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert "from mixture(" in done.stdout  # the verdict of sixty epochs
+    assert "from mixture(" in done.stdout  # the verdict that the README tells of
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

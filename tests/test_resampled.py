@@ -30,7 +30,8 @@ from zprime.posteriors import InMemory
 from zprime.rng import generator
 
 SMALL = {
-    m: ResampledSettings(m, hidden=(32,), proposals=64, epochs=5, batch=128, lr=1e-2) for m in ("rejection", "energy")
+    m: ResampledSettings(m, hidden=(32, 32), proposals=64, epochs=5, batch=128, lr=1e-2)
+    for m in ("rejection", "energy")
 }
 
 either = pytest.mark.parametrize("method", SMALL)
@@ -134,8 +135,8 @@ def test_log_normaliser_and_its_error_against_quadrature(method: str, fits) -> N
 def test_no_weight_gains_more_than_log_t_over_the_base(method: str, fits) -> None:
     """r <= T pi everywhere, whatever the network."""
     r = fits[method].distribution
-    loud = MLP(2, (32,), 1)
-    loud.load_state_dict({k: 20 * v for k, v in r.net.state_dict().items()})
+    loud = MLP(2, (32, 32), 1)
+    loud.load_state_dict({k: (10 if k.startswith("4") else 1) * v for k, v in r.net.state_dict().items()})
     w = loud(torch.randn(63_000, 2, generator=generator(0)))[:, 0].detach()
     w = nn.functional.logsigmoid(w) if method == "rejection" else w
     louder = Resampled(method, loud, r.base, r.hidden, 64, Normaliser.estimate(method, w, 64))
@@ -152,7 +153,7 @@ def test_draws_follow_the_density(method: str, fits) -> None:
 
 
 def test_base_may_be_the_prior() -> None:
-    settings = ResampledSettings("energy", base="prior", hidden=(32,), proposals=64, epochs=3, batch=128, lr=1e-2)
+    settings = ResampledSettings("energy", base="prior", hidden=(32, 32), proposals=64, epochs=3, batch=128, lr=1e-2)
     r = fit(settings, ring()).distribution
     assert torch.equal(r.base.mean, torch.zeros(2, dtype=torch.float64))
     assert torch.equal(r.base.scale_tril, torch.eye(2, dtype=torch.float64))
@@ -169,7 +170,7 @@ def test_base_may_be_the_prior() -> None:
 def test_too_few_proposals_end_in_advice(method: str, text: str) -> None:
     """Two tight clumps far apart hold a small share of their moment match."""
     apart = InMemory(torch.tensor([[-5.0, 0.0], [5.0, 0.0]]), torch.full((2, 2), 0.1))
-    out = fit(ResampledSettings(method, hidden=(32,), proposals=4, epochs=8, batch=128, lr=1e-2), apart)
+    out = fit(ResampledSettings(method, hidden=(32, 32), proposals=4, epochs=8, batch=128, lr=1e-2), apart)
     assert not out.outcome.ok
     assert text in out.outcome.message
     assert "raise proposals" in out.outcome.message

@@ -65,8 +65,8 @@ def test_ring_is_followed_where_one_gaussian_cannot_and_better_than_by_rows(foun
     p = encode(TRAIN)
     start = fitted(VampSettings(components=16, epochs=1, batch=2, lr=1e-12)).distribution
     assert gaussian_kl(p) > 0.7
-    assert kl(p, found.distribution) < 0.15
-    assert kl(p, found.distribution) < kl(p, start) - 0.05
+    assert kl(p, found.distribution) < 0.05
+    assert kl(p, found.distribution) < 0.5 * kl(p, start)
     assert found.outcome.ok
 
 
@@ -74,7 +74,7 @@ def test_every_row_as_a_component_and_no_step_is_the_aggregated_posterior() -> N
     p = encode(TRAIN)
     r = fitted(VampSettings(components=1000, epochs=1, batch=2, lr=1e-300)).distribution
     assert r.label == "vamp(150)"
-    torch.testing.assert_close(r.log_prob(GRID), p.log_prob(GRID), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(r.log_prob(GRID), p.log_prob(GRID), rtol=0, atol=1e-6)
     assert r.holds_rows  # it is the training rows' posteriors, and says so
 
 

@@ -1,6 +1,6 @@
 """Every kind of latent distribution: one file a kind, with its settings and its fit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,13 +71,13 @@ class About:
     """What a user wants to know of a kind before fitting it.
 
     Attributes:
-        settings: how to fit it.
+        settings: makes its default settings.
         stores: what a shipped model carries; N rows, d latents, K components.
         cost: of the fit.
         when: when to use it.
     """
 
-    settings: type[Settings]
+    settings: Callable[[], Settings]
     stores: str
     cost: str
     when: str
@@ -134,10 +134,10 @@ _KINDS = (
     About(ResampledSettings, "a network", "a minute", "re-weights a Gaussian by what it lacks; density is an estimate"),
 )
 
-ABOUT: Mapping[str, About] = {a.settings.kind: a for a in _KINDS}
+ABOUT: Mapping[str, About] = {a.settings().kind: a for a in _KINDS}
 """Kind -> what to know of it, in the order of tables."""
 
-SETTINGS: Mapping[str, type[Settings]] = {k: a.settings for k, a in ABOUT.items()}
+SETTINGS: Mapping[str, Callable[[], Settings]] = {k: a.settings for k, a in ABOUT.items()}
 """Kind -> settings, for fitting; in the order of tables."""
 
 

@@ -20,7 +20,7 @@ THRESHOLD = 0.01
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Active(LatentDistribution):
     """r(z) = base(z_A) N(z_C; 0, I): `base` on the active dimensions A, the prior on the collapsed ones C.
 

@@ -14,7 +14,7 @@ from zprime.posteriors import Posteriors
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Barycentre(GaussianDistribution):
     """One diagonal Gaussian, as narrow as the average posterior: shown for the answer, never recommended."""
 

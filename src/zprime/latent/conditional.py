@@ -22,7 +22,7 @@ FEWEST = 20
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Conditional(LatentDistribution):
     """r(z) = sum_y w_y r(z|y); `given(y)` is r(z|y), `weighted({y: w})` a population with other shares."""
 

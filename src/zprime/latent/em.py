@@ -137,6 +137,8 @@ class ComponentEM:
                 weights = self._weights(state)
                 fresh = torch.zeros(weights.shape[1], weights.shape[0], dtype=torch.float64)
                 total = self.weight[rows].sum()
+                if not float(total) > 0:
+                    continue  # rows without weight say nothing
                 bound += float(total) * self._expect(self.features(rows), self.weight[rows] / total, weights, fresh)
                 rate = (t + 2) ** -0.7
                 running = fresh if running is None else (1 - rate) * running + rate * fresh
@@ -151,15 +153,16 @@ class ComponentEM:
         Every step draws at least `points` codes anew; its statistics are averaged with earlier ones at (t + 1)^-0.6.
         """
         repeat = max(1, -(-points // self.n))
+        every = torch.arange(self.n).repeat(repeat)  # a few rows many times over, in blocks of full size
         running: Tensor | None = None
         for t in range(steps):
             weights = self._weights(state)
             fresh = torch.zeros(weights.shape[1], weights.shape[0], dtype=torch.float64)
-            for _ in range(repeat):
-                for rows in blocks(self.n, ROWS):
-                    noise = torch.randn(self.mean[rows].shape, generator=rng, dtype=torch.float64)
-                    z = self.mean[rows] + self.variance[rows].sqrt() * noise
-                    self._expect(self._features(z, None), self.weight[rows] / repeat, weights, fresh)
+            for block in blocks(len(every), ROWS):
+                rows = every[block]
+                noise = torch.randn(len(rows), self.d, generator=rng, dtype=torch.float64)
+                z = self.mean[rows] + self.variance[rows].sqrt() * noise
+                self._expect(self._features(z, None), self.weight[rows] / repeat, weights, fresh)
             rate = (t + 1) ** -0.6
             running = fresh if running is None else (1 - rate) * running + rate * fresh
             state = self._maximise(running, drop=False)

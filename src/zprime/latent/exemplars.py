@@ -27,7 +27,7 @@ POINTS = 5000  # codes that a bandwidth is chosen on: 60,000 x 5,000 pairs take 
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Exemplars(LatentDistribution):
     """Liu & West's kernel: components `N(a (mu_i - m) + m, a^2 diag(s_i^2) + h^2 S)`, `a = sqrt(1 - h^2)`.
 

@@ -26,7 +26,7 @@ ESS = 100.0
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class SharedNUTS(LatentDistribution):
     """Draws from p(z | X = D), all of D sharing one z, and no density: `sample` picks among them at random."""
 

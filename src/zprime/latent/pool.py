@@ -14,7 +14,7 @@ from zprime.posteriors import Posteriors
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Pool(GaussianDistribution):
     """One diagonal Gaussian, about as narrow as a single posterior: shown for the answer, never recommended."""
 

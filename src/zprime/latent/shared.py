@@ -16,7 +16,7 @@ from zprime.posteriors import Posteriors
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Shared(GaussianDistribution):
     """One diagonal Gaussian, the narrower the more rows share it; `rows` is how many."""
 

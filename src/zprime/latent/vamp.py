@@ -24,7 +24,7 @@ SUBSET = 20_000  # rows that are looked at for them
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Vamp(GaussianDistribution):
     """`r(z) = sum_k w_k q(z|u_k)` (Tomczak & Welling 2018, eq. 10), kept as K diagonal Gaussians and their weights.
 
