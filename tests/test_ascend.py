@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from ring import fit, ring
 from torch import Tensor, nn
 
+from ring import fit, ring
 from zprime.distribution import silent
 from zprime.latent import fitting
 from zprime.latent.choose import Codes

@@ -107,3 +107,19 @@ def test_an_altered_shard_is_refused(rows: Rows, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match=r"shard-00001.safetensors: its SHA-256 is not the one in manifest.json"):
         Sharded(tmp_path / "p").gather()
+
+
+def test_keeping_the_data_instead_gives_the_same_posteriors(rows: Rows) -> None:
+    memory = encoding.encode(Toy(), rows)
+    toy = Toy()
+    again = encoding.Reencoded(toy, rows)
+    assert [len(s.mean) for s in again.shards()] == [16, 16, 16, 2]
+    assert torch.equal(again.gather().mean, memory.gather().mean)
+    z = torch.randn(30, 2, generator=generator(0, "z"), dtype=torch.float64)
+    torch.testing.assert_close(again.log_prob(z), memory.log_prob(z), rtol=0, atol=1e-10)
+    assert torch.equal(again.sample(40, rng=generator(0, "s")), memory.sample(40, rng=generator(0, "s")))
+    toy.seen = 0
+    again.sample(5, rng=generator(0, "s"))
+    assert toy.seen <= 5  # only what was drawn is encoded
+    assert again.bytes == N * 4 * 4
+    assert encoding.Reencoded(Toy(), rows, stored=77).bytes == 77

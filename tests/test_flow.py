@@ -6,6 +6,8 @@ import sys
 
 import pytest
 import torch
+from torch.distributions import Normal
+
 from ring import (
     GRID,
     cloud,
@@ -19,8 +21,6 @@ from ring import (
     same_bits_twice,
     saved_bits,
 )
-from torch.distributions import Normal
-
 from zprime.distribution import Fit
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent.fitting import Whitening

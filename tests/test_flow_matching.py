@@ -4,6 +4,9 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
 from ring import (
     GRID,
     cloud,
@@ -17,9 +20,6 @@ from ring import (
     same_bits_twice,
     saved_bits,
 )
-from torch import Tensor
-from torch.distributions import MultivariateNormal
-
 from zprime.distribution import Fit
 from zprime.errors import UsageError
 from zprime.latent.fitting import Whitening

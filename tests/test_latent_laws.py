@@ -1,5 +1,6 @@
 """What must hold for every latent distribution, tested on every entry of the zoo."""
 
+import functools
 import math
 
 import numpy as np
@@ -21,11 +22,13 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 GRID, AREA = grid()
 
 
+@functools.cache
 def r(name: str, d: int = 2, dtype: torch.dtype = torch.float64) -> LatentDistribution:
     return ZOO[name](d, dtype)
 
 
 every_kind = pytest.mark.parametrize("name", ZOO)
+every_density = pytest.mark.parametrize("name", [name for name in ZOO if r(name).density != "none"])
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 
 
@@ -51,13 +54,17 @@ def odds(given: LatentDistribution, drawn: Tensor) -> float:
 
 
 @every_dtype
-@every_kind
+@every_density
 def test_density_adds_up_to_one(name: str, dtype: torch.dtype) -> None:
-    total = float(r(name, dtype=dtype).log_prob(GRID).exp().sum()) * AREA
-    assert total == pytest.approx(1, abs=1e-6)
+    """To no more than one for a bound, and about to one for an estimate."""
+    given = r(name, dtype=dtype)
+    total = float(given.log_prob(GRID).exp().sum()) * AREA
+    low, high = {"exact": (1 - 1e-6, 1 + 1e-6), "bound": (0.5, 1.001), "estimate": (0.99, 1.01)}[given.density]
+    print(name, total)
+    assert low < total < high
 
 
-@every_kind
+@every_density
 def test_compensation_identity_by_quadrature(name: str) -> None:
     """sum w_i KL(q_i || r) = I + KL(qbar || r), every term on nodes of its own."""
     p, given = posteriors(2), r(name)
@@ -71,7 +78,7 @@ def test_compensation_identity_by_quadrature(name: str) -> None:
     assert left == pytest.approx(information + hole, abs=2e-5)
 
 
-@every_kind
+@every_density
 def test_draws_follow_the_density(name: str) -> None:
     given = r(name)
     assert odds(given, given.sample(4000, rng=generator(1, name))) > 1e-4
@@ -121,7 +128,7 @@ def test_saved_and_loaded_to_the_same_bits(name: str, dtype: torch.dtype, tmp_pa
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
-@every_kind
+@every_density
 def test_log_prob_does_not_depend_on_blocks_or_company(name: str, monkeypatch) -> None:
     given = r(name, 3)
     z = 3 * torch.randn(40, 3, generator=generator(0, "z"), dtype=torch.float64)
@@ -135,14 +142,14 @@ def test_log_prob_does_not_depend_on_blocks_or_company(name: str, monkeypatch) -
     torch.testing.assert_close(torch.cat([given.log_prob(b) for b in z.split(9)]), whole, rtol=1e-12, atol=1e-12)
 
 
-@every_kind
+@every_density
 def test_far_from_all_mass_the_log_density_is_low_and_finite(name: str) -> None:
     far = r(name).log_prob(torch.tensor([[1e4, 0.0], [0.0, -1e4]], dtype=torch.float64))
     assert torch.isfinite(far).all()
     assert (far < -1e5).all()
 
 
-@every_kind
+@every_density
 def test_log_prob_refuses_what_is_no_point_of_its_space(name: str, unchecked: None) -> None:
     given = r(name, 3)
     with pytest.raises(ArrayError, match=r"z: expected shape \[n, 3\], got \[4, 2\]"):
@@ -218,7 +225,7 @@ def test_tilt_does_not_depend_on_blocks(name: str, monkeypatch) -> None:
 @every_kind
 def test_distributions_can_be_looked_for_in_lists_and_sets(name: str) -> None:
     """Comparing two of them is no question about tensors."""
-    a, b = r(name), r(name)
+    a, b = (ZOO[name](2, torch.float64) for _ in range(2))
     assert [b, a].index(a) == (0 if a == b else 1)
     assert a in {a, b}
 

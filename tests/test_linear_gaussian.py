@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracles import LinearGaussian, gaussian_kl, linear_gaussian, maximum_likelihood
+from oracles import LinearGaussian, gaussian_kl, grid, linear_gaussian, maximum_likelihood
 from zoo import ZOO, fitted
 from zprime.components import Diagonal
 from zprime.distribution import GaussianDistribution, LatentDistribution
@@ -23,12 +23,15 @@ def encode(model: LinearGaussian, x: Tensor) -> InMemory:
 
 
 def evidence(model: LinearGaussian, x: Tensor, r: LatentDistribution) -> Tensor:
-    """Exact log p_r(x), for r one of ours."""
+    """Exact log p_r(x): in closed form where r is a mixture of Gaussians as stored, else by quadrature over z."""
     if isinstance(r, Defensive):
         return torch.logaddexp(
             evidence(model, x, r.base) + math.log1p(-r.epsilon), model.log_evidence(x) + math.log(r.epsilon)
         )
-    assert isinstance(r, GaussianDistribution)
+    if not isinstance(r, GaussianDistribution):
+        z, area = grid()
+        log_joint = [r.log_prob(z) + model.vae().decode(z).log_prob(row) for row in x]
+        return torch.logsumexp(torch.stack(log_joint), 1) + math.log(area)
     c = r.components
     covariance = (
         torch.diag_embed(c.scale.double().square())

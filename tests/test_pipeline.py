@@ -148,3 +148,20 @@ def test_the_audit_survives_its_file(made: tuple[Run, Audit]) -> None:
         for rungs in entry["scores"].values():
             for score in rungs.values():  # no bare float is reported
                 assert {"value", "stderr", "low", "high", "n", "unit", "split", "seed", "trusted"} <= set(score["gain"])
+
+
+def test_the_aggregated_posterior_can_be_drawn_from_the_data(made: tuple[Run, Audit]) -> None:
+    job, audit = made
+    kept, again = job.generative("aggregated"), job.generative("aggregated", store="data")
+    if kept.latent.label.startswith("aggregated(80) +"):
+        kept = replace(kept, latent=kept.latent.base)  # type: ignore[attr-defined]
+    a, b = (m.latent.sample(30, rng=generator(0, "s")) for m in (kept, again))
+    torch.testing.assert_close(a, b)
+    assert again.latent.holds_rows
+    assert audit.storage["data"] == 80 * 5 * 4
+    assert audit.storage["posteriors"] == 80 * 2 * 2 * 4
+    assert audit.storage["data_rate"] > 0
+    with pytest.raises(UsageError, match="store: only aggregated can be drawn from the data, got from 'mixture'"):
+        job.generative("mixture", store="data")
+    with pytest.raises(UsageError, match="a view of posteriors kept elsewhere"):
+        again.latent.tensors()

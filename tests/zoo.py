@@ -14,11 +14,17 @@ from zprime.latent.barycentre import BarycentreSettings
 from zprime.latent.conditional import ConditionalSettings
 from zprime.latent.defensive import Defensive
 from zprime.latent.exemplars import ExemplarsSettings
+from zprime.latent.flow import FlowSettings
+from zprime.latent.flow_matching import FlowMatchingSettings
 from zprime.latent.gaussian import GaussianSettings
 from zprime.latent.mixture import MixtureSettings
+from zprime.latent.nuts import SharedNUTS
 from zprime.latent.pool import PoolSettings
 from zprime.latent.prior import Prior
+from zprime.latent.resampled import ResampledSettings
 from zprime.latent.shared import SharedSettings
+from zprime.latent.two_stage import TwoStageSettings
+from zprime.latent.vamp import Vamp
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -62,6 +68,14 @@ ZOO: dict[str, Make] = {
     "exemplars": lambda d, t: fitted(ExemplarsSettings(bandwidth=0.4), posteriors(d, t)),
     "exemplars full": lambda d, t: fitted(ExemplarsSettings(bandwidth=0.4, covariance="full"), posteriors(d, t)),
     "conditional": lambda d, t: fitted(ConditionalSettings(components=2), posteriors(d, t, n=70)),
+    "vamp": lambda d, t: Vamp(torch.full((24,), 1 / 24, dtype=t).log(), posteriors(d, t).mean, posteriors(d, t).scale),
+    "flow": lambda d, t: fitted(FlowSettings("nsf", 2, (16,), epochs=3), posteriors(d, t)),
+    "flow maf": lambda d, t: fitted(FlowSettings("maf", 2, (16,), epochs=3), posteriors(d, t)),
+    "flow-matching": lambda d, t: fitted(FlowMatchingSettings(16, steps=16, epochs=3), posteriors(d, t)),
+    "resampled energy": lambda d, t: fitted(ResampledSettings("energy", hidden=(16,), epochs=3), posteriors(d, t)),
+    "resampled": lambda d, t: fitted(ResampledSettings("rejection", hidden=(16,), epochs=3), posteriors(d, t)),
+    "two-stage": lambda d, t: fitted(TwoStageSettings((16,), epochs=3), posteriors(d, t)),
+    "shared-nuts": lambda d, t: SharedNUTS(posteriors(d, t).mean, 3),
     "active mixture": lambda d, t: Active(ZOO["mixture"](d - 1, t), tuple(range(1, d)), d),
     "defensive mixture": lambda d, t: Defensive(ZOO["mixture"](d, t), 0.1),
     "defensive aggregated": lambda d, t: Defensive(ZOO["aggregated"](d, t), 0.01),

@@ -15,6 +15,7 @@ from torch import Tensor
 from zprime import artifact
 from zprime.data import Rows
 from zprime.distribution import Fit, LatentDistribution, Progress, silent
+from zprime.encoding import Reencoded
 from zprime.errors import ArrayError, UsageError
 from zprime.measure import Estimate, Ladder, Panel, Surgery, climb, mean_estimate, surgery
 from zprime.measure.panel import PURE
@@ -114,7 +115,7 @@ class Audit:
         surgery: split -> ELBO surgery.
         verdict: by likelihood.
         log_prior: log p(x) of held-out rows under the prior (a lower bound in expectation), or None.
-        storage: bytes of the two ways to keep the aggregated posterior, and of the model.
+        storage: the two ways to keep the aggregated posterior, as latents and as data: bytes, and draws per CPU second.
         settings, seed: how it was measured.
         tensors: per-row gains, decoded grids, codes and draws for the latent map.
         images: whether the grids are pictures.
@@ -221,9 +222,14 @@ def audit(
     if held.log_prior is not None:
         log_prior = mean_estimate(held.log_prior, unit=UNIT, split="heldout", seed=seed)
     description = dict(data or {})
-    storage = {"posteriors": posteriors["train"].bytes}
+    storage = {
+        "posteriors": posteriors["train"].bytes,
+        "posteriors_rate": round(_rate(posteriors["train"].gather(), seed)),
+    }
     if "bytes" in description:
         storage["data"] = int(description["bytes"])
+    if model is not None and rows is not None and "train" in rows:
+        storage["data_rate"] = round(_rate(Reencoded(model, rows["train"]), seed, n=1000))
     shape = tensors["grid.prior"].shape[1:] if "grid.prior" in tensors else ()
     return Audit(
         data=description,
@@ -347,7 +353,7 @@ def _entry(
     )
 
 
-def _rate(r: LatentDistribution, seed: int, n: int = 10_000) -> float:
+def _rate(r: LatentDistribution | Posteriors, seed: int, n: int = 10_000) -> float:
     """Draws z' per CPU second of this process, at one call."""
     start = time.process_time()
     r.sample(n, rng=generator(seed, "rate"))

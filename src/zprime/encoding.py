@@ -3,17 +3,20 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from zprime import artifact
 from zprime.arrays import blocks
+from zprime.components import choose
 from zprime.data import Rows
 from zprime.distribution import Progress, silent
 from zprime.errors import NumericalError
-from zprime.posteriors import InMemory, Posteriors, Sharded
+from zprime.posteriors import InMemory, Posteriors, Shard, Sharded
 from zprime.vae import Encoder
 
 BATCH = 512
@@ -75,6 +78,41 @@ def encode(
     shutil.rmtree(partial, ignore_errors=True)
     progress(f"encode {rows.name}", len(rows), len(rows))
     return Sharded(path)
+
+
+class Reencoded(Posteriors):
+    """Posteriors that are not kept: the rows are, and each is encoded again when it is asked for.
+
+    The other of the two ways to store the aggregated posterior: the data themselves instead of latent means and
+    standard deviations. The same numbers, up to the rounding of differently sized batches.
+    """
+
+    def __init__(self, model: Encoder, rows: Rows, *, stored: int | None = None) -> None:
+        """Take the encoder and the rows; `stored` is what the rows take where they are kept (default: as here)."""
+        self.model, self.rows = model, rows
+        self.n, self.d = len(rows), _encode(model, rows, slice(0, 1))[0].shape[1]
+        self.row_ids, self.weights, self.labels = rows.ids, None, rows.labels
+        self._stored = rows.x.numel() * rows.x.element_size() if stored is None else stored
+
+    @property
+    def bytes(self) -> int:
+        """What the rows take; the encoder comes on top."""
+        return self._stored
+
+    def shards(self) -> Iterator[Shard]:
+        """Rows encoded anew, some at a time."""
+        for block in blocks(self.n, SHARD):
+            mean, scale = _encode(self.model, self.rows, block)
+            yield Shard(block.start, mean, scale)
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """A datum at random, encoded now, then z' from its posterior; only the data that were drawn are encoded."""
+        which = choose(self.log_weights, n, rng)
+        unique, back = torch.unique(which, return_inverse=True)
+        some = Rows(self.rows.name, self.rows.x[unique], self.rows.ids[unique])
+        mean, scale = _encode(self.model, some, slice(0, len(some)))
+        noise = torch.randn(n, self.d, generator=rng, dtype=mean.dtype)
+        return mean[back] + scale[back] * noise
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from zprime import data as datasets
 from zprime.auditing import Audit, AuditSettings
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
 from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Settings, silent
-from zprime.encoding import encode
+from zprime.encoding import Reencoded, encode
 from zprime.errors import ArtifactError, UsageError
 from zprime.fitting import fit
 from zprime.latent.context import Context
@@ -242,16 +242,26 @@ class Run:
             model.save(path, key=key, seed=source.seed, **inputs)
         return model
 
-    def generative(self, name: str) -> GenerativeModel:
+    def generative(self, name: str, *, store: str = "latents") -> GenerativeModel:
         """The generative model with the latent distribution called `name`.
 
+        Args:
+            name: `prior`, or what was fitted.
+            store: `latents`, or `data` for the aggregated posterior with every datum encoded when it is drawn.
+
         Raises:
-            UsageError: no such latent distribution in this run.
+            UsageError: no such latent distribution in this run, or nothing of it to take from the data.
         """
+        if store not in ("latents", "data"):
+            raise UsageError(f"store: expected latents or data, got {store!r}")
+        if store == "data" and name != "aggregated":
+            raise UsageError(f"store: only aggregated can be drawn from the data, got from {name!r}")
         self._need("model", "model", "train")
         model = vae.load(self.path / "model")
         if name == "prior":
             r: LatentDistribution = latent.Prior(model.latents)
+        elif store == "data":
+            r = latent.OnDemand(Reencoded(model, self.rows["train"], stored=self.dataset.bytes))
         elif name in self.fitted:
             r = latent.load(self.path / "latent" / name)
         else:

@@ -20,6 +20,7 @@ def sample(
     n: Annotated[int, Parameter(name=["--n", "-n"])] = 64,
     source: Annotated[str, Parameter(name="--from")] = "",
     noise: str = "mean",
+    store: str = "latents",
     out: Path | None = None,
     seed: int = 0,
 ) -> None:
@@ -35,6 +36,9 @@ def sample(
         Latent distribution of the run to draw z' from; default: the verdict's.
     noise
         `mean`: x' is the mean of p(x|z'); `draw`: a draw from it.
+    store
+        With --from aggregated: `latents` draws from the stored means and scales; `data` keeps the data instead, and
+        encodes each datum when it is drawn.
     out
         Path of the files, without ending; default: samples/<from> in the run, or
         samples/<name> beside the generator.
@@ -42,7 +46,7 @@ def sample(
         Decides the draws.
     """
     set_threads(heavy=True)
-    model, default = _model(run, source)
+    model, default = _model(run, source, store)
     z, x = sampling.sample(model, n, seed=seed, noise=noise)
     target = out or default
     artifact.make_folder(target.parent)
@@ -67,7 +71,7 @@ def sample(
     )
 
 
-def _model(run: Path, source: str) -> tuple[sampling.GenerativeModel, Path]:
+def _model(run: Path, source: str, store: str) -> tuple[sampling.GenerativeModel, Path]:
     """The model, and where its samples go if nothing else is said."""
     if artifact.is_artifact(run) and artifact.read(run).kind == "generator":
         if source:
@@ -75,4 +79,4 @@ def _model(run: Path, source: str) -> tuple[sampling.GenerativeModel, Path]:
         return sampling.load(run), run.parent / "samples" / run.name
     job = Run.open(run)
     name = source or job.choice()
-    return job.generative(name), run / "samples" / name
+    return job.generative(name, store=store), run / "samples" / name

@@ -8,7 +8,7 @@ from zprime import artifact, distribution
 from zprime.distribution import LatentDistribution, Settings
 from zprime.errors import UsageError
 from zprime.latent.active import Active
-from zprime.latent.aggregated import Aggregated, AggregatedSettings
+from zprime.latent.aggregated import Aggregated, AggregatedSettings, OnDemand
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.conditional import Conditional, ConditionalSettings
 from zprime.latent.defensive import Defensive
@@ -47,6 +47,7 @@ __all__ = [
     "GaussianSettings",
     "Mixture",
     "MixtureSettings",
+    "OnDemand",
     "Pool",
     "PoolSettings",
     "Prior",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import distribution
-from zprime.arrays import standard_log_prob
+from zprime.arrays import check_matrix, standard_log_prob
 from zprime.components import Tilted
 from zprime.distribution import LatentDistribution
 from zprime.latent.gaussian import moments
@@ -54,7 +54,12 @@ class Active(LatentDistribution):
         return f"{self.base.label} on {len(self.dims)} of {self.dim}"
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Log base(z_A) + log N(z_C; 0, I) in nats, float64."""
+        """Log base(z_A) + log N(z_C; 0, I) in nats, float64.
+
+        Raises:
+            ArrayError: `z` is not a finite [n, d] matrix.
+        """
+        check_matrix("z", z, d=self.dim)
         return self.base.log_prob(z[:, list(self.dims)]) + standard_log_prob(z[:, self.rest])
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:

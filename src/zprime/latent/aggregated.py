@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zprime.components import Diagonal
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
+from zprime.errors import UsageError
 from zprime.posteriors import Posteriors
 
 
@@ -70,3 +71,62 @@ class AggregatedSettings:
         """Keep every posterior."""
         all_ = train.gather()
         return Fit(Aggregated(all_.mean, all_.scale, all_.weights), Outcome(message="exact, nothing to fit"))
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class OnDemand(LatentDistribution):
+    """The aggregated posterior over posteriors that need not be in memory: shards on disk, or rows encoded on demand.
+
+    For use where the posteriors lie; it is not saved, since it is a view of something that is.
+    """
+
+    kind: ClassVar[str] = "aggregated-on-demand"
+    stores_rows: ClassVar[bool] = True
+    posteriors: Posteriors
+
+    @property
+    def d(self) -> int:
+        """Latent dimension."""
+        return self.posteriors.d
+
+    @property
+    def bytes(self) -> int:
+        """What the posteriors take where they are kept."""
+        return self.posteriors.bytes
+
+    @property
+    def label(self) -> str:
+        """With the number of posteriors."""
+        return f"aggregated({self.posteriors.n}) on demand"
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Exact log-density in nats, streamed, float64."""
+        return self.posteriors.log_prob(z)
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """A datum at random, then z' from its posterior."""
+        return self.posteriors.sample(n, rng=rng)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """None to save.
+
+        Raises:
+            UsageError: always: save the posteriors, or fit `aggregated`.
+        """
+        raise UsageError(
+            "aggregated on demand: a view of posteriors kept elsewhere; to save it, fit the kind aggregated"
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
+        """Not possible.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("aggregated on demand: nothing was saved that it could be rebuilt from")

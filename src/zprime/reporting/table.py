@@ -107,8 +107,12 @@ def _surgery(audit: Audit) -> Table:
 
 def _notes(audit: Audit) -> Text:
     parts = [f"The |D| posteriors take {size(audit.storage['posteriors'])}"]
+    if "posteriors_rate" in audit.storage:
+        parts.append(f" ({audit.storage['posteriors_rate']:,} draws z' a second)")
     if "data" in audit.storage:
-        parts.append(f" (the training rows themselves: {size(audit.storage['data'])})")
+        parts.append(f"; the training rows themselves {size(audit.storage['data'])}")
+    if "data_rate" in audit.storage:
+        parts.append(f" ({audit.storage['data_rate']:,} draws z' a second, encoding each)")
     if audit.log_prior is not None:
         parts.append(f". Held-out log p(x) under the prior: {audit.log_prior} nats per row")
     parts.append(".")
