@@ -9,8 +9,8 @@ from scipy.stats import multivariate_normal
 from zprime.arrays import (
     blocks,
     check_finite,
-    cholesky,
     check_matrix,
+    cholesky,
     gaussian_log_prob,
     standard_kl,
     standard_log_prob,
@@ -95,6 +95,6 @@ def test_cholesky_names_whose_covariance_cannot_be_factored_and_its_range() -> N
     good = torch.tensor([[4.0, 2.0], [2.0, 5.0]], dtype=torch.float64)
     assert torch.equal(cholesky("x", good), torch.tensor([[2.0, 0.0], [1.0, 2.0]], dtype=torch.float64))
     singular = torch.tensor([[2.5e7, 2.5e7], [2.5e7, 2.5e7]], dtype=torch.float64)
-    text = r"mixture\(2\): a covariance is not positive definite in double precision \(variances from 4.0e\+00 to 2.5e\+07\)"
+    text = r"mixture\(2\): a covariance is not positive definite .* \(variances from 4.0e\+00 to 2.5e\+07\)"
     with pytest.raises(NumericalError, match=text):
         cholesky("mixture(2)", torch.stack([good, singular]))

@@ -96,7 +96,9 @@ def test_results_do_not_depend_on_how_many_rows_are_decoded_at_once(monkeypatch:
     whole = audit({"shifted": shifted(0.5)}, posteriors, **call)
     monkeypatch.setattr(ladder, "DECODE", 37)
     again = audit({"shifted": shifted(0.5)}, posteriors, **call)
-    torch.testing.assert_close(again.tensors["gain.heldout.likelihood.shifted"], whole.tensors["gain.heldout.likelihood.shifted"])
+    torch.testing.assert_close(
+        again.tensors["gain.heldout.likelihood.shifted"], whole.tensors["gain.heldout.likelihood.shifted"]
+    )
 
 
 def test_refusals() -> None:

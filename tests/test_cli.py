@@ -16,7 +16,22 @@ import small
 from zprime import artifact
 from zprime.cli import main
 
-QUICK = ["--latents", "2", "--hidden", "16", "--epochs", "4", "--batch", "32", "--rows", "12", "--draws", "120", "--map", "20"]
+QUICK = [
+    "--latents",
+    "2",
+    "--hidden",
+    "16",
+    "--epochs",
+    "4",
+    "--batch",
+    "32",
+    "--rows",
+    "12",
+    "--draws",
+    "120",
+    "--map",
+    "20",
+]
 
 
 def call(*argv: str | Path) -> int:
@@ -73,7 +88,9 @@ def test_settings_come_from_flag_then_environment_then_toml(
 ) -> None:
     data = small.table(tmp_path / "t.npz")
     toml = tmp_path / "z.toml"
-    toml.write_text(f'[train]\ndata = "{data}"\nout = "{tmp_path / "run"}"\nlatents = 3\nepochs = 2\nhidden = [7]\nbatch = 50\n')
+    toml.write_text(
+        f'[train]\ndata = "{data}"\nout = "{tmp_path / "run"}"\nlatents = 3\nepochs = 2\nhidden = [7]\nbatch = 50\n'
+    )
     monkeypatch.setenv("ZPRIME_LATENTS", "4")
     assert call("train", "--config", toml, "--batch", "20", "--json") == 0
     config = artifact.read(tmp_path / "run" / "model").config
@@ -87,7 +104,9 @@ def test_settings_come_from_flag_then_environment_then_toml(
     assert "latnets" in capsys.readouterr().err
 
 
-def test_errors_are_sentences_with_their_exit_code(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_sentences_with_their_exit_code(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("x")
@@ -100,23 +119,55 @@ def test_errors_are_sentences_with_their_exit_code(digits: Path, tmp_path: Path,
     empty = tmp_path / "empty"
     empty.mkdir()
     cases: list[tuple[list[str | Path], int, str]] = [
-        (["run", "--data", "nope", "--out", tmp_path / "r"], 2, "data: expected digits, or a file or folder that exists, got 'nope'"),
+        (
+            ["run", "--data", "nope", "--out", tmp_path / "r"],
+            2,
+            "data: expected digits, or a file or folder that exists, got 'nope'",
+        ),
         (["run", "--data", "digits", "--out", other], 2, "this folder holds files that zprime did not write"),
         (["run", "--data", "digits", "--out", nan / "x"], 2, "cannot write here (Not a directory)"),
         (["run", "--data", nan, "--out", tmp_path / "r"], 5, "got nan in 1 of 20 rows (row 10)"),
         (["run", "--data", one, "--out", tmp_path / "r"], 5, "expected at least 3 rows, one for each split, got 1"),
         (["run", "--data", same, "--out", tmp_path / "r"], 5, "training rows are the same; nothing can be learned"),
         (["run", "--data", empty, "--out", tmp_path / "r"], 2, "expected PNG or JPEG images or IDX files, found none"),
-        (["run", "--data", "digits", "--out", tmp_path / "r", "--kinds", "flowery"], 2, "kind: expected one of prior, gaussian"),
-        (["run", "--data", "digits", "--out", tmp_path / "r", "--latents", "0"], 2, "latents: expected at least 1, got 0"),
-        (["run", "--data", "digits", "--out", tmp_path / "r", "--network", "vit"], 2, "network: expected mlp or conv, got 'vit'"),
-        (["run", "--data", "digits", "--out", tmp_path / "r", "--likelihood", "poisson"], 2, "likelihood: expected gaussian or bernoulli"),
+        (
+            ["run", "--data", "digits", "--out", tmp_path / "r", "--kinds", "flowery"],
+            2,
+            "kind: expected one of prior, gaussian",
+        ),
+        (
+            ["run", "--data", "digits", "--out", tmp_path / "r", "--latents", "0"],
+            2,
+            "latents: expected at least 1, got 0",
+        ),
+        (
+            ["run", "--data", "digits", "--out", tmp_path / "r", "--network", "vit"],
+            2,
+            "network: expected mlp or conv, got 'vit'",
+        ),
+        (
+            ["run", "--data", "digits", "--out", tmp_path / "r", "--likelihood", "poisson"],
+            2,
+            "likelihood: expected gaussian or bernoulli",
+        ),
         (["run", "--data", "digits", "--out", tmp_path / "r", "--flatents", "3"], 2, 'Unknown option: "--flatents"'),
-        (["fit", digits, "--set", "mixture.components=5000"], 2, "components: expected 1 to 1197 (the number of posteriors), or 0 to choose, got 5000"),
+        (
+            ["fit", digits, "--set", "mixture.components=5000"],
+            2,
+            "components: expected 1 to 1197 (the number of posteriors), or 0 to choose, got 5000",
+        ),
         (["fit", digits, "--set", "mixture.componets=5"], 2, "set: mixture has "),
         (["fit", digits, "--set", "mixture.components=five"], 2, "set: mixture.components expected int, got 'five'"),
-        (["fit", digits, "--set", "mixture=5"], 2, "set: expected KIND.FIELD=VALUE, e.g. mixture.components=64, got 'mixture=5'"),
-        (["sample", digits, "--from", "flowery"], 2, "from: expected one of prior, gaussian, mixture, aggregated, got 'flowery'"),
+        (
+            ["fit", digits, "--set", "mixture=5"],
+            2,
+            "set: expected KIND.FIELD=VALUE, e.g. mixture.components=64, got 'mixture=5'",
+        ),
+        (
+            ["sample", digits, "--from", "flowery"],
+            2,
+            "from: expected one of prior, gaussian, mixture, aggregated, got 'flowery'",
+        ),
         (["sample", digits, "-n", "0"], 2, "n: expected at least 1 sample, got 0"),
         (["audit", other], 3, "expected an artefact of kind run, found no manifest.json"),
         (["report", empty], 3, "expected an artefact of kind audit, found no manifest.json"),
@@ -127,7 +178,10 @@ def test_errors_are_sentences_with_their_exit_code(digits: Path, tmp_path: Path,
     for argv, code, sentence in cases:
         assert call(*argv) == code, argv
         err = " ".join(capsys.readouterr().err.split())
-        assert " ".join(sentence.split()).strip('"') in err or sentence.replace('"', "") in err.replace('"', ""), (argv, err)
+        assert " ".join(sentence.split()).strip('"') in err or sentence.replace('"', "") in err.replace('"', ""), (
+            argv,
+            err,
+        )
         assert "Traceback" not in err
     assert not (tmp_path / "r" / "model").exists()
 

@@ -2,7 +2,6 @@
 
 import gzip
 import logging
-import re
 import struct
 from pathlib import Path
 

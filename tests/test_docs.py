@@ -27,7 +27,11 @@ def test_readme_blocks_run_as_a_user_would() -> None:
     assert "zprime.audit" in code
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 12
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "from mixture(" in done.stdout  # the verdict that the README tells of

@@ -118,9 +118,9 @@ def test_stated_error_is_what_a_finer_grid_shows(found) -> None:
     """On other codes than those it was measured on; and the curve explains the choice of steps."""
     r = found.distribution
     z = ring(200, "other").draw(rng=generator(5), draws=5)
-    finer = FlowMatching(r.net, r.whitening, 4 * r.steps, 0.0)
+    finer = FlowMatching(r.net, r.whitening, 2 * r.steps, 0.0)
     shown = float((finer.log_prob(z) - r.log_prob(z)).abs().mean())
-    assert 0.5 * r.error < shown < 2 * r.error
+    assert 0.7 * r.error < shown < 1.4 * r.error
     assert r.error < 0.01
     assert [row["steps"] for row in found.curve] == [8, 16, 32, 64][: len(found.curve)]
     assert all(row["error"] >= 0.01 for row in found.curve[:-1])

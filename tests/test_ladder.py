@@ -40,7 +40,9 @@ def candidates() -> dict[str, LatentDistribution]:
 def exact_gain(r: LatentDistribution, x: Tensor) -> Tensor:
     """log p_r(x) - log p_p(x) for a Gaussian mixture r, by the model's own closed form."""
     if isinstance(r, Defensive):
-        return torch.logaddexp(exact_gain(r.base, x) + math.log1p(-r.epsilon), torch.tensor(math.log(r.epsilon), dtype=torch.float64))
+        return torch.logaddexp(
+            exact_gain(r.base, x) + math.log1p(-r.epsilon), torch.tensor(math.log(r.epsilon), dtype=torch.float64)
+        )
     c = r.components  # type: ignore[attr-defined]
     covariance = c.scale_tril @ c.scale_tril.mT if isinstance(c, Full) else torch.diag_embed(c.scale.square())
     return MODEL.log_evidence(x, log_weight=c.log_weight, mean=c.mean, covariance=covariance) - MODEL.log_evidence(x)
@@ -85,7 +87,9 @@ def test_code_gain_of_a_gaussian_in_closed_form() -> None:
     covariance = r.scale_tril @ r.scale_tril.T
     gap = posteriors.mean - r.mean
     inverse = covariance.inverse()
-    under_r = -0.5 * (torch.logdet(covariance) + (gap @ inverse * gap).sum(1) + posteriors.scale.square() @ inverse.diagonal())
+    under_r = -0.5 * (
+        torch.logdet(covariance) + (gap @ inverse * gap).sum(1) + posteriors.scale.square() @ inverse.diagonal()
+    )
     under_p = -0.5 * (posteriors.mean.square() + posteriors.scale.square()).sum(1)
     error = ladder.code["wide"] - (under_r - under_p)
     assert abs(float(error.mean())) < 4 * float(error.std()) / math.sqrt(2000)

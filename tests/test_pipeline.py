@@ -44,7 +44,7 @@ def test_every_box_is_there_with_its_provenance(made: tuple[Run, Audit]) -> None
     mixture = artifact.read(path / "latent" / "mixture")
     assert mixture.inputs["train"] == artifact.read(path / "posteriors" / "train").hash
     assert not (path / "checkpoint").exists()
-    assert not [p for p in path.rglob(".*")]  # nothing half-written left behind
+    assert not list(path.rglob(".*"))  # nothing half-written left behind
 
 
 def test_splits_are_recorded_and_disjoint(made: tuple[Run, Audit]) -> None:

@@ -44,7 +44,7 @@ def test_page_shows_every_grid_and_number(digits: tuple[Path, Audit]) -> None:
     assert audit.verdict.sentence.replace("'", "&#39;") in page
     names = ["held-out data", "reconstructions", *(e.label for e in audit.entries if e.eligible)]
     for name in names:
-        assert f": {name}\"" in page or f"from {name}\"" in page.replace("&#39;", "'"), name
+        assert f': {name}"' in page or f'from {name}"' in page.replace("&#39;", "'"), name
     assert page.count("data:image/png;base64") >= len(names)
     for e in audit.entries:
         assert str(e.scores["heldout"]["likelihood"].gain) in page
@@ -93,7 +93,13 @@ def test_untrusted_numbers_are_marked(made: Audit) -> None:
 
 
 def test_sizes_in_words() -> None:
-    assert [size(n) for n in (0, 999, 1000, 43_120_000, 5_000_000_000)] == ["0 B", "999 B", "1.0 kB", "43.1 MB", "5.0 GB"]
+    assert [size(n) for n in (0, 999, 1000, 43_120_000, 5_000_000_000)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "43.1 MB",
+        "5.0 GB",
+    ]
 
 
 def test_grid_places_images_in_order() -> None:

@@ -36,7 +36,9 @@ def test_round_trip_gives_the_same_samples(latent: LatentDistribution, tmp_path:
     shipped.save(tmp_path / "g")
     again = sampling.load(tmp_path / "g")
     for noise in ("mean", "draw"):
-        for a, b in zip(sampling.sample(shipped, 20, noise=noise), sampling.sample(again, 20, noise=noise), strict=True):
+        for a, b in zip(
+            sampling.sample(shipped, 20, noise=noise), sampling.sample(again, 20, noise=noise), strict=True
+        ):
             assert torch.equal(a, b)
     assert again.image == (1, 8, 8)
 
@@ -100,6 +102,7 @@ def test_refusals(tmp_path: Path) -> None:
         sampling.sample(model(), 1, noise="loud")
     with pytest.raises(ArtifactError, match=r"expected an artefact of kind generator, found no manifest.json"):
         sampling.load(tmp_path)
+
     class Own:
         def decode(self, z: torch.Tensor) -> torch.distributions.Distribution:
             return torch.distributions.Normal(z, 1.0)

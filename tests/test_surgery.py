@@ -36,7 +36,11 @@ def test_information_and_hole_by_quadrature() -> None:
     scale = 0.3 + 0.5 * torch.rand(12, 2, generator=rng, dtype=torch.float64)
     p = InMemory(mean, scale)
     nodes, weights = hermite(mean, scale)
-    own = -0.5 * ((nodes - mean[:, None]) / scale[:, None]).square().sum(-1) - scale.log().sum(1)[:, None] - math.log(2 * math.pi)
+    own = (
+        -0.5 * ((nodes - mean[:, None]) / scale[:, None]).square().sum(-1)
+        - scale.log().sum(1)[:, None]
+        - math.log(2 * math.pi)
+    )
     together = p.log_prob(nodes.reshape(-1, 2)).reshape(12, -1)
     information = float(((own - together) @ weights).mean())
     z, area = grid()

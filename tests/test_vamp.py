@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from ring import GRID, company_does_not_matter, draws_agree, fit, gaussian_kl, kl, mass, same_bits_twice, saved_bits
+from ring import (
+    AREA,
+    GRID,
+    company_does_not_matter,
+    draws_agree,
+    fit,
+    gaussian_kl,
+    kl,
+    mass,
+    same_bits_twice,
+    saved_bits,
+)
 from zprime.data import Rows
 from zprime.distribution import Fit
 from zprime.errors import ArrayError, UsageError
@@ -100,6 +111,15 @@ def test_components_are_the_encoders_posteriors_at_inputs_inside_the_box(found) 
     assert (width <= high[2] + 1e-6).all()
 
 
+def test_inputs_that_want_to_leave_the_box_stop_at_its_wall() -> None:
+    """Posteriors wider than the encoder can give pull the widths up: to the largest of the rows, and no further."""
+    p = encode(TRAIN)
+    r = fitted(VampSettings(components=4, epochs=2, batch=32, lr=0.05), InMemory(p.mean, 4 * p.scale)).distribution
+    widest = float(p.scale.max())
+    assert float(r.scale.max()) == pytest.approx(widest, abs=1e-9)
+    assert float(r.scale.min()) > 0.95 * widest
+
+
 def test_learned_inputs_are_no_training_rows(found) -> None:
     """Every component has moved from the row that it started at, and none has moved onto another."""
     p = encode(TRAIN)
@@ -146,6 +166,8 @@ def test_starting_rows_are_different_and_one_to_a_clump() -> None:
     assert len(set(taken.tolist())) == 60
     everything = _medoids(InMemory(mean, torch.ones(200, 2)), 200, rng=generator(1))
     assert sorted(everything.tolist()) == list(range(200))
+    alike = _medoids(InMemory(torch.ones(10, 2), torch.ones(10, 2)), 10, rng=generator(1))
+    assert sorted(alike.tolist()) == list(range(10))
 
 
 def test_density_adds_up_to_one(found) -> None:

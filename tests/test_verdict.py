@@ -25,7 +25,9 @@ def mixture(k: int) -> Mixture:
 PANEL = Panel({"small": Gaussian(torch.zeros(2), torch.ones(2)), "large": mixture(50)})
 
 
-def ladder(split: str, small: float, large: float, *, moved: float = 0.0, spread: float = 1.0, code: float | None = None) -> Ladder:
+def ladder(
+    split: str, small: float, large: float, *, moved: float = 0.0, spread: float = 1.0, code: float | None = None
+) -> Ladder:
     values = {"prior": torch.zeros(N).double(), "small": gains(small, spread, "a"), "large": gains(large, spread, "a")}
     quarter = {k: v + (moved if k == "large" else 0.0) for k, v in values.items()}
     shifted = {k: v + (code if code is not None and k != "prior" else 0.0) for k, v in values.items()}
@@ -39,7 +41,9 @@ def verdict(selection: Ladder, heldout: Ladder) -> Verdict:
 def test_leaves_the_prior_for_the_best() -> None:
     v = verdict(ladder("selection", 0.5, 2.0), ladder("heldout", 0.5, 1.8))
     assert (v.decision, v.choice, v.rung) == ("leave the prior", "large", "likelihood gain")
-    assert v.sentence.startswith("Draw z' from mixture(50), not from the prior: held-out data are 1.80 ± 0.05 nats per row")
+    assert v.sentence.startswith(
+        "Draw z' from mixture(50), not from the prior: held-out data are 1.80 ± 0.05 nats per row"
+    )
     assert v.evidence["heldout"].value == pytest.approx(1.8)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zprime import artifact, distribution
 from zprime.distribution import LatentDistribution, Settings
-from zprime.errors import UsageError
+from zprime.errors import ArtifactError, UsageError
 from zprime.latent.active import Active
 from zprime.latent.aggregated import Aggregated, AggregatedSettings, OnDemand
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
@@ -160,5 +160,6 @@ def load(path: Path) -> LatentDistribution:
         ArtifactError: missing, altered, or no latent distribution.
     """
     found = artifact.read(path)
-    kind = found.kind.removeprefix("latent/")
-    return distribution.rebuild(kind, found.config, found.tensors())
+    if not found.kind.startswith("latent/"):
+        raise ArtifactError(f"{path}: expected a latent distribution, got an artefact of kind {found.kind}")
+    return distribution.rebuild(found.kind.removeprefix("latent/"), found.config, found.tensors())
