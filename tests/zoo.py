@@ -71,16 +71,16 @@ ZOO: dict[str, Make] = {
     "exemplars full": lambda d, t: fitted(ExemplarsSettings(bandwidth=0.4, covariance="full"), posteriors(d, t)),
     "conditional": lambda d, t: fitted(ConditionalSettings(components=2), posteriors(d, t, n=70)),
     "vamp": lambda d, t: Vamp(torch.full((24,), 1 / 24, dtype=t).log(), posteriors(d, t).mean, posteriors(d, t).scale),
-    "flow": lambda d, t: fitted(FlowSettings("nsf", 2, (16,), epochs=1, batch=64), posteriors(d, t)),
-    "flow maf": lambda d, t: fitted(FlowSettings("maf", 2, (16,), epochs=1, batch=64), posteriors(d, t)),
-    "flow-matching": lambda d, t: fitted(FlowMatchingSettings(16, steps=8, epochs=1, batch=64), posteriors(d, t)),
+    "flow": lambda d, t: fitted(FlowSettings("nsf", 2, (16,), epochs=1, batch=64, lr=0.05), posteriors(d, t)),
+    "flow maf": lambda d, t: fitted(FlowSettings("maf", 2, (16,), epochs=1, batch=64, lr=0.05), posteriors(d, t)),
+    "flow-matching": lambda d, t: fitted(FlowMatchingSettings(16, steps=8, epochs=1, batch=64, lr=0.1), posteriors(d, t)),
     "resampled energy": lambda d, t: fitted(
-        ResampledSettings("energy", hidden=(16,), epochs=1, batch=64), posteriors(d, t)
+        ResampledSettings("energy", hidden=(16,), epochs=1, batch=64, lr=0.05), posteriors(d, t)
     ),
     "resampled": lambda d, t: fitted(
-        ResampledSettings("rejection", hidden=(16,), epochs=1, batch=64), posteriors(d, t)
+        ResampledSettings("rejection", hidden=(16,), epochs=1, batch=64, lr=0.05), posteriors(d, t)
     ),
-    "two-stage": lambda d, t: fitted(TwoStageSettings((16,), draws=16, epochs=1, batch=64), posteriors(d, t)),
+    "two-stage": lambda d, t: fitted(TwoStageSettings((16,), draws=16, epochs=1, batch=64, lr=0.05), posteriors(d, t)),
     "shared-nuts": lambda d, t: SharedNUTS(posteriors(d, t).mean, 3),
     "active mixture": lambda d, t: Active(ZOO["mixture"](d - 1, t), tuple(range(1, d)), d),
     "defensive mixture": lambda d, t: Defensive(ZOO["mixture"](d, t), 0.1),

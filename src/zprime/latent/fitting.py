@@ -20,7 +20,7 @@ from zprime.rng import fork
 
 STEPS = 100  # gradient steps an epoch, whatever the number of rows
 CLIP = 5.0  # largest norm of a gradient
-ROWS = 4096  # points that a network sees at once where nothing is trained
+ROWS = 1024  # points that a network sees at once where nothing is trained: its numbers stay in cache
 RISING = 0.02  # share of all that was gained which the last fifth may still have brought
 FLOOR = 0.05  # the learning rate ends at this share of its start
 
