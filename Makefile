@@ -15,10 +15,10 @@ demo: $(VENV)/.done  ## the main job on scikit-learn's digits, in a minute
 	$(BIN)/zprime run --data digits --out runs/demo
 
 test: $(VENV)/.done  ## everything that CI runs
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.done  ## the checks that take minutes
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 0
 
 check: lint types layers test doctest  ## lint, types, import layers, tests, doctests
 

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import jaxtyping
 import pytest
+import torch
 
+torch.set_num_threads(1)  # what the tests train is small: two threads on a busy machine are several times slower
 hook = jaxtyping.install_import_hook("zprime", "beartype.beartype")
 
 

@@ -20,7 +20,7 @@ from zprime.rng import generator
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 GRID, AREA = grid()
-ROUGH = {"flow": 1e-3}
+ROUGH = {"flow": 5e-3}
 """What quadrature leaves of densities with kinks (splines, rectifiers), where it is more than rounding."""
 
 

@@ -139,8 +139,8 @@ class TwoStage(LatentDistribution):
 class TwoStageSettings:
     """A second VAE on fresh, whitened posterior draws (Dai & Wipf 2019), with learned decoder scales.
 
-    Fitted by the importance-weighted bound of `importance` draws, as it is scored by that of `draws`: on a ring of codes
-    the ELBO (1 draw) left a KL of 0.33 nats, 4 draws 0.08, 16 draws 0.02 (one Gaussian: 1.02).
+    Fitted by the importance-weighted bound of `importance` draws, as it is scored by that of `draws`: on a ring of
+    codes the ELBO (1 draw) left a KL of 0.33 nats, 4 draws 0.08, 16 draws 0.02 (one Gaussian: 1.02).
 
     Attributes:
         hidden: widths of the hidden layers of encoder and decoder.

@@ -54,16 +54,18 @@ def _scores(audit: Audit, *, wide: bool) -> Table:
     heldout = next(iter(audit.entries[0].scores["heldout"].values())).gain
     table = Table(
         title=f"Held-out gain over the prior, nats per row ({heldout.n} rows, seed {audit.seed})",
-        caption="±: one standard error. + x % p: mixed with that much of the prior; alone: without it, never chosen. "
-        "*: stores functions of single training rows. ?: not to be trusted.",
+        caption="(a) code, (b) evidence, (c) likelihood gain ± one standard error. + x % p: mixed with that much of the "
+        "prior; alone: without it, never chosen. *: stores functions of single training rows. ?: not to be trusted.",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     table.add_column("z' from", no_wrap=True)
     table.add_column("stored", justify="right", no_wrap=True)
-    for name in RUNGS.values():
-        table.add_column(name if wide else name.removesuffix(" gain"), justify="right", no_wrap=True)
+    for rung, name in RUNGS.items():
+        # 80 columns leave ten characters for each
+        narrow = {"code": "(a) code", "evidence": "(b) evid.", "likelihood": "(c) likel."}
+        table.add_column(name if wide else narrow[rung], justify="right", no_wrap=True)
     if wide:
         table.add_column("rows > 0", justify="right")
         table.add_column("rows < -5", justify="right")

@@ -1,0 +1,29 @@
+"""Print the README's table of a run as Markdown: python examples/table.py runs/fashion"""
+
+import sys
+from pathlib import Path
+
+from zprime import auditing
+from zprime.reporting.table import RUNGS, cell, size, title
+
+
+def main(run: Path) -> None:
+    """One row for each latent distribution, held-out gains with their standard errors."""
+    audit = auditing.load(run / "audit")
+    print("| z′ from | stored | of single rows | " + " | ".join(RUNGS.values()) + " |")
+    print("| --- " * (3 + len(RUNGS)) + "|")
+    for e in audit.entries:
+        scores = e.scores["heldout"]
+        name = f"**{e.label}**" if e.name == audit.verdict.choice else title(e).strip()
+        gains = [cell(scores.get(r)) for r in RUNGS]
+        print(f"| {name} | {size(e.bytes)} | {'yes' if e.holds_rows else 'no'} | " + " | ".join(gains) + " |")
+    s = audit.surgery["train"]
+    print(
+        f"\n{audit.data['name']}: {audit.data['sizes']}, seed {audit.seed}, {audit.settings.rows} rows at most, "
+        f"{audit.settings.draws} draws. Training split: mean KL(q‖p) {s.mean_kl.value:.2f}, I {s.information} "
+        f"of log N = {s.log_n:.2f}, KL(q̄‖p) {s.hole}, Gaussian part {s.gaussian_part.value:.2f}."
+    )
+    print(f"Verdict: {audit.verdict.sentence}")
+
+
+main(Path(sys.argv[1]))
