@@ -54,8 +54,8 @@ def _scores(audit: Audit, *, wide: bool) -> Table:
     heldout = next(iter(audit.entries[0].scores["heldout"].values())).gain
     table = Table(
         title=f"Held-out gain over the prior, nats per row ({heldout.n} rows, seed {audit.seed})",
-        caption="(a) code, (b) evidence, (c) likelihood gain ± one standard error. + x % p: mixed with that much of the "
-        "prior; alone: without it, never chosen. *: stores functions of single training rows. ?: not to be trusted.",
+        caption="(a) code, (b) evidence, (c) likelihood gain ± one standard error. + x % p: mixed with that much of "
+        "the prior; alone: without it, never chosen. *: stores functions of single rows. ?: not to be trusted.",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
