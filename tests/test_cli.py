@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,9 @@ def test_errors_are_sentences_with_their_exit_code(
 def start(folder: Path, *extra: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "zprime.cli", "train", "--data", "digits", "--out", str(folder)]
     command += ["--latents", "2", "--hidden", "16", "--epochs", "60", "--checkpoint", "0", *extra]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a test run in the background ignores Ctrl-C, and its children would too
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
