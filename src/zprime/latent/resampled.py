@@ -216,7 +216,7 @@ class ResampledSettings:
     `max E_qbar[log sigmoid(f)] + E_pi[log sigmoid(-f)]`, whose optimum is f = log qbar/pi.
 
     Attributes:
-        method: `rejection` (learned accept/reject) or `energy`.
+        method: `rejection` (learned accept/reject), which is fitted by what it is scored by, or `energy`.
         base: `gaussian`, the moment match, or `prior`, N(0, I).
         hidden: widths of the hidden layers.
         proposals: T, a draw: at most (rejection), or in all (energy). The gain over the base ends at log T.
@@ -225,7 +225,7 @@ class ResampledSettings:
 
     kind: ClassVar[str] = "resampled"
     needs: ClassVar[frozenset[str]] = frozenset()
-    method: str = "energy"
+    method: str = "rejection"
     base: str = "gaussian"
     hidden: tuple[int, ...] = (128, 128)
     proposals: int = PROPOSALS
