@@ -49,7 +49,7 @@ def scrambled(flow: str, d: int, *, spread: float = 0.4) -> Flow:
     for p in net.parameters():
         p.copy_(spread * torch.randn(p.shape, generator=rng, dtype=torch.float64))
     factor = torch.tril(torch.randn(d, d, generator=rng, dtype=torch.float64), -1) + torch.eye(d) * 1.5
-    return Flow(flow, (16,), net, Whitening(torch.arange(d).double(), factor))
+    return Flow(net, Whitening(torch.arange(d).double(), factor), flow, (16,))
 
 
 @either
@@ -114,7 +114,7 @@ def test_start_is_the_moment_match_whatever_the_scales() -> None:
     a = torch.tensor([[1e3, 0.0], [5.0, 1e-3]], dtype=torch.float64)
     moved = InMemory(p.mean @ a.T + 7, p.scale * a.diagonal())
     w = Whitening.of(moved)
-    r = Flow("nsf", (8,), Chain("nsf", 2, 2, (8,)), w)
+    r = Flow(Chain("nsf", 2, 2, (8,)), w, "nsf", (8,))
     z = moved.draw(rng=generator(0))
     covariance = w.scale_tril @ w.scale_tril.T
     expected = torch.distributions.MultivariateNormal(w.mean, covariance).log_prob(z)

@@ -60,7 +60,7 @@ def half(method: str, high: float, low: float, proposals: int) -> Resampled:
     f = Half(high, low)(u)[:, 0]
     log_weight = nn.functional.logsigmoid(f) if method == "rejection" else f
     return Resampled(
-        method, Half(high, low), plain, (1,), proposals, Normaliser.estimate(method, log_weight, proposals)
+        Half(high, low), plain, method, (1,), proposals, Normaliser.estimate(method, log_weight, proposals)
     )
 
 
@@ -119,10 +119,10 @@ def test_density_adds_up_to_one_within_the_stated_error(method: str, fits) -> No
 def test_log_normaliser_and_its_error_against_quadrature(method: str, fits) -> None:
     """E_pi[a] or E_pi[exp f] by the grid, within 4 standard errors, which fall as the root of the draws."""
     r = fits[method].distribution
-    u = r.base.whiten(GRID)
+    u = r.whitening.whiten(GRID)
     f = r.net(u.float())[:, 0].double()
     log_weight = nn.functional.logsigmoid(f) if method == "rejection" else f
-    log_z = float(torch.logsumexp(log_weight + standard_log_prob(u) - r.base.log_det, 0)) + math.log(AREA)
+    log_z = float(torch.logsumexp(log_weight + standard_log_prob(u) - r.whitening.log_det, 0)) + math.log(AREA)
     assert abs(r.normaliser.log_z - log_z) < 4 * r.normaliser.stderr
     assert r.config()["log_normaliser_stderr"] == r.normaliser.stderr
 
@@ -140,7 +140,7 @@ def test_no_weight_gains_more_than_log_t_over_the_base(method: str, fits) -> Non
     loud.load_state_dict({k: (10 if k.startswith("4") else 1) * v for k, v in r.net.state_dict().items()})
     w = loud(torch.randn(63_000, 2, generator=generator(0)))[:, 0].detach()
     w = nn.functional.logsigmoid(w) if method == "rejection" else w
-    louder = Resampled(method, loud, r.base, r.hidden, 64, Normaliser.estimate(method, w, 64))
+    louder = Resampled(loud, r.whitening, method, r.hidden, 64, Normaliser.estimate(method, w, 64))
     base = fit(GaussianSettings(), ring()).distribution
     for each in (r, louder):
         gain = each.log_prob(GRID) - base.log_prob(GRID)
@@ -156,8 +156,8 @@ def test_draws_follow_the_density(method: str, fits) -> None:
 def test_base_may_be_the_prior() -> None:
     settings = ResampledSettings("energy", base="prior", hidden=(32, 32), proposals=64, epochs=3, batch=128, lr=1e-2)
     r = fit(settings, ring()).distribution
-    assert torch.equal(r.base.mean, torch.zeros(2, dtype=torch.float64))
-    assert torch.equal(r.base.scale_tril, torch.eye(2, dtype=torch.float64))
+    assert torch.equal(r.whitening.mean, torch.zeros(2, dtype=torch.float64))
+    assert torch.equal(r.whitening.scale_tril, torch.eye(2, dtype=torch.float64))
     assert kl(ring(), r) < 0.3
 
 

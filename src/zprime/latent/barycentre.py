@@ -1,45 +1,21 @@
 """barycentre: the Wasserstein-2 mean of all posteriors."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from zprime.components import Diagonal
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
+from zprime.distribution import Fit, Outcome, Progress, silent
+from zprime.latent.centre import Centre, averages
 from zprime.posteriors import Posteriors
 
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
-class Barycentre(GaussianDistribution):
+class Barycentre(Centre):
     """One diagonal Gaussian, as narrow as the average posterior: shown for the answer, never recommended."""
 
     kind: ClassVar[str] = "barycentre"
-    mean: Float[Tensor, " d"]
-    scale: Float[Tensor, " d"]
-
-    @property
-    def components(self) -> Diagonal:
-        """A mixture of one."""
-        one = torch.zeros(1, dtype=self.mean.dtype, device=self.mean.device)
-        return Diagonal(one, self.mean[None], self.scale[None])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Mean and standard deviations."""
-        return {"mean": self.mean, "scale": self.scale}
-
-    def config(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    @classmethod
-    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
-        """From its tensors."""
-        return cls(tensors["mean"], tensors["scale"])
 
 
 @dataclass(frozen=True)
@@ -63,12 +39,5 @@ class BarycentreSettings:
         progress: Progress = silent,
     ) -> Fit[Barycentre]:
         """Average means and standard deviations, shard by shard."""
-        weights = train.log_weights.exp()
-        mean = torch.zeros(train.d, dtype=torch.float64)
-        scale = torch.zeros(train.d, dtype=torch.float64)
-        dtype = torch.float32
-        for s in train.shards():
-            dtype = s.mean.dtype
-            mean = mean + weights[s.rows] @ s.mean.double()
-            scale = scale + weights[s.rows] @ s.scale.double()
+        (mean, scale), dtype = averages(train, lambda s: s.mean.double(), lambda s: s.scale.double())
         return Fit(Barycentre(mean.to(dtype), scale.to(dtype)), Outcome(message="exact, in closed form"))

@@ -2,9 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -59,6 +59,11 @@ class Whitening:
         """Latent dimension."""
         return len(self.mean)
 
+    @classmethod
+    def stored(cls, tensors: Mapping[str, Tensor]) -> "Whitening":
+        """What `tensors` gave."""
+        return cls(tensors["mean"], tensors["scale_tril"])
+
     @property
     def log_det(self) -> float:
         """The log-determinant of L, in nats."""
@@ -88,9 +93,31 @@ class Whitening:
         return {"mean": self.mean, "scale_tril": self.scale_tril}
 
 
+@dataclass(frozen=True, repr=False, eq=False)
+class NetworkDistribution(LatentDistribution, Generic[M]):
+    """A latent distribution that is a network on whitened z.
+
+    Attributes:
+        net: the network.
+        whitening: between z and the network's u.
+    """
+
+    net: M
+    whitening: Whitening
+
+    @property
+    def d(self) -> int:
+        """Latent dimension."""
+        return self.whitening.d
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights of the network, mean, Cholesky factor."""
+        return {**self.whitening.tensors(), **weights(self.net)}
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to fit; the settings of each kind carry the same fields.
+    """How long and how fast to fit: what the settings of every kind fitted by gradient steps begin with.
 
     Attributes:
         epochs: at most; an epoch is 100 steps of Adam on fresh posterior draws, whatever the number of rows.
@@ -123,15 +150,10 @@ def at_least(name: str, value: int, least: int) -> None:
         raise UsageError(f"{name}: expected at least {least}, got {value}")
 
 
-def widths(name: str, value: Sequence[int]) -> tuple[int, ...]:
-    """The widths of hidden layers, checked.
-
-    Raises:
-        UsageError: none, or one below 1.
-    """
+def widths(name: str, value: Sequence[int]) -> None:
+    """Raise `UsageError` unless `value` is the width of one hidden layer or more, each at least 1."""
     if not value or any(h < 1 for h in value):
         raise UsageError(f"{name}: expected the width of one hidden layer or more, each at least 1, got {tuple(value)}")
-    return tuple(int(h) for h in value)
 
 
 def build(make: Callable[[], M], *, rng: torch.Generator) -> M:
@@ -141,7 +163,7 @@ def build(make: Callable[[], M], *, rng: torch.Generator) -> M:
         return make()
 
 
-def skeleton(make: Callable[[], M], tensors: dict[str, Tensor]) -> M:
+def skeleton(make: Callable[[], M], tensors: Mapping[str, Tensor]) -> M:
     """Make a network and give it stored weights, under the names `net.*`.
 
     Raises:

@@ -1,7 +1,7 @@
 """flow: a normalising flow, neural spline or masked autoregressive, fitted to fresh posterior draws. Exact density."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, ClassVar, final
 
@@ -14,6 +14,7 @@ from zprime.distribution import Fit, LatentDistribution, Progress, silent
 from zprime.errors import UsageError
 from zprime.latent.choose import Codes
 from zprime.latent.fitting import (
+    NetworkDistribution,
     Schedule,
     Whitening,
     ascend,
@@ -24,7 +25,6 @@ from zprime.latent.fitting import (
     precise,
     score,
     skeleton,
-    weights,
     widths,
 )
 from zprime.posteriors import Posteriors
@@ -107,19 +107,12 @@ def _single(options: Mapping[str, Any]) -> nn.Module:
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
-class Flow(LatentDistribution):
+class Flow(NetworkDistribution[Chain]):
     """`log r(z) = log N(e; 0, I) + log |det de/du| - log det L`, e = net(u), u = L^-1 (z - m) (see `Whitening`)."""
 
     kind: ClassVar[str] = "flow"
     flow: str
     hidden: tuple[int, ...]
-    net: Chain
-    whitening: Whitening
-
-    @property
-    def d(self) -> int:
-        """Latent dimension."""
-        return self.whitening.d
 
     @property
     def label(self) -> str:
@@ -142,10 +135,6 @@ class Flow(LatentDistribution):
         e = self.whitening.noise(n, rng=rng)
         return self.whitening.colour(by_rows(self.net.inverse, e))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Weights of the networks and their masks, mean, Cholesky factor."""
-        return {**self.whitening.tensors(), **weights(self.net)}
-
     def config(self) -> dict[str, Any]:
         """The architecture."""
         return {"flow": self.flow, "transforms": len(self.net.parts), "hidden": list(self.hidden)}
@@ -153,14 +142,14 @@ class Flow(LatentDistribution):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From the architecture and the weights."""
-        whitening = Whitening(tensors["mean"], tensors["scale_tril"])
+        whitening = Whitening.stored(tensors)
         flow, transforms, hidden = str(config["flow"]), int(config["transforms"]), tuple(config["hidden"])
-        net = skeleton(lambda: Chain(flow, whitening.d, transforms, hidden), dict(tensors))
-        return cls(flow, hidden, net, whitening)
+        net = skeleton(lambda: Chain(flow, whitening.d, transforms, hidden), tensors)
+        return cls(net, whitening, flow, hidden)
 
 
 @dataclass(frozen=True)
-class FlowSettings:
+class FlowSettings(Schedule):
     """Maximum likelihood on fresh posterior draws: the flow with the least KL(qbar || r) that early stopping allows.
 
     Attributes:
@@ -175,10 +164,19 @@ class FlowSettings:
     flow: str = "nsf"
     transforms: int = 3
     hidden: tuple[int, ...] = (64, 64)
+    _: KW_ONLY
     epochs: int = 25
     batch: int = 512
     lr: float = 2e-3
     patience: int = 5
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        super().check()
+        if self.flow not in FLOWS:
+            raise UsageError(f"flow: expected {' or '.join(FLOWS)}, got {self.flow!r}")
+        at_least("transforms", self.transforms, 1)
+        widths("hidden", self.hidden)
 
     def fit(
         self,
@@ -194,12 +192,8 @@ class FlowSettings:
         Raises:
             UsageError: settings that cannot be used.
         """
-        if self.flow not in FLOWS:
-            raise UsageError(f"flow: expected {' or '.join(FLOWS)}, got {self.flow!r}")
-        at_least("transforms", self.transforms, 1)
-        hidden = widths("hidden", self.hidden)
-        schedule = Schedule(self.epochs, self.batch, self.lr, self.patience)
-        schedule.check()
+        self.check()
+        hidden = tuple(self.hidden)
         data, whitening = train.gather(), Whitening.of(train)
         net = build(lambda: Chain(self.flow, train.d, self.transforms, hidden), rng=fork(rng, "weights"))
         codes = Codes.draw(selection, rng=rng)
@@ -212,13 +206,13 @@ class FlowSettings:
         ascent = ascend(
             list(net.parameters()),
             objective,
-            lambda: score(codes, Flow(self.flow, hidden, net, whitening)),
+            lambda: score(codes, Flow(net, whitening, self.flow, hidden)),
             data,
-            schedule,
+            self,
             label=f"flow ({self.flow})",
             start="the moment-matched Gaussian",
             rng=rng,
             progress=progress,
         )
-        found = Flow(self.flow, hidden, frozen(net), whitening)
+        found = Flow(frozen(net), whitening, self.flow, hidden)
         return Fit(found, ascent.outcome, ascent.trace, {"epoch": ascent.epoch})

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -14,6 +14,7 @@ from zprime.arrays import standard_log_prob
 from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, silent
 from zprime.latent.choose import Codes
 from zprime.latent.fitting import (
+    NetworkDistribution,
     Schedule,
     Whitening,
     ascend,
@@ -25,7 +26,6 @@ from zprime.latent.fitting import (
     score,
     skeleton,
     some_codes,
-    weights,
 )
 from zprime.posteriors import Posteriors
 from zprime.rng import fork
@@ -131,7 +131,7 @@ def integrate_back(
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
-class FlowMatching(LatentDistribution):
+class FlowMatching(NetworkDistribution[Velocity]):
     """`log r(z) = log N(x_0; 0, I) - int_0^1 div v(x_t, t) dt - log det L`, dx/dt = v the path that ends in x_1 = u.
 
     u is z whitened. The divergence is exact and the integral is not: `density` is an estimate, and `error` says how
@@ -146,15 +146,8 @@ class FlowMatching(LatentDistribution):
 
     kind: ClassVar[str] = "flow-matching"
     density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "estimate"
-    net: Velocity
-    whitening: Whitening
     steps: int
     error: float
-
-    @property
-    def d(self) -> int:
-        """Latent dimension."""
-        return self.whitening.d
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Estimate log r(z) in nats, float64, computed in z's own precision."""
@@ -172,10 +165,6 @@ class FlowMatching(LatentDistribution):
         e = self.whitening.noise(n, rng=rng)
         return self.whitening.colour(by_rows(lambda x: integrate(self.net, x, steps=self.steps), e, 1024))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Weights of the network, mean, Cholesky factor."""
-        return {**self.whitening.tensors(), **weights(self.net)}
-
     def config(self) -> dict[str, Any]:
         """The steps and the error that they leave."""
         return {"steps": self.steps, "error": self.error}
@@ -183,14 +172,14 @@ class FlowMatching(LatentDistribution):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From the weights, whose shapes give the architecture."""
-        whitening = Whitening(tensors["mean"], tensors["scale_tril"])
+        whitening = Whitening.stored(tensors)
         width = len(tensors["net.second.bias"])
-        net = skeleton(lambda: Velocity(whitening.d, width), dict(tensors))
+        net = skeleton(lambda: Velocity(whitening.d, width), tensors)
         return cls(net, whitening, int(config["steps"]), float(config["error"]))
 
 
 @dataclass(frozen=True)
-class FlowMatchingSettings:
+class FlowMatchingSettings(Schedule):
     """Conditional flow matching with straight paths (Lipman et al. 2023) from N(0, I) to fresh posterior draws.
 
     `min E |v(x_t, t) - (u - e)|^2`, x_t = (1-t) e + t u, e ~ N(0, I), u a whitened posterior draw, t uniform on [0, 1].
@@ -205,10 +194,17 @@ class FlowMatchingSettings:
     needs: ClassVar[frozenset[str]] = frozenset()
     width: int = 192
     steps: int = 0
+    _: KW_ONLY
     epochs: int = 50
     batch: int = 512
     lr: float = 3e-3
     patience: int = 10
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        super().check()
+        at_least("width", self.width, 1)
+        at_least("steps", self.steps, 0)
 
     def fit(
         self,
@@ -224,10 +220,7 @@ class FlowMatchingSettings:
         Raises:
             UsageError: settings that cannot be used.
         """
-        at_least("width", self.width, 1)
-        at_least("steps", self.steps, 0)
-        schedule = Schedule(self.epochs, self.batch, self.lr, self.patience)
-        schedule.check()
+        self.check()
         data, whitening = train.gather(), Whitening.of(train)
         net = build(lambda: Velocity(train.d, self.width), rng=fork(rng, "weights"))
         codes = some_codes(selection, rng=rng, rows=SCORE_ROWS, points=SCORE_POINTS)
@@ -245,7 +238,7 @@ class FlowMatchingSettings:
             objective,
             lambda: score(codes, FlowMatching(net, whitening, SCORE_STEPS, math.nan)),
             data,
-            schedule,
+            self,
             label="flow-matching",
             start="the moment-matched Gaussian",
             rng=rng,

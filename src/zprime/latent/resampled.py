@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -17,6 +17,7 @@ from zprime.latent.choose import Codes
 from zprime.latent.fitting import (
     MLP,
     ROWS,
+    NetworkDistribution,
     Schedule,
     Whitening,
     ascend,
@@ -27,7 +28,6 @@ from zprime.latent.fitting import (
     precise,
     score,
     skeleton,
-    weights,
     widths,
 )
 from zprime.posteriors import Posteriors
@@ -75,7 +75,7 @@ class Normaliser:
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
-class Resampled(LatentDistribution):
+class Resampled(NetworkDistribution[MLP]):
     """The law of the one of T proposals from a base Gaussian pi that a network f picks.
 
     rejection (Bauer & Mnih 2019): a proposal is accepted with probability a = sigmoid(f), and the T-th taken as it
@@ -86,9 +86,9 @@ class Resampled(LatentDistribution):
     Z, and the mean over S, are estimated once from base draws and kept, so log r is a fixed function of z.
 
     Attributes:
-        method: `rejection` or `energy`.
         net: f, of the whitened z.
-        base: pi, as the map that whitens it.
+        whitening: the map that whitens pi.
+        method: `rejection` or `energy`.
         hidden: widths of the hidden layers of f.
         proposals: T.
         normaliser: Z, or sets of S.
@@ -97,16 +97,9 @@ class Resampled(LatentDistribution):
     kind: ClassVar[str] = "resampled"
     density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "estimate"
     method: str
-    net: MLP
-    base: Whitening
     hidden: tuple[int, ...]
     proposals: int
     normaliser: Normaliser
-
-    @property
-    def d(self) -> int:
-        """Latent dimension."""
-        return self.base.d
 
     @property
     def label(self) -> str:
@@ -128,7 +121,7 @@ class Resampled(LatentDistribution):
             return standard_log_prob(u) + self._log_ratio(log_weight)
 
         rows = ROWS if self.method == "rejection" else max(1, 4 * AT_ONCE // SETS)
-        return by_rows(density, self.base.whiten(z), rows) - self.base.log_det
+        return by_rows(density, self.whitening.whiten(z), rows) - self.whitening.log_det
 
     def _log_ratio(self, log_weight: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """By how many nats r exceeds the base."""
@@ -142,25 +135,25 @@ class Resampled(LatentDistribution):
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Draws by accept/reject, or by importance resampling."""
         u = self._rejection(n, rng) if self.method == "rejection" else self._energy(n, rng)
-        return self.base.colour(u)
+        return self.whitening.colour(u)
 
     def _rejection(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Every open place gets a proposal at a time, T in all; the last is taken as it comes."""
-        out = self.base.noise(n, rng=rng)
+        out = self.whitening.noise(n, rng=rng)
         left = torch.arange(n, device=out.device)
         for _ in range(self.proposals - 1):
             accept = by_rows(lambda u: torch.sigmoid(self.net(u)[:, 0]), out[left])
             left = left[torch.rand(len(left), generator=rng, device=out.device) >= accept]
             if not len(left):
                 break
-            out[left] = self.base.noise(len(left), rng=rng)
+            out[left] = self.whitening.noise(len(left), rng=rng)
         return out
 
     def _energy(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Each draw has its own T proposals, so draws are independent."""
-        parts = [self.base.noise(0, rng=rng)]
+        parts = [self.whitening.noise(0, rng=rng)]
         for part in blocks(n, max(1, AT_ONCE // self.proposals)):
-            many = self.base.noise(part.stop - part.start, self.proposals, rng=rng)
+            many = self.whitening.noise(part.stop - part.start, self.proposals, rng=rng)
             f = by_rows(lambda u: self.net(u)[:, 0], many.flatten(0, 1)).reshape(many.shape[:2])
             which = torch.multinomial(torch.softmax(f, 1), 1, generator=rng)[:, 0]
             parts.append(many[torch.arange(len(many), device=f.device), which])
@@ -168,7 +161,7 @@ class Resampled(LatentDistribution):
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of the network, mean and Cholesky factor of the base, sums over sets of proposals (energy only)."""
-        out = {**self.base.tensors(), **weights(self.net)}
+        out = super().tensors()
         return out if self.method == "rejection" else {**out, "log_sums": self.normaliser.log_sums}
 
     def config(self) -> dict[str, Any]:
@@ -186,14 +179,14 @@ class Resampled(LatentDistribution):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From the configuration and the weights."""
-        base, method = Whitening(tensors["mean"], tensors["scale_tril"]), str(config["method"])
+        base, method = Whitening.stored(tensors), str(config["method"])
         hidden = tuple(config["hidden"])
-        net = skeleton(lambda: MLP(base.d, hidden, 1), dict(tensors))
+        net = skeleton(lambda: MLP(base.d, hidden, 1), tensors)
         log_sums = tensors["log_sums"] if method == "energy" else torch.empty(0, dtype=torch.float64)
         numbers = (config["log_normaliser"], config["log_normaliser_stderr"], config["effective_proposals"])
         log_z, stderr, effective = (float(v) for v in numbers)
         z = Normaliser(log_z, stderr, effective, log_sums)
-        return cls(method, net, base, hidden, int(config["proposals"]), z)
+        return cls(net, base, method, hidden, int(config["proposals"]), z)
 
 
 def _log_weight(method: str, f: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -209,7 +202,7 @@ def _truncated(log_ratio: Float[Tensor, " n"], log_z: Tensor, proposals: int) ->
 
 
 @dataclass(frozen=True)
-class ResampledSettings:
+class ResampledSettings(Schedule):
     """Fit the network by maximum likelihood (rejection) or as a classifier of codes against base draws (energy).
 
     rejection: raise `E_qbar[log r]`, Z from fresh base draws at every step. energy: noise-contrastive estimation,
@@ -229,10 +222,21 @@ class ResampledSettings:
     base: str = "gaussian"
     hidden: tuple[int, ...] = (128, 128)
     proposals: int = PROPOSALS
+    _: KW_ONLY
     epochs: int = 40
     batch: int = 512
     lr: float = 2e-3
     patience: int = 8
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        super().check()
+        if self.method not in METHODS:
+            raise UsageError(f"method: expected {' or '.join(METHODS)}, got {self.method!r}")
+        if self.base not in BASES:
+            raise UsageError(f"base: expected {' or '.join(BASES)}, got {self.base!r}")
+        at_least("proposals", self.proposals, 2)
+        widths("hidden", self.hidden)
 
     def fit(
         self,
@@ -248,14 +252,8 @@ class ResampledSettings:
         Raises:
             UsageError: settings that cannot be used.
         """
-        if self.method not in METHODS:
-            raise UsageError(f"method: expected {' or '.join(METHODS)}, got {self.method!r}")
-        if self.base not in BASES:
-            raise UsageError(f"base: expected {' or '.join(BASES)}, got {self.base!r}")
-        at_least("proposals", self.proposals, 2)
-        hidden = widths("hidden", self.hidden)
-        schedule = Schedule(self.epochs, self.batch, self.lr, self.patience)
-        schedule.check()
+        self.check()
+        hidden = tuple(self.hidden)
         data = train.gather()
         base = Whitening.of(train) if self.base == "gaussian" else Whitening.none(train)
         net = build(lambda: MLP(train.d, hidden, 1), rng=fork(rng, "weights"))
@@ -270,7 +268,7 @@ class ResampledSettings:
                 for b in (range(draws)[part] for part in blocks(draws, 16 * ROWS))
             ]
             z = Normaliser.estimate(self.method, torch.cat(log_weight), self.proposals)
-            return Resampled(self.method, f, base, hidden, self.proposals, z)
+            return Resampled(f, base, self.method, hidden, self.proposals, z)
 
         def objective(z: Tensor, stream: torch.Generator) -> Tensor:
             u = base.whiten(z).float()
@@ -287,7 +285,7 @@ class ResampledSettings:
             objective,
             lambda: score(codes, found(net, looks[1], "score")),
             data,
-            schedule,
+            self,
             label=f"resampled ({self.method})",
             start="the base Gaussian",
             rng=rng,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -13,6 +13,7 @@ from zprime.arrays import LOG_2PI
 from zprime.distribution import Fit, LatentDistribution, Progress, silent
 from zprime.latent.fitting import (
     MLP,
+    NetworkDistribution,
     Schedule,
     Whitening,
     ascend,
@@ -24,7 +25,6 @@ from zprime.latent.fitting import (
     score,
     skeleton,
     some_codes,
-    weights,
     widths,
 )
 from zprime.posteriors import Posteriors
@@ -76,7 +76,7 @@ class Second(nn.Module):
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
-class TwoStage(LatentDistribution):
+class TwoStage(NetworkDistribution[Second]):
     """`log r(z) >= log 1/K sum_k p(u|w_k) p(w_k) / q(w_k|u) - log det L` in expectation over K draws w_k ~ q(w|u).
 
     u is z whitened. The importance-weighted bound (Burda et al. 2016) with standard normal draws from a fixed seed, the
@@ -92,15 +92,8 @@ class TwoStage(LatentDistribution):
 
     kind: ClassVar[str] = "two-stage"
     density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "bound"
-    net: Second
-    whitening: Whitening
     hidden: tuple[int, ...]
     draws: int
-
-    @property
-    def d(self) -> int:
-        """Latent dimension."""
-        return self.whitening.d
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The lower bound of log r(z) in nats, float64, computed in z's own precision."""
@@ -119,10 +112,6 @@ class TwoStage(LatentDistribution):
         u = by_rows(self.net.decode, self.whitening.noise(n, rng=rng))
         return self.whitening.colour(u + self.net.log_scale.exp() * self.whitening.noise(n, rng=rng))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Weights of encoder and decoder, mean, Cholesky factor."""
-        return {**self.whitening.tensors(), **weights(self.net)}
-
     def config(self) -> dict[str, Any]:
         """The architecture, and the number of draws behind the bound."""
         return {"hidden": list(self.hidden), "draws": self.draws}
@@ -130,13 +119,13 @@ class TwoStage(LatentDistribution):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From the architecture and the weights."""
-        whitening, hidden = Whitening(tensors["mean"], tensors["scale_tril"]), tuple(config["hidden"])
-        net = skeleton(lambda: Second(whitening.d, hidden), dict(tensors))
+        whitening, hidden = Whitening.stored(tensors), tuple(config["hidden"])
+        net = skeleton(lambda: Second(whitening.d, hidden), tensors)
         return cls(net, whitening, hidden, int(config["draws"]))
 
 
 @dataclass(frozen=True)
-class TwoStageSettings:
+class TwoStageSettings(Schedule):
     """A second VAE on fresh, whitened posterior draws (Dai & Wipf 2019), with learned decoder scales.
 
     Fitted by the importance-weighted bound of `importance` draws, as it is scored by that of `draws`: on a ring of
@@ -154,10 +143,18 @@ class TwoStageSettings:
     hidden: tuple[int, ...] = (128, 128)
     draws: int = 64
     importance: int = 8
+    _: KW_ONLY
     epochs: int = 50
     batch: int = 128
     lr: float = 2e-3
     patience: int = 10
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        super().check()
+        widths("hidden", self.hidden)
+        at_least("draws", self.draws, 1)
+        at_least("importance", self.importance, 1)
 
     def fit(
         self,
@@ -173,11 +170,8 @@ class TwoStageSettings:
         Raises:
             UsageError: settings that cannot be used.
         """
-        hidden = widths("hidden", self.hidden)
-        at_least("draws", self.draws, 1)
-        at_least("importance", self.importance, 1)
-        schedule = Schedule(self.epochs, self.batch, self.lr, self.patience)
-        schedule.check()
+        self.check()
+        hidden = tuple(self.hidden)
         data, whitening = train.gather(), Whitening.of(train)
         net = build(lambda: Second(train.d, hidden), rng=fork(rng, "weights"))
         codes = some_codes(selection, rng=rng, rows=SCORE_ROWS, points=SCORE_POINTS)
@@ -193,7 +187,7 @@ class TwoStageSettings:
             objective,
             lambda: score(codes, TwoStage(net, whitening, hidden, few)),
             data,
-            schedule,
+            self,
             label="two-stage",
             start="the moment-matched Gaussian",
             rng=rng,

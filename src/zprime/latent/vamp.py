@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, final
 
 import torch
@@ -68,7 +68,7 @@ class Vamp(GaussianDistribution):
 
 
 @dataclass(frozen=True)
-class VampSettings:
+class VampSettings(Schedule):
     """Raise `E_qbar[log r]` over pseudo-inputs and weights by Adam, with fresh posterior draws and a frozen encoder.
 
     Attributes:
@@ -79,6 +79,7 @@ class VampSettings:
     kind: ClassVar[str] = "vamp"
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "rows"})
     components: int = 50
+    _: KW_ONLY
     epochs: int = 20
     batch: int = 512
     lr: float = 1e-2
@@ -101,8 +102,7 @@ class VampSettings:
         """
         context = need(context, self.kind)
         at_least("components", self.components, 1)
-        schedule = Schedule(self.epochs, self.batch, self.lr, self.patience)
-        schedule.check()
+        self.check()
         data, rows = train.gather(), context.train.x
         if len(rows) != data.n:
             raise ArrayError(f"context: expected the {data.n} rows that the posteriors belong to, got {len(rows)}")
@@ -135,7 +135,7 @@ class VampSettings:
             objective,
             lambda: score(codes, now(learned=True)),
             data,
-            schedule,
+            self,
             label=f"vamp({len(inputs.free)})",
             start="the encoder's posteriors at chosen training rows",
             rng=rng,
