@@ -5,13 +5,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from zprime import artifact, auditing
+from zprime import artifact, record
 from zprime.reporting import pictures
 
 
 def main(run: Path, out: Path) -> None:
     """Held-out images, then samples from each latent distribution, with the held-out likelihood gain of each."""
-    audit = auditing.load(run / "audit")
+    audit = record.load(run / "audit")
     titles = {"held-out data": "held-out data"}
     for name in ("prior", "mixture", "aggregated"):
         entry = audit.entry(name)

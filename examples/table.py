@@ -3,13 +3,13 @@
 import sys
 from pathlib import Path
 
-from zprime import auditing
+from zprime import record
 from zprime.reporting.table import RUNGS, cell, size, title
 
 
 def main(run: Path) -> None:
     """One row for each latent distribution, held-out gains with their standard errors."""
-    audit = auditing.load(run / "audit")
+    audit = record.load(run / "audit")
     print("| z′ from | stored | of single rows | " + " | ".join(RUNGS.values()) + " |")
     print("| --- " * (3 + len(RUNGS)) + "|")
     for e in audit.entries:

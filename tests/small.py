@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from zprime.auditing import Audit, AuditSettings
 from zprime.data import DataSettings
 from zprime.pipeline import Run
+from zprime.record import Audit, AuditSettings
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from oracles import linear_gaussian
-from zprime.auditing import AuditSettings, audit
+from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Aggregated, Defensive, Gaussian
 from zprime.posteriors import InMemory
+from zprime.record import AuditSettings
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
 SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from zprime.auditing import AuditSettings
 from zprime.data import DataSettings
 from zprime.pipeline import Run
+from zprime.record import AuditSettings
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 import small
 from zprime import reporting
-from zprime.auditing import Audit
 from zprime.errors import ArtifactError
+from zprime.record import Audit
 from zprime.reporting import pictures
 from zprime.reporting.page import html
 from zprime.reporting.table import short, show, size

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zprime.auditing import Audit, AuditSettings, audit
+    from zprime.auditing import audit
     from zprime.data import Dataset, DataSettings, Rows
     from zprime.data import load as load_data
     from zprime.distribution import Fit, LatentDistribution, Outcome
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zprime.measure import Estimate
     from zprime.pipeline import Run
     from zprime.posteriors import InMemory, Posteriors, Sharded
+    from zprime.record import Audit, AuditSettings
     from zprime.reporting import report
     from zprime.sampling import GenerativeModel, sample
     from zprime.training import TrainSettings, train
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "ArrayError": "errors",
     "ArtifactError": "errors",
-    "Audit": "auditing",
-    "AuditSettings": "auditing",
+    "Audit": "record",
+    "AuditSettings": "record",
     "DataSettings": "data",
     "Dataset": "data",
     "Estimate": "measure",

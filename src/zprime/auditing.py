@@ -1,170 +1,27 @@
 """Audit: every candidate measured on data that no part has seen, with a verdict. It measures; it does not fit."""
 
 import dataclasses
-import json
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zprime import artifact
 from zprime.data import Rows
 from zprime.distribution import Fit, LatentDistribution, Progress, silent
 from zprime.encoding import Reencoded
 from zprime.errors import ArrayError, UsageError
-from zprime.measure import Estimate, Ladder, Panel, Surgery, climb, mean_estimate, surgery
+from zprime.measure import Ladder, Panel, Surgery, climb, mean_estimate, surgery
 from zprime.measure.panel import PURE
-from zprime.measure.verdict import UNIT, Verdict, decide, likelihood_estimate
+from zprime.measure.verdict import UNIT, decide, likelihood_estimate
 from zprime.posteriors import InMemory, Posteriors
+from zprime.record import Audit, AuditSettings, Entry, Score
 from zprime.rng import generator
 from zprime.sampling import GenerativeModel
 from zprime.vae import Model
 
 BAD = -5.0  # nats: a row that loses more than this is one that a sharp r has missed
-
-
-@dataclass(frozen=True)
-class AuditSettings:
-    """How much to measure.
-
-    Attributes:
-        rows: rows of the selection and of the held-out split that are scored, at most (drawn at random).
-        draws: draws a row for the likelihood gain, a multiple of 4; 0 leaves it out.
-        grid: samples of each candidate that are decoded for the pictures.
-        map: codes and draws that the picture of the latent space shows.
-    """
-
-    rows: int = 1000
-    draws: int = 400
-    grid: int = 64
-    map: int = 2000
-
-    def check(self) -> None:
-        """Raise `UsageError` for a value that cannot be used."""
-        if self.rows < 2:
-            raise UsageError(f"rows: expected at least 2, got {self.rows}")
-        if self.draws and (self.draws % 4 or self.draws < 8):
-            raise UsageError(f"draws: expected 0, or a multiple of 4 that is at least 8, got {self.draws}")
-        if self.grid < 1 or self.map < 1:
-            raise UsageError(f"grid and map: expected at least 1, got {self.grid} and {self.map}")
-
-
-@dataclass(frozen=True)
-class Score:
-    """One rung of one view on one split.
-
-    Attributes:
-        gain: mean over rows, with its error.
-        median: median over rows.
-        above: share of rows above 0.
-        below: share of rows below -5 nats.
-        diverged: rows whose value is infinite; they are not in `gain`.
-        khat: share of rows with Pareto k-hat above 0.7 (likelihood gain only).
-    """
-
-    gain: Estimate
-    median: float
-    above: float
-    below: float
-    diverged: int = 0
-    khat: float | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of the table.
-
-    Attributes:
-        name: as the candidate was called; with ` (e = 0)` its base without the prior's share, for information.
-        label: what it is.
-        eligible: whether the verdict could choose it.
-        bytes: stored.
-        holds_rows: whether what is stored are functions of single training rows.
-        scores: split -> rung (`code`, `evidence`, `likelihood`) -> score.
-        outcome: how its fit ended.
-        chosen: what the selection split decided in its fit.
-        curve: what that was chosen from.
-        rate: draws z' per second.
-    """
-
-    name: str
-    label: str
-    eligible: bool
-    bytes: int
-    holds_rows: bool
-    scores: dict[str, dict[str, Score]]
-    outcome: str = ""
-    chosen: dict[str, Any] = field(default_factory=dict)
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    rate: float = 0.0
-
-
-@dataclass(frozen=True)
-class Audit:
-    """Everything measured, enough to draw every page without a model.
-
-    Attributes:
-        data: name, shape, sizes of the splits, as the data set describes itself.
-        model: what is told of the model.
-        entries: the table.
-        surgery: split -> ELBO surgery.
-        verdict: by likelihood.
-        log_prior: log p(x) of held-out rows under the prior (a lower bound in expectation), or None.
-        storage: the two ways to keep the aggregated posterior, as latents and as data: bytes, and draws per CPU second.
-        settings, seed: how it was measured.
-        tensors: per-row gains, decoded grids, codes and draws for the latent map.
-        images: whether the grids are pictures.
-    """
-
-    data: dict[str, Any]
-    model: dict[str, Any]
-    entries: list[Entry]
-    surgery: dict[str, Surgery]
-    verdict: Verdict
-    log_prior: Estimate | None
-    storage: dict[str, int]
-    settings: AuditSettings
-    seed: int
-    tensors: dict[str, Tensor]
-    images: bool
-    warnings: list[str] = field(default_factory=list)
-
-    def entry(self, name: str) -> Entry:
-        """The row of the table called `name`.
-
-        Raises:
-            UsageError: no such row.
-        """
-        for e in self.entries:
-            if e.name == name:
-                return e
-        raise UsageError(f"name: expected one of {', '.join(e.name for e in self.entries)}, got {name!r}")
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the tensors."""
-        out = dataclasses.asdict(dataclasses.replace(self, tensors={}))
-        del out["tensors"]
-        return out
-
-    def save(self, path: Path, *, key: str = "", **inputs: str) -> artifact.Artifact:
-        """Write the artefact folder: `audit.json` and tensors."""
-        content = (json.dumps(_plain(self.to_json()), indent=1) + "\n").encode()
-        config = {"verdict": self.verdict.decision, "choice": self.verdict.choice}
-        return artifact.write(
-            path,
-            "audit",
-            config=config,
-            tensors=self.tensors,
-            key=key,
-            seed=self.seed,
-            inputs=inputs,
-            extra={"audit.json": content},
-        )
 
 
 def audit(
@@ -244,32 +101,6 @@ def audit(
         tensors=tensors,
         images=len(shape) == 3 and shape[0] in (1, 3),
         warnings=_warnings(description, posteriors["heldout"].gather()),
-    )
-
-
-def load(path: Path) -> Audit:
-    """Read an audit from its artefact folder.
-
-    Raises:
-        ArtifactError: missing, altered, or of another kind.
-    """
-    found = artifact.read(path, "audit")
-    file = found.path / "audit.json"
-    content = artifact.read_bytes(file)
-    artifact.verify(file, content, found.files.get("audit.json"))
-    raw = json.loads(content)
-    return Audit(
-        **{
-            **raw,
-            "entries": [_read_entry(e) for e in raw["entries"]],
-            "surgery": {k: _read_surgery(v) for k, v in raw["surgery"].items()},
-            "verdict": Verdict(
-                **{**raw["verdict"], "evidence": {k: _read_estimate(v) for k, v in raw["verdict"]["evidence"].items()}}
-            ),
-            "log_prior": None if raw["log_prior"] is None else _read_estimate(raw["log_prior"]),
-            "settings": AuditSettings(**raw["settings"]),
-            "tensors": found.tensors(),
-        }
     )
 
 
@@ -412,38 +243,3 @@ def _warnings(data: Mapping[str, Any], heldout: InMemory) -> list[str]:
             "the encoder is inexact there, and the evidence gain with it"
         )
     return out
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity: write it as a string that float() reads."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _read_estimate(raw: Mapping[str, Any]) -> Estimate:
-    numbers = {k: None if raw[k] is None else float(raw[k]) for k in ("value", "stderr", "low", "high")}
-    return Estimate(**{**raw, **numbers})
-
-
-def _read_entry(raw: Mapping[str, Any]) -> Entry:
-    scores = {
-        split: {
-            rung: Score(**{**s, "gain": _read_estimate(s["gain"]), "median": float(s["median"])})
-            for rung, s in rungs.items()
-        }
-        for split, rungs in raw["scores"].items()
-    }
-    return Entry(**{**raw, "scores": scores})
-
-
-def _read_surgery(raw: Mapping[str, Any]) -> Surgery:
-    fields = ("mean_kl", "information", "hole", "gaussian_part", "told_apart")
-    return Surgery(**{**raw, **{f: _read_estimate(raw[f]) for f in fields}})
-
-
-__all__ = ["Audit", "AuditSettings", "Entry", "Score", "audit", "load"]

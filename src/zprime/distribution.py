@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -176,6 +176,11 @@ class Settings(Protocol):
     ) -> Fit[LatentDistribution]:
         """Fit to `train` posteriors; choose what has to be chosen on `selection` posteriors."""
         ...
+
+
+def fields(settings: Settings) -> dict[str, Any]:
+    """What settings hold, JSON-able."""
+    return asdict(settings)  # type: ignore[call-overload,no-any-return]
 
 
 def rebuild(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:

@@ -1,8 +1,12 @@
 """Fit a latent distribution to posteriors, and decide on the selection split what share of the prior goes with it."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
-from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Settings, silent
+from zprime import artifact, latent
+from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Settings, fields, silent
 from zprime.errors import ArrayError
 from zprime.latent import Active, Defensive, Prior, settings_for
 from zprime.latent.active import active_dimensions, restrict
@@ -98,3 +102,29 @@ def defend(found: Fit[LatentDistribution], selection: Posteriors, *, seed: int) 
     if outcome.ok:
         outcome = Outcome(message=f"{outcome.message}; mixed with {share:g} of the prior against rows it misses")
     return replace(found, distribution=Defensive(r, share), outcome=outcome, chosen=chosen)
+
+
+def save_fit(
+    found: Fit[LatentDistribution], settings: Settings, path: Path, *, key: str, seed: int, inputs: Mapping[str, str]
+) -> artifact.Artifact:
+    """Write a fitted latent distribution, with how its fit went."""
+    r = found.distribution
+    report = {
+        "outcome": asdict(found.outcome),
+        "chosen": found.chosen,
+        "curve": found.curve,
+        "trace": found.trace,
+        "settings": {"kind": settings.kind, **fields(settings)},
+    }
+    config = {**r.config(), "fit": report}
+    return artifact.write(
+        path, f"latent/{r.kind}", config=config, tensors=r.tensors(), key=key, seed=seed, inputs=inputs
+    )
+
+
+def load_fit(path: Path) -> Fit[LatentDistribution]:
+    """Read a fitted latent distribution and how its fit went."""
+    r = latent.load(path)
+    report: dict[str, Any] = artifact.read(path).config.get("fit", {})
+    outcome = Outcome(**report["outcome"]) if "outcome" in report else Outcome()
+    return Fit(r, outcome, report.get("trace", {}), report.get("chosen", {}), report.get("curve", []))

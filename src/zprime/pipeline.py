@@ -13,16 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zprime import artifact, auditing, latent, vae
+from zprime import artifact, auditing, latent, record, vae
 from zprime import data as datasets
-from zprime.auditing import Audit, AuditSettings
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
-from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Settings, silent
+from zprime.distribution import Fit, LatentDistribution, Progress, Settings, fields, silent
 from zprime.encoding import Reencoded, encode
 from zprime.errors import ArtifactError, UsageError
-from zprime.fitting import fit
+from zprime.fitting import fit, load_fit, save_fit
 from zprime.latent.context import Context
 from zprime.posteriors import Posteriors, Sharded
+from zprime.record import Audit, AuditSettings
 from zprime.sampling import GenerativeModel
 from zprime.training import Trained, TrainSettings, train
 from zprime.vae import VAE, VAESettings
@@ -194,7 +194,7 @@ class Run:
                     log.warning("%s: %s", settings.kind, found.outcome.message)
                 return save_fit(found, settings, path, key=key, seed=seed, inputs=held)
 
-            self._stage(f"latent/{name}", None, _key(settings.kind, _asdict(settings), seed, held), make)
+            self._stage(f"latent/{name}", None, _key(settings.kind, fields(settings), seed, held), make)
             out[name] = load_fit(self.path / "latent" / name)
         self.progress("fit", len(wanted), len(wanted))
         return out
@@ -226,7 +226,7 @@ class Run:
             return out.save(path, key=key, **{k.replace("/", "_"): v for k, v in inputs.items()})
 
         self._stage("audit", "audit", _key(asdict(settings), seed, inputs), make)
-        result = auditing.load(self.path / "audit")
+        result = record.load(self.path / "audit")
         self.export(result.verdict.choice, self.path / "generator")
         return result
 
@@ -363,39 +363,9 @@ class Run:
         return make(path, key)
 
 
-def save_fit(
-    found: Fit[LatentDistribution], settings: Settings, path: Path, *, key: str, seed: int, inputs: Mapping[str, str]
-) -> artifact.Artifact:
-    """Write a fitted latent distribution, with how its fit went."""
-    r = found.distribution
-    report = {
-        "outcome": asdict(found.outcome),
-        "chosen": found.chosen,
-        "curve": found.curve,
-        "trace": found.trace,
-        "settings": {"kind": settings.kind, **_asdict(settings)},
-    }
-    config = {**r.config(), "fit": report}
-    return artifact.write(
-        path, f"latent/{r.kind}", config=config, tensors=r.tensors(), key=key, seed=seed, inputs=inputs
-    )
-
-
-def load_fit(path: Path) -> Fit[LatentDistribution]:
-    """Read a fitted latent distribution and how its fit went."""
-    r = latent.load(path)
-    report: dict[str, Any] = artifact.read(path).config.get("fit", {})
-    outcome = Outcome(**report["outcome"]) if "outcome" in report else Outcome()
-    return Fit(r, outcome, report.get("trace", {}), report.get("chosen", {}), report.get("curve", []))
-
-
 def _key(*parts: object) -> str:
     """Hash of everything that a stage follows from, the version of the library among it."""
     return artifact.digest([artifact.SCHEMA, artifact.library_versions().get("zprime"), *parts])
-
-
-def _asdict(settings: Settings) -> dict[str, Any]:
-    return asdict(settings)  # type: ignore[call-overload,no-any-return]
 
 
 def _absolute(data: str) -> str:

@@ -1,6 +1,6 @@
 """The variational autoencoder (Kingma & Welling 2014): an encoder, a decoder, and the prior between them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -143,14 +143,7 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: 
     Raises:
         ArtifactError: configuration and weights do not fit together.
     """
-    try:
-        settings = dict(config["settings"])
-        settings["hidden"] = tuple(settings["hidden"])
-        vae = VAE.build(tuple(config["shape"]), VAESettings(**settings))
-        vae.load_state_dict(dict(tensors), strict=True)
-    except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
-        raise ArtifactError(f"{where}: weights and settings do not fit together ({error})") from error
-    return vae.eval().requires_grad_(requires_grad=False)
+    return _rebuild(config, tensors, where, lambda vae: None)
 
 
 def rebuild_decoder(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: Path | str) -> VAE:
@@ -159,11 +152,21 @@ def rebuild_decoder(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *,
     Raises:
         ArtifactError: configuration and weights do not fit together.
     """
+
+    def drop(vae: VAE) -> None:
+        vae.encoder = _NoEncoder()
+
+    return _rebuild(config, tensors, where, drop)
+
+
+def _rebuild(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: Path | str, change: Callable[[VAE], None]
+) -> VAE:
     try:
         settings = dict(config["settings"])
         settings["hidden"] = tuple(settings["hidden"])
         out = VAE.build(tuple(config["shape"]), VAESettings(**settings))
-        out.encoder = _NoEncoder()
+        change(out)
         out.load_state_dict(dict(tensors), strict=True)
     except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
         raise ArtifactError(f"{where}: weights and settings do not fit together ({error})") from error

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from zprime.auditing import AuditSettings
 from zprime.cli.console import bars, give, say, say_table, set_threads
 from zprime.cli.run import FLAT
 from zprime.pipeline import Run
+from zprime.record import AuditSettings
 from zprime.reporting import report
 
 

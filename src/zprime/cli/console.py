@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from zprime.auditing import Audit
+    from zprime.record import Audit
 
 CONSOLE = Console(stderr=True)
 OUT = Console()

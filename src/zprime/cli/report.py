@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zprime import artifact, auditing, reporting
+from zprime import artifact, record, reporting
 from zprime.cli.console import give, say, say_table
 
 
@@ -17,7 +17,7 @@ def report(run: Path, *, out: Path | None = None) -> None:
         File to write; default: report.html in that folder.
     """
     inner = run / "audit"
-    found = auditing.load(inner if artifact.is_artifact(inner) else run)
+    found = record.load(inner if artifact.is_artifact(inner) else run)
     page = reporting.report(found, out or run / "report.html")
     say_table(found)
     say(f"Report: {page}")

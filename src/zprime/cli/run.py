@@ -5,11 +5,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime.auditing import AuditSettings
 from zprime.cli.console import bars, give, say, say_table, set_threads
 from zprime.cli.settings import kinds_with
 from zprime.data import DataSettings
 from zprime.pipeline import KINDS, Run
+from zprime.record import AuditSettings
 from zprime.reporting import report
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings

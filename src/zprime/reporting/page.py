@@ -6,9 +6,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zprime import artifact
-from zprime.auditing import Audit, load
 from zprime.errors import ArtifactError
 from zprime.measure.panel import PURE
+from zprime.record import Audit, load
 from zprime.reporting import pictures
 from zprime.reporting.table import RUNGS, cell, size, title
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from zprime.auditing import Audit
+from zprime.record import Audit
 
 STYLE: Any = {
     "svg.hashsalt": "zprime",

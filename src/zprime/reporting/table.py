@@ -6,10 +6,10 @@ from rich.panel import Panel as Box
 from rich.table import Table
 from rich.text import Text
 
-from zprime.auditing import Audit, Entry, Score
 from zprime.measure import Estimate
 from zprime.measure.estimate import digits
 from zprime.measure.panel import PURE
+from zprime.record import Audit, Entry, Score
 
 RUNGS = {"code": "(a) code gain", "evidence": "(b) evidence gain", "likelihood": "(c) likelihood gain"}
 

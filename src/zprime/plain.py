@@ -1,0 +1,48 @@
+"""Dataclasses to JSON and back, by their type hints: no code runs when a file is read."""
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def to_plain(value: Any) -> Any:
+    """Dictionaries, lists, strings and numbers; JSON has no infinity or NaN: they become strings that float() reads."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(v) for v in value]
+    return value
+
+
+def from_plain(hint: type[T], value: Any) -> T:
+    """Read what `to_plain` wrote of a value of this type: dataclasses, dict, list, tuple, None, numbers, strings.
+
+    Raises:
+        KeyError, TypeError, ValueError: `value` is not of that form.
+    """
+    out: T = _read(hint, value)
+    return out
+
+
+def _read(hint: Any, value: Any) -> Any:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _read(next(t for t in inner if t is not type(None)), value)
+    if dataclasses.is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return hint(**{k: _read(hints[k], v) for k, v in value.items()})  # type: ignore[operator]
+    if origin is dict:
+        return {k: _read(inner[1], v) for k, v in value.items()}
+    if origin in (list, tuple):
+        return origin(_read(inner[0], v) for v in value)
+    return float(value) if hint is float else value

@@ -1,0 +1,172 @@
+"""What an audit keeps: JSON and tensors, enough to draw every page without a model."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from zprime import artifact, plain
+from zprime.errors import ArtifactError, UsageError
+from zprime.measure import Estimate, Surgery
+from zprime.measure.panel import PURE
+from zprime.measure.verdict import Verdict
+
+__all__ = ["PURE", "Audit", "AuditSettings", "Entry", "Score", "load"]
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """How much to measure.
+
+    Attributes:
+        rows: rows of the selection and of the held-out split that are scored, at most (drawn at random).
+        draws: draws a row for the likelihood gain, a multiple of 4; 0 leaves it out.
+        grid: samples of each candidate that are decoded for the pictures.
+        map: codes and draws that the picture of the latent space shows.
+    """
+
+    rows: int = 1000
+    draws: int = 400
+    grid: int = 64
+    map: int = 2000
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        if self.rows < 2:
+            raise UsageError(f"rows: expected at least 2, got {self.rows}")
+        if self.draws and (self.draws % 4 or self.draws < 8):
+            raise UsageError(f"draws: expected 0, or a multiple of 4 that is at least 8, got {self.draws}")
+        if self.grid < 1 or self.map < 1:
+            raise UsageError(f"grid and map: expected at least 1, got {self.grid} and {self.map}")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One rung of one view on one split.
+
+    Attributes:
+        gain: mean over rows, with its error.
+        median: median over rows.
+        above: share of rows above 0.
+        below: share of rows below -5 nats.
+        diverged: rows whose value is infinite; they are not in `gain`.
+        khat: share of rows with Pareto k-hat above 0.7 (likelihood gain only).
+    """
+
+    gain: Estimate
+    median: float
+    above: float
+    below: float
+    diverged: int = 0
+    khat: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table.
+
+    Attributes:
+        name: as the candidate was called; with ` (e = 0)` its base without the prior's share, for information.
+        label: what it is.
+        eligible: whether the verdict could choose it.
+        bytes: stored.
+        holds_rows: whether what is stored are functions of single training rows.
+        scores: split -> rung (`code`, `evidence`, `likelihood`) -> score.
+        outcome: how its fit ended.
+        chosen: what the selection split decided in its fit.
+        curve: what that was chosen from.
+        rate: draws z' per second.
+    """
+
+    name: str
+    label: str
+    eligible: bool
+    bytes: int
+    holds_rows: bool
+    scores: dict[str, dict[str, Score]]
+    outcome: str = ""
+    chosen: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Everything measured, enough to draw every page without a model.
+
+    Attributes:
+        data: name, shape, sizes of the splits, as the data set describes itself.
+        model: what is told of the model.
+        entries: the table.
+        surgery: split -> ELBO surgery.
+        verdict: by likelihood.
+        log_prior: log p(x) of held-out rows under the prior (a lower bound in expectation), or None.
+        storage: the two ways to keep the aggregated posterior, as latents and as data: bytes, and draws per CPU second.
+        settings, seed: how it was measured.
+        tensors: per-row gains, decoded grids, codes and draws for the latent map.
+        images: whether the grids are pictures.
+    """
+
+    data: dict[str, Any]
+    model: dict[str, Any]
+    entries: list[Entry]
+    surgery: dict[str, Surgery]
+    verdict: Verdict
+    log_prior: Estimate | None
+    storage: dict[str, int]
+    settings: AuditSettings
+    seed: int
+    tensors: dict[str, Tensor]
+    images: bool
+    warnings: list[str] = field(default_factory=list)
+
+    def entry(self, name: str) -> Entry:
+        """The row of the table called `name`.
+
+        Raises:
+            UsageError: no such row.
+        """
+        for e in self.entries:
+            if e.name == name:
+                return e
+        raise UsageError(f"name: expected one of {', '.join(e.name for e in self.entries)}, got {name!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the tensors."""
+        out: dict[str, Any] = plain.to_plain(replace(self, tensors={}))
+        del out["tensors"]
+        return out
+
+    def save(self, path: Path, *, key: str = "", **inputs: str) -> artifact.Artifact:
+        """Write the artefact folder: `audit.json` and tensors."""
+        content = (json.dumps(self.to_json(), indent=1) + "\n").encode()
+        config = {"verdict": self.verdict.decision, "choice": self.verdict.choice}
+        return artifact.write(
+            path,
+            "audit",
+            config=config,
+            tensors=self.tensors,
+            key=key,
+            seed=self.seed,
+            inputs=inputs,
+            extra={"audit.json": content},
+        )
+
+
+def load(path: Path) -> Audit:
+    """Read an audit from its artefact folder.
+
+    Raises:
+        ArtifactError: missing, altered, or of another kind.
+    """
+    found = artifact.read(path, "audit")
+    file = found.path / "audit.json"
+    content = artifact.read_bytes(file)
+    artifact.verify(file, content, found.files.get("audit.json"))
+    try:
+        out = plain.from_plain(Audit, {**json.loads(content), "tensors": {}})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{file}: made by another version of zprime ({error}); audit the run again") from error
+    return replace(out, tensors=found.tensors())

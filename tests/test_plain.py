@@ -1,0 +1,62 @@
+"""Dataclasses to JSON and back."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zprime.plain import from_plain, to_plain
+
+
+@dataclass(frozen=True)
+class Leaf:
+    value: float
+    stderr: float | None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Tree:
+    leaf: Leaf
+    maybe: Leaf | None
+    table: dict[str, dict[str, Leaf]]
+    curve: list[float]
+    widths: tuple[int, ...] = ()
+    free: dict[str, Any] = field(default_factory=dict)
+
+
+leaves = st.builds(Leaf, st.floats(allow_nan=False), st.none() | st.floats(allow_nan=False), st.text())
+trees = st.builds(
+    Tree,
+    leaves,
+    st.none() | leaves,
+    st.dictionaries(st.text(), st.dictionaries(st.text(), leaves)),
+    st.lists(st.floats(allow_nan=False)),
+    st.lists(st.integers()).map(tuple),
+    st.dictionaries(st.text(), st.integers() | st.text()),
+)
+
+
+@given(trees)
+def test_what_is_written_is_read_back(tree: Tree) -> None:
+    text = json.dumps(to_plain(tree), allow_nan=False)
+    assert from_plain(Tree, json.loads(text)) == tree
+
+
+def test_nan_comes_back_as_nan() -> None:
+    again = from_plain(Leaf, json.loads(json.dumps(to_plain(Leaf(math.nan, None)), allow_nan=False)))
+    assert math.isnan(again.value)
+    assert again.stderr is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [({"value": 1.0}, TypeError), ({"value": "x", "stderr": None}, ValueError), ({"new": 1}, KeyError)],
+)
+def test_what_does_not_fit_is_refused(raw: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        from_plain(Leaf, raw)
