@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from zprime import likelihoods
+from zprime.components import Diagonal
+from zprime.distribution import GaussianDistribution, LatentDistribution
+from zprime.latent import Defensive
 from zprime.rng import generator
 from zprime.vae import VAE
 
@@ -140,3 +143,23 @@ def hermite(mean: Float[Tensor, "n 2"], scale: Float[Tensor, "n 2"], n: int = 32
     x, w = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(n))
     nodes = mean[:, None].double() + scale[:, None].double() * torch.cartesian_prod(x, x)
     return nodes, torch.cartesian_prod(w, w).prod(1) / (2 * math.pi)
+
+
+def evidence(model: LinearGaussian, x: Tensor, r: LatentDistribution) -> Tensor:
+    """Exact log p_r(x): in closed form where r is a mixture of Gaussians as stored, else by quadrature over z."""
+    if isinstance(r, Defensive):
+        return torch.logaddexp(
+            evidence(model, x, r.base) + math.log1p(-r.epsilon), model.log_evidence(x) + math.log(r.epsilon)
+        )
+    if not isinstance(r, GaussianDistribution):
+        z, area = grid()
+        log_r, p = r.log_prob(z), model.vae().decode(z)
+        log_joint = [log_r + p.log_prob(row) for row in x]
+        return torch.logsumexp(torch.stack(log_joint), 1) + math.log(area)
+    c = r.components
+    covariance = (
+        torch.diag_embed(c.scale.double().square())
+        if isinstance(c, Diagonal)
+        else c.scale_tril.double() @ c.scale_tril.double().mT
+    )
+    return model.log_evidence(x, log_weight=c.log_weight, mean=c.mean, covariance=covariance)

@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracles import LinearGaussian, gaussian_kl, grid, linear_gaussian, maximum_likelihood
+from oracles import LinearGaussian, evidence, gaussian_kl, linear_gaussian, maximum_likelihood
 from zoo import ZOO, fitted
-from zprime.components import Diagonal
-from zprime.distribution import GaussianDistribution, LatentDistribution
-from zprime.latent import AggregatedSettings, Defensive, GaussianSettings, Prior
+from zprime.latent import AggregatedSettings, GaussianSettings, Prior
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -20,25 +18,6 @@ X, Z = MODEL.sample(40)
 
 def encode(model: LinearGaussian, x: Tensor) -> InMemory:
     return InMemory(*model.vae().encode(x))
-
-
-def evidence(model: LinearGaussian, x: Tensor, r: LatentDistribution) -> Tensor:
-    """Exact log p_r(x): in closed form where r is a mixture of Gaussians as stored, else by quadrature over z."""
-    if isinstance(r, Defensive):
-        return torch.logaddexp(
-            evidence(model, x, r.base) + math.log1p(-r.epsilon), model.log_evidence(x) + math.log(r.epsilon)
-        )
-    if not isinstance(r, GaussianDistribution):
-        z, area = grid()
-        log_joint = [r.log_prob(z) + model.vae().decode(z).log_prob(row) for row in x]
-        return torch.logsumexp(torch.stack(log_joint), 1) + math.log(area)
-    c = r.components
-    covariance = (
-        torch.diag_embed(c.scale.double().square())
-        if isinstance(c, Diagonal)
-        else c.scale_tril.double() @ c.scale_tril.double().mT
-    )
-    return model.log_evidence(x, log_weight=c.log_weight, mean=c.mean, covariance=covariance)
 
 
 def test_the_oracle_itself_evidence_is_elbo_at_the_exact_posterior() -> None:

@@ -1,7 +1,7 @@
 """All candidates evaluated together: what they share (the prior, a base, a tilt) is computed once."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -65,11 +65,25 @@ class Panel:
         """Names that a verdict may choose."""
         return [n for n in self.views if not n.endswith(PURE)]
 
+    def only(self, names: Iterable[str]) -> "Panel":
+        """Some of the candidates, and the prior."""
+        return Panel({name: self.candidates[name] for name in self.candidates if name in set(names) | {"prior"}})
+
+    def base_log_probs(
+        self, z: Float[Tensor, "n d"], names: Iterable[str] | None = None
+    ) -> dict[str, Float[Tensor, " n"]]:
+        """Log r(z) in nats of every base, or of those named: each is evaluated once."""
+        return {name: self.bases[name].log_prob(z) for name in (self.bases if names is None else names)}
+
+    def view_log_probs(
+        self, base: Mapping[str, Float[Tensor, "*n"]], prior: Float[Tensor, "*n"]
+    ) -> dict[str, Float[Tensor, "*n"]]:
+        """Log r of every view whose base is among those given: no density is evaluated."""
+        return {name: mix(base[v.base], prior, v.share) for name, v in self.views.items() if v.base in base}
+
     def log_probs(self, z: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, " n"]]:
         """Log r(z) in nats of every view."""
-        base = {k: r.log_prob(z) for k, r in self.bases.items()}
-        prior = standard_log_prob(z)
-        return {name: mix(base[v.base], prior, v.share) for name, v in self.views.items()}
+        return self.view_log_probs(self.base_log_probs(z), standard_log_prob(z))
 
     def tilts(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: Mapping[str, int], rng: torch.Generator

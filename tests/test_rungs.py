@@ -1,0 +1,237 @@
+"""All three rungs of the ladder for every kind of r, on the linear-Gaussian model, where each has a known value."""
+
+import functools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from oracles import evidence, grid, hermite, linear_gaussian
+from zoo import ZOO
+from zprime.arrays import gaussian_log_prob, standard_log_prob
+from zprime.data import Rows
+from zprime.distribution import LatentDistribution
+from zprime.latent import Flow, Gaussian
+from zprime.measure import Ladder, Panel, climb
+from zprime.measure.ladder import CODE_DRAWS
+from zprime.measure.proposal import Plan, match, propose
+from zprime.posteriors import InMemory
+from zprime.rng import generator
+
+MODEL = linear_gaussian()
+N = 24
+X, _ = MODEL.sample(N, seed=5)
+MEAN, SCALE = MODEL.posterior(X)
+ROWS = Rows("heldout", X, torch.arange(N))
+NAMES = [n for n in ZOO if n not in ("prior", "shared-nuts")]
+"""All kinds that have a density, and are not the yardstick itself."""
+EXACT = ("pool", "barycentre", "shared")  # sharp: their rows' gains are large and need their own q_r
+GRID, AREA = grid()
+
+
+@functools.cache
+def r(name: str) -> LatentDistribution:
+    return ZOO[name](2, torch.float64)
+
+
+@functools.cache
+def truth(name: str) -> Tensor:
+    return evidence(MODEL, X, r(name)) - MODEL.log_evidence(X)
+
+
+@functools.cache
+def ladder(widen: float = 1.0) -> Ladder:
+    """Every kind at once, on the same draws."""
+    panel = Panel({n: r(n) for n in NAMES})
+    model, posteriors = MODEL.vae(widen=widen), InMemory(MEAN, SCALE * widen)
+    return climb(panel, posteriors, split="heldout", rng=generator(0, "all"), model=model, rows=ROWS, draws=1200)
+
+
+def closed(name: str) -> bool:
+    return r(name).tilt(MEAN[:1], SCALE[:1], draws=0, rng=generator(0)) is not None
+
+
+every = pytest.mark.parametrize("name", NAMES)
+
+
+@every
+def test_a_is_the_mean_of_log_r_minus_log_p_under_q(name: str) -> None:
+    """Against Gauss-Hermite quadrature, row by row; then the mean over rows within its own error."""
+    nodes, weights = hermite(MEAN, SCALE)
+    flat = nodes.reshape(-1, 2)
+    gap = (r(name).log_prob(flat) - standard_log_prob(flat)).reshape(N, -1)
+    expected = gap @ weights
+    stderr = ((gap.square() @ weights - expected.square()).clamp(min=0) / CODE_DRAWS).sqrt()
+    error = ladder().code[name] - expected
+    assert (error.abs() < 4.5 * stderr + 5e-3).all()
+    assert abs(float(error.sum())) < 4 * float(stderr.square().sum().sqrt()) + 5e-3 * N
+
+
+@every
+def test_b_is_the_change_of_the_evidence(name: str) -> None:
+    """In closed form to rounding (as stored), by importance sampling within its own Monte Carlo error."""
+    error = ladder().evidence[name] - truth(name)
+    if closed(name):
+        assert float(error.abs().max()) < 1e-6
+        assert name not in ladder().evidence_quarter
+        return
+    moved = float((ladder().evidence[name] - ladder().evidence_quarter[name]).abs().mean())
+    assert 0 < moved < 0.05
+    assert float(error.abs().max()) < 0.1
+    assert abs(float(error.mean())) < 0.01
+
+
+@every
+def test_b_exceeds_a_by_the_divergence_of_q_from_q_r(name: str) -> None:
+    """(b) - (a) = KL(q || q_r), with q_r normalised by quadrature: no rung has a part in the right-hand side."""
+    log_ratio = r(name).log_prob(GRID) - standard_log_prob(GRID)
+    log_q = gaussian_log_prob(GRID.expand(N, -1, -1), MEAN[:, None], SCALE[:, None])
+    log_q_r = log_q + log_ratio
+    log_q_r = log_q_r - torch.logsumexp(log_q_r, 1, keepdim=True) - math.log(AREA)
+    q = log_q.exp() * AREA
+    kl = (q * (log_q - log_q_r)).sum(1)
+    var = (q * (log_q - log_q_r - kl[:, None]).square()).sum(1)
+    error = ladder().evidence[name] - ladder().code[name] - kl
+    slack = 5e-3 if closed(name) else 0.03
+    assert (kl > -1e-9).all()
+    assert abs(float(error.mean())) < 4 * float(var.sum().sqrt()) / N / math.sqrt(CODE_DRAWS) + slack
+
+
+@every
+@pytest.mark.parametrize("widen", [1.0, 0.6, 1.5])
+def test_c_is_the_change_of_the_evidence_whatever_the_encoder(name: str, widen: float) -> None:
+    error = ladder(widen).likelihood[name] - truth(name)
+    assert float(error.abs().max()) < 0.4
+    assert abs(float(error.mean())) < 0.03
+
+
+def test_log_prior_and_reconstruction() -> None:
+    found = ladder()
+    assert found.log_prior is not None
+    assert found.reconstruction is not None
+    torch.testing.assert_close(found.log_prior, MODEL.log_evidence(X), rtol=0, atol=0.3)
+    expected, _ = MODEL.elbo(X)
+    plan = Plan.of(Panel({n: r(n) for n in NAMES}), 1200)
+    # Var_q of log p(x|z) row by row is 1/2 sum (s^2 g / var)^2 + ...; bounded here by 4
+    error = found.reconstruction - expected
+    assert abs(float(error.mean())) < 4 * 2 / math.sqrt(4 * plan.widened[0] * N)
+
+
+def test_without_a_decoder_b_is_there_for_every_kind_all_the_same() -> None:
+    names = ["mixture", "flow", "flow-matching"]
+    found = climb(
+        Panel({n: r(n) for n in names}),
+        InMemory(MEAN, SCALE),
+        split="heldout",
+        rng=generator(0, "bare"),
+        draws=800,
+    )
+    assert not found.likelihood
+    assert set(found.evidence_quarter) == {"flow", "flow-matching"}
+    for name in names:
+        assert float((found.evidence[name] - truth(name)).abs().max()) < 0.1
+    assert climb(
+        Panel({n: r(n) for n in names}), InMemory(MEAN, SCALE), split="h", rng=generator(0, "bare"), draws=0
+    ).evidence.keys() == {"prior", "mixture"}
+
+
+class _Hidden(Gaussian):
+    """A Gaussian that does not own up to its closed form."""
+
+    kind = "hidden"
+
+    def tilt(self, *args, **kwargs):
+        return None
+
+
+def sharp() -> tuple[Gaussian, Gaussian, InMemory]:
+    """An r from which q is far, in eight dimensions: with draws of q alone the estimate is off by nats."""
+    mean = torch.full((8,), 0.6, dtype=torch.float64)
+    tril = 0.35 * torch.eye(8, dtype=torch.float64)
+    q = InMemory(torch.zeros(16, 8, dtype=torch.float64), torch.full((16, 8), 0.6, dtype=torch.float64))
+    return _Hidden(mean, tril), Gaussian(mean, tril), q
+
+
+def test_the_matched_gaussian_makes_b_right_where_draws_of_q_alone_are_off() -> None:
+    hidden, plain, q = sharp()
+    exact = plain.tilt(q.mean, q.scale, draws=0, rng=generator(0)).log_ratio
+    z = q.draw(rng=generator(0, "q"), draws=400).reshape(400, -1, 8)
+    naive = torch.logsumexp((plain.log_prob(z.reshape(-1, 8)) - standard_log_prob(z).flatten()).reshape(400, -1), 0)
+    naive = naive - math.log(400)
+    found = climb(Panel({"hidden": hidden}), q, split="h", rng=generator(0, "climb"), draws=400).evidence["hidden"]
+    assert float((naive - exact).mean()) < -0.2
+    assert abs(float((found - exact).mean())) < 0.1
+    assert float((found - exact).abs().max()) < 0.7
+
+
+def test_the_match_goes_towards_q_r_and_no_further() -> None:
+    hidden, plain, q = sharp()
+    tilted = plain.tilt(q.mean, q.scale, draws=2000, rng=generator(0, "q_r")).draws
+    found = match(Panel({"hidden": hidden}), ["hidden"], q.mean, q.scale, rng=generator(0, "pilot"))
+    centre, spread = found["hidden"]
+    target = tilted.mean(1)
+    assert float((centre - target).norm(dim=1).mean()) < 0.75 * float((q.mean - target).norm(dim=1).mean())
+    assert (spread > 0.7 * tilted.std(1)).all()
+    same = match(Panel({"flat": Flat(8)}), ["flat"], q.mean, q.scale, rng=generator(0, "pilot"))["flat"]
+    assert float((same[0] - q.mean).abs().max()) < 0.5  # r = p: q_r is q
+    torch.testing.assert_close(same[1].mean(), 1.2 * q.scale.mean(), rtol=0.1, atol=0)
+
+
+class Flat(LatentDistribution):
+    """The prior, without its closed form; counts how many points it was asked for."""
+
+    kind = "flat"
+
+    def __init__(self, d: int) -> None:
+        self.dim, self.asked = d, 0
+
+    @property
+    def d(self) -> int:
+        return self.dim
+
+    def log_prob(self, z):
+        self.asked += len(z)
+        return standard_log_prob(z)
+
+    def sample(self, n, *, rng):
+        return torch.randn(n, self.dim, generator=rng, dtype=torch.float64)
+
+    def tensors(self):
+        return {}
+
+    def config(self):
+        return {}
+
+    @classmethod
+    def rebuild(cls, config, tensors):
+        return cls(2)
+
+
+def test_a_density_is_evaluated_once_a_draw() -> None:
+    """400 draws and 64 of the pilot a row, however many views show it; 16 for the code gain."""
+    from zprime.latent import Defensive
+
+    flat = Flat(2)
+    panel = Panel({"flat": Defensive(flat, 0.1), "mixture": r("mixture")})
+    found = climb(
+        panel, InMemory(MEAN, SCALE), split="h", rng=generator(0, "x"), model=MODEL.vae(), rows=ROWS, draws=400
+    )
+    assert flat.asked == N * (400 + 64 + CODE_DRAWS)
+    assert set(found.likelihood) == {"prior", "flat", "flat (e = 0)", "mixture"}
+    for rung in (found.likelihood, found.evidence):
+        torch.testing.assert_close(rung["flat"], torch.zeros(N).double(), rtol=0, atol=0.05)
+
+
+def test_the_proposal_is_what_the_draws_follow() -> None:
+    """E_proposal[p(z) / proposal(z)] = 1 and E_proposal[q / proposal] = 1, for every row."""
+    panel = Panel({n: r(n) for n in ("mixture", "flow", "resampled rejection", "aggregated")})
+    plan = Plan.of(panel, 4000)
+    for widen in (1.0, 2.5):  # 2.5 times these scales are wider than the prior
+        drawn = propose(panel, plan, MEAN[:4], SCALE[:4] * widen, generator(0, "p"))
+        for log_density in (drawn.prior, drawn.posterior, *drawn.base.values()):
+            w = (log_density - drawn.proposal).exp()
+            assert ((w.mean(1) - 1).abs() < 4.5 * w.std(1) / math.sqrt(4000)).all()
+        u = (drawn.z[:, drawn.plain] - MEAN[:4, None]) / (SCALE[:4, None] * widen)
+        torch.testing.assert_close(u.std(1), torch.ones(4, 2).double(), rtol=0.2, atol=0)
+    assert isinstance(r("flow"), Flow)
