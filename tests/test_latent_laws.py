@@ -14,7 +14,7 @@ from zoo import ZOO, posteriors
 from zprime import distribution, latent
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
-from zprime.kernels import dense, diagonal
+from zprime.kernels import dense, diagonal, score
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -149,6 +149,21 @@ def test_log_prob_does_not_depend_on_blocks_or_company(name: str, monkeypatch) -
     monkeypatch.setattr(dense, "POINTS", 7)
     torch.testing.assert_close(given.log_prob(z), whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(torch.cat([given.log_prob(b) for b in z.split(9)]), whole, rtol=1e-12, atol=1e-12)
+
+
+@every_kind
+def test_gradient_of_the_log_density_is_that_of_differences(name: str, monkeypatch) -> None:
+    """By autograd, or by the mixtures' own scores, in whatever blocks."""
+    given = scored(name)
+    z = 2 * torch.randn(9, 2, generator=generator(0, "z"), dtype=torch.float64)
+    steps = 1e-5 * torch.eye(2, dtype=torch.float64)
+    expected = torch.stack([(given.log_prob(z + h) - given.log_prob(z - h)) / 2e-5 for h in steps], 1)
+    for size in (5, 1000):
+        monkeypatch.setattr(score, "POINTS", size)
+        monkeypatch.setattr(score, "COMPONENTS", size)
+        point = z.clone().requires_grad_()
+        (found,) = torch.autograd.grad(given.log_prob(point).sum(), point)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @every_kind

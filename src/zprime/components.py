@@ -4,13 +4,21 @@
 """
 
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks
-from zprime.kernels import diagonal_log_ratio, full_log_ratio, full_mixture_log_prob, mixture_log_prob
+from zprime.kernels import (
+    diagonal_log_ratio,
+    full_log_ratio,
+    full_mixture_log_prob,
+    full_mixture_score,
+    mixture_log_prob,
+    mixture_score,
+)
 
 PAIRS = 1 << 20  # pairs of posterior and component handled at once
 
@@ -42,8 +50,16 @@ class Diagonal:
         return self.mean.shape[1]
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Exact log-density in nats, float64."""
+        """Exact log-density in nats, float64; differentiable in z."""
+        return differentiable(z, self)
+
+    def value(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """The log-density without a gradient."""
         return mixture_log_prob(z, self.mean, self.scale, self.log_weight)
+
+    def score(self, z: Float[Tensor, "n d"], log_prob: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """The gradient of the log-density in z, given the log-density."""
+        return mixture_score(z, self.mean, self.scale, self.log_weight, log_prob)
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Ancestral draws."""
@@ -86,8 +102,16 @@ class Full:
         return self.mean.shape[1]
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Exact log-density in nats, float64."""
+        """Exact log-density in nats, float64; differentiable in z."""
+        return differentiable(z, self)
+
+    def value(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """The log-density without a gradient."""
         return full_mixture_log_prob(z, self.mean, self.scale_tril, self.log_weight)
+
+    def score(self, z: Float[Tensor, "n d"], log_prob: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """The gradient of the log-density in z, given the log-density."""
+        return full_mixture_score(z, self.mean, self.scale_tril, self.log_weight, log_prob)
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Ancestral draws, one matrix product a component, then put in random order."""
@@ -118,6 +142,42 @@ class Full:
                 spread = torch.linalg.solve_triangular(factor[row, k].mT, out[rows, :, :, None], upper=True)
                 out[rows] = centre[row, k] + spread[..., 0]
         return Tilted(ratio, out)
+
+
+@runtime_checkable
+class WithScore(Protocol):
+    """A mixture that knows its log-density and the gradient of it, both without autograd."""
+
+    def value(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """The log-density."""
+        ...
+
+    def score(self, z: Float[Tensor, "n d"], log_prob: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """Its gradient in z, given the log-density."""
+        ...
+
+
+class _Density(torch.autograd.Function):
+    """A mixture's log-density with its score as the gradient in z: autograd never sees the N components."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, mixture: WithScore) -> Tensor:
+        out = mixture.value(z)
+        ctx.save_for_backward(z, out)
+        ctx.mixture = mixture
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        z, log_prob = ctx.saved_tensors
+        score = ctx.mixture.score(z, log_prob)
+        return (gradients[0][:, None] * score).to(z.dtype), None
+
+
+def differentiable(z: Float[Tensor, "n d"], mixture: WithScore) -> Float[Tensor, " n"]:
+    """The mixture's log-density, with a gradient where `z` asks for one."""
+    out: Tensor = _Density.apply(z, mixture)  # type: ignore[no-untyped-call]
+    return out
 
 
 def choose(log_weight: Float[Tensor, " k"], n: int, rng: torch.Generator) -> Tensor:

@@ -2,5 +2,13 @@
 
 from zprime.kernels.dense import full_log_ratio, full_mixture_log_prob
 from zprime.kernels.diagonal import diagonal_log_ratio, mixture_log_prob
+from zprime.kernels.score import full_mixture_score, mixture_score
 
-__all__ = ["diagonal_log_ratio", "full_log_ratio", "full_mixture_log_prob", "mixture_log_prob"]
+__all__ = [
+    "diagonal_log_ratio",
+    "full_log_ratio",
+    "full_mixture_log_prob",
+    "full_mixture_score",
+    "mixture_log_prob",
+    "mixture_score",
+]

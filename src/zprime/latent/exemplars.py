@@ -96,7 +96,7 @@ class Exemplars(LatentDistribution):
         if isinstance(r, Full) or len(r.mean) == 1:
             return r.log_prob(z)
         if isinstance(r, Smoothed):
-            out = r.log_prob(z, leave_out=position)
+            out = r.value(z, leave_out=position)
         else:
             out = mixture_log_prob(z, r.mean, r.scale, r.log_weight, leave_out=position)
         left = torch.log1p(-r.log_weight.double().exp()[position.clamp(min=0)])

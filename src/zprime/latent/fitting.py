@@ -205,8 +205,8 @@ class MLP(nn.Sequential):
 
 
 def by_rows(f: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"], rows: int = ROWS) -> Tensor:
-    """Apply `f` to blocks of rows without gradients, and put the answers together."""
-    with torch.no_grad():
+    """Apply `f` to blocks of rows, and put the answers together; without gradients unless `x` asks for its own."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
         return torch.cat([f(x[part]) for part in blocks(len(x), rows)]) if len(x) else f(x)
 
 

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import LOG_2PI, blocks
-from zprime.components import Tilted, choose, choose_rows
+from zprime.components import Tilted, choose, choose_rows, differentiable
 from zprime.kernels import full_log_ratio
-from zprime.kernels.diagonal import accumulate, mask
+from zprime.kernels.diagonal import FLOOR, accumulate, mask
 
 COMPONENTS = 2048
 POINTS = 256
@@ -35,9 +35,13 @@ class Smoothed:
         """Latent dimension."""
         return self.mean.shape[1]
 
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Exact log-density in nats, float64; differentiable in z."""
+        return differentiable(z, self)
+
     @torch.no_grad()
-    def log_prob(self, z: Float[Tensor, "n d"], *, leave_out: Int[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
-        """Exact log-density in nats, float64, streamed over blocks of points and of components.
+    def value(self, z: Float[Tensor, "n d"], *, leave_out: Int[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """The log-density without a gradient, streamed over blocks of points and of components.
 
         In coordinates `y = L^-1 (z - m)` component k has the covariance `I + L^-1 diag(scale_k^2) L^-T`, so its
         precision has eigenvalues in (0, 1] and the expanded square loses nothing that float64 would notice; it is one
@@ -48,15 +52,13 @@ class Smoothed:
             leave_out: for every point the position of a component to leave out, or -1; the rest is not renormalised.
         """
         d = self.d
-        tril, centre = self.tril.double(), self.mean.double().mean(0)
-        whiten = torch.linalg.solve_triangular(tril, torch.eye(d, dtype=torch.float64, device=tril.device), upper=False)
-        upper = torch.triu_indices(d, d, device=tril.device)
+        centre, whiten, upper = self._coordinates()
         top = torch.full((len(z),), -torch.inf, dtype=torch.float64, device=z.device)
         total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
         size = max(POINTS, FLOATS // (upper.shape[1] + d + 1))
         for panel in blocks(len(z), size):
             y = (z[panel].double() - centre) @ whiten.T
-            features = torch.cat([y[:, upper[0]] * y[:, upper[1]], y, torch.ones_like(y[:, :1])], 1)
+            features = _features(y, upper)
             for columns in blocks(len(self.mean), max(POINTS, min(COMPONENTS, FLOATS // d**2))):
                 weights = self._weights(columns, centre, whiten, upper)
                 for rows in blocks(len(y), POINTS):
@@ -65,7 +67,32 @@ class Smoothed:
                     if leave_out is not None:
                         mask(tile, leave_out[here] - columns.start)
                     accumulate(tile, top[here], total[here])
-        return top + total.log() - tril.diagonal().log().sum()
+        return top + total.log() - self.tril.double().diagonal().log().sum()
+
+    @torch.no_grad()
+    def score(self, z: Float[Tensor, "n d"], log_prob: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """The gradient of the log-density in z, given the log-density: that of the features, at shared-out weights."""
+        centre, whiten, upper = self._coordinates()
+        y = (z.double() - centre) @ whiten.T
+        features = _features(y, upper)
+        log_prob = log_prob + self.tril.double().diagonal().log().sum()
+        mean = torch.zeros_like(features)
+        for columns in blocks(len(self.mean), max(POINTS, min(COMPONENTS, FLOATS // self.d**2))):
+            weights = self._weights(columns, centre, whiten, upper)
+            for rows in blocks(len(y), POINTS):
+                share = (features[rows] @ weights.T - log_prob[rows, None]).clamp_(min=FLOOR).exp_()
+                mean[rows] += share @ weights
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad((_features(y.requires_grad_(), upper) * mean).sum(), y)
+        out: Tensor = gradient @ whiten
+        return out
+
+    def _coordinates(self) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"], Int[Tensor, "2 u"]]:
+        """The centre m, L^-1, and the indices of the upper triangle."""
+        tril = self.tril.double()
+        eye = torch.eye(self.d, dtype=torch.float64, device=tril.device)
+        whiten = torch.linalg.solve_triangular(tril, eye, upper=False)
+        return self.mean.double().mean(0), whiten, torch.triu_indices(self.d, self.d, device=tril.device)
 
     def _weights(
         self, columns: slice, centre: Float[Tensor, " d"], whiten: Float[Tensor, "d d"], upper: Int[Tensor, "2 u"]
@@ -142,3 +169,8 @@ class Smoothed:
         tril = self.tril.double()
         out: Tensor = torch.linalg.cholesky(torch.diag_embed(scale.double().square()) + tril @ tril.T)
         return out
+
+
+def _features(y: Float[Tensor, "n d"], upper: Int[Tensor, "2 u"]) -> Float[Tensor, "n f"]:
+    """Products of coordinates, the coordinates, and 1."""
+    return torch.cat([y[:, upper[0]] * y[:, upper[1]], y, torch.ones_like(y[:, :1])], 1)

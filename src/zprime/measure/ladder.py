@@ -22,7 +22,7 @@ from zprime.vae import Decoder
 
 CODE_DRAWS = 16
 CHUNK = 8  # rows whose draws are decoded together: part of the random streams' names, so a constant
-DECODE = 1024
+DECODE = 256  # latents a block: what a decoder makes of them stays in cache
 
 
 @dataclass
