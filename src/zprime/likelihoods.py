@@ -42,6 +42,14 @@ class Bernoulli(nn.Module):
         return Independent(TorchBernoulli(logits=output, validate_args=False), output.ndim - 1, validate_args=False)
 
 
+def draw(p: Distribution, *, rng: torch.Generator) -> Tensor:
+    """One draw from each of a batch of distributions, decided by `rng`."""
+    # torch's Distributions take no generator: the global one is lent a stream of ours, and given back
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.initial_seed())
+        return p.sample()
+
+
 def build(name: str, *, scale: float | None = None) -> nn.Module:
     """Make the likelihood called `name`.
 

@@ -12,6 +12,7 @@ from zprime import artifact, distribution, vae
 from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
+from zprime.likelihoods import draw
 from zprime.rng import fork, generator
 from zprime.vae import Decoder
 
@@ -59,10 +60,7 @@ class GenerativeModel:
             if noise == "mean":
                 yield z[part], p.mean
                 continue
-            # torch's Distributions take no generator: the global one is lent a stream of ours, and given back
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(fork(rng, "x", part.start).initial_seed())
-                yield z[part], p.sample()
+            yield z[part], draw(p, rng=fork(rng, "x", part.start))
 
     def sample(
         self, n: int, *, rng: torch.Generator, noise: str = "mean"
