@@ -5,7 +5,7 @@ Theory page, section 3. All are paired over rows, in nats a row, and conditional
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,8 @@ from torch import Tensor
 from zprime.arrays import blocks, standard_log_prob
 from zprime.data import Rows
 from zprime.distribution import Progress, silent
+from zprime.latent.choose import TIE
+from zprime.measure.estimate import Estimate
 from zprime.measure.panel import Panel, mix
 from zprime.measure.proposal import Draws, Plan, propose
 from zprime.posteriors import InMemory
@@ -155,6 +157,21 @@ def _sweep(
         out.quarter = {k: v - quarter["prior"] for k, v in quarter.items()}
         out.log_prior, out.log_prior_quarter = full["prior"], quarter["prior"]
         out.reconstruction, out.khat = reconstruction, khat
+
+
+def moved(
+    e: Estimate, full: Float[Tensor, " n"], quarter: Float[Tensor, " n"], draws: int
+) -> Estimate:
+    """Trust an estimate if its mean moved by less than max(1 s.e., 0.05 nats) from a quarter of the draws to all.
+
+    The bias of a log of a mean falls as 1/K, so what is left of it at K is about a third of the move.
+    """
+    if not e.trusted:
+        return e
+    by = float(full.mean() - quarter.mean())
+    limit = max(e.stderr or 0.0, TIE)
+    because = f"moved {by:+.3f} nats from {draws // 4} to {draws} draws (limit {limit:.3f})"
+    return replace(e, trusted=abs(by) < limit, because=because)
 
 
 def _log_means(terms: Float[Tensor, "b k"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
