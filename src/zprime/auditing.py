@@ -1,6 +1,5 @@
 """Audit: every candidate measured on data that no part has seen, with a verdict. It measures; it does not fit."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +12,9 @@ from zprime.distribution import Fit, LatentDistribution, Progress, silent
 from zprime.encoding import Reencoded
 from zprime.errors import ArrayError, UsageError
 from zprime.measure import Ladder, Panel, Surgery, climb, mean_estimate, surgery
+from zprime.measure.model_side import model_side
 from zprime.measure.panel import PURE
-from zprime.measure.verdict import UNIT, decide, likelihood_estimate
+from zprime.measure.verdict import UNIT, decide, evidence_estimate, likelihood_estimate
 from zprime.posteriors import InMemory, Posteriors
 from zprime.record import Audit, AuditSettings, Entry, Score
 from zprime.rng import generator
@@ -71,6 +71,20 @@ def audit(
         progress("ELBO surgery", i, 3)
         cuts[split] = surgery(posteriors[split], split=split, rng=generator(seed, "surgery", split))
     progress("ELBO surgery", 3, 3)
+    description = dict(data or {})
+    side = model_side(
+        panel,
+        ladders,
+        model,
+        rows,
+        best=verdict.best,
+        log_scale=description.get("log_scale"),
+        simulated=settings.simulated,
+        ais=settings.ais,
+        temperatures=settings.temperatures,
+        seed=seed,
+        progress=progress,
+    )
     tensors = _rows_tensors(ladders)
     tensors |= _pictures(panel, posteriors["heldout"].gather(), model, rows, settings, seed)
     entries = [_entry(panel, fits, name, ladders, seed) for name in panel.names]
@@ -78,7 +92,6 @@ def audit(
     log_prior = None
     if held.log_prior is not None:
         log_prior = mean_estimate(held.log_prior, unit=UNIT, split="heldout", seed=seed)
-    description = dict(data or {})
     storage = {
         "posteriors": posteriors["train"].bytes,
         "posteriors_rate": round(_rate(posteriors["train"].gather(), seed)),
@@ -101,6 +114,7 @@ def audit(
         tensors=tensors,
         images=len(shape) == 3 and shape[0] in (1, 3),
         warnings=_warnings(description, posteriors["heldout"].gather()),
+        model_side=side,
     )
 
 
@@ -139,16 +153,13 @@ def _score(ladder: Ladder, rung: str, name: str, seed: int) -> Score | None:
     values: Tensor | None = getattr(ladder, rung).get(name)
     if values is None:
         return None
-    finite = values[torch.isfinite(values)]
     if rung == "likelihood":
         gain = likelihood_estimate(ladder, name, seed)
+    elif rung == "evidence":
+        gain = evidence_estimate(ladder, name, seed)
     else:
-        gain = mean_estimate(finite, unit=UNIT, split=ladder.split, seed=seed if rung == "code" else None)
-    diverged = len(values) - len(finite)
-    if diverged:
-        gain = dataclasses.replace(
-            gain, trusted=False, because=f"{diverged} rows diverge: q is wider than the prior there"
-        )
+        gain = mean_estimate(values, unit=UNIT, split=ladder.split, seed=seed)
+    diverged = int((~torch.isfinite(values)).sum())
     return Score(
         gain,
         float(values.median()),
@@ -198,6 +209,11 @@ def _rows_tensors(ladders: Mapping[str, Ladder]) -> dict[str, Tensor]:
         for rung in ("code", "evidence", "likelihood"):
             for name, values in getattr(ladder, rung).items():
                 out[f"gain.{split}.{rung}.{name}"] = values
+        for name, values in ladder.quarter.items():
+            out[f"quarter.{split}.{name}"] = values
+        for part in ("log_prior", "reconstruction", "rate"):
+            if getattr(ladder, part) is not None:
+                out[f"{part}.{split}"] = getattr(ladder, part)
     return out
 
 

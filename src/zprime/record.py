@@ -10,6 +10,7 @@ from torch import Tensor
 from zprime import artifact, plain
 from zprime.errors import ArtifactError, UsageError
 from zprime.measure import Estimate, Surgery
+from zprime.measure.model_side import ModelSide
 from zprime.measure.panel import PURE
 from zprime.measure.verdict import Verdict
 
@@ -25,12 +26,18 @@ class AuditSettings:
         draws: draws a row for the likelihood gain, a multiple of 4; 0 leaves it out.
         grid: samples of each candidate that are decoded for the pictures.
         map: codes and draws that the picture of the latent space shows.
+        simulated: simulated rows that the encoder is calibrated on, at least 100; 0 leaves it out.
+        ais: simulated rows that log p(x) is bracketed on by annealing, slow: about 5 seconds a row; 0 leaves it out.
+        temperatures: of the annealing.
     """
 
     rows: int = 1000
     draws: int = 400
     grid: int = 64
     map: int = 2000
+    simulated: int = 1000
+    ais: int = 0
+    temperatures: int = 200
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""
@@ -40,6 +47,12 @@ class AuditSettings:
             raise UsageError(f"draws: expected 0, or a multiple of 4 that is at least 8, got {self.draws}")
         if self.grid < 1 or self.map < 1:
             raise UsageError(f"grid and map: expected at least 1, got {self.grid} and {self.map}")
+        if self.simulated and self.simulated < 100:
+            raise UsageError(f"simulated: expected 0, or at least 100, got {self.simulated}")
+        if self.ais < 0 or self.ais == 1:
+            raise UsageError(f"ais: expected 0, or at least 2 rows, got {self.ais}")
+        if self.temperatures < 1:
+            raise UsageError(f"temperatures: expected at least 1, got {self.temperatures}")
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,7 @@ class Audit:
         settings, seed: how it was measured.
         tensors: per-row gains, decoded grids, codes and draws for the latent map.
         images: whether the grids are pictures.
+        model_side: log p(x) and bits under every candidate, the encoder's gap and calibration; None without a decoder.
     """
 
     data: dict[str, Any]
@@ -121,6 +135,7 @@ class Audit:
     tensors: dict[str, Tensor]
     images: bool
     warnings: list[str] = field(default_factory=list)
+    model_side: ModelSide | None = None
 
     def entry(self, name: str) -> Entry:
         """The row of the table called `name`.

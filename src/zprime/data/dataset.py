@@ -156,6 +156,7 @@ class Dataset:
             "content": self.hash,
             "copies": self.copies,
             "bytes": self.bytes,
+            "log_scale": float(self.scale.double().log().sum()),
         }
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,12 +1,11 @@
 """The inference gap: what the encoder loses, log p(x) - ELBO = KL(q(z|x) || p(z|x)) (Cremer et al. 2018)."""
 
 from dataclasses import dataclass
+from functools import partial
 
-from zprime.arrays import standard_kl
-from zprime.errors import ArrayError
+from zprime.errors import UsageError
 from zprime.measure.estimate import Estimate, exact, mean_estimate
-from zprime.measure.ladder import Ladder, moved
-from zprime.posteriors import InMemory
+from zprime.measure.ladder import BARE, Ladder, moved
 
 UNIT = "nats per row"
 
@@ -31,32 +30,26 @@ class InferenceGap:
     gap: Estimate
 
 
-def inference_gap(ladder: Ladder, posteriors: InMemory, *, seed: int) -> InferenceGap:
+def inference_gap(ladder: Ladder, *, seed: int) -> InferenceGap:
     """From what rung (c) has computed on its way: nothing is decoded for it.
 
     Args:
         ladder: climbed with a decoder.
-        posteriors: the rows that it was climbed on.
         seed: of its draws.
 
     Raises:
-        ArrayError: the ladder was climbed without a decoder, or on other rows.
+        UsageError: the ladder was climbed without a decoder.
     """
-    if ladder.log_prior is None or ladder.log_prior_quarter is None or ladder.reconstruction is None:
-        raise ArrayError("ladder: expected one that was climbed with a decoder, got none of rung (c)")
-    if len(ladder.log_prior) != posteriors.n:
-        raise ArrayError(f"posteriors: expected the {len(ladder.log_prior)} rows of the ladder, got {posteriors.n}")
-    rate = standard_kl(posteriors.mean.double(), posteriors.scale.double()).sum(1)
-    elbo = ladder.reconstruction - rate
-    kind = {"unit": UNIT, "split": ladder.split, "seed": seed}
-    gap, log_prob = (
-        moved(mean_estimate(v, **kind), ladder.log_prior, ladder.log_prior_quarter, ladder.draws)
-        for v in (ladder.log_prior - elbo, ladder.log_prior)
-    )
+    whole, quarter = ladder.log_prob("prior")
+    if ladder.rate is None or ladder.reconstruction is None:
+        raise UsageError(BARE)
+    elbo = ladder.reconstruction - ladder.rate
+    mean = partial(mean_estimate, unit=UNIT, split=ladder.split, seed=seed)
+    gap, log_prob = (moved(mean(v), whole, quarter, ladder.draws) for v in (whole - elbo, whole))
     return InferenceGap(
         log_prob=log_prob,
-        elbo=mean_estimate(elbo, **kind),
-        reconstruction=mean_estimate(ladder.reconstruction, **kind),
-        rate=exact(float(rate.mean()), n=posteriors.n, unit=UNIT, split=ladder.split),
+        elbo=mean(elbo),
+        reconstruction=mean(ladder.reconstruction),
+        rate=exact(float(ladder.rate.mean()), n=len(ladder.rate), unit=UNIT, split=ladder.split),
         gap=gap,
     )

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import blocks, standard_log_prob
+from zprime.arrays import blocks, standard_kl, standard_log_prob
 from zprime.data import Rows
 from zprime.distribution import Progress, silent
+from zprime.errors import UsageError
 from zprime.latent.choose import TIE
 from zprime.measure.estimate import Estimate
 from zprime.measure.panel import Panel, mix
@@ -24,6 +25,7 @@ from zprime.vae import Decoder
 
 CODE_DRAWS = 16
 CHUNK = 8  # rows whose draws are decoded together: part of the random streams' names, so a constant
+BARE = "ladder: expected one that was climbed with a decoder, got one without rung (c)"
 DECODE = 256  # latents a block: what a decoder makes of them stays in cache
 
 
@@ -42,6 +44,7 @@ class Ladder:
         log_prior: log p_p(x) of rung (c), nats a row.
         log_prior_quarter: the same from the first quarter of the draws.
         reconstruction: E_q[log p(x|z)], the mean over those of the draws that are of q itself, nats a row.
+        rate: KL(q||p), exact, nats a row.
         khat: Pareto k-hat of each row's weights.
         draws: draws a row of rung (c) and of (b) where it has no closed form; 0 where none were needed.
     """
@@ -55,8 +58,19 @@ class Ladder:
     log_prior: Float[Tensor, " n"] | None = None
     log_prior_quarter: Float[Tensor, " n"] | None = None
     reconstruction: Float[Tensor, " n"] | None = None
+    rate: Float[Tensor, " n"] | None = None
     khat: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
     draws: int = 0
+
+    def log_prob(self, name: str) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Log p_r(x) of rung (c) for one view, row by row: from all draws, and from the first quarter.
+
+        Raises:
+            UsageError: rung (c) was not climbed.
+        """
+        if self.log_prior is None or self.log_prior_quarter is None:
+            raise UsageError(BARE)
+        return self.likelihood[name] + self.log_prior, self.quarter[name] + self.log_prior_quarter
 
 
 def climb(
@@ -157,11 +171,10 @@ def _sweep(
         out.quarter = {k: v - quarter["prior"] for k, v in quarter.items()}
         out.log_prior, out.log_prior_quarter = full["prior"], quarter["prior"]
         out.reconstruction, out.khat = reconstruction, khat
+        out.rate = standard_kl(posteriors.mean.double(), posteriors.scale.double()).sum(1)
 
 
-def moved(
-    e: Estimate, full: Float[Tensor, " n"], quarter: Float[Tensor, " n"], draws: int
-) -> Estimate:
+def moved(e: Estimate, full: Float[Tensor, " n"], quarter: Float[Tensor, " n"], draws: int) -> Estimate:
     """Trust an estimate if its mean moved by less than max(1 s.e., 0.05 nats) from a quarter of the draws to all.
 
     The bias of a log of a mean falls as 1/K, so what is left of it at K is about a third of the move.

@@ -10,6 +10,7 @@ from zprime.measure import Estimate
 from zprime.measure.estimate import digits
 from zprime.measure.panel import PURE
 from zprime.record import Audit, Entry, Score
+from zprime.reporting.model_side import sentences
 
 RUNGS = {"code": "(a) code gain", "evidence": "(b) evidence gain", "likelihood": "(c) likelihood gain"}
 
@@ -47,7 +48,7 @@ def title(entry: Entry) -> str:
 
 def show(audit: Audit, *, width: int = 80) -> Group:
     """Everything that fits a terminal of `width` columns: table, surgery, verdict."""
-    return Group(_scores(audit, wide=width >= 100), _surgery(audit), _notes(audit), _verdict(audit))
+    return Group(_scores(audit, wide=width >= 100), _surgery(audit), _model_side(audit), _notes(audit), _verdict(audit))
 
 
 def _scores(audit: Audit, *, wide: bool) -> Table:
@@ -107,6 +108,10 @@ def _surgery(audit: Audit) -> Table:
     return table
 
 
+def _model_side(audit: Audit) -> Text:
+    return Text("".join(f"· {s}\n" for s in sentences(audit)))
+
+
 def _notes(audit: Audit) -> Text:
     parts = [f"The |D| posteriors take {size(audit.storage['posteriors'])}"]
     if "posteriors_rate" in audit.storage:
@@ -115,8 +120,6 @@ def _notes(audit: Audit) -> Text:
         parts.append(f"; the training rows themselves {size(audit.storage['data'])}")
     if "data_rate" in audit.storage:
         parts.append(f" ({audit.storage['data_rate']:,} draws z' a second, encoding each)")
-    if audit.log_prior is not None:
-        parts.append(f". Held-out log p(x) under the prior: {audit.log_prior} nats per row")
     parts.append(".")
     return Text("".join(parts) + "".join(f"\nNote: {w}." for w in audit.warnings))
 
