@@ -6,7 +6,7 @@ from torch import Tensor
 
 from zprime.latent import Gaussian, Mixture
 from zprime.measure import Ladder, Panel
-from zprime.measure.verdict import Verdict, decide, likelihood_estimate
+from zprime.measure.verdict import Verdict, decide, evidence_estimate, likelihood_estimate
 from zprime.rng import generator
 
 N = 400
@@ -95,3 +95,61 @@ def test_trust_is_about_a_quarter_of_the_draws() -> None:
     assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.049), "large", 0).trusted
     assert not likelihood_estimate(ladder("heldout", 0, 1, moved=0.051), "large", 0).trusted
     assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.051, spread=2.0), "large", 0).trusted  # 1 s.e. is 0.1
+
+
+def test_every_number_of_the_choice_is_kept() -> None:
+    """The rule, applied again to nothing but what the verdict keeps, gives the verdict."""
+    for small, large in ((1.96, 2.0), (1.94, 2.0), (0.5, 0.2), (0.01, 0.04)):
+        selection = ladder("selection", small, large, moved=0.01)
+        v = verdict(selection, ladder("heldout", small, large))
+        found = {s.name: s for s in v.standings}
+        assert set(found) == {"prior", "small", "large"}
+        top = max(found.values(), key=lambda s: s.gain.value)
+        for s in found.values():
+            assert s.behind == pytest.approx(top.gain.value - s.gain.value)
+            difference = selection.likelihood[top.name] - selection.likelihood[s.name]
+            assert s.behind_stderr == pytest.approx(float(difference.std()) / N**0.5)
+            assert s.limit == pytest.approx(max(s.behind_stderr, 0.05))
+            assert s.tied == (s is top or s.behind < s.limit)
+            assert s.likelihood == s.gain
+        assert min((s for s in found.values() if s.tied), key=lambda s: s.bytes).name == v.best
+        if v.best != "prior":
+            heldout = v.evidence["heldout"]
+            assert v.needed["heldout"] == pytest.approx(max(2 * (heldout.stderr or 0), 0.05))
+            assert (v.decision == "leave the prior") == (heldout.value > v.needed["heldout"])
+
+
+def test_one_untrusted_candidate_takes_the_rung_from_all() -> None:
+    v = verdict(ladder("selection", 2.0, 0.5, moved=0.2), ladder("heldout", 2.0, 0.5))
+    assert v.rung == "code and evidence gain"
+    assert (v.decision, v.choice) == ("leave the prior", "small")
+    assert [s.likelihood.trusted for s in v.standings if s.likelihood] == [True, True, False]
+    assert set(v.needed) == set(v.evidence) == {"code gain", "evidence gain"}
+
+
+def test_without_a_trusted_likelihood_gain_nothing_is_kept_either_it_is_undecided() -> None:
+    """Rule 4: leave only if code and evidence gain say so; else undecided, also where the code gain prefers the prior."""
+    v = verdict(ladder("selection", 0.5, 2.0, moved=0.2, code=-3.0), ladder("heldout", 0.5, 2.0, moved=0.2, code=-3.0))
+    assert (v.decision, v.choice, v.best) == ("undecided", "prior", "prior")
+    assert "large moved -0.200 nats" in v.why[0]
+    assert {s.name: s.gain.value for s in v.standings}["large"] == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(("moved", "decision"), [(0.0, "leave the prior"), (0.2, "undecided")])
+def test_an_evidence_gain_by_importance_sampling_must_stand_still_too(moved: float, decision: str) -> None:
+    bare = {s: ladder(s, 0.5, 2.0) for s in ("selection", "heldout")}
+    for one in bare.values():
+        one.likelihood, one.quarter = {}, {}
+        one.evidence_quarter = {"large": one.evidence["large"] - moved}
+    v = verdict(bare["selection"], bare["heldout"])
+    assert v.decision == decision
+    assert "by importance sampling: moved" in v.evidence["evidence gain"].because
+
+
+def test_rows_without_an_evidence_gain_are_left_out_and_said() -> None:
+    one = ladder("heldout", 0.5, 2.0)
+    one.evidence["large"][3] = float("inf")
+    e = evidence_estimate(one, "large", 0)
+    assert e.n == N - 1
+    assert not e.trusted
+    assert e.because == "1 rows diverge: q is wider than the prior there"

@@ -1,0 +1,215 @@
+"""Inference gap, bits per dimension, annealed bounds beside rung (c), and all of them in one audit."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Independent, Normal
+
+from oracles import evidence, linear_gaussian
+from zoo import ZOO
+from zprime import record
+from zprime.auditing import audit
+from zprime.data import Rows
+from zprime.errors import UsageError
+from zprime.latent import Gaussian
+from zprime.measure import Ladder, Panel, climb
+from zprime.measure.ais import AISSettings
+from zprime.measure.bits import bits_per_dimension, units
+from zprime.measure.estimate import mean_estimate
+from zprime.measure.inference import inference_gap
+from zprime.measure.sandwich import sandwich
+from zprime.posteriors import InMemory
+from zprime.record import AuditSettings
+from zprime.reporting.model_side import sentences
+from zprime.rng import generator
+
+MODEL = linear_gaussian()
+PANEL = Panel({"mixture": ZOO["mixture"](2, torch.float64)})
+
+
+def ladder(widen: float, n: int = 200, draws: int = 400) -> Ladder:
+    x, _ = MODEL.sample(n, seed=3)
+    mean, scale = MODEL.posterior(x)
+    return climb(
+        PANEL,
+        InMemory(mean, scale * widen),
+        split="heldout",
+        rng=generator(0, "ladder"),
+        model=MODEL.vae(),
+        rows=Rows("heldout", x, torch.arange(n)),
+        draws=draws,
+    )
+
+
+@pytest.mark.parametrize("widen", [0.6, 1.0, 1.4])
+def test_inference_gap_is_the_divergence_from_the_posterior(widen: float) -> None:
+    found = inference_gap(ladder(widen), seed=0)
+    truth = 2 * (0.5 * (widen**2 - 1) - math.log(widen))
+    assert found.gap.low - 0.02 < truth < found.gap.high + 0.02
+    assert found.gap.trusted
+    assert found.gap.n == 200
+    assert found.log_prob.value == pytest.approx(found.elbo.value + found.gap.value)
+    assert found.elbo.value == pytest.approx(found.reconstruction.value - found.rate.value)
+    assert found.rate.stderr is None
+
+
+def test_the_gap_of_an_exact_encoder_has_no_error_but_that_of_its_draws() -> None:
+    found = ladder(1.0)
+    gap = inference_gap(found, seed=0).gap
+    assert gap.stderr is not None
+    assert gap.stderr < 0.15
+    assert abs(gap.value) < 4 * gap.stderr
+
+
+def test_a_gap_that_still_moves_is_not_trusted() -> None:
+    found = ladder(0.6)
+    assert found.log_prior is not None
+    found.log_prior_quarter = found.log_prior - 0.3
+    gap = inference_gap(found, seed=0).gap
+    assert not gap.trusted
+    assert "moved +0.300 nats from 100 to 400 draws" in gap.because
+
+
+def test_a_ladder_without_a_decoder_has_no_gap() -> None:
+    mean, scale = MODEL.posterior(MODEL.sample(5)[0])
+    bare = climb(PANEL, InMemory(mean, scale), split="heldout", rng=generator(0, "x"))
+    with pytest.raises(UsageError, match="ladder: expected one that was climbed with a decoder"):
+        inference_gap(bare, seed=0)
+
+
+class Pixels:
+    def decode(self, z: Tensor) -> Independent:
+        return Independent(Bernoulli(logits=z.repeat(1, 4), validate_args=False), 1)
+
+
+class Grey:
+    def decode(self, z: Tensor) -> Independent:
+        return Independent(Normal(z.repeat(1, 4), 0.5), 1)
+
+
+def test_bits_of_a_density_are_those_of_the_data_as_stored() -> None:
+    """Standard deviation 0.5 in scaled units is 127.5 of 255 grey values: the density of the latter, in closed form."""
+    z = torch.zeros(40, 1)
+    x = 0.5 * torch.randn(40, 4, generator=generator(0, "x"))
+    log_prob = Grey().decode(z).log_prob(x)
+    stored = Independent(Normal(torch.zeros(40, 4), 127.5), 1).log_prob(255 * x)
+    e = mean_estimate(log_prob, unit="nats per row", split="heldout", seed=0)
+    found = bits_per_dimension(e, units(Grey(), x, z, log_scale=4 * math.log(255)))
+    assert found.value == pytest.approx(-float(stored.mean()) / 4 / math.log(2), rel=1e-5)
+    assert found.low < found.value < found.high
+    assert found.stderr == pytest.approx(e.stderr / 4 / math.log(2))
+    assert found.unit == "bits per dimension"
+    assert "not the probability of a bin" in units(Grey(), x, z, log_scale=1.0).says
+    assert "scaled units (those of the data are not known)" in units(Grey(), x, z, log_scale=None).says
+
+
+def test_bits_of_binary_data_are_a_code_length_and_of_grey_data_under_bernoulli_nothing() -> None:
+    z = torch.zeros(3, 1)
+    binary = units(Pixels(), torch.ones(3, 4), z, log_scale=4 * math.log(255))
+    assert binary.log_scale == 0
+    e = mean_estimate(Pixels().decode(z).log_prob(torch.ones(3, 4)), unit="nats", split="heldout", seed=0)
+    assert bits_per_dimension(e, binary).value == pytest.approx(1.0)  # a fair coin a pixel
+    grey = units(Pixels(), torch.full((3, 4), 0.5), z, log_scale=0.0)
+    assert not grey.meaningful
+    assert "binarise" in grey.says
+
+
+def test_sandwich_holds_the_truth_and_judges_rung_c() -> None:
+    for name in ("prior", "mixture"):
+        s = sandwich(
+            PANEL,
+            name,
+            MODEL.vae(widen=0.7),
+            rows=30,
+            draws=200,
+            dtype=torch.float64,
+            rng=generator(0, "s"),
+            seed=0,
+            settings=AISSettings(20, 4, 4),
+        )
+        assert s.forward.low < s.reverse.high
+        assert s.gap.trusted
+        assert -0.1 < s.gap.value < 0.3
+        assert abs(s.below.value) < 0.2
+        assert s.below.value + s.above.value == pytest.approx(s.gap.value)
+        # the simulated rows are the same whatever is measured on them
+        from zprime.measure.simulation import simulate
+        from zprime.rng import fork
+
+        r = PANEL.candidates[name]
+        _, rows = simulate(r, MODEL.vae(), 30, dtype=torch.float64, rng=fork(generator(0, "s"), "simulate", name))
+        truth = float(evidence(MODEL, rows.x, r).mean())
+        slack = 4 * (s.gap.stderr or 0.0) + 0.02
+        assert s.forward.value - slack < truth < s.reverse.value + slack
+
+
+def test_a_wide_sandwich_is_not_trusted() -> None:
+    narrow = MODEL.vae(widen=0.1)
+    s = sandwich(
+        PANEL,
+        "prior",
+        narrow,
+        rows=20,
+        draws=200,
+        dtype=torch.float64,
+        rng=generator(0, "s"),
+        seed=0,
+        settings=AISSettings(2, 1, 1),
+    )
+    assert not s.gap.trusted
+    assert "more temperatures bring them together" in s.gap.because
+
+
+SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10, simulated=150, ais=4, temperatures=8)
+
+
+def whole(widen: float = 1.0) -> record.Audit:
+    posteriors, rows = {}, {}
+    for i, name in enumerate(("train", "selection", "heldout")):
+        x, _ = MODEL.sample(80, seed=i)
+        x = x + MODEL.weight.sum(1)  # as if z had been drawn about 1
+        mean, scale = MODEL.posterior(x)
+        posteriors[name] = InMemory(mean, widen * scale)
+        rows[name] = Rows(name, x, torch.arange(80))
+    r = Gaussian(torch.ones(2).double(), torch.ones(2).double())
+    model = MODEL.vae(widen=widen)
+    data = {"log_scale": 6 * math.log(10.0)}
+    return audit({"shifted": r}, posteriors, model=model, rows=rows, data=data, settings=SMALL)
+
+
+def test_all_of_it_in_an_audit_and_back_from_disk(tmp_path) -> None:
+    found = whole()
+    side = found.model_side
+    assert side is not None
+    assert set(side.log_prob) == set(side.bits) == {"prior", "shifted"}
+    gain = side.log_prob["shifted"].value - side.log_prob["prior"].value
+    assert gain == pytest.approx(found.entry("shifted").scores["heldout"]["likelihood"].gain.value)
+    nats = side.log_prob["prior"].value - 6 * math.log(10)
+    assert side.bits["prior"].value == pytest.approx(-nats / 6 / math.log(2))
+    assert [c.source for c in side.calibration] == ["prior", "shifted"]
+    assert all(c.calibrated for c in side.calibration)
+    assert [s.name for s in side.sandwiches] == ["prior", "shifted"]
+    assert set(side.gaps) == {"selection", "heldout"}
+    found.save(tmp_path / "audit")
+    again = record.load(tmp_path / "audit")
+    assert again.model_side == side
+    assert again.verdict == found.verdict
+    for part in ("quarter.heldout.shifted", "log_prior.selection", "reconstruction.heldout", "rate.heldout"):
+        assert torch.equal(again.tensors[part], found.tensors[part])
+    said = sentences(found)
+    assert len(said) == 6
+    assert said == sentences(again)
+    assert str(side.gaps["heldout"].gap) in said[1]
+    assert "nothing speaks against the encoder" in said[2]
+    assert f"{side.bits['shifted'].value:.4f}" in said[0]
+
+
+def test_a_wrong_encoder_is_named_and_without_a_decoder_nothing_is_said() -> None:
+    found = whole(0.5)
+    said = sentences(found)
+    assert "too narrow" in said[2]
+    assert "the encoder's posteriors are not the model's (p < 0.001)" in said[2]
+    assert sentences(replace(found, model_side=None)) == []
