@@ -128,7 +128,7 @@ def test_one_untrusted_candidate_takes_the_rung_from_all() -> None:
 
 
 def test_without_a_trusted_likelihood_gain_nothing_is_kept_either_it_is_undecided() -> None:
-    """Rule 4: leave only if code and evidence gain say so; else undecided, also where the code gain prefers the prior."""
+    """Rule 4: leave only if both other gains say so; else undecided, also where the code gain prefers the prior."""
     v = verdict(ladder("selection", 0.5, 2.0, moved=0.2, code=-3.0), ladder("heldout", 0.5, 2.0, moved=0.2, code=-3.0))
     assert (v.decision, v.choice, v.best) == ("undecided", "prior", "prior")
     assert "large moved -0.200 nats" in v.why[0]
