@@ -2,6 +2,7 @@
 
 from zprime.kernels.dense import full_log_ratio, full_mixture_log_prob
 from zprime.kernels.diagonal import diagonal_log_ratio, mixture_log_prob
+from zprime.kernels.neighbours import nearest
 from zprime.kernels.score import full_mixture_score, mixture_score
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     "full_mixture_score",
     "mixture_log_prob",
     "mixture_score",
+    "nearest",
 ]

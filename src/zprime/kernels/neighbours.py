@@ -1,0 +1,153 @@
+"""Exact k nearest neighbours: one matrix product in float32 finds the candidates, float64 decides between them."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zprime.arrays import blocks, check_matrix
+from zprime.errors import ArrayError
+
+PAIRS = 1 << 22  # entries of a tile of float32 distances
+NUMBERS = 1 << 23  # float64 numbers of the candidates that are compared at once
+SPARE = 8  # candidates beyond k: with fewer, more rows have to be looked at twice
+GROUPS = 32  # points whose smallest distance stands for them in the first sieve
+
+
+@torch.no_grad()
+def nearest(
+    queries: Float[Tensor, "m d"],
+    points: Float[Tensor, "n d"],
+    k: int,
+    *,
+    exclude: Int[Tensor, " m"] | None = None,
+) -> tuple[Float[Tensor, "m k"], Int[Tensor, "m k"]]:
+    """Euclidean distances to the k nearest points, ascending, and which they are: exact search, no index.
+
+    Squares are expanded into one float32 product a tile, whose rounding error has a proven bound; every point that
+    could be among the k within that bound is compared by the direct form in float64. Equal distances go by position,
+    so the answer does not depend on the size of blocks. Memory: one copy of the points in float32, and the tiles.
+
+    Args:
+        queries: what to search for.
+        points: what to search in.
+        k: how many neighbours.
+        exclude: for every query the position of a point that does not count, or -1; `torch.arange(n)` where the
+            queries are the points themselves.
+
+    Returns:
+        Distances (float64) and positions among `points`.
+
+    Raises:
+        ArrayError: something is not a finite matrix, widths differ, or there are fewer than k points.
+    """
+    check_matrix("queries", queries)
+    check_matrix("points", points, d=queries.shape[1])
+    least = k if exclude is None else k + 1
+    if k < 1 or len(points) < least:
+        raise ArrayError(f"k: expected 1 to {len(points) - least + k} ({len(points)} points), got {k}")
+    if exclude is not None and exclude.shape != (len(queries),):
+        raise ArrayError(f"exclude: expected {len(queries)} positions, one a query, got {list(exclude.shape)}")
+    search = _Search(queries, points, k, exclude)
+    distance = torch.empty(len(queries), k, dtype=torch.float64, device=queries.device)
+    index = torch.empty(len(queries), k, dtype=torch.long, device=queries.device)
+    for rows in blocks(len(queries), search.rows):
+        distance[rows], index[rows] = search.block(torch.arange(rows.start, rows.stop, device=queries.device))
+    return distance, index
+
+
+class _Search:
+    """The points, centred and scaled to where float32 neither over- nor underflows, with a bound of its error."""
+
+    def __init__(self, queries: Tensor, points: Tensor, k: int, exclude: Tensor | None) -> None:
+        self.queries, self.points, self.k, self.exclude = queries, points, k, exclude
+        n, d = points.shape
+        self.wanted = min(k + SPARE, n)
+        self.columns = min(n, max(1 << 14, GROUPS * self.wanted))
+        self.rows = max(1, min(PAIRS // self.columns, NUMBERS // (self.wanted * d)))
+        reach = max(abs(float(v)) for x in (queries, points) for v in x.aminmax())
+        # a power of two: scaling rounds nothing
+        self.unit = 2.0 ** math.ceil(math.log2(reach)) if reach > 0 else 1.0
+        self.centre = (points * (1 / self.unit)).mean(0)  # subtracted from both, so any centre will do
+        self.near = self._scaled(points)
+        self.square = self.near.square().sum(1)
+        # in any order of summation an entry errs by at most d + 8 roundings of (|q| + |p|)^2 (Higham 2002, 3.1)
+        self.longest = float(self.square.max()) ** 0.5
+        self.rounding = (d + 8) * 2.0**-24 * 1.01
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return (x * (1 / self.unit)).sub_(self.centre).float()
+
+    def block(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Neighbours of some queries."""
+        scaled = self._scaled(self.queries[rows])
+        length = scaled.double().square().sum(1)
+        error = self.rounding * (self.longest + length.sqrt()).square() + 1e-37
+        value = torch.empty(len(rows), 0, device=rows.device)
+        index = torch.empty(len(rows), 0, dtype=torch.long, device=rows.device)
+        for part in blocks(len(self.points), self.columns):
+            found, at = _smallest(self._tile(rows, scaled, part), self.wanted)
+            value, index = torch.cat([value, found], 1), torch.cat([index, at + part.start], 1)
+            if value.shape[1] > self.wanted:
+                value, best = value.topk(self.wanted, largest=False)
+                index = index.gather(1, best)
+        # by position first: equal distances then stay in that order
+        index = index.sort(1).values
+        exact = self._exact(rows[:, None].expand_as(index), index)
+        if self.exclude is not None:
+            exact = exact.masked_fill(index == self.exclude[rows, None], torch.inf)
+        distance, order = exact.sort(dim=1, stable=True)
+        distance, index = distance[:, : self.k], index.gather(1, order[:, : self.k])
+        if self.wanted == len(self.points):
+            return distance.sqrt(), index
+        reached = distance[:, -1] / self.unit**2 - length  # as the tiles measure
+        unsure = (~(reached < value.amax(1).double() - error)).nonzero().flatten()
+        for few in blocks(len(unsure), max(1, PAIRS // len(self.points))):
+            again = unsure[few]
+            distance[again], index[again] = self._among_all(rows[again], scaled[again], (reached + error)[again])
+        return distance.sqrt(), index
+
+    def _tile(self, rows: Tensor, scaled: Tensor, part: slice) -> Tensor:
+        """|p|^2 - 2 q p in float32, every query with some points; +inf for what is left out."""
+        tile = torch.addmm(self.square[part], scaled, self.near[part].T, alpha=-2)
+        if self.exclude is not None:
+            at = self.exclude[rows] - part.start
+            row = ((at >= 0) & (at < tile.shape[1])).nonzero().flatten()
+            tile[row, at[row]] = torch.inf
+        return tile
+
+    def _exact(self, row: Tensor, index: Tensor) -> Tensor:
+        """Squared distances of pairs in float64, by the direct form."""
+        gap = self.queries[row].double() - self.points[index].double()
+        return gap.square_().sum(-1)
+
+    def _among_all(self, rows: Tensor, scaled: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+        """Neighbours of queries among every point whose tile entry is at most `limit`, however many there are."""
+        row, column = (self._tile(rows, scaled, slice(None)).double() <= limit[:, None]).nonzero().unbind(1)
+        parts = [self._exact(rows[row[p]], column[p]) for p in blocks(len(row), max(1, NUMBERS // scaled.shape[1]))]
+        exact, order = torch.cat(parts).sort(stable=True)  # pairs come by row and position, and stay so where equal
+        row, by_row = row[order].sort(stable=True)
+        order, exact = order[by_row], exact[by_row]
+        first = torch.searchsorted(row, torch.arange(len(rows), device=row.device))
+        take = first[:, None] + torch.arange(self.k, device=row.device)
+        return exact[take], column[order[take]]
+
+
+def _smallest(tile: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` smallest entries of each row and where they are, in no order.
+
+    Groups of entries are sieved by their minima first: the smallest entries lie in the groups of smallest minima.
+    """
+    m, n = tile.shape
+    group = n // GROUPS
+    if group < 2 * count:
+        found = tile.topk(min(count, n), largest=False)
+        return found.values, found.indices
+    body = tile[:, : group * GROUPS].view(m, GROUPS, group)
+    best = body.amin(1).topk(count, largest=False).indices
+    at = (best[:, None] + group * torch.arange(GROUPS, device=tile.device)[:, None]).flatten(1)
+    rest = torch.arange(group * GROUPS, n, device=tile.device).expand(m, -1)
+    at = torch.cat([at, rest], 1)
+    values, which = tile.gather(1, at).topk(count, largest=False)
+    return values, at.gather(1, which)

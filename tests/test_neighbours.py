@@ -1,0 +1,105 @@
+"""Exact nearest neighbours against every distance computed by the direct form in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from zprime.errors import ArrayError
+from zprime.kernels import nearest, neighbours
+from zprime.rng import generator
+
+
+def brute(queries: Tensor, points: Tensor, k: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """All distances, sorted; equal ones by position."""
+    exact = (queries.double()[:, None] - points.double()).square().sum(2).sqrt()
+    if exclude is not None:
+        exact = exact.masked_fill(exclude[:, None] == torch.arange(len(points)), torch.inf)
+    found = exact.sort(dim=1, stable=True)
+    return found.values[:, :k], found.indices[:, :k]
+
+
+def check(queries: Tensor, points: Tensor, k: int, exclude: Tensor | None = None) -> None:
+    distance, index = nearest(queries, points, k, exclude=exclude)
+    expected, where = brute(queries, points, k, exclude)
+    assert torch.equal(index, where)
+    torch.testing.assert_close(distance, expected, rtol=1e-13, atol=0)
+
+
+def cloud(m: int, n: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    rng = generator(0, "cloud", d)
+    return torch.randn(m, d, generator=rng, dtype=dtype), torch.randn(n, d, generator=rng, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("d", "n", "k"), [(1, 3000, 1), (2, 3000, 5), (16, 3000, 20), (784, 500, 3), (3, 7, 7)])
+def test_equals_brute_force(d: int, n: int, k: int, dtype: torch.dtype) -> None:
+    check(*cloud(60, n, d, dtype), k)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3000, 4000, 0), (1 << 22, 1 << 23, 2)])
+def test_the_answer_does_not_depend_on_blocks(sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in zip(("PAIRS", "NUMBERS", "SPARE"), sizes, strict=True):
+        monkeypatch.setattr(neighbours, name, value)
+    queries, points = cloud(40, 20_000, 2)
+    points[9000:9050] = points[:50]
+    queries[:20] = points[:20]
+    check(queries, points, 3)
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(1e4, 1.0), (0.0, 1e-30), (0.0, 1e30), (3e5, 1e-2)])
+def test_far_from_the_origin_huge_or_tiny(shift: float, scale: float) -> None:
+    """float32 products say little or nothing here: the bound of their error must know it."""
+    queries, points = cloud(30, 2000, 8)
+    check(queries * scale + shift, points * scale + shift, 4)
+
+
+def test_without_the_bound_tight_clusters_would_get_the_wrong_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted error: float32 cannot order points 1e-5 apart at distance 1, and with no bound nothing tells."""
+    queries, points = (1e-5 * x + torch.arange(len(x))[:, None] % 2 for x in cloud(40, 3000, 8, torch.float64))
+    check(queries, points, 4)
+    honest = neighbours._Search.__init__
+
+    def careless(self, *given) -> None:
+        honest(self, *given)
+        self.rounding = 0.0
+
+    monkeypatch.setattr(neighbours._Search, "__init__", careless)
+    assert not torch.equal(nearest(queries, points, 4)[1], brute(queries, points, 4)[1])
+
+
+def test_equal_distances_go_by_position_however_many_they_are() -> None:
+    points = torch.cat([torch.zeros(500, 3), torch.ones(300, 3), torch.zeros(700, 3)])
+    distance, index = nearest(torch.zeros(2, 3), points, 40)
+    assert index.tolist() == [list(range(40))] * 2
+    assert float(distance.abs().max()) == 0
+    check(torch.ones(3, 3), points, 310)
+    check(torch.full((4, 3), 2.0), torch.zeros(50, 3), 5)
+
+
+def test_what_is_excluded_is_not_found() -> None:
+    _, points = cloud(1, 1500, 4)
+    points[700] = points[3]
+    check(points, points, 2, torch.arange(1500))
+    own = torch.where(torch.arange(1500) % 2 == 0, torch.arange(1500), -1)
+    check(points, points, 1, own)
+    assert nearest(points, points, 1, exclude=torch.arange(1500))[1][3].item() == 700
+    few = points[:4]
+    check(few, few, 3, torch.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"queries": torch.zeros(2, 4)}, r"points: expected shape \[n, 4\], got \[5, 3\]"),
+        ({"queries": torch.full((2, 3), torch.nan)}, r"queries: expected finite numbers, got nan in 2 of 2 rows"),
+        ({"points": torch.zeros(0, 3)}, r"points: expected at least one row"),
+        ({"k": 6}, r"k: expected 1 to 5 \(5 points\), got 6"),
+        ({"k": 0}, r"k: expected 1 to 5 \(5 points\), got 0"),
+        ({"k": 5, "exclude": torch.tensor([0, 1])}, r"k: expected 1 to 4 \(5 points\), got 5"),
+        ({"exclude": torch.tensor([0])}, r"exclude: expected 2 positions, one a query, got \[1\]"),
+    ],
+)
+def test_what_cannot_be_searched_is_said(change: dict, text: str, unchecked: None) -> None:
+    given = {"queries": torch.zeros(2, 3), "points": torch.zeros(5, 3), "k": 1, **change}
+    with pytest.raises(ArrayError, match=text):
+        nearest(**given)
