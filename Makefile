@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow check lint types layers doctest fashion picture clean
+.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures clean
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,8 +23,8 @@ test-slow: $(VENV)/.done  ## the checks that take minutes
 check: lint types layers test doctest  ## lint, types, import layers, tests, doctests
 
 lint: $(VENV)/.done
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests tools examples
+	$(BIN)/ruff format --check src tests tools examples
 
 types: $(VENV)/.done
 	$(BIN)/mypy
@@ -35,11 +35,28 @@ layers: $(VENV)/.done
 doctest: $(VENV)/.done
 	$(BIN)/pytest --doctest-modules src -p no:cacheprovider
 
+browser: $(VENV)/.done  ## the report in Debian's chromium; screenshots in build/screenshots
+	$(BIN)/pytest -m browser -n 0
+
+docs: $(VENV)/.docs  ## the documentation site, into site/
+	$(BIN)/python tools/changes.py
+	$(BIN)/zensical build
+
+$(VENV)/.docs: $(VENV)/.done
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+cli-docs: $(VENV)/.done  ## docs/cli.md, from the commands' own help
+	$(BIN)/python tools/cli.py
+
 fashion: $(VENV)/.done  ## the README's table: 60,000 images, a convolutional VAE with 16 latents
 	$(BIN)/zprime run --data $(DATA) --latents 16 --out runs/fashion --seed 0
 
 picture: $(VENV)/.done  ## the README's picture, from the run of `make fashion`
 	$(BIN)/python examples/picture.py runs/fashion docs/images/fashion.png
 
+question-pictures: $(VENV)/.done  ## the pictures of docs/question.md
+	$(BIN)/python tools/pictures.py docs/question.md
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache site

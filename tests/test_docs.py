@@ -1,29 +1,83 @@
-"""Every Python block of the README and the docs runs, and every relative link leads somewhere."""
+"""Every code block of the README and the docs runs, and every relative link leads somewhere.
+
+Blocks of one page share their names, as a reader's session would. A block after `<!-- slow -->` runs with `-m slow`.
+Shell blocks run with tiny settings (from the environment, so the commands themselves are those that are printed).
+"""
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from zprime.cli import app
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+from pictures import blocks  # noqa: E402
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCKS = [(p, i, b) for p in PAGES for i, b in enumerate(re.findall(r"```python\n(.*?)```", p.read_text(), re.S))]
+BLOCKS = {p: blocks(p) for p in PAGES}
+LINES = [
+    (p, slow, line.split(" #")[0].strip())
+    for p, found in BLOCKS.items()
+    for slow, language, text in found
+    if language == "sh"
+    for line in text.replace("\\\n", "").splitlines()
+    if line.strip()
+]
+LANGUAGES = {"python", "sh", "toml", "text", "json"}
+TINY = {
+    "ZPRIME_EPOCHS": "3",
+    "ZPRIME_ROWS": "12",
+    "ZPRIME_DRAWS": "40",
+    "ZPRIME_GRID": "4",
+    "ZPRIME_MAP": "20",
+    "ZPRIME_HIDDEN": "[16]",
+    "ZPRIME_LIMIT": "200",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 def name(value: object) -> str | None:
     return str(value.relative_to(ROOT)) if isinstance(value, Path) else None
 
 
-@pytest.mark.parametrize(("page", "i", "block"), [b for b in BLOCKS if b[0].name != "README.md"], ids=name)
-def test_docs_blocks_run(page: Path, i: int, block: str) -> None:
-    exec(compile(block, f"{page.name}:{i}", "exec"), {})
+def run_python(page: Path, *, slow: bool) -> None:
+    """All Python blocks of a page in order; without `slow`, up to the first slow one."""
+    names: dict[str, object] = {}
+    for late, language, text in BLOCKS[page]:
+        if language == "python":
+            if late and not slow:
+                return
+            exec(compile(text, f"{page.name}", "exec"), names)
+
+
+def with_python(*, slow: bool) -> list[Path]:
+    return [p for p, found in BLOCKS.items() if any(b[1] == "python" and (b[0] or not slow) for b in found)]
+
+
+@pytest.mark.parametrize("page", [p for p in with_python(slow=False) if p.name != "README.md"], ids=name)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_python(page, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", with_python(slow=True), ids=name)
+def test_slow_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_python(page, slow=True)
 
 
 def test_readme_blocks_run_as_a_user_would() -> None:
-    code = "\n".join(b for p, _, b in BLOCKS if p.name == "README.md")
+    code = "\n".join(text for _, language, text in BLOCKS[ROOT / "README.md"] if language == "python")
     assert "zprime.audit" in code
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 12
     done = subprocess.run(
@@ -35,6 +89,71 @@ def test_readme_blocks_run_as_a_user_would() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "from mixture(" in done.stdout  # the verdict that the README tells of
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_name_their_language(page: Path) -> None:
+    text = page.read_text()
+    assert text.count("```") == 2 * len(BLOCKS[page]), "a code block that no test sees"
+    for _, language, block in BLOCKS[page]:
+        assert language in LANGUAGES, language
+        if language == "toml":
+            tomllib.loads(block)
+
+
+@pytest.mark.parametrize(("page", "slow", "line"), LINES, ids=[f"{name(p)}: {line[:60]}" for p, _, line in LINES])
+def test_shell_lines_are_commands_that_exist(page: Path, slow: bool, line: str) -> None:
+    words = shlex.split(line)
+    if words[0] == "zprime":
+        app.parse_args(words[1:], exit_on_error=False, print_error=False)
+    elif words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert set(words[1:]) <= set(targets), line
+    else:
+        assert words[0] in ("pip", "python", "cd", "git"), f"{line}: no test knows this command"
+        for extra in re.findall(r"\[([\w,-]+)\]", line):
+            known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+            assert set(extra.split(",")) <= set(known), line
+
+
+def shell_pages(*, slow: bool) -> list[Path]:
+    return [p for p in PAGES if any(q == p and late == slow and line.startswith("zprime ") for q, late, line in LINES)]
+
+
+def run_shell(page: Path, folder: Path, *, slow: bool) -> None:
+    """The `zprime` lines of a page in order, in a folder with `images/`, tiny."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    for i in range(60):
+        Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(folder / "images" / f"{i}.png")
+    for q, late, line in LINES:
+        words = shlex.split(line)
+        if q != page or late > slow or words[0] != "zprime":
+            continue
+        missing = [w for w in words if w.startswith("/") and not Path(w).exists()]
+        if missing:
+            continue  # a data set that this machine does not have
+        done = subprocess.run(
+            [sys.executable, "-m", "zprime.cli", *words[1:]],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **TINY},
+            timeout=900,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}{done.stdout}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted({*shell_pages(slow=False), *shell_pages(slow=True)}), ids=name)
+def test_shell_blocks_run(page: Path, tmp_path: Path) -> None:
+    run_shell(page, tmp_path, slow=True)
+
+
+def test_the_first_commands_run(tmp_path: Path) -> None:
+    """Those of the docs' first page, which are the first that anybody types."""
+    run_shell(ROOT / "docs" / "index.md", tmp_path, slow=False)
+    assert (tmp_path / "runs" / "demo" / "report.html").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -9,7 +9,7 @@ from zprime import artifact
 from zprime.errors import ArtifactError
 from zprime.measure.panel import PURE
 from zprime.record import Audit, load
-from zprime.reporting import pictures
+from zprime.reporting import figures, pictures
 from zprime.reporting.model_side import sentences
 from zprime.reporting.table import RUNGS, cell, size, title
 
@@ -54,7 +54,7 @@ def html(audit: Audit) -> str:
 
 
 def _content(audit: Audit) -> dict[str, Any]:
-    curve = pictures.components_curve(audit)
+    curve = figures.components(audit)
     return {
         "version": artifact.library_versions().get("zprime", "?"),
         "a": audit,
@@ -64,7 +64,7 @@ def _content(audit: Audit) -> dict[str, Any]:
         "rows": [_row(audit, e) for e in audit.entries],
         "held": next(iter(audit.entries[0].scores["heldout"].values())).gain,
         "grids": _grids(audit),
-        "map": pictures.svg(pictures.latent_map(audit)),
+        "map": pictures.svg(figures.latent_map(audit)),
         "curve": None if curve is None else pictures.svg(curve),
         "size": size,
         "sentence": _answer(audit),

@@ -1,0 +1,234 @@
+"""Figures of an audit, for the page, the notebook and papers: one function a figure, each returns a matplotlib Figure.
+
+A notebook shows what such a function returns; `figure.savefig("gains.pdf")` writes it.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from zprime.errors import UsageError
+from zprime.measure.surgery import ACTIVE
+from zprime.record import Audit
+
+__all__ = ["components", "dimensions", "gains", "latent_map", "samples", "surgery"]
+
+STYLE: Any = {
+    "svg.hashsalt": "zprime",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+INK, SOFT, LINE, DATA, MARK, SECOND = "#1d2430", "#5b6470", "#c9d0da", "#7b8798", "#b3263c", "#2f6690"
+"""Text, axes, rules, the data, the chosen one, what it is compared with; the page has two shades of each."""
+
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in our style, and leave the user's matplotlib settings as they are."""
+
+    @wraps(draw)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return inner
+
+
+def _quiet(axis: Axes) -> Axes:
+    """Axes in the soft colour."""
+    axis.tick_params(colors=SOFT)
+    axis.xaxis.label.set_color(SOFT)
+    axis.yaxis.label.set_color(SOFT)
+    for spine in axis.spines.values():
+        spine.set_color(LINE)
+    return axis
+
+
+@_styled
+def gains(audit: Audit, *, rung: str = "") -> Figure:
+    """Held-out gain over the prior of every latent distribution, with 95 % intervals.
+
+    Args:
+        audit: what was measured.
+        rung: `code`, `evidence` or `likelihood`; default: the highest that was measured.
+
+    Raises:
+        UsageError: this rung was not measured.
+    """
+    measured = audit.entries[0].scores["heldout"]
+    rung = rung or ("likelihood" if "likelihood" in measured else "code")
+    if rung not in measured:
+        raise UsageError(f"rung: expected one of {', '.join(measured)}, got {rung!r}")
+    shown = [e for e in audit.entries if e.eligible and rung in e.scores["heldout"]][::-1]
+    figure = Figure(figsize=(6.2, 0.9 + 0.34 * len(shown)), layout="constrained")
+    axis = _quiet(figure.add_subplot())
+    for y, e in enumerate(shown):
+        gain = e.scores["heldout"][rung].gain
+        colour = MARK if e.name == audit.verdict.choice else SECOND
+        axis.plot([gain.low, gain.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
+        axis.plot(gain.value, y, "o", color=colour, markersize=5)
+    axis.axvline(0, color=SOFT, linewidth=0.8)
+    axis.set_yticks(range(len(shown)), [e.label for e in shown], color=INK)
+    axis.set_ylim(-0.6, len(shown) - 0.4)
+    axis.set_xlabel(f"{rung} gain over the prior, nats per row")
+    return figure
+
+
+@_styled
+def latent_map(audit: Audit) -> Figure:
+    """Held-out codes beside draws from the prior and every candidate, on the codes' first two principal axes."""
+    names = [e.name for e in audit.entries if e.eligible and f"map.{e.name}" in audit.tensors]
+    codes = audit.tensors["map.codes"].double()
+    plane, centre = principal_axes(codes), codes.mean(0)
+
+    def flat(z: Tensor) -> npt.NDArray[np.float64]:
+        out: npt.NDArray[np.float64] = ((z.double() - centre) @ plane).numpy()[:1000]
+        return out if out.shape[1] > 1 else np.hstack([out, np.zeros_like(out)])
+
+    points = flat(codes)
+    reach = float(np.abs(points).max()) * 1.15
+    columns = min(3, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(3.1 * columns, 3.0 * lines), layout="constrained")
+    for i, name in enumerate(names):
+        axis = _quiet(figure.add_subplot(lines, columns, i + 1))
+        draws = flat(audit.tensors[f"map.{name}"])
+        for z, colour in ((points, DATA), (draws, MARK)):
+            axis.scatter(z[:, 0], z[:, 1], s=4, color=colour, alpha=0.45, linewidths=0, rasterized=True)
+        axis.set_title(audit.entry(name).label, color=INK)
+        axis.set_xlim(-reach, reach)
+        axis.set_ylim(-reach, reach)
+        axis.set_aspect("equal")
+    return figure
+
+
+def principal_axes(codes: Tensor, most: int = 2) -> Tensor:
+    """Principal axes of `codes` in columns, shape [d, at most `most`], each with its largest entry positive."""
+    _, _, axes = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
+    axes = axes[:most]
+    return (axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()).T
+
+
+@_styled
+def components(audit: Audit) -> Figure | None:
+    """Number of components K against the code gain on the selection split and the bytes it takes, or None."""
+    curves = [(e, e.curve) for e in audit.entries if e.eligible and e.curve and "components" in e.curve[0]]
+    if not curves:
+        return None
+    figure = Figure(figsize=(5.6, 3.0), layout="constrained")
+    axis = _quiet(figure.add_subplot())
+    for (e, curve), colour in zip(curves, (MARK, SECOND, DATA) * len(curves), strict=False):
+        x = [c["components"] for c in curve]
+        error = [1.96 * (c["stderr"] or 0.0) for c in curve]
+        axis.errorbar(
+            x, [c["gain"] for c in curve], yerr=error, marker="o", markersize=4, capsize=2, label=e.label, color=colour
+        )
+        at = e.chosen.get("components")
+        if at in x and e.bytes:
+            gain = curve[x.index(at)]["gain"]
+            axis.annotate(
+                f"K = {at}", (at, gain), xytext=(0, -16), textcoords="offset points", ha="center", color=colour
+            )
+    axis.set_xscale("log")
+    ticks = sorted({c["components"] for _, curve in curves for c in curve})
+    axis.set_xticks(ticks, [str(t) for t in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel("components K")
+    axis.set_ylabel("code gain, selection split\n(nats per row)")
+    axis.axhline(0, color=LINE, linewidth=0.8)
+    axis.legend(frameon=False, labelcolor=INK)
+    return figure
+
+
+@_styled
+def surgery(audit: Audit, *, split: str = "train") -> Figure:
+    """The KL term as a waterfall: what tells the data apart, the hole, and the part of it seen in two moments.
+
+    Raises:
+        UsageError: this split was not measured.
+    """
+    if split not in audit.surgery:
+        raise UsageError(f"split: expected one of {', '.join(audit.surgery)}, got {split!r}")
+    s = audit.surgery[split]
+    shape = s.hole.value - s.gaussian_part.value
+    bars = [
+        ("mean KL(q‖p)", 0.0, s.mean_kl.value, DATA),
+        (f"I: tells the data\napart (log N {s.log_n:.1f})", 0.0, s.information.value, SECOND),
+        ("hole: mean\nand covariance", s.information.value, s.gaussian_part.value, MARK),
+        ("hole:\nits shape", s.information.value + s.gaussian_part.value, shape, MARK),
+    ]
+    figure = Figure(figsize=(5.6, 3.0), layout="constrained")
+    axis = _quiet(figure.add_subplot())
+    for i, (_, bottom, height, colour) in enumerate(bars):
+        axis.bar(i, height, bottom=bottom, color=colour, width=0.62)
+        top = bottom + max(height, 0.0)
+        axis.annotate(f"{height:.1f}", (i, top), xytext=(0, 3), textcoords="offset points", ha="center", color=INK)
+        if i < len(bars) - 1:
+            level = s.mean_kl.value if i == 0 else bottom + height
+            start = level if i else 0.0
+            axis.plot([i + 0.31, i + 0.69], [start, start], color=SOFT, linewidth=0.8)
+    axis.plot([0.55, 1.45], [s.log_n, s.log_n], color=SOFT, linewidth=0.9, linestyle="--")
+    axis.set_xticks(range(len(bars)), [b[0] for b in bars], color=INK)
+    axis.set_ylabel(f"nats, {split} split")
+    axis.margins(y=0.12)
+    return figure
+
+
+@_styled
+def dimensions(audit: Audit, *, split: str = "train") -> Figure:
+    """Mean KL of every latent dimension, and the variance over the data of its posterior mean.
+
+    A bar is hollow where the dimension has collapsed: the variance of its means is below 0.01 (Burda et al. 2016).
+
+    Raises:
+        UsageError: this split was not measured.
+    """
+    if split not in audit.surgery:
+        raise UsageError(f"split: expected one of {', '.join(audit.surgery)}, got {split!r}")
+    s = audit.surgery[split]
+    figure = Figure(figsize=(max(4.0, min(9.0, 1.2 + 0.32 * len(s.dimension_kl))), 3.2), layout="constrained")
+    top, bottom = (_quiet(a) for a in figure.subplots(2, 1, sharex=True))
+    for i, (kl, variance) in enumerate(zip(s.dimension_kl, s.mean_variance, strict=True)):
+        active = variance > ACTIVE
+        for axis, height, colour in ((top, kl, SECOND), (bottom, variance, MARK)):
+            axis.bar(i, height, width=0.7, color=colour if active else "none", edgecolor=colour)
+    top.set_ylabel("mean KL, nats")
+    bottom.set_ylabel("variance of\nthe means")
+    bottom.axhline(1, color=SOFT, linewidth=0.8, linestyle="--")
+    bottom.set_xlabel("latent dimension (hollow: collapsed)")
+    return figure
+
+
+@_styled
+def samples(audit: Audit, *, columns: int = 8) -> Figure:
+    """Held-out data, reconstructions, and what comes out of every latent distribution, side by side.
+
+    Raises:
+        UsageError: the data are no images.
+    """
+    from zprime.reporting.pictures import grid
+
+    names = ["held-out data", "reconstructions", *(e.name for e in audit.entries if e.eligible)]
+    names = [n for n in names if f"grid.{n}" in audit.tensors]
+    if not audit.images or not names:
+        raise UsageError("samples: expected an audit of images with sample grids, got one without")
+    across = min(3, len(names))
+    figure = Figure(figsize=(3.1 * across, 3.3 * -(-len(names) // across)), layout="constrained")
+    for i, name in enumerate(names):
+        axis = figure.add_subplot(-(-len(names) // across), across, i + 1)
+        axis.imshow(grid(audit.tensors[f"grid.{name}"], columns=columns), cmap="gray")
+        axis.set_title(name if i < 2 else f"z' from {audit.entry(name).label}", color=INK)
+        axis.set_axis_off()
+    return figure

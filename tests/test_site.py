@@ -1,0 +1,79 @@
+"""The documentation site: every page is in it, what is generated is current, and it asks no outside host."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import changes  # noqa: E402
+import cli  # noqa: E402
+
+LOADS = re.compile(
+    r"""<(?:script|img|iframe|source|video|audio|embed)\b[^>]*\bsrc=["']?(?:https?:)?//"""
+    r"""|<link\b(?=[^>]*rel=["']?(?:stylesheet|preconnect|preload|icon|modulepreload|dns-prefetch))[^>]*href=["']?(?:https?:)?//"""
+    r"""|@import|url\(["']?(?:https?:)?//"""
+)
+
+
+def pages(nav: Any) -> list[str]:
+    """All files that a `nav` names."""
+    if isinstance(nav, str):
+        return [nav]
+    return [p for entry in nav for p in (pages(entry) if isinstance(entry, str) else pages([*entry.values()][0]))]
+
+
+def test_every_page_is_in_the_nav_and_the_other_way_round() -> None:
+    nav = pages(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
+    there = {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")} | {"changes.md"}
+    assert sorted(nav) == sorted(there), "add the page to `nav` in zensical.toml"
+
+
+def test_command_line_page_is_what_the_commands_say() -> None:
+    assert cli.PAGE.read_text() == cli.text(), "run `make cli-docs`"
+
+
+def test_changes_hold_every_fragment(tmp_path: Path) -> None:
+    (tmp_path / "news").mkdir()
+    (tmp_path / "news" / "a.fixed.md").write_text("It no longer\nbreaks.\n")
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 0.1.0\n\nFirst.\n")
+    assert changes.text(tmp_path) == (
+        "# Changes\n\n## Not released yet\n\n**Fixed**\n\n- It no longer breaks.\n\n## 0.1.0\n\nFirst.\n"
+    )
+    names = [p.name for p in (ROOT / "news").glob("*.md") if p.name != "README.md"]
+    assert all(n.split(".")[1] in changes.KINDS for n in names), names
+
+
+def test_the_pattern_finds_what_it_is_for() -> None:
+    for bad in (
+        '<script defer src="https://a.b/c.js">',
+        "<img alt=x src=//a.b/c.png>",
+        '<link href="https://fonts.googleapis.com" rel="preconnect">',
+        "body{background:url(https://a.b/c.png)}",
+    ):
+        assert LOADS.search(bad), bad
+    assert not LOADS.search('<a href="https://a.b">x</a><link rel="canonical" href="https://a.b">')
+
+
+def test_the_built_site_asks_no_outside_host(tmp_path: Path) -> None:
+    zensical = shutil.which("zensical") or shutil.which("zensical", path=str(Path(sys.executable).parent))
+    if zensical is None:
+        pytest.skip("zensical is not installed (pip install '.[docs]')")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copytree(ROOT / "src", tmp_path / "src")
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    (tmp_path / "docs" / "changes.md").write_text(changes.text())
+    done = subprocess.run([zensical, "build"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    built = [*(tmp_path / "site").rglob("*.html"), *(tmp_path / "site").rglob("*.css")]
+    assert len(built) > 20
+    for file in built:
+        found = LOADS.search(file.read_text())
+        assert found is None, f"{file}: {found and found.group(0)}"
+    assert "doc-heading" in (tmp_path / "site" / "api.html").read_text(), "mkdocstrings did nothing"

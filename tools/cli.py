@@ -1,0 +1,33 @@
+"""Write docs/cli.md from the command line's own help: python tools/cli.py."""
+
+import re
+from pathlib import Path
+
+from zprime.cli import app
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+HEAD = """# Command line
+
+*Written by `make cli-docs` from the help of the commands themselves; a test compares the two.*
+
+Four options go with every command: `--config FILE` (TOML, a table for each verb), `--quiet`, `--json`, `--threads N`.
+A flag goes before an environment variable (`ZPRIME_LATENTS=16`), that before the TOML file, that before the default.
+
+Exit codes: 0 done, 2 usage, 3 artefact missing or altered, 4 numbers not finite, 5 data, 130 interrupted (what is
+finished is kept, and the same command goes on from there).
+"""
+EVERYWHERE = re.compile(r"^\* `--(config|quiet|json|threads)\b.*\n", re.M)
+
+
+def text() -> str:
+    """The page."""
+    made = app.generate_docs(output_format="markdown")
+    commands = made[made.index("## zprime run") :]
+    commands = EVERYWHERE.sub("", commands).replace("```console", "```text")
+    commands = re.sub(r"\*\*Parameters\*\*:\s*(?=\n## |\Z)", "", commands)
+    commands = commands.replace("0.16666666666666666", "1/6")
+    return HEAD + "\n" + re.sub(r"\n{3,}", "\n\n", commands).strip() + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text())
