@@ -1,5 +1,6 @@
-"""One HTML page that opens offline: verdict, table, samples, latent map, surgery, provenance."""
+"""One HTML page that opens offline, from audit data alone: verdict, table, samples, latent map, surgery, provenance."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,40 +10,60 @@ from zprime import artifact
 from zprime.errors import ArtifactError
 from zprime.measure.panel import PURE
 from zprime.record import Audit, load
-from zprime.reporting import figures, pictures
-from zprime.reporting.model_side import sentences
-from zprime.reporting.table import RUNGS, cell, size, title
+from zprime.reporting import figures, latent, pictures, provenance, ranking
+from zprime.reporting.sections import sections
+from zprime.reporting.sheets import sheets
+from zprime.reporting.table import size
 
 
-def report(audit: Audit | Path, path: Path | None = None) -> Path:
-    """Write the page of an audit.
+def report(
+    audit: Audit | Path | Sequence[Path], path: Path | None = None, *, public: bool = False
+) -> Path:
+    """Write the page of an audit, or one page that compares several.
 
     Args:
-        audit: an audit, or the folder of a run or of an audit.
-        path: the file to write; default `report.html` in the run's folder.
+        audit: an audit, or the folder of a run or of an audit, or several such folders.
+        path: the file to write; default `report.html` in the run's folder (with `public`: `public.html`).
+        public: leave every row of the data out, and all samples of distributions that store rows.
 
     Returns:
         The file.
 
     Raises:
-        ArtifactError: no audit there.
+        ArtifactError: no audit there, or no path for an audit in memory or for several runs.
         UsageError: the file cannot be written.
     """
-    if not isinstance(audit, Audit):
-        folder = Path(audit)
-        inner = folder / "audit"
-        path = path or folder / "report.html"
-        audit = load(inner if artifact.is_artifact(inner) else folder)
+    if isinstance(audit, Audit):
+        content = html(audit, public=public)
+    else:
+        folders = [Path(audit)] if isinstance(audit, str | Path) else [Path(a) for a in audit]
+        if len(folders) == 1:
+            path = path or folders[0] / ("public.html" if public else "report.html")
+            content = html(find(folders[0]), public=public)
+        else:
+            from zprime.reporting.compare import compare
+
+            content = compare([find(f) for f in folders], [str(f) for f in folders], public=public)
     if path is None:
-        raise ArtifactError("report: expected a path for the page of an audit that is in memory, got none")
+        raise ArtifactError("report: expected a path for the page of several runs or of an audit in memory, got none")
     path = Path(path)
     artifact.make_folder(path.parent)
-    artifact.write_file(path, html(audit).encode())
+    artifact.write_file(path, content.encode())
     return path
 
 
-def html(audit: Audit) -> str:
-    """The page as text: a pure function of the audit."""
+def find(folder: Path) -> Audit:
+    """The audit of a run, or the audit itself.
+
+    Raises:
+        ArtifactError: none there.
+    """
+    inner = folder / "audit"
+    return load(inner if artifact.is_artifact(inner) else folder)
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill a template; style and script are inlined as they are."""
     environment = Environment(
         loader=PackageLoader("zprime.reporting", "."),
         autoescape=True,
@@ -50,61 +71,38 @@ def html(audit: Audit) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(**_content(audit))
+    return environment.get_template(template).render(size=size, **content)
 
 
-def _content(audit: Audit) -> dict[str, Any]:
+def html(audit: Audit, *, public: bool = False) -> str:
+    """The page as text: a pure function of the audit."""
     curve = figures.components(audit)
-    return {
-        "version": artifact.library_versions().get("zprime", "?"),
-        "a": audit,
-        "name": audit.data.get("name", "data"),
-        "verdict": audit.verdict,
-        "rungs": RUNGS,
-        "rows": [_row(audit, e) for e in audit.entries],
-        "held": next(iter(audit.entries[0].scores["heldout"].values())).gain,
-        "grids": _grids(audit),
-        "map": pictures.svg(figures.latent_map(audit)),
-        "curve": None if curve is None else pictures.svg(curve),
-        "size": size,
-        "sentence": _answer(audit),
-        "model_side": sentences(audit),
-    }
+    heads, cuts = ranking.surgery(audit)
+    scores = audit.entries[0].scores["heldout"]
+    return render(
+        "page.html.j2",
+        a=audit,
+        public=public,
+        name=audit.data.get("name", "data"),
+        rung=ranking.rung(audit),
+        held=next(iter(scores.values())).gain,
+        headings=ranking.headings(audit),
+        rows=ranking.rows(audit),
+        sheets=sheets(audit, public=public),
+        latent=latent.map_data(audit, public=public),
+        curve="" if curve is None else pictures.svg(curve, "curve"),
+        waterfall=pictures.svg(figures.surgery(audit), "waterfall"),
+        dimensions=pictures.svg(figures.dimensions(audit), "dimensions"),
+        cuts=cuts,
+        cut_heads=heads,
+        sections=sections(audit),
+        answer=answer(audit),
+        facts=provenance.facts(audit),
+        command=provenance.command(audit),
+    )
 
 
-def _row(audit: Audit, entry: Any) -> dict[str, Any]:
-    scores = entry.scores["heldout"]
-    last = scores.get("likelihood") or scores["code"]
-    return {
-        "e": entry,
-        "title": title(entry).strip(),
-        "chosen": entry.name == audit.verdict.choice,
-        "cells": [(cell(scores.get(r)), scores.get(r)) for r in RUNGS],
-        "selection": [(cell(entry.scores["selection"].get(r)), entry.scores["selection"].get(r)) for r in RUNGS],
-        "last": last,
-    }
-
-
-def _grids(audit: Audit) -> list[dict[str, str]]:
-    """Held-out data and reconstructions first, then the prior and every candidate."""
-    if not audit.images:
-        return []
-    names = ["held-out data", "reconstructions", *(e.name for e in audit.entries if e.eligible)]
-    out = []
-    for name in names:
-        x = audit.tensors.get(f"grid.{name}")
-        if x is None:
-            continue
-        zoom = max(1, round(56 / max(x.shape[-2:]) / 1.6))
-        content = pictures.png(pictures.grid(x, zoom=zoom))
-        label = name if name in names[:2] else f"z' from {audit.entry(name).label}"
-        out.append(
-            {"name": label, "url": pictures.data_url(content), "chosen": "yes" if name == audit.verdict.choice else ""}
-        )
-    return out
-
-
-def _answer(audit: Audit) -> list[str]:
+def answer(audit: Audit) -> list[str]:
     """The first answer to the question, with this model's numbers."""
     s = audit.surgery["train"]
     out = [
@@ -118,7 +116,7 @@ def _answer(audit: Audit) -> list[str]:
     if exact is not None and exact.scores["heldout"].get("likelihood"):
         gain = exact.scores["heldout"]["likelihood"].gain
         out.append(
-            f"Keeping all {s.mean_kl.n} posteriors takes {size(exact.bytes)} and changes the log-likelihood of "
+            f"Keeping all {s.mean_kl.n:,} posteriors takes {size(exact.bytes)} and changes the log-likelihood of "
             f"held-out data by {gain} nats per row against the prior."
         )
     return out

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from zprime.reporting.figures import STYLE
+from zprime.reporting.figures import DATA, INK, LINE, MARK, SECOND, SOFT, STYLE
+
+SHADES = {INK: "ink", SOFT: "soft", LINE: "line", DATA: "data", MARK: "mark", SECOND: "second"}
 
 
 def grid(x: Float[Tensor, "n c h w"], *, columns: int = 8, zoom: int = 1) -> Image.Image:
@@ -41,10 +44,14 @@ def data_url(content: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def svg(figure: Figure) -> str:
-    """A figure as an inline SVG element, without date."""
+def svg(figure: Figure, name: str) -> str:
+    """A figure as an inline SVG element, without date; its ids begin with `name`, its colours are the page's."""
     out = io.StringIO()
     with mpl.rc_context(STYLE):
         figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
     text = out.getvalue()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    for colour, variable in SHADES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text

@@ -1,0 +1,61 @@
+"""Where an audit comes from: hashes, seeds, versions, and the command that makes it again."""
+
+import shlex
+from typing import Any
+
+from zprime import artifact
+from zprime.record import Audit
+from zprime.reporting.table import size
+
+
+def facts(audit: Audit) -> list[tuple[str, str]]:
+    """Name and value of everything that one needs to know to make it again."""
+    data, model = audit.data, audit.model
+    sizes = ", ".join(f"{n:,} {split}" for split, n in data.get("sizes", {}).items())
+    out = [("data", f"{data.get('name', 'arrays')}{': ' + sizes + ' rows' if sizes else ''}")]
+    if "content" in data:
+        out.append(("SHA-256 of the data", str(data["content"])))
+    settings = model.get("settings", {})
+    if settings:
+        out.append(("model", ", ".join(f"{k} {_plain(v)}" for k, v in settings.items())))
+    if "epoch" in model:
+        out.append(("training", f"best epoch {model['epoch']} of {model['epochs']} ({model.get('stopped', '')}), beta {model.get('beta', 1)}"))
+    measured = audit.settings
+    out.append(("audit", f"at most {measured.rows:,} rows a split, {measured.draws} draws a row, seed {audit.seed}"))
+    keep = f"{size(audit.storage['posteriors'])} as means and standard deviations" if "posteriors" in audit.storage else ""
+    if "posteriors_rate" in audit.storage:
+        keep += f" ({audit.storage['posteriors_rate']:,} draws z′ per CPU second)"
+    if "data" in audit.storage:
+        keep += f", {size(audit.storage['data'])} as the data themselves"
+    if "data_rate" in audit.storage:
+        keep += f" ({audit.storage['data_rate']:,} draws z′ per CPU second, encoding each)"
+    if keep:
+        out.append(("all |D| posteriors take", keep))
+    versions = getattr(audit, "versions", None) or artifact.library_versions()
+    out.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
+    return out
+
+
+def command(audit: Audit) -> str:
+    """The command that makes it again, or nothing where the audit does not come from `zprime run`."""
+    settings = audit.data.get("settings")
+    if not settings:
+        return ""
+    model = audit.model.get("settings", {})
+    words = ["zprime", "run", "--data", str(settings["data"])]
+    words += [w for k, v in settings.items() if k not in ("data", "binarise") for w in (f"--{k}", str(v))]
+    words += ["--binarise"] if settings.get("binarise") else []
+    for k, v in model.items():
+        words += [f"--{k}", *map(str, v)] if isinstance(v, list | tuple) else [f"--{k}", str(v)]
+    for k, v in audit.model.get("training", {}).items():
+        words += [f"--{k}", str(v)]
+    kinds = [e.name for e in audit.entries if e.eligible and e.name != "prior"]
+    words += ["--kinds", *kinds, "--rows", str(audit.settings.rows), "--draws", str(audit.settings.draws)]
+    words += ["--seed", str(audit.seed), "--out", "runs/again"]
+    return shlex.join(words)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

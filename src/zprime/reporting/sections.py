@@ -1,0 +1,116 @@
+"""Sections of an audit that have no drawing of their own yet: any dataclass of estimates as tables, told by its docstring.
+
+A measure that adds a field to `Audit` is on the page without a line here.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zprime.measure import Estimate
+from zprime.record import Audit
+from zprime.reporting.explain import Number, attributes, estimate
+
+DRAWN = frozenset(
+    "data model entries surgery verdict log_prior storage settings seed tensors images warnings versions command".split()
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and rows; the first cell of a row is its name."""
+
+    caption: str
+    heads: list[str]
+    rows: list[tuple[str, list[Number]]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a sentence and tables."""
+
+    title: str
+    says: str
+    tables: list[Table]
+
+
+def sections(audit: Audit) -> list[Section]:
+    """All sections that the page does not draw by name."""
+    told = attributes(Audit)
+    out = []
+    for f in dataclasses.fields(audit):
+        value = getattr(audit, f.name)
+        if f.name in DRAWN or value is None or (isinstance(value, Mapping | list) and not value):
+            continue
+        tables = _tables(value, told.get(f.name, ""))
+        if tables:
+            out.append(Section(_words(f.name), told.get(f.name, ""), tables))
+    return out
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _is_section(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, Estimate | type)
+
+
+def _tables(value: Any, says: str) -> list[Table]:
+    """One table of the values, and one for every table inside."""
+    if isinstance(value, Mapping):
+        return _of_mapping(value, says)
+    if isinstance(value, list | tuple):
+        return _of_mapping({str(i + 1): v for i, v in enumerate(value)}, says)
+    if not _is_section(value):
+        return _of_mapping({"": value}, says)
+    told = attributes(type(value))
+    plain, out = [], []
+    for f in dataclasses.fields(value):
+        inner = getattr(value, f.name)
+        about = told.get(f.name, "")
+        if _is_section(inner) or isinstance(inner, Mapping | list | tuple):
+            out += [dataclasses.replace(t, caption=t.caption or _words(f.name)) for t in _tables(inner, about) if t.rows]
+        elif inner is not None and inner != "":
+            plain.append((_words(f.name), [_number(inner, about)]))
+    return ([Table("", ["", "value"], plain)] if plain else []) + out
+
+
+def _of_mapping(value: Mapping[str, Any], says: str) -> list[Table]:
+    """Name -> estimate gives one column, name -> dataclass a column a field, name -> mapping a column a key."""
+    first = next(iter(value.values()), None)
+    if _is_section(first) and not any(isinstance(getattr(first, f.name), Mapping) for f in dataclasses.fields(first)):
+        told = attributes(type(first))
+        names = [f.name for f in dataclasses.fields(first) if _shown(getattr(first, f.name))]
+        rows = [(k, [_number(getattr(v, n), told.get(n, says)) for n in names]) for k, v in value.items()]
+        return [Table("", ["", *map(_words, names)], rows)]
+    if _is_section(first):
+        return [dataclasses.replace(t, caption=f"{k} {t.caption}".strip()) for k, v in value.items() for t in _tables(v, says)]
+    if isinstance(first, Mapping) and first and _shown(next(iter(first.values()))):
+        names = list(dict.fromkeys(n for v in value.values() for n in v))
+        return [Table("", ["", *names], [(k, [_number(v.get(n), says) for n in names]) for k, v in value.items()])]
+    if isinstance(first, Mapping):
+        return [dataclasses.replace(t, caption=f"{k} {t.caption}".strip()) for k, v in value.items() for t in _tables(v, says)]
+    rows = [(str(k), [_number(v, says)]) for k, v in value.items() if _shown(v)]
+    return [Table("", ["", "value"], rows)] if rows and len(rows) <= 40 else []
+
+
+def _shown(value: Any) -> bool:
+    return value is None or isinstance(value, Estimate | str | bool | int | float)
+
+
+def _number(value: Any, says: str) -> Number:
+    if isinstance(value, Estimate):
+        return estimate(value, says or value.unit, plain=True)
+    why = says.rstrip(".") + "." if says else ""
+    if value is None:
+        return Number("–", why)
+    if isinstance(value, bool):
+        return Number("yes" if value else "no", why, float(value))
+    if isinstance(value, float):
+        return Number(f"{value:.4g}" if math.isfinite(value) else str(value), why, value)
+    if isinstance(value, int):
+        return Number(f"{value:,}", why, value)
+    return Number(str(value) if _shown(value) else "…", why)

@@ -1,0 +1,60 @@
+"""Sample grids of the page: one picture each, with the nearest training row of every image where the audit has it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from zprime.record import Audit
+from zprime.reporting.pictures import data_url, grid, png
+
+COLUMNS = 8
+MOST = 64
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A grid of images inside the page; `near` is the grid of their nearest training rows, `zoom` pixels a pixel."""
+
+    title: str
+    url: str
+    alt: str
+    count: int
+    columns: int
+    rows: int
+    chosen: bool
+    near: str = ""
+
+
+def sheets(audit: Audit, *, public: bool) -> list[Sheet]:
+    """Held-out data and reconstructions first, then the prior and every candidate.
+
+    With `public`: no data, no reconstructions, no neighbours, and no samples of a distribution that stores rows.
+    """
+    if not audit.images:
+        return []
+    entries = [e for e in audit.entries if e.eligible and not (public and e.holds_rows)]
+    named = [(e.name, f"z′ from {e.label}") for e in entries]
+    if not public:
+        named = [("held-out data", "Held-out data"), ("reconstructions", "Their reconstructions"), *named]
+    out = []
+    for name, title in named:
+        x = audit.tensors.get(f"grid.{name}")
+        if x is None:
+            continue
+        near = None if public else audit.tensors.get(f"near.{name}")
+        out.append(_sheet(title, x[:MOST], near, chosen=name == audit.verdict.choice))
+    return out
+
+
+def _sheet(title: str, x: Tensor, near: Tensor | None, *, chosen: bool) -> Sheet:
+    columns = min(COLUMNS, len(x))
+    return Sheet(
+        title,
+        data_url(png(grid(x, columns=COLUMNS))),
+        f"{len(x)} images: {title}",
+        len(x),
+        columns,
+        -(-len(x) // columns),
+        chosen,
+        "" if near is None else data_url(png(grid(near[: len(x)], columns=COLUMNS))),
+    )
