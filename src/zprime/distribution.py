@@ -14,6 +14,7 @@ from zprime import artifact
 from zprime.arrays import check_matrix
 from zprime.components import Diagonal, Full, Tilted
 from zprime.errors import ArtifactError
+from zprime.notebook import box, size
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total) by every long operation."""
@@ -162,6 +163,18 @@ class Fit(Generic[L]):
     trace: dict[str, list[float]] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        """What was fitted and how it ended, in a notebook."""
+        r = self.distribution
+        rows = [
+            ("dimensions", r.d),
+            ("stored", size(r.bytes) + (", functions of single training rows" if r.holds_rows else "")),
+            ("log-density", r.density),
+            ("outcome", self.outcome.message if self.outcome.ok else f"not well: {self.outcome.message}"),
+            *((f"chosen: {k}", v) for k, v in self.chosen.items()),
+        ]
+        return box(r.label, rows)
 
 
 @runtime_checkable

@@ -301,6 +301,7 @@ class Run:
             "epochs": len(trained["history"]),
             "stopped": trained["stopped"],
             "beta": trained["training"]["beta"],
+            "training": trained["training"],
             "elbo": trained["history"][trained["epoch"] - 1]["selection"],
         }
 

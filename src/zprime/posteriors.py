@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime import artifact
+from zprime import artifact, notebook
 from zprime.arrays import check_matrix
 from zprime.components import choose
 from zprime.errors import ArrayError
@@ -58,6 +58,22 @@ class Posteriors(ABC):
     def bytes(self) -> int:
         """What it takes to keep the means and standard deviations."""
         return sum(s.mean.numel() * s.mean.element_size() * 2 for s in self.shards())
+
+    def _repr_html_(self) -> str:
+        """How many, how wide, how far apart, in a notebook; in shards, of the first shard."""
+        first = next(iter(self.shards()))
+        scale, mean = first.scale.double(), first.mean.double()
+        spread = mean.std(0, correction=0)
+        return notebook.box(
+            f"{self.n:,} posteriors in {self.d} dimensions",
+            [
+                ("stored", notebook.size(self.bytes)),
+                ("standard deviations", f"median {scale.median():.3g}, from {scale.min():.3g} to {scale.max():.3g}"),
+                ("their means' standard deviations", f"from {spread.min():.3g} to {spread.max():.3g}"),
+                ("labels", "no" if self.labels is None else f"{len(set(self.labels.tolist()))} different"),
+                ("weights", "equal" if self.weights is None else "given"),
+            ],
+        )
 
     @property
     def log_weights(self) -> Float[Tensor, " n"]:

@@ -13,6 +13,7 @@ from zprime.measure import Estimate, Surgery
 from zprime.measure.model_side import ModelSide
 from zprime.measure.panel import PURE
 from zprime.measure.verdict import Verdict
+from zprime.notebook import box, size
 
 __all__ = ["PURE", "Audit", "AuditSettings", "Entry", "Score", "load"]
 
@@ -147,6 +148,21 @@ class Audit:
             if e.name == name:
                 return e
         raise UsageError(f"name: expected one of {', '.join(e.name for e in self.entries)}, got {name!r}")
+
+    def _repr_html_(self) -> str:
+        """The verdict and the table, in a notebook."""
+        scores = [e.scores["heldout"] for e in self.entries]
+        rungs = [r for r in ("code", "evidence", "likelihood") if any(r in s for s in scores)]
+        rows = [
+            [
+                e.label if e.eligible else f"{e.label} alone",
+                size(e.bytes),
+                *(s[r].gain if r in s else "–" for r in rungs),
+            ]
+            for e, s in zip(self.entries, scores, strict=True)
+        ]
+        heads = ["z′ from", "stored", *(f"{r} gain" for r in rungs)]
+        return box(self.verdict.sentence, rows, heads=heads, bold=self.entry(self.verdict.choice).label)
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors."""

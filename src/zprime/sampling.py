@@ -13,6 +13,7 @@ from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.likelihoods import draw
+from zprime.notebook import box, size
 from zprime.rng import fork, generator
 from zprime.vae import Decoder
 
@@ -93,6 +94,18 @@ class GenerativeModel:
             "says": self.says(),
         }
         return artifact.write(path, "generator", config=config, tensors=tensors, key=key, seed=seed, inputs=inputs)
+
+    def _repr_html_(self) -> str:
+        """What it is made of, in a notebook."""
+        module = isinstance(self.decoder, torch.nn.Module)
+        weights = sum(p.numel() for p in self.decoder.parameters()) if isinstance(self.decoder, torch.nn.Module) else 0
+        rows = [
+            ("z′ from", f"{self.latent.label}, {self.latent.d} dimensions, {size(self.latent.bytes)}"),
+            ("decoder", f"{type(self.decoder).__name__}{f', {weights:,} parameters in all' if module else ''}"),
+            ("x′", "images " + " x ".join(map(str, self.image)) if self.image else "rows of numbers"),
+            ("rows", self.says()),
+        ]
+        return box("generative model", rows)
 
     def says(self) -> str:
         """Whether this model carries functions of single training rows, in words."""

@@ -1,24 +1,38 @@
 """zprime report."""
 
 from pathlib import Path
+from typing import Annotated
 
-from zprime import artifact, record, reporting
+from cyclopts import Parameter
+
+from zprime import reporting
 from zprime.cli.console import give, say, say_table
+from zprime.errors import UsageError
+from zprime.reporting.page import find
 
 
-def report(run: Path, *, out: Path | None = None) -> None:
-    """Write the page of a run again, and print its table.
+def report(*run: Path, out: Path | None = None, public: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """Write the page of a run again and print its table, or one page that compares several runs.
 
     Parameters
     ----------
     run
-        Folder of a run that `zprime audit` has been through, or of an audit.
+        Folder of a run that `zprime audit` has been through, or of an audit; several to compare them.
     out
-        File to write; default: report.html in that folder.
+        File to write; default: report.html (public.html with --public) in that folder, and compare.html here for
+        several.
+    public
+        Leave every row of the data out, and the samples of distributions that store rows.
     """
-    inner = run / "audit"
-    found = record.load(inner if artifact.is_artifact(inner) else run)
-    page = reporting.report(found, out or run / "report.html")
-    say_table(found)
+    if not run:
+        raise UsageError("run: expected the folder of a run, or several, got none")
+    out = out or (Path("compare.html") if len(run) > 1 else None)
+    found = [find(r) for r in run]
+    page = reporting.report(run, out, public=public)
+    for folder, audit in zip(run, found, strict=True):
+        if len(run) > 1:
+            say(f"{folder}:")
+        say_table(audit)
     say(f"Report: {page}")
-    give({"report": page, "verdict": found.to_json()["verdict"]})
+    verdicts = [a.to_json()["verdict"] for a in found]
+    give({"report": page, "verdict": verdicts[0]} if len(run) == 1 else {"report": page, "verdicts": verdicts})

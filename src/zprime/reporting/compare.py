@@ -11,7 +11,7 @@ from zprime.reporting.sheets import Sheet, sheets
 
 @dataclass(frozen=True)
 class Compared:
-    """One run: its name, what it is, its verdict, its numbers beside the others', the rows of its table and its samples."""
+    """One run: its name, what it is, its numbers beside the others', the rows of its table and its samples."""
 
     name: str
     about: str
@@ -22,9 +22,7 @@ class Compared:
 
 
 HEADS = ["verdict's choice", "its gain", "log p(x), prior", "mean KL(q‖p)", "I", "KL(q̄‖p)", "active latents", "rows"]
-UNLIKE = (
-    "These runs are not of the same data ({}): gains over the prior can be compared, log p(x) and KL cannot."
-)
+UNLIKE = "These runs are not of the same data ({}): gains over the prior can be compared, log p(x) and KL cannot."
 
 
 def compare(audits: Sequence[Audit], names: Sequence[str], *, public: bool = False) -> str:

@@ -1,19 +1,18 @@
 """Numbers that explain themselves: what a figure is, how sure, on which rows, and where it comes from."""
 
-import dataclasses
 import re
 from dataclasses import dataclass
+from inspect import cleandoc
 
 from zprime.measure import Estimate
 from zprime.record import Score
 
-RUNGS = {"code": "(a) code gain", "evidence": "(b) evidence gain", "likelihood": "(c) likelihood gain"}
 SAYS = {
     "code": "Mean of E_q[log r(z) − log p(z)]: the exact change of the ELBO with the encoder as it is "
     "(Hoffman & Johnson 2016)",
     "evidence": "Mean of log E_q[r(z)/p(z)]: the change of log p(x), if the encoder were exact",
-    "likelihood": "Mean of log p_r(x) − log p_p(x) with the decoder, by importance sampling on draws that all candidates "
-    "share (Burda et al. 2016)",
+    "likelihood": "Mean of log p_r(x) − log p_p(x) with the decoder, by importance sampling on draws that all "
+    "candidates share (Burda et al. 2016)",
     "median": "Median over held-out rows: where it is far from the mean, a few rows decide",
     "above": "Share of held-out rows that are more likely than under the prior",
     "below": "Share of held-out rows that lose more than 5 nats: rows that a sharp r has missed",
@@ -25,7 +24,8 @@ SAYS = {
     "told_apart": "exp(I): how many rows the code can tell apart",
     "log_n": "log N: I can be no more, so where it comes near, the code is a lookup table of its rows",
     "hole": "KL(q̄‖p) = mean KL − I: how far the aggregated posterior is from the prior",
-    "gaussian_part": "KL of the Gaussian with q̄'s mean and covariance from p, exact: the part of the hole that a Gaussian sees",
+    "gaussian_part": "KL of the Gaussian with q̄'s mean and covariance from p, exact: the part of the hole that "
+    "a Gaussian sees",
     "active": "Latent dimensions whose posterior means vary by more than 0.01 over the data (Burda et al. 2016)",
 }
 
@@ -41,9 +41,9 @@ class Number:
 
 def attributes(cls: type) -> dict[str, str]:
     """What the docstring of a dataclass says of each attribute."""
-    _, _, block = (cls.__doc__ or "").partition("Attributes:\n")
-    out = {}
-    for names, says in re.findall(r"^ {8}([\w, ]+): (.*(?:\n {12}.*)*)", block, re.M):
+    _, _, block = cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    out: dict[str, str] = {}
+    for names, says in re.findall(r"^ {4}([\w, ]+): (.*(?:\n {8}.*)*)", block, re.M):
         out |= dict.fromkeys(names.split(", "), " ".join(says.split()))
     return out
 
@@ -52,10 +52,11 @@ def estimate(e: Estimate | None, says: str, *, plain: bool = False) -> Number:
     """An estimate with its error; a question mark where its own check failed."""
     if e is None:
         return Number("–", says)
-    text = f"{e.value:.2f}" if plain and e.stderr is None else str(e).removeprefix("+" if plain else "")
+    small = e.stderr is None or e.stderr < 0.005
+    text = f"{e.value:.2f}" if plain and small else str(e).removeprefix("+" if plain else "")
     parts = [says.rstrip(".")]
     if e.stderr is not None:
-        parts.append(f"95 % interval {e.low:.3g} to {e.high:.3g} {e.unit}")
+        parts.append(f"95 % interval {_short(e.low)} to {_short(e.high)} {e.unit}")
     else:
         parts.append("exact for these rows")
     seed = "" if e.seed is None else f", seed {e.seed}"
@@ -77,6 +78,6 @@ def share(value: float | None, says: str) -> Number:
     return Number("–", says) if value is None else Number(f"{value:.0%}".replace("%", " %"), says + ".", value)
 
 
-def is_estimate(value: object) -> bool:
-    """Whether a value is an estimate, and not the class."""
-    return dataclasses.is_dataclass(value) and isinstance(value, Estimate)
+def _short(x: float) -> str:
+    """Four figures, never in powers of ten below a million."""
+    return f"{x:,.0f}" if 1000 <= abs(x) < 1e6 else f"{x:.4g}"

@@ -5,7 +5,7 @@ A notebook shows what such a function returns; `figure.savefig("gains.pdf")` wri
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -33,13 +33,14 @@ INK, SOFT, LINE, DATA, MARK, SECOND = "#1d2430", "#5b6470", "#c9d0da", "#7b8798"
 """Text, axes, rules, the data, the chosen one, what it is compared with; the page has two shades of each."""
 
 P = ParamSpec("P")
+F = TypeVar("F", Figure, Figure | None)
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def _styled(draw: Callable[P, F]) -> Callable[P, F]:
     """Draw in our style, and leave the user's matplotlib settings as they are."""
 
     @wraps(draw)
-    def inner(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def inner(*args: P.args, **kwargs: P.kwargs) -> F:
         with mpl.rc_context(STYLE):
             return draw(*args, **kwargs)
 
@@ -118,7 +119,9 @@ def principal_axes(codes: Tensor, most: int = 2) -> Tensor:
     """Principal axes of `codes` in columns, shape [d, at most `most`], each with its largest entry positive."""
     _, _, axes = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
     axes = axes[:most]
-    return (axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()).T
+    signs: Tensor = axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
+    out: Tensor = (axes * signs).mT
+    return out
 
 
 @_styled
@@ -138,9 +141,7 @@ def components(audit: Audit) -> Figure | None:
         at = e.chosen.get("components")
         if at in x and e.bytes:
             gain = curve[x.index(at)]["gain"]
-            axis.annotate(
-                f"K = {at}", (at, gain), xytext=(0, -16), textcoords="offset points", ha="center", color=colour
-            )
+            axis.annotate(f"K = {at}", (at, gain), xytext=(-6, 6), textcoords="offset points", ha="right", color=colour)
     axis.set_xscale("log")
     ticks = sorted({c["components"] for _, curve in curves for c in curve})
     axis.set_xticks(ticks, [str(t) for t in ticks])

@@ -16,9 +16,7 @@ from zprime.reporting.sheets import sheets
 from zprime.reporting.table import size
 
 
-def report(
-    audit: Audit | Path | Sequence[Path], path: Path | None = None, *, public: bool = False
-) -> Path:
+def report(audit: Audit | Path | Sequence[Path], path: Path | None = None, *, public: bool = False) -> Path:
     """Write the page of an audit, or one page that compares several.
 
     Args:

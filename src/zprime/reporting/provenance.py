@@ -4,8 +4,11 @@ import shlex
 from typing import Any
 
 from zprime import artifact
-from zprime.record import Audit
+from zprime.data import DataSettings
+from zprime.record import Audit, AuditSettings
 from zprime.reporting.table import size
+from zprime.training import TrainSettings
+from zprime.vae import VAESettings
 
 
 def facts(audit: Audit) -> list[tuple[str, str]]:
@@ -19,10 +22,18 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
     if settings:
         out.append(("model", ", ".join(f"{k} {_plain(v)}" for k, v in settings.items())))
     if "epoch" in model:
-        out.append(("training", f"best epoch {model['epoch']} of {model['epochs']} ({model.get('stopped', '')}), beta {model.get('beta', 1)}"))
+        out.append(
+            (
+                "training",
+                f"best epoch {model['epoch']} of {model['epochs']} ({model.get('stopped', '')}), "
+                f"beta {model.get('beta', 1)}",
+            )
+        )
     measured = audit.settings
     out.append(("audit", f"at most {measured.rows:,} rows a split, {measured.draws} draws a row, seed {audit.seed}"))
-    keep = f"{size(audit.storage['posteriors'])} as means and standard deviations" if "posteriors" in audit.storage else ""
+    keep = (
+        f"{size(audit.storage['posteriors'])} as means and standard deviations" if "posteriors" in audit.storage else ""
+    )
     if "posteriors_rate" in audit.storage:
         keep += f" ({audit.storage['posteriors_rate']:,} draws z′ per CPU second)"
     if "data" in audit.storage:
@@ -41,18 +52,32 @@ def command(audit: Audit) -> str:
     settings = audit.data.get("settings")
     if not settings:
         return ""
-    model = audit.model.get("settings", {})
     words = ["zprime", "run", "--data", str(settings["data"])]
-    words += [w for k, v in settings.items() if k not in ("data", "binarise") for w in (f"--{k}", str(v))]
-    words += ["--binarise"] if settings.get("binarise") else []
-    for k, v in model.items():
-        words += [f"--{k}", *map(str, v)] if isinstance(v, list | tuple) else [f"--{k}", str(v)]
-    for k, v in audit.model.get("training", {}).items():
-        words += [f"--{k}", str(v)]
+    for defaults, given in (
+        (DataSettings(""), settings),
+        (VAESettings(), audit.model.get("settings", {})),
+        (TrainSettings(), audit.model.get("training", {})),
+        (AuditSettings(), vars(audit.settings)),
+    ):
+        for k, v in given.items():
+            if k != "data" and hasattr(defaults, k) and v != _listed(getattr(defaults, k)):
+                words += _option(k, v)
     kinds = [e.name for e in audit.entries if e.eligible and e.name != "prior"]
-    words += ["--kinds", *kinds, "--rows", str(audit.settings.rows), "--draws", str(audit.settings.draws)]
+    words += ["--kinds", *kinds]
     words += ["--seed", str(audit.seed), "--out", "runs/again"]
     return shlex.join(words)
+
+
+def _listed(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _option(name: str, value: Any) -> list[str]:
+    """As the command line takes it."""
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", *map(str, value)] if isinstance(value, list | tuple) else [f"--{name}", str(value)]
 
 
 def _plain(value: Any) -> str:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from zprime.measure import Estimate
 from zprime.record import Audit, Entry
-from zprime.reporting.explain import RUNGS, SAYS, Number, estimate, gain, share
-from zprime.reporting.table import size, title
+from zprime.reporting.explain import SAYS, Number, estimate, gain, share
+from zprime.reporting.table import RUNGS, size, title
 
-WIDTH = 160
+WIDTH = 130
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Row:
 
 
 def headings(audit: Audit) -> list[str]:
-    """Of the columns after the name, in order; the last is the drawn interval's."""
-    return ["stored", "of single rows", *RUNGS.values(), "median", "rows > 0", "rows < −5", "k̂ > 0.7"]
+    """Of the columns after the name and the drawn interval, in order."""
+    return [*RUNGS.values(), "median", "rows > 0", "rows < −5", "k̂ > 0.7", "stored", "of single rows"]
 
 
 def rung(audit: Audit) -> str:
@@ -56,13 +56,13 @@ def _row(audit: Audit, entry: Entry, drawn: str, low: float, high: float) -> Row
     last = scores.get(drawn) or scores["code"]
     rows_kept = "functions of single training rows" if entry.holds_rows else "no function of a single training row"
     numbers = [
-        Number(size(entry.bytes), f"{SAYS['stored']}: {entry.bytes:,}.", entry.bytes),
-        Number("yes" if entry.holds_rows else "no", f"What is stored: {rows_kept}.", float(entry.holds_rows)),
         *(gain(scores.get(r), r) for r in RUNGS),
         Number(f"{last.median:+.2f}", SAYS["median"] + ".", last.median),
         share(last.above, SAYS["above"]),
         share(last.below, SAYS["below"]),
         share(last.khat, SAYS["khat"]),
+        Number(size(entry.bytes), f"{SAYS['stored']}: {entry.bytes:,}.", entry.bytes),
+        Number("yes" if entry.holds_rows else "no", f"What is stored: {rows_kept}.", float(entry.holds_rows)),
     ]
     name = title(entry).strip()
     bar = _bar(scores[drawn].gain, low, high) if drawn in scores else None

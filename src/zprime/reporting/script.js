@@ -46,7 +46,7 @@ for (const table of all("table.sort")) all("thead th", table).forEach((head, col
 
 const lens = $("#lens");
 const cell = (image, url, column, row, text) => {
-  const side = 112, scale = side * image.dataset.columns / image.naturalWidth * (1 + 0), i = document.createElement("i");
+  const side = 112, scale = side * image.dataset.columns / image.naturalWidth, i = document.createElement("i");
   const box = document.createElement("span"), w = image.naturalWidth * scale, h = image.naturalHeight * scale;
   i.style.backgroundImage = `url("${url}")`;
   i.style.backgroundSize = `${w}px ${h}px`;
@@ -101,9 +101,11 @@ function contours(x, y, reach) {
 }
 
 const latent = $("#latent") && JSON.parse($("#latent").textContent), axes = $("#axes");
-function drawMaps() {
+const PAPER = { "--paper": "#fff", "--line": "#bbb", "--data": "#777", "--mark": "#b3263c", "--ink": "#000" };
+function drawMaps(printed = false) {
   if (!latent) return;
-  const style = getComputedStyle(document.documentElement), colour = name => style.getPropertyValue(name).trim();
+  const style = getComputedStyle(document.documentElement);
+  const colour = name => printed ? PAPER[name] : style.getPropertyValue(name).trim();
   const x = +axes.x.value, y = +axes.y.value, sets = [...(latent.codes ? [latent.codes] : latent.draws.map(d => d.z))];
   const reach = 1.15 * Math.max(...sets.flatMap(s => [...s[x], ...s[y]].map(Math.abs)));
   all(".maps canvas").forEach((canvas, i) => {
@@ -134,10 +136,10 @@ function drawMaps() {
   });
 }
 if (axes) {
-  axes.onchange = drawMaps;
+  axes.onchange = () => drawMaps();
   axes.onsubmit = event => event.preventDefault();
   drawMaps();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMaps);
-  // on paper the shades are the light ones
-  addEventListener("beforeprint", () => drawMaps());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawMaps());
+  addEventListener("beforeprint", () => drawMaps(true));
+  addEventListener("afterprint", () => drawMaps());
 }

@@ -1,4 +1,4 @@
-"""Sections of an audit that have no drawing of their own yet: any dataclass of estimates as tables, told by its docstring.
+"""Sections of an audit without a drawing of their own: any dataclass of estimates as tables, told by its docstring.
 
 A measure that adds a field to `Audit` is on the page without a line here.
 """
@@ -14,7 +14,7 @@ from zprime.record import Audit
 from zprime.reporting.explain import Number, attributes, estimate
 
 DRAWN = frozenset(
-    "data model entries surgery verdict log_prior storage settings seed tensors images warnings versions command".split()
+    "data model entries surgery verdict log_prior storage settings seed tensors images warnings versions".split()  # noqa: SIM905
 )
 
 
@@ -72,7 +72,9 @@ def _tables(value: Any, says: str) -> list[Table]:
         inner = getattr(value, f.name)
         about = told.get(f.name, "")
         if _is_section(inner) or isinstance(inner, Mapping | list | tuple):
-            out += [dataclasses.replace(t, caption=t.caption or _words(f.name)) for t in _tables(inner, about) if t.rows]
+            out += [
+                dataclasses.replace(t, caption=t.caption or _words(f.name)) for t in _tables(inner, about) if t.rows
+            ]
         elif inner is not None and inner != "":
             plain.append((_words(f.name), [_number(inner, about)]))
     return ([Table("", ["", "value"], plain)] if plain else []) + out
@@ -80,19 +82,27 @@ def _tables(value: Any, says: str) -> list[Table]:
 
 def _of_mapping(value: Mapping[str, Any], says: str) -> list[Table]:
     """Name -> estimate gives one column, name -> dataclass a column a field, name -> mapping a column a key."""
-    first = next(iter(value.values()), None)
+    first: Any = next(iter(value.values()), None)
     if _is_section(first) and not any(isinstance(getattr(first, f.name), Mapping) for f in dataclasses.fields(first)):
         told = attributes(type(first))
         names = [f.name for f in dataclasses.fields(first) if _shown(getattr(first, f.name))]
         rows = [(k, [_number(getattr(v, n), told.get(n, says)) for n in names]) for k, v in value.items()]
         return [Table("", ["", *map(_words, names)], rows)]
     if _is_section(first):
-        return [dataclasses.replace(t, caption=f"{k} {t.caption}".strip()) for k, v in value.items() for t in _tables(v, says)]
+        return [
+            dataclasses.replace(t, caption=f"{k} {t.caption}".strip())
+            for k, v in value.items()
+            for t in _tables(v, says)
+        ]
     if isinstance(first, Mapping) and first and _shown(next(iter(first.values()))):
         names = list(dict.fromkeys(n for v in value.values() for n in v))
         return [Table("", ["", *names], [(k, [_number(v.get(n), says) for n in names]) for k, v in value.items()])]
     if isinstance(first, Mapping):
-        return [dataclasses.replace(t, caption=f"{k} {t.caption}".strip()) for k, v in value.items() for t in _tables(v, says)]
+        return [
+            dataclasses.replace(t, caption=f"{k} {t.caption}".strip())
+            for k, v in value.items()
+            for t in _tables(v, says)
+        ]
     rows = [(str(k), [_number(v, says)]) for k, v in value.items() if _shown(v)]
     return [Table("", ["", "value"], rows)] if rows and len(rows) <= 40 else []
 

@@ -8,6 +8,8 @@ from zprime.record import Audit
 from zprime.reporting.pictures import data_url, grid, png
 
 COLUMNS = 8
+SIDE = 28
+"""Pixels a cell at least: small images are enlarged before they are laid out, so that the gaps stay thin."""
 MOST = 64
 
 
@@ -48,13 +50,19 @@ def sheets(audit: Audit, *, public: bool) -> list[Sheet]:
 
 def _sheet(title: str, x: Tensor, near: Tensor | None, *, chosen: bool) -> Sheet:
     columns = min(COLUMNS, len(x))
+    zoom = -(-SIDE // max(x.shape[-2:]))
+
+    def picture(images: Tensor) -> str:
+        large = images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+        return data_url(png(grid(large, columns=COLUMNS)))
+
     return Sheet(
         title,
-        data_url(png(grid(x, columns=COLUMNS))),
+        picture(x),
         f"{len(x)} images: {title}",
         len(x),
         columns,
         -(-len(x) // columns),
         chosen,
-        "" if near is None else data_url(png(grid(near[: len(x)], columns=COLUMNS))),
+        "" if near is None else picture(near[: len(x)]),
     )

@@ -9,20 +9,11 @@ from rich.text import Text
 from zprime.measure import Estimate
 from zprime.measure.estimate import digits
 from zprime.measure.panel import PURE
+from zprime.notebook import size as size
 from zprime.record import Audit, Entry, Score
 from zprime.reporting.model_side import sentences
 
 RUNGS = {"code": "(a) code gain", "evidence": "(b) evidence gain", "likelihood": "(c) likelihood gain"}
-
-
-def size(count: int) -> str:
-    """Bytes in words."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
 
 
 def cell(score: Score | None) -> str:
