@@ -86,6 +86,23 @@ def test_sample_writes_a_grid_and_an_npz(digits: Path, tmp_path: Path, capsys: p
     assert call("sample", digits / "generator", "--from", "prior") == 2
 
 
+def test_report_of_one_run_public_and_of_several(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("--json", "report", digits) == 0
+    assert json.loads(capsys.readouterr().out)["report"] == str(digits / "report.html")
+    assert call("--json", "report", digits, "--public") == 0
+    assert json.loads(capsys.readouterr().out)["report"] == str(digits / "public.html")
+    assert "no row of the data" in (digits / "public.html").read_text()
+    assert "no row of the data" not in (digits / "report.html").read_text()
+    assert call("--json", "report", digits, digits) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["report"] == "compare.html"
+    assert len(shown["verdicts"]) == 2
+    assert "2 runs compared" in (tmp_path / "compare.html").read_text()
+
+
 def test_settings_come_from_flag_then_environment_then_toml(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zprime import artifact
 from zprime.data import Rows
 from zprime.distribution import Fit, LatentDistribution, Progress, silent
 from zprime.encoding import Reencoded
@@ -115,6 +116,7 @@ def audit(
         images=len(shape) == 3 and shape[0] in (1, 3),
         warnings=_warnings(description, posteriors["heldout"].gather()),
         model_side=side,
+        versions=artifact.library_versions(),
     )
 
 

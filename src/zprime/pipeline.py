@@ -223,6 +223,7 @@ class Run:
                 progress=self.progress,
             )
             out.model.update(self.summary())
+            out.inputs.update(inputs)
             return out.save(path, key=key, **{k.replace("/", "_"): v for k, v in inputs.items()})
 
         self._stage("audit", "audit", _key(asdict(settings), seed, inputs), make)

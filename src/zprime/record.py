@@ -122,6 +122,8 @@ class Audit:
         tensors: per-row gains, decoded grids, codes and draws for the latent map.
         images: whether the grids are pictures.
         model_side: log p(x) and bits under every candidate, the encoder's gap and calibration; None without a decoder.
+        versions: library -> version that measured.
+        inputs: model, posteriors and latent distributions -> hash.
     """
 
     data: dict[str, Any]
@@ -137,6 +139,8 @@ class Audit:
     images: bool
     warnings: list[str] = field(default_factory=list)
     model_side: ModelSide | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
 
     def entry(self, name: str) -> Entry:
         """The row of the table called `name`.

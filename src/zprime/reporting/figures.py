@@ -19,7 +19,7 @@ from zprime.errors import UsageError
 from zprime.measure.surgery import ACTIVE
 from zprime.record import Audit
 
-__all__ = ["components", "dimensions", "gains", "latent_map", "samples", "surgery"]
+__all__ = ["calibration", "components", "dimensions", "gains", "latent_map", "samples", "surgery"]
 
 STYLE: Any = {
     "svg.hashsalt": "zprime",
@@ -209,6 +209,31 @@ def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     bottom.set_ylabel("variance of\nthe means")
     bottom.axhline(1, color=SOFT, linewidth=0.8, linestyle="--")
     bottom.set_xlabel("latent dimension (hollow: collapsed)")
+    return figure
+
+
+@_styled
+def calibration(audit: Audit, *, most: int = 12) -> Figure | None:
+    """Rank histograms of the encoder on data simulated from the prior, the worst latents first; None if not measured.
+
+    The grey band holds all bars of a histogram with probability 95 % if the encoder is calibrated (Talts et al. 2018).
+    """
+    if audit.model_side is None or not audit.model_side.calibration:
+        return None
+    c = audit.model_side.calibration[0]
+    order = sorted(range(len(c.names)), key=lambda j: c.chi_square[j])[:most]
+    columns = min(4, len(order))
+    lines = -(-len(order) // columns)
+    figure = Figure(figsize=(2.1 * columns, 0.3 + 1.35 * lines), layout="constrained")
+    for i, j in enumerate(order):
+        axis = _quiet(figure.add_subplot(lines, columns, i + 1))
+        bars = c.counts[j]
+        outside = [b < c.low or b > c.high for b in bars]
+        axis.axhspan(c.low, c.high, color=LINE, linewidth=0, alpha=0.6)
+        axis.bar(range(len(bars)), bars, width=0.8, color=[MARK if o else SECOND for o in outside])
+        axis.set_title(c.names[j], color=INK, fontsize=9)
+        axis.set_xticks([])
+        axis.set_ylim(0, None)
     return figure
 
 

@@ -3,7 +3,6 @@
 import shlex
 from typing import Any
 
-from zprime import artifact
 from zprime.data import DataSettings
 from zprime.record import Audit, AuditSettings
 from zprime.reporting.table import size
@@ -42,8 +41,9 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
         keep += f" ({audit.storage['data_rate']:,} draws z′ per CPU second, encoding each)"
     if keep:
         out.append(("all |D| posteriors take", keep))
-    versions = getattr(audit, "versions", None) or artifact.library_versions()
-    out.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
+    if audit.versions:
+        out.append(("versions", ", ".join(f"{k} {v}" for k, v in audit.versions.items())))
+    out += [(f"hash of {k}", v) for k, v in audit.inputs.items()]
     return out
 
 

@@ -5,16 +5,19 @@ A measure that adds a field to `Audit` is on the page without a line here.
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from zprime.measure import Estimate
 from zprime.record import Audit
+from zprime.reporting import figures, model_side, pictures
 from zprime.reporting.explain import Number, attributes, estimate
 
 DRAWN = frozenset(
-    "data model entries surgery verdict log_prior storage settings seed tensors images warnings versions".split()  # noqa: SIM905
+    "data model entries surgery verdict log_prior storage settings seed tensors images warnings versions inputs".split()  # noqa: SIM905
 )
 
 
@@ -28,12 +31,44 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """A figure as SVG, and what it shows."""
+
+    svg: str
+    alt: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading, a sentence and tables."""
+    """A heading, what its numbers say in words, figures, and tables of all the numbers."""
 
     title: str
     says: str
     tables: list[Table]
+    sentences: list[str] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
+
+
+IN_WORDS: dict[str, tuple[str, Callable[[Audit], list[str]]]] = {
+    "model_side": ("The likelihood and the encoder", model_side.sentences),
+}
+"""Field of the audit -> its heading, and its numbers in sentences that the terminal shares."""
+
+PLOTS: dict[str, list[tuple[Callable[[Audit], Figure | None], str]]] = {
+    "model_side": [
+        (
+            figures.calibration,
+            "Ranks of what made simulated data among draws of its posterior, latent by latent: flat if the "
+            "encoder is calibrated; a hump means too wide, a bowl too narrow, a slope off centre (Talts et al. 2018).",
+        )
+    ],
+}
+"""Field of the audit -> its figures, each with what it shows."""
+
+
+def _plots(audit: Audit, name: str) -> list[Plot]:
+    made = [(draw(audit), alt) for draw, alt in PLOTS.get(name, [])]
+    return [Plot(pictures.svg(f, f"{name}{i}"), alt) for i, (f, alt) in enumerate(made) if f is not None]
 
 
 def sections(audit: Audit) -> list[Section]:
@@ -46,7 +81,8 @@ def sections(audit: Audit) -> list[Section]:
             continue
         tables = _tables(value, told.get(f.name, ""))
         if tables:
-            out.append(Section(_words(f.name), told.get(f.name, ""), tables))
+            title, say = IN_WORDS.get(f.name, (_words(f.name), lambda _: []))
+            out.append(Section(title, told.get(f.name, ""), tables, say(audit), _plots(audit, f.name)))
     return out
 
 
@@ -85,7 +121,7 @@ def _of_mapping(value: Mapping[str, Any], says: str) -> list[Table]:
     first: Any = next(iter(value.values()), None)
     if _is_section(first) and not any(isinstance(getattr(first, f.name), Mapping) for f in dataclasses.fields(first)):
         told = attributes(type(first))
-        names = [f.name for f in dataclasses.fields(first) if _shown(getattr(first, f.name))]
+        names = [f.name for f in dataclasses.fields(first) if f.name != "seed" and _shown(getattr(first, f.name))]
         rows = [(k, [_number(getattr(v, n), told.get(n, says)) for n in names]) for k, v in value.items()]
         return [Table("", ["", *map(_words, names)], rows)]
     if _is_section(first):
