@@ -80,3 +80,13 @@ def test_a_broken_density_is_caught(monkeypatch: pytest.MonkeyPatch, shift: floa
     rng = generator(0, "posteriors")
     with pytest.raises(NumericalError, match=sentence):
         run(torch.randn(30, 2, generator=rng).double(), torch.full((30, 2), 0.4).double())
+
+
+def test_variances_of_the_means_and_within_add_up_to_that_of_the_aggregated_posterior() -> None:
+    model = linear_gaussian()
+    x, _ = model.sample(500)
+    mean, scale = model.posterior(x)
+    s = run(mean, scale)
+    draws = InMemory(mean, scale).sample(400_000, rng=generator(0, "draws"))
+    together = torch.tensor(s.mean_variance) + torch.tensor(s.posterior_variance)
+    torch.testing.assert_close(together.double(), draws.var(0), rtol=0.02, atol=0)

@@ -1,7 +1,7 @@
 """ELBO surgery (Hoffman & Johnson 2016): what the KL term of the ELBO is made of, exactly and in blocks."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,8 @@ class Surgery:
         dimension_kl: mean KL of each dimension, exact, shape [d].
         mean_variance: variance over the data of each dimension's posterior mean, shape [d].
         active: number of dimensions where that variance is above 0.01.
+        posterior_variance: mean over the data of each dimension's posterior variance, shape [d]; with `mean_variance`
+            it adds up to the variance of qbar. Empty in audits of earlier versions.
     """
 
     mean_kl: Estimate
@@ -42,6 +44,7 @@ class Surgery:
     dimension_kl: list[float]
     mean_variance: list[float]
     active: int
+    posterior_variance: list[float] = field(default_factory=list)
 
 
 def surgery(posteriors: Posteriors, *, split: str, rng: torch.Generator) -> Surgery:
@@ -89,6 +92,7 @@ def surgery(posteriors: Posteriors, *, split: str, rng: torch.Generator) -> Surg
         dimension_kl=(weights @ kl).tolist(),
         mean_variance=variance,
         active=sum(v > ACTIVE for v in variance),
+        posterior_variance=(weights @ data.scale.double().square()).tolist(),
     )
 
 

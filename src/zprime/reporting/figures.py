@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zprime.errors import UsageError
 from zprime.measure.surgery import ACTIVE
+from zprime.notebook import size
 from zprime.record import Audit
 
 __all__ = ["calibration", "components", "dimensions", "gains", "latent_map", "samples", "surgery"]
@@ -144,9 +145,10 @@ def components(audit: Audit) -> Figure | None:
             axis.annotate(f"K = {at}", (at, gain), xytext=(-6, 6), textcoords="offset points", ha="right", color=colour)
     axis.set_xscale("log")
     ticks = sorted({c["components"] for _, curve in curves for c in curve})
-    axis.set_xticks(ticks, [str(t) for t in ticks])
+    stored = {c["components"]: c["bytes"] for _, curve in curves for c in curve if "bytes" in c}
+    axis.set_xticks(ticks, [f"{t}\n{size(stored[t])}" if t in stored else str(t) for t in ticks])
     axis.minorticks_off()
-    axis.set_xlabel("components K")
+    axis.set_xlabel("components K, and bytes stored")
     axis.set_ylabel("code gain, selection split\n(nats per row)")
     axis.axhline(0, color=LINE, linewidth=0.8)
     axis.legend(frameon=False, labelcolor=INK)
@@ -189,9 +191,10 @@ def surgery(audit: Audit, *, split: str = "train") -> Figure:
 
 @_styled
 def dimensions(audit: Audit, *, split: str = "train") -> Figure:
-    """Mean KL of every latent dimension, and the variance over the data of its posterior mean.
+    """Every latent dimension: its mean KL, and the aggregated posterior's variance, of the means and within posteriors.
 
-    A bar is hollow where the dimension has collapsed: the variance of its means is below 0.01 (Burda et al. 2016).
+    The two variances add up to 1 where the encoder is stationary and linear (theory page, section 4). A bar is hollow
+    where the dimension has collapsed: the variance of its means is below 0.01 (Burda et al. 2016).
 
     Raises:
         UsageError: this split was not measured.
@@ -199,16 +202,20 @@ def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     if split not in audit.surgery:
         raise UsageError(f"split: expected one of {', '.join(audit.surgery)}, got {split!r}")
     s = audit.surgery[split]
-    figure = Figure(figsize=(max(4.0, min(9.0, 1.2 + 0.32 * len(s.dimension_kl))), 3.2), layout="constrained")
+    d = len(s.dimension_kl)
+    within = s.posterior_variance or [0.0] * d
+    figure = Figure(figsize=(max(4.6, min(9.0, 1.2 + 0.32 * d)), 3.4), layout="constrained")
     top, bottom = (_quiet(a) for a in figure.subplots(2, 1, sharex=True))
-    for i, (kl, variance) in enumerate(zip(s.dimension_kl, s.mean_variance, strict=True)):
+    for i, (kl, variance, inner) in enumerate(zip(s.dimension_kl, s.mean_variance, within, strict=True)):
         active = variance > ACTIVE
-        for axis, height, colour in ((top, kl, SECOND), (bottom, variance, MARK)):
-            axis.bar(i, height, width=0.7, color=colour if active else "none", edgecolor=colour)
+        top.bar(i, kl, width=0.7, color=SECOND if active else "none", edgecolor=SECOND)
+        bottom.bar(i, variance, width=0.7, color=MARK if active else "none", edgecolor=MARK)
+        bottom.bar(i, inner, bottom=variance, width=0.7, color=DATA if active else "none", edgecolor=DATA)
     top.set_ylabel("mean KL, nats")
-    bottom.set_ylabel("variance of\nthe means")
+    bottom.set_ylabel("variance: means,\nand within (grey)")
     bottom.axhline(1, color=SOFT, linewidth=0.8, linestyle="--")
     bottom.set_xlabel("latent dimension (hollow: collapsed)")
+    bottom.set_xticks(range(d) if d <= 16 else range(0, d, -(-d // 16)))
     return figure
 
 
