@@ -151,6 +151,50 @@ def test_every_estimate_in_a_new_section_is_on_the_page(made: Audit) -> None:
     )
 
 
+def test_sections_inside_sections_become_tables_with_the_same_rows() -> None:
+    e = Estimate(0.5, 0.01, 0.48, 0.52, 77, "share", "heldout", 3)
+
+    @dataclass(frozen=True)
+    class Inner:
+        """Attributes:
+        auc: a chance.
+        """
+
+        auc: Estimate
+        status: str = "passes"
+
+    @dataclass(frozen=True)
+    class Outer:
+        """Attributes:
+        label: its name.
+        size: how many.
+        inner: more.
+        shares: by label.
+        """
+
+        label: str
+        size: int
+        inner: Inner | None
+        shares: dict[str, Estimate]
+        verdict: str = "told at the top"
+        seed: int = 5430294671576327937
+
+    outer = [Outer("prior", 3, Inner(e), {"cat": e}), Outer("mixture", 4, None, {"dog": e})]
+    found = {t.caption: t for t in _tables(outer, "")}
+    assert {k: [r[0] for r in t.rows] for k, t in found.items()} == {
+        "": ["prior", "mixture"],
+        "Inner": ["prior"],
+        "Shares": ["prior", "mixture"],
+    }
+    assert found[""].heads == ["", "Size"]
+    assert found["Inner"].heads == ["", "Auc", "Status"]
+    assert [[n.text for n in numbers] for _, numbers in found["Shares"].rows] == [
+        ["0.500 ± 0.010", "–"],
+        ["–", "0.500 ± 0.010"],
+    ]
+    assert "a chance" in found["Inner"].rows[0][1][0].why
+
+
 def test_several_runs_on_one_page(digits: tuple[Path, Audit], made: Audit, tmp_path: Path) -> None:
     page = compare([digits[1], made], ["runs/a/one", "runs/a/two"])
     assert "2 runs compared" in page

@@ -11,7 +11,7 @@ from zprime.errors import ArtifactError
 from zprime.measure.panel import PURE
 from zprime.record import Audit, load
 from zprime.reporting import figures, latent, pictures, provenance, ranking
-from zprime.reporting.sections import sections
+from zprime.reporting.sections import sections, verdicts
 from zprime.reporting.sheets import sheets
 from zprime.reporting.table import size
 
@@ -94,6 +94,7 @@ def html(audit: Audit, *, public: bool = False) -> str:
         cuts=cuts,
         cut_heads=heads,
         sections=sections(audit),
+        verdicts=verdicts(audit),
         answer=answer(audit),
         facts=provenance.facts(audit),
         command=provenance.command(audit),

@@ -100,6 +100,8 @@ function contours(x, y, reach) {
   return lines;
 }
 
+addEventListener("beforeprint", () => all("details").forEach(d => { d.open = true; }));
+
 const latent = $("#latent") && JSON.parse($("#latent").textContent), axes = $("#axes");
 const PAPER = { "--paper": "#fff", "--line": "#bbb", "--data": "#777", "--mark": "#b3263c", "--ink": "#000" };
 function drawMaps(printed = false) {

@@ -5,7 +5,7 @@ A measure that adds a field to `Audit` is on the page without a line here.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,10 @@ from zprime.reporting.explain import Number, attributes, estimate
 DRAWN = frozenset(
     "data model entries surgery verdict log_prior storage settings seed tensors images warnings versions inputs".split()  # noqa: SIM905
 )
+
+
+MOST = 40
+"""Rows of a table of single numbers; longer ones are no reading."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,11 @@ class Section:
     title: str
     says: str
     tables: list[Table]
-    sentences: list[str] = field(default_factory=list)
+    sentences: Sequence[str | tuple[str, str]] = ()
     plots: list[Plot] = field(default_factory=list)
 
 
-IN_WORDS: dict[str, tuple[str, Callable[[Audit], list[str]]]] = {
+IN_WORDS: dict[str, tuple[str, Callable[[Audit], Sequence[str | tuple[str, str]]]]] = {
     "model_side": ("The likelihood and the encoder", model_side.sentences),
 }
 """Field of the audit -> its heading, and its numbers in sentences that the terminal shares."""
@@ -86,6 +90,12 @@ def sections(audit: Audit) -> list[Section]:
     return out
 
 
+def verdicts(audit: Audit) -> list[tuple[str, Any]]:
+    """Verdicts beside the one by likelihood: name of the section that gives it, and the verdict."""
+    found = [(f.name, getattr(getattr(audit, f.name), "verdict", None)) for f in dataclasses.fields(audit)]
+    return [(_words(name).lower(), v) for name, v in found if v is not None and hasattr(v, "sentence")]
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
@@ -99,48 +109,67 @@ def _tables(value: Any, says: str) -> list[Table]:
     if isinstance(value, Mapping):
         return _of_mapping(value, says)
     if isinstance(value, list | tuple):
-        return _of_mapping({str(i + 1): v for i, v in enumerate(value)}, says)
+        return _of_mapping({_name_of(v, i): v for i, v in enumerate(value)}, says)
     if not _is_section(value):
         return _of_mapping({"": value}, says)
     told = attributes(type(value))
     plain, out = [], []
     for f in dataclasses.fields(value):
-        inner = getattr(value, f.name)
-        about = told.get(f.name, "")
+        inner, about = getattr(value, f.name), told.get(f.name, "")
+        if f.name in ASIDE:
+            continue
         if _is_section(inner) or isinstance(inner, Mapping | list | tuple):
-            out += [
-                dataclasses.replace(t, caption=t.caption or _words(f.name)) for t in _tables(inner, about) if t.rows
-            ]
+            out += _called(_words(f.name), _tables(inner, about))
         elif inner is not None and inner != "":
             plain.append((_words(f.name), [_number(inner, about)]))
     return ([Table("", ["", "value"], plain)] if plain else []) + out
 
 
+ASIDE = frozenset(("seed", "verdict", "name", "label"))
+"""Fields that are told elsewhere: the seed behind each number, a verdict at the top, a name at the head of its row."""
+
+
+def _name_of(value: Any, i: int) -> str:
+    """What a thing in a list calls itself."""
+    return next((str(getattr(value, k)) for k in ("label", "name", "source") if hasattr(value, k)), str(i + 1))
+
+
+def _called(caption: str, tables: list[Table]) -> list[Table]:
+    return [dataclasses.replace(t, caption=": ".join(filter(None, (caption, t.caption)))) for t in tables if t.rows]
+
+
 def _of_mapping(value: Mapping[str, Any], says: str) -> list[Table]:
-    """Name -> estimate gives one column, name -> dataclass a column a field, name -> mapping a column a key."""
+    """Name -> estimate gives one column, name -> mapping a column a key, name -> dataclass a column a field.
+
+    What does not fit a cell becomes a table of its own, with the same rows.
+    """
+    value = {str(k): v for k, v in value.items() if v is not None}
     first: Any = next(iter(value.values()), None)
-    if _is_section(first) and not any(isinstance(getattr(first, f.name), Mapping) for f in dataclasses.fields(first)):
-        told = attributes(type(first))
-        names = [f.name for f in dataclasses.fields(first) if f.name != "seed" and _shown(getattr(first, f.name))]
-        rows = [(k, [_number(getattr(v, n), told.get(n, says)) for n in names]) for k, v in value.items()]
-        return [Table("", ["", *map(_words, names)], rows)]
     if _is_section(first):
-        return [
-            dataclasses.replace(t, caption=f"{k} {t.caption}".strip())
-            for k, v in value.items()
-            for t in _tables(v, says)
-        ]
-    if isinstance(first, Mapping) and first and _shown(next(iter(first.values()))):
-        names = list(dict.fromkeys(n for v in value.values() for n in v))
-        return [Table("", ["", *names], [(k, [_number(v.get(n), says) for n in names]) for k, v in value.items()])]
+        return _of_sections(value)
     if isinstance(first, Mapping):
-        return [
-            dataclasses.replace(t, caption=f"{k} {t.caption}".strip())
-            for k, v in value.items()
-            for t in _tables(v, says)
-        ]
-    rows = [(str(k), [_number(v, says)]) for k, v in value.items() if _shown(v)]
-    return [Table("", ["", "value"], rows)] if rows and len(rows) <= 40 else []
+        names = list(dict.fromkeys(n for v in value.values() for n in v))
+        if all(_shown(x) for v in value.values() for x in v.values()):
+            return [Table("", ["", *names], [(k, [_number(v.get(n), says) for n in names]) for k, v in value.items()])]
+        return [t for n in names for t in _called(n, _of_mapping({k: v.get(n) for k, v in value.items()}, says))]
+    rows = [(k, [_number(v, says)]) for k, v in value.items() if _shown(v)]
+    return [Table("", ["", "value"], rows)] if rows and len(rows) <= MOST else []
+
+
+def _of_sections(value: Mapping[str, Any]) -> list[Table]:
+    first = next(iter(value.values()))
+    told = attributes(type(first))
+    plain, out = [], []
+    for f in dataclasses.fields(first):
+        cells = {k: getattr(v, f.name) for k, v in value.items()}
+        if f.name in ASIDE or all(c is None for c in cells.values()):
+            continue
+        if all(_shown(c) for c in cells.values()):
+            plain.append(f.name)
+        elif not any(isinstance(c, list | tuple) for c in cells.values()):
+            out += _called(_words(f.name), _of_mapping(cells, told.get(f.name, "")))
+    rows = [(k, [_number(getattr(v, n), told.get(n, "")) for n in plain]) for k, v in value.items()]
+    return ([Table("", ["", *map(_words, plain)], rows)] if plain else []) + out
 
 
 def _shown(value: Any) -> bool:
