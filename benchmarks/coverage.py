@@ -21,6 +21,7 @@ from zprime.arrays import gaussian_log_prob, standard_log_prob
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent import Defensive, Gaussian, Mixture, Prior
+from zprime.latent.choose import paired
 from zprime.measure import Estimate, Panel, climb, mean_estimate, surgery
 from zprime.measure.ais import AISSettings, Annealer
 from zprime.measure.calibration import calibration
@@ -29,7 +30,7 @@ from zprime.measure.inference import inference_gap
 from zprime.measure.ladder import Ladder
 from zprime.measure.panel import PURE
 from zprime.measure.simulation import simulate
-from zprime.measure.verdict import decide, evidence_estimate, likelihood_estimate
+from zprime.measure.verdict import evidence_estimate, likelihood_estimate
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -145,7 +146,7 @@ def row(name: str, e: Estimate, truth: float) -> tuple[str, float, float, float]
 
 
 def rungs(seed: int) -> Found:
-    """(a), (b), (c), log p(x) and the differences that the verdict looks at, with an exact encoder."""
+    """(a), (b), (c), log p(x) and a difference such as the verdict looks at, with an exact encoder."""
     found = ladder(seed, 1.0)
     out = []
     for name, shown in SHOWN.items():
@@ -155,13 +156,10 @@ def rungs(seed: int) -> Found:
         out.append(row(f"(c) likelihood gain, {shown}", likelihood_estimate(found, name, seed), truth_gain(name)))
     gap = inference_gap(found, seed=seed)
     out.append(row("log p(x) under the prior", gap.log_prob, truth_log_prob()))
-    panel = Panel(CANDIDATES)
-    standings = {s.name: s for s in decide(panel, found, found, seed=seed).standings}
-    top = min(standings.values(), key=lambda s: (s.behind, s.name != "mixture"))
-    other = standings["gaussian" if top.name != "gaussian" else "mixture"]
-    half = student95(N - 1) * other.behind_stderr
-    truth = truth_gain(top.name) - truth_gain(other.name)
-    out.append(("verdict: difference to the best", other.behind - half, other.behind + half, truth))
+    behind, stderr = paired(found.likelihood["mixture"], found.likelihood["gaussian"])
+    half = student95(N - 1) * stderr
+    truth = truth_gain("mixture") - truth_gain("gaussian")
+    out.append(("(c) paired difference of two candidates", behind - half, behind + half, truth))
     return out
 
 

@@ -38,7 +38,7 @@ def main(title: str, name: str, groups: Mapping[str, Callable[[int], Found]], no
                 c["held"] += low <= truth <= high
                 c["below"] += truth < low
                 c["above"] += truth > high
-                c["width"] += high - low
+                c["width"] += high - low if math.isfinite(high - low) else 0.0
         print(f"{group}: {args.seeds} data sets, {time.process_time() - start:.0f} CPU s")
         if args.first:
             fresh = {m: {k: v + counts[m][k] for k, v in c.items()} for m, c in fresh.items()}
@@ -69,7 +69,7 @@ def table(title: str, counts: Mapping[str, Mapping[str, float]], notes: str) -> 
         rate = c["held"] / c["n"]
         failed = test.pvalue < ALPHA / len(counts)
         said = f"**short: {rate:.1%}**" if failed else ("wider than need be" if both.low > LEVEL else "holds")
-        width = f"{c['width'] / c['n']:.3g}" if math.isfinite(c["width"]) else "one-sided"
+        width = f"{c['width'] / c['n']:.3g}" if c["width"] else "one-sided"
         lines.append(
             f"| {name} | {c['n']:.0f} | {rate:.2%} | {both.low:.2%} to {both.high:.2%} | {c['below'] / c['n']:.2%} | "
             f"{c['above'] / c['n']:.2%} | {width} | {said} |"
