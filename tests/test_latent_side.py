@@ -7,7 +7,7 @@ import torch
 
 from zoo import posteriors, weighted
 from zprime import plain
-from zprime.latent import Aggregated, Defensive, Gaussian
+from zprime.latent import Active, Aggregated, Defensive, Gaussian
 from zprime.measure import Panel, climb, surgery
 from zprime.measure.latent_side import CONTROL, LatentSide, latent_side
 from zprime.measure.panel import PURE
@@ -57,6 +57,17 @@ def test_the_aggregated_posterior_is_measured_where_it_is_no_candidate_too() -> 
     held_out = b.code["held-out"]
     assert held_out.split == "heldout"
     assert held_out.value == pytest.approx(a.code["held-out"].value, abs=4 * (held_out.stderr or 0))
+
+
+def test_the_aggregated_posterior_is_measured_once_whatever_it_is_called() -> None:
+    p = splits()
+    for r in (exact(p), Active(Aggregated(p["train"].mean[:, :1], p["train"].scale[:, :1]), (0,), 2)):
+        assert list(run(Panel({"mine": r}), p).leave_one_out) == ["mine"]
+
+
+def test_every_candidate_has_draws_of_its_own() -> None:
+    found = run(Panel({"a": one(), "b": one()}), splits()).two_sample
+    assert found["a"].mmd.squared.value != found["b"].mmd.squared.value
 
 
 def test_the_seed_decides_everything() -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from zprime.distribution import Progress, silent
-from zprime.latent import Aggregated
+from zprime.latent import Active, Aggregated
 from zprime.measure.c2st import C2ST, c2st
 from zprime.measure.estimate import Estimate
 from zprime.measure.hole import Hole, hole
@@ -96,7 +96,7 @@ def _leave_one_out(
     if train.n == 1:
         return {}
     out = leave_one_out(panel, train, heldout, seed=seed, progress=progress)
-    if not any(isinstance(r, Aggregated) for r in panel.bases.values()):
+    if not any(isinstance(r.base if isinstance(r, Active) else r, Aggregated) for r in panel.bases.values()):
         alone = Panel({"aggregated": Aggregated(train.mean, train.scale, train.weights)})
         some = held.take(_pick(held, ROWS, seed))
         rng = generator(seed, "aggregated alone")
