@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 from rich.console import Console
 
 import small
@@ -12,6 +13,7 @@ from zprime import reporting
 from zprime.errors import ArtifactError
 from zprime.record import Audit
 from zprime.reporting import pictures
+from zprime.reporting.latent_side import lines
 from zprime.reporting.page import html
 from zprime.reporting.table import short, show, size
 
@@ -72,6 +74,27 @@ def test_hostile_names_are_escaped(made: Audit) -> None:
     page = html(spoiled)
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 6
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_latent_side_is_told_on_page_and_terminal(made: Audit, width: int) -> None:
+    told = lines(made)
+    assert len(told) >= 7
+    page = html(made)
+    console = Console(width=width, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(show(made, width=width))
+    terminal = console.export_text()
+    for name, text in told:
+        assert str(escape(name)) in page
+        assert str(escape(text)) in page
+        for word in (*name.split(), *text.split()):
+            assert word in terminal
+    assert made.latent_side is not None
+    assert made.latent_side.hole is not None
+    for b in made.latent_side.hole.bounds:
+        assert b.name in page
+        assert str(b.estimate) in page
+    assert lines(replace(made, latent_side=None)) == []
 
 
 @pytest.mark.parametrize("width", [80, 140])

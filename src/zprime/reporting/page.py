@@ -10,6 +10,7 @@ from zprime.errors import ArtifactError
 from zprime.measure.panel import PURE
 from zprime.record import Audit, load
 from zprime.reporting import pictures
+from zprime.reporting.latent_side import lines
 from zprime.reporting.model_side import sentences
 from zprime.reporting.table import RUNGS, cell, size, title
 
@@ -68,6 +69,7 @@ def _content(audit: Audit) -> dict[str, Any]:
         "curve": None if curve is None else pictures.svg(curve),
         "size": size,
         "sentence": _answer(audit),
+        "latent_side": lines(audit),
         "model_side": sentences(audit),
     }
 
