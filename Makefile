@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow check lint types layers doctest fashion picture bench-coverage bench-verdict clean
+.PHONY: demo test test-slow check lint types layers doctest fashion picture toy bench-coverage bench-verdict clean
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,9 @@ fashion: $(VENV)/.done  ## the README's table: 60,000 images, a convolutional VA
 
 picture: $(VENV)/.done  ## the README's picture, from the run of `make fashion`
 	$(BIN)/python examples/picture.py runs/fashion docs/images/fashion.png
+
+toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated posterior known in closed form
+	$(BIN)/python examples/toy.py
 
 bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets; 20 minutes
 	$(BIN)/python benchmarks/coverage.py
