@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures clean
+.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy bench-coverage bench-verdict clean
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,15 @@ picture: $(VENV)/.done  ## the README's picture, from the run of `make fashion`
 
 question-pictures: $(VENV)/.done  ## the pictures of docs/question.md
 	$(BIN)/python tools/pictures.py docs/question.md
+
+toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated posterior known in closed form
+	$(BIN)/python examples/toy.py
+
+bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets; 20 minutes
+	$(BIN)/python benchmarks/coverage.py
+
+bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likelihood
+	$(BIN)/python benchmarks/verdict.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache site

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from markupsafe import escape
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -24,6 +25,7 @@ from zprime.reporting import pictures, ranking
 from zprime.reporting.compare import compare
 from zprime.reporting.compare import short as short_names
 from zprime.reporting.latent import map_data
+from zprime.reporting.latent_side import lines
 from zprime.reporting.page import html
 from zprime.reporting.provenance import command
 from zprime.reporting.sections import _tables
@@ -156,8 +158,10 @@ def test_sections_inside_sections_become_tables_with_the_same_rows() -> None:
 
     @dataclass(frozen=True)
     class Inner:
-        """Attributes:
-        auc: a chance.
+        """One.
+
+        Attributes:
+            auc: a chance.
         """
 
         auc: Estimate
@@ -165,11 +169,13 @@ def test_sections_inside_sections_become_tables_with_the_same_rows() -> None:
 
     @dataclass(frozen=True)
     class Outer:
-        """Attributes:
-        label: its name.
-        size: how many.
-        inner: more.
-        shares: by label.
+        """Two.
+
+        Attributes:
+            label: its name.
+            size: how many.
+            inner: more.
+            shares: by label.
         """
 
         label: str
@@ -276,6 +282,27 @@ def test_hostile_names_are_escaped(made: Audit) -> None:
     page = html(spoiled)
     assert "<script>alert" not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 6
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_latent_side_is_told_on_page_and_terminal(made: Audit, width: int) -> None:
+    told = lines(made)
+    assert len(told) >= 7
+    page = html(made)
+    console = Console(width=width, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(show(made, width=width))
+    terminal = console.export_text()
+    for name, text in told:
+        assert str(escape(name)) in page
+        assert str(escape(text)) in page
+        for word in (*name.split(), *text.split()):
+            assert word in terminal
+    assert made.latent_side is not None
+    assert made.latent_side.hole is not None
+    for b in made.latent_side.hole.bounds:
+        assert b.name in page
+        assert str(b.estimate) in page
+    assert lines(replace(made, latent_side=None)) == []
 
 
 @pytest.mark.parametrize("width", [80, 140])

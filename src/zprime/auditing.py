@@ -13,6 +13,7 @@ from zprime.distribution import Fit, LatentDistribution, Progress, silent
 from zprime.encoding import Reencoded
 from zprime.errors import ArrayError, UsageError
 from zprime.measure import Ladder, Panel, Surgery, climb, mean_estimate, surgery
+from zprime.measure.latent_side import latent_side
 from zprime.measure.model_side import model_side
 from zprime.measure.panel import PURE
 from zprime.measure.verdict import UNIT, decide, evidence_estimate, likelihood_estimate
@@ -72,6 +73,7 @@ def audit(
         progress("ELBO surgery", i, 3)
         cuts[split] = surgery(posteriors[split], split=split, rng=generator(seed, "surgery", split))
     progress("ELBO surgery", 3, 3)
+    latent = latent_side(panel, posteriors, ladders, cuts, seed=seed, progress=progress)
     description = dict(data or {})
     side = model_side(
         panel,
@@ -115,6 +117,7 @@ def audit(
         tensors=tensors,
         images=len(shape) == 3 and shape[0] in (1, 3),
         warnings=_warnings(description, posteriors["heldout"].gather()),
+        latent_side=latent,
         model_side=side,
         versions=artifact.library_versions(),
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zprime import artifact
 from zprime.arrays import check_matrix
+from zprime.as_torch import TorchDistribution
 from zprime.components import Diagonal, Full, Tilted
 from zprime.errors import ArtifactError
 from zprime.notebook import box, size
@@ -92,6 +93,10 @@ class LatentDistribution(ABC):
     def label(self) -> str:
         """A short name for tables, e.g. `mixture(20)`."""
         return self.kind
+
+    def as_torch(self, *, validate_args: bool | None = None) -> TorchDistribution:
+        """As a `torch.distributions.Distribution` of event shape [d], e.g. for a prior in Pyro."""
+        return TorchDistribution(self, validate_args=validate_args)
 
     def __repr__(self) -> str:
         return f"<{self.label}: d={self.d}, {self.bytes} bytes>"

@@ -10,6 +10,7 @@ from torch import Tensor
 from zprime import artifact, plain
 from zprime.errors import ArtifactError, UsageError
 from zprime.measure import Estimate, Surgery
+from zprime.measure.latent_side import LatentSide
 from zprime.measure.model_side import ModelSide
 from zprime.measure.panel import PURE
 from zprime.measure.verdict import Verdict
@@ -121,6 +122,7 @@ class Audit:
         settings, seed: how it was measured.
         tensors: per-row gains, decoded grids, codes and draws for the latent map.
         images: whether the grids are pictures.
+        latent_side: what is memorised, the hole as a bracket, two-sample tests and what else needs no decoder.
         model_side: log p(x) and bits under every candidate, the encoder's gap and calibration; None without a decoder.
         versions: library -> version that measured.
         inputs: model, posteriors and latent distributions -> hash.
@@ -138,6 +140,7 @@ class Audit:
     tensors: dict[str, Tensor]
     images: bool
     warnings: list[str] = field(default_factory=list)
+    latent_side: LatentSide | None = None
     model_side: ModelSide | None = None
     versions: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)

@@ -1,8 +1,9 @@
 """A number with all that one needs to trust it, or not."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -63,6 +64,33 @@ def mean_estimate(values: Float[Tensor, " n"], *, unit: str, split: str, seed: i
     return Estimate(mean, stderr, mean - half, mean + half, n, unit, split, seed)
 
 
+def finite_mean(values: Float[Tensor, " n"], *, unit: str, split: str, seed: int | None, because: str) -> Estimate:
+    """Mean over the rows that are finite; where some are not, not to be trusted, and `because` says what they are."""
+    finite = values[torch.isfinite(values)]
+    lost = len(values) - len(finite)
+    if len(finite):
+        e = mean_estimate(finite, unit=unit, split=split, seed=seed)
+    else:
+        e = Estimate(math.nan, math.inf, -math.inf, math.inf, 0, unit, split, seed)
+    return replace(e, trusted=False, because=f"{lost} rows {because}") if lost else e
+
+
+def share(hits: int, n: int, *, unit: str, split: str, seed: int | None) -> Estimate:
+    """A share with its exact 95 % interval (Clopper & Pearson 1934) and its binomial standard error."""
+    p = hits / n
+    low, high = clopper_pearson(hits, n, 0.05)
+    return Estimate(p, math.sqrt(p * (1 - p) / n), low, high, n, unit, split, seed)
+
+
+def clopper_pearson(hits: int, n: int, error: float) -> tuple[float, float]:
+    """Interval that holds a binomial share with probability 1 - `error` at least."""
+    from scipy.stats import beta
+
+    low = float(beta.ppf(error / 2, hits, n - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(1 - error / 2, hits + 1, n - hits)) if hits < n else 1.0
+    return low, high
+
+
 def exact(value: float, *, n: int, unit: str, split: str) -> Estimate:
     """A value without sampling error."""
     return Estimate(value, None, value, value, n, unit, split, None)
@@ -70,6 +98,11 @@ def exact(value: float, *, n: int, unit: str, split: str) -> Estimate:
 
 def student95(df: int) -> float:
     """97.5 % quantile of Student's t."""
+    return student(df, 0.975)
+
+
+def student(df: int, probability: float) -> float:
+    """Quantile of Student's t."""
     from scipy.stats import t
 
-    return float(t.ppf(0.975, df))
+    return float(t.ppf(probability, df))

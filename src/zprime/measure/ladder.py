@@ -27,6 +27,7 @@ CODE_DRAWS = 16
 CHUNK = 8  # rows whose draws are decoded together: part of the random streams' names, so a constant
 BARE = "ladder: expected one that was climbed with a decoder, got one without rung (c)"
 DECODE = 256  # latents a block: what a decoder makes of them stays in cache
+DIVERGE = "diverge: q is wider than the prior there"
 
 
 @dataclass

@@ -13,11 +13,9 @@ The rule of the theory page, section 3, sentence by sentence:
 import math
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from zprime.latent.choose import TIE, paired, smallest_of_best
-from zprime.measure.estimate import Estimate, mean_estimate
-from zprime.measure.ladder import Ladder, moved
+from zprime.measure.estimate import Estimate, finite_mean, mean_estimate
+from zprime.measure.ladder import DIVERGE, Ladder, moved
 from zprime.measure.panel import Panel
 
 UNIT = "nats per row"
@@ -90,13 +88,9 @@ def evidence_estimate(ladder: Ladder, name: str, seed: int) -> Estimate:
     Where it is an importance estimate, it has to stand still from K/4 to K draws too.
     """
     values = ladder.evidence[name]
-    finite = torch.isfinite(values)
     sampled = name in ladder.evidence_quarter
-    e = mean_estimate(values[finite], unit=UNIT, split=ladder.split, seed=seed if sampled else None)
-    diverged = int((~finite).sum())
-    if diverged:
-        return replace(e, trusted=False, because=f"{diverged} rows diverge: q is wider than the prior there")
-    if not sampled:
+    e = finite_mean(values, unit=UNIT, split=ladder.split, seed=seed if sampled else None, because=DIVERGE)
+    if not sampled or not e.trusted:
         return e
     e = moved(e, values, ladder.evidence_quarter[name], ladder.draws)
     return replace(e, because=f"no closed form, by importance sampling: {e.because}")

@@ -11,6 +11,7 @@ from zprime.measure.estimate import digits
 from zprime.measure.panel import PURE
 from zprime.notebook import size as size
 from zprime.record import Audit, Entry, Score
+from zprime.reporting.latent_side import lines
 from zprime.reporting.model_side import sentences
 
 RUNGS = {"code": "(a) code gain", "evidence": "(b) evidence gain", "likelihood": "(c) likelihood gain"}
@@ -39,7 +40,14 @@ def title(entry: Entry) -> str:
 
 def show(audit: Audit, *, width: int = 80) -> Group:
     """Everything that fits a terminal of `width` columns: table, surgery, verdict."""
-    return Group(_scores(audit, wide=width >= 100), _surgery(audit), _model_side(audit), _notes(audit), _verdict(audit))
+    return Group(
+        _scores(audit, wide=width >= 100),
+        _surgery(audit),
+        _latent_side(audit),
+        _model_side(audit),
+        _notes(audit),
+        _verdict(audit),
+    )
 
 
 def _scores(audit: Audit, *, wide: bool) -> Table:
@@ -96,6 +104,15 @@ def _surgery(audit: Audit) -> Table:
             f"{s.gaussian_part.value:.2f}",
             f"{s.active}/{len(s.dimension_kl)}",
         )
+    return table
+
+
+def _latent_side(audit: Audit) -> Table:
+    table = Table(title="Latent side", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_header=False)
+    table.add_column(ratio=1)
+    table.add_column(ratio=3)
+    for name, text in lines(audit):
+        table.add_row(name, text)
     return table
 
 

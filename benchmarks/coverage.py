@@ -1,0 +1,250 @@
+"""How often the 95 % intervals of the likelihood and encoder side hold the truth: `make bench-coverage`.
+
+Linear-Gaussian models, where every truth is a closed form or an integral in two dimensions by Gauss-Hermite quadrature.
+"""
+
+import functools
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from harness import Found, main
+
+from oracles import LinearGaussian, gaussian_kl, linear_gaussian
+from zprime.arrays import gaussian_log_prob, standard_log_prob
+from zprime.data import Rows
+from zprime.distribution import LatentDistribution
+from zprime.latent import Defensive, Gaussian, Mixture, Prior
+from zprime.latent.choose import paired
+from zprime.measure import Estimate, Panel, climb, mean_estimate, surgery
+from zprime.measure.ais import AISSettings, Annealer
+from zprime.measure.calibration import calibration
+from zprime.measure.estimate import student95
+from zprime.measure.inference import inference_gap
+from zprime.measure.ladder import Ladder
+from zprime.measure.panel import PURE
+from zprime.measure.simulation import simulate
+from zprime.measure.verdict import evidence_estimate, likelihood_estimate
+from zprime.posteriors import InMemory
+from zprime.rng import generator
+
+MODEL = linear_gaussian(D=4, d=2, var=0.4)
+CENTRE = torch.tensor([0.4, -0.2], dtype=torch.float64)
+SPREAD = torch.tensor([[0.85, 0.0], [0.25, 0.7]], dtype=torch.float64)
+"""The data's z are N(CENTRE, SPREAD SPREAD^T), not N(0, I): there is something to gain."""
+WRONG = 0.7
+"""Factor of an encoder's scales that are wrong."""
+N, DRAWS = 60, 200
+NOTES = (
+    "2,000 simulated data sets of seeds 0 to 1999, 60 rows each, linear-Gaussian models (two latents, four pixels). "
+    "(a), (b) and (c) against their expectations over the data's true distribution; surgery against the exact value "
+    "for the data set's own posteriors (its rows are not a sample: the interval is for its draws alone). "
+    "`hidden`: a Gaussian that does not give its closed form, so that (b) is an importance estimate; `wrong q`: scales "
+    "of the encoder times 0.7. 200 draws a row. `AIS` is 8 temperatures, 2 chains, 30 rows."
+)
+
+
+class Hidden(Gaussian):
+    """A Gaussian without its closed form."""
+
+    kind = "hidden"
+
+    def tilt(self, *args: object, **kwargs: object) -> None:  # type: ignore[override]
+        return None
+
+
+R = Gaussian(torch.tensor([0.5, 0.0]).double(), torch.tensor([[0.8, 0.0], [0.2, 0.8]]).double())
+MIXTURE = Mixture(
+    torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log(),
+    torch.tensor([[0.8, 0.2], [-0.5, -0.9], [0.3, 0.9]], dtype=torch.float64),
+    torch.tensor([[0.5, 0.6], [0.6, 0.4], [0.3, 0.5]], dtype=torch.float64),
+)
+CANDIDATES: dict[str, LatentDistribution] = {
+    "gaussian": R,
+    "mixture": Defensive(MIXTURE, 0.1),
+    "hidden": Hidden(R.mean, R.scale_tril),
+}
+AIS_ROWS = 30
+SHOWN = {"gaussian": "gaussian", "mixture": "mixture + 10 % p", "mixture" + PURE: "mixture", "hidden": "hidden"}
+
+
+def data(seed: int, n: int = N) -> Tensor:
+    rng = generator(seed, "coverage")
+    z = CENTRE + torch.randn(n, 2, generator=rng, dtype=torch.float64) @ SPREAD.T
+    noise = torch.randn(n, len(MODEL.bias), generator=rng, dtype=torch.float64)
+    return z @ MODEL.weight.T + MODEL.bias + math.sqrt(MODEL.var) * noise
+
+
+def nodes(mean: Tensor, covariance: Tensor, n: int = 64) -> tuple[Tensor, Tensor]:
+    """Gauss-Hermite points and weights of a Gaussian in two dimensions."""
+    x, w = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(n))
+    points = mean + torch.cartesian_prod(x, x) @ torch.linalg.cholesky(covariance).T
+    return points, torch.cartesian_prod(w, w).prod(1) / (2 * math.pi)
+
+
+@functools.cache
+def codes() -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and covariance over the data of the posterior mean, and the posterior's scales."""
+    shrink = MODEL.gram / (MODEL.gram + MODEL.var)
+    total = SPREAD @ SPREAD.T + torch.diag(MODEL.var / MODEL.gram)
+    scale = (MODEL.var / (MODEL.gram + MODEL.var)).sqrt()
+    return shrink * CENTRE, shrink[:, None] * total * shrink, scale
+
+
+@functools.cache
+def truth_code(name: str, widen: float = 1.0) -> float:
+    """E_x E_q[log r - log p]."""
+    mean, covariance, scale = codes()
+    z, w = nodes(mean, covariance + torch.diag((widen * scale).square()))
+    return float(w @ (Panel(CANDIDATES).log_probs(z)[name] - standard_log_prob(z)))
+
+
+@functools.cache
+def truth_gain(name: str) -> float:
+    """E_x[log p_r(x) - log p_p(x)]: by the posterior's mean alone, which is all that x says of z."""
+    mean, covariance, scale = codes()
+    mu, w = nodes(mean, covariance)
+    r = MIXTURE if name == "mixture" + PURE else (R if name == "hidden" else CANDIDATES[name])
+    tilted = r.tilt(mu, scale.expand_as(mu).contiguous(), draws=0, rng=generator(0))
+    assert tilted is not None
+    return float(w @ tilted.log_ratio)
+
+
+@functools.cache
+def truth_log_prob() -> float:
+    """E_x log p(x) under the prior."""
+    marginal = MODEL.weight @ MODEL.weight.T + MODEL.var * torch.eye(4, dtype=torch.float64)
+    gap = MODEL.weight @ CENTRE
+    total = MODEL.weight @ SPREAD @ SPREAD.T @ MODEL.weight.T + MODEL.var * torch.eye(4, dtype=torch.float64)
+    inverse = marginal.inverse()
+    quadratic = float((inverse @ (total + torch.outer(gap, gap))).trace())
+    return -0.5 * (4 * math.log(2 * math.pi) + float(torch.logdet(marginal)) + quadratic)
+
+
+def ladder(seed: int, widen: float) -> Ladder:
+    x = data(seed)
+    mean, scale = MODEL.posterior(x)
+    return climb(
+        Panel(CANDIDATES),
+        InMemory(mean, widen * scale),
+        split="heldout",
+        rng=generator(seed, "ladder"),
+        model=MODEL.vae(),
+        rows=Rows("heldout", x, torch.arange(N)),
+        draws=DRAWS,
+    )
+
+
+def row(name: str, e: Estimate, truth: float) -> tuple[str, float, float, float]:
+    return name, e.low, e.high, truth
+
+
+def rungs(seed: int) -> Found:
+    """(a), (b), (c), log p(x) and a difference such as the verdict looks at, with an exact encoder."""
+    found = ladder(seed, 1.0)
+    out = []
+    for name, shown in SHOWN.items():
+        a = mean_estimate(found.code[name], unit="", split="", seed=seed)
+        out.append(row(f"(a) code gain, {shown}", a, truth_code(name)))
+        out.append(row(f"(b) evidence gain, {shown}", evidence_estimate(found, name, seed), truth_gain(name)))
+        out.append(row(f"(c) likelihood gain, {shown}", likelihood_estimate(found, name, seed), truth_gain(name)))
+    gap = inference_gap(found, seed=seed)
+    out.append(row("log p(x) under the prior", gap.log_prob, truth_log_prob()))
+    behind, stderr = paired(found.likelihood["mixture"], found.likelihood["gaussian"])
+    half = student95(N - 1) * stderr
+    truth = truth_gain("mixture") - truth_gain("gaussian")
+    out.append(("(c) paired difference of two candidates", behind - half, behind + half, truth))
+    return out
+
+
+def wrong(seed: int) -> Found:
+    """(c) and the inference gap with an encoder whose scales are wrong."""
+    found = ladder(seed, WRONG)
+    out = [
+        row(f"(c) likelihood gain, {shown}, wrong q", likelihood_estimate(found, name, seed), truth_gain(name))
+        for name, shown in SHOWN.items()
+    ]
+    truth = 2 * (0.5 * (WRONG**2 - 1) - math.log(WRONG))
+    return [*out, row("inference gap, wrong q", inference_gap(found, seed=seed).gap, truth)]
+
+
+def cut(seed: int) -> Found:
+    """ELBO surgery of 40 posteriors against quadrature."""
+    mean, scale = MODEL.posterior(data(seed, 40))
+    # scales that differ, so that rows differ
+    scale = scale * torch.linspace(0.5, 1.3, 40, dtype=torch.float64)[:, None]
+    p = InMemory(mean, scale)
+    s = surgery(p, split="train", rng=generator(seed, "surgery"))
+    x, w = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(20))
+    points = mean[:, None] + scale[:, None] * torch.cartesian_prod(x, x)
+    weights = torch.cartesian_prod(w, w).prod(1) / (2 * math.pi)
+    own = gaussian_log_prob(points, mean[:, None], scale[:, None])
+    together = p.log_prob(points.reshape(-1, 2)).reshape(40, -1)
+    information = float(((own - together) @ weights).mean())
+    kl = float(gaussian_kl(mean, torch.diag_embed(scale.square())).mean())
+    return [
+        ("surgery: mean KL(q‖p), exact", s.mean_kl.low - 1e-9, s.mean_kl.high + 1e-9, kl),
+        row("surgery: I", s.information, information),
+        row("surgery: KL(q̄‖p)", s.hole, kl - information),
+        row("surgery: exp I", s.told_apart, math.exp(information)),
+    ]
+
+
+@functools.cache
+def truth_spread(widen: float) -> float:
+    """Variance of the rank of a Gaussian among draws of one `widen` times as wide, over that of a uniform rank."""
+    z = torch.linspace(-10, 10, 40001, dtype=torch.float64)
+    density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    u = torch.special.ndtr(z / widen)
+    # of 99 draws, and of the random number within a rank: (rank + U)/100
+    var = float((density * (u - 0.5).square()).sum())
+    binomial = float((density * u * (1 - u)).sum())
+    return 12 * (99**2 * var + 99 * binomial + 1 / 12) / 100**2
+
+
+def ranks(seed: int) -> Found:
+    """Calibration of an exact encoder under a mixture, and of one with wrong scales under the prior."""
+    out = []
+    for widen, r, shown in ((1.0, MIXTURE, "exact q under a mixture"), (WRONG, Prior(2), "wrong q under the prior")):
+        model = MODEL.vae(widen=widen)
+        c = calibration(r, model, source="", dtype=torch.float64, rng=generator(seed, "ranks", shown), rows=100)
+        assert c is not None
+        out.append(row(f"calibration: bias, {shown}", c.bias[0], 0.0))
+        out.append(row(f"calibration: spread, {shown}", c.spread[0], truth_spread(widen)))
+        if widen == 1:
+            out.append((f"calibration: p-value, {shown}", 0.05, 1.0, c.p_value))
+    return out
+
+
+def annealed(seed: int) -> Found:
+    """The two bounds of AIS on simulated rows."""
+    r = Prior(2)
+    z, rows = simulate(r, MODEL.vae(), AIS_ROWS, dtype=torch.float64, rng=generator(seed, "ais data"))
+    start = InMemory(*(v.contiguous() for v in MODEL.vae(widen=WRONG).encode(rows.x)))
+    chains = Annealer(r, MODEL.vae(), rows.x, AISSettings(8, 2, 2), rng=generator(seed, "ais"), start=start)
+    low, high = (mean_estimate(v.log_prob, unit="", split="", seed=seed) for v in (chains.forward(), chains.reverse(z)))
+    truth = simulated_log_prob(MODEL)
+    return [
+        ("AIS: from the lower bound up", low.low, math.inf, truth),
+        ("AIS: from the upper bound down", -math.inf, high.high, truth),
+        ("AIS: from one bound to the other", low.low, high.high, truth),
+    ]
+
+
+@functools.cache
+def simulated_log_prob(model: LinearGaussian) -> float:
+    """E log p(x) over the model's own x: minus the entropy of a Gaussian."""
+    marginal = model.weight @ model.weight.T + model.var * torch.eye(4, dtype=torch.float64)
+    return -0.5 * (4 * math.log(2 * math.pi) + float(torch.logdet(marginal)) + 4)
+
+
+GROUPS = {"rungs": rungs, "wrong": wrong, "surgery": cut, "calibration": ranks, "ais": annealed}
+
+if __name__ == "__main__":
+    main("Coverage of 95 % intervals: likelihood and encoder", "coverage", GROUPS, NOTES)

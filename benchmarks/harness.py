@@ -1,0 +1,77 @@
+"""Coverage of intervals over simulated data sets: counts kept in JSON, so that groups can be run one at a time."""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from scipy.stats import binomtest
+
+Found = list[tuple[str, float, float, float]]
+"""(measure, low, high, truth), one for each interval of a simulated data set."""
+
+RESULTS = Path(__file__).parent / "results"
+LEVEL = 0.95
+ALPHA = 0.05
+
+
+def main(title: str, name: str, groups: Mapping[str, Callable[[int], Found]], notes: str) -> None:
+    """Run groups of measures over seeds 0, 1, ..., and write `results/NAME.md` from all counts so far."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--seeds", type=int, default=2000, help="simulated data sets, of seeds 0, 1, ...")
+    parser.add_argument("--first", type=int, default=0, help="go on from this seed, and add to what is there")
+    parser.add_argument("--only", nargs="*", choices=list(groups), default=list(groups))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    store = RESULTS / f"{name}.json"
+    counts: dict[str, dict[str, float]] = json.loads(store.read_text()) if store.exists() else {}
+    for group in args.only:
+        start = time.process_time()
+        fresh: dict[str, dict[str, float]] = {}
+        for seed in range(args.first, args.first + args.seeds):
+            for measure, low, high, truth in groups[group](seed):
+                c = fresh.setdefault(measure, {"n": 0, "held": 0, "below": 0, "above": 0, "width": 0.0})
+                c["n"] += 1
+                c["held"] += low <= truth <= high
+                c["below"] += truth < low
+                c["above"] += truth > high
+                c["width"] += high - low if math.isfinite(high - low) else 0.0
+        print(f"{group}: {args.seeds} data sets, {time.process_time() - start:.0f} CPU s")
+        if args.first:
+            fresh = {m: {k: v + counts[m][k] for k, v in c.items()} for m, c in fresh.items()}
+        counts |= fresh
+        RESULTS.mkdir(exist_ok=True)
+        store.write_text(json.dumps(counts, indent=1) + "\n")
+    page = table(title, counts, notes)
+    (RESULTS / f"{name}.md").write_text(page)
+    print(page)
+
+
+def table(title: str, counts: Mapping[str, Mapping[str, float]], notes: str) -> str:
+    """The page: rates with their own 95 % interval, and a one-sided binomial test corrected for all measures."""
+    lines = [
+        f"# {title}",
+        "",
+        notes,
+        "",
+        f"Tested: that an interval holds the truth less often than {LEVEL:.0%}, one-sided binomial, at "
+        f"{ALPHA} / {len(counts)} (Bonferroni).",
+        "",
+        "| interval of | data sets | holds the truth | 95 % interval | truth below | above | mean width | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, c in counts.items():
+        test = binomtest(int(c["held"]), int(c["n"]), LEVEL, alternative="less")
+        both = binomtest(int(c["held"]), int(c["n"])).proportion_ci(method="wilson")
+        rate = c["held"] / c["n"]
+        failed = test.pvalue < ALPHA / len(counts)
+        said = f"**short: {rate:.1%}**" if failed else ("wider than need be" if both.low > LEVEL else "holds")
+        width = f"{c['width'] / c['n']:.3g}" if c["width"] else "one-sided"
+        lines.append(
+            f"| {name} | {c['n']:.0f} | {rate:.2%} | {both.low:.2%} to {both.high:.2%} | {c['below'] / c['n']:.2%} | "
+            f"{c['above'] / c['n']:.2%} | {width} | {said} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,129 @@
+"""Classifier two-sample test: can a classifier tell codes of held-out data from draws of r?
+
+Lopez-Paz & Oquab 2017. The classifier is kernel logistic regression on random Fourier features (Rahimi & Recht 2007):
+its optimum is unique, so nothing depends on how long it was trained, and it takes 0.2 s for 2 x 1,000 points.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.errors import NumericalError, UsageError
+from zprime.measure.estimate import Estimate, share
+from zprime.rng import generator
+
+WIDTHS = (0.35, 0.7, 1.4)  # of the median distance: three scales of structure
+FEATURES = 100  # for each width
+RIDGE = 1e-3
+STEPS = 50
+
+
+@dataclass(frozen=True)
+class C2ST:
+    """Accuracy on the halves of both samples that the classifier has not seen; 1/2 if it cannot tell them apart.
+
+    Attributes:
+        accuracy: with its exact binomial interval.
+        p_value: of an accuracy this high or higher under one distribution for both, binomial.
+    """
+
+    accuracy: Estimate
+    p_value: float
+
+
+def c2st(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, split: str, seed: int) -> C2ST:
+    """Train on one half of each sample, test on the other.
+
+    Args:
+        x: independent draws, e.g. one code of each held-out row.
+        y: as many independent draws of the other distribution (with other sizes chance is not 1/2).
+        split: which rows `x` belongs to.
+        seed: of the halves and the features.
+
+    Raises:
+        UsageError: samples of different sizes, or fewer than 8 in each.
+    """
+    if len(x) != len(y) or len(x) < 8:
+        raise UsageError(f"c2st: expected two samples of one size, at least 8, got {len(x)} and {len(y)}")
+    rng = generator(seed, "c2st", split)
+    half = len(x) // 2
+    x, y = x.double()[torch.randperm(len(x), generator=rng)], y.double()[torch.randperm(len(y), generator=rng)]
+    fit, test = torch.cat([x[:half], y[:half]]), torch.cat([x[half:], y[half:]])
+    label = (torch.arange(2 * half) < half).double()
+    truth = torch.arange(len(test)) < len(x) - half
+    features = Features.of(fit, rng)
+    weight = logistic(features(fit), label, RIDGE)
+    hits = int(((features(test) @ weight > 0) == truth).sum())
+    return C2ST(share(hits, len(test), unit="accuracy", split=split, seed=seed), binomial_p(hits, len(test)))
+
+
+def binomial_p(hits: int, n: int) -> float:
+    """P(B >= hits), B ~ Binomial(n, 1/2)."""
+    from scipy.stats import binom
+
+    return float(binom.sf(hits - 1, n, 0.5))
+
+
+@dataclass(frozen=True)
+class Features:
+    """1, each coordinate and its square, and cosines at random frequencies of three scales, all of order 1."""
+
+    centre: Float[Tensor, " d"]
+    spread: Float[Tensor, " d"]
+    frequency: Float[Tensor, "d f"]
+    phase: Float[Tensor, " f"]
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "n d"], rng: torch.Generator) -> "Features":
+        """Standardised by `x`, with frequencies in inverse proportion to its median distance."""
+        centre, spread = x.mean(0), x.std(0).clamp(min=1e-12)
+        typical = float(torch.pdist((x - centre) / spread).median())
+        scales = [
+            torch.randn(x.shape[1], FEATURES, generator=rng, dtype=torch.float64) / (w * max(typical, 1e-12))
+            for w in WIDTHS
+        ]
+        phase = 2 * math.pi * torch.rand(len(WIDTHS) * FEATURES, generator=rng, dtype=torch.float64)
+        return cls(centre, spread, torch.cat(scales, 1), phase)
+
+    def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:
+        """Features of the rows of `x`."""
+        u = (x - self.centre) / self.spread
+        waves = torch.cos(u @ self.frequency + self.phase) * math.sqrt(2 / len(WIDTHS))
+        return torch.cat([torch.ones_like(u[:, :1]), u, u.square(), waves], 1)
+
+
+def logistic(features: Float[Tensor, "n f"], label: Float[Tensor, " n"], ridge: float) -> Float[Tensor, " f"]:
+    """Logistic regression with a ridge on all weights but the first, by Newton's method with halved steps.
+
+    Minimises `mean log(1 + exp(-+ w.f)) + ridge/2 |w|^2`.
+
+    Raises:
+        NumericalError: no convergence.
+    """
+    n = len(features)
+    penalty = torch.full((features.shape[1],), ridge, dtype=torch.float64)
+    penalty[0] = 0.0
+
+    def loss(w: Tensor) -> Tensor:
+        score = features @ w
+        return torch.nn.functional.softplus(score).mean() - label @ score / n + 0.5 * penalty @ w.square()
+
+    weight = torch.zeros_like(penalty)
+    now = loss(weight)
+    for _ in range(STEPS):
+        p = torch.sigmoid(features @ weight)
+        gradient = features.T @ (p - label) / n + penalty * weight
+        if float(gradient.abs().max()) < 1e-9:
+            return weight
+        hessian = features.T @ (features * (p * (1 - p))[:, None]) / n + torch.diag(penalty + 1e-12)
+        step = torch.linalg.solve(hessian, gradient)
+        size = 1.0
+        while size > 1e-6 and float(after := loss(weight - size * step)) > float(now):
+            size /= 2
+        if size <= 1e-6:
+            return weight  # as low as double precision can tell
+        weight, now = weight - size * step, after
+    raise NumericalError(f"c2st: logistic regression did not converge in {STEPS} Newton steps")

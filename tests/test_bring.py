@@ -1,0 +1,124 @@
+"""Bring a trained VAE: modules, callables, bare arrays; what is wrong is said."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+from oracles import linear_gaussian
+from zprime import audit, fit
+from zprime.bring import READINGS, arrays, modules
+from zprime.errors import ArrayError, UsageError
+from zprime.likelihoods import Gaussian
+from zprime.record import AuditSettings
+
+MODEL = linear_gaussian(D=5, d=2, var=0.3)
+BACK = {"std": lambda s: s, "variance": lambda s: s**2, "log-variance": lambda s: 2 * s.log(), "log-std": torch.log}
+SMALL = AuditSettings(rows=50, draws=80, grid=4, map=10, simulated=0)
+
+
+def data(shift: float = 1.0) -> dict[str, torch.Tensor]:
+    return {
+        s: MODEL.sample(n, seed=i)[0] + shift * MODEL.weight.sum(1)
+        for i, (s, n) in enumerate({"train": 300, "heldout": 200}.items())
+    }
+
+
+class Encoder(nn.Module):
+    def __init__(self, gives: str) -> None:
+        super().__init__()
+        self.gives = gives
+
+    def forward(self, x):
+        mean, scale = MODEL.posterior(x)
+        return mean, BACK[self.gives](scale), "and more"
+
+
+def decode(z):
+    return Independent(Normal(z @ MODEL.weight.T + MODEL.bias, MODEL.var**0.5), 1)
+
+
+@pytest.mark.parametrize("gives", READINGS)
+def test_every_reading_gives_the_same_posteriors(gives: str) -> None:
+    b = modules(Encoder(gives), decode, data(), gives=gives)
+    torch.testing.assert_close(b.posteriors["train"].gather().scale, MODEL.posterior(data()["train"])[1])
+
+
+@pytest.mark.parametrize("claimed", READINGS)
+@pytest.mark.parametrize("true", READINGS)
+def test_a_wrong_claim_is_caught_by_the_elbo(true: str, claimed: str) -> None:
+    if true == claimed:
+        return
+    with pytest.raises((UsageError, ArrayError), match="gives: "):
+        modules(Encoder(true), decode, data(), gives=claimed)
+
+
+def test_the_whole_job_in_five_lines_finds_the_planted_shift() -> None:
+    b = modules(Encoder("std"), decode, data(), gives="std")
+    fits = {k: fit(k, **b.splits) for k in ("gaussian", "aggregated")}
+    found = audit(fits, b.posteriors, model=b.model, rows=b.rows, settings=SMALL)
+    assert (found.verdict.decision, found.verdict.choice) == ("leave the prior", "gaussian")
+
+
+def test_a_plain_tensor_and_a_likelihood_are_a_distribution() -> None:
+    b = modules(
+        Encoder("std"), lambda z: z @ MODEL.weight.T + MODEL.bias, data(), gives="std", likelihood=Gaussian(scale=0.5)
+    )
+    assert b.model.decode(torch.zeros(3, 2).double()).log_prob(data()["train"][:3]).shape == (3,)
+
+
+def test_bare_arrays_serve_all_that_needs_no_decoder() -> None:
+    both = {s: MODEL.posterior(x) for s, x in data().items()}
+    b = arrays({s: m.numpy() for s, (m, _) in both.items()}, {s: v.numpy() for s, (_, v) in both.items()})
+    found = audit({"gaussian": fit("gaussian", **b.splits)}, b.posteriors, settings=SMALL)
+    scores = found.entry("gaussian").scores["heldout"]
+    assert scores["evidence"].gain.value > 0.3
+    assert "likelihood" not in scores
+    assert b.context is None
+
+
+def test_without_a_selection_split_half_of_the_heldout_rows_make_one() -> None:
+    b = modules(
+        Encoder("std"), decode, data(), gives="std", labels={"heldout": np.arange(200), "train": np.arange(300)}
+    )
+    sizes = {s: p.n for s, p in b.posteriors.items()}
+    assert sizes == {"train": 300, "selection": 100, "heldout": 100}
+    ids = torch.cat([b.rows[s].ids for s in ("selection", "heldout")])
+    assert sorted(ids.tolist()) == list(range(300, 500))
+    assert torch.equal(b.rows["selection"].labels, b.rows["selection"].ids - 300)
+    assert torch.equal(b.rows["heldout"].x, data()["heldout"][b.rows["heldout"].ids - 300])
+    mine = {**data(), "selection": data()["heldout"][:20]}
+    assert modules(Encoder("std"), decode, mine, gives="std").posteriors["heldout"].n == 200
+
+
+def test_arrays_whose_variance_cannot_be_right() -> None:
+    rng = np.random.default_rng(0)
+    mean = {"train": rng.normal(size=(500, 3)), "heldout": rng.normal(size=(100, 3))}
+    log_variance = {s: np.full_like(m, -4.0) for s, m in mean.items()}
+    arrays(mean, log_variance, gives="log-variance")
+    # collapsed dimensions, given as log-variances of 1 and read as if they were deviations of e: a factor 7 too wide
+    wide = {s: np.full_like(m, 1.0) + 1.0 for s, m in mean.items()}
+    with pytest.raises(UsageError, match="a factor 7.* away from 1"):
+        arrays({s: 0.1 * m for s, m in mean.items()}, {s: v - 1.0 for s, v in wide.items()}, gives="log-std")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"gives": "sigma"}, UsageError, "gives: expected one of std, variance, log-variance, log-std, got 'sigma'"),
+        ({"data": {"train": torch.zeros(5, 5)}}, UsageError, "expected train and heldout"),
+        ({"data": {"train": torch.full((5, 5), torch.nan), "heldout": torch.zeros(9, 5)}}, ArrayError, "finite"),
+        ({"data": {"train": torch.zeros(5, 5), "heldout": torch.zeros(3, 5)}}, ArrayError, "at least 4 held-out"),
+        ({"data": {"train": torch.zeros(5, 5), "heldout": torch.zeros(9, 4)}}, ArrayError, "rows of one shape"),
+        ({"encoder": lambda x: x}, ArrayError, "encode: expected two matrices"),
+        ({"encoder": lambda x: (x, x[:, :1])}, ArrayError, "encode: expected two matrices"),
+        ({"decoder": lambda z: z}, ArrayError, "decode: expected a torch Distribution"),
+        ({"decoder": lambda z: Normal(z, 1.0)}, ArrayError, "got batch shape"),
+        ({"labels": {"train": torch.zeros(3)}}, ArrayError, "labels: expected 300 integers for train"),
+    ],
+)
+def test_what_is_wrong_is_said(change, error, text) -> None:
+    given = {"encoder": Encoder("std"), "decoder": decode, "data": data(), "gives": "std"} | change
+    with pytest.raises(error, match=text):
+        modules(**given)

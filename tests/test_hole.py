@@ -1,0 +1,146 @@
+"""The bracket of the hole, where the population is known: linear-Gaussian models on data that they did not make."""
+
+import math
+
+import pytest
+import torch
+
+from oracles import gaussian_kl, hermite, linear_gaussian
+from zoo import posteriors as clumps
+from zprime.errors import UsageError
+from zprime.latent import Gaussian
+from zprime.measure import Panel, climb, surgery
+from zprime.measure.hole import Hole, gaussian_bound, hole, own_mixture
+from zprime.posteriors import InMemory
+from zprime.rng import generator
+
+MODEL = linear_gaussian()
+STRETCH = 1.6
+
+
+def encoded(n: int, name: str, seed: int = 0) -> InMemory:
+    """Codes of rows whose z was drawn from N(0.5, 1.6^2 I)."""
+    rng = generator(seed, "rows", name)
+    z = 0.5 + STRETCH * torch.randn(n, 2, generator=rng, dtype=torch.float64)
+    noise = torch.randn(n, 6, generator=rng, dtype=torch.float64)
+    return InMemory(*MODEL.posterior(z @ MODEL.weight.T + MODEL.bias + math.sqrt(MODEL.var) * noise))
+
+
+def truth() -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Mean and covariance of the population's aggregated posterior, a Gaussian here, and its KL from N(0, I)."""
+    shrink = MODEL.gram / (MODEL.gram + MODEL.var)
+    mean = 0.5 * shrink
+    spread = STRETCH**2 * shrink.square() + MODEL.var * MODEL.gram / (MODEL.gram + MODEL.var).square()
+    covariance = torch.diag(spread + MODEL.var / (MODEL.gram + MODEL.var))
+    return mean, covariance, float(gaussian_kl(mean, covariance))
+
+
+def run(seed: int, n: int = 150) -> Hole:
+    p = {name: encoded(n, name, seed) for name in ("train", "selection", "heldout")}
+    mean, covariance, _ = truth()
+    panel = Panel({"true": Gaussian(mean, torch.linalg.cholesky(covariance)), "off": Gaussian(mean + 1, covariance)})
+    rng = generator(seed, "ladder")
+    ladders = {s: climb(panel, p[s], split=s, rng=rng) for s in ("selection", "heldout")}
+    return hole(p, ladders, {"train": surgery(p["train"], split="train", rng=rng)}, seed=seed)
+
+
+def test_the_bracket_holds_the_population_hole() -> None:
+    runs = [run(seed) for seed in range(40)]
+    _, _, value = truth()
+    held = sum(r.low <= value <= r.high for r in runs)
+    assert held >= 35  # 95 % of 40 is 38; fewer than 35 has probability 0.01
+    below, above = (
+        torch.tensor([[b.estimate.value for b in r.bounds if (b.target, b.side) == ("population", side)] for r in runs])
+        for side in ("below", "above")
+    )
+    for i, name in enumerate(("moment match", "best code gain", "leave-one-out")):
+        excess = below[:, i] - value
+        assert float(excess.mean()) < 4 * float(excess.std()) / 40**0.5, name
+    assert float(above.mean()) > value
+    assert float(below[:, 2].mean()) < float(above.mean())
+    # the population is a Gaussian that was among the candidates, so the bounds from below are tight
+    assert float((below[:, 1] - value).mean()) == pytest.approx(0, abs=4 * float(below[:, 1].std()) / 40**0.5)
+    assert sum(r.high - r.low for r in runs) / 40 < 0.6
+
+
+def test_every_number_says_which_hole_it_is_about() -> None:
+    found = run(0)
+    assert [(b.name, b.target, b.side, b.estimate.split) for b in found.bounds] == [
+        ("moment-matched Gaussian", "population", "below", "heldout"),
+        ("code gain of true", "population", "below", "heldout"),
+        ("leave-one-out", "population", "below", "heldout"),
+        ("self-included", "population", "above", "heldout"),
+        ("Gaussian part, 150 training rows", "empirical", "below", "train"),
+        ("KL(qbar||p), 150 training rows", "empirical", "equal", "train"),
+    ]
+    assert found.high == found.bounds[3].estimate.high
+    assert not found.saturated
+
+
+def test_the_hole_is_never_called_negative() -> None:
+    x, _ = MODEL.sample(80, seed=1)
+    p = dict.fromkeys(("train", "selection", "heldout"), InMemory(*MODEL.posterior(x)))
+    panel = Panel({"bad": Gaussian(torch.full((2,), 3.0).double(), torch.ones(2).double())})
+    ladders = {s: climb(panel, p[s], split=s, rng=generator(0)) for s in ("selection", "heldout")}
+    found = hole(p, ladders, {"train": surgery(p["train"], split="train", rng=generator(0))}, seed=0)
+    assert found.low == 0.0
+    assert found.bounds[1].name == "code gain of prior"
+    assert found.bounds[1].estimate.value == 0.0
+
+
+def test_the_gaussian_bound_by_quadrature() -> None:
+    train, held = clumps(2, n=30), clumps(2, n=20, seed=1)
+    w = train.log_weights.exp()
+    mean = w @ train.mean
+    covariance = (train.mean - mean).T @ ((train.mean - mean) / 30) + torch.diag(w @ train.scale.square())
+    r = torch.distributions.MultivariateNormal(mean, covariance)
+    p = torch.distributions.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())
+    nodes, weights = hermite(held.mean, held.scale)
+    gains = (r.log_prob(nodes) - p.log_prob(nodes)) @ weights
+    found = gaussian_bound(train, held)
+    assert found.value == pytest.approx(float(gains.mean()), abs=1e-9)
+    assert found.stderr == pytest.approx(float(gains.std() / 20**0.5), abs=1e-9)
+
+
+def test_own_mixture_by_quadrature() -> None:
+    p = clumps(2, n=12)
+    nodes, weights = hermite(p.mean, p.scale)
+    flat = nodes.reshape(-1, 2)
+    ids = torch.arange(12).repeat_interleave(len(weights))
+    prior = -0.5 * flat.square().sum(1) - math.log(2 * math.pi)
+
+    def mean(v: torch.Tensor) -> float:
+        return float((v.reshape(12, -1) @ weights).mean())
+
+    below, above = mean(p.log_prob(flat, leave_out=ids) - prior), mean(p.log_prob(flat) - prior)
+    # the same rows a hundred times over need weights: enough draws come from enough seeds
+    found = [own_mixture(p, seed=seed) for seed in range(150)]
+    for i, exact in ((0, below), (1, above)):
+        values = torch.tensor([f[i].value for f in found])
+        assert float(values.mean()) == pytest.approx(exact, abs=4 * float(values.std()) / 150**0.5)
+        assert float(values.std()) < 0.3
+
+
+def test_a_lookup_table_is_called_one() -> None:
+    rng = generator(0, "narrow")
+    wide = torch.randn(300, 4, generator=rng, dtype=torch.float64)
+    p = {
+        k: InMemory(wide[i::3], torch.full((100, 4), 0.01).double())
+        for i, k in enumerate(("train", "selection", "heldout"))
+    }
+    panel = Panel({"off": Gaussian(torch.full((4,), 3.0).double(), torch.ones(4).double())})
+    ladders = {s: climb(panel, p[s], split=s, rng=rng) for s in ("selection", "heldout")}
+    found = hole(p, ladders, {"train": surgery(p["train"], split="train", rng=rng)}, seed=0)
+    assert found.saturated
+    assert found.information.value <= found.log_n + 1e-9
+    assert found.bounds[3].estimate.value == pytest.approx(found.floor, abs=0.5)
+    # the codes are N(0, I) but for 1e-4 of variance: no hole, and the bracket does not rule that out
+    assert found.low == 0.0
+
+
+def test_two_rows_are_too_few() -> None:
+    p = dict.fromkeys(("train", "selection", "heldout"), clumps(2, n=2))
+    panel = Panel({"off": Gaussian(torch.ones(2).double(), torch.ones(2).double())})
+    ladders = {s: climb(panel, p[s], split=s, rng=generator(0)) for s in ("selection", "heldout")}
+    with pytest.raises(UsageError, match="hole: expected at least 3 held-out rows, got 2"):
+        hole(p, ladders, {"train": surgery(p["train"], split="train", rng=generator(0))}, seed=0)

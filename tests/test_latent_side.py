@@ -1,0 +1,135 @@
+"""The latent side in one call: what it reuses, what it adds, and that it survives JSON."""
+
+import json
+
+import pytest
+import torch
+
+from zoo import posteriors, weighted
+from zprime import plain
+from zprime.latent import Active, Aggregated, Defensive, Gaussian
+from zprime.measure import Panel, climb, surgery
+from zprime.measure.latent_side import CONTROL, LatentSide, latent_side
+from zprime.measure.panel import PURE
+from zprime.posteriors import InMemory
+from zprime.rng import generator
+
+SPLITS = ("train", "selection", "heldout")
+
+
+def run(panel: Panel, p: dict[str, InMemory], seed: int = 0) -> LatentSide:
+    ladders = {s: climb(panel, p[s], split=s, rng=generator(0, s)) for s in SPLITS[1:]}
+    cuts = {"train": surgery(p["train"], split="train", rng=generator(0, "surgery"))}
+    return latent_side(panel, p, ladders, cuts, seed=seed)
+
+
+def splits(n: int = 60) -> dict[str, InMemory]:
+    return {s: posteriors(2, n=n, seed=i) for i, s in enumerate(SPLITS)}
+
+
+def exact(p: dict[str, InMemory]) -> Aggregated:
+    return Aggregated(p["train"].mean, p["train"].scale, p["train"].weights)
+
+
+def one() -> Gaussian:
+    return Gaussian(torch.zeros(2).double(), torch.full((2,), 1.4).double())
+
+
+def test_every_candidate_and_a_control_is_tested_and_it_survives_json() -> None:
+    p = splits()
+    found = run(Panel({"aggregated": Defensive(exact(p), 0.1), "one": one()}), p)
+    assert list(found.two_sample) == [CONTROL, "prior", "aggregated", "one"]
+    assert list(found.leave_one_out) == ["aggregated", "aggregated" + PURE]
+    assert found.minibatch is not None
+    assert found.hole is not None
+    assert found.two_sample["one"].mmd.squared.n == 60
+    text = json.dumps(plain.to_plain(found))
+    assert plain.from_plain(LatentSide, json.loads(text)) == found
+
+
+def test_the_aggregated_posterior_is_measured_where_it_is_no_candidate_too() -> None:
+    p = splits()
+    with_it, without = run(Panel({"aggregated": exact(p)}), p), run(Panel({"one": one()}), p)
+    assert list(without.leave_one_out) == ["aggregated"]
+    a, b = with_it.leave_one_out["aggregated"], without.leave_one_out["aggregated"]
+    assert a.code["leave-one-out"] == b.code["leave-one-out"]
+    assert a.evidence["held-out"].value == pytest.approx(b.evidence["held-out"].value, abs=1e-9)
+    held_out = b.code["held-out"]
+    assert held_out.split == "heldout"
+    assert held_out.value == pytest.approx(a.code["held-out"].value, abs=4 * (held_out.stderr or 0))
+
+
+def test_the_aggregated_posterior_is_measured_once_whatever_it_is_called() -> None:
+    p = splits()
+    for r in (exact(p), Active(Aggregated(p["train"].mean[:, :1], p["train"].scale[:, :1]), (0,), 2)):
+        assert list(run(Panel({"mine": r}), p).leave_one_out) == ["mine"]
+
+
+def test_every_candidate_has_draws_of_its_own() -> None:
+    found = run(Panel({"a": one(), "b": one()}), splits()).two_sample
+    assert found["a"].mmd.squared.value != found["b"].mmd.squared.value
+
+
+def test_the_seed_decides_everything() -> None:
+    p = splits()
+    panel = Panel({"one": one()})
+    before = torch.get_rng_state()
+    assert run(panel, p) == run(panel, p)
+    assert run(panel, p, seed=1) != run(panel, p)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_results_do_not_depend_on_the_size_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zprime.kernels import diagonal
+    from zprime.measure import leave_one_out
+
+    p = splits()
+    panel = Panel({"aggregated": exact(p)})
+    whole = run(panel, p)
+    monkeypatch.setattr(diagonal, "POINTS", 7)
+    monkeypatch.setattr(diagonal, "COMPONENTS", 11)
+    monkeypatch.setattr(leave_one_out, "PAIRS", 200)
+    pieces = run(panel, p)
+    for rung in ("code", "evidence"):
+        for name, e in getattr(whole.leave_one_out["aggregated"], rung).items():
+            assert getattr(pieces.leave_one_out["aggregated"], rung)[name].value == pytest.approx(e.value, abs=1e-9)
+    assert whole.hole is not None
+    assert pieces.hole is not None
+    assert (pieces.hole.low, pieces.hole.high) == pytest.approx((whole.hole.low, whole.hole.high), abs=1e-9)
+    assert pieces.low_density == whole.low_density
+    assert pieces.total_correlation.total.value == pytest.approx(whole.total_correlation.total.value, abs=1e-9)
+
+
+def test_few_rows_and_weights_leave_out_what_they_cannot_give() -> None:
+    few = run(
+        Panel({"one": one()}),
+        {"train": posteriors(2, n=1), "selection": posteriors(2, n=4), "heldout": posteriors(2, n=2)},
+    )
+    assert few.leave_one_out == {}
+    assert few.two_sample == {}
+    assert few.hole is None
+    assert few.minibatch is None
+    p = {**splits(), "train": weighted(2, torch.float64)}
+    weighed = run(Panel({"one": one()}), p)
+    assert weighed.minibatch is None
+    assert weighed.leave_one_out["aggregated"].code["self-included"].n == 24
+
+
+def test_two_cores_agree_with_one() -> None:
+    p = splits()
+    panel = Panel({"aggregated": exact(p)})
+    threads = torch.get_num_threads()
+    single = run(panel, p)
+    torch.set_num_threads(2)
+    double = run(panel, p)
+    torch.set_num_threads(threads)
+    a, b = plain.to_plain(single), plain.to_plain(double)
+    assert _numbers(a) == pytest.approx(_numbers(b), abs=1e-9)
+
+
+def _numbers(value: object) -> list[float]:
+    if isinstance(value, dict):
+        return [x for v in value.values() for x in _numbers(v)]
+    if isinstance(value, list):
+        return [x for v in value for x in _numbers(v)]
+    return [float(value)] if isinstance(value, int | float) else []

@@ -1,0 +1,182 @@
+"""What is memorised: against mixtures that were really made without the row, and against exact evidences."""
+
+import math
+
+import pytest
+import torch
+
+from oracles import linear_gaussian
+from zoo import fitted, posteriors, weighted
+from zprime.errors import UsageError
+from zprime.latent import Active, Aggregated, Defensive, ExemplarsSettings, Gaussian
+from zprime.latent.active import restrict
+from zprime.measure import Panel, climb
+from zprime.measure.leave_one_out import leave_one_out, masked_code_gain, masked_evidence_gain, row_mixture
+from zprime.measure.panel import PURE
+from zprime.posteriors import InMemory
+from zprime.rng import generator
+
+DOUBLE = torch.float64
+
+
+def without(p: InMemory, i: int) -> InMemory:
+    """A data set that never had row i."""
+    keep = torch.arange(p.n) != i
+    w = p.log_weights.exp()[keep]
+    return InMemory(p.mean[keep], p.scale[keep], row_ids=p.row_ids[keep], weights=w / w.sum())
+
+
+def aggregated(p: InMemory) -> Aggregated:
+    return Aggregated(p.mean, p.scale, p.weights)
+
+
+def ladder(r: Panel, p: InMemory) -> object:
+    return climb(r, p, split="heldout", rng=generator(0, "ladder"))
+
+
+@pytest.mark.parametrize("p", [posteriors(3), weighted(3, DOUBLE)], ids=["equal", "weighted"])
+def test_both_gains_are_those_of_a_mixture_that_was_made_without_the_row(p: InMemory) -> None:
+    m = row_mixture(aggregated(p), p)
+    assert m is not None
+    position = torch.tensor([0, 5, 7, 20])
+    z = p.take(position).draw(rng=generator(0, "z"), draws=3)
+    code, evidence = masked_code_gain(m, position, z), masked_evidence_gain(m, position, p.take(position))
+    prior = -0.5 * (3 * math.log(2 * math.pi) + z.square().sum(1))
+    nothing = {"draws": 0, "rng": generator(0)}
+    whole = aggregated(p)
+    torch.testing.assert_close(code.with_own.flatten(), whole.log_prob(z) - prior, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        evidence.with_own[0], whole.tilt(p.mean[position], p.scale[position], **nothing).log_ratio, rtol=0, atol=1e-9
+    )
+    for k, i in enumerate(position.tolist()):
+        other = aggregated(without(p, i))
+        torch.testing.assert_close(code.others[:, k], other.log_prob(z[k::4]) - prior[k::4], rtol=0, atol=1e-9)
+        tilted = other.tilt(p.mean[[i]], p.scale[[i]], **nothing)
+        torch.testing.assert_close(evidence.others[:, k], tilted.log_ratio, rtol=0, atol=1e-9)
+
+
+def test_evidence_gain_without_the_row_is_exact_on_the_linear_gaussian_model() -> None:
+    model = linear_gaussian()
+    x, _ = model.sample(30)
+    p = InMemory(*model.posterior(2 * x))
+    m = row_mixture(aggregated(p), p)
+    assert m is not None
+    found = masked_evidence_gain(m, torch.arange(30), p)
+    for i in range(30):
+        o = without(p, i)
+        truth = model.log_evidence(
+            2 * x[[i]], log_weight=o.log_weights, mean=o.mean, covariance=torch.diag_embed(o.scale.square())
+        ) - model.log_evidence(2 * x[[i]])
+        assert float(found.others[0, i]) == pytest.approx(float(truth), abs=1e-9)
+
+
+def test_masked_not_subtracted() -> None:
+    """The row's own component is e^1000 times the rest: a difference of densities would be noise or -inf."""
+    mean = 20.0 * torch.arange(5)[:, None].expand(5, 2).double()
+    p = InMemory(mean, torch.full((5, 2), 0.3).double())
+    m = row_mixture(aggregated(p), p)
+    assert m is not None
+    z = p.mean.clone()
+    found = masked_code_gain(m, torch.arange(5), z)
+    for i in range(5):
+        truth = aggregated(without(p, i)).log_prob(z[[i]]) + 0.5 * (2 * math.log(2 * math.pi) + z[[i]].square().sum(1))
+        assert float(found.others[0, i]) == pytest.approx(float(truth), rel=1e-12)
+    assert float((found.with_own - found.others).min()) > 1000
+
+
+def test_summary_of_a_panel_pure_and_with_a_share_of_the_prior() -> None:
+    p, held = posteriors(2, n=40), posteriors(2, n=50, seed=1)
+    panel = Panel({"aggregated": Defensive(aggregated(p), 0.1), "one": Gaussian(torch.zeros(2), torch.ones(2))})
+    climbed = climb(panel, held, split="heldout", rng=generator(0, "ladder"))
+    found = leave_one_out(panel, p, climbed, seed=0)
+    assert set(found) == {"aggregated", "aggregated" + PURE}
+    for name in found:
+        for rung in ("code", "evidence"):
+            gains = getattr(found[name], rung)
+            held_out = getattr(climbed, rung)[name]
+            assert gains["held-out"].value == pytest.approx(float(held_out.mean()))
+            assert gains["self-included"].value > gains["leave-one-out"].value
+            gap = gains["self-included"].value - gains["leave-one-out"].value
+            assert found[name].memorised[rung].value == pytest.approx(gap)
+            assert gains["self-included"].n == 40
+            assert (gains["self-included"].split, gains["held-out"].split) == ("train", "heldout")
+        # rows of one source: what one gains without itself is what a fresh row gains
+        a, b = found[name].code["leave-one-out"], found[name].code["held-out"]
+        assert abs(a.value - b.value) < 4 * math.hypot(a.stderr or 0, b.stderr or 0)
+    # the share goes inside the log: no draw of any row falls below log 0.1
+    assert found["aggregated"].code["leave-one-out"].value > math.log(0.1)
+
+
+def test_the_prior_share_is_mixed_in_draw_by_draw() -> None:
+    p = posteriors(2, n=30)
+    r = Defensive(aggregated(p), 0.1)
+    panel = Panel({"aggregated": r})
+    found = leave_one_out(panel, p, climb(panel, p, split="heldout", rng=generator(0)), seed=3)
+    rng = generator(3, "leave one out")
+    some = p.take(torch.randperm(30, generator=rng)[:500].sort().values)
+    z = some.draw(rng=rng, draws=4)
+    prior = -0.5 * (2 * math.log(2 * math.pi) + z.square().sum(1))
+    assert found["aggregated"].code["self-included"].value == pytest.approx(float((r.log_prob(z) - prior).mean()))
+
+
+def test_identical_rows_memorise_nothing_and_disjoint_ones_everything() -> None:
+    def memorised(mean: torch.Tensor) -> float:
+        p = InMemory(mean, torch.full_like(mean, 0.5))
+        panel = Panel({"aggregated": aggregated(p)})
+        climbed = climb(panel, p, split="heldout", rng=generator(0))
+        return leave_one_out(panel, p, climbed, seed=0)["aggregated"].memorised["code"].value
+
+    assert memorised(torch.full((10, 2), 0.4).double()) == pytest.approx(0, abs=1e-12)
+    assert memorised(30.0 * torch.arange(10)[:, None].expand(10, 2).double()) > 1000
+
+
+def test_exemplars_and_collapsed_dimensions() -> None:
+    p = posteriors(3, n=20)
+    exemplars = fitted(ExemplarsSettings(bandwidth=0.4), p)
+    m = row_mixture(exemplars, p)
+    assert m is not None
+    position = torch.arange(20)
+    z = p.draw(rng=generator(0, "z"))
+    prior = -0.5 * (3 * math.log(2 * math.pi) + z.square().sum(1))
+    found = masked_code_gain(m, position, z)
+    torch.testing.assert_close(found.others[0], exemplars.log_prob_without(z, position) - prior, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.with_own[0], exemplars.log_prob(z) - prior, rtol=0, atol=1e-9)
+    # on two of three dimensions: the third takes no part
+    inner = aggregated(restrict(p, [0, 2]))
+    active = row_mixture(Active(inner, (0, 2), 3), p)
+    assert active is not None
+    assert active.dims == [0, 2]
+    found = masked_code_gain(active, position, z)
+    torch.testing.assert_close(found.with_own[0], Active(inner, (0, 2), 3).log_prob(z) - prior, rtol=0, atol=1e-9)
+
+
+def test_what_keeps_no_component_of_every_row_is_left_out() -> None:
+    p = posteriors(2, n=20)
+    for r in (
+        fitted(ExemplarsSettings(bandwidth=0.4, rows=10), p),
+        fitted(ExemplarsSettings(bandwidth=0.4, covariance="full"), p),
+        fitted(ExemplarsSettings(bandwidth=1.0), p),
+        aggregated(posteriors(2, n=20, seed=1)),
+        Gaussian(torch.zeros(2), torch.ones(2)),
+    ):
+        assert row_mixture(r, p) is None
+
+
+def test_rows_where_the_evidence_diverges_are_counted() -> None:
+    scale = torch.full((6, 2), 0.5).double()
+    scale[2] = 1.6
+    p = InMemory(torch.zeros(6, 2).double(), scale)
+    panel = Panel({"aggregated": aggregated(p)})
+    found = leave_one_out(panel, p, climb(panel, p, split="heldout", rng=generator(0)), seed=0)["aggregated"]
+    assert not found.evidence["self-included"].trusted
+    assert found.evidence["self-included"].because == "1 rows diverge: q is wider than the prior there"
+    assert math.isfinite(found.evidence["self-included"].value)
+    assert found.evidence["leave-one-out"].trusted  # without itself, no component is as wide
+
+
+def test_one_row_is_refused() -> None:
+    p = posteriors(2, n=1)
+    panel = Panel({"aggregated": aggregated(p)})
+    climbed = climb(panel, posteriors(2), split="heldout", rng=generator(0))
+    with pytest.raises(UsageError, match="leave-one-out: one of 1 training rows has all the weight"):
+        leave_one_out(panel, p, climbed, seed=0)

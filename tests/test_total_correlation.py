@@ -1,0 +1,42 @@
+"""Total correlation and the holes of single dimensions, against quadrature."""
+
+import math
+
+import pytest
+import torch
+
+from oracles import grid
+from zoo import posteriors, weighted
+from zprime.measure.total_correlation import total_correlation
+from zprime.posteriors import InMemory
+
+
+@pytest.mark.parametrize("p", [posteriors(2), weighted(2, torch.float64)], ids=["equal", "weighted"])
+def test_every_term_by_quadrature(p: InMemory) -> None:
+    z, area = grid(9.0, 241)
+    density = p.log_prob(z).exp().reshape(241, 241)
+    step = math.sqrt(area)
+    marginals = [density.sum(1) * step, density.sum(0) * step]
+    axis = torch.linspace(-9, 9, 241).double()
+    prior = torch.exp(-0.5 * axis.square()) / math.sqrt(2 * math.pi)
+    both = marginals[0][:, None] * marginals[1]
+    total = float((density * (density / both).clamp(min=1e-300).log()).sum() * area)
+    single = [float((q * (q / prior).clamp(min=1e-300).log()).sum() * step) for q in marginals]
+    assert total > 0.3  # the clumps lie on the diagonal
+    found = total_correlation(p, split="train", seed=0, points=20_000)
+    pairs = [(found.total, total), (found.dimensions, sum(single)), *zip(found.dimension, single, strict=True)]
+    for e, truth in pairs:
+        assert e.stderr is not None
+        assert e.stderr < 0.02
+        assert e.value == pytest.approx(truth, abs=4 * e.stderr)
+    hole = float((density * (density / (prior[:, None] * prior)).clamp(min=1e-300).log()).sum() * area)
+    assert total + sum(single) == pytest.approx(hole, abs=1e-6)
+
+
+def test_independent_dimensions_have_none() -> None:
+    p = InMemory(torch.zeros(5, 3).double(), torch.tensor([0.5, 1.0, 2.0]).double().expand(5, 3).clone())
+    found = total_correlation(p, split="train", seed=0, points=400)
+    assert found.total.value == pytest.approx(0, abs=1e-9)
+    for e, s in zip(found.dimension, (0.5, 1.0, 2.0), strict=True):
+        truth = 0.5 * (s * s - 1) - math.log(s)  # KL(N(0, s^2) || N(0, 1))
+        assert e.value == pytest.approx(truth, abs=4 * (e.stderr or 0) + 1e-9)
