@@ -1,8 +1,8 @@
 """False alarms and power of *leave the prior*: `make bench-verdict`.
 
 Every data set gets a linear-Gaussian VAE at its maximum-likelihood solution (Tipping & Bishop 1999) with exact
-posteriors, real fits of gaussian, mixture and aggregated, and a whole audit. Where the data are Gaussian, r(z) = p(z) is
-true; a hole is planted by drawing z1 from two clumps with mean 0 and variance 1.
+posteriors, real fits of gaussian, mixture and aggregated, and a whole audit. Where the data are Gaussian, r(z) = p(z)
+is true; a hole is planted by drawing z1 from two clumps with mean 0 and variance 1.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from oracles import linear_gaussian, maximum_likelihood
-
 from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.fitting import fit
@@ -121,16 +120,18 @@ def main() -> None:
 
 
 def table(kept: dict[str, list[list[object]]]) -> str:
+    sizes = ", ".join(f"{n} {s}" for s, n in SIZES.items())
+    heads = ("data", "seen, nats", "data sets", "leave the prior", "keep", "undecided", "chosen", "mean held-out gain")
     lines = [
         "# The verdict by likelihood: false alarms and power",
         "",
-        f"Linear-Gaussian models at their maximum-likelihood solution, {', '.join(f'{n} {s}' for s, n in SIZES.items())} "
-        f"rows, two latents, five pixels; fits of {', '.join(KINDS)} with default settings; {SETTINGS.draws} draws a row; "
-        "seeds 0, 1, ... A hole is KL(r||p) of the latent distribution that made the data; *seen* is what x shows of it, "
-        "E[log p_r(x) - log p(x)]. Rates with their 95 % Wilson intervals.",
+        f"Linear-Gaussian models at their maximum-likelihood solution, {sizes} rows, two latents, five pixels; fits of "
+        f"{', '.join(KINDS)} with default settings; {SETTINGS.draws} draws a row; seeds 0, 1, ... A hole is KL(r‖p) of "
+        "the latent distribution that made the data; *seen* is what x shows of it, E[log p_r(x) - log p(x)]. Rates "
+        "with their 95 % Wilson intervals.",
         "",
-        "| data | seen, nats | data sets | leave the prior | keep the prior | undecided | chosen | mean held-out gain |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| {' | '.join(heads)} |",
+        f"|{' --- |' * len(heads)}",
     ]
     where = cases()
     for name, found in kept.items():
@@ -141,9 +142,11 @@ def table(kept: dict[str, list[list[object]]]) -> str:
         chosen = ", ".join(f"{k} {c}" for k, c in Counter(str(f[1]) for f in found if f[1] != "prior").most_common())
         gains = [float(f[2]) for f in found if f[0] == "leave the prior"]  # type: ignore[arg-type]
         mean = f"{sum(gains) / len(gains):+.3f}" if gains else "-"
+        rate = f"{left / n:.1%} ({interval.low:.1%} to {interval.high:.1%})"
+        kept_, open_ = counts["keep the prior"] / n, counts["undecided"] / n
+        visible = abs(seen(where[name][0]))
         lines.append(
-            f"| {name} | {seen(where[name][0]):.3f} | {n} | {left / n:.1%} ({interval.low:.1%} to {interval.high:.1%}) | "
-            f"{counts['keep the prior'] / n:.1%} | {counts['undecided'] / n:.1%} | {chosen or '-'} | {mean} |"
+            f"| {name} | {visible:.3f} | {n} | {rate} | {kept_:.1%} | {open_:.1%} | {chosen or '-'} | {mean} |"
         )
     lines += ["", "False alarms, tested against 5 % (one-sided binomial):"]
     for name, found in kept.items():

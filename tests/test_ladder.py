@@ -13,7 +13,6 @@ from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent import AggregatedSettings, Defensive, Gaussian, MixtureSettings
 from zprime.measure import Panel, climb
-from zprime.measure.ladder import pareto_khat
 from zprime.measure.panel import PURE
 from zprime.posteriors import InMemory
 from zprime.rng import generator
@@ -142,10 +141,3 @@ def test_errors() -> None:
     three = Gaussian(torch.zeros(3), torch.ones(3))
     with pytest.raises(UsageError, match=r"candidates: expected one latent dimension, got \[2, 3\]"):
         Panel({**candidates(), "three": three})
-
-
-def test_khat_finds_the_index_of_planted_pareto_tails() -> None:
-    u = torch.rand(5000, generator=generator(0, "u"), dtype=torch.float64)
-    planted = torch.tensor([0.2, 0.5, 0.9, 1.5], dtype=torch.float64)
-    found = pareto_khat(-planted[:, None] * u.log())  # weights u^-k have a Pareto tail of index k
-    torch.testing.assert_close(found, planted, rtol=0, atol=0.2)

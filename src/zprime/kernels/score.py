@@ -7,6 +7,8 @@ from torch import Tensor
 from zprime.arrays import LOG_2PI, blocks
 from zprime.kernels.diagonal import COMPONENTS, FLOOR, POINTS
 
+FLOATS = 1 << 20  # entries of whitened points held at once
+
 
 @torch.no_grad()
 def mixture_score(
@@ -51,9 +53,10 @@ def full_mixture_score(
     eye = torch.eye(d, dtype=torch.float64, device=z.device)
     whiten = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
     constant = log_weight.double() - 0.5 * d * LOG_2PI - tril.diagonal(dim1=1, dim2=2).log().sum(1)
-    out = torch.zeros_like(points)
-    for k in range(len(mean)):
-        u = (points - mean[k].double()) @ whiten[k].T
-        share = torch.exp(constant[k] - 0.5 * u.square().sum(1) - log_prob)
-        out -= (share[:, None] * u) @ whiten[k]
+    out = torch.empty_like(points)
+    # all components at once: points are few where a gradient is wanted, and a loop would pay for each of its calls
+    for rows in blocks(len(points), max(1, FLOATS // mean.numel())):
+        u = (points[rows] - mean.double()[:, None]) @ whiten.mT
+        share = torch.exp(constant[:, None] - 0.5 * u.square().sum(2) - log_prob[rows])
+        out[rows] = -((share[..., None] * u) @ whiten).sum(0)
     return out

@@ -4,7 +4,6 @@ Theory page, section 3. All are paired over rows, in nats a row, and conditional
 """
 
 import math
-import warnings
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,6 +16,7 @@ from zprime.distribution import Progress, silent
 from zprime.errors import UsageError
 from zprime.latent.choose import TIE
 from zprime.measure.estimate import Estimate
+from zprime.measure.khat import pareto_khat
 from zprime.measure.panel import Panel, mix
 from zprime.measure.proposal import Draws, Plan, propose
 from zprime.posteriors import InMemory
@@ -160,10 +160,11 @@ def _sweep(
             continue
         log_x = _decode(model, drawn, rows.x[part])
         reconstruction[part] = log_x[:, drawn.plain].mean(1)
-        for k, log_r in views.items():
-            terms = log_x + log_r - drawn.proposal
+        every = {k: log_x + log_r - drawn.proposal for k, log_r in views.items()}
+        tails = pareto_khat(torch.cat(list(every.values()))).chunk(len(every))
+        for (k, terms), tail in zip(every.items(), tails, strict=True):
             full[k][part], quarter[k][part] = _log_means(terms)
-            khat[k][part] = pareto_khat(terms)
+            khat[k][part] = tail
     progress(what, n, n)
     out.evidence |= evidence
     out.evidence_quarter, out.draws = evidence_quarter, draws
@@ -202,14 +203,3 @@ def _decode(model: Decoder, drawn: Draws, x: Tensor) -> Float[Tensor, "b k"]:
     row = torch.arange(b).repeat_interleave(k)
     parts = [model.decode(flat[i]).log_prob(x[row[i]]).double() for i in blocks(len(flat), DECODE)]
     return torch.cat(parts).reshape(b, k)
-
-
-def pareto_khat(log_weights: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
-    """Pareto k-hat of each row's importance weights (Vehtari et al. 2024), by arviz-stats."""
-    from arviz_stats.base import array_stats  # type: ignore[attr-defined]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # it takes log-likelihoods, whose negatives are the log-weights of leave-one-out
-        _, khat = array_stats.psislw(-log_weights.numpy(), axis=-1)  # type: ignore[no-untyped-call]
-    return torch.from_numpy(khat.astype("float64").reshape(-1))
