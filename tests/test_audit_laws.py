@@ -45,7 +45,7 @@ def whole() -> Audit:
 
 def same(a: Audit, b: Audit) -> None:
     """Every number of the record, and every tensor."""
-    for part in ("verdict", "surgery", "model_side", "log_prior"):
+    for part in ("verdict", "surgery", "latent_side", "model_side", "log_prior"):
         compare(a.to_json()[part], b.to_json()[part], part)
     for x, y in zip(a.to_json()["entries"], b.to_json()["entries"], strict=True):
         compare({**x, "rate": 0}, {**y, "rate": 0}, x["name"])
