@@ -9,15 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import artifact, distribution, vae
-from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.likelihoods import draw
 from zprime.notebook import box, size
 from zprime.rng import fork, generator
-from zprime.vae import Decoder
-
-BATCH = 512
+from zprime.vae import Decoder, decoded
 
 
 @dataclass(frozen=True)
@@ -52,16 +48,8 @@ class GenerativeModel:
         """
         if n < 1:
             raise UsageError(f"n: expected at least 1 sample, got {n}")
-        if noise not in ("mean", "draw"):
-            raise UsageError(f"noise: expected mean or draw, got {noise!r}")
-        z = self.latent.sample(n, rng=fork(rng, "z")).to(_dtype(self.decoder))
-        for part in blocks(n, BATCH):
-            with torch.no_grad():
-                p = self.decoder.decode(z[part])
-            if noise == "mean":
-                yield z[part], p.mean
-                continue
-            yield z[part], draw(p, rng=fork(rng, "x", part.start))
+        z = self.latent.sample(n, rng=fork(rng, "z"))
+        yield from decoded(self.decoder, z, noise=noise, rng=rng)
 
     def sample(
         self, n: int, *, rng: torch.Generator, noise: str = "mean"
@@ -153,16 +141,6 @@ def load(path: Path) -> GenerativeModel:
         tensors["scale"],
         None if image is None else tuple(image),
     )
-
-
-def _dtype(decoder: Decoder) -> torch.dtype:
-    """What the decoder computes in: that of its parameters, or float32."""
-    if isinstance(decoder, torch.nn.Module):
-        for p in decoder.parameters():
-            return p.dtype
-        for b in decoder.buffers():
-            return b.dtype
-    return torch.float32
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.errors import ArrayError
-from zprime.measure.classifier_test import share
-from zprime.measure.estimate import Z95, Estimate, mean_estimate
+from zprime.measure.estimate import Z95, Estimate, mean_estimate, share
 from zprime.measure.nearby import nearest
 from zprime.rng import generator
 
@@ -142,6 +141,7 @@ def copying(found: Neighbours, yardstick: Neighbours, *, seed: int | None = None
     near = _near(found, yardstick, seed)
     rows = {"split": "generated rows", "seed": seed}
     status = "copies" if within.low > 0.5 + LIMIT / 2 or near.low > NEAR + LIMIT else "passes"
+    own = found.distance[:, 0] > found.isolation
     ratio = (found.distance[:, 0] / found.distance[:, 1].clamp(min=1e-300)).nan_to_num(1.0)
     return Copying(
         auc=auc,
@@ -149,7 +149,7 @@ def copying(found: Neighbours, yardstick: Neighbours, *, seed: int | None = None
         near=near,
         z_u=_z(auc, len(found.cell), len(yardstick.cell)),
         c_t=_c_t(found, yardstick, seed),
-        authenticity=share(found.distance[:, 0] > found.isolation, unit="share of rows", **rows),
+        authenticity=share(int(own.sum()), len(own), unit="share of rows", **rows),
         ratio=mean_estimate(ratio, unit="ratio of distances", **rows),
         status=status,
     )

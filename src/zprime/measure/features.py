@@ -11,8 +11,7 @@ from zprime.arrays import blocks, check_finite
 from zprime.data import Rows
 from zprime.distribution import Progress, silent
 from zprime.errors import ArrayError, UsageError
-from zprime.measure.classifier_test import share
-from zprime.measure.estimate import Estimate
+from zprime.measure.estimate import Estimate, share
 from zprime.networks import ConvEncoder, MLPEncoder
 from zprime.rng import generator
 from zprime.vae import Encoder
@@ -99,7 +98,8 @@ class Classifier(nn.Module):
         """
         if rows.labels is None:
             raise ArrayError(f"{rows.name}: expected labels, got none")
-        return share(self.label(rows.x) == rows.labels, unit="share of rows", split=rows.name, seed=seed)
+        hits = int((self.label(rows.x) == rows.labels).sum())
+        return share(hits, len(rows), unit="share of rows", split=rows.name, seed=seed)
 
 
 def train_classifier(rows: Rows, *, seed: int, progress: Progress = silent) -> Classifier | None:

@@ -20,7 +20,7 @@ from zprime.measure.estimate import Estimate, student95
 from zprime.rng import generator
 
 GROUPS = 30
-HALVES = 40
+HALVES = 24
 
 
 @dataclass(frozen=True)
