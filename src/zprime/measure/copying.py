@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.errors import ArrayError
+from zprime.kernels import nearest
 from zprime.measure.estimate import Z95, Estimate, mean_estimate, share
-from zprime.measure.nearby import nearest
 from zprime.rng import generator
 
 LIMIT = 0.1
@@ -68,7 +68,7 @@ class TrainingSet:
 
     def neighbours(self, x: Float[Tensor, "n *datum"]) -> Neighbours:
         """Search exactly for the nearest training rows."""
-        distance, index = nearest(x.flatten(1), self.x, 2)
+        distance, index = nearest(x.flatten(1).float(), self.x, 2)
         parent = index[:, 0]
         return Neighbours(distance, parent, self.cells[parent], self.isolation(parent))
 
@@ -76,8 +76,7 @@ class TrainingSet:
         """Distance of training rows from their nearest other training row; searched once for each."""
         new = torch.unique(rows[self._isolation[rows].isnan()])
         if len(new):
-            # itself is the nearest, or another row that equals it
-            self._isolation[new] = nearest(self.x[new], self.x, 2)[0][:, 1]
+            self._isolation[new] = nearest(self.x[new], self.x, 1, exclude=new)[0][:, 0]
         return self._isolation[rows]
 
     def plant(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n f"]:
@@ -94,7 +93,7 @@ def cells_of(codes: Float[Tensor, "n d"], cells: int, *, seed: int) -> Int[Tenso
     centres = x[torch.randperm(len(x), generator=generator(seed, "cells"))[:cells]]
     owner = torch.zeros(len(x), dtype=torch.long)
     for _ in range(ROUNDS if cells > 1 else 0):
-        owner = nearest(x, centres, 1)[1][:, 0]
+        owner = torch.cdist(x, centres).argmin(1)
         count = torch.bincount(owner, minlength=len(centres)).clamp(min=1)
         centres = torch.zeros_like(centres).index_add_(0, owner, x) / count[:, None]
     return owner

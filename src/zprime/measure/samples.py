@@ -14,6 +14,9 @@ from zprime.rng import fork
 from zprime.vae import Decoder, decoded
 
 
+DRAWS = 0.25
+
+
 @dataclass(frozen=True)
 class Sample:
     """Rows in random order, and all that is read off each.
@@ -23,7 +26,7 @@ class Sample:
         features: of `x`.
         labels: of `x`, by the classifier; None without labels.
         means: where the decoder means lie to the training set.
-        draws: the same of decoder draws, for the first half of the rows; None for rows that were not decoded.
+        draws: the same of decoder draws, for the first quarter of the rows; None for rows that were not decoded.
     """
 
     x: Float[Tensor, "n *datum"]
@@ -68,8 +71,9 @@ class Workshop:
     def sample(self, z: Float[Tensor, "n d"], *, rng: torch.Generator) -> Sample:
         """Decode latents, and look at what comes out in every way."""
         mean = self.decode(z, noise="mean", rng=rng)
-        draw = self.decode(z if self.noise == "draw" else z[: len(z) // 2], noise="draw", rng=fork(rng, "draw"))
-        draws = self.training.neighbours(draw[: len(z) // 2])
+        some = max(1, round(DRAWS * len(z)))
+        draw = self.decode(z if self.noise == "draw" else z[:some], noise="draw", rng=fork(rng, "draw"))
+        draws = self.training.neighbours(draw[:some])
         return self._look(mean if self.noise == "mean" else draw, self.training.neighbours(mean), draws)
 
     def rows(self, x: Float[Tensor, "n *datum"]) -> Sample:
