@@ -101,11 +101,14 @@ def generation(
     rows: Mapping[str, Rows] | None,
     *,
     samples: int,
+    grid: int = 64,
     features: str | Space = "auto",
     seed: int,
     progress: Progress = silent,
-) -> Generation | None:
-    """Measure samples of every candidate; None without decoder or training rows, or with fewer than 40 rows to compare.
+) -> tuple[Generation | None, dict[str, Tensor]]:
+    """Measure samples of every candidate, and keep some for pictures, each with its nearest training row.
+
+    Nothing is measured without decoder or training rows, or with fewer than 40 rows to compare.
 
     Args:
         panel: the candidates.
@@ -113,6 +116,7 @@ def generation(
         model: encoder and decoder.
         rows: the three splits, in the order of their posteriors.
         samples: generated rows of each candidate; 0 leaves all of this out.
+        grid: rows of each that are kept: `grid.<name>` and `near.<name>`.
         features: a feature space by name (`auto`, `pixels`, `codes`, `classifier`, `selfsupervised`), or a function from
             rows to features.
         seed: decides every draw.
@@ -122,11 +126,11 @@ def generation(
         UsageError: a feature space that cannot be had.
     """
     if model is None or rows is None or "train" not in rows:
-        return None
+        return None, {}
     n = min(samples, len(rows["selection"]), len(rows["heldout"]))
     if n < FEWEST:
-        return None
-    bench = _Bench(panel, posteriors, model, rows, samples, n, features, seed, progress)
+        return None, {}
+    bench = _Bench(panel, posteriors, model, rows, samples, n, grid, features, seed, progress)
     controls = bench.controls()
     measured = bench.candidates()
     tested = controls[PLANTED].status == "copies" and controls[RECONSTRUCTED].status == "passes"
@@ -140,7 +144,7 @@ def generation(
         space=bench.space.name,
         seed=seed,
     )
-    return Generation(
+    found = Generation(
         features=bench.space.name,
         says=bench.space.says,
         noise=bench.workshop.noise,
@@ -151,6 +155,7 @@ def generation(
         classifier=None if bench.classifier is None else bench.classifier.accuracy(rows["heldout"], seed=seed),
         verdict=verdict,
     )
+    return found, bench.pictures
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,7 @@ class _Bench:
         rows: Mapping[str, Rows],
         samples: int,
         n: int,
+        grid: int,
         features: str | Space,
         seed: int,
         progress: Progress,
@@ -188,7 +194,7 @@ class _Bench:
         codes = posteriors["train"].gather().mean
         training = TrainingSet(train.x, codes, yardstick=min(samples, len(rows["heldout"])), seed=seed)
         noise = "draw" if bool(((train.x == 0) | (train.x == 1)).all()) else "mean"
-        self.workshop = Workshop(model, training, self.space, self.classifier, noise)
+        self.workshop = Workshop(model, training, self.space, self.classifier, noise, grid)
         self.yardstick = self._reconstruct("heldout")
         picked = {s: torch.randperm(len(rows[s]), generator=self._rng("real", s))[:n] for s in self.posteriors}
         self.real = {s: rows[s].x[i] for s, i in picked.items()}
@@ -196,6 +202,7 @@ class _Bench:
         self.features = {s: self.space.of(x) for s, x in self.real.items()}
         self.labels = {s: None if self.classifier is None else self.classifier.label(x) for s, x in self.real.items()}
         self.compared: dict[str, Compared] = {}
+        self.pictures: dict[str, Tensor] = {}
         self.prior: Sample | None = None
 
     def controls(self) -> dict[str, Sampled]:
@@ -241,6 +248,8 @@ class _Bench:
             coin = torch.rand(self.samples, generator=self._rng("coin", name)) < view.share
             sample = sample.mixed(self.prior, coin)
         eligible = name in self.panel.eligible
+        self.pictures[f"grid.{name}"] = sample.shown
+        self.pictures[f"near.{name}"] = self.rows["train"].x[sample.means.parent[: len(sample.shown)]].float()
         entry, _, right = self._measure(name, r.label, sample, eligible=eligible)
         if entry.utility is not None and isinstance(base, Conditional):
             entry = replace(entry, utility=replace(entry.utility, own=self._own(base)))

@@ -23,6 +23,7 @@ class Sample:
 
     Attributes:
         x: decoder means or draws, whichever is looked at, in the model's scaled units.
+        shown: the first decoder means, for pictures.
         features: of `x`.
         labels: of `x`, by the classifier; None without labels.
         means: where the decoder means lie to the training set.
@@ -30,6 +31,7 @@ class Sample:
     """
 
     x: Float[Tensor, "n *datum"]
+    shown: Float[Tensor, "g *datum"]
     features: Float[Tensor, "n f"]
     labels: Int[Tensor, " n"] | None
     means: Neighbours
@@ -39,6 +41,7 @@ class Sample:
         """Rows of `other` where the coin says so: a mixture of two sources, for nothing."""
         return Sample(
             _pick(self.x, other.x, coin),
+            _pick(self.shown, other.shown, coin),
             _pick(self.features, other.features, coin),
             None if self.labels is None or other.labels is None else _pick(self.labels, other.labels, coin),
             _join(self.means, other.means, coin),
@@ -56,6 +59,7 @@ class Workshop:
         features: the feature space.
         classifier: that labels rows, or None.
         noise: `mean` or `draw`: what fidelity looks at.
+        grid: rows of each sample that are kept for pictures.
     """
 
     decoder: Decoder
@@ -63,6 +67,7 @@ class Workshop:
     features: Features
     classifier: Classifier | None
     noise: str
+    grid: int = 64
 
     def decode(self, z: Float[Tensor, "n d"], *, noise: str, rng: torch.Generator) -> Float[Tensor, "n *datum"]:
         """Means or draws of p(x|z)."""
@@ -74,19 +79,19 @@ class Workshop:
         some = max(1, round(DRAWS * len(z)))
         draw = self.decode(z if self.noise == "draw" else z[:some], noise="draw", rng=fork(rng, "draw"))
         draws = self.training.neighbours(draw[:some])
-        return self._look(mean if self.noise == "mean" else draw, self.training.neighbours(mean), draws)
+        return self._look(mean if self.noise == "mean" else draw, mean, self.training.neighbours(mean), draws)
 
     def rows(self, x: Float[Tensor, "n *datum"]) -> Sample:
         """Rows that were not decoded."""
-        return self._look(x, self.training.neighbours(x), None)
+        return self._look(x, x, self.training.neighbours(x), None)
 
     def look(self, z: Float[Tensor, "n d"], *, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Features and labels only, of fresh samples."""
         x = self.decode(z, noise=self.noise, rng=rng)
         return self.features.of(x), self._label(x)
 
-    def _look(self, x: Tensor, means: Neighbours, draws: Neighbours | None) -> Sample:
-        return Sample(x, self.features.of(x), self._label(x), means, draws)
+    def _look(self, x: Tensor, shown: Tensor, means: Neighbours, draws: Neighbours | None) -> Sample:
+        return Sample(x, shown[: self.grid].clone(), self.features.of(x), self._label(x), means, draws)
 
     def _label(self, x: Tensor) -> Tensor | None:
         return None if self.classifier is None else self.classifier.label(x)
