@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zprime import artifact, auditing, latent, record, vae
+from zprime import artifact, auditing, latent, record, sampling, vae
 from zprime import data as datasets
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
 from zprime.distribution import Fit, LatentDistribution, Progress, Settings, fields, silent
@@ -21,8 +21,10 @@ from zprime.encoding import Reencoded, encode
 from zprime.errors import ArtifactError, UsageError
 from zprime.fitting import fit, load_fit, save_fit
 from zprime.latent.context import Context
+from zprime.measure.drift import Drift, drift
 from zprime.posteriors import Posteriors, Sharded
 from zprime.record import Audit, AuditSettings
+from zprime.rng import generator
 from zprime.sampling import GenerativeModel
 from zprime.training import Trained, TrainSettings, train
 from zprime.vae import VAE, VAESettings
@@ -228,19 +230,28 @@ class Run:
 
         self._stage("audit", "audit", _key(asdict(settings), seed, inputs), make)
         result = record.load(self.path / "audit")
-        self.export(result.verdict.choice, self.path / "generator")
+        if result.copying(result.shipped) == "copies":
+            log.warning("generator: nothing is shipped, for samples of %s copy training rows", result.shipped)
+            shutil.rmtree(self.path / "generator", ignore_errors=True)
+        else:
+            self.export(result.shipped, self.path / "generator")
         return result
 
-    def export(self, name: str, path: Path) -> GenerativeModel:
-        """Write the generative model with the latent distribution called `name`: decoder and r(z), nothing else."""
+    def export(self, name: str, path: Path, *, allow_copies: bool = False) -> GenerativeModel:
+        """Write the generative model with the latent distribution called `name`: decoder and r(z), nothing else.
+
+        Raises:
+            UsageError: its samples copy training rows, and that was not allowed.
+        """
         model = self.generative(name)
+        sampling.check_copies(model, allow_copies=allow_copies)
         source = artifact.read(self.path / "model", "model")
         inputs = {"model": source.hash}
         if name != "prior":
             inputs["latent"] = artifact.read(self.path / "latent" / name).hash
-        key = _key(name, inputs)
+        key = _key(name, inputs, model.copying)
         if not (artifact.is_artifact(path) and artifact.read(path).key == key):
-            model.save(path, key=key, seed=source.seed, **inputs)
+            model.save(path, key=key, seed=source.seed, allow_copies=allow_copies, **inputs)
         return model
 
     def generative(self, name: str, *, store: str = "latents") -> GenerativeModel:
@@ -271,7 +282,35 @@ class Run:
         tensors = found.tensors()
         shape = tuple(found.config["shape"])
         image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
-        return GenerativeModel(r, model, tensors["shift"], tensors["scale"], image)
+        return GenerativeModel(r, model, tensors["shift"], tensors["scale"], image, self._copying(name))
+
+    def drift(self, data: str, *, seed: int) -> Drift:
+        """Whether codes of the rows in `data` still fit the shipped latent distribution.
+
+        Raises:
+            UsageError: nothing to read there, or rows of another shape; a latent distribution without a density.
+            ArrayError: rows that cannot be used, or fewer than 8.
+        """
+        name = self.choice()
+        shipped = self.generative(name)
+        if shipped.latent.density == "none":
+            raise UsageError(f"new data: {name} knows no log r(z), which drift is measured by; audit another kind")
+        found = self._need("data", "data", "train")
+        new = datasets.new_rows(data, found.config, found.tensors(), seed=seed)
+        codes = encode(vae.load(self.path / "model"), new, progress=self.progress).gather()
+        heldout = self._posteriors("heldout").gather()
+        return drift(shipped.latent, codes, heldout, source=shipped.latent.label, rng=generator(seed, "drift"))
+
+    def _copying(self, name: str) -> str:
+        """What the audit found of the samples of a latent distribution as it is now: `copies`, `passes`, `untested`."""
+        if not artifact.is_artifact(self.path / "audit"):
+            return "untested"
+        found = artifact.read(self.path / "audit", "audit")
+        measured = [found.inputs.get("model"), found.inputs.get(f"latent_{name}")]
+        now = [artifact.read(self.path / "model").hash, None]
+        if name != "prior":
+            now[1] = artifact.read(self.path / "latent" / name).hash
+        return str(found.config.get("copying", {}).get(name, "untested")) if measured == now else "untested"
 
     # -- what the stages read --------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime.cli.console import bars, give, say, say_table, set_threads
+from zprime.cli.console import bars, give, say, say_table, set_threads, verdicts
 from zprime.cli.settings import kinds_with
 from zprime.data import DataSettings
 from zprime.pipeline import KINDS, Run
@@ -51,5 +51,7 @@ def run(
         audit = job.audit(auditing, seed=seed, names=list(fitted))
         page = report(out)
     say_table(audit)
-    say(f"Report: {page}\nShipped: {out / 'generator'}  ({job.generative(audit.verdict.choice).says()})")
-    give({"run": out, "verdict": audit.to_json()["verdict"], "report": page, "generator": out / "generator"})
+    shipped = job.generative(audit.shipped)
+    where = out / "generator" if shipped.copying != "copies" else "nothing"
+    say(f"Report: {page}\nShipped: {where}  ({shipped.says()})")
+    give({"run": out, **verdicts(audit), "report": page, "generator": where})

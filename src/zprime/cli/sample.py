@@ -21,6 +21,7 @@ def sample(
     source: Annotated[str, Parameter(name="--from")] = "",
     noise: str = "mean",
     store: str = "latents",
+    allow_copies: Annotated[bool, Parameter(negative="")] = False,
     out: Path | None = None,
     seed: int = 0,
 ) -> None:
@@ -39,6 +40,8 @@ def sample(
     store
         With --from aggregated: `latents` draws from the stored means and scales; `data` keeps the data instead, and
         encodes each datum when it is drawn.
+    allow_copies
+        Draw even where the audit found that the samples copy training rows.
     out
         Path of the files, without ending; default: samples/<from> in the run, or
         samples/<name> beside the generator.
@@ -47,7 +50,7 @@ def sample(
     """
     set_threads(heavy=True)
     model, default = _model(run, source, store)
-    z, x = sampling.sample(model, n, seed=seed, noise=noise)
+    z, x = sampling.sample(model, n, seed=seed, noise=noise, allow_copies=allow_copies)
     target = out or default
     artifact.make_folder(target.parent)
     buffer = io.BytesIO()
@@ -67,6 +70,7 @@ def sample(
             "n": n,
             "seed": seed,
             "holds_training_rows": model.latent.holds_rows,
+            "copying": model.copying,
         }
     )
 

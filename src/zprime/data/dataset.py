@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -186,6 +187,31 @@ def load(settings: DataSettings, *, seed: int = 0) -> Dataset:
     if settings.limit < 0:
         raise UsageError(f"limit: expected 0 (all rows) or more, got {settings.limit}")
     return Dataset(read_source(settings.data), settings, seed=seed)
+
+
+def new_rows(data: str, described: Mapping[str, Any], scaling: Mapping[str, Tensor], *, seed: int = 0) -> Rows:
+    """Rows of another source, scaled (and binarised) as a data set that was described before; all of them.
+
+    Args:
+        data: what to read.
+        described: what `Dataset.describe` gave.
+        scaling: what `Dataset.tensors` gave.
+        seed: decides binarised rows.
+
+    Raises:
+        UsageError: nothing to read there.
+        ArrayError: rows of another shape, or that are not finite.
+    """
+    source = read_source(data)
+    x = torch.from_numpy(np.array(source.x)).float()
+    shape = list(described["shape"])
+    if list(x.shape[1:]) != shape:
+        raise ArrayError(f"{data}: expected rows of shape {shape}, as the run has, got {list(x.shape[1:])}")
+    check_finite(data, x)
+    x = (x - scaling["shift"]) / scaling["scale"]
+    if described["settings"]["binarise"]:
+        x = torch.bernoulli(x.clamp(0, 1), generator=generator(seed, "binarise", "new"))
+    return Rows("new", x, torch.arange(len(x)), None if source.y is None else _labels(source.y))
 
 
 def _labels(y: Array) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime import distribution
@@ -75,6 +75,10 @@ class Conditional(LatentDistribution):
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """A label by its share, then z' given it."""
+        return self.sample_labelled(n, rng=rng)[0]
+
+    def sample_labelled(self, n: int, *, rng: torch.Generator) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+        """Draws, and the labels that they were drawn for."""
         which = choose(self.log_weight, n, rng)
         parts = {}
         for k, base in enumerate(self.bases):
@@ -85,7 +89,7 @@ class Conditional(LatentDistribution):
         out = torch.empty(n, self.d, dtype=first.dtype, device=first.device)
         for at, z in parts.values():
             out[at] = z
-        return out
+        return out, torch.tensor(self.labels, device=which.device)[which]
 
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator

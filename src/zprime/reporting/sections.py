@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from zprime.measure import Estimate
 from zprime.record import Audit
-from zprime.reporting import figures, latent_side, model_side, pictures
+from zprime.reporting import figures, generation, latent_side, model_side, pictures
 from zprime.reporting.explain import Number, attributes, estimate
 from zprime.reporting.table import title
 
@@ -55,6 +55,7 @@ class Section:
 
 
 IN_WORDS: dict[str, tuple[str, Callable[[Audit], Sequence[str | tuple[str, str]]]]] = {
+    "generation": ("Samples beside data", generation.lines),
     "latent_side": ("The latent side", latent_side.lines),
     "model_side": ("The likelihood and the encoder", model_side.sentences),
 }
