@@ -48,8 +48,8 @@ def audit(
         candidates: name -> fitted latent distribution, or what `fit` returned.
         posteriors: `train`, `selection` and `heldout`.
         model: for the likelihood gain and the sample grids; without it only what needs no decoder is measured.
-        rows: `selection` and `heldout` rows, in the order of their posteriors; needed with a model. With `train` rows too,
-            samples are held against data.
+        rows: `selection` and `heldout` rows, in the order of their posteriors; needed with a model. With `train` rows
+            too, samples are held against data.
         data: a description of the data set, for the report.
         settings: how much to measure.
         features: a feature space of your own: a function from rows, scaled as the model sees them, to features.

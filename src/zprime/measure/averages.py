@@ -1,4 +1,4 @@
-"""Which "average" of the posteriors? Each criterion's own minimiser, in closed form, and how far it is from all of them.
+"""Which "average" of the posteriors? Each criterion's own minimiser, in closed form, and its distance from them all.
 
 Theory page, section 1. `sum w_i KL(q_i||r)` spreads over the data; `sum w_i KL(r||q_i)` and `sum w_i W2^2(r, q_i)`
 collapse to about one posterior's width. The product of all of them (section 5) is narrower still.
@@ -12,15 +12,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.latent.barycentre import BarycentreSettings
+from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.gaussian import moments
-from zprime.latent.pool import PoolSettings
-from zprime.latent.shared import SharedSettings
+from zprime.latent.pool import Pool, PoolSettings
+from zprime.latent.shared import Shared, SharedSettings
 from zprime.measure.estimate import Estimate, exact, mean_estimate
 from zprime.measure.surgery import Surgery
 from zprime.posteriors import InMemory, Posteriors
 
 UNIT = "nats per row"
+ORDER = ("prior", "aggregated posterior", "moment match", "pool", "barycentre", "shared")
 
 
 @dataclass(frozen=True)
@@ -71,36 +72,35 @@ def averages(posteriors: Mapping[str, Posteriors], cut: Surgery) -> Averages:
         cut: ELBO surgery of the training split, for what has no closed form.
     """
     train, heldout = posteriors["train"].gather(), posteriors["heldout"].gather()
-    rng = torch.Generator()
-    about = {"selection": train, "context": None, "rng": rng}
-    pool = PoolSettings().fit(train, **about).distribution
-    barycentre = BarycentreSettings().fit(train, **about).distribution
-    shared = SharedSettings().fit(train, **about)
+    rng = torch.Generator()  # none of them draws anything
+    pool = PoolSettings().fit(train, selection=train, context=None, rng=rng).distribution
+    barycentre = BarycentreSettings().fit(train, selection=train, context=None, rng=rng).distribution
+    shared = SharedSettings().fit(train, selection=train, context=None, rng=rng)
     mean, covariance = moments(train)
     eye = torch.eye(train.d, dtype=torch.float64)
     gaussians = {
         "prior": ("nothing: it was there before the data", torch.zeros(train.d, dtype=torch.float64), eye),
         "moment match": ("mean KL(q||r) over Gaussians r", mean, covariance),
-        "pool": ("mean KL(r||q)", pool.mean.double(), torch.diag(pool.scale.double().square())),
-        "barycentre": (
-            "mean squared Wasserstein-2 distance",
-            barycentre.mean.double(),
-            torch.diag(barycentre.scale.double().square()),
-        ),
+        "pool": ("mean KL(r||q)", *_moments(pool)),
+        "barycentre": ("mean squared Wasserstein-2 distance", *_moments(barycentre)),
     }
-    if shared.outcome.ok:
-        r = shared.distribution.components  # type: ignore[union-attr]
-        gaussians["shared"] = ("p(z|D) if all rows shared one z", r.mean[0].double(), torch.diag(r.scale[0].double() ** 2))
+    if isinstance(shared.distribution, Shared):
+        gaussians["shared"] = ("p(z|D) if all rows shared one z", *_moments(shared.distribution))
     members = {n: _gaussian(n, c, m, s, train, heldout) for n, (c, m, s) in gaussians.items()}
     match = members["moment match"]
-    mixture = Average(
-        "aggregated posterior", "mean KL(q||r) over all r", cut.information, None, None, cut.hole, match.width, match.offset
+    criterion = "mean KL(q||r) over all r"
+    members["aggregated posterior"] = Average(
+        "aggregated posterior", criterion, cut.information, None, None, cut.hole, match.width, match.offset
     )
-    order = ("prior", "aggregated posterior", "moment match", "pool", "barycentre", "shared")
-    members = {n: m for n in order if (m := {**members, "aggregated posterior": mixture}.get(n)) is not None}
+    members = {n: members[n] for n in ORDER if n in members}
     weights = train.log_weights.exp()
     width = math.exp(float(weights @ train.scale.double().log().mean(1)))
     return Averages(members, width, "" if shared.outcome.ok else shared.outcome.message)
+
+
+def _moments(r: Pool | Barycentre | Shared) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Mean and covariance of one diagonal Gaussian, float64."""
+    return r.mean.double(), torch.diag(r.scale.double().square())
 
 
 def _gaussian(
@@ -131,7 +131,10 @@ def forward_kl(
     precision = torch.linalg.inv(covariance)
     gap = posteriors.mean.double() - mean
     trace = var @ precision.diagonal()
-    return 0.5 * (trace + ((gap @ precision) * gap).sum(1) - posteriors.d + torch.logdet(covariance) - var.log().sum(1))
+    out: Tensor = 0.5 * (
+        trace + ((gap @ precision) * gap).sum(1) - posteriors.d + torch.logdet(covariance) - var.log().sum(1)
+    )
+    return out
 
 
 def reverse_kl(

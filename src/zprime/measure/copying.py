@@ -5,7 +5,8 @@ reconstructions of held-out rows, which carry the same blur as generated rows bu
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +24,7 @@ NEAR = 0.05
 CELLS = 10
 CELL_ROWS = 30  # rows of the yardstick in a cell, on average, at least
 ROUNDS = 20
+ROWS = "generated rows"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Neighbours:
     def take(self, rows: Tensor | slice) -> "Neighbours":
         """Some of the rows."""
         return Neighbours(self.distance[rows], self.parent[rows], self.cell[rows], self.isolation[rows])
+
+    def everywhere(self) -> "Neighbours":
+        """As if the data were one region."""
+        return replace(self, cell=torch.zeros_like(self.cell))
 
 
 class TrainingSet:
@@ -134,11 +140,9 @@ def copying(found: Neighbours, yardstick: Neighbours, *, seed: int | None = None
     The status is `copies` if the interval of `within` lies above 1/2 + 0.1/2, or that of `near` above 0.05 + 0.1:
     what a generator gives that makes exact copies in one row of ten. Conditional on the training set and the model.
     """
-    one = torch.zeros(1, dtype=torch.long)
-    auc, placed = _auc(found, yardstick, one.expand(len(found.cell)), one.expand(len(yardstick.cell)), seed)
-    within, _ = _auc(found, yardstick, found.cell, yardstick.cell, seed)
+    auc = _auc(found.everywhere(), yardstick.everywhere(), seed)
+    within = _auc(found, yardstick, seed)
     near = _near(found, yardstick, seed)
-    rows = {"split": "generated rows", "seed": seed}
     status = "copies" if within.low > 0.5 + LIMIT / 2 or near.low > NEAR + LIMIT else "passes"
     own = found.distance[:, 0] > found.isolation
     ratio = (found.distance[:, 0] / found.distance[:, 1].clamp(min=1e-300)).nan_to_num(1.0)
@@ -148,15 +152,13 @@ def copying(found: Neighbours, yardstick: Neighbours, *, seed: int | None = None
         near=near,
         z_u=_z(auc, len(found.cell), len(yardstick.cell)),
         c_t=_c_t(found, yardstick, seed),
-        authenticity=share(int(own.sum()), len(own), unit="share of rows", **rows),
-        ratio=mean_estimate(ratio, unit="ratio of distances", **rows),
+        authenticity=share(int(own.sum()), len(own), unit="share of rows", split=ROWS, seed=seed),
+        ratio=mean_estimate(ratio, unit="ratio of distances", split=ROWS, seed=seed),
         status=status,
     )
 
 
-def _auc(
-    found: Neighbours, yardstick: Neighbours, cell: Tensor, other: Tensor, seed: int | None
-) -> tuple[Estimate, Float[Tensor, " n"]]:
+def _auc(found: Neighbours, yardstick: Neighbours, seed: int | None) -> Estimate:
     """Mean over generated rows of the share of the yardstick, in the same cell, that is farther; ties count half.
 
     The error is that of placements (DeLong et al. 1988) by cell; the interval is symmetric in the logit. Rows of cells
@@ -164,21 +166,26 @@ def _auc(
     """
     values: list[Tensor] = []
     spread = 0.0
-    kept = int(torch.isin(cell, other).sum())
-    for c in torch.unique(other).tolist():
-        a, b = found.distance[cell == c, 0], yardstick.distance[other == c, 0]
-        if not len(a):
-            continue
+    kept = int(torch.isin(found.cell, yardstick.cell).sum())
+    for mine, theirs in _by_cell(found, yardstick):
+        a, b = mine.distance[:, 0], theirs.distance[:, 0]
         values.append(1 - _below(a, b))
         if len(b) > 1:
             spread += (len(a) / kept) ** 2 * float(_below(b, a).var()) / len(b)
     placed = torch.cat(values)
     n, value = len(placed), float(placed.mean())
     var = float(placed.var()) / n + spread if n > 1 else 0.0
-    fewest = min(n, len(other))
+    fewest = min(n, len(yardstick.cell))
     low, high = _logit_interval(value, math.sqrt(var), fewest)
-    e = Estimate(value, math.sqrt(var), low, high, fewest, "chance", "generated and held-out rows", seed)
-    return e, placed
+    return Estimate(value, math.sqrt(var), low, high, fewest, "chance", "generated and held-out rows", seed)
+
+
+def _by_cell(found: Neighbours, yardstick: Neighbours) -> Iterator[tuple[Neighbours, Neighbours]]:
+    """The two, region by region, where both have rows."""
+    for c in torch.unique(yardstick.cell).tolist():
+        mine, theirs = found.take(found.cell == c), yardstick.take(yardstick.cell == c)
+        if len(mine.cell):
+            yield mine, theirs
 
 
 def _below(x: Float[Tensor, " n"], y: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
@@ -201,12 +208,9 @@ def _near(found: Neighbours, yardstick: Neighbours, seed: int | None) -> Estimat
 
     The quantile has an error of its own: half the difference between the shares below one standard error either side.
     """
-    total, n, var = 0.0, 0, 0.0
     shares = []
-    for c in torch.unique(yardstick.cell).tolist():
-        a, b = found.distance[found.cell == c, 0], yardstick.distance[yardstick.cell == c, 0]
-        if not len(a):
-            continue
+    for mine, theirs in _by_cell(found, yardstick):
+        a, b = mine.distance[:, 0], theirs.distance[:, 0]
         wobble = math.sqrt(NEAR * (1 - NEAR) / len(b))
         levels = torch.tensor([NEAR, max(0.0, NEAR - wobble), min(1.0, NEAR + wobble)], dtype=torch.float64)
         at = torch.quantile(b.double(), levels)
@@ -236,13 +240,8 @@ def _z(auc: Estimate, n: int, m: int) -> Estimate:
 def _c_t(found: Neighbours, yardstick: Neighbours, seed: int | None) -> Estimate:
     """C_T: Z_U in every region, averaged with the yardstick's shares over regions that have generated rows."""
     terms: list[tuple[float, Estimate]] = []
-    for c in torch.unique(yardstick.cell).tolist():
-        mine, theirs = found.take(found.cell == c), yardstick.take(yardstick.cell == c)
-        if not len(mine.cell):
-            continue
-        one = torch.zeros(1, dtype=torch.long)
-        auc, _ = _auc(mine, theirs, one.expand(len(mine.cell)), one.expand(len(theirs.cell)), seed)
-        terms.append((len(theirs.cell), _z(auc, len(mine.cell), len(theirs.cell))))
+    for mine, theirs in _by_cell(found, yardstick):
+        terms.append((len(theirs.cell), _z(_auc(mine, theirs, seed), len(mine.cell), len(theirs.cell))))
     total = sum(w for w, _ in terms)
     value = sum(w * e.value for w, e in terms) / total
     stderr = math.sqrt(sum((w * (e.stderr or 0.0)) ** 2 for w, e in terms)) / total

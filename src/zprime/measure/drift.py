@@ -16,7 +16,7 @@ from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
 from zprime.latent.gaussian import moments
 from zprime.measure.estimate import Z95, Estimate, mean_estimate
-from zprime.measure.resampling import GROUPS, group_of, leave_out
+from zprime.measure.resampling import GROUPS, About, group_of, leave_out
 from zprime.posteriors import InMemory
 from zprime.rng import fork
 
@@ -49,8 +49,8 @@ class Drift:
         rows: how many new rows.
         log_density: mean log r(z) at new codes less that at held-out codes, nats: below 0, r finds them less likely.
         density_p: two-sided rank test that the two have one distribution (Mann & Whitney 1947).
-        moments: KL between the Gaussians with the moments of new and of held-out aggregated posteriors, nats. Above 0 by
-            chance alone, which the p-value allows for.
+        moments: KL between the Gaussians with the moments of new and of held-out aggregated posteriors, nats. Above 0
+            by chance alone, which the p-value allows for.
         moments_p: permutation test of the same.
         dimensions: every dimension, the least likely first.
         gain: code gain of r over the prior on new rows: above 0, r still is the better of the two.
@@ -74,9 +74,7 @@ class Drift:
     sentence: str
 
 
-def drift(
-    r: LatentDistribution, new: InMemory, heldout: InMemory, *, source: str = "r", rng: torch.Generator
-) -> Drift:
+def drift(r: LatentDistribution, new: InMemory, heldout: InMemory, *, source: str = "r", rng: torch.Generator) -> Drift:
     """Compare posteriors of new rows with those of held-out rows: one draw z ~ q(z|x) each.
 
     Args:
@@ -90,7 +88,7 @@ def drift(
         ArrayError: fewer than 8 rows, or other latents.
     """
     if new.n < FEWEST or heldout.n < FEWEST:
-        raise ArrayError(f"new data: expected at least {FEWEST} rows, and as many held-out, got {new.n} and {heldout.n}")
+        raise ArrayError(f"new data: expected at least {FEWEST} rows, held-out ones too, got {new.n} and {heldout.n}")
     if new.d != heldout.d or r.d != new.d:
         raise ArrayError(f"new data: expected {r.d} latents, got {new.d} (held-out {heldout.d})")
     codes = [p.draw(rng=fork(rng, name)) for p, name in ((new, "new"), (heldout, "heldout"))]
@@ -152,7 +150,7 @@ def _moments(new: InMemory, heldout: InMemory, *, rng: torch.Generator) -> tuple
         return torch.tensor([[shift(*(k.double() @ t for t in tallies))] for k in keep], dtype=torch.float64)
 
     found = leave_out(replicate, groups=groups, pairs=False)
-    e = found.estimate(0, n=new.n, unit="nats", split="new rows and heldout", seed=rng.initial_seed(), scale="distance")
+    e = found.estimate(0, About(new.n, "new rows and heldout", rng.initial_seed()), unit="nats", scale="distance")
     both = torch.cat(sums)
     total = both.sum(0)
     reached = 0
@@ -209,9 +207,11 @@ def _sentence(d: Drift) -> str:
             f"differs by {d.log_density} nats per row)."
         )
     still = "still better than the prior on them" if d.gain.low > 0 else "no longer measurably better than the prior"
+    e = d.log_density
+    word = "less" if e.value < 0 else "more"
     return (
-        f"The new rows have drifted ({chance}): {d.source} finds their codes {d.log_density} nats per row more likely "
-        f"than held-out codes, their moments are {d.moments} nats away, and dimension {d.dimensions[0].dimension} has "
-        f"moved most. It is {still} (code gain {d.gain} nats per row; {d.gain_heldout} on held-out rows). Fit it again "
-        "on new rows, or train again."
+        f"The new rows have drifted ({chance}). {d.source} finds their codes {abs(e.value):.2f} ± {e.stderr:.2f} nats "
+        f"per row {word} likely than held-out codes; their mean and covariance are {d.moments.value:.3g} nats away; "
+        f"dimension {d.dimensions[0].dimension} has moved most. It is {still} (code gain {d.gain} nats per row; "
+        f"{d.gain_heldout} on held-out rows). Fit it again on new rows, or train again."
     )

@@ -65,6 +65,7 @@ class Classifier(nn.Module):
     def __init__(self, shape: tuple[int, ...], classes: Int[Tensor, " c"]) -> None:
         super().__init__()
         self.image = len(shape) == 3 and min(shape[1:]) >= 8
+        self.classes: Tensor
         self.register_buffer("classes", classes)
         if self.image:
             body = ConvEncoder(shape, 1, 16, WIDTH)
@@ -87,8 +88,7 @@ class Classifier(nn.Module):
     def label(self, x: Float[Tensor, "n *datum"]) -> Int[Tensor, " n"]:
         """The likeliest label of every row."""
         at = torch.cat([self(x[part]).argmax(1) for part in blocks(len(x), APPLY)])
-        out: Tensor = self.classes[at]  # type: ignore[index]
-        return out
+        return self.classes[at]
 
     def accuracy(self, rows: Rows, *, seed: int) -> Estimate:
         """Share of labelled rows that it labels rightly.

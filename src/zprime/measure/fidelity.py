@@ -15,7 +15,7 @@ from zprime.measure.estimate import Estimate
 from zprime.measure.frechet import frechet_replicates
 from zprime.measure.labels import Labels
 from zprime.measure.manifold import NAMES, NEAREST, manifold_replicates
-from zprime.measure.resampling import Groups, Halves
+from zprime.measure.resampling import About, Groups, Halves
 from zprime.measure.sliced import sliced_replicates
 
 FEWEST = 8 * NEAREST
@@ -78,19 +78,17 @@ def fidelity(
     n = len(real)
     if n < FEWEST:
         raise ArrayError(f"fidelity: expected at least {FEWEST} rows, got {n}: the figures say nothing below that")
-    about = {"n": n, "split": split, "seed": seed}
     distance, balls = frechet_replicates(real, fake), manifold_replicates(real, fake)
-    shares = {
-        name: balls.estimate(
-            i, unit="share of rows" if name != "density" else "", scale="share" if name != "density" else "plain", **about
-        )
-        for i, name in enumerate(NAMES)
-    }
+    about = About(n, split, seed)
+    shares = {name: balls.estimate(i, about, unit="share of rows", scale="share") for i, name in enumerate(NAMES)}
     found = Fidelity(
-        frechet=distance.estimate(0, unit="squared feature units", scale="distance", **about),
-        sliced=sliced_replicates(real, fake).estimate(0, unit="feature units", scale="distance", **about),
+        frechet=distance.estimate(0, about, unit="squared feature units", scale="distance"),
+        precision=shares["precision"],
+        recall=shares["recall"],
+        density=balls.estimate(NAMES.index("density"), about, unit="balls over k"),
+        coverage=shares["coverage"],
+        sliced=sliced_replicates(real, fake).estimate(0, about, unit="feature units", scale="distance"),
         told_apart=c2st(real, fake, split=split, seed=seed),
         labels=labels,
-        **shares,
     )
     return Compared(found, distance, balls)

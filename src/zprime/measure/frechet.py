@@ -4,8 +4,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from zprime.arrays import blocks
 from zprime.measure.resampling import GROUPS, Groups, group_of, leave_out
 
+BATCH = 64  # covariances decomposed together
 SECOND_ORDER = 128  # features up to which pairs of groups are left out: 466 decompositions
 
 
@@ -38,7 +40,7 @@ class _Moments:
         return count, torch.stack([p.sum(0) for p in parts]), torch.stack([p.T @ p for p in parts])
 
     def __call__(self, keep: Bool[Tensor, "b g"]) -> Float[Tensor, "b 1"]:
-        out = [self._distance(k) for k in keep.double().split(64)]
+        out = [self._distance(keep[part].double()) for part in blocks(len(keep), BATCH)]
         return torch.cat(out)[:, None]
 
     def _distance(self, keep: Float[Tensor, "b g"]) -> Float[Tensor, " b"]:
@@ -47,7 +49,8 @@ class _Moments:
         trace = (covariance + covariance2).diagonal(dim1=1, dim2=2).sum(1)
         # tr (S1 S2)^1/2 is the sum of the singular values of S1^1/2 S2^1/2: safe for singular covariances
         cross = torch.linalg.svdvals(_root(covariance).mT @ _root(covariance2)).sum(1)
-        return gap + trace - 2 * cross
+        out: Tensor = gap + trace - 2 * cross
+        return out
 
     @staticmethod
     def _moments(keep: Tensor, count: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from zprime.data import Rows
@@ -117,8 +117,8 @@ def generation(
         rows: the three splits, in the order of their posteriors.
         samples: generated rows of each candidate; 0 leaves all of this out.
         grid: rows of each that are kept: `grid.<name>` and `near.<name>`.
-        features: a feature space by name (`auto`, `pixels`, `codes`, `classifier`, `selfsupervised`), or a function from
-            rows to features.
+        features: a feature space by name (`auto`, `pixels`, `codes`, `classifier`, `selfsupervised`), or a function
+            from rows to features.
         seed: decides every draw.
         progress: called once a candidate.
 
@@ -214,7 +214,7 @@ class _Bench:
             RECONSTRUCTED: self._reconstruct("selection"),
             PLANTED: self.workshop.rows(planted),
         }
-        out = {}
+        out: dict[str, Sampled] = {}
         for name, sample in found.items():
             self.progress("samples: controls", len(out), len(found))
             entry, self.compared[name], _ = self._measure(name, name, sample, eligible=False)

@@ -1,9 +1,9 @@
 """The verdict for generation, beside the verdict by likelihood: what should z' be drawn from to make x'?
 
 1. Whoever copies is out (`copying`). If the controls of the copying test fail, the verdict is undecided.
-2. On the selection split: out is whoever covers measurably less of the data than the prior does (coverage lower by more
-   than 2 s.e., or a label missing that the prior's samples have). Of the rest, take the smallest Frechet distance; those
-   whose paired difference to it is below max(1 s.e., 2 % of the prior's distance) tie with it.
+2. On the selection split: out is whoever covers measurably less of the data than the prior does (coverage lower by
+   more than 2 s.e., or a label missing that the prior's samples have). Of the rest, take the smallest Frechet distance;
+   those whose paired difference to it is below max(1 s.e., 2 % of the prior's distance) tie with it.
 3. Among ties: the best student (train on synthetic, test on real) where there are labels, those within max(1 s.e., 1
    point) of it tying again; then whoever stores least. The prior stores nothing.
 4. Open the held-out split once, with fresh draws: leave the prior only if the Frechet distance falls by more than max(2
@@ -22,7 +22,7 @@ from zprime.latent.choose import paired
 from zprime.measure.estimate import Estimate
 from zprime.measure.fidelity import Compared
 from zprime.measure.manifold import NAMES
-from zprime.measure.resampling import Replicates
+from zprime.measure.resampling import About
 
 WORTH = 0.02
 """Share of the prior's Frechet distance below which a difference is no difference."""
@@ -101,16 +101,16 @@ def decide_generation(
     standings = _stand(rivals, prior)
     best = _pick([r for r in rivals if standings[r.name] in ("best", "tied")])
     first, chosen = confirm("prior"), confirm(best.name)
-    about = {"split": "heldout", "seed": seed}
+    about = About(first.fidelity.frechet.n, "heldout", seed)
     unit = "squared feature units"
     evidence = {
         "prior": first.fidelity.frechet,
         "choice": chosen.fidelity.frechet,
         "reconstructions": reconstructions.fidelity.frechet,
         "real rows": real.fidelity.frechet,
-        "gain": _difference(first.frechet, chosen.frechet, 0, unit, first.fidelity.frechet.n, **about),
-        "coverage gain": _difference(chosen.manifold, first.manifold, COVERAGE, "share", first.fidelity.coverage.n, **about),
-        "decoder": _difference(reconstructions.frechet, real.frechet, 0, unit, real.fidelity.frechet.n, **about),
+        "gain": (first.frechet - chosen.frechet).estimate(0, about, unit=unit),
+        "coverage gain": (chosen.manifold - first.manifold).estimate(COVERAGE, about, unit="share of rows"),
+        "decoder": (reconstructions.frechet - real.frechet).estimate(0, about, unit=unit),
     }
     found = _judge(best, evidence, tested=tested, space=space)
     return replace(found, why=[*_why(rivals, standings, best), *found.why], standings=standings, evidence=evidence)
@@ -146,18 +146,11 @@ def _pick(tied: list[Rival]) -> Rival:
     """Step 3."""
     students = [r for r in tied if r.right is not None]
     if students:
-        top = max(students, key=lambda r: float(r.right.double().mean()))  # type: ignore[union-attr]
-        kept = []
-        for r in students:
-            mean, stderr = paired(top.right.double(), r.right.double())  # type: ignore[union-attr]
-            if r is top or mean < max(stderr, POINT):
-                kept.append(r)
-        tied = kept
+        scores = {r.name: r.right.double() for r in tied if r.right is not None}
+        top = max(students, key=lambda r: float(scores[r.name].mean()))
+        gaps = {r.name: paired(scores[top.name], scores[r.name]) for r in students}
+        tied = [r for r in students if r is top or gaps[r.name][0] < max(gaps[r.name][1], POINT)]
     return min(tied, key=lambda r: (r.bytes, float(r.compared.frechet.whole[0])))
-
-
-def _difference(a: Replicates, b: Replicates, column: int, unit: str, n: int, *, split: str, seed: int) -> Estimate:
-    return (a - b).estimate(column, n=n, unit=unit, split=split, seed=seed)
 
 
 def _limit(e: Estimate, prior: Estimate) -> float:
@@ -190,8 +183,8 @@ def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: s
     if decoder.low > 0 and max(gain.value, 0.0) < CLOSES * decoder.value:
         sentence = (
             f"None of these: your encoder or decoder is the problem. Reconstructions of rows it has not seen are "
-            f"{decoder} farther from held-out rows than real rows are, and the choice of z' changes {gain.value:.3g} of "
-            f"that at best. Train for longer, with more latents or a larger network; of what there is, "
+            f"{decoder} farther from held-out rows than real rows are, and the choice of z' changes {gain.value:.3g} "
+            f"of that at best. Train for longer, with more latents or a larger network; of what there is, "
             f"{'keep the prior' if choice == 'prior' else f'{best.label} is the best'}."
         )
         return GenerationVerdict("none of these", choice, sentence, why)
@@ -218,10 +211,8 @@ def _why(rivals: list[Rival], standings: dict[str, str], best: Rival) -> list[st
     """Who is out, and what chose among the rest."""
     labels = {r.name: r.label for r in rivals}
     out = []
-    for state, words in (("copies", "copy training rows, and are out"), ("loses modes", "lose part of the data, and are out")):
-        names = [labels[n] for n, s in standings.items() if s == state]
-        if names:
-            out.append(f"{', '.join(names)}: {words}")
+    for state, words in (("copies", "copies training rows"), ("loses modes", "loses part of the data")):
+        out += [f"{labels[n]} {words}, and is out" for n, s in standings.items() if s == state]
     ties = [labels[n] for n, s in standings.items() if s in ("best", "tied")]
     if len(ties) > 1:
         by = "the best student, or tied with it and smallest" if best.right is not None else "the smallest of them"

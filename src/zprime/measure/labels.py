@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.measure.estimate import Estimate, share
-from zprime.measure.resampling import GROUPS, group_of, leave_out
+from zprime.measure.resampling import GROUPS, About, group_of, leave_out
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def label_coverage(
         return 0.5 * (a - b).abs().sum(1, keepdim=True)
 
     found = leave_out(variation, groups=groups, pairs=False)
-    distance = found.estimate(0, n=n, unit="total variation", split=split, seed=seed, scale="share")
+    distance = found.estimate(0, About(n, split, seed), unit="total variation", scale="share")
     return Labels(shares, dict(zip(names, expected.tolist(), strict=True)), distance, missing)
 
 

@@ -24,6 +24,15 @@ HALVES = 24
 
 
 @dataclass(frozen=True)
+class About:
+    """What goes with every number of a measure: rows in each sample, which rows, the seed."""
+
+    n: int
+    split: str
+    seed: int | None
+
+
+@dataclass(frozen=True)
 class Replicates(ABC):
     """k numbers on all rows, and on some of the rows, again and again."""
 
@@ -43,12 +52,13 @@ class Replicates(ABC):
         names = [f.name for f in dataclasses.fields(self)]
         return type(self)(**{n: getattr(self, n) - getattr(other, n) for n in names})
 
-    def estimate(self, column: int, *, n: int, unit: str, split: str, seed: int | None, scale: str = "plain") -> Estimate:
+    def estimate(self, column: int, about: About, *, unit: str, scale: str = "plain") -> Estimate:
         """Number `column` with its error and 95 % interval (Student's t).
 
         Args:
             column: which.
-            n, unit, split, seed: for the estimate.
+            about: what goes with the number.
+            unit: of the number.
             scale: `plain`; `share`, kept between 0 and 1, where 0 or 1 without spread gets the rule of three (3 / n);
                 `distance`, above 0, with the interval symmetric in its logarithm, since it is skew.
         """
@@ -57,12 +67,12 @@ class Replicates(ABC):
         low, high = value - half, value + half
         if scale == "share":
             if stderr == 0:
-                half, stderr = 3 / n, 1 / n
+                half, stderr = 3 / about.n, 1 / about.n
             low, high = max(0.0, value - half), min(1.0, value + half)
         elif scale == "distance":
             factor = math.exp(min(half / value, 50.0)) if value > 0 else math.inf
             low, high = max(0.0, value / factor), value * factor if value > 0 else half
-        return Estimate(value, stderr, low, high, n, unit, split, seed)
+        return Estimate(value, stderr, low, high, about.n, unit, about.split, about.seed)
 
 
 @final
@@ -129,9 +139,7 @@ def group_of(n: int, groups: int) -> Tensor:
     return torch.arange(n) % groups
 
 
-def halve(
-    statistic: Callable[[Bool[Tensor, " n"], Bool[Tensor, " m"]], Float[Tensor, " k"]], n: int, m: int
-) -> Halves:
+def halve(statistic: Callable[[Bool[Tensor, " n"], Bool[Tensor, " m"]], Float[Tensor, " k"]], n: int, m: int) -> Halves:
     """Compute a statistic, given which rows to keep of either sample: all, then random halves, always the same."""
     rng = generator(0, "halves", n, m)
     values = [statistic(torch.ones(n, dtype=torch.bool), torch.ones(m, dtype=torch.bool))]

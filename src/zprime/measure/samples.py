@@ -13,7 +13,6 @@ from zprime.measure.features import Classifier, Features
 from zprime.rng import fork
 from zprime.vae import Decoder, decoded
 
-
 DRAWS = 0.25
 
 

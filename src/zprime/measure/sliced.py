@@ -12,8 +12,9 @@ DIRECTIONS = 64
 
 def directions(features: int) -> Float[Tensor, "f l"]:
     """Random directions of length 1, the same for every pair of samples."""
-    out = torch.randn(features, DIRECTIONS, generator=generator(0, "sliced", features), dtype=torch.float64)
-    return out / out.norm(dim=0)
+    out: Tensor = torch.randn(features, DIRECTIONS, generator=generator(0, "sliced", features), dtype=torch.float64)
+    out /= out.norm(dim=0)
+    return out
 
 
 def sliced_replicates(real: Float[Tensor, "n f"], fake: Float[Tensor, "n f"]) -> Groups:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from zprime.measure.drift import Drift
 from zprime.measure.estimate import Estimate
-from zprime.measure.generation import PLANTED, Generation, Sampled
+from zprime.measure.generation import PLANTED, RECONSTRUCTED, Generation, Sampled
 from zprime.record import PURE, Audit
 
 COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
@@ -84,7 +84,7 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
             (
                 "Controls of the copying test",
                 f"planted copies of training rows are nearer with chance {planted.within.value:.3f} (must be near 1); "
-                f"reconstructions of unseen rows with chance {_within(made.controls['reconstructions'])} (must be 1/2).",
+                f"reconstructions of unseen rows with chance {_within(made.controls[RECONSTRUCTED])} (must be 1/2).",
             )
         )
     for e in made.entries:
@@ -101,9 +101,10 @@ def _copying(e: Sampled) -> str:
         return ""
     noise = "" if d is None else f" (draws with the decoder's noise: {d.within})"
     return (
-        f"{e.status}. A sample is nearer to the training set than an unseen row's reconstruction with chance {c.within} "
-        f"within regions, {c.auc} over all{noise}; {_percent(c.near)} are nearer than all but 5 % of those; Z_U "
-        f"{c.z_u.value:+.1f}, C_T {c.c_t.value:+.1f}; {_percent(c.authenticity)} authentic; distance ratio {c.ratio}."
+        f"{e.status}. A sample is nearer to the training set than an unseen row's reconstruction with chance "
+        f"{c.within} within regions, {c.auc} over all{noise}; {_percent(c.near)} are nearer than all but 5 % of those; "
+        f"Z_U {c.z_u.value:+.1f}, C_T {c.c_t.value:+.1f}; {_percent(c.authenticity)} authentic; ratio of distances "
+        f"{c.ratio}."
     )
 
 
@@ -125,23 +126,26 @@ def difference(audit: Audit) -> str:
     standing = made.verdict.standings.get(theirs, "")
     if standing == "copies":
         return (
-            f"likelihood hardly sees memorising: {a} makes held-out data likelier, but what it generates are near copies "
-            f"of training rows"
+            f"likelihood hardly sees memorising: {a} makes held-out data likelier, but what it generates are near "
+            "copies of training rows"
         )
     if standing == "loses modes":
         return f"{a} is the likelier one, but its samples cover less of the data than the prior's do"
     if made.verdict.decision in ("undecided", "none of these"):
         return (
-            f"{a} is the choice by likelihood, which is measured row by row and needs fewer of them; its samples could not "
-            f"be told to be better than those of {b}"
+            f"{a} is the choice by likelihood, which is measured row by row and needs fewer of them; its samples could "
+            f"not be told to be better than those of {b}"
         )
     if theirs == "prior":
         return (
-            f"likelihood hardly sees junk among samples (99 % of it costs at most 4.6 nats), so nothing was measurably "
-            f"better than the prior; that samples of {b} look more like the data is another matter"
+            "likelihood hardly sees junk among samples (99 % of it costs at most 4.6 nats), and nothing was measurably "
+            f"better than the prior by it; that samples of {b} look more like the data is another matter"
         )
     if standing in ("best", "tied"):
-        return f"samples of {a} and of {b} cannot be told apart in quality; the rule then takes the better student, or the smaller"
+        return (
+            f"samples of {a} and of {b} cannot be told apart in quality; the rule then takes the one with the better "
+            "student, or the smaller"
+        )
     return (
         f"{a} is the likelier one, but its samples are farther from held-out data than those of {b}: likelihood counts "
         "every row, however rare, and a distance of samples counts what most of them look like"
@@ -156,7 +160,8 @@ def drift_table(d: Drift) -> Table:
     worst = d.dimensions[0]
     table.add_row("mean log r(z), new less held-out, nats", str(d.log_density), f"{d.density_p:.3g}")
     table.add_row("moments, KL from held-out, nats", str(d.moments), f"{d.moments_p:.3g}")
-    table.add_row(f"dimension {worst.dimension}, largest of {len(d.dimensions)}", f"{worst.statistic:.3f}", f"{worst.p_value:.3g}")
+    name = f"dimension {worst.dimension}, largest of {len(d.dimensions)}"
+    table.add_row(name, f"{worst.statistic:.3f}", f"{worst.p_value:.3g}")
     table.add_row("code gain over the prior on new rows, nats", str(d.gain), "")
     table.add_row("the same on held-out rows", str(d.gain_heldout), "")
     return table
