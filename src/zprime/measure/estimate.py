@@ -75,6 +75,20 @@ def finite_mean(values: Float[Tensor, " n"], *, unit: str, split: str, seed: int
     return replace(e, trusted=False, because=f"{lost} rows {because}") if lost else e
 
 
+def skew_checked(e: Estimate, values: Float[Tensor, " n"]) -> Estimate:
+    """Not to be trusted where a few rows decide: fewer rows than 25 times the squared skewness (Cochran 1977, 2.15)."""
+    values = values[torch.isfinite(values)].double()
+    gap = values - values.mean()
+    var = float(gap.square().mean())
+    if not e.trusted or var <= 0:
+        return e
+    needed = 25 * float(gap.pow(3).mean()) ** 2 / var**3
+    if len(values) >= needed:
+        return e
+    because = f"a few rows decide: {len(values)} of them, and a skewness that asks for {needed:.0f}"
+    return replace(e, trusted=False, because=f"{because}; the interval may be too short")
+
+
 def share(hits: int, n: int, *, unit: str, split: str, seed: int | None) -> Estimate:
     """A share with its exact 95 % interval (Clopper & Pearson 1934) and its binomial standard error."""
     p = hits / n
