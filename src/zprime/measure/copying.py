@@ -191,7 +191,7 @@ def _by_cell(found: Neighbours, yardstick: Neighbours) -> Iterator[tuple[Neighbo
 def _below(x: Float[Tensor, " n"], y: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
     """For each x the share of y below it, ties half."""
     ranked = y.double().sort().values
-    x = x.double()
+    x = x.double().contiguous()
     return (torch.searchsorted(ranked, x) + torch.searchsorted(ranked, x, right=True)).double() / (2 * len(y))
 
 
