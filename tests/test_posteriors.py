@@ -7,30 +7,14 @@ import torch
 from torch import Tensor
 
 from oracles import torch_mixture
-from zoo import posteriors, weighted
+from zoo import posteriors, sharded, weighted
 from zprime import artifact
-from zprime.arrays import blocks
 from zprime.errors import ArrayError, ArtifactError
 from zprime.latent import Aggregated, AggregatedSettings
 from zprime.posteriors import InMemory, Posteriors, Sharded
 from zprime.rng import generator
 
 POINTS = 2 * torch.randn(40, 3, generator=generator(0, "points"), dtype=torch.float64)
-
-
-def sharded(p: InMemory, path: Path, size: int) -> Sharded:
-    """The folder that encoding writes, with shards of `size` rows."""
-    files = {f"shard-{b.start}.safetensors": {"mean": p.mean[b], "scale": p.scale[b]} for b in blocks(p.n, size)}
-    config = {"n": p.n, "d": p.d, "shards": list(files), "sizes": [len(t["mean"]) for t in files.values()]}
-    index = {"row_ids": p.row_ids, "labels": p.labels, "weights": p.weights}
-    files["index.safetensors"] = {k: v for k, v in index.items() if v is not None}
-    with artifact.staging(path) as folder:
-        hashes = {}
-        for name, tensors in files.items():
-            (folder / name).write_bytes(artifact.pack(tensors))
-            hashes[name] = artifact.hashlib.sha256(artifact.pack(tensors)).hexdigest()
-        artifact.seal(folder, "posteriors", config=config, files=hashes)
-    return Sharded(path)
 
 
 def rich(d: int = 3) -> InMemory:

@@ -3,11 +3,15 @@
 Every law in test_latent_laws.py is tested on every entry: a new kind is one new line here.
 """
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
 
+from zprime import artifact
+from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution, Settings
 from zprime.latent.active import Active
 from zprime.latent.aggregated import AggregatedSettings
@@ -26,7 +30,7 @@ from zprime.latent.resampled import ResampledSettings
 from zprime.latent.shared import SharedSettings
 from zprime.latent.two_stage import TwoStageSettings
 from zprime.latent.vamp import Vamp
-from zprime.posteriors import InMemory
+from zprime.posteriors import InMemory, Sharded
 from zprime.rng import generator
 
 
@@ -44,6 +48,21 @@ def weighted(d: int, dtype: torch.dtype) -> InMemory:
     p = posteriors(d, dtype)
     weights = (torch.arange(p.n) % 4).to(dtype)
     return InMemory(p.mean, p.scale, weights=weights / weights.sum())
+
+
+def sharded(p: InMemory, path: Path, size: int) -> Sharded:
+    """The folder that encoding writes, with shards of `size` rows."""
+    files = {f"shard-{b.start}.safetensors": {"mean": p.mean[b], "scale": p.scale[b]} for b in blocks(p.n, size)}
+    config = {"n": p.n, "d": p.d, "shards": list(files), "sizes": [len(t["mean"]) for t in files.values()]}
+    index = {"row_ids": p.row_ids, "labels": p.labels, "weights": p.weights}
+    files["index.safetensors"] = {k: v for k, v in index.items() if v is not None}
+    with artifact.staging(path) as folder:
+        hashes = {}
+        for name, tensors in files.items():
+            (folder / name).write_bytes(artifact.pack(tensors))
+            hashes[name] = hashlib.sha256(artifact.pack(tensors)).hexdigest()
+        artifact.seal(folder, "posteriors", config=config, files=hashes)
+    return Sharded(path)
 
 
 def apart(d: int, dtype: torch.dtype) -> InMemory:

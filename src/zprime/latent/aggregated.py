@@ -74,7 +74,7 @@ class AggregatedSettings:
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class OnDemand(LatentDistribution):
     """The aggregated posterior over posteriors that need not be in memory: shards on disk, or rows encoded on demand.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zprime import distribution
 from zprime.components import Tilted, choose, choose_rows
-from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Settings, silent
+from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Progress, Settings, silent
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.gaussian import GaussianSettings
 from zprime.latent.mixture import MixtureSettings
@@ -35,6 +35,13 @@ class Conditional(LatentDistribution):
     def d(self) -> int:
         """Latent dimension."""
         return self.bases[0].d
+
+    @property
+    def density(self) -> Density:
+        """The least exact of the parts'."""
+        found = {b.density for b in self.bases}
+        ranked: tuple[Density, ...] = ("none", "estimate", "bound")
+        return next((d for d in ranked if d in found), "exact")
 
     @property
     def holds_rows(self) -> bool:
@@ -80,15 +87,10 @@ class Conditional(LatentDistribution):
     def sample_labelled(self, n: int, *, rng: torch.Generator) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
         """Draws, and the labels that they were drawn for."""
         which = choose(self.log_weight, n, rng)
-        parts = {}
-        for k, base in enumerate(self.bases):
-            at = (which == k).nonzero().flatten()
-            if len(at):
-                parts[k] = (at, base.sample(len(at), rng=rng))
-        first = next(iter(parts.values()))[1]
-        out = torch.empty(n, self.d, dtype=first.dtype, device=first.device)
-        for at, z in parts.values():
-            out[at] = z
+        counts = torch.bincount(which, minlength=len(self.bases)).tolist()
+        out = torch.cat([base.sample(count, rng=rng) for base, count in zip(self.bases, counts, strict=True)])
+        # drawn label by label; row i goes where label i was
+        out = out[which.argsort(stable=True).argsort()]
         return out, torch.tensor(self.labels, device=which.device)[which]
 
     def tilt(

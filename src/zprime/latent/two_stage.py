@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from zprime.arrays import LOG_2PI
-from zprime.distribution import Fit, LatentDistribution, Progress, silent
+from zprime.distribution import Density, Fit, LatentDistribution, Progress, silent
 from zprime.latent.fitting import (
     MLP,
     NetworkDistribution,
@@ -91,7 +91,7 @@ class TwoStage(NetworkDistribution[Second]):
     """
 
     kind: ClassVar[str] = "two-stage"
-    density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "bound"
+    density_of_kind: ClassVar[Density] = "bound"
     hidden: tuple[int, ...]
     draws: int
 
