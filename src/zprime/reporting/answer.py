@@ -4,7 +4,6 @@ In Bayesian inference one updates p(Z) to p(Z|X=D) and draws z' from that; a tra
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from zprime.measure.averages import Average
 from zprime.measure.estimate import Estimate
@@ -12,6 +11,7 @@ from zprime.measure.generation import REAL
 from zprime.record import PURE, Audit, Entry
 from zprime.reporting.generation import difference
 from zprime.reporting.table import size
+from zprime.reporting.words import bullets, gloss, nats, plain, shown, size_of
 
 QUESTION = (
     "In Bayesian inference one updates the prior p(Z) to p(Z|X=D), draws z′ from that, and x′ from p(X|z′). A VAE, "
@@ -36,10 +36,10 @@ def explain(audit: Audit) -> str:
 
 def _short(audit: Audit) -> list[str]:
     s, made = audit.surgery["train"], audit.generation
-    shipped = audit.entry(audit.shipped)
-    if shipped.name != "prior":
+    choice = audit.entry(audit.shipped)
+    if choice.name != "prior":
         answer = (
-            f"For this model: do not. Draw z′ from {shipped.label}{_gloss(shipped)}, which takes {size(shipped.bytes)}."
+            f"For this model: do not. Draw z′ from {choice.label}{gloss(choice)}, which takes {size(choice.bytes)}."
         )
     elif made is not None and made.verdict.decision == "none of these":
         answer = "For this model the question comes too early: where z′ is drawn from is not what ails its samples."
@@ -51,7 +51,7 @@ def _short(audit: Audit) -> list[str]:
         "A VAE draws z′ from N(0, I) because that is what the model itself says of a new z′, once its parameters are "
         "learned. Whether it is true of the data is another matter.",
         f"(1) The KL term makes the *average* of the posteriors resemble N(0, I) in mean and covariance "
-        f"({_nats(s.gaussian_part.value)} nats apart), not each posterior ({_nats(s.mean_kl.value)} nats).",
+        f"({nats(s.gaussian_part.value)} nats apart), not each posterior ({nats(s.mean_kl.value)} nats).",
     ]
     a = audit.averages
     if a is not None:
@@ -59,7 +59,7 @@ def _short(audit: Audit) -> list[str]:
         guess = "that is p(Z) to within" if gap < 1 else "p(Z) is worse than that by"
         reasons.append(
             f"(2) In the KL of the ELBO, the distribution closest to every posterior is their mixture. Among single "
-            f"Gaussians {guess} {_nats(gap)} nats."
+            f"Gaussians {guess} {nats(gap)} nats."
         )
     reasons.append("(3) That mixture can be stored. But it is the training set, and behaves like it.")
     verdicts = [f"By likelihood: {audit.verdict.sentence}"]
@@ -68,7 +68,7 @@ def _short(audit: Audit) -> list[str]:
     why = difference(audit)
     if why:
         verdicts.append(f"They differ: {why}.")
-    return [f"**{answer}**", " ".join(reasons), _bullets(verdicts)]
+    return [f"**{answer}**", " ".join(reasons), bullets(verdicts)]
 
 
 def _posterior(audit: Audit) -> list[str]:
@@ -91,9 +91,9 @@ def _posterior(audit: Audit) -> list[str]:
             f"Taken literally, p(Z|X=D) belongs to another model: *one* z behind all {r.forward.n:,} rows. Hard to "
             f"compute "
             f"it is not: from Gaussian posteriors it is a product in closed form. But it is a needle, "
-            f"{_plain(r.width)} wide in each dimension where the posterior of one row is {_plain(a.width)} and the "
+            f"{plain(r.width)} wide in each dimension where the posterior of one row is {plain(a.width)} and the "
             f"prior 1, "
-            f"and {_nats(r.to_prior.value)} nats from the prior. Draws from it are all alike, and so are their x′"
+            f"and {nats(r.to_prior.value)} nats from the prior. Draws from it are all alike, and so are their x′"
             f"{_samples(audit, 'shared')}. A product of posteriors narrows with every row. What one wants for new "
             f"rows is "
             "their mixture."
@@ -106,7 +106,7 @@ def _posterior(audit: Audit) -> list[str]:
 def _kl_term(audit: Audit) -> list[str]:
     s = audit.surgery["train"]
     n, info, seen = s.mean_kl.n, s.information, s.gaussian_part.value
-    width = "" if audit.averages is None else f", and about {_plain(audit.averages.width)} wide where the prior is 1"
+    width = "" if audit.averages is None else f", and about {plain(audit.averages.width)} wide where the prior is 1"
     if s.mean_kl.value < 0.1:
         near = "They are near indeed, so near that the codes say next to nothing about the data."
     else:
@@ -114,13 +114,13 @@ def _kl_term(audit: Audit) -> list[str]:
     full = "nearly all" if info.value > s.log_n - 0.5 else "not all"
     share = 100 * seen / s.hole.value if s.hole.value > 0 else 100.0
     out = [
-        f"On average a posterior is {_nats(s.mean_kl.value)} nats from p(z){width}. {near} Those nats have two parts "
+        f"On average a posterior is {nats(s.mean_kl.value)} nats from p(z){width}. {near} Those nats have two parts "
         "(Hoffman & Johnson 2016):",
-        _bullets(
+        bullets(
             [
-                f"**{_error(info)} nats tell the rows apart.** It could be log N = {_nats(s.log_n)} at most; "
+                f"**{shown(info)} nats tell the rows apart.** It could be log N = {nats(s.log_n)} at most; "
                 f"exp(I) = {s.told_apart.value:,.0f} of {n:,} rows can be told apart: {full}.",
-                f"**{_error(s.hole)} nats are the distance of their average from p(z).** {_nats(seen)} of them "
+                f"**{shown(s.hole)} nats are the distance of their average from p(z).** {nats(seen)} of them "
                 f"({share:.0f} %) can be seen in its mean and covariance. The rest is shape: clumps with holes "
                 f"between.",
             ]
@@ -135,7 +135,7 @@ def _kl_term(audit: Audit) -> list[str]:
         out.append(
             f"(These are the codes of {n:,} rows, and narrow posteriors of so few rows always leave gaps. How far the "
             f"average over *all* rows that there could be is from p(z) is only known to lie between "
-            f"{_nats(max(0.0, hole.low))} and {_nats(hole.high)} nats.)"
+            f"{nats(max(0.0, hole.low))} and {nats(hole.high)} nats.)"
         )
     return out
 
@@ -147,9 +147,9 @@ def _average(audit: Audit) -> list[str]:
     match, exact, prior = a.members["moment match"], a.members["aggregated posterior"], a.members["prior"]
     gap = prior.forward.value - match.forward.value
     if gap < 1:
-        guess = f"here your guess is right: it is p(Z), to within {_nats(gap)} nats."
+        guess = f"here your guess is right: it is p(Z), to within {nats(gap)} nats."
     else:
-        guess = f"it is {_nats(gap)} nats better than p(Z): here even mean and covariance of the codes are off."
+        guess = f"it is {nats(gap)} nats better than p(Z): here even mean and covariance of the codes are off."
     out = [
         "That depends on the direction of the KL. Each line below is closest in its own sense (nats, mean over the "
         f"{prior.forward.n:,} training rows; q is one row’s posterior):",
@@ -159,18 +159,18 @@ def _average(audit: Audit) -> list[str]:
         f"aggregated "
         f"posterior. The closest *single Gaussian* takes over its mean and covariance, and {guess} With KL(r‖q), or in "
         f"Wasserstein distance, the average collapses to the width of about one posterior "
-        f"({_plain(a.members['pool'].width)} and {_plain(a.members['barycentre'].width)}): draws from it all make "
+        f"({plain(a.members['pool'].width)} and {plain(a.members['barycentre'].width)}): draws from it all make "
         f"much the "
         f"same x′{_samples(audit, 'pool') or _samples(audit, 'barycentre')}.",
         f"So p(Z) is about the right Gaussian, and a Gaussian is the wrong form: the mixture is "
-        f"{_nats(match.forward.value - exact.forward.value)} nats closer still. Most of that is memory of these very "
+        f"{nats(match.forward.value - exact.forward.value)} nats closer still. Most of that is memory of these very "
         f"rows, "
         "see (3); what counts is how much of it is left on rows that r has not seen.",
     ]
     best = _best_kind(audit)
     if best is not None:
         e, gain = best
-        out[-1] += f" {e.label} ({size(e.bytes)}) is {_error(gain)} nats closer to their posteriors than p(Z)."
+        out[-1] += f" {e.label} ({size(e.bytes)}) is {shown(gain)} nats closer to their posteriors than p(Z)."
     else:
         out[-1] += " Here that is nothing measurable."
     return out
@@ -182,11 +182,11 @@ def _row(m: Average) -> str:
     cells = [
         sense.replace("mean ", "").replace("||", "‖"),
         name,
-        _error(m.forward),
-        "–" if m.heldout is None else _error(m.heldout),
-        "–" if m.reverse is None else _error(m.reverse),
-        _error(m.to_prior),
-        _plain(m.width),
+        shown(m.forward),
+        "–" if m.heldout is None else shown(m.heldout),
+        "–" if m.reverse is None else shown(m.reverse),
+        shown(m.to_prior),
+        plain(m.width),
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -206,7 +206,7 @@ def _mixture(audit: Audit) -> list[str]:
         what = "log p(x)" if "likelihood" in rungs else "ELBO"
         gain = measured.gain
         worse = gain.value < 0
-        change = f"{_abs(gain)} nats per row {'worse' if worse else 'better'} off in {what} than under p(Z)"
+        change = f"{size_of(gain)} nats per row {'worse' if worse else 'better'} off in {what} than under p(Z)"
         because = "; their codes fall between the narrow posteriors of the old rows" if worse else ""
         points.append(f"**It does not know new rows.** Unseen rows are {change}{because}.")
         if not worse:
@@ -216,7 +216,7 @@ def _mixture(audit: Audit) -> list[str]:
     if found is not None:
         e = found.memorised["code"]
         points.append(
-            f"**It knows the old ones by heart.** A training row’s own component is worth {_error(e)} nats to it; "
+            f"**It knows the old ones by heart.** A training row’s own component is worth {shown(e)} nats to it; "
             f"leave it "
             "out, and they are gone."
         )
@@ -224,7 +224,7 @@ def _mixture(audit: Audit) -> list[str]:
     out = [
         f"You would be drawing from the closest r of all, exactly, and storage is the least of its troubles. {stored}. "
         "The trouble is what it stores:",
-        _bullets(points),
+        bullets(points),
     ]
     choice = audit.entry(audit.shipped)
     if choice.name != "prior" and not choice.holds_rows:
@@ -246,10 +246,10 @@ def _copied(audit: Audit, name: str) -> list[str]:
     return [
         f"**{title}** {100 * c.near.value:.0f} % of them lie nearer to a training row than all but 5 % of "
         f"reconstructions of "
-        f"unseen rows do, and a sample is the nearer of two with chance {_error(c.within)} (1/2 without copying).",
+        f"unseen rows do, and a sample is the nearer of two with chance {shown(c.within)} (1/2 without copying).",
         f"**And they look good.** Frechet distance to unseen rows in {made.features} features: "
-        f"{_error(sampled.fidelity.frechet)}; p(Z) {_error(made.entry('prior').fidelity.frechet)}, real rows "
-        f"{_error(made.controls[REAL].fidelity.frechet)}. Whoever judges by the look of samples would choose it.",
+        f"{shown(sampled.fidelity.frechet)}; p(Z) {shown(made.entry('prior').fidelity.frechet)}, real rows "
+        f"{shown(made.controls[REAL].fidelity.frechet)}. Whoever judges by the look of samples would choose it.",
     ]
 
 
@@ -259,7 +259,7 @@ def _role(audit: Audit) -> list[str]:
     points = [
         "**In training** it is the common scale. Without it the encoder would spread the codes out and shrink each to "
         "a "
-        f"point, and the decoder would never see what lies between. {_nats(s.mean_kl.value)} nats per row is what that "
+        f"point, and the decoder would never see what lies between. {nats(s.mean_kl.value)} nats per row is what that "
         "costs here.",
         "**In the finished model** it is the claim that codes of new rows are spread like N(0, I): right as far as the "
         "aggregated posterior of all rows is like it, and no farther.",
@@ -297,14 +297,16 @@ def _role(audit: Audit) -> list[str]:
             f"from the "
             "holes too, where the decoder was never trained."
         )
-    return [_bullets(points)]
+    return [bullets(points)]
 
 
 def _limits(audit: Audit) -> list[str]:
     made = audit.generation
     held = next(iter(audit.entries[0].scores["heldout"].values())).gain.n
     d = len(audit.surgery["train"].dimension_kl)
-    text = f"One model with {d} latents, seed {audit.seed}. ± is one standard error; likelihoods are over {held:,} unseen rows"
+    text = (
+        f"One model with {d} latents, seed {audit.seed}. ± is one standard error; gains are over {held:,} unseen rows"
+    )
     if made is not None:
         text += (
             f", Frechet distance, coverage and “off the data” over {made.rows:,} rows a sample in {made.features} "
@@ -323,27 +325,6 @@ PARTS: dict[str, Callable[[Audit], list[str]]] = {
     "Then what is p(Z) for?": _role,
     "What this rests on": _limits,
 }
-
-
-GLOSS = {
-    "mixture": "Gaussians fitted to all posteriors",
-    "gaussian": "one Gaussian with the mean and covariance of the posteriors",
-    "conditional": "Gaussians fitted to the posteriors of each label",
-    "exemplars": "the posteriors, smoothed",
-    "vamp": "posteriors of rows that were made up for it",
-    "flow": "a network fitted to the posteriors",
-    "flow-matching": "a network fitted to the posteriors",
-    "two-stage": "a second VAE fitted to the posteriors",
-    "resampled": "a Gaussian, re-weighted by a network",
-}
-
-
-def _gloss(e: Entry) -> str:
-    """What a label means, in brackets."""
-    says = next((v for k, v in GLOSS.items() if e.label.split("(")[0].split(" ")[0] == k), "")
-    share = e.chosen.get("epsilon")
-    words = [w for w in (says, f"with {100 * share:g} % of p(Z) mixed in" if share else "") if w]
-    return f" ({', '.join(words)})" if words else ""
 
 
 def _exact(audit: Audit) -> Entry | None:
@@ -367,30 +348,3 @@ def _samples(audit: Audit, name: str) -> str:
     if found is None:
         return ""
     return f" (measured: its samples cover {100 * found.fidelity.coverage.value:.0f} % of unseen rows)"
-
-
-def _plain(x: float) -> str:
-    """Three figures."""
-    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
-
-
-def _nats(x: float) -> str:
-    """Two decimals, none from 100 on."""
-    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.2f}"
-
-
-def _error(e: Estimate) -> str:
-    """Value and standard error, without a plus sign; the error left out where it is below the last figure shown."""
-    if e.stderr is None or e.stderr < 0.005:
-        return _nats(e.value)
-    if abs(e.value) >= 100:
-        return f"{e.value:,.0f} ± {e.stderr:,.0f}"
-    return str(e).removeprefix("+")
-
-
-def _abs(e: Estimate) -> str:
-    return _error(replace(e, value=abs(e.value)))
-
-
-def _bullets(points: list[str]) -> str:
-    return "\n".join(f"- {p}" for p in points)
