@@ -21,10 +21,8 @@ from zprime.encoding import Reencoded, encode
 from zprime.errors import ArtifactError, UsageError
 from zprime.fitting import fit, load_fit, save_fit
 from zprime.latent.context import Context
-from zprime.measure.drift import Drift, drift
 from zprime.posteriors import Posteriors, Sharded
 from zprime.record import Audit, AuditSettings
-from zprime.rng import generator
 from zprime.sampling import GenerativeModel
 from zprime.training import Trained, TrainSettings, train
 from zprime.vae import VAE, VAESettings
@@ -283,23 +281,6 @@ class Run:
         shape = tuple(found.config["shape"])
         image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
         return GenerativeModel(r, model, tensors["shift"], tensors["scale"], image, self._copying(name))
-
-    def drift(self, data: str, *, seed: int) -> Drift:
-        """Whether codes of the rows in `data` still fit the shipped latent distribution.
-
-        Raises:
-            UsageError: nothing to read there, or rows of another shape; a latent distribution without a density.
-            ArrayError: rows that cannot be used, or fewer than 8.
-        """
-        name = self.choice()
-        shipped = self.generative(name)
-        if shipped.latent.density == "none":
-            raise UsageError(f"new data: {name} knows no log r(z), which drift is measured by; audit another kind")
-        found = self._need("data", "data", "train")
-        new = datasets.new_rows(data, found.config, found.tensors(), seed=seed)
-        codes = encode(vae.load(self.path / "model"), new, progress=self.progress).gather()
-        heldout = self._posteriors("heldout").gather()
-        return drift(shipped.latent, codes, heldout, source=shipped.latent.label, rng=generator(seed, "drift"))
 
     def _copying(self, name: str) -> str:
         """What the audit found of the samples of a latent distribution as it is now: `copies`, `passes`, `untested`."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from zprime.cli.console import bars, give, say, say_table, set_threads, verdicts
 from zprime.cli.run import FLAT
+from zprime.drifting import drift_of
 from zprime.pipeline import Run
 from zprime.plain import to_plain
 from zprime.record import AuditSettings
@@ -34,7 +35,7 @@ def audit(
     set_threads(heavy=True)
     if new_data:
         with bars() as progress:
-            moved = Run.open(run, progress=progress).drift(new_data, seed=seed)
+            moved = drift_of(Run.open(run, progress=progress), new_data, seed=seed)
         say(drift_table(moved))
         say(moved.sentence)
         give({"drift": to_plain(moved)})

@@ -190,8 +190,9 @@ def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: s
         return GenerationVerdict("none of these", choice, sentence, why)
     if choice != "prior":
         sentence = (
-            f"Generate from {best.label}, not from the prior: its samples do not copy, and are {gain} nearer to "
-            f"held-out data (Frechet distance in {space} features; the prior's is {evidence['prior'].value:.3g})."
+            f"Generate from {best.label}, not from the prior: its samples do not copy, and their Frechet distance to "
+            f"held-out data ({space} features) is {evidence['choice'].value:.3g} where the prior's is "
+            f"{evidence['prior'].value:.3g} (a difference of {gain.value:.3g} ± {gain.stderr:.2g})."
         )
         return GenerationVerdict("leave the prior", choice, sentence, why)
     if confirmed:
