@@ -217,7 +217,7 @@ class Run:
                 posteriors,
                 model=model,
                 rows=self.rows,
-                data=self.dataset.describe(),
+                data={**self.dataset.describe(), "log_scale": self.dataset.log_scale},
                 settings=settings,
                 seed=seed,
                 progress=self.progress,

@@ -145,6 +145,11 @@ class Dataset:
         """What the training rows take as they are stored: the other way to keep the aggregated posterior."""
         return self.raw[self.ids["train"]].numel() * self.raw.element_size()
 
+    @property
+    def log_scale(self) -> float:
+        """Sum of log scale over the entries of a datum: what a log-density loses in the units of the data as stored."""
+        return float(self.scale.double().log().sum())
+
     def describe(self) -> dict[str, Any]:
         """For a manifest: JSON-able."""
         return {
@@ -157,7 +162,6 @@ class Dataset:
             "content": self.hash,
             "copies": self.copies,
             "bytes": self.bytes,
-            "log_scale": float(self.scale.double().log().sum()),
         }
 
     def tensors(self) -> dict[str, Tensor]:
