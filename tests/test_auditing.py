@@ -12,7 +12,7 @@ from zprime.posteriors import InMemory
 from zprime.record import AuditSettings
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
-SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10)
+SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10, samples=60)
 
 
 def splits(shift: float = 0.0, n: int = 80) -> tuple[dict[str, InMemory], dict[str, Rows]]:

@@ -204,25 +204,35 @@ def _logit_interval(value: float, stderr: float, n: int) -> tuple[float, float]:
 
 
 def _near(found: Neighbours, yardstick: Neighbours, seed: int | None) -> Estimate:
-    """Share of generated rows below the 5 % quantile of the yardstick's distances in their cell.
+    """Share of generated rows nearer than all but 5 % of the yardstick in their region.
 
-    The quantile has an error of its own: half the difference between the shares below one standard error either side.
+    The yardstick's quantile has an error of its own: half the difference between the shares one standard error below
+    and above it.
     """
-    shares = []
+    shares: list[tuple[int, float, float]] = []
     for mine, theirs in _by_cell(found, yardstick):
-        a, b = mine.distance[:, 0], theirs.distance[:, 0]
-        wobble = math.sqrt(NEAR * (1 - NEAR) / len(b))
-        levels = torch.tensor([NEAR, max(0.0, NEAR - wobble), min(1.0, NEAR + wobble)], dtype=torch.float64)
-        at = torch.quantile(b.double(), levels)
-        below = (a.double()[:, None] < at).double().mean(0)
-        shares.append((len(a), float(below[0]), float(below[2] - below[1]) / 2))
+        a, b = mine.distance[:, 0].double(), theirs.distance[:, 0].double().sort().values
+        place = NEAR * (len(b) + 1)  # an order statistic k of n has k / (n + 1) below it on average
+        wobble = math.sqrt(NEAR * (1 - NEAR) * len(b))
+        low, middle, high = (_share_below(a, b, place + w) for w in (-wobble, 0.0, wobble))
+        shares.append((len(a), middle, (high - low) / 2))
     n = sum(m for m, _, _ in shares)
     total = sum(m * s for m, s, _ in shares) / n
-    var = sum((m / n * w) ** 2 for m, _, w in shares)
-    p = (total * n + 2) / (n + 4)
-    stderr = math.sqrt(p * (1 - p) / n + var)
+    p = (total * n + 2) / (n + 4)  # a share of 0 has an error too (Agresti & Coull 1998)
+    stderr = math.sqrt(p * (1 - p) / n + sum((m / n * w) ** 2 for m, _, w in shares))
     low, high = max(0.0, total - Z95 * stderr), min(1.0, total + Z95 * stderr)
     return Estimate(total, stderr, low, high, n, "share of rows", "generated and held-out rows", seed)
+
+
+def _share_below(a: Float[Tensor, " n"], ranked: Float[Tensor, " m"], place: float) -> float:
+    """Share of `a` below the value at a fractional place (from 1) of the ranked values."""
+    if place <= 0:
+        return 0.0
+    if place < 1:  # below the least of them, in proportion
+        return place * float((a < ranked[0]).double().mean())
+    k = min(int(place), len(ranked)) - 1
+    step = ranked[min(k + 1, len(ranked) - 1)] - ranked[k]
+    return float((a < ranked[k] + (place - 1 - k) * step).double().mean())
 
 
 def _z(auc: Estimate, n: int, m: int) -> Estimate:

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, final
+from typing import TypeVar, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +21,8 @@ from zprime.rng import generator
 
 GROUPS = 30
 HALVES = 24
+
+R = TypeVar("R", bound="Replicates")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Replicates(ABC):
     def stderr(self) -> Float[Tensor, " k"]:
         """Standard errors."""
 
-    def __sub__(self, other: Self) -> Self:
+    def __sub__(self: R, other: R) -> R:
         """The difference of two statistics whose replicates left out the same real rows."""
         names = [f.name for f in dataclasses.fields(self)]
         return type(self)(**{n: getattr(self, n) - getattr(other, n) for n in names})

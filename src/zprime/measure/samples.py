@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,7 +35,7 @@ class Sample:
     means: Neighbours
     draws: Neighbours | None
 
-    def mixed(self, other: Self, coin: Bool[Tensor, " n"]) -> "Sample":
+    def mixed(self, other: "Sample", coin: Bool[Tensor, " n"]) -> "Sample":
         """Rows of `other` where the coin says so: a mixture of two sources, for nothing."""
         return Sample(
             _pick(self.x, other.x, coin),
