@@ -90,7 +90,10 @@ def finite_mean(values: Float[Tensor, " n"], *, unit: str, split: str, seed: int
 
 
 def skew_checked(e: Estimate, values: Float[Tensor, " n"]) -> Estimate:
-    """Not to be trusted where a few rows decide: fewer rows than 25 times the squared skewness (Cochran 1977, 2.15)."""
+    """Not to be trusted where a few rows decide: fewer rows than 25 times the squared skewness.
+
+    (Cochran 1977, section 2.15.)
+    """
     values = values[torch.isfinite(values)].double()
     gap = values - values.mean()
     var = float(gap.square().mean())
