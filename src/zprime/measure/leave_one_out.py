@@ -16,7 +16,7 @@ from zprime.components import PAIRS, Diagonal
 from zprime.distribution import LatentDistribution, Progress, silent
 from zprime.errors import UsageError
 from zprime.kernels import diagonal_log_ratio, mixture_log_prob
-from zprime.kernels.diagonal import mask
+from zprime.kernels.tiles import mask
 from zprime.latent import Active, Aggregated, Exemplars
 from zprime.measure.estimate import Estimate, finite_mean, skew_checked
 from zprime.measure.ladder import DIVERGE, Ladder
