@@ -11,7 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks
+from zprime.errors import UsageError
 
+INTERFACE = 1  # of the extension module; counted up with every change of it, here and in module.cpp
 ROUNDING = 2e-5  # nats that a term may err by in float32; where more is possible it is computed again in float64
 DROPPED = 1e-9  # nats that float32 inputs lose at a tolerance of 0; float64 inputs lose 1e-15
 SORTED = 256  # points from which on it pays to sort the components by neighbourhood
@@ -22,18 +24,33 @@ SMALL = 1 << 22  # the same, below which one thread is faster than several
 LOG2_E = 1 / math.log(2)
 
 
-def load() -> tuple[Any, str]:
-    """The extension module, or None, and in words why."""
-    wanted = os.environ.get("ZPRIME_KERNELS", "")
+def load(wanted: str) -> tuple[Any, str]:
+    """The extension module, or None, and in words why not.
+
+    Args:
+        wanted: `torch` does without; the name of an instruction set uses that; empty takes the best.
+
+    Raises:
+        UsageError: neither, or this machine cannot run it.
+    """
     if wanted == "torch":
         return None, "ZPRIME_KERNELS=torch"
     try:
-        return importlib.import_module("zprime.kernels._compiled"), ""
+        found = importlib.import_module("zprime.kernels._compiled")
+    except ModuleNotFoundError:
+        return None, "not built; with a C++ compiler at hand, install zprime again"
     except ImportError as error:
-        return None, f"not built: no C++ compiler when zprime was installed ({error})"
+        return None, f"cannot be loaded ({error}); install zprime again"
+    if found.interface != INTERFACE:
+        return None, "built from other sources than these; install zprime again"
+    if wanted and wanted not in found.sets():
+        known = ", ".join(found.sets())
+        raise UsageError(f"ZPRIME_KERNELS: expected torch, or what this machine can run ({known}), got {wanted!r}")
+    found.use(wanted or found.sets()[0])
+    return found, ""
 
 
-module, missing = load()
+module, missing = load(os.environ.get("ZPRIME_KERNELS", ""))
 
 
 def usable(*tensors: Tensor) -> bool:

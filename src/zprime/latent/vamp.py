@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
@@ -39,7 +40,7 @@ class Vamp(GaussianDistribution):
     scale: Float[Tensor, "k d"]
     learned: bool = True
 
-    @property
+    @cached_property
     def components(self) -> Diagonal:
         """The K Gaussians."""
         return Diagonal(self.log_weight, self.mean, self.scale)

@@ -255,6 +255,12 @@ NB_MODULE(_compiled, m) {
     nb::set_leak_warnings(false);  // what is cached at the end of the process is no leak
     bind<float>(m, "Single");
     bind<double>(m, "Double");
+    m.attr("interface") = 1;  // counted up with every change of what is below, here and in compiled.py
+#if defined(ZPRIME_X86)
+    m.attr("built") = std::vector<std::string>{avx512.name, avx2.name, baseline.name};
+#else
+    m.attr("built") = std::vector<std::string>{baseline.name};
+#endif
     m.def("sets", &sets, "Instruction sets that were compiled and that this machine can run, best first.");
     m.def("use", &use, nb::arg("name"), "Choose an instruction set.");
     m.def("used", [] { return std::string(chosen->name); }, "The instruction set in use.");
