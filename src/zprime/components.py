@@ -5,14 +5,14 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from zprime.arrays import blocks
+from zprime.errors import UsageError
 from zprime.kernels import (
     DiagonalMixture,
     diagonal_log_ratio,
@@ -170,14 +170,28 @@ class _Density(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, mixture: WithScore) -> Tensor:
         value, score = mixture.value_and_score(z)
-        ctx.save_for_backward(score.to(z.dtype))
+        ctx.save_for_backward(z, score.to(z.dtype))
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (score,) = ctx.saved_tensors
+        score: Tensor = _First.apply(*ctx.saved_tensors)  # type: ignore[no-untyped-call]
         return gradients[0][:, None].to(score.dtype) * score, None
+
+
+class _First(torch.autograd.Function):
+    """The score, which has no gradient of its own: silence would be taken for a second derivative of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, score: Tensor) -> Tensor:  # noqa: ARG004
+        return score.view_as(score)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> NoReturn:  # noqa: ARG004
+        raise UsageError(
+            "log_prob of a mixture has first derivatives only; "
+            "for second ones use zprime.kernels.trainable_mixture_log_prob (diagonal) or torch.distributions"
+        )
 
 
 def differentiable(z: Float[Tensor, "n d"], mixture: WithScore) -> Float[Tensor, " n"]:
