@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from zprime.arrays import gaussian_log_prob
 from zprime.components import Diagonal
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import DiagonalMixture, compiled, mixture_log_prob, tiles, trainable_mixture_log_prob
@@ -132,6 +133,17 @@ def test_equals_the_direct_form_with_a_million_components(backend: str) -> None:
     sparse = torch.arange(0, len(parts[0]), 20)  # of those evaluated together, in sorted order, some are checked
     found = mixture_log_prob(*parts)[sparse]
     assert float((found - direct(parts[0][sparse], *parts[1:])[0]).abs().max()) < FLOAT32
+
+
+@pytest.mark.parametrize("d", [2, 16, 128])
+@pytest.mark.parametrize("scale", [0.01, 0.3])
+def test_a_mixture_is_never_less_than_one_of_its_terms(d: int, scale: float, backend: str) -> None:
+    """In float32 too: measures subtract the two, and where one posterior dominates nothing but rounding is left."""
+    z, mean, scales, log_weight = case(400, d, scale, torch.float32, m=400)
+    rng = generator(0, "own")
+    z = mean + scales * torch.randn(400, d, generator=rng)
+    own = gaussian_log_prob(z.double(), mean.double(), scales.double()) + log_weight
+    assert float((own - mixture_log_prob(z, mean, scales, log_weight)).max()) < 1e-9
 
 
 def test_panels_and_blocks_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,11 +227,11 @@ template <class T> static void raise(const Packed<T> &k, const State<T> &s, Bloc
     }
 }
 
-// Add one component in float64; false when that has been asked for too often.
+// Add one component in float64; false when float32 has failed too often.
 template <class T>
 static __attribute__((noinline)) bool add_exactly(const Packed<T> &k, const State<T> &s, Block<T> &b, std::size_t i,
-                                                  std::size_t component) {
-    if (--b.left[i] < 0) {
+                                                  std::size_t component, bool failed) {
+    if (failed && --b.left[i] < 0) {
         b.shift[i] = __builtin_nan("");
         b.limit[i] = (T)-INF;
         return false;
@@ -280,9 +280,11 @@ static __attribute__((noinline)) void absorb(const Packed<T> &k, const State<T> 
         const double bound = (double)least * (1 + 4 * slack<T>(k.d)) + l.dropped + 1e-6;
         if (bound < b.limit[i]) b.limit[i] = (T)bound;
     }
+    // a term that is much of the sum so far, too: where one posterior dominates, its rounding would be the answer's
+    const T much = sizeof(T) == 4 ? b.limit[i] - (T)l.dropped + (T)3 : (T)-INF;
     for (int v = 0; v < NV; ++v) {
         near[v] = ~(a[v] > b.limit[i]) & (a[v] != (T)INF);
-        const M<T> exact = near[v] & ~(a[v] <= sure);
+        const M<T> exact = near[v] & (~(a[v] <= sure) | (a[v] < much));
         again |= exact;
         near[v] &= ~exact;
         higher |= near[v] & (a[v] < shift);
@@ -292,9 +294,9 @@ static __attribute__((noinline)) void absorb(const Packed<T> &k, const State<T> 
         for (int v = 0; v < NV; ++v) store(flat + v * R, a[v]);
         for (std::size_t w = 0; w < W; ++w) {
             const std::int64_t component = k.at[group * W + w];
-            if (component >= 0 && !(flat[w] > b.limit[i]) && !(flat[w] <= sure) && group * W + w != b.without[i] &&
-                !add_exactly(k, s, b, i, (std::size_t)component))
-                return;
+            if (component < 0 || flat[w] > b.limit[i] || group * W + w == b.without[i]) continue;
+            const bool failed = !(flat[w] <= sure);
+            if ((failed || flat[w] < much) && !add_exactly(k, s, b, i, (std::size_t)component, failed)) return;
         }
     }
     M<T> some{};
