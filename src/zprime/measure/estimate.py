@@ -55,8 +55,8 @@ def mean_estimate(values: Float[Tensor, " n"], *, unit: str, split: str, seed: i
     """Mean over rows with its standard error and 95 % interval.
 
     Student's interval, with the end that the rows are skewed towards pushed out by Johnson's (1978) correction: gains
-    have a long tail of bad rows, and where the sample missed it Student's interval lies too high. (On the linear-Gaussian
-    model, 60 rows: the truth lay below it in 5.7 % of 2,000 data sets, above it in 1.1 %.) It is never narrower.
+    have a long tail of bad rows, and where the sample missed it Student's interval lies too high. (On linear-Gaussian
+    models, 60 rows: the truth lay below it in 5.7 % of 2,000 data sets, above it in 1.1 %.) It is never narrower.
     """
     values = values.double()
     n = len(values)
