@@ -102,7 +102,8 @@ def _copying(e: Sampled) -> str:
     noise = "" if d is None else f" (draws with the decoder's noise: {d.within})"
     return (
         f"{e.status}. A sample is nearer to the training set than an unseen row's reconstruction with chance "
-        f"{c.within} within regions, {c.auc} over all{noise}; {_percent(c.near)} are nearer than all but 5 % of those; "
+        f"{c.within} within regions, {c.auc} over all{noise}; {_percent(c.near)} are nearer than all but 5 % of those, "
+        f"{_percent(c.singled)} nearer to one training row in particular; "
         f"Z_U {c.z_u.value:+.1f}, C_T {c.c_t.value:+.1f}; {_percent(c.authenticity)} authentic; ratio of distances "
         f"{c.ratio}."
     )
