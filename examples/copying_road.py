@@ -72,13 +72,13 @@ def main(run: Path, out: Path) -> None:
         train, selection = road.posteriors["train"], road.posteriors["selection"]
         fitted = settings.fit(train, selection=selection, context=None, rng=generator(0, "fit"))
         steps.append(road.measure(fitted.distribution))
-    print("| | nearer than an honest reconstruction | nearest 5 % | Z_U | C_T | authentic | gate |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| z′ from | nearer one | near | singled | authentic | Z_U | C_T | gate |")
+    print("| --- " * 8 + "|")
     for name, c in [*controls.items(), *((f"h = {h:g}", c) for h, c in zip(GRID, steps, strict=True))]:
-        print(
-            f"| {name} | {c.within.value:.3f} ± {c.within.stderr:.3f} | {100 * c.near.value:.1f} % | {c.z_u.value:+.1f} | "
-            f"{c.c_t.value:+.1f} | {100 * c.authenticity.value:.0f} % | {c.status} |"
-        )
+        chance = f"{c.within.value:.3f} ± {c.within.stderr:.3f}"
+        shares = [f"{100 * e.value:.1f} %" for e in (c.near, c.singled, c.authenticity)]
+        statistics = f"{c.z_u.value:+.1f} | {c.c_t.value:+.1f}"
+        print(f"| {name} | {chance} | {' | '.join(shares)} | {statistics} | {c.status} |")
     draw(steps, controls, str(road.job.dataset.name), out)
 
 

@@ -38,8 +38,8 @@ def main() -> None:
         "half copies, half junk": mixed(copies, junk(N, 4), 0.5, 0),
     }
     names = ("frechet", "precision", "recall", "density", "coverage", "sliced")
-    print("| fault | " + " | ".join(names) + " | told apart | nearer | near | gate |")
-    print("| --- " * (len(names) + 5) + "|")
+    print("| fault | " + " | ".join(names) + " | told apart | nearer | near | singled | gate |")
+    print("| --- " * (len(names) + 6) + "|")
     good = fidelity(real, honest, split="heldout").fidelity
     for name, x in samples.items():
         f = fidelity(real, x, split="heldout").fidelity
@@ -51,7 +51,7 @@ def main() -> None:
             cells.append(f"**{text}**" if e.low > g.high or e.high < g.low else text)
         test = f"{f.told_apart.accuracy.value:.2f}"
         cells.append(f"**{test}**" if f.told_apart.p_value < 0.01 else test)
-        for e, null in ((c.within, 0.5), (c.near, 0.05)):
+        for e, null in ((c.within, 0.5), (c.near, 0.05), (c.singled, 0.05)):
             cells.append(f"**{e.value:.2f}**" if e.low > null or e.high < null else f"{e.value:.2f}")
         print(f"| {name} | " + " | ".join(cells) + f" | {c.status} |")
 

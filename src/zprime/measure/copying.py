@@ -147,9 +147,9 @@ class Copying:
 def copying(found: Neighbours, yardstick: Neighbours, *, seed: int | None = None) -> Copying:
     """Compare a sample with the yardstick, both searched in the same training set.
 
-    The status is `copies` if the interval of `within` lies above 1/2 + 0.1/2, or that of `near` above 0.05 + 0.1 (what a
-    generator gives that makes exact copies in one row of ten), and that of `singled` above 0.05: samples are nearer than
-    they should be, and to single rows. Conditional on the training set and the model.
+    The status is `copies` if the interval of `within` lies above 1/2 + 0.1/2, or that of `near` above 0.05 + 0.1 (what
+    a generator gives that makes exact copies in one row of ten), and that of `singled` above 0.05: samples are nearer
+    than they should be, and to single rows. Conditional on the training set and the model.
     """
     auc = _auc(found.everywhere(), yardstick.everywhere(), seed)
     within = _auc(found, yardstick, seed)

@@ -179,7 +179,7 @@ def _row_moments(p: InMemory) -> Float[Tensor, "n f"]:
 def _from_sums(total: Float[Tensor, "*b f"], d: int) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
     count = total[..., :1]
     mean = total[..., 1 : d + 1] / count
-    second = total[..., d + 1 :].unflatten(-1, (d, d)) / count[..., None]
+    second = total[..., d + 1 :].reshape(*total.shape[:-1], d, d) / count[..., None]
     return mean, second - mean[..., :, None] * mean[..., None, :]
 
 
