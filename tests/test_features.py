@@ -49,10 +49,10 @@ def test_no_labels_or_one_only_train_no_classifier() -> None:
 
 
 def test_rotations_are_learned_without_labels() -> None:
-    net = train_rotations(pictures(labels=False), seed=0)
+    net = train_rotations(pictures(1000, labels=False), seed=0)
     x = pictures(40, seed=3).x
     turned = [net.label(torch.rot90(x, k, (2, 3))) == k for k in range(4)]
-    assert float(torch.stack(turned).double().mean()) > 0.7  # one in four by chance; 24 steps of training
+    assert float(torch.stack(turned).double().mean()) > 0.7  # one in four by chance
 
 
 def test_auto_takes_what_the_data_allow() -> None:
