@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -21,8 +20,8 @@ from zprime.measure.panel import PURE, Panel
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
-SIZES = {"train": 300, "selection": 200, "heldout": 200}
-MODEL = linear_gaussian(D=6, d=2, var=0.02)
+SIZES = {"train": 120, "selection": 200, "heldout": 200}
+MODEL = linear_gaussian(D=6, d=2, var=0.0005)
 CENTRES = torch.tensor([[-2.0, 0.0], [2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
 WIDTH = 0.3
 """Codes lie in three clumps: the prior N(0, I) draws from the holes between them."""
@@ -56,7 +55,7 @@ def candidates() -> dict[str, LatentDistribution]:
         "truth": truth(),
         "two modes": truth(2),
         "gaussian": Gaussian(CENTRES.mean(0), 1.5 * torch.eye(2, dtype=torch.float64)),
-        "aggregated": Defensive(Aggregated(train.mean, 0.02 * train.scale), 0.1),
+        "aggregated": Defensive(Aggregated(train.mean, 0.2 * train.scale), 0.1),
     }
 
 
@@ -70,7 +69,7 @@ def measure(found: dict[str, LatentDistribution], **changes: object) -> Generati
 @pytest.fixture(scope="module")
 def made() -> Generation:
     patch = pytest.MonkeyPatch()
-    patch.setattr("zprime.measure.features.EPOCHS", 10)
+    patch.setattr("zprime.measure.features.EPOCHS", 30)
     out = measure(candidates())
     patch.undo()
     return out
@@ -132,7 +131,8 @@ def test_what_is_kept_comes_back_from_its_file(made: Generation) -> None:
         made.entry("flowery")
 
 
-def test_a_mixed_candidate_shares_the_rows_of_its_parts() -> None:
+def test_a_mixed_candidate_shares_the_rows_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zprime.measure.features.EPOCHS", 1)
     base = truth()
     _, alone = generation(
         Panel({"r": base}), POSTERIORS, MODEL.vae(), ROWS, samples=200, grid=100, features="pixels", seed=0
@@ -166,7 +166,7 @@ def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_conditional_one_has_a_student_of_its_own_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zprime.measure.features.EPOCHS", 10)
+    monkeypatch.setattr("zprime.measure.features.EPOCHS", 30)
     parts = tuple(Gaussian(c, WIDTH * torch.eye(2, dtype=torch.float64)) for c in CENTRES)
     even = torch.full((3,), 1 / 3, dtype=torch.float64).log()
     right = measure({"conditional": Conditional((0, 1, 2), even, parts)}).entry("conditional").utility
@@ -186,13 +186,13 @@ def test_nothing_is_measured_where_it_cannot_be() -> None:
     assert generation(panel, POSTERIORS, MODEL.vae(), ROWS, samples=0, seed=0) == (None, {})
     bare = {k: v for k, v in ROWS.items() if k != "train"}
     assert generation(panel, POSTERIORS, MODEL.vae(), bare, samples=200, seed=0) == (None, {})
-    few = {k: replace(v, x=v.x[:30], ids=v.ids[:30]) for k, v in ROWS.items()}
+    few = {k: v.head(30) for k, v in ROWS.items()}
     assert generation(panel, POSTERIORS, MODEL.vae(), few, samples=200, seed=0) == (None, {})
 
 
 # -- the rule, on samples made for it ------------------------------------------------------------------------------
 
-N = 300
+N = 200
 Make = Callable[[int], torch.Tensor]
 HONEST: Make = lambda seed: clumps(N, seed)  # noqa: E731
 JUNKY: Make = lambda seed: mixed(clumps(N, seed), junk(N, seed), 0.4, seed)  # noqa: E731

@@ -248,7 +248,7 @@ class _Bench:
             coin = torch.rand(self.samples, generator=self._rng("coin", name)) < view.share
             sample = sample.mixed(self.prior, coin)
         eligible = name in self.panel.eligible
-        self.pictures[f"grid.{name}"] = sample.shown
+        self.pictures[f"grid.{name}"] = sample.shown.float()
         self.pictures[f"near.{name}"] = self.rows["train"].x[sample.means.parent[: len(sample.shown)]].float()
         entry, _, right = self._measure(name, r.label, sample, eligible=eligible)
         if entry.utility is not None and isinstance(base, Conditional):

@@ -38,7 +38,10 @@ def hits(
     if len(classes) == 1:
         return {name: truth == classes[0] for name, (_, truth) in tests.items()}
     weight = fit_logistic(x.flatten(1), y, len(classes))
-    return {name: classes[predict_logistic(weight, real.flatten(1))] == truth for name, (real, truth) in tests.items()}
+    return {
+        name: classes[predict_logistic(weight, real.flatten(1).to(weight.dtype))] == truth
+        for name, (real, truth) in tests.items()
+    }
 
 
 def accuracy(right: Bool[Tensor, " m"], *, split: str, seed: int | None) -> Estimate:
