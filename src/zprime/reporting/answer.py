@@ -5,7 +5,7 @@ In Bayesian inference one updates p(Z) to p(Z|X=D) and draws z' from that; a tra
 
 from collections.abc import Callable
 
-from zprime.measure.averages import Average
+from zprime.measure.averages import Average, Averages
 from zprime.measure.estimate import Estimate
 from zprime.measure.generation import REAL
 from zprime.record import PURE, Audit, Entry
@@ -55,11 +55,11 @@ def _short(audit: Audit) -> list[str]:
     ]
     a = audit.averages
     if a is not None:
-        gap = a.members["prior"].forward.value - a.members["moment match"].forward.value
-        guess = "that is p(Z) to within" if gap < 1 else "p(Z) is worse than that by"
+        gap, guess = _guess(a)
+        found = f"that is p(Z) to within {nats(gap)} nats" if guess else f"p(Z) is not, by {nats(gap)} nats"
         reasons.append(
-            f"(2) In the KL of the ELBO, the distribution closest to every posterior is their mixture. Among single "
-            f"Gaussians {guess} {nats(gap)} nats."
+            "(2) In the KL of the ELBO, the distribution closest to every posterior is their mixture; among single "
+            f"Gaussians {found}."
         )
     reasons.append("(3) That mixture can be stored. But it is the training set, and behaves like it.")
     verdicts = [f"By likelihood: {audit.verdict.sentence}"]
@@ -133,8 +133,9 @@ def _kl_term(audit: Audit) -> list[str]:
     hole = audit.latent_side.hole if audit.latent_side is not None else None
     if hole is not None:
         out.append(
-            f"(These are the codes of {n:,} rows, and narrow posteriors of so few rows always leave gaps. How far the "
-            f"average over *all* rows that there could be is from p(z) is only known to lie between "
+            f"(These are the codes of {n:,} rows, and between posteriors as narrow as these there are always gaps. "
+            f"How far "
+            "the average over *all* rows that there could be is from p(z) is only known to lie between "
             f"{nats(max(0.0, hole.low))} and {nats(hole.high)} nats.)"
         )
     return out
@@ -145,11 +146,11 @@ def _average(audit: Audit) -> list[str]:
     if a is None:
         return []
     match, exact, prior = a.members["moment match"], a.members["aggregated posterior"], a.members["prior"]
-    gap = prior.forward.value - match.forward.value
-    if gap < 1:
-        guess = f"here your guess is right: it is p(Z), to within {nats(gap)} nats."
+    gap, right = _guess(a)
+    if right:
+        guess = f"here your guess is right: of p(Z)’s {nats(prior.forward.value)} nats it takes off {nats(gap)}."
     else:
-        guess = f"it is {nats(gap)} nats better than p(Z): here even mean and covariance of the codes are off."
+        guess = f"it is {nats(gap)} nats closer than p(Z): here even mean and covariance of the codes are off."
     out = [
         "That depends on the direction of the KL. Each line below is closest in its own sense (nats, mean over the "
         f"{prior.forward.n:,} training rows; q is one row’s posterior):",
@@ -162,7 +163,7 @@ def _average(audit: Audit) -> list[str]:
         f"({plain(a.members['pool'].width)} and {plain(a.members['barycentre'].width)}): draws from it all make "
         f"much the "
         f"same x′{_samples(audit, 'pool') or _samples(audit, 'barycentre')}.",
-        f"So p(Z) is about the right Gaussian, and a Gaussian is the wrong form: the mixture is "
+        f"But a Gaussian is the wrong form: the mixture is "
         f"{nats(match.forward.value - exact.forward.value)} nats closer still. Most of that is memory of these very "
         f"rows, "
         "see (3); what counts is how much of it is left on rows that r has not seen.",
@@ -174,6 +175,12 @@ def _average(audit: Audit) -> list[str]:
     else:
         out[-1] += " Here that is nothing measurable."
     return out
+
+
+def _guess(a: Averages) -> tuple[float, bool]:
+    """How much closer the best Gaussian is than p(Z), and whether p(Z) may be called nearly that."""
+    prior, match = a.members["prior"].forward.value, a.members["moment match"].forward.value
+    return prior - match, prior - match < 0.1 * prior
 
 
 def _row(m: Average) -> str:
@@ -344,7 +351,8 @@ def _best_kind(audit: Audit) -> tuple[Entry, Estimate] | None:
 def _samples(audit: Audit, name: str) -> str:
     """How much of the data samples of a candidate cover, in brackets, where that was measured."""
     made = audit.generation
-    found = None if made is None else next((e for e in made.entries if e.name == name), None)
+    named = {} if made is None else {e.name: e for e in made.entries}
+    found = named.get(name + PURE, named.get(name))
     if found is None:
         return ""
     return f" (measured: its samples cover {100 * found.fidelity.coverage.value:.0f} % of unseen rows)"

@@ -50,13 +50,19 @@ def _cells(made: Generation, e: Sampled) -> list[str]:
     out = [
         "–" if e.copying is None else COPIES[e.status],
         "–" if e.copying is None else f"{e.copying.within.value:.3f}",
-        f"{f.frechet.value:.3g}±{f.frechet.stderr or 0.0:.1g}",
+        _distance(f.frechet),
         f"{f.precision.value:.2f}",
         f"{f.coverage.value:.2f}",
     ]
     if _students(made):
         out.append("–" if e.utility is None else f"{e.utility.accuracy.value:.3f}")
     return out
+
+
+def _distance(e: Estimate) -> str:
+    """Value±error, two decimals less a figure for every ten."""
+    places = 0 if e.value >= 100 else 1 if e.value >= 10 else 2
+    return f"{e.value:.{places}f}±{e.stderr or 0.0:.{places}f}"
 
 
 def verdict_box(audit: Audit) -> Box | None:
