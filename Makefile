@@ -61,8 +61,9 @@ question-pictures: $(VENV)/.done  ## the pictures of docs/question.md
 toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated posterior known in closed form
 	$(BIN)/python examples/toy.py
 
-bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets; 20 minutes
+bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets; 30 minutes
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/coverage_latent.py
 
 bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likelihood
 	$(BIN)/python benchmarks/verdict.py

@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from oracles import linear_gaussian
-from zprime import audit, fit
+from zprime import audit, fit, sample
 from zprime.bring import READINGS, arrays, modules
 from zprime.errors import ArrayError, UsageError
 from zprime.likelihoods import Gaussian
@@ -92,6 +92,45 @@ def test_without_a_selection_split_half_of_the_heldout_rows_make_one() -> None:
     assert modules(Encoder("std"), decode, mine, gives="std").posteriors["heldout"].n == 200
 
 
+class Whole(nn.Module):
+    """One module with methods, in single precision, with dropout: as people write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back, self.drop = nn.Linear(2, 5), nn.Dropout(0.5)
+        with torch.no_grad():
+            self.back.weight.copy_(MODEL.weight)
+            self.back.bias.copy_(MODEL.bias)
+
+    def encode(self, x):
+        mean, scale = MODEL.posterior(x.double())
+        return self.drop(mean.float()), scale.float()
+
+    def decode(self, z):
+        return self.back(z)
+
+
+def test_methods_of_a_module_are_evaluated_in_its_precision_whatever_the_data_come_in() -> None:
+    whole = Whole()
+    for kind in (np.float64, np.float32):
+        rows = {s: x.numpy().astype(kind) for s, x in data().items()}
+        b = modules(whole.encode, whole.decode, rows, gives="std", likelihood=Gaussian(scale=MODEL.var**0.5))
+        assert not whole.training
+        assert b.rows["train"].x.dtype == torch.float32
+        want = MODEL.posterior(data()["train"])[0].float()
+        torch.testing.assert_close(b.posteriors["train"].gather().mean, want, atol=1e-5, rtol=1e-5)
+
+
+def test_sampling_from_a_brought_model_is_in_the_units_of_its_rows() -> None:
+    b = modules(Encoder("std"), decode, data(), gives="std")
+    z, x = sample(b.generator(fit("gaussian", **b.splits).distribution), 500, noise="draw")
+    torch.testing.assert_close(x.mean(0), data()["train"].mean(0), atol=0.4, rtol=0)
+    assert z.shape == (500, 2)
+    bare = arrays({s: torch.randn(50, 2) for s in data()}, {s: torch.full((50, 2), 0.1) for s in data()})
+    with pytest.raises(UsageError, match="bare arrays have no decoder"):
+        bare.generator(fit("gaussian", **bare.splits).distribution)
+
+
 def test_arrays_whose_variance_cannot_be_right() -> None:
     rng = np.random.default_rng(0)
     mean = {"train": rng.normal(size=(500, 3)), "heldout": rng.normal(size=(100, 3))}
@@ -115,6 +154,12 @@ def test_arrays_whose_variance_cannot_be_right() -> None:
         ({"encoder": lambda x: (x, x[:, :1])}, ArrayError, "encode: expected two matrices"),
         ({"decoder": lambda z: z}, ArrayError, "decode: expected a torch Distribution"),
         ({"decoder": lambda z: Normal(z, 1.0)}, ArrayError, "got batch shape"),
+        ({"decoder": lambda z: decode(z).expand((len(z),)).base_dist}, ArrayError, "got batch shape"),
+        (
+            {"decoder": lambda z: Independent(Normal(torch.zeros(len(z), 5, 1), 1.0), 2)},
+            ArrayError,
+            r"of shape \[5\], as the rows are, got \[5, 1\]",
+        ),
         ({"labels": {"train": torch.zeros(3)}}, ArrayError, "labels: expected 300 integers for train"),
     ],
 )

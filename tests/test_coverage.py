@@ -1,4 +1,4 @@
-"""The coverage benchmark itself: its groups run, its table calls a short interval short."""
+"""The coverage benchmarks themselves: their groups run, their table calls a short interval short."""
 
 import importlib.util
 import math
@@ -17,13 +17,16 @@ assert spec.loader is not None
 coverage = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(coverage)
 table = sys.modules["harness"].table
+latent = importlib.import_module("coverage_latent").GROUPS
+GROUPS = {**coverage.GROUPS, **latent}
+LONG = [pytest.param("memorised", marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize("group", coverage.GROUPS)
+@pytest.mark.parametrize("group", [*(g for g in GROUPS if g != "memorised"), *LONG])
 def test_every_group_gives_intervals_and_their_truths(group: str) -> None:
     """Two data sets: enough to see a truth that is computed wrongly, ten half-widths off."""
     for seed in (0, 1):
-        found = coverage.GROUPS[group](seed)
+        found = GROUPS[group](seed)
         assert len({name for name, *_ in found}) == len(found)
         for name, low, high, truth in found:
             assert low < high, name

@@ -10,13 +10,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
 
 from oracles import grid
-from zoo import posteriors, sharded
+from zoo import context, posteriors, sharded
 from zprime import latent
 from zprime.arrays import gaussian_log_prob
-from zprime.data import Rows
 from zprime.distribution import Fit, LatentDistribution, Settings
 from zprime.fitting import fit
 from zprime.latent import (
@@ -33,7 +31,6 @@ from zprime.latent import (
     SharedSettings,
     fitting,
 )
-from zprime.latent.context import Context
 from zprime.posteriors import InMemory, Posteriors
 from zprime.rng import generator
 
@@ -60,17 +57,6 @@ CLOSED: dict[str, Settings] = {
 """Kinds whose fit is in closed form, or merges pair by pair: no random choice in it."""
 
 
-class Reader:
-    """A row is (means, log scales): the encoder has only to read it."""
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        d = x.shape[1] // 2
-        return x[:, :d], x[:, d:].exp()
-
-    def decode(self, z: Tensor) -> Distribution:
-        return Independent(Normal(z, torch.ones_like(z)), 1)
-
-
 SMALL = {"epochs": 2, "width": 32, "draws": 16}
 
 
@@ -92,11 +78,6 @@ def short(monkeypatch) -> None:
         "two_stage.SCORE_POINTS": 600,
     }.items():
         monkeypatch.setattr(f"zprime.latent.{name}", value)
-
-
-def context(p: InMemory) -> Context:
-    rows = Rows("train", torch.cat([p.mean, p.scale.log()], 1), p.row_ids, labels=p.labels)
-    return Context(Reader(), rows, rows)
 
 
 def made(kind: str, p: InMemory, train: Posteriors | None = None) -> Fit[LatentDistribution]:

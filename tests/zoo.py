@@ -9,14 +9,18 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
 
 from zprime import artifact
 from zprime.arrays import blocks
+from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Settings
 from zprime.latent.active import Active
 from zprime.latent.aggregated import AggregatedSettings
 from zprime.latent.barycentre import BarycentreSettings
 from zprime.latent.conditional import ConditionalSettings
+from zprime.latent.context import Context
 from zprime.latent.defensive import Defensive
 from zprime.latent.exemplars import ExemplarsSettings
 from zprime.latent.flow import FlowSettings
@@ -71,6 +75,22 @@ def apart(d: int, dtype: torch.dtype) -> InMemory:
     return InMemory(1.7 * p.mean, 0.7 * p.scale)
 
 
+class Reader:
+    """A row is (means, log scales): the encoder has only to read it."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        d = x.shape[1] // 2
+        return x[:, :d], x[:, d:].exp()
+
+    def decode(self, z: Tensor) -> Distribution:
+        return Independent(Normal(z, torch.ones_like(z)), 1)
+
+
+def context(p: InMemory) -> Context:
+    rows = Rows("train", torch.cat([p.mean, p.scale.log()], 1), p.row_ids, labels=p.labels)
+    return Context(Reader(), rows, rows)
+
+
 def fitted(settings: Settings, p: InMemory) -> LatentDistribution:
     """What the settings make of posteriors."""
     with patch("zprime.latent.fitting.STEPS", 60):  # laws hold for bad fits too
@@ -96,7 +116,7 @@ ZOO: dict[str, Make] = {
     "aggregated weighted": lambda d, t: fitted(AggregatedSettings(), weighted(d, t)),
     "exemplars": lambda d, t: fitted(ExemplarsSettings(bandwidth=0.4), posteriors(d, t)),
     "exemplars full": lambda d, t: fitted(ExemplarsSettings(bandwidth=0.4, covariance="full"), posteriors(d, t)),
-    "conditional": lambda d, t: fitted(ConditionalSettings(components=2), posteriors(d, t, n=70)),
+    "conditional": lambda d, t: fitted(ConditionalSettings(MixtureSettings(components=2)), posteriors(d, t, n=70)),
     "vamp": lambda d, t: Vamp(torch.full((24,), 1 / 24, dtype=t).log(), posteriors(d, t).mean, posteriors(d, t).scale),
     "flow": lambda d, t: fitted(FlowSettings("nsf", 2, (16,), epochs=2, batch=128, lr=0.01), apart(d, t)),
     "flow maf": lambda d, t: fitted(FlowSettings("maf", 2, (16,), epochs=2, batch=128, lr=0.01), apart(d, t)),

@@ -210,8 +210,13 @@ class Settings(Protocol):
 
 
 def fields(settings: Settings) -> dict[str, Any]:
-    """What settings hold, JSON-able."""
-    return asdict(settings)  # type: ignore[call-overload,no-any-return]
+    """What settings hold, JSON-able; settings inside them with their kind."""
+    out: dict[str, Any] = asdict(settings)  # type: ignore[call-overload]
+    for name in out:
+        inner = getattr(settings, name)
+        if isinstance(inner, Settings):
+            out[name] = {"kind": inner.kind, **fields(inner)}
+    return out
 
 
 def rebuild(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:

@@ -8,10 +8,10 @@ Every stage has a key: the hash of its settings, seed and inputs. An artefact wi
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from zprime import artifact, auditing, latent, record, sampling, vae
 from zprime import data as datasets
@@ -29,7 +29,7 @@ from zprime.vae import VAE, VAESettings
 
 log = logging.getLogger("zprime")
 KINDS = ("gaussian", "mixture", "aggregated")
-T = TypeVar("T")
+Wanted = Sequence[str | Settings]
 
 
 @dataclass
@@ -61,13 +61,16 @@ class Run:
 
     @classmethod
     def open(cls, path: Path, *, progress: Progress = silent) -> "Run":
-        """Open a run's folder.
+        """Open a run's folder, and clear away what a killed process left half written.
 
         Raises:
             ArtifactError: it is none.
         """
-        artifact.read(Path(path), "run")
-        return cls(Path(path), progress)
+        path = Path(path)
+        artifact.read(path, "run")
+        for folder in (path, path / "posteriors", path / "latent"):
+            artifact.sweep(folder)
+        return cls(path, progress)
 
     # -- stages, in order ------------------------------------------------------------------------------------------
 
@@ -162,7 +165,7 @@ class Run:
         return out
 
     def fit(
-        self, kinds: Sequence[str | Settings] = KINDS, *, seed: int, names: Sequence[str] | None = None
+        self, kinds: Wanted = KINDS, *, seed: int, names: Sequence[str] | None = None, weights: str = ""
     ) -> dict[str, Fit[LatentDistribution]]:
         """Fit each kind on the training posteriors; write `latent/<name>`.
 
@@ -170,18 +173,19 @@ class Run:
             kinds: kinds by name, or their settings.
             seed: decides every random choice.
             names: what to call them, instead of their kinds.
+            weights: column of the data that rows are weighed by.
         """
-        train_, selection = self._posteriors("train"), self._posteriors("selection")
-        held = {"train": train_.artifact.hash, "selection": selection.artifact.hash}
+        stored = {s: self._posteriors(s) for s in ("train", "selection")}
+        held = {s: p.artifact.hash for s, p in stored.items()}
+        shares = {s: self.dataset.weights(weights, s) for s in stored} if weights else {}
+        train_, selection = (p.gather().weighted(shares[s]) if shares else p for s, p in stored.items())
+        column = [weights, artifact.digest([w.tolist() for w in shares.values()])] if shares else []
         out: dict[str, Fit[LatentDistribution]] = {}
         wanted = [latent.settings_for(k) if isinstance(k, str) else k for k in kinds]
         for i, settings in enumerate(wanted):
-            name = names[i] if names else settings.kind
+            name = names[i] if names else latent.name_of(settings)
             if name == "prior":
-                tau = getattr(settings, "tau", 1.0)
-                if tau == 1:
-                    continue  # every audit has it
-                name = f"prior({tau:g})"
+                continue  # every audit has it
             if "labels" in settings.needs and train_.labels is None and len(wanted) > 1:
                 log.warning("%s: left out, the data have no labels", name)
                 continue
@@ -192,9 +196,10 @@ class Run:
                 found = fit(settings, train_, selection=selection, context=context, seed=seed, progress=self.progress)
                 if not found.outcome.ok:
                     log.warning("%s: %s", settings.kind, found.outcome.message)
+                found = replace(found, chosen={**found.chosen, "weights": weights}) if weights else found
                 return save_fit(found, settings, path, key=key, seed=seed, inputs=held)
 
-            self._stage(f"latent/{name}", None, _key(settings.kind, fields(settings), seed, held), make)
+            self._stage(f"latent/{name}", None, _key(settings.kind, fields(settings), seed, held, *column), make)
             out[name] = load_fit(self.path / "latent" / name)
         self.progress("fit", len(wanted), len(wanted))
         return out
@@ -217,7 +222,7 @@ class Run:
                 posteriors,
                 model=model,
                 rows=self.rows,
-                data=self.dataset.describe(),
+                data={**self.dataset.describe(), "log_scale": self.dataset.log_scale},
                 settings=settings,
                 seed=seed,
                 progress=self.progress,

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime import artifact, notebook
-from zprime.arrays import check_matrix
+from zprime.arrays import check_finite, check_matrix
 from zprime.components import choose
 from zprime.errors import ArrayError
 from zprime.kernels import mixture_log_prob
@@ -57,7 +57,7 @@ class Posteriors(ABC):
     @property
     def bytes(self) -> int:
         """What it takes to keep the means and standard deviations."""
-        return sum(s.mean.numel() * s.mean.element_size() * 2 for s in self.shards())
+        return 2 * self.n * self.d * next(iter(self.shards())).mean.element_size()
 
     def _repr_html_(self) -> str:
         """How many, how wide, how far apart, in a notebook; in shards, of the first shard."""
@@ -79,7 +79,7 @@ class Posteriors(ABC):
     def log_weights(self) -> Float[Tensor, " n"]:
         """Log w_i, float64."""
         if self.weights is None:
-            return torch.full((self.n,), 1 / self.n, dtype=torch.float64).log()
+            return torch.full((self.n,), 1 / self.n, dtype=torch.float64, device=self.row_ids.device).log()
         return self.weights.double().log()
 
     def gather(self) -> "InMemory":
@@ -143,9 +143,10 @@ class Posteriors(ABC):
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """The aggregated posterior by ancestral sampling: a datum at random, then z' from its posterior."""
-        which = choose(self.log_weights, n, rng)
-        first = next(iter(self.shards()))
-        out = torch.randn(n, self.d, generator=rng, dtype=first.mean.dtype)
+        which = choose(self.log_weights.to(rng.device), n, rng)
+        first = next(iter(self.shards())).mean
+        noise = torch.randn(n, self.d, generator=rng, dtype=first.dtype, device=rng.device)
+        out, which = noise.to(first.device), which.to(first.device)
         for s in self.shards():
             mine = ((which >= s.start) & (which < s.rows.stop)).nonzero().flatten()
             k = which[mine] - s.start
@@ -155,8 +156,8 @@ class Posteriors(ABC):
     def draw(self, *, rng: torch.Generator, draws: int = 1) -> Float[Tensor, "m d"]:
         """`draws` codes of every row in order, shape [n * draws, d]: draw 0 of all rows, then draw 1 of all rows."""
         all_ = self.gather()
-        noise = torch.randn(draws, self.n, self.d, generator=rng, dtype=all_.mean.dtype)
-        return (all_.mean + all_.scale * noise).reshape(-1, self.d)
+        noise = torch.randn(draws, self.n, self.d, generator=rng, dtype=all_.mean.dtype, device=rng.device)
+        return (all_.mean + all_.scale * noise.to(all_.mean.device)).reshape(-1, self.d)
 
 
 class InMemory(Posteriors):
@@ -198,8 +199,9 @@ class InMemory(Posteriors):
             )
         self.n, self.d = n, d
         self.mean, self.scale = mean.detach(), scale.detach()
-        self.row_ids = torch.arange(n) if row_ids is None else row_ids
-        self.weights, self.labels = weights, labels
+        self.row_ids = (torch.arange(n, device=mean.device) if row_ids is None else row_ids).to(mean.device)
+        self.weights = None if weights is None else weights.to(mean.device)
+        self.labels = None if labels is None else labels.to(mean.device)
         if self.row_ids.shape != (n,) or (labels is not None and labels.shape != (n,)):
             got = [list(t.shape) for t in (self.row_ids, labels) if t is not None]
             raise ArrayError(f"row_ids and labels: expected {n} each, as mean has rows, got shapes {got}")
@@ -213,13 +215,41 @@ class InMemory(Posteriors):
         return self
 
     def take(self, rows: Int[Tensor, " m"]) -> "InMemory":
-        """Some rows, by position, with equal weights."""
+        """Some rows, by position; their weights are normalised again.
+
+        Raises:
+            ArrayError: these rows have no weight at all.
+        """
+        weights = None if self.weights is None else self.weights[rows]
+        if weights is not None:
+            total = weights.double().sum()
+            if not float(total) > 0:
+                raise ArrayError(f"weights: expected one above 0 among the rows that are taken, got {len(rows)} zeros")
+            weights = (weights.double() / total).to(weights.dtype)
         return InMemory(
             self.mean[rows],
             self.scale[rows],
             row_ids=self.row_ids[rows],
+            weights=weights,
             labels=None if self.labels is None else self.labels[rows],
         )
+
+    def weighted(self, weights: Float[Tensor, " n"]) -> "InMemory":
+        """The same rows as another population: with these weights, normalised.
+
+        Raises:
+            ArrayError: not one weight a row, one below 0 or not finite, or none above 0.
+        """
+        if weights.shape != (self.n,):
+            raise ArrayError(f"weights: expected {self.n}, one a row, got shape {list(weights.shape)}")
+        check_finite("weights", weights)
+        total = float(weights.double().sum())
+        if not (bool((weights >= 0).all()) and total > 0):
+            raise ArrayError(
+                f"weights: expected numbers >= 0, one above 0, got smallest {float(weights.min()):g}, sum {total:g}"
+            )
+        share = weights.double() / total
+        return InMemory(self.mean, self.scale, row_ids=self.row_ids, weights=share, labels=self.labels)
 
 
 class Sharded(Posteriors):

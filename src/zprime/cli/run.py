@@ -25,6 +25,7 @@ def run(
     training: Annotated[TrainSettings, FLAT] = TrainSettings(),
     kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,
     set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    by: str = "",
     auditing: Annotated[AuditSettings, FLAT] = AuditSettings(),
     seed: int = 0,
 ) -> None:
@@ -38,10 +39,12 @@ def run(
         Latent distributions to fit, beside the prior; `all` fits every kind that has a density.
     set
         Settings of kinds, as KIND.FIELD=VALUE, e.g. mixture.components=64.
+    by
+        `label` fits every kind once for each label: r(z|y).
     seed
         Decides every random choice: splits, weights, noise, draws.
     """
-    wanted = kinds_with(kinds, set)
+    wanted = kinds_with(kinds, set, by)
     with bars() as progress:
         job = Run.create(out, progress=progress)
         set_threads(heavy=False)

@@ -14,7 +14,7 @@ from zprime.components import Diagonal, Full, Tilted
 from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
 from zprime.kernels import mixture_log_prob
-from zprime.latent.choose import SHARES, Codes
+from zprime.latent.choose import SHARES, Codes, point
 from zprime.latent.gaussian import moments
 from zprime.latent.smoothed import Smoothed
 from zprime.latent.subset import Subset, at_random, codes_of, k_medoids, npmle
@@ -225,12 +225,8 @@ class ExemplarsSettings:
             tried = replace(r, bandwidth=h)
             log_prob = tried.log_prob(codes.z) if position is None else tried.log_prob_without(codes.z, position)
             gains = {e: codes.gain(log_prob, e) for e in SHARES}
-            share = max(SHARES, key=lambda e: float(gains[e].mean()))
-            gain = gains[share]
-            stderr = float(gain.std() / math.sqrt(len(gain))) if len(gain) > 1 else None
-            curve.append(
-                {"bandwidth": h, "bytes": tried.bytes, "epsilon": share, "gain": float(gain.mean()), "stderr": stderr}
-            )
+            share = max(SHARES, key=lambda e: gains[e].mean)
+            curve.append(point("bandwidth", h, tried, share, gains[share]))
         progress("exemplars: bandwidth", len(GRID), len(GRID))
         best: float = max(curve, key=lambda row: float(row["gain"]))["bandwidth"]
         return best, curve

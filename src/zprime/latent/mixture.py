@@ -1,6 +1,5 @@
 """mixture: K Gaussians reduced from N posteriors by EM on the posteriors themselves, without sampling."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
@@ -12,7 +11,7 @@ from torch import Tensor
 from zprime.components import Diagonal, Full
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
-from zprime.latent.choose import WORTH, Codes, best_share, smallest_of_best
+from zprime.latent.choose import WORTH, Codes, best_share, point, smallest_of_best
 from zprime.latent.em import ComponentEM, State
 from zprime.posteriors import InMemory, Posteriors
 from zprime.rng import fork
@@ -136,16 +135,7 @@ class MixtureSettings:
         fits = [once._reduce(em, k, codes, data.mean.dtype, rng, progress) for k in tried]
         shares = [best_share(codes, f.distribution) for f in fits]
         best = smallest_of_best([g for _, g in shares], [f.distribution.bytes for f in fits])
-        curve = [
-            {
-                "components": k,
-                "bytes": f.distribution.bytes,
-                "epsilon": e,
-                "gain": float(g.mean()),
-                "stderr": float(g.std() / math.sqrt(len(g))) if len(g) > 1 else None,
-            }
-            for k, f, (e, g) in zip(tried, fits, shares, strict=True)
-        ]
+        curve = [point("components", k, f.distribution, e, g) for k, f, (e, g) in zip(tried, fits, shares, strict=True)]
         again = self.restarts > 1
         found = self._reduce(em, tried[best], codes, data.mean.dtype, rng, progress) if again else fits[best]
         outcome = found.outcome
@@ -183,7 +173,7 @@ class MixtureSettings:
         if self.polish and self.codes == "posteriors":
             state = em.polish(state, steps=self.polish, rng=fork(rng, "polish", k))
             polished = Mixture(*(t.to(dtype) for t in em.finish(state)))
-            gains = [float(codes.gain(m.log_prob(codes.z), WORTH).mean()) for m in (mixture, polished)]
+            gains = [codes.gain(m.log_prob(codes.z), WORTH).mean for m in (mixture, polished)]
             chosen["polished"] = gains[1] > gains[0]
             if chosen["polished"]:
                 mixture = polished

@@ -1,0 +1,177 @@
+"""Any torch modules or callables as a trained VAE; or bare arrays."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from zprime.arrays import blocks, standard_kl
+from zprime.bring import readings
+from zprime.bring.brought import LOOK, Brought, bring, look
+from zprime.bring.splits import split
+from zprime.errors import ArrayError
+from zprime.posteriors import InMemory
+from zprime.rng import generator
+
+CHECKED = 256  # rows that the reading of the scale is checked on
+BATCH = 512
+ENCODERS = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Callables:
+    """Two callables as a model: whatever they are, `encode` and `decode` answer as zprime asks."""
+
+    encoder: ENCODERS
+    decoder: Callable[[Tensor], Any]
+    gives: str
+    dtype: torch.dtype  # what the networks compute in
+
+    def raw(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """The encoder's two answers as they are.
+
+        Raises:
+            ArrayError: not two matrices of one shape, a row for each datum.
+        """
+        out = self.encoder(x)
+        shapes = [list(t.shape) for t in out if isinstance(t, Tensor)] if isinstance(out, tuple | list) else []
+        if len(shapes) < 2 or shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != len(x):
+            raise ArrayError(
+                f"encode: expected two matrices (mean and scale) of shape [{len(x)}, d], got "
+                f"{shapes or type(out).__name__}; wrap your encoder so that it returns (mean, scale)"
+            )
+        return out[0], out[1]
+
+    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """Mean and standard deviation of q(z|x)."""
+        mean, raw = self.raw(x)
+        return mean, readings.read(raw, self.gives)
+
+    def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
+        """p(x|z), with a datum as its event."""
+        out = self.decoder(z.to(self.dtype))
+        if not isinstance(out, Distribution) or out.batch_shape != z.shape[:1]:
+            got = f"batch shape {list(out.batch_shape)}" if isinstance(out, Distribution) else type(out).__name__
+            raise ArrayError(
+                f"decode: expected a torch Distribution with batch shape [{len(z)}] and a datum as its event, got "
+                f"{got}; wrap the last dimensions in torch.distributions.Independent, or give likelihood="
+            )
+        return out
+
+
+def modules(
+    encoder: ENCODERS,
+    decoder: Callable[[Tensor], Any],
+    data: Mapping[str, Any],
+    *,
+    gives: str,
+    likelihood: Callable[[Tensor], Distribution] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    check: bool = True,
+    seed: int = 0,
+) -> Brought:
+    """Bring any trained VAE: two torch modules or methods of one, or any two callables on batches of tensors.
+
+    Modules, and the modules that methods belong to, are put into evaluation mode, and the data into the precision that
+    they compute in.
+
+    Args:
+        encoder: x, shape [n, *datum] -> (mean, scale), both [n, d].
+        decoder: z, shape [n, d] -> a torch Distribution with a datum as its event, or what `likelihood` makes one of.
+        data: `train`, the rows that the VAE was trained on, `heldout`, rows that it was not; and `selection`, if you
+            have one: without it half of the held-out rows, at most 5,000, are set aside as selection split (rows that
+            the VAE was trained on would flatter it). Numpy or torch, in the units that the encoder takes.
+        gives: what the second answer of the encoder is: `std`, `variance`, `log-variance` or `log-std`.
+        likelihood: decoder's output -> Distribution, e.g. `zprime.likelihoods.Bernoulli()` (logits) or
+            `zprime.likelihoods.Gaussian(scale=0.1)`, where `decoder` gives a plain tensor.
+        labels: split -> integers, for conditional kinds.
+        check: whether to check `gives` by the ELBO on some training rows.
+        seed: decides the selection split and the noise of the check.
+
+    Raises:
+        UsageError: a split is missing, an unknown reading, or one that the ELBO contradicts.
+        ArrayError: shapes that do not fit, rows that are not finite.
+    """
+    networks = [n for n in map(network, (encoder, decoder)) if n is not None]
+    rows = split(data, labels or {}, seed=seed, dtype=next((d for d in map(precision, networks) if d), None))
+    for module in networks:
+        module.eval()
+
+    def decode(z: Tensor) -> Any:
+        out = decoder(z)
+        return out if likelihood is None else likelihood(out)
+
+    model = Callables(encoder, decode, gives, rows["train"].x.dtype)
+    look(model, rows["train"].x[:LOOK])
+    if check:
+        _check(model, rows["train"].x[:CHECKED], seed)
+    return bring(model, rows)
+
+
+def arrays(
+    mean: Mapping[str, Any],
+    scale: Mapping[str, Any],
+    *,
+    gives: str = "std",
+    labels: Mapping[str, Any] | None = None,
+    check: bool = True,
+    seed: int = 0,
+) -> Brought:
+    """Bring bare arrays: posterior means and scales, and no model; all that needs no decoder works.
+
+    Args:
+        mean: split -> [n, d]; `train` and `heldout`, and `selection` if there is one (see `modules`).
+        scale: split -> [n, d], of the same splits.
+        gives: what `scale` holds: `std`, `variance`, `log-variance` or `log-std`.
+        labels: split -> integers.
+        check: whether to check `gives` by the variance of the codes.
+        seed: decides the selection split.
+
+    Raises:
+        UsageError: a split is missing, an unknown reading, or one that the codes contradict.
+        ArrayError: shapes that do not fit, numbers that are not finite.
+    """
+    means = split(mean, labels or {}, seed=seed)
+    raw = {k: v.x for k, v in split(scale, {}, seed=seed, dtype=means["train"].x.dtype).items()}
+    for s, r in means.items():
+        if raw[s].shape != r.x.shape:
+            raise ArrayError(f"scale: expected shape {list(r.x.shape)} in {s} as mean has, got {list(raw[s].shape)}")
+    scales = {s: readings.read(x, gives) for s, x in raw.items()}
+    if check:
+        readings.check_moments(means["train"].x, raw["train"], gives)
+    return Brought({s: InMemory(r.x, scales[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()})
+
+
+def network(f: object) -> nn.Module | None:
+    """The torch module that a callable is, or is a method of."""
+    owner = f if isinstance(f, nn.Module) else getattr(f, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def precision(module: nn.Module) -> torch.dtype | None:
+    """What a module computes in; None if it has no parameters."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+
+
+@torch.no_grad()
+def _check(model: Callables, x: Tensor, seed: int) -> None:
+    """Compare the claimed reading with the others by the ELBO, with the same noise for all."""
+    mean, raw = model.raw(x)
+    noise = torch.randn(mean.shape, generator=generator(seed, "bring noise"), dtype=mean.dtype)
+    readings.check(raw, model.gives, partial(_elbo, model, x, mean, noise))
+
+
+def _elbo(model: Callables, x: Tensor, mean: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
+    parts = []
+    for i in blocks(len(x), BATCH):
+        log_x = model.decode(mean[i] + scale[i] * noise[i]).log_prob(x[i])
+        parts.append(log_x.double() - standard_kl(mean[i].double(), scale[i].double()).sum(1))
+    return torch.cat(parts)
+
+
+__all__ = ["Callables", "arrays", "modules"]

@@ -1,0 +1,109 @@
+"""Adapter: VAEs trained by pythae (Chadebec, Vincent & Allassonniere 2022; written against 0.1.2)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
+
+from zprime.bring.brought import Brought, bring
+from zprime.bring.modules import Callables, precision
+from zprime.bring.splits import split
+from zprime.errors import UsageError
+from zprime.latent.vamp import Vamp
+
+TRAINED: Mapping[str, str] = {
+    "VAE": "",
+    "BetaVAE": "",
+    "VAMP": "",
+    "IWAE": "an importance-weighted bound",
+    "MIWAE": "an importance-weighted bound",
+    "CIWAE": "an importance-weighted bound",
+    "PIWAE": "an importance-weighted bound",
+    "DisentangledBetaVAE": "a KL term held at a capacity",
+    "BetaTCVAE": "a re-weighted KL term",
+    "FactorVAE": "a KL term with a penalty on total correlation",
+    "INFOVAE_MMD": "a KL term with a penalty by MMD",
+}
+"""pythae's model name -> what it was trained with in place of the ELBO. All: q(z|x) a diagonal Gaussian."""
+
+
+def pythae(model: Any, data: Mapping[str, Any], *, labels: Mapping[str, Any] | None = None, seed: int = 0) -> Brought:
+    """Bring a VAE that pythae trained: VAE, BetaVAE, IWAE, VAMP, and others with the same encoder and decoder.
+
+    p(x|z) is what pythae's loss stands for: `bce` is Bernoulli (on grey values no density), `mse` is Gaussian with
+    variance 1, and with variance beta for a BetaVAE, since `1/2 (x - f(z))^2 + beta KL` is beta times the negative ELBO
+    of that model.
+
+    Args:
+        model: as trained; put into evaluation mode.
+        data: `train`, `heldout` and perhaps `selection` (see `modules`), scaled as pythae was given them.
+        labels: split -> integers, for conditional kinds.
+        seed: decides the selection split.
+
+    Raises:
+        UsageError: a model whose q(z|x) is no diagonal Gaussian, or whose loss stands for no p(x|z); see `split`.
+        ArrayError: shapes that do not fit, rows that are not finite.
+    """
+    name = getattr(model, "model_name", type(model).__name__)
+    if name not in TRAINED:
+        raise UsageError(
+            f"model: expected one whose q(z|x) is a diagonal Gaussian ({', '.join(TRAINED)}), got {name}; if yours is "
+            "one after all, give its parts to bring.modules"
+        )
+    loss = model.model_config.reconstruction_loss
+    if loss not in ("bce", "mse"):
+        raise UsageError(f"model: expected a reconstruction_loss that is bce or mse, got {loss!r}")
+    beta = float(model.model_config.beta) if name == "BetaVAE" else 1.0
+    model.eval()
+    dtype = precision(model) or torch.float32
+
+    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        out = model.encoder(x)
+        return out["embedding"], out["log_covariance"]
+
+    def decode(z: Tensor) -> Distribution:
+        mean = model.decoder(z)["reconstruction"]
+        p = Bernoulli(mean, validate_args=False) if loss == "bce" else Normal(mean, beta**0.5, validate_args=False)
+        return Independent(p, mean.ndim - 1, validate_args=False)
+
+    rows = split(data, labels or {}, seed=seed, dtype=dtype)
+    prior = _vamp(model) if name == "VAMP" else None
+    says = _says(name, loss, beta, prior)
+    return bring(Callables(encode, decode, "log-variance", dtype), rows, prior=prior, says=says)
+
+
+@torch.no_grad()
+def _vamp(model: Any) -> Vamp:
+    """The trained prior: the encoder's posteriors at the pseudo-inputs, of equal weight."""
+    k = model.number_components
+    out = model.encoder(model.pseudo_inputs(model.idle_input).reshape(k, *model.model_config.input_dim))
+    return Vamp(torch.zeros(k).log_softmax(0), out["embedding"], (0.5 * out["log_covariance"]).exp())
+
+
+def _says(name: str, loss: str, beta: float, prior: Vamp | None) -> tuple[str, ...]:
+    """Which p(x|z), and which q is which."""
+    out = []
+    if loss == "mse":
+        out.append(
+            f"p(x|z) is Gaussian with variance {beta:g}" + ("" if beta == 1 else ": mse with beta stands for that")
+        )
+    else:
+        out.append("p(x|z) is Bernoulli; where the data are grey values, log p(x|z) is a loss and not a density")
+        if beta != 1:
+            out.append(
+                f"trained with beta = {beta:g}: q(z|x) is no approximation of the posterior under this p(x|z), so "
+                "the evidence gain is neither bound nor estimate; the likelihood gain is as exact as ever"
+            )
+    if prior is not None:
+        out.append(
+            f"trained with its own prior, {prior.label}, not N(0, I): it is a candidate (`prior`), gains are over "
+            "N(0, I), and the evidence gain, which takes N(0, I) for the prior in training, does not hold"
+        )
+    if TRAINED[name]:
+        out.append(
+            f"trained with {TRAINED[name]}, not the ELBO: q(z|x) is what the encoder gives, not the q of that bound, "
+            "and code gain and evidence gain are conditional on it"
+        )
+    return tuple(out)

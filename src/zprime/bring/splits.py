@@ -1,0 +1,75 @@
+"""Rows or arrays of three splits, whatever they come as."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zprime.arrays import check_finite
+from zprime.data import SPLITS, Rows
+from zprime.errors import ArrayError, UsageError
+from zprime.rng import generator
+
+MOST = 5000  # rows that are taken from the held-out ones to choose on
+
+
+def split(
+    data: Mapping[str, Any], labels: Mapping[str, Any], *, seed: int, dtype: torch.dtype | None = None
+) -> dict[str, Rows]:
+    """Train, selection and held-out rows as tensors, numbered through in this order of origin: train, rest.
+
+    Args:
+        data: `train` and `heldout`, and `selection` if there is one: without it half of the held-out rows, at most
+            5,000, are set aside.
+        labels: split -> integers.
+        seed: decides which.
+        dtype: what the network computes in; None keeps that of floating-point data.
+
+    Raises:
+        UsageError: a split is missing or unknown.
+        ArrayError: not finite, empty, or labels that do not fit.
+    """
+    unknown = sorted(set(data) - set(SPLITS))
+    if unknown or "train" not in data or "heldout" not in data:
+        raise UsageError(
+            f"data: expected train and heldout (and selection, if you have one), got {', '.join(data) or 'nothing'}"
+        )
+    x = {s: _tensor(s, data[s], dtype) for s in SPLITS if s in data}
+    y = {s: _labels(s, labels[s], len(x[s])) for s in labels if s in x}
+    ids = {}
+    start = 0
+    for s in x:
+        ids[s] = torch.arange(start, start + len(x[s]))
+        start += len(x[s])
+    if "selection" not in x:
+        n = len(x["heldout"])
+        order = torch.randperm(n, generator=generator(seed, "bring selection"))
+        cut = min(n // 2, MOST)
+        if cut < 2:
+            raise ArrayError(f"data: expected at least 4 held-out rows, half of them to choose on, got {n}")
+        parts = {"selection": order[:cut].sort().values, "heldout": order[cut:].sort().values}
+        for values in (x, y, ids):
+            whole = values.pop("heldout", None)
+            if whole is not None:
+                values.update({s: whole[at] for s, at in parts.items()})
+    shapes = {s: tuple(t.shape[1:]) for s, t in x.items()}
+    if len(set(shapes.values())) > 1:
+        raise ArrayError(f"data: expected rows of one shape in all splits, got {shapes}")
+    return {s: Rows(s, x[s], ids[s], y.get(s)) for s in SPLITS}
+
+
+def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:
+    out = torch.as_tensor(x).detach().cpu()
+    if out.ndim < 2 or len(out) < 2:
+        raise ArrayError(f"data: expected at least 2 rows of at least one entry in {name}, got shape {list(out.shape)}")
+    out = out if out.is_floating_point() else out.float()
+    check_finite(name, out)
+    return out if dtype is None else out.to(dtype)
+
+
+def _labels(name: str, y: Any, n: int) -> Tensor:
+    out = torch.as_tensor(y)
+    if out.shape != (n,) or out.is_floating_point():
+        raise ArrayError(f"labels: expected {n} integers for {name}, got {out.dtype} of shape {list(out.shape)}")
+    return out.long()
