@@ -32,7 +32,7 @@ UNIT = "nats per row"
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Gains over the prior of one latent distribution, on rows that it holds and on rows that it does not.
+    """MaskedGains over the prior of one latent distribution, on rows that it holds and on rows that it does not.
 
     `self-included` is a training row under the mixture that holds its own component, `leave-one-out` the same row under
     the mixture of all others, `held-out` a row that no part has seen. The first two are about the rows of this training
@@ -114,14 +114,14 @@ def leave_one_out(
 
 
 @dataclass(frozen=True)
-class Gains:
+class MaskedGains:
     """Log r/p of some rows with their own component and without it: a row a draw, or one where there are no draws."""
 
     with_own: Float[Tensor, "k n"]
     others: Float[Tensor, "k n"]
 
 
-def masked_code_gain(m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor, "m d"]) -> Gains:
+def masked_code_gain(m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor, "m d"]) -> MaskedGains:
     """(a) at draws of the rows that have the components at `position`: draw 0 of all rows, then draw 1."""
     c, z = m.components, z[:, m.dims]
     repeated = position.repeat(len(z) // len(position))
@@ -130,10 +130,10 @@ def masked_code_gain(m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor
     with_own = torch.logaddexp(others, own + c.log_weight[repeated].double())
     prior = standard_log_prob(z)
     shape = (-1, len(position))
-    return Gains((with_own - prior).reshape(shape), (others - prior).reshape(shape) - _left(c, position))
+    return MaskedGains((with_own - prior).reshape(shape), (others - prior).reshape(shape) - _left(c, position))
 
 
-def masked_evidence_gain(m: RowMixture, position: Int[Tensor, " n"], posteriors: InMemory) -> Gains:
+def masked_evidence_gain(m: RowMixture, position: Int[Tensor, " n"], posteriors: InMemory) -> MaskedGains:
     """(b), in closed form, of the rows that have the components at `position`."""
     c, mean, scale = m.components, posteriors.mean[:, m.dims], posteriors.scale[:, m.dims]
     dtype = torch.promote_types(mean.dtype, c.mean.dtype)
@@ -146,7 +146,7 @@ def masked_evidence_gain(m: RowMixture, position: Int[Tensor, " n"], posteriors:
         mask(terms, position[rows])
         others[0, rows] = torch.logsumexp(terms.double(), 1)
         with_own[0, rows] = torch.logaddexp(others[0, rows], own)
-    return Gains(with_own, others - _left(c, position))
+    return MaskedGains(with_own, others - _left(c, position))
 
 
 def _left(c: Diagonal, position: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -160,7 +160,7 @@ def _left(c: Diagonal, position: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     return torch.log1p(-log_weight.exp())
 
 
-def _summarise(name: str, share: float, gains: Mapping[str, Gains], heldout: Ladder, seed: int) -> LeaveOneOut:
+def _summarise(name: str, share: float, gains: Mapping[str, MaskedGains], heldout: Ladder, seed: int) -> LeaveOneOut:
     def estimate(values: Tensor, split: str, used: int | None) -> Estimate:
         return skew_checked(finite_mean(values, unit=UNIT, split=split, seed=used, because=DIVERGE), values)
 
