@@ -8,6 +8,7 @@ from collections.abc import Callable
 from zprime.measure.averages import Average, Averages
 from zprime.measure.estimate import Estimate
 from zprime.measure.generation import REAL
+from zprime.measure.road import CODES, Road
 from zprime.record import PURE, Audit, Entry
 from zprime.reporting.generation import difference
 from zprime.reporting.table import size
@@ -233,6 +234,9 @@ def _mixture(audit: Audit) -> list[str]:
         "The trouble is what it stores:",
         bullets(points),
     ]
+    road = None if audit.generation is None else audit.generation.road
+    if road is not None and all(s.copying.status != "untested" for s in road.stops):
+        out.append(_smoothed(road))
     choice = audit.entry(audit.shipped)
     if choice.name != "prior" and not choice.holds_rows:
         out.append(
@@ -241,6 +245,25 @@ def _mixture(audit: Audit) -> list[str]:
             "what they share; how much detail to keep was chosen, and tested, on rows that it has not seen."
         )
     return out
+
+
+def _smoothed(road: Road) -> str:
+    """What lies between copying and leaving the data, if posteriors are widened."""
+    copies, off = road.copies, road.off
+    if not copies:
+        return "Here not even the codes of training rows, without any noise, decode to measurable copies."
+    out = (
+        "Could one widen the posteriors a little? With a kernel of bandwidth h (0 is the mixture itself, 1 a single "
+        f"Gaussian) samples copy up to {copies[-1].name if copies[-1].name != CODES else 'the codes without noise'}"
+    )
+    if not off:
+        return f"{out}, and at no h do they measurably leave the data."
+    out += f", and from {off[0].name} on they are measurably farther from the training rows than unseen rows are."
+    between = road.stops[road.stops.index(copies[-1]) + 1 : road.stops.index(off[0])]
+    if not between:
+        return f"{out} Nothing that was tried lies between."
+    ends = list(dict.fromkeys([between[0].name, between[-1].name]))
+    return f"{out} Between lies {' to '.join(ends)}."
 
 
 def _copied(audit: Audit, name: str) -> list[str]:

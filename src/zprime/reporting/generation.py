@@ -8,6 +8,7 @@ from rich.text import Text
 from zprime.measure.drift import Drift
 from zprime.measure.estimate import Estimate
 from zprime.measure.generation import PLANTED, RECONSTRUCTED, Generation, Sampled
+from zprime.measure.road import Road
 from zprime.record import PURE, Audit
 
 COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
@@ -96,9 +97,32 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
     for e in made.entries:
         if e.copying is not None:
             out.append((f"Copying by {_title(e).strip()}", _copying(e)))
+    if made.road is not None:
+        out.append(("The road from copies to off the data", road_line(made.road)))
     if difference(audit):
         out.append(("Why the verdicts differ", difference(audit)))
     return out
+
+
+def road_line(found: Road) -> str:
+    """Where on the road samples copy, and where they leave the data."""
+    first = found.stops[0].copying
+    out = [
+        "posteriors smoothed by a kernel of bandwidth h, from the training codes themselves "
+        f"(nearer with chance {first.within}) to one Gaussian"
+    ]
+    if any(s.copying.status == "untested" for s in found.stops):
+        return out[0] + ": untested, for the controls failed"
+    copies, off = found.copies, found.off
+    out.append(f"samples copy up to {copies[-1].name}" if copies else "nowhere do samples measurably copy")
+    if off:
+        out.append(
+            f"from {off[0].name} on they are farther from the training set than reconstructions of unseen rows, off "
+            f"the data (at the end with chance {off[-1].copying.within})"
+        )
+    else:
+        out.append("nowhere do they measurably leave the data")
+    return "; ".join(out) + "."
 
 
 def _copying(e: Sampled) -> str:

@@ -62,6 +62,17 @@ IN_WORDS: dict[str, tuple[str, Callable[[Audit], Sequence[str | tuple[str, str]]
 """Field of the audit -> its heading, and its numbers in sentences that the terminal shares."""
 
 PLOTS: dict[str, list[tuple[Callable[[Audit], Figure | None], str]]] = {
+    "generation": [
+        (
+            figures.road,
+            "The road from copies to off the data: samples from the training codes themselves, from the aggregated "
+            "posterior (h = 0), and from posteriors smoothed until they are one Gaussian (h = 1). Above: chance, with "
+            "95 % interval, that a sample is nearer to the training set than a reconstruction of an unseen row is. "
+            "Red: copies; the gate closes where the interval lies in the grey and the nearness is to single rows. Well "
+            "below 1/2: off the data. Below: Z_U and C_T (Meehan et al. 2020). Dotted: controls and prior, as many "
+            "samples each.",
+        )
+    ],
     "model_side": [
         (
             figures.calibration,
