@@ -18,7 +18,8 @@ coverage = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(coverage)
 table = sys.modules["harness"].table
 latent = importlib.import_module("coverage_latent").GROUPS
-GROUPS = {**coverage.GROUPS, **latent}
+samples = importlib.import_module("generation")
+GROUPS = {**coverage.GROUPS, **latent, **samples.GROUPS}
 LONG = [pytest.param("memorised", marks=pytest.mark.slow)]
 
 
