@@ -122,6 +122,13 @@ def test_one_in_a_hundred_of_junk_is_seen_by_frechet() -> None:
     assert not worse(found.precision, GOOD.precision)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.1, 0.5, 0.9, 0.99])
+def test_frechet_and_sliced_see_junk_at_every_share(share: float) -> None:
+    found = measured(mixed(clumps(N, 2), junk(N, 2), share, 0))
+    assert found.frechet.low > GOOD.frechet.high
+    assert found.sliced.value > GOOD.sliced.high
+
+
 def test_recall_and_coverage_hardly_see_junk() -> None:
     found = measured(mixed(clumps(N, 2), junk(N, 2), 0.25, 0))
     assert found.coverage.value > GOOD.coverage.value - 0.06
