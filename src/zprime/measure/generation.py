@@ -17,7 +17,7 @@ from zprime.measure.features import Classifier, Space, build_features, train_cla
 from zprime.measure.fidelity import FEWEST, Compared, Fidelity, fidelity
 from zprime.measure.generation_verdict import GenerationVerdict, Rival, decide_generation
 from zprime.measure.labels import label_coverage
-from zprime.measure.panel import PURE, Panel, View
+from zprime.measure.panel import PURE, Panel, View, named
 from zprime.measure.road import Road, road
 from zprime.measure.samples import Sample, Workshop
 from zprime.measure.utility import Utility, accuracy, hits
@@ -91,10 +91,7 @@ class Generation:
         Raises:
             UsageError: no such candidate.
         """
-        for e in self.entries:
-            if e.name == name:
-                return e
-        raise UsageError(f"name: expected one of {', '.join(e.name for e in self.entries)}, got {name!r}")
+        return named(self.entries, name)
 
 
 def generation(

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Bool
 from torch import Tensor
 
-from zprime.latent.choose import paired
+from zprime.latent.choose import Gains, near_best
+from zprime.measure.decision import Decision, needed
 from zprime.measure.estimate import Estimate
 from zprime.measure.fidelity import Compared
 from zprime.measure.manifold import NAMES
@@ -55,23 +56,16 @@ class Rival:
 
 
 @dataclass(frozen=True)
-class GenerationVerdict:
+class GenerationVerdict(Decision):
     """What to draw z' from to generate.
 
     Attributes:
-        decision: `leave the prior`, `keep the prior`, `undecided` or `none of these`.
-        choice: name of the latent distribution to use; the best of these where the decision is `none of these`.
-        sentence: the verdict in words, to act on.
-        why: the numbers it rests on, in words.
+        decision: may be `none of these` too; then `choice` is the best of these.
         standings: name -> `copies`, `loses modes`, `behind`, `tied` or `best`, on the selection split.
         evidence: `prior`, `choice`, `reconstructions`, `real rows` (Frechet distances on the held-out split), `gain`
             (the prior's less the choice's), `coverage gain` and `decoder` (the reconstructions' less the real rows').
     """
 
-    decision: str
-    choice: str
-    sentence: str
-    why: list[str] = field(default_factory=list)
     standings: dict[str, str] = field(default_factory=dict)
     evidence: dict[str, Estimate] = field(default_factory=dict)
 
@@ -146,21 +140,15 @@ def _pick(tied: list[Rival]) -> Rival:
     """Step 3."""
     students = [r for r in tied if r.right is not None]
     if students:
-        scores = {r.name: r.right.double() for r in tied if r.right is not None}
-        top = max(students, key=lambda r: float(scores[r.name].mean()))
-        gaps = {r.name: paired(scores[top.name], scores[r.name]) for r in students}
-        tied = [r for r in students if r is top or gaps[r.name][0] < max(gaps[r.name][1], POINT)]
+        scores = [Gains(r.right.double()) for r in students if r.right is not None]
+        tied = [students[i] for i in near_best(scores, POINT)]
     return min(tied, key=lambda r: (r.bytes, float(r.compared.frechet.whole[0])))
-
-
-def _limit(e: Estimate, prior: Estimate) -> float:
-    return max(2 * (e.stderr or 0.0), WORTH * prior.value)
 
 
 def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: str) -> GenerationVerdict:
     """Steps 4 and 5."""
     gain, decoder, lost = evidence["gain"], evidence["decoder"], evidence["coverage gain"]
-    needed = _limit(gain, evidence["prior"])
+    least = needed(gain, WORTH * evidence["prior"].value)
     distance = f"Frechet distance to held-out rows ({space} features)"
     why = [
         f"{distance}: prior {evidence['prior']}, {best.label} {evidence['choice']}, reconstructions "
@@ -172,13 +160,13 @@ def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: s
             "copying. More held-out rows would settle it; until then keep the prior."
         )
         return GenerationVerdict("undecided", "prior", sentence, why)
-    confirmed = best.name != "prior" and gain.value > needed
+    confirmed = best.name != "prior" and gain.value > least
     covers = lost.value > -2 * (lost.stderr or 0.0)
     choice = best.name if confirmed and covers else "prior"
     if best.name != "prior":
         why.append(
             f"held-out split, opened once, with fresh draws: the distance falls by {gain} (needed more than "
-            f"{needed:.3g}), coverage changes by {lost}"
+            f"{least:.3g}), coverage changes by {lost}"
         )
     if decoder.low > 0 and max(gain.value, 0.0) < CLOSES * decoder.value:
         sentence = (

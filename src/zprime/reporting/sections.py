@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from zprime.measure import Estimate
+from zprime.measure.decision import Decision
 from zprime.record import Audit
 from zprime.reporting import figures, generation, latent_side, model_side, pictures
 from zprime.reporting.explain import Number, attributes, estimate
@@ -110,10 +111,10 @@ def _labelled(table: Table, labels: Mapping[str, str]) -> Table:
     return dataclasses.replace(table, rows=[(labels.get(k, k), numbers) for k, numbers in table.rows])
 
 
-def verdicts(audit: Audit) -> list[tuple[str, Any]]:
+def verdicts(audit: Audit) -> list[tuple[str, Decision]]:
     """Verdicts beside the one by likelihood: name of the section that gives it, and the verdict."""
     found = [(f.name, getattr(getattr(audit, f.name), "verdict", None)) for f in dataclasses.fields(audit)]
-    return [(_words(name).lower(), v) for name, v in found if v is not None and hasattr(v, "sentence")]
+    return [(_words(name).lower(), v) for name, v in found if isinstance(v, Decision)]
 
 
 def _words(name: str) -> str:
