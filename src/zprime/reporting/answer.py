@@ -16,11 +16,9 @@ from zprime.reporting.words import bullets, gloss, nats, plain, shown, size_of
 
 QUESTION = (
     "In Bayesian inference one updates the prior p(Z) to p(Z|X=D), draws z′ from that, and x′ from p(X|z′). A VAE, "
-    "once "
-    "trained, draws z′ from N(0, I). Why? Because (1) the KL term of the ELBO keeps each q(z|x) near p(z)? Because (2) "
-    "the posterior given all of D is hard to compute, and the average r(Z) closest in KL to every posterior is p(Z)? "
-    "And "
-    "why not (3) draw x from D, z′ from q(z|x) and x′ from p(x|z′)?"
+    "once trained, draws z′ from N(0, I). Why? Because (1) the KL term of the ELBO keeps each q(z|x) near p(z)? "
+    "Because (2) the posterior given all of D is hard to compute, and the average r(Z) closest in KL to every "
+    "posterior is p(Z)? And why not (3) draw x from D, z′ from q(z|x) and x′ from p(x|z′)?"
 )
 
 
@@ -51,7 +49,7 @@ def _short(audit: Audit) -> list[str]:
     reasons = [
         "A VAE draws z′ from N(0, I) because that is what the model itself says of a new z′, once its parameters are "
         "learned. Whether it is true of the data is another matter.",
-        f"(1) The KL term makes the *average* of the posteriors resemble N(0, I) in mean and covariance "
+        "(1) The KL term makes the *average* of the posteriors resemble N(0, I) in mean and covariance "
         f"({nats(s.gaussian_part.value)} nats apart), not each posterior ({nats(s.mean_kl.value)} nats).",
     ]
     a = audit.averages
@@ -77,12 +75,9 @@ def _posterior(audit: Audit) -> list[str]:
     out = [
         "It depends on whose z it is. A VAE gives every row a z of its own. Once the decoder is given, the rows say "
         "nothing about the z of a row still to come, so the posterior predictive of z′ *is* p(z). Sampling a VAE that "
-        "way "
-        "is correct Bayes, **if the model is right**; D has had its say through the decoder’s parameters. That codes "
-        "are "
-        "distributed as N(0, I) is an assumption of the model, like any other, and can be checked on rows that it has "
-        "not "
-        "seen."
+        "way is correct Bayes, **if the model is right**; D has had its say through the decoder’s parameters. That "
+        "codes are distributed as N(0, I) is an assumption of the model, like any other, and can be checked on rows "
+        "that it has not seen."
     ]
     if a is None:
         return out
@@ -90,14 +85,11 @@ def _posterior(audit: Audit) -> list[str]:
         r = a.members["shared"]
         out.append(
             f"Taken literally, p(Z|X=D) belongs to another model: *one* z behind all {r.forward.n:,} rows. Hard to "
-            f"compute "
-            f"it is not: from Gaussian posteriors it is a product in closed form. But it is a needle, "
+            "compute it is not: from Gaussian posteriors it is a product in closed form. But it is a needle, "
             f"{plain(r.width)} wide in each dimension where the posterior of one row is {plain(a.width)} and the "
-            f"prior 1, "
-            f"and {nats(r.to_prior.value)} nats from the prior. Draws from it are all alike, and so are their x′"
-            f"{_samples(audit, 'shared')}. A product of posteriors narrows with every row. What one wants for new "
-            f"rows is "
-            "their mixture."
+            f"prior 1, and {nats(r.to_prior.value)} nats from the prior. Draws from it are all alike, and so are "
+            f"their x′{_samples(audit, 'shared')}. A product of posteriors narrows with every row. What one wants for "
+            "new rows is their mixture."
         )
     elif a.shared_fails:
         out.append(f"For one z behind all rows the posterior could not be had: {a.shared_fails}.")
@@ -119,24 +111,22 @@ def _kl_term(audit: Audit) -> list[str]:
         "(Hoffman & Johnson 2016):",
         bullets(
             [
-                f"**{shown(info)} nats tell the rows apart.** It could be log N = {nats(s.log_n)} at most; "
-                f"exp(I) = {s.told_apart.value:,.0f} of {n:,} rows can be told apart: {full}.",
+                f"**{shown(info)} nats tell the rows apart.** It could be log N = {nats(s.log_n)} at most; exp(I) = "
+                f"{s.told_apart.value:,.0f} of {n:,} rows can be told apart: {full}.",
                 f"**{shown(s.hole)} nats are the distance of their average from p(z).** {nats(seen)} of them "
                 f"({share:.0f} %) can be seen in its mean and covariance. The rest is shape: clumps with holes "
-                f"between.",
+                "between.",
             ]
         ),
         "So the term does bring something near N(0, I): the mean and the covariance of the average. For a linear VAE "
-        "at its "
-        "optimum they agree exactly, whatever the data (Tipping & Bishop 1999). The shape of the average it leaves "
-        "free.",
+        "at its optimum they agree exactly, whatever the data (Tipping & Bishop 1999). The shape of the average it "
+        "leaves free.",
     ]
     hole = audit.latent_side.hole if audit.latent_side is not None else None
     if hole is not None:
         out.append(
             f"(These are the codes of {n:,} rows, and between posteriors as narrow as these there are always gaps. "
-            f"How far "
-            "the average over *all* rows that there could be is from p(z) is only known to lie between "
+            "How far the average over *all* rows that there could be is from p(z) is only known to lie between "
             f"{nats(max(0.0, hole.low))} and {nats(hole.high)} nats.)"
         )
     return out
@@ -157,17 +147,14 @@ def _average(audit: Audit) -> list[str]:
         f"{prior.forward.n:,} training rows; q is one row’s posterior):",
         "| closest in | r | KL(q‖r) | on unseen rows | KL(r‖q) | KL(r‖p) | width |\n"
         "| --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(_row(m) for m in a.members.values()),
-        f"With KL(q‖r), the direction of the ELBO, the closest r of all is the mixture of all posteriors, the "
-        f"aggregated "
-        f"posterior. The closest *single Gaussian* takes over its mean and covariance, and {guess} With KL(r‖q), or in "
-        f"Wasserstein distance, the average collapses to the width of about one posterior "
-        f"({plain(a.members['pool'].width)} and {plain(a.members['barycentre'].width)}): draws from it all make "
-        f"much the "
-        f"same x′{_samples(audit, 'pool') or _samples(audit, 'barycentre')}.",
-        f"But a Gaussian is the wrong form: the mixture is "
-        f"{nats(match.forward.value - exact.forward.value)} nats closer still. Most of that is memory of these very "
-        f"rows, "
-        "see (3); what counts is how much of it is left on rows that r has not seen.",
+        "With KL(q‖r), the direction of the ELBO, the closest r of all is the mixture of all posteriors, the "
+        f"aggregated posterior. The closest *single Gaussian* takes over its mean and covariance, and {guess} With "
+        "KL(r‖q), or in Wasserstein distance, the average collapses to the width of about one posterior "
+        f"({plain(a.members['pool'].width)} and {plain(a.members['barycentre'].width)}): draws from it all make much "
+        f"the same x′{_samples(audit, 'pool') or _samples(audit, 'barycentre')}.",
+        f"But a Gaussian is the wrong form: the mixture is {nats(match.forward.value - exact.forward.value)} nats "
+        "closer still. Most of that is memory of these very rows, see (3); what counts is how much of it is left on "
+        "rows that r has not seen.",
     ]
     best = _best_kind(audit)
     if best is not None:
@@ -225,13 +212,12 @@ def _mixture(audit: Audit) -> list[str]:
         e = found.memorised["code"]
         points.append(
             f"**It knows the old ones by heart.** A training row’s own component is worth {shown(e)} nats to it; "
-            f"leave it "
-            "out, and they are gone."
+            "leave it out, and they are gone."
         )
     points += _copied(audit, exact.name)
     out = [
-        f"You would be drawing from the closest r of all, exactly, and storage is the least of its troubles. {stored}. "
-        "The trouble is what it stores:",
+        "You would be drawing from the closest r of all, exactly, and storage is the least of its troubles. "
+        f"{stored}. The trouble is what it stores:",
         bullets(points),
     ]
     road = None if audit.generation is None else audit.generation.road
@@ -241,8 +227,7 @@ def _mixture(audit: Audit) -> list[str]:
     if choice.name != "prior" and not choice.holds_rows:
         out.append(
             f"So do use q after training, but not row by row. {choice.label} was fitted to the same posteriors and "
-            f"keeps "
-            "what they share; how much detail to keep was chosen, and tested, on rows that it has not seen."
+            "keeps what they share; how much detail to keep was chosen, and tested, on rows that it has not seen."
         )
     return out
 
@@ -275,8 +260,8 @@ def _copied(audit: Audit, name: str) -> list[str]:
     title = "Its samples are copies." if sampled.status == "copies" else "Its samples are no measurable copies."
     return [
         f"**{title}** {100 * c.near.value:.0f} % of them lie nearer to a training row than all but 5 % of "
-        f"reconstructions of "
-        f"unseen rows do, and a sample is the nearer of two with chance {shown(c.within)} (1/2 without copying).",
+        f"reconstructions of unseen rows do, and a sample is the nearer of two with chance {shown(c.within)} (1/2 "
+        "without copying).",
         f"**And they look good.** Frechet distance to unseen rows in {made.features} features: "
         f"{shown(sampled.fidelity.frechet)}; p(Z) {shown(made.entry('prior').fidelity.frechet)}, real rows "
         f"{shown(made.controls[REAL].fidelity.frechet)}. Whoever judges by the look of samples would choose it.",
@@ -288,11 +273,10 @@ def _role(audit: Audit) -> list[str]:
     d = len(s.dimension_kl)
     points = [
         "**In training** it is the common scale. Without it the encoder would spread the codes out and shrink each to "
-        "a "
-        f"point, and the decoder would never see what lies between. {nats(s.mean_kl.value)} nats per row is what that "
-        "costs here.",
-        "**In the finished model** it is the claim that codes of new rows are spread like N(0, I): right as far as the "
-        "aggregated posterior of all rows is like it, and no farther.",
+        f"a point, and the decoder would never see what lies between. {nats(s.mean_kl.value)} nats per row is what "
+        "that costs here.",
+        "**In the finished model** it is the claim that codes of new rows are spread like N(0, I): right as far as "
+        "the aggregated posterior of all rows is like it, and no farther.",
     ]
     choice = audit.entry(audit.shipped)
     share = choice.chosen.get("epsilon")
@@ -301,8 +285,7 @@ def _role(audit: Audit) -> list[str]:
     else:
         insured = (
             f" It is still good as an insurance: {100 * share:g} % of it is mixed in, so that no row is lost that the "
-            f"rest "
-            "has missed."
+            "rest has missed."
             if share
             else ""
         )
@@ -312,8 +295,7 @@ def _role(audit: Audit) -> list[str]:
     if s.active < d:
         points.append(
             f"**In {d - s.active} of {d} dimensions** the encoder says nothing, every posterior is the prior, and the "
-            f"prior is "
-            "exactly right."
+            "prior is exactly right."
         )
     made = audit.generation
     if made is not None and choice.name != "prior":
@@ -322,10 +304,8 @@ def _role(audit: Audit) -> list[str]:
         seen = [f"{100 * e.fidelity.coverage.value:.0f} %" for e in rows]
         points.append(
             f"**What drawing from it costs here:** {off[0]} of its samples lie off the data and they cover {seen[0]} "
-            f"of unseen "
-            f"rows. For {choice.label} it is {off[1]} and {seen[1]}, for real rows {off[2]} and {seen[2]}. p(Z) draws "
-            f"from the "
-            "holes too, where the decoder was never trained."
+            f"of unseen rows. For {choice.label} it is {off[1]} and {seen[1]}, for real rows {off[2]} and {seen[2]}. "
+            "p(Z) draws from the holes too, where the decoder was never trained."
         )
     return [bullets(points)]
 
@@ -340,8 +320,7 @@ def _limits(audit: Audit) -> list[str]:
     if made is not None:
         text += (
             f", Frechet distance, coverage and “off the data” over {made.rows:,} rows a sample in {made.features} "
-            f"features "
-            f"({made.says}), and they depend on both"
+            f"features ({made.says}), and they depend on both"
         )
     return [text + ". Another model has other holes. Ask yours: `zprime run`, then `zprime explain`."]
 
