@@ -70,11 +70,25 @@ def test_widths_tell_which_average_collapses() -> None:
 def test_held_out_rows_have_an_error_and_training_rows_none() -> None:
     for name, m in FOUND.members.items():
         assert m.forward.n == 60
-        if name != "aggregated posterior":
-            assert m.forward.stderr is None
-            assert m.heldout is not None
-            assert (m.heldout.n, m.heldout.split) == (40, "heldout")
-            assert m.heldout.stderr is not None
+        assert name == "aggregated posterior" or m.forward.stderr is None
+        assert (m.heldout.n, m.heldout.split) == (40, "heldout")
+        assert m.heldout.stderr is not None
+
+
+def test_the_mixture_on_rows_it_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all training posteriors are one, the mixture is that Gaussian, and the KL a closed form."""
+    monkeypatch.setattr("zprime.measure.averages.DRAWS", 4000)
+    one = InMemory(TRAIN.mean[:1].repeat(5, 1), TRAIN.scale[:1].repeat(5, 1))
+    cut = surgery(one, split="train", rng=generator(0, "s"))
+    found = averages({"train": one, "heldout": HELD}, cut).members["aggregated posterior"].heldout
+    truth = forward_kl(HELD, one.mean[0], torch.diag(one.scale[0].square())).mean()
+    assert found.value == pytest.approx(float(truth), rel=0.01)
+    # narrow posteriors: closest of all to the rows it was made of, farther than the prior from others
+    narrow, new = posteriors(60, 0, scale=0.02), posteriors(40, 1, scale=0.02)
+    members = averages({"train": narrow, "heldout": new}, surgery(narrow, split="train", rng=generator(0, "s"))).members
+    mixture, prior = members["aggregated posterior"], members["prior"]
+    assert mixture.forward.value < prior.forward.value
+    assert mixture.heldout.low > prior.heldout.high
 
 
 def test_a_product_that_is_no_density_is_said() -> None:

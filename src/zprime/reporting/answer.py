@@ -9,6 +9,7 @@ from zprime.measure.averages import Average, Averages
 from zprime.measure.estimate import Estimate
 from zprime.measure.generation import REAL
 from zprime.measure.road import CODES, Road
+from zprime.measure.surgery import Surgery
 from zprime.record import PURE, Audit, Entry
 from zprime.reporting.generation import difference
 from zprime.reporting.table import size
@@ -38,7 +39,8 @@ def _short(audit: Audit) -> list[str]:
     choice = audit.entry(audit.shipped)
     if choice.name != "prior":
         answer = (
-            f"For this model: do not. Draw z′ from {choice.label}{gloss(choice)}, which takes {size(choice.bytes)}."
+            f"For this model: do not draw z′ from N(0, I). Draw it from {choice.label}{gloss(choice)}, which takes "
+            f"{size(choice.bytes)}."
         )
     elif made is not None and made.verdict.decision == "none of these":
         answer = "For this model the question comes too early: where z′ is drawn from is not what ails its samples."
@@ -49,8 +51,11 @@ def _short(audit: Audit) -> list[str]:
     reasons = [
         "A VAE draws z′ from N(0, I) because that is what the model itself says of a new z′, once its parameters are "
         "learned. Whether it is true of the data is another matter.",
-        "(1) The KL term makes the *average* of the posteriors resemble N(0, I) in mean and covariance "
-        f"({nats(s.gaussian_part.value)} nats apart), not each posterior ({nats(s.mean_kl.value)} nats).",
+        f"(1) The KL term brings the *average* of the posteriors near N(0, I) in mean and covariance "
+        f"({nats(s.gaussian_part.value)} nats apart), not each posterior ({nats(s.mean_kl.value)} nats)."
+        if _alike(s)
+        else f"(1) The KL term should bring the *average* of the posteriors near N(0, I); here even its mean and "
+        f"covariance are {nats(s.gaussian_part.value)} nats off, and each posterior {nats(s.mean_kl.value)} nats.",
     ]
     a = audit.averages
     if a is not None:
@@ -60,7 +65,7 @@ def _short(audit: Audit) -> list[str]:
             "(2) In the KL of the ELBO, the distribution closest to every posterior is their mixture; among single "
             f"Gaussians {found}."
         )
-    reasons.append("(3) That mixture can be stored. But it is the training set, and behaves like it.")
+    reasons.append(f"(3) That mixture can be stored. {_harm(audit)}")
     verdicts = [f"By likelihood: {audit.verdict.sentence}"]
     if made is not None:
         verdicts.append(f"For generation: {made.verdict.sentence}")
@@ -68,6 +73,33 @@ def _short(audit: Audit) -> list[str]:
     if why:
         verdicts.append(f"They differ: {why}.")
     return [f"**{answer}**", " ".join(reasons), bullets(verdicts)]
+
+
+def _alike(s: Surgery) -> bool:
+    """Whether the average posterior is nearly N(0, I) in mean and covariance, beside what a posterior is away."""
+    return s.gaussian_part.value < 0.1 * max(s.mean_kl.value, 1.0)
+
+
+def _harm(audit: Audit) -> str:
+    """What drawing from the mixture of all posteriors does, in a sentence."""
+    exact = _exact(audit)
+    if exact is None:
+        return "What it would do was not measured here."
+    gain = _held_gain(exact)
+    copies = audit.copying(exact.name) == "copies"
+    found = [
+        f"unseen rows are {size_of(gain)} nats worse off under it" if gain is not None and gain.high < 0 else "",
+        "what it generates are copies" if copies else "",
+    ]
+    harm = " and ".join(filter(None, found))
+    return f"But it is the training set, and behaves like it: {harm}." if harm else "Here it does no measurable harm."
+
+
+def _held_gain(e: Entry) -> Estimate | None:
+    """Over p(z) on held-out rows, on the highest rung that was measured."""
+    rungs = e.scores["heldout"]
+    found = rungs.get("likelihood") or rungs.get("code")
+    return None if found is None else found.gain
 
 
 def _posterior(audit: Audit) -> list[str]:
@@ -120,7 +152,12 @@ def _kl_term(audit: Audit) -> list[str]:
         ),
         "So the term does bring something near N(0, I): the mean and the covariance of the average. For a linear VAE "
         "at its optimum they agree exactly, whatever the data (Tipping & Bishop 1999). The shape of the average it "
-        "leaves free.",
+        "leaves free."
+        if _alike(s)
+        else "At the optimum the term brings mean and covariance of the average near N(0, I) (for a linear VAE they "
+        "agree exactly, whatever the data: Tipping & Bishop 1999). Here they are not near: this model was trained too "
+        "briefly, with a small weight on the KL term, or is held back by its form. The shape of the average it leaves "
+        "free anyhow.",
     ]
     hole = audit.latent_side.hole if audit.latent_side is not None else None
     if hole is not None:
@@ -139,7 +176,10 @@ def _average(audit: Audit) -> list[str]:
     match, exact, prior = a.members["moment match"], a.members["aggregated posterior"], a.members["prior"]
     gap, right = _guess(a)
     if right:
-        guess = f"here your guess is right: of p(Z)’s {nats(prior.forward.value)} nats it takes off {nats(gap)}."
+        guess = (
+            f"here that is p(Z) to within {nats(gap)} of {nats(prior.forward.value)} nats: among single Gaussians your "
+            "guess is right."
+        )
     else:
         guess = f"it is {nats(gap)} nats closer than p(Z): here even mean and covariance of the codes are off."
     out = [
@@ -152,17 +192,24 @@ def _average(audit: Audit) -> list[str]:
         "KL(r‖q), or in Wasserstein distance, the average collapses to the width of about one posterior "
         f"({plain(a.members['pool'].width)} and {plain(a.members['barycentre'].width)}): draws from it all make much "
         f"the same x′{_samples(audit, 'pool') or _samples(audit, 'barycentre')}.",
-        f"But a Gaussian is the wrong form: the mixture is {nats(match.forward.value - exact.forward.value)} nats "
-        "closer still. Most of that is memory of these very rows, see (3); what counts is how much of it is left on "
-        "rows that r has not seen.",
+        f"A Gaussian is another form than the average has: the mixture is "
+        f"{nats(match.forward.value - exact.forward.value)} nats closer still to the rows that it is made of. To rows "
+        f"that it has not seen it is {_beside(exact.heldout, prior.heldout)}. What counts is how close r comes to "
+        "those.",
     ]
     best = _best_kind(audit)
     if best is not None:
         e, gain = best
         out[-1] += f" {e.label} ({size(e.bytes)}) is {shown(gain)} nats closer to their posteriors than p(Z)."
     else:
-        out[-1] += " Here that is nothing measurable."
+        out[-1] += " Here nothing that stores no rows comes measurably closer than p(Z)."
     return out
+
+
+def _beside(e: Estimate, prior: Estimate) -> str:
+    gap = e.value - prior.value
+    side = f"{nats(abs(gap))} nats {'farther' if gap > 0 else 'closer'} than p(Z)"
+    return f"at {shown(e)}, {side} ({shown(prior)})"
 
 
 def _guess(a: Averages) -> tuple[float, bool]:
@@ -178,7 +225,7 @@ def _row(m: Average) -> str:
         sense.replace("mean ", "").replace("||", "‖"),
         name,
         shown(m.forward),
-        "–" if m.heldout is None else shown(m.heldout),
+        shown(m.heldout),
         "–" if m.reverse is None else shown(m.reverse),
         shown(m.to_prior),
         plain(m.width),
@@ -194,32 +241,35 @@ def _mixture(audit: Audit) -> list[str]:
     stored = f"The {n:,} posteriors take {size(exact.bytes)} as means and standard deviations"
     if "data" in audit.storage:
         stored += f", or {size(audit.storage['data'])} as the rows themselves, encoded when they are drawn"
+    stored += ", and it grows with |D|"
+    if "posteriors_rate" in audit.storage:
+        stored += f" (drawing is quick: {audit.storage['posteriors_rate']:,} z′ a second from the former"
+        rate = audit.storage.get("data_rate")
+        stored += ")" if rate is None else f", {rate:,} from the latter)"
     points = []
-    rungs = exact.scores["heldout"]
-    measured = rungs.get("likelihood") or rungs.get("code")
-    if measured is not None:
-        what = "log p(x)" if "likelihood" in rungs else "ELBO"
-        gain = measured.gain
+    gain = _held_gain(exact)
+    if gain is not None:
+        what = "log p(x)" if "likelihood" in exact.scores["heldout"] else "ELBO"
         worse = gain.value < 0
         change = f"{size_of(gain)} nats per row {'worse' if worse else 'better'} off in {what} than under p(Z)"
-        because = "; their codes fall between the narrow posteriors of the old rows" if worse else ""
-        points.append(f"**It does not know new rows.** Unseen rows are {change}{because}.")
-        if not worse:
-            points[-1] = points[-1].replace("It does not know new rows.", "New rows.")
+        if gain.high < 0:
+            because = "their codes fall between the narrow posteriors of the old rows"
+            points.append(f"**It does not know new rows.** Unseen rows are {change}; {because}.")
+        else:
+            points.append(f"**New rows.** Unseen rows are {change}.")
     side = audit.latent_side
     found = None if side is None else side.leave_one_out.get(exact.name)
     if found is not None:
         e = found.memorised["code"]
+        title = "It knows the old ones by heart." if e.low > 1 else "Old rows."
         points.append(
-            f"**It knows the old ones by heart.** A training row’s own component is worth {shown(e)} nats to it; "
-            "leave it out, and they are gone."
+            f"**{title}** A training row’s own component is worth {shown(e)} nats to it; leave it out, and they are "
+            "gone."
         )
     points += _copied(audit, exact.name)
-    out = [
-        "You would be drawing from the closest r of all, exactly, and storage is the least of its troubles. "
-        f"{stored}. The trouble is what it stores:",
-        bullets(points),
-    ]
+    out = [f"You would be drawing from the closest r of all, exactly. {stored}.", bullets(points)]
+    if _harm(audit).startswith("But"):
+        out[0] += " Storage is the least of its troubles; the trouble is what it stores:"
     road = None if audit.generation is None else audit.generation.road
     if road is not None and all(s.copying.status != "untested" for s in road.stops):
         out.append(_smoothed(road))
@@ -258,14 +308,19 @@ def _copied(audit: Audit, name: str) -> list[str]:
         return []
     c = sampled.copying
     title = "Its samples are copies." if sampled.status == "copies" else "Its samples are no measurable copies."
-    return [
+    out = [
         f"**{title}** {100 * c.near.value:.0f} % of them lie nearer to a training row than all but 5 % of "
-        f"reconstructions of unseen rows do, and a sample is the nearer of two with chance {shown(c.within)} (1/2 "
-        "without copying).",
-        f"**And they look good.** Frechet distance to unseen rows in {made.features} features: "
-        f"{shown(sampled.fidelity.frechet)}; p(Z) {shown(made.entry('prior').fidelity.frechet)}, real rows "
-        f"{shown(made.controls[REAL].fidelity.frechet)}. Whoever judges by the look of samples would choose it.",
+        "reconstructions of unseen rows do, and a sample is the nearer of two with chance "
+        f"{shown(c.within)} (1/2 without copying)."
     ]
+    mine, prior = sampled.fidelity.frechet, made.entry("prior").fidelity.frechet
+    if sampled.status == "copies" and mine.value < prior.value:
+        out.append(
+            f"**And they look good.** Frechet distance to unseen rows in {made.features} features: {shown(mine)}; p(Z) "
+            f"{shown(prior)}, real rows {shown(made.controls[REAL].fidelity.frechet)}. Whoever judges by the look of "
+            "samples would choose it."
+        )
+    return out
 
 
 def _role(audit: Audit) -> list[str]:
