@@ -108,6 +108,17 @@ def test_the_gain_says_whether_r_is_still_better_than_the_prior() -> None:
     assert not good.drifted
     assert bad.gain.high < 0
     assert "no longer measurably better than the prior" in bad.sentence
+    assert "Fit it again" in bad.sentence
+    same = found(codes(300, 1, shift=1.0))  # r is the prior itself
+    assert "not measurably better than the prior, as it was before" in same.sentence
+
+
+@pytest.mark.usefixtures("few")
+def test_rows_that_are_likelier_than_held_out_ones_are_asked_about() -> None:
+    middle = found(codes(300, 6, scale=0.1))
+    assert middle.log_density.low > 0
+    assert "are these new?" in middle.sentence
+    assert "Fit it again" not in middle.sentence
 
 
 def test_refusals() -> None:

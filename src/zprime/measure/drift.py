@@ -217,12 +217,20 @@ def _sentence(d: Drift) -> str:
             f"No drift seen: codes of {d.rows} new rows fit {d.source} as codes of held-out rows do ({chance}; log r "
             f"differs by {d.log_density} nats per row)."
         )
-    still = "still better than the prior on them" if d.gain.low > 0 else "no longer measurably better than the prior"
+    if d.gain.low > 0:
+        still = "still better than the prior on them"
+    elif d.gain_heldout.low > 0:
+        still = "no longer measurably better than the prior"
+    else:
+        still = "not measurably better than the prior, as it was before"
     e = d.log_density
     word = "less" if e.value < 0 else "more"
+    advice = "Fit it again on new rows, or train again."
+    if e.low > 0:
+        advice = "Rows that are likelier than held-out rows are often rows that the model was trained on: are these new?"
     return (
         f"The new rows have drifted ({chance}). {d.source} finds their codes {abs(e.value):.2f} ± {e.stderr:.2f} nats "
         f"per row {word} likely than held-out codes; their mean and covariance are {d.moments.value:.3g} nats away; "
         f"dimension {d.dimensions[0].dimension} has moved most. It is {still} (code gain {d.gain} nats per row; "
-        f"{d.gain_heldout} on held-out rows). Fit it again on new rows, or train again."
+        f"{d.gain_heldout} on held-out rows). {advice}"
     )
