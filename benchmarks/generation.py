@@ -8,13 +8,12 @@ size. Candidates for the verdict are true draws, so that leaving the prior is a 
 import functools
 
 import torch
-from harness import Found, main
+from harness import Found, main, p_value, row
 from torch import Tensor
 
 from zprime.latent import Gaussian
 from zprime.measure.copying import TrainingSet, copying
 from zprime.measure.drift import drift
-from zprime.measure.estimate import Estimate
 from zprime.measure.fidelity import Compared, fidelity
 from zprime.measure.frechet import frechet
 from zprime.measure.generation_verdict import Rival, decide_generation
@@ -75,15 +74,6 @@ def truth(case: str) -> dict[str, float]:
     return total
 
 
-def interval(name: str, e: Estimate, value: float) -> tuple[str, float, float, float]:
-    return name, e.low, e.high, value
-
-
-def p_value(name: str, p: float) -> tuple[str, float, float, float]:
-    """Held where it is at least 0.05."""
-    return name, 0.05, 1.0, p
-
-
 def fidelities(seed: int) -> Found:
     """Intervals of every figure on samples of four kinds."""
     out: Found = []
@@ -91,7 +81,7 @@ def fidelities(seed: int) -> Found:
         real, fake = pair(seed, case)
         found = fidelity(real, fake, split="heldout", seed=seed).fidelity
         for name, value in truth(case).items():
-            out.append(interval(f"{name}, {case}", getattr(found, name), value))
+            out.append(row(f"{name}, {case}", getattr(found, name), value))
         if case == "equal":
             out.append(p_value("classifier test, equal", found.told_apart.p_value))
     return out
@@ -105,7 +95,7 @@ def differences(seed: int) -> Found:
     about = About(N, "heldout", seed)
     gaps = {"frechet": (a.frechet - b.frechet).estimate(0, about, unit="")}
     gaps |= {name: (a.manifold - b.manifold).estimate(i, about, unit="") for i, name in enumerate(NAMES)}
-    return [interval(f"difference of {name}, two equal candidates", e, 0.0) for name, e in gaps.items()]
+    return [row(f"difference of {name}, two equal candidates", e, 0.0) for name, e in gaps.items()]
 
 
 def copies(seed: int) -> Found:
@@ -115,12 +105,12 @@ def copies(seed: int) -> Found:
     data = TrainingSet(train, train[:, :2], yardstick=N, seed=seed)
     c = copying(data.neighbours(clumps(N, rng)), data.neighbours(clumps(N, rng)), seed=seed)
     return [
-        interval("copying: chance, all regions", c.auc, 0.5),
-        interval("copying: chance, within regions", c.within, 0.5),
-        interval("copying: share nearer than 5 %", c.near, 0.05),
-        interval("copying: share nearer to one row", c.singled, 0.05),
-        interval("copying: Z_U", c.z_u, 0.0),
-        interval("copying: C_T", c.c_t, 0.0),
+        row("copying: chance, all regions", c.auc, 0.5),
+        row("copying: chance, within regions", c.within, 0.5),
+        row("copying: share nearer than 5 %", c.near, 0.05),
+        row("copying: share nearer to one row", c.singled, 0.05),
+        row("copying: Z_U", c.z_u, 0.0),
+        row("copying: C_T", c.c_t, 0.0),
         ("copying: the gate lets an honest sample pass", 0.5, 1.0, float(c.status == "passes")),
     ]
 
@@ -131,7 +121,7 @@ def labels(seed: int) -> Found:
     real, fake = (torch.randint(4, (N,), generator=rng) for _ in range(2))
     found = label_coverage(real, fake, torch.arange(4), split="heldout", seed=seed)
     return [
-        interval("share of a label", found.shares["0"], 0.25),
+        row("share of a label", found.shares["0"], 0.25),
         ("labels: none is called missing", 0.5, 1.0, float(not found.missing)),
     ]
 
@@ -151,7 +141,7 @@ def drifts(seed: int) -> Found:
         p_value("drift: moments", d.moments_p),
         p_value("drift: least dimension (Holm)", d.dimensions[0].p_value),
         p_value("drift: the three together", d.p_value),
-        interval("drift: change of log r", d.log_density, 0.0),
+        row("drift: change of log r", d.log_density, 0.0),
     ]
 
 
