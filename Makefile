@@ -68,8 +68,8 @@ bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets;
 bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likelihood
 	$(BIN)/python benchmarks/verdict.py
 
-bench-generation: $(VENV)/.done  ## false alarms and coverage of the x' side; 20 minutes
-	$(BIN)/python benchmarks/generation.py --seeds 1000
+bench-generation: $(VENV)/.done  ## false alarms and coverage of the x' side; 10 minutes
+	$(BIN)/python benchmarks/generation.py --seeds 500
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache site

@@ -1,6 +1,7 @@
 """The x' side as a whole: planted candidates are judged rightly, samples are shared, and nothing depends on batches."""
 
 import json
+import math
 from collections.abc import Callable
 
 import pytest
@@ -40,13 +41,21 @@ def splits() -> tuple[dict[str, InMemory], dict[str, Rows]]:
     return posteriors, rows
 
 
-def truth(modes: int = 3) -> Mixture:
+def truth(modes: int = 3, width: float = WIDTH) -> Mixture:
     weight = torch.full((modes,), 1 / modes, dtype=torch.float64).log()
-    root = (WIDTH * torch.eye(2, dtype=torch.float64)).expand(modes, 2, 2).clone()
+    root = (width * torch.eye(2, dtype=torch.float64)).expand(modes, 2, 2).clone()
     return Mixture(weight, CENTRES[:modes].clone(), root)
 
 
+def with_junk(share: float) -> Mixture:
+    """The truth, and a clump far from all data."""
+    r, away = truth(), torch.tensor([[9.0, 9.0]], dtype=torch.float64)
+    weight = torch.cat([r.log_weight + math.log1p(-share), torch.tensor([share], dtype=torch.float64).log()])
+    return Mixture(weight, torch.cat([r.mean, away]), torch.cat([r.scale_tril, r.scale_tril[:1]]))
+
+
 POSTERIORS, ROWS = splits()
+JUNK = (0.02, 0.5, 0.99)
 
 
 def candidates() -> dict[str, LatentDistribution]:
@@ -54,6 +63,8 @@ def candidates() -> dict[str, LatentDistribution]:
     return {
         "truth": truth(),
         "two modes": truth(2),
+        "blur": truth(width=0.2 * WIDTH),
+        **{f"{j:g} junk": with_junk(j) for j in JUNK},
         "gaussian": Gaussian(CENTRES.mean(0), 1.5 * torch.eye(2, dtype=torch.float64)),
         "aggregated": Defensive(Aggregated(train.mean, 0.2 * train.scale), 0.1),
     }
@@ -87,6 +98,8 @@ def test_every_candidate_is_judged_rightly(made: Generation) -> None:
         "prior",
         "truth",
         "two modes",
+        "blur",
+        *(f"{j:g} junk" for j in JUNK),
         "gaussian",
         "aggregated",
         "aggregated" + PURE,
@@ -96,6 +109,8 @@ def test_every_candidate_is_judged_rightly(made: Generation) -> None:
     assert standings["two modes"] == "loses modes"
     assert standings["truth"] == "best"
     assert standings["prior"] == standings["gaussian"] == "behind"
+    assert standings["blur"] == "covers less"  # its Frechet distance is as good as the truth's
+    assert {standings[f"{j:g} junk"] for j in JUNK} <= {"behind", "loses modes"}
     assert made.verdict.decision == "leave the prior"
     assert made.verdict.choice == "truth"
     assert made.entry("two modes").fidelity.labels.missing == ["2"]  # type: ignore[union-attr]

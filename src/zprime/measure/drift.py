@@ -227,7 +227,9 @@ def _sentence(d: Drift) -> str:
     word = "less" if e.value < 0 else "more"
     advice = "Fit it again on new rows, or train again."
     if e.low > 0:
-        advice = "Rows that are likelier than held-out rows are often rows that the model was trained on: are these new?"
+        advice = (
+            "Rows that are likelier than held-out rows are often rows that the model was trained on: are these new?"
+        )
     return (
         f"The new rows have drifted ({chance}). {d.source} finds their codes {abs(e.value):.2f} ± {e.stderr:.2f} nats "
         f"per row {word} likely than held-out codes; their mean and covariance are {d.moments.value:.3g} nats away; "

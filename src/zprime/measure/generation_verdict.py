@@ -3,7 +3,8 @@
 1. Whoever copies is out (`copying`). If the controls of the copying test fail, the verdict is undecided.
 2. On the selection split: out is whoever covers measurably less of the data than the prior does (coverage lower by
    more than 2 s.e., or a label missing that the prior's samples have). Of the rest, take the smallest Frechet distance;
-   those whose paired difference to it is below max(1 s.e., 2 % of the prior's distance) tie with it.
+   those whose paired difference to it is below max(1 s.e., 2 % of the prior's distance) tie with it. Out of these is
+   whoever covers measurably less than the one of them that covers most: a blur can have the right moments.
 3. Among ties: the best student (train on synthetic, test on real) where there are labels, those within max(1 s.e., 1
    point) of it tying again; then whoever stores least. The prior stores nothing.
 4. Open the held-out split once, with fresh draws: leave the prior only if the Frechet distance falls by more than max(2
@@ -61,7 +62,7 @@ class GenerationVerdict(Decision):
 
     Attributes:
         decision: may be `none of these` too; then `choice` is the best of these.
-        standings: name -> `copies`, `loses modes`, `behind`, `tied` or `best`, on the selection split.
+        standings: name -> `copies`, `loses modes`, `behind`, `covers less`, `tied` or `best`, on the selection split.
         evidence: `prior`, `choice`, `reconstructions`, `real rows` (Frechet distances on the held-out split), `gain`
             (the prior's less the choice's), `coverage gain` and `decoder` (the reconstructions' less the real rows').
     """
@@ -121,19 +122,30 @@ def _stand(rivals: list[Rival], prior: Rival) -> dict[str, str]:
             out[r.name] = "loses modes"
         else:
             left.append(r)
-    best = min(left, key=lambda r: float(r.compared.frechet.whole[0]))
+    nearest = min(left, key=_distance)
+    tied = [nearest]
     for r in left:
-        behind = r.compared.frechet - best.compared.frechet
-        limit = max(float(behind.stderr()[0]), WORTH * float(prior.compared.frechet.whole[0]))
-        out[r.name] = "best" if r is best else "tied" if float(behind.whole[0]) < limit else "behind"
+        behind = r.compared.frechet - nearest.compared.frechet
+        limit = max(float(behind.stderr()[0]), WORTH * _distance(prior))
+        if r is not nearest and float(behind.whole[0]) < limit:
+            tied.append(r)
+    widest = max(tied, key=lambda r: float(r.compared.manifold.whole[COVERAGE]))
+    kept = [r for r in tied if not _loses(r, widest)]
+    best = min(kept, key=_distance)
+    for r in left:
+        out[r.name] = "best" if r is best else "tied" if r in kept else "covers less" if r in tied else "behind"
     return {r.name: out[r.name] for r in rivals}
 
 
-def _loses(r: Rival, prior: Rival) -> bool:
-    """Whether it covers measurably less than the prior does."""
-    lost = prior.compared.manifold - r.compared.manifold
+def _distance(r: Rival) -> float:
+    return float(r.compared.frechet.whole[0])
+
+
+def _loses(r: Rival, other: Rival) -> bool:
+    """Whether it covers measurably less than another does."""
+    lost = other.compared.manifold - r.compared.manifold
     fewer = float(lost.whole[COVERAGE]) > 2 * float(lost.stderr()[COVERAGE])
-    return fewer or bool(set(r.missing) - set(prior.missing))
+    return fewer or bool(set(r.missing) - set(other.missing))
 
 
 def _pick(tied: list[Rival]) -> Rival:
@@ -142,7 +154,7 @@ def _pick(tied: list[Rival]) -> Rival:
     if students:
         scores = [Gains(r.right.double()) for r in students if r.right is not None]
         tied = [students[i] for i in near_best(scores, POINT)]
-    return min(tied, key=lambda r: (r.bytes, float(r.compared.frechet.whole[0])))
+    return min(tied, key=lambda r: (r.bytes, _distance(r)))
 
 
 def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: str) -> GenerationVerdict:
@@ -200,7 +212,11 @@ def _why(rivals: list[Rival], standings: dict[str, str], best: Rival) -> list[st
     """Who is out, and what chose among the rest."""
     labels = {r.name: r.label for r in rivals}
     out = []
-    for state, words in (("copies", "copies training rows"), ("loses modes", "loses part of the data")):
+    for state, words in (
+        ("copies", "copies training rows"),
+        ("loses modes", "loses part of the data"),
+        ("covers less", "is as near to the data as the best, but covers less of them"),
+    ):
         out += [f"{labels[n]} {words}, and is out" for n, s in standings.items() if s == state]
     ties = [labels[n] for n, s in standings.items() if s in ("best", "tied")]
     if len(ties) > 1:

@@ -63,7 +63,7 @@ class Replicates(ABC):
             unit: of the number.
             scale: `plain`; `share` of rows, kept between 0 and 1, with an error no smaller than a binomial share's
                 (Agresti & Coull 1998), since near 0 and 1 replicates hardly vary; `distance`, above 0, with the
-                interval symmetric in its logarithm, since it is skew.
+                interval symmetric in its logarithm, since it is skew, up to twice the plain one above.
         """
         value, stderr = float(self.whole[column]), float(self.stderr()[column])
         half = student95(self.df) * stderr
@@ -75,7 +75,8 @@ class Replicates(ABC):
             low, high = max(0.0, value - half), min(1.0, value + half)
         elif scale == "distance":
             factor = math.exp(min(half / value, 50.0)) if value > 0 else math.inf
-            low, high = max(0.0, value / factor), value * factor if value > 0 else half
+            low, high = max(0.0, value / factor), value + 2 * half  # where it is mostly error, the factor says nothing
+            high = min(high, value * factor) if value > 0 else high
         return Estimate(value, stderr, low, high, about.n, unit, about.split, about.seed)
 
 

@@ -162,6 +162,8 @@ def difference(audit: Audit) -> str:
         )
     if standing == "loses modes":
         return f"{a} is the likelier one, but its samples cover less of the data than the prior's do"
+    if standing == "covers less":
+        return f"{a} is the likelier one, but its samples cover less of the data than those of its equals in distance"
     if made.verdict.decision in ("undecided", "none of these"):
         return (
             f"{a} is the choice by likelihood, which is measured row by row and needs fewer of them; its samples could "
