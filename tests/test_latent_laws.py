@@ -14,7 +14,7 @@ from zoo import ZOO, posteriors
 from zprime import distribution, latent
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
-from zprime.kernels import dense, diagonal, score
+from zprime.kernels import compiled, dense, tiles
 from zprime.latent import Active, Conditional, Defensive, Prior
 from zprime.latent.fitting import NetworkDistribution
 from zprime.posteriors import InMemory
@@ -146,30 +146,41 @@ def test_saved_and_loaded_to_the_same_bits(name: str, dtype: torch.dtype, tmp_pa
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
+def kernels(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in torch, or, where they were built, the compiled ones."""
+    if wanted == "torch":
+        monkeypatch.setattr(compiled, "module", None)
+
+
+@pytest.mark.parametrize("wanted", ["compiled", "torch"])
 @every_kind
-def test_log_prob_does_not_depend_on_blocks_or_company(name: str, monkeypatch) -> None:
+def test_log_prob_does_not_depend_on_blocks_or_company(name: str, wanted: str, monkeypatch) -> None:
+    kernels(wanted, monkeypatch)
     given = scored(name)
     z = 3 * torch.randn(40, 2, generator=generator(0, "z"), dtype=torch.float64)
     whole = given.log_prob(z)
     assert whole.dtype == torch.float64
-    monkeypatch.setattr(diagonal, "POINTS", 7)
-    monkeypatch.setattr(diagonal, "COMPONENTS", 5)
-    monkeypatch.setattr(diagonal, "PANEL", 11)
+    monkeypatch.setattr(tiles, "POINTS", 7)
+    monkeypatch.setattr(tiles, "COMPONENTS", 5)
+    monkeypatch.setattr(tiles, "PANEL", 11)
     monkeypatch.setattr(dense, "POINTS", 7)
     torch.testing.assert_close(given.log_prob(z), whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(torch.cat([given.log_prob(b) for b in z.split(9)]), whole, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("wanted", ["compiled", "torch"])
 @every_kind
-def test_gradient_of_the_log_density_is_that_of_differences(name: str, monkeypatch) -> None:
+def test_gradient_of_the_log_density_is_that_of_differences(name: str, wanted: str, monkeypatch) -> None:
     """By autograd, or by the mixtures' own scores, in whatever blocks."""
+    kernels(wanted, monkeypatch)
     given = scored(name)
     z = 2 * torch.randn(9, 2, generator=generator(0, "z"), dtype=torch.float64)
     steps = 1e-5 * torch.eye(2, dtype=torch.float64)
     expected = torch.stack([(given.log_prob(z + h) - given.log_prob(z - h)) / 2e-5 for h in steps], 1)
     for size in (5, 1000):
-        monkeypatch.setattr(score, "POINTS", size)
-        monkeypatch.setattr(score, "COMPONENTS", size)
+        monkeypatch.setattr(tiles, "POINTS", size)
+        monkeypatch.setattr(tiles, "COMPONENTS", size)
+        monkeypatch.setattr(dense, "FLOATS", size)
         point = z.clone().requires_grad_()
         (found,) = torch.autograd.grad(given.log_prob(point).sum(), point)
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

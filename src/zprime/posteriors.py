@@ -6,6 +6,7 @@ Their mixture is the aggregated posterior. In memory or in shards on disk, the s
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from zprime import artifact, notebook
 from zprime.arrays import check_finite, check_matrix
 from zprime.components import choose
 from zprime.errors import ArrayError
-from zprime.kernels import mixture_log_prob
+from zprime.kernels import DiagonalMixture
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,16 @@ class Posteriors(ABC):
             labels=self.labels,
         )
 
-    def log_prob(self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None) -> Float[Tensor, " m"]:
+    def log_prob(
+        self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None, tolerance: float = 0.0
+    ) -> Float[Tensor, " m"]:
         """Exact log-density of the aggregated posterior in nats, float64, streamed over shards.
 
         Args:
             z: points.
             leave_out: one row id for every point: the mixture of all *other* rows, renormalised by 1 - w_i (masked,
                 never subtracted). An id that is not among `row_ids` leaves nothing out.
+            tolerance: nats that the answer may be too small, for speed; see `zprime.kernels.mixture_log_prob`.
 
         Raises:
             ArrayError: `z` is not a finite [m, d] matrix, or leaving out would leave nothing.
@@ -119,12 +123,10 @@ class Posteriors(ABC):
                     "nothing would be left"
                 )
         parts = [
-            mixture_log_prob(
+            self._mixture(s).log_prob(
                 z,
-                s.mean,
-                s.scale,
-                log_weights[s.rows],
                 leave_out=None if position is None else torch.where(position >= s.start, position - s.start, -1),
+                tolerance=tolerance,
             )
             for s in self.shards()
         ]
@@ -133,6 +135,10 @@ class Posteriors(ABC):
             w = log_weights.exp()[position.clamp(min=0)]
             out = out - torch.where(position >= 0, torch.log1p(-w), 0.0)
         return out
+
+    def _mixture(self, shard: Shard) -> DiagonalMixture:
+        """What evaluates the mixture of a shard's rows."""
+        return DiagonalMixture(shard.mean, shard.scale, self.log_weights[shard.rows])
 
     def positions(self, ids: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
         """Where each row id stands in `row_ids`, or -1."""
@@ -213,6 +219,13 @@ class InMemory(Posteriors):
     def gather(self) -> "InMemory":
         """Itself."""
         return self
+
+    @cached_property
+    def _prepared(self) -> DiagonalMixture:
+        return DiagonalMixture(self.mean, self.scale, self.log_weights)
+
+    def _mixture(self, shard: Shard) -> DiagonalMixture:
+        return self._prepared
 
     def take(self, rows: Int[Tensor, " m"]) -> "InMemory":
         """Some rows, by position; their weights are normalised again.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
@@ -13,7 +14,6 @@ from zprime.arrays import check_matrix
 from zprime.components import Diagonal, Full, Tilted
 from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
-from zprime.kernels import mixture_log_prob
 from zprime.latent.choose import SHARES, Codes, point
 from zprime.latent.gaussian import moments
 from zprime.latent.smoothed import Smoothed
@@ -51,7 +51,7 @@ class Exemplars(LatentDistribution):
         """Latent dimension."""
         return self.mean.shape[1]
 
-    @property
+    @cached_property
     def components(self) -> Diagonal | Full | Smoothed:
         """The mixture that this distribution is, in the dtype of what is stored."""
         h = self.bandwidth
@@ -98,7 +98,7 @@ class Exemplars(LatentDistribution):
         if isinstance(r, Smoothed):
             out = r.value(z, leave_out=position)
         else:
-            out = mixture_log_prob(z, r.mean, r.scale, r.log_weight, leave_out=position)
+            out = r.prepared.log_prob(z, leave_out=position)
         left = torch.log1p(-r.log_weight.double().exp()[position.clamp(min=0)])
         return out - torch.where(position >= 0, left, 0.0)
 

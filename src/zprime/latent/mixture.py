@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
@@ -29,7 +30,7 @@ class Mixture(GaussianDistribution):
     mean: Float[Tensor, "k d"]
     scale_tril: Float[Tensor, "k d d"] | Float[Tensor, "k d"]
 
-    @property
+    @cached_property
     def components(self) -> Diagonal | Full:
         """The K Gaussians."""
         shape: type[Diagonal] | type[Full] = Diagonal if self.scale_tril.ndim == 2 else Full

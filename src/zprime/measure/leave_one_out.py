@@ -15,8 +15,8 @@ from zprime.arrays import blocks, gaussian_log_prob, standard_log_prob
 from zprime.components import PAIRS, Diagonal
 from zprime.distribution import LatentDistribution, Progress, silent
 from zprime.errors import UsageError
-from zprime.kernels import diagonal_log_ratio, mixture_log_prob
-from zprime.kernels.diagonal import mask
+from zprime.kernels import diagonal_log_ratio
+from zprime.kernels.tiles import mask
 from zprime.latent import Active, Aggregated, Exemplars
 from zprime.measure.estimate import Estimate, finite_mean, skew_checked
 from zprime.measure.ladder import DIVERGE, Ladder
@@ -125,7 +125,7 @@ def masked_code_gain(m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor
     """(a) at draws of the rows that have the components at `position`: draw 0 of all rows, then draw 1."""
     c, z = m.components, z[:, m.dims]
     repeated = position.repeat(len(z) // len(position))
-    others = mixture_log_prob(z, c.mean, c.scale, c.log_weight, leave_out=repeated)
+    others = c.prepared.log_prob(z, leave_out=repeated)
     own = gaussian_log_prob(z.double(), c.mean[repeated].double(), c.scale[repeated].double())
     with_own = torch.logaddexp(others, own + c.log_weight[repeated].double())
     prior = standard_log_prob(z)
