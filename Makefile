@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench-coverage bench-verdict clean
+.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench-coverage bench-verdict bench-generation clean
 
 $(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/zprime/kernels/_native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -84,6 +84,9 @@ bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets;
 
 bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likelihood
 	$(BIN)/python benchmarks/verdict.py
+
+bench-generation: $(VENV)/.done  ## false alarms and coverage of the x' side; 10 minutes
+	$(BIN)/python benchmarks/generation.py --seeds 500
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache site

@@ -16,7 +16,7 @@ from zprime.measure.fidelity import FEWEST
 from zprime.measure.generation import Generation
 from zprime.measure.latent_side import LatentSide
 from zprime.measure.model_side import ModelSide
-from zprime.measure.panel import PURE
+from zprime.measure.panel import PURE, named
 from zprime.measure.verdict import Verdict
 from zprime.notebook import box, size
 
@@ -169,10 +169,7 @@ class Audit:
         Raises:
             UsageError: no such row.
         """
-        for e in self.entries:
-            if e.name == name:
-                return e
-        raise UsageError(f"name: expected one of {', '.join(e.name for e in self.entries)}, got {name!r}")
+        return named(self.entries, name)
 
     @property
     def shipped(self) -> str:
