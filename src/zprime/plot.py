@@ -2,6 +2,7 @@
 
 from zprime.reporting.figures import (
     calibration,
+    columns,
     components,
     dimensions,
     drift,
@@ -12,4 +13,15 @@ from zprime.reporting.figures import (
     surgery,
 )
 
-__all__ = ["calibration", "components", "dimensions", "drift", "gains", "latent_map", "road", "samples", "surgery"]
+__all__ = [
+    "calibration",
+    "columns",
+    "components",
+    "dimensions",
+    "drift",
+    "gains",
+    "latent_map",
+    "road",
+    "samples",
+    "surgery",
+]

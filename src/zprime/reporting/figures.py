@@ -247,6 +247,43 @@ def calibration(audit: Audit, *, most: int = 12) -> Figure | None:
 
 
 @_styled
+def columns(audit: Audit, *, most: int = 12) -> Figure | None:
+    """Distribution functions of a table's columns: held-out rows, and samples from the prior and from the choice.
+
+    The columns in which the prior's samples are farthest from the data come first. None for images.
+    """
+    held = audit.tensors.get("grid.held-out data")
+    if audit.images or held is None:
+        return None
+    choice = audit.verdict.choice or "prior"
+    drawn = {"held-out data": (held, DATA), "prior": (audit.tensors["grid.prior"], SECOND)}
+    if choice != "prior":
+        drawn[audit.entry(choice).label] = (audit.tensors[f"grid.{choice}"], MARK)
+    parts = {n: (x.flatten(1).double().sort(0).values, colour) for n, (x, colour) in drawn.items()}
+    real, prior = parts["held-out data"][0], parts["prior"][0]
+    apart = [_gap(real[:, j], prior[:, j]) for j in range(real.shape[1])]
+    order = sorted(range(len(apart)), key=lambda j: -apart[j])[:most]
+    across = min(4, len(order))
+    lines = -(-len(order) // across)
+    figure = Figure(figsize=(2.1 * across, 0.6 + 1.4 * lines), layout="constrained")
+    for i, j in enumerate(order):
+        axis = _quiet(figure.add_subplot(lines, across, i + 1))
+        for name, (x, colour) in parts.items():
+            axis.ecdf(x[:, j].numpy(), color=colour, linewidth=1.4, label=name)
+        axis.set_title(f"column {j}", color=INK, fontsize=9)
+        axis.set_yticks([])
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    """Kolmogorov and Smirnov's statistic of two sorted samples."""
+    points = torch.cat([a, b])
+    shares = [torch.searchsorted(x.contiguous(), points, right=True).double() / len(x) for x in (a, b)]
+    return float((shares[0] - shares[1]).abs().max())
+
+
+@_styled
 def drift(audit: Audit, *, most: int = 24) -> Figure | None:
     """How far new rows' codes are from held-out rows', the farthest latents first; None if none were looked at."""
     if audit.drift is None:
