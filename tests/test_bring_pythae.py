@@ -1,4 +1,4 @@
-"""VAEs of pythae: what the adapter answers is what pythae's own losses compute. Skipped where pythae is not installed."""
+"""VAEs of pythae: what the adapter answers is what pythae's own losses compute. Skipped where there is no pythae."""
 
 import logging
 import math
