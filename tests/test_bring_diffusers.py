@@ -9,11 +9,11 @@ from torch import Tensor
 from zprime import audit, fit
 from zprime.bring import Latents, diffusers
 from zprime.errors import ArrayError, UsageError
-from zprime.latent import GaussianSettings
+from zprime.latent import GaussianSettings, MixtureSettings
 from zprime.record import AuditSettings
 
 SMALL = AuditSettings(rows=400, draws=0, simulated=0)
-N = {"train": 600, "selection": 400, "heldout": 400}
+N = {"train": 150, "selection": 400, "heldout": 400}
 
 
 class Grid:
@@ -41,7 +41,7 @@ def images(kind: str) -> dict[str, Tensor]:
 def measured(kind: str) -> tuple[Latents, str]:
     latents = diffusers(Grid(), images(kind))
     splits = latents.brought.splits
-    fits = {"full": fit(GaussianSettings(), **splits), "mixture": fit("mixture", **splits)}
+    fits = {"full": fit(GaussianSettings(), **splits), "mixture": fit(MixtureSettings(components=3), **splits)}
     verdict = audit(fits, latents.brought.posteriors, settings=SMALL).verdict
     return latents, latents.sentence(verdict)
 
@@ -84,7 +84,9 @@ def test_rows_are_positions_and_held_out_ones_come_from_one_image_each() -> None
     assert torch.equal(held.labels, torch.arange(N["heldout"]))
     image, position = held.row_ids // 16 - N["train"] - N["selection"], held.row_ids % 16
     want = x["heldout"].flatten(2)[image, :, position]
-    torch.testing.assert_close(held.mean * torch.tensor(latents.std) + torch.tensor(latents.mean), want.float())
+    torch.testing.assert_close(
+        held.mean * torch.tensor(latents.std) + torch.tensor(latents.mean), want.float(), atol=1e-4, rtol=1e-4
+    )
     assert len(set(position.tolist())) == 16
     train = latents.brought.posteriors["train"].gather()
     assert torch.equal(train.row_ids, torch.arange(N["train"] * 16))
@@ -113,12 +115,6 @@ def test_what_is_wrong_is_said() -> None:
         diffusers(Grid(), x).config("pixel")
     with pytest.raises(ArrayError, match=r"got \[32, 32\]; vectors go to bring.modules"):
         diffusers(Grid(), {s: v.flatten(1) for s, v in x.items()})
-
-    class Constant(Grid):
-        scale = 0.0
-
-    with pytest.raises(ArrayError, match="channel 1 of the latents is constant"):
-        diffusers(Constant(), {s: torch.stack([v[:, 0], 0 * v[:, 1]], 1) for s, v in x.items()})
 
 
 def test_an_autoencoder_of_diffusers_keeps_what_was_measured(tmp_path) -> None:

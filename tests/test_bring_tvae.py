@@ -17,13 +17,13 @@ from zprime.record import AuditSettings
 from zprime.training import TrainSettings
 
 SMALL = AuditSettings(rows=40, draws=80, grid=4, map=10, simulated=0)
-SHORT = TrainSettings(epochs=40, batch=100, warmup=0.0)
+SHORT = TrainSettings(epochs=150, batch=100, warmup=0.0)
 
 
 def table(n: int, seed: int) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     kind = rng.integers(0, 3, n)
-    a = rng.normal(5 * kind, 0.5)
+    a = rng.normal(5 * kind, 1.5)
     return pd.DataFrame({"a": a, "b": 2 * a + rng.normal(size=n), "kind": np.array(["x", "y", "z"])[kind]})
 
 
@@ -35,7 +35,7 @@ def fitted():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = TVAE(
-            embedding_dim=4, compress_dims=(32,), decompress_dims=(32,), epochs=40, batch_size=100, enable_gpu=False
+            embedding_dim=4, compress_dims=(32,), decompress_dims=(32,), epochs=200, batch_size=100, enable_gpu=False
         )
         model.set_random_state(0)
         with tvae_keeping() as kept, joblib.parallel_config(backend="sequential"):

@@ -243,14 +243,13 @@ class _Drawing(nn.Module):
 
 
 def _transform(transformer: Any, table: Any, rng: torch.Generator) -> NDArray[np.float64]:
-    """What the networks see of a table, with numpy's global generator lent for it and given back."""
+    """What the networks see of a table; the transformer's own random state stays where it is."""
     from joblib import parallel_config
 
-    state = np.random.get_state()
-    np.random.seed(rng.initial_seed() % 2**32)
-    try:
-        with parallel_config(backend="sequential"):  # workers would draw from generators of their own
-            out: NDArray[np.float64] = transformer.transform(table)
-    finally:
-        np.random.set_state(state)
+    ours = copy.deepcopy(transformer)
+    for i, column in enumerate(ours._column_transform_info_list):
+        seed = fork(rng, i).initial_seed() % 2**32
+        column.transform.set_random_state(np.random.RandomState(seed), "transform")
+    with parallel_config(backend="sequential"):  # workers cost more than they save here
+        out: NDArray[np.float64] = ours.transform(table)
     return out

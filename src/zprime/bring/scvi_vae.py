@@ -75,7 +75,8 @@ class Cells:
         """Mean and standard deviation of q(z|x)."""
         told = self._told(x[:, self.genes :])
         told.pop("y")
-        qz = self.module.inference(x=x[:, : self.genes], **told)["qz"]
+        with torch.random.fork_rng(devices=[]):  # it draws a z as well, by the global generator
+            qz = self.module.inference(x=x[:, : self.genes], **told)["qz"]
         return qz.loc, qz.scale
 
     def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
@@ -89,11 +90,13 @@ class Cells:
     def _told(self, conditions: Tensor) -> dict[str, Tensor | None]:
         """Conditions by the names of scvi's own arguments."""
         found = dict(zip(self.widths, torch.split(conditions, list(self.widths.values()), 1), strict=True))
+        numbers = found.pop("extra_continuous_covs", None)
+        codes = {name: column.long() for name, column in found.items()}
         return {
-            "batch_index": found["batch"],
-            "y": found.get("labels"),
-            "cont_covs": found.get("extra_continuous_covs"),
-            "cat_covs": found.get("extra_categorical_covs"),
+            "batch_index": codes["batch"],
+            "y": codes.get("labels"),
+            "cont_covs": numbers,
+            "cat_covs": codes.get("extra_categorical_covs"),
         }
 
 
@@ -171,9 +174,10 @@ def _dense(counts: Any) -> NDArray[np.floating[Any]]:
 
 def _says(model: Any, module: Any, told: Mapping[str, Any]) -> tuple[str, ...]:
     """Which p(x|z), and which q is which."""
+    varied = [name for name, c in told.items() if (c != c[0]).any()]
     out = [
-        f"p(x|z) is {module.gene_likelihood} with the cell's own library size as given, conditional on "
-        f"{', '.join(told)}; generated cells take both from a training cell at random"
+        f"p(x|z) is {module.gene_likelihood}, conditional on {', '.join(['the library size of the cell', *varied])}; "
+        "generated cells take that from a training cell at random"
     ]
     history = getattr(model, "history", None) or {}
     if "kl_weight" in history:
