@@ -6,7 +6,7 @@ DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy bench-coverage bench-verdict clean
 
-$(VENV)/.done: pyproject.toml constraints.txt
+$(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/zprime/kernels/_native/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
@@ -61,8 +61,9 @@ question-pictures: $(VENV)/.done  ## the pictures of docs/question.md
 toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated posterior known in closed form
 	$(BIN)/python examples/toy.py
 
-bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets; 20 minutes
+bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets; 30 minutes
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/coverage_latent.py
 
 bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likelihood
 	$(BIN)/python benchmarks/verdict.py

@@ -12,7 +12,7 @@ from zprime.vae import VAESettings
 
 NETWORK = VAESettings(latents=2, hidden=(16,))
 TRAINING = TrainSettings(epochs=4, batch=32)
-AUDIT = AuditSettings(rows=12, draws=120, grid=4, map=20)
+AUDIT = AuditSettings(rows=12, draws=120, grid=4, map=20, samples=60)
 
 
 def table(path: Path, n: int = 120) -> Path:

@@ -12,7 +12,7 @@ from zprime.posteriors import InMemory
 from zprime.record import AuditSettings
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
-SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10)
+SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10, samples=60)
 
 
 def splits(shift: float = 0.0, n: int = 80) -> tuple[dict[str, InMemory], dict[str, Rows]]:
@@ -115,6 +115,9 @@ def test_refusals() -> None:
         (AuditSettings(rows=1), "rows: expected at least 2, got 1"),
         (AuditSettings(draws=10), "draws: expected 0, or a multiple of 4 that is at least 8, got 10"),
         (AuditSettings(grid=0), "grid and map: expected at least 1, got 0 and 2000"),
+        (AuditSettings(simulated=99), "simulated: expected 0, or at least 100, got 99"),
+        (AuditSettings(ais=1), "ais: expected 0, or at least 2 rows, got 1"),
+        (AuditSettings(temperatures=0), "temperatures: expected at least 1, got 0"),
     ):
         with pytest.raises(UsageError, match=sentence):
             audit({"s": shifted(0)}, posteriors, settings=bad)

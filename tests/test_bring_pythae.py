@@ -1,4 +1,4 @@
-"""VAEs of pythae: what the adapter answers is what pythae's own losses compute. Skipped where there is no pythae."""
+"""VAEs of pythae: what the adapter answers is what its own losses compute. Skipped where it is not installed."""
 
 import logging
 import math

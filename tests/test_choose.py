@@ -7,9 +7,19 @@ import torch
 from torch import Tensor
 
 from zoo import ZOO, posteriors
+from zprime.distribution import Settings
 from zprime.errors import NumericalError
-from zprime.latent import Defensive, Gaussian, Prior
-from zprime.latent.choose import SHARES, Codes, best_share, paired, smallest_of_best
+from zprime.fitting import fit
+from zprime.latent import (
+    AggregatedSettings,
+    Defensive,
+    ExemplarsSettings,
+    Gaussian,
+    GaussianSettings,
+    MixtureSettings,
+    Prior,
+)
+from zprime.latent.choose import SHARES, Codes, Gains, best_share, paired, smallest_of_best
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -29,7 +39,7 @@ def test_the_gain_with_a_share_is_that_of_the_defensive_mixture_row_by_row(share
     r = ZOO["mixture"](2, torch.float64)
     mixed = Defensive(r, share) if share else r
     expected = (mixed.log_prob(CODES.z) - CODES.prior).reshape(5, 24).mean(0)
-    torch.testing.assert_close(CODES.gain(r.log_prob(CODES.z), share), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(CODES.gain(r.log_prob(CODES.z), share).value, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_a_narrow_r_that_misses_rows_takes_a_share_and_a_good_one_takes_none() -> None:
@@ -37,8 +47,8 @@ def test_a_narrow_r_that_misses_rows_takes_a_share_and_a_good_one_takes_none() -
     narrow = Gaussian(torch.zeros(2, dtype=torch.float64), scale)
     share, gain = best_share(CODES, narrow)
     assert share == 0.1
-    assert float(gain.mean()) > float(CODES.gain(narrow.log_prob(CODES.z)).mean())
-    assert float(gain.min()) > math.log(0.1)
+    assert gain.mean > CODES.gain(narrow.log_prob(CODES.z)).mean
+    assert float(gain.value.min()) > math.log(0.1)
     assert best_share(CODES, ZOO["gaussian"](2, torch.float64))[0] == 0.0
 
 
@@ -50,18 +60,76 @@ def test_a_density_that_is_nan_is_an_error_that_names_the_kind() -> None:
 
 
 def test_paired_difference_has_the_error_of_the_differences() -> None:
-    a, b = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, 2.0, 2.0])
-    mean, stderr = paired(a, b)
-    assert mean == pytest.approx(1.0)
-    assert stderr == pytest.approx(1 / math.sqrt(3))
-    assert paired(a[:1], b[:1]) == (1.0, math.inf)
+    a, b = Gains(torch.tensor([1.0, 2.0, 4.0])), Gains(torch.tensor([0.0, 2.0, 2.0]))
+    assert (a - b).mean == pytest.approx(1.0)
+    assert (a - b).stderr == pytest.approx(1 / math.sqrt(3))
+    assert paired(a.value, b.value) == pytest.approx((1.0, 1 / math.sqrt(3)))
+    assert paired(a.value[:1], b.value[:1]) == (1.0, math.inf)
 
 
-def gains(*means: float, noise: float = 0.0, n: int = 100) -> list[Tensor]:
+def test_rows_count_by_their_weights() -> None:
+    """A weight of 2/3 is that of a row that stands twice as often; one of 0 is none."""
+    value = torch.tensor([1.0, 4.0, 100.0])
+    weighted = Gains(value, torch.tensor([2 / 3, 1 / 3, 0.0]))
+    assert weighted.mean == pytest.approx(2.0)
+    assert Gains(value[:2], torch.tensor([0.5, 0.5])).stderr == pytest.approx(Gains(value[:2]).stderr)
+    # var(sum w_i x_i) = sum w_i^2 var(x_i): by drawing rows again and again
+    rng = generator(0, "rows")
+    share = torch.rand(50, generator=rng).double()
+    share = share / share.sum()
+    means = [Gains(torch.randn(50, generator=rng).double(), share) for _ in range(2000)]
+    spread = float(torch.tensor([g.mean for g in means]).std())
+    assert sum(g.stderr or 0.0 for g in means) / 2000 == pytest.approx(spread, rel=0.06)
+
+
+def reweighted(p: InMemory, weights: Tensor) -> InMemory:
+    return InMemory(p.mean, p.scale, weights=(weights / weights.sum()).double(), labels=p.labels)
+
+
+def test_weights_of_the_selection_split_decide() -> None:
+    """Half the rows lie left, half right; what is chosen follows the half that counts."""
+    mean = torch.cat([torch.full((40, 2), -2.0), torch.full((40, 2), 2.0)]).double()
+    p = InMemory(mean, torch.full_like(mean, 0.3))
+    left = Gaussian(torch.full((2,), -2.0).double(), torch.full((2,), 0.4).double())
+    right = Gaussian(torch.full((2,), 2.0).double(), torch.full((2,), 0.4).double())
+    for side, weights in enumerate((torch.arange(80) < 40, torch.arange(80) >= 40)):
+        codes = Codes.draw(reweighted(p, weights.double() + 1e-9), rng=generator(0), points=100)
+        found = [best_share(codes, r)[1] for r in (left, right)]
+        assert smallest_of_best(found, [1, 1]) == side
+        assert found[side].mean > 1
+    assert best_share(Codes.draw(p, rng=generator(0)), left)[0] == 0.1  # half of them are missed
+    counted = Codes.draw(reweighted(p, (torch.arange(80) < 40).double()), rng=generator(0))
+    assert best_share(counted, left)[0] == 0.0  # rows that do not count are not defended
+
+
+@pytest.mark.parametrize(
+    ("kind", "within"),
+    [
+        (MixtureSettings(components=3, start="merge", polish=0), 1e-6),
+        (ExemplarsSettings(), 0.15),
+        (GaussianSettings(), 1e-6),
+        (AggregatedSettings(), 1e-6),
+    ],
+    ids=lambda v: getattr(v, "kind", None),
+)
+def test_a_row_of_weight_two_is_a_row_that_stands_twice(kind: Settings, within: float) -> None:
+    """Up to the draws that the choices rest on."""
+    p = posteriors(2)
+    twice = torch.cat([torch.arange(p.n), torch.arange(0, p.n, 2)])
+    weights = torch.where(torch.arange(p.n) % 2 == 0, 2.0, 1.0)
+    a = fit(kind, reweighted(p, weights), selection=reweighted(p, weights))
+    b = fit(kind, p.take(twice), selection=p.take(twice))
+    z = p.draw(rng=generator(0), draws=200)
+    gap = a.distribution.log_prob(z) - b.distribution.log_prob(z)
+    assert float(gap.square().mean().sqrt()) < within
+    assert a.chosen["selection_code_gain"] == pytest.approx(b.chosen["selection_code_gain"], abs=0.25)
+
+
+def gains(*means: float, noise: float = 0.0, n: int = 100) -> list[Gains]:
     """Rows that differ together, so that differences are exact but for `noise`."""
     common = 3 * torch.randn(n, generator=generator(0, "common"), dtype=torch.float64)
     rng = generator(0, "noise")
-    return [common + m + noise * torch.randn(n, generator=rng, dtype=torch.float64) for m in means]
+    return [Gains(common + m + noise * torch.randn(n, generator=rng, dtype=torch.float64)) for m in means]
 
 
 @pytest.mark.parametrize(
@@ -81,11 +149,12 @@ def test_of_those_that_tie_the_smallest_is_taken(
 
 def test_a_difference_within_its_own_standard_error_is_a_tie() -> None:
     loud = gains(0.0, -0.12, noise=3.0, n=400)
-    mean, stderr = paired(loud[1], loud[0])
-    assert 0.05 < mean < stderr
+    gap = loud[1] - loud[0]
+    assert gap.stderr is not None
+    assert 0.05 < gap.mean < gap.stderr
     assert smallest_of_best(loud, [1, 2]) == 0
-    assert smallest_of_best(gains(0.0, mean), [1, 2]) == 1  # the same difference without noise
-    one_row = [torch.tensor([0.0]), torch.tensor([0.01]), torch.tensor([5.0])]
+    assert smallest_of_best(gains(0.0, gap.mean), [1, 2]) == 1  # the same difference without noise
+    one_row = [Gains(torch.tensor([v])) for v in (0.0, 0.01, 5.0)]
     assert smallest_of_best(one_row, [1, 1, 9]) == 2  # no error is known: only 0.05 nats count as a tie
 
 
@@ -94,4 +163,4 @@ def test_rows_and_draws_are_not_confused() -> None:
     p = InMemory(torch.tensor([[0.0], [50.0]], dtype=torch.float64), torch.full((2, 1), 1e-3, dtype=torch.float64))
     codes = Codes.draw(p, rng=generator(0), points=8)
     gain = codes.gain(codes.prior + codes.z[:, 0])
-    torch.testing.assert_close(gain, torch.tensor([0.0, 50.0], dtype=torch.float64), rtol=0, atol=0.01)
+    torch.testing.assert_close(gain.value, torch.tensor([0.0, 50.0], dtype=torch.float64), rtol=0, atol=0.01)

@@ -1,12 +1,34 @@
 """r(z|y): parts by label, other populations, and what it refuses."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from zoo import context
 from zprime.components import Diagonal
+from zprime.distribution import Settings, fields
 from zprime.errors import ArrayError, UsageError
 from zprime.fitting import fit
-from zprime.latent import Conditional, ConditionalSettings, Defensive, Gaussian, Mixture
+from zprime.latent import (
+    Active,
+    AggregatedSettings,
+    Conditional,
+    ConditionalSettings,
+    Defensive,
+    ExemplarsSettings,
+    FlowSettings,
+    Gaussian,
+    GaussianSettings,
+    Mixture,
+    MixtureSettings,
+    VampSettings,
+    given,
+    labels_of,
+    name_of,
+)
+from zprime.latent.context import Context
+from zprime.latent.gaussian import moments
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -19,9 +41,9 @@ def labelled(n: int = 300, seed: int = 0) -> InMemory:
     return InMemory(mean.double(), torch.full((n, 2), 0.3).double(), labels=y)
 
 
-def made(**settings: int) -> Conditional:
+def made(**settings: Any) -> Conditional:
     p = labelled()
-    found = ConditionalSettings(**settings).fit(p, selection=p, context=None, rng=generator(0, "fit"))
+    found = ConditionalSettings(MixtureSettings(**settings)).fit(p, selection=p, context=None, rng=generator(0, "fit"))
     return found.distribution
 
 
@@ -54,7 +76,7 @@ def test_another_population_has_other_shares() -> None:
 
 
 def test_tilt_is_that_of_the_mixture_it_amounts_to() -> None:
-    r = made(components=1, covariance="diagonal")  # type: ignore[arg-type]
+    r = made(components=1, covariance="diagonal")
     parts = [b for b in r.bases if isinstance(b, Mixture)]
     whole = Diagonal(r.log_weight, torch.cat([b.mean for b in parts]), torch.cat([b.scale_tril for b in parts]))
     mean, scale = torch.randn(6, 2, generator=generator(0, "m")).double(), torch.full((6, 2), 0.5).double()
@@ -69,7 +91,8 @@ def test_few_rows_get_one_gaussian_and_are_named() -> None:
     p = labelled()
     keep = (p.labels != 2) | (torch.arange(p.n) < 30)
     few = p.take(keep.nonzero().flatten())
-    found = ConditionalSettings(components=2).fit(few, selection=few, context=None, rng=generator(0, "f"))
+    settings = ConditionalSettings(MixtureSettings(components=2))
+    found = settings.fit(few, selection=few, context=None, rng=generator(0, "f"))
     assert isinstance(found.distribution.given(2), Gaussian)
     assert "one Gaussian for labels with few rows: [2]" in found.outcome.message
 
@@ -84,3 +107,89 @@ def test_fit_defends_it_like_every_kind() -> None:
     found = fit("conditional", labelled(60), selection=labelled(200, seed=1))
     assert isinstance(found.distribution, Conditional | Defensive)
     assert "epsilon" in found.chosen
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        GaussianSettings("diagonal"),
+        AggregatedSettings(),
+        ExemplarsSettings(bandwidth=0.4),
+        FlowSettings("maf", 1, (8,), epochs=1, batch=32),
+        VampSettings(4, epochs=1, batch=32),
+    ],
+    ids=lambda s: s.kind,
+)
+def test_every_kind_can_be_the_base(base: Settings, monkeypatch) -> None:
+    monkeypatch.setattr("zprime.latent.fitting.STEPS", 5)
+    p, chooser = labelled(), labelled(200, seed=1)
+    here = context(p)
+    there = Context(here.model, here.train, context(chooser).train)
+    settings = ConditionalSettings(base)
+    assert name_of(settings) == f"conditional-{base.kind}"
+    assert fields(settings) == {"base": {"kind": base.kind, **fields(base)}}
+    r = settings.fit(p, selection=chooser, context=there, rng=generator(0, "fit")).distribution
+    assert {b.kind for b in r.bases} == {base.kind}
+    assert r.holds_rows == (base.kind in ("aggregated", "exemplars"))
+    for y in range(3):
+        z = given(r, y).sample(300, rng=generator(0, "s"))
+        torch.testing.assert_close(z.mean(0), torch.full((2,), 3.0 * y).double(), rtol=0, atol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("base", "text"),
+    [
+        (ConditionalSettings(), "base: expected a kind that needs no labels itself, got conditional"),
+        (VampSettings(), "kind vamp: needs the model and the rows"),
+    ],
+)
+def test_bases_that_cannot_be(base: Settings, text: str) -> None:
+    p = labelled()
+    with pytest.raises(UsageError, match=text):
+        ConditionalSettings(base).fit(p, selection=p, context=None, rng=generator(0, "fit"))
+
+
+def test_a_rare_label_borrows_the_covariance_within_labels() -> None:
+    p = labelled()
+    assert p.labels is not None
+    keep = ((p.labels != 2) | (torch.arange(p.n) < 30)).nonzero().flatten()
+    few = p.take(keep)
+    n = int((few.labels == 2).sum())
+    assert 1 < n < 20
+    r = ConditionalSettings(GaussianSettings()).fit(few, selection=few, context=None, rng=generator(0)).distribution
+    rare = r.given(2)
+    assert isinstance(rare, Gaussian)
+    moment = [moments(few.take((few.labels == y).nonzero().flatten())) for y in range(3)]
+    shares = torch.bincount(few.labels).double() / few.n
+    within = sum(w * s for w, (_, s) in zip(shares, moment, strict=True))
+    expected = (n * moment[2][1] + 20 * within) / (n + 20)
+    torch.testing.assert_close(rare.components.scale_tril[0] @ rare.components.scale_tril[0].T, expected)
+    torch.testing.assert_close(rare.mean, moment[2][0])
+
+
+def test_labels_without_weight_are_left_out() -> None:
+    p = labelled()
+    assert p.labels is not None
+    q = p.weighted((p.labels != 1).double())
+    settings = ConditionalSettings(MixtureSettings(components=1))
+    r = settings.fit(q, selection=q, context=None, rng=generator(0)).distribution
+    assert r.labels == (0, 2)
+    assert float(r.log_weight.exp().sum()) == pytest.approx(1)
+
+
+def test_a_label_is_given_through_what_wraps_it() -> None:
+    r = made(components=1)
+    assert given(Defensive(r, 0.1), 2) is r.given(2)
+    wide = given(Defensive(Active(r, (0, 2), 3), 0.05), 1)
+    assert isinstance(wide, Active)
+    assert wide.base is r.given(1)
+    assert labels_of(Defensive(Active(r, (0, 2), 3), 0.05)) == (0, 1, 2)
+    assert labels_of(r.given(1)) == ()
+    with pytest.raises(UsageError, match=r"given: expected a conditional latent distribution, got mixture\(1\)"):
+        given(r.given(1), 1)
+
+
+def test_the_draws_come_in_no_order_of_labels() -> None:
+    z = made(components=1).sample(600, rng=generator(0, "s"))[:, 0]
+    halves = [float(h.mean()) for h in z.split(300)]
+    assert halves[0] == pytest.approx(halves[1], abs=0.6)

@@ -39,6 +39,8 @@ TINY = {
     "ZPRIME_DRAWS": "40",
     "ZPRIME_GRID": "4",
     "ZPRIME_MAP": "20",
+    "ZPRIME_SAMPLES": "60",
+    "ZPRIME_SIMULATED": "0",
     "ZPRIME_HIDDEN": "[16]",
     "ZPRIME_LIMIT": "200",
     "OMP_NUM_THREADS": "1",

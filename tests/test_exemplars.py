@@ -373,7 +373,7 @@ def test_npmle_takes_the_step_of_the_theory_page():
     for _ in range(61):
         likelihood.append(float(q.weights @ (e @ w).log()))
         log_r = torch.log(Independent(Normal(q.mean, q.scale), 1).log_prob(codes.z[:, None]).exp() @ w)
-        gain.append(max(float(codes.gain(log_r, share).mean()) for share in SHARES))
+        gain.append(max(codes.gain(log_r, share).mean for share in SHARES))
         w = w * (q.weights @ (e / (e @ w)[:, None]))
     found = npmle(q, themselves(q), 0, codes, rng=generator(0))
     assert found.trace["likelihood"] == pytest.approx(likelihood, abs=1e-9)

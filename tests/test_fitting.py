@@ -9,7 +9,7 @@ from zprime.arrays import standard_log_prob
 from zprime.errors import ArrayError, UsageError
 from zprime.fitting import fit
 from zprime.latent import Defensive, Gaussian, Prior, choose
-from zprime.latent.choose import Codes, best_share, smallest_of_best
+from zprime.latent.choose import Codes, Gains, best_share, smallest_of_best
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -51,15 +51,17 @@ def test_best_share_is_the_best_of_four_by_brute_force() -> None:
         log_r = (Defensive(base, e) if e else base).log_prob(codes.z)
         means[e] = float((log_r - standard_log_prob(codes.z)).mean())
     assert share == max(means, key=lambda e: means[e])
-    assert float(gains.mean()) == pytest.approx(max(means.values()))
+    assert gains.mean == pytest.approx(max(means.values()))
 
 
 def test_smallest_of_best_is_the_verdicts_rule() -> None:
     base = torch.randn(400, generator=generator(0, "b"), dtype=torch.float64)
-    a, b, c = base + 1.0, base + 0.96, base + 0.94
+    a, b, c = (Gains(base + m) for m in (1.0, 0.96, 0.94))
     assert smallest_of_best([a, b, c], [300, 200, 100]) == 1  # c is further than 0.05 nats, at no error at all
     noise = torch.randn(400, generator=generator(0, "n"), dtype=torch.float64)
-    noisy = base + 0.6 + 10 * (noise - noise.mean()) / noise.std()  # 0.4 below the best, with a standard error of 0.5
+    noisy = Gains(
+        base + 0.6 + 10 * (noise - noise.mean()) / noise.std()
+    )  # 0.4 below the best, with a standard error of 0.5
     assert smallest_of_best([a, noisy], [300, 100]) == 1  # a difference below its own standard error
 
 

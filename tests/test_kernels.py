@@ -11,7 +11,15 @@ from scipy.stats import norm
 from torch import Tensor
 
 from oracles import torch_mixture
-from zprime.kernels import dense, diagonal, diagonal_log_ratio, full_log_ratio, full_mixture_log_prob, mixture_log_prob
+from zprime.kernels import (
+    compiled,
+    dense,
+    diagonal_log_ratio,
+    full_log_ratio,
+    full_mixture_log_prob,
+    mixture_log_prob,
+    tiles,
+)
 from zprime.rng import generator
 
 SCALES = [1e-4, 1e-2, 1.0, 1e2]
@@ -53,15 +61,23 @@ def test_full_mixture_equals_torchs(d: int, scale: float) -> None:
     torch.testing.assert_close(full_mixture_log_prob(z, mean, tril, log_weight), expected, rtol=1e-10, atol=1e-9)
 
 
+@pytest.mark.parametrize("kernels", ["compiled", "torch"])
 @pytest.mark.parametrize(("d", "scale"), [(16, 0.01), (32, 0.003), (64, 0.1)])
-def test_float32_storage_loses_nothing_near_the_components(d: int, scale: float) -> None:
+def test_float32_storage_loses_nothing_near_the_components(
+    d: int, scale: float, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stored as float32, summed in float64: the same numbers as torch's mixture of the very same stored values."""
+    if kernels == "torch":
+        monkeypatch.setattr(compiled, "module", None)
     *tensors, log_weight = case(500, d, scale)
     z, mean, scales = (t.float() for t in tensors)
     z = z[:12]
+    expected = torch_mixture(mean, scales, log_weight).log_prob(z.double())
     found = mixture_log_prob(z, mean, scales, log_weight)
     assert found.dtype == torch.float64
-    torch.testing.assert_close(found, torch_mixture(mean, scales, log_weight).log_prob(z.double()), rtol=0, atol=4e-9)
+    torch.testing.assert_close(found, expected, rtol=0, atol=4e-9)
+    wide = mixture_log_prob(z.double(), mean, scales, log_weight)
+    torch.testing.assert_close(wide, expected, rtol=0, atol=4e-9)
 
 
 def test_one_dimension_equals_scipys() -> None:
@@ -81,12 +97,13 @@ def test_components_of_weight_zero_count_for_nothing(*, full: bool) -> None:
     assert (density(z, mean[::2], shape[::2], log_weight[::2]) == -torch.inf).all()
 
 
-@pytest.mark.parametrize("tiles", [(3, 4, 7), (1, 1, 1), (100, 5, 5), (256, 2048, 65536)])
+@pytest.mark.parametrize("sizes", [(3, 4, 7), (1, 1, 1), (100, 5, 5), (256, 2048, 65536)])
 def test_leave_out_equals_a_brute_force_mask_at_every_tile_size(
-    tiles: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in zip(("POINTS", "COMPONENTS", "PANEL"), tiles, strict=True):
-        monkeypatch.setattr(diagonal, name, value)
+    monkeypatch.setattr(compiled, "module", None)
+    for name, value in zip(("POINTS", "COMPONENTS", "PANEL"), sizes, strict=True):
+        monkeypatch.setattr(tiles, name, value)
     z, mean, scales, log_weight = case(23, 3, 0.4)
     position = torch.arange(len(z)) % 25 - 1  # -1 leaves nothing out; 23 is no position
     terms = (

@@ -80,14 +80,15 @@ def test_the_seed_decides_everything() -> None:
 
 
 def test_results_do_not_depend_on_the_size_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zprime.kernels import diagonal
+    from zprime.kernels import compiled, tiles
     from zprime.measure import leave_one_out
 
     p = splits()
     panel = Panel({"aggregated": exact(p)})
     whole = run(panel, p)
-    monkeypatch.setattr(diagonal, "POINTS", 7)
-    monkeypatch.setattr(diagonal, "COMPONENTS", 11)
+    monkeypatch.setattr(compiled, "module", None)  # nor on which kernels
+    monkeypatch.setattr(tiles, "POINTS", 7)
+    monkeypatch.setattr(tiles, "COMPONENTS", 11)
     monkeypatch.setattr(leave_one_out, "PAIRS", 200)
     pieces = run(panel, p)
     for rung in ("code", "evidence"):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import skew
 
 from oracles import linear_gaussian
 from zoo import fitted, posteriors, weighted
@@ -11,6 +12,7 @@ from zprime.errors import UsageError
 from zprime.latent import Active, Aggregated, Defensive, ExemplarsSettings, Gaussian
 from zprime.latent.active import restrict
 from zprime.measure import Panel, climb
+from zprime.measure.estimate import mean_estimate, skew_checked
 from zprime.measure.leave_one_out import leave_one_out, masked_code_gain, masked_evidence_gain, row_mixture
 from zprime.measure.panel import PURE
 from zprime.posteriors import InMemory
@@ -113,7 +115,7 @@ def test_the_prior_share_is_mixed_in_draw_by_draw() -> None:
     panel = Panel({"aggregated": r})
     found = leave_one_out(panel, p, climb(panel, p, split="heldout", rng=generator(0)), seed=3)
     rng = generator(3, "leave one out")
-    some = p.take(torch.randperm(30, generator=rng)[:500].sort().values)
+    some = p.take(torch.randperm(30, generator=rng)[:1_000_000].sort().values)
     z = some.draw(rng=rng, draws=4)
     prior = -0.5 * (2 * math.log(2 * math.pi) + z.square().sum(1))
     assert found["aggregated"].code["self-included"].value == pytest.approx(float((r.log_prob(z) - prior).mean()))
@@ -171,7 +173,20 @@ def test_rows_where_the_evidence_diverges_are_counted() -> None:
     assert not found.evidence["self-included"].trusted
     assert found.evidence["self-included"].because == "1 rows diverge: q is wider than the prior there"
     assert math.isfinite(found.evidence["self-included"].value)
-    assert found.evidence["leave-one-out"].trusted  # without itself, no component is as wide
+    assert "diverge" not in found.evidence["leave-one-out"].because  # without itself, no component is as wide
+
+
+def test_where_a_few_rows_decide_the_interval_is_not_trusted() -> None:
+    values = torch.zeros(1000, dtype=torch.float64)
+    values[:3] = -300.0
+    e = skew_checked(mean_estimate(values, unit="nats", split="train", seed=None), values)
+    gamma = float(skew(values.numpy()))
+    assert not e.trusted
+    assert e.because.startswith(f"a few rows decide: 1000 of them, and a skewness that asks for {25 * gamma**2:.0f}")
+    plain = torch.randn(1000, generator=generator(0, "plain"), dtype=torch.float64)
+    assert skew_checked(mean_estimate(plain, unit="nats", split="train", seed=None), plain).trusted
+    constant = torch.full((5,), 0.1, dtype=torch.float64)
+    assert skew_checked(mean_estimate(constant, unit="nats", split="train", seed=None), constant).trusted
 
 
 def test_one_row_is_refused() -> None:

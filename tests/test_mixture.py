@@ -278,3 +278,22 @@ def test_settings_that_cannot_be_used_are_refused() -> None:
         fit(p, 2, covariance="tied")
     with pytest.raises(UsageError, match="iterations: expected at least 1, got 0"):
         fit(p, 2, iterations=0)
+
+
+def test_restarts_keep_the_best_bound_and_escape_a_poor_start() -> None:
+    p = clusters(240, 8)
+    one = {s: fit(p, 8, seed=s, restarts=1).trace["bound"][-1] for s in range(6)}
+    worst = min(one, key=lambda s: one[s])
+    assert one[worst] < max(one.values()) - 0.05  # a start that put two centres into one cluster
+    many = fit(p, 8, seed=worst, restarts=8)
+    bounds = many.chosen["bounds"]
+    assert bounds[0] == one[worst]
+    assert many.trace["bound"][-1] == max(bounds) > one[worst] + 0.05
+
+
+def test_restarts_follow_the_choice_of_components() -> None:
+    p = clusters(300, 5)
+    found = fit(p, 0, restarts=3)
+    assert len(found.chosen["bounds"]) == 3
+    assert found.chosen["components"] == 5
+    assert {c["components"] for c in found.curve} > {2, 5, 10}

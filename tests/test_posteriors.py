@@ -7,30 +7,14 @@ import torch
 from torch import Tensor
 
 from oracles import torch_mixture
-from zoo import posteriors, weighted
+from zoo import posteriors, sharded, weighted
 from zprime import artifact
-from zprime.arrays import blocks
 from zprime.errors import ArrayError, ArtifactError
 from zprime.latent import Aggregated, AggregatedSettings
 from zprime.posteriors import InMemory, Posteriors, Sharded
 from zprime.rng import generator
 
 POINTS = 2 * torch.randn(40, 3, generator=generator(0, "points"), dtype=torch.float64)
-
-
-def sharded(p: InMemory, path: Path, size: int) -> Sharded:
-    """The folder that encoding writes, with shards of `size` rows."""
-    files = {f"shard-{b.start}.safetensors": {"mean": p.mean[b], "scale": p.scale[b]} for b in blocks(p.n, size)}
-    config = {"n": p.n, "d": p.d, "shards": list(files), "sizes": [len(t["mean"]) for t in files.values()]}
-    index = {"row_ids": p.row_ids, "labels": p.labels, "weights": p.weights}
-    files["index.safetensors"] = {k: v for k, v in index.items() if v is not None}
-    with artifact.staging(path) as folder:
-        hashes = {}
-        for name, tensors in files.items():
-            (folder / name).write_bytes(artifact.pack(tensors))
-            hashes[name] = artifact.hashlib.sha256(artifact.pack(tensors)).hexdigest()
-        artifact.seal(folder, "posteriors", config=config, files=hashes)
-    return Sharded(path)
 
 
 def rich(d: int = 3) -> InMemory:
@@ -145,7 +129,6 @@ def test_take_keeps_ids_and_labels_with_their_rows() -> None:
     q = p.take(rows)
     for name in ("mean", "scale", "row_ids", "labels"):
         assert torch.equal(getattr(q, name), getattr(p, name)[rows])
-    assert q.weights is None
 
 
 def test_row_order_does_not_matter_to_the_density() -> None:
@@ -213,3 +196,53 @@ def test_what_cannot_be_used_is_said(make, text: str, unchecked: None) -> None:
 def test_both_storages_are_posteriors() -> None:
     assert issubclass(InMemory, Posteriors)
     assert issubclass(Sharded, Posteriors)
+
+
+def test_taking_rows_keeps_their_weights() -> None:
+    p = rich()
+    some = torch.tensor([1, 2, 3, 7])
+    taken = p.take(some)
+    assert p.weights is not None
+    assert taken.weights is not None
+    torch.testing.assert_close(taken.weights, p.weights[some] / p.weights[some].sum())
+    assert posteriors(3).take(some).weights is None
+    nothing = (p.weights == 0).nonzero().flatten()
+    with pytest.raises(ArrayError, match="weights: expected one above 0 among the rows that are taken, got 6 zeros"):
+        p.take(nothing)
+
+
+def test_another_population_is_the_same_rows_with_other_weights() -> None:
+    p = rich()
+    weights = torch.rand(p.n, generator=generator(0, "w")).double()
+    other = p.weighted(3 * weights)
+    torch.testing.assert_close(other.log_weights.exp(), weights / weights.sum())
+    assert torch.equal(other.row_ids, p.row_ids)
+    for bad, text in (
+        (weights[:3], r"weights: expected 24, one a row, got shape \[3\]"),
+        (-weights, "weights: expected numbers >= 0, one above 0, got smallest -0"),
+        (0 * weights, "weights: expected numbers >= 0, one above 0, got smallest 0, sum 0"),
+        (weights / 0, "weights: expected finite numbers, got inf"),
+    ):
+        with pytest.raises(ArrayError, match=text):
+            p.weighted(bad)
+
+
+def test_draws_are_made_where_the_generator_is(tmp_path: Path) -> None:
+    """Whatever torch's default device: here one that holds no numbers."""
+    p = rich()
+    for source in (p, sharded(p, tmp_path / "p", 7)):
+        here = source.sample(5, rng=generator(0)), source.draw(rng=generator(0))
+        with torch.device("meta"):
+            there = source.sample(5, rng=generator(0)), source.draw(rng=generator(0))
+        for a, b in zip(here, there, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_counting_bytes_reads_one_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = rich()
+    source = sharded(p, tmp_path / "p", 5)
+    reads: list[str] = []
+    whole = artifact.Artifact.tensors
+    monkeypatch.setattr(artifact.Artifact, "tensors", lambda self, name: reads.append(name) or whole(self, name))
+    assert source.bytes == p.bytes == 2 * 24 * 3 * 8
+    assert len(reads) == 1

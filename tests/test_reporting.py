@@ -30,7 +30,7 @@ from zprime.reporting.page import html
 from zprime.reporting.provenance import command
 from zprime.reporting.sections import _tables
 from zprime.reporting.sheets import Sheet, sheets
-from zprime.reporting.table import short, show, size
+from zprime.reporting.table import details, short, show, size
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +290,7 @@ def test_latent_side_is_told_on_page_and_terminal(made: Audit, width: int) -> No
     assert len(told) >= 7
     page = html(made)
     console = Console(width=width, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(show(made, width=width))
+    console.print(details(made))
     terminal = console.export_text()
     for name, text in told:
         assert str(escape(name)) in page

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zprime import sampling
+from zprime import sampling, vae
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent import Aggregated, Defensive, Mixture, Prior
@@ -85,7 +85,7 @@ def test_the_units_of_the_data_are_restored() -> None:
 
 def test_streaming_in_blocks_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = model().sample(50, rng=generator(0, "s"))[1]
-    monkeypatch.setattr(sampling, "BATCH", 7)
+    monkeypatch.setattr(vae, "DECODE", 7)
     torch.testing.assert_close(model().sample(50, rng=generator(0, "s"))[1], whole)
 
 

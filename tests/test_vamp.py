@@ -23,8 +23,9 @@ from ring import (
 from zprime.data import Rows
 from zprime.distribution import Fit
 from zprime.errors import ArrayError, UsageError
+from zprime.kernels import trainable_mixture_log_prob
 from zprime.latent.context import Context
-from zprime.latent.vamp import PseudoInputs, Vamp, VampSettings, _log_mixture, _medoids
+from zprime.latent.vamp import PseudoInputs, Vamp, VampSettings, _medoids
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -155,7 +156,7 @@ def test_log_mixture_is_torchs_own_and_its_gradient_reaches_the_inputs() -> None
     log_weight, z = torch.randn(4, generator=rng).log_softmax(0), torch.randn(9, 3, generator=rng)
     parts = Independent(Normal(mean, scale), 1)
     expected = MixtureSameFamily(Categorical(logits=log_weight), parts).log_prob(z)
-    torch.testing.assert_close(_log_mixture(z, mean, scale, log_weight), expected)
+    torch.testing.assert_close(trainable_mixture_log_prob(z, mean, scale, log_weight), expected)
 
 
 def test_starting_rows_are_different_and_one_to_a_clump() -> None:

@@ -3,16 +3,24 @@
 Every law in test_latent_laws.py is tested on every entry: a new kind is one new line here.
 """
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
 
+from zprime import artifact
+from zprime.arrays import blocks
+from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Settings
 from zprime.latent.active import Active
 from zprime.latent.aggregated import AggregatedSettings
 from zprime.latent.barycentre import BarycentreSettings
 from zprime.latent.conditional import ConditionalSettings
+from zprime.latent.context import Context
 from zprime.latent.defensive import Defensive
 from zprime.latent.exemplars import ExemplarsSettings
 from zprime.latent.flow import FlowSettings
@@ -26,7 +34,7 @@ from zprime.latent.resampled import ResampledSettings
 from zprime.latent.shared import SharedSettings
 from zprime.latent.two_stage import TwoStageSettings
 from zprime.latent.vamp import Vamp
-from zprime.posteriors import InMemory
+from zprime.posteriors import InMemory, Sharded
 from zprime.rng import generator
 
 
@@ -46,10 +54,41 @@ def weighted(d: int, dtype: torch.dtype) -> InMemory:
     return InMemory(p.mean, p.scale, weights=weights / weights.sum())
 
 
+def sharded(p: InMemory, path: Path, size: int) -> Sharded:
+    """The folder that encoding writes, with shards of `size` rows."""
+    files = {f"shard-{b.start}.safetensors": {"mean": p.mean[b], "scale": p.scale[b]} for b in blocks(p.n, size)}
+    config = {"n": p.n, "d": p.d, "shards": list(files), "sizes": [len(t["mean"]) for t in files.values()]}
+    index = {"row_ids": p.row_ids, "labels": p.labels, "weights": p.weights}
+    files["index.safetensors"] = {k: v for k, v in index.items() if v is not None}
+    with artifact.staging(path) as folder:
+        hashes = {}
+        for name, tensors in files.items():
+            (folder / name).write_bytes(artifact.pack(tensors))
+            hashes[name] = hashlib.sha256(artifact.pack(tensors)).hexdigest()
+        artifact.seal(folder, "posteriors", config=config, files=hashes)
+    return Sharded(path)
+
+
 def apart(d: int, dtype: torch.dtype) -> InMemory:
     """The same with a larger hole, so that a few steps of a fit leave the moment match behind."""
     p = posteriors(d, dtype)
     return InMemory(1.7 * p.mean, 0.7 * p.scale)
+
+
+class Reader:
+    """A row is (means, log scales): the encoder has only to read it."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        d = x.shape[1] // 2
+        return x[:, :d], x[:, d:].exp()
+
+    def decode(self, z: Tensor) -> Distribution:
+        return Independent(Normal(z, torch.ones_like(z)), 1)
+
+
+def context(p: InMemory) -> Context:
+    rows = Rows("train", torch.cat([p.mean, p.scale.log()], 1), p.row_ids, labels=p.labels)
+    return Context(Reader(), rows, rows)
 
 
 def fitted(settings: Settings, p: InMemory) -> LatentDistribution:
@@ -77,7 +116,7 @@ ZOO: dict[str, Make] = {
     "aggregated weighted": lambda d, t: fitted(AggregatedSettings(), weighted(d, t)),
     "exemplars": lambda d, t: fitted(ExemplarsSettings(bandwidth=0.4), posteriors(d, t)),
     "exemplars full": lambda d, t: fitted(ExemplarsSettings(bandwidth=0.4, covariance="full"), posteriors(d, t)),
-    "conditional": lambda d, t: fitted(ConditionalSettings(components=2), posteriors(d, t, n=70)),
+    "conditional": lambda d, t: fitted(ConditionalSettings(MixtureSettings(components=2)), posteriors(d, t, n=70)),
     "vamp": lambda d, t: Vamp(torch.full((24,), 1 / 24, dtype=t).log(), posteriors(d, t).mean, posteriors(d, t).scale),
     "flow": lambda d, t: fitted(FlowSettings("nsf", 2, (16,), epochs=2, batch=128, lr=0.01), apart(d, t)),
     "flow maf": lambda d, t: fitted(FlowSettings("maf", 2, (16,), epochs=2, batch=128, lr=0.01), apart(d, t)),

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,7 @@ from zprime.errors import ArtifactError, UsageError
 SCHEMA = 1
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
+YOUNG = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,10 @@ def seal(
 
 @contextlib.contextmanager
 def staging(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside `path`; move it to `path` if the block succeeds, else remove it."""
+    """Give an empty folder beside `path`; move it to `path` if the block succeeds, else remove it.
+
+    A process that is killed leaves the folder behind; `sweep` removes it. While the block runs the folder is locked.
+    """
     path = Path(path)
     check_replaceable(path)
     try:
@@ -207,13 +212,53 @@ def staging(path: Path) -> Iterator[Path]:
     except OSError as error:
         why = "a file is in the way" if isinstance(error, FileExistsError) else error.strerror
         raise UsageError(f"{path}: cannot write here ({why}); choose another folder") from error
+    with locked(folder):
+        try:
+            yield folder
+            os.chmod(folder, 0o755)
+            move_into_place(folder, path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock, which the system drops when the process ends in whatever way; False if another holds it.
+
+    Also False where folders cannot be locked.
+    """
+    handle, held = None, False
+    with contextlib.suppress(OSError, ImportError):
+        import fcntl  # not on Windows
+
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
     try:
-        yield folder
-        os.chmod(folder, 0o755)
-        move_into_place(folder, path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        yield held
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in `folder` while they wrote an artefact there.
+
+    Staging folders go that are older than a minute (one may just be made, and not locked yet) and that no process
+    holds; an artefact that was on its way out while its place is empty goes back there.
+    """
+    for left in folder.glob(".*.*-*"):
+        name, _, rest = left.name[1:].rpartition(".")
+        with contextlib.suppress(OSError):
+            if not rest.startswith(("new-", "old-")) or time.time() - left.stat().st_mtime < YOUNG:
+                continue
+            with locked(left) as mine:
+                if not mine:
+                    continue
+                if rest.startswith("old-") and is_artifact(left / "artifact") and not (folder / name).exists():
+                    os.rename(left / "artifact", folder / name)
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:

@@ -13,6 +13,10 @@ from zprime.distribution import Fit, LatentDistribution, Progress, silent
 from zprime.encoding import Reencoded
 from zprime.errors import ArrayError, UsageError
 from zprime.measure import Ladder, Panel, Surgery, climb, mean_estimate, surgery
+from zprime.measure.averages import averages
+from zprime.measure.features import Space
+from zprime.measure.fidelity import FEWEST
+from zprime.measure.generation import generation
 from zprime.measure.latent_side import latent_side
 from zprime.measure.model_side import model_side
 from zprime.measure.panel import PURE
@@ -34,18 +38,21 @@ def audit(
     rows: Mapping[str, Rows] | None = None,
     data: Mapping[str, Any] | None = None,
     settings: AuditSettings = AuditSettings(),
+    features: Space | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Audit:
-    """Measure all candidates and the prior, and give the verdict by likelihood.
+    """Measure all candidates and the prior, and give two verdicts: by likelihood and for generation.
 
     Args:
         candidates: name -> fitted latent distribution, or what `fit` returned.
         posteriors: `train`, `selection` and `heldout`.
         model: for the likelihood gain and the sample grids; without it only what needs no decoder is measured.
-        rows: `selection` and `heldout` rows, in the order of their posteriors; needed with a model.
+        rows: `selection` and `heldout` rows, in the order of their posteriors; needed with a model. With `train` rows
+            too, samples are held against data.
         data: a description of the data set, for the report.
         settings: how much to measure.
+        features: a feature space of your own: a function from rows, scaled as the model sees them, to features.
         seed: of every draw.
         progress: called by the long parts.
 
@@ -90,6 +97,18 @@ def audit(
     )
     tensors = _rows_tensors(ladders)
     tensors |= _pictures(panel, posteriors["heldout"].gather(), model, rows, settings, seed)
+    made, shown = generation(
+        panel,
+        posteriors,
+        model,
+        rows,
+        samples=settings.samples,
+        grid=settings.grid,
+        features=features or settings.features,
+        seed=seed,
+        progress=progress,
+    )
+    tensors |= shown
     entries = [_entry(panel, fits, name, ladders, seed) for name in panel.names]
     held = ladders["heldout"]
     log_prior = None
@@ -116,9 +135,11 @@ def audit(
         seed=seed,
         tensors=tensors,
         images=len(shape) == 3 and shape[0] in (1, 3),
-        warnings=_warnings(description, posteriors["heldout"].gather()),
+        warnings=_warnings(description, posteriors["heldout"].gather()) + _left_out(model, settings, made, posteriors),
         latent_side=latent,
         model_side=side,
+        generation=made,
+        averages=averages(posteriors, cuts["train"]),
         versions=artifact.library_versions(),
     )
 
@@ -264,3 +285,18 @@ def _warnings(data: Mapping[str, Any], heldout: InMemory) -> list[str]:
             "the encoder is inexact there, and the evidence gain with it"
         )
     return out
+
+
+def _left_out(
+    model: Model | None, settings: AuditSettings, made: object, posteriors: Mapping[str, Posteriors]
+) -> list[str]:
+    """Why samples were not held against data, where that could have been expected."""
+    if model is None or not settings.samples or made is not None:
+        return []
+    fewest = min(posteriors[s].n for s in ("selection", "heldout"))
+    if fewest < FEWEST:
+        return [
+            f"samples were not held against data: the selection and held-out split have {fewest} rows at least, and "
+            f"{FEWEST} each are needed"
+        ]
+    return ["samples were not held against data: the audit was given no training rows"]

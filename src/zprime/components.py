@@ -4,20 +4,21 @@
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks
+from zprime.errors import UsageError
 from zprime.kernels import (
+    DiagonalMixture,
     diagonal_log_ratio,
     full_log_ratio,
     full_mixture_log_prob,
     full_mixture_score,
-    mixture_log_prob,
-    mixture_score,
 )
 
 PAIRS = 1 << 20  # pairs of posterior and component handled at once
@@ -49,17 +50,22 @@ class Diagonal:
         """Latent dimension."""
         return self.mean.shape[1]
 
+    @cached_property
+    def prepared(self) -> DiagonalMixture:
+        """What evaluates the density."""
+        return DiagonalMixture(self.mean, self.scale, self.log_weight)
+
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Exact log-density in nats, float64; differentiable in z."""
         return differentiable(z, self)
 
     def value(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The log-density without a gradient."""
-        return mixture_log_prob(z, self.mean, self.scale, self.log_weight)
+        return self.prepared.log_prob(z)
 
-    def score(self, z: Float[Tensor, "n d"], log_prob: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """The gradient of the log-density in z, given the log-density."""
-        return mixture_score(z, self.mean, self.scale, self.log_weight, log_prob)
+    def value_and_score(self, z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
+        """The log-density and its gradient in z."""
+        return self.prepared.log_prob_and_score(z)
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Ancestral draws."""
@@ -109,9 +115,10 @@ class Full:
         """The log-density without a gradient."""
         return full_mixture_log_prob(z, self.mean, self.scale_tril, self.log_weight)
 
-    def score(self, z: Float[Tensor, "n d"], log_prob: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """The gradient of the log-density in z, given the log-density."""
-        return full_mixture_score(z, self.mean, self.scale_tril, self.log_weight, log_prob)
+    def value_and_score(self, z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
+        """The log-density and its gradient in z."""
+        value = self.value(z)
+        return value, full_mixture_score(z, self.mean, self.scale_tril, self.log_weight, value)
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Ancestral draws, one matrix product a component, then put in random order."""
@@ -152,8 +159,8 @@ class WithScore(Protocol):
         """The log-density."""
         ...
 
-    def score(self, z: Float[Tensor, "n d"], log_prob: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """Its gradient in z, given the log-density."""
+    def value_and_score(self, z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
+        """The log-density and its gradient in z."""
         ...
 
 
@@ -162,20 +169,35 @@ class _Density(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, mixture: WithScore) -> Tensor:
-        out = mixture.value(z)
-        ctx.save_for_backward(z, out)
-        ctx.mixture = mixture
-        return out
+        value, score = mixture.value_and_score(z)
+        ctx.save_for_backward(z, score.to(z.dtype))
+        return value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        z, log_prob = ctx.saved_tensors
-        score = ctx.mixture.score(z, log_prob)
-        return (gradients[0][:, None] * score).to(z.dtype), None
+        score: Tensor = _First.apply(*ctx.saved_tensors)  # type: ignore[no-untyped-call]
+        return gradients[0][:, None].to(score.dtype) * score, None
+
+
+class _First(torch.autograd.Function):
+    """The score, which has no gradient of its own: silence would be taken for a second derivative of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, score: Tensor) -> Tensor:  # noqa: ARG004
+        return score.view_as(score)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> NoReturn:  # noqa: ARG004
+        raise UsageError(
+            "log_prob of a mixture has first derivatives only; "
+            "for second ones use zprime.kernels.trainable_mixture_log_prob (diagonal) or torch.distributions"
+        )
 
 
 def differentiable(z: Float[Tensor, "n d"], mixture: WithScore) -> Float[Tensor, " n"]:
-    """The mixture's log-density, with a gradient where `z` asks for one."""
+    """The mixture's log-density, with a gradient (of first order) where `z` asks for one."""
+    if not (torch.is_grad_enabled() and z.requires_grad):
+        return mixture.value(z)
     out: Tensor = _Density.apply(z, mixture)  # type: ignore[no-untyped-call]
     return out
 

@@ -17,6 +17,14 @@ from zprime.components import Diagonal, Full, Tilted
 from zprime.errors import ArtifactError
 from zprime.notebook import box, size
 
+Density = Literal["exact", "bound", "estimate", "none"]
+"""What `log_prob` is.
+
+`exact`: log r(z), up to rounding. `estimate`: close to it, on either side. `bound`: a fixed function of z, made with
+random numbers; at every z its expectation over these is at most log r(z), but as made it may lie above. `none`: the
+kind consists of draws, and `log_prob` raises.
+"""
+
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total) by every long operation."""
 
@@ -37,7 +45,7 @@ class LatentDistribution(ABC):
     """
 
     kind: ClassVar[str]
-    density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "exact"
+    density_of_kind: ClassVar[Density] = "exact"
     stores_rows: ClassVar[bool] = False
     """Whether what is stored are functions of single training rows."""
 
@@ -78,6 +86,11 @@ class LatentDistribution(ABC):
     ) -> Tilted | None:
         """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I); None where no closed form is known."""
         return None
+
+    @property
+    def density(self) -> Density:
+        """What `log_prob` of this very object is (a wrapper asks what it wraps)."""
+        return self.density_of_kind
 
     @property
     def holds_rows(self) -> bool:
@@ -197,8 +210,13 @@ class Settings(Protocol):
 
 
 def fields(settings: Settings) -> dict[str, Any]:
-    """What settings hold, JSON-able."""
-    return asdict(settings)  # type: ignore[call-overload,no-any-return]
+    """What settings hold, JSON-able; settings inside them with their kind."""
+    out: dict[str, Any] = asdict(settings)  # type: ignore[call-overload]
+    for name in out:
+        inner = getattr(settings, name)
+        if isinstance(inner, Settings):
+            out[name] = {"kind": inner.kind, **fields(inner)}
+    return out
 
 
 def rebuild(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:

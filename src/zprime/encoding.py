@@ -107,12 +107,12 @@ class Reencoded(Posteriors):
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """A datum at random, encoded now, then z' from its posterior; only the data that were drawn are encoded."""
-        which = choose(self.log_weights, n, rng)
+        which = choose(self.log_weights.to(rng.device), n, rng).to(self.row_ids.device)
         unique, back = torch.unique(which, return_inverse=True)
         some = Rows(self.rows.name, self.rows.x[unique], self.rows.ids[unique])
         mean, scale = _encode(self.model, some, slice(0, len(some)))
-        noise = torch.randn(n, self.d, generator=rng, dtype=mean.dtype)
-        return mean[back] + scale[back] * noise
+        noise = torch.randn(n, self.d, generator=rng, dtype=mean.dtype, device=rng.device)
+        return mean[back] + scale[back] * noise.to(mean.device)
 
 
 @torch.no_grad()

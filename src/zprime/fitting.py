@@ -95,7 +95,7 @@ def defend(found: Fit[LatentDistribution], selection: Posteriors, *, seed: int) 
         return found
     codes = Codes.draw(selection, rng=fork(generator(seed, "defend"), r.kind))
     share, gains = best_share(codes, r)
-    chosen = {**found.chosen, "epsilon": share, "selection_code_gain": float(gains.mean())}
+    chosen = {**found.chosen, "epsilon": share, "selection_code_gain": gains.mean}
     if share == 0:
         return replace(found, chosen=chosen)
     outcome = found.outcome

@@ -8,12 +8,12 @@ Every stage has a key: the hash of its settings, seed and inputs. An artefact wi
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from zprime import artifact, auditing, latent, record, vae
+from zprime import artifact, auditing, latent, record, sampling, vae
 from zprime import data as datasets
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
 from zprime.distribution import Fit, LatentDistribution, Progress, Settings, fields, silent
@@ -29,7 +29,7 @@ from zprime.vae import VAE, VAESettings
 
 log = logging.getLogger("zprime")
 KINDS = ("gaussian", "mixture", "aggregated")
-T = TypeVar("T")
+Wanted = Sequence[str | Settings]
 
 
 @dataclass
@@ -61,13 +61,16 @@ class Run:
 
     @classmethod
     def open(cls, path: Path, *, progress: Progress = silent) -> "Run":
-        """Open a run's folder.
+        """Open a run's folder, and clear away what a killed process left half written.
 
         Raises:
             ArtifactError: it is none.
         """
-        artifact.read(Path(path), "run")
-        return cls(Path(path), progress)
+        path = Path(path)
+        artifact.read(path, "run")
+        for folder in (path, path / "posteriors", path / "latent"):
+            artifact.sweep(folder)
+        return cls(path, progress)
 
     # -- stages, in order ------------------------------------------------------------------------------------------
 
@@ -162,7 +165,7 @@ class Run:
         return out
 
     def fit(
-        self, kinds: Sequence[str | Settings] = KINDS, *, seed: int, names: Sequence[str] | None = None
+        self, kinds: Wanted = KINDS, *, seed: int, names: Sequence[str] | None = None, weights: str = ""
     ) -> dict[str, Fit[LatentDistribution]]:
         """Fit each kind on the training posteriors; write `latent/<name>`.
 
@@ -170,18 +173,19 @@ class Run:
             kinds: kinds by name, or their settings.
             seed: decides every random choice.
             names: what to call them, instead of their kinds.
+            weights: column of the data that rows are weighed by.
         """
-        train_, selection = self._posteriors("train"), self._posteriors("selection")
-        held = {"train": train_.artifact.hash, "selection": selection.artifact.hash}
+        stored = {s: self._posteriors(s) for s in ("train", "selection")}
+        held = {s: p.artifact.hash for s, p in stored.items()}
+        shares = {s: self.dataset.weights(weights, s) for s in stored} if weights else {}
+        train_, selection = (p.gather().weighted(shares[s]) if shares else p for s, p in stored.items())
+        column = [weights, artifact.digest([w.tolist() for w in shares.values()])] if shares else []
         out: dict[str, Fit[LatentDistribution]] = {}
         wanted = [latent.settings_for(k) if isinstance(k, str) else k for k in kinds]
         for i, settings in enumerate(wanted):
-            name = names[i] if names else settings.kind
+            name = names[i] if names else latent.name_of(settings)
             if name == "prior":
-                tau = getattr(settings, "tau", 1.0)
-                if tau == 1:
-                    continue  # every audit has it
-                name = f"prior({tau:g})"
+                continue  # every audit has it
             if "labels" in settings.needs and train_.labels is None and len(wanted) > 1:
                 log.warning("%s: left out, the data have no labels", name)
                 continue
@@ -192,9 +196,10 @@ class Run:
                 found = fit(settings, train_, selection=selection, context=context, seed=seed, progress=self.progress)
                 if not found.outcome.ok:
                     log.warning("%s: %s", settings.kind, found.outcome.message)
+                found = replace(found, chosen={**found.chosen, "weights": weights}) if weights else found
                 return save_fit(found, settings, path, key=key, seed=seed, inputs=held)
 
-            self._stage(f"latent/{name}", None, _key(settings.kind, fields(settings), seed, held), make)
+            self._stage(f"latent/{name}", None, _key(settings.kind, fields(settings), seed, held, *column), make)
             out[name] = load_fit(self.path / "latent" / name)
         self.progress("fit", len(wanted), len(wanted))
         return out
@@ -217,7 +222,7 @@ class Run:
                 posteriors,
                 model=model,
                 rows=self.rows,
-                data=self.dataset.describe(),
+                data={**self.dataset.describe(), "log_scale": self.dataset.log_scale},
                 settings=settings,
                 seed=seed,
                 progress=self.progress,
@@ -228,19 +233,28 @@ class Run:
 
         self._stage("audit", "audit", _key(asdict(settings), seed, inputs), make)
         result = record.load(self.path / "audit")
-        self.export(result.verdict.choice, self.path / "generator")
+        if result.copying(result.shipped) == "copies":
+            log.warning("generator: nothing is shipped, for samples of %s copy training rows", result.shipped)
+            shutil.rmtree(self.path / "generator", ignore_errors=True)
+        else:
+            self.export(result.shipped, self.path / "generator")
         return result
 
-    def export(self, name: str, path: Path) -> GenerativeModel:
-        """Write the generative model with the latent distribution called `name`: decoder and r(z), nothing else."""
+    def export(self, name: str, path: Path, *, allow_copies: bool = False) -> GenerativeModel:
+        """Write the generative model with the latent distribution called `name`: decoder and r(z), nothing else.
+
+        Raises:
+            UsageError: its samples copy training rows, and that was not allowed.
+        """
         model = self.generative(name)
+        sampling.check_copies(model, allow_copies=allow_copies)
         source = artifact.read(self.path / "model", "model")
         inputs = {"model": source.hash}
         if name != "prior":
             inputs["latent"] = artifact.read(self.path / "latent" / name).hash
-        key = _key(name, inputs)
+        key = _key(name, inputs, model.copying)
         if not (artifact.is_artifact(path) and artifact.read(path).key == key):
-            model.save(path, key=key, seed=source.seed, **inputs)
+            model.save(path, key=key, seed=source.seed, allow_copies=allow_copies, **inputs)
         return model
 
     def generative(self, name: str, *, store: str = "latents") -> GenerativeModel:
@@ -271,7 +285,18 @@ class Run:
         tensors = found.tensors()
         shape = tuple(found.config["shape"])
         image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
-        return GenerativeModel(r, model, tensors["shift"], tensors["scale"], image)
+        return GenerativeModel(r, model, tensors["shift"], tensors["scale"], image, self._copying(name))
+
+    def _copying(self, name: str) -> str:
+        """What the audit found of the samples of a latent distribution as it is now: `copies`, `passes`, `untested`."""
+        if not artifact.is_artifact(self.path / "audit"):
+            return "untested"
+        found = artifact.read(self.path / "audit", "audit")
+        measured = [found.inputs.get("model"), found.inputs.get(f"latent_{name}")]
+        now = [artifact.read(self.path / "model").hash, None]
+        if name != "prior":
+            now[1] = artifact.read(self.path / "latent" / name).hash
+        return str(found.config.get("copying", {}).get(name, "untested")) if measured == now else "untested"
 
     # -- what the stages read --------------------------------------------------------------------------------------
 

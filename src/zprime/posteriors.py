@@ -6,6 +6,7 @@ Their mixture is the aggregated posterior. In memory or in shards on disk, the s
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime import artifact, notebook
-from zprime.arrays import check_matrix
+from zprime.arrays import check_finite, check_matrix
 from zprime.components import choose
 from zprime.errors import ArrayError
-from zprime.kernels import mixture_log_prob
+from zprime.kernels import DiagonalMixture
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Posteriors(ABC):
     @property
     def bytes(self) -> int:
         """What it takes to keep the means and standard deviations."""
-        return sum(s.mean.numel() * s.mean.element_size() * 2 for s in self.shards())
+        return 2 * self.n * self.d * next(iter(self.shards())).mean.element_size()
 
     def _repr_html_(self) -> str:
         """How many, how wide, how far apart, in a notebook; in shards, of the first shard."""
@@ -79,7 +80,7 @@ class Posteriors(ABC):
     def log_weights(self) -> Float[Tensor, " n"]:
         """Log w_i, float64."""
         if self.weights is None:
-            return torch.full((self.n,), 1 / self.n, dtype=torch.float64).log()
+            return torch.full((self.n,), 1 / self.n, dtype=torch.float64, device=self.row_ids.device).log()
         return self.weights.double().log()
 
     def gather(self) -> "InMemory":
@@ -93,13 +94,16 @@ class Posteriors(ABC):
             labels=self.labels,
         )
 
-    def log_prob(self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None) -> Float[Tensor, " m"]:
+    def log_prob(
+        self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None, tolerance: float = 0.0
+    ) -> Float[Tensor, " m"]:
         """Exact log-density of the aggregated posterior in nats, float64, streamed over shards.
 
         Args:
             z: points.
             leave_out: one row id for every point: the mixture of all *other* rows, renormalised by 1 - w_i (masked,
                 never subtracted). An id that is not among `row_ids` leaves nothing out.
+            tolerance: nats that the answer may be too small, for speed; see `zprime.kernels.mixture_log_prob`.
 
         Raises:
             ArrayError: `z` is not a finite [m, d] matrix, or leaving out would leave nothing.
@@ -119,12 +123,10 @@ class Posteriors(ABC):
                     "nothing would be left"
                 )
         parts = [
-            mixture_log_prob(
+            self._mixture(s).log_prob(
                 z,
-                s.mean,
-                s.scale,
-                log_weights[s.rows],
                 leave_out=None if position is None else torch.where(position >= s.start, position - s.start, -1),
+                tolerance=tolerance,
             )
             for s in self.shards()
         ]
@@ -133,6 +135,10 @@ class Posteriors(ABC):
             w = log_weights.exp()[position.clamp(min=0)]
             out = out - torch.where(position >= 0, torch.log1p(-w), 0.0)
         return out
+
+    def _mixture(self, shard: Shard) -> DiagonalMixture:
+        """What evaluates the mixture of a shard's rows."""
+        return DiagonalMixture(shard.mean, shard.scale, self.log_weights[shard.rows])
 
     def positions(self, ids: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
         """Where each row id stands in `row_ids`, or -1."""
@@ -143,9 +149,10 @@ class Posteriors(ABC):
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """The aggregated posterior by ancestral sampling: a datum at random, then z' from its posterior."""
-        which = choose(self.log_weights, n, rng)
-        first = next(iter(self.shards()))
-        out = torch.randn(n, self.d, generator=rng, dtype=first.mean.dtype)
+        which = choose(self.log_weights.to(rng.device), n, rng)
+        first = next(iter(self.shards())).mean
+        noise = torch.randn(n, self.d, generator=rng, dtype=first.dtype, device=rng.device)
+        out, which = noise.to(first.device), which.to(first.device)
         for s in self.shards():
             mine = ((which >= s.start) & (which < s.rows.stop)).nonzero().flatten()
             k = which[mine] - s.start
@@ -155,8 +162,8 @@ class Posteriors(ABC):
     def draw(self, *, rng: torch.Generator, draws: int = 1) -> Float[Tensor, "m d"]:
         """`draws` codes of every row in order, shape [n * draws, d]: draw 0 of all rows, then draw 1 of all rows."""
         all_ = self.gather()
-        noise = torch.randn(draws, self.n, self.d, generator=rng, dtype=all_.mean.dtype)
-        return (all_.mean + all_.scale * noise).reshape(-1, self.d)
+        noise = torch.randn(draws, self.n, self.d, generator=rng, dtype=all_.mean.dtype, device=rng.device)
+        return (all_.mean + all_.scale * noise.to(all_.mean.device)).reshape(-1, self.d)
 
 
 class InMemory(Posteriors):
@@ -198,8 +205,9 @@ class InMemory(Posteriors):
             )
         self.n, self.d = n, d
         self.mean, self.scale = mean.detach(), scale.detach()
-        self.row_ids = torch.arange(n) if row_ids is None else row_ids
-        self.weights, self.labels = weights, labels
+        self.row_ids = (torch.arange(n, device=mean.device) if row_ids is None else row_ids).to(mean.device)
+        self.weights = None if weights is None else weights.to(mean.device)
+        self.labels = None if labels is None else labels.to(mean.device)
         if self.row_ids.shape != (n,) or (labels is not None and labels.shape != (n,)):
             got = [list(t.shape) for t in (self.row_ids, labels) if t is not None]
             raise ArrayError(f"row_ids and labels: expected {n} each, as mean has rows, got shapes {got}")
@@ -212,14 +220,49 @@ class InMemory(Posteriors):
         """Itself."""
         return self
 
+    @cached_property
+    def _prepared(self) -> DiagonalMixture:
+        return DiagonalMixture(self.mean, self.scale, self.log_weights)
+
+    def _mixture(self, shard: Shard) -> DiagonalMixture:
+        return self._prepared
+
     def take(self, rows: Int[Tensor, " m"]) -> "InMemory":
-        """Some rows, by position, with equal weights."""
+        """Some rows, by position; their weights are normalised again.
+
+        Raises:
+            ArrayError: these rows have no weight at all.
+        """
+        weights = None if self.weights is None else self.weights[rows]
+        if weights is not None:
+            total = weights.double().sum()
+            if not float(total) > 0:
+                raise ArrayError(f"weights: expected one above 0 among the rows that are taken, got {len(rows)} zeros")
+            weights = (weights.double() / total).to(weights.dtype)
         return InMemory(
             self.mean[rows],
             self.scale[rows],
             row_ids=self.row_ids[rows],
+            weights=weights,
             labels=None if self.labels is None else self.labels[rows],
         )
+
+    def weighted(self, weights: Float[Tensor, " n"]) -> "InMemory":
+        """The same rows as another population: with these weights, normalised.
+
+        Raises:
+            ArrayError: not one weight a row, one below 0 or not finite, or none above 0.
+        """
+        if weights.shape != (self.n,):
+            raise ArrayError(f"weights: expected {self.n}, one a row, got shape {list(weights.shape)}")
+        check_finite("weights", weights)
+        total = float(weights.double().sum())
+        if not (bool((weights >= 0).all()) and total > 0):
+            raise ArrayError(
+                f"weights: expected numbers >= 0, one above 0, got smallest {float(weights.min()):g}, sum {total:g}"
+            )
+        share = weights.double() / total
+        return InMemory(self.mean, self.scale, row_ids=self.row_ids, weights=share, labels=self.labels)
 
 
 class Sharded(Posteriors):

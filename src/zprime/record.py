@@ -10,6 +10,10 @@ from torch import Tensor
 from zprime import artifact, plain
 from zprime.errors import ArtifactError, UsageError
 from zprime.measure import Estimate, Surgery
+from zprime.measure.averages import Averages
+from zprime.measure.features import SPACES
+from zprime.measure.fidelity import FEWEST
+from zprime.measure.generation import Generation
 from zprime.measure.latent_side import LatentSide
 from zprime.measure.model_side import ModelSide
 from zprime.measure.panel import PURE
@@ -31,6 +35,8 @@ class AuditSettings:
         simulated: simulated rows that the encoder is calibrated on, at least 100; 0 leaves it out.
         ais: simulated rows that log p(x) is bracketed on by annealing, slow: about 5 seconds a row; 0 leaves it out.
         temperatures: of the annealing.
+        samples: generated rows of each candidate that are held against data, at least 40; 0 leaves it out.
+        features: where they are compared: `auto`, `pixels`, `codes`, `classifier` or `selfsupervised`.
     """
 
     rows: int = 1000
@@ -40,6 +46,8 @@ class AuditSettings:
     simulated: int = 1000
     ais: int = 0
     temperatures: int = 200
+    samples: int = 2000
+    features: str = "auto"
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""
@@ -55,6 +63,10 @@ class AuditSettings:
             raise UsageError(f"ais: expected 0, or at least 2 rows, got {self.ais}")
         if self.temperatures < 1:
             raise UsageError(f"temperatures: expected at least 1, got {self.temperatures}")
+        if self.samples and self.samples < FEWEST:
+            raise UsageError(f"samples: expected 0, or at least {FEWEST}, got {self.samples}")
+        if self.features not in ("auto", *SPACES):
+            raise UsageError(f"features: expected auto, {', '.join(SPACES)}, got {self.features!r}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,8 @@ class Audit:
         images: whether the grids are pictures.
         latent_side: what is memorised, the hole as a bracket, two-sample tests and what else needs no decoder.
         model_side: log p(x) and bits under every candidate, the encoder's gap and calibration; None without a decoder.
+        generation: what comes out and who gets copied, with the verdict for generation; None without a decoder.
+        averages: the "average" of the posteriors under each criterion.
         versions: library -> version that measured.
         inputs: model, posteriors and latent distributions -> hash.
     """
@@ -142,6 +156,8 @@ class Audit:
     warnings: list[str] = field(default_factory=list)
     latent_side: LatentSide | None = None
     model_side: ModelSide | None = None
+    generation: Generation | None = None
+    averages: Averages | None = None
     versions: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
 
@@ -155,6 +171,21 @@ class Audit:
             if e.name == name:
                 return e
         raise UsageError(f"name: expected one of {', '.join(e.name for e in self.entries)}, got {name!r}")
+
+    @property
+    def shipped(self) -> str:
+        """What to ship: what the verdict for generation says where it is decided; else that by likelihood, uncopied."""
+        if self.generation is None:
+            return self.verdict.choice
+        made = self.generation.verdict
+        if made.decision in ("leave the prior", "keep the prior"):
+            return made.choice
+        return "prior" if self.copying(self.verdict.choice) == "copies" else self.verdict.choice
+
+    def copying(self, name: str) -> str:
+        """Whether samples of the candidate called `name` copy training rows: `copies`, `passes` or `untested`."""
+        found = [] if self.generation is None else [e.status for e in self.generation.entries if e.name == name]
+        return found[0] if found else "untested"
 
     def _repr_html_(self) -> str:
         """The verdict and the table, in a notebook."""
@@ -180,7 +211,11 @@ class Audit:
     def save(self, path: Path, *, key: str = "", **inputs: str) -> artifact.Artifact:
         """Write the artefact folder: `audit.json` and tensors."""
         content = (json.dumps(self.to_json(), indent=1) + "\n").encode()
-        config = {"verdict": self.verdict.decision, "choice": self.verdict.choice}
+        config = {
+            "verdict": self.verdict.decision,
+            "choice": self.shipped,
+            "copying": {e.name: self.copying(e.name) for e in self.entries},
+        }
         return artifact.write(
             path,
             "audit",

@@ -9,15 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import artifact, distribution, vae
-from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.likelihoods import draw
 from zprime.notebook import box, size
 from zprime.rng import fork, generator
-from zprime.vae import Decoder
-
-BATCH = 512
+from zprime.vae import Decoder, decoded
 
 
 @dataclass(frozen=True)
@@ -29,6 +25,7 @@ class GenerativeModel:
         decoder: p(x|z).
         shift, scale: `x' = decoded * scale + shift` gives the units of the data as they were stored.
         image: (channels, height, width) where x' can be shown as pictures of range 0 to 1, else None.
+        copying: whether its samples copy training rows: `passes` or `copies`, by an audit, or `untested`.
     """
 
     latent: LatentDistribution
@@ -36,6 +33,7 @@ class GenerativeModel:
     shift: Tensor
     scale: Tensor
     image: tuple[int, ...] | None = None
+    copying: str = "untested"
 
     def stream(
         self, n: int, *, rng: torch.Generator, noise: str = "mean"
@@ -52,16 +50,8 @@ class GenerativeModel:
         """
         if n < 1:
             raise UsageError(f"n: expected at least 1 sample, got {n}")
-        if noise not in ("mean", "draw"):
-            raise UsageError(f"noise: expected mean or draw, got {noise!r}")
-        z = self.latent.sample(n, rng=fork(rng, "z")).to(_dtype(self.decoder))
-        for part in blocks(n, BATCH):
-            with torch.no_grad():
-                p = self.decoder.decode(z[part])
-            if noise == "mean":
-                yield z[part], p.mean
-                continue
-            yield z[part], draw(p, rng=fork(rng, "x", part.start))
+        z = self.latent.sample(n, rng=fork(rng, "z"))
+        yield from decoded(self.decoder, z, noise=noise, rng=rng)
 
     def sample(
         self, n: int, *, rng: torch.Generator, noise: str = "mean"
@@ -74,12 +64,16 @@ class GenerativeModel:
         """From the decoder's scaled units to the units of the data."""
         return x * self.scale + self.shift
 
-    def save(self, path: Path, *, key: str = "", seed: int | None = None, **inputs: str) -> artifact.Artifact:
+    def save(
+        self, path: Path, *, key: str = "", seed: int | None = None, allow_copies: bool = False, **inputs: str
+    ) -> artifact.Artifact:
         """Write decoder and latent distribution, and nothing else, to an artefact folder.
 
         Raises:
-            UsageError: the decoder is not one that zprime built, or the path cannot be written.
+            UsageError: the decoder is not one that zprime built, the path cannot be written, or its samples copy
+                training rows and that was not allowed.
         """
+        check_copies(self, allow_copies=allow_copies)
         if not isinstance(self.decoder, vae.VAE):
             raise UsageError("save: this decoder is a module of your own; save it yourself beside latent.save(path)")
         weights = {k: v for k, v in self.decoder.state_dict().items() if not k.startswith("encoder.")}
@@ -91,6 +85,8 @@ class GenerativeModel:
             "latent": {"kind": self.latent.kind, "config": self.latent.config(), "label": self.latent.label},
             "image": None if self.image is None else list(self.image),
             "holds_training_rows": self.latent.holds_rows,
+            "copying": self.copying,
+            "unfit_to_publish": self.copying == "copies",
             "says": self.says(),
         }
         return artifact.write(path, "generator", config=config, tensors=tensors, key=key, seed=seed, inputs=inputs)
@@ -108,17 +104,39 @@ class GenerativeModel:
         return box("generative model", rows)
 
     def says(self) -> str:
-        """Whether this model carries functions of single training rows, in words."""
+        """Whether this model carries functions of single training rows, and whether it copies them, in words."""
         if self.latent.holds_rows:
-            return (
+            stored = (
                 f"{self.latent.label} stores the posterior of every single training row: whoever has this model can "
                 "decode each of them. Do not publish it where the data are private."
             )
-        return f"{self.latent.label} stores no function of any single training row."
+        else:
+            stored = f"{self.latent.label} stores no function of any single training row."
+        return f"{stored}{SAYS[self.copying]}"
+
+
+SAYS = {
+    "untested": "",
+    "passes": " Its samples are no nearer to training rows than reconstructions of unseen rows are.",
+    "copies": " Its samples copy training rows: unfit to publish.",
+}
+
+
+def check_copies(model: GenerativeModel, *, allow_copies: bool) -> None:
+    """Refuse a model whose samples copy training rows, unless that is allowed.
+
+    Raises:
+        UsageError: they do, and it is not.
+    """
+    if model.copying == "copies" and not allow_copies:
+        raise UsageError(
+            f"{model.latent.label}: its samples copy training rows (the audit's copying test); it is unfit to publish. "
+            "Take another latent distribution, or say --allow-copies (in Python: allow_copies=True)"
+        )
 
 
 def sample(
-    model: GenerativeModel, n: int, *, seed: int = 0, noise: str = "mean"
+    model: GenerativeModel, n: int, *, seed: int = 0, noise: str = "mean", allow_copies: bool = False
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n *datum"]]:
     """Draw z' and x', x' in the units of the data.
 
@@ -127,10 +145,12 @@ def sample(
         n: how many.
         seed: decides the draws.
         noise: `mean` gives the mean of p(x|z'), `draw` a draw from it.
+        allow_copies: draw even where an audit found that the samples copy training rows.
 
     Raises:
-        UsageError: n < 1, or an unknown `noise`.
+        UsageError: n < 1, an unknown `noise`, or samples that copy training rows.
     """
+    check_copies(model, allow_copies=allow_copies)
     z, x = model.sample(n, rng=generator(seed, "sample"), noise=noise)
     return z, model.restore(x)
 
@@ -152,17 +172,8 @@ def load(path: Path) -> GenerativeModel:
         tensors["shift"],
         tensors["scale"],
         None if image is None else tuple(image),
+        str(found.config.get("copying", "untested")),
     )
-
-
-def _dtype(decoder: Decoder) -> torch.dtype:
-    """What the decoder computes in: that of its parameters, or float32."""
-    if isinstance(decoder, torch.nn.Module):
-        for p in decoder.parameters():
-            return p.dtype
-        for b in decoder.buffers():
-            return b.dtype
-    return torch.float32
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """The variational autoencoder (Kingma & Welling 2014): an encoder, a decoder, and the prior between them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from zprime import artifact, likelihoods, networks
-from zprime.arrays import standard_kl
+from zprime.arrays import blocks, standard_kl
 from zprime.errors import ArtifactError, UsageError
-from zprime.rng import generator
+from zprime.rng import fork, generator
 
 
 @runtime_checkable
@@ -37,6 +37,40 @@ class Decoder(Protocol):
 @runtime_checkable
 class Model(Encoder, Decoder, Protocol):
     """Both: all that fitting and measuring ask of a VAE."""
+
+
+DECODE = 512
+
+
+def decoded(
+    decoder: Decoder, z: Float[Tensor, "n d"], *, noise: str, rng: torch.Generator
+) -> Iterator[tuple[Float[Tensor, "b d"], Float[Tensor, "b *datum"]]]:
+    """Batches of (z, x), without gradients.
+
+    Args:
+        decoder: p(x|z).
+        z: latents; turned to what the decoder computes in.
+        noise: `mean` gives the mean of p(x|z), `draw` a draw from it.
+        rng: decides the draws.
+
+    Raises:
+        UsageError: an unknown `noise`.
+    """
+    if noise not in ("mean", "draw"):
+        raise UsageError(f"noise: expected mean or draw, got {noise!r}")
+    z = z.to(_dtype(decoder))
+    for part in blocks(len(z), DECODE):
+        with torch.no_grad():
+            p = decoder.decode(z[part])
+        yield z[part], p.mean if noise == "mean" else likelihoods.draw(p, rng=fork(rng, "x", part.start))
+
+
+def _dtype(decoder: Decoder) -> torch.dtype:
+    """What the decoder computes in: that of its parameters, or float32."""
+    if isinstance(decoder, nn.Module):
+        for t in (*decoder.parameters(), *decoder.buffers()):
+            return t.dtype
+    return torch.float32
 
 
 @dataclass(frozen=True)

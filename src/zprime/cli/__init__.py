@@ -29,6 +29,8 @@ VERBS = {
     "audit": "Measure every fitted latent distribution on data that no part has seen, with a verdict.",
     "sample": "Draw z' and x' from a run or a shipped generator.",
     "kinds": "List every kind of latent distribution: what it stores, its cost, when to use it.",
+    "explain": "Answer why a VAE draws z' from N(0, I), and whether it should, with the numbers of a run.",
+    "doctor": "Say which versions, kernels and instruction set are in use, and why no better ones.",
     "report": "Write the page of a run again and print its table, or one page that compares several runs.",
 }
 for _verb, _help in VERBS.items():

@@ -3,27 +3,46 @@
 from pathlib import Path
 from typing import Annotated
 
-from zprime.cli.console import bars, give, say, say_table, set_threads
+from zprime.cli.console import bars, give, say, say_table, set_threads, verdicts
 from zprime.cli.run import FLAT
+from zprime.drifting import drift_of
 from zprime.pipeline import Run
+from zprime.plain import to_plain
 from zprime.record import AuditSettings
 from zprime.reporting import report
+from zprime.reporting.generation import drift_table
 
 
-def audit(run: Path, *, settings: Annotated[AuditSettings, FLAT] = AuditSettings(), seed: int = 0) -> None:
-    """Measure every fitted latent distribution on data that no part has seen, with a verdict.
+def audit(
+    run: Path,
+    *,
+    settings: Annotated[AuditSettings, FLAT] = AuditSettings(),
+    new_data: str = "",
+    seed: int = 0,
+) -> None:
+    """Measure every fitted latent distribution on data that no part has seen, with verdicts.
 
     Parameters
     ----------
     run
         Folder of a run that `zprime fit` has been through.
+    new_data
+        Measure nothing of that, but whether codes of these rows still fit the latent distribution that was shipped: a
+        file or folder as `zprime run --data` takes them.
     seed
         Decides every draw.
     """
     set_threads(heavy=True)
+    if new_data:
+        with bars() as progress:
+            moved = drift_of(Run.open(run, progress=progress), new_data, seed=seed)
+        say(drift_table(moved))
+        say(moved.sentence)
+        give({"drift": to_plain(moved)})
+        return
     with bars() as progress:
         found = Run.open(run, progress=progress).audit(settings, seed=seed)
         page = report(run)
     say_table(found)
     say(f"Report: {page}")
-    give({"verdict": found.to_json()["verdict"], "report": page})
+    give({**verdicts(found), "report": page})

@@ -97,6 +97,17 @@ def say_table(audit: "Audit") -> None:
     say(show(audit, width=OUT.width))
 
 
+def verdicts(audit: "Audit") -> dict[str, Any]:
+    """Both verdicts for JSON, and what is shipped."""
+    plain = audit.to_json()
+    made = plain["generation"]
+    return {
+        "verdict": plain["verdict"],
+        "generation": None if made is None else made["verdict"],
+        "shipped": audit.shipped,
+    }
+
+
 def give(value: dict[str, Any]) -> None:
     """Print the result as JSON, if that was asked for."""
     if OPTIONS.json:

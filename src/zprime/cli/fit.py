@@ -16,6 +16,8 @@ def fit(
     *,
     kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,
     set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    by: str = "",
+    weights: str = "",
     name: str = "",
     seed: int = 0,
 ) -> None:
@@ -29,15 +31,19 @@ def fit(
         Latent distributions to fit; `all` fits every kind that has a density.
     set
         Settings of kinds, as KIND.FIELD=VALUE, e.g. mixture.components=64.
+    by
+        `label` fits every kind once for each label: r(z|y).
+    weights
+        Column of the data to weigh rows by: another population. The audit's held-out rows are not weighed.
     name
         What to call it, instead of its kind; for one kind only.
     seed
         Decides every random choice.
     """
-    wanted = kinds_with(kinds, set)
+    wanted = kinds_with(kinds, set, by)
     set_threads(heavy=False)
     with bars() as progress:
-        made = Run.open(run, progress=progress).fit(wanted, seed=seed, names=[name] if name else None)
+        made = Run.open(run, progress=progress).fit(wanted, seed=seed, names=[name] if name else None, weights=weights)
     for key, f in made.items():
         say(f"{run / 'latent' / key}: {f.distribution.label}, {size(f.distribution.bytes)}; {f.outcome.message}")
     give(

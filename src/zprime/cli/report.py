@@ -9,10 +9,11 @@ from zprime import reporting
 from zprime.cli.console import give, say, say_table
 from zprime.errors import UsageError
 from zprime.reporting.page import find
+from zprime.reporting.table import details
 
 
 def report(*run: Path, out: Path | None = None, public: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """Write the page of a run again and print its table, or one page that compares several runs.
+    """Write the page of a run again and print all that was measured, or one page that compares several runs.
 
     Parameters
     ----------
@@ -32,6 +33,8 @@ def report(*run: Path, out: Path | None = None, public: Annotated[bool, Paramete
     for folder, audit in zip(run, found, strict=True):
         if len(run) > 1:
             say(f"{folder}:")
+        else:
+            say(details(audit))
         say_table(audit)
     say(f"Report: {page}")
     verdicts = [a.to_json()["verdict"] for a in found]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime.cli.console import bars, give, say, say_table, set_threads
+from zprime.cli.console import bars, give, say, say_table, set_threads, verdicts
 from zprime.cli.settings import kinds_with
 from zprime.data import DataSettings
 from zprime.pipeline import KINDS, Run
@@ -25,6 +25,7 @@ def run(
     training: Annotated[TrainSettings, FLAT] = TrainSettings(),
     kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,
     set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    by: str = "",
     auditing: Annotated[AuditSettings, FLAT] = AuditSettings(),
     seed: int = 0,
 ) -> None:
@@ -38,10 +39,12 @@ def run(
         Latent distributions to fit, beside the prior; `all` fits every kind that has a density.
     set
         Settings of kinds, as KIND.FIELD=VALUE, e.g. mixture.components=64.
+    by
+        `label` fits every kind once for each label: r(z|y).
     seed
         Decides every random choice: splits, weights, noise, draws.
     """
-    wanted = kinds_with(kinds, set)
+    wanted = kinds_with(kinds, set, by)
     with bars() as progress:
         job = Run.create(out, progress=progress)
         set_threads(heavy=False)
@@ -51,5 +54,7 @@ def run(
         audit = job.audit(auditing, seed=seed, names=list(fitted))
         page = report(out)
     say_table(audit)
-    say(f"Report: {page}\nShipped: {out / 'generator'}  ({job.generative(audit.verdict.choice).says()})")
-    give({"run": out, "verdict": audit.to_json()["verdict"], "report": page, "generator": out / "generator"})
+    shipped = job.generative(audit.shipped)
+    where = out / "generator" if shipped.copying != "copies" else "nothing"
+    say(f"Report: {page}\nShipped: {where}  ({shipped.says()})")
+    give({"run": out, **verdicts(audit), "report": page, "generator": where})

@@ -1,5 +1,6 @@
 """zprime sample."""
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +8,9 @@ from typing import Annotated
 import numpy as np
 from cyclopts import Parameter
 
-from zprime import artifact, sampling
+from zprime import artifact, latent, sampling
 from zprime.cli.console import give, say, set_threads
+from zprime.cli.settings import label_of
 from zprime.errors import UsageError
 from zprime.pipeline import Run
 from zprime.reporting import pictures
@@ -19,8 +21,10 @@ def sample(
     *,
     n: Annotated[int, Parameter(name=["--n", "-n"])] = 64,
     source: Annotated[str, Parameter(name="--from")] = "",
+    given: str = "",
     noise: str = "mean",
     store: str = "latents",
+    allow_copies: Annotated[bool, Parameter(negative="")] = False,
     out: Path | None = None,
     seed: int = 0,
 ) -> None:
@@ -34,11 +38,15 @@ def sample(
         How many.
     source
         Latent distribution of the run to draw z' from; default: the verdict's.
+    given
+        `label=3` draws from r(z|y = 3): of --from, or of the run's first conditional latent distribution.
     noise
         `mean`: x' is the mean of p(x|z'); `draw`: a draw from it.
     store
         With --from aggregated: `latents` draws from the stored means and scales; `data` keeps the data instead, and
         encodes each datum when it is drawn.
+    allow_copies
+        Draw even where the audit found that the samples copy training rows.
     out
         Path of the files, without ending; default: samples/<from> in the run, or
         samples/<name> beside the generator.
@@ -46,8 +54,8 @@ def sample(
         Decides the draws.
     """
     set_threads(heavy=True)
-    model, default = _model(run, source, store)
-    z, x = sampling.sample(model, n, seed=seed, noise=noise)
+    model, default = _model(run, source, store, given)
+    z, x = sampling.sample(model, n, seed=seed, noise=noise, allow_copies=allow_copies)
     target = out or default
     artifact.make_folder(target.parent)
     buffer = io.BytesIO()
@@ -58,7 +66,8 @@ def sample(
         files.append(target.with_name(target.name + ".png"))
         unit = (x - model.shift) / model.scale
         artifact.write_file(files[1], pictures.png(pictures.grid(unit[:4096], zoom=max(1, 56 // max(model.image[1:])))))
-    say(f"{n} samples, z' from {model.latent.label}, seed {seed}: {', '.join(map(str, files))}")
+    where = f"{model.latent.label}{f' of {given}' if given else ''}"
+    say(f"{n} samples, z' from {where}, seed {seed}: {', '.join(map(str, files))}")
     say(model.says())
     give(
         {
@@ -67,16 +76,34 @@ def sample(
             "n": n,
             "seed": seed,
             "holds_training_rows": model.latent.holds_rows,
+            "copying": model.copying,
         }
     )
 
 
-def _model(run: Path, source: str, store: str) -> tuple[sampling.GenerativeModel, Path]:
+def _model(run: Path, source: str, store: str, given: str) -> tuple[sampling.GenerativeModel, Path]:
     """The model, and where its samples go if nothing else is said."""
+    label = label_of(given) if given else None
+    mark = "" if label is None else f"-{label}"
     if artifact.is_artifact(run) and artifact.read(run).kind == "generator":
         if source:
             raise UsageError(f"from: a shipped generator has one latent distribution; leave --from {source} out")
-        return sampling.load(run), run.parent / "samples" / run.name
-    job = Run.open(run)
-    name = source or job.choice()
-    return job.generative(name, store=store), run / "samples" / name
+        model, default = sampling.load(run), run.parent / "samples" / (run.name + mark)
+    else:
+        job = Run.open(run)
+        name = source or (job.choice() if label is None else _conditional(job))
+        model, default = job.generative(name, store=store), run / "samples" / (name + mark)
+    if label is None:
+        return model, default
+    return dataclasses.replace(model, latent=latent.given(model.latent, label)), default
+
+
+def _conditional(job: Run) -> str:
+    """The first latent distribution of a run that is conditional on a label."""
+    for name in job.fitted:
+        if latent.labels_of(latent.load(job.path / "latent" / name)):
+            return name
+    raise UsageError(
+        f"given: expected a conditional latent distribution in {job.path}, found none; run "
+        f"`zprime fit {job.path} --kinds conditional` first (or any kind with --by label)"
+    )

@@ -2,19 +2,30 @@
 
 import dataclasses
 from collections.abc import Sequence
+from types import UnionType
 from typing import Any, get_type_hints
 
 from zprime.distribution import Settings
 from zprime.errors import UsageError
-from zprime.latent import SETTINGS, settings_for
+from zprime.latent import SETTINGS, ConditionalSettings, settings_for
+
+LABEL = ("label", "y")
+"""What the column of labels may be called."""
 
 
-def kinds_with(kinds: Sequence[str], changes: Sequence[str]) -> list[Settings]:
+def kinds_with(kinds: Sequence[str], changes: Sequence[str], by: str = "") -> list[Settings]:
     """Default settings of each kind, with the changes; `all` stands for every kind that has a density.
+
+    Args:
+        kinds: names.
+        changes: `KIND.FIELD=VALUE`.
+        by: `label` fits each kind once for every label.
 
     Raises:
         UsageError: unknown kind, field, or a value of the wrong type.
     """
+    if by and by not in LABEL:
+        raise UsageError(f"by: expected label, got {by!r}")
     if "all" in kinds:
         kinds = [k for k in SETTINGS if k not in ("prior", "shared-nuts")]
     out = [settings_for(k) for k in kinds]
@@ -27,19 +38,42 @@ def kinds_with(kinds: Sequence[str], changes: Sequence[str]) -> list[Settings]:
             raise UsageError(f"set: expected one of the kinds to fit ({', '.join(kinds)}), got {kind!r}")
         at = list(kinds).index(kind)
         out[at] = _changed(out[at], name, value)
-    return out
+    return [s if s.kind == "conditional" else ConditionalSettings(s) for s in out] if by else out
+
+
+def label_of(given: str) -> int:
+    """The label in `label=3` (or `y=3`).
+
+    Raises:
+        UsageError: it is none.
+    """
+    name, _, value = given.partition("=")
+    if name.strip() not in LABEL or not value.strip().lstrip("-").isdigit():
+        raise UsageError(f"given: expected label=NUMBER (or y=NUMBER), e.g. label=3, got {given!r}")
+    return int(value)
 
 
 def _changed(settings: Settings, name: str, value: str) -> Settings:
+    name, _, rest = name.partition(".")
     fields = {f.name for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
     if name not in fields:
         raise UsageError(f"set: {settings.kind} has {', '.join(sorted(fields)) or 'nothing to set'}, got {name!r}")
-    hint = get_type_hints(type(settings))[name]
-    return dataclasses.replace(settings, **{name: _convert(settings.kind, name, hint, value)})  # type: ignore[type-var]
+    current, new = getattr(settings, name), None
+    if isinstance(current, Settings):
+        new = _changed(current, rest, value) if rest else settings_for(value)
+    elif rest:
+        raise UsageError(f"set: {settings.kind}.{name} has no fields of its own, got {rest!r}")
+    else:
+        new = _convert(settings.kind, name, get_type_hints(type(settings))[name], value)
+    return dataclasses.replace(settings, **{name: new})  # type: ignore[type-var]
 
 
 def _convert(kind: str, name: str, hint: Any, value: str) -> Any:
     try:
+        if isinstance(hint, UnionType):  # a value or None
+            if value.lower() == "none":
+                return None
+            hint = hint.__args__[0]
         if hint is bool:
             return {"true": True, "false": False}[value.lower()]
         if hint in (int, float, str):

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,13 +66,16 @@ class Rows:
 
     def head(self, n: int) -> "Rows":
         """The first `n` rows."""
-        cut = slice(0, n)
+        return self.take(torch.arange(min(n, len(self))))
+
+    def take(self, at: Int[Tensor, " m"]) -> "Rows":
+        """Some rows, by position."""
         return Rows(
             self.name,
-            self.x[cut],
-            self.ids[cut],
-            None if self.labels is None else self.labels[cut],
-            None if self.grey is None else self.grey[cut],
+            self.x[at],
+            self.ids[at],
+            None if self.labels is None else self.labels[at],
+            None if self.grey is None else self.grey[at],
         )
 
 
@@ -82,6 +86,7 @@ class Dataset:
         name: what it is called in tables.
         shape: shape of a datum; images are (channels, height, width).
         ids: split -> row ids.
+        columns: further numbers of every row, by name, to weigh rows by.
         shift, scale: `stored = scaled * scale + shift`, per datum entry; from the training split where not known.
         hash: SHA-256 of the stored rows and labels.
         copies: held-out and selection rows that equal a training row exactly.
@@ -94,6 +99,7 @@ class Dataset:
         if self.raw.dtype == torch.float64:
             self.raw = self.raw.float()
         self.labels = None if source.y is None else _labels(source.y)
+        self.columns = source.columns
         n = len(self.raw)
         if n < 3:
             raise ArrayError(f"data: expected at least 3 rows, one for each split, got {n}")
@@ -134,6 +140,32 @@ class Dataset:
         drawn = torch.bernoulli(x, generator=generator(self.seed, "binarise", split))
         return Rows(split, drawn, ids, labels, grey=x)
 
+    def weights(self, column: str, split: str) -> Float[Tensor, " n"]:
+        """A column of the source as weights of the rows of one split, as they stand there, float64.
+
+        Raises:
+            UsageError: no such column.
+            ArrayError: it holds something else than numbers >= 0, or nothing above 0.
+        """
+        if column not in self.columns:
+            known = ", ".join(sorted(self.columns)) or "none: only an .npz file has arrays beside x and y"
+            raise UsageError(f"weights: expected a column of {self.name} ({known}), got {column!r}")
+        found = self.columns[column]
+        if found.dtype.kind not in "fiub":
+            raise ArrayError(f"{self.name}: expected numbers in column {column}, got {found.dtype}")
+        out = torch.from_numpy(found.astype(np.float64))[self.ids[split]]
+        bad = (~(out >= 0) | out.isinf()).nonzero().flatten()
+        if len(bad):
+            raise ArrayError(
+                f"{self.name}: expected weights >= 0 in column {column}, got {float(out[bad[0]]):g} in row "
+                f"{int(self.ids[split][bad[0]])}"
+            )
+        if not float(out.sum()) > 0:
+            raise ArrayError(
+                f"{self.name}: expected a weight above 0 in column {column}, got {len(out)} zeros ({split})"
+            )
+        return out
+
     @property
     def is_image(self) -> bool:
         """Whether rows can be shown as pictures."""
@@ -143,6 +175,11 @@ class Dataset:
     def bytes(self) -> int:
         """What the training rows take as they are stored: the other way to keep the aggregated posterior."""
         return self.raw[self.ids["train"]].numel() * self.raw.element_size()
+
+    @property
+    def log_scale(self) -> float:
+        """Sum of log scale over the entries of a datum: what a log-density loses in the units of the data as stored."""
+        return float(self.scale.double().log().sum())
 
     def describe(self) -> dict[str, Any]:
         """For a manifest: JSON-able."""
@@ -156,7 +193,6 @@ class Dataset:
             "content": self.hash,
             "copies": self.copies,
             "bytes": self.bytes,
-            "log_scale": float(self.scale.double().log().sum()),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -186,6 +222,31 @@ def load(settings: DataSettings, *, seed: int = 0) -> Dataset:
     if settings.limit < 0:
         raise UsageError(f"limit: expected 0 (all rows) or more, got {settings.limit}")
     return Dataset(read_source(settings.data), settings, seed=seed)
+
+
+def new_rows(data: str, described: Mapping[str, Any], scaling: Mapping[str, Tensor], *, seed: int = 0) -> Rows:
+    """Rows of another source, scaled (and binarised) as a data set that was described before; all of them.
+
+    Args:
+        data: what to read.
+        described: what `Dataset.describe` gave.
+        scaling: what `Dataset.tensors` gave.
+        seed: decides binarised rows.
+
+    Raises:
+        UsageError: nothing to read there.
+        ArrayError: rows of another shape, or that are not finite.
+    """
+    source = read_source(data)
+    x = torch.from_numpy(np.array(source.x)).float()
+    shape = list(described["shape"])
+    if list(x.shape[1:]) != shape:
+        raise ArrayError(f"{data}: expected rows of shape {shape}, as the run has, got {list(x.shape[1:])}")
+    check_finite(data, x)
+    x = (x - scaling["shift"]) / scaling["scale"]
+    if described["settings"]["binarise"]:
+        x = torch.bernoulli(x.clamp(0, 1), generator=generator(seed, "binarise", "new"))
+    return Rows("new", x, torch.arange(len(x)), None if source.y is None else _labels(source.y))
 
 
 def _labels(y: Array) -> Tensor:

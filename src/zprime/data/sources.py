@@ -3,8 +3,8 @@
 import gzip
 import struct
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ class Source:
         y: labels, shape [n], or None.
         test: number of rows at the end that are the set's own test part, 0 if it has none.
         top: value that stands for full intensity (255 for bytes), or None where the columns have units of their own.
+        columns: further arrays of shape [n], by name.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Source:
     y: Array | None = None
     test: int = 0
     top: float | None = None
+    columns: Mapping[str, Array] = field(default_factory=dict)
 
 
 def read_source(data: str) -> Source:
@@ -78,7 +80,10 @@ def npy(path: Path) -> Source:
 
 
 def npz(path: Path) -> Source:
-    """Arrays `x` or `x_train`, with `y`/`y_train` and a test part `x_test`, `y_test` where they exist."""
+    """Arrays `x` or `x_train`, with `y`/`y_train` and a test part `x_test`, `y_test` where they exist.
+
+    Any other array of one number a row (`w`, or `w_train` and `w_test`) is a column.
+    """
     try:
         with np.load(path, allow_pickle=False) as found:
             arrays = {k: found[k] for k in found.files}
@@ -102,7 +107,20 @@ def npz(path: Path) -> Source:
             y = np.concatenate([y.ravel(), arrays["y_test"].ravel()]) if "y_test" in arrays else None
     if y is not None and y.shape != (len(x),):
         raise ArrayError(f"{path}: expected {len(x)} labels, one a row, got shape {list(y.shape)}")
-    return Source(path.stem, x, y, test, top)
+    return Source(path.stem, x, y, test, top, _columns(arrays, len(x)))
+
+
+def _columns(arrays: Mapping[str, Array], n: int) -> dict[str, Array]:
+    """Arrays beside the rows and labels that hold one entry a row."""
+    out = {}
+    for name, found in arrays.items():
+        base = name.removesuffix("_train")
+        if base in ("x", "y") or name.endswith("_test") or found.ndim != 1:
+            continue
+        parts = [found, arrays[f"{base}_test"].ravel()] if f"{base}_test" in arrays else [found]
+        if sum(map(len, parts)) == n:
+            out[base] = np.concatenate(parts)
+    return out
 
 
 def _oriented(path: Path, x: Array) -> tuple[Array, None, int, float | None]:

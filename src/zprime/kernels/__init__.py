@@ -1,16 +1,21 @@
-"""The hot paths, as plain functions on tensors. Signatures are fixed; a compiled twin may take their place."""
+"""The hot paths, as plain functions on tensors: compiled where they can be, else in torch, with the same signatures."""
 
-from zprime.kernels.dense import full_log_ratio, full_mixture_log_prob
-from zprime.kernels.diagonal import diagonal_log_ratio, mixture_log_prob
+from zprime.kernels.dense import full_log_ratio, full_mixture_log_prob, full_mixture_score
+from zprime.kernels.diagonal import (
+    DiagonalMixture,
+    diagonal_log_ratio,
+    mixture_log_prob,
+    trainable_mixture_log_prob,
+)
 from zprime.kernels.neighbours import nearest
-from zprime.kernels.score import full_mixture_score, mixture_score
 
 __all__ = [
+    "DiagonalMixture",
     "diagonal_log_ratio",
     "full_log_ratio",
     "full_mixture_log_prob",
     "full_mixture_score",
     "mixture_log_prob",
-    "mixture_score",
     "nearest",
+    "trainable_mixture_log_prob",
 ]

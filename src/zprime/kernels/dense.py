@@ -7,6 +7,7 @@ from torch import Tensor
 from zprime.arrays import LOG_2PI, blocks
 
 POINTS = 8192
+FLOATS = 1 << 20  # entries of whitened points held at once where a gradient is wanted
 
 
 @torch.no_grad()
@@ -17,12 +18,8 @@ def full_mixture_log_prob(
     log_weight: Float[Tensor, " k"],
 ) -> Float[Tensor, " m"]:
     """Exact log sum_k w_k N(z; mean_k, L_k L_k^T) in nats, float64, in blocks of points."""
-    d = z.shape[1]
-    tril = scale_tril.double()
-    eye = torch.eye(d, dtype=torch.float64, device=z.device)
-    whiten = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
+    whiten, constant = _whitening(scale_tril, log_weight)
     centre = mean.double()
-    constant = log_weight.double() - 0.5 * d * LOG_2PI - tril.diagonal(dim1=1, dim2=2).log().sum(1)
     out = torch.empty(z.shape[0], dtype=torch.float64, device=z.device)
     for rows in blocks(z.shape[0], POINTS):
         points = z[rows].double()
@@ -32,6 +29,37 @@ def full_mixture_log_prob(
             terms[k] = constant[k] - 0.5 * u.square_().sum(1)
         out[rows] = torch.logsumexp(terms, 0)
     return out
+
+
+@torch.no_grad()
+def full_mixture_score(
+    z: Float[Tensor, "m d"],
+    mean: Float[Tensor, "k d"],
+    scale_tril: Float[Tensor, "k d d"],
+    log_weight: Float[Tensor, " k"],
+    log_prob: Float[Tensor, " m"],
+) -> Float[Tensor, "m d"]:
+    """Gradient in z of log sum_k w_k N(z; mean_k, L_k L_k^T), float64, given the log-density at the same points."""
+    whiten, constant = _whitening(scale_tril, log_weight)
+    points = z.double()
+    out = torch.empty_like(points)
+    # all components at once: points are few where a gradient is wanted, and a loop would pay for each of its calls
+    for rows in blocks(len(points), max(1, FLOATS // mean.numel())):
+        u = (points[rows] - mean.double()[:, None]) @ whiten.mT
+        share = torch.exp(constant[:, None] - 0.5 * u.square().sum(2) - log_prob[rows])
+        out[rows] = -((share[..., None] * u) @ whiten).sum(0)
+    return out
+
+
+def _whitening(
+    scale_tril: Float[Tensor, "k d d"], log_weight: Float[Tensor, " k"]
+) -> tuple[Float[Tensor, "k d d"], Float[Tensor, " k"]]:
+    """Inverse factors, and the log of each component's weight times its largest density."""
+    tril = scale_tril.double()
+    d = tril.shape[1]
+    eye = torch.eye(d, dtype=torch.float64, device=tril.device)
+    whiten: Tensor = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
+    return whiten, log_weight.double() - 0.5 * d * LOG_2PI - tril.diagonal(dim1=1, dim2=2).log().sum(1)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from zprime.errors import ArtifactError, UsageError
 from zprime.latent.active import Active
 from zprime.latent.aggregated import Aggregated, AggregatedSettings, OnDemand
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
-from zprime.latent.conditional import Conditional, ConditionalSettings
+from zprime.latent.conditional import Conditional, ConditionalSettings, given, labels_of
 from zprime.latent.defensive import Defensive
 from zprime.latent.exemplars import Exemplars, ExemplarsSettings
 from zprime.latent.flow import Flow, FlowSettings
@@ -62,7 +62,10 @@ __all__ = [
     "TwoStageSettings",
     "Vamp",
     "VampSettings",
+    "given",
+    "labels_of",
     "load",
+    "name_of",
     "settings_for",
 ]
 
@@ -109,7 +112,7 @@ _KINDS = (
     About(
         ConditionalSettings,
         "K d^2 numbers a label",
-        "as mixture",
+        "as mixture (or another base)",
         "generate by label, or a population with other shares",
     ),
     About(AggregatedSettings, "2 N d numbers, rows", "none", "the yardstick at the other end: all rows, exactly"),
@@ -151,6 +154,13 @@ def settings_for(kind: str) -> Settings:
     if kind not in SETTINGS:
         raise UsageError(f"kind: expected one of {', '.join(SETTINGS)}, got {kind!r}")
     return SETTINGS[kind]()
+
+
+def name_of(settings: Settings) -> str:
+    """What a fit is called where nothing else is said: its kind, with what sets it apart from others of its kind."""
+    if isinstance(settings, PriorSettings) and settings.tau != 1:
+        return f"prior({settings.tau:g})"
+    return settings.name if isinstance(settings, ConditionalSettings) else settings.kind
 
 
 def load(path: Path) -> LatentDistribution:

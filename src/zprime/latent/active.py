@@ -11,7 +11,7 @@ from torch import Tensor
 from zprime import distribution
 from zprime.arrays import check_matrix, standard_log_prob
 from zprime.components import Tilted
-from zprime.distribution import LatentDistribution
+from zprime.distribution import Density, LatentDistribution
 from zprime.latent.gaussian import moments
 from zprime.posteriors import InMemory, Posteriors
 
@@ -42,6 +42,11 @@ class Active(LatentDistribution):
     def rest(self) -> list[int]:
         """The collapsed dimensions."""
         return [j for j in range(self.dim) if j not in self.dims]
+
+    @property
+    def density(self) -> Density:
+        """As the base's."""
+        return self.base.density
 
     @property
     def holds_rows(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
@@ -25,7 +26,7 @@ class Aggregated(GaussianDistribution):
     scale: Float[Tensor, "n d"]
     weights: Float[Tensor, " n"] | None = None
 
-    @property
+    @cached_property
     def components(self) -> Diagonal:
         """The N posteriors."""
         n = len(self.mean)
@@ -74,7 +75,7 @@ class AggregatedSettings:
 
 
 @final
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class OnDemand(LatentDistribution):
     """The aggregated posterior over posteriors that need not be in memory: shards on disk, or rows encoded on demand.
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,29 +25,68 @@ TIE = 0.05
 
 
 @dataclass(frozen=True)
+class Gains:
+    """A score of every row, in nats; its mean and error count rows by their weights.
+
+    Attributes:
+        value: one number a row.
+        weight: shape [n], adding up to 1, or None for equal ones.
+    """
+
+    value: Float[Tensor, " n"]
+    weight: Float[Tensor, " n"] | None = None
+
+    @property
+    def share(self) -> Float[Tensor, " n"]:
+        """Every row's weight, float64."""
+        n = len(self.value)
+        return torch.full_like(self.value, 1 / n).double() if self.weight is None else self.weight.double()
+
+    @property
+    def mean(self) -> float:
+        """Over rows, weighted."""
+        return float(self.share @ self.value.double())
+
+    @property
+    def stderr(self) -> float | None:
+        """Standard error of the mean, of independent rows with fixed weights; None if one row has all the weight."""
+        share = self.share
+        n = int((share > 0).sum())
+        if n < 2:
+            return None
+        gap = self.value.double() - self.mean
+        return math.sqrt(float((share * gap).square().sum()) * n / (n - 1))
+
+    def __sub__(self, other: "Gains") -> "Gains":
+        """Row by row: the paired difference."""
+        return Gains(self.value - other.value, self.weight)
+
+
+@dataclass(frozen=True)
 class Codes:
     """Fresh codes of the selection split, and the prior's log-density at them: made once, shared by all candidates."""
 
     z: Float[Tensor, "m d"]
     prior: Float[Tensor, " m"]
     rows: int
+    weight: Float[Tensor, " n"] | None = None
 
     @classmethod
     def draw(cls, selection: Posteriors, *, rng: torch.Generator, points: int = 20_000) -> "Codes":
         """Some draws from the posterior of every row, `points` or more in all."""
         draws = max(1, min(16, -(-points // selection.n)))
         z = selection.draw(rng=fork(rng, "selection codes"), draws=draws)
-        return cls(z, standard_log_prob(z), selection.n)
+        return cls(z, standard_log_prob(z), selection.n, selection.weights)
 
-    def gain(self, log_prob: Float[Tensor, " m"], share: float = 0.0) -> Float[Tensor, " n"]:
+    def gain(self, log_prob: Float[Tensor, " m"], share: float = 0.0) -> Gains:
         """Code gain log[(1-e) r + e p] - log p in nats, averaged over each row's draws."""
         gain = log_prob.double() - self.prior
         if share > 0:
             gain = torch.logaddexp(gain + math.log1p(-share), torch.full_like(gain, math.log(share)))
-        return gain.reshape(-1, self.rows).mean(0)
+        return Gains(gain.reshape(-1, self.rows).mean(0), self.weight)
 
 
-def best_share(codes: Codes, r: LatentDistribution) -> tuple[float, Float[Tensor, " n"]]:
+def best_share(codes: Codes, r: LatentDistribution) -> tuple[float, Gains]:
     """The prior's share with the best mean code gain (none where it earns less than 0.01 nats), and each row's gain.
 
     Raises:
@@ -60,24 +100,29 @@ def best_share(codes: Codes, r: LatentDistribution) -> tuple[float, Float[Tensor
             "this fit cannot be used: change its settings or leave it out"
         )
     gains = {e: codes.gain(log_prob, e) for e in SHARES}
-    best = max(SHARES, key=lambda e: float(gains[e].mean()))
-    if float(gains[best].mean() - gains[0.0].mean()) < WORTH:
+    best = max(SHARES, key=lambda e: gains[e].mean)
+    if gains[best].mean - gains[0.0].mean < WORTH:
         best = 0.0
     return best, gains[best]
 
 
+def point(setting: str, value: int | float, r: LatentDistribution, share: float, gains: Gains) -> dict[str, Any]:
+    """One point of a fit's curve: a value that was tried, what it stores, and what it gained on the selection split."""
+    return {setting: value, "bytes": r.bytes, "epsilon": share, "gain": gains.mean, "stderr": gains.stderr}
+
+
 def paired(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> tuple[float, float]:
-    """Mean of a - b and its standard error."""
-    gap = (a - b).double()
-    return float(gap.mean()), float(gap.std() / math.sqrt(len(gap))) if len(gap) > 1 else math.inf
+    """Mean of a - b and its standard error; infinite of one row."""
+    gap = Gains(a) - Gains(b)
+    return gap.mean, math.inf if gap.stderr is None else gap.stderr
 
 
-def smallest_of_best(gains: list[Float[Tensor, " n"]], sizes: list[int]) -> int:
+def smallest_of_best(gains: list[Gains], sizes: list[int]) -> int:
     """Among those whose paired difference to the best is below max(1 s.e., 0.05 nats), the one that stores least."""
-    best = max(range(len(gains)), key=lambda i: float(gains[i].mean()))
+    best = max(range(len(gains)), key=lambda i: gains[i].mean)
     tied = []
     for i, gain in enumerate(gains):
-        mean, stderr = paired(gains[best], gain)
-        if i == best or mean < max(TIE, 0.0 if math.isinf(stderr) else stderr):
+        gap = gains[best] - gain
+        if i == best or gap.mean < max(TIE, gap.stderr or 0.0):
             tied.append(i)
-    return min(tied, key=lambda i: (sizes[i], -float(gains[i].mean())))
+    return min(tied, key=lambda i: (sizes[i], -gains[i].mean))

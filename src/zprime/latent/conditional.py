@@ -5,20 +5,24 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime import distribution
+from zprime.arrays import cholesky
 from zprime.components import Tilted, choose, choose_rows
-from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Settings, silent
+from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Progress, Settings, silent
 from zprime.errors import ArrayError, UsageError
-from zprime.latent.gaussian import GaussianSettings
+from zprime.latent.active import Active
+from zprime.latent.context import Context
+from zprime.latent.defensive import Defensive
+from zprime.latent.gaussian import Gaussian, moments
 from zprime.latent.mixture import MixtureSettings
 from zprime.posteriors import InMemory, Posteriors
 from zprime.rng import fork
 
 FEWEST = 20
-"""Rows of a label below which its own fit is one Gaussian."""
+"""Rows of a label below which it gets one Gaussian; and as many rows counts the covariance within all labels there."""
 
 
 @final
@@ -35,6 +39,13 @@ class Conditional(LatentDistribution):
     def d(self) -> int:
         """Latent dimension."""
         return self.bases[0].d
+
+    @property
+    def density(self) -> Density:
+        """The least exact of the parts'."""
+        found = {b.density for b in self.bases}
+        ranked: tuple[Density, ...] = ("none", "estimate", "bound")
+        return next((d for d in ranked if d in found), "exact")
 
     @property
     def holds_rows(self) -> bool:
@@ -75,17 +86,16 @@ class Conditional(LatentDistribution):
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """A label by its share, then z' given it."""
+        return self.sample_labelled(n, rng=rng)[0]
+
+    def sample_labelled(self, n: int, *, rng: torch.Generator) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+        """Draws, and the labels that they were drawn for."""
         which = choose(self.log_weight, n, rng)
-        parts = {}
-        for k, base in enumerate(self.bases):
-            at = (which == k).nonzero().flatten()
-            if len(at):
-                parts[k] = (at, base.sample(len(at), rng=rng))
-        first = next(iter(parts.values()))[1]
-        out = torch.empty(n, self.d, dtype=first.dtype, device=first.device)
-        for at, z in parts.values():
-            out[at] = z
-        return out
+        counts = torch.bincount(which, minlength=len(self.bases)).tolist()
+        out = torch.cat([base.sample(count, rng=rng) for base, count in zip(self.bases, counts, strict=True)])
+        # drawn label by label; row i goes where label i was
+        out = out[which.argsort(stable=True).argsort()]
+        return out, torch.tensor(self.labels, device=which.device)[which]
 
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
@@ -126,19 +136,47 @@ class Conditional(LatentDistribution):
         return cls(tuple(int(y) for y in config["labels"]), tensors["log_weight"], tuple(bases))
 
 
+def given(r: LatentDistribution, label: int) -> LatentDistribution:
+    """r(z|y): a conditional distribution's part for one label, whatever wraps it; a share of the prior has no label.
+
+    Raises:
+        UsageError: `r` is not conditional, or no rows had this label.
+    """
+    if isinstance(r, Defensive):
+        return given(r.base, label)
+    if isinstance(r, Active):
+        return Active(given(r.base, label), r.dims, r.dim)
+    if not isinstance(r, Conditional):
+        raise UsageError(f"given: expected a conditional latent distribution, got {r.label}")
+    return r.given(label)
+
+
+def labels_of(r: LatentDistribution) -> tuple[int, ...]:
+    """The labels that `given` knows; none if `r` is not conditional."""
+    if isinstance(r, Defensive | Active):
+        return labels_of(r.base)
+    return r.labels if isinstance(r, Conditional) else ()
+
+
 @dataclass(frozen=True)
 class ConditionalSettings:
-    """Fit one mixture a label, on the rows that have it.
+    """Fit another kind a label, on the rows that have it.
+
+    A label with fewer than 20 rows gets one Gaussian: its own mean, and a covariance that is shrunk towards the one
+    within all labels, `(n S_y + 20 S) / (n + 20)` (regularised discriminant analysis, Friedman 1989).
 
     Attributes:
-        components: K of each label's mixture; 0 chooses it on the label's rows of the selection split.
-        covariance: `full` or `diagonal`.
+        base: the kind, and its settings; any kind that has a density, but not another conditional one.
     """
 
     kind: ClassVar[str] = "conditional"
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
-    components: int = 0
-    covariance: str = "full"
+    base: Settings = MixtureSettings()
+
+    @property
+    def name(self) -> str:
+        """`conditional`, with the kind of its parts where that is not a mixture."""
+        return self.kind if self.base.kind == MixtureSettings.kind else f"{self.kind}-{self.base.kind}"
 
     def fit(
         self,
@@ -149,47 +187,79 @@ class ConditionalSettings:
         rng: torch.Generator,
         progress: Progress = silent,
     ) -> Fit[Conditional]:
-        """Fit each label's part; a label with fewer than 20 rows gets one Gaussian.
+        """Fit each label's part on its rows, and choose what has to be chosen on its rows of the selection split.
 
         Raises:
             ArrayError: the posteriors carry no labels.
+            UsageError: a base that cannot be conditioned.
         """
         if train.labels is None:
             raise ArrayError("kind conditional: needs labels, and these posteriors have none; give the data set labels")
+        if "labels" in self.base.needs:
+            raise UsageError(f"base: expected a kind that needs no labels itself, got {self.base.kind}")
         data, chooser = train.gather(), selection.gather()
-        labels = [int(y) for y in torch.unique(train.labels)]
         weights = data.log_weights.exp()
+        rows = {int(y): (train.labels == y).nonzero().flatten() for y in torch.unique(train.labels)}
+        rows = {y: at for y, at in rows.items() if float(weights[at].sum()) > 0}
+        shares = torch.stack([weights[at].sum() for at in rows.values()])
+        within: Tensor | None = None
         parts: list[LatentDistribution] = []
-        shares: list[float] = []
-        small: list[int] = []
-        for i, y in enumerate(labels):
-            progress("conditional", i, len(labels))
-            mine = (train.labels == y).nonzero().flatten()
-            settings, others = self._settings(len(mine)), _rows_of(chooser, y)
-            if len(mine) < FEWEST:
-                small.append(y)
-            found = settings.fit(
-                data.take(mine), selection=others or data.take(mine), context=None, rng=fork(rng, "label", y)
+        notes: dict[str, list[int]] = {}
+        for i, (y, at) in enumerate(rows.items()):
+            progress("conditional", i, len(rows))
+            mine = data.take(at)
+            if len(at) < FEWEST:
+                within = _within(data, rows, shares) if within is None else within
+                parts.append(_rare(mine, within))
+                notes.setdefault("one Gaussian for labels with few rows", []).append(y)
+                continue
+            others = _positions(chooser, y)
+            found = self.base.fit(
+                mine,
+                selection=mine if others is None else chooser.take(others),
+                context=_narrowed(context, at, at if others is None else others, of_train=others is None),
+                rng=fork(rng, "label", y),
             )
+            if found.distribution.density == "none":
+                raise UsageError(f"base: expected a kind that has a density, got {self.base.kind}")
+            if not found.outcome.ok:
+                notes.setdefault(found.outcome.message, []).append(y)
             parts.append(found.distribution)
-            shares.append(float(weights[mine].sum()))
-        progress("conditional", len(labels), len(labels))
-        outcome = Outcome(message=f"one part for each of {len(labels)} labels")
-        if small:
-            outcome = Outcome(message=f"{outcome.message}; one Gaussian for labels with few rows: {small}")
-        log_weight = torch.tensor(shares, dtype=torch.float64).log()
-        chosen = {str(y): p.label for y, p in zip(labels, parts, strict=True)}
-        return Fit(Conditional(tuple(labels), log_weight, tuple(parts)), outcome, chosen={"parts": chosen})
-
-    def _settings(self, n: int) -> Settings:
-        if n < FEWEST:
-            return GaussianSettings(self.covariance)
-        return MixtureSettings(min(self.components, n), self.covariance)
+        progress("conditional", len(rows), len(rows))
+        said = "".join(f"; {text}: {labels}" for text, labels in notes.items())
+        outcome = Outcome(message=f"one part for each of {len(rows)} labels{said}")
+        chosen = {str(y): p.label for y, p in zip(rows, parts, strict=True)}
+        return Fit(Conditional(tuple(rows), shares.log(), tuple(parts)), outcome, chosen={"parts": chosen})
 
 
-def _rows_of(posteriors: InMemory, label: int) -> InMemory | None:
-    """The rows of a label, or None where there are fewer than two."""
+def _within(data: InMemory, rows: Mapping[int, Tensor], shares: Float[Tensor, " k"]) -> Float[Tensor, "d d"]:
+    """Covariance about the means of the labels."""
+    found = torch.stack([moments(data.take(at))[1] for at in rows.values()])
+    return torch.einsum("k,kij->ij", shares / shares.sum(), found)
+
+
+def _rare(mine: InMemory, within: Float[Tensor, "d d"]) -> Gaussian:
+    """One Gaussian for a label with few rows."""
+    mean, covariance = moments(mine)
+    shrunk = (mine.n * covariance + FEWEST * within) / (mine.n + FEWEST)
+    dtype = mine.mean.dtype
+    return Gaussian(mean.to(dtype), cholesky("conditional", shrunk).to(dtype))
+
+
+def _positions(posteriors: InMemory, label: int) -> Int[Tensor, " m"] | None:
+    """Rows of a label that count, or None where there are fewer than two."""
     if posteriors.labels is None:
         return None
-    rows = (posteriors.labels == label).nonzero().flatten()
-    return posteriors.take(rows) if len(rows) > 1 else None
+    weights = posteriors.log_weights.exp()
+    rows = ((posteriors.labels == label) & (weights > 0)).nonzero().flatten()
+    return rows if len(rows) > 1 else None
+
+
+def _narrowed(
+    context: Context | None, train: Int[Tensor, " m"], selection: Int[Tensor, " k"], *, of_train: bool
+) -> Context | None:
+    """The same model with the rows of one label; `selection` are rows of the training split if `of_train`."""
+    if context is None:
+        return None
+    chooser = context.train if of_train else context.selection
+    return Context(context.model, context.train.take(train), chooser.take(selection))

@@ -12,7 +12,7 @@ from torch import Tensor
 from zprime import distribution
 from zprime.arrays import standard_log_prob
 from zprime.components import Tilted
-from zprime.distribution import LatentDistribution
+from zprime.distribution import Density, LatentDistribution
 from zprime.errors import UsageError
 
 
@@ -34,6 +34,11 @@ class Defensive(LatentDistribution):
     def d(self) -> int:
         """Latent dimension."""
         return self.base.d
+
+    @property
+    def density(self) -> Density:
+        """As the base's."""
+        return self.base.density
 
     @property
     def holds_rows(self) -> bool:

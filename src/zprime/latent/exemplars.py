@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
@@ -13,8 +14,7 @@ from zprime.arrays import check_matrix
 from zprime.components import Diagonal, Full, Tilted
 from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
-from zprime.kernels import mixture_log_prob
-from zprime.latent.choose import SHARES, Codes
+from zprime.latent.choose import SHARES, Codes, point
 from zprime.latent.gaussian import moments
 from zprime.latent.smoothed import Smoothed
 from zprime.latent.subset import Subset, at_random, codes_of, k_medoids, npmle
@@ -51,7 +51,7 @@ class Exemplars(LatentDistribution):
         """Latent dimension."""
         return self.mean.shape[1]
 
-    @property
+    @cached_property
     def components(self) -> Diagonal | Full | Smoothed:
         """The mixture that this distribution is, in the dtype of what is stored."""
         h = self.bandwidth
@@ -98,7 +98,7 @@ class Exemplars(LatentDistribution):
         if isinstance(r, Smoothed):
             out = r.value(z, leave_out=position)
         else:
-            out = mixture_log_prob(z, r.mean, r.scale, r.log_weight, leave_out=position)
+            out = r.prepared.log_prob(z, leave_out=position)
         left = torch.log1p(-r.log_weight.double().exp()[position.clamp(min=0)])
         return out - torch.where(position >= 0, left, 0.0)
 
@@ -225,12 +225,8 @@ class ExemplarsSettings:
             tried = replace(r, bandwidth=h)
             log_prob = tried.log_prob(codes.z) if position is None else tried.log_prob_without(codes.z, position)
             gains = {e: codes.gain(log_prob, e) for e in SHARES}
-            share = max(SHARES, key=lambda e: float(gains[e].mean()))
-            gain = gains[share]
-            stderr = float(gain.std() / math.sqrt(len(gain))) if len(gain) > 1 else None
-            curve.append(
-                {"bandwidth": h, "bytes": tried.bytes, "epsilon": share, "gain": float(gain.mean()), "stderr": stderr}
-            )
+            share = max(SHARES, key=lambda e: gains[e].mean)
+            curve.append(point("bandwidth", h, tried, share, gains[share]))
         progress("exemplars: bandwidth", len(GRID), len(GRID))
         best: float = max(curve, key=lambda row: float(row["gain"]))["bandwidth"]
         return best, curve

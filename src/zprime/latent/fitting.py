@@ -232,7 +232,7 @@ def some_codes(selection: Posteriors, *, rng: torch.Generator, rows: int, points
 def score(codes: Codes, r: LatentDistribution) -> float:
     """Mean code gain of `r` in nats with its best share of the prior: as it will be shipped."""
     _, gains = best_share(codes, r)
-    return float(gains.mean())
+    return gains.mean
 
 
 @dataclass(frozen=True)

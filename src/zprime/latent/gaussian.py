@@ -1,6 +1,5 @@
 """gaussian: the one Gaussian closest in forward KL to every posterior, by matching moments."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -13,7 +12,7 @@ from zprime.arrays import cholesky
 from zprime.components import Diagonal, Full
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
-from zprime.latent.choose import Codes, best_share, smallest_of_best
+from zprime.latent.choose import Codes, best_share, point, smallest_of_best
 from zprime.posteriors import Posteriors
 
 COVARIANCES = ("full", "diagonal", "low-rank")
@@ -162,16 +161,7 @@ class GaussianSettings:
             codes = Codes.draw(selection, rng=rng)
             shares = [best_share(codes, r) for r, _ in fits]
             best = smallest_of_best([g for _, g in shares], [r.bytes for r, _ in fits])
-            curve = [
-                {
-                    "rank": k,
-                    "bytes": r.bytes,
-                    "epsilon": e,
-                    "gain": float(g.mean()),
-                    "stderr": float(g.std() / math.sqrt(len(g))) if len(g) > 1 else None,
-                }
-                for k, (r, _), (e, g) in zip(tried, fits, shares, strict=True)
-            ]
+            curve = [point("rank", k, r, e, g) for k, (r, _), (e, g) in zip(tried, fits, shares, strict=True)]
         gaussian, trace = fits[best]
         outcome = Outcome(message=f"converged in {len(trace)} steps")
         if len(trace) > self.iterations:

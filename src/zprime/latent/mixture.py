@@ -1,8 +1,8 @@
 """mixture: K Gaussians reduced from N posteriors by EM on the posteriors themselves, without sampling."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from zprime.components import Diagonal, Full
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
-from zprime.latent.choose import WORTH, Codes, best_share, smallest_of_best
+from zprime.latent.choose import WORTH, Codes, best_share, point, smallest_of_best
 from zprime.latent.em import ComponentEM, State
 from zprime.posteriors import InMemory, Posteriors
 from zprime.rng import fork
@@ -30,7 +30,7 @@ class Mixture(GaussianDistribution):
     mean: Float[Tensor, "k d"]
     scale_tril: Float[Tensor, "k d d"] | Float[Tensor, "k d"]
 
-    @property
+    @cached_property
     def components(self) -> Diagonal | Full:
         """The K Gaussians."""
         shape: type[Diagonal] | type[Full] = Diagonal if self.scale_tril.ndim == 2 else Full
@@ -71,6 +71,8 @@ class MixtureSettings:
         polish: steps of EM on fresh posterior draws at the end, kept if the selection split improves.
         iterations: EM steps at most.
         tolerance: stop when the bound rises by less, in nats a row.
+        restarts: starts of EM at the K that is taken; the one with the highest bound is kept. (While K is being chosen,
+            each K has one start.) For k-means++ starts with all rows in every step.
     """
 
     kind: ClassVar[str] = "mixture"
@@ -85,6 +87,7 @@ class MixtureSettings:
     polish: int = 10
     iterations: int = 200
     tolerance: float = 1e-3
+    restarts: int = 3
 
     def check(self, n: int) -> None:
         """Raise `UsageError` for a value that cannot be used with `n` posteriors."""
@@ -101,7 +104,7 @@ class MixtureSettings:
             raise UsageError(
                 f"components: expected 1 to {n} (the number of posteriors), or 0 to choose, got {self.components}"
             )
-        for name, least in (("iterations", 1), ("epochs", 1), ("batch", 0), ("polish", 0)):
+        for name, least in (("iterations", 1), ("epochs", 1), ("batch", 0), ("polish", 0), ("restarts", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name}: expected at least {least}, got {getattr(self, name)}")
 
@@ -128,21 +131,14 @@ class MixtureSettings:
         codes = Codes.draw(selection, rng=rng)
         if self.components:
             return self._reduce(em, self.components, codes, data.mean.dtype, rng, progress)
+        once = replace(self, restarts=1)
         tried = [k for k in LADDER if k <= max(1, train.n // 5)] or [1]
-        fits = [self._reduce(em, k, codes, data.mean.dtype, rng, progress) for k in tried]
+        fits = [once._reduce(em, k, codes, data.mean.dtype, rng, progress) for k in tried]
         shares = [best_share(codes, f.distribution) for f in fits]
         best = smallest_of_best([g for _, g in shares], [f.distribution.bytes for f in fits])
-        curve = [
-            {
-                "components": k,
-                "bytes": f.distribution.bytes,
-                "epsilon": e,
-                "gain": float(g.mean()),
-                "stderr": float(g.std() / math.sqrt(len(g))) if len(g) > 1 else None,
-            }
-            for k, f, (e, g) in zip(tried, fits, shares, strict=True)
-        ]
-        found = fits[best]
+        curve = [point("components", k, f.distribution, e, g) for k, f, (e, g) in zip(tried, fits, shares, strict=True)]
+        again = self.restarts > 1
+        found = self._reduce(em, tried[best], codes, data.mean.dtype, rng, progress) if again else fits[best]
         outcome = found.outcome
         if outcome.ok and tried[best] == LADDER[-1]:
             outcome = Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
@@ -154,6 +150,7 @@ class MixtureSettings:
         """To K components, polished."""
         what = f"mixture({k})"
         trace: dict[str, list[float]] = {}
+        chosen: dict[str, Any] = {"components": k}
         outcome = Outcome()
         if self.method == "merge" or self.start == "merge":
             state, bound = em.merged(k, rng=fork(rng, "merge", k), progress=progress)
@@ -167,13 +164,17 @@ class MixtureSettings:
             progress(what, 1, 1)
             outcome = Outcome(message=f"{self.epochs} passes of minibatches of {self.batch} rows")
         elif self.method == "em":
-            state, trace["bound"], outcome = self._climb(em, state, what, progress)
+            climbs = [self._climb(em, state, what, progress)]
+            for i in range(1, self.restarts if self.start == "kmeans" else 1):
+                climbs.append(self._climb(em, em.start(k, rng=fork(rng, "start", k, i)), what, progress))
+            state, trace["bound"], outcome = max(climbs, key=lambda c: c[1][-1])
+            if len(climbs) > 1:
+                chosen["bounds"] = [c[1][-1] for c in climbs]
         mixture = Mixture(*(t.to(dtype) for t in em.finish(state)))
-        chosen: dict[str, Any] = {"components": k}
         if self.polish and self.codes == "posteriors":
             state = em.polish(state, steps=self.polish, rng=fork(rng, "polish", k))
             polished = Mixture(*(t.to(dtype) for t in em.finish(state)))
-            gains = [float(codes.gain(m.log_prob(codes.z), WORTH).mean()) for m in (mixture, polished)]
+            gains = [codes.gain(m.log_prob(codes.z), WORTH).mean for m in (mixture, polished)]
             chosen["polished"] = gains[1] > gains[0]
             if chosen["polished"]:
                 mixture = polished

@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, silent
+from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import NumericalError, UsageError
 from zprime.latent.context import need
 from zprime.latent.shared import members
@@ -31,7 +31,7 @@ class SharedNUTS(LatentDistribution):
     """Draws from p(z | X = D), all of D sharing one z, and no density: `sample` picks among them at random."""
 
     kind: ClassVar[str] = "shared-nuts"
-    density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "none"
+    density_of_kind: ClassVar[Density] = "none"
     draws: Float[Tensor, "k d"]
     rows: int
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.arrays import blocks, standard_log_prob
-from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, silent
+from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
 from zprime.latent.choose import Codes
 from zprime.latent.fitting import (
@@ -95,7 +95,7 @@ class Resampled(NetworkDistribution[MLP]):
     """
 
     kind: ClassVar[str] = "resampled"
-    density: ClassVar[Literal["exact", "bound", "estimate", "none"]] = "estimate"
+    density_of_kind: ClassVar[Density] = "estimate"
     method: str
     hidden: tuple[int, ...]
     proposals: int

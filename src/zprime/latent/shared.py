@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
@@ -25,7 +26,7 @@ class Shared(GaussianDistribution):
     scale: Float[Tensor, " d"]
     rows: int
 
-    @property
+    @cached_property
     def components(self) -> Diagonal:
         """A mixture of one."""
         one = torch.zeros(1, dtype=self.mean.dtype, device=self.mean.device)

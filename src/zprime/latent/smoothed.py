@@ -9,7 +9,7 @@ from torch import Tensor
 from zprime.arrays import LOG_2PI, blocks
 from zprime.components import Tilted, choose, choose_rows, differentiable
 from zprime.kernels import full_log_ratio
-from zprime.kernels.diagonal import FLOOR, accumulate, mask
+from zprime.kernels.tiles import FLOOR, accumulate, mask
 
 COMPONENTS = 2048
 POINTS = 256
@@ -70,12 +70,13 @@ class Smoothed:
         return top + total.log() - self.tril.double().diagonal().log().sum()
 
     @torch.no_grad()
-    def score(self, z: Float[Tensor, "n d"], log_prob: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """The gradient of the log-density in z, given the log-density: that of the features, at shared-out weights."""
+    def value_and_score(self, z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
+        """The log-density and its gradient in z: that of the features, at shared-out weights."""
+        value = self.value(z)
         centre, whiten, upper = self._coordinates()
         y = (z.double() - centre) @ whiten.T
         features = _features(y, upper)
-        log_prob = log_prob + self.tril.double().diagonal().log().sum()
+        log_prob = value + self.tril.double().diagonal().log().sum()
         mean = torch.zeros_like(features)
         for columns in blocks(len(self.mean), max(POINTS, min(COMPONENTS, FLOATS // self.d**2))):
             weights = self._weights(columns, centre, whiten, upper)
@@ -84,8 +85,7 @@ class Smoothed:
                 mean[rows] += share @ weights
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad((_features(y.requires_grad_(), upper) * mean).sum(), y)
-        out: Tensor = gradient @ whiten
-        return out
+        return value, gradient @ whiten
 
     def _coordinates(self) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"], Int[Tensor, "2 u"]]:
         """The centre m, L^-1, and the indices of the upper triangle."""

@@ -159,7 +159,7 @@ def npmle(
     for step in range(NPMLE_STEPS + 1):
         progress("exemplars: weights", step, NPMLE_STEPS)
         log_r = (density @ weight).log() + top[:, 0]
-        gain = max(float(codes.gain(log_r, share).mean()) for share in SHARES)
+        gain = max(codes.gain(log_r, share).mean for share in SHARES)
         explained = e @ weight
         trace["gain"].append(gain)
         # a row that no other explains in float64 leaves the weights as they are
@@ -180,5 +180,6 @@ def npmle(
 
 def codes_of(data: InMemory, rows: Int[Tensor, " m"], *, rng: torch.Generator, draws: int) -> Codes:
     """Fresh codes of some rows, with the prior's log-density at them."""
-    z = data.take(rows).draw(rng=rng, draws=draws)
-    return Codes(z, standard_log_prob(z), len(rows))
+    some = data.take(rows)
+    z = some.draw(rng=rng, draws=draws)
+    return Codes(z, standard_log_prob(z), len(rows), some.weights)

@@ -3,16 +3,18 @@
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, blocks
+from zprime.arrays import blocks
 from zprime.components import Diagonal
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Progress, silent
 from zprime.errors import ArrayError, UsageError
+from zprime.kernels import trainable_mixture_log_prob
 from zprime.latent.choose import Codes
 from zprime.latent.context import Context, need
 from zprime.latent.fitting import Schedule, ascend, at_least, score
@@ -38,7 +40,7 @@ class Vamp(GaussianDistribution):
     scale: Float[Tensor, "k d"]
     learned: bool = True
 
-    @property
+    @cached_property
     def components(self) -> Diagonal:
         """The K Gaussians."""
         return Diagonal(self.log_weight, self.mean, self.scale)
@@ -128,7 +130,7 @@ class VampSettings(Schedule):
                     "kind vamp: the encoder's answer carries no gradient with respect to its input; "
                     "give a model whose encode() does not run under torch.no_grad()"
                 )
-            return _log_mixture(z.to(mean.dtype), mean, scale, log_weight.log_softmax(0)).mean()
+            return trainable_mixture_log_prob(z.to(mean.dtype), mean, scale, log_weight.log_softmax(0)).mean()
 
         ascent = ascend(
             [inputs.free, log_weight],
@@ -168,15 +170,6 @@ class PseudoInputs:
         """Back into the box."""
         with torch.no_grad():
             self.free.clamp_(0, 1)
-
-
-def _log_mixture(
-    z: Float[Tensor, "b d"], mean: Float[Tensor, "k d"], scale: Float[Tensor, "k d"], log_weight: Float[Tensor, " k"]
-) -> Float[Tensor, " b"]:
-    """Log of sum_k w_k N(z; mean_k, scale_k^2) with gradients; the direct form, which does not cancel in float32."""
-    u = (z[:, None] - mean) / scale
-    constant = log_weight - scale.log().sum(1) - 0.5 * z.shape[1] * LOG_2PI
-    return torch.logsumexp(constant - 0.5 * u.square().sum(2), 1)
 
 
 def _medoids(data: InMemory, k: int, *, rng: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zprime.errors import NumericalError, UsageError
@@ -51,13 +51,10 @@ def c2st(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, split: str, seed: 
     rng = generator(seed, "c2st", split)
     half = len(x) // 2
     x, y = x.double()[torch.randperm(len(x), generator=rng)], y.double()[torch.randperm(len(y), generator=rng)]
-    fit, test = torch.cat([x[:half], y[:half]]), torch.cat([x[half:], y[half:]])
-    label = (torch.arange(2 * half) < half).double()
-    truth = torch.arange(len(test)) < len(x) - half
-    features = Features.of(fit, rng)
-    weight = logistic(features(fit), label, RIDGE)
-    hits = int(((features(test) @ weight > 0) == truth).sum())
-    return C2ST(share(hits, len(test), unit="accuracy", split=split, seed=seed), binomial_p(hits, len(test)))
+    classifier = Classifier.fit(x[:half], y[:half], rng=rng)
+    right = torch.cat([classifier(x[half:]), ~classifier(y[half:])])
+    hits = int(right.sum())
+    return C2ST(share(hits, len(right), unit="accuracy", split=split, seed=seed), binomial_p(hits, len(right)))
 
 
 def binomial_p(hits: int, n: int) -> float:
@@ -93,6 +90,25 @@ class Features:
         u = (x - self.centre) / self.spread
         waves = torch.cos(u @ self.frequency + self.phase) * math.sqrt(2 / len(WIDTHS))
         return torch.cat([torch.ones_like(u[:, :1]), u, u.square(), waves], 1)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Says of each point whether it looks like the first of two samples."""
+
+    features: Features
+    weight: Float[Tensor, " f"]
+
+    @classmethod
+    def fit(cls, x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, rng: torch.Generator) -> "Classifier":
+        """Logistic regression of `x` against `y`."""
+        both = torch.cat([x, y])
+        features = Features.of(both, rng)
+        return cls(features, logistic(features(both), (torch.arange(len(both)) < len(x)).double(), RIDGE))
+
+    def __call__(self, x: Float[Tensor, "n d"]) -> Bool[Tensor, " n"]:
+        """Whether it does."""
+        return self.features(x) @ self.weight > 0
 
 
 def logistic(features: Float[Tensor, "n f"], label: Float[Tensor, " n"], ridge: float) -> Float[Tensor, " f"]:

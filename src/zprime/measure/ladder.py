@@ -102,11 +102,12 @@ def climb(
     """
     out = Ladder(split)
     out.code = code_gain(panel, posteriors, rng=fork(rng, "code"))
-    out.evidence = evidence_gain(panel, posteriors, rng=fork(rng, "evidence"))
     stream = fork(rng, "likelihood")
     if model is not None and rows is not None and draws:
         _sweep(out, panel, posteriors, model, rows, draws, stream, progress)
-    elif draws and len(out.evidence) < len(panel.views):
+        return out
+    out.evidence = evidence_gain(panel, posteriors, rng=fork(rng, "evidence"))
+    if draws and len(out.evidence) < len(panel.views):
         open_ = {v.base for k, v in panel.views.items() if k not in out.evidence}
         _sweep(out, panel.only(open_), posteriors, None, None, draws, stream, progress)
     return out
@@ -138,24 +139,27 @@ def _sweep(
     rng: torch.Generator,
     progress: Progress,
 ) -> None:
-    """One pass over the rows with one set of draws: (c) of all views, and (b) of those without a closed form."""
+    """One pass over the rows with one set of draws: (c) of all views, and (b), which needs draws or the same tilts."""
     plan, n = Plan.of(panel, draws), posteriors.n
     what = f"{'evidence' if rows is None else 'likelihood'} {out.split}"
 
     def column() -> Tensor:
         return torch.empty(n, dtype=torch.float64)
 
-    opened = [k for k in panel.views if k not in out.evidence]
-    evidence, evidence_quarter = ({k: column() for k in opened} for _ in range(2))
-    full, quarter, khat = ({k: column() for k in panel.views} for _ in range(3))
+    full, quarter, khat, evidence = ({k: column() for k in panel.views} for _ in range(4))
+    evidence_quarter: dict[str, Tensor] = {}
     reconstruction = column()
     for part in blocks(n, CHUNK):
         progress(what, part.start, n)
         drawn = propose(panel, plan, posteriors.mean[part], posteriors.scale[part], fork(rng, part.start))
         views = panel.view_log_probs(drawn.base, drawn.prior)
-        for k in opened:
-            terms = drawn.posterior + views[k] - drawn.prior - drawn.proposal
-            evidence[k][part], evidence_quarter[k][part] = _log_means(terms)
+        for k, v in panel.views.items():
+            if v.base in drawn.log_ratio:
+                closed = drawn.log_ratio[v.base]
+                evidence[k][part] = mix(closed, torch.zeros_like(closed), v.share)
+            else:
+                terms = drawn.posterior + views[k] - drawn.prior - drawn.proposal
+                evidence[k][part], evidence_quarter.setdefault(k, column())[part] = _log_means(terms)
         if model is None or rows is None:
             continue
         log_x = _decode(model, drawn, rows.x[part])
@@ -166,6 +170,10 @@ def _sweep(
             full[k][part], quarter[k][part] = _log_means(terms)
             khat[k][part] = tail
     progress(what, n, n)
+    wide = (posteriors.scale > 1).any(1).nonzero().flatten()
+    if len(wide):  # the proposal's scales are capped there, those of (b) are not
+        for k, values in evidence_gain(panel, posteriors.take(wide), rng=rng).items():
+            evidence[k][wide] = values
     out.evidence |= evidence
     out.evidence_quarter, out.draws = evidence_quarter, draws
     if model is not None:

@@ -13,7 +13,7 @@ from zprime.measure.c2st import C2ST, c2st
 from zprime.measure.estimate import Estimate
 from zprime.measure.hole import Hole, hole
 from zprime.measure.ladder import Ladder, code_gain, evidence_gain
-from zprime.measure.leave_one_out import ROWS, LeaveOneOut, leave_one_out
+from zprime.measure.leave_one_out import LeaveOneOut, leave_one_out
 from zprime.measure.low_density import low_density
 from zprime.measure.minibatch import Minibatch, minibatch
 from zprime.measure.mmd import MMD, mmd
@@ -25,6 +25,7 @@ from zprime.rng import generator
 
 SAMPLE = 1000  # held-out codes, and draws of each candidate, for the two-sample tests
 FEWEST = 8
+ALONE = 500  # held-out rows for an aggregated posterior that is no candidate
 CONTROL = "codes of the selection split"
 
 
@@ -98,7 +99,7 @@ def _leave_one_out(
     out = leave_one_out(panel, train, heldout, seed=seed, progress=progress)
     if not any(isinstance(r.base if isinstance(r, Active) else r, Aggregated) for r in panel.bases.values()):
         alone = Panel({"aggregated": Aggregated(train.mean, train.scale, train.weights)})
-        some = held.take(_pick(held, ROWS, seed))
+        some = held.take(_pick(held, ALONE, seed))
         rng = generator(seed, "aggregated alone")
         ladder = Ladder("heldout", code_gain(alone, some, rng=rng), evidence_gain(alone, some, rng=rng))
         out |= leave_one_out(alone, train, ladder, seed=seed, progress=progress)

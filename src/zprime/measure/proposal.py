@@ -83,6 +83,7 @@ class Draws:
         prior: log p(z).
         posterior: log q(z|x), q as the encoder gave it.
         proposal: log-density of the mixture that z was drawn from.
+        log_ratio: log E_q[r/p] of the bases that have it in closed form, with q's scales capped at 1, shape [rows].
         plain: which draws of a row are of q itself, shape [draws].
     """
 
@@ -91,6 +92,7 @@ class Draws:
     prior: Float[Tensor, "b k"]
     posterior: Float[Tensor, "b k"]
     proposal: Float[Tensor, "b k"]
+    log_ratio: dict[str, Float[Tensor, " b"]]
     plain: Tensor
 
 
@@ -132,7 +134,9 @@ def propose(
         parts.append(density + math.log(count / total))
     parts += [base[name] + math.log(c / total) for name, c in plan.direct.items()]
     position = torch.arange(4 * total) % total
-    return Draws(z, base, prior, log_q[0], torch.logsumexp(torch.stack(parts), 0), position < plan.widened[0])
+    proposal = torch.logsumexp(torch.stack(parts), 0)
+    log_ratio = {name: t.log_ratio for name, t in tilts.items()}
+    return Draws(z, base, prior, log_q[0], proposal, log_ratio, position < plan.widened[0])
 
 
 def match(

@@ -13,7 +13,7 @@ The rule of the theory page, section 3, sentence by sentence:
 import math
 from dataclasses import dataclass, field, replace
 
-from zprime.latent.choose import TIE, paired, smallest_of_best
+from zprime.latent.choose import TIE, Gains, paired, smallest_of_best
 from zprime.measure.estimate import Estimate, finite_mean, mean_estimate
 from zprime.measure.ladder import DIVERGE, Ladder, moved
 from zprime.measure.panel import Panel
@@ -128,7 +128,7 @@ def _stand(
     names = panel.eligible
     values = {n: getattr(selection, rung)[n] for n in names}
     sizes = {n: panel.candidates[n].bytes for n in names}
-    chosen = names[smallest_of_best([values[n] for n in names], [sizes[n] for n in names])]
+    chosen = names[smallest_of_best([Gains(values[n]) for n in names], [sizes[n] for n in names])]
     top = max(names, key=lambda n: float(values[n].mean()))
     out = []
     for n in names:

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from zprime.measure import Estimate
 from zprime.record import Audit
-from zprime.reporting import figures, latent_side, model_side, pictures
+from zprime.reporting import figures, generation, latent_side, model_side, pictures
 from zprime.reporting.explain import Number, attributes, estimate
+from zprime.reporting.table import title
 
 DRAWN = frozenset(
     "data model entries surgery verdict log_prior storage settings seed tensors images warnings versions inputs".split()  # noqa: SIM905
@@ -54,6 +55,7 @@ class Section:
 
 
 IN_WORDS: dict[str, tuple[str, Callable[[Audit], Sequence[str | tuple[str, str]]]]] = {
+    "generation": ("Samples beside data", generation.lines),
     "latent_side": ("The latent side", latent_side.lines),
     "model_side": ("The likelihood and the encoder", model_side.sentences),
 }
@@ -79,16 +81,22 @@ def _plots(audit: Audit, name: str) -> list[Plot]:
 def sections(audit: Audit) -> list[Section]:
     """All sections that the page does not draw by name."""
     told = attributes(Audit)
+    labels = {e.name: title(e).strip() for e in audit.entries}
     out = []
     for f in dataclasses.fields(audit):
         value = getattr(audit, f.name)
         if f.name in DRAWN or value is None or (isinstance(value, Mapping | list) and not value):
             continue
-        tables = _tables(value, told.get(f.name, ""))
+        tables = [_labelled(t, labels) for t in _tables(value, told.get(f.name, ""))]
         if tables:
-            title, say = IN_WORDS.get(f.name, (_words(f.name), lambda _: []))
-            out.append(Section(title, told.get(f.name, ""), tables, say(audit), _plots(audit, f.name)))
+            heading, say = IN_WORDS.get(f.name, (_words(f.name), lambda _: []))
+            out.append(Section(heading, told.get(f.name, ""), tables, say(audit), _plots(audit, f.name)))
     return out
+
+
+def _labelled(table: Table, labels: Mapping[str, str]) -> Table:
+    """Rows called as in the table of gains."""
+    return dataclasses.replace(table, rows=[(labels.get(k, k), numbers) for k, numbers in table.rows])
 
 
 def verdicts(audit: Audit) -> list[tuple[str, Any]]:
@@ -126,7 +134,7 @@ def _tables(value: Any, says: str) -> list[Table]:
     return ([Table("", ["", "value"], plain)] if plain else []) + out
 
 
-ASIDE = frozenset(("seed", "verdict", "name", "label"))
+ASIDE = frozenset(("seed", "verdict", "name", "label", "source"))
 """Fields that are told elsewhere: the seed behind each number, a verdict at the top, a name at the head of its row."""
 
 
@@ -189,4 +197,4 @@ def _number(value: Any, says: str) -> Number:
         return Number(f"{value:.4g}" if math.isfinite(value) else str(value), why, value)
     if isinstance(value, int):
         return Number(f"{value:,}", why, value)
-    return Number(str(value) if _shown(value) else "…", why)
+    return Number(str(value) if _shown(value) else "…")

@@ -11,6 +11,7 @@ from zprime.measure.estimate import digits
 from zprime.measure.panel import PURE
 from zprime.notebook import size as size
 from zprime.record import Audit, Entry, Score
+from zprime.reporting.generation import sample_table, verdict_box
 from zprime.reporting.latent_side import lines
 from zprime.reporting.model_side import sentences
 
@@ -39,15 +40,21 @@ def title(entry: Entry) -> str:
 
 
 def show(audit: Audit, *, width: int = 80) -> Group:
-    """Everything that fits a terminal of `width` columns: table, surgery, verdict."""
-    return Group(
+    """What a terminal of `width` columns should end with: tables, surgery, verdicts."""
+    parts = [
         _scores(audit, wide=width >= 100),
         _surgery(audit),
-        _latent_side(audit),
-        _model_side(audit),
+        sample_table(audit),
         _notes(audit),
         _verdict(audit),
-    )
+        verdict_box(audit),
+    ]
+    return Group(*(p for p in parts if p is not None))
+
+
+def details(audit: Audit) -> Group:
+    """The rest of the audit in words, which the page shows too: latent side, model side."""
+    return Group(_latent_side(audit), _model_side(audit))
 
 
 def _scores(audit: Audit, *, wide: bool) -> Table:

@@ -1,0 +1,34 @@
+"""zprime doctor."""
+
+import platform
+
+import torch
+
+from zprime import __version__
+from zprime.cli.console import give, say
+from zprime.kernels import compiled
+
+UNTRIED = ("avx512",)  # built, but no machine of ours can run it
+
+
+def doctor() -> None:
+    """Say which versions, kernels and instruction set are in use, and why no better ones."""
+    module = compiled.module
+    kernels = {
+        "in_use": "torch" if module is None else module.used(),
+        "why_not_compiled": compiled.missing or None,
+        "built": [] if module is None else list(module.built),
+        "can_run": [] if module is None else module.sets(),
+    }
+    say(f"zprime {__version__}, Python {platform.python_version()}, torch {torch.__version__} on {platform.machine()}")
+    if module is None:
+        say(f"kernels: torch; no compiled ones: {compiled.missing}")
+        say("Results are the same but for rounding; densities of mixtures take several times as long.")
+    else:
+        say(f"kernels: compiled, {kernels['in_use']}; in torch for tensors that are not on the CPU")
+        for name in kernels["built"]:
+            notes = ["this machine cannot run it"] if name not in kernels["can_run"] else []
+            notes += ["built, but never run on a machine of ours"] if name in UNTRIED else []
+            say(f"  {name}: {'; '.join(notes) or 'can be run here'}")
+    say("ZPRIME_KERNELS=torch, or the name of an instruction set, chooses another.")
+    give({"zprime": __version__, "python": platform.python_version(), "torch": torch.__version__, "kernels": kernels})

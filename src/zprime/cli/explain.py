@@ -1,0 +1,30 @@
+"""zprime explain."""
+
+from pathlib import Path
+
+from zprime import artifact
+from zprime.cli.console import give, say
+from zprime.reporting.answer import explain as answer
+from zprime.reporting.page import find
+
+
+def explain(run: Path, *, out: Path | None = None) -> None:
+    """Answer the question, why a VAE draws z' from N(0, I), with the numbers of a run.
+
+    Parameters
+    ----------
+    run
+        Folder of a run that `zprime audit` has been through, or of an audit.
+    out
+        Markdown file to write it to, instead of printing it.
+    """
+    text = answer(find(run))
+    if out is None:
+        from rich.markdown import Markdown
+
+        say(Markdown(text))
+    else:
+        artifact.make_folder(out.parent)
+        artifact.write_file(out, text.encode())
+        say(f"Answer: {out}")
+    give({"answer": text} if out is None else {"answer": out})

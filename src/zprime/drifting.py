@@ -1,0 +1,33 @@
+"""Whether new rows still fit what was shipped: the run, and rows that came after it."""
+
+from zprime import artifact, vae
+from zprime import data as datasets
+from zprime.encoding import encode
+from zprime.errors import UsageError
+from zprime.measure.drift import Drift, drift
+from zprime.pipeline import Run
+from zprime.posteriors import Sharded
+from zprime.rng import generator
+
+
+def drift_of(run: Run, data: str, *, seed: int = 0) -> Drift:
+    """Hold codes of the rows in `data` against those of the run's held-out rows, under what was shipped.
+
+    Args:
+        run: a run that was audited.
+        data: a file or folder, as a run's own data.
+        seed: decides draws and shuffles.
+
+    Raises:
+        UsageError: nothing to read there; a latent distribution without a density.
+        ArrayError: rows of another shape, that are not finite, or fewer than 8.
+        ArtifactError: the run was not audited.
+    """
+    shipped = run.generative(run.choice()).latent
+    if shipped.density == "none":
+        raise UsageError(f"new data: {shipped.label} knows no log r(z), which drift is measured by; ship another kind")
+    source = artifact.read(run.path / "data", "data")
+    rows = datasets.new_rows(data, source.config, source.tensors(), seed=seed)
+    codes = encode(vae.load(run.path / "model"), rows, progress=run.progress).gather()
+    heldout = Sharded(run.path / "posteriors" / "heldout").gather()
+    return drift(shipped, codes, heldout, source=shipped.label, rng=generator(seed, "drift"))

@@ -1,0 +1,157 @@
+"""The pure-torch form of the mixture's log-density: matrix products in tiles, with a running log-sum-exp."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zprime.arrays import LOG_2PI, blocks
+
+POINTS = 256
+COMPONENTS = 2048
+PANEL = 65536  # components whose features are held at once
+FLOOR = -80.0  # exp(-80) is nothing beside 1, and exp of less is 13 to 38 times slower (denormals)
+DROPPED = 1e-12  # nats that may be lost at a tolerance of 0
+FEW = 32  # where less than one pair in so many can matter, these are computed one by one
+GIVE_UP = 8  # tiles without that in a row, after which it is not tried any more
+
+
+def evaluate(
+    z: Float[Tensor, "m d"],
+    mean: Float[Tensor, "n d"],
+    scale: Float[Tensor, "n d"],
+    log_weight: Float[Tensor, " n"],
+    *,
+    leave_out: Int[Tensor, " m"] | None,
+    tolerance: float,
+    score: bool,
+) -> tuple[Float[Tensor, " m"], Float[Tensor, "m d"] | None]:
+    """The log-density in nats, and its gradient in z if asked for, both float64.
+
+    A float32 product bounds every term from above (the bound of its rounding is added in); pairs that can matter are
+    computed one by one in float64 by the direct form. Where they are many, the tile is one float64 product instead:
+    on centred points its error is 4e-9 nats at scale 0.003 and d = 32.
+    """
+    sums = _Sums(z, mean.double().mean(0), leave_out, score=score)
+    dropped = math.log(len(mean) / max(tolerance, DROPPED))
+    dense = 0
+    for start in range(0, len(mean), PANEL):
+        panel = slice(start, start + PANEL)
+        part = _Panel(sums, mean[panel], scale[panel], log_weight[panel], start)
+        for rows in blocks(len(z), POINTS):
+            for columns in blocks(len(part.mean), COMPONENTS):
+                pairs = None if dense >= GIVE_UP else part.near(rows, columns, dropped)
+                dense = dense + 1 if pairs is None else 0
+                if pairs is None:
+                    sums.add_tile(rows, part, columns)
+                else:
+                    sums.add_pairs(rows, part, *pairs)
+    return sums.top + sums.total.log(), None if sums.score is None else sums.score / sums.total[:, None]
+
+
+class _Sums:
+    """Running sums over components at every point, in units of exp(top)."""
+
+    def __init__(self, z: Tensor, centre: Tensor, leave_out: Tensor | None, *, score: bool) -> None:
+        self.points, self.centre, self.leave_out = z.double() - centre, centre, leave_out
+        self.features = torch.cat([self.points.square(), self.points, torch.ones_like(self.points[:, :1])], 1)
+        self.rough = self.features.float()
+        self.top = torch.full_like(self.points[:, 0], -torch.inf)
+        self.total = torch.zeros_like(self.top)
+        self.score = torch.zeros_like(self.points) if score else None
+
+    def mask(self, tile: Tensor, rows: slice, start: int) -> None:
+        """Set what is to be left out to -inf in a tile whose first component has position `start`."""
+        if self.leave_out is not None:
+            mask(tile, self.leave_out[rows] - start)
+
+    def add_tile(self, rows: slice, part: "_Panel", columns: slice) -> None:
+        """Every pair of some points and components, by the expanded square in float64."""
+        weights = part.weights[columns]
+        tile = self.features[rows] @ weights.T
+        self.mask(tile, rows, part.start + columns.start)
+        before = self.top[rows].clone()
+        accumulate(tile, self.top[rows], self.total[rows])
+        if self.score is not None:
+            d = self.points.shape[1]
+            self._rescale(rows, before)
+            self.score[rows] += tile @ weights[:, d : 2 * d] + 2 * self.points[rows] * (tile @ weights[:, :d])
+
+    def add_pairs(self, rows: slice, part: "_Panel", row: Tensor, column: Tensor) -> None:
+        """Some pairs, by the direct form in float64; `row` counts from the first of `rows`."""
+        if self.leave_out is not None:
+            kept = self.leave_out[rows][row] != column + part.start
+            row, column = row[kept], column[kept]
+        top = self.top[rows]
+        before = top.clone()
+        u = (self.points[rows][row] - part.mean[column]) * part.inverse[column]
+        term = part.constant[column] - 0.5 * u.square().sum(1)
+        top.scatter_reduce_(0, row, term, "amax")
+        share = (term - top[row]).exp_().nan_to_num_(0.0)  # -inf - -inf
+        self.total[rows] *= _factor(before, top)
+        self.total[rows].index_add_(0, row, share)
+        if self.score is not None:
+            self._rescale(rows, before)
+            self.score[rows].index_add_(0, row, -share[:, None] * u * part.inverse[column])
+
+    def _rescale(self, rows: slice, before: Tensor) -> None:
+        if self.score is not None:
+            self.score[rows] *= _factor(before, self.top[rows])[:, None]
+
+
+def _factor(before: Tensor, now: Tensor) -> Tensor:
+    """From units of exp(before) to units of exp(now)."""
+    return torch.where(before == now, 1.0, (before - now).exp())
+
+
+class _Panel:
+    """Some components, as what the features of points are multiplied with."""
+
+    def __init__(self, sums: _Sums, mean: Tensor, scale: Tensor, log_weight: Tensor, start: int) -> None:
+        d = mean.shape[1]
+        self.sums, self.start = sums, start
+        self.mean, self.inverse = mean.double() - sums.centre, scale.double().reciprocal()
+        self.constant = log_weight.double() - 0.5 * d * LOG_2PI + self.inverse.log().sum(1)
+        precision = self.inverse.square()
+        spread = (self.mean.square() * precision).sum(1)
+        constant = self.constant - 0.5 * spread
+        self.weights = torch.cat([-0.5 * precision, self.mean * precision, constant[:, None]], 1)
+        # A float32 product errs by at most (2 d + 8) 2^-24 of the sum of its terms' sizes, which is at most
+        # z^2 W + mu^2 w + |c| with the largest precisions W (Higham 2002, 3.1): one part for points, one for components
+        rounding = (2 * d + 8) * 2.0**-24
+        self.slack = rounding * (self.sums.points.square() @ precision.amax(0))
+        extra = rounding * (spread + constant.abs())
+        self.extra = float(extra.amax())
+        self.rough = self.weights.float()
+        self.rough[:, -1] = (constant + extra * (1 + 1e-6)).float() + 1e-6
+
+    def near(self, rows: slice, columns: slice, dropped: float) -> tuple[Tensor, Tensor] | None:
+        """Pairs of points and components that can matter; None where they are many."""
+        tile = self.sums.rough[rows] @ self.rough[columns].T
+        self.sums.mask(tile, rows, self.start + columns.start)
+        slack = self.slack[rows]
+        known = self.sums.top[rows] + self.sums.total[rows].log()
+        low = torch.maximum(known.nan_to_num(-torch.inf), tile.amax(1) - slack - 2 * self.extra)
+        # not >=: what is not a number can matter
+        far = tile < (low - dropped - slack).float()[:, None]
+        if tile.numel() - int(far.sum()) > tile.numel() // FEW:
+            return None
+        row, column = (~far).nonzero().unbind(1)
+        return row, column + columns.start
+
+
+def mask(tile: Tensor, position: Tensor) -> None:
+    """Set the entry `position` of each row to -inf where it lies inside the tile."""
+    row = ((position >= 0) & (position < tile.shape[1])).nonzero().flatten()
+    tile[row, position[row]] = -torch.inf
+
+
+def accumulate(tile: Tensor, top: Tensor, total: Tensor) -> None:
+    """Add a tile of log-terms to the running sums, total * exp(top), in place; the tile then holds exp(terms - top)."""
+    peak = torch.maximum(top, tile.amax(1))
+    # where all is -inf so far, any finite shift will do
+    shift = torch.where(torch.isfinite(peak), peak, torch.zeros_like(peak))
+    tile.sub_(shift[:, None]).clamp_(min=FLOOR).exp_()
+    total.mul_((top - shift).exp()).add_(tile.sum(1))
+    top.copy_(peak)

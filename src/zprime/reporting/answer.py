@@ -1,0 +1,350 @@
+"""The question that zprime answers, with one model's numbers: a pure function of its audit.
+
+In Bayesian inference one updates p(Z) to p(Z|X=D) and draws z' from that; a trained VAE draws z' from N(0, I). Why?
+"""
+
+from collections.abc import Callable
+
+from zprime.measure.averages import Average
+from zprime.measure.estimate import Estimate
+from zprime.measure.generation import REAL
+from zprime.record import PURE, Audit, Entry
+from zprime.reporting.generation import difference
+from zprime.reporting.table import size
+from zprime.reporting.words import bullets, gloss, nats, plain, shown, size_of
+
+QUESTION = (
+    "In Bayesian inference one updates the prior p(Z) to p(Z|X=D), draws z′ from that, and x′ from p(X|z′). A VAE, "
+    "once "
+    "trained, draws z′ from N(0, I). Why? Because (1) the KL term of the ELBO keeps each q(z|x) near p(z)? Because (2) "
+    "the posterior given all of D is hard to compute, and the average r(Z) closest in KL to every posterior is p(Z)? "
+    "And "
+    "why not (3) draw x from D, z′ from q(z|x) and x′ from p(x|z′)?"
+)
+
+
+def explain(audit: Audit) -> str:
+    """The answer as Markdown."""
+    name = audit.data.get("name", "these data")
+    parts = [f"# Where z′ should come from: {name}", f"*{QUESTION}*"]
+    for heading, say in PARTS.items():
+        paragraphs = say(audit)
+        if paragraphs:
+            parts += [f"## {heading}", *paragraphs]
+    return "\n\n".join(parts) + "\n"
+
+
+def _short(audit: Audit) -> list[str]:
+    s, made = audit.surgery["train"], audit.generation
+    choice = audit.entry(audit.shipped)
+    if choice.name != "prior":
+        answer = (
+            f"For this model: do not. Draw z′ from {choice.label}{gloss(choice)}, which takes {size(choice.bytes)}."
+        )
+    elif made is not None and made.verdict.decision == "none of these":
+        answer = "For this model the question comes too early: where z′ is drawn from is not what ails its samples."
+    elif audit.verdict.decision == "undecided":
+        answer = "For this model it could not be decided; until it is, N(0, I) is what to draw z′ from."
+    else:
+        answer = "For this model N(0, I) is what to draw z′ from: nothing that was tried is measurably better."
+    reasons = [
+        "A VAE draws z′ from N(0, I) because that is what the model itself says of a new z′, once its parameters are "
+        "learned. Whether it is true of the data is another matter.",
+        f"(1) The KL term makes the *average* of the posteriors resemble N(0, I) in mean and covariance "
+        f"({nats(s.gaussian_part.value)} nats apart), not each posterior ({nats(s.mean_kl.value)} nats).",
+    ]
+    a = audit.averages
+    if a is not None:
+        gap = a.members["prior"].forward.value - a.members["moment match"].forward.value
+        guess = "that is p(Z) to within" if gap < 1 else "p(Z) is worse than that by"
+        reasons.append(
+            f"(2) In the KL of the ELBO, the distribution closest to every posterior is their mixture. Among single "
+            f"Gaussians {guess} {nats(gap)} nats."
+        )
+    reasons.append("(3) That mixture can be stored. But it is the training set, and behaves like it.")
+    verdicts = [f"By likelihood: {audit.verdict.sentence}"]
+    if made is not None:
+        verdicts.append(f"For generation: {made.verdict.sentence}")
+    why = difference(audit)
+    if why:
+        verdicts.append(f"They differ: {why}.")
+    return [f"**{answer}**", " ".join(reasons), bullets(verdicts)]
+
+
+def _posterior(audit: Audit) -> list[str]:
+    a = audit.averages
+    out = [
+        "It depends on whose z it is. A VAE gives every row a z of its own. Once the decoder is given, the rows say "
+        "nothing about the z of a row still to come, so the posterior predictive of z′ *is* p(z). Sampling a VAE that "
+        "way "
+        "is correct Bayes, **if the model is right**; D has had its say through the decoder’s parameters. That codes "
+        "are "
+        "distributed as N(0, I) is an assumption of the model, like any other, and can be checked on rows that it has "
+        "not "
+        "seen."
+    ]
+    if a is None:
+        return out
+    if "shared" in a.members:
+        r = a.members["shared"]
+        out.append(
+            f"Taken literally, p(Z|X=D) belongs to another model: *one* z behind all {r.forward.n:,} rows. Hard to "
+            f"compute "
+            f"it is not: from Gaussian posteriors it is a product in closed form. But it is a needle, "
+            f"{plain(r.width)} wide in each dimension where the posterior of one row is {plain(a.width)} and the "
+            f"prior 1, "
+            f"and {nats(r.to_prior.value)} nats from the prior. Draws from it are all alike, and so are their x′"
+            f"{_samples(audit, 'shared')}. A product of posteriors narrows with every row. What one wants for new "
+            f"rows is "
+            "their mixture."
+        )
+    elif a.shared_fails:
+        out.append(f"For one z behind all rows the posterior could not be had: {a.shared_fails}.")
+    return out
+
+
+def _kl_term(audit: Audit) -> list[str]:
+    s = audit.surgery["train"]
+    n, info, seen = s.mean_kl.n, s.information, s.gaussian_part.value
+    width = "" if audit.averages is None else f", and about {plain(audit.averages.width)} wide where the prior is 1"
+    if s.mean_kl.value < 0.1:
+        near = "They are near indeed, so near that the codes say next to nothing about the data."
+    else:
+        near = "It cannot bring each of them near p(z): a posterior that equals the prior says nothing about its x."
+    full = "nearly all" if info.value > s.log_n - 0.5 else "not all"
+    share = 100 * seen / s.hole.value if s.hole.value > 0 else 100.0
+    out = [
+        f"On average a posterior is {nats(s.mean_kl.value)} nats from p(z){width}. {near} Those nats have two parts "
+        "(Hoffman & Johnson 2016):",
+        bullets(
+            [
+                f"**{shown(info)} nats tell the rows apart.** It could be log N = {nats(s.log_n)} at most; "
+                f"exp(I) = {s.told_apart.value:,.0f} of {n:,} rows can be told apart: {full}.",
+                f"**{shown(s.hole)} nats are the distance of their average from p(z).** {nats(seen)} of them "
+                f"({share:.0f} %) can be seen in its mean and covariance. The rest is shape: clumps with holes "
+                f"between.",
+            ]
+        ),
+        "So the term does bring something near N(0, I): the mean and the covariance of the average. For a linear VAE "
+        "at its "
+        "optimum they agree exactly, whatever the data (Tipping & Bishop 1999). The shape of the average it leaves "
+        "free.",
+    ]
+    hole = audit.latent_side.hole if audit.latent_side is not None else None
+    if hole is not None:
+        out.append(
+            f"(These are the codes of {n:,} rows, and narrow posteriors of so few rows always leave gaps. How far the "
+            f"average over *all* rows that there could be is from p(z) is only known to lie between "
+            f"{nats(max(0.0, hole.low))} and {nats(hole.high)} nats.)"
+        )
+    return out
+
+
+def _average(audit: Audit) -> list[str]:
+    a = audit.averages
+    if a is None:
+        return []
+    match, exact, prior = a.members["moment match"], a.members["aggregated posterior"], a.members["prior"]
+    gap = prior.forward.value - match.forward.value
+    if gap < 1:
+        guess = f"here your guess is right: it is p(Z), to within {nats(gap)} nats."
+    else:
+        guess = f"it is {nats(gap)} nats better than p(Z): here even mean and covariance of the codes are off."
+    out = [
+        "That depends on the direction of the KL. Each line below is closest in its own sense (nats, mean over the "
+        f"{prior.forward.n:,} training rows; q is one row’s posterior):",
+        "| closest in | r | KL(q‖r) | on unseen rows | KL(r‖q) | KL(r‖p) | width |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(_row(m) for m in a.members.values()),
+        f"With KL(q‖r), the direction of the ELBO, the closest r of all is the mixture of all posteriors, the "
+        f"aggregated "
+        f"posterior. The closest *single Gaussian* takes over its mean and covariance, and {guess} With KL(r‖q), or in "
+        f"Wasserstein distance, the average collapses to the width of about one posterior "
+        f"({plain(a.members['pool'].width)} and {plain(a.members['barycentre'].width)}): draws from it all make "
+        f"much the "
+        f"same x′{_samples(audit, 'pool') or _samples(audit, 'barycentre')}.",
+        f"So p(Z) is about the right Gaussian, and a Gaussian is the wrong form: the mixture is "
+        f"{nats(match.forward.value - exact.forward.value)} nats closer still. Most of that is memory of these very "
+        f"rows, "
+        "see (3); what counts is how much of it is left on rows that r has not seen.",
+    ]
+    best = _best_kind(audit)
+    if best is not None:
+        e, gain = best
+        out[-1] += f" {e.label} ({size(e.bytes)}) is {shown(gain)} nats closer to their posteriors than p(Z)."
+    else:
+        out[-1] += " Here that is nothing measurable."
+    return out
+
+
+def _row(m: Average) -> str:
+    name = {"prior": "p(Z)", "shared": "posterior of one shared z"}.get(m.name, m.name)
+    sense = {"prior": "(it was there first)", "shared": "(a product, no average)"}.get(m.name, m.criterion)
+    cells = [
+        sense.replace("mean ", "").replace("||", "‖"),
+        name,
+        shown(m.forward),
+        "–" if m.heldout is None else shown(m.heldout),
+        "–" if m.reverse is None else shown(m.reverse),
+        shown(m.to_prior),
+        plain(m.width),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _mixture(audit: Audit) -> list[str]:
+    exact = _exact(audit)
+    if exact is None:
+        return ["It was not measured in this audit: fit the kind `aggregated`, and audit again."]
+    n = audit.surgery["train"].mean_kl.n
+    stored = f"The {n:,} posteriors take {size(exact.bytes)} as means and standard deviations"
+    if "data" in audit.storage:
+        stored += f", or {size(audit.storage['data'])} as the rows themselves, encoded when they are drawn"
+    points = []
+    rungs = exact.scores["heldout"]
+    measured = rungs.get("likelihood") or rungs.get("code")
+    if measured is not None:
+        what = "log p(x)" if "likelihood" in rungs else "ELBO"
+        gain = measured.gain
+        worse = gain.value < 0
+        change = f"{size_of(gain)} nats per row {'worse' if worse else 'better'} off in {what} than under p(Z)"
+        because = "; their codes fall between the narrow posteriors of the old rows" if worse else ""
+        points.append(f"**It does not know new rows.** Unseen rows are {change}{because}.")
+        if not worse:
+            points[-1] = points[-1].replace("It does not know new rows.", "New rows.")
+    side = audit.latent_side
+    found = None if side is None else side.leave_one_out.get(exact.name)
+    if found is not None:
+        e = found.memorised["code"]
+        points.append(
+            f"**It knows the old ones by heart.** A training row’s own component is worth {shown(e)} nats to it; "
+            f"leave it "
+            "out, and they are gone."
+        )
+    points += _copied(audit, exact.name)
+    out = [
+        f"You would be drawing from the closest r of all, exactly, and storage is the least of its troubles. {stored}. "
+        "The trouble is what it stores:",
+        bullets(points),
+    ]
+    choice = audit.entry(audit.shipped)
+    if choice.name != "prior" and not choice.holds_rows:
+        out.append(
+            f"So do use q after training, but not row by row. {choice.label} was fitted to the same posteriors and "
+            f"keeps "
+            "what they share; how much detail to keep was chosen, and tested, on rows that it has not seen."
+        )
+    return out
+
+
+def _copied(audit: Audit, name: str) -> list[str]:
+    made = audit.generation
+    sampled = None if made is None else next((e for e in made.entries if e.name == name), None)
+    if made is None or sampled is None or sampled.copying is None:
+        return []
+    c = sampled.copying
+    title = "Its samples are copies." if sampled.status == "copies" else "Its samples are no measurable copies."
+    return [
+        f"**{title}** {100 * c.near.value:.0f} % of them lie nearer to a training row than all but 5 % of "
+        f"reconstructions of "
+        f"unseen rows do, and a sample is the nearer of two with chance {shown(c.within)} (1/2 without copying).",
+        f"**And they look good.** Frechet distance to unseen rows in {made.features} features: "
+        f"{shown(sampled.fidelity.frechet)}; p(Z) {shown(made.entry('prior').fidelity.frechet)}, real rows "
+        f"{shown(made.controls[REAL].fidelity.frechet)}. Whoever judges by the look of samples would choose it.",
+    ]
+
+
+def _role(audit: Audit) -> list[str]:
+    s = audit.surgery["train"]
+    d = len(s.dimension_kl)
+    points = [
+        "**In training** it is the common scale. Without it the encoder would spread the codes out and shrink each to "
+        "a "
+        f"point, and the decoder would never see what lies between. {nats(s.mean_kl.value)} nats per row is what that "
+        "costs here.",
+        "**In the finished model** it is the claim that codes of new rows are spread like N(0, I): right as far as the "
+        "aggregated posterior of all rows is like it, and no farther.",
+    ]
+    choice = audit.entry(audit.shipped)
+    share = choice.chosen.get("epsilon")
+    if choice.name == "prior":
+        points.append("**For sampling** it is, here, what to draw from.")
+    else:
+        insured = (
+            f" It is still good as an insurance: {100 * share:g} % of it is mixed in, so that no row is lost that the "
+            f"rest "
+            "has missed."
+            if share
+            else ""
+        )
+        points.append(
+            f"**For sampling** it is one candidate among others, and here it loses to {choice.label}.{insured}"
+        )
+    if s.active < d:
+        points.append(
+            f"**In {d - s.active} of {d} dimensions** the encoder says nothing, every posterior is the prior, and the "
+            f"prior is "
+            "exactly right."
+        )
+    made = audit.generation
+    if made is not None and choice.name != "prior":
+        rows = [made.entry("prior"), made.entry(choice.name), made.controls[REAL]]
+        off = [f"{100 * (1 - e.fidelity.precision.value):.0f} %" for e in rows]
+        seen = [f"{100 * e.fidelity.coverage.value:.0f} %" for e in rows]
+        points.append(
+            f"**What drawing from it costs here:** {off[0]} of its samples lie off the data and they cover {seen[0]} "
+            f"of unseen "
+            f"rows. For {choice.label} it is {off[1]} and {seen[1]}, for real rows {off[2]} and {seen[2]}. p(Z) draws "
+            f"from the "
+            "holes too, where the decoder was never trained."
+        )
+    return [bullets(points)]
+
+
+def _limits(audit: Audit) -> list[str]:
+    made = audit.generation
+    held = next(iter(audit.entries[0].scores["heldout"].values())).gain.n
+    d = len(audit.surgery["train"].dimension_kl)
+    text = (
+        f"One model with {d} latents, seed {audit.seed}. ± is one standard error; gains are over {held:,} unseen rows"
+    )
+    if made is not None:
+        text += (
+            f", Frechet distance, coverage and “off the data” over {made.rows:,} rows a sample in {made.features} "
+            f"features "
+            f"({made.says}), and they depend on both"
+        )
+    return [text + ". Another model has other holes. Ask yours: `zprime run`, then `zprime explain`."]
+
+
+PARTS: dict[str, Callable[[Audit], list[str]]] = {
+    "In short": _short,
+    "What would p(Z|X=D) be?": _posterior,
+    "(1) Does the KL term keep the posteriors near the prior?": _kl_term,
+    "(2) Is the average that is closest to every posterior p(Z)?": _average,
+    "(3) Why not the mixture of all |D| posteriors?": _mixture,
+    "Then what is p(Z) for?": _role,
+    "What this rests on": _limits,
+}
+
+
+def _exact(audit: Audit) -> Entry | None:
+    """The aggregated posterior, alone where it was measured alone."""
+    found = {e.name: e for e in audit.entries}
+    return found.get("aggregated" + PURE, found.get("aggregated"))
+
+
+def _best_kind(audit: Audit) -> tuple[Entry, Estimate] | None:
+    """What lowers KL(q||r) on unseen rows most without storing rows, and by how much."""
+    some = [e for e in audit.entries if e.eligible and e.name != "prior" and not e.holds_rows]
+    scored = [(e, e.scores["heldout"]["code"].gain) for e in some if "code" in e.scores["heldout"]]
+    best = max(scored, key=lambda pair: pair[1].value, default=None)
+    return best if best is not None and best[1].low > 0 else None
+
+
+def _samples(audit: Audit, name: str) -> str:
+    """How much of the data samples of a candidate cover, in brackets, where that was measured."""
+    made = audit.generation
+    found = None if made is None else next((e for e in made.entries if e.name == name), None)
+    if found is None:
+        return ""
+    return f" (measured: its samples cover {100 * found.fidelity.coverage.value:.0f} % of unseen rows)"

@@ -1,0 +1,167 @@
+"""What comes out and who gets copied, in one table and some sentences; where the two verdicts differ, why."""
+
+from rich.box import SIMPLE_HEAD
+from rich.panel import Panel as Box
+from rich.table import Table
+from rich.text import Text
+
+from zprime.measure.drift import Drift
+from zprime.measure.estimate import Estimate
+from zprime.measure.generation import PLANTED, RECONSTRUCTED, Generation, Sampled
+from zprime.record import PURE, Audit
+
+COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
+
+
+def sample_table(audit: Audit) -> Table | None:
+    """Copying and fidelity of every candidate, beside the controls."""
+    made = audit.generation
+    if made is None:
+        return None
+    table = Table(
+        title=f"Samples x' beside {made.rows} held-out rows, in {made.features} features (seed {audit.seed})",
+        caption="nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is "
+        "(1/2 if nothing is copied, within regions). Frechet: distance of moments. inside: share of samples inside the "
+        "data; cover: share of the data covered. student: accuracy on real rows of a classifier trained on samples.",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("x' from", no_wrap=True)
+    for name in ("copies", "nearer", "Frechet", "inside", "cover", *(["student"] if _students(made) else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for e in [*made.controls.values(), *made.entries]:
+        chosen = e.name == made.verdict.choice
+        style = "bold" if chosen else "" if e.eligible else "dim"
+        table.add_row(Text(("▶ " if chosen else "") + _title(e)), *_cells(made, e), style=style)
+    return table
+
+
+def _title(e: Sampled) -> str:
+    return f"  {e.label} alone" if e.name.endswith(PURE) else e.label
+
+
+def _students(made: Generation) -> bool:
+    return any(e.utility is not None for e in made.entries)
+
+
+def _cells(made: Generation, e: Sampled) -> list[str]:
+    f = e.fidelity
+    out = [
+        "–" if e.copying is None else COPIES[e.status],
+        "–" if e.copying is None else f"{e.copying.within.value:.3f}",
+        f"{f.frechet.value:.3g}±{f.frechet.stderr or 0.0:.1g}",
+        f"{f.precision.value:.2f}",
+        f"{f.coverage.value:.2f}",
+    ]
+    if _students(made):
+        out.append("–" if e.utility is None else f"{e.utility.accuracy.value:.3f}")
+    return out
+
+
+def verdict_box(audit: Audit) -> Box | None:
+    """The verdict for generation, as the one by likelihood is shown."""
+    if audit.generation is None:
+        return None
+    v = audit.generation.verdict
+    body = Text(v.sentence, style="bold")
+    for reason in [*v.why, *filter(None, [difference(audit)])]:
+        body.append(f"\n· {reason}", style="not bold")
+    return Box(body, title=f"Verdict for generation: {v.decision}")
+
+
+def lines(audit: Audit) -> list[tuple[str, str]]:
+    """For the page: how the two verdicts differ, where things are compared, and what the copying test found."""
+    made = audit.generation
+    if made is None:
+        return []
+    out = [("Features", f"{made.features}: {made.says}. Samples are decoder {made.noise}s.")]
+    if made.classifier is not None:
+        out.append(("Labels", f"given by a classifier that is right on {_percent(made.classifier)} of held-out rows."))
+    planted = made.controls[PLANTED].copying
+    if planted is not None:
+        out.append(
+            (
+                "Controls of the copying test",
+                f"planted copies of training rows are nearer with chance {planted.within.value:.3f} (must be near 1); "
+                f"reconstructions of unseen rows with chance {_within(made.controls[RECONSTRUCTED])} (must be 1/2).",
+            )
+        )
+    for e in made.entries:
+        if e.copying is not None:
+            out.append((f"Copying by {_title(e).strip()}", _copying(e)))
+    if difference(audit):
+        out.append(("Why the verdicts differ", difference(audit)))
+    return out
+
+
+def _copying(e: Sampled) -> str:
+    c, d = e.copying, e.copying_draws
+    if c is None:
+        return ""
+    noise = "" if d is None else f" (draws with the decoder's noise: {d.within})"
+    return (
+        f"{e.status}. A sample is nearer to the training set than an unseen row's reconstruction with chance "
+        f"{c.within} within regions, {c.auc} over all{noise}; {_percent(c.near)} are nearer than all but 5 % of those; "
+        f"Z_U {c.z_u.value:+.1f}, C_T {c.c_t.value:+.1f}; {_percent(c.authenticity)} authentic; ratio of distances "
+        f"{c.ratio}."
+    )
+
+
+def _within(e: Sampled) -> str:
+    return "–" if e.copying is None else str(e.copying.within)
+
+
+def _percent(e: Estimate) -> str:
+    return f"{100 * e.value:.1f} ± {100 * (e.stderr or 0.0):.1f} %"
+
+
+def difference(audit: Audit) -> str:
+    """Why the two verdicts choose differently, in a sentence; empty where they do not."""
+    made = audit.generation
+    if made is None or made.verdict.choice == audit.verdict.choice:
+        return ""
+    ours, theirs = made.verdict.choice, audit.verdict.choice
+    a, b = audit.entry(theirs).label, audit.entry(ours).label
+    standing = made.verdict.standings.get(theirs, "")
+    if standing == "copies":
+        return (
+            f"likelihood hardly sees memorising: {a} makes held-out data likelier, but what it generates are near "
+            "copies of training rows"
+        )
+    if standing == "loses modes":
+        return f"{a} is the likelier one, but its samples cover less of the data than the prior's do"
+    if made.verdict.decision in ("undecided", "none of these"):
+        return (
+            f"{a} is the choice by likelihood, which is measured row by row and needs fewer of them; its samples could "
+            f"not be told to be better than those of {b}"
+        )
+    if theirs == "prior":
+        return (
+            "likelihood hardly sees junk among samples (99 % of it costs at most 4.6 nats), and nothing was measurably "
+            f"better than the prior by it; that samples of {b} look more like the data is another matter"
+        )
+    if standing in ("best", "tied"):
+        return (
+            f"samples of {a} and of {b} cannot be told apart in quality; the rule then takes the one with the better "
+            "student, or the smaller"
+        )
+    return (
+        f"{a} is the likelier one, but its samples are farther from held-out data than those of {b}: likelihood counts "
+        "every row, however rare, and a distance of samples counts what most of them look like"
+    )
+
+
+def drift_table(d: Drift) -> Table:
+    """The three tests of new rows."""
+    table = Table(title=f"{d.rows} new rows beside held-out rows, under {d.source}", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("what", "value", "p"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    worst = d.dimensions[0]
+    table.add_row("mean log r(z), new less held-out, nats", str(d.log_density), f"{d.density_p:.3g}")
+    table.add_row("moments, KL from held-out, nats", str(d.moments), f"{d.moments_p:.3g}")
+    name = f"dimension {worst.dimension}, largest of {len(d.dimensions)}"
+    table.add_row(name, f"{worst.statistic:.3f}", f"{worst.p_value:.3g}")
+    table.add_row("code gain over the prior on new rows, nats", str(d.gain), "")
+    table.add_row("the same on held-out rows", str(d.gain_heldout), "")
+    return table

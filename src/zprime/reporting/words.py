@@ -1,0 +1,55 @@
+"""Numbers and labels as an answer in prose has them."""
+
+from dataclasses import replace
+
+from zprime.measure.estimate import Estimate
+from zprime.record import Entry
+
+GLOSS = {
+    "mixture": "Gaussians fitted to all posteriors",
+    "gaussian": "one Gaussian with the mean and covariance of the posteriors",
+    "conditional": "Gaussians fitted to the posteriors of each label",
+    "exemplars": "the posteriors, smoothed",
+    "vamp": "posteriors of rows that were made up for it",
+    "flow": "a network fitted to the posteriors",
+    "flow-matching": "a network fitted to the posteriors",
+    "two-stage": "a second VAE fitted to the posteriors",
+    "resampled": "a Gaussian, re-weighted by a network",
+}
+
+
+def gloss(e: Entry) -> str:
+    """What a label means, in brackets."""
+    says = next((v for k, v in GLOSS.items() if e.label.split("(")[0].split(" ")[0] == k), "")
+    share = e.chosen.get("epsilon")
+    words = [w for w in (says, f"with {100 * share:g} % of p(Z) mixed in" if share else "") if w]
+    return f" ({', '.join(words)})" if words else ""
+
+
+def plain(x: float) -> str:
+    """Three figures."""
+    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
+
+
+def nats(x: float) -> str:
+    """Two decimals, none from 100 on."""
+    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.2f}"
+
+
+def shown(e: Estimate) -> str:
+    """Value and standard error, without a plus sign; the error left out where it is below the last figure shown."""
+    if e.stderr is None or e.stderr < 0.005:
+        return nats(e.value)
+    if abs(e.value) >= 100:
+        return f"{e.value:,.0f} ± {e.stderr:,.0f}"
+    return str(e).removeprefix("+")
+
+
+def size_of(e: Estimate) -> str:
+    """Size of a number, whatever its sign, with its error."""
+    return shown(replace(e, value=abs(e.value)))
+
+
+def bullets(points: list[str]) -> str:
+    """A list in Markdown."""
+    return "\n".join(f"- {p}" for p in points)
