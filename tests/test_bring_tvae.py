@@ -1,5 +1,7 @@
 """TVAE of ctgan and SDV: p(x|z) is its loss, its encoder is kept or fitted anew. Skipped where there is no ctgan."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from ctgan.synthesizers.tvae import TVAE, Encoder, _loss_function
 
 from zprime import audit, fit
 from zprime.bring import tvae, tvae_drawing, tvae_keeping
-from zprime.errors import UsageError
+from zprime.errors import ArrayError, UsageError
 from zprime.latent import Gaussian
 from zprime.record import AuditSettings
 from zprime.training import TrainSettings
@@ -159,3 +161,35 @@ def test_sdv_s_synthesizer() -> None:
         drawn = synthesizer.sample(30)["t"]
     assert list(drawn.columns) == ["a", "b", "kind"]
     assert len(drawn) == 30
+
+
+class Second(torch.nn.Module):
+    """The kept encoder, its second answer written otherwise."""
+
+    def __init__(self, encoder: torch.nn.Module, write) -> None:
+        super().__init__()
+        self.encoder, self.write = encoder, write
+
+    def forward(self, x):
+        mean, std, _ = self.encoder(x)
+        return mean, self.write(std)
+
+
+def test_an_encoder_of_ones_own_has_to_give_standard_deviations(fitted) -> None:
+    model, encoder = fitted
+    own = tvae(model, TABLES, encoder=Second(encoder, lambda std: std))
+    kept = tvae(model, TABLES, encoder=encoder)
+    torch.testing.assert_close(own.posteriors["train"].gather().scale, kept.posteriors["train"].gather().scale)
+    with pytest.raises(
+        UsageError, match=r"read as std, the ELBO .* lower than read as variance.*instead of a variance"
+    ):
+        tvae(model, TABLES, encoder=Second(encoder, torch.square))
+    tvae(model, TABLES, encoder=Second(encoder, torch.square), check=False)
+    with pytest.raises(ArrayError, match="is it a log-variance"):
+        tvae(model, TABLES, encoder=Second(encoder, lambda std: 2 * std.log()))
+
+
+def test_without_ctgan_the_extra_is_named(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctgan.synthesizers.tvae", None)
+    with pytest.raises(UsageError, match=r"pip install 'zprime\[tvae\]'"), tvae_keeping():
+        pass

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, constraints
 
 from zprime.bring.brought import Brought, bring
+from zprime.bring.modules import CHECKED, plausible
 from zprime.bring.refitting import refit
 from zprime.bring.splits import split
 from zprime.distribution import LatentDistribution
@@ -25,6 +26,7 @@ from zprime.errors import UsageError
 from zprime.rng import fork, generator
 from zprime.training import TrainSettings
 
+REMEDY = "Let your encoder return (mean, standard deviation) instead of a {other}, or say check=False if you are sure"
 REFIT = TrainSettings(epochs=60, batch=500, warmup=0.0, patience=10)
 
 
@@ -124,8 +126,14 @@ def keeping() -> Iterator[Kept]:
 
     `with keeping() as kept: synthesizer.fit(table)`, then `tvae(synthesizer, tables, encoder=kept.encoder)`. For its
     time, ctgan's class of encoders remembers the last one made.
+
+    Raises:
+        UsageError: ctgan is not installed.
     """
-    from ctgan.synthesizers.tvae import Encoder
+    try:
+        from ctgan.synthesizers.tvae import Encoder
+    except ImportError as error:
+        raise UsageError("tvae_keeping: needs ctgan, which is not installed; pip install 'zprime[tvae]'") from error
 
     kept, initial = Kept(), Encoder.__init__
 
@@ -147,6 +155,7 @@ def tvae(
     encoder: nn.Module | None = None,
     training: TrainSettings = REFIT,
     labels: Mapping[str, Any] | None = None,
+    check: bool = True,
     seed: int = 0,
 ) -> Brought:
     """Bring ctgan's TVAE, or SDV's TVAESynthesizer (one without constraints).
@@ -157,13 +166,16 @@ def tvae(
     Args:
         synthesizer: fitted.
         tables: split -> table, as `fit` takes it (see `modules` for the splits).
-        encoder: what `keeping` kept. Without one, an encoder is fitted to the decoder as it is.
+        encoder: what `keeping` kept, or one of your own: x -> (mean, standard deviation). Without one, an encoder is
+            fitted to the decoder as it is.
         training: of that encoder.
         labels: split -> integers, for conditional kinds.
+        check: whether to check, by what TVAE's training raises, that an encoder of your own gives standard deviations.
         seed: decides the selection split, the components, and the encoder's fit.
 
     Raises:
-        UsageError: not fitted, or an encoder of another table.
+        UsageError: not fitted, an encoder of another table, or one whose scales that training contradicts.
+        ArrayError: an encoder whose scales are not above 0.
     """
     model = getattr(synthesizer, "_model", None) or synthesizer
     if not hasattr(model, "decoder") or not hasattr(model, "transformer"):
@@ -199,6 +211,12 @@ def tvae(
             )
         encoder = copy.deepcopy(encoder).cpu().eval().requires_grad_(requires_grad=False)
         factor = float(model.loss_factor)
+        if check and not type(encoder).__module__.startswith("ctgan."):
+            x = rows["train"].x[:CHECKED]
+            with torch.no_grad():
+                mean, scale = encoder(x)[:2]
+            decode = TableModel(encoder, decoder, spans).decode
+            plausible(decode, x, mean, scale, "std", weight=factor, seed=seed, remedy=REMEDY)
         says.append(
             "q(z|x) is that of the encoder in training, kept"
             + (

@@ -47,7 +47,13 @@ def possible(raw: Float[Tensor, "n d"]) -> list[str]:
     return out
 
 
-def check(raw: Float[Tensor, "n d"], gives: str, elbo: Callable[[Float[Tensor, "n d"]], Float[Tensor, " n"]]) -> None:
+def check(
+    raw: Float[Tensor, "n d"],
+    gives: str,
+    elbo: Callable[[Float[Tensor, "n d"]], Float[Tensor, " n"]],
+    *,
+    remedy: str = "Say gives={other!r}, or check=False if you are sure",
+) -> None:
     """Raise if another reading makes the model's own ELBO clearly better, row by row.
 
     A VAE was trained to raise its ELBO with the right reading, so a wrong one lowers it: with too small a scale by the
@@ -57,6 +63,7 @@ def check(raw: Float[Tensor, "n d"], gives: str, elbo: Callable[[Float[Tensor, "
         raw: the encoder's second answer.
         gives: what is claimed.
         elbo: nats a row, for standard deviations; with the same noise at every call.
+        remedy: what to do about it; `{other}` is the better reading.
 
     Raises:
         UsageError: another reading is clearly better.
@@ -70,8 +77,7 @@ def check(raw: Float[Tensor, "n d"], gives: str, elbo: Callable[[Float[Tensor, "
         if mean > CLEARLY * error and mean > LEAST:
             raise UsageError(
                 f"gives: read as {gives}, the ELBO of {len(gap)} rows is {mean:.1f} ± {error:.1f} nats a row lower "
-                f"than read as {other}; a VAE trained with beta = 1 has the higher one. Say gives={other!r}, or "
-                "check=False if you are sure"
+                f"than read as {other}; a VAE trained with beta = 1 has the higher one. {remedy.format(other=other)}"
             )
 
 
