@@ -179,7 +179,8 @@ def plausible(
     Args:
         decode: p(x|z).
         x: training rows.
-        mean, raw: the encoder's two answers to them.
+        mean: the encoder's first answer to them.
+        raw: its second.
         gives: what the second is said to be.
         weight: of log p(x|z) beside the KL term, in training.
         seed: of the noise.
