@@ -76,7 +76,9 @@ bring: $(BRING:%=bring-%)  ## docs/bring/*.md: VAEs of other libraries, trained 
 
 bring-%: .venvs/%/.done
 	mkdir -p build/bring
-	cd examples && OMP_NUM_THREADS=1 ../.venvs/$*/bin/python bring_$*.py | tee ../build/bring/$*.txt
+	cd examples && OMP_NUM_THREADS=1 ../.venvs/$*/bin/python bring_$*.py > ../build/bring/$*.txt
+	cat build/bring/$*.txt
+	cd examples && ../.venvs/$*/bin/python bring_page.py $* ../build/bring/$*.txt
 
 bring-tests: $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its library
 	for v in $(BRING); do .venvs/$$v/bin/python -m pytest -n 0 tests/test_bring_$$v.py || exit 1; done
