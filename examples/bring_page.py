@@ -1,4 +1,4 @@
-"""Put what an example of `make bring` printed into its page: python examples/bring_page.py scvi ../build/bring/scvi.txt"""
+"""Put what an example of `make bring` printed into its page: python bring_page.py scvi ../build/bring/scvi.txt"""
 
 import re
 import sys
