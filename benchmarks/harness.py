@@ -10,12 +10,24 @@ from pathlib import Path
 import torch
 from scipy.stats import binomtest
 
+from zprime.measure import Estimate
+
 Found = list[tuple[str, float, float, float]]
 """(measure, low, high, truth), one for each interval of a simulated data set."""
 
 RESULTS = Path(__file__).parent / "results"
 LEVEL = 0.95
 ALPHA = 0.05
+
+
+def row(name: str, e: Estimate, truth: float) -> tuple[str, float, float, float]:
+    """An estimate's interval and what it should hold."""
+    return name, e.low, e.high, truth
+
+
+def p_value(name: str, p: float) -> tuple[str, float, float, float]:
+    """Counted as held where it raises no alarm: at 0.05 or more."""
+    return name, 0.05, 1.0, p
 
 
 def main(title: str, name: str, groups: Mapping[str, Callable[[int], Found]], notes: str) -> None:
@@ -30,6 +42,9 @@ def main(title: str, name: str, groups: Mapping[str, Callable[[int], Found]], no
     counts: dict[str, dict[str, float]] = json.loads(store.read_text()) if store.exists() else {}
     for group in args.only:
         start = time.process_time()
+        known = counts.get(groups[group](0)[0][0], {"n": 0})["n"]
+        if args.first and known != args.first:
+            parser.error(f"--first: expected {known:.0f}, the data sets that {group} has so far, got {args.first}")
         fresh: dict[str, dict[str, float]] = {}
         for seed in range(args.first, args.first + args.seeds):
             for measure, low, high, truth in groups[group](seed):

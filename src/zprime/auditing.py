@@ -139,7 +139,7 @@ def audit(
         latent_side=latent,
         model_side=side,
         generation=made,
-        averages=averages(posteriors, cuts["train"]),
+        averages=averages(posteriors, cuts["train"], seed=seed),
         versions=artifact.library_versions(),
     )
 
@@ -218,6 +218,7 @@ def _entry(
         chosen={} if fit is None or pure else dict(fit.chosen),
         curve=[] if fit is None or pure else list(fit.curve),
         rate=_rate(r, seed),
+        seconds=None if fit is None else fit.seconds,
     )
 
 
