@@ -1,5 +1,6 @@
 """Drift of new rows: the closed form of the linear model, false alarms at the nominal rate, and what each test sees."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 import small
 from oracles import linear_gaussian, maximum_likelihood
+from zprime import plot, record
 from zprime.data import new_rows
 from zprime.drifting import drift_of
 from zprime.errors import ArrayError, UsageError
@@ -15,6 +17,7 @@ from zprime.latent import Gaussian, Prior
 from zprime.latent.gaussian import moments
 from zprime.measure.drift import Drift, drift, moment_shift
 from zprime.posteriors import InMemory
+from zprime.reporting import page
 from zprime.rng import generator
 
 MODEL = linear_gaussian(D=6, d=3, var=0.4)
@@ -133,7 +136,14 @@ def test_from_a_run_and_a_file(tmp_path: Path) -> None:
     data = small.table(tmp_path / "t.npz")
     job, _ = small.run(tmp_path / "run", data)
     same = small.table(tmp_path / "same.npz", n=400)
+    before = (job.path / "audit" / "tensors.safetensors").read_bytes()
     d = drift_of(job, str(same))
+    kept = record.load(job.path / "audit")
+    assert kept.drift == d
+    assert (job.path / "audit" / "tensors.safetensors").read_bytes() == before
+    assert len(plot.drift(kept).axes[0].patches) == len(d.dimensions)
+    assert d.sentence in page.html(kept)
+    assert plot.drift(replace(kept, drift=None)) is None
     assert d.rows == 400
     assert not d.drifted
     x = np.load(same)["x"]

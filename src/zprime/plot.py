@@ -1,5 +1,15 @@
 """Figures of an audit as matplotlib figures: `zprime.plot.gains(audit)`, in a notebook or for a paper."""
 
-from zprime.reporting.figures import calibration, components, dimensions, gains, latent_map, road, samples, surgery
+from zprime.reporting.figures import (
+    calibration,
+    components,
+    dimensions,
+    drift,
+    gains,
+    latent_map,
+    road,
+    samples,
+    surgery,
+)
 
-__all__ = ["calibration", "components", "dimensions", "gains", "latent_map", "road", "samples", "surgery"]
+__all__ = ["calibration", "components", "dimensions", "drift", "gains", "latent_map", "road", "samples", "surgery"]

@@ -11,6 +11,7 @@ from zprime import artifact, plain
 from zprime.errors import ArtifactError, UsageError
 from zprime.measure import Estimate, Surgery
 from zprime.measure.averages import Averages
+from zprime.measure.drift import Drift
 from zprime.measure.features import SPACES
 from zprime.measure.fidelity import FEWEST
 from zprime.measure.generation import Generation
@@ -104,7 +105,8 @@ class Entry:
         outcome: how its fit ended.
         chosen: what the selection split decided in its fit.
         curve: what that was chosen from.
-        rate: draws z' per second.
+        rate: draws z' per CPU second.
+        seconds: CPU time of its fit, all threads; None where nothing was fitted, or it was not measured.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Entry:
     chosen: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     rate: float = 0.0
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class Audit:
         model_side: log p(x) and bits under every candidate, the encoder's gap and calibration; None without a decoder.
         generation: what comes out and who gets copied, with the verdict for generation; None without a decoder.
         averages: the "average" of the posteriors under each criterion.
+        drift: whether new rows still fit what was shipped; None until `zprime audit --new-data` looks.
         versions: library -> version that measured.
         inputs: model, posteriors and latent distributions -> hash.
     """
@@ -158,6 +162,7 @@ class Audit:
     model_side: ModelSide | None = None
     generation: Generation | None = None
     averages: Averages | None = None
+    drift: Drift | None = None
     versions: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zprime.errors import UsageError
 from zprime.measure.copying import LIMIT
+from zprime.measure.drift import LEVEL
 from zprime.measure.surgery import ACTIVE
 from zprime.notebook import size
 from zprime.record import Audit
@@ -242,6 +243,22 @@ def calibration(audit: Audit, *, most: int = 12) -> Figure | None:
         axis.set_title(c.names[j], color=INK, fontsize=9)
         axis.set_xticks([])
         axis.set_ylim(0, None)
+    return figure
+
+
+@_styled
+def drift(audit: Audit, *, most: int = 24) -> Figure | None:
+    """How far new rows' codes are from held-out rows', the farthest latents first; None if none were looked at."""
+    if audit.drift is None:
+        return None
+    shifts = audit.drift.dimensions[:most]
+    figure = Figure(figsize=(1.2 + 0.3 * len(shifts), 2.2), layout="constrained")
+    axis = _quiet(figure.add_subplot())
+    colours = [MARK if s.p_value < LEVEL else SECOND for s in shifts]
+    axis.bar([str(s.dimension) for s in shifts], [s.statistic for s in shifts], width=0.7, color=colours)
+    axis.set_ylim(0, None)
+    axis.set_xlabel("latent")
+    axis.set_ylabel("largest gap")
     return figure
 
 

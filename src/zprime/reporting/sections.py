@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from zprime.measure import Estimate
 from zprime.measure.decision import Decision
 from zprime.record import Audit
-from zprime.reporting import figures, generation, latent_side, model_side, pictures
+from zprime.reporting import cost, figures, generation, latent_side, model_side, pictures
 from zprime.reporting.explain import Number, attributes, estimate
 from zprime.reporting.table import title
 
@@ -57,6 +57,7 @@ class Section:
 
 IN_WORDS: dict[str, tuple[str, Callable[[Audit], Sequence[str | tuple[str, str]]]]] = {
     "generation": ("Samples beside data", generation.lines),
+    "drift": ("New rows", lambda audit: [] if audit.drift is None else [audit.drift.sentence]),
     "latent_side": ("The latent side", latent_side.lines),
     "model_side": ("The likelihood and the encoder", model_side.sentences),
 }
@@ -72,6 +73,14 @@ PLOTS: dict[str, list[tuple[Callable[[Audit], Figure | None], str]]] = {
             "Red: copies; the gate closes where the interval lies in the grey and the nearness is to single rows. Well "
             "below 1/2: off the data. Below: Z_U and C_T (Meehan et al. 2020). Dotted: controls and prior, as many "
             "samples each.",
+        )
+    ],
+    "drift": [
+        (
+            figures.drift,
+            "How far the codes of new rows are from those of held-out rows, latent by latent, the farthest first: the "
+            "largest gap between the two distribution functions (Kolmogorov and Smirnov). Red: p below 0.05 after "
+            "Holm's correction for the number of latents.",
         )
     ],
     "model_side": [
@@ -103,6 +112,7 @@ def sections(audit: Audit) -> list[Section]:
         if tables:
             heading, say = IN_WORDS.get(f.name, (_words(f.name), lambda _: []))
             out.append(Section(heading, told.get(f.name, ""), tables, say(audit), _plots(audit, f.name)))
+    out.append(Section("What each costs", "", [Table("", cost.HEADS, cost.rows(audit))]))
     return out
 
 
