@@ -85,8 +85,9 @@ bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets;
 bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likelihood
 	$(BIN)/python benchmarks/verdict.py
 
-bench-generation: $(VENV)/.done  ## false alarms and coverage of the x' side; 10 minutes
-	$(BIN)/python benchmarks/generation.py --seeds 500
+bench-generation: $(VENV)/.done  ## false alarms and coverage of the x' side; 5 minutes
+	$(BIN)/python benchmarks/generation.py --seeds 200 --only fidelity differences verdict
+	$(BIN)/python benchmarks/generation.py --seeds 1000 --only copying labels drift
 
 BRING := pythae scvi tvae diffusers
 

@@ -14,6 +14,7 @@ from zprime.measure.decision import Decision
 from zprime.measure.estimate import exact
 from zprime.record import Audit, Score
 from zprime.reporting.answer import PARTS, explain
+from zprime.reporting.generation import difference
 from zprime.reporting.words import gloss, nats, shown
 
 
@@ -196,3 +197,29 @@ def test_the_verb(made: tuple[Path, Audit], tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         main(["explain", str(folder), "--out", str(tmp_path / "new" / "answer.md")])
     assert (tmp_path / "new" / "answer.md").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("standing", "said"),
+    [
+        ("copies", "likelihood hardly sees memorising"),
+        ("loses modes", "cover less of the data than the prior's do"),
+        ("covers less", "cover less of the data than those of its equals in distance"),
+        ("tied", "cannot be told apart in quality"),
+        ("behind", "farther from held-out data"),
+    ],
+)
+def test_why_the_verdicts_differ(audit: Audit, standing: str, said: str) -> None:
+    assert audit.generation is not None
+    v = replace(
+        audit.generation.verdict, decision="leave the prior", choice="gaussian", standings={"mixture": standing}
+    )
+    differs = replace(
+        audit,
+        verdict=replace(audit.verdict, decision="leave the prior", choice="mixture"),
+        generation=replace(audit.generation, verdict=v),
+    )
+    assert said in difference(differs)
+    assert said in part(explain(differs), "In short")
+    same = replace(differs, verdict=replace(audit.verdict, choice="gaussian"))
+    assert difference(same) == ""
