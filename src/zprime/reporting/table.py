@@ -29,20 +29,24 @@ def short(e: Estimate | None) -> str:
     """Value±error in as few characters as 80 columns allow."""
     if e is None:
         return "–"
+    if abs(e.value) >= 10_000:
+        return f"{e.value:+.1e}{'' if e.trusted else '?'}"
     places = min(2, digits(e.stderr)) if e.stderr else 2
     error = "" if e.stderr is None else f"±{e.stderr:.{places}f}"
     return f"{e.value:+.{places}f}{error}{'' if e.trusted else '?'}"
 
 
 def title(entry: Entry) -> str:
-    """Name of a table row: what it is, and whether it is only shown for information."""
-    return f"  {entry.label} alone" if entry.name.endswith(PURE) else entry.label
+    """Name of a table row: what it is, what its user calls it, and whether it is only shown for information."""
+    name = entry.name.removesuffix(PURE)
+    label = entry.label if entry.label.startswith(name) else f"{name}: {entry.label}"
+    return f"  {label} alone" if entry.name.endswith(PURE) else label
 
 
 def show(audit: Audit, *, width: int = 80) -> Group:
     """What a terminal of `width` columns should end with: tables, surgery, verdicts."""
     parts = [
-        _scores(audit, wide=width >= 100),
+        _scores(audit, width),
         _surgery(audit),
         sample_table(audit),
         _notes(audit),
@@ -57,7 +61,8 @@ def details(audit: Audit) -> Group:
     return Group(_latent_side(audit), _model_side(audit), _costs(audit))
 
 
-def _scores(audit: Audit, *, wide: bool) -> Table:
+def _scores(audit: Audit, width: int) -> Table:
+    wide = width >= 100
     heldout = next(iter(audit.entries[0].scores["heldout"].values())).gain
     table = Table(
         title=f"Held-out gain over the prior, nats per row ({heldout.n} rows, seed {audit.seed})",
@@ -67,7 +72,10 @@ def _scores(audit: Audit, *, wide: bool) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    table.add_column("z' from", no_wrap=True)
+    widths = {rung: _width([e.scores["heldout"].get(rung) for e in audit.entries]) for rung in RUNGS}
+    # a long name gives way to the numbers
+    room = width - sum(widths.values()) - (42 if wide else 17)
+    table.add_column("z' from", no_wrap=True, max_width=max(room, 12))
     table.add_column("stored", justify="right", no_wrap=True)
     for rung, name in RUNGS.items():
         # 80 columns leave ten characters for each
@@ -80,15 +88,20 @@ def _scores(audit: Audit, *, wide: bool) -> Table:
         scores = e.scores["heldout"]
         last = scores.get("likelihood") or scores["code"]
         chosen = e.name == audit.verdict.choice
-        cells: list[Text | str] = [
+        line: list[Text | str] = [
             Text(("▶ " if chosen else "") + title(e)),
             size(e.bytes) + ("*" if e.holds_rows else " "),
             *(short(scores[r].gain) if r in scores else "–" for r in RUNGS),
         ]
         if wide:
-            cells += [f"{last.above:.0%}", f"{last.below:.0%}"]
-        table.add_row(*cells, style="bold" if chosen else ("" if e.eligible else "dim"))
+            line += [f"{last.above:.0%}", f"{last.below:.0%}"]
+        table.add_row(*line, style="bold" if chosen else ("" if e.eligible else "dim"))
     return table
+
+
+def _width(scores: list[Score | None]) -> int:
+    """Characters of a column of gains."""
+    return max([10, *(len(short(s.gain)) for s in scores if s is not None)])
 
 
 def _surgery(audit: Audit) -> Table:
