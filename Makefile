@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy bench-coverage bench-verdict clean
+.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy bench bench-coverage bench-verdict clean
 
 $(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/zprime/kernels/_native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +60,9 @@ question-pictures: $(VENV)/.done  ## the pictures of docs/question.md
 
 toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated posterior known in closed form
 	$(BIN)/python examples/toy.py
+
+bench: $(VENV)/.done  ## docs/performance.md: speed and memory against the alternatives; PYTHAE=python of an environment with pythae
+	$(BIN)/python benchmarks/speed.py $(if $(PYTHAE),--pythae $(PYTHAE))
 
 bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets; 30 minutes
 	$(BIN)/python benchmarks/coverage.py

@@ -344,6 +344,30 @@ def sampling(posteriors: InMemory) -> list[Row]:
     ]
 
 
+def training(pythae: Path) -> list[Row]:
+    """In an environment that has pythae, both of them."""
+
+    def spent(who: str, *given: str) -> float:
+        command = [str(pythae), str(HERE / "training.py"), who, *given]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent / "src")}
+        out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return float(out.stdout.split()[-1])
+
+    out = []
+    for network, n, epochs in (("mlp", 20_000, 4), ("conv", 4_000, 2)):
+        given = (network, str(n), str(epochs))
+        a, b = [], []
+        for _ in range(ROUNDS):
+            b.append(spent("pythae", *given))
+            a.append(spent("ours", *given))
+        ratios = [y / x for x, y in zip(a, b, strict=True)]
+        job = f"training, {network}, {n:,} images, {epochs} epochs"
+        row = Row(job, "pythae's trainer", ratios, statistics.median(a), statistics.median(b), 1.2)
+        print(f"{job:52} {row.against:34} {row.ratio:10.2f}  ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+        out.append(row)
+    return out
+
+
 # How cost grows
 
 
@@ -495,6 +519,7 @@ def page(found: dict[str, object], rows: list[Row]) -> str:
     errors = [[f"{e['d']}", f"{e['scale']:g}", f"{e['error']:.1e}", f"{e['torch']:.1e}"] for e in found["accuracy"]]
     held = ", ".join(f"{k} {v:.2f}" for k, v in found["heldout"].items())
     used = ", ".join(f"{k}: {v:.0f} MB" for k, v in found["memory"].items())
+    took = f", {found['minutes']:.0f} minutes in all" if "minutes" in found else ""
     return "\n\n".join(
         [
             table(head, lines),
@@ -502,7 +527,7 @@ def page(found: dict[str, object], rows: list[Row]) -> str:
             f"Peak memory of log-densities under {N:,} components, d = 16, beyond what the process had before: {used}.",
             table(["cost in", "exponent", "sizes", "CPU s"], growing),
             table(["d", "scale", "largest error, nats", "MixtureSameFamily in float32"], errors),
-            f"*{found['machine']}; {found['seconds']:.0f} s in all; `make bench`, seed 0.*",
+            f"*{found['machine']}; `make bench`, seed 0{took}.*",
         ]
     )
 
@@ -536,11 +561,12 @@ def plots(found: dict[str, object], rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--posteriors", type=Path, default=HERE.parent / "runs" / "bench", help="kept here, or made")
+    parser.add_argument("--pythae", type=Path, help="Python of an environment with pythae and what zprime needs")
     parser.add_argument("--only", nargs="*", help="groups to measure again; the rest is taken from the last results")
     parser.add_argument("--page", action="store_true", help="write the page from the results there are")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    start = time.process_time()
+    start = time.monotonic()
     train, heldout = trained(args.posteriors)
     store = HERE / "results" / "speed.json"
     found: dict[str, object] = json.loads(store.read_text()) if store.exists() else {}
@@ -552,6 +578,7 @@ def main() -> None:
         "scores": lambda: scores(train),
         "sampling": lambda: sampling(train),
         "reduction": lambda: reduction(train, heldout),
+        "training": lambda: training(args.pythae) if args.pythae else [],
         "accuracy": accuracy,
         "memory": memory,
         "growth": lambda: growth(train),
@@ -565,11 +592,13 @@ def main() -> None:
         if name in ("accuracy", "memory", "growth"):
             found[name] = result
         else:
+            if name == "training" and args.pythae is None:
+                continue  # what was measured last stays
             found["rows"][name] = [asdict(r) for r in result]
     rows = [Row(**r) for group in found["rows"].values() for r in group]
     if not args.page:
         if not args.only:
-            found["seconds"] = time.process_time() - start
+            found["minutes"] = (time.monotonic() - start) / 60
         kernel = "torch" if compiled.module is None else compiled.module.used()
         found["machine"] = f"{processor()}, one thread, torch {torch.__version__}, kernels: {kernel}"
         store.write_text(json.dumps(found, indent=1) + "\n")

@@ -24,8 +24,7 @@ def ours(vae: VAE, rows: Rows, selection: Rows, epochs: int) -> float:
 def pythaes(vae: VAE, rows: Rows, epochs: int) -> float:
     """The modules of our VAE in pythae's classes; its squared error stands for our likelihood."""
     from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE as Theirs
-    from pythae.models import VAEConfig
+    from pythae import models
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
@@ -47,8 +46,8 @@ def pythaes(vae: VAE, rows: Rows, epochs: int) -> float:
         def forward(self, z: Tensor) -> ModelOutput:
             return ModelOutput(reconstruction=self.net(z))
 
-    config = VAEConfig(input_dim=tuple(rows.x.shape[1:]), latent_dim=vae.latents)
-    model = Theirs(config, encoder=Encoder(vae.encoder), decoder=Decoder(vae.decoder))
+    config = models.VAEConfig(input_dim=tuple(rows.x.shape[1:]), latent_dim=vae.latents)
+    model = models.VAE(config, encoder=Encoder(vae.encoder), decoder=Decoder(vae.decoder))
     with tempfile.TemporaryDirectory() as folder:
         settings = BaseTrainerConfig(
             output_dir=folder,
