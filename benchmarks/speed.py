@@ -569,8 +569,6 @@ def main() -> None:
     start = time.monotonic()
     train, heldout = trained(args.posteriors)
     store = HERE / "results" / "speed.json"
-    found: dict[str, object] = json.loads(store.read_text()) if store.exists() else {}
-    found.setdefault("rows", {})
     groups: dict[str, Callable[[], object]] = {
         "densities": densities,
         "peak": peak,
@@ -586,22 +584,13 @@ def main() -> None:
     for name, measure in groups.items():
         if args.page or (args.only and name not in args.only):
             continue
-        result = measure()
-        if name == "reduction":
-            result, found["heldout"] = result
-        if name in ("accuracy", "memory", "growth"):
-            found[name] = result
-        else:
-            if name == "training" and args.pythae is None:
-                continue  # what was measured last stays
-            found["rows"][name] = [asdict(r) for r in result]
-    rows = [Row(**r) for group in found["rows"].values() for r in group]
-    if not args.page:
-        if not args.only:
-            found["minutes"] = (time.monotonic() - start) / 60
-        kernel = "torch" if compiled.module is None else compiled.module.used()
-        found["machine"] = f"{processor()}, one thread, torch {torch.__version__}, kernels: {kernel}"
+        keep(store, name, measure())
+    found = json.loads(store.read_text())
+    if not args.page and not args.only:
+        found["minutes"] = (time.monotonic() - start) / 60
         store.write_text(json.dumps(found, indent=1) + "\n")
+    order = [name for name in groups if name in found["rows"]]
+    rows = [Row(**r) for name in order for r in found["rows"][name]]
     if all(name in found for name in ("growth", "accuracy", "memory", "heldout")):
         plots(found, rows)
         text = page(found, rows)
@@ -610,6 +599,20 @@ def main() -> None:
         put(DOCS / "performance.md", "speed", text)
     missed = [f"{r.job} against {r.against}: {r.ratio:.3g}" for r in rows if r.least is not None and r.ratio < r.least]
     print(f"\nbelow what was to be reached: {missed or 'nothing'}")
+
+
+def keep(store: Path, name: str, result: object) -> None:
+    """Put what a group found into the results at once, beside those of other groups."""
+    found: dict[str, object] = json.loads(store.read_text()) if store.exists() else {"rows": {}}
+    kernel = "torch" if compiled.module is None else compiled.module.used()
+    found["machine"] = f"{processor()}, one thread, torch {torch.__version__}, kernels: {kernel}"
+    if name == "reduction":
+        result, found["heldout"] = result
+    if name in ("accuracy", "memory", "growth"):
+        found[name] = result
+    elif result:
+        found["rows"][name] = [asdict(r) for r in result]
+    store.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def processor() -> str:

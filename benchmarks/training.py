@@ -23,8 +23,8 @@ def ours(vae: VAE, rows: Rows, selection: Rows, epochs: int) -> float:
 
 def pythaes(vae: VAE, rows: Rows, epochs: int) -> float:
     """The modules of our VAE in pythae's classes; its squared error stands for our likelihood."""
-    from pythae.data.datasets import BaseDataset
     from pythae import models
+    from pythae.data.datasets import BaseDataset
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
