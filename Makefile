@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy bench bench-coverage bench-verdict clean
+.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench bench-coverage bench-verdict clean
 
 $(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/zprime/kernels/_native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,23 @@ toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated poste
 
 bench: $(VENV)/.done  ## docs/performance.md: speed and memory against the alternatives; PYTHAE=python of an environment with pythae
 	$(BIN)/python benchmarks/speed.py $(if $(PYTHAE),--pythae $(PYTHAE))
+
+# Kinds with other settings than their defaults, for docs/kinds/compared.md: name/settings.
+VARIANTS := mixture-of-means/mixture.codes=means mixture-merged/mixture.method=merge \
+	gaussian-low-rank/gaussian.covariance=low-rank flow-maf/flow.flow=maf resampled-energy/resampled.method=energy \
+	exemplars-full/exemplars.covariance=full exemplars-200/exemplars.rows=200 \
+	exemplars-200-medoids/exemplars.rows=200/exemplars.subset=kmedoids \
+	exemplars-200-npmle/exemplars.rows=200/exemplars.subset=npmle
+
+kinds: $(VENV)/.done  ## docs/kinds/compared.md: every kind on the digits and on Fashion-MNIST; an hour
+	$(BIN)/zprime run --data digits --kinds all --out runs/kinds-digits
+	$(foreach v,$(VARIANTS),$(BIN)/zprime fit runs/kinds-digits --name $(firstword $(subst /, ,$(v))) \
+		--kinds $(firstword $(subst ., ,$(word 2,$(subst /, ,$(v))))) \
+		--set $(wordlist 2,9,$(subst /, ,$(v))) &&) $(BIN)/zprime audit runs/kinds-digits
+	$(BIN)/zprime run --data $(DATA) --latents 16 --kinds all --out runs/kinds-fashion
+	$(BIN)/zprime run --data $(DATA) --latents 16 --limit 2000 --network mlp --epochs 80 --rows 300 --draws 200 \
+		--out runs/kinds-2000
+	$(BIN)/python examples/kinds.py runs/kinds-digits runs/kinds-fashion runs/kinds-2000
 
 bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets; 30 minutes
 	$(BIN)/python benchmarks/coverage.py

@@ -30,6 +30,9 @@ def main(title: str, name: str, groups: Mapping[str, Callable[[int], Found]], no
     counts: dict[str, dict[str, float]] = json.loads(store.read_text()) if store.exists() else {}
     for group in args.only:
         start = time.process_time()
+        known = counts.get(groups[group](0)[0][0], {"n": 0})["n"]
+        if args.first and known != args.first:
+            parser.error(f"--first: expected {known:.0f}, the data sets that {group} has so far, got {args.first}")
         fresh: dict[str, dict[str, float]] = {}
         for seed in range(args.first, args.first + args.seeds):
             for measure, low, high, truth in groups[group](seed):

@@ -108,6 +108,8 @@ def main() -> None:
     for i, (name, (a, widen)) in enumerate(cases().items()):
         if args.only is not None and i not in args.only:
             continue
+        if args.first and len(kept.get(name, [])) != args.first:
+            parser.error(f"--first: expected {len(kept.get(name, []))}, what there is of {name!r}, got {args.first}")
         start = time.process_time()
         fresh = [list(verdict(seed, a, widen)) for seed in range(args.first, args.first + args.seeds)]
         kept[name] = (kept.get(name, []) if args.first else []) + fresh

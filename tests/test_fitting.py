@@ -1,14 +1,16 @@
 """fit: the share of the prior, and what is refused."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from zprime.arrays import standard_log_prob
 from zprime.errors import ArrayError, UsageError
-from zprime.fitting import fit
-from zprime.latent import Defensive, Gaussian, Prior, choose
+from zprime.fitting import fit, load_fit, save_fit
+from zprime.latent import Defensive, Gaussian, GaussianSettings, Prior, choose
 from zprime.latent.choose import Codes, Gains, best_share, smallest_of_best
 from zprime.posteriors import InMemory
 from zprime.rng import generator
@@ -71,3 +73,15 @@ def test_refusals() -> None:
     other = InMemory(torch.zeros(5, 3), torch.ones(5, 3))
     with pytest.raises(ArrayError, match="selection: expected 4 latent dimensions as in train, got 3"):
         fit("gaussian", sharp(9, 0), selection=other)
+
+
+def test_the_time_of_a_fit_is_kept_and_is_no_part_of_its_hash(tmp_path: Path) -> None:
+    settings = GaussianSettings()
+    found = fit(settings, sharp(50, 0), selection=sharp(80, 1))
+    assert found.seconds is not None
+    assert found.seconds > 0
+    slow, fast = (
+        save_fit(replace(found, seconds=s), settings, tmp_path / str(s), key="", seed=0, inputs={}) for s in (9.0, 1.0)
+    )
+    assert slow.hash == fast.hash
+    assert load_fit(slow.path).seconds == 9.0

@@ -10,7 +10,7 @@ from oracles import LinearGaussian, linear_gaussian
 from zprime.components import Full
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
-from zprime.errors import UsageError
+from zprime.errors import NumericalError, UsageError
 from zprime.latent import AggregatedSettings, Defensive, Gaussian, MixtureSettings
 from zprime.measure import Panel, climb
 from zprime.measure.panel import PURE
@@ -141,3 +141,19 @@ def test_errors() -> None:
     three = Gaussian(torch.zeros(3), torch.ones(3))
     with pytest.raises(UsageError, match=r"candidates: expected one latent dimension, got \[2, 3\]"):
         Panel({**candidates(), "three": three})
+
+
+def test_a_decoder_that_answers_nan_is_named() -> None:
+    rows, posteriors = heldout(n=4)
+    spoiled = Rows("heldout", rows.x.clone(), rows.ids + 70)
+    spoiled.x[2, 1] = math.nan
+    with pytest.raises(NumericalError, match=r"decoder: log p\(x\|z\) is NaN for row 72 at 120 of 120 draws"):
+        climb(
+            Panel(candidates()),
+            posteriors,
+            split="heldout",
+            rng=generator(0, "x"),
+            model=MODEL.vae(),
+            rows=spoiled,
+            draws=120,
+        )

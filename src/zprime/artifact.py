@@ -43,6 +43,7 @@ class Artifact:
     files: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None
 
     @property
     def hash(self) -> str:
@@ -145,6 +146,7 @@ def write(
     key: str = "",
     seed: int | None = None,
     inputs: Mapping[str, str] | None = None,
+    seconds: float | None = None,
     extra: Mapping[str, bytes] | None = None,
 ) -> Artifact:
     """Write an artefact folder in one step; an older artefact at `path` is replaced only when this one is complete.
@@ -157,6 +159,7 @@ def write(
         key: hash of everything this artefact follows from; `run` reuses it by this.
         seed: the seed it was made with, if any.
         inputs: name -> hash of every artefact it was made from.
+        seconds: CPU time that making it took; no part of its hash.
         extra: further files, name -> content.
 
     Raises:
@@ -169,7 +172,7 @@ def write(
         for name, content in files.items():
             write_file(folder / name, content)
         hashes = {n: hashlib.sha256(c).hexdigest() for n, c in files.items()}
-        seal(folder, kind, config=config, files=hashes, key=key, seed=seed, inputs=inputs)
+        seal(folder, kind, config=config, files=hashes, key=key, seed=seed, inputs=inputs, seconds=seconds)
     return read(path, kind)
 
 
@@ -182,6 +185,7 @@ def seal(
     key: str = "",
     seed: int | None = None,
     inputs: Mapping[str, str] | None = None,
+    seconds: float | None = None,
 ) -> None:
     """Write the manifest: the last file of an artefact, without which the folder is none."""
     manifest = {
@@ -194,6 +198,7 @@ def seal(
         "seed": seed,
         "inputs": dict(inputs or {}),
         "versions": library_versions(),
+        "seconds": seconds,
     }
     write_file(folder / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
 
@@ -367,6 +372,7 @@ def read(path: Path, kind: str | None = None) -> Artifact:
             files=dict(manifest["files"]),
             inputs=dict(manifest["inputs"]),
             versions=dict(manifest["versions"]),
+            seconds=manifest.get("seconds"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{file}: not a readable zprime manifest ({error!r}); make the artefact again") from error

@@ -218,6 +218,7 @@ def _entry(
         chosen={} if fit is None or pure else dict(fit.chosen),
         curve=[] if fit is None or pure else list(fit.curve),
         rate=_rate(r, seed),
+        seconds=None if fit is None else fit.seconds,
     )
 
 

@@ -174,6 +174,7 @@ class Fit(Generic[L]):
         trace: name -> one number a step, e.g. the bound of an EM.
         chosen: settings that the selection split decided, e.g. {"components": 64}.
         curve: what they were chosen from, one dictionary a value tried.
+        seconds: CPU time of the fit, all threads; None if it was not measured.
     """
 
     distribution: L
@@ -181,6 +182,7 @@ class Fit(Generic[L]):
     trace: dict[str, list[float]] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float | None = None
 
     def _repr_html_(self) -> str:
         """What was fitted and how it ended, in a notebook."""

@@ -1,5 +1,6 @@
 """Fit a latent distribution to posteriors, and decide on the selection split what share of the prior goes with it."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -46,12 +47,13 @@ def fit(
         settings = settings_for(settings)
     if train.d != selection.d:
         raise ArrayError(f"selection: expected {train.d} latent dimensions as in train, got {selection.d}")
+    start = time.process_time()
     found = _fit(settings, train, selection, context, seed, progress)
     dims = active_dimensions(train)
-    if settings.needs or found.distribution.density == "none" or not 0 < len(dims) < train.d:
-        return found
-    inner = _fit(settings, restrict(train, dims), restrict(selection, dims), None, seed, progress)
-    return _better(found, _widen(inner, dims, train.d), selection, seed)
+    if not settings.needs and found.distribution.density != "none" and 0 < len(dims) < train.d:
+        inner = _fit(settings, restrict(train, dims), restrict(selection, dims), None, seed, progress)
+        found = _better(found, _widen(inner, dims, train.d), selection, seed)
+    return replace(found, seconds=time.process_time() - start)
 
 
 def _fit(
@@ -118,13 +120,21 @@ def save_fit(
     }
     config = {**r.config(), "fit": report}
     return artifact.write(
-        path, f"latent/{r.kind}", config=config, tensors=r.tensors(), key=key, seed=seed, inputs=inputs
+        path,
+        f"latent/{r.kind}",
+        config=config,
+        tensors=r.tensors(),
+        key=key,
+        seed=seed,
+        inputs=inputs,
+        seconds=found.seconds,
     )
 
 
 def load_fit(path: Path) -> Fit[LatentDistribution]:
     """Read a fitted latent distribution and how its fit went."""
     r = latent.load(path)
-    report: dict[str, Any] = artifact.read(path).config.get("fit", {})
+    found = artifact.read(path)
+    report: dict[str, Any] = found.config.get("fit", {})
     outcome = Outcome(**report["outcome"]) if "outcome" in report else Outcome()
-    return Fit(r, outcome, report.get("trace", {}), report.get("chosen", {}), report.get("curve", []))
+    return Fit(r, outcome, report.get("trace", {}), report.get("chosen", {}), report.get("curve", []), found.seconds)

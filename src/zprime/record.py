@@ -104,7 +104,8 @@ class Entry:
         outcome: how its fit ended.
         chosen: what the selection split decided in its fit.
         curve: what that was chosen from.
-        rate: draws z' per second.
+        rate: draws z' per CPU second.
+        seconds: CPU time of its fit, all threads; None where nothing was fitted, or it was not measured.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Entry:
     chosen: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     rate: float = 0.0
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

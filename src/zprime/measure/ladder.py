@@ -13,7 +13,7 @@ from torch import Tensor
 from zprime.arrays import blocks, standard_kl, standard_log_prob
 from zprime.data import Rows
 from zprime.distribution import Progress, silent
-from zprime.errors import UsageError
+from zprime.errors import NumericalError, UsageError
 from zprime.latent.choose import TIE
 from zprime.measure.estimate import Estimate
 from zprime.measure.khat import pareto_khat
@@ -99,6 +99,7 @@ def climb(
 
     Raises:
         UsageError: too few draws for the number of candidates.
+        NumericalError: the decoder answers NaN.
     """
     out = Ladder(split)
     out.code = code_gain(panel, posteriors, rng=fork(rng, "code"))
@@ -163,6 +164,7 @@ def _sweep(
         if model is None or rows is None:
             continue
         log_x = _decode(model, drawn, rows.x[part])
+        _check_decoded(log_x, rows.ids[part])
         reconstruction[part] = log_x[:, drawn.plain].mean(1)
         every = {k: log_x + log_r - drawn.proposal for k, log_r in views.items()}
         tails = pareto_khat(torch.cat(list(every.values()))).chunk(len(every))
@@ -211,3 +213,13 @@ def _decode(model: Decoder, drawn: Draws, x: Tensor) -> Float[Tensor, "b k"]:
     row = torch.arange(b).repeat_interleave(k)
     parts = [model.decode(flat[i]).log_prob(x[row[i]]).double() for i in blocks(len(flat), DECODE)]
     return torch.cat(parts).reshape(b, k)
+
+
+def _check_decoded(log_x: Float[Tensor, "b k"], ids: Tensor) -> None:
+    """Raise `NumericalError` where the decoder answers NaN: no gain could be computed from it."""
+    bad = torch.isnan(log_x).any(1)
+    if bool(bad.any()):
+        raise NumericalError(
+            f"decoder: log p(x|z) is NaN for row {int(ids[bad][0])} at {int(torch.isnan(log_x[bad][0]).sum())} of "
+            f"{log_x.shape[1]} draws; check that the rows are scaled as in training, and that the weights are finite"
+        )

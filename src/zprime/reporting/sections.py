@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from zprime.measure import Estimate
 from zprime.record import Audit
-from zprime.reporting import figures, generation, latent_side, model_side, pictures
+from zprime.reporting import cost, figures, generation, latent_side, model_side, pictures
 from zprime.reporting.explain import Number, attributes, estimate
 from zprime.reporting.table import title
 
@@ -91,6 +91,7 @@ def sections(audit: Audit) -> list[Section]:
         if tables:
             heading, say = IN_WORDS.get(f.name, (_words(f.name), lambda _: []))
             out.append(Section(heading, told.get(f.name, ""), tables, say(audit), _plots(audit, f.name)))
+    out.append(Section("What each costs", "", [Table("", cost.HEADS, cost.rows(audit))]))
     return out
 
 

@@ -53,8 +53,8 @@ def show(audit: Audit, *, width: int = 80) -> Group:
 
 
 def details(audit: Audit) -> Group:
-    """The rest of the audit in words, which the page shows too: latent side, model side."""
-    return Group(_latent_side(audit), _model_side(audit))
+    """The rest of the audit, which the page shows too: latent side, model side, costs."""
+    return Group(_latent_side(audit), _model_side(audit), _costs(audit))
 
 
 def _scores(audit: Audit, *, wide: bool) -> Table:
@@ -125,6 +125,17 @@ def _latent_side(audit: Audit) -> Table:
 
 def _model_side(audit: Audit) -> Text:
     return Text("".join(f"· {s}\n" for s in sentences(audit)))
+
+
+def _costs(audit: Audit) -> Table:
+    table = Table(title="What each costs", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("z' from", "fit, CPU s", "stored", "draws z' per CPU s"):
+        table.add_column(name, justify="left" if name == "z' from" else "right", no_wrap=True)
+    for e in audit.entries:
+        if e.eligible:
+            seconds = "–" if e.seconds is None else f"{e.seconds:,.1f}"
+            table.add_row(e.label, seconds, size(e.bytes), f"{e.rate:,.0f}")
+    return table
 
 
 def _notes(audit: Audit) -> Text:

@@ -1,0 +1,30 @@
+"""What each latent distribution costs: to fit, to keep, to draw from; and how its fit ended."""
+
+from zprime.record import Audit
+from zprime.reporting.explain import SAYS, Number
+from zprime.reporting.table import size, title
+
+HEADS = ["", "fit, CPU s", "stored", "draws z′ per CPU s", "decided on the selection split", "outcome"]
+
+
+def rows(audit: Audit) -> list[tuple[str, list[Number]]]:
+    """One row for every latent distribution that can be chosen, under `HEADS`."""
+    out = []
+    for e in audit.entries:
+        if not e.eligible:
+            continue
+        seconds = "–" if e.seconds is None else f"{e.seconds:,.1f}"
+        decided = "; ".join(f"{k} {_short(v)}" for k, v in e.chosen.items() if isinstance(v, bool | int | float | str))
+        numbers = [
+            Number(seconds, "CPU time of the fit, all threads together.", e.seconds),
+            Number(size(e.bytes), f"{SAYS['stored']}: {e.bytes:,}.", e.bytes),
+            Number(f"{e.rate:,.0f}", "Draws z′ per CPU second, in one call of 10,000.", e.rate),
+            Number(decided or "–", "Settings that the fit left to the selection split, and what they were judged by."),
+            Number(e.outcome or "–", "How the fit ended."),
+        ]
+        out.append((title(e).strip(), numbers))
+    return out
+
+
+def _short(value: int | float | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
