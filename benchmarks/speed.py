@@ -100,6 +100,15 @@ def made(d: int, n: int = N, seed: int = 0) -> Mixture:
     return torch.randn(n, d, generator=rng), scale, torch.full((n,), -math.log(n), dtype=torch.float64)
 
 
+def curved(n: int) -> Mixture:
+    """The same in 16 dimensions with means on a curved sheet of four, so that neighbourhoods tell something."""
+    rng = generator(0, "curved")
+    inner = torch.randn(n, 4, generator=rng)
+    bend, out = torch.randn(4, 32, generator=rng), torch.randn(32, 16, generator=rng) / 32**0.5
+    scale = torch.empty(n, 16).uniform_(math.log(0.05), math.log(0.4), generator=rng).exp()
+    return (inner @ bend).tanh() @ out, scale, torch.full((n,), -math.log(n), dtype=torch.float64)
+
+
 def draw(mixture: Mixture, m: int) -> Tensor:
     mean, scale, _ = mixture
     rng = generator(0, "draw", m)
@@ -388,7 +397,7 @@ def growth(train: InMemory) -> dict[str, dict[str, object]]:
         out[name] = {"size": sizes, "seconds": times, "exponent": slope([float(s) for s in sizes], times)}
         print(f"{name:52} exponent {out[name]['exponent']:.2f}", flush=True)
 
-    small, wide = made(16, 20_000), made(16, 500_000)
+    small, wide = curved(20_000), curved(500_000)
     z = draw(small, 64_000)
     curve("every pair, points M", [1000, 4000, 16_000, 64_000], lambda m: lambda: brute(small).log_prob(z[:m]))
     curve(
@@ -483,6 +492,11 @@ def trained(folder: Path, seed: int = 0) -> tuple[InMemory, InMemory]:
 # The page
 
 
+def short(x: float) -> str:
+    """Three digits, and thousands in full."""
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+
+
 def page(found: dict[str, object], rows: list[Row]) -> str:
     sys.path.insert(0, str(HERE.parent / "examples"))
     from pages import table
@@ -490,15 +504,15 @@ def page(found: dict[str, object], rows: list[Row]) -> str:
     lines = []
     for r in rows:
         low, high = min(r.ratios), max(r.ratios)
-        spread = f"{low:.3g} to {high:.3g}" if len(r.ratios) > 1 else "one run"
+        spread = f"{short(low)} to {short(high)}" if len(r.ratios) > 1 else "one run"
         verdict = "" if r.least is None else ("reached" if r.ratio >= r.least else "**not reached**")
-        goals = [f"{r.least:g}"] if r.least is not None else []
+        goals = [f"{r.least:,g}"] if r.least is not None else []
         goals += [f"(stretch {r.stretch:.2g})"] if r.stretch is not None else []
         lines.append(
             [
                 r.job,
                 r.against,
-                f"{r.ratio:.3g} {r.unit}",
+                f"{short(r.ratio)} {r.unit}",
                 spread,
                 " ".join(goals),
                 verdict,
