@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench bench-coverage bench-verdict clean
+.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench bench-coverage bench-verdict bench-generation bring bring-tests clean
 
 $(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/zprime/kernels/_native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -88,5 +88,34 @@ bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets;
 bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likelihood
 	$(BIN)/python benchmarks/verdict.py
 
+bench-generation: $(VENV)/.done  ## false alarms and coverage of the x' side; 10 minutes
+	$(BIN)/python benchmarks/generation.py --seeds 500
+
+BRING := pythae scvi tvae diffusers
+
+.SECONDARY: $(BRING:%=.venvs/%/.done)
+
+bring: $(BRING:%=bring-%)  ## docs/bring/*.md: VAEs of other libraries, trained and audited, one environment a library
+
+bring-%: .venvs/%/.done
+	mkdir -p build/bring
+	cd examples && OMP_NUM_THREADS=1 ../.venvs/$*/bin/python bring_$*.py > ../build/bring/$*.txt
+	cat build/bring/$*.txt
+	cd examples && ../.venvs/$*/bin/python bring_page.py $* ../build/bring/$*.txt
+
+bring-tests: $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its library
+	for v in $(BRING); do .venvs/$$v/bin/python -m pytest -n 0 tests/test_bring_$$v.py || exit 1; done
+
+# What an example reads: celltypist's and plotnine's tables come with their wheels, their code is not run.
+.venvs/scvi/.done: TABLES := celltypist
+.venvs/tvae/.done: TABLES := plotnine
+.venvs/tvae/.done: BESIDE := sdmetrics sdv
+.venvs/%/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venvs/$*
+	.venvs/$*/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[$*]' \
+		scikit-learn pytest pytest-xdist hypothesis beartype $(BESIDE)
+	$(if $(TABLES),.venvs/$*/bin/pip install -q --disable-pip-version-check -c constraints.txt --no-deps $(TABLES))
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache site
+	rm -rf $(VENV) .venvs build/bring .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache site

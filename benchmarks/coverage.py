@@ -14,7 +14,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from harness import Found, main
+from harness import Found, main, p_value, row
 
 from oracles import LinearGaussian, gaussian_kl, linear_gaussian
 from zprime.arrays import gaussian_log_prob, standard_log_prob
@@ -22,7 +22,7 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent import Defensive, Gaussian, Mixture, Prior
 from zprime.latent.choose import paired
-from zprime.measure import Estimate, Panel, climb, mean_estimate, surgery
+from zprime.measure import Panel, climb, mean_estimate, surgery
 from zprime.measure.ais import AISSettings, Annealer
 from zprime.measure.calibration import calibration
 from zprime.measure.estimate import student95
@@ -141,10 +141,6 @@ def ladder(seed: int, widen: float) -> Ladder:
     )
 
 
-def row(name: str, e: Estimate, truth: float) -> tuple[str, float, float, float]:
-    return name, e.low, e.high, truth
-
-
 def rungs(seed: int) -> Found:
     """(a), (b), (c), log p(x) and a difference such as the verdict looks at, with an exact encoder."""
     found = ladder(seed, 1.0)
@@ -218,7 +214,7 @@ def ranks(seed: int) -> Found:
         out.append(row(f"calibration: bias, {shown}", c.bias[0], 0.0))
         out.append(row(f"calibration: spread, {shown}", c.spread[0], truth_spread(widen)))
         if widen == 1:
-            out.append((f"calibration: p-value, {shown}", 0.05, 1.0, c.p_value))
+            out.append(p_value(f"calibration: p-value, {shown}", c.p_value))
     return out
 
 

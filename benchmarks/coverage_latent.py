@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 import torch
-from harness import Found, main
+from harness import Found, main, p_value, row
 from torch import Tensor
 
 from zprime.arrays import standard_log_prob
@@ -18,7 +18,7 @@ from zprime.components import Diagonal
 from zprime.distribution import LatentDistribution
 from zprime.latent import Aggregated, Gaussian
 from zprime.latent.gaussian import moments
-from zprime.measure import Estimate, Panel, surgery
+from zprime.measure import Panel, surgery
 from zprime.measure.c2st import Classifier, c2st
 from zprime.measure.estimate import student
 from zprime.measure.hole import hole
@@ -79,10 +79,6 @@ def gain(r: LatentDistribution | Diagonal) -> float:
     """E[log r - log p] at codes of the population."""
     z, w = nodes()
     return float(w @ (r.log_prob(z) - standard_log_prob(z)))
-
-
-def row(name: str, e: Estimate, truth: float) -> tuple[str, float, float, float]:
-    return name, e.low, e.high, truth
 
 
 @functools.cache
@@ -228,9 +224,9 @@ def tests(seed: int) -> Found:
     kernel = mmd(x, y, split="heldout", seed=seed, permutations=1)
     return [
         row("C2ST: accuracy", told.accuracy, float(right.double().mean())),
-        ("C2ST: p-value under equality", 0.05, 1.0, c2st(x, same, split="heldout", seed=seed).p_value),
+        p_value("C2ST: p-value under equality", c2st(x, same, split="heldout", seed=seed).p_value),
         row("MMD², codes against N(0, I)", kernel.squared, mmd_truth(kernel.bandwidth)),
-        ("MMD: p-value under equality", 0.05, 1.0, mmd(x, same, split="heldout", seed=seed, permutations=99).p_value),
+        p_value("MMD: p-value under equality", mmd(x, same, split="heldout", seed=seed, permutations=99).p_value),
     ]
 
 

@@ -10,12 +10,24 @@ from pathlib import Path
 import torch
 from scipy.stats import binomtest
 
+from zprime.measure import Estimate
+
 Found = list[tuple[str, float, float, float]]
 """(measure, low, high, truth), one for each interval of a simulated data set."""
 
 RESULTS = Path(__file__).parent / "results"
 LEVEL = 0.95
 ALPHA = 0.05
+
+
+def row(name: str, e: Estimate, truth: float) -> tuple[str, float, float, float]:
+    """An estimate's interval and what it should hold."""
+    return name, e.low, e.high, truth
+
+
+def p_value(name: str, p: float) -> tuple[str, float, float, float]:
+    """Counted as held where it raises no alarm: at 0.05 or more."""
+    return name, 0.05, 1.0, p
 
 
 def main(title: str, name: str, groups: Mapping[str, Callable[[int], Found]], notes: str) -> None:

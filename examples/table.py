@@ -3,20 +3,28 @@
 import sys
 from pathlib import Path
 
-from zprime import record
+from zprime import Audit, record
 from zprime.reporting.table import RUNGS, cell, size, title
 
 
-def main(run: Path) -> None:
+def written(audit: Audit) -> str:
     """One row for each latent distribution, held-out gains with their standard errors."""
-    audit = record.load(run / "audit")
-    print("| z′ from | stored | of single rows | " + " | ".join(RUNGS.values()) + " |")
-    print("| --- " * (3 + len(RUNGS)) + "|")
+    lines = [
+        "| z′ from | stored | of single rows | " + " | ".join(RUNGS.values()) + " |",
+        "| --- " * (3 + len(RUNGS)) + "|",
+    ]
     for e in audit.entries:
         scores = e.scores["heldout"]
         name = f"**{e.label}**" if e.name == audit.verdict.choice else title(e).strip()
         gains = [cell(scores.get(r)) for r in RUNGS]
-        print(f"| {name} | {size(e.bytes)} | {'yes' if e.holds_rows else 'no'} | " + " | ".join(gains) + " |")
+        lines.append(f"| {name} | {size(e.bytes)} | {'yes' if e.holds_rows else 'no'} | " + " | ".join(gains) + " |")
+    return "\n".join(lines)
+
+
+def main(run: Path) -> None:
+    """The table, the sizes, the surgery and the verdict."""
+    audit = record.load(run / "audit")
+    print(written(audit))
     s = audit.surgery["train"]
     print(
         f"\n{audit.data['name']}: {audit.data['sizes']}, seed {audit.seed}, {audit.settings.rows} rows at most, "
@@ -26,4 +34,5 @@ def main(run: Path) -> None:
     print(f"Verdict: {audit.verdict.sentence}")
 
 
-main(Path(sys.argv[1]))
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,5 +1,6 @@
 """VAEs of pythae: what the adapter answers is what its own losses compute. Skipped where it is not installed."""
 
+import copy
 import logging
 import math
 
@@ -139,3 +140,31 @@ def test_what_cannot_be_brought_is_said(trained) -> None:
     flat = {s: x.flatten(1) for s, x in DATA.items()}
     with pytest.raises(ArrayError, match=r"of shape \[64\], as the rows are, got \[1, 8, 8\]"):
         pythae(trained, flat)
+
+
+class Own(torch.nn.Module):
+    """An encoder that is not pythae's, and writes its scale as it likes."""
+
+    def __init__(self, encoder: torch.nn.Module, write) -> None:
+        super().__init__()
+        self.encoder, self.write = encoder, write
+
+    def forward(self, x):
+        out = self.encoder(x)
+        return ModelOutput(embedding=out.embedding, log_covariance=self.write(out.log_covariance))
+
+
+@pytest.mark.parametrize(
+    ("write", "is_"), [(lambda v: 0.5 * v, "log-std"), (lambda v: (0.5 * v).exp(), "std"), (torch.exp, "variance")]
+)
+def test_an_encoder_of_ones_own_that_gives_no_log_variance_is_refused(trained, write, is_) -> None:
+    right = copy.copy(trained)
+    right._modules = {**trained._modules, "encoder": Own(trained.encoder, lambda v: v)}
+    torch.testing.assert_close(
+        pythae(right, DATA).posteriors["train"].gather().scale, pythae(trained, DATA).posteriors["train"].gather().scale
+    )
+    wrong = copy.copy(trained)
+    wrong._modules = {**trained._modules, "encoder": Own(trained.encoder, write)}
+    with pytest.raises(UsageError, match=rf"read as log-variance, the ELBO .*bring.modules with gives='{is_}'"):
+        pythae(wrong, DATA)
+    pythae(wrong, DATA, check=False)

@@ -132,6 +132,20 @@ def test_who_draws_from_a_dense_region_only_is_not_accused() -> None:
     assert got.status == "passes"  # but not like with like
 
 
+def test_a_blur_is_nearer_to_all_rows_and_is_not_accused() -> None:
+    got = found(clumps(M, 11, blur=0.5))
+    assert got.within.low > 0.7  # the middle of a clump is near to many training rows
+    assert got.singled.low < 0.05  # and to none in particular
+    assert got.status == "passes"
+
+
+def test_copies_of_rows_that_stand_twice_are_found() -> None:
+    twice = TrainingSet(torch.cat([TRAIN, TRAIN]), torch.cat([TRAIN, TRAIN])[:, :2], yardstick=M)
+    got = copying(twice.neighbours(copies(M, 0.05)), twice.neighbours(clumps(M, 1)))
+    assert got.ratio.value > 0.99  # first and second are the same: this one is blind
+    assert got.status == "copies"
+
+
 def test_a_planted_control_is_a_tenth_of_the_way_to_the_next_row() -> None:
     planted = SET.plant(500, rng=generator(0, "plant"))
     at = SET.neighbours(planted)
@@ -161,20 +175,22 @@ def test_the_interval_of_the_auc_holds() -> None:
 
 def test_the_false_alarm_rate_is_nominal() -> None:
     """Two equal samples, 200 times: intervals leave the null value at about 5 %, and the gate never closes."""
-    out = {"auc": 0, "within": 0, "near": 0, "copies": 0}
+    out = {"auc": 0, "within": 0, "near": 0, "singled": 0, "copies": 0}
     train = clumps(300, 99)
-    data = TrainingSet(train, train[:, :2], yardstick=150)
-    both = data.neighbours(clumps(200 * 300, 100))
+    data = TrainingSet(train, train[:, :2], yardstick=100)
+    both = data.neighbours(clumps(200 * 200, 100))
     for seed in range(200):
-        start = 300 * seed
-        got = copying(both.take(slice(start, start + 150)), both.take(slice(start + 150, start + 300)))
+        start = 200 * seed
+        got = copying(both.take(slice(start, start + 100)), both.take(slice(start + 100, start + 200)))
         out["auc"] += not got.auc.low <= 0.5 <= got.auc.high
         out["within"] += not got.within.low <= 0.5 <= got.within.high
         out["near"] += not got.near.low <= 0.05 <= got.near.high
+        out["singled"] += not got.singled.low <= 0.05 <= got.singled.high
         out["copies"] += got.status == "copies"
     assert 2 <= out["auc"] <= 20
     assert 2 <= out["within"] <= 20
     assert 1 <= out["near"] <= 20
+    assert 1 <= out["singled"] <= 20
     assert out["copies"] == 0
 
 

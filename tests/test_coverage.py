@@ -18,7 +18,9 @@ coverage = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(coverage)
 table = sys.modules["harness"].table
 latent = importlib.import_module("coverage_latent").GROUPS
-GROUPS = {**coverage.GROUPS, **latent}
+samples = importlib.import_module("generation")
+samples.TRUTHS = 200  # pairs behind each truth: enough for what is asked here
+GROUPS = {**coverage.GROUPS, **latent, **samples.GROUPS}
 LONG = [pytest.param("memorised", marks=pytest.mark.slow)]
 
 

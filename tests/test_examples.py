@@ -57,3 +57,15 @@ def test_the_toys_truth_is_what_its_rows_are_drawn_from(example, monkeypatch) ->
         want = float(mass @ f(points))
         stderr = math.sqrt(float(mass @ (f(points) - want).square()) / len(z))
         assert abs(float(f(z).mean()) - want) < 4 * stderr
+
+
+def test_what_an_example_printed_becomes_a_section_of_its_page(example, tmp_path, monkeypatch) -> None:
+    page = example("bring_page")
+    monkeypatch.setattr(page.pages, "DOCS", tmp_path)
+    (tmp_path / "bring").mkdir()
+    (tmp_path / "bring" / "x.md").write_text("# x\n<!-- make bring-x -->\nold\n<!-- /make bring-x -->\n")
+    (tmp_path / "x.txt").write_text("\n# Digits\n\n- a # b\n")
+    page.main("x", tmp_path / "x.txt")
+    assert (tmp_path / "bring" / "x.md").read_text() == (
+        "# x\n<!-- make bring-x -->\n### Digits\n\n- a # b\n<!-- /make bring-x -->\n"
+    )

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
 from samples import clumps, junk, mixed, prdc
-from zprime.errors import ArrayError
+from zprime.errors import ArrayError, NumericalError
 from zprime.measure.estimate import Estimate
 from zprime.measure.fidelity import Fidelity, fidelity
 from zprime.measure.frechet import frechet, frechet_replicates
@@ -93,14 +93,30 @@ def test_logistic_regression_is_scikit_learns(classes: int) -> None:
     x = clumps(200, 11)
     y = (x[:, 0] > 3).long() + (2 * (x[:, 1] > 3).long() if classes == 4 else 0)
     weight = fit_logistic(x, y, classes, ridge=0.01)
-    theirs = LogisticRegression(C=1 / (200 * 0.01), tol=1e-12, max_iter=2000).fit(x.numpy(), y.numpy())
-    scores = x @ weight[:-1] + weight[-1]
-    if classes == 2:  # theirs has one weight vector, penalised as the difference of ours cannot be: compare answers
-        assert bool((predict_logistic(weight, x) == torch.from_numpy(theirs.predict(x.numpy()))).all())
-        return
-    mine = (scores - scores.mean(1, keepdim=True)).numpy()
+    # of two classes theirs has one weight vector, the difference of ours: |w|^2 / 2 is its penalty in ours
+    ridge = 0.01 if classes > 2 else 0.005
+    theirs = LogisticRegression(C=1 / (200 * ridge), tol=1e-12, max_iter=5000).fit(x.numpy(), y.numpy())
     their = x.numpy() @ theirs.coef_.T + theirs.intercept_
-    np.testing.assert_allclose(mine, their - their.mean(1, keepdims=True), atol=1e-5)
+    scores = (x @ weight[:-1] + weight[-1]).numpy()
+    mine = scores - scores.mean(1, keepdims=True) if classes > 2 else scores[:, 1:] - scores[:, :1]
+    np.testing.assert_allclose(mine, their - their.mean(1, keepdims=True) if classes > 2 else their, atol=1e-5)
+    np.testing.assert_allclose(weight.sum(1), 0, atol=1e-12)
+    assert bool((predict_logistic(weight, x) == torch.from_numpy(theirs.predict(x.numpy()))).all())
+
+
+def test_logistic_regression_is_at_its_optimum_with_many_weights() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.rand(150, 300, generator=rng, dtype=torch.float64), torch.randint(10, (150,), generator=rng)
+    weight = fit_logistic(x, y, 10).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(x @ weight[:-1] + weight[-1], y) + 0.005 * weight[:-1].square().sum()
+    (gradient,) = torch.autograd.grad(loss, weight)
+    assert float(gradient.abs().max()) < 1e-9
+
+
+def test_logistic_regression_says_that_it_did_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zprime.measure.logistic.STEPS", 1)
+    with pytest.raises(NumericalError, match=r"no convergence in 1 Newton steps \(200 rows, 6 features\)"):
+        fit_logistic(clumps(200, 11), torch.arange(200) % 2, 2)
 
 
 # -- planted faults: who sees them, and who does not ---------------------------------------------------------------
@@ -120,6 +136,13 @@ def test_one_in_a_hundred_of_junk_is_seen_by_frechet() -> None:
     found = measured(mixed(clumps(N, 2), junk(N, 2), 0.01, 0))
     assert found.frechet.low > GOOD.frechet.high  # three rows of 300
     assert not worse(found.precision, GOOD.precision)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.1, 0.5, 0.9, 0.99])
+def test_frechet_and_sliced_see_junk_at_every_share(share: float) -> None:
+    found = measured(mixed(clumps(N, 2), junk(N, 2), share, 0))
+    assert found.frechet.low > GOOD.frechet.high
+    assert found.sliced.value > GOOD.sliced.high
 
 
 def test_recall_and_coverage_hardly_see_junk() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zprime.plain import from_plain, to_plain
+from zprime.plain import from_plain, outline, to_plain
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,18 @@ def test_nan_comes_back_as_nan() -> None:
 def test_what_does_not_fit_is_refused(raw: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         from_plain(Leaf, raw)
+
+
+def test_an_outline_changes_with_any_field_inside() -> None:
+    @dataclass
+    class Small:
+        leaf: Leaf
+
+    @dataclass
+    class Inner:
+        trees: list[dict[str, Small | None]]
+
+    found = outline(Inner)
+    assert found == {"trees": [[[], [{"leaf": {"name": [], "stderr": [[], []], "value": []}}, []]]]}
+    Small.__annotations__["more"] = int
+    assert outline(Inner) != found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+import torch
 from markupsafe import escape
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -223,7 +224,11 @@ def test_short_names() -> None:
 def test_every_figure_is_a_matplotlib_figure(digits: tuple[Path, Audit]) -> None:
     before = dict(mpl.rcParams)
     for name in plot.__all__:
-        assert isinstance(getattr(plot, name)(digits[1]), Figure), name
+        figure = getattr(plot, name)(digits[1])
+        if name in ("columns", "drift"):  # of tables, and where new rows were looked at
+            assert figure is None
+        else:
+            assert isinstance(figure, Figure), name
     assert dict(mpl.rcParams) == before
 
 
@@ -260,10 +265,25 @@ def test_notebook_shows_results(digits: tuple[Path, Audit]) -> None:
     assert "not well: &lt;b&gt;&amp;" in nasty
 
 
-def test_tables_have_no_picture_grids(made: Audit) -> None:
+def test_tables_have_their_columns_in_place_of_picture_grids(made: Audit) -> None:
     page = html(made)
-    assert "What comes out" not in page
+    assert 'class="sheets"' not in page
+    assert "column 0" in page
     assert "The latent space" in page
+    assert "column 0" not in html(made, public=True)
+
+
+def test_columns_show_the_data_and_the_farthest_column_first(made: Audit) -> None:
+    prior, held = (made.tensors[f"grid.{n}"].clone() for n in ("prior", "held-out data"))
+    prior[:], held[:] = torch.arange(len(prior))[:, None], torch.arange(len(held))[:, None]
+    held[:, 2] += 1000
+    figure = plot.columns(replace(made, tensors={**made.tensors, "grid.prior": prior, "grid.held-out data": held}))
+    assert figure is not None
+    assert figure.axes[0].get_title() == "column 2"
+    line = figure.axes[0].lines[0]
+    assert line.get_label() == "held-out data"
+    assert float(line.get_xdata().max()) == pytest.approx(1000 + len(held) - 1)
+    assert plot.columns(replace(made, images=True)) is None
 
 
 def test_page_is_the_same_bytes_again(made: Audit) -> None:

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from samples import clumps
+from zprime.measure.frechet import frechet, frechet_replicates
 from zprime.measure.resampling import GROUPS, About, Groups, group_of, halve, leave_out
 from zprime.rng import generator
 
@@ -44,6 +46,17 @@ def test_pairs_take_off_what_the_jackknife_counts_twice() -> None:
     assert corrected / truth == pytest.approx(1, rel=0.3)
 
 
+def test_a_distance_that_came_out_small_by_chance_has_no_small_error() -> None:
+    """Equal samples, where a Frechet distance is all quadratic; with a smaller least variance 90 % would hold."""
+    truth = sum(frechet(clumps(100, 2 * s), clumps(100, 2 * s + 1)) for s in range(1000, 1300)) / 300
+    held = []
+    for s in range(150):
+        found = frechet_replicates(clumps(100, 2 * s), clumps(100, 2 * s + 1))
+        e = found.estimate(0, ABOUT, unit="u", scale="distance")
+        held.append(e.low <= truth <= e.high)
+    assert sum(held) / len(held) > 0.95
+
+
 def test_halves_of_a_mean() -> None:
     x, y = noise(1), noise(2)
     found = halve(lambda a, b: torch.stack([x[a].mean(), x[a].mean() - y[b].mean()]), 600, 600)
@@ -74,5 +87,11 @@ def test_intervals_by_scale() -> None:
     assert skew.high > plain.high
     share = at(0.99, 0.02).estimate(0, ABOUT, unit="u", scale="share")
     assert share.high == 1
-    assert at(1.0, 0.0).estimate(0, ABOUT, unit="u", scale="share").low == pytest.approx(0.97)  # 3 of 100
+    # no spread at all: the error of 102 hits among 104 (Agresti & Coull), by Student's t of 29 degrees of freedom
+    full = at(1.0, 0.0).estimate(0, ABOUT, unit="u", scale="share")
+    assert full.stderr == pytest.approx(math.sqrt(102 / 104 * 2 / 104 / 100))
+    assert full.low == pytest.approx(1 - 2.04523 * full.stderr, rel=1e-4)
+    assert at(0.5, 0.2).estimate(0, ABOUT, unit="u", scale="share").stderr == pytest.approx(  # spread enough of its own
+        at(0.5, 0.2).estimate(0, ABOUT, unit="u").stderr
+    )
     assert (plain.n, plain.split, plain.seed, plain.unit) == (100, "heldout", 0, "u")

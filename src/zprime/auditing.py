@@ -139,7 +139,7 @@ def audit(
         latent_side=latent,
         model_side=side,
         generation=made,
-        averages=averages(posteriors, cuts["train"]),
+        averages=averages(posteriors, cuts["train"], seed=seed),
         versions=artifact.library_versions(),
     )
 

@@ -1,6 +1,8 @@
 """Whether new rows still fit what was shipped: the run, and rows that came after it."""
 
-from zprime import artifact, vae
+from dataclasses import replace
+
+from zprime import artifact, record, vae
 from zprime import data as datasets
 from zprime.encoding import encode
 from zprime.errors import UsageError
@@ -12,6 +14,8 @@ from zprime.rng import generator
 
 def drift_of(run: Run, data: str, *, seed: int = 0) -> Drift:
     """Hold codes of the rows in `data` against those of the run's held-out rows, under what was shipped.
+
+    The answer is kept in the run's audit, for the report.
 
     Args:
         run: a run that was audited.
@@ -30,4 +34,13 @@ def drift_of(run: Run, data: str, *, seed: int = 0) -> Drift:
     rows = datasets.new_rows(data, source.config, source.tensors(), seed=seed)
     codes = encode(vae.load(run.path / "model"), rows, progress=run.progress).gather()
     heldout = Sharded(run.path / "posteriors" / "heldout").gather()
-    return drift(shipped, codes, heldout, source=shipped.label, rng=generator(seed, "drift"))
+    found = drift(shipped, codes, heldout, source=shipped.label, rng=generator(seed, "drift"))
+    _keep(run, found)
+    return found
+
+
+def _keep(run: Run, found: Drift) -> None:
+    """Put it into the run's audit, in place of an earlier one; everything else stays as it was."""
+    path = run.path / "audit"
+    old = artifact.read(path, "audit")
+    replace(record.load(path), drift=found).save(path, key=old.key, **old.inputs)

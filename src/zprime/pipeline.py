@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zprime import artifact, auditing, latent, record, sampling, vae
+from zprime import artifact, auditing, latent, plain, record, sampling, vae
 from zprime import data as datasets
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
 from zprime.distribution import Fit, LatentDistribution, Progress, Settings, fields, silent
@@ -231,7 +231,8 @@ class Run:
             out.inputs.update(inputs)
             return out.save(path, key=key, **{k.replace("/", "_"): v for k, v in inputs.items()})
 
-        self._stage("audit", "audit", _key(asdict(settings), seed, inputs), make)
+        # an audit of a version that measured less, or wrote it down in another way, is made again
+        self._stage("audit", "audit", _key(asdict(settings), seed, inputs, plain.outline(Audit)), make)
         result = record.load(self.path / "audit")
         if result.copying(result.shipped) == "copies":
             log.warning("generator: nothing is shipped, for samples of %s copy training rows", result.shipped)

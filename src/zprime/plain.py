@@ -32,6 +32,13 @@ def from_plain(hint: type[T], value: Any) -> T:
     return out
 
 
+def outline(hint: Any) -> Any:
+    """What `to_plain` writes of a value of this type, as JSON: the fields of every dataclass in it, by name."""
+    if dataclasses.is_dataclass(hint):
+        return {k: outline(v) for k, v in sorted(get_type_hints(hint).items())}
+    return [outline(h) for h in get_args(hint)]
+
+
 def _read(hint: Any, value: Any) -> Any:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):

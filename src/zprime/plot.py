@@ -1,5 +1,27 @@
 """Figures of an audit as matplotlib figures: `zprime.plot.gains(audit)`, in a notebook or for a paper."""
 
-from zprime.reporting.figures import calibration, components, dimensions, gains, latent_map, samples, surgery
+from zprime.reporting.figures import (
+    calibration,
+    columns,
+    components,
+    dimensions,
+    drift,
+    gains,
+    latent_map,
+    road,
+    samples,
+    surgery,
+)
 
-__all__ = ["calibration", "components", "dimensions", "gains", "latent_map", "samples", "surgery"]
+__all__ = [
+    "calibration",
+    "columns",
+    "components",
+    "dimensions",
+    "drift",
+    "gains",
+    "latent_map",
+    "road",
+    "samples",
+    "surgery",
+]

@@ -11,12 +11,13 @@ from zprime import artifact, plain
 from zprime.errors import ArtifactError, UsageError
 from zprime.measure import Estimate, Surgery
 from zprime.measure.averages import Averages
+from zprime.measure.drift import Drift
 from zprime.measure.features import SPACES
 from zprime.measure.fidelity import FEWEST
 from zprime.measure.generation import Generation
 from zprime.measure.latent_side import LatentSide
 from zprime.measure.model_side import ModelSide
-from zprime.measure.panel import PURE
+from zprime.measure.panel import PURE, named
 from zprime.measure.verdict import Verdict
 from zprime.notebook import box, size
 
@@ -140,6 +141,7 @@ class Audit:
         model_side: log p(x) and bits under every candidate, the encoder's gap and calibration; None without a decoder.
         generation: what comes out and who gets copied, with the verdict for generation; None without a decoder.
         averages: the "average" of the posteriors under each criterion.
+        drift: whether new rows still fit what was shipped; None until `zprime audit --new-data` looks.
         versions: library -> version that measured.
         inputs: model, posteriors and latent distributions -> hash.
     """
@@ -160,6 +162,7 @@ class Audit:
     model_side: ModelSide | None = None
     generation: Generation | None = None
     averages: Averages | None = None
+    drift: Drift | None = None
     versions: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
 
@@ -169,10 +172,7 @@ class Audit:
         Raises:
             UsageError: no such row.
         """
-        for e in self.entries:
-            if e.name == name:
-                return e
-        raise UsageError(f"name: expected one of {', '.join(e.name for e in self.entries)}, got {name!r}")
+        return named(self.entries, name)
 
     @property
     def shipped(self) -> str:

@@ -1,8 +1,25 @@
 """Bring a trained VAE: any torch modules or callables, a library's model, or bare means and scales with no model."""
 
 from zprime.bring.brought import Brought
+from zprime.bring.ctgan_tvae import drawing as tvae_drawing
+from zprime.bring.ctgan_tvae import keeping as tvae_keeping
+from zprime.bring.ctgan_tvae import tvae
+from zprime.bring.diffusers_vae import Latents, diffusers
 from zprime.bring.modules import arrays, modules
 from zprime.bring.pythae_vae import pythae
 from zprime.bring.readings import READINGS
+from zprime.bring.scvi_vae import scvi
 
-__all__ = ["READINGS", "Brought", "arrays", "modules", "pythae"]
+__all__ = [
+    "READINGS",
+    "Brought",
+    "Latents",
+    "arrays",
+    "diffusers",
+    "modules",
+    "pythae",
+    "scvi",
+    "tvae",
+    "tvae_drawing",
+    "tvae_keeping",
+]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -158,20 +157,48 @@ def precision(module: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
 
 
-@torch.no_grad()
 def _check(model: Callables, x: Tensor, seed: int) -> None:
-    """Compare the claimed reading with the others by the ELBO, with the same noise for all."""
     mean, raw = model.raw(x)
+    plausible(model.decode, x, mean, raw, model.gives, seed=seed)
+
+
+@torch.no_grad()
+def plausible(
+    decode: Callable[[Tensor], Distribution],
+    x: Float[Tensor, "n *datum"],
+    mean: Float[Tensor, "n d"],
+    raw: Float[Tensor, "n d"],
+    gives: str,
+    *,
+    weight: float = 1.0,
+    seed: int = 0,
+    **how: str,
+) -> None:
+    """Compare the claimed reading with the others by what training raised, with the same noise for all.
+
+    Args:
+        decode: p(x|z).
+        x: training rows.
+        mean: the encoder's first answer to them.
+        raw: its second.
+        gives: what the second is said to be.
+        weight: of log p(x|z) beside the KL term, in training.
+        seed: of the noise.
+        how: `remedy`, see `readings.check`.
+
+    Raises:
+        UsageError: another reading is clearly better.
+    """
     noise = torch.randn(mean.shape, generator=generator(seed, "bring noise"), dtype=mean.dtype)
-    readings.check(raw, model.gives, partial(_elbo, model, x, mean, noise))
+
+    def elbo(scale: Tensor) -> Tensor:
+        parts = []
+        for i in blocks(len(x), BATCH):
+            log_x = decode(mean[i] + scale[i] * noise[i]).log_prob(x[i])
+            parts.append(weight * log_x.double() - standard_kl(mean[i].double(), scale[i].double()).sum(1))
+        return torch.cat(parts)
+
+    readings.check(raw, gives, elbo, **how)
 
 
-def _elbo(model: Callables, x: Tensor, mean: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
-    parts = []
-    for i in blocks(len(x), BATCH):
-        log_x = model.decode(mean[i] + scale[i] * noise[i]).log_prob(x[i])
-        parts.append(log_x.double() - standard_kl(mean[i].double(), scale[i].double()).sum(1))
-    return torch.cat(parts)
-
-
-__all__ = ["Callables", "arrays", "modules"]
+__all__ = ["Callables", "arrays", "modules", "plausible"]

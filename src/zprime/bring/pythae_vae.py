@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from zprime.bring.brought import Brought, bring
-from zprime.bring.modules import Callables, precision
+from zprime.bring.modules import CHECKED, Callables, plausible, precision
 from zprime.bring.splits import split
 from zprime.errors import UsageError
 from zprime.latent.vamp import Vamp
@@ -28,8 +28,20 @@ TRAINED: Mapping[str, str] = {
 }
 """pythae's model name -> what it was trained with in place of the ELBO. All: q(z|x) a diagonal Gaussian."""
 
+REMEDY = (
+    "pythae takes an encoder's log_covariance for the log of a variance. If yours gives something else, so was it "
+    "trained; give its parts to bring.modules with gives={other!r}, or say check=False if you are sure"
+)
 
-def pythae(model: Any, data: Mapping[str, Any], *, labels: Mapping[str, Any] | None = None, seed: int = 0) -> Brought:
+
+def _shipped(encoder: Any) -> bool:
+    """Whether the encoder is one of pythae's own, which give a log-variance."""
+    return type(encoder).__module__.startswith("pythae.")
+
+
+def pythae(
+    model: Any, data: Mapping[str, Any], *, labels: Mapping[str, Any] | None = None, check: bool = True, seed: int = 0
+) -> Brought:
     """Bring a VAE that pythae trained: VAE, BetaVAE, IWAE, VAMP, and others with the same encoder and decoder.
 
     p(x|z) is what pythae's loss stands for: `bce` is Bernoulli (on grey values no density), `mse` is Gaussian with
@@ -40,10 +52,13 @@ def pythae(model: Any, data: Mapping[str, Any], *, labels: Mapping[str, Any] | N
         model: as trained; put into evaluation mode.
         data: `train`, `heldout` and perhaps `selection` (see `modules`), scaled as pythae was given them.
         labels: split -> integers, for conditional kinds.
-        seed: decides the selection split.
+        check: whether to check that an encoder of your own gives a log-variance, as pythae's do: by the ELBO on some
+            training rows, for VAE and BetaVAE, which are trained by it.
+        seed: decides the selection split, and the noise of the check.
 
     Raises:
-        UsageError: a model whose q(z|x) is no diagonal Gaussian, or whose loss stands for no p(x|z); see `split`.
+        UsageError: a `log_covariance` that the ELBO says is something else;
+            a model whose q(z|x) is no diagonal Gaussian, or whose loss stands for no p(x|z); see `split`.
         ArrayError: shapes that do not fit, rows that are not finite.
     """
     name = getattr(model, "model_name", type(model).__name__)
@@ -69,9 +84,16 @@ def pythae(model: Any, data: Mapping[str, Any], *, labels: Mapping[str, Any] | N
         return Independent(p, mean.ndim - 1, validate_args=False)
 
     rows = split(data, labels or {}, seed=seed, dtype=dtype)
+    brought = Callables(encode, decode, "log-variance", dtype)
+    if check and not _shipped(model.encoder) and name in ("VAE", "BetaVAE"):
+        x = rows["train"].x[:CHECKED]
+        with torch.no_grad():
+            mean, raw = brought.raw(x)
+        weight = 1 / beta if loss == "bce" else 1.0  # mse with beta is an ELBO already, of variance beta
+        plausible(brought.decode, x, mean, raw, "log-variance", weight=weight, seed=seed, remedy=REMEDY)
     prior = _vamp(model) if name == "VAMP" else None
     says = _says(name, loss, beta, prior)
-    return bring(Callables(encode, decode, "log-variance", dtype), rows, prior=prior, says=says)
+    return bring(brought, rows, prior=prior, says=says)
 
 
 @torch.no_grad()

@@ -47,7 +47,13 @@ def possible(raw: Float[Tensor, "n d"]) -> list[str]:
     return out
 
 
-def check(raw: Float[Tensor, "n d"], gives: str, elbo: Callable[[Float[Tensor, "n d"]], Float[Tensor, " n"]]) -> None:
+def check(
+    raw: Float[Tensor, "n d"],
+    gives: str,
+    elbo: Callable[[Float[Tensor, "n d"]], Float[Tensor, " n"]],
+    *,
+    remedy: str = "Say gives={other!r}, or check=False if you are sure",
+) -> None:
     """Raise if another reading makes the model's own ELBO clearly better, row by row.
 
     A VAE was trained to raise its ELBO with the right reading, so a wrong one lowers it: with too small a scale by the
@@ -57,22 +63,25 @@ def check(raw: Float[Tensor, "n d"], gives: str, elbo: Callable[[Float[Tensor, "
         raw: the encoder's second answer.
         gives: what is claimed.
         elbo: nats a row, for standard deviations; with the same noise at every call.
+        remedy: what to do about it; `{other}` is the best reading.
 
     Raises:
         UsageError: another reading is clearly better.
     """
     claimed = elbo(read(raw, gives))
+    better = {}
     for other in possible(raw):
-        if other == gives:
-            continue
         gap = elbo(READINGS[other](raw)) - claimed
         mean, error = float(gap.mean()), float(gap.std() / len(gap) ** 0.5)
         if mean > CLEARLY * error and mean > LEAST:
-            raise UsageError(
-                f"gives: read as {gives}, the ELBO of {len(gap)} rows is {mean:.1f} ± {error:.1f} nats a row lower "
-                f"than read as {other}; a VAE trained with beta = 1 has the higher one. Say gives={other!r}, or "
-                "check=False if you are sure"
-            )
+            better[other] = (mean, error)
+    if better:
+        best = max(better, key=lambda name: better[name])
+        mean, error = better[best]
+        raise UsageError(
+            f"gives: read as {gives}, the ELBO of {len(raw)} rows is {mean:.1f} ± {error:.1f} nats a row lower "
+            f"than read as {best}; a VAE trained with beta = 1 has the higher one. {remedy.format(other=best)}"
+        )
 
 
 def check_moments(mean: Float[Tensor, "n d"], raw: Float[Tensor, "n d"], gives: str) -> None:

@@ -36,9 +36,11 @@ def audit(
     if new_data:
         with bars() as progress:
             moved = drift_of(Run.open(run, progress=progress), new_data, seed=seed)
+        page = report(run)
         say(drift_table(moved))
         say(moved.sentence)
-        give({"drift": to_plain(moved)})
+        say(f"Report: {page}")
+        give({"drift": to_plain(moved), "report": page})
         return
     with bars() as progress:
         found = Run.open(run, progress=progress).audit(settings, seed=seed)

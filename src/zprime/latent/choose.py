@@ -117,12 +117,13 @@ def paired(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> tuple[float, float
     return gap.mean, math.inf if gap.stderr is None else gap.stderr
 
 
-def smallest_of_best(gains: list[Gains], sizes: list[int]) -> int:
-    """Among those whose paired difference to the best is below max(1 s.e., 0.05 nats), the one that stores least."""
+def near_best(gains: list[Gains], tie: float = TIE) -> list[int]:
+    """Where the best is, and those whose paired difference to it is below max(1 s.e., `tie`)."""
     best = max(range(len(gains)), key=lambda i: gains[i].mean)
-    tied = []
-    for i, gain in enumerate(gains):
-        gap = gains[best] - gain
-        if i == best or gap.mean < max(TIE, gap.stderr or 0.0):
-            tied.append(i)
-    return min(tied, key=lambda i: (sizes[i], -gains[i].mean))
+    gaps = [gains[best] - gain for gain in gains]
+    return [i for i, gap in enumerate(gaps) if i == best or gap.mean < max(tie, gap.stderr or 0.0)]
+
+
+def smallest_of_best(gains: list[Gains], sizes: list[int]) -> int:
+    """Of the best and those that tie with it, the one that stores least."""
+    return min(near_best(gains), key=lambda i: (sizes[i], -gains[i].mean))

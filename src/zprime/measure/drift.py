@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import standard_log_prob
+from zprime.arrays import blocks, standard_log_prob
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
 from zprime.latent.gaussian import moments
@@ -23,6 +23,7 @@ from zprime.rng import fork
 LEVEL = 0.05
 SHUFFLES = 999
 FEWEST = 8
+BATCH = 64  # shuffles at a time
 
 
 @dataclass(frozen=True)
@@ -121,42 +122,50 @@ def drift(r: LatentDistribution, new: InMemory, heldout: InMemory, *, source: st
 def moment_shift(a: InMemory, b: InMemory) -> float:
     """KL in nats between the Gaussians with the mean and covariance of two aggregated posteriors (a from b)."""
     (mean, covariance), (mean2, covariance2) = moments(a), moments(b)
-    return _gaussian_kl(mean, covariance, mean2, covariance2)
+    return float(_gaussian_kl(mean, covariance, mean2, covariance2))
 
 
-def _gaussian_kl(mean: Tensor, covariance: Tensor, mean2: Tensor, covariance2: Tensor) -> float:
-    gap = mean - mean2
-    solved = torch.linalg.solve(covariance2, torch.cat([covariance, gap[:, None]], 1))
-    d = len(mean)
-    trace = solved[:, :d].diagonal().sum() + gap @ solved[:, d]
-    return 0.5 * float(trace - d + torch.logdet(covariance2) - torch.logdet(covariance))
+def _gaussian_kl(
+    mean: Float[Tensor, "*b d"],
+    covariance: Float[Tensor, "*b d d"],
+    mean2: Float[Tensor, "*b d"],
+    covariance2: Float[Tensor, "*b d d"],
+) -> Float[Tensor, "*b"]:
+    """KL(N(mean, covariance) || N(mean2, covariance2)) in nats."""
+    gap = (mean - mean2)[..., None]
+    solved = torch.linalg.solve(covariance2, torch.cat([covariance, gap], -1))
+    d = mean.shape[-1]
+    trace = solved[..., :d].diagonal(dim1=-2, dim2=-1).sum(-1) + (gap[..., 0] * solved[..., d]).sum(-1)
+    out: Tensor = 0.5 * (trace - d + torch.logdet(covariance2) - torch.logdet(covariance))
+    return out
 
 
 def _moments(new: InMemory, heldout: InMemory, *, rng: torch.Generator) -> tuple[Estimate, float]:
     """The shift, its error by the jackknife over 30 groups, and the share of shuffles that reach it."""
     sums = [_row_moments(p) for p in (new, heldout)]
     groups = min(GROUPS, new.n // 2, heldout.n // 2)
-
-    def shift(a: Tensor, b: Tensor) -> float:
-        return _gaussian_kl(*_from_sums(a, new.d), *_from_sums(b, new.d))
-
     tallies = []
     for s in sums:
         order = torch.randperm(len(s), generator=rng)
         out = torch.zeros(groups, s.shape[1], dtype=torch.float64)
         tallies.append(out.index_add_(0, group_of(len(s), groups), s[order]))
 
+    def shift(a: Tensor, b: Tensor) -> Tensor:
+        return _gaussian_kl(*_from_sums(a, new.d), *_from_sums(b, new.d))
+
     def replicate(keep: Tensor) -> Float[Tensor, "b 1"]:
-        return torch.tensor([[shift(*(k.double() @ t for t in tallies))] for k in keep], dtype=torch.float64)
+        return shift(*(keep.double() @ t for t in tallies))[:, None]
 
     found = leave_out(replicate, groups=groups, pairs=False)
     e = found.estimate(0, About(new.n, "new rows and heldout", rng.initial_seed()), unit="nats", scale="distance")
     both = torch.cat(sums)
-    total = both.sum(0)
-    reached = 0
-    for _ in range(SHUFFLES):
-        some = both[torch.randperm(len(both), generator=rng)[: new.n]].sum(0)
-        reached += shift(some, total - some) >= e.value
+    total, reached = both.sum(0), 0
+    for part in blocks(SHUFFLES, BATCH):
+        chance = torch.rand(part.stop - part.start, len(both), generator=rng)
+        mine = torch.zeros_like(chance, dtype=torch.float64)
+        mine.scatter_(1, chance.topk(new.n, dim=1).indices, 1.0)
+        some = mine @ both
+        reached += int((shift(some, total - some) >= e.value).sum())
     return e, (reached + 1) / (SHUFFLES + 1)
 
 
@@ -167,9 +176,11 @@ def _row_moments(p: InMemory) -> Float[Tensor, "n f"]:
     return torch.cat([torch.ones(p.n, 1, dtype=torch.float64), mean, second.flatten(1)], 1)
 
 
-def _from_sums(total: Tensor, d: int) -> tuple[Tensor, Tensor]:
-    mean = total[1 : d + 1] / total[0]
-    return mean, total[d + 1 :].reshape(d, d) / total[0] - torch.outer(mean, mean)
+def _from_sums(total: Float[Tensor, "*b f"], d: int) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
+    count = total[..., :1]
+    mean = total[..., 1 : d + 1] / count
+    second = total[..., d + 1 :].reshape(*total.shape[:-1], d, d) / count[..., None]
+    return mean, second - mean[..., :, None] * mean[..., None, :]
 
 
 def _difference(a: Float[Tensor, " n"], b: Float[Tensor, " m"], *, seed: int) -> Estimate:
@@ -206,12 +217,22 @@ def _sentence(d: Drift) -> str:
             f"No drift seen: codes of {d.rows} new rows fit {d.source} as codes of held-out rows do ({chance}; log r "
             f"differs by {d.log_density} nats per row)."
         )
-    still = "still better than the prior on them" if d.gain.low > 0 else "no longer measurably better than the prior"
+    if d.gain.low > 0:
+        still = "still better than the prior on them"
+    elif d.gain_heldout.low > 0:
+        still = "no longer measurably better than the prior"
+    else:
+        still = "not measurably better than the prior, as it was before"
     e = d.log_density
     word = "less" if e.value < 0 else "more"
+    advice = "Fit it again on new rows, or train again."
+    if e.low > 0:
+        advice = (
+            "Rows that are likelier than held-out rows are often rows that the model was trained on: are these new?"
+        )
     return (
         f"The new rows have drifted ({chance}). {d.source} finds their codes {abs(e.value):.2f} ± {e.stderr:.2f} nats "
         f"per row {word} likely than held-out codes; their mean and covariance are {d.moments.value:.3g} nats away; "
         f"dimension {d.dimensions[0].dimension} has moved most. It is {still} (code gain {d.gain} nats per row; "
-        f"{d.gain_heldout} on held-out rows). Fit it again on new rows, or train again."
+        f"{d.gain_heldout} on held-out rows). {advice}"
     )

@@ -76,6 +76,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Float[Tensor, "n *datum"]) -> Float[Tensor, "n f"]:
         """The last hidden layer."""
+        x = x.float()
         out: Tensor = self.trunk(x.contiguous(memory_format=torch.channels_last) if self.image else x)
         return out
 
@@ -210,7 +211,7 @@ def _train(
         for part in blocks(len(x), BATCH):
             inputs, targets = batch(order[part], rng)
             with torch.enable_grad():
-                loss = nn.functional.cross_entropy(net(inputs.float()), targets)
+                loss = nn.functional.cross_entropy(net(inputs), targets)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

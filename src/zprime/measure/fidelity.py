@@ -80,7 +80,11 @@ def fidelity(
         raise ArrayError(f"fidelity: expected at least {FEWEST} rows, got {n}: the figures say nothing below that")
     distance, balls = frechet_replicates(real, fake), manifold_replicates(real, fake)
     about = About(n, split, seed)
-    shares = {name: balls.estimate(i, about, unit="share of rows", scale="share") for i, name in enumerate(NAMES)}
+    shares = {
+        name: balls.estimate(i, about, unit="share of rows", scale="share")
+        for i, name in enumerate(NAMES)
+        if name != "density"
+    }
     found = Fidelity(
         frechet=distance.estimate(0, about, unit="squared feature units", scale="distance"),
         precision=shares["precision"],

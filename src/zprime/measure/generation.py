@@ -11,13 +11,14 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Progress, silent
 from zprime.errors import UsageError
 from zprime.latent import Conditional
-from zprime.measure.copying import Copying, TrainingSet, copying
+from zprime.measure.copying import Copying, Neighbours, TrainingSet, copying
 from zprime.measure.estimate import Estimate
 from zprime.measure.features import Classifier, Space, build_features, train_classifier
 from zprime.measure.fidelity import FEWEST, Compared, Fidelity, fidelity
 from zprime.measure.generation_verdict import GenerationVerdict, Rival, decide_generation
 from zprime.measure.labels import label_coverage
-from zprime.measure.panel import PURE, Panel, View
+from zprime.measure.panel import PURE, Panel, View, named
+from zprime.measure.road import Road, road
 from zprime.measure.samples import Sample, Workshop
 from zprime.measure.utility import Utility, accuracy, hits
 from zprime.posteriors import Posteriors
@@ -70,6 +71,7 @@ class Generation:
         controls: `real rows` of the selection split, `reconstructions` of them, and `planted copies` of training rows.
         classifier: accuracy on held-out rows of the classifier that labels; None without labels.
         verdict: for generation.
+        road: copying from the training codes to one Gaussian, over the bandwidth that smooths the posteriors.
     """
 
     features: str
@@ -81,6 +83,7 @@ class Generation:
     controls: dict[str, Sampled]
     classifier: Estimate | None
     verdict: GenerationVerdict
+    road: Road | None = None
 
     def entry(self, name: str) -> Sampled:
         """The candidate called `name`.
@@ -88,10 +91,7 @@ class Generation:
         Raises:
             UsageError: no such candidate.
         """
-        for e in self.entries:
-            if e.name == name:
-                return e
-        raise UsageError(f"name: expected one of {', '.join(e.name for e in self.entries)}, got {name!r}")
+        return named(self.entries, name)
 
 
 def generation(
@@ -135,6 +135,9 @@ def generation(
     measured = bench.candidates()
     tested = controls[PLANTED].status == "copies" and controls[RECONSTRUCTED].status == "passes"
     entries = [m.entry if tested else _untested(m.entry) for m in measured]
+    way = bench.road()
+    if not tested:
+        way = replace(way, stops=[replace(s, copying=_mark(s.copying)) for s in way.stops])
     verdict = decide_generation(
         [bench.rival(m) for m in measured if m.entry.eligible],
         bench.confirm,
@@ -154,6 +157,7 @@ def generation(
         controls=controls,
         classifier=None if bench.classifier is None else bench.classifier.accuracy(rows["heldout"], seed=seed),
         verdict=verdict,
+        road=way,
     )
     return found, bench.pictures
 
@@ -191,8 +195,8 @@ class _Bench:
         self.space = build_features(
             features, train, encoder=model, classifier=self.classifier, seed=seed, progress=progress
         )
-        codes = posteriors["train"].gather().mean
-        training = TrainingSet(train.x, codes, yardstick=min(samples, len(rows["heldout"])), seed=seed)
+        self.train = posteriors["train"].gather()
+        training = TrainingSet(train.x, self.train.mean, yardstick=min(samples, len(rows["heldout"])), seed=seed)
         noise = "draw" if bool(((train.x == 0) | (train.x == 1)).all()) else "mean"
         self.workshop = Workshop(model, training, self.space, self.classifier, noise, grid)
         self.yardstick = self._reconstruct("heldout")
@@ -204,6 +208,7 @@ class _Bench:
         self.compared: dict[str, Compared] = {}
         self.pictures: dict[str, Tensor] = {}
         self.prior: Sample | None = None
+        self.beside: dict[str, Neighbours] = {}
 
     def controls(self) -> dict[str, Sampled]:
         """Real rows of the selection split, reconstructions of them, and planted copies of training rows."""
@@ -219,6 +224,8 @@ class _Bench:
             self.progress("samples: controls", len(out), len(found))
             entry, self.compared[name], _ = self._measure(name, name, sample, eligible=False)
             out[name] = replace(entry, copying=None) if name == REAL else entry
+            if name != REAL:
+                self.beside[name] = sample.means
         self.progress("samples: controls", len(found), len(found))
         return out
 
@@ -233,7 +240,7 @@ class _Bench:
             rng = self._rng("samples", owner)
             sample = self.workshop.sample(base.sample(self.samples, rng=rng), rng=rng)
             if owner == "prior":
-                self.prior = sample
+                self.prior, self.beside[owner] = sample, sample.means
             for name in (owner, owner + PURE):
                 view = self.panel.views.get(name, View(owner, 0.0) if name == owner else None)
                 if view is not None:
@@ -248,7 +255,7 @@ class _Bench:
             coin = torch.rand(self.samples, generator=self._rng("coin", name)) < view.share
             sample = sample.mixed(self.prior, coin)
         eligible = name in self.panel.eligible
-        self.pictures[f"grid.{name}"] = sample.shown
+        self.pictures[f"grid.{name}"] = sample.shown.float()
         self.pictures[f"near.{name}"] = self.rows["train"].x[sample.means.parent[: len(sample.shown)]].float()
         entry, _, right = self._measure(name, r.label, sample, eligible=eligible)
         if entry.utility is not None and isinstance(base, Conditional):
@@ -307,6 +314,21 @@ class _Bench:
         features, _ = self.workshop.look(self.panel.candidates[name].sample(self.n, rng=rng), rng=rng)
         return fidelity(self.features["heldout"], features, split="heldout", seed=self.seed)
 
+    def road(self) -> Road:
+        """Copying over the bandwidth, beside the controls and the prior."""
+        rng = self._rng("road")
+        return road(
+            self.train,
+            lambda z: self.workshop.decode(z, noise="mean", rng=rng),
+            self.workshop.training,
+            self.yardstick.means,
+            self.beside,
+            samples=self.samples,
+            rng=rng,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
     def _reconstruct(self, split: str) -> Sample:
         """Rows of a split through encoder and decoder: one draw z ~ q(z|x) each, in random order."""
         p = self.posteriors[split]
@@ -320,8 +342,9 @@ class _Bench:
 
 def _untested(entry: Sampled) -> Sampled:
     """With a status that says that the controls failed."""
+    means, draws = (None if c is None else _mark(c) for c in (entry.copying, entry.copying_draws))
+    return replace(entry, copying=means, copying_draws=draws)
 
-    def mark(c: Copying | None) -> Copying | None:
-        return None if c is None else replace(c, status="untested")
 
-    return replace(entry, copying=mark(entry.copying), copying_draws=mark(entry.copying_draws))
+def _mark(c: Copying) -> Copying:
+    return replace(c, status="untested")

@@ -3,7 +3,8 @@
 1. Whoever copies is out (`copying`). If the controls of the copying test fail, the verdict is undecided.
 2. On the selection split: out is whoever covers measurably less of the data than the prior does (coverage lower by
    more than 2 s.e., or a label missing that the prior's samples have). Of the rest, take the smallest Frechet distance;
-   those whose paired difference to it is below max(1 s.e., 2 % of the prior's distance) tie with it.
+   those whose paired difference to it is below max(1 s.e., 2 % of the prior's distance) tie with it. Out of these is
+   whoever covers measurably less than the one of them that covers most: a blur can have the right moments.
 3. Among ties: the best student (train on synthetic, test on real) where there are labels, those within max(1 s.e., 1
    point) of it tying again; then whoever stores least. The prior stores nothing.
 4. Open the held-out split once, with fresh draws: leave the prior only if the Frechet distance falls by more than max(2
@@ -18,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Bool
 from torch import Tensor
 
-from zprime.latent.choose import paired
+from zprime.latent.choose import Gains, near_best
+from zprime.measure.decision import Decision, needed
 from zprime.measure.estimate import Estimate
 from zprime.measure.fidelity import Compared
 from zprime.measure.manifold import NAMES
@@ -55,23 +57,16 @@ class Rival:
 
 
 @dataclass(frozen=True)
-class GenerationVerdict:
+class GenerationVerdict(Decision):
     """What to draw z' from to generate.
 
     Attributes:
-        decision: `leave the prior`, `keep the prior`, `undecided` or `none of these`.
-        choice: name of the latent distribution to use; the best of these where the decision is `none of these`.
-        sentence: the verdict in words, to act on.
-        why: the numbers it rests on, in words.
-        standings: name -> `copies`, `loses modes`, `behind`, `tied` or `best`, on the selection split.
+        decision: may be `none of these` too; then `choice` is the best of these.
+        standings: name -> `copies`, `loses modes`, `behind`, `covers less`, `tied` or `best`, on the selection split.
         evidence: `prior`, `choice`, `reconstructions`, `real rows` (Frechet distances on the held-out split), `gain`
             (the prior's less the choice's), `coverage gain` and `decoder` (the reconstructions' less the real rows').
     """
 
-    decision: str
-    choice: str
-    sentence: str
-    why: list[str] = field(default_factory=list)
     standings: dict[str, str] = field(default_factory=dict)
     evidence: dict[str, Estimate] = field(default_factory=dict)
 
@@ -127,40 +122,45 @@ def _stand(rivals: list[Rival], prior: Rival) -> dict[str, str]:
             out[r.name] = "loses modes"
         else:
             left.append(r)
-    best = min(left, key=lambda r: float(r.compared.frechet.whole[0]))
+    nearest = min(left, key=_distance)
+    tied = [nearest]
     for r in left:
-        behind = r.compared.frechet - best.compared.frechet
-        limit = max(float(behind.stderr()[0]), WORTH * float(prior.compared.frechet.whole[0]))
-        out[r.name] = "best" if r is best else "tied" if float(behind.whole[0]) < limit else "behind"
+        behind = r.compared.frechet - nearest.compared.frechet
+        limit = max(float(behind.stderr()[0]), WORTH * _distance(prior))
+        if r is not nearest and float(behind.whole[0]) < limit:
+            tied.append(r)
+    widest = max(tied, key=lambda r: float(r.compared.manifold.whole[COVERAGE]))
+    kept = [r for r in tied if not _loses(r, widest)]
+    best = min(kept, key=_distance)
+    for r in left:
+        out[r.name] = "best" if r is best else "tied" if r in kept else "covers less" if r in tied else "behind"
     return {r.name: out[r.name] for r in rivals}
 
 
-def _loses(r: Rival, prior: Rival) -> bool:
-    """Whether it covers measurably less than the prior does."""
-    lost = prior.compared.manifold - r.compared.manifold
+def _distance(r: Rival) -> float:
+    return float(r.compared.frechet.whole[0])
+
+
+def _loses(r: Rival, other: Rival) -> bool:
+    """Whether it covers measurably less than another does."""
+    lost = other.compared.manifold - r.compared.manifold
     fewer = float(lost.whole[COVERAGE]) > 2 * float(lost.stderr()[COVERAGE])
-    return fewer or bool(set(r.missing) - set(prior.missing))
+    return fewer or bool(set(r.missing) - set(other.missing))
 
 
 def _pick(tied: list[Rival]) -> Rival:
     """Step 3."""
     students = [r for r in tied if r.right is not None]
     if students:
-        scores = {r.name: r.right.double() for r in tied if r.right is not None}
-        top = max(students, key=lambda r: float(scores[r.name].mean()))
-        gaps = {r.name: paired(scores[top.name], scores[r.name]) for r in students}
-        tied = [r for r in students if r is top or gaps[r.name][0] < max(gaps[r.name][1], POINT)]
-    return min(tied, key=lambda r: (r.bytes, float(r.compared.frechet.whole[0])))
-
-
-def _limit(e: Estimate, prior: Estimate) -> float:
-    return max(2 * (e.stderr or 0.0), WORTH * prior.value)
+        scores = [Gains(r.right.double()) for r in students if r.right is not None]
+        tied = [students[i] for i in near_best(scores, POINT)]
+    return min(tied, key=lambda r: (r.bytes, _distance(r)))
 
 
 def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: str) -> GenerationVerdict:
     """Steps 4 and 5."""
     gain, decoder, lost = evidence["gain"], evidence["decoder"], evidence["coverage gain"]
-    needed = _limit(gain, evidence["prior"])
+    least = needed(gain, WORTH * evidence["prior"].value)
     distance = f"Frechet distance to held-out rows ({space} features)"
     why = [
         f"{distance}: prior {evidence['prior']}, {best.label} {evidence['choice']}, reconstructions "
@@ -172,13 +172,13 @@ def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: s
             "copying. More held-out rows would settle it; until then keep the prior."
         )
         return GenerationVerdict("undecided", "prior", sentence, why)
-    confirmed = best.name != "prior" and gain.value > needed
+    confirmed = best.name != "prior" and gain.value > least
     covers = lost.value > -2 * (lost.stderr or 0.0)
     choice = best.name if confirmed and covers else "prior"
     if best.name != "prior":
         why.append(
             f"held-out split, opened once, with fresh draws: the distance falls by {gain} (needed more than "
-            f"{needed:.3g}), coverage changes by {lost}"
+            f"{least:.3g}), coverage changes by {lost}"
         )
     if decoder.low > 0 and max(gain.value, 0.0) < CLOSES * decoder.value:
         sentence = (
@@ -212,7 +212,11 @@ def _why(rivals: list[Rival], standings: dict[str, str], best: Rival) -> list[st
     """Who is out, and what chose among the rest."""
     labels = {r.name: r.label for r in rivals}
     out = []
-    for state, words in (("copies", "copies training rows"), ("loses modes", "loses part of the data")):
+    for state, words in (
+        ("copies", "copies training rows"),
+        ("loses modes", "loses part of the data"),
+        ("covers less", "is as near to the data as the best, but covers less of them"),
+    ):
         out += [f"{labels[n]} {words}, and is out" for n, s in standings.items() if s == state]
     ties = [labels[n] for n, s in standings.items() if s in ("best", "tied")]
     if len(ties) > 1:

@@ -10,6 +10,12 @@ NEAREST = 5
 NAMES = ("precision", "recall", "density", "coverage")
 
 
+def manifold(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"], *, k: int = NEAREST) -> Float[Tensor, " 4"]:
+    """Precision, recall, density and coverage of `fake` beside `real`, in the order of `NAMES`."""
+    every = (torch.ones(len(x), dtype=torch.bool) for x in (real, fake))
+    return _Balls(real.double(), fake.double(), k)(*every)
+
+
 def manifold_replicates(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"], *, k: int = NEAREST) -> Halves:
     """The four, in the order of `NAMES`, on all rows and on random halves.
 

@@ -1,8 +1,9 @@
 """All candidates evaluated together: what they share (the prior, a base, a tilt) is computed once."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,30 @@ from zprime.rng import fork
 
 PURE = " (e = 0)"
 """What is put behind a candidate's name for its base alone, without the share of the prior; shown, never chosen."""
+
+
+@runtime_checkable
+class Named(Protocol):
+    """Whatever is called by a candidate's name."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
+N = TypeVar("N", bound=Named)
+
+
+def named(entries: Sequence[N], name: str) -> N:
+    """The entry called `name`.
+
+    Raises:
+        UsageError: no such entry.
+    """
+    found = next((e for e in entries if e.name == name), None)
+    if found is None:
+        raise UsageError(f"name: expected one of {', '.join(e.name for e in entries)}, got {name!r}")
+    return found
 
 
 @dataclass(frozen=True)

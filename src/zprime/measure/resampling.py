@@ -61,19 +61,22 @@ class Replicates(ABC):
             column: which.
             about: what goes with the number.
             unit: of the number.
-            scale: `plain`; `share`, kept between 0 and 1, where 0 or 1 without spread gets the rule of three (3 / n);
-                `distance`, above 0, with the interval symmetric in its logarithm, since it is skew.
+            scale: `plain`; `share` of rows, kept between 0 and 1, with an error no smaller than a binomial share's
+                (Agresti & Coull 1998), since near 0 and 1 replicates hardly vary; `distance`, above 0, with the
+                interval symmetric in its logarithm, since it is skew, up to twice the plain one above.
         """
         value, stderr = float(self.whole[column]), float(self.stderr()[column])
         half = student95(self.df) * stderr
         low, high = value - half, value + half
         if scale == "share":
-            if stderr == 0:
-                half, stderr = 3 / about.n, 1 / about.n
+            middle = (value * about.n + 2) / (about.n + 4)
+            stderr = max(stderr, math.sqrt(middle * (1 - middle) / about.n))
+            half = student95(self.df) * stderr
             low, high = max(0.0, value - half), min(1.0, value + half)
         elif scale == "distance":
             factor = math.exp(min(half / value, 50.0)) if value > 0 else math.inf
-            low, high = max(0.0, value / factor), value * factor if value > 0 else half
+            low, high = max(0.0, value / factor), value + 2 * half  # where it is mostly error, the factor says nothing
+            high = min(high, value * factor) if value > 0 else high
         return Estimate(value, stderr, low, high, about.n, unit, about.split, about.seed)
 
 
@@ -94,14 +97,17 @@ class Groups(Replicates):
         """Of the jackknife, less what it counts twice.
 
         Its variance has the quadratic part of a statistic twice (Efron & Stein 1981, section 4). Between equal samples
-        a Frechet distance is all quadratic, and the error would be 1.4 times too large.
+        a Frechet distance is all quadratic, and the error would be 1.4 times too large. The quadratic part alone, which
+        varies less from sample to sample, is the least that is left: a distance that came out small by chance would
+        have an error too small as well.
         """
         g = len(self.single)
         var = (g - 1) / g * (self.single - self.single.mean(0)).square().sum(0)
         if len(self.double):
             a, b = torch.combinations(torch.arange(g)).T
             q = g * self.whole - (g - 1) * (self.single[a] + self.single[b]) + (g - 2) * self.double
-            var = torch.maximum(var - 0.5 * q.var(0), 0.25 * var)
+            quadratic = 0.5 * q.var(0)
+            var = torch.maximum(var - quadratic, quadratic)
         return var.sqrt()
 
 

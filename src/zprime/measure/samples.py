@@ -69,7 +69,7 @@ class Workshop:
 
     def decode(self, z: Float[Tensor, "n d"], *, noise: str, rng: torch.Generator) -> Float[Tensor, "n *datum"]:
         """Means or draws of p(x|z)."""
-        return torch.cat([x for _, x in decoded(self.decoder, z, noise=noise, rng=rng)]).float()
+        return torch.cat([x for _, x in decoded(self.decoder, z, noise=noise, rng=rng)])
 
     def sample(self, z: Float[Tensor, "n d"], *, rng: torch.Generator) -> Sample:
         """Decode latents, and look at what comes out in every way."""

@@ -17,6 +17,11 @@ def directions(features: int) -> Float[Tensor, "f l"]:
     return out
 
 
+def sliced(real: Float[Tensor, "n f"], fake: Float[Tensor, "n f"]) -> float:
+    """Sliced W2 of two samples of one size, in the units of the features."""
+    return float(_Sorted(real, fake, 1)(torch.ones(1, 1, dtype=torch.bool)))
+
+
 def sliced_replicates(real: Float[Tensor, "n f"], fake: Float[Tensor, "n f"]) -> Groups:
     """Sliced W2 (Bonneel et al. 2015), in the units of the features, with groups left out of both samples together."""
     groups = min(GROUPS, len(real) // 2)

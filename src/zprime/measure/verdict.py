@@ -14,11 +14,13 @@ import math
 from dataclasses import dataclass, field, replace
 
 from zprime.latent.choose import TIE, Gains, paired, smallest_of_best
+from zprime.measure.decision import Decision, needed
 from zprime.measure.estimate import Estimate, finite_mean, mean_estimate
 from zprime.measure.ladder import DIVERGE, Ladder, moved
 from zprime.measure.panel import Panel
 
 UNIT = "nats per row"
+BOTH = "code and evidence gain"
 
 
 @dataclass(frozen=True)
@@ -46,29 +48,21 @@ class Standing:
     likelihood: Estimate | None = None
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What to draw z' from, by likelihood.
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Decision):
+    """What to draw z' from, by likelihood: `prior` unless the decision is to leave it.
 
     Attributes:
-        decision: `leave the prior`, `keep the prior` or `undecided`.
-        choice: name of the latent distribution to use; `prior` unless the decision is to leave it.
         best: the candidate chosen on the selection split, which the held-out split was opened for.
         rung: `likelihood gain`, or `code and evidence gain` where the former is not trusted.
-        sentence: the verdict in words, to act on.
-        why: the numbers it rests on, in words.
-        evidence: those numbers, of `best`: `selection` and `heldout` (likelihood gain), or `code gain` and
+        evidence: the numbers behind it, of `best`: `selection` and `heldout` (likelihood gain), or `code gain` and
             `evidence gain` on the held-out split.
         needed: what each number on the held-out split had to exceed, max(2 s.e., 0.05 nats).
         standings: every candidate on the selection split.
     """
 
-    decision: str
-    choice: str
     best: str
     rung: str
-    sentence: str
-    why: list[str] = field(default_factory=list)
     evidence: dict[str, Estimate] = field(default_factory=dict)
     needed: dict[str, float] = field(default_factory=dict)
     standings: list[Standing] = field(default_factory=list)
@@ -151,18 +145,14 @@ def _doubt(likelihoods: dict[str, Estimate]) -> str:
     return "the likelihood gain is not trusted on the selection split: " + "; ".join(bad)
 
 
-def _limit(e: Estimate) -> float:
-    return max(2 * (e.stderr or 0.0), TIE)
-
-
 def _nothing_better() -> Verdict:
     return Verdict(
         "keep the prior",
         "prior",
-        "prior",
-        "likelihood gain",
         "Keep the prior: nothing tried here is measurably better than N(0, I).",
         ["on the selection split no candidate's likelihood gain is above the prior's by more than its own error"],
+        best="prior",
+        rung="likelihood gain",
     )
 
 
@@ -170,23 +160,23 @@ def _undecided_for_prior(doubt: str) -> Verdict:
     return Verdict(
         "undecided",
         "prior",
-        "prior",
-        "code and evidence gain",
         "Undecided: no candidate's code gain is measurably above the prior's, which a sharp r can fail at and still be "
         "better, and there is no likelihood gain to trust. Until more draws, or a decoder, settle it, keep the prior.",
         [doubt, "on the selection split no candidate's code gain is above the prior's by more than its own error"],
+        best="prior",
+        rung=BOTH,
     )
 
 
 def _by_likelihood(best: str, label: str, chosen: Estimate, confirmed: Estimate) -> Verdict:
-    needed = _limit(confirmed)
+    least = needed(confirmed, TIE)
     why = [
         f"selection split: {label} gains {chosen} nats per row over the prior, {chosen.n} rows; "
         "the best, or tied with it and smaller",
-        f"held-out split, opened once: {confirmed} nats per row, {confirmed.n} rows; needed more than {needed:.2f}",
+        f"held-out split, opened once: {confirmed} nats per row, {confirmed.n} rows; needed more than {least:.2f}",
         confirmed.because,
     ]
-    if confirmed.value > needed:
+    if confirmed.value > least:
         decision, choice = "leave the prior", best
         sentence = (
             f"Draw z' from {label}, not from the prior: held-out data are {confirmed.value:.2f} ± "
@@ -195,28 +185,37 @@ def _by_likelihood(best: str, label: str, chosen: Estimate, confirmed: Estimate)
     else:
         decision, choice = "keep the prior", "prior"
         sentence = f"Keep the prior: {label} looked best on the selection split, but held-out data do not confirm it."
-    numbers = {"selection": chosen, "heldout": confirmed}
-    return Verdict(decision, choice, best, "likelihood gain", sentence, why, numbers, {"heldout": needed})
+    return Verdict(
+        decision,
+        choice,
+        sentence,
+        why,
+        best=best,
+        rung="likelihood gain",
+        evidence={"selection": chosen, "heldout": confirmed},
+        needed={"heldout": least},
+    )
 
 
 def _by_both(best: str, label: str, heldout: Ladder, doubt: str, seed: int) -> Verdict:
     numbers = {"code gain": _mean(heldout, "code", best, seed)}
     if best in heldout.evidence:
         numbers["evidence gain"] = evidence_estimate(heldout, best, seed)
-    needed = {n: _limit(e) for n, e in numbers.items()}
+    least = {n: needed(e, TIE) for n, e in numbers.items()}
     why = [doubt] + [
-        f"held-out split: {n} of {label} is {e} nats per row, {e.n} rows; needed more than {needed[n]:.2f}"
+        f"held-out split: {n} of {label} is {e} nats per row, {e.n} rows; needed more than {least[n]:.2f}"
         + (f" ({e.because})" if not e.trusted else "")
         for n, e in numbers.items()
     ]
-    rung = "code and evidence gain"
-    if len(numbers) == 2 and all(e.trusted and e.value > needed[n] for n, e in numbers.items()):
+    if len(numbers) == 2 and all(e.trusted and e.value > least[n] for n, e in numbers.items()):
+        decision, choice = "leave the prior", best
         sentence = (
             f"Draw z' from {label}, not from the prior: its code gain and its evidence gain on held-out data agree."
         )
-        return Verdict("leave the prior", best, best, rung, sentence, why, numbers, needed)
-    sentence = (
-        f"Undecided: {label} looked best, but the likelihood gain cannot be trusted here and the code and evidence "
-        "gains do not agree. Until more draws or rows settle it, keep the prior."
-    )
-    return Verdict("undecided", "prior", best, rung, sentence, why, numbers, needed)
+    else:
+        decision, choice = "undecided", "prior"
+        sentence = (
+            f"Undecided: {label} looked best, but the likelihood gain cannot be trusted here and the code and evidence "
+            "gains do not agree. Until more draws or rows settle it, keep the prior."
+        )
+    return Verdict(decision, choice, sentence, why, best=best, rung=BOTH, evidence=numbers, needed=least)

@@ -5,9 +5,11 @@ In Bayesian inference one updates p(Z) to p(Z|X=D) and draws z' from that; a tra
 
 from collections.abc import Callable
 
-from zprime.measure.averages import Average
+from zprime.measure.averages import Average, Averages
 from zprime.measure.estimate import Estimate
 from zprime.measure.generation import REAL
+from zprime.measure.road import CODES, Road
+from zprime.measure.surgery import Surgery
 from zprime.record import PURE, Audit, Entry
 from zprime.reporting.generation import difference
 from zprime.reporting.table import size
@@ -15,11 +17,9 @@ from zprime.reporting.words import bullets, gloss, nats, plain, shown, size_of
 
 QUESTION = (
     "In Bayesian inference one updates the prior p(Z) to p(Z|X=D), draws z′ from that, and x′ from p(X|z′). A VAE, "
-    "once "
-    "trained, draws z′ from N(0, I). Why? Because (1) the KL term of the ELBO keeps each q(z|x) near p(z)? Because (2) "
-    "the posterior given all of D is hard to compute, and the average r(Z) closest in KL to every posterior is p(Z)? "
-    "And "
-    "why not (3) draw x from D, z′ from q(z|x) and x′ from p(x|z′)?"
+    "once trained, draws z′ from N(0, I). Why? Because (1) the KL term of the ELBO keeps each q(z|x) near p(z)? "
+    "Because (2) the posterior given all of D is hard to compute, and the average r(Z) closest in KL to every "
+    "posterior is p(Z)? And why not (3) draw x from D, z′ from q(z|x) and x′ from p(x|z′)?"
 )
 
 
@@ -39,7 +39,8 @@ def _short(audit: Audit) -> list[str]:
     choice = audit.entry(audit.shipped)
     if choice.name != "prior":
         answer = (
-            f"For this model: do not. Draw z′ from {choice.label}{gloss(choice)}, which takes {size(choice.bytes)}."
+            f"For this model: do not draw z′ from N(0, I). Draw it from {choice.label}{gloss(choice)}, which takes "
+            f"{size(choice.bytes)}."
         )
     elif made is not None and made.verdict.decision == "none of these":
         answer = "For this model the question comes too early: where z′ is drawn from is not what ails its samples."
@@ -50,18 +51,21 @@ def _short(audit: Audit) -> list[str]:
     reasons = [
         "A VAE draws z′ from N(0, I) because that is what the model itself says of a new z′, once its parameters are "
         "learned. Whether it is true of the data is another matter.",
-        f"(1) The KL term makes the *average* of the posteriors resemble N(0, I) in mean and covariance "
-        f"({nats(s.gaussian_part.value)} nats apart), not each posterior ({nats(s.mean_kl.value)} nats).",
+        f"(1) The KL term brings the *average* of the posteriors near N(0, I) in mean and covariance "
+        f"({nats(s.gaussian_part.value)} nats apart), not each posterior ({nats(s.mean_kl.value)} nats)."
+        if _alike(s)
+        else f"(1) The KL term should bring the *average* of the posteriors near N(0, I); here even its mean and "
+        f"covariance are {nats(s.gaussian_part.value)} nats off, and each posterior {nats(s.mean_kl.value)} nats.",
     ]
     a = audit.averages
     if a is not None:
-        gap = a.members["prior"].forward.value - a.members["moment match"].forward.value
-        guess = "that is p(Z) to within" if gap < 1 else "p(Z) is worse than that by"
+        gap, guess = _guess(a)
+        found = f"that is p(Z) to within {nats(gap)} nats" if guess else f"p(Z) is not, by {nats(gap)} nats"
         reasons.append(
-            f"(2) In the KL of the ELBO, the distribution closest to every posterior is their mixture. Among single "
-            f"Gaussians {guess} {nats(gap)} nats."
+            "(2) In the KL of the ELBO, the distribution closest to every posterior is their mixture; among single "
+            f"Gaussians {found}."
         )
-    reasons.append("(3) That mixture can be stored. But it is the training set, and behaves like it.")
+    reasons.append(f"(3) That mixture can be stored. {_harm(audit)}")
     verdicts = [f"By likelihood: {audit.verdict.sentence}"]
     if made is not None:
         verdicts.append(f"For generation: {made.verdict.sentence}")
@@ -71,17 +75,41 @@ def _short(audit: Audit) -> list[str]:
     return [f"**{answer}**", " ".join(reasons), bullets(verdicts)]
 
 
+def _alike(s: Surgery) -> bool:
+    """Whether the average posterior is nearly N(0, I) in mean and covariance, beside what a posterior is away."""
+    return s.gaussian_part.value < 0.1 * max(s.mean_kl.value, 1.0)
+
+
+def _harm(audit: Audit) -> str:
+    """What drawing from the mixture of all posteriors does, in a sentence."""
+    exact = _exact(audit)
+    if exact is None:
+        return "What it would do was not measured here."
+    gain = _held_gain(exact)
+    copies = audit.copying(exact.name) == "copies"
+    found = [
+        f"unseen rows are {size_of(gain)} nats worse off under it" if gain is not None and gain.high < 0 else "",
+        "what it generates are copies" if copies else "",
+    ]
+    harm = " and ".join(filter(None, found))
+    return f"But it is the training set, and behaves like it: {harm}." if harm else "Here it does no measurable harm."
+
+
+def _held_gain(e: Entry) -> Estimate | None:
+    """Over p(z) on held-out rows, on the highest rung that was measured."""
+    rungs = e.scores["heldout"]
+    found = rungs.get("likelihood") or rungs.get("code")
+    return None if found is None else found.gain
+
+
 def _posterior(audit: Audit) -> list[str]:
     a = audit.averages
     out = [
         "It depends on whose z it is. A VAE gives every row a z of its own. Once the decoder is given, the rows say "
         "nothing about the z of a row still to come, so the posterior predictive of z′ *is* p(z). Sampling a VAE that "
-        "way "
-        "is correct Bayes, **if the model is right**; D has had its say through the decoder’s parameters. That codes "
-        "are "
-        "distributed as N(0, I) is an assumption of the model, like any other, and can be checked on rows that it has "
-        "not "
-        "seen."
+        "way is correct Bayes, **if the model is right**; D has had its say through the decoder’s parameters. That "
+        "codes are distributed as N(0, I) is an assumption of the model, like any other, and can be checked on rows "
+        "that it has not seen."
     ]
     if a is None:
         return out
@@ -89,14 +117,11 @@ def _posterior(audit: Audit) -> list[str]:
         r = a.members["shared"]
         out.append(
             f"Taken literally, p(Z|X=D) belongs to another model: *one* z behind all {r.forward.n:,} rows. Hard to "
-            f"compute "
-            f"it is not: from Gaussian posteriors it is a product in closed form. But it is a needle, "
+            "compute it is not: from Gaussian posteriors it is a product in closed form. But it is a needle, "
             f"{plain(r.width)} wide in each dimension where the posterior of one row is {plain(a.width)} and the "
-            f"prior 1, "
-            f"and {nats(r.to_prior.value)} nats from the prior. Draws from it are all alike, and so are their x′"
-            f"{_samples(audit, 'shared')}. A product of posteriors narrows with every row. What one wants for new "
-            f"rows is "
-            "their mixture."
+            f"prior 1, and {nats(r.to_prior.value)} nats from the prior. Draws from it are all alike, and so are "
+            f"their x′{_samples(audit, 'shared')}. A product of posteriors narrows with every row. What one wants for "
+            "new rows is their mixture."
         )
     elif a.shared_fails:
         out.append(f"For one z behind all rows the posterior could not be had: {a.shared_fails}.")
@@ -118,23 +143,27 @@ def _kl_term(audit: Audit) -> list[str]:
         "(Hoffman & Johnson 2016):",
         bullets(
             [
-                f"**{shown(info)} nats tell the rows apart.** It could be log N = {nats(s.log_n)} at most; "
-                f"exp(I) = {s.told_apart.value:,.0f} of {n:,} rows can be told apart: {full}.",
+                f"**{shown(info)} nats tell the rows apart.** It could be log N = {nats(s.log_n)} at most; exp(I) = "
+                f"{s.told_apart.value:,.0f} of {n:,} rows can be told apart: {full}.",
                 f"**{shown(s.hole)} nats are the distance of their average from p(z).** {nats(seen)} of them "
                 f"({share:.0f} %) can be seen in its mean and covariance. The rest is shape: clumps with holes "
-                f"between.",
+                "between.",
             ]
         ),
         "So the term does bring something near N(0, I): the mean and the covariance of the average. For a linear VAE "
-        "at its "
-        "optimum they agree exactly, whatever the data (Tipping & Bishop 1999). The shape of the average it leaves "
-        "free.",
+        "at its optimum they agree exactly, whatever the data (Tipping & Bishop 1999). The shape of the average it "
+        "leaves free."
+        if _alike(s)
+        else "At the optimum the term brings mean and covariance of the average near N(0, I) (for a linear VAE they "
+        "agree exactly, whatever the data: Tipping & Bishop 1999). Here they are not near: this model was trained too "
+        "briefly, with a small weight on the KL term, or is held back by its form. The shape of the average it leaves "
+        "free anyhow.",
     ]
     hole = audit.latent_side.hole if audit.latent_side is not None else None
     if hole is not None:
         out.append(
-            f"(These are the codes of {n:,} rows, and narrow posteriors of so few rows always leave gaps. How far the "
-            f"average over *all* rows that there could be is from p(z) is only known to lie between "
+            f"(These are the codes of {n:,} rows, and between posteriors as narrow as these there are always gaps. "
+            "How far the average over *all* rows that there could be is from p(z) is only known to lie between "
             f"{nats(max(0.0, hole.low))} and {nats(hole.high)} nats.)"
         )
     return out
@@ -145,35 +174,48 @@ def _average(audit: Audit) -> list[str]:
     if a is None:
         return []
     match, exact, prior = a.members["moment match"], a.members["aggregated posterior"], a.members["prior"]
-    gap = prior.forward.value - match.forward.value
-    if gap < 1:
-        guess = f"here your guess is right: it is p(Z), to within {nats(gap)} nats."
+    gap, right = _guess(a)
+    if right:
+        guess = (
+            f"here that is p(Z) to within {nats(gap)} of {nats(prior.forward.value)} nats: among single Gaussians your "
+            "guess is right."
+        )
     else:
-        guess = f"it is {nats(gap)} nats better than p(Z): here even mean and covariance of the codes are off."
+        guess = f"it is {nats(gap)} nats closer than p(Z): here even mean and covariance of the codes are off."
     out = [
         "That depends on the direction of the KL. Each line below is closest in its own sense (nats, mean over the "
         f"{prior.forward.n:,} training rows; q is one row’s posterior):",
         "| closest in | r | KL(q‖r) | on unseen rows | KL(r‖q) | KL(r‖p) | width |\n"
         "| --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(_row(m) for m in a.members.values()),
-        f"With KL(q‖r), the direction of the ELBO, the closest r of all is the mixture of all posteriors, the "
-        f"aggregated "
-        f"posterior. The closest *single Gaussian* takes over its mean and covariance, and {guess} With KL(r‖q), or in "
-        f"Wasserstein distance, the average collapses to the width of about one posterior "
-        f"({plain(a.members['pool'].width)} and {plain(a.members['barycentre'].width)}): draws from it all make "
-        f"much the "
-        f"same x′{_samples(audit, 'pool') or _samples(audit, 'barycentre')}.",
-        f"So p(Z) is about the right Gaussian, and a Gaussian is the wrong form: the mixture is "
-        f"{nats(match.forward.value - exact.forward.value)} nats closer still. Most of that is memory of these very "
-        f"rows, "
-        "see (3); what counts is how much of it is left on rows that r has not seen.",
+        "With KL(q‖r), the direction of the ELBO, the closest r of all is the mixture of all posteriors, the "
+        f"aggregated posterior. The closest *single Gaussian* takes over its mean and covariance, and {guess} With "
+        "KL(r‖q), or in Wasserstein distance, the average collapses to the width of about one posterior "
+        f"({plain(a.members['pool'].width)} and {plain(a.members['barycentre'].width)}): draws from it all make much "
+        f"the same x′{_samples(audit, 'pool') or _samples(audit, 'barycentre')}.",
+        f"A Gaussian is another form than the average has: the mixture is "
+        f"{nats(match.forward.value - exact.forward.value)} nats closer still to the rows that it is made of. To rows "
+        f"that it has not seen it is {_beside(exact.heldout, prior.heldout)}. What counts is how close r comes to "
+        "those.",
     ]
     best = _best_kind(audit)
     if best is not None:
         e, gain = best
         out[-1] += f" {e.label} ({size(e.bytes)}) is {shown(gain)} nats closer to their posteriors than p(Z)."
     else:
-        out[-1] += " Here that is nothing measurable."
+        out[-1] += " Here nothing that stores no rows comes measurably closer than p(Z)."
     return out
+
+
+def _beside(e: Estimate, prior: Estimate) -> str:
+    gap = e.value - prior.value
+    side = f"{nats(abs(gap))} nats {'farther' if gap > 0 else 'closer'} than p(Z)"
+    return f"at {shown(e)}, {side} ({shown(prior)})"
+
+
+def _guess(a: Averages) -> tuple[float, bool]:
+    """How much closer the best Gaussian is than p(Z), and whether p(Z) may be called nearly that."""
+    prior, match = a.members["prior"].forward.value, a.members["moment match"].forward.value
+    return prior - match, prior - match < 0.1 * prior
 
 
 def _row(m: Average) -> str:
@@ -183,7 +225,7 @@ def _row(m: Average) -> str:
         sense.replace("mean ", "").replace("||", "‖"),
         name,
         shown(m.forward),
-        "–" if m.heldout is None else shown(m.heldout),
+        shown(m.heldout),
         "–" if m.reverse is None else shown(m.reverse),
         shown(m.to_prior),
         plain(m.width),
@@ -199,41 +241,64 @@ def _mixture(audit: Audit) -> list[str]:
     stored = f"The {n:,} posteriors take {size(exact.bytes)} as means and standard deviations"
     if "data" in audit.storage:
         stored += f", or {size(audit.storage['data'])} as the rows themselves, encoded when they are drawn"
+    stored += ", and it grows with |D|"
+    if "posteriors_rate" in audit.storage:
+        stored += f" (drawing is quick: {audit.storage['posteriors_rate']:,} z′ a second from the former"
+        rate = audit.storage.get("data_rate")
+        stored += ")" if rate is None else f", {rate:,} from the latter)"
     points = []
-    rungs = exact.scores["heldout"]
-    measured = rungs.get("likelihood") or rungs.get("code")
-    if measured is not None:
-        what = "log p(x)" if "likelihood" in rungs else "ELBO"
-        gain = measured.gain
+    gain = _held_gain(exact)
+    if gain is not None:
+        what = "log p(x)" if "likelihood" in exact.scores["heldout"] else "ELBO"
         worse = gain.value < 0
         change = f"{size_of(gain)} nats per row {'worse' if worse else 'better'} off in {what} than under p(Z)"
-        because = "; their codes fall between the narrow posteriors of the old rows" if worse else ""
-        points.append(f"**It does not know new rows.** Unseen rows are {change}{because}.")
-        if not worse:
-            points[-1] = points[-1].replace("It does not know new rows.", "New rows.")
+        if gain.high < 0:
+            because = "their codes fall between the narrow posteriors of the old rows"
+            points.append(f"**It does not know new rows.** Unseen rows are {change}; {because}.")
+        else:
+            points.append(f"**New rows.** Unseen rows are {change}.")
     side = audit.latent_side
     found = None if side is None else side.leave_one_out.get(exact.name)
     if found is not None:
         e = found.memorised["code"]
+        title = "It knows the old ones by heart." if e.low > 1 else "Old rows."
         points.append(
-            f"**It knows the old ones by heart.** A training row’s own component is worth {shown(e)} nats to it; "
-            f"leave it "
-            "out, and they are gone."
+            f"**{title}** A training row’s own component is worth {shown(e)} nats to it; leave it out, and they are "
+            "gone."
         )
     points += _copied(audit, exact.name)
-    out = [
-        f"You would be drawing from the closest r of all, exactly, and storage is the least of its troubles. {stored}. "
-        "The trouble is what it stores:",
-        bullets(points),
-    ]
+    out = [f"You would be drawing from the closest r of all, exactly. {stored}.", bullets(points)]
+    if _harm(audit).startswith("But"):
+        out[0] += " Storage is the least of its troubles; the trouble is what it stores:"
+    road = None if audit.generation is None else audit.generation.road
+    if road is not None and all(s.copying.status != "untested" for s in road.stops):
+        out.append(_smoothed(road))
     choice = audit.entry(audit.shipped)
     if choice.name != "prior" and not choice.holds_rows:
         out.append(
             f"So do use q after training, but not row by row. {choice.label} was fitted to the same posteriors and "
-            f"keeps "
-            "what they share; how much detail to keep was chosen, and tested, on rows that it has not seen."
+            "keeps what they share; how much detail to keep was chosen, and tested, on rows that it has not seen."
         )
     return out
+
+
+def _smoothed(road: Road) -> str:
+    """What lies between copying and leaving the data, if posteriors are widened."""
+    copies, off = road.copies, road.off
+    if not copies:
+        return "Here not even the codes of training rows, without any noise, decode to measurable copies."
+    out = (
+        "Could one widen the posteriors a little? With a kernel of bandwidth h (0 is the mixture itself, 1 a single "
+        f"Gaussian) samples copy up to {copies[-1].name if copies[-1].name != CODES else 'the codes without noise'}"
+    )
+    if not off:
+        return f"{out}, and at no h do they measurably leave the data."
+    out += f", and from {off[0].name} on they are measurably farther from the training rows than unseen rows are."
+    between = road.stops[road.stops.index(copies[-1]) + 1 : road.stops.index(off[0])]
+    if not between:
+        return f"{out} Nothing that was tried lies between."
+    ends = list(dict.fromkeys([between[0].name, between[-1].name]))
+    return f"{out} Between lies {' to '.join(ends)}."
 
 
 def _copied(audit: Audit, name: str) -> list[str]:
@@ -243,14 +308,19 @@ def _copied(audit: Audit, name: str) -> list[str]:
         return []
     c = sampled.copying
     title = "Its samples are copies." if sampled.status == "copies" else "Its samples are no measurable copies."
-    return [
+    out = [
         f"**{title}** {100 * c.near.value:.0f} % of them lie nearer to a training row than all but 5 % of "
-        f"reconstructions of "
-        f"unseen rows do, and a sample is the nearer of two with chance {shown(c.within)} (1/2 without copying).",
-        f"**And they look good.** Frechet distance to unseen rows in {made.features} features: "
-        f"{shown(sampled.fidelity.frechet)}; p(Z) {shown(made.entry('prior').fidelity.frechet)}, real rows "
-        f"{shown(made.controls[REAL].fidelity.frechet)}. Whoever judges by the look of samples would choose it.",
+        "reconstructions of unseen rows do, and a sample is the nearer of two with chance "
+        f"{shown(c.within)} (1/2 without copying)."
     ]
+    mine, prior = sampled.fidelity.frechet, made.entry("prior").fidelity.frechet
+    if sampled.status == "copies" and mine.value < prior.value:
+        out.append(
+            f"**And they look good.** Frechet distance to unseen rows in {made.features} features: {shown(mine)}; p(Z) "
+            f"{shown(prior)}, real rows {shown(made.controls[REAL].fidelity.frechet)}. Whoever judges by the look of "
+            "samples would choose it."
+        )
+    return out
 
 
 def _role(audit: Audit) -> list[str]:
@@ -258,11 +328,10 @@ def _role(audit: Audit) -> list[str]:
     d = len(s.dimension_kl)
     points = [
         "**In training** it is the common scale. Without it the encoder would spread the codes out and shrink each to "
-        "a "
-        f"point, and the decoder would never see what lies between. {nats(s.mean_kl.value)} nats per row is what that "
-        "costs here.",
-        "**In the finished model** it is the claim that codes of new rows are spread like N(0, I): right as far as the "
-        "aggregated posterior of all rows is like it, and no farther.",
+        f"a point, and the decoder would never see what lies between. {nats(s.mean_kl.value)} nats per row is what "
+        "that costs here.",
+        "**In the finished model** it is the claim that codes of new rows are spread like N(0, I): right as far as "
+        "the aggregated posterior of all rows is like it, and no farther.",
     ]
     choice = audit.entry(audit.shipped)
     share = choice.chosen.get("epsilon")
@@ -271,8 +340,7 @@ def _role(audit: Audit) -> list[str]:
     else:
         insured = (
             f" It is still good as an insurance: {100 * share:g} % of it is mixed in, so that no row is lost that the "
-            f"rest "
-            "has missed."
+            "rest has missed."
             if share
             else ""
         )
@@ -282,8 +350,7 @@ def _role(audit: Audit) -> list[str]:
     if s.active < d:
         points.append(
             f"**In {d - s.active} of {d} dimensions** the encoder says nothing, every posterior is the prior, and the "
-            f"prior is "
-            "exactly right."
+            "prior is exactly right."
         )
     made = audit.generation
     if made is not None and choice.name != "prior":
@@ -292,10 +359,8 @@ def _role(audit: Audit) -> list[str]:
         seen = [f"{100 * e.fidelity.coverage.value:.0f} %" for e in rows]
         points.append(
             f"**What drawing from it costs here:** {off[0]} of its samples lie off the data and they cover {seen[0]} "
-            f"of unseen "
-            f"rows. For {choice.label} it is {off[1]} and {seen[1]}, for real rows {off[2]} and {seen[2]}. p(Z) draws "
-            f"from the "
-            "holes too, where the decoder was never trained."
+            f"of unseen rows. For {choice.label} it is {off[1]} and {seen[1]}, for real rows {off[2]} and {seen[2]}. "
+            "p(Z) draws from the holes too, where the decoder was never trained."
         )
     return [bullets(points)]
 
@@ -310,8 +375,7 @@ def _limits(audit: Audit) -> list[str]:
     if made is not None:
         text += (
             f", Frechet distance, coverage and “off the data” over {made.rows:,} rows a sample in {made.features} "
-            f"features "
-            f"({made.says}), and they depend on both"
+            f"features ({made.says}), and they depend on both"
         )
     return [text + ". Another model has other holes. Ask yours: `zprime run`, then `zprime explain`."]
 
@@ -344,7 +408,8 @@ def _best_kind(audit: Audit) -> tuple[Entry, Estimate] | None:
 def _samples(audit: Audit, name: str) -> str:
     """How much of the data samples of a candidate cover, in brackets, where that was measured."""
     made = audit.generation
-    found = None if made is None else next((e for e in made.entries if e.name == name), None)
+    named = {} if made is None else {e.name: e for e in made.entries}
+    found = named.get(name + PURE, named.get(name))
     if found is None:
         return ""
     return f" (measured: its samples cover {100 * found.fidelity.coverage.value:.0f} % of unseen rows)"

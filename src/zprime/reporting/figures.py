@@ -16,11 +16,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zprime.errors import UsageError
+from zprime.measure.copying import LIMIT
+from zprime.measure.drift import LEVEL
 from zprime.measure.surgery import ACTIVE
 from zprime.notebook import size
 from zprime.record import Audit
 
-__all__ = ["calibration", "components", "dimensions", "gains", "latent_map", "samples", "surgery"]
+__all__ = ["calibration", "components", "dimensions", "gains", "latent_map", "road", "samples", "surgery"]
 
 STYLE: Any = {
     "svg.hashsalt": "zprime",
@@ -241,6 +243,102 @@ def calibration(audit: Audit, *, most: int = 12) -> Figure | None:
         axis.set_title(c.names[j], color=INK, fontsize=9)
         axis.set_xticks([])
         axis.set_ylim(0, None)
+    return figure
+
+
+@_styled
+def columns(audit: Audit, *, most: int = 12) -> Figure | None:
+    """Distribution functions of a table's columns: held-out rows, and samples from the prior and from the choice.
+
+    The columns in which the prior's samples are farthest from the data come first. None for images.
+    """
+    held = audit.tensors.get("grid.held-out data")
+    if audit.images or held is None:
+        return None
+    choice = audit.verdict.choice or "prior"
+    drawn = {"held-out data": (held, DATA), "prior": (audit.tensors["grid.prior"], SECOND)}
+    if choice != "prior":
+        drawn[audit.entry(choice).label] = (audit.tensors[f"grid.{choice}"], MARK)
+    parts = {n: (x.flatten(1).double().sort(0).values, colour) for n, (x, colour) in drawn.items()}
+    real, prior = parts["held-out data"][0], parts["prior"][0]
+    apart = [_gap(real[:, j], prior[:, j]) for j in range(real.shape[1])]
+    order = sorted(range(len(apart)), key=lambda j: -apart[j])[:most]
+    across = min(4, len(order))
+    lines = -(-len(order) // across)
+    figure = Figure(figsize=(2.1 * across, 0.6 + 1.4 * lines), layout="constrained")
+    for i, j in enumerate(order):
+        axis = _quiet(figure.add_subplot(lines, across, i + 1))
+        for name, (x, colour) in parts.items():
+            axis.ecdf(x[:, j].numpy(), color=colour, linewidth=1.4, label=name)
+        axis.set_title(f"column {j}", color=INK, fontsize=9)
+        axis.set_yticks([])
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    """Kolmogorov and Smirnov's statistic of two sorted samples."""
+    points = torch.cat([a, b])
+    shares = [torch.searchsorted(x.contiguous(), points, right=True).double() / len(x) for x in (a, b)]
+    return float((shares[0] - shares[1]).abs().max())
+
+
+@_styled
+def drift(audit: Audit, *, most: int = 24) -> Figure | None:
+    """How far new rows' codes are from held-out rows', the farthest latents first; None if none were looked at."""
+    if audit.drift is None:
+        return None
+    shifts = audit.drift.dimensions[:most]
+    figure = Figure(figsize=(1.2 + 0.3 * len(shifts), 2.2), layout="constrained")
+    axis = _quiet(figure.add_subplot())
+    colours = [MARK if s.p_value < LEVEL else SECOND for s in shifts]
+    axis.bar([str(s.dimension) for s in shifts], [s.statistic for s in shifts], width=0.7, color=colours)
+    axis.set_ylim(0, None)
+    axis.set_xlabel("latent")
+    axis.set_ylabel("largest gap")
+    return figure
+
+
+@_styled
+def road(audit: Audit) -> Figure | None:
+    """Copying, from the training codes to one Gaussian, as posteriors are smoothed; None where it was not measured.
+
+    Above, the chance that the gate looks at, with 95 % intervals, from 1 (copies) over 1/2 (as near to the training set
+    as reconstructions of unseen rows) to 0 (off the data); below, Z_U and C_T. Lines: planted copies, reconstructions
+    of unseen rows, and samples of the prior.
+    """
+    found = None if audit.generation is None else audit.generation.road
+    if found is None:
+        return None
+    figure = Figure(figsize=(6.2, 4.6), layout="constrained")
+    top, bottom = (_quiet(a) for a in figure.subplots(2, 1, sharex=True, height_ratios=(3, 2)))
+    places = range(len(found.stops))
+    for x, stop in zip(places, found.stops, strict=True):
+        e = stop.copying.within
+        colour = {"copies": MARK, "passes": SECOND}.get(stop.copying.status, DATA)
+        top.plot([x, x], [e.low, e.high], color=colour, linewidth=2.5, solid_capstyle="butt")
+        top.plot(x, e.value, "o", color=colour, markersize=5)
+    for axis in (top, bottom):
+        axis.set_xlim(-0.4, len(found.stops) + 0.9)
+    for name, c in found.beside.items():
+        top.axhline(c.within.value, color=SOFT, linewidth=0.8, linestyle=":")
+        top.annotate(name, (len(found.stops) + 0.9, c.within.value), ha="right", va="bottom", color=SOFT)
+        bottom.axhline(c.z_u.value, color=SOFT, linewidth=0.8, linestyle=":")
+    top.axhspan(0.5 + LIMIT / 2, 1, color=LINE, linewidth=0, alpha=0.35)
+    top.set_ylim(-0.03, 1.08)
+    top.set_ylabel("chance to be nearer to\nthe training set")
+    for name, marker, colour in (("z_u", "o", INK), ("c_t", "s", DATA)):
+        bars = [getattr(s.copying, name) for s in found.stops]
+        error = [[e.value - e.low for e in bars], [e.high - e.value for e in bars]]
+        label = {"z_u": "Z_U", "c_t": "C_T"}[name]
+        style: Any = {"marker": marker, "markersize": 4, "linewidth": 1, "capsize": 2}
+        bottom.errorbar(places, [e.value for e in bars], yerr=error, color=colour, label=label, **style)
+    bottom.axhline(0, color=LINE, linewidth=0.8)
+    bottom.set_ylabel("normal deviates,\nbelow 0: copies")
+    bottom.legend(frameon=False, labelcolor=INK, loc="lower right")
+    names = ["codes", *(f"{s.bandwidth:g}" for s in found.stops[1:])]
+    bottom.set_xticks(places, names, color=INK)
+    bottom.set_xlabel(f"bandwidth h that smooths the posteriors ({found.rows} samples at each)")
     return figure
 
 

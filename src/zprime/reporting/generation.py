@@ -8,6 +8,7 @@ from rich.text import Text
 from zprime.measure.drift import Drift
 from zprime.measure.estimate import Estimate
 from zprime.measure.generation import PLANTED, RECONSTRUCTED, Generation, Sampled
+from zprime.measure.road import Road
 from zprime.record import PURE, Audit
 
 COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
@@ -50,13 +51,19 @@ def _cells(made: Generation, e: Sampled) -> list[str]:
     out = [
         "–" if e.copying is None else COPIES[e.status],
         "–" if e.copying is None else f"{e.copying.within.value:.3f}",
-        f"{f.frechet.value:.3g}±{f.frechet.stderr or 0.0:.1g}",
+        _distance(f.frechet),
         f"{f.precision.value:.2f}",
         f"{f.coverage.value:.2f}",
     ]
     if _students(made):
         out.append("–" if e.utility is None else f"{e.utility.accuracy.value:.3f}")
     return out
+
+
+def _distance(e: Estimate) -> str:
+    """Value±error, two decimals less a figure for every ten."""
+    places = 0 if e.value >= 100 else 1 if e.value >= 10 else 2
+    return f"{e.value:.{places}f}±{e.stderr or 0.0:.{places}f}"
 
 
 def verdict_box(audit: Audit) -> Box | None:
@@ -90,9 +97,32 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
     for e in made.entries:
         if e.copying is not None:
             out.append((f"Copying by {_title(e).strip()}", _copying(e)))
+    if made.road is not None:
+        out.append(("The road from copies to off the data", road_line(made.road)))
     if difference(audit):
         out.append(("Why the verdicts differ", difference(audit)))
     return out
+
+
+def road_line(found: Road) -> str:
+    """Where on the road samples copy, and where they leave the data."""
+    first = found.stops[0].copying
+    out = [
+        "posteriors smoothed by a kernel of bandwidth h, from the training codes themselves "
+        f"(nearer with chance {first.within}) to one Gaussian"
+    ]
+    if any(s.copying.status == "untested" for s in found.stops):
+        return out[0] + ": untested, for the controls failed"
+    copies, off = found.copies, found.off
+    out.append(f"samples copy up to {copies[-1].name}" if copies else "nowhere do samples measurably copy")
+    if off:
+        out.append(
+            f"from {off[0].name} on they are farther from the training set than reconstructions of unseen rows, off "
+            f"the data (at the end with chance {off[-1].copying.within})"
+        )
+    else:
+        out.append("nowhere do they measurably leave the data")
+    return "; ".join(out) + "."
 
 
 def _copying(e: Sampled) -> str:
@@ -102,7 +132,8 @@ def _copying(e: Sampled) -> str:
     noise = "" if d is None else f" (draws with the decoder's noise: {d.within})"
     return (
         f"{e.status}. A sample is nearer to the training set than an unseen row's reconstruction with chance "
-        f"{c.within} within regions, {c.auc} over all{noise}; {_percent(c.near)} are nearer than all but 5 % of those; "
+        f"{c.within} within regions, {c.auc} over all{noise}; {_percent(c.near)} are nearer than all but 5 % of those, "
+        f"{_percent(c.singled)} nearer to one training row in particular; "
         f"Z_U {c.z_u.value:+.1f}, C_T {c.c_t.value:+.1f}; {_percent(c.authenticity)} authentic; ratio of distances "
         f"{c.ratio}."
     )
@@ -131,6 +162,8 @@ def difference(audit: Audit) -> str:
         )
     if standing == "loses modes":
         return f"{a} is the likelier one, but its samples cover less of the data than the prior's do"
+    if standing == "covers less":
+        return f"{a} is the likelier one, but its samples cover less of the data than those of its equals in distance"
     if made.verdict.decision in ("undecided", "none of these"):
         return (
             f"{a} is the choice by likelihood, which is measured row by row and needs fewer of them; its samples could "

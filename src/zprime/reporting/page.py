@@ -87,6 +87,7 @@ def html(audit: Audit, *, public: bool = False) -> str:
         headings=ranking.headings(audit),
         rows=ranking.rows(audit),
         sheets=sheets(audit, public=public),
+        columns="" if public or (table := figures.columns(audit)) is None else pictures.svg(table, "columns"),
         latent=latent.map_data(audit, public=public),
         curve="" if curve is None else pictures.svg(curve, "curve"),
         waterfall=pictures.svg(figures.surgery(audit), "waterfall"),

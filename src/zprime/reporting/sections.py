@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from zprime.measure import Estimate
+from zprime.measure.decision import Decision
 from zprime.record import Audit
 from zprime.reporting import cost, figures, generation, latent_side, model_side, pictures
 from zprime.reporting.explain import Number, attributes, estimate
@@ -56,12 +57,32 @@ class Section:
 
 IN_WORDS: dict[str, tuple[str, Callable[[Audit], Sequence[str | tuple[str, str]]]]] = {
     "generation": ("Samples beside data", generation.lines),
+    "drift": ("New rows", lambda audit: [] if audit.drift is None else [audit.drift.sentence]),
     "latent_side": ("The latent side", latent_side.lines),
     "model_side": ("The likelihood and the encoder", model_side.sentences),
 }
 """Field of the audit -> its heading, and its numbers in sentences that the terminal shares."""
 
 PLOTS: dict[str, list[tuple[Callable[[Audit], Figure | None], str]]] = {
+    "generation": [
+        (
+            figures.road,
+            "The road from copies to off the data: samples from the training codes themselves, from the aggregated "
+            "posterior (h = 0), and from posteriors smoothed until they are one Gaussian (h = 1). Above: chance, with "
+            "95 % interval, that a sample is nearer to the training set than a reconstruction of an unseen row is. "
+            "Red: copies; the gate closes where the interval lies in the grey and the nearness is to single rows. Well "
+            "below 1/2: off the data. Below: Z_U and C_T (Meehan et al. 2020). Dotted: controls and prior, as many "
+            "samples each.",
+        )
+    ],
+    "drift": [
+        (
+            figures.drift,
+            "How far the codes of new rows are from those of held-out rows, latent by latent, the farthest first: the "
+            "largest gap between the two distribution functions (Kolmogorov and Smirnov). Red: p below 0.05 after "
+            "Holm's correction for the number of latents.",
+        )
+    ],
     "model_side": [
         (
             figures.calibration,
@@ -100,10 +121,10 @@ def _labelled(table: Table, labels: Mapping[str, str]) -> Table:
     return dataclasses.replace(table, rows=[(labels.get(k, k), numbers) for k, numbers in table.rows])
 
 
-def verdicts(audit: Audit) -> list[tuple[str, Any]]:
+def verdicts(audit: Audit) -> list[tuple[str, Decision]]:
     """Verdicts beside the one by likelihood: name of the section that gives it, and the verdict."""
     found = [(f.name, getattr(getattr(audit, f.name), "verdict", None)) for f in dataclasses.fields(audit)]
-    return [(_words(name).lower(), v) for name, v in found if v is not None and hasattr(v, "sentence")]
+    return [(_words(name).lower(), v) for name, v in found if isinstance(v, Decision)]
 
 
 def _words(name: str) -> str:

@@ -6,11 +6,11 @@ from zprime.measure.estimate import Estimate
 from zprime.record import Entry
 
 GLOSS = {
-    "mixture": "Gaussians fitted to all posteriors",
+    "mixture": "{} Gaussians fitted to all posteriors",
     "gaussian": "one Gaussian with the mean and covariance of the posteriors",
-    "conditional": "Gaussians fitted to the posteriors of each label",
+    "conditional": "Gaussians fitted to the posteriors of each of {}",
     "exemplars": "the posteriors, smoothed",
-    "vamp": "posteriors of rows that were made up for it",
+    "vamp": "{} posteriors of rows that were made up for it",
     "flow": "a network fitted to the posteriors",
     "flow-matching": "a network fitted to the posteriors",
     "two-stage": "a second VAE fitted to the posteriors",
@@ -20,7 +20,8 @@ GLOSS = {
 
 def gloss(e: Entry) -> str:
     """What a label means, in brackets."""
-    says = next((v for k, v in GLOSS.items() if e.label.split("(")[0].split(" ")[0] == k), "")
+    kind, _, rest = e.label.split(" +")[0].partition("(")
+    says = GLOSS.get(kind.strip(), "").format(rest.partition(")")[0])
     share = e.chosen.get("epsilon")
     words = [w for w in (says, f"with {100 * share:g} % of p(Z) mixed in" if share else "") if w]
     return f" ({', '.join(words)})" if words else ""

@@ -1,0 +1,57 @@
+"""An encoder for a decoder that has none: fitted to it by the ELBO, the decoder as it is."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from zprime.data import Rows
+from zprime.networks import MLPEncoder
+from zprime.rng import generator
+from zprime.training import TrainSettings, train
+from zprime.vae import VAE
+
+
+class Whole(nn.Module):
+    """A decoder that answers with p(x|z) at once; its parameters are no business of the optimiser's."""
+
+    def __init__(self, decode: Callable[[Tensor], Distribution]) -> None:
+        super().__init__()
+        self.decode = decode
+
+    def forward(self, z: Float[Tensor, "n d"]) -> Distribution:
+        """p(x|z)."""
+        return self.decode(z)
+
+
+def refit(
+    decode: Callable[[Tensor], Distribution],
+    train_rows: Rows,
+    selection: Rows,
+    latents: int,
+    *,
+    hidden: Sequence[int],
+    settings: TrainSettings,
+    seed: int,
+) -> nn.Module:
+    """Fit q(z|x), a diagonal Gaussian by hidden layers, to raise the ELBO under a frozen decoder and N(0, I).
+
+    Args:
+        decode: p(x|z); differentiable in z.
+        train_rows: what it is fitted to.
+        selection: what it is stopped by.
+        latents: d.
+        hidden: widths of the hidden layers.
+        settings: of the training.
+        seed: of weights, order and noise.
+
+    Raises:
+        NumericalError: the loss is not finite.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "refit").initial_seed())
+        encoder = MLPEncoder(train_rows.x.shape[1:], latents, hidden)
+    whole = VAE(encoder, nn.Identity(), Whole(decode), latents=latents)
+    return train(whole, train_rows, selection, settings, seed=seed).vae.encoder

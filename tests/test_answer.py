@@ -1,0 +1,198 @@
+"""The answer: it says what the record says, for every outcome there is, and nothing that is not borne out."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import small
+from zprime import record
+from zprime.cli import main
+from zprime.measure.decision import Decision
+from zprime.measure.estimate import exact
+from zprime.record import Audit, Score
+from zprime.reporting.answer import PARTS, explain
+from zprime.reporting.words import gloss, nats, shown
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Audit]:
+    folder = tmp_path_factory.mktemp("answer")
+    job, audit = small.run(folder / "run", small.table(folder / "t.npz", n=240))
+    return job.path, audit
+
+
+@pytest.fixture(scope="module")
+def audit(made: tuple[Path, Audit]) -> Audit:
+    """As it would be where the mixture was shipped."""
+    found = made[1]
+    assert found.generation is not None
+    v = replace(found.generation.verdict, decision="leave the prior", choice="mixture")
+    return replace(found, generation=replace(found.generation, verdict=v))
+
+
+def part(text: str, heading: str) -> str:
+    """One section."""
+    return text[text.index(f"## {heading}") :].split("\n## ")[0]
+
+
+def with_verdict(audit: Audit, decision: str, choice: str) -> Audit:
+    """By likelihood too."""
+    assert audit.generation is not None
+    told = {"decision": decision, "choice": choice, "sentence": f"{decision}!"}
+    made = replace(audit.generation, verdict=replace(audit.generation.verdict, **told))
+    return replace(audit, verdict=replace(audit.verdict, **told), generation=made)
+
+
+def with_gain(audit: Audit, value: float, error: float) -> Audit:
+    """Held-out gain of the aggregated posterior, on every rung."""
+    gain = replace(
+        exact(value, n=100, unit="nats", split="heldout"), stderr=error, low=value - 2 * error, high=value + 2 * error
+    )
+    entries = []
+    for e in audit.entries:
+        if e.name.startswith("aggregated"):
+            scores = {rung: Score(gain, 0.0, 0.0, 0.0) for rung in ("code", "evidence", "likelihood")}
+            e = replace(e, scores={**e.scores, "heldout": scores})
+        entries.append(e)
+    return replace(audit, entries=entries)
+
+
+def with_status(audit: Audit, status: str) -> Audit:
+    """What the copying test found of the aggregated posterior."""
+    assert audit.generation is not None
+    entries = [
+        replace(e, copying=replace(e.copying, status=status), copying_draws=None)
+        if e.name.startswith("aggregated") and e.copying is not None
+        else e
+        for e in audit.generation.entries
+    ]
+    return replace(audit, generation=replace(audit.generation, entries=entries))
+
+
+def test_it_answers_every_part_of_the_question(audit: Audit) -> None:
+    text = explain(audit)
+    places = [text.index(f"## {heading}\n") for heading in PARTS]
+    assert places == sorted(places)
+    assert not re.search(r"\bnan\b|\binf\b|\bNone\b(?! of these)|[{}]|  ", text), "left over"
+    for heading in PARTS:
+        assert len(part(text, heading)) > 100, heading
+
+
+def test_its_numbers_are_those_of_the_record(audit: Audit) -> None:
+    text = explain(audit)
+    s, a, made = audit.surgery["train"], audit.averages, audit.generation
+    assert a is not None
+    assert made is not None
+    kl = part(text, "(1)")
+    assert f"{nats(s.mean_kl.value)} nats from p(z)" in kl
+    assert f"{shown(s.information)} nats tell the rows apart" in kl
+    assert f"{shown(s.hole)} nats are the distance of their average" in kl
+    average = part(text, "(2)")
+    for m in a.members.values():
+        assert f"| {shown(m.forward)} | {shown(m.heldout)} |" in average
+    held, prior = a.members["aggregated posterior"].heldout.value, a.members["prior"].heldout.value
+    assert f"{nats(abs(held - prior))} nats {'farther' if held > prior else 'closer'} than p(Z)" in average
+    mixture = part(text, "(3)")
+    exact_ = next(e for e in made.entries if e.name.startswith("aggregated"))
+    assert exact_.copying is not None
+    assert shown(exact_.copying.within) in mixture
+    assert f"{s.mean_kl.n:,} posteriors take" in mixture
+    for verdict in (audit.verdict.sentence, made.verdict.sentence):
+        assert verdict in part(text, "In short")
+
+
+def test_what_is_shipped_is_said_first(audit: Audit) -> None:
+    short = part(explain(audit), "In short")
+    e = audit.entry("mixture")
+    assert f"do not draw z′ from N(0, I). Draw it from {e.label}{gloss(e)}" in short
+    kept = part(explain(with_verdict(audit, "keep the prior", "prior")), "In short")
+    assert "N(0, I) is what to draw z′ from: nothing that was tried is measurably better" in kept
+    open_ = part(explain(with_verdict(audit, "undecided", "prior")), "In short")
+    assert "could not be decided; until it is, N(0, I)" in open_
+    none = part(explain(with_verdict(audit, "none of these", "prior")), "In short")
+    assert "is not what ails its samples" in none
+    assert "**For sampling** it is, here, what to draw from." in explain(with_verdict(audit, "keep the prior", "prior"))
+
+
+def test_a_mixture_that_does_harm_is_told_from_one_that_does_not(audit: Audit) -> None:
+    bad = explain(with_status(with_gain(audit, -2.0, 0.1), "copies"))
+    assert "unseen rows are 2.00 ± 0.10 nats worse off under it and what it generates are copies" in bad
+    assert "**It does not know new rows.**" in bad
+    assert "**Its samples are copies.**" in bad
+    good = explain(with_status(with_gain(audit, 0.5, 0.1), "passes"))
+    assert "Here it does no measurable harm." in part(good, "In short")
+    assert "It does not know new rows" not in good
+    assert "copies.**" in good  # "no measurable copies"
+    assert "And they look good" not in good
+    assert "the trouble is what it stores" not in good
+    unsure = explain(with_status(with_gain(audit, -0.1, 0.2), "passes"))
+    assert "It does not know new rows" not in unsure  # worse, but not measurably
+
+
+def test_an_average_that_is_off_is_not_called_near(audit: Audit) -> None:
+    s = audit.surgery["train"]
+    near = replace(s, mean_kl=replace(s.mean_kl, value=10.0), gaussian_part=replace(s.gaussian_part, value=0.1))
+    far = replace(near, gaussian_part=replace(s.gaussian_part, value=5.0))
+    for cut, said, not_said in (
+        (near, "So the term does bring something near N(0, I)", "Here they are not near"),
+        (far, "Here they are not near", "So the term does bring something near N(0, I)"),
+    ):
+        text = explain(replace(audit, surgery={**audit.surgery, "train": cut}))
+        assert said in text
+        assert not_said not in text
+
+
+def test_the_road_is_told(audit: Audit) -> None:
+    assert audit.generation is not None
+    road = audit.generation.road
+    assert road is not None
+
+    def told(copies: int, off: int) -> str:
+        """The first stops copy, the last are off the data."""
+        assert audit.generation is not None
+        stops = []
+        for i, s in enumerate(road.stops):
+            e = replace(s.copying.within, high=0.4 if i >= off else 0.6)
+            stops.append(replace(s, copying=replace(s.copying, within=e, status="copies" if i < copies else "passes")))
+        found = replace(audit, generation=replace(audit.generation, road=replace(road, stops=stops)))
+        return part(explain(found), "(3)")
+
+    assert "copy up to h = 0.1, and from h = 0.3 on" in told(4, 6)
+    assert "Between lies h = 0.15 to h = 0.2." in told(4, 6)
+    assert "Nothing that was tried lies between." in told(4, 4)
+    assert "copy up to the codes without noise" in told(1, 4)
+    assert "at no h do they measurably leave the data" in told(3, 12)
+    assert "not even the codes of training rows" in told(0, 12)
+
+
+def test_what_was_not_measured_is_not_told(audit: Audit) -> None:
+    entries = [e for e in audit.entries if not e.name.startswith("aggregated")]
+    bare = replace(audit, generation=None, averages=None, latent_side=None, entries=entries)
+    text = explain(replace(bare, verdict=replace(audit.verdict, decision="keep the prior", choice="prior")))
+    assert "What it would do was not measured here." in text
+    assert "fit the kind `aggregated`, and audit again" in text
+    assert "(2) Is the average" not in text
+    assert "For generation" not in text
+    untested = with_status(audit, "untested")
+    assert "copies" not in part(explain(untested), "In short").split("(3)")[1].split("\n")[0]
+
+
+def test_verdicts_are_found_by_what_they_are(audit: Audit) -> None:
+    assert audit.generation is not None
+    assert isinstance(audit.verdict, Decision)
+    assert isinstance(audit.generation.verdict, Decision)
+
+
+def test_the_verb(made: tuple[Path, Audit], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = made
+    text = explain(record.load(folder / "audit"))
+    for argv in (["explain", str(folder), "--json"], ["explain", str(folder / "audit"), "--json"]):
+        with pytest.raises(SystemExit):
+            main(argv)
+        assert json.loads(capsys.readouterr().out)["answer"] == text
+    with pytest.raises(SystemExit):
+        main(["explain", str(folder), "--out", str(tmp_path / "new" / "answer.md")])
+    assert (tmp_path / "new" / "answer.md").read_text() == text

@@ -1,0 +1,98 @@
+"""The averages of the posteriors: each is the best by its own criterion, and its KLs are what sampling says."""
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from zprime.measure.averages import averages, forward_kl, reverse_kl
+from zprime.measure.surgery import surgery
+from zprime.posteriors import InMemory
+from zprime.rng import generator
+
+D = 3
+
+
+def posteriors(n: int, seed: int, scale: float = 0.4) -> InMemory:
+    rng = generator(seed, "averages")
+    mean = torch.randn(n, D, generator=rng, dtype=torch.float64) + torch.tensor([1.0, 0, -1]).double()
+    spread = scale * (0.5 + torch.rand(n, D, generator=rng, dtype=torch.float64))
+    return InMemory(mean, spread)
+
+
+TRAIN, HELD = posteriors(60, 0), posteriors(40, 1)
+FOUND = averages({"train": TRAIN, "heldout": HELD}, surgery(TRAIN, split="train", rng=generator(0, "s")))
+
+
+def torchs(p: InMemory, i: int) -> MultivariateNormal:
+    return MultivariateNormal(p.mean[i], torch.diag(p.scale[i].square()))
+
+
+def test_kl_is_torchs() -> None:
+    root = torch.randn(D, D, generator=generator(0, "root"), dtype=torch.float64)
+    mean, covariance = torch.tensor([0.3, -1.0, 2.0]).double(), root @ root.T + torch.eye(D)
+    r = MultivariateNormal(mean, covariance)
+    for i in (0, 7):
+        assert float(forward_kl(TRAIN, mean, covariance)[i]) == pytest.approx(float(kl_divergence(torchs(TRAIN, i), r)))
+        assert float(reverse_kl(TRAIN, mean, covariance)[i]) == pytest.approx(float(kl_divergence(r, torchs(TRAIN, i))))
+
+
+def test_each_is_the_best_by_its_own_criterion() -> None:
+    names = ("prior", "moment match", "pool", "barycentre", "shared")
+    forward = {n: FOUND.members[n].forward.value for n in names}
+    reverse = {n: FOUND.members[n].reverse.value for n in names}  # type: ignore[union-attr]
+    assert min(forward, key=forward.__getitem__) == "moment match"
+    assert min(reverse, key=reverse.__getitem__) == "pool"
+    assert FOUND.members["aggregated posterior"].forward.value < forward["moment match"]
+    # and no small change of the moment match does better
+    mean, var = TRAIN.mean.mean(0), (TRAIN.scale.square() + (TRAIN.mean - TRAIN.mean.mean(0)).square()).mean(0)
+    best = float(forward_kl(TRAIN, mean, torch.diag(var)).mean())
+    for step in (-0.02, 0.02):
+        assert float(forward_kl(TRAIN, mean + step, torch.diag(var)).mean()) > best
+        assert float(forward_kl(TRAIN, mean, torch.diag(var * (1 + step))).mean()) > best
+
+
+def test_compensation_identity() -> None:
+    """Mean KL(q||r) = I + KL(qbar||r) for the prior, and the moment match takes off its own KL from the prior."""
+    prior, match, exact = (FOUND.members[n] for n in ("prior", "moment match", "aggregated posterior"))
+    assert prior.forward.value == pytest.approx(exact.forward.value + exact.to_prior.value)
+    assert prior.forward.value - match.forward.value == pytest.approx(match.to_prior.value, abs=1e-9)
+    assert match.to_prior.value <= exact.to_prior.value
+
+
+def test_widths_tell_which_average_collapses() -> None:
+    assert FOUND.members["prior"].width == 1
+    for name in ("pool", "barycentre"):
+        assert FOUND.members[name].width == pytest.approx(FOUND.width, rel=0.25)
+    assert FOUND.members["moment match"].width > 2 * FOUND.width
+    assert FOUND.members["shared"].width < 0.3 * FOUND.width
+
+
+def test_held_out_rows_have_an_error_and_training_rows_none() -> None:
+    for name, m in FOUND.members.items():
+        assert m.forward.n == 60
+        assert name == "aggregated posterior" or m.forward.stderr is None
+        assert (m.heldout.n, m.heldout.split) == (40, "heldout")
+        assert m.heldout.stderr is not None
+
+
+def test_the_mixture_on_rows_it_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all training posteriors are one, the mixture is that Gaussian, and the KL a closed form."""
+    monkeypatch.setattr("zprime.measure.averages.DRAWS", 4000)
+    one = InMemory(TRAIN.mean[:1].repeat(5, 1), TRAIN.scale[:1].repeat(5, 1))
+    cut = surgery(one, split="train", rng=generator(0, "s"))
+    found = averages({"train": one, "heldout": HELD}, cut).members["aggregated posterior"].heldout
+    truth = forward_kl(HELD, one.mean[0], torch.diag(one.scale[0].square())).mean()
+    assert found.value == pytest.approx(float(truth), rel=0.01)
+    # narrow posteriors: closest of all to the rows it was made of, farther than the prior from others
+    narrow, new = posteriors(60, 0, scale=0.02), posteriors(40, 1, scale=0.02)
+    members = averages({"train": narrow, "heldout": new}, surgery(narrow, split="train", rng=generator(0, "s"))).members
+    mixture, prior = members["aggregated posterior"], members["prior"]
+    assert mixture.forward.value < prior.forward.value
+    assert mixture.heldout.low > prior.heldout.high
+
+
+def test_a_product_that_is_no_density_is_said() -> None:
+    wide = InMemory(TRAIN.mean, 1.4 * torch.ones_like(TRAIN.scale))
+    found = averages({"train": wide, "heldout": HELD}, surgery(wide, split="train", rng=generator(0, "s")))
+    assert "shared" not in found.members
+    assert "is no density" in found.shared_fails

@@ -1,0 +1,165 @@
+"""Drift of new rows: the closed form of the linear model, false alarms at the nominal rate, and what each test sees."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import small
+from oracles import linear_gaussian, maximum_likelihood
+from zprime import plot, record
+from zprime.data import new_rows
+from zprime.drifting import drift_of
+from zprime.errors import ArrayError, UsageError
+from zprime.latent import Gaussian, Prior
+from zprime.latent.gaussian import moments
+from zprime.measure.drift import Drift, drift, moment_shift
+from zprime.posteriors import InMemory
+from zprime.reporting import page
+from zprime.rng import generator
+
+MODEL = linear_gaussian(D=6, d=3, var=0.4)
+
+
+def codes(n: int, seed: int, *, shift: float = 0.0, scale: float = 1.0) -> InMemory:
+    rng = generator(seed, "codes")
+    mean = shift + scale * 0.9 * torch.randn(n, 3, generator=rng, dtype=torch.float64)
+    return InMemory(mean, torch.full((n, 3), 0.4, dtype=torch.float64))
+
+
+def found(new: InMemory, seed: int = 0) -> Drift:
+    return drift(Prior(3), new, codes(300, 9000 + seed), source="prior", rng=generator(seed, "drift"))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zprime.measure.drift.SHUFFLES", 99)
+
+
+def test_moments_of_other_data_in_closed_form() -> None:
+    """Theory page, section 4: codes of data with covariance T, through the linear model fitted to other data."""
+    x, _ = MODEL.sample(40_000, seed=0)
+    fitted, values = maximum_likelihood(x, 3)
+    rng = generator(1, "T")
+    root = torch.randn(6, 6, generator=rng, dtype=torch.float64)
+    new = fitted.bias + torch.randn(40_000, 6, generator=rng, dtype=torch.float64) @ root.T
+    top, s2 = values[:3], fitted.var
+    axes = fitted.weight / (top - s2).sqrt()  # W = U (L - s2 I)^1/2
+    shrink = torch.diag((top - s2).sqrt() / top)
+    covariance = new - new.mean(0)
+    T = covariance.T @ covariance / len(new)
+    truth = torch.diag(s2 / top) + shrink @ axes.T @ T @ axes @ shrink
+    mean, got = moments(InMemory(*fitted.posterior(new)))
+    torch.testing.assert_close(got, truth, rtol=1e-8, atol=1e-10)
+    # the shift of moments is the KL between the two Gaussians; the training codes' is exactly N(0, I)
+    train = InMemory(*fitted.posterior(x))
+    kl = 0.5 * float(truth.trace() + mean @ mean - 3 - torch.logdet(truth))
+    assert moment_shift(InMemory(*fitted.posterior(new)), train) == pytest.approx(kl, rel=1e-6)
+    assert moment_shift(train, train) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.usefixtures("few")
+def test_equal_rows_raise_an_alarm_at_the_nominal_rate() -> None:
+    p = {"density": [], "moments": [], "dimension": [], "all": []}
+    for seed in range(200):
+        d = drift(Prior(3), codes(40, seed), codes(60, 5000 + seed), rng=generator(seed, "drift"))
+        p["density"].append(d.density_p)
+        p["moments"].append(d.moments_p)
+        p["dimension"].append(d.dimensions[0].p_value)
+        p["all"].append(d.p_value)
+    rates = {k: float(np.mean(np.array(v) < 0.05)) for k, v in p.items()}
+    assert 0.015 <= rates["density"] <= 0.09, rates
+    assert 0.015 <= rates["moments"] <= 0.09, rates
+    assert rates["dimension"] <= 0.09, rates  # Holm's correction and the statistic's steps are on the safe side
+    assert rates["all"] <= 0.09, rates
+
+
+@pytest.mark.usefixtures("few")
+def test_a_shift_is_seen_with_its_size() -> None:
+    d = found(codes(300, 1, shift=1.0))
+    assert d.drifted
+    assert d.log_density.high < 0
+    # log N(z; 0, I) of codes N(1, I) less that of codes N(0, I): -3/2 nats
+    assert d.log_density.low < -1.5 * 0.97 < d.log_density.high
+    assert d.moments.low < 1.5 / 0.97 < d.moments.high
+    assert "less likely than held-out codes" in d.sentence
+
+
+@pytest.mark.usefixtures("few")
+def test_what_log_r_cannot_see_the_moments_do() -> None:
+    # r knows the lengths of codes only: a shift along one axis that shrinks another keeps log r
+    new = codes(400, 2)
+    turned = InMemory(torch.stack([new.mean[:, 0].abs(), *new.mean.T[1:]], 1), new.scale)  # folded: the same lengths
+    d = found(turned)
+    assert d.density_p > 0.01
+    assert d.moments_p <= 0.01
+    assert d.dimensions[0].dimension == 0
+    assert d.drifted
+    assert not found(new).drifted
+    assert "No drift seen" in found(new).sentence
+
+
+@pytest.mark.usefixtures("few")
+def test_the_gain_says_whether_r_is_still_better_than_the_prior() -> None:
+    r = Gaussian(torch.full((3,), 2.0).double(), 0.6 * torch.eye(3).double())
+    held = codes(300, 3, shift=2.0, scale=0.5)
+    good = drift(r, codes(300, 4, shift=2.0, scale=0.5), held, rng=generator(0, "d"))
+    bad = drift(r, codes(300, 5, shift=0.0), held, rng=generator(0, "d"))
+    assert good.gain.low > 0
+    assert not good.drifted
+    assert bad.gain.high < 0
+    assert "no longer measurably better than the prior" in bad.sentence
+    assert "Fit it again" in bad.sentence
+    same = found(codes(300, 1, shift=1.0))  # r is the prior itself
+    assert "not measurably better than the prior, as it was before" in same.sentence
+
+
+@pytest.mark.usefixtures("few")
+def test_rows_that_are_likelier_than_held_out_ones_are_asked_about() -> None:
+    middle = found(codes(300, 6, scale=0.1))
+    assert middle.log_density.low > 0
+    assert "are these new?" in middle.sentence
+    assert "Fit it again" not in middle.sentence
+
+
+def test_refusals() -> None:
+    with pytest.raises(ArrayError, match="expected at least 8 rows, held-out ones too, got 7 and 300"):
+        found(codes(7, 0))
+    with pytest.raises(ArrayError, match=r"expected 2 latents, got 3 \(held-out 3\)"):
+        drift(Prior(2), codes(10, 0), codes(10, 1), rng=generator(0, "d"))
+
+
+@pytest.mark.usefixtures("few")
+def test_from_a_run_and_a_file(tmp_path: Path) -> None:
+    data = small.table(tmp_path / "t.npz")
+    job, _ = small.run(tmp_path / "run", data)
+    same = small.table(tmp_path / "same.npz", n=400)
+    before = (job.path / "audit" / "tensors.safetensors").read_bytes()
+    d = drift_of(job, str(same))
+    kept = record.load(job.path / "audit")
+    assert kept.drift == d
+    assert (job.path / "audit" / "tensors.safetensors").read_bytes() == before
+    assert len(plot.drift(kept).axes[0].patches) == len(d.dimensions)
+    assert d.sentence in page.html(kept)
+    assert plot.drift(replace(kept, drift=None)) is None
+    assert d.rows == 400
+    assert not d.drifted
+    x = np.load(same)["x"]
+    np.save(tmp_path / "other.npy", x[x[:, 0] > 90])  # one of the two clumps
+    assert drift_of(job, str(tmp_path / "other.npy")).drifted
+    np.save(tmp_path / "wide.npy", np.hstack([x, x]))
+    with pytest.raises(ArrayError, match=r"expected rows of shape \[5\], as the run has, got \[10\]"):
+        drift_of(job, str(tmp_path / "wide.npy"))
+    with pytest.raises(UsageError, match="data: expected digits, or a file or folder that exists"):
+        drift_of(job, "nothing.npy")
+
+
+def test_new_rows_are_scaled_as_the_old_ones(tmp_path: Path) -> None:
+    data = small.table(tmp_path / "t.npz")
+    job, _ = small.run(tmp_path / "run", data)
+    described, tensors = job.dataset.describe(), job.dataset.tensors()
+    again = new_rows(str(data), described, tensors)
+    torch.testing.assert_close(again.x[job.rows["heldout"].ids], job.rows["heldout"].x)
+    assert torch.equal(again.labels[job.rows["train"].ids], job.rows["train"].labels)  # type: ignore[index]

@@ -1,0 +1,305 @@
+"""The x' side as a whole: planted candidates are judged rightly, samples are shared, and nothing depends on batches."""
+
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from oracles import linear_gaussian
+from samples import clumps, junk, mixed
+from zprime import plain
+from zprime.data import Rows
+from zprime.distribution import LatentDistribution
+from zprime.errors import UsageError
+from zprime.latent import Aggregated, Conditional, Defensive, Gaussian, Mixture
+from zprime.measure.fidelity import Compared, fidelity
+from zprime.measure.generation import PLANTED, REAL, RECONSTRUCTED, Generation, generation
+from zprime.measure.generation_verdict import GenerationVerdict, Rival, decide_generation
+from zprime.measure.panel import PURE, Panel
+from zprime.posteriors import InMemory
+from zprime.rng import generator
+
+SIZES = {"train": 120, "selection": 200, "heldout": 200}
+MODEL = linear_gaussian(D=6, d=2, var=0.0005)
+CENTRES = torch.tensor([[-2.0, 0.0], [2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+WIDTH = 0.3
+"""Codes lie in three clumps: the prior N(0, I) draws from the holes between them."""
+
+
+def splits() -> tuple[dict[str, InMemory], dict[str, Rows]]:
+    posteriors, rows = {}, {}
+    for split, n in SIZES.items():
+        rng = generator(0, "generation", split)
+        label = torch.randint(3, (n,), generator=rng)
+        z = CENTRES[label] + WIDTH * torch.randn(n, 2, generator=rng, dtype=torch.float64)
+        x = z @ MODEL.weight.T + MODEL.bias + MODEL.var**0.5 * torch.randn(n, 6, generator=rng, dtype=torch.float64)
+        ids = torch.arange(n)
+        rows[split] = Rows(split, x, ids, label)
+        posteriors[split] = InMemory(*MODEL.posterior(x), row_ids=ids, labels=label)
+    return posteriors, rows
+
+
+def truth(modes: int = 3, width: float = WIDTH) -> Mixture:
+    weight = torch.full((modes,), 1 / modes, dtype=torch.float64).log()
+    root = (width * torch.eye(2, dtype=torch.float64)).expand(modes, 2, 2).clone()
+    return Mixture(weight, CENTRES[:modes].clone(), root)
+
+
+def with_junk(share: float) -> Mixture:
+    """The truth, and a clump far from all data."""
+    r, away = truth(), torch.tensor([[9.0, 9.0]], dtype=torch.float64)
+    weight = torch.cat([r.log_weight + math.log1p(-share), torch.tensor([share], dtype=torch.float64).log()])
+    return Mixture(weight, torch.cat([r.mean, away]), torch.cat([r.scale_tril, r.scale_tril[:1]]))
+
+
+POSTERIORS, ROWS = splits()
+JUNK = (0.02, 0.5, 0.99)
+
+
+def candidates() -> dict[str, LatentDistribution]:
+    train = POSTERIORS["train"]
+    return {
+        "truth": truth(),
+        "two modes": truth(2),
+        "blur": truth(width=0.2 * WIDTH),
+        **{f"{j:g} junk": with_junk(j) for j in JUNK},
+        "gaussian": Gaussian(CENTRES.mean(0), 1.5 * torch.eye(2, dtype=torch.float64)),
+        "aggregated": Defensive(Aggregated(train.mean, 0.2 * train.scale), 0.1),
+    }
+
+
+def measure(found: dict[str, LatentDistribution], **changes: object) -> Generation:
+    about = {"samples": 200, "grid": 4, "features": "pixels", "seed": 0, **changes}
+    made, _ = generation(Panel(found), POSTERIORS, MODEL.vae(), ROWS, **about)
+    assert made is not None
+    return made
+
+
+@pytest.fixture(scope="module")
+def made() -> Generation:
+    patch = pytest.MonkeyPatch()
+    patch.setattr("zprime.measure.features.EPOCHS", 30)
+    out = measure(candidates())
+    patch.undo()
+    return out
+
+
+def test_controls_come_out_as_they_must(made: Generation) -> None:
+    assert made.controls[PLANTED].status == "copies"
+    assert made.controls[RECONSTRUCTED].status == "passes"
+    assert made.controls[REAL].copying is None
+    assert made.controls[REAL].fidelity.frechet.low < made.controls[RECONSTRUCTED].fidelity.frechet.high
+
+
+def test_every_candidate_is_judged_rightly(made: Generation) -> None:
+    assert [e.name for e in made.entries] == [
+        "prior",
+        "truth",
+        "two modes",
+        "blur",
+        *(f"{j:g} junk" for j in JUNK),
+        "gaussian",
+        "aggregated",
+        "aggregated" + PURE,
+    ]
+    standings = made.verdict.standings
+    assert standings["aggregated"] == "copies"
+    assert standings["two modes"] == "loses modes"
+    assert standings["truth"] == "best"
+    assert standings["prior"] == standings["gaussian"] == "behind"
+    assert standings["blur"] == "covers less"  # its Frechet distance is as good as the truth's
+    assert {standings[f"{j:g} junk"] for j in JUNK} <= {"behind", "loses modes"}
+    assert made.verdict.decision == "leave the prior"
+    assert made.verdict.choice == "truth"
+    assert made.entry("two modes").fidelity.labels.missing == ["2"]  # type: ignore[union-attr]
+
+
+def test_fidelity_alone_would_choose_the_copies(made: Generation) -> None:
+    copies = made.entry("aggregated" + PURE)
+    assert copies.status == "copies"
+    assert copies.fidelity.frechet.value < 0.2 * made.entry("prior").fidelity.frechet.value
+    assert not copies.eligible
+
+
+def test_students_say_what_comes_out(made: Generation) -> None:
+    accuracy = {e.name: e.utility.accuracy.value for e in made.entries if e.utility is not None}
+    assert accuracy["truth"] > 0.95
+    assert accuracy["two modes"] < 0.8
+    assert made.classifier is not None
+    assert made.classifier.value > 0.95
+
+
+def test_means_and_draws_are_told_apart(made: Generation) -> None:
+    e = made.entry("aggregated" + PURE)
+    assert e.copying is not None
+    assert e.copying_draws is not None
+    assert e.copying_draws.auc.n < e.copying.auc.n or e.copying_draws.auc.n == 50
+    assert e.copying_draws.within.value < e.copying.within.value  # the decoder's noise hides copies
+
+
+def test_what_is_kept_comes_back_from_its_file(made: Generation) -> None:
+    again = plain.from_plain(Generation, json.loads(json.dumps(plain.to_plain(made))))
+    assert again == made
+    with pytest.raises(UsageError, match="name: expected one of prior, truth, two modes"):
+        made.entry("flowery")
+
+
+def test_a_mixed_candidate_shares_the_rows_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zprime.measure.features.EPOCHS", 1)
+    base = truth()
+    _, alone = generation(
+        Panel({"r": base}), POSTERIORS, MODEL.vae(), ROWS, samples=200, grid=100, features="pixels", seed=0
+    )
+    _, both = generation(
+        Panel({"r": Defensive(base, 0.3)}),
+        POSTERIORS,
+        MODEL.vae(),
+        ROWS,
+        samples=200,
+        grid=100,
+        features="pixels",
+        seed=0,
+    )
+    mine = torch.stack([(both["grid.r"] == alone[k]).all(1) for k in ("grid.r", "grid.prior")])
+    assert bool(mine.any(0).all())  # every row is the base's or the prior's
+    assert 15 <= int(mine[1].sum()) <= 45
+    near = ROWS["train"].x.float()
+    distance = torch.cdist(both["grid.r"], near)
+    torch.testing.assert_close(both["near.r"], near[distance.argmin(1)])
+
+
+def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zprime.measure.features.EPOCHS", 2)
+    once = measure({"truth": truth()})
+    monkeypatch.setattr("zprime.vae.DECODE", 37)
+    monkeypatch.setattr("zprime.measure.features.APPLY", 41)
+    again = measure({"truth": truth()})
+    assert again.entry("truth").copying == once.entry("truth").copying
+    assert again.entry("truth").fidelity.frechet.value == pytest.approx(once.entry("truth").fidelity.frechet.value)
+
+
+def test_a_conditional_one_has_a_student_of_its_own_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zprime.measure.features.EPOCHS", 30)
+    parts = tuple(Gaussian(c, WIDTH * torch.eye(2, dtype=torch.float64)) for c in CENTRES)
+    even = torch.full((3,), 1 / 3, dtype=torch.float64).log()
+    right = measure({"conditional": Conditional((0, 1, 2), even, parts)}).entry("conditional").utility
+    wrong = measure({"conditional": Conditional((1, 2, 0), even, parts)}).entry("conditional").utility
+    assert right is not None
+    assert wrong is not None
+    assert right.own is not None
+    assert wrong.own is not None
+    assert right.own.value > 0.95
+    assert wrong.own.value < 0.1  # the rows are as good; the labels are not
+    assert wrong.accuracy.value > 0.95  # which the classifier's labels do not see
+
+
+def test_nothing_is_measured_where_it_cannot_be() -> None:
+    panel = Panel({"truth": truth()})
+    assert generation(panel, POSTERIORS, None, ROWS, samples=200, seed=0) == (None, {})
+    assert generation(panel, POSTERIORS, MODEL.vae(), ROWS, samples=0, seed=0) == (None, {})
+    bare = {k: v for k, v in ROWS.items() if k != "train"}
+    assert generation(panel, POSTERIORS, MODEL.vae(), bare, samples=200, seed=0) == (None, {})
+    few = {k: v.head(30) for k, v in ROWS.items()}
+    assert generation(panel, POSTERIORS, MODEL.vae(), few, samples=200, seed=0) == (None, {})
+
+
+# -- the rule, on samples made for it ------------------------------------------------------------------------------
+
+N = 200
+Make = Callable[[int], torch.Tensor]
+HONEST: Make = lambda seed: clumps(N, seed)  # noqa: E731
+JUNKY: Make = lambda seed: mixed(clumps(N, seed), junk(N, seed), 0.4, seed)  # noqa: E731
+
+
+def compare(x: torch.Tensor, reference: int = 0) -> Compared:
+    return fidelity(clumps(N, reference), x, split="heldout")
+
+
+def decide(
+    makers: dict[str, Make],
+    *,
+    copies: tuple[str, ...] = (),
+    sizes: dict[str, int] | None = None,
+    students: dict[str, float] | None = None,
+    reconstructions: torch.Tensor | None = None,
+    tested: bool = True,
+) -> GenerationVerdict:
+    sizes = {"prior": 0, **{k: 100 for k in makers if k != "prior"}, **(sizes or {})}
+    right = {k: torch.arange(N) < round(v * N) for k, v in (students or {}).items()}
+    rivals = [
+        Rival(k, k, sizes[k], "copies" if k in copies else "passes", compare(m(i + 1)), [], right.get(k))
+        for i, (k, m) in enumerate(makers.items())
+    ]
+    return decide_generation(
+        rivals,
+        lambda name: compare(makers[name](500), 1000),
+        reconstructions=compare(clumps(N, 700) if reconstructions is None else reconstructions, 1000),
+        real=compare(clumps(N, 701), 1000),
+        tested=tested,
+        space="pixels",
+        seed=0,
+    )
+
+
+def test_the_better_one_is_taken_and_confirmed() -> None:
+    v = decide({"prior": JUNKY, "good": HONEST})
+    assert (v.decision, v.choice) == ("leave the prior", "good")
+    assert v.evidence["gain"].low > 0
+    assert "Generate from good" in v.sentence
+
+
+def test_equal_samples_keep_the_prior() -> None:
+    v = decide({"prior": HONEST, "same": HONEST})
+    assert (v.decision, v.choice) == ("keep the prior", "prior")
+    assert v.standings["same"] in ("tied", "best")
+
+
+def test_who_copies_is_out_however_good() -> None:
+    v = decide(
+        {"prior": JUNKY, "copier": HONEST, "fair": lambda s: mixed(clumps(N, s), junk(N, s), 0.1, s)},
+        copies=("copier",),
+    )
+    assert v.choice == "fair"
+    assert v.standings["copier"] == "copies"
+    assert "copier copies training rows, and is out" in v.why
+
+
+def test_who_loses_modes_is_out() -> None:
+    v = decide({"prior": JUNKY, "dropper": lambda s: clumps(N, s, modes=1, blur=0.3)})
+    assert v.standings["dropper"] == "loses modes"
+    assert v.choice == "prior"
+
+
+def test_ties_go_to_the_better_student_then_to_the_smaller() -> None:
+    makers = {"prior": JUNKY, "large": HONEST, "small": HONEST}
+    sizes = {"large": 1000, "small": 10}
+    assert decide(makers, sizes=sizes).choice == "small"
+    assert decide(makers, sizes=sizes, students={"prior": 0.9, "large": 0.9, "small": 0.6}).choice == "large"
+    assert decide(makers, sizes=sizes, students={"prior": 0.9, "large": 0.9, "small": 0.9}).choice == "small"
+
+
+def test_failed_controls_clear_nobody() -> None:
+    v = decide({"prior": JUNKY, "good": HONEST}, tested=False)
+    assert (v.decision, v.choice) == ("undecided", "prior")
+    assert "controls of the copying test" in v.sentence
+
+
+def test_bad_reconstructions_are_none_of_these() -> None:
+    far = clumps(N, 5) * 0.2 + 9
+    v = decide(
+        {"prior": lambda s: clumps(N, s) * 0.2 + 9.05, "other": lambda s: clumps(N, s) * 0.2 + 9}, reconstructions=far
+    )
+    assert v.decision == "none of these"
+    assert v.evidence["decoder"].low > 0
+    assert "your encoder or decoder is the problem" in v.sentence
+
+
+def test_a_gain_that_is_not_confirmed_is_not_taken() -> None:
+    def lucky(seed: int) -> torch.Tensor:
+        return JUNKY(seed) if seed == 500 else HONEST(seed)  # good on the selection split, as bad as the prior after it
+
+    v = decide({"prior": JUNKY, "lucky": lucky})
+    assert (v.decision, v.choice) == ("keep the prior", "prior")
+    assert "do not confirm it" in v.sentence
