@@ -531,7 +531,7 @@ def page(found: dict[str, object], rows: list[Row]) -> str:
     return "\n\n".join(
         [
             table(head, lines),
-            "![Times faster than torch and scikit-learn, by dimension; CPU seconds by number of components](images/speed.png)",
+            "![Times faster than the peers, by dimension; CPU seconds by components](images/speed.png)",
             f"Held-out log r of the reduction, nats: {held}.",
             f"Peak memory of log-densities under {N:,} components, d = 16, beyond what the process had before: {used}.",
             table(["cost in", "exponent", "sizes", "CPU s"], growing),
