@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench-coverage bench-verdict bench-generation bring bring-tests clean
+.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench bench-coverage bench-verdict bench-generation bring bring-tests clean
 
 $(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/zprime/kernels/_native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +60,9 @@ question-pictures: $(VENV)/.done  ## the pictures of docs/question.md
 
 toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated posterior known in closed form
 	$(BIN)/python examples/toy.py
+
+bench: $(VENV)/.done  ## docs/performance.md: speed and memory against the alternatives; PYTHAE=python of an environment with pythae
+	$(BIN)/python benchmarks/speed.py $(if $(PYTHAE),--pythae $(PYTHAE))
 
 # Kinds with other settings than their defaults, for docs/kinds/compared.md: name/settings.
 VARIANTS := mixture-of-means/mixture.codes=means mixture-merged/mixture.method=merge \

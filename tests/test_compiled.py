@@ -290,6 +290,27 @@ def test_threads_change_no_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
 
 
 @needs_compiled
+@pytest.mark.parametrize(("apart", "used"), [(1.0, False), (20.0, True)], ids=["one cloud", "clumps"])
+def test_boxes_are_used_where_they_spare_work_and_change_nothing(
+    apart: float, monkeypatch: pytest.MonkeyPatch, *, used: bool
+) -> None:
+    rng = generator(0, "boxes")
+    clump = apart * torch.randn(100, 16, generator=rng)
+    mean = clump[torch.arange(20_000) % 100] + torch.randn(20_000, 16, generator=rng)
+    scale = torch.full((20_000, 16), 0.3)
+    z = mean[:700] + 0.3 * torch.randn(700, 16, generator=rng)
+    mixture = (mean, scale, torch.zeros(20_000))
+    panel = compiled.module.Single(*mixture[:2], mixture[2].double(), True)
+    start = torch.full((700,), -torch.inf, dtype=torch.float64), torch.zeros(700, dtype=torch.float64)
+    cost = panel.sweep(z, *start, None, None, 50.0, 3e-5, 1)
+    assert (cost < 1) == used
+    found = mixture_log_prob(z, *mixture)
+    monkeypatch.setattr(compiled, "SORTED", 1 << 62)
+    torch.testing.assert_close(found, mixture_log_prob(z, *mixture), rtol=0, atol=FLOAT32)
+    assert float((found[:50] - direct(z[:50], *mixture)[0]).abs().max()) < FLOAT32
+
+
+@needs_compiled
 def test_an_interrupt_is_heard_between_blocks_of_bounded_work(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = case(500, 4, 0.3, m=3000)
     mixture = DiagonalMixture(*parts[1:])

@@ -45,9 +45,10 @@ struct Limits {
     double rounding;  // error of a term in bits above which it is computed again in float64
 };
 
-// Points first to first + count (at most POINTS), with room for `room(d, score)` numbers.
+// Points first to first + count (at most POINTS), with room for `room(d, score)` numbers. Returns what it cost with boxes, as a
+// multiple of what it would have cost without.
 template <class T>
-using Sweep = void (*)(const Packed<T> &, const State<T> &, const Limits &, std::size_t first, std::size_t count, T *room);
+using Sweep = double (*)(const Packed<T> &, const State<T> &, const Limits &, std::size_t first, std::size_t count, T *room);
 constexpr std::size_t room(std::size_t d, std::size_t lanes, bool score) { return POINTS * d * (score ? 3 + lanes : 3); }
 
 struct Kernels {

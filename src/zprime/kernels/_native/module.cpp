@@ -98,7 +98,8 @@ template <class T> class Panel {
         if (sorted) enclose();
     }
 
-    void sweep(Rows<T> z, Sums<double> shift, Sums<double> total, std::optional<Scores> score,
+    // Returns the cost with boxes, as a multiple of that without, where it was found out.
+    double sweep(Rows<T> z, Sums<double> shift, Sums<double> total, std::optional<Scores> score,
                std::optional<Column<std::int64_t>> without, double dropped, double rounding, int threads) const {
         const std::size_t m = z.shape(0);
         if (z.shape(1) != d_ || shift.shape(0) != m || total.shape(0) != m ||
@@ -111,7 +112,7 @@ template <class T> class Panel {
             for (std::size_t i = 0; i < m; ++i) order[i] = static_cast<std::int64_t>(i);
             sort_by_tree(order, z.data(), d_, unit_, FEW);
         }
-        const Packed<T> packed{n_,          d_,          groups_,       data_.get(),   constant_.get(),
+        Packed<T> packed{n_,          d_,          groups_,       data_.get(),   constant_.get(),
                                at_.data(),  place_.data(), column_.data(), reference_, mean_.data(),
                                scale_.data(), exact_.data(), box_.get(), least_.get()};
         const State<T> state{z.data(), shift.data(), total.data(), score ? score->data() : nullptr,
@@ -119,16 +120,30 @@ template <class T> class Panel {
         const Limits limits{dropped, rounding};
         const Sweep<T> run = sweep_of<T>(*chosen);
         const std::size_t blocks = (m + POINTS - 1) / POINTS;
+        const auto take = [&](std::size_t b, T *space) {
+            return run(packed, state, limits, b * POINTS, std::min(POINTS, m - b * POINTS), space);
+        };
+        const auto space_for_one = [&] { return aligned<T>(room(d_, lanes<T>(), state.score != nullptr)); };
+        // Where neighbourhoods tell little (broad components, many dimensions), boxes cost more than they spare: two
+        // blocks find that out, the same two whatever the number of threads.
+        const std::size_t tried[2] = {blocks / 4, 3 * blocks / 4};
+        double cost = 0;
+        if (box_) {
+            auto space = space_for_one();
+            for (std::size_t t = 0; t < (tried[0] == tried[1] ? 1 : 2); ++t) cost = std::max(cost, take(tried[t], space.get()));
+            if (cost > 1) packed.box = nullptr;
+        }
         std::atomic<std::size_t> next{0};
         auto work = [&] {
-            auto space = aligned<T>(room(d_, lanes<T>(), state.score != nullptr));
+            auto space = space_for_one();
             for (std::size_t b; (b = next.fetch_add(1)) < blocks;)
-                run(packed, state, limits, b * POINTS, std::min(POINTS, m - b * POINTS), space.get());
+                if (!box_ || (b != tried[0] && b != tried[1])) take(b, space.get());
         };
         std::vector<std::thread> others;
         for (int t = 1; t < threads && static_cast<std::size_t>(t) < blocks; ++t) others.emplace_back(work);
         work();
         for (auto &t : others) t.join();
+        return cost;
     }
 
   private:

@@ -445,8 +445,10 @@ template <class T> static inline void insert(Nearest<T> &n, T a, std::uint32_t g
 
 // Points of a block, FEW neighbours at a time, against the components that are near enough to matter.
 template <class T>
-static inline void neighbours(const Packed<T> &k, const State<T> &s, const Limits &l, Block<T> &b, std::size_t count, T *points) {
+static inline double neighbours(const Packed<T> &k, const State<T> &s, const Limits &l, Block<T> &b, std::size_t count, T *points) {
     constexpr std::size_t W = lanes<T>();
+    constexpr double BOX = 3, ALONE = 2;  // cost of a dimension of a box, and of a group met by one point alone
+    double spent = 0;
     const std::size_t d = k.d, few = (count + FEW - 1) / FEW, lines = (k.groups + W - 1) / W;
     T *low = points + POINTS * d, *high = low + POINTS * d;
     Nearest<T> nearest[POINTS / FEW];
@@ -511,6 +513,7 @@ static inline void neighbours(const Packed<T> &k, const State<T> &s, const Limit
                 std::size_t n = 0;
                 for (std::size_t line = start; line < stop; ++line) {
                     if (!near[line - start]) continue;
+                    spent += BOX * d;
                     V<T> a[NV];
                     M<T> m[NV];
                     between<T>(k, line, z, z, b.limit[i], a);
@@ -518,19 +521,22 @@ static inline void neighbours(const Packed<T> &k, const State<T> &s, const Limit
                     for (unsigned rest = bits<T>(m) & near[line - start]; rest; rest &= rest - 1)
                         list[n++] = (std::uint32_t)(line * W) + (std::uint32_t)__builtin_ctz(rest);
                 }
-                if (d > 12) n = sieve<T, 8>(k, b.limit[i], z, list, n);
-                if (d > 24) n = sieve<T, 16>(k, b.limit[i], z, list, n);
-                if (d > 48) n = sieve<T, 32>(k, b.limit[i], z, list, n);
+                if (d > 12) spent += ALONE * 8 * n, n = sieve<T, 8>(k, b.limit[i], z, list, n);
+                if (d > 24) spent += ALONE * 16 * n, n = sieve<T, 16>(k, b.limit[i], z, list, n);
+                if (d > 48) spent += ALONE * 32 * n, n = sieve<T, 32>(k, b.limit[i], z, list, n);
+                spent += ALONE * d * n;
                 for (std::size_t j = 0; j < n; ++j) {
                     V<T> a[1][NV];
                     if (look<T>(k, b.limit[i], list[j], z, d, a)) absorb(k, s, l, b, i, list[j], a[0]);
                 }
             }
         }
+    spent += BOX * d * lines * few * 2;
+    return spent / (static_cast<double>(k.groups) * d * count);
 }
 
 template <class T>
-static void block(const Packed<T> &k, const State<T> &s, const Limits &l, std::size_t first, std::size_t count, T *room) {
+static double block(const Packed<T> &k, const State<T> &s, const Limits &l, std::size_t first, std::size_t count, T *room) {
     constexpr std::size_t W = lanes<T>();
     Block<T> b;
     b.gradient = s.score ? room + 3 * POINTS * k.d : nullptr;
@@ -549,12 +555,14 @@ static void block(const Packed<T> &k, const State<T> &s, const Limits &l, std::s
         else relimit(k, l, b, i);
     }
     for (std::size_t i = count; i < POINTS; ++i) b.limit[i] = (T)-INF;
-    if (k.box) neighbours<T>(k, s, l, b, count, room);
+    double cost = 1;
+    if (k.box) cost = neighbours<T>(k, s, l, b, count, room);
     else everything<T>(k, s, l, b, count, room);
     for (std::size_t i = 0; i < count; ++i) {
         if (b.gradient) flush(k, s, b, i);
         s.shift[b.at[i]] = b.shift[i], s.total[b.at[i]] = b.total[i];
     }
+    return cost;
 }
 
 }  // namespace INSIDE(SET)

@@ -1,0 +1,75 @@
+"""CPU seconds of one training, by zprime or by pythae's trainer, of the same network on the same images.
+
+Called by speed.py in an environment that has pythae: python training.py ours|pythae mlp|conv ROWS EPOCHS
+"""
+
+import sys
+import tempfile
+import time
+
+import torch
+from torch import Tensor, nn
+
+from zprime import VAE, DataSettings, Rows, TrainSettings, VAESettings, load_data, train
+
+FASHION = "/usr/share/datasets/fashion-mnist"
+
+
+def ours(vae: VAE, rows: Rows, selection: Rows, epochs: int) -> float:
+    start = time.process_time()
+    train(vae, rows, selection, TrainSettings(epochs=epochs), seed=0)
+    return time.process_time() - start
+
+
+def pythaes(vae: VAE, rows: Rows, epochs: int) -> float:
+    """The modules of our VAE in pythae's classes; its squared error stands for our likelihood."""
+    from pythae import models
+    from pythae.data.datasets import BaseDataset
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    class Encoder(BaseEncoder):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> ModelOutput:
+            mean, scale = self.net(x)
+            return ModelOutput(embedding=mean, log_covariance=2 * scale.log())
+
+    class Decoder(BaseDecoder):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, z: Tensor) -> ModelOutput:
+            return ModelOutput(reconstruction=self.net(z))
+
+    config = models.VAEConfig(input_dim=tuple(rows.x.shape[1:]), latent_dim=vae.latents)
+    model = models.VAE(config, encoder=Encoder(vae.encoder), decoder=Decoder(vae.decoder))
+    with tempfile.TemporaryDirectory() as folder:
+        settings = BaseTrainerConfig(
+            output_dir=folder,
+            num_epochs=epochs,
+            learning_rate=1e-3,
+            per_device_train_batch_size=128,
+            no_cuda=True,
+        )
+        trainer = BaseTrainer(model, BaseDataset(rows.x, torch.zeros(len(rows))), training_config=settings)
+        start = time.process_time()
+        trainer.train()
+        return time.process_time() - start
+
+
+def main(who: str, network: str, n: int, epochs: int) -> None:
+    torch.set_num_threads(1)
+    data = load_data(DataSettings(FASHION), seed=0)
+    vae = VAE.build(data.shape, VAESettings(latents=16, network=network), seed=0)
+    rows, selection = data.rows("train").head(n), data.rows("selection").head(max(1, n // 11))
+    spent = ours(vae, rows, selection, epochs) if who == "ours" else pythaes(vae, rows, epochs)
+    print(spent)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
