@@ -29,7 +29,7 @@ from zprime.reporting.latent import map_data
 from zprime.reporting.latent_side import lines
 from zprime.reporting.page import html
 from zprime.reporting.provenance import command
-from zprime.reporting.sections import _tables
+from zprime.reporting.sections import _tables, sections
 from zprime.reporting.sheets import Sheet, sheets
 from zprime.reporting.table import details, short, show, size
 
@@ -367,3 +367,13 @@ def test_grid_places_images_in_order() -> None:
 def test_no_audit_there(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"expected an artefact of kind audit, found no manifest.json"):
         reporting.report(tmp_path)
+
+
+def test_averages_are_not_called_like_candidates_with_a_share_of_the_prior(digits: tuple[Path, Audit]) -> None:
+    audit = digits[1]
+    assert audit.averages is not None
+    mixed = replace(audit.entries[1], name="pool", label="pool + 10 % p")
+    shown = next(s for s in sections(replace(audit, entries=[*audit.entries, mixed])) if s.title == "Averages")
+    names = [name for t in shown.tables for name, _ in t.rows]
+    assert "pool" in names
+    assert set(audit.averages.members) <= set(names)

@@ -4,7 +4,7 @@ from zprime.record import Audit
 from zprime.reporting.explain import SAYS, Number
 from zprime.reporting.table import size, title
 
-HEADS = ["", "fit, CPU s", "stored", "draws z′ per CPU s", "decided on the selection split", "outcome"]
+HEADS = ["", "fit, CPU s", "stored", "draws z′ per CPU s", "outcome"]
 
 
 def rows(audit: Audit) -> list[tuple[str, list[Number]]]:
@@ -19,8 +19,7 @@ def rows(audit: Audit) -> list[tuple[str, list[Number]]]:
             Number(seconds, "CPU time of the fit, all threads together.", e.seconds),
             Number(size(e.bytes), f"{SAYS['stored']}: {e.bytes:,}.", e.bytes),
             Number(f"{e.rate:,.0f}", "Draws z′ per CPU second, in one call of 10,000.", e.rate),
-            Number(decided or "–", "Settings that the fit left to the selection split, and what they were judged by."),
-            Number(e.outcome or "–", "How the fit ended."),
+            Number(e.outcome or "–", f"How the fit ended. Decided on the selection split: {decided or 'nothing'}."),
         ]
         out.append((title(e).strip(), numbers))
     return out

@@ -108,7 +108,9 @@ def sections(audit: Audit) -> list[Section]:
         value = getattr(audit, f.name)
         if f.name in DRAWN or value is None or (isinstance(value, Mapping | list) and not value):
             continue
-        tables = [_labelled(t, labels) for t in _tables(value, told.get(f.name, ""))]
+        tables = _tables(value, told.get(f.name, ""))
+        if f.name != "averages":  # these are without the share of the prior that a candidate of the same name may have
+            tables = [_labelled(t, labels) for t in tables]
         if tables:
             heading, say = IN_WORDS.get(f.name, (_words(f.name), lambda _: []))
             out.append(Section(heading, told.get(f.name, ""), tables, say(audit), _plots(audit, f.name)))
