@@ -241,6 +241,13 @@ def test_the_error_is_within_the_tolerance_and_is_not_always_nothing(dtype: torc
     assert worst[1.0] > 1e-3 + rounding
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_component_that_is_no_number_makes_no_number(backend: str, which: int) -> None:
+    parts = [torch.zeros(3, 2), torch.ones(3, 2), torch.full((3,), 1 / 3).log()]
+    parts[which][1] = torch.nan
+    assert mixture_log_prob(torch.zeros(4, 2), *parts).isnan().all()
+
+
 @pytest.mark.parametrize("tolerance", [-1e-9, math.nan])
 def test_a_tolerance_below_zero_is_refused(tolerance: float, backend: str) -> None:
     with pytest.raises(ArrayError, match="tolerance: expected nats, 0 or more, got"):

@@ -21,6 +21,7 @@ EVERYWHERE = re.compile(r"^\* `--(config|quiet|json|threads)\b.*\n", re.M)
 
 def text() -> str:
     """The page."""
+    app.config = ()  # a command that ran in this process has put the environment there
     made = app.generate_docs(output_format="markdown")
     commands = made[made.index("## zprime run") :]
     commands = EVERYWHERE.sub("", commands).replace("```console", "```text")

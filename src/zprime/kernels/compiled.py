@@ -71,12 +71,16 @@ class Packed:
     ) -> None:
         self.mean, self.scale = mean.detach(), scale.detach()
         self.log_weight = log_weight.detach().double().contiguous()
+        self.broken = any(bool(t.isnan().any()) for t in (self.mean, self.scale, self.log_weight))
         self.panels: dict[tuple[torch.dtype, bool], list[tuple[slice, Any]]] = {}
 
     def evaluate(
         self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None, tolerance: float, score: bool
     ) -> tuple[Float[Tensor, " m"], Float[Tensor, "m d"] | None]:
         """The log-density in nats, and its gradient in z if asked for."""
+        if self.broken:  # the sweep would pass over a component that is not a number
+            lost = torch.full((len(z),), torch.nan, dtype=torch.float64)
+            return lost, torch.full_like(z, torch.nan, dtype=torch.float64) if score else None
         wide = torch.float64 in (z.dtype, self.mean.dtype, self.scale.dtype)
         without = None if leave_out is None else leave_out.to(torch.int64).contiguous()
         out, gradient, unsure = self._sweep(z.detach(), without, tolerance, score=score, wide=wide)
