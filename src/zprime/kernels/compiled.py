@@ -14,7 +14,7 @@ from zprime.arrays import blocks
 from zprime.errors import UsageError
 
 INTERFACE = 1  # of the extension module; counted up with every change of it, here and in module.cpp
-ROUNDING = 5e-5  # nats that a term may err by in float32; where more is possible it is computed again in float64
+ROUNDING = 2e-5  # nats that a term may err by in float32; where more is possible it is computed again in float64
 DROPPED = 1e-9  # nats that float32 inputs lose at a tolerance of 0; float64 inputs lose 1e-15
 SORTED = 256  # points from which on it pays to sort the components by neighbourhood
 PANEL = 1 << 23  # numbers of one array of a panel: means of the components that are packed at once
