@@ -2,7 +2,7 @@
 
 from zprime.record import Audit
 from zprime.reporting.explain import SAYS, Number
-from zprime.reporting.table import size, title
+from zprime.reporting.table import size, spent, title
 
 HEADS = ["", "fit, CPU s", "stored", "draws z′ per CPU s", "outcome"]
 
@@ -13,10 +13,9 @@ def rows(audit: Audit) -> list[tuple[str, list[Number]]]:
     for e in audit.entries:
         if not e.eligible:
             continue
-        seconds = "–" if e.seconds is None else f"{e.seconds:,.1f}"
         decided = "; ".join(f"{k} {_short(v)}" for k, v in e.chosen.items() if isinstance(v, bool | int | float | str))
         numbers = [
-            Number(seconds, "CPU time of the fit, all threads together.", e.seconds),
+            Number(spent(e), "CPU time of the fit, all threads together.", e.seconds),
             Number(size(e.bytes), f"{SAYS['stored']}: {e.bytes:,}.", e.bytes),
             Number(f"{e.rate:,.0f}", "Draws z′ per CPU second, in one call of 10,000.", e.rate),
             Number(e.outcome or "–", f"How the fit ended. Decided on the selection split: {decided or 'nothing'}."),

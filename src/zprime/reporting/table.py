@@ -43,6 +43,11 @@ def title(entry: Entry) -> str:
     return f"  {label} alone" if entry.name.endswith(PURE) else label
 
 
+def spent(entry: Entry) -> str:
+    """CPU seconds of a fit."""
+    return "–" if entry.seconds is None else f"{entry.seconds:,.1f}"
+
+
 def show(audit: Audit, *, width: int = 80) -> Group:
     """What a terminal of `width` columns should end with: tables, surgery, verdicts."""
     parts = [
@@ -146,8 +151,7 @@ def _costs(audit: Audit) -> Table:
         table.add_column(name, justify="left" if name == "z' from" else "right", no_wrap=True)
     for e in audit.entries:
         if e.eligible:
-            seconds = "–" if e.seconds is None else f"{e.seconds:,.1f}"
-            table.add_row(e.label, seconds, size(e.bytes), f"{e.rate:,.0f}")
+            table.add_row(title(e), spent(e), size(e.bytes), f"{e.rate:,.0f}")
     return table
 
 
