@@ -25,7 +25,7 @@ from zprime.rng import generator
 
 SETS = [] if compiled.module is None else list(compiled.module.sets())
 needs_compiled = pytest.mark.skipif(compiled.module is None, reason=f"compiled kernels: {compiled.missing}")
-FLOAT32 = 3e-5  # nats: what `mixture_log_prob` promises
+FLOAT32 = 5e-5  # nats: what `mixture_log_prob` promises
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -308,7 +308,7 @@ def test_boxes_are_used_where_they_spare_work_and_change_nothing(
     z = mean[:700] + 0.3 * torch.randn(700, 16, generator=rng)
     mixture = (mean, scale, torch.zeros(20_000))
     panel = compiled.module.Single(*mixture[:2], mixture[2].double(), True)
-    start = torch.full((700,), -torch.inf, dtype=torch.float64), torch.zeros(700, dtype=torch.float64)
+    start = torch.full((700,), -torch.inf, dtype=torch.float64), *torch.zeros(2, 700, dtype=torch.float64)
     cost = panel.sweep(z, *start, None, None, 50.0, 3e-5, 1)
     assert (cost < 1) == used
     found = mixture_log_prob(z, *mixture)

@@ -13,9 +13,9 @@ from torch import Tensor
 from zprime.arrays import blocks
 from zprime.errors import UsageError
 
-INTERFACE = 1  # of the extension module; counted up with every change of it, here and in module.cpp
-ROUNDING = 2e-5  # nats that a term may err by in float32; where more is possible it is computed again in float64
-DROPPED = 1e-9  # nats that float32 inputs lose at a tolerance of 0; float64 inputs lose 1e-15
+INTERFACE = 2  # of the extension module; counted up with every change of it, here and in module.cpp
+ROUNDING = 4e-5  # nats that float32 terms may cost; where more is possible they are computed again in float64
+DROPPED = 1e-6  # nats that float32 inputs lose at a tolerance of 0; float64 inputs lose 1e-15
 SORTED = 256  # points from which on it pays to sort the components by neighbourhood
 PANEL = 1 << 23  # numbers of one array of a panel: means of the components that are packed at once
 KEPT = 1 << 28  # bytes of packed components that are kept for the next call
@@ -61,9 +61,10 @@ def usable(*tensors: Tensor) -> bool:
 class Packed:
     """A mixture of diagonal Gaussians, laid out for the compiled kernel when it is first needed.
 
-    Float32 unless some input is float64. A term whose float32 rounding error could exceed `ROUNDING` (a proven bound,
-    `(d + 9) 2^-24` of its exponent) and that matters is computed again in float64 from the inputs; points at which this
-    concerns more than a sixteenth of the components are evaluated in float64 altogether.
+    Float32 unless some input is float64. A term's rounding error is at most `(d + 9) 2^-24` of its exponent. Terms that
+    are much of the sum, and terms that count and could err by more than `ROUNDING`, are computed again in float64 from
+    the inputs, a 64th of the components at most. Points at which the errors of the others, each times its share of the
+    sum, could still add up to more than `ROUNDING` are evaluated in float64 altogether.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Packed:
         (m, d), n = z.shape, len(self.mean)
         points = z.to(torch.float64 if wide else torch.float32).contiguous()
         shift = torch.full((m,), -torch.inf, dtype=torch.float64)
-        total = torch.zeros(m, dtype=torch.float64)
+        total, doubt = torch.zeros(m, dtype=torch.float64), torch.zeros(m, dtype=torch.float64)
         gradient = torch.zeros(m, d, dtype=torch.float64) if score else None
         dropped = math.log2(n / max(tolerance, 1e-15 if wide else DROPPED))
         threads = torch.get_num_threads() if m * n * d > SMALL else 1
@@ -110,6 +111,7 @@ class Packed:
                     points[rows],
                     shift[rows],
                     total[rows],
+                    doubt[rows],
                     None if gradient is None else gradient[rows],
                     None if inside is None else inside[rows],
                     dropped,
@@ -120,6 +122,8 @@ class Packed:
         if gradient is not None:
             gradient /= total[:, None]
         unsure = shift.isnan()
+        if not wide:  # a sum of nothing may be one of terms beyond float32
+            unsure |= (total == 0) | (doubt * (d + 9) * 2.0**-24 * 1.01 > ROUNDING * LOG2_E * total)
         if not bool(torch.isfinite(points.sum())):
             lost = ~torch.isfinite(points).all(1)
             out[lost], unsure[lost] = torch.nan, False

@@ -64,7 +64,7 @@ def mixture_log_prob(
 ) -> Float[Tensor, " m"]:
     """Exact log sum_k w_k N(z; mean_k, diag(scale_k^2)) in nats, float64.
 
-    Sums are in float64. Float32 inputs err by at most 3e-5 nats, float64 inputs by a few roundings. Terms that are
+    Sums are in float64. Float32 inputs err by at most 5e-5 nats, float64 inputs by a few roundings. Terms that are
     surely too small to matter are not computed: together they change the log by at most `tolerance` (at 0 by less than
     the error just given).
 

@@ -35,6 +35,7 @@ template <class T> struct Packed {
 template <class T> struct State {
     const T *z;                  // [m, d]
     double *shift, *total;       // [m]
+    double *doubt;               // [m], sum of terms times their a, in the units of total: what rounding may have cost
     double *score;               // [m, d], in the units of total, or null
     const std::int64_t *without; // [m], position of a component that does not count, or -1; or null
     const std::int64_t *order;   // [m], in which order to take the points, or null
@@ -42,7 +43,7 @@ template <class T> struct State {
 
 struct Limits {
     double dropped;   // a term this many bits below the sum so far is not looked at
-    double rounding;  // error of a term in bits above which it is computed again in float64
+    double rounding;  // error in bits above which a term that counts is computed again in float64
 };
 
 // Points first to first + count (at most POINTS), with room for `room(d, score)` numbers. Returns what it cost with boxes, as a

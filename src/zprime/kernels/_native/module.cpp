@@ -99,12 +99,12 @@ template <class T> class Panel {
     }
 
     // Returns the cost with boxes, as a multiple of that without, where it was found out.
-    double sweep(Rows<T> z, Sums<double> shift, Sums<double> total, std::optional<Scores> score,
+    double sweep(Rows<T> z, Sums<double> shift, Sums<double> total, Sums<double> doubt, std::optional<Scores> score,
                std::optional<Column<std::int64_t>> without, double dropped, double rounding, int threads) const {
         const std::size_t m = z.shape(0);
-        if (z.shape(1) != d_ || shift.shape(0) != m || total.shape(0) != m ||
+        if (z.shape(1) != d_ || shift.shape(0) != m || total.shape(0) != m || doubt.shape(0) != m ||
             (score && (score->shape(0) != m || score->shape(1) != d_)) || (without && without->shape(0) != m))
-            throw std::invalid_argument("z, shift, total, score and without: shapes differ");
+            throw std::invalid_argument("z, shift, total, doubt, score and without: shapes differ");
         nb::gil_scoped_release release;
         std::vector<std::int64_t> order;
         if (box_) {
@@ -115,7 +115,7 @@ template <class T> class Panel {
         Packed<T> packed{n_,          d_,          groups_,       data_.get(),   constant_.get(),
                                at_.data(),  place_.data(), column_.data(), reference_, mean_.data(),
                                scale_.data(), exact_.data(), box_.get(), least_.get()};
-        const State<T> state{z.data(), shift.data(), total.data(), score ? score->data() : nullptr,
+        const State<T> state{z.data(), shift.data(), total.data(), doubt.data(), score ? score->data() : nullptr,
                              without ? without->data() : nullptr, box_ ? order.data() : nullptr};
         const Limits limits{dropped, rounding};
         const Sweep<T> run = sweep_of<T>(*chosen);
@@ -260,7 +260,7 @@ template <class T> void bind(nb::module_ &m, const char *name) {
     nb::class_<Panel<T>>(m, name)
         .def(nb::init<Rows<T>, Rows<T>, Column<double>, bool>(), nb::arg("mean"), nb::arg("scale"), nb::arg("log_weight"),
              nb::arg("sorted"))
-        .def("sweep", &Panel<T>::sweep, nb::arg("z"), nb::arg("shift"), nb::arg("total"), nb::arg("score").none(),
+        .def("sweep", &Panel<T>::sweep, nb::arg("z"), nb::arg("shift"), nb::arg("total"), nb::arg("doubt"), nb::arg("score").none(),
              nb::arg("without").none(), nb::arg("dropped"), nb::arg("rounding"), nb::arg("threads"));
 }
 
@@ -270,7 +270,7 @@ NB_MODULE(_compiled, m) {
     nb::set_leak_warnings(false);  // what is cached at the end of the process is no leak
     bind<float>(m, "Single");
     bind<double>(m, "Double");
-    m.attr("interface") = 1;  // counted up with every change of what is below, here and in compiled.py
+    m.attr("interface") = 2;  // counted up with every change of what is below, here and in compiled.py
 #if defined(ZPRIME_X86)
     m.attr("built") = std::vector<std::string>{avx512.name, avx2.name, baseline.name};
 #else

@@ -173,6 +173,9 @@ template <class T> static double exactly(const T *z, const T *mean, const T *sca
 
 
 constexpr std::size_t START = 8;    // groups that a few points begin with
+constexpr int MUCH = 3;             // bits below the sum so far at which a term stops being much of it,
+constexpr int LITTLE = 7;           // and further bits at which its rounding matters little
+constexpr int HOPELESS = 4;         // errors this many times too large in too many terms: float32 will not do
 constexpr std::size_t FLUSH = 128;  // groups after which a score in T goes to float64
 
 // The relative error of a: subtraction, product and the stored r round once each and are squared, the constant rounds
@@ -183,10 +186,10 @@ template <class T> static inline T slack(std::size_t d) {
 
 template <class T> struct Block {  // what a thread keeps of its points
     std::size_t at[POINTS];        // their places in the caller's arrays
-    double shift[POINTS], total[POINTS];
+    double shift[POINTS], total[POINTS], doubt[POINTS];
     T limit[POINTS];               // a term whose a is above this is not looked at
     T lowest[POINTS];              // the least a so far
-    std::int64_t left[POINTS];     // how often a term may still be computed again
+    std::int64_t left[POINTS];     // how many terms may still be computed again
     std::size_t without[POINTS];   // lane of the component that does not count
     std::size_t since[POINTS];     // groups since the last flush
     T *gradient;                   // [POINTS, d, lanes], or null
@@ -220,6 +223,7 @@ template <class T> static void raise(const Packed<T> &k, const State<T> &s, Bloc
     const double factor = shifted(b.shift[i] - up);
     b.shift[i] = up;
     b.total[i] *= factor;
+    b.doubt[i] *= factor;
     if (b.gradient) {
         flush(k, s, b, i);
         double *out = s.score + b.at[i] * k.d;
@@ -227,18 +231,13 @@ template <class T> static void raise(const Packed<T> &k, const State<T> &s, Bloc
     }
 }
 
-// Add one component in float64; false when float32 has failed too often.
+// Add one component in float64.
 template <class T>
-static __attribute__((noinline)) bool add_exactly(const Packed<T> &k, const State<T> &s, Block<T> &b, std::size_t i,
-                                                  std::size_t component, bool failed) {
-    if (failed && --b.left[i] < 0) {
-        b.shift[i] = __builtin_nan("");
-        b.limit[i] = (T)-INF;
-        return false;
-    }
+static __attribute__((noinline)) void add_exactly(const Packed<T> &k, const State<T> &s, Block<T> &b, std::size_t i,
+                                                  std::size_t component) {
     const T *mean = k.mean + component * k.d, *scale = k.scale + component * k.d, *z = s.z + b.at[i] * k.d;
     const double t = k.exact[component] - exactly(z, mean, scale, k.d);
-    if (!(t > -INF)) return true;
+    if (!(t > -INF)) return;
     if (t > b.shift[i]) raise(k, s, b, i, t);
     const double share = power(t - b.shift[i]);
     b.total[i] += share;
@@ -249,7 +248,6 @@ static __attribute__((noinline)) bool add_exactly(const Packed<T> &k, const Stat
             out[j] += share * (((double)mean[j] - (double)z[j]) / v / v);
         }
     }
-    return true;
 }
 
 // Add a group of components, whose a is given, to point i.
@@ -280,11 +278,13 @@ static __attribute__((noinline)) void absorb(const Packed<T> &k, const State<T> 
         const double bound = (double)least * (1 + 4 * slack<T>(k.d)) + l.dropped + 1e-6;
         if (bound < b.limit[i]) b.limit[i] = (T)bound;
     }
-    // a term that is much of the sum so far, too: where one posterior dominates, its rounding would be the answer's
-    const T much = sizeof(T) == 4 ? b.limit[i] - (T)l.dropped + (T)3 : (T)-INF;
+    // In float64 comes a term that is much of the sum so far (where one posterior dominates, its rounding would be the
+    // answer's), and one whose error is large and that is not small beside the sum; not too many of these.
+    const T much = sizeof(T) == 4 ? b.limit[i] - (T)l.dropped + (T)MUCH : (T)-INF;
+    const T also = b.left[i] > 0 ? much + (T)LITTLE : much;
     for (int v = 0; v < NV; ++v) {
         near[v] = ~(a[v] > b.limit[i]) & (a[v] != (T)INF);
-        const M<T> exact = near[v] & (~(a[v] <= sure) | (a[v] < much));
+        const M<T> exact = near[v] & (~(a[v] >= much) | (~(a[v] <= sure) & ~(a[v] >= also)));
         again |= exact;
         near[v] &= ~exact;
         higher |= near[v] & (a[v] < shift);
@@ -296,7 +296,13 @@ static __attribute__((noinline)) void absorb(const Packed<T> &k, const State<T> 
             const std::int64_t component = k.at[group * W + w];
             if (component < 0 || flat[w] > b.limit[i] || group * W + w == b.without[i]) continue;
             const bool failed = !(flat[w] <= sure);
-            if ((failed || flat[w] < much) && !add_exactly(k, s, b, i, (std::size_t)component, failed)) return;
+            if (flat[w] >= much && (!failed || flat[w] >= also)) continue;
+            if (failed && --b.left[i] < 0 && flat[w] > HOPELESS * sure) {
+                b.shift[i] = __builtin_nan("");
+                b.limit[i] = (T)-INF;
+                return;
+            }
+            add_exactly(k, s, b, i, (std::size_t)component);
         }
     }
     M<T> some{};
@@ -314,6 +320,11 @@ static __attribute__((noinline)) void absorb(const Packed<T> &k, const State<T> 
         V<T> share[NV];
         for (int v = 0; v < NV; ++v) share[v] = choose<T>(near[v], power(now - a[v]), V<T>{});
         b.total[i] += sum(share);
+        if (sizeof(T) == 4) {
+            V<T> doubt[NV];
+            for (int v = 0; v < NV; ++v) doubt[v] = choose<T>(near[v], share[v] * a[v], V<T>{});
+            b.doubt[i] += sum(doubt);
+        }
         if (b.gradient) {
             const T *data = k.data + group * k.d * 2 * W, *z = s.z + b.at[i] * k.d;
             T *g = b.gradient + i * k.d * W;
@@ -544,8 +555,8 @@ static double block(const Packed<T> &k, const State<T> &s, const Limits &l, std:
     for (std::size_t i = 0; i < count; ++i) {
         const std::size_t at = s.order ? (std::size_t)s.order[first + i] : first + i;
         b.at[i] = at;
-        b.shift[i] = s.shift[at], b.total[i] = s.total[at];
-        b.left[i] = (std::int64_t)(k.groups * W / 16 + 64);
+        b.shift[i] = s.shift[at], b.total[i] = s.total[at], b.doubt[i] = s.doubt[at];
+        b.left[i] = (std::int64_t)(k.groups * W / 64 + 64);
         b.since[i] = 0;
         b.lowest[i] = (T)INF;
         const std::int64_t without = s.without ? s.without[at] : -1;
@@ -560,7 +571,7 @@ static double block(const Packed<T> &k, const State<T> &s, const Limits &l, std:
     else everything<T>(k, s, l, b, count, room);
     for (std::size_t i = 0; i < count; ++i) {
         if (b.gradient) flush(k, s, b, i);
-        s.shift[b.at[i]] = b.shift[i], s.total[b.at[i]] = b.total[i];
+        s.shift[b.at[i]] = b.shift[i], s.total[b.at[i]] = b.total[i], s.doubt[b.at[i]] = b.doubt[i];
     }
     return cost;
 }
