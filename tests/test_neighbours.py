@@ -57,13 +57,13 @@ def test_without_the_bound_tight_clusters_would_get_the_wrong_points(monkeypatch
     """The planted error: float32 cannot order points 1e-5 apart at distance 1, and with no bound nothing tells."""
     queries, points = (1e-5 * x + torch.arange(len(x))[:, None] % 2 for x in cloud(40, 3000, 8, torch.float64))
     check(queries, points, 4)
-    honest = neighbours._Search.__init__
+    honest = neighbours.Searched.__init__
 
-    def careless(self, *given) -> None:
-        honest(self, *given)
+    def careless(self, *given, **options) -> None:
+        honest(self, *given, **options)
         self.rounding = 0.0
 
-    monkeypatch.setattr(neighbours._Search, "__init__", careless)
+    monkeypatch.setattr(neighbours.Searched, "__init__", careless)
     assert not torch.equal(nearest(queries, points, 4)[1], brute(queries, points, 4)[1])
 
 
@@ -90,7 +90,7 @@ def test_what_is_excluded_is_not_found() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"queries": torch.zeros(2, 4)}, r"points: expected shape \[n, 4\], got \[5, 3\]"),
+        ({"queries": torch.zeros(2, 4)}, r"queries: expected shape \[n, 3\], got \[2, 4\]"),
         ({"queries": torch.full((2, 3), torch.nan)}, r"queries: expected finite numbers, got nan in 2 of 2 rows"),
         ({"points": torch.zeros(0, 3)}, r"points: expected at least one row"),
         ({"k": 6}, r"k: expected 1 to 5 \(5 points\), got 6"),
@@ -103,3 +103,15 @@ def test_what_cannot_be_searched_is_said(change: dict, text: str, unchecked: Non
     given = {"queries": torch.zeros(2, 3), "points": torch.zeros(5, 3), "k": 1, **change}
     with pytest.raises(ArrayError, match=text):
         nearest(**given)
+
+
+def test_points_that_are_searched_twice_and_queries_far_beyond_them() -> None:
+    """Queries 1e30 times as far out would overflow at the points' own scale."""
+    queries, points = cloud(20, 900, 6)
+    among = neighbours.Searched(points * 1e-20)
+    for scale in (1e-20, 1.0, 1e10):
+        found = among.nearest(queries * scale, 3)
+        once = nearest(queries * scale, points * 1e-20, 3)
+        assert torch.equal(found[0], once[0])
+        assert torch.equal(found[1], once[1])
+    check(queries * 1e-20, points * 1e-20, 3)

@@ -7,10 +7,11 @@ from zprime.kernels.diagonal import (
     mixture_log_prob,
     trainable_mixture_log_prob,
 )
-from zprime.kernels.neighbours import nearest
+from zprime.kernels.neighbours import Searched, nearest
 
 __all__ = [
     "DiagonalMixture",
+    "Searched",
     "diagonal_log_ratio",
     "full_log_ratio",
     "full_mixture_log_prob",

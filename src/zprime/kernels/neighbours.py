@@ -12,6 +12,7 @@ from zprime.errors import ArrayError
 PAIRS = 1 << 22  # entries of a tile of float32 distances
 NUMBERS = 1 << 23  # float64 numbers of the candidates that are compared at once
 SPARE = 8  # candidates beyond k: with fewer, more rows have to be looked at twice
+FAR = 1e9  # times the points' largest entry, from which on queries need a scale of their own
 GROUPS = 32  # points whose smallest distance stands for them in the first sieve
 
 
@@ -23,67 +24,100 @@ def nearest(
     *,
     exclude: Int[Tensor, " m"] | None = None,
 ) -> tuple[Float[Tensor, "m k"], Int[Tensor, "m k"]]:
-    """Euclidean distances to the k nearest points, ascending, and which they are: exact search, no index.
+    """Euclidean distances to the k nearest points, ascending, and which they are: see `Searched`, for one search."""
+    return Searched(points).nearest(queries, k, exclude=exclude)
+
+
+class Searched:
+    """Points to search in more than once: exact, without an index.
 
     Squares are expanded into one float32 product a tile, whose rounding error has a proven bound; every point that
     could be among the k within that bound is compared by the direct form in float64. Equal distances go by position,
     so the answer does not depend on the size of blocks. Memory: one copy of the points in float32, and the tiles.
-
-    Args:
-        queries: what to search for.
-        points: what to search in.
-        k: how many neighbours.
-        exclude: for every query the position of a point that does not count, or -1; `torch.arange(n)` where the
-            queries are the points themselves.
-
-    Returns:
-        Distances (float64) and positions among `points`.
-
-    Raises:
-        ArrayError: something is not a finite matrix, widths differ, or there are fewer than k points.
     """
-    check_matrix("queries", queries)
-    check_matrix("points", points, d=queries.shape[1])
-    least = k if exclude is None else k + 1
-    if k < 1 or len(points) < least:
-        raise ArrayError(f"k: expected 1 to {len(points) - least + k} ({len(points)} points), got {k}")
-    if exclude is not None and exclude.shape != (len(queries),):
-        raise ArrayError(f"exclude: expected {len(queries)} positions, one a query, got {list(exclude.shape)}")
-    search = _Search(queries, points, k, exclude)
-    distance = torch.empty(len(queries), k, dtype=torch.float64, device=queries.device)
-    index = torch.empty(len(queries), k, dtype=torch.long, device=queries.device)
-    for rows in blocks(len(queries), search.rows):
-        distance[rows], index[rows] = search.block(torch.arange(rows.start, rows.stop, device=queries.device))
-    return distance, index
 
+    @torch.no_grad()
+    def __init__(self, points: Float[Tensor, "n d"], *, reach: float = 0.0) -> None:
+        """Centre and scale the points to where float32 neither over- nor underflows.
 
-class _Search:
-    """The points, centred and scaled to where float32 neither over- nor underflows, with a bound of its error."""
+        Args:
+            points: what to search in.
+            reach: largest entry of queries that are much farther out than the points.
 
-    def __init__(self, queries: Tensor, points: Tensor, k: int, exclude: Tensor | None) -> None:
-        self.queries, self.points, self.k, self.exclude = queries, points, k, exclude
-        n, d = points.shape
-        self.wanted = min(k + SPARE, n)
-        self.columns = min(n, max(1 << 14, GROUPS * self.wanted))
-        self.rows = max(1, min(PAIRS // self.columns, NUMBERS // (self.wanted * d)))
-        reach = max(abs(float(v)) for x in (queries, points) for v in x.aminmax())
+        Raises:
+            ArrayError: not a finite matrix.
+        """
+        check_matrix("points", points)
+        self.points = points
+        d = points.shape[1]
+        reach = max(reach, _reach(points))
         # a power of two: scaling rounds nothing
         self.unit = 2.0 ** math.ceil(math.log2(reach)) if reach > 0 else 1.0
         self.centre = (points * (1 / self.unit)).mean(0)  # subtracted from both, so any centre will do
         self.near = self._scaled(points)
         self.square = self.near.square().sum(1)
         # in any order of summation an entry errs by at most d + 8 roundings of (|q| + |p|)^2 (Higham 2002, 3.1)
-        self.longest = float(self.square.max()) ** 0.5
+        self.longest = float(self.square.max()) ** 0.5 if len(points) else 0.0
         self.rounding = (d + 8) * 2.0**-24 * 1.01
+
+    @torch.no_grad()
+    def nearest(
+        self, queries: Float[Tensor, "m d"], k: int, *, exclude: Int[Tensor, " m"] | None = None
+    ) -> tuple[Float[Tensor, "m k"], Int[Tensor, "m k"]]:
+        """Euclidean distances to the k nearest points, ascending, and which they are.
+
+        Args:
+            queries: what to search for.
+            k: how many neighbours.
+            exclude: for every query the position of a point that does not count, or -1; `torch.arange(n)` where the
+                queries are the points themselves.
+
+        Returns:
+            Distances (float64) and positions among the points.
+
+        Raises:
+            ArrayError: not a finite matrix, another width, or there are fewer than k points.
+        """
+        n, d = self.points.shape
+        check_matrix("queries", queries, d=d)
+        least = k if exclude is None else k + 1
+        if k < 1 or n < least:
+            raise ArrayError(f"k: expected 1 to {n - least + k} ({n} points), got {k}")
+        if exclude is not None and exclude.shape != (len(queries),):
+            raise ArrayError(f"exclude: expected {len(queries)} positions, one a query, got {list(exclude.shape)}")
+        reach = _reach(queries)
+        if reach > FAR * self.unit:
+            return Searched(self.points, reach=reach).nearest(queries, k, exclude=exclude)
+        columns = min(n, max(1 << 13, GROUPS * (k + SPARE)))
+        search = _Search(self, queries, k, exclude, columns)
+        distance = torch.empty(len(queries), k, dtype=torch.float64, device=queries.device)
+        index = torch.empty(len(queries), k, dtype=torch.long, device=queries.device)
+        rows = max(1, min(PAIRS // columns, NUMBERS // (search.wanted * d)))
+        for part in blocks(len(queries), rows):
+            distance[part], index[part] = search.block(torch.arange(part.start, part.stop, device=queries.device))
+        return distance, index
 
     def _scaled(self, x: Tensor) -> Tensor:
         return (x * (1 / self.unit)).sub_(self.centre).float()
 
+
+def _reach(x: Tensor) -> float:
+    return max(abs(float(v)) for v in x.aminmax()) if len(x) else 0.0
+
+
+class _Search:
+    """Queries, and how to find the k nearest of each."""
+
+    def __init__(self, among: Searched, queries: Tensor, k: int, exclude: Tensor | None, columns: int) -> None:
+        self.among, self.points, self.near, self.square = among, among.points, among.near, among.square
+        self.queries, self.k, self.exclude, self.columns = queries, k, exclude, columns
+        self.wanted = min(k + SPARE, len(self.points))
+
     def block(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Neighbours of some queries."""
-        scaled = self._scaled(self.queries[rows])
+        scaled = self.among._scaled(self.queries[rows])
         length = scaled.double().square().sum(1)
-        error = self.rounding * (self.longest + length.sqrt()).square() + 1e-37
+        error = self.among.rounding * (self.among.longest + length.sqrt()).square() + 1e-37
         value = torch.empty(len(rows), 0, device=rows.device)
         index = torch.empty(len(rows), 0, dtype=torch.long, device=rows.device)
         for part in blocks(len(self.points), self.columns):
@@ -101,7 +135,7 @@ class _Search:
         distance, index = distance[:, : self.k], index.gather(1, order[:, : self.k])
         if self.wanted == len(self.points):
             return distance.sqrt(), index
-        reached = distance[:, -1] / self.unit**2 - length  # as the tiles measure
+        reached = distance[:, -1] / self.among.unit**2 - length  # as the tiles measure
         unsure = (~(reached < value.amax(1).double() - error)).nonzero().flatten()
         for few in blocks(len(unsure), max(1, PAIRS // len(self.points))):
             again = unsure[few]

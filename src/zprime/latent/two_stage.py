@@ -33,7 +33,7 @@ from zprime.rng import fork, generator
 START = 0.5  # decoder scale at the start, in whitened units
 BOUND = 6.0  # of the log-scale of q(w|u), about its start
 SEED = 0  # of the fixed draws behind the bound
-PAIRS = 1 << 15  # pairs of point and draw handled at once
+PAIRS = 1 << 13  # pairs of point and draw handled at once: their numbers stay in cache
 SCORE_ROWS, SCORE_POINTS, SCORE_DRAWS = 2000, 4000, 16
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.errors import ArrayError
-from zprime.kernels import nearest
+from zprime.kernels import Searched
 from zprime.measure.estimate import Z95, Estimate, mean_estimate, share
 from zprime.rng import generator
 
@@ -74,13 +74,14 @@ class TrainingSet:
         if len(x) < 3:
             raise ArrayError(f"copying: expected at least 3 training rows, got {len(x)}")
         self.x = x.flatten(1).float()
+        self._searched = Searched(self.x)
         cells = max(1, min(CELLS, yardstick // CELL_ROWS))
         self.cells = cells_of(codes, cells, seed=seed)
         self._isolation = torch.full((len(x),), torch.nan, dtype=torch.float64)
 
     def neighbours(self, x: Float[Tensor, "n *datum"]) -> Neighbours:
         """Search exactly for the nearest training rows."""
-        distance, index = nearest(x.flatten(1).float(), self.x, min(FIFTH, len(self.x)))
+        distance, index = self._searched.nearest(x.flatten(1).float(), min(FIFTH, len(self.x)))
         parent = index[:, 0]
         return Neighbours(distance, parent, self.cells[parent], self.isolation(parent))
 
@@ -88,7 +89,7 @@ class TrainingSet:
         """Distance of training rows from their nearest other training row; searched once for each."""
         new = torch.unique(rows[self._isolation[rows].isnan()])
         if len(new):
-            self._isolation[new] = nearest(self.x[new], self.x, 1, exclude=new)[0][:, 0]
+            self._isolation[new] = self._searched.nearest(self.x[new], 1, exclude=new)[0][:, 0]
         return self._isolation[rows]
 
     def plant(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n f"]:
