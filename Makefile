@@ -61,8 +61,9 @@ question-pictures: $(VENV)/.done  ## the pictures of docs/question.md
 toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated posterior known in closed form
 	$(BIN)/python examples/toy.py
 
-bench: $(VENV)/.done  ## docs/performance.md: speed and memory against the alternatives; PYTHAE=python of an environment with pythae
-	$(BIN)/python benchmarks/speed.py $(if $(PYTHAE),--pythae $(PYTHAE))
+bench: $(VENV)/.done  ## docs/performance.md: speed and memory against the alternatives; PYTHAE=python with pythae, RUN=a run of all kinds
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu prdc
+	$(BIN)/python benchmarks/speed.py $(if $(PYTHAE),--pythae $(PYTHAE)) $(if $(RUN),--run $(RUN))
 
 # Kinds with other settings than their defaults, for docs/kinds/compared.md: name/settings.
 VARIANTS := mixture-of-means/mixture.codes=means mixture-merged/mixture.method=merge \

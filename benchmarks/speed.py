@@ -5,6 +5,9 @@ on the machine slows both. Peers that are slow get fewer points; per point their
 """
 
 import argparse
+import contextlib
+import importlib.util
+import io
 import json
 import math
 import os
@@ -24,12 +27,14 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import zprime
-from zprime.kernels import DiagonalMixture, compiled, trainable_mixture_log_prob
+from zprime.kernels import DiagonalMixture, Searched, compiled, trainable_mixture_log_prob
 from zprime.latent import MixtureSettings
+from zprime.measure.manifold import manifold, manifold_replicates
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -44,6 +49,7 @@ AS_CALLED = "exact log-density, as called"
 EVERY_PAIR = "the same, every pair"
 IN_TORCH = "the same in torch, without a compiler"
 TORCH, SCIKIT = "torch MixtureSameFamily", "scikit-learn score_samples"
+SCIKIT_BRUTE = "scikit-learn NearestNeighbors, brute"
 
 
 @dataclass(frozen=True)
@@ -299,7 +305,7 @@ def scores(posteriors: InMemory) -> list[Row]:
 
 def reduction(train: InMemory, heldout: InMemory) -> tuple[list[Row], dict[str, object]]:
     """To 100 Gaussians with full covariance; held-out log r at codes of rows that nothing was fitted to."""
-    settings = MixtureSettings(components=100, covariance="full")
+    settings = MixtureSettings(components=100, covariance="full", restarts=1)  # theirs has one start, too
     rng = generator(0, "reduction")
     codes = heldout.draw(rng=rng)
     one = train.draw(rng=rng).double().numpy()
@@ -368,6 +374,66 @@ def training(pythae: Path) -> list[Row]:
     return out
 
 
+def neighbours() -> list[Row]:
+    """Exact search of 1,000 images among 55,000, and what is made of distances: shares of rows in balls."""
+    data = zprime.load_data(zprime.DataSettings(str(FASHION)), seed=0)
+    points, queries = data.rows("train").x.flatten(1), data.rows("heldout").x.flatten(1)[:1000]
+    among = Searched(points)
+    brute_force = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(points.numpy())
+    job = f"5 nearest of 1,000 images among {len(points):,}, exact"
+    out = [interleaved(job, SCIKIT_BRUTE, lambda: among.nearest(queries, 5), lambda: brute_force.kneighbors(queries))]
+    if importlib.util.find_spec("faiss"):
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        index = faiss.IndexFlatL2(points.shape[1])
+        index.add(points.numpy())
+        flat = lambda: index.search(queries.numpy(), 5)  # noqa: E731
+        out.append(interleaved(job, "faiss IndexFlatL2 (float32)", lambda: among.nearest(queries, 5), flat))
+    if importlib.util.find_spec("prdc"):
+        from prdc import compute_prdc
+
+        a, b = points[:2000, :256], points[2000:4000, :256]
+
+        def theirs() -> None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                compute_prdc(a.double().numpy(), b.double().numpy(), 5)
+
+        job = "precision, recall, density, coverage, 2,000 rows of 256"
+        out.append(interleaved(job, "prdc", lambda: manifold(a, b), theirs))
+        job += ", with 24 replicates for their errors"
+        out.append(interleaved(job, "prdc, without errors", lambda: manifold_replicates(a, b), theirs))
+    return out
+
+
+def auditing(run: Path, pythae: Path) -> list[Row]:
+    """The whole audit of a run, beside the time in which pythae fits three samplers to the same model."""
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [str(pythae), str(HERE / "samplers.py"), str(run), "4"]
+    found = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**one, "PYTHONPATH": str(HERE.parent / "src")}
+    )
+    parts: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
+    against = "pythae fitting mixture, MAF, two-stage"
+    print("   ", {k: round(v) for k, v in parts.items()}, flush=True)
+    kinds = sum(1 for p in (run / "latent").iterdir() if not p.name.startswith("."))
+    out = []
+    for what, options in (("whole audit", []), ("audit, z and likelihood", ["--samples", "0"])):
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / "run"
+            shutil.copytree(run, place, ignore=shutil.ignore_patterns("audit", "generator", "report.html"))
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            command = [str(Path(sys.executable).with_name("zprime")), "--threads", "1", "--quiet", "audit", str(place)]
+            subprocess.run([*command, *options], check=True, env=one, stdout=subprocess.DEVNULL)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ours = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        theirs = sum(parts.values())
+        row = Row(f"{what}, {kinds} kinds, {run.name}", against, [theirs / ours], ours, theirs, 1.0, 2.0)
+        print(f"{row.job:52} {row.against:34} {row.ratio:10.2f}", flush=True)
+        out.append(row)
+    return out
+
+
 # How cost grows
 
 
@@ -416,7 +482,7 @@ def growth(train: InMemory) -> dict[str, dict[str, object]]:
 
     def reduce(n: int, k: int) -> Callable[[], object]:
         rows = train.take(torch.arange(n))
-        settings = MixtureSettings(components=k, covariance="full")
+        settings = MixtureSettings(components=k, covariance="full", restarts=1)
         return lambda: settings.fit(rows, selection=rows, context=None, rng=generator(0, "fit"))
 
     curve("reduction to 30 Gaussians, posteriors N", [6_000, 12_000, 24_000, 48_000], lambda n: reduce(n, 30))
@@ -571,6 +637,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--posteriors", type=Path, default=HERE.parent / "runs" / "bench", help="kept here, or made")
     parser.add_argument("--pythae", type=Path, help="Python of an environment with pythae and what zprime needs")
+    parser.add_argument("--run", type=Path, help="a run of all kinds on Fashion-MNIST, whose audit is timed")
     parser.add_argument("--only", nargs="*", help="groups to measure again; the rest is taken from the last results")
     parser.add_argument("--page", action="store_true", help="write the page from the results there are")
     args = parser.parse_args()
@@ -586,6 +653,8 @@ def main() -> None:
         "sampling": lambda: sampling(train),
         "reduction": lambda: reduction(train, heldout),
         "training": lambda: training(args.pythae) if args.pythae else [],
+        "neighbours": neighbours,
+        "audit": lambda: auditing(args.run, args.pythae) if args.run and args.pythae else [],
         "accuracy": accuracy,
         "memory": memory,
         "growth": lambda: growth(train),

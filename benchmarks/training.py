@@ -21,13 +21,11 @@ def ours(vae: VAE, rows: Rows, selection: Rows, epochs: int) -> float:
     return time.process_time() - start
 
 
-def pythaes(vae: VAE, rows: Rows, epochs: int) -> float:
+def theirs(vae: VAE, rows: Rows) -> nn.Module:
     """The modules of our VAE in pythae's classes; its squared error stands for our likelihood."""
     from pythae import models
-    from pythae.data.datasets import BaseDataset
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
     class Encoder(BaseEncoder):
         def __init__(self, net: nn.Module) -> None:
@@ -47,7 +45,13 @@ def pythaes(vae: VAE, rows: Rows, epochs: int) -> float:
             return ModelOutput(reconstruction=self.net(z))
 
     config = models.VAEConfig(input_dim=tuple(rows.x.shape[1:]), latent_dim=vae.latents)
-    model = models.VAE(config, encoder=Encoder(vae.encoder), decoder=Decoder(vae.decoder))
+    return models.VAE(config, encoder=Encoder(vae.encoder), decoder=Decoder(vae.decoder))
+
+
+def pythaes(vae: VAE, rows: Rows, epochs: int) -> float:
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
     with tempfile.TemporaryDirectory() as folder:
         settings = BaseTrainerConfig(
             output_dir=folder,
@@ -56,7 +60,8 @@ def pythaes(vae: VAE, rows: Rows, epochs: int) -> float:
             per_device_train_batch_size=128,
             no_cuda=True,
         )
-        trainer = BaseTrainer(model, BaseDataset(rows.x, torch.zeros(len(rows))), training_config=settings)
+        data = BaseDataset(rows.x, torch.zeros(len(rows)))
+        trainer = BaseTrainer(theirs(vae, rows), data, training_config=settings)
         start = time.process_time()
         trainer.train()
         return time.process_time() - start

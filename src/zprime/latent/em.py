@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from zprime.latent.merge import merge
 from zprime.posteriors import InMemory
 
 ROWS = 8192
+KEPT = 1 << 24  # numbers of the features that are kept: 134 MB
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,15 @@ class ComponentEM:
 
     def features(self, rows: slice | Tensor) -> Float[Tensor, "b f"]:
         """[second moments, first moments, 1] of some rows."""
+        if self._table is not None:
+            return self._table[rows]
         return self._features(self.mean[rows], self.variance[rows] if self.spread else None)
+
+    @cached_property
+    def _table(self) -> Float[Tensor, "n f"] | None:
+        """The features of all rows, where they are not too many: to make them takes half of a step."""
+        numbers = self.n * (1 + self.d + (self.d if self.diagonal else len(self.twice)))
+        return self._features(self.mean, self.variance if self.spread else None) if numbers <= KEPT else None
 
     def _features(self, mu: Float[Tensor, "b d"], v: Float[Tensor, "b d"] | None) -> Float[Tensor, "b f"]:
         second = mu.square() if self.diagonal else mu[:, self.upper[0]] * mu[:, self.upper[1]]
@@ -119,10 +129,12 @@ class ComponentEM:
     def _expect(self, features: Tensor, weight: Tensor, weights: Tensor, statistics: Tensor) -> float:
         """Add the expected statistics of some rows in place; their part of the bound."""
         log_c = features @ weights
-        norm = torch.logsumexp(log_c, 1)
-        share = (log_c - norm[:, None]).exp_() * weight[:, None]
-        statistics += share.T @ features
-        return float(weight @ norm)
+        largest = log_c.amax(1, keepdim=True)
+        # in place, with one exponential; below 1e-304 it would be slow, and nothing
+        share = log_c.sub_(largest).clamp_(min=-700).exp_()
+        total = share.sum(1, keepdim=True)
+        statistics += share.mul_(weight[:, None] / total).T @ features
+        return float(weight @ (largest + total.log())[:, 0])
 
     def passes(self, state: State, *, batch: int, epochs: int, rng: torch.Generator) -> tuple[State, list[float]]:
         """Stepwise EM (Cappe & Moulines 2009) over minibatches of rows; the running bound of each epoch.

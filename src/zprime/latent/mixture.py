@@ -18,6 +18,7 @@ from zprime.posteriors import InMemory, Posteriors
 from zprime.rng import fork
 
 LADDER = (2, 5, 10, 20, 50, 100, 200)
+Climb = tuple[State, list[float], Outcome]  # where EM ended, its bounds, and how it went
 
 
 @final
@@ -130,24 +131,33 @@ class MixtureSettings:
         em = ComponentEM(data, diagonal=self.covariance == "diagonal", spread=self.codes == "posteriors")
         codes = Codes.draw(selection, rng=rng)
         if self.components:
-            return self._reduce(em, self.components, codes, data.mean.dtype, rng, progress)
+            return self._reduce(em, self.components, codes, data.mean.dtype, rng, progress, {})
         once = replace(self, restarts=1)
         tried = [k for k in LADDER if k <= max(1, train.n // 5)] or [1]
-        fits = [once._reduce(em, k, codes, data.mean.dtype, rng, progress) for k in tried]
+        climbs: dict[tuple[int, int], Climb] = {}
+        fits = [once._reduce(em, k, codes, data.mean.dtype, rng, progress, climbs) for k in tried]
         shares = [best_share(codes, f.distribution) for f in fits]
         best = smallest_of_best([g for _, g in shares], [f.distribution.bytes for f in fits])
         curve = [point("components", k, f.distribution, e, g) for k, f, (e, g) in zip(tried, fits, shares, strict=True)]
-        again = self.restarts > 1
-        found = self._reduce(em, tried[best], codes, data.mean.dtype, rng, progress) if again else fits[best]
+        found = fits[best]
+        if self.restarts > 1:
+            found = self._reduce(em, tried[best], codes, data.mean.dtype, rng, progress, climbs)
         outcome = found.outcome
         if outcome.ok and tried[best] == LADDER[-1]:
             outcome = Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
         return replace(found, outcome=outcome, curve=curve)
 
     def _reduce(
-        self, em: ComponentEM, k: int, codes: Codes, dtype: torch.dtype, rng: torch.Generator, progress: Progress
+        self,
+        em: ComponentEM,
+        k: int,
+        codes: Codes,
+        dtype: torch.dtype,
+        rng: torch.Generator,
+        progress: Progress,
+        climbs: dict[tuple[int, int], Climb],
     ) -> Fit[Mixture]:
-        """To K components, polished."""
+        """To K components, polished; what is in `climbs` (K, number of the start) is not climbed again."""
         what = f"mixture({k})"
         trace: dict[str, list[float]] = {}
         chosen: dict[str, Any] = {"components": k}
@@ -157,19 +167,21 @@ class MixtureSettings:
             trace["kl_bound"] = [bound]
             outcome = Outcome(message=f"merged; KL(qbar || r) is at most {bound:.3f} nats")
         else:
-            state = em.start(k, rng=fork(rng, "start", k))
+            state = em.start(k, rng=fork(rng, "start", k))  # start 0
         if self.method == "em" and self.batch:
             progress(what, 0, 1)
             state, trace["bound"] = em.passes(state, batch=self.batch, epochs=self.epochs, rng=fork(rng, "batch", k))
             progress(what, 1, 1)
             outcome = Outcome(message=f"{self.epochs} passes of minibatches of {self.batch} rows")
         elif self.method == "em":
-            climbs = [self._climb(em, state, what, progress)]
-            for i in range(1, self.restarts if self.start == "kmeans" else 1):
-                climbs.append(self._climb(em, em.start(k, rng=fork(rng, "start", k, i)), what, progress))
-            state, trace["bound"], outcome = max(climbs, key=lambda c: c[1][-1])
-            if len(climbs) > 1:
-                chosen["bounds"] = [c[1][-1] for c in climbs]
+            starts = range(self.restarts if self.start == "kmeans" else 1)
+            for i in starts:
+                if (k, i) not in climbs:
+                    begin = em.start(k, rng=fork(rng, "start", k, i)) if i else state
+                    climbs[k, i] = self._climb(em, begin, what, progress)
+            state, trace["bound"], outcome = max((climbs[k, i] for i in starts), key=lambda c: c[1][-1])
+            if len(starts) > 1:
+                chosen["bounds"] = [climbs[k, i][1][-1] for i in starts]
         mixture = Mixture(*(t.to(dtype) for t in em.finish(state)))
         if self.polish and self.codes == "posteriors":
             state = em.polish(state, steps=self.polish, rng=fork(rng, "polish", k))
@@ -180,9 +192,7 @@ class MixtureSettings:
                 mixture = polished
         return Fit(mixture, outcome, trace, chosen)
 
-    def _climb(
-        self, em: ComponentEM, state: State, what: str, progress: Progress
-    ) -> tuple[State, list[float], Outcome]:
+    def _climb(self, em: ComponentEM, state: State, what: str, progress: Progress) -> Climb:
         """EM until the bound stands still."""
         k, trace, converged = len(state.mean), list[float](), False
         for step in range(self.iterations):
