@@ -11,6 +11,7 @@ from zprime.arrays import (
     check_finite,
     check_matrix,
     cholesky,
+    count_columns,
     gaussian_log_prob,
     standard_kl,
     standard_log_prob,
@@ -98,3 +99,19 @@ def test_cholesky_names_whose_covariance_cannot_be_factored_and_its_range() -> N
     text = r"mixture\(2\): a covariance is not positive definite .* \(variances from 4.0e\+00 to 2.5e\+07\)"
     with pytest.raises(NumericalError, match=text):
         cholesky("mixture(2)", torch.stack([good, singular]))
+
+
+def test_count_columns_are_whole_numbers_beside_a_few_that_are_not() -> None:
+    counts = torch.tensor([[0.0, 3.0], [2.0, 0.0]]).repeat(1, 10)
+    found = count_columns(counts)
+    assert found is not None
+    assert bool(found.all())
+    covariate = torch.cat([counts, torch.tensor([[0.5], [-1.0]])], 1)
+    found = count_columns(covariate)
+    assert found is not None
+    assert found.tolist() == [True] * 20 + [False]
+    assert count_columns(counts.clamp(max=1)) is None  # 0 and 1 only
+    assert count_columns(counts + 0.5) is None
+    assert count_columns(counts - 1) is None
+    assert count_columns(counts.reshape(2, 1, 4, 5)) is None
+    assert count_columns(counts[:0]) is None

@@ -1,5 +1,7 @@
 """The audit on the linear-Gaussian model, and what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -100,6 +102,19 @@ def test_results_do_not_depend_on_how_many_rows_are_decoded_at_once(monkeypatch:
     torch.testing.assert_close(
         again.tensors["gain.heldout.likelihood.shifted"], whole.tensors["gain.heldout.likelihood.shifted"]
     )
+
+
+def test_samples_on_show_have_their_nearest_training_row_where_they_are_not_measured() -> None:
+    posteriors, rows = splits()
+    off = replace(SMALL, samples=0, draws=0, rows=20, simulated=0)
+    found = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=off)
+    assert found.generation is None
+    for name in ("prior", "shifted"):
+        shown = found.tensors[f"grid.{name}"]
+        nearest = rows["train"].x[torch.cdist(shown.double(), rows["train"].x.double()).argmin(1)]
+        assert torch.equal(found.tensors[f"near.{name}"], nearest.float())
+    without = audit({"shifted": shifted(1.0)}, posteriors, settings=off)
+    assert not [k for k in without.tensors if k.startswith("near.")]
 
 
 def test_refusals() -> None:

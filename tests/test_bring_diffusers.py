@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pages import run_page
 from zprime import audit, fit
 from zprime.bring import Latents, diffusers
 from zprime.errors import ArrayError, UsageError
@@ -117,8 +118,7 @@ def test_what_is_wrong_is_said() -> None:
         diffusers(Grid(), {s: v.flatten(1) for s, v in x.items()})
 
 
-def test_an_autoencoder_of_diffusers_keeps_what_was_measured(tmp_path) -> None:
-    library = pytest.importorskip("diffusers")
+def autoencoder(library) -> tuple[object, dict[str, Tensor]]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = library.AutoencoderKL(
@@ -126,6 +126,12 @@ def test_an_autoencoder_of_diffusers_keeps_what_was_measured(tmp_path) -> None:
             down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         )  # fmt: skip
         x = {s: torch.rand(n, 1, 8, 8) for s, n in {"train": 40, "selection": 20, "heldout": 20}.items()}
+    return vae, x
+
+
+def test_an_autoencoder_of_diffusers_keeps_what_was_measured(tmp_path) -> None:
+    library = pytest.importorskip("diffusers")
+    vae, x = autoencoder(library)
     latents = diffusers(vae, {s: v.double().numpy() for s, v in x.items()})
     with torch.no_grad():
         q = vae.encode(x["train"]).latent_dist
@@ -137,3 +143,9 @@ def test_an_autoencoder_of_diffusers_keeps_what_was_measured(tmp_path) -> None:
     assert again.config.latents_std == pytest.approx(latents.std)
     assert again.config.latents_mean == pytest.approx(latents.mean)
     assert again.config.scaling_factor == 1.0
+
+
+def test_the_page_runs() -> None:
+    vae, x = autoencoder(pytest.importorskip("diffusers"))
+    found = run_page("bring/diffusers.md", vae=vae, x_train=x["train"], x_heldout=x["heldout"])
+    assert vae.config.latents_std == pytest.approx(found["latents"].std)

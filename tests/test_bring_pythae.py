@@ -14,6 +14,7 @@ from pythae.models.base.base_utils import ModelOutput
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from sklearn.datasets import load_digits
 
+from pages import run_page
 from zprime import audit, fit, sample
 from zprime.bring import pythae
 from zprime.bring.pythae_vae import TRAINED
@@ -168,3 +169,8 @@ def test_an_encoder_of_ones_own_that_gives_no_log_variance_is_refused(trained, w
     with pytest.raises(UsageError, match=rf"read as log-variance, the ELBO .*bring.modules with gives='{is_}'"):
         pythae(wrong, DATA)
     pythae(wrong, DATA, check=False)
+
+
+def test_the_page_runs() -> None:
+    found = run_page("bring/pythae.md", model=model("VAE"), x_train=DATA["train"][:200], x_heldout=DATA["heldout"][:80])
+    assert {e.name for e in found["audit"].entries} > {"prior", "mixture"}  # type: ignore[attr-defined]

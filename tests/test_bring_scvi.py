@@ -12,6 +12,7 @@ import pandas as pd
 from scvi import settings as settings_of_scvi
 from scvi.model import SCVI
 
+from pages import run_page
 from zprime import audit, fit, sample
 from zprime.bring import scvi
 from zprime.errors import UsageError
@@ -154,3 +155,10 @@ def test_what_to_know_and_what_cannot_be_brought_is_said(model) -> None:
         scvi(SCVI(model.adata))
     with pytest.raises(UsageError, match=r"expected a trained scvi.model.SCVI, got str"):
         scvi("model")
+
+
+def test_the_page_runs(model) -> None:
+    found = run_page("bring/scvi.md", model=model)
+    assert {e.name for e in found["audit"].entries} > {"prior", "mixture"}
+    # samples of counts are draws: a mean would have no zeros
+    assert bool((found["audit"].tensors["grid.prior"] == 0).any())

@@ -11,6 +11,7 @@ import joblib
 import pandas as pd
 from ctgan.synthesizers.tvae import TVAE, Encoder, _loss_function
 
+from pages import run_page
 from zprime import audit, fit
 from zprime.bring import tvae, tvae_drawing, tvae_keeping
 from zprime.errors import ArrayError, UsageError
@@ -193,3 +194,11 @@ def test_without_ctgan_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ctgan.synthesizers.tvae", None)
     with pytest.raises(UsageError, match=r"pip install 'zprime\[tvae\]'"), tvae_keeping():
         pass
+
+
+def test_the_page_runs() -> None:
+    model = TVAE(embedding_dim=2, compress_dims=(8,), decompress_dims=(8,), epochs=2, batch_size=50, enable_gpu=False)
+    numbers = {s: t[["a", "b"]] for s, t in TABLES.items()}
+    with joblib.parallel_config(backend="sequential"):
+        found = run_page("bring/tvae.md", synthesizer=model, table=numbers["train"], heldout=numbers["heldout"])
+    assert found["mine"].posteriors["train"].d == 2

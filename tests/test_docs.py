@@ -62,7 +62,14 @@ def run_python(page: Path, *, slow: bool) -> None:
 
 
 def with_python(*, slow: bool) -> list[Path]:
-    return [p for p, found in BLOCKS.items() if any(b[1] == "python" and (b[0] or not slow) for b in found)]
+    """Pages that need nothing but zprime; those of other libraries are run beside these (`tests/test_bring_*.py`)."""
+    found = {p: f for p, f in BLOCKS.items() if p.parent.name != "bring"}
+    return [p for p, f in found.items() if any(b[1] == "python" and (b[0] or not slow) for b in f)]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name == "bring"], ids=name)
+def test_pages_of_other_libraries_run_in_the_tests_of_their_adapters(page: Path) -> None:
+    assert f'run_page("bring/{page.name}"' in (ROOT / "tests" / f"test_bring_{page.stem}.py").read_text()
 
 
 @pytest.mark.parametrize("page", [p for p in with_python(slow=False) if p.name != "README.md"], ids=name)

@@ -10,7 +10,16 @@ import torch
 from zprime.arrays import standard_log_prob
 from zprime.errors import ArrayError, UsageError
 from zprime.fitting import fit, load_fit, save_fit
-from zprime.latent import Defensive, Gaussian, GaussianSettings, Prior, choose
+from zprime.latent import (
+    ConditionalSettings,
+    Defensive,
+    Gaussian,
+    GaussianSettings,
+    Prior,
+    choose,
+    heavy,
+    settings_for,
+)
 from zprime.latent.choose import Codes, Gains, best_share, smallest_of_best
 from zprime.posteriors import InMemory
 from zprime.rng import generator
@@ -85,3 +94,13 @@ def test_the_time_of_a_fit_is_kept_and_is_no_part_of_its_hash(tmp_path: Path) ->
     )
     assert slow.hash == fast.hash
     assert load_fit(slow.path).seconds == 9.0
+
+
+def test_large_matrices_get_several_threads_and_small_steps_one() -> None:
+    many, few = 55_000 * 16, 1_200 * 8
+    assert heavy(settings_for("mixture"), many)
+    assert heavy(settings_for("conditional"), many)
+    assert not heavy(settings_for("mixture"), few)
+    for kind in ("flow", "flow-matching", "two-stage", "vamp", "resampled", "shared-nuts"):
+        assert not heavy(settings_for(kind), many), kind
+    assert not heavy(ConditionalSettings(base=settings_for("flow")), many)

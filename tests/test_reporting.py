@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 import torch
 from markupsafe import escape
@@ -32,6 +33,7 @@ from zprime.reporting.provenance import command
 from zprime.reporting.sections import _tables, sections
 from zprime.reporting.sheets import Sheet, sheets
 from zprime.reporting.table import details, short, show, size
+from zprime.rng import generator
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +286,44 @@ def test_columns_show_the_data_and_the_farthest_column_first(made: Audit) -> Non
     assert line.get_label() == "held-out data"
     assert float(line.get_xdata().max()) == pytest.approx(1000 + len(held) - 1)
     assert plot.columns(replace(made, images=True)) is None
+
+
+def counted(made: Audit, prior: torch.Tensor, held: torch.Tensor) -> Audit:
+    drawn = {f"grid.{e.name}": prior for e in made.entries}
+    return replace(made, tensors={**made.tensors, **drawn, "grid.held-out data": held})
+
+
+def test_counts_have_their_means_zeros_and_totals(made: Audit) -> None:
+    held = torch.poisson(3 * torch.rand(40, 30, generator=generator(0, "counts")) + 0.5)
+    prior = 2 * held
+    prior[:, 7] = 0.0
+    audit = counted(made, prior, held)
+    figure = plot.counts(audit)
+    assert figure is not None
+    means, zeros, totals = figure.axes
+    dots = np.asarray(means.collections[0].get_offsets())
+    np.testing.assert_allclose(dots[:, 0], 1 + held.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(dots[:, 1], 1 + prior.mean(0), rtol=1e-6)
+    assert zeros.collections[0].get_offsets()[7, 1] == 1
+    assert float(totals.lines[-1].get_xdata()[-1]) == 1 + float(held.sum(1).max())
+    assert "share of zeros" in html(audit)
+    assert "share of zeros" not in html(audit, public=True)
+    assert plot.counts(made) is None
+    assert plot.counts(counted(made, prior, held + 0.5)) is None
+
+
+def test_many_counts_are_thinned(made: Audit) -> None:
+    held = torch.ones(5, 4500) + torch.arange(5)[:, None]
+    figure = plot.counts(counted(made, held, held))
+    assert figure is not None
+    assert len(figure.axes[0].collections[0].get_offsets()) == 1500
+
+
+def test_copying_is_told_in_a_line_and_one_by_one_behind_a_fold(digits: tuple[Path, Audit]) -> None:
+    page = html(digits[1])
+    part = page[page.index("Samples beside data</h2>") :]
+    assert part.index("<strong>Copying</strong>") < part.index("<summary>Copying, one by one</summary>")
+    assert "passes: " in part
 
 
 def test_page_is_the_same_bytes_again(made: Audit) -> None:

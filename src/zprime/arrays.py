@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zprime.errors import ArrayError, NumericalError
@@ -33,6 +33,14 @@ def check_matrix(name: str, x: Tensor, *, d: int | None = None) -> Tensor:
         raise ArrayError(f"{name}: expected floating-point numbers, got {x.dtype}; use x.float()")
     check_finite(name, x)
     return x
+
+
+def count_columns(x: Float[Tensor, "n *datum"]) -> Bool[Tensor, " c"] | None:
+    """Which columns of a table hold counts (whole numbers from 0 on); None unless nearly all do, and some exceed 1."""
+    if x.ndim != 2 or not len(x):
+        return None
+    whole = ((x >= 0) & (x == x.round())).all(0)
+    return whole if bool(whole.double().mean() >= 0.9) and bool((x[:, whole] > 1).any()) else None
 
 
 def check_finite(name: str, x: Tensor) -> None:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from zprime import artifact
+from zprime.arrays import count_columns
 from zprime.data import Rows
 from zprime.distribution import Fit, LatentDistribution, Progress, silent
 from zprime.encoding import Reencoded
 from zprime.errors import ArrayError, UsageError
+from zprime.kernels import Searched
 from zprime.measure import Ladder, Panel, Surgery, climb, mean_estimate, surgery
 from zprime.measure.averages import averages
 from zprime.measure.features import Space
@@ -108,7 +110,7 @@ def audit(
         seed=seed,
         progress=progress,
     )
-    tensors |= shown
+    tensors |= shown or _neighbours(panel, tensors, rows)
     entries = [_entry(panel, fits, name, ladders, seed) for name in panel.names]
     held = ladders["heldout"]
     log_prior = None
@@ -260,17 +262,29 @@ def _pictures(
     if codes.labels is not None:
         out["map.labels"] = codes.labels
     zero = torch.zeros(1)
+    counts = rows is not None and count_columns(rows["heldout"].x) is not None
+    noise = "draw" if counts else "mean"
     for name, r in panel.candidates.items():
         out[f"map.{name}"] = r.sample(settings.map, rng=generator(seed, "map", name)).float()
         if model is not None:
             shown = GenerativeModel(r, model, zero, zero)
-            out[f"grid.{name}"] = shown.sample(settings.grid, rng=generator(seed, "grid", name))[1].float()
+            out[f"grid.{name}"] = shown.sample(settings.grid, rng=generator(seed, "grid", name), noise=noise)[1].float()
     if model is not None and rows is not None:
         real = torch.randperm(len(rows["heldout"]), generator=generator(seed, "grid"))[: settings.grid]
         x = rows["heldout"].x[real]
         out["grid.held-out data"] = x
         out["grid.reconstructions"] = model.decode(model.encode(x)[0]).mean.float()
     return out
+
+
+def _neighbours(panel: Panel, tensors: Mapping[str, Tensor], rows: Mapping[str, Rows] | None) -> dict[str, Tensor]:
+    """The training row nearest to every sample that is shown, where samples were not held against data."""
+    grids = {name: tensors[f"grid.{name}"] for name in panel.candidates if f"grid.{name}" in tensors}
+    if rows is None or "train" not in rows or not grids:
+        return {}
+    x = rows["train"].x
+    among = Searched(x.flatten(1).float())
+    return {f"near.{k}": x[among.nearest(g.flatten(1), 1)[1][:, 0]].float() for k, g in grids.items()}
 
 
 def _warnings(data: Mapping[str, Any], heldout: InMemory) -> list[str]:

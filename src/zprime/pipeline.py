@@ -165,7 +165,13 @@ class Run:
         return out
 
     def fit(
-        self, kinds: Wanted = KINDS, *, seed: int, names: Sequence[str] | None = None, weights: str = ""
+        self,
+        kinds: Wanted = KINDS,
+        *,
+        seed: int,
+        names: Sequence[str] | None = None,
+        weights: str = "",
+        before: Callable[[bool], None] = lambda heavy: None,
     ) -> dict[str, Fit[LatentDistribution]]:
         """Fit each kind on the training posteriors; write `latent/<name>`.
 
@@ -174,6 +180,8 @@ class Run:
             seed: decides every random choice.
             names: what to call them, instead of their kinds.
             weights: column of the data that rows are weighed by.
+            before: called before each kind, with whether it works on large matrices: the place to set the number of
+                threads.
         """
         stored = {s: self._posteriors(s) for s in ("train", "selection")}
         held = {s: p.artifact.hash for s, p in stored.items()}
@@ -192,6 +200,7 @@ class Run:
             self.progress("fit", i, len(wanted))
 
             def make(path: Path, key: str, settings: Settings = settings) -> artifact.Artifact:
+                before(latent.heavy(settings, train_.n * train_.d))
                 context = self._context() if settings.needs else None
                 found = fit(settings, train_, selection=selection, context=context, seed=seed, progress=self.progress)
                 if not found.outcome.ok:

@@ -48,7 +48,7 @@ def launch(
         bool, Parameter(negative="", help="Print the result as JSON on standard output, and nothing else there.")
     ] = False,
     threads: Annotated[
-        int, Parameter(help="CPU threads; 0 takes one for small networks, all cores for convolutions.")
+        int, Parameter(help="CPU threads; 0 takes one for small networks, all cores for convolutions and matrices.")
     ] = 0,
 ) -> None:
     """From which distribution should z' be drawn? Measured, on your model and your data.
@@ -72,8 +72,9 @@ app.meta.config = [Env("ZPRIME_", command=False)]
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line, and exit: 0 well, 2 usage, 3 artefact, 4 numbers, 5 data, 130 interrupted."""
-    from zprime.cli.console import handler
+    from zprime.cli.console import handler, keep_memory
 
+    keep_memory()
     logger = logging.getLogger("zprime")
     if not logger.handlers:
         logger.addHandler(handler())

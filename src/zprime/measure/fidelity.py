@@ -14,7 +14,7 @@ from zprime.measure.c2st import C2ST, c2st
 from zprime.measure.estimate import Estimate
 from zprime.measure.frechet import frechet_replicates
 from zprime.measure.labels import Labels
-from zprime.measure.manifold import NAMES, NEAREST, manifold_replicates
+from zprime.measure.manifold import NAMES, NEAREST, Within, manifold_replicates
 from zprime.measure.resampling import About, Groups, Halves
 from zprime.measure.sliced import sliced_replicates
 
@@ -56,7 +56,13 @@ class Compared:
 
 
 def fidelity(
-    real: Float[Tensor, "n f"], fake: Float[Tensor, "n f"], *, split: str, seed: int = 0, labels: Labels | None = None
+    real: Float[Tensor, "n f"],
+    fake: Float[Tensor, "n f"],
+    *,
+    split: str,
+    seed: int = 0,
+    labels: Labels | None = None,
+    near: tuple[Within, Within] | None = None,
 ) -> Compared:
     """Measure features of generated rows against features of as many real rows; both in random order.
 
@@ -66,6 +72,7 @@ def fidelity(
         split: which rows `real` are.
         seed: of the halves of the classifier test.
         labels: to be kept with it.
+        near: what `within` finds in either sample, where that is known.
 
     Raises:
         ArrayError: the samples differ in size or features, or have fewer than 40 rows.
@@ -78,7 +85,7 @@ def fidelity(
     n = len(real)
     if n < FEWEST:
         raise ArrayError(f"fidelity: expected at least {FEWEST} rows, got {n}: the figures say nothing below that")
-    distance, balls = frechet_replicates(real, fake), manifold_replicates(real, fake)
+    distance, balls = frechet_replicates(real, fake), manifold_replicates(real, fake, near=near)
     about = About(n, split, seed)
     shares = {
         name: balls.estimate(i, about, unit="share of rows", scale="share")

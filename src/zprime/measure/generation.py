@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from zprime.arrays import count_columns
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Progress, silent
 from zprime.errors import UsageError
@@ -17,6 +18,7 @@ from zprime.measure.features import Classifier, Space, build_features, train_cla
 from zprime.measure.fidelity import FEWEST, Compared, Fidelity, fidelity
 from zprime.measure.generation_verdict import GenerationVerdict, Rival, decide_generation
 from zprime.measure.labels import label_coverage
+from zprime.measure.manifold import Within, within
 from zprime.measure.panel import PURE, Panel, View, named
 from zprime.measure.road import Road, road
 from zprime.measure.samples import Sample, Workshop
@@ -197,13 +199,15 @@ class _Bench:
         )
         self.train = posteriors["train"].gather()
         training = TrainingSet(train.x, self.train.mean, yardstick=min(samples, len(rows["heldout"])), seed=seed)
-        noise = "draw" if bool(((train.x == 0) | (train.x == 1)).all()) else "mean"
+        discrete = bool(((train.x == 0) | (train.x == 1)).all()) or count_columns(train.x) is not None
+        noise = "draw" if discrete else "mean"  # the mean of a discrete p(x|z) is no datum
         self.workshop = Workshop(model, training, self.space, self.classifier, noise, grid)
         self.yardstick = self._reconstruct("heldout")
         picked = {s: torch.randperm(len(rows[s]), generator=self._rng("real", s))[:n] for s in self.posteriors}
         self.real = {s: rows[s].x[i] for s, i in picked.items()}
         self.truth = {s: None if rows[s].labels is None else rows[s].labels[i] for s, i in picked.items()}  # type: ignore[index]
         self.features = {s: self.space.of(x) for s, x in self.real.items()}
+        self.within = {s: within(x) for s, x in self.features.items()}
         self.labels = {s: None if self.classifier is None else self.classifier.label(x) for s, x in self.real.items()}
         self.compared: dict[str, Compared] = {}
         self.pictures: dict[str, Tensor] = {}
@@ -222,7 +226,8 @@ class _Bench:
         out: dict[str, Sampled] = {}
         for name, sample in found.items():
             self.progress("samples: controls", len(out), len(found))
-            entry, self.compared[name], _ = self._measure(name, name, sample, eligible=False)
+            own = within(sample.features[: self.n])
+            entry, self.compared[name], _ = self._measure(name, name, sample, own, eligible=False)
             out[name] = replace(entry, copying=None) if name == REAL else entry
             if name != REAL:
                 self.beside[name] = sample.means
@@ -257,18 +262,23 @@ class _Bench:
         eligible = name in self.panel.eligible
         self.pictures[f"grid.{name}"] = sample.shown.float()
         self.pictures[f"near.{name}"] = self.rows["train"].x[sample.means.parent[: len(sample.shown)]].float()
-        entry, _, right = self._measure(name, r.label, sample, eligible=eligible)
+        own = within(sample.features[: self.n])
+        entry, _, right = self._measure(name, r.label, sample, own, eligible=eligible)
         if entry.utility is not None and isinstance(base, Conditional):
             entry = replace(entry, utility=replace(entry.utility, own=self._own(base)))
         selection = None
         if eligible:
             selection = fidelity(
-                self.features["selection"], sample.features[: self.n], split="selection", seed=self.seed
+                self.features["selection"],
+                sample.features[: self.n],
+                split="selection",
+                seed=self.seed,
+                near=(self.within["selection"], own),
             )
         return _Measured(entry, r.bytes, selection, right)
 
     def _measure(
-        self, name: str, label: str, sample: Sample, *, eligible: bool
+        self, name: str, label: str, sample: Sample, own: Within, *, eligible: bool
     ) -> tuple[Sampled, Compared, Bool[Tensor, " n"] | None]:
         """All measures of one sample, and which rows of the selection split its student labels rightly."""
         y = self.yardstick
@@ -279,7 +289,12 @@ class _Bench:
             coverage = label_coverage(real, labels, self.classifier.classes, split="heldout", seed=self.seed)
             utility, right = self._student(sample.x[: self.n], labels)
         compared = fidelity(
-            self.features["heldout"], sample.features[: self.n], split="heldout", seed=self.seed, labels=coverage
+            self.features["heldout"],
+            sample.features[: self.n],
+            split="heldout",
+            seed=self.seed,
+            labels=coverage,
+            near=(self.within["heldout"], own),
         )
         draws = None
         if sample.draws is not None and y.draws is not None:
@@ -312,7 +327,8 @@ class _Bench:
         """Fresh draws of a candidate beside held-out rows."""
         rng = self._rng("confirm", name)
         features, _ = self.workshop.look(self.panel.candidates[name].sample(self.n, rng=rng), rng=rng)
-        return fidelity(self.features["heldout"], features, split="heldout", seed=self.seed)
+        near = (self.within["heldout"], within(features))
+        return fidelity(self.features["heldout"], features, split="heldout", seed=self.seed, near=near)
 
     def road(self) -> Road:
         """Copying over the bandwidth, beside the controls and the prior."""

@@ -1,7 +1,9 @@
 """Precision, recall, density and coverage: shares of rows inside the balls that k-th neighbours draw."""
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zprime.measure.resampling import Halves, halve
@@ -10,31 +12,55 @@ NEAREST = 5
 NAMES = ("precision", "recall", "density", "coverage")
 
 
+@dataclass(frozen=True)
+class Within:
+    """The nearest rows of the same sample: distances ascending, and which they are. Found once, used often."""
+
+    distance: Float[Tensor, "n m"]
+    index: Int[Tensor, "n m"]
+
+
+def within(x: Float[Tensor, "n f"], *, k: int = NEAREST) -> Within:
+    """Enough neighbours for balls of k neighbours among random halves of the rows."""
+    x = x.double()
+    own = torch.cdist(x, x)
+    own.fill_diagonal_(torch.inf)
+    found = own.topk(min(8 * k, len(x) - 1), largest=False)
+    return Within(found.values, found.indices)
+
+
 def manifold(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"], *, k: int = NEAREST) -> Float[Tensor, " 4"]:
     """Precision, recall, density and coverage of `fake` beside `real`, in the order of `NAMES`."""
     every = (torch.ones(len(x), dtype=torch.bool) for x in (real, fake))
     return _Balls(real.double(), fake.double(), k)(*every)
 
 
-def manifold_replicates(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"], *, k: int = NEAREST) -> Halves:
+def manifold_replicates(
+    real: Float[Tensor, "n f"],
+    fake: Float[Tensor, "m f"],
+    *,
+    k: int = NEAREST,
+    near: tuple[Within, Within] | None = None,
+) -> Halves:
     """The four, in the order of `NAMES`, on all rows and on random halves.
 
     Precision and recall: Kynkaanniemi et al. 2019; density and coverage: Naeem et al. 2020. A row is inside a ball if
     it is nearer to the centre than the centre's k-th neighbour in its own sample. Both samples need more than 2 k rows.
+    `near`: what `within` finds in them, where that is known.
     """
-    return halve(_Balls(real.double(), fake.double(), k), len(real), len(fake))
+    return halve(_Balls(real.double(), fake.double(), k, near), len(real), len(fake))
 
 
 class _Balls:
     """All distances once; the radii of some of the rows from each row's nearest neighbours."""
 
-    def __init__(self, real: Tensor, fake: Tensor, k: int) -> None:
+    def __init__(self, real: Tensor, fake: Tensor, k: int, near: tuple[Within, Within] | None = None) -> None:
         self.k = k
         self.between = torch.cdist(real, fake)
-        self.near = [_neighbours(x, 8 * k) for x in (real, fake)]
+        self.near = near or (within(real, k=k), within(fake, k=k))
 
     def __call__(self, real: Bool[Tensor, " n"], fake: Bool[Tensor, " m"]) -> Float[Tensor, " 4"]:
-        radius, radius2 = (_radius(*n, kept, self.k) for n, kept in zip(self.near, (real, fake), strict=True))
+        radius, radius2 = (_radius(n, kept, self.k) for n, kept in zip(self.near, (real, fake), strict=True))
         between = self.between if bool(real.all() & fake.all()) else self.between[real][:, fake]
         inside = between < radius[:, None]
         balls = inside.double().sum(0)
@@ -43,17 +69,9 @@ class _Balls:
         return torch.stack([v.mean() for v in numbers])
 
 
-def _neighbours(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Distances to the nearest rows of the same sample, ascending, and which they are."""
-    own = torch.cdist(x, x)
-    own.fill_diagonal_(torch.inf)
-    found = own.topk(min(count, len(x) - 1), largest=False)
-    return found.values, found.indices
-
-
-def _radius(distance: Tensor, index: Tensor, keep: Tensor, k: int) -> Float[Tensor, " n"]:
+def _radius(near: Within, keep: Tensor, k: int) -> Float[Tensor, " n"]:
     """Of the rows that are kept, the k-th smallest distance to others that are."""
-    distance, index = distance[keep], index[keep]
+    distance, index = near.distance[keep], near.index[keep]
     rank = keep[index].long().cumsum(1)
     at = (rank < k).sum(1).clamp(max=distance.shape[1] - 1)
     return distance.gather(1, at[:, None])[:, 0]

@@ -77,7 +77,9 @@ class Workshop:
         some = max(1, round(DRAWS * len(z)))
         draw = self.decode(z if self.noise == "draw" else z[:some], noise="draw", rng=fork(rng, "draw"))
         draws = self.training.neighbours(draw[:some])
-        return self._look(mean if self.noise == "mean" else draw, mean, self.training.neighbours(mean), draws)
+        x = mean if self.noise == "mean" else draw
+        # a picture of an image is its mean; a table's row is what there is
+        return self._look(x, mean if mean.ndim > 2 else x, self.training.neighbours(mean), draws)
 
     def rows(self, x: Float[Tensor, "n *datum"]) -> Sample:
         """Rows that were not decoded."""

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from zprime.arrays import count_columns
 from zprime.errors import UsageError
 from zprime.measure.copying import LIMIT
 from zprime.measure.drift import LEVEL
@@ -22,8 +23,9 @@ from zprime.measure.surgery import ACTIVE
 from zprime.notebook import size
 from zprime.record import Audit
 
-__all__ = ["calibration", "components", "dimensions", "gains", "latent_map", "road", "samples", "surgery"]
+__all__ = ["calibration", "components", "counts", "dimensions", "gains", "latent_map", "road", "samples", "surgery"]
 
+DOTS = 2000
 STYLE: Any = {
     "svg.hashsalt": "zprime",
     "svg.fonttype": "none",
@@ -273,6 +275,50 @@ def columns(audit: Audit, *, most: int = 12) -> Figure | None:
         axis.set_title(f"column {j}", color=INK, fontsize=9)
         axis.set_yticks([])
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+@_styled
+def counts(audit: Audit) -> Figure | None:
+    """Counts (cells by genes): means and shares of zeros of each column, and totals of rows, beside held-out rows.
+
+    At most 2,000 columns are drawn. None for other data.
+    """
+    held = audit.tensors.get("grid.held-out data")
+    whole = None if held is None or audit.images else count_columns(held)
+    if held is None or whole is None:
+        return None
+    choice = audit.verdict.choice or "prior"
+    drawn = {"prior": (audit.tensors["grid.prior"], SECOND)}
+    if choice != "prior":
+        drawn[audit.entry(choice).label] = (audit.tensors[f"grid.{choice}"], MARK)
+    figure = Figure(figsize=(8.4, 3.0), layout="constrained")
+    means, zeros, totals = (_quiet(a) for a in figure.subplots(1, 3))
+    at = whole.nonzero().flatten()
+    at = at[:: -(-len(at) // DOTS)]
+    real = held.double()
+    for name, (x, colour) in drawn.items():
+        made = x.flatten(1).double()
+        style: Any = {"s": 5, "color": colour, "alpha": 0.5, "linewidths": 0, "label": name}
+        means.scatter(1 + real[:, at].mean(0), 1 + made[:, at].mean(0), **style)
+        zeros.scatter((real[:, at] == 0).double().mean(0), (made[:, at] == 0).double().mean(0), **style)
+        totals.ecdf(1 + made[:, whole].sum(1).numpy(), color=colour, linewidth=1.4)
+    totals.ecdf(1 + real[:, whole].sum(1).numpy(), color=DATA, linewidth=1.4)
+    for axis in (means, zeros):
+        axis.axline((1, 1), slope=1, color=LINE, linewidth=0.8, zorder=0)
+    means.set(xscale="log", yscale="log", xlabel="1 + mean, held-out", ylabel="1 + mean, samples")
+    zeros.set(xlabel="share of zeros, held-out", ylabel="share of zeros, samples")
+    totals.set(xscale="log", xlabel="1 + total of a row", ylabel="share of rows below")
+    handles, names = means.get_legend_handles_labels()
+    figure.legend(
+        [*handles, totals.lines[-1]],
+        [*names, "held-out data"],
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+        labelcolor=INK,
+    )
     return figure
 
 

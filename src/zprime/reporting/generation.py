@@ -94,14 +94,23 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
                 f"reconstructions of unseen rows with chance {_within(made.controls[RECONSTRUCTED])} (must be 1/2).",
             )
         )
+    by_status: dict[str, list[str]] = {}
     for e in made.entries:
         if e.copying is not None:
-            out.append((f"Copying by {_title(e).strip()}", _copying(e)))
+            by_status.setdefault(e.status, []).append(_title(e).strip())
+    if by_status:
+        out.append(("Copying", "; ".join(f"{k}: {', '.join(v)}" for k, v in sorted(by_status.items())) + "."))
     if made.road is not None:
         out.append(("The road from copies to off the data", road_line(made.road)))
     if difference(audit):
         out.append(("Why the verdicts differ", difference(audit)))
     return out
+
+
+def each(audit: Audit) -> list[tuple[str, str]]:
+    """For the page: what the copying test found of every candidate."""
+    found = [] if audit.generation is None else audit.generation.entries
+    return [(_title(e).strip(), _copying(e)) for e in found if e.copying is not None]
 
 
 def road_line(found: Road) -> str:

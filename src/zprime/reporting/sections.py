@@ -53,6 +53,7 @@ class Section:
     tables: list[Table]
     sentences: Sequence[str | tuple[str, str]] = ()
     plots: list[Plot] = field(default_factory=list)
+    more: tuple[str, Sequence[tuple[str, str]]] = ("", ())  # what is folded away: its title, and sentences
 
 
 IN_WORDS: dict[str, tuple[str, Callable[[Audit], Sequence[str | tuple[str, str]]]]] = {
@@ -62,6 +63,11 @@ IN_WORDS: dict[str, tuple[str, Callable[[Audit], Sequence[str | tuple[str, str]]
     "model_side": ("The likelihood and the encoder", model_side.sentences),
 }
 """Field of the audit -> its heading, and its numbers in sentences that the terminal shares."""
+
+MORE: dict[str, tuple[str, Callable[[Audit], Sequence[tuple[str, str]]]]] = {
+    "generation": ("Copying, one by one", generation.each),
+}
+"""Field of the audit -> longer sentences, folded away under a title."""
 
 PLOTS: dict[str, list[tuple[Callable[[Audit], Figure | None], str]]] = {
     "generation": [
@@ -113,7 +119,9 @@ def sections(audit: Audit) -> list[Section]:
             tables = [_labelled(t, labels) for t in tables]
         if tables:
             heading, say = IN_WORDS.get(f.name, (_words(f.name), lambda _: []))
-            out.append(Section(heading, told.get(f.name, ""), tables, say(audit), _plots(audit, f.name)))
+            summary, longer = MORE.get(f.name, ("", lambda _: []))
+            more = (summary, longer(audit))
+            out.append(Section(heading, told.get(f.name, ""), tables, say(audit), _plots(audit, f.name), more))
     out.append(Section("What each costs", "", [Table("", cost.HEADS, cost.rows(audit))]))
     return out
 
