@@ -33,7 +33,8 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import zprime
 from zprime.kernels import DiagonalMixture, Searched, compiled, trainable_mixture_log_prob
-from zprime.latent import MixtureSettings
+from zprime.latent import Aggregated, Gaussian, MixtureSettings
+from zprime.latent.gaussian import moments
 from zprime.measure.manifold import manifold, manifold_replicates
 from zprime.posteriors import InMemory
 from zprime.rng import generator
@@ -442,7 +443,7 @@ def slope(x: list[float], y: list[float]) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def growth(train: InMemory) -> dict[str, dict[str, object]]:
+def growth(train: InMemory, heldout: InMemory) -> dict[str, dict[str, object]]:
     out: dict[str, dict[str, object]] = {}
 
     def curve(name: str, sizes: list[int], run: Callable[[int], Callable[[], object]]) -> None:
@@ -487,7 +488,21 @@ def growth(train: InMemory) -> dict[str, dict[str, object]]:
 
     curve("reduction to 30 Gaussians, posteriors N", [6_000, 12_000, 24_000, 48_000], lambda n: reduce(n, 30))
     curve("reduction of 24,000 posteriors, Gaussians K", [10, 30, 100], lambda k: reduce(24_000, k))
+    unseen = {s: heldout.take(torch.arange(i, heldout.n, 2)) for i, s in enumerate(("selection", "heldout"))}
+
+    def whole_audit(n: int) -> Callable[[], object]:
+        rows = train.take(torch.arange(n))
+        candidates = {"gaussian": Gaussian(*moment_match(rows)), "aggregated": Aggregated(rows.mean, rows.scale)}
+        settings = zprime.AuditSettings(rows=200, draws=0)
+        return lambda: zprime.audit(candidates, {"train": rows, **unseen}, settings=settings)
+
+    curve("audit without a decoder, posteriors N", [6_000, 12_000, 24_000, 48_000], whole_audit)
     return out
+
+
+def moment_match(rows: InMemory) -> tuple[Tensor, Tensor]:
+    mean, covariance = moments(rows)
+    return mean.to(rows.mean.dtype), torch.linalg.cholesky(covariance).to(rows.mean.dtype)
 
 
 # Memory
@@ -657,7 +672,7 @@ def main() -> None:
         "audit": lambda: auditing(args.run, args.pythae) if args.run and args.pythae else [],
         "accuracy": accuracy,
         "memory": memory,
-        "growth": lambda: growth(train),
+        "growth": lambda: growth(train, heldout),
     }
     for name, measure in groups.items():
         if args.page or (args.only and name not in args.only):
