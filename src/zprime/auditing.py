@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from zprime.arrays import count_columns
 from zprime.data import Rows
 from zprime.distribution import Fit, LatentDistribution, Progress, silent
 from zprime.encoding import Reencoded
+from zprime.engine import in_threads
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import Searched
 from zprime.measure import Ladder, Panel, Surgery, climb, mean_estimate, surgery
@@ -42,6 +44,7 @@ def audit(
     settings: AuditSettings = AuditSettings(),
     features: Space | None = None,
     seed: int = 0,
+    workers: int = 1,
     progress: Progress = silent,
 ) -> Audit:
     """Measure all candidates and the prior, and give two verdicts: by likelihood and for generation.
@@ -56,6 +59,8 @@ def audit(
         settings: how much to measure.
         features: a feature space of your own: a function from rows, scaled as the model sees them, to features.
         seed: of every draw.
+        workers: threads that measure side by side, each with one core. More than one only if `model` uses neither
+            torch's global random numbers nor other state of its own; the numbers do not depend on it.
         progress: called by the long parts.
 
     Raises:
@@ -73,9 +78,8 @@ def audit(
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
     fits = {k: v if isinstance(v, Fit) else Fit(v) for k, v in candidates.items()}
     panel = Panel({k: v.distribution for k, v in fits.items()})
-    ladders = {
-        s: _ladder(panel, s, posteriors[s], model, rows, settings, seed, progress) for s in ("selection", "heldout")
-    }
+    climbs = [partial(_ladder, panel, s, posteriors[s], model, rows, settings, seed) for s in ("selection", "heldout")]
+    ladders = {x.split: x for x in in_threads(climbs, workers=workers, progress=progress, threads=1)}
     verdict = decide(panel, ladders["selection"], ladders["heldout"], seed=seed)
     cuts: dict[str, Surgery] = {}
     for i, split in enumerate(("train", "selection", "heldout")):
@@ -108,6 +112,7 @@ def audit(
         grid=settings.grid,
         features=features or settings.features,
         seed=seed,
+        workers=workers,
         progress=progress,
     )
     tensors |= shown or _neighbours(panel, tensors, rows)

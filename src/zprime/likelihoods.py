@@ -1,6 +1,7 @@
 """p(x|z): what a decoder's output means, as torch Distributions over one datum."""
 
 import math
+import threading
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from zprime.errors import UsageError
 
+_GLOBAL = threading.Lock()  # one at a time has the global generator
 Name = Literal["gaussian", "bernoulli"]
 
 
@@ -45,7 +47,7 @@ class Bernoulli(nn.Module):
 def draw(p: Distribution, *, rng: torch.Generator) -> Tensor:
     """One draw from each of a batch of distributions, decided by `rng`."""
     # torch's Distributions take no generator: the global one is lent a stream of ours, and given back
-    with torch.random.fork_rng(devices=[]):
+    with _GLOBAL, torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.initial_seed())
         return p.sample()
 

@@ -18,6 +18,7 @@ from zprime import data as datasets
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
 from zprime.distribution import Fit, LatentDistribution, Progress, Settings, fields, silent
 from zprime.encoding import Reencoded, encode
+from zprime.engine import in_processes
 from zprime.errors import ArtifactError, UsageError
 from zprime.fitting import fit, load_fit, save_fit
 from zprime.latent.context import Context
@@ -172,6 +173,7 @@ class Run:
         names: Sequence[str] | None = None,
         weights: str = "",
         before: Callable[[bool], None] = lambda heavy: None,
+        workers: int = 1,
     ) -> dict[str, Fit[LatentDistribution]]:
         """Fit each kind on the training posteriors; write `latent/<name>`.
 
@@ -182,6 +184,8 @@ class Run:
             weights: column of the data that rows are weighed by.
             before: called before each kind, with whether it works on large matrices: the place to set the number of
                 threads.
+            workers: processes with one thread each, for kinds that take long, where there are several to fit. A script
+                that asks for more than 1 needs `if __name__ == "__main__":` round it.
         """
         stored = {s: self._posteriors(s) for s in ("train", "selection")}
         held = {s: p.artifact.hash for s, p in stored.items()}
@@ -190,8 +194,9 @@ class Run:
         column = [weights, artifact.digest([w.tolist() for w in shares.values()])] if shares else []
         out: dict[str, Fit[LatentDistribution]] = {}
         wanted = [latent.settings_for(k) if isinstance(k, str) else k for k in kinds]
-        for i, settings in enumerate(wanted):
-            name = names[i] if names else latent.name_of(settings)
+        called = list(names) if names else [latent.name_of(s) for s in wanted]
+        apart = self._apart(dict(zip(called, wanted, strict=True)), train_, seed, weights, workers)
+        for i, (name, settings) in enumerate(zip(called, wanted, strict=True)):
             if name == "prior":
                 continue  # every audit has it
             if "labels" in settings.needs and train_.labels is None and len(wanted) > 1:
@@ -210,11 +215,33 @@ class Run:
 
             self._stage(f"latent/{name}", None, _key(settings.kind, fields(settings), seed, held, *column), make)
             out[name] = load_fit(self.path / "latent" / name)
+            if name in apart and not out[name].outcome.ok:
+                log.warning("%s: %s", settings.kind, out[name].outcome.message)
         self.progress("fit", len(wanted), len(wanted))
         return out
 
+    def _apart(
+        self, wanted: Mapping[str, Settings], train: Posteriors, seed: int, weights: str, workers: int
+    ) -> list[str]:
+        """Fit kinds that take long in processes of their own, if there are several; they are then found done."""
+        possible = {n: s for n, s in wanted.items() if train.labels is not None or "labels" not in s.needs}
+        slow = [n for n, s in possible.items() if latent.takes_long(s)]
+        slow = [n for n in slow if not artifact.is_artifact(self.path / "latent" / n)]
+        if workers < 2 or len(slow) < 2 or train.n * train.d < latent.HEAVY:
+            return []
+        log.info("%s: side by side", ", ".join(f"latent/{n}" for n in slow))
+        self.progress("fit", 0, len(slow))
+        tasks = [(self.path, wanted[n], n, seed, weights) for n in slow]
+        in_processes(_fit_apart, tasks, workers=workers, done=lambda i: self.progress("fit", i, len(slow)))
+        return slow
+
     def audit(
-        self, settings: AuditSettings = AuditSettings(), *, seed: int, names: Sequence[str] | None = None
+        self,
+        settings: AuditSettings = AuditSettings(),
+        *,
+        seed: int,
+        names: Sequence[str] | None = None,
+        workers: int = 1,
     ) -> Audit:
         """Measure the fitted kinds (all, or those named); write `audit`, and `generator` of the winner."""
         source = self._need("model", "model", "train")
@@ -234,6 +261,7 @@ class Run:
                 data={**self.dataset.describe(), "log_scale": self.dataset.log_scale},
                 settings=settings,
                 seed=seed,
+                workers=workers,
                 progress=self.progress,
             )
             out.model.update(self.summary())
@@ -398,6 +426,11 @@ class Run:
                 return found
         log.info("%s", name)
         return make(path, key)
+
+
+def _fit_apart(path: Path, settings: Settings, name: str, seed: int, weights: str) -> None:
+    """One kind, in a process that has nothing else to do."""
+    Run.open(path).fit([settings], seed=seed, names=[name], weights=weights)
 
 
 def _key(*parts: object) -> str:

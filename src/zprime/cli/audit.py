@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from zprime.cli.console import bars, give, say, say_table, set_threads, verdicts
+from zprime.cli.console import bars, cores, give, say, say_table, set_threads, verdicts
 from zprime.cli.run import FLAT
 from zprime.drifting import drift_of
 from zprime.pipeline import Run
@@ -43,7 +43,7 @@ def audit(
         give({"drift": to_plain(moved), "report": page})
         return
     with bars() as progress:
-        found = Run.open(run, progress=progress).audit(settings, seed=seed)
+        found = Run.open(run, progress=progress).audit(settings, seed=seed, workers=cores())
         page = report(run)
     say_table(found)
     say(f"Report: {page}")

@@ -131,9 +131,14 @@ def keep_memory() -> None:
     settle(trim, 1 << 29)
 
 
+def cores() -> int:
+    """Cores to use: as many as there are, or as `--threads` says."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return OPTIONS.threads or there
+
+
 def set_threads(*, heavy: bool) -> None:
     """Threads by the work: small networks run faster on one (35 s against 5 s on two busy cores)."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    torch.set_num_threads(OPTIONS.threads or (cores if heavy else 1))
+    torch.set_num_threads(cores() if heavy or OPTIONS.threads else 1)

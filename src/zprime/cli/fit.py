@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime.cli.console import bars, give, say, set_threads
+from zprime.cli.console import bars, cores, give, say, set_threads
 from zprime.cli.settings import kinds_with
 from zprime.pipeline import KINDS, Run
 from zprime.reporting.table import size
@@ -49,6 +49,7 @@ def fit(
             names=[name] if name else None,
             weights=weights,
             before=lambda heavy: set_threads(heavy=heavy),
+            workers=cores(),
         )
     for key, f in made.items():
         say(f"{run / 'latent' / key}: {f.distribution.label}, {size(f.distribution.bytes)}; {f.outcome.message}")

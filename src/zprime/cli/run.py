@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime.cli.console import bars, give, say, say_table, set_threads, verdicts
+from zprime.cli.console import bars, cores, give, say, say_table, set_threads, verdicts
 from zprime.cli.settings import kinds_with
 from zprime.data import DataSettings
 from zprime.pipeline import KINDS, Run
@@ -50,9 +50,9 @@ def run(
         set_threads(heavy=False)
         job.train(data, network, training, seed=seed, before=lambda heavy: set_threads(heavy=heavy))
         job.encode()
-        fitted = job.fit(wanted, seed=seed, before=lambda heavy: set_threads(heavy=heavy))
+        fitted = job.fit(wanted, seed=seed, before=lambda heavy: set_threads(heavy=heavy), workers=cores())
         set_threads(heavy=True)
-        audit = job.audit(auditing, seed=seed, names=list(fitted))
+        audit = job.audit(auditing, seed=seed, names=list(fitted), workers=cores())
         page = report(out)
     say_table(audit)
     shipped = job.generative(audit.shipped)

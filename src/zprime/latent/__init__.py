@@ -28,6 +28,7 @@ from zprime.latent.vamp import Vamp, VampSettings
 
 __all__ = [
     "ABOUT",
+    "HEAVY",
     "SETTINGS",
     "About",
     "Active",
@@ -69,6 +70,7 @@ __all__ = [
     "load",
     "name_of",
     "settings_for",
+    "takes_long",
 ]
 
 
@@ -171,6 +173,11 @@ def heavy(settings: Settings, numbers: int) -> bool:
     """Whether fitting to so many numbers (rows times latents) is faster on several threads; not in small steps."""
     inner = settings.base if isinstance(settings, ConditionalSettings) else settings
     return numbers >= HEAVY and not isinstance(inner, Schedule | SharedNUTSSettings)
+
+
+def takes_long(settings: Settings) -> bool:
+    """Whether a fit is more than one pass over the posteriors."""
+    return ABOUT[settings.kind].cost not in ("none", "one pass")
 
 
 def load(path: Path) -> LatentDistribution:

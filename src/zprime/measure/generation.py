@@ -1,7 +1,9 @@
 """What comes out, and who gets copied: the x' side of the audit."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Int
@@ -10,6 +12,7 @@ from torch import Tensor
 from zprime.arrays import count_columns
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Progress, silent
+from zprime.engine import in_threads
 from zprime.errors import UsageError
 from zprime.latent import Conditional
 from zprime.measure.copying import Copying, Neighbours, TrainingSet, copying
@@ -106,6 +109,7 @@ def generation(
     grid: int = 64,
     features: str | Space = "auto",
     seed: int,
+    workers: int = 1,
     progress: Progress = silent,
 ) -> tuple[Generation | None, dict[str, Tensor]]:
     """Measure samples of every candidate, and keep some for pictures, each with its nearest training row.
@@ -122,6 +126,7 @@ def generation(
         features: a feature space by name (`auto`, `pixels`, `codes`, `classifier`, `selfsupervised`), or a function
             from rows to features.
         seed: decides every draw.
+        workers: candidates that are measured side by side, in threads.
         progress: called once a candidate.
 
     Raises:
@@ -134,7 +139,7 @@ def generation(
         return None, {}
     bench = _Bench(panel, posteriors, model, rows, samples, n, grid, features, seed, progress)
     controls = bench.controls()
-    measured = bench.candidates()
+    measured = bench.candidates(workers)
     tested = controls[PLANTED].status == "copies" and controls[RECONSTRUCTED].status == "passes"
     entries = [m.entry if tested else _untested(m.entry) for m in measured]
     way = bench.road()
@@ -234,23 +239,35 @@ class _Bench:
         self.progress("samples: controls", len(found), len(found))
         return out
 
-    def candidates(self) -> list[_Measured]:
-        """Every candidate, and every base alone; samples of a base serve both."""
-        out: list[_Measured] = []
+    def candidates(self, workers: int) -> list[_Measured]:
+        """Every candidate, and every base alone; the prior first, which others are mixed with."""
         names = list(self.panel.candidates)
-        for i, owner in enumerate(names):
-            self.progress("samples", i, len(names))
-            r = self.panel.candidates[owner]
-            base = self.panel.bases.get(owner, r)
-            rng = self._rng("samples", owner)
-            sample = self.workshop.sample(base.sample(self.samples, rng=rng), rng=rng)
-            if owner == "prior":
-                self.prior, self.beside[owner] = sample, sample.means
-            for name in (owner, owner + PURE):
-                view = self.panel.views.get(name, View(owner, 0.0) if name == owner else None)
-                if view is not None:
-                    out.append(self._candidate(name, r if name == owner else base, base, view, sample))
-        self.progress("samples", len(names), len(names))
+        done = itertools.count(1)
+
+        def measure(owner: str, progress: Progress) -> list[_Measured]:
+            progress("samples", 0, len(names))
+            found = self._owner(owner)
+            progress("samples", next(done), len(names))
+            return found
+
+        first = measure(names[0], self.progress)
+        calls = [partial(measure, owner) for owner in names[1:]]
+        rest = in_threads(calls, workers=workers, progress=self.progress, threads=1)
+        return [m for found in (first, *rest) for m in found]
+
+    def _owner(self, owner: str) -> list[_Measured]:
+        """A candidate and its base alone; samples of the base serve both."""
+        out: list[_Measured] = []
+        r = self.panel.candidates[owner]
+        base = self.panel.bases.get(owner, r)
+        rng = self._rng("samples", owner)
+        sample = self.workshop.sample(base.sample(self.samples, rng=rng), rng=rng)
+        if owner == "prior":
+            self.prior, self.beside[owner] = sample, sample.means
+        for name in (owner, owner + PURE):
+            view = self.panel.views.get(name, View(owner, 0.0) if name == owner else None)
+            if view is not None:
+                out.append(self._candidate(name, r if name == owner else base, base, view, sample))
         return out
 
     def _candidate(
