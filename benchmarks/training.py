@@ -1,6 +1,8 @@
 """CPU seconds of one training, by zprime or by pythae's trainer, of the same network on the same images.
 
-Called by speed.py in an environment that has pythae: python training.py ours|pythae mlp|conv ROWS EPOCHS
+Called by speed.py in an environment that has pythae: python training.py ours|pythae|nchw mlp|conv ROWS EPOCHS
+A short training comes before it: what is loaded or compiled at first use is not timed. `nchw` is pythae's trainer with
+the convolutions in torch's usual layout; else both have ours, channels_last.
 """
 
 import sys
@@ -19,6 +21,25 @@ def ours(vae: VAE, rows: Rows, selection: Rows, epochs: int) -> float:
     start = time.process_time()
     train(vae, rows, selection, TrainSettings(epochs=epochs), seed=0)
     return time.process_time() - start
+
+
+class PlainEncoder(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net.head(self.net.dense(self.net.conv(x).flatten(1)))
+
+
+class PlainDecoder(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def forward(self, z: Tensor) -> Tensor:
+        out = self.net.conv(self.net.dense(z).unflatten(1, self.net.grid))
+        return out[..., : self.net.shape[1], : self.net.shape[2]]
 
 
 def theirs(vae: VAE, rows: Rows) -> nn.Module:
@@ -71,8 +92,12 @@ def main(who: str, network: str, n: int, epochs: int) -> None:
     torch.set_num_threads(1)
     data = load_data(DataSettings(FASHION), seed=0)
     vae = VAE.build(data.shape, VAESettings(latents=16, network=network), seed=0)
-    rows, selection = data.rows("train").head(n), data.rows("selection").head(max(1, n // 11))
-    spent = ours(vae, rows, selection, epochs) if who == "ours" else pythaes(vae, rows, epochs)
+    if who == "nchw":
+        vae.encoder, vae.decoder = PlainEncoder(vae.encoder), PlainDecoder(vae.decoder)
+    spent = 0.0
+    for size, times in ((256, 1), (n, epochs)):
+        rows, selection = data.rows("train").head(size), data.rows("selection").head(max(1, size // 11))
+        spent = ours(vae, rows, selection, times) if who == "ours" else pythaes(vae, rows, times)
     print(spent)
 
 
