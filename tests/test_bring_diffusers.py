@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pages import run_page
+from docpages import run_page
 from zprime import audit, fit
 from zprime.bring import Latents, diffusers
 from zprime.errors import ArrayError, UsageError

@@ -14,7 +14,7 @@ from pythae.models.base.base_utils import ModelOutput
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from sklearn.datasets import load_digits
 
-from pages import run_page
+from docpages import run_page
 from zprime import audit, fit, sample
 from zprime.bring import pythae
 from zprime.bring.pythae_vae import TRAINED

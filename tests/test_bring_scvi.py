@@ -12,7 +12,7 @@ import pandas as pd
 from scvi import settings as settings_of_scvi
 from scvi.model import SCVI
 
-from pages import run_page
+from docpages import run_page
 from zprime import audit, fit, sample
 from zprime.bring import scvi
 from zprime.errors import UsageError

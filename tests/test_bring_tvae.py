@@ -11,7 +11,7 @@ import joblib
 import pandas as pd
 from ctgan.synthesizers.tvae import TVAE, Encoder, _loss_function
 
-from pages import run_page
+from docpages import run_page
 from zprime import audit, fit
 from zprime.bring import tvae, tvae_drawing, tvae_keeping
 from zprime.errors import ArrayError, UsageError
