@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from zprime.arrays import count_columns
@@ -309,6 +310,9 @@ def counts(audit: Audit) -> Figure | None:
     means.set(xscale="log", yscale="log", xlabel="1 + mean, held-out", ylabel="1 + mean, samples")
     zeros.set(xlabel="share of zeros, held-out", ylabel="share of zeros, samples")
     totals.set(xscale="log", xlabel="1 + total of a row", ylabel="share of rows below")
+    totals.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    totals.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    totals.xaxis.set_minor_formatter(NullFormatter())
     handles, names = means.get_legend_handles_labels()
     figure.legend(
         [*handles, totals.lines[-1]],
