@@ -43,7 +43,10 @@ def audit(
         give({"drift": to_plain(moved), "report": page})
         return
     with bars() as progress:
-        found = Run.open(run, progress=progress).audit(settings, seed=seed, workers=cores())
+        job = Run.open(run, progress=progress)
+        if job.fitted:
+            set_threads(heavy=job.large)
+        found = job.audit(settings, seed=seed, workers=cores() if job.fitted and job.large else 1)
         page = report(run)
     say_table(found)
     say(f"Report: {page}")
