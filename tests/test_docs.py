@@ -16,11 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from docpages import ROOT, blocks
 from zprime.cli import app
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-from pictures import blocks  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = {p: blocks(p) for p in PAGES}

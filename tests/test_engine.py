@@ -33,7 +33,6 @@ def test_threads_answer_in_order_and_give_torch_s_threads_back(workers: int) -> 
             [partial(times, i) for i in range(3)],
             workers=workers,
             progress=lambda *what: heard.append(what),
-            threads=1,
         )
         assert torch.get_num_threads() == 2
     finally:

@@ -11,6 +11,7 @@ from zprime.arrays import standard_log_prob
 from zprime.errors import ArrayError, UsageError
 from zprime.fitting import fit, load_fit, save_fit
 from zprime.latent import (
+    SETTINGS,
     ConditionalSettings,
     Defensive,
     Gaussian,
@@ -19,6 +20,7 @@ from zprime.latent import (
     choose,
     heavy,
     settings_for,
+    takes_long,
 )
 from zprime.latent.choose import Codes, Gains, best_share, smallest_of_best
 from zprime.posteriors import InMemory
@@ -104,3 +106,13 @@ def test_large_matrices_get_several_threads_and_small_steps_one() -> None:
     for kind in ("flow", "flow-matching", "two-stage", "vamp", "resampled", "shared-nuts"):
         assert not heavy(settings_for(kind), many), kind
     assert not heavy(ConditionalSettings(base=settings_for("flow")), many)
+
+
+def test_one_pass_is_quick_and_an_unknown_kind_may_take_long() -> None:
+    quick = {kind for kind in SETTINGS if not takes_long(settings_for(kind))}
+    assert quick == {"prior", "gaussian", "pool", "barycentre", "shared", "aggregated"}
+
+    class Stranger(GaussianSettings):
+        kind = "of a user's own"
+
+    assert takes_long(Stranger())

@@ -79,7 +79,7 @@ def audit(
     fits = {k: v if isinstance(v, Fit) else Fit(v) for k, v in candidates.items()}
     panel = Panel({k: v.distribution for k, v in fits.items()})
     climbs = [partial(_ladder, panel, s, posteriors[s], model, rows, settings, seed) for s in ("selection", "heldout")]
-    ladders = {x.split: x for x in in_threads(climbs, workers=workers, progress=progress, threads=1)}
+    ladders = {x.split: x for x in in_threads(climbs, workers=workers, progress=progress)}
     verdict = decide(panel, ladders["selection"], ladders["heldout"], seed=seed)
     cuts: dict[str, Surgery] = {}
     for i, split in enumerate(("train", "selection", "heldout")):

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from zprime.distribution import Progress
+
 T = TypeVar("T")
-Progress = Callable[[str, int, int], None]
 
 
 def in_processes(
@@ -57,9 +58,7 @@ class StoppedError(Exception):
     """Raised in a thread that is to end because another one failed."""
 
 
-def in_threads(
-    calls: Sequence[Callable[[Progress], T]], *, workers: int, progress: Progress, threads: int | None = None
-) -> list[T]:
+def in_threads(calls: Sequence[Callable[[Progress], T]], *, workers: int, progress: Progress) -> list[T]:
     """Call all, at most `workers` at a time, and give their answers in order.
 
     torch computes without Python's lock, so that threads with one core each are faster than one after the other with
@@ -67,9 +66,9 @@ def in_threads(
 
     Args:
         calls: each is given a `progress` that it has to call now and then: there it is stopped if another one fails.
-        workers: threads; with 1 they are called one after the other, by this thread.
+        workers: threads, in each of which torch keeps to one core; with 1 they are called one after the other, by this
+            thread, and torch keeps its cores.
         progress: called by all of them, one at a time.
-        threads: of torch within each call, while there are several; None leaves them as they are.
     """
     if workers < 2 or len(calls) < 2:
         return [call(progress) for call in calls]
@@ -83,8 +82,7 @@ def in_threads(
 
     with ThreadPoolExecutor(min(workers, len(calls))) as pool:
         try:
-            if threads is not None:
-                torch.set_num_threads(threads)
+            torch.set_num_threads(1)
             futures = [pool.submit(call, heard) for call in calls]
             wait(futures, return_when=FIRST_EXCEPTION)
             failed = [f for f in futures if f.done() and f.exception() is not None]

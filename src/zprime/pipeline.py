@@ -224,10 +224,12 @@ class Run:
         self, wanted: Mapping[str, Settings], train: Posteriors, seed: int, weights: str, workers: int
     ) -> list[str]:
         """Fit kinds that take long in processes of their own, if there are several; they are then found done."""
+        if workers < 2 or not self.large:
+            return []
         possible = {n: s for n, s in wanted.items() if train.labels is not None or "labels" not in s.needs}
         slow = [n for n, s in possible.items() if latent.takes_long(s)]
         slow = [n for n in slow if not artifact.is_artifact(self.path / "latent" / n)]
-        if workers < 2 or len(slow) < 2 or train.n * train.d < latent.HEAVY:
+        if len(slow) < 2:
             return []
         log.info("%s: side by side", ", ".join(f"latent/{n}" for n in slow))
         self.progress("fit", 0, len(slow))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from zprime.cli.console import bars, cores, give, say, say_table, set_threads, verdicts
+from zprime.cli.console import bars, give, say, say_table, set_threads, verdicts, workers
 from zprime.cli.run import FLAT
 from zprime.drifting import drift_of
 from zprime.pipeline import Run
@@ -32,8 +32,8 @@ def audit(
     seed
         Decides every draw.
     """
-    set_threads(heavy=True)
     if new_data:
+        set_threads(heavy=True)
         with bars() as progress:
             moved = drift_of(Run.open(run, progress=progress), new_data, seed=seed)
         page = report(run)
@@ -44,9 +44,7 @@ def audit(
         return
     with bars() as progress:
         job = Run.open(run, progress=progress)
-        if job.fitted:
-            set_threads(heavy=job.large)
-        found = job.audit(settings, seed=seed, workers=cores() if job.fitted and job.large else 1)
+        found = job.audit(settings, seed=seed, workers=workers(large=job.large))
         page = report(run)
     say_table(found)
     say(f"Report: {page}")

@@ -142,3 +142,9 @@ def set_threads(*, heavy: bool) -> None:
     import torch
 
     torch.set_num_threads(cores() if heavy or OPTIONS.threads else 1)
+
+
+def workers(*, large: bool) -> int:
+    """Threads that measure side by side, with one core each; torch is told of the cores that one alone would get."""
+    set_threads(heavy=large)
+    return cores() if large else 1

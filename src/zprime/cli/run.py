@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime.cli.console import bars, cores, give, say, say_table, set_threads, verdicts
+from zprime.cli.console import bars, cores, give, say, say_table, set_threads, verdicts, workers
 from zprime.cli.settings import kinds_with
 from zprime.data import DataSettings
 from zprime.pipeline import KINDS, Run
@@ -51,8 +51,7 @@ def run(
         job.train(data, network, training, seed=seed, before=lambda heavy: set_threads(heavy=heavy))
         job.encode()
         fitted = job.fit(wanted, seed=seed, before=lambda heavy: set_threads(heavy=heavy), workers=cores())
-        set_threads(heavy=job.large)
-        audit = job.audit(auditing, seed=seed, names=list(fitted), workers=cores() if job.large else 1)
+        audit = job.audit(auditing, seed=seed, names=list(fitted), workers=workers(large=job.large))
         page = report(out)
     say_table(audit)
     shipped = job.generative(audit.shipped)

@@ -122,7 +122,7 @@ class Packed:
         if gradient is not None:
             gradient /= total[:, None]
         unsure = shift.isnan()
-        if not wide:  # a sum of nothing may be one of terms beyond float32
+        if not wide:  # a sum of nothing may be one of terms beyond float32; else a term errs by `slack` of sweep.hpp
             unsure |= (total == 0) | (doubt * (d + 9) * 2.0**-24 * 1.01 > ROUNDING * LOG2_E * total)
         if not bool(torch.isfinite(points.sum())):
             lost = ~torch.isfinite(points).all(1)

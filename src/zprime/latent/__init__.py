@@ -83,28 +83,41 @@ class About:
         stores: what a shipped model carries; N rows, d latents, K components.
         cost: of the fit.
         when: when to use it.
+        quick: whether the fit is one pass over the posteriors at most.
     """
 
     settings: Callable[[], Settings]
     stores: str
     cost: str
     when: str
+    quick: bool = False
 
 
 HEAVY = 100_000  # numbers (rows times latents) from which on several threads pay
 
 _KINDS = (
-    About(PriorSettings, "nothing (tau)", "none", "the yardstick; tau other than 1 shrinks or widens it"),
-    About(GaussianSettings, "d^2 numbers", "one pass", "the hole is in mean or covariance (rare)"),
-    About(PoolSettings, "2d numbers", "one pass", "to see that the reverse-KL average collapses; never to generate"),
+    About(PriorSettings, "nothing (tau)", "none", "the yardstick; tau other than 1 shrinks or widens it", quick=True),
+    About(GaussianSettings, "d^2 numbers", "one pass", "the hole is in mean or covariance (rare)", quick=True),
     About(
-        BarycentreSettings, "2d numbers", "one pass", "to see that the Wasserstein average collapses; never to generate"
+        PoolSettings,
+        "2d numbers",
+        "one pass",
+        "to see that the reverse-KL average collapses; never to generate",
+        quick=True,
+    ),
+    About(
+        BarycentreSettings,
+        "2d numbers",
+        "one pass",
+        "to see that the Wasserstein average collapses; never to generate",
+        quick=True,
     ),
     About(
         SharedSettings,
         "2d numbers",
         "one pass",
         "one latent behind a whole group of rows: p(z | X = D), in closed form",
+        quick=True,
     ),
     About(
         SharedNUTSSettings, "draws", "minutes: NUTS through the decoder", "the same, exactly; draws without a density"
@@ -121,7 +134,13 @@ _KINDS = (
         "as mixture (or another base)",
         "generate by label, or a population with other shares",
     ),
-    About(AggregatedSettings, "2 N d numbers, rows", "none", "the yardstick at the other end: all rows, exactly"),
+    About(
+        AggregatedSettings,
+        "2 N d numbers, rows",
+        "none",
+        "the yardstick at the other end: all rows, exactly",
+        quick=True,
+    ),
     About(
         ExemplarsSettings,
         "2 N d numbers, rows",
@@ -176,8 +195,8 @@ def heavy(settings: Settings, numbers: int) -> bool:
 
 
 def takes_long(settings: Settings) -> bool:
-    """Whether a fit is more than one pass over the posteriors."""
-    return ABOUT[settings.kind].cost not in ("none", "one pass")
+    """Whether a fit is more than one pass over the posteriors; of a kind that is not known here it may be."""
+    return settings.kind not in ABOUT or not ABOUT[settings.kind].quick
 
 
 def load(path: Path) -> LatentDistribution:

@@ -167,7 +167,7 @@ class MixtureSettings:
             trace["kl_bound"] = [bound]
             outcome = Outcome(message=f"merged; KL(qbar || r) is at most {bound:.3f} nats")
         else:
-            state = em.start(k, rng=fork(rng, "start", k))  # start 0
+            state = em.start(k, rng=fork(rng, "start", k))
         if self.method == "em" and self.batch:
             progress(what, 0, 1)
             state, trace["bound"] = em.passes(state, batch=self.batch, epochs=self.epochs, rng=fork(rng, "batch", k))

@@ -1,6 +1,5 @@
 """What comes out, and who gets copied: the x' side of the audit."""
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -242,17 +241,18 @@ class _Bench:
     def candidates(self, workers: int) -> list[_Measured]:
         """Every candidate, and every base alone; the prior first, which others are mixed with."""
         names = list(self.panel.candidates)
-        done = itertools.count(1)
+        done: list[str] = []
 
         def measure(owner: str, progress: Progress) -> list[_Measured]:
-            progress("samples", 0, len(names))
+            progress("samples", len(done), len(names))
             found = self._owner(owner)
-            progress("samples", next(done), len(names))
+            done.append(owner)
+            progress("samples", len(done), len(names))
             return found
 
         first = measure(names[0], self.progress)
         calls = [partial(measure, owner) for owner in names[1:]]
-        rest = in_threads(calls, workers=workers, progress=self.progress, threads=1)
+        rest = in_threads(calls, workers=workers, progress=self.progress)
         return [m for found in (first, *rest) for m in found]
 
     def _owner(self, owner: str) -> list[_Measured]:

@@ -3,67 +3,26 @@
 A notebook shows what such a function returns; `figure.savefig("gains.pdf")` writes it.
 """
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
-from zprime.arrays import count_columns
 from zprime.errors import UsageError
 from zprime.measure.copying import LIMIT
 from zprime.measure.drift import LEVEL
 from zprime.measure.surgery import ACTIVE
 from zprime.notebook import size
 from zprime.record import Audit
+from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, quiet, styled
 
-__all__ = ["calibration", "components", "counts", "dimensions", "gains", "latent_map", "road", "samples", "surgery"]
-
-DOTS = 2000
-STYLE: Any = {
-    "svg.hashsalt": "zprime",
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "font.family": "sans-serif",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-INK, SOFT, LINE, DATA, MARK, SECOND = "#1d2430", "#5b6470", "#c9d0da", "#7b8798", "#b3263c", "#2f6690"
-"""Text, axes, rules, the data, the chosen one, what it is compared with; the page has two shades of each."""
-
-P = ParamSpec("P")
-F = TypeVar("F", Figure, Figure | None)
+__all__ = ["calibration", "components", "dimensions", "drift", "gains", "latent_map", "road", "surgery"]
 
 
-def _styled(draw: Callable[P, F]) -> Callable[P, F]:
-    """Draw in our style, and leave the user's matplotlib settings as they are."""
-
-    @wraps(draw)
-    def inner(*args: P.args, **kwargs: P.kwargs) -> F:
-        with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return inner
-
-
-def _quiet(axis: Axes) -> Axes:
-    """Axes in the soft colour."""
-    axis.tick_params(colors=SOFT)
-    axis.xaxis.label.set_color(SOFT)
-    axis.yaxis.label.set_color(SOFT)
-    for spine in axis.spines.values():
-        spine.set_color(LINE)
-    return axis
-
-
-@_styled
+@styled
 def gains(audit: Audit, *, rung: str = "") -> Figure:
     """Held-out gain over the prior of every latent distribution, with 95 % intervals.
 
@@ -80,7 +39,7 @@ def gains(audit: Audit, *, rung: str = "") -> Figure:
         raise UsageError(f"rung: expected one of {', '.join(measured)}, got {rung!r}")
     shown = [e for e in audit.entries if e.eligible and rung in e.scores["heldout"]][::-1]
     figure = Figure(figsize=(6.2, 0.9 + 0.34 * len(shown)), layout="constrained")
-    axis = _quiet(figure.add_subplot())
+    axis = quiet(figure.add_subplot())
     for y, e in enumerate(shown):
         gain = e.scores["heldout"][rung].gain
         colour = MARK if e.name == audit.verdict.choice else SECOND
@@ -93,7 +52,7 @@ def gains(audit: Audit, *, rung: str = "") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def latent_map(audit: Audit) -> Figure:
     """Held-out codes beside draws from the prior and every candidate, on the codes' first two principal axes."""
     names = [e.name for e in audit.entries if e.eligible and f"map.{e.name}" in audit.tensors]
@@ -110,7 +69,7 @@ def latent_map(audit: Audit) -> Figure:
     lines = -(-len(names) // columns)
     figure = Figure(figsize=(3.1 * columns, 3.0 * lines), layout="constrained")
     for i, name in enumerate(names):
-        axis = _quiet(figure.add_subplot(lines, columns, i + 1))
+        axis = quiet(figure.add_subplot(lines, columns, i + 1))
         draws = flat(audit.tensors[f"map.{name}"])
         for z, colour in ((points, DATA), (draws, MARK)):
             axis.scatter(z[:, 0], z[:, 1], s=4, color=colour, alpha=0.45, linewidths=0, rasterized=True)
@@ -130,14 +89,14 @@ def principal_axes(codes: Tensor, most: int = 2) -> Tensor:
     return out
 
 
-@_styled
+@styled
 def components(audit: Audit) -> Figure | None:
     """Number of components K against the code gain on the selection split and the bytes it takes, or None."""
     curves = [(e, e.curve) for e in audit.entries if e.eligible and e.curve and "components" in e.curve[0]]
     if not curves:
         return None
     figure = Figure(figsize=(5.6, 3.0), layout="constrained")
-    axis = _quiet(figure.add_subplot())
+    axis = quiet(figure.add_subplot())
     for (e, curve), colour in zip(curves, (MARK, SECOND, DATA) * len(curves), strict=False):
         x = [c["components"] for c in curve]
         error = [1.96 * (c["stderr"] or 0.0) for c in curve]
@@ -160,7 +119,7 @@ def components(audit: Audit) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def surgery(audit: Audit, *, split: str = "train") -> Figure:
     """The KL term as a waterfall: what tells the data apart, the hole, and the part of it seen in two moments.
 
@@ -178,7 +137,7 @@ def surgery(audit: Audit, *, split: str = "train") -> Figure:
         ("hole:\nits shape", s.information.value + s.gaussian_part.value, shape, MARK),
     ]
     figure = Figure(figsize=(5.6, 3.0), layout="constrained")
-    axis = _quiet(figure.add_subplot())
+    axis = quiet(figure.add_subplot())
     for i, (_, bottom, height, colour) in enumerate(bars):
         axis.bar(i, height, bottom=bottom, color=colour, width=0.62)
         top = bottom + max(height, 0.0)
@@ -194,7 +153,7 @@ def surgery(audit: Audit, *, split: str = "train") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     """Every latent dimension: its mean KL, and the aggregated posterior's variance, of the means and within posteriors.
 
@@ -210,7 +169,7 @@ def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     d = len(s.dimension_kl)
     within = s.posterior_variance or [0.0] * d
     figure = Figure(figsize=(max(4.6, min(9.0, 1.2 + 0.32 * d)), 3.4), layout="constrained")
-    top, bottom = (_quiet(a) for a in figure.subplots(2, 1, sharex=True))
+    top, bottom = (quiet(a) for a in figure.subplots(2, 1, sharex=True))
     for i, (kl, variance, inner) in enumerate(zip(s.dimension_kl, s.mean_variance, within, strict=True)):
         active = variance > ACTIVE
         top.bar(i, kl, width=0.7, color=SECOND if active else "none", edgecolor=SECOND)
@@ -224,7 +183,7 @@ def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def calibration(audit: Audit, *, most: int = 12) -> Figure | None:
     """Rank histograms of the encoder on data simulated from the prior, the worst latents first; None if not measured.
 
@@ -238,7 +197,7 @@ def calibration(audit: Audit, *, most: int = 12) -> Figure | None:
     lines = -(-len(order) // columns)
     figure = Figure(figsize=(2.1 * columns, 0.3 + 1.35 * lines), layout="constrained")
     for i, j in enumerate(order):
-        axis = _quiet(figure.add_subplot(lines, columns, i + 1))
+        axis = quiet(figure.add_subplot(lines, columns, i + 1))
         bars = c.counts[j]
         outside = [b < c.low or b > c.high for b in bars]
         axis.axhspan(c.low, c.high, color=LINE, linewidth=0, alpha=0.6)
@@ -249,98 +208,14 @@ def calibration(audit: Audit, *, most: int = 12) -> Figure | None:
     return figure
 
 
-@_styled
-def columns(audit: Audit, *, most: int = 12) -> Figure | None:
-    """Distribution functions of a table's columns: held-out rows, and samples from the prior and from the choice.
-
-    The columns in which the prior's samples are farthest from the data come first. None for images.
-    """
-    held = audit.tensors.get("grid.held-out data")
-    if audit.images or held is None:
-        return None
-    choice = audit.verdict.choice or "prior"
-    drawn = {"held-out data": (held, DATA), "prior": (audit.tensors["grid.prior"], SECOND)}
-    if choice != "prior":
-        drawn[audit.entry(choice).label] = (audit.tensors[f"grid.{choice}"], MARK)
-    parts = {n: (x.flatten(1).double().sort(0).values, colour) for n, (x, colour) in drawn.items()}
-    real, prior = parts["held-out data"][0], parts["prior"][0]
-    apart = [_gap(real[:, j], prior[:, j]) for j in range(real.shape[1])]
-    order = sorted(range(len(apart)), key=lambda j: -apart[j])[:most]
-    across = min(4, len(order))
-    lines = -(-len(order) // across)
-    figure = Figure(figsize=(2.1 * across, 0.6 + 1.4 * lines), layout="constrained")
-    for i, j in enumerate(order):
-        axis = _quiet(figure.add_subplot(lines, across, i + 1))
-        for name, (x, colour) in parts.items():
-            axis.ecdf(x[:, j].numpy(), color=colour, linewidth=1.4, label=name)
-        axis.set_title(f"column {j}", color=INK, fontsize=9)
-        axis.set_yticks([])
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return figure
-
-
-@_styled
-def counts(audit: Audit) -> Figure | None:
-    """Counts (cells by genes): means and shares of zeros of each column, and totals of rows, beside held-out rows.
-
-    At most 2,000 columns are drawn. None for other data.
-    """
-    held = audit.tensors.get("grid.held-out data")
-    whole = None if held is None or audit.images else count_columns(held)
-    if held is None or whole is None:
-        return None
-    choice = audit.verdict.choice or "prior"
-    drawn = {"prior": (audit.tensors["grid.prior"], SECOND)}
-    if choice != "prior":
-        drawn[audit.entry(choice).label] = (audit.tensors[f"grid.{choice}"], MARK)
-    figure = Figure(figsize=(8.4, 3.0), layout="constrained")
-    means, zeros, totals = (_quiet(a) for a in figure.subplots(1, 3))
-    at = whole.nonzero().flatten()
-    at = at[:: -(-len(at) // DOTS)]
-    real = held.double()
-    for name, (x, colour) in drawn.items():
-        made = x.flatten(1).double()
-        style: Any = {"s": 5, "color": colour, "alpha": 0.5, "linewidths": 0, "label": name}
-        means.scatter(1 + real[:, at].mean(0), 1 + made[:, at].mean(0), **style)
-        zeros.scatter((real[:, at] == 0).double().mean(0), (made[:, at] == 0).double().mean(0), **style)
-        totals.ecdf(1 + made[:, whole].sum(1).numpy(), color=colour, linewidth=1.4)
-    totals.ecdf(1 + real[:, whole].sum(1).numpy(), color=DATA, linewidth=1.4)
-    for axis in (means, zeros):
-        axis.axline((1, 1), slope=1, color=LINE, linewidth=0.8, zorder=0)
-    means.set(xscale="log", yscale="log", xlabel="1 + mean, held-out", ylabel="1 + mean, samples")
-    zeros.set(xlabel="share of zeros, held-out", ylabel="share of zeros, samples")
-    totals.set(xscale="log", xlabel="1 + total of a row", ylabel="share of rows below")
-    totals.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    totals.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    totals.xaxis.set_minor_formatter(NullFormatter())
-    handles, names = means.get_legend_handles_labels()
-    figure.legend(
-        [*handles, totals.lines[-1]],
-        [*names, "held-out data"],
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-        fontsize=8,
-        labelcolor=INK,
-    )
-    return figure
-
-
-def _gap(a: Tensor, b: Tensor) -> float:
-    """Kolmogorov and Smirnov's statistic of two sorted samples."""
-    points = torch.cat([a, b])
-    shares = [torch.searchsorted(x.contiguous(), points, right=True).double() / len(x) for x in (a, b)]
-    return float((shares[0] - shares[1]).abs().max())
-
-
-@_styled
+@styled
 def drift(audit: Audit, *, most: int = 24) -> Figure | None:
     """How far new rows' codes are from held-out rows', the farthest latents first; None if none were looked at."""
     if audit.drift is None:
         return None
     shifts = audit.drift.dimensions[:most]
     figure = Figure(figsize=(1.2 + 0.3 * len(shifts), 2.2), layout="constrained")
-    axis = _quiet(figure.add_subplot())
+    axis = quiet(figure.add_subplot())
     colours = [MARK if s.p_value < LEVEL else SECOND for s in shifts]
     axis.bar([str(s.dimension) for s in shifts], [s.statistic for s in shifts], width=0.7, color=colours)
     axis.set_ylim(0, None)
@@ -349,7 +224,7 @@ def drift(audit: Audit, *, most: int = 24) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def road(audit: Audit) -> Figure | None:
     """Copying, from the training codes to one Gaussian, as posteriors are smoothed; None where it was not measured.
 
@@ -361,7 +236,7 @@ def road(audit: Audit) -> Figure | None:
     if found is None:
         return None
     figure = Figure(figsize=(6.2, 4.6), layout="constrained")
-    top, bottom = (_quiet(a) for a in figure.subplots(2, 1, sharex=True, height_ratios=(3, 2)))
+    top, bottom = (quiet(a) for a in figure.subplots(2, 1, sharex=True, height_ratios=(3, 2)))
     places = range(len(found.stops))
     for x, stop in zip(places, found.stops, strict=True):
         e = stop.copying.within
@@ -389,27 +264,4 @@ def road(audit: Audit) -> Figure | None:
     names = ["codes", *(f"{s.bandwidth:g}" for s in found.stops[1:])]
     bottom.set_xticks(places, names, color=INK)
     bottom.set_xlabel(f"bandwidth h that smooths the posteriors ({found.rows} samples at each)")
-    return figure
-
-
-@_styled
-def samples(audit: Audit, *, columns: int = 8) -> Figure:
-    """Held-out data, reconstructions, and what comes out of every latent distribution, side by side.
-
-    Raises:
-        UsageError: the data are no images.
-    """
-    from zprime.reporting.pictures import grid
-
-    names = ["held-out data", "reconstructions", *(e.name for e in audit.entries if e.eligible)]
-    names = [n for n in names if f"grid.{n}" in audit.tensors]
-    if not audit.images or not names:
-        raise UsageError("samples: expected an audit of images with sample grids, got one without")
-    across = min(3, len(names))
-    figure = Figure(figsize=(3.1 * across, 3.3 * -(-len(names) // across)), layout="constrained")
-    for i, name in enumerate(names):
-        axis = figure.add_subplot(-(-len(names) // across), across, i + 1)
-        axis.imshow(grid(audit.tensors[f"grid.{name}"], columns=columns), cmap="gray")
-        axis.set_title(name if i < 2 else f"z' from {audit.entry(name).label}", color=INK)
-        axis.set_axis_off()
     return figure

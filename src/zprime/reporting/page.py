@@ -10,7 +10,7 @@ from zprime import artifact
 from zprime.errors import ArtifactError
 from zprime.measure.panel import PURE
 from zprime.record import Audit, load
-from zprime.reporting import figures, latent, pictures, provenance, ranking
+from zprime.reporting import figures, latent, outputs, pictures, provenance, ranking
 from zprime.reporting.sections import sections, verdicts
 from zprime.reporting.sheets import sheets
 from zprime.reporting.table import size
@@ -75,6 +75,7 @@ def render(template: str, **content: Any) -> str:
 def html(audit: Audit, *, public: bool = False) -> str:
     """The page as text: a pure function of the audit."""
     curve = figures.components(audit)
+    dots = None if public else outputs.counts(audit)
     heads, cuts = ranking.surgery(audit)
     scores = audit.entries[0].scores["heldout"]
     return render(
@@ -87,8 +88,8 @@ def html(audit: Audit, *, public: bool = False) -> str:
         headings=ranking.headings(audit),
         rows=ranking.rows(audit),
         sheets=sheets(audit, public=public),
-        columns="" if public or (table := figures.columns(audit)) is None else pictures.svg(table, "columns"),
-        counts="" if public or (dots := figures.counts(audit)) is None else pictures.svg(dots, "counts"),
+        columns="" if public or dots or (table := outputs.columns(audit)) is None else pictures.svg(table, "columns"),
+        counts="" if dots is None else pictures.svg(dots, "counts"),
         drawn="mean" if audit.generation is None else audit.generation.noise,
         shown=len(audit.tensors.get("grid.held-out data", ())),
         latent=latent.map_data(audit, public=public),

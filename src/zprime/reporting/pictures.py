@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from zprime.reporting.figures import DATA, INK, LINE, MARK, SECOND, SOFT, STYLE
+from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, STYLE
 
 SHADES = {INK: "ink", SOFT: "soft", LINE: "line", DATA: "data", MARK: "mark", SECOND: "second"}
 

@@ -1,0 +1,125 @@
+"""Figures of what comes out of a decoder, beside held-out rows: images, tables, counts."""
+
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from torch import Tensor
+
+from zprime.arrays import count_columns
+from zprime.errors import UsageError
+from zprime.record import Audit
+from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, quiet, styled
+from zprime.reporting.pictures import grid
+
+__all__ = ["columns", "counts", "samples"]
+
+DOTS = 2000
+
+
+@styled
+def samples(audit: Audit, *, columns: int = 8) -> Figure:
+    """Held-out data, reconstructions, and what comes out of every latent distribution, side by side.
+
+    Raises:
+        UsageError: the data are no images.
+    """
+    names = ["held-out data", "reconstructions", *(e.name for e in audit.entries if e.eligible)]
+    names = [n for n in names if f"grid.{n}" in audit.tensors]
+    if not audit.images or not names:
+        raise UsageError("samples: expected an audit of images with sample grids, got one without")
+    across = min(3, len(names))
+    figure = Figure(figsize=(3.1 * across, 3.3 * -(-len(names) // across)), layout="constrained")
+    for i, name in enumerate(names):
+        axis = figure.add_subplot(-(-len(names) // across), across, i + 1)
+        axis.imshow(grid(audit.tensors[f"grid.{name}"], columns=columns), cmap="gray")
+        axis.set_title(name if i < 2 else f"z' from {audit.entry(name).label}", color=INK)
+        axis.set_axis_off()
+    return figure
+
+
+@styled
+def columns(audit: Audit, *, most: int = 12) -> Figure | None:
+    """Distribution functions of a table's columns: held-out rows, and samples from the prior and from the choice.
+
+    The columns in which the prior's samples are farthest from the data come first. None for images.
+    """
+    held = audit.tensors.get("grid.held-out data")
+    if audit.images or held is None:
+        return None
+    drawn = {"held-out data": (held, DATA), **_sources(audit)}
+    parts = {n: (x.flatten(1).double().sort(0).values, colour) for n, (x, colour) in drawn.items()}
+    real, prior = parts["held-out data"][0], parts["prior"][0]
+    apart = [_gap(real[:, j], prior[:, j]) for j in range(real.shape[1])]
+    order = sorted(range(len(apart)), key=lambda j: -apart[j])[:most]
+    across = min(4, len(order))
+    lines = -(-len(order) // across)
+    figure = Figure(figsize=(2.1 * across, 0.6 + 1.4 * lines), layout="constrained")
+    for i, j in enumerate(order):
+        axis = quiet(figure.add_subplot(lines, across, i + 1))
+        for name, (x, colour) in parts.items():
+            axis.ecdf(x[:, j].numpy(), color=colour, linewidth=1.4, label=name)
+        axis.set_title(f"column {j}", color=INK, fontsize=9)
+        axis.set_yticks([])
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+@styled
+def counts(audit: Audit) -> Figure | None:
+    """Counts (cells by genes): means and shares of zeros of each column, and totals of rows, beside held-out rows.
+
+    At most 2,000 columns are drawn. None for other data.
+    """
+    held = audit.tensors.get("grid.held-out data")
+    whole = None if held is None or audit.images else count_columns(held)
+    if held is None or whole is None:
+        return None
+    figure = Figure(figsize=(8.4, 3.0), layout="constrained")
+    means, zeros, totals = (quiet(a) for a in figure.subplots(1, 3))
+    at = whole.nonzero().flatten()
+    at = at[:: -(-len(at) // DOTS)]
+    real = held.double()
+    for name, (x, colour) in _sources(audit).items():
+        made = x.flatten(1).double()
+        style: Any = {"s": 5, "color": colour, "alpha": 0.5, "linewidths": 0, "label": name}
+        means.scatter(1 + real[:, at].mean(0), 1 + made[:, at].mean(0), **style)
+        zeros.scatter((real[:, at] == 0).double().mean(0), (made[:, at] == 0).double().mean(0), **style)
+        totals.ecdf(1 + made[:, whole].sum(1).numpy(), color=colour, linewidth=1.4)
+    totals.ecdf(1 + real[:, whole].sum(1).numpy(), color=DATA, linewidth=1.4)
+    for axis in (means, zeros):
+        axis.axline((1, 1), slope=1, color=LINE, linewidth=0.8, zorder=0)
+    means.set(xscale="log", yscale="log", xlabel="1 + mean, held-out", ylabel="1 + mean, samples")
+    zeros.set(xlabel="share of zeros, held-out", ylabel="share of zeros, samples")
+    totals.set(xscale="log", xlabel="1 + total of a row", ylabel="share of rows below")
+    totals.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    totals.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    totals.xaxis.set_minor_formatter(NullFormatter())
+    handles, names = means.get_legend_handles_labels()
+    figure.legend(
+        [*handles, totals.lines[-1]],
+        [*names, "held-out data"],
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+        labelcolor=INK,
+    )
+    return figure
+
+
+def _sources(audit: Audit) -> dict[str, tuple[Tensor, str]]:
+    """Samples of the prior and of the verdict's choice, each with its colour."""
+    choice = audit.verdict.choice or "prior"
+    out = {"prior": (audit.tensors["grid.prior"], SECOND)}
+    if choice != "prior":
+        out[audit.entry(choice).label] = (audit.tensors[f"grid.{choice}"], MARK)
+    return out
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    """Kolmogorov and Smirnov's statistic of two sorted samples."""
+    points = torch.cat([a, b])
+    shares = [torch.searchsorted(x.contiguous(), points, right=True).double() / len(x) for x in (a, b)]
+    return float((shares[0] - shares[1]).abs().max())

@@ -1,0 +1,44 @@
+"""The look of all figures: colours, type, and axes in the soft colour."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+STYLE: Any = {
+    "svg.hashsalt": "zprime",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+INK, SOFT, LINE, DATA, MARK, SECOND = "#1d2430", "#5b6470", "#c9d0da", "#7b8798", "#b3263c", "#2f6690"
+"""Text, axes, rules, the data, the chosen one, what it is compared with; the page has two shades of each."""
+
+P = ParamSpec("P")
+F = TypeVar("F", Figure, Figure | None)
+
+
+def styled(draw: Callable[P, F]) -> Callable[P, F]:
+    """Draw in our style, and leave the user's matplotlib settings as they are."""
+
+    @wraps(draw)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> F:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return inner
+
+
+def quiet(axis: Axes) -> Axes:
+    """Axes in the soft colour."""
+    axis.tick_params(colors=SOFT)
+    axis.xaxis.label.set_color(SOFT)
+    axis.yaxis.label.set_color(SOFT)
+    for spine in axis.spines.values():
+        spine.set_color(LINE)
+    return axis
