@@ -1,6 +1,7 @@
 """The pure-torch form of the mixture's log-density: matrix products in tiles, with a running log-sum-exp."""
 
 import math
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -114,17 +115,28 @@ class _Panel:
         self.mean, self.inverse = mean.double() - sums.centre, scale.double().reciprocal()
         self.constant = log_weight.double() - 0.5 * d * LOG_2PI + self.inverse.log().sum(1)
         precision = self.inverse.square()
-        spread = (self.mean.square() * precision).sum(1)
+        natural = self.mean * precision
+        spread = (natural * self.mean).sum(1)
         constant = self.constant - 0.5 * spread
-        self.weights = torch.cat([-0.5 * precision, self.mean * precision, constant[:, None]], 1)
         # A float32 product errs by at most (2 d + 8) 2^-24 of the sum of its terms' sizes, which is at most
         # z^2 W + mu^2 w + |c| with the largest precisions W (Higham 2002, 3.1): one part for points, one for components
         rounding = (2 * d + 8) * 2.0**-24
         self.slack = rounding * (self.sums.points.square() @ precision.amax(0))
         extra = rounding * (spread + constant.abs())
         self.extra = float(extra.amax())
-        self.rough = self.weights.float()
+        self.rough = torch.empty(len(mean), 2 * d + 1, device=mean.device)
+        self.rough[:, :d] = precision
+        self.rough[:, :d] *= -0.5
+        self.rough[:, d : 2 * d] = natural
         self.rough[:, -1] = (constant + extra * (1 + 1e-6)).float() + 1e-6
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """What float64 features are multiplied with; made where a tile needs it."""
+        precision = self.inverse.square()
+        natural = self.mean * precision
+        constant = self.constant - 0.5 * (natural * self.mean).sum(1)
+        return torch.cat([-0.5 * precision, natural, constant[:, None]], 1)
 
     def near(self, rows: slice, columns: slice, dropped: float) -> tuple[Tensor, Tensor] | None:
         """Pairs of points and components that can matter; None where they are many."""
@@ -132,13 +144,13 @@ class _Panel:
         self.sums.mask(tile, rows, self.start + columns.start)
         slack = self.slack[rows]
         known = self.sums.top[rows] + self.sums.total[rows].log()
-        low = torch.maximum(known.nan_to_num(-torch.inf), tile.amax(1) - slack - 2 * self.extra)
+        best = tile.amax(1)
+        low = torch.maximum(known.nan_to_num(-torch.inf), best - slack - 2 * self.extra)
+        least = (low - dropped - slack).float()
         # not >=: what is not a number can matter
-        far = tile < (low - dropped - slack).float()[:, None]
-        if tile.numel() - int(far.sum()) > tile.numel() // FEW:
-            return None
-        row, column = (~far).nonzero().unbind(1)
-        return row, column + columns.start
+        rows_near = (~(best < least)).nonzero().flatten()
+        row, column = (~(tile[rows_near] < least[rows_near, None])).nonzero().unbind(1)
+        return None if FEW * len(row) > tile.numel() else (rows_near[row], column + columns.start)
 
 
 def mask(tile: Tensor, position: Tensor) -> None:

@@ -431,13 +431,20 @@ static inline void everything(const Packed<T> &k, const State<T> &s, const Limit
         T *out = points + i / TILE * k.d * TILE + i % TILE;
         for (std::size_t j = 0; j < k.d; ++j) out[j * TILE] = z[k.column[j]];
     }
-    std::size_t step = 24576 / (k.d * 2 * LINE);  // what stays in the first cache
+    const std::size_t bytes = k.d * 2 * LINE;  // of a group
+    std::size_t step = 12288 / bytes;          // what stays in the first cache, and as much again on its way there
     if (step < 1) step = 1;
     for (std::size_t start = 0; start < k.groups; start += step) {
         const std::size_t stop = start + step < k.groups ? start + step : k.groups;
-        for (std::size_t tile = 0; tile < tiles; ++tile)
+        // the next components are fetched while these are worked on, a part with each tile
+        const std::size_t next = stop + step < k.groups ? stop + step : k.groups;
+        const std::size_t part = ((next - stop) * bytes / LINE + tiles - 1) / tiles * LINE;
+        const char *ahead = reinterpret_cast<const char *>(k.data) + stop * bytes, *end = ahead + (next - stop) * bytes;
+        for (std::size_t tile = 0; tile < tiles; ++tile) {
+            for (std::size_t at = 0; at < part && ahead < end; at += LINE, ahead += LINE) __builtin_prefetch(ahead);
             for (std::size_t group = start; group < stop; ++group)
                 visit<T>(k, s, l, b, tile * TILE, count, group, points + tile * k.d * TILE);
+        }
     }
 }
 
