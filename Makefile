@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench bench-coverage bench-verdict bench-generation bring bring-tests clean
+.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench bench-instructions bench-coverage bench-verdict bench-generation bring bring-tests clean
 
 $(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/zprime/kernels/_native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -81,6 +81,9 @@ kinds: $(VENV)/.done  ## docs/kinds/compared.md: every kind on the digits and on
 	$(BIN)/zprime run --data $(DATA) --latents 16 --limit 2000 --network mlp --epochs 80 --rows 300 --draws 200 \
 		--out runs/kinds-2000
 	$(BIN)/python examples/kinds.py runs/kinds-digits runs/kinds-fashion runs/kinds-2000
+
+bench-instructions: $(VENV)/.done  ## how near the compiled sweep is to the core's peak: valgrind and perf; 10 minutes
+	$(BIN)/python benchmarks/instructions.py
 
 bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets; 30 minutes
 	$(BIN)/python benchmarks/coverage.py
