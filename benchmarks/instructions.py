@@ -1,4 +1,4 @@
-"""Evidence for the share of the peak: instructions of the compiled sweep, by callgrind, and where its time goes, by perf.
+"""How near to the peak: instructions of the compiled sweep, by callgrind, and where its time goes, by perf.
 
 python benchmarks/instructions.py (`make bench-instructions`): needs valgrind and perf. Writes the table of
 docs/performance.md. A step is what one vector instruction does: 8 pairs of a point and a component, one dimension.
@@ -26,9 +26,10 @@ def library() -> Path:
 
 
 def sweep(d: int, points: int, components: int, times: int) -> None:
-    """The kernel alone, every pair, on one thread: numpy and nothing of torch, which is slow to start under callgrind."""
+    """The kernel alone, every pair, one thread. Without torch, which is slow to start under callgrind."""
     spec = importlib.util.spec_from_file_location("_compiled", library())
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     rng = np.random.default_rng(0)
@@ -36,7 +37,7 @@ def sweep(d: int, points: int, components: int, times: int) -> None:
     scale = np.exp(rng.uniform(np.log(0.05), np.log(0.4), (components, d))).astype(np.float32)
     some = rng.integers(components, size=points)
     z = mean[some] + scale[some] * rng.standard_normal((points, d), dtype=np.float32)
-    panel = module.Single(mean, scale, np.full(components, -np.log(components)), False)  # noqa: FBT003
+    panel = module.Single(mean, scale, np.full(components, -np.log(components)), False)
     for _ in range(times):
         shift, total, doubt = np.full(points, -np.inf), np.zeros(points), np.zeros(points)
         panel.sweep(z, shift, total, doubt, None, None, 40.0, 5.77e-5, 1)
@@ -71,11 +72,11 @@ def spent(d: int) -> tuple[float, str]:
             capture_output=True,
             text=True,
         ).stdout
-    found = [
-        (float(x.split("%")[0]), x.split("]", 1)[1].split("(")[0].strip())
-        for x in listing.splitlines()
-        if "_compiled" in x
-    ]
+    found = []
+    for line in listing.splitlines():
+        if "_compiled" in line:
+            share, name = line.split("]", 1)
+            found.append((float(share.split("%")[0]), name.split("(")[0].strip()))
     return max(found)[0] / sum(x for x, _ in found), max(found)[1]
 
 
