@@ -23,8 +23,8 @@ test-slow: $(VENV)/.done  ## the checks that take minutes
 check: lint types layers test doctest  ## lint, types, import layers, tests, doctests
 
 lint: $(VENV)/.done
-	$(BIN)/ruff check src tests tools examples
-	$(BIN)/ruff format --check src tests tools examples
+	$(BIN)/ruff check src tests tools examples benchmarks
+	$(BIN)/ruff format --check src tests tools examples benchmarks
 
 types: $(VENV)/.done
 	$(BIN)/mypy
