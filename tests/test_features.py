@@ -1,5 +1,7 @@
 """Feature spaces: what `auto` takes, what the networks learn, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,7 +65,19 @@ def test_auto_takes_what_the_data_allow() -> None:
     assert name(pictures()) == "classifier"
     assert name(pictures(labels=False)) == "selfsupervised"
     assert name(columns()) == "pixels"
+    assert name(replace(columns(), x=columns().x.mul(5).exp().floor())) == "log-counts"
     assert name(columns(labels=True)) == "classifier"
+
+
+def test_counts_are_compared_by_their_logarithms() -> None:
+    rows = columns()
+    rows = replace(rows, x=rows.x.mul(5).exp().floor())
+    about = {"encoder": None, "classifier": None, "seed": 0}
+    space = build_features("log-counts", rows, **about)
+    torch.testing.assert_close(space.of(rows.x), rows.x.log1p().double())
+    assert str(rows.x.shape[1]) in space.says
+    with pytest.raises(UsageError, match="log-counts"):
+        build_features("log-counts", columns(), **about)
 
 
 def test_pixels_codes_and_your_own() -> None:
@@ -95,7 +109,7 @@ def test_the_same_seed_gives_the_same_features_and_batches_do_not_matter(monkeyp
 def test_refusals(unchecked: None) -> None:
     rows = columns()
     for wanted, sentence in (
-        ("inception", "features: expected auto, pixels, codes, classifier, selfsupervised, or a function"),
+        ("inception", "features: expected auto, pixels, log-counts, codes, classifier, selfsupervised, or a function"),
         ("classifier", "features: classifier needs training rows with two labels or more"),
         ("selfsupervised", r"features: selfsupervised needs square images of at least 8 x 8 .*, got \[5\]"),
         ("codes", "features: codes need the model's encoder"),

@@ -37,7 +37,7 @@ class AuditSettings:
         ais: simulated rows that log p(x) is bracketed on by annealing, slow: about 5 seconds a row; 0 leaves it out.
         temperatures: of the annealing.
         samples: generated rows of each candidate that are held against data, at least 40; 0 leaves it out.
-        features: where they are compared: `auto`, `pixels`, `codes`, `classifier` or `selfsupervised`.
+        features: where they are compared: `auto`, `pixels`, `log-counts`, `codes`, `classifier` or `selfsupervised`.
     """
 
     rows: int = 1000

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zprime.arrays import blocks, check_finite
+from zprime.arrays import blocks, check_finite, count_columns
 from zprime.data import Rows
 from zprime.distribution import Progress, silent
 from zprime.errors import ArrayError, UsageError
@@ -16,7 +16,7 @@ from zprime.networks import ConvEncoder, MLPEncoder
 from zprime.rng import generator
 from zprime.vae import Encoder
 
-SPACES = ("pixels", "codes", "classifier", "selfsupervised")
+SPACES = ("pixels", "log-counts", "codes", "classifier", "selfsupervised")
 WIDTH = 32
 STEPS = 2000
 EPOCHS = 40
@@ -32,7 +32,7 @@ class Features:
     """A feature space.
 
     Attributes:
-        name: `pixels`, `codes`, `classifier`, `selfsupervised`, or `own`.
+        name: `pixels`, `log-counts`, `codes`, `classifier`, `selfsupervised`, or `own`.
         says: how it was made, in words.
         apply: rows -> features.
     """
@@ -158,8 +158,9 @@ def build_features(
     """Make the feature space called `wanted`, or wrap one that was brought.
 
     `auto` takes `classifier` where there are labels: what it was trained for is what people look at. Without labels it
-    takes `selfsupervised` for square images, else `pixels`, which for tables are their columns. It never takes `codes`:
-    a VAE's own encoder hardly sees what its decoder cannot draw.
+    takes `selfsupervised` for square images, `log-counts` for tables of counts, where a few large columns would else be
+    all that is compared, and else `pixels`, which for tables are their columns. It never takes `codes`: a VAE's own
+    encoder hardly sees what its decoder cannot draw.
 
     Raises:
         UsageError: unknown name, or what it needs is not there.
@@ -169,10 +170,17 @@ def build_features(
     shape = tuple(rows.x.shape[1:])
     name = wanted
     if name == "auto":
-        name = "classifier" if classifier is not None else "selfsupervised" if square(shape) else "pixels"
+        plain = "pixels" if count_columns(rows.x) is None else "log-counts"
+        name = "classifier" if classifier is not None else "selfsupervised" if square(shape) else plain
     if name == "pixels":
         size = int(torch.Size(shape).numel())
         return Features("pixels", f"the {size} entries of a row as they are", lambda x: x.flatten(1))
+    if name == "log-counts":
+        whole = count_columns(rows.x)
+        if whole is None:
+            raise UsageError("features: log-counts need a table whose columns are counts, got other data; use pixels")
+        says = f"log(1 + count) of {int(whole.sum())} columns of counts"
+        return Features(name, says, lambda x: torch.where(whole, x.clamp(min=0).log1p(), x))
     if name == "codes":
         if encoder is None:
             raise UsageError("features: codes need the model's encoder, got none; use pixels")

@@ -122,8 +122,8 @@ def generation(
         rows: the three splits, in the order of their posteriors.
         samples: generated rows of each candidate; 0 leaves all of this out.
         grid: rows of each that are kept: `grid.<name>` and `near.<name>`.
-        features: a feature space by name (`auto`, `pixels`, `codes`, `classifier`, `selfsupervised`), or a function
-            from rows to features.
+        features: a feature space by name (`auto`, `pixels`, `log-counts`, `codes`, `classifier`,
+            `selfsupervised`), or a function from rows to features.
         seed: decides every draw.
         workers: candidates that are measured side by side, in threads.
         progress: called once a candidate.

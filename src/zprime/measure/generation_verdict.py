@@ -162,8 +162,9 @@ def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: s
     gain, decoder, lost = evidence["gain"], evidence["decoder"], evidence["coverage gain"]
     least = needed(gain, WORTH * evidence["prior"].value)
     distance = f"Frechet distance to held-out rows ({space} features)"
+    chosen = "" if best.name == "prior" else f"{best.label} {evidence['choice']}, "
     why = [
-        f"{distance}: prior {evidence['prior']}, {best.label} {evidence['choice']}, reconstructions "
+        f"{distance}: prior {evidence['prior']}, {chosen}reconstructions "
         f"{evidence['reconstructions']}, real rows {evidence['real rows']}; {evidence['prior'].n} rows in each sample"
     ]
     if not tested:

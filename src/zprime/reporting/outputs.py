@@ -93,7 +93,10 @@ def counts(audit: Audit) -> Figure | None:
     means.set(xscale="log", yscale="log", xlabel="1 + mean, held-out", ylabel="1 + mean, samples")
     zeros.set(xlabel="share of zeros, held-out", ylabel="share of zeros, samples")
     totals.set(xscale="log", xlabel="1 + total of a row", ylabel="share of rows below")
-    totals.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = totals.get_xlim()
+    totals.xaxis.set_major_locator(
+        LogLocator(subs=(1, 2, 5) if high < 12 * low else (1, 3) if high < 150 * low else (1,))
+    )
     totals.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     totals.xaxis.set_minor_formatter(NullFormatter())
     handles, names = means.get_legend_handles_labels()
