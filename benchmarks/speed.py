@@ -28,6 +28,7 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
@@ -670,6 +671,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page from the results there are")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    threadpool_limits(1)  # scikit-learn's libraries have threads of their own, which wait in CPU time
     start = time.monotonic()
     train, heldout = trained(args.posteriors)
     store = HERE / "results" / "speed.json"

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from zprime.encoding import encode
     from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError, ZprimeError
     from zprime.fitting import fit
+    from zprime.latent import load as load_latent
     from zprime.measure import Estimate
     from zprime.pipeline import Run
     from zprime.posteriors import InMemory, Posteriors, Sharded
     from zprime.record import Audit, AuditSettings
     from zprime.reporting import report
     from zprime.sampling import GenerativeModel, sample
+    from zprime.sampling import load as load_generator
     from zprime.training import TrainSettings, train
     from zprime.vae import VAE, VAESettings
 
@@ -55,6 +57,8 @@ _WHERE = {
     "encode": "encoding",
     "fit": "fitting",
     "load_data": "data",
+    "load_generator": "sampling",
+    "load_latent": "latent",
     "report": "reporting",
     "sample": "sampling",
     "train": "training",
@@ -87,6 +91,8 @@ __all__ = [
     "encode",
     "fit",
     "load_data",
+    "load_generator",
+    "load_latent",
     "report",
     "sample",
     "train",
@@ -102,7 +108,7 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for."""
     if name not in _WHERE:
         raise AttributeError(f"module 'zprime' has no attribute {name!r}")
-    value = getattr(import_module(f"zprime.{_WHERE[name]}"), {"load_data": "load"}.get(name, name))
+    value = getattr(import_module(f"zprime.{_WHERE[name]}"), "load" if name.startswith("load_") else name)
     globals()[name] = value
     return value
 

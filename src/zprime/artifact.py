@@ -138,7 +138,7 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def write(
-    path: Path,
+    path: str | Path,
     kind: str,
     *,
     config: Mapping[str, Any],
@@ -168,7 +168,7 @@ def write(
     files = dict(extra or {})
     if tensors is not None:
         files[TENSORS] = pack(tensors)
-    with staging(path) as folder:
+    with staging(Path(path)) as folder:
         for name, content in files.items():
             write_file(folder / name, content)
         hashes = {n: hashlib.sha256(c).hexdigest() for n, c in files.items()}
@@ -344,7 +344,7 @@ def is_artifact(path: Path) -> bool:
         return False
 
 
-def read(path: Path, kind: str | None = None) -> Artifact:
+def read(path: str | Path, kind: str | None = None) -> Artifact:
     """Read and check a manifest (tensor files are verified when they are read).
 
     Raises:
@@ -377,7 +377,8 @@ def read(path: Path, kind: str | None = None) -> Artifact:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{file}: not a readable zprime manifest ({error!r}); make the artefact again") from error
     if kind is not None and out.kind != kind:
-        raise ArtifactError(f"{path}: expected an artefact of kind {kind}, got {out.kind}")
+        hint = "; zprime.load_latent(path) reads this one" if out.kind.startswith("latent/") else ""
+        raise ArtifactError(f"{path}: expected an artefact of kind {kind}, got {out.kind}{hint}")
     return out
 
 

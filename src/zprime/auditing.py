@@ -31,6 +31,9 @@ from zprime.rng import generator
 from zprime.sampling import GenerativeModel
 from zprime.vae import Model
 
+MOST_WIDE = (
+    "; where most are, see whether the data are scaled as in training, and whether the encoder answers (mean, scale)"
+)
 BAD = -5.0  # nats: a row that loses more than this is one that a sharp r has missed
 
 
@@ -302,7 +305,7 @@ def _warnings(data: Mapping[str, Any], heldout: InMemory) -> list[str]:
     if wide:
         out.append(
             f"{wide} of {heldout.n} held-out posteriors are wider than the prior in some dimension: "
-            "the encoder is inexact there, and the evidence gain with it"
+            "the encoder is inexact there, and the evidence gain with it" + (MOST_WIDE if 2 * wide > heldout.n else "")
         )
     return out
 

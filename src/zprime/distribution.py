@@ -114,7 +114,7 @@ class LatentDistribution(ABC):
     def __repr__(self) -> str:
         return f"<{self.label}: d={self.d}, {self.bytes} bytes>"
 
-    def save(self, path: Path, *, key: str = "", seed: int | None = None, **inputs: str) -> artifact.Artifact:
+    def save(self, path: str | Path, *, key: str = "", seed: int | None = None, **inputs: str) -> artifact.Artifact:
         """Write the artefact folder of this distribution."""
         return artifact.write(
             path, f"latent/{self.kind}", config=self.config(), tensors=self.tensors(), key=key, seed=seed, inputs=inputs

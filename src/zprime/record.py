@@ -122,7 +122,7 @@ class Entry:
     seconds: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """Everything measured, enough to draw every page without a model.
 
@@ -189,20 +189,44 @@ class Audit:
         found = [] if self.generation is None else [e.status for e in self.generation.entries if e.name == name]
         return found[0] if found else "untested"
 
+    def __repr__(self) -> str:
+        """Both verdicts, in words."""
+        made = "" if self.generation is None else f" For generation: {self.generation.verdict.sentence}"
+        return f"<Audit of {len(self.entries)} candidates, seed {self.seed}. {self.verdict.sentence}{made}>"
+
+    def __str__(self) -> str:
+        """The verdicts and the table; `zprime.report(audit, "audit.html")` shows all of it."""
+        heads, rows = self._table()
+        cells = [[str(c) for c in r] for r in (heads, *rows)]
+        widths = [max(len(r[j]) for r in cells) for j in range(len(heads))]
+        heldout = next(iter(self.entries[0].scores["heldout"].values())).gain
+        lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in cells]
+        lines.append(
+            f"gains over the prior ± one standard error, nats a row: {heldout.n} held-out rows, seed {self.seed}"
+        )
+        lines.append(f"By likelihood: {self.verdict.sentence}")
+        if self.generation is not None:
+            lines.append(f"For generation: {self.generation.verdict.sentence}")
+        return "\n".join(lines)
+
     def _repr_html_(self) -> str:
         """The verdict and the table, in a notebook."""
+        heads, rows = self._table()
+        return box(self.verdict.sentence, rows, heads=heads, bold=self.entry(self.verdict.choice).label)
+
+    def _table(self) -> tuple[list[str], list[list[Any]]]:
+        """Headings, and for each entry its name, bytes and gains."""
         scores = [e.scores["heldout"] for e in self.entries]
         rungs = [r for r in ("code", "evidence", "likelihood") if any(r in s for s in scores)]
         rows = [
             [
                 e.label if e.eligible else f"{e.label} alone",
                 size(e.bytes),
-                *(s[r].gain if r in s else "–" for r in rungs),
+                *(f"{s[r].gain}{'' if s[r].gain.trusted else ' ?'}" if r in s else "–" for r in rungs),
             ]
             for e, s in zip(self.entries, scores, strict=True)
         ]
-        heads = ["z′ from", "stored", *(f"{r} gain" for r in rungs)]
-        return box(self.verdict.sentence, rows, heads=heads, bold=self.entry(self.verdict.choice).label)
+        return ["z′ from", "stored", *(f"{r} gain" for r in rungs)], rows
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors."""
@@ -210,7 +234,7 @@ class Audit:
         del out["tensors"]
         return out
 
-    def save(self, path: Path, *, key: str = "", **inputs: str) -> artifact.Artifact:
+    def save(self, path: str | Path, *, key: str = "", **inputs: str) -> artifact.Artifact:
         """Write the artefact folder: `audit.json` and tensors."""
         content = (json.dumps(self.to_json(), indent=1) + "\n").encode()
         config = {
@@ -230,7 +254,7 @@ class Audit:
         )
 
 
-def load(path: Path) -> Audit:
+def load(path: str | Path) -> Audit:
     """Read an audit from its artefact folder.
 
     Raises:

@@ -35,6 +35,18 @@ class GenerativeModel:
     image: tuple[int, ...] | None = None
     copying: str = "untested"
 
+    def __post_init__(self) -> None:
+        """Refuse a decoder that is none.
+
+        Raises:
+            UsageError: it has no `decode(z)`.
+        """
+        if not callable(getattr(self.decoder, "decode", None)):
+            raise UsageError(
+                f"decoder: expected something with decode(z), which answers p(x|z), got {type(self.decoder).__name__}; "
+                "of a model that was brought take mine.generator(latent)"
+            )
+
     def stream(
         self, n: int, *, rng: torch.Generator, noise: str = "mean"
     ) -> Iterator[tuple[Float[Tensor, "b d"], Float[Tensor, "b *datum"]]]:
@@ -65,7 +77,7 @@ class GenerativeModel:
         return x * self.scale + self.shift
 
     def save(
-        self, path: Path, *, key: str = "", seed: int | None = None, allow_copies: bool = False, **inputs: str
+        self, path: str | Path, *, key: str = "", seed: int | None = None, allow_copies: bool = False, **inputs: str
     ) -> artifact.Artifact:
         """Write decoder and latent distribution, and nothing else, to an artefact folder.
 
@@ -75,7 +87,10 @@ class GenerativeModel:
         """
         check_copies(self, allow_copies=allow_copies)
         if not isinstance(self.decoder, vae.VAE):
-            raise UsageError("save: this decoder is a module of your own; save it yourself beside latent.save(path)")
+            raise UsageError(
+                "save: this decoder is a module of your own, and zprime pickles nothing: keep it as you do already, "
+                "and save what z' is drawn from by model.latent.save(path); zprime.load_latent(path) reads that"
+            )
         weights = {k: v for k, v in self.decoder.state_dict().items() if not k.startswith("encoder.")}
         tensors = {f"decoder.{k}": v for k, v in weights.items()}
         tensors |= {f"latent.{k}": v for k, v in self.latent.tensors().items()}
@@ -155,7 +170,7 @@ def sample(
     return z, model.restore(x)
 
 
-def load(path: Path) -> GenerativeModel:
+def load(path: str | Path) -> GenerativeModel:
     """Read a generative model from its artefact folder.
 
     Raises:
@@ -163,7 +178,7 @@ def load(path: Path) -> GenerativeModel:
     """
     found = artifact.read(path, "generator")
     tensors = found.tensors()
-    decoder = vae.rebuild_decoder(found.config["vae"], _part(tensors, "decoder."), where=path)
+    decoder = vae.rebuild_decoder(found.config["vae"], _part(tensors, "decoder."), where=found.path)
     latent = found.config["latent"]
     image = found.config["image"]
     return GenerativeModel(

@@ -1,5 +1,6 @@
 """Any torch modules or callables as a trained VAE; or bare arrays."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,9 @@ from zprime.errors import ArrayError
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
+log = logging.getLogger("zprime")
 CHECKED = 256  # rows that the reading of the scale is checked on
+OFF = 3.0  # a scale of p(x|z) this many times off what reconstructions miss by is spoken of
 BATCH = 512
 ENCODERS = Callable[[Tensor], Any]
 
@@ -106,10 +109,14 @@ def modules(
         return out if likelihood is None else likelihood(out)
 
     model = Callables(encoder, decode, gives, rows["train"].x.dtype)
-    look(model, rows["train"].x[:LOOK])
+    some = rows["train"].x[:CHECKED]
+    look(model, some[:LOOK])
     if check:
-        _check(model, rows["train"].x[:CHECKED], seed)
-    return bring(model, rows)
+        _check(model, some, seed)
+    says = misfit(model, some)
+    for sentence in says:
+        log.warning("%s", sentence)
+    return bring(model, rows, says=says)
 
 
 def arrays(
@@ -143,7 +150,13 @@ def arrays(
     scales = {s: readings.read(x, gives) for s, x in raw.items()}
     if check:
         readings.check_moments(means["train"].x, raw["train"], gives)
-    return Brought({s: InMemory(r.x, scales[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()})
+    found = {s: InMemory(r.x, scales[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
+    total = readings.code_variance(means["train"].x, scales["train"])
+    says = (
+        f"read as {gives}, codes have variance {float(total.min()):.2f} to {float(total.max()):.2f} in the "
+        f"{len(total)} dimensions (training rows); a trained VAE has about 1",
+    )
+    return Brought(found, says=says)
 
 
 def network(f: object) -> nn.Module | None:
@@ -160,6 +173,25 @@ def precision(module: nn.Module) -> torch.dtype | None:
 def _check(model: Callables, x: Tensor, seed: int) -> None:
     mean, raw = model.raw(x)
     plausible(model.decode, x, mean, raw, model.gives, seed=seed)
+
+
+@torch.no_grad()
+def misfit(model: Callables, x: Float[Tensor, "n *datum"]) -> tuple[str, ...]:
+    """Say so if p(x|z) is much wider or narrower than reconstructions of training rows miss: every gain rests on it."""
+    p = model.decode(model.encode(x)[0])
+    try:
+        if p.support is None or p.support.is_discrete:
+            return ()
+        missed, scale = float((x - p.mean).square().mean().sqrt()), float(p.variance.mean().sqrt())
+    except NotImplementedError:  # some distributions have no moments, or no support
+        return ()
+    if not missed > 0 or 1 / OFF <= missed / scale <= OFF:
+        return ()
+    return (
+        f"reconstructions of {len(x)} training rows miss by {missed:.3g} (root mean square), and p(x|z) has a standard "
+        f"deviation of {scale:.3g}: if that is not the sigma of the loss that the VAE was trained with, gains and "
+        "verdict are of another model",
+    )
 
 
 @torch.no_grad()

@@ -84,6 +84,11 @@ def check(
         )
 
 
+def code_variance(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+    """Variance of the aggregated posterior in every dimension: of the means, and the mean of the variances."""
+    return mean.double().var(0, correction=0) + scale.double().square().mean(0)
+
+
 def check_moments(mean: Float[Tensor, "n d"], raw: Float[Tensor, "n d"], gives: str) -> None:
     """The same without a decoder, by the variance of the aggregated posterior: about 1 in every dimension.
 
@@ -93,11 +98,9 @@ def check_moments(mean: Float[Tensor, "n d"], raw: Float[Tensor, "n d"], gives: 
     Raises:
         UsageError: the claimed reading is more than a factor 2 away, and another one within it.
     """
-    between = mean.double().var(0, correction=0)
 
     def away(name: str) -> float:
-        total = between + READINGS[name](raw).double().square().mean(0)
-        return float(total.log().abs().mean().exp())
+        return float(code_variance(mean, READINGS[name](raw)).log().abs().mean().exp())
 
     factors = {name: away(name) for name in possible(raw)}
     best = min(factors, key=lambda name: factors[name])

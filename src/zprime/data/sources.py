@@ -15,6 +15,7 @@ from zprime.errors import ArrayError, UsageError
 
 Array = npt.NDArray[np.generic]
 IMAGES = (".png", ".jpg", ".jpeg")
+CSV = "; make one of it: np.save('data.npy', np.loadtxt('data.csv', delimiter=',', skiprows=1))"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def read_source(data: str) -> Source:
         return image_folder(path)
     readers: dict[str, Callable[[Path], Source]] = {".npy": npy, ".npz": npz}
     if path.suffix not in readers:
-        raise UsageError(f"data: expected a .npy or .npz file or a folder, got {path.name}")
+        raise UsageError(
+            "data: expected a .npy file, a .npz file (x, and y for labels) or a folder of images, got "
+            f"{path.name}{CSV if path.suffix in ('.csv', '.tsv', '.txt') else ''}"
+        )
     return readers[path.suffix](path)
 
 

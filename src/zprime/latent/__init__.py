@@ -199,7 +199,7 @@ def takes_long(settings: Settings) -> bool:
     return settings.kind not in ABOUT or not ABOUT[settings.kind].quick
 
 
-def load(path: Path) -> LatentDistribution:
+def load(path: str | Path) -> LatentDistribution:
     """Read a latent distribution from its artefact folder.
 
     Raises:

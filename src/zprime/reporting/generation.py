@@ -23,7 +23,8 @@ def sample_table(audit: Audit) -> Table | None:
         title=f"Samples x' beside {made.rows} held-out rows, in {made.features} features (seed {audit.seed})",
         caption="nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is "
         "(1/2 if nothing is copied, within regions). Frechet: distance of moments. inside: share of samples inside the "
-        "data; cover: share of the data covered. student: accuracy on real rows of a classifier trained on samples.",
+        "data; cover: share of the data covered."
+        + (" student: accuracy on real rows of a classifier trained on samples." if _students(made) else ""),
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -154,6 +155,16 @@ def _within(e: Sampled) -> str:
 
 def _percent(e: Estimate) -> str:
     return f"{100 * e.value:.1f} ± {100 * (e.stderr or 0.0):.1f} %"
+
+
+def shipped(audit: Audit) -> str:
+    """What is shipped after both verdicts and, where they differ, why they do; empty without samples."""
+    if audit.generation is None:
+        return ""
+    why = difference(audit)
+    return f"To be shipped: {audit.entry(audit.shipped).label}." + (
+        f" Why the two verdicts differ: {why}." if why else ""
+    )
 
 
 def difference(audit: Audit) -> str:

@@ -10,13 +10,13 @@ from zprime import artifact
 from zprime.errors import ArtifactError
 from zprime.measure.panel import PURE
 from zprime.record import Audit, load
-from zprime.reporting import figures, latent, outputs, pictures, provenance, ranking
+from zprime.reporting import figures, generation, latent, outputs, pictures, provenance, ranking
 from zprime.reporting.sections import sections, verdicts
 from zprime.reporting.sheets import sheets
 from zprime.reporting.table import size
 
 
-def report(audit: Audit | Path | Sequence[Path], path: Path | None = None, *, public: bool = False) -> Path:
+def report(audit: Audit | str | Path | Sequence[str | Path], path: str | Path | None = None, *, public: bool = False) -> Path:
     """Write the page of an audit, or one page that compares several.
 
     Args:
@@ -100,6 +100,7 @@ def html(audit: Audit, *, public: bool = False) -> str:
         cut_heads=heads,
         sections=sections(audit),
         verdicts=verdicts(audit),
+        shipped=generation.shipped(audit),
         answer=answer(audit),
         facts=provenance.facts(audit),
         command=provenance.command(audit),

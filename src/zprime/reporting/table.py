@@ -78,9 +78,9 @@ def _scores(audit: Audit, width: int) -> Table:
         pad_edge=False,
     )
     widths = {rung: _width([e.scores["heldout"].get(rung) for e in audit.entries]) for rung in RUNGS}
-    # a long name gives way to the numbers
-    room = width - sum(widths.values()) - (42 if wide else 17)
-    table.add_column("z' from", no_wrap=True, max_width=max(room, 12))
+    # a long name gives way to the numbers, and takes two lines
+    room = width - sum(widths.values()) - (44 if wide else 22)
+    table.add_column("z' from", max_width=max(room, 12))
     table.add_column("stored", justify="right", no_wrap=True)
     for rung, name in RUNGS.items():
         # 80 columns leave ten characters for each
