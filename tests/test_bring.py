@@ -1,5 +1,7 @@
 """Bring a trained VAE: modules, callables, bare arrays; what is wrong is said."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,9 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from oracles import linear_gaussian
-from zprime import audit, fit, sample
+from zprime import audit, fit, load_generator, load_latent, sample
 from zprime.bring import READINGS, arrays, modules
-from zprime.errors import ArrayError, UsageError
+from zprime.errors import ArrayError, ArtifactError, UsageError
 from zprime.likelihoods import Gaussian
 from zprime.record import AuditSettings
 
@@ -68,12 +70,53 @@ def test_a_plain_tensor_and_a_likelihood_are_a_distribution() -> None:
     assert b.model.decode(torch.zeros(3, 2).double()).log_prob(data()["train"][:3]).shape == (3,)
 
 
+@pytest.mark.parametrize("factor", [0.2, 1.0, 5.0])
+def test_a_scale_far_from_what_reconstructions_miss_by_is_spoken_of(
+    factor: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    likelihood = Gaussian(scale=factor * MODEL.var**0.5)
+    b = modules(
+        Encoder("std"),
+        lambda z: z @ MODEL.weight.T + MODEL.bias,
+        data(),
+        gives="std",
+        likelihood=likelihood,
+        check=factor == 1,
+    )
+    told = [s for s in b.says if f"standard deviation of {factor * MODEL.var**0.5:.3g}" in s]
+    assert len(told) == (factor != 1)
+    assert [r.message for r in caplog.records if "reconstructions" in r.message] == told
+
+
+def test_what_is_brought_can_be_shown_saved_and_read_again(tmp_path: Path) -> None:
+    b = modules(Encoder("std"), decode, data(), gives="std")
+    r = fit("gaussian", **b.splits).distribution
+    found = audit({"gaussian": r}, b.posteriors, model=b.model, rows=b.rows, settings=SMALL)
+    for part in (found.verdict.sentence, found.generation.verdict.sentence, "gaussian", "50 held-out rows, seed 0"):
+        assert part in str(found)
+    assert found.verdict.sentence in repr(found)
+    assert len(repr(found)) < 1000
+    with pytest.raises(UsageError, match=r"latent.save\(path\); zprime.load_latent\(path\)"):
+        b.generator(r).save(tmp_path / "generator")
+    r.save(str(tmp_path / "r"))
+    again = load_latent(str(tmp_path / "r"))
+    z, x = sample(b.generator(again), 5)
+    torch.testing.assert_close((z, x), sample(b.generator(r), 5))
+    with pytest.raises(ArtifactError, match="zprime.load_latent"):
+        load_generator(tmp_path / "r")
+    shown = b.generator(r)
+    object.__setattr__(shown, "decoder", nn.Linear(2, 5))
+    with pytest.raises(UsageError, match=r"decode\(z\).*got Linear.*mine.generator"):
+        shown.__post_init__()
+
+
 def test_bare_arrays_serve_all_that_needs_no_decoder() -> None:
     both = {s: MODEL.posterior(x) for s, x in data().items()}
     b = arrays({s: m.numpy() for s, (m, _) in both.items()}, {s: v.numpy() for s, (_, v) in both.items()})
     found = audit({"gaussian": fit("gaussian", **b.splits)}, b.posteriors, settings=SMALL)
     scores = found.entry("gaussian").scores["heldout"]
     assert scores["evidence"].gain.value > 0.3
+    assert "read as std, codes have variance" in b.says[0]
     assert "likelihood" not in scores
     assert b.context is None
 

@@ -373,7 +373,8 @@ NAN[[3, 7], 1] = np.nan
             UsageError,
             "data: expected digits, or a file or folder that exists, got 'nothing-here'",
         ),
-        (lambda p: raw(p, "x.csv", b"1,2"), UsageError, "data: expected a .npy or .npz file or a folder, got x.csv"),
+        (lambda p: raw(p, "x.csv", b"1,2"), UsageError, r"data: expected a .npy file, .*, got x.csv; .*np.loadtxt"),
+        (lambda p: raw(p, "x.pdf", b"1,2"), UsageError, r"or a folder of images, got x.pdf$"),
         (lambda p: raw(p, "x.npy", b"\x93NUMPY"), ArrayError, r"x.npy: not a readable .npy file of numbers \("),
         (lambda p: raw(p, "x.npy", b""), ArrayError, r"x.npy: not a readable .npy file of numbers \("),
         (

@@ -378,6 +378,23 @@ def test_terminal_table_holds_what_the_audit_says(made: Audit, width: int) -> No
     assert "…" not in text
 
 
+def test_long_names_give_way_to_the_numbers(made: Audit) -> None:
+    long = replace(made, entries=[replace(e, label=f"{e.label} on 6 of 8 + 10 % p and yet more") for e in made.entries])
+    console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(show(long, width=80))
+    text = console.export_text()
+    assert "…" not in text
+    for e in long.entries:
+        for rung in ("code", "evidence", "likelihood"):
+            assert short(e.scores["heldout"][rung].gain) in text
+
+
+def test_what_is_shipped_is_on_the_page(made: Audit, digits: tuple[Path, Audit]) -> None:
+    audit = digits[1]
+    assert f"To be shipped: {audit.entry(audit.shipped).label}." in html(audit)
+    assert "To be shipped" not in html(made)  # no samples, and one verdict
+
+
 def test_untrusted_numbers_are_marked(made: Audit) -> None:
     e = made.entries[1].scores["heldout"]["likelihood"].gain
     assert short(replace(e, trusted=False)) == short(replace(e, trusted=True)) + "?"

@@ -16,7 +16,9 @@ from zprime.reporting.sheets import sheets
 from zprime.reporting.table import size
 
 
-def report(audit: Audit | str | Path | Sequence[str | Path], path: str | Path | None = None, *, public: bool = False) -> Path:
+def report(
+    audit: Audit | str | Path | Sequence[str | Path], path: str | Path | None = None, *, public: bool = False
+) -> Path:
     """Write the page of an audit, or one page that compares several.
 
     Args:
