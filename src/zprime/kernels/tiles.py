@@ -58,6 +58,7 @@ class _Sums:
         self.points, self.centre, self.leave_out = z.double() - centre, centre, leave_out
         self.features = torch.cat([self.points.square(), self.points, torch.ones_like(self.points[:, :1])], 1)
         self.rough = self.features.float()
+        self.rough[:, : z.shape[1]] *= -0.5  # here, and not at every component
         self.top = torch.full_like(self.points[:, 0], -torch.inf)
         self.total = torch.zeros_like(self.top)
         self.score = torch.zeros_like(self.points) if score else None
@@ -126,7 +127,6 @@ class _Panel:
         self.extra = float(extra.amax())
         self.rough = torch.empty(len(mean), 2 * d + 1, device=mean.device)
         self.rough[:, :d] = precision
-        self.rough[:, :d] *= -0.5
         self.rough[:, d : 2 * d] = natural
         self.rough[:, -1] = (constant + extra * (1 + 1e-6)).float() + 1e-6
 

@@ -14,7 +14,7 @@ from zprime.latent.gaussian import moments
 from zprime.latent.merge import merge
 from zprime.posteriors import InMemory
 
-ROWS = 8192
+ROWS = 1024  # at a time: what a step makes of them stays in cache
 KEPT = 1 << 24  # numbers of the features that are kept: 134 MB
 
 
@@ -141,7 +141,7 @@ class ComponentEM:
         # in place, with one exponential; below 1e-304 it would be slow, and nothing
         share = log_c.sub_(largest).clamp_(min=-700).exp_()
         total = share.sum(1, keepdim=True)
-        statistics += share.mul_(weight[:, None] / total).T @ features
+        statistics.addmm_(share.mul_(weight[:, None] / total).T, features)
         return float(weight @ (largest + total.log())[:, 0])
 
     def passes(self, state: State, *, batch: int, epochs: int, rng: torch.Generator) -> tuple[State, list[float]]:

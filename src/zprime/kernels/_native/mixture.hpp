@@ -11,6 +11,7 @@ namespace zprime {
 
 constexpr std::size_t LINE = 64;     // bytes of a cache line: what one group has of one dimension
 constexpr std::size_t POINTS = 128;  // points that a thread takes at a time
+constexpr std::size_t TRIED = 32;    // points of a block that are tried with boxes
 constexpr std::size_t FEW = 4;       // of them, side by side, that are compared with groups of components together
 
 template <class T> constexpr std::size_t lanes() { return LINE / sizeof(T); }  // components of a group

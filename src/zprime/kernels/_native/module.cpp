@@ -120,24 +120,27 @@ template <class T> class Panel {
         const Limits limits{dropped, rounding};
         const Sweep<T> run = sweep_of<T>(*chosen);
         const std::size_t blocks = (m + POINTS - 1) / POINTS;
-        const auto take = [&](std::size_t b, T *space) {
-            return run(packed, state, limits, b * POINTS, std::min(POINTS, m - b * POINTS), space);
+        const auto take = [&](std::size_t b, std::size_t from, std::size_t to, T *space) {
+            const std::size_t end = std::min(to, m - b * POINTS);
+            return from < end ? run(packed, state, limits, b * POINTS + from, end - from, space) : 0.0;
         };
         const auto space_for_one = [&] { return aligned<T>(room(d_, lanes<T>(), state.score != nullptr)); };
-        // Where neighbourhoods tell little (broad components, many dimensions), boxes cost more than they spare: two
-        // blocks find that out, the same two whatever the number of threads.
-        const std::size_t tried[2] = {blocks / 4, 3 * blocks / 4};
+        // Where neighbourhoods tell little (broad components, many dimensions), boxes cost more than they spare: some
+        // points of one block find that out, or of two where the first tell of gains: the same whatever the number of threads.
+        std::size_t tried[2] = {blocks, blocks};
         double cost = 0;
         if (box_) {
             auto space = space_for_one();
-            for (std::size_t t = 0; t < (tried[0] == tried[1] ? 1 : 2); ++t) cost = std::max(cost, take(tried[t], space.get()));
+            cost = take(tried[0] = blocks / 4, 0, TRIED, space.get());
+            if (cost <= 1 && 3 * blocks / 4 != tried[0])
+                cost = std::max(cost, take(tried[1] = 3 * blocks / 4, 0, TRIED, space.get()));
             if (cost > 1) packed.box = nullptr;
         }
         std::atomic<std::size_t> next{0};
         auto work = [&] {
             auto space = space_for_one();
             for (std::size_t b; (b = next.fetch_add(1)) < blocks;)
-                if (!box_ || (b != tried[0] && b != tried[1])) take(b, space.get());
+                take(b, b == tried[0] || b == tried[1] ? TRIED : 0, POINTS, space.get());
         };
         std::vector<std::thread> others;
         for (int t = 1; t < threads && static_cast<std::size_t>(t) < blocks; ++t) others.emplace_back(work);
