@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zprime import artifact, auditing, latent, plain, record, sampling, vae
+from zprime import artifact, auditing, latent, likelihoods, plain, record, sampling, vae
 from zprime import data as datasets
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
 from zprime.distribution import Fit, LatentDistribution, Progress, Settings, fields, silent
@@ -94,6 +94,8 @@ class Run:
             before: called once the architecture is known, with whether it is a convolutional one: the place to set
                 the number of threads.
         """
+        training.check()  # what can be refused now is not refused after the data were read
+        likelihoods.build(network.likelihood, scale=network.scale or None)
         dataset = datasets.load(data, seed=seed)
         self.__dict__["dataset"] = dataset
         described = dataset.describe()
