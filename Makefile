@@ -82,7 +82,7 @@ kinds: $(VENV)/.done  ## docs/kinds/compared.md: every kind on the digits and on
 		--out runs/kinds-2000
 	$(BIN)/python examples/kinds.py runs/kinds-digits runs/kinds-fashion runs/kinds-2000
 
-bench-instructions: $(VENV)/.done  ## how near the compiled sweep is to the core's peak: valgrind and perf; 10 minutes
+bench-instructions: $(VENV)/.done  ## how near the compiled sweep is to the core's peak: valgrind and perf; 4 minutes
 	$(BIN)/python benchmarks/instructions.py
 
 bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets; 30 minutes
