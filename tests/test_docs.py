@@ -82,7 +82,7 @@ def test_slow_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.
     run_python(page, slow=True)
 
 
-def test_readme_blocks_run_as_a_user_would() -> None:
+def test_readme_blocks_run_as_a_user_would(tmp_path: Path) -> None:
     found = [text for _, language, text in BLOCKS[ROOT / "README.md"] if language == "python"]
     code = "\n".join(found)
     for block in found[:2]:  # a model of one's own, and one that zprime trains
@@ -93,6 +93,7 @@ def test_readme_blocks_run_as_a_user_would() -> None:
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
