@@ -130,11 +130,12 @@ def shell_pages(*, slow: bool) -> list[Path]:
 
 
 def run_shell(page: Path, folder: Path, *, slow: bool) -> None:
-    """The `zprime` lines of a page in order, in a folder with `images/`, tiny."""
+    """The `zprime` lines of a page in order, in a folder with `images/` and `new.npy`, tiny."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir()
-    for i in range(60):
+    for i in range(400):
         Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(folder / "images" / f"{i}.png")
+    np.save(folder / "new.npy", rng.integers(0, 17, (60, 8, 8)).astype(np.float32))
     for q, late, line in LINES:
         words = shlex.split(line)
         if q != page or late > slow or words[0] != "zprime":
