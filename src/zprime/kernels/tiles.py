@@ -115,9 +115,7 @@ class _Panel:
         self.sums, self.start = sums, start
         self.mean, self.inverse = mean.double() - sums.centre, scale.double().reciprocal()
         self.constant = log_weight.double() - 0.5 * d * LOG_2PI + self.inverse.log().sum(1)
-        precision = self.inverse.square()
-        natural = self.mean * precision
-        spread = (natural * self.mean).sum(1)
+        precision, natural, spread = self._natural()
         constant = self.constant - 0.5 * spread
         # A float32 product errs by at most (2 d + 8) 2^-24 of the sum of its terms' sizes, which is at most
         # z^2 W + mu^2 w + |c| with the largest precisions W (Higham 2002, 3.1): one part for points, one for components
@@ -133,10 +131,14 @@ class _Panel:
     @cached_property
     def weights(self) -> Tensor:
         """What float64 features are multiplied with; made where a tile needs it."""
+        precision, natural, spread = self._natural()
+        return torch.cat([-0.5 * precision, natural, (self.constant - 0.5 * spread)[:, None]], 1)
+
+    def _natural(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Precisions, means in their units, and mu^2 / s^2 summed; made twice rather than kept in float64."""
         precision = self.inverse.square()
         natural = self.mean * precision
-        constant = self.constant - 0.5 * (natural * self.mean).sum(1)
-        return torch.cat([-0.5 * precision, natural, constant[:, None]], 1)
+        return precision, natural, (natural * self.mean).sum(1)
 
     def near(self, rows: slice, columns: slice, dropped: float) -> tuple[Tensor, Tensor] | None:
         """Pairs of points and components that can matter; None where they are many."""
