@@ -16,3 +16,21 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+from zprime.kernels import compiled  # noqa: E402
+
+SETS = [] if compiled.module is None else list(compiled.module.sets())
+
+
+@pytest.fixture(params=["torch", *SETS])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every instruction set that this machine can run, and torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(compiled, "module", None)
+        yield "torch"
+        return
+    before = compiled.module.used()
+    compiled.module.use(request.param)
+    yield request.param
+    compiled.module.use(before)

@@ -29,18 +29,6 @@ FLOAT32 = 5e-5  # nats: what `mixture_log_prob` promises
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-@pytest.fixture(params=["torch", *SETS])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    if request.param == "torch":
-        monkeypatch.setattr(compiled, "module", None)
-        yield "torch"
-        return
-    before = compiled.module.used()
-    compiled.module.use(request.param)
-    yield request.param
-    compiled.module.use(before)
-
-
 def direct(
     z: Tensor, mean: Tensor, scale: Tensor, log_weight: Tensor, leave_out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,12 @@ from zprime.kernels.diagonal import (
     mixture_log_prob,
     trainable_mixture_log_prob,
 )
+from zprime.kernels.expectation import Expectation
 from zprime.kernels.neighbours import Searched, nearest
 
 __all__ = [
     "DiagonalMixture",
+    "Expectation",
     "Searched",
     "diagonal_log_ratio",
     "full_log_ratio",

@@ -13,7 +13,7 @@ from torch import Tensor
 from zprime.arrays import blocks
 from zprime.errors import UsageError
 
-INTERFACE = 2  # of the extension module; counted up with every change of it, here and in module.cpp
+INTERFACE = 3  # of the extension module; counted up with every change of it, here and in module.cpp
 ROUNDING = 4e-5  # nats that float32 terms may cost; where more is possible they are computed again in float64
 DROPPED = 1e-6  # nats that float32 inputs lose at a tolerance of 0; float64 inputs lose 1e-15
 SORTED = 256  # points from which on it pays to sort the components by neighbourhood

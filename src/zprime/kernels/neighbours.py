@@ -1,6 +1,4 @@
-"""Exact k nearest neighbours: one matrix product in float32 finds the candidates, float64 decides between them."""
-
-import math
+"""Exact k nearest neighbours: float32 finds the candidates, float64 decides between them."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,6 +6,8 @@ from torch import Tensor
 
 from zprime.arrays import blocks, check_matrix
 from zprime.errors import ArrayError
+from zprime.kernels import sieve
+from zprime.kernels.scaling import Scaling, reach, rounding, squares
 
 PAIRS = 1 << 22  # entries of a tile of float32 distances
 NUMBERS = 1 << 23  # float64 numbers of the candidates that are compared at once
@@ -31,34 +31,27 @@ def nearest(
 class Searched:
     """Points to search in more than once: exact, without an index.
 
-    Squares are expanded into one float32 product a tile, whose rounding error has a proven bound; every point that
-    could be among the k within that bound is compared by the direct form in float64. Equal distances go by position,
-    so the answer does not depend on the size of blocks. Memory: one copy of the points in float32, and the tiles.
+    A sieve in float32, whose rounding error has a proven bound, finds what could be among the k nearest; that is
+    compared by the direct form in float64. Equal distances go by position, so the answer does not depend on the size
+    of blocks. Memory: one copy of the points in float32 (from 256 columns and 512 queries on also their projections
+    on 128 axes), and the queries at hand.
     """
 
     @torch.no_grad()
-    def __init__(self, points: Float[Tensor, "n d"], *, reach: float = 0.0) -> None:
+    def __init__(self, points: Float[Tensor, "n d"], *, far: float = 0.0) -> None:
         """Centre and scale the points to where float32 neither over- nor underflows.
 
         Args:
             points: what to search in.
-            reach: largest entry of queries that are much farther out than the points.
+            far: largest entry of queries that are much farther out than the points.
 
         Raises:
             ArrayError: not a finite matrix.
         """
         check_matrix("points", points)
         self.points = points
-        d = points.shape[1]
-        reach = max(reach, _reach(points))
-        # a power of two: scaling rounds nothing
-        self.unit = 2.0 ** math.ceil(math.log2(reach)) if reach > 0 else 1.0
-        self.centre = (points * (1 / self.unit)).mean(0)  # subtracted from both, so any centre will do
-        self.near = self._scaled(points)
-        self.square = self.near.square().sum(1)
-        # in any order of summation an entry errs by at most d + 8 roundings of (|q| + |p|)^2 (Higham 2002, 3.1)
-        self.longest = float(self.square.max()) ** 0.5 if len(points) else 0.0
-        self.rounding = (d + 8) * 2.0**-24 * 1.01
+        self.scaling = Scaling.of(points, far)
+        self._search = sieve.Sieve(points, self.scaling) if sieve.takes(points) else Tiles(points, self.scaling)
 
     @torch.no_grad()
     def nearest(
@@ -85,9 +78,28 @@ class Searched:
             raise ArrayError(f"k: expected 1 to {n - least + k} ({n} points), got {k}")
         if exclude is not None and exclude.shape != (len(queries),):
             raise ArrayError(f"exclude: expected {len(queries)} positions, one a query, got {list(exclude.shape)}")
-        reach = _reach(queries)
-        if reach > FAR * self.unit:
-            return Searched(self.points, reach=reach).nearest(queries, k, exclude=exclude)
+        far = reach(queries)
+        if far > FAR * self.scaling.unit:
+            return Searched(self.points, far=far).nearest(queries, k, exclude=exclude)
+        distance, index = self._search.nearest(queries, k, exclude)
+        return distance.sqrt_().mul_(self.scaling.unit), index
+
+
+class Tiles:
+    """The search in torch: tiles of float32 distances, whose smallest entries are compared in float64."""
+
+    def __init__(self, points: Float[Tensor, "n d"], scaling: Scaling) -> None:
+        self.points, self.scaling = points, scaling
+        self.near = scaling.scaled(points)
+        self.square = self.near.square().sum(1)
+        self.longest = float(self.square.max()) ** 0.5
+        self.rounding = rounding(points.shape[1])
+
+    def nearest(
+        self, queries: Float[Tensor, "m d"], k: int, exclude: Int[Tensor, " m"] | None
+    ) -> tuple[Float[Tensor, "m k"], Int[Tensor, "m k"]]:
+        """Squared distances in the scaling's unit, ascending, and positions."""
+        n, d = self.points.shape
         columns = min(n, max(1 << 13, GROUPS * (k + SPARE)))
         search = _Search(self, queries, k, exclude, columns)
         distance = torch.empty(len(queries), k, dtype=torch.float64, device=queries.device)
@@ -97,26 +109,19 @@ class Searched:
             distance[part], index[part] = search.block(torch.arange(part.start, part.stop, device=queries.device))
         return distance, index
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        return (x * (1 / self.unit)).sub_(self.centre).float()
-
-
-def _reach(x: Tensor) -> float:
-    return max(abs(float(v)) for v in x.aminmax()) if len(x) else 0.0
-
 
 class _Search:
     """Queries, and how to find the k nearest of each."""
 
-    def __init__(self, among: Searched, queries: Tensor, k: int, exclude: Tensor | None, columns: int) -> None:
+    def __init__(self, among: Tiles, queries: Tensor, k: int, exclude: Tensor | None, columns: int) -> None:
         self.among, self.points, self.near, self.square = among, among.points, among.near, among.square
         self.queries, self.k, self.exclude, self.columns = queries, k, exclude, columns
         self.wanted = min(k + SPARE, len(self.points))
 
     def block(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Neighbours of some queries."""
-        scaled = self.among._scaled(self.queries[rows])
-        length = scaled.double().square().sum(1)
+        scaled = self.among.scaling.scaled(self.queries[rows])
+        length = squares(scaled)
         error = self.among.rounding * (self.among.longest + length.sqrt()).square() + 1e-37
         value = torch.empty(len(rows), 0, device=rows.device)
         index = torch.empty(len(rows), 0, dtype=torch.long, device=rows.device)
@@ -134,13 +139,13 @@ class _Search:
         distance, order = exact.sort(dim=1, stable=True)
         distance, index = distance[:, : self.k], index.gather(1, order[:, : self.k])
         if self.wanted == len(self.points):
-            return distance.sqrt(), index
-        reached = distance[:, -1] / self.among.unit**2 - length  # as the tiles measure
+            return distance, index
+        reached = distance[:, -1] - length  # as the tiles measure
         unsure = (~(reached < value.amax(1).double() - error)).nonzero().flatten()
         for few in blocks(len(unsure), max(1, PAIRS // len(self.points))):
             again = unsure[few]
             distance[again], index[again] = self._among_all(rows[again], scaled[again], (reached + error)[again])
-        return distance.sqrt(), index
+        return distance, index
 
     def _tile(self, rows: Tensor, scaled: Tensor, part: slice) -> Tensor:
         """|p|^2 - 2 q p in float32, every query with some points; +inf for what is left out."""
@@ -153,7 +158,7 @@ class _Search:
 
     def _exact(self, row: Tensor, index: Tensor) -> Tensor:
         """Squared distances of pairs in float64, by the direct form."""
-        gap = self.queries[row].double() - self.points[index].double()
+        gap = (self.queries[row].double() - self.points[index].double()) * (1 / self.among.scaling.unit)
         return gap.square_().sum(-1)
 
     def _among_all(self, rows: Tensor, scaled: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -10,12 +9,12 @@ from torch import Tensor
 
 from zprime.arrays import blocks, cholesky
 from zprime.distribution import Progress, silent
+from zprime.kernels import Expectation
 from zprime.latent.gaussian import moments
 from zprime.latent.merge import merge
 from zprime.posteriors import InMemory
 
-ROWS = 1024  # at a time: what a step makes of them stays in cache
-KEPT = 1 << 24  # numbers of the features that are kept: 134 MB
+DRAWN = 1 << 14  # codes that are drawn at a time
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class State:
 class ComponentEM:
     """EM whose data are Gaussians: `log c_ik = log pi_k + log N(mu_i; m_k, S_k) - tr(S_k^-1 diag(s_i^2)) / 2`.
 
-    With the features `[mu mu^T + diag(s^2), mu, 1]` of a datum both steps are one matrix product each, in float64 on
-    data whitened per dimension (expanded squares cancel otherwise). Hershey & Olsen 2007; Bruneau 2010.
+    Both steps are linear in the features `[mu mu^T + diag(s^2), mu, 1]` of a datum (`kernels.Expectation`), here of
+    data whitened per dimension. Hershey & Olsen 2007; Bruneau 2010.
     """
 
     def __init__(self, data: InMemory, *, diagonal: bool, spread: bool = True) -> None:
@@ -42,43 +41,15 @@ class ComponentEM:
         self.mean = (data.mean.double() - self.centre) / self.unit
         self.variance = (data.scale.double() / self.unit).square()
         self.weight = data.log_weights.exp()
-        self.spread = spread
         self.covariance = covariance / (self.unit[:, None] * self.unit)
         if not spread:
             self.covariance -= torch.diag(self.weight @ self.variance)
+        self.data = Expectation(self.mean, self.variance if spread else None, diagonal=diagonal)
         # points have no spread of their own that would bound a component's covariance from below
         self.floor = 1e-12 if spread else 1e-6
         self.upper = torch.triu_indices(self.d, self.d)
         # an off-diagonal entry of a symmetric matrix counts twice in the trace
         self.twice = torch.where(self.upper[0] == self.upper[1], 1.0, 2.0).double()
-
-    def features(self, rows: slice | Tensor) -> Float[Tensor, "b f"]:
-        """[second moments, first moments, 1] of some rows."""
-        if self._table is not None:
-            return self._table[rows]
-        return self._features(self.mean[rows], self.variance[rows] if self.spread else None)
-
-    @cached_property
-    def _table(self) -> Float[Tensor, "n f"] | None:
-        """The features of all rows, where they are not too many: to make them takes half of a step."""
-        numbers = self.n * (1 + self.d + (self.d if self.diagonal else len(self.twice)))
-        return self._features(self.mean, self.variance if self.spread else None) if numbers <= KEPT else None
-
-    def _features(self, mu: Float[Tensor, "b d"], v: Float[Tensor, "b d"] | None) -> Float[Tensor, "b f"]:
-        second = mu.square() if self.diagonal else self._products(mu)
-        if v is not None and self.diagonal:
-            second = second + v
-        elif v is not None:
-            second[:, self.upper[0] == self.upper[1]] += v
-        return torch.cat([second, mu, torch.ones(len(mu), 1, dtype=torch.float64)], 1)
-
-    def _products(self, mu: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
-        """Products of two entries, in the order of `upper`; a third of the time that indexing takes."""
-        out, at = mu.new_empty(len(mu), len(self.twice)), 0
-        for j in range(self.d):
-            torch.mul(mu[:, j : j + 1], mu[:, j:], out=out[:, at : at + self.d - j])
-            at += self.d - j
-        return out
 
     def start(self, k: int, *, rng: torch.Generator) -> State:
         """k-means++ seeds among the means (Arthur & Vassilvitskii 2007), with the covariance of all over k^(2/d)."""
@@ -122,27 +93,13 @@ class ComponentEM:
 
     def step(self, state: State) -> tuple[State, float]:
         """One EM step; the bound of E_qbar[log r] in nats that the *given* state has."""
-        weights = self._weights(state)
-        statistics = torch.zeros(weights.shape[1], weights.shape[0], dtype=torch.float64)
-        bound = 0.0
-        for rows in blocks(self.n, ROWS):
-            bound += self._expect(self.features(rows), self.weight[rows], weights, statistics)
+        statistics, bound = self.data.statistics(self.weight, self._weights(state))
         return self._maximise(statistics), bound + self._constant
 
     @property
     def _constant(self) -> float:
         """What the bound lacks: the Gaussian's constant, and the whitening's log-determinant."""
         return -0.5 * self.d * math.log(2 * math.pi) - float(self.unit.log().sum())
-
-    def _expect(self, features: Tensor, weight: Tensor, weights: Tensor, statistics: Tensor) -> float:
-        """Add the expected statistics of some rows in place; their part of the bound."""
-        log_c = features @ weights
-        largest = log_c.amax(1, keepdim=True)
-        # in place, with one exponential; below 1e-304 it would be slow, and nothing
-        share = log_c.sub_(largest).clamp_(min=-700).exp_()
-        total = share.sum(1, keepdim=True)
-        statistics.addmm_(share.mul_(weight[:, None] / total).T, features)
-        return float(weight @ (largest + total.log())[:, 0])
 
     def passes(self, state: State, *, batch: int, epochs: int, rng: torch.Generator) -> tuple[State, list[float]]:
         """Stepwise EM (Cappe & Moulines 2009) over minibatches of rows; the running bound of each epoch.
@@ -154,12 +111,11 @@ class ComponentEM:
         for _ in range(epochs):
             bound = 0.0
             for rows in torch.split(torch.randperm(self.n, generator=rng), batch):
-                weights = self._weights(state)
-                fresh = torch.zeros(weights.shape[1], weights.shape[0], dtype=torch.float64)
                 total = self.weight[rows].sum()
                 if not float(total) > 0:
                     continue  # rows without weight say nothing
-                bound += float(total) * self._expect(self.features(rows), self.weight[rows] / total, weights, fresh)
+                fresh, found = self.data.statistics(self.weight[rows] / total, self._weights(state), rows)
+                bound += float(total) * found
                 rate = (t + 2) ** -0.7
                 running = fresh if running is None else (1 - rate) * running + rate * fresh
                 # no component is dropped on the way: a minibatch that lacks it says little
@@ -174,15 +130,15 @@ class ComponentEM:
         """
         repeat = max(1, -(-points // self.n))
         every = torch.arange(self.n).repeat(repeat)  # a few rows many times over, in blocks of full size
-        running: Tensor | None = None
+        scale, running = self.variance.sqrt(), None
         for t in range(steps):
             weights = self._weights(state)
-            fresh = torch.zeros(weights.shape[1], weights.shape[0], dtype=torch.float64)
-            for block in blocks(len(every), ROWS):
+            fresh = torch.zeros(*weights.T.shape, dtype=torch.float64)
+            for block in blocks(len(every), DRAWN):
                 rows = every[block]
                 noise = torch.randn(len(rows), self.d, generator=rng, dtype=torch.float64)
-                z = self.mean[rows] + self.variance[rows].sqrt() * noise
-                self._expect(self._features(z, None), self.weight[rows] / repeat, weights, fresh)
+                z = Expectation(self.mean[rows] + scale[rows] * noise, None, diagonal=self.diagonal)
+                fresh += z.statistics(self.weight[rows] / repeat, weights)[0]
             rate = (t + 1) ** -0.6
             running = fresh if running is None else (1 - rate) * running + rate * fresh
             state = self._maximise(running, drop=False)

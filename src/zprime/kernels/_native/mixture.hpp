@@ -7,14 +7,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "line.hpp"
+
 namespace zprime {
 
-constexpr std::size_t LINE = 64;     // bytes of a cache line: what one group has of one dimension
 constexpr std::size_t POINTS = 128;  // points that a thread takes at a time
 constexpr std::size_t TRIED = 32;    // points of a block that are tried with boxes
 constexpr std::size_t FEW = 4;       // of them, side by side, that are compared with groups of components together
-
-template <class T> constexpr std::size_t lanes() { return LINE / sizeof(T); }  // components of a group
 
 // Components of one panel, in groups of one cache line per dimension.
 template <class T> struct Packed {
@@ -52,13 +51,5 @@ struct Limits {
 template <class T>
 using Sweep = double (*)(const Packed<T> &, const State<T> &, const Limits &, std::size_t first, std::size_t count, T *room);
 constexpr std::size_t room(std::size_t d, std::size_t lanes, bool score) { return POINTS * d * (score ? 3 + lanes : 3); }
-
-struct Kernels {
-    const char *name;
-    Sweep<float> single;
-    Sweep<double> wide;
-};
-
-extern const Kernels baseline, avx2, avx512;
 
 }  // namespace zprime

@@ -1,34 +1,24 @@
 // The Python module: packs components, shares points out among threads, picks the instruction set.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+#include "bindings.hpp"
+
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <thread>
-#include <vector>
 
-#include "mixture.hpp"
 #include "order.hpp"
 
-namespace nb = nanobind;
 using namespace zprime;
 
 namespace {
 
-template <class T> using Rows = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-template <class T> using Column = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-template <class T> using Sums = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Scores = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Scores = Table<double>;
 
 std::vector<const Kernels *> runnable() {
     std::vector<const Kernels *> out;
@@ -41,7 +31,11 @@ std::vector<const Kernels *> runnable() {
     return out;
 }
 
-const Kernels *chosen = runnable().front();
+}  // namespace
+
+const Kernels *zprime::chosen = runnable().front();
+
+namespace {
 
 std::vector<std::string> sets() {
     std::vector<std::string> out;
@@ -56,14 +50,6 @@ void use(const std::string &name) {
             return;
         }
     throw std::invalid_argument("this machine cannot run the instruction set " + name);
-}
-
-struct Free {
-    void operator()(void *p) const { ::operator delete[](p, std::align_val_t(LINE)); }
-};
-template <class T> using Aligned = std::unique_ptr<T[], Free>;
-template <class T> Aligned<T> aligned(std::size_t n) {
-    return Aligned<T>(static_cast<T *>(::operator new[](n * sizeof(T), std::align_val_t(LINE))));
 }
 
 template <class T> Sweep<T> sweep_of(const Kernels &k) {
@@ -136,16 +122,11 @@ template <class T> class Panel {
                 cost = std::max(cost, take(tried[1] = 3 * blocks / 4, 0, TRIED, space.get()));
             if (cost > 1) packed.box = nullptr;
         }
-        std::atomic<std::size_t> next{0};
-        auto work = [&] {
+        share_out(blocks, threads, [&](auto next) {
             auto space = space_for_one();
-            for (std::size_t b; (b = next.fetch_add(1)) < blocks;)
+            for (std::size_t b; (b = next()) < blocks;)
                 take(b, b == tried[0] || b == tried[1] ? TRIED : 0, POINTS, space.get());
-        };
-        std::vector<std::thread> others;
-        for (int t = 1; t < threads && static_cast<std::size_t>(t) < blocks; ++t) others.emplace_back(work);
-        work();
-        for (auto &t : others) t.join();
+        });
         return cost;
     }
 
@@ -273,7 +254,9 @@ NB_MODULE(_compiled, m) {
     nb::set_leak_warnings(false);  // what is cached at the end of the process is no leak
     bind<float>(m, "Single");
     bind<double>(m, "Double");
-    m.attr("interface") = 2;  // counted up with every change of what is below, here and in compiled.py
+    bind_expectation(m);
+    bind_points(m);
+    m.attr("interface") = 3;  // counted up with every change of what is below, here and in compiled.py
 #if defined(ZPRIME_X86)
     m.attr("built") = std::vector<std::string>{avx512.name, avx2.name, baseline.name};
 #else

@@ -1,0 +1,107 @@
+"""The E-step of EM on components: shares of Gaussian data in Gaussian components, and what the M-step needs of them."""
+
+import math
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.arrays import blocks
+from zprime.kernels import compiled
+
+ROWS = 1024  # at a time, in torch: what a step makes of them stays in cache
+KEPT = 1 << 24  # numbers of the features that are kept there: 134 MB
+
+
+class Expectation:
+    """Data N(mu_i, diag(v_i)) as features `[second moments, mu_i, 1]`, of which both halves of an EM step are linear.
+
+    Second moments are the upper triangle of `mu mu^T + diag(v)`, or its diagonal. With parameters W (f x k) the log of
+    a datum's share in component k is, up to a constant, row k of `features W`: for that N(m_k, S_k) weighted by pi_k it
+    is `log pi_k + log N(mu_i; m_k, S_k) - tr(S_k^-1 diag(v_i)) / 2`. All in float64, on data that the caller has scaled
+    (expanded squares cancel otherwise). Compiled, features are made block by block; in torch they are kept.
+    """
+
+    def __init__(self, mean: Float[Tensor, "n d"], variance: Float[Tensor, "n d"] | None, *, diagonal: bool) -> None:
+        """Take the data, float64; without variances they are points."""
+        self.mean, self.variance, self.diagonal = mean, variance, diagonal
+        self.d = mean.shape[1]
+        self.upper = torch.triu_indices(self.d, self.d)
+
+    def statistics(
+        self,
+        weight: Float[Tensor, " b"],
+        parameters: Float[Tensor, "f k"],
+        rows: Tensor | None = None,
+    ) -> tuple[Float[Tensor, "k f"], float]:
+        """Sums of weight times share times features, and the sum of weight times the log of all shares.
+
+        Args:
+            weight: of each datum.
+            parameters: what the features are multiplied with.
+            rows: which data, by position; all if not given.
+        """
+        if compiled.usable(self.mean):
+            every: slice | Tensor = slice(None) if rows is None else rows
+            variance = None if self.variance is None else self.variance[every]
+            return _compiled(self.mean[every], variance, weight, parameters)
+        total = torch.zeros(*parameters.T.shape, dtype=torch.float64, device=self.mean.device)
+        bound = 0.0
+        for block in blocks(len(weight), ROWS):
+            features = self._features(block if rows is None else rows[block])
+            bound += _accumulate(features, weight[block], parameters, total)
+        return total, bound
+
+    def _features(self, rows: slice | Tensor) -> Float[Tensor, "b f"]:
+        if self._table is not None:
+            return self._table[rows]
+        return self._made(rows)
+
+    @cached_property
+    def _table(self) -> Float[Tensor, "n f"] | None:
+        """The features of all data, where they are not too many: to make them takes half of a step."""
+        numbers = len(self.mean) * (1 + self.d + (self.d if self.diagonal else self.upper.shape[1]))
+        return self._made(slice(None)) if numbers <= KEPT else None
+
+    def _made(self, rows: slice | Tensor) -> Float[Tensor, "b f"]:
+        mu = self.mean[rows]
+        second = mu.square() if self.diagonal else self._products(mu)
+        if self.variance is not None:
+            own = slice(None) if self.diagonal else self.upper[0] == self.upper[1]
+            second[:, own] += self.variance[rows]
+        return torch.cat([second, mu, torch.ones_like(mu[:, :1])], 1)
+
+    def _products(self, mu: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
+        """Products of two entries, in the order of `upper`; a third of the time that indexing takes."""
+        out, at = mu.new_empty(len(mu), self.upper.shape[1]), 0
+        for j in range(self.d):
+            torch.mul(mu[:, j : j + 1], mu[:, j:], out=out[:, at : at + self.d - j])
+            at += self.d - j
+        return out
+
+
+def _accumulate(features: Tensor, weight: Tensor, parameters: Tensor, total: Tensor) -> float:
+    """Add the sums of some data in place; their part of the bound."""
+    log_c = features @ parameters
+    largest = log_c.amax(1, keepdim=True)
+    # in place, with one exponential; below 1e-304 it would be slow, and nothing
+    share = log_c.sub_(largest).clamp_(min=-700).exp_()
+    sums = share.sum(1, keepdim=True)
+    total.addmm_(share.mul_(weight[:, None] / sums).T, features)
+    return float(weight @ (largest + sums.log())[:, 0])
+
+
+def _compiled(mean: Tensor, variance: Tensor | None, weight: Tensor, parameters: Tensor) -> tuple[Tensor, float]:
+    f, k = parameters.shape
+    total, bound = torch.zeros(k, f, dtype=torch.float64), 0.0
+    given, parameters = (None if variance is None else variance.contiguous()), parameters.contiguous()
+    for rows in blocks(len(mean), max(1 << 14, compiled.WORK // (f * k))):
+        few, part = torch.empty(k, f, dtype=torch.float64), mean[rows].contiguous()
+        log_total = torch.empty(len(part), dtype=torch.float64)
+        threads = torch.get_num_threads() if len(part) * f * k > compiled.SMALL else 1
+        own = None if given is None else given[rows]
+        compiled.module.expectation(part, own, weight[rows].contiguous(), parameters, few, log_total, threads)
+        total += few
+        bound += float(weight[rows] @ log_total) * math.log(2)
+    return total, bound
