@@ -19,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import zprime
 from zprime.kernels import DiagonalMixture, Searched, compiled, trainable_mixture_log_prob
 from zprime.latent import Aggregated, Gaussian, MixtureSettings
+from zprime.latent.em import ComponentEM
 from zprime.latent.gaussian import moments
 from zprime.measure.manifold import manifold, manifold_replicates
 from zprime.posteriors import InMemory
@@ -53,6 +55,8 @@ EVERY_PAIR = "the same, every pair"
 IN_TORCH = "the same in torch, without a compiler"
 TORCH, SCIKIT = "MixtureSameFamily, at its best", "scikit-learn score_samples"
 TORCH_32 = "MixtureSameFamily, 32 points at once"
+E_STEP = "E-step of EM, full covariance, d = 16"
+PEAK = "FMA peak of the core"
 SCIKIT_BRUTE = "scikit-learn NearestNeighbors, brute"
 
 
@@ -151,12 +155,19 @@ def brute(mixture: Mixture) -> DiagonalMixture:
     return Brute(*mixture)
 
 
-def in_torch(mixture: Mixture, z: Tensor) -> Tensor:
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """The kernels in torch, as without a compiler."""
     before, compiled.module = compiled.module, None
     try:
-        return DiagonalMixture(*mixture).log_prob(z)
+        yield
     finally:
         compiled.module = before
+
+
+def in_torch(mixture: Mixture, z: Tensor) -> Tensor:
+    with uncompiled():
+        return DiagonalMixture(*mixture).log_prob(z)
 
 
 # What is compared
@@ -189,9 +200,9 @@ def densities() -> list[Row]:
     return out
 
 
-def peak() -> list[Row]:
-    """Share of the FMA peak, at 4 operations for each point, component and dimension."""
-    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+def peak(train: InMemory) -> list[Row]:
+    """Operations a second, as a share of what a loop of nothing but fused multiply-adds reaches at the same moment."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None or compiled.module is None or compiled.module.used() != "avx2":
         print("FMA peak: needs a compiler, and the AVX2 kernel in use")
         return []
@@ -200,30 +211,51 @@ def peak() -> list[Row]:
         program = str(Path(folder) / "peak")
         flags = ["-O3", "-mavx2", "-mfma", "-ffp-contract=fast"]
         subprocess.run([compiler, *flags, str(HERE / "peak.cpp"), "-o", program], check=True)
-        for d in (16, 32, 64, 128):
-            mixture = made(d)
-            z, ours = draw(mixture, 4_000), brute(mixture)
-            ours.log_prob(z)
-            work = 4 * len(z) * N * d / 1e9
+
+        def reached(job: str, against: str, work: float, f: Callable[[], object], least: float | None) -> None:
+            f()
             shares, rates, peaks = [], [], []
             for _ in range(MORE):
                 highest = float(subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()[0])
-                rates.append(work / seconds(lambda ours=ours, z=z: ours.log_prob(z)))
+                rates.append(work / seconds(f))
                 peaks.append(highest)
                 shares.append(rates[-1] / highest)
             rate, top = statistics.median(rates), statistics.median(peaks)
-            row = Row(
-                f"{EVERY_PAIR}, d = {d}",
-                "FMA peak of the core",
-                shares,
-                work / rate,
-                work / top,
-                0.5 if d == 16 else 0.65,
-                0.85,
-                "of peak",
-            )
-            print(f"{row.job:52} {row.against:34} {row.ratio:10.2f}  ({rate:.0f} of {top:.0f} GFLOP/s)", flush=True)
+            row = Row(job, against, shares, work / rate, work / top, least, None if least is None else 0.85, "of peak")
+            print(f"{job:52} {against:34} {row.ratio:10.2f}  ({rate:.0f} of {top:.0f} GFLOP/s)", flush=True)
             out.append(row)
+
+        for d in (16, 32, 64, 128):
+            mixture = made(d)
+            z, ours = draw(mixture, 4_000), brute(mixture)
+            work = 4 * len(z) * N * d / 1e9
+            least = 0.5 if d == 16 else 0.65
+            reached(f"{EVERY_PAIR}, d = {d}", PEAK, work, lambda ours=ours, z=z: ours.log_prob(z), least)
+        for k in (10, 100, 1000):
+            step, features = e_step(train, k)
+            work = 2 * 4 * train.n * k * features / 1e9  # a float64 counts as two of float32
+            reached(f"{E_STEP}, K = {k}", f"{PEAK}, float64", work, step, None)
+    return out
+
+
+def e_step(train: InMemory, k: int) -> tuple[Callable[[], object], int]:
+    """The statistics of one step of EM, and of how many features they are."""
+    em = ComponentEM(train, diagonal=False)
+    weights = em._weights(em.start(k, rng=generator(0, "e-step")))
+    return lambda: em.data.statistics(em.weight, weights), len(weights)
+
+
+def expectation(train: InMemory) -> list[Row]:
+    out = []
+    for k in (10, 100, 1000):
+        step, _ = e_step(train, k)
+
+        def twin(step: Callable[[], object] = step) -> None:
+            with uncompiled():
+                step()
+
+        twin()  # makes the features that it keeps
+        out.append(interleaved(f"{E_STEP}, K = {k}", "the same in torch", step, twin, rounds=MORE))
     return out
 
 
@@ -393,22 +425,43 @@ def training(pythae: Path) -> list[Row]:
     return out
 
 
-def neighbours() -> list[Row]:
-    """Exact search of 1,000 images among 55,000, and what is made of distances: shares of rows in balls."""
+def neighbours(train: InMemory, heldout: InMemory) -> list[Row]:
+    """Exact search among images and among codes, and what is made of distances: shares of rows in balls."""
     data = zprime.load_data(zprime.DataSettings(str(FASHION)), seed=0)
-    points, queries = data.rows("train").x.flatten(1), data.rows("heldout").x.flatten(1)[:1000]
-    among = Searched(points)
-    brute_force = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(points.numpy())
-    job = f"5 nearest of 1,000 images among {len(points):,}, exact"
-    out = [interleaved(job, SCIKIT_BRUTE, lambda: among.nearest(queries, 5), lambda: brute_force.kneighbors(queries))]
-    if importlib.util.find_spec("faiss"):
-        import faiss
+    images = data.rows("train").x.flatten(1), data.rows("heldout").x.flatten(1)
+    points, queries = images
+    rng = generator(0, "neighbours")
+    codes = train.draw(rng=rng), heldout.draw(rng=rng)
+    out = []
+    for what, (points, some), m in (("images", images, 1_000), ("images", images, 100), ("codes", codes, 1_000)):
+        queries = some[:m].contiguous()
+        job = f"5 nearest of {m:,} {what} among {len(points):,}, exact"
+        brute_force = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(points.numpy())
+        with uncompiled():
+            twin = Searched(points)
+        peers: dict[str, Callable[[], object]] = {
+            SCIKIT_BRUTE: partial(brute_force.kneighbors, queries.numpy()),
+            "the same in torch": partial(twin.nearest, queries, 5),
+        }
+        if importlib.util.find_spec("faiss"):
+            import faiss
 
-        faiss.omp_set_num_threads(1)
-        index = faiss.IndexFlatL2(points.shape[1])
-        index.add(points.numpy())
-        flat = lambda: index.search(queries.numpy(), 5)  # noqa: E731
-        out.append(interleaved(job, "faiss IndexFlatL2 (float32)", lambda: among.nearest(queries, 5), flat))
+            faiss.omp_set_num_threads(1)
+            index = faiss.IndexFlatL2(points.shape[1])
+            index.add(points.numpy())
+            peers["faiss IndexFlatL2 (float32)"] = partial(index.search, queries.numpy(), 5)
+        ours = partial(Searched(points).nearest, queries, 5)
+        out += [interleaved(job, against, ours, peer) for against, peer in peers.items()]
+    points, queries = images
+    job = "the same, 1,000 images, what is prepared once included"
+
+    def fresh() -> None:
+        Searched(points).nearest(queries[:1000], 5)
+
+    def peer() -> None:
+        NearestNeighbors(n_neighbors=5, algorithm="brute").fit(points.numpy()).kneighbors(queries[:1000].numpy())
+
+    out.append(interleaved(job, SCIKIT_BRUTE, fresh, peer))
     if importlib.util.find_spec("prdc"):
         from prdc import compute_prdc
 
@@ -680,13 +733,14 @@ def main() -> None:
     store = HERE / "results" / "speed.json"
     groups: dict[str, Callable[[], object]] = {
         "densities": densities,
-        "peak": peak,
+        "peak": lambda: peak(train),
         "pruning": lambda: pruning(train),
         "scores": lambda: scores(train),
         "sampling": lambda: sampling(train),
+        "expectation": lambda: expectation(train),
         "reduction": lambda: reduction(train, heldout),
         "training": lambda: training(args.pythae) if args.pythae else [],
-        "neighbours": neighbours,
+        "neighbours": lambda: neighbours(train, heldout),
         "audit": lambda: auditing(args.run, args.pythae) if args.run and args.pythae else [],
         "accuracy": accuracy,
         "memory": memory,

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from zprime.kernels import nearest
 from zprime.measure.resampling import Halves, halve
 
 NEAREST = 5
@@ -22,11 +23,7 @@ class Within:
 
 def within(x: Float[Tensor, "n f"], *, k: int = NEAREST) -> Within:
     """Enough neighbours for balls of k neighbours among random halves of the rows."""
-    x = x.double()
-    own = torch.cdist(x, x)
-    own.fill_diagonal_(torch.inf)
-    found = own.topk(min(8 * k, len(x) - 1), largest=False)
-    return Within(found.values, found.indices)
+    return Within(*nearest(x, x, min(8 * k, len(x) - 1), exclude=torch.arange(len(x), device=x.device)))
 
 
 def manifold(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"], *, k: int = NEAREST) -> Float[Tensor, " 4"]:
