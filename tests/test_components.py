@@ -1,5 +1,7 @@
 """Mixtures as values: choices of components, draws, and agreement of the two shapes."""
 
+import math
+
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -31,6 +33,25 @@ def test_choices_have_the_frequencies_of_the_weights() -> None:
     assert found[[1, 3, 5]].sum() == 0
     assert chisquare(found[[0, 2, 4]].numpy(), 20_000 * weights[[0, 2, 4]].numpy()).pvalue > 1e-4
     assert chisquare(found[[0, 2, 4]].numpy(), [9000, 4500, 6500]).pvalue < 1e-4  # the planted error trips it
+
+
+@pytest.mark.parametrize("k", [2, 3, 7, 49, 60_000])
+def test_equal_weights_are_chosen_as_any_others_would_be(k: int) -> None:
+    log_weight = torch.full((k,), -math.log(k), dtype=torch.float64)
+    ladder = log_weight.exp().cumsum(0)
+    u = torch.rand(100_000, generator=generator(0), dtype=torch.float64) * ladder[-1]
+    expected = torch.searchsorted(ladder, u, right=True).clamp_(max=k - 1)
+    assert torch.equal(choose(log_weight, 100_000, generator(0)), expected)
+
+
+@pytest.mark.parametrize("u", [0.0, 1 / 49, 2 / 49, 3 / 49, 1 - 2**-53])
+def test_equal_weights_at_the_edge_of_a_step(u: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 / 49 summed up is not k / 49: the step that is guessed may be the next one."""
+    monkeypatch.setattr(torch, "rand", lambda n, **options: torch.full((n,), u, dtype=torch.float64))
+    log_weight = torch.full((49,), -math.log(49), dtype=torch.float64)
+    ladder = log_weight.exp().cumsum(0)
+    expected = torch.searchsorted(ladder, u * ladder[-1], right=True).clamp_(max=48)
+    assert torch.equal(choose(log_weight, 60, generator(0)), expected.expand(60))
 
 
 def test_not_even_a_uniform_number_of_zero_chooses_a_component_of_weight_zero(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from zprime.kernels import (
 )
 
 PAIRS = 1 << 20  # pairs of posterior and component handled at once
+DRAWN = 1 << 13  # draws that are made at once
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Diagonal:
         """Ancestral draws."""
         which = choose(self.log_weight, n, rng)
         noise = torch.randn(n, self.d, generator=rng, dtype=self.mean.dtype, device=self.mean.device)
-        return self.mean[which] + self.scale[which] * noise
+        return ancestral(noise, which, self.mean, self.scale)
 
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
@@ -208,8 +209,26 @@ def choose(log_weight: Float[Tensor, " k"], n: int, rng: torch.Generator) -> Ten
         return torch.zeros(n, dtype=torch.long, device=log_weight.device)
     ladder = log_weight.double().exp().cumsum(0)
     u = torch.rand(n, generator=rng, dtype=torch.float64, device=log_weight.device) * ladder[-1]
+    last = len(log_weight) - 1
+    if n > last and bool((log_weight == log_weight[0]).all()):
+        # where all weights are equal the step is known, but for rounding: searched for only there
+        which = (u * (len(ladder) / ladder[-1])).long().clamp_(max=last)
+        below = torch.cat([ladder.new_zeros(1), ladder])
+        off = ((below.index_select(0, which) > u) | (ladder.index_select(0, which) <= u)).nonzero().flatten()
+        which[off] = torch.searchsorted(ladder, u[off], right=True).clamp_(max=last)
+        return which
     # right=True: a component of weight zero is never drawn
-    return torch.searchsorted(ladder, u, right=True).clamp_(max=len(log_weight) - 1)
+    return torch.searchsorted(ladder, u, right=True).clamp_(max=last)
+
+
+def ancestral(
+    noise: Float[Tensor, "n d"], which: Int[Tensor, " n"], mean: Float[Tensor, "k d"], scale: Float[Tensor, "k d"]
+) -> Float[Tensor, "n d"]:
+    """Standard normal numbers as draws of the components that were chosen, in place, block by block."""
+    for rows in blocks(len(noise), DRAWN):
+        k = which[rows]
+        noise[rows].mul_(scale.index_select(0, k)).add_(mean.index_select(0, k))
+    return noise
 
 
 def choose_rows(log_terms: Float[Tensor, "m k"], u: Float[Tensor, "m draws"]) -> Int[Tensor, "m draws"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zprime import artifact, notebook
 from zprime.arrays import check_finite, check_matrix
-from zprime.components import choose
+from zprime.components import ancestral, choose
 from zprime.errors import ArrayError
 from zprime.kernels import DiagonalMixture
 
@@ -154,9 +154,11 @@ class Posteriors(ABC):
         noise = torch.randn(n, self.d, generator=rng, dtype=first.dtype, device=rng.device)
         out, which = noise.to(first.device), which.to(first.device)
         for s in self.shards():
-            mine = ((which >= s.start) & (which < s.rows.stop)).nonzero().flatten()
-            k = which[mine] - s.start
-            out[mine] = s.mean[k] + s.scale[k] * out[mine]
+            k = which - s.start
+            mine = (k >= 0) & (k < len(s.mean))
+            if bool(mine.all()):
+                return ancestral(out, k, s.mean, s.scale)
+            out[mine] = ancestral(out[mine], k[mine], s.mean, s.scale)
         return out
 
     def draw(self, *, rng: torch.Generator, draws: int = 1) -> Float[Tensor, "m d"]:
