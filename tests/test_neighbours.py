@@ -78,6 +78,15 @@ def check_scaled(queries: Tensor, points: Tensor, scale: float) -> None:
     torch.testing.assert_close(distance / scale, expected, rtol=1e-13, atol=0)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e-42), (torch.float64, 1e-310)])
+def test_denormal_numbers(dtype: torch.dtype, size: float, backend: str) -> None:
+    queries, points = (x * size for x in cloud(10, 200, 3, dtype))
+    distance, index = nearest(queries, points, 4)
+    expected, where = brute(queries.double() / size, points.double() / size, 4)
+    assert torch.equal(index, where)
+    torch.testing.assert_close(distance / size, expected)
+
+
 def test_float32_queries_of_float64_points(backend: str) -> None:
     """Both must lose the same centre, though float32 cannot hold it."""
     queries, points = cloud(30, 2000, 8, torch.float64)

@@ -21,8 +21,8 @@ class Scaling:
     def of(cls, points: Float[Tensor, "n d"], far: float) -> "Scaling":
         """Centre and unit of some points, or of queries whose largest entry is `far` where that is more."""
         largest = max(far, reach(points))
-        # a power of two: scaling rounds nothing
-        unit = 2.0 ** math.ceil(math.log2(largest)) if largest > 0 else 1.0
+        # a power of two: scaling rounds nothing; of denormal numbers the reciprocal would be infinite
+        unit = 2.0 ** math.ceil(math.log2(max(largest, torch.finfo(points.dtype).tiny))) if largest > 0 else 1.0
         return cls(unit, (points * (1 / unit)).mean(0))  # subtracted from both, so any centre will do
 
     def scaled(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:

@@ -17,7 +17,8 @@ void expectation(Rows<double> mean, std::optional<Rows<double>> variance, Column
                  Table<double> statistics, Sums<double> log_total, int threads) {
     const std::size_t n = mean.shape(0), d = mean.shape(1), f = natural.shape(0), k = natural.shape(1);
     if ((f != 2 * d + 1 && f != d * (d + 1) / 2 + d + 1) || k == 0 || weight.shape(0) != n || log_total.shape(0) != n ||
-        statistics.shape(0) != k || statistics.shape(1) != f || (variance && (variance->shape(0) != n || variance->shape(1) != d)))
+        statistics.shape(0) != k || statistics.shape(1) != f ||
+        (variance && (variance->shape(0) != n || variance->shape(1) != d)))
         throw std::invalid_argument("mean, variance, weight, natural, statistics and log_total: shapes differ");
     nb::gil_scoped_release release;
     const Kernels &set = *chosen;
@@ -26,8 +27,8 @@ void expectation(Rows<double> mean, std::optional<Rows<double>> variance, Column
     for (std::size_t i = 0; i < rows; ++i)
         for (std::size_t j = 0; j < f; ++j)
             packed[(i / tile * f + j) * tile + i % tile] = i < k ? natural.data()[j * k + i] * 1.4426950408889634074 : 0;
-    const Expectation e{n,           d,           f, k, mean.data(), variance ? variance->data() : nullptr, weight.data(), packed.get(),
-                        log_total.data()};
+    const double *spread = variance ? variance->data() : nullptr;
+    const Expectation e{n, d, f, k, mean.data(), spread, weight.data(), packed.get(), log_total.data()};
     const std::size_t parts = std::clamp<std::size_t>(std::min(blocks / 8, SUMMED / (rows * columns)), 1, PARTS);
     auto sums = aligned<double>(parts * rows * columns);
     std::fill_n(sums.get(), parts * rows * columns, 0.0);
@@ -49,7 +50,7 @@ void expectation(Rows<double> mean, std::optional<Rows<double>> variance, Column
 
 void bind_expectation(nb::module_ &m) {
     m.def("expectation", &expectation, nb::arg("mean"), nb::arg("variance").none(), nb::arg("weight"), nb::arg("natural"),
-          nb::arg("statistics"), nb::arg("log_total"), nb::arg("threads"));
+          nb::arg("statistics").noconvert(), nb::arg("log_total").noconvert(), nb::arg("threads"));
 }
 
 }  // namespace zprime

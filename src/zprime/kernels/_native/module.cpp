@@ -244,8 +244,9 @@ template <class T> void bind(nb::module_ &m, const char *name) {
     nb::class_<Panel<T>>(m, name)
         .def(nb::init<Rows<T>, Rows<T>, Column<double>, bool>(), nb::arg("mean"), nb::arg("scale"), nb::arg("log_weight"),
              nb::arg("sorted"))
-        .def("sweep", &Panel<T>::sweep, nb::arg("z"), nb::arg("shift"), nb::arg("total"), nb::arg("doubt"), nb::arg("score").none(),
-             nb::arg("without").none(), nb::arg("dropped"), nb::arg("rounding"), nb::arg("threads"));
+        .def("sweep", &Panel<T>::sweep, nb::arg("z"), nb::arg("shift").noconvert(), nb::arg("total").noconvert(),
+             nb::arg("doubt").noconvert(), nb::arg("score").none().noconvert(), nb::arg("without").none(), nb::arg("dropped"),
+             nb::arg("rounding"), nb::arg("threads"));
 }
 
 }  // namespace

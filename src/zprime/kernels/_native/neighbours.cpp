@@ -38,10 +38,12 @@ class Sieve {
 
     template <class T>
     std::size_t search(Rows<T> rows, double inverse, Rows<double> queries, Rows<float> sieved, Column<double> base,
-                       std::optional<Column<std::int64_t>> without, Table<double> distance, Table<std::int64_t> index, int threads) const {
+                       std::optional<Column<std::int64_t>> without, Table<double> distance, Table<std::int64_t> index,
+                       int threads) const {
         const std::size_t m = queries.shape(0), d = rows.shape(1), k = distance.shape(1);
-        if (rows.shape(0) != n_ || queries.shape(1) != d || sieved.shape(0) != m || sieved.shape(1) != columns_ || base.shape(0) != m ||
-            (without && without->shape(0) != m) || distance.shape(0) != m || index.shape(0) != m || index.shape(1) != k || k == 0 || k > n_)
+        if (rows.shape(0) != n_ || queries.shape(1) != d || sieved.shape(0) != m || sieved.shape(1) != columns_ ||
+            base.shape(0) != m || (without && without->shape(0) != m) || distance.shape(0) != m || index.shape(0) != m ||
+            index.shape(1) != k || k == 0 || k > n_)
             throw std::invalid_argument("points, queries, base, without, distance and index: shapes differ");
         nb::gil_scoped_release release;
         const Points<T> points{n_, d, columns_, panel_.get(), half_.get(), rows.data(), inverse};
@@ -67,8 +69,9 @@ class Sieve {
 };
 
 template <class T> void bind(nb::class_<Sieve> &c) {
-    c.def("search", &Sieve::search<T>, nb::arg("rows"), nb::arg("inverse"), nb::arg("queries"), nb::arg("sieved"), nb::arg("base"),
-          nb::arg("without").none(), nb::arg("distance"), nb::arg("index"), nb::arg("threads"),
+    c.def("search", &Sieve::search<T>, nb::arg("rows"), nb::arg("inverse"), nb::arg("queries"), nb::arg("sieved"),
+          nb::arg("base"), nb::arg("without").none(), nb::arg("distance").noconvert(), nb::arg("index").noconvert(),
+          nb::arg("threads"),
           "Fills in squared distances and positions; how many pairs were compared in float64.");
 }
 
