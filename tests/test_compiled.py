@@ -20,7 +20,14 @@ from torch import Tensor
 from zprime.arrays import gaussian_log_prob
 from zprime.components import Diagonal
 from zprime.errors import ArrayError, UsageError
-from zprime.kernels import DiagonalMixture, compiled, mixture_log_prob, tiles, trainable_mixture_log_prob
+from zprime.kernels import (
+    DiagonalMixture,
+    LabelledMixture,
+    compiled,
+    mixture_log_prob,
+    tiles,
+    trainable_mixture_log_prob,
+)
 from zprime.rng import generator
 
 SETS = [] if compiled.module is None else list(compiled.module.sets())
@@ -184,6 +191,21 @@ def test_leaving_out_one_of_two_equal_components_leaves_the_other(backend: str) 
     expected = torch.tensor([0.5, 0.25, 0.75, 0.75], dtype=torch.float64).log() + peak
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert mixture_log_prob(z[:1], mean[:1], scale[:1], log_weight[:1], leave_out=torch.tensor([0])) == -torch.inf
+
+
+def test_sums_of_each_label(backend: str) -> None:
+    z, mean, scale, log_weight = case(600, 5, 0.3)
+    label = torch.arange(600) % 4 * 10 - 7
+    label[17] = 99  # one of a kind
+    log_weight[label == 3] = -torch.inf
+    labelled = LabelledMixture(mean, scale, log_weight, label)
+    assert labelled.labels.tolist() == [-7, 3, 13, 23, 99]
+    found = labelled.log_prob(z)
+    for y, column in zip(labelled.labels, found.T, strict=True):
+        own = (label == y).nonzero().flatten()
+        expected, _ = direct(z, mean[own], scale[own], log_weight[own])
+        torch.testing.assert_close(column, expected, rtol=1e-12, atol=float(allowed(backend, z, 0.3).max()))
+    torch.testing.assert_close(found.logsumexp(1), mixture_log_prob(z, mean, scale, log_weight), rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.parametrize("m", [5, 600])

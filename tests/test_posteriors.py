@@ -1,5 +1,6 @@
 """The N posteriors and their mixture: exact, streamed, with rows left out; the same in memory and in shards."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,26 @@ def test_shards_give_the_same_numbers_as_memory(tmp_path: Path, size: int) -> No
     torch.testing.assert_close(
         q.log_prob(POINTS, leave_out=out), p.log_prob(POINTS, leave_out=out), rtol=1e-12, atol=1e-12
     )
+    by_label, labels = p.label_log_prob(POINTS)
+    assert labels.tolist() == p.labels.unique().tolist()
+    torch.testing.assert_close(by_label.logsumexp(1), p.log_prob(POINTS), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(q.label_log_prob(POINTS)[0], by_label, rtol=1e-12, atol=1e-12)
     assert torch.equal(q.sample(50, rng=generator(0)), p.sample(50, rng=generator(0)))
     assert torch.equal(q.draw(rng=generator(0), draws=3), p.draw(rng=generator(0), draws=3))
     back = q.gather()
     for name in ("mean", "scale", "row_ids", "weights", "labels"):
         assert torch.equal(getattr(back, name), getattr(p, name))
+
+
+def test_the_label_of_a_point_is_that_of_the_posteriors_about_it() -> None:
+    mean = torch.tensor([[0.0], [1.0], [9.0]], dtype=torch.float64)
+    p = InMemory(mean, torch.full((3, 1), 0.5, dtype=torch.float64), labels=torch.tensor([4, 4, 7]))
+    found, labels = p.label_log_prob(torch.tensor([[0.5], [9.0]], dtype=torch.float64))
+    assert labels.tolist() == [4, 7]
+    assert found.softmax(1).argmax(1).tolist() == [0, 1]
+    assert found[1, 1].item() == pytest.approx(-math.log(3 * 0.5 * math.sqrt(2 * math.pi)))
+    with pytest.raises(ArrayError, match="labels: these posteriors carry none"):
+        InMemory(mean, mean.abs() + 1).label_log_prob(mean)
 
 
 def test_an_altered_shard_is_refused_by_name(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from zprime import artifact, notebook
 from zprime.arrays import check_finite, check_matrix
 from zprime.components import ancestral, choose
 from zprime.errors import ArrayError
-from zprime.kernels import DiagonalMixture
+from zprime.kernels import DiagonalMixture, LabelledMixture
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,32 @@ class Posteriors(ABC):
             w = log_weights.exp()[position.clamp(min=0)]
             out = out - torch.where(position >= 0, torch.log1p(-w), 0.0)
         return out
+
+    def label_log_prob(
+        self, z: Float[Tensor, "m d"], *, tolerance: float = 0.0
+    ) -> tuple[Float[Tensor, "m l"], Int[Tensor, " l"]]:
+        """Log of what the rows of each label add to the aggregated posterior, in nats, float64, and which labels.
+
+        `logsumexp` over labels is `log_prob(z)`; `softmax` over them the probability of each label given z.
+
+        Args:
+            z: points.
+            tolerance: nats that each label's answer may be too small, for speed.
+
+        Raises:
+            ArrayError: `z` is not a finite [m, d] matrix, or the posteriors carry no labels.
+        """
+        check_matrix("z", z, d=self.d)
+        if self.labels is None:
+            raise ArrayError("labels: these posteriors carry none; give them as InMemory(..., labels=...)")
+        labels: Tensor = torch.unique(self.labels)
+        out = torch.full((len(z), len(labels)), -torch.inf, dtype=torch.float64, device=z.device)
+        weight = self.log_weights
+        for s in self.shards():
+            part = LabelledMixture(s.mean, s.scale, weight[s.rows], self.labels[s.rows])
+            at = torch.searchsorted(labels, part.labels)
+            out[:, at] = torch.logaddexp(out[:, at], part.log_prob(z, tolerance=tolerance))
+        return out, labels
 
     def _mixture(self, shard: Shard) -> DiagonalMixture:
         """What evaluates the mixture of a shard's rows."""

@@ -3,6 +3,7 @@
 from zprime.kernels.dense import full_log_ratio, full_mixture_log_prob, full_mixture_score
 from zprime.kernels.diagonal import (
     DiagonalMixture,
+    LabelledMixture,
     diagonal_log_ratio,
     mixture_log_prob,
     trainable_mixture_log_prob,
@@ -13,6 +14,7 @@ from zprime.kernels.neighbours import Searched, nearest
 __all__ = [
     "DiagonalMixture",
     "Expectation",
+    "LabelledMixture",
     "Searched",
     "diagonal_log_ratio",
     "full_log_ratio",

@@ -53,6 +53,33 @@ class DiagonalMixture:
         return self._packed.evaluate(z, leave_out=leave_out, tolerance=tolerance, score=score)
 
 
+class LabelledMixture:
+    """A mixture of diagonal Gaussians, each with a label: the sum over the components of each label.
+
+    Components are laid out label by label. That takes as many pairs of points and components as the whole mixture
+    does, and every label's sum is as exact as if it were the only one.
+    """
+
+    def __init__(
+        self,
+        mean: Float[Tensor, "n d"],
+        scale: Float[Tensor, "n d"],
+        log_weight: Float[Tensor, " n"],
+        label: Int[Tensor, " n"],
+    ) -> None:
+        """Take what a `DiagonalMixture` takes, and a label for each component."""
+        self.labels: Tensor = torch.unique(label)
+        own = [(label == y).nonzero().flatten() for y in self.labels]
+        self.parts = [DiagonalMixture(mean[rows], scale[rows], log_weight[rows]) for rows in own]
+
+    def log_prob(self, z: Float[Tensor, "m d"], *, tolerance: float = 0.0) -> Float[Tensor, "m l"]:
+        """Log sum of w_k N(z; mean_k, diag(scale_k^2)) over the components of each of `labels`, in nats, float64.
+
+        Their sum is the mixture's density; less that, each is the log-probability of its label given z.
+        """
+        return torch.stack([part.log_prob(z, tolerance=tolerance) for part in self.parts], 1)
+
+
 def mixture_log_prob(
     z: Float[Tensor, "m d"],
     mean: Float[Tensor, "n d"],
