@@ -12,6 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from samples import CENTRES, clumps, junk, mixed
 from zprime.errors import ArrayError
 from zprime.measure.copying import CELL_ROWS, Copying, Neighbours, TrainingSet, cells_of, copying
+from zprime.measure.features import Entries
 from zprime.rng import generator
 
 N, M = 800, 400
@@ -28,6 +29,26 @@ def copies(n: int, noise: float, seed: int = 0) -> torch.Tensor:
     rng = generator(seed, "copies")
     rows = TRAIN[torch.randint(N, (n,), generator=rng)]
     return rows + noise * torch.randn(rows.shape, generator=rng, dtype=rows.dtype)
+
+
+def test_counts_are_compared_by_their_logarithm() -> None:
+    """One large column, of which copies have another value, would hide that all others are copied."""
+    rng = generator(0, "counts")
+    rates = torch.cat([torch.full((1,), 1e4), torch.full((20,), 3.0)])
+    train, fresh = (torch.poisson(rates.expand(n, -1), generator=rng) for n in (300, 200))
+    fake = train[:200].clone()
+    fake[:, 0] = torch.poisson(torch.full((200,), 1e4), generator=rng)
+    plain, logs = (
+        TrainingSet(train, train[:, 1:3], yardstick=200, entries=entries)
+        for entries in (Entries(), Entries.fitting(train))
+    )
+    assert copying(plain.neighbours(fake), plain.neighbours(fresh)).status == "passes"
+    assert copying(logs.neighbours(fake), logs.neighbours(fresh)).status == "copies"
+    assert logs.neighbours(fake).parent.tolist() == list(range(200))
+    planted = logs.plant(50, rng=rng)  # as rows, a tenth of the way to the next one by the logarithm
+    at = logs.neighbours(planted)
+    share = at.distance[:, 0] / logs.isolation(at.parent)
+    assert 0.05 < float(share.median()) < 0.2
 
 
 # -- the published statistics ------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from zprime.errors import ArrayError, UsageError
 from zprime.kernels import Searched
 from zprime.measure import Ladder, Panel, Surgery, climb, mean_estimate, surgery
 from zprime.measure.averages import averages
-from zprime.measure.features import Space
+from zprime.measure.features import Entries, Space
 from zprime.measure.fidelity import FEWEST
 from zprime.measure.generation import generation
 from zprime.measure.latent_side import latent_side
@@ -291,8 +291,9 @@ def _neighbours(panel: Panel, tensors: Mapping[str, Tensor], rows: Mapping[str, 
     if rows is None or "train" not in rows or not grids:
         return {}
     x = rows["train"].x
-    among = Searched(x.flatten(1).float())
-    return {f"near.{k}": x[among.nearest(g.flatten(1), 1)[1][:, 0]].float() for k, g in grids.items()}
+    entries = Entries.fitting(x)
+    among = Searched(entries.of(x))
+    return {f"near.{k}": x[among.nearest(entries.of(g), 1)[1][:, 0]].float() for k, g in grids.items()}
 
 
 def _warnings(data: Mapping[str, Any], heldout: InMemory) -> list[str]:

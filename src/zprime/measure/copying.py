@@ -15,6 +15,7 @@ from torch import Tensor
 from zprime.errors import ArrayError
 from zprime.kernels import Searched
 from zprime.measure.estimate import Z95, Estimate, mean_estimate, share
+from zprime.measure.features import Entries
 from zprime.rng import generator
 
 LIMIT = 0.1
@@ -26,6 +27,7 @@ CELLS = 10
 CELL_ROWS = 30  # rows of the yardstick in a cell, on average, at least
 ROUNDS = 20
 ROWS = "generated rows"
+PLAIN = Entries()
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,26 @@ class TrainingSet:
     """The training rows, searched for neighbours; what is found of them is kept.
 
     Args:
-        x: the rows, or any feature of them.
+        x: the rows.
         codes: where regions are cut by k-means: the posteriors' means.
         yardstick: number of rows that regions must be large enough for.
         seed: of the regions' first centres.
+        entries: how rows are compared; by default as they are.
     """
 
     def __init__(
-        self, x: Float[Tensor, "n *datum"], codes: Float[Tensor, "n d"], *, yardstick: int, seed: int = 0
+        self,
+        x: Float[Tensor, "n *datum"],
+        codes: Float[Tensor, "n d"],
+        *,
+        yardstick: int,
+        seed: int = 0,
+        entries: Entries = PLAIN,
     ) -> None:
         if len(x) < 3:
             raise ArrayError(f"copying: expected at least 3 training rows, got {len(x)}")
-        self.x = x.flatten(1).float()
+        self.entries = entries
+        self.x = entries.of(x)
         self._searched = Searched(self.x)
         cells = max(1, min(CELLS, yardstick // CELL_ROWS))
         self.cells = cells_of(codes, cells, seed=seed)
@@ -81,7 +91,7 @@ class TrainingSet:
 
     def neighbours(self, x: Float[Tensor, "n *datum"]) -> Neighbours:
         """Search exactly for the nearest training rows."""
-        distance, index = self._searched.nearest(x.flatten(1).float(), min(FIFTH, len(self.x)))
+        distance, index = self._searched.nearest(self.entries.of(x), min(FIFTH, len(self.x)))
         parent = index[:, 0]
         return Neighbours(distance, parent, self.cells[parent], self.isolation(parent))
 
@@ -97,7 +107,8 @@ class TrainingSet:
         rows = torch.randint(len(self.x), (n,), generator=rng)
         noise = torch.randn(n, self.x.shape[1], generator=rng)
         size = 0.1 * self.isolation(rows)[:, None].float()
-        return self.x[rows] + size * noise / math.sqrt(self.x.shape[1])
+        copies = self.x[rows] + size * noise / math.sqrt(self.x.shape[1])
+        return self.entries.back(copies)
 
 
 def cells_of(codes: Float[Tensor, "n d"], cells: int, *, seed: int) -> Int[Tensor, " n"]:

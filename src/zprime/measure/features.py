@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zprime.arrays import blocks, check_finite, count_columns
@@ -146,6 +146,33 @@ def square(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[1] == shape[2] >= 8
 
 
+@dataclass(frozen=True)
+class Entries:
+    """How rows are compared entry by entry: as they are; counts in a table by log(1 + count).
+
+    Else a few large columns would be all that is compared.
+
+    Attributes:
+        counts: which columns hold counts; None if the rows are no table of counts.
+    """
+
+    counts: Bool[Tensor, " c"] | None = None
+
+    @classmethod
+    def fitting(cls, x: Float[Tensor, "n *datum"]) -> "Entries":
+        """For these rows and others of their kind."""
+        return cls(count_columns(x))
+
+    def of(self, x: Float[Tensor, "n *datum"]) -> Float[Tensor, "n f"]:
+        """Rows as they are compared, float32."""
+        flat = x.flatten(1).float()
+        return flat if self.counts is None else torch.where(self.counts, flat.clamp(min=0).log1p(), flat)
+
+    def back(self, y: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
+        """The rows that are compared as `y`; counts among them need not be whole numbers."""
+        return y if self.counts is None else torch.where(self.counts, y.expm1(), y)
+
+
 def build_features(
     wanted: str | Space,
     rows: Rows,
@@ -170,17 +197,17 @@ def build_features(
     shape = tuple(rows.x.shape[1:])
     name = wanted
     if name == "auto":
-        plain = "pixels" if count_columns(rows.x) is None else "log-counts"
+        plain = "pixels" if Entries.fitting(rows.x).counts is None else "log-counts"
         name = "classifier" if classifier is not None else "selfsupervised" if square(shape) else plain
     if name == "pixels":
         size = int(torch.Size(shape).numel())
         return Features("pixels", f"the {size} entries of a row as they are", lambda x: x.flatten(1))
     if name == "log-counts":
-        whole = count_columns(rows.x)
-        if whole is None:
+        entries = Entries.fitting(rows.x)
+        if entries.counts is None:
             raise UsageError("features: log-counts need a table whose columns are counts, got other data; use pixels")
-        says = f"log(1 + count) of {int(whole.sum())} columns of counts"
-        return Features(name, says, lambda x: torch.where(whole, x.clamp(min=0).log1p(), x))
+        says = f"log(1 + count) of {int(entries.counts.sum())} columns of counts"
+        return Features(name, says, entries.of)
     if name == "codes":
         if encoder is None:
             raise UsageError("features: codes need the model's encoder, got none; use pixels")

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from zprime.arrays import count_columns
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Progress, silent
 from zprime.engine import in_threads
@@ -16,7 +15,7 @@ from zprime.errors import UsageError
 from zprime.latent import Conditional
 from zprime.measure.copying import Copying, Neighbours, TrainingSet, copying
 from zprime.measure.estimate import Estimate
-from zprime.measure.features import Classifier, Space, build_features, train_classifier
+from zprime.measure.features import Classifier, Entries, Space, build_features, train_classifier
 from zprime.measure.fidelity import FEWEST, Compared, Fidelity, fidelity
 from zprime.measure.generation_verdict import GenerationVerdict, Rival, decide_generation
 from zprime.measure.labels import label_coverage
@@ -202,8 +201,10 @@ class _Bench:
             features, train, encoder=model, classifier=self.classifier, seed=seed, progress=progress
         )
         self.train = posteriors["train"].gather()
-        training = TrainingSet(train.x, self.train.mean, yardstick=min(samples, len(rows["heldout"])), seed=seed)
-        discrete = bool(((train.x == 0) | (train.x == 1)).all()) or count_columns(train.x) is not None
+        entries = Entries.fitting(train.x)
+        yardstick = min(samples, len(rows["heldout"]))
+        training = TrainingSet(train.x, self.train.mean, yardstick=yardstick, seed=seed, entries=entries)
+        discrete = bool(((train.x == 0) | (train.x == 1)).all()) or entries.counts is not None
         noise = "draw" if discrete else "mean"  # the mean of a discrete p(x|z) is no datum
         self.workshop = Workshop(model, training, self.space, self.classifier, noise, grid)
         self.yardstick = self._reconstruct("heldout")
