@@ -111,9 +111,11 @@ def modules(
     model = Callables(encoder, decode, gives, rows["train"].x.dtype)
     some = rows["train"].x[:CHECKED]
     look(model, some[:LOOK])
-    if check:
-        _check(model, some, seed)
-    says = misfit(model, some)
+    with torch.no_grad():
+        mean, raw = model.raw(some)
+        if check:
+            plausible(model.decode, some, mean, raw, gives, seed=seed)
+        says = misfit(model.decode, some, mean)
     for sentence in says:
         log.warning("%s", sentence)
     return bring(model, rows, says=says)
@@ -170,15 +172,14 @@ def precision(module: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
 
 
-def _check(model: Callables, x: Tensor, seed: int) -> None:
-    mean, raw = model.raw(x)
-    plausible(model.decode, x, mean, raw, model.gives, seed=seed)
+def misfit(
+    decode: Callable[[Tensor], Distribution], x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]
+) -> tuple[str, ...]:
+    """Say so if p(x|z) is much wider or narrower than reconstructions of training rows miss: every gain rests on it.
 
-
-@torch.no_grad()
-def misfit(model: Callables, x: Float[Tensor, "n *datum"]) -> tuple[str, ...]:
-    """Say so if p(x|z) is much wider or narrower than reconstructions of training rows miss: every gain rests on it."""
-    p = model.decode(model.encode(x)[0])
+    `mean` is the encoder's first answer to the rows `x`.
+    """
+    p = decode(mean)
     try:
         if p.support is None or p.support.is_discrete:
             return ()
