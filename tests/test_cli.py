@@ -203,7 +203,7 @@ def test_errors_are_sentences_with_their_exit_code(
             err,
         )
         assert "Traceback" not in err
-    assert not (tmp_path / "r" / "model").exists()
+    assert not (tmp_path / "r").exists()
 
 
 def start(folder: Path, *extra: str) -> subprocess.Popen[str]:

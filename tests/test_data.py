@@ -341,6 +341,30 @@ def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         load(DataSettings(str(tmp_path)))
 
 
+@pytest.mark.parametrize("first", ["", "height,2019,width\n", "0,1,2\n"], ids=["rows", "names", "pandas"])
+def test_a_csv_file_gives_its_numbers_with_and_without_a_header(tmp_path: Path, first: str) -> None:
+    x = RNG.normal(size=(20, 3)) * [1e-8, 1, 1e8]
+    lines = "".join(",".join(map(repr, row)) + "\r\n" for row in x.tolist())
+    file = tmp_path / "people.CSV"
+    file.write_bytes(b"\xef\xbb\xbf" + (first + lines + "\n").encode())
+    found = read_source(str(file))
+    assert (found.name, found.y, found.x.tolist()) == ("people", None, x.tolist())
+    assert Dataset(found, DataSettings("t")).hash == Dataset(Source("t", x), DataSettings("t")).hash  # as .npy has it
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [(["3", "10", "3", "7"], [3, 10, 3, 7]), (["shoe", "bag, red", "7", "shoe"], [2, 1, 0, 2])],
+    ids=["numbers", "text"],
+)
+def test_a_csv_column_named_label_becomes_the_labels(tmp_path: Path, written: list[str], labels: list[int]) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("a,label,b\n" + "".join(f'{i},"{label}",{i + 0.5}\n' for i, label in enumerate(written)))
+    data = load(DataSettings(str(file)))
+    assert data.raw.tolist() == [[i, i + 0.5] for i in range(4)]
+    assert data.labels.tolist() == labels
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected PNG or JPEG images or IDX files, found none"):
         load(DataSettings(str(tmp_path)))
@@ -373,8 +397,56 @@ NAN[[3, 7], 1] = np.nan
             UsageError,
             "data: expected digits, or a file or folder that exists, got 'nothing-here'",
         ),
-        (lambda p: raw(p, "x.csv", b"1,2"), UsageError, r"data: expected a .npy file, .*, got x.csv; .*np.loadtxt"),
+        (lambda p: raw(p, "x.tsv", b"1\t2"), UsageError, r"data: expected a .npy file, .*, got x.tsv; .*as .csv$"),
         (lambda p: raw(p, "x.pdf", b"1,2"), UsageError, r"or a folder of images, got x.pdf$"),
+        (lambda p: raw(p, "x.csv", b""), ArrayError, r"x.csv: expected rows of numbers, got an empty file"),
+        (lambda p: raw(p, "x.csv", b"a,b\n\n"), ArrayError, r"x.csv: expected rows of numbers, got only a header"),
+        (
+            lambda p: raw(p, "x.csv", b"a,b\n1,2\n\n3,red\n"),
+            ArrayError,
+            r"x.csv, line 4, column 2: expected a number, got 'red'; leave the column out, name it label",
+        ),
+        (
+            lambda p: raw(p, "x.csv", b"1,2\n3, \n"),
+            ArrayError,
+            r"x.csv, line 2, column 2: expected a number, got an empty cell; fill it in, or leave the line out",
+        ),
+        (
+            lambda p: raw(p, "x.csv", b"a,b\n1,2\n\n3,NaN\n5,6"),
+            ArrayError,
+            r"x.csv, line 4, column 2: expected a finite number, got nan",
+        ),
+        (
+            lambda p: raw(p, "x.csv", b"1,2\n-inf,4"),
+            ArrayError,
+            r"line 2, column 1: expected a finite number, got -inf",
+        ),
+        (
+            lambda p: raw(p, "x.csv", b"1,2\n3,4,5\n"),
+            ArrayError,
+            r"x.csv, line 2: expected 2 cells, as in the first line, got 3",
+        ),
+        (
+            lambda p: raw(p, "x.csv", b"1;2\n3;4\n"),
+            ArrayError,
+            r"line 2, column 1: expected a number, got '3;4'; put commas between the columns",
+        ),
+        (
+            lambda p: raw(p, "x.csv", b",a,b\n0,1,2\n"),
+            ArrayError,
+            r"x.csv, line 1, column 1: expected a name, .* got an empty cell; .*to_csv\(index=False\)",
+        ),
+        (
+            lambda p: raw(p, "x.csv", b"a,label\n1,red\n2,\n"),
+            ArrayError,
+            r"x.csv, line 3, column 2: expected a label, got ''",
+        ),
+        (
+            lambda p: raw(p, "x.csv", b"label\n1\n"),
+            ArrayError,
+            r"line 1: expected one column named label beside others, got label$",
+        ),
+        (lambda p: raw(p, "x.csv", b"a,b\n1,\xff\n"), ArrayError, r"x.csv: not a readable .csv file in UTF-8 \("),
         (lambda p: raw(p, "x.npy", b"\x93NUMPY"), ArrayError, r"x.npy: not a readable .npy file of numbers \("),
         (lambda p: raw(p, "x.npy", b""), ArrayError, r"x.npy: not a readable .npy file of numbers \("),
         (

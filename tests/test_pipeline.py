@@ -11,7 +11,7 @@ import torch
 import small
 from zprime import artifact, record, sampling
 from zprime.data import SPLITS, DataSettings
-from zprime.errors import ArtifactError, UsageError
+from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
 from zprime.fitting import load_fit
 from zprime.pipeline import Run
 from zprime.record import Audit
@@ -166,3 +166,53 @@ def test_the_aggregated_posterior_can_be_drawn_from_the_data(made: tuple[Run, Au
         job.generative("mixture", store="data")
     with pytest.raises(UsageError, match="a view of posteriors kept elsewhere"):
         again.latent.tensors()
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+FAILS = {
+    "no such data": (DataSettings("nope"), small.NETWORK, small.TRAINING, UsageError),
+    "likelihood": (None, replace(small.NETWORK, likelihood="bernoulli"), small.TRAINING, ArrayError),
+    "network": (None, replace(small.NETWORK, network="conv"), small.TRAINING, UsageError),
+    "diverged": (None, small.NETWORK, replace(small.TRAINING, lr=1e30), NumericalError),
+}
+
+
+@pytest.mark.parametrize("why", FAILS)
+def test_a_first_run_that_fails_leaves_nothing_behind(data: Path, tmp_path: Path, why: str) -> None:
+    read, network, training, error = FAILS[why]
+    (tmp_path / "there").mkdir()
+    for path in (tmp_path / "new" / "er" / "run", tmp_path / "there"):
+        job = Run.create(path)
+        with pytest.raises(error):
+            job.train(read or DataSettings(str(data)), network, training, seed=0)
+        assert everything(tmp_path) == ["there"]
+    job.train(DataSettings(str(data)), small.NETWORK, small.TRAINING, seed=0)  # and can be set right
+    assert "model" in [p.name for p in Run.open(job.path).path.iterdir()]
+
+
+def test_what_was_there_outlives_a_failure(made: tuple[Run, Audit], data: Path) -> None:
+    path = made[0].path
+    before = everything(path)
+    for job in (Run.create(path), made[0]):
+        with pytest.raises(UsageError):
+            job.train(DataSettings("nope"), small.NETWORK, small.TRAINING, seed=0)
+        assert everything(path) == before
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_an_interrupted_first_run_is_kept_once_there_is_a_checkpoint(data: Path, tmp_path: Path, done: int) -> None:
+    def interrupt(what: str, epoch: int, total: int) -> None:
+        if epoch == done:
+            raise KeyboardInterrupt
+
+    job = Run.create(tmp_path / "run", progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        job.train(DataSettings(str(data)), small.NETWORK, small.TRAINING, seed=0)
+    assert (tmp_path / "run").exists() == bool(done)
+    if done:
+        assert artifact.read(job.path / "checkpoint").config["epoch"] == done
+        Run.create(job.path).train(DataSettings(str(data)), small.NETWORK, small.TRAINING, seed=0)
+        assert artifact.is_artifact(job.path / "model")

@@ -5,9 +5,10 @@
 Every stage has a key: the hash of its settings, seed and inputs. An artefact with the same key is not made again.
 """
 
+import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,10 +45,11 @@ class Run:
 
     path: Path
     progress: Progress = silent
+    _made: list[Path] | None = None  # by a first run: folders that were not there before, innermost first
 
     @classmethod
     def create(cls, path: Path, *, progress: Progress = silent) -> "Run":
-        """Open a run's folder, or make one.
+        """Open a run's folder, or make one; if its first training fails, what was made is removed again.
 
         Raises:
             UsageError: the folder cannot be written, or holds files that are not a run.
@@ -56,9 +58,9 @@ class Run:
         artifact.check_replaceable(path)
         if artifact.is_artifact(path):
             return cls.open(path, progress=progress)
-        artifact.make_folder(path)
-        artifact.seal(path, "run", config={}, files={})
-        return cls(path, progress)
+        run = cls(path, progress)
+        with run._begun():
+            return run
 
     @classmethod
     def open(cls, path: Path, *, progress: Progress = silent) -> "Run":
@@ -72,6 +74,25 @@ class Run:
         for folder in (path, path / "posteriors", path / "latent"):
             artifact.sweep(folder)
         return cls(path, progress)
+
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[None]:
+        """Make the folder if it is no run's yet; undo that if the block fails with nothing yet to go on from."""
+        if not artifact.is_artifact(self.path):
+            self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
+        try:
+            if not artifact.is_artifact(self.path):
+                artifact.make_folder(self.path)
+                artifact.seal(self.path, "run", config={}, files={})
+            yield
+        except BaseException:
+            if self._made is not None and not any((self.path / n).exists() for n in ("checkpoint", "model")):
+                shutil.rmtree(self.path / "data", ignore_errors=True)
+                with contextlib.suppress(OSError):  # what is not empty is not ours alone, and stays
+                    (self.path / artifact.MANIFEST).unlink(missing_ok=True)
+                    for folder in self._made:
+                        folder.rmdir()
+            raise
 
     # -- stages, in order ------------------------------------------------------------------------------------------
 
@@ -94,6 +115,17 @@ class Run:
             before: called once the architecture is known, with whether it is a convolutional one: the place to set
                 the number of threads.
         """
+        with self._begun():
+            return self._train(data, network, training, seed, before)
+
+    def _train(
+        self,
+        data: DataSettings,
+        network: VAESettings,
+        training: TrainSettings,
+        seed: int,
+        before: Callable[[bool], None],
+    ) -> VAE:
         training.check()  # what can be refused now is not refused after the data were read
         likelihoods.build(network.likelihood, scale=network.scale or None)
         dataset = datasets.load(data, seed=seed)
@@ -113,7 +145,7 @@ class Run:
         plain = {**asdict(training), "checkpoint": 0}  # how often it is saved does not change the result
 
         def make(path: Path, key: str) -> artifact.Artifact:
-            out = self._train(dataset, network, training, seed)
+            out = self._trained(dataset, network, training, seed)
             config = {
                 "vae": vae.describe(out.vae),
                 "training": asdict(training),
@@ -136,7 +168,7 @@ class Run:
         self._stage("model", "model", _key(asdict(network), plain, seed, made.hash), make)
         return vae.load(self.path / "model")
 
-    def _train(self, dataset: Dataset, network: VAESettings, training: TrainSettings, seed: int) -> Trained:
+    def _trained(self, dataset: Dataset, network: VAESettings, training: TrainSettings, seed: int) -> Trained:
         model = VAE.build(dataset.shape, network, seed=seed)
         return train(
             model,

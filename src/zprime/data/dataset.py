@@ -27,7 +27,7 @@ class DataSettings:
     """What to read and how to split it.
 
     Attributes:
-        data: `digits`, a .npy or .npz file, a folder of IDX files or of images.
+        data: `digits`, a .npy, .npz or .csv file, a folder of IDX files or of images.
         selection: share of the rows for the selection split (of the training part where the set has a test part;
             at most 5,000 rows then).
         heldout: share of the rows for the held-out split; ignored where the set has a test part, which is then it.

@@ -1,8 +1,10 @@
 """Where rows come from: one function a format, each giving arrays as they are stored."""
 
+import csv
 import gzip
 import struct
 import zlib
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,8 @@ from zprime.errors import ArrayError, UsageError
 
 Array = npt.NDArray[np.generic]
 IMAGES = (".png", ".jpg", ".jpeg")
-CSV = "; make one of it: np.save('data.npy', np.loadtxt('data.csv', delimiter=',', skiprows=1))"
+LABEL = "label"
+"""The column of a .csv file that holds labels."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,12 @@ class Source:
 
 
 def read_source(data: str) -> Source:
-    """Read `digits`, a `.npy` or `.npz` file, a folder of IDX files, or a folder of PNG or JPEG images.
+    """Read `digits`, a `.npy`, `.npz` or `.csv` file, a folder of IDX files, or a folder of PNG or JPEG images.
 
     Raises:
         UsageError: nothing there, or nothing that is understood.
-        ArrayError: arrays of the wrong shape or type, images of different sizes, truncated files.
+        ArrayError: arrays of the wrong shape or type, cells that are no numbers, images of different sizes, truncated
+            files.
     """
     if data == "digits":
         return digits()
@@ -55,13 +59,15 @@ def read_source(data: str) -> Source:
         if any("idx3-ubyte" in p.name for p in path.iterdir()):
             return idx_folder(path)
         return image_folder(path)
-    readers: dict[str, Callable[[Path], Source]] = {".npy": npy, ".npz": npz}
-    if path.suffix not in readers:
+    readers: dict[str, Callable[[Path], Source]] = {".npy": npy, ".npz": npz, ".csv": comma_separated}
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        hint = "; save it with commas between the columns, as .csv" if suffix in (".tsv", ".txt") else ""
         raise UsageError(
-            "data: expected a .npy file, a .npz file (x, and y for labels) or a folder of images, got "
-            f"{path.name}{CSV if path.suffix in ('.csv', '.tsv', '.txt') else ''}"
+            "data: expected a .npy file, a .npz file (x, and y for labels), a .csv file of numbers or a folder of "
+            f"images, got {path.name}{hint}"
         )
-    return readers[path.suffix](path)
+    return readers[suffix](path)
 
 
 def digits() -> Source:
@@ -125,6 +131,103 @@ def _columns(arrays: Mapping[str, Array], n: int) -> dict[str, Array]:
         if sum(map(len, parts)) == n:
             out[base] = np.concatenate(parts)
     return out
+
+
+def comma_separated(path: Path) -> Source:
+    """Numbers with commas between them, a line a datum; a column named `label` holds the labels, numbers or text.
+
+    A first line with a cell that is no number names the columns, and so does 0, 1, 2, ..., as pandas writes columns
+    without names. Blank lines are left out.
+
+    Raises:
+        ArrayError: no rows, lines of different lengths, cells that are no finite numbers, columns without a name.
+    """
+    values, lines, labels, found = array("d"), array("q"), list[str](), -1  # of the labels' column
+    width = 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            for cells in filter(None, reader):
+                if not width:
+                    width = len(cells)
+                    if not all(map(_is_number, cells)) or (width > 2 and cells == [str(i) for i in range(width)]):
+                        found = _named(f"{path}, line {reader.line_num}", cells)
+                        continue
+                if len(cells) != width:
+                    raise ArrayError(
+                        f"{path}, line {reader.line_num}: expected {width} cells, as in the first line, got "
+                        f"{len(cells)}"
+                    )
+                if found >= 0:
+                    labels.append(cells[found].strip())
+                    cells[found] = "0"
+                try:
+                    values.extend(map(float, cells))
+                except ValueError:
+                    raise _no_number(path, reader.line_num, cells) from None
+                lines.append(reader.line_num)
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise ArrayError(f"{path}: not a readable .csv file in UTF-8 ({error})") from error
+    if not lines:
+        raise ArrayError(f"{path}: expected rows of numbers, got {'only a header' if width else 'an empty file'}")
+    x = np.frombuffer(values, np.float64).reshape(len(lines), width)
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad):
+        row, column = bad[0]
+        raise ArrayError(
+            f"{path}, line {lines[row]}, column {column + 1}: expected a finite number, got {x[row, column]:g}; fill "
+            "it in, or leave the line out"
+        )
+    if found < 0:
+        return Source(path.stem, x)
+    empty = next((i for i, label in enumerate(labels) if label.lower() in ("", "nan")), None)
+    if empty is not None:
+        raise ArrayError(
+            f"{path}, line {lines[empty]}, column {found + 1}: expected a label, got {labels[empty]!r}; fill it in, or "
+            "leave the line out"
+        )
+    return Source(path.stem, np.delete(x, found, axis=1), _numbered(labels))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _named(where: str, header: list[str]) -> int:
+    """Position of the labels among the named columns, -1 if there are none."""
+    names = [name.strip() for name in header]
+    if "" in names:
+        raise ArrayError(
+            f"{where}, column {names.index('') + 1}: expected a name, or a number if the file has no header, got "
+            "an empty cell; leave a column of row numbers out (pandas: to_csv(index=False))"
+        )
+    if names.count(LABEL) > 1 or names == [LABEL]:
+        raise ArrayError(f"{where}: expected one column named {LABEL} beside others, got {', '.join(names)}")
+    return names.index(LABEL) if LABEL in names else -1
+
+
+def _no_number(path: Path, line: int, cells: list[str]) -> ArrayError:
+    """What is wrong with the first cell of a line that is no number, and what to do."""
+    column, cell = next((i, c) for i, c in enumerate(cells, 1) if not _is_number(c))
+    if not cell.strip():
+        what, advice = "an empty cell", "fill it in, or leave the line out"
+    elif len(cells) == 1 and (";" in cell or "\t" in cell):
+        what, advice = repr(cell[:40]), "put commas between the columns, and points before decimals"
+    else:
+        what, advice = repr(cell[:40]), f"leave the column out, name it {LABEL} if it holds labels, or encode it"
+    return ArrayError(f"{path}, line {line}, column {column}: expected a number, got {what}; {advice}")
+
+
+def _numbered(labels: list[str]) -> Array:
+    """Labels as whole numbers where all of them are, else as text."""
+    try:
+        return np.array([int(label) for label in labels], dtype=np.int64)
+    except (ValueError, OverflowError):
+        return np.array(labels)
 
 
 def _oriented(path: Path, x: Array) -> tuple[Array, None, int, float | None]:
