@@ -44,6 +44,11 @@ class Estimate:
         return f"{self.value:+.{places}f}{error}" if math.isfinite(self.value) else f"{self.value:+}"
 
 
+def plainly(e: Estimate) -> str:
+    """Value and standard error without a plus sign: of what is no difference."""
+    return str(e).removeprefix("+")
+
+
 def digits(stderr: float) -> int:
     """Decimal places that show two figures of a standard error, from 1 to 4."""
     if not math.isfinite(stderr) or stderr <= 0:

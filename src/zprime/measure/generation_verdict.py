@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zprime.latent.choose import Gains, near_best
 from zprime.measure.decision import Decision, needed
-from zprime.measure.estimate import Estimate
+from zprime.measure.estimate import Estimate, plainly
 from zprime.measure.fidelity import Compared
 from zprime.measure.manifold import NAMES
 from zprime.measure.resampling import About
@@ -162,10 +162,11 @@ def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: s
     gain, decoder, lost = evidence["gain"], evidence["decoder"], evidence["coverage gain"]
     least = needed(gain, WORTH * evidence["prior"].value)
     distance = f"Frechet distance to held-out rows ({space} features)"
-    chosen = "" if best.name == "prior" else f"{best.label} {evidence['choice']}, "
+    of = {name: plainly(e) for name, e in evidence.items()}
+    chosen = "" if best.name == "prior" else f"{best.label} {of['choice']}, "
     why = [
-        f"{distance}: prior {evidence['prior']}, {chosen}reconstructions "
-        f"{evidence['reconstructions']}, real rows {evidence['real rows']}; {evidence['prior'].n} rows in each sample"
+        f"{distance}: prior {of['prior']}, {chosen}reconstructions {of['reconstructions']}, real rows "
+        f"{of['real rows']}; {evidence['prior'].n} rows in each sample"
     ]
     if not tested:
         sentence = (
@@ -178,13 +179,13 @@ def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: s
     choice = best.name if confirmed and covers else "prior"
     if best.name != "prior":
         why.append(
-            f"held-out split, opened once, with fresh draws: the distance falls by {gain} (needed more than "
+            f"held-out split, opened once, with fresh draws: the distance falls by {of['gain']} (needed more than "
             f"{least:.3g}), coverage changes by {lost}"
         )
     if decoder.low > 0 and max(gain.value, 0.0) < CLOSES * decoder.value:
         sentence = (
             f"None of these: your encoder or decoder is the problem. Reconstructions of rows it has not seen are "
-            f"{decoder} farther from held-out rows than real rows are, and the choice of z' changes {gain.value:.3g} "
+            f"{of['decoder']} farther from held-out rows than real rows are, and the choice of z' changes {of['gain']} "
             f"of that at best. Train for longer, with more latents or a larger network; of what there is, "
             f"{'keep the prior' if choice == 'prior' else f'{best.label} is the best'}."
         )
@@ -192,8 +193,8 @@ def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: s
     if choice != "prior":
         sentence = (
             f"Generate from {best.label}, not from the prior: its samples do not copy, and their Frechet distance to "
-            f"held-out data ({space} features) is {evidence['choice'].value:.3g} where the prior's is "
-            f"{evidence['prior'].value:.3g} (a difference of {gain.value:.3g} ± {gain.stderr:.2g})."
+            f"held-out data ({space} features) is {of['choice']} where the prior's is {of['prior']} (a difference of "
+            f"{of['gain']})."
         )
         return GenerationVerdict("leave the prior", choice, sentence, why)
     if confirmed:

@@ -4,6 +4,7 @@ In Bayesian inference one updates p(Z) to p(Z|X=D) and draws z' from that; a tra
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from zprime.measure.averages import Average, Averages
 from zprime.measure.estimate import Estimate
@@ -13,7 +14,7 @@ from zprime.measure.surgery import Surgery
 from zprime.record import PURE, Audit, Entry
 from zprime.reporting.generation import difference
 from zprime.reporting.table import size
-from zprime.reporting.words import bullets, gloss, nats, plain, shown, size_of
+from zprime.reporting.words import bullets, gloss, nats, percent, plain, shown, size_of
 
 QUESTION = (
     "In Bayesian inference one updates the prior p(Z) to p(Z|X=D), draws z′ from that, and x′ from p(X|z′). A VAE, "
@@ -144,7 +145,7 @@ def _kl_term(audit: Audit) -> list[str]:
         bullets(
             [
                 f"**{shown(info)} nats tell the rows apart.** It could be log N = {nats(s.log_n)} at most; exp(I) = "
-                f"{s.told_apart.value:,.0f} of {n:,} rows can be told apart: {full}.",
+                f"{shown(s.told_apart)} of {n:,} rows can be told apart: {full}.",
                 f"**{shown(s.hole)} nats are the distance of their average from p(z).** {nats(seen)} of them "
                 f"({share:.0f} %) can be seen in its mean and covariance. The rest is shape: clumps with holes "
                 "between.",
@@ -193,9 +194,9 @@ def _average(audit: Audit) -> list[str]:
         f"({plain(a.members['pool'].width)} and {plain(a.members['barycentre'].width)}): draws from it all make much "
         f"the same x′{_samples(audit, 'pool') or _samples(audit, 'barycentre')}.",
         f"A Gaussian is another form than the average has: the mixture is "
-        f"{nats(match.forward.value - exact.forward.value)} nats closer still to the rows that it is made of. To rows "
-        f"that it has not seen it is {_beside(exact.heldout, prior.heldout)}. What counts is how close r comes to "
-        "those.",
+        f"{shown(replace(exact.forward, value=match.forward.value - exact.forward.value))} nats closer still to the "
+        f"rows that it is made of. To rows that it has not seen it is {_beside(exact.heldout, prior.heldout)}. What "
+        "counts is how close r comes to those.",
     ]
     best = _best_kind(audit)
     if best is not None:
@@ -207,9 +208,7 @@ def _average(audit: Audit) -> list[str]:
 
 
 def _beside(e: Estimate, prior: Estimate) -> str:
-    gap = e.value - prior.value
-    side = f"{nats(abs(gap))} nats {'farther' if gap > 0 else 'closer'} than p(Z)"
-    return f"at {shown(e)}, {side} ({shown(prior)})"
+    return f"at {shown(e)}, {'farther' if e.value > prior.value else 'closer'} than p(Z) ({shown(prior)})"
 
 
 def _guess(a: Averages) -> tuple[float, bool]:
@@ -309,7 +308,7 @@ def _copied(audit: Audit, name: str) -> list[str]:
     c = sampled.copying
     title = "Its samples are copies." if sampled.status == "copies" else "Its samples are no measurable copies."
     out = [
-        f"**{title}** {100 * c.near.value:.0f} % of them lie nearer to a training row than all but 5 % of "
+        f"**{title}** {percent(c.near)} of them lie nearer to a training row than all but 5 % of "
         "reconstructions of unseen rows do, and a sample is the nearer of two with chance "
         f"{shown(c.within)} (1/2 without copying)."
     ]
@@ -355,8 +354,8 @@ def _role(audit: Audit) -> list[str]:
     made = audit.generation
     if made is not None and choice.name != "prior":
         rows = [made.entry("prior"), made.entry(choice.name), made.controls[REAL]]
-        off = [f"{100 * (1 - e.fidelity.precision.value):.0f} %" for e in rows]
-        seen = [f"{100 * e.fidelity.coverage.value:.0f} %" for e in rows]
+        off = [percent(replace(e.fidelity.precision, value=1 - e.fidelity.precision.value)) for e in rows]
+        seen = [percent(e.fidelity.coverage) for e in rows]
         points.append(
             f"**What drawing from it costs here:** {off[0]} of its samples lie off the data and they cover {seen[0]} "
             f"of unseen rows. For {choice.label} it is {off[1]} and {seen[1]}, for real rows {off[2]} and {seen[2]}. "
@@ -412,4 +411,4 @@ def _samples(audit: Audit, name: str) -> str:
     found = named.get(name + PURE, named.get(name))
     if found is None:
         return ""
-    return f" (measured: its samples cover {100 * found.fidelity.coverage.value:.0f} % of unseen rows)"
+    return f" (measured: its samples cover {percent(found.fidelity.coverage)} of unseen rows)"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from inspect import cleandoc
 
 from zprime.measure import Estimate
+from zprime.measure.estimate import plainly
 from zprime.record import Score
 
 SAYS = {
@@ -52,8 +53,7 @@ def estimate(e: Estimate | None, says: str, *, plain: bool = False) -> Number:
     """An estimate with its error; a question mark where its own check failed."""
     if e is None:
         return Number("–", says)
-    small = e.stderr is None or e.stderr < 0.005
-    text = f"{e.value:.2f}" if plain and small else str(e).removeprefix("+" if plain else "")
+    text = plainly(e) if plain else str(e)
     parts = [says.rstrip(".")]
     if e.stderr is not None:
         parts.append(f"95 % interval {_short(e.low)} to {_short(e.high)} {e.unit}")

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zprime.measure.drift import Drift
-from zprime.measure.estimate import Estimate
+from zprime.measure.estimate import Estimate, plainly
 from zprime.measure.generation import PLANTED, RECONSTRUCTED, Generation, Sampled
 from zprime.measure.road import Road
 from zprime.record import PURE, Audit
@@ -14,29 +14,43 @@ from zprime.record import PURE, Audit
 COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
 
 
-def sample_table(audit: Audit) -> Table | None:
-    """Copying and fidelity of every candidate, beside the controls."""
+def sample_table(audit: Audit, *, width: int = 80) -> Table | None:
+    """Copying and fidelity of every candidate, beside the controls, in `width` columns."""
     made = audit.generation
     if made is None:
         return None
+    roomy = width >= 100
     table = Table(
         title=f"Samples x' beside {made.rows} held-out rows, in {made.features} features (seed {audit.seed})",
         caption="nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is "
         "(1/2 if nothing is copied, within regions). Frechet: distance of moments. inside: share of samples inside the "
-        "data; cover: share of the data covered."
+        "data; cover: share of the data covered. ± one standard error."
         + (" student: accuracy on real rows of a classifier trained on samples." if _students(made) else ""),
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=(0, int(roomy), 0, 0),
         pad_edge=False,
     )
-    table.add_column("x' from", no_wrap=True)
-    for name in ("copies", "nearer", "Frechet", "inside", "cover", *(["student"] if _students(made) else [])):
+    shown = [*made.controls.values(), *made.entries]
+    cells = [_cells(made, e, places=3 if roomy else 2) for e in shown]
+    heads = ["copies", "nearer", "Frechet", "inside", "cover", *(["student"] if _students(made) else [])]
+    numbers = sum(1 + int(roomy) + max(len(head), *(len(c[i]) for c in cells)) for i, head in enumerate(heads))
+    # a long name gives way to the numbers, and takes two lines
+    room = max(width - numbers - 2, 12)
+    table.add_column("x' from", max_width=room)
+    for name in heads:
         table.add_column(name, justify="right", no_wrap=True)
-    for e in [*made.controls.values(), *made.entries]:
+    for e, numbers_of in zip(shown, cells, strict=True):
         chosen = e.name == made.verdict.choice
         style = "bold" if chosen else "" if e.eligible else "dim"
-        table.add_row(Text(("▶ " if chosen else "") + _title(e)), *_cells(made, e), style=style)
+        name = ("▶ " if chosen else "") + _title(e)
+        table.add_row(Text(name if len(name) <= room else _in_two(name)), *numbers_of, style=style)
     return table
+
+
+def _in_two(name: str) -> str:
+    """What a candidate is mixed with, or that it is alone, on a line of its own."""
+    cut = max(name.rfind(" + "), name.rfind(" alone"))
+    return name if cut < 0 else f"{name[:cut]}\n   {name[cut:]}"
 
 
 def _title(e: Sampled) -> str:
@@ -47,18 +61,23 @@ def _students(made: Generation) -> bool:
     return any(e.utility is not None for e in made.entries)
 
 
-def _cells(made: Generation, e: Sampled) -> list[str]:
+def _cells(made: Generation, e: Sampled, *, places: int) -> list[str]:
     f = e.fidelity
     out = [
         "–" if e.copying is None else COPIES[e.status],
-        "–" if e.copying is None else f"{e.copying.within.value:.3f}",
+        _share(None if e.copying is None else e.copying.within, places),
         _distance(f.frechet),
-        f"{f.precision.value:.2f}",
-        f"{f.coverage.value:.2f}",
+        _share(f.precision, places),
+        _share(f.coverage, places),
     ]
     if _students(made):
-        out.append("–" if e.utility is None else f"{e.utility.accuracy.value:.3f}")
+        out.append(_share(None if e.utility is None else e.utility.accuracy, places))
     return out
+
+
+def _share(e: Estimate | None, places: int) -> str:
+    """Value±error of a share or a chance, in so many decimals."""
+    return "–" if e is None else f"{e.value:.{places}f}±{e.stderr or 0.0:.{places}f}"
 
 
 def _distance(e: Estimate) -> str:
@@ -91,7 +110,7 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
         out.append(
             (
                 "Controls of the copying test",
-                f"planted copies of training rows are nearer with chance {planted.within.value:.3f} (must be near 1); "
+                f"planted copies of training rows are nearer with chance {plainly(planted.within)} (must be near 1); "
                 f"reconstructions of unseen rows with chance {_within(made.controls[RECONSTRUCTED])} (must be 1/2).",
             )
         )
@@ -119,7 +138,7 @@ def road_line(found: Road) -> str:
     first = found.stops[0].copying
     out = [
         "posteriors smoothed by a kernel of bandwidth h, from the training codes themselves "
-        f"(nearer with chance {first.within}) to one Gaussian"
+        f"(nearer with chance {plainly(first.within)}) to one Gaussian"
     ]
     if any(s.copying.status == "untested" for s in found.stops):
         return out[0] + ": untested, for the controls failed"
@@ -128,7 +147,7 @@ def road_line(found: Road) -> str:
     if off:
         out.append(
             f"from {off[0].name} on they are farther from the training set than reconstructions of unseen rows, off "
-            f"the data (at the end with chance {off[-1].copying.within})"
+            f"the data (at the end with chance {plainly(off[-1].copying.within)})"
         )
     else:
         out.append("nowhere do they measurably leave the data")
@@ -139,18 +158,19 @@ def _copying(e: Sampled) -> str:
     c, d = e.copying, e.copying_draws
     if c is None:
         return ""
-    noise = "" if d is None else f" (draws with the decoder's noise: {d.within})"
+    noise = "" if d is None else f" (draws with the decoder's noise: {plainly(d.within)})"
     return (
         f"{e.status}. A sample is nearer to the training set than an unseen row's reconstruction with chance "
-        f"{c.within} within regions, {c.auc} over all{noise}; {_percent(c.near)} are nearer than all but 5 % of those, "
+        f"{plainly(c.within)} within regions, {plainly(c.auc)} over all{noise}; {_percent(c.near)} are nearer than all "
+        "but 5 % of those, "
         f"{_percent(c.singled)} nearer to one training row in particular; "
-        f"Z_U {c.z_u.value:+.1f}, C_T {c.c_t.value:+.1f}; {_percent(c.authenticity)} authentic; ratio of distances "
-        f"{c.ratio}."
+        f"Z_U {c.z_u}, C_T {c.c_t}; {_percent(c.authenticity)} authentic; ratio of distances "
+        f"{plainly(c.ratio)}."
     )
 
 
 def _within(e: Sampled) -> str:
-    return "–" if e.copying is None else str(e.copying.within)
+    return "–" if e.copying is None else plainly(e.copying.within)
 
 
 def _percent(e: Estimate) -> str:

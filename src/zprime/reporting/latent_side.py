@@ -5,6 +5,7 @@ from zprime.measure.hole import Hole
 from zprime.measure.latent_side import LatentSide
 from zprime.measure.leave_one_out import LeaveOneOut
 from zprime.record import PURE, Audit
+from zprime.reporting.words import shown
 
 
 def lines(audit: Audit) -> list[tuple[str, str]]:
@@ -60,7 +61,7 @@ def _mixture(audit: Audit, side: LatentSide) -> list[tuple[str, str]]:
         ("Training codes' KL(qbar||p), nats", f"{t.total} total correlation and {t.dimensions} in single dimensions."),
         (
             "Data told apart by the code",
-            f"exp(I) = {cut.told_apart.value:.0f} of {cut.mean_kl.n} training rows; {cut.active} of "
+            f"exp(I) = {shown(cut.told_apart)} of {cut.mean_kl.n} training rows; {cut.active} of "
             f"{len(cut.dimension_kl)} latents are active.",
         ),
     ]

@@ -1,7 +1,7 @@
 """Log p(x), the encoder and its calibration, in sentences that terminal and page share."""
 
 from zprime.measure.calibration import Calibration
-from zprime.measure.estimate import Estimate
+from zprime.measure.estimate import Estimate, plainly
 from zprime.measure.model_side import ModelSide
 from zprime.measure.sandwich import Sandwich
 from zprime.record import Audit
@@ -52,8 +52,8 @@ def _calibration(audit: Audit, c: Calibration) -> str:
     return (
         f"{start}the encoder's posteriors are not the model's ({p}); {len(c.outside)} of {len(c.names)} rank "
         f"histograms leave their 95 % band. Furthest off in width: {c.names[worst]}, too {width} "
-        f"(rank variance {spread[worst]:.2f} of what it should be); in place: {c.names[shift]} "
-        f"(mean rank {c.bias[shift].value:+.3f} from the middle)."
+        f"(rank variance {plainly(c.spread[worst])} of what it should be); in place: {c.names[shift]} "
+        f"(mean rank {c.bias[shift]} from the middle)."
     )
 
 

@@ -14,6 +14,7 @@ from zprime.reporting import figures, generation, latent, outputs, pictures, pro
 from zprime.reporting.sections import sections, verdicts
 from zprime.reporting.sheets import sheets
 from zprime.reporting.table import size
+from zprime.reporting.words import shown
 
 
 def report(
@@ -113,10 +114,10 @@ def answer(audit: Audit) -> list[str]:
     """The first answer to the question, with this model's numbers."""
     s = audit.surgery["train"]
     out = [
-        f"The KL term keeps each posterior within {s.mean_kl.value:.1f} nats of N(0, I) on average. Of these, "
-        f"{s.information.value:.1f} are what tells the data apart (at most log N = {s.log_n:.1f}), and "
-        f"{s.hole.value:.1f} are the distance of this sample's aggregated posterior from the prior; only "
-        f"{s.gaussian_part.value:.2f} of that can be seen in its mean and covariance.",
+        f"The KL term keeps each posterior within {shown(s.mean_kl)} nats of N(0, I) on average (exact for these "
+        f"rows). Of these, {shown(s.information)} are what tells the data apart (at most log N = {s.log_n:.2f}), and "
+        f"{shown(s.hole)} are the distance of this sample's aggregated posterior from the prior; only "
+        f"{shown(s.gaussian_part)} of that (exact) can be seen in its mean and covariance.",
     ]
     found = {e.name: e for e in audit.entries}
     exact = found.get("aggregated" + PURE, found.get("aggregated"))

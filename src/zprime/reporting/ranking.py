@@ -6,6 +6,7 @@ from zprime.measure import Estimate
 from zprime.record import Audit, Entry
 from zprime.reporting.explain import SAYS, Number, estimate, gain, share
 from zprime.reporting.table import RUNGS, size, title
+from zprime.reporting.words import shown
 
 WIDTH = 130
 
@@ -85,7 +86,7 @@ def surgery(audit: Audit) -> tuple[list[str], list[tuple[str, list[Number]]]]:
     out = []
     for split, s in audit.surgery.items():
         d = len(s.dimension_kl)
-        told = Number(f"{s.told_apart.value:,.0f}", estimate(s.told_apart, SAYS["told_apart"]).why, s.told_apart.value)
+        told = Number(shown(s.told_apart), estimate(s.told_apart, SAYS["told_apart"]).why, s.told_apart.value)
         numbers = [
             Number(f"{s.mean_kl.n:,}", f"Posteriors of the {split} split.", s.mean_kl.n),
             estimate(s.mean_kl, SAYS["mean_kl"], plain=True),

@@ -53,7 +53,7 @@ def show(audit: Audit, *, width: int = 80) -> Group:
     parts = [
         _scores(audit, width),
         _surgery(audit),
-        sample_table(audit),
+        sample_table(audit, width=width),
         _notes(audit),
         _verdict(audit),
         verdict_box(audit),
@@ -112,6 +112,7 @@ def _width(scores: list[Score | None]) -> int:
 def _surgery(audit: Audit) -> Table:
     table = Table(
         title="ELBO surgery, nats: mean KL(q||p) = I + KL(qbar||p) >= I + its Gaussian part",
+        caption="Without ±: exact for these rows.",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from zprime.measure.estimate import Estimate
+from zprime.measure.estimate import Estimate, plainly
 from zprime.record import Entry
 
 GLOSS = {
@@ -38,12 +38,17 @@ def nats(x: float) -> str:
 
 
 def shown(e: Estimate) -> str:
-    """Value and standard error, without a plus sign; the error left out where it is below the last figure shown."""
-    if e.stderr is None or e.stderr < 0.005:
+    """Value and standard error, without a plus sign."""
+    if e.stderr is None:
         return nats(e.value)
-    if abs(e.value) >= 100:
+    if abs(e.value) >= 100 and e.stderr >= 1:
         return f"{e.value:,.0f} ± {e.stderr:,.0f}"
-    return str(e).removeprefix("+")
+    return plainly(e)
+
+
+def percent(e: Estimate) -> str:
+    """A share in per cent, with its error."""
+    return f"{100 * e.value:.0f} ± {100 * (e.stderr or 0.0):.0f} %"
 
 
 def size_of(e: Estimate) -> str:
