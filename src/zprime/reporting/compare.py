@@ -7,6 +7,7 @@ from zprime.record import Audit
 from zprime.reporting import ranking
 from zprime.reporting.explain import SAYS, Number, estimate
 from zprime.reporting.sheets import Sheet, sheets
+from zprime.reporting.words import data_name
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def compare(audits: Sequence[Audit], names: Sequence[str], *, public: bool = Fal
     """The page as text: a pure function of the audits."""
     from zprime.reporting.page import render
 
-    sets = sorted({str(a.data.get("name", "data")) for a in audits})
+    sets = sorted({data_name(a) for a in audits})
     same = len({str(a.data.get("content", a.data.get("name"))) for a in audits}) == 1
     return render(
         "compare.html.j2",

@@ -98,7 +98,7 @@ def verdict_box(audit: Audit) -> Box | None:
 
 
 def lines(audit: Audit) -> list[tuple[str, str]]:
-    """For the page: how the two verdicts differ, where things are compared, and what the copying test found."""
+    """For the page: where things are compared, and what the copying test found."""
     made = audit.generation
     if made is None:
         return []
@@ -122,8 +122,6 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
         out.append(("Copying", "; ".join(f"{k}: {', '.join(v)}" for k, v in sorted(by_status.items())) + "."))
     if made.road is not None:
         out.append(("The road from copies to off the data", road_line(made.road)))
-    if difference(audit):
-        out.append(("Why the verdicts differ", difference(audit)))
     return out
 
 

@@ -14,7 +14,7 @@ from zprime.reporting import figures, generation, latent, outputs, pictures, pro
 from zprime.reporting.sections import sections, verdicts
 from zprime.reporting.sheets import sheets
 from zprime.reporting.table import size
-from zprime.reporting.words import shown
+from zprime.reporting.words import data_name, shown
 
 
 def report(
@@ -85,7 +85,7 @@ def html(audit: Audit, *, public: bool = False) -> str:
         "page.html.j2",
         a=audit,
         public=public,
-        name=audit.data.get("name", "data"),
+        name=data_name(audit),
         rung=ranking.rung(audit),
         held=next(iter(scores.values())).gain,
         headings=ranking.headings(audit),

@@ -6,6 +6,7 @@ from typing import Any
 from zprime.data import DataSettings
 from zprime.record import Audit, AuditSettings
 from zprime.reporting.table import size
+from zprime.reporting.words import data_name
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 
@@ -14,7 +15,7 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
     """Name and value of everything that one needs to know to make it again."""
     data, model = audit.data, audit.model
     sizes = ", ".join(f"{n:,} {split}" for split, n in data.get("sizes", {}).items())
-    out = [("data", f"{data.get('name', 'arrays')}{': ' + sizes + ' rows' if sizes else ''}")]
+    out = [("data", f"{data_name(audit)}{': ' + sizes + ' rows' if sizes else ''}")]
     if "content" in data:
         out.append(("SHA-256 of the data", str(data["content"])))
     settings = model.get("settings", {})

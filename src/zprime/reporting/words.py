@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from zprime.measure.estimate import Estimate, plainly
-from zprime.record import Entry
+from zprime.record import Audit, Entry
 
 GLOSS = {
     "mixture": "{} Gaussians fitted to all posteriors",
@@ -30,6 +30,11 @@ def gloss(e: Entry) -> str:
 def plain(x: float) -> str:
     """Three figures."""
     return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
+
+
+def data_name(audit: Audit) -> str:
+    """What the data are called."""
+    return str(audit.data.get("name", "unnamed data"))
 
 
 def nats(x: float) -> str:
