@@ -1,9 +1,12 @@
-"""Print the README's table of a run as Markdown: python examples/table.py runs/fashion"""
+"""Print the README's tables of a run as Markdown: python examples/table.py runs/fashion"""
 
 import sys
 from pathlib import Path
 
 from zprime import Audit, record
+from zprime.measure.estimate import Estimate, plainly
+from zprime.measure.generation import PLANTED, RECONSTRUCTED, Generation
+from zprime.record import PURE
 from zprime.reporting.table import RUNGS, cell, size, title
 
 
@@ -21,10 +24,38 @@ def written(audit: Audit) -> str:
     return "\n".join(lines)
 
 
+def samples(made: Generation) -> str:
+    """One row for the controls and each latent distribution; of one that is mixed with p for nothing, it alone."""
+    heads = ["x′ from", "copies", "nearer", "Fréchet distance", "coverage", "student"]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    names = [e.name for e in made.entries]
+    for e in [made.controls[RECONSTRUCTED], made.controls[PLANTED], *made.entries]:
+        chosen = e.name == made.verdict.choice
+        if e.copying is None or (not chosen and e.name + PURE in names) or e.name == made.verdict.choice + PURE:
+            continue
+        cells = [
+            f"**{e.label}**" if chosen else f"{e.label} alone" if e.name.endswith(PURE) else e.label,
+            "**copies**" if e.status == "copies" else "no",
+            share(e.copying.within),
+            plainly(e.fidelity.frechet),
+            share(e.fidelity.coverage),
+            "–" if e.utility is None else share(e.utility.accuracy),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def share(e: Estimate) -> str:
+    """Three decimals, as all of its column."""
+    return f"{e.value:.3f} ± {e.stderr or 0.0:.3f}"
+
+
 def main(run: Path) -> None:
-    """The table, the sizes, the surgery and the verdict."""
+    """The tables, the sizes, the surgery and the verdict."""
     audit = record.load(run / "audit")
     print(written(audit))
+    if audit.generation is not None:
+        print(f"\n{audit.generation.rows} held-out rows:\n\n{samples(audit.generation)}")
     s = audit.surgery["train"]
     print(
         f"\n{audit.data['name']}: {audit.data['sizes']}, seed {audit.seed}, {audit.settings.rows} rows at most, "
