@@ -22,7 +22,7 @@ STAGES = {
 }
 WITHIN = {
     "decoding": ("vae.py", "decode"),
-    "nearest neighbours": ("kernels/neighbours.py", "block"),
+    "nearest neighbours": ("kernels/sieve.py", "nearest"),
     "log-density of diagonal mixtures": ("kernels/diagonal.py", "_evaluate"),
     "log-density of full mixtures": ("kernels/dense.py", "full_mixture_log_prob"),
     "evidence gain, closed form": ("kernels/diagonal.py", "diagonal_log_ratio"),
