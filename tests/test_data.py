@@ -349,6 +349,7 @@ def test_a_csv_file_gives_its_numbers_with_and_without_a_header(tmp_path: Path, 
     file.write_bytes(b"\xef\xbb\xbf" + (first + lines + "\n").encode())
     found = read_source(str(file))
     assert (found.name, found.y, found.x.tolist()) == ("people", None, x.tolist())
+    assert found.names == (("height", "2019", "width") if first.startswith("height") else ())
     assert Dataset(found, DataSettings("t")).hash == Dataset(Source("t", x), DataSettings("t")).hash  # as .npy has it
 
 
@@ -363,6 +364,7 @@ def test_a_csv_column_named_label_becomes_the_labels(tmp_path: Path, written: li
     data = load(DataSettings(str(file)))
     assert data.raw.tolist() == [[i, i + 0.5] for i in range(4)]
     assert data.labels.tolist() == labels
+    assert data.describe()["columns"] == ["a", "b"]
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

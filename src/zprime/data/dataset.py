@@ -87,6 +87,7 @@ class Dataset:
         shape: shape of a datum; images are (channels, height, width).
         ids: split -> row ids.
         columns: further numbers of every row, by name, to weigh rows by.
+        names: of a table's columns, where they have names.
         shift, scale: `stored = scaled * scale + shift`, per datum entry; from the training split where not known.
         hash: SHA-256 of the stored rows and labels.
         copies: held-out and selection rows that equal a training row exactly.
@@ -100,6 +101,7 @@ class Dataset:
             self.raw = self.raw.float()
         self.labels = None if source.y is None else _labels(source.y)
         self.columns = source.columns
+        self.names = source.names
         n = len(self.raw)
         if n < 3:
             raise ArrayError(f"data: expected at least 3 rows, one for each split, got {n}")
@@ -193,6 +195,7 @@ class Dataset:
             "content": self.hash,
             "copies": self.copies,
             "bytes": self.bytes,
+            **({"columns": list(self.names)} if self.names else {}),
         }
 
     def tensors(self) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ class Source:
         test: number of rows at the end that are the set's own test part, 0 if it has none.
         top: value that stands for full intensity (255 for bytes), or None where the columns have units of their own.
         columns: further arrays of shape [n], by name.
+        names: of the columns of `x`, where they have names.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Source:
     test: int = 0
     top: float | None = None
     columns: Mapping[str, Array] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 def read_source(data: str) -> Source:
@@ -143,15 +145,18 @@ def comma_separated(path: Path) -> Source:
         ArrayError: no rows, lines of different lengths, cells that are no finite numbers, columns without a name.
     """
     values, lines, labels, found = array("d"), array("q"), list[str](), -1  # of the labels' column
-    width = 0
+    width, names = 0, list[str]()
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             for cells in filter(None, reader):
                 if not width:
                     width = len(cells)
-                    if not all(map(_is_number, cells)) or (width > 2 and cells == [str(i) for i in range(width)]):
-                        found = _named(f"{path}, line {reader.line_num}", cells)
+                    if not all(map(_is_number, cells)):
+                        names = [name.strip() for name in cells]
+                        found = _labels_among(names, f"{path}, line {reader.line_num}")
+                        continue
+                    if width > 2 and cells == [str(i) for i in range(width)]:
                         continue
                 if len(cells) != width:
                     raise ArrayError(
@@ -179,14 +184,15 @@ def comma_separated(path: Path) -> Source:
             "it in, or leave the line out"
         )
     if found < 0:
-        return Source(path.stem, x)
+        return Source(path.stem, x, names=tuple(names))
     empty = next((i for i, label in enumerate(labels) if label.lower() in ("", "nan")), None)
     if empty is not None:
         raise ArrayError(
             f"{path}, line {lines[empty]}, column {found + 1}: expected a label, got {labels[empty]!r}; fill it in, or "
             "leave the line out"
         )
-    return Source(path.stem, np.delete(x, found, axis=1), _numbered(labels))
+    names.pop(found)
+    return Source(path.stem, np.delete(x, found, axis=1), _numbered(labels), names=tuple(names))
 
 
 def _is_number(cell: str) -> bool:
@@ -197,9 +203,8 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _named(where: str, header: list[str]) -> int:
+def _labels_among(names: list[str], where: str) -> int:
     """Position of the labels among the named columns, -1 if there are none."""
-    names = [name.strip() for name in header]
     if "" in names:
         raise ArrayError(
             f"{where}, column {names.index('') + 1}: expected a name, or a number if the file has no header, got "

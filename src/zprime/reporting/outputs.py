@@ -56,14 +56,20 @@ def columns(audit: Audit, *, most: int = 12) -> Figure | None:
     across = min(4, len(order))
     lines = -(-len(order) // across)
     figure = Figure(figsize=(2.1 * across, 0.6 + 1.4 * lines), layout="constrained")
+    names = audit.data.get("columns", [f"column {j}" for j in range(len(apart))])
     for i, j in enumerate(order):
         axis = quiet(figure.add_subplot(lines, across, i + 1))
         for name, (x, colour) in parts.items():
             axis.ecdf(x[:, j].numpy(), color=colour, linewidth=1.4, label=name)
-        axis.set_title(f"column {j}", color=INK, fontsize=9)
+        axis.set_title(_short(names[j]), color=INK, fontsize=9)
         axis.set_yticks([])
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
+
+
+def _short(name: str) -> str:
+    """What fits over one of four panels."""
+    return name if len(name) <= 22 else f"{name[:21]}…"
 
 
 @styled
