@@ -23,7 +23,7 @@ def doctor() -> None:
     say(f"zprime {__version__}, Python {platform.python_version()}, torch {torch.__version__} on {platform.machine()}")
     if module is None:
         say(f"kernels: torch; no compiled ones: {compiled.missing}")
-        say("Results are the same but for rounding; densities of mixtures take several times as long.")
+        say("Results are the same but for rounding; densities and neighbours take several times as long, EM twice.")
     else:
         say(f"kernels: compiled, {kernels['in_use']}; in torch for tensors that are not on the CPU")
         for name in kernels["built"]:
