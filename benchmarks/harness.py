@@ -16,6 +16,7 @@ Found = list[tuple[str, float, float, float]]
 """(measure, low, high, truth), one for each interval of a simulated data set."""
 
 RESULTS = Path(__file__).parent / "results"
+PAGES = Path(__file__).parents[1] / "docs" / "results"
 LEVEL = 0.95
 ALPHA = 0.05
 
@@ -31,7 +32,7 @@ def p_value(name: str, p: float) -> tuple[str, float, float, float]:
 
 
 def main(title: str, name: str, groups: Mapping[str, Callable[[int], Found]], notes: str) -> None:
-    """Run groups of measures over seeds 0, 1, ..., and write `results/NAME.md` from all counts so far."""
+    """Run groups of measures over seeds 0, 1, ..., and write `docs/results/NAME.md` from all counts so far."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--seeds", type=int, default=2000, help="simulated data sets, of seeds 0, 1, ...")
     parser.add_argument("--first", type=int, default=0, help="go on from this seed, and add to what is there")
@@ -61,7 +62,7 @@ def main(title: str, name: str, groups: Mapping[str, Callable[[int], Found]], no
         RESULTS.mkdir(exist_ok=True)
         store.write_text(json.dumps(counts, indent=1) + "\n")
     page = table(title, counts, notes)
-    (RESULTS / f"{name}.md").write_text(page)
+    (PAGES / f"{name}.md").write_text(page)
     print(page)
 
 

@@ -34,6 +34,7 @@ SETTINGS = AuditSettings(rows=300, draws=120, grid=1, map=1, simulated=0)
 HOLES = (0.1, 0.3, 1.0)
 WRONG = 0.7
 RESULTS = Path(__file__).parent / "results"
+PAGES = Path(__file__).parents[1] / "docs" / "results"
 
 
 def hole(a: float) -> float:
@@ -117,7 +118,7 @@ def main() -> None:
         RESULTS.mkdir(exist_ok=True)
         store.write_text(json.dumps(kept) + "\n")
     page = table(kept)
-    (RESULTS / "verdict.md").write_text(page)
+    (PAGES / "verdict.md").write_text(page)
     print(page)
 
 
