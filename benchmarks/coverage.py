@@ -21,16 +21,19 @@ from zprime.arrays import gaussian_log_prob, standard_log_prob
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent import Defensive, Gaussian, Mixture, Prior
-from zprime.latent.choose import paired
-from zprime.measure import Panel, climb, mean_estimate, surgery
-from zprime.measure.ais import AISSettings, Annealer
-from zprime.measure.calibration import calibration
-from zprime.measure.estimate import student95
-from zprime.measure.inference import inference_gap
-from zprime.measure.ladder import Ladder
-from zprime.measure.panel import PURE
-from zprime.measure.simulation import simulate
-from zprime.measure.verdict import evidence_estimate, likelihood_estimate
+from zprime.latent.selection import paired
+from zprime.measure.candidates import Panel
+from zprime.measure.likelihood.gains import climb
+from zprime.statistics.estimate import mean_estimate
+from zprime.measure.latents.surgery import surgery
+from zprime.measure.likelihood.ais import AISSettings, Annealer
+from zprime.measure.likelihood.calibration import calibration
+from zprime.statistics.estimate import student95
+from zprime.measure.likelihood.inference import inference_gap
+from zprime.measure.likelihood.gains import Ladder
+from zprime.measure.candidates import PURE
+from zprime.measure.likelihood.simulation import simulate
+from zprime.measure.verdicts.likelihood import evidence_estimate, likelihood_estimate
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

@@ -18,16 +18,17 @@ from zprime.components import Diagonal
 from zprime.distribution import LatentDistribution
 from zprime.latent import Aggregated, Gaussian
 from zprime.latent.gaussian import moments
-from zprime.measure import Panel, surgery
-from zprime.measure.c2st import Classifier, c2st
-from zprime.measure.estimate import student
-from zprime.measure.hole import hole
-from zprime.measure.ladder import Ladder, code_gain
-from zprime.measure.leave_one_out import leave_one_out, masked_code_gain, masked_evidence_gain, row_mixture
-from zprime.measure.low_density import low_density
-from zprime.measure.minibatch import implied_information, log_weights, minibatch
-from zprime.measure.mmd import mmd
-from zprime.measure.total_correlation import total_correlation
+from zprime.measure.candidates import Panel
+from zprime.measure.latents.surgery import surgery
+from zprime.statistics.c2st import Classifier, c2st
+from zprime.statistics.estimate import student
+from zprime.measure.latents.hole import hole
+from zprime.measure.likelihood.gains import Ladder, code_gain
+from zprime.measure.latents.leave_one_out import leave_one_out, masked_code_gain, masked_evidence_gain, row_mixture
+from zprime.measure.latents.low_density import low_density
+from zprime.measure.latents.minibatch import implied_information, log_weights, minibatch
+from zprime.statistics.mmd import mmd
+from zprime.measure.latents.total_correlation import total_correlation
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

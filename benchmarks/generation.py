@@ -12,15 +12,15 @@ from harness import Found, main, p_value, row
 from torch import Tensor
 
 from zprime.latent import Gaussian
-from zprime.measure.copying import TrainingSet, copying
-from zprime.measure.drift import drift
-from zprime.measure.fidelity import Compared, fidelity
-from zprime.measure.frechet import frechet
-from zprime.measure.generation_verdict import Rival, decide_generation
-from zprime.measure.labels import label_coverage
-from zprime.measure.manifold import NAMES, manifold
-from zprime.measure.resampling import About
-from zprime.measure.sliced import sliced
+from zprime.measure.samples.copying import TrainingSet, copying
+from zprime.measure.latents.drift import drift
+from zprime.measure.samples.fidelity import Compared, fidelity
+from zprime.measure.samples.frechet import frechet
+from zprime.measure.verdicts.generation import Rival, decide_generation
+from zprime.measure.samples.labels import label_coverage
+from zprime.measure.samples.manifold import NAMES, manifold
+from zprime.statistics.resampling import About
+from zprime.measure.samples.sliced import sliced
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

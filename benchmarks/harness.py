@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from scipy.stats import binomtest
 
-from zprime.measure import Estimate
+from zprime.statistics.estimate import Estimate
 
 Found = list[tuple[str, float, float, float]]
 """(measure, low, high, truth), one for each interval of a simulated data set."""

@@ -38,7 +38,7 @@ from zprime.kernels import DiagonalMixture, Searched, compiled, trainable_mixtur
 from zprime.latent import Aggregated, Gaussian, MixtureSettings
 from zprime.latent.em import ComponentEM
 from zprime.latent.gaussian import moments
-from zprime.measure.manifold import manifold, manifold_replicates
+from zprime.measure.samples.manifold import manifold, manifold_replicates
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

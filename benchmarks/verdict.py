@@ -24,7 +24,7 @@ from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.fitting import fit
 from zprime.posteriors import InMemory
-from zprime.record import AuditSettings
+from zprime.results.audit import AuditSettings
 from zprime.rng import generator
 
 MODEL = linear_gaussian(D=5, d=2, var=0.05)

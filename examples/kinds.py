@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pages import DOCS, put, table
 
-from zprime import record
-from zprime.record import Audit, Entry
+from zprime.results.audit import load as load_audit
+from zprime.results.audit import Audit, Entry
 from zprime.reporting.table import RUNGS, cell, size, title
 
 PAGE = DOCS / "kinds" / "compared.md"
@@ -52,7 +52,7 @@ def curve(audits: dict[str, Audit]) -> str:
 def main(digits: Path, fashion: Path, few: Path) -> None:
     """Fill the page."""
     audits = {
-        name: record.load(run / "audit")
+        name: load_audit(run / "audit")
         for name, run in zip(("digits", "fashion", "few"), (digits, fashion, few), strict=True)
     }
     for name, audit in audits.items():

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from zprime import artifact, record
+from zprime import artifact
+from zprime.results.audit import load as load_audit
 from zprime.reporting import pictures
 
 
 def main(run: Path, out: Path) -> None:
     """Held-out images, then samples from each latent distribution, with the held-out likelihood gain of each."""
-    audit = record.load(run / "audit")
+    audit = load_audit(run / "audit")
     titles = {"held-out data": "held-out data"}
     for name in ("prior", "mixture", "aggregated"):
         entry = audit.entry(name)

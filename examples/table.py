@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
-from zprime import Audit, record
-from zprime.measure.estimate import Estimate, plainly
-from zprime.measure.generation import PLANTED, RECONSTRUCTED, Generation
-from zprime.record import PURE
+from zprime import Audit
+from zprime.results.audit import load as load_audit
+from zprime.statistics.estimate import Estimate, plainly
+from zprime.measure.samples.side import PLANTED, RECONSTRUCTED, Generation
+from zprime.results.audit import PURE
 from zprime.reporting.table import RUNGS, cell, size, title
 
 
@@ -52,7 +53,7 @@ def share(e: Estimate) -> str:
 
 def main(run: Path) -> None:
     """The tables, the sizes, the surgery and the verdict."""
-    audit = record.load(run / "audit")
+    audit = load_audit(run / "audit")
     print(written(audit))
     if audit.generation is not None:
         print(f"\n{audit.generation.rows} held-out rows:\n\n{samples(audit.generation)}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from oracles import grid
 from zprime import distribution
 from zprime.distribution import Fit, LatentDistribution, Settings
-from zprime.latent import fitting
+from zprime.latent import gradient
 from zprime.latent.gaussian import GaussianSettings
 from zprime.posteriors import InMemory
 from zprime.rng import generator

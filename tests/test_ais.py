@@ -11,9 +11,9 @@ from oracles import evidence, grid, linear_gaussian
 from zoo import ZOO
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Prior, SharedNUTS
-from zprime.measure import ais
-from zprime.measure.ais import AISSettings, Annealer
-from zprime.measure.simulation import simulate
+from zprime.measure.likelihood import ais
+from zprime.measure.likelihood.ais import AISSettings, Annealer
+from zprime.measure.likelihood.simulation import simulate
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 import small
-from zprime import record
+from zprime.results.audit import load as load_audit
 from zprime.cli import main
-from zprime.measure.decision import Decision
-from zprime.measure.estimate import exact
-from zprime.record import Audit, Score
-from zprime.reporting.answer import PARTS, explain
-from zprime.reporting.generation import difference
+from zprime.measure.verdicts.decision import Decision
+from zprime.statistics.estimate import exact
+from zprime.results.audit import Audit, Score
+from zprime.reporting.explain import PARTS, explain
+from zprime.reporting.samples import difference
 from zprime.reporting.words import gloss, nats, shown
 
 
@@ -189,7 +189,7 @@ def test_verdicts_are_found_by_what_they_are(audit: Audit) -> None:
 
 def test_the_verb(made: tuple[Path, Audit], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = made
-    text = explain(record.load(folder / "audit"))
+    text = explain(load_audit(folder / "audit"))
     for argv in (["explain", str(folder), "--json"], ["explain", str(folder / "audit"), "--json"]):
         with pytest.raises(SystemExit):
             main(argv)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ring import fit, ring
 from zprime.distribution import silent
-from zprime.latent import fitting
-from zprime.latent.choose import Codes
-from zprime.latent.fitting import MLP, Ascent, Schedule, Whitening, ascend, build, by_rows, fresh, precise, some_codes
+from zprime.latent import gradient
+from zprime.latent.selection import Codes
+from zprime.latent.gradient import MLP, Ascent, Schedule, Whitening, ascend, build, by_rows, fresh, precise, some_codes
 from zprime.latent.flow import FlowSettings
 from zprime.latent.gaussian import moments
 from zprime.posteriors import InMemory

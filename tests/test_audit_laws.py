@@ -12,9 +12,10 @@ from zprime import encoding
 from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
-from zprime.measure import ais, ladder
+from zprime.measure.likelihood import ais
+from zprime.measure.likelihood import gains as ladder
 from zprime.posteriors import InMemory, Posteriors
-from zprime.record import Audit, AuditSettings
+from zprime.results.audit import Audit, AuditSettings
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
 NAMES = ("mixture", "defensive aggregated", "flow", "exemplars full")

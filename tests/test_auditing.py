@@ -11,7 +11,7 @@ from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Aggregated, Defensive, Gaussian
 from zprime.posteriors import InMemory
-from zprime.record import AuditSettings
+from zprime.results.audit import AuditSettings
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
 SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10, samples=60)
@@ -92,7 +92,7 @@ def test_wide_posteriors_are_counted_and_said() -> None:
 
 
 def test_results_do_not_depend_on_how_many_rows_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zprime.measure import ladder
+    from zprime.measure.likelihood import gains as ladder
 
     posteriors, rows = splits(shift=0.5)
     call = {"model": MODEL.vae(), "rows": rows, "settings": SMALL}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from zprime.measure.averages import averages, forward_kl, reverse_kl
-from zprime.measure.surgery import surgery
+from zprime.measure.latents.averages import averages, forward_kl, reverse_kl
+from zprime.measure.latents.surgery import surgery
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -77,7 +77,7 @@ def test_held_out_rows_have_an_error_and_training_rows_none() -> None:
 
 def test_the_mixture_on_rows_it_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all training posteriors are one, the mixture is that Gaussian, and the KL a closed form."""
-    monkeypatch.setattr("zprime.measure.averages.DRAWS", 4000)
+    monkeypatch.setattr("zprime.measure.latents.averages.DRAWS", 4000)
     one = InMemory(TRAIN.mean[:1].repeat(5, 1), TRAIN.scale[:1].repeat(5, 1))
     cut = surgery(one, split="train", rng=generator(0, "s"))
     found = averages({"train": one, "heldout": HELD}, cut).members["aggregated posterior"].heldout

@@ -13,7 +13,7 @@ from zprime import audit, fit, load_generator, load_latent, sample
 from zprime.bring import READINGS, arrays, modules
 from zprime.errors import ArrayError, ArtifactError, UsageError
 from zprime.likelihoods import Gaussian
-from zprime.record import AuditSettings
+from zprime.results.audit import AuditSettings
 
 MODEL = linear_gaussian(D=5, d=2, var=0.3)
 BACK = {"std": lambda s: s, "variance": lambda s: s**2, "log-variance": lambda s: 2 * s.log(), "log-std": torch.log}

@@ -11,7 +11,7 @@ from zprime import audit, fit
 from zprime.bring import Latents, diffusers
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import GaussianSettings, MixtureSettings
-from zprime.record import AuditSettings
+from zprime.results.audit import AuditSettings
 
 SMALL = AuditSettings(rows=400, draws=0, simulated=0)
 N = {"train": 150, "selection": 400, "heldout": 400}

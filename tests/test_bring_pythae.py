@@ -20,7 +20,7 @@ from zprime.bring import pythae
 from zprime.bring.pythae_vae import TRAINED
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Vamp
-from zprime.record import AuditSettings
+from zprime.results.audit import AuditSettings
 
 SMALL = AuditSettings(rows=60, draws=80, grid=4, map=10, simulated=0)
 NAMES = {"IWAE": {"number_samples": 3}, "BetaVAE": {"beta": 4.0}, "VAMP": {"number_components": 7}}

@@ -16,7 +16,7 @@ from docpages import run_page
 from zprime import audit, fit, sample
 from zprime.bring import scvi
 from zprime.errors import UsageError
-from zprime.record import AuditSettings
+from zprime.results.audit import AuditSettings
 
 warnings.filterwarnings("ignore", module=r"(scvi|lightning|pytorch_lightning|anndata|torch).*")
 SMALL = AuditSettings(rows=30, draws=80, grid=4, map=10, simulated=0)

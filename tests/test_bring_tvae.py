@@ -16,7 +16,7 @@ from zprime import audit, fit
 from zprime.bring import tvae, tvae_drawing, tvae_keeping
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Gaussian
-from zprime.record import AuditSettings
+from zprime.results.audit import AuditSettings
 from zprime.training import TrainSettings
 
 SMALL = AuditSettings(rows=40, draws=80, grid=4, map=10, simulated=0)

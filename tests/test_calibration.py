@@ -12,7 +12,7 @@ from zoo import ZOO
 from zprime import likelihoods
 from zprime.errors import UsageError
 from zprime.latent import Gaussian, Prior
-from zprime.measure.calibration import BINS, DRAWS, Calibration, calibration, summarise
+from zprime.measure.likelihood.calibration import BINS, DRAWS, Calibration, calibration, summarise
 from zprime.rng import generator
 from zprime.vae import VAE
 

@@ -19,7 +19,7 @@ from zprime.latent import (
     MixtureSettings,
     Prior,
 )
-from zprime.latent.choose import SHARES, Codes, Gains, best_share, paired, smallest_of_best
+from zprime.latent.selection import SHARES, Codes, Gains, best_share, paired, smallest_of_best
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

@@ -15,7 +15,7 @@ from zprime.distribution import rebuild
 from zprime.errors import UsageError
 from zprime.latent.barycentre import BarycentreSettings
 from zprime.latent.gaussian import Gaussian, GaussianSettings, factor_analysis, moments
-from zprime.latent.pool import PoolSettings
+from zprime.latent.log_pool import PoolSettings
 from zprime.latent.prior import Prior, PriorSettings
 from zprime.posteriors import InMemory
 from zprime.rng import generator

@@ -121,7 +121,7 @@ def test_fit_defends_it_like_every_kind() -> None:
     ids=lambda s: s.kind,
 )
 def test_every_kind_can_be_the_base(base: Settings, monkeypatch) -> None:
-    monkeypatch.setattr("zprime.latent.fitting.STEPS", 5)
+    monkeypatch.setattr("zprime.latent.gradient.STEPS", 5)
     p, chooser = labelled(), labelled(200, seed=1)
     here = context(p)
     there = Context(here.model, here.train, context(chooser).train)

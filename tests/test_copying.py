@@ -11,8 +11,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from samples import CENTRES, clumps, junk, mixed
 from zprime.errors import ArrayError
-from zprime.measure.copying import CELL_ROWS, Copying, Neighbours, TrainingSet, cells_of, copying
-from zprime.measure.features import Entries
+from zprime.measure.samples.copying import CELL_ROWS, Copying, Neighbours, TrainingSet, cells_of, copying
+from zprime.measure.samples.features import Entries
 from zprime.rng import generator
 
 N, M = 800, 400

@@ -9,13 +9,14 @@ import torch
 
 import small
 from oracles import linear_gaussian, maximum_likelihood
-from zprime import plot, record
+from zprime import plot
+from zprime.results.audit import load as load_audit
 from zprime.data import new_rows
 from zprime.drifting import drift_of
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Gaussian, Prior
 from zprime.latent.gaussian import moments
-from zprime.measure.drift import Drift, drift, moment_shift
+from zprime.measure.latents.drift import Drift, drift, moment_shift
 from zprime.posteriors import InMemory
 from zprime.reporting import page
 from zprime.rng import generator
@@ -35,7 +36,7 @@ def found(new: InMemory, seed: int = 0) -> Drift:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zprime.measure.drift.SHUFFLES", 99)
+    monkeypatch.setattr("zprime.measure.latents.drift.SHUFFLES", 99)
 
 
 def test_moments_of_other_data_in_closed_form() -> None:
@@ -138,7 +139,7 @@ def test_from_a_run_and_a_file(tmp_path: Path) -> None:
     same = small.table(tmp_path / "same.npz", n=400)
     before = (job.path / "audit" / "tensors.safetensors").read_bytes()
     d = drift_of(job, str(same))
-    kept = record.load(job.path / "audit")
+    kept = load_audit(job.path / "audit")
     assert kept.drift == d
     assert (job.path / "audit" / "tensors.safetensors").read_bytes() == before
     assert len(plot.drift(kept).axes[0].patches) == len(d.dimensions)

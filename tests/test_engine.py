@@ -14,8 +14,8 @@ from zprime.data import DataSettings
 from zprime.distribution import Progress, silent
 from zprime.engine import in_processes, in_threads
 from zprime.errors import NumericalError
-from zprime.pipeline import Run
-from zprime.record import Audit
+from zprime.running import Run
+from zprime.results.audit import Audit
 
 
 def times(factor: int, progress: Progress) -> tuple[int, int]:

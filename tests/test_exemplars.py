@@ -14,7 +14,7 @@ from zprime.errors import UsageError
 from zprime.kernels import diagonal_log_ratio
 from zprime.latent import smoothed
 from zprime.latent.aggregated import AggregatedSettings
-from zprime.latent.choose import SHARES, Codes
+from zprime.latent.selection import SHARES, Codes
 from zprime.latent.exemplars import GRID, Exemplars, ExemplarsSettings
 from zprime.latent.gaussian import GaussianSettings, moments
 from zprime.latent.subset import k_medoids, npmle

@@ -7,7 +7,7 @@ import torch
 
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
-from zprime.measure.features import WIDTH, build_features, train_classifier, train_rotations
+from zprime.measure.samples.features import WIDTH, build_features, train_classifier, train_rotations
 from zprime.rng import generator
 
 
@@ -30,7 +30,7 @@ def columns(n: int = 60, *, labels: bool = False) -> Rows:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zprime.measure.features.EPOCHS", 12)
+    monkeypatch.setattr("zprime.measure.samples.features.EPOCHS", 12)
 
 
 def test_a_classifier_learns_and_keeps_the_labels_names() -> None:
@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_features_and_batches_do_not_matter(monkeyp
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     whole = build_features("classifier", rows, encoder=None, classifier=nets[0], seed=0).of(rows.x)
-    monkeypatch.setattr("zprime.measure.features.APPLY", 7)
+    monkeypatch.setattr("zprime.measure.samples.features.APPLY", 7)
     again = build_features("classifier", rows, encoder=None, classifier=nets[0], seed=0).of(rows.x)
     torch.testing.assert_close(again, whole, rtol=1e-4, atol=1e-5)
 

@@ -12,14 +12,14 @@ from sklearn.neighbors import NearestNeighbors
 
 from samples import clumps, junk, mixed, prdc
 from zprime.errors import ArrayError, NumericalError
-from zprime.measure.estimate import Estimate
-from zprime.measure.fidelity import Fidelity, fidelity
-from zprime.measure.frechet import frechet, frechet_replicates
-from zprime.measure.labels import label_coverage
-from zprime.measure.logistic import fit_logistic, predict_logistic
-from zprime.measure.manifold import NAMES, manifold_replicates
-from zprime.measure.sliced import directions, sliced_replicates
-from zprime.measure.utility import hits
+from zprime.statistics.estimate import Estimate
+from zprime.measure.samples.fidelity import Fidelity, fidelity
+from zprime.measure.samples.frechet import frechet, frechet_replicates
+from zprime.measure.samples.labels import label_coverage
+from zprime.statistics.logistic import fit_logistic, predict_logistic
+from zprime.measure.samples.manifold import NAMES, manifold_replicates
+from zprime.measure.samples.sliced import directions, sliced_replicates
+from zprime.measure.samples.utility import hits
 
 N = 300
 
@@ -114,7 +114,7 @@ def test_logistic_regression_is_at_its_optimum_with_many_weights() -> None:
 
 
 def test_logistic_regression_says_that_it_did_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zprime.measure.logistic.STEPS", 1)
+    monkeypatch.setattr("zprime.statistics.logistic.STEPS", 1)
     with pytest.raises(NumericalError, match=r"no convergence in 1 Newton steps \(200 rows, 6 features\)"):
         fit_logistic(clumps(200, 11), torch.arange(200) % 2, 2)
 

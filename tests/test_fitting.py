@@ -22,7 +22,7 @@ from zprime.latent import (
     settings_for,
     takes_long,
 )
-from zprime.latent.choose import Codes, Gains, best_share, smallest_of_best
+from zprime.latent.selection import Codes, Gains, best_share, smallest_of_best
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

@@ -23,7 +23,7 @@ from ring import (
 )
 from zprime.distribution import Fit
 from zprime.errors import ArtifactError, UsageError
-from zprime.latent.fitting import Whitening
+from zprime.latent.gradient import Whitening
 from zprime.latent.flow import Chain, Flow, FlowSettings
 from zprime.posteriors import InMemory
 from zprime.rng import generator
@@ -181,9 +181,9 @@ look = lambda: (Distribution._validate_args, Distribution.__dict__["arg_constrai
                 torch.get_rng_state().sum().item(), torch.are_deterministic_algorithms_enabled())
 before = look()
 import sys
-from zprime.latent import fitting, flow
+from zprime.latent import gradient, flow
 assert "zuko" not in sys.modules
-fitting.build(lambda: flow.Chain("nsf", 2, 1, (4,)), rng=torch.Generator())
+gradient.build(lambda: flow.Chain("nsf", 2, 1, (4,)), rng=torch.Generator())
 assert "zuko" in sys.modules
 after = look()
 assert before == after, (before, after)

@@ -22,7 +22,7 @@ from ring import (
 )
 from zprime.distribution import Fit
 from zprime.errors import UsageError
-from zprime.latent.fitting import Whitening
+from zprime.latent.gradient import Whitening
 from zprime.latent.flow_matching import FlowMatching, FlowMatchingSettings, Velocity, integrate, integrate_back
 from zprime.posteriors import InMemory
 from zprime.rng import generator

@@ -9,15 +9,15 @@ import torch
 
 from oracles import linear_gaussian
 from samples import clumps, junk, mixed
-from zprime import plain
+from zprime import serialise
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent import Aggregated, Conditional, Defensive, Gaussian, Mixture
-from zprime.measure.fidelity import Compared, fidelity
-from zprime.measure.generation import PLANTED, REAL, RECONSTRUCTED, Generation, generation
-from zprime.measure.generation_verdict import GenerationVerdict, Rival, decide_generation
-from zprime.measure.panel import PURE, Panel
+from zprime.measure.samples.fidelity import Compared, fidelity
+from zprime.measure.samples.side import PLANTED, REAL, RECONSTRUCTED, Generation, generation
+from zprime.measure.verdicts.generation import GenerationVerdict, Rival, decide_generation
+from zprime.measure.candidates import PURE, Panel
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -80,7 +80,7 @@ def measure(found: dict[str, LatentDistribution], **changes: object) -> Generati
 @pytest.fixture(scope="module")
 def made() -> Generation:
     patch = pytest.MonkeyPatch()
-    patch.setattr("zprime.measure.features.EPOCHS", 30)
+    patch.setattr("zprime.measure.samples.features.EPOCHS", 30)
     out = measure(candidates())
     patch.undo()
     return out
@@ -140,14 +140,14 @@ def test_means_and_draws_are_told_apart(made: Generation) -> None:
 
 
 def test_what_is_kept_comes_back_from_its_file(made: Generation) -> None:
-    again = plain.from_plain(Generation, json.loads(json.dumps(plain.to_plain(made))))
+    again = serialise.from_plain(Generation, json.loads(json.dumps(serialise.to_plain(made))))
     assert again == made
     with pytest.raises(UsageError, match="name: expected one of prior, truth, two modes"):
         made.entry("flowery")
 
 
 def test_a_mixed_candidate_shares_the_rows_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zprime.measure.features.EPOCHS", 1)
+    monkeypatch.setattr("zprime.measure.samples.features.EPOCHS", 1)
     base = truth()
     _, alone = generation(
         Panel({"r": base}), POSTERIORS, MODEL.vae(), ROWS, samples=200, grid=100, features="pixels", seed=0
@@ -171,17 +171,17 @@ def test_a_mixed_candidate_shares_the_rows_of_its_parts(monkeypatch: pytest.Monk
 
 
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zprime.measure.features.EPOCHS", 2)
+    monkeypatch.setattr("zprime.measure.samples.features.EPOCHS", 2)
     once = measure({"truth": truth()})
     monkeypatch.setattr("zprime.vae.DECODE", 37)
-    monkeypatch.setattr("zprime.measure.features.APPLY", 41)
+    monkeypatch.setattr("zprime.measure.samples.features.APPLY", 41)
     again = measure({"truth": truth()})
     assert again.entry("truth").copying == once.entry("truth").copying
     assert again.entry("truth").fidelity.frechet.value == pytest.approx(once.entry("truth").fidelity.frechet.value)
 
 
 def test_a_conditional_one_has_a_student_of_its_own_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zprime.measure.features.EPOCHS", 30)
+    monkeypatch.setattr("zprime.measure.samples.features.EPOCHS", 30)
     parts = tuple(Gaussian(c, WIDTH * torch.eye(2, dtype=torch.float64)) for c in CENTRES)
     even = torch.full((3,), 1 / 3, dtype=torch.float64).log()
     right = measure({"conditional": Conditional((0, 1, 2), even, parts)}).entry("conditional").utility

@@ -16,7 +16,7 @@ from zprime.errors import ArrayError, UsageError
 from zprime.fitting import load_fit
 from zprime.latent import ConditionalSettings, FlowSettings, GaussianSettings, MixtureSettings
 from zprime.latent.gaussian import moments
-from zprime.pipeline import Run
+from zprime.running import Run
 from zprime.training import TrainSettings
 
 

@@ -9,8 +9,10 @@ from oracles import gaussian_kl, hermite, linear_gaussian
 from zoo import posteriors as clumps
 from zprime.errors import UsageError
 from zprime.latent import Gaussian
-from zprime.measure import Panel, climb, surgery
-from zprime.measure.hole import Hole, gaussian_bound, hole, own_mixture
+from zprime.measure.candidates import Panel
+from zprime.measure.likelihood.gains import climb
+from zprime.measure.latents.surgery import surgery
+from zprime.measure.latents.hole import Hole, gaussian_bound, hole, own_mixture
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

@@ -9,7 +9,7 @@ import torch
 from arviz_stats.base import array_stats
 from torch import Tensor
 
-from zprime.measure.khat import pareto_khat
+from zprime.statistics.pareto import pareto_khat
 from zprime.rng import generator
 
 

@@ -12,8 +12,9 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError, UsageError
 from zprime.latent import AggregatedSettings, Defensive, Gaussian, MixtureSettings
-from zprime.measure import Panel, climb
-from zprime.measure.panel import PURE
+from zprime.measure.candidates import Panel
+from zprime.measure.likelihood.gains import climb
+from zprime.measure.candidates import PURE
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from zoo import posteriors, weighted
-from zprime import plain
+from zprime import serialise
 from zprime.latent import Active, Aggregated, Defensive, Gaussian
-from zprime.measure import Panel, climb, surgery
-from zprime.measure.latent_side import CONTROL, LatentSide, latent_side
-from zprime.measure.panel import PURE
+from zprime.measure.candidates import Panel
+from zprime.measure.likelihood.gains import climb
+from zprime.measure.latents.surgery import surgery
+from zprime.measure.latents.side import CONTROL, LatentSide, latent_side
+from zprime.measure.candidates import PURE
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 
@@ -43,8 +45,8 @@ def test_every_candidate_and_a_control_is_tested_and_it_survives_json() -> None:
     assert found.minibatch is not None
     assert found.hole is not None
     assert found.two_sample["one"].mmd.squared.n == 60
-    text = json.dumps(plain.to_plain(found))
-    assert plain.from_plain(LatentSide, json.loads(text)) == found
+    text = json.dumps(serialise.to_plain(found))
+    assert serialise.from_plain(LatentSide, json.loads(text)) == found
 
 
 def test_the_aggregated_posterior_is_measured_where_it_is_no_candidate_too() -> None:
@@ -81,7 +83,7 @@ def test_the_seed_decides_everything() -> None:
 
 def test_results_do_not_depend_on_the_size_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     from zprime.kernels import compiled, tiles
-    from zprime.measure import leave_one_out
+    from zprime.measure.latents import leave_one_out
 
     p = splits()
     panel = Panel({"aggregated": exact(p)})
@@ -124,7 +126,7 @@ def test_two_cores_agree_with_one() -> None:
     torch.set_num_threads(2)
     double = run(panel, p)
     torch.set_num_threads(threads)
-    a, b = plain.to_plain(single), plain.to_plain(double)
+    a, b = serialise.to_plain(single), serialise.to_plain(double)
     assert _numbers(a) == pytest.approx(_numbers(b), abs=1e-9)
 
 

@@ -11,10 +11,11 @@ from zoo import fitted, posteriors, weighted
 from zprime.errors import UsageError
 from zprime.latent import Active, Aggregated, Defensive, ExemplarsSettings, Gaussian
 from zprime.latent.active import restrict
-from zprime.measure import Panel, climb
-from zprime.measure.estimate import mean_estimate, skew_checked
-from zprime.measure.leave_one_out import leave_one_out, masked_code_gain, masked_evidence_gain, row_mixture
-from zprime.measure.panel import PURE
+from zprime.measure.candidates import Panel
+from zprime.measure.likelihood.gains import climb
+from zprime.statistics.estimate import mean_estimate, skew_checked
+from zprime.measure.latents.leave_one_out import leave_one_out, masked_code_gain, masked_evidence_gain, row_mixture
+from zprime.measure.candidates import PURE
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from zprime import artifact
-from zprime.pipeline import Run
+from zprime.running import Run
 
 WRITER = """
 import sys, time

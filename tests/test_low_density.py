@@ -7,8 +7,8 @@ import torch
 from scipy.stats import binomtest
 
 from zoo import posteriors
-from zprime.measure.estimate import clopper_pearson, share
-from zprime.measure.low_density import low_density, share_below
+from zprime.statistics.estimate import clopper_pearson, share
+from zprime.measure.latents.low_density import low_density, share_below
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

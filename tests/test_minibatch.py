@@ -8,8 +8,8 @@ import torch
 
 from zoo import posteriors, weighted
 from zprime.errors import UsageError
-from zprime.measure import surgery
-from zprime.measure.minibatch import Minibatch, implied_information, log_weights, minibatch
+from zprime.measure.latents.surgery import surgery
+from zprime.measure.latents.minibatch import Minibatch, implied_information, log_weights, minibatch
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

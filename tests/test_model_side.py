@@ -10,20 +10,22 @@ from torch.distributions import Bernoulli, Independent, Normal
 
 from oracles import evidence, linear_gaussian
 from zoo import ZOO
-from zprime import record
+from zprime.results.audit import load as load_audit
 from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.errors import UsageError
 from zprime.latent import Gaussian
-from zprime.measure import Ladder, Panel, climb
-from zprime.measure.ais import AISSettings
-from zprime.measure.bits import bits_per_dimension, units
-from zprime.measure.estimate import mean_estimate
-from zprime.measure.inference import inference_gap
-from zprime.measure.sandwich import sandwich
+from zprime.measure.likelihood.gains import Ladder
+from zprime.measure.candidates import Panel
+from zprime.measure.likelihood.gains import climb
+from zprime.measure.likelihood.ais import AISSettings
+from zprime.measure.likelihood.bits import bits_per_dimension, units
+from zprime.statistics.estimate import mean_estimate
+from zprime.measure.likelihood.inference import inference_gap
+from zprime.measure.likelihood.sandwich import sandwich
 from zprime.posteriors import InMemory
-from zprime.record import AuditSettings
-from zprime.reporting.model_side import sentences
+from zprime.results.audit import AuditSettings
+from zprime.reporting.likelihood import sentences
 from zprime.rng import generator
 
 MODEL = linear_gaussian()
@@ -136,7 +138,7 @@ def test_sandwich_holds_the_truth_and_judges_rung_c() -> None:
         assert abs(s.below.value) < 0.2
         assert s.below.value + s.above.value == pytest.approx(s.gap.value)
         # the simulated rows are the same whatever is measured on them
-        from zprime.measure.simulation import simulate
+        from zprime.measure.likelihood.simulation import simulate
         from zprime.rng import fork
 
         r = PANEL.candidates[name]
@@ -194,7 +196,7 @@ def test_all_of_it_in_an_audit_and_back_from_disk(tmp_path) -> None:
     assert [s.name for s in side.sandwiches] == ["prior", "shifted"]
     assert set(side.gaps) == {"selection", "heldout"}
     found.save(tmp_path / "audit")
-    again = record.load(tmp_path / "audit")
+    again = load_audit(tmp_path / "audit")
     assert again.model_side == side
     assert again.verdict == found.verdict
     for part in ("quarter.heldout.shifted", "log_prior.selection", "reconstruction.heldout", "rate.heldout"):

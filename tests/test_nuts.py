@@ -18,7 +18,7 @@ from zprime.distribution import rebuild
 from zprime.errors import NumericalError, UsageError
 from zprime.latent.context import Context
 from zprime.latent.nuts import SharedNUTSSettings, diagnose
-from zprime.latent.shared import SharedSettings
+from zprime.latent.product_of_experts import SharedSettings
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

@@ -23,7 +23,7 @@ def test_public_names_are_exact_and_sorted() -> None:
 def test_a_verb_is_a_function_whatever_was_imported_first() -> None:
     names = ("train", "encode", "fit", "audit", "sample", "report")
     lines = "; ".join(f"assert callable(zprime.{n}), {n!r}" for n in names)
-    assert python(f"import zprime.pipeline, zprime.cli, zprime; {lines}; print('ok')") == "ok"
+    assert python(f"import zprime.running, zprime.cli, zprime; {lines}; print('ok')") == "ok"
 
 
 def test_unknown_name() -> None:

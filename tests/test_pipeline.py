@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import small
-from zprime import artifact, record, sampling
+from zprime import artifact, sampling
+from zprime.results.audit import load as load_audit
 from zprime.data import SPLITS, DataSettings
 from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
 from zprime.fitting import load_fit
-from zprime.pipeline import Run
-from zprime.record import Audit
+from zprime.running import Run
+from zprime.results.audit import Audit
 from zprime.rng import generator
 
 
@@ -93,7 +94,7 @@ def test_an_altered_artefact_is_refused(data: Path, tmp_path: Path) -> None:
     text = job.path / "audit" / "audit.json"
     text.write_text(text.read_text().replace("nats", "bits"))
     with pytest.raises(ArtifactError, match=r"audit.json: its SHA-256 is not the one in"):
-        record.load(job.path / "audit")
+        load_audit(job.path / "audit")
 
 
 def test_other_rows_in_the_same_file_are_noticed(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_a_fit_is_kept_with_how_it_went(made: tuple[Run, Audit]) -> None:
 
 
 def test_the_audit_survives_its_file(made: tuple[Run, Audit]) -> None:
-    again = record.load(made[0].path / "audit")
+    again = load_audit(made[0].path / "audit")
     assert again.to_json() == made[1].to_json()
     assert again.entries == made[1].entries
     assert again.surgery == made[1].surgery

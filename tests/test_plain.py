@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zprime.plain import from_plain, outline, to_plain
+from zprime.serialise import from_plain, outline, to_plain
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ from zprime import plot, reporting
 from zprime.cli import app
 from zprime.distribution import Outcome
 from zprime.errors import ArtifactError, UsageError
-from zprime.measure import Estimate
-from zprime.pipeline import Run
+from zprime.statistics.estimate import Estimate
+from zprime.running import Run
 from zprime.posteriors import Sharded
-from zprime.record import Audit
-from zprime.reporting import pictures, ranking
+from zprime.results.audit import Audit
+from zprime.reporting import gains, pictures
 from zprime.reporting.compare import compare
 from zprime.reporting.compare import short as short_names
-from zprime.reporting.latent import map_data
-from zprime.reporting.latent_side import lines
+from zprime.reporting.latent_map import map_data
+from zprime.reporting.latents import lines
 from zprime.reporting.page import html
 from zprime.reporting.provenance import command
 from zprime.reporting.sections import _tables, sections
@@ -115,13 +115,13 @@ def test_command_makes_the_same_again(digits: tuple[Path, Audit], tmp_path: Path
 
 
 def test_intervals_are_drawn_where_they_are(made: Audit) -> None:
-    rows = ranking.rows(made)
+    rows = gains.rows(made)
     entries = {e.label if e.eligible else f"{e.label} alone": e for e in made.entries}
     ends = []
     for row in rows:
         gain = entries[row.title].scores["heldout"]["likelihood"].gain
         if row.bar and not (row.bar.left or row.bar.right):
-            assert 0 <= row.bar.low <= row.bar.value <= row.bar.high <= ranking.WIDTH
+            assert 0 <= row.bar.low <= row.bar.value <= row.bar.high <= gains.WIDTH
             ends.append((row.bar.value - row.bar.zero, gain.value))
     for drawn, value in ends:
         assert drawn * value >= 0

@@ -24,7 +24,7 @@ from ring import (
 from zprime.arrays import standard_log_prob
 from zprime.distribution import Fit
 from zprime.errors import UsageError
-from zprime.latent.fitting import MLP, Whitening
+from zprime.latent.gradient import MLP, Whitening
 from zprime.latent.gaussian import GaussianSettings
 from zprime.latent.resampled import Normaliser, Resampled, ResampledSettings
 from zprime.posteriors import InMemory

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from samples import clumps
-from zprime.measure.frechet import frechet, frechet_replicates
-from zprime.measure.resampling import GROUPS, About, Groups, group_of, halve, leave_out
+from zprime.measure.samples.frechet import frechet, frechet_replicates
+from zprime.statistics.resampling import GROUPS, About, Groups, group_of, halve, leave_out
 from zprime.rng import generator
 
 ABOUT = About(100, "heldout", 0)

@@ -9,16 +9,17 @@ import pytest
 import torch
 
 import small
-from zprime import plain, plot, record
+from zprime import serialise, plot
+from zprime.results.audit import load as load_audit
 from zprime.components import choose
 from zprime.latent.gaussian import moments
-from zprime.measure.copying import Copying, TrainingSet, copying
-from zprime.measure.generation import PLANTED, RECONSTRUCTED
-from zprime.measure.road import BANDWIDTHS, CODES, Road, road, walk
+from zprime.measure.samples.copying import Copying, TrainingSet, copying
+from zprime.measure.samples.side import PLANTED, RECONSTRUCTED
+from zprime.measure.samples.bandwidth_path import BANDWIDTHS, CODES, Road, road, walk
 from zprime.posteriors import InMemory
-from zprime.record import Audit
+from zprime.results.audit import Audit
 from zprime.reporting import report
-from zprime.reporting.generation import road_line
+from zprime.reporting.samples import road_line
 from zprime.rng import generator
 
 N, M = 11, 4000
@@ -166,8 +167,8 @@ def test_it_is_in_the_record_beside_both_controls(made: tuple[Audit, Path]) -> N
     assert set(found.beside) == {PLANTED, RECONSTRUCTED, "prior"}
     assert found.beside[PLANTED].within.low > 0.9
     assert found.beside[PLANTED].within.n == found.stops[0].copying.within.n == found.rows
-    assert plain.from_plain(Road, json.loads(json.dumps(plain.to_plain(found)))) == found
-    assert record.load(folder / "audit").generation.road == found  # type: ignore[union-attr]
+    assert serialise.from_plain(Road, json.loads(json.dumps(serialise.to_plain(found)))) == found
+    assert load_audit(folder / "audit").generation.road == found  # type: ignore[union-attr]
 
 
 def test_it_is_drawn(made: tuple[Audit, Path], tmp_path: Path) -> None:

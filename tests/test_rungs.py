@@ -13,9 +13,11 @@ from zprime.arrays import gaussian_log_prob, standard_log_prob
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent import Flow, Gaussian
-from zprime.measure import Ladder, Panel, climb
-from zprime.measure.ladder import CODE_DRAWS
-from zprime.measure.proposal import Plan, match, propose
+from zprime.measure.likelihood.gains import Ladder
+from zprime.measure.candidates import Panel
+from zprime.measure.likelihood.gains import climb
+from zprime.measure.likelihood.gains import CODE_DRAWS
+from zprime.measure.likelihood.proposal import Plan, match, propose
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

@@ -9,7 +9,7 @@ from zprime.arrays import standard_log_prob
 from zprime.distribution import rebuild
 from zprime.errors import UsageError
 from zprime.latent.prior import Prior
-from zprime.latent.shared import Shared, SharedSettings
+from zprime.latent.product_of_experts import Shared, SharedSettings
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

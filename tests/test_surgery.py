@@ -7,7 +7,8 @@ import torch
 
 from oracles import grid, hermite, linear_gaussian, maximum_likelihood
 from zprime.errors import NumericalError
-from zprime.measure import Surgery, surgery
+from zprime.measure.latents.surgery import Surgery
+from zprime.measure.latents.surgery import surgery
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

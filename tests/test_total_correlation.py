@@ -7,7 +7,7 @@ import torch
 
 from oracles import grid
 from zoo import posteriors, weighted
-from zprime.measure.total_correlation import total_correlation
+from zprime.measure.latents.total_correlation import total_correlation
 from zprime.posteriors import InMemory
 
 

@@ -10,9 +10,9 @@ from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
 from zprime.errors import UsageError
-from zprime.measure.c2st import Features, binomial_p, c2st
-from zprime.measure.logistic import fit_logistic
-from zprime.measure.mmd import gaussian_kernel, mmd, unbiased
+from zprime.statistics.c2st import Features, binomial_p, c2st
+from zprime.statistics.logistic import fit_logistic
+from zprime.statistics.mmd import gaussian_kernel, mmd, unbiased
 from zprime.rng import generator
 
 

@@ -12,7 +12,7 @@ from ring import GRID, cloud, company_does_not_matter, fit, gaussian_kl, kl, mas
 from zprime.distribution import Fit
 from zprime.errors import UsageError
 from zprime.latent import two_stage
-from zprime.latent.fitting import Whitening, precise
+from zprime.latent.gradient import Whitening, precise
 from zprime.latent.two_stage import Second, TwoStage, TwoStageSettings
 from zprime.rng import generator
 

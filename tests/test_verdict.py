@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from zprime.latent import Gaussian, Mixture
-from zprime.measure import Ladder, Panel
-from zprime.measure.verdict import Verdict, decide, evidence_estimate, likelihood_estimate
+from zprime.measure.likelihood.gains import Ladder
+from zprime.measure.candidates import Panel
+from zprime.measure.verdicts.likelihood import Verdict, decide, evidence_estimate, likelihood_estimate
 from zprime.rng import generator
 
 N = 400

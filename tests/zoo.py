@@ -28,10 +28,10 @@ from zprime.latent.flow_matching import FlowMatchingSettings
 from zprime.latent.gaussian import GaussianSettings
 from zprime.latent.mixture import MixtureSettings
 from zprime.latent.nuts import SharedNUTS
-from zprime.latent.pool import PoolSettings
+from zprime.latent.log_pool import PoolSettings
 from zprime.latent.prior import Prior
 from zprime.latent.resampled import ResampledSettings
-from zprime.latent.shared import SharedSettings
+from zprime.latent.product_of_experts import SharedSettings
 from zprime.latent.two_stage import TwoStageSettings
 from zprime.latent.vamp import Vamp
 from zprime.posteriors import InMemory, Sharded
@@ -93,7 +93,7 @@ def context(p: InMemory) -> Context:
 
 def fitted(settings: Settings, p: InMemory) -> LatentDistribution:
     """What the settings make of posteriors."""
-    with patch("zprime.latent.fitting.STEPS", 60):  # laws hold for bad fits too
+    with patch("zprime.latent.gradient.STEPS", 60):  # laws hold for bad fits too
         return settings.fit(p, selection=p, context=None, rng=generator(0, "zoo fit")).distribution
 
 

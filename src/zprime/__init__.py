@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError, ZprimeError
     from zprime.fitting import fit
     from zprime.latent import load as load_latent
-    from zprime.measure import Estimate
-    from zprime.pipeline import Run
+    from zprime.statistics.estimate import Estimate
+    from zprime.running import Run
     from zprime.posteriors import InMemory, Posteriors, Sharded
-    from zprime.record import Audit, AuditSettings
+    from zprime.results.audit import Audit, AuditSettings
     from zprime.reporting import report
     from zprime.sampling import GenerativeModel, sample
     from zprime.sampling import load as load_generator
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _WHERE = {
     "ArrayError": "errors",
     "ArtifactError": "errors",
-    "Audit": "record",
-    "AuditSettings": "record",
+    "Audit": "results.audit",
+    "AuditSettings": "results.audit",
     "DataSettings": "data",
     "Dataset": "data",
-    "Estimate": "measure",
+    "Estimate": "statistics.estimate",
     "Fit": "distribution",
     "GenerativeModel": "sampling",
     "InMemory": "posteriors",
@@ -46,7 +46,7 @@ _WHERE = {
     "Outcome": "distribution",
     "Posteriors": "posteriors",
     "Rows": "data",
-    "Run": "pipeline",
+    "Run": "running",
     "Sharded": "posteriors",
     "TrainSettings": "training",
     "UsageError": "errors",

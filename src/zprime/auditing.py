@@ -16,17 +16,22 @@ from zprime.encoding import Reencoded
 from zprime.engine import in_threads
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import Searched
-from zprime.measure import Ladder, Panel, Surgery, climb, mean_estimate, surgery
-from zprime.measure.averages import averages
-from zprime.measure.features import Entries, Space
-from zprime.measure.fidelity import FEWEST
-from zprime.measure.generation import generation
-from zprime.measure.latent_side import latent_side
-from zprime.measure.model_side import model_side
-from zprime.measure.panel import PURE
-from zprime.measure.verdict import UNIT, decide, evidence_estimate, likelihood_estimate
+from zprime.measure.likelihood.gains import Ladder
+from zprime.measure.candidates import Panel
+from zprime.measure.latents.surgery import Surgery
+from zprime.measure.likelihood.gains import climb
+from zprime.statistics.estimate import mean_estimate
+from zprime.measure.latents.surgery import surgery
+from zprime.measure.latents.averages import averages
+from zprime.measure.samples.features import Entries, Space
+from zprime.measure.samples.fidelity import FEWEST
+from zprime.measure.samples.side import generation
+from zprime.measure.latents.side import latent_side
+from zprime.measure.likelihood.side import model_side
+from zprime.measure.candidates import PURE
+from zprime.measure.verdicts.likelihood import UNIT, decide, evidence_estimate, likelihood_estimate
 from zprime.posteriors import InMemory, Posteriors
-from zprime.record import Audit, AuditSettings, Entry, Score
+from zprime.results.audit import Audit, AuditSettings, Entry, Score
 from zprime.rng import generator
 from zprime.sampling import GenerativeModel
 from zprime.vae import Model

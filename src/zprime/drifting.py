@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from zprime import artifact, record, vae
+from zprime import artifact, vae
+from zprime.results.audit import load as load_audit
 from zprime import data as datasets
 from zprime.encoding import encode
 from zprime.errors import UsageError
-from zprime.measure.drift import Drift, drift
-from zprime.pipeline import Run
+from zprime.measure.latents.drift import Drift, drift
+from zprime.running import Run
 from zprime.posteriors import Sharded
 from zprime.rng import generator
 
@@ -43,4 +44,4 @@ def _keep(run: Run, found: Drift) -> None:
     """Put it into the run's audit, in place of an earlier one; everything else stays as it was."""
     path = run.path / "audit"
     old = artifact.read(path, "audit")
-    replace(record.load(path), drift=found).save(path, key=old.key, **old.inputs)
+    replace(load_audit(path), drift=found).save(path, key=old.key, **old.inputs)

@@ -11,7 +11,7 @@ from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Sett
 from zprime.errors import ArrayError
 from zprime.latent import Active, Defensive, Prior, settings_for
 from zprime.latent.active import active_dimensions, restrict
-from zprime.latent.choose import Codes, best_share, smallest_of_best
+from zprime.latent.selection import Codes, best_share, smallest_of_best
 from zprime.latent.context import Context
 from zprime.posteriors import Posteriors
 from zprime.rng import fork, generator

@@ -19,7 +19,7 @@ from zprime.bring.modules import precision
 from zprime.bring.splits import split
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.gaussian import moments
-from zprime.measure.verdict import Verdict
+from zprime.measure.verdicts.likelihood import Verdict
 from zprime.posteriors import InMemory
 from zprime.rng import generator
 

@@ -6,11 +6,11 @@ from typing import Annotated
 from zprime.cli.console import bars, give, say, say_table, set_threads, verdicts, workers
 from zprime.cli.run import FLAT
 from zprime.drifting import drift_of
-from zprime.pipeline import Run
-from zprime.plain import to_plain
-from zprime.record import AuditSettings
+from zprime.running import Run
+from zprime.serialise import to_plain
+from zprime.results.audit import AuditSettings
 from zprime.reporting import report
-from zprime.reporting.generation import drift_table
+from zprime.reporting.samples import drift_table
 
 
 def audit(

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from zprime.record import Audit
+    from zprime.results.audit import Audit
 
 CONSOLE = Console(stderr=True)
 OUT = Console()

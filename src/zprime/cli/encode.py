@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from zprime.cli.console import bars, give, say, set_threads
-from zprime.pipeline import Run
+from zprime.running import Run
 from zprime.reporting.table import size
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from zprime import artifact
 from zprime.cli.console import give, say
-from zprime.reporting.answer import explain as answer
+from zprime.reporting.explain import explain as answer
 from zprime.reporting.page import find
 
 

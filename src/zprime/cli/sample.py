@@ -12,7 +12,7 @@ from zprime import artifact, latent, sampling
 from zprime.cli.console import give, say, set_threads
 from zprime.cli.settings import label_of
 from zprime.errors import UsageError
-from zprime.pipeline import Run
+from zprime.running import Run
 from zprime.reporting import pictures
 
 

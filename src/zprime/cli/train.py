@@ -6,7 +6,7 @@ from typing import Annotated
 from zprime.cli.console import bars, give, say, set_threads
 from zprime.cli.run import FLAT
 from zprime.data import DataSettings
-from zprime.pipeline import Run
+from zprime.running import Run
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 

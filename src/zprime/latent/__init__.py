@@ -13,16 +13,16 @@ from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.conditional import Conditional, ConditionalSettings, given, labels_of
 from zprime.latent.defensive import Defensive
 from zprime.latent.exemplars import Exemplars, ExemplarsSettings
-from zprime.latent.fitting import Schedule
+from zprime.latent.gradient import Schedule
 from zprime.latent.flow import Flow, FlowSettings
 from zprime.latent.flow_matching import FlowMatching, FlowMatchingSettings
 from zprime.latent.gaussian import Gaussian, GaussianSettings
 from zprime.latent.mixture import Mixture, MixtureSettings
 from zprime.latent.nuts import SharedNUTS, SharedNUTSSettings
-from zprime.latent.pool import Pool, PoolSettings
+from zprime.latent.log_pool import Pool, PoolSettings
 from zprime.latent.prior import Prior, PriorSettings
 from zprime.latent.resampled import Resampled, ResampledSettings
-from zprime.latent.shared import Shared, SharedSettings
+from zprime.latent.product_of_experts import Shared, SharedSettings
 from zprime.latent.two_stage import TwoStage, TwoStageSettings
 from zprime.latent.vamp import Vamp, VampSettings
 

@@ -14,7 +14,7 @@ from zprime.arrays import check_matrix
 from zprime.components import Diagonal, Full, Tilted
 from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
-from zprime.latent.choose import SHARES, Codes, point
+from zprime.latent.selection import SHARES, Codes, point
 from zprime.latent.gaussian import moments
 from zprime.latent.smoothed import Smoothed
 from zprime.latent.subset import Subset, at_random, codes_of, k_medoids, npmle

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from zprime.arrays import LOG_2PI, standard_log_prob
 from zprime.distribution import Fit, LatentDistribution, Progress, silent
 from zprime.errors import UsageError
-from zprime.latent.choose import Codes
-from zprime.latent.fitting import (
+from zprime.latent.selection import Codes
+from zprime.latent.gradient import (
     NetworkDistribution,
     Schedule,
     Whitening,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from zprime.arrays import standard_log_prob
 from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Progress, silent
-from zprime.latent.choose import Codes
-from zprime.latent.fitting import (
+from zprime.latent.selection import Codes
+from zprime.latent.gradient import (
     NetworkDistribution,
     Schedule,
     Whitening,

@@ -12,7 +12,7 @@ from zprime.arrays import cholesky
 from zprime.components import Diagonal, Full
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
-from zprime.latent.choose import Codes, best_share, point, smallest_of_best
+from zprime.latent.selection import Codes, best_share, point, smallest_of_best
 from zprime.posteriors import Posteriors
 
 COVARIANCES = ("full", "diagonal", "low-rank")

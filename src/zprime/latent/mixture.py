@@ -12,7 +12,7 @@ from torch import Tensor
 from zprime.components import Diagonal, Full
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
-from zprime.latent.choose import WORTH, Codes, best_share, point, smallest_of_best
+from zprime.latent.selection import WORTH, Codes, best_share, point, smallest_of_best
 from zprime.latent.em import ComponentEM, State
 from zprime.posteriors import InMemory, Posteriors
 from zprime.rng import fork

@@ -16,7 +16,7 @@ from torch import Tensor
 from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import NumericalError, UsageError
 from zprime.latent.context import need
-from zprime.latent.shared import members
+from zprime.latent.product_of_experts import members
 from zprime.posteriors import Posteriors
 from zprime.rng import fork
 from zprime.vae import Decoder

@@ -13,8 +13,8 @@ from torch import Tensor
 from zprime.arrays import blocks, standard_log_prob
 from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Progress, silent
 from zprime.errors import UsageError
-from zprime.latent.choose import Codes
-from zprime.latent.fitting import (
+from zprime.latent.selection import Codes
+from zprime.latent.gradient import (
     MLP,
     ROWS,
     NetworkDistribution,

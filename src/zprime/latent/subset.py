@@ -11,7 +11,7 @@ from zprime.arrays import LOG_2PI, blocks, standard_log_prob
 from zprime.components import Diagonal
 from zprime.distribution import Progress, silent
 from zprime.kernels import diagonal_log_ratio
-from zprime.latent.choose import SHARES, Codes
+from zprime.latent.selection import SHARES, Codes
 from zprime.posteriors import InMemory
 
 NPMLE_STEPS = 60

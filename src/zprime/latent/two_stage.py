@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zprime.arrays import LOG_2PI
 from zprime.distribution import Density, Fit, LatentDistribution, Progress, silent
-from zprime.latent.fitting import (
+from zprime.latent.gradient import (
     MLP,
     NetworkDistribution,
     Schedule,

@@ -15,9 +15,9 @@ from zprime.components import Diagonal
 from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Progress, silent
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import trainable_mixture_log_prob
-from zprime.latent.choose import Codes
+from zprime.latent.selection import Codes
 from zprime.latent.context import Context, need
-from zprime.latent.fitting import Schedule, ascend, at_least, score
+from zprime.latent.gradient import Schedule, ascend, at_least, score
 from zprime.posteriors import InMemory, Posteriors
 from zprime.rng import fork
 

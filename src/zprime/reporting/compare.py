@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zprime.record import Audit
-from zprime.reporting import ranking
-from zprime.reporting.explain import SAYS, Number, estimate
+from zprime.results.audit import Audit
+from zprime.reporting import gains
+from zprime.reporting.numbers import SAYS, Number, estimate
 from zprime.reporting.sheets import Sheet, sheets
 from zprime.reporting.words import data_name
 
@@ -18,7 +18,7 @@ class Compared:
     about: str
     audit: Audit
     numbers: list[Number]
-    rows: list[ranking.Row]
+    rows: list[gains.Row]
     sheets: list[Sheet]
 
 
@@ -36,7 +36,7 @@ def compare(audits: Sequence[Audit], names: Sequence[str], *, public: bool = Fal
         "compare.html.j2",
         runs=[_compared(a, n, public=public) for a, n in zip(audits, short(names), strict=True)],
         heads=HEADS,
-        headings=ranking.headings(audits[0]),
+        headings=gains.headings(audits[0]),
         note="" if same else UNLIKE.format(", ".join(sets)),
         public=public,
     )
@@ -52,7 +52,7 @@ def short(names: Sequence[str]) -> list[str]:
 
 def _compared(audit: Audit, name: str, *, public: bool) -> Compared:
     choice = audit.entry(audit.verdict.choice)
-    drawn = ranking.rung(audit)
+    drawn = gains.rung(audit)
     gain = choice.scores["heldout"].get(drawn)
     s = audit.surgery["train"]
     d = len(s.dimension_kl)
@@ -68,4 +68,4 @@ def _compared(audit: Audit, name: str, *, public: bool) -> Compared:
         Number(f"{s.mean_kl.n:,}", "Training rows.", s.mean_kl.n),
     ]
     about = f"{audit.data.get('name', 'data')}, {s.mean_kl.n:,} training rows, {d} latents, seed {audit.seed}"
-    return Compared(name, about, audit, numbers, ranking.rows(audit), sheets(audit, public=public))
+    return Compared(name, about, audit, numbers, gains.rows(audit), sheets(audit, public=public))

@@ -1,7 +1,7 @@
 """What each latent distribution costs: to fit, to keep, to draw from; and how its fit ended."""
 
-from zprime.record import Audit
-from zprime.reporting.explain import SAYS, Number
+from zprime.results.audit import Audit
+from zprime.reporting.numbers import SAYS, Number
 from zprime.reporting.table import size, spent, title
 
 HEADS = ["", "fit, CPU s", "stored", "draws z′ per CPU s", "outcome"]

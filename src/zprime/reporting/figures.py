@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zprime.errors import UsageError
-from zprime.measure.copying import LIMIT
-from zprime.measure.drift import LEVEL
-from zprime.measure.surgery import ACTIVE
+from zprime.measure.samples.copying import LIMIT
+from zprime.measure.latents.drift import LEVEL
+from zprime.measure.latents.surgery import ACTIVE
 from zprime.notebook import size
-from zprime.record import Audit
+from zprime.results.audit import Audit
 from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, quiet, styled
 
 __all__ = ["calibration", "components", "dimensions", "drift", "gains", "latent_map", "road", "surgery"]

@@ -8,9 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zprime import artifact
 from zprime.errors import ArtifactError
-from zprime.measure.panel import PURE
-from zprime.record import Audit, load
-from zprime.reporting import figures, generation, latent, outputs, pictures, provenance, ranking
+from zprime.measure.candidates import PURE
+from zprime.results.audit import Audit, load
+from zprime.reporting import figures, gains, latent_map, outputs, pictures, provenance, samples
 from zprime.reporting.sections import sections, verdicts
 from zprime.reporting.sheets import sheets
 from zprime.reporting.table import size
@@ -79,23 +79,23 @@ def html(audit: Audit, *, public: bool = False) -> str:
     """The page as text: a pure function of the audit."""
     curve = figures.components(audit)
     dots = None if public else outputs.counts(audit)
-    heads, cuts = ranking.surgery(audit)
+    heads, cuts = gains.surgery(audit)
     scores = audit.entries[0].scores["heldout"]
     return render(
         "page.html.j2",
         a=audit,
         public=public,
         name=data_name(audit),
-        rung=ranking.rung(audit),
+        rung=gains.rung(audit),
         held=next(iter(scores.values())).gain,
-        headings=ranking.headings(audit),
-        rows=ranking.rows(audit),
+        headings=gains.headings(audit),
+        rows=gains.rows(audit),
         sheets=sheets(audit, public=public),
         columns="" if public or dots or (table := outputs.columns(audit)) is None else pictures.svg(table, "columns"),
         counts="" if dots is None else pictures.svg(dots, "counts"),
         drawn="mean" if audit.generation is None else audit.generation.noise,
         shown=len(audit.tensors.get("grid.held-out data", ())),
-        latent=latent.map_data(audit, public=public),
+        latent=latent_map.map_data(audit, public=public),
         curve="" if curve is None else pictures.svg(curve, "curve"),
         waterfall=pictures.svg(figures.surgery(audit), "waterfall"),
         dimensions=pictures.svg(figures.dimensions(audit), "dimensions"),
@@ -103,7 +103,7 @@ def html(audit: Audit, *, public: bool = False) -> str:
         cut_heads=heads,
         sections=sections(audit),
         verdicts=verdicts(audit),
-        shipped=generation.shipped(audit),
+        shipped=samples.shipped(audit),
         answer=answer(audit),
         facts=provenance.facts(audit),
         command=provenance.command(audit),

@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 from zprime.data import DataSettings
-from zprime.record import Audit, AuditSettings
+from zprime.results.audit import Audit, AuditSettings
 from zprime.reporting.table import size
 from zprime.reporting.words import data_name
 from zprime.training import TrainSettings

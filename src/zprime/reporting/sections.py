@@ -11,11 +11,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from zprime.measure import Estimate
-from zprime.measure.decision import Decision
-from zprime.record import Audit
-from zprime.reporting import cost, figures, generation, latent_side, model_side, pictures
-from zprime.reporting.explain import Number, attributes, estimate
+from zprime.statistics.estimate import Estimate
+from zprime.measure.verdicts.decision import Decision
+from zprime.results.audit import Audit
+from zprime.reporting import cost, figures, latents, likelihood, pictures, samples
+from zprime.reporting.numbers import Number, attributes, estimate
 from zprime.reporting.table import title
 
 DRAWN = frozenset(
@@ -57,15 +57,15 @@ class Section:
 
 
 IN_WORDS: dict[str, tuple[str, Callable[[Audit], Sequence[str | tuple[str, str]]]]] = {
-    "generation": ("Samples beside data", generation.lines),
+    "generation": ("Samples beside data", samples.lines),
     "drift": ("New rows", lambda audit: [] if audit.drift is None else [audit.drift.sentence]),
-    "latent_side": ("The latent side", latent_side.lines),
-    "model_side": ("The likelihood and the encoder", model_side.sentences),
+    "latent_side": ("The latent side", latents.lines),
+    "model_side": ("The likelihood and the encoder", likelihood.sentences),
 }
 """Field of the audit -> its heading, and its numbers in sentences that the terminal shares."""
 
 MORE: dict[str, tuple[str, Callable[[Audit], Sequence[tuple[str, str]]]]] = {
-    "generation": ("Copying, one by one", generation.each),
+    "generation": ("Copying, one by one", samples.each),
 }
 """Field of the audit -> longer sentences, folded away under a title."""
 

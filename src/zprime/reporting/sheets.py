@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zprime.record import Audit
+from zprime.results.audit import Audit
 from zprime.reporting.pictures import data_url, grid, png
 
 COLUMNS = 8

@@ -6,14 +6,14 @@ from rich.panel import Panel as Box
 from rich.table import Table
 from rich.text import Text
 
-from zprime.measure import Estimate
-from zprime.measure.estimate import digits
-from zprime.measure.panel import PURE
+from zprime.statistics.estimate import Estimate
+from zprime.statistics.estimate import digits
+from zprime.measure.candidates import PURE
 from zprime.notebook import size as size
-from zprime.record import Audit, Entry, Score
-from zprime.reporting.generation import sample_table, verdict_box
-from zprime.reporting.latent_side import lines
-from zprime.reporting.model_side import sentences
+from zprime.results.audit import Audit, Entry, Score
+from zprime.reporting.samples import sample_table, verdict_box
+from zprime.reporting.latents import lines
+from zprime.reporting.likelihood import sentences
 
 RUNGS = {"code": "(a) code gain", "evidence": "(b) evidence gain", "likelihood": "(c) likelihood gain"}
 

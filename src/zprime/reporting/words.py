@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from zprime.measure.estimate import Estimate, plainly
-from zprime.record import Audit, Entry
+from zprime.statistics.estimate import Estimate, plainly
+from zprime.results.audit import Audit, Entry
 
 GLOSS = {
     "mixture": "{} Gaussians fitted to all posteriors",

@@ -1,0 +1,180 @@
+"""The hole as a bracket: how far this encoder's aggregated posterior is from the prior, from below and from above.
+
+Two targets, never to be mixed (theory page, end of section 4). The *empirical* hole is KL(qbar||p) of the mixture of
+N given posteriors: a number without error, and where posteriors are narrow mostly an artefact of N. The *population*
+hole is that of `E_{x~data} q(z|x)` over all data there could be. It is not known; these bound it in expectation:
+
+- from below: `E[log r(z) - log p(z)]` at codes of fresh rows, for any r fixed beforehand (that is the code gain), and
+  for r the mixture of all other fresh rows (leave-one-out);
+- from above: the same for the mixture with the row itself in it, since KL is convex.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.arrays import gaussian_log_prob, standard_kl, standard_log_prob
+from zprime.components import Diagonal
+from zprime.errors import UsageError
+from zprime.latent.gaussian import moments
+from zprime.statistics.estimate import Estimate, mean_estimate, student
+from zprime.measure.likelihood.gains import Ladder
+from zprime.measure.latents.leave_one_out import RowMixture, masked_code_gain
+from zprime.measure.latents.surgery import Surgery
+from zprime.posteriors import InMemory, Posteriors
+from zprime.rng import generator
+
+ROWS = 2000
+DRAWS = 2
+CLOSE = 0.5  # nats that I may be short of log N before the mixture is called a lookup table
+UNIT = "nats"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One number about the hole.
+
+    Attributes:
+        name: what it is.
+        target: `empirical` or `population`: which hole it is about.
+        side: `below`, `above`, or `equal`.
+        estimate: in nats.
+    """
+
+    name: str
+    target: str
+    side: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Hole:
+    """The bracket.
+
+    Attributes:
+        bounds: every number, with the target that it belongs to.
+        low, high: 95 % interval of the population hole, in nats: the highest of the lower ends of the bounds from
+            below (at a level corrected for their number), and the upper end of the one from above.
+        information: I of the fresh rows with their own mixture.
+        log_n: its cap, log N.
+        floor: mean KL(q||p) - log N: the bound from above cannot fall below it, whatever the truth.
+        saturated: whether I is within 0.5 nats of its cap; then the bound from above is little more than that floor.
+    """
+
+    bounds: list[Bound]
+    low: float
+    high: float
+    information: Estimate
+    log_n: float
+    floor: float
+    saturated: bool
+
+
+def hole(
+    posteriors: Mapping[str, Posteriors],
+    ladders: Mapping[str, Ladder],
+    surgeries: Mapping[str, Surgery],
+    *,
+    seed: int,
+    rows: int = ROWS,
+) -> Hole:
+    """Bracket the population hole on held-out rows, and put the empirical hole of the training rows beside it.
+
+    Args:
+        posteriors: `train` and `heldout`.
+        ladders: `selection`, where the candidate with the best code gain is taken, and `heldout`, where it counts.
+        surgeries: of `train`.
+        seed: of all draws.
+        rows: held-out rows at whose codes the mixture of all held-out rows is evaluated, at most.
+
+    Raises:
+        UsageError: fewer than three held-out rows.
+    """
+    held = posteriors["heldout"].gather()
+    if held.n < 3:
+        raise UsageError(f"hole: expected at least 3 held-out rows, got {held.n}")
+    below = [
+        Bound("moment-matched Gaussian", "population", "below", gaussian_bound(posteriors["train"], held)),
+        best_code_gain(ladders["selection"], ladders["heldout"], seed),
+    ]
+    others, own, information = own_mixture(held, seed=seed, rows=rows)
+    below.append(Bound("leave-one-out", "population", "below", others))
+    above = Bound("self-included", "population", "above", own)
+    cut, n = surgeries["train"], surgeries["train"].mean_kl.n
+    empirical = [
+        Bound(f"Gaussian part, {n} training rows", "empirical", "below", cut.gaussian_part),
+        Bound(f"KL(qbar||p), {n} training rows", "empirical", "equal", cut.hole),
+    ]
+    low = max(_lower_end(b.estimate, 0.025 / len(below)) for b in below)
+    log_n = math.log(held.n)
+    kl = float(standard_kl(held.mean.double(), held.scale.double()).sum(1).mean())
+    return Hole(
+        [*below, above, *empirical],
+        max(0.0, low),
+        own.high,
+        information,
+        log_n,
+        kl - log_n,
+        information.value > log_n - CLOSE,
+    )
+
+
+def gaussian_bound(train: Posteriors, heldout: InMemory) -> Estimate:
+    """Code gain of the training posteriors' moment match on held-out rows, in closed form."""
+    mean, covariance = moments(train)
+    mu, var = heldout.mean.double(), heldout.scale.double().square()
+    precision = torch.linalg.inv(covariance)
+    gap = mu - mean
+    under_r = torch.logdet(covariance) + ((gap @ precision) * gap).sum(1) + var @ precision.diagonal()
+    under_p = (mu.square() + var).sum(1)
+    return mean_estimate(0.5 * (under_p - under_r), unit=UNIT, split="heldout", seed=None)
+
+
+def best_code_gain(selection: Ladder, heldout: Ladder, seed: int) -> Bound:
+    """Held-out code gain of the candidate that is best on the selection split."""
+    best = max(selection.code, key=lambda k: float(selection.code[k].mean()))
+    return Bound(
+        f"code gain of {best}",
+        "population",
+        "below",
+        mean_estimate(heldout.code[best], unit=UNIT, split=heldout.split, seed=seed),
+    )
+
+
+def own_mixture(held: InMemory, *, seed: int, rows: int = ROWS) -> tuple[Estimate, Estimate, Estimate]:
+    """Of rows and the mixture of these rows: leave-one-out from below, self-included from above, and I.
+
+    Of the one from above, `KL(q_i||p)` is exact and only I is sampled.
+    """
+    rng = generator(seed, "hole")
+    picked = torch.randperm(held.n, generator=rng)[:rows].sort().values
+    some = held.take(picked)
+    z = some.draw(rng=rng, draws=DRAWS)
+    equal = torch.full((held.n,), -math.log(held.n), dtype=torch.float64)
+    mixture = RowMixture(Diagonal(equal, held.mean, held.scale), list(range(held.d)))
+    gains = masked_code_gain(mixture, picked, z)
+    ratio = (_log_q(some, z) - standard_log_prob(z)).reshape(DRAWS, -1)
+    information = (ratio - gains.with_own).mean(0)
+    kl = standard_kl(some.mean.double(), some.scale.double()).sum(1)
+
+    def estimate(values: Tensor) -> Estimate:
+        return mean_estimate(values, unit=UNIT, split="heldout", seed=seed)
+
+    return estimate(gains.others.mean(0)), estimate(kl - information), estimate(information)
+
+
+def _log_q(p: InMemory, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+    """Log q_i at the draws of each row."""
+    k = len(z) // p.n
+    return gaussian_log_prob(z.double(), p.mean.double().repeat(k, 1), p.scale.double().repeat(k, 1))
+
+
+def _lower_end(e: Estimate, error: float) -> float:
+    """One-sided lower confidence limit of a mean."""
+    if e.stderr is None or not math.isfinite(e.stderr):
+        return e.low
+    return e.value - student(e.n - 1, 1 - error) * e.stderr

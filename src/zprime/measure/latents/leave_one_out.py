@@ -1,0 +1,181 @@
+"""What is memorised: gains on training rows with their own component, without it, and on held-out rows.
+
+Theory page, section 3. For latent distributions with one component a training row: the aggregated posterior, and
+exemplars at the bandwidth that they have.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zprime.arrays import blocks, gaussian_log_prob, standard_log_prob
+from zprime.components import PAIRS, Diagonal
+from zprime.distribution import LatentDistribution, Progress, silent
+from zprime.errors import UsageError
+from zprime.kernels import diagonal_log_ratio
+from zprime.kernels.tiles import mask
+from zprime.latent import Active, Aggregated, Exemplars
+from zprime.statistics.estimate import Estimate, finite_mean, skew_checked
+from zprime.measure.likelihood.gains import DIVERGE, Ladder
+from zprime.measure.candidates import Panel, mix
+from zprime.posteriors import InMemory, Posteriors
+from zprime.rng import generator
+
+PAIRS_SCORED = 500 * 60_000  # rows times components: 2 s for their codes, 5 s for the evidence, with 16 latents
+LEAST = 100
+DRAWS = 4
+UNIT = "nats per row"
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """MaskedGains over the prior of one latent distribution, on rows that it holds and on rows that it does not.
+
+    `self-included` is a training row under the mixture that holds its own component, `leave-one-out` the same row under
+    the mixture of all others, `held-out` a row that no part has seen. The first two are about the rows of this training
+    set given its mixture: their intervals are those of a sample of these rows, not of other training sets. A few rows
+    that lie apart can decide the mean; where there are too few rows for their skewness it is not trusted.
+
+    Attributes:
+        code: (a) of each of the three.
+        evidence: (b) of each of the three.
+        memorised: `code` and `evidence`: self-included less leave-one-out, paired over the training rows.
+    """
+
+    code: dict[str, Estimate]
+    evidence: dict[str, Estimate]
+    memorised: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class RowMixture:
+    """A mixture of which component i belongs to training row i, on the dimensions `dims`; elsewhere it is the prior."""
+
+    components: Diagonal
+    dims: list[int]
+
+
+def row_mixture(r: LatentDistribution, train: Posteriors) -> RowMixture | None:
+    """What `r` keeps of each training row, or None where it is no mixture of diagonal Gaussians, one for every row.
+
+    (Exemplars with a full kernel, or of some of the rows, are none.)
+    """
+    if isinstance(r, Active):
+        inner = row_mixture(r.base, _some(train, list(r.dims)))
+        return None if inner is None else RowMixture(inner.components, [r.dims[j] for j in inner.dims])
+    if not isinstance(r, Aggregated | Exemplars) or not torch.equal(r.mean, train.gather().mean):
+        return None
+    c = r.components
+    return RowMixture(c, list(range(r.d))) if isinstance(c, Diagonal) and len(c.mean) == train.n else None
+
+
+def _some(train: Posteriors, dims: list[int]) -> InMemory:
+    p = train.gather()
+    return InMemory(p.mean[:, dims], p.scale[:, dims], row_ids=p.row_ids, weights=p.weights)
+
+
+def leave_one_out(
+    panel: Panel, train: Posteriors, heldout: Ladder, *, seed: int, rows: int = 0, progress: Progress = silent
+) -> dict[str, LeaveOneOut]:
+    """Measure every view of the panel that keeps one component a training row.
+
+    A component is masked and the rest renormalised by 1 - w_i; densities are never subtracted. Both gains of a row
+    come from one pass: the component that was left out is added to the sum of all others.
+
+    Args:
+        panel: the candidates.
+        train: the posteriors that they were fitted to.
+        heldout: the ladder of held-out rows, climbed with the same panel.
+        seed: of the choice of rows and of their draws.
+        rows: training rows that are scored, drawn at random; 0 for all of them up to 5,000 or so, 500 of 60,000.
+        progress: called once a candidate.
+
+    Raises:
+        UsageError: fewer than two training rows, or one that has all the weight: nothing would be left.
+    """
+    data = train.gather()
+    found = {k: m for k, r in panel.bases.items() if (m := row_mixture(r, data)) is not None}
+    rng = generator(seed, "leave one out")
+    picked = torch.randperm(data.n, generator=rng)[: rows or max(LEAST, PAIRS_SCORED // data.n)].sort().values
+    some = data.take(picked)
+    z = some.draw(rng=rng, draws=DRAWS)
+    out: dict[str, LeaveOneOut] = {}
+    for step, (base, m) in enumerate(found.items()):
+        progress("leave-one-out", step, len(found))
+        gains = {"code": masked_code_gain(m, picked, z), "evidence": masked_evidence_gain(m, picked, some)}
+        for name, view in panel.views.items():
+            if view.base == base:
+                out[name] = _summarise(name, view.share, gains, heldout, seed)
+    progress("leave-one-out", len(found), len(found))
+    return out
+
+
+@dataclass(frozen=True)
+class MaskedGains:
+    """Log r/p of some rows with their own component and without it: a row a draw, or one where there are no draws."""
+
+    with_own: Float[Tensor, "k n"]
+    others: Float[Tensor, "k n"]
+
+
+def masked_code_gain(m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor, "m d"]) -> MaskedGains:
+    """(a) at draws of the rows that have the components at `position`: draw 0 of all rows, then draw 1."""
+    c, z = m.components, z[:, m.dims]
+    repeated = position.repeat(len(z) // len(position))
+    others = c.prepared.log_prob(z, leave_out=repeated)
+    own = gaussian_log_prob(z.double(), c.mean[repeated].double(), c.scale[repeated].double())
+    with_own = torch.logaddexp(others, own + c.log_weight[repeated].double())
+    prior = standard_log_prob(z)
+    shape = (-1, len(position))
+    return MaskedGains((with_own - prior).reshape(shape), (others - prior).reshape(shape) - _left(c, position))
+
+
+def masked_evidence_gain(m: RowMixture, position: Int[Tensor, " n"], posteriors: InMemory) -> MaskedGains:
+    """(b), in closed form, of the rows that have the components at `position`."""
+    c, mean, scale = m.components, posteriors.mean[:, m.dims], posteriors.scale[:, m.dims]
+    dtype = torch.promote_types(mean.dtype, c.mean.dtype)
+    with_own = torch.empty(1, len(position), dtype=torch.float64)
+    others = torch.empty(1, len(position), dtype=torch.float64)
+    for rows in blocks(len(position), max(1, PAIRS // len(c.mean))):
+        terms = diagonal_log_ratio(mean[rows].to(dtype), scale[rows].to(dtype), c.mean.to(dtype), c.scale.to(dtype))
+        terms = terms + c.log_weight.to(dtype)
+        own = terms.gather(1, position[rows, None])[:, 0].double()
+        mask(terms, position[rows])
+        others[0, rows] = torch.logsumexp(terms.double(), 1)
+        with_own[0, rows] = torch.logaddexp(others[0, rows], own)
+    return MaskedGains(with_own, others - _left(c, position))
+
+
+def _left(c: Diagonal, position: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Log(1 - w_i): what is left of the weights."""
+    log_weight = c.log_weight.double()[position]
+    if bool((log_weight > -1e-12).any()):
+        raise UsageError(
+            f"leave-one-out: one of {len(c.mean)} training rows has all the weight: nothing would be left; "
+            "it needs at least two rows"
+        )
+    return torch.log1p(-log_weight.exp())
+
+
+def _summarise(name: str, share: float, gains: Mapping[str, MaskedGains], heldout: Ladder, seed: int) -> LeaveOneOut:
+    def estimate(values: Tensor, split: str, used: int | None) -> Estimate:
+        return skew_checked(finite_mean(values, unit=UNIT, split=split, seed=used, because=DIVERGE), values)
+
+    rungs: dict[str, dict[str, Estimate]] = {}
+    memorised: dict[str, Estimate] = {}
+    for rung, g in gains.items():
+        zero = torch.zeros_like(g.others)
+        # the share goes inside the log, draw by draw
+        with_own, others = (mix(v, zero, share).mean(0) for v in (g.with_own, g.others))
+        rungs[rung] = {
+            "self-included": estimate(with_own, "train", seed),
+            "leave-one-out": estimate(others, "train", seed),
+        }
+        held: dict[str, Tensor] = getattr(heldout, rung)
+        if name in held:
+            rungs[rung]["held-out"] = estimate(held[name], heldout.split, seed if rung == "code" else None)
+        memorised[rung] = estimate(with_own - others, "train", seed)
+    return LeaveOneOut(rungs["code"], rungs["evidence"], memorised)

@@ -1,0 +1,181 @@
+"""The proposal of rung (c): one set of draws for every row, shared by all candidates and the prior.
+
+Theory page, section 3: a mixture of q, q widened, every candidate's q_r, and 10 % of the r's and p themselves, with
+fixed shares in every quarter of the draws (stratified, balance heuristic; Veach & Guibas 1995).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.arrays import gaussian_log_prob, standard_log_prob
+from zprime.errors import UsageError
+from zprime.measure.candidates import Panel
+from zprime.rng import fork
+
+WIDENED = (1.0, 1.5, 2.5)
+PRIOR_SHARE = 0.1
+PILOT = 64  # draws a row that a matched Gaussian is made from; never used again, so that the estimate stays valid
+PILOT_WIDENED = (1.0, 1.5)
+EFFECTIVE = 12.0  # effective pilot draws that the tempered weights must leave
+PSEUDO = 4.0  # draws that q itself counts for in the variance of the match
+INFLATE = 1.2  # of the match's scales: a proposal should be wider than what it stands for
+TEMPERS = 11
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many draws each part of the proposal gets in each quarter.
+
+    Attributes:
+        widened: for q and q widened, in the order of `WIDENED`.
+        matched: for the q_r of every base.
+        direct: for every base itself, the prior among them.
+    """
+
+    widened: list[int]
+    matched: dict[str, int]
+    direct: dict[str, int]
+
+    @property
+    def quarter(self) -> int:
+        """Draws a quarter."""
+        return sum(self.widened) + sum(self.matched.values()) + sum(self.direct.values())
+
+    @classmethod
+    def of(cls, panel: Panel, draws: int) -> "Plan":
+        """Share `draws` out.
+
+        Raises:
+            UsageError: not a multiple of 4, or too few for the number of candidates.
+        """
+        if draws % 4 or draws < 8:
+            raise UsageError(f"draws: expected a multiple of 4, at least 8, got {draws}")
+        quarter = draws // 4
+        # the q_r of the prior is q
+        matched = [name for name in panel.bases if name != "prior"]
+        parts = len(WIDENED) + len(matched)
+        direct = max(1, round(PRIOR_SHARE * quarter / len(panel.bases)))
+        rest = quarter - direct * len(panel.bases)
+        if rest < parts:
+            raise UsageError(
+                f"draws: expected at least {4 * (parts + direct * len(panel.bases))} for {len(panel.bases)} "
+                f"candidates, got {draws}"
+            )
+        counts = [rest // parts + (1 if i < rest % parts else 0) for i in range(parts)]
+        return cls(
+            counts[: len(WIDENED)],
+            dict(zip(matched, counts[len(WIDENED) :], strict=True)),
+            dict.fromkeys(panel.bases, direct),
+        )
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of a few rows, with every density at them: each base is evaluated once.
+
+    Attributes:
+        z: shape [rows, draws, d], quarter by quarter.
+        base: log r(z) of every base.
+        prior: log p(z).
+        posterior: log q(z|x), q as the encoder gave it.
+        proposal: log-density of the mixture that z was drawn from.
+        log_ratio: log E_q[r/p] of the bases that have it in closed form, with q's scales capped at 1, shape [rows].
+        plain: which draws of a row are of q itself, shape [draws].
+    """
+
+    z: Float[Tensor, "b k d"]
+    base: dict[str, Float[Tensor, "b k"]]
+    prior: Float[Tensor, "b k"]
+    posterior: Float[Tensor, "b k"]
+    proposal: Float[Tensor, "b k"]
+    log_ratio: dict[str, Float[Tensor, " b"]]
+    plain: Tensor
+
+
+def propose(
+    panel: Panel, plan: Plan, mean: Float[Tensor, "b d"], scale: Float[Tensor, "b d"], rng: torch.Generator
+) -> Draws:
+    """Draw for a chunk of rows. Where q is wider than the prior its scales count as 1 (all but in q itself)."""
+    b, d = mean.shape
+    capped = scale.clamp(max=1.0)
+    tilts = panel.tilts(mean, capped, draws={k: 4 * c for k, c in plan.matched.items()}, rng=rng)
+    untilted = [k for k in plan.matched if k not in tilts]
+    matches = match(panel, untilted, mean, capped, rng=fork(rng, "pilot")) if untilted else {}
+    scales = [scale if f == 1 else f * capped for f in WIDENED]
+    pools = [_gaussian(mean, s, 4 * c, rng) for s, c in zip(scales, plan.widened, strict=True)]
+    for name, count in plan.matched.items():
+        if name in tilts:
+            pools.append(tilts[name].draws.to(mean.dtype))
+        else:
+            pools.append(_gaussian(*matches[name], 4 * count, fork(rng, "match", name)))
+    for name, count in plan.direct.items():
+        drawn = panel.bases[name].sample(b * 4 * count, rng=fork(rng, "direct", name))
+        pools.append(drawn.to(mean.dtype).reshape(b, -1, d))
+    z = torch.cat([torch.cat([p.chunk(4, dim=1)[i] for p in pools], 1) for i in range(4)], 1)
+
+    wide, mu = z.double(), mean.double()[:, None]
+    base = panel.base_log_probs(z.reshape(-1, d))
+    base = {name: v.reshape(b, -1) for name, v in base.items()}
+    prior = standard_log_prob(z)
+    log_q = [gaussian_log_prob(wide, mu, s.double()[:, None]) for s in scales]
+    total = plan.quarter
+    parts = [q + math.log(c / total) for q, c in zip(log_q, plan.widened, strict=True) if c]
+    log_capped = gaussian_log_prob(wide, mu, capped.double()[:, None]) if tilts else log_q[0]
+    for name, count in plan.matched.items():
+        if name in tilts:
+            density = log_capped + base[name] - prior - tilts[name].log_ratio[:, None]
+        else:
+            centre, spread = matches[name]
+            density = gaussian_log_prob(wide, centre.double()[:, None], spread.double()[:, None])
+        parts.append(density + math.log(count / total))
+    parts += [base[name] + math.log(c / total) for name, c in plan.direct.items()]
+    position = torch.arange(4 * total) % total
+    proposal = torch.logsumexp(torch.stack(parts), 0)
+    log_ratio = {name: t.log_ratio for name, t in tilts.items()}
+    return Draws(z, base, prior, log_q[0], proposal, log_ratio, position < plan.widened[0])
+
+
+def match(
+    panel: Panel, names: list[str], mean: Float[Tensor, "b d"], scale: Float[Tensor, "b d"], *, rng: torch.Generator
+) -> dict[str, tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]]:
+    """For bases whose q_r has no closed form: a diagonal Gaussian for every row that stands near it.
+
+    Pilot draws of q and q widened, shared by all `names`, are weighted by `q(z) [r(z)/p(z)]^t / pilot(z)`, with t the
+    largest of 1, 0.9, ..., 0 that leaves 12 effective draws of 64; the Gaussian has their mean and, a little inflated,
+    their variances. The pilot draws are then thrown away: given the match, the estimate stays what it was.
+
+    Returns:
+        Means and standard deviations of every base in `names`.
+    """
+    b, d = mean.shape
+    each = PILOT // len(PILOT_WIDENED)
+    z = torch.cat([_gaussian(mean, f * scale, each, rng) for f in PILOT_WIDENED], 1)
+    wide, mu, s = z.double(), mean.double()[:, None], scale.double()[:, None]
+    log_q = torch.stack([gaussian_log_prob(wide, mu, f * s) for f in PILOT_WIDENED])
+    log_weight = log_q[0] - torch.logsumexp(log_q, 0)
+    prior = standard_log_prob(z)
+    found = panel.base_log_probs(z.reshape(-1, d), names)
+    power = torch.linspace(1, 0, TEMPERS, dtype=torch.float64, device=z.device)[:, None, None]
+    out = {}
+    for name, log_r in found.items():
+        w = torch.softmax(log_weight + power * (log_r.reshape(b, -1) - prior), 2)
+        effective = 1 / w.square().sum(2)
+        # the first that is enough; where none is, the last, which is q
+        pick = torch.where(effective >= EFFECTIVE, 1, 0).argmax(0)
+        pick = torch.where((effective >= EFFECTIVE).any(0), pick, TEMPERS - 1)
+        row = torch.arange(b, device=z.device)
+        w, n = w[pick, row][..., None], effective[pick, row][:, None]
+        centre = (w * wide).sum(1)
+        var = (w * (wide - centre[:, None]).square()).sum(1)
+        var = (n * var + PSEUDO * s[:, 0].square()) / (n - 1 + PSEUDO)
+        out[name] = (centre.to(mean.dtype), (INFLATE * var.sqrt()).to(mean.dtype))
+    return out
+
+
+def _gaussian(mean: Tensor, scale: Tensor, count: int, rng: torch.Generator) -> Float[Tensor, "b k d"]:
+    noise = torch.randn(len(mean), count, mean.shape[1], generator=rng, dtype=mean.dtype, device=mean.device)
+    return mean[:, None] + scale[:, None] * noise

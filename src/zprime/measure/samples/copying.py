@@ -1,0 +1,284 @@
+"""Copying: are generated rows nearer to the training set than rows that no part has seen would be?
+
+Everything is read off one exact search: the two nearest training rows of every generated row. The yardstick are
+reconstructions of held-out rows, which carry the same blur as generated rows but cannot be copies.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zprime.errors import ArrayError
+from zprime.kernels import Searched
+from zprime.statistics.estimate import Z95, Estimate, mean_estimate, share
+from zprime.measure.samples.features import Entries
+from zprime.rng import generator
+
+LIMIT = 0.1
+"""The share of exact copies among generated rows at which the gate closes, all other rows being innocent."""
+NEAR = 0.05
+"""`near` and `singled` count generated rows beyond all but this share of the yardstick."""
+FIFTH = 5  # training rows that the nearest one is held against: up to four may be the same
+CELLS = 10
+CELL_ROWS = 30  # rows of the yardstick in a cell, on average, at least
+ROUNDS = 20
+ROWS = "generated rows"
+PLAIN = Entries()
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What is known of some rows: how far their two nearest training rows are, which is nearest, in which region.
+
+    Attributes:
+        distance: to the nearest training row, the second nearest, ..., the fifth.
+        parent: position of the nearest training row.
+        cell: region of the data, that of the nearest training row.
+        isolation: distance of that training row from its own nearest other training row.
+    """
+
+    distance: Float[Tensor, "n k"]
+    parent: Int[Tensor, " n"]
+    cell: Int[Tensor, " n"]
+    isolation: Float[Tensor, " n"]
+
+    @property
+    def to_one(self) -> Float[Tensor, " n"]:
+        """Distance to the nearest training row over that to the fifth nearest; 1 where both are 0."""
+        return (self.distance[:, 0] / self.distance[:, -1]).nan_to_num(1.0)
+
+    def take(self, rows: Tensor | slice) -> "Neighbours":
+        """Some of the rows."""
+        return Neighbours(self.distance[rows], self.parent[rows], self.cell[rows], self.isolation[rows])
+
+    def everywhere(self) -> "Neighbours":
+        """As if the data were one region."""
+        return replace(self, cell=torch.zeros_like(self.cell))
+
+
+class TrainingSet:
+    """The training rows, searched for neighbours; what is found of them is kept.
+
+    Args:
+        x: the rows.
+        codes: where regions are cut by k-means: the posteriors' means.
+        yardstick: number of rows that regions must be large enough for.
+        seed: of the regions' first centres.
+        entries: how rows are compared; by default as they are.
+    """
+
+    def __init__(
+        self,
+        x: Float[Tensor, "n *datum"],
+        codes: Float[Tensor, "n d"],
+        *,
+        yardstick: int,
+        seed: int = 0,
+        entries: Entries = PLAIN,
+    ) -> None:
+        if len(x) < 3:
+            raise ArrayError(f"copying: expected at least 3 training rows, got {len(x)}")
+        self.entries = entries
+        self.x = entries.of(x)
+        self._searched = Searched(self.x)
+        cells = max(1, min(CELLS, yardstick // CELL_ROWS))
+        self.cells = cells_of(codes, cells, seed=seed)
+        self._isolation = torch.full((len(x),), torch.nan, dtype=torch.float64)
+
+    def neighbours(self, x: Float[Tensor, "n *datum"]) -> Neighbours:
+        """Search exactly for the nearest training rows."""
+        distance, index = self._searched.nearest(self.entries.of(x), min(FIFTH, len(self.x)))
+        parent = index[:, 0]
+        return Neighbours(distance, parent, self.cells[parent], self.isolation(parent))
+
+    def isolation(self, rows: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """Distance of training rows from their nearest other training row; searched once for each."""
+        new = torch.unique(rows[self._isolation[rows].isnan()])
+        if len(new):
+            self._isolation[new] = self._searched.nearest(self.x[new], 1, exclude=new)[0][:, 0]
+        return self._isolation[rows]
+
+    def plant(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n f"]:
+        """Copies for the positive control: training rows with noise of a tenth of their distance from each other."""
+        rows = torch.randint(len(self.x), (n,), generator=rng)
+        noise = torch.randn(n, self.x.shape[1], generator=rng)
+        size = 0.1 * self.isolation(rows)[:, None].float()
+        copies = self.x[rows] + size * noise / math.sqrt(self.x.shape[1])
+        return self.entries.back(copies)
+
+
+def cells_of(codes: Float[Tensor, "n d"], cells: int, *, seed: int) -> Int[Tensor, " n"]:
+    """Cut rows into regions by k-means on their codes."""
+    x = codes.float()
+    centres = x[torch.randperm(len(x), generator=generator(seed, "cells"))[:cells]]
+    owner = torch.zeros(len(x), dtype=torch.long)
+    for _ in range(ROUNDS if cells > 1 else 0):
+        owner = torch.cdist(x, centres).argmin(1)
+        count = torch.bincount(owner, minlength=len(centres)).clamp(min=1)
+        centres = torch.zeros_like(centres).index_add_(0, owner, x) / count[:, None]
+    return owner
+
+
+@dataclass(frozen=True)
+class Copying:
+    """How one sample lies to the training set.
+
+    Attributes:
+        auc: chance that a generated row is nearer to the training set than a held-out reconstruction is; 1/2 where
+            nothing is copied, less where rows are off the data.
+        within: the same within regions of the data, like with like: a generator that only draws more from dense regions
+            is not accused.
+        near: share of rows nearer than all but 5 % of the held-out reconstructions of their region: 0.05 where
+            nothing is copied. It sees a few copies among many rows that are far off.
+        singled: share of rows whose nearest training row is nearer, as a part of the distance to the fifth nearest,
+            than for all but 5 % of the held-out reconstructions. A copy is near to *one* row; a row that is merely
+            typical (from a generator that blurs, or keeps to the middle) is near to many, and is not accused.
+        z_u: Z_U of Meehan et al. 2020, below 0 for copies; it grows with the sample.
+        c_t: C_T of the same, over the regions.
+        authenticity: share of rows farther from the nearest training row than that row is from its own nearest (Alaa et
+            al. 2022).
+        ratio: mean of the distances to the nearest and to the second nearest training row, the one over the other.
+        status: `copies`, `passes`, or `untested` where the controls failed.
+    """
+
+    auc: Estimate
+    within: Estimate
+    near: Estimate
+    singled: Estimate
+    z_u: Estimate
+    c_t: Estimate
+    authenticity: Estimate
+    ratio: Estimate
+    status: str = "passes"
+
+
+def copying(found: Neighbours, yardstick: Neighbours, *, seed: int | None = None) -> Copying:
+    """Compare a sample with the yardstick, both searched in the same training set.
+
+    The status is `copies` if the interval of `within` lies above 1/2 + 0.1/2, or that of `near` above 0.05 + 0.1 (what
+    a generator gives that makes exact copies in one row of ten), and that of `singled` above 0.05: samples are nearer
+    than they should be, and to single rows. Conditional on the training set and the model.
+    """
+    auc = _auc(found.everywhere(), yardstick.everywhere(), seed)
+    within = _auc(found, yardstick, seed)
+    near = _tail([(a.distance[:, 0], b.distance[:, 0]) for a, b in _by_cell(found, yardstick)], seed)
+    singled = _tail([(found.to_one, yardstick.to_one)], seed)
+    nearer = within.low > 0.5 + LIMIT / 2 or near.low > NEAR + LIMIT
+    own = found.distance[:, 0] > found.isolation
+    ratio = (found.distance[:, 0] / found.distance[:, 1].clamp(min=1e-300)).nan_to_num(1.0)
+    return Copying(
+        auc=auc,
+        within=within,
+        near=near,
+        singled=singled,
+        z_u=_z(auc, len(found.cell), len(yardstick.cell)),
+        c_t=_c_t(found, yardstick, seed),
+        authenticity=share(int(own.sum()), len(own), unit="share of rows", split=ROWS, seed=seed),
+        ratio=mean_estimate(ratio, unit="ratio of distances", split=ROWS, seed=seed),
+        status="copies" if nearer and singled.low > NEAR else "passes",
+    )
+
+
+def _auc(found: Neighbours, yardstick: Neighbours, seed: int | None) -> Estimate:
+    """Mean over generated rows of the share of the yardstick, in the same cell, that is farther; ties count half.
+
+    The error is that of placements (DeLong et al. 1988) by cell; the interval is symmetric in the logit. Rows of cells
+    without yardstick are left out.
+    """
+    values: list[Tensor] = []
+    spread = 0.0
+    kept = int(torch.isin(found.cell, yardstick.cell).sum())
+    for mine, theirs in _by_cell(found, yardstick):
+        a, b = mine.distance[:, 0], theirs.distance[:, 0]
+        values.append(1 - _below(a, b))
+        if len(b) > 1:
+            spread += (len(a) / kept) ** 2 * float(_below(b, a).var()) / len(b)
+    placed = torch.cat(values)
+    n, value = len(placed), float(placed.mean())
+    var = float(placed.var()) / n + spread if n > 1 else 0.0
+    fewest = min(n, len(yardstick.cell))
+    low, high = _logit_interval(value, math.sqrt(var), fewest)
+    return Estimate(value, math.sqrt(var), low, high, fewest, "chance", "generated and held-out rows", seed)
+
+
+def _by_cell(found: Neighbours, yardstick: Neighbours) -> Iterator[tuple[Neighbours, Neighbours]]:
+    """The two, region by region, where both have rows."""
+    for c in torch.unique(yardstick.cell).tolist():
+        mine, theirs = found.take(found.cell == c), yardstick.take(yardstick.cell == c)
+        if len(mine.cell):
+            yield mine, theirs
+
+
+def _below(x: Float[Tensor, " n"], y: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    """For each x the share of y below it, ties half."""
+    ranked = y.double().sort().values
+    x = x.double().contiguous()
+    return (torch.searchsorted(ranked, x) + torch.searchsorted(ranked, x, right=True)).double() / (2 * len(y))
+
+
+def _logit_interval(value: float, stderr: float, n: int) -> tuple[float, float]:
+    """95 %, symmetric in the logit; the rule of three where the two do not overlap at all."""
+    if value in (0.0, 1.0) or stderr == 0:
+        return max(0.0, value - 3 / n), min(1.0, value + 3 / n)
+    centre, half = math.log(value / (1 - value)), Z95 * stderr / (value * (1 - value))
+    return tuple(1 / (1 + math.exp(-min(max(centre + s * half, -700.0), 700.0))) for s in (-1, 1))  # type: ignore[return-value]
+
+
+def _tail(pairs: list[tuple[Tensor, Tensor]], seed: int | None) -> Estimate:
+    """Share of generated rows below the 5 % quantile of the yardstick, each region by itself.
+
+    The quantile has an error of its own: half the difference between the shares one standard error below and above it.
+    """
+    shares: list[tuple[int, float, float]] = []
+    for mine, theirs in pairs:
+        a, b = mine.double(), theirs.double().sort().values
+        place = NEAR * (len(b) + 1)  # an order statistic k of n has k / (n + 1) below it on average
+        wobble = math.sqrt(NEAR * (1 - NEAR) * len(b))
+        low, middle, high = (_share_below(a, b, place + w) for w in (-wobble, 0.0, wobble))
+        shares.append((len(a), middle, (high - low) / 2))
+    n = sum(m for m, _, _ in shares)
+    total = sum(m * s for m, s, _ in shares) / n
+    p = (total * n + 2) / (n + 4)  # a share of 0 has an error too (Agresti & Coull 1998)
+    stderr = math.sqrt(p * (1 - p) / n + sum((m / n * w) ** 2 for m, _, w in shares))
+    low, high = max(0.0, total - Z95 * stderr), min(1.0, total + Z95 * stderr)
+    return Estimate(total, stderr, low, high, n, "share of rows", "generated and held-out rows", seed)
+
+
+def _share_below(a: Float[Tensor, " n"], ranked: Float[Tensor, " m"], place: float) -> float:
+    """Share of `a` below the value at a fractional place (from 1) of the ranked values."""
+    if place <= 0:
+        return 0.0
+    if place < 1:  # below the least of them, in proportion
+        return place * float((a < ranked[0]).double().mean())
+    k = min(int(place), len(ranked)) - 1
+    step = ranked[min(k + 1, len(ranked) - 1)] - ranked[k]
+    return float((a < ranked[k] + (place - 1 - k) * step).double().mean())
+
+
+def _z(auc: Estimate, n: int, m: int) -> Estimate:
+    """Z_U: Mann and Whitney's U as a normal deviate, below 0 where generated rows are the nearer ones."""
+    scale = math.sqrt(n * m / (n + m + 1) * 12)
+    shift = 0.5 / math.sqrt(n * m * (n + m + 1) / 12)  # their continuity correction
+
+    def z(value: float) -> float:
+        return scale * (0.5 - value) + shift
+
+    stderr = None if auc.stderr is None else scale * auc.stderr
+    return Estimate(z(auc.value), stderr, z(auc.high), z(auc.low), n, "normal deviate", auc.split, auc.seed)
+
+
+def _c_t(found: Neighbours, yardstick: Neighbours, seed: int | None) -> Estimate:
+    """C_T: Z_U in every region, averaged with the yardstick's shares over regions that have generated rows."""
+    terms: list[tuple[float, Estimate]] = []
+    for mine, theirs in _by_cell(found, yardstick):
+        terms.append((len(theirs.cell), _z(_auc(mine, theirs, seed), len(mine.cell), len(theirs.cell))))
+    total = sum(w for w, _ in terms)
+    value = sum(w * e.value for w, e in terms) / total
+    stderr = math.sqrt(sum((w * (e.stderr or 0.0)) ** 2 for w, e in terms)) / total
+    half = Z95 * stderr
+    n = len(found.cell)
+    return Estimate(value, stderr, value - half, value + half, n, "normal deviate", terms[0][1].split, seed)

@@ -1,0 +1,105 @@
+"""Fidelity: do generated rows look like rows that no part has seen, and do they show all of them?
+
+Everything in one feature space, whose name goes with every number, and at one sample size for all that is compared:
+most of these figures depend on it. What they are for two samples of real rows is measured beside them.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.errors import ArrayError
+from zprime.statistics.c2st import C2ST, c2st
+from zprime.statistics.estimate import Estimate
+from zprime.measure.samples.frechet import frechet_replicates
+from zprime.measure.samples.labels import Labels
+from zprime.measure.samples.manifold import NAMES, NEAREST, Within, manifold_replicates
+from zprime.statistics.resampling import About, Groups, Halves
+from zprime.measure.samples.sliced import sliced_replicates
+
+FEWEST = 8 * NEAREST
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """One sample beside real rows.
+
+    Attributes:
+        frechet: distance of the Gaussians with the two samples' moments: sees quality and variety, blind to shape.
+        precision: share of generated rows inside the manifold of real ones: sees junk, blind to what is missing.
+        recall: share of real rows inside the manifold of generated ones: sees what is missing.
+        density: how many real rows' balls hold a generated row, over k: as precision, and not fooled by outliers.
+        coverage: share of real rows with a generated one in their ball: as recall, and not fooled by outliers.
+        sliced: Wasserstein-2 distance along random directions: as frechet, and sees shape.
+        told_apart: classifier two-sample test: sees any difference, and says whether there is one, not which.
+        labels: shares of labels, where there are any.
+    """
+
+    frechet: Estimate
+    precision: Estimate
+    recall: Estimate
+    density: Estimate
+    coverage: Estimate
+    sliced: Estimate
+    told_apart: C2ST
+    labels: Labels | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Fidelity, with the replicates that differences of two samples are computed from."""
+
+    fidelity: Fidelity
+    frechet: Groups
+    manifold: Halves
+
+
+def fidelity(
+    real: Float[Tensor, "n f"],
+    fake: Float[Tensor, "n f"],
+    *,
+    split: str,
+    seed: int = 0,
+    labels: Labels | None = None,
+    near: tuple[Within, Within] | None = None,
+) -> Compared:
+    """Measure features of generated rows against features of as many real rows; both in random order.
+
+    Args:
+        real: features of real rows.
+        fake: features of generated rows.
+        split: which rows `real` are.
+        seed: of the halves of the classifier test.
+        labels: to be kept with it.
+        near: what `within` finds in either sample, where that is known.
+
+    Raises:
+        ArrayError: the samples differ in size or features, or have fewer than 40 rows.
+    """
+    if real.shape != fake.shape:
+        raise ArrayError(
+            f"fidelity: expected as many generated as real rows, with the same features, got {list(fake.shape)} and "
+            f"{list(real.shape)}: these figures depend on the size of the samples"
+        )
+    n = len(real)
+    if n < FEWEST:
+        raise ArrayError(f"fidelity: expected at least {FEWEST} rows, got {n}: the figures say nothing below that")
+    distance, balls = frechet_replicates(real, fake), manifold_replicates(real, fake, near=near)
+    about = About(n, split, seed)
+    shares = {
+        name: balls.estimate(i, about, unit="share of rows", scale="share")
+        for i, name in enumerate(NAMES)
+        if name != "density"
+    }
+    found = Fidelity(
+        frechet=distance.estimate(0, about, unit="squared feature units", scale="distance"),
+        precision=shares["precision"],
+        recall=shares["recall"],
+        density=balls.estimate(NAMES.index("density"), about, unit="balls over k"),
+        coverage=shares["coverage"],
+        sliced=sliced_replicates(real, fake).estimate(0, about, unit="feature units", scale="distance"),
+        told_apart=c2st(real, fake, split=split, seed=seed),
+        labels=labels,
+    )
+    return Compared(found, distance, balls)

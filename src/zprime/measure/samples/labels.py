@@ -1,0 +1,61 @@
+"""Coverage of labels: does every class come out as often as it should?"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zprime.statistics.estimate import Estimate, share
+from zprime.statistics.resampling import GROUPS, About, group_of, leave_out
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Shares of labels among generated and among real rows, both as the same classifier labels them.
+
+    Its errors are in both, and cancel as far as it errs on generated rows as it does on real ones.
+
+    Attributes:
+        shares: label -> share among generated rows.
+        expected: label -> share among real rows.
+        variation: total variation distance between the two, half the sum of absolute differences, from 0 to 1.
+        missing: labels that come out less than half as often as they should (by the whole 95 % interval).
+    """
+
+    shares: dict[str, Estimate]
+    expected: dict[str, float]
+    variation: Estimate
+    missing: list[str] = field(default_factory=list)
+
+
+def label_coverage(
+    real: Int[Tensor, " n"], fake: Int[Tensor, " m"], classes: Int[Tensor, " c"], *, split: str, seed: int | None
+) -> Labels:
+    """Compare labels given by one classifier to real and generated rows (in random order)."""
+    n = len(fake)
+    counts = (fake[:, None] == classes).sum(0)
+    expected = (real[:, None] == classes).double().mean(0)
+    names = [str(int(c)) for c in classes]
+    shares = {
+        name: share(int(k), n, unit="share of rows", split=split, seed=seed)
+        for name, k in zip(names, counts, strict=True)
+    }
+    missing = [c for c, e in zip(names, expected, strict=True) if shares[c].high < float(e) / 2]
+    groups = min(GROUPS, n // 2, len(real) // 2)
+    tallies = [_tally(y, classes, groups) for y in (real, fake)]
+
+    def variation(keep: Tensor) -> Float[Tensor, "b 1"]:
+        parts = [keep.double() @ t for t in tallies]
+        a, b = (p / p.sum(1, keepdim=True) for p in parts)
+        return 0.5 * (a - b).abs().sum(1, keepdim=True)
+
+    found = leave_out(variation, groups=groups, pairs=False)
+    distance = found.estimate(0, About(n, split, seed), unit="total variation", scale="share")
+    return Labels(shares, dict(zip(names, expected.tolist(), strict=True)), distance, missing)
+
+
+def _tally(labels: Tensor, classes: Tensor, groups: int) -> Float[Tensor, "g c"]:
+    hot = (labels[:, None] == classes).double()
+    out = torch.zeros(groups, len(classes), dtype=torch.float64)
+    return out.index_add_(0, group_of(len(labels), groups), hot)

@@ -1,0 +1,106 @@
+"""Samples of x', decoded once and searched once; every measure of them reads the same rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from zprime.measure.samples.copying import Neighbours, TrainingSet
+from zprime.measure.samples.features import Classifier, Features
+from zprime.rng import fork
+from zprime.vae import Decoder, decoded
+
+DRAWS = 0.25
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows in random order, and all that is read off each.
+
+    Attributes:
+        x: decoder means or draws, whichever is looked at, in the model's scaled units.
+        shown: the first decoder means, for pictures.
+        features: of `x`.
+        labels: of `x`, by the classifier; None without labels.
+        means: where the decoder means lie to the training set.
+        draws: the same of decoder draws, for the first quarter of the rows; None for rows that were not decoded.
+    """
+
+    x: Float[Tensor, "n *datum"]
+    shown: Float[Tensor, "g *datum"]
+    features: Float[Tensor, "n f"]
+    labels: Int[Tensor, " n"] | None
+    means: Neighbours
+    draws: Neighbours | None
+
+    def mixed(self, other: "Sample", coin: Bool[Tensor, " n"]) -> "Sample":
+        """Rows of `other` where the coin says so: a mixture of two sources, for nothing."""
+        return Sample(
+            _pick(self.x, other.x, coin),
+            _pick(self.shown, other.shown, coin),
+            _pick(self.features, other.features, coin),
+            None if self.labels is None or other.labels is None else _pick(self.labels, other.labels, coin),
+            _join(self.means, other.means, coin),
+            None if self.draws is None or other.draws is None else _join(self.draws, other.draws, coin),
+        )
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What turns latents into samples.
+
+    Attributes:
+        decoder: p(x|z).
+        training: the training set, searched.
+        features: the feature space.
+        classifier: that labels rows, or None.
+        noise: `mean` or `draw`: what fidelity looks at.
+        grid: rows of each sample that are kept for pictures.
+    """
+
+    decoder: Decoder
+    training: TrainingSet
+    features: Features
+    classifier: Classifier | None
+    noise: str
+    grid: int = 64
+
+    def decode(self, z: Float[Tensor, "n d"], *, noise: str, rng: torch.Generator) -> Float[Tensor, "n *datum"]:
+        """Means or draws of p(x|z)."""
+        return torch.cat([x for _, x in decoded(self.decoder, z, noise=noise, rng=rng)])
+
+    def sample(self, z: Float[Tensor, "n d"], *, rng: torch.Generator) -> Sample:
+        """Decode latents, and look at what comes out in every way."""
+        mean = self.decode(z, noise="mean", rng=rng)
+        some = max(1, round(DRAWS * len(z)))
+        draw = self.decode(z if self.noise == "draw" else z[:some], noise="draw", rng=fork(rng, "draw"))
+        draws = self.training.neighbours(draw[:some])
+        x = mean if self.noise == "mean" else draw
+        # a picture of an image is its mean; a table's row is what there is
+        return self._look(x, mean if mean.ndim > 2 else x, self.training.neighbours(mean), draws)
+
+    def rows(self, x: Float[Tensor, "n *datum"]) -> Sample:
+        """Rows that were not decoded."""
+        return self._look(x, x, self.training.neighbours(x), None)
+
+    def look(self, z: Float[Tensor, "n d"], *, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Features and labels only, of fresh samples."""
+        x = self.decode(z, noise=self.noise, rng=rng)
+        return self.features.of(x), self._label(x)
+
+    def _look(self, x: Tensor, shown: Tensor, means: Neighbours, draws: Neighbours | None) -> Sample:
+        return Sample(x, shown[: self.grid].clone(), self.features.of(x), self._label(x), means, draws)
+
+    def _label(self, x: Tensor) -> Tensor | None:
+        return None if self.classifier is None else self.classifier.label(x)
+
+
+def _pick(a: Tensor, b: Tensor, coin: Tensor) -> Tensor:
+    return torch.where(coin[: len(a)].reshape(-1, *[1] * (a.ndim - 1)), b, a)
+
+
+def _join(a: Neighbours, b: Neighbours, coin: Tensor) -> Neighbours:
+    take: Callable[[str], Tensor] = lambda name: _pick(getattr(a, name), getattr(b, name), coin)  # noqa: E731
+    return Neighbours(*(take(f.name) for f in fields(Neighbours)))

@@ -1,0 +1,384 @@
+"""What comes out, and who gets copied: the x' side of the audit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from zprime.data import Rows
+from zprime.distribution import LatentDistribution, Progress, silent
+from zprime.engine import in_threads
+from zprime.errors import UsageError
+from zprime.latent import Conditional
+from zprime.measure.samples.copying import Copying, Neighbours, TrainingSet, copying
+from zprime.statistics.estimate import Estimate
+from zprime.measure.samples.features import Classifier, Entries, Space, build_features, train_classifier
+from zprime.measure.samples.fidelity import FEWEST, Compared, Fidelity, fidelity
+from zprime.measure.verdicts.generation import GenerationVerdict, Rival, decide_generation
+from zprime.measure.samples.labels import label_coverage
+from zprime.measure.samples.manifold import Within, within
+from zprime.measure.candidates import PURE, Panel, View, named
+from zprime.measure.samples.bandwidth_path import Road, road
+from zprime.measure.samples.sampler import Sample, Workshop
+from zprime.measure.samples.utility import Utility, accuracy, hits
+from zprime.posteriors import Posteriors
+from zprime.rng import generator
+from zprime.vae import Model
+
+PLANTED, REAL, RECONSTRUCTED = "planted copies", "real rows", "reconstructions"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One sample of x', measured.
+
+    Attributes:
+        name: of the candidate, as in the table; or of the control.
+        label: what it is.
+        eligible: whether the verdict could choose it.
+        copying: of decoder means; None for real rows, which are no reconstructions.
+        copying_draws: of decoder draws x' ~ p(x|z'), beside draws of the reconstructions; noise hides copies.
+        fidelity: beside held-out rows.
+        utility: of a student trained on it; None without labels.
+    """
+
+    name: str
+    label: str
+    eligible: bool
+    copying: Copying | None
+    copying_draws: Copying | None
+    fidelity: Fidelity
+    utility: Utility | None = None
+
+    @property
+    def status(self) -> str:
+        """`copies` if means or draws do; `untested` where the controls failed; else `passes`."""
+        found = {c.status for c in (self.copying, self.copying_draws) if c is not None}
+        return next((s for s in ("copies", "untested") if s in found), "passes")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The x' side of the audit.
+
+    Attributes:
+        features: name of the feature space.
+        says: how it was made.
+        noise: whether fidelity and students see decoder `mean`s or decoder `draw`s.
+        samples: generated rows of each candidate, for copying.
+        rows: rows in each sample that fidelity compares.
+        entries: every candidate, in the order of the table.
+        controls: `real rows` of the selection split, `reconstructions` of them, and `planted copies` of training rows.
+        classifier: accuracy on held-out rows of the classifier that labels; None without labels.
+        verdict: for generation.
+        road: copying from the training codes to one Gaussian, over the bandwidth that smooths the posteriors.
+    """
+
+    features: str
+    says: str
+    noise: str
+    samples: int
+    rows: int
+    entries: list[Sampled]
+    controls: dict[str, Sampled]
+    classifier: Estimate | None
+    verdict: GenerationVerdict
+    road: Road | None = None
+
+    def entry(self, name: str) -> Sampled:
+        """The candidate called `name`.
+
+        Raises:
+            UsageError: no such candidate.
+        """
+        return named(self.entries, name)
+
+
+def generation(
+    panel: Panel,
+    posteriors: Mapping[str, Posteriors],
+    model: Model | None,
+    rows: Mapping[str, Rows] | None,
+    *,
+    samples: int,
+    grid: int = 64,
+    features: str | Space = "auto",
+    seed: int,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> tuple[Generation | None, dict[str, Tensor]]:
+    """Measure samples of every candidate, and keep some for pictures, each with its nearest training row.
+
+    Nothing is measured without decoder or training rows, or with fewer than 40 rows to compare.
+
+    Args:
+        panel: the candidates.
+        posteriors: `train`, `selection` and `heldout`.
+        model: encoder and decoder.
+        rows: the three splits, in the order of their posteriors.
+        samples: generated rows of each candidate; 0 leaves all of this out.
+        grid: rows of each that are kept: `grid.<name>` and `near.<name>`.
+        features: a feature space by name (`auto`, `pixels`, `log-counts`, `codes`, `classifier`,
+            `selfsupervised`), or a function from rows to features.
+        seed: decides every draw.
+        workers: candidates that are measured side by side, in threads.
+        progress: called once a candidate.
+
+    Raises:
+        UsageError: a feature space that cannot be had.
+    """
+    if model is None or rows is None or "train" not in rows:
+        return None, {}
+    n = min(samples, len(rows["selection"]), len(rows["heldout"]))
+    if n < FEWEST:
+        return None, {}
+    bench = _Bench(panel, posteriors, model, rows, samples, n, grid, features, seed, progress)
+    controls = bench.controls()
+    measured = bench.candidates(workers)
+    tested = controls[PLANTED].status == "copies" and controls[RECONSTRUCTED].status == "passes"
+    entries = [m.entry if tested else _untested(m.entry) for m in measured]
+    way = bench.road()
+    if not tested:
+        way = replace(way, stops=[replace(s, copying=_mark(s.copying)) for s in way.stops])
+    verdict = decide_generation(
+        [bench.rival(m) for m in measured if m.entry.eligible],
+        bench.confirm,
+        reconstructions=bench.compared[RECONSTRUCTED],
+        real=bench.compared[REAL],
+        tested=tested,
+        space=bench.space.name,
+        seed=seed,
+    )
+    found = Generation(
+        features=bench.space.name,
+        says=bench.space.says,
+        noise=bench.workshop.noise,
+        samples=samples,
+        rows=n,
+        entries=entries,
+        controls=controls,
+        classifier=None if bench.classifier is None else bench.classifier.accuracy(rows["heldout"], seed=seed),
+        verdict=verdict,
+        road=way,
+    )
+    return found, bench.pictures
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """An entry, with what the verdict needs beside it."""
+
+    entry: Sampled
+    bytes: int
+    selection: Compared | None
+    right: Bool[Tensor, " n"] | None
+
+
+class _Bench:
+    """Real rows, the yardstick and the workshop, made once for all candidates."""
+
+    def __init__(
+        self,
+        panel: Panel,
+        posteriors: Mapping[str, Posteriors],
+        model: Model,
+        rows: Mapping[str, Rows],
+        samples: int,
+        n: int,
+        grid: int,
+        features: str | Space,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self.panel, self.rows, self.samples, self.n, self.seed, self.progress = panel, rows, samples, n, seed, progress
+        self.posteriors = {s: posteriors[s].gather() for s in ("selection", "heldout")}
+        train = rows["train"]
+        self.classifier: Classifier | None = train_classifier(train, seed=seed, progress=progress)
+        self.space = build_features(
+            features, train, encoder=model, classifier=self.classifier, seed=seed, progress=progress
+        )
+        self.train = posteriors["train"].gather()
+        entries = Entries.fitting(train.x)
+        yardstick = min(samples, len(rows["heldout"]))
+        training = TrainingSet(train.x, self.train.mean, yardstick=yardstick, seed=seed, entries=entries)
+        discrete = bool(((train.x == 0) | (train.x == 1)).all()) or entries.counts is not None
+        noise = "draw" if discrete else "mean"  # the mean of a discrete p(x|z) is no datum
+        self.workshop = Workshop(model, training, self.space, self.classifier, noise, grid)
+        self.yardstick = self._reconstruct("heldout")
+        picked = {s: torch.randperm(len(rows[s]), generator=self._rng("real", s))[:n] for s in self.posteriors}
+        self.real = {s: rows[s].x[i] for s, i in picked.items()}
+        self.truth = {s: None if rows[s].labels is None else rows[s].labels[i] for s, i in picked.items()}  # type: ignore[index]
+        self.features = {s: self.space.of(x) for s, x in self.real.items()}
+        self.within = {s: within(x) for s, x in self.features.items()}
+        self.labels = {s: None if self.classifier is None else self.classifier.label(x) for s, x in self.real.items()}
+        self.compared: dict[str, Compared] = {}
+        self.pictures: dict[str, Tensor] = {}
+        self.prior: Sample | None = None
+        self.beside: dict[str, Neighbours] = {}
+
+    def controls(self) -> dict[str, Sampled]:
+        """Real rows of the selection split, reconstructions of them, and planted copies of training rows."""
+        shape = self.rows["train"].x.shape[1:]
+        planted = self.workshop.training.plant(self.samples, rng=self._rng("plant")).reshape(-1, *shape)
+        found = {
+            REAL: self.workshop.rows(self.real["selection"]),
+            RECONSTRUCTED: self._reconstruct("selection"),
+            PLANTED: self.workshop.rows(planted),
+        }
+        out: dict[str, Sampled] = {}
+        for name, sample in found.items():
+            self.progress("samples: controls", len(out), len(found))
+            own = within(sample.features[: self.n])
+            entry, self.compared[name], _ = self._measure(name, name, sample, own, eligible=False)
+            out[name] = replace(entry, copying=None) if name == REAL else entry
+            if name != REAL:
+                self.beside[name] = sample.means
+        self.progress("samples: controls", len(found), len(found))
+        return out
+
+    def candidates(self, workers: int) -> list[_Measured]:
+        """Every candidate, and every base alone; the prior first, which others are mixed with."""
+        names = list(self.panel.candidates)
+        done: list[str] = []
+
+        def measure(owner: str, progress: Progress) -> list[_Measured]:
+            progress("samples", len(done), len(names))
+            found = self._owner(owner)
+            done.append(owner)
+            progress("samples", len(done), len(names))
+            return found
+
+        first = measure(names[0], self.progress)
+        calls = [partial(measure, owner) for owner in names[1:]]
+        rest = in_threads(calls, workers=workers, progress=self.progress)
+        return [m for found in (first, *rest) for m in found]
+
+    def _owner(self, owner: str) -> list[_Measured]:
+        """A candidate and its base alone; samples of the base serve both."""
+        out: list[_Measured] = []
+        r = self.panel.candidates[owner]
+        base = self.panel.bases.get(owner, r)
+        rng = self._rng("samples", owner)
+        sample = self.workshop.sample(base.sample(self.samples, rng=rng), rng=rng)
+        if owner == "prior":
+            self.prior, self.beside[owner] = sample, sample.means
+        for name in (owner, owner + PURE):
+            view = self.panel.views.get(name, View(owner, 0.0) if name == owner else None)
+            if view is not None:
+                out.append(self._candidate(name, r if name == owner else base, base, view, sample))
+        return out
+
+    def _candidate(
+        self, name: str, r: LatentDistribution, base: LatentDistribution, view: View, sample: Sample
+    ) -> _Measured:
+        if view.share and self.prior is not None:
+            coin = torch.rand(self.samples, generator=self._rng("coin", name)) < view.share
+            sample = sample.mixed(self.prior, coin)
+        eligible = name in self.panel.eligible
+        self.pictures[f"grid.{name}"] = sample.shown.float()
+        self.pictures[f"near.{name}"] = self.rows["train"].x[sample.means.parent[: len(sample.shown)]].float()
+        own = within(sample.features[: self.n])
+        entry, _, right = self._measure(name, r.label, sample, own, eligible=eligible)
+        if entry.utility is not None and isinstance(base, Conditional):
+            entry = replace(entry, utility=replace(entry.utility, own=self._own(base)))
+        selection = None
+        if eligible:
+            selection = fidelity(
+                self.features["selection"],
+                sample.features[: self.n],
+                split="selection",
+                seed=self.seed,
+                near=(self.within["selection"], own),
+            )
+        return _Measured(entry, r.bytes, selection, right)
+
+    def _measure(
+        self, name: str, label: str, sample: Sample, own: Within, *, eligible: bool
+    ) -> tuple[Sampled, Compared, Bool[Tensor, " n"] | None]:
+        """All measures of one sample, and which rows of the selection split its student labels rightly."""
+        y = self.yardstick
+        coverage, utility, right = None, None, None
+        real, truth = self.labels["heldout"], self.truth["heldout"]
+        if sample.labels is not None and real is not None and truth is not None and self.classifier is not None:
+            labels = sample.labels[: self.n]
+            coverage = label_coverage(real, labels, self.classifier.classes, split="heldout", seed=self.seed)
+            utility, right = self._student(sample.x[: self.n], labels)
+        compared = fidelity(
+            self.features["heldout"],
+            sample.features[: self.n],
+            split="heldout",
+            seed=self.seed,
+            labels=coverage,
+            near=(self.within["heldout"], own),
+        )
+        draws = None
+        if sample.draws is not None and y.draws is not None:
+            draws = copying(sample.draws, y.draws, seed=self.seed)
+        means = copying(sample.means, y.means, seed=self.seed)
+        return Sampled(name, label, eligible, means, draws, compared.fidelity, utility), compared, right
+
+    def _student(self, x: Tensor, labels: Int[Tensor, " n"]) -> tuple[Utility, Bool[Tensor, " n"]]:
+        """A student of generated rows, tested on held-out rows and, for the choice, on rows of the selection split."""
+        tests = {s: (self.real[s], t) for s, t in self.truth.items() if t is not None}
+        found = hits(x, labels, tests)
+        return Utility(accuracy(found["heldout"], split="heldout", seed=self.seed)), found["selection"]
+
+    def _own(self, r: Conditional) -> Estimate:
+        """The student of rows with the labels that they were generated for."""
+        rng = self._rng("own labels")
+        z, labels = r.sample_labelled(self.n, rng=rng)
+        x = self.workshop.decode(z, noise=self.workshop.noise, rng=rng)
+        return self._student(x, labels)[0].accuracy
+
+    def rival(self, m: _Measured) -> Rival:
+        """What the verdict needs of a candidate."""
+        if m.selection is None:
+            raise UsageError(f"{m.entry.name}: only candidates that may be chosen are compared for the verdict")
+        found = m.entry.fidelity.labels
+        missing = [] if found is None else found.missing
+        return Rival(m.entry.name, m.entry.label, m.bytes, m.entry.status, m.selection, missing, m.right)
+
+    def confirm(self, name: str) -> Compared:
+        """Fresh draws of a candidate beside held-out rows."""
+        rng = self._rng("confirm", name)
+        features, _ = self.workshop.look(self.panel.candidates[name].sample(self.n, rng=rng), rng=rng)
+        near = (self.within["heldout"], within(features))
+        return fidelity(self.features["heldout"], features, split="heldout", seed=self.seed, near=near)
+
+    def road(self) -> Road:
+        """Copying over the bandwidth, beside the controls and the prior."""
+        rng = self._rng("road")
+        return road(
+            self.train,
+            lambda z: self.workshop.decode(z, noise="mean", rng=rng),
+            self.workshop.training,
+            self.yardstick.means,
+            self.beside,
+            samples=self.samples,
+            rng=rng,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def _reconstruct(self, split: str) -> Sample:
+        """Rows of a split through encoder and decoder: one draw z ~ q(z|x) each, in random order."""
+        p = self.posteriors[split]
+        picked = p.take(torch.randperm(p.n, generator=self._rng("rows", split))[: self.samples])
+        rng = self._rng("reconstruct", split)
+        return self.workshop.sample(picked.draw(rng=rng), rng=rng)
+
+    def _rng(self, *names: str) -> torch.Generator:
+        return generator(self.seed, "generation", *names)
+
+
+def _untested(entry: Sampled) -> Sampled:
+    """With a status that says that the controls failed."""
+    means, draws = (None if c is None else _mark(c) for c in (entry.copying, entry.copying_draws))
+    return replace(entry, copying=means, copying_draws=draws)
+
+
+def _mark(c: Copying) -> Copying:
+    return replace(c, status="untested")

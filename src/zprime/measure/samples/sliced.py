@@ -1,0 +1,45 @@
+"""Sliced Wasserstein distance: how far two samples are from each other along random directions."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from zprime.statistics.resampling import GROUPS, Groups, group_of, leave_out
+from zprime.rng import generator
+
+DIRECTIONS = 64
+
+
+def directions(features: int) -> Float[Tensor, "f l"]:
+    """Random directions of length 1, the same for every pair of samples."""
+    out: Tensor = torch.randn(features, DIRECTIONS, generator=generator(0, "sliced", features), dtype=torch.float64)
+    out /= out.norm(dim=0)
+    return out
+
+
+def sliced(real: Float[Tensor, "n f"], fake: Float[Tensor, "n f"]) -> float:
+    """Sliced W2 of two samples of one size, in the units of the features."""
+    return float(_Sorted(real, fake, 1)(torch.ones(1, 1, dtype=torch.bool)))
+
+
+def sliced_replicates(real: Float[Tensor, "n f"], fake: Float[Tensor, "n f"]) -> Groups:
+    """Sliced W2 (Bonneel et al. 2015), in the units of the features, with groups left out of both samples together."""
+    groups = min(GROUPS, len(real) // 2)
+    return leave_out(_Sorted(real, fake, groups), groups=groups, pairs=False)
+
+
+class _Sorted:
+    """Both samples sorted along every direction once; leaving rows out keeps them sorted."""
+
+    def __init__(self, real: Tensor, fake: Tensor, groups: int) -> None:
+        along = directions(real.shape[1])
+        group = group_of(len(real), groups)
+        found = [(x.double() @ along).T.sort(dim=1) for x in (real, fake)]
+        self.parts = [(f.values, group[f.indices]) for f in found]
+
+    def __call__(self, keep: Bool[Tensor, "b g"]) -> Float[Tensor, "b 1"]:
+        return torch.stack([self._one(row) for row in keep])[:, None]
+
+    def _one(self, keep: Bool[Tensor, " g"]) -> Float[Tensor, ""]:
+        real, fake = (x[keep[g]].reshape(DIRECTIONS, -1) for x, g in self.parts)
+        return (real - fake).square().mean().sqrt()

@@ -1,0 +1,46 @@
+"""Train on synthetic, test on real: is a student of generated rows good with real ones?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from zprime.statistics.estimate import Estimate, share
+from zprime.statistics.logistic import fit_logistic, predict_logistic
+
+
+@dataclass(frozen=True)
+class Utility:
+    """Accuracy on real held-out rows, with their own labels, of logistic regression trained on generated rows.
+
+    Attributes:
+        accuracy: the generated rows labelled by the classifier that zprime trained on real rows. It says whether all
+            that tells classes apart comes out; not whether the generator knows labels, for they are the classifier's.
+        own: the generated rows with the labels they were generated for, where the latent distribution is conditional.
+            It says both. It is no higher for that: compare it with other conditional ones only.
+    """
+
+    accuracy: Estimate
+    own: Estimate | None = None
+
+
+def hits(
+    x: Float[Tensor, "n *datum"], labels: Int[Tensor, " n"], tests: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[str, Bool[Tensor, " m"]]:
+    """Train a student on `x`; which real rows it labels rightly, for each (rows, labels) of `tests`.
+
+    Multinomial logistic regression on the rows' entries (train on synthetic, test on real: Esteban et al. 2017). Labels
+    that no generated row has are never predicted.
+    """
+    classes, y = torch.unique(labels, return_inverse=True)
+    if len(classes) == 1:
+        return {name: truth == classes[0] for name, (_, truth) in tests.items()}
+    weight = fit_logistic(x.flatten(1), y, len(classes), tolerance=1e-6)
+    return {name: classes[predict_logistic(weight, real.flatten(1))] == truth for name, (real, truth) in tests.items()}
+
+
+def accuracy(right: Bool[Tensor, " m"], *, split: str, seed: int | None) -> Estimate:
+    """Share of rows that are right."""
+    return share(int(right.sum()), len(right), unit="share of rows", split=split, seed=seed)

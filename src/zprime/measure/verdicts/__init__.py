@@ -1,0 +1,1 @@
+"""Verdicts: by likelihood and for generation."""

@@ -1,0 +1,227 @@
+"""The verdict for generation, beside the verdict by likelihood: what should z' be drawn from to make x'?
+
+1. Whoever copies is out (`copying`). If the controls of the copying test fail, the verdict is undecided.
+2. On the selection split: out is whoever covers measurably less of the data than the prior does (coverage lower by
+   more than 2 s.e., or a label missing that the prior's samples have). Of the rest, take the smallest Frechet distance;
+   those whose paired difference to it is below max(1 s.e., 2 % of the prior's distance) tie with it. Out of these is
+   whoever covers measurably less than the one of them that covers most: a blur can have the right moments.
+3. Among ties: the best student (train on synthetic, test on real) where there are labels, those within max(1 s.e., 1
+   point) of it tying again; then whoever stores least. The prior stores nothing.
+4. Open the held-out split once, with fresh draws: leave the prior only if the Frechet distance falls by more than max(2
+   s.e., 2 % of the prior's) and the coverage does not fall by more than 2 s.e.
+5. If the choice of z' closes less than a quarter of what separates reconstructions from real rows, none of these is the
+   answer: encoder or decoder is the problem.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from zprime.latent.selection import Gains, near_best
+from zprime.measure.verdicts.decision import Decision, needed
+from zprime.statistics.estimate import Estimate, plainly
+from zprime.measure.samples.fidelity import Compared
+from zprime.measure.samples.manifold import NAMES
+from zprime.statistics.resampling import About
+
+WORTH = 0.02
+"""Share of the prior's Frechet distance below which a difference is no difference."""
+POINT = 0.01
+"""Accuracy below which a difference of students is no difference."""
+CLOSES = 0.25
+"""Share of the decoder's own distance that a choice of z' must close to be the answer."""
+COVERAGE = NAMES.index("coverage")
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What one candidate brings to the choice, all of it from the selection split.
+
+    Attributes:
+        name, label, bytes: of the candidate.
+        copies: status of the copying test.
+        compared: its samples beside rows of the selection split.
+        missing: labels that do not come out.
+        right: which real rows of the selection split its student labels rightly; None without labels.
+    """
+
+    name: str
+    label: str
+    bytes: int
+    copies: str
+    compared: Compared
+    missing: list[str]
+    right: Bool[Tensor, " m"] | None = None
+
+
+@dataclass(frozen=True)
+class GenerationVerdict(Decision):
+    """What to draw z' from to generate.
+
+    Attributes:
+        decision: may be `none of these` too; then `choice` is the best of these.
+        standings: name -> `copies`, `loses modes`, `behind`, `covers less`, `tied` or `best`, on the selection split.
+        evidence: `prior`, `choice`, `reconstructions`, `real rows` (Frechet distances on the held-out split), `gain`
+            (the prior's less the choice's), `coverage gain` and `decoder` (the reconstructions' less the real rows').
+    """
+
+    standings: dict[str, str] = field(default_factory=dict)
+    evidence: dict[str, Estimate] = field(default_factory=dict)
+
+
+def decide_generation(
+    rivals: list[Rival],
+    confirm: Callable[[str], Compared],
+    *,
+    reconstructions: Compared,
+    real: Compared,
+    tested: bool,
+    space: str,
+    seed: int,
+) -> GenerationVerdict:
+    """Apply the rule.
+
+    Args:
+        rivals: the prior, called `prior`, and all that may be chosen.
+        confirm: fresh draws of a candidate beside held-out rows.
+        reconstructions: of rows of the selection split, beside held-out rows: what a perfect r(z) gives.
+        real: rows of the selection split beside held-out rows: what a perfect generator gives.
+        tested: whether the controls of the copying test came out as they must.
+        space: name of the feature space, for the sentences.
+        seed: for the estimates.
+    """
+    prior = next(r for r in rivals if r.name == "prior")
+    standings = _stand(rivals, prior)
+    best = _pick([r for r in rivals if standings[r.name] in ("best", "tied")])
+    first, chosen = confirm("prior"), confirm(best.name)
+    about = About(first.fidelity.frechet.n, "heldout", seed)
+    unit = "squared feature units"
+    evidence = {
+        "prior": first.fidelity.frechet,
+        "choice": chosen.fidelity.frechet,
+        "reconstructions": reconstructions.fidelity.frechet,
+        "real rows": real.fidelity.frechet,
+        "gain": (first.frechet - chosen.frechet).estimate(0, about, unit=unit),
+        "coverage gain": (chosen.manifold - first.manifold).estimate(COVERAGE, about, unit="share of rows"),
+        "decoder": (reconstructions.frechet - real.frechet).estimate(0, about, unit=unit),
+    }
+    found = _judge(best, evidence, tested=tested, space=space)
+    return replace(found, why=[*_why(rivals, standings, best), *found.why], standings=standings, evidence=evidence)
+
+
+def _stand(rivals: list[Rival], prior: Rival) -> dict[str, str]:
+    """Steps 1 and 2."""
+    out: dict[str, str] = {}
+    left: list[Rival] = []
+    for r in rivals:
+        if r.copies == "copies" and r is not prior:
+            out[r.name] = "copies"
+        elif r is not prior and _loses(r, prior):
+            out[r.name] = "loses modes"
+        else:
+            left.append(r)
+    nearest = min(left, key=_distance)
+    tied = [nearest]
+    for r in left:
+        behind = r.compared.frechet - nearest.compared.frechet
+        limit = max(float(behind.stderr()[0]), WORTH * _distance(prior))
+        if r is not nearest and float(behind.whole[0]) < limit:
+            tied.append(r)
+    widest = max(tied, key=lambda r: float(r.compared.manifold.whole[COVERAGE]))
+    kept = [r for r in tied if not _loses(r, widest)]
+    best = min(kept, key=_distance)
+    for r in left:
+        out[r.name] = "best" if r is best else "tied" if r in kept else "covers less" if r in tied else "behind"
+    return {r.name: out[r.name] for r in rivals}
+
+
+def _distance(r: Rival) -> float:
+    return float(r.compared.frechet.whole[0])
+
+
+def _loses(r: Rival, other: Rival) -> bool:
+    """Whether it covers measurably less than another does."""
+    lost = other.compared.manifold - r.compared.manifold
+    fewer = float(lost.whole[COVERAGE]) > 2 * float(lost.stderr()[COVERAGE])
+    return fewer or bool(set(r.missing) - set(other.missing))
+
+
+def _pick(tied: list[Rival]) -> Rival:
+    """Step 3."""
+    students = [r for r in tied if r.right is not None]
+    if students:
+        scores = [Gains(r.right.double()) for r in students if r.right is not None]
+        tied = [students[i] for i in near_best(scores, POINT)]
+    return min(tied, key=lambda r: (r.bytes, _distance(r)))
+
+
+def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: str) -> GenerationVerdict:
+    """Steps 4 and 5."""
+    gain, decoder, lost = evidence["gain"], evidence["decoder"], evidence["coverage gain"]
+    least = needed(gain, WORTH * evidence["prior"].value)
+    distance = f"Frechet distance to held-out rows ({space} features)"
+    of = {name: plainly(e) for name, e in evidence.items()}
+    chosen = "" if best.name == "prior" else f"{best.label} {of['choice']}, "
+    why = [
+        f"{distance}: prior {of['prior']}, {chosen}reconstructions {of['reconstructions']}, real rows "
+        f"{of['real rows']}; {evidence['prior'].n} rows in each sample"
+    ]
+    if not tested:
+        sentence = (
+            "Undecided: the controls of the copying test did not come out as they must, so nobody can be cleared of "
+            "copying. More held-out rows would settle it; until then keep the prior."
+        )
+        return GenerationVerdict("undecided", "prior", sentence, why)
+    confirmed = best.name != "prior" and gain.value > least
+    covers = lost.value > -2 * (lost.stderr or 0.0)
+    choice = best.name if confirmed and covers else "prior"
+    if best.name != "prior":
+        why.append(
+            f"held-out split, opened once, with fresh draws: the distance falls by {of['gain']} (needed more than "
+            f"{least:.3g}), coverage changes by {lost}"
+        )
+    if decoder.low > 0 and max(gain.value, 0.0) < CLOSES * decoder.value:
+        sentence = (
+            f"None of these: your encoder or decoder is the problem. Reconstructions of rows it has not seen are "
+            f"{of['decoder']} farther from held-out rows than real rows are, and the choice of z' changes {of['gain']} "
+            f"of that at best. Train for longer, with more latents or a larger network; of what there is, "
+            f"{'keep the prior' if choice == 'prior' else f'{best.label} is the best'}."
+        )
+        return GenerationVerdict("none of these", choice, sentence, why)
+    if choice != "prior":
+        sentence = (
+            f"Generate from {best.label}, not from the prior: its samples do not copy, and their Frechet distance to "
+            f"held-out data ({space} features) is {of['choice']} where the prior's is {of['prior']} (a difference of "
+            f"{of['gain']})."
+        )
+        return GenerationVerdict("leave the prior", choice, sentence, why)
+    if confirmed:
+        sentence = (
+            f"Undecided: samples of {best.label} are nearer to held-out data than the prior's, but cover less of them. "
+            "Until more rows settle it, keep the prior."
+        )
+        return GenerationVerdict("undecided", "prior", sentence, why)
+    if best.name == "prior":
+        sentence = "Keep the prior: of what does not copy and loses no modes, nothing makes measurably better samples."
+    else:
+        sentence = f"Keep the prior: {best.label} looked best on the selection split; held-out data do not confirm it."
+    return GenerationVerdict("keep the prior", "prior", sentence, why)
+
+
+def _why(rivals: list[Rival], standings: dict[str, str], best: Rival) -> list[str]:
+    """Who is out, and what chose among the rest."""
+    labels = {r.name: r.label for r in rivals}
+    out = []
+    for state, words in (
+        ("copies", "copies training rows"),
+        ("loses modes", "loses part of the data"),
+        ("covers less", "is as near to the data as the best, but covers less of them"),
+    ):
+        out += [f"{labels[n]} {words}, and is out" for n, s in standings.items() if s == state]
+    ties = [labels[n] for n, s in standings.items() if s in ("best", "tied")]
+    if len(ties) > 1:
+        by = "the best student, or tied with it and smallest" if best.right is not None else "the smallest of them"
+        out.append(f"tied on the selection split: {', '.join(ties)}; {best.label} is {by}")
+    return out

@@ -1,0 +1,47 @@
+"""What the latent map of the page is drawn from: codes, draws, and axes to look along."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zprime.measure.latents.surgery import ACTIVE
+from zprime.results.audit import Audit
+from zprime.reporting.figures import principal_axes
+
+POINTS = 700
+NUMBERS = 260_000
+"""At most this many coordinates go into the page: half a megabyte or so."""
+
+
+def map_data(audit: Audit, *, public: bool) -> dict[str, Any] | None:
+    """Codes and draws in hundredths, principal axes, and the names of the axes; None if there is nothing to draw.
+
+    With `public` neither codes nor draws of a distribution that stores rows are in it.
+    """
+    names = [e.name for e in audit.entries if e.eligible and f"map.{e.name}" in audit.tensors]
+    if public:
+        names = [n for n in names if not audit.entry(n).holds_rows]
+    codes = audit.tensors.get("map.codes")
+    if codes is None or not names:
+        return None
+    d = codes.shape[1]
+    points = min(POINTS, max(100, NUMBERS // (d * (len(names) + 1))))
+    variance = audit.surgery["train"].mean_variance
+    order = sorted(range(d), key=lambda j: -variance[j])[:64]
+    plane = principal_axes(codes.double(), min(4, d))
+    axes = [f"principal axis {i + 1}" for i in range(plane.shape[1])]
+    axes += [f"dimension {j}{'' if variance[j] > ACTIVE else ' (collapsed)'}" for j in order]
+    columns = torch.cat([plane, torch.eye(d, dtype=plane.dtype)[:, order]], 1)
+
+    def seen(z: Tensor) -> list[list[int]]:
+        """One list an axis: hundredths along it."""
+        out: list[list[int]] = (100 * z[:points].double() @ columns).round().to(torch.int64).T.tolist()
+        return out
+
+    return {
+        "axes": axes,
+        "codes": None if public else seen(codes),
+        "draws": [{"label": audit.entry(n).label, "z": seen(audit.tensors[f"map.{n}"])} for n in names],
+        "total": int(audit.tensors[f"map.{names[0]}"].shape[0]),
+    }

@@ -1,0 +1,1 @@
+"""What is measured, as values: plain dataclasses that are saved as JSON and read again without a model."""
