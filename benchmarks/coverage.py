@@ -22,20 +22,17 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent import Defensive, Gaussian, Mixture, Prior
 from zprime.latent.selection import paired
-from zprime.measure.candidates import Panel
-from zprime.measure.likelihood.gains import climb
-from zprime.statistics.estimate import mean_estimate
+from zprime.measure.candidates import PURE, Candidates
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.likelihood.ais import AISSettings, Annealer
 from zprime.measure.likelihood.calibration import calibration
-from zprime.statistics.estimate import student95
+from zprime.measure.likelihood.gains import RowGains, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
-from zprime.measure.likelihood.gains import Ladder
-from zprime.measure.candidates import PURE
 from zprime.measure.likelihood.simulation import simulate
-from zprime.measure.verdicts.likelihood import evidence_estimate, likelihood_estimate
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.measure.verdicts.likelihood import exact_posterior_estimate, likelihood_estimate
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
+from zprime.statistics.estimate import mean_estimate, student95
 
 MODEL = linear_gaussian(D=4, d=2, var=0.4)
 CENTRE = torch.tensor([0.4, -0.2], dtype=torch.float64)
@@ -78,7 +75,7 @@ SHOWN = {"gaussian": "gaussian", "mixture": "mixture + 10 % p", "mixture" + PURE
 
 
 def data(seed: int, n: int = N) -> Tensor:
-    rng = generator(seed, "coverage")
+    rng = stream(seed, "coverage")
     z = CENTRE + torch.randn(n, 2, generator=rng, dtype=torch.float64) @ SPREAD.T
     noise = torch.randn(n, len(MODEL.bias), generator=rng, dtype=torch.float64)
     return z @ MODEL.weight.T + MODEL.bias + math.sqrt(MODEL.var) * noise
@@ -105,7 +102,7 @@ def truth_code(name: str, widen: float = 1.0) -> float:
     """E_x E_q[log r - log p]."""
     mean, covariance, scale = codes()
     z, w = nodes(mean, covariance + torch.diag((widen * scale).square()))
-    return float(w @ (Panel(CANDIDATES).log_probs(z)[name] - standard_log_prob(z)))
+    return float(w @ (Candidates(CANDIDATES).log_probs(z)[name] - standard_log_prob(z)))
 
 
 @functools.cache
@@ -114,7 +111,7 @@ def truth_gain(name: str) -> float:
     mean, covariance, scale = codes()
     mu, w = nodes(mean, covariance)
     r = MIXTURE if name == "mixture" + PURE else (R if name == "hidden" else CANDIDATES[name])
-    tilted = r.tilt(mu, scale.expand_as(mu).contiguous(), draws=0, rng=generator(0))
+    tilted = r.tilt(mu, scale.expand_as(mu).contiguous(), draws=0, rng=stream(0))
     assert tilted is not None
     return float(w @ tilted.log_ratio)
 
@@ -130,14 +127,14 @@ def truth_log_prob() -> float:
     return -0.5 * (4 * math.log(2 * math.pi) + float(torch.logdet(marginal)) + quadratic)
 
 
-def ladder(seed: int, widen: float) -> Ladder:
+def ladder(seed: int, widen: float) -> RowGains:
     x = data(seed)
     mean, scale = MODEL.posterior(x)
-    return climb(
-        Panel(CANDIDATES),
-        InMemory(mean, widen * scale),
+    return measure_gains(
+        Candidates(CANDIDATES),
+        MemoryPosteriors(mean, widen * scale),
         split="heldout",
-        rng=generator(seed, "ladder"),
+        rng=stream(seed, "ladder"),
         model=MODEL.vae(),
         rows=Rows("heldout", x, torch.arange(N)),
         draws=DRAWS,
@@ -150,8 +147,10 @@ def rungs(seed: int) -> Found:
     out = []
     for name, shown in SHOWN.items():
         a = mean_estimate(found.code[name], unit="", split="", seed=seed)
-        out.append(row(f"(a) code gain, {shown}", a, truth_code(name)))
-        out.append(row(f"(b) evidence gain, {shown}", evidence_estimate(found, name, seed), truth_gain(name)))
+        out.append(row(f"(a) ELBO gain, {shown}", a, truth_code(name)))
+        out.append(
+            row(f"(b) exact-posterior gain, {shown}", exact_posterior_estimate(found, name, seed), truth_gain(name))
+        )
         out.append(row(f"(c) likelihood gain, {shown}", likelihood_estimate(found, name, seed), truth_gain(name)))
     gap = inference_gap(found, seed=seed)
     out.append(row("log p(x) under the prior", gap.log_prob, truth_log_prob()))
@@ -178,8 +177,8 @@ def cut(seed: int) -> Found:
     mean, scale = MODEL.posterior(data(seed, 40))
     # scales that differ, so that rows differ
     scale = scale * torch.linspace(0.5, 1.3, 40, dtype=torch.float64)[:, None]
-    p = InMemory(mean, scale)
-    s = surgery(p, split="train", rng=generator(seed, "surgery"))
+    p = MemoryPosteriors(mean, scale)
+    s = surgery(p, split="train", rng=stream(seed, "surgery"))
     x, w = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(20))
     points = mean[:, None] + scale[:, None] * torch.cartesian_prod(x, x)
     weights = torch.cartesian_prod(w, w).prod(1) / (2 * math.pi)
@@ -212,7 +211,7 @@ def ranks(seed: int) -> Found:
     out = []
     for widen, r, shown in ((1.0, MIXTURE, "exact q under a mixture"), (WRONG, Prior(2), "wrong q under the prior")):
         model = MODEL.vae(widen=widen)
-        c = calibration(r, model, source="", dtype=torch.float64, rng=generator(seed, "ranks", shown), rows=100)
+        c = calibration(r, model, source="", dtype=torch.float64, rng=stream(seed, "ranks", shown), rows=100)
         assert c is not None
         out.append(row(f"calibration: bias, {shown}", c.bias[0], 0.0))
         out.append(row(f"calibration: spread, {shown}", c.spread[0], truth_spread(widen)))
@@ -224,9 +223,9 @@ def ranks(seed: int) -> Found:
 def annealed(seed: int) -> Found:
     """The two bounds of AIS on simulated rows."""
     r = Prior(2)
-    z, rows = simulate(r, MODEL.vae(), AIS_ROWS, dtype=torch.float64, rng=generator(seed, "ais data"))
-    start = InMemory(*(v.contiguous() for v in MODEL.vae(widen=WRONG).encode(rows.x)))
-    chains = Annealer(r, MODEL.vae(), rows.x, AISSettings(8, 2, 2), rng=generator(seed, "ais"), start=start)
+    z, rows = simulate(r, MODEL.vae(), AIS_ROWS, dtype=torch.float64, rng=stream(seed, "ais data"))
+    start = MemoryPosteriors(*(v.contiguous() for v in MODEL.vae(widen=WRONG).encode(rows.x)))
+    chains = Annealer(r, MODEL.vae(), rows.x, AISSettings(8, 2, 2), rng=stream(seed, "ais"), start=start)
     low, high = (mean_estimate(v.log_prob, unit="", split="", seed=seed) for v in (chains.forward(), chains.reverse(z)))
     truth = simulated_log_prob(MODEL)
     return [

@@ -18,19 +18,24 @@ from zprime.components import Diagonal
 from zprime.distribution import LatentDistribution
 from zprime.latent import Aggregated, Gaussian
 from zprime.latent.gaussian import moments
-from zprime.measure.candidates import Panel
-from zprime.measure.latents.surgery import surgery
-from zprime.statistics.c2st import Classifier, c2st
-from zprime.statistics.estimate import student
+from zprime.measure.candidates import Candidates
 from zprime.measure.latents.hole import hole
-from zprime.measure.likelihood.gains import Ladder, code_gain
-from zprime.measure.latents.leave_one_out import leave_one_out, masked_code_gain, masked_evidence_gain, row_mixture
+from zprime.measure.latents.leave_one_out import (
+    leave_one_out,
+    masked_elbo_gain,
+    masked_exact_posterior_gain,
+    row_mixture,
+)
 from zprime.measure.latents.low_density import low_density
 from zprime.measure.latents.minibatch import implied_information, log_weights, minibatch
-from zprime.statistics.mmd import mmd
+from zprime.measure.latents.surgery import surgery
 from zprime.measure.latents.total_correlation import total_correlation
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.measure.likelihood.gains import RowGains, elbo_gain
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
+from zprime.statistics.c2st import Classifier, c2st
+from zprime.statistics.estimate import student
+from zprime.statistics.mmd import mmd
 
 DOUBLE = torch.float64
 WEIGHT = torch.tensor([0.6, 0.4], dtype=DOUBLE)
@@ -54,17 +59,17 @@ NOTES = (
 )
 
 
-def rows(n: int, seed: int, *names: str | int) -> InMemory:
+def rows(n: int, seed: int, *names: str | int) -> MemoryPosteriors:
     """Posteriors of `n` fresh rows of the population."""
-    rng = generator(seed, "latent coverage", *names)
+    rng = stream(seed, "latent coverage", *names)
     k = torch.multinomial(WEIGHT, n, replacement=True, generator=rng)
     mean = CENTRE[k] + SPREAD[k] * torch.randn(n, 2, generator=rng, dtype=DOUBLE)
-    return InMemory(mean, SCALE.expand(n, 2).contiguous())
+    return MemoryPosteriors(mean, SCALE.expand(n, 2).contiguous())
 
 
 def codes(n: int, seed: int, *names: str | int) -> Tensor:
     """One code of each of `n` fresh rows."""
-    return POPULATION.sample(n, rng=generator(seed, "latent codes", *names))
+    return POPULATION.sample(n, rng=stream(seed, "latent codes", *names))
 
 
 @functools.cache
@@ -83,17 +88,17 @@ def gain(r: LatentDistribution | Diagonal) -> float:
 
 
 @functools.cache
-def memory(which: int, shrink: float) -> tuple[InMemory, dict[str, float]]:
+def memory(which: int, shrink: float) -> tuple[MemoryPosteriors, dict[str, float]]:
     """One of five training sets of 2,000 rows, and the exact means over all of its rows."""
     train = rows(2000, which, "memorised")
-    train = InMemory(train.mean, shrink * train.scale)
+    train = MemoryPosteriors(train.mean, shrink * train.scale)
     m = row_mixture(Aggregated(train.mean, train.scale), train)
     assert m is not None
     x, w = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(10))
     noise, weight = torch.cartesian_prod(x, x), torch.cartesian_prod(w, w).prod(1) / (2 * math.pi)
     position = torch.arange(train.n)
     points = (train.mean + train.scale * noise[:, None]).reshape(-1, 2)
-    code, evidence = masked_code_gain(m, position, points), masked_evidence_gain(m, position, train)
+    code, evidence = masked_elbo_gain(m, position, points), masked_exact_posterior_gain(m, position, train)
     out = {}
     for rung, g, v in (("a", code, weight), ("b", evidence, torch.ones(1, dtype=DOUBLE))):
         out[f"({rung}) self-included"] = float((v @ g.with_own).mean())
@@ -107,15 +112,15 @@ def memorised(seed: int) -> Found:
     out = []
     for shrink, shown in ((1.0, "wide q"), (NARROW, "narrow q")):
         train, truth = memory(seed % 5, shrink)
-        panel = Panel({"aggregated": Aggregated(train.mean, train.scale)})
-        found = leave_one_out(panel, train, Ladder("heldout"), seed=seed, rows=200)["aggregated"]
+        candidates = Candidates({"aggregated": Aggregated(train.mean, train.scale)})
+        found = leave_one_out(candidates, train, RowGains("heldout"), seed=seed, rows=200)["aggregated"]
         for rung, gains in (("a", found.code), ("b", found.evidence)):
             estimates = {**gains, "memorised": found.memorised["code" if rung == "a" else "evidence"]}
             for k, e in estimates.items():
                 exact, what = truth[f"({rung}) {k}"], f"({rung}) {k}, {shown}"
                 out.append(row(what, e, exact))
-                low, high = (e.low, e.high) if e.trusted else (-math.inf, math.inf)
-                out.append((f"{what}: or says that it is not to be trusted", low, high, exact))
+                low, high = (e.low, e.high) if e.stable else (-math.inf, math.inf)
+                out.append((f"{what}: or says that it is not to be stable", low, high, exact))
     return out
 
 
@@ -125,9 +130,11 @@ def bracket(seed: int) -> Found:
     mean, covariance = moments(p["train"])
     fitted = Gaussian(mean, torch.linalg.cholesky(covariance))
     right = _mixture(POPULATION)
-    panel = Panel({"aggregated": Aggregated(p["train"].mean, p["train"].scale), "right": right})
-    ladders = {s: Ladder(s, code_gain(panel, p[s], rng=generator(seed, "code"))) for s in ("selection", "heldout")}
-    found = hole(p, ladders, {"train": surgery(p["train"], split="train", rng=generator(seed))}, seed=seed)
+    candidates = Candidates({"aggregated": Aggregated(p["train"].mean, p["train"].scale), "right": right})
+    split_gains = {
+        s: RowGains(s, elbo_gain(candidates, p[s], rng=stream(seed, "code"))) for s in ("selection", "heldout")
+    }
+    found = hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=stream(seed))}, seed=seed)
     bounds = {b.name: b.estimate for b in found.bounds}
     truth = gain(POPULATION)
     below, above = bounds["leave-one-out"], bounds["self-included"]
@@ -173,10 +180,10 @@ SHOWN = ("plug-in", "stratified")
 
 
 @functools.cache
-def fixed() -> tuple[InMemory, dict[str, float]]:
+def fixed() -> tuple[MemoryPosteriors, dict[str, float]]:
     """200 posteriors, and what each estimator gives on average over 20,000 minibatches of 10."""
     p = rows(200, 0, "minibatch")
-    rng = generator(0, "minibatch truth")
+    rng = stream(0, "minibatch truth")
     order = torch.rand(20_000, 200, generator=rng).argsort(1)[:, :10]
     mean, scale = p.mean[order], p.scale[order]
     z = mean + scale * torch.randn(mean.shape, generator=rng, dtype=DOUBLE)
@@ -194,11 +201,11 @@ def batches(seed: int) -> Found:
 
 
 @functools.cache
-def shares() -> tuple[InMemory, dict[str, float]]:
+def shares() -> tuple[MemoryPosteriors, dict[str, float]]:
     """Training posteriors, and the shares of the prior's draws below the true quantiles, from 400,000 points."""
     train = rows(N, 0, "shares")
     at_codes = train.log_prob(codes(400_000, 0, "shares")).sort().values
-    prior = torch.randn(400_000, 2, generator=generator(0, "shares"), dtype=DOUBLE)
+    prior = torch.randn(400_000, 2, generator=stream(0, "shares"), dtype=DOUBLE)
     at_prior = train.log_prob(prior)
     levels = {"1 %": 0.01, "5 %": 0.05}
     return train, {k: float((at_prior < at_codes[int(v * 400_000)]).double().mean()) for k, v in levels.items()}
@@ -213,13 +220,13 @@ def low(seed: int) -> Found:
 
 def tests(seed: int) -> Found:
     """Two-sample tests, on codes against N(0, I), and on codes against codes."""
-    x, y = codes(N, seed, "x"), torch.randn(N, 2, generator=generator(seed, "y"), dtype=DOUBLE)
+    x, y = codes(N, seed, "x"), torch.randn(N, 2, generator=stream(seed, "y"), dtype=DOUBLE)
     told = c2st(x, y, split="heldout", seed=seed)
     # the same halves and the same features as c2st had
-    rng = generator(seed, "c2st", "heldout")
+    rng = stream(seed, "c2st", "heldout")
     a, b = (v[torch.randperm(N, generator=rng)][: N // 2] for v in (x, y))
     classifier = Classifier.fit(a, b, rng=rng)
-    fresh = torch.randn(4000, 2, generator=generator(seed, "fresh"), dtype=DOUBLE)
+    fresh = torch.randn(4000, 2, generator=stream(seed, "fresh"), dtype=DOUBLE)
     right = torch.cat([classifier(codes(4000, seed, "fresh")), ~classifier(fresh)])
     same = codes(N, seed, "same")
     kernel = mmd(x, y, split="heldout", seed=seed, permutations=1)

@@ -12,17 +12,17 @@ from harness import Found, main, p_value, row
 from torch import Tensor
 
 from zprime.latent import Gaussian
-from zprime.measure.samples.copying import TrainingSet, copying
 from zprime.measure.latents.drift import drift
+from zprime.measure.samples.copying import TrainingSet, copying
 from zprime.measure.samples.fidelity import Compared, fidelity
 from zprime.measure.samples.frechet import frechet
-from zprime.measure.verdicts.generation import Rival, decide_generation
 from zprime.measure.samples.labels import label_coverage
 from zprime.measure.samples.manifold import NAMES, manifold
-from zprime.statistics.resampling import About
 from zprime.measure.samples.sliced import sliced
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.measure.verdicts.generation import Contender, decide_generation
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
+from zprime.statistics.resampling import About
 
 DOUBLE = torch.float64
 N = 200
@@ -58,7 +58,7 @@ CASES: dict[str, dict[str, float]] = {
 
 
 def pair(seed: int, case: str, *names: str) -> tuple[Tensor, Tensor]:
-    rng = generator(seed, "generation benchmark", case, *names)
+    rng = stream(seed, "generation benchmark", case, *names)
     return clumps(N, rng), clumps(N, rng, **CASES[case])  # type: ignore[arg-type]
 
 
@@ -89,7 +89,7 @@ def fidelities(seed: int) -> Found:
 
 def differences(seed: int) -> Found:
     """Two equal candidates beside the same real rows: differences whose truth is 0."""
-    rng = generator(seed, "generation benchmark", "differences")
+    rng = stream(seed, "generation benchmark", "differences")
     real = clumps(N, rng)
     a, b = (fidelity(real, clumps(N, rng), split="heldout", seed=seed) for _ in range(2))
     about = About(N, "heldout", seed)
@@ -100,9 +100,9 @@ def differences(seed: int) -> Found:
 
 def copies(seed: int) -> Found:
     """An honest sample, a training set of its own each time."""
-    rng = generator(seed, "generation benchmark", "copies")
+    rng = stream(seed, "generation benchmark", "copies")
     train = clumps(TRAIN, rng)
-    data = TrainingSet(train, train[:, :2], yardstick=N, seed=seed)
+    data = TrainingSet(train, train[:, :2], reference=N, seed=seed)
     c = copying(data.neighbours(clumps(N, rng)), data.neighbours(clumps(N, rng)), seed=seed)
     return [
         row("copying: chance, all regions", c.auc, 0.5),
@@ -117,7 +117,7 @@ def copies(seed: int) -> Found:
 
 def labels(seed: int) -> Found:
     """Labels of equal samples: shares, and no label missing."""
-    rng = generator(seed, "generation benchmark", "labels")
+    rng = stream(seed, "generation benchmark", "labels")
     real, fake = (torch.randint(4, (N,), generator=rng) for _ in range(2))
     found = label_coverage(real, fake, torch.arange(4), split="heldout", seed=seed)
     return [
@@ -128,11 +128,11 @@ def labels(seed: int) -> Found:
 
 def drifts(seed: int) -> Found:
     """New rows that are like the old ones."""
-    rng = generator(seed, "generation benchmark", "drift")
+    rng = stream(seed, "generation benchmark", "drift")
 
-    def codes(n: int) -> InMemory:
+    def codes(n: int) -> MemoryPosteriors:
         mean = 0.9 * torch.randn(n, 3, generator=rng, dtype=DOUBLE)
-        return InMemory(mean, torch.full((n, 3), 0.4, dtype=DOUBLE))
+        return MemoryPosteriors(mean, torch.full((n, 3), 0.4, dtype=DOUBLE))
 
     r = Gaussian(torch.zeros(3, dtype=DOUBLE), torch.eye(3, dtype=DOUBLE))
     d = drift(r, codes(100), codes(150), source="r", rng=rng)
@@ -147,16 +147,16 @@ def drifts(seed: int) -> Found:
 
 def verdicts(seed: int) -> Found:
     """The prior and two candidates draw from the truth: leaving the prior is a false alarm."""
-    rng = generator(seed, "generation benchmark", "verdict")
+    rng = stream(seed, "generation benchmark", "verdict")
     selection, heldout = clumps(N, rng), clumps(N, rng)
 
     def beside(real: Tensor, split: str) -> Compared:
         return fidelity(real, clumps(N, rng), split=split, seed=seed)
 
     names = ("prior", "a", "b")
-    rivals = [Rival(n, n, 100 * (n != "prior"), "passes", beside(selection, "selection"), []) for n in names]
+    contenders = [Contender(n, n, 100 * (n != "prior"), "passes", beside(selection, "selection"), []) for n in names]
     v = decide_generation(
-        rivals,
+        contenders,
         lambda _: beside(heldout, "heldout"),
         reconstructions=beside(heldout, "heldout"),
         real=beside(heldout, "heldout"),
@@ -167,7 +167,7 @@ def verdicts(seed: int) -> Found:
     return [
         ("verdict: equal candidates do not displace the prior", 0.5, 1.0, float(v.choice == "prior")),
         ("verdict: a good decoder is not blamed", 0.5, 1.0, float(v.decision != "none of these")),
-        ("verdict: nobody is said to lose modes", 0.5, 1.0, float("loses modes" not in v.standings.values())),
+        ("verdict: nobody is said to lose modes", 0.5, 1.0, float("loses modes" not in v.ranking.values())),
     ]
 
 

@@ -25,7 +25,7 @@ WITHIN = {
     "nearest neighbours": ("kernels/sieve.py", "nearest"),
     "log-density of diagonal mixtures": ("kernels/diagonal.py", "_evaluate"),
     "log-density of full mixtures": ("kernels/dense.py", "full_mixture_log_prob"),
-    "evidence gain, closed form": ("kernels/diagonal.py", "diagonal_log_ratio"),
+    "exact-posterior gain, closed form": ("kernels/diagonal.py", "diagonal_log_ratio"),
     "classifier whose features are compared": ("measure/features.py", "train_classifier"),
     "student classifiers": ("measure/utility.py", "hits"),
 }

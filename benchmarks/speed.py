@@ -34,13 +34,13 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import zprime
-from zprime.kernels import DiagonalMixture, Searched, compiled, trainable_mixture_log_prob
+from zprime.kernels import DiagonalMixture, ExactIndex, compiled, trainable_mixture_log_prob
 from zprime.latent import Aggregated, Gaussian, MixtureSettings
 from zprime.latent.em import ComponentEM
 from zprime.latent.gaussian import moments
 from zprime.measure.samples.manifold import manifold, manifold_replicates
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -109,14 +109,14 @@ def interleaved(
 
 def made(d: int, n: int = N, seed: int = 0) -> Mixture:
     """Posteriors as VAEs have them: scales from 0.05 to 0.4, spread so that their mixture has about unit variance."""
-    rng = generator(seed, "made", d)
+    rng = stream(seed, "made", d)
     scale = torch.empty(n, d).uniform_(math.log(0.05), math.log(0.4), generator=rng).exp()
     return torch.randn(n, d, generator=rng), scale, torch.full((n,), -math.log(n), dtype=torch.float64)
 
 
 def draw(mixture: Mixture, m: int) -> Tensor:
     mean, scale, _ = mixture
-    rng = generator(0, "draw", m)
+    rng = stream(0, "draw", m)
     i = torch.randint(len(mean), (m,), generator=rng)
     return mean[i] + scale[i] * torch.randn(m, mean.shape[1], generator=rng)
 
@@ -200,7 +200,7 @@ def densities() -> list[Row]:
     return out
 
 
-def peak(train: InMemory) -> list[Row]:
+def peak(train: MemoryPosteriors) -> list[Row]:
     """Operations a second, as a share of what a loop of nothing but fused multiply-adds reaches at the same moment."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None or compiled.module is None or compiled.module.used() != "avx2":
@@ -238,14 +238,14 @@ def peak(train: InMemory) -> list[Row]:
     return out
 
 
-def e_step(train: InMemory, k: int) -> tuple[Callable[[], object], int]:
+def e_step(train: MemoryPosteriors, k: int) -> tuple[Callable[[], object], int]:
     """The statistics of one step of EM, and of how many features they are."""
     em = ComponentEM(train, diagonal=False)
-    weights = em._weights(em.start(k, rng=generator(0, "e-step")))
+    weights = em._weights(em.start(k, rng=stream(0, "e-step")))
     return lambda: em.data.statistics(em.weight, weights), len(weights)
 
 
-def expectation(train: InMemory) -> list[Row]:
+def expectation(train: MemoryPosteriors) -> list[Row]:
     out = []
     for k in (10, 100, 1000):
         step, _ = e_step(train, k)
@@ -264,7 +264,7 @@ def accuracy() -> list[dict[str, float]]:
     out = []
     for d in (16, 32, 64, 128, 512):
         for scale in (0.003, 0.03, 0.3, 1.0):
-            rng = generator(0, "accuracy", d)
+            rng = stream(0, "accuracy", d)
             mean = torch.randn(2_000, d, generator=rng)
             scales = scale * (2 * torch.rand(2_000, d, generator=rng) - 1).exp()
             mixture = (mean, scales, torch.full((2_000,), -math.log(2_000), dtype=torch.float64))
@@ -287,10 +287,10 @@ def accuracy() -> list[dict[str, float]]:
     return out
 
 
-def pruning(posteriors: InMemory) -> list[Row]:
+def pruning(posteriors: MemoryPosteriors) -> list[Row]:
     mixture = (posteriors.mean, posteriors.scale, posteriors.log_weights)
     ours, all_pairs = DiagonalMixture(*mixture), brute(mixture)
-    rng = generator(0, "prior")
+    rng = stream(0, "prior")
     out = []
     for name, z, least in (
         ("qbar", draw(mixture, 10_000), 2.0),
@@ -312,7 +312,7 @@ def pruning(posteriors: InMemory) -> list[Row]:
     return out
 
 
-def scores(posteriors: InMemory) -> list[Row]:
+def scores(posteriors: MemoryPosteriors) -> list[Row]:
     mixture = (posteriors.mean, posteriors.scale, posteriors.log_weights)
     ours, z = DiagonalMixture(*mixture), draw(mixture, 10_000)
 
@@ -341,16 +341,16 @@ def scores(posteriors: InMemory) -> list[Row]:
     ]
 
 
-def reduction(train: InMemory, heldout: InMemory) -> tuple[list[Row], dict[str, object]]:
+def reduction(train: MemoryPosteriors, heldout: MemoryPosteriors) -> tuple[list[Row], dict[str, object]]:
     """To 100 Gaussians with full covariance; held-out log r at codes of rows that nothing was fitted to."""
     plain = MixtureSettings(components=100, covariance="full", restarts=1)  # theirs has one start, too
-    rng = generator(0, "reduction")
+    rng = stream(0, "reduction")
     codes = heldout.draw(rng=rng)
     one = train.draw(rng=rng).double().numpy()
     held: dict[str, list[float]] = {"ours": [], "scikit-learn": []}
 
     def ours() -> None:
-        r = settings.fit(train, selection=heldout, context=None, rng=generator(0, "fit")).distribution
+        r = settings.fit(train, selection=heldout, context=None, rng=stream(0, "fit")).distribution
         held["ours"].append(float(r.log_prob(codes).mean()))
 
     def peer() -> None:
@@ -371,9 +371,9 @@ def reduction(train: InMemory, heldout: InMemory) -> tuple[list[Row], dict[str, 
     return out, found
 
 
-def sampling(posteriors: InMemory) -> list[Row]:
+def sampling(posteriors: MemoryPosteriors) -> list[Row]:
     mixture = (posteriors.mean, posteriors.scale, posteriors.log_weights)
-    rows, few, rng = 1_000_000, 50, generator(0, "sampling")
+    rows, few, rng = 1_000_000, 50, stream(0, "sampling")
     return [
         interleaved(
             "1e6 draws of qbar, d = 16",
@@ -425,12 +425,12 @@ def training(pythae: Path) -> list[Row]:
     return out
 
 
-def neighbours(train: InMemory, heldout: InMemory) -> list[Row]:
+def neighbours(train: MemoryPosteriors, heldout: MemoryPosteriors) -> list[Row]:
     """Exact search among images and among codes, and what is made of distances: shares of rows in balls."""
     data = zprime.load_data(zprime.DataSettings(str(FASHION)), seed=0)
     images = data.rows("train").x.flatten(1), data.rows("heldout").x.flatten(1)
     points, queries = images
-    rng = generator(0, "neighbours")
+    rng = stream(0, "neighbours")
     codes = train.draw(rng=rng), heldout.draw(rng=rng)
     out = []
     for what, (points, some), m in (("images", images, 1_000), ("images", images, 100), ("codes", codes, 1_000)):
@@ -438,7 +438,7 @@ def neighbours(train: InMemory, heldout: InMemory) -> list[Row]:
         job = f"5 nearest of {m:,} {what} among {len(points):,}, exact"
         brute_force = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(points.numpy())
         with uncompiled():
-            twin = Searched(points)
+            twin = ExactIndex(points)
         peers: dict[str, Callable[[], object]] = {
             SCIKIT_BRUTE: partial(brute_force.kneighbors, queries.numpy()),
             "the same in torch": partial(twin.nearest, queries, 5),
@@ -450,13 +450,13 @@ def neighbours(train: InMemory, heldout: InMemory) -> list[Row]:
             index = faiss.IndexFlatL2(points.shape[1])
             index.add(points.numpy())
             peers["faiss IndexFlatL2 (float32)"] = partial(index.search, queries.numpy(), 5)
-        ours = partial(Searched(points).nearest, queries, 5)
+        ours = partial(ExactIndex(points).nearest, queries, 5)
         out += [interleaved(job, against, ours, peer) for against, peer in peers.items()]
     points, queries = images
     job = "the same, 1,000 images, what is prepared once included"
 
     def fresh() -> None:
-        Searched(points).nearest(queries[:1000], 5)
+        ExactIndex(points).nearest(queries[:1000], 5)
 
     def peer() -> None:
         NearestNeighbors(n_neighbors=5, algorithm="brute").fit(points.numpy()).kneighbors(queries[:1000].numpy())
@@ -511,7 +511,7 @@ def slope(x: list[float], y: list[float]) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def growth(train: InMemory, heldout: InMemory) -> dict[str, dict[str, object]]:
+def growth(train: MemoryPosteriors, heldout: MemoryPosteriors) -> dict[str, dict[str, object]]:
     out: dict[str, dict[str, object]] = {}
 
     def curve(name: str, sizes: list[int], run: Callable[[int], Callable[[], object]]) -> None:
@@ -552,7 +552,7 @@ def growth(train: InMemory, heldout: InMemory) -> dict[str, dict[str, object]]:
     def reduce(n: int, k: int) -> Callable[[], object]:
         rows = train.take(torch.arange(n))
         settings = MixtureSettings(components=k, covariance="full", restarts=1)
-        return lambda: settings.fit(rows, selection=rows, context=None, rng=generator(0, "fit"))
+        return lambda: settings.fit(rows, selection=rows, context=None, rng=stream(0, "fit"))
 
     curve("reduction to 30 Gaussians, posteriors N", [6_000, 12_000, 24_000, 48_000], lambda n: reduce(n, 30))
     curve("reduction of 24,000 posteriors, Gaussians K", [10, 30, 100], lambda k: reduce(24_000, k))
@@ -568,7 +568,7 @@ def growth(train: InMemory, heldout: InMemory) -> dict[str, dict[str, object]]:
     return out
 
 
-def moment_match(rows: InMemory) -> tuple[Tensor, Tensor]:
+def moment_match(rows: MemoryPosteriors) -> tuple[Tensor, Tensor]:
     mean, covariance = moments(rows)
     return mean.to(rows.mean.dtype), torch.linalg.cholesky(covariance).to(rows.mean.dtype)
 
@@ -620,9 +620,9 @@ def memory() -> dict[str, float]:
 # Real posteriors
 
 
-def trained(folder: Path, seed: int = 0) -> tuple[InMemory, InMemory]:
+def trained(folder: Path, seed: int = 0) -> tuple[MemoryPosteriors, MemoryPosteriors]:
     """Posteriors of Fashion-MNIST under a small network, trained for five epochs and kept in `folder`."""
-    from zprime.posteriors import Sharded
+    from zprime.posteriors import ShardedPosteriors
 
     if not (folder / "heldout").exists():
         data = zprime.load_data(zprime.DataSettings(str(FASHION)), seed=seed)
@@ -631,7 +631,7 @@ def trained(folder: Path, seed: int = 0) -> tuple[InMemory, InMemory]:
         zprime.train(vae, rows["train"], rows["selection"], zprime.TrainSettings(epochs=5), seed=seed)
         for split in ("train", "heldout"):
             zprime.encode(vae, rows[split], folder / split)
-    return Sharded(folder / "train").gather(), Sharded(folder / "heldout").gather()
+    return ShardedPosteriors(folder / "train").gather(), ShardedPosteriors(folder / "heldout").gather()
 
 
 # The page

@@ -23,9 +23,9 @@ from oracles import linear_gaussian, maximum_likelihood
 from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.fitting import fit
-from zprime.posteriors import InMemory
+from zprime.posteriors import MemoryPosteriors
 from zprime.results.audit import AuditSettings
-from zprime.rng import generator
+from zprime.rng import stream
 
 MODEL = linear_gaussian(D=5, d=2, var=0.05)
 SIZES = {"train": 500, "selection": 300, "heldout": 300}
@@ -69,7 +69,7 @@ def seen(a: float) -> float:
 
 
 def data(seed: int, split: str, a: float) -> Tensor:
-    rng = generator(seed, "verdict", split)
+    rng = stream(seed, "verdict", split)
     n = SIZES[split]
     z = torch.randn(n, 2, generator=rng, dtype=torch.float64)
     side = 2 * (torch.rand(n, generator=rng) < 0.5).double() - 1
@@ -83,7 +83,7 @@ def verdict(seed: int, a: float, widen: float) -> tuple[str, str, float]:
     x = {s: data(seed, s, a) for s in SIZES}
     model, _ = maximum_likelihood(x["train"], 2)
     vae = model.vae(widen=widen)
-    posteriors = {s: InMemory(*(v.contiguous() for v in vae.encode(v))) for s, v in x.items()}
+    posteriors = {s: MemoryPosteriors(*(v.contiguous() for v in vae.encode(v))) for s, v in x.items()}
     fits = {k: fit(k, posteriors["train"], selection=posteriors["selection"], seed=seed) for k in KINDS}
     rows = {s: Rows(s, v, torch.arange(len(v))) for s, v in x.items()}
     v = audit(fits, posteriors, model=vae, rows=rows, settings=SETTINGS, seed=seed).verdict

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import zprime
 from zprime import bring
-from zprime.rng import generator
+from zprime.rng import stream
 
 FASHION, LIMIT, CHANNELS = "/usr/share/datasets/fashion-mnist", 4000, 4
 EPOCHS, BATCH, KL_WEIGHT = 6, 50, 1e-6
@@ -43,7 +43,7 @@ def trained(x: Tensor, held: Tensor) -> AutoencoderKL:
     adam = torch.optim.Adam(vae.parameters(), 2e-3)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for epoch in range(EPOCHS):
-        for i in torch.randperm(len(x), generator=generator(0, "order", str(epoch))).split(BATCH):
+        for i in torch.randperm(len(x), generator=stream(0, "order", str(epoch))).split(BATCH):
             q = vae.encode(x[i]).latent_dist
             error = functional.mse_loss(vae.decode(q.sample()).sample, x[i])
             loss = error + KL_WEIGHT * q.kl().mean()

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import zprime
 from zprime import bring
-from zprime.rng import generator
+from zprime.rng import stream
 
 logging.disable(logging.WARNING)
 GENES, EPOCHS, SETS = 500, 300, 20
@@ -66,7 +66,7 @@ def compare(real: Tensor, made: Tensor) -> list[float]:
     def summary(x: Tensor) -> list[Tensor]:
         log = x.log1p()
         common = log[:, real.mean(0).argsort(descending=True)[:100]] + 1e-6 * torch.randn(
-            len(x), 100, generator=generator(0, "ties")
+            len(x), 100, generator=stream(0, "ties")
         )
         return [x.mean(0).log1p(), (x == 0).float().mean(0), torch.corrcoef(common.T).flatten()]
 
@@ -97,7 +97,7 @@ def main() -> None:
         shown = mine.generator(fit.distribution)
         found = [compare(heldout, zprime.sample(shown, n, seed=s, noise="draw")[1]) for s in range(SETS)]
         told(name, found)
-    pick = [torch.randperm(sizes["train"], generator=generator(s, "control"))[:n] for s in range(SETS)]
+    pick = [torch.randperm(sizes["train"], generator=stream(s, "control"))[:n] for s in range(SETS)]
     told("training cells (control)", [compare(heldout, mine.rows["train"].x[i]) for i in pick])
     print(f"\nVerdict: {audit.verdict.sentence}")
 

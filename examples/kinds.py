@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pages import DOCS, put, table
 
-from zprime.results.audit import load as load_audit
-from zprime.results.audit import Audit, Entry
 from zprime.reporting.table import RUNGS, cell, size, title
+from zprime.results.audit import Audit, Entry
+from zprime.results.audit import load as load_audit
 
 PAGE = DOCS / "kinds" / "compared.md"
 
@@ -34,7 +34,7 @@ def _line(audit: Audit, e: Entry) -> list[str]:
 def curve(audits: dict[str, Audit]) -> str:
     """K against bytes and the gain on the selection split, for the mixture of each run."""
     found = {n: {c["components"]: c for c in a.entry("mixture").curve} for n, a in audits.items()}
-    heads = ["K", *(f"{n}: {what}" for n in audits for what in ("stored", "share of p", "code gain"))]
+    heads = ["K", *(f"{n}: {what}" for n in audits for what in ("stored", "share of p", "ELBO gain"))]
     rows = []
     for k in sorted({k for f in found.values() for k in f}):
         cells = [str(k)]

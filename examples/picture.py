@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from zprime import artifact
-from zprime.results.audit import load as load_audit
 from zprime.reporting import pictures
+from zprime.results.audit import load as load_audit
 
 
 def main(run: Path, out: Path) -> None:

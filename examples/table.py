@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 
 from zprime import Audit
-from zprime.results.audit import load as load_audit
-from zprime.statistics.estimate import Estimate, plainly
-from zprime.measure.samples.side import PLANTED, RECONSTRUCTED, Generation
-from zprime.results.audit import PURE
+from zprime.measure.samples.side import PLANTED, RECONSTRUCTED
 from zprime.reporting.table import RUNGS, cell, size, title
+from zprime.results.audit import PURE
+from zprime.results.audit import load as load_audit
+from zprime.results.samples import SamplesSide
+from zprime.statistics.estimate import Estimate, unsigned
 
 
 def written(audit: Audit) -> str:
@@ -25,7 +26,7 @@ def written(audit: Audit) -> str:
     return "\n".join(lines)
 
 
-def samples(made: Generation) -> str:
+def samples(made: SamplesSide) -> str:
     """One row for the controls and each latent distribution; of one that is mixed with p for nothing, it alone."""
     heads = ["x′ from", "copies", "nearer", "Fréchet distance", "coverage", "student"]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
@@ -38,7 +39,7 @@ def samples(made: Generation) -> str:
             f"**{e.label}**" if chosen else f"{e.label} alone" if e.name.endswith(PURE) else e.label,
             "**copies**" if e.status == "copies" else "no",
             share(e.copying.within),
-            plainly(e.fidelity.frechet),
+            unsigned(e.fidelity.frechet),
             share(e.fidelity.coverage),
             "–" if e.utility is None else share(e.utility.accuracy),
         ]

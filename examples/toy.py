@@ -22,10 +22,10 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent import SETTINGS, Defensive
 from zprime.latent.context import Context
-from zprime.posteriors import InMemory
+from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import pictures
 from zprime.reporting.table import size
-from zprime.rng import generator
+from zprime.rng import stream
 
 N, SEED = 200, 0
 SCALES = (0.04, 0.12)  # of the posteriors, either with probability 1/2, whatever the place
@@ -50,7 +50,7 @@ class Encoder:
 
 def rows(split: str) -> Rows:
     """N rows from the population; labels are quarters of the ring."""
-    rng = generator(SEED, "toy", split)
+    rng = stream(SEED, "toy", split)
     angle = 2 * math.pi * torch.rand(N, generator=rng, dtype=torch.float64)
     mean = RADIUS * torch.stack([angle.cos(), angle.sin()], 1)
     mean = mean + JITTER * torch.randn(N, 2, generator=rng, dtype=torch.float64)
@@ -111,11 +111,11 @@ def coarse(log_q: Tensor) -> Tensor:
     return log_q.reshape(SIDE, SIDE)[::2, ::2].reshape(-1)
 
 
-def measure() -> tuple[list[Row], InMemory]:
+def measure() -> tuple[list[Row], MemoryPosteriors]:
     """Fit and evaluate every kind that has a density."""
     splits = {s: rows(s) for s in ("train", "selection")}
     model = Encoder()
-    train, selection = (InMemory(*model.encode(r.x), labels=r.labels) for r in splits.values())
+    train, selection = (MemoryPosteriors(*model.encode(r.x), labels=r.labels) for r in splits.values())
     out = []
     for kind in SETTINGS:
         if kind == "shared-nuts":
@@ -150,7 +150,7 @@ def level(log_r: Tensor, area: float, share: float) -> float:
     return float(ranked[min(int((ranked.cumsum(0) * area < share).sum()), len(ranked) - 1)])
 
 
-def drawn(rows: list[Row], truth: Tensor, train: InMemory, area: float) -> Figure:
+def drawn(rows: list[Row], truth: Tensor, train: MemoryPosteriors, area: float) -> Figure:
     """Each r as the lines that hold 50 % and 95 % of its mass, over the truth in grey."""
     columns = 5
     axis = torch.linspace(-HALF, HALF, SIDE).numpy()
@@ -171,7 +171,7 @@ def drawn(rows: list[Row], truth: Tensor, train: InMemory, area: float) -> Figur
             shape = density.reshape(SIDE, SIDE).T.numpy()
             panel.contour(axis, axis, shape, levels=levels, colors=LINE, linewidths=(0.9, 1.6))
         else:  # narrower than the grid: draws instead
-            panel.scatter(*row.alone.sample(50, rng=generator(SEED, "drawn")).T.numpy(), s=8, color=LINE, linewidths=0)
+            panel.scatter(*row.alone.sample(50, rng=stream(SEED, "drawn")).T.numpy(), s=8, color=LINE, linewidths=0)
         value = kl(truth, row.log_alone, area)
         panel.set_title(f"{row.alone.label}\n{value:,.{2 if value < 100 else 0}f} nats", fontsize=10, color=INK)
     return figure

@@ -16,7 +16,7 @@ from zprime import likelihoods
 from zprime.components import Diagonal
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.latent import Defensive
-from zprime.rng import generator
+from zprime.rng import stream
 from zprime.vae import VAE
 
 
@@ -94,7 +94,7 @@ class LinearGaussian:
 
     def sample(self, n: int, seed: int = 0) -> tuple[Float[Tensor, "n D"], Float[Tensor, "n d"]]:
         """x and the z that made it."""
-        rng = generator(seed, "linear-gaussian")
+        rng = stream(seed, "linear-gaussian")
         z = torch.randn(n, self.weight.shape[1], generator=rng, dtype=torch.float64)
         noise = torch.randn(n, len(self.bias), generator=rng, dtype=torch.float64)
         return z @ self.weight.T + self.bias + math.sqrt(self.var) * noise, z
@@ -102,7 +102,7 @@ class LinearGaussian:
 
 def linear_gaussian(D: int = 6, d: int = 2, *, var: float = 0.3, seed: int = 0) -> LinearGaussian:
     """A model with orthogonal columns of differing length."""
-    rng = generator(seed, "weights")
+    rng = stream(seed, "weights")
     basis = torch.linalg.qr(torch.randn(D, d, generator=rng, dtype=torch.float64)).Q
     length = torch.linspace(1.5, 0.7, d, dtype=torch.float64)
     return LinearGaussian(basis * length, torch.randn(D, generator=rng, dtype=torch.float64), var)

@@ -14,27 +14,31 @@ from zprime import distribution
 from zprime.distribution import Fit, LatentDistribution, Settings
 from zprime.latent import gradient
 from zprime.latent.gaussian import GaussianSettings
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 GRID, AREA = grid(5.0, 101)
 
 
-def ring(n: int = 200, name: str = "train", dtype: torch.dtype = torch.float64) -> InMemory:
+def ring(n: int = 200, name: str = "train", dtype: torch.dtype = torch.float64) -> MemoryPosteriors:
     """Means on a circle of radius 2, scales of 0.3."""
-    angle = 2 * math.pi * torch.rand(n, generator=generator(0, "ring", name), dtype=torch.float64)
+    angle = 2 * math.pi * torch.rand(n, generator=stream(0, "ring", name), dtype=torch.float64)
     mean = 2 * torch.stack([angle.cos(), angle.sin()], 1)
-    return InMemory(mean.to(dtype), torch.full_like(mean, 0.3).to(dtype))
+    return MemoryPosteriors(mean.to(dtype), torch.full_like(mean, 0.3).to(dtype))
 
 
-def cloud(name: str = "train") -> InMemory:
+def cloud(name: str = "train") -> MemoryPosteriors:
     """One posterior: N((1, -2), diag(0.5^2, 2^2))."""
-    return InMemory(torch.tensor([[1.0, -2.0]], dtype=torch.float64), torch.tensor([[0.5, 2.0]], dtype=torch.float64))
+    return MemoryPosteriors(
+        torch.tensor([[1.0, -2.0]], dtype=torch.float64), torch.tensor([[0.5, 2.0]], dtype=torch.float64)
+    )
 
 
-def fit(settings: Settings, train: InMemory, selection: InMemory | None = None, **extra: Any) -> Fit[Any]:
+def fit(
+    settings: Settings, train: MemoryPosteriors, selection: MemoryPosteriors | None = None, **extra: Any
+) -> Fit[Any]:
     """With the ring's own selection split unless another is given."""
-    rng = generator(extra.pop("seed", 0), "fit")
+    rng = stream(extra.pop("seed", 0), "fit")
     return settings.fit(train, selection=selection or train, context=extra.pop("context", None), rng=rng, **extra)
 
 
@@ -43,13 +47,13 @@ def mass(r: LatentDistribution) -> float:
     return float(r.log_prob(GRID).exp().sum()) * AREA
 
 
-def kl(p: InMemory, r: LatentDistribution) -> float:
+def kl(p: MemoryPosteriors, r: LatentDistribution) -> float:
     """KL(qbar || r) by quadrature, nats."""
     log_q = p.log_prob(GRID)
     return float((log_q.exp() * (log_q - r.log_prob(GRID))).sum()) * AREA
 
 
-def gaussian_kl(p: InMemory) -> float:
+def gaussian_kl(p: MemoryPosteriors) -> float:
     """KL(qbar || its moment match): what a kind has to beat."""
     return kl(p, fit(GaussianSettings(), p).distribution)
 
@@ -58,7 +62,7 @@ def draws_agree(r: LatentDistribution, n: int = 4000, bound: float = 4.5) -> Non
     """Means of log r, of every coordinate's square and of their products over draws, against quadrature."""
     log_r = r.log_prob(GRID)
     share = torch.softmax(log_r, 0)
-    drawn = r.sample(n, rng=generator(3, "draws"))
+    drawn = r.sample(n, rng=stream(3, "draws"))
     pairs = [(log_r, r.log_prob(drawn))]
     for f in (lambda z: z[:, 0], lambda z: z[:, 1], lambda z: z.square().sum(1), lambda z: z.prod(1)):
         pairs.append((f(GRID), f(drawn).double()))
@@ -68,11 +72,11 @@ def draws_agree(r: LatentDistribution, n: int = 4000, bound: float = 4.5) -> Non
         assert abs(float(on_draws.mean()) - mean) < bound * stderr
 
 
-def same_bits_twice(settings: Settings, train: InMemory, make: Callable[..., Fit[Any]] = fit) -> None:
+def same_bits_twice(settings: Settings, train: MemoryPosteriors, make: Callable[..., Fit[Any]] = fit) -> None:
     """The generator decides everything, and torch's own does not move."""
     before = torch.get_rng_state()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "STEPS", 10)
+        patch.setattr(gradient, "STEPS", 10)
         a, b, c = (make(settings, train, seed=s).distribution for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert a.config() == b.config()
@@ -89,7 +93,7 @@ def saved_bits(r: LatentDistribution, folder: Path) -> None:
     assert (back.label, back.bytes, back.config()) == (r.label, r.bytes, r.config())
     for z in (GRID[::50], GRID[::50].float()):
         assert torch.equal(back.log_prob(z), r.log_prob(z))
-    assert torch.equal(back.sample(50, rng=generator(0)), r.sample(50, rng=generator(0)))
+    assert torch.equal(back.sample(50, rng=stream(0)), r.sample(50, rng=stream(0)))
 
 
 def company_does_not_matter(r: LatentDistribution) -> None:

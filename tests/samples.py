@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.rng import generator
+from zprime.rng import stream
 
 CENTRES = torch.tensor([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0], [6.0, 6.0]], dtype=torch.float64)
 
 
 def clumps(n: int, seed: int, *, modes: int = 4, blur: float = 1.0, features: int = 6) -> Float[Tensor, "n f"]:
     """Rows in up to four clumps of two dimensions, with noise in the others; `blur` below 1 narrows every clump."""
-    rng = generator(seed, "clumps")
+    rng = stream(seed, "clumps")
     which = torch.randint(modes, (n,), generator=rng)
     x = blur * torch.randn(n, features, generator=rng, dtype=torch.float64)
     x[:, :2] += CENTRES[which]
@@ -22,12 +22,12 @@ def clumps(n: int, seed: int, *, modes: int = 4, blur: float = 1.0, features: in
 
 def junk(n: int, seed: int, features: int = 6) -> Float[Tensor, "n f"]:
     """Rows far from every clump."""
-    return 25 + 6 * torch.randn(n, features, generator=generator(seed, "junk"), dtype=torch.float64)
+    return 25 + 6 * torch.randn(n, features, generator=stream(seed, "junk"), dtype=torch.float64)
 
 
 def mixed(a: Tensor, b: Tensor, share: float, seed: int) -> Tensor:
     """Rows of `b` with this share, of `a` else, in random order."""
-    rng = generator(seed, "mixed")
+    rng = stream(seed, "mixed")
     coin = torch.zeros(len(a), dtype=torch.bool)
     coin[torch.randperm(len(a), generator=rng)[: round(share * len(a))]] = True
     return torch.where(coin[:, None], b, a)

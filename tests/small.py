@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from zprime.data import DataSettings
-from zprime.running import Run
 from zprime.results.audit import Audit, AuditSettings
+from zprime.running import Run
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 

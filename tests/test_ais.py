@@ -14,8 +14,8 @@ from zprime.latent import Prior, SharedNUTS
 from zprime.measure.likelihood import ais
 from zprime.measure.likelihood.ais import AISSettings, Annealer
 from zprime.measure.likelihood.simulation import simulate
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 MODEL = linear_gaussian()
 SHORT = AISSettings(temperatures=15, chains=2, leapfrog=3)
@@ -38,16 +38,16 @@ def quadrature(model: Bent, x: Tensor, name: str) -> Tensor:
 def run(name: str, model, n: int, settings: AISSettings, *, seed: int = 0, start=None):
     """Log-weights against the truth, forwards and in reverse."""
     r = ZOO[name](2, torch.float64)
-    z, rows = simulate(r, model, n, dtype=torch.float64, rng=generator(seed, "simulate", name))
+    z, rows = simulate(r, model, n, dtype=torch.float64, rng=stream(seed, "simulate", name))
     exact = quadrature(model, rows.x, name) if isinstance(model, Bent) else evidence(MODEL, rows.x, r)
     given = None if start is None else start(rows.x)
-    chains = Annealer(r, model, rows.x, settings, rng=generator(seed, "ais", name), start=given)
+    chains = Annealer(r, model, rows.x, settings, rng=stream(seed, "ais", name), start=given)
     return chains.forward().log_prob - exact, chains.reverse(z).log_prob - exact
 
 
-def crude(x: Tensor) -> InMemory:
+def crude(x: Tensor) -> MemoryPosteriors:
     """Gaussians that know little of the posterior."""
-    return InMemory(0.3 * x[:, :2].clamp(-2, 2), torch.full((len(x), 2), 0.7, dtype=torch.float64))
+    return MemoryPosteriors(0.3 * x[:, :2].clamp(-2, 2), torch.full((len(x), 2), 0.7, dtype=torch.float64))
 
 
 def unbiased(weights: Tensor) -> bool:
@@ -81,14 +81,16 @@ def test_more_temperatures_close_the_sandwich(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["aggregated", "flow", "defensive mixture", "active mixture"])
 def test_any_kind_that_has_a_gradient(name: str) -> None:
-    forward, reverse = run(name, MODEL.vae(), 12, AISSettings(8, 2, 3), start=lambda x: InMemory(*MODEL.posterior(x)))
+    forward, reverse = run(
+        name, MODEL.vae(), 12, AISSettings(8, 2, 3), start=lambda x: MemoryPosteriors(*MODEL.posterior(x))
+    )
     spread = math.sqrt(float(forward.var() + reverse.var()) / 12)
     assert -0.3 < float(forward.mean()) < 4 * spread + 0.01
     assert -4 * spread - 0.01 < float(reverse.mean()) < 0.3
 
 
 def test_from_the_exact_posterior_every_weight_is_the_evidence() -> None:
-    forward, reverse = run("prior", MODEL.vae(), 5, SHORT, start=lambda x: InMemory(*MODEL.posterior(x)))
+    forward, reverse = run("prior", MODEL.vae(), 5, SHORT, start=lambda x: MemoryPosteriors(*MODEL.posterior(x)))
     assert float(forward.abs().max()) < 1e-12
     assert float(reverse.abs().max()) < 1e-12
 
@@ -104,8 +106,8 @@ def test_a_chain_that_always_moves_is_caught(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_step_sizes_come_from_the_warm_up_and_stand_still() -> None:
     r = Prior(2)
-    _, rows = simulate(r, MODEL.vae(), 6, dtype=torch.float64, rng=generator(0, "s"))
-    chains = Annealer(r, MODEL.vae(), rows.x, AISSettings(60, 4, 3), rng=generator(0, "a"))
+    _, rows = simulate(r, MODEL.vae(), 6, dtype=torch.float64, rng=stream(0, "s"))
+    chains = Annealer(r, MODEL.vae(), rows.x, AISSettings(60, 4, 3), rng=stream(0, "a"))
     before = chains.steps.clone()
     found = chains.forward()
     assert torch.equal(chains.steps, before)
@@ -128,21 +130,21 @@ def test_a_decoder_that_runs_away_is_refused_not_followed() -> None:
         def decode(self, z: Tensor) -> Independent:
             return Independent(Normal((20 * z[:, :1].pow(3)).clamp(-1e30, 1e30), 0.1), 1)
 
-    z, rows = simulate(Prior(2), Steep(), 5, dtype=torch.float64, rng=generator(0, "s"))
-    chains = Annealer(Prior(2), Steep(), rows.x, AISSettings(30, 2, 4), rng=generator(0, "a"))
+    z, rows = simulate(Prior(2), Steep(), 5, dtype=torch.float64, rng=stream(0, "s"))
+    chains = Annealer(Prior(2), Steep(), rows.x, AISSettings(30, 2, 4), rng=stream(0, "a"))
     assert torch.isfinite(chains.forward().log_prob).all()
     assert torch.isfinite(chains.reverse(z).log_prob).all()
 
 
 def test_refusals() -> None:
     x = torch.zeros(3, 6, dtype=torch.float64)
-    call = {"rng": generator(0, "a")}
+    call = {"rng": stream(0, "a")}
     with pytest.raises(UsageError, match="temperatures: expected at least 1, got 0"):
         Annealer(Prior(2), MODEL.vae(), x, AISSettings(temperatures=0), **call)
     with pytest.raises(UsageError, match=r"shared-nuts\(3\): expected a latent distribution with a density"):
         Annealer(SharedNUTS(torch.zeros(4, 2), 3), MODEL.vae(), x, **call)
     with pytest.raises(ArrayError, match="start: expected 3 rows of 2 latents, got 4 of 2"):
-        Annealer(Prior(2), MODEL.vae(), x, start=InMemory(torch.zeros(4, 2), torch.ones(4, 2)), **call)
+        Annealer(Prior(2), MODEL.vae(), x, start=MemoryPosteriors(torch.zeros(4, 2), torch.ones(4, 2)), **call)
 
     class Opaque(nn.Module):
         def decode(self, z: Tensor) -> Independent:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import small
-from zprime.results.audit import load as load_audit
 from zprime.cli import main
-from zprime.measure.verdicts.decision import Decision
-from zprime.statistics.estimate import exact
-from zprime.results.audit import Audit, Score
 from zprime.reporting.explain import PARTS, explain
 from zprime.reporting.samples import difference
 from zprime.reporting.words import gloss, nats, shown
+from zprime.results.audit import Audit, Score
+from zprime.results.audit import load as load_audit
+from zprime.results.verdicts import Decision
+from zprime.statistics.estimate import exact
 
 
 @pytest.fixture(scope="module")
@@ -152,13 +152,13 @@ def test_the_road_is_told(audit: Audit) -> None:
     assert road is not None
 
     def told(copies: int, off: int) -> str:
-        """The first stops copy, the last are off the data."""
+        """The first points copy, the last are off the data."""
         assert audit.generation is not None
-        stops = []
-        for i, s in enumerate(road.stops):
+        points = []
+        for i, s in enumerate(road.points):
             e = replace(s.copying.within, high=0.4 if i >= off else 0.6)
-            stops.append(replace(s, copying=replace(s.copying, within=e, status="copies" if i < copies else "passes")))
-        found = replace(audit, generation=replace(audit.generation, road=replace(road, stops=stops)))
+            points.append(replace(s, copying=replace(s.copying, within=e, status="copies" if i < copies else "passes")))
+        found = replace(audit, generation=replace(audit.generation, road=replace(road, points=points)))
         return part(explain(found), "(3)")
 
     assert "copy up to h = 0.1, and from h = 0.3 on" in told(4, 6)
@@ -171,7 +171,7 @@ def test_the_road_is_told(audit: Audit) -> None:
 
 def test_what_was_not_measured_is_not_told(audit: Audit) -> None:
     entries = [e for e in audit.entries if not e.name.startswith("aggregated")]
-    bare = replace(audit, generation=None, averages=None, latent_side=None, entries=entries)
+    bare = replace(audit, generation=None, averages=None, latents_side=None, entries=entries)
     text = explain(replace(bare, verdict=replace(audit.verdict, decision="keep the prior", choice="prior")))
     assert "What it would do was not measured here." in text
     assert "fit the kind `aggregated`, and audit again" in text
@@ -211,9 +211,7 @@ def test_the_verb(made: tuple[Path, Audit], tmp_path: Path, capsys: pytest.Captu
 )
 def test_why_the_verdicts_differ(audit: Audit, standing: str, said: str) -> None:
     assert audit.generation is not None
-    v = replace(
-        audit.generation.verdict, decision="leave the prior", choice="gaussian", standings={"mixture": standing}
-    )
+    v = replace(audit.generation.verdict, decision="leave the prior", choice="gaussian", ranking={"mixture": standing})
     differs = replace(
         audit,
         verdict=replace(audit.verdict, decision="leave the prior", choice="mixture"),

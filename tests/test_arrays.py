@@ -17,7 +17,7 @@ from zprime.arrays import (
     standard_log_prob,
 )
 from zprime.errors import ArrayError, NumericalError
-from zprime.rng import generator
+from zprime.rng import stream
 
 
 @given(st.integers(0, 200), st.integers(1, 50))
@@ -73,7 +73,7 @@ def test_check_finite_lets_large_numbers_pass_whose_sum_overflows() -> None:
 
 @pytest.mark.parametrize("d", [1, 5])
 def test_densities_equal_scipys(d: int) -> None:
-    z, mean, log_scale = torch.randn(3, 7, d, generator=generator(0, "z"), dtype=torch.float64)
+    z, mean, log_scale = torch.randn(3, 7, d, generator=stream(0, "z"), dtype=torch.float64)
     scale = log_scale.exp()
     expected = [
         multivariate_normal.logpdf(a.numpy(), b.numpy(), (c**2).diag().numpy())
@@ -86,7 +86,7 @@ def test_densities_equal_scipys(d: int) -> None:
 
 
 def test_kl_to_the_standard_normal_equals_torchs() -> None:
-    mean, log_scale = torch.randn(2, 9, 3, generator=generator(0, "z"), dtype=torch.float64)
+    mean, log_scale = torch.randn(2, 9, 3, generator=stream(0, "z"), dtype=torch.float64)
     normal = torch.distributions.Normal
     expected = torch.distributions.kl_divergence(normal(mean, log_scale.exp()), normal(0.0, 1.0))
     torch.testing.assert_close(standard_kl(mean, log_scale.exp()), expected, rtol=1e-12, atol=1e-12)

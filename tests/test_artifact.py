@@ -12,11 +12,11 @@ from torch import Tensor
 from zprime import artifact, latent
 from zprime.artifact import MANIFEST, TENSORS
 from zprime.errors import ArtifactError, UsageError
-from zprime.rng import generator
+from zprime.rng import stream
 
 
 def tensors(seed: int = 0) -> dict[str, Tensor]:
-    rng = generator(seed, "tensors")
+    rng = stream(seed, "tensors")
     return {
         "b": torch.randn(4, 3, generator=rng),
         "a": torch.randn(2, generator=rng, dtype=torch.float64),
@@ -70,7 +70,7 @@ def test_same_content_gives_the_same_bytes_whatever_the_order(tmp_path: Path) ->
 
 
 def test_views_strides_and_shared_memory_are_stored_as_the_values_they_are(tmp_path: Path) -> None:
-    x = torch.randn(3, 4, generator=generator(0))
+    x = torch.randn(3, 4, generator=stream(0))
     given = {"whole": x, "same": x, "turned": x.T, "part": x[1:], "column": x[:, 2], "wide": x[:1].expand(5, 4)}
     back = artifact.write(tmp_path / "a", "model", config={}, tensors=given).tensors()
     for name, value in given.items():

@@ -6,11 +6,11 @@ import torch
 from torch.distributions import Distribution, MixtureSameFamily, MultivariateNormal, biject_to, kl_divergence
 
 from zprime.latent import Gaussian, Mixture
-from zprime.rng import generator
+from zprime.rng import stream
 
 
 def mixture() -> Mixture:
-    rng = generator(0, "as torch")
+    rng = stream(0, "as torch")
     tril = torch.tril(0.3 * torch.randn(3, 2, 2, generator=rng).double(), -1) + 0.5 * torch.eye(2).double()
     return Mixture(torch.full((3,), 1 / 3).double().log(), torch.randn(3, 2, generator=rng).double(), tril)
 
@@ -21,7 +21,7 @@ def test_density_is_that_of_torch_s_own_mixture() -> None:
         torch.distributions.Categorical(logits=r.components.log_weight),
         MultivariateNormal(r.components.mean, scale_tril=r.components.scale_tril),
     )
-    z = torch.randn(4, 5, 2, generator=generator(0, "z")).double()
+    z = torch.randn(4, 5, 2, generator=stream(0, "z")).double()
     torch.testing.assert_close(r.as_torch().log_prob(z), peer.log_prob(z))
 
 

@@ -8,34 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from ring import fit, ring
-from zprime.distribution import silent
 from zprime.latent import gradient
-from zprime.latent.selection import Codes
-from zprime.latent.gradient import MLP, Ascent, Schedule, Whitening, ascend, build, by_rows, fresh, precise, some_codes
 from zprime.latent.flow import FlowSettings
 from zprime.latent.gaussian import moments
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.latent.gradient import MLP, Ascent, Schedule, Whitening, ascend, build, by_rows, fresh, precise, some_codes
+from zprime.latent.selection import Codes
+from zprime.posteriors import MemoryPosteriors
+from zprime.progress import silent
+from zprime.rng import stream
 
 
 @pytest.fixture
 def short(monkeypatch) -> None:
     """Five steps an epoch."""
-    monkeypatch.setattr(fitting, "STEPS", 5)
+    monkeypatch.setattr(gradient, "STEPS", 5)
 
 
 def climb(objective: Any, evaluate: Any, p: Tensor, schedule: Schedule, **extra: Any) -> Ascent:
-    options: dict[str, Any] = {"label": "toy", "start": "nought", "rng": generator(0), "progress": silent, **extra}
+    options: dict[str, Any] = {"label": "toy", "start": "nought", "rng": stream(0), "progress": silent, **extra}
     return ascend([p], objective, evaluate, ring(6), schedule, **options)
 
 
 def test_whitened_draws_have_mean_0_and_covariance_1_and_come_back() -> None:
     """Of the aggregated posterior itself: exactly, by its moments; scales from 1e-4 to 1e3 and a strong correlation."""
-    rng = generator(0)
+    rng = stream(0)
     mean = torch.randn(40, 3, generator=rng, dtype=torch.float64) @ torch.tensor(
         [[1e3, 9e2, 0], [0, 1e2, 0], [0, 0, 1e-4]], dtype=torch.float64
     )
-    p = InMemory(mean, torch.tensor([10.0, 1.0, 1e-4], dtype=torch.float64).expand(40, 3).contiguous())
+    p = MemoryPosteriors(mean, torch.tensor([10.0, 1.0, 1e-4], dtype=torch.float64).expand(40, 3).contiguous())
     w = Whitening.of(p)
     m, covariance = moments(p)
     back = torch.linalg.solve_triangular(w.scale_tril, covariance, upper=False)
@@ -50,39 +50,39 @@ def test_whitened_draws_have_mean_0_and_covariance_1_and_come_back() -> None:
 
 def test_codes_that_are_one_to_rounding_still_whiten() -> None:
     """Two coordinates equal to 16 digits: the Cholesky factor fails, and the variances alone are used."""
-    x = 1e8 * torch.randn(50, 1, generator=generator(0), dtype=torch.float64)
-    w = Whitening.of(InMemory(x.expand(-1, 2).contiguous(), torch.full((50, 2), 1e-6, dtype=torch.float64)))
+    x = 1e8 * torch.randn(50, 1, generator=stream(0), dtype=torch.float64)
+    w = Whitening.of(MemoryPosteriors(x.expand(-1, 2).contiguous(), torch.full((50, 2), 1e-6, dtype=torch.float64)))
     assert torch.isfinite(w.scale_tril).all()
     assert (w.scale_tril.diagonal() > 0).all()
 
 
 def test_fresh_codes_take_every_row_alike() -> None:
     """Rows at 0, 10, 20, ...: 50 draws of 12 rows show each row 4 times, and two rows once more."""
-    p = InMemory(10.0 * torch.arange(12)[:, None], torch.full((12, 1), 0.1))
-    z = fresh(p, 50, rng=generator(0))
+    p = MemoryPosteriors(10.0 * torch.arange(12)[:, None], torch.full((12, 1), 0.1))
+    z = fresh(p, 50, rng=stream(0))
     row = (z[:, 0] / 10).round().long()
     counts = torch.bincount(row, minlength=12)
     assert sorted(counts.tolist()) == [4] * 10 + [5] * 2
     assert len(z.unique()) == 50
     assert not torch.equal(row[:12], torch.arange(12))
-    assert not torch.equal(z, fresh(p, 50, rng=generator(1)))
+    assert not torch.equal(z, fresh(p, 50, rng=stream(1)))
 
 
 def test_fresh_codes_respect_weights() -> None:
     weights = torch.tensor([0.7, 0.3, 0.0])
-    p = InMemory(10.0 * torch.arange(3)[:, None], torch.full((3, 1), 0.1), weights=weights)
-    counts = torch.bincount((fresh(p, 4000, rng=generator(0))[:, 0] / 10).round().long(), minlength=3)
+    p = MemoryPosteriors(10.0 * torch.arange(3)[:, None], torch.full((3, 1), 0.1), weights=weights)
+    counts = torch.bincount((fresh(p, 4000, rng=stream(0))[:, 0] / 10).round().long(), minlength=3)
     assert counts[2] == 0
     assert abs(int(counts[0]) - 2800) < 4 * math.sqrt(4000 * 0.21)
 
 
 def test_some_codes_are_of_few_rows_and_the_same_at_every_look() -> None:
     p = ring(300)
-    a, b = (some_codes(p, rng=generator(0), rows=40, points=100) for _ in range(2))
+    a, b = (some_codes(p, rng=stream(0), rows=40, points=100) for _ in range(2))
     assert (a.rows, len(a.z)) == (40, 120)
     assert torch.equal(a.z, b.z)
-    whole = some_codes(p, rng=generator(0), rows=1000, points=100)
-    assert torch.equal(whole.z, Codes.draw(p, rng=generator(0), points=100).z)
+    whole = some_codes(p, rng=stream(0), rows=1000, points=100)
+    assert torch.equal(whole.z, Codes.draw(p, rng=stream(0), points=100).z)
 
 
 def test_ascent_finds_the_top_and_keeps_the_best_not_the_last(short) -> None:
@@ -198,11 +198,11 @@ def test_rate_falls_from_lr_to_a_twentieth() -> None:
 
 def test_built_weights_are_decided_by_the_stream_and_the_last_layer_is_zero() -> None:
     before = torch.get_rng_state()
-    a, b, c = (build(lambda: MLP(3, (5, 4), 2), rng=generator(s)) for s in (0, 0, 1))
+    a, b, c = (build(lambda: MLP(3, (5, 4), 2), rng=stream(s)) for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(a[0].weight, b[0].weight)
     assert not torch.equal(a[0].weight, c[0].weight)
-    assert torch.equal(a(torch.randn(7, 3, generator=generator(0))), torch.zeros(7, 2))
+    assert torch.equal(a(torch.randn(7, 3, generator=stream(0))), torch.zeros(7, 2))
     assert [m.out_features for m in a if isinstance(m, nn.Linear)] == [5, 4, 2]
 
 
@@ -215,7 +215,7 @@ def test_precise_changes_the_dtype_of_a_copy_only() -> None:
 
 
 def test_by_rows_is_the_whole_in_pieces() -> None:
-    x = torch.randn(10, 2, generator=generator(0))
+    x = torch.randn(10, 2, generator=stream(0))
     sizes: list[int] = []
 
     def f(part: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.measure.likelihood import ais
 from zprime.measure.likelihood import gains as ladder
-from zprime.posteriors import InMemory, Posteriors
+from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.results.audit import Audit, AuditSettings
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
@@ -35,7 +35,7 @@ def fits() -> dict[str, LatentDistribution]:
 def measure(posteriors: dict[str, Posteriors] | None = None) -> Audit:
     given = rows()
     if posteriors is None:
-        posteriors = {s: InMemory(*MODEL.posterior(r.x)) for s, r in given.items()}
+        posteriors = {s: MemoryPosteriors(*MODEL.posterior(r.x)) for s, r in given.items()}
     return audit(fits(), posteriors, model=MODEL.vae(), rows=given, settings=SETTINGS)
 
 
@@ -46,7 +46,7 @@ def whole() -> Audit:
 
 def same(a: Audit, b: Audit) -> None:
     """Every number of the record, and every tensor."""
-    for part in ("verdict", "surgery", "latent_side", "model_side", "log_prior"):
+    for part in ("verdict", "surgery", "latents_side", "likelihood_side", "log_prior"):
         compare(a.to_json()[part], b.to_json()[part], part)
     for x, y in zip(a.to_json()["entries"], b.to_json()["entries"], strict=True):
         compare({**x, "rate": 0}, {**y, "rate": 0}, x["name"])
@@ -76,7 +76,7 @@ def test_the_same_again(whole: Audit) -> None:
 
 
 def test_the_comparison_sees_a_change(whole: Audit) -> None:
-    posteriors = {s: InMemory(*MODEL.posterior(r.x)) for s, r in rows().items()}
+    posteriors = {s: MemoryPosteriors(*MODEL.posterior(r.x)) for s, r in rows().items()}
     posteriors["heldout"].mean[0] += 1e-3
     with pytest.raises(AssertionError):
         same(measure(dict(posteriors)), whole)
@@ -92,7 +92,7 @@ def test_not_with_the_blocks_of_densities_and_tilts(whole: Audit, monkeypatch: p
     monkeypatch.setattr("zprime.kernels.compiled.module", None)  # nor with which kernels
     for name in ("tiles.POINTS", "tiles.COMPONENTS", "tiles.PANEL", "dense.POINTS", "dense.FLOATS"):
         monkeypatch.setattr(f"zprime.kernels.{name}", 37)
-    for name in ("components.PAIRS", "latent.smoothed.POINTS", "latent.smoothed.PAIRS", "latent.fitting.ROWS"):
+    for name in ("components.PAIRS", "latent.smoothed.POINTS", "latent.smoothed.PAIRS", "latent.gradient.ROWS"):
         monkeypatch.setattr(f"zprime.{name}", 11)
     same(measure(), whole)
 

@@ -10,19 +10,19 @@ from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Aggregated, Defensive, Gaussian
-from zprime.posteriors import InMemory
+from zprime.posteriors import MemoryPosteriors
 from zprime.results.audit import AuditSettings
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
 SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10, samples=60)
 
 
-def splits(shift: float = 0.0, n: int = 80) -> tuple[dict[str, InMemory], dict[str, Rows]]:
+def splits(shift: float = 0.0, n: int = 80) -> tuple[dict[str, MemoryPosteriors], dict[str, Rows]]:
     posteriors, rows = {}, {}
     for i, name in enumerate(("train", "selection", "heldout")):
         x, z = MODEL.sample(n, seed=i)
         x = x + shift * MODEL.weight.sum(1)  # as if z had been drawn about `shift`
-        posteriors[name] = InMemory(*MODEL.posterior(x))
+        posteriors[name] = MemoryPosteriors(*MODEL.posterior(x))
         rows[name] = Rows(name, x, torch.arange(n))
     return posteriors, rows
 
@@ -82,11 +82,11 @@ def test_a_defended_candidate_is_shown_alone_too_but_never_chosen() -> None:
 
 def test_wide_posteriors_are_counted_and_said() -> None:
     posteriors, _ = splits()
-    wide = {k: InMemory(p.mean, p.scale * torch.tensor([1.0, 3.0])) for k, p in posteriors.items()}
+    wide = {k: MemoryPosteriors(p.mean, p.scale * torch.tensor([1.0, 3.0])) for k, p in posteriors.items()}
     found = audit({"shifted": Gaussian(torch.zeros(2).double(), torch.full((2,), 1.4).double())}, wide, settings=SMALL)
     score = found.entry("shifted").scores["heldout"]["evidence"]
     assert score.diverged > 0
-    assert not score.gain.trusted
+    assert not score.gain.stable
     assert f"{score.diverged} rows diverge" in score.gain.because
     assert "80 of 80 held-out posteriors are wider than the prior" in found.warnings[0]
 

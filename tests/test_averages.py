@@ -6,29 +6,29 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from zprime.measure.latents.averages import averages, forward_kl, reverse_kl
 from zprime.measure.latents.surgery import surgery
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 D = 3
 
 
-def posteriors(n: int, seed: int, scale: float = 0.4) -> InMemory:
-    rng = generator(seed, "averages")
+def posteriors(n: int, seed: int, scale: float = 0.4) -> MemoryPosteriors:
+    rng = stream(seed, "averages")
     mean = torch.randn(n, D, generator=rng, dtype=torch.float64) + torch.tensor([1.0, 0, -1]).double()
     spread = scale * (0.5 + torch.rand(n, D, generator=rng, dtype=torch.float64))
-    return InMemory(mean, spread)
+    return MemoryPosteriors(mean, spread)
 
 
 TRAIN, HELD = posteriors(60, 0), posteriors(40, 1)
-FOUND = averages({"train": TRAIN, "heldout": HELD}, surgery(TRAIN, split="train", rng=generator(0, "s")))
+FOUND = averages({"train": TRAIN, "heldout": HELD}, surgery(TRAIN, split="train", rng=stream(0, "s")))
 
 
-def torchs(p: InMemory, i: int) -> MultivariateNormal:
+def torchs(p: MemoryPosteriors, i: int) -> MultivariateNormal:
     return MultivariateNormal(p.mean[i], torch.diag(p.scale[i].square()))
 
 
 def test_kl_is_torchs() -> None:
-    root = torch.randn(D, D, generator=generator(0, "root"), dtype=torch.float64)
+    root = torch.randn(D, D, generator=stream(0, "root"), dtype=torch.float64)
     mean, covariance = torch.tensor([0.3, -1.0, 2.0]).double(), root @ root.T + torch.eye(D)
     r = MultivariateNormal(mean, covariance)
     for i in (0, 7):
@@ -78,21 +78,21 @@ def test_held_out_rows_have_an_error_and_training_rows_none() -> None:
 def test_the_mixture_on_rows_it_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all training posteriors are one, the mixture is that Gaussian, and the KL a closed form."""
     monkeypatch.setattr("zprime.measure.latents.averages.DRAWS", 4000)
-    one = InMemory(TRAIN.mean[:1].repeat(5, 1), TRAIN.scale[:1].repeat(5, 1))
-    cut = surgery(one, split="train", rng=generator(0, "s"))
+    one = MemoryPosteriors(TRAIN.mean[:1].repeat(5, 1), TRAIN.scale[:1].repeat(5, 1))
+    cut = surgery(one, split="train", rng=stream(0, "s"))
     found = averages({"train": one, "heldout": HELD}, cut).members["aggregated posterior"].heldout
     truth = forward_kl(HELD, one.mean[0], torch.diag(one.scale[0].square())).mean()
     assert found.value == pytest.approx(float(truth), rel=0.01)
     # narrow posteriors: closest of all to the rows it was made of, farther than the prior from others
     narrow, new = posteriors(60, 0, scale=0.02), posteriors(40, 1, scale=0.02)
-    members = averages({"train": narrow, "heldout": new}, surgery(narrow, split="train", rng=generator(0, "s"))).members
+    members = averages({"train": narrow, "heldout": new}, surgery(narrow, split="train", rng=stream(0, "s"))).members
     mixture, prior = members["aggregated posterior"], members["prior"]
     assert mixture.forward.value < prior.forward.value
     assert mixture.heldout.low > prior.heldout.high
 
 
 def test_a_product_that_is_no_density_is_said() -> None:
-    wide = InMemory(TRAIN.mean, 1.4 * torch.ones_like(TRAIN.scale))
-    found = averages({"train": wide, "heldout": HELD}, surgery(wide, split="train", rng=generator(0, "s")))
+    wide = MemoryPosteriors(TRAIN.mean, 1.4 * torch.ones_like(TRAIN.scale))
+    found = averages({"train": wide, "heldout": HELD}, surgery(wide, split="train", rng=stream(0, "s")))
     assert "shared" not in found.members
     assert "is no density" in found.shared_fails

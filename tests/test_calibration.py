@@ -12,8 +12,9 @@ from zoo import ZOO
 from zprime import likelihoods
 from zprime.errors import UsageError
 from zprime.latent import Gaussian, Prior
-from zprime.measure.likelihood.calibration import BINS, DRAWS, Calibration, calibration, summarise
-from zprime.rng import generator
+from zprime.measure.likelihood.calibration import BINS, DRAWS, calibration, summarise
+from zprime.results.likelihood import Calibration
+from zprime.rng import stream
 from zprime.vae import VAE
 
 MODEL = linear_gaussian()
@@ -40,7 +41,7 @@ def run(model, name: str = "prior", *, seed: int = 0, rows: int = 400) -> Calibr
         model,
         source=name,
         dtype=torch.float64,
-        rng=generator(seed, "calibration", name),
+        rng=stream(seed, "calibration", name),
         rows=rows,
     )
     assert found is not None
@@ -106,7 +107,7 @@ def test_correlations_that_no_single_latent_shows_are_caught_by_the_distance() -
 
 
 def test_the_numbers_are_the_histograms_own() -> None:
-    rng = generator(0, "ranks")
+    rng = stream(0, "ranks")
     ranks = torch.randint(0, DRAWS + 1, (500, 3), generator=rng)
     c = summarise(ranks, source="x", dropped=7, rng=rng)
     assert [sum(row) for row in c.counts] == [500] * 3
@@ -126,7 +127,7 @@ def test_rows_where_there_is_no_q_r_are_dropped_and_counted() -> None:
             mean, scale = super().encode(x)
             return mean, torch.where(x[:, :1] > 0, scale.new_tensor([[2.5, 0.5]]), scale)
 
-    call = {"source": "wide", "dtype": torch.float64, "rng": generator(0, "c")}
+    call = {"source": "wide", "dtype": torch.float64, "rng": stream(0, "c")}
     c = calibration(wide, Mixed(), rows=400, **call)
     assert c is not None
     assert c.rows + c.dropped == 400
@@ -135,7 +136,7 @@ def test_rows_where_there_is_no_q_r_are_dropped_and_counted() -> None:
 
 
 def test_refusals() -> None:
-    call = {"source": "x", "dtype": torch.float64, "rng": generator(0, "c")}
+    call = {"source": "x", "dtype": torch.float64, "rng": stream(0, "c")}
     with pytest.raises(UsageError, match="rows: expected at least 100 simulated rows .* 20 bins, got 99"):
         calibration(Prior(2), Wrong(), rows=99, **call)
     assert calibration(ZOO["flow"](2, torch.float64), Wrong(), rows=100, **call) is None

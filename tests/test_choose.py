@@ -1,4 +1,4 @@
-"""Choices on the selection split: the code gain, the prior's share, and the smallest of those that tie."""
+"""Choices on the selection split: the ELBO gain, the prior's share, and the smallest of those that tie."""
 
 import math
 
@@ -19,22 +19,22 @@ from zprime.latent import (
     MixtureSettings,
     Prior,
 )
-from zprime.latent.selection import SHARES, Codes, Gains, best_share, paired, smallest_of_best
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.latent.selection import EPSILONS, Codes, RowScores, best_epsilon, paired, smallest_of_best
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
-CODES = Codes.draw(posteriors(2), rng=generator(0), points=100)
+CODES = Codes.draw(posteriors(2), rng=stream(0), points=100)
 
 
 def test_codes_are_draws_of_every_row_with_the_priors_density() -> None:
     assert len(CODES.z) == 24 * 5
     assert torch.equal(CODES.prior, Prior(2).log_prob(CODES.z))
-    assert len(Codes.draw(posteriors(2), rng=generator(0)).z) == 24 * 16  # no more than 16 a row
-    again = Codes.draw(posteriors(2), rng=generator(0), points=100)
+    assert len(Codes.draw(posteriors(2), rng=stream(0)).z) == 24 * 16  # no more than 16 a row
+    again = Codes.draw(posteriors(2), rng=stream(0), points=100)
     assert torch.equal(again.z, CODES.z)
 
 
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("share", EPSILONS)
 def test_the_gain_with_a_share_is_that_of_the_defensive_mixture_row_by_row(share: float) -> None:
     r = ZOO["mixture"](2, torch.float64)
     mixed = Defensive(r, share) if share else r
@@ -45,22 +45,22 @@ def test_the_gain_with_a_share_is_that_of_the_defensive_mixture_row_by_row(share
 def test_a_narrow_r_that_misses_rows_takes_a_share_and_a_good_one_takes_none() -> None:
     scale = torch.tensor([0.4, 0.4], dtype=torch.float64)
     narrow = Gaussian(torch.zeros(2, dtype=torch.float64), scale)
-    share, gain = best_share(CODES, narrow)
+    share, gain = best_epsilon(CODES, narrow)
     assert share == 0.1
     assert gain.mean > CODES.gain(narrow.log_prob(CODES.z)).mean
     assert float(gain.value.min()) > math.log(0.1)
-    assert best_share(CODES, ZOO["gaussian"](2, torch.float64))[0] == 0.0
+    assert best_epsilon(CODES, ZOO["gaussian"](2, torch.float64))[0] == 0.0
 
 
 def test_a_density_that_is_nan_is_an_error_that_names_the_kind() -> None:
     broken = Gaussian(torch.tensor([math.nan, 0.0]), torch.ones(2))
     text = r"gaussian \(diagonal\): its log-density is NaN at 120 of 120 codes of the selection split; this fit"
     with pytest.raises(NumericalError, match=text):
-        best_share(CODES, broken)
+        best_epsilon(CODES, broken)
 
 
 def test_paired_difference_has_the_error_of_the_differences() -> None:
-    a, b = Gains(torch.tensor([1.0, 2.0, 4.0])), Gains(torch.tensor([0.0, 2.0, 2.0]))
+    a, b = RowScores(torch.tensor([1.0, 2.0, 4.0])), RowScores(torch.tensor([0.0, 2.0, 2.0]))
     assert (a - b).mean == pytest.approx(1.0)
     assert (a - b).stderr == pytest.approx(1 / math.sqrt(3))
     assert paired(a.value, b.value) == pytest.approx((1.0, 1 / math.sqrt(3)))
@@ -70,36 +70,36 @@ def test_paired_difference_has_the_error_of_the_differences() -> None:
 def test_rows_count_by_their_weights() -> None:
     """A weight of 2/3 is that of a row that stands twice as often; one of 0 is none."""
     value = torch.tensor([1.0, 4.0, 100.0])
-    weighted = Gains(value, torch.tensor([2 / 3, 1 / 3, 0.0]))
+    weighted = RowScores(value, torch.tensor([2 / 3, 1 / 3, 0.0]))
     assert weighted.mean == pytest.approx(2.0)
-    assert Gains(value[:2], torch.tensor([0.5, 0.5])).stderr == pytest.approx(Gains(value[:2]).stderr)
+    assert RowScores(value[:2], torch.tensor([0.5, 0.5])).stderr == pytest.approx(RowScores(value[:2]).stderr)
     # var(sum w_i x_i) = sum w_i^2 var(x_i): by drawing rows again and again
-    rng = generator(0, "rows")
+    rng = stream(0, "rows")
     share = torch.rand(50, generator=rng).double()
     share = share / share.sum()
-    means = [Gains(torch.randn(50, generator=rng).double(), share) for _ in range(2000)]
+    means = [RowScores(torch.randn(50, generator=rng).double(), share) for _ in range(2000)]
     spread = float(torch.tensor([g.mean for g in means]).std())
     assert sum(g.stderr or 0.0 for g in means) / 2000 == pytest.approx(spread, rel=0.06)
 
 
-def reweighted(p: InMemory, weights: Tensor) -> InMemory:
-    return InMemory(p.mean, p.scale, weights=(weights / weights.sum()).double(), labels=p.labels)
+def reweighted(p: MemoryPosteriors, weights: Tensor) -> MemoryPosteriors:
+    return MemoryPosteriors(p.mean, p.scale, weights=(weights / weights.sum()).double(), labels=p.labels)
 
 
 def test_weights_of_the_selection_split_decide() -> None:
     """Half the rows lie left, half right; what is chosen follows the half that counts."""
     mean = torch.cat([torch.full((40, 2), -2.0), torch.full((40, 2), 2.0)]).double()
-    p = InMemory(mean, torch.full_like(mean, 0.3))
+    p = MemoryPosteriors(mean, torch.full_like(mean, 0.3))
     left = Gaussian(torch.full((2,), -2.0).double(), torch.full((2,), 0.4).double())
     right = Gaussian(torch.full((2,), 2.0).double(), torch.full((2,), 0.4).double())
     for side, weights in enumerate((torch.arange(80) < 40, torch.arange(80) >= 40)):
-        codes = Codes.draw(reweighted(p, weights.double() + 1e-9), rng=generator(0), points=100)
-        found = [best_share(codes, r)[1] for r in (left, right)]
+        codes = Codes.draw(reweighted(p, weights.double() + 1e-9), rng=stream(0), points=100)
+        found = [best_epsilon(codes, r)[1] for r in (left, right)]
         assert smallest_of_best(found, [1, 1]) == side
         assert found[side].mean > 1
-    assert best_share(Codes.draw(p, rng=generator(0)), left)[0] == 0.1  # half of them are missed
-    counted = Codes.draw(reweighted(p, (torch.arange(80) < 40).double()), rng=generator(0))
-    assert best_share(counted, left)[0] == 0.0  # rows that do not count are not defended
+    assert best_epsilon(Codes.draw(p, rng=stream(0)), left)[0] == 0.1  # half of them are missed
+    counted = Codes.draw(reweighted(p, (torch.arange(80) < 40).double()), rng=stream(0))
+    assert best_epsilon(counted, left)[0] == 0.0  # rows that do not count are not defended
 
 
 @pytest.mark.parametrize(
@@ -119,17 +119,17 @@ def test_a_row_of_weight_two_is_a_row_that_stands_twice(kind: Settings, within: 
     weights = torch.where(torch.arange(p.n) % 2 == 0, 2.0, 1.0)
     a = fit(kind, reweighted(p, weights), selection=reweighted(p, weights))
     b = fit(kind, p.take(twice), selection=p.take(twice))
-    z = p.draw(rng=generator(0), draws=200)
+    z = p.draw(rng=stream(0), draws=200)
     gap = a.distribution.log_prob(z) - b.distribution.log_prob(z)
     assert float(gap.square().mean().sqrt()) < within
-    assert a.chosen["selection_code_gain"] == pytest.approx(b.chosen["selection_code_gain"], abs=0.25)
+    assert a.chosen["selection_gain"] == pytest.approx(b.chosen["selection_gain"], abs=0.25)
 
 
-def gains(*means: float, noise: float = 0.0, n: int = 100) -> list[Gains]:
+def gains(*means: float, noise: float = 0.0, n: int = 100) -> list[RowScores]:
     """Rows that differ together, so that differences are exact but for `noise`."""
-    common = 3 * torch.randn(n, generator=generator(0, "common"), dtype=torch.float64)
-    rng = generator(0, "noise")
-    return [Gains(common + m + noise * torch.randn(n, generator=rng, dtype=torch.float64)) for m in means]
+    common = 3 * torch.randn(n, generator=stream(0, "common"), dtype=torch.float64)
+    rng = stream(0, "noise")
+    return [RowScores(common + m + noise * torch.randn(n, generator=rng, dtype=torch.float64)) for m in means]
 
 
 @pytest.mark.parametrize(
@@ -154,13 +154,15 @@ def test_a_difference_within_its_own_standard_error_is_a_tie() -> None:
     assert 0.05 < gap.mean < gap.stderr
     assert smallest_of_best(loud, [1, 2]) == 0
     assert smallest_of_best(gains(0.0, gap.mean), [1, 2]) == 1  # the same difference without noise
-    one_row = [Gains(torch.tensor([v])) for v in (0.0, 0.01, 5.0)]
+    one_row = [RowScores(torch.tensor([v])) for v in (0.0, 0.01, 5.0)]
     assert smallest_of_best(one_row, [1, 1, 9]) == 2  # no error is known: only 0.05 nats count as a tie
 
 
 def test_rows_and_draws_are_not_confused() -> None:
     """Gains are averaged over the draws of one row: a row with one odd draw is one row."""
-    p = InMemory(torch.tensor([[0.0], [50.0]], dtype=torch.float64), torch.full((2, 1), 1e-3, dtype=torch.float64))
-    codes = Codes.draw(p, rng=generator(0), points=8)
+    p = MemoryPosteriors(
+        torch.tensor([[0.0], [50.0]], dtype=torch.float64), torch.full((2, 1), 1e-3, dtype=torch.float64)
+    )
+    codes = Codes.draw(p, rng=stream(0), points=8)
     gain = codes.gain(codes.prior + codes.z[:, 0])
     torch.testing.assert_close(gain.value, torch.tensor([0.0, 50.0], dtype=torch.float64), rtol=0, atol=0.01)

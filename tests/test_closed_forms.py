@@ -15,30 +15,30 @@ from zprime.distribution import rebuild
 from zprime.errors import UsageError
 from zprime.latent.barycentre import BarycentreSettings
 from zprime.latent.gaussian import Gaussian, GaussianSettings, factor_analysis, moments
-from zprime.latent.log_pool import PoolSettings
+from zprime.latent.log_pool import LogPoolSettings
 from zprime.latent.prior import Prior, PriorSettings
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 
-def posteriors(n: int = 7, d: int = 3, *, weighted: bool = True, name: str = "closed forms") -> InMemory:
-    rng = generator(0, name)
+def posteriors(n: int = 7, d: int = 3, *, weighted: bool = True, name: str = "closed forms") -> MemoryPosteriors:
+    rng = stream(0, name)
     mean = torch.randn(n, d, generator=rng, dtype=torch.float64) * torch.linspace(0.3, 2, d, dtype=torch.float64)
     scale = 0.1 + torch.rand(n, d, generator=rng, dtype=torch.float64)
     weights = torch.rand(n, generator=rng, dtype=torch.float64) + 0.1
-    return InMemory(mean, scale, weights=weights / weights.sum() if weighted else None)
+    return MemoryPosteriors(mean, scale, weights=weights / weights.sum() if weighted else None)
 
 
-def fit(settings, data: InMemory):
-    return settings.fit(data, selection=data, context=None, rng=generator(0, "fit"))
+def fit(settings, data: MemoryPosteriors):
+    return settings.fit(data, selection=data, context=None, rng=stream(0, "fit"))
 
 
-def reverse_kl(r_mean, r_scale, q: InMemory) -> torch.Tensor:
+def reverse_kl(r_mean, r_scale, q: MemoryPosteriors) -> torch.Tensor:
     r, experts = Independent(Normal(r_mean, r_scale), 1), Independent(Normal(q.mean, q.scale), 1)
     return (q.log_weights.exp() * kl_divergence(r.expand((q.n,)), experts)).sum()
 
 
-def wasserstein(r_mean, r_scale, q: InMemory) -> torch.Tensor:
+def wasserstein(r_mean, r_scale, q: MemoryPosteriors) -> torch.Tensor:
     r = np.diag(r_scale.numpy() ** 2)
     squares = [
         ot.gaussian.bures_wasserstein_distance(r_mean.numpy(), m.numpy(), r, np.diag(s.numpy() ** 2)) ** 2
@@ -47,13 +47,13 @@ def wasserstein(r_mean, r_scale, q: InMemory) -> torch.Tensor:
     return q.log_weights.exp() @ torch.tensor(squares)
 
 
-def forward_kl(r_mean, r_scale, q: InMemory) -> torch.Tensor:
+def forward_kl(r_mean, r_scale, q: MemoryPosteriors) -> torch.Tensor:
     r, experts = Independent(Normal(r_mean, r_scale), 1), Independent(Normal(q.mean, q.scale), 1)
     return (q.log_weights.exp() * kl_divergence(experts, r.expand((q.n,)))).sum()
 
 
 CASES = {
-    "pool": (PoolSettings(), reverse_kl),
+    "pool": (LogPoolSettings(), reverse_kl),
     "barycentre": (BarycentreSettings(), wasserstein),
     "gaussian (diagonal)": (GaussianSettings(covariance="diagonal"), forward_kl),
 }
@@ -81,7 +81,7 @@ def test_no_perturbed_gaussian_is_closer(name):
     q = posteriors()
     r = fit(settings, q).distribution.components
     best = float(objective(r.mean[0], r.scale[0], q))
-    rng = generator(0, "perturb")
+    rng = stream(0, "perturb")
     for size in (1e-3, 1e-1, 1):
         for _ in range(5):
             step = torch.randn(2, q.d, generator=rng, dtype=torch.float64) * size
@@ -90,8 +90,8 @@ def test_no_perturbed_gaussian_is_closer(name):
 
 def test_pool_is_the_normalised_geometric_mean():
     q = posteriors()
-    r = fit(PoolSettings(), q).distribution
-    z = torch.randn(50, q.d, generator=generator(0, "points"), dtype=torch.float64)
+    r = fit(LogPoolSettings(), q).distribution
+    z = torch.randn(50, q.d, generator=stream(0, "points"), dtype=torch.float64)
     geometric = (
         q.log_weights.exp()[:, None] * Independent(Normal(q.mean[:, None], q.scale[:, None]), 1).log_prob(z)
     ).sum(0)
@@ -101,16 +101,16 @@ def test_pool_is_the_normalised_geometric_mean():
 
 def test_two_of_three_criteria_collapse():
     """With narrow posteriors spread as N(0, I), forward KL gives the spread; the other two one posterior's width."""
-    rng = generator(0, "collapse")
-    q = InMemory(
+    rng = stream(0, "collapse")
+    q = MemoryPosteriors(
         torch.randn(4000, 2, generator=rng, dtype=torch.float64), torch.full((4000, 2), 0.05, dtype=torch.float64)
     )
     assert fit(GaussianSettings(), q).distribution.components.scale_tril[0].diagonal().min() > 0.95
-    for settings in (PoolSettings(), BarycentreSettings()):
+    for settings in (LogPoolSettings(), BarycentreSettings()):
         torch.testing.assert_close(fit(settings, q).distribution.scale, torch.full((2,), 0.05, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("settings", [PoolSettings(), BarycentreSettings()])
+@pytest.mark.parametrize("settings", [LogPoolSettings(), BarycentreSettings()])
 def test_one_posterior_is_its_own_average(settings):
     q = posteriors(1, weighted=False)
     r = fit(settings, q).distribution
@@ -119,7 +119,7 @@ def test_one_posterior_is_its_own_average(settings):
 
 
 def test_prior_with_tau():
-    rng = generator(0, "tau")
+    rng = stream(0, "tau")
     z = torch.randn(20, 3, generator=rng, dtype=torch.float64)
     wide = Prior(3, 1.7)
     torch.testing.assert_close(
@@ -153,13 +153,13 @@ def test_prior_with_tau_has_the_closed_form_of_the_evidence_gain():
         torch.full((1, 1), mu, dtype=torch.float64),
         torch.full((1, 1), s, dtype=torch.float64),
         draws=0,
-        rng=generator(0),
+        rng=stream(0),
     )
     assert float(tilted.log_ratio[0]) == pytest.approx(float(exact), abs=1e-6)
 
 
 def covariance(d: int = 6, rank: int = 2) -> torch.Tensor:
-    rng = generator(0, "covariance", d, rank)
+    rng = stream(0, "covariance", d, rank)
     f = torch.randn(d, rank, generator=rng, dtype=torch.float64)
     return f @ f.T + torch.diag(0.2 + torch.rand(d, generator=rng, dtype=torch.float64))
 
@@ -212,7 +212,7 @@ def test_low_rank_is_as_good_as_scikit_learn_and_a_numerical_search():
     mine = kl(target, assemble(factor, var))
     assert mine > 1e-4  # nothing to compare otherwise
     # rows whose sample covariance is `target` exactly
-    x = torch.randn(500, 6, generator=generator(0, "rows"), dtype=torch.float64)
+    x = torch.randn(500, 6, generator=stream(0, "rows"), dtype=torch.float64)
     x = x - x.mean(0)
     x = (
         torch.linalg.solve_triangular(torch.linalg.cholesky(x.T @ x / 500), x.T, upper=False).T
@@ -240,12 +240,12 @@ def test_low_rank_does_not_depend_on_units():
 
 
 def test_low_rank_gaussian_density_and_choice_of_rank():
-    rng = generator(0, "low rank")
+    rng = stream(0, "low rank")
     mean = torch.randn(400, 2, generator=rng, dtype=torch.float64) @ torch.randn(
         2, 8, generator=rng, dtype=torch.float64
     )
-    train = InMemory(mean[:300], torch.full((300, 8), 0.3, dtype=torch.float64))
-    selection = InMemory(mean[300:], torch.full((100, 8), 0.3, dtype=torch.float64))
+    train = MemoryPosteriors(mean[:300], torch.full((300, 8), 0.3, dtype=torch.float64))
+    selection = MemoryPosteriors(mean[300:], torch.full((100, 8), 0.3, dtype=torch.float64))
     done = GaussianSettings(covariance="low-rank").fit(train, selection=selection, context=None, rng=rng)
     assert done.chosen == {"rank": 2}
     assert [row["rank"] for row in done.curve] == [1, 2, 4]
@@ -265,7 +265,7 @@ def test_low_rank_of_full_rank_is_the_moment_match():
     q = posteriors(30, 3)
     full = fit(GaussianSettings(), q).distribution
     low = fit(GaussianSettings(covariance="low-rank", rank=3), q).distribution
-    z = torch.randn(30, 3, generator=generator(0, "z"), dtype=torch.float64)
+    z = torch.randn(30, 3, generator=stream(0, "z"), dtype=torch.float64)
     torch.testing.assert_close(low.log_prob(z), full.log_prob(z), atol=1e-3, rtol=0)
 
 

@@ -28,7 +28,7 @@ from zprime.kernels import (
     tiles,
     trainable_mixture_log_prob,
 )
-from zprime.rng import generator
+from zprime.rng import stream
 
 SETS = [] if compiled.module is None else list(compiled.module.sets())
 needs_compiled = pytest.mark.skipif(compiled.module is None, reason=f"compiled kernels: {compiled.missing}")
@@ -57,7 +57,7 @@ def direct(
 
 def case(n: int, d: int, scale: float, dtype: torch.dtype = torch.float64, m: int = 40) -> Parts:
     """Means of unit spread, scales within a factor e of `scale`; points near a mean, between, and far off."""
-    rng = generator(0, "compiled", n, d)
+    rng = stream(0, "compiled", n, d)
     mean = torch.randn(n, d, generator=rng, dtype=torch.float64)
     scales = scale * (2 * torch.rand(n, d, generator=rng, dtype=torch.float64) - 1).exp()
     log_weight = torch.randn(n, generator=rng, dtype=torch.float64).log_softmax(0)
@@ -135,7 +135,7 @@ def test_equals_the_direct_form_with_a_million_components(backend: str) -> None:
 def test_a_mixture_is_never_less_than_one_of_its_terms(d: int, scale: float, backend: str) -> None:
     """In float32 too: measures subtract the two, and where one posterior dominates nothing but rounding is left."""
     z, mean, scales, log_weight = case(400, d, scale, torch.float32, m=400)
-    rng = generator(0, "own")
+    rng = stream(0, "own")
     z = mean + scales * torch.randn(400, d, generator=rng)
     own = gaussian_log_prob(z.double(), mean.double(), scales.double()) + log_weight
     assert float((own - mixture_log_prob(z, mean, scales, log_weight)).max()) < 1e-9
@@ -157,7 +157,7 @@ def test_panels_and_blocks_change_nothing(backend: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_a_million_scales_away(dtype: torch.dtype, backend: str) -> None:
     for scale in (1e-4, 1.0, 1e2):
-        rng = generator(0, "far")
+        rng = stream(0, "far")
         mean = torch.randn(400, 6, generator=rng, dtype=torch.float64)
         z = mean[:300] + 1e6 * scale * torch.randn(300, 6, generator=rng, dtype=torch.float64)
         scales = scale * (1 + torch.rand(400, 6, generator=rng, dtype=torch.float64))
@@ -176,7 +176,7 @@ def test_terms_that_are_denormal_or_underflow_beside_each_other(backend: str) ->
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_scales_that_differ_by_a_million_within_one_mixture(dtype: torch.dtype, backend: str) -> None:
-    rng = generator(0, "mixed scales")
+    rng = stream(0, "mixed scales")
     mean = torch.randn(300, 8, generator=rng, dtype=torch.float64).to(dtype)
     scale = (10 ** (6 * torch.rand(300, 8, generator=rng, dtype=torch.float64) - 4)).to(dtype)
     check(backend, (mean + scale, mean, scale, torch.zeros(300)), 1e-4)
@@ -311,15 +311,15 @@ def test_threads_change_no_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
 def test_boxes_are_used_where_they_spare_work_and_change_nothing(
     apart: float, monkeypatch: pytest.MonkeyPatch, *, used: bool
 ) -> None:
-    rng = generator(0, "boxes")
+    rng = stream(0, "boxes")
     clump = apart * torch.randn(100, 16, generator=rng)
     mean = clump[torch.arange(20_000) % 100] + torch.randn(20_000, 16, generator=rng)
     scale = torch.full((20_000, 16), 0.3)
     z = mean[:700] + 0.3 * torch.randn(700, 16, generator=rng)
     mixture = (mean, scale, torch.zeros(20_000))
-    panel = compiled.module.Single(*mixture[:2], mixture[2].double(), True)
+    candidates = compiled.module.Single(*mixture[:2], mixture[2].double(), True)
     start = torch.full((700,), -torch.inf, dtype=torch.float64), *torch.zeros(2, 700, dtype=torch.float64)
-    cost = panel.sweep(z, *start, None, None, 50.0, 3e-5, 1)
+    cost = candidates.sweep(z, *start, None, None, 50.0, 3e-5, 1)
     assert (cost < 1) == used
     found = mixture_log_prob(z, *mixture)
     monkeypatch.setattr(compiled, "SORTED", 1 << 62)

@@ -8,12 +8,12 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from zprime.components import Diagonal, Full, choose, choose_rows
-from zprime.rng import generator
+from zprime.rng import stream
 
 
 def both(d: int = 3, k: int = 5) -> tuple[Diagonal, Full]:
     """The same mixture in both shapes."""
-    rng = generator(0, "components")
+    rng = stream(0, "components")
     log_weight = torch.randn(k, generator=rng, dtype=torch.float64).log_softmax(0)
     mean = torch.randn(k, d, generator=rng, dtype=torch.float64)
     scale = 0.2 + 0.6 * torch.rand(k, d, generator=rng, dtype=torch.float64)
@@ -21,7 +21,7 @@ def both(d: int = 3, k: int = 5) -> tuple[Diagonal, Full]:
 
 
 def queries(d: int = 3) -> tuple[Tensor, Tensor]:
-    rng = generator(0, "queries")
+    rng = stream(0, "queries")
     return torch.randn(9, d, generator=rng, dtype=torch.float64), 0.1 + torch.rand(
         9, d, generator=rng, dtype=torch.float64
     )
@@ -29,7 +29,7 @@ def queries(d: int = 3) -> tuple[Tensor, Tensor]:
 
 def test_choices_have_the_frequencies_of_the_weights() -> None:
     weights = torch.tensor([0.5, 0.0, 0.2, 0.0, 0.3, 0.0], dtype=torch.float64)
-    found = torch.bincount(choose(weights.log(), 20_000, generator(0, "choose")), minlength=6)
+    found = torch.bincount(choose(weights.log(), 20_000, stream(0, "choose")), minlength=6)
     assert found[[1, 3, 5]].sum() == 0
     assert chisquare(found[[0, 2, 4]].numpy(), 20_000 * weights[[0, 2, 4]].numpy()).pvalue > 1e-4
     assert chisquare(found[[0, 2, 4]].numpy(), [9000, 4500, 6500]).pvalue < 1e-4  # the planted error trips it
@@ -39,9 +39,9 @@ def test_choices_have_the_frequencies_of_the_weights() -> None:
 def test_equal_weights_are_chosen_as_any_others_would_be(k: int) -> None:
     log_weight = torch.full((k,), -math.log(k), dtype=torch.float64)
     ladder = log_weight.exp().cumsum(0)
-    u = torch.rand(100_000, generator=generator(0), dtype=torch.float64) * ladder[-1]
+    u = torch.rand(100_000, generator=stream(0), dtype=torch.float64) * ladder[-1]
     expected = torch.searchsorted(ladder, u, right=True).clamp_(max=k - 1)
-    assert torch.equal(choose(log_weight, 100_000, generator(0)), expected)
+    assert torch.equal(choose(log_weight, 100_000, stream(0)), expected)
 
 
 @pytest.mark.parametrize("u", [0.0, 1 / 49, 2 / 49, 3 / 49, 1 - 2**-53])
@@ -51,7 +51,7 @@ def test_equal_weights_at_the_edge_of_a_step(u: float, monkeypatch: pytest.Monke
     log_weight = torch.full((49,), -math.log(49), dtype=torch.float64)
     ladder = log_weight.exp().cumsum(0)
     expected = torch.searchsorted(ladder, u * ladder[-1], right=True).clamp_(max=48)
-    assert torch.equal(choose(log_weight, 60, generator(0)), expected.expand(60))
+    assert torch.equal(choose(log_weight, 60, stream(0)), expected.expand(60))
 
 
 def test_not_even_a_uniform_number_of_zero_chooses_a_component_of_weight_zero(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,12 +60,12 @@ def test_not_even_a_uniform_number_of_zero_chooses_a_component_of_weight_zero(mo
         [2, 4, 4]
     ]
     monkeypatch.setattr(torch, "rand", lambda n, **_: torch.zeros(n, dtype=torch.float64))
-    assert choose(log_weight, 3, generator(0)).tolist() == [2, 2, 2]
+    assert choose(log_weight, 3, stream(0)).tolist() == [2, 2, 2]
 
 
 def test_choices_among_more_components_than_torchs_multinomial_takes() -> None:
     n = 2**24 + 7
-    found = choose(torch.full((n,), -1.0), 10_000, generator(0, "choose"))
+    found = choose(torch.full((n,), -1.0), 10_000, stream(0, "choose"))
     assert 0 <= int(found.min()) < n // 1000
     assert n - n // 1000 < int(found.max()) < n
     assert abs(float(found.double().mean()) / n - 0.5) < 5 / (12 * 10_000) ** 0.5
@@ -76,7 +76,7 @@ def test_rows_choose_by_their_own_weights_and_infinite_ones_win() -> None:
     terms = torch.tensor(
         [[0.0, -inf, 1.0], [-inf, 800.0, -800.0], [inf, 3.0, inf], [5.0, 5.0, -inf]], dtype=torch.float64
     )
-    u = torch.rand(4, 30_000, generator=generator(0, "u"), dtype=torch.float64)
+    u = torch.rand(4, 30_000, generator=stream(0, "u"), dtype=torch.float64)
     found = torch.stack([torch.bincount(row, minlength=3) for row in choose_rows(terms, u)]).double() / 30_000
     e = torch.e / (1 + torch.e)
     expected = torch.tensor([[1 - e, 0, e], [0, 1, 0], [0.5, 0, 0.5], [0.5, 0.5, 0]], dtype=torch.float64)
@@ -86,9 +86,9 @@ def test_rows_choose_by_their_own_weights_and_infinite_ones_win() -> None:
 
 def test_both_shapes_are_the_same_mixture() -> None:
     diagonal, full = both()
-    z = torch.randn(50, 3, generator=generator(0), dtype=torch.float64)
+    z = torch.randn(50, 3, generator=stream(0), dtype=torch.float64)
     torch.testing.assert_close(full.log_prob(z), diagonal.log_prob(z), rtol=1e-12, atol=1e-12)
-    tilts = [r.tilt(*queries(), draws=1, rng=generator(0)) for r in (diagonal, full)]
+    tilts = [r.tilt(*queries(), draws=1, rng=stream(0)) for r in (diagonal, full)]
     torch.testing.assert_close(tilts[1].log_ratio, tilts[0].log_ratio, rtol=1e-10, atol=1e-10)
 
 
@@ -96,7 +96,7 @@ def test_both_shapes_are_the_same_mixture() -> None:
 def test_draws_come_in_random_order_with_the_right_share_of_each_component(shape: int) -> None:
     r = both()[shape]
     narrow = type(r)(r.log_weight, r.mean, getattr(r, "scale", getattr(r, "scale_tril", None)) * 1e-3)
-    z = narrow.sample(9000, rng=generator(0, "draws"))
+    z = narrow.sample(9000, rng=stream(0, "draws"))
     which = torch.cdist(z, r.mean).argmin(1)
     for part in (which, which[:3000], which[6000:]):
         assert (
@@ -106,8 +106,8 @@ def test_draws_come_in_random_order_with_the_right_share_of_each_component(shape
 
 def test_no_draws_and_no_rows_are_no_error() -> None:
     for r in both():
-        assert r.sample(0, rng=generator(0)).shape == (0, 3)
-        assert r.tilt(*queries(), draws=0, rng=generator(0)).draws.shape == (9, 0, 3)
+        assert r.sample(0, rng=stream(0)).shape == (0, 3)
+        assert r.tilt(*queries(), draws=0, rng=stream(0)).draws.shape == (9, 0, 3)
 
 
 @pytest.mark.parametrize("shape", [0, 1], ids=["diagonal", "full"])
@@ -117,7 +117,7 @@ def test_where_the_tilt_diverges_there_is_no_draw(shape: int) -> None:
     scale = torch.tensor([[1.5, 0.5], [0.4, 0.5]], dtype=torch.float64)
     log_weight = torch.tensor([0.5, 0.5], dtype=torch.float64).log()
     r = (Diagonal(log_weight, mean, scale), Full(log_weight, mean, torch.diag_embed(scale)))[shape]
-    out = r.tilt(mean, torch.tensor([[0.9, 0.9], [1.6, 0.9]], dtype=torch.float64), draws=50, rng=generator(0))
+    out = r.tilt(mean, torch.tensor([[0.9, 0.9], [1.6, 0.9]], dtype=torch.float64), draws=50, rng=stream(0))
     assert torch.isfinite(out.log_ratio).tolist() == [True, False]
     assert out.log_ratio[1] == torch.inf
     assert torch.isfinite(out.draws[0]).all()

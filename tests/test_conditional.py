@@ -29,45 +29,45 @@ from zprime.latent import (
 )
 from zprime.latent.context import Context
 from zprime.latent.gaussian import moments
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 
-def labelled(n: int = 300, seed: int = 0) -> InMemory:
+def labelled(n: int = 300, seed: int = 0) -> MemoryPosteriors:
     """Label y lies about 3 y."""
-    rng = generator(seed, "labelled")
+    rng = stream(seed, "labelled")
     y = torch.randint(3, (n,), generator=rng)
     mean = 3.0 * y[:, None] + 0.3 * torch.randn(n, 2, generator=rng, dtype=torch.float64)
-    return InMemory(mean.double(), torch.full((n, 2), 0.3).double(), labels=y)
+    return MemoryPosteriors(mean.double(), torch.full((n, 2), 0.3).double(), labels=y)
 
 
 def made(**settings: Any) -> Conditional:
     p = labelled()
-    found = ConditionalSettings(MixtureSettings(**settings)).fit(p, selection=p, context=None, rng=generator(0, "fit"))
+    found = ConditionalSettings(MixtureSettings(**settings)).fit(p, selection=p, context=None, rng=stream(0, "fit"))
     return found.distribution
 
 
 def test_each_label_is_drawn_from_its_own_rows() -> None:
     r = made(components=2)
     for y in range(3):
-        z = r.given(y).sample(500, rng=generator(0, "s"))
+        z = r.given(y).sample(500, rng=stream(0, "s"))
         torch.testing.assert_close(z.mean(0), torch.full((2,), 3.0 * y).double(), rtol=0, atol=0.1)
 
 
 def test_the_whole_is_the_sum_of_its_parts() -> None:
     r = made(components=1)
     p = labelled()
-    z = p.draw(rng=generator(0, "z"))
+    z = p.draw(rng=stream(0, "z"))
     shares = torch.bincount(p.labels).double() / p.n  # type: ignore[arg-type]
     parts = torch.stack([r.given(y).log_prob(z).exp() * shares[y] for y in range(3)]).sum(0)
     torch.testing.assert_close(r.log_prob(z), parts.log())
-    counts = torch.stack([(r.sample(3000, rng=generator(0, "s"))[:, 0] / 3).round() == y for y in range(3)]).sum(1)
+    counts = torch.stack([(r.sample(3000, rng=stream(0, "s"))[:, 0] / 3).round() == y for y in range(3)]).sum(1)
     torch.testing.assert_close(counts.double() / 3000, shares, rtol=0, atol=0.03)
 
 
 def test_another_population_has_other_shares() -> None:
     r = made(components=1).weighted({0: 1.0, 2: 3.0})
-    z = r.sample(4000, rng=generator(0, "s"))
+    z = r.sample(4000, rng=stream(0, "s"))
     assert float((z[:, 0] > 3).double().mean()) == pytest.approx(0.75, abs=0.03)
     with pytest.raises(UsageError, match="label: expected one of 0, 2, got 1"):
         r.given(1)
@@ -79,9 +79,9 @@ def test_tilt_is_that_of_the_mixture_it_amounts_to() -> None:
     r = made(components=1, covariance="diagonal")
     parts = [b for b in r.bases if isinstance(b, Mixture)]
     whole = Diagonal(r.log_weight, torch.cat([b.mean for b in parts]), torch.cat([b.scale_tril for b in parts]))
-    mean, scale = torch.randn(6, 2, generator=generator(0, "m")).double(), torch.full((6, 2), 0.5).double()
-    ours = r.tilt(mean, scale, draws=3000, rng=generator(0, "t"))
-    theirs = whole.tilt(mean, scale, draws=3000, rng=generator(0, "t"))
+    mean, scale = torch.randn(6, 2, generator=stream(0, "m")).double(), torch.full((6, 2), 0.5).double()
+    ours = r.tilt(mean, scale, draws=3000, rng=stream(0, "t"))
+    theirs = whole.tilt(mean, scale, draws=3000, rng=stream(0, "t"))
     assert ours is not None
     torch.testing.assert_close(ours.log_ratio, theirs.log_ratio)
     torch.testing.assert_close(ours.draws.mean(1), theirs.draws.mean(1), rtol=0, atol=0.08)
@@ -92,13 +92,13 @@ def test_few_rows_get_one_gaussian_and_are_named() -> None:
     keep = (p.labels != 2) | (torch.arange(p.n) < 30)
     few = p.take(keep.nonzero().flatten())
     settings = ConditionalSettings(MixtureSettings(components=2))
-    found = settings.fit(few, selection=few, context=None, rng=generator(0, "f"))
+    found = settings.fit(few, selection=few, context=None, rng=stream(0, "f"))
     assert isinstance(found.distribution.given(2), Gaussian)
     assert "one Gaussian for labels with few rows: [2]" in found.outcome.message
 
 
 def test_labels_are_needed() -> None:
-    bare = InMemory(torch.zeros(9, 2), torch.ones(9, 2))
+    bare = MemoryPosteriors(torch.zeros(9, 2), torch.ones(9, 2))
     with pytest.raises(ArrayError, match="kind conditional: needs labels, and these posteriors have none"):
         fit("conditional", bare, selection=bare)
 
@@ -128,11 +128,11 @@ def test_every_kind_can_be_the_base(base: Settings, monkeypatch) -> None:
     settings = ConditionalSettings(base)
     assert name_of(settings) == f"conditional-{base.kind}"
     assert fields(settings) == {"base": {"kind": base.kind, **fields(base)}}
-    r = settings.fit(p, selection=chooser, context=there, rng=generator(0, "fit")).distribution
+    r = settings.fit(p, selection=chooser, context=there, rng=stream(0, "fit")).distribution
     assert {b.kind for b in r.bases} == {base.kind}
     assert r.holds_rows == (base.kind in ("aggregated", "exemplars"))
     for y in range(3):
-        z = given(r, y).sample(300, rng=generator(0, "s"))
+        z = given(r, y).sample(300, rng=stream(0, "s"))
         torch.testing.assert_close(z.mean(0), torch.full((2,), 3.0 * y).double(), rtol=0, atol=0.3)
 
 
@@ -146,7 +146,7 @@ def test_every_kind_can_be_the_base(base: Settings, monkeypatch) -> None:
 def test_bases_that_cannot_be(base: Settings, text: str) -> None:
     p = labelled()
     with pytest.raises(UsageError, match=text):
-        ConditionalSettings(base).fit(p, selection=p, context=None, rng=generator(0, "fit"))
+        ConditionalSettings(base).fit(p, selection=p, context=None, rng=stream(0, "fit"))
 
 
 def test_a_rare_label_borrows_the_covariance_within_labels() -> None:
@@ -156,7 +156,7 @@ def test_a_rare_label_borrows_the_covariance_within_labels() -> None:
     few = p.take(keep)
     n = int((few.labels == 2).sum())
     assert 1 < n < 20
-    r = ConditionalSettings(GaussianSettings()).fit(few, selection=few, context=None, rng=generator(0)).distribution
+    r = ConditionalSettings(GaussianSettings()).fit(few, selection=few, context=None, rng=stream(0)).distribution
     rare = r.given(2)
     assert isinstance(rare, Gaussian)
     moment = [moments(few.take((few.labels == y).nonzero().flatten())) for y in range(3)]
@@ -172,7 +172,7 @@ def test_labels_without_weight_are_left_out() -> None:
     assert p.labels is not None
     q = p.weighted((p.labels != 1).double())
     settings = ConditionalSettings(MixtureSettings(components=1))
-    r = settings.fit(q, selection=q, context=None, rng=generator(0)).distribution
+    r = settings.fit(q, selection=q, context=None, rng=stream(0)).distribution
     assert r.labels == (0, 2)
     assert float(r.log_weight.exp().sum()) == pytest.approx(1)
 
@@ -190,6 +190,6 @@ def test_a_label_is_given_through_what_wraps_it() -> None:
 
 
 def test_the_draws_come_in_no_order_of_labels() -> None:
-    z = made(components=1).sample(600, rng=generator(0, "s"))[:, 0]
+    z = made(components=1).sample(600, rng=stream(0, "s"))[:, 0]
     halves = [float(h.mean()) for h in z.split(300)]
     assert halves[0] == pytest.approx(halves[1], abs=0.6)

@@ -11,13 +11,14 @@ from sklearn.neighbors import NearestNeighbors
 
 from samples import CENTRES, clumps, junk, mixed
 from zprime.errors import ArrayError
-from zprime.measure.samples.copying import CELL_ROWS, Copying, Neighbours, TrainingSet, cells_of, copying
+from zprime.measure.samples.copying import CELL_ROWS, Neighbours, TrainingSet, cells_of, copying
 from zprime.measure.samples.features import Entries
-from zprime.rng import generator
+from zprime.results.samples import Copying
+from zprime.rng import stream
 
 N, M = 800, 400
 TRAIN = clumps(N, 0)
-SET = TrainingSet(TRAIN, TRAIN[:, :2], yardstick=M, seed=0)
+SET = TrainingSet(TRAIN, TRAIN[:, :2], reference=M, seed=0)
 YARD = SET.neighbours(clumps(M, 1))
 
 
@@ -26,20 +27,20 @@ def found(x: torch.Tensor, yard: Neighbours = YARD) -> Copying:
 
 
 def copies(n: int, noise: float, seed: int = 0) -> torch.Tensor:
-    rng = generator(seed, "copies")
+    rng = stream(seed, "copies")
     rows = TRAIN[torch.randint(N, (n,), generator=rng)]
     return rows + noise * torch.randn(rows.shape, generator=rng, dtype=rows.dtype)
 
 
 def test_counts_are_compared_by_their_logarithm() -> None:
     """One large column, of which copies have another value, would hide that all others are copied."""
-    rng = generator(0, "counts")
+    rng = stream(0, "counts")
     rates = torch.cat([torch.full((1,), 1e4), torch.full((20,), 3.0)])
     train, fresh = (torch.poisson(rates.expand(n, -1), generator=rng) for n in (300, 200))
     fake = train[:200].clone()
     fake[:, 0] = torch.poisson(torch.full((200,), 1e4), generator=rng)
     plain, logs = (
-        TrainingSet(train, train[:, 1:3], yardstick=200, entries=entries)
+        TrainingSet(train, train[:, 1:3], reference=200, entries=entries)
         for entries in (Entries(), Entries.fitting(train))
     )
     assert copying(plain.neighbours(fake), plain.neighbours(fresh)).status == "passes"
@@ -146,7 +147,7 @@ def test_who_draws_from_a_dense_region_only_is_not_accused() -> None:
     dense = clumps(3000, 6, modes=1, features=2)
     sparse = 3 * clumps(90, 7, features=2) + CENTRES[3]
     train = torch.cat([dense, sparse])
-    data = TrainingSet(train, train, yardstick=M, seed=0)
+    data = TrainingSet(train, train, reference=M, seed=0)
     real = torch.cat([clumps(150, 8, modes=1, features=2), 3 * clumps(250, 9, features=2) + CENTRES[3]])
     got = copying(data.neighbours(clumps(M, 10, modes=1, features=2)), data.neighbours(real))
     assert got.auc.low > 0.55  # nearer on the whole
@@ -161,14 +162,14 @@ def test_a_blur_is_nearer_to_all_rows_and_is_not_accused() -> None:
 
 
 def test_copies_of_rows_that_stand_twice_are_found() -> None:
-    twice = TrainingSet(torch.cat([TRAIN, TRAIN]), torch.cat([TRAIN, TRAIN])[:, :2], yardstick=M)
+    twice = TrainingSet(torch.cat([TRAIN, TRAIN]), torch.cat([TRAIN, TRAIN])[:, :2], reference=M)
     got = copying(twice.neighbours(copies(M, 0.05)), twice.neighbours(clumps(M, 1)))
     assert got.ratio.value > 0.99  # first and second are the same: this one is blind
     assert got.status == "copies"
 
 
 def test_a_planted_control_is_a_tenth_of_the_way_to_the_next_row() -> None:
-    planted = SET.plant(500, rng=generator(0, "plant"))
+    planted = SET.plant(500, rng=stream(0, "plant"))
     at = SET.neighbours(planted)
     torch.testing.assert_close(at.distance[:, 0] / at.isolation, torch.full((500,), 0.1).double(), rtol=1, atol=0.1)
     assert copying(at, YARD).status == "copies"
@@ -198,7 +199,7 @@ def test_the_false_alarm_rate_is_nominal() -> None:
     """Two equal samples, 200 times: intervals leave the null value at about 5 %, and the gate never closes."""
     out = {"auc": 0, "within": 0, "near": 0, "singled": 0, "copies": 0}
     train = clumps(300, 99)
-    data = TrainingSet(train, train[:, :2], yardstick=100)
+    data = TrainingSet(train, train[:, :2], reference=100)
     both = data.neighbours(clumps(200 * 200, 100))
     for seed in range(200):
         start = 200 * seed
@@ -232,12 +233,12 @@ def test_regions_with_no_yardstick_are_left_out() -> None:
 
 
 def test_few_rows_are_one_region() -> None:
-    assert int(TrainingSet(TRAIN, TRAIN[:, :2], yardstick=CELL_ROWS - 1).cells.max()) == 0
+    assert int(TrainingSet(TRAIN, TRAIN[:, :2], reference=CELL_ROWS - 1).cells.max()) == 0
     assert len(torch.unique(cells_of(TRAIN[:, :2], 4, seed=0))) == 4
 
 
 def test_equal_training_rows_are_each_others_neighbours() -> None:
-    twice = TrainingSet(torch.cat([TRAIN, TRAIN[:5]]), torch.cat([TRAIN, TRAIN[:5]]), yardstick=M)
+    twice = TrainingSet(torch.cat([TRAIN, TRAIN[:5]]), torch.cat([TRAIN, TRAIN[:5]]), reference=M)
     assert bool((twice.isolation(torch.arange(5)) == 0).all())
     with pytest.raises(ArrayError, match="copying: expected at least 3 training rows, got 2"):
-        TrainingSet(TRAIN[:2], TRAIN[:2], yardstick=M)
+        TrainingSet(TRAIN[:2], TRAIN[:2], reference=M)

@@ -10,28 +10,29 @@ import torch
 import small
 from oracles import linear_gaussian, maximum_likelihood
 from zprime import plot
-from zprime.results.audit import load as load_audit
 from zprime.data import new_rows
 from zprime.drifting import drift_of
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Gaussian, Prior
 from zprime.latent.gaussian import moments
-from zprime.measure.latents.drift import Drift, drift, moment_shift
-from zprime.posteriors import InMemory
+from zprime.measure.latents.drift import drift, moment_shift
+from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import page
-from zprime.rng import generator
+from zprime.results.audit import load as load_audit
+from zprime.results.drift import Drift
+from zprime.rng import stream
 
 MODEL = linear_gaussian(D=6, d=3, var=0.4)
 
 
-def codes(n: int, seed: int, *, shift: float = 0.0, scale: float = 1.0) -> InMemory:
-    rng = generator(seed, "codes")
+def codes(n: int, seed: int, *, shift: float = 0.0, scale: float = 1.0) -> MemoryPosteriors:
+    rng = stream(seed, "codes")
     mean = shift + scale * 0.9 * torch.randn(n, 3, generator=rng, dtype=torch.float64)
-    return InMemory(mean, torch.full((n, 3), 0.4, dtype=torch.float64))
+    return MemoryPosteriors(mean, torch.full((n, 3), 0.4, dtype=torch.float64))
 
 
-def found(new: InMemory, seed: int = 0) -> Drift:
-    return drift(Prior(3), new, codes(300, 9000 + seed), source="prior", rng=generator(seed, "drift"))
+def found(new: MemoryPosteriors, seed: int = 0) -> Drift:
+    return drift(Prior(3), new, codes(300, 9000 + seed), source="prior", rng=stream(seed, "drift"))
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_moments_of_other_data_in_closed_form() -> None:
     """Theory page, section 4: codes of data with covariance T, through the linear model fitted to other data."""
     x, _ = MODEL.sample(40_000, seed=0)
     fitted, values = maximum_likelihood(x, 3)
-    rng = generator(1, "T")
+    rng = stream(1, "T")
     root = torch.randn(6, 6, generator=rng, dtype=torch.float64)
     new = fitted.bias + torch.randn(40_000, 6, generator=rng, dtype=torch.float64) @ root.T
     top, s2 = values[:3], fitted.var
@@ -52,12 +53,12 @@ def test_moments_of_other_data_in_closed_form() -> None:
     covariance = new - new.mean(0)
     T = covariance.T @ covariance / len(new)
     truth = torch.diag(s2 / top) + shrink @ axes.T @ T @ axes @ shrink
-    mean, got = moments(InMemory(*fitted.posterior(new)))
+    mean, got = moments(MemoryPosteriors(*fitted.posterior(new)))
     torch.testing.assert_close(got, truth, rtol=1e-8, atol=1e-10)
     # the shift of moments is the KL between the two Gaussians; the training codes' is exactly N(0, I)
-    train = InMemory(*fitted.posterior(x))
+    train = MemoryPosteriors(*fitted.posterior(x))
     kl = 0.5 * float(truth.trace() + mean @ mean - 3 - torch.logdet(truth))
-    assert moment_shift(InMemory(*fitted.posterior(new)), train) == pytest.approx(kl, rel=1e-6)
+    assert moment_shift(MemoryPosteriors(*fitted.posterior(new)), train) == pytest.approx(kl, rel=1e-6)
     assert moment_shift(train, train) == pytest.approx(0, abs=1e-12)
 
 
@@ -65,7 +66,7 @@ def test_moments_of_other_data_in_closed_form() -> None:
 def test_equal_rows_raise_an_alarm_at_the_nominal_rate() -> None:
     p = {"density": [], "moments": [], "dimension": [], "all": []}
     for seed in range(200):
-        d = drift(Prior(3), codes(40, seed), codes(60, 5000 + seed), rng=generator(seed, "drift"))
+        d = drift(Prior(3), codes(40, seed), codes(60, 5000 + seed), rng=stream(seed, "drift"))
         p["density"].append(d.density_p)
         p["moments"].append(d.moments_p)
         p["dimension"].append(d.dimensions[0].p_value)
@@ -92,7 +93,9 @@ def test_a_shift_is_seen_with_its_size() -> None:
 def test_what_log_r_cannot_see_the_moments_do() -> None:
     # r knows the lengths of codes only: a shift along one axis that shrinks another keeps log r
     new = codes(400, 2)
-    turned = InMemory(torch.stack([new.mean[:, 0].abs(), *new.mean.T[1:]], 1), new.scale)  # folded: the same lengths
+    turned = MemoryPosteriors(
+        torch.stack([new.mean[:, 0].abs(), *new.mean.T[1:]], 1), new.scale
+    )  # folded: the same lengths
     d = found(turned)
     assert d.density_p > 0.01
     assert d.moments_p <= 0.01
@@ -106,8 +109,8 @@ def test_what_log_r_cannot_see_the_moments_do() -> None:
 def test_the_gain_says_whether_r_is_still_better_than_the_prior() -> None:
     r = Gaussian(torch.full((3,), 2.0).double(), 0.6 * torch.eye(3).double())
     held = codes(300, 3, shift=2.0, scale=0.5)
-    good = drift(r, codes(300, 4, shift=2.0, scale=0.5), held, rng=generator(0, "d"))
-    bad = drift(r, codes(300, 5, shift=0.0), held, rng=generator(0, "d"))
+    good = drift(r, codes(300, 4, shift=2.0, scale=0.5), held, rng=stream(0, "d"))
+    bad = drift(r, codes(300, 5, shift=0.0), held, rng=stream(0, "d"))
     assert good.gain.low > 0
     assert not good.drifted
     assert bad.gain.high < 0
@@ -129,7 +132,7 @@ def test_refusals() -> None:
     with pytest.raises(ArrayError, match="expected at least 8 rows, held-out ones too, got 7 and 300"):
         found(codes(7, 0))
     with pytest.raises(ArrayError, match=r"expected 2 latents, got 3 \(held-out 3\)"):
-        drift(Prior(2), codes(10, 0), codes(10, 1), rng=generator(0, "d"))
+        drift(Prior(2), codes(10, 0), codes(10, 1), rng=stream(0, "d"))
 
 
 @pytest.mark.usefixtures("few")

@@ -9,8 +9,8 @@ from torch import Tensor
 from zprime import encoding
 from zprime.data import Rows
 from zprime.errors import ArtifactError, NumericalError
-from zprime.posteriors import InMemory, Sharded
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors, ShardedPosteriors
+from zprime.rng import stream
 
 N = 50
 
@@ -28,7 +28,7 @@ class Toy:
 
 @pytest.fixture
 def rows() -> Rows:
-    x = torch.randn(N, 4, generator=generator(0, "rows"))
+    x = torch.randn(N, 4, generator=stream(0, "rows"))
     return Rows("train", x, torch.arange(N) * 3, labels=torch.arange(N) % 5)
 
 
@@ -41,19 +41,19 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shards_equal_the_whole(rows: Rows, tmp_path: Path) -> None:
     memory = encoding.encode(Toy(), rows)
     disk = encoding.encode(Toy(), rows, tmp_path / "p", key="k")
-    assert isinstance(disk, Sharded)
+    assert isinstance(disk, ShardedPosteriors)
     assert [len(s.mean) for s in disk.shards()] == [16, 16, 16, 2]
-    assert isinstance(memory, InMemory)
-    again = Sharded(tmp_path / "p")
+    assert isinstance(memory, MemoryPosteriors)
+    again = ShardedPosteriors(tmp_path / "p")
     assert torch.equal(again.gather().mean, memory.mean)
     assert torch.equal(again.gather().scale, memory.scale)
     assert torch.equal(again.row_ids, rows.ids)
     assert again.labels is not None
-    z = torch.randn(30, 2, generator=generator(0, "z"), dtype=torch.float64)
+    z = torch.randn(30, 2, generator=stream(0, "z"), dtype=torch.float64)
     torch.testing.assert_close(again.log_prob(z), memory.log_prob(z), rtol=0, atol=1e-10)
     out = torch.arange(30) * 3
     torch.testing.assert_close(again.log_prob(z, leave_out=out), memory.log_prob(z, leave_out=out), rtol=0, atol=1e-10)
-    assert torch.equal(again.sample(40, rng=generator(0, "s")), memory.sample(40, rng=generator(0, "s")))
+    assert torch.equal(again.sample(40, rng=stream(0, "s")), memory.sample(40, rng=stream(0, "s")))
     assert again.bytes == memory.bytes == N * 2 * 2 * 4
 
 
@@ -106,7 +106,7 @@ def test_an_altered_shard_is_refused(rows: Rows, tmp_path: Path) -> None:
     file = tmp_path / "p" / "shard-00001.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match=r"shard-00001.safetensors: its SHA-256 is not the one in manifest.json"):
-        Sharded(tmp_path / "p").gather()
+        ShardedPosteriors(tmp_path / "p").gather()
 
 
 def test_keeping_the_data_instead_gives_the_same_posteriors(rows: Rows) -> None:
@@ -115,11 +115,11 @@ def test_keeping_the_data_instead_gives_the_same_posteriors(rows: Rows) -> None:
     again = encoding.Reencoded(toy, rows)
     assert [len(s.mean) for s in again.shards()] == [16, 16, 16, 2]
     assert torch.equal(again.gather().mean, memory.gather().mean)
-    z = torch.randn(30, 2, generator=generator(0, "z"), dtype=torch.float64)
+    z = torch.randn(30, 2, generator=stream(0, "z"), dtype=torch.float64)
     torch.testing.assert_close(again.log_prob(z), memory.log_prob(z), rtol=0, atol=1e-10)
-    assert torch.equal(again.sample(40, rng=generator(0, "s")), memory.sample(40, rng=generator(0, "s")))
+    assert torch.equal(again.sample(40, rng=stream(0, "s")), memory.sample(40, rng=stream(0, "s")))
     toy.seen = 0
-    again.sample(5, rng=generator(0, "s"))
+    again.sample(5, rng=stream(0, "s"))
     assert toy.seen <= 5  # only what was drawn is encoded
     assert again.bytes == N * 4 * 4
     assert encoding.Reencoded(Toy(), rows, stored=77).bytes == 77

@@ -11,11 +11,11 @@ import torch
 import small
 from zprime import latent
 from zprime.data import DataSettings
-from zprime.distribution import Progress, silent
 from zprime.engine import in_processes, in_threads
 from zprime.errors import NumericalError
-from zprime.running import Run
+from zprime.progress import Progress, silent
 from zprime.results.audit import Audit
+from zprime.running import Run
 
 
 def times(factor: int, progress: Progress) -> tuple[int, int]:

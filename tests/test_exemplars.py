@@ -14,21 +14,21 @@ from zprime.errors import UsageError
 from zprime.kernels import diagonal_log_ratio
 from zprime.latent import smoothed
 from zprime.latent.aggregated import AggregatedSettings
-from zprime.latent.selection import SHARES, Codes
 from zprime.latent.exemplars import GRID, Exemplars, ExemplarsSettings
 from zprime.latent.gaussian import GaussianSettings, moments
+from zprime.latent.selection import EPSILONS, Codes
 from zprime.latent.subset import k_medoids, npmle
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 BANDWIDTHS = (0.0, 0.05, 0.3, 0.7, 1.0)
 
 
 def posteriors(
     n: int = 30, d: int = 3, *, weighted: bool = False, dtype=torch.float64, name: str = "exemplars"
-) -> InMemory:
+) -> MemoryPosteriors:
     """Correlated means; scales from 0.05 to 1."""
-    rng = generator(0, name, n, d)
+    rng = stream(0, name, n, d)
     mix = torch.randn(d, d, generator=rng, dtype=torch.float64) + torch.eye(d, dtype=torch.float64)
     mean = torch.randn(n, d, generator=rng, dtype=torch.float64) @ mix + 1
     scale = 0.05 + 0.95 * torch.rand(n, d, generator=rng, dtype=torch.float64)
@@ -36,15 +36,15 @@ def posteriors(
     if weighted:
         weights = (torch.rand(n, generator=rng, dtype=torch.float64) + 0.1).to(dtype)
         weights = weights / weights.sum()
-    return InMemory(mean.to(dtype), scale.to(dtype), weights=weights)
+    return MemoryPosteriors(mean.to(dtype), scale.to(dtype), weights=weights)
 
 
 def points(m: int, d: int, name: str = "points") -> torch.Tensor:
-    return 2 * torch.randn(m, d, generator=generator(0, name, m, d), dtype=torch.float64) + 1
+    return 2 * torch.randn(m, d, generator=stream(0, name, m, d), dtype=torch.float64) + 1
 
 
-def fit(data: InMemory, selection: InMemory | None = None, **settings):
-    return ExemplarsSettings(**settings).fit(data, selection=selection or data, context=None, rng=generator(0, "fit"))
+def fit(data: MemoryPosteriors, selection: MemoryPosteriors | None = None, **settings):
+    return ExemplarsSettings(**settings).fit(data, selection=selection or data, context=None, rng=stream(0, "fit"))
 
 
 def dense(r: Exemplars) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -66,17 +66,17 @@ def brute(r: Exemplars) -> MixtureSameFamily:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bandwidth_0_is_the_aggregated_posterior_to_the_bit(covariance, dtype):
     q = posteriors(weighted=True, dtype=dtype)
-    exact = AggregatedSettings().fit(q, selection=q, context=None, rng=generator(0)).distribution
+    exact = AggregatedSettings().fit(q, selection=q, context=None, rng=stream(0)).distribution
     r = fit(q, bandwidth=0.0, covariance=covariance).distribution
     z = points(40, 3).to(dtype)
     assert bool((r.log_prob(z) == exact.log_prob(z)).all())
-    assert bool((r.sample(20, rng=generator(1)) == exact.sample(20, rng=generator(1))).all())
+    assert bool((r.sample(20, rng=stream(1)) == exact.sample(20, rng=stream(1))).all())
 
 
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
 def test_bandwidth_1_is_the_moment_match(covariance):
     q = posteriors(weighted=True)
-    match = GaussianSettings(covariance=covariance).fit(q, selection=q, context=None, rng=generator(0)).distribution
+    match = GaussianSettings(covariance=covariance).fit(q, selection=q, context=None, rng=stream(0)).distribution
     r = fit(q, bandwidth=1.0, covariance=covariance).distribution
     z = points(40, 3)
     torch.testing.assert_close(r.log_prob(z), match.log_prob(z), atol=1e-10, rtol=0)
@@ -117,13 +117,15 @@ def test_density_is_the_brute_force_mixture(h, d, covariance):
 def test_density_with_scales_from_1e_4_to_1e_2():
     q = posteriors(20, 3)
     unit = torch.tensor([1e-4, 1, 1e2], dtype=torch.float64)
-    wide = InMemory(q.mean * unit, q.scale * unit)
+    wide = MemoryPosteriors(q.mean * unit, q.scale * unit)
     z = points(50, 3)
     a = fit(q, bandwidth=0.2, covariance="full").distribution.log_prob(z)
     b = fit(wide, bandwidth=0.2, covariance="full").distribution.log_prob(z * unit)
     torch.testing.assert_close(b + unit.log().sum(), a, atol=1e-8, rtol=0)
     # one narrow and one wide component in the same mixture
-    q = InMemory(q.mean, torch.where(torch.arange(20)[:, None] % 2 == 0, 1e-4, 1e2).double().expand(20, 3).clone())
+    q = MemoryPosteriors(
+        q.mean, torch.where(torch.arange(20)[:, None] % 2 == 0, 1e-4, 1e2).double().expand(20, 3).clone()
+    )
     r = fit(q, bandwidth=0.05, covariance="full").distribution
     torch.testing.assert_close(r.log_prob(z), brute(r).log_prob(z), atol=1e-8, rtol=0)
 
@@ -148,12 +150,12 @@ def test_blocks_change_nothing(request):
     z = points(50, 3)
     leave = torch.arange(50) - 5
     whole, masked = r.log_prob(z), r.log_prob_without(z, leave.clamp(max=39))
-    tilted = r.tilt(q.mean[:9], q.scale[:9], draws=3, rng=generator(0))
+    tilted = r.tilt(q.mean[:9], q.scale[:9], draws=3, rng=stream(0))
     request.getfixturevalue("small_blocks")
     torch.testing.assert_close(r.log_prob(z), whole, atol=1e-11, rtol=0)
     torch.testing.assert_close(r.log_prob_without(z, leave.clamp(max=39)), masked, atol=1e-11, rtol=0)
     torch.testing.assert_close(torch.cat([r.log_prob(z[i : i + 1]) for i in range(50)]), whole, atol=1e-11, rtol=0)
-    again = r.tilt(q.mean[:9], q.scale[:9], draws=3, rng=generator(0))
+    again = r.tilt(q.mean[:9], q.scale[:9], draws=3, rng=stream(0))
     torch.testing.assert_close(again.log_ratio, tilted.log_ratio, atol=1e-11, rtol=0)
     torch.testing.assert_close(again.draws, tilted.draws, atol=1e-10, rtol=0)
 
@@ -176,19 +178,19 @@ def test_leave_out_is_the_mixture_of_the_others(covariance, h):
 
 def test_tilt_is_that_of_the_explicit_mixture():
     q = posteriors(25)
-    q = InMemory(q.mean, q.scale.clamp(max=0.9))
+    q = MemoryPosteriors(q.mean, q.scale.clamp(max=0.9))
     r = fit(q, bandwidth=0.4, covariance="full").distribution
     weights, mean, covariance = dense(r)
     explicit = Full(weights.log(), mean, torch.linalg.cholesky(covariance))
-    expected = explicit.tilt(q.mean[:8], q.scale[:8], draws=5, rng=generator(3))
-    found = r.tilt(q.mean[:8], q.scale[:8], draws=5, rng=generator(3))
+    expected = explicit.tilt(q.mean[:8], q.scale[:8], draws=5, rng=stream(3))
+    found = r.tilt(q.mean[:8], q.scale[:8], draws=5, rng=stream(3))
     torch.testing.assert_close(found.log_ratio, expected.log_ratio, atol=1e-10, rtol=0)
     torch.testing.assert_close(found.draws, expected.draws, atol=1e-9, rtol=0)
 
 
 def test_tilt_where_the_integral_diverges():
-    q = InMemory(torch.zeros(4, 2, dtype=torch.float64), torch.full((4, 2), 3.0, dtype=torch.float64))
-    found = fit(q, bandwidth=0.5, covariance="full").distribution.tilt(q.mean, q.scale, draws=2, rng=generator(0))
+    q = MemoryPosteriors(torch.zeros(4, 2, dtype=torch.float64), torch.full((4, 2), 3.0, dtype=torch.float64))
+    found = fit(q, bandwidth=0.5, covariance="full").distribution.tilt(q.mean, q.scale, draws=2, rng=stream(0))
     assert bool((found.log_ratio == torch.inf).all())
 
 
@@ -197,7 +199,7 @@ def test_tilt_says_when_it_would_take_hours(monkeypatch):
     q = posteriors(30)
     for covariance, known in (("full", False), ("diagonal", True)):
         r = fit(q, bandwidth=0.3, covariance=covariance).distribution
-        assert (r.tilt(q.mean, q.scale, draws=0, rng=generator(0)) is not None) == known
+        assert (r.tilt(q.mean, q.scale, draws=0, rng=stream(0)) is not None) == known
 
 
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
@@ -205,7 +207,7 @@ def test_draws_have_the_moments_of_the_mixture(covariance):
     q = posteriors()
     r = fit(q, bandwidth=0.5, covariance=covariance).distribution
     n = 60_000
-    z = r.sample(n, rng=generator(0, "draws"))
+    z = r.sample(n, rng=stream(0, "draws"))
     weights, mean, full = dense(r)
     target = (full * weights[:, None, None]).sum(0) + torch.cov(mean.T, correction=0)
     unit = target.diagonal().sqrt()
@@ -223,16 +225,16 @@ def test_no_covariance_is_stored_per_row_and_the_parts_rebuild_it():
     again = rebuild("exemplars", r.config(), r.tensors())
     z = points(10, 3)
     assert bool((again.log_prob(z) == r.log_prob(z)).all())
-    assert bool((again.sample(10, rng=generator(0)) == r.sample(10, rng=generator(0))).all())
+    assert bool((again.sample(10, rng=stream(0)) == r.sample(10, rng=stream(0))).all())
     assert r.label == "exemplars(30, h=0.3)"
 
 
-def memorising() -> tuple[InMemory, InMemory, InMemory]:
+def memorising() -> tuple[MemoryPosteriors, MemoryPosteriors, MemoryPosteriors]:
     """Training, selection and held-out posteriors so narrow that the aggregated posterior is a lookup table."""
-    rng = generator(0, "memorising")
+    rng = stream(0, "memorising")
     mix = torch.tensor([[1, 0.6, 0], [0, 0.8, 0], [0, 0, 0.5]], dtype=torch.float64)
     split = [torch.randn(n, 3, generator=rng, dtype=torch.float64) @ mix for n in (300, 150, 600)]
-    a, b, c = (InMemory(m, torch.full_like(m, 0.03)) for m in split)
+    a, b, c = (MemoryPosteriors(m, torch.full_like(m, 0.03)) for m in split)
     return a, b, c
 
 
@@ -241,7 +243,7 @@ def memorising() -> tuple[InMemory, InMemory, InMemory]:
 def test_chosen_bandwidth_mends_a_lookup_table(method, covariance):
     train, selection, heldout = memorising()
     done = fit(train, selection, method=method, covariance=covariance)
-    z = heldout.draw(rng=generator(0, "held out"))
+    z = heldout.draw(rng=stream(0, "held out"))
 
     def gain(h: float) -> float:
         return float((replace(done.distribution, bandwidth=h).log_prob(z) - standard_log_prob(z)).mean())
@@ -264,7 +266,7 @@ def test_leave_one_out_gain_is_that_of_the_others():
     row = done.curve[4]
     r = replace(done.distribution, bandwidth=row["bandwidth"])
     weights, mean, full = dense(r)
-    z = train.draw(rng=generator(0, "fresh"), draws=200)
+    z = train.draw(rng=stream(0, "fresh"), draws=200)
     position = torch.arange(40).repeat(200)
     parts = MultivariateNormal(mean, full).log_prob(z[:, None]) - math.log(39)
     parts[torch.arange(len(z)), position] = -torch.inf
@@ -278,8 +280,10 @@ def test_leave_one_out_gain_is_that_of_the_others():
 
 
 def test_one_gaussian_is_called_by_its_name():
-    rng = generator(0, "one gaussian")
-    train, selection = (InMemory(torch.randn(n, 2, generator=rng) * 0.8, torch.full((n, 2), 0.01)) for n in (40, 4000))
+    rng = stream(0, "one gaussian")
+    train, selection = (
+        MemoryPosteriors(torch.randn(n, 2, generator=rng) * 0.8, torch.full((n, 2), 0.01)) for n in (40, 4000)
+    )
     done = fit(train, selection)
     assert done.chosen["bandwidth"] >= 0.6
     if done.chosen["bandwidth"] == 1:
@@ -308,12 +312,12 @@ def test_one_and_two_rows(n, covariance, subset):
 
 
 def test_medoids_find_clusters_and_weigh_them_by_their_share():
-    rng = generator(0, "clusters")
+    rng = stream(0, "clusters")
     sizes = [10, 20, 30, 40, 100]
     centre = 10 * torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1], [3, 3]], dtype=torch.float64)
     mean = centre.repeat_interleave(torch.tensor(sizes), 0) + torch.randn(200, 2, generator=rng, dtype=torch.float64)
-    q = InMemory(mean, torch.ones(200, 2, dtype=torch.float64))
-    subset = k_medoids(q, 5, torch.eye(2, dtype=torch.float64), rng=generator(0, "medoids"))
+    q = MemoryPosteriors(mean, torch.ones(200, 2, dtype=torch.float64))
+    subset = k_medoids(q, 5, torch.eye(2, dtype=torch.float64), rng=stream(0, "medoids"))
     group = torch.arange(5).repeat_interleave(torch.tensor(sizes))
     assert group[subset.rows].tolist() == [0, 1, 2, 3, 4]
     torch.testing.assert_close(subset.weights, torch.tensor(sizes, dtype=torch.float64) / 200)
@@ -326,25 +330,25 @@ def test_medoids_find_clusters_and_weigh_them_by_their_share():
 
 def test_medoids_of_duplicates():
     mean = torch.tensor([[0.0, 0], [0, 0], [0, 0], [5, 5]], dtype=torch.float64)
-    q = InMemory(mean, torch.ones(4, 2, dtype=torch.float64))
-    subset = k_medoids(q, 3, torch.eye(2, dtype=torch.float64), rng=generator(0))
+    q = MemoryPosteriors(mean, torch.ones(4, 2, dtype=torch.float64))
+    subset = k_medoids(q, 3, torch.eye(2, dtype=torch.float64), rng=stream(0))
     assert float(subset.weights.sum()) == pytest.approx(1)
     total = torch.zeros(2, dtype=torch.float64).index_add_(0, (mean[subset.rows, 0] > 1).long(), subset.weights)
     torch.testing.assert_close(total, torch.tensor([0.75, 0.25], dtype=torch.float64))
 
 
 def test_medoids_cover_better_than_random_rows():
-    rng = generator(0, "cover")
+    rng = stream(0, "cover")
     centre = 4 * torch.randn(12, 2, generator=rng, dtype=torch.float64)
 
-    def some(n: int) -> InMemory:
+    def some(n: int) -> MemoryPosteriors:
         mean = centre[torch.randint(12, (n,), generator=rng)] + 0.2 * torch.randn(
             n, 2, generator=rng, dtype=torch.float64
         )
-        return InMemory(mean, torch.full((n, 2), 0.2, dtype=torch.float64))
+        return MemoryPosteriors(mean, torch.full((n, 2), 0.2, dtype=torch.float64))
 
     train, selection, heldout = some(400), some(100), some(300)
-    z = heldout.draw(rng=generator(0, "held out"))
+    z = heldout.draw(rng=stream(0, "held out"))
     score = {}
     for subset in ("random", "kmedoids"):
         r = fit(train, selection, rows=12, subset=subset).distribution
@@ -353,11 +357,11 @@ def test_medoids_cover_better_than_random_rows():
     assert score["kmedoids"] > score["random"] + 0.3
 
 
-def codes_for(selection: InMemory) -> Codes:
-    return Codes.draw(selection, rng=generator(0, "codes"), points=600)
+def codes_for(selection: MemoryPosteriors) -> Codes:
+    return Codes.draw(selection, rng=stream(0, "codes"), points=600)
 
 
-def themselves(q: InMemory) -> Diagonal:
+def themselves(q: MemoryPosteriors) -> Diagonal:
     """Every row's own posterior as its component."""
     return Diagonal(q.log_weights, q.mean, q.scale)
 
@@ -365,7 +369,7 @@ def themselves(q: InMemory) -> Diagonal:
 def test_npmle_takes_the_step_of_the_theory_page():
     """Against the formula: w_k <- mean_i w_k E_ik / sum_l w_l E_il with E_ii = 0, from the rows' weights."""
     q = posteriors(15, 2, weighted=True)
-    q = InMemory(q.mean, q.scale.clamp(max=0.8), weights=q.weights)
+    q = MemoryPosteriors(q.mean, q.scale.clamp(max=0.8), weights=q.weights)
     e = diagonal_log_ratio(q.mean, q.scale, q.mean, q.scale).exp().fill_diagonal_(0)
     w = q.weights
     likelihood, gain = [], []
@@ -373,9 +377,9 @@ def test_npmle_takes_the_step_of_the_theory_page():
     for _ in range(61):
         likelihood.append(float(q.weights @ (e @ w).log()))
         log_r = torch.log(Independent(Normal(q.mean, q.scale), 1).log_prob(codes.z[:, None]).exp() @ w)
-        gain.append(max(codes.gain(log_r, share).mean for share in SHARES))
+        gain.append(max(codes.gain(log_r, share).mean for share in EPSILONS))
         w = w * (q.weights @ (e / (e @ w)[:, None]))
-    found = npmle(q, themselves(q), 0, codes, rng=generator(0))
+    found = npmle(q, themselves(q), 0, codes, rng=stream(0))
     assert found.trace["likelihood"] == pytest.approx(likelihood, abs=1e-9)
     assert found.trace["gain"] == pytest.approx(gain, abs=1e-9)
     assert gain[found.steps] == max(gain)
@@ -383,8 +387,8 @@ def test_npmle_takes_the_step_of_the_theory_page():
 
 def test_npmle_likelihood_never_falls_and_the_best_step_is_taken():
     train, selection, _ = memorising()
-    wide = InMemory(train.mean, train.scale * 8)
-    found = npmle(wide, themselves(wide), 0, codes_for(selection), rng=generator(0))
+    wide = MemoryPosteriors(train.mean, train.scale * 8)
+    found = npmle(wide, themselves(wide), 0, codes_for(selection), rng=stream(0))
     likelihood, gain = found.trace["likelihood"], found.trace["gain"]
     assert all(b >= a - 1e-9 for a, b in zip(likelihood, likelihood[1:], strict=False))
     assert likelihood[-1] > likelihood[0] + 0.01
@@ -393,17 +397,17 @@ def test_npmle_likelihood_never_falls_and_the_best_step_is_taken():
 
 def test_npmle_weights_undo_a_kernel_that_is_too_wide():
     """Three tight clumps under a wide kernel: weight moves to the rows in their middles, and held-out codes gain."""
-    rng = generator(0, "clumps")
+    rng = stream(0, "clumps")
     centre = torch.tensor([[-1.5, 0], [1.5, 0], [0, 1.5]], dtype=torch.float64)
 
-    def some(n: int) -> InMemory:
+    def some(n: int) -> MemoryPosteriors:
         mean = centre[torch.randint(3, (n,), generator=rng)] + 0.3 * torch.randn(
             n, 2, generator=rng, dtype=torch.float64
         )
-        return InMemory(mean, torch.full((n, 2), 0.1, dtype=torch.float64))
+        return MemoryPosteriors(mean, torch.full((n, 2), 0.1, dtype=torch.float64))
 
     train, selection, heldout = some(200), some(100), some(400)
-    z = heldout.draw(rng=generator(0, "held out"))
+    z = heldout.draw(rng=stream(0, "held out"))
     weighed = fit(train, selection, subset="npmle", rows=30, bandwidth=0.5)
     equal = fit(train, selection, bandwidth=0.5).distribution
     assert weighed.chosen["steps"] > 0
@@ -414,11 +418,11 @@ def test_npmle_weights_undo_a_kernel_that_is_too_wide():
 def test_npmle_smooths_before_it_weighs():
     """Narrow posteriors do not see each other: on them as they are the first step already overfits."""
     train, selection, heldout = memorising()
-    alone = npmle(train, themselves(train), 0, codes_for(selection), rng=generator(0))
+    alone = npmle(train, themselves(train), 0, codes_for(selection), rng=stream(0))
     assert alone.steps == 0
     done = fit(train, selection, subset="npmle")
     assert done.trace["gain"][done.chosen["steps"]] > max(alone.trace["gain"]) + 1
-    z = heldout.draw(rng=generator(0, "held out"))
+    z = heldout.draw(rng=stream(0, "held out"))
     assert float((done.distribution.log_prob(z) - standard_log_prob(z)).mean()) > 0.1
 
 
@@ -436,8 +440,8 @@ def test_npmle_takes_at_most_2000_rows_and_breaks_ties_at_random(monkeypatch, co
 
 def test_npmle_with_scales_above_1_stays_finite():
     q = posteriors(20, 2)
-    q = InMemory(q.mean, q.scale * 3)
-    found = npmle(q, themselves(q), 5, codes_for(q), rng=generator(0))
+    q = MemoryPosteriors(q.mean, q.scale * 3)
+    found = npmle(q, themselves(q), 5, codes_for(q), rng=stream(0))
     assert all(math.isfinite(v) for v in found.trace["likelihood"])
     assert len(found.rows) == 5
 
@@ -446,15 +450,15 @@ def test_npmle_with_scales_above_1_stays_finite():
 def test_rows_of_weight_zero_count_for_nothing(covariance):
     q = posteriors(6, 2)
     weights = torch.tensor([0.5, 0, 0.25, 0.25, 0, 0], dtype=torch.float64)
-    some = InMemory(q.mean, q.scale, weights=weights)
-    few = InMemory(q.mean[[0, 2, 3]], q.scale[[0, 2, 3]], weights=weights[[0, 2, 3]])
+    some = MemoryPosteriors(q.mean, q.scale, weights=weights)
+    few = MemoryPosteriors(q.mean[[0, 2, 3]], q.scale[[0, 2, 3]], weights=weights[[0, 2, 3]])
     z = points(20, 2)
     a, b = (fit(p, bandwidth=0.3, covariance=covariance).distribution for p in (some, few))
     torch.testing.assert_close(a.log_prob(z), b.log_prob(z), atol=1e-10, rtol=0)
-    p = InMemory(q.mean, q.scale.clamp(max=0.9))
+    p = MemoryPosteriors(q.mean, q.scale.clamp(max=0.9))
     torch.testing.assert_close(
-        a.tilt(p.mean, p.scale, draws=0, rng=generator(0)).log_ratio,
-        b.tilt(p.mean, p.scale, draws=0, rng=generator(0)).log_ratio,
+        a.tilt(p.mean, p.scale, draws=0, rng=stream(0)).log_ratio,
+        b.tilt(p.mean, p.scale, draws=0, rng=stream(0)).log_ratio,
     )
 
 

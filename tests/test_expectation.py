@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from zprime.kernels import Expectation, compiled, expectation
-from zprime.rng import generator
+from zprime.rng import stream
 
 SHAPES = [(1, 1, 1), (5, 1, 3), (97, 2, 4), (300, 3, 7), (1000, 5, 13), (193, 16, 40), (40, 30, 5)]
 
 
 def case(n: int, d: int, k: int, *, diagonal: bool, far: float = 1.0) -> tuple[Tensor, ...]:
     """Data with their weights; log-weights, means and covariances of components."""
-    rng = generator(0, "expectation", n, d, k)
+    rng = stream(0, "expectation", n, d, k)
     mean = far * torch.randn(n, d, generator=rng, dtype=torch.float64)
     variance = 0.05 + torch.rand(n, d, generator=rng, dtype=torch.float64)
     weight = torch.rand(n, generator=rng, dtype=torch.float64)

@@ -8,12 +8,12 @@ import torch
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.measure.samples.features import WIDTH, build_features, train_classifier, train_rotations
-from zprime.rng import generator
+from zprime.rng import stream
 
 
 def pictures(n: int = 240, *, labels: bool = True, seed: int = 0) -> Rows:
     """8 x 8 images with a bright bar: on top (label 3) or on the left (label 7), and a dot that marks the corner."""
-    rng = generator(seed, "pictures")
+    rng = stream(seed, "pictures")
     y = torch.randint(2, (n,), generator=rng)
     x = 0.1 * torch.rand(n, 1, 8, 8, generator=rng)
     x[y == 0, :, 1, 1:7] = 1
@@ -24,7 +24,7 @@ def pictures(n: int = 240, *, labels: bool = True, seed: int = 0) -> Rows:
 
 
 def columns(n: int = 60, *, labels: bool = False) -> Rows:
-    x = torch.randn(n, 5, generator=generator(0, "columns"))
+    x = torch.randn(n, 5, generator=stream(0, "columns"))
     return Rows("train", x, torch.arange(n), (x[:, 0] > 0).long() if labels else None)
 
 

@@ -12,14 +12,15 @@ from sklearn.neighbors import NearestNeighbors
 
 from samples import clumps, junk, mixed, prdc
 from zprime.errors import ArrayError, NumericalError
-from zprime.statistics.estimate import Estimate
-from zprime.measure.samples.fidelity import Fidelity, fidelity
+from zprime.measure.samples.fidelity import fidelity
 from zprime.measure.samples.frechet import frechet, frechet_replicates
 from zprime.measure.samples.labels import label_coverage
-from zprime.statistics.logistic import fit_logistic, predict_logistic
 from zprime.measure.samples.manifold import NAMES, manifold_replicates
 from zprime.measure.samples.sliced import directions, sliced_replicates
 from zprime.measure.samples.utility import hits
+from zprime.results.samples import Fidelity
+from zprime.statistics.estimate import Estimate
+from zprime.statistics.logistic import fit_logistic, predict_logistic
 
 N = 300
 

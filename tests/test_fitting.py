@@ -17,19 +17,18 @@ from zprime.latent import (
     Gaussian,
     GaussianSettings,
     Prior,
-    choose,
     heavy,
     settings_for,
     takes_long,
 )
-from zprime.latent.selection import Codes, Gains, best_share, smallest_of_best
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.latent.selection import Codes, RowScores, best_epsilon, smallest_of_best
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 
-def sharp(n: int, seed: int, scale: float = 0.02) -> InMemory:
+def sharp(n: int, seed: int, scale: float = 0.02) -> MemoryPosteriors:
     """Codes of N(0, I) with narrow posteriors: an aggregated posterior that memorises its few rows."""
-    return InMemory(torch.randn(n, 4, generator=generator(seed, "sharp")), torch.full((n, 4), scale))
+    return MemoryPosteriors(torch.randn(n, 4, generator=stream(seed, "sharp")), torch.full((n, 4), scale))
 
 
 def test_a_memorising_mixture_is_defended() -> None:
@@ -39,7 +38,7 @@ def test_a_memorising_mixture_is_defended() -> None:
     assert found.chosen["epsilon"] == 0.1
     assert "mixed with 0.1 of the prior against rows it misses" in found.outcome.message
     codes = sharp(80, 2)
-    z = codes.draw(rng=generator(0, "z"))
+    z = codes.draw(rng=stream(0, "z"))
     gain = found.distribution.log_prob(z) - standard_log_prob(z)
     assert float(gain.min()) >= math.log(0.1) - 1e-9
 
@@ -57,10 +56,10 @@ def test_the_prior_is_never_mixed_with_itself() -> None:
 def test_best_share_is_the_best_of_four_by_brute_force() -> None:
     r = fit("aggregated", sharp(50, 0, 0.3), selection=sharp(80, 1, 0.3)).distribution
     base = r.base if isinstance(r, Defensive) else r
-    codes = Codes.draw(sharp(80, 1, 0.3), rng=generator(0, "codes"))
-    share, gains = best_share(codes, base)
+    codes = Codes.draw(sharp(80, 1, 0.3), rng=stream(0, "codes"))
+    share, gains = best_epsilon(codes, base)
     means = {}
-    for e in choose.SHARES:
+    for e in selection.EPSILONS:
         log_r = (Defensive(base, e) if e else base).log_prob(codes.z)
         means[e] = float((log_r - standard_log_prob(codes.z)).mean())
     assert share == max(means, key=lambda e: means[e])
@@ -68,11 +67,11 @@ def test_best_share_is_the_best_of_four_by_brute_force() -> None:
 
 
 def test_smallest_of_best_is_the_verdicts_rule() -> None:
-    base = torch.randn(400, generator=generator(0, "b"), dtype=torch.float64)
-    a, b, c = (Gains(base + m) for m in (1.0, 0.96, 0.94))
+    base = torch.randn(400, generator=stream(0, "b"), dtype=torch.float64)
+    a, b, c = (RowScores(base + m) for m in (1.0, 0.96, 0.94))
     assert smallest_of_best([a, b, c], [300, 200, 100]) == 1  # c is further than 0.05 nats, at no error at all
-    noise = torch.randn(400, generator=generator(0, "n"), dtype=torch.float64)
-    noisy = Gains(
+    noise = torch.randn(400, generator=stream(0, "n"), dtype=torch.float64)
+    noisy = RowScores(
         base + 0.6 + 10 * (noise - noise.mean()) / noise.std()
     )  # 0.4 below the best, with a standard error of 0.5
     assert smallest_of_best([a, noisy], [300, 100]) == 1  # a difference below its own standard error
@@ -81,7 +80,7 @@ def test_smallest_of_best_is_the_verdicts_rule() -> None:
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="kind: expected one of prior, gaussian, .*, got 'flowery'"):
         fit("flowery", sharp(9, 0), selection=sharp(9, 1))
-    other = InMemory(torch.zeros(5, 3), torch.ones(5, 3))
+    other = MemoryPosteriors(torch.zeros(5, 3), torch.ones(5, 3))
     with pytest.raises(ArrayError, match="selection: expected 4 latent dimensions as in train, got 3"):
         fit("gaussian", sharp(9, 0), selection=other)
 

@@ -23,10 +23,10 @@ from ring import (
 )
 from zprime.distribution import Fit
 from zprime.errors import ArtifactError, UsageError
-from zprime.latent.gradient import Whitening
 from zprime.latent.flow import Chain, Flow, FlowSettings
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.latent.gradient import Whitening
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 SMALL = {
     "nsf": FlowSettings("nsf", transforms=2, hidden=(32,), epochs=4, batch=128, lr=5e-3),
@@ -44,7 +44,7 @@ def fits() -> dict[str, Fit[Flow]]:
 
 def scrambled(flow: str, d: int, *, spread: float = 0.4) -> Flow:
     """With weights that no fit has tamed, in float64."""
-    rng = generator(0, "weights", flow, d)
+    rng = stream(0, "weights", flow, d)
     net = Chain(flow, d, 2, (16,)).double().requires_grad_(False)
     for p in net.parameters():
         p.copy_(spread * torch.randn(p.shape, generator=rng, dtype=torch.float64))
@@ -65,7 +65,7 @@ def test_ring_is_followed_where_one_gaussian_cannot(flow: str, fits) -> None:
 def test_one_posterior_is_met_at_its_own_entropy(flow: str) -> None:
     """E_q[log r] >= -H(q) - 0.005 nats, H = log(2 pi e) + log(0.5 * 2)."""
     found = fit(FlowSettings(flow, transforms=1, hidden=(8,), epochs=1, batch=64), cloud())
-    z = cloud().draw(rng=generator(0, "z"), draws=20_000)
+    z = cloud().draw(rng=stream(0, "z"), draws=20_000)
     entropy = math.log(2 * math.pi * math.e)
     own = cloud().log_prob(z)
     gap = float((own - found.distribution.log_prob(z)).mean())
@@ -84,7 +84,7 @@ def test_density_adds_up_to_one(flow: str, fits) -> None:
 def test_density_is_the_change_of_variables_of_the_draws(flow: str, d: int) -> None:
     """log r(z(e)) = log N(e) - log |det dz/de|, the Jacobian of the way back by finite differences."""
     r = scrambled(flow, d)
-    e = torch.randn(6, d, generator=generator(1), dtype=torch.float64)
+    e = torch.randn(6, d, generator=stream(1), dtype=torch.float64)
 
     def back(e: torch.Tensor) -> torch.Tensor:
         return r.whitening.colour(r.net.inverse(e))
@@ -99,7 +99,7 @@ def test_density_is_the_change_of_variables_of_the_draws(flow: str, d: int) -> N
 @either
 def test_way_back_is_the_inverse(flow: str) -> None:
     r = scrambled(flow, 3)
-    u = 3 * torch.randn(50, 3, generator=generator(2), dtype=torch.float64)
+    u = 3 * torch.randn(50, 3, generator=stream(2), dtype=torch.float64)
     torch.testing.assert_close(r.net.inverse(r.net(u)[0]), u, rtol=0, atol=1e-9)
 
 
@@ -112,10 +112,10 @@ def test_start_is_the_moment_match_whatever_the_scales() -> None:
     """Shifted, stretched and sheared codes: before any step log r is the moment-matched Gaussian's."""
     p = ring(50)
     a = torch.tensor([[1e3, 0.0], [5.0, 1e-3]], dtype=torch.float64)
-    moved = InMemory(p.mean @ a.T + 7, p.scale * a.diagonal())
+    moved = MemoryPosteriors(p.mean @ a.T + 7, p.scale * a.diagonal())
     w = Whitening.of(moved)
     r = Flow(Chain("nsf", 2, 2, (8,)), w, "nsf", (8,))
-    z = moved.draw(rng=generator(0))
+    z = moved.draw(rng=stream(0))
     covariance = w.scale_tril @ w.scale_tril.T
     expected = torch.distributions.MultivariateNormal(w.mean, covariance).log_prob(z)
     torch.testing.assert_close(r.log_prob(z), expected, rtol=0, atol=1e-5)
@@ -124,7 +124,7 @@ def test_start_is_the_moment_match_whatever_the_scales() -> None:
 def test_fit_does_not_see_the_units_of_the_latent_space() -> None:
     """z -> 1000 z moves every log-density by d log 1000, up to rounding that training amplifies."""
     p = ring(60)
-    big = InMemory(1000 * p.mean, 1000 * p.scale)
+    big = MemoryPosteriors(1000 * p.mean, 1000 * p.scale)
     small = FlowSettings("maf", transforms=2, hidden=(8,), epochs=1, batch=32)
     a, b = fit(small, p).distribution, fit(small, big).distribution
     near = GRID[GRID.norm(dim=1) < 3]

@@ -22,10 +22,10 @@ from ring import (
 )
 from zprime.distribution import Fit
 from zprime.errors import UsageError
-from zprime.latent.gradient import Whitening
 from zprime.latent.flow_matching import FlowMatching, FlowMatchingSettings, Velocity, integrate, integrate_back
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.latent.gradient import Whitening
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 SMALL = FlowMatchingSettings(width=48, epochs=7, batch=256, lr=1e-2)
 
@@ -37,7 +37,7 @@ def found() -> Fit[FlowMatching]:
 
 def scrambled(d: int, width: int = 12, spread: float = 0.5) -> Velocity:
     """With weights that no fit has tamed, in float64."""
-    rng = generator(0, "velocity", d)
+    rng = stream(0, "velocity", d)
     net = Velocity(d, width).double().requires_grad_(False)
     for p in net.parameters():
         p.copy_(spread * torch.randn(p.shape, generator=rng, dtype=torch.float64))
@@ -48,7 +48,7 @@ def scrambled(d: int, width: int = 12, spread: float = 0.5) -> Velocity:
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
 def test_divergence_is_the_trace_of_the_jacobian(d: int, t: float) -> None:
     net = scrambled(d)
-    x = torch.randn(7, d, generator=generator(1), dtype=torch.float64)
+    x = torch.randn(7, d, generator=stream(1), dtype=torch.float64)
     time = torch.full((1, 1), t, dtype=torch.float64)
     velocity, divergence = net.with_divergence(x, time, net.divergence_matrix())
     torch.testing.assert_close(velocity, net(x, time), rtol=1e-12, atol=1e-12)
@@ -60,7 +60,7 @@ def test_divergence_is_the_trace_of_the_jacobian(d: int, t: float) -> None:
 def test_way_back_ends_where_the_way_out_began_and_knows_its_determinant() -> None:
     """log |det dx_1/dx_0| by finite differences of the way out equals the integrated divergence."""
     net = scrambled(2)
-    e = torch.randn(5, 2, generator=generator(2), dtype=torch.float64)
+    e = torch.randn(5, 2, generator=stream(2), dtype=torch.float64)
     steps, h = 64, 1e-5
     out = integrate(net, e, steps=steps)
     start, divergence = integrate_back(net, out, steps=steps)
@@ -74,7 +74,7 @@ def test_way_back_ends_where_the_way_out_began_and_knows_its_determinant() -> No
 def test_integration_is_of_fourth_order(back: bool) -> None:
     """Halving the step divides the error by 2^4 or more."""
     net = scrambled(2, spread=0.3)
-    x = torch.randn(20, 2, generator=generator(3), dtype=torch.float64)
+    x = torch.randn(20, 2, generator=stream(3), dtype=torch.float64)
 
     def value(steps: int) -> Tensor:
         if back:
@@ -104,7 +104,7 @@ def test_ring_is_followed_where_one_gaussian_cannot(found) -> None:
 
 def test_one_posterior_is_met_at_its_own_entropy() -> None:
     r = fit(FlowMatchingSettings(width=16, epochs=2, batch=128, lr=1e-3), cloud()).distribution
-    z = cloud().draw(rng=generator(0, "z"), draws=4000)
+    z = cloud().draw(rng=stream(0, "z"), draws=4000)
     assert -1e-3 < float((cloud().log_prob(z) - r.log_prob(z)).mean()) < 0.02
 
 
@@ -117,7 +117,7 @@ def test_density_adds_up_to_one_to_the_stated_error(found) -> None:
 def test_stated_error_is_what_a_finer_grid_shows(found) -> None:
     """On other codes than those it was measured on; and the curve explains the choice of steps."""
     r = found.distribution
-    z = ring(200, "other").draw(rng=generator(5), draws=5)
+    z = ring(200, "other").draw(rng=stream(5), draws=5)
     finer = FlowMatching(r.net, r.whitening, 2 * r.steps, 0.0)
     shown = float((finer.log_prob(z) - r.log_prob(z)).abs().mean())
     assert 0.7 * r.error < shown < 1.4 * r.error
@@ -129,7 +129,7 @@ def test_stated_error_is_what_a_finer_grid_shows(found) -> None:
 
 def test_too_few_steps_end_in_advice() -> None:
     """Narrow posteriors and two steps: usable, flagged, with the number in the text."""
-    narrow = InMemory(ring(30).mean, torch.full((30, 2), 0.02, dtype=torch.float64))
+    narrow = MemoryPosteriors(ring(30).mean, torch.full((30, 2), 0.02, dtype=torch.float64))
     out = fit(FlowMatchingSettings(width=32, steps=2, epochs=4, batch=128, lr=1e-2), narrow)
     assert not out.outcome.ok
     assert f"2 steps leave an error of {out.distribution.error:.2g} nats" in out.outcome.message

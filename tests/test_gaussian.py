@@ -9,8 +9,8 @@ from zoo import fitted, posteriors, weighted
 from zprime.errors import NumericalError, UsageError
 from zprime.latent import GaussianSettings
 from zprime.latent.gaussian import Gaussian, moments
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 BOTH = pytest.mark.parametrize("covariance", ["full", "diagonal"])
 
@@ -19,7 +19,7 @@ def covariance_of(r: Gaussian) -> Tensor:
     return r.scale_tril.square().diag() if r.scale_tril.ndim == 1 else r.scale_tril @ r.scale_tril.T
 
 
-def forward_kl(p: InMemory, mean: Tensor, covariance: Tensor) -> float:
+def forward_kl(p: MemoryPosteriors, mean: Tensor, covariance: Tensor) -> float:
     """sum w_i KL(q_i || N(mean, covariance)), from torch's own KL."""
     q = torch.distributions.MultivariateNormal(p.mean, torch.diag_embed(p.scale.square()))
     r = torch.distributions.MultivariateNormal(mean, covariance)
@@ -27,7 +27,7 @@ def forward_kl(p: InMemory, mean: Tensor, covariance: Tensor) -> float:
 
 
 @pytest.mark.parametrize("p", [posteriors(3), weighted(3, torch.float64)], ids=["equal weights", "weights"])
-def test_moments_equal_a_loop_over_rows(p: InMemory) -> None:
+def test_moments_equal_a_loop_over_rows(p: MemoryPosteriors) -> None:
     w = p.log_weights.exp()
     mean = sum(w[i] * p.mean[i] for i in range(p.n))
     second = sum(w[i] * (p.scale[i].square().diag() + torch.outer(p.mean[i], p.mean[i])) for i in range(p.n))
@@ -42,7 +42,7 @@ def test_moments_equal_a_loop_over_rows(p: InMemory) -> None:
 
 def test_moments_do_not_cancel_far_from_the_origin() -> None:
     p = posteriors(2)
-    there = moments(InMemory(p.mean + 1e6, p.scale))
+    there = moments(MemoryPosteriors(p.mean + 1e6, p.scale))
     torch.testing.assert_close(there[1], moments(p)[1], rtol=1e-9, atol=1e-9)
 
 
@@ -51,7 +51,7 @@ def test_the_moment_match_has_the_least_forward_kl_of_its_shape(covariance: str)
     p = weighted(3, torch.float64)
     r = fitted(GaussianSettings(covariance), p)
     best = forward_kl(p, r.mean, covariance_of(r))
-    rng = generator(0, "perturb")
+    rng = stream(0, "perturb")
     for _ in range(20):
         step = 0.05 * torch.randn(3, 3, generator=rng, dtype=torch.float64)
         tril = torch.linalg.cholesky(covariance_of(r)) @ (torch.eye(3, dtype=torch.float64) + step.tril())
@@ -66,7 +66,7 @@ def test_the_moment_match_has_the_least_forward_kl_of_its_shape(covariance: str)
 @BOTH
 def test_density_equals_scipys(covariance: str) -> None:
     r = fitted(GaussianSettings(covariance), posteriors(3))
-    z = torch.randn(20, 3, generator=generator(0), dtype=torch.float64)
+    z = torch.randn(20, 3, generator=stream(0), dtype=torch.float64)
     expected = multivariate_normal(r.mean.numpy(), covariance_of(r).numpy()).logpdf(z.numpy())
     assert r.log_prob(z).tolist() == pytest.approx(expected.tolist(), abs=1e-10)
 
@@ -87,9 +87,9 @@ def test_row_order_and_duplicates_do_not_matter(covariance: str) -> None:
 @pytest.mark.parametrize("n", [1, 2, 50])
 def test_any_number_of_rows_at_any_scale(n: int, scale: float, covariance: str) -> None:
     """One posterior gives itself back; tiny and huge ones beside means of unit size give a finite density."""
-    mean = torch.randn(n, 4, generator=generator(0, n), dtype=torch.float64)
+    mean = torch.randn(n, 4, generator=stream(0, n), dtype=torch.float64)
     mean[:, 1] = 0  # a collapsed dimension
-    p = InMemory(mean, torch.full_like(mean, scale))
+    p = MemoryPosteriors(mean, torch.full_like(mean, scale))
     r = fitted(GaussianSettings(covariance), p)
     assert torch.isfinite(r.log_prob(mean)).all()
     if n == 1:
@@ -99,7 +99,7 @@ def test_any_number_of_rows_at_any_scale(n: int, scale: float, covariance: str) 
 def test_float32_posteriors_give_a_float32_gaussian_summed_in_float64() -> None:
     p = posteriors(3, torch.float32, n=200)
     r = fitted(GaussianSettings(), p)
-    exact = fitted(GaussianSettings(), InMemory(p.mean.double(), p.scale.double()))
+    exact = fitted(GaussianSettings(), MemoryPosteriors(p.mean.double(), p.scale.double()))
     assert r.mean.dtype == r.scale_tril.dtype == torch.float32
     torch.testing.assert_close(r.scale_tril, exact.scale_tril.float(), rtol=0, atol=1e-7)
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_fitted_is_said() -> None:
     with pytest.raises(UsageError, match=r"covariance: expected full, diagonal or low-rank, got 'round'"):
         fitted(GaussianSettings("round"), p)
     mean = torch.tensor([[0.0, 0.0], [1e4, 1e4]], dtype=torch.float64)
-    singular = InMemory(mean, torch.full_like(mean, 1e-6))
+    singular = MemoryPosteriors(mean, torch.full_like(mean, 1e-6))
     text = r"gaussian: a covariance is not positive definite .* \(variances from 2.5e\+07 to 2.5e\+07\); .* diagonal"
     with pytest.raises(NumericalError, match=text):
         fitted(GaussianSettings(), singular)

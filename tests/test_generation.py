@@ -14,12 +14,14 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent import Aggregated, Conditional, Defensive, Gaussian, Mixture
+from zprime.measure.candidates import PURE, Candidates
 from zprime.measure.samples.fidelity import Compared, fidelity
-from zprime.measure.samples.side import PLANTED, REAL, RECONSTRUCTED, Generation, generation
-from zprime.measure.verdicts.generation import GenerationVerdict, Rival, decide_generation
-from zprime.measure.candidates import PURE, Panel
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.measure.samples.side import PLANTED, REAL, RECONSTRUCTED, generation
+from zprime.measure.verdicts.generation import Contender, decide_generation
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.samples import SamplesSide
+from zprime.results.verdicts import GenerationVerdict
+from zprime.rng import stream
 
 SIZES = {"train": 120, "selection": 200, "heldout": 200}
 MODEL = linear_gaussian(D=6, d=2, var=0.0005)
@@ -28,16 +30,16 @@ WIDTH = 0.3
 """Codes lie in three clumps: the prior N(0, I) draws from the holes between them."""
 
 
-def splits() -> tuple[dict[str, InMemory], dict[str, Rows]]:
+def splits() -> tuple[dict[str, MemoryPosteriors], dict[str, Rows]]:
     posteriors, rows = {}, {}
     for split, n in SIZES.items():
-        rng = generator(0, "generation", split)
+        rng = stream(0, "generation", split)
         label = torch.randint(3, (n,), generator=rng)
         z = CENTRES[label] + WIDTH * torch.randn(n, 2, generator=rng, dtype=torch.float64)
         x = z @ MODEL.weight.T + MODEL.bias + MODEL.var**0.5 * torch.randn(n, 6, generator=rng, dtype=torch.float64)
         ids = torch.arange(n)
         rows[split] = Rows(split, x, ids, label)
-        posteriors[split] = InMemory(*MODEL.posterior(x), row_ids=ids, labels=label)
+        posteriors[split] = MemoryPosteriors(*MODEL.posterior(x), row_ids=ids, labels=label)
     return posteriors, rows
 
 
@@ -70,15 +72,15 @@ def candidates() -> dict[str, LatentDistribution]:
     }
 
 
-def measure(found: dict[str, LatentDistribution], **changes: object) -> Generation:
+def measure(found: dict[str, LatentDistribution], **changes: object) -> SamplesSide:
     about = {"samples": 200, "grid": 4, "features": "pixels", "seed": 0, **changes}
-    made, _ = generation(Panel(found), POSTERIORS, MODEL.vae(), ROWS, **about)
+    made, _ = generation(Candidates(found), POSTERIORS, MODEL.vae(), ROWS, **about)
     assert made is not None
     return made
 
 
 @pytest.fixture(scope="module")
-def made() -> Generation:
+def made() -> SamplesSide:
     patch = pytest.MonkeyPatch()
     patch.setattr("zprime.measure.samples.features.EPOCHS", 30)
     out = measure(candidates())
@@ -86,14 +88,14 @@ def made() -> Generation:
     return out
 
 
-def test_controls_come_out_as_they_must(made: Generation) -> None:
+def test_controls_come_out_as_they_must(made: SamplesSide) -> None:
     assert made.controls[PLANTED].status == "copies"
     assert made.controls[RECONSTRUCTED].status == "passes"
     assert made.controls[REAL].copying is None
     assert made.controls[REAL].fidelity.frechet.low < made.controls[RECONSTRUCTED].fidelity.frechet.high
 
 
-def test_every_candidate_is_judged_rightly(made: Generation) -> None:
+def test_every_candidate_is_judged_rightly(made: SamplesSide) -> None:
     assert [e.name for e in made.entries] == [
         "prior",
         "truth",
@@ -104,26 +106,26 @@ def test_every_candidate_is_judged_rightly(made: Generation) -> None:
         "aggregated",
         "aggregated" + PURE,
     ]
-    standings = made.verdict.standings
-    assert standings["aggregated"] == "copies"
-    assert standings["two modes"] == "loses modes"
-    assert standings["truth"] == "best"
-    assert standings["prior"] == standings["gaussian"] == "behind"
-    assert standings["blur"] == "covers less"  # its Frechet distance is as good as the truth's
-    assert {standings[f"{j:g} junk"] for j in JUNK} <= {"behind", "loses modes"}
+    ranking = made.verdict.ranking
+    assert ranking["aggregated"] == "copies"
+    assert ranking["two modes"] == "loses modes"
+    assert ranking["truth"] == "best"
+    assert ranking["prior"] == ranking["gaussian"] == "behind"
+    assert ranking["blur"] == "covers less"  # its Frechet distance is as good as the truth's
+    assert {ranking[f"{j:g} junk"] for j in JUNK} <= {"behind", "loses modes"}
     assert made.verdict.decision == "leave the prior"
     assert made.verdict.choice == "truth"
     assert made.entry("two modes").fidelity.labels.missing == ["2"]  # type: ignore[union-attr]
 
 
-def test_fidelity_alone_would_choose_the_copies(made: Generation) -> None:
+def test_fidelity_alone_would_choose_the_copies(made: SamplesSide) -> None:
     copies = made.entry("aggregated" + PURE)
     assert copies.status == "copies"
     assert copies.fidelity.frechet.value < 0.2 * made.entry("prior").fidelity.frechet.value
     assert not copies.eligible
 
 
-def test_students_say_what_comes_out(made: Generation) -> None:
+def test_students_say_what_comes_out(made: SamplesSide) -> None:
     accuracy = {e.name: e.utility.accuracy.value for e in made.entries if e.utility is not None}
     assert accuracy["truth"] > 0.95
     assert accuracy["two modes"] < 0.8
@@ -131,7 +133,7 @@ def test_students_say_what_comes_out(made: Generation) -> None:
     assert made.classifier.value > 0.95
 
 
-def test_means_and_draws_are_told_apart(made: Generation) -> None:
+def test_means_and_draws_are_told_apart(made: SamplesSide) -> None:
     e = made.entry("aggregated" + PURE)
     assert e.copying is not None
     assert e.copying_draws is not None
@@ -139,8 +141,8 @@ def test_means_and_draws_are_told_apart(made: Generation) -> None:
     assert e.copying_draws.within.value < e.copying.within.value  # the decoder's noise hides copies
 
 
-def test_what_is_kept_comes_back_from_its_file(made: Generation) -> None:
-    again = serialise.from_plain(Generation, json.loads(json.dumps(serialise.to_plain(made))))
+def test_what_is_kept_comes_back_from_its_file(made: SamplesSide) -> None:
+    again = serialise.from_jsonable(SamplesSide, json.loads(json.dumps(serialise.to_jsonable(made))))
     assert again == made
     with pytest.raises(UsageError, match="name: expected one of prior, truth, two modes"):
         made.entry("flowery")
@@ -150,10 +152,10 @@ def test_a_mixed_candidate_shares_the_rows_of_its_parts(monkeypatch: pytest.Monk
     monkeypatch.setattr("zprime.measure.samples.features.EPOCHS", 1)
     base = truth()
     _, alone = generation(
-        Panel({"r": base}), POSTERIORS, MODEL.vae(), ROWS, samples=200, grid=100, features="pixels", seed=0
+        Candidates({"r": base}), POSTERIORS, MODEL.vae(), ROWS, samples=200, grid=100, features="pixels", seed=0
     )
     _, both = generation(
-        Panel({"r": Defensive(base, 0.3)}),
+        Candidates({"r": Defensive(base, 0.3)}),
         POSTERIORS,
         MODEL.vae(),
         ROWS,
@@ -196,13 +198,13 @@ def test_a_conditional_one_has_a_student_of_its_own_labels(monkeypatch: pytest.M
 
 
 def test_nothing_is_measured_where_it_cannot_be() -> None:
-    panel = Panel({"truth": truth()})
-    assert generation(panel, POSTERIORS, None, ROWS, samples=200, seed=0) == (None, {})
-    assert generation(panel, POSTERIORS, MODEL.vae(), ROWS, samples=0, seed=0) == (None, {})
+    candidates = Candidates({"truth": truth()})
+    assert generation(candidates, POSTERIORS, None, ROWS, samples=200, seed=0) == (None, {})
+    assert generation(candidates, POSTERIORS, MODEL.vae(), ROWS, samples=0, seed=0) == (None, {})
     bare = {k: v for k, v in ROWS.items() if k != "train"}
-    assert generation(panel, POSTERIORS, MODEL.vae(), bare, samples=200, seed=0) == (None, {})
+    assert generation(candidates, POSTERIORS, MODEL.vae(), bare, samples=200, seed=0) == (None, {})
     few = {k: v.head(30) for k, v in ROWS.items()}
-    assert generation(panel, POSTERIORS, MODEL.vae(), few, samples=200, seed=0) == (None, {})
+    assert generation(candidates, POSTERIORS, MODEL.vae(), few, samples=200, seed=0) == (None, {})
 
 
 # -- the rule, on samples made for it ------------------------------------------------------------------------------
@@ -228,12 +230,12 @@ def decide(
 ) -> GenerationVerdict:
     sizes = {"prior": 0, **{k: 100 for k in makers if k != "prior"}, **(sizes or {})}
     right = {k: torch.arange(N) < round(v * N) for k, v in (students or {}).items()}
-    rivals = [
-        Rival(k, k, sizes[k], "copies" if k in copies else "passes", compare(m(i + 1)), [], right.get(k))
+    contenders = [
+        Contender(k, k, sizes[k], "copies" if k in copies else "passes", compare(m(i + 1)), [], right.get(k))
         for i, (k, m) in enumerate(makers.items())
     ]
     return decide_generation(
-        rivals,
+        contenders,
         lambda name: compare(makers[name](500), 1000),
         reconstructions=compare(clumps(N, 700) if reconstructions is None else reconstructions, 1000),
         real=compare(clumps(N, 701), 1000),
@@ -253,7 +255,7 @@ def test_the_better_one_is_taken_and_confirmed() -> None:
 def test_equal_samples_keep_the_prior() -> None:
     v = decide({"prior": HONEST, "same": HONEST})
     assert (v.decision, v.choice) == ("keep the prior", "prior")
-    assert v.standings["same"] in ("tied", "best")
+    assert v.ranking["same"] in ("tied", "best")
 
 
 def test_who_copies_is_out_however_good() -> None:
@@ -262,13 +264,13 @@ def test_who_copies_is_out_however_good() -> None:
         copies=("copier",),
     )
     assert v.choice == "fair"
-    assert v.standings["copier"] == "copies"
+    assert v.ranking["copier"] == "copies"
     assert "copier copies training rows, and is out" in v.why
 
 
 def test_who_loses_modes_is_out() -> None:
     v = decide({"prior": JUNKY, "dropper": lambda s: clumps(N, s, modes=1, blur=0.3)})
-    assert v.standings["dropper"] == "loses modes"
+    assert v.ranking["dropper"] == "loses modes"
     assert v.choice == "prior"
 
 

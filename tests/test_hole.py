@@ -9,23 +9,24 @@ from oracles import gaussian_kl, hermite, linear_gaussian
 from zoo import posteriors as clumps
 from zprime.errors import UsageError
 from zprime.latent import Gaussian
-from zprime.measure.candidates import Panel
-from zprime.measure.likelihood.gains import climb
+from zprime.measure.candidates import Candidates
+from zprime.measure.latents.hole import gaussian_bound, hole, own_mixture
 from zprime.measure.latents.surgery import surgery
-from zprime.measure.latents.hole import Hole, gaussian_bound, hole, own_mixture
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.measure.likelihood.gains import measure_gains
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.latents import Hole
+from zprime.rng import stream
 
 MODEL = linear_gaussian()
 STRETCH = 1.6
 
 
-def encoded(n: int, name: str, seed: int = 0) -> InMemory:
+def encoded(n: int, name: str, seed: int = 0) -> MemoryPosteriors:
     """Codes of rows whose z was drawn from N(0.5, 1.6^2 I)."""
-    rng = generator(seed, "rows", name)
+    rng = stream(seed, "rows", name)
     z = 0.5 + STRETCH * torch.randn(n, 2, generator=rng, dtype=torch.float64)
     noise = torch.randn(n, 6, generator=rng, dtype=torch.float64)
-    return InMemory(*MODEL.posterior(z @ MODEL.weight.T + MODEL.bias + math.sqrt(MODEL.var) * noise))
+    return MemoryPosteriors(*MODEL.posterior(z @ MODEL.weight.T + MODEL.bias + math.sqrt(MODEL.var) * noise))
 
 
 def truth() -> tuple[torch.Tensor, torch.Tensor, float]:
@@ -40,10 +41,12 @@ def truth() -> tuple[torch.Tensor, torch.Tensor, float]:
 def run(seed: int, n: int = 150) -> Hole:
     p = {name: encoded(n, name, seed) for name in ("train", "selection", "heldout")}
     mean, covariance, _ = truth()
-    panel = Panel({"true": Gaussian(mean, torch.linalg.cholesky(covariance)), "off": Gaussian(mean + 1, covariance)})
-    rng = generator(seed, "ladder")
-    ladders = {s: climb(panel, p[s], split=s, rng=rng) for s in ("selection", "heldout")}
-    return hole(p, ladders, {"train": surgery(p["train"], split="train", rng=rng)}, seed=seed)
+    candidates = Candidates(
+        {"true": Gaussian(mean, torch.linalg.cholesky(covariance)), "off": Gaussian(mean + 1, covariance)}
+    )
+    rng = stream(seed, "ladder")
+    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=rng) for s in ("selection", "heldout")}
+    return hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=rng)}, seed=seed)
 
 
 def test_the_bracket_holds_the_population_hole() -> None:
@@ -55,7 +58,7 @@ def test_the_bracket_holds_the_population_hole() -> None:
         torch.tensor([[b.estimate.value for b in r.bounds if (b.target, b.side) == ("population", side)] for r in runs])
         for side in ("below", "above")
     )
-    for i, name in enumerate(("moment match", "best code gain", "leave-one-out")):
+    for i, name in enumerate(("moment match", "best ELBO gain", "leave-one-out")):
         excess = below[:, i] - value
         assert float(excess.mean()) < 4 * float(excess.std()) / 40**0.5, name
     assert float(above.mean()) > value
@@ -69,7 +72,7 @@ def test_every_number_says_which_hole_it_is_about() -> None:
     found = run(0)
     assert [(b.name, b.target, b.side, b.estimate.split) for b in found.bounds] == [
         ("moment-matched Gaussian", "population", "below", "heldout"),
-        ("code gain of true", "population", "below", "heldout"),
+        ("ELBO gain of true", "population", "below", "heldout"),
         ("leave-one-out", "population", "below", "heldout"),
         ("self-included", "population", "above", "heldout"),
         ("Gaussian part, 150 training rows", "empirical", "below", "train"),
@@ -81,12 +84,12 @@ def test_every_number_says_which_hole_it_is_about() -> None:
 
 def test_the_hole_is_never_called_negative() -> None:
     x, _ = MODEL.sample(80, seed=1)
-    p = dict.fromkeys(("train", "selection", "heldout"), InMemory(*MODEL.posterior(x)))
-    panel = Panel({"bad": Gaussian(torch.full((2,), 3.0).double(), torch.ones(2).double())})
-    ladders = {s: climb(panel, p[s], split=s, rng=generator(0)) for s in ("selection", "heldout")}
-    found = hole(p, ladders, {"train": surgery(p["train"], split="train", rng=generator(0))}, seed=0)
+    p = dict.fromkeys(("train", "selection", "heldout"), MemoryPosteriors(*MODEL.posterior(x)))
+    candidates = Candidates({"bad": Gaussian(torch.full((2,), 3.0).double(), torch.ones(2).double())})
+    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=stream(0)) for s in ("selection", "heldout")}
+    found = hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=stream(0))}, seed=0)
     assert found.low == 0.0
-    assert found.bounds[1].name == "code gain of prior"
+    assert found.bounds[1].name == "ELBO gain of prior"
     assert found.bounds[1].estimate.value == 0.0
 
 
@@ -124,15 +127,15 @@ def test_own_mixture_by_quadrature() -> None:
 
 
 def test_a_lookup_table_is_called_one() -> None:
-    rng = generator(0, "narrow")
+    rng = stream(0, "narrow")
     wide = torch.randn(300, 4, generator=rng, dtype=torch.float64)
     p = {
-        k: InMemory(wide[i::3], torch.full((100, 4), 0.01).double())
+        k: MemoryPosteriors(wide[i::3], torch.full((100, 4), 0.01).double())
         for i, k in enumerate(("train", "selection", "heldout"))
     }
-    panel = Panel({"off": Gaussian(torch.full((4,), 3.0).double(), torch.ones(4).double())})
-    ladders = {s: climb(panel, p[s], split=s, rng=rng) for s in ("selection", "heldout")}
-    found = hole(p, ladders, {"train": surgery(p["train"], split="train", rng=rng)}, seed=0)
+    candidates = Candidates({"off": Gaussian(torch.full((4,), 3.0).double(), torch.ones(4).double())})
+    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=rng) for s in ("selection", "heldout")}
+    found = hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=rng)}, seed=0)
     assert found.saturated
     assert found.information.value <= found.log_n + 1e-9
     assert found.bounds[3].estimate.value == pytest.approx(found.floor, abs=0.5)
@@ -142,7 +145,7 @@ def test_a_lookup_table_is_called_one() -> None:
 
 def test_two_rows_are_too_few() -> None:
     p = dict.fromkeys(("train", "selection", "heldout"), clumps(2, n=2))
-    panel = Panel({"off": Gaussian(torch.ones(2).double(), torch.ones(2).double())})
-    ladders = {s: climb(panel, p[s], split=s, rng=generator(0)) for s in ("selection", "heldout")}
+    candidates = Candidates({"off": Gaussian(torch.ones(2).double(), torch.ones(2).double())})
+    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=stream(0)) for s in ("selection", "heldout")}
     with pytest.raises(UsageError, match="hole: expected at least 3 held-out rows, got 2"):
-        hole(p, ladders, {"train": surgery(p["train"], split="train", rng=generator(0))}, seed=0)
+        hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=stream(0))}, seed=0)

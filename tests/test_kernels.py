@@ -20,14 +20,14 @@ from zprime.kernels import (
     mixture_log_prob,
     tiles,
 )
-from zprime.rng import generator
+from zprime.rng import stream
 
 SCALES = [1e-4, 1e-2, 1.0, 1e2]
 
 
 def case(n: int, d: int, scale: float, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Means of unit spread, scales within a factor e of `scale`, weights; points near a mean, between and far off."""
-    rng = generator(seed, "case", n, d)
+    rng = stream(seed, "case", n, d)
     mean = torch.randn(n, d, generator=rng, dtype=torch.float64)
     scales = scale * (2 * torch.rand(n, d, generator=rng, dtype=torch.float64) - 1).exp()
     log_weight = torch.randn(n, generator=rng, dtype=torch.float64).log_softmax(0)
@@ -55,7 +55,7 @@ def test_diagonal_mixture_equals_torchs(d: int, scale: float) -> None:
 def test_full_mixture_equals_torchs(d: int, scale: float) -> None:
     z, mean, scales, log_weight = case(12, d, scale)
     tril = torch.diag_embed(scales) + 0.3 * scale * torch.randn(
-        12, d, d, generator=generator(0), dtype=torch.float64
+        12, d, d, generator=stream(0), dtype=torch.float64
     ).tril(-1)
     expected = torch_mixture(mean, tril, log_weight).log_prob(z)
     torch.testing.assert_close(full_mixture_log_prob(z, mean, tril, log_weight), expected, rtol=1e-10, atol=1e-9)
@@ -141,7 +141,7 @@ def theory(mu: Tensor, s: Tensor, m: Tensor, t: Tensor) -> Tensor:
 
 def pairs(d: int, low: float, high: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q and r with scales between `low` and `high`, means up to 2 apart in units of the larger scale."""
-    rng = generator(0, "pairs", d)
+    rng = stream(0, "pairs", d)
     s, t = (low * (high / low) ** torch.rand(n, d, generator=rng, dtype=torch.float64) for n in (30, 20))
     mu = torch.randn(30, d, generator=rng, dtype=torch.float64)
     m = mu[:20] + torch.maximum(s[:20], t) * (2 * torch.rand(20, d, generator=rng, dtype=torch.float64) - 1)

@@ -9,8 +9,8 @@ import torch
 from arviz_stats.base import array_stats
 from torch import Tensor
 
+from zprime.rng import stream
 from zprime.statistics.pareto import pareto_khat
-from zprime.rng import generator
 
 
 def reference(log_weights: Tensor) -> Tensor:
@@ -23,12 +23,12 @@ def reference(log_weights: Tensor) -> Tensor:
 @pytest.mark.parametrize("k", [25, 100, 225, 226, 400, 3000])
 @pytest.mark.parametrize("spread", [0.1, 1.0, 10.0])
 def test_the_same_numbers_as_arviz_stats(k: int, spread: float) -> None:
-    log_weights = spread * torch.randn(40, k, generator=generator(0, "w", k), dtype=torch.float64) + 700
+    log_weights = spread * torch.randn(40, k, generator=stream(0, "w", k), dtype=torch.float64) + 700
     torch.testing.assert_close(pareto_khat(log_weights), reference(log_weights), rtol=1e-9, atol=1e-9)
 
 
 def test_it_finds_the_index_of_planted_pareto_tails() -> None:
-    u = torch.rand(5000, generator=generator(0, "u"), dtype=torch.float64)
+    u = torch.rand(5000, generator=stream(0, "u"), dtype=torch.float64)
     planted = torch.tensor([0.2, 0.5, 0.9, 1.5], dtype=torch.float64)
     found = pareto_khat(-planted[:, None] * u.log())  # weights u^-k have a Pareto tail of index k
     torch.testing.assert_close(found, planted, rtol=0, atol=0.2)

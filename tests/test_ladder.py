@@ -12,25 +12,24 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError, UsageError
 from zprime.latent import AggregatedSettings, Defensive, Gaussian, MixtureSettings
-from zprime.measure.candidates import Panel
-from zprime.measure.likelihood.gains import climb
-from zprime.measure.candidates import PURE
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.measure.candidates import PURE, Candidates
+from zprime.measure.likelihood.gains import measure_gains
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 MODEL = linear_gaussian(D=6, d=2, var=0.3)
 
 
-def heldout(model: LinearGaussian = MODEL, n: int = 40, widen: float = 1.0) -> tuple[Rows, InMemory]:
+def heldout(model: LinearGaussian = MODEL, n: int = 40, widen: float = 1.0) -> tuple[Rows, MemoryPosteriors]:
     x, _ = model.sample(n, seed=1)
     mean, scale = model.posterior(x)
-    return Rows("heldout", x, torch.arange(n)), InMemory(mean, scale * widen)
+    return Rows("heldout", x, torch.arange(n)), MemoryPosteriors(mean, scale * widen)
 
 
-def candidates() -> dict[str, LatentDistribution]:
+def distributions() -> dict[str, LatentDistribution]:
     x, _ = MODEL.sample(60, seed=2)
-    train = InMemory(*MODEL.posterior(0.5 * x + 0.5))
-    fit = {"context": None, "selection": train, "rng": generator(0, "fit")}
+    train = MemoryPosteriors(*MODEL.posterior(0.5 * x + 0.5))
+    fit = {"context": None, "selection": train, "rng": stream(0, "fit")}
     mixture = MixtureSettings(components=3).fit(train, **fit).distribution
     aggregated = AggregatedSettings().fit(train, **fit).distribution
     wide = Gaussian(torch.tensor([0.3, -0.2]).double(), torch.tensor([[1.1, 0.0], [0.4, 0.8]]).double())
@@ -50,8 +49,8 @@ def exact_gain(r: LatentDistribution, x: Tensor) -> Tensor:
 
 def test_evidence_gain_is_the_exact_change_of_log_evidence() -> None:
     rows, posteriors = heldout()
-    ladder = climb(Panel(candidates()), posteriors, split="heldout", rng=generator(0, "ladder"))
-    for name, r in candidates().items():
+    ladder = measure_gains(Candidates(distributions()), posteriors, split="heldout", rng=stream(0, "ladder"))
+    for name, r in distributions().items():
         torch.testing.assert_close(ladder.evidence[name], exact_gain(r, rows.x), rtol=0, atol=1e-9)
     assert bool((ladder.evidence["prior"] == 0).all())
 
@@ -59,13 +58,13 @@ def test_evidence_gain_is_the_exact_change_of_log_evidence() -> None:
 @pytest.mark.parametrize("widen", [0.5, 1.0, 1.6])
 def test_likelihood_gain_converges_to_the_truth_whatever_the_encoder(widen: float) -> None:
     rows, posteriors = heldout(widen=widen)
-    panel = Panel(candidates())
-    ladder = climb(
-        panel, posteriors, split="heldout", rng=generator(0, "ladder"), model=MODEL.vae(), rows=rows, draws=2000
+    candidates = Candidates(distributions())
+    ladder = measure_gains(
+        candidates, posteriors, split="heldout", rng=stream(0, "ladder"), model=MODEL.vae(), rows=rows, draws=2000
     )
     assert ladder.log_prior is not None
     torch.testing.assert_close(ladder.log_prior, MODEL.log_evidence(rows.x), rtol=0, atol=0.25)
-    for name, r in candidates().items():
+    for name, r in distributions().items():
         error = ladder.likelihood[name] - exact_gain(r, rows.x)
         # 2,000 stratified draws: a few hundredths a row, and no bias over rows
         assert float(error.abs().max()) < 0.4, name
@@ -74,16 +73,16 @@ def test_likelihood_gain_converges_to_the_truth_whatever_the_encoder(widen: floa
 
 def test_evidence_gain_of_a_wrong_encoder_is_neither_bound_nor_estimate() -> None:
     rows, narrow = heldout(widen=0.5)
-    ladder = climb(Panel(candidates()), narrow, split="heldout", rng=generator(0, "ladder"))
-    truth = exact_gain(candidates()["wide"], rows.x)
+    ladder = measure_gains(Candidates(distributions()), narrow, split="heldout", rng=stream(0, "ladder"))
+    truth = exact_gain(distributions()["wide"], rows.x)
     assert float((ladder.evidence["wide"] - truth).abs().mean()) > 0.05
 
 
 def test_code_gain_of_a_gaussian_in_closed_form() -> None:
     _, posteriors = heldout(n=2000)
-    r = candidates()["wide"]
+    r = distributions()["wide"]
     assert isinstance(r, Gaussian)
-    ladder = climb(Panel({"wide": r}), posteriors, split="heldout", rng=generator(0, "ladder"))
+    ladder = measure_gains(Candidates({"wide": r}), posteriors, split="heldout", rng=stream(0, "ladder"))
     covariance = r.scale_tril @ r.scale_tril.T
     gap = posteriors.mean - r.mean
     inverse = covariance.inverse()
@@ -98,50 +97,50 @@ def test_code_gain_of_a_gaussian_in_closed_form() -> None:
 
 def test_code_gain_is_below_evidence_gain_by_a_divergence() -> None:
     _, posteriors = heldout(n=300)
-    ladder = climb(Panel(candidates()), posteriors, split="heldout", rng=generator(0, "ladder"))
-    for name in candidates():
+    ladder = measure_gains(Candidates(distributions()), posteriors, split="heldout", rng=stream(0, "ladder"))
+    for name in distributions():
         assert float((ladder.evidence[name] - ladder.code[name]).mean()) > 0
 
 
 def test_panel_mixes_the_prior_exactly_and_shows_the_base_alone() -> None:
-    panel = Panel(candidates())
-    z = torch.randn(50, 2, generator=generator(0, "z"), dtype=torch.float64)
-    found = panel.log_probs(z)
-    assert panel.names == ["prior", "wide", "mixture", "aggregated", "aggregated" + PURE]
-    assert panel.eligible == ["prior", "wide", "mixture", "aggregated"]
-    for name, r in candidates().items():
+    candidates = Candidates(distributions())
+    z = torch.randn(50, 2, generator=stream(0, "z"), dtype=torch.float64)
+    found = candidates.log_probs(z)
+    assert candidates.names == ["prior", "wide", "mixture", "aggregated", "aggregated" + PURE]
+    assert candidates.eligible == ["prior", "wide", "mixture", "aggregated"]
+    for name, r in distributions().items():
         torch.testing.assert_close(found[name], r.log_prob(z))
-    torch.testing.assert_close(found["aggregated" + PURE], candidates()["aggregated"].base.log_prob(z))  # type: ignore[attr-defined]
+    torch.testing.assert_close(found["aggregated" + PURE], distributions()["aggregated"].base.log_prob(z))  # type: ignore[attr-defined]
 
 
 def test_no_row_of_a_defended_candidate_falls_below_log_epsilon() -> None:
-    far = InMemory(torch.full((3, 2), 6.0).double(), torch.full((3, 2), 0.1).double())
-    ladder = climb(Panel(candidates()), far, split="heldout", rng=generator(0, "ladder"))
+    far = MemoryPosteriors(torch.full((3, 2), 6.0).double(), torch.full((3, 2), 0.1).double())
+    ladder = measure_gains(Candidates(distributions()), far, split="heldout", rng=stream(0, "ladder"))
     for rung in (ladder.code, ladder.evidence):
         assert float(rung["aggregated"].min()) >= math.log(0.1) - 1e-9
         assert float(rung["aggregated" + PURE].min()) < -50
 
 
 def test_rows_where_the_evidence_gain_diverges_are_infinite_not_wrong() -> None:
-    wide = InMemory(torch.zeros(2, 2).double(), torch.tensor([[0.5, 0.5], [1.6, 0.5]]).double())
+    wide = MemoryPosteriors(torch.zeros(2, 2).double(), torch.tensor([[0.5, 0.5], [1.6, 0.5]]).double())
     r = Gaussian(torch.zeros(2).double(), torch.tensor([1.5, 0.9]).double())
-    ladder = climb(Panel({"wide": r}), wide, split="heldout", rng=generator(0, "ladder"))
+    ladder = measure_gains(Candidates({"wide": r}), wide, split="heldout", rng=stream(0, "ladder"))
     assert math.isfinite(ladder.evidence["wide"][0])
     assert ladder.evidence["wide"][1] == math.inf  # 1/1.6^2 + 1/1.5^2 <= 1
 
 
 def test_errors() -> None:
     rows, posteriors = heldout(n=4)
-    call = {"split": "heldout", "rng": generator(0, "x"), "model": MODEL.vae(), "rows": rows}
+    call = {"split": "heldout", "rng": stream(0, "x"), "model": MODEL.vae(), "rows": rows}
     with pytest.raises(UsageError, match="draws: expected a multiple of 4, at least 8, got 30"):
-        climb(Panel(candidates()), posteriors, draws=30, **call)
+        measure_gains(Candidates(distributions()), posteriors, draws=30, **call)
     with pytest.raises(UsageError, match=r"draws: expected at least \d+ for 4 candidates, got 16"):
-        climb(Panel(candidates()), posteriors, draws=16, **call)
+        measure_gains(Candidates(distributions()), posteriors, draws=16, **call)
     with pytest.raises(UsageError, match="candidates: expected at least one latent distribution, got none"):
-        Panel({})
+        Candidates({})
     three = Gaussian(torch.zeros(3), torch.ones(3))
     with pytest.raises(UsageError, match=r"candidates: expected one latent dimension, got \[2, 3\]"):
-        Panel({**candidates(), "three": three})
+        Candidates({**distributions(), "three": three})
 
 
 def test_a_decoder_that_answers_nan_is_named() -> None:
@@ -149,11 +148,11 @@ def test_a_decoder_that_answers_nan_is_named() -> None:
     spoiled = Rows("heldout", rows.x.clone(), rows.ids + 70)
     spoiled.x[2, 1] = math.nan
     with pytest.raises(NumericalError, match=r"decoder: log p\(x\|z\) is NaN for row 72 at 120 of 120 draws"):
-        climb(
-            Panel(candidates()),
+        measure_gains(
+            Candidates(distributions()),
             posteriors,
             split="heldout",
-            rng=generator(0, "x"),
+            rng=stream(0, "x"),
             model=MODEL.vae(),
             rows=spoiled,
             draws=120,

@@ -9,8 +9,8 @@ import torch
 from zoo import ZOO
 from zprime.distribution import LatentDistribution
 from zprime.latent import Mixture, MixtureSettings
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 D = 16
 POINTS = 2000
@@ -31,11 +31,11 @@ def mass(given: LatentDistribution, name: str) -> tuple[float, float]:
     With draws from r and from a normalised g near it, `E_g[r / (r + g)] / E_r[g / (r + g)]` is the integral of r: an
     importance-sampling estimate whose weights are bounded. So it also sees draws that do not follow r.
     """
-    drawn = given.sample(2 * POINTS, rng=generator(0, "16", name)).double()
-    fitting, fresh = (InMemory(z, torch.ones_like(z)) for z in drawn.split(POINTS))
+    drawn = given.sample(2 * POINTS, rng=stream(0, "16", name)).double()
+    fitting, fresh = (MemoryPosteriors(z, torch.ones_like(z)) for z in drawn.split(POINTS))
     settings = MixtureSettings(components=4, polish=0, codes="means", iterations=20)
-    g = settings.fit(fitting, selection=fresh, context=None, rng=generator(0, "fit")).distribution
-    z = g.sample(POINTS, rng=generator(0, "bridge", name))
+    g = settings.fit(fitting, selection=fresh, context=None, rng=stream(0, "fit")).distribution
+    z = g.sample(POINTS, rng=stream(0, "bridge", name))
     above, below = ((given.log_prob(x) - g.log_prob(x)).sigmoid() for x in (z, fresh.mean))
     below = 1 - below
     total = float(above.mean() / below.mean())

@@ -24,15 +24,15 @@ from zprime.latent import (
     Defensive,
     ExemplarsSettings,
     GaussianSettings,
+    LogPoolSettings,
     MixtureSettings,
-    PoolSettings,
     Prior,
     PriorSettings,
-    SharedSettings,
-    fitting,
+    ProductOfExpertsSettings,
+    gradient,
 )
-from zprime.posteriors import InMemory, Posteriors
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.rng import stream
 
 KINDS = [k for k in latent.SETTINGS if k != "shared-nuts"]
 """All that have a density."""
@@ -46,9 +46,9 @@ CLOSED: dict[str, Settings] = {
     "gaussian": GaussianSettings(),
     "gaussian diagonal": GaussianSettings("diagonal"),
     "gaussian low-rank": GaussianSettings("low-rank", rank=1),
-    "pool": PoolSettings(),
+    "pool": LogPoolSettings(),
     "barycentre": BarycentreSettings(),
-    "shared": SharedSettings(),
+    "shared": ProductOfExpertsSettings(),
     "aggregated": AggregatedSettings(),
     "exemplars": ExemplarsSettings(bandwidth=0.4),
     "exemplars full": ExemplarsSettings(bandwidth=0.4, covariance="full"),
@@ -63,14 +63,14 @@ SMALL = {"epochs": 2, "width": 32, "draws": 16}
 def settings_of(kind: str) -> Settings:
     """The defaults; smaller and shorter for networks."""
     found = latent.settings_for(kind)
-    if not isinstance(found, fitting.Schedule):
+    if not isinstance(found, gradient.Schedule):
         return found
     return dataclasses.replace(found, **{k: v for k, v in SMALL.items() if hasattr(found, k)})
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch) -> None:
-    monkeypatch.setattr(fitting, "STEPS", 15)
+    monkeypatch.setattr(gradient, "STEPS", 15)
     for name, value in {
         "resampled.NORMALISER": 1 << 15,
         "resampled.SCORE_NORMALISER": 1 << 13,
@@ -80,7 +80,7 @@ def short(monkeypatch) -> None:
         monkeypatch.setattr(f"zprime.latent.{name}", value)
 
 
-def made(kind: str, p: InMemory, train: Posteriors | None = None) -> Fit[LatentDistribution]:
+def made(kind: str, p: MemoryPosteriors, train: Posteriors | None = None) -> Fit[LatentDistribution]:
     return fit(settings_of(kind), train or p, selection=p, context=context(p), seed=0)
 
 
@@ -89,47 +89,47 @@ def bare(r: LatentDistribution) -> LatentDistribution:
     return bare(r.base) if isinstance(r, Defensive) else r
 
 
-def one() -> InMemory:
-    return InMemory(
+def one() -> MemoryPosteriors:
+    return MemoryPosteriors(
         torch.tensor([[0.6, -0.4]]).double(), torch.tensor([[0.5, 0.8]]).double(), labels=torch.zeros(1).long()
     )
 
 
-def two() -> InMemory:
+def two() -> MemoryPosteriors:
     p = posteriors(2, n=2, seed=1)
-    return InMemory(p.mean, p.scale, labels=torch.tensor([0, 1]))
+    return MemoryPosteriors(p.mean, p.scale, labels=torch.tensor([0, 1]))
 
 
-def duplicates(times: int = 3) -> InMemory:
+def duplicates(times: int = 3) -> MemoryPosteriors:
     p = posteriors(2, n=8)
     assert p.labels is not None
-    return InMemory(p.mean.repeat(times, 1), p.scale.repeat(times, 1), labels=p.labels.repeat(times))
+    return MemoryPosteriors(p.mean.repeat(times, 1), p.scale.repeat(times, 1), labels=p.labels.repeat(times))
 
 
-def collapsed() -> InMemory:
+def collapsed() -> MemoryPosteriors:
     """The second posterior is the prior for every row."""
     p = posteriors(2, n=40)
     keep = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    return InMemory(p.mean * keep, torch.where(keep > 0, p.scale, 1.0), labels=p.labels)
+    return MemoryPosteriors(p.mean * keep, torch.where(keep > 0, p.scale, 1.0), labels=p.labels)
 
 
 UNIT = torch.tensor([1e-4, 1e2], dtype=torch.float64)
 
 
-def far_apart() -> InMemory:
+def far_apart() -> MemoryPosteriors:
     """One dimension in ten-thousandths, the other in hundreds."""
     p = posteriors(2)
-    return InMemory(p.mean * UNIT, p.scale * UNIT, labels=p.labels)
+    return MemoryPosteriors(p.mean * UNIT, p.scale * UNIT, labels=p.labels)
 
 
-def mixed() -> InMemory:
+def mixed() -> MemoryPosteriors:
     """Scales from 1e-4 to 1e2 in one and the same dimension."""
     p = posteriors(2)
     scale = torch.logspace(-4, 2, p.n, dtype=torch.float64)
-    return InMemory(p.mean, torch.stack([scale, scale.flip(0)], 1), labels=p.labels)
+    return MemoryPosteriors(p.mean, torch.stack([scale, scale.flip(0)], 1), labels=p.labels)
 
 
-EDGES: dict[str, tuple[Callable[[], InMemory], Tensor]] = {
+EDGES: dict[str, tuple[Callable[[], MemoryPosteriors], Tensor]] = {
     "one": (one, torch.ones(2)),
     "two": (two, torch.ones(2)),
     "duplicates": (duplicates, torch.ones(2)),
@@ -139,14 +139,14 @@ EDGES: dict[str, tuple[Callable[[], InMemory], Tensor]] = {
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def usable(r: LatentDistribution, p: InMemory) -> Tensor:
+def usable(r: LatentDistribution, p: MemoryPosteriors) -> Tensor:
     """Finite draws of the right shape, of finite density, as codes have; gives the draws."""
-    drawn = r.sample(300, rng=generator(0, "drawn"))
+    drawn = r.sample(300, rng=stream(0, "drawn"))
     assert drawn.shape == (300, 2)
-    for z in (drawn, p.mean, p.draw(rng=generator(0, "codes"))):
+    for z in (drawn, p.mean, p.draw(rng=stream(0, "codes"))):
         assert torch.isfinite(z).all()
         assert torch.isfinite(r.log_prob(z)).all()
-    assert r.sample(0, rng=generator(0)).shape == (0, 2)
+    assert r.sample(0, rng=stream(0)).shape == (0, 2)
     return drawn.double()
 
 
@@ -160,7 +160,7 @@ def test_a_fit_to_data_at_the_edge_is_a_density_that_can_be_drawn_from(kind: str
     usable(r, p)
     assert found.outcome.message
     inside = bare(r)
-    drawn = inside.sample(300, rng=generator(0, "own")).double()
+    drawn = inside.sample(300, rng=stream(0, "own")).double()
     if isinstance(inside, Prior):  # on a scale of its own
         if kind == "shared":  # posteriors wider than the prior have no product, and the outcome says so
             assert "the product of 24 posteriors is no density" in found.outcome.message
@@ -208,7 +208,7 @@ def test_of_two_posteriors_mean_and_covariance_are_kept(name: str) -> None:
 
 
 def plain(settings: Settings, p: Posteriors) -> LatentDistribution:
-    return settings.fit(p, selection=p, context=None, rng=generator(0, "plain")).distribution
+    return settings.fit(p, selection=p, context=None, rng=stream(0, "plain")).distribution
 
 
 @pytest.mark.parametrize("name", [n for n in CLOSED if n != "shared"])
@@ -239,7 +239,7 @@ def test_a_collapsed_dimension_keeps_the_prior_in_closed_form(name: str) -> None
 @every_kind
 def test_a_collapsed_dimension_is_drawn_as_the_prior_draws_it(kind: str) -> None:
     r = bare(made(kind, collapsed()).distribution)
-    z = r.sample(4000, rng=generator(0, "collapsed"))[:, 1].double()
+    z = r.sample(4000, rng=stream(0, "collapsed"))[:, 1].double()
     slack = 0.0 if kind not in ("two-stage", "flow-matching", "vamp") else 0.1
     assert abs(float(z.mean())) < 4.5 / math.sqrt(4000) + slack
     assert abs(float(z.std()) - 1) < 4.5 / math.sqrt(8000) + slack
@@ -264,7 +264,7 @@ def test_a_fit_does_not_depend_on_the_units_of_the_latents(name: str) -> None:
 @pytest.mark.parametrize("name", CLOSED)
 def test_a_fit_in_closed_form_does_not_depend_on_the_order_of_rows(name: str) -> None:
     p = posteriors(2)
-    order = torch.randperm(p.n, generator=generator(0, "order"))
+    order = torch.randperm(p.n, generator=stream(0, "order"))
     turned = plain(CLOSED[name], p.take(order)).log_prob(GRID)
     torch.testing.assert_close(turned, plain(CLOSED[name], p).log_prob(GRID), rtol=1e-10, atol=1e-10)
 

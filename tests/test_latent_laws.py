@@ -17,8 +17,8 @@ from zprime.errors import ArrayError
 from zprime.kernels import compiled, dense, tiles
 from zprime.latent import Active, Conditional, Defensive, Prior
 from zprime.latent.gradient import NetworkDistribution
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 GRID, AREA = grid(9.0, 81)  # scales of 0.2: exact to 1e-7
@@ -99,7 +99,7 @@ def test_draws_follow_the_density(name: str) -> None:
     given = scored(name)
     if given.density == "bound":
         pytest.skip("a bound is not what the draws follow")
-    assert odds(name, given.sample(4000, rng=generator(1, name))) > 1e-4
+    assert odds(name, given.sample(4000, rng=stream(1, name))) > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_draws_follow_the_density(name: str) -> None:
 @pytest.mark.parametrize("name", ["gaussian", "mixture", "aggregated"])
 def test_the_test_of_draws_trips_on_a_planted_error(name: str, plant) -> None:
     given = r(name)
-    assert odds(name, plant(given.sample(4000, rng=generator(1, name)))) < 1e-4
+    assert odds(name, plant(given.sample(4000, rng=stream(1, name)))) < 1e-4
 
 
 @every_dtype
@@ -118,7 +118,7 @@ def test_the_test_of_draws_trips_on_a_planted_error(name: str, plant) -> None:
 def test_draws_are_of_the_stored_dtype_and_decided_by_the_generator_alone(name: str, dtype: torch.dtype) -> None:
     given = r(name, dtype=dtype)
     before = torch.get_rng_state()
-    a, b, c = (given.sample(7, rng=generator(s, "draws")) for s in (0, 0, 1))
+    a, b, c = (given.sample(7, rng=stream(s, "draws")) for s in (0, 0, 1))
     stored = [t.dtype for t in given.tensors().values()] or [torch.float32]
     assert a.shape == (7, 2)
     assert a.dtype in stored
@@ -139,7 +139,7 @@ def test_saved_and_loaded_to_the_same_bits(name: str, dtype: torch.dtype, tmp_pa
         assert type(other) is type(given)
         assert (other.label, other.bytes, other.holds_rows) == (given.label, given.bytes, given.holds_rows)
         assert given.density == "none" or torch.equal(other.log_prob(z), given.log_prob(z))
-        assert torch.equal(other.sample(9, rng=generator(0)), given.sample(9, rng=generator(0)))
+        assert torch.equal(other.sample(9, rng=stream(0)), given.sample(9, rng=stream(0)))
     assert (written.seed, written.key, written.inputs) == (3, "k", {"posteriors": "hash"})
     back.save(tmp_path / "b", key="k", seed=3, posteriors="hash")
     for file in sorted(p.name for p in (tmp_path / "a").iterdir()):
@@ -157,7 +157,7 @@ def kernels(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_log_prob_does_not_depend_on_blocks_or_company(name: str, wanted: str, monkeypatch) -> None:
     kernels(wanted, monkeypatch)
     given = scored(name)
-    z = 3 * torch.randn(40, 2, generator=generator(0, "z"), dtype=torch.float64)
+    z = 3 * torch.randn(40, 2, generator=stream(0, "z"), dtype=torch.float64)
     whole = given.log_prob(z)
     assert whole.dtype == torch.float64
     monkeypatch.setattr(tiles, "POINTS", 7)
@@ -174,7 +174,7 @@ def test_gradient_of_the_log_density_is_that_of_differences(name: str, wanted: s
     """By autograd, or by the mixtures' own scores, in whatever blocks."""
     kernels(wanted, monkeypatch)
     given = scored(name)
-    z = 2 * torch.randn(9, 2, generator=generator(0, "z"), dtype=torch.float64)
+    z = 2 * torch.randn(9, 2, generator=stream(0, "z"), dtype=torch.float64)
     steps = 1e-5 * torch.eye(2, dtype=torch.float64)
     expected = torch.stack([(given.log_prob(z + h) - given.log_prob(z - h)) / 2e-5 for h in steps], 1)
     for size in (5, 1000):
@@ -202,23 +202,23 @@ def test_log_prob_refuses_what_is_no_point_of_its_space(name: str, unchecked: No
         given.log_prob(torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, math.nan], [0.0, 0.0]]))
 
 
-def tilted(name: str, q: InMemory, draws: int = 1):
+def tilted(name: str, q: MemoryPosteriors, draws: int = 1):
     given = r(name)
-    out = given.tilt(q.mean, q.scale, draws=draws, rng=generator(0, "tilt"))
+    out = given.tilt(q.mean, q.scale, draws=draws, rng=stream(0, "tilt"))
     if out is None:
         pytest.skip("no closed form is known")
     return given, out
 
 
-def narrow() -> InMemory:
+def narrow() -> MemoryPosteriors:
     """Three posteriors with scales below 1, where every tilt is finite."""
-    return InMemory(
+    return MemoryPosteriors(
         torch.tensor([[1.2, -0.4], [0.0, 0.3], [-1.5, -1.1]], dtype=torch.float64),
         torch.tensor([[0.5, 0.6], [0.9, 0.3], [0.4, 0.8]], dtype=torch.float64),
     )
 
 
-def log_product(q: InMemory, i: int, name: str) -> tuple[Tensor, Tensor]:
+def log_product(q: MemoryPosteriors, i: int, name: str) -> tuple[Tensor, Tensor]:
     """log q_i and log(r/p) on the grid."""
     log_q = -0.5 * ((GRID - q.mean[i]) / q.scale[i]).square().sum(1) - q.scale[i].log().sum() - math.log(2 * math.pi)
     log_p = -0.5 * GRID.square().sum(1) - math.log(2 * math.pi)
@@ -233,11 +233,11 @@ def test_evidence_gain_is_the_integral_and_exceeds_the_code_gain_by_a_kl(name: s
     for i in range(q.n):
         log_q, gap = log_product(q, i, name)
         integral = float(torch.logsumexp(log_q + gap, 0) + math.log(AREA))
-        code_gain = float((log_q.exp() * gap).sum()) * AREA
+        elbo_gain = float((log_q.exp() * gap).sum()) * AREA
         log_q_r = log_q + gap - integral
         kl = float((log_q.exp() * (log_q - log_q_r)).sum()) * AREA
         assert float(out.log_ratio[i]) == pytest.approx(integral, abs=1e-6)
-        assert float(out.log_ratio[i]) - code_gain == pytest.approx(kl, abs=1e-6)
+        assert float(out.log_ratio[i]) - elbo_gain == pytest.approx(kl, abs=1e-6)
         assert kl >= -1e-9
 
 

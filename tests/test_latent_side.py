@@ -8,28 +8,28 @@ import torch
 from zoo import posteriors, weighted
 from zprime import serialise
 from zprime.latent import Active, Aggregated, Defensive, Gaussian
-from zprime.measure.candidates import Panel
-from zprime.measure.likelihood.gains import climb
+from zprime.measure.candidates import PURE, Candidates
+from zprime.measure.latents.side import CONTROL, latents_side
 from zprime.measure.latents.surgery import surgery
-from zprime.measure.latents.side import CONTROL, LatentSide, latent_side
-from zprime.measure.candidates import PURE
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.measure.likelihood.gains import measure_gains
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.latents import LatentsSide
+from zprime.rng import stream
 
 SPLITS = ("train", "selection", "heldout")
 
 
-def run(panel: Panel, p: dict[str, InMemory], seed: int = 0) -> LatentSide:
-    ladders = {s: climb(panel, p[s], split=s, rng=generator(0, s)) for s in SPLITS[1:]}
-    cuts = {"train": surgery(p["train"], split="train", rng=generator(0, "surgery"))}
-    return latent_side(panel, p, ladders, cuts, seed=seed)
+def run(candidates: Candidates, p: dict[str, MemoryPosteriors], seed: int = 0) -> LatentsSide:
+    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=stream(0, s)) for s in SPLITS[1:]}
+    cuts = {"train": surgery(p["train"], split="train", rng=stream(0, "surgery"))}
+    return latents_side(candidates, p, split_gains, cuts, seed=seed)
 
 
-def splits(n: int = 60) -> dict[str, InMemory]:
+def splits(n: int = 60) -> dict[str, MemoryPosteriors]:
     return {s: posteriors(2, n=n, seed=i) for i, s in enumerate(SPLITS)}
 
 
-def exact(p: dict[str, InMemory]) -> Aggregated:
+def exact(p: dict[str, MemoryPosteriors]) -> Aggregated:
     return Aggregated(p["train"].mean, p["train"].scale, p["train"].weights)
 
 
@@ -39,19 +39,19 @@ def one() -> Gaussian:
 
 def test_every_candidate_and_a_control_is_tested_and_it_survives_json() -> None:
     p = splits()
-    found = run(Panel({"aggregated": Defensive(exact(p), 0.1), "one": one()}), p)
+    found = run(Candidates({"aggregated": Defensive(exact(p), 0.1), "one": one()}), p)
     assert list(found.two_sample) == [CONTROL, "prior", "aggregated", "one"]
     assert list(found.leave_one_out) == ["aggregated", "aggregated" + PURE]
     assert found.minibatch is not None
     assert found.hole is not None
     assert found.two_sample["one"].mmd.squared.n == 60
-    text = json.dumps(serialise.to_plain(found))
-    assert serialise.from_plain(LatentSide, json.loads(text)) == found
+    text = json.dumps(serialise.to_jsonable(found))
+    assert serialise.from_jsonable(LatentsSide, json.loads(text)) == found
 
 
 def test_the_aggregated_posterior_is_measured_where_it_is_no_candidate_too() -> None:
     p = splits()
-    with_it, without = run(Panel({"aggregated": exact(p)}), p), run(Panel({"one": one()}), p)
+    with_it, without = run(Candidates({"aggregated": exact(p)}), p), run(Candidates({"one": one()}), p)
     assert list(without.leave_one_out) == ["aggregated"]
     a, b = with_it.leave_one_out["aggregated"], without.leave_one_out["aggregated"]
     assert a.code["leave-one-out"] == b.code["leave-one-out"]
@@ -64,20 +64,20 @@ def test_the_aggregated_posterior_is_measured_where_it_is_no_candidate_too() -> 
 def test_the_aggregated_posterior_is_measured_once_whatever_it_is_called() -> None:
     p = splits()
     for r in (exact(p), Active(Aggregated(p["train"].mean[:, :1], p["train"].scale[:, :1]), (0,), 2)):
-        assert list(run(Panel({"mine": r}), p).leave_one_out) == ["mine"]
+        assert list(run(Candidates({"mine": r}), p).leave_one_out) == ["mine"]
 
 
 def test_every_candidate_has_draws_of_its_own() -> None:
-    found = run(Panel({"a": one(), "b": one()}), splits()).two_sample
+    found = run(Candidates({"a": one(), "b": one()}), splits()).two_sample
     assert found["a"].mmd.squared.value != found["b"].mmd.squared.value
 
 
 def test_the_seed_decides_everything() -> None:
     p = splits()
-    panel = Panel({"one": one()})
+    candidates = Candidates({"one": one()})
     before = torch.get_rng_state()
-    assert run(panel, p) == run(panel, p)
-    assert run(panel, p, seed=1) != run(panel, p)
+    assert run(candidates, p) == run(candidates, p)
+    assert run(candidates, p, seed=1) != run(candidates, p)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -86,13 +86,13 @@ def test_results_do_not_depend_on_the_size_of_tiles(monkeypatch: pytest.MonkeyPa
     from zprime.measure.latents import leave_one_out
 
     p = splits()
-    panel = Panel({"aggregated": exact(p)})
-    whole = run(panel, p)
+    candidates = Candidates({"aggregated": exact(p)})
+    whole = run(candidates, p)
     monkeypatch.setattr(compiled, "module", None)  # nor on which kernels
     monkeypatch.setattr(tiles, "POINTS", 7)
     monkeypatch.setattr(tiles, "COMPONENTS", 11)
     monkeypatch.setattr(leave_one_out, "PAIRS", 200)
-    pieces = run(panel, p)
+    pieces = run(candidates, p)
     for rung in ("code", "evidence"):
         for name, e in getattr(whole.leave_one_out["aggregated"], rung).items():
             assert getattr(pieces.leave_one_out["aggregated"], rung)[name].value == pytest.approx(e.value, abs=1e-9)
@@ -105,7 +105,7 @@ def test_results_do_not_depend_on_the_size_of_tiles(monkeypatch: pytest.MonkeyPa
 
 def test_few_rows_and_weights_leave_out_what_they_cannot_give() -> None:
     few = run(
-        Panel({"one": one()}),
+        Candidates({"one": one()}),
         {"train": posteriors(2, n=1), "selection": posteriors(2, n=4), "heldout": posteriors(2, n=2)},
     )
     assert few.leave_one_out == {}
@@ -113,20 +113,20 @@ def test_few_rows_and_weights_leave_out_what_they_cannot_give() -> None:
     assert few.hole is None
     assert few.minibatch is None
     p = {**splits(), "train": weighted(2, torch.float64)}
-    weighed = run(Panel({"one": one()}), p)
+    weighed = run(Candidates({"one": one()}), p)
     assert weighed.minibatch is None
     assert weighed.leave_one_out["aggregated"].code["self-included"].n == 24
 
 
 def test_two_cores_agree_with_one() -> None:
     p = splits()
-    panel = Panel({"aggregated": exact(p)})
+    candidates = Candidates({"aggregated": exact(p)})
     threads = torch.get_num_threads()
-    single = run(panel, p)
+    single = run(candidates, p)
     torch.set_num_threads(2)
-    double = run(panel, p)
+    double = run(candidates, p)
     torch.set_num_threads(threads)
-    a, b = serialise.to_plain(single), serialise.to_plain(double)
+    a, b = serialise.to_jsonable(single), serialise.to_jsonable(double)
     assert _numbers(a) == pytest.approx(_numbers(b), abs=1e-9)
 
 

@@ -11,41 +11,45 @@ from zoo import fitted, posteriors, weighted
 from zprime.errors import UsageError
 from zprime.latent import Active, Aggregated, Defensive, ExemplarsSettings, Gaussian
 from zprime.latent.active import restrict
-from zprime.measure.candidates import Panel
-from zprime.measure.likelihood.gains import climb
+from zprime.measure.candidates import PURE, Candidates
+from zprime.measure.latents.leave_one_out import (
+    leave_one_out,
+    masked_elbo_gain,
+    masked_exact_posterior_gain,
+    row_mixture,
+)
+from zprime.measure.likelihood.gains import measure_gains
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 from zprime.statistics.estimate import mean_estimate, skew_checked
-from zprime.measure.latents.leave_one_out import leave_one_out, masked_code_gain, masked_evidence_gain, row_mixture
-from zprime.measure.candidates import PURE
-from zprime.posteriors import InMemory
-from zprime.rng import generator
 
 DOUBLE = torch.float64
 
 
-def without(p: InMemory, i: int) -> InMemory:
+def without(p: MemoryPosteriors, i: int) -> MemoryPosteriors:
     """A data set that never had row i."""
     keep = torch.arange(p.n) != i
     w = p.log_weights.exp()[keep]
-    return InMemory(p.mean[keep], p.scale[keep], row_ids=p.row_ids[keep], weights=w / w.sum())
+    return MemoryPosteriors(p.mean[keep], p.scale[keep], row_ids=p.row_ids[keep], weights=w / w.sum())
 
 
-def aggregated(p: InMemory) -> Aggregated:
+def aggregated(p: MemoryPosteriors) -> Aggregated:
     return Aggregated(p.mean, p.scale, p.weights)
 
 
-def ladder(r: Panel, p: InMemory) -> object:
-    return climb(r, p, split="heldout", rng=generator(0, "ladder"))
+def ladder(r: Candidates, p: MemoryPosteriors) -> object:
+    return measure_gains(r, p, split="heldout", rng=stream(0, "ladder"))
 
 
 @pytest.mark.parametrize("p", [posteriors(3), weighted(3, DOUBLE)], ids=["equal", "weighted"])
-def test_both_gains_are_those_of_a_mixture_that_was_made_without_the_row(p: InMemory) -> None:
+def test_both_gains_are_those_of_a_mixture_that_was_made_without_the_row(p: MemoryPosteriors) -> None:
     m = row_mixture(aggregated(p), p)
     assert m is not None
     position = torch.tensor([0, 5, 7, 20])
-    z = p.take(position).draw(rng=generator(0, "z"), draws=3)
-    code, evidence = masked_code_gain(m, position, z), masked_evidence_gain(m, position, p.take(position))
+    z = p.take(position).draw(rng=stream(0, "z"), draws=3)
+    code, evidence = masked_elbo_gain(m, position, z), masked_exact_posterior_gain(m, position, p.take(position))
     prior = -0.5 * (3 * math.log(2 * math.pi) + z.square().sum(1))
-    nothing = {"draws": 0, "rng": generator(0)}
+    nothing = {"draws": 0, "rng": stream(0)}
     whole = aggregated(p)
     torch.testing.assert_close(code.with_own.flatten(), whole.log_prob(z) - prior, rtol=0, atol=1e-9)
     torch.testing.assert_close(
@@ -61,10 +65,10 @@ def test_both_gains_are_those_of_a_mixture_that_was_made_without_the_row(p: InMe
 def test_evidence_gain_without_the_row_is_exact_on_the_linear_gaussian_model() -> None:
     model = linear_gaussian()
     x, _ = model.sample(30)
-    p = InMemory(*model.posterior(2 * x))
+    p = MemoryPosteriors(*model.posterior(2 * x))
     m = row_mixture(aggregated(p), p)
     assert m is not None
-    found = masked_evidence_gain(m, torch.arange(30), p)
+    found = masked_exact_posterior_gain(m, torch.arange(30), p)
     for i in range(30):
         o = without(p, i)
         truth = model.log_evidence(
@@ -76,11 +80,11 @@ def test_evidence_gain_without_the_row_is_exact_on_the_linear_gaussian_model() -
 def test_masked_not_subtracted() -> None:
     """The row's own component is e^1000 times the rest: a difference of densities would be noise or -inf."""
     mean = 20.0 * torch.arange(5)[:, None].expand(5, 2).double()
-    p = InMemory(mean, torch.full((5, 2), 0.3).double())
+    p = MemoryPosteriors(mean, torch.full((5, 2), 0.3).double())
     m = row_mixture(aggregated(p), p)
     assert m is not None
     z = p.mean.clone()
-    found = masked_code_gain(m, torch.arange(5), z)
+    found = masked_elbo_gain(m, torch.arange(5), z)
     for i in range(5):
         truth = aggregated(without(p, i)).log_prob(z[[i]]) + 0.5 * (2 * math.log(2 * math.pi) + z[[i]].square().sum(1))
         assert float(found.others[0, i]) == pytest.approx(float(truth), rel=1e-12)
@@ -89,9 +93,11 @@ def test_masked_not_subtracted() -> None:
 
 def test_summary_of_a_panel_pure_and_with_a_share_of_the_prior() -> None:
     p, held = posteriors(2, n=40), posteriors(2, n=50, seed=1)
-    panel = Panel({"aggregated": Defensive(aggregated(p), 0.1), "one": Gaussian(torch.zeros(2), torch.ones(2))})
-    climbed = climb(panel, held, split="heldout", rng=generator(0, "ladder"))
-    found = leave_one_out(panel, p, climbed, seed=0)
+    candidates = Candidates(
+        {"aggregated": Defensive(aggregated(p), 0.1), "one": Gaussian(torch.zeros(2), torch.ones(2))}
+    )
+    climbed = measure_gains(candidates, held, split="heldout", rng=stream(0, "ladder"))
+    found = leave_one_out(candidates, p, climbed, seed=0)
     assert set(found) == {"aggregated", "aggregated" + PURE}
     for name in found:
         for rung in ("code", "evidence"):
@@ -113,9 +119,9 @@ def test_summary_of_a_panel_pure_and_with_a_share_of_the_prior() -> None:
 def test_the_prior_share_is_mixed_in_draw_by_draw() -> None:
     p = posteriors(2, n=30)
     r = Defensive(aggregated(p), 0.1)
-    panel = Panel({"aggregated": r})
-    found = leave_one_out(panel, p, climb(panel, p, split="heldout", rng=generator(0)), seed=3)
-    rng = generator(3, "leave one out")
+    candidates = Candidates({"aggregated": r})
+    found = leave_one_out(candidates, p, measure_gains(candidates, p, split="heldout", rng=stream(0)), seed=3)
+    rng = stream(3, "leave one out")
     some = p.take(torch.randperm(30, generator=rng)[:1_000_000].sort().values)
     z = some.draw(rng=rng, draws=4)
     prior = -0.5 * (2 * math.log(2 * math.pi) + z.square().sum(1))
@@ -124,10 +130,10 @@ def test_the_prior_share_is_mixed_in_draw_by_draw() -> None:
 
 def test_identical_rows_memorise_nothing_and_disjoint_ones_everything() -> None:
     def memorised(mean: torch.Tensor) -> float:
-        p = InMemory(mean, torch.full_like(mean, 0.5))
-        panel = Panel({"aggregated": aggregated(p)})
-        climbed = climb(panel, p, split="heldout", rng=generator(0))
-        return leave_one_out(panel, p, climbed, seed=0)["aggregated"].memorised["code"].value
+        p = MemoryPosteriors(mean, torch.full_like(mean, 0.5))
+        candidates = Candidates({"aggregated": aggregated(p)})
+        climbed = measure_gains(candidates, p, split="heldout", rng=stream(0))
+        return leave_one_out(candidates, p, climbed, seed=0)["aggregated"].memorised["code"].value
 
     assert memorised(torch.full((10, 2), 0.4).double()) == pytest.approx(0, abs=1e-12)
     assert memorised(30.0 * torch.arange(10)[:, None].expand(10, 2).double()) > 1000
@@ -139,9 +145,9 @@ def test_exemplars_and_collapsed_dimensions() -> None:
     m = row_mixture(exemplars, p)
     assert m is not None
     position = torch.arange(20)
-    z = p.draw(rng=generator(0, "z"))
+    z = p.draw(rng=stream(0, "z"))
     prior = -0.5 * (3 * math.log(2 * math.pi) + z.square().sum(1))
-    found = masked_code_gain(m, position, z)
+    found = masked_elbo_gain(m, position, z)
     torch.testing.assert_close(found.others[0], exemplars.log_prob_without(z, position) - prior, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.with_own[0], exemplars.log_prob(z) - prior, rtol=0, atol=1e-9)
     # on two of three dimensions: the third takes no part
@@ -149,7 +155,7 @@ def test_exemplars_and_collapsed_dimensions() -> None:
     active = row_mixture(Active(inner, (0, 2), 3), p)
     assert active is not None
     assert active.dims == [0, 2]
-    found = masked_code_gain(active, position, z)
+    found = masked_elbo_gain(active, position, z)
     torch.testing.assert_close(found.with_own[0], Active(inner, (0, 2), 3).log_prob(z) - prior, rtol=0, atol=1e-9)
 
 
@@ -168,10 +174,12 @@ def test_what_keeps_no_component_of_every_row_is_left_out() -> None:
 def test_rows_where_the_evidence_diverges_are_counted() -> None:
     scale = torch.full((6, 2), 0.5).double()
     scale[2] = 1.6
-    p = InMemory(torch.zeros(6, 2).double(), scale)
-    panel = Panel({"aggregated": aggregated(p)})
-    found = leave_one_out(panel, p, climb(panel, p, split="heldout", rng=generator(0)), seed=0)["aggregated"]
-    assert not found.evidence["self-included"].trusted
+    p = MemoryPosteriors(torch.zeros(6, 2).double(), scale)
+    candidates = Candidates({"aggregated": aggregated(p)})
+    found = leave_one_out(candidates, p, measure_gains(candidates, p, split="heldout", rng=stream(0)), seed=0)[
+        "aggregated"
+    ]
+    assert not found.evidence["self-included"].stable
     assert found.evidence["self-included"].because == "1 rows diverge: q is wider than the prior there"
     assert math.isfinite(found.evidence["self-included"].value)
     assert "diverge" not in found.evidence["leave-one-out"].because  # without itself, no component is as wide
@@ -182,17 +190,17 @@ def test_where_a_few_rows_decide_the_interval_is_not_trusted() -> None:
     values[:3] = -300.0
     e = skew_checked(mean_estimate(values, unit="nats", split="train", seed=None), values)
     gamma = float(skew(values.numpy()))
-    assert not e.trusted
+    assert not e.stable
     assert e.because.startswith(f"a few rows decide: 1000 of them, and a skewness that asks for {25 * gamma**2:.0f}")
-    plain = torch.randn(1000, generator=generator(0, "plain"), dtype=torch.float64)
-    assert skew_checked(mean_estimate(plain, unit="nats", split="train", seed=None), plain).trusted
+    plain = torch.randn(1000, generator=stream(0, "plain"), dtype=torch.float64)
+    assert skew_checked(mean_estimate(plain, unit="nats", split="train", seed=None), plain).stable
     constant = torch.full((5,), 0.1, dtype=torch.float64)
-    assert skew_checked(mean_estimate(constant, unit="nats", split="train", seed=None), constant).trusted
+    assert skew_checked(mean_estimate(constant, unit="nats", split="train", seed=None), constant).stable
 
 
 def test_one_row_is_refused() -> None:
     p = posteriors(2, n=1)
-    panel = Panel({"aggregated": aggregated(p)})
-    climbed = climb(panel, posteriors(2), split="heldout", rng=generator(0))
+    candidates = Candidates({"aggregated": aggregated(p)})
+    climbed = measure_gains(candidates, posteriors(2), split="heldout", rng=stream(0))
     with pytest.raises(UsageError, match="leave-one-out: one of 1 training rows has all the weight"):
-        leave_one_out(panel, p, climbed, seed=0)
+        leave_one_out(candidates, p, climbed, seed=0)

@@ -9,15 +9,15 @@ from torch import Tensor
 from oracles import LinearGaussian, evidence, gaussian_kl, linear_gaussian, maximum_likelihood
 from zoo import ZOO, fitted
 from zprime.latent import AggregatedSettings, GaussianSettings, Prior
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 MODEL = linear_gaussian()
 X, Z = MODEL.sample(40)
 
 
-def encode(model: LinearGaussian, x: Tensor) -> InMemory:
-    return InMemory(*model.vae().encode(x))
+def encode(model: LinearGaussian, x: Tensor) -> MemoryPosteriors:
+    return MemoryPosteriors(*model.vae().encode(x))
 
 
 def test_the_oracle_itself_evidence_is_elbo_at_the_exact_posterior() -> None:
@@ -29,7 +29,7 @@ def test_elbo_terms_are_unbiased_and_at_the_exact_posterior_their_weights_have_n
     """log p(x|z) + log p(z) - log q(z|x) is log p(x) at every z; the two terms average to the closed ELBO."""
     fit, kl = MODEL.elbo(X)
     draws = 400
-    rng = generator(0, "elbo")
+    rng = stream(0, "elbo")
     terms = [MODEL.vae().elbo_terms(X, rng=rng) for _ in range(draws)]
     log_likelihood = torch.stack([t[0] for t in terms])
     stderr = log_likelihood.std(0) / draws**0.5
@@ -45,7 +45,7 @@ def test_elbo_terms_are_unbiased_and_at_the_exact_posterior_their_weights_have_n
 
 
 def test_a_wrong_encoder_costs_exactly_its_kl_to_the_posterior() -> None:
-    widen, draws, rng = 1.3, 600, generator(0, "elbo")
+    widen, draws, rng = 1.3, 600, stream(0, "elbo")
     terms = [MODEL.vae(widen=widen).elbo_terms(X, rng=rng) for _ in range(draws)]
     elbo = torch.stack([a - b for a, b in terms])
     gap = MODEL.weight.shape[1] * (0.5 * (widen**2 - 1) - math.log(widen))
@@ -57,7 +57,7 @@ def test_a_wrong_encoder_costs_exactly_its_kl_to_the_posterior() -> None:
 @pytest.mark.parametrize("d", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["gaussian", "exponential", "two clusters"])
 def test_at_maximum_likelihood_the_moment_match_is_the_prior_whatever_the_data(kind: str, d: int) -> None:
-    rng = generator(0, "data", kind)
+    rng = stream(0, "data", kind)
     x = torch.randn(60, 7, generator=rng, dtype=torch.float64) * torch.linspace(3, 0.4, 7, dtype=torch.float64)
     if kind == "exponential":
         x = x.exp().clamp(max=20)
@@ -82,7 +82,7 @@ def test_on_simulated_data_the_aggregated_posterior_tends_to_the_prior() -> None
     """KL(qbar || p) by fresh draws, with rows left out (from below) and in (from above); shifted data do not pass."""
     x, _ = MODEL.sample(3000, seed=1)
     p = encode(MODEL, x)
-    z = p.draw(rng=generator(0, "codes"))
+    z = p.draw(rng=stream(0, "codes"))
     prior = Prior(2).log_prob(z)
     above = p.log_prob(z) - prior
     below = p.log_prob(z, leave_out=p.row_ids) - prior
@@ -100,7 +100,7 @@ def test_evidence_gain_is_exactly_the_change_of_the_evidence(name: str) -> None:
     """(b) log E_q[r/p] = log p_r(x) - log p_p(x), for q the exact posterior and every kind of r with a closed form."""
     r = ZOO[name](2, torch.float64)
     mean, scale = MODEL.posterior(X)
-    tilted = r.tilt(mean, scale, draws=0, rng=generator(0))
+    tilted = r.tilt(mean, scale, draws=0, rng=stream(0))
     if tilted is None:
         pytest.skip("no closed form is known")
     exact = evidence(MODEL, X, r) - MODEL.log_evidence(X)
@@ -117,8 +117,8 @@ def test_q_r_is_the_posterior_under_r(name: str) -> None:
     """The posterior of the model with r in the prior's place, by importance weights on draws of r: no encoder."""
     r = ZOO[name](2, torch.float64)
     mean, scale = MODEL.posterior(X[:3])
-    tilted = r.tilt(mean, scale, draws=4000, rng=generator(0, "tilt"))
-    z = r.sample(200_000, rng=generator(0, "r"))
+    tilted = r.tilt(mean, scale, draws=4000, rng=stream(0, "tilt"))
+    z = r.sample(200_000, rng=stream(0, "r"))
     for i in range(3):
         log_likelihood = MODEL.vae().decode(z).log_prob(X[i].expand(len(z), -1))
         w = torch.softmax(log_likelihood, 0)
@@ -133,7 +133,7 @@ def test_q_r_is_the_posterior_under_r(name: str) -> None:
 
 def test_swapping_the_prior_for_itself_changes_nothing() -> None:
     mean, scale = MODEL.posterior(X)
-    tilted = Prior(2).tilt(mean, scale, draws=2000, rng=generator(0, "tilt"))
+    tilted = Prior(2).tilt(mean, scale, draws=2000, rng=stream(0, "tilt"))
     torch.testing.assert_close(tilted.log_ratio, torch.zeros(len(X), dtype=torch.float64), rtol=0, atol=1e-12)
     z = (tilted.draws - mean[:, None]) / scale[:, None]
     torch.testing.assert_close(z.mean(1), torch.zeros_like(mean), rtol=0, atol=5 / 2000**0.5)

@@ -7,10 +7,10 @@ import torch
 from scipy.stats import binomtest
 
 from zoo import posteriors
-from zprime.statistics.estimate import clopper_pearson, share
 from zprime.measure.latents.low_density import low_density, share_below
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
+from zprime.statistics.estimate import clopper_pearson, share
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (3, 20), (20, 20), (487, 1000)])
@@ -30,7 +30,7 @@ def test_interval_holds_the_truth_though_the_quantile_is_estimated(level: float,
     """Both samples normal, the second lower by `shift`: the share is Phi(Phi^-1(level) + shift)."""
     normal = torch.distributions.Normal(0.0, 1.0)
     truth = float(normal.cdf(normal.icdf(torch.tensor(level)) + shift))
-    rng = generator(0, "low", str(level), str(shift))
+    rng = stream(0, "low", str(level), str(shift))
     runs, held, naive, wide = 300, 0, 0, 0.0
     for _ in range(runs):
         a = torch.randn(400, generator=rng, dtype=torch.float64)
@@ -47,15 +47,15 @@ def test_interval_holds_the_truth_though_the_quantile_is_estimated(level: float,
 
 
 def test_no_hole_a_hole_and_a_prior_too_narrow() -> None:
-    rng = generator(0, "points")
+    rng = stream(0, "points")
     mean = math.sqrt(0.75) * torch.randn(3000, 2, generator=rng, dtype=torch.float64)
-    train, held = (InMemory(m, torch.full_like(m, 0.5)) for m in (mean[:2000], mean[2000:]))
+    train, held = (MemoryPosteriors(m, torch.full_like(m, 0.5)) for m in (mean[:2000], mean[2000:]))
     found = low_density(train, held, seed=0)  # codes are N(0, I)
     assert list(found) == ["1 %", "5 %"]
     for e, level in zip(found.values(), (0.01, 0.05), strict=True):
         assert e.low < level < e.high
     ring = mean / mean.norm(dim=1, keepdim=True) * 1.5
-    train, held = (InMemory(m, torch.full_like(m, 0.1)) for m in (ring[:2000], ring[2000:]))
+    train, held = (MemoryPosteriors(m, torch.full_like(m, 0.1)) for m in (ring[:2000], ring[2000:]))
     found = low_density(train, held, seed=0)
     # most of N(0, I) lies off a ring of width 0.1
     assert found["1 %"].low > 0.6

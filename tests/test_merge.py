@@ -12,14 +12,14 @@ from zprime.errors import UsageError
 from zprime.latent import Mixture, MixtureSettings
 from zprime.latent import merge as module
 from zprime.latent.merge import merge
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 BOTH = pytest.mark.parametrize("diagonal", [False, True])
 
 
 def gaussians(n: int, d: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    rng = generator(seed, "gaussians", n, d)
+    rng = stream(seed, "gaussians", n, d)
     mean = torch.randn(n, d, generator=rng, dtype=torch.float64)
     var = 0.05 + 0.2 * torch.rand(n, d, generator=rng, dtype=torch.float64)
     weight = torch.rand(n, generator=rng, dtype=torch.float64)
@@ -52,7 +52,7 @@ def by_hand(mean: Tensor, var: Tensor, weight: Tensor, k: int, *, diagonal: bool
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_merging_is_the_loop_over_all_pairs(k: int, diagonal: bool) -> None:
     mean, var, weight = gaussians(9)
-    found = merge(mean, var, weight, k, diagonal=diagonal, rng=generator(0, "m"))
+    found = merge(mean, var, weight, k, diagonal=diagonal, rng=stream(0, "m"))
     groups = by_hand(mean, var, weight, k, diagonal=diagonal)
     expected = sorted(float(weight[g].sum()) for g in groups)
     torch.testing.assert_close(found.weight.sort().values, torch.tensor(expected, dtype=torch.float64))
@@ -69,10 +69,10 @@ def test_merging_is_the_loop_over_all_pairs(k: int, diagonal: bool) -> None:
 @BOTH
 def test_the_bound_is_one(diagonal: bool) -> None:
     mean, var, weight = gaussians(40)
-    p = InMemory(mean, var.sqrt(), weights=weight)
-    z = p.sample(40_000, rng=generator(0, "z"))
+    p = MemoryPosteriors(mean, var.sqrt(), weights=weight)
+    z = p.sample(40_000, rng=stream(0, "z"))
     for k in (40, 20, 5, 1):
-        m = merge(mean, var, weight, k, diagonal=diagonal, rng=generator(0, "m"))
+        m = merge(mean, var, weight, k, diagonal=diagonal, rng=stream(0, "m"))
         tril = m.covariance.sqrt() if diagonal else torch.linalg.cholesky(m.covariance)
         gap = p.log_prob(z) - Mixture(m.weight.log(), m.mean, tril).log_prob(z)
         assert float(gap.mean()) <= m.bound + 4 * float(gap.std()) / math.sqrt(len(gap))
@@ -82,23 +82,23 @@ def test_the_bound_is_one(diagonal: bool) -> None:
 
 def test_many_rows_go_through_cells_first(monkeypatch: pytest.MonkeyPatch) -> None:
     mean, var, weight = gaussians(300)
-    whole = merge(mean, var, weight, 5, diagonal=False, rng=generator(0, "m"))
+    whole = merge(mean, var, weight, 5, diagonal=False, rng=stream(0, "m"))
     monkeypatch.setattr(module, "DIRECT", 60)
-    cells = merge(mean, var, weight, 5, diagonal=False, rng=generator(0, "m"))
+    cells = merge(mean, var, weight, 5, diagonal=False, rng=stream(0, "m"))
     assert float(cells.weight.sum()) == pytest.approx(1)
     assert whole.bound <= cells.bound < 1.4 * whole.bound  # a little is lost, and the bound says so
 
 
-def clumps(n: int, seed: int, scale: float = 0.3) -> InMemory:
-    rng = generator(seed, "clumps")
+def clumps(n: int, seed: int, scale: float = 0.3) -> MemoryPosteriors:
+    rng = stream(seed, "clumps")
     mean = 1.4 * (torch.randint(3, (n, 1), generator=rng) - 1.0) + 0.2 * torch.randn(n, 2, generator=rng)
-    return InMemory(mean.double(), torch.full((n, 2), scale).double())
+    return MemoryPosteriors(mean.double(), torch.full((n, 2), scale).double())
 
 
-def gain(heldout: InMemory, **changes: object) -> float:
+def gain(heldout: MemoryPosteriors, **changes: object) -> float:
     settings = MixtureSettings(components=3, **changes)  # type: ignore[arg-type]
-    found = settings.fit(clumps(1500, 0), selection=clumps(500, 1), context=None, rng=generator(0, "fit"))
-    z = heldout.draw(rng=generator(0, "z"), draws=4)
+    found = settings.fit(clumps(1500, 0), selection=clumps(500, 1), context=None, rng=stream(0, "fit"))
+    z = heldout.draw(rng=stream(0, "z"), draws=4)
     return float((found.distribution.log_prob(z) - standard_log_prob(z)).mean())
 
 
@@ -114,16 +114,16 @@ def test_every_way_to_three_clumps_gets_there_and_the_means_alone_do_not() -> No
 def test_polish_climbs_where_the_bound_is_loose_and_is_kept_only_if_it_helps() -> None:
     """Components that overlap within a posterior: EM on the posteriors stops short (theory page, section 6)."""
 
-    def even(seed: int) -> InMemory:
-        mean = 6 * torch.rand(2000, 1, generator=generator(seed, "even"), dtype=torch.float64) - 3
-        return InMemory(mean, torch.full((2000, 1), 0.5).double())
+    def even(seed: int) -> MemoryPosteriors:
+        mean = 6 * torch.rand(2000, 1, generator=stream(seed, "even"), dtype=torch.float64) - 3
+        return MemoryPosteriors(mean, torch.full((2000, 1), 0.5).double())
 
     found = {}
     for polish in (0, 10):
         settings = MixtureSettings(components=3, polish=polish, tolerance=1e-6)
-        found[polish] = settings.fit(even(0), selection=even(1), context=None, rng=generator(0, "fit"))
+        found[polish] = settings.fit(even(0), selection=even(1), context=None, rng=stream(0, "fit"))
     heldout = even(2)
-    z = heldout.draw(rng=generator(0, "z"), draws=8)
+    z = heldout.draw(rng=stream(0, "z"), draws=8)
     best = even(0).log_prob(z).mean()
     rough, smooth = (float(best - found[p].distribution.log_prob(z).mean()) for p in (0, 10))
     assert found[10].chosen["polished"]

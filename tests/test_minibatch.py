@@ -8,17 +8,18 @@ import torch
 
 from zoo import posteriors, weighted
 from zprime.errors import UsageError
+from zprime.measure.latents.minibatch import implied_information, log_weights, minibatch
 from zprime.measure.latents.surgery import surgery
-from zprime.measure.latents.minibatch import Minibatch, implied_information, log_weights, minibatch
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.latents import Minibatch
+from zprime.rng import stream
 
 N, M = 400, 20
 LOG_N, LOG_M = math.log(N), math.log(M)
 
 
 def run(mean: torch.Tensor, scale: float) -> Minibatch:
-    return minibatch(InMemory(mean, torch.full_like(mean, scale)), split="train", seed=0, batch=M)
+    return minibatch(MemoryPosteriors(mean, torch.full_like(mean, scale)), split="train", seed=0, batch=M)
 
 
 def test_identical_posteriors() -> None:
@@ -39,11 +40,11 @@ def test_disjoint_posteriors() -> None:
 
 def test_a_minibatch_of_all_rows_is_exact() -> None:
     p = posteriors(2, n=60)
-    exact = surgery(p, split="train", rng=generator(0, "surgery")).information
+    exact = surgery(p, split="train", rng=stream(0, "surgery")).information
     found = minibatch(p, split="train", seed=0, batch=1000)
     assert (found.batch, found.rows) == (60, 60)
     # one minibatch: no error can be given, but the estimate is that of I from one draw a row
-    assert not found.estimates["plug-in"].trusted
+    assert not found.estimates["plug-in"].stable
     assert found.estimates["plug-in"].value == pytest.approx(exact.value, abs=5 * (exact.stderr or 0) * 8**0.5)
 
 
@@ -51,7 +52,7 @@ def test_stratified_is_unbiased_for_the_mixture_at_a_code_of_row_0() -> None:
     """Over every minibatch, in every order, that has row 0 first: E sum_j W_0j q_j(z) = qbar(z)."""
     n, m = 6, 3
     p = posteriors(2, n=n)
-    z = p.draw(rng=generator(0, "z"))[:1]
+    z = p.draw(rng=stream(0, "z"))[:1]
     density = torch.distributions.Normal(p.mean, p.scale).log_prob(z).sum(1).exp()
     truth = float(density.mean())
 

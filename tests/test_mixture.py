@@ -16,15 +16,15 @@ from zprime.errors import UsageError
 from zprime.kernels import compiled, expectation
 from zprime.latent import GaussianSettings, Mixture, MixtureSettings
 from zprime.latent.em import ComponentEM, State
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 BOTH = pytest.mark.parametrize("covariance", ["full", "diagonal"])
 
 
-def fit(p: InMemory, k: int, *, seed: int = 0, **changes) -> Fit[Mixture]:
+def fit(p: MemoryPosteriors, k: int, *, seed: int = 0, **changes) -> Fit[Mixture]:
     return MixtureSettings(components=k, **{"polish": 0, **changes}).fit(
-        p, selection=p, context=None, rng=generator(seed, "fit")
+        p, selection=p, context=None, rng=stream(seed, "fit")
     )
 
 
@@ -32,15 +32,15 @@ def covariances(r: Mixture) -> Tensor:
     return torch.diag_embed(r.scale_tril.square()) if r.scale_tril.ndim == 2 else r.scale_tril @ r.scale_tril.mT
 
 
-def clusters(n: int, k: int, d: int = 2, spread: float = 0.1) -> InMemory:
+def clusters(n: int, k: int, d: int = 2, spread: float = 0.1) -> MemoryPosteriors:
     """n posteriors in k narrow clusters on a line, far apart."""
-    rng = generator(0, "clusters", n, k)
+    rng = stream(0, "clusters", n, k)
     which = torch.arange(n) % k
     mean = 5.0 * which[:, None] + spread * torch.randn(n, d, generator=rng, dtype=torch.float64)
-    return InMemory(mean, torch.full_like(mean, spread))
+    return MemoryPosteriors(mean, torch.full_like(mean, spread))
 
 
-def loop_step(p: InMemory, r: Mixture) -> tuple[Tensor, Tensor, Tensor, float]:
+def loop_step(p: MemoryPosteriors, r: Mixture) -> tuple[Tensor, Tensor, Tensor, float]:
     """One EM step of the theory page (section 6), datum by datum, in the latent space's own coordinates."""
     S = covariances(r)
     w = p.log_weights.exp()
@@ -68,9 +68,9 @@ def loop_step(p: InMemory, r: Mixture) -> tuple[Tensor, Tensor, Tensor, float]:
 
 @BOTH
 @pytest.mark.parametrize("p", [posteriors(3), weighted(3, torch.float64)], ids=["equal weights", "weights"])
-def test_one_step_equals_a_loop_over_rows_and_components(p: InMemory, covariance: str) -> None:
+def test_one_step_equals_a_loop_over_rows_and_components(p: MemoryPosteriors, covariance: str) -> None:
     em = ComponentEM(p, diagonal=covariance == "diagonal")
-    state = em.start(4, rng=generator(0, "start"))
+    state = em.start(4, rng=stream(0, "start"))
     for _ in range(3):
         pi, mean, cov, bound = loop_step(p, Mixture(*em.finish(state)))
         state, found = em.step(state)
@@ -97,7 +97,7 @@ def test_one_step_equals_a_loop_over_rows_and_components(p: InMemory, covariance
 def test_the_bound_never_falls(
     *, n: int, share: float, d: int, exponent: float, seed: int, oddity: str, diagonal: bool
 ) -> None:
-    rng = generator(seed, "bound")
+    rng = stream(seed, "bound")
     mean = torch.randn(n, d, generator=rng, dtype=torch.float64)
     if oddity == "duplicates":
         mean = mean[torch.randint(n, (n,), generator=rng)]
@@ -106,7 +106,7 @@ def test_the_bound_never_falls(
     elif oddity == "outlier":
         mean[0] *= 30
     scale = 10**exponent * (0.5 * torch.randn(n, d, generator=rng, dtype=torch.float64)).exp()
-    em = ComponentEM(InMemory(mean, scale), diagonal=diagonal)
+    em = ComponentEM(MemoryPosteriors(mean, scale), diagonal=diagonal)
     state = em.start(max(1, round(share * n)), rng=rng)
     trace = []
     for _ in range(12):
@@ -146,7 +146,7 @@ def test_as_many_components_as_rows_lose_nothing_where_rows_are_far_apart(covari
     order = r.mean[:, 0].argsort()
     torch.testing.assert_close(r.mean[order], p.mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(covariances(r)[order], torch.diag_embed(p.scale.square()), rtol=1e-5, atol=1e-8)
-    z = p.sample(500, rng=generator(0))
+    z = p.sample(500, rng=stream(0))
     torch.testing.assert_close(r.log_prob(z), p.log_prob(z), rtol=0, atol=1e-4)
 
 
@@ -167,14 +167,14 @@ def test_units_of_the_latent_space_do_not_matter(covariance: str) -> None:
     """The fit to a z + b is the fit to z, carried along: data are whitened before any square is expanded."""
     p = posteriors(3, n=60)
     a, b = torch.tensor([1e-3, 1.0, 1e3], dtype=torch.float64), torch.tensor([5.0, -2.0, 1e4], dtype=torch.float64)
-    here, there = (fit(q, 4, covariance=covariance) for q in (p, InMemory(a * p.mean + b, a * p.scale)))
+    here, there = (fit(q, 4, covariance=covariance) for q in (p, MemoryPosteriors(a * p.mean + b, a * p.scale)))
     torch.testing.assert_close(there.distribution.mean, a * here.distribution.mean + b, rtol=1e-8, atol=1e-8)
     jacobian = float(a.log().sum())
     assert there.trace["bound"] == pytest.approx([x - jacobian for x in here.trace["bound"]], abs=1e-8)
 
 
 def test_fitted_twice_it_is_the_same_and_the_generator_has_not_moved() -> None:
-    p, rng = posteriors(3), generator(0, "fit")
+    p, rng = posteriors(3), stream(0, "fit")
     before = rng.get_state()
     a, b = (MixtureSettings(3).fit(p, selection=p, context=None, rng=rng).distribution for _ in range(2))
     assert torch.equal(rng.get_state(), before)
@@ -185,7 +185,7 @@ def test_fitted_twice_it_is_the_same_and_the_generator_has_not_moved() -> None:
 def test_rows_of_weight_zero_and_duplicated_rows_count_as_their_weight() -> None:
     """One step from the same state: weights (2, 1, 0) and rows (1, 1, 2) are the same data."""
     p = posteriors(2, n=3)
-    w = InMemory(p.mean, p.scale, weights=torch.tensor([2 / 3, 1 / 3, 0], dtype=torch.float64))
+    w = MemoryPosteriors(p.mean, p.scale, weights=torch.tensor([2 / 3, 1 / 3, 0], dtype=torch.float64))
     r = p.take(torch.tensor([0, 0, 1]))
     steps = []
     for q in (w, r):
@@ -204,7 +204,7 @@ def test_rows_of_weight_zero_and_duplicated_rows_count_as_their_weight() -> None
 
 
 def test_zero_chooses_the_number_of_clusters_on_the_selection_split() -> None:
-    found = MixtureSettings().fit(clusters(300, 5), selection=clusters(150, 5), context=None, rng=generator(0))
+    found = MixtureSettings().fit(clusters(300, 5), selection=clusters(150, 5), context=None, rng=stream(0))
     assert found.chosen["components"] == 5
     assert len(found.distribution.mean) == 5
     assert [row["components"] for row in found.curve] == [2, 5, 10, 20, 50]  # up to a fifth of the rows
@@ -227,17 +227,17 @@ def test_zero_on_few_rows_is_one_component(n: int) -> None:
 @pytest.mark.parametrize("exponent", [-4, 0, 2])
 def test_identical_posteriors_are_reduced_to_themselves(covariance: str, exponent: int) -> None:
     mean = torch.full((30, 3), 2.0, dtype=torch.float64)
-    p = InMemory(mean, torch.full_like(mean, 10.0**exponent))
+    p = MemoryPosteriors(mean, torch.full_like(mean, 10.0**exponent))
     r = fit(p, 5, covariance=covariance).distribution
-    z = p.sample(50, rng=generator(0))
+    z = p.sample(50, rng=stream(0))
     torch.testing.assert_close(r.log_prob(z), p.log_prob(z), rtol=0, atol=1e-6)
 
 
 def test_float32_posteriors_give_a_float32_mixture_close_to_the_exact_one() -> None:
     p = posteriors(3, torch.float32, n=100)
-    r, exact = fit(p, 3).distribution, fit(InMemory(p.mean.double(), p.scale.double()), 3).distribution
+    r, exact = fit(p, 3).distribution, fit(MemoryPosteriors(p.mean.double(), p.scale.double()), 3).distribution
     assert {t.dtype for t in r.tensors().values()} == {torch.float32}
-    z = p.sample(50, rng=generator(0)).double()
+    z = p.sample(50, rng=stream(0)).double()
     torch.testing.assert_close(r.log_prob(z), exact.log_prob(z), rtol=0, atol=1e-5)
 
 
@@ -257,7 +257,7 @@ def test_outcomes_are_sentences_and_their_numbers_are_right() -> None:
 
 def test_components_left_without_data_are_dropped_and_counted() -> None:
     em = ComponentEM(clusters(30, 3), diagonal=True)
-    state = em.start(3, rng=generator(0))
+    state = em.start(3, rng=stream(0))
     far = State(
         torch.full((4,), -math.log(4), dtype=torch.float64),
         torch.cat([state.mean, torch.full((1, 2), 1e3, dtype=torch.float64)]),

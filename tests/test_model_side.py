@@ -10,36 +10,35 @@ from torch.distributions import Bernoulli, Independent, Normal
 
 from oracles import evidence, linear_gaussian
 from zoo import ZOO
-from zprime.results.audit import load as load_audit
 from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.errors import UsageError
 from zprime.latent import Gaussian
-from zprime.measure.likelihood.gains import Ladder
-from zprime.measure.candidates import Panel
-from zprime.measure.likelihood.gains import climb
+from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import AISSettings
 from zprime.measure.likelihood.bits import bits_per_dimension, units
-from zprime.statistics.estimate import mean_estimate
+from zprime.measure.likelihood.gains import RowGains, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.sandwich import sandwich
-from zprime.posteriors import InMemory
-from zprime.results.audit import AuditSettings
+from zprime.posteriors import MemoryPosteriors
 from zprime.reporting.likelihood import sentences
-from zprime.rng import generator
+from zprime.results.audit import Audit, AuditSettings
+from zprime.results.audit import load as load_audit
+from zprime.rng import stream
+from zprime.statistics.estimate import mean_estimate
 
 MODEL = linear_gaussian()
-PANEL = Panel({"mixture": ZOO["mixture"](2, torch.float64)})
+PANEL = Candidates({"mixture": ZOO["mixture"](2, torch.float64)})
 
 
-def ladder(widen: float, n: int = 200, draws: int = 400) -> Ladder:
+def ladder(widen: float, n: int = 200, draws: int = 400) -> RowGains:
     x, _ = MODEL.sample(n, seed=3)
     mean, scale = MODEL.posterior(x)
-    return climb(
+    return measure_gains(
         PANEL,
-        InMemory(mean, scale * widen),
+        MemoryPosteriors(mean, scale * widen),
         split="heldout",
-        rng=generator(0, "ladder"),
+        rng=stream(0, "ladder"),
         model=MODEL.vae(),
         rows=Rows("heldout", x, torch.arange(n)),
         draws=draws,
@@ -51,7 +50,7 @@ def test_inference_gap_is_the_divergence_from_the_posterior(widen: float) -> Non
     found = inference_gap(ladder(widen), seed=0)
     truth = 2 * (0.5 * (widen**2 - 1) - math.log(widen))
     assert found.gap.low - 0.02 < truth < found.gap.high + 0.02
-    assert found.gap.trusted
+    assert found.gap.stable
     assert found.gap.n == 200
     assert found.log_prob.value == pytest.approx(found.elbo.value + found.gap.value)
     assert found.elbo.value == pytest.approx(found.reconstruction.value - found.rate.value)
@@ -71,13 +70,13 @@ def test_a_gap_that_still_moves_is_not_trusted() -> None:
     assert found.log_prior is not None
     found.log_prior_quarter = found.log_prior - 0.3
     gap = inference_gap(found, seed=0).gap
-    assert not gap.trusted
+    assert not gap.stable
     assert "moved +0.300 nats from 100 to 400 draws" in gap.because
 
 
 def test_a_ladder_without_a_decoder_has_no_gap() -> None:
     mean, scale = MODEL.posterior(MODEL.sample(5)[0])
-    bare = climb(PANEL, InMemory(mean, scale), split="heldout", rng=generator(0, "x"))
+    bare = measure_gains(PANEL, MemoryPosteriors(mean, scale), split="heldout", rng=stream(0, "x"))
     with pytest.raises(UsageError, match="ladder: expected one that was climbed with a decoder"):
         inference_gap(bare, seed=0)
 
@@ -95,7 +94,7 @@ class Grey:
 def test_bits_of_a_density_are_those_of_the_data_as_stored() -> None:
     """Standard deviation 0.5 in scaled units is 127.5 of 255 grey values: the density of the latter, in closed form."""
     z = torch.zeros(40, 1)
-    x = 0.5 * torch.randn(40, 4, generator=generator(0, "x"))
+    x = 0.5 * torch.randn(40, 4, generator=stream(0, "x"))
     log_prob = Grey().decode(z).log_prob(x)
     stored = Independent(Normal(torch.zeros(40, 4), 127.5), 1).log_prob(255 * x)
     e = mean_estimate(log_prob, unit="nats per row", split="heldout", seed=0)
@@ -128,12 +127,12 @@ def test_sandwich_holds_the_truth_and_judges_rung_c() -> None:
             rows=30,
             draws=200,
             dtype=torch.float64,
-            rng=generator(0, "s"),
+            rng=stream(0, "s"),
             seed=0,
             settings=AISSettings(20, 4, 4),
         )
         assert s.forward.low < s.reverse.high
-        assert s.gap.trusted
+        assert s.gap.stable
         assert -0.1 < s.gap.value < 0.3
         assert abs(s.below.value) < 0.2
         assert s.below.value + s.above.value == pytest.approx(s.gap.value)
@@ -141,8 +140,8 @@ def test_sandwich_holds_the_truth_and_judges_rung_c() -> None:
         from zprime.measure.likelihood.simulation import simulate
         from zprime.rng import fork
 
-        r = PANEL.candidates[name]
-        _, rows = simulate(r, MODEL.vae(), 30, dtype=torch.float64, rng=fork(generator(0, "s"), "simulate", name))
+        r = PANEL.distributions[name]
+        _, rows = simulate(r, MODEL.vae(), 30, dtype=torch.float64, rng=fork(stream(0, "s"), "simulate", name))
         truth = float(evidence(MODEL, rows.x, r).mean())
         slack = 4 * (s.gap.stderr or 0.0) + 0.02
         assert s.forward.value - slack < truth < s.reverse.value + slack
@@ -157,24 +156,24 @@ def test_a_wide_sandwich_is_not_trusted() -> None:
         rows=20,
         draws=200,
         dtype=torch.float64,
-        rng=generator(0, "s"),
+        rng=stream(0, "s"),
         seed=0,
         settings=AISSettings(2, 1, 1),
     )
-    assert not s.gap.trusted
+    assert not s.gap.stable
     assert "more temperatures bring them together" in s.gap.because
 
 
 SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10, simulated=150, ais=4, temperatures=8)
 
 
-def whole(widen: float = 1.0) -> record.Audit:
+def whole(widen: float = 1.0) -> Audit:
     posteriors, rows = {}, {}
     for i, name in enumerate(("train", "selection", "heldout")):
         x, _ = MODEL.sample(80, seed=i)
         x = x + MODEL.weight.sum(1)  # as if z had been drawn about 1
         mean, scale = MODEL.posterior(x)
-        posteriors[name] = InMemory(mean, widen * scale)
+        posteriors[name] = MemoryPosteriors(mean, widen * scale)
         rows[name] = Rows(name, x, torch.arange(80))
     r = Gaussian(torch.ones(2).double(), torch.ones(2).double())
     model = MODEL.vae(widen=widen)
@@ -184,7 +183,7 @@ def whole(widen: float = 1.0) -> record.Audit:
 
 def test_all_of_it_in_an_audit_and_back_from_disk(tmp_path) -> None:
     found = whole()
-    side = found.model_side
+    side = found.likelihood_side
     assert side is not None
     assert set(side.log_prob) == set(side.bits) == {"prior", "shifted"}
     gain = side.log_prob["shifted"].value - side.log_prob["prior"].value
@@ -197,7 +196,7 @@ def test_all_of_it_in_an_audit_and_back_from_disk(tmp_path) -> None:
     assert set(side.gaps) == {"selection", "heldout"}
     found.save(tmp_path / "audit")
     again = load_audit(tmp_path / "audit")
-    assert again.model_side == side
+    assert again.likelihood_side == side
     assert again.verdict == found.verdict
     for part in ("quarter.heldout.shifted", "log_prior.selection", "reconstruction.heldout", "rate.heldout"):
         assert torch.equal(again.tensors[part], found.tensors[part])
@@ -214,4 +213,4 @@ def test_a_wrong_encoder_is_named_and_without_a_decoder_nothing_is_said() -> Non
     said = sentences(found)
     assert "too narrow" in said[2]
     assert "the encoder's posteriors are not the model's (p < 0.001)" in said[2]
-    assert sentences(replace(found, model_side=None)) == []
+    assert sentences(replace(found, likelihood_side=None)) == []

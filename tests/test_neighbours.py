@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zprime.errors import ArrayError
 from zprime.kernels import compiled, nearest, neighbours, sieve
-from zprime.rng import generator
+from zprime.rng import stream
 
 needs_compiled = pytest.mark.skipif(compiled.module is None, reason=f"compiled kernels: {compiled.missing}")
 
@@ -30,7 +30,7 @@ def check(queries: Tensor, points: Tensor, k: int, exclude: Tensor | None = None
 
 
 def cloud(m: int, n: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    rng = generator(0, "cloud", d)
+    rng = stream(0, "cloud", d)
     return torch.randn(m, d, generator=rng, dtype=dtype), torch.randn(n, d, generator=rng, dtype=dtype)
 
 
@@ -128,7 +128,7 @@ def test_what_is_excluded_is_not_found(backend: str) -> None:
 
 def wide(n: int, m: int, spread: float) -> tuple[Tensor, Tensor]:
     """Rows of 300 columns that lie near a plane of 20, and apart from it by `spread`."""
-    rng = generator(0, "wide")
+    rng = stream(0, "wide")
     plane = torch.randn(20, 300, generator=rng)
     both = torch.randn(n + m, 20, generator=rng) @ plane + spread * torch.randn(n + m, 300, generator=rng)
     both[1] = both[0]
@@ -145,7 +145,7 @@ def test_a_sieve_of_few_axes_changes_nothing_and_is_used_where_it_spares_work(
     monkeypatch.setattr(sieve, "ASKED", 100)
     monkeypatch.setattr(sieve, "TRIED", 20)
     queries, points = wide(800, 100, spread)
-    among = neighbours.Searched(points)
+    among = neighbours.ExactIndex(points)
     distance, index = among.nearest(queries, 3)
     assert among._search.few is not None
     assert (among._search.whole is None) == spares
@@ -188,7 +188,7 @@ def test_what_cannot_be_searched_is_said(change: dict, text: str, unchecked: Non
 def test_points_that_are_searched_twice_and_queries_far_beyond_them(backend: str) -> None:
     """Queries 1e30 times as far out would overflow at the points' own scale."""
     queries, points = cloud(20, 900, 6)
-    among = neighbours.Searched(points * 1e-20)
+    among = neighbours.ExactIndex(points * 1e-20)
     for scale in (1e-20, 1.0, 1e10):
         found = among.nearest(queries * scale, 3)
         once = nearest(queries * scale, points * 1e-20, 3)

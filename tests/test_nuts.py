@@ -18,9 +18,9 @@ from zprime.distribution import rebuild
 from zprime.errors import NumericalError, UsageError
 from zprime.latent.context import Context
 from zprime.latent.nuts import SharedNUTSSettings, diagnose
-from zprime.latent.product_of_experts import SharedSettings
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.latent.product_of_experts import ProductOfExpertsSettings
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 pytest.importorskip("pyro")
 
@@ -42,14 +42,14 @@ class Plain(nn.Module):
         return Independent(Normal(mean, self.model.var**0.5, validate_args=False), 1, validate_args=False)
 
 
-def group(model: LinearGaussian, vae: nn.Module, n: int = N) -> tuple[Context, InMemory]:
-    rng = generator(0, "group", n)
+def group(model: LinearGaussian, vae: nn.Module, n: int = N) -> tuple[Context, MemoryPosteriors]:
+    rng = stream(0, "group", n)
     z = torch.randn(model.weight.shape[1], generator=rng, dtype=torch.float64)
     noise = torch.randn(n, len(model.bias), generator=rng, dtype=torch.float64)
     x = model.weight @ z + model.bias + model.var**0.5 * noise
     mean, scale = model.posterior(x)
     rows = Rows("train", x, torch.arange(n) + 100)
-    return Context(vae, rows, rows), InMemory(mean, scale, row_ids=rows.ids, labels=torch.arange(n) % 2)
+    return Context(vae, rows, rows), MemoryPosteriors(mean, scale, row_ids=rows.ids, labels=torch.arange(n) % 2)
 
 
 def skewed() -> LinearGaussian:
@@ -71,7 +71,7 @@ def long_run():
     model = skewed()
     context, q = group(model, Plain(model))
     settings = SharedNUTSSettings(draws=1000, chains=2, warmup=80)
-    return model, context, q, settings.fit(q, selection=q, context=context, rng=generator(0, "nuts"))
+    return model, context, q, settings.fit(q, selection=q, context=context, rng=stream(0, "nuts"))
 
 
 def test_draws_are_those_of_the_exact_posterior():
@@ -95,9 +95,9 @@ def test_draws_are_those_of_the_exact_posterior():
 def test_agrees_with_the_product_of_experts_where_that_is_exact():
     model = linear_gaussian(5, 2)
     context, q = group(model, Plain(model), 20)
-    shared = SharedSettings(label=1).fit(q, selection=q, context=None, rng=generator(0)).distribution
+    shared = ProductOfExpertsSettings(label=1).fit(q, selection=q, context=None, rng=stream(0)).distribution
     done = SharedNUTSSettings(label=1, draws=200, chains=2, warmup=40).fit(
-        q, selection=q, context=context, rng=generator(0)
+        q, selection=q, context=context, rng=stream(0)
     )
     u = (done.distribution.draws - shared.mean) / shared.scale
     assert float(u.mean(0).abs().max()) < 5 / done.chosen["ess"] ** 0.5
@@ -108,17 +108,17 @@ def test_agrees_with_the_product_of_experts_where_that_is_exact():
 def test_sampling_picks_stored_draws_and_parts_rebuild_it():
     *_, done = long_run()
     r = done.distribution
-    z = r.sample(5000, rng=generator(0, "sample"))
+    z = r.sample(5000, rng=stream(0, "sample"))
     assert bool((z[:200, None] == r.draws).all(2).any(1).all())
     assert float((z.mean(0) - r.draws.mean(0)).abs().max()) < 5 * float(r.draws.std(0).max()) / 5000**0.5
     again = rebuild("shared-nuts", r.config(), r.tensors())
-    assert bool((again.sample(9, rng=generator(1)) == r.sample(9, rng=generator(1))).all())
+    assert bool((again.sample(9, rng=stream(1)) == r.sample(9, rng=stream(1))).all())
 
 
 def test_has_no_density_and_says_so():
     *_, done = long_run()
     assert done.distribution.density == "none"
-    assert done.distribution.tilt(torch.zeros(1, 2), torch.ones(1, 2), draws=0, rng=generator(0)) is None
+    assert done.distribution.tilt(torch.zeros(1, 2), torch.ones(1, 2), draws=0, rng=stream(0)) is None
     with pytest.raises(
         UsageError, match=r"shared-nuts\(8\): this kind consists of Monte Carlo draws and has no density"
     ):
@@ -139,11 +139,11 @@ def test_chains_that_disagree_are_a_bad_outcome():
     x = torch.full((4, 1), 2.0, dtype=torch.float64)
     rows = Rows("train", x, torch.arange(4))
     # codes of both signs, so that chains start in both modes
-    q = InMemory(
+    q = MemoryPosteriors(
         x * torch.tensor([[1.0], [1], [-1], [-1]], dtype=torch.float64), torch.full((4, 1), 0.05, dtype=torch.float64)
     )
     done = SharedNUTSSettings(draws=60, chains=6, warmup=20).fit(
-        q, selection=q, context=Context(Bimodal(), rows, rows), rng=generator(0, "bimodal")
+        q, selection=q, context=Context(Bimodal(), rows, rows), rng=stream(0, "bimodal")
     )
     assert not done.outcome.ok
     assert done.chosen["rhat"] > 1.5
@@ -155,14 +155,14 @@ def test_chains_that_disagree_are_a_bad_outcome():
 def test_too_few_draws_are_a_bad_outcome():
     model = linear_gaussian(5, 2)
     context, q = group(model, model.vae())
-    done = SharedNUTSSettings(draws=30, chains=1, warmup=30).fit(q, selection=q, context=context, rng=generator(0))
+    done = SharedNUTSSettings(draws=30, chains=1, warmup=30).fit(q, selection=q, context=context, rng=stream(0))
     assert not done.outcome.ok
     assert "raise" in done.outcome.message
     assert done.chosen["ess"] < 100 or done.chosen["rhat"] > 1.01
 
 
 def test_diagnostics_of_known_chains():
-    rng = generator(0, "chains")
+    rng = stream(0, "chains")
     z = torch.randn(4, 500, 2, generator=rng, dtype=torch.float64)
     z[:, :, 1] += torch.arange(4)[:, None]  # dimension 1: chains about different places
     rhat, ess = diagnose(z)
@@ -181,11 +181,9 @@ def test_float32_models_and_determinism():
     for v, dtype in ((vae, torch.float64), (small, torch.float32), (small, torch.float32)):
         context, q = group(model, v)
         rows = Rows("train", context.train.x.to(dtype), context.train.ids)
-        q = InMemory(q.mean.to(dtype), q.scale.to(dtype), row_ids=q.row_ids)
+        q = MemoryPosteriors(q.mean.to(dtype), q.scale.to(dtype), row_ids=q.row_ids)
         settings = SharedNUTSSettings(draws=30, chains=1, warmup=30)
-        results.append(
-            settings.fit(q, selection=q, context=Context(v, rows, rows), rng=generator(0)).distribution.draws
-        )
+        results.append(settings.fit(q, selection=q, context=Context(v, rows, rows), rng=stream(0)).distribution.draws)
     assert results[1].dtype == torch.float32
     assert bool((results[1] == results[2]).all())
     truth = exact(model, group(model, vae)[0].train.x)
@@ -193,7 +191,7 @@ def test_float32_models_and_determinism():
 
 
 def test_one_chain_is_judged_by_its_halves():
-    rng = generator(0, "one chain")
+    rng = stream(0, "one chain")
     z = torch.randn(1, 1001, 2, generator=rng, dtype=torch.float64)
     z[:, 500:, 1] += 1
     rhat, ess = diagnose(z)
@@ -222,17 +220,17 @@ def test_leaves_the_global_state_alone():
         for switch in (True, False):
             Distribution.set_default_validate_args(switch)
             before = snapshot()
-            settings.fit(q, selection=q, context=context, rng=generator(0))
+            settings.fit(q, selection=q, context=context, rng=stream(0))
             assert snapshot() == before
         with torch.no_grad():
-            settings.fit(q, selection=q, context=context, rng=generator(0))
+            settings.fit(q, selection=q, context=context, rng=stream(0))
     finally:
         Distribution.set_default_validate_args(True)
     # and the global stream is not what decides
     torch.manual_seed(1)
-    a = settings.fit(q, selection=q, context=context, rng=generator(0)).distribution.draws
+    a = settings.fit(q, selection=q, context=context, rng=stream(0)).distribution.draws
     torch.manual_seed(2)
-    b = settings.fit(q, selection=q, context=context, rng=generator(0)).distribution.draws
+    b = settings.fit(q, selection=q, context=context, rng=stream(0)).distribution.draws
     assert bool((a == b).all())
 
 
@@ -270,7 +268,7 @@ def test_without_pyro(monkeypatch):
     context, q = group(model, model.vae())
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UsageError, match="kind shared-nuts: expected Pyro to be installed.*run: pip install pyro-ppl"):
-        SharedNUTSSettings().fit(q, selection=q, context=context, rng=generator(0))
+        SharedNUTSSettings().fit(q, selection=q, context=context, rng=stream(0))
 
 
 @pytest.mark.parametrize(
@@ -286,14 +284,14 @@ def test_settings_that_cannot_be_used(settings, text):
     model = linear_gaussian(5, 2)
     context, q = group(model, model.vae())
     with pytest.raises(UsageError, match=text):
-        SharedNUTSSettings(**settings).fit(q, selection=q, context=context, rng=generator(0))
+        SharedNUTSSettings(**settings).fit(q, selection=q, context=context, rng=stream(0))
 
 
 def test_needs_the_model():
     model = linear_gaussian(5, 2)
     _, q = group(model, model.vae())
     with pytest.raises(UsageError, match="kind shared-nuts: needs the model and the rows"):
-        SharedNUTSSettings().fit(q, selection=q, context=None, rng=generator(0))
+        SharedNUTSSettings().fit(q, selection=q, context=None, rng=stream(0))
 
 
 def test_rows_that_the_decoder_cannot_have_made():
@@ -302,7 +300,7 @@ def test_rows_that_the_decoder_cannot_have_made():
     rows = Rows("train", context.train.x.clone(), context.train.ids)
     rows.x[3, 0] = torch.nan
     with pytest.raises(NumericalError, match="log p\\(x\\|z\\) of 8 rows is not finite at a code of row 10"):
-        SharedNUTSSettings().fit(q, selection=q, context=Context(model.vae(), rows, rows), rng=generator(0))
+        SharedNUTSSettings().fit(q, selection=q, context=Context(model.vae(), rows, rows), rng=stream(0))
 
 
 def test_reports_progress():
@@ -310,6 +308,6 @@ def test_reports_progress():
     context, q = group(model, model.vae())
     seen = []
     SharedNUTSSettings(draws=8, chains=2, warmup=10).fit(
-        q, selection=q, context=context, rng=generator(0), progress=lambda *a: seen.append(a)
+        q, selection=q, context=context, rng=stream(0), progress=lambda *a: seen.append(a)
     )
     assert [s for s in seen if s[1] == s[2]] == [("shared-nuts chain 1", 14, 14), ("shared-nuts chain 2", 14, 14)]

@@ -10,13 +10,13 @@ import torch
 
 import small
 from zprime import artifact, sampling
-from zprime.results.audit import load as load_audit
 from zprime.data import SPLITS, DataSettings
 from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
 from zprime.fitting import load_fit
-from zprime.running import Run
 from zprime.results.audit import Audit
-from zprime.rng import generator
+from zprime.results.audit import load as load_audit
+from zprime.rng import stream
+from zprime.running import Run
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_fit_is_kept_with_how_it_went(made: tuple[Run, Audit]) -> None:
     found = load_fit(made[0].path / "latent" / "mixture")
     assert found.chosen["components"] in {c["components"] for c in found.curve}
     assert len(found.trace["bound"]) > 1
-    z = torch.randn(5, 2, generator=generator(0, "z"))
+    z = torch.randn(5, 2, generator=stream(0, "z"))
     assert torch.isfinite(found.distribution.log_prob(z)).all()
 
 
@@ -149,7 +149,7 @@ def test_the_audit_survives_its_file(made: tuple[Run, Audit]) -> None:
     for entry in raw["entries"]:
         for rungs in entry["scores"].values():
             for score in rungs.values():  # no bare float is reported
-                assert {"value", "stderr", "low", "high", "n", "unit", "split", "seed", "trusted"} <= set(score["gain"])
+                assert {"value", "stderr", "low", "high", "n", "unit", "split", "seed", "stable"} <= set(score["gain"])
 
 
 def test_the_aggregated_posterior_can_be_drawn_from_the_data(made: tuple[Run, Audit]) -> None:
@@ -157,7 +157,7 @@ def test_the_aggregated_posterior_can_be_drawn_from_the_data(made: tuple[Run, Au
     kept, again = job.generative("aggregated"), job.generative("aggregated", store="data")
     if kept.latent.label.startswith("aggregated(80) +"):
         kept = replace(kept, latent=kept.latent.base)  # type: ignore[attr-defined]
-    a, b = (m.latent.sample(30, rng=generator(0, "s")) for m in (kept, again))
+    a, b = (m.latent.sample(30, rng=stream(0, "s")) for m in (kept, again))
     torch.testing.assert_close(a, b)
     assert again.latent.holds_rows
     assert audit.storage["data"] == 80 * 5 * 4

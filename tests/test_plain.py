@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zprime.serialise import from_plain, outline, to_plain
+from zprime.serialise import from_jsonable, outline, to_jsonable
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ trees = st.builds(
 
 @given(trees)
 def test_what_is_written_is_read_back(tree: Tree) -> None:
-    text = json.dumps(to_plain(tree), allow_nan=False)
-    assert from_plain(Tree, json.loads(text)) == tree
+    text = json.dumps(to_jsonable(tree), allow_nan=False)
+    assert from_jsonable(Tree, json.loads(text)) == tree
 
 
 def test_nan_comes_back_as_nan() -> None:
-    again = from_plain(Leaf, json.loads(json.dumps(to_plain(Leaf(math.nan, None)), allow_nan=False)))
+    again = from_jsonable(Leaf, json.loads(json.dumps(to_jsonable(Leaf(math.nan, None)), allow_nan=False)))
     assert math.isnan(again.value)
     assert again.stderr is None
 
@@ -59,7 +59,7 @@ def test_nan_comes_back_as_nan() -> None:
 )
 def test_what_does_not_fit_is_refused(raw: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
-        from_plain(Leaf, raw)
+        from_jsonable(Leaf, raw)
 
 
 def test_an_outline_changes_with_any_field_inside() -> None:

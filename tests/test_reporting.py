@@ -19,10 +19,7 @@ from zprime import plot, reporting
 from zprime.cli import app
 from zprime.distribution import Outcome
 from zprime.errors import ArtifactError, UsageError
-from zprime.statistics.estimate import Estimate
-from zprime.running import Run
-from zprime.posteriors import Sharded
-from zprime.results.audit import Audit
+from zprime.posteriors import ShardedPosteriors
 from zprime.reporting import gains, pictures
 from zprime.reporting.compare import compare
 from zprime.reporting.compare import short as short_names
@@ -33,7 +30,10 @@ from zprime.reporting.provenance import command
 from zprime.reporting.sections import _tables, sections
 from zprime.reporting.sheets import Sheet, sheets
 from zprime.reporting.table import details, short, show, size
-from zprime.rng import generator
+from zprime.results.audit import Audit
+from zprime.rng import stream
+from zprime.running import Run
+from zprime.statistics.estimate import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +145,14 @@ def test_every_estimate_in_a_new_section_is_on_the_page(made: Audit) -> None:
         distance: Estimate
         by_kind: dict[str, Estimate]
 
-    e = Estimate(1.234, 0.1, 1.0, 1.4, 77, "nats", "heldout", 3, trusted=False, because="too few")
+    e = Estimate(1.234, 0.1, 1.0, 1.4, 77, "nats", "heldout", 3, stable=False, because="too few")
     tables = _tables(Drift(e, {"prior": e}), "")
     assert [(t.caption, [r[0] for r in t.rows]) for t in tables] == [("", ["Distance"]), ("By kind", ["prior"])]
     number = tables[0].rows[0][1][0]
     assert number.text == "1.23 ± 0.10 ?"
     assert number.why == (
         "between this and that; 95 % interval 1 to 1.4 nats; 77 rows of the heldout split, seed 3; too few; "
-        "not to be trusted."
+        "not to be stable."
     )
 
 
@@ -257,11 +257,11 @@ def test_notebook_shows_results(digits: tuple[Path, Audit]) -> None:
     assert audit.verdict.sentence.replace("'", "&#x27;") in shown
     for e in audit.entries:
         assert str(e.scores["heldout"]["likelihood"].gain) in shown
-    posteriors = Sharded(folder / "posteriors" / "train")
+    posteriors = ShardedPosteriors(folder / "posteriors" / "train")
     assert f"{posteriors.n:,} posteriors in 2 dimensions" in posteriors._repr_html_()
     model = run.generative("mixture")
     assert "stores no function of any single training row" in model._repr_html_()
-    fit = zprime.fit("gaussian", posteriors, selection=Sharded(folder / "posteriors" / "selection"))
+    fit = zprime.fit("gaussian", posteriors, selection=ShardedPosteriors(folder / "posteriors" / "selection"))
     assert fit.outcome.message in fit._repr_html_()
     nasty = replace(fit, outcome=Outcome(ok=False, message="<b>&"))._repr_html_()
     assert "not well: &lt;b&gt;&amp;" in nasty
@@ -294,7 +294,7 @@ def counted(made: Audit, prior: torch.Tensor, held: torch.Tensor) -> Audit:
 
 
 def test_counts_have_their_means_zeros_and_totals(made: Audit) -> None:
-    held = torch.poisson(3 * torch.rand(40, 30, generator=generator(0, "counts")) + 0.5)
+    held = torch.poisson(3 * torch.rand(40, 30, generator=stream(0, "counts")) + 0.5)
     prior = 2 * held
     prior[:, 7] = 0.0
     audit = counted(made, prior, held)
@@ -357,12 +357,12 @@ def test_latent_side_is_told_on_page_and_terminal(made: Audit, width: int) -> No
         assert str(escape(text)) in page
         for word in (*name.split(), *text.split()):
             assert word in terminal
-    assert made.latent_side is not None
-    assert made.latent_side.hole is not None
-    for b in made.latent_side.hole.bounds:
+    assert made.latents_side is not None
+    assert made.latents_side.hole is not None
+    for b in made.latents_side.hole.bounds:
         assert b.name in page
         assert str(b.estimate) in page
-    assert lines(replace(made, latent_side=None)) == []
+    assert lines(replace(made, latents_side=None)) == []
 
 
 @pytest.mark.parametrize("width", [80, 140])
@@ -397,7 +397,7 @@ def test_what_is_shipped_is_on_the_page(made: Audit, digits: tuple[Path, Audit])
 
 def test_untrusted_numbers_are_marked(made: Audit) -> None:
     e = made.entries[1].scores["heldout"]["likelihood"].gain
-    assert short(replace(e, trusted=False)) == short(replace(e, trusted=True)) + "?"
+    assert short(replace(e, stable=False)) == short(replace(e, stable=True)) + "?"
 
 
 def test_sizes_in_words() -> None:

@@ -24,11 +24,11 @@ from ring import (
 from zprime.arrays import standard_log_prob
 from zprime.distribution import Fit
 from zprime.errors import UsageError
-from zprime.latent.gradient import MLP, Whitening
 from zprime.latent.gaussian import GaussianSettings
+from zprime.latent.gradient import MLP, Whitening
 from zprime.latent.resampled import Normaliser, Resampled, ResampledSettings
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 SMALL = {
     m: ResampledSettings(m, hidden=(32, 32), proposals=64, epochs=5, batch=128, lr=1e-2)
@@ -56,7 +56,7 @@ class Half(MLP):
 
 def half(method: str, high: float, low: float, proposals: int) -> Resampled:
     plain = Whitening(torch.zeros(1), torch.eye(1))
-    u = torch.randn(200_000 if method == "rejection" else 20_000 * (proposals - 1), 1, generator=generator(0, "u"))
+    u = torch.randn(200_000 if method == "rejection" else 20_000 * (proposals - 1), 1, generator=stream(0, "u"))
     f = Half(high, low)(u)[:, 0]
     log_weight = nn.functional.logsigmoid(f) if method == "rejection" else f
     return Resampled(
@@ -88,7 +88,7 @@ def test_law_of_two_halves_is_the_one_counted_by_hand(method: str, proposals: in
     z = torch.tensor([[0.7], [-0.7]], dtype=torch.float64)
     expected = standard_log_prob(z) + torch.tensor([2 * right, 2 * (1 - right)], dtype=torch.float64).log()
     torch.testing.assert_close(r.log_prob(z), expected, rtol=0, atol=0.02)  # 4 s.e. of the normaliser and more
-    drawn = int((r.sample(20_000, rng=generator(1)) > 0).sum())
+    drawn = int((r.sample(20_000, rng=stream(1)) > 0).sum())
     assert binomtest(drawn, 20_000, right).pvalue > 1e-4
 
 
@@ -103,7 +103,7 @@ def test_ring_is_followed_where_one_gaussian_cannot(method: str, fits) -> None:
 def test_one_posterior_is_met_at_its_own_entropy(method: str) -> None:
     settings = ResampledSettings(method, hidden=(8,), proposals=16, epochs=1, batch=128, lr=1e-3)
     r = fit(settings, cloud()).distribution
-    z = cloud().draw(rng=generator(0, "z"), draws=10_000)
+    z = cloud().draw(rng=stream(0, "z"), draws=10_000)
     assert -2e-3 < float((cloud().log_prob(z) - r.log_prob(z)).mean()) < 0.02
 
 
@@ -126,7 +126,7 @@ def test_log_normaliser_and_its_error_against_quadrature(method: str, fits) -> N
     assert abs(r.normaliser.log_z - log_z) < 4 * r.normaliser.stderr
     assert r.config()["log_normaliser_stderr"] == r.normaliser.stderr
 
-    sample = r.net(torch.randn(40_000, 2, generator=generator(9)))[:, 0].detach()
+    sample = r.net(torch.randn(40_000, 2, generator=stream(9)))[:, 0].detach()
     sample = nn.functional.logsigmoid(sample) if method == "rejection" else sample
     few, many = (Normaliser.estimate(method, sample[:n], 64) for n in (10_000, 40_000))
     assert few.stderr / many.stderr == pytest.approx(2, rel=0.2)
@@ -138,7 +138,7 @@ def test_no_weight_gains_more_than_log_t_over_the_base(method: str, fits) -> Non
     r = fits[method].distribution
     loud = MLP(2, (32, 32), 1)
     loud.load_state_dict({k: (10 if k.startswith("4") else 1) * v for k, v in r.net.state_dict().items()})
-    w = loud(torch.randn(63_000, 2, generator=generator(0)))[:, 0].detach()
+    w = loud(torch.randn(63_000, 2, generator=stream(0)))[:, 0].detach()
     w = nn.functional.logsigmoid(w) if method == "rejection" else w
     louder = Resampled(loud, r.whitening, method, r.hidden, 64, Normaliser.estimate(method, w, 64))
     base = fit(GaussianSettings(), ring()).distribution
@@ -170,7 +170,7 @@ def test_base_may_be_the_prior() -> None:
 )
 def test_too_few_proposals_end_in_advice(method: str, text: str) -> None:
     """Two tight clumps far apart hold a small share of their moment match."""
-    apart = InMemory(torch.tensor([[-5.0, 0.0], [5.0, 0.0]]), torch.full((2, 2), 0.1))
+    apart = MemoryPosteriors(torch.tensor([[-5.0, 0.0], [5.0, 0.0]]), torch.full((2, 2), 0.1))
     out = fit(ResampledSettings(method, hidden=(32, 32), proposals=4, epochs=4, batch=64, lr=2e-2), apart)
     assert not out.outcome.ok
     assert text in out.outcome.message

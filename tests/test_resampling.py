@@ -7,8 +7,8 @@ import torch
 
 from samples import clumps
 from zprime.measure.samples.frechet import frechet, frechet_replicates
+from zprime.rng import stream
 from zprime.statistics.resampling import GROUPS, About, Groups, group_of, halve, leave_out
-from zprime.rng import generator
 
 ABOUT = About(100, "heldout", 0)
 
@@ -21,7 +21,7 @@ def grouped(x: torch.Tensor, *, pairs: bool, power: int = 1) -> Groups:
 
 
 def noise(seed: int, n: int = 600) -> torch.Tensor:
-    return torch.randn(n, generator=generator(seed, "noise"), dtype=torch.float64)
+    return torch.randn(n, generator=stream(seed, "noise"), dtype=torch.float64)
 
 
 def test_a_mean_has_the_error_of_its_groups() -> None:

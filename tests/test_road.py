@@ -9,39 +9,40 @@ import pytest
 import torch
 
 import small
-from zprime import serialise, plot
-from zprime.results.audit import load as load_audit
+from zprime import plot, serialise
 from zprime.components import choose
 from zprime.latent.gaussian import moments
-from zprime.measure.samples.copying import Copying, TrainingSet, copying
+from zprime.measure.samples.bandwidth_path import BANDWIDTHS, CODES, road, walk
+from zprime.measure.samples.copying import TrainingSet, copying
 from zprime.measure.samples.side import PLANTED, RECONSTRUCTED
-from zprime.measure.samples.bandwidth_path import BANDWIDTHS, CODES, Road, road, walk
-from zprime.posteriors import InMemory
-from zprime.results.audit import Audit
+from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import report
 from zprime.reporting.samples import road_line
-from zprime.rng import generator
+from zprime.results.audit import Audit
+from zprime.results.audit import load as load_audit
+from zprime.results.samples import BandwidthPath, Copying
+from zprime.rng import stream
 
 N, M = 11, 4000
 
 
-def line(scale: float) -> InMemory:
+def line(scale: float) -> MemoryPosteriors:
     """Codes on a line, 1 apart: the decoder shows them as they are."""
     mean = torch.arange(N, dtype=torch.float64)[:, None] - (N - 1) / 2
-    return InMemory(mean, torch.full_like(mean, scale))
+    return MemoryPosteriors(mean, torch.full_like(mean, scale))
 
 
-def measured(train: InMemory, real: torch.Tensor, *, samples: int = 1000) -> Road:
+def measured(train: MemoryPosteriors, real: torch.Tensor, *, samples: int = 1000) -> BandwidthPath:
     """The road where the decoder is the identity, and reconstructions of unseen rows are these."""
-    data = TrainingSet(train.mean, train.mean, yardstick=1)
+    data = TrainingSet(train.mean, train.mean, reference=1)
     yard = data.neighbours(real)
-    return road(train, lambda z: z, data, yard, {"reconstructions": yard}, samples=samples, rng=generator(0, "road"))
+    return road(train, lambda z: z, data, yard, {"reconstructions": yard}, samples=samples, rng=stream(0, "road"))
 
 
 @pytest.fixture(scope="module")
-def straight() -> Road:
+def straight() -> BandwidthPath:
     # unseen rows lie anywhere between two training rows: 0 to 1/2 from the nearer one
-    real = N * (torch.rand(M, 1, generator=generator(0, "real"), dtype=torch.float64) - 0.5)
+    real = N * (torch.rand(M, 1, generator=stream(0, "real"), dtype=torch.float64) - 0.5)
     return measured(line(1e-9), real)
 
 
@@ -58,69 +59,69 @@ def chance(h: float) -> float:
     return float(((1 - 2 * distance).clamp(min=0) * weight).sum() / weight.sum() / N)
 
 
-def test_the_road_is_the_closed_form(straight: Road) -> None:
-    truths = {s.name: chance(s.bandwidth) for s in straight.stops}
+def test_the_road_is_the_closed_form(straight: BandwidthPath) -> None:
+    truths = {s.name: chance(s.bandwidth) for s in straight.points}
     assert truths["h = 0.05"] > 0.7 > truths["h = 0.1"] > 0.5 > truths["h = 0.5"] > truths["h = 1"]
-    for stop in straight.stops:
+    for stop in straight.points:
         e = stop.copying.within
         assert e.value == pytest.approx(truths[stop.name], abs=3 * (e.stderr or 0.0) + 1e-6), stop.name
 
 
-def test_the_codes_are_copies_and_smoothing_ends_it(straight: Road) -> None:
-    codes, exact = straight.stops[:2]
+def test_the_codes_are_copies_and_smoothing_ends_it(straight: BandwidthPath) -> None:
+    codes, exact = straight.points[:2]
     assert (codes.name, codes.bandwidth, codes.copying.within.value) == (CODES, 0.0, 1.0)
     assert exact.copying.within.value > 0.99  # the aggregated posterior, as narrow as these are
     assert codes.copying.authenticity.value == 0
-    assert [s.name for s in straight.copies] == [s.name for s in straight.stops[: len(straight.copies)]]
+    assert [s.name for s in straight.copies] == [s.name for s in straight.points[: len(straight.copies)]]
     assert {CODES, "h = 0"} <= {s.name for s in straight.copies}
-    assert straight.stops[-1].copying.status == "passes"
+    assert straight.points[-1].copying.status == "passes"
 
 
 def test_wide_posteriors_are_no_copies_from_the_start() -> None:
     # a posterior as wide as the rows are apart: ancestral sampling need not copy, which the codes themselves do
-    real = N * (torch.rand(M, 1, generator=generator(0, "real"), dtype=torch.float64) - 0.5)
+    real = N * (torch.rand(M, 1, generator=stream(0, "real"), dtype=torch.float64) - 0.5)
     found = measured(line(1.0), real)
     assert [s.name for s in found.copies] == [CODES]
 
 
 def test_a_hole_is_where_the_road_leaves_the_data() -> None:
-    rng = generator(0, "clumps")
+    rng = stream(0, "clumps")
     centre = torch.tensor([[-5.0, 0.0], [5.0, 0.0]], dtype=torch.float64)
     mean, real = (
         centre[torch.randint(2, (n,), generator=rng)] + torch.randn(n, 2, generator=rng, dtype=torch.float64)
         for n in (300, 1000)
     )
-    found = measured(InMemory(mean, torch.full_like(mean, 1e-6)), real)
+    found = measured(MemoryPosteriors(mean, torch.full_like(mean, 1e-6)), real)
     assert found.copies
     assert found.off
     assert found.off[-1].bandwidth == 1.0  # one Gaussian draws from between the clumps
     assert found.copies[-1].bandwidth < found.off[0].bandwidth
-    values = [s.copying.within.value for s in found.stops]
+    values = [s.copying.within.value for s in found.points]
     assert all(a > b - 0.03 for a, b in zip(values, values[1:], strict=False))  # downhill all the way
-    assert found.stops[-1].copying.z_u.value > found.stops[0].copying.z_u.value
+    assert found.points[-1].copying.z_u.value > found.points[0].copying.z_u.value
 
 
 def test_no_hole_no_way_off_the_data() -> None:
-    rng = generator(0, "one clump")
+    rng = stream(0, "one clump")
     mean, real = (torch.randn(n, 2, generator=rng, dtype=torch.float64) for n in (300, 2000))
-    found = measured(InMemory(mean, torch.full_like(mean, 1e-6)), real)
+    found = measured(MemoryPosteriors(mean, torch.full_like(mean, 1e-6)), real)
     assert found.copies
     assert found.off == []
-    assert found.stops[-1].copying.within.low < 0.5 < found.stops[-1].copying.within.high
+    assert found.points[-1].copying.within.low < 0.5 < found.points[-1].copying.within.high
 
 
 # -- laws --------------------------------------------------------------------------------------------------------------
 
 
 def test_every_stop_keeps_mean_and_covariance() -> None:
-    rng = generator(0, "codes")
+    rng = stream(0, "codes")
     mean = torch.randn(50, 3, generator=rng, dtype=torch.float64) @ torch.tensor(
         [[1.0, 0.8, 0.0], [0.0, 0.6, 0.0], [0.0, 0.0, 2.0]], dtype=torch.float64
     )
-    train = InMemory(mean + 1, 0.2 + torch.rand(50, 3, generator=rng, dtype=torch.float64))
+    train = MemoryPosteriors(mean + 1, 0.2 + torch.rand(50, 3, generator=rng, dtype=torch.float64))
     m, S = moments(train)
     n = 200_000
-    for name, h, z in walk(train, n, rng=generator(1, "walk")):
+    for name, h, z in walk(train, n, rng=stream(1, "walk")):
         if name != CODES:
             torch.testing.assert_close(z.mean(0), m, atol=5 * math.sqrt(float(S.diagonal().max()) / n), rtol=0)
             torch.testing.assert_close(torch.cov(z.T), S, atol=0.06, rtol=0, msg=f"{h}")
@@ -128,15 +129,15 @@ def test_every_stop_keeps_mean_and_covariance() -> None:
 
 def test_nothing_changes_along_the_road_but_the_bandwidth() -> None:
     train = line(0.1)
-    stops = {name: z for name, _, z in walk(train, 500, rng=generator(0, "walk"))}
-    row = choose(train.log_weights, 500, generator(0, "walk"))
-    torch.testing.assert_close(stops[CODES], train.mean[row])
+    points = {name: z for name, _, z in walk(train, 500, rng=stream(0, "walk"))}
+    row = choose(train.log_weights, 500, stream(0, "walk"))
+    torch.testing.assert_close(points[CODES], train.mean[row])
     m, S = moments(train)
-    noise = stops["h = 0"] - stops[CODES]
+    noise = points["h = 0"] - points[CODES]
     assert float(noise.std()) == pytest.approx(0.1, rel=0.15)
     a = math.sqrt(1 - 0.3**2)
-    kernel = (stops["h = 0.3"] - m - a * (stops["h = 0"] - m)) / 0.3
-    torch.testing.assert_close(kernel, stops["h = 1"] - m)
+    kernel = (points["h = 0.3"] - m - a * (points["h = 0"] - m)) / 0.3
+    torch.testing.assert_close(kernel, points["h = 1"] - m)
     assert float(kernel.var()) == pytest.approx(float(S), rel=0.2)
 
 
@@ -144,7 +145,7 @@ def test_weights_are_kept() -> None:
     weights = torch.zeros(N, dtype=torch.float64)
     weights[[3, 7]] = 0.5
     train = line(0.1)
-    z = next(z for _, _, z in walk(InMemory(train.mean, train.scale, weights=weights), 50, rng=generator(0, "w")))
+    z = next(z for _, _, z in walk(MemoryPosteriors(train.mean, train.scale, weights=weights), 50, rng=stream(0, "w")))
     assert set(z[:, 0].tolist()) == {float(train.mean[3]), float(train.mean[7])}
 
 
@@ -163,11 +164,11 @@ def test_it_is_in_the_record_beside_both_controls(made: tuple[Audit, Path]) -> N
     assert audit.generation is not None
     found = audit.generation.road
     assert found is not None
-    assert [s.bandwidth for s in found.stops] == [0.0, *BANDWIDTHS]
+    assert [s.bandwidth for s in found.points] == [0.0, *BANDWIDTHS]
     assert set(found.beside) == {PLANTED, RECONSTRUCTED, "prior"}
     assert found.beside[PLANTED].within.low > 0.9
-    assert found.beside[PLANTED].within.n == found.stops[0].copying.within.n == found.rows
-    assert serialise.from_plain(Road, json.loads(json.dumps(serialise.to_plain(found)))) == found
+    assert found.beside[PLANTED].within.n == found.points[0].copying.within.n == found.rows
+    assert serialise.from_jsonable(BandwidthPath, json.loads(json.dumps(serialise.to_jsonable(found)))) == found
     assert load_audit(folder / "audit").generation.road == found  # type: ignore[union-attr]
 
 
@@ -180,7 +181,7 @@ def test_it_is_drawn(made: tuple[Audit, Path], tmp_path: Path) -> None:
     found = audit.generation.road
     assert found is not None
     drawn = [line.get_ydata()[0] for line in top.lines if line.get_marker() == "o"]
-    assert drawn == [s.copying.within.value for s in found.stops]
+    assert drawn == [s.copying.within.value for s in found.points]
     assert {t.get_text() for t in top.texts} == set(found.beside)
     assert [t.get_text() for t in bottom.get_xticklabels()] == ["codes", *(f"{h:g}" for h in BANDWIDTHS)]
     page = report(folder, tmp_path / "page.html").read_text()
@@ -198,13 +199,13 @@ def test_the_public_page_has_it_without_a_row_of_the_data(made: tuple[Audit, Pat
     assert "data-near" not in page
 
 
-def test_words(straight: Road) -> None:
+def test_words(straight: BandwidthPath) -> None:
     said = road_line(straight)
     assert f"samples copy up to {straight.copies[-1].name}" in said
 
-    def marked(status: str) -> Road:
-        stops = [replace(s, copying=replace(s.copying, status=status)) for s in straight.stops]
-        return replace(straight, stops=stops)
+    def marked(status: str) -> BandwidthPath:
+        points = [replace(s, copying=replace(s.copying, status=status)) for s in straight.points]
+        return replace(straight, points=points)
 
     assert "nowhere do samples measurably copy" in road_line(marked("passes"))
     assert "untested" in road_line(marked("untested"))
@@ -212,14 +213,14 @@ def test_words(straight: Road) -> None:
 
 def test_as_many_of_each_or_z_u_would_not_compare() -> None:
     train = line(1e-9)
-    data = TrainingSet(train.mean, train.mean, yardstick=1)
-    yard = data.neighbours(torch.rand(300, 1, dtype=torch.float64, generator=generator(0, "x")))
+    data = TrainingSet(train.mean, train.mean, reference=1)
+    yard = data.neighbours(torch.rand(300, 1, dtype=torch.float64, generator=stream(0, "x")))
     beside = {"few": yard.take(slice(60)), "many": yard}
-    found = road(train, lambda z: z, data, yard, beside, samples=200, rng=generator(0, "road"))
+    found = road(train, lambda z: z, data, yard, beside, samples=200, rng=stream(0, "road"))
     sizes: set[int] = {found.rows, *(c.z_u.n for c in _all(found))}
     assert sizes == {60}
     assert found.beside["many"] == copying(yard.take(slice(60)), yard)
 
 
-def _all(found: Road) -> list[Copying]:
-    return [*(s.copying for s in found.stops), *found.beside.values()]
+def _all(found: BandwidthPath) -> list[Copying]:
+    return [*(s.copying for s in found.points), *found.beside.values()]

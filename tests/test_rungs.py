@@ -13,13 +13,11 @@ from zprime.arrays import gaussian_log_prob, standard_log_prob
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent import Flow, Gaussian
-from zprime.measure.likelihood.gains import Ladder
-from zprime.measure.candidates import Panel
-from zprime.measure.likelihood.gains import climb
-from zprime.measure.likelihood.gains import CODE_DRAWS
+from zprime.measure.candidates import Candidates
+from zprime.measure.likelihood.gains import ELBO_DRAWS, RowGains, measure_gains
 from zprime.measure.likelihood.proposal import Plan, match, propose
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 MODEL = linear_gaussian()
 N = 16
@@ -27,7 +25,7 @@ X, _ = MODEL.sample(N, seed=5)
 MEAN, SCALE = MODEL.posterior(X)
 ROWS = Rows("heldout", X, torch.arange(N))
 NAMES = [n for n in ZOO if n not in ("prior", "shared-nuts")]
-"""All kinds that have a density, and are not the yardstick itself."""
+"""All kinds that have a density, and are not the reference itself."""
 GRID, AREA = grid()
 
 
@@ -42,15 +40,17 @@ def truth(name: str) -> Tensor:
 
 
 @functools.cache
-def ladder(widen: float = 1.0) -> Ladder:
+def ladder(widen: float = 1.0) -> RowGains:
     """Every kind at once, on the same draws."""
-    panel = Panel({n: r(n) for n in NAMES})
-    model, posteriors = MODEL.vae(widen=widen), InMemory(MEAN, SCALE * widen)
-    return climb(panel, posteriors, split="heldout", rng=generator(0, "all"), model=model, rows=ROWS, draws=1200)
+    candidates = Candidates({n: r(n) for n in NAMES})
+    model, posteriors = MODEL.vae(widen=widen), MemoryPosteriors(MEAN, SCALE * widen)
+    return measure_gains(
+        candidates, posteriors, split="heldout", rng=stream(0, "all"), model=model, rows=ROWS, draws=1200
+    )
 
 
 def closed(name: str) -> bool:
-    return r(name).tilt(MEAN[:1], SCALE[:1], draws=0, rng=generator(0)) is not None
+    return r(name).tilt(MEAN[:1], SCALE[:1], draws=0, rng=stream(0)) is not None
 
 
 every = pytest.mark.parametrize("name", NAMES)
@@ -63,7 +63,7 @@ def test_a_is_the_mean_of_log_r_minus_log_p_under_q(name: str) -> None:
     flat = nodes.reshape(-1, 2)
     gap = (r(name).log_prob(flat) - standard_log_prob(flat)).reshape(N, -1)
     expected = gap @ weights
-    stderr = ((gap.square() @ weights - expected.square()).clamp(min=0) / CODE_DRAWS).sqrt()
+    stderr = ((gap.square() @ weights - expected.square()).clamp(min=0) / ELBO_DRAWS).sqrt()
     error = ladder().code[name] - expected
     assert (error.abs() < 4.5 * stderr + 5e-3).all()
     assert abs(float(error.sum())) < 4 * float(stderr.square().sum().sqrt()) + 5e-3 * N
@@ -75,9 +75,9 @@ def test_b_is_the_change_of_the_evidence(name: str) -> None:
     error = ladder().evidence[name] - truth(name)
     if closed(name):
         assert float(error.abs().max()) < 1e-6
-        assert name not in ladder().evidence_quarter
+        assert name not in ladder().exact_posterior_quarter
         return
-    moved = float((ladder().evidence[name] - ladder().evidence_quarter[name]).abs().mean())
+    moved = float((ladder().evidence[name] - ladder().exact_posterior_quarter[name]).abs().mean())
     assert 0 < moved < 0.05
     assert float(error.abs().max()) < 0.1
     assert abs(float(error.mean())) < 0.01
@@ -96,7 +96,7 @@ def test_b_exceeds_a_by_the_divergence_of_q_from_q_r(name: str) -> None:
     error = ladder().evidence[name] - ladder().code[name] - kl
     slack = 5e-3 if closed(name) else 0.03
     assert (kl > -1e-9).all()
-    assert abs(float(error.mean())) < 4 * float(var.sum().sqrt()) / N / math.sqrt(CODE_DRAWS) + slack
+    assert abs(float(error.mean())) < 4 * float(var.sum().sqrt()) / N / math.sqrt(ELBO_DRAWS) + slack
 
 
 @every
@@ -114,7 +114,7 @@ def test_log_prior_and_reconstruction() -> None:
     assert found.reconstruction is not None
     torch.testing.assert_close(found.log_prior, MODEL.log_evidence(X), rtol=0, atol=0.3)
     expected, _ = MODEL.elbo(X)
-    plan = Plan.of(Panel({n: r(n) for n in NAMES}), 1200)
+    plan = Plan.of(Candidates({n: r(n) for n in NAMES}), 1200)
     # Var_q of log p(x|z) row by row is 1/2 sum (s^2 g / var)^2 + ...; bounded here by 4
     error = found.reconstruction - expected
     assert abs(float(error.mean())) < 4 * 2 / math.sqrt(4 * plan.widened[0] * N)
@@ -122,19 +122,19 @@ def test_log_prior_and_reconstruction() -> None:
 
 def test_without_a_decoder_b_is_there_for_every_kind_all_the_same() -> None:
     names = ["mixture", "flow", "flow-matching"]
-    found = climb(
-        Panel({n: r(n) for n in names}),
-        InMemory(MEAN, SCALE),
+    found = measure_gains(
+        Candidates({n: r(n) for n in names}),
+        MemoryPosteriors(MEAN, SCALE),
         split="heldout",
-        rng=generator(0, "bare"),
+        rng=stream(0, "bare"),
         draws=800,
     )
     assert not found.likelihood
-    assert set(found.evidence_quarter) == {"flow", "flow-matching"}
+    assert set(found.exact_posterior_quarter) == {"flow", "flow-matching"}
     for name in names:
         assert float((found.evidence[name] - truth(name)).abs().max()) < 0.1
-    assert climb(
-        Panel({n: r(n) for n in names}), InMemory(MEAN, SCALE), split="h", rng=generator(0, "bare"), draws=0
+    assert measure_gains(
+        Candidates({n: r(n) for n in names}), MemoryPosteriors(MEAN, SCALE), split="h", rng=stream(0, "bare"), draws=0
     ).evidence.keys() == {"prior", "mixture"}
 
 
@@ -147,21 +147,23 @@ class _Hidden(Gaussian):
         return None
 
 
-def sharp() -> tuple[Gaussian, Gaussian, InMemory]:
+def sharp() -> tuple[Gaussian, Gaussian, MemoryPosteriors]:
     """An r from which q is far, in eight dimensions: with draws of q alone the estimate is off by nats."""
     mean = torch.full((8,), 0.6, dtype=torch.float64)
     tril = 0.35 * torch.eye(8, dtype=torch.float64)
-    q = InMemory(torch.zeros(16, 8, dtype=torch.float64), torch.full((16, 8), 0.6, dtype=torch.float64))
+    q = MemoryPosteriors(torch.zeros(16, 8, dtype=torch.float64), torch.full((16, 8), 0.6, dtype=torch.float64))
     return _Hidden(mean, tril), Gaussian(mean, tril), q
 
 
 def test_the_matched_gaussian_makes_b_right_where_draws_of_q_alone_are_off() -> None:
     hidden, plain, q = sharp()
-    exact = plain.tilt(q.mean, q.scale, draws=0, rng=generator(0)).log_ratio
-    z = q.draw(rng=generator(0, "q"), draws=400).reshape(400, -1, 8)
+    exact = plain.tilt(q.mean, q.scale, draws=0, rng=stream(0)).log_ratio
+    z = q.draw(rng=stream(0, "q"), draws=400).reshape(400, -1, 8)
     naive = torch.logsumexp((plain.log_prob(z.reshape(-1, 8)) - standard_log_prob(z).flatten()).reshape(400, -1), 0)
     naive = naive - math.log(400)
-    found = climb(Panel({"hidden": hidden}), q, split="h", rng=generator(0, "climb"), draws=400).evidence["hidden"]
+    found = measure_gains(
+        Candidates({"hidden": hidden}), q, split="h", rng=stream(0, "measure_gains"), draws=400
+    ).evidence["hidden"]
     assert float((naive - exact).mean()) < -0.2
     assert abs(float((found - exact).mean())) < 0.1
     assert float((found - exact).abs().max()) < 0.7
@@ -169,13 +171,13 @@ def test_the_matched_gaussian_makes_b_right_where_draws_of_q_alone_are_off() -> 
 
 def test_the_match_goes_towards_q_r_and_no_further() -> None:
     hidden, plain, q = sharp()
-    tilted = plain.tilt(q.mean, q.scale, draws=2000, rng=generator(0, "q_r")).draws
-    found = match(Panel({"hidden": hidden}), ["hidden"], q.mean, q.scale, rng=generator(0, "pilot"))
+    tilted = plain.tilt(q.mean, q.scale, draws=2000, rng=stream(0, "q_r")).draws
+    found = match(Candidates({"hidden": hidden}), ["hidden"], q.mean, q.scale, rng=stream(0, "pilot"))
     centre, spread = found["hidden"]
     target = tilted.mean(1)
     assert float((centre - target).norm(dim=1).mean()) < 0.75 * float((q.mean - target).norm(dim=1).mean())
     assert (spread > 0.7 * tilted.std(1)).all()
-    same = match(Panel({"flat": Flat(8)}), ["flat"], q.mean, q.scale, rng=generator(0, "pilot"))["flat"]
+    same = match(Candidates({"flat": Flat(8)}), ["flat"], q.mean, q.scale, rng=stream(0, "pilot"))["flat"]
     assert float((same[0] - q.mean).abs().max()) < 0.5  # r = p: q_r is q
     torch.testing.assert_close(same[1].mean(), 1.2 * q.scale.mean(), rtol=0.1, atol=0)
 
@@ -211,15 +213,21 @@ class Flat(LatentDistribution):
 
 
 def test_a_density_is_evaluated_once_a_draw() -> None:
-    """400 draws and 64 of the pilot a row, however many views show it; 16 for the code gain."""
+    """400 draws and 64 of the pilot a row, however many blends show it; 16 for the ELBO gain."""
     from zprime.latent import Defensive
 
     flat = Flat(2)
-    panel = Panel({"flat": Defensive(flat, 0.1), "mixture": r("mixture")})
-    found = climb(
-        panel, InMemory(MEAN, SCALE), split="h", rng=generator(0, "x"), model=MODEL.vae(), rows=ROWS, draws=400
+    candidates = Candidates({"flat": Defensive(flat, 0.1), "mixture": r("mixture")})
+    found = measure_gains(
+        candidates,
+        MemoryPosteriors(MEAN, SCALE),
+        split="h",
+        rng=stream(0, "x"),
+        model=MODEL.vae(),
+        rows=ROWS,
+        draws=400,
     )
-    assert flat.asked == N * (400 + 64 + CODE_DRAWS)
+    assert flat.asked == N * (400 + 64 + ELBO_DRAWS)
     assert set(found.likelihood) == {"prior", "flat", "flat (e = 0)", "mixture"}
     for rung in (found.likelihood, found.evidence):
         torch.testing.assert_close(rung["flat"], torch.zeros(N).double(), rtol=0, atol=0.05)
@@ -227,10 +235,10 @@ def test_a_density_is_evaluated_once_a_draw() -> None:
 
 def test_the_proposal_is_what_the_draws_follow() -> None:
     """E_proposal[p(z) / proposal(z)] = 1 and E_proposal[q / proposal] = 1, for every row."""
-    panel = Panel({n: r(n) for n in ("mixture", "flow", "resampled rejection", "aggregated")})
-    plan = Plan.of(panel, 4000)
+    candidates = Candidates({n: r(n) for n in ("mixture", "flow", "resampled rejection", "aggregated")})
+    plan = Plan.of(candidates, 4000)
     for widen in (1.0, 2.5):  # 2.5 times these scales are wider than the prior
-        drawn = propose(panel, plan, MEAN[:4], SCALE[:4] * widen, generator(0, "p"))
+        drawn = propose(candidates, plan, MEAN[:4], SCALE[:4] * widen, stream(0, "p"))
         for log_density in (drawn.prior, drawn.posterior, *drawn.base.values()):
             w = (log_density - drawn.proposal).exp()
             assert ((w.mean(1) - 1).abs() < 4.5 * w.std(1) / math.sqrt(4000)).all()

@@ -9,7 +9,7 @@ from zprime import sampling, vae
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent import Aggregated, Defensive, Mixture, Prior
-from zprime.rng import generator
+from zprime.rng import stream
 from zprime.sampling import GenerativeModel
 from zprime.vae import VAE, VAESettings
 
@@ -23,11 +23,11 @@ def model(latent: LatentDistribution | None = None, shape: tuple[int, ...] = (1,
 
 
 def mixture() -> Mixture:
-    return Mixture(torch.zeros(3).log_softmax(0), torch.randn(3, 2, generator=generator(0, "m")), torch.ones(3, 2))
+    return Mixture(torch.zeros(3).log_softmax(0), torch.randn(3, 2, generator=stream(0, "m")), torch.ones(3, 2))
 
 
 def aggregated() -> Aggregated:
-    return Aggregated(torch.randn(N, 2, generator=generator(0, "a")), torch.full((N, 2), 0.1))
+    return Aggregated(torch.randn(N, 2, generator=stream(0, "a")), torch.full((N, 2), 0.1))
 
 
 @pytest.mark.parametrize("latent", [Prior(2), mixture(), aggregated(), Defensive(mixture(), 0.1)])
@@ -66,8 +66,8 @@ def test_shipped_model_cannot_encode(tmp_path: Path) -> None:
 
 def test_means_and_draws_are_told_apart() -> None:
     shipped = model()
-    z, mean = shipped.sample(4000, rng=generator(0, "s"))
-    z_too, draw = shipped.sample(4000, rng=generator(0, "s"), noise="draw")
+    z, mean = shipped.sample(4000, rng=stream(0, "s"))
+    z_too, draw = shipped.sample(4000, rng=stream(0, "s"), noise="draw")
     assert torch.equal(z, z_too)
     gap = draw - mean
     assert isinstance(shipped.decoder, VAE)
@@ -77,21 +77,21 @@ def test_means_and_draws_are_told_apart() -> None:
 
 
 def test_the_units_of_the_data_are_restored() -> None:
-    _, scaled = model().sample(5, rng=generator(0, "sample"))
+    _, scaled = model().sample(5, rng=stream(0, "sample"))
     _, x = sampling.sample(model(), 5, seed=0)
     torch.testing.assert_close(x, sampling.sample(model(), 5, seed=0)[1])
     torch.testing.assert_close(model().restore(scaled), scaled * 2 + 3)
 
 
 def test_streaming_in_blocks_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = model().sample(50, rng=generator(0, "s"))[1]
+    whole = model().sample(50, rng=stream(0, "s"))[1]
     monkeypatch.setattr(vae, "DECODE", 7)
-    torch.testing.assert_close(model().sample(50, rng=generator(0, "s"))[1], whole)
+    torch.testing.assert_close(model().sample(50, rng=stream(0, "s"))[1], whole)
 
 
 def test_global_random_state_does_not_move() -> None:
     before = torch.get_rng_state()
-    model().sample(10, rng=generator(0, "s"), noise="draw")
+    model().sample(10, rng=stream(0, "s"), noise="draw")
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -9,24 +9,24 @@ from zprime.arrays import standard_log_prob
 from zprime.distribution import rebuild
 from zprime.errors import UsageError
 from zprime.latent.prior import Prior
-from zprime.latent.product_of_experts import Shared, SharedSettings
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.latent.product_of_experts import ProductOfExperts, ProductOfExpertsSettings
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 
-def fit(data: InMemory, **settings):
-    return SharedSettings(**settings).fit(data, selection=data, context=None, rng=generator(0, "fit"))
+def fit(data: MemoryPosteriors, **settings):
+    return ProductOfExpertsSettings(**settings).fit(data, selection=data, context=None, rng=stream(0, "fit"))
 
 
 def group(n: int, seed: int = 0):
     """The model, `n` rows that share one z, and their posteriors."""
     model = linear_gaussian(6, 3, seed=seed)
-    rng = generator(seed, "shared", n)
+    rng = stream(seed, "shared", n)
     z = torch.randn(3, generator=rng, dtype=torch.float64)
     x = model.weight @ z + model.bias + model.var**0.5 * torch.randn(n, 6, generator=rng, dtype=torch.float64)
     mean, scale = model.posterior(x)
     labels = torch.arange(n) % 2
-    return model, x, InMemory(mean, scale, row_ids=torch.arange(n) * 3 + 7, labels=labels)
+    return model, x, MemoryPosteriors(mean, scale, row_ids=torch.arange(n) * 3 + 7, labels=labels)
 
 
 def exact(model, x) -> MultivariateNormal:
@@ -44,7 +44,7 @@ def test_is_the_exact_posterior_of_the_linear_model(n):
     assert done.outcome.ok
     torch.testing.assert_close(done.distribution.mean, truth.mean, atol=1e-9, rtol=0)
     torch.testing.assert_close(done.distribution.scale.square(), truth.variance, atol=0, rtol=1e-9)
-    z = truth.mean + truth.stddev * torch.randn(20, 3, generator=generator(0, "z"), dtype=torch.float64)
+    z = truth.mean + truth.stddev * torch.randn(20, 3, generator=stream(0, "z"), dtype=torch.float64)
     torch.testing.assert_close(done.distribution.log_prob(z), truth.log_prob(z), atol=1e-6, rtol=0)
 
 
@@ -60,7 +60,7 @@ def test_concentrates_like_one_over_n():
 def test_density_is_the_product_of_experts_up_to_a_constant():
     _, _, q = group(5)
     r = fit(q).distribution
-    z = torch.randn(30, 3, generator=generator(0, "z"), dtype=torch.float64)
+    z = torch.randn(30, 3, generator=stream(0, "z"), dtype=torch.float64)
     experts = Independent(Normal(q.mean[:, None], q.scale[:, None]), 1).log_prob(z) - standard_log_prob(z)
     constant = r.log_prob(z) - standard_log_prob(z) - experts.sum(0)
     torch.testing.assert_close(constant, constant[:1].expand(30), atol=1e-8, rtol=0)
@@ -80,7 +80,7 @@ def test_groups_by_row_ids_and_by_label():
 def test_sums_over_shards():
     _, _, q = group(20)
 
-    class Pieces(InMemory):
+    class Pieces(MemoryPosteriors):
         def shards(self):
             from zprime.posteriors import Shard
 
@@ -95,7 +95,7 @@ def test_sums_over_shards():
 
 
 def test_a_product_that_is_no_density_says_so_and_gives_the_prior():
-    q = InMemory(
+    q = MemoryPosteriors(
         torch.zeros(3, 2, dtype=torch.float64), torch.tensor([[0.5, 1.5]], dtype=torch.float64).expand(3, 2).clone()
     )
     done = fit(q)
@@ -111,7 +111,7 @@ def test_a_product_that_is_no_density_says_so_and_gives_the_prior():
 
 
 def test_posteriors_that_say_nothing_give_the_prior():
-    q = InMemory(torch.zeros(1000, 2), torch.ones(1000, 2))
+    q = MemoryPosteriors(torch.zeros(1000, 2), torch.ones(1000, 2))
     done = fit(q)
     assert done.outcome.ok
     torch.testing.assert_close(done.distribution.scale, torch.ones(2))
@@ -119,7 +119,7 @@ def test_posteriors_that_say_nothing_give_the_prior():
 
 def test_weights_do_not_count():
     _, _, q = group(4)
-    weighted = InMemory(q.mean, q.scale, weights=torch.tensor([0.7, 0.1, 0.1, 0.1], dtype=torch.float64))
+    weighted = MemoryPosteriors(q.mean, q.scale, weights=torch.tensor([0.7, 0.1, 0.1, 0.1], dtype=torch.float64))
     torch.testing.assert_close(fit(weighted).distribution.mean, fit(q).distribution.mean)
 
 
@@ -127,7 +127,7 @@ def test_rebuilds():
     _, _, q = group(4)
     r = fit(q).distribution
     again = rebuild("shared", r.config(), r.tensors())
-    assert isinstance(again, Shared)
+    assert isinstance(again, ProductOfExperts)
     assert again.rows == 4
     z = torch.zeros(1, 3, dtype=torch.float64)
     assert bool(again.log_prob(z) == r.log_prob(z))
@@ -151,4 +151,4 @@ def test_groups_that_do_not_exist(settings, text):
 def test_label_without_labels():
     _, _, q = group(4)
     with pytest.raises(UsageError, match="label: expected labelled rows, got label 1 and data without labels"):
-        fit(InMemory(q.mean, q.scale), label=1)
+        fit(MemoryPosteriors(q.mean, q.scale), label=1)

@@ -7,14 +7,14 @@ import torch
 
 from oracles import grid, hermite, linear_gaussian, maximum_likelihood
 from zprime.errors import NumericalError
-from zprime.measure.latents.surgery import Surgery
 from zprime.measure.latents.surgery import surgery
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.latents import Surgery
+from zprime.rng import stream
 
 
 def run(mean: torch.Tensor, scale: torch.Tensor) -> Surgery:
-    return surgery(InMemory(mean, scale), split="train", rng=generator(0, "surgery"))
+    return surgery(MemoryPosteriors(mean, scale), split="train", rng=stream(0, "surgery"))
 
 
 def test_identical_posteriors_share_no_information() -> None:
@@ -32,10 +32,10 @@ def test_disjoint_posteriors_have_log_n() -> None:
 
 
 def test_information_and_hole_by_quadrature() -> None:
-    rng = generator(0, "posteriors")
+    rng = stream(0, "posteriors")
     mean = torch.randn(12, 2, generator=rng, dtype=torch.float64)
     scale = 0.3 + 0.5 * torch.rand(12, 2, generator=rng, dtype=torch.float64)
-    p = InMemory(mean, scale)
+    p = MemoryPosteriors(mean, scale)
     nodes, weights = hermite(mean, scale)
     own = (
         -0.5 * ((nodes - mean[:, None]) / scale[:, None]).square().sum(-1)
@@ -66,7 +66,7 @@ def test_linear_model_at_maximum_likelihood() -> None:
 
 
 def test_active_units_and_dimension_kl() -> None:
-    mean = torch.randn(500, 3, generator=generator(0, "m"), dtype=torch.float64) * torch.tensor([1.0, 0.2, 0.001])
+    mean = torch.randn(500, 3, generator=stream(0, "m"), dtype=torch.float64) * torch.tensor([1.0, 0.2, 0.001])
     scale = torch.tensor([0.1, 0.9, 1.0]).double().expand(500, 3).clone()
     s = run(mean, scale)
     assert s.active == 2
@@ -76,9 +76,9 @@ def test_active_units_and_dimension_kl() -> None:
 
 @pytest.mark.parametrize(("shift", "sentence"), [(-50.0, "exceeds -log w_i"), (50.0, "is below 0 by more than 6")])
 def test_a_broken_density_is_caught(monkeypatch: pytest.MonkeyPatch, shift: float, sentence: str) -> None:
-    whole = InMemory.log_prob
-    monkeypatch.setattr(InMemory, "log_prob", lambda self, z: whole(self, z) + shift)
-    rng = generator(0, "posteriors")
+    whole = MemoryPosteriors.log_prob
+    monkeypatch.setattr(MemoryPosteriors, "log_prob", lambda self, z: whole(self, z) + shift)
+    rng = stream(0, "posteriors")
     with pytest.raises(NumericalError, match=sentence):
         run(torch.randn(30, 2, generator=rng).double(), torch.full((30, 2), 0.4).double())
 
@@ -88,6 +88,6 @@ def test_variances_of_the_means_and_within_add_up_to_that_of_the_aggregated_post
     x, _ = model.sample(500)
     mean, scale = model.posterior(x)
     s = run(mean, scale)
-    draws = InMemory(mean, scale).sample(400_000, rng=generator(0, "draws"))
+    draws = MemoryPosteriors(mean, scale).sample(400_000, rng=stream(0, "draws"))
     together = torch.tensor(s.mean_variance) + torch.tensor(s.posterior_variance)
     torch.testing.assert_close(together.double(), draws.var(0), rtol=0.02, atol=0)

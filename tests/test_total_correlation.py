@@ -8,11 +8,11 @@ import torch
 from oracles import grid
 from zoo import posteriors, weighted
 from zprime.measure.latents.total_correlation import total_correlation
-from zprime.posteriors import InMemory
+from zprime.posteriors import MemoryPosteriors
 
 
 @pytest.mark.parametrize("p", [posteriors(2), weighted(2, torch.float64)], ids=["equal", "weighted"])
-def test_every_term_by_quadrature(p: InMemory) -> None:
+def test_every_term_by_quadrature(p: MemoryPosteriors) -> None:
     z, area = grid(9.0, 241)
     density = p.log_prob(z).exp().reshape(241, 241)
     step = math.sqrt(area)
@@ -34,7 +34,7 @@ def test_every_term_by_quadrature(p: InMemory) -> None:
 
 
 def test_independent_dimensions_have_none() -> None:
-    p = InMemory(torch.zeros(5, 3).double(), torch.tensor([0.5, 1.0, 2.0]).double().expand(5, 3).clone())
+    p = MemoryPosteriors(torch.zeros(5, 3).double(), torch.tensor([0.5, 1.0, 2.0]).double().expand(5, 3).clone())
     found = total_correlation(p, split="train", seed=0, points=400)
     assert found.total.value == pytest.approx(0, abs=1e-9)
     for e, s in zip(found.dimension, (0.5, 1.0, 2.0), strict=True):

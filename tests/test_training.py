@@ -11,7 +11,7 @@ from oracles import linear_gaussian, maximum_likelihood
 from zprime import artifact, training
 from zprime.data import Rows
 from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
-from zprime.rng import generator
+from zprime.rng import stream
 from zprime.training import Trained, TrainSettings, evaluate, train
 from zprime.vae import VAE, VAESettings
 
@@ -24,7 +24,7 @@ NETS = {
 
 
 def data(shape: tuple[int, ...], n: int = 50, *, grey: bool = False) -> tuple[Rows, Rows]:
-    rng = generator(0, "rows", n)
+    rng = stream(0, "rows", n)
     x = torch.rand(n + 20, *shape, generator=rng)
     drawn = torch.bernoulli(x, generator=rng) if grey else x
     ids = torch.arange(n + 20)
@@ -289,7 +289,7 @@ def test_evaluate_is_the_mean_elbo_and_the_same_at_every_call() -> None:
     shape, settings = NETS["mlp"]
     model, (rows, _) = VAE.build(shape, settings).eval(), data(shape)
     with torch.no_grad():
-        terms = [model.elbo_terms(rows.x, rng=generator(s)) for s in range(200)]
+        terms = [model.elbo_terms(rows.x, rng=stream(s)) for s in range(200)]
     mean = torch.stack([(a - 2 * b).mean() for a, b in terms])
     found = evaluate(model, rows, beta=2.0)
     assert found == evaluate(model, rows, beta=2.0)
@@ -306,7 +306,7 @@ def test_a_linear_vae_reaches_the_likelihood_of_probabilistic_pca() -> None:
     settings = TrainSettings(epochs=100, batch=100, lr=0.1, warmup=0.0, patience=0)
     linear = VAE.build((6,), VAESettings(latents=2, hidden=()))
     found = train(linear, rows, rows, settings).vae
-    terms = [found.elbo_terms(rows.x, rng=generator(s)) for s in range(50)]
+    terms = [found.elbo_terms(rows.x, rng=stream(s)) for s in range(50)]
     elbo = torch.stack([a - b for a, b in terms]).mean()
     assert best - 0.05 < float(elbo) < best + 0.02
     assert found.likelihood.log_scale.exp().item() ** 2 == pytest.approx(model.var, rel=0.1)

@@ -10,14 +10,14 @@ from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
 from zprime.errors import UsageError
+from zprime.rng import stream
 from zprime.statistics.c2st import Features, binomial_p, c2st
 from zprime.statistics.logistic import fit_logistic
 from zprime.statistics.mmd import gaussian_kernel, mmd, unbiased
-from zprime.rng import generator
 
 
 def normal(n: int, d: int, *names: str | int, shift: float = 0.0) -> Tensor:
-    return torch.randn(n, d, generator=generator(0, *names), dtype=torch.float64) + shift
+    return torch.randn(n, d, generator=stream(0, *names), dtype=torch.float64) + shift
 
 
 def ring(n: int, *names: str | int) -> Tensor:
@@ -30,7 +30,7 @@ def ring(n: int, *names: str | int) -> Tensor:
 def test_logistic_regression_is_scikit_learns(shift: float) -> None:
     x = torch.cat([normal(80, 2, "a"), normal(80, 2, "b", shift=shift)])
     y = (torch.arange(160) < 80).long()
-    features = Features.of(x, generator(0, "features"))(x)
+    features = Features.of(x, stream(0, "features"))(x)
     both = fit_logistic(features, y, 2, ridge=0.02)  # half of it for the difference of the two, which theirs is
     ours = both[:, 1] - both[:, 0]
     # scikit-learn minimises C sum(loss) + |w|^2 / 2, and leaves its intercept free

@@ -14,7 +14,7 @@ from zprime.errors import UsageError
 from zprime.latent import two_stage
 from zprime.latent.gradient import Whitening, precise
 from zprime.latent.two_stage import Second, TwoStage, TwoStageSettings
-from zprime.rng import generator
+from zprime.rng import stream
 
 SMALL = TwoStageSettings(hidden=(48,), epochs=7, batch=128, importance=4, lr=5e-3)
 
@@ -53,7 +53,7 @@ def test_bound_with_one_draw_and_a_wrong_encoder_is_the_elbo_on_average() -> Non
     net = Second(1, (4,)).double().requires_grad_(False)
     net.encoder[-1].bias[0] = 0.5
     u = torch.tensor([[0.7], [-1.1]], dtype=torch.float64)
-    noise = torch.randn(200_000, 1, 1, generator=generator(0), dtype=torch.float64).expand(-1, 2, -1)
+    noise = torch.randn(200_000, 1, 1, generator=stream(0), dtype=torch.float64).expand(-1, 2, -1)
     log_ratio = net.log_ratio(u, noise)
     log_p = -0.5 * u[:, 0].square() - 0.5 * math.log(2 * math.pi)
     kl = 0.5 * 0.5**2 / two_stage.START**2  # equal variances
@@ -67,7 +67,7 @@ def test_bound_with_one_draw_and_a_wrong_encoder_is_the_elbo_on_average() -> Non
 def test_bound_lies_below_the_truth_and_closes_with_draws(found) -> None:
     """E_r[log r - bound], over several seeds of the fixed draws: above 0, and smaller with more of them."""
     r = found.distribution
-    z = r.sample(400, rng=generator(1))
+    z = r.sample(400, rng=stream(1))
     truth = true_log_prob(r, z)
     gaps = {}
     for draws in (1, 8, 64):
@@ -93,7 +93,7 @@ def test_at_every_point_the_mean_over_seeds_is_the_bound_and_one_seed_may_lie_ab
 def test_the_mean_bound_moves_with_the_seed_by_what_the_fit_says(found) -> None:
     """All points share the draws: more points do not help, more draws do."""
     r, said = found.distribution, found.chosen["bound_stderr"]
-    z = r.sample(2000, rng=generator(2))
+    z = r.sample(2000, rng=stream(2))
     means = torch.tensor([float(replace(r, seed=s).log_prob(z).mean()) for s in range(100, 140)])
     assert 0.4 < said / float(means.std()) < 2.5
     few = torch.tensor([float(replace(r, seed=s).log_prob(z[:200]).mean()) for s in range(100, 140)])
@@ -117,7 +117,7 @@ def test_ring_is_followed_where_one_gaussian_cannot(found) -> None:
 
 def test_one_posterior_is_met_at_its_own_entropy() -> None:
     r = fit(TwoStageSettings(hidden=(8,), epochs=1, batch=64, importance=1, lr=1e-3), cloud()).distribution
-    z = cloud().draw(rng=generator(0, "z"), draws=4000)
+    z = cloud().draw(rng=stream(0, "z"), draws=4000)
     assert abs(float((cloud().log_prob(z) - r.log_prob(z)).mean())) < 0.02
 
 
@@ -125,7 +125,7 @@ def test_draws_follow_the_true_density_noise_included(found) -> None:
     """E[log r] and second moments over draws against quadrature of the truth, within 4.5 standard errors."""
     r = found.distribution
     log_r = true_log_prob(r, COARSE)
-    share, drawn = torch.softmax(log_r, 0), r.sample(4000, rng=generator(3, "draws"))
+    share, drawn = torch.softmax(log_r, 0), r.sample(4000, rng=stream(3, "draws"))
     for f in (
         lambda z: true_log_prob(r, z.double()),
         lambda z: z.square().sum(1),
@@ -140,8 +140,8 @@ def test_draws_follow_the_true_density_noise_included(found) -> None:
 
 def test_codes_keep_their_spread(found) -> None:
     """A second VAE that collapses draws codes that are too narrow: here within 10 %."""
-    drawn = found.distribution.sample(4000, rng=generator(0)).std(0)
-    assert (drawn / ring().draw(rng=generator(0), draws=20).std(0)).sub(1).abs().max() < 0.1
+    drawn = found.distribution.sample(4000, rng=stream(0)).std(0)
+    assert (drawn / ring().draw(rng=stream(0), draws=20).std(0)).sub(1).abs().max() < 0.1
 
 
 def test_far_from_all_codes_the_bound_is_low_and_finite(found) -> None:

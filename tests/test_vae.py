@@ -9,10 +9,10 @@ from torch import nn
 
 from zprime import artifact, likelihoods, networks, vae
 from zprime.errors import ArtifactError, UsageError
-from zprime.rng import generator
+from zprime.rng import stream
 from zprime.vae import VAE, Model, VAESettings
 
-X = torch.rand(5, 1, 17, 19, generator=generator(0, "x"))
+X = torch.rand(5, 1, 17, 19, generator=stream(0, "x"))
 
 BUILDS = {
     "mlp": ((7,), VAESettings(latents=3, hidden=(16,))),
@@ -28,7 +28,7 @@ def test_every_architecture_answers_for_every_row_alone(shape: tuple[int, ...], 
     """No row's answer depends on its batch, and decoding gives the datum's shape and one log-density a row."""
     model = VAE.build(shape, settings, seed=1).eval()
     assert isinstance(model, Model)
-    x = torch.rand(6, *shape, generator=generator(0, "x"))
+    x = torch.rand(6, *shape, generator=stream(0, "x"))
     mean, scale = model.encode(x)
     assert mean.shape == scale.shape == (6, settings.latents)
     assert (scale > 0).all()
@@ -63,21 +63,21 @@ def test_weights_are_decided_by_the_seed_alone() -> None:
 def test_elbo_terms_are_the_two_terms_of_the_elbo() -> None:
     """KL against torch's own; log p(x|z) at the z that the given stream draws."""
     model = VAE.build((4,), VAESettings(latents=3, hidden=(8,))).eval()
-    x = torch.randn(6, 4, generator=generator(0))
-    log_likelihood, kl = model.elbo_terms(x, rng=generator(1))
+    x = torch.randn(6, 4, generator=stream(0))
+    log_likelihood, kl = model.elbo_terms(x, rng=stream(1))
     mean, scale = model.encode(x)
     normal = torch.distributions.Normal
     torch.testing.assert_close(
         kl, torch.distributions.kl_divergence(normal(mean, scale), normal(0.0, 1.0)).sum(1), rtol=1e-5, atol=1e-5
     )
-    z = mean + scale * torch.randn(6, 3, generator=generator(1))
+    z = mean + scale * torch.randn(6, 3, generator=stream(1))
     expected = normal(model.decoder(z), model.likelihood.log_scale.exp()).log_prob(x).sum(1)
     torch.testing.assert_close(log_likelihood, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_elbo_terms_carry_gradients_to_every_parameter() -> None:
     model = VAE.build((4,), VAESettings(latents=3, hidden=(8,)))
-    a, b = model.elbo_terms(torch.randn(6, 4, generator=generator(0)), rng=generator(1))
+    a, b = model.elbo_terms(torch.randn(6, 4, generator=stream(0)), rng=stream(1))
     (b - a).mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
     assert {k for k, p in model.named_parameters() if not p.grad.any()} == set()
@@ -97,7 +97,7 @@ def test_the_scale_of_the_gaussian_likelihood_is_learned_or_fixed(fixed: float |
 
 @pytest.mark.parametrize("log_scale", [-3.0, 0.0, 2.0])
 def test_the_gaussian_likelihood_is_torchs_normal_with_its_gradients(log_scale: float) -> None:
-    rng = generator(5, "gaussian")
+    rng = stream(5, "gaussian")
     x, mean = torch.randn(6, 2, 5, 4, generator=rng).double(), torch.randn(6, 2, 5, 4, generator=rng).double()
     ours = likelihoods.Gaussian().double()
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_saved_and_loaded_it_gives_the_same_bits(tmp_path: Path, shape: tuple[in
     model = VAE.build(shape, settings, seed=2).eval()
     saved(tmp_path / "m", model)
     back = vae.load(tmp_path / "m")
-    x = torch.rand(6, *shape, generator=generator(0))
+    x = torch.rand(6, *shape, generator=stream(0))
     assert back.settings == model.settings
     assert not back.training
     assert not any(p.requires_grad for p in back.parameters())
@@ -159,7 +159,7 @@ def test_a_decoder_can_be_rebuilt_without_its_encoder_and_says_so() -> None:
     model = VAE.build((4,), VAESettings(latents=3, hidden=(8,)), seed=2).eval()
     weights = {k: v for k, v in model.state_dict().items() if not k.startswith("encoder.")}
     back = vae.rebuild_decoder(vae.describe(model), weights, where="here")
-    z = torch.randn(3, 3, generator=generator(0))
+    z = torch.randn(3, 3, generator=stream(0))
     assert torch.equal(back.decode(z).mean, model.decode(z).mean)
     with pytest.raises(
         UsageError, match="encode: this model was shipped without its encoder; use the trained model's artefact"

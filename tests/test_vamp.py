@@ -26,8 +26,8 @@ from zprime.errors import ArrayError, UsageError
 from zprime.kernels import trainable_mixture_log_prob
 from zprime.latent.context import Context
 from zprime.latent.vamp import PseudoInputs, Vamp, VampSettings, _medoids
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 
 class Line(nn.Module):
@@ -49,7 +49,7 @@ MODEL = Line()
 
 def rows(n: int, name: str) -> Rows:
     """On a circle of radius 4 (radius 2 for the codes), widths from narrow to wide."""
-    rng = generator(0, "vamp", name)
+    rng = stream(0, "vamp", name)
     angle = 2 * math.pi * torch.rand(n, generator=rng, dtype=torch.float64)
     width = torch.randn(n, generator=rng, dtype=torch.float64)
     return Rows(name, torch.stack([4 * angle.cos(), 4 * angle.sin(), width], 1), torch.arange(n))
@@ -59,12 +59,12 @@ TRAIN, SELECTION = rows(150, "train"), rows(60, "selection")
 CONTEXT = Context(MODEL, TRAIN, SELECTION)
 
 
-def encode(x: Rows) -> InMemory:
+def encode(x: Rows) -> MemoryPosteriors:
     with torch.no_grad():
-        return InMemory(*MODEL.encode(x.x))
+        return MemoryPosteriors(*MODEL.encode(x.x))
 
 
-def fitted(settings: VampSettings, train: InMemory | None = None, **extra: Any) -> Fit[Vamp]:
+def fitted(settings: VampSettings, train: MemoryPosteriors | None = None, **extra: Any) -> Fit[Vamp]:
     return fit(settings, train or encode(TRAIN), encode(SELECTION), **{"context": CONTEXT, **extra})
 
 
@@ -115,7 +115,9 @@ def test_components_are_the_encoders_posteriors_at_inputs_inside_the_box(found) 
 def test_inputs_that_want_to_leave_the_box_stop_at_its_wall() -> None:
     """Posteriors wider than the encoder can give pull the widths up: to the largest of the rows, and no further."""
     p = encode(TRAIN)
-    r = fitted(VampSettings(components=4, epochs=2, batch=32, lr=0.05), InMemory(p.mean, 4 * p.scale)).distribution
+    r = fitted(
+        VampSettings(components=4, epochs=2, batch=32, lr=0.05), MemoryPosteriors(p.mean, 4 * p.scale)
+    ).distribution
     widest = float(p.scale.max())
     assert float(r.scale.max()) == pytest.approx(widest, abs=1e-9)
     assert float(r.scale.min()) > 0.95 * widest
@@ -151,7 +153,7 @@ def test_encoder_is_left_as_it_was(found) -> None:
 
 
 def test_log_mixture_is_torchs_own_and_its_gradient_reaches_the_inputs() -> None:
-    rng = generator(0)
+    rng = stream(0)
     mean, scale = torch.randn(4, 3, generator=rng), torch.rand(4, 3, generator=rng) + 0.1
     log_weight, z = torch.randn(4, generator=rng).log_softmax(0), torch.randn(9, 3, generator=rng)
     parts = Independent(Normal(mean, scale), 1)
@@ -160,14 +162,14 @@ def test_log_mixture_is_torchs_own_and_its_gradient_reaches_the_inputs() -> None
 
 
 def test_starting_rows_are_different_and_one_to_a_clump() -> None:
-    rng = generator(0)
+    rng = stream(0)
     clump = torch.arange(5).repeat_interleave(40)
     mean = torch.stack([10.0 * clump, 0.1 * torch.randn(200, generator=rng)], 1)
-    taken = _medoids(InMemory(mean, torch.ones(200, 2)), 60, rng=generator(1))
+    taken = _medoids(MemoryPosteriors(mean, torch.ones(200, 2)), 60, rng=stream(1))
     assert len(set(taken.tolist())) == 60
-    everything = _medoids(InMemory(mean, torch.ones(200, 2)), 200, rng=generator(1))
+    everything = _medoids(MemoryPosteriors(mean, torch.ones(200, 2)), 200, rng=stream(1))
     assert sorted(everything.tolist()) == list(range(200))
-    alike = _medoids(InMemory(torch.ones(10, 2), torch.ones(10, 2)), 10, rng=generator(1))
+    alike = _medoids(MemoryPosteriors(torch.ones(10, 2), torch.ones(10, 2)), 10, rng=stream(1))
     assert sorted(alike.tolist()) == list(range(10))
 
 
@@ -183,8 +185,8 @@ def test_evidence_gain_is_the_integral(found) -> None:
     """A mixture of Gaussians, so log E_q[r/p] has a closed form: against the grid."""
     r = found.distribution
     mean, scale = torch.tensor([[1.0, -0.5]], dtype=torch.float64), torch.tensor([[0.6, 0.8]], dtype=torch.float64)
-    out = r.tilt(mean, scale, draws=0, rng=generator(0))
-    q = InMemory(mean, scale)
+    out = r.tilt(mean, scale, draws=0, rng=stream(0))
+    q = MemoryPosteriors(mean, scale)
     terms = q.log_prob(GRID) + r.log_prob(GRID) + 0.5 * GRID.square().sum(1) + math.log(2 * math.pi)
     expected = float(torch.logsumexp(terms, 0)) + math.log(AREA)
     assert float(out.log_ratio[0]) == pytest.approx(expected, abs=1e-6)

@@ -5,17 +5,18 @@ import torch
 from torch import Tensor
 
 from zprime.latent import Gaussian, Mixture
-from zprime.measure.likelihood.gains import Ladder
-from zprime.measure.candidates import Panel
-from zprime.measure.verdicts.likelihood import Verdict, decide, evidence_estimate, likelihood_estimate
-from zprime.rng import generator
+from zprime.measure.candidates import Candidates
+from zprime.measure.likelihood.gains import RowGains
+from zprime.measure.verdicts.likelihood import decide, exact_posterior_estimate, likelihood_estimate
+from zprime.results.verdicts import Verdict
+from zprime.rng import stream
 
 N = 400
 
 
 def gains(mean: float, spread: float = 1.0, name: str = "x") -> Tensor:
     """N gains with exactly this mean and spread."""
-    z = torch.randn(N, generator=generator(0, "gains", name), dtype=torch.float64)
+    z = torch.randn(N, generator=stream(0, "gains", name), dtype=torch.float64)
     return mean + spread * (z - z.mean()) / z.std()
 
 
@@ -23,19 +24,19 @@ def mixture(k: int) -> Mixture:
     return Mixture(torch.zeros(k).log_softmax(0), torch.zeros(k, 2), torch.ones(k, 2))
 
 
-PANEL = Panel({"small": Gaussian(torch.zeros(2), torch.ones(2)), "large": mixture(50)})
+PANEL = Candidates({"small": Gaussian(torch.zeros(2), torch.ones(2)), "large": mixture(50)})
 
 
 def ladder(
     split: str, small: float, large: float, *, moved: float = 0.0, spread: float = 1.0, code: float | None = None
-) -> Ladder:
+) -> RowGains:
     values = {"prior": torch.zeros(N).double(), "small": gains(small, spread, "a"), "large": gains(large, spread, "a")}
     quarter = {k: v + (moved if k == "large" else 0.0) for k, v in values.items()}
     shifted = {k: v + (code if code is not None and k != "prior" else 0.0) for k, v in values.items()}
-    return Ladder(split, code=shifted, evidence=values, likelihood=values, quarter=quarter, draws=400)
+    return RowGains(split, code=shifted, evidence=values, likelihood=values, quarter=quarter, draws=400)
 
 
-def verdict(selection: Ladder, heldout: Ladder) -> Verdict:
+def verdict(selection: RowGains, heldout: RowGains) -> Verdict:
     return decide(PANEL, selection, heldout, seed=0)
 
 
@@ -72,14 +73,14 @@ def test_held_out_is_opened_for_the_selected_one_only() -> None:
 @pytest.mark.parametrize(("code", "decision"), [(0.0, "leave the prior"), (-3.0, "undecided")])
 def test_untrusted_likelihood_needs_code_and_evidence_gain(code: float, decision: str) -> None:
     v = verdict(ladder("selection", 0.5, 2.0, moved=0.2), ladder("heldout", 0.5, 2.0, moved=0.2, code=code))
-    assert (v.decision, v.rung) == (decision, "code and evidence gain")
+    assert (v.decision, v.rung) == (decision, "ELBO and exact-posterior gain")
     assert v.choice == ("large" if decision == "leave the prior" else "prior")
     assert "large moved -0.200 nats from 100 to 400 draws (limit 0.050)" in v.why[0]
 
 
 def test_trusted_on_selection_but_not_on_held_out_falls_back() -> None:
     v = verdict(ladder("selection", 0.5, 2.0), ladder("heldout", 0.5, 2.0, moved=0.2))
-    assert v.rung == "code and evidence gain"
+    assert v.rung == "ELBO and exact-posterior gain"
     assert "on the held-out split the likelihood gain of large moved" in v.why[0]
 
 
@@ -93,9 +94,9 @@ def test_without_a_decoder() -> None:
 
 
 def test_trust_is_about_a_quarter_of_the_draws() -> None:
-    assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.049), "large", 0).trusted
-    assert not likelihood_estimate(ladder("heldout", 0, 1, moved=0.051), "large", 0).trusted
-    assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.051, spread=2.0), "large", 0).trusted  # 1 s.e. is 0.1
+    assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.049), "large", 0).stable
+    assert not likelihood_estimate(ladder("heldout", 0, 1, moved=0.051), "large", 0).stable
+    assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.051, spread=2.0), "large", 0).stable  # 1 s.e. is 0.1
 
 
 def test_every_number_of_the_choice_is_kept() -> None:
@@ -103,7 +104,7 @@ def test_every_number_of_the_choice_is_kept() -> None:
     for small, large in ((1.96, 2.0), (1.94, 2.0), (0.5, 0.2), (0.01, 0.04)):
         selection = ladder("selection", small, large, moved=0.01)
         v = verdict(selection, ladder("heldout", small, large))
-        found = {s.name: s for s in v.standings}
+        found = {s.name: s for s in v.ranking}
         assert set(found) == {"prior", "small", "large"}
         top = max(found.values(), key=lambda s: s.gain.value)
         for s in found.values():
@@ -122,18 +123,18 @@ def test_every_number_of_the_choice_is_kept() -> None:
 
 def test_one_untrusted_candidate_takes_the_rung_from_all() -> None:
     v = verdict(ladder("selection", 2.0, 0.5, moved=0.2), ladder("heldout", 2.0, 0.5))
-    assert v.rung == "code and evidence gain"
+    assert v.rung == "ELBO and exact-posterior gain"
     assert (v.decision, v.choice) == ("leave the prior", "small")
-    assert [s.likelihood.trusted for s in v.standings if s.likelihood] == [True, True, False]
-    assert set(v.needed) == set(v.evidence) == {"code gain", "evidence gain"}
+    assert [s.likelihood.stable for s in v.ranking if s.likelihood] == [True, True, False]
+    assert set(v.needed) == set(v.evidence) == {"ELBO gain", "exact-posterior gain"}
 
 
 def test_without_a_trusted_likelihood_gain_nothing_is_kept_either_it_is_undecided() -> None:
-    """Rule 4: leave only if both other gains say so; else undecided, also where the code gain prefers the prior."""
+    """Rule 4: leave only if both other gains say so; else undecided, also where the ELBO gain prefers the prior."""
     v = verdict(ladder("selection", 0.5, 2.0, moved=0.2, code=-3.0), ladder("heldout", 0.5, 2.0, moved=0.2, code=-3.0))
     assert (v.decision, v.choice, v.best) == ("undecided", "prior", "prior")
     assert "large moved -0.200 nats" in v.why[0]
-    assert {s.name: s.gain.value for s in v.standings}["large"] == pytest.approx(-1.0)
+    assert {s.name: s.gain.value for s in v.ranking}["large"] == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize(("moved", "decision"), [(0.0, "leave the prior"), (0.2, "undecided")])
@@ -141,16 +142,16 @@ def test_an_evidence_gain_by_importance_sampling_must_stand_still_too(moved: flo
     bare = {s: ladder(s, 0.5, 2.0) for s in ("selection", "heldout")}
     for one in bare.values():
         one.likelihood, one.quarter = {}, {}
-        one.evidence_quarter = {"large": one.evidence["large"] - moved}
+        one.exact_posterior_quarter = {"large": one.evidence["large"] - moved}
     v = verdict(bare["selection"], bare["heldout"])
     assert v.decision == decision
-    assert "by importance sampling: moved" in v.evidence["evidence gain"].because
+    assert "by importance sampling: moved" in v.evidence["exact-posterior gain"].because
 
 
 def test_rows_without_an_evidence_gain_are_left_out_and_said() -> None:
     one = ladder("heldout", 0.5, 2.0)
     one.evidence["large"][3] = float("inf")
-    e = evidence_estimate(one, "large", 0)
+    e = exact_posterior_estimate(one, "large", 0)
     assert e.n == N - 1
-    assert not e.trusted
+    assert not e.stable
     assert e.because == "1 rows diverge: q is wider than the prior there"

@@ -26,35 +26,35 @@ from zprime.latent.exemplars import ExemplarsSettings
 from zprime.latent.flow import FlowSettings
 from zprime.latent.flow_matching import FlowMatchingSettings
 from zprime.latent.gaussian import GaussianSettings
+from zprime.latent.log_pool import LogPoolSettings
 from zprime.latent.mixture import MixtureSettings
 from zprime.latent.nuts import SharedNUTS
-from zprime.latent.log_pool import PoolSettings
 from zprime.latent.prior import Prior
+from zprime.latent.product_of_experts import ProductOfExpertsSettings
 from zprime.latent.resampled import ResampledSettings
-from zprime.latent.product_of_experts import SharedSettings
 from zprime.latent.two_stage import TwoStageSettings
 from zprime.latent.vamp import Vamp
-from zprime.posteriors import InMemory, Sharded
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors, ShardedPosteriors
+from zprime.rng import stream
 
 
-def posteriors(d: int, dtype: torch.dtype = torch.float64, n: int = 24, seed: int = 0) -> InMemory:
+def posteriors(d: int, dtype: torch.dtype = torch.float64, n: int = 24, seed: int = 0) -> MemoryPosteriors:
     """Posteriors in three labelled clumps, with scales from 0.3 to 0.8: far from a Gaussian, and easy to integrate."""
-    rng = generator(seed, "zoo", d, n)
+    rng = stream(seed, "zoo", d, n)
     clump = torch.randint(3, (n,), generator=rng) - 1.0
     mean = 0.5 * torch.randn(n, d, generator=rng, dtype=torch.float64) + 1.6 * clump[:, None]
     scale = 0.3 + 0.5 * torch.rand(n, d, generator=rng, dtype=torch.float64)
-    return InMemory(mean.to(dtype), scale.to(dtype), labels=clump.long())
+    return MemoryPosteriors(mean.to(dtype), scale.to(dtype), labels=clump.long())
 
 
-def weighted(d: int, dtype: torch.dtype) -> InMemory:
+def weighted(d: int, dtype: torch.dtype) -> MemoryPosteriors:
     """The same with weights of their own, some of them zero."""
     p = posteriors(d, dtype)
     weights = (torch.arange(p.n) % 4).to(dtype)
-    return InMemory(p.mean, p.scale, weights=weights / weights.sum())
+    return MemoryPosteriors(p.mean, p.scale, weights=weights / weights.sum())
 
 
-def sharded(p: InMemory, path: Path, size: int) -> Sharded:
+def sharded(p: MemoryPosteriors, path: Path, size: int) -> ShardedPosteriors:
     """The folder that encoding writes, with shards of `size` rows."""
     files = {f"shard-{b.start}.safetensors": {"mean": p.mean[b], "scale": p.scale[b]} for b in blocks(p.n, size)}
     config = {"n": p.n, "d": p.d, "shards": list(files), "sizes": [len(t["mean"]) for t in files.values()]}
@@ -66,13 +66,13 @@ def sharded(p: InMemory, path: Path, size: int) -> Sharded:
             (folder / name).write_bytes(artifact.pack(tensors))
             hashes[name] = hashlib.sha256(artifact.pack(tensors)).hexdigest()
         artifact.seal(folder, "posteriors", config=config, files=hashes)
-    return Sharded(path)
+    return ShardedPosteriors(path)
 
 
-def apart(d: int, dtype: torch.dtype) -> InMemory:
+def apart(d: int, dtype: torch.dtype) -> MemoryPosteriors:
     """The same with a larger hole, so that a few steps of a fit leave the moment match behind."""
     p = posteriors(d, dtype)
-    return InMemory(1.7 * p.mean, 0.7 * p.scale)
+    return MemoryPosteriors(1.7 * p.mean, 0.7 * p.scale)
 
 
 class Reader:
@@ -86,15 +86,15 @@ class Reader:
         return Independent(Normal(z, torch.ones_like(z)), 1)
 
 
-def context(p: InMemory) -> Context:
+def context(p: MemoryPosteriors) -> Context:
     rows = Rows("train", torch.cat([p.mean, p.scale.log()], 1), p.row_ids, labels=p.labels)
     return Context(Reader(), rows, rows)
 
 
-def fitted(settings: Settings, p: InMemory) -> LatentDistribution:
+def fitted(settings: Settings, p: MemoryPosteriors) -> LatentDistribution:
     """What the settings make of posteriors."""
     with patch("zprime.latent.gradient.STEPS", 60):  # laws hold for bad fits too
-        return settings.fit(p, selection=p, context=None, rng=generator(0, "zoo fit")).distribution
+        return settings.fit(p, selection=p, context=None, rng=stream(0, "zoo fit")).distribution
 
 
 SHORT = {"hidden": (32, 32), "epochs": 4, "batch": 128, "lr": 0.02}
@@ -107,9 +107,9 @@ ZOO: dict[str, Make] = {
     "gaussian": lambda d, t: fitted(GaussianSettings(), posteriors(d, t)),
     "gaussian diagonal": lambda d, t: fitted(GaussianSettings("diagonal"), posteriors(d, t)),
     "gaussian low-rank": lambda d, t: fitted(GaussianSettings("low-rank", rank=1), posteriors(d, t)),
-    "pool": lambda d, t: fitted(PoolSettings(), posteriors(d, t)),
+    "pool": lambda d, t: fitted(LogPoolSettings(), posteriors(d, t)),
     "barycentre": lambda d, t: fitted(BarycentreSettings(), posteriors(d, t)),
-    "shared": lambda d, t: fitted(SharedSettings(group=(0, 1, 2)), posteriors(d, t)),
+    "shared": lambda d, t: fitted(ProductOfExpertsSettings(group=(0, 1, 2)), posteriors(d, t)),
     "mixture": lambda d, t: fitted(MixtureSettings(components=3), posteriors(d, t)),
     "mixture diagonal": lambda d, t: fitted(MixtureSettings(components=4, covariance="diagonal"), posteriors(d, t)),
     "aggregated": lambda d, t: fitted(AggregatedSettings(), posteriors(d, t)),

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError, ZprimeError
     from zprime.fitting import fit
     from zprime.latent import load as load_latent
-    from zprime.statistics.estimate import Estimate
-    from zprime.running import Run
-    from zprime.posteriors import InMemory, Posteriors, Sharded
-    from zprime.results.audit import Audit, AuditSettings
+    from zprime.posteriors import MemoryPosteriors, Posteriors, ShardedPosteriors
     from zprime.reporting import report
+    from zprime.results.audit import Audit, AuditSettings
+    from zprime.running import Run
     from zprime.sampling import GenerativeModel, sample
     from zprime.sampling import load as load_generator
+    from zprime.statistics.estimate import Estimate
     from zprime.training import TrainSettings, train
     from zprime.vae import VAE, VAESettings
 
@@ -40,14 +40,14 @@ _WHERE = {
     "Estimate": "statistics.estimate",
     "Fit": "distribution",
     "GenerativeModel": "sampling",
-    "InMemory": "posteriors",
+    "MemoryPosteriors": "posteriors",
     "LatentDistribution": "distribution",
     "NumericalError": "errors",
     "Outcome": "distribution",
     "Posteriors": "posteriors",
     "Rows": "data",
     "Run": "running",
-    "Sharded": "posteriors",
+    "ShardedPosteriors": "posteriors",
     "TrainSettings": "training",
     "UsageError": "errors",
     "VAE": "vae",
@@ -75,14 +75,14 @@ __all__ = [
     "Estimate",
     "Fit",
     "GenerativeModel",
-    "InMemory",
     "LatentDistribution",
+    "MemoryPosteriors",
     "NumericalError",
     "Outcome",
     "Posteriors",
     "Rows",
     "Run",
-    "Sharded",
+    "ShardedPosteriors",
     "TrainSettings",
     "UsageError",
     "VAESettings",

@@ -11,29 +11,28 @@ from torch import Tensor
 from zprime import artifact
 from zprime.arrays import count_columns
 from zprime.data import Rows
-from zprime.distribution import Fit, LatentDistribution, Progress, silent
+from zprime.distribution import Fit, LatentDistribution
 from zprime.encoding import Reencoded
 from zprime.engine import in_threads
 from zprime.errors import ArrayError, UsageError
-from zprime.kernels import Searched
-from zprime.measure.likelihood.gains import Ladder
-from zprime.measure.candidates import Panel
-from zprime.measure.latents.surgery import Surgery
-from zprime.measure.likelihood.gains import climb
-from zprime.statistics.estimate import mean_estimate
-from zprime.measure.latents.surgery import surgery
+from zprime.kernels import ExactIndex
+from zprime.measure.candidates import PURE, Candidates
 from zprime.measure.latents.averages import averages
+from zprime.measure.latents.side import latents_side
+from zprime.measure.latents.surgery import surgery
+from zprime.measure.likelihood.gains import RowGains, measure_gains
+from zprime.measure.likelihood.side import likelihood_side
 from zprime.measure.samples.features import Entries, Space
 from zprime.measure.samples.fidelity import FEWEST
 from zprime.measure.samples.side import generation
-from zprime.measure.latents.side import latent_side
-from zprime.measure.likelihood.side import model_side
-from zprime.measure.candidates import PURE
-from zprime.measure.verdicts.likelihood import UNIT, decide, evidence_estimate, likelihood_estimate
-from zprime.posteriors import InMemory, Posteriors
+from zprime.measure.verdicts.likelihood import UNIT, decide, exact_posterior_estimate, likelihood_estimate
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.progress import Progress, silent
 from zprime.results.audit import Audit, AuditSettings, Entry, Score
-from zprime.rng import generator
+from zprime.results.latents import Surgery
+from zprime.rng import stream
 from zprime.sampling import GenerativeModel
+from zprime.statistics.estimate import mean_estimate
 from zprime.vae import Model
 
 MOST_WIDE = (
@@ -62,7 +61,7 @@ def audit(
         posteriors: `train`, `selection` and `heldout`.
         model: for the likelihood gain and the sample grids; without it only what needs no decoder is measured.
         rows: `selection` and `heldout` rows, in the order of their posteriors; needed with a model. With `train` rows
-            too, samples are held against data.
+            too, samples are compared with data.
         data: a description of the data set, for the report.
         settings: how much to measure.
         features: a feature space of your own: a function from rows, scaled as the model sees them, to features.
@@ -85,20 +84,20 @@ def audit(
     if model is not None and rows is None:
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
     fits = {k: v if isinstance(v, Fit) else Fit(v) for k, v in candidates.items()}
-    panel = Panel({k: v.distribution for k, v in fits.items()})
+    panel = Candidates({k: v.distribution for k, v in fits.items()})
     climbs = [partial(_ladder, panel, s, posteriors[s], model, rows, settings, seed) for s in ("selection", "heldout")]
-    ladders = {x.split: x for x in in_threads(climbs, workers=workers, progress=progress)}
-    verdict = decide(panel, ladders["selection"], ladders["heldout"], seed=seed)
+    split_gains = {x.split: x for x in in_threads(climbs, workers=workers, progress=progress)}
+    verdict = decide(panel, split_gains["selection"], split_gains["heldout"], seed=seed)
     cuts: dict[str, Surgery] = {}
     for i, split in enumerate(("train", "selection", "heldout")):
         progress("ELBO surgery", i, 3)
-        cuts[split] = surgery(posteriors[split], split=split, rng=generator(seed, "surgery", split))
+        cuts[split] = surgery(posteriors[split], split=split, rng=stream(seed, "surgery", split))
     progress("ELBO surgery", 3, 3)
-    latent = latent_side(panel, posteriors, ladders, cuts, seed=seed, progress=progress)
+    latent = latents_side(panel, posteriors, split_gains, cuts, seed=seed, progress=progress)
     description = dict(data or {})
-    side = model_side(
+    side = likelihood_side(
         panel,
-        ladders,
+        split_gains,
         model,
         rows,
         best=verdict.best,
@@ -109,7 +108,7 @@ def audit(
         seed=seed,
         progress=progress,
     )
-    tensors = _rows_tensors(ladders)
+    tensors = _rows_tensors(split_gains)
     tensors |= _pictures(panel, posteriors["heldout"].gather(), model, rows, settings, seed)
     made, shown = generation(
         panel,
@@ -124,8 +123,8 @@ def audit(
         progress=progress,
     )
     tensors |= shown or _neighbours(panel, tensors, rows)
-    entries = [_entry(panel, fits, name, ladders, seed) for name in panel.names]
-    held = ladders["heldout"]
+    entries = [_entry(panel, fits, name, split_gains, seed) for name in panel.names]
+    held = split_gains["heldout"]
     log_prior = None
     if held.log_prior is not None:
         log_prior = mean_estimate(held.log_prior, unit=UNIT, split="heldout", seed=seed)
@@ -151,8 +150,8 @@ def audit(
         tensors=tensors,
         images=len(shape) == 3 and shape[0] in (1, 3),
         warnings=_warnings(description, posteriors["heldout"].gather()) + _left_out(model, settings, made, posteriors),
-        latent_side=latent,
-        model_side=side,
+        latents_side=latent,
+        likelihood_side=side,
         generation=made,
         averages=averages(posteriors, cuts["train"], seed=seed),
         versions=artifact.library_versions(),
@@ -160,7 +159,7 @@ def audit(
 
 
 def _ladder(
-    panel: Panel,
+    candidates: Candidates,
     split: str,
     posteriors: Posteriors,
     model: Model | None,
@@ -168,9 +167,9 @@ def _ladder(
     settings: AuditSettings,
     seed: int,
     progress: Progress,
-) -> Ladder:
+) -> RowGains:
     data = posteriors.gather()
-    rng = generator(seed, "audit", split)
+    rng = stream(seed, "audit", split)
     picked = torch.randperm(data.n, generator=rng)[: settings.rows].sort().values
     chosen: Rows | None = None
     if model is not None and rows is not None and settings.draws:
@@ -178,8 +177,8 @@ def _ladder(
             raise ArrayError(f"rows: expected the {split} rows in the order of their posteriors, got other row ids")
         r = rows[split]
         chosen = Rows(split, r.x[picked], r.ids[picked])
-    return climb(
-        panel,
+    return measure_gains(
+        candidates,
         data.take(picked),
         split=split,
         rng=rng,
@@ -190,14 +189,14 @@ def _ladder(
     )
 
 
-def _score(ladder: Ladder, rung: str, name: str, seed: int) -> Score | None:
+def _score(ladder: RowGains, rung: str, name: str, seed: int) -> Score | None:
     values: Tensor | None = getattr(ladder, rung).get(name)
     if values is None:
         return None
     if rung == "likelihood":
         gain = likelihood_estimate(ladder, name, seed)
     elif rung == "evidence":
-        gain = evidence_estimate(ladder, name, seed)
+        gain = exact_posterior_estimate(ladder, name, seed)
     else:
         gain = mean_estimate(values, unit=UNIT, split=ladder.split, seed=seed)
     diverged = int((~torch.isfinite(values)).sum())
@@ -212,14 +211,18 @@ def _score(ladder: Ladder, rung: str, name: str, seed: int) -> Score | None:
 
 
 def _entry(
-    panel: Panel, fits: Mapping[str, Fit[LatentDistribution]], name: str, ladders: Mapping[str, Ladder], seed: int
+    candidates: Candidates,
+    fits: Mapping[str, Fit[LatentDistribution]],
+    name: str,
+    split_gains: Mapping[str, RowGains],
+    seed: int,
 ) -> Entry:
     pure = name.endswith(PURE)
     owner = name.removesuffix(PURE)
-    r = panel.bases[owner] if pure else panel.candidates[owner]
+    r = candidates.bases[owner] if pure else candidates.distributions[owner]
     fit = fits.get(owner)
     scores: dict[str, dict[str, Score]] = {}
-    for split, ladder in ladders.items():
+    for split, ladder in split_gains.items():
         found = {rung: _score(ladder, rung, name, seed) for rung in ("code", "evidence", "likelihood")}
         scores[split] = {k: v for k, v in found.items() if v is not None}
     return Entry(
@@ -240,14 +243,14 @@ def _entry(
 def _rate(r: LatentDistribution | Posteriors, seed: int, n: int = 10_000) -> float:
     """Draws z' per CPU second of this process, at one call."""
     start = time.process_time()
-    r.sample(n, rng=generator(seed, "rate"))
+    r.sample(n, rng=stream(seed, "rate"))
     return n / max(time.process_time() - start, 1e-9)
 
 
-def _rows_tensors(ladders: Mapping[str, Ladder]) -> dict[str, Tensor]:
+def _rows_tensors(split_gains: Mapping[str, RowGains]) -> dict[str, Tensor]:
     """Every row's gains, so that any figure can be made again."""
     out: dict[str, Tensor] = {}
-    for split, ladder in ladders.items():
+    for split, ladder in split_gains.items():
         for rung in ("code", "evidence", "likelihood"):
             for name, values in getattr(ladder, rung).items():
                 out[f"gain.{split}.{rung}.{name}"] = values
@@ -261,47 +264,49 @@ def _rows_tensors(ladders: Mapping[str, Ladder]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _pictures(
-    panel: Panel,
-    heldout: InMemory,
+    candidates: Candidates,
+    heldout: MemoryPosteriors,
     model: Model | None,
     rows: Mapping[str, Rows] | None,
     settings: AuditSettings,
     seed: int,
 ) -> dict[str, Tensor]:
     """Codes and draws for the latent map; decoded samples, held-out rows and their reconstructions for the grids."""
-    some = torch.randperm(heldout.n, generator=generator(seed, "map"))[: settings.map]
+    some = torch.randperm(heldout.n, generator=stream(seed, "map"))[: settings.map]
     codes = heldout.take(some)
-    out = {"map.codes": codes.draw(rng=generator(seed, "map codes")).float()}
+    out = {"map.codes": codes.draw(rng=stream(seed, "map codes")).float()}
     if codes.labels is not None:
         out["map.labels"] = codes.labels
     zero = torch.zeros(1)
     counts = rows is not None and count_columns(rows["heldout"].x) is not None
     noise = "draw" if counts else "mean"
-    for name, r in panel.candidates.items():
-        out[f"map.{name}"] = r.sample(settings.map, rng=generator(seed, "map", name)).float()
+    for name, r in candidates.distributions.items():
+        out[f"map.{name}"] = r.sample(settings.map, rng=stream(seed, "map", name)).float()
         if model is not None:
             shown = GenerativeModel(r, model, zero, zero)
-            out[f"grid.{name}"] = shown.sample(settings.grid, rng=generator(seed, "grid", name), noise=noise)[1].float()
+            out[f"grid.{name}"] = shown.sample(settings.grid, rng=stream(seed, "grid", name), noise=noise)[1].float()
     if model is not None and rows is not None:
-        real = torch.randperm(len(rows["heldout"]), generator=generator(seed, "grid"))[: settings.grid]
+        real = torch.randperm(len(rows["heldout"]), generator=stream(seed, "grid"))[: settings.grid]
         x = rows["heldout"].x[real]
         out["grid.held-out data"] = x
         out["grid.reconstructions"] = model.decode(model.encode(x)[0]).mean.float()
     return out
 
 
-def _neighbours(panel: Panel, tensors: Mapping[str, Tensor], rows: Mapping[str, Rows] | None) -> dict[str, Tensor]:
-    """The training row nearest to every sample that is shown, where samples were not held against data."""
-    grids = {name: tensors[f"grid.{name}"] for name in panel.candidates if f"grid.{name}" in tensors}
+def _neighbours(
+    candidates: Candidates, tensors: Mapping[str, Tensor], rows: Mapping[str, Rows] | None
+) -> dict[str, Tensor]:
+    """The training row nearest to every sample that is shown, where samples were not compared with data."""
+    grids = {name: tensors[f"grid.{name}"] for name in candidates.distributions if f"grid.{name}" in tensors}
     if rows is None or "train" not in rows or not grids:
         return {}
     x = rows["train"].x
     entries = Entries.fitting(x)
-    among = Searched(entries.of(x))
+    among = ExactIndex(entries.of(x))
     return {f"near.{k}": x[among.nearest(entries.of(g), 1)[1][:, 0]].float() for k, g in grids.items()}
 
 
-def _warnings(data: Mapping[str, Any], heldout: InMemory) -> list[str]:
+def _warnings(data: Mapping[str, Any], heldout: MemoryPosteriors) -> list[str]:
     out = [
         f"{count} {split} rows equal a training row exactly; gains on them flatter whatever memorises"
         for split, count in dict(data.get("copies", {})).items()
@@ -311,7 +316,8 @@ def _warnings(data: Mapping[str, Any], heldout: InMemory) -> list[str]:
     if wide:
         out.append(
             f"{wide} of {heldout.n} held-out posteriors are wider than the prior in some dimension: "
-            "the encoder is inexact there, and the evidence gain with it" + (MOST_WIDE if 2 * wide > heldout.n else "")
+            "the encoder is inexact there, and the exact-posterior gain with it"
+            + (MOST_WIDE if 2 * wide > heldout.n else "")
         )
     return out
 
@@ -319,13 +325,13 @@ def _warnings(data: Mapping[str, Any], heldout: InMemory) -> list[str]:
 def _left_out(
     model: Model | None, settings: AuditSettings, made: object, posteriors: Mapping[str, Posteriors]
 ) -> list[str]:
-    """Why samples were not held against data, where that could have been expected."""
+    """Why samples were not compared with data, where that could have been expected."""
     if model is None or not settings.samples or made is not None:
         return []
     fewest = min(posteriors[s].n for s in ("selection", "heldout"))
     if fewest < FEWEST:
         return [
-            f"samples were not held against data: the selection and held-out split have {fewest} rows at least, and "
+            f"samples were not compared with data: the selection and held-out split have {fewest} rows at least, and "
             f"{FEWEST} each are needed"
         ]
-    return ["samples were not held against data: the audit was given no training rows"]
+    return ["samples were not compared with data: the audit was given no training rows"]

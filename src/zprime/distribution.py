@@ -1,7 +1,7 @@
 """The contract of a latent distribution: anything that may stand where the prior stood."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
@@ -16,6 +16,7 @@ from zprime.as_torch import TorchDistribution
 from zprime.components import Diagonal, Full, Tilted
 from zprime.errors import ArtifactError
 from zprime.notebook import box, size
+from zprime.progress import Progress, silent
 
 Density = Literal["exact", "bound", "estimate", "none"]
 """What `log_prob` is.
@@ -24,14 +25,6 @@ Density = Literal["exact", "bound", "estimate", "none"]
 random numbers; at every z its expectation over these is at most log r(z), but as made it may lie above. `none`: the
 kind consists of draws, and `log_prob` raises.
 """
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, total) by every long operation."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Show nothing: the default `Progress`."""
-
 
 REGISTRY: dict[str, type["LatentDistribution"]] = {}
 """Kind -> class, for loading: filled as classes are defined (importing `zprime.latent` defines all of them)."""

@@ -3,14 +3,15 @@
 from dataclasses import replace
 
 from zprime import artifact, vae
-from zprime.results.audit import load as load_audit
 from zprime import data as datasets
 from zprime.encoding import encode
 from zprime.errors import UsageError
-from zprime.measure.latents.drift import Drift, drift
+from zprime.measure.latents.drift import drift
+from zprime.posteriors import ShardedPosteriors
+from zprime.results.audit import load as load_audit
+from zprime.results.drift import Drift
+from zprime.rng import stream
 from zprime.running import Run
-from zprime.posteriors import Sharded
-from zprime.rng import generator
 
 
 def drift_of(run: Run, data: str, *, seed: int = 0) -> Drift:
@@ -34,8 +35,8 @@ def drift_of(run: Run, data: str, *, seed: int = 0) -> Drift:
     source = artifact.read(run.path / "data", "data")
     rows = datasets.new_rows(data, source.config, source.tensors(), seed=seed)
     codes = encode(vae.load(run.path / "model"), rows, progress=run.progress).gather()
-    heldout = Sharded(run.path / "posteriors" / "heldout").gather()
-    found = drift(shipped, codes, heldout, source=shipped.label, rng=generator(seed, "drift"))
+    heldout = ShardedPosteriors(run.path / "posteriors" / "heldout").gather()
+    found = drift(shipped, codes, heldout, source=shipped.label, rng=stream(seed, "drift"))
     _keep(run, found)
     return found
 

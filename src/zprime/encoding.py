@@ -14,9 +14,9 @@ from zprime import artifact
 from zprime.arrays import blocks
 from zprime.components import choose
 from zprime.data import Rows
-from zprime.distribution import Progress, silent
 from zprime.errors import NumericalError
-from zprime.posteriors import InMemory, Posteriors, Shard, Sharded
+from zprime.posteriors import MemoryPosteriors, Posteriors, Shard, ShardedPosteriors
+from zprime.progress import Progress, silent
 from zprime.vae import Encoder
 
 BATCH = 512
@@ -51,7 +51,7 @@ def encode(
     if path is None:
         mean, scale = _encode(model, rows, slice(0, len(rows)))
         progress(f"encode {rows.name}", len(rows), len(rows))
-        return InMemory(mean, scale, row_ids=rows.ids, labels=rows.labels)
+        return MemoryPosteriors(mean, scale, row_ids=rows.ids, labels=rows.labels)
     path = Path(path)
     artifact.check_replaceable(path)
     partial = path.parent / f".{path.name}.partial-{key[:16]}"
@@ -77,7 +77,7 @@ def encode(
         artifact.seal(folder, "posteriors", config=config, files=files, key=key, seed=seed, inputs=inputs)
     shutil.rmtree(partial, ignore_errors=True)
     progress(f"encode {rows.name}", len(rows), len(rows))
-    return Sharded(path)
+    return ShardedPosteriors(path)
 
 
 class Reencoded(Posteriors):

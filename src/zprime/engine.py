@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from zprime.distribution import Progress
+from zprime.progress import Progress
 
 T = TypeVar("T")
 

@@ -19,8 +19,8 @@ from zprime.encoding import encode
 from zprime.fitting import fit
 from zprime.latent import settings_for
 from zprime.latent.mixture import MixtureSettings
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 from zprime.sampling import GenerativeModel
 from zprime.sampling import sample as draw
 from zprime.training import TrainSettings, train
@@ -65,8 +65,8 @@ class LatentDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
             s = (POINT * torch.where(spread > 0, spread, 1.0)).expand_as(mean).contiguous()
         else:
             s = torch.as_tensor(np.array(scale, dtype=np.float64))
-        all_ = InMemory(mean, s)
-        order = torch.randperm(all_.n, generator=generator(seed, "selection"))
+        all_ = MemoryPosteriors(mean, s)
+        order = torch.randperm(all_.n, generator=stream(seed, "selection"))
         cut = min(all_.n - 1, max(1, round(all_.n * self.selection)))
         settings = settings_for(self.kind)
         if isinstance(settings, MixtureSettings):
@@ -92,7 +92,7 @@ class LatentDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Draws z', shape [n_samples, d]; `random_state` as in the constructor, whose value is the default."""
         check_is_fitted(self)
         seed = _seed(self.random_state if random_state is None else random_state)
-        out: Array = self.distribution_.sample(n_samples, rng=generator(seed, "sample")).double().numpy()
+        out: Array = self.distribution_.sample(n_samples, rng=stream(seed, "sample")).double().numpy()
         return out
 
 
@@ -137,7 +137,7 @@ class VAESampler(BaseEstimator):  # type: ignore[misc]
         spread = raw.std(0, correction=0)
         self.shift_, self.scale_ = raw.mean(0), torch.where(spread > 0, spread, 1.0)
         x = (raw - self.shift_) / self.scale_
-        order = torch.randperm(len(x), generator=generator(seed, "selection"))
+        order = torch.randperm(len(x), generator=stream(seed, "selection"))
         cut = min(len(x) - 1, max(1, round(len(x) * self.selection)))
         ids = {"selection": order[:cut].sort().values, "train": order[cut:].sort().values}
         rows = {s: Rows(s, x[i], i) for s, i in ids.items()}

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from zprime import artifact, latent
-from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, Settings, fields, silent
+from zprime.distribution import Fit, LatentDistribution, Outcome, Settings, fields
 from zprime.errors import ArrayError
 from zprime.latent import Active, Defensive, Prior, settings_for
 from zprime.latent.active import active_dimensions, restrict
-from zprime.latent.selection import Codes, best_share, smallest_of_best
 from zprime.latent.context import Context
+from zprime.latent.selection import Codes, best_epsilon, smallest_of_best
 from zprime.posteriors import Posteriors
-from zprime.rng import fork, generator
+from zprime.progress import Progress, silent
+from zprime.rng import fork, stream
 
 
 def fit(
@@ -64,7 +65,7 @@ def _fit(
     seed: int,
     progress: Progress,
 ) -> Fit[LatentDistribution]:
-    rng = generator(seed, "fit", settings.kind)
+    rng = stream(seed, "fit", settings.kind)
     return defend(
         settings.fit(train, selection=selection, context=context, rng=rng, progress=progress), selection, seed=seed
     )
@@ -84,20 +85,20 @@ def _widen(found: Fit[LatentDistribution], dims: list[int], d: int) -> Fit[Laten
 def _better(
     plain: Fit[LatentDistribution], wrapped: Fit[LatentDistribution], selection: Posteriors, seed: int
 ) -> Fit[LatentDistribution]:
-    """The one with the larger code gain on the selection split; a tie goes to the one that stores less."""
-    codes = Codes.draw(selection, rng=generator(seed, "active"))
+    """The one with the larger ELBO gain on the selection split; a tie goes to the one that stores less."""
+    codes = Codes.draw(selection, rng=stream(seed, "active"))
     gains = [codes.gain(f.distribution.log_prob(codes.z)) for f in (plain, wrapped)]
     return (plain, wrapped)[smallest_of_best(gains, [f.distribution.bytes for f in (plain, wrapped)])]
 
 
 def defend(found: Fit[LatentDistribution], selection: Posteriors, *, seed: int) -> Fit[LatentDistribution]:
-    """Mix in the prior where that raises the code gain on the selection split (nothing to do for the prior itself)."""
+    """Mix in the prior where that raises the ELBO gain on the selection split (nothing to do for the prior itself)."""
     r = found.distribution
     if (isinstance(r, Prior) and r.tau == 1) or r.density == "none":
         return found
-    codes = Codes.draw(selection, rng=fork(generator(seed, "defend"), r.kind))
-    share, gains = best_share(codes, r)
-    chosen = {**found.chosen, "epsilon": share, "selection_code_gain": gains.mean}
+    codes = Codes.draw(selection, rng=fork(stream(seed, "defend"), r.kind))
+    share, gains = best_epsilon(codes, r)
+    chosen = {**found.chosen, "epsilon": share, "selection_gain": gains.mean}
     if share == 0:
         return replace(found, chosen=chosen)
     outcome = found.outcome

@@ -83,10 +83,10 @@ class Posteriors(ABC):
             return torch.full((self.n,), 1 / self.n, dtype=torch.float64, device=self.row_ids.device).log()
         return self.weights.double().log()
 
-    def gather(self) -> "InMemory":
+    def gather(self) -> "MemoryPosteriors":
         """All rows as one pair of tensors."""
         shards = list(self.shards())
-        return InMemory(
+        return MemoryPosteriors(
             torch.cat([s.mean for s in shards]),
             torch.cat([s.scale for s in shards]),
             row_ids=self.row_ids,
@@ -152,7 +152,7 @@ class Posteriors(ABC):
         """
         check_matrix("z", z, d=self.d)
         if self.labels is None:
-            raise ArrayError("labels: these posteriors carry none; give them as InMemory(..., labels=...)")
+            raise ArrayError("labels: these posteriors carry none; give them as MemoryPosteriors(..., labels=...)")
         labels: Tensor = torch.unique(self.labels)
         out = torch.full((len(z), len(labels)), -torch.inf, dtype=torch.float64, device=z.device)
         weight = self.log_weights
@@ -194,7 +194,7 @@ class Posteriors(ABC):
         return (all_.mean + all_.scale * noise.to(all_.mean.device)).reshape(-1, self.d)
 
 
-class InMemory(Posteriors):
+class MemoryPosteriors(Posteriors):
     """Posteriors held as two tensors."""
 
     def __init__(
@@ -244,7 +244,7 @@ class InMemory(Posteriors):
         """One shard."""
         yield Shard(0, self.mean, self.scale)
 
-    def gather(self) -> "InMemory":
+    def gather(self) -> "MemoryPosteriors":
         """Itself."""
         return self
 
@@ -255,7 +255,7 @@ class InMemory(Posteriors):
     def _mixture(self, shard: Shard) -> DiagonalMixture:
         return self._prepared
 
-    def take(self, rows: Int[Tensor, " m"]) -> "InMemory":
+    def take(self, rows: Int[Tensor, " m"]) -> "MemoryPosteriors":
         """Some rows, by position; their weights are normalised again.
 
         Raises:
@@ -267,7 +267,7 @@ class InMemory(Posteriors):
             if not float(total) > 0:
                 raise ArrayError(f"weights: expected one above 0 among the rows that are taken, got {len(rows)} zeros")
             weights = (weights.double() / total).to(weights.dtype)
-        return InMemory(
+        return MemoryPosteriors(
             self.mean[rows],
             self.scale[rows],
             row_ids=self.row_ids[rows],
@@ -275,7 +275,7 @@ class InMemory(Posteriors):
             labels=None if self.labels is None else self.labels[rows],
         )
 
-    def weighted(self, weights: Float[Tensor, " n"]) -> "InMemory":
+    def weighted(self, weights: Float[Tensor, " n"]) -> "MemoryPosteriors":
         """The same rows as another population: with these weights, normalised.
 
         Raises:
@@ -290,10 +290,10 @@ class InMemory(Posteriors):
                 f"weights: expected numbers >= 0, one above 0, got smallest {float(weights.min()):g}, sum {total:g}"
             )
         share = weights.double() / total
-        return InMemory(self.mean, self.scale, row_ids=self.row_ids, weights=share, labels=self.labels)
+        return MemoryPosteriors(self.mean, self.scale, row_ids=self.row_ids, weights=share, labels=self.labels)
 
 
-class Sharded(Posteriors):
+class ShardedPosteriors(Posteriors):
     """Posteriors in an artefact folder, read a shard at a time."""
 
     def __init__(self, path: Path) -> None:

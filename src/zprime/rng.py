@@ -9,10 +9,10 @@ import hashlib
 import torch
 
 
-def generator(seed: int, *names: str | int, device: str | torch.device = "cpu") -> torch.Generator:
+def stream(seed: int, *names: str | int, device: str | torch.device = "cpu") -> torch.Generator:
     """Give the stream called `names` under `seed`.
 
-    >>> a, b = generator(0, "train", 3), generator(0, "train", 3)
+    >>> a, b = stream(0, "train", 3), stream(0, "train", 3)
     >>> bool((torch.randn(4, generator=a) == torch.randn(4, generator=b)).all())
     True
     """
@@ -25,4 +25,4 @@ def generator(seed: int, *names: str | int, device: str | torch.device = "cpu") 
 
 def fork(rng: torch.Generator, *names: str | int) -> torch.Generator:
     """Give a named stream of its own to a part that was handed `rng`; `rng` itself does not move."""
-    return generator(rng.initial_seed(), "fork", *names, device=rng.device)
+    return stream(rng.initial_seed(), "fork", *names, device=rng.device)

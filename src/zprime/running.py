@@ -14,18 +14,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zprime import artifact, auditing, latent, likelihoods, serialise, sampling, vae
-from zprime.results.audit import load as load_audit
+from zprime import artifact, auditing, latent, likelihoods, sampling, serialise, vae
 from zprime import data as datasets
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
-from zprime.distribution import Fit, LatentDistribution, Progress, Settings, fields, silent
+from zprime.distribution import Fit, LatentDistribution, Settings, fields
 from zprime.encoding import Reencoded, encode
 from zprime.engine import in_processes
 from zprime.errors import ArtifactError, UsageError
 from zprime.fitting import fit, load_fit, save_fit
 from zprime.latent.context import Context
-from zprime.posteriors import Posteriors, Sharded
+from zprime.posteriors import Posteriors, ShardedPosteriors
+from zprime.progress import Progress, silent
 from zprime.results.audit import Audit, AuditSettings
+from zprime.results.audit import load as load_audit
 from zprime.sampling import GenerativeModel
 from zprime.training import Trained, TrainSettings, train
 from zprime.vae import VAE, VAESettings
@@ -197,7 +198,7 @@ class Run:
                 return artifact.read(path)
 
             self._stage(f"posteriors/{split}", "posteriors", key, make)
-            out[split] = Sharded(self.path / "posteriors" / split)
+            out[split] = ShardedPosteriors(self.path / "posteriors" / split)
         return out
 
     def fit(
@@ -431,16 +432,16 @@ class Run:
     def _context(self) -> Context:
         return Context(vae.load(self.path / "model"), self.rows["train"], self.rows["selection"])
 
-    def _posteriors(self, split: str) -> Sharded:
+    def _posteriors(self, split: str) -> ShardedPosteriors:
         source = self._need("model", "model", "train")
         found = self._need(f"posteriors/{split}", "posteriors", "encode")
         if found.inputs.get("model") != source.hash:
             raise ArtifactError(
                 f"{found.path}: made with another model than {source.path}; run `zprime encode {self.path}`"
             )
-        return Sharded(found.path)
+        return ShardedPosteriors(found.path)
 
-    def _fitted(self, name: str, posteriors: Mapping[str, Sharded]) -> artifact.Artifact:
+    def _fitted(self, name: str, posteriors: Mapping[str, ShardedPosteriors]) -> artifact.Artifact:
         found = self._need(f"latent/{name}", None, f"fit --kinds {name}")
         if found.inputs.get("train") != posteriors["train"].artifact.hash:
             raise ArtifactError(

@@ -12,7 +12,7 @@ from zprime import artifact, distribution, vae
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.notebook import box, size
-from zprime.rng import fork, generator
+from zprime.rng import fork, stream
 from zprime.vae import Decoder, decoded
 
 
@@ -166,7 +166,7 @@ def sample(
         UsageError: n < 1, an unknown `noise`, or samples that copy training rows.
     """
     check_copies(model, allow_copies=allow_copies)
-    z, x = model.sample(n, rng=generator(seed, "sample"), noise=noise)
+    z, x = model.sample(n, rng=stream(seed, "sample"), noise=noise)
     return z, model.restore(x)
 
 

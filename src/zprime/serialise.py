@@ -9,21 +9,21 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 
-def to_plain(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """Dictionaries, lists, strings and numbers; JSON has no infinity or NaN: they become strings that float() reads."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: to_jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(k): to_plain(v) for k, v in value.items()}
+        return {str(k): to_jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(v) for v in value]
+        return [to_jsonable(v) for v in value]
     return value
 
 
-def from_plain(hint: type[T], value: Any) -> T:
-    """Read what `to_plain` wrote of a value of this type: dataclasses, dict, list, tuple, None, numbers, strings.
+def from_jsonable(hint: type[T], value: Any) -> T:
+    """Read what `to_jsonable` wrote of a value of this type: dataclasses, dict, list, tuple, None, numbers, strings.
 
     Raises:
         KeyError, TypeError, ValueError: `value` is not of that form.
@@ -33,7 +33,7 @@ def from_plain(hint: type[T], value: Any) -> T:
 
 
 def outline(hint: Any) -> Any:
-    """What `to_plain` writes of a value of this type, as JSON: the fields of every dataclass in it, by name."""
+    """What `to_jsonable` writes of a value of this type, as JSON: the fields of every dataclass in it, by name."""
     if dataclasses.is_dataclass(hint):
         return {k: outline(v) for k, v in sorted(get_type_hints(hint).items())}
     return [outline(h) for h in get_args(hint)]

@@ -17,9 +17,9 @@ from torch import Tensor
 from zprime import artifact
 from zprime.arrays import blocks
 from zprime.data import Rows
-from zprime.distribution import Progress, silent
 from zprime.errors import ArrayError, NumericalError, UsageError
-from zprime.rng import generator
+from zprime.progress import Progress, silent
+from zprime.rng import stream
 from zprime.vae import VAE
 
 log = logging.getLogger("zprime")
@@ -178,7 +178,7 @@ def _epoch(
     vae: VAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: TrainSettings, seed: int, epoch: int, beta: float
 ) -> float:
     """One pass; the mean loss in nats a row."""
-    rng = generator(seed, "epoch", epoch)
+    rng = stream(seed, "epoch", epoch)
     vae.train()
     total = 0.0
     for step, x in enumerate(_batches(rows, settings.batch, rng)):
@@ -210,7 +210,7 @@ def _batches(rows: Rows, size: int, rng: torch.Generator) -> Iterator[Tensor]:
 def evaluate(vae: VAE, rows: Rows, *, seed: int = 0, beta: float = 1.0) -> float:
     """Mean ELBO in nats a row, at one draw z a row from a fixed stream (the same numbers at every call)."""
     vae.eval()
-    rng = generator(seed, "evaluate", rows.name)
+    rng = stream(seed, "evaluate", rows.name)
     total = 0.0
     for block in blocks(len(rows), BATCH):
         log_likelihood, kl = vae.elbo_terms(rows.x[block], rng=rng)

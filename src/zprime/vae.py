@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from zprime import artifact, likelihoods, networks
 from zprime.arrays import blocks, standard_kl
 from zprime.errors import ArtifactError, UsageError
-from zprime.rng import fork, generator
+from zprime.rng import fork, stream
 
 
 @runtime_checkable
@@ -127,7 +127,7 @@ class VAE(nn.Module):
         """Make an untrained VAE for data of `shape`; the seed decides its weights, torch's generator does not move."""
         settings = settings.resolve(tuple(shape))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(seed, "weights").initial_seed())
+            torch.manual_seed(stream(seed, "weights").initial_seed())
             encoder, decoder = networks.build(
                 settings.network, shape, settings.latents, hidden=settings.hidden, width=settings.width
             )

@@ -23,7 +23,7 @@ from zprime.bring.refitting import refit
 from zprime.bring.splits import split
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.rng import fork, generator
+from zprime.rng import fork, stream
 from zprime.training import TrainSettings
 
 REMEDY = "Let your encoder return (mean, standard deviation) instead of a {other}, or say check=False if you are sure"
@@ -186,7 +186,7 @@ def tvae(
         # SDV 2 names its only table
         one = next(iter(table.values())) if isinstance(table, Mapping) else table
         ready = one if processor is None else processor.transform(one)
-        data[name] = _transform(model.transformer, ready, generator(seed, "components", name))
+        data[name] = _transform(model.transformer, ready, stream(seed, "components", name))
     rows = split(data, labels or {}, seed=seed, dtype=torch.float32)
     decoder = copy.deepcopy(model.decoder).cpu().eval().requires_grad_(requires_grad=False)
     spans = Spans.of(model.transformer)
@@ -221,7 +221,7 @@ def tvae(
             "q(z|x) is that of the encoder in training, kept"
             + (
                 f", where log p(x|z) had the weight {factor:g}: narrower than the posterior under this p(x|z), so the "
-                "evidence gain is neither bound nor estimate"
+                "exact-posterior gain is neither bound nor estimate"
                 if factor != 1
                 else ""
             )
@@ -240,7 +240,7 @@ def drawing(synthesizer: Any, latent: LatentDistribution, *, seed: int = 0) -> I
     if latent.d != model.embedding_dim:
         raise UsageError(f"latent: expected {model.embedding_dim} dimensions as TVAE has, got {latent.d}")
     original = model.decoder
-    model.decoder = _Drawing(original, latent, generator(seed, "drawing"))
+    model.decoder = _Drawing(original, latent, stream(seed, "drawing"))
     try:
         yield
     finally:

@@ -19,9 +19,9 @@ from zprime.bring.modules import precision
 from zprime.bring.splits import split
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.gaussian import moments
-from zprime.measure.verdicts.likelihood import Verdict
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.verdicts import Verdict
+from zprime.rng import stream
 
 BATCH = 32
 
@@ -110,17 +110,17 @@ def diffusers(
     rows = split(images, labels or {}, seed=seed, dtype=dtype)
     grids = {s: _encode(vae, r.x) for s, r in rows.items()}
     positions = grids["train"][0].shape[1]
-    flat = InMemory(*(g.flatten(0, 1) for g in grids["train"]))
+    flat = MemoryPosteriors(*(g.flatten(0, 1) for g in grids["train"]))
     mean, covariance = moments(flat)
     std = covariance.diagonal().sqrt()
     posteriors = {}
     for s, r in rows.items():
         at = torch.arange(positions).expand(len(r), positions)
         if s != "train":
-            at = torch.randint(positions, (len(r), 1), generator=generator(seed, "position", s))
+            at = torch.randint(positions, (len(r), 1), generator=stream(seed, "position", s))
         which = torch.arange(len(r))[:, None]
         m, scale = (g[which, at].flatten(0, 1) for g in grids[s])
-        posteriors[s] = InMemory(
+        posteriors[s] = MemoryPosteriors(
             ((m - mean) / std).to(m.dtype),
             (scale / std).to(m.dtype),
             row_ids=(r.ids[:, None] * positions + at).flatten(),

@@ -15,8 +15,8 @@ from zprime.bring import readings
 from zprime.bring.brought import LOOK, Brought, bring, look
 from zprime.bring.splits import split
 from zprime.errors import ArrayError
-from zprime.posteriors import InMemory
-from zprime.rng import generator
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
 
 log = logging.getLogger("zprime")
 CHECKED = 256  # rows that the reading of the scale is checked on
@@ -152,7 +152,7 @@ def arrays(
     scales = {s: readings.read(x, gives) for s, x in raw.items()}
     if check:
         readings.check_moments(means["train"].x, raw["train"], gives)
-    found = {s: InMemory(r.x, scales[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
+    found = {s: MemoryPosteriors(r.x, scales[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
     total = readings.code_variance(means["train"].x, scales["train"])
     says = (
         f"read as {gives}, codes have variance {float(total.min()):.2f} to {float(total.max()):.2f} in the "
@@ -222,7 +222,7 @@ def plausible(
     Raises:
         UsageError: another reading is clearly better.
     """
-    noise = torch.randn(mean.shape, generator=generator(seed, "bring noise"), dtype=mean.dtype)
+    noise = torch.randn(mean.shape, generator=stream(seed, "bring noise"), dtype=mean.dtype)
 
     def elbo(scale: Tensor) -> Tensor:
         parts = []

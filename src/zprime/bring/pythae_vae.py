@@ -116,16 +116,16 @@ def _says(name: str, loss: str, beta: float, prior: Vamp | None) -> tuple[str, .
         if beta != 1:
             out.append(
                 f"trained with beta = {beta:g}: q(z|x) is no approximation of the posterior under this p(x|z), so "
-                "the evidence gain is neither bound nor estimate; the likelihood gain is as exact as ever"
+                "the exact-posterior gain is neither bound nor estimate; the likelihood gain is as exact as ever"
             )
     if prior is not None:
         out.append(
             f"trained with its own prior, {prior.label}, not N(0, I): it is a candidate (`prior`), gains are over "
-            "N(0, I), and the evidence gain, which takes N(0, I) for the prior in training, does not hold"
+            "N(0, I), and the exact-posterior gain, which takes N(0, I) for the prior in training, does not hold"
         )
     if TRAINED[name]:
         out.append(
             f"trained with {TRAINED[name]}, not the ELBO: q(z|x) is what the encoder gives, not the q of that bound, "
-            "and code gain and evidence gain are conditional on it"
+            "and ELBO gain and exact-posterior gain are conditional on it"
         )
     return tuple(out)

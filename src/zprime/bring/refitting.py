@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 
 from zprime.data import Rows
 from zprime.networks import MLPEncoder
-from zprime.rng import generator
+from zprime.rng import stream
 from zprime.training import TrainSettings, train
 from zprime.vae import VAE
 
@@ -51,7 +51,7 @@ def refit(
         NumericalError: the loss is not finite.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "refit").initial_seed())
+        torch.manual_seed(stream(seed, "refit").initial_seed())
         encoder = MLPEncoder(train_rows.x.shape[1:], latents, hidden)
     whole = VAE(encoder, nn.Identity(), Whole(decode), latents=latents)
     return train(whole, train_rows, selection, settings, seed=seed).vae.encoder

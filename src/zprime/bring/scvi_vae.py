@@ -185,6 +185,6 @@ def _says(model: Any, module: Any, told: Mapping[str, Any]) -> tuple[str, ...]:
         if weight < 1:
             out.append(
                 f"training ended in its warm-up, at KL weight {weight:.2g}: q(z|x) is narrower than the posterior "
-                "under this p(x|z), so the evidence gain is neither bound nor estimate"
+                "under this p(x|z), so the exact-posterior gain is neither bound nor estimate"
             )
     return tuple(out)

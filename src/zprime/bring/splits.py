@@ -9,7 +9,7 @@ from torch import Tensor
 from zprime.arrays import check_finite
 from zprime.data import SPLITS, Rows
 from zprime.errors import ArrayError, UsageError
-from zprime.rng import generator
+from zprime.rng import stream
 
 MOST = 5000  # rows that are taken from the held-out ones to choose on
 
@@ -44,7 +44,7 @@ def split(
         start += len(x[s])
     if "selection" not in x:
         n = len(x["heldout"])
-        order = torch.randperm(n, generator=generator(seed, "bring selection"))
+        order = torch.randperm(n, generator=stream(seed, "bring selection"))
         cut = min(n // 2, MOST)
         if cut < 2:
             raise ArrayError(f"data: expected at least 4 held-out rows, half of them to choose on, got {n}")

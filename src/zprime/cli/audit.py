@@ -6,11 +6,11 @@ from typing import Annotated
 from zprime.cli.console import bars, give, say, say_table, set_threads, verdicts, workers
 from zprime.cli.run import FLAT
 from zprime.drifting import drift_of
-from zprime.running import Run
-from zprime.serialise import to_plain
-from zprime.results.audit import AuditSettings
 from zprime.reporting import report
 from zprime.reporting.samples import drift_table
+from zprime.results.audit import AuditSettings
+from zprime.running import Run
+from zprime.serialise import to_jsonable
 
 
 def audit(
@@ -40,7 +40,7 @@ def audit(
         say(drift_table(moved))
         say(moved.sentence)
         say(f"Report: {page}")
-        give({"drift": to_plain(moved), "report": page})
+        give({"drift": to_jsonable(moved), "report": page})
         return
     with bars() as progress:
         job = Run.open(run, progress=progress)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from zprime.cli.console import bars, give, say, set_threads
-from zprime.running import Run
 from zprime.reporting.table import size
+from zprime.running import Run
 
 
 def encode(run: Path) -> None:

@@ -7,8 +7,8 @@ from cyclopts import Parameter
 
 from zprime.cli.console import bars, cores, give, say, set_threads
 from zprime.cli.settings import kinds_with
-from zprime.running import KINDS, Run
 from zprime.reporting.table import size
+from zprime.running import KINDS, Run
 
 
 def fit(

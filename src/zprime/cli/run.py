@@ -8,9 +8,9 @@ from cyclopts import Parameter
 from zprime.cli.console import bars, cores, give, say, say_table, set_threads, verdicts, workers
 from zprime.cli.settings import kinds_with
 from zprime.data import DataSettings
-from zprime.running import KINDS, Run
-from zprime.results.audit import AuditSettings
 from zprime.reporting import report
+from zprime.results.audit import AuditSettings
+from zprime.running import KINDS, Run
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 

@@ -12,8 +12,8 @@ from zprime import artifact, latent, sampling
 from zprime.cli.console import give, say, set_threads
 from zprime.cli.settings import label_of
 from zprime.errors import UsageError
-from zprime.running import Run
 from zprime.reporting import pictures
+from zprime.running import Run
 
 
 def sample(

@@ -14,7 +14,7 @@ from torch import Tensor
 from zprime.arrays import check_finite
 from zprime.data.sources import Array, Source, read_source
 from zprime.errors import ArrayError, UsageError
-from zprime.rng import generator
+from zprime.rng import stream
 
 SPLITS = ("train", "selection", "heldout")
 """Train: VAE and posteriors. Selection: early stopping and choices. Held-out: what the audit reports."""
@@ -139,7 +139,7 @@ class Dataset:
         labels = None if self.labels is None else self.labels[ids]
         if not self.settings.binarise:
             return Rows(split, x, ids, labels)
-        drawn = torch.bernoulli(x, generator=generator(self.seed, "binarise", split))
+        drawn = torch.bernoulli(x, generator=stream(self.seed, "binarise", split))
         return Rows(split, drawn, ids, labels, grey=x)
 
     def weights(self, column: str, split: str) -> Float[Tensor, " n"]:
@@ -248,7 +248,7 @@ def new_rows(data: str, described: Mapping[str, Any], scaling: Mapping[str, Tens
     check_finite(data, x)
     x = (x - scaling["shift"]) / scaling["scale"]
     if described["settings"]["binarise"]:
-        x = torch.bernoulli(x.clamp(0, 1), generator=generator(seed, "binarise", "new"))
+        x = torch.bernoulli(x.clamp(0, 1), generator=stream(seed, "binarise", "new"))
     return Rows("new", x, torch.arange(len(x)), None if source.y is None else _labels(source.y))
 
 
@@ -262,7 +262,7 @@ def _labels(y: Array) -> Tensor:
 def _split(n: int, test: int, settings: DataSettings, seed: int) -> dict[str, Tensor]:
     """Seeded, disjoint row ids, each in ascending order."""
     rest = n - test
-    order = torch.randperm(rest, generator=generator(seed, "split"))
+    order = torch.randperm(rest, generator=stream(seed, "split"))
     if test:
         heldout = torch.arange(rest, n)
         n_selection = min(max(1, round(rest * settings.selection)), 5000)

@@ -9,13 +9,13 @@ from zprime.kernels.diagonal import (
     trainable_mixture_log_prob,
 )
 from zprime.kernels.expectation import Expectation
-from zprime.kernels.neighbours import Searched, nearest
+from zprime.kernels.neighbours import ExactIndex, nearest
 
 __all__ = [
     "DiagonalMixture",
+    "ExactIndex",
     "Expectation",
     "LabelledMixture",
-    "Searched",
     "diagonal_log_ratio",
     "full_log_ratio",
     "full_mixture_log_prob",

@@ -24,11 +24,11 @@ def nearest(
     *,
     exclude: Int[Tensor, " m"] | None = None,
 ) -> tuple[Float[Tensor, "m k"], Int[Tensor, "m k"]]:
-    """Euclidean distances to the k nearest points, ascending, and which they are: see `Searched`, for one search."""
-    return Searched(points).nearest(queries, k, exclude=exclude)
+    """Euclidean distances to the k nearest points, ascending, and which they are: see `ExactIndex`, for one search."""
+    return ExactIndex(points).nearest(queries, k, exclude=exclude)
 
 
-class Searched:
+class ExactIndex:
     """Points to search in more than once: exact, without an index.
 
     A sieve in float32, whose rounding error has a proven bound, finds what could be among the k nearest; that is
@@ -80,7 +80,7 @@ class Searched:
             raise ArrayError(f"exclude: expected {len(queries)} positions, one a query, got {list(exclude.shape)}")
         far = reach(queries)
         if far > FAR * self.scaling.unit:
-            return Searched(self.points, far=far).nearest(queries, k, exclude=exclude)
+            return ExactIndex(self.points, far=far).nearest(queries, k, exclude=exclude)
         distance, index = self._search.nearest(queries, k, exclude)
         return distance.sqrt_().mul_(self.scaling.unit), index
 

@@ -13,16 +13,16 @@ from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.conditional import Conditional, ConditionalSettings, given, labels_of
 from zprime.latent.defensive import Defensive
 from zprime.latent.exemplars import Exemplars, ExemplarsSettings
-from zprime.latent.gradient import Schedule
 from zprime.latent.flow import Flow, FlowSettings
 from zprime.latent.flow_matching import FlowMatching, FlowMatchingSettings
 from zprime.latent.gaussian import Gaussian, GaussianSettings
+from zprime.latent.gradient import Schedule
+from zprime.latent.log_pool import LogPool, LogPoolSettings
 from zprime.latent.mixture import Mixture, MixtureSettings
 from zprime.latent.nuts import SharedNUTS, SharedNUTSSettings
-from zprime.latent.log_pool import Pool, PoolSettings
 from zprime.latent.prior import Prior, PriorSettings
+from zprime.latent.product_of_experts import ProductOfExperts, ProductOfExpertsSettings
 from zprime.latent.resampled import Resampled, ResampledSettings
-from zprime.latent.product_of_experts import Shared, SharedSettings
 from zprime.latent.two_stage import TwoStage, TwoStageSettings
 from zprime.latent.vamp import Vamp, VampSettings
 
@@ -47,19 +47,19 @@ __all__ = [
     "FlowSettings",
     "Gaussian",
     "GaussianSettings",
+    "LogPool",
+    "LogPoolSettings",
     "Mixture",
     "MixtureSettings",
     "OnDemand",
-    "Pool",
-    "PoolSettings",
     "Prior",
     "PriorSettings",
+    "ProductOfExperts",
+    "ProductOfExpertsSettings",
     "Resampled",
     "ResampledSettings",
-    "Shared",
     "SharedNUTS",
     "SharedNUTSSettings",
-    "SharedSettings",
     "TwoStage",
     "TwoStageSettings",
     "Vamp",
@@ -96,10 +96,10 @@ class About:
 HEAVY = 100_000  # numbers (rows times latents) from which on several threads pay
 
 _KINDS = (
-    About(PriorSettings, "nothing (tau)", "none", "the yardstick; tau other than 1 shrinks or widens it", quick=True),
+    About(PriorSettings, "nothing (tau)", "none", "the reference; tau other than 1 shrinks or widens it", quick=True),
     About(GaussianSettings, "d^2 numbers", "one pass", "the hole is in mean or covariance (rare)", quick=True),
     About(
-        PoolSettings,
+        LogPoolSettings,
         "2d numbers",
         "one pass",
         "to see that the reverse-KL average collapses; never to generate",
@@ -113,7 +113,7 @@ _KINDS = (
         quick=True,
     ),
     About(
-        SharedSettings,
+        ProductOfExpertsSettings,
         "2d numbers",
         "one pass",
         "one latent behind a whole group of rows: p(z | X = D), in closed form",
@@ -138,7 +138,7 @@ _KINDS = (
         AggregatedSettings,
         "2 N d numbers, rows",
         "none",
-        "the yardstick at the other end: all rows, exactly",
+        "the reference at the other end: all rows, exactly",
         quick=True,
     ),
     About(

@@ -13,7 +13,7 @@ from zprime.arrays import check_matrix, standard_log_prob
 from zprime.components import Tilted
 from zprime.distribution import Density, LatentDistribution
 from zprime.latent.gaussian import moments
-from zprime.posteriors import InMemory, Posteriors
+from zprime.posteriors import MemoryPosteriors, Posteriors
 
 THRESHOLD = 0.01
 """A dimension is active if the variance of its posterior mean over the data is above this (Burda et al. 2016)."""
@@ -117,7 +117,7 @@ def active_dimensions(posteriors: Posteriors, threshold: float = THRESHOLD) -> l
     return [j for j, v in enumerate((covariance.diagonal() - noise).tolist()) if v > threshold]
 
 
-def restrict(posteriors: Posteriors, dims: list[int]) -> InMemory:
+def restrict(posteriors: Posteriors, dims: list[int]) -> MemoryPosteriors:
     """The posteriors of some dimensions."""
     p = posteriors.gather()
-    return InMemory(p.mean[:, dims], p.scale[:, dims], row_ids=p.row_ids, weights=p.weights, labels=p.labels)
+    return MemoryPosteriors(p.mean[:, dims], p.scale[:, dims], row_ids=p.row_ids, weights=p.weights, labels=p.labels)

@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.components import Diagonal
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
+from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome
 from zprime.errors import UsageError
 from zprime.posteriors import Posteriors
+from zprime.progress import Progress, silent
 
 
 @final

@@ -5,9 +5,10 @@ from typing import Any, ClassVar, final
 
 import torch
 
-from zprime.distribution import Fit, Outcome, Progress, silent
+from zprime.distribution import Fit, Outcome
 from zprime.latent.centre import Centre, averages
 from zprime.posteriors import Posteriors
+from zprime.progress import Progress, silent
 
 
 @final

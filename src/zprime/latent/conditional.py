@@ -11,14 +11,15 @@ from torch import Tensor
 from zprime import distribution
 from zprime.arrays import cholesky
 from zprime.components import Tilted, choose, choose_rows
-from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Progress, Settings, silent
+from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Settings
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.active import Active
 from zprime.latent.context import Context
 from zprime.latent.defensive import Defensive
 from zprime.latent.gaussian import Gaussian, moments
 from zprime.latent.mixture import MixtureSettings
-from zprime.posteriors import InMemory, Posteriors
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.progress import Progress, silent
 from zprime.rng import fork
 
 FEWEST = 20
@@ -232,13 +233,13 @@ class ConditionalSettings:
         return Fit(Conditional(tuple(rows), shares.log(), tuple(parts)), outcome, chosen={"parts": chosen})
 
 
-def _within(data: InMemory, rows: Mapping[int, Tensor], shares: Float[Tensor, " k"]) -> Float[Tensor, "d d"]:
+def _within(data: MemoryPosteriors, rows: Mapping[int, Tensor], shares: Float[Tensor, " k"]) -> Float[Tensor, "d d"]:
     """Covariance about the means of the labels."""
     found = torch.stack([moments(data.take(at))[1] for at in rows.values()])
     return torch.einsum("k,kij->ij", shares / shares.sum(), found)
 
 
-def _rare(mine: InMemory, within: Float[Tensor, "d d"]) -> Gaussian:
+def _rare(mine: MemoryPosteriors, within: Float[Tensor, "d d"]) -> Gaussian:
     """One Gaussian for a label with few rows."""
     mean, covariance = moments(mine)
     shrunk = (mine.n * covariance + FEWEST * within) / (mine.n + FEWEST)
@@ -246,7 +247,7 @@ def _rare(mine: InMemory, within: Float[Tensor, "d d"]) -> Gaussian:
     return Gaussian(mean.to(dtype), cholesky("conditional", shrunk).to(dtype))
 
 
-def _positions(posteriors: InMemory, label: int) -> Int[Tensor, " m"] | None:
+def _positions(posteriors: MemoryPosteriors, label: int) -> Int[Tensor, " m"] | None:
     """Rows of a label that count, or None where there are fewer than two."""
     if posteriors.labels is None:
         return None

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.arrays import blocks, cholesky
-from zprime.distribution import Progress, silent
 from zprime.kernels import Expectation
 from zprime.latent.gaussian import moments
 from zprime.latent.merge import merge
-from zprime.posteriors import InMemory
+from zprime.posteriors import MemoryPosteriors
+from zprime.progress import Progress, silent
 
 DRAWN = 1 << 14  # codes that are drawn at a time
 
@@ -33,7 +33,7 @@ class ComponentEM:
     data whitened per dimension. Hershey & Olsen 2007; Bruneau 2010.
     """
 
-    def __init__(self, data: InMemory, *, diagonal: bool, spread: bool = True) -> None:
+    def __init__(self, data: MemoryPosteriors, *, diagonal: bool, spread: bool = True) -> None:
         """Take the posteriors; with `spread=False` their means alone, as points."""
         self.n, self.d, self.diagonal = data.n, data.d, diagonal
         self.centre, covariance = moments(data)

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from zprime.arrays import check_matrix
 from zprime.components import Diagonal, Full, Tilted
-from zprime.distribution import Fit, LatentDistribution, Outcome, Progress, silent
+from zprime.distribution import Fit, LatentDistribution, Outcome
 from zprime.errors import UsageError
-from zprime.latent.selection import SHARES, Codes, point
 from zprime.latent.gaussian import moments
+from zprime.latent.selection import EPSILONS, Codes, point
 from zprime.latent.smoothed import Smoothed
 from zprime.latent.subset import Subset, at_random, codes_of, k_medoids, npmle
-from zprime.posteriors import InMemory, Posteriors
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.progress import Progress, silent
 from zprime.rng import fork
 
 GRID = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -142,12 +143,12 @@ class ExemplarsSettings:
     gain are closed forms at the speed of the aggregated posterior. It shrinks correlations of the latents by a^2, and
     the ELBO leaves hardly any (held-out gain on the digits: 2.07 against 2.05 +- 0.09 with `full`). `full` keeps them.
     With 60,000 rows and d = 16 its density at 400,000 points takes 360 s of one thread against 190 s, and more as d^2
-    grows; but the closed form of the evidence gain takes a Cholesky factor for every pair of a posterior and a row, 12
+    grows; but the closed form of the exact-posterior gain takes a Cholesky factor for every pair of a posterior and a row, 12
     microseconds each, so it is offered up to 1,024 rows only.
 
     Attributes:
         bandwidth: h, from 0 (the aggregated posterior) to 1 (one Gaussian); -1 tries 0.05, 0.1, ... 1 and chooses.
-        method: choose by the code gain of the `selection` split, or of the training rows, each under the mixture
+        method: choose by the ELBO gain of the `selection` split, or of the training rows, each under the mixture
             of the others (`leave-one-out`).
         rows: how many rows to keep; 0 keeps all.
         subset: which: `random`, `kmedoids` (weighted by their clusters), `npmle` (the largest mixing
@@ -204,7 +205,7 @@ class ExemplarsSettings:
         if self.bandwidth >= 0:
             return Fit(r, Outcome(message="exact, nothing to choose"), subset.trace, chosen)
         best, curve = self._choose(r, data, subset, codes, rng, progress)
-        outcome = Outcome(message=f"bandwidth chosen from {len(GRID)} by the code gain ({self.method})")
+        outcome = Outcome(message=f"bandwidth chosen from {len(GRID)} by the ELBO gain ({self.method})")
         if best == 1:
             outcome = Outcome(
                 message="the best bandwidth is 1, where all rows are smoothed into one Gaussian: "
@@ -213,9 +214,15 @@ class ExemplarsSettings:
         return Fit(replace(r, bandwidth=best), outcome, subset.trace, {**chosen, "bandwidth": best}, curve)
 
     def _choose(
-        self, r: Exemplars, data: InMemory, subset: Subset, codes: Codes, rng: torch.Generator, progress: Progress
+        self,
+        r: Exemplars,
+        data: MemoryPosteriors,
+        subset: Subset,
+        codes: Codes,
+        rng: torch.Generator,
+        progress: Progress,
     ) -> tuple[float, list[dict[str, Any]]]:
-        """Choose the bandwidth with the best code gain, each with its best share of the prior."""
+        """Choose the bandwidth with the best ELBO gain, each with its best share of the prior."""
         position: Tensor | None = None
         if self.method == "leave-one-out":
             codes, position = _training_codes(data, subset, rng)
@@ -224,15 +231,15 @@ class ExemplarsSettings:
             progress("exemplars: bandwidth", step, len(GRID))
             tried = replace(r, bandwidth=h)
             log_prob = tried.log_prob(codes.z) if position is None else tried.log_prob_without(codes.z, position)
-            gains = {e: codes.gain(log_prob, e) for e in SHARES}
-            share = max(SHARES, key=lambda e: gains[e].mean)
+            gains = {e: codes.gain(log_prob, e) for e in EPSILONS}
+            share = max(EPSILONS, key=lambda e: gains[e].mean)
             curve.append(point("bandwidth", h, tried, share, gains[share]))
         progress("exemplars: bandwidth", len(GRID), len(GRID))
         best: float = max(curve, key=lambda row: float(row["gain"]))["bandwidth"]
         return best, curve
 
     def _weigh(
-        self, data: InMemory, whole: Exemplars, codes: Codes, rng: torch.Generator, progress: Progress
+        self, data: MemoryPosteriors, whole: Exemplars, codes: Codes, rng: torch.Generator, progress: Progress
     ) -> Subset:
         """Mixing weights by maximum likelihood on at most 2,000 rows, at the bandwidth that suits equal weights.
 
@@ -244,7 +251,7 @@ class ExemplarsSettings:
             r = replace(r, bandwidth=self._choose(r, data, some, codes, rng, progress)[0])
         # the weights are found with a diagonal kernel, and short of one Gaussian, where there are none to find
         components = _diagonal(replace(r, bandwidth=min(r.bandwidth, GRID[-2])))
-        rows = InMemory(r.mean, r.scale, weights=r.weights)
+        rows = MemoryPosteriors(r.mean, r.scale, weights=r.weights)
         found = npmle(rows, components, self.rows, codes, rng=fork(rng, "ties"), progress=progress)
         return replace(found, rows=some.rows[found.rows])
 
@@ -287,7 +294,7 @@ def _selection_codes(selection: Posteriors, rng: torch.Generator) -> Codes:
     return codes_of(selection.gather(), rows, rng=fork(rng, "selection codes"), draws=_draws(len(rows)))
 
 
-def _training_codes(data: InMemory, subset: Subset, rng: torch.Generator) -> tuple[Codes, Int[Tensor, " m"]]:
+def _training_codes(data: MemoryPosteriors, subset: Subset, rng: torch.Generator) -> tuple[Codes, Int[Tensor, " m"]]:
     """About 5,000 fresh codes of training rows, and where each stands among the exemplars, or -1."""
     rows = torch.randperm(data.n, generator=fork(rng, "training rows"))[:POINTS]
     draws = _draws(len(rows))

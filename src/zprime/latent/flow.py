@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zprime.arrays import LOG_2PI, standard_log_prob
-from zprime.distribution import Fit, LatentDistribution, Progress, silent
+from zprime.distribution import Fit, LatentDistribution
 from zprime.errors import UsageError
-from zprime.latent.selection import Codes
 from zprime.latent.gradient import (
     NetworkDistribution,
     Schedule,
@@ -27,7 +26,9 @@ from zprime.latent.gradient import (
     skeleton,
     widths,
 )
+from zprime.latent.selection import Codes
 from zprime.posteriors import Posteriors
+from zprime.progress import Progress, silent
 from zprime.rng import fork
 
 FLOWS = ("nsf", "maf")
@@ -187,7 +188,7 @@ class FlowSettings(Schedule):
         rng: torch.Generator,
         progress: Progress = silent,
     ) -> Fit[Flow]:
-        """Start at the moment match, raise E_qbar[log r] by Adam, stop by the code gain on the selection split.
+        """Start at the moment match, raise E_qbar[log r] by Adam, stop by the ELBO gain on the selection split.
 
         Raises:
             UsageError: settings that cannot be used.

@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zprime.arrays import standard_log_prob
-from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Progress, silent
-from zprime.latent.selection import Codes
+from zprime.distribution import Density, Fit, LatentDistribution, Outcome
 from zprime.latent.gradient import (
     NetworkDistribution,
     Schedule,
@@ -27,7 +26,9 @@ from zprime.latent.gradient import (
     skeleton,
     some_codes,
 )
+from zprime.latent.selection import Codes
 from zprime.posteriors import Posteriors
+from zprime.progress import Progress, silent
 from zprime.rng import fork
 
 WAVES = 6  # frequencies of the time features
@@ -215,7 +216,7 @@ class FlowMatchingSettings(Schedule):
         rng: torch.Generator,
         progress: Progress = silent,
     ) -> Fit[FlowMatching]:
-        """Regress the velocity, stop by the code gain on selection codes, then choose the number of steps.
+        """Regress the velocity, stop by the ELBO gain on selection codes, then choose the number of steps.
 
         Raises:
             UsageError: settings that cannot be used.

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from zprime.arrays import cholesky
 from zprime.components import Diagonal, Full
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
+from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome
 from zprime.errors import UsageError
-from zprime.latent.selection import Codes, best_share, point, smallest_of_best
+from zprime.latent.selection import Codes, best_epsilon, point, smallest_of_best
 from zprime.posteriors import Posteriors
+from zprime.progress import Progress, silent
 
 COVARIANCES = ("full", "diagonal", "low-rank")
 FLOOR = 1e-6  # least share of a dimension's variance that the factors must leave unexplained (Heywood cases)
@@ -159,7 +160,7 @@ class GaussianSettings:
         best, curve = 0, []
         if len(tried) > 1:
             codes = Codes.draw(selection, rng=rng)
-            shares = [best_share(codes, r) for r, _ in fits]
+            shares = [best_epsilon(codes, r) for r, _ in fits]
             best = smallest_of_best([g for _, g in shares], [r.bytes for r, _ in fits])
             curve = [point("rank", k, r, e, g) for k, (r, _), (e, g) in zip(tried, fits, shares, strict=True)]
         gaussian, trace = fits[best]

@@ -11,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zprime.arrays import blocks, check_matrix
-from zprime.distribution import LatentDistribution, Outcome, Progress
+from zprime.distribution import LatentDistribution, Outcome
 from zprime.errors import UsageError
-from zprime.latent.selection import TIE, Codes, best_share
 from zprime.latent.gaussian import moments
-from zprime.posteriors import InMemory, Posteriors
+from zprime.latent.selection import TIE, Codes, best_epsilon
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.progress import Progress
 from zprime.rng import fork
 
 STEPS = 100  # gradient steps an epoch, whatever the number of rows
@@ -210,7 +211,7 @@ def by_rows(f: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"], rows: int = 
         return torch.cat([f(x[part]) for part in blocks(len(x), rows)]) if len(x) else f(x)
 
 
-def fresh(data: InMemory, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+def fresh(data: MemoryPosteriors, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
     """Fresh codes from the aggregated posterior in random order; without weights, every row as often as any other."""
     if data.weights is not None:
         return data.sample(n, rng=rng)
@@ -230,8 +231,8 @@ def some_codes(selection: Posteriors, *, rng: torch.Generator, rows: int, points
 
 
 def score(codes: Codes, r: LatentDistribution) -> float:
-    """Mean code gain of `r` in nats with its best share of the prior: as it will be shipped."""
-    _, gains = best_share(codes, r)
+    """Mean ELBO gain of `r` in nats with its best share of the prior: as it will be shipped."""
+    _, gains = best_epsilon(codes, r)
     return gains.mean
 
 
@@ -254,7 +255,7 @@ def ascend(
     parameters: Sequence[Tensor],
     objective: Callable[[Float[Tensor, "b d"], torch.Generator], Tensor],
     evaluate: Callable[[], float],
-    data: InMemory,
+    data: MemoryPosteriors,
     schedule: Schedule,
     *,
     label: str,

@@ -5,21 +5,22 @@ from typing import Any, ClassVar, final
 
 import torch
 
-from zprime.distribution import Fit, Outcome, Progress, silent
+from zprime.distribution import Fit, Outcome
 from zprime.latent.centre import Centre, averages
 from zprime.posteriors import Posteriors
+from zprime.progress import Progress, silent
 
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
-class Pool(Centre):
+class LogPool(Centre):
     """One diagonal Gaussian, about as narrow as a single posterior: shown for the answer, never recommended."""
 
     kind: ClassVar[str] = "pool"
 
 
 @dataclass(frozen=True)
-class PoolSettings:
+class LogPoolSettings:
     """Nothing to set: the minimiser of `sum w_i KL(r || q_i)` over all r, the logarithmic opinion pool.
 
     r is proportional to `prod q_i^w_i` (Genest & Zidek 1986): for diagonal Gaussians the one of precision
@@ -37,12 +38,12 @@ class PoolSettings:
         context: Any,
         rng: torch.Generator,
         progress: Progress = silent,
-    ) -> Fit[Pool]:
+    ) -> Fit[LogPool]:
         """Add up precisions, shard by shard."""
         (precision, shift), dtype = averages(
             train,
             lambda s: s.scale.double().pow(-2),
             lambda s: s.mean.double() * s.scale.double().pow(-2),
         )
-        pool = Pool((shift / precision).to(dtype), precision.rsqrt().to(dtype))
+        pool = LogPool((shift / precision).to(dtype), precision.rsqrt().to(dtype))
         return Fit(pool, Outcome(message="exact, in closed form"))

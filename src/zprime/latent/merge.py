@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.distribution import Progress, silent
+from zprime.progress import Progress, silent
 
 DIRECT = 600
 """Components that are merged pair by pair; more rows than this are first put into so many cells."""

@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.components import Diagonal, Full
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
+from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome
 from zprime.errors import UsageError
-from zprime.latent.selection import WORTH, Codes, best_share, point, smallest_of_best
 from zprime.latent.em import ComponentEM, State
-from zprime.posteriors import InMemory, Posteriors
+from zprime.latent.selection import WORTH, Codes, best_epsilon, point, smallest_of_best
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.progress import Progress, silent
 from zprime.rng import fork
 
 LADDER = (2, 5, 10, 20, 50, 100, 200)
@@ -127,7 +128,7 @@ class MixtureSettings:
         data = train.gather()
         if self.codes == "draws":
             drawn = data.draw(rng=fork(rng, "draws"))
-            data = InMemory(drawn, data.scale, row_ids=data.row_ids, weights=data.weights)
+            data = MemoryPosteriors(drawn, data.scale, row_ids=data.row_ids, weights=data.weights)
         em = ComponentEM(data, diagonal=self.covariance == "diagonal", spread=self.codes == "posteriors")
         codes = Codes.draw(selection, rng=rng)
         if self.components:
@@ -136,7 +137,7 @@ class MixtureSettings:
         tried = [k for k in LADDER if k <= max(1, train.n // 5)] or [1]
         climbs: dict[tuple[int, int], Climb] = {}
         fits = [once._reduce(em, k, codes, data.mean.dtype, rng, progress, climbs) for k in tried]
-        shares = [best_share(codes, f.distribution) for f in fits]
+        shares = [best_epsilon(codes, f.distribution) for f in fits]
         best = smallest_of_best([g for _, g in shares], [f.distribution.bytes for f in fits])
         curve = [point("components", k, f.distribution, e, g) for k, f, (e, g) in zip(tried, fits, shares, strict=True)]
         found = fits[best]

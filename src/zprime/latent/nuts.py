@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Progress, silent
+from zprime.distribution import Density, Fit, LatentDistribution, Outcome
 from zprime.errors import NumericalError, UsageError
 from zprime.latent.context import need
 from zprime.latent.product_of_experts import members
 from zprime.posteriors import Posteriors
+from zprime.progress import Progress, silent
 from zprime.rng import fork
 from zprime.vae import Decoder
 

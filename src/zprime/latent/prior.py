@@ -11,9 +11,10 @@ from torch import Tensor
 
 from zprime.arrays import check_matrix, standard_log_prob
 from zprime.components import Diagonal
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Progress, silent
+from zprime.distribution import Fit, GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
 from zprime.posteriors import Posteriors
+from zprime.progress import Progress, silent
 
 
 @final

@@ -10,15 +10,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.components import Diagonal
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome, Progress, silent
+from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome
 from zprime.errors import UsageError
 from zprime.latent.prior import Prior
 from zprime.posteriors import Posteriors
+from zprime.progress import Progress, silent
 
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
-class Shared(GaussianDistribution):
+class ProductOfExperts(GaussianDistribution):
     """One diagonal Gaussian, the narrower the more rows share it; `rows` is how many."""
 
     kind: ClassVar[str] = "shared"
@@ -52,7 +53,7 @@ class Shared(GaussianDistribution):
 
 
 @dataclass(frozen=True)
-class SharedSettings:
+class ProductOfExpertsSettings:
     """`p(z) prod_i [q_i(z) / p(z)]` over a group of rows (theory page, section 5).
 
     The precision is `I + sum_i (diag(s_i^-2) - I)`, the mean that precision's inverse times `sum_i s_i^-2 mu_i`. Exact
@@ -77,7 +78,7 @@ class SharedSettings:
         context: Any,
         rng: torch.Generator,
         progress: Progress = silent,
-    ) -> Fit[Shared] | Fit[Prior]:
+    ) -> Fit[ProductOfExperts] | Fit[Prior]:
         """Multiply the group's posteriors; the prior, and an outcome that says so, where the product is no density.
 
         Raises:
@@ -109,7 +110,7 @@ class SharedSettings:
                     "place: train the encoder for longer, or use kind shared-nuts, which asks the decoder alone",
                 ),
             )
-        shared = Shared((shift / precision).to(dtype), precision.rsqrt().to(dtype), n)
+        shared = ProductOfExperts((shift / precision).to(dtype), precision.rsqrt().to(dtype), n)
         return Fit(shared, Outcome(message="exact, in closed form"))
 
 

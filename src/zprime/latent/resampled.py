@@ -11,9 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.arrays import blocks, standard_log_prob
-from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Progress, silent
+from zprime.distribution import Density, Fit, LatentDistribution, Outcome
 from zprime.errors import UsageError
-from zprime.latent.selection import Codes
 from zprime.latent.gradient import (
     MLP,
     ROWS,
@@ -30,7 +29,9 @@ from zprime.latent.gradient import (
     skeleton,
     widths,
 )
+from zprime.latent.selection import Codes
 from zprime.posteriors import Posteriors
+from zprime.progress import Progress, silent
 from zprime.rng import fork
 
 METHODS = ("rejection", "energy")
@@ -247,7 +248,7 @@ class ResampledSettings(Schedule):
         rng: torch.Generator,
         progress: Progress = silent,
     ) -> Fit[Resampled]:
-        """Start at the base, fit by Adam, stop by the code gain on the selection split, then estimate Z.
+        """Start at the base, fit by Adam, stop by the ELBO gain on the selection split, then estimate Z.
 
         Raises:
             UsageError: settings that cannot be used.

@@ -1,4 +1,4 @@
-"""Choices that a fit leaves to the selection split: by the code gain, with the same tie rule as the verdict's."""
+"""Choices that a fit leaves to the selection split: by the ELBO gain, with the same tie rule as the verdict's."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from zprime.errors import NumericalError
 from zprime.posteriors import Posteriors
 from zprime.rng import fork
 
-SHARES = (0.0, 0.01, 0.05, 0.1)
+EPSILONS = (0.0, 0.01, 0.05, 0.1)
 """Shares of the prior that every kind is tried with (theory page, section 3, heavy tails)."""
 
 WORTH = 0.01
@@ -25,7 +25,7 @@ TIE = 0.05
 
 
 @dataclass(frozen=True)
-class Gains:
+class RowScores:
     """A score of every row, in nats; its mean and error count rows by their weights.
 
     Attributes:
@@ -57,9 +57,9 @@ class Gains:
         gap = self.value.double() - self.mean
         return math.sqrt(float((share * gap).square().sum()) * n / (n - 1))
 
-    def __sub__(self, other: "Gains") -> "Gains":
+    def __sub__(self, other: "RowScores") -> "RowScores":
         """Row by row: the paired difference."""
-        return Gains(self.value - other.value, self.weight)
+        return RowScores(self.value - other.value, self.weight)
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,16 @@ class Codes:
         z = selection.draw(rng=fork(rng, "selection codes"), draws=draws)
         return cls(z, standard_log_prob(z), selection.n, selection.weights)
 
-    def gain(self, log_prob: Float[Tensor, " m"], share: float = 0.0) -> Gains:
-        """Code gain log[(1-e) r + e p] - log p in nats, averaged over each row's draws."""
+    def gain(self, log_prob: Float[Tensor, " m"], share: float = 0.0) -> RowScores:
+        """ELBO gain log[(1-e) r + e p] - log p in nats, averaged over each row's draws."""
         gain = log_prob.double() - self.prior
         if share > 0:
             gain = torch.logaddexp(gain + math.log1p(-share), torch.full_like(gain, math.log(share)))
-        return Gains(gain.reshape(-1, self.rows).mean(0), self.weight)
+        return RowScores(gain.reshape(-1, self.rows).mean(0), self.weight)
 
 
-def best_share(codes: Codes, r: LatentDistribution) -> tuple[float, Gains]:
-    """The prior's share with the best mean code gain (none where it earns less than 0.01 nats), and each row's gain.
+def best_epsilon(codes: Codes, r: LatentDistribution) -> tuple[float, RowScores]:
+    """The prior's share with the best mean ELBO gain (none where it earns less than 0.01 nats), and each row's gain.
 
     Raises:
         NumericalError: the density is NaN somewhere, so that no share can be called the best.
@@ -99,31 +99,31 @@ def best_share(codes: Codes, r: LatentDistribution) -> tuple[float, Gains]:
             f"{r.label}: its log-density is NaN at {bad} of {len(log_prob)} codes of the selection split; "
             "this fit cannot be used: change its settings or leave it out"
         )
-    gains = {e: codes.gain(log_prob, e) for e in SHARES}
-    best = max(SHARES, key=lambda e: gains[e].mean)
+    gains = {e: codes.gain(log_prob, e) for e in EPSILONS}
+    best = max(EPSILONS, key=lambda e: gains[e].mean)
     if gains[best].mean - gains[0.0].mean < WORTH:
         best = 0.0
     return best, gains[best]
 
 
-def point(setting: str, value: int | float, r: LatentDistribution, share: float, gains: Gains) -> dict[str, Any]:
+def point(setting: str, value: int | float, r: LatentDistribution, share: float, gains: RowScores) -> dict[str, Any]:
     """One point of a fit's curve: a value that was tried, what it stores, and what it gained on the selection split."""
     return {setting: value, "bytes": r.bytes, "epsilon": share, "gain": gains.mean, "stderr": gains.stderr}
 
 
 def paired(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> tuple[float, float]:
     """Mean of a - b and its standard error; infinite of one row."""
-    gap = Gains(a) - Gains(b)
+    gap = RowScores(a) - RowScores(b)
     return gap.mean, math.inf if gap.stderr is None else gap.stderr
 
 
-def near_best(gains: list[Gains], tie: float = TIE) -> list[int]:
+def near_best(gains: list[RowScores], tie: float = TIE) -> list[int]:
     """Where the best is, and those whose paired difference to it is below max(1 s.e., `tie`)."""
     best = max(range(len(gains)), key=lambda i: gains[i].mean)
     gaps = [gains[best] - gain for gain in gains]
     return [i for i, gap in enumerate(gaps) if i == best or gap.mean < max(tie, gap.stderr or 0.0)]
 
 
-def smallest_of_best(gains: list[Gains], sizes: list[int]) -> int:
+def smallest_of_best(gains: list[RowScores], sizes: list[int]) -> int:
     """Of the best and those that tie with it, the one that stores least."""
     return min(near_best(gains), key=lambda i: (sizes[i], -gains[i].mean))

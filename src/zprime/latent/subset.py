@@ -9,10 +9,10 @@ from torch import Tensor
 
 from zprime.arrays import LOG_2PI, blocks, standard_log_prob
 from zprime.components import Diagonal
-from zprime.distribution import Progress, silent
 from zprime.kernels import diagonal_log_ratio
-from zprime.latent.selection import SHARES, Codes
-from zprime.posteriors import InMemory
+from zprime.latent.selection import EPSILONS, Codes
+from zprime.posteriors import MemoryPosteriors
+from zprime.progress import Progress, silent
 
 NPMLE_STEPS = 60
 PAIRS = 1 << 22
@@ -51,14 +51,14 @@ class Subset:
         return cls(rows[order], weights, steps, trace or {})
 
 
-def at_random(data: InMemory, k: int, *, rng: torch.Generator) -> Subset:
+def at_random(data: MemoryPosteriors, k: int, *, rng: torch.Generator) -> Subset:
     """`k` rows without replacement, with their weights renormalised."""
     rows = torch.randperm(data.n, generator=rng)[:k]
     return Subset.of(rows, None if data.weights is None else data.weights[rows])
 
 
 def k_medoids(
-    data: InMemory, k: int, whiten: Float[Tensor, "d d"], *, rng: torch.Generator, iterations: int = 25
+    data: MemoryPosteriors, k: int, whiten: Float[Tensor, "d d"], *, rng: torch.Generator, iterations: int = 25
 ) -> Subset:
     """`k` rows in the middle of as many clusters, each weighted by its cluster's share of the rows.
 
@@ -122,13 +122,19 @@ def _nearest(x: Float[Tensor, "n d"], y: Float[Tensor, "k d"]) -> tuple[Int[Tens
 
 
 def npmle(
-    data: InMemory, components: Diagonal, k: int, codes: Codes, *, rng: torch.Generator, progress: Progress = silent
+    data: MemoryPosteriors,
+    components: Diagonal,
+    k: int,
+    codes: Codes,
+    *,
+    rng: torch.Generator,
+    progress: Progress = silent,
 ) -> Subset:
     """Nonparametric maximum likelihood of the mixing weights on fixed components, stopped early (theory, section 4).
 
     `w_k <- mean_i w_k E_ik / sum_l w_l E_il` with `E_ik = E_{q_i}[r_k/p]` for component r_k, made from row k, and
     `E_ii = 0`: no row explains itself. No step lowers `mean_i log sum_l w_l E_il`. Its limit is discrete, so the step
-    with the best code gain on the selection split is taken (with the best share of the prior).
+    with the best ELBO gain on the selection split is taken (with the best share of the prior).
 
     Args:
         data: the rows, with the weights to start from.
@@ -159,7 +165,7 @@ def npmle(
     for step in range(NPMLE_STEPS + 1):
         progress("exemplars: weights", step, NPMLE_STEPS)
         log_r = (density @ weight).log() + top[:, 0]
-        gain = max(codes.gain(log_r, share).mean for share in SHARES)
+        gain = max(codes.gain(log_r, share).mean for share in EPSILONS)
         explained = e @ weight
         trace["gain"].append(gain)
         # a row that no other explains in float64 leaves the weights as they are
@@ -178,7 +184,7 @@ def npmle(
     return Subset.of(kept, weight[kept], steps=steps, trace=trace)
 
 
-def codes_of(data: InMemory, rows: Int[Tensor, " m"], *, rng: torch.Generator, draws: int) -> Codes:
+def codes_of(data: MemoryPosteriors, rows: Int[Tensor, " m"], *, rng: torch.Generator, draws: int) -> Codes:
     """Fresh codes of some rows, with the prior's log-density at them."""
     some = data.take(rows)
     z = some.draw(rng=rng, draws=draws)

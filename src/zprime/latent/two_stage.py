@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zprime.arrays import LOG_2PI
-from zprime.distribution import Density, Fit, LatentDistribution, Progress, silent
+from zprime.distribution import Density, Fit, LatentDistribution
 from zprime.latent.gradient import (
     MLP,
     NetworkDistribution,
@@ -28,7 +28,8 @@ from zprime.latent.gradient import (
     widths,
 )
 from zprime.posteriors import Posteriors
-from zprime.rng import fork, generator
+from zprime.progress import Progress, silent
+from zprime.rng import fork, stream
 
 START = 0.5  # decoder scale at the start, in whitened units
 BOUND = 6.0  # of the log-scale of q(w|u), about its start
@@ -102,7 +103,7 @@ class TwoStage(NetworkDistribution[Second]):
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """A lower bound of log r(z), in expectation over seeds, in nats; float64, computed in z's own precision."""
         net = precise(self.net, z.dtype)
-        noise = torch.randn(self.draws, 1, self.d, generator=generator(self.seed, "two-stage"), dtype=torch.float64)
+        noise = torch.randn(self.draws, 1, self.d, generator=stream(self.seed, "two-stage"), dtype=torch.float64)
         noise = noise.to(device=z.device, dtype=net.log_scale.dtype)
 
         def bound(u: Tensor) -> Tensor:
@@ -169,7 +170,7 @@ class TwoStageSettings(Schedule):
         rng: torch.Generator,
         progress: Progress = silent,
     ) -> Fit[TwoStage]:
-        """Start at the moment match, raise the bound by Adam, stop by the code gain of the bound on selection codes.
+        """Start at the moment match, raise the bound by Adam, stop by the ELBO gain of the bound on selection codes.
 
         Raises:
             UsageError: settings that cannot be used.

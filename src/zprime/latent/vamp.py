@@ -12,13 +12,14 @@ from torch import Tensor
 
 from zprime.arrays import blocks
 from zprime.components import Diagonal
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Progress, silent
+from zprime.distribution import Fit, GaussianDistribution, LatentDistribution
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import trainable_mixture_log_prob
-from zprime.latent.selection import Codes
 from zprime.latent.context import Context, need
 from zprime.latent.gradient import Schedule, ascend, at_least, score
-from zprime.posteriors import InMemory, Posteriors
+from zprime.latent.selection import Codes
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.progress import Progress, silent
 from zprime.rng import fork
 
 LLOYD = 10  # rounds of k-means for the starting rows
@@ -172,7 +173,7 @@ class PseudoInputs:
             self.free.clamp_(0, 1)
 
 
-def _medoids(data: InMemory, k: int, *, rng: torch.Generator) -> Tensor:
+def _medoids(data: MemoryPosteriors, k: int, *, rng: torch.Generator) -> Tensor:
     """Different rows, k of them: the nearest to the k-means centres of the posterior means, whitened per dimension."""
     order = torch.randperm(data.n, generator=rng)[:SUBSET]
     points = data.mean[order].double()

@@ -1,9 +1,8 @@
 """All candidates evaluated together: what they share (the prior, a base, a tilt) is computed once."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,44 +19,20 @@ PURE = " (e = 0)"
 """What is put behind a candidate's name for its base alone, without the share of the prior; shown, never chosen."""
 
 
-@runtime_checkable
-class Named(Protocol):
-    """Whatever is called by a candidate's name."""
-
-    @property
-    def name(self) -> str:
-        """The name."""
-
-
-N = TypeVar("N", bound=Named)
-
-
-def named(entries: Sequence[N], name: str) -> N:
-    """The entry called `name`.
-
-    Raises:
-        UsageError: no such entry.
-    """
-    found = next((e for e in entries if e.name == name), None)
-    if found is None:
-        raise UsageError(f"name: expected one of {', '.join(e.name for e in entries)}, got {name!r}")
-    return found
-
-
 @dataclass(frozen=True)
-class View:
+class Blend:
     """One candidate: its base, and the share of the prior mixed in."""
 
     base: str
     share: float
 
 
-class Panel:
+class Candidates:
     """Candidates and, for those that mix in the prior, their bases alone.
 
     Attributes:
         bases: name -> distribution without any share of the prior.
-        views: name -> what is reported under that name; `prior` is always there.
+        blends: name -> what is reported under that name; `prior` is always there.
     """
 
     def __init__(self, candidates: Mapping[str, LatentDistribution]) -> None:
@@ -66,33 +41,35 @@ class Panel:
             raise UsageError(f"candidates: expected one latent dimension, got {sorted(dims)}")
         if not candidates:
             raise UsageError("candidates: expected at least one latent distribution, got none")
-        self.candidates = {"prior": Prior(next(iter(dims))), **{k: v for k, v in candidates.items() if k != "prior"}}
+        self.distributions = {"prior": Prior(next(iter(dims))), **{k: v for k, v in candidates.items() if k != "prior"}}
         self.bases: dict[str, LatentDistribution] = {}
-        self.views: dict[str, View] = {}
-        for name, r in self.candidates.items():
+        self.blends: dict[str, Blend] = {}
+        for name, r in self.distributions.items():
             if r.density == "none":
                 continue
             if isinstance(r, Defensive):
                 self.bases[name] = r.base
-                self.views[name] = View(name, r.epsilon)
-                self.views[name + PURE] = View(name, 0.0)
+                self.blends[name] = Blend(name, r.epsilon)
+                self.blends[name + PURE] = Blend(name, 0.0)
             else:
                 self.bases[name] = r
-                self.views[name] = View(name, 0.0)
+                self.blends[name] = Blend(name, 0.0)
 
     @property
     def names(self) -> list[str]:
         """All names that are reported on, candidates first to last, each followed by its pure form."""
-        return list(self.views)
+        return list(self.blends)
 
     @property
     def eligible(self) -> list[str]:
         """Names that a verdict may choose."""
-        return [n for n in self.views if not n.endswith(PURE)]
+        return [n for n in self.blends if not n.endswith(PURE)]
 
-    def only(self, names: Iterable[str]) -> "Panel":
+    def only(self, names: Iterable[str]) -> "Candidates":
         """Some of the candidates, and the prior."""
-        return Panel({name: self.candidates[name] for name in self.candidates if name in set(names) | {"prior"}})
+        return Candidates(
+            {name: self.distributions[name] for name in self.distributions if name in set(names) | {"prior"}}
+        )
 
     def base_log_probs(
         self, z: Float[Tensor, "n d"], names: Iterable[str] | None = None
@@ -100,15 +77,15 @@ class Panel:
         """Log r(z) in nats of every base, or of those named: each is evaluated once."""
         return {name: self.bases[name].log_prob(z) for name in (self.bases if names is None else names)}
 
-    def view_log_probs(
+    def blend_log_probs(
         self, base: Mapping[str, Float[Tensor, "*n"]], prior: Float[Tensor, "*n"]
     ) -> dict[str, Float[Tensor, "*n"]]:
-        """Log r of every view whose base is among those given: no density is evaluated."""
-        return {name: mix(base[v.base], prior, v.share) for name, v in self.views.items() if v.base in base}
+        """Log r of every blend whose base is among those given: no density is evaluated."""
+        return {name: mix(base[v.base], prior, v.share) for name, v in self.blends.items() if v.base in base}
 
     def log_probs(self, z: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, " n"]]:
-        """Log r(z) in nats of every view."""
-        return self.view_log_probs(self.base_log_probs(z), standard_log_prob(z))
+        """Log r(z) in nats of every blend."""
+        return self.blend_log_probs(self.base_log_probs(z), standard_log_prob(z))
 
     def tilts(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: Mapping[str, int], rng: torch.Generator

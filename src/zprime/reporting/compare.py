@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zprime.results.audit import Audit
 from zprime.reporting import gains
 from zprime.reporting.numbers import SAYS, Number, estimate
 from zprime.reporting.sheets import Sheet, sheets
 from zprime.reporting.words import data_name
+from zprime.results.audit import Audit
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What each latent distribution costs: to fit, to keep, to draw from; and how its fit ended."""
 
-from zprime.results.audit import Audit
 from zprime.reporting.numbers import SAYS, Number
 from zprime.reporting.table import size, spent, title
+from zprime.results.audit import Audit
 
 HEADS = ["", "fit, CPU s", "stored", "draws z′ per CPU s", "outcome"]
 

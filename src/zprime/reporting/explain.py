@@ -6,15 +6,15 @@ In Bayesian inference one updates p(Z) to p(Z|X=D) and draws z' from that; a tra
 from collections.abc import Callable
 from dataclasses import replace
 
-from zprime.measure.latents.averages import Average, Averages
-from zprime.statistics.estimate import Estimate
+from zprime.measure.samples.bandwidth_path import CODES
 from zprime.measure.samples.side import REAL
-from zprime.measure.samples.bandwidth_path import CODES, Road
-from zprime.measure.latents.surgery import Surgery
-from zprime.results.audit import PURE, Audit, Entry
 from zprime.reporting.samples import difference
 from zprime.reporting.table import size
 from zprime.reporting.words import bullets, gloss, nats, percent, plain, shown, size_of
+from zprime.results.audit import PURE, Audit, Entry
+from zprime.results.latents import Average, Averages, Surgery
+from zprime.results.samples import BandwidthPath
+from zprime.statistics.estimate import Estimate
 
 QUESTION = (
     "In Bayesian inference one updates the prior p(Z) to p(Z|X=D), draws z′ from that, and x′ from p(X|z′). A VAE, "
@@ -160,7 +160,7 @@ def _kl_term(audit: Audit) -> list[str]:
         "briefly, with a small weight on the KL term, or is held back by its form. The shape of the average it leaves "
         "free anyhow.",
     ]
-    hole = audit.latent_side.hole if audit.latent_side is not None else None
+    hole = audit.latents_side.hole if audit.latents_side is not None else None
     if hole is not None:
         out.append(
             f"(These are the codes of {n:,} rows, and between posteriors as narrow as these there are always gaps. "
@@ -256,7 +256,7 @@ def _mixture(audit: Audit) -> list[str]:
             points.append(f"**It does not know new rows.** Unseen rows are {change}; {because}.")
         else:
             points.append(f"**New rows.** Unseen rows are {change}.")
-    side = audit.latent_side
+    side = audit.latents_side
     found = None if side is None else side.leave_one_out.get(exact.name)
     if found is not None:
         e = found.memorised["code"]
@@ -270,7 +270,7 @@ def _mixture(audit: Audit) -> list[str]:
     if _harm(audit).startswith("But"):
         out[0] += " Storage is the least of its troubles; the trouble is what it stores:"
     road = None if audit.generation is None else audit.generation.road
-    if road is not None and all(s.copying.status != "untested" for s in road.stops):
+    if road is not None and all(s.copying.status != "untested" for s in road.points):
         out.append(_smoothed(road))
     choice = audit.entry(audit.shipped)
     if choice.name != "prior" and not choice.holds_rows:
@@ -281,7 +281,7 @@ def _mixture(audit: Audit) -> list[str]:
     return out
 
 
-def _smoothed(road: Road) -> str:
+def _smoothed(road: BandwidthPath) -> str:
     """What lies between copying and leaving the data, if posteriors are widened."""
     copies, off = road.copies, road.off
     if not copies:
@@ -293,7 +293,7 @@ def _smoothed(road: Road) -> str:
     if not off:
         return f"{out}, and at no h do they measurably leave the data."
     out += f", and from {off[0].name} on they are measurably farther from the training rows than unseen rows are."
-    between = road.stops[road.stops.index(copies[-1]) + 1 : road.stops.index(off[0])]
+    between = road.points[road.points.index(copies[-1]) + 1 : road.points.index(off[0])]
     if not between:
         return f"{out} Nothing that was tried lies between."
     ends = list(dict.fromkeys([between[0].name, between[-1].name]))

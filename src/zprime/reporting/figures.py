@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zprime.errors import UsageError
-from zprime.measure.samples.copying import LIMIT
 from zprime.measure.latents.drift import LEVEL
 from zprime.measure.latents.surgery import ACTIVE
+from zprime.measure.samples.copying import LIMIT
 from zprime.notebook import size
-from zprime.results.audit import Audit
 from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, quiet, styled
+from zprime.results.audit import Audit
 
 __all__ = ["calibration", "components", "dimensions", "drift", "gains", "latent_map", "road", "surgery"]
 
@@ -91,7 +91,7 @@ def principal_axes(codes: Tensor, most: int = 2) -> Tensor:
 
 @styled
 def components(audit: Audit) -> Figure | None:
-    """Number of components K against the code gain on the selection split and the bytes it takes, or None."""
+    """Number of components K against the ELBO gain on the selection split and the bytes it takes, or None."""
     curves = [(e, e.curve) for e in audit.entries if e.eligible and e.curve and "components" in e.curve[0]]
     if not curves:
         return None
@@ -113,7 +113,7 @@ def components(audit: Audit) -> Figure | None:
     axis.set_xticks(ticks, [f"{t}\n{size(stored[t])}" if t in stored else str(t) for t in ticks])
     axis.minorticks_off()
     axis.set_xlabel("components K, and bytes stored")
-    axis.set_ylabel("code gain, selection split\n(nats per row)")
+    axis.set_ylabel("ELBO gain, selection split\n(nats per row)")
     axis.axhline(0, color=LINE, linewidth=0.8)
     axis.legend(frameon=False, labelcolor=INK)
     return figure
@@ -189,9 +189,9 @@ def calibration(audit: Audit, *, most: int = 12) -> Figure | None:
 
     The grey band holds all bars of a histogram with probability 95 % if the encoder is calibrated (Talts et al. 2018).
     """
-    if audit.model_side is None or not audit.model_side.calibration:
+    if audit.likelihood_side is None or not audit.likelihood_side.calibration:
         return None
-    c = audit.model_side.calibration[0]
+    c = audit.likelihood_side.calibration[0]
     order = sorted(range(len(c.names)), key=lambda j: c.chi_square[j])[:most]
     columns = min(4, len(order))
     lines = -(-len(order) // columns)
@@ -237,23 +237,23 @@ def road(audit: Audit) -> Figure | None:
         return None
     figure = Figure(figsize=(6.2, 4.6), layout="constrained")
     top, bottom = (quiet(a) for a in figure.subplots(2, 1, sharex=True, height_ratios=(3, 2)))
-    places = range(len(found.stops))
-    for x, stop in zip(places, found.stops, strict=True):
+    places = range(len(found.points))
+    for x, stop in zip(places, found.points, strict=True):
         e = stop.copying.within
         colour = {"copies": MARK, "passes": SECOND}.get(stop.copying.status, DATA)
         top.plot([x, x], [e.low, e.high], color=colour, linewidth=2.5, solid_capstyle="butt")
         top.plot(x, e.value, "o", color=colour, markersize=5)
     for axis in (top, bottom):
-        axis.set_xlim(-0.4, len(found.stops) + 0.9)
+        axis.set_xlim(-0.4, len(found.points) + 0.9)
     for name, c in found.beside.items():
         top.axhline(c.within.value, color=SOFT, linewidth=0.8, linestyle=":")
-        top.annotate(name, (len(found.stops) + 0.9, c.within.value), ha="right", va="bottom", color=SOFT)
+        top.annotate(name, (len(found.points) + 0.9, c.within.value), ha="right", va="bottom", color=SOFT)
         bottom.axhline(c.z_u.value, color=SOFT, linewidth=0.8, linestyle=":")
     top.axhspan(0.5 + LIMIT / 2, 1, color=LINE, linewidth=0, alpha=0.35)
     top.set_ylim(-0.03, 1.08)
     top.set_ylabel("chance to be nearer to\nthe training set")
     for name, marker, colour in (("z_u", "o", INK), ("c_t", "s", DATA)):
-        bars = [getattr(s.copying, name) for s in found.stops]
+        bars = [getattr(s.copying, name) for s in found.points]
         error = [[e.value - e.low for e in bars], [e.high - e.value for e in bars]]
         label = {"z_u": "Z_U", "c_t": "C_T"}[name]
         style: Any = {"marker": marker, "markersize": 4, "linewidth": 1, "capsize": 2}
@@ -261,7 +261,7 @@ def road(audit: Audit) -> Figure | None:
     bottom.axhline(0, color=LINE, linewidth=0.8)
     bottom.set_ylabel("normal deviates,\nbelow 0: copies")
     bottom.legend(frameon=False, labelcolor=INK, loc="lower right")
-    names = ["codes", *(f"{s.bandwidth:g}" for s in found.stops[1:])]
+    names = ["codes", *(f"{s.bandwidth:g}" for s in found.points[1:])]
     bottom.set_xticks(places, names, color=INK)
     bottom.set_xlabel(f"bandwidth h that smooths the posteriors ({found.rows} samples at each)")
     return figure

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from zprime.statistics.estimate import Estimate
-from zprime.results.audit import Audit, Entry
 from zprime.reporting.numbers import SAYS, Number, estimate, gain, share
 from zprime.reporting.table import RUNGS, size, title
 from zprime.reporting.words import shown
+from zprime.results.audit import Audit, Entry
+from zprime.statistics.estimate import Estimate
 
 WIDTH = 130
 

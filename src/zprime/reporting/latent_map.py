@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from zprime.measure.latents.surgery import ACTIVE
-from zprime.results.audit import Audit
 from zprime.reporting.figures import principal_axes
+from zprime.results.audit import Audit
 
 POINTS = 700
 NUMBERS = 260_000

@@ -1,16 +1,14 @@
 """The latent side as the lines of one table, which terminal and page share."""
 
-from zprime.statistics.estimate import Estimate
-from zprime.measure.latents.hole import Hole
-from zprime.measure.latents.side import LatentSide
-from zprime.measure.latents.leave_one_out import LeaveOneOut
-from zprime.results.audit import PURE, Audit
 from zprime.reporting.words import shown
+from zprime.results.audit import PURE, Audit
+from zprime.results.latents import Hole, LatentsSide, LeaveOneOut
+from zprime.statistics.estimate import Estimate
 
 
 def lines(audit: Audit) -> list[tuple[str, str]]:
     """What was measured, and what it says; empty for an audit without it."""
-    side = audit.latent_side
+    side = audit.latents_side
     if side is None:
         return []
     out: list[tuple[str, str]] = []
@@ -54,7 +52,7 @@ def _memorised(found: LeaveOneOut) -> str:
     return f"{'; '.join(parts)}. A row's own component is worth (b) {_shown(found.memorised['evidence'])} nats."
 
 
-def _mixture(audit: Audit, side: LatentSide) -> list[tuple[str, str]]:
+def _mixture(audit: Audit, side: LatentsSide) -> list[tuple[str, str]]:
     cut = audit.surgery["train"]
     t = side.total_correlation
     out = [
@@ -83,7 +81,7 @@ def _label(audit: Audit, name: str) -> str:
 
 
 def _shown(e: Estimate) -> str:
-    return f"{e}{'' if e.trusted else ' ?'}"
+    return f"{e}{'' if e.stable else ' ?'}"
 
 
 def _chance(e: Estimate) -> str:

@@ -1,15 +1,13 @@
 """Log p(x), the encoder and its calibration, in sentences that terminal and page share."""
 
-from zprime.measure.likelihood.calibration import Calibration
-from zprime.statistics.estimate import Estimate, plainly
-from zprime.measure.likelihood.side import ModelSide
-from zprime.measure.likelihood.sandwich import Sandwich
 from zprime.results.audit import Audit
+from zprime.results.likelihood import Calibration, LikelihoodSide, Sandwich
+from zprime.statistics.estimate import Estimate, unsigned
 
 
 def sentences(audit: Audit) -> list[str]:
     """What is known of the model side, one sentence a measure; empty without a decoder."""
-    side = audit.model_side
+    side = audit.likelihood_side
     if side is None:
         return []
     gap = side.gaps["heldout"]
@@ -23,14 +21,14 @@ def sentences(audit: Audit) -> list[str]:
 
 
 def _shown(e: Estimate) -> str:
-    return f"{e}{'' if e.trusted else ' ?'}"
+    return f"{e}{'' if e.stable else ' ?'}"
 
 
 def _label(audit: Audit, name: str) -> str:
     return audit.entry(name).label
 
 
-def _likelihood(audit: Audit, side: ModelSide) -> str:
+def _likelihood(audit: Audit, side: LikelihoodSide) -> str:
     names = list(dict.fromkeys(("prior", audit.verdict.best)))
     nats = ", ".join(f"{side.log_prob[n]} under {_label(audit, n)}" for n in names)
     out = f"Held-out log p(x), nats per row: {nats}"
@@ -52,7 +50,7 @@ def _calibration(audit: Audit, c: Calibration) -> str:
     return (
         f"{start}the encoder's posteriors are not the model's ({p}); {len(c.outside)} of {len(c.names)} rank "
         f"histograms leave their 95 % band. Furthest off in width: {c.names[worst]}, too {width} "
-        f"(rank variance {plainly(c.spread[worst])} of what it should be); in place: {c.names[shift]} "
+        f"(rank variance {unsigned(c.spread[worst])} of what it should be); in place: {c.names[shift]} "
         f"(mean rank {c.bias[shift]} from the middle)."
     )
 

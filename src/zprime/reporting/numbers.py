@@ -4,9 +4,8 @@ import re
 from dataclasses import dataclass
 from inspect import cleandoc
 
-from zprime.statistics.estimate import Estimate
-from zprime.statistics.estimate import plainly
 from zprime.results.audit import Score
+from zprime.statistics.estimate import Estimate, unsigned
 
 SAYS = {
     "code": "Mean of E_q[log r(z) − log p(z)]: the exact change of the ELBO with the encoder as it is "
@@ -53,7 +52,7 @@ def estimate(e: Estimate | None, says: str, *, plain: bool = False) -> Number:
     """An estimate with its error; a question mark where its own check failed."""
     if e is None:
         return Number("–", says)
-    text = plainly(e) if plain else str(e)
+    text = unsigned(e) if plain else str(e)
     parts = [says.rstrip(".")]
     if e.stderr is not None:
         parts.append(f"95 % interval {_short(e.low)} to {_short(e.high)} {e.unit}")
@@ -63,9 +62,9 @@ def estimate(e: Estimate | None, says: str, *, plain: bool = False) -> Number:
     parts.append(f"{e.n:,} rows of the {e.split} split{seed}" if e.split else f"{e.n:,} rows{seed}")
     if e.because:
         parts.append(e.because)
-    if not e.trusted:
-        parts.append("not to be trusted")
-    return Number(text + ("" if e.trusted else " ?"), "; ".join(parts) + ".", e.value)
+    if not e.stable:
+        parts.append("not to be stable")
+    return Number(text + ("" if e.stable else " ?"), "; ".join(parts) + ".", e.value)
 
 
 def gain(score: Score | None, rung: str) -> Number:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from zprime.arrays import count_columns
 from zprime.errors import UsageError
-from zprime.results.audit import Audit
 from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, quiet, styled
 from zprime.reporting.pictures import grid
+from zprime.results.audit import Audit
 
 __all__ = ["columns", "counts", "samples"]
 

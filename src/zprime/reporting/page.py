@@ -9,12 +9,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from zprime import artifact
 from zprime.errors import ArtifactError
 from zprime.measure.candidates import PURE
-from zprime.results.audit import Audit, load
 from zprime.reporting import figures, gains, latent_map, outputs, pictures, provenance, samples
 from zprime.reporting.sections import sections, verdicts
 from zprime.reporting.sheets import sheets
 from zprime.reporting.table import size
 from zprime.reporting.words import data_name, shown
+from zprime.results.audit import Audit, load
 
 
 def report(

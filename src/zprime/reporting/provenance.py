@@ -4,9 +4,9 @@ import shlex
 from typing import Any
 
 from zprime.data import DataSettings
-from zprime.results.audit import Audit, AuditSettings
 from zprime.reporting.table import size
 from zprime.reporting.words import data_name
+from zprime.results.audit import Audit, AuditSettings
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 

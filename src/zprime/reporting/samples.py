@@ -5,11 +5,11 @@ from rich.panel import Panel as Box
 from rich.table import Table
 from rich.text import Text
 
-from zprime.measure.latents.drift import Drift
-from zprime.statistics.estimate import Estimate, plainly
-from zprime.measure.samples.side import PLANTED, RECONSTRUCTED, Generation, Sampled
-from zprime.measure.samples.bandwidth_path import Road
+from zprime.measure.samples.side import PLANTED, RECONSTRUCTED
 from zprime.results.audit import PURE, Audit
+from zprime.results.drift import Drift
+from zprime.results.samples import BandwidthPath, Sampled, SamplesSide
+from zprime.statistics.estimate import Estimate, unsigned
 
 COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
 
@@ -57,11 +57,11 @@ def _title(e: Sampled) -> str:
     return f"  {e.label} alone" if e.name.endswith(PURE) else e.label
 
 
-def _students(made: Generation) -> bool:
+def _students(made: SamplesSide) -> bool:
     return any(e.utility is not None for e in made.entries)
 
 
-def _cells(made: Generation, e: Sampled, *, places: int) -> list[str]:
+def _cells(made: SamplesSide, e: Sampled, *, places: int) -> list[str]:
     f = e.fidelity
     out = [
         "–" if e.copying is None else COPIES[e.status],
@@ -110,7 +110,7 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
         out.append(
             (
                 "Controls of the copying test",
-                f"planted copies of training rows are nearer with chance {plainly(planted.within)} (must be near 1); "
+                f"planted copies of training rows are nearer with chance {unsigned(planted.within)} (must be near 1); "
                 f"reconstructions of unseen rows with chance {_within(made.controls[RECONSTRUCTED])} (must be 1/2).",
             )
         )
@@ -131,21 +131,21 @@ def each(audit: Audit) -> list[tuple[str, str]]:
     return [(_title(e).strip(), _copying(e)) for e in found if e.copying is not None]
 
 
-def road_line(found: Road) -> str:
+def road_line(found: BandwidthPath) -> str:
     """Where on the road samples copy, and where they leave the data."""
-    first = found.stops[0].copying
+    first = found.points[0].copying
     out = [
         "posteriors smoothed by a kernel of bandwidth h, from the training codes themselves "
-        f"(nearer with chance {plainly(first.within)}) to one Gaussian"
+        f"(nearer with chance {unsigned(first.within)}) to one Gaussian"
     ]
-    if any(s.copying.status == "untested" for s in found.stops):
+    if any(s.copying.status == "untested" for s in found.points):
         return out[0] + ": untested, for the controls failed"
     copies, off = found.copies, found.off
     out.append(f"samples copy up to {copies[-1].name}" if copies else "nowhere do samples measurably copy")
     if off:
         out.append(
             f"from {off[0].name} on they are farther from the training set than reconstructions of unseen rows, off "
-            f"the data (at the end with chance {plainly(off[-1].copying.within)})"
+            f"the data (at the end with chance {unsigned(off[-1].copying.within)})"
         )
     else:
         out.append("nowhere do they measurably leave the data")
@@ -156,19 +156,19 @@ def _copying(e: Sampled) -> str:
     c, d = e.copying, e.copying_draws
     if c is None:
         return ""
-    noise = "" if d is None else f" (draws with the decoder's noise: {plainly(d.within)})"
+    noise = "" if d is None else f" (draws with the decoder's noise: {unsigned(d.within)})"
     return (
         f"{e.status}. A sample is nearer to the training set than an unseen row's reconstruction with chance "
-        f"{plainly(c.within)} within regions, {plainly(c.auc)} over all{noise}; {_percent(c.near)} are nearer than all "
+        f"{unsigned(c.within)} within regions, {unsigned(c.auc)} over all{noise}; {_percent(c.near)} are nearer than all "
         "but 5 % of those, "
         f"{_percent(c.singled)} nearer to one training row in particular; "
         f"Z_U {c.z_u}, C_T {c.c_t}; {_percent(c.authenticity)} authentic; ratio of distances "
-        f"{plainly(c.ratio)}."
+        f"{unsigned(c.ratio)}."
     )
 
 
 def _within(e: Sampled) -> str:
-    return "–" if e.copying is None else plainly(e.copying.within)
+    return "–" if e.copying is None else unsigned(e.copying.within)
 
 
 def _percent(e: Estimate) -> str:
@@ -192,7 +192,7 @@ def difference(audit: Audit) -> str:
         return ""
     ours, theirs = made.verdict.choice, audit.verdict.choice
     a, b = audit.entry(theirs).label, audit.entry(ours).label
-    standing = made.verdict.standings.get(theirs, "")
+    standing = made.verdict.ranking.get(theirs, "")
     if standing == "copies":
         return (
             f"likelihood hardly sees memorising: {a} makes held-out data likelier, but what it generates are near "
@@ -233,6 +233,6 @@ def drift_table(d: Drift) -> Table:
     table.add_row("moments, KL from held-out, nats", str(d.moments), f"{d.moments_p:.3g}")
     name = f"dimension {worst.dimension}, largest of {len(d.dimensions)}"
     table.add_row(name, f"{worst.statistic:.3f}", f"{worst.p_value:.3g}")
-    table.add_row("code gain over the prior on new rows, nats", str(d.gain), "")
+    table.add_row("ELBO gain over the prior on new rows, nats", str(d.gain), "")
     table.add_row("the same on held-out rows", str(d.gain_heldout), "")
     return table

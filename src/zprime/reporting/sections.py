@@ -11,12 +11,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from zprime.statistics.estimate import Estimate
-from zprime.measure.verdicts.decision import Decision
-from zprime.results.audit import Audit
 from zprime.reporting import cost, figures, latents, likelihood, pictures, samples
 from zprime.reporting.numbers import Number, attributes, estimate
 from zprime.reporting.table import title
+from zprime.results.audit import Audit
+from zprime.results.verdicts import Decision
+from zprime.statistics.estimate import Estimate
 
 DRAWN = frozenset(
     "data model entries surgery verdict log_prior storage settings seed tensors images warnings versions inputs".split()  # noqa: SIM905
@@ -59,8 +59,8 @@ class Section:
 IN_WORDS: dict[str, tuple[str, Callable[[Audit], Sequence[str | tuple[str, str]]]]] = {
     "generation": ("Samples beside data", samples.lines),
     "drift": ("New rows", lambda audit: [] if audit.drift is None else [audit.drift.sentence]),
-    "latent_side": ("The latent side", latents.lines),
-    "model_side": ("The likelihood and the encoder", likelihood.sentences),
+    "latents_side": ("The latent side", latents.lines),
+    "likelihood_side": ("The likelihood and the encoder", likelihood.sentences),
 }
 """Field of the audit -> its heading, and its numbers in sentences that the terminal shares."""
 
@@ -89,7 +89,7 @@ PLOTS: dict[str, list[tuple[Callable[[Audit], Figure | None], str]]] = {
             "Holm's correction for the number of latents.",
         )
     ],
-    "model_side": [
+    "likelihood_side": [
         (
             figures.calibration,
             "Ranks of what made simulated data among draws of its posterior, latent by latent: flat if the "

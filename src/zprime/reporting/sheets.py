@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zprime.results.audit import Audit
 from zprime.reporting.pictures import data_url, grid, png
+from zprime.results.audit import Audit
 
 COLUMNS = 8
 SIDE = 28

@@ -6,23 +6,22 @@ from rich.panel import Panel as Box
 from rich.table import Table
 from rich.text import Text
 
-from zprime.statistics.estimate import Estimate
-from zprime.statistics.estimate import digits
 from zprime.measure.candidates import PURE
 from zprime.notebook import size as size
-from zprime.results.audit import Audit, Entry, Score
-from zprime.reporting.samples import sample_table, verdict_box
 from zprime.reporting.latents import lines
 from zprime.reporting.likelihood import sentences
+from zprime.reporting.samples import sample_table, verdict_box
+from zprime.results.audit import Audit, Entry, Score
+from zprime.statistics.estimate import Estimate, digits
 
-RUNGS = {"code": "(a) code gain", "evidence": "(b) evidence gain", "likelihood": "(c) likelihood gain"}
+RUNGS = {"code": "(a) ELBO gain", "evidence": "(b) exact-posterior gain", "likelihood": "(c) likelihood gain"}
 
 
 def cell(score: Score | None) -> str:
     """A gain with its error; a question mark where its own check failed."""
     if score is None:
         return "–"
-    return f"{score.gain}{'' if score.gain.trusted else ' ?'}"
+    return f"{score.gain}{'' if score.gain.stable else ' ?'}"
 
 
 def short(e: Estimate | None) -> str:
@@ -30,10 +29,10 @@ def short(e: Estimate | None) -> str:
     if e is None:
         return "–"
     if abs(e.value) >= 10_000:
-        return f"{e.value:+.1e}{'' if e.trusted else '?'}"
+        return f"{e.value:+.1e}{'' if e.stable else '?'}"
     places = min(2, digits(e.stderr)) if e.stderr else 2
     error = "" if e.stderr is None else f"±{e.stderr:.{places}f}"
-    return f"{e.value:+.{places}f}{error}{'' if e.trusted else '?'}"
+    return f"{e.value:+.{places}f}{error}{'' if e.stable else '?'}"
 
 
 def title(entry: Entry) -> str:
@@ -72,7 +71,7 @@ def _scores(audit: Audit, width: int) -> Table:
     table = Table(
         title=f"Held-out gain over the prior, nats per row ({heldout.n} rows, seed {audit.seed})",
         caption="(a) code, (b) evidence, (c) likelihood gain ± one standard error. + x % p: mixed with that much of "
-        "the prior; alone: without it, never chosen. *: stores functions of single rows. ?: not to be trusted.",
+        "the prior; alone: without it, never chosen. *: stores functions of single rows. ?: not to be stable.",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from zprime.statistics.estimate import Estimate, plainly
 from zprime.results.audit import Audit, Entry
+from zprime.statistics.estimate import Estimate, unsigned
 
 GLOSS = {
     "mixture": "{} Gaussians fitted to all posteriors",
@@ -48,7 +48,7 @@ def shown(e: Estimate) -> str:
         return nats(e.value)
     if abs(e.value) >= 100 and e.stderr >= 1:
         return f"{e.value:,.0f} ± {e.stderr:,.0f}"
-    return plainly(e)
+    return unsigned(e)
 
 
 def percent(e: Estimate) -> str:

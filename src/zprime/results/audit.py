@@ -9,18 +9,17 @@ from torch import Tensor
 
 from zprime import artifact, serialise
 from zprime.errors import ArtifactError, UsageError
-from zprime.statistics.estimate import Estimate
-from zprime.measure.latents.surgery import Surgery
-from zprime.measure.latents.averages import Averages
-from zprime.measure.latents.drift import Drift
+from zprime.measure.candidates import PURE
 from zprime.measure.samples.features import SPACES
 from zprime.measure.samples.fidelity import FEWEST
-from zprime.measure.samples.side import Generation
-from zprime.measure.latents.side import LatentSide
-from zprime.measure.likelihood.side import ModelSide
-from zprime.measure.candidates import PURE, named
-from zprime.measure.verdicts.likelihood import Verdict
 from zprime.notebook import box, size
+from zprime.results.drift import Drift
+from zprime.results.latents import Averages, LatentsSide, Surgery
+from zprime.results.likelihood import LikelihoodSide
+from zprime.results.names import named
+from zprime.results.samples import SamplesSide
+from zprime.results.verdicts import Verdict
+from zprime.statistics.estimate import Estimate
 
 __all__ = ["PURE", "Audit", "AuditSettings", "Entry", "Score", "load"]
 
@@ -37,7 +36,7 @@ class AuditSettings:
         simulated: simulated rows that the encoder is calibrated on, at least 100; 0 leaves it out.
         ais: simulated rows that log p(x) is bracketed on by annealing, slow: about 5 seconds a row; 0 leaves it out.
         temperatures: of the annealing.
-        samples: generated rows of each candidate that are held against data, at least 40; 0 leaves it out.
+        samples: generated rows of each candidate that are compared with data, at least 40; 0 leaves it out.
         features: where they are compared: `auto`, `pixels`, `log-counts`, `codes`, `classifier` or `selfsupervised`.
     """
 
@@ -73,7 +72,7 @@ class AuditSettings:
 
 @dataclass(frozen=True)
 class Score:
-    """One rung of one view on one split.
+    """One rung of one blend on one split.
 
     Attributes:
         gain: mean over rows, with its error.
@@ -138,8 +137,8 @@ class Audit:
         settings, seed: how it was measured.
         tensors: per-row gains, decoded grids, codes and draws for the latent map.
         images: whether the grids are pictures.
-        latent_side: what is memorised, the hole as a bracket, two-sample tests and what else needs no decoder.
-        model_side: log p(x) and bits under every candidate, the encoder's gap and calibration; None without a decoder.
+        latents_side: what is memorised, the hole as a bracket, two-sample tests and what else needs no decoder.
+        likelihood_side: log p(x) and bits under every candidate, the encoder's gap and calibration; None without a decoder.
         generation: what comes out and who gets copied, with the verdict for generation; None without a decoder.
         averages: the "average" of the posteriors under each criterion.
         drift: whether new rows still fit what was shipped; None until `zprime audit --new-data` looks.
@@ -159,9 +158,9 @@ class Audit:
     tensors: dict[str, Tensor]
     images: bool
     warnings: list[str] = field(default_factory=list)
-    latent_side: LatentSide | None = None
-    model_side: ModelSide | None = None
-    generation: Generation | None = None
+    latents_side: LatentsSide | None = None
+    likelihood_side: LikelihoodSide | None = None
+    generation: SamplesSide | None = None
     averages: Averages | None = None
     drift: Drift | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -223,7 +222,7 @@ class Audit:
             [
                 e.label if e.eligible else f"{e.label} alone",
                 size(e.bytes),
-                *(f"{s[r].gain}{'' if s[r].gain.trusted else ' ?'}" if r in s else "–" for r in rungs),
+                *(f"{s[r].gain}{'' if s[r].gain.stable else ' ?'}" if r in s else "–" for r in rungs),
             ]
             for e, s in zip(self.entries, scores, strict=True)
         ]
@@ -231,7 +230,7 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors."""
-        out: dict[str, Any] = serialise.to_plain(replace(self, tensors={}))
+        out: dict[str, Any] = serialise.to_jsonable(replace(self, tensors={}))
         del out["tensors"]
         return out
 
@@ -266,7 +265,7 @@ def load(path: str | Path) -> Audit:
     content = artifact.read_bytes(file)
     artifact.verify(file, content, found.files.get("audit.json"))
     try:
-        out = serialise.from_plain(Audit, {**json.loads(content), "tensors": {}})
+        out = serialise.from_jsonable(Audit, {**json.loads(content), "tensors": {}})
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{file}: made by another version of zprime ({error}); audit the run again") from error
     return replace(out, tensors=found.tensors())

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zprime.errors import UsageError
+from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, share
 from zprime.statistics.logistic import fit_logistic, predict_logistic
-from zprime.rng import generator
 
 WIDTHS = (0.35, 0.7, 1.4)  # of the median distance: three scales of structure
 FEATURES = 100  # for each width
@@ -48,7 +48,7 @@ def c2st(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, split: str, seed: 
     """
     if len(x) != len(y) or len(x) < 8:
         raise UsageError(f"c2st: expected two samples of one size, at least 8, got {len(x)} and {len(y)}")
-    rng = generator(seed, "c2st", split)
+    rng = stream(seed, "c2st", split)
     half = len(x) // 2
     x, y = x.double()[torch.randperm(len(x), generator=rng)], y.double()[torch.randperm(len(y), generator=rng)]
     classifier = Classifier.fit(x[:half], y[:half], rng=rng)

@@ -22,7 +22,7 @@ class Estimate:
         unit: e.g. "nats per row".
         split: the rows it was computed on.
         seed: of the draws, None where there were none.
-        trusted: whether its own check was passed.
+        stable: whether its own check was passed.
         because: what the check said.
     """
 
@@ -34,7 +34,7 @@ class Estimate:
     unit: str
     split: str
     seed: int | None
-    trusted: bool = True
+    stable: bool = True
     because: str = ""
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class Estimate:
         return f"{self.value:+.{places}f}{error}" if math.isfinite(self.value) else f"{self.value:+}"
 
 
-def plainly(e: Estimate) -> str:
+def unsigned(e: Estimate) -> str:
     """Value and standard error without a plus sign: of what is no difference."""
     return str(e).removeprefix("+")
 
@@ -69,7 +69,7 @@ def mean_estimate(values: Float[Tensor, " n"], *, unit: str, split: str, seed: i
     mean = float(values.mean())
     if n < 2 or not math.isfinite(mean):
         because = "one row only: no error can be given" if n < 2 else "some rows are infinite"
-        return Estimate(mean, math.inf, -math.inf, math.inf, n, unit, split, seed, trusted=False, because=because)
+        return Estimate(mean, math.inf, -math.inf, math.inf, n, unit, split, seed, stable=False, because=because)
     stderr = float(values.std() / math.sqrt(n))
     quantile = student95(n - 1)
     half, push = quantile * stderr, skewness(values) * (1 + 2 * quantile**2) / (6 * math.sqrt(n)) * stderr
@@ -84,31 +84,31 @@ def skewness(values: Float[Tensor, " n"]) -> float:
 
 
 def finite_mean(values: Float[Tensor, " n"], *, unit: str, split: str, seed: int | None, because: str) -> Estimate:
-    """Mean over the rows that are finite; where some are not, not to be trusted, and `because` says what they are."""
+    """Mean over the rows that are finite; where some are not, not to be stable, and `because` says what they are."""
     finite = values[torch.isfinite(values)]
     lost = len(values) - len(finite)
     if len(finite):
         e = mean_estimate(finite, unit=unit, split=split, seed=seed)
     else:
         e = Estimate(math.nan, math.inf, -math.inf, math.inf, 0, unit, split, seed)
-    return replace(e, trusted=False, because=f"{lost} rows {because}") if lost else e
+    return replace(e, stable=False, because=f"{lost} rows {because}") if lost else e
 
 
 def skew_checked(e: Estimate, values: Float[Tensor, " n"]) -> Estimate:
-    """Not to be trusted where a few rows decide: fewer rows than 25 times the squared skewness.
+    """Not to be stable where a few rows decide: fewer rows than 25 times the squared skewness.
 
     (Cochran 1977, section 2.15.)
     """
     values = values[torch.isfinite(values)].double()
     gap = values - values.mean()
     var = float(gap.square().mean())
-    if not e.trusted or var <= 0:
+    if not e.stable or var <= 0:
         return e
     needed = 25 * float(gap.pow(3).mean()) ** 2 / var**3
     if len(values) >= needed:
         return e
     because = f"a few rows decide: {len(values)} of them, and a skewness that asks for {needed:.0f}"
-    return replace(e, trusted=False, because=f"{because}; the interval may be too short")
+    return replace(e, stable=False, because=f"{because}; the interval may be too short")
 
 
 def share(hits: int, n: int, *, unit: str, split: str, seed: int | None) -> Estimate:

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.errors import UsageError
+from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, student95
-from zprime.rng import generator
 
 PERMUTATIONS = 499
 
@@ -56,7 +56,7 @@ def mmd(
         raise UsageError(f"mmd: expected two samples of one size, at least 3, got {n} and {len(y)}")
     kernel, bandwidth = gaussian_kernel(torch.cat([x, y]).double())
     given = torch.cat([torch.ones(n), -torch.ones(n)]).double()
-    order = torch.rand(permutations, 2 * n, generator=generator(seed, "mmd", split)).argsort(1)
+    order = torch.rand(permutations, 2 * n, generator=stream(seed, "mmd", split)).argsort(1)
     signs = torch.cat([given[None], given[order]])
     # s^T K s is what differs between permutations, and MMD^2 grows with it
     contrast = ((signs @ kernel) * signs).sum(1)

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, student95
-from zprime.rng import generator
 
 GROUPS = 30
 HALVES = 24
@@ -149,7 +149,7 @@ def group_of(n: int, groups: int) -> Tensor:
 
 def halve(statistic: Callable[[Bool[Tensor, " n"], Bool[Tensor, " m"]], Float[Tensor, " k"]], n: int, m: int) -> Halves:
     """Compute a statistic, given which rows to keep of either sample: all, then random halves, always the same."""
-    rng = generator(0, "halves", n, m)
+    rng = stream(0, "halves", n, m)
     values = [statistic(torch.ones(n, dtype=torch.bool), torch.ones(m, dtype=torch.bool))]
     for _ in range(HALVES):
         kept = [torch.randperm(size, generator=rng) < size // 2 for size in (n, m)]

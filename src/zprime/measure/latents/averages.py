@@ -6,7 +6,6 @@ collapse to about one posterior's width. The product of all of them (section 5) 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -15,57 +14,16 @@ from torch import Tensor
 from zprime.arrays import gaussian_log_prob
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.gaussian import moments
-from zprime.latent.log_pool import Pool, PoolSettings
-from zprime.latent.product_of_experts import Shared, SharedSettings
+from zprime.latent.log_pool import LogPool, LogPoolSettings
+from zprime.latent.product_of_experts import ProductOfExperts, ProductOfExpertsSettings
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.results.latents import Average, Averages, Surgery
+from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, exact, mean_estimate
-from zprime.measure.latents.surgery import Surgery
-from zprime.posteriors import InMemory, Posteriors
-from zprime.rng import generator
 
 UNIT = "nats per row"
 ROWS, DRAWS = 1000, 4
 ORDER = ("prior", "aggregated posterior", "moment match", "pool", "barycentre", "shared")
-
-
-@dataclass(frozen=True)
-class Average:
-    """One answer to "the distribution closest to every posterior".
-
-    Attributes:
-        name: `prior`, `aggregated posterior`, `moment match`, `pool`, `barycentre`, or `shared`.
-        criterion: what it is the minimiser of, in words.
-        forward: mean KL(q_i||r) over training rows; exact where r is one Gaussian.
-        heldout: the same over held-out rows, which r has not seen; for the aggregated posterior over at most 1,000 of
-            them, by four draws each.
-        reverse: mean KL(r||q_i) over training rows, exact; None for the aggregated posterior.
-        to_prior: KL(r||p).
-        width: geometric mean of the standard deviations of r (the prior's is 1); of its moment match for a mixture.
-        offset: length of the mean of r, over the square root of the latent dimension.
-    """
-
-    name: str
-    criterion: str
-    forward: Estimate
-    heldout: Estimate
-    reverse: Estimate | None
-    to_prior: Estimate
-    width: float
-    offset: float
-
-
-@dataclass(frozen=True)
-class Averages:
-    """All of them, and a typical posterior to hold them against.
-
-    Attributes:
-        members: name -> average.
-        width: geometric mean of the standard deviations of all posteriors.
-        shared_fails: why there is no posterior of one latent shared by all rows; empty where there is.
-    """
-
-    members: dict[str, Average]
-    width: float
-    shared_fails: str = ""
 
 
 def averages(posteriors: Mapping[str, Posteriors], cut: Surgery, *, seed: int = 0) -> Averages:
@@ -78,9 +36,9 @@ def averages(posteriors: Mapping[str, Posteriors], cut: Surgery, *, seed: int = 
     """
     train, heldout = posteriors["train"].gather(), posteriors["heldout"].gather()
     rng = torch.Generator()  # none of them draws anything
-    pool = PoolSettings().fit(train, selection=train, context=None, rng=rng).distribution
+    pool = LogPoolSettings().fit(train, selection=train, context=None, rng=rng).distribution
     barycentre = BarycentreSettings().fit(train, selection=train, context=None, rng=rng).distribution
-    shared = SharedSettings().fit(train, selection=train, context=None, rng=rng)
+    shared = ProductOfExpertsSettings().fit(train, selection=train, context=None, rng=rng)
     mean, covariance = moments(train)
     eye = torch.eye(train.d, dtype=torch.float64)
     gaussians = {
@@ -89,7 +47,7 @@ def averages(posteriors: Mapping[str, Posteriors], cut: Surgery, *, seed: int = 
         "pool": ("mean KL(r||q)", *_moments(pool)),
         "barycentre": ("mean squared Wasserstein-2 distance", *_moments(barycentre)),
     }
-    if isinstance(shared.distribution, Shared):
+    if isinstance(shared.distribution, ProductOfExperts):
         gaussians["shared"] = ("p(z|D) if all rows shared one z", *_moments(shared.distribution))
     members = {n: _gaussian(n, c, m, s, train, heldout) for n, (c, m, s) in gaussians.items()}
     match = members["moment match"]
@@ -109,9 +67,9 @@ def averages(posteriors: Mapping[str, Posteriors], cut: Surgery, *, seed: int = 
     return Averages(members, width, "" if shared.outcome.ok else shared.outcome.message)
 
 
-def _mixture(train: InMemory, heldout: InMemory, seed: int) -> Estimate:
+def _mixture(train: MemoryPosteriors, heldout: MemoryPosteriors, seed: int) -> Estimate:
     """Mean of E_q[log q - log qbar] over held-out rows."""
-    rng = generator(seed, "averages")
+    rng = stream(seed, "averages")
     some = heldout.take(torch.randperm(heldout.n, generator=rng)[:ROWS])
     z = some.draw(rng=rng, draws=DRAWS)
     own = gaussian_log_prob(z.double(), some.mean.repeat(DRAWS, 1).double(), some.scale.repeat(DRAWS, 1).double())
@@ -119,13 +77,13 @@ def _mixture(train: InMemory, heldout: InMemory, seed: int) -> Estimate:
     return mean_estimate(values, unit=UNIT, split="heldout", seed=seed)
 
 
-def _moments(r: Pool | Barycentre | Shared) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+def _moments(r: LogPool | Barycentre | ProductOfExperts) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
     """Mean and covariance of one diagonal Gaussian, float64."""
     return r.mean.double(), torch.diag(r.scale.double().square())
 
 
 def _gaussian(
-    name: str, criterion: str, mean: Tensor, covariance: Tensor, train: InMemory, heldout: InMemory
+    name: str, criterion: str, mean: Tensor, covariance: Tensor, train: MemoryPosteriors, heldout: MemoryPosteriors
 ) -> Average:
     """The figures of one Gaussian."""
     n, d = train.n, train.d
@@ -145,7 +103,7 @@ def _gaussian(
 
 
 def forward_kl(
-    posteriors: InMemory, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
+    posteriors: MemoryPosteriors, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
 ) -> Float[Tensor, " n"]:
     """KL(q_i || N(mean, covariance)) in nats, for every row, float64."""
     var = posteriors.scale.double().square()
@@ -159,7 +117,7 @@ def forward_kl(
 
 
 def reverse_kl(
-    posteriors: InMemory, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
+    posteriors: MemoryPosteriors, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
 ) -> Float[Tensor, " n"]:
     """KL(N(mean, covariance) || q_i) in nats, for every row, float64."""
     var = posteriors.scale.double().square()

@@ -5,7 +5,6 @@ their mean and covariance lie, and each dimension on its own.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -15,10 +14,11 @@ from zprime.arrays import blocks, standard_log_prob
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
 from zprime.latent.gaussian import moments
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.drift import Drift, Shift
+from zprime.rng import fork
 from zprime.statistics.estimate import Z95, Estimate, mean_estimate
 from zprime.statistics.resampling import GROUPS, About, group_of, leave_out
-from zprime.posteriors import InMemory
-from zprime.rng import fork
 
 LEVEL = 0.05
 SHUFFLES = 999
@@ -26,56 +26,9 @@ FEWEST = 8
 BATCH = 64  # shuffles at a time
 
 
-@dataclass(frozen=True)
-class Shift:
-    """One dimension.
-
-    Attributes:
-        dimension: from 0.
-        statistic: Kolmogorov and Smirnov's, the largest gap between the two distribution functions.
-        p_value: corrected for the number of dimensions (Holm 1979).
-    """
-
-    dimension: int
-    statistic: float
-    p_value: float
-
-
-@dataclass(frozen=True)
-class Drift:
-    """New rows against held-out rows.
-
-    Attributes:
-        source: name of the latent distribution.
-        rows: how many new rows.
-        log_density: mean log r(z) at new codes less that at held-out codes, nats: below 0, r finds them less likely.
-        density_p: two-sided rank test that the two have one distribution (Mann & Whitney 1947).
-        moments: KL between the Gaussians with the moments of new and of held-out aggregated posteriors, nats. Above 0
-            by chance alone, which the p-value allows for.
-        moments_p: permutation test of the same.
-        dimensions: every dimension, the least likely first.
-        gain: code gain of r over the prior on new rows: above 0, r still is the better of the two.
-        gain_heldout: the same on held-out rows.
-        p_value: of the three tests together (the least, times three).
-        drifted: whether that is below 0.05.
-        sentence: in words.
-    """
-
-    source: str
-    rows: int
-    log_density: Estimate
-    density_p: float
-    moments: Estimate
-    moments_p: float
-    dimensions: list[Shift]
-    gain: Estimate
-    gain_heldout: Estimate
-    p_value: float
-    drifted: bool
-    sentence: str
-
-
-def drift(r: LatentDistribution, new: InMemory, heldout: InMemory, *, source: str = "r", rng: torch.Generator) -> Drift:
+def drift(
+    r: LatentDistribution, new: MemoryPosteriors, heldout: MemoryPosteriors, *, source: str = "r", rng: torch.Generator
+) -> Drift:
     """Compare posteriors of new rows with those of held-out rows: one draw z ~ q(z|x) each.
 
     Args:
@@ -119,7 +72,7 @@ def drift(r: LatentDistribution, new: InMemory, heldout: InMemory, *, source: st
     return Drift(**{**vars(found), "sentence": _sentence(found)})
 
 
-def moment_shift(a: InMemory, b: InMemory) -> float:
+def moment_shift(a: MemoryPosteriors, b: MemoryPosteriors) -> float:
     """KL in nats between the Gaussians with the mean and covariance of two aggregated posteriors (a from b)."""
     (mean, covariance), (mean2, covariance2) = moments(a), moments(b)
     return float(_gaussian_kl(mean, covariance, mean2, covariance2))
@@ -140,7 +93,7 @@ def _gaussian_kl(
     return out
 
 
-def _moments(new: InMemory, heldout: InMemory, *, rng: torch.Generator) -> tuple[Estimate, float]:
+def _moments(new: MemoryPosteriors, heldout: MemoryPosteriors, *, rng: torch.Generator) -> tuple[Estimate, float]:
     """The shift, its error by the jackknife over 30 groups, and the share of shuffles that reach it."""
     sums = [_row_moments(p) for p in (new, heldout)]
     groups = min(GROUPS, new.n // 2, heldout.n // 2)
@@ -169,7 +122,7 @@ def _moments(new: InMemory, heldout: InMemory, *, rng: torch.Generator) -> tuple
     return e, (reached + 1) / (SHUFFLES + 1)
 
 
-def _row_moments(p: InMemory) -> Float[Tensor, "n f"]:
+def _row_moments(p: MemoryPosteriors) -> Float[Tensor, "n f"]:
     """Per row: 1, mean, and E[z z^T], so that moments of any subset are sums."""
     mean = p.mean.double()
     second = mean[:, :, None] * mean[:, None, :] + torch.diag_embed(p.scale.double().square())
@@ -233,6 +186,6 @@ def _sentence(d: Drift) -> str:
     return (
         f"The new rows have drifted ({chance}). {d.source} finds their codes {abs(e.value):.2f} ± {e.stderr:.2f} nats "
         f"per row {word} likely than held-out codes; their mean and covariance are {d.moments.value:.3g} nats away; "
-        f"dimension {d.dimensions[0].dimension} has moved most. It is {still} (code gain {d.gain} nats per row; "
+        f"dimension {d.dimensions[0].dimension} has moved most. It is {still} (ELBO gain {d.gain} nats per row; "
         f"{d.gain_heldout} on held-out rows). {advice}"
     )

@@ -4,14 +4,13 @@ Two targets, never to be mixed (theory page, end of section 4). The *empirical* 
 N given posteriors: a number without error, and where posteriors are narrow mostly an artefact of N. The *population*
 hole is that of `E_{x~data} q(z|x)` over all data there could be. It is not known; these bound it in expectation:
 
-- from below: `E[log r(z) - log p(z)]` at codes of fresh rows, for any r fixed beforehand (that is the code gain), and
+- from below: `E[log r(z) - log p(z)]` at codes of fresh rows, for any r fixed beforehand (that is the ELBO gain), and
   for r the mixture of all other fresh rows (leave-one-out);
 - from above: the same for the mixture with the row itself in it, since KL is convex.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -21,12 +20,12 @@ from zprime.arrays import gaussian_log_prob, standard_kl, standard_log_prob
 from zprime.components import Diagonal
 from zprime.errors import UsageError
 from zprime.latent.gaussian import moments
+from zprime.measure.latents.leave_one_out import RowMixture, masked_elbo_gain
+from zprime.measure.likelihood.gains import RowGains
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.results.latents import Bound, Hole, Surgery
+from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, mean_estimate, student
-from zprime.measure.likelihood.gains import Ladder
-from zprime.measure.latents.leave_one_out import RowMixture, masked_code_gain
-from zprime.measure.latents.surgery import Surgery
-from zprime.posteriors import InMemory, Posteriors
-from zprime.rng import generator
 
 ROWS = 2000
 DRAWS = 2
@@ -34,49 +33,9 @@ CLOSE = 0.5  # nats that I may be short of log N before the mixture is called a 
 UNIT = "nats"
 
 
-@dataclass(frozen=True)
-class Bound:
-    """One number about the hole.
-
-    Attributes:
-        name: what it is.
-        target: `empirical` or `population`: which hole it is about.
-        side: `below`, `above`, or `equal`.
-        estimate: in nats.
-    """
-
-    name: str
-    target: str
-    side: str
-    estimate: Estimate
-
-
-@dataclass(frozen=True)
-class Hole:
-    """The bracket.
-
-    Attributes:
-        bounds: every number, with the target that it belongs to.
-        low, high: 95 % interval of the population hole, in nats: the highest of the lower ends of the bounds from
-            below (at a level corrected for their number), and the upper end of the one from above.
-        information: I of the fresh rows with their own mixture.
-        log_n: its cap, log N.
-        floor: mean KL(q||p) - log N: the bound from above cannot fall below it, whatever the truth.
-        saturated: whether I is within 0.5 nats of its cap; then the bound from above is little more than that floor.
-    """
-
-    bounds: list[Bound]
-    low: float
-    high: float
-    information: Estimate
-    log_n: float
-    floor: float
-    saturated: bool
-
-
 def hole(
     posteriors: Mapping[str, Posteriors],
-    ladders: Mapping[str, Ladder],
+    split_gains: Mapping[str, RowGains],
     surgeries: Mapping[str, Surgery],
     *,
     seed: int,
@@ -86,7 +45,7 @@ def hole(
 
     Args:
         posteriors: `train` and `heldout`.
-        ladders: `selection`, where the candidate with the best code gain is taken, and `heldout`, where it counts.
+        split_gains: `selection`, where the candidate with the best ELBO gain is taken, and `heldout`, where it counts.
         surgeries: of `train`.
         seed: of all draws.
         rows: held-out rows at whose codes the mixture of all held-out rows is evaluated, at most.
@@ -99,7 +58,7 @@ def hole(
         raise UsageError(f"hole: expected at least 3 held-out rows, got {held.n}")
     below = [
         Bound("moment-matched Gaussian", "population", "below", gaussian_bound(posteriors["train"], held)),
-        best_code_gain(ladders["selection"], ladders["heldout"], seed),
+        best_elbo_gain(split_gains["selection"], split_gains["heldout"], seed),
     ]
     others, own, information = own_mixture(held, seed=seed, rows=rows)
     below.append(Bound("leave-one-out", "population", "below", others))
@@ -123,8 +82,8 @@ def hole(
     )
 
 
-def gaussian_bound(train: Posteriors, heldout: InMemory) -> Estimate:
-    """Code gain of the training posteriors' moment match on held-out rows, in closed form."""
+def gaussian_bound(train: Posteriors, heldout: MemoryPosteriors) -> Estimate:
+    """ELBO gain of the training posteriors' moment match on held-out rows, in closed form."""
     mean, covariance = moments(train)
     mu, var = heldout.mean.double(), heldout.scale.double().square()
     precision = torch.linalg.inv(covariance)
@@ -134,29 +93,29 @@ def gaussian_bound(train: Posteriors, heldout: InMemory) -> Estimate:
     return mean_estimate(0.5 * (under_p - under_r), unit=UNIT, split="heldout", seed=None)
 
 
-def best_code_gain(selection: Ladder, heldout: Ladder, seed: int) -> Bound:
-    """Held-out code gain of the candidate that is best on the selection split."""
+def best_elbo_gain(selection: RowGains, heldout: RowGains, seed: int) -> Bound:
+    """Held-out ELBO gain of the candidate that is best on the selection split."""
     best = max(selection.code, key=lambda k: float(selection.code[k].mean()))
     return Bound(
-        f"code gain of {best}",
+        f"ELBO gain of {best}",
         "population",
         "below",
         mean_estimate(heldout.code[best], unit=UNIT, split=heldout.split, seed=seed),
     )
 
 
-def own_mixture(held: InMemory, *, seed: int, rows: int = ROWS) -> tuple[Estimate, Estimate, Estimate]:
+def own_mixture(held: MemoryPosteriors, *, seed: int, rows: int = ROWS) -> tuple[Estimate, Estimate, Estimate]:
     """Of rows and the mixture of these rows: leave-one-out from below, self-included from above, and I.
 
     Of the one from above, `KL(q_i||p)` is exact and only I is sampled.
     """
-    rng = generator(seed, "hole")
+    rng = stream(seed, "hole")
     picked = torch.randperm(held.n, generator=rng)[:rows].sort().values
     some = held.take(picked)
     z = some.draw(rng=rng, draws=DRAWS)
     equal = torch.full((held.n,), -math.log(held.n), dtype=torch.float64)
     mixture = RowMixture(Diagonal(equal, held.mean, held.scale), list(range(held.d)))
-    gains = masked_code_gain(mixture, picked, z)
+    gains = masked_elbo_gain(mixture, picked, z)
     ratio = (_log_q(some, z) - standard_log_prob(z)).reshape(DRAWS, -1)
     information = (ratio - gains.with_own).mean(0)
     kl = standard_kl(some.mean.double(), some.scale.double()).sum(1)
@@ -167,7 +126,7 @@ def own_mixture(held: InMemory, *, seed: int, rows: int = ROWS) -> tuple[Estimat
     return estimate(gains.others.mean(0)), estimate(kl - information), estimate(information)
 
 
-def _log_q(p: InMemory, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+def _log_q(p: MemoryPosteriors, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
     """Log q_i at the draws of each row."""
     k = len(z) // p.n
     return gaussian_log_prob(z.double(), p.mean.double().repeat(k, 1), p.scale.double().repeat(k, 1))

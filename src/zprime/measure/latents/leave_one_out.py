@@ -13,41 +13,23 @@ from torch import Tensor
 
 from zprime.arrays import blocks, gaussian_log_prob, standard_log_prob
 from zprime.components import PAIRS, Diagonal
-from zprime.distribution import LatentDistribution, Progress, silent
+from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.kernels import diagonal_log_ratio
 from zprime.kernels.tiles import mask
 from zprime.latent import Active, Aggregated, Exemplars
+from zprime.measure.candidates import Candidates, mix
+from zprime.measure.likelihood.gains import DIVERGE, RowGains
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.progress import Progress, silent
+from zprime.results.latents import LeaveOneOut
+from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, finite_mean, skew_checked
-from zprime.measure.likelihood.gains import DIVERGE, Ladder
-from zprime.measure.candidates import Panel, mix
-from zprime.posteriors import InMemory, Posteriors
-from zprime.rng import generator
 
 PAIRS_SCORED = 500 * 60_000  # rows times components: 2 s for their codes, 5 s for the evidence, with 16 latents
 LEAST = 100
 DRAWS = 4
 UNIT = "nats per row"
-
-
-@dataclass(frozen=True)
-class LeaveOneOut:
-    """MaskedGains over the prior of one latent distribution, on rows that it holds and on rows that it does not.
-
-    `self-included` is a training row under the mixture that holds its own component, `leave-one-out` the same row under
-    the mixture of all others, `held-out` a row that no part has seen. The first two are about the rows of this training
-    set given its mixture: their intervals are those of a sample of these rows, not of other training sets. A few rows
-    that lie apart can decide the mean; where there are too few rows for their skewness it is not trusted.
-
-    Attributes:
-        code: (a) of each of the three.
-        evidence: (b) of each of the three.
-        memorised: `code` and `evidence`: self-included less leave-one-out, paired over the training rows.
-    """
-
-    code: dict[str, Estimate]
-    evidence: dict[str, Estimate]
-    memorised: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -72,23 +54,29 @@ def row_mixture(r: LatentDistribution, train: Posteriors) -> RowMixture | None:
     return RowMixture(c, list(range(r.d))) if isinstance(c, Diagonal) and len(c.mean) == train.n else None
 
 
-def _some(train: Posteriors, dims: list[int]) -> InMemory:
+def _some(train: Posteriors, dims: list[int]) -> MemoryPosteriors:
     p = train.gather()
-    return InMemory(p.mean[:, dims], p.scale[:, dims], row_ids=p.row_ids, weights=p.weights)
+    return MemoryPosteriors(p.mean[:, dims], p.scale[:, dims], row_ids=p.row_ids, weights=p.weights)
 
 
 def leave_one_out(
-    panel: Panel, train: Posteriors, heldout: Ladder, *, seed: int, rows: int = 0, progress: Progress = silent
+    candidates: Candidates,
+    train: Posteriors,
+    heldout: RowGains,
+    *,
+    seed: int,
+    rows: int = 0,
+    progress: Progress = silent,
 ) -> dict[str, LeaveOneOut]:
-    """Measure every view of the panel that keeps one component a training row.
+    """Measure every blend of the candidates that keeps one component a training row.
 
     A component is masked and the rest renormalised by 1 - w_i; densities are never subtracted. Both gains of a row
     come from one pass: the component that was left out is added to the sum of all others.
 
     Args:
-        panel: the candidates.
+        candidates: the candidates.
         train: the posteriors that they were fitted to.
-        heldout: the ladder of held-out rows, climbed with the same panel.
+        heldout: the ladder of held-out rows, climbed with the same candidates.
         seed: of the choice of rows and of their draws.
         rows: training rows that are scored, drawn at random; 0 for all of them up to 5,000 or so, 500 of 60,000.
         progress: called once a candidate.
@@ -97,18 +85,18 @@ def leave_one_out(
         UsageError: fewer than two training rows, or one that has all the weight: nothing would be left.
     """
     data = train.gather()
-    found = {k: m for k, r in panel.bases.items() if (m := row_mixture(r, data)) is not None}
-    rng = generator(seed, "leave one out")
+    found = {k: m for k, r in candidates.bases.items() if (m := row_mixture(r, data)) is not None}
+    rng = stream(seed, "leave one out")
     picked = torch.randperm(data.n, generator=rng)[: rows or max(LEAST, PAIRS_SCORED // data.n)].sort().values
     some = data.take(picked)
     z = some.draw(rng=rng, draws=DRAWS)
     out: dict[str, LeaveOneOut] = {}
     for step, (base, m) in enumerate(found.items()):
         progress("leave-one-out", step, len(found))
-        gains = {"code": masked_code_gain(m, picked, z), "evidence": masked_evidence_gain(m, picked, some)}
-        for name, view in panel.views.items():
-            if view.base == base:
-                out[name] = _summarise(name, view.share, gains, heldout, seed)
+        gains = {"code": masked_elbo_gain(m, picked, z), "evidence": masked_exact_posterior_gain(m, picked, some)}
+        for name, blend in candidates.blends.items():
+            if blend.base == base:
+                out[name] = _summarise(name, blend.share, gains, heldout, seed)
     progress("leave-one-out", len(found), len(found))
     return out
 
@@ -121,7 +109,7 @@ class MaskedGains:
     others: Float[Tensor, "k n"]
 
 
-def masked_code_gain(m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor, "m d"]) -> MaskedGains:
+def masked_elbo_gain(m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor, "m d"]) -> MaskedGains:
     """(a) at draws of the rows that have the components at `position`: draw 0 of all rows, then draw 1."""
     c, z = m.components, z[:, m.dims]
     repeated = position.repeat(len(z) // len(position))
@@ -133,7 +121,9 @@ def masked_code_gain(m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor
     return MaskedGains((with_own - prior).reshape(shape), (others - prior).reshape(shape) - _left(c, position))
 
 
-def masked_evidence_gain(m: RowMixture, position: Int[Tensor, " n"], posteriors: InMemory) -> MaskedGains:
+def masked_exact_posterior_gain(
+    m: RowMixture, position: Int[Tensor, " n"], posteriors: MemoryPosteriors
+) -> MaskedGains:
     """(b), in closed form, of the rows that have the components at `position`."""
     c, mean, scale = m.components, posteriors.mean[:, m.dims], posteriors.scale[:, m.dims]
     dtype = torch.promote_types(mean.dtype, c.mean.dtype)
@@ -160,7 +150,7 @@ def _left(c: Diagonal, position: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     return torch.log1p(-log_weight.exp())
 
 
-def _summarise(name: str, share: float, gains: Mapping[str, MaskedGains], heldout: Ladder, seed: int) -> LeaveOneOut:
+def _summarise(name: str, share: float, gains: Mapping[str, MaskedGains], heldout: RowGains, seed: int) -> LeaveOneOut:
     def estimate(values: Tensor, split: str, used: int | None) -> Estimate:
         return skew_checked(finite_mean(values, unit=UNIT, split=split, seed=used, because=DIVERGE), values)
 

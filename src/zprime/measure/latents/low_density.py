@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.statistics.estimate import Estimate, clopper_pearson
 from zprime.posteriors import Posteriors
-from zprime.rng import generator
+from zprime.rng import stream
+from zprime.statistics.estimate import Estimate, clopper_pearson
 
 LEVELS = (0.01, 0.05)
 POINTS = 2000
@@ -29,7 +29,7 @@ def low_density(train: Posteriors, heldout: Posteriors, *, seed: int, points: in
     Returns:
         `1 %` and `5 %` -> the share below that quantile.
     """
-    rng = generator(seed, "low density")
+    rng = stream(seed, "low density")
     rows = torch.randperm(heldout.n, generator=rng)[:points]
     codes = heldout.gather().take(rows).draw(rng=rng)
     prior = torch.randn(points, train.d, generator=rng, dtype=codes.dtype)

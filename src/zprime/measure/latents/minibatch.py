@@ -13,7 +13,6 @@ posteriors and log N for disjoint ones, where they give (theory page, end of sec
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -21,28 +20,13 @@ from torch import Tensor
 
 from zprime.arrays import gaussian_log_prob
 from zprime.errors import UsageError
-from zprime.statistics.estimate import Estimate, mean_estimate
 from zprime.posteriors import Posteriors
-from zprime.rng import generator
+from zprime.results.latents import Minibatch
+from zprime.rng import stream
+from zprime.statistics.estimate import mean_estimate
 
 BATCH = 100
 BATCHES = 50
-
-
-@dataclass(frozen=True)
-class Minibatch:
-    """What each estimator says I is.
-
-    Attributes:
-        batch: M, rows of a minibatch.
-        rows: N.
-        estimates: name -> mean over minibatches, with its error over minibatches; to be compared with
-            `Surgery.information` of the same split. None is trusted in its place.
-    """
-
-    batch: int
-    rows: int
-    estimates: dict[str, Estimate]
 
 
 def minibatch(posteriors: Posteriors, *, split: str, seed: int, batch: int = BATCH) -> Minibatch:
@@ -63,7 +47,7 @@ def minibatch(posteriors: Posteriors, *, split: str, seed: int, batch: int = BAT
     size = min(batch, data.n)
     if size < 2:
         raise UsageError(f"batch: expected minibatches of at least 2 rows, got {size} (of {data.n} rows)")
-    rng = generator(seed, "minibatch", split)
+    rng = stream(seed, "minibatch", split)
     order = torch.randperm(data.n, generator=rng)[: size * min(BATCHES, data.n // size)].reshape(-1, size)
     noise = torch.randn(*order.shape, data.d, generator=rng, dtype=data.mean.dtype)
     mean, scale = data.mean[order].double(), data.scale[order].double()

@@ -1,7 +1,7 @@
 """ELBO surgery (Hoffman & Johnson 2016): what the KL term of the ELBO is made of, exactly and in blocks."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -10,43 +10,12 @@ from torch import Tensor
 from zprime.arrays import gaussian_log_prob, standard_kl
 from zprime.errors import NumericalError
 from zprime.latent.gaussian import moments
-from zprime.statistics.estimate import Estimate, exact, mean_estimate, student95
 from zprime.posteriors import Posteriors
+from zprime.results.latents import Surgery
+from zprime.statistics.estimate import Estimate, exact, mean_estimate, student95
 
 POINTS = 60_000
 ACTIVE = 0.01  # Burda et al. 2016: a unit is active if the variance of its mean over the data is above this
-
-
-@dataclass(frozen=True)
-class Surgery:
-    """`mean KL(q_i||p) = I + KL(qbar||p)`, on the posteriors of one split and their own mixture qbar.
-
-    Attributes:
-        mean_kl: mean of KL(q_i||p), exact.
-        information: I = mean of KL(q_i||qbar), the index-code mutual information; 0 <= I <= log N. Its error is that of
-            the draws, for I is a number that belongs to these rows; with one draw a row (above 30,000 rows) the spread
-            of the rows stands in for it, which is wider.
-        hole: KL(qbar||p), by the identity.
-        gaussian_part: KL of qbar's moment match from p: a lower bound of the hole, exact.
-        log_n: log N, the cap of I.
-        told_apart: exp(I), the number of data that the code tells apart, with its interval.
-        dimension_kl: mean KL of each dimension, exact, shape [d].
-        mean_variance: variance over the data of each dimension's posterior mean, shape [d].
-        active: number of dimensions where that variance is above 0.01.
-        posterior_variance: mean over the data of each dimension's posterior variance, shape [d]; with `mean_variance`
-            it adds up to the variance of qbar. Empty in audits of earlier versions.
-    """
-
-    mean_kl: Estimate
-    information: Estimate
-    hole: Estimate
-    gaussian_part: Estimate
-    log_n: float
-    told_apart: Estimate
-    dimension_kl: list[float]
-    mean_variance: list[float]
-    active: int
-    posterior_variance: list[float] = field(default_factory=list)
 
 
 def surgery(posteriors: Posteriors, *, split: str, rng: torch.Generator) -> Surgery:
@@ -101,7 +70,7 @@ def _information(gap: Float[Tensor, "k n"], weights: Float[Tensor, " n"], *, spl
     draws, n = gap.shape
     # with weights, the rows' shares stand in for equal ones
     e = mean_estimate(gap.mean(0) * weights * n, unit="nats per row", split=split, seed=seed)
-    if draws == 1 or not e.trusted:
+    if draws == 1 or not e.stable:
         return e
     stderr = float((weights.square() * gap.var(0) / draws).sum().sqrt())
     half = student95(n * (draws - 1)) * stderr

@@ -5,33 +5,17 @@ For a prior of independent dimensions (Chen et al. 2018, equation 2):
 about the empirical qbar of the rows given, as in `surgery.py`.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 from zprime.arrays import LOG_2PI
-from zprime.distribution import Progress, silent
 from zprime.kernels import mixture_log_prob
-from zprime.statistics.estimate import Estimate, mean_estimate
 from zprime.posteriors import Posteriors
-from zprime.rng import generator
+from zprime.progress import Progress, silent
+from zprime.results.latents import TotalCorrelation
+from zprime.rng import stream
+from zprime.statistics.estimate import Estimate, mean_estimate
 
 POINTS = 1000  # with 60,000 components and 16 dimensions 6 s
-
-
-@dataclass(frozen=True)
-class TotalCorrelation:
-    """`KL(qbar||p) = total + dimensions`, in nats.
-
-    Attributes:
-        total: total correlation, KL(qbar || product of its marginals).
-        dimensions: sum of KL(qbar_j||p_j) over dimensions.
-        dimension: KL(qbar_j||p_j) of each; to be read beside `Surgery.dimension_kl`, the mean KL(q_ij||p_j).
-    """
-
-    total: Estimate
-    dimensions: Estimate
-    dimension: list[Estimate]
 
 
 def total_correlation(
@@ -47,7 +31,7 @@ def total_correlation(
         progress: called once a dimension.
     """
     data = posteriors.gather()
-    z = data.sample(points, rng=generator(seed, "total correlation", split))
+    z = data.sample(points, rng=stream(seed, "total correlation", split))
     joint = data.log_prob(z)
     marginal = torch.empty(data.d, points, dtype=torch.float64)
     for j in range(data.d):

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.arrays import blocks, gaussian_log_prob
-from zprime.distribution import LatentDistribution, Progress, silent
+from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, UsageError
-from zprime.posteriors import InMemory
+from zprime.posteriors import MemoryPosteriors
+from zprime.progress import Progress, silent
 from zprime.rng import fork
 from zprime.vae import Decoder
 
@@ -113,7 +114,7 @@ class Annealer:
         settings: AISSettings = AISSettings(),
         *,
         rng: torch.Generator,
-        start: InMemory | None = None,
+        start: MemoryPosteriors | None = None,
         progress: Progress = silent,
     ) -> None:
         """Set the step sizes.

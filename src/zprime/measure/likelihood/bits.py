@@ -1,32 +1,15 @@
 """Bits per dimension: log p(x) in the units of the data as they were stored, divided by the entries of a datum."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zprime.results.likelihood import Units
 from zprime.statistics.estimate import Estimate
 from zprime.vae import Decoder
-
-
-@dataclass(frozen=True)
-class Units:
-    """What a log-likelihood of scaled data is a likelihood of.
-
-    Attributes:
-        entries: numbers in a datum, D.
-        log_scale: sum of log scale over the entries, `stored = scaled * scale + shift`: taken off log p(x) it gives the
-            log-density of the data as stored; 0 for data that are drawn by a discrete p(x|z).
-        says: what the figure is, in words.
-        meaningful: False where p(x|z) is a probability of 0 and 1 and the data are neither.
-    """
-
-    entries: int
-    log_scale: float
-    says: str
-    meaningful: bool = True
 
 
 def units(model: Decoder, x: Float[Tensor, "n *datum"], z: Float[Tensor, "n d"], *, log_scale: float | None) -> Units:

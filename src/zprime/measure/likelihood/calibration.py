@@ -5,7 +5,6 @@ the prior, and q_r(z|x), in proportion to q(z|x) r(z)/p(z), under any other r. I
 is the posterior under r, so a bad r moves nothing here: what is not uniform is the encoder's.
 """
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,10 +14,11 @@ from torch import Tensor
 from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.statistics.estimate import Estimate, mean_estimate
 from zprime.measure.likelihood.simulation import encode, simulate
-from zprime.posteriors import InMemory
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.likelihood import Calibration
 from zprime.rng import fork
+from zprime.statistics.estimate import mean_estimate
 from zprime.vae import Model
 
 DRAWS = 99  # so that ranks run from 0 to 99
@@ -26,59 +26,6 @@ BINS = 20
 LEAST = 100  # rows: five a bin
 BLOCK = 50  # rows a block: part of the random streams' names, so a constant
 LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Ranks of what made simulated data, in every latent and in the distance from the posterior's mean.
-
-    Attributes:
-        source: name of the latent distribution that z was drawn from.
-        rows: simulated rows that were ranked.
-        dropped: rows left out because q is wider than the prior there and q_r does not exist (a choice by x alone,
-            which leaves uniform ranks uniform).
-        draws: draws of the posterior that each z was ranked among.
-        names: `z1`, `z2`, ..., and `distance`, the Mahalanobis distance from the mean of q, which sees what no single
-            latent shows: correlations that a diagonal q leaves out.
-        counts: for each name, rows in each of 20 bins of ranks, lowest ranks first.
-        low, high: a histogram is within this band in all of its bins with probability 95 % or more if ranks are uniform
-            (binomial, Bonferroni over bins).
-        bias: for each name, mean rank in units of all ranks, minus 1/2: above 0 where q lies too low.
-        spread: for each name, variance of the ranks over that of uniform ranks: above 1 where q is too narrow.
-        chi_square: for each name, p-value of Pearson's test of the histogram.
-        ks: for each name, p-value of a Kolmogorov-Smirnov test of the ranks, ties broken at random.
-        p_value: of all these tests together (smallest times their number).
-        seed: of the draws.
-    """
-
-    source: str
-    rows: int
-    dropped: int
-    draws: int
-    names: list[str]
-    counts: list[list[int]]
-    low: int
-    high: int
-    bias: list[Estimate]
-    spread: list[Estimate]
-    chi_square: list[float]
-    ks: list[float]
-    p_value: float
-    seed: int
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether nothing speaks against the encoder at the 5 % level."""
-        return self.p_value >= LEVEL
-
-    @property
-    def outside(self) -> list[str]:
-        """Names whose histogram leaves the band."""
-        return [
-            name
-            for name, counts in zip(self.names, self.counts, strict=True)
-            if min(counts) < self.low or max(counts) > self.high
-        ]
 
 
 def calibration(
@@ -115,7 +62,7 @@ def calibration(
 
 
 def ranks(
-    r: LatentDistribution, z: Float[Tensor, "n d"], posteriors: InMemory, *, rng: torch.Generator
+    r: LatentDistribution, z: Float[Tensor, "n d"], posteriors: MemoryPosteriors, *, rng: torch.Generator
 ) -> Int[Tensor, "n c"] | None:
     """Of each z_j, and of the distance, among 99 draws of q_r: from 0 to 99; -1 where there is no q_r."""
     parts = []

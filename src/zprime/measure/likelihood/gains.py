@@ -1,4 +1,4 @@
-"""The ladder of held-out gains over the prior: (a) code gain, (b) evidence gain, (c) likelihood gain.
+"""The ladder of held-out gains over the prior: (a) ELBO gain, (b) exact-posterior gain, (c) likelihood gain.
 
 Theory page, section 3. All are paired over rows, in nats a row, and conditional on this model.
 """
@@ -12,18 +12,18 @@ from torch import Tensor
 
 from zprime.arrays import blocks, standard_kl, standard_log_prob
 from zprime.data import Rows
-from zprime.distribution import Progress, silent
 from zprime.errors import NumericalError, UsageError
 from zprime.latent.selection import TIE
+from zprime.measure.candidates import Candidates, mix
+from zprime.measure.likelihood.proposal import Draws, Plan, propose
+from zprime.posteriors import MemoryPosteriors
+from zprime.progress import Progress, silent
+from zprime.rng import fork
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.pareto import pareto_khat
-from zprime.measure.candidates import Panel, mix
-from zprime.measure.likelihood.proposal import Draws, Plan, propose
-from zprime.posteriors import InMemory
-from zprime.rng import fork
 from zprime.vae import Decoder
 
-CODE_DRAWS = 16
+ELBO_DRAWS = 16
 CHUNK = 8  # rows whose draws are decoded together: part of the random streams' names, so a constant
 BARE = "ladder: expected one that was climbed with a decoder, got one without rung (c)"
 DECODE = 256  # latents a block: what a decoder makes of them stays in cache
@@ -31,16 +31,16 @@ DIVERGE = "diverge: q is wider than the prior there"
 
 
 @dataclass
-class Ladder:
-    """Gains over the prior of every view, row by row, and what rung (c) computes beside them.
+class RowGains:
+    """RowScores over the prior of every blend, row by row, and what rung (c) computes beside them.
 
     Attributes:
         split: which rows.
-        code: (a) E_q[log r - log p], from draws shared by all views.
+        code: (a) E_q[log r - log p], from draws shared by all blends.
         evidence: (b) log E_q[r/p], in closed form where one is known (+inf where it diverges), else by importance
             sampling on the draws of rung (c).
-        evidence_quarter: (b) from the first quarter of those draws; only where there is no closed form.
-        likelihood: (c) log p_r(x) - log p_p(x), importance sampling on draws shared by all views.
+        exact_posterior_quarter: (b) from the first quarter of those draws; only where there is no closed form.
+        likelihood: (c) log p_r(x) - log p_p(x), importance sampling on draws shared by all blends.
         quarter: (c) from the first quarter of the draws.
         log_prior: log p_p(x) of rung (c), nats a row.
         log_prior_quarter: the same from the first quarter of the draws.
@@ -53,7 +53,7 @@ class Ladder:
     split: str
     code: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
     evidence: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
-    evidence_quarter: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
+    exact_posterior_quarter: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
     likelihood: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
     quarter: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
     log_prior: Float[Tensor, " n"] | None = None
@@ -64,7 +64,7 @@ class Ladder:
     draws: int = 0
 
     def log_prob(self, name: str) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Log p_r(x) of rung (c) for one view, row by row: from all draws, and from the first quarter.
+        """Log p_r(x) of rung (c) for one blend, row by row: from all draws, and from the first quarter.
 
         Raises:
             UsageError: rung (c) was not climbed.
@@ -74,9 +74,9 @@ class Ladder:
         return self.likelihood[name] + self.log_prior, self.quarter[name] + self.log_prior_quarter
 
 
-def climb(
-    panel: Panel,
-    posteriors: InMemory,
+def measure_gains(
+    candidates: Candidates,
+    posteriors: MemoryPosteriors,
     *,
     split: str,
     rng: torch.Generator,
@@ -84,11 +84,11 @@ def climb(
     rows: Rows | None = None,
     draws: int = 400,
     progress: Progress = silent,
-) -> Ladder:
+) -> RowGains:
     """Measure all three rungs on the same rows; without a model the first two.
 
     Args:
-        panel: the candidates.
+        candidates: the candidates.
         posteriors: of the rows to score.
         split: their name.
         rng: source of randomness.
@@ -101,72 +101,76 @@ def climb(
         UsageError: too few draws for the number of candidates.
         NumericalError: the decoder answers NaN.
     """
-    out = Ladder(split)
-    out.code = code_gain(panel, posteriors, rng=fork(rng, "code"))
+    out = RowGains(split)
+    out.code = elbo_gain(candidates, posteriors, rng=fork(rng, "code"))
     stream = fork(rng, "likelihood")
     if model is not None and rows is not None and draws:
-        _sweep(out, panel, posteriors, model, rows, draws, stream, progress)
+        _sweep(out, candidates, posteriors, model, rows, draws, stream, progress)
         return out
-    out.evidence = evidence_gain(panel, posteriors, rng=fork(rng, "evidence"))
-    if draws and len(out.evidence) < len(panel.views):
-        open_ = {v.base for k, v in panel.views.items() if k not in out.evidence}
-        _sweep(out, panel.only(open_), posteriors, None, None, draws, stream, progress)
+    out.evidence = exact_posterior_gain(candidates, posteriors, rng=fork(rng, "evidence"))
+    if draws and len(out.evidence) < len(candidates.blends):
+        open_ = {v.base for k, v in candidates.blends.items() if k not in out.evidence}
+        _sweep(out, candidates.only(open_), posteriors, None, None, draws, stream, progress)
     return out
 
 
-def code_gain(panel: Panel, posteriors: InMemory, *, rng: torch.Generator) -> dict[str, Float[Tensor, " n"]]:
+def elbo_gain(
+    candidates: Candidates, posteriors: MemoryPosteriors, *, rng: torch.Generator
+) -> dict[str, Float[Tensor, " n"]]:
     """(a): the exact change of the ELBO with the encoder kept as it is; the mean over some draws of each row."""
-    z = posteriors.draw(rng=rng, draws=CODE_DRAWS)
-    log_probs = panel.log_probs(z)
+    z = posteriors.draw(rng=rng, draws=ELBO_DRAWS)
+    log_probs = candidates.log_probs(z)
     prior = standard_log_prob(z)
-    return {k: (v - prior).reshape(CODE_DRAWS, -1).mean(0) for k, v in log_probs.items()}
+    return {k: (v - prior).reshape(ELBO_DRAWS, -1).mean(0) for k, v in log_probs.items()}
 
 
-def evidence_gain(panel: Panel, posteriors: InMemory, *, rng: torch.Generator) -> dict[str, Float[Tensor, " n"]]:
-    """(b) for the views with a closed form: the change of log p(x) if q is the posterior; +inf where it diverges."""
-    tilts = panel.tilts(posteriors.mean, posteriors.scale, draws={}, rng=rng)
+def exact_posterior_gain(
+    candidates: Candidates, posteriors: MemoryPosteriors, *, rng: torch.Generator
+) -> dict[str, Float[Tensor, " n"]]:
+    """(b) for the blends with a closed form: the change of log p(x) if q is the posterior; +inf where it diverges."""
+    tilts = candidates.tilts(posteriors.mean, posteriors.scale, draws={}, rng=rng)
     zero = torch.zeros(posteriors.n, dtype=torch.float64)
-    return {k: mix(tilts[v.base].log_ratio, zero, v.share) for k, v in panel.views.items() if v.base in tilts}
+    return {k: mix(tilts[v.base].log_ratio, zero, v.share) for k, v in candidates.blends.items() if v.base in tilts}
 
 
 @torch.no_grad()
 def _sweep(
-    out: Ladder,
-    panel: Panel,
-    posteriors: InMemory,
+    out: RowGains,
+    candidates: Candidates,
+    posteriors: MemoryPosteriors,
     model: Decoder | None,
     rows: Rows | None,
     draws: int,
     rng: torch.Generator,
     progress: Progress,
 ) -> None:
-    """One pass over the rows with one set of draws: (c) of all views, and (b), which needs draws or the same tilts."""
-    plan, n = Plan.of(panel, draws), posteriors.n
+    """One pass over the rows with one set of draws: (c) of all blends, and (b), which needs draws or the same tilts."""
+    plan, n = Plan.of(candidates, draws), posteriors.n
     what = f"{'evidence' if rows is None else 'likelihood'} {out.split}"
 
     def column() -> Tensor:
         return torch.empty(n, dtype=torch.float64)
 
-    full, quarter, khat, evidence = ({k: column() for k in panel.views} for _ in range(4))
-    evidence_quarter: dict[str, Tensor] = {}
+    full, quarter, khat, evidence = ({k: column() for k in candidates.blends} for _ in range(4))
+    exact_posterior_quarter: dict[str, Tensor] = {}
     reconstruction = column()
     for part in blocks(n, CHUNK):
         progress(what, part.start, n)
-        drawn = propose(panel, plan, posteriors.mean[part], posteriors.scale[part], fork(rng, part.start))
-        views = panel.view_log_probs(drawn.base, drawn.prior)
-        for k, v in panel.views.items():
+        drawn = propose(candidates, plan, posteriors.mean[part], posteriors.scale[part], fork(rng, part.start))
+        blends = candidates.blend_log_probs(drawn.base, drawn.prior)
+        for k, v in candidates.blends.items():
             if v.base in drawn.log_ratio:
                 closed = drawn.log_ratio[v.base]
                 evidence[k][part] = mix(closed, torch.zeros_like(closed), v.share)
             else:
-                terms = drawn.posterior + views[k] - drawn.prior - drawn.proposal
-                evidence[k][part], evidence_quarter.setdefault(k, column())[part] = _log_means(terms)
+                terms = drawn.posterior + blends[k] - drawn.prior - drawn.proposal
+                evidence[k][part], exact_posterior_quarter.setdefault(k, column())[part] = _log_means(terms)
         if model is None or rows is None:
             continue
         log_x = _decode(model, drawn, rows.x[part])
         _check_decoded(log_x, rows.ids[part])
         reconstruction[part] = log_x[:, drawn.plain].mean(1)
-        every = {k: log_x + log_r - drawn.proposal for k, log_r in views.items()}
+        every = {k: log_x + log_r - drawn.proposal for k, log_r in blends.items()}
         tails = pareto_khat(torch.cat(list(every.values()))).chunk(len(every))
         for (k, terms), tail in zip(every.items(), tails, strict=True):
             full[k][part], quarter[k][part] = _log_means(terms)
@@ -174,10 +178,10 @@ def _sweep(
     progress(what, n, n)
     wide = (posteriors.scale > 1).any(1).nonzero().flatten()
     if len(wide):  # the proposal's scales are capped there, those of (b) are not
-        for k, values in evidence_gain(panel, posteriors.take(wide), rng=rng).items():
+        for k, values in exact_posterior_gain(candidates, posteriors.take(wide), rng=rng).items():
             evidence[k][wide] = values
     out.evidence |= evidence
-    out.evidence_quarter, out.draws = evidence_quarter, draws
+    out.exact_posterior_quarter, out.draws = exact_posterior_quarter, draws
     if model is not None:
         out.likelihood = {k: v - full["prior"] for k, v in full.items()}
         out.quarter = {k: v - quarter["prior"] for k, v in quarter.items()}
@@ -191,12 +195,12 @@ def moved(e: Estimate, full: Float[Tensor, " n"], quarter: Float[Tensor, " n"], 
 
     The bias of a log of a mean falls as 1/K, so what is left of it at K is about a third of the move.
     """
-    if not e.trusted:
+    if not e.stable:
         return e
     by = float(full.mean() - quarter.mean())
     limit = max(e.stderr or 0.0, TIE)
     because = f"moved {by:+.3f} nats from {draws // 4} to {draws} draws (limit {limit:.3f})"
-    return replace(e, trusted=abs(by) < limit, because=because)
+    return replace(e, stable=abs(by) < limit, because=because)
 
 
 def _log_means(terms: Float[Tensor, "b k"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:

@@ -1,36 +1,16 @@
 """The inference gap: what the encoder loses, log p(x) - ELBO = KL(q(z|x) || p(z|x)) (Cremer et al. 2018)."""
 
-from dataclasses import dataclass
 from functools import partial
 
 from zprime.errors import UsageError
-from zprime.statistics.estimate import Estimate, exact, mean_estimate
-from zprime.measure.likelihood.gains import BARE, Ladder, moved
+from zprime.measure.likelihood.gains import BARE, RowGains, moved
+from zprime.results.likelihood import InferenceGap
+from zprime.statistics.estimate import exact, mean_estimate
 
 UNIT = "nats per row"
 
 
-@dataclass(frozen=True)
-class InferenceGap:
-    """`log p(x) = reconstruction - rate + gap` on the rows of one split, under the prior.
-
-    Attributes:
-        log_prob: mean log p(x), rung (c) under the prior: a lower bound in expectation.
-        elbo: mean ELBO.
-        reconstruction: mean of E_q[log p(x|z)].
-        rate: mean KL(q||p), exact.
-        gap: mean of log p(x) - ELBO, paired over rows: KL(q(z|x) || p(z|x)); a lower bound in expectation, as log p(x)
-            is. Trusted if it moved by less than max(1 s.e., 0.05 nats) from a quarter of the draws to all.
-    """
-
-    log_prob: Estimate
-    elbo: Estimate
-    reconstruction: Estimate
-    rate: Estimate
-    gap: Estimate
-
-
-def inference_gap(ladder: Ladder, *, seed: int) -> InferenceGap:
+def inference_gap(ladder: RowGains, *, seed: int) -> InferenceGap:
     """From what rung (c) has computed on its way: nothing is decoded for it.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zprime.arrays import gaussian_log_prob, standard_log_prob
 from zprime.errors import UsageError
-from zprime.measure.candidates import Panel
+from zprime.measure.candidates import Candidates
 from zprime.rng import fork
 
 WIDENED = (1.0, 1.5, 2.5)
@@ -46,7 +46,7 @@ class Plan:
         return sum(self.widened) + sum(self.matched.values()) + sum(self.direct.values())
 
     @classmethod
-    def of(cls, panel: Panel, draws: int) -> "Plan":
+    def of(cls, candidates: Candidates, draws: int) -> "Plan":
         """Share `draws` out.
 
         Raises:
@@ -56,20 +56,20 @@ class Plan:
             raise UsageError(f"draws: expected a multiple of 4, at least 8, got {draws}")
         quarter = draws // 4
         # the q_r of the prior is q
-        matched = [name for name in panel.bases if name != "prior"]
+        matched = [name for name in candidates.bases if name != "prior"]
         parts = len(WIDENED) + len(matched)
-        direct = max(1, round(PRIOR_SHARE * quarter / len(panel.bases)))
-        rest = quarter - direct * len(panel.bases)
+        direct = max(1, round(PRIOR_SHARE * quarter / len(candidates.bases)))
+        rest = quarter - direct * len(candidates.bases)
         if rest < parts:
             raise UsageError(
-                f"draws: expected at least {4 * (parts + direct * len(panel.bases))} for {len(panel.bases)} "
+                f"draws: expected at least {4 * (parts + direct * len(candidates.bases))} for {len(candidates.bases)} "
                 f"candidates, got {draws}"
             )
         counts = [rest // parts + (1 if i < rest % parts else 0) for i in range(parts)]
         return cls(
             counts[: len(WIDENED)],
             dict(zip(matched, counts[len(WIDENED) :], strict=True)),
-            dict.fromkeys(panel.bases, direct),
+            dict.fromkeys(candidates.bases, direct),
         )
 
 
@@ -97,14 +97,14 @@ class Draws:
 
 
 def propose(
-    panel: Panel, plan: Plan, mean: Float[Tensor, "b d"], scale: Float[Tensor, "b d"], rng: torch.Generator
+    candidates: Candidates, plan: Plan, mean: Float[Tensor, "b d"], scale: Float[Tensor, "b d"], rng: torch.Generator
 ) -> Draws:
     """Draw for a chunk of rows. Where q is wider than the prior its scales count as 1 (all but in q itself)."""
     b, d = mean.shape
     capped = scale.clamp(max=1.0)
-    tilts = panel.tilts(mean, capped, draws={k: 4 * c for k, c in plan.matched.items()}, rng=rng)
+    tilts = candidates.tilts(mean, capped, draws={k: 4 * c for k, c in plan.matched.items()}, rng=rng)
     untilted = [k for k in plan.matched if k not in tilts]
-    matches = match(panel, untilted, mean, capped, rng=fork(rng, "pilot")) if untilted else {}
+    matches = match(candidates, untilted, mean, capped, rng=fork(rng, "pilot")) if untilted else {}
     scales = [scale if f == 1 else f * capped for f in WIDENED]
     pools = [_gaussian(mean, s, 4 * c, rng) for s, c in zip(scales, plan.widened, strict=True)]
     for name, count in plan.matched.items():
@@ -113,12 +113,12 @@ def propose(
         else:
             pools.append(_gaussian(*matches[name], 4 * count, fork(rng, "match", name)))
     for name, count in plan.direct.items():
-        drawn = panel.bases[name].sample(b * 4 * count, rng=fork(rng, "direct", name))
+        drawn = candidates.bases[name].sample(b * 4 * count, rng=fork(rng, "direct", name))
         pools.append(drawn.to(mean.dtype).reshape(b, -1, d))
     z = torch.cat([torch.cat([p.chunk(4, dim=1)[i] for p in pools], 1) for i in range(4)], 1)
 
     wide, mu = z.double(), mean.double()[:, None]
-    base = panel.base_log_probs(z.reshape(-1, d))
+    base = candidates.base_log_probs(z.reshape(-1, d))
     base = {name: v.reshape(b, -1) for name, v in base.items()}
     prior = standard_log_prob(z)
     log_q = [gaussian_log_prob(wide, mu, s.double()[:, None]) for s in scales]
@@ -140,7 +140,12 @@ def propose(
 
 
 def match(
-    panel: Panel, names: list[str], mean: Float[Tensor, "b d"], scale: Float[Tensor, "b d"], *, rng: torch.Generator
+    candidates: Candidates,
+    names: list[str],
+    mean: Float[Tensor, "b d"],
+    scale: Float[Tensor, "b d"],
+    *,
+    rng: torch.Generator,
 ) -> dict[str, tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]]:
     """For bases whose q_r has no closed form: a diagonal Gaussian for every row that stands near it.
 
@@ -158,7 +163,7 @@ def match(
     log_q = torch.stack([gaussian_log_prob(wide, mu, f * s) for f in PILOT_WIDENED])
     log_weight = log_q[0] - torch.logsumexp(log_q, 0)
     prior = standard_log_prob(z)
-    found = panel.base_log_probs(z.reshape(-1, d), names)
+    found = candidates.base_log_probs(z.reshape(-1, d), names)
     power = torch.linspace(1, 0, TEMPERS, dtype=torch.float64, device=z.device)[:, None, None]
     out = {}
     for name, log_r in found.items():

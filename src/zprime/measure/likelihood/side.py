@@ -4,51 +4,29 @@ One call gathers the measures that need encoder and decoder and no other part of
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 
 from zprime.data import Rows
-from zprime.distribution import Progress, silent
+from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import AISSettings
-from zprime.measure.likelihood.bits import Units, bits_per_dimension, units
-from zprime.measure.likelihood.calibration import Calibration, calibration
-from zprime.statistics.estimate import Estimate, mean_estimate
-from zprime.measure.likelihood.inference import UNIT, InferenceGap, inference_gap
-from zprime.measure.likelihood.gains import Ladder, moved
-from zprime.measure.candidates import Panel
-from zprime.measure.likelihood.sandwich import Sandwich, sandwich
-from zprime.rng import generator
+from zprime.measure.likelihood.bits import bits_per_dimension, units
+from zprime.measure.likelihood.calibration import calibration
+from zprime.measure.likelihood.gains import RowGains, moved
+from zprime.measure.likelihood.inference import UNIT, inference_gap
+from zprime.measure.likelihood.sandwich import sandwich
+from zprime.progress import Progress, silent
+from zprime.results.likelihood import LikelihoodSide
+from zprime.rng import stream
+from zprime.statistics.estimate import mean_estimate
 from zprime.vae import Model
 
 LOOK = 8  # rows that tell what p(x|z) is
 
 
-@dataclass(frozen=True)
-class ModelSide:
-    """The likelihood and the encoder.
-
-    Attributes:
-        log_prob: view -> mean log p_r(x) of held-out rows, rung (c), nats a row: a lower bound in expectation, of
-            scaled data.
-        units: what that is a likelihood of.
-        bits: view -> the same as bits per dimension of the data as stored; empty where that has no meaning.
-        gaps: split -> what the encoder loses.
-        calibration: of the encoder on data simulated from the prior, and from the candidate that the verdict looked at.
-        sandwiches: annealed bounds beside rung (c), where they were asked for.
-    """
-
-    log_prob: dict[str, Estimate]
-    units: Units
-    bits: dict[str, Estimate]
-    gaps: dict[str, InferenceGap]
-    calibration: list[Calibration] = field(default_factory=list)
-    sandwiches: list[Sandwich] = field(default_factory=list)
-
-
-def model_side(
-    panel: Panel,
-    ladders: Mapping[str, Ladder],
+def likelihood_side(
+    candidates: Candidates,
+    split_gains: Mapping[str, RowGains],
     model: Model | None,
     rows: Mapping[str, Rows] | None,
     *,
@@ -59,12 +37,12 @@ def model_side(
     temperatures: int,
     seed: int,
     progress: Progress = silent,
-) -> ModelSide | None:
+) -> LikelihoodSide | None:
     """All of it, for the prior and the candidate called `best`; None without a decoder, or where rung (c) is left out.
 
     Args:
-        panel: the candidates.
-        ladders: split -> ladder, climbed with the decoder; `heldout` among them.
+        candidates: the candidates.
+        split_gains: split -> ladder, climbed with the decoder; `heldout` among them.
         model: encoder and decoder.
         rows: split -> rows.
         best: the candidate that the verdict looked at.
@@ -75,7 +53,7 @@ def model_side(
         seed: decides every draw.
         progress: called by the long parts.
     """
-    heldout = ladders["heldout"]
+    heldout = split_gains["heldout"]
     if model is None or rows is None or not heldout.likelihood:
         return None
     log_prob = {}
@@ -92,29 +70,31 @@ def model_side(
     for i, name in enumerate(sources):
         if simulated:
             progress("calibration", i, len(sources))
-            rng = generator(seed, "calibration", name)
-            found = calibration(panel.candidates[name], model, source=name, dtype=mean.dtype, rng=rng, rows=simulated)
+            rng = stream(seed, "calibration", name)
+            found = calibration(
+                candidates.distributions[name], model, source=name, dtype=mean.dtype, rng=rng, rows=simulated
+            )
             calibrations += [found] if found is not None else []
         if ais:
             sandwiches.append(
                 sandwich(
-                    panel,
+                    candidates,
                     name,
                     model,
                     rows=ais,
                     draws=heldout.draws,
                     dtype=mean.dtype,
-                    rng=generator(seed, "ais"),
+                    rng=stream(seed, "ais"),
                     seed=seed,
                     settings=AISSettings(temperatures=temperatures),
                     progress=progress,
                 )
             )
-    return ModelSide(
+    return LikelihoodSide(
         log_prob=log_prob,
         units=unit,
         bits={k: bits_per_dimension(e, unit) for k, e in log_prob.items()} if unit.meaningful else {},
-        gaps={split: inference_gap(ladder, seed=seed) for split, ladder in ladders.items()},
+        gaps={split: inference_gap(ladder, seed=seed) for split, ladder in split_gains.items()},
         calibration=calibrations,
         sandwiches=sandwiches,
     )

@@ -8,7 +8,7 @@ from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.likelihoods import draw
-from zprime.posteriors import InMemory
+from zprime.posteriors import MemoryPosteriors
 from zprime.rng import fork
 from zprime.vae import Decoder, Encoder
 
@@ -33,8 +33,8 @@ def simulate(
     return z, Rows("simulated", torch.cat(parts), torch.arange(n))
 
 
-def encode(model: Encoder, rows: Rows) -> InMemory:
+def encode(model: Encoder, rows: Rows) -> MemoryPosteriors:
     """What the encoder makes of simulated rows."""
     with torch.no_grad():
         parts = [model.encode(rows.x[i]) for i in blocks(len(rows), BATCH)]
-    return InMemory(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+    return MemoryPosteriors(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))

@@ -1,6 +1,6 @@
 """Copying: are generated rows nearer to the training set than rows that no part has seen would be?
 
-Everything is read off one exact search: the two nearest training rows of every generated row. The yardstick are
+Everything is read off one exact search: the two nearest training rows of every generated row. The reference are
 reconstructions of held-out rows, which carry the same blur as generated rows but cannot be copies.
 """
 
@@ -13,18 +13,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.errors import ArrayError
-from zprime.kernels import Searched
-from zprime.statistics.estimate import Z95, Estimate, mean_estimate, share
+from zprime.kernels import ExactIndex
 from zprime.measure.samples.features import Entries
-from zprime.rng import generator
+from zprime.results.samples import Copying
+from zprime.rng import stream
+from zprime.statistics.estimate import Z95, Estimate, mean_estimate, share
 
 LIMIT = 0.1
 """The share of exact copies among generated rows at which the gate closes, all other rows being innocent."""
 NEAR = 0.05
-"""`near` and `singled` count generated rows beyond all but this share of the yardstick."""
+"""`near` and `singled` count generated rows beyond all but this share of the reference."""
 FIFTH = 5  # training rows that the nearest one is held against: up to four may be the same
 CELLS = 10
-CELL_ROWS = 30  # rows of the yardstick in a cell, on average, at least
+CELL_ROWS = 30  # rows of the reference in a cell, on average, at least
 ROUNDS = 20
 ROWS = "generated rows"
 PLAIN = Entries()
@@ -66,7 +67,7 @@ class TrainingSet:
     Args:
         x: the rows.
         codes: where regions are cut by k-means: the posteriors' means.
-        yardstick: number of rows that regions must be large enough for.
+        reference: number of rows that regions must be large enough for.
         seed: of the regions' first centres.
         entries: how rows are compared; by default as they are.
     """
@@ -76,7 +77,7 @@ class TrainingSet:
         x: Float[Tensor, "n *datum"],
         codes: Float[Tensor, "n d"],
         *,
-        yardstick: int,
+        reference: int,
         seed: int = 0,
         entries: Entries = PLAIN,
     ) -> None:
@@ -84,8 +85,8 @@ class TrainingSet:
             raise ArrayError(f"copying: expected at least 3 training rows, got {len(x)}")
         self.entries = entries
         self.x = entries.of(x)
-        self._searched = Searched(self.x)
-        cells = max(1, min(CELLS, yardstick // CELL_ROWS))
+        self._searched = ExactIndex(self.x)
+        cells = max(1, min(CELLS, reference // CELL_ROWS))
         self.cells = cells_of(codes, cells, seed=seed)
         self._isolation = torch.full((len(x),), torch.nan, dtype=torch.float64)
 
@@ -114,7 +115,7 @@ class TrainingSet:
 def cells_of(codes: Float[Tensor, "n d"], cells: int, *, seed: int) -> Int[Tensor, " n"]:
     """Cut rows into regions by k-means on their codes."""
     x = codes.float()
-    centres = x[torch.randperm(len(x), generator=generator(seed, "cells"))[:cells]]
+    centres = x[torch.randperm(len(x), generator=stream(seed, "cells"))[:cells]]
     owner = torch.zeros(len(x), dtype=torch.long)
     for _ in range(ROUNDS if cells > 1 else 0):
         owner = torch.cdist(x, centres).argmin(1)
@@ -123,50 +124,17 @@ def cells_of(codes: Float[Tensor, "n d"], cells: int, *, seed: int) -> Int[Tenso
     return owner
 
 
-@dataclass(frozen=True)
-class Copying:
-    """How one sample lies to the training set.
-
-    Attributes:
-        auc: chance that a generated row is nearer to the training set than a held-out reconstruction is; 1/2 where
-            nothing is copied, less where rows are off the data.
-        within: the same within regions of the data, like with like: a generator that only draws more from dense regions
-            is not accused.
-        near: share of rows nearer than all but 5 % of the held-out reconstructions of their region: 0.05 where
-            nothing is copied. It sees a few copies among many rows that are far off.
-        singled: share of rows whose nearest training row is nearer, as a part of the distance to the fifth nearest,
-            than for all but 5 % of the held-out reconstructions. A copy is near to *one* row; a row that is merely
-            typical (from a generator that blurs, or keeps to the middle) is near to many, and is not accused.
-        z_u: Z_U of Meehan et al. 2020, below 0 for copies; it grows with the sample.
-        c_t: C_T of the same, over the regions.
-        authenticity: share of rows farther from the nearest training row than that row is from its own nearest (Alaa et
-            al. 2022).
-        ratio: mean of the distances to the nearest and to the second nearest training row, the one over the other.
-        status: `copies`, `passes`, or `untested` where the controls failed.
-    """
-
-    auc: Estimate
-    within: Estimate
-    near: Estimate
-    singled: Estimate
-    z_u: Estimate
-    c_t: Estimate
-    authenticity: Estimate
-    ratio: Estimate
-    status: str = "passes"
-
-
-def copying(found: Neighbours, yardstick: Neighbours, *, seed: int | None = None) -> Copying:
-    """Compare a sample with the yardstick, both searched in the same training set.
+def copying(found: Neighbours, reference: Neighbours, *, seed: int | None = None) -> Copying:
+    """Compare a sample with the reference, both searched in the same training set.
 
     The status is `copies` if the interval of `within` lies above 1/2 + 0.1/2, or that of `near` above 0.05 + 0.1 (what
     a generator gives that makes exact copies in one row of ten), and that of `singled` above 0.05: samples are nearer
     than they should be, and to single rows. Conditional on the training set and the model.
     """
-    auc = _auc(found.everywhere(), yardstick.everywhere(), seed)
-    within = _auc(found, yardstick, seed)
-    near = _tail([(a.distance[:, 0], b.distance[:, 0]) for a, b in _by_cell(found, yardstick)], seed)
-    singled = _tail([(found.to_one, yardstick.to_one)], seed)
+    auc = _auc(found.everywhere(), reference.everywhere(), seed)
+    within = _auc(found, reference, seed)
+    near = _tail([(a.distance[:, 0], b.distance[:, 0]) for a, b in _by_cell(found, reference)], seed)
+    singled = _tail([(found.to_one, reference.to_one)], seed)
     nearer = within.low > 0.5 + LIMIT / 2 or near.low > NEAR + LIMIT
     own = found.distance[:, 0] > found.isolation
     ratio = (found.distance[:, 0] / found.distance[:, 1].clamp(min=1e-300)).nan_to_num(1.0)
@@ -175,24 +143,24 @@ def copying(found: Neighbours, yardstick: Neighbours, *, seed: int | None = None
         within=within,
         near=near,
         singled=singled,
-        z_u=_z(auc, len(found.cell), len(yardstick.cell)),
-        c_t=_c_t(found, yardstick, seed),
+        z_u=_z(auc, len(found.cell), len(reference.cell)),
+        c_t=_c_t(found, reference, seed),
         authenticity=share(int(own.sum()), len(own), unit="share of rows", split=ROWS, seed=seed),
         ratio=mean_estimate(ratio, unit="ratio of distances", split=ROWS, seed=seed),
         status="copies" if nearer and singled.low > NEAR else "passes",
     )
 
 
-def _auc(found: Neighbours, yardstick: Neighbours, seed: int | None) -> Estimate:
-    """Mean over generated rows of the share of the yardstick, in the same cell, that is farther; ties count half.
+def _auc(found: Neighbours, reference: Neighbours, seed: int | None) -> Estimate:
+    """Mean over generated rows of the share of the reference, in the same cell, that is farther; ties count half.
 
     The error is that of placements (DeLong et al. 1988) by cell; the interval is symmetric in the logit. Rows of cells
-    without yardstick are left out.
+    without reference are left out.
     """
     values: list[Tensor] = []
     spread = 0.0
-    kept = int(torch.isin(found.cell, yardstick.cell).sum())
-    for mine, theirs in _by_cell(found, yardstick):
+    kept = int(torch.isin(found.cell, reference.cell).sum())
+    for mine, theirs in _by_cell(found, reference):
         a, b = mine.distance[:, 0], theirs.distance[:, 0]
         values.append(1 - _below(a, b))
         if len(b) > 1:
@@ -200,15 +168,15 @@ def _auc(found: Neighbours, yardstick: Neighbours, seed: int | None) -> Estimate
     placed = torch.cat(values)
     n, value = len(placed), float(placed.mean())
     var = float(placed.var()) / n + spread if n > 1 else 0.0
-    fewest = min(n, len(yardstick.cell))
+    fewest = min(n, len(reference.cell))
     low, high = _logit_interval(value, math.sqrt(var), fewest)
     return Estimate(value, math.sqrt(var), low, high, fewest, "chance", "generated and held-out rows", seed)
 
 
-def _by_cell(found: Neighbours, yardstick: Neighbours) -> Iterator[tuple[Neighbours, Neighbours]]:
+def _by_cell(found: Neighbours, reference: Neighbours) -> Iterator[tuple[Neighbours, Neighbours]]:
     """The two, region by region, where both have rows."""
-    for c in torch.unique(yardstick.cell).tolist():
-        mine, theirs = found.take(found.cell == c), yardstick.take(yardstick.cell == c)
+    for c in torch.unique(reference.cell).tolist():
+        mine, theirs = found.take(found.cell == c), reference.take(reference.cell == c)
         if len(mine.cell):
             yield mine, theirs
 
@@ -229,7 +197,7 @@ def _logit_interval(value: float, stderr: float, n: int) -> tuple[float, float]:
 
 
 def _tail(pairs: list[tuple[Tensor, Tensor]], seed: int | None) -> Estimate:
-    """Share of generated rows below the 5 % quantile of the yardstick, each region by itself.
+    """Share of generated rows below the 5 % quantile of the reference, each region by itself.
 
     The quantile has an error of its own: half the difference between the shares one standard error below and above it.
     """
@@ -271,10 +239,10 @@ def _z(auc: Estimate, n: int, m: int) -> Estimate:
     return Estimate(z(auc.value), stderr, z(auc.high), z(auc.low), n, "normal deviate", auc.split, auc.seed)
 
 
-def _c_t(found: Neighbours, yardstick: Neighbours, seed: int | None) -> Estimate:
-    """C_T: Z_U in every region, averaged with the yardstick's shares over regions that have generated rows."""
+def _c_t(found: Neighbours, reference: Neighbours, seed: int | None) -> Estimate:
+    """C_T: Z_U in every region, averaged with the reference's shares over regions that have generated rows."""
     terms: list[tuple[float, Estimate]] = []
-    for mine, theirs in _by_cell(found, yardstick):
+    for mine, theirs in _by_cell(found, reference):
         terms.append((len(theirs.cell), _z(_auc(mine, theirs, seed), len(mine.cell), len(theirs.cell))))
     total = sum(w for w, _ in terms)
     value = sum(w * e.value for w, e in terms) / total

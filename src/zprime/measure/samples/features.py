@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from zprime.arrays import blocks, check_finite, count_columns
 from zprime.data import Rows
-from zprime.distribution import Progress, silent
 from zprime.errors import ArrayError, UsageError
-from zprime.statistics.estimate import Estimate, share
 from zprime.networks import ConvEncoder, MLPEncoder
-from zprime.rng import generator
+from zprime.progress import Progress, silent
+from zprime.rng import stream
+from zprime.statistics.estimate import Estimate, share
 from zprime.vae import Encoder
 
 SPACES = ("pixels", "log-counts", "codes", "classifier", "selfsupervised")
@@ -115,7 +115,7 @@ def train_classifier(rows: Rows, *, seed: int, progress: Progress = silent) -> C
     def batch(index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return x[index], y[index]
 
-    return _train(classes, x, batch, generator(seed, "classifier"), "classifier", progress)
+    return _train(classes, x, batch, stream(seed, "classifier"), "classifier", progress)
 
 
 def train_rotations(rows: Rows, *, seed: int, progress: Progress = silent) -> Classifier:
@@ -138,7 +138,7 @@ def train_rotations(rows: Rows, *, seed: int, progress: Progress = silent) -> Cl
             out[turns == k] = torch.rot90(out[turns == k], k, (2, 3))
         return out, turns
 
-    return _train(torch.arange(4), x, batch, generator(seed, "rotations"), "rotations", progress)
+    return _train(torch.arange(4), x, batch, stream(seed, "rotations"), "rotations", progress)
 
 
 def square(shape: tuple[int, ...]) -> bool:

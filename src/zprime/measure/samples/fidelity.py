@@ -10,40 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.errors import ArrayError
-from zprime.statistics.c2st import C2ST, c2st
-from zprime.statistics.estimate import Estimate
 from zprime.measure.samples.frechet import frechet_replicates
-from zprime.measure.samples.labels import Labels
-from zprime.measure.samples.manifold import NAMES, NEAREST, Within, manifold_replicates
-from zprime.statistics.resampling import About, Groups, Halves
+from zprime.measure.samples.manifold import NAMES, NEAREST, Neighbourhoods, manifold_replicates
 from zprime.measure.samples.sliced import sliced_replicates
+from zprime.results.samples import Fidelity, Labels
+from zprime.statistics.c2st import c2st
+from zprime.statistics.resampling import About, Groups, Halves
 
 FEWEST = 8 * NEAREST
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """One sample beside real rows.
-
-    Attributes:
-        frechet: distance of the Gaussians with the two samples' moments: sees quality and variety, blind to shape.
-        precision: share of generated rows inside the manifold of real ones: sees junk, blind to what is missing.
-        recall: share of real rows inside the manifold of generated ones: sees what is missing.
-        density: how many real rows' balls hold a generated row, over k: as precision, and not fooled by outliers.
-        coverage: share of real rows with a generated one in their ball: as recall, and not fooled by outliers.
-        sliced: Wasserstein-2 distance along random directions: as frechet, and sees shape.
-        told_apart: classifier two-sample test: sees any difference, and says whether there is one, not which.
-        labels: shares of labels, where there are any.
-    """
-
-    frechet: Estimate
-    precision: Estimate
-    recall: Estimate
-    density: Estimate
-    coverage: Estimate
-    sliced: Estimate
-    told_apart: C2ST
-    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +36,7 @@ def fidelity(
     split: str,
     seed: int = 0,
     labels: Labels | None = None,
-    near: tuple[Within, Within] | None = None,
+    near: tuple[Neighbourhoods, Neighbourhoods] | None = None,
 ) -> Compared:
     """Measure features of generated rows against features of as many real rows; both in random order.
 

@@ -1,32 +1,12 @@
 """Coverage of labels: does every class come out as often as it should?"""
 
-from dataclasses import dataclass, field
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.statistics.estimate import Estimate, share
+from zprime.results.samples import Labels
+from zprime.statistics.estimate import share
 from zprime.statistics.resampling import GROUPS, About, group_of, leave_out
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Shares of labels among generated and among real rows, both as the same classifier labels them.
-
-    Its errors are in both, and cancel as far as it errs on generated rows as it does on real ones.
-
-    Attributes:
-        shares: label -> share among generated rows.
-        expected: label -> share among real rows.
-        variation: total variation distance between the two, half the sum of absolute differences, from 0 to 1.
-        missing: labels that come out less than half as often as they should (by the whole 95 % interval).
-    """
-
-    shares: dict[str, Estimate]
-    expected: dict[str, float]
-    variation: Estimate
-    missing: list[str] = field(default_factory=list)
 
 
 def label_coverage(

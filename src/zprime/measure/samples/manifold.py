@@ -14,16 +14,16 @@ NAMES = ("precision", "recall", "density", "coverage")
 
 
 @dataclass(frozen=True)
-class Within:
+class Neighbourhoods:
     """The nearest rows of the same sample: distances ascending, and which they are. Found once, used often."""
 
     distance: Float[Tensor, "n m"]
     index: Int[Tensor, "n m"]
 
 
-def within(x: Float[Tensor, "n f"], *, k: int = NEAREST) -> Within:
+def within(x: Float[Tensor, "n f"], *, k: int = NEAREST) -> Neighbourhoods:
     """Enough neighbours for balls of k neighbours among random halves of the rows."""
-    return Within(*nearest(x, x, min(8 * k, len(x) - 1), exclude=torch.arange(len(x), device=x.device)))
+    return Neighbourhoods(*nearest(x, x, min(8 * k, len(x) - 1), exclude=torch.arange(len(x), device=x.device)))
 
 
 def manifold(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"], *, k: int = NEAREST) -> Float[Tensor, " 4"]:
@@ -37,7 +37,7 @@ def manifold_replicates(
     fake: Float[Tensor, "m f"],
     *,
     k: int = NEAREST,
-    near: tuple[Within, Within] | None = None,
+    near: tuple[Neighbourhoods, Neighbourhoods] | None = None,
 ) -> Halves:
     """The four, in the order of `NAMES`, on all rows and on random halves.
 
@@ -51,7 +51,9 @@ def manifold_replicates(
 class _Balls:
     """All distances once; the radii of some of the rows from each row's nearest neighbours."""
 
-    def __init__(self, real: Tensor, fake: Tensor, k: int, near: tuple[Within, Within] | None = None) -> None:
+    def __init__(
+        self, real: Tensor, fake: Tensor, k: int, near: tuple[Neighbourhoods, Neighbourhoods] | None = None
+    ) -> None:
         self.k = k
         self.between = torch.cdist(real, fake)
         self.near = near or (within(real, k=k), within(fake, k=k))
@@ -66,7 +68,7 @@ class _Balls:
         return torch.stack([v.mean() for v in numbers])
 
 
-def _radius(near: Within, keep: Tensor, k: int) -> Float[Tensor, " n"]:
+def _radius(near: Neighbourhoods, keep: Tensor, k: int) -> Float[Tensor, " n"]:
     """Of the rows that are kept, the k-th smallest distance to others that are."""
     distance, index = near.distance[keep], near.index[keep]
     rank = keep[index].long().cumsum(1)

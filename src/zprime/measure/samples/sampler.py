@@ -48,7 +48,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Sampler:
     """What turns latents into samples.
 
     Attributes:

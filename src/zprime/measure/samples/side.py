@@ -9,96 +9,32 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from zprime.data import Rows
-from zprime.distribution import LatentDistribution, Progress, silent
+from zprime.distribution import LatentDistribution
 from zprime.engine import in_threads
 from zprime.errors import UsageError
 from zprime.latent import Conditional
-from zprime.measure.samples.copying import Copying, Neighbours, TrainingSet, copying
-from zprime.statistics.estimate import Estimate
+from zprime.measure.candidates import PURE, Blend, Candidates
+from zprime.measure.samples.bandwidth_path import road
+from zprime.measure.samples.copying import Neighbours, TrainingSet, copying
 from zprime.measure.samples.features import Classifier, Entries, Space, build_features, train_classifier
-from zprime.measure.samples.fidelity import FEWEST, Compared, Fidelity, fidelity
-from zprime.measure.verdicts.generation import GenerationVerdict, Rival, decide_generation
+from zprime.measure.samples.fidelity import FEWEST, Compared, fidelity
 from zprime.measure.samples.labels import label_coverage
-from zprime.measure.samples.manifold import Within, within
-from zprime.measure.candidates import PURE, Panel, View, named
-from zprime.measure.samples.bandwidth_path import Road, road
-from zprime.measure.samples.sampler import Sample, Workshop
-from zprime.measure.samples.utility import Utility, accuracy, hits
+from zprime.measure.samples.manifold import Neighbourhoods, within
+from zprime.measure.samples.sampler import Sample, Sampler
+from zprime.measure.samples.utility import accuracy, hits
+from zprime.measure.verdicts.generation import Contender, decide_generation
 from zprime.posteriors import Posteriors
-from zprime.rng import generator
+from zprime.progress import Progress, silent
+from zprime.results.samples import BandwidthPath, Copying, Sampled, SamplesSide, Utility
+from zprime.rng import stream
+from zprime.statistics.estimate import Estimate
 from zprime.vae import Model
 
 PLANTED, REAL, RECONSTRUCTED = "planted copies", "real rows", "reconstructions"
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """One sample of x', measured.
-
-    Attributes:
-        name: of the candidate, as in the table; or of the control.
-        label: what it is.
-        eligible: whether the verdict could choose it.
-        copying: of decoder means; None for real rows, which are no reconstructions.
-        copying_draws: of decoder draws x' ~ p(x|z'), beside draws of the reconstructions; noise hides copies.
-        fidelity: beside held-out rows.
-        utility: of a student trained on it; None without labels.
-    """
-
-    name: str
-    label: str
-    eligible: bool
-    copying: Copying | None
-    copying_draws: Copying | None
-    fidelity: Fidelity
-    utility: Utility | None = None
-
-    @property
-    def status(self) -> str:
-        """`copies` if means or draws do; `untested` where the controls failed; else `passes`."""
-        found = {c.status for c in (self.copying, self.copying_draws) if c is not None}
-        return next((s for s in ("copies", "untested") if s in found), "passes")
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The x' side of the audit.
-
-    Attributes:
-        features: name of the feature space.
-        says: how it was made.
-        noise: whether fidelity and students see decoder `mean`s or decoder `draw`s.
-        samples: generated rows of each candidate, for copying.
-        rows: rows in each sample that fidelity compares.
-        entries: every candidate, in the order of the table.
-        controls: `real rows` of the selection split, `reconstructions` of them, and `planted copies` of training rows.
-        classifier: accuracy on held-out rows of the classifier that labels; None without labels.
-        verdict: for generation.
-        road: copying from the training codes to one Gaussian, over the bandwidth that smooths the posteriors.
-    """
-
-    features: str
-    says: str
-    noise: str
-    samples: int
-    rows: int
-    entries: list[Sampled]
-    controls: dict[str, Sampled]
-    classifier: Estimate | None
-    verdict: GenerationVerdict
-    road: Road | None = None
-
-    def entry(self, name: str) -> Sampled:
-        """The candidate called `name`.
-
-        Raises:
-            UsageError: no such candidate.
-        """
-        return named(self.entries, name)
-
-
 def generation(
-    panel: Panel,
+    candidates: Candidates,
     posteriors: Mapping[str, Posteriors],
     model: Model | None,
     rows: Mapping[str, Rows] | None,
@@ -109,13 +45,13 @@ def generation(
     seed: int,
     workers: int = 1,
     progress: Progress = silent,
-) -> tuple[Generation | None, dict[str, Tensor]]:
+) -> tuple[SamplesSide | None, dict[str, Tensor]]:
     """Measure samples of every candidate, and keep some for pictures, each with its nearest training row.
 
     Nothing is measured without decoder or training rows, or with fewer than 40 rows to compare.
 
     Args:
-        panel: the candidates.
+        candidates: the candidates.
         posteriors: `train`, `selection` and `heldout`.
         model: encoder and decoder.
         rows: the three splits, in the order of their posteriors.
@@ -135,36 +71,36 @@ def generation(
     n = min(samples, len(rows["selection"]), len(rows["heldout"]))
     if n < FEWEST:
         return None, {}
-    bench = _Bench(panel, posteriors, model, rows, samples, n, grid, features, seed, progress)
-    controls = bench.controls()
-    measured = bench.candidates(workers)
+    study = SampleStudy(candidates, posteriors, model, rows, samples, n, grid, features, seed, progress)
+    controls = study.controls()
+    measured = study.candidates(workers)
     tested = controls[PLANTED].status == "copies" and controls[RECONSTRUCTED].status == "passes"
     entries = [m.entry if tested else _untested(m.entry) for m in measured]
-    way = bench.road()
+    way = study.road()
     if not tested:
-        way = replace(way, stops=[replace(s, copying=_mark(s.copying)) for s in way.stops])
+        way = replace(way, points=[replace(s, copying=_mark(s.copying)) for s in way.points])
     verdict = decide_generation(
-        [bench.rival(m) for m in measured if m.entry.eligible],
-        bench.confirm,
-        reconstructions=bench.compared[RECONSTRUCTED],
-        real=bench.compared[REAL],
+        [study.contender(m) for m in measured if m.entry.eligible],
+        study.confirm,
+        reconstructions=study.compared[RECONSTRUCTED],
+        real=study.compared[REAL],
         tested=tested,
-        space=bench.space.name,
+        space=study.space.name,
         seed=seed,
     )
-    found = Generation(
-        features=bench.space.name,
-        says=bench.space.says,
-        noise=bench.workshop.noise,
+    found = SamplesSide(
+        features=study.space.name,
+        says=study.space.says,
+        noise=study.sampler.noise,
         samples=samples,
         rows=n,
         entries=entries,
         controls=controls,
-        classifier=None if bench.classifier is None else bench.classifier.accuracy(rows["heldout"], seed=seed),
+        classifier=None if study.classifier is None else study.classifier.accuracy(rows["heldout"], seed=seed),
         verdict=verdict,
         road=way,
     )
-    return found, bench.pictures
+    return found, study.pictures
 
 
 @dataclass(frozen=True)
@@ -177,12 +113,12 @@ class _Measured:
     right: Bool[Tensor, " n"] | None
 
 
-class _Bench:
-    """Real rows, the yardstick and the workshop, made once for all candidates."""
+class SampleStudy:
+    """Real rows, the reference and the sampler, made once for all candidates."""
 
     def __init__(
         self,
-        panel: Panel,
+        candidates: Candidates,
         posteriors: Mapping[str, Posteriors],
         model: Model,
         rows: Mapping[str, Rows],
@@ -193,7 +129,14 @@ class _Bench:
         seed: int,
         progress: Progress,
     ) -> None:
-        self.panel, self.rows, self.samples, self.n, self.seed, self.progress = panel, rows, samples, n, seed, progress
+        self.panel, self.rows, self.samples, self.n, self.seed, self.progress = (
+            candidates,
+            rows,
+            samples,
+            n,
+            seed,
+            progress,
+        )
         self.posteriors = {s: posteriors[s].gather() for s in ("selection", "heldout")}
         train = rows["train"]
         self.classifier: Classifier | None = train_classifier(train, seed=seed, progress=progress)
@@ -202,12 +145,12 @@ class _Bench:
         )
         self.train = posteriors["train"].gather()
         entries = Entries.fitting(train.x)
-        yardstick = min(samples, len(rows["heldout"]))
-        training = TrainingSet(train.x, self.train.mean, yardstick=yardstick, seed=seed, entries=entries)
+        reference = min(samples, len(rows["heldout"]))
+        training = TrainingSet(train.x, self.train.mean, reference=reference, seed=seed, entries=entries)
         discrete = bool(((train.x == 0) | (train.x == 1)).all()) or entries.counts is not None
         noise = "draw" if discrete else "mean"  # the mean of a discrete p(x|z) is no datum
-        self.workshop = Workshop(model, training, self.space, self.classifier, noise, grid)
-        self.yardstick = self._reconstruct("heldout")
+        self.sampler = Sampler(model, training, self.space, self.classifier, noise, grid)
+        self.reference = self._reconstruct("heldout")
         picked = {s: torch.randperm(len(rows[s]), generator=self._rng("real", s))[:n] for s in self.posteriors}
         self.real = {s: rows[s].x[i] for s, i in picked.items()}
         self.truth = {s: None if rows[s].labels is None else rows[s].labels[i] for s, i in picked.items()}  # type: ignore[index]
@@ -222,11 +165,11 @@ class _Bench:
     def controls(self) -> dict[str, Sampled]:
         """Real rows of the selection split, reconstructions of them, and planted copies of training rows."""
         shape = self.rows["train"].x.shape[1:]
-        planted = self.workshop.training.plant(self.samples, rng=self._rng("plant")).reshape(-1, *shape)
+        planted = self.sampler.training.plant(self.samples, rng=self._rng("plant")).reshape(-1, *shape)
         found = {
-            REAL: self.workshop.rows(self.real["selection"]),
+            REAL: self.sampler.rows(self.real["selection"]),
             RECONSTRUCTED: self._reconstruct("selection"),
-            PLANTED: self.workshop.rows(planted),
+            PLANTED: self.sampler.rows(planted),
         }
         out: dict[str, Sampled] = {}
         for name, sample in found.items():
@@ -241,7 +184,7 @@ class _Bench:
 
     def candidates(self, workers: int) -> list[_Measured]:
         """Every candidate, and every base alone; the prior first, which others are mixed with."""
-        names = list(self.panel.candidates)
+        names = list(self.panel.distributions)
         done: list[str] = []
 
         def measure(owner: str, progress: Progress) -> list[_Measured]:
@@ -259,23 +202,23 @@ class _Bench:
     def _owner(self, owner: str) -> list[_Measured]:
         """A candidate and its base alone; samples of the base serve both."""
         out: list[_Measured] = []
-        r = self.panel.candidates[owner]
+        r = self.panel.distributions[owner]
         base = self.panel.bases.get(owner, r)
         rng = self._rng("samples", owner)
-        sample = self.workshop.sample(base.sample(self.samples, rng=rng), rng=rng)
+        sample = self.sampler.sample(base.sample(self.samples, rng=rng), rng=rng)
         if owner == "prior":
             self.prior, self.beside[owner] = sample, sample.means
         for name in (owner, owner + PURE):
-            view = self.panel.views.get(name, View(owner, 0.0) if name == owner else None)
-            if view is not None:
-                out.append(self._candidate(name, r if name == owner else base, base, view, sample))
+            blend = self.panel.blends.get(name, Blend(owner, 0.0) if name == owner else None)
+            if blend is not None:
+                out.append(self._candidate(name, r if name == owner else base, base, blend, sample))
         return out
 
     def _candidate(
-        self, name: str, r: LatentDistribution, base: LatentDistribution, view: View, sample: Sample
+        self, name: str, r: LatentDistribution, base: LatentDistribution, blend: Blend, sample: Sample
     ) -> _Measured:
-        if view.share and self.prior is not None:
-            coin = torch.rand(self.samples, generator=self._rng("coin", name)) < view.share
+        if blend.share and self.prior is not None:
+            coin = torch.rand(self.samples, generator=self._rng("coin", name)) < blend.share
             sample = sample.mixed(self.prior, coin)
         eligible = name in self.panel.eligible
         self.pictures[f"grid.{name}"] = sample.shown.float()
@@ -296,10 +239,10 @@ class _Bench:
         return _Measured(entry, r.bytes, selection, right)
 
     def _measure(
-        self, name: str, label: str, sample: Sample, own: Within, *, eligible: bool
+        self, name: str, label: str, sample: Sample, own: Neighbourhoods, *, eligible: bool
     ) -> tuple[Sampled, Compared, Bool[Tensor, " n"] | None]:
         """All measures of one sample, and which rows of the selection split its student labels rightly."""
-        y = self.yardstick
+        y = self.reference
         coverage, utility, right = None, None, None
         real, truth = self.labels["heldout"], self.truth["heldout"]
         if sample.labels is not None and real is not None and truth is not None and self.classifier is not None:
@@ -330,32 +273,32 @@ class _Bench:
         """The student of rows with the labels that they were generated for."""
         rng = self._rng("own labels")
         z, labels = r.sample_labelled(self.n, rng=rng)
-        x = self.workshop.decode(z, noise=self.workshop.noise, rng=rng)
+        x = self.sampler.decode(z, noise=self.sampler.noise, rng=rng)
         return self._student(x, labels)[0].accuracy
 
-    def rival(self, m: _Measured) -> Rival:
+    def contender(self, m: _Measured) -> Contender:
         """What the verdict needs of a candidate."""
         if m.selection is None:
             raise UsageError(f"{m.entry.name}: only candidates that may be chosen are compared for the verdict")
         found = m.entry.fidelity.labels
         missing = [] if found is None else found.missing
-        return Rival(m.entry.name, m.entry.label, m.bytes, m.entry.status, m.selection, missing, m.right)
+        return Contender(m.entry.name, m.entry.label, m.bytes, m.entry.status, m.selection, missing, m.right)
 
     def confirm(self, name: str) -> Compared:
         """Fresh draws of a candidate beside held-out rows."""
         rng = self._rng("confirm", name)
-        features, _ = self.workshop.look(self.panel.candidates[name].sample(self.n, rng=rng), rng=rng)
+        features, _ = self.sampler.look(self.panel.distributions[name].sample(self.n, rng=rng), rng=rng)
         near = (self.within["heldout"], within(features))
         return fidelity(self.features["heldout"], features, split="heldout", seed=self.seed, near=near)
 
-    def road(self) -> Road:
+    def road(self) -> BandwidthPath:
         """Copying over the bandwidth, beside the controls and the prior."""
         rng = self._rng("road")
         return road(
             self.train,
-            lambda z: self.workshop.decode(z, noise="mean", rng=rng),
-            self.workshop.training,
-            self.yardstick.means,
+            lambda z: self.sampler.decode(z, noise="mean", rng=rng),
+            self.sampler.training,
+            self.reference.means,
             self.beside,
             samples=self.samples,
             rng=rng,
@@ -368,10 +311,10 @@ class _Bench:
         p = self.posteriors[split]
         picked = p.take(torch.randperm(p.n, generator=self._rng("rows", split))[: self.samples])
         rng = self._rng("reconstruct", split)
-        return self.workshop.sample(picked.draw(rng=rng), rng=rng)
+        return self.sampler.sample(picked.draw(rng=rng), rng=rng)
 
     def _rng(self, *names: str) -> torch.Generator:
-        return generator(self.seed, "generation", *names)
+        return stream(self.seed, "generation", *names)
 
 
 def _untested(entry: Sampled) -> Sampled:

@@ -4,15 +4,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from zprime.rng import stream
 from zprime.statistics.resampling import GROUPS, Groups, group_of, leave_out
-from zprime.rng import generator
 
 DIRECTIONS = 64
 
 
 def directions(features: int) -> Float[Tensor, "f l"]:
     """Random directions of length 1, the same for every pair of samples."""
-    out: Tensor = torch.randn(features, DIRECTIONS, generator=generator(0, "sliced", features), dtype=torch.float64)
+    out: Tensor = torch.randn(features, DIRECTIONS, generator=stream(0, "sliced", features), dtype=torch.float64)
     out /= out.norm(dim=0)
     return out
 

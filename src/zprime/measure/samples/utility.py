@@ -1,7 +1,6 @@
 """Train on synthetic, test on real: is a student of generated rows good with real ones?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,21 +8,6 @@ from torch import Tensor
 
 from zprime.statistics.estimate import Estimate, share
 from zprime.statistics.logistic import fit_logistic, predict_logistic
-
-
-@dataclass(frozen=True)
-class Utility:
-    """Accuracy on real held-out rows, with their own labels, of logistic regression trained on generated rows.
-
-    Attributes:
-        accuracy: the generated rows labelled by the classifier that zprime trained on real rows. It says whether all
-            that tells classes apart comes out; not whether the generator knows labels, for they are the classifier's.
-        own: the generated rows with the labels they were generated for, where the latent distribution is conditional.
-            It says both. It is no higher for that: compare it with other conditional ones only.
-    """
-
-    accuracy: Estimate
-    own: Estimate | None = None
 
 
 def hits(

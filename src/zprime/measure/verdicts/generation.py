@@ -14,16 +14,17 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool
 from torch import Tensor
 
-from zprime.latent.selection import Gains, near_best
-from zprime.measure.verdicts.decision import Decision, needed
-from zprime.statistics.estimate import Estimate, plainly
+from zprime.latent.selection import RowScores, near_best
 from zprime.measure.samples.fidelity import Compared
 from zprime.measure.samples.manifold import NAMES
+from zprime.measure.verdicts.decision import needed
+from zprime.results.verdicts import GenerationVerdict
+from zprime.statistics.estimate import Estimate, unsigned
 from zprime.statistics.resampling import About
 
 WORTH = 0.02
@@ -36,7 +37,7 @@ COVERAGE = NAMES.index("coverage")
 
 
 @dataclass(frozen=True)
-class Rival:
+class Contender:
     """What one candidate brings to the choice, all of it from the selection split.
 
     Attributes:
@@ -56,23 +57,8 @@ class Rival:
     right: Bool[Tensor, " m"] | None = None
 
 
-@dataclass(frozen=True)
-class GenerationVerdict(Decision):
-    """What to draw z' from to generate.
-
-    Attributes:
-        decision: may be `none of these` too; then `choice` is the best of these.
-        standings: name -> `copies`, `loses modes`, `behind`, `covers less`, `tied` or `best`, on the selection split.
-        evidence: `prior`, `choice`, `reconstructions`, `real rows` (Frechet distances on the held-out split), `gain`
-            (the prior's less the choice's), `coverage gain` and `decoder` (the reconstructions' less the real rows').
-    """
-
-    standings: dict[str, str] = field(default_factory=dict)
-    evidence: dict[str, Estimate] = field(default_factory=dict)
-
-
 def decide_generation(
-    rivals: list[Rival],
+    contenders: list[Contender],
     confirm: Callable[[str], Compared],
     *,
     reconstructions: Compared,
@@ -84,7 +70,7 @@ def decide_generation(
     """Apply the rule.
 
     Args:
-        rivals: the prior, called `prior`, and all that may be chosen.
+        contenders: the prior, called `prior`, and all that may be chosen.
         confirm: fresh draws of a candidate beside held-out rows.
         reconstructions: of rows of the selection split, beside held-out rows: what a perfect r(z) gives.
         real: rows of the selection split beside held-out rows: what a perfect generator gives.
@@ -92,9 +78,9 @@ def decide_generation(
         space: name of the feature space, for the sentences.
         seed: for the estimates.
     """
-    prior = next(r for r in rivals if r.name == "prior")
-    standings = _stand(rivals, prior)
-    best = _pick([r for r in rivals if standings[r.name] in ("best", "tied")])
+    prior = next(r for r in contenders if r.name == "prior")
+    ranking = _stand(contenders, prior)
+    best = _pick([r for r in contenders if ranking[r.name] in ("best", "tied")])
     first, chosen = confirm("prior"), confirm(best.name)
     about = About(first.fidelity.frechet.n, "heldout", seed)
     unit = "squared feature units"
@@ -108,14 +94,14 @@ def decide_generation(
         "decoder": (reconstructions.frechet - real.frechet).estimate(0, about, unit=unit),
     }
     found = _judge(best, evidence, tested=tested, space=space)
-    return replace(found, why=[*_why(rivals, standings, best), *found.why], standings=standings, evidence=evidence)
+    return replace(found, why=[*_why(contenders, ranking, best), *found.why], ranking=ranking, evidence=evidence)
 
 
-def _stand(rivals: list[Rival], prior: Rival) -> dict[str, str]:
+def _stand(contenders: list[Contender], prior: Contender) -> dict[str, str]:
     """Steps 1 and 2."""
     out: dict[str, str] = {}
-    left: list[Rival] = []
-    for r in rivals:
+    left: list[Contender] = []
+    for r in contenders:
         if r.copies == "copies" and r is not prior:
             out[r.name] = "copies"
         elif r is not prior and _loses(r, prior):
@@ -134,35 +120,35 @@ def _stand(rivals: list[Rival], prior: Rival) -> dict[str, str]:
     best = min(kept, key=_distance)
     for r in left:
         out[r.name] = "best" if r is best else "tied" if r in kept else "covers less" if r in tied else "behind"
-    return {r.name: out[r.name] for r in rivals}
+    return {r.name: out[r.name] for r in contenders}
 
 
-def _distance(r: Rival) -> float:
+def _distance(r: Contender) -> float:
     return float(r.compared.frechet.whole[0])
 
 
-def _loses(r: Rival, other: Rival) -> bool:
+def _loses(r: Contender, other: Contender) -> bool:
     """Whether it covers measurably less than another does."""
     lost = other.compared.manifold - r.compared.manifold
     fewer = float(lost.whole[COVERAGE]) > 2 * float(lost.stderr()[COVERAGE])
     return fewer or bool(set(r.missing) - set(other.missing))
 
 
-def _pick(tied: list[Rival]) -> Rival:
+def _pick(tied: list[Contender]) -> Contender:
     """Step 3."""
     students = [r for r in tied if r.right is not None]
     if students:
-        scores = [Gains(r.right.double()) for r in students if r.right is not None]
+        scores = [RowScores(r.right.double()) for r in students if r.right is not None]
         tied = [students[i] for i in near_best(scores, POINT)]
     return min(tied, key=lambda r: (r.bytes, _distance(r)))
 
 
-def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: str) -> GenerationVerdict:
+def _judge(best: Contender, evidence: dict[str, Estimate], *, tested: bool, space: str) -> GenerationVerdict:
     """Steps 4 and 5."""
     gain, decoder, lost = evidence["gain"], evidence["decoder"], evidence["coverage gain"]
     least = needed(gain, WORTH * evidence["prior"].value)
     distance = f"Frechet distance to held-out rows ({space} features)"
-    of = {name: plainly(e) for name, e in evidence.items()}
+    of = {name: unsigned(e) for name, e in evidence.items()}
     chosen = "" if best.name == "prior" else f"{best.label} {of['choice']}, "
     why = [
         f"{distance}: prior {of['prior']}, {chosen}reconstructions {of['reconstructions']}, real rows "
@@ -210,17 +196,17 @@ def _judge(best: Rival, evidence: dict[str, Estimate], *, tested: bool, space: s
     return GenerationVerdict("keep the prior", "prior", sentence, why)
 
 
-def _why(rivals: list[Rival], standings: dict[str, str], best: Rival) -> list[str]:
+def _why(contenders: list[Contender], ranking: dict[str, str], best: Contender) -> list[str]:
     """Who is out, and what chose among the rest."""
-    labels = {r.name: r.label for r in rivals}
+    labels = {r.name: r.label for r in contenders}
     out = []
     for state, words in (
         ("copies", "copies training rows"),
         ("loses modes", "loses part of the data"),
         ("covers less", "is as near to the data as the best, but covers less of them"),
     ):
-        out += [f"{labels[n]} {words}, and is out" for n, s in standings.items() if s == state]
-    ties = [labels[n] for n, s in standings.items() if s in ("best", "tied")]
+        out += [f"{labels[n]} {words}, and is out" for n, s in ranking.items() if s == state]
+    ties = [labels[n] for n, s in ranking.items() if s in ("best", "tied")]
     if len(ties) > 1:
         by = "the best student, or tied with it and smallest" if best.right is not None else "the smallest of them"
         out.append(f"tied on the selection split: {', '.join(ties)}; {best.label} is {by}")

@@ -3,107 +3,63 @@
 The rule of the theory page, section 3, sentence by sentence:
 
 1. On the selection split take the best; among the candidates whose paired difference to the best is below
-   max(1 s.e. of that difference, 0.05 nats) take the one that stores least (`Standing`; the prior stores nothing).
+   max(1 s.e. of that difference, 0.05 nats) take the one that stores least (`Ranking`; the prior stores nothing).
 2. Open the held-out split once, for that one: leave the prior only if its gain exceeds max(2 s.e., 0.05 nats).
-3. One rung serves all candidates: the likelihood gain, where it is trusted for all of them on the selection split.
-   It is trusted when its mean moves by less than max(1 s.e., 0.05 nats) from K/4 to K draws.
-4. If it is not trusted, leave the prior only if code gain and evidence gain both say so; else the verdict is undecided.
+3. One rung serves all candidates: the likelihood gain, where it is stable for all of them on the selection split.
+   It is stable when its mean moves by less than max(1 s.e., 0.05 nats) from K/4 to K draws.
+4. If it is not stable, leave the prior only if ELBO gain and exact-posterior gain both say so; else the verdict is undecided.
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from zprime.latent.selection import TIE, Gains, paired, smallest_of_best
-from zprime.measure.verdicts.decision import Decision, needed
+from zprime.latent.selection import TIE, RowScores, paired, smallest_of_best
+from zprime.measure.candidates import Candidates
+from zprime.measure.likelihood.gains import DIVERGE, RowGains, moved
+from zprime.measure.verdicts.decision import needed
+from zprime.results.verdicts import Ranking, Verdict
 from zprime.statistics.estimate import Estimate, finite_mean, mean_estimate
-from zprime.measure.likelihood.gains import DIVERGE, Ladder, moved
-from zprime.measure.candidates import Panel
 
 UNIT = "nats per row"
-BOTH = "code and evidence gain"
+BOTH = "ELBO and exact-posterior gain"
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Where one candidate stands on the selection split: all that the choice was made from.
-
-    Attributes:
-        name: of the candidate.
-        bytes: what it stores.
-        gain: over the prior, on the rung that chose.
-        behind: the best one's gain minus this one's, mean over rows, nats.
-        behind_stderr: its standard error, paired over rows.
-        limit: max(1 s.e., 0.05 nats); a tie is a difference below it.
-        tied: whether this is the best one, or tied with it.
-        likelihood: the likelihood gain with its trust, whether it chose or not; None where it was not measured.
-    """
-
-    name: str
-    bytes: int
-    gain: Estimate
-    behind: float
-    behind_stderr: float
-    limit: float
-    tied: bool
-    likelihood: Estimate | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict(Decision):
-    """What to draw z' from, by likelihood: `prior` unless the decision is to leave it.
-
-    Attributes:
-        best: the candidate chosen on the selection split, which the held-out split was opened for.
-        rung: `likelihood gain`, or `code and evidence gain` where the former is not trusted.
-        evidence: the numbers behind it, of `best`: `selection` and `heldout` (likelihood gain), or `code gain` and
-            `evidence gain` on the held-out split.
-        needed: what each number on the held-out split had to exceed, max(2 s.e., 0.05 nats).
-        standings: every candidate on the selection split.
-    """
-
-    best: str
-    rung: str
-    evidence: dict[str, Estimate] = field(default_factory=dict)
-    needed: dict[str, float] = field(default_factory=dict)
-    standings: list[Standing] = field(default_factory=list)
-
-
-def likelihood_estimate(ladder: Ladder, name: str, seed: int) -> Estimate:
-    """Rung (c) of one view, trusted if its mean moved by less than max(1 s.e., 0.05 nats) from K/4 to K draws."""
+def likelihood_estimate(ladder: RowGains, name: str, seed: int) -> Estimate:
+    """Rung (c) of one blend, stable if its mean moved by less than max(1 s.e., 0.05 nats) from K/4 to K draws."""
     e = mean_estimate(ladder.likelihood[name], unit=UNIT, split=ladder.split, seed=seed)
     if name == "prior":
         return e
     return moved(e, ladder.likelihood[name], ladder.quarter[name], ladder.draws)
 
 
-def evidence_estimate(ladder: Ladder, name: str, seed: int) -> Estimate:
-    """Rung (b) of one view over the rows where it is finite; trusted if it is so on all of them.
+def exact_posterior_estimate(ladder: RowGains, name: str, seed: int) -> Estimate:
+    """Rung (b) of one blend over the rows where it is finite; stable if it is so on all of them.
 
     Where it is an importance estimate, it has to stand still from K/4 to K draws too.
     """
     values = ladder.evidence[name]
-    sampled = name in ladder.evidence_quarter
+    sampled = name in ladder.exact_posterior_quarter
     e = finite_mean(values, unit=UNIT, split=ladder.split, seed=seed if sampled else None, because=DIVERGE)
-    if not sampled or not e.trusted:
+    if not sampled or not e.stable:
         return e
-    e = moved(e, values, ladder.evidence_quarter[name], ladder.draws)
+    e = moved(e, values, ladder.exact_posterior_quarter[name], ladder.draws)
     return replace(e, because=f"no closed form, by importance sampling: {e.because}")
 
 
-def decide(panel: Panel, selection: Ladder, heldout: Ladder, *, seed: int) -> Verdict:
+def decide(candidates: Candidates, selection: RowGains, heldout: RowGains, *, seed: int) -> Verdict:
     """Apply the rule."""
-    climbed = all(n in selection.likelihood for n in panel.eligible)
-    likelihoods = {n: likelihood_estimate(selection, n, seed) for n in panel.eligible} if climbed else {}
-    trusted = climbed and all(e.trusted for e in likelihoods.values())
-    # where the likelihood gain is not trusted, the code gain chooses: the stricter of the two that are left
-    standings, best = _stand(panel, selection, likelihoods, seed, rung="likelihood" if trusted else "code")
-    label = panel.candidates[best].label
-    doubt = "" if trusted else _doubt(likelihoods)
-    if trusted and best == "prior":
+    climbed = all(n in selection.likelihood for n in candidates.eligible)
+    likelihoods = {n: likelihood_estimate(selection, n, seed) for n in candidates.eligible} if climbed else {}
+    stable = climbed and all(e.stable for e in likelihoods.values())
+    # where the likelihood gain is not stable, the ELBO gain chooses: the stricter of the two that are left
+    ranking, best = _stand(candidates, selection, likelihoods, seed, rung="likelihood" if stable else "code")
+    label = candidates.distributions[best].label
+    doubt = "" if stable else _doubt(likelihoods)
+    if stable and best == "prior":
         found = _nothing_better()
-    elif trusted:
+    elif stable:
         confirmed = likelihood_estimate(heldout, best, seed)
-        if confirmed.trusted:
+        if confirmed.stable:
             found = _by_likelihood(best, label, likelihoods[best], confirmed)
         else:
             doubt = f"on the held-out split the likelihood gain of {best} {confirmed.because}"
@@ -112,17 +68,17 @@ def decide(panel: Panel, selection: Ladder, heldout: Ladder, *, seed: int) -> Ve
         found = _undecided_for_prior(doubt)
     else:
         found = _by_both(best, label, heldout, doubt, seed)
-    return replace(found, standings=standings)
+    return replace(found, ranking=ranking)
 
 
 def _stand(
-    panel: Panel, selection: Ladder, likelihoods: dict[str, Estimate], seed: int, *, rung: str
-) -> tuple[list[Standing], str]:
+    candidates: Candidates, selection: RowGains, likelihoods: dict[str, Estimate], seed: int, *, rung: str
+) -> tuple[list[Ranking], str]:
     """Every candidate beside the best on the selection split, and the smallest of those that tie with it."""
-    names = panel.eligible
+    names = candidates.eligible
     values = {n: getattr(selection, rung)[n] for n in names}
-    sizes = {n: panel.candidates[n].bytes for n in names}
-    chosen = names[smallest_of_best([Gains(values[n]) for n in names], [sizes[n] for n in names])]
+    sizes = {n: candidates.distributions[n].bytes for n in names}
+    chosen = names[smallest_of_best([RowScores(values[n]) for n in names], [sizes[n] for n in names])]
     top = max(names, key=lambda n: float(values[n].mean()))
     out = []
     for n in names:
@@ -130,19 +86,19 @@ def _stand(
         limit = max(TIE, stderr if math.isfinite(stderr) else 0.0)
         gain = likelihoods[n] if rung == "likelihood" else _mean(selection, rung, n, seed)
         tied = n == top or behind < limit
-        out.append(Standing(n, sizes[n], gain, behind, stderr, limit, tied, likelihoods.get(n)))
+        out.append(Ranking(n, sizes[n], gain, behind, stderr, limit, tied, likelihoods.get(n)))
     return out, chosen
 
 
-def _mean(ladder: Ladder, rung: str, name: str, seed: int) -> Estimate:
+def _mean(ladder: RowGains, rung: str, name: str, seed: int) -> Estimate:
     return mean_estimate(getattr(ladder, rung)[name], unit=UNIT, split=ladder.split, seed=seed)
 
 
 def _doubt(likelihoods: dict[str, Estimate]) -> str:
     if not likelihoods:
         return "the likelihood gain was not measured (no decoder)"
-    bad = [f"{n} {e.because}" for n, e in likelihoods.items() if not e.trusted]
-    return "the likelihood gain is not trusted on the selection split: " + "; ".join(bad)
+    bad = [f"{n} {e.because}" for n, e in likelihoods.items() if not e.stable]
+    return "the likelihood gain is not stable on the selection split: " + "; ".join(bad)
 
 
 def _nothing_better() -> Verdict:
@@ -160,9 +116,9 @@ def _undecided_for_prior(doubt: str) -> Verdict:
     return Verdict(
         "undecided",
         "prior",
-        "Undecided: no candidate's code gain is measurably above the prior's, which a sharp r can fail at and still be "
+        "Undecided: no candidate's ELBO gain is measurably above the prior's, which a sharp r can fail at and still be "
         "better, and there is no likelihood gain to trust. Until more draws, or a decoder, settle it, keep the prior.",
-        [doubt, "on the selection split no candidate's code gain is above the prior's by more than its own error"],
+        [doubt, "on the selection split no candidate's ELBO gain is above the prior's by more than its own error"],
         best="prior",
         rung=BOTH,
     )
@@ -197,25 +153,23 @@ def _by_likelihood(best: str, label: str, chosen: Estimate, confirmed: Estimate)
     )
 
 
-def _by_both(best: str, label: str, heldout: Ladder, doubt: str, seed: int) -> Verdict:
-    numbers = {"code gain": _mean(heldout, "code", best, seed)}
+def _by_both(best: str, label: str, heldout: RowGains, doubt: str, seed: int) -> Verdict:
+    numbers = {"ELBO gain": _mean(heldout, "code", best, seed)}
     if best in heldout.evidence:
-        numbers["evidence gain"] = evidence_estimate(heldout, best, seed)
+        numbers["exact-posterior gain"] = exact_posterior_estimate(heldout, best, seed)
     least = {n: needed(e, TIE) for n, e in numbers.items()}
     why = [doubt] + [
         f"held-out split: {n} of {label} is {e} nats per row, {e.n} rows; needed more than {least[n]:.2f}"
-        + (f" ({e.because})" if not e.trusted else "")
+        + (f" ({e.because})" if not e.stable else "")
         for n, e in numbers.items()
     ]
-    if len(numbers) == 2 and all(e.trusted and e.value > least[n] for n, e in numbers.items()):
+    if len(numbers) == 2 and all(e.stable and e.value > least[n] for n, e in numbers.items()):
         decision, choice = "leave the prior", best
-        sentence = (
-            f"Draw z' from {label}, not from the prior: its code gain and its evidence gain on held-out data agree."
-        )
+        sentence = f"Draw z' from {label}, not from the prior: its ELBO gain and its exact-posterior gain on held-out data agree."
     else:
         decision, choice = "undecided", "prior"
         sentence = (
-            f"Undecided: {label} looked best, but the likelihood gain cannot be trusted here and the code and evidence "
+            f"Undecided: {label} looked best, but the likelihood gain cannot be stable here and the code and evidence "
             "gains do not agree. Until more draws or rows settle it, keep the prior."
         )
     return Verdict(decision, choice, sentence, why, best=best, rung=BOTH, evidence=numbers, needed=least)

@@ -1,0 +1,54 @@
+"""What is found of rows that came after a run."""
+
+from dataclasses import dataclass
+
+from zprime.statistics.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One dimension.
+
+    Attributes:
+        dimension: from 0.
+        statistic: Kolmogorov and Smirnov's, the largest gap between the two distribution functions.
+        p_value: corrected for the number of dimensions (Holm 1979).
+    """
+
+    dimension: int
+    statistic: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """New rows against held-out rows.
+
+    Attributes:
+        source: name of the latent distribution.
+        rows: how many new rows.
+        log_density: mean log r(z) at new codes less that at held-out codes, nats: below 0, r finds them less likely.
+        density_p: two-sided rank test that the two have one distribution (Mann & Whitney 1947).
+        moments: KL between the Gaussians with the moments of new and of held-out aggregated posteriors, nats. Above 0
+            by chance alone, which the p-value allows for.
+        moments_p: permutation test of the same.
+        dimensions: every dimension, the least likely first.
+        gain: ELBO gain of r over the prior on new rows: above 0, r still is the better of the two.
+        gain_heldout: the same on held-out rows.
+        p_value: of the three tests together (the least, times three).
+        drifted: whether that is below 0.05.
+        sentence: in words.
+    """
+
+    source: str
+    rows: int
+    log_density: Estimate
+    density_p: float
+    moments: Estimate
+    moments_p: float
+    dimensions: list[Shift]
+    gain: Estimate
+    gain_heldout: Estimate
+    p_value: float
+    drifted: bool
+    sentence: str

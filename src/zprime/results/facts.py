@@ -1,0 +1,113 @@
+"""What an audit tells of data, model, storage and fits, beside its measurements."""
+
+from dataclasses import dataclass, field
+
+Setting = bool | int | float | str | list[int] | list[float] | list[str] | None
+"""A value of a setting, as JSON has it."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A value of a setting that a fit tried, and what came of it on the selection split.
+
+    Attributes:
+        setting: its name, e.g. `components`.
+        value: what was tried.
+        bytes: what the latent distribution then stores.
+        epsilon: the share of the prior that went with it.
+        gain: ELBO gain over the prior, mean over rows, nats.
+        stderr: standard error of that; None of one row.
+    """
+
+    setting: str
+    value: float
+    bytes: int
+    epsilon: float
+    gain: float
+    stderr: float | None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a fit decided on the selection split.
+
+    Attributes:
+        epsilon: share of the prior that is mixed in; None where that was not decided (for the prior itself).
+        gain: mean ELBO gain over the prior on the selection split with that share, nats a row; None likewise.
+        active: the latent dimensions, from 0, that the kind was fitted to; None for all of them.
+        weights: column of the data that rows are weighed by; empty for equal weights.
+        settings: name -> value of what the kind itself decided, e.g. {"components": 64}.
+    """
+
+    epsilon: float | None = None
+    gain: float | None = None
+    active: list[int] | None = None
+    weights: str = ""
+    settings: dict[str, Setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The data set, as it describes itself.
+
+    Attributes:
+        name: what the data are called; empty if nobody named them.
+        shape: of a row.
+        sizes: split -> rows.
+        content: SHA-256 of the stored rows; empty if not known.
+        copies: split -> rows that equal a training row exactly.
+        bytes: what the training rows take as they are stored; None if not known.
+        columns: names of a table's columns, where they have names.
+        log_scale: sum of log scale over the entries of a row, `stored = scaled * scale + shift`; None if not known.
+    """
+
+    name: str = ""
+    shape: list[int] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    content: str = ""
+    copies: dict[str, int] = field(default_factory=dict)
+    bytes: int | None = None
+    columns: list[str] = field(default_factory=list)
+    log_scale: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The model, and how it was trained; what is not known of a brought one is None or empty.
+
+    Attributes:
+        latents: latent dimension d.
+        settings: name -> value, of the architecture.
+        training: name -> value, of the training.
+        epoch: the epoch whose parameters were kept.
+        epochs: epochs trained.
+        stopped: why training ended, in words.
+        beta: weight of the KL term in training.
+        elbo: on the selection split at that epoch, nats a row.
+    """
+
+    latents: int
+    settings: dict[str, Setting] = field(default_factory=dict)
+    training: dict[str, Setting] = field(default_factory=dict)
+    epoch: int | None = None
+    epochs: int | None = None
+    stopped: str = ""
+    beta: float | None = None
+    elbo: float | None = None
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The two ways to keep the aggregated posterior: as means and standard deviations, and as the data.
+
+    Attributes:
+        posteriors: bytes of the training posteriors.
+        posteriors_draws: draws z' per CPU second from them.
+        data: bytes of the training rows as stored; None if not known.
+        data_draws: draws z' per CPU second, each datum encoded when it is drawn; None without encoder or rows.
+    """
+
+    posteriors: int
+    posteriors_draws: int
+    data: int | None = None
+    data_draws: int | None = None

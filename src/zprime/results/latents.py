@@ -1,0 +1,202 @@
+"""What the measures of the latent space answer."""
+
+from dataclasses import dataclass, field
+
+from zprime.statistics.c2st import C2ST
+from zprime.statistics.estimate import Estimate
+from zprime.statistics.mmd import MMD
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """`mean KL(q_i||p) = I + KL(qbar||p)`, on the posteriors of one split and their own mixture qbar.
+
+    Attributes:
+        mean_kl: mean of KL(q_i||p), exact.
+        information: I = mean of KL(q_i||qbar), the index-code mutual information; 0 <= I <= log N. Its error is that of
+            the draws, for I is a number that belongs to these rows; with one draw a row (above 30,000 rows) the spread
+            of the rows stands in for it, which is wider.
+        hole: KL(qbar||p), by the identity.
+        gaussian_part: KL of qbar's moment match from p: a lower bound of the hole, exact.
+        log_n: log N, the cap of I.
+        told_apart: exp(I), the number of data that the code tells apart, with its interval.
+        dimension_kl: mean KL of each dimension, exact, shape [d].
+        mean_variance: variance over the data of each dimension's posterior mean, shape [d].
+        active: number of dimensions where that variance is above 0.01.
+        posterior_variance: mean over the data of each dimension's posterior variance, shape [d]; with `mean_variance`
+            it adds up to the variance of qbar. Empty in audits of earlier versions.
+    """
+
+    mean_kl: Estimate
+    information: Estimate
+    hole: Estimate
+    gaussian_part: Estimate
+    log_n: float
+    told_apart: Estimate
+    dimension_kl: list[float]
+    mean_variance: list[float]
+    active: int
+    posterior_variance: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One number about the hole.
+
+    Attributes:
+        name: what it is.
+        target: `empirical` or `population`: which hole it is about.
+        side: `below`, `above`, or `equal`.
+        estimate: in nats.
+    """
+
+    name: str
+    target: str
+    side: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Hole:
+    """The bracket.
+
+    Attributes:
+        bounds: every number, with the target that it belongs to.
+        low, high: 95 % interval of the population hole, in nats: the highest of the lower ends of the bounds from
+            below (at a level corrected for their number), and the upper end of the one from above.
+        information: I of the fresh rows with their own mixture.
+        log_n: its cap, log N.
+        floor: mean KL(q||p) - log N: the bound from above cannot fall below it, whatever the truth.
+        saturated: whether I is within 0.5 nats of its cap; then the bound from above is little more than that floor.
+    """
+
+    bounds: list[Bound]
+    low: float
+    high: float
+    information: Estimate
+    log_n: float
+    floor: float
+    saturated: bool
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """MaskedGains over the prior of one latent distribution, on rows that it holds and on rows that it does not.
+
+    `self-included` is a training row under the mixture that holds its own component, `leave-one-out` the same row under
+    the mixture of all others, `held-out` a row that no part has seen. The first two are about the rows of this training
+    set given its mixture: their intervals are those of a sample of these rows, not of other training sets. A few rows
+    that lie apart can decide the mean; where there are too few rows for their skewness it is not stable.
+
+    Attributes:
+        code: (a) of each of the three.
+        evidence: (b) of each of the three.
+        memorised: `code` and `evidence`: self-included less leave-one-out, paired over the training rows.
+    """
+
+    code: dict[str, Estimate]
+    evidence: dict[str, Estimate]
+    memorised: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class TotalCorrelation:
+    """`KL(qbar||p) = total + dimensions`, in nats.
+
+    Attributes:
+        total: total correlation, KL(qbar || product of its marginals).
+        dimensions: sum of KL(qbar_j||p_j) over dimensions.
+        dimension: KL(qbar_j||p_j) of each; to be read beside `Surgery.dimension_kl`, the mean KL(q_ij||p_j).
+    """
+
+    total: Estimate
+    dimensions: Estimate
+    dimension: list[Estimate]
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """What each estimator says I is.
+
+    Attributes:
+        batch: M, rows of a minibatch.
+        rows: N.
+        estimates: name -> mean over minibatches, with its error over minibatches; to be compared with
+            `Surgery.information` of the same split. None is stable in its place.
+    """
+
+    batch: int
+    rows: int
+    estimates: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Average:
+    """One answer to "the distribution closest to every posterior".
+
+    Attributes:
+        name: `prior`, `aggregated posterior`, `moment match`, `pool`, `barycentre`, or `shared`.
+        criterion: what it is the minimiser of, in words.
+        forward: mean KL(q_i||r) over training rows; exact where r is one Gaussian.
+        heldout: the same over held-out rows, which r has not seen; for the aggregated posterior over at most 1,000 of
+            them, by four draws each.
+        reverse: mean KL(r||q_i) over training rows, exact; None for the aggregated posterior.
+        to_prior: KL(r||p).
+        width: geometric mean of the standard deviations of r (the prior's is 1); of its moment match for a mixture.
+        offset: length of the mean of r, over the square root of the latent dimension.
+    """
+
+    name: str
+    criterion: str
+    forward: Estimate
+    heldout: Estimate
+    reverse: Estimate | None
+    to_prior: Estimate
+    width: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class Averages:
+    """All of them, and a typical posterior to hold them against.
+
+    Attributes:
+        members: name -> average.
+        width: geometric mean of the standard deviations of all posteriors.
+        shared_fails: why there is no posterior of one latent shared by all rows; empty where there is.
+    """
+
+    members: dict[str, Average]
+    width: float
+    shared_fails: str = ""
+
+
+@dataclass(frozen=True)
+class TwoSample:
+    """Held-out codes against draws of one distribution."""
+
+    c2st: C2ST
+    mmd: MMD
+
+
+@dataclass(frozen=True)
+class LatentsSide:
+    """All of it.
+
+    Attributes:
+        leave_one_out: name -> what is memorised, for the aggregated posterior and exemplars.
+        hole: of the population, as a bracket, and of the training rows; None with fewer than 3 held-out rows.
+        total_correlation: of the training rows' mixture.
+        minibatch: what minibatch estimators say of the I in the training rows' surgery; None where rows have weights,
+            or there is one only.
+        low_density: `1 %` and `5 %` -> share of prior draws below that quantile of log qbar at held-out codes.
+        two_sample: name -> tests of held-out codes against its draws; among them a control, `codes of the selection
+            split`, which no test should tell from held-out codes.
+    """
+
+    leave_one_out: dict[str, LeaveOneOut]
+    hole: Hole | None
+    total_correlation: TotalCorrelation
+    minibatch: Minibatch | None
+    low_density: dict[str, Estimate]
+    two_sample: dict[str, TwoSample]

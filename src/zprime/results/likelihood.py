@@ -1,0 +1,149 @@
+"""What the measures of log p(x), of the encoder and of the estimators answer."""
+
+from dataclasses import dataclass, field
+
+from zprime.statistics.estimate import Estimate
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Units:
+    """What a log-likelihood of scaled data is a likelihood of.
+
+    Attributes:
+        entries: numbers in a datum, D.
+        log_scale: sum of log scale over the entries, `stored = scaled * scale + shift`: taken off log p(x) it gives the
+            log-density of the data as stored; 0 for data that are drawn by a discrete p(x|z).
+        says: what the figure is, in words.
+        meaningful: False where p(x|z) is a probability of 0 and 1 and the data are neither.
+    """
+
+    entries: int
+    log_scale: float
+    says: str
+    meaningful: bool = True
+
+
+@dataclass(frozen=True)
+class InferenceGap:
+    """`log p(x) = reconstruction - rate + gap` on the rows of one split, under the prior.
+
+    Attributes:
+        log_prob: mean log p(x), rung (c) under the prior: a lower bound in expectation.
+        elbo: mean ELBO.
+        reconstruction: mean of E_q[log p(x|z)].
+        rate: mean KL(q||p), exact.
+        gap: mean of log p(x) - ELBO, paired over rows: KL(q(z|x) || p(z|x)); a lower bound in expectation, as log p(x)
+            is. Trusted if it moved by less than max(1 s.e., 0.05 nats) from a quarter of the draws to all.
+    """
+
+    log_prob: Estimate
+    elbo: Estimate
+    reconstruction: Estimate
+    rate: Estimate
+    gap: Estimate
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranks of what made simulated data, in every latent and in the distance from the posterior's mean.
+
+    Attributes:
+        source: name of the latent distribution that z was drawn from.
+        rows: simulated rows that were ranked.
+        dropped: rows left out because q is wider than the prior there and q_r does not exist (a choice by x alone,
+            which leaves uniform ranks uniform).
+        draws: draws of the posterior that each z was ranked among.
+        names: `z1`, `z2`, ..., and `distance`, the Mahalanobis distance from the mean of q, which sees what no single
+            latent shows: correlations that a diagonal q leaves out.
+        counts: for each name, rows in each of 20 bins of ranks, lowest ranks first.
+        low, high: a histogram is within this band in all of its bins with probability 95 % or more if ranks are uniform
+            (binomial, Bonferroni over bins).
+        bias: for each name, mean rank in units of all ranks, minus 1/2: above 0 where q lies too low.
+        spread: for each name, variance of the ranks over that of uniform ranks: above 1 where q is too narrow.
+        chi_square: for each name, p-value of Pearson's test of the histogram.
+        ks: for each name, p-value of a Kolmogorov-Smirnov test of the ranks, ties broken at random.
+        p_value: of all these tests together (smallest times their number).
+        seed: of the draws.
+    """
+
+    source: str
+    rows: int
+    dropped: int
+    draws: int
+    names: list[str]
+    counts: list[list[int]]
+    low: int
+    high: int
+    bias: list[Estimate]
+    spread: list[Estimate]
+    chi_square: list[float]
+    ks: list[float]
+    p_value: float
+    seed: int
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether nothing speaks against the encoder at the 5 % level."""
+        return self.p_value >= LEVEL
+
+    @property
+    def outside(self) -> list[str]:
+        """Names whose histogram leaves the band."""
+        return [
+            name
+            for name, counts in zip(self.names, self.counts, strict=True)
+            if min(counts) < self.low or max(counts) > self.high
+        ]
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """Means over rows simulated from one latent distribution and the decoder; differences are paired over rows.
+
+    Attributes:
+        name: of the latent distribution.
+        forward: annealed importance sampling, below log p_r(x) in expectation.
+        reverse: the same chains in reverse from the z that made x, above it in expectation.
+        gap: reverse - forward: on average the truth is no further than this from either. Trusted below 1 nat.
+        importance: rung (c)'s log p_r(x) of the same rows, with the draws and candidates of the audit.
+        below: importance - forward; above: reverse - importance. Rung (c) is a lower bound in expectation, so `above`
+            says how much it can be short of at most, and a negative one would contradict it.
+        acceptance: share of accepted trajectories.
+        temperatures, chains, leapfrog: how long it was annealed.
+    """
+
+    name: str
+    forward: Estimate
+    reverse: Estimate
+    gap: Estimate
+    importance: Estimate
+    below: Estimate
+    above: Estimate
+    acceptance: float
+    temperatures: int
+    chains: int
+    leapfrog: int
+
+
+@dataclass(frozen=True)
+class LikelihoodSide:
+    """The likelihood and the encoder.
+
+    Attributes:
+        log_prob: blend -> mean log p_r(x) of held-out rows, rung (c), nats a row: a lower bound in expectation, of
+            scaled data.
+        units: what that is a likelihood of.
+        bits: blend -> the same as bits per dimension of the data as stored; empty where that has no meaning.
+        gaps: split -> what the encoder loses.
+        calibration: of the encoder on data simulated from the prior, and from the candidate that the verdict looked at.
+        sandwiches: annealed bounds beside rung (c), where they were asked for.
+    """
+
+    log_prob: dict[str, Estimate]
+    units: Units
+    bits: dict[str, Estimate]
+    gaps: dict[str, InferenceGap]
+    calibration: list[Calibration] = field(default_factory=list)
+    sandwiches: list[Sandwich] = field(default_factory=list)

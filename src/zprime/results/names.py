@@ -1,0 +1,75 @@
+"""Names of what is measured: the three gains, candidates, and finding things by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, TypeVar, runtime_checkable
+
+from zprime.errors import UsageError
+
+
+class Gain(StrEnum):
+    """A gain over the prior, in nats a row; docs/theory.md, section 3."""
+
+    ELBO = "elbo"
+    """E_q[log r - log p]: the exact change of the ELBO with the encoder as it is."""
+    EXACT_POSTERIOR = "exact_posterior"
+    """log E_q[r/p]: what log p(x) would gain if q were the posterior."""
+    LIKELIHOOD = "likelihood"
+    """log p_r(x) - log p_p(x) with the decoder, by importance sampling."""
+
+    @property
+    def words(self) -> str:
+        """As tables and sentences call it, e.g. `ELBO gain`."""
+        return {"elbo": "ELBO gain", "exact_posterior": "exact-posterior gain", "likelihood": "likelihood gain"}[self]
+
+
+@dataclass(frozen=True, order=True)
+class CandidateId:
+    """A candidate, or its base alone: what mixes in a share of the prior is also measured without it.
+
+    Attributes:
+        name: as the candidate was called.
+        alone: without the share of the prior; shown for information, never chosen.
+    """
+
+    name: str
+    alone: bool = False
+
+    def __str__(self) -> str:
+        """As JSON and tensors are keyed: the name, or `alone/` and the name."""
+        return f"{ALONE}{self.name}" if self.alone else self.name
+
+    @classmethod
+    def parse(cls, text: str) -> "CandidateId":
+        """Read what `str` wrote."""
+        return cls(text.removeprefix(ALONE), text.startswith(ALONE))
+
+
+ALONE = "alone/"
+"""No name of a candidate may hold a slash, so that this is never part of one."""
+
+
+@runtime_checkable
+class Named(Protocol):
+    """Whatever is called by a candidate's name."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+        ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+def named(entries: Sequence[N], name: str) -> N:
+    """The entry called `name`.
+
+    Raises:
+        UsageError: no such entry.
+    """
+    found = next((e for e in entries if e.name == name), None)
+    if found is None:
+        raise UsageError(f"name: expected one of {', '.join(e.name for e in entries)}, got {name!r}")
+    return found

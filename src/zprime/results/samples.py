@@ -1,0 +1,212 @@
+"""What the measures of generated rows answer."""
+
+from dataclasses import dataclass, field
+
+from zprime.results.names import named
+from zprime.results.verdicts import GenerationVerdict
+from zprime.statistics.c2st import C2ST
+from zprime.statistics.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class Copying:
+    """How one sample lies to the training set.
+
+    Attributes:
+        auc: chance that a generated row is nearer to the training set than a held-out reconstruction is; 1/2 where
+            nothing is copied, less where rows are off the data.
+        within: the same within regions of the data, like with like: a generator that only draws more from dense regions
+            is not accused.
+        near: share of rows nearer than all but 5 % of the held-out reconstructions of their region: 0.05 where
+            nothing is copied. It sees a few copies among many rows that are far off.
+        singled: share of rows whose nearest training row is nearer, as a part of the distance to the fifth nearest,
+            than for all but 5 % of the held-out reconstructions. A copy is near to *one* row; a row that is merely
+            typical (from a generator that blurs, or keeps to the middle) is near to many, and is not accused.
+        z_u: Z_U of Meehan et al. 2020, below 0 for copies; it grows with the sample.
+        c_t: C_T of the same, over the regions.
+        authenticity: share of rows farther from the nearest training row than that row is from its own nearest (Alaa et
+            al. 2022).
+        ratio: mean of the distances to the nearest and to the second nearest training row, the one over the other.
+        status: `copies`, `passes`, or `untested` where the controls failed.
+    """
+
+    auc: Estimate
+    within: Estimate
+    near: Estimate
+    singled: Estimate
+    z_u: Estimate
+    c_t: Estimate
+    authenticity: Estimate
+    ratio: Estimate
+    status: str = "passes"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Shares of labels among generated and among real rows, both as the same classifier labels them.
+
+    Its errors are in both, and cancel as far as it errs on generated rows as it does on real ones.
+
+    Attributes:
+        shares: label -> share among generated rows.
+        expected: label -> share among real rows.
+        variation: total variation distance between the two, half the sum of absolute differences, from 0 to 1.
+        missing: labels that come out less than half as often as they should (by the whole 95 % interval).
+    """
+
+    shares: dict[str, Estimate]
+    expected: dict[str, float]
+    variation: Estimate
+    missing: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """One sample beside real rows.
+
+    Attributes:
+        frechet: distance of the Gaussians with the two samples' moments: sees quality and variety, blind to shape.
+        precision: share of generated rows inside the manifold of real ones: sees junk, blind to what is missing.
+        recall: share of real rows inside the manifold of generated ones: sees what is missing.
+        density: how many real rows' balls hold a generated row, over k: as precision, and not fooled by outliers.
+        coverage: share of real rows with a generated one in their ball: as recall, and not fooled by outliers.
+        sliced: Wasserstein-2 distance along random directions: as frechet, and sees shape.
+        told_apart: classifier two-sample test: sees any difference, and says whether there is one, not which.
+        labels: shares of labels, where there are any.
+    """
+
+    frechet: Estimate
+    precision: Estimate
+    recall: Estimate
+    density: Estimate
+    coverage: Estimate
+    sliced: Estimate
+    told_apart: C2ST
+    labels: Labels | None = None
+
+
+@dataclass(frozen=True)
+class Utility:
+    """Accuracy on real held-out rows, with their own labels, of logistic regression trained on generated rows.
+
+    Attributes:
+        accuracy: the generated rows labelled by the classifier that zprime trained on real rows. It says whether all
+            that tells classes apart comes out; not whether the generator knows labels, for they are the classifier's.
+        own: the generated rows with the labels they were generated for, where the latent distribution is conditional.
+            It says both. It is no higher for that: compare it with other conditional ones only.
+    """
+
+    accuracy: Estimate
+    own: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """Samples at one bandwidth.
+
+    Attributes:
+        name: `training codes`, or the bandwidth.
+        bandwidth: h of Liu & West's kernel; 0 for the training codes too, which have not even their posteriors' noise.
+        copying: of decoder means.
+    """
+
+    name: str
+    bandwidth: float
+    copying: Copying
+
+
+@dataclass(frozen=True)
+class BandwidthPath:
+    """How copies become samples, and samples leave the data, as the posteriors are smoothed.
+
+    Attributes:
+        rows: generated rows at each stop, and of each that stands beside it: Z_U and C_T grow with their number.
+        points: from the training codes over h = 0, the aggregated posterior, to h = 1, one Gaussian with its mean and
+            covariance. All have the same rows and the same noise.
+        beside: the same number of planted copies, of reconstructions, and of samples of the prior.
+    """
+
+    rows: int
+    points: list[PathPoint]
+    beside: dict[str, Copying]
+
+    @property
+    def copies(self) -> list[PathPoint]:
+        """Stops whose samples copy."""
+        return [s for s in self.points if s.copying.status == "copies"]
+
+    @property
+    def off(self) -> list[PathPoint]:
+        """The points at the end of the road that are measurably farther from the training set than unseen rows are."""
+        out: list[PathPoint] = []
+        for s in reversed(self.points):
+            if s.copying.within.high >= 0.5:
+                break
+            out.insert(0, s)
+        return out
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One sample of x', measured.
+
+    Attributes:
+        name: of the candidate, as in the table; or of the control.
+        label: what it is.
+        eligible: whether the verdict could choose it.
+        copying: of decoder means; None for real rows, which are no reconstructions.
+        copying_draws: of decoder draws x' ~ p(x|z'), beside draws of the reconstructions; noise hides copies.
+        fidelity: beside held-out rows.
+        utility: of a student trained on it; None without labels.
+    """
+
+    name: str
+    label: str
+    eligible: bool
+    copying: Copying | None
+    copying_draws: Copying | None
+    fidelity: Fidelity
+    utility: Utility | None = None
+
+    @property
+    def status(self) -> str:
+        """`copies` if means or draws do; `untested` where the controls failed; else `passes`."""
+        found = {c.status for c in (self.copying, self.copying_draws) if c is not None}
+        return next((s for s in ("copies", "untested") if s in found), "passes")
+
+
+@dataclass(frozen=True)
+class SamplesSide:
+    """The x' side of the audit.
+
+    Attributes:
+        features: name of the feature space.
+        says: how it was made.
+        noise: whether fidelity and students see decoder `mean`s or decoder `draw`s.
+        samples: generated rows of each candidate, for copying.
+        rows: rows in each sample that fidelity compares.
+        entries: every candidate, in the order of the table.
+        controls: `real rows` of the selection split, `reconstructions` of them, and `planted copies` of training rows.
+        classifier: accuracy on held-out rows of the classifier that labels; None without labels.
+        verdict: for generation.
+        road: copying from the training codes to one Gaussian, over the bandwidth that smooths the posteriors.
+    """
+
+    features: str
+    says: str
+    noise: str
+    samples: int
+    rows: int
+    entries: list[Sampled]
+    controls: dict[str, Sampled]
+    classifier: Estimate | None
+    verdict: GenerationVerdict
+    road: BandwidthPath | None = None
+
+    def entry(self, name: str) -> Sampled:
+        """The candidate called `name`.
+
+        Raises:
+            UsageError: no such candidate.
+        """
+        return named(self.entries, name)
