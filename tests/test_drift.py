@@ -41,7 +41,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_moments_of_other_data_in_closed_form() -> None:
-    """Theory page, section 4: codes of data with covariance T, through the linear model fitted to other data."""
+    """docs/theory.md, section 4: codes of data with covariance T, through the linear model fitted to other data."""
     x, _ = MODEL.sample(40_000, seed=0)
     fitted, values = maximum_likelihood(x, 3)
     rng = stream(1, "T")

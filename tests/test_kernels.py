@@ -131,7 +131,7 @@ def test_full_mixture_does_not_depend_on_blocks(points: int, monkeypatch: pytest
 
 
 def theory(mu: Tensor, s: Tensor, m: Tensor, t: Tensor) -> Tensor:
-    """log E_q[N(z; m, t^2) / N(z; 0, I)] as the theory page writes it (section 3), for every pair."""
+    """log E_q[N(z; m, t^2) / N(z; 0, I)] as docs/theory.md writes it (section 3), for every pair."""
     mu, s, m, t = mu[:, None], s[:, None], m[None], t[None]
     total = s**2 + t**2
     v, c = s**2 * t**2 / total, (mu * t**2 + m * s**2) / total

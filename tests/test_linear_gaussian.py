@@ -1,4 +1,4 @@
-"""The linear-Gaussian VAE (probabilistic PCA), where everything is known in closed form (theory page, section 4)."""
+"""The linear-Gaussian VAE (probabilistic PCA), where everything is known in closed form (docs/theory.md, section 4)."""
 
 import math
 
@@ -68,7 +68,7 @@ def test_at_maximum_likelihood_the_moment_match_is_the_prior_whatever_the_data(k
     moments = fitted(GaussianSettings(), p)
     torch.testing.assert_close(moments.mean, torch.zeros(d, dtype=torch.float64), rtol=0, atol=1e-10)
     torch.testing.assert_close(moments.scale_tril, torch.eye(d, dtype=torch.float64), rtol=0, atol=1e-10)
-    # posterior variances s2 / l_j, and the two closed forms of the theory page
+    # posterior variances s2 / l_j, and the two closed forms of docs/theory.md, section 4
     torch.testing.assert_close(p.scale.square(), (model.var / values[:d]).expand(60, d), rtol=1e-10, atol=0)
     kl = gaussian_kl(p.mean, torch.diag_embed(p.scale.square())).mean()
     assert float(kl) == pytest.approx(0.5 * float((values[:d] / model.var).log().sum()), abs=1e-10)

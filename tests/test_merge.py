@@ -112,7 +112,7 @@ def test_every_way_to_three_clumps_gets_there_and_the_means_alone_do_not() -> No
 
 
 def test_polish_climbs_where_the_bound_is_loose_and_is_kept_only_if_it_helps() -> None:
-    """Components that overlap within a posterior: EM on the posteriors stops short (theory page, section 6)."""
+    """Components that overlap within a posterior: EM on the posteriors stops short (docs/theory.md, section 6)."""
 
     def even(seed: int) -> MemoryPosteriors:
         mean = 6 * torch.rand(2000, 1, generator=stream(seed, "even"), dtype=torch.float64) - 3

@@ -41,7 +41,7 @@ def clusters(n: int, k: int, d: int = 2, spread: float = 0.1) -> MemoryPosterior
 
 
 def loop_step(p: MemoryPosteriors, r: Mixture) -> tuple[Tensor, Tensor, Tensor, float]:
-    """One EM step of the theory page (section 6), datum by datum, in the latent space's own coordinates."""
+    """One EM step of docs/theory.md, section 6, datum by datum, in the latent space's own coordinates."""
     S = covariances(r)
     w = p.log_weights.exp()
     log_c = torch.empty(p.n, len(r.mean), dtype=torch.float64)

@@ -298,7 +298,7 @@ def test_evaluate_is_the_mean_elbo_and_the_same_at_every_call() -> None:
 
 
 def test_a_linear_vae_reaches_the_likelihood_of_probabilistic_pca() -> None:
-    """Affine encoder and decoder, learned scale: the optimum is known exactly (theory page, section 4)."""
+    """Affine encoder and decoder, learned scale: the optimum is known exactly (docs/theory.md, section 4)."""
     x, _ = linear_gaussian(6, 2).sample(300)
     model, _ = maximum_likelihood(x, 2)
     best = float(model.log_evidence(x).mean())

@@ -142,7 +142,7 @@ class GaussianDistribution(LatentDistribution):
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
     ) -> Tilted | None:
-        """Closed form (theory page, section 3)."""
+        """Closed form (docs/theory.md, section 3)."""
         return self.components.tilt(mean, scale, draws=draws, rng=rng)
 
 

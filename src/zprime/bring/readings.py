@@ -92,8 +92,8 @@ def code_variance(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]) -> Fl
 def check_moments(mean: Float[Tensor, "n d"], raw: Float[Tensor, "n d"], gives: str) -> None:
     """The same without a decoder, by the variance of the aggregated posterior: about 1 in every dimension.
 
-    At a stationary point of the ELBO the variance of the means and the mean of the variances add up to 1 (theory page,
-    section 4); trained VAEs were seen between 0.86 and 1.31. This only catches a gross mistake.
+    At a stationary point of the ELBO the variance of the means and the mean of the variances add up to 1
+    (docs/theory.md, section 4); trained VAEs were seen between 0.86 and 1.31. This only catches a gross mistake.
 
     Raises:
         UsageError: the claimed reading is more than a factor 2 away, and another one within it.

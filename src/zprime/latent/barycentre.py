@@ -24,7 +24,7 @@ class BarycentreSettings:
     """Nothing to set: the minimiser of `sum w_i W2^2(r, q_i)` over all r (Agueh & Carlier 2011).
 
     For diagonal Gaussians `W2^2 = |mu - mu'|^2 + |s - s'|^2`, so r has mean `sum w_i mu_i` and standard deviations
-    `sum w_i s_i` (theory page, section 1).
+    `sum w_i s_i` (docs/theory.md, section 1).
     """
 
     kind: ClassVar[str] = "barycentre"

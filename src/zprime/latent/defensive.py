@@ -1,4 +1,4 @@
-"""defensive: (1 - e) r + e p, so that no held-out datum is worse off than log e (theory page, section 3)."""
+"""defensive: (1 - e) r + e p, so that no held-out datum is worse off than log e (docs/theory.md, section 3)."""
 
 import math
 from collections.abc import Mapping

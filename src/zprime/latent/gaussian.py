@@ -84,7 +84,7 @@ def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, 
 
 @dataclass(frozen=True)
 class GaussianSettings:
-    """The minimiser of the mean of KL(q_i || r) over Gaussians r: the moment match (theory page, section 1).
+    """The minimiser of the mean of KL(q_i || r) over Gaussians r: the moment match (docs/theory.md, section 1).
 
     With `low-rank`, the minimiser among covariances F F^T + diag(v): that mean is KL(N(m, S) || r) plus what r cannot
     change, m and S the moments, so it is maximum-likelihood factor analysis of S (Rubin & Thayer 1982).

@@ -24,7 +24,7 @@ class LogPoolSettings:
     """Nothing to set: the minimiser of `sum w_i KL(r || q_i)` over all r, the logarithmic opinion pool.
 
     r is proportional to `prod q_i^w_i` (Genest & Zidek 1986): for diagonal Gaussians the one of precision
-    `L = sum w_i s_i^-2` and mean `L^-1 sum w_i s_i^-2 mu_i` (theory page, section 1).
+    `L = sum w_i s_i^-2` and mean `L^-1 sum w_i s_i^-2 mu_i` (docs/theory.md, section 1).
     """
 
     kind: ClassVar[str] = "pool"

@@ -59,7 +59,7 @@ class Mixture(GaussianDistribution):
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """EM for the K-component mixture closest in KL to the aggregated posterior (theory page, section 6).
+    """EM for the K-component mixture closest in KL to the aggregated posterior (docs/theory.md, section 6).
 
     Attributes:
         components: K; 0 tries 2, 5, 10, ... 200 (up to a fifth of the rows) and chooses on the selection split.

@@ -54,7 +54,7 @@ class ProductOfExperts(GaussianDistribution):
 
 @dataclass(frozen=True)
 class ProductOfExpertsSettings:
-    """`p(z) prod_i [q_i(z) / p(z)]` over a group of rows (theory page, section 5).
+    """`p(z) prod_i [q_i(z) / p(z)]` over a group of rows (docs/theory.md, section 5).
 
     The precision is `I + sum_i (diag(s_i^-2) - I)`, the mean that precision's inverse times `sum_i s_i^-2 mu_i`. Exact
     if every q_i is the true posterior; the encoder's errors are multiplied by the size of the group. It concentrates

@@ -15,7 +15,7 @@ from zprime.posteriors import Posteriors
 from zprime.rng import fork
 
 EPSILONS = (0.0, 0.01, 0.05, 0.1)
-"""Shares of the prior that every kind is tried with (theory page, section 3, heavy tails)."""
+"""Shares of the prior that every kind is tried with (docs/theory.md, section 3)."""
 
 WORTH = 0.01
 """Nats that a share of the prior must earn to be mixed in at all."""

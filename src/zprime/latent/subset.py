@@ -130,8 +130,9 @@ def npmle(
     rng: torch.Generator,
     progress: Progress = silent,
 ) -> Subset:
-    """Nonparametric maximum likelihood of the mixing weights on fixed components, stopped early (theory, section 4).
+    """Nonparametric maximum likelihood of the mixing weights on fixed components, stopped early.
 
+    docs/theory.md, section 4.
     `w_k <- mean_i w_k E_ik / sum_l w_l E_il` with `E_ik = E_{q_i}[r_k/p]` for component r_k, made from row k, and
     `E_ii = 0`: no row explains itself. No step lowers `mean_i log sum_l w_l E_il`. Its limit is discrete, so the step
     with the best ELBO gain on the selection split is taken (with the best share of the prior).

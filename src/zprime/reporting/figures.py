@@ -157,7 +157,7 @@ def surgery(audit: Audit, *, split: str = "train") -> Figure:
 def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     """Every latent dimension: its mean KL, and the aggregated posterior's variance, of the means and within posteriors.
 
-    The two variances add up to 1 where the encoder is stationary and linear (theory page, section 4). A bar is hollow
+    The two variances add up to 1 where the encoder is stationary and linear (docs/theory.md, section 4). A bar is hollow
     where the dimension has collapsed: the variance of its means is below 0.01 (Burda et al. 2016).
 
     Raises:

@@ -1,6 +1,6 @@
 """Which "average" of the posteriors? Each criterion's own minimiser, in closed form, and its distance from them all.
 
-Theory page, section 1. `sum w_i KL(q_i||r)` spreads over the data; `sum w_i KL(r||q_i)` and `sum w_i W2^2(r, q_i)`
+docs/theory.md, section 1. `sum w_i KL(q_i||r)` spreads over the data; `sum w_i KL(r||q_i)` and `sum w_i W2^2(r, q_i)`
 collapse to about one posterior's width. The product of all of them (section 5) is narrower still.
 """
 

@@ -1,6 +1,6 @@
 """The hole as a bracket: how far this encoder's aggregated posterior is from the prior, from below and from above.
 
-Two targets, never to be mixed (theory page, end of section 4). The *empirical* hole is KL(qbar||p) of the mixture of
+Two targets, never to be mixed (docs/theory.md, section 4). The *empirical* hole is KL(qbar||p) of the mixture of
 N given posteriors: a number without error, and where posteriors are narrow mostly an artefact of N. The *population*
 hole is that of `E_{x~data} q(z|x)` over all data there could be. It is not known; these bound it in expectation:
 

@@ -1,6 +1,6 @@
 """What is memorised: gains on training rows with their own component, without it, and on held-out rows.
 
-Theory page, section 3. For latent distributions with one component a training row: the aggregated posterior, and
+docs/theory.md, section 3. For latent distributions with one component a training row: the aggregated posterior, and
 exemplars at the bandwidth that they have.
 """
 

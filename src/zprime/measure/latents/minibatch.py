@@ -2,7 +2,7 @@
 
 Training objectives that need log qbar(z) use the posteriors of a minibatch of M of the N rows. zprime computes the
 exact value (`surgery.py`); these are what papers and code report in its place. The exact I is 0 for identical
-posteriors and log N for disjoint ones, where they give (theory page, end of section 4)
+posteriors and log N for disjoint ones, where they give (docs/theory.md, section 4)
 
 | estimator | identical | disjoint |
 | --- | --- | --- |

@@ -1,6 +1,6 @@
 """The ladder of held-out gains over the prior: (a) ELBO gain, (b) exact-posterior gain, (c) likelihood gain.
 
-Theory page, section 3. All are paired over rows, in nats a row, and conditional on this model.
+docs/theory.md, section 3. All are paired over rows, in nats a row, and conditional on this model.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The proposal of rung (c): one set of draws for every row, shared by all candidates and the prior.
 
-Theory page, section 3: a mixture of q, q widened, every candidate's q_r, and 10 % of the r's and p themselves, with
+docs/theory.md, section 3: a mixture of q, q widened, every candidate's q_r, and 10 % of the r's and p themselves, with
 fixed shares in every quarter of the draws (stratified, balance heuristic; Veach & Guibas 1995).
 """
 

@@ -1,6 +1,6 @@
 """The verdict by likelihood: chosen on the selection split, confirmed once on the held-out split.
 
-The rule of the theory page, section 3, sentence by sentence:
+The rule of docs/theory.md, section 3, sentence by sentence:
 
 1. On the selection split take the best; among the candidates whose paired difference to the best is below
    max(1 s.e. of that difference, 0.05 nats) take the one that stores least (`Ranking`; the prior stores nothing).
