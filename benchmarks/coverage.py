@@ -43,10 +43,10 @@ WRONG = 0.7
 N, DRAWS = 60, 200
 NOTES = (
     "2,000 simulated data sets of seeds 0 to 1999, 60 rows each, linear-Gaussian models (two latents, four pixels). "
-    "(a), (b) and (c) against their expectations over the data's true distribution; surgery against the exact value "
+    "The three gains against their expectations over the data's true distribution; surgery against the exact value "
     "for the data set's own posteriors (its rows are not a sample: the interval is for its draws alone). "
-    "`hidden`: a Gaussian that does not give its closed form, so that (b) is an importance estimate; `wrong q`: scales "
-    "of the encoder times 0.7. 200 draws a row. `AIS` is 8 temperatures, 2 chains, 30 rows."
+    "`hidden`: a Gaussian without its closed form, so that its exact-posterior gain is an importance estimate; "
+    "`wrong q`: scales of the encoder times 0.7. 200 draws a row. `AIS` is 8 temperatures, 2 chains, 30 rows."
 )
 
 
@@ -127,7 +127,7 @@ def truth_log_prob() -> float:
     return -0.5 * (4 * math.log(2 * math.pi) + float(torch.logdet(marginal)) + quadratic)
 
 
-def ladder(seed: int, widen: float) -> RowGains:
+def row_gains(seed: int, widen: float) -> RowGains:
     x = data(seed)
     mean, scale = MODEL.posterior(x)
     return measure_gains(
@@ -141,31 +141,29 @@ def ladder(seed: int, widen: float) -> RowGains:
     )
 
 
-def rungs(seed: int) -> Found:
-    """(a), (b), (c), log p(x) and a difference such as the verdict looks at, with an exact encoder."""
-    found = ladder(seed, 1.0)
+def gains(seed: int) -> Found:
+    """All three gains, log p(x), and a paired difference as the verdict uses it, with an exact encoder."""
+    found = row_gains(seed, 1.0)
     out = []
     for name, shown in SHOWN.items():
         a = mean_estimate(found.code[name], unit="", split="", seed=seed)
-        out.append(row(f"(a) ELBO gain, {shown}", a, truth_code(name)))
-        out.append(
-            row(f"(b) exact-posterior gain, {shown}", exact_posterior_estimate(found, name, seed), truth_gain(name))
-        )
-        out.append(row(f"(c) likelihood gain, {shown}", likelihood_estimate(found, name, seed), truth_gain(name)))
+        out.append(row(f"ELBO gain, {shown}", a, truth_code(name)))
+        out.append(row(f"exact-posterior gain, {shown}", exact_posterior_estimate(found, name, seed), truth_gain(name)))
+        out.append(row(f"likelihood gain, {shown}", likelihood_estimate(found, name, seed), truth_gain(name)))
     gap = inference_gap(found, seed=seed)
     out.append(row("log p(x) under the prior", gap.log_prob, truth_log_prob()))
     behind, stderr = paired(found.likelihood["mixture"], found.likelihood["gaussian"])
     half = student95(N - 1) * stderr
     truth = truth_gain("mixture") - truth_gain("gaussian")
-    out.append(("(c) paired difference of two candidates", behind - half, behind + half, truth))
+    out.append(("likelihood gain, paired difference of two candidates", behind - half, behind + half, truth))
     return out
 
 
 def wrong(seed: int) -> Found:
-    """(c) and the inference gap with an encoder whose scales are wrong."""
-    found = ladder(seed, WRONG)
+    """Likelihood gain and inference gap with an encoder whose scales are wrong."""
+    found = row_gains(seed, WRONG)
     out = [
-        row(f"(c) likelihood gain, {shown}, wrong q", likelihood_estimate(found, name, seed), truth_gain(name))
+        row(f"likelihood gain, {shown}, wrong q", likelihood_estimate(found, name, seed), truth_gain(name))
         for name, shown in SHOWN.items()
     ]
     truth = 2 * (0.5 * (WRONG**2 - 1) - math.log(WRONG))
@@ -242,7 +240,7 @@ def simulated_log_prob(model: LinearGaussian) -> float:
     return -0.5 * (4 * math.log(2 * math.pi) + float(torch.logdet(marginal)) + 4)
 
 
-GROUPS = {"rungs": rungs, "wrong": wrong, "surgery": cut, "calibration": ranks, "ais": annealed}
+GROUPS = {"gains": gains, "wrong": wrong, "surgery": cut, "calibration": ranks, "ais": annealed}
 
 if __name__ == "__main__":
     main("Coverage of 95 % intervals: likelihood and encoder", "coverage", GROUPS, NOTES)

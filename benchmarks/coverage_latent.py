@@ -55,7 +55,7 @@ NOTES = (
     "bandwidth. A p-value is counted as held where it is at least 0.05. The bracket and shares of draws are wider than "
     "need be by construction. Leave-one-out gains are skewed: a few rows that lie apart decide the mean, and a sample "
     "of rows without them looks better than it is. Up to 5,000 training rows all are scored, so nothing is sampled "
-    "but their draws; beyond, fewer rows than 25 times the squared skewness make an estimate untrusted."
+    "but their draws; beyond, fewer rows than 25 times the squared skewness make an estimate not stable."
 )
 
 
@@ -100,10 +100,10 @@ def memory(which: int, shrink: float) -> tuple[MemoryPosteriors, dict[str, float
     points = (train.mean + train.scale * noise[:, None]).reshape(-1, 2)
     code, evidence = masked_elbo_gain(m, position, points), masked_exact_posterior_gain(m, position, train)
     out = {}
-    for rung, g, v in (("a", code, weight), ("b", evidence, torch.ones(1, dtype=DOUBLE))):
-        out[f"({rung}) self-included"] = float((v @ g.with_own).mean())
-        out[f"({rung}) leave-one-out"] = float((v @ g.others).mean())
-        out[f"({rung}) memorised"] = out[f"({rung}) self-included"] - out[f"({rung}) leave-one-out"]
+    for gain, g, v in (("ELBO gain", code, weight), ("exact-posterior gain", evidence, torch.ones(1, dtype=DOUBLE))):
+        out[f"{gain}, self-included"] = float((v @ g.with_own).mean())
+        out[f"{gain}, leave-one-out"] = float((v @ g.others).mean())
+        out[f"{gain}, memorised"] = out[f"{gain}, self-included"] - out[f"{gain}, leave-one-out"]
     return train, out
 
 
@@ -114,13 +114,16 @@ def memorised(seed: int) -> Found:
         train, truth = memory(seed % 5, shrink)
         candidates = Candidates({"aggregated": Aggregated(train.mean, train.scale)})
         found = leave_one_out(candidates, train, RowGains("heldout"), seed=seed, rows=200)["aggregated"]
-        for rung, gains in (("a", found.code), ("b", found.evidence)):
-            estimates = {**gains, "memorised": found.memorised["code" if rung == "a" else "evidence"]}
+        for gain, key, gains in (
+            ("ELBO gain", "code", found.code),
+            ("exact-posterior gain", "evidence", found.evidence),
+        ):
+            estimates = {**gains, "memorised": found.memorised[key]}
             for k, e in estimates.items():
-                exact, what = truth[f"({rung}) {k}"], f"({rung}) {k}, {shown}"
+                exact, what = truth[f"{gain}, {k}"], f"{gain}, {k}, {shown}"
                 out.append(row(what, e, exact))
                 low, high = (e.low, e.high) if e.stable else (-math.inf, math.inf)
-                out.append((f"{what}: or says that it is not to be stable", low, high, exact))
+                out.append((f"{what}, or called not stable", low, high, exact))
     return out
 
 
