@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from zprime import artifact, latent
-from zprime.artifact import MANIFEST, TENSORS
+from zprime import artifact, atomic, latent
+from zprime.artifact import MANIFEST, TENSORS, Manifest
 from zprime.errors import ArtifactError, UsageError
 from zprime.rng import stream
 
@@ -26,7 +26,7 @@ def tensors(seed: int = 0) -> dict[str, Tensor]:
 
 
 def write(path: Path, seed: int = 0) -> artifact.Artifact:
-    return artifact.write(path, "model", config={"seed": seed, "hidden": [1, 2]}, tensors=tensors(seed), seed=seed)
+    return artifact.write(path, Manifest("model", {"seed": seed, "hidden": [1, 2]}, seed=seed), tensors=tensors(seed))
 
 
 def litter(folder: Path) -> list[str]:
@@ -41,15 +41,12 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_what_is_written_is_read_to_the_same_bits(tmp_path: Path) -> None:
     written = artifact.write(
         tmp_path / "deep" / "a",
-        "model",
-        config={"x": [1, {"y": None}]},
+        Manifest("model", {"x": [1, {"y": None}]}, key="k", seed=7, inputs={"data": "h"}, seconds=1.5),
         tensors=tensors(),
-        key="k",
-        seed=7,
-        inputs={"data": "h"},
     )
     found = artifact.read(tmp_path / "deep" / "a", "model")
     assert found == written
+    assert found.seconds == 1.5
     assert (found.config, found.key, found.seed, found.inputs) == ({"x": [1, {"y": None}]}, "k", 7, {"data": "h"})
     back = found.tensors()
     assert back.keys() == tensors().keys()
@@ -62,7 +59,9 @@ def test_what_is_written_is_read_to_the_same_bits(tmp_path: Path) -> None:
 def test_same_content_gives_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a"), write(tmp_path / "b")
     artifact.write(
-        tmp_path / "c", "model", config={"hidden": [1, 2], "seed": 0}, tensors=dict(reversed(tensors().items())), seed=0
+        tmp_path / "c",
+        Manifest("model", {"hidden": [1, 2], "seed": 0}, seed=0),
+        tensors=dict(reversed(tensors().items())),
     )
     assert content(tmp_path / "a") == content(tmp_path / "b") == content(tmp_path / "c")
     assert a.hash == b.hash
@@ -72,13 +71,13 @@ def test_same_content_gives_the_same_bytes_whatever_the_order(tmp_path: Path) ->
 def test_views_strides_and_shared_memory_are_stored_as_the_values_they_are(tmp_path: Path) -> None:
     x = torch.randn(3, 4, generator=stream(0))
     given = {"whole": x, "same": x, "turned": x.T, "part": x[1:], "column": x[:, 2], "wide": x[:1].expand(5, 4)}
-    back = artifact.write(tmp_path / "a", "model", config={}, tensors=given).tensors()
+    back = artifact.write(tmp_path / "a", Manifest("model"), tensors=given).tensors()
     for name, value in given.items():
         assert torch.equal(back[name], value), name
 
 
 def test_extra_files_are_kept_and_hashed(tmp_path: Path) -> None:
-    found = artifact.write(tmp_path / "a", "model", config={}, extra={"curve.csv": b"1,2\n"})
+    found = artifact.write(tmp_path / "a", Manifest("model"), extra={"curve.csv": b"1,2\n"})
     assert (tmp_path / "a" / "curve.csv").read_bytes() == b"1,2\n"
     assert set(found.files) == {"curve.csv"}
 
@@ -107,7 +106,7 @@ def test_a_crash_at_any_step_leaves_the_older_artefact_whole(
         write(path, seed=0)
     before = content(tmp_path)
     if not swap:
-        monkeypatch.setattr(artifact, "_swap", lambda a, b: False)
+        monkeypatch.setattr(atomic, "_swap", lambda a, b: False)
     real, calls = getattr(os, call), 0
 
     def crash(*args: object, **kwargs: object) -> object:
@@ -134,7 +133,7 @@ def test_a_crash_at_any_step_leaves_the_older_artefact_whole(
 
 def test_systems_that_cannot_swap_folders_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    assert not artifact._swap(tmp_path / "a", tmp_path / "missing")
+    assert not atomic._swap(tmp_path / "a", tmp_path / "missing")
     assert (tmp_path / "a").is_dir()
 
 
@@ -178,11 +177,18 @@ def edit(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"schema": 2}, r"written with schema 2, this zprime reads up to 1; upgrade zprime"),
+        ({"schema": 3}, r"written with schema 3, this zprime reads up to 2; upgrade zprime"),
+        (
+            {"schema": 1, "versions": {"zprime": "0.1.0"}},
+            r"a/manifest.json: written by zprime 0\.1\.0 with schema 1; zprime 0\.2 reads schema 2 only and no "
+            r"artefacts of 0\.1; run the same command again, into a new folder",
+        ),
+        # an older schema may lack what this one expects, and be refused for its age all the same
+        ({"schema": 1, "versions": None, "inputs": None}, r"written by zprime 0\.1 with schema 1; zprime 0\.2 reads"),
         # a newer schema may well lack what this one expects
         (
-            {"schema": 3, "config": None, "files": None},
-            r"written with schema 3, this zprime reads up to 1; upgrade zprime",
+            {"schema": 4, "config": None, "files": None},
+            r"written with schema 4, this zprime reads up to 2; upgrade zprime",
         ),
         ({"format": "other"}, r"not a readable zprime manifest \(KeyError\('format'\)\); make the artefact again"),
         ({"config": None}, r"not a readable zprime manifest \(KeyError\('config'\)\)"),

@@ -80,7 +80,7 @@ def test_nothing_else_is_touched(tmp_path: Path, name: str) -> None:
 def test_an_artefact_that_was_on_its_way_out_goes_back(tmp_path: Path) -> None:
     """Where folders cannot be swapped, a kill between two renames leaves the old one aside and nothing in its place."""
     run = Run.create(tmp_path / "run").path
-    made = artifact.write(run / "model", "model", config={}, tensors={"a": torch.ones(2)})
+    made = artifact.write(run / "model", artifact.Manifest("model"), tensors={"a": torch.ones(2)})
     (run / ".model.old-1").mkdir()
     os.rename(run / "model", run / ".model.old-1" / "artifact")
     age(run / ".model.old-1")

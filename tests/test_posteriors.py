@@ -100,7 +100,7 @@ def test_an_altered_shard_is_refused_by_name(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     with pytest.raises(ArtifactError, match=r"shard-5.safetensors: its SHA-256 is not the one in manifest.json"):
         q.log_prob(POINTS)
-    artifact.write(tmp_path / "m", "model", config={})
+    artifact.write(tmp_path / "m", artifact.Manifest("model"))
     with pytest.raises(ArtifactError, match="expected an artefact of kind posteriors, got model"):
         ShardedPosteriors(tmp_path / "m")
 

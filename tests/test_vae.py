@@ -138,7 +138,7 @@ def test_bernoulli_takes_logits() -> None:
 
 
 def saved(path: Path, model: VAE) -> artifact.Artifact:
-    return artifact.write(path, "model", config={"vae": vae.describe(model)}, tensors=model.state_dict())
+    return artifact.write(path, artifact.Manifest("model", {"vae": vae.describe(model)}), tensors=model.state_dict())
 
 
 @pytest.mark.parametrize(("shape", "settings"), BUILDS.values(), ids=BUILDS)
@@ -183,7 +183,7 @@ def test_settings_and_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path
     model = VAE.build((4,), VAESettings(latents=3, hidden=(8,)))
     config = {"vae": vae.describe(model)}
     change(config)
-    artifact.write(tmp_path / "m", "model", config=config, tensors=model.state_dict())
+    artifact.write(tmp_path / "m", artifact.Manifest("model", config), tensors=model.state_dict())
     with pytest.raises(ArtifactError, match="m: weights and settings do not fit together"):
         vae.load(tmp_path / "m")
 

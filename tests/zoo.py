@@ -65,7 +65,7 @@ def sharded(p: MemoryPosteriors, path: Path, size: int) -> ShardedPosteriors:
         for name, tensors in files.items():
             (folder / name).write_bytes(artifact.pack(tensors))
             hashes[name] = hashlib.sha256(artifact.pack(tensors)).hexdigest()
-        artifact.seal(folder, "posteriors", config=config, files=hashes)
+        artifact.seal(folder, artifact.Manifest("posteriors", config), files=hashes)
     return ShardedPosteriors(path)
 
 

@@ -109,9 +109,8 @@ class LatentDistribution(ABC):
 
     def save(self, path: str | Path, *, key: str = "", seed: int | None = None, **inputs: str) -> artifact.Artifact:
         """Write the artefact folder of this distribution."""
-        return artifact.write(
-            path, f"latent/{self.kind}", config=self.config(), tensors=self.tensors(), key=key, seed=seed, inputs=inputs
-        )
+        manifest = artifact.Manifest(f"latent/{self.kind}", self.config(), key, seed, inputs)
+        return artifact.write(path, manifest, tensors=self.tensors())
 
 
 class GaussianDistribution(LatentDistribution):

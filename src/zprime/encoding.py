@@ -74,7 +74,7 @@ def encode(
     with artifact.staging(path) as folder:
         for name in files:
             os.replace(partial / name, folder / name)
-        artifact.seal(folder, "posteriors", config=config, files=files, key=key, seed=seed, inputs=inputs)
+        artifact.seal(folder, artifact.Manifest("posteriors", config, key, seed, inputs or {}), files=files)
     shutil.rmtree(partial, ignore_errors=True)
     progress(f"encode {rows.name}", len(rows), len(rows))
     return ShardedPosteriors(path)

@@ -120,16 +120,8 @@ def save_fit(
         "settings": {"kind": settings.kind, **fields(settings)},
     }
     config = {**r.config(), "fit": report}
-    return artifact.write(
-        path,
-        f"latent/{r.kind}",
-        config=config,
-        tensors=r.tensors(),
-        key=key,
-        seed=seed,
-        inputs=inputs,
-        seconds=found.seconds,
-    )
+    manifest = artifact.Manifest(f"latent/{r.kind}", config, key, seed, inputs, found.seconds)
+    return artifact.write(path, manifest, tensors=r.tensors())
 
 
 def load_fit(path: Path) -> Fit[LatentDistribution]:

@@ -85,7 +85,7 @@ class Run:
         try:
             if not artifact.is_artifact(self.path):
                 artifact.make_folder(self.path)
-                artifact.seal(self.path, "run", config={}, files={})
+                artifact.seal(self.path, artifact.Manifest("run"), files={})
             yield
         except BaseException:
             if self._made is not None and not any((self.path / n).exists() for n in ("checkpoint", "model")):
@@ -139,7 +139,7 @@ class Run:
             "data",
             _key(described, seed),
             lambda path, key: artifact.write(
-                path, "data", config=config, tensors=dataset.tensors(), key=key, seed=seed
+                path, artifact.Manifest("data", config, key, seed), tensors=dataset.tensors()
             ),
         )
         network = network.resolve(dataset.shape)
@@ -156,13 +156,7 @@ class Run:
                 "stopped": out.stopped,
             }
             written = artifact.write(
-                path,
-                "model",
-                config=config,
-                tensors=out.vae.state_dict(),
-                key=key,
-                seed=seed,
-                inputs={"data": made.hash},
+                path, artifact.Manifest("model", config, key, seed, {"data": made.hash}), tensors=out.vae.state_dict()
             )
             shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
             return written

@@ -104,7 +104,7 @@ class GenerativeModel:
             "unfit_to_publish": self.copying == "copies",
             "says": self.says(),
         }
-        return artifact.write(path, "generator", config=config, tensors=tensors, key=key, seed=seed, inputs=inputs)
+        return artifact.write(path, artifact.Manifest("generator", config, key, seed, inputs), tensors=tensors)
 
     def _repr_html_(self) -> str:
         """What it is made of, in a notebook."""

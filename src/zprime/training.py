@@ -95,7 +95,7 @@ class _State:
 
     def save(self, folder: Path, key: str) -> None:
         config = {"epoch": self.epoch, "best_epoch": self.best_epoch, "history": self.history}
-        artifact.write(folder, "checkpoint", config=config, tensors=self.tensors, key=key)
+        artifact.write(folder, artifact.Manifest("checkpoint", config, key), tensors=self.tensors)
 
 
 def train(

@@ -242,16 +242,8 @@ class Audit:
             "choice": self.shipped,
             "copying": {e.name: self.copying(e.name) for e in self.entries},
         }
-        return artifact.write(
-            path,
-            "audit",
-            config=config,
-            tensors=self.tensors,
-            key=key,
-            seed=self.seed,
-            inputs=inputs,
-            extra={"audit.json": content},
-        )
+        manifest = artifact.Manifest("audit", config, key, self.seed, inputs)
+        return artifact.write(path, manifest, tensors=self.tensors, extra={"audit.json": content})
 
 
 def load(path: str | Path) -> Audit:

@@ -1,0 +1,188 @@
+"""Files and folders that are written whole or not at all, whenever the process is killed.
+
+A folder is written beside its final place, flushed to disk, and renamed. A folder counts as an artefact once its
+manifest lies in it: the manifest is the last file that is written.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from zprime.errors import UsageError
+
+MANIFEST = "manifest.json"
+YOUNG = 60.0  # seconds
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Write beside, fsync, rename.
+
+    Raises:
+        UsageError: it cannot be written here (no room, no right, no folder).
+    """
+    try:
+        _write_file(file, content)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot write ({error.strerror}); free some room or choose another folder") from error
+
+
+def _write_file(file: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file_beside:
+            file_beside.write(content)
+            file_beside.flush()
+            os.fsync(file_beside.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+@contextlib.contextmanager
+def staging(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path`; move it to `path` if the block succeeds, else remove it.
+
+    A process that is killed leaves the folder behind; `sweep` removes it. While the block runs the folder is locked.
+    """
+    path = Path(path)
+    check_replaceable(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-"))
+    except OSError as error:
+        why = "a file is in the way" if isinstance(error, FileExistsError) else error.strerror
+        raise UsageError(f"{path}: cannot write here ({why}); choose another folder") from error
+    with locked(folder):
+        try:
+            yield folder
+            os.chmod(folder, 0o755)
+            move_into_place(folder, path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock, which the system drops when the process ends in whatever way; False if another holds it.
+
+    Also False where folders cannot be locked.
+    """
+    handle, held = None, False
+    with contextlib.suppress(OSError, ImportError):
+        import fcntl  # not on Windows
+
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
+    try:
+        yield held
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in `folder` while they wrote an artefact there.
+
+    Staging folders go that are older than a minute (one may just be made, and not locked yet) and that no process
+    holds; an artefact that was on its way out while its place is empty goes back there.
+    """
+    for left in folder.glob(".*.*-*"):
+        name, _, rest = left.name[1:].rpartition(".")
+        with contextlib.suppress(OSError):
+            if not rest.startswith(("new-", "old-")) or time.time() - left.stat().st_mtime < YOUNG:
+                continue
+            with locked(left) as mine:
+                if not mine:
+                    continue
+                if rest.startswith("old-") and is_artifact(left / "artifact") and not (folder / name).exists():
+                    os.rename(left / "artifact", folder / name)
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        UsageError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write here ({error.strerror}); choose another folder") from error
+
+
+def move_into_place(folder: Path, path: Path) -> None:
+    """Rename `folder` to `path`; where an older artefact lies there, in one step where the system can swap folders.
+
+    Raises:
+        UsageError: it cannot be moved there; the older artefact is where it was.
+    """
+    try:
+        if not path.exists():
+            os.rename(folder, path)
+        elif _swap(folder, path):
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old-"))
+            try:
+                os.rename(path, old / "artifact")
+                try:
+                    os.rename(folder, path)
+                except BaseException:
+                    os.rename(old / "artifact", path)
+                    raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot move the artefact here ({error.strerror}); choose another folder") from error
+    sync(path.parent)
+
+
+def _swap(a: Path, b: Path) -> bool:
+    """Exchange two folders in one step, by Linux's renameat2; False where there is no such thing."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(call(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)
+
+
+def sync(folder: Path) -> None:
+    """Flush a folder's entries, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise `UsageError` unless `path` is free, empty, or an artefact of ours."""
+    path = Path(path)
+    if path.is_file():
+        raise UsageError(f"{path}: expected a folder, got a file; choose another path")
+    if path.is_dir() and any(path.iterdir()) and not is_artifact(path):
+        raise UsageError(f"{path}: this folder holds files that zprime did not write; choose an empty or a new folder")
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a zprime manifest lies in `path`."""
+    try:
+        return bool(json.loads((Path(path) / MANIFEST).read_text()).get("format") == "zprime")
+    except (OSError, ValueError, AttributeError):
+        return False
