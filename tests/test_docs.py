@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -166,11 +167,20 @@ def test_the_first_commands_run(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "demo" / "report.html").exists()
 
 
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as the site makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M), re.M)
+    plain = [unicodedata.normalize("NFKD", h).encode("ascii", "ignore").decode() for h in headings]
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", h).strip().lower()) for h in plain}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if "://" not in target:
-            found = (page.parent / target).resolve()
+            file, _, anchor = target.partition("#")
+            found = (page.parent / file).resolve() if file else page
             assert found.exists(), target
+            assert not anchor or anchor in anchors(found), target
             if page.is_relative_to(ROOT / "docs"):  # beyond it the built site has no page
                 assert found.is_relative_to(ROOT / "docs"), target
