@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench bench-instructions bench-coverage bench-verdict bench-generation bring bring-tests clean
+.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench bench-instructions bench-coverage bench-verdict bench-generation mutants bring bring-tests clean
 
 $(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/zprime/kernels/_native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -96,6 +96,10 @@ bench-generation: $(VENV)/.done  ## false alarms and coverage of the x' side; 5 
 	$(BIN)/python benchmarks/generation.py --seeds 200 --only fidelity differences verdict
 	$(BIN)/python benchmarks/generation.py --seeds 1000 --only copying labels drift
 
+mutants: $(VENV)/.done  ## docs/tests.md: how many small changes of the code the tests notice; MUTANTS=50 for fewer, KEEP=1 after new tests; 35 minutes
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt cosmic-ray coverage
+	$(BIN)/python tools/mutants --sample $(or $(MUTANTS),300) $(if $(KEEP),--keep)
+
 BRING := pythae scvi tvae diffusers
 
 .SECONDARY: $(BRING:%=.venvs/%/.done)
@@ -123,4 +127,4 @@ bring-tests: $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its 
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venvs build/bring .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache site
+	rm -rf $(VENV) .venvs build/bring build/mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache site

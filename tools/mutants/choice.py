@@ -1,0 +1,98 @@
+"""Which tests are run for a mutant: those that run the changed line, nearest file first."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mutant_plugin import CACHED
+from places import Mutant
+
+
+@dataclass
+class TestFile:
+    """What one test file runs."""
+
+    __test__ = False
+    path: str
+    tests: dict[str, dict[str, Any]]
+    seconds: dict[str, float]
+    lines: dict[str, dict[str, int]]
+    whole: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str, recorded: Path) -> "TestFile":
+        """From what `Recorder` wrote."""
+        data = json.loads(recorded.read_text())
+        lines = {c: {p: int(m, 16) for p, m in masks.items()} for c, masks in data["lines"].items()}
+        file = cls(path, data["tests"], data["seconds"], lines)
+        for masks in lines.values():
+            for p, mask in masks.items():
+                file.whole[p] = file.whole.get(p, 0) | mask
+        return file
+
+    def runs(self, context: str, wanted: dict[str, int]) -> bool:
+        """Whether a test, fixture or cached function runs one of the lines."""
+        masks = self.lines.get(context, {})
+        return any(masks.get(p, 0) & mask for p, mask in wanted.items())
+
+    def nearness(self, path: str) -> tuple[bool, float]:
+        """Whether it is named like the module, and which share of what it runs is in the module."""
+        total = sum(m.bit_count() for m in self.whole.values())
+        named = f"_{Path(path).stem}_" in f"{Path(self.path).stem}_"
+        return named, self.whole.get(path, 0).bit_count() / max(total, 1)
+
+
+def choose(files: list[TestFile], path: str, wanted: dict[str, int], cap: float) -> tuple[list[str], float]:
+    """Tests that run one of the wanted lines, nearest file first, and their seconds; at most `cap` seconds.
+
+    In a file, tests that run the line themselves come first, then those whose fixtures do, then (where a cached
+    function does) all others; each time the quickest first. The nearest file may take half of the time, others a
+    quarter.
+    """
+    chosen: list[str] = []
+    spent = 0.0
+    near = sorted((f for f in files if any(f.whole.get(p, 0) & m for p, m in wanted.items())), reverse=True,
+                  key=lambda f: f.nearness(path))  # fmt: skip
+    for i, file in enumerate(near):
+        allowed = min(cap / 2 if i == 0 else cap / 4, cap - spent)
+        ranked: list[tuple[int, float, str]] = []
+        cached = file.runs(CACHED, wanted)
+        for test, facts in file.tests.items():
+            rank = (
+                0 if file.runs(test, wanted)
+                else 1 if any(file.runs(f, wanted) for f in facts["fixtures"])
+                else 2 if cached else 3
+            )  # fmt: skip
+            if rank < 3:
+                ranked.append((rank, facts["seconds"], test))
+        used: set[str] = set()
+        taken = 0.0
+        for _, seconds, test in sorted(ranked):
+            fixtures = set(file.tests[test]["fixtures"]) - used
+            cost = seconds + sum(file.seconds.get(f, 0.0) for f in fixtures)
+            if taken + cost <= allowed or (i == 0 and not chosen and cost <= cap):
+                chosen.append(test)
+                used |= fixtures
+                taken += cost
+        spent += taken
+    return chosen, spent
+
+
+def users(files: list[TestFile], root: Path, name: str) -> dict[str, int]:
+    """Lines that some test runs and that mention a name."""
+    wanted: dict[str, int] = {}
+    word = re.compile(rf"\b{re.escape(name)}\b")
+    for path in {p for f in files for p in f.whole}:
+        for number, line in enumerate((root / path).read_text().splitlines(), 1):
+            if word.search(line):
+                wanted[path] = wanted.get(path, 0) | 1 << number
+    return wanted
+
+
+def wanted_lines(mutant: Mutant, files: list[TestFile], root: Path) -> dict[str, int]:
+    """Lines of which a test must run one, as bits by file."""
+    named = users(files, root, mutant.name) if mutant.name else {}
+    last = min(mutant.last, mutant.code.count("\n") + 2)
+    return named or {mutant.path: (1 << last + 1) - (1 << mutant.first)}

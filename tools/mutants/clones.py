@@ -1,0 +1,138 @@
+"""Copies of the working tree, in each of which one worker runs tests."""
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from places import Mutant
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGIN = Path(__file__).resolve().parent / "mutant_plugin.py"
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-p", "mutant_plugin"]
+RECORD_LIMIT = 1800.0
+RUNNING: set[int] = set()
+STOPPED = threading.Event()
+
+
+class Stopped(Exception):  # noqa: N818
+    """The command was interrupted: what a killed test run says is not used."""
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A copy of the working tree."""
+
+    path: Path
+
+    @classmethod
+    def make(cls, path: Path) -> "Clone":
+        """Copy what git lists or would list, and the compiled kernels; bytecode of unchanged files stays."""
+        listed = ["git", "ls-files", "-co", "--exclude-standard"]
+        files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        kernels = [p.relative_to(ROOT).as_posix() for p in (ROOT / "src/zprime/kernels").glob("_compiled*.so")]
+        wanted = {f for f in [*files, *kernels] if (ROOT / f).is_file()}
+        for old in [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]:
+            if old.relative_to(path).as_posix() not in wanted:
+                old.unlink()
+        for file in wanted:
+            to = path / file
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, to)
+        return cls(path)
+
+    def record(self, file: str, into: Path) -> bool:
+        """Record which test of a file runs which line; whether all its tests passed."""
+        code, text = self._run([file], RECORD_LIMIT, MUTANT_RECORD=str(into))
+        if code not in (0, 1, 5):
+            raise SystemExit(f"{file} cannot be run: pytest ended with {code}\n{text[-2000:]}")
+        return code != 1
+
+    def outcome(self, mutant: Mutant, tests: list[str], seconds: float) -> tuple[str, str]:
+        """(outcome, the test that noticed) of a mutant; `seconds` is what the tests take without it.
+
+        The mutated file has a time of its own, and no bytecode is written: neither Python nor jaxtyping's import hook
+        can take the bytecode of another version for it.
+        """
+        if not tests:
+            return "not run", ""
+        file, chosen, limit = self.path / mutant.path, self.path / "chosen.json", int(3 * seconds + 20)
+        chosen.write_text(json.dumps(tests))
+        files = dict.fromkeys(t.partition("::")[0] for t in tests)
+        select = {"MUTANT_SELECT": str(chosen), "MUTANT_SECONDS": str(limit), "PYTHONDONTWRITEBYTECODE": "1"}
+        source, times = file.read_text(), file.stat()
+        try:
+            file.write_text(mutant.code)
+            os.utime(file, (times.st_atime, times.st_mtime + 1000 + int(mutant.key, 16) % 10**6))
+            code, text = self._run(["-x", "--tb=line", *files], 5 * limit, **select)
+        finally:
+            file.write_text(source)
+            os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        by = next((line.split(" ")[1] for line in text.splitlines() if line.startswith(("FAILED ", "ERROR "))), "")
+        slow = dict.fromkeys((None, -signal.SIGKILL, -signal.SIGXCPU), "too slow")
+        return (slow | {0: "survived", 1: "failed", 5: "not run"}).get(code, "crashed"), by
+
+    def _run(self, arguments: list[str], limit: float, **environment: str) -> tuple[int | None, str]:
+        """Exit code of pytest (None after `limit` seconds) and what it printed."""
+        temporary = self.path / "tmp"
+        for left in (temporary, self.path / ".hypothesis"):
+            shutil.rmtree(left, ignore_errors=True)
+        temporary.mkdir()
+        paths = f"{self.path / 'src'}{os.pathsep}{PLUGIN.parent}"
+        env = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)} | environment
+        with subprocess.Popen(
+            [*PYTEST, "--hypothesis-seed=0", *arguments], cwd=self.path, env=env, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        ) as process:  # fmt: skip
+            RUNNING.add(process.pid)
+            try:
+                text = process.communicate(timeout=limit)[0]
+                code: int | None = process.returncode
+            except subprocess.TimeoutExpired:
+                code, text = None, ""
+            finally:
+                RUNNING.discard(process.pid)
+                _kill(process.pid)
+        if STOPPED.is_set():
+            raise Stopped
+        return code, text
+
+
+def spread(clones: list[Clone], jobs: list[Callable[[Clone], None]]) -> None:
+    """Run every job in the next clone that is free. An interruption ends the tests that are running."""
+    free: queue.Queue[Clone] = queue.Queue()
+    for clone in clones:
+        free.put(clone)
+
+    def work(job: Callable[[Clone], None]) -> None:
+        clone = free.get()
+        try:
+            job(clone)
+        finally:
+            free.put(clone)
+
+    with ThreadPoolExecutor(len(clones)) as pool:
+        try:
+            for future in [pool.submit(work, job) for job in jobs]:
+                future.result()
+        except BaseException:
+            STOPPED.set()
+            for pid in list(RUNNING):
+                _kill(pid)
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _kill(group: int) -> None:
+    """End what is left of a process and its children."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
