@@ -38,9 +38,9 @@ def test_choices_have_the_frequencies_of_the_weights() -> None:
 @pytest.mark.parametrize("k", [2, 3, 7, 49, 60_000])
 def test_equal_weights_are_chosen_as_any_others_would_be(k: int) -> None:
     log_weight = torch.full((k,), -math.log(k), dtype=torch.float64)
-    ladder = log_weight.exp().cumsum(0)
-    u = torch.rand(100_000, generator=stream(0), dtype=torch.float64) * ladder[-1]
-    expected = torch.searchsorted(ladder, u, right=True).clamp_(max=k - 1)
+    cumulative = log_weight.exp().cumsum(0)
+    u = torch.rand(100_000, generator=stream(0), dtype=torch.float64) * cumulative[-1]
+    expected = torch.searchsorted(cumulative, u, right=True).clamp_(max=k - 1)
     assert torch.equal(choose(log_weight, 100_000, stream(0)), expected)
 
 
@@ -49,8 +49,8 @@ def test_equal_weights_at_the_edge_of_a_step(u: float, monkeypatch: pytest.Monke
     """1 / 49 summed up is not k / 49: the step that is guessed may be the next one."""
     monkeypatch.setattr(torch, "rand", lambda n, **options: torch.full((n,), u, dtype=torch.float64))
     log_weight = torch.full((49,), -math.log(49), dtype=torch.float64)
-    ladder = log_weight.exp().cumsum(0)
-    expected = torch.searchsorted(ladder, u * ladder[-1], right=True).clamp_(max=48)
+    cumulative = log_weight.exp().cumsum(0)
+    expected = torch.searchsorted(cumulative, u * cumulative[-1], right=True).clamp_(max=48)
     assert torch.equal(choose(log_weight, 60, stream(0)), expected.expand(60))
 
 

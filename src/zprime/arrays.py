@@ -36,7 +36,7 @@ def check_matrix(name: str, x: Tensor, *, d: int | None = None) -> Tensor:
 
 
 def count_columns(x: Float[Tensor, "n *datum"]) -> Bool[Tensor, " c"] | None:
-    """Which columns of a table hold counts (whole numbers from 0 on); None unless nearly all do, and some exceed 1."""
+    """Which columns of a table hold counts (whole numbers, 0 or more); None unless 90 % do and some entry exceeds 1."""
     if x.ndim != 2 or not len(x):
         return None
     whole = ((x >= 0) & (x == x.round())).all(0)
@@ -47,7 +47,7 @@ def check_finite(name: str, x: Tensor) -> None:
     """Raise `ArrayError` naming the first rows of `x` that hold NaN or infinity."""
     if not x.is_floating_point():
         return
-    # sums are finite only if all entries are (or overflow, which the second look settles)
+    # a finite sum means finite entries; a sum that is not finite may have overflowed, so rows are looked at one by one
     if bool(torch.isfinite(x.sum())):
         return
     bad = ~torch.isfinite(x.reshape(x.shape[0], -1)).all(dim=1)
@@ -86,7 +86,7 @@ def cholesky(name: str, covariance: Float[Tensor, "*k d d"]) -> Float[Tensor, "*
     """Cholesky factors of covariances.
 
     Raises:
-        NumericalError: one is not positive definite in double precision.
+        NumericalError: a covariance is not positive definite in double precision.
     """
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(covariance)

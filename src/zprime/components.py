@@ -1,6 +1,6 @@
-"""Mixtures of Gaussians as values: density, draws, and what they make of an encoder's posterior.
+"""Mixtures of Gaussians as values: density, draws, and products with an encoder's posterior.
 
-`Diagonal` and `Full` are two shapes of the same thing; every Gaussian kind of latent distribution is one of them.
+`Diagonal` and `Full` differ in their covariances; every Gaussian kind of latent distribution uses one of them.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Diagonal:
 
     @cached_property
     def prepared(self) -> DiagonalMixture:
-        """What evaluates the density."""
+        """The kernel that evaluates the density; it is prepared once."""
         return DiagonalMixture(self.mean, self.scale, self.log_weight)
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -154,7 +154,7 @@ class Full:
 
 @runtime_checkable
 class WithScore(Protocol):
-    """A mixture that knows its log-density and the gradient of it, both without autograd."""
+    """A mixture with a log-density and its gradient, both computed without autograd."""
 
     def value(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The log-density."""
@@ -181,7 +181,7 @@ class _Density(torch.autograd.Function):
 
 
 class _First(torch.autograd.Function):
-    """The score, which has no gradient of its own: silence would be taken for a second derivative of zero."""
+    """The score. It has no gradient and raises where one is asked for; otherwise torch would take it for zero."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, score: Tensor) -> Tensor:  # noqa: ARG004
@@ -204,27 +204,27 @@ def differentiable(z: Float[Tensor, "n d"], mixture: WithScore) -> Float[Tensor,
 
 
 def choose(log_weight: Float[Tensor, " k"], n: int, rng: torch.Generator) -> Tensor:
-    """Draw `n` component indices (by inverse distribution function, so any number of components will do)."""
+    """Draw `n` component indices by the inverse distribution function, for any number of components."""
     if len(log_weight) == 1:
         return torch.zeros(n, dtype=torch.long, device=log_weight.device)
-    ladder = log_weight.double().exp().cumsum(0)
-    u = torch.rand(n, generator=rng, dtype=torch.float64, device=log_weight.device) * ladder[-1]
+    cumulative = log_weight.double().exp().cumsum(0)
+    u = torch.rand(n, generator=rng, dtype=torch.float64, device=log_weight.device) * cumulative[-1]
     last = len(log_weight) - 1
     if n > last and bool((log_weight == log_weight[0]).all()):
-        # where all weights are equal the step is known, but for rounding: searched for only there
-        which = (u * (len(ladder) / ladder[-1])).long().clamp_(max=last)
-        below = torch.cat([ladder.new_zeros(1), ladder])
-        off = ((below.index_select(0, which) > u) | (ladder.index_select(0, which) <= u)).nonzero().flatten()
-        which[off] = torch.searchsorted(ladder, u[off], right=True).clamp_(max=last)
+        # with equal weights the index is known but for rounding; the search is done where rounding matters
+        which = (u * (len(cumulative) / cumulative[-1])).long().clamp_(max=last)
+        below = torch.cat([cumulative.new_zeros(1), cumulative])
+        off = ((below.index_select(0, which) > u) | (cumulative.index_select(0, which) <= u)).nonzero().flatten()
+        which[off] = torch.searchsorted(cumulative, u[off], right=True).clamp_(max=last)
         return which
     # right=True: a component of weight zero is never drawn
-    return torch.searchsorted(ladder, u, right=True).clamp_(max=last)
+    return torch.searchsorted(cumulative, u, right=True).clamp_(max=last)
 
 
 def ancestral(
     noise: Float[Tensor, "n d"], which: Int[Tensor, " n"], mean: Float[Tensor, "k d"], scale: Float[Tensor, "k d"]
 ) -> Float[Tensor, "n d"]:
-    """Standard normal numbers as draws of the components that were chosen, in place, block by block."""
+    """Turn standard normal numbers into draws of the chosen components, in place, block by block."""
     for rows in blocks(len(noise), DRAWN):
         k = which[rows]
         noise[rows].mul_(scale.index_select(0, k)).add_(mean.index_select(0, k))
@@ -241,8 +241,8 @@ def choose_rows(log_terms: Float[Tensor, "m k"], u: Float[Tensor, "m draws"]) ->
     if bool(infinite.any()):
         diverged = infinite.any(1, keepdim=True)
         terms = torch.where(diverged, torch.where(infinite, 0.0, -torch.inf), terms)
-    ladder = torch.softmax(terms, 1).cumsum(1)
-    return torch.searchsorted(ladder, u * ladder[:, -1:], right=True).clamp_(max=terms.shape[1] - 1)
+    cumulative = torch.softmax(terms, 1).cumsum(1)
+    return torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).clamp_(max=terms.shape[1] - 1)
 
 
 def _noise(m: int, draws: int, d: int, dtype: torch.dtype, rng: torch.Generator) -> tuple[Tensor, Tensor]:

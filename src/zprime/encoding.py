@@ -1,4 +1,4 @@
-"""VAE + rows -> posteriors, shard by shard; an interrupted encoding goes on from the last whole shard."""
+"""Encode rows into posteriors, shard by shard; an interrupted encoding continues after the last complete shard."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ def encode(
         model: anything with `encode(x) -> (mean, scale)`.
         rows: one split.
         path: the artefact folder to write; without it the posteriors stay in memory.
-        key: what the artefact follows from; shards of an interrupted encoding with the same key are used again.
+        key: hash of all that the artefact depends on; shards that an interrupted encoding left under it are used.
         seed: for the manifest.
         inputs: for the manifest.
         progress: called once a shard.
@@ -81,14 +81,14 @@ def encode(
 
 
 class Reencoded(Posteriors):
-    """Posteriors that are not kept: the rows are, and each is encoded again when it is asked for.
+    """Posteriors that are not stored: the rows are, and each is encoded again when it is needed.
 
-    The other of the two ways to store the aggregated posterior: the data themselves instead of latent means and
-    standard deviations. The same numbers, up to the rounding of differently sized batches.
+    This is one of two ways to store the aggregated posterior; the other is to store latent means and standard
+    deviations. Both give the same numbers, up to rounding in batches of different sizes.
     """
 
     def __init__(self, model: Encoder, rows: Rows, *, stored: int | None = None) -> None:
-        """Take the encoder and the rows; `stored` is what the rows take where they are kept (default: as here)."""
+        """Take the encoder and the rows; `stored` is the size of the rows on disk, in bytes (default: in memory)."""
         self.model, self.rows = model, rows
         self.n, self.d = len(rows), _encode(model, rows, slice(0, 1))[0].shape[1]
         self.row_ids, self.weights, self.labels = rows.ids, None, rows.labels
@@ -96,17 +96,17 @@ class Reencoded(Posteriors):
 
     @property
     def bytes(self) -> int:
-        """What the rows take; the encoder comes on top."""
+        """Size of the rows; the encoder is not counted."""
         return self._stored
 
     def shards(self) -> Iterator[Shard]:
-        """Rows encoded anew, some at a time."""
+        """Posteriors of the rows, encoded now, a shard at a time."""
         for block in blocks(self.n, SHARD):
             mean, scale = _encode(self.model, self.rows, block)
             yield Shard(block.start, mean, scale)
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
-        """A datum at random, encoded now, then z' from its posterior; only the data that were drawn are encoded."""
+        """Draws of z': a random datum is encoded, then z' is drawn from its posterior. Other data are not encoded."""
         which = choose(self.log_weights.to(rng.device), n, rng).to(self.row_ids.device)
         unique, back = torch.unique(which, return_inverse=True)
         some = Rows(self.rows.name, self.rows.x[unique], self.rows.ids[unique])

@@ -6,14 +6,14 @@
     ├── NumericalError          exit 4   a number that is not finite; names the row, dimension or step
     └── ArrayError (ValueError) exit 5   data: wrong shape, empty, not finite, constant
 
-A fit that ends badly is no error but an `Outcome` (see `zprime.distribution`).
+A fit that ends badly raises no error: it returns an `Outcome` with advice (see `zprime.distribution`).
 """
 
 __all__ = ["ArrayError", "ArtifactError", "NumericalError", "UsageError", "ZprimeError"]
 
 
 class ZprimeError(Exception):
-    """Root of the tree; its text says what was wrong, with which value, and what to do."""
+    """Root of the tree; the text says what was expected, what was given, and what to do."""
 
     exit_code = 1
 
@@ -31,12 +31,12 @@ class ArtifactError(ZprimeError):
 
 
 class NumericalError(ZprimeError):
-    """A number that should be finite, or inside a proven bound, and is not."""
+    """A number that should be finite, or within a proven bound, but is not."""
 
     exit_code = 4
 
 
 class ArrayError(ZprimeError, ValueError):
-    """An array that cannot be used: *expected ..., got ...*."""
+    """An array that cannot be used; the text is *expected ..., got ...*."""
 
     exit_code = 5

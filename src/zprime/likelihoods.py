@@ -1,4 +1,4 @@
-"""p(x|z): what a decoder's output means, as torch Distributions over one datum."""
+"""p(x|z) as a torch Distribution of one datum, from the output of a decoder."""
 
 import math
 import threading
@@ -13,12 +13,12 @@ from torch.distributions import Distribution, Independent, Normal
 from zprime.arrays import LOG_2PI
 from zprime.errors import UsageError
 
-_GLOBAL = threading.Lock()  # one at a time has the global generator
+_GLOBAL = threading.Lock()  # one thread at a time uses torch's global generator
 Name = Literal["gaussian", "bernoulli"]
 
 
 class _Spherical(Independent):  # type: ignore[type-arg]
-    """N(mean, scale^2 I): its log-density is one squared distance, and not a sum of as many logarithms as pixels."""
+    """N(mean, scale^2 I), by one squared distance; torch would sum a log-density for each pixel."""
 
     def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
         super().__init__(Normal(mean, log_scale.exp(), validate_args=False), mean.ndim - 1, validate_args=False)
@@ -39,7 +39,7 @@ class _Spherical(Independent):  # type: ignore[type-arg]
 
 
 class Gaussian(nn.Module):
-    """N(x; output, scale^2 I), one scale for all pixels, learned with the decoder or fixed."""
+    """N(x; output, scale^2 I): one standard deviation for all pixels, learned with the decoder or fixed."""
 
     def __init__(self, *, scale: float | None = None, init: float = 0.3) -> None:
         """Fix the standard deviation at `scale`, or learn it from `init` (Rybkin 2021, sigma-VAE)."""
@@ -58,7 +58,7 @@ class Gaussian(nn.Module):
 
 
 class Bernoulli(nn.Module):
-    """Independent 0/1 pixels with `output` as logits."""
+    """Independent 0/1 pixels; `output` are their logits."""
 
     def forward(self, output: Tensor) -> Distribution:
         """The distribution of a batch, shape [n, *datum]."""
@@ -66,8 +66,8 @@ class Bernoulli(nn.Module):
 
 
 def draw(p: Distribution, *, rng: torch.Generator) -> Tensor:
-    """One draw from each of a batch of distributions, decided by `rng`."""
-    # torch's Distributions take no generator: the global one is lent a stream of ours, and given back
+    """One draw from each distribution of a batch; `rng` decides it."""
+    # torch's Distributions take no generator: the global one is seeded for the draw, and restored
     with _GLOBAL, torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.initial_seed())
         return p.sample()

@@ -35,7 +35,7 @@ def _mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 class MLPEncoder(nn.Module):
-    """Flatten, hidden layers, head."""
+    """A multilayer perceptron: the flattened datum, hidden layers, and the head."""
 
     def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256)) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Hidden layers, then one number a pixel or column."""
+    """A multilayer perceptron: hidden layers, then one number for each pixel or column."""
 
     def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256)) -> None:
         super().__init__()
@@ -90,14 +90,15 @@ class ConvEncoder(nn.Module):
 class _ToImage(nn.ConvTranspose2d):
     """The transposed convolution that ends a decoder: 4 x 4, in steps of 2.
 
-    To one channel torch's own takes as long as to thirty-two; as a matrix product and `fold` it takes a third of that.
+    For one output channel torch's convolution takes as long as for thirty-two. A matrix product and `fold` take a third
+    of that time, and are used in its place.
     """
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__(width, channels, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Images of twice the height and width."""
+        """Features to images of twice the height and width."""
         if self.out_channels > 1 or self.bias is None:
             return super().forward(x, output_size)
         height, width = x.shape[2:]
@@ -134,7 +135,7 @@ def build(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], wid
     """Make the encoder and decoder of the architecture called `name`, for data of `shape` and `d` latents.
 
     Raises:
-        UsageError: unknown name, or `conv` on data that are no images of at least 8 x 8.
+        UsageError: unknown name, or `conv` for data that are not images of at least 8 x 8.
     """
     if name == "mlp":
         return MLPEncoder(shape, d, hidden), MLPDecoder(shape, d, hidden)

@@ -1,7 +1,7 @@
 """One seed, many independent and named streams of random numbers.
 
-A stream depends on the seed and its name only: what one part draws never moves another part, and a
-loop that names its streams by epoch or by block can be resumed, or run in another order, for the same numbers.
+A stream depends on the seed and its name only, so the draws of one part do not change those of another. A loop that
+names its streams by epoch or by block can be resumed, or run in another order, and gives the same numbers.
 """
 
 import hashlib
@@ -24,5 +24,5 @@ def stream(seed: int, *names: str | int, device: str | torch.device = "cpu") -> 
 
 
 def fork(rng: torch.Generator, *names: str | int) -> torch.Generator:
-    """Give a named stream of its own to a part that was handed `rng`; `rng` itself does not move."""
+    """Give a named stream that depends on the seed of `rng` and on `names`; `rng` itself is not advanced."""
     return stream(rng.initial_seed(), "fork", *names, device=rng.device)
