@@ -1,10 +1,16 @@
 """Shapes and types in annotations are checked under pytest: the hook must come before any import of zprime."""
 
+import os
 from collections.abc import Iterator
 
+import hypothesis
 import jaxtyping
 import pytest
 import torch
+
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, max_examples=50, database=None)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)  # HYPOTHESIS_PROFILE=search
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 torch.set_num_threads(1)  # what the tests train is small: two threads on a busy machine are several times slower
 hook = jaxtyping.install_import_hook("zprime", "beartype.beartype")

@@ -232,3 +232,18 @@ def test_steps_much_too_long_end_in_advice_and_a_usable_distribution() -> None:
     assert not out.outcome.ok
     assert "lower lr" in out.outcome.message
     assert torch.isfinite(out.distribution.log_prob(ring().mean)).all()
+
+
+def test_one_steep_batch_does_not_stop_the_ascent() -> None:
+    """Gradients are clipped: else Adam divides all that follow by a gradient of 1e6 that came once."""
+    p = torch.zeros(1, requires_grad=True)
+    calls = 0
+
+    def objective(z: Tensor, g: torch.Generator) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return (1e6 if calls == 1 else 1.0) * p.sum()
+
+    climb(objective, lambda: float(p.detach()), p, Schedule(1, 4, 0.01, 0))
+    assert calls == 100
+    assert float(p.detach()) > 0.5  # of 100 steps of 0.01

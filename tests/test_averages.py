@@ -96,3 +96,28 @@ def test_a_product_that_is_no_density_is_said() -> None:
     found = averages({"train": wide, "heldout": HELD}, surgery(wide, split="train", rng=stream(0, "s")))
     assert "shared" not in found.members
     assert "is no density" in found.shared_fails
+
+
+def test_offset_is_a_length_a_dimension() -> None:
+    """A mean of c in every dimension is c away from the prior's, in however many dimensions."""
+    p = MemoryPosteriors(torch.full((5, D), -0.7).double(), torch.full((5, D), 0.5).double())
+    found = averages({"train": p, "heldout": HELD}, surgery(p, split="train", rng=stream(0, "s")))
+    assert found.members["moment match"].offset == pytest.approx(0.7)
+    assert found.members["moment match"].width == pytest.approx(0.5)
+    assert found.members["prior"].offset == 0
+
+
+def test_weights_stand_for_rows_that_occur_more_than_once() -> None:
+    times = torch.arange(60) // 20 + 1
+    one = MemoryPosteriors(TRAIN.mean, TRAIN.scale, weights=(times / times.sum()).double())
+    many = MemoryPosteriors(TRAIN.mean.repeat_interleave(times, 0), TRAIN.scale.repeat_interleave(times, 0))
+    a, b = (averages({"train": p, "heldout": HELD}, surgery(p, split="train", rng=stream(0, "s"))) for p in (one, many))
+    assert list(a.members) == list(b.members)
+    for name in ("prior", "moment match", "barycentre", "pool"):
+        mine, theirs = a.members[name], b.members[name]
+        assert mine.forward.value == pytest.approx(theirs.forward.value), name
+        assert mine.reverse is not None
+        assert theirs.reverse is not None
+        assert mine.reverse.value == pytest.approx(theirs.reverse.value), name
+        assert (mine.width, mine.offset) == (pytest.approx(theirs.width), pytest.approx(theirs.offset))
+    assert a.width == pytest.approx(b.width)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 
 import small
 from oracles import linear_gaussian, maximum_likelihood
@@ -20,7 +21,7 @@ from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import page
 from zprime.results.audit import load as load_audit
 from zprime.results.drift import Drift
-from zprime.rng import stream
+from zprime.rng import fork, stream
 
 MODEL = linear_gaussian(D=6, d=3, var=0.4)
 
@@ -167,3 +168,58 @@ def test_new_rows_are_scaled_as_the_old_ones(tmp_path: Path) -> None:
     again = new_rows(str(data), described, tensors)
     torch.testing.assert_close(again.x[job.rows["heldout"].ids], job.rows["heldout"].x)
     assert torch.equal(again.labels[job.rows["train"].ids], job.rows["train"].labels)  # type: ignore[index]
+
+
+@pytest.mark.usefixtures("few")
+def test_the_interval_of_log_r_is_of_95_percent() -> None:
+    found_ = [
+        drift(Prior(3), codes(60, s, shift=0.5), codes(40, 700 + s), rng=stream(s, "d")).log_density for s in range(80)
+    ]
+    for e in found_:
+        assert e.stderr is not None
+        assert e.high - e.value == pytest.approx(1.959964 * e.stderr, rel=1e-6)
+        assert e.value - e.low == pytest.approx(1.959964 * e.stderr, rel=1e-6)
+    spread = np.std([e.value for e in found_], ddof=1)
+    assert np.mean([e.stderr for e in found_]) == pytest.approx(spread, rel=0.2)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_share_of_shuffles_is_never_zero() -> None:
+    d = found(codes(300, 1, shift=5.0))
+    assert d.moments_p == pytest.approx(1 / 100)  # the rows as they came are one of the shuffles
+    # three tests, of which the smallest p counts: three times
+    assert d.p_value == pytest.approx(min(1.0, 3 * min(d.density_p, d.moments_p, d.dimensions[0].p_value)))
+
+
+def test_drift_is_called_at_5_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zprime.measure.latents.drift.SHUFFLES", 9)
+    for p, drifted in ((0.0166, True), (0.0167, False)):  # three tests
+        monkeypatch.setattr("zprime.measure.latents.drift._rank_test", lambda a, b, p=p: p)
+        d = found(codes(40, 0))
+        assert d.drifted is drifted
+        assert d.p_value == pytest.approx(3 * p)
+
+
+@pytest.mark.usefixtures("few")
+def test_each_dimension_pays_for_the_others() -> None:
+    """Holm: the least p counts as often as there are dimensions, the next once less; none falls below one before."""
+    new = codes(60, 8)
+    new.mean[:, 1] += 0.4
+    r = found(new)
+    rng = stream(0, "drift")
+    a, b = (p.draw(rng=fork(rng, name)) for p, name in ((new, "new"), (codes(300, 9000), "heldout")))
+    p = sorted((float(ks_2samp(a[:, j].numpy(), b[:, j].numpy()).pvalue), j) for j in range(3))
+    held, truth = 0.0, []
+    for rank, (value, j) in enumerate(p):
+        held = max(held, min(1.0, (3 - rank) * value))
+        truth.append((j, pytest.approx(held)))
+    assert [(s.dimension, s.p_value) for s in r.dimensions] == truth
+
+
+@pytest.mark.usefixtures("few")
+def test_new_and_held_out_codes_are_drawn_apart() -> None:
+    """The same posteriors on both sides still give other draws: with the same noise log r would not differ at all."""
+    p = codes(50, 0)
+    d = drift(Prior(3), p, p, rng=stream(0, "d"))
+    assert d.log_density.value != 0
+    assert d.moments_p == 1.0

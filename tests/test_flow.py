@@ -204,3 +204,14 @@ def test_the_switch_as_the_user_set_it_is_kept() -> None:
         assert torch.distributions.Distribution._validate_args is False
     finally:
         torch.distributions.Distribution.set_default_validate_args(before)
+
+
+@pytest.mark.parametrize("size", [1e3, -1e3])
+def test_affine_slopes_are_bounded_whatever_the_weights(size: float) -> None:
+    """|a| < log 50 a transform, so that a point just outside the codes costs no millions of nats."""
+    net = Chain("maf", 3, 2, (16,)).double().requires_grad_(False)
+    for p in net.parameters():
+        p.fill_(size)
+    _, log_det = net(torch.randn(50, 3, generator=stream(0, "u"), dtype=torch.float64))
+    assert float(log_det.abs().max()) <= 2 * 3 * math.log(50) + 1e-9
+    assert float(log_det.abs().max()) > 3 * math.log(20)  # the bound is reached: slopes of 1/50 to 50 are possible

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import t as student_t
 
 from oracles import gaussian_kl, hermite, linear_gaussian
 from zoo import posteriors as clumps
@@ -149,3 +150,43 @@ def test_two_rows_are_too_few() -> None:
     split_gains = {s: measure_gains(candidates, p[s], split=s, rng=stream(0)) for s in ("selection", "heldout")}
     with pytest.raises(UsageError, match="hole: expected at least 3 held-out rows, got 2"):
         hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=stream(0))}, seed=0)
+
+
+def test_the_lower_end_pays_for_being_the_best_of_three() -> None:
+    found = run(3)
+    below = [b.estimate for b in found.bounds if (b.target, b.side) == ("population", "below")]
+    assert len(below) == 3
+    ends = [e.value - float(student_t.ppf(1 - 0.025 / 3, e.n - 1)) * (e.stderr or 0.0) for e in below]
+    assert found.low == pytest.approx(max(ends))
+    assert found.low > 0
+
+
+def test_the_candidate_is_picked_on_the_selection_split_and_scored_on_the_other() -> None:
+    def at(centre: float, seed: int) -> MemoryPosteriors:
+        mean = centre + 0.3 * torch.randn(60, 2, generator=stream(seed, "at"), dtype=torch.float64)
+        return MemoryPosteriors(mean, torch.full((60, 2), 0.4).double())
+
+    sides = {
+        name: Gaussian(torch.full((2,), c).double(), 0.5 * torch.eye(2).double())
+        for name, c in (("up", 2.0), ("down", -2.0))
+    }
+    p = {"train": at(2.0, 0), "selection": at(2.0, 1), "heldout": at(-2.0, 2)}
+    split_gains = {s: measure_gains(Candidates(sides), p[s], split=s, rng=stream(0)) for s in ("selection", "heldout")}
+    found = hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=stream(0))}, seed=0)
+    bound = next(b for b in found.bounds if "gain of" in b.name)
+    assert bound.name.endswith("gain of up")
+    assert bound.estimate.value < -10  # of held-out codes, which lie elsewhere
+    assert bound.estimate.split == "heldout"
+    match = found.bounds[0].estimate  # of training codes
+    assert match.value < -10
+
+
+@pytest.mark.parametrize(("copies", "saturated"), [(1, True), (2, False)])
+def test_a_lookup_table_is_half_a_nat_from_log_n(copies: int, saturated: bool) -> None:  # noqa: FBT001
+    """Posteriors far apart, each `copies` times: I is log N - log copies, and log 2 is more than half a nat."""
+    mean = torch.randn(40 // copies, 4, generator=stream(0, "apart"), dtype=torch.float64).repeat(copies, 1)
+    p = dict.fromkeys(("train", "selection", "heldout"), MemoryPosteriors(mean, torch.full((40, 4), 0.001).double()))
+    candidates = Candidates({"off": Gaussian(torch.full((4,), 3.0).double(), torch.ones(4).double())})
+    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=stream(0)) for s in ("selection", "heldout")}
+    found = hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=stream(0))}, seed=0)
+    assert found.saturated is saturated

@@ -46,6 +46,12 @@ def test_pairs_take_off_what_the_jackknife_counts_twice() -> None:
     assert corrected / truth == pytest.approx(1, rel=0.3)
 
 
+def test_the_square_of_a_mean_of_zero_is_all_quadratic() -> None:
+    """Its standard error is sqrt(2) s^2 / n, that of chi-squared; the jackknife's own part is next to nothing."""
+    found = [grouped(x - x.mean(), pairs=True, power=2).stderr() for x in map(noise, range(100))]
+    assert math.sqrt(float(torch.cat(found).square().mean())) * 600 == pytest.approx(math.sqrt(2), rel=0.1)
+
+
 def test_a_distance_that_came_out_small_by_chance_has_no_small_error() -> None:
     """Equal samples, where a Frechet distance is all quadratic; with a smaller least variance 90 % would hold."""
     truth = sum(frechet(clumps(100, 2 * s), clumps(100, 2 * s + 1)) for s in range(1000, 1300)) / 300
@@ -95,3 +101,22 @@ def test_intervals_by_scale() -> None:
         at(0.5, 0.2).estimate(0, ABOUT, unit="u").stderr
     )
     assert (plain.n, plain.split, plain.seed, plain.unit) == (100, "heldout", 0, "u")
+
+
+def test_halves_err_by_what_means_vary() -> None:
+    """Root mean square over many samples: within a tenth of the truth, 1 / sqrt(n)."""
+    found = [halve(lambda a, b, x=noise(s, 200): x[a].mean()[None], 200, 200) for s in range(60)]
+    squares = torch.cat([f.stderr().square() for f in found])
+    assert math.sqrt(float(squares.mean()) * 200) == pytest.approx(1, rel=0.1)
+
+
+def test_halves_keep_half_of_either_sample() -> None:
+    kept: list[tuple[int, int]] = []
+
+    def count(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        kept.append((int(a.sum()), int(b.sum())))
+        return torch.zeros(1)
+
+    halve(count, 50, 31)
+    assert kept == [(50, 31)] + [(25, 15)] * (len(kept) - 1)
+    assert len(kept) > 20

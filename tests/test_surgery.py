@@ -91,3 +91,53 @@ def test_variances_of_the_means_and_within_add_up_to_that_of_the_aggregated_post
     draws = MemoryPosteriors(mean, scale).sample(400_000, rng=stream(0, "draws"))
     together = torch.tensor(s.mean_variance) + torch.tensor(s.posterior_variance)
     torch.testing.assert_close(together.double(), draws.var(0), rtol=0.02, atol=0)
+
+
+def weighted() -> tuple[MemoryPosteriors, MemoryPosteriors]:
+    """Posteriors whose weights are as 1 to 2 to 9 by thirds; the same as rows that stand once, twice, nine times."""
+    rng = stream(0, "weighted")
+    mean = torch.randn(30, 2, generator=rng, dtype=torch.float64)
+    scale = 0.2 + 0.6 * torch.rand(30, 2, generator=rng, dtype=torch.float64)
+    mean[20:] += 2.0
+    times = torch.tensor([1, 2, 9]).repeat_interleave(10)
+    p = MemoryPosteriors(mean, scale, weights=(times / times.sum()).double())
+    return p, MemoryPosteriors(mean.repeat_interleave(times, 0), scale.repeat_interleave(times, 0))
+
+
+def test_weights_stand_for_rows_that_occur_more_than_once() -> None:
+    a, b = (surgery(p, split="train", rng=stream(0, "w")) for p in weighted())
+    assert a.mean_kl.value == pytest.approx(b.mean_kl.value)
+    assert a.gaussian_part.value == pytest.approx(b.gaussian_part.value)
+    for name in ("dimension_kl", "mean_variance", "posterior_variance"):
+        assert getattr(a, name) == pytest.approx(getattr(b, name)), name
+    assert a.active == b.active
+    several = [[surgery(p, split="train", rng=stream(s, "w")).information.value for s in range(80)] for p in weighted()]
+    mean, other = (torch.tensor(v) for v in several)
+    error = math.sqrt(float(mean.var() + other.var()) / 80)
+    assert float(mean.mean() - other.mean()) == pytest.approx(0, abs=4 * error)
+    assert error < 0.02
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_error_of_the_information_is_what_seeds_vary_by(which: int) -> None:
+    p = weighted()[which]
+    found = [surgery(p, split="train", rng=stream(s, "spread")).information for s in range(500)]
+    spread = float(torch.tensor([e.value for e in found]).std())
+    errors = torch.tensor([e.stderr or 0.0 for e in found])
+    assert float(errors.square().mean().sqrt()) == pytest.approx(spread, rel=0.15)
+    assert all((e.high - e.low) / 2 > 1.9 * (e.stderr or 0.0) for e in found)
+
+
+def test_a_hole_smaller_than_its_gaussian_part_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One posterior for all rows is a Gaussian: the hole is its Gaussian part, and 0.1 nats less cannot be."""
+    mean, scale = torch.full((50, 2), 1.5).double(), torch.full((50, 2), 0.5).double()
+    whole = MemoryPosteriors.log_prob
+    monkeypatch.setattr(MemoryPosteriors, "log_prob", lambda self, z: whole(self, z) - 0.1)
+    with pytest.raises(NumericalError, match="is below its Gaussian part"):
+        run(mean, scale)
+
+
+@pytest.mark.parametrize(("variance", "active"), [(0.009, 0), (0.011, 1)])
+def test_a_unit_is_active_from_a_variance_of_its_mean_of_a_hundredth(variance: float, active: int) -> None:
+    mean = torch.tensor([-1.0, 1.0]).double().repeat(20)[:, None] * math.sqrt(variance)
+    assert run(mean, torch.full((40, 1), 0.9).double()).active == active

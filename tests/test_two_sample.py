@@ -143,3 +143,36 @@ def test_refusals() -> None:
         c2st(normal(10, 2), normal(9, 2), split="heldout", seed=0)
     with pytest.raises(UsageError, match="mmd: expected two samples of one size, at least 3, got 2 and 2"):
         mmd(normal(2, 2), normal(2, 2), split="heldout", seed=0)
+
+
+def test_a_permutation_p_is_never_zero() -> None:
+    found = mmd(normal(30, 2, "x"), normal(30, 2, "y", shift=9.0), split="heldout", seed=0, permutations=99)
+    assert found.p_value == pytest.approx(1 / 100)  # the sample as it came is one of the permutations
+
+
+def test_seeds_and_splits_permute_and_halve_in_their_own_way() -> None:
+    x, y = normal(40, 2, "x"), normal(40, 2, "y", shift=0.1)
+    for vary in ([("a", k) for k in range(4)], [(s, 0) for s in "abcd"]):
+        for measure in (
+            lambda s, k: mmd(x, y, split=s, seed=k).p_value,
+            lambda s, k: c2st(x, y, split=s, seed=k).accuracy.value,
+        ):
+            found = [measure(s, k) for s, k in vary]
+            assert len(set(found)) > 1
+            assert found[0] == measure(*vary[0])
+
+
+def test_the_classifier_has_not_seen_what_it_is_tested_on() -> None:
+    """With more features than rows it learns any rows by heart, so that an accuracy of about 1/2 is one on others."""
+    found = [c2st(normal(60, 8, "x", s), normal(60, 8, "y", s), split="heldout", seed=s).accuracy for s in range(8)]
+    assert sum(e.value for e in found) / 8 == pytest.approx(0.5, abs=0.08)
+    assert {e.n for e in found} == {60}
+
+
+def test_mmd_errs_by_what_samples_vary() -> None:
+    found = [
+        mmd(normal(40, 2, "x", s), normal(40, 2, "y", s, shift=1.5), split="h", seed=0, permutations=3)
+        for s in range(60)
+    ]
+    spread = torch.tensor([m.squared.value for m in found]).std()
+    assert sum(m.squared.stderr or 0.0 for m in found) / 60 == pytest.approx(float(spread), rel=0.3)
