@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zprime.data import SPLITS, Dataset, DataSettings, Source, load, read_source
+from zprime.data import READERS, SPLITS, Dataset, DataSettings, Reader, Source, load, read_source, readers
+from zprime.data.source import file_named
 from zprime.errors import ArrayError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -397,9 +398,13 @@ NAN[[3, 7], 1] = np.nan
         (
             lambda p: "nothing-here",
             UsageError,
-            "data: expected digits, or a file or folder that exists, got 'nothing-here'",
+            "data: expected digits, .* or a folder of images, got 'nothing-here', which does not exist",
         ),
-        (lambda p: raw(p, "x.tsv", b"1\t2"), UsageError, r"data: expected a .npy file, .*, got x.tsv; .*as .csv$"),
+        (
+            lambda p: raw(p, "x.tsv", b"1\t2"),
+            UsageError,
+            r"expected digits, a .npy file, .*, got x.tsv; .*as .csv$",
+        ),
         (lambda p: raw(p, "x.pdf", b"1,2"), UsageError, r"or a folder of images, got x.pdf$"),
         (lambda p: raw(p, "x.csv", b""), ArrayError, r"x.csv: expected rows of numbers, got an empty file"),
         (lambda p: raw(p, "x.csv", b"a,b\n\n"), ArrayError, r"x.csv: expected rows of numbers, got only a header"),
@@ -554,3 +559,23 @@ def test_rows_that_are_copies_of_training_rows_are_counted_and_warned_of(caplog:
     assert data.copies == expected
     assert f"{expected['heldout']} of 10 heldout rows equal a training row exactly" in caplog.text
     assert Dataset(table(), DataSettings("t")).copies == {"selection": 0, "heldout": 0}
+
+
+def test_a_new_format_is_one_line_of_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reader alone says what it reads, when, and what help and errors tell of it."""
+    reader = Reader("a .pair file", "two columns", file_named(".pair"), lambda p: Source(p.stem, np.loadtxt(p)))
+    monkeypatch.setattr(readers, "READERS", (*readers.READERS, reader))
+    file = tmp_path / "x.pair"
+    file.write_text("1 2\n3 4\n5 6\n")
+    assert read_source(str(file)).x.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert readers.formats(details=True).endswith(" or a .pair file (two columns)")
+    with pytest.raises(UsageError, match=r"or a .pair file, got x.txt"):
+        read_source(str(raw(tmp_path, "x.txt", b"1")))
+
+
+def test_help_names_every_format() -> None:
+    """`--data` and its error are written from the registry."""
+    assert DataSettings.__doc__ is not None
+    for reader in READERS:
+        assert f"{reader.what} ({reader.help})" in DataSettings.__doc__
+    assert "READERS" not in DataSettings.__doc__

@@ -1,6 +1,18 @@
-"""Rows of a data set and their three splits, from arrays, image folders, IDX files or a built-in set."""
+"""Rows of a data set and their three splits, from arrays, tables, image folders, IDX files or a built-in set."""
 
 from zprime.data.dataset import SPLITS, Dataset, DataSettings, Rows, load, new_rows
-from zprime.data.sources import Source, read_source
+from zprime.data.readers import READERS, read_source
+from zprime.data.source import Reader, Source
 
-__all__ = ["SPLITS", "DataSettings", "Dataset", "Rows", "Source", "load", "new_rows", "read_source"]
+__all__ = [
+    "READERS",
+    "SPLITS",
+    "DataSettings",
+    "Dataset",
+    "Reader",
+    "Rows",
+    "Source",
+    "load",
+    "new_rows",
+    "read_source",
+]

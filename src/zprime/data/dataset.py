@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import check_finite
-from zprime.data.sources import Array, Source, read_source
+from zprime.data.readers import formats, read_source
+from zprime.data.source import Array, Source
 from zprime.errors import ArrayError, UsageError
 from zprime.rng import stream
 
@@ -27,7 +28,7 @@ class DataSettings:
     """What to read and how to split it.
 
     Attributes:
-        data: `digits`, a .npy, .npz or .csv file, a folder of IDX files or of images.
+        data: what to read, in one of the formats of `zprime.data.READERS`.
         selection: share of the rows for the selection split (of the training part where the set has a test part;
             at most 5,000 rows then).
         heldout: share of the rows for the held-out split; ignored where the set has a test part, which is then it.
@@ -40,6 +41,12 @@ class DataSettings:
     heldout: float = 1 / 6
     limit: int = 0
     binarise: bool = False
+
+
+if DataSettings.__doc__ is not None:  # it is under python -OO
+    DataSettings.__doc__ = DataSettings.__doc__.replace(
+        "what to read, in one of the formats of `zprime.data.READERS`", formats(details=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -152,21 +159,21 @@ class Dataset:
         if column not in self.columns:
             known = ", ".join(sorted(self.columns)) or "none: only an .npz file has arrays beside x and y"
             raise UsageError(f"weights: expected a column of {self.name} ({known}), got {column!r}")
-        found = self.columns[column]
-        if found.dtype.kind not in "fiub":
-            raise ArrayError(f"{self.name}: expected numbers in column {column}, got {found.dtype}")
-        out = torch.from_numpy(found.astype(np.float64))[self.ids[split]]
-        bad = (~(out >= 0) | out.isinf()).nonzero().flatten()
+        values = self.columns[column]
+        if values.dtype.kind not in "fiub":
+            raise ArrayError(f"{self.name}: expected numbers in column {column}, got {values.dtype}")
+        weights = torch.from_numpy(values.astype(np.float64))[self.ids[split]]
+        bad = (~(weights >= 0) | weights.isinf()).nonzero().flatten()
         if len(bad):
             raise ArrayError(
-                f"{self.name}: expected weights >= 0 in column {column}, got {float(out[bad[0]]):g} in row "
+                f"{self.name}: expected weights >= 0 in column {column}, got {float(weights[bad[0]]):g} in row "
                 f"{int(self.ids[split][bad[0]])}"
             )
-        if not float(out.sum()) > 0:
+        if not float(weights.sum()) > 0:
             raise ArrayError(
-                f"{self.name}: expected a weight above 0 in column {column}, got {len(out)} zeros ({split})"
+                f"{self.name}: expected a weight above 0 in column {column}, got {len(weights)} zeros ({split})"
             )
-        return out
+        return weights
 
     @property
     def is_image(self) -> bool:

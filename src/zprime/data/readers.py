@@ -1,0 +1,45 @@
+"""The formats that data are read from: one line each."""
+
+from pathlib import Path
+
+from zprime.data.csv_file import CSV
+from zprime.data.digits import DIGITS
+from zprime.data.idx import IDX
+from zprime.data.images import IMAGES
+from zprime.data.numpy_files import NPY, NPZ
+from zprime.data.source import Reader, Source
+from zprime.errors import UsageError
+
+READERS: tuple[Reader, ...] = (
+    DIGITS,
+    NPY,
+    NPZ,
+    CSV,
+    IDX,
+    IMAGES,  # any other folder
+)
+"""The first one that recognises a path reads it."""
+
+
+def formats(*, details: bool = False) -> str:
+    """The formats in words, for help and errors; with what each holds if `details`."""
+    parts = [f"{r.what} ({r.help})" if details else r.what for r in READERS]
+    return f"{', '.join(parts[:-1])} or {parts[-1]}"
+
+
+def read_source(data: str) -> Source:
+    """Read the name of a built-in set, a file or a folder, in one of `READERS`.
+
+    Raises:
+        UsageError: nothing there, or nothing that is understood.
+        ArrayError: arrays of the wrong shape or type, cells that are no numbers, images of different sizes, truncated
+            files.
+    """
+    path = Path(data).expanduser()
+    for reader in READERS:
+        if reader.recognises(path):
+            return reader.read(path)
+    if not path.exists():
+        raise UsageError(f"data: expected {formats()}, got {data!r}, which does not exist")
+    hint = "; save it with commas between the columns, as .csv" if path.suffix.lower() in (".tsv", ".txt") else ""
+    raise UsageError(f"data: expected {formats()}, got {path.name}{hint}")

@@ -1,0 +1,55 @@
+"""Rows as they are stored, and what a reader of one format is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows as stored, before splitting and scaling.
+
+    Attributes:
+        name: what the rows are called in tables.
+        x: shape [n, *datum]; images are [n, channels, height, width].
+        y: labels, shape [n], or None.
+        test: number of rows at the end that are the set's own test part, 0 if it has none.
+        top: value that stands for full intensity (255 for bytes), or None where the columns have units of their own.
+        columns: further arrays of shape [n], by name.
+        names: of the columns of `x`, where they have names.
+    """
+
+    name: str
+    x: Array
+    y: Array | None = None
+    test: int = 0
+    top: float | None = None
+    columns: Mapping[str, Array] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One format that data are read from.
+
+    Attributes:
+        what: what it reads, as it stands in help and errors: "a .npy file".
+        help: what that holds, in a few words.
+        recognises: whether a path is of this format; called for paths that exist, and for names of built-in sets.
+        read: gives the rows. Raises UsageError where a part is missing, ArrayError where the content is unusable.
+    """
+
+    what: str
+    help: str
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path], Source]
+
+
+def file_named(suffix: str) -> Callable[[Path], bool]:
+    """Whether a path is a file whose name ends in `suffix`, in small or capital letters."""
+    return lambda path: path.is_file() and path.suffix.lower() == suffix
