@@ -17,6 +17,7 @@ from zprime.data import Rows
 from zprime.distribution import rebuild
 from zprime.errors import NumericalError, UsageError
 from zprime.latent.context import Context
+from zprime.latent import nuts
 from zprime.latent.nuts import SharedNUTSSettings, diagnose
 from zprime.latent.product_of_experts import ProductOfExpertsSettings
 from zprime.posteriors import MemoryPosteriors
@@ -245,7 +246,7 @@ assert "pyro" not in sys.modules
 Distribution.set_default_validate_args(False)
 filters, state = list(warnings.filters), torch.get_rng_state()
 python, numpy = random.getstate(), np.random.get_state()[1].copy()
-mcmc = nuts._pyro()
+mcmc = nuts._library("pyro.infer.mcmc")
 assert "pyro" in sys.modules
 target = lambda p: 0.5 * p["z"].square().sum()
 nuts._chain(mcmc, target, torch.ones(1), draws=5, warmup=5, seed=torch.Generator(), label="", progress=lambda *a: None)
@@ -260,14 +261,25 @@ assert bool((np.random.get_state()[1] == numpy).all())
     assert done.returncode == 0, done.stderr
 
 
-def test_without_pyro(monkeypatch):
+@pytest.mark.parametrize("library", ["pyro", "arviz_stats"])
+def test_without_a_library_of_the_extra(monkeypatch, library: str):
+    """Said before the chains are run, not after."""
+    load = importlib.import_module
+
     def missing(name: str):
-        raise ModuleNotFoundError("No module named 'pyro'")
+        if name.startswith(library):
+            raise ModuleNotFoundError(f"No module named {library!r}")
+        return load(name)
+
+    def run(*args: object, **given: object):
+        pytest.fail("a chain was run")
 
     model = linear_gaussian(5, 2)
     context, q = group(model, model.vae())
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(UsageError, match="kind shared-nuts: expected Pyro to be installed.*run: pip install pyro-ppl"):
+    monkeypatch.setattr(nuts, "_chain", run)
+    text = f"kind shared-nuts: expected Pyro and arviz-stats .* named '{library}'; run: pip install 'zprime.nuts.'"
+    with pytest.raises(UsageError, match=text):
         SharedNUTSSettings().fit(q, selection=q, context=context, rng=stream(0))
 
 

@@ -122,7 +122,8 @@ class SharedNUTSSettings:
         given = need(context, self.kind)
         take = members(train, group=self.group, label=self.label)
         x = given.train.x[take]
-        mcmc = _pyro()
+        mcmc = _library("pyro.infer.mcmc")
+        _library("arviz_stats.base")  # asked for before hours of sampling, not after
         data = train.gather()
         row = torch.randint(len(take), (self.chains,), generator=fork(rng, "rows"))
         noise = torch.randn(self.chains, train.d, generator=fork(rng, "starts"), dtype=torch.float64)
@@ -169,7 +170,7 @@ class Target:
 def diagnose(draws: Float[Tensor, "c k d"]) -> tuple[list[float], list[float]]:
     """Rank-normalised split R-hat and bulk effective sample size of every dimension (Vehtari et al. 2021)."""
     with warnings.catch_warnings():
-        array_stats = importlib.import_module("arviz_stats.base").array_stats
+        array_stats = _library("arviz_stats.base").array_stats
         if len(draws) == 1:  # its halves, as chains
             half = draws.shape[1] // 2
             draws = torch.cat([draws[:, :half], draws[:, -half:]])
@@ -198,18 +199,19 @@ def _outcome(rhat: float, ess: float, diverged: int, settings: SharedNUTSSetting
     return Outcome(message=found)
 
 
-def _pyro() -> Any:
-    """Pyro's MCMC, imported so that torch's switch for argument validation and the warning filters stay as they are.
+def _library(module: str) -> Any:
+    """A module of the `nuts` extra, imported so that torch's argument validation and warning filters stay as they are.
 
     Raises:
-        UsageError: Pyro is not installed.
+        UsageError: it is not installed.
     """
     try:
         with contained():
-            return importlib.import_module("pyro.infer.mcmc")
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"kind {SharedNUTSSettings.kind}: expected Pyro to be installed, got {error}; run: pip install pyro-ppl"
+            f"kind {SharedNUTSSettings.kind}: expected Pyro and arviz-stats to be installed, got {error}; "
+            "run: pip install 'zprime[nuts]'"
         ) from error
 
 
