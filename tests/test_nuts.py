@@ -16,8 +16,8 @@ from oracles import LinearGaussian, linear_gaussian
 from zprime.data import Rows
 from zprime.distribution import rebuild
 from zprime.errors import NumericalError, UsageError
-from zprime.latent.context import Context
 from zprime.latent import nuts
+from zprime.latent.context import Context
 from zprime.latent.nuts import SharedNUTSSettings, diagnose
 from zprime.latent.product_of_experts import ProductOfExpertsSettings
 from zprime.posteriors import MemoryPosteriors
