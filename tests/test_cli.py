@@ -142,7 +142,7 @@ def test_errors_are_sentences_with_their_exit_code(
         (
             ["run", "--data", "nope", "--out", tmp_path / "r"],
             2,
-            "data: expected digits, or a file or folder that exists, got 'nope'",
+            "or a folder of images, got 'nope', which does not exist",
         ),
         (["run", "--data", "digits", "--out", other], 2, "this folder holds files that zprime did not write"),
         (["run", "--data", "digits", "--out", nan / "x"], 2, "cannot write here (Not a directory)"),

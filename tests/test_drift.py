@@ -157,7 +157,7 @@ def test_from_a_run_and_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "wide.npy", np.hstack([x, x]))
     with pytest.raises(ArrayError, match=r"expected rows of shape \[5\], as the run has, got \[10\]"):
         drift_of(job, str(tmp_path / "wide.npy"))
-    with pytest.raises(UsageError, match="data: expected digits, or a file or folder that exists"):
+    with pytest.raises(UsageError, match="data: expected digits, .* which does not exist"):
         drift_of(job, "nothing.npy")
 
 
