@@ -26,8 +26,8 @@ WITHIN = {
     "log-density of diagonal mixtures": ("kernels/diagonal.py", "_evaluate"),
     "log-density of full mixtures": ("kernels/dense.py", "full_mixture_log_prob"),
     "exact-posterior gain, closed form": ("kernels/diagonal.py", "diagonal_log_ratio"),
-    "classifier whose features are compared": ("measure/features.py", "train_classifier"),
-    "student classifiers": ("measure/utility.py", "hits"),
+    "classifier whose features are compared": ("measure/samples/features.py", "train_classifier"),
+    "TSTR classifiers": ("measure/samples/utility.py", "hits"),
 }
 
 
