@@ -53,7 +53,7 @@ class Clone:
     def record(self, file: str, into: Path) -> bool:
         """Record which test of a file runs which line; whether all its tests passed."""
         code, text = self._run([file], RECORD_LIMIT, MUTANT_RECORD=str(into))
-        if code not in (0, 1, 5):
+        if code not in (0, 1, 5) or not into.exists():
             raise SystemExit(f"{file} cannot be run: pytest ended with {code}\n{text[-2000:]}")
         return code != 1
 
@@ -79,7 +79,10 @@ class Clone:
             os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
         by = next((line.split(" ")[1] for line in text.splitlines() if line.startswith(("FAILED ", "ERROR "))), "")
         slow = dict.fromkeys((None, -signal.SIGKILL, -signal.SIGXCPU), "too slow")
-        return (slow | {0: "survived", 1: "failed", 5: "not run"}).get(code, "crashed"), by
+        outcome = (slow | {0: "survived", 1: "failed", 5: "not run"}).get(code, "crashed")
+        if not by and outcome in ("failed", "crashed") and self._run(["tests/test_rng.py"], RECORD_LIMIT)[0] != 0:
+            raise SystemExit(f"pytest does not run without a mutant either:\n{text[-2000:]}")
+        return outcome, by
 
     def _run(self, arguments: list[str], limit: float, **environment: str) -> tuple[int | None, str]:
         """Exit code of pytest (None after `limit` seconds) and what it printed."""
