@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from choice import TestFile, choose, wanted_lines
+from choice import TestFile, choose
 from clones import PLUGIN, ROOT, Clone, spread
 from page import NOTICED, write
 from places import Mutant, sample
@@ -89,7 +89,7 @@ def measure(clones: list[Clone], mutants: list[Mutant], files: list[TestFile], o
     began, before = time.monotonic(), len(results.known)
 
     def job(mutant: Mutant, clone: Clone) -> None:
-        tests, seconds = choose(files, mutant.path, wanted_lines(mutant, files, ROOT), options.cap)
+        tests, seconds = choose(files, mutant, ROOT, options.cap)
         start = time.monotonic()
         outcome, by = clone.outcome(mutant, tests, seconds)
         took = round(time.monotonic() - start, 1)

@@ -9,6 +9,8 @@ from typing import Any
 from mutant_plugin import CACHED
 from places import Mutant
 
+RULES = "tests/test_rules.py"
+
 
 @dataclass
 class TestFile:
@@ -37,6 +39,18 @@ class TestFile:
         masks = self.lines.get(context, {})
         return any(masks.get(p, 0) & mask for p, mask in wanted.items())
 
+    def ranked(self, wanted: dict[str, int]) -> list[tuple[int, float, str]]:
+        """(rank, seconds, test) of those that run one of the lines or may do so, the first to be run first."""
+        cached, ranked = self.runs(CACHED, wanted), []
+        for test, facts in self.tests.items():
+            if self.runs(test, wanted):
+                ranked.append((0, facts["seconds"], test))
+            elif any(self.runs(f, wanted) for f in facts["fixtures"]):
+                ranked.append((1, facts["seconds"], test))
+            elif cached:
+                ranked.append((2, facts["seconds"], test))
+        return sorted(ranked)
+
     def nearness(self, path: str) -> tuple[bool, float]:
         """Whether it is named like the module, and which share of what it runs is in the module."""
         total = sum(m.bit_count() for m in self.whole.values())
@@ -44,40 +58,32 @@ class TestFile:
         return named, self.whole.get(path, 0).bit_count() / max(total, 1)
 
 
-def choose(files: list[TestFile], path: str, wanted: dict[str, int], cap: float) -> tuple[list[str], float]:
-    """Tests that run one of the wanted lines, nearest file first, and their seconds; at most `cap` seconds.
+def choose(files: list[TestFile], mutant: Mutant, root: Path, cap: float) -> tuple[list[str], float]:
+    """Tests that may notice a mutant, the nearest file first, and their seconds; at most `cap` seconds.
 
-    In a file, tests that run the line themselves come first, then those whose fixtures do, then (where a cached
-    function does) all others; each time the quickest first. The nearest file may take half of the time, others a
-    quarter.
+    They run one of the lines that the mutant concerns. In a file, tests that run it themselves come first, then those
+    whose fixtures do, then (where a cached function does) all others; each time the quickest first. The nearest file
+    may take half of the time, others a quarter. Rules of all classes are tested first where the change is one of what
+    runs at import.
     """
-    chosen: list[str] = []
-    spent = 0.0
-    near = sorted((f for f in files if any(f.whole.get(p, 0) & m for p, m in wanted.items())), reverse=True,
-                  key=lambda f: f.nearness(path))  # fmt: skip
-    for i, file in enumerate(near):
-        allowed = min(cap / 2 if i == 0 else cap / 4, cap - spent)
-        ranked: list[tuple[int, float, str]] = []
-        cached = file.runs(CACHED, wanted)
-        for test, facts in file.tests.items():
-            rank = (
-                0 if file.runs(test, wanted)
-                else 1 if any(file.runs(f, wanted) for f in facts["fixtures"])
-                else 2 if cached else 3
-            )  # fmt: skip
-            if rank < 3:
-                ranked.append((rank, facts["seconds"], test))
+    chosen = [t for f in files if mutant.imported and f.path == RULES for t in f.tests]
+    spent = sum(f.tests[t]["seconds"] for f in files if f.path == RULES for t in chosen)
+    wanted = wanted_lines(mutant, files, root)
+    near = [f for f in files if any(f.whole.get(p, 0) & m for p, m in wanted.items())]
+    near.sort(key=lambda f: f.nearness(mutant.path), reverse=True)
+    for file in near:
+        allowed = min(cap / 2 if file is near[0] else cap / 4, cap - spent)
         used: set[str] = set()
         taken = 0.0
-        for _, seconds, test in sorted(ranked):
+        for _, seconds, test in file.ranked(wanted):
             fixtures = set(file.tests[test]["fixtures"]) - used
             cost = seconds + sum(file.seconds.get(f, 0.0) for f in fixtures)
-            if taken + cost <= allowed or (i == 0 and not chosen and cost <= cap):
+            if taken + cost <= allowed or (file is near[0] and not taken and cost <= cap):
                 chosen.append(test)
                 used |= fixtures
                 taken += cost
         spent += taken
-    return chosen, spent
+    return list(dict.fromkeys(chosen)), spent
 
 
 def users(files: list[TestFile], root: Path, name: str) -> dict[str, int]:

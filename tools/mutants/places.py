@@ -58,6 +58,7 @@ class Mutant:
     last: int
     name: str
     """What the statement defines if it runs at import only (a constant, a field); then users of the name are tested."""
+    imported: bool
 
     def __str__(self) -> str:
         return f"{self.path.removeprefix('src/zprime/')}, {self.where}: `{self.before}` -> `{self.after}`"
@@ -128,9 +129,9 @@ def _mutant(key: str, root: Path, path: str, changes: list[_Change]) -> Mutant |
         line = change.start[0]
         old, new = source.splitlines(), code.splitlines()
         after = new[line - 1].strip() if len(old) == len(new) else "(removed)"
-        first, last, name = _run_by(tree, line, change.start[1])
+        first, last, name, imported = _run_by(tree, line)
         where = _where(tree, line)
-        return Mutant(key[:8], path, where, old[line - 1].strip(), after, code, line, first, last, name)
+        return Mutant(key[:8], path, where, old[line - 1].strip(), after, code, line, first, last, name, imported)
     return None
 
 
@@ -192,20 +193,20 @@ def _where(tree: ast.AST, line: int) -> str:
     return ".".join(names) or "module"
 
 
-def _run_by(tree: ast.AST, line: int, column: int) -> tuple[int, int, str]:
-    """Lines that a test must run, and a name where the statement itself runs at import only."""
+def _run_by(tree: ast.AST, line: int) -> tuple[int, int, str, bool]:
+    """Lines that a test must run; the name that a statement defines, and True, where it runs at import only."""
     around = _enclosing(tree, line)
     functions = [n for n in around if isinstance(n, ast.FunctionDef)]
     inner = around[-1]
     if functions and inner is not functions[0] and functions[0].body[0].lineno <= line:
         body = getattr(inner, "body", None)
         last = inner.end_lineno if not body else max(body[0].lineno - 1, inner.lineno)
-        return inner.lineno, last or line, ""
+        return inner.lineno, last or line, "", False
     if functions:  # its defaults and decorators
-        return functions[0].body[0].lineno, functions[0].end_lineno or line, ""
+        return functions[0].body[0].lineno, functions[0].end_lineno or line, "", True
     name = ""
     match inner:
         case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
             pass
     whole = around[0] if isinstance(inner, ast.ClassDef) else tree
-    return getattr(whole, "lineno", 1), getattr(whole, "end_lineno", 10**6), name
+    return getattr(whole, "lineno", 1), getattr(whole, "end_lineno", 10**6), name, True
