@@ -43,8 +43,8 @@ WRONG = 0.7
 N, DRAWS = 60, 200
 NOTES = (
     "2,000 simulated data sets of seeds 0 to 1999, 60 rows each, linear-Gaussian models (two latents, four pixels). "
-    "The three gains against their expectations over the data's true distribution; surgery against the exact value "
-    "for the data set's own posteriors (its rows are not a sample: the interval is for its draws alone). "
+    "The truth of the three gains is their expectation over the true distribution of the data; that of surgery "
+    "is the exact value for the posteriors of the data set, since its interval is about its draws alone. "
     "`hidden`: a Gaussian without its closed form, so that its exact-posterior gain is an importance estimate; "
     "`wrong q`: scales of the encoder times 0.7. 200 draws a row. `AIS` is 8 temperatures, 2 chains, 30 rows."
 )

@@ -48,14 +48,15 @@ N = 60
 POPULATION = Diagonal(WEIGHT.log(), CENTRE, (SPREAD.square() + SCALE.square()).sqrt())
 NOTES = (
     "2,000 simulated data sets of seeds 0 to 1999, two latents, 60 rows a split (minibatch: 200, low density: 300 "
-    "held-out rows). Leave-one-out: 200 of 2,000 training rows against the exact means over all, given their mixture; "
-    "`narrow q`: scales times 0.1. The bracket: against the population's hole. The moment-matched Gaussian: against "
-    "the integral for that very Gaussian. Total correlation: against quadrature for the data set's own mixture. C2ST: "
-    "against the accuracy of that very classifier on 2 x 4,000 fresh points. MMD: against the closed form at that very "
-    "bandwidth. A p-value is counted as held where it is at least 0.05. The bracket and shares of draws are wider than "
-    "need be by construction. Leave-one-out gains are skewed: a few rows that lie apart decide the mean, and a sample "
-    "of rows without them looks better than it is. Up to 5,000 training rows all are scored, so nothing is sampled "
-    "but their draws; beyond, fewer rows than 25 times the squared skewness make an estimate not stable."
+    "held-out rows). What the intervals should hold: for leave-one-out (200 of 2,000 training rows) the exact means "
+    "over all rows, given their mixture; for the interval of the hole, that of the population; for the moment-matched "
+    "Gaussian, the integral for the same Gaussian; for total correlation, quadrature for the mixture of the data "
+    "set; for C2ST, the accuracy of the same classifier on 2 x 4,000 fresh points; for MMD, the closed form at that "
+    "bandwidth. A p-value counts as held if it is 0.05 or more. `narrow q`: scales times 0.1. The interval of the hole "
+    "and those of proportions of draws are wider than needed by construction. Leave-one-out gains are skewed: a few "
+    "rows that lie apart decide the mean, and a sample of rows without them looks better than it is. Up to 5,000 "
+    "training rows all are scored, so that only their draws are sampled; of more rows a sample is scored, and an "
+    "estimate is not stable if the rows are fewer than 25 times the squared skewness."
 )
 
 

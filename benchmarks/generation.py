@@ -1,4 +1,4 @@
-"""False alarms and coverage of the x' side: `make bench-generation`.
+"""False alarms and coverage of the samples side: `make bench-generation`.
 
 Rows come from four clumps of a known distribution, or from one Gaussian, so equal samples are equal in law. Fidelity
 depends on the size of the samples: its truth is the mean of the same figure over 2,000 further pairs of samples of that
@@ -33,10 +33,10 @@ CENTRES = torch.tensor([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0], [6.0, 6.0]], dtype=D
 NOTES = (
     f"Seeds 0, 1, ...; {N} rows in each sample ({FEATURES} features, four clumps), {TRAIN} training rows for copying. "
     f"`equal`: both samples from one distribution; `blurred`: clumps half as wide; `three modes`: one clump missing; "
-    f"`junk`: a tenth of the rows far away. Truths of fidelity are means over {TRUTHS:,} further pairs of samples of "
-    "this size; of copying, 1/2 and 1/20 on average over training sets. A p-value, and a verdict that leaves the prior "
-    "for an equal candidate, count as held where they raise no alarm at 5 %; the gate of copying holds where an honest "
-    "sample passes."
+    f"`junk`: a tenth of the rows far away. The truth of a fidelity figure is its mean over {TRUTHS:,} more pairs of "
+    "samples of this size; that of copying is 1/2 and 1/20, on average over training sets. A p-value counts as held if "
+    "it raises no alarm at 5 %, the verdict if it does not leave the prior for an equal candidate, and the gate of "
+    "copying if an honest sample passes."
 )
 
 
@@ -181,4 +181,4 @@ GROUPS = {
 }
 
 if __name__ == "__main__":
-    main("The x' side: false alarms, and coverage of 95 % intervals", "generation", GROUPS, NOTES)
+    main("Samples and their verdict: false alarms, and coverage of 95 % intervals", "generation", GROUPS, NOTES)

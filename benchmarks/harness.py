@@ -27,7 +27,7 @@ def row(name: str, e: Estimate, truth: float) -> tuple[str, float, float, float]
 
 
 def p_value(name: str, p: float) -> tuple[str, float, float, float]:
-    """Counted as held where it raises no alarm: at 0.05 or more."""
+    """Counted as held if it is 0.05 or more, so raises no alarm."""
     return name, 0.05, 1.0, p
 
 
@@ -73,8 +73,8 @@ def table(title: str, counts: Mapping[str, Mapping[str, float]], notes: str) -> 
         "",
         notes,
         "",
-        f"Tested: that an interval holds the truth less often than {LEVEL:.0%}, one-sided binomial, at "
-        f"{ALPHA} / {len(counts)} (Bonferroni).",
+        f"An interval is called short if it holds the truth measurably less often than in {LEVEL:.0%} of data sets: "
+        f"one-sided binomial test at {ALPHA} / {len(counts)} (Bonferroni over the rows of the table).",
         "",
         "| interval of | data sets | holds the truth | 95 % interval | truth below | above | mean width | verdict |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -84,7 +84,7 @@ def table(title: str, counts: Mapping[str, Mapping[str, float]], notes: str) -> 
         both = binomtest(int(c["held"]), int(c["n"])).proportion_ci(method="wilson")
         rate = c["held"] / c["n"]
         failed = test.pvalue < ALPHA / len(counts)
-        said = f"**short: {rate:.1%}**" if failed else ("wider than need be" if both.low > LEVEL else "holds")
+        said = f"**short: {rate:.1%}**" if failed else ("wider than needed" if both.low > LEVEL else "holds")
         width = f"{c['width'] / c['n']:.3g}" if c["width"] else "one-sided"
         lines.append(
             f"| {name} | {c['n']:.0f} | {rate:.2%} | {both.low:.2%} to {both.high:.2%} | {c['below'] / c['n']:.2%} | "

@@ -45,5 +45,5 @@ def test_the_table_tells_short_from_wide_from_right() -> None:
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in page.splitlines() if line.startswith("| ")}
     assert rows["right"].endswith("| holds |")
     assert rows["short"].endswith("| **short: 92.5%** |")
-    assert rows["wide"].endswith("| wider than need be |")
+    assert rows["wide"].endswith("| wider than needed |")
     assert "0.05 / 3" in page
