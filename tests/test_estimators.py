@@ -50,3 +50,24 @@ def test_sampler_draws_rows_like_the_data() -> None:
     np.testing.assert_allclose(made.mean(0), x.mean(0), atol=0.4)
     np.testing.assert_allclose(np.cov(made.T), np.cov(x.T), atol=1.2)
     assert abs(np.mean(np.abs(made.mean(1) - 10) < 1) - np.mean(np.abs(x.mean(1) - 10) < 1)) < 0.2
+
+
+def test_random_state_decides_fits_and_draws() -> None:
+    x = two_clusters(120)
+    fits = [LatentDensity(components=2, random_state=s).fit(x) for s in (0, 0, 1)]
+    scores = [f.score_samples(x) for f in fits]
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])  # other rows were set aside
+    draws = [fits[0].sample(5, random_state=s) for s in (None, 0, 1, 1)]
+    np.testing.assert_array_equal(draws[0], draws[1])  # the constructor's is the default
+    np.testing.assert_array_equal(draws[2], draws[3])
+    assert not np.array_equal(draws[1], draws[2])
+
+
+def test_random_state_decides_training_and_rows() -> None:
+    x = two_clusters(60)
+    fits = [VAESampler(1, hidden=(4,), epochs=2, random_state=s).fit(x) for s in (0, 0, 1)]
+    draws = [f.sample(4, random_state=7) for f in fits]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+    assert not np.array_equal(fits[0].sample(4, random_state=8), draws[0])

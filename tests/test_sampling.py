@@ -1,5 +1,6 @@
 """The generative model: round trip, what it carries, decoder means and draws."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,33 @@ def test_refusals(tmp_path: Path) -> None:
     own = GenerativeModel(Prior(2), Own(), torch.zeros(1), torch.ones(1))
     with pytest.raises(UsageError, match="this decoder is a module of your own"):
         own.save(tmp_path / "own")
+
+
+@pytest.mark.parametrize("noise", ["mean", "draw"])
+def test_samples_are_decoded_and_in_the_units_of_the_data(noise: str) -> None:
+    """The decoder's answer to z', times 2, plus 3: as `model` has it."""
+    made = model()
+    z, x = sampling.sample(made, 6, seed=4, noise=noise)
+    answer = made.decoder.decode(z)
+    if noise == "mean":
+        torch.testing.assert_close(x, 2 * answer.mean + 3)
+    else:
+        gap = ((x - 3) / 2 - answer.mean) / answer.stddev
+        assert float(gap.std()) == pytest.approx(1, abs=0.2)
+        assert abs(float(gap.mean())) < 0.2
+    assert torch.equal(x, sampling.sample(made, 6, seed=4, noise=noise)[1])
+    assert not torch.equal(z, sampling.sample(made, 6, seed=5, noise=noise)[0])
+
+
+def test_copies_are_sampled_and_saved_only_where_that_is_allowed(tmp_path: Path) -> None:
+    copies = replace(model(), copying="copies")
+    for attempt in (lambda **kw: sampling.sample(copies, 2, **kw), lambda **kw: copies.save(tmp_path / "g", **kw)):
+        with pytest.raises(UsageError, match="its samples copy training rows"):
+            attempt()
+        assert not (tmp_path / "g").exists()
+        attempt(allow_copies=True)
+    again = sampling.load(tmp_path / "g")
+    assert again.copying == "copies"
+    assert "unfit to publish" in again.says()
+    for status in ("passes", "untested"):
+        assert len(sampling.sample(replace(model(), copying=status), 2)[0]) == 2

@@ -353,3 +353,56 @@ def test_settings_that_cannot_be_used_are_refused(changes: dict[str, float], tex
 def test_epochs_left_to_the_size_of_the_data_make_about_12000_steps(n: int, epochs: int) -> None:
     assert TrainSettings().plan(n) == epochs
     assert TrainSettings(epochs=7).plan(n) == 7
+
+
+def test_the_best_epoch_is_the_best_by_the_objective_that_is_trained() -> None:
+    """With beta 4 the selection split is scored with beta 4, at full weight from the first epoch on."""
+    found = run(settings=replace(FAST, beta=4.0))
+    _, selection = data(NETS["mlp"][0])
+    scores = [h["selection"] for h in found.history]
+    assert found.epoch == 1 + scores.index(max(scores))
+    assert scores[found.epoch - 1] == pytest.approx(evaluate(found.vae, selection, seed=0, beta=4.0), rel=1e-5)
+    assert abs(scores[found.epoch - 1] - evaluate(found.vae, selection, seed=0)) > 1e-3
+
+
+def test_beta_rises_over_the_warm_up_and_the_rate_falls_to_a_twentieth(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def noted(self: torch.optim.Adam, *args: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    found = run(settings=replace(FAST, epochs=10, lr=0.01, beta=2.0, warmup=0.3))
+    assert [h["beta"] for h in found.history] == pytest.approx([0.5, 1.0, 1.5, *[2.0] * 7])
+    steps = len(rates) // 10
+    assert rates == pytest.approx(
+        [0.01 * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * e / 10))) for e in range(10) for _ in range(steps)]
+    )
+
+
+OTHERS = {
+    "selection split": lambda rows, selection: (rows, replace(selection, x=1 - selection.x)),
+    "training rows": lambda rows, selection: (replace(rows, x=1 - rows.x), selection),
+    "order of rows": lambda rows, selection: (replace(rows, ids=rows.ids.flip(0)), selection),
+}
+
+
+@pytest.mark.parametrize("what", [*OTHERS, "seed", "weights", "settings", "nothing"])
+def test_a_checkpoint_of_anything_else_is_not_gone_on_from(what: str, tmp_path: Path) -> None:
+    shape, architecture = NETS["mlp"]
+    run(checkpoint=tmp_path / "c")
+    rows, selection = OTHERS.get(what, lambda *both: both)(*data(shape))
+    settings = replace(FAST, lr=2e-3) if what == "settings" else FAST
+    seen: list[int] = []
+    train(
+        VAE.build(shape, architecture, seed=int(what == "weights")),
+        rows,
+        selection,
+        settings,
+        seed=int(what == "seed"),
+        checkpoint=tmp_path / "c",
+        progress=lambda what, done, total: seen.append(done),
+    )
+    assert seen[0] == (FAST.epochs if what == "nothing" else 0)
