@@ -120,3 +120,17 @@ def test_refusals(unchecked: None) -> None:
         build_features(lambda x: x[None], rows, encoder=None, classifier=None, seed=0).of(rows.x)
     with pytest.raises(ArrayError, match="features own: expected finite numbers, got nan"):
         build_features(lambda x: x / 0 * 0, rows, encoder=None, classifier=None, seed=0).of(rows.x)
+
+
+def test_auto_never_takes_the_codes_of_the_vae_itself() -> None:
+    class Own:
+        def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            raise AssertionError("auto asked the encoder")
+
+    counts = Rows("train", torch.poisson(torch.full((60, 4), 3.0), generator=stream(0, "counts")), torch.arange(60))
+    for rows, name in ((columns(), "pixels"), (counts, "log-counts"), (pictures(labels=False), "selfsupervised")):
+        found = build_features("auto", rows, encoder=Own(), classifier=None, seed=0)
+        assert found.name == name
+        assert torch.isfinite(found.of(rows.x)).all()
+    net = train_classifier(columns(labels=True), seed=0)
+    assert build_features("auto", columns(labels=True), encoder=Own(), classifier=net, seed=0).name == "classifier"

@@ -161,7 +161,7 @@ def _judge(best: Contender, evidence: dict[str, Estimate], *, tested: bool, spac
         )
         return GenerationVerdict("undecided", "prior", sentence, why)
     confirmed = best.name != "prior" and gain.value > least
-    covers = lost.value > -2 * (lost.stderr or 0.0)
+    covers = lost.value >= -2 * (lost.stderr or 0.0)  # equal coverage without error is no loss
     choice = best.name if confirmed and covers else "prior"
     if best.name != "prior":
         why.append(

@@ -1,0 +1,255 @@
+"""What a run uses again, whose verdict is shipped, and that what is written was flushed in the right order."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import small
+from test_auditing import MODEL, SMALL, shifted, splits
+from zprime import artifact
+from zprime.auditing import audit
+from zprime.data import SPLITS
+from zprime.errors import ArtifactError
+from zprime.latent import MixtureSettings
+from zprime.results.audit import Audit
+from zprime.running import Run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.table(tmp_path_factory.mktemp("data") / "table.npz", n=240)
+
+
+@pytest.fixture
+def done(data: Path, tmp_path: Path, whole: tuple[Run, Audit]) -> Run:
+    """A copy of a run, to be altered."""
+    import shutil
+
+    return Run.open(shutil.copytree(whole[0].path, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Audit]:
+    return small.run(tmp_path_factory.mktemp("run") / "run", data)
+
+
+def manifest(path: Path) -> tuple[str, int]:
+    return artifact.read(path).hash, (path / artifact.MANIFEST).stat().st_mtime_ns
+
+
+# -- reuse -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fit_is_used_again_for_the_same_settings_seed_and_rows_alone(done: Run) -> None:
+    path = done.path / "latent" / "mixture"
+
+    def again(**changes: Any) -> bool:
+        before = manifest(path)
+        done.fit(**{"kinds": ["mixture"], "seed": 0, **changes})
+        return manifest(path) == before
+
+    assert again()
+    assert not again(seed=1)
+    assert again(seed=1)
+    assert not again()
+    assert not again(kinds=[MixtureSettings(components=2)])
+    assert not again(kinds=["mixture"])
+
+
+def test_an_audit_is_used_again_for_the_same_settings_seed_and_candidates_alone(done: Run) -> None:
+    path = done.path / "audit"
+    little = replace(small.AUDIT, samples=0, simulated=0, draws=0)
+
+    def again(settings: Any = little, **changes: Any) -> bool:
+        before = manifest(path)
+        done.audit(settings, **{"seed": 0, **changes})
+        return manifest(path) == before
+
+    assert not again()
+    assert again()
+    assert not again(seed=1)
+    assert not again()
+    assert not again(names=["gaussian"])
+    assert not again(replace(little, rows=11), names=["gaussian"])
+    done.fit(["gaussian"], seed=1)
+    assert not again(replace(little, rows=11), names=["gaussian"])
+
+
+@pytest.mark.parametrize("name", ["data", "model", *(f"posteriors/{s}" for s in SPLITS), "latent/mixture", "audit"])
+def test_every_file_of_what_is_used_again_is_verified(name: str, done: Run, data: Path) -> None:
+    file = max((done.path / name).glob("*.safetensors"), key=lambda p: p.name)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ArtifactError, match="its SHA-256 is not the one in"):
+        small.run(done.path, data)
+
+
+# -- what is shipped ---------------------------------------------------------------------------------------------------
+
+
+def with_copying(audit: Audit, name: str, status: str) -> Audit:
+    assert audit.generation is not None
+    entries = [
+        e
+        if e.name != name or e.copying is None
+        else replace(e, copying=replace(e.copying, status=status), copying_draws=None)
+        for e in audit.generation.entries
+    ]
+    return replace(audit, generation=replace(audit.generation, entries=entries))
+
+
+def test_copying_is_known_of_the_fit_that_was_measured_and_of_no_other(done: Run, whole: tuple[Run, Audit]) -> None:
+    found = artifact.read(done.path / "audit")
+    accused = with_copying(whole[1], "mixture", "copies")
+    accused.save(done.path / "audit", key=found.key, **found.inputs)
+    assert done.generative("mixture").copying == "copies"
+    assert done.generative("gaussian").copying == whole[1].copying("gaussian")
+    done.fit(["mixture"], seed=1)
+    assert done.generative("mixture").copying == "untested"
+    done.fit(["mixture"], seed=0)
+    assert done.generative("mixture").copying == "copies"
+
+
+@pytest.mark.parametrize(
+    ("generation", "likelihood", "status", "shipped"),
+    [
+        (("leave the prior", "gaussian"), "mixture", "passes", "gaussian"),
+        (("keep the prior", "prior"), "mixture", "passes", "prior"),
+        (("undecided", "prior"), "mixture", "passes", "mixture"),
+        (("undecided", "prior"), "mixture", "untested", "mixture"),
+        (("undecided", "prior"), "mixture", "copies", "prior"),
+        (("none of these", "gaussian"), "mixture", "passes", "mixture"),
+        (("none of these", "gaussian"), "mixture", "copies", "prior"),
+        (("undecided", "prior"), "prior", "passes", "prior"),
+        (None, "mixture", "passes", "mixture"),
+    ],
+)
+def test_generation_decides_what_is_shipped_else_likelihood_unless_it_copies(
+    generation: tuple[str, str] | None, likelihood: str, status: str, shipped: str, whole: tuple[Run, Audit]
+) -> None:
+    found = with_copying(whole[1], "mixture", status)
+    found = replace(found, verdict=replace(found.verdict, choice=likelihood))
+    if generation is None:
+        found = replace(found, generation=None)
+    else:
+        assert found.generation is not None
+        told = replace(found.generation.verdict, decision=generation[0], choice=generation[1])
+        found = replace(found, generation=replace(found.generation, verdict=told))
+    assert found.shipped == shipped
+
+
+def test_what_copies_is_not_shipped(done: Run, whole: tuple[Run, Audit], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the verdict would have it, the folder of what was shipped before goes."""
+    found = with_copying(whole[1], "mixture", "copies")
+    assert found.generation is not None
+    told = replace(found.generation.verdict, decision="leave the prior", choice="mixture")
+    found = replace(found, generation=replace(found.generation, verdict=told))
+    monkeypatch.setattr("zprime.auditing.audit", lambda *a, **k: found)
+    assert (done.path / "generator").exists()
+    done.audit(replace(small.AUDIT, rows=11), seed=0)
+    assert not (done.path / "generator").exists()
+
+
+# -- numbers of an audit -----------------------------------------------------------------------------------------------
+
+
+def test_selection_and_held_out_rows_are_scored_with_draws_of_their_own() -> None:
+    """The same rows on both sides have other gains: else the held-out split would confirm the choice's own luck."""
+    p, rows = splits(shift=0.5)
+    both = {**p, "selection": p["heldout"]}
+    rows = {**rows, "selection": replace(rows["heldout"], name="selection")}
+    found = audit({"r": shifted(0.5)}, both, model=MODEL.vae(), rows=rows, settings=replace(SMALL, samples=0, rows=80))
+    gains = {k: v for k, v in found.tensors.items() if k.startswith("gain.") and k.endswith(".r")}
+    for name, values in gains.items():
+        if ".heldout." in name and "evidence" not in name and "posterior" not in name:  # that one has a closed form
+            other = gains[name.replace(".heldout.", ".selection.")]
+            assert not torch.equal(values, other), name
+            torch.testing.assert_close(values.mean(), other.mean(), rtol=0, atol=0.3)
+
+
+def test_rows_with_a_heavy_tail_are_those_above_0_7(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the rows at 0.71, the others at 0.69; and a loss is a gain below -5 nats."""
+    monkeypatch.setattr(
+        "zprime.measure.likelihood.gains.pareto_khat",
+        lambda terms: torch.where(torch.arange(len(terms)) % 4 == 0, 0.71, 0.69).double(),
+    )
+    p, rows = splits()
+    found = audit({"r": shifted(0.1)}, p, model=MODEL.vae(), rows=rows, settings=replace(SMALL, samples=0, simulated=0))
+    shares = [s.khat for scores in found.entry("r").scores["heldout"].values() for s in [scores] if s.khat is not None]
+    assert shares == [pytest.approx(0.25, abs=0.02)]
+
+
+# -- order on disk -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Flushes and renames, in order: what was flushed, or what a name now stands for."""
+    seen: list[tuple[str, str]] = []
+    fsync, rename, replaced = os.fsync, os.rename, os.replace
+
+    def flush(handle: int) -> None:
+        seen.append(("flush", os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    def move(how: Any) -> Any:
+        def moved(a: Any, b: Any) -> None:
+            how(a, b)
+            seen.append(("rename", str(b)))
+
+        return moved
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "rename", move(rename))
+    monkeypatch.setattr(os, "replace", move(replaced))
+    return seen
+
+
+def write(path: Path, value: float) -> None:
+    from test_artifact import write as write_model
+
+    write_model(path, seed=int(value))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
+@pytest.mark.parametrize("before", [False, True])
+def test_files_are_flushed_before_and_the_folder_after_the_rename(
+    before: bool,
+    tmp_path: Path,
+    calls: list[tuple[str, str]],  # noqa: FBT001
+) -> None:
+    path = tmp_path / "a"
+    if before:
+        write(path, 0)
+        calls.clear()
+    write(path, 1)
+    assert calls[-1] == ("flush", str(tmp_path))  # else the rename itself may be lost
+    steps = [what for what, _ in calls]
+    names = [Path(name).name for what, name in calls if what == "rename"]
+    assert names[:2] == ["tensors.safetensors", "manifest.json"]  # the manifest last: without it the folder is none
+    assert names[2:] == ([] if before else ["a"])  # swapped in one step where the older one lies
+    for i, (what, name) in enumerate(calls):
+        if what == "rename" and name != str(path):
+            assert steps[i - 1] == "flush"
+            assert f".{Path(name).name}." in calls[i - 1][1]  # what is renamed is what was flushed
+    assert json.loads((path / "manifest.json").read_text())["config"]["seed"] == 1
+
+
+def test_a_file_that_cannot_be_flushed_is_not_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a", 0)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Exception, match="No space left on device"):
+        write(tmp_path / "a", 1)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
