@@ -195,7 +195,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     fsync, rename, replaced = os.fsync, os.rename, os.replace
 
     def flush(handle: int) -> None:
-        seen.append(("flush", os.readlink(f"/proc/self/fd/{handle}")))
+        seen.append(("flush", str(Path(f"/proc/self/fd/{handle}").readlink())))
         fsync(handle)
 
     def move(how: Any) -> Any:

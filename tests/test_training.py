@@ -389,5 +389,12 @@ def test_a_checkpoint_of_another_selection_split_is_not_gone_on_from(tmp_path: P
     for other, first in ((selection, FAST.epochs), (replace(selection, x=1 - selection.x), 0)):
         seen: list[int] = []
         model = VAE.build(shape, architecture)
-        train(model, rows, other, FAST, checkpoint=tmp_path / "c", progress=lambda _, done, n: seen.append(done))
+        train(
+            model,
+            rows,
+            other,
+            FAST,
+            checkpoint=tmp_path / "c",
+            progress=lambda _, done, n, seen=seen: seen.append(done),
+        )
         assert seen[0] == first
