@@ -30,7 +30,7 @@ DEFAULT = BaseTrainerConfig().num_epochs
 def main(folder: Path, epochs: int) -> None:
     torch.set_num_threads(1)
     run = Run.open(folder)
-    rows = run.rows["train"]
+    rows = run.folder.rows["train"]
     model = theirs(vae.load(folder / "model"), rows)
     out: dict[str, float] = {}
 

@@ -12,7 +12,6 @@ import small
 from oracles import linear_gaussian, maximum_likelihood
 from zprime import plot
 from zprime.data import new_rows
-from zprime.drifting import drift_of
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Gaussian, Prior
 from zprime.latent.gaussian import moments
@@ -142,7 +141,7 @@ def test_from_a_run_and_a_file(tmp_path: Path) -> None:
     job, _ = small.run(tmp_path / "run", data)
     same = small.table(tmp_path / "same.npz", n=400)
     before = (job.path / "audit" / "tensors.safetensors").read_bytes()
-    d = drift_of(job, str(same))
+    d = job.drift(str(same))
     kept = load_audit(job.path / "audit")
     assert kept.drift == d
     assert (job.path / "audit" / "tensors.safetensors").read_bytes() == before
@@ -153,21 +152,21 @@ def test_from_a_run_and_a_file(tmp_path: Path) -> None:
     assert not d.drifted
     x = np.load(same)["x"]
     np.save(tmp_path / "other.npy", x[x[:, 0] > 90])  # one of the two clumps
-    assert drift_of(job, str(tmp_path / "other.npy")).drifted
+    assert job.drift(str(tmp_path / "other.npy")).drifted
     np.save(tmp_path / "wide.npy", np.hstack([x, x]))
     with pytest.raises(ArrayError, match=r"expected rows of shape \[5\], as the run has, got \[10\]"):
-        drift_of(job, str(tmp_path / "wide.npy"))
+        job.drift(str(tmp_path / "wide.npy"))
     with pytest.raises(UsageError, match="data: expected digits, .* which does not exist"):
-        drift_of(job, "nothing.npy")
+        job.drift("nothing.npy")
 
 
 def test_new_rows_are_scaled_as_the_old_ones(tmp_path: Path) -> None:
     data = small.table(tmp_path / "t.npz")
     job, _ = small.run(tmp_path / "run", data)
-    described, tensors = job.dataset.describe(), job.dataset.tensors()
+    described, tensors = job.folder.dataset.describe(), job.folder.dataset.tensors()
     again = new_rows(str(data), described, tensors)
-    torch.testing.assert_close(again.x[job.rows["heldout"].ids], job.rows["heldout"].x)
-    assert torch.equal(again.labels[job.rows["train"].ids], job.rows["train"].labels)  # type: ignore[index]
+    torch.testing.assert_close(again.x[job.folder.rows["heldout"].ids], job.folder.rows["heldout"].x)
+    assert torch.equal(again.labels[job.folder.rows["train"].ids], job.folder.rows["train"].labels)  # type: ignore[index]
 
 
 @pytest.mark.usefixtures("few")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import small
-from zprime import latent
+from zprime import latent, threads
 from zprime.data import DataSettings
 from zprime.engine import in_processes, in_threads
 from zprime.errors import NumericalError
@@ -90,7 +90,7 @@ def test_a_process_that_fails_stops_the_others(tmp_path: Path) -> None:
 
 def test_a_run_side_by_side_is_the_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits in processes and measures in threads: the same numbers, to the bit."""
-    monkeypatch.setattr(latent, "HEAVY", 0)
+    monkeypatch.setattr(threads, "HEAVY", 0)
     table = small.table(tmp_path / "table.npz", 300)
     found: dict[int, tuple[dict[str, object], Audit]] = {}
     kinds = [latent.settings_for(k) for k in ("gaussian", "mixture", "exemplars")]

@@ -70,7 +70,7 @@ def test_weights_fit_another_population(run: Path, capsys: pytest.CaptureFixture
     assert call(*fit) == 0
     assert json.loads(capsys.readouterr().out)["second"]["chosen"]["weights"] == "second"
     job = Run.open(run)
-    train = job._posteriors("train").gather()
+    train = job.folder.posteriors("train").gather()
     assert train.labels is not None
     mean, _ = moments(train.take((train.labels == 1).nonzero().flatten()))
     r = load_fit(run / "latent" / "second").distribution

@@ -26,7 +26,6 @@ from zprime.reporting.compare import short as short_names
 from zprime.reporting.latent_map import map_data
 from zprime.reporting.latents import lines
 from zprime.reporting.page import html
-from zprime.reporting.provenance import command
 from zprime.reporting.sections import _tables, sections
 from zprime.reporting.sheets import Sheet, sheets
 from zprime.reporting.table import details, short, show, size
@@ -103,7 +102,7 @@ def test_neighbours_are_on_the_page_but_never_on_a_public_one(digits: tuple[Path
 
 def test_command_makes_the_same_again(digits: tuple[Path, Audit], tmp_path: Path) -> None:
     """What the page prints parses, and leaves out nothing that was set."""
-    words = shlex.split(command(digits[1]))
+    words = shlex.split(digits[1].command)
     called, bound, _ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
     assert called.__name__ == "run"
     given = bound.arguments
@@ -259,7 +258,7 @@ def test_notebook_shows_results(digits: tuple[Path, Audit]) -> None:
         assert str(e.scores["heldout"]["likelihood"].gain) in shown
     posteriors = ShardedPosteriors(folder / "posteriors" / "train")
     assert f"{posteriors.n:,} posteriors in 2 dimensions" in posteriors._repr_html_()
-    model = run.generative("mixture")
+    model = run.folder.generative("mixture")
     assert "stores no function of any single training row" in model._repr_html_()
     fit = zprime.fit("gaussian", posteriors, selection=ShardedPosteriors(folder / "posteriors" / "selection"))
     assert fit.outcome.message in fit._repr_html_()

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from zprime.progress import Progress
+from zprime.threads import one_thread
 
 T = TypeVar("T")
 
@@ -17,18 +18,18 @@ T = TypeVar("T")
 def in_processes(
     work: Callable[..., object], tasks: Sequence[tuple[Any, ...]], *, workers: int, done: Callable[[int], None]
 ) -> None:
-    """Call `work(*task)` for every task, in new processes with one thread each; what it returns is dropped.
+    """Call `work(*task)` for every task, in new processes with one thread each; what `work` returns is not kept.
 
     The processes are spawned: a script that gets here needs `if __name__ == "__main__":` round what it does.
 
     Args:
-        work: a function of a module, that keeps what it finds on disk.
-        tasks: what to call it with; what takes longest should come first.
+        work: a function of a module, which writes its results to disk.
+        tasks: the arguments of each call; put the longest task first.
         workers: processes at a time.
         done: called with the number of tasks that are done.
 
     Raises:
-        Exception: what a task raised first; the others are then stopped at once, and so they are by Ctrl-C.
+        Exception: what the first failing task raised. The other processes are then stopped, as they are by Ctrl-C.
     """
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
@@ -49,46 +50,48 @@ def in_processes(
 
 
 def _alone() -> None:
-    """What a process does first: one thread, and Ctrl-C is the parent's to hear."""
+    """Set up a worker process: one thread; it ignores SIGINT, because the parent stops it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
 class StoppedError(Exception):
-    """Raised in a thread that is to end because another one failed."""
+    """Raised in a thread that has to end because another one failed."""
 
 
 def in_threads(calls: Sequence[Callable[[Progress], T]], *, workers: int, progress: Progress) -> list[T]:
-    """Call all, at most `workers` at a time, and give their answers in order.
+    """Call all, at most `workers` at a time, and give their results in order.
 
-    torch computes without Python's lock, so that threads with one core each are faster than one after the other with
-    all cores, where operations are small. They must not use torch's global random numbers.
+    torch computes without Python's lock. Where operations are small, calls side by side with one core each are faster
+    than calls one after the other with all cores.
 
     Args:
-        calls: each is given a `progress` that it has to call now and then: there it is stopped if another one fails.
-        workers: threads, in each of which torch keeps to one core; with 1 they are called one after the other, by this
-            thread, and torch keeps its cores.
+        calls: each gets a `progress` to call now and then. That call raises, and so ends it, if another call failed.
+            They must not use torch's global random numbers.
+        workers: threads; torch keeps to one core in each. With 1 there are no threads, and torch keeps its cores.
         progress: called by all of them, one at a time.
+
+    Raises:
+        Exception: what the first failing call raised.
     """
     if workers < 2 or len(calls) < 2:
         return [call(progress) for call in calls]
-    stop, lock, before = threading.Event(), threading.Lock(), torch.get_num_threads()
+    stop, lock = threading.Event(), threading.Lock()
 
-    def heard(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         if stop.is_set():
             raise StoppedError(what)
         with lock:
             progress(what, done, total)
 
-    with ThreadPoolExecutor(min(workers, len(calls))) as pool:
+    with ThreadPoolExecutor(min(workers, len(calls))) as pool, one_thread():
         try:
-            torch.set_num_threads(1)
-            futures = [pool.submit(call, heard) for call in calls]
+            futures = [pool.submit(call, report) for call in calls]
             wait(futures, return_when=FIRST_EXCEPTION)
-            failed = [f for f in futures if f.done() and f.exception() is not None]
-            if failed:
-                raise failed[0].exception()  # type: ignore[misc]
+            errors = [f.exception() for f in futures if f.done()]
+            for error in errors:
+                if error is not None:
+                    raise error
             return [f.result() for f in futures]
         finally:
             stop.set()
-            torch.set_num_threads(before)

@@ -71,14 +71,17 @@ app.meta.config = [Env("ZPRIME_", command=False)]
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
-    """Run the command line, and exit: 0 well, 2 usage, 3 artefact, 4 numbers, 5 data, 130 interrupted."""
+    """Run the command line, and exit.
+
+    Exit codes: 0 done, 2 usage, 3 artefact, 4 numbers, 5 data, 130 interrupted, 141 nobody reads the output any more,
+    143 terminated.
+    """
     from zprime.cli.console import handler, keep_memory
 
     keep_memory()
-    logger = logging.getLogger("zprime")
-    if not logger.handlers:
-        logger.addHandler(handler())
-    signal.signal(signal.SIGTERM, _terminate)
+    logger, messages = logging.getLogger("zprime"), handler()
+    level, term = logger.level, signal.signal(signal.SIGTERM, _terminate)
+    logger.addHandler(messages)
     try:
         app.meta(argv, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -96,6 +99,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    finally:  # what called main() from Python has its logger and signals as before
+        logger.removeHandler(messages)
+        logger.setLevel(level)
+        signal.signal(signal.SIGTERM, term)
     sys.exit(0)
 
 

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-from zprime.cli.console import bars, give, say, say_table, set_threads, verdicts, workers
+from zprime.cli.console import OPTIONS, bars, give, say, say_table, verdicts
 from zprime.cli.run import FLAT
-from zprime.drifting import drift_of
 from zprime.reporting import report
 from zprime.reporting.samples import drift_table
 from zprime.results.audit import AuditSettings
 from zprime.running import Run
 from zprime.serialise import to_jsonable
+from zprime.threads import Threads, cores
 
 
 def audit(
@@ -32,10 +32,10 @@ def audit(
     seed
         Decides every draw.
     """
+    threads = Threads.by_work(OPTIONS.threads)
     if new_data:
-        set_threads(heavy=True)
         with bars() as progress:
-            moved = drift_of(Run.open(run, progress=progress), new_data, seed=seed)
+            moved = Run.open(run, progress=progress, threads=threads).drift(new_data, seed=seed)
         page = report(run)
         say(drift_table(moved))
         say(moved.sentence)
@@ -43,9 +43,9 @@ def audit(
         give({"drift": to_jsonable(moved), "report": page})
         return
     with bars() as progress:
-        job = Run.open(run, progress=progress)
-        found = job.audit(settings, seed=seed, workers=workers(large=job.large))
+        job = Run.open(run, progress=progress, threads=threads)
+        measured = job.audit(settings, seed=seed, workers=cores(OPTIONS.threads))
         page = report(run)
-    say_table(found)
+    say_table(measured)
     say(f"Report: {page}")
-    give({**verdicts(found), "report": page})
+    give({**verdicts(measured), "report": page})

@@ -1,9 +1,8 @@
-"""What all verbs share: the console, progress bars, JSON, threads."""
+"""What all verbs share: the console, progress bars, JSON."""
 
 import ctypes
 import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from zprime.progress import silent
 
 if TYPE_CHECKING:
     from zprime.results.audit import Audit
@@ -57,7 +58,7 @@ class Rate(ProgressColumn):
 def bars() -> Iterator[Any]:
     """Progress bars with rate and time left on standard error; the value to give as `progress`."""
     if OPTIONS.quiet:
-        yield lambda what, done, total: None
+        yield silent
         return
     columns = (
         TextColumn("{task.description:<22}"),
@@ -129,22 +130,3 @@ def keep_memory() -> None:
     trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
     settle(mmap, 1 << 25)
     settle(trim, 1 << 29)
-
-
-def cores() -> int:
-    """Cores to use: as many as there are, or as `--threads` says."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return OPTIONS.threads or there
-
-
-def set_threads(*, heavy: bool) -> None:
-    """Threads by the work: small networks run faster on one (35 s against 5 s on two busy cores)."""
-    import torch
-
-    torch.set_num_threads(cores() if heavy or OPTIONS.threads else 1)
-
-
-def workers(*, large: bool) -> int:
-    """Threads that measure side by side, with one core each; torch is told of the cores that one alone would get."""
-    set_threads(heavy=large)
-    return cores() if large else 1

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from zprime.cli.console import bars, give, say, set_threads
+from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.reporting.table import size
 from zprime.running import Run
+from zprime.threads import Threads
 
 
 def encode(run: Path) -> None:
@@ -15,9 +16,8 @@ def encode(run: Path) -> None:
     run
         Folder of a run that `zprime train` has been through.
     """
-    set_threads(heavy=True)
     with bars() as progress:
-        made = Run.open(run, progress=progress).encode()
-    for split, p in made.items():
+        posteriors = Run.open(run, progress=progress, threads=Threads.by_work(OPTIONS.threads)).encode()
+    for split, p in posteriors.items():
         say(f"{run / 'posteriors' / split}: {p.n} posteriors in {p.d} dimensions, {size(p.bytes)}")
-    give({split: {"n": p.n, "d": p.d, "bytes": p.bytes} for split, p in made.items()})
+    give({split: {"n": p.n, "d": p.d, "bytes": p.bytes} for split, p in posteriors.items()})

@@ -5,10 +5,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime.cli.console import bars, cores, give, say, set_threads
+from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.cli.settings import kinds_with
+from zprime.fit_stage import KINDS
 from zprime.reporting.table import size
-from zprime.running import KINDS, Run
+from zprime.running import Run
+from zprime.threads import Threads, cores
 
 
 def fit(
@@ -41,17 +43,11 @@ def fit(
         Decides every random choice.
     """
     wanted = kinds_with(kinds, set, by)
-    set_threads(heavy=False)
     with bars() as progress:
-        made = Run.open(run, progress=progress).fit(
-            wanted,
-            seed=seed,
-            names=[name] if name else None,
-            weights=weights,
-            before=lambda heavy: set_threads(heavy=heavy),
-            workers=cores(),
-        )
-    for key, f in made.items():
+        job = Run.open(run, progress=progress, threads=Threads.by_work(OPTIONS.threads))
+        called = [name] if name else None
+        fits = job.fit(wanted, seed=seed, names=called, weights=weights, workers=cores(OPTIONS.threads))
+    for key, f in fits.items():
         say(f"{run / 'latent' / key}: {f.distribution.label}, {size(f.distribution.bytes)}; {f.outcome.message}")
     give(
         {
@@ -62,6 +58,6 @@ def fit(
                 "outcome": f.outcome.message,
                 "chosen": f.chosen,
             }
-            for k, f in made.items()
+            for k, f in fits.items()
         }
     )

@@ -5,12 +5,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime.cli.console import bars, cores, give, say, say_table, set_threads, verdicts, workers
+from zprime import running
+from zprime.cli.console import OPTIONS, bars, give, say, say_table, verdicts
 from zprime.cli.settings import kinds_with
 from zprime.data import DataSettings
-from zprime.reporting import report
+from zprime.fit_stage import KINDS
 from zprime.results.audit import AuditSettings
-from zprime.running import KINDS, Run
+from zprime.run_folder import RunFolder
+from zprime.threads import Threads, cores
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 
@@ -46,15 +48,20 @@ def run(
     """
     wanted = kinds_with(kinds, set, by)
     with bars() as progress:
-        job = Run.create(out, progress=progress)
-        set_threads(heavy=False)
-        job.train(data, network, training, seed=seed, before=lambda heavy: set_threads(heavy=heavy))
-        job.encode()
-        fitted = job.fit(wanted, seed=seed, before=lambda heavy: set_threads(heavy=heavy), workers=cores())
-        audit = job.audit(auditing, seed=seed, names=list(fitted), workers=workers(large=job.large))
-        page = report(out)
+        audit = running.run(
+            data,
+            out,
+            network=network,
+            training=training,
+            kinds=wanted,
+            auditing=auditing,
+            seed=seed,
+            workers=cores(OPTIONS.threads),
+            threads=Threads.by_work(OPTIONS.threads),
+            progress=progress,
+        )
     say_table(audit)
-    shipped = job.generative(audit.shipped)
+    shipped, page = RunFolder.open(out).generative(audit.shipped), out / "report.html"
     where = out / "generator" if shipped.copying != "copies" else "nothing"
     say(f"Report: {page}\nShipped: {where}  ({shipped.says()})")
     give({"run": out, **verdicts(audit), "report": page, "generator": where})

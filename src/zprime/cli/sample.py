@@ -9,11 +9,12 @@ import numpy as np
 from cyclopts import Parameter
 
 from zprime import artifact, latent, sampling
-from zprime.cli.console import give, say, set_threads
+from zprime.cli.console import OPTIONS, give, say
 from zprime.cli.settings import label_of
 from zprime.errors import UsageError
 from zprime.reporting import pictures
-from zprime.running import Run
+from zprime.run_folder import RunFolder
+from zprime.threads import Threads
 
 
 def sample(
@@ -53,7 +54,7 @@ def sample(
     seed
         Decides the draws.
     """
-    set_threads(heavy=True)
+    Threads.by_work(OPTIONS.threads).use(heavy=True)
     model, default = _model(run, source, store, given)
     z, x = sampling.sample(model, n, seed=seed, noise=noise, allow_copies=allow_copies)
     target = out or default
@@ -90,20 +91,20 @@ def _model(run: Path, source: str, store: str, given: str) -> tuple[sampling.Gen
             raise UsageError(f"from: a shipped generator has one latent distribution; leave --from {source} out")
         model, default = sampling.load(run), run.parent / "samples" / (run.name + mark)
     else:
-        job = Run.open(run)
-        name = source or (job.choice() if label is None else _conditional(job))
-        model, default = job.generative(name, store=store), run / "samples" / (name + mark)
+        folder = RunFolder.open(run)
+        name = source or (folder.choice() if label is None else _conditional(folder))
+        model, default = folder.generative(name, store=store), run / "samples" / (name + mark)
     if label is None:
         return model, default
     return dataclasses.replace(model, latent=latent.given(model.latent, label)), default
 
 
-def _conditional(job: Run) -> str:
+def _conditional(folder: RunFolder) -> str:
     """The first latent distribution of a run that is conditional on a label."""
-    for name in job.fitted:
-        if latent.labels_of(latent.load(job.path / "latent" / name)):
+    for name in folder.fitted:
+        if latent.labels_of(latent.load(folder.path / "latent" / name)):
             return name
     raise UsageError(
-        f"given: expected a conditional latent distribution in {job.path}, found none; run "
-        f"`zprime fit {job.path} --kinds conditional` first (or any kind with --by label)"
+        f"given: expected a conditional latent distribution in {folder.path}, found none; run "
+        f"`zprime fit {folder.path} --kinds conditional` first (or any kind with --by label)"
     )

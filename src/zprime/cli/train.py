@@ -1,12 +1,14 @@
 """zprime train."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from zprime.cli.console import bars, give, say, set_threads
+from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.cli.run import FLAT
 from zprime.data import DataSettings
 from zprime.running import Run
+from zprime.threads import Threads
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 
@@ -29,11 +31,11 @@ def train(
         Decides splits, weights, row order and noise.
     """
     with bars() as progress:
-        job = Run.create(out, progress=progress)
-        job.train(data, network, training, seed=seed, before=lambda heavy: set_threads(heavy=heavy))
-    found = job.summary()
+        job = Run.create(out, progress=progress, threads=Threads.by_work(OPTIONS.threads))
+        job.train(data, network, training, seed=seed)
+    info = job.folder.model_info()
     say(
-        f"{out / 'model'}: best epoch {found['epoch']} of {found['epochs']} ({found['stopped']}); "
-        f"ELBO on the selection split {found['elbo']:.2f} nats per row"
+        f"{out / 'model'}: best epoch {info.epoch} of {info.epochs} ({info.stopped}); "
+        f"ELBO on the selection split {info.elbo:.2f} nats per row"
     )
-    give({"model": out / "model", **found})
+    give({"model": out / "model", **asdict(info)})

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from zprime import artifact, distribution
+from zprime import artifact, distribution, threads
 from zprime.distribution import LatentDistribution, Settings
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent.active import Active
@@ -28,7 +28,6 @@ from zprime.latent.vamp import Vamp, VampSettings
 
 __all__ = [
     "ABOUT",
-    "HEAVY",
     "SETTINGS",
     "About",
     "Active",
@@ -92,8 +91,6 @@ class About:
     when: str
     quick: bool = False
 
-
-HEAVY = 100_000  # numbers (rows times latents) from which on several threads pay
 
 _KINDS = (
     About(PriorSettings, "nothing (tau)", "none", "the reference; tau other than 1 shrinks or widens it", quick=True),
@@ -191,7 +188,7 @@ def name_of(settings: Settings) -> str:
 def heavy(settings: Settings, numbers: int) -> bool:
     """Whether fitting to so many numbers (rows times latents) is faster on several threads; not in small steps."""
     inner = settings.base if isinstance(settings, ConditionalSettings) else settings
-    return numbers >= HEAVY and not isinstance(inner, Schedule | SharedNUTSSettings)
+    return threads.large(numbers) and not isinstance(inner, Schedule | SharedNUTSSettings)
 
 
 def takes_long(settings: Settings) -> bool:

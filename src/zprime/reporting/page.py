@@ -106,7 +106,7 @@ def html(audit: Audit, *, public: bool = False) -> str:
         shipped=samples.shipped(audit),
         answer=answer(audit),
         facts=provenance.facts(audit),
-        command=provenance.command(audit),
+        command=audit.command,
     )
 
 

@@ -1,14 +1,10 @@
-"""Where an audit comes from: hashes, seeds, versions, and the command that makes it again."""
+"""Where an audit comes from: hashes, seeds and versions."""
 
-import shlex
 from typing import Any
 
-from zprime.data import DataSettings
 from zprime.reporting.table import size
 from zprime.reporting.words import data_name
-from zprime.results.audit import Audit, AuditSettings
-from zprime.training import TrainSettings
-from zprime.vae import VAESettings
+from zprime.results.audit import Audit
 
 
 def facts(audit: Audit) -> list[tuple[str, str]]:
@@ -46,39 +42,6 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
         out.append(("versions", ", ".join(f"{k} {v}" for k, v in audit.versions.items())))
     out += [(f"hash of {k}", v) for k, v in audit.inputs.items()]
     return out
-
-
-def command(audit: Audit) -> str:
-    """The command that makes it again, or nothing where the audit does not come from `zprime run`."""
-    settings = audit.data.get("settings")
-    if not settings:
-        return ""
-    words = ["zprime", "run", "--data", str(settings["data"])]
-    for defaults, given in (
-        (DataSettings(""), settings),
-        (VAESettings(), audit.model.get("settings", {})),
-        (TrainSettings(), audit.model.get("training", {})),
-        (AuditSettings(), vars(audit.settings)),
-    ):
-        for k, v in given.items():
-            if k != "data" and hasattr(defaults, k) and v != _listed(getattr(defaults, k)):
-                words += _option(k, v)
-    kinds = [e.name for e in audit.entries if e.eligible and e.name != "prior"]
-    words += ["--kinds", *kinds]
-    words += ["--seed", str(audit.seed), "--out", "runs/again"]
-    return shlex.join(words)
-
-
-def _listed(value: Any) -> Any:
-    """As JSON gives it back."""
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _option(name: str, value: Any) -> list[str]:
-    """As the command line takes it."""
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", *map(str, value)] if isinstance(value, list | tuple) else [f"--{name}", str(value)]
 
 
 def _plain(value: Any) -> str:

@@ -144,6 +144,7 @@ class Audit:
         drift: whether new rows still fit what was shipped; None until `zprime audit --new-data` looks.
         versions: library -> version that measured.
         inputs: model, posteriors and latent distributions -> hash.
+        command: shell command that makes the run again; empty where the audit comes from no run.
     """
 
     data: dict[str, Any]
@@ -165,6 +166,7 @@ class Audit:
     drift: Drift | None = None
     versions: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    command: str = ""
 
     def entry(self, name: str) -> Entry:
         """The row of the table called `name`.

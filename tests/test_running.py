@@ -103,7 +103,7 @@ def test_other_rows_in_the_same_file_are_noticed(tmp_path: Path) -> None:
     x = np.load(data)["x"]
     np.savez(data, x=x + 1, y=np.load(data)["y"])
     with pytest.raises(ArtifactError, match="these are not the rows that the run .* was trained on"):
-        _ = Run.open(job.path).dataset
+        _ = Run.open(job.path).folder.dataset
 
 
 def test_someone_elses_folder_is_left_alone(tmp_path: Path) -> None:
@@ -124,12 +124,12 @@ def test_stages_out_of_order_say_what_comes_first(tmp_path: Path) -> None:
 def test_the_shipped_generator_is_the_verdicts(made: tuple[Run, Audit]) -> None:
     job, audit = made
     shipped = sampling.load(job.path / "generator")
-    inside = job.generative(audit.verdict.choice)
+    inside = job.folder.generative(audit.verdict.choice)
     assert torch.equal(sampling.sample(shipped, 8)[1], sampling.sample(inside, 8)[1])
     x = sampling.sample(shipped, 400)[1]
     assert 0 < float(x.mean()) < 200  # in the units of the data, not standardised
     with pytest.raises(UsageError, match="from: expected one of prior, gaussian, mixture, aggregated, got 'flowery'"):
-        job.generative("flowery")
+        job.folder.generative("flowery")
 
 
 def test_a_fit_is_kept_with_how_it_went(made: tuple[Run, Audit]) -> None:
@@ -154,7 +154,7 @@ def test_the_audit_survives_its_file(made: tuple[Run, Audit]) -> None:
 
 def test_the_aggregated_posterior_can_be_drawn_from_the_data(made: tuple[Run, Audit]) -> None:
     job, audit = made
-    kept, again = job.generative("aggregated"), job.generative("aggregated", store="data")
+    kept, again = job.folder.generative("aggregated"), job.folder.generative("aggregated", store="data")
     if kept.latent.label.startswith("aggregated(80) +"):
         kept = replace(kept, latent=kept.latent.base)  # type: ignore[attr-defined]
     a, b = (m.latent.sample(30, rng=stream(0, "s")) for m in (kept, again))
@@ -164,7 +164,7 @@ def test_the_aggregated_posterior_can_be_drawn_from_the_data(made: tuple[Run, Au
     assert audit.storage["posteriors"] == 80 * 2 * 2 * 4
     assert audit.storage["data_rate"] > 0
     with pytest.raises(UsageError, match="store: only aggregated can be drawn from the data, got from 'mixture'"):
-        job.generative("mixture", store="data")
+        job.folder.generative("mixture", store="data")
     with pytest.raises(UsageError, match="a view of posteriors kept elsewhere"):
         again.latent.tensors()
 

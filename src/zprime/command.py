@@ -1,0 +1,185 @@
+"""The command that makes a run again, as shell text, from what lies in its folder.
+
+It is one `zprime run` where that can make everything, else one command for each stage, e.g. where a fit has a name of
+its own. Only options that differ from the defaults are printed.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from zprime.data import DataSettings
+from zprime.distribution import Settings
+from zprime.errors import UsageError
+from zprime.fit_stage import KINDS
+from zprime.latent import ConditionalSettings, name_of, settings_for
+from zprime.results.audit import AuditSettings
+from zprime.run_folder import RunFolder
+from zprime.training import TrainSettings
+from zprime.vae import VAESettings
+
+OUT = "runs/again"
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How one latent distribution of a run was fitted."""
+
+    name: str
+    settings: Settings
+    seed: int
+    weights: str
+
+    @property
+    def usual(self) -> bool:
+        """Whether `zprime run` calls it by this name, and weighs rows equally."""
+        return self.name == name_of(self.settings) and not self.weights
+
+
+def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *, seed: int) -> str:
+    """The shell command that makes the same artefacts again, in `runs/again`.
+
+    Args:
+        folder: that holds data, model and fits.
+        names: the latent distributions that were audited, beside the prior.
+        settings: of the audit.
+        seed: of the audit.
+
+    Returns:
+        One command, or several joined by ` && `; empty where a fit is of a kind that the command line does not know.
+    """
+    data, model = folder.data, folder.model
+    try:
+        fits = [_fit(folder, name) for name in names]
+    except UsageError:
+        return ""
+    source = DataSettings(**data.config["settings"])
+    network, training = model.config["vae"]["settings"], model.config["training"]
+    train = ["--data", source.data, *options(DataSettings(source.data), data.config["settings"])]
+    train += options(VAESettings().resolve(tuple(data.config["shape"])), network)
+    train += options(TrainSettings(), training)
+    audit = options(AuditSettings(), vars(settings))
+    first = int(model.seed or 0)
+    together = _kinds(fits)
+    if together is not None and all(f.usual for f in fits) and {seed, *(f.seed for f in fits)} == {first}:
+        return _line(["run", *train, "--out", OUT, *together, *audit, *_seed(first)])
+    lines = [["train", *train, "--out", OUT, *_seed(first)], ["encode", OUT]]
+    lines += [["fit", OUT, *words] for words in _calls(fits)]
+    lines += [["audit", OUT, *audit, *_seed(seed)]]
+    return " && \\\n".join(_line(words) for words in lines)
+
+
+def options(
+    defaults: DataSettings | VAESettings | TrainSettings | AuditSettings, recorded: Mapping[str, Any]
+) -> list[str]:
+    """What differs from the defaults, as options of the command line.
+
+    Args:
+        defaults: settings with their default values.
+        recorded: name -> value, as Python or JSON has them; names that `defaults` does not have are left out.
+    """
+    words: list[str] = []
+    for f in fields(defaults):
+        value = recorded.get(f.name, getattr(defaults, f.name))
+        if _plain(value) != _plain(getattr(defaults, f.name)):
+            words += _option(f.name.replace("_", "-"), value)
+    return words
+
+
+def changes(settings: Settings) -> list[str]:
+    """What differs from the defaults of a kind, as `KIND.FIELD=VALUE` of the option `--set`."""
+    return list(_changes(settings.kind, settings_for(settings.kind), settings))
+
+
+def settings_from(recorded: Mapping[str, Any]) -> Settings:
+    """Settings of a kind from what the manifest of a fit says of them.
+
+    Raises:
+        UsageError: the command line does not know this kind.
+    """
+    values = {
+        name: settings_from(v) if isinstance(v, Mapping) else tuple(v) if isinstance(v, list) else v
+        for name, v in recorded.items()
+        if name != "kind"
+    }
+    return replace(settings_for(recorded["kind"]), **values)  # type: ignore[type-var]
+
+
+def _fit(folder: RunFolder, name: str) -> _Fit:
+    fitted = folder.fit(name)
+    report = fitted.config["fit"]
+    return _Fit(
+        name, settings_from(report["settings"]), int(fitted.seed or 0), str(report["chosen"].get("weights", ""))
+    )
+
+
+def _calls(fits: Sequence[_Fit]) -> Iterator[list[str]]:
+    """Arguments of `zprime fit` for all fits: as few calls as can be."""
+    usual: dict[int, list[_Fit]] = {}
+    for f in fits:
+        if f.usual:
+            usual.setdefault(f.seed, []).append(f)
+    for seed, group in usual.items():
+        together = _kinds(group)
+        calls = [together] if together is not None else [_kinds([f]) or [] for f in group]
+        yield from ([*words, *_seed(seed)] for words in calls)
+    for f in fits:
+        if not f.usual:
+            name = ["--name", f.name] if f.name != name_of(f.settings) else []
+            weights = ["--weights", f.weights] if f.weights else []
+            yield [*(_kinds([f]) or []), *name, *weights, *_seed(f.seed)]
+
+
+def _kinds(fits: Sequence[_Fit]) -> list[str] | None:
+    """Options for fitting exactly these in one call; None if one call cannot."""
+    settings = [f.settings for f in fits]
+    bases = [s.base for s in settings if isinstance(s, ConditionalSettings)]
+    by = ["--by", "label"] if bases and len(bases) == len(settings) else []
+    wanted = bases if by else settings
+    kinds = [s.kind for s in wanted]
+    if len(set(kinds)) < len(kinds):
+        return None
+    words = [] if tuple(kinds) == KINDS else ["--kinds", *(kinds or ["prior"])]
+    changed = [c for s in wanted for c in changes(s)]
+    return [*words, *(["--set", *changed] if changed else []), *by]
+
+
+def _changes(where: str, default: Settings, settings: Settings) -> Iterator[str]:
+    for f in fields(settings):  # type: ignore[arg-type]
+        before, value = getattr(default, f.name), getattr(settings, f.name)
+        if isinstance(value, Settings):
+            if value.kind != before.kind:
+                yield f"{where}.{f.name}={value.kind}"
+                before = settings_for(value.kind)
+            yield from _changes(f"{where}.{f.name}", before, value)
+        elif value != before:
+            yield f"{where}.{f.name}={_value(value)}"
+
+
+def _value(value: Any) -> str:
+    """As `--set` takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(_value, value))
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, list | tuple):
+        return [f"--{name}", *map(str, value)] if value else [f"--empty-{name}"]
+    return [f"--{name}", str(value)]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _seed(seed: int) -> list[str]:
+    return ["--seed", str(seed)] if seed else []
+
+
+def _line(words: Sequence[str]) -> str:
+    return shlex.join(["zprime", *words])

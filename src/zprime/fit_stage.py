@@ -1,0 +1,140 @@
+"""The stage of a run that fits latent distributions: one artefact `latent/<name>` each."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from zprime import artifact, latent
+from zprime.artifact import Artifact
+from zprime.distribution import Fit, LatentDistribution, Settings, fields
+from zprime.engine import in_processes
+from zprime.errors import UsageError
+from zprime.fitting import fit, load_fit, save_fit
+from zprime.progress import Progress, silent
+from zprime.run_folder import RunFolder
+from zprime.stages import key_of, reuse_or_make
+from zprime.threads import Threads
+
+log = logging.getLogger("zprime")
+Wanted = Sequence[str | Settings]
+KINDS = ("gaussian", "mixture", "aggregated")
+"""What a run fits where nothing else is said."""
+LABELS = ("label", "y")
+"""What the column of labels may be called."""
+
+
+def settings_of(kinds: Wanted, by: str = "") -> list[Settings]:
+    """Settings of each kind.
+
+    Args:
+        kinds: names, which stand for the default settings, or settings.
+        by: `label` puts each kind into a `conditional` one, which fits it once for each label.
+
+    Raises:
+        UsageError: an unknown kind, or something else than `label`.
+    """
+    if by and by not in LABELS:
+        raise UsageError(f"by: expected label, got {by!r}")
+    settings = [latent.settings_for(k) if isinstance(k, str) else k for k in kinds]
+    if not by:
+        return settings
+    return [s if isinstance(s, latent.ConditionalSettings) else latent.ConditionalSettings(s) for s in settings]
+
+
+@final
+@dataclass(frozen=True)
+class FitStage:
+    """How to fit to the training posteriors of a run.
+
+    Attributes:
+        folder: of the run.
+        seed: decides every random choice.
+        weights: column of the data that rows are weighed by; empty for equal weights.
+        workers: processes with one thread each, for kinds that take long, where the data are large.
+        threads: how many threads torch uses, by the work.
+        progress: called by every fit.
+    """
+
+    folder: RunFolder
+    seed: int
+    weights: str = ""
+    workers: int = 1
+    threads: Threads = Threads()
+    progress: Progress = silent
+
+    def run(self, settings: Mapping[str, Settings]) -> dict[str, Fit[LatentDistribution]]:
+        """Fit what is not fitted yet, and read all fits.
+
+        Args:
+            settings: name -> how to fit.
+
+        Returns:
+            Name -> fit, in the same order; what needs labels is left out where the data have none.
+
+        Raises:
+            UsageError: settings, a name or weights that cannot be used.
+            ArtifactError: there are no posteriors of this run's model.
+        """
+        self.threads.use(heavy=False)
+        folder, weights = self.folder, self.weights
+        stored = {s: folder.posteriors(s) for s in ("train", "selection")}
+        inputs = {s: p.artifact.hash for s, p in stored.items()}
+        shares = {s: folder.dataset.weights(weights, s) for s in stored} if weights else {}
+        train, selection = (p.gather().weighted(shares[s]) if shares else p for s, p in stored.items())
+        column = [weights, artifact.digest([w.tolist() for w in shares.values()])] if shares else []
+        wanted = self._wanted(settings, labels=train.labels is not None)
+        aside = self._side_by_side(wanted)
+        fits: dict[str, Fit[LatentDistribution]] = {}
+        for i, (name, s) in enumerate(wanted.items()):
+            self.progress("fit", i, len(wanted))
+
+            def make(path: Path, key: str, s: Settings = s) -> Artifact:
+                self.threads.use(heavy=latent.heavy(s, train.n * train.d))
+                context = folder.context() if s.needs else None
+                fitted = fit(s, train, selection=selection, context=context, seed=self.seed, progress=self.progress)
+                if not fitted.outcome.ok:
+                    log.warning("%s: %s", s.kind, fitted.outcome.message)
+                if weights:
+                    fitted = replace(fitted, chosen={**fitted.chosen, "weights": weights})
+                return save_fit(fitted, s, path, key=key, seed=self.seed, inputs=inputs)
+
+            key = key_of(s.kind, fields(s), self.seed, inputs, *column)
+            reuse_or_make(folder.path, f"latent/{name}", key, make)
+            fits[name] = load_fit(folder.path / "latent" / name)
+            if name in aside and not fits[name].outcome.ok:
+                log.warning("%s: %s", s.kind, fits[name].outcome.message)
+        self.progress("fit", len(wanted), len(wanted))
+        return fits
+
+    def _wanted(self, settings: Mapping[str, Settings], *, labels: bool) -> dict[str, Settings]:
+        """What is to be fitted: not the prior, which every audit has, and nothing that needs labels without them."""
+        wanted: dict[str, Settings] = {}
+        for name, s in settings.items():
+            if name == "prior":
+                if s != latent.PriorSettings():
+                    raise UsageError(f"name: prior is N(0, I), which every audit has; choose another for this {s.kind}")
+            elif "labels" in s.needs and not labels and len(settings) > 1:
+                log.warning("%s: left out, the data have no labels", name)
+            else:
+                wanted[name] = s
+        return wanted
+
+    def _side_by_side(self, wanted: Mapping[str, Settings]) -> list[str]:
+        """Fit kinds that take long in processes of their own, if there are several; they are then found done."""
+        if self.workers < 2 or not self.folder.large:
+            return []
+        slow = [n for n, s in wanted.items() if latent.takes_long(s) and not self.folder.has(f"latent/{n}")]
+        if len(slow) < 2:
+            return []
+        log.info("%s: side by side", ", ".join(f"latent/{n}" for n in slow))
+        self.progress("fit", 0, len(slow))
+        tasks = [(self.folder.path, wanted[n], n, self.seed, self.weights) for n in slow]
+        in_processes(_fit_one, tasks, workers=self.workers, done=lambda i: self.progress("fit", i, len(slow)))
+        return slow
+
+
+def _fit_one(path: Path, settings: Settings, name: str, seed: int, weights: str) -> None:
+    """Fit one kind, in a process that has nothing else to do."""
+    FitStage(RunFolder.open(path), seed, weights).run({name: settings})

@@ -1,0 +1,240 @@
+"""What lies in the folder of a run, read and checked: artefacts that do not belong together are refused.
+
+RUN holds `data`, `model`, `posteriors/{train,selection,heldout}`, `latent/<name>`, `audit`, `generator`, `report.html`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+from zprime import artifact, latent, threads, vae
+from zprime import data as datasets
+from zprime.artifact import Artifact
+from zprime.data import SPLITS, Dataset, DataSettings, Rows
+from zprime.distribution import LatentDistribution
+from zprime.encoding import Reencoded
+from zprime.errors import ArtifactError, UsageError
+from zprime.latent.context import Context
+from zprime.posteriors import ShardedPosteriors
+from zprime.results.facts import ModelInfo
+from zprime.sampling import GenerativeModel
+
+
+@final
+class RunFolder:
+    """The folder of a run. Nothing here makes an artefact: `Run` does.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Take a folder as it is; `open` checks that it is a run's."""
+        self.path = Path(path)
+        self._dataset: Dataset | None = None
+        self._rows: Mapping[str, Rows] = {}
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Open a run's folder, and clear away what a killed process left half written.
+
+        Raises:
+            ArtifactError: it is no run's folder.
+        """
+        folder = cls(path)
+        artifact.read(folder.path, "run")
+        for place in (folder.path, folder.path / "posteriors", folder.path / "latent"):
+            artifact.sweep(place)
+        return folder
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    # -- artefacts -------------------------------------------------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        """Whether there is an artefact called `name`, e.g. `latent/mixture`."""
+        return artifact.is_artifact(self.path / name)
+
+    def need(self, name: str, kind: str | None, verb: str) -> Artifact:
+        """The artefact called `name`.
+
+        Args:
+            name: path in the folder.
+            kind: what it has to be; None for any kind.
+            verb: the command that makes it, for the error.
+
+        Raises:
+            ArtifactError: it is not there, or of another kind.
+        """
+        if not self.has(name):
+            raise ArtifactError(
+                f"{self.path / name}: not there yet; run `zprime {verb} {self.path}` first, or `zprime run`"
+            )
+        return artifact.read(self.path / name, kind)
+
+    @property
+    def data(self) -> Artifact:
+        """Settings, splits and scaling of the data.
+
+        Raises:
+            ArtifactError: no data have been read yet.
+        """
+        return self.need("data", "data", "train")
+
+    @property
+    def model(self) -> Artifact:
+        """The trained VAE.
+
+        Raises:
+            ArtifactError: it is not there, or was trained on other data than this folder has now.
+        """
+        model = self.need("model", "model", "train")
+        if model.inputs.get("data") != self.data.hash:
+            raise ArtifactError(
+                f"{model.path}: trained on other data than {self.data.path}, which were read since; "
+                "run `zprime train` again with the data that you want"
+            )
+        return model
+
+    def posteriors(self, split: str) -> ShardedPosteriors:
+        """Posteriors of one split.
+
+        Raises:
+            ArtifactError: they are not there, or made with another model than this folder has now.
+        """
+        model = self.model
+        encoded = self.need(f"posteriors/{split}", "posteriors", "encode")
+        if encoded.inputs.get("model") != model.hash:
+            raise ArtifactError(
+                f"{encoded.path}: made with another model than {model.path}; run `zprime encode {self.path}`"
+            )
+        return ShardedPosteriors(encoded.path)
+
+    def fit(self, name: str) -> Artifact:
+        """The fitted latent distribution called `name`.
+
+        Raises:
+            ArtifactError: it is not there, or was fitted to other posteriors than this folder has now.
+        """
+        fitted = self.need(f"latent/{name}", None, f"fit --kinds {name}")
+        if fitted.inputs.get("train") != self.posteriors("train").artifact.hash:
+            raise ArtifactError(
+                f"{fitted.path}: fitted to other posteriors than this run has; run `zprime fit {self.path}` again"
+            )
+        return fitted
+
+    @property
+    def fitted(self) -> list[str]:
+        """Names of the latent distributions in this run, in the order of the kinds."""
+        folder = self.path / "latent"
+        names = [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+        order = list(latent.SETTINGS)
+        there = [n for n in names if self.has(f"latent/{n}")]
+        return sorted(there, key=lambda n: (order.index(n) if n in order else len(order), n))
+
+    @property
+    def large(self) -> bool:
+        """Whether several cores are faster than one here; on the digits they are slower, 126 s against 20 s."""
+        train = self.posteriors("train")
+        return threads.large(train.n * train.d)
+
+    # -- data ------------------------------------------------------------------------------------------------------
+
+    def keep(self, dataset: Dataset) -> None:
+        """Keep a data set that was just read, so that it is not read again."""
+        self._dataset, self._rows = dataset, {}
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set of this run, read again from its source and checked against the recorded hash.
+
+        Raises:
+            ArtifactError: the source holds other rows now.
+        """
+        if self._dataset is None:
+            data = self.data
+            settings = DataSettings(**data.config["settings"])
+            dataset = datasets.load(settings, seed=int(data.seed or 0))
+            if dataset.hash != data.config["content"]:
+                raise ArtifactError(
+                    f"{settings.data}: these are not the rows that the run {self.path} was trained on (SHA-256 "
+                    f"{dataset.hash[:12]}, recorded {data.config['content'][:12]}); put the old file back, or start a "
+                    "new run"
+                )
+            self.keep(dataset)
+            return dataset
+        return self._dataset
+
+    @property
+    def rows(self) -> Mapping[str, Rows]:
+        """The three splits."""
+        if not self._rows:
+            dataset = self.dataset
+            self._rows = {s: dataset.rows(s) for s in SPLITS}
+        return self._rows
+
+    def context(self) -> Context:
+        """Model and rows, for kinds whose fit needs them."""
+        return Context(vae.load(self.model.path), self.rows["train"], self.rows["selection"])
+
+    # -- results ---------------------------------------------------------------------------------------------------
+
+    def model_info(self) -> ModelInfo:
+        """The model, and how its training went."""
+        trained = self.model.config
+        settings, history = trained["vae"]["settings"], trained["history"]
+        return ModelInfo(
+            latents=settings["latents"],
+            settings=settings,
+            training=trained["training"],
+            epoch=trained["epoch"],
+            epochs=len(history),
+            stopped=trained["stopped"],
+            beta=trained["training"]["beta"],
+            elbo=history[trained["epoch"] - 1]["selection"],
+        )
+
+    def choice(self) -> str:
+        """Name of the latent distribution that the verdict chose.
+
+        Raises:
+            ArtifactError: the run was not audited.
+        """
+        return str(self.need("audit", "audit", "audit").config["choice"])
+
+    def copying(self, name: str) -> str:
+        """What the audit says of the samples of a latent distribution as it is now: `copies`, `passes`, `untested`."""
+        if not self.has("audit"):
+            return "untested"
+        audit = artifact.read(self.path / "audit", "audit")
+        measured = [audit.inputs.get("model"), audit.inputs.get(f"latent_{name}")]
+        now = [self.model.hash, None if name == "prior" else artifact.read(self.path / "latent" / name).hash]
+        return str(audit.config.get("copying", {}).get(name, "untested")) if measured == now else "untested"
+
+    def generative(self, name: str, *, store: str = "latents") -> GenerativeModel:
+        """The generative model with the latent distribution called `name`.
+
+        Args:
+            name: `prior`, or what was fitted.
+            store: `latents`, or `data` for the aggregated posterior with every datum encoded when it is drawn.
+
+        Raises:
+            UsageError: no such latent distribution in this run, or nothing of it to take from the data.
+        """
+        if store not in ("latents", "data"):
+            raise UsageError(f"store: expected latents or data, got {store!r}")
+        if store == "data" and name != "aggregated":
+            raise UsageError(f"store: only aggregated can be drawn from the data, got from {name!r}")
+        model = vae.load(self.model.path)
+        if name == "prior":
+            r: LatentDistribution = latent.Prior(model.latents)
+        elif store == "data":
+            r = latent.OnDemand(Reencoded(model, self.rows["train"], stored=self.dataset.bytes))
+        elif name in self.fitted:
+            r = latent.load(self.path / "latent" / name)
+        else:
+            raise UsageError(f"from: expected one of {', '.join(['prior', *self.fitted])}, got {name!r}")
+        scaling, shape = self.data.tensors(), tuple(self.data.config["shape"])
+        image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
+        return GenerativeModel(r, model, scaling["shift"], scaling["scale"], image, self.copying(name))
