@@ -1,7 +1,6 @@
 """The pages, tested on their data: rendered from an audit alone, offline, escaped, the same bytes again."""
 
 import re
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from rich.console import Console
 import small
 import zprime
 from zprime import plot, reporting
-from zprime.cli import app
 from zprime.distribution import Outcome
 from zprime.errors import ArtifactError, UsageError
 from zprime.posteriors import ShardedPosteriors
@@ -98,19 +96,6 @@ def test_neighbours_are_on_the_page_but_never_on_a_public_one(digits: tuple[Path
     with_near = replace(audit, tensors={**audit.tensors, **near})
     assert html(with_near).count("data-near=") == len(near)
     assert "data-near" not in html(with_near, public=True)
-
-
-def test_command_makes_the_same_again(digits: tuple[Path, Audit], tmp_path: Path) -> None:
-    """What the page prints parses, and leaves out nothing that was set."""
-    words = shlex.split(digits[1].command)
-    called, bound, _ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
-    assert called.__name__ == "run"
-    given = bound.arguments
-    assert replace(given["network"], network="auto") == small.NETWORK
-    assert given["training"] == small.TRAINING
-    assert given["auditing"] == small.AUDIT
-    assert given["data"].data == "digits"
-    assert given["kinds"] == ("gaussian", "mixture", "aggregated")
 
 
 def test_intervals_are_drawn_where_they_are(made: Audit) -> None:
