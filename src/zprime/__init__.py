@@ -3,8 +3,9 @@
     train a VAE (or bring one) -> encode data into posteriors -> fit latent distributions -> audit them
     -> sample from the winner -> report
 
-Names are loaded when they are first used, so importing this package is quick and changes nothing. The file of a verb
-is its -ing form (`train` is in `training.py`): a module never hides the function of its name.
+`run` does all of this in one call. Names are loaded when they are first used, so importing this package is quick and
+changes nothing. The file of a verb is its -ing form (`train` is in `training.py`): a module never hides the function of
+its name.
 """
 
 from importlib import import_module
@@ -12,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zprime import bring, latent, plot
     from zprime.auditing import audit
     from zprime.data import Dataset, DataSettings, Rows
     from zprime.data import load as load_data
@@ -22,11 +24,15 @@ if TYPE_CHECKING:
     from zprime.latent import load as load_latent
     from zprime.posteriors import MemoryPosteriors, Posteriors, ShardedPosteriors
     from zprime.reporting import report
+    from zprime.reporting.explain import explain
     from zprime.results.audit import Audit, AuditSettings
-    from zprime.running import Run
+    from zprime.results.audit import load as load_audit
+    from zprime.run_folder import RunFolder
+    from zprime.running import Run, run
     from zprime.sampling import GenerativeModel, sample
     from zprime.sampling import load as load_generator
     from zprime.statistics.estimate import Estimate
+    from zprime.threads import Threads
     from zprime.training import TrainSettings, train
     from zprime.vae import VAE, VAESettings
 
@@ -40,14 +46,16 @@ _WHERE = {
     "Estimate": "statistics.estimate",
     "Fit": "distribution",
     "GenerativeModel": "sampling",
-    "MemoryPosteriors": "posteriors",
     "LatentDistribution": "distribution",
+    "MemoryPosteriors": "posteriors",
     "NumericalError": "errors",
     "Outcome": "distribution",
     "Posteriors": "posteriors",
     "Rows": "data",
     "Run": "running",
+    "RunFolder": "run_folder",
     "ShardedPosteriors": "posteriors",
+    "Threads": "threads",
     "TrainSettings": "training",
     "UsageError": "errors",
     "VAE": "vae",
@@ -55,14 +63,18 @@ _WHERE = {
     "ZprimeError": "errors",
     "audit": "auditing",
     "encode": "encoding",
+    "explain": "reporting.explain",
     "fit": "fitting",
+    "load_audit": "results.audit",
     "load_data": "data",
     "load_generator": "sampling",
     "load_latent": "latent",
     "report": "reporting",
+    "run": "running",
     "sample": "sampling",
     "train": "training",
 }
+_MODULES = ("bring", "latent", "plot")
 
 __all__ = [
     "VAE",
@@ -82,18 +94,26 @@ __all__ = [
     "Posteriors",
     "Rows",
     "Run",
+    "RunFolder",
     "ShardedPosteriors",
+    "Threads",
     "TrainSettings",
     "UsageError",
     "VAESettings",
     "ZprimeError",
     "audit",
+    "bring",
     "encode",
+    "explain",
     "fit",
+    "latent",
+    "load_audit",
     "load_data",
     "load_generator",
     "load_latent",
+    "plot",
     "report",
+    "run",
     "sample",
     "train",
 ]
@@ -106,6 +126,8 @@ except PackageNotFoundError:  # imported from a source tree that is not installe
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for."""
+    if name in _MODULES:
+        return import_module(f"zprime.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'zprime' has no attribute {name!r}")
     value = getattr(import_module(f"zprime.{_WHERE[name]}"), "load" if name.startswith("load_") else name)

@@ -140,7 +140,7 @@ def _kinds(fits: Sequence[_Fit]) -> list[str] | None:
     kinds = [s.kind for s in wanted]
     if len(set(kinds)) < len(kinds):
         return None
-    words = [] if tuple(kinds) == KINDS else ["--kinds", *(kinds or ["prior"])]
+    words = [] if tuple(kinds) == KINDS else ["--kinds", *kinds]
     changed = [c for s in wanted for c in changes(s)]
     return [*words, *(["--set", *changed] if changed else []), *by]
 

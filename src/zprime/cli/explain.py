@@ -5,7 +5,6 @@ from pathlib import Path
 from zprime import artifact
 from zprime.cli.console import give, say
 from zprime.reporting.explain import explain as answer
-from zprime.reporting.page import find
 
 
 def explain(run: Path, *, out: Path | None = None) -> None:
@@ -18,7 +17,7 @@ def explain(run: Path, *, out: Path | None = None) -> None:
     out
         Markdown file to write it to, instead of printing it.
     """
-    text = answer(find(run))
+    text = answer(run)
     if out is None:
         from rich.markdown import Markdown
 

@@ -15,6 +15,7 @@ from zprime.arrays import check_finite
 from zprime.data.readers import formats, read_source
 from zprime.data.source import Array, Source
 from zprime.errors import ArrayError, UsageError
+from zprime.results.facts import DataInfo
 from zprime.rng import stream
 
 SPLITS = ("train", "selection", "heldout")
@@ -204,6 +205,19 @@ class Dataset:
             "bytes": self.bytes,
             **({"columns": list(self.names)} if self.names else {}),
         }
+
+    def info(self) -> DataInfo:
+        """For an audit: what its page tells of the data."""
+        return DataInfo(
+            name=self.name,
+            shape=list(self.shape),
+            sizes={s: len(i) for s, i in self.ids.items()},
+            content=self.hash,
+            copies=self.copies,
+            bytes=self.bytes,
+            columns=list(self.names),
+            log_scale=self.log_scale,
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """For a manifest: row ids of the splits, and the scaling."""

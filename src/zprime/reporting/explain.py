@@ -5,13 +5,14 @@ In Bayesian inference one updates p(Z) to p(Z|X=D) and draws z' from that; a tra
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from zprime.measure.samples.bandwidth_path import CODES
 from zprime.measure.samples.side import REAL
 from zprime.reporting.samples import difference
 from zprime.reporting.table import size
 from zprime.reporting.words import bullets, gloss, nats, percent, plain, shown, size_of
-from zprime.results.audit import PURE, Audit, Entry
+from zprime.results.audit import PURE, Audit, Entry, load
 from zprime.results.latents import Average, Averages, Surgery
 from zprime.results.samples import BandwidthPath
 from zprime.statistics.estimate import Estimate
@@ -24,8 +25,16 @@ QUESTION = (
 )
 
 
-def explain(audit: Audit) -> str:
-    """The answer as Markdown."""
+def explain(audit: Audit | str | Path) -> str:
+    """Answer, with one model's numbers, why a VAE draws z' from N(0, I) and whether it should: Markdown.
+
+    Args:
+        audit: an audit, or the folder of a run or of an audit.
+
+    Raises:
+        ArtifactError: no audit there.
+    """
+    audit = audit if isinstance(audit, Audit) else load(audit)
     name = audit.data.get("name", "these data")
     parts = [f"# Where z′ should come from: {name}", f"*{QUESTION}*"]
     for heading, say in PARTS.items():

@@ -249,12 +249,16 @@ class Audit:
 
 
 def load(path: str | Path) -> Audit:
-    """Read an audit from its artefact folder.
+    """Read the audit of a run.
+
+    Args:
+        path: folder of a run, or of an audit itself.
 
     Raises:
         ArtifactError: missing, altered, or of another kind.
     """
-    found = artifact.read(path, "audit")
+    inner = Path(path) / "audit"
+    found = artifact.read(inner if artifact.is_artifact(inner) else path, "audit")
     file = found.path / "audit.json"
     content = artifact.read_bytes(file)
     artifact.verify(file, content, found.files.get("audit.json"))
