@@ -1,11 +1,21 @@
 """Importing changes nothing, and the public names are what they say."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import zprime
+from zprime import errors
+
+PUBLIC = """
+    VAE ArrayError ArtifactError Audit AuditSettings DataSettings Dataset Estimate Fit GenerativeModel LatentDistribution
+    MemoryPosteriors NumericalError Outcome Posteriors Rows Run RunFolder ShardedPosteriors Threads TrainSettings
+    UsageError VAESettings ZprimeError audit bring encode explain fit latent load_audit load_data load_generator
+    load_latent plot report run sample train
+"""
 
 
 def python(code: str) -> str:
@@ -13,17 +23,26 @@ def python(code: str) -> str:
 
 
 def test_public_names_are_exact_and_sorted() -> None:
+    assert zprime.__all__ == PUBLIC.split()
+    assert set(dir(zprime)) == set(zprime.__all__)
     assert zprime.__all__ == sorted(zprime.__all__, key=lambda n: (not n.isupper(), n[0].islower(), n))
-    assert set(zprime.__all__) == set(zprime._WHERE)
+    assert set(zprime.__all__) == {*zprime._WHERE, *zprime._MODULES}
     for name in zprime.__all__:
-        found = getattr(zprime, name)
-        assert getattr(found, "__doc__", None), name
+        assert getattr(getattr(zprime, name), "__doc__", None), name
+
+
+def test_public_names_are_those_of_the_page_for_python() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    told = set(re.findall(r"^::: zprime\.(\w+)", page, re.M))
+    of_errors = {name for name in zprime.__all__ if hasattr(errors, name)}
+    assert told - {"errors", "estimators"} == set(zprime.__all__) - of_errors
+    assert "errors" in told
 
 
 def test_a_verb_is_a_function_whatever_was_imported_first() -> None:
-    names = ("train", "encode", "fit", "audit", "sample", "report")
+    names = ("run", "train", "encode", "fit", "audit", "sample", "report", "explain")
     lines = "; ".join(f"assert callable(zprime.{n}), {n!r}" for n in names)
-    assert python(f"import zprime.running, zprime.cli, zprime; {lines}; print('ok')") == "ok"
+    assert python(f"import zprime.running, zprime.reporting.explain, zprime.cli, zprime; {lines}; print('ok')") == "ok"
 
 
 def test_unknown_name() -> None:
