@@ -39,6 +39,7 @@ browser: $(VENV)/.done  ## the report in Debian's chromium; screenshots in build
 	$(BIN)/pytest -m browser -n 0
 
 docs: $(VENV)/.docs  ## the documentation site, into site/
+	$(BIN)/python tools/nav.py
 	$(BIN)/python tools/changes.py
 	$(BIN)/zensical build
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import changes  # noqa: E402
 import cli  # noqa: E402
+import nav as navigation  # noqa: E402
 
 LOADS = re.compile(
     r"""<(?:script|img|iframe|source|video|audio|embed)\b[^>]*\bsrc=["']?(?:https?:)?//"""
@@ -32,7 +33,25 @@ def pages(nav: Any) -> list[str]:
 def test_every_page_is_in_the_nav_and_the_other_way_round() -> None:
     nav = pages(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
     there = {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")} | {"changes.md"}
-    assert sorted(nav) == sorted(there), "add the page to `nav` in zensical.toml"
+    assert sorted(nav) == sorted(there), "run `python tools/nav.py`"
+
+
+def test_a_new_page_goes_to_the_end_of_its_folders_section(tmp_path: Path) -> None:
+    (tmp_path / "docs" / "kinds").mkdir(parents=True)
+    for page, heading in (("index.md", "zprime"), ("kinds/a.md", "a"), ("kinds/new.md", "new: what it is")):
+        (tmp_path / "docs" / page).write_text(f"# {heading}\n\nText.\n")
+    lines = [
+        '  { "Start" = "index.md" },',
+        '  { "Changes" = "changes.md" },',
+        '  { "Kinds" = [',
+        '    { "A" = "kinds/a.md" },',
+        '    { "Gone" = "kinds/gone.md" },',
+        "  ] },",
+        "",
+    ]
+    (tmp_path / "zensical.toml").write_text("\n".join(lines))
+    wanted = [*lines[:4], '    { "new" = "kinds/new.md" },', *lines[5:]]
+    assert navigation.text(tmp_path) == "\n".join(wanted)
 
 
 def test_command_line_page_is_what_the_commands_say() -> None:
