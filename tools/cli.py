@@ -11,7 +11,8 @@ HEAD = """# Command line
 *Written by `make cli-docs` from the help of the commands themselves; a test compares the two.*
 
 Four options go with every command: `--config FILE` (TOML, a table for each verb), `--quiet`, `--json`, `--threads N`.
-A flag has precedence over an environment variable (`ZPRIME_LATENTS=16`), that over the TOML file, and that over the default.
+A flag has precedence over an environment variable (`ZPRIME_LATENTS=16`), that over the TOML file, and that over the
+default.
 
 Exit codes: 0 done, 2 usage, 3 artefact missing or altered, 4 numbers not finite, 5 data, 130 interrupted (finished
 results are kept, and the same command goes on from there).
