@@ -1,4 +1,4 @@
 #define SET avx2
 #define BYTES 32
 #define TILE 4
-#include "set.hpp"
+#include "instruction_set.hpp"

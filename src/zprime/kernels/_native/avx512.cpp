@@ -1,4 +1,4 @@
 #define SET avx512
 #define BYTES 64
 #define TILE 8
-#include "set.hpp"
+#include "instruction_set.hpp"

@@ -1,4 +1,4 @@
 #define SET baseline
 #define BYTES 16
 #define TILE 2
-#include "set.hpp"
+#include "instruction_set.hpp"

@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "table.hpp"
+#include "kernels.hpp"
 
 namespace zprime {
 
@@ -45,7 +45,8 @@ template <class Work> void share_out(std::size_t jobs, int threads, Work work) {
 
 extern const Kernels *chosen;
 
+void bind_mixture(nb::module_ &m);
 void bind_expectation(nb::module_ &m);
-void bind_points(nb::module_ &m);
+void bind_neighbours(nb::module_ &m);
 
 }  // namespace zprime

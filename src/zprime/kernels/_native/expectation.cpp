@@ -33,10 +33,10 @@ void expectation(Rows<double> mean, std::optional<Rows<double>> variance, Column
     auto sums = aligned<double>(parts * rows * columns);
     std::fill_n(sums.get(), parts * rows * columns, 0.0);
     share_out(parts, threads, [&](auto next) {
-        auto room = aligned<double>(expect_room(d, f, k, tile));
+        auto room = aligned<double>(expectation_room(d, f, k, tile));
         for (std::size_t part; (part = next()) < parts;)
             for (std::size_t b = blocks * part / parts; b < blocks * (part + 1) / parts; ++b)
-                set.expect(e, b * DATA, std::min(DATA, n - b * DATA), sums.get() + part * rows * columns, room.get());
+                set.expectation(e, b * DATA, std::min(DATA, n - b * DATA), sums.get() + part * rows * columns, room.get());
     });
     for (std::size_t i = 0; i < k; ++i)
         for (std::size_t j = 0; j < f; ++j) {

@@ -46,10 +46,10 @@ struct Limits {
     double rounding;  // error in bits above which a term that counts is computed again in float64
 };
 
-// Points first to first + count (at most POINTS), with room for `room(d, score)` numbers. Returns what it cost with boxes, as a
+// Points first to first + count (at most POINTS), with room for `mixture_room` numbers. Returns what it cost with boxes, as a
 // multiple of what it would have cost without.
 template <class T>
-using Sweep = double (*)(const Packed<T> &, const State<T> &, const Limits &, std::size_t first, std::size_t count, T *room);
-constexpr std::size_t room(std::size_t d, std::size_t lanes, bool score) { return POINTS * d * (score ? 3 + lanes : 3); }
+using MixtureKernel = double (*)(const Packed<T> &, const State<T> &, const Limits &, std::size_t first, std::size_t count, T *room);
+constexpr std::size_t mixture_room(std::size_t d, std::size_t lanes, bool score) { return POINTS * d * (score ? 3 + lanes : 3); }
 
 }  // namespace zprime

@@ -47,15 +47,15 @@ class Sieve {
             throw std::invalid_argument("points, queries, base, without, distance and index: shapes differ");
         nb::gil_scoped_release release;
         const Points<T> points{n_, d, columns_, panel_.get(), half_.get(), rows.data(), inverse};
-        const Wanted wanted{queries.data(), sieved.data(),   base.data(), without ? without->data() : nullptr,
+        const Queries wanted{queries.data(), sieved.data(),   base.data(), without ? without->data() : nullptr,
                             k,              distance.data(), index.data()};
-        Search<T> run;
-        if constexpr (sizeof(T) == 4) run = set_->search_single;
-        else run = set_->search_wide;
+        NeighboursKernel<T> run;
+        if constexpr (sizeof(T) == 4) run = set_->neighbours_single;
+        else run = set_->neighbours_double;
         std::atomic<std::size_t> compared{0};
         const std::size_t blocks = (m + QUERIES - 1) / QUERIES;
         share_out(blocks, threads, [&](auto next) {
-            auto room = aligned<float>(search_room(columns_, set_->tile));
+            auto room = aligned<float>(neighbours_room(columns_, set_->tile));
             for (std::size_t b; (b = next()) < blocks;)
                 compared += run(points, wanted, b * QUERIES, std::min(QUERIES, m - b * QUERIES), room.get());
         });
@@ -77,7 +77,7 @@ template <class T> void bind(nb::class_<Sieve> &c) {
 
 }  // namespace
 
-void bind_points(nb::module_ &m) {
+void bind_neighbours(nb::module_ &m) {
     nb::class_<Sieve> c(m, "Sieve");
     c.def(nb::init<Rows<float>>(), nb::arg("sieved"));
     bind<float>(c);

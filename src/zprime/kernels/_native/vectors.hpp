@@ -1,4 +1,4 @@
-// Vectors of one instruction set, and what is computed of them; included by set.hpp alone.
+// Vectors of one instruction set, and what is computed of them; included by instruction_set.hpp alone.
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif

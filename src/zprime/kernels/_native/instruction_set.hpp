@@ -4,27 +4,33 @@
 //   TILE   points (or components) whose sums are held in registers together
 // No function with a definition in a header of the standard library may be called here: the linker would keep one copy
 // for all instruction sets, perhaps one that this machine cannot run.
-#include "table.hpp"
+#include "kernels.hpp"
 
 #define INSIDE_(set) set##_set
 #define INSIDE(set) INSIDE_(set)
 
 #include "vectors.hpp"
 
-#include "sweep.hpp"
+#include "mixture_sums.hpp"
 
-#include "expect.hpp"
+#include "mixture_distances.hpp"
 
-#include "search.hpp"
+#include "mixture_neighbourhoods.hpp"
+
+#include "mixture_kernel.hpp"
+
+#include "expectation_kernel.hpp"
+
+#include "neighbours_kernel.hpp"
 
 #define NAME_(set) #set
 #define NAME(set) NAME_(set)
 namespace zprime {
 const Kernels SET = {NAME(SET),
                      TILE,
-                     INSIDE(SET)::block<float>,
-                     INSIDE(SET)::block<double>,
-                     INSIDE(SET)::expect,
-                     INSIDE(SET)::search<float>,
-                     INSIDE(SET)::search<double>};
+                     INSIDE(SET)::mixture<float>,
+                     INSIDE(SET)::mixture<double>,
+                     INSIDE(SET)::expectation,
+                     INSIDE(SET)::neighbours<float>,
+                     INSIDE(SET)::neighbours<double>};
 }  // namespace zprime

@@ -21,10 +21,10 @@ struct Expectation {
 };
 
 // Data first to first + count (at most DATA). Adds shares times weight times features to `statistics`,
-// [component, to a multiple of tile][feature, to a multiple of 3 tile]; room for `expect_room` numbers.
-using Expect = void (*)(const Expectation &, std::size_t first, std::size_t count, double *statistics, double *room);
+// [component, to a multiple of tile][feature, to a multiple of 3 tile]; room for `expectation_room` numbers.
+using ExpectationKernel = void (*)(const Expectation &, std::size_t first, std::size_t count, double *statistics, double *room);
 
-static constexpr std::size_t expect_room(std::size_t d, std::size_t features, std::size_t components, std::size_t tile) {
+static constexpr std::size_t expectation_room(std::size_t d, std::size_t features, std::size_t components, std::size_t tile) {
     return DATA * (2 * d + 2 * up_to(features, 3 * tile) + up_to(components, tile));
 }
 

@@ -21,7 +21,7 @@ template <class T> struct Points {
     double inverse;              // of the unit that rows are measured in
 };
 
-struct Wanted {
+struct Queries {
     const double *row;           // [m, d]
     const float *sieved;         // [m, columns]
     const double *base;          // [m], half of what the sieve may err by, less half the squared length there
@@ -31,9 +31,9 @@ struct Wanted {
     std::int64_t *index;         // [m, k]
 };
 
-// Queries first to first + count (at most QUERIES), with room for `search_room` numbers. Returns how many pairs were
+// Queries first to first + count (at most QUERIES), with room for `neighbours_room` numbers. Returns how many pairs were
 // compared in float64.
-template <class T> using Search = std::size_t (*)(const Points<T> &, const Wanted &, std::size_t first, std::size_t count, float *room);
-static constexpr std::size_t search_room(std::size_t columns, std::size_t tile) { return QUERIES * (columns + 6 * tile); }
+template <class T> using NeighboursKernel = std::size_t (*)(const Points<T> &, const Queries &, std::size_t first, std::size_t count, float *room);
+static constexpr std::size_t neighbours_room(std::size_t columns, std::size_t tile) { return QUERIES * (columns + 6 * tile); }
 
 }  // namespace zprime

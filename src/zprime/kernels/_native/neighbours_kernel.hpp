@@ -1,5 +1,5 @@
-// The search of points for the nearest of each query; included by set.hpp alone.
-#include "points.hpp"
+// The search of points for the nearest of each query; included by instruction_set.hpp alone.
+#include "neighbours.hpp"
 
 namespace zprime {
 namespace INSIDE(SET) {
@@ -37,7 +37,7 @@ static inline float above(double x) {
 
 template <class T> struct Asked {
     const Points<T> &p;
-    const Wanted &w;
+    const Queries &w;
     std::size_t first, count, found[QUERIES], compared;
     float limit[QUERIES];  // a pair whose value in the sieve is above is not among the nearest
 };
@@ -65,7 +65,7 @@ template <class T> static __attribute__((noinline)) void compare(Asked<T> &a, st
     }
 }
 
-template <class T> static std::size_t search(const Points<T> &p, const Wanted &w, std::size_t first, std::size_t count, float *room) {
+template <class T> static std::size_t neighbours(const Points<T> &p, const Queries &w, std::size_t first, std::size_t count, float *room) {
     const std::size_t columns = p.columns, tiles = (count + TILE - 1) / TILE, panels = (p.n + BROAD - 1) / BROAD;
     const std::size_t steps = (columns + STEP - 1) / STEP;
     float *queries = room, *sums = room + QUERIES * columns;  // [tile][column][TILE], negative; and [query][BROAD]

@@ -1,6 +1,6 @@
-// Shares of data in components, and their sums; included by set.hpp alone. Two products of matrices, blocked by hand:
+// Shares of data in components, and their sums; included by instruction_set.hpp alone. Two products of matrices, blocked by hand:
 // what is made of DATA data stays in the second cache, what a tile reads of it in the first.
-#include "em.hpp"
+#include "expectation.hpp"
 
 namespace zprime {
 namespace INSIDE(SET) {
@@ -107,7 +107,7 @@ static void shares(const Expectation &e, std::size_t first, std::size_t count, d
     }
 }
 
-static void expect(const Expectation &e, std::size_t first, std::size_t count, double *statistics, double *room) {
+static void expectation(const Expectation &e, std::size_t first, std::size_t count, double *statistics, double *room) {
     const std::size_t f = e.features, tiles = (e.components + TILE - 1) / TILE, padded = up_to(f, WIDE);
     double *down = room, *along = down + DATA * padded, *c = along + DATA * padded;
     features(e, first, count, down, along, c + DATA * tiles * TILE);

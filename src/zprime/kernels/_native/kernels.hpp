@@ -1,0 +1,21 @@
+// The kernels of one instruction set.
+#pragma once
+#include "expectation.hpp"
+#include "mixture.hpp"
+#include "neighbours.hpp"
+
+namespace zprime {
+
+struct Kernels {
+    const char *name;
+    std::size_t tile;  // components, or queries, whose sums are held in registers together
+    MixtureKernel<float> mixture_single;
+    MixtureKernel<double> mixture_double;
+    ExpectationKernel expectation;
+    NeighboursKernel<float> neighbours_single;
+    NeighboursKernel<double> neighbours_double;
+};
+
+extern const Kernels baseline, avx2, avx512;
+
+}  // namespace zprime
