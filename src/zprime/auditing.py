@@ -16,20 +16,30 @@ from zprime.encoding import Reencoded
 from zprime.engine import in_threads
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import ExactIndex
-from zprime.measure.candidates import PURE, Candidates
+from zprime.latent import Active, Defensive
+from zprime.measure.candidates import Candidates
 from zprime.measure.latents.averages import averages
 from zprime.measure.latents.side import latents_side
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.likelihood.gains import RowGains, measure_gains
 from zprime.measure.likelihood.side import likelihood_side
 from zprime.measure.samples.features import Entries, Space
-from zprime.measure.samples.fidelity import FEWEST
 from zprime.measure.samples.side import generation
-from zprime.measure.verdicts.likelihood import UNIT, decide, exact_posterior_estimate, likelihood_estimate
+from zprime.measure.verdicts.likelihood import (
+    UNIT,
+    decide,
+    elbo_estimate,
+    exact_posterior_estimate,
+    likelihood_estimate,
+)
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.progress import Progress, silent
-from zprime.results.audit import Audit, AuditSettings, Entry, Score
+from zprime.results.audit import Audit, AuditSettings, Entry, Score, Scores
+from zprime.results.facts import Chosen, CurvePoint, DataInfo, ModelInfo, Storage
 from zprime.results.latents import Surgery
+from zprime.results.names import CandidateId, Gain
+from zprime.results.settings import FEWEST
+from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import stream
 from zprime.sampling import GenerativeModel
 from zprime.statistics.estimate import mean_estimate
@@ -38,7 +48,6 @@ from zprime.vae import Model
 MOST_WIDE = (
     "; where most are, see whether the data are scaled as in training, and whether the encoder answers (mean, scale)"
 )
-BAD = -5.0  # nats: a row that loses more than this is one that a sharp r has missed
 
 
 def audit(
@@ -47,7 +56,7 @@ def audit(
     *,
     model: Model | None = None,
     rows: Mapping[str, Rows] | None = None,
-    data: Mapping[str, Any] | None = None,
+    data: DataInfo | None = None,
     settings: AuditSettings = AuditSettings(),
     features: Space | None = None,
     seed: int = 0,
@@ -94,14 +103,14 @@ def audit(
         cuts[split] = surgery(posteriors[split], split=split, rng=stream(seed, "surgery", split))
     progress("ELBO surgery", 3, 3)
     latent = latents_side(panel, posteriors, split_gains, cuts, seed=seed, progress=progress)
-    description = dict(data or {})
+    info = data or DataInfo()
     side = likelihood_side(
         panel,
         split_gains,
         model,
         rows,
         best=verdict.best,
-        log_scale=description.get("log_scale"),
+        log_scale=info.log_scale,
         simulated=settings.simulated,
         ais=settings.ais,
         temperatures=settings.temperatures,
@@ -123,23 +132,23 @@ def audit(
         progress=progress,
     )
     tensors |= shown or _neighbours(panel, tensors, rows)
-    entries = [_entry(panel, fits, name, split_gains, seed) for name in panel.names]
+    entries = [_entry(panel, fits, name, split_gains, seed) for name in panel.ids]
     held = split_gains["heldout"]
     log_prior = None
     if held.log_prior is not None:
         log_prior = mean_estimate(held.log_prior, unit=UNIT, split="heldout", seed=seed)
-    storage = {
-        "posteriors": posteriors["train"].bytes,
-        "posteriors_rate": round(_rate(posteriors["train"].gather(), seed)),
-    }
-    if "bytes" in description:
-        storage["data"] = int(description["bytes"])
-    if model is not None and rows is not None and "train" in rows:
-        storage["data_rate"] = round(_rate(Reencoded(model, rows["train"]), seed, n=1000))
+    storage = Storage(
+        posteriors=posteriors["train"].bytes,
+        posteriors_draws=round(_draws_per_second(posteriors["train"].gather(), seed)),
+        data=info.bytes,
+        data_draws=round(_draws_per_second(Reencoded(model, rows["train"]), seed, n=1000))
+        if model is not None and rows is not None and "train" in rows
+        else None,
+    )
     shape = tensors["grid.prior"].shape[1:] if "grid.prior" in tensors else ()
     return Audit(
-        data=description,
-        model={"latents": posteriors["train"].d},
+        data=info,
+        model=ModelInfo(posteriors["train"].d),
         entries=entries,
         surgery=cuts,
         verdict=verdict,
@@ -149,10 +158,10 @@ def audit(
         seed=seed,
         tensors=tensors,
         images=len(shape) == 3 and shape[0] in (1, 3),
-        warnings=_warnings(description, posteriors["heldout"].gather()) + _left_out(model, settings, made, posteriors),
-        latents_side=latent,
-        likelihood_side=side,
-        generation=made,
+        warnings=_warnings(info, posteriors["heldout"].gather()) + _left_out(model, settings, made, posteriors),
+        latents=latent,
+        likelihood=side,
+        samples=made,
         averages=averages(posteriors, cuts["train"], seed=seed),
         versions=artifact.library_versions(),
     )
@@ -189,58 +198,85 @@ def _ladder(
     )
 
 
-def _score(ladder: RowGains, rung: str, name: str, seed: int) -> Score | None:
-    values: Tensor | None = getattr(ladder, rung).get(name)
+def _score(row_gains: RowGains, gain: Gain, wanted: CandidateId, seed: int) -> Score | None:
+    values = row_gains.of(gain).get(wanted)
     if values is None:
         return None
-    if rung == "likelihood":
-        gain = likelihood_estimate(ladder, name, seed)
-    elif rung == "evidence":
-        gain = exact_posterior_estimate(ladder, name, seed)
-    else:
-        gain = mean_estimate(values, unit=UNIT, split=ladder.split, seed=seed)
-    diverged = int((~torch.isfinite(values)).sum())
+    estimate = {
+        Gain.ELBO: elbo_estimate,
+        Gain.EXACT_POSTERIOR: exact_posterior_estimate,
+        Gain.LIKELIHOOD: likelihood_estimate,
+    }[gain]
+    heavy = (row_gains.khat[wanted] > THRESHOLDS.khat).double().mean() if gain is Gain.LIKELIHOOD else None
     return Score(
-        gain,
+        estimate(row_gains, wanted, seed),
         float(values.median()),
         float((values > 0).double().mean()),
-        float((values < BAD).double().mean()),
-        diverged,
-        float((ladder.khat[name] > 0.7).double().mean()) if rung == "likelihood" else None,
+        float((values < THRESHOLDS.lost).double().mean()),
+        int((~torch.isfinite(values)).sum()),
+        None if heavy is None else float(heavy),
     )
 
 
+def _scores(row_gains: RowGains, wanted: CandidateId, seed: int) -> Scores:
+    elbo, exact_posterior, likelihood = (_score(row_gains, gain, wanted, seed) for gain in Gain)
+    if elbo is None:
+        raise UsageError(f"gains: expected the ELBO gain of {wanted}, got none")
+    return Scores(elbo, exact_posterior, likelihood)
+
+
 def _entry(
-    candidates: Candidates,
+    panel: Candidates,
     fits: Mapping[str, Fit[LatentDistribution]],
-    name: str,
+    wanted: CandidateId,
     split_gains: Mapping[str, RowGains],
     seed: int,
 ) -> Entry:
-    pure = name.endswith(PURE)
-    owner = name.removesuffix(PURE)
-    r = candidates.bases[owner] if pure else candidates.distributions[owner]
-    fit = fits.get(owner)
-    scores: dict[str, dict[str, Score]] = {}
-    for split, ladder in split_gains.items():
-        found = {rung: _score(ladder, rung, name, seed) for rung in ("code", "evidence", "likelihood")}
-        scores[split] = {k: v for k, v in found.items() if v is not None}
+    r = panel.distribution(wanted)
+    fit = fits.get(wanted.name)
     return Entry(
-        name=name,
+        id=wanted,
+        kind=kind_of(r),
         label=r.label,
-        eligible=not pure,
+        epsilon=panel.blends[wanted].epsilon,
         bytes=r.bytes,
         holds_rows=r.holds_rows,
-        scores=scores,
+        scores={split: _scores(row_gains, wanted, seed) for split, row_gains in split_gains.items()},
         outcome="" if fit is None else fit.outcome.message,
-        chosen={} if fit is None or pure else dict(fit.chosen),
-        curve=[] if fit is None or pure else list(fit.curve),
-        rate=_rate(r, seed),
+        chosen=Chosen() if fit is None or wanted.alone else _chosen(fit.chosen),
+        curve=[] if fit is None or wanted.alone else _curve(fit.curve),
+        draws_per_second=_draws_per_second(r, seed),
         seconds=None if fit is None else fit.seconds,
     )
 
 
-def _rate(r: LatentDistribution | Posteriors, seed: int, n: int = 10_000) -> float:
+def _chosen(chosen: Mapping[str, Any]) -> Chosen:
+    common = {"epsilon", "selection_gain", "active", "weights"}
+    return Chosen(
+        epsilon=chosen.get("epsilon"),
+        gain=chosen.get("selection_gain"),
+        active=chosen.get("active"),
+        weights=chosen.get("weights", ""),
+        settings={k: v for k, v in chosen.items() if k not in common},
+    )
+
+
+def _curve(curve: list[dict[str, Any]]) -> list[CurvePoint]:
+    points = []
+    for p in curve:
+        setting = next(k for k in p if k not in ("bytes", "epsilon", "gain", "stderr"))
+        points.append(CurvePoint(setting, p[setting], p["bytes"], p["epsilon"], p["gain"], p["stderr"]))
+    return points
+
+
+def kind_of(r: LatentDistribution) -> str:
+    """The kind of a latent distribution without what is wrapped round it."""
+    while isinstance(r, Defensive | Active):
+        r = r.base
+    return r.kind
+
+
+def _draws_per_second(r: LatentDistribution | Posteriors, seed: int, n: int = 10_000) -> float:
     """Draws z' per CPU second of this process, at one call."""
     start = time.process_time()
     r.sample(n, rng=stream(seed, "rate"))
@@ -249,17 +285,14 @@ def _rate(r: LatentDistribution | Posteriors, seed: int, n: int = 10_000) -> flo
 
 def _rows_tensors(split_gains: Mapping[str, RowGains]) -> dict[str, Tensor]:
     """Every row's gains, so that any figure can be made again."""
-    out: dict[str, Tensor] = {}
-    for split, ladder in split_gains.items():
-        for rung in ("code", "evidence", "likelihood"):
-            for name, values in getattr(ladder, rung).items():
-                out[f"gain.{split}.{rung}.{name}"] = values
-        for name, values in ladder.quarter.items():
-            out[f"quarter.{split}.{name}"] = values
-        for part in ("log_prior", "reconstruction", "rate"):
-            if getattr(ladder, part) is not None:
-                out[f"{part}.{split}"] = getattr(ladder, part)
-    return out
+    tensors: dict[str, Tensor] = {}
+    for split, row_gains in split_gains.items():
+        for gain in Gain:
+            tensors |= {f"gain.{split}.{gain}.{i}": values for i, values in row_gains.of(gain).items()}
+        tensors |= {f"quarter.{split}.{i}": values for i, values in row_gains.quarter.items()}
+        parts = {"log_prior": row_gains.log_prior, "reconstruction": row_gains.reconstruction, "kl": row_gains.kl}
+        tensors |= {f"{part}.{split}": values for part, values in parts.items() if values is not None}
+    return tensors
 
 
 @torch.no_grad()
@@ -306,10 +339,10 @@ def _neighbours(
     return {f"near.{k}": x[among.nearest(entries.of(g), 1)[1][:, 0]].float() for k, g in grids.items()}
 
 
-def _warnings(data: Mapping[str, Any], heldout: MemoryPosteriors) -> list[str]:
+def _warnings(data: DataInfo, heldout: MemoryPosteriors) -> list[str]:
     out = [
         f"{count} {split} rows equal a training row exactly; gains on them flatter whatever memorises"
-        for split, count in dict(data.get("copies", {})).items()
+        for split, count in data.copies.items()
         if count
     ]
     wide = int((heldout.scale > 1).any(1).sum())

@@ -1,9 +1,19 @@
 """Figures of an audit as matplotlib figures: `zprime.plot.gains(audit)`, in a notebook or for a paper."""
 
-from zprime.reporting.figures import calibration, components, dimensions, drift, gains, latent_map, road, surgery
+from zprime.reporting.figures import (
+    bandwidth_path,
+    calibration,
+    components,
+    dimensions,
+    drift,
+    gains,
+    latent_map,
+    surgery,
+)
 from zprime.reporting.outputs import columns, counts, samples
 
 __all__ = [
+    "bandwidth_path",
     "calibration",
     "columns",
     "components",
@@ -12,7 +22,6 @@ __all__ = [
     "drift",
     "gains",
     "latent_map",
-    "road",
     "samples",
     "surgery",
 ]

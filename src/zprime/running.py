@@ -254,15 +254,18 @@ class Run:
                 posteriors,
                 model=vae.load(folder.model.path),
                 rows=folder.rows,
-                data={**folder.dataset.describe(), "log_scale": folder.dataset.log_scale},
+                data=folder.dataset.info(),
                 settings=settings,
                 seed=seed,
                 workers=workers if folder.large else 1,
                 progress=self.progress,
             )
-            audit.model.update(asdict(folder.model_info()))
-            audit.inputs.update(inputs)
-            audit = replace(audit, command=command(folder, names, settings, seed=seed))
+            audit = replace(
+                audit,
+                model=folder.model_info(),
+                inputs=inputs,
+                command=command(folder, names, settings, seed=seed),
+            )
             return audit.save(path, key=key, **{k.replace("/", "_"): v for k, v in inputs.items()})
 
         # an audit of a version that measured less, or wrote it down in another way, is made again

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -44,12 +45,22 @@ def _read(hint: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in inner:
             return None
-        return _read(next(t for t in inner if t is not type(None)), value)
+        kinds = [t for t in inner if t is not type(None)]
+        return _read(kinds[0], value) if len(kinds) == 1 else value  # several kinds of plain values: as JSON has it
     if dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint)
         return hint(**{k: _read(hints[k], v) for k, v in value.items()})  # type: ignore[operator]
     if origin is dict:
-        return {k: _read(inner[1], v) for k, v in value.items()}
+        return {_key(inner[0], k): _read(inner[1], v) for k, v in value.items()}
     if origin in (list, tuple):
         return origin(_read(inner[0], v) for v in value)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
     return float(value) if hint is float else value
+
+
+def _key(hint: Any, text: str) -> Any:
+    """A key as `str` wrote it: enums by value, and what knows how to `parse` itself."""
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(text)
+    return hint.parse(text) if hasattr(hint, "parse") else text

@@ -78,7 +78,7 @@ class Latents:
                 "One Gaussian a channel (latents_mean, latents_std) is enough for a position: on the selection split "
                 "nothing tried codes positions measurably better."
             )
-        gains = ", ".join(f"{name} {e} {e.unit}" for name, e in verdict.evidence.items())
+        gains = ", ".join(f"{name} {e} {e.unit}" for name, e in verdict.numbers.items())
         known = {"leave the prior": "is not enough", "keep the prior": "is enough"}.get(verdict.decision)
         says = (
             f"One Gaussian a channel (latents_mean, latents_std) {known or 'may or may not be enough'} for a position"

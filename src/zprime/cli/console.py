@@ -102,10 +102,10 @@ def say_table(audit: "Audit") -> None:
 def verdicts(audit: "Audit") -> dict[str, Any]:
     """Both verdicts for JSON, and what is shipped."""
     plain = audit.to_json()
-    made = plain["generation"]
+    samples = plain["samples"]
     return {
         "verdict": plain["verdict"],
-        "generation": None if made is None else made["verdict"],
+        "generation": None if samples is None else samples["verdict"],
         "shipped": audit.shipped,
     }
 

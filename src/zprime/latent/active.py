@@ -14,8 +14,9 @@ from zprime.components import Tilted
 from zprime.distribution import Density, LatentDistribution
 from zprime.latent.gaussian import moments
 from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.results.thresholds import THRESHOLDS
 
-THRESHOLD = 0.01
+THRESHOLD = THRESHOLDS.active
 """A dimension is active if the variance of its posterior mean over the data is above this (Burda et al. 2016)."""
 
 

@@ -12,6 +12,7 @@ from zprime.arrays import standard_log_prob
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError
 from zprime.posteriors import Posteriors
+from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import fork
 
 EPSILONS = (0.0, 0.01, 0.05, 0.1)
@@ -20,7 +21,7 @@ EPSILONS = (0.0, 0.01, 0.05, 0.1)
 WORTH = 0.01
 """Nats that a share of the prior must earn to be mixed in at all."""
 
-TIE = 0.05
+TIE = THRESHOLDS.tie
 """Nats below which a difference is no difference."""
 
 

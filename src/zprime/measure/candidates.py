@@ -13,18 +13,21 @@ from zprime.components import Tilted
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent import Defensive, Prior
+from zprime.results.names import CandidateId
 from zprime.rng import fork
-
-PURE = " (e = 0)"
-"""What is put behind a candidate's name for its base alone, without the share of the prior; shown, never chosen."""
 
 
 @dataclass(frozen=True)
 class Blend:
-    """One candidate: its base, and the share of the prior mixed in."""
+    """What is reported on: a base, and the share of the prior that is mixed in.
+
+    Attributes:
+        base: name of the candidate whose base it is.
+        epsilon: share of the prior, from 0 to below 1.
+    """
 
     base: str
-    share: float
+    epsilon: float
 
 
 class Candidates:
@@ -32,7 +35,7 @@ class Candidates:
 
     Attributes:
         bases: name -> distribution without any share of the prior.
-        blends: name -> what is reported under that name; `prior` is always there.
+        blends: id -> what is reported under it; the prior is always there.
     """
 
     def __init__(self, candidates: Mapping[str, LatentDistribution]) -> None:
@@ -41,29 +44,36 @@ class Candidates:
             raise UsageError(f"candidates: expected one latent dimension, got {sorted(dims)}")
         if not candidates:
             raise UsageError("candidates: expected at least one latent distribution, got none")
+        for name in candidates:
+            if "/" in name or not name:
+                raise UsageError(f"candidates: expected names without a slash, got {name!r}; call it something else")
         self.distributions = {"prior": Prior(next(iter(dims))), **{k: v for k, v in candidates.items() if k != "prior"}}
         self.bases: dict[str, LatentDistribution] = {}
-        self.blends: dict[str, Blend] = {}
+        self.blends: dict[CandidateId, Blend] = {}
         for name, r in self.distributions.items():
             if r.density == "none":
                 continue
             if isinstance(r, Defensive):
                 self.bases[name] = r.base
-                self.blends[name] = Blend(name, r.epsilon)
-                self.blends[name + PURE] = Blend(name, 0.0)
+                self.blends[CandidateId(name)] = Blend(name, r.epsilon)
+                self.blends[CandidateId(name, alone=True)] = Blend(name, 0.0)
             else:
                 self.bases[name] = r
-                self.blends[name] = Blend(name, 0.0)
+                self.blends[CandidateId(name)] = Blend(name, 0.0)
 
     @property
-    def names(self) -> list[str]:
-        """All names that are reported on, candidates first to last, each followed by its pure form."""
+    def ids(self) -> list[CandidateId]:
+        """All that is reported on, candidates first to last, each followed by its base alone."""
         return list(self.blends)
 
     @property
-    def eligible(self) -> list[str]:
-        """Names that a verdict may choose."""
-        return [n for n in self.blends if not n.endswith(PURE)]
+    def eligible(self) -> list[CandidateId]:
+        """What a verdict may choose."""
+        return [i for i in self.blends if not i.alone]
+
+    def distribution(self, wanted: CandidateId) -> LatentDistribution:
+        """The latent distribution that is reported on under an id."""
+        return self.bases[wanted.name] if wanted.alone else self.distributions[wanted.name]
 
     def only(self, names: Iterable[str]) -> "Candidates":
         """Some of the candidates, and the prior."""
@@ -79,11 +89,11 @@ class Candidates:
 
     def blend_log_probs(
         self, base: Mapping[str, Float[Tensor, "*n"]], prior: Float[Tensor, "*n"]
-    ) -> dict[str, Float[Tensor, "*n"]]:
+    ) -> dict[CandidateId, Float[Tensor, "*n"]]:
         """Log r of every blend whose base is among those given: no density is evaluated."""
-        return {name: mix(base[v.base], prior, v.share) for name, v in self.blends.items() if v.base in base}
+        return {i: mix(base[b.base], prior, b.epsilon) for i, b in self.blends.items() if b.base in base}
 
-    def log_probs(self, z: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, " n"]]:
+    def log_probs(self, z: Float[Tensor, "n d"]) -> dict[CandidateId, Float[Tensor, " n"]]:
         """Log r(z) in nats of every blend."""
         return self.blend_log_probs(self.base_log_probs(z), standard_log_prob(z))
 
@@ -99,8 +109,8 @@ class Candidates:
         return out
 
 
-def mix(log_r: Tensor, log_p: Tensor, share: float) -> Tensor:
+def mix(log_r: Tensor, log_p: Tensor, epsilon: float) -> Tensor:
     """log[(1 - e) r + e p]."""
-    if share == 0:
+    if epsilon == 0:
         return log_r
-    return torch.logaddexp(log_r + math.log1p(-share), log_p + math.log(share))
+    return torch.logaddexp(log_r + math.log1p(-epsilon), log_p + math.log(epsilon))

@@ -31,7 +31,7 @@ def compare(audits: Sequence[Audit], names: Sequence[str], *, public: bool = Fal
     from zprime.reporting.page import render
 
     sets = sorted({data_name(a) for a in audits})
-    same = len({str(a.data.get("content", a.data.get("name"))) for a in audits}) == 1
+    same = len({a.data.content or a.data.name for a in audits}) == 1
     return render(
         "compare.html.j2",
         runs=[_compared(a, n, public=public) for a, n in zip(audits, short(names), strict=True)],
@@ -53,7 +53,7 @@ def short(names: Sequence[str]) -> list[str]:
 def _compared(audit: Audit, name: str, *, public: bool) -> Compared:
     choice = audit.entry(audit.verdict.choice)
     drawn = gains.rung(audit)
-    gain = choice.scores["heldout"].get(drawn)
+    gain = choice.heldout.of(drawn)
     s = audit.surgery["train"]
     d = len(s.dimension_kl)
     log_prior = "Mean of log p(x) of held-out rows under the prior, in nats (a lower bound in expectation)"
@@ -67,5 +67,5 @@ def _compared(audit: Audit, name: str, *, public: bool) -> Compared:
         Number(f"{s.active} of {d}", SAYS["active"] + ".", s.active),
         Number(f"{s.mean_kl.n:,}", "Training rows.", s.mean_kl.n),
     ]
-    about = f"{audit.data.get('name', 'data')}, {s.mean_kl.n:,} training rows, {d} latents, seed {audit.seed}"
+    about = f"{audit.data.name or 'data'}, {s.mean_kl.n:,} training rows, {d} latents, seed {audit.seed}"
     return Compared(name, about, audit, numbers, gains.rows(audit), sheets(audit, public=public))

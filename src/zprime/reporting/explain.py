@@ -12,8 +12,9 @@ from zprime.measure.samples.side import REAL
 from zprime.reporting.samples import difference
 from zprime.reporting.table import size
 from zprime.reporting.words import bullets, gloss, nats, percent, plain, shown, size_of
-from zprime.results.audit import PURE, Audit, Entry, load
+from zprime.results.audit import Audit, Entry, load
 from zprime.results.latents import Average, Averages, Surgery
+from zprime.results.names import CandidateId, Gain
 from zprime.results.samples import BandwidthPath
 from zprime.statistics.estimate import Estimate
 
@@ -35,7 +36,7 @@ def explain(audit: Audit | str | Path) -> str:
         ArtifactError: no audit there.
     """
     audit = audit if isinstance(audit, Audit) else load(audit)
-    name = audit.data.get("name", "these data")
+    name = audit.data.name or "these data"
     parts = [f"# Where z′ should come from: {name}", f"*{QUESTION}*"]
     for heading, say in PARTS.items():
         paragraphs = say(audit)
@@ -45,7 +46,7 @@ def explain(audit: Audit | str | Path) -> str:
 
 
 def _short(audit: Audit) -> list[str]:
-    s, made = audit.surgery["train"], audit.generation
+    s, made = audit.surgery["train"], audit.samples
     choice = audit.entry(audit.shipped)
     if choice.name != "prior":
         answer = (
@@ -96,7 +97,7 @@ def _harm(audit: Audit) -> str:
     if exact is None:
         return "What it would do was not measured here."
     gain = _held_gain(exact)
-    copies = audit.copying(exact.name) == "copies"
+    copies = audit.copying(exact.name, alone=exact.id.alone) == "copies"
     found = [
         f"unseen rows are {size_of(gain)} nats worse off under it" if gain is not None and gain.high < 0 else "",
         "what it generates are copies" if copies else "",
@@ -106,10 +107,9 @@ def _harm(audit: Audit) -> str:
 
 
 def _held_gain(e: Entry) -> Estimate | None:
-    """Over p(z) on held-out rows, on the highest rung that was measured."""
-    rungs = e.scores["heldout"]
-    found = rungs.get("likelihood") or rungs.get("code")
-    return None if found is None else found.gain
+    """Over p(z) on held-out rows: the surest gain that was measured."""
+    score = e.heldout.of(e.heldout.surest)
+    return None if score is None else score.gain
 
 
 def _posterior(audit: Audit) -> list[str]:
@@ -169,7 +169,7 @@ def _kl_term(audit: Audit) -> list[str]:
         "briefly, with a small weight on the KL term, or is held back by its form. The shape of the average it leaves "
         "free anyhow.",
     ]
-    hole = audit.latents_side.hole if audit.latents_side is not None else None
+    hole = audit.latents.hole if audit.latents is not None else None
     if hole is not None:
         out.append(
             f"(These are the codes of {n:,} rows, and between posteriors as narrow as these there are always gaps. "
@@ -247,17 +247,17 @@ def _mixture(audit: Audit) -> list[str]:
         return ["It was not measured in this audit: fit the kind `aggregated`, and audit again."]
     n = audit.surgery["train"].mean_kl.n
     stored = f"The {n:,} posteriors take {size(exact.bytes)} as means and standard deviations"
-    if "data" in audit.storage:
-        stored += f", or {size(audit.storage['data'])} as the rows themselves, encoded when they are drawn"
+    if audit.storage.data is not None:
+        stored += f", or {size(audit.storage.data)} as the rows themselves, encoded when they are drawn"
     stored += ", and it grows with |D|"
-    if "posteriors_rate" in audit.storage:
-        stored += f" (drawing is quick: {audit.storage['posteriors_rate']:,} z′ a second from the former"
-        rate = audit.storage.get("data_rate")
+    if audit.storage.posteriors_draws:
+        stored += f" (drawing is quick: {audit.storage.posteriors_draws:,} z′ a second from the former"
+        rate = audit.storage.data_draws
         stored += ")" if rate is None else f", {rate:,} from the latter)"
     points = []
     gain = _held_gain(exact)
     if gain is not None:
-        what = "log p(x)" if "likelihood" in exact.scores["heldout"] else "ELBO"
+        what = "log p(x)" if exact.heldout.likelihood is not None else "ELBO"
         worse = gain.value < 0
         change = f"{size_of(gain)} nats per row {'worse' if worse else 'better'} off in {what} than under p(Z)"
         if gain.high < 0:
@@ -265,20 +265,20 @@ def _mixture(audit: Audit) -> list[str]:
             points.append(f"**It does not know new rows.** Unseen rows are {change}; {because}.")
         else:
             points.append(f"**New rows.** Unseen rows are {change}.")
-    side = audit.latents_side
-    found = None if side is None else side.leave_one_out.get(exact.name)
+    side = audit.latents
+    found = None if side is None else side.leave_one_out.get(exact.id)
     if found is not None:
-        e = found.memorised["code"]
+        e = found.memorised[Gain.ELBO]
         title = "It knows the old ones by heart." if e.low > 1 else "Old rows."
         points.append(
             f"**{title}** A training row’s own component is worth {shown(e)} nats to it; leave it out, and they are "
             "gone."
         )
-    points += _copied(audit, exact.name)
+    points += _copied(audit, exact.id)
     out = [f"You would be drawing from the closest r of all, exactly. {stored}.", bullets(points)]
     if _harm(audit).startswith("But"):
         out[0] += " Storage is the least of its troubles; the trouble is what it stores:"
-    road = None if audit.generation is None else audit.generation.road
+    road = None if audit.samples is None else audit.samples.path
     if road is not None and all(s.copying.status != "untested" for s in road.points):
         out.append(_smoothed(road))
     choice = audit.entry(audit.shipped)
@@ -309,9 +309,9 @@ def _smoothed(road: BandwidthPath) -> str:
     return f"{out} Between lies {' to '.join(ends)}."
 
 
-def _copied(audit: Audit, name: str) -> list[str]:
-    made = audit.generation
-    sampled = None if made is None else next((e for e in made.entries if e.name == name), None)
+def _copied(audit: Audit, wanted: CandidateId) -> list[str]:
+    made = audit.samples
+    sampled = None if made is None else next((e for e in made.entries if e.id == wanted), None)
     if made is None or sampled is None or sampled.copying is None:
         return []
     c = sampled.copying
@@ -319,7 +319,7 @@ def _copied(audit: Audit, name: str) -> list[str]:
     out = [
         f"**{title}** {percent(c.near)} of them lie nearer to a training row than all but 5 % of "
         "reconstructions of unseen rows do, and a sample is the nearer of two with chance "
-        f"{shown(c.within)} (1/2 without copying)."
+        f"{shown(c.regional)} (1/2 without copying)."
     ]
     mine, prior = sampled.fidelity.frechet, made.entry("prior").fidelity.frechet
     if sampled.status == "copies" and mine.value < prior.value:
@@ -342,7 +342,7 @@ def _role(audit: Audit) -> list[str]:
         "the aggregated posterior of all rows is like it, and no farther.",
     ]
     choice = audit.entry(audit.shipped)
-    share = choice.chosen.get("epsilon")
+    share = choice.chosen.epsilon
     if choice.name == "prior":
         points.append("**For sampling** it is, here, what to draw from.")
     else:
@@ -360,7 +360,7 @@ def _role(audit: Audit) -> list[str]:
             f"**In {d - s.active} of {d} dimensions** the encoder says nothing, every posterior is the prior, and the "
             "prior is exactly right."
         )
-    made = audit.generation
+    made = audit.samples
     if made is not None and choice.name != "prior":
         rows = [made.entry("prior"), made.entry(choice.name), made.controls[REAL]]
         off = [percent(replace(e.fidelity.precision, value=1 - e.fidelity.precision.value)) for e in rows]
@@ -374,8 +374,8 @@ def _role(audit: Audit) -> list[str]:
 
 
 def _limits(audit: Audit) -> list[str]:
-    made = audit.generation
-    held = next(iter(audit.entries[0].scores["heldout"].values())).gain.n
+    made = audit.samples
+    held = audit.entries[0].heldout.elbo.gain.n
     d = len(audit.surgery["train"].dimension_kl)
     text = (
         f"One model with {d} latents, seed {audit.seed}. ± is one standard error; gains are over {held:,} unseen rows"
@@ -401,23 +401,23 @@ PARTS: dict[str, Callable[[Audit], list[str]]] = {
 
 def _exact(audit: Audit) -> Entry | None:
     """The aggregated posterior, alone where it was measured alone."""
-    found = {e.name: e for e in audit.entries}
-    return found.get("aggregated" + PURE, found.get("aggregated"))
+    by_id = {e.id: e for e in audit.entries}
+    return by_id.get(CandidateId("aggregated", alone=True), by_id.get(CandidateId("aggregated")))
 
 
 def _best_kind(audit: Audit) -> tuple[Entry, Estimate] | None:
     """What lowers KL(q||r) on unseen rows most without storing rows, and by how much."""
     some = [e for e in audit.entries if e.eligible and e.name != "prior" and not e.holds_rows]
-    scored = [(e, e.scores["heldout"]["code"].gain) for e in some if "code" in e.scores["heldout"]]
+    scored = [(e, e.heldout.elbo.gain) for e in some]
     best = max(scored, key=lambda pair: pair[1].value, default=None)
     return best if best is not None and best[1].low > 0 else None
 
 
 def _samples(audit: Audit, name: str) -> str:
     """How much of the data samples of a candidate cover, in brackets, where that was measured."""
-    made = audit.generation
-    named = {} if made is None else {e.name: e for e in made.entries}
-    found = named.get(name + PURE, named.get(name))
+    made = audit.samples
+    by_id = {} if made is None else {e.id: e for e in made.entries}
+    found = by_id.get(CandidateId(name, alone=True), by_id.get(CandidateId(name)))
     if found is None:
         return ""
     return f" (measured: its samples cover {percent(found.fidelity.coverage)} of unseen rows)"

@@ -12,43 +12,41 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zprime.errors import UsageError
-from zprime.measure.latents.drift import LEVEL
-from zprime.measure.latents.surgery import ACTIVE
-from zprime.measure.samples.copying import LIMIT
 from zprime.notebook import size
 from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, quiet, styled
 from zprime.results.audit import Audit
+from zprime.results.names import Gain
 
-__all__ = ["calibration", "components", "dimensions", "drift", "gains", "latent_map", "road", "surgery"]
+__all__ = ["bandwidth_path", "calibration", "components", "dimensions", "drift", "gains", "latent_map", "surgery"]
 
 
 @styled
-def gains(audit: Audit, *, rung: str = "") -> Figure:
+def gains(audit: Audit, *, gain: str = "") -> Figure:
     """Held-out gain over the prior of every latent distribution, with 95 % intervals.
 
     Args:
         audit: what was measured.
-        rung: `code`, `evidence` or `likelihood`; default: the highest that was measured.
+        gain: `elbo`, `exact_posterior` or `likelihood`; default: the likelihood gain if it was measured, else the ELBO
+            gain.
 
     Raises:
-        UsageError: this rung was not measured.
+        UsageError: this gain was not measured.
     """
-    measured = audit.entries[0].scores["heldout"]
-    rung = rung or ("likelihood" if "likelihood" in measured else "code")
-    if rung not in measured:
-        raise UsageError(f"rung: expected one of {', '.join(measured)}, got {rung!r}")
-    shown = [e for e in audit.entries if e.eligible and rung in e.scores["heldout"]][::-1]
+    scores = audit.entries[0].heldout
+    if gain and gain not in scores.measured:
+        raise UsageError(f"gain: expected one of {', '.join(scores.measured)}, got {gain!r}")
+    which = Gain(gain) if gain else scores.surest
+    shown = [(e, s.gain) for e in audit.entries if e.eligible and (s := e.heldout.of(which)) is not None][::-1]
     figure = Figure(figsize=(6.2, 0.9 + 0.34 * len(shown)), layout="constrained")
     axis = quiet(figure.add_subplot())
-    for y, e in enumerate(shown):
-        gain = e.scores["heldout"][rung].gain
+    for y, (e, estimate) in enumerate(shown):
         colour = MARK if e.name == audit.verdict.choice else SECOND
-        axis.plot([gain.low, gain.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
-        axis.plot(gain.value, y, "o", color=colour, markersize=5)
+        axis.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
+        axis.plot(estimate.value, y, "o", color=colour, markersize=5)
     axis.axvline(0, color=SOFT, linewidth=0.8)
-    axis.set_yticks(range(len(shown)), [e.label for e in shown], color=INK)
+    axis.set_yticks(range(len(shown)), [e.label for e, _ in shown], color=INK)
     axis.set_ylim(-0.6, len(shown) - 0.4)
-    axis.set_xlabel(f"{rung} gain over the prior, nats per row")
+    axis.set_xlabel(f"{which.words} over the prior, nats per row")
     return figure
 
 
@@ -92,24 +90,24 @@ def principal_axes(codes: Tensor, most: int = 2) -> Tensor:
 @styled
 def components(audit: Audit) -> Figure | None:
     """Number of components K against the ELBO gain on the selection split and the bytes it takes, or None."""
-    curves = [(e, e.curve) for e in audit.entries if e.eligible and e.curve and "components" in e.curve[0]]
+    curves = [(e, e.curve) for e in audit.entries if e.eligible and e.curve and e.curve[0].setting == "components"]
     if not curves:
         return None
     figure = Figure(figsize=(5.6, 3.0), layout="constrained")
     axis = quiet(figure.add_subplot())
     for (e, curve), colour in zip(curves, (MARK, SECOND, DATA) * len(curves), strict=False):
-        x = [c["components"] for c in curve]
-        error = [1.96 * (c["stderr"] or 0.0) for c in curve]
+        x = [c.value for c in curve]
+        error = [1.96 * (c.stderr or 0.0) for c in curve]
         axis.errorbar(
-            x, [c["gain"] for c in curve], yerr=error, marker="o", markersize=4, capsize=2, label=e.label, color=colour
+            x, [c.gain for c in curve], yerr=error, marker="o", markersize=4, capsize=2, label=e.label, color=colour
         )
-        at = e.chosen.get("components")
+        at = e.chosen.settings.get("components")
         if at in x and e.bytes:
-            gain = curve[x.index(at)]["gain"]
+            gain = curve[x.index(at)].gain
             axis.annotate(f"K = {at}", (at, gain), xytext=(-6, 6), textcoords="offset points", ha="right", color=colour)
     axis.set_xscale("log")
-    ticks = sorted({c["components"] for _, curve in curves for c in curve})
-    stored = {c["components"]: c["bytes"] for _, curve in curves for c in curve if "bytes" in c}
+    ticks = sorted({c.value for _, curve in curves for c in curve})
+    stored = {c.value: c.bytes for _, curve in curves for c in curve}
     axis.set_xticks(ticks, [f"{t}\n{size(stored[t])}" if t in stored else str(t) for t in ticks])
     axis.minorticks_off()
     axis.set_xlabel("components K, and bytes stored")
@@ -171,7 +169,7 @@ def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     figure = Figure(figsize=(max(4.6, min(9.0, 1.2 + 0.32 * d)), 3.4), layout="constrained")
     top, bottom = (quiet(a) for a in figure.subplots(2, 1, sharex=True))
     for i, (kl, variance, inner) in enumerate(zip(s.dimension_kl, s.mean_variance, within, strict=True)):
-        active = variance > ACTIVE
+        active = variance > audit.thresholds.active
         top.bar(i, kl, width=0.7, color=SECOND if active else "none", edgecolor=SECOND)
         bottom.bar(i, variance, width=0.7, color=MARK if active else "none", edgecolor=MARK)
         bottom.bar(i, inner, bottom=variance, width=0.7, color=DATA if active else "none", edgecolor=DATA)
@@ -189,9 +187,9 @@ def calibration(audit: Audit, *, most: int = 12) -> Figure | None:
 
     The grey band holds all bars of a histogram with probability 95 % if the encoder is calibrated (Talts et al. 2018).
     """
-    if audit.likelihood_side is None or not audit.likelihood_side.calibration:
+    if audit.likelihood is None or not audit.likelihood.calibration:
         return None
-    c = audit.likelihood_side.calibration[0]
+    c = audit.likelihood.calibration[0]
     order = sorted(range(len(c.names)), key=lambda j: c.chi_square[j])[:most]
     columns = min(4, len(order))
     lines = -(-len(order) // columns)
@@ -216,7 +214,7 @@ def drift(audit: Audit, *, most: int = 24) -> Figure | None:
     shifts = audit.drift.dimensions[:most]
     figure = Figure(figsize=(1.2 + 0.3 * len(shifts), 2.2), layout="constrained")
     axis = quiet(figure.add_subplot())
-    colours = [MARK if s.p_value < LEVEL else SECOND for s in shifts]
+    colours = [MARK if s.p_value < audit.thresholds.level else SECOND for s in shifts]
     axis.bar([str(s.dimension) for s in shifts], [s.statistic for s in shifts], width=0.7, color=colours)
     axis.set_ylim(0, None)
     axis.set_xlabel("latent")
@@ -225,31 +223,31 @@ def drift(audit: Audit, *, most: int = 24) -> Figure | None:
 
 
 @styled
-def road(audit: Audit) -> Figure | None:
+def bandwidth_path(audit: Audit) -> Figure | None:
     """Copying, from the training codes to one Gaussian, as posteriors are smoothed; None where it was not measured.
 
     Above, the chance that the gate looks at, with 95 % intervals, from 1 (copies) over 1/2 (as near to the training set
     as reconstructions of unseen rows) to 0 (off the data); below, Z_U and C_T. Lines: planted copies, reconstructions
     of unseen rows, and samples of the prior.
     """
-    found = None if audit.generation is None else audit.generation.road
+    found = None if audit.samples is None else audit.samples.path
     if found is None:
         return None
     figure = Figure(figsize=(6.2, 4.6), layout="constrained")
     top, bottom = (quiet(a) for a in figure.subplots(2, 1, sharex=True, height_ratios=(3, 2)))
     places = range(len(found.points))
     for x, stop in zip(places, found.points, strict=True):
-        e = stop.copying.within
+        e = stop.copying.regional
         colour = {"copies": MARK, "passes": SECOND}.get(stop.copying.status, DATA)
         top.plot([x, x], [e.low, e.high], color=colour, linewidth=2.5, solid_capstyle="butt")
         top.plot(x, e.value, "o", color=colour, markersize=5)
     for axis in (top, bottom):
         axis.set_xlim(-0.4, len(found.points) + 0.9)
     for name, c in found.beside.items():
-        top.axhline(c.within.value, color=SOFT, linewidth=0.8, linestyle=":")
-        top.annotate(name, (len(found.points) + 0.9, c.within.value), ha="right", va="bottom", color=SOFT)
+        top.axhline(c.regional.value, color=SOFT, linewidth=0.8, linestyle=":")
+        top.annotate(name, (len(found.points) + 0.9, c.regional.value), ha="right", va="bottom", color=SOFT)
         bottom.axhline(c.z_u.value, color=SOFT, linewidth=0.8, linestyle=":")
-    top.axhspan(0.5 + LIMIT / 2, 1, color=LINE, linewidth=0, alpha=0.35)
+    top.axhspan(0.5 + audit.thresholds.copies / 2, 1, color=LINE, linewidth=0, alpha=0.35)
     top.set_ylim(-0.03, 1.08)
     top.set_ylabel("chance to be nearer to\nthe training set")
     for name, marker, colour in (("z_u", "o", INK), ("c_t", "s", DATA)):

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from zprime.reporting.numbers import SAYS, Number, estimate, gain, share
-from zprime.reporting.table import RUNGS, size, title
+from zprime.reporting.table import size, title
 from zprime.reporting.words import shown
 from zprime.results.audit import Audit, Entry
+from zprime.results.names import CandidateId, Gain
 from zprime.statistics.estimate import Estimate
 
 WIDTH = 130
@@ -36,28 +37,28 @@ class Row:
 
 def headings(audit: Audit) -> list[str]:
     """Of the columns after the name and the drawn interval, in order."""
-    return [*RUNGS.values(), "median", "rows > 0", "rows < −5", "k̂ > 0.7", "stored", "of single rows"]
+    return [*(g.words for g in Gain), "median", "rows > 0", "rows < −5", "k̂ > 0.7", "stored", "of single rows"]
 
 
-def rung(audit: Audit) -> str:
+def rung(audit: Audit) -> Gain:
     """The highest rung that was measured: what is drawn."""
-    return "likelihood" if "likelihood" in audit.entries[0].scores["heldout"] else "code"
+    return audit.entries[0].heldout.surest
 
 
 def rows(audit: Audit) -> list[Row]:
     """All entries in the order of the audit."""
     drawn = rung(audit)
-    ends = [e.scores["heldout"][drawn].gain for e in audit.entries if e.eligible and drawn in e.scores["heldout"]]
+    ends = [s.gain for e in audit.entries if e.eligible and (s := e.heldout.of(drawn)) is not None]
     low, high = min(0.0, *(e.low for e in ends)), max(0.0, *(e.high for e in ends))
     return [_row(audit, e, drawn, low, high) for e in audit.entries]
 
 
-def _row(audit: Audit, entry: Entry, drawn: str, low: float, high: float) -> Row:
-    scores = entry.scores["heldout"]
-    last = scores.get(drawn) or scores["code"]
+def _row(audit: Audit, entry: Entry, drawn: Gain, low: float, high: float) -> Row:
+    scores = entry.heldout
+    last = scores.of(drawn) or scores.elbo
     rows_kept = "functions of single training rows" if entry.holds_rows else "no function of a single training row"
     numbers = [
-        *(gain(scores.get(r), r) for r in RUNGS),
+        *(gain(scores.of(g), g) for g in Gain),
         Number(f"{last.median:+.2f}", SAYS["median"] + ".", last.median),
         share(last.above, SAYS["above"]),
         share(last.below, SAYS["below"]),
@@ -66,8 +67,8 @@ def _row(audit: Audit, entry: Entry, drawn: str, low: float, high: float) -> Row
         Number("yes" if entry.holds_rows else "no", f"What is stored: {rows_kept}.", float(entry.holds_rows)),
     ]
     name = title(entry).strip()
-    bar = _bar(scores[drawn].gain, low, high) if drawn in scores else None
-    return Row(name, entry.name == audit.verdict.choice, not entry.eligible, numbers, bar)
+    bar = _bar(s.gain, low, high) if (s := scores.of(drawn)) is not None else None
+    return Row(name, entry.id == CandidateId(audit.verdict.choice), not entry.eligible, numbers, bar)
 
 
 def _bar(e: Estimate, low: float, high: float) -> Bar:

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zprime.measure.latents.surgery import ACTIVE
 from zprime.reporting.figures import principal_axes
 from zprime.results.audit import Audit
 
@@ -31,7 +30,7 @@ def map_data(audit: Audit, *, public: bool) -> dict[str, Any] | None:
     order = sorted(range(d), key=lambda j: -variance[j])[:64]
     plane = principal_axes(codes.double(), min(4, d))
     axes = [f"principal axis {i + 1}" for i in range(plane.shape[1])]
-    axes += [f"dimension {j}{'' if variance[j] > ACTIVE else ' (collapsed)'}" for j in order]
+    axes += [f"dimension {j}{'' if variance[j] > audit.thresholds.active else ' (collapsed)'}" for j in order]
     columns = torch.cat([plane, torch.eye(d, dtype=plane.dtype)[:, order]], 1)
 
     def seen(z: Tensor) -> list[list[int]]:

@@ -1,14 +1,15 @@
 """The latent side as the lines of one table, which terminal and page share."""
 
 from zprime.reporting.words import shown
-from zprime.results.audit import PURE, Audit
+from zprime.results.audit import Audit
 from zprime.results.latents import Hole, LatentsSide, LeaveOneOut
+from zprime.results.names import CandidateId, Gain
 from zprime.statistics.estimate import Estimate
 
 
 def lines(audit: Audit) -> list[tuple[str, str]]:
     """What was measured, and what it says; empty for an audit without it."""
-    side = audit.latents_side
+    side = audit.latents
     if side is None:
         return []
     out: list[tuple[str, str]] = []
@@ -46,10 +47,10 @@ def _hole(hole: Hole) -> list[tuple[str, str]]:
 
 def _memorised(found: LeaveOneOut) -> str:
     parts = []
-    for rung, gains in (("(a)", found.code), ("(b)", found.evidence)):
-        shown = ", ".join(f"{k} {_shown(e)}" for k, e in gains.items())
-        parts.append(f"{rung} {shown}")
-    return f"{'; '.join(parts)}. A row's own component is worth (b) {_shown(found.memorised['evidence'])} nats."
+    for gain, estimates in ((Gain.ELBO, found.elbo), (Gain.EXACT_POSTERIOR, found.exact_posterior)):
+        shown = ", ".join(f"{k} {_shown(e)}" for k, e in estimates.items())
+        parts.append(f"{gain.words}: {shown}")
+    return f"{'; '.join(parts)}. A row's own component is worth {_shown(found.memorised[Gain.EXACT_POSTERIOR])} nats of exact-posterior gain."
 
 
 def _mixture(audit: Audit, side: LatentsSide) -> list[tuple[str, str]]:
@@ -72,12 +73,13 @@ def _mixture(audit: Audit, side: LatentsSide) -> list[tuple[str, str]]:
     return out
 
 
-def _label(audit: Audit, name: str) -> str:
+def _label(audit: Audit, name: str | CandidateId) -> str:
     """As the table of gains calls it."""
-    for e in audit.entries:
-        if e.name == name:
-            return f"{e.label} alone" if name.endswith(PURE) else e.label
-    return name
+    wanted = name if isinstance(name, CandidateId) else CandidateId(name)
+    entry = next((e for e in audit.entries if e.id == wanted), None)
+    if entry is None:
+        return str(name)
+    return f"{entry.label} alone" if wanted.alone else entry.label
 
 
 def _shown(e: Estimate) -> str:

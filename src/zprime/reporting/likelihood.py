@@ -2,19 +2,20 @@
 
 from zprime.results.audit import Audit
 from zprime.results.likelihood import Calibration, LikelihoodSide, Sandwich
+from zprime.results.names import CandidateId
 from zprime.statistics.estimate import Estimate, unsigned
 
 
 def sentences(audit: Audit) -> list[str]:
     """What is known of the model side, one sentence a measure; empty without a decoder."""
-    side = audit.likelihood_side
+    side = audit.likelihood
     if side is None:
         return []
     gap = side.gaps["heldout"]
     return [
         _likelihood(audit, side),
         f"The encoder loses {_shown(gap.gap)} nats per held-out row: log p(x) {gap.log_prob} = reconstruction "
-        f"{gap.reconstruction} - KL(q||p) {gap.rate} + this gap. (c) is a lower bound, so the gap is one too.",
+        f"{gap.reconstruction} - KL(q||p) {gap.kl} + this gap. log p(x) is a lower bound, so the gap is one too.",
         *(_calibration(audit, c) for c in side.calibration),
         *(_sandwich(audit, s) for s in side.sandwiches),
     ]
@@ -29,11 +30,11 @@ def _label(audit: Audit, name: str) -> str:
 
 
 def _likelihood(audit: Audit, side: LikelihoodSide) -> str:
-    names = list(dict.fromkeys(("prior", audit.verdict.best)))
-    nats = ", ".join(f"{side.log_prob[n]} under {_label(audit, n)}" for n in names)
+    ids = [CandidateId(n) for n in dict.fromkeys(("prior", audit.verdict.best))]
+    nats = ", ".join(f"{side.log_prob[i]} under {_label(audit, i.name)}" for i in ids)
     out = f"Held-out log p(x), nats per row: {nats}"
     if side.bits:
-        bits = ", ".join(f"{side.bits[n].value:.4f} ± {side.bits[n].stderr or 0.0:.4f}" for n in names)
+        bits = ", ".join(f"{side.bits[i].value:.4f} ± {side.bits[i].stderr or 0.0:.4f}" for i in ids)
         out += f"; as bits per dimension: {bits}"
     return f"{out}. {side.units.says[0].upper()}{side.units.says[1:]}."
 
@@ -58,6 +59,6 @@ def _calibration(audit: Audit, c: Calibration) -> str:
 def _sandwich(audit: Audit, s: Sandwich) -> str:
     return (
         f"Annealing on {s.gap.n} rows simulated from {_label(audit, s.name)}: log p(x) lies between {s.forward} and "
-        f"{s.reverse}, {_shown(s.gap)} nats apart; (c) is {s.below} above the lower bound and {s.above} below the "
+        f"{s.reverse}, {_shown(s.gap)} nats apart; the likelihood gain's estimator is {s.below} above the lower bound and {s.above} below the "
         "upper."
     )

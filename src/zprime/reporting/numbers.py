@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from inspect import cleandoc
 
 from zprime.results.audit import Score
+from zprime.results.names import Gain
 from zprime.statistics.estimate import Estimate, unsigned
 
-SAYS = {
-    "code": "Mean of E_q[log r(z) − log p(z)]: the exact change of the ELBO with the encoder as it is "
+SAYS: dict[str, str] = {
+    Gain.ELBO: "Mean of E_q[log r(z) − log p(z)]: the exact change of the ELBO with the encoder as it is "
     "(Hoffman & Johnson 2016)",
-    "evidence": "Mean of log E_q[r(z)/p(z)]: the change of log p(x), if the encoder were exact",
-    "likelihood": "Mean of log p_r(x) − log p_p(x) with the decoder, by importance sampling on draws that all "
+    Gain.EXACT_POSTERIOR: "Mean of log E_q[r(z)/p(z)]: the change of log p(x), if the encoder were exact",
+    Gain.LIKELIHOOD: "Mean of log p_r(x) − log p_p(x) with the decoder, by importance sampling on draws that all "
     "candidates share (Burda et al. 2016)",
     "median": "Median over held-out rows: where it is far from the mean, a few rows decide",
     "above": "Share of held-out rows that are more likely than under the prior",
@@ -67,9 +68,9 @@ def estimate(e: Estimate | None, says: str, *, plain: bool = False) -> Number:
     return Number(text + ("" if e.stable else " ?"), "; ".join(parts) + ".", e.value)
 
 
-def gain(score: Score | None, rung: str) -> Number:
-    """One rung of one row of the table."""
-    return estimate(score.gain if score else None, SAYS[rung])
+def gain(score: Score | None, which: Gain) -> Number:
+    """One gain of one row of the table."""
+    return estimate(score.gain if score else None, SAYS[which])
 
 
 def share(value: float | None, says: str) -> Number:

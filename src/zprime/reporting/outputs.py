@@ -56,7 +56,7 @@ def columns(audit: Audit, *, most: int = 12) -> Figure | None:
     across = min(4, len(order))
     lines = -(-len(order) // across)
     figure = Figure(figsize=(2.1 * across, 0.6 + 1.4 * lines), layout="constrained")
-    names = audit.data.get("columns", [f"column {j}" for j in range(len(apart))])
+    names = audit.data.columns or [f"column {j}" for j in range(len(apart))]
     for i, j in enumerate(order):
         axis = quiet(figure.add_subplot(lines, across, i + 1))
         for name, (x, colour) in parts.items():

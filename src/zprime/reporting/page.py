@@ -8,13 +8,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zprime import artifact
 from zprime.errors import ArtifactError
-from zprime.measure.candidates import PURE
 from zprime.reporting import figures, gains, latent_map, outputs, pictures, provenance, samples
 from zprime.reporting.sections import sections, verdicts
 from zprime.reporting.sheets import sheets
 from zprime.reporting.table import size
 from zprime.reporting.words import data_name, shown
 from zprime.results.audit import Audit, load
+from zprime.results.names import CandidateId
 
 
 def report(
@@ -80,20 +80,19 @@ def html(audit: Audit, *, public: bool = False) -> str:
     curve = figures.components(audit)
     dots = None if public else outputs.counts(audit)
     heads, cuts = gains.surgery(audit)
-    scores = audit.entries[0].scores["heldout"]
     return render(
         "page.html.j2",
         a=audit,
         public=public,
         name=data_name(audit),
         rung=gains.rung(audit),
-        held=next(iter(scores.values())).gain,
+        held=audit.entries[0].heldout.elbo.gain,
         headings=gains.headings(audit),
         rows=gains.rows(audit),
         sheets=sheets(audit, public=public),
         columns="" if public or dots or (table := outputs.columns(audit)) is None else pictures.svg(table, "columns"),
         counts="" if dots is None else pictures.svg(dots, "counts"),
-        drawn="mean" if audit.generation is None else audit.generation.noise,
+        drawn="mean" if audit.samples is None else audit.samples.noise,
         shown=len(audit.tensors.get("grid.held-out data", ())),
         latent=latent_map.map_data(audit, public=public),
         curve="" if curve is None else pictures.svg(curve, "curve"),
@@ -119,10 +118,10 @@ def answer(audit: Audit) -> list[str]:
         f"{shown(s.hole)} are the distance of this sample's aggregated posterior from the prior; only "
         f"{shown(s.gaussian_part)} of that (exact) can be seen in its mean and covariance.",
     ]
-    found = {e.name: e for e in audit.entries}
-    exact = found.get("aggregated" + PURE, found.get("aggregated"))
-    if exact is not None and exact.scores["heldout"].get("likelihood"):
-        gain = exact.scores["heldout"]["likelihood"].gain
+    by_id = {e.id: e for e in audit.entries}
+    exact = by_id.get(CandidateId("aggregated", alone=True), by_id.get(CandidateId("aggregated")))
+    if exact is not None and exact.heldout.likelihood is not None:
+        gain = exact.heldout.likelihood.gain
         out.append(
             f"Keeping all {s.mean_kl.n:,} posteriors takes {size(exact.bytes)} and changes the log-likelihood of "
             f"held-out data by {gain} nats per row against the prior."

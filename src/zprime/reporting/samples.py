@@ -6,8 +6,9 @@ from rich.table import Table
 from rich.text import Text
 
 from zprime.measure.samples.side import PLANTED, RECONSTRUCTED
-from zprime.results.audit import PURE, Audit
+from zprime.results.audit import Audit
 from zprime.results.drift import Drift
+from zprime.results.names import CandidateId
 from zprime.results.samples import BandwidthPath, Sampled, SamplesSide
 from zprime.statistics.estimate import Estimate, unsigned
 
@@ -16,7 +17,7 @@ COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
 
 def sample_table(audit: Audit, *, width: int = 80) -> Table | None:
     """Copying and fidelity of every candidate, beside the controls, in `width` columns."""
-    made = audit.generation
+    made = audit.samples
     if made is None:
         return None
     roomy = width >= 100
@@ -25,14 +26,14 @@ def sample_table(audit: Audit, *, width: int = 80) -> Table | None:
         caption="nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is "
         "(1/2 if nothing is copied, within regions). Frechet: distance of moments. inside: share of samples inside the "
         "data; cover: share of the data covered. ± one standard error."
-        + (" student: accuracy on real rows of a classifier trained on samples." if _students(made) else ""),
+        + (" TSTR: accuracy on real rows of a classifier trained on samples." if _labelled(made) else ""),
         box=SIMPLE_HEAD,
         padding=(0, int(roomy), 0, 0),
         pad_edge=False,
     )
     shown = [*made.controls.values(), *made.entries]
     cells = [_cells(made, e, places=3 if roomy else 2) for e in shown]
-    heads = ["copies", "nearer", "Frechet", "inside", "cover", *(["student"] if _students(made) else [])]
+    heads = ["copies", "nearer", "Frechet", "inside", "cover", *(["TSTR"] if _labelled(made) else [])]
     numbers = sum(1 + int(roomy) + max(len(head), *(len(c[i]) for c in cells)) for i, head in enumerate(heads))
     # a long name gives way to the numbers, and takes two lines
     room = max(width - numbers - 2, 12)
@@ -40,8 +41,8 @@ def sample_table(audit: Audit, *, width: int = 80) -> Table | None:
     for name in heads:
         table.add_column(name, justify="right", no_wrap=True)
     for e, numbers_of in zip(shown, cells, strict=True):
-        chosen = e.name == made.verdict.choice
-        style = "bold" if chosen else "" if e.eligible else "dim"
+        chosen = e.id == CandidateId(made.verdict.choice)
+        style = "bold" if chosen else "dim" if e.id.alone or e.name in made.controls else ""
         name = ("▶ " if chosen else "") + _title(e)
         table.add_row(Text(name if len(name) <= room else _in_two(name)), *numbers_of, style=style)
     return table
@@ -54,24 +55,24 @@ def _in_two(name: str) -> str:
 
 
 def _title(e: Sampled) -> str:
-    return f"  {e.label} alone" if e.name.endswith(PURE) else e.label
+    return f"  {e.label} alone" if e.id.alone else e.label
 
 
-def _students(made: SamplesSide) -> bool:
-    return any(e.utility is not None for e in made.entries)
+def _labelled(made: SamplesSide) -> bool:
+    return any(e.tstr is not None for e in made.entries)
 
 
 def _cells(made: SamplesSide, e: Sampled, *, places: int) -> list[str]:
     f = e.fidelity
     out = [
         "–" if e.copying is None else COPIES[e.status],
-        _share(None if e.copying is None else e.copying.within, places),
+        _share(None if e.copying is None else e.copying.regional, places),
         _distance(f.frechet),
         _share(f.precision, places),
         _share(f.coverage, places),
     ]
-    if _students(made):
-        out.append(_share(None if e.utility is None else e.utility.accuracy, places))
+    if _labelled(made):
+        out.append(_share(None if e.tstr is None else e.tstr.accuracy, places))
     return out
 
 
@@ -88,9 +89,9 @@ def _distance(e: Estimate) -> str:
 
 def verdict_box(audit: Audit) -> Box | None:
     """The verdict for generation, as the one by likelihood is shown."""
-    if audit.generation is None:
+    if audit.samples is None:
         return None
-    v = audit.generation.verdict
+    v = audit.samples.verdict
     body = Text(v.sentence, style="bold")
     for reason in [*v.why, *filter(None, [difference(audit)])]:
         body.append(f"\n· {reason}", style="not bold")
@@ -99,7 +100,7 @@ def verdict_box(audit: Audit) -> Box | None:
 
 def lines(audit: Audit) -> list[tuple[str, str]]:
     """For the page: where things are compared, and what the copying test found."""
-    made = audit.generation
+    made = audit.samples
     if made is None:
         return []
     out = [("Features", f"{made.features}: {made.says}. Samples are decoder {made.noise}s.")]
@@ -110,7 +111,7 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
         out.append(
             (
                 "Controls of the copying test",
-                f"planted copies of training rows are nearer with chance {unsigned(planted.within)} (must be near 1); "
+                f"planted copies of training rows are nearer with chance {unsigned(planted.regional)} (must be near 1); "
                 f"reconstructions of unseen rows with chance {_within(made.controls[RECONSTRUCTED])} (must be 1/2).",
             )
         )
@@ -120,23 +121,23 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
             by_status.setdefault(e.status, []).append(_title(e).strip())
     if by_status:
         out.append(("Copying", "; ".join(f"{k}: {', '.join(v)}" for k, v in sorted(by_status.items())) + "."))
-    if made.road is not None:
-        out.append(("The road from copies to off the data", road_line(made.road)))
+    if made.path is not None:
+        out.append(("From copies to off the data, by bandwidth", path_line(made.path)))
     return out
 
 
 def each(audit: Audit) -> list[tuple[str, str]]:
     """For the page: what the copying test found of every candidate."""
-    found = [] if audit.generation is None else audit.generation.entries
+    found = [] if audit.samples is None else audit.samples.entries
     return [(_title(e).strip(), _copying(e)) for e in found if e.copying is not None]
 
 
-def road_line(found: BandwidthPath) -> str:
-    """Where on the road samples copy, and where they leave the data."""
+def path_line(found: BandwidthPath) -> str:
+    """At which bandwidths samples copy, and where they leave the data."""
     first = found.points[0].copying
     out = [
         "posteriors smoothed by a kernel of bandwidth h, from the training codes themselves "
-        f"(nearer with chance {unsigned(first.within)}) to one Gaussian"
+        f"(nearer with chance {unsigned(first.regional)}) to one Gaussian"
     ]
     if any(s.copying.status == "untested" for s in found.points):
         return out[0] + ": untested, for the controls failed"
@@ -145,7 +146,7 @@ def road_line(found: BandwidthPath) -> str:
     if off:
         out.append(
             f"from {off[0].name} on they are farther from the training set than reconstructions of unseen rows, off "
-            f"the data (at the end with chance {unsigned(off[-1].copying.within)})"
+            f"the data (at the end with chance {unsigned(off[-1].copying.regional)})"
         )
     else:
         out.append("nowhere do they measurably leave the data")
@@ -156,10 +157,10 @@ def _copying(e: Sampled) -> str:
     c, d = e.copying, e.copying_draws
     if c is None:
         return ""
-    noise = "" if d is None else f" (draws with the decoder's noise: {unsigned(d.within)})"
+    noise = "" if d is None else f" (draws with the decoder's noise: {unsigned(d.regional)})"
     return (
         f"{e.status}. A sample is nearer to the training set than an unseen row's reconstruction with chance "
-        f"{unsigned(c.within)} within regions, {unsigned(c.auc)} over all{noise}; {_percent(c.near)} are nearer than all "
+        f"{unsigned(c.regional)} within regions, {unsigned(c.auc)} over all{noise}; {_percent(c.near)} are nearer than all "
         "but 5 % of those, "
         f"{_percent(c.singled)} nearer to one training row in particular; "
         f"Z_U {c.z_u}, C_T {c.c_t}; {_percent(c.authenticity)} authentic; ratio of distances "
@@ -168,7 +169,7 @@ def _copying(e: Sampled) -> str:
 
 
 def _within(e: Sampled) -> str:
-    return "–" if e.copying is None else unsigned(e.copying.within)
+    return "–" if e.copying is None else unsigned(e.copying.regional)
 
 
 def _percent(e: Estimate) -> str:
@@ -177,7 +178,7 @@ def _percent(e: Estimate) -> str:
 
 def shipped(audit: Audit) -> str:
     """What is shipped after both verdicts and, where they differ, why they do; empty without samples."""
-    if audit.generation is None:
+    if audit.samples is None:
         return ""
     why = difference(audit)
     return f"To be shipped: {audit.entry(audit.shipped).label}." + (
@@ -187,7 +188,7 @@ def shipped(audit: Audit) -> str:
 
 def difference(audit: Audit) -> str:
     """Why the two verdicts choose differently, in a sentence; empty where they do not."""
-    made = audit.generation
+    made = audit.samples
     if made is None or made.verdict.choice == audit.verdict.choice:
         return ""
     ours, theirs = made.verdict.choice, audit.verdict.choice
@@ -214,8 +215,8 @@ def difference(audit: Audit) -> str:
         )
     if standing in ("best", "tied"):
         return (
-            f"samples of {a} and of {b} cannot be told apart in quality; the rule then takes the one with the better "
-            "student, or the smaller"
+            f"samples of {a} and of {b} cannot be told apart in quality; the rule then takes the one that is better by "
+            "TSTR, or the smaller"
         )
     return (
         f"{a} is the likelier one, but its samples are farther from held-out data than those of {b}: likelihood counts "

@@ -19,7 +19,7 @@ from zprime.results.verdicts import Decision
 from zprime.statistics.estimate import Estimate
 
 DRAWN = frozenset(
-    "data model entries surgery verdict log_prior storage settings seed tensors images warnings versions inputs".split()  # noqa: SIM905
+    "data model entries surgery verdict log_prior storage settings seed tensors images warnings versions inputs thresholds".split()  # noqa: SIM905
 )
 
 
@@ -57,22 +57,22 @@ class Section:
 
 
 IN_WORDS: dict[str, tuple[str, Callable[[Audit], Sequence[str | tuple[str, str]]]]] = {
-    "generation": ("Samples beside data", samples.lines),
+    "samples": ("Samples beside data", samples.lines),
     "drift": ("New rows", lambda audit: [] if audit.drift is None else [audit.drift.sentence]),
-    "latents_side": ("The latent side", latents.lines),
-    "likelihood_side": ("The likelihood and the encoder", likelihood.sentences),
+    "latents": ("The latent side", latents.lines),
+    "likelihood": ("The likelihood and the encoder", likelihood.sentences),
 }
 """Field of the audit -> its heading, and its numbers in sentences that the terminal shares."""
 
 MORE: dict[str, tuple[str, Callable[[Audit], Sequence[tuple[str, str]]]]] = {
-    "generation": ("Copying, one by one", samples.each),
+    "samples": ("Copying, one by one", samples.each),
 }
 """Field of the audit -> longer sentences, folded away under a title."""
 
 PLOTS: dict[str, list[tuple[Callable[[Audit], Figure | None], str]]] = {
-    "generation": [
+    "samples": [
         (
-            figures.road,
+            figures.bandwidth_path,
             "The road from copies to off the data: samples from the training codes themselves, from the aggregated "
             "posterior (h = 0), and from posteriors smoothed until they are one Gaussian (h = 1). Above: chance, with "
             "95 % interval, that a sample is nearer to the training set than a reconstruction of an unseen row is. "
@@ -89,7 +89,7 @@ PLOTS: dict[str, list[tuple[Callable[[Audit], Figure | None], str]]] = {
             "Holm's correction for the number of latents.",
         )
     ],
-    "likelihood_side": [
+    "likelihood": [
         (
             figures.calibration,
             "Ranks of what made simulated data among draws of its posterior, latent by latent: flat if the "

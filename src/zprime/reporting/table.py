@@ -6,15 +6,13 @@ from rich.panel import Panel as Box
 from rich.table import Table
 from rich.text import Text
 
-from zprime.measure.candidates import PURE
 from zprime.notebook import size as size
 from zprime.reporting.latents import lines
 from zprime.reporting.likelihood import sentences
 from zprime.reporting.samples import sample_table, verdict_box
 from zprime.results.audit import Audit, Entry, Score
+from zprime.results.names import CandidateId, Gain
 from zprime.statistics.estimate import Estimate, digits
-
-RUNGS = {"code": "(a) ELBO gain", "evidence": "(b) exact-posterior gain", "likelihood": "(c) likelihood gain"}
 
 
 def cell(score: Score | None) -> str:
@@ -36,10 +34,8 @@ def short(e: Estimate | None) -> str:
 
 
 def title(entry: Entry) -> str:
-    """Name of a table row: what it is, what its user calls it, and whether it is only shown for information."""
-    name = entry.name.removesuffix(PURE)
-    label = entry.label if entry.label.startswith(name) else f"{name}: {entry.label}"
-    return f"  {label} alone" if entry.name.endswith(PURE) else label
+    """Name of a table row; a base alone is set in."""
+    return f"  {entry.title}" if entry.id.alone else entry.title
 
 
 def spent(entry: Entry) -> str:
@@ -67,35 +63,34 @@ def details(audit: Audit) -> Group:
 
 def _scores(audit: Audit, width: int) -> Table:
     wide = width >= 100
-    heldout = next(iter(audit.entries[0].scores["heldout"].values())).gain
+    heldout = audit.entries[0].heldout.elbo.gain
     table = Table(
         title=f"Held-out gain over the prior, nats per row ({heldout.n} rows, seed {audit.seed})",
-        caption="(a) code, (b) evidence, (c) likelihood gain ± one standard error. + x % p: mixed with that much of "
-        "the prior; alone: without it, never chosen. *: stores functions of single rows. ?: not to be stable.",
+        caption="± one standard error. + x % p: mixed with that much of "
+        "the prior; alone: without it, never chosen. *: stores functions of single rows. ?: not stable.",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    widths = {rung: _width([e.scores["heldout"].get(rung) for e in audit.entries]) for rung in RUNGS}
+    widths = {gain: _width([e.heldout.of(gain) for e in audit.entries]) for gain in Gain}
     # a long name gives way to the numbers, and takes two lines
     room = width - sum(widths.values()) - (44 if wide else 22)
     table.add_column("z' from", max_width=max(room, 12))
     table.add_column("stored", justify="right", no_wrap=True)
-    for rung, name in RUNGS.items():
-        # 80 columns leave ten characters for each
-        narrow = {"code": "(a) code", "evidence": "(b) evid.", "likelihood": "(c) likel."}
-        table.add_column(name if wide else narrow[rung], justify="right", no_wrap=True)
+    narrow = {Gain.ELBO: "ELBO", Gain.EXACT_POSTERIOR: "exact post.", Gain.LIKELIHOOD: "likelihood"}
+    for gain in Gain:  # 80 columns leave ten characters for each
+        table.add_column(gain.words if wide else narrow[gain], justify="right", no_wrap=True)
     if wide:
         table.add_column("rows > 0", justify="right")
         table.add_column("rows < -5", justify="right")
     for e in audit.entries:
-        scores = e.scores["heldout"]
-        last = scores.get("likelihood") or scores["code"]
-        chosen = e.name == audit.verdict.choice
+        scores = e.heldout
+        last = scores.likelihood or scores.elbo
+        chosen = e.id == CandidateId(audit.verdict.choice)
         line: list[Text | str] = [
             Text(("▶ " if chosen else "") + title(e)),
             size(e.bytes) + ("*" if e.holds_rows else " "),
-            *(short(scores[r].gain) if r in scores else "–" for r in RUNGS),
+            *("–" if (s := scores.of(g)) is None else short(s.gain) for g in Gain),
         ]
         if wide:
             line += [f"{last.above:.0%}", f"{last.below:.0%}"]
@@ -151,18 +146,18 @@ def _costs(audit: Audit) -> Table:
         table.add_column(name, justify="left" if name == "z' from" else "right", no_wrap=True)
     for e in audit.entries:
         if e.eligible:
-            table.add_row(title(e), spent(e), size(e.bytes), f"{e.rate:,.0f}")
+            table.add_row(title(e), spent(e), size(e.bytes), f"{e.draws_per_second:,.0f}")
     return table
 
 
 def _notes(audit: Audit) -> Text:
-    parts = [f"The |D| posteriors take {size(audit.storage['posteriors'])}"]
-    if "posteriors_rate" in audit.storage:
-        parts.append(f" ({audit.storage['posteriors_rate']:,} draws z' a second)")
-    if "data" in audit.storage:
-        parts.append(f"; the training rows themselves {size(audit.storage['data'])}")
-    if "data_rate" in audit.storage:
-        parts.append(f" ({audit.storage['data_rate']:,} draws z' a second, encoding each)")
+    parts = [f"The |D| posteriors take {size(audit.storage.posteriors)}"]
+    if audit.storage.posteriors_draws:
+        parts.append(f" ({audit.storage.posteriors_draws:,} draws z' a second)")
+    if audit.storage.data is not None:
+        parts.append(f"; the training rows themselves {size(audit.storage.data)}")
+    if audit.storage.data_draws is not None:
+        parts.append(f" ({audit.storage.data_draws:,} draws z' a second, encoding each)")
     parts.append(".")
     return Text("".join(parts) + "".join(f"\nNote: {w}." for w in audit.warnings))
 

@@ -22,7 +22,7 @@ def gloss(e: Entry) -> str:
     """What a label means, in brackets."""
     kind, _, rest = e.label.split(" +")[0].partition("(")
     says = GLOSS.get(kind.strip(), "").format(rest.partition(")")[0])
-    share = e.chosen.get("epsilon")
+    share = e.chosen.epsilon
     words = [w for w in (says, f"with {100 * share:g} % of p(Z) mixed in" if share else "") if w]
     return f" ({', '.join(words)})" if words else ""
 
@@ -34,7 +34,7 @@ def plain(x: float) -> str:
 
 def data_name(audit: Audit) -> str:
     """What the data are called."""
-    return str(audit.data.get("name", "unnamed data"))
+    return str(audit.data.name or "unnamed data")
 
 
 def nats(x: float) -> str:

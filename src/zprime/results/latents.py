@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from zprime.results.names import CandidateId, Gain
 from zprime.statistics.c2st import C2ST
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.mmd import MMD
@@ -89,14 +90,14 @@ class LeaveOneOut:
     that lie apart can decide the mean; where there are too few rows for their skewness it is not stable.
 
     Attributes:
-        code: (a) of each of the three.
-        evidence: (b) of each of the three.
-        memorised: `code` and `evidence`: self-included less leave-one-out, paired over the training rows.
+        elbo: ELBO gain of each of the three.
+        exact_posterior: exact-posterior gain of each of the three.
+        memorised: of both gains, self-included less leave-one-out, paired over the training rows.
     """
 
-    code: dict[str, Estimate]
-    evidence: dict[str, Estimate]
-    memorised: dict[str, Estimate]
+    elbo: dict[str, Estimate]
+    exact_posterior: dict[str, Estimate]
+    memorised: dict[Gain, Estimate]
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class LatentsSide:
             split`, which no test should tell from held-out codes.
     """
 
-    leave_one_out: dict[str, LeaveOneOut]
+    leave_one_out: dict[CandidateId, LeaveOneOut]
     hole: Hole | None
     total_correlation: TotalCorrelation
     minibatch: Minibatch | None

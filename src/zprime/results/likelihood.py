@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from zprime.results.names import CandidateId
+from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import Estimate
-
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Units:
 
 @dataclass(frozen=True)
 class InferenceGap:
-    """`log p(x) = reconstruction - rate + gap` on the rows of one split, under the prior.
+    """`log p(x) = reconstruction - kl + gap` on the rows of one split, under the prior.
 
     Attributes:
         log_prob: mean log p(x), rung (c) under the prior: a lower bound in expectation.
         elbo: mean ELBO.
         reconstruction: mean of E_q[log p(x|z)].
-        rate: mean KL(q||p), exact.
+        kl: mean KL(q||p), exact.
         gap: mean of log p(x) - ELBO, paired over rows: KL(q(z|x) || p(z|x)); a lower bound in expectation, as log p(x)
             is. Trusted if it moved by less than max(1 s.e., 0.05 nats) from a quarter of the draws to all.
     """
@@ -41,7 +41,7 @@ class InferenceGap:
     log_prob: Estimate
     elbo: Estimate
     reconstruction: Estimate
-    rate: Estimate
+    kl: Estimate
     gap: Estimate
 
 
@@ -86,7 +86,7 @@ class Calibration:
     @property
     def calibrated(self) -> bool:
         """Whether nothing speaks against the encoder at the 5 % level."""
-        return self.p_value >= LEVEL
+        return self.p_value >= THRESHOLDS.level
 
     @property
     def outside(self) -> list[str]:
@@ -141,9 +141,9 @@ class LikelihoodSide:
         sandwiches: annealed bounds beside rung (c), where they were asked for.
     """
 
-    log_prob: dict[str, Estimate]
+    log_prob: dict[CandidateId, Estimate]
     units: Units
-    bits: dict[str, Estimate]
+    bits: dict[CandidateId, Estimate]
     gaps: dict[str, InferenceGap]
     calibration: list[Calibration] = field(default_factory=list)
     sandwiches: list[Sandwich] = field(default_factory=list)

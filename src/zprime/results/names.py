@@ -1,9 +1,9 @@
-"""Names of what is measured: the three gains, candidates, and finding things by name."""
+"""Names of what is measured: the three gains, and candidates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar
 
 from zprime.errors import UsageError
 
@@ -50,26 +50,25 @@ ALONE = "alone/"
 """No name of a candidate may hold a slash, so that this is never part of one."""
 
 
-@runtime_checkable
-class Named(Protocol):
-    """Whatever is called by a candidate's name."""
+class Identified(Protocol):
+    """Whatever is measured of a candidate."""
 
     @property
-    def name(self) -> str:
-        """The name."""
+    def id(self) -> CandidateId:
+        """Which candidate."""
         ...
 
 
-N = TypeVar("N", bound=Named)
+E = TypeVar("E", bound=Identified)
 
 
-def named(entries: Sequence[N], name: str) -> N:
-    """The entry called `name`.
+def by_id(entries: Sequence[E], wanted: CandidateId) -> E:
+    """The entry of one candidate.
 
     Raises:
-        UsageError: no such entry.
+        UsageError: there is none.
     """
-    found = next((e for e in entries if e.name == name), None)
-    if found is None:
-        raise UsageError(f"name: expected one of {', '.join(e.name for e in entries)}, got {name!r}")
-    return found
+    entry = next((e for e in entries if e.id == wanted), None)
+    if entry is None:
+        raise UsageError(f"name: expected one of {', '.join(str(e.id) for e in entries)}, got {str(wanted)!r}")
+    return entry

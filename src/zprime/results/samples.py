@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from zprime.results.names import named
+from zprime.results.names import CandidateId, by_id
 from zprime.results.verdicts import GenerationVerdict
 from zprime.statistics.c2st import C2ST
 from zprime.statistics.estimate import Estimate
@@ -15,7 +15,7 @@ class Copying:
     Attributes:
         auc: chance that a generated row is nearer to the training set than a held-out reconstruction is; 1/2 where
             nothing is copied, less where rows are off the data.
-        within: the same within regions of the data, like with like: a generator that only draws more from dense regions
+        regional: the same within regions of the data, like with like: a generator that only draws more from dense regions
             is not accused.
         near: share of rows nearer than all but 5 % of the held-out reconstructions of their region: 0.05 where
             nothing is copied. It sees a few copies among many rows that are far off.
@@ -31,7 +31,7 @@ class Copying:
     """
 
     auc: Estimate
-    within: Estimate
+    regional: Estimate
     near: Estimate
     singled: Estimate
     z_u: Estimate
@@ -86,7 +86,7 @@ class Fidelity:
 
 
 @dataclass(frozen=True)
-class Utility:
+class TSTR:
     """Accuracy on real held-out rows, with their own labels, of logistic regression trained on generated rows.
 
     Attributes:
@@ -120,7 +120,7 @@ class BandwidthPath:
     """How copies become samples, and samples leave the data, as the posteriors are smoothed.
 
     Attributes:
-        rows: generated rows at each stop, and of each that stands beside it: Z_U and C_T grow with their number.
+        rows: generated rows at each point, and of each that stands beside it: Z_U and C_T grow with their number.
         points: from the training codes over h = 0, the aggregated posterior, to h = 1, one Gaussian with its mean and
             covariance. All have the same rows and the same noise.
         beside: the same number of planted copies, of reconstructions, and of samples of the prior.
@@ -132,15 +132,15 @@ class BandwidthPath:
 
     @property
     def copies(self) -> list[PathPoint]:
-        """Stops whose samples copy."""
+        """Points whose samples copy."""
         return [s for s in self.points if s.copying.status == "copies"]
 
     @property
     def off(self) -> list[PathPoint]:
-        """The points at the end of the road that are measurably farther from the training set than unseen rows are."""
+        """The points at the end of the path that are measurably farther from the training set than unseen rows are."""
         out: list[PathPoint] = []
         for s in reversed(self.points):
-            if s.copying.within.high >= 0.5:
+            if s.copying.regional.high >= 0.5:
                 break
             out.insert(0, s)
         return out
@@ -151,22 +151,25 @@ class Sampled:
     """One sample of x', measured.
 
     Attributes:
-        name: of the candidate, as in the table; or of the control.
+        id: of the candidate, as in the table; or of the control, by its name.
         label: what it is.
-        eligible: whether the verdict could choose it.
         copying: of decoder means; None for real rows, which are no reconstructions.
         copying_draws: of decoder draws x' ~ p(x|z'), beside draws of the reconstructions; noise hides copies.
         fidelity: beside held-out rows.
-        utility: of a student trained on it; None without labels.
+        tstr: of a classifier trained on it and tested on real rows; None without labels.
     """
 
-    name: str
+    id: CandidateId
     label: str
-    eligible: bool
     copying: Copying | None
     copying_draws: Copying | None
     fidelity: Fidelity
-    utility: Utility | None = None
+    tstr: TSTR | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the candidate or the control."""
+        return self.id.name
 
     @property
     def status(self) -> str:
@@ -182,14 +185,14 @@ class SamplesSide:
     Attributes:
         features: name of the feature space.
         says: how it was made.
-        noise: whether fidelity and students see decoder `mean`s or decoder `draw`s.
+        noise: whether fidelity and TSTR see decoder `mean`s or decoder `draw`s.
         samples: generated rows of each candidate, for copying.
         rows: rows in each sample that fidelity compares.
         entries: every candidate, in the order of the table.
         controls: `real rows` of the selection split, `reconstructions` of them, and `planted copies` of training rows.
         classifier: accuracy on held-out rows of the classifier that labels; None without labels.
         verdict: for generation.
-        road: copying from the training codes to one Gaussian, over the bandwidth that smooths the posteriors.
+        path: copying from the training codes to one Gaussian, over the bandwidth that smooths the posteriors.
     """
 
     features: str
@@ -201,12 +204,12 @@ class SamplesSide:
     controls: dict[str, Sampled]
     classifier: Estimate | None
     verdict: GenerationVerdict
-    road: BandwidthPath | None = None
+    path: BandwidthPath | None = None
 
-    def entry(self, name: str) -> Sampled:
-        """The candidate called `name`.
+    def entry(self, name: str, *, alone: bool = False) -> Sampled:
+        """The candidate called `name`; with `alone` its base, without the share of the prior.
 
         Raises:
             UsageError: no such candidate.
         """
-        return named(self.entries, name)
+        return by_id(self.entries, CandidateId(name, alone))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from zprime.results.names import Gain
 from zprime.statistics.estimate import Estimate
 
 
@@ -29,7 +30,7 @@ class Ranking:
     Attributes:
         name: of the candidate.
         bytes: what it stores.
-        gain: over the prior, on the rung that chose.
+        gain: over the prior, the one that chose.
         behind: the best one's gain minus this one's, mean over rows, nats.
         behind_stderr: its standard error, paired over rows.
         limit: max(1 s.e., 0.05 nats); a tie is a difference below it.
@@ -53,16 +54,16 @@ class Verdict(Decision):
 
     Attributes:
         best: the candidate chosen on the selection split, which the held-out split was opened for.
-        rung: `likelihood gain`, or `ELBO and exact-posterior gain` where the former is not stable.
-        evidence: the numbers behind it, of `best`: `selection` and `heldout` (likelihood gain), or `ELBO gain` and
+        gains: which gains decide: the likelihood gain, or ELBO and exact-posterior gain where the former is not stable.
+        numbers: the numbers behind it, of `best`: `selection` and `heldout` (likelihood gain), or `ELBO gain` and
             `exact-posterior gain` on the held-out split.
         needed: what each number on the held-out split had to exceed, max(2 s.e., 0.05 nats).
         ranking: every candidate on the selection split.
     """
 
     best: str
-    rung: str
-    evidence: dict[str, Estimate] = field(default_factory=dict)
+    gains: list[Gain]
+    numbers: dict[str, Estimate] = field(default_factory=dict)
     needed: dict[str, float] = field(default_factory=dict)
     ranking: list[Ranking] = field(default_factory=list)
 
@@ -74,9 +75,9 @@ class GenerationVerdict(Decision):
     Attributes:
         decision: may be `none of these` too; then `choice` is the best of these.
         ranking: name -> `copies`, `loses modes`, `behind`, `covers less`, `tied` or `best`, on the selection split.
-        evidence: `prior`, `choice`, `reconstructions`, `real rows` (Frechet distances on the held-out split), `gain`
+        numbers: `prior`, `choice`, `reconstructions`, `real rows` (Frechet distances on the held-out split), `gain`
             (the prior's less the choice's), `coverage gain` and `decoder` (the reconstructions' less the real rows').
     """
 
     ranking: dict[str, str] = field(default_factory=dict)
-    evidence: dict[str, Estimate] = field(default_factory=dict)
+    numbers: dict[str, Estimate] = field(default_factory=dict)

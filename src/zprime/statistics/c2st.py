@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zprime.errors import UsageError
 from zprime.rng import stream
-from zprime.statistics.estimate import Estimate, share
+from zprime.statistics.estimate import Estimate, proportion
 from zprime.statistics.logistic import fit_logistic, predict_logistic
 
 WIDTHS = (0.35, 0.7, 1.4)  # of the median distance: three scales of structure
@@ -54,7 +54,7 @@ def c2st(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, split: str, seed: 
     classifier = Classifier.fit(x[:half], y[:half], rng=rng)
     right = torch.cat([classifier(x[half:]), ~classifier(y[half:])])
     hits = int(right.sum())
-    return C2ST(share(hits, len(right), unit="accuracy", split=split, seed=seed), binomial_p(hits, len(right)))
+    return C2ST(proportion(hits, len(right), unit="accuracy", split=split, seed=seed), binomial_p(hits, len(right)))
 
 
 def binomial_p(hits: int, n: int) -> float:

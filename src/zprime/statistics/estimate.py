@@ -111,8 +111,8 @@ def skew_checked(e: Estimate, values: Float[Tensor, " n"]) -> Estimate:
     return replace(e, stable=False, because=f"{because}; the interval may be too short")
 
 
-def share(hits: int, n: int, *, unit: str, split: str, seed: int | None) -> Estimate:
-    """A share with its exact 95 % interval (Clopper & Pearson 1934) and its binomial standard error."""
+def proportion(hits: int, n: int, *, unit: str, split: str, seed: int | None) -> Estimate:
+    """A proportion with its exact 95 % interval (Clopper & Pearson 1934) and its binomial standard error."""
     p = hits / n
     low, high = clopper_pearson(hits, n, 0.05)
     return Estimate(p, math.sqrt(p * (1 - p) / n), low, high, n, unit, split, seed)

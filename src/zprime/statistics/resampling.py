@@ -54,21 +54,21 @@ class Replicates(ABC):
         names = [f.name for f in dataclasses.fields(self)]
         return type(self)(**{n: getattr(self, n) - getattr(other, n) for n in names})
 
-    def estimate(self, column: int, about: About, *, unit: str, scale: str = "plain") -> Estimate:
+    def estimate(self, column: int, about: About, *, unit: str, scale: str = "linear") -> Estimate:
         """Number `column` with its error and 95 % interval (Student's t).
 
         Args:
             column: which.
             about: what goes with the number.
             unit: of the number.
-            scale: `plain`; `share` of rows, kept between 0 and 1, with an error no smaller than a binomial share's
+            scale: `linear`; `proportion` of rows, kept between 0 and 1, with an error no smaller than a binomial share's
                 (Agresti & Coull 1998), since near 0 and 1 replicates hardly vary; `distance`, above 0, with the
                 interval symmetric in its logarithm, since it is skew, up to twice the plain one above.
         """
         value, stderr = float(self.whole[column]), float(self.stderr()[column])
         half = student95(self.df) * stderr
         low, high = value - half, value + half
-        if scale == "share":
+        if scale == "proportion":
             middle = (value * about.n + 2) / (about.n + 4)
             stderr = max(stderr, math.sqrt(middle * (1 - middle) / about.n))
             half = student95(self.df) * stderr

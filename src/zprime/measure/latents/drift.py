@@ -16,11 +16,11 @@ from zprime.errors import ArrayError
 from zprime.latent.gaussian import moments
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.drift import Drift, Shift
+from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import fork
 from zprime.statistics.estimate import Z95, Estimate, mean_estimate
 from zprime.statistics.resampling import GROUPS, About, group_of, leave_out
 
-LEVEL = 0.05
 SHUFFLES = 999
 FEWEST = 8
 BATCH = 64  # shuffles at a time
@@ -66,7 +66,7 @@ def drift(
         gain=gains[0],
         gain_heldout=gains[1],
         p_value=p_value,
-        drifted=p_value < LEVEL,
+        drifted=p_value < THRESHOLDS.level,
         sentence="",
     )
     return Drift(**{**vars(found), "sentence": _sentence(found)})

@@ -95,12 +95,12 @@ def gaussian_bound(train: Posteriors, heldout: MemoryPosteriors) -> Estimate:
 
 def best_elbo_gain(selection: RowGains, heldout: RowGains, seed: int) -> Bound:
     """Held-out ELBO gain of the candidate that is best on the selection split."""
-    best = max(selection.code, key=lambda k: float(selection.code[k].mean()))
+    best = max(selection.elbo, key=lambda i: float(selection.elbo[i].mean()))
     return Bound(
         f"ELBO gain of {best}",
         "population",
         "below",
-        mean_estimate(heldout.code[best], unit=UNIT, split=heldout.split, seed=seed),
+        mean_estimate(heldout.elbo[best], unit=UNIT, split=heldout.split, seed=seed),
     )
 
 

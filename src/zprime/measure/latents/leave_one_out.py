@@ -23,6 +23,7 @@ from zprime.measure.likelihood.gains import DIVERGE, RowGains
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.latents import LeaveOneOut
+from zprime.results.names import CandidateId, Gain
 from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, finite_mean, skew_checked
 
@@ -67,7 +68,7 @@ def leave_one_out(
     seed: int,
     rows: int = 0,
     progress: Progress = silent,
-) -> dict[str, LeaveOneOut]:
+) -> dict[CandidateId, LeaveOneOut]:
     """Measure every blend of the candidates that keeps one component a training row.
 
     A component is masked and the rest renormalised by 1 - w_i; densities are never subtracted. Both gains of a row
@@ -76,7 +77,7 @@ def leave_one_out(
     Args:
         candidates: the candidates.
         train: the posteriors that they were fitted to.
-        heldout: the ladder of held-out rows, climbed with the same candidates.
+        heldout: gains of held-out rows, measured with the same candidates.
         seed: of the choice of rows and of their draws.
         rows: training rows that are scored, drawn at random; 0 for all of them up to 5,000 or so, 500 of 60,000.
         progress: called once a candidate.
@@ -90,13 +91,16 @@ def leave_one_out(
     picked = torch.randperm(data.n, generator=rng)[: rows or max(LEAST, PAIRS_SCORED // data.n)].sort().values
     some = data.take(picked)
     z = some.draw(rng=rng, draws=DRAWS)
-    out: dict[str, LeaveOneOut] = {}
+    out: dict[CandidateId, LeaveOneOut] = {}
     for step, (base, m) in enumerate(found.items()):
         progress("leave-one-out", step, len(found))
-        gains = {"code": masked_elbo_gain(m, picked, z), "evidence": masked_exact_posterior_gain(m, picked, some)}
-        for name, blend in candidates.blends.items():
+        gains = {
+            Gain.ELBO: masked_elbo_gain(m, picked, z),
+            Gain.EXACT_POSTERIOR: masked_exact_posterior_gain(m, picked, some),
+        }
+        for wanted, blend in candidates.blends.items():
             if blend.base == base:
-                out[name] = _summarise(name, blend.share, gains, heldout, seed)
+                out[wanted] = _summarise(wanted, blend.epsilon, gains, heldout, seed)
     progress("leave-one-out", len(found), len(found))
     return out
 
@@ -110,7 +114,7 @@ class MaskedGains:
 
 
 def masked_elbo_gain(m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor, "m d"]) -> MaskedGains:
-    """(a) at draws of the rows that have the components at `position`: draw 0 of all rows, then draw 1."""
+    """ELBO gain at draws of the rows that have the components at `position`: draw 0 of all rows, then draw 1."""
     c, z = m.components, z[:, m.dims]
     repeated = position.repeat(len(z) // len(position))
     others = c.prepared.log_prob(z, leave_out=repeated)
@@ -124,7 +128,7 @@ def masked_elbo_gain(m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor
 def masked_exact_posterior_gain(
     m: RowMixture, position: Int[Tensor, " n"], posteriors: MemoryPosteriors
 ) -> MaskedGains:
-    """(b), in closed form, of the rows that have the components at `position`."""
+    """Exact-posterior gain, in closed form, of the rows that have the components at `position`."""
     c, mean, scale = m.components, posteriors.mean[:, m.dims], posteriors.scale[:, m.dims]
     dtype = torch.promote_types(mean.dtype, c.mean.dtype)
     with_own = torch.empty(1, len(position), dtype=torch.float64)
@@ -150,22 +154,25 @@ def _left(c: Diagonal, position: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     return torch.log1p(-log_weight.exp())
 
 
-def _summarise(name: str, share: float, gains: Mapping[str, MaskedGains], heldout: RowGains, seed: int) -> LeaveOneOut:
+def _summarise(
+    wanted: CandidateId, epsilon: float, gains: Mapping[Gain, MaskedGains], heldout: RowGains, seed: int
+) -> LeaveOneOut:
     def estimate(values: Tensor, split: str, used: int | None) -> Estimate:
         return skew_checked(finite_mean(values, unit=UNIT, split=split, seed=used, because=DIVERGE), values)
 
-    rungs: dict[str, dict[str, Estimate]] = {}
-    memorised: dict[str, Estimate] = {}
-    for rung, g in gains.items():
+    estimates: dict[Gain, dict[str, Estimate]] = {}
+    memorised: dict[Gain, Estimate] = {}
+    for gain, g in gains.items():
         zero = torch.zeros_like(g.others)
-        # the share goes inside the log, draw by draw
-        with_own, others = (mix(v, zero, share).mean(0) for v in (g.with_own, g.others))
-        rungs[rung] = {
+        # the prior's share goes inside the log, draw by draw
+        with_own, others = (mix(v, zero, epsilon).mean(0) for v in (g.with_own, g.others))
+        estimates[gain] = {
             "self-included": estimate(with_own, "train", seed),
             "leave-one-out": estimate(others, "train", seed),
         }
-        held: dict[str, Tensor] = getattr(heldout, rung)
-        if name in held:
-            rungs[rung]["held-out"] = estimate(held[name], heldout.split, seed if rung == "code" else None)
-        memorised[rung] = estimate(with_own - others, "train", seed)
-    return LeaveOneOut(rungs["code"], rungs["evidence"], memorised)
+        held = heldout.of(gain)
+        if wanted in held:
+            used = seed if gain is Gain.ELBO else None
+            estimates[gain]["held-out"] = estimate(held[wanted], heldout.split, used)
+        memorised[gain] = estimate(with_own - others, "train", seed)
+    return LeaveOneOut(estimates[Gain.ELBO], estimates[Gain.EXACT_POSTERIOR], memorised)

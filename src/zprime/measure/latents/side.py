@@ -1,4 +1,4 @@
-"""The latent side of an audit in one call: all that needs no decoder, beside the ladder and the surgery."""
+"""The latent side of an audit in one call: all that needs no decoder, beside the row_gains and the surgery."""
 
 from collections.abc import Mapping
 
@@ -17,6 +17,7 @@ from zprime.measure.likelihood.gains import RowGains, elbo_gain, exact_posterior
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.latents import LatentsSide, LeaveOneOut, Surgery, TwoSample
+from zprime.results.names import CandidateId
 from zprime.rng import stream
 from zprime.statistics.c2st import c2st
 from zprime.statistics.mmd import mmd
@@ -41,7 +42,7 @@ def latents_side(
     Args:
         candidates: the candidates.
         posteriors: `train`, `selection` and `heldout`.
-        split_gains: of `selection` and `heldout`, climbed with the same candidates.
+        split_gains: of `selection` and `heldout`, measured with the same candidates.
         surgeries: of `train`.
         seed: of all draws.
         progress: called by the long parts.
@@ -64,7 +65,7 @@ def _leave_one_out(
     heldout: RowGains,
     seed: int,
     progress: Progress,
-) -> dict[str, LeaveOneOut]:
+) -> dict[CandidateId, LeaveOneOut]:
     """Of the candidates; with the aggregated posterior measured beside it where it is no candidate."""
     if train.n == 1:
         return {}
@@ -73,8 +74,8 @@ def _leave_one_out(
         alone = Candidates({"aggregated": Aggregated(train.mean, train.scale, train.weights)})
         some = held.take(_pick(held, ALONE, seed))
         rng = stream(seed, "aggregated alone")
-        ladder = RowGains("heldout", elbo_gain(alone, some, rng=rng), exact_posterior_gain(alone, some, rng=rng))
-        out |= leave_one_out(alone, train, ladder, seed=seed, progress=progress)
+        row_gains = RowGains("heldout", elbo_gain(alone, some, rng=rng), exact_posterior_gain(alone, some, rng=rng))
+        out |= leave_one_out(alone, train, row_gains, seed=seed, progress=progress)
     return out
 
 

@@ -12,10 +12,10 @@ from zprime.errors import NumericalError
 from zprime.latent.gaussian import moments
 from zprime.posteriors import Posteriors
 from zprime.results.latents import Surgery
+from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import Estimate, exact, mean_estimate, student95
 
 POINTS = 60_000
-ACTIVE = 0.01  # Burda et al. 2016: a unit is active if the variance of its mean over the data is above this
 
 
 def surgery(posteriors: Posteriors, *, split: str, rng: torch.Generator) -> Surgery:
@@ -60,7 +60,7 @@ def surgery(posteriors: Posteriors, *, split: str, rng: torch.Generator) -> Surg
         told_apart=_exp(information),
         dimension_kl=(weights @ kl).tolist(),
         mean_variance=variance,
-        active=sum(v > ACTIVE for v in variance),
+        active=sum(v > THRESHOLDS.active for v in variance),
         posterior_variance=(weights @ data.scale.double().square()).tolist(),
     )
 

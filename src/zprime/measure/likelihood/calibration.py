@@ -17,6 +17,7 @@ from zprime.errors import UsageError
 from zprime.measure.likelihood.simulation import encode, simulate
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.likelihood import Calibration
+from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import fork
 from zprime.statistics.estimate import mean_estimate
 from zprime.vae import Model
@@ -25,7 +26,6 @@ DRAWS = 99  # so that ranks run from 0 to 99
 BINS = 20
 LEAST = 100  # rows: five a bin
 BLOCK = 50  # rows a block: part of the random streams' names, so a constant
-LEVEL = 0.05
 
 
 def calibration(
@@ -92,7 +92,7 @@ def summarise(found: Int[Tensor, "n c"], *, source: str, dropped: int, rng: torc
     u = (found + torch.rand(found.shape, generator=rng, dtype=torch.float64)) / (DRAWS + 1)
     chi_square = [float(chisquare(row.numpy()).pvalue) for row in counts]
     ks = [float(kstest(column.numpy(), "uniform").pvalue) for column in u.T]
-    tail = LEVEL / BINS / 2
+    tail = THRESHOLDS.level / BINS / 2
     mean = partial(mean_estimate, split="simulated", seed=seed)
     return Calibration(
         source=source,

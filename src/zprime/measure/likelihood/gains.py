@@ -1,4 +1,4 @@
-"""The ladder of held-out gains over the prior: (a) ELBO gain, (b) exact-posterior gain, (c) likelihood gain.
+"""The three held-out gains over the prior: ELBO gain, exact-posterior gain, likelihood gain.
 
 docs/theory.md, section 3. All are paired over rows, in nats a row, and conditional on this model.
 """
@@ -18,6 +18,7 @@ from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.proposal import Draws, Plan, propose
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
+from zprime.results.names import CandidateId, Gain
 from zprime.rng import fork
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.pareto import pareto_khat
@@ -25,53 +26,64 @@ from zprime.vae import Decoder
 
 ELBO_DRAWS = 16
 CHUNK = 8  # rows whose draws are decoded together: part of the random streams' names, so a constant
-BARE = "ladder: expected one that was climbed with a decoder, got one without rung (c)"
+BARE = "gains: expected some that were measured with a decoder, got some without a likelihood gain"
 DECODE = 256  # latents a block: what a decoder makes of them stays in cache
+PRIOR = CandidateId("prior")
 DIVERGE = "diverge: q is wider than the prior there"
 
 
 @dataclass
 class RowGains:
-    """RowScores over the prior of every blend, row by row, and what rung (c) computes beside them.
+    """Gains over the prior, row by row, of everything that is reported on, and what the likelihood gain brings along.
 
     Attributes:
         split: which rows.
-        code: (a) E_q[log r - log p], from draws shared by all blends.
-        evidence: (b) log E_q[r/p], in closed form where one is known (+inf where it diverges), else by importance
-            sampling on the draws of rung (c).
-        exact_posterior_quarter: (b) from the first quarter of those draws; only where there is no closed form.
-        likelihood: (c) log p_r(x) - log p_p(x), importance sampling on draws shared by all blends.
-        quarter: (c) from the first quarter of the draws.
-        log_prior: log p_p(x) of rung (c), nats a row.
+        elbo: E_q[log r - log p], from draws shared by all candidates.
+        exact_posterior: log E_q[r/p], in closed form where one is known (+inf where it diverges), else by importance
+            sampling on the draws of the likelihood gain.
+        exact_posterior_quarter: the same from the first quarter of those draws; only where there is no closed form.
+        likelihood: log p_r(x) - log p_p(x), by importance sampling on draws shared by all candidates.
+        quarter: the same from the first quarter of the draws.
+        log_prior: log p_p(x) by the same draws, nats a row.
         log_prior_quarter: the same from the first quarter of the draws.
         reconstruction: E_q[log p(x|z)], the mean over those of the draws that are of q itself, nats a row.
-        rate: KL(q||p), exact, nats a row.
+        kl: KL(q||p), exact, nats a row.
         khat: Pareto k-hat of each row's weights.
-        draws: draws a row of rung (c) and of (b) where it has no closed form; 0 where none were needed.
+        draws: draws a row of the likelihood gain, and of the exact-posterior gain where it has no closed form; 0 where
+            none were needed.
     """
 
     split: str
-    code: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
-    evidence: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
-    exact_posterior_quarter: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
-    likelihood: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
-    quarter: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
+    elbo: dict[CandidateId, Float[Tensor, " n"]] = field(default_factory=dict)
+    exact_posterior: dict[CandidateId, Float[Tensor, " n"]] = field(default_factory=dict)
+    exact_posterior_quarter: dict[CandidateId, Float[Tensor, " n"]] = field(default_factory=dict)
+    likelihood: dict[CandidateId, Float[Tensor, " n"]] = field(default_factory=dict)
+    quarter: dict[CandidateId, Float[Tensor, " n"]] = field(default_factory=dict)
     log_prior: Float[Tensor, " n"] | None = None
     log_prior_quarter: Float[Tensor, " n"] | None = None
     reconstruction: Float[Tensor, " n"] | None = None
-    rate: Float[Tensor, " n"] | None = None
-    khat: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
+    kl: Float[Tensor, " n"] | None = None
+    khat: dict[CandidateId, Float[Tensor, " n"]] = field(default_factory=dict)
     draws: int = 0
 
-    def log_prob(self, name: str) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Log p_r(x) of rung (c) for one blend, row by row: from all draws, and from the first quarter.
+    def of(self, gain: Gain) -> dict[CandidateId, Float[Tensor, " n"]]:
+        """One of the three gains; empty where it was not measured."""
+        by_gain = {
+            Gain.ELBO: self.elbo,
+            Gain.EXACT_POSTERIOR: self.exact_posterior,
+            Gain.LIKELIHOOD: self.likelihood,
+        }
+        return by_gain[gain]
+
+    def log_prob(self, wanted: CandidateId) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Log p_r(x) under one candidate, row by row: from all draws, and from the first quarter.
 
         Raises:
-            UsageError: rung (c) was not climbed.
+            UsageError: the likelihood gain was not measured.
         """
         if self.log_prior is None or self.log_prior_quarter is None:
             raise UsageError(BARE)
-        return self.likelihood[name] + self.log_prior, self.quarter[name] + self.log_prior_quarter
+        return self.likelihood[wanted] + self.log_prior, self.quarter[wanted] + self.log_prior_quarter
 
 
 def measure_gains(
@@ -85,7 +97,7 @@ def measure_gains(
     draws: int = 400,
     progress: Progress = silent,
 ) -> RowGains:
-    """Measure all three rungs on the same rows; without a model the first two.
+    """Measure all three gains on the same rows; without a model the first two.
 
     Args:
         candidates: the candidates.
@@ -94,7 +106,7 @@ def measure_gains(
         rng: source of randomness.
         model: the decoder as it is used for sampling.
         rows: the rows themselves, in the order of `posteriors`.
-        draws: draws a row of rung (c), a multiple of 4; 0 leaves out all that needs them.
+        draws: draws a row of the likelihood gain, a multiple of 4; 0 leaves out all that needs them.
         progress: called once a chunk of rows.
 
     Raises:
@@ -102,22 +114,22 @@ def measure_gains(
         NumericalError: the decoder answers NaN.
     """
     out = RowGains(split)
-    out.code = elbo_gain(candidates, posteriors, rng=fork(rng, "code"))
+    out.elbo = elbo_gain(candidates, posteriors, rng=fork(rng, "code"))
     stream = fork(rng, "likelihood")
     if model is not None and rows is not None and draws:
         _sweep(out, candidates, posteriors, model, rows, draws, stream, progress)
         return out
-    out.evidence = exact_posterior_gain(candidates, posteriors, rng=fork(rng, "evidence"))
-    if draws and len(out.evidence) < len(candidates.blends):
-        open_ = {v.base for k, v in candidates.blends.items() if k not in out.evidence}
+    out.exact_posterior = exact_posterior_gain(candidates, posteriors, rng=fork(rng, "evidence"))
+    if draws and len(out.exact_posterior) < len(candidates.blends):
+        open_ = {v.base for k, v in candidates.blends.items() if k not in out.exact_posterior}
         _sweep(out, candidates.only(open_), posteriors, None, None, draws, stream, progress)
     return out
 
 
 def elbo_gain(
     candidates: Candidates, posteriors: MemoryPosteriors, *, rng: torch.Generator
-) -> dict[str, Float[Tensor, " n"]]:
-    """(a): the exact change of the ELBO with the encoder kept as it is; the mean over some draws of each row."""
+) -> dict[CandidateId, Float[Tensor, " n"]]:
+    """ELBO gain: the exact change of the ELBO with the encoder kept as it is; the mean over some draws of each row."""
     z = posteriors.draw(rng=rng, draws=ELBO_DRAWS)
     log_probs = candidates.log_probs(z)
     prior = standard_log_prob(z)
@@ -126,11 +138,11 @@ def elbo_gain(
 
 def exact_posterior_gain(
     candidates: Candidates, posteriors: MemoryPosteriors, *, rng: torch.Generator
-) -> dict[str, Float[Tensor, " n"]]:
-    """(b) for the blends with a closed form: the change of log p(x) if q is the posterior; +inf where it diverges."""
+) -> dict[CandidateId, Float[Tensor, " n"]]:
+    """Exact-posterior gain of what has it in closed form: the change of log p(x) if q is the posterior; +inf where it diverges."""
     tilts = candidates.tilts(posteriors.mean, posteriors.scale, draws={}, rng=rng)
     zero = torch.zeros(posteriors.n, dtype=torch.float64)
-    return {k: mix(tilts[v.base].log_ratio, zero, v.share) for k, v in candidates.blends.items() if v.base in tilts}
+    return {k: mix(tilts[v.base].log_ratio, zero, v.epsilon) for k, v in candidates.blends.items() if v.base in tilts}
 
 
 @torch.no_grad()
@@ -144,15 +156,15 @@ def _sweep(
     rng: torch.Generator,
     progress: Progress,
 ) -> None:
-    """One pass over the rows with one set of draws: (c) of all blends, and (b), which needs draws or the same tilts."""
+    """One pass over the rows with one set of draws: likelihood gains, and exact-posterior gains, which need draws or the same tilts."""
     plan, n = Plan.of(candidates, draws), posteriors.n
     what = f"{'evidence' if rows is None else 'likelihood'} {out.split}"
 
     def column() -> Tensor:
         return torch.empty(n, dtype=torch.float64)
 
-    full, quarter, khat, evidence = ({k: column() for k in candidates.blends} for _ in range(4))
-    exact_posterior_quarter: dict[str, Tensor] = {}
+    full, quarter, khat, exact_posterior = ({k: column() for k in candidates.blends} for _ in range(4))
+    exact_posterior_quarter: dict[CandidateId, Tensor] = {}
     reconstruction = column()
     for part in blocks(n, CHUNK):
         progress(what, part.start, n)
@@ -161,15 +173,15 @@ def _sweep(
         for k, v in candidates.blends.items():
             if v.base in drawn.log_ratio:
                 closed = drawn.log_ratio[v.base]
-                evidence[k][part] = mix(closed, torch.zeros_like(closed), v.share)
+                exact_posterior[k][part] = mix(closed, torch.zeros_like(closed), v.epsilon)
             else:
                 terms = drawn.posterior + blends[k] - drawn.prior - drawn.proposal
-                evidence[k][part], exact_posterior_quarter.setdefault(k, column())[part] = _log_means(terms)
+                exact_posterior[k][part], exact_posterior_quarter.setdefault(k, column())[part] = _log_means(terms)
         if model is None or rows is None:
             continue
         log_x = _decode(model, drawn, rows.x[part])
         _check_decoded(log_x, rows.ids[part])
-        reconstruction[part] = log_x[:, drawn.plain].mean(1)
+        reconstruction[part] = log_x[:, drawn.from_posterior].mean(1)
         every = {k: log_x + log_r - drawn.proposal for k, log_r in blends.items()}
         tails = pareto_khat(torch.cat(list(every.values()))).chunk(len(every))
         for (k, terms), tail in zip(every.items(), tails, strict=True):
@@ -177,17 +189,17 @@ def _sweep(
             khat[k][part] = tail
     progress(what, n, n)
     wide = (posteriors.scale > 1).any(1).nonzero().flatten()
-    if len(wide):  # the proposal's scales are capped there, those of (b) are not
+    if len(wide):  # the proposal's scales are capped there, those of the exact-posterior gain are not
         for k, values in exact_posterior_gain(candidates, posteriors.take(wide), rng=rng).items():
-            evidence[k][wide] = values
-    out.evidence |= evidence
+            exact_posterior[k][wide] = values
+    out.exact_posterior |= exact_posterior
     out.exact_posterior_quarter, out.draws = exact_posterior_quarter, draws
     if model is not None:
-        out.likelihood = {k: v - full["prior"] for k, v in full.items()}
-        out.quarter = {k: v - quarter["prior"] for k, v in quarter.items()}
-        out.log_prior, out.log_prior_quarter = full["prior"], quarter["prior"]
+        out.likelihood = {k: v - full[PRIOR] for k, v in full.items()}
+        out.quarter = {k: v - quarter[PRIOR] for k, v in quarter.items()}
+        out.log_prior, out.log_prior_quarter = full[PRIOR], quarter[PRIOR]
         out.reconstruction, out.khat = reconstruction, khat
-        out.rate = standard_kl(posteriors.mean.double(), posteriors.scale.double()).sum(1)
+        out.kl = standard_kl(posteriors.mean.double(), posteriors.scale.double()).sum(1)
 
 
 def moved(e: Estimate, full: Float[Tensor, " n"], quarter: Float[Tensor, " n"], draws: int) -> Estimate:

@@ -3,33 +3,33 @@
 from functools import partial
 
 from zprime.errors import UsageError
-from zprime.measure.likelihood.gains import BARE, RowGains, moved
+from zprime.measure.likelihood.gains import BARE, PRIOR, RowGains, moved
 from zprime.results.likelihood import InferenceGap
 from zprime.statistics.estimate import exact, mean_estimate
 
 UNIT = "nats per row"
 
 
-def inference_gap(ladder: RowGains, *, seed: int) -> InferenceGap:
-    """From what rung (c) has computed on its way: nothing is decoded for it.
+def inference_gap(row_gains: RowGains, *, seed: int) -> InferenceGap:
+    """From what the likelihood gain has computed on its way: nothing is decoded for it.
 
     Args:
-        ladder: climbed with a decoder.
+        row_gains: measured with a decoder.
         seed: of its draws.
 
     Raises:
-        UsageError: the ladder was climbed without a decoder.
+        UsageError: the gains were measured without a decoder.
     """
-    whole, quarter = ladder.log_prob("prior")
-    if ladder.rate is None or ladder.reconstruction is None:
+    whole, quarter = row_gains.log_prob(PRIOR)
+    if row_gains.kl is None or row_gains.reconstruction is None:
         raise UsageError(BARE)
-    elbo = ladder.reconstruction - ladder.rate
-    mean = partial(mean_estimate, unit=UNIT, split=ladder.split, seed=seed)
-    gap, log_prob = (moved(mean(v), whole, quarter, ladder.draws) for v in (whole - elbo, whole))
+    elbo = row_gains.reconstruction - row_gains.kl
+    mean = partial(mean_estimate, unit=UNIT, split=row_gains.split, seed=seed)
+    gap, log_prob = (moved(mean(v), whole, quarter, row_gains.draws) for v in (whole - elbo, whole))
     return InferenceGap(
         log_prob=log_prob,
         elbo=mean(elbo),
-        reconstruction=mean(ladder.reconstruction),
-        rate=exact(float(ladder.rate.mean()), n=len(ladder.rate), unit=UNIT, split=ladder.split),
+        reconstruction=mean(row_gains.reconstruction),
+        kl=exact(float(row_gains.kl.mean()), n=len(row_gains.kl), unit=UNIT, split=row_gains.split),
         gap=gap,
     )

@@ -1,4 +1,4 @@
-"""The proposal of rung (c): one set of draws for every row, shared by all candidates and the prior.
+"""The proposal of the likelihood gain: one set of draws for every row, shared by all candidates and the prior.
 
 docs/theory.md, section 3: a mixture of q, q widened, every candidate's q_r, and 10 % of the r's and p themselves, with
 fixed shares in every quarter of the draws (stratified, balance heuristic; Veach & Guibas 1995).
@@ -84,7 +84,7 @@ class Draws:
         posterior: log q(z|x), q as the encoder gave it.
         proposal: log-density of the mixture that z was drawn from.
         log_ratio: log E_q[r/p] of the bases that have it in closed form, with q's scales capped at 1, shape [rows].
-        plain: which draws of a row are of q itself, shape [draws].
+        from_posterior: which draws of a row are of q itself, shape [draws].
     """
 
     z: Float[Tensor, "b k d"]
@@ -93,7 +93,7 @@ class Draws:
     posterior: Float[Tensor, "b k"]
     proposal: Float[Tensor, "b k"]
     log_ratio: dict[str, Float[Tensor, " b"]]
-    plain: Tensor
+    from_posterior: Tensor
 
 
 def propose(

@@ -1,4 +1,4 @@
-"""Log p_r(x) of simulated data between two bounds, and rung (c) beside them (Wu et al. 2017)."""
+"""Log p_r(x) of simulated data between two bounds, and the likelihood gain's estimator beside them (Wu et al. 2017)."""
 
 from dataclasses import replace
 
@@ -10,13 +10,14 @@ from zprime.measure.likelihood.gains import measure_gains
 from zprime.measure.likelihood.simulation import encode, simulate
 from zprime.progress import Progress, silent
 from zprime.results.likelihood import Sandwich
+from zprime.results.names import CandidateId
 from zprime.rng import fork
 from zprime.statistics.estimate import Estimate, mean_estimate
 from zprime.vae import Model
 
 UNIT = "nats per row"
 SPLIT = "simulated"
-NARROW = 1.0  # nats: a wider sandwich says too little about rung (c)
+NARROW = 1.0  # nats: a wider sandwich says too little about the estimator
 
 
 def sandwich(
@@ -35,11 +36,11 @@ def sandwich(
     """Simulate from one candidate of the candidates, and measure log p_r(x) of what came out in three ways.
 
     Args:
-        candidates: all candidates, whose proposals rung (c) shares.
+        candidates: all candidates, whose proposals it shares.
         name: the candidate to simulate from and to measure.
         model: encoder and decoder; the chains start from the encoder's posteriors.
         rows: how many to simulate.
-        draws: of rung (c), a row.
+        draws: of the likelihood gain, a row.
         dtype: what the model computes in.
         rng: source of randomness.
         seed: recorded with the estimates.
@@ -56,7 +57,7 @@ def sandwich(
         r, model, simulated.x, settings, rng=fork(rng, "anneal", name), start=posteriors, progress=progress
     )
     forward, reverse = chains.forward(), chains.reverse(z)
-    ladder = measure_gains(
+    row_gains = measure_gains(
         candidates,
         posteriors,
         split=SPLIT,
@@ -66,7 +67,7 @@ def sandwich(
         draws=draws,
         progress=progress,
     )
-    importance, _ = ladder.log_prob(name)
+    importance, _ = row_gains.log_prob(CandidateId(name))
     low, high = forward.log_prob, reverse.log_prob
 
     def mean(values: torch.Tensor) -> Estimate:

@@ -38,11 +38,11 @@ def likelihood_side(
     seed: int,
     progress: Progress = silent,
 ) -> LikelihoodSide | None:
-    """All of it, for the prior and the candidate called `best`; None without a decoder, or where rung (c) is left out.
+    """All of it, for the prior and the candidate called `best`; None without a decoder, or where the likelihood gain is left out.
 
     Args:
         candidates: the candidates.
-        split_gains: split -> ladder, climbed with the decoder; `heldout` among them.
+        split_gains: split -> gains, measured with the decoder; `heldout` among them.
         model: encoder and decoder.
         rows: split -> rows.
         best: the candidate that the verdict looked at.
@@ -57,10 +57,10 @@ def likelihood_side(
     if model is None or rows is None or not heldout.likelihood:
         return None
     log_prob = {}
-    for name in heldout.likelihood:
-        whole, quarter = heldout.log_prob(name)
+    for wanted in heldout.likelihood:
+        whole, quarter = heldout.log_prob(wanted)
         e = mean_estimate(whole, unit=UNIT, split="heldout", seed=seed)
-        log_prob[name] = moved(e, whole, quarter, heldout.draws)
+        log_prob[wanted] = moved(e, whole, quarter, heldout.draws)
     x = rows["heldout"].x[:LOOK]
     with torch.no_grad():
         mean, _ = model.encode(x)
@@ -94,7 +94,7 @@ def likelihood_side(
         log_prob=log_prob,
         units=unit,
         bits={k: bits_per_dimension(e, unit) for k, e in log_prob.items()} if unit.meaningful else {},
-        gaps={split: inference_gap(ladder, seed=seed) for split, ladder in split_gains.items()},
+        gaps={split: inference_gap(row_gains, seed=seed) for split, row_gains in split_gains.items()},
         calibration=calibrations,
         sandwiches=sandwiches,
     )

@@ -1,4 +1,4 @@
-"""The copying road: the same draws, from the training codes themselves to one Gaussian, as the bandwidth grows.
+"""Copying along a path of bandwidths: the same draws, from the training codes themselves to one Gaussian, as the bandwidth grows.
 
 The aggregated posterior lies on it at h = 0, kind `exemplars` at the bandwidth that was chosen for it.
 """
@@ -20,11 +20,13 @@ from zprime.results.samples import BandwidthPath, PathPoint
 BANDWIDTHS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 CODES = "training codes"
 ROWS = 1000
-"""Rows at each stop, at most: a search among 60,000 images takes 2.4 s of one core for 1,000."""
+"""Rows at each point, at most: a search among 60,000 images takes 2.4 s of one core for 1,000."""
 
 
-def walk(train: MemoryPosteriors, n: int, *, rng: torch.Generator) -> Iterator[tuple[str, float, Float[Tensor, "n d"]]]:
-    """Draws at every stop: its name, its bandwidth h, and `m + a (mu + s e - m) + h S^1/2 e'`, `a = sqrt(1 - h^2)`.
+def path_draws(
+    train: MemoryPosteriors, n: int, *, rng: torch.Generator
+) -> Iterator[tuple[str, float, Float[Tensor, "n d"]]]:
+    """Draws at every point: its name, its bandwidth h, and `m + a (mu + s e - m) + h S^1/2 e'`, `a = sqrt(1 - h^2)`.
 
     m and S are mean and covariance of the aggregated posterior, and those of the draws at every h (Liu & West 2001).
     Row, e and e' are the same at all points: nothing but the bandwidth changes.
@@ -46,7 +48,7 @@ def walk(train: MemoryPosteriors, n: int, *, rng: torch.Generator) -> Iterator[t
         yield f"h = {h:g}", h, z.to(train.mean.dtype)
 
 
-def road(
+def bandwidth_path(
     train: MemoryPosteriors,
     decode: Callable[[Tensor], Tensor],
     training: TrainingSet,
@@ -58,7 +60,7 @@ def road(
     seed: int | None = None,
     progress: Progress = silent,
 ) -> BandwidthPath:
-    """Measure copying at every stop.
+    """Measure copying at every point.
 
     Args:
         train: posteriors of the training rows.
@@ -66,15 +68,15 @@ def road(
         training: the training rows, searched for neighbours.
         reference: where reconstructions of held-out rows lie.
         beside: where the controls lie, at least as many rows of each as there are samples.
-        samples: rows at each stop; 1,000 at most are used.
+        samples: rows at each point; 1,000 at most are used.
         rng: decides the draws.
         seed: kept with the numbers.
-        progress: called once a stop.
+        progress: called once a point.
     """
     n = min(samples, ROWS, *(len(b.parent) for b in beside.values()))
     points = []
-    for i, (name, h, z) in enumerate(walk(train, n, rng=rng)):
-        progress("copying road", i, len(BANDWIDTHS) + 1)
+    for i, (name, h, z) in enumerate(path_draws(train, n, rng=rng)):
+        progress("copying, by bandwidth", i, len(BANDWIDTHS) + 1)
         points.append(PathPoint(name, h, copying(training.neighbours(decode(z)), reference, seed=seed)))
-    progress("copying road", len(points), len(points))
+    progress("copying, by bandwidth", len(points), len(points))
     return BandwidthPath(n, points, {k: copying(b.take(slice(n)), reference, seed=seed) for k, b in beside.items()})

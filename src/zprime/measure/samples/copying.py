@@ -16,13 +16,10 @@ from zprime.errors import ArrayError
 from zprime.kernels import ExactIndex
 from zprime.measure.samples.features import Entries
 from zprime.results.samples import Copying
+from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import stream
-from zprime.statistics.estimate import Z95, Estimate, mean_estimate, share
+from zprime.statistics.estimate import Z95, Estimate, mean_estimate, proportion
 
-LIMIT = 0.1
-"""The share of exact copies among generated rows at which the gate closes, all other rows being innocent."""
-NEAR = 0.05
-"""`near` and `singled` count generated rows beyond all but this share of the reference."""
 FIFTH = 5  # training rows that the nearest one is held against: up to four may be the same
 CELLS = 10
 CELL_ROWS = 30  # rows of the reference in a cell, on average, at least
@@ -127,27 +124,27 @@ def cells_of(codes: Float[Tensor, "n d"], cells: int, *, seed: int) -> Int[Tenso
 def copying(found: Neighbours, reference: Neighbours, *, seed: int | None = None) -> Copying:
     """Compare a sample with the reference, both searched in the same training set.
 
-    The status is `copies` if the interval of `within` lies above 1/2 + 0.1/2, or that of `near` above 0.05 + 0.1 (what
+    The status is `copies` if the interval of `regional` lies above 1/2 + 0.1/2, or that of `near` above 0.05 + 0.1 (what
     a generator gives that makes exact copies in one row of ten), and that of `singled` above 0.05: samples are nearer
     than they should be, and to single rows. Conditional on the training set and the model.
     """
     auc = _auc(found.everywhere(), reference.everywhere(), seed)
-    within = _auc(found, reference, seed)
+    regional = _auc(found, reference, seed)
     near = _tail([(a.distance[:, 0], b.distance[:, 0]) for a, b in _by_cell(found, reference)], seed)
     singled = _tail([(found.to_one, reference.to_one)], seed)
-    nearer = within.low > 0.5 + LIMIT / 2 or near.low > NEAR + LIMIT
+    nearer = regional.low > 0.5 + THRESHOLDS.copies / 2 or near.low > THRESHOLDS.near + THRESHOLDS.copies
     own = found.distance[:, 0] > found.isolation
     ratio = (found.distance[:, 0] / found.distance[:, 1].clamp(min=1e-300)).nan_to_num(1.0)
     return Copying(
         auc=auc,
-        within=within,
+        regional=regional,
         near=near,
         singled=singled,
         z_u=_z(auc, len(found.cell), len(reference.cell)),
         c_t=_c_t(found, reference, seed),
-        authenticity=share(int(own.sum()), len(own), unit="share of rows", split=ROWS, seed=seed),
+        authenticity=proportion(int(own.sum()), len(own), unit="share of rows", split=ROWS, seed=seed),
         ratio=mean_estimate(ratio, unit="ratio of distances", split=ROWS, seed=seed),
-        status="copies" if nearer and singled.low > NEAR else "passes",
+        status="copies" if nearer and singled.low > THRESHOLDS.near else "passes",
     )
 
 
@@ -204,8 +201,8 @@ def _tail(pairs: list[tuple[Tensor, Tensor]], seed: int | None) -> Estimate:
     shares: list[tuple[int, float, float]] = []
     for mine, theirs in pairs:
         a, b = mine.double(), theirs.double().sort().values
-        place = NEAR * (len(b) + 1)  # an order statistic k of n has k / (n + 1) below it on average
-        wobble = math.sqrt(NEAR * (1 - NEAR) * len(b))
+        place = THRESHOLDS.near * (len(b) + 1)  # an order statistic k of n has k / (n + 1) below it on average
+        wobble = math.sqrt(THRESHOLDS.near * (1 - THRESHOLDS.near) * len(b))
         low, middle, high = (_share_below(a, b, place + w) for w in (-wobble, 0.0, wobble))
         shares.append((len(a), middle, (high - low) / 2))
     n = sum(m for m, _, _ in shares)

@@ -12,11 +12,11 @@ from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.networks import ConvEncoder, MLPEncoder
 from zprime.progress import Progress, silent
+from zprime.results.settings import SPACES
 from zprime.rng import stream
-from zprime.statistics.estimate import Estimate, share
+from zprime.statistics.estimate import Estimate, proportion
 from zprime.vae import Encoder
 
-SPACES = ("pixels", "log-counts", "codes", "classifier", "selfsupervised")
 WIDTH = 32
 STEPS = 2000
 EPOCHS = 40
@@ -100,7 +100,7 @@ class Classifier(nn.Module):
         if rows.labels is None:
             raise ArrayError(f"{rows.name}: expected labels, got none")
         hits = int((self.label(rows.x) == rows.labels).sum())
-        return share(hits, len(rows), unit="share of rows", split=rows.name, seed=seed)
+        return proportion(hits, len(rows), unit="share of rows", split=rows.name, seed=seed)
 
 
 def train_classifier(rows: Rows, *, seed: int, progress: Progress = silent) -> Classifier | None:

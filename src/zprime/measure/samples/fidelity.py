@@ -11,13 +11,12 @@ from torch import Tensor
 
 from zprime.errors import ArrayError
 from zprime.measure.samples.frechet import frechet_replicates
-from zprime.measure.samples.manifold import NAMES, NEAREST, Neighbourhoods, manifold_replicates
+from zprime.measure.samples.manifold import NAMES, Neighbourhoods, manifold_replicates
 from zprime.measure.samples.sliced import sliced_replicates
 from zprime.results.samples import Fidelity, Labels
+from zprime.results.settings import FEWEST
 from zprime.statistics.c2st import c2st
 from zprime.statistics.resampling import About, Groups, Halves
-
-FEWEST = 8 * NEAREST
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def fidelity(
         split: which rows `real` are.
         seed: of the halves of the classifier test.
         labels: to be kept with it.
-        near: what `within` finds in either sample, where that is known.
+        near: what `neighbourhoods` finds in either sample, where that is known.
 
     Raises:
         ArrayError: the samples differ in size or features, or have fewer than 40 rows.
@@ -62,7 +61,7 @@ def fidelity(
     distance, balls = frechet_replicates(real, fake), manifold_replicates(real, fake, near=near)
     about = About(n, split, seed)
     shares = {
-        name: balls.estimate(i, about, unit="share of rows", scale="share")
+        name: balls.estimate(i, about, unit="share of rows", scale="proportion")
         for i, name in enumerate(NAMES)
         if name != "density"
     }

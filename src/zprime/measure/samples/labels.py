@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.results.samples import Labels
-from zprime.statistics.estimate import share
+from zprime.statistics.estimate import proportion
 from zprime.statistics.resampling import GROUPS, About, group_of, leave_out
 
 
@@ -18,7 +18,7 @@ def label_coverage(
     expected = (real[:, None] == classes).double().mean(0)
     names = [str(int(c)) for c in classes]
     shares = {
-        name: share(int(k), n, unit="share of rows", split=split, seed=seed)
+        name: proportion(int(k), n, unit="share of rows", split=split, seed=seed)
         for name, k in zip(names, counts, strict=True)
     }
     missing = [c for c, e in zip(names, expected, strict=True) if shares[c].high < float(e) / 2]
@@ -31,7 +31,7 @@ def label_coverage(
         return 0.5 * (a - b).abs().sum(1, keepdim=True)
 
     found = leave_out(variation, groups=groups, pairs=False)
-    distance = found.estimate(0, About(n, split, seed), unit="total variation", scale="share")
+    distance = found.estimate(0, About(n, split, seed), unit="total variation", scale="proportion")
     return Labels(shares, dict(zip(names, expected.tolist(), strict=True)), distance, missing)
 
 

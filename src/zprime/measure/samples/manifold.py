@@ -21,7 +21,7 @@ class Neighbourhoods:
     index: Int[Tensor, "n m"]
 
 
-def within(x: Float[Tensor, "n f"], *, k: int = NEAREST) -> Neighbourhoods:
+def neighbourhoods(x: Float[Tensor, "n f"], *, k: int = NEAREST) -> Neighbourhoods:
     """Enough neighbours for balls of k neighbours among random halves of the rows."""
     return Neighbourhoods(*nearest(x, x, min(8 * k, len(x) - 1), exclude=torch.arange(len(x), device=x.device)))
 
@@ -43,7 +43,7 @@ def manifold_replicates(
 
     Precision and recall: Kynkaanniemi et al. 2019; density and coverage: Naeem et al. 2020. A row is inside a ball if
     it is nearer to the centre than the centre's k-th neighbour in its own sample. Both samples need more than 2 k rows.
-    `near`: what `within` finds in them, where that is known.
+    `near`: what `neighbourhoods` finds in them, where that is known.
     """
     return halve(_Balls(real.double(), fake.double(), k, near), len(real), len(fake))
 
@@ -56,7 +56,7 @@ class _Balls:
     ) -> None:
         self.k = k
         self.between = torch.cdist(real, fake)
-        self.near = near or (within(real, k=k), within(fake, k=k))
+        self.near = near or (neighbourhoods(real, k=k), neighbourhoods(fake, k=k))
 
     def __call__(self, real: Bool[Tensor, " n"], fake: Bool[Tensor, " m"]) -> Float[Tensor, " 4"]:
         radius, radius2 = (_radius(n, kept, self.k) for n, kept in zip(self.near, (real, fake), strict=True))

@@ -13,19 +13,21 @@ from zprime.distribution import LatentDistribution
 from zprime.engine import in_threads
 from zprime.errors import UsageError
 from zprime.latent import Conditional
-from zprime.measure.candidates import PURE, Blend, Candidates
-from zprime.measure.samples.bandwidth_path import road
+from zprime.measure.candidates import Blend, Candidates
+from zprime.measure.samples.bandwidth_path import bandwidth_path
 from zprime.measure.samples.copying import Neighbours, TrainingSet, copying
 from zprime.measure.samples.features import Classifier, Entries, Space, build_features, train_classifier
-from zprime.measure.samples.fidelity import FEWEST, Compared, fidelity
+from zprime.measure.samples.fidelity import Compared, fidelity
 from zprime.measure.samples.labels import label_coverage
-from zprime.measure.samples.manifold import Neighbourhoods, within
+from zprime.measure.samples.manifold import Neighbourhoods, neighbourhoods
 from zprime.measure.samples.sampler import Sample, Sampler
-from zprime.measure.samples.utility import accuracy, hits
+from zprime.measure.samples.tstr import accuracy, hits
 from zprime.measure.verdicts.generation import Contender, decide_generation
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
-from zprime.results.samples import BandwidthPath, Copying, Sampled, SamplesSide, Utility
+from zprime.results.names import CandidateId
+from zprime.results.samples import TSTR, BandwidthPath, Copying, Sampled, SamplesSide
+from zprime.results.settings import FEWEST
 from zprime.rng import stream
 from zprime.statistics.estimate import Estimate
 from zprime.vae import Model
@@ -76,11 +78,11 @@ def generation(
     measured = study.candidates(workers)
     tested = controls[PLANTED].status == "copies" and controls[RECONSTRUCTED].status == "passes"
     entries = [m.entry if tested else _untested(m.entry) for m in measured]
-    way = study.road()
+    path = study.path()
     if not tested:
-        way = replace(way, points=[replace(s, copying=_mark(s.copying)) for s in way.points])
+        path = replace(path, points=[replace(s, copying=_mark(s.copying)) for s in path.points])
     verdict = decide_generation(
-        [study.contender(m) for m in measured if m.entry.eligible],
+        [study.contender(m) for m in measured if not m.entry.id.alone],
         study.confirm,
         reconstructions=study.compared[RECONSTRUCTED],
         real=study.compared[REAL],
@@ -98,7 +100,7 @@ def generation(
         controls=controls,
         classifier=None if study.classifier is None else study.classifier.accuracy(rows["heldout"], seed=seed),
         verdict=verdict,
-        road=way,
+        path=path,
     )
     return found, study.pictures
 
@@ -129,7 +131,7 @@ class SampleStudy:
         seed: int,
         progress: Progress,
     ) -> None:
-        self.panel, self.rows, self.samples, self.n, self.seed, self.progress = (
+        self.entrants, self.rows, self.samples, self.n, self.seed, self.progress = (
             candidates,
             rows,
             samples,
@@ -155,7 +157,7 @@ class SampleStudy:
         self.real = {s: rows[s].x[i] for s, i in picked.items()}
         self.truth = {s: None if rows[s].labels is None else rows[s].labels[i] for s, i in picked.items()}  # type: ignore[index]
         self.features = {s: self.space.of(x) for s, x in self.real.items()}
-        self.within = {s: within(x) for s, x in self.features.items()}
+        self.neighbourhoods = {s: neighbourhoods(x) for s, x in self.features.items()}
         self.labels = {s: None if self.classifier is None else self.classifier.label(x) for s, x in self.real.items()}
         self.compared: dict[str, Compared] = {}
         self.pictures: dict[str, Tensor] = {}
@@ -174,8 +176,8 @@ class SampleStudy:
         out: dict[str, Sampled] = {}
         for name, sample in found.items():
             self.progress("samples: controls", len(out), len(found))
-            own = within(sample.features[: self.n])
-            entry, self.compared[name], _ = self._measure(name, name, sample, own, eligible=False)
+            own = neighbourhoods(sample.features[: self.n])
+            entry, self.compared[name], _ = self._measure(CandidateId(name), name, sample, own)
             out[name] = replace(entry, copying=None) if name == REAL else entry
             if name != REAL:
                 self.beside[name] = sample.means
@@ -184,7 +186,7 @@ class SampleStudy:
 
     def candidates(self, workers: int) -> list[_Measured]:
         """Every candidate, and every base alone; the prior first, which others are mixed with."""
-        names = list(self.panel.distributions)
+        names = list(self.entrants.distributions)
         done: list[str] = []
 
         def measure(owner: str, progress: Progress) -> list[_Measured]:
@@ -202,79 +204,78 @@ class SampleStudy:
     def _owner(self, owner: str) -> list[_Measured]:
         """A candidate and its base alone; samples of the base serve both."""
         out: list[_Measured] = []
-        r = self.panel.distributions[owner]
-        base = self.panel.bases.get(owner, r)
+        r = self.entrants.distributions[owner]
+        base = self.entrants.bases.get(owner, r)
         rng = self._rng("samples", owner)
         sample = self.sampler.sample(base.sample(self.samples, rng=rng), rng=rng)
         if owner == "prior":
             self.prior, self.beside[owner] = sample, sample.means
-        for name in (owner, owner + PURE):
-            blend = self.panel.blends.get(name, Blend(owner, 0.0) if name == owner else None)
+        for wanted in (CandidateId(owner), CandidateId(owner, alone=True)):
+            blend = self.entrants.blends.get(wanted, None if wanted.alone else Blend(owner, 0.0))
             if blend is not None:
-                out.append(self._candidate(name, r if name == owner else base, base, blend, sample))
+                out.append(self._candidate(wanted, base if wanted.alone else r, base, blend, sample))
         return out
 
     def _candidate(
-        self, name: str, r: LatentDistribution, base: LatentDistribution, blend: Blend, sample: Sample
+        self, wanted: CandidateId, r: LatentDistribution, base: LatentDistribution, blend: Blend, sample: Sample
     ) -> _Measured:
-        if blend.share and self.prior is not None:
-            coin = torch.rand(self.samples, generator=self._rng("coin", name)) < blend.share
+        if blend.epsilon and self.prior is not None:
+            coin = torch.rand(self.samples, generator=self._rng("coin", wanted.name)) < blend.epsilon
             sample = sample.mixed(self.prior, coin)
-        eligible = name in self.panel.eligible
-        self.pictures[f"grid.{name}"] = sample.shown.float()
-        self.pictures[f"near.{name}"] = self.rows["train"].x[sample.means.parent[: len(sample.shown)]].float()
-        own = within(sample.features[: self.n])
-        entry, _, right = self._measure(name, r.label, sample, own, eligible=eligible)
-        if entry.utility is not None and isinstance(base, Conditional):
-            entry = replace(entry, utility=replace(entry.utility, own=self._own(base)))
+        self.pictures[f"grid.{wanted}"] = sample.shown.float()
+        self.pictures[f"near.{wanted}"] = self.rows["train"].x[sample.means.parent[: len(sample.shown)]].float()
+        own = neighbourhoods(sample.features[: self.n])
+        entry, _, right = self._measure(wanted, r.label, sample, own)
+        if entry.tstr is not None and isinstance(base, Conditional):
+            entry = replace(entry, tstr=replace(entry.tstr, own=self._own(base)))
         selection = None
-        if eligible:
+        if wanted in self.entrants.eligible:
             selection = fidelity(
                 self.features["selection"],
                 sample.features[: self.n],
                 split="selection",
                 seed=self.seed,
-                near=(self.within["selection"], own),
+                near=(self.neighbourhoods["selection"], own),
             )
         return _Measured(entry, r.bytes, selection, right)
 
     def _measure(
-        self, name: str, label: str, sample: Sample, own: Neighbourhoods, *, eligible: bool
+        self, wanted: CandidateId, label: str, sample: Sample, own: Neighbourhoods
     ) -> tuple[Sampled, Compared, Bool[Tensor, " n"] | None]:
-        """All measures of one sample, and which rows of the selection split its student labels rightly."""
+        """All measures of one sample, and which rows of the selection split its classifier labels rightly."""
         y = self.reference
-        coverage, utility, right = None, None, None
+        coverage, tstr, right = None, None, None
         real, truth = self.labels["heldout"], self.truth["heldout"]
         if sample.labels is not None and real is not None and truth is not None and self.classifier is not None:
             labels = sample.labels[: self.n]
             coverage = label_coverage(real, labels, self.classifier.classes, split="heldout", seed=self.seed)
-            utility, right = self._student(sample.x[: self.n], labels)
+            tstr, right = self._tstr(sample.x[: self.n], labels)
         compared = fidelity(
             self.features["heldout"],
             sample.features[: self.n],
             split="heldout",
             seed=self.seed,
             labels=coverage,
-            near=(self.within["heldout"], own),
+            near=(self.neighbourhoods["heldout"], own),
         )
         draws = None
         if sample.draws is not None and y.draws is not None:
             draws = copying(sample.draws, y.draws, seed=self.seed)
         means = copying(sample.means, y.means, seed=self.seed)
-        return Sampled(name, label, eligible, means, draws, compared.fidelity, utility), compared, right
+        return Sampled(wanted, label, means, draws, compared.fidelity, tstr), compared, right
 
-    def _student(self, x: Tensor, labels: Int[Tensor, " n"]) -> tuple[Utility, Bool[Tensor, " n"]]:
-        """A student of generated rows, tested on held-out rows and, for the choice, on rows of the selection split."""
+    def _tstr(self, x: Tensor, labels: Int[Tensor, " n"]) -> tuple[TSTR, Bool[Tensor, " n"]]:
+        """A classifier trained on generated rows, tested on held-out rows and, for the choice, on rows of the selection split."""
         tests = {s: (self.real[s], t) for s, t in self.truth.items() if t is not None}
         found = hits(x, labels, tests)
-        return Utility(accuracy(found["heldout"], split="heldout", seed=self.seed)), found["selection"]
+        return TSTR(accuracy(found["heldout"], split="heldout", seed=self.seed)), found["selection"]
 
     def _own(self, r: Conditional) -> Estimate:
-        """The student of rows with the labels that they were generated for."""
+        """Accuracy when trained on rows with the labels that they were generated for."""
         rng = self._rng("own labels")
         z, labels = r.sample_labelled(self.n, rng=rng)
         x = self.sampler.decode(z, noise=self.sampler.noise, rng=rng)
-        return self._student(x, labels)[0].accuracy
+        return self._tstr(x, labels)[0].accuracy
 
     def contender(self, m: _Measured) -> Contender:
         """What the verdict needs of a candidate."""
@@ -287,14 +288,14 @@ class SampleStudy:
     def confirm(self, name: str) -> Compared:
         """Fresh draws of a candidate beside held-out rows."""
         rng = self._rng("confirm", name)
-        features, _ = self.sampler.look(self.panel.distributions[name].sample(self.n, rng=rng), rng=rng)
-        near = (self.within["heldout"], within(features))
+        features, _ = self.sampler.look(self.entrants.distributions[name].sample(self.n, rng=rng), rng=rng)
+        near = (self.neighbourhoods["heldout"], neighbourhoods(features))
         return fidelity(self.features["heldout"], features, split="heldout", seed=self.seed, near=near)
 
-    def road(self) -> BandwidthPath:
+    def path(self) -> BandwidthPath:
         """Copying over the bandwidth, beside the controls and the prior."""
         rng = self._rng("road")
-        return road(
+        return bandwidth_path(
             self.train,
             lambda z: self.sampler.decode(z, noise="mean", rng=rng),
             self.sampler.training,

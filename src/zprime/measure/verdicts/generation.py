@@ -5,8 +5,8 @@
    more than 2 s.e., or a label missing that the prior's samples have). Of the rest, take the smallest Frechet distance;
    those whose paired difference to it is below max(1 s.e., 2 % of the prior's distance) tie with it. Out of these is
    whoever covers measurably less than the one of them that covers most: a blur can have the right moments.
-3. Among ties: the best student (train on synthetic, test on real) where there are labels, those within max(1 s.e., 1
-   point) of it tying again; then whoever stores least. The prior stores nothing.
+3. Among ties: the best accuracy of train-on-synthetic, test-on-real (TSTR) where there are labels, those within max(1
+   s.e., 1 point) of it tying again; then whoever stores least. The prior stores nothing.
 4. Open the held-out split once, with fresh draws: leave the prior only if the Frechet distance falls by more than max(2
    s.e., 2 % of the prior's) and the coverage does not fall by more than 2 s.e.
 5. If the choice of z' closes less than a quarter of what separates reconstructions from real rows, none of these is the
@@ -23,16 +23,11 @@ from zprime.latent.selection import RowScores, near_best
 from zprime.measure.samples.fidelity import Compared
 from zprime.measure.samples.manifold import NAMES
 from zprime.measure.verdicts.decision import needed
+from zprime.results.thresholds import THRESHOLDS
 from zprime.results.verdicts import GenerationVerdict
 from zprime.statistics.estimate import Estimate, unsigned
 from zprime.statistics.resampling import About
 
-WORTH = 0.02
-"""Share of the prior's Frechet distance below which a difference is no difference."""
-POINT = 0.01
-"""Accuracy below which a difference of students is no difference."""
-CLOSES = 0.25
-"""Share of the decoder's own distance that a choice of z' must close to be the answer."""
 COVERAGE = NAMES.index("coverage")
 
 
@@ -45,7 +40,7 @@ class Contender:
         copies: status of the copying test.
         compared: its samples beside rows of the selection split.
         missing: labels that do not come out.
-        right: which real rows of the selection split its student labels rightly; None without labels.
+        right: which real rows of the selection split a classifier trained on its samples labels rightly; None without labels.
     """
 
     name: str
@@ -84,7 +79,7 @@ def decide_generation(
     first, chosen = confirm("prior"), confirm(best.name)
     about = About(first.fidelity.frechet.n, "heldout", seed)
     unit = "squared feature units"
-    evidence = {
+    numbers = {
         "prior": first.fidelity.frechet,
         "choice": chosen.fidelity.frechet,
         "reconstructions": reconstructions.fidelity.frechet,
@@ -93,8 +88,8 @@ def decide_generation(
         "coverage gain": (chosen.manifold - first.manifold).estimate(COVERAGE, about, unit="share of rows"),
         "decoder": (reconstructions.frechet - real.frechet).estimate(0, about, unit=unit),
     }
-    found = _judge(best, evidence, tested=tested, space=space)
-    return replace(found, why=[*_why(contenders, ranking, best), *found.why], ranking=ranking, evidence=evidence)
+    found = _judge(best, numbers, tested=tested, space=space)
+    return replace(found, why=[*_why(contenders, ranking, best), *found.why], ranking=ranking, numbers=numbers)
 
 
 def _stand(contenders: list[Contender], prior: Contender) -> dict[str, str]:
@@ -112,7 +107,7 @@ def _stand(contenders: list[Contender], prior: Contender) -> dict[str, str]:
     tied = [nearest]
     for r in left:
         behind = r.compared.frechet - nearest.compared.frechet
-        limit = max(float(behind.stderr()[0]), WORTH * _distance(prior))
+        limit = max(float(behind.stderr()[0]), THRESHOLDS.frechet * _distance(prior))
         if r is not nearest and float(behind.whole[0]) < limit:
             tied.append(r)
     widest = max(tied, key=lambda r: float(r.compared.manifold.whole[COVERAGE]))
@@ -136,23 +131,23 @@ def _loses(r: Contender, other: Contender) -> bool:
 
 def _pick(tied: list[Contender]) -> Contender:
     """Step 3."""
-    students = [r for r in tied if r.right is not None]
-    if students:
-        scores = [RowScores(r.right.double()) for r in students if r.right is not None]
-        tied = [students[i] for i in near_best(scores, POINT)]
+    labelled = [r for r in tied if r.right is not None]
+    if labelled:
+        scores = [RowScores(r.right.double()) for r in labelled if r.right is not None]
+        tied = [labelled[i] for i in near_best(scores, THRESHOLDS.accuracy)]
     return min(tied, key=lambda r: (r.bytes, _distance(r)))
 
 
-def _judge(best: Contender, evidence: dict[str, Estimate], *, tested: bool, space: str) -> GenerationVerdict:
+def _judge(best: Contender, numbers: dict[str, Estimate], *, tested: bool, space: str) -> GenerationVerdict:
     """Steps 4 and 5."""
-    gain, decoder, lost = evidence["gain"], evidence["decoder"], evidence["coverage gain"]
-    least = needed(gain, WORTH * evidence["prior"].value)
+    gain, decoder, lost = numbers["gain"], numbers["decoder"], numbers["coverage gain"]
+    least = needed(gain, THRESHOLDS.frechet * numbers["prior"].value)
     distance = f"Frechet distance to held-out rows ({space} features)"
-    of = {name: unsigned(e) for name, e in evidence.items()}
+    of = {name: unsigned(e) for name, e in numbers.items()}
     chosen = "" if best.name == "prior" else f"{best.label} {of['choice']}, "
     why = [
         f"{distance}: prior {of['prior']}, {chosen}reconstructions {of['reconstructions']}, real rows "
-        f"{of['real rows']}; {evidence['prior'].n} rows in each sample"
+        f"{of['real rows']}; {numbers['prior'].n} rows in each sample"
     ]
     if not tested:
         sentence = (
@@ -168,7 +163,7 @@ def _judge(best: Contender, evidence: dict[str, Estimate], *, tested: bool, spac
             f"held-out split, opened once, with fresh draws: the distance falls by {of['gain']} (needed more than "
             f"{least:.3g}), coverage changes by {lost}"
         )
-    if decoder.low > 0 and max(gain.value, 0.0) < CLOSES * decoder.value:
+    if decoder.low > 0 and max(gain.value, 0.0) < THRESHOLDS.closes * decoder.value:
         sentence = (
             f"None of these: your encoder or decoder is the problem. Reconstructions of rows it has not seen are "
             f"{of['decoder']} farther from held-out rows than real rows are, and the choice of z' changes {of['gain']} "
@@ -208,6 +203,6 @@ def _why(contenders: list[Contender], ranking: dict[str, str], best: Contender) 
         out += [f"{labels[n]} {words}, and is out" for n, s in ranking.items() if s == state]
     ties = [labels[n] for n, s in ranking.items() if s in ("best", "tied")]
     if len(ties) > 1:
-        by = "the best student, or tied with it and smallest" if best.right is not None else "the smallest of them"
+        by = "the best by TSTR, or tied with it and smallest" if best.right is not None else "the smallest of them"
         out.append(f"tied on the selection split: {', '.join(ties)}; {best.label} is {by}")
     return out

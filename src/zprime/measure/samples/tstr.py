@@ -1,4 +1,4 @@
-"""Train on synthetic, test on real: is a student of generated rows good with real ones?"""
+"""Train on synthetic, test on real: is a classifier trained on generated rows good with real ones?"""
 
 from collections.abc import Mapping
 
@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zprime.statistics.estimate import Estimate, share
+from zprime.statistics.estimate import Estimate, proportion
 from zprime.statistics.logistic import fit_logistic, predict_logistic
 
 
 def hits(
     x: Float[Tensor, "n *datum"], labels: Int[Tensor, " n"], tests: Mapping[str, tuple[Tensor, Tensor]]
 ) -> dict[str, Bool[Tensor, " m"]]:
-    """Train a student on `x`; which real rows it labels rightly, for each (rows, labels) of `tests`.
+    """Train a classifier on `x`; which real rows it labels rightly, for each (rows, labels) of `tests`.
 
     Multinomial logistic regression on the rows' entries (train on synthetic, test on real: Esteban et al. 2017). Labels
     that no generated row has are never predicted.
@@ -27,4 +27,4 @@ def hits(
 
 def accuracy(right: Bool[Tensor, " m"], *, split: str, seed: int | None) -> Estimate:
     """Share of rows that are right."""
-    return share(int(right.sum()), len(right), unit="share of rows", split=split, seed=seed)
+    return proportion(int(right.sum()), len(right), unit="share of rows", split=split, seed=seed)

@@ -1,0 +1,57 @@
+"""Settings of an audit."""
+
+from dataclasses import dataclass
+
+from zprime.errors import UsageError
+
+SPACES = ("pixels", "log-counts", "codes", "classifier", "selfsupervised")
+"""Feature spaces that samples can be compared in, by name."""
+
+FEWEST = 40
+"""Rows that a sample must have at least, to be compared with data."""
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """How much to measure.
+
+    Attributes:
+        rows: rows of the selection and of the held-out split that are scored, at most (drawn at random).
+        draws: draws a row for the likelihood gain, a multiple of 4; 0 leaves it out.
+        grid: samples of each candidate that are decoded for the pictures.
+        map: codes and draws that the picture of the latent space shows.
+        simulated: simulated rows that the encoder is calibrated on, at least 100; 0 leaves it out.
+        ais: simulated rows that log p(x) is bracketed on by annealing, slow: about 5 seconds a row; 0 leaves it out.
+        temperatures: of the annealing.
+        samples: generated rows of each candidate that are compared with data, at least 40; 0 leaves it out.
+        features: where they are compared: `auto`, `pixels`, `log-counts`, `codes`, `classifier` or `selfsupervised`.
+    """
+
+    rows: int = 1000
+    draws: int = 400
+    grid: int = 64
+    map: int = 2000
+    simulated: int = 1000
+    ais: int = 0
+    temperatures: int = 200
+    samples: int = 2000
+    features: str = "auto"
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        if self.rows < 2:
+            raise UsageError(f"rows: expected at least 2, got {self.rows}")
+        if self.draws and (self.draws % 4 or self.draws < 8):
+            raise UsageError(f"draws: expected 0, or a multiple of 4 that is at least 8, got {self.draws}")
+        if self.grid < 1 or self.map < 1:
+            raise UsageError(f"grid and map: expected at least 1, got {self.grid} and {self.map}")
+        if self.simulated and self.simulated < 100:
+            raise UsageError(f"simulated: expected 0, or at least 100, got {self.simulated}")
+        if self.ais < 0 or self.ais == 1:
+            raise UsageError(f"ais: expected 0, or at least 2 rows, got {self.ais}")
+        if self.temperatures < 1:
+            raise UsageError(f"temperatures: expected at least 1, got {self.temperatures}")
+        if self.samples and self.samples < FEWEST:
+            raise UsageError(f"samples: expected 0, or at least {FEWEST}, got {self.samples}")
+        if self.features not in ("auto", *SPACES):
+            raise UsageError(f"features: expected auto, {', '.join(SPACES)}, got {self.features!r}")

@@ -1,0 +1,38 @@
+"""The numbers that decide: what every gate and rule compares with, recorded in each audit."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds of choices, verdicts and marks.
+
+    Attributes:
+        tie: nats a row; two gains that differ by less are equal.
+        errors: standard errors that a number on the held-out split must exceed.
+        lost: nats; a row with a gain below this is counted as lost by the candidate.
+        khat: Pareto k-hat above which a row's importance weights have a heavy tail.
+        active: variance over the data of a latent's posterior mean above which the latent is active (Burda et al. 2016).
+        copies: share of exact copies among generated rows at which the copying gate closes.
+        near: share of the reference rows that counts as near in the copying test.
+        frechet: share of the prior's Frechet distance; two distances that differ by less are equal.
+        accuracy: two accuracies (train on synthetic, test on real) that differ by less are equal.
+        closes: share of the decoder's own distance that the choice of z' must close to be the answer.
+        level: p-value below which calibration and drift are called significant.
+    """
+
+    tie: float = 0.05
+    errors: float = 2.0
+    lost: float = -5.0
+    khat: float = 0.7
+    active: float = 0.01
+    copies: float = 0.1
+    near: float = 0.05
+    frechet: float = 0.02
+    accuracy: float = 0.01
+    closes: float = 0.25
+    level: float = 0.05
+
+
+THRESHOLDS = Thresholds()
+"""What this version uses."""
