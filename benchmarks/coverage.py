@@ -22,7 +22,7 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent import Defensive, Gaussian, Mixture, Prior
 from zprime.latent.selection import paired
-from zprime.measure.candidates import PURE, Candidates
+from zprime.measure.candidates import Candidates
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.likelihood.ais import AISSettings, Annealer
 from zprime.measure.likelihood.calibration import calibration

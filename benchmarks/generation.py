@@ -106,7 +106,7 @@ def copies(seed: int) -> Found:
     c = copying(data.neighbours(clumps(N, rng)), data.neighbours(clumps(N, rng)), seed=seed)
     return [
         row("copying: chance, all regions", c.auc, 0.5),
-        row("copying: chance, within regions", c.within, 0.5),
+        row("copying: chance, within regions", c.regional, 0.5),
         row("copying: share nearer than 5 %", c.near, 0.05),
         row("copying: share nearer to one row", c.singled, 0.05),
         row("copying: Z_U", c.z_u, 0.0),

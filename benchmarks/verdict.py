@@ -87,7 +87,7 @@ def verdict(seed: int, a: float, widen: float) -> tuple[str, str, float]:
     fits = {k: fit(k, posteriors["train"], selection=posteriors["selection"], seed=seed) for k in KINDS}
     rows = {s: Rows(s, v, torch.arange(len(v))) for s, v in x.items()}
     v = audit(fits, posteriors, model=vae, rows=rows, settings=SETTINGS, seed=seed).verdict
-    gain = v.evidence["heldout"].value if "heldout" in v.evidence else 0.0
+    gain = v.numbers["heldout"].value if "heldout" in v.numbers else 0.0
     return v.decision, v.choice, gain
 
 

@@ -170,7 +170,7 @@ def samplers(folder: str) -> None:
     print(written(audit))
     print("\n| draws z′ from | fit, CPU s | classifier tells them from held-out codes | MMD² to held-out codes, p |")
     print("| --- | --- | --- | --- |")
-    for name, t in audit.latents_side.two_sample.items():
+    for name, t in audit.latents.two_sample.items():
         took = f"{seconds[name]:.1f}" if name in seconds else "–"
         print(f"| {name} | {took} | {t.c2st.accuracy.value:.1%} | {t.mmd.squared.value:.4f}, {t.mmd.p_value:.3f} |")
     print(f"\nVerdict: {audit.verdict.sentence}")

@@ -16,7 +16,7 @@ def main(run: Path, out: Path) -> None:
     titles = {"held-out data": "held-out data"}
     for name in ("prior", "mixture", "aggregated"):
         entry = audit.entry(name)
-        gain = entry.scores["heldout"]["likelihood"].gain
+        gain = entry.heldout.likelihood.gain
         titles[name] = "z' from prior" if name == "prior" else f"z' from {entry.label}\n{gain} nats per row"
     sheets = [pictures.grid(audit.tensors[f"grid.{n}"][:48], columns=8, zoom=1).convert("RGB") for n in titles]
     gap, head = 16, 40

@@ -12,7 +12,7 @@ from zprime.cli import main
 from zprime.reporting.explain import PARTS, explain
 from zprime.reporting.samples import difference
 from zprime.reporting.words import gloss, nats, shown
-from zprime.results.audit import Audit, Score
+from zprime.results.audit import Audit, Score, Scores
 from zprime.results.audit import load as load_audit
 from zprime.results.verdicts import Decision
 from zprime.statistics.estimate import exact
@@ -29,9 +29,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Audit]:
 def audit(made: tuple[Path, Audit]) -> Audit:
     """As it would be where the mixture was shipped."""
     found = made[1]
-    assert found.generation is not None
-    v = replace(found.generation.verdict, decision="leave the prior", choice="mixture")
-    return replace(found, generation=replace(found.generation, verdict=v))
+    assert found.samples is not None
+    v = replace(found.samples.verdict, decision="leave the prior", choice="mixture")
+    return replace(found, samples=replace(found.samples, verdict=v))
 
 
 def part(text: str, heading: str) -> str:
@@ -41,21 +41,21 @@ def part(text: str, heading: str) -> str:
 
 def with_verdict(audit: Audit, decision: str, choice: str) -> Audit:
     """By likelihood too."""
-    assert audit.generation is not None
+    assert audit.samples is not None
     told = {"decision": decision, "choice": choice, "sentence": f"{decision}!"}
-    made = replace(audit.generation, verdict=replace(audit.generation.verdict, **told))
+    made = replace(audit.samples, verdict=replace(audit.samples.verdict, **told))
     return replace(audit, verdict=replace(audit.verdict, **told), generation=made)
 
 
 def with_gain(audit: Audit, value: float, error: float) -> Audit:
-    """Held-out gain of the aggregated posterior, on every rung."""
+    """Held-out gain of the aggregated posterior, by every estimator."""
     gain = replace(
         exact(value, n=100, unit="nats", split="heldout"), stderr=error, low=value - 2 * error, high=value + 2 * error
     )
     entries = []
     for e in audit.entries:
         if e.name.startswith("aggregated"):
-            scores = {rung: Score(gain, 0.0, 0.0, 0.0) for rung in ("code", "evidence", "likelihood")}
+            scores = Scores(*[Score(gain, 0.0, 0.0, 0.0)] * 3)
             e = replace(e, scores={**e.scores, "heldout": scores})
         entries.append(e)
     return replace(audit, entries=entries)
@@ -63,14 +63,14 @@ def with_gain(audit: Audit, value: float, error: float) -> Audit:
 
 def with_status(audit: Audit, status: str) -> Audit:
     """What the copying test found of the aggregated posterior."""
-    assert audit.generation is not None
+    assert audit.samples is not None
     entries = [
         replace(e, copying=replace(e.copying, status=status), copying_draws=None)
         if e.name.startswith("aggregated") and e.copying is not None
         else e
-        for e in audit.generation.entries
+        for e in audit.samples.entries
     ]
-    return replace(audit, generation=replace(audit.generation, entries=entries))
+    return replace(audit, samples=replace(audit.samples, entries=entries))
 
 
 def test_it_answers_every_part_of_the_question(audit: Audit) -> None:
@@ -84,7 +84,7 @@ def test_it_answers_every_part_of_the_question(audit: Audit) -> None:
 
 def test_its_numbers_are_those_of_the_record(audit: Audit) -> None:
     text = explain(audit)
-    s, a, made = audit.surgery["train"], audit.averages, audit.generation
+    s, a, made = audit.surgery["train"], audit.averages, audit.samples
     assert a is not None
     assert made is not None
     kl = part(text, "(1)")
@@ -99,7 +99,7 @@ def test_its_numbers_are_those_of_the_record(audit: Audit) -> None:
     mixture = part(text, "(3)")
     exact_ = next(e for e in made.entries if e.name.startswith("aggregated"))
     assert exact_.copying is not None
-    assert shown(exact_.copying.within) in mixture
+    assert shown(exact_.copying.regional) in mixture
     assert f"{s.mean_kl.n:,} posteriors take" in mixture
     for verdict in (audit.verdict.sentence, made.verdict.sentence):
         assert verdict in part(text, "In short")
@@ -147,18 +147,20 @@ def test_an_average_that_is_off_is_not_called_near(audit: Audit) -> None:
 
 
 def test_the_road_is_told(audit: Audit) -> None:
-    assert audit.generation is not None
-    road = audit.generation.road
+    assert audit.samples is not None
+    road = audit.samples.path
     assert road is not None
 
     def told(copies: int, off: int) -> str:
         """The first points copy, the last are off the data."""
-        assert audit.generation is not None
+        assert audit.samples is not None
         points = []
         for i, s in enumerate(road.points):
-            e = replace(s.copying.within, high=0.4 if i >= off else 0.6)
-            points.append(replace(s, copying=replace(s.copying, within=e, status="copies" if i < copies else "passes")))
-        found = replace(audit, generation=replace(audit.generation, road=replace(road, points=points)))
+            e = replace(s.copying.regional, high=0.4 if i >= off else 0.6)
+            points.append(
+                replace(s, copying=replace(s.copying, regional=e, status="copies" if i < copies else "passes"))
+            )
+        found = replace(audit, samples=replace(audit.samples, path=replace(road, points=points)))
         return part(explain(found), "(3)")
 
     assert "copy up to h = 0.1, and from h = 0.3 on" in told(4, 6)
@@ -171,7 +173,7 @@ def test_the_road_is_told(audit: Audit) -> None:
 
 def test_what_was_not_measured_is_not_told(audit: Audit) -> None:
     entries = [e for e in audit.entries if not e.name.startswith("aggregated")]
-    bare = replace(audit, generation=None, averages=None, latents_side=None, entries=entries)
+    bare = replace(audit, samples=None, averages=None, latents=None, entries=entries)
     text = explain(replace(bare, verdict=replace(audit.verdict, decision="keep the prior", choice="prior")))
     assert "What it would do was not measured here." in text
     assert "fit the kind `aggregated`, and audit again" in text
@@ -182,9 +184,9 @@ def test_what_was_not_measured_is_not_told(audit: Audit) -> None:
 
 
 def test_verdicts_are_found_by_what_they_are(audit: Audit) -> None:
-    assert audit.generation is not None
+    assert audit.samples is not None
     assert isinstance(audit.verdict, Decision)
-    assert isinstance(audit.generation.verdict, Decision)
+    assert isinstance(audit.samples.verdict, Decision)
 
 
 def test_the_verb(made: tuple[Path, Audit], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,12 +212,12 @@ def test_the_verb(made: tuple[Path, Audit], tmp_path: Path, capsys: pytest.Captu
     ],
 )
 def test_why_the_verdicts_differ(audit: Audit, standing: str, said: str) -> None:
-    assert audit.generation is not None
-    v = replace(audit.generation.verdict, decision="leave the prior", choice="gaussian", ranking={"mixture": standing})
+    assert audit.samples is not None
+    v = replace(audit.samples.verdict, decision="leave the prior", choice="gaussian", ranking={"mixture": standing})
     differs = replace(
         audit,
         verdict=replace(audit.verdict, decision="leave the prior", choice="mixture"),
-        generation=replace(audit.generation, verdict=v),
+        samples=replace(audit.samples, verdict=v),
     )
     assert said in difference(differs)
     assert said in part(explain(differs), "In short")

@@ -46,10 +46,10 @@ def whole() -> Audit:
 
 def same(a: Audit, b: Audit) -> None:
     """Every number of the record, and every tensor."""
-    for part in ("verdict", "surgery", "latents_side", "likelihood_side", "log_prior"):
+    for part in ("verdict", "surgery", "latents", "likelihood", "log_prior"):
         compare(a.to_json()[part], b.to_json()[part], part)
     for x, y in zip(a.to_json()["entries"], b.to_json()["entries"], strict=True):
-        compare({**x, "rate": 0}, {**y, "rate": 0}, x["name"])
+        compare({**x, "draws_per_second": 0}, {**y, "draws_per_second": 0}, x["name"])
     assert set(a.tensors) == set(b.tensors)
     for name, value in a.tensors.items():
         within = 1e-5 if value.dtype == torch.float32 else 1e-7

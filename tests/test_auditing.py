@@ -12,6 +12,7 @@ from zprime.errors import ArrayError, UsageError
 from zprime.latent import Aggregated, Defensive, Gaussian
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.audit import AuditSettings
+from zprime.results.names import Gain
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
 SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10, samples=60)
@@ -38,14 +39,16 @@ def test_a_true_prior_is_kept_and_a_planted_hole_is_found() -> None:
     posteriors, rows = splits(shift=1.0)
     left = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=SMALL)
     assert (left.verdict.decision, left.verdict.choice) == ("leave the prior", "shifted")
-    scores = left.entry("shifted").scores["heldout"]
-    for rung in ("evidence", "likelihood"):
+    scores = left.entry("shifted").heldout
+    for gain in (Gain.EXACT_POSTERIOR, Gain.LIKELIHOOD):
         # KL(N(1, I) || N(0, I)) is 1 in two dimensions; x sees a part of it, as a Gaussian of its own
         marginal = MODEL.weight @ MODEL.weight.T + MODEL.var * torch.eye(5)
         gap = MODEL.weight.sum(1)
         truth = float(0.5 * gap @ torch.linalg.solve(marginal.double(), gap))
-        assert scores[rung].gain.low < truth < scores[rung].gain.high
-        assert scores[rung].gain.n == 60
+        score = scores.of(gain)
+        assert score is not None
+        assert score.gain.low < truth < score.gain.high
+        assert score.gain.n == 60
 
 
 def test_gains_agree_on_the_linear_model_and_are_kept_row_by_row() -> None:
@@ -53,9 +56,9 @@ def test_gains_agree_on_the_linear_model_and_are_kept_row_by_row() -> None:
     found = audit({"shifted": shifted(0.7)}, posteriors, model=MODEL.vae(), rows=rows, settings=SMALL)
     kept = found.tensors
     torch.testing.assert_close(
-        kept["gain.heldout.likelihood.shifted"], kept["gain.heldout.evidence.shifted"], rtol=0, atol=0.35
+        kept["gain.heldout.likelihood.shifted"], kept["gain.heldout.exact_posterior.shifted"], rtol=0, atol=0.35
     )
-    score = found.entry("shifted").scores["heldout"]["likelihood"]
+    score = found.entry("shifted").heldout.likelihood
     assert score.gain.value == pytest.approx(float(kept["gain.heldout.likelihood.shifted"].mean()))
     assert score.above == pytest.approx(float((kept["gain.heldout.likelihood.shifted"] > 0).double().mean()))
 
@@ -63,7 +66,7 @@ def test_gains_agree_on_the_linear_model_and_are_kept_row_by_row() -> None:
 def test_without_a_model_only_what_needs_no_decoder() -> None:
     posteriors, _ = splits(shift=3.0)
     found = audit({"shifted": shifted(3.0)}, posteriors, settings=SMALL)
-    assert set(found.entry("shifted").scores["heldout"]) == {"code", "evidence"}
+    assert found.entry("shifted").heldout.measured == [Gain.ELBO, Gain.EXACT_POSTERIOR]
     assert found.verdict.choice == "shifted"
     assert found.log_prior is None
     assert not any(k.startswith("grid.") for k in found.tensors)
@@ -73,7 +76,7 @@ def test_a_defended_candidate_is_shown_alone_too_but_never_chosen() -> None:
     posteriors, _ = splits()
     exact = Aggregated(posteriors["train"].mean, posteriors["train"].scale)
     found = audit({"aggregated": Defensive(exact, 0.1)}, posteriors, settings=SMALL)
-    assert [e.name for e in found.entries] == ["prior", "aggregated", "aggregated (e = 0)"]
+    assert [str(e.id) for e in found.entries] == ["prior", "aggregated", "alone/aggregated"]
     assert [e.eligible for e in found.entries] == [True, True, False]
     assert [e.holds_rows for e in found.entries] == [False, True, True]
     with pytest.raises(UsageError, match="name: expected one of prior, aggregated, aggregated"):
@@ -84,7 +87,7 @@ def test_wide_posteriors_are_counted_and_said() -> None:
     posteriors, _ = splits()
     wide = {k: MemoryPosteriors(p.mean, p.scale * torch.tensor([1.0, 3.0])) for k, p in posteriors.items()}
     found = audit({"shifted": Gaussian(torch.zeros(2).double(), torch.full((2,), 1.4).double())}, wide, settings=SMALL)
-    score = found.entry("shifted").scores["heldout"]["evidence"]
+    score = found.entry("shifted").heldout.exact_posterior
     assert score.diverged > 0
     assert not score.gain.stable
     assert f"{score.diverged} rows diverge" in score.gain.because
@@ -108,7 +111,7 @@ def test_samples_on_show_have_their_nearest_training_row_where_they_are_not_meas
     posteriors, rows = splits()
     off = replace(SMALL, samples=0, draws=0, rows=20, simulated=0)
     found = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=off)
-    assert found.generation is None
+    assert found.samples is None
     for name in ("prior", "shifted"):
         shown = found.tensors[f"grid.{name}"]
         nearest = rows["train"].x[torch.cdist(shown.double(), rows["train"].x.double()).argmin(1)]

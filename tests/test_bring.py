@@ -92,7 +92,7 @@ def test_what_is_brought_can_be_shown_saved_and_read_again(tmp_path: Path) -> No
     b = modules(Encoder("std"), decode, data(), gives="std")
     r = fit("gaussian", **b.splits).distribution
     found = audit({"gaussian": r}, b.posteriors, model=b.model, rows=b.rows, settings=SMALL)
-    for part in (found.verdict.sentence, found.generation.verdict.sentence, "gaussian", "50 held-out rows, seed 0"):
+    for part in (found.verdict.sentence, found.samples.verdict.sentence, "gaussian", "50 held-out rows, seed 0"):
         assert part in str(found)
     assert found.verdict.sentence in repr(found)
     assert len(repr(found)) < 1000
@@ -114,8 +114,8 @@ def test_bare_arrays_serve_all_that_needs_no_decoder() -> None:
     both = {s: MODEL.posterior(x) for s, x in data().items()}
     b = arrays({s: m.numpy() for s, (m, _) in both.items()}, {s: v.numpy() for s, (_, v) in both.items()})
     found = audit({"gaussian": fit("gaussian", **b.splits)}, b.posteriors, settings=SMALL)
-    scores = found.entry("gaussian").scores["heldout"]
-    assert scores["evidence"].gain.value > 0.3
+    scores = found.entry("gaussian").heldout
+    assert scores.exact_posterior.gain.value > 0.3
     assert "read as std, codes have variance" in b.says[0]
     assert "likelihood" not in scores
     assert b.context is None

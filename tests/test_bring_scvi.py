@@ -17,6 +17,7 @@ from zprime import audit, fit, sample
 from zprime.bring import scvi
 from zprime.errors import UsageError
 from zprime.results.audit import AuditSettings
+from zprime.results.names import Gain
 
 warnings.filterwarnings("ignore", module=r"(scvi|lightning|pytorch_lightning|anndata|torch).*")
 SMALL = AuditSettings(rows=30, draws=80, grid=4, map=10, simulated=0)
@@ -137,7 +138,7 @@ def test_audited(model) -> None:
     mine = scvi(model)
     fits = {k: fit(k, **mine.splits) for k in ("mixture", "aggregated")}
     found = audit(fits, mine.posteriors, model=mine.model, rows=mine.rows, settings=SMALL)
-    assert set(found.entry("aggregated").scores["heldout"]) == {"code", "evidence", "likelihood"}
+    assert found.entry("aggregated").heldout.measured == list(Gain)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert "p(x|z) is nb, conditional on the library size of the cell, batch;" in mine.says[0]
     assert len(mine.says) == 1

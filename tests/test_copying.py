@@ -108,7 +108,7 @@ def test_auc_is_the_chance_that_a_row_is_nearer() -> None:
 def test_copies_are_found(noise: float) -> None:
     got = found(copies(M, noise))
     assert got.status == "copies"
-    assert got.within.low > 0.9
+    assert got.regional.low > 0.9
     assert got.near.low > 0.5
 
 
@@ -116,7 +116,7 @@ def test_an_honest_sample_passes() -> None:
     got = found(clumps(2000, 4))
     assert got.status == "passes"
     assert got.auc.low < 0.5 < got.auc.high
-    assert got.within.low < 0.5 < got.within.high
+    assert got.regional.low < 0.5 < got.regional.high
     assert got.near.low < 0.05 < got.near.high
     assert got.z_u.low < 0 < got.z_u.high
 
@@ -156,7 +156,7 @@ def test_who_draws_from_a_dense_region_only_is_not_accused() -> None:
 
 def test_a_blur_is_nearer_to_all_rows_and_is_not_accused() -> None:
     got = found(clumps(M, 11, blur=0.5))
-    assert got.within.low > 0.7  # the middle of a clump is near to many training rows
+    assert got.regional.low > 0.7  # the middle of a clump is near to many training rows
     assert got.singled.low < 0.05  # and to none in particular
     assert got.status == "passes"
 
@@ -205,7 +205,7 @@ def test_the_false_alarm_rate_is_nominal() -> None:
         start = 200 * seed
         got = copying(both.take(slice(start, start + 100)), both.take(slice(start + 100, start + 200)))
         out["auc"] += not got.auc.low <= 0.5 <= got.auc.high
-        out["within"] += not got.within.low <= 0.5 <= got.within.high
+        out["within"] += not got.regional.low <= 0.5 <= got.regional.high
         out["near"] += not got.near.low <= 0.05 <= got.near.high
         out["singled"] += not got.singled.low <= 0.05 <= got.singled.high
         out["copies"] += got.status == "copies"
@@ -221,15 +221,15 @@ def test_the_false_alarm_rate_is_nominal() -> None:
 
 def test_no_overlap_at_all_still_has_an_interval() -> None:
     got = found(copies(M, 0.0))
-    assert (got.within.value, got.within.high) == (1.0, 1.0)
-    assert 0.98 < got.within.low < 1
+    assert (got.regional.value, got.regional.high) == (1.0, 1.0)
+    assert 0.98 < got.regional.low < 1
 
 
 def test_regions_with_no_yardstick_are_left_out() -> None:
     one = replace(YARD, cell=torch.zeros_like(YARD.cell))
     got = copying(SET.neighbours(clumps(M, 2)), one)
-    assert got.within.n < M
-    assert math.isfinite(got.within.value)
+    assert got.regional.n < M
+    assert math.isfinite(got.regional.value)
 
 
 def test_few_rows_are_one_region() -> None:

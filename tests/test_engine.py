@@ -106,8 +106,8 @@ def test_a_run_side_by_side_is_the_run_one_after_the_other(tmp_path: Path, monke
     for name, r in alone.items():
         theirs = beside[name].tensors()  # type: ignore[attr-defined]
         assert all(torch.equal(t, theirs[k]) for k, t in r.tensors().items())  # type: ignore[attr-defined]
-    assert one.generation is not None
+    assert one.samples is not None
     assert set(one.tensors) == set(two.tensors)
     assert all(torch.equal(t, two.tensors[k]) for k, t in one.tensors.items())
     assert one.verdict == two.verdict
-    assert one.generation == two.generation
+    assert one.samples == two.samples

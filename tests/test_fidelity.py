@@ -17,7 +17,7 @@ from zprime.measure.samples.frechet import frechet, frechet_replicates
 from zprime.measure.samples.labels import label_coverage
 from zprime.measure.samples.manifold import NAMES, manifold_replicates
 from zprime.measure.samples.sliced import directions, sliced_replicates
-from zprime.measure.samples.utility import hits
+from zprime.measure.samples.tstr import hits
 from zprime.results.samples import Fidelity
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.logistic import fit_logistic, predict_logistic

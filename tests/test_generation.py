@@ -14,7 +14,7 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent import Aggregated, Conditional, Defensive, Gaussian, Mixture
-from zprime.measure.candidates import PURE, Candidates
+from zprime.measure.candidates import Candidates
 from zprime.measure.samples.fidelity import Compared, fidelity
 from zprime.measure.samples.side import PLANTED, REAL, RECONSTRUCTED, generation
 from zprime.measure.verdicts.generation import Contender, decide_generation
@@ -119,14 +119,14 @@ def test_every_candidate_is_judged_rightly(made: SamplesSide) -> None:
 
 
 def test_fidelity_alone_would_choose_the_copies(made: SamplesSide) -> None:
-    copies = made.entry("aggregated" + PURE)
+    copies = made.entry("aggregated", alone=True)
     assert copies.status == "copies"
     assert copies.fidelity.frechet.value < 0.2 * made.entry("prior").fidelity.frechet.value
-    assert not copies.eligible
+    assert copies.id.alone
 
 
 def test_students_say_what_comes_out(made: SamplesSide) -> None:
-    accuracy = {e.name: e.utility.accuracy.value for e in made.entries if e.utility is not None}
+    accuracy = {e.name: e.tstr.accuracy.value for e in made.entries if e.tstr is not None}
     assert accuracy["truth"] > 0.95
     assert accuracy["two modes"] < 0.8
     assert made.classifier is not None
@@ -134,11 +134,11 @@ def test_students_say_what_comes_out(made: SamplesSide) -> None:
 
 
 def test_means_and_draws_are_told_apart(made: SamplesSide) -> None:
-    e = made.entry("aggregated" + PURE)
+    e = made.entry("aggregated", alone=True)
     assert e.copying is not None
     assert e.copying_draws is not None
     assert e.copying_draws.auc.n < e.copying.auc.n or e.copying_draws.auc.n == 50
-    assert e.copying_draws.within.value < e.copying.within.value  # the decoder's noise hides copies
+    assert e.copying_draws.regional.value < e.copying.regional.value  # the decoder's noise hides copies
 
 
 def test_what_is_kept_comes_back_from_its_file(made: SamplesSide) -> None:
@@ -186,8 +186,8 @@ def test_a_conditional_one_has_a_student_of_its_own_labels(monkeypatch: pytest.M
     monkeypatch.setattr("zprime.measure.samples.features.EPOCHS", 30)
     parts = tuple(Gaussian(c, WIDTH * torch.eye(2, dtype=torch.float64)) for c in CENTRES)
     even = torch.full((3,), 1 / 3, dtype=torch.float64).log()
-    right = measure({"conditional": Conditional((0, 1, 2), even, parts)}).entry("conditional").utility
-    wrong = measure({"conditional": Conditional((1, 2, 0), even, parts)}).entry("conditional").utility
+    right = measure({"conditional": Conditional((0, 1, 2), even, parts)}).entry("conditional").tstr
+    wrong = measure({"conditional": Conditional((1, 2, 0), even, parts)}).entry("conditional").tstr
     assert right is not None
     assert wrong is not None
     assert right.own is not None
@@ -248,7 +248,7 @@ def decide(
 def test_the_better_one_is_taken_and_confirmed() -> None:
     v = decide({"prior": JUNKY, "good": HONEST})
     assert (v.decision, v.choice) == ("leave the prior", "good")
-    assert v.evidence["gain"].low > 0
+    assert v.numbers["gain"].low > 0
     assert "Generate from good" in v.sentence
 
 
@@ -294,7 +294,7 @@ def test_bad_reconstructions_are_none_of_these() -> None:
         {"prior": lambda s: clumps(N, s) * 0.2 + 9.05, "other": lambda s: clumps(N, s) * 0.2 + 9}, reconstructions=far
     )
     assert v.decision == "none of these"
-    assert v.evidence["decoder"].low > 0
+    assert v.numbers["decoder"].low > 0
     assert "your encoder or decoder is the problem" in v.sentence
 
 

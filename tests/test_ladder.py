@@ -12,9 +12,10 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError, UsageError
 from zprime.latent import AggregatedSettings, Defensive, Gaussian, MixtureSettings
-from zprime.measure.candidates import PURE, Candidates
+from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import measure_gains
 from zprime.posteriors import MemoryPosteriors
+from zprime.results.names import CandidateId
 from zprime.rng import stream
 
 MODEL = linear_gaussian(D=6, d=2, var=0.3)
@@ -51,8 +52,8 @@ def test_evidence_gain_is_the_exact_change_of_log_evidence() -> None:
     rows, posteriors = heldout()
     ladder = measure_gains(Candidates(distributions()), posteriors, split="heldout", rng=stream(0, "ladder"))
     for name, r in distributions().items():
-        torch.testing.assert_close(ladder.evidence[name], exact_gain(r, rows.x), rtol=0, atol=1e-9)
-    assert bool((ladder.evidence["prior"] == 0).all())
+        torch.testing.assert_close(ladder.exact_posterior[CandidateId(name)], exact_gain(r, rows.x), rtol=0, atol=1e-9)
+    assert bool((ladder.exact_posterior[CandidateId("prior")] == 0).all())
 
 
 @pytest.mark.parametrize("widen", [0.5, 1.0, 1.6])
@@ -65,7 +66,7 @@ def test_likelihood_gain_converges_to_the_truth_whatever_the_encoder(widen: floa
     assert ladder.log_prior is not None
     torch.testing.assert_close(ladder.log_prior, MODEL.log_evidence(rows.x), rtol=0, atol=0.25)
     for name, r in distributions().items():
-        error = ladder.likelihood[name] - exact_gain(r, rows.x)
+        error = ladder.likelihood[CandidateId(name)] - exact_gain(r, rows.x)
         # 2,000 stratified draws: a few hundredths a row, and no bias over rows
         assert float(error.abs().max()) < 0.4, name
         assert abs(float(error.mean())) < 0.03, name
@@ -75,7 +76,7 @@ def test_evidence_gain_of_a_wrong_encoder_is_neither_bound_nor_estimate() -> Non
     rows, narrow = heldout(widen=0.5)
     ladder = measure_gains(Candidates(distributions()), narrow, split="heldout", rng=stream(0, "ladder"))
     truth = exact_gain(distributions()["wide"], rows.x)
-    assert float((ladder.evidence["wide"] - truth).abs().mean()) > 0.05
+    assert float((ladder.exact_posterior[CandidateId("wide")] - truth).abs().mean()) > 0.05
 
 
 def test_code_gain_of_a_gaussian_in_closed_form() -> None:
@@ -90,7 +91,7 @@ def test_code_gain_of_a_gaussian_in_closed_form() -> None:
         torch.logdet(covariance) + (gap @ inverse * gap).sum(1) + posteriors.scale.square() @ inverse.diagonal()
     )
     under_p = -0.5 * (posteriors.mean.square() + posteriors.scale.square()).sum(1)
-    error = ladder.code["wide"] - (under_r - under_p)
+    error = ladder.elbo[CandidateId("wide")] - (under_r - under_p)
     assert abs(float(error.mean())) < 4 * float(error.std()) / math.sqrt(2000)
     assert float(error.std()) < 0.5
 
@@ -99,34 +100,36 @@ def test_code_gain_is_below_evidence_gain_by_a_divergence() -> None:
     _, posteriors = heldout(n=300)
     ladder = measure_gains(Candidates(distributions()), posteriors, split="heldout", rng=stream(0, "ladder"))
     for name in distributions():
-        assert float((ladder.evidence[name] - ladder.code[name]).mean()) > 0
+        assert float((ladder.exact_posterior[CandidateId(name)] - ladder.elbo[CandidateId(name)]).mean()) > 0
 
 
 def test_panel_mixes_the_prior_exactly_and_shows_the_base_alone() -> None:
     candidates = Candidates(distributions())
     z = torch.randn(50, 2, generator=stream(0, "z"), dtype=torch.float64)
     found = candidates.log_probs(z)
-    assert candidates.names == ["prior", "wide", "mixture", "aggregated", "aggregated" + PURE]
-    assert candidates.eligible == ["prior", "wide", "mixture", "aggregated"]
+    assert [str(i) for i in candidates.ids] == ["prior", "wide", "mixture", "aggregated", "alone/aggregated"]
+    assert [str(i) for i in candidates.eligible] == ["prior", "wide", "mixture", "aggregated"]
     for name, r in distributions().items():
         torch.testing.assert_close(found[name], r.log_prob(z))
-    torch.testing.assert_close(found["aggregated" + PURE], distributions()["aggregated"].base.log_prob(z))  # type: ignore[attr-defined]
+    torch.testing.assert_close(
+        found[CandidateId("aggregated", alone=True)], distributions()["aggregated"].base.log_prob(z)
+    )  # type: ignore[attr-defined]
 
 
 def test_no_row_of_a_defended_candidate_falls_below_log_epsilon() -> None:
     far = MemoryPosteriors(torch.full((3, 2), 6.0).double(), torch.full((3, 2), 0.1).double())
     ladder = measure_gains(Candidates(distributions()), far, split="heldout", rng=stream(0, "ladder"))
-    for rung in (ladder.code, ladder.evidence):
-        assert float(rung["aggregated"].min()) >= math.log(0.1) - 1e-9
-        assert float(rung["aggregated" + PURE].min()) < -50
+    for gain in (ladder.elbo, ladder.exact_posterior):
+        assert float(gain["aggregated"].min()) >= math.log(0.1) - 1e-9
+        assert float(gain[CandidateId("aggregated", alone=True)].min()) < -50
 
 
 def test_rows_where_the_evidence_gain_diverges_are_infinite_not_wrong() -> None:
     wide = MemoryPosteriors(torch.zeros(2, 2).double(), torch.tensor([[0.5, 0.5], [1.6, 0.5]]).double())
     r = Gaussian(torch.zeros(2).double(), torch.tensor([1.5, 0.9]).double())
     ladder = measure_gains(Candidates({"wide": r}), wide, split="heldout", rng=stream(0, "ladder"))
-    assert math.isfinite(ladder.evidence["wide"][0])
-    assert ladder.evidence["wide"][1] == math.inf  # 1/1.6^2 + 1/1.5^2 <= 1
+    assert math.isfinite(ladder.exact_posterior[CandidateId("wide")][0])
+    assert ladder.exact_posterior[CandidateId("wide")][1] == math.inf  # 1/1.6^2 + 1/1.5^2 <= 1
 
 
 def test_errors() -> None:

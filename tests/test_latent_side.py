@@ -8,12 +8,13 @@ import torch
 from zoo import posteriors, weighted
 from zprime import serialise
 from zprime.latent import Active, Aggregated, Defensive, Gaussian
-from zprime.measure.candidates import PURE, Candidates
+from zprime.measure.candidates import Candidates
 from zprime.measure.latents.side import CONTROL, latents_side
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.likelihood.gains import measure_gains
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import LatentsSide
+from zprime.results.names import CandidateId
 from zprime.rng import stream
 
 SPLITS = ("train", "selection", "heldout")
@@ -41,7 +42,7 @@ def test_every_candidate_and_a_control_is_tested_and_it_survives_json() -> None:
     p = splits()
     found = run(Candidates({"aggregated": Defensive(exact(p), 0.1), "one": one()}), p)
     assert list(found.two_sample) == [CONTROL, "prior", "aggregated", "one"]
-    assert list(found.leave_one_out) == ["aggregated", "aggregated" + PURE]
+    assert [str(i) for i in found.leave_one_out] == ["aggregated", "alone/aggregated"]
     assert found.minibatch is not None
     assert found.hole is not None
     assert found.two_sample["one"].mmd.squared.n == 60
@@ -53,12 +54,12 @@ def test_the_aggregated_posterior_is_measured_where_it_is_no_candidate_too() -> 
     p = splits()
     with_it, without = run(Candidates({"aggregated": exact(p)}), p), run(Candidates({"one": one()}), p)
     assert list(without.leave_one_out) == ["aggregated"]
-    a, b = with_it.leave_one_out["aggregated"], without.leave_one_out["aggregated"]
-    assert a.code["leave-one-out"] == b.code["leave-one-out"]
-    assert a.evidence["held-out"].value == pytest.approx(b.evidence["held-out"].value, abs=1e-9)
-    held_out = b.code["held-out"]
+    a, b = with_it.leave_one_out[CandidateId("aggregated")], without.leave_one_out[CandidateId("aggregated")]
+    assert a.elbo["leave-one-out"] == b.elbo["leave-one-out"]
+    assert a.exact_posterior["held-out"].value == pytest.approx(b.exact_posterior["held-out"].value, abs=1e-9)
+    held_out = b.elbo["held-out"]
     assert held_out.split == "heldout"
-    assert held_out.value == pytest.approx(a.code["held-out"].value, abs=4 * (held_out.stderr or 0))
+    assert held_out.value == pytest.approx(a.elbo["held-out"].value, abs=4 * (held_out.stderr or 0))
 
 
 def test_the_aggregated_posterior_is_measured_once_whatever_it_is_called() -> None:
@@ -93,9 +94,11 @@ def test_results_do_not_depend_on_the_size_of_tiles(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tiles, "COMPONENTS", 11)
     monkeypatch.setattr(leave_one_out, "PAIRS", 200)
     pieces = run(candidates, p)
-    for rung in ("code", "evidence"):
-        for name, e in getattr(whole.leave_one_out["aggregated"], rung).items():
-            assert getattr(pieces.leave_one_out["aggregated"], rung)[name].value == pytest.approx(e.value, abs=1e-9)
+    for gain in ("elbo", "exact_posterior"):
+        for name, e in getattr(whole.leave_one_out[CandidateId("aggregated")], gain).items():
+            assert getattr(pieces.leave_one_out[CandidateId("aggregated")], gain)[name].value == pytest.approx(
+                e.value, abs=1e-9
+            )
     assert whole.hole is not None
     assert pieces.hole is not None
     assert (pieces.hole.low, pieces.hole.high) == pytest.approx((whole.hole.low, whole.hole.high), abs=1e-9)
@@ -115,7 +118,7 @@ def test_few_rows_and_weights_leave_out_what_they_cannot_give() -> None:
     p = {**splits(), "train": weighted(2, torch.float64)}
     weighed = run(Candidates({"one": one()}), p)
     assert weighed.minibatch is None
-    assert weighed.leave_one_out["aggregated"].code["self-included"].n == 24
+    assert weighed.leave_one_out[CandidateId("aggregated")].elbo["self-included"].n == 24
 
 
 def test_two_cores_agree_with_one() -> None:

@@ -11,7 +11,7 @@ from zoo import fitted, posteriors, weighted
 from zprime.errors import UsageError
 from zprime.latent import Active, Aggregated, Defensive, ExemplarsSettings, Gaussian
 from zprime.latent.active import restrict
-from zprime.measure.candidates import PURE, Candidates
+from zprime.measure.candidates import Candidates
 from zprime.measure.latents.leave_one_out import (
     leave_one_out,
     masked_elbo_gain,
@@ -20,6 +20,7 @@ from zprime.measure.latents.leave_one_out import (
 )
 from zprime.measure.likelihood.gains import measure_gains
 from zprime.posteriors import MemoryPosteriors
+from zprime.results.names import CandidateId, Gain
 from zprime.rng import stream
 from zprime.statistics.estimate import mean_estimate, skew_checked
 
@@ -98,22 +99,22 @@ def test_summary_of_a_panel_pure_and_with_a_share_of_the_prior() -> None:
     )
     climbed = measure_gains(candidates, held, split="heldout", rng=stream(0, "ladder"))
     found = leave_one_out(candidates, p, climbed, seed=0)
-    assert set(found) == {"aggregated", "aggregated" + PURE}
+    assert {str(i) for i in found} == {"aggregated", "alone/aggregated"}
     for name in found:
-        for rung in ("code", "evidence"):
-            gains = getattr(found[name], rung)
-            held_out = getattr(climbed, rung)[name]
+        for gain in (Gain.ELBO, Gain.EXACT_POSTERIOR):
+            gains = getattr(found[name], gain)
+            held_out = climbed.of(gain)[name]
             assert gains["held-out"].value == pytest.approx(float(held_out.mean()))
             assert gains["self-included"].value > gains["leave-one-out"].value
             gap = gains["self-included"].value - gains["leave-one-out"].value
-            assert found[name].memorised[rung].value == pytest.approx(gap)
+            assert found[name].memorised[gain].value == pytest.approx(gap)
             assert gains["self-included"].n == 40
             assert (gains["self-included"].split, gains["held-out"].split) == ("train", "heldout")
         # rows of one source: what one gains without itself is what a fresh row gains
-        a, b = found[name].code["leave-one-out"], found[name].code["held-out"]
+        a, b = found[name].elbo["leave-one-out"], found[name].elbo["held-out"]
         assert abs(a.value - b.value) < 4 * math.hypot(a.stderr or 0, b.stderr or 0)
     # the share goes inside the log: no draw of any row falls below log 0.1
-    assert found["aggregated"].code["leave-one-out"].value > math.log(0.1)
+    assert found[CandidateId("aggregated")].elbo["leave-one-out"].value > math.log(0.1)
 
 
 def test_the_prior_share_is_mixed_in_draw_by_draw() -> None:
@@ -125,7 +126,9 @@ def test_the_prior_share_is_mixed_in_draw_by_draw() -> None:
     some = p.take(torch.randperm(30, generator=rng)[:1_000_000].sort().values)
     z = some.draw(rng=rng, draws=4)
     prior = -0.5 * (2 * math.log(2 * math.pi) + z.square().sum(1))
-    assert found["aggregated"].code["self-included"].value == pytest.approx(float((r.log_prob(z) - prior).mean()))
+    assert found[CandidateId("aggregated")].elbo["self-included"].value == pytest.approx(
+        float((r.log_prob(z) - prior).mean())
+    )
 
 
 def test_identical_rows_memorise_nothing_and_disjoint_ones_everything() -> None:
@@ -133,7 +136,7 @@ def test_identical_rows_memorise_nothing_and_disjoint_ones_everything() -> None:
         p = MemoryPosteriors(mean, torch.full_like(mean, 0.5))
         candidates = Candidates({"aggregated": aggregated(p)})
         climbed = measure_gains(candidates, p, split="heldout", rng=stream(0))
-        return leave_one_out(candidates, p, climbed, seed=0)["aggregated"].memorised["code"].value
+        return leave_one_out(candidates, p, climbed, seed=0)[CandidateId("aggregated")].memorised[Gain.ELBO].value
 
     assert memorised(torch.full((10, 2), 0.4).double()) == pytest.approx(0, abs=1e-12)
     assert memorised(30.0 * torch.arange(10)[:, None].expand(10, 2).double()) > 1000
@@ -179,10 +182,10 @@ def test_rows_where_the_evidence_diverges_are_counted() -> None:
     found = leave_one_out(candidates, p, measure_gains(candidates, p, split="heldout", rng=stream(0)), seed=0)[
         "aggregated"
     ]
-    assert not found.evidence["self-included"].stable
-    assert found.evidence["self-included"].because == "1 rows diverge: q is wider than the prior there"
-    assert math.isfinite(found.evidence["self-included"].value)
-    assert "diverge" not in found.evidence["leave-one-out"].because  # without itself, no component is as wide
+    assert not found.exact_posterior["self-included"].stable
+    assert found.exact_posterior["self-included"].because == "1 rows diverge: q is wider than the prior there"
+    assert math.isfinite(found.exact_posterior["self-included"].value)
+    assert "diverge" not in found.exact_posterior["leave-one-out"].because  # without itself, no component is as wide
 
 
 def test_where_a_few_rows_decide_the_interval_is_not_trusted() -> None:

@@ -10,7 +10,7 @@ from zoo import posteriors
 from zprime.measure.latents.low_density import low_density, share_below
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
-from zprime.statistics.estimate import clopper_pearson, share
+from zprime.statistics.estimate import clopper_pearson
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (3, 20), (20, 20), (487, 1000)])
@@ -19,7 +19,7 @@ def test_binomial_interval_is_scipys(hits: int, n: int) -> None:
         low, high = clopper_pearson(hits, n, error)
         other = binomtest(hits, n).proportion_ci(1 - error, method="exact")
         assert (low, high) == pytest.approx((other.low, other.high), abs=1e-12)
-    e = share(hits, n, unit="share", split="heldout", seed=0)
+    e = proportion(hits, n, unit="share", split="heldout", seed=0)
     assert e.value == hits / n
     assert e.stderr == pytest.approx(math.sqrt(e.value * (1 - e.value) / n))
 

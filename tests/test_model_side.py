@@ -1,4 +1,4 @@
-"""Inference gap, bits per dimension, annealed bounds beside rung (c), and all of them in one audit."""
+"""Inference gap, bits per dimension, annealed bounds beside the likelihood gain, and all of them in one audit."""
 
 import math
 from dataclasses import replace
@@ -24,6 +24,7 @@ from zprime.posteriors import MemoryPosteriors
 from zprime.reporting.likelihood import sentences
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.audit import load as load_audit
+from zprime.results.names import CandidateId
 from zprime.rng import stream
 from zprime.statistics.estimate import mean_estimate
 
@@ -53,8 +54,8 @@ def test_inference_gap_is_the_divergence_from_the_posterior(widen: float) -> Non
     assert found.gap.stable
     assert found.gap.n == 200
     assert found.log_prob.value == pytest.approx(found.elbo.value + found.gap.value)
-    assert found.elbo.value == pytest.approx(found.reconstruction.value - found.rate.value)
-    assert found.rate.stderr is None
+    assert found.elbo.value == pytest.approx(found.reconstruction.value - found.kl.value)
+    assert found.kl.stderr is None
 
 
 def test_the_gap_of_an_exact_encoder_has_no_error_but_that_of_its_draws() -> None:
@@ -183,29 +184,29 @@ def whole(widen: float = 1.0) -> Audit:
 
 def test_all_of_it_in_an_audit_and_back_from_disk(tmp_path) -> None:
     found = whole()
-    side = found.likelihood_side
+    side = found.likelihood
     assert side is not None
     assert set(side.log_prob) == set(side.bits) == {"prior", "shifted"}
-    gain = side.log_prob["shifted"].value - side.log_prob["prior"].value
-    assert gain == pytest.approx(found.entry("shifted").scores["heldout"]["likelihood"].gain.value)
-    nats = side.log_prob["prior"].value - 6 * math.log(10)
-    assert side.bits["prior"].value == pytest.approx(-nats / 6 / math.log(2))
+    gain = side.log_prob[CandidateId("shifted")].value - side.log_prob[CandidateId("prior")].value
+    assert gain == pytest.approx(found.entry("shifted").heldout.likelihood.gain.value)
+    nats = side.log_prob[CandidateId("prior")].value - 6 * math.log(10)
+    assert side.bits[CandidateId("prior")].value == pytest.approx(-nats / 6 / math.log(2))
     assert [c.source for c in side.calibration] == ["prior", "shifted"]
     assert all(c.calibrated for c in side.calibration)
     assert [s.name for s in side.sandwiches] == ["prior", "shifted"]
     assert set(side.gaps) == {"selection", "heldout"}
     found.save(tmp_path / "audit")
     again = load_audit(tmp_path / "audit")
-    assert again.likelihood_side == side
+    assert again.likelihood == side
     assert again.verdict == found.verdict
-    for part in ("quarter.heldout.shifted", "log_prior.selection", "reconstruction.heldout", "rate.heldout"):
+    for part in ("quarter.heldout.shifted", "log_prior.selection", "reconstruction.heldout", "kl.heldout"):
         assert torch.equal(again.tensors[part], found.tensors[part])
     said = sentences(found)
     assert len(said) == 6
     assert said == sentences(again)
     assert str(side.gaps["heldout"].gap) in said[1]
     assert "nothing speaks against the encoder" in said[2]
-    assert f"{side.bits['shifted'].value:.4f}" in said[0]
+    assert f"{side.bits[CandidateId('shifted')].value:.4f}" in said[0]
 
 
 def test_a_wrong_encoder_is_named_and_without_a_decoder_nothing_is_said() -> None:
@@ -213,4 +214,4 @@ def test_a_wrong_encoder_is_named_and_without_a_decoder_nothing_is_said() -> Non
     said = sentences(found)
     assert "too narrow" in said[2]
     assert "the encoder's posteriors are not the model's (p < 0.001)" in said[2]
-    assert sentences(replace(found, likelihood_side=None)) == []
+    assert sentences(replace(found, likelihood=None)) == []

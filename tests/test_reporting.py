@@ -28,6 +28,7 @@ from zprime.reporting.sections import _tables, sections
 from zprime.reporting.sheets import Sheet, sheets
 from zprime.reporting.table import details, short, show, size
 from zprime.results.audit import Audit
+from zprime.results.names import Gain
 from zprime.rng import stream
 from zprime.running import Run
 from zprime.statistics.estimate import Estimate
@@ -64,7 +65,7 @@ def test_page_shows_every_grid_and_number(digits: tuple[Path, Audit]) -> None:
         assert f"{name}</figcaption>" in page.replace("Held-out", "held-out").replace("Their rec", "rec"), name
     assert page.count("data:image/png;base64") >= len(names)
     for e in audit.entries:
-        assert str(e.scores["heldout"]["likelihood"].gain) in page
+        assert str(e.heldout.likelihood.gain) in page
 
 
 def test_public_page_shows_no_row_of_the_data(digits: tuple[Path, Audit]) -> None:
@@ -103,7 +104,7 @@ def test_intervals_are_drawn_where_they_are(made: Audit) -> None:
     entries = {e.label if e.eligible else f"{e.label} alone": e for e in made.entries}
     ends = []
     for row in rows:
-        gain = entries[row.title].scores["heldout"]["likelihood"].gain
+        gain = entries[row.title].heldout.likelihood.gain
         if row.bar and not (row.bar.left or row.bar.right):
             assert 0 <= row.bar.low <= row.bar.value <= row.bar.high <= gains.WIDTH
             ends.append((row.bar.value - row.bar.zero, gain.value))
@@ -194,7 +195,7 @@ def test_several_runs_on_one_page(digits: tuple[Path, Audit], made: Audit, tmp_p
     for audit in (digits[1], made):
         assert audit.verdict.sentence.replace("'", "&#39;") in page
         for e in audit.entries:
-            assert str(e.scores["heldout"]["likelihood"].gain) in page
+            assert str(e.heldout.likelihood.gain) in page
     assert "not of the same data" in page
     assert "not of the same data" not in compare([made, made], ["a", "b"])
     with pytest.raises(ArtifactError, match="expected a path for the page of several runs"):
@@ -228,8 +229,8 @@ def test_waterfall_adds_up(made: Audit) -> None:
 def test_figures_say_what_they_lack(made: Audit) -> None:
     with pytest.raises(UsageError, match="expected an audit of images"):
         plot.samples(made)
-    with pytest.raises(UsageError, match=r"rung: expected one of code, evidence, likelihood, got 'codes'"):
-        plot.gains(made, rung="codes")
+    with pytest.raises(UsageError, match=r"gain: expected one of elbo, exact_posterior, likelihood, got 'codes'"):
+        plot.gains(made, gain="codes")
     with pytest.raises(UsageError, match="split: expected one of train"):
         plot.surgery(made, split="test")
 
@@ -240,7 +241,7 @@ def test_notebook_shows_results(digits: tuple[Path, Audit]) -> None:
     shown = audit._repr_html_()
     assert audit.verdict.sentence.replace("'", "&#x27;") in shown
     for e in audit.entries:
-        assert str(e.scores["heldout"]["likelihood"].gain) in shown
+        assert str(e.heldout.likelihood.gain) in shown
     posteriors = ShardedPosteriors(folder / "posteriors" / "train")
     assert f"{posteriors.n:,} posteriors in 2 dimensions" in posteriors._repr_html_()
     model = run.folder.generative("mixture")
@@ -341,12 +342,12 @@ def test_latent_side_is_told_on_page_and_terminal(made: Audit, width: int) -> No
         assert str(escape(text)) in page
         for word in (*name.split(), *text.split()):
             assert word in terminal
-    assert made.latents_side is not None
-    assert made.latents_side.hole is not None
-    for b in made.latents_side.hole.bounds:
+    assert made.latents is not None
+    assert made.latents.hole is not None
+    for b in made.latents.hole.bounds:
         assert b.name in page
         assert str(b.estimate) in page
-    assert lines(replace(made, latents_side=None)) == []
+    assert lines(replace(made, latents=None)) == []
 
 
 @pytest.mark.parametrize("width", [80, 140])
@@ -357,7 +358,7 @@ def test_terminal_table_holds_what_the_audit_says(made: Audit, width: int) -> No
     assert made.verdict.decision in text
     for e in made.entries:
         assert e.label in text
-        assert short(e.scores["heldout"]["likelihood"].gain) in text
+        assert short(e.heldout.likelihood.gain) in text
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
 
@@ -369,8 +370,8 @@ def test_long_names_give_way_to_the_numbers(made: Audit) -> None:
     text = console.export_text()
     assert "…" not in text
     for e in long.entries:
-        for rung in ("code", "evidence", "likelihood"):
-            assert short(e.scores["heldout"][rung].gain) in text
+        for gain in Gain:
+            assert short(e.heldout.of(gain).gain) in text
 
 
 def test_what_is_shipped_is_on_the_page(made: Audit, digits: tuple[Path, Audit]) -> None:
@@ -380,7 +381,7 @@ def test_what_is_shipped_is_on_the_page(made: Audit, digits: tuple[Path, Audit])
 
 
 def test_untrusted_numbers_are_marked(made: Audit) -> None:
-    e = made.entries[1].scores["heldout"]["likelihood"].gain
+    e = made.entries[1].heldout.likelihood.gain
     assert short(replace(e, stable=False)) == short(replace(e, stable=True)) + "?"
 
 

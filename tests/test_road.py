@@ -12,7 +12,7 @@ import small
 from zprime import plot, serialise
 from zprime.components import choose
 from zprime.latent.gaussian import moments
-from zprime.measure.samples.bandwidth_path import BANDWIDTHS, CODES, road, walk
+from zprime.measure.samples.bandwidth_path import BANDWIDTHS, CODES, bandwidth_path, path_draws
 from zprime.measure.samples.copying import TrainingSet, copying
 from zprime.measure.samples.side import PLANTED, RECONSTRUCTED
 from zprime.posteriors import MemoryPosteriors
@@ -36,7 +36,9 @@ def measured(train: MemoryPosteriors, real: torch.Tensor, *, samples: int = 1000
     """The road where the decoder is the identity, and reconstructions of unseen rows are these."""
     data = TrainingSet(train.mean, train.mean, reference=1)
     yard = data.neighbours(real)
-    return road(train, lambda z: z, data, yard, {"reconstructions": yard}, samples=samples, rng=stream(0, "road"))
+    return bandwidth_path(
+        train, lambda z: z, data, yard, {"reconstructions": yard}, samples=samples, rng=stream(0, "road")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +65,14 @@ def test_the_road_is_the_closed_form(straight: BandwidthPath) -> None:
     truths = {s.name: chance(s.bandwidth) for s in straight.points}
     assert truths["h = 0.05"] > 0.7 > truths["h = 0.1"] > 0.5 > truths["h = 0.5"] > truths["h = 1"]
     for stop in straight.points:
-        e = stop.copying.within
+        e = stop.copying.regional
         assert e.value == pytest.approx(truths[stop.name], abs=3 * (e.stderr or 0.0) + 1e-6), stop.name
 
 
 def test_the_codes_are_copies_and_smoothing_ends_it(straight: BandwidthPath) -> None:
     codes, exact = straight.points[:2]
-    assert (codes.name, codes.bandwidth, codes.copying.within.value) == (CODES, 0.0, 1.0)
-    assert exact.copying.within.value > 0.99  # the aggregated posterior, as narrow as these are
+    assert (codes.name, codes.bandwidth, codes.copying.regional.value) == (CODES, 0.0, 1.0)
+    assert exact.copying.regional.value > 0.99  # the aggregated posterior, as narrow as these are
     assert codes.copying.authenticity.value == 0
     assert [s.name for s in straight.copies] == [s.name for s in straight.points[: len(straight.copies)]]
     assert {CODES, "h = 0"} <= {s.name for s in straight.copies}
@@ -96,7 +98,7 @@ def test_a_hole_is_where_the_road_leaves_the_data() -> None:
     assert found.off
     assert found.off[-1].bandwidth == 1.0  # one Gaussian draws from between the clumps
     assert found.copies[-1].bandwidth < found.off[0].bandwidth
-    values = [s.copying.within.value for s in found.points]
+    values = [s.copying.regional.value for s in found.points]
     assert all(a > b - 0.03 for a, b in zip(values, values[1:], strict=False))  # downhill all the way
     assert found.points[-1].copying.z_u.value > found.points[0].copying.z_u.value
 
@@ -107,7 +109,7 @@ def test_no_hole_no_way_off_the_data() -> None:
     found = measured(MemoryPosteriors(mean, torch.full_like(mean, 1e-6)), real)
     assert found.copies
     assert found.off == []
-    assert found.points[-1].copying.within.low < 0.5 < found.points[-1].copying.within.high
+    assert found.points[-1].copying.regional.low < 0.5 < found.points[-1].copying.regional.high
 
 
 # -- laws --------------------------------------------------------------------------------------------------------------
@@ -121,7 +123,7 @@ def test_every_stop_keeps_mean_and_covariance() -> None:
     train = MemoryPosteriors(mean + 1, 0.2 + torch.rand(50, 3, generator=rng, dtype=torch.float64))
     m, S = moments(train)
     n = 200_000
-    for name, h, z in walk(train, n, rng=stream(1, "walk")):
+    for name, h, z in path_draws(train, n, rng=stream(1, "walk")):
         if name != CODES:
             torch.testing.assert_close(z.mean(0), m, atol=5 * math.sqrt(float(S.diagonal().max()) / n), rtol=0)
             torch.testing.assert_close(torch.cov(z.T), S, atol=0.06, rtol=0, msg=f"{h}")
@@ -129,7 +131,7 @@ def test_every_stop_keeps_mean_and_covariance() -> None:
 
 def test_nothing_changes_along_the_road_but_the_bandwidth() -> None:
     train = line(0.1)
-    points = {name: z for name, _, z in walk(train, 500, rng=stream(0, "walk"))}
+    points = {name: z for name, _, z in path_draws(train, 500, rng=stream(0, "walk"))}
     row = choose(train.log_weights, 500, stream(0, "walk"))
     torch.testing.assert_close(points[CODES], train.mean[row])
     m, S = moments(train)
@@ -145,7 +147,9 @@ def test_weights_are_kept() -> None:
     weights = torch.zeros(N, dtype=torch.float64)
     weights[[3, 7]] = 0.5
     train = line(0.1)
-    z = next(z for _, _, z in walk(MemoryPosteriors(train.mean, train.scale, weights=weights), 50, rng=stream(0, "w")))
+    z = next(
+        z for _, _, z in path_draws(MemoryPosteriors(train.mean, train.scale, weights=weights), 50, rng=stream(0, "w"))
+    )
     assert set(z[:, 0].tolist()) == {float(train.mean[3]), float(train.mean[7])}
 
 
@@ -161,35 +165,35 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, Path]:
 
 def test_it_is_in_the_record_beside_both_controls(made: tuple[Audit, Path]) -> None:
     audit, folder = made
-    assert audit.generation is not None
-    found = audit.generation.road
+    assert audit.samples is not None
+    found = audit.samples.path
     assert found is not None
     assert [s.bandwidth for s in found.points] == [0.0, *BANDWIDTHS]
     assert set(found.beside) == {PLANTED, RECONSTRUCTED, "prior"}
-    assert found.beside[PLANTED].within.low > 0.9
-    assert found.beside[PLANTED].within.n == found.points[0].copying.within.n == found.rows
+    assert found.beside[PLANTED].regional.low > 0.9
+    assert found.beside[PLANTED].regional.n == found.points[0].copying.regional.n == found.rows
     assert serialise.from_jsonable(BandwidthPath, json.loads(json.dumps(serialise.to_jsonable(found)))) == found
-    assert load_audit(folder / "audit").generation.road == found  # type: ignore[union-attr]
+    assert load_audit(folder / "audit").samples.path == found  # type: ignore[union-attr]
 
 
 def test_it_is_drawn(made: tuple[Audit, Path], tmp_path: Path) -> None:
     audit, folder = made
-    figure = plot.road(audit)
+    figure = plot.bandwidth_path(audit)
     assert figure is not None
     top, bottom = figure.axes
-    assert audit.generation is not None
-    found = audit.generation.road
+    assert audit.samples is not None
+    found = audit.samples.path
     assert found is not None
     drawn = [line.get_ydata()[0] for line in top.lines if line.get_marker() == "o"]
-    assert drawn == [s.copying.within.value for s in found.points]
+    assert drawn == [s.copying.regional.value for s in found.points]
     assert {t.get_text() for t in top.texts} == set(found.beside)
     assert [t.get_text() for t in bottom.get_xticklabels()] == ["codes", *(f"{h:g}" for h in BANDWIDTHS)]
     page = report(folder, tmp_path / "page.html").read_text()
     assert "The road from copies to off the data" in page
     assert page.count("bandwidth h that smooths the posteriors") == 1
-    bare = replace(audit, generation=replace(audit.generation, road=None))
-    assert plot.road(bare) is None
-    assert plot.road(replace(audit, generation=None)) is None
+    bare = replace(audit, samples=replace(audit.samples, path=None))
+    assert plot.bandwidth_path(bare) is None
+    assert plot.bandwidth_path(replace(audit, samples=None)) is None
 
 
 def test_the_public_page_has_it_without_a_row_of_the_data(made: tuple[Audit, Path], tmp_path: Path) -> None:
@@ -216,7 +220,7 @@ def test_as_many_of_each_or_z_u_would_not_compare() -> None:
     data = TrainingSet(train.mean, train.mean, reference=1)
     yard = data.neighbours(torch.rand(300, 1, dtype=torch.float64, generator=stream(0, "x")))
     beside = {"few": yard.take(slice(60)), "many": yard}
-    found = road(train, lambda z: z, data, yard, beside, samples=200, rng=stream(0, "road"))
+    found = bandwidth_path(train, lambda z: z, data, yard, beside, samples=200, rng=stream(0, "road"))
     sizes: set[int] = {found.rows, *(c.z_u.n for c in _all(found))}
     assert sizes == {60}
     assert found.beside["many"] == copying(yard.take(slice(60)), yard)

@@ -160,9 +160,9 @@ def test_the_aggregated_posterior_can_be_drawn_from_the_data(made: tuple[Run, Au
     a, b = (m.latent.sample(30, rng=stream(0, "s")) for m in (kept, again))
     torch.testing.assert_close(a, b)
     assert again.latent.holds_rows
-    assert audit.storage["data"] == 80 * 5 * 4
-    assert audit.storage["posteriors"] == 80 * 2 * 2 * 4
-    assert audit.storage["data_rate"] > 0
+    assert audit.storage.data == 80 * 5 * 4
+    assert audit.storage.posteriors == 80 * 2 * 2 * 4
+    assert audit.storage.data_draws > 0
     with pytest.raises(UsageError, match="store: only aggregated can be drawn from the data, got from 'mixture'"):
         job.folder.generative("mixture", store="data")
     with pytest.raises(UsageError, match="a view of posteriors kept elsewhere"):

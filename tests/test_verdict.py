@@ -8,10 +8,13 @@ from zprime.latent import Gaussian, Mixture
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.verdicts.likelihood import decide, exact_posterior_estimate, likelihood_estimate
+from zprime.results.names import CandidateId, Gain
 from zprime.results.verdicts import Verdict
 from zprime.rng import stream
 
 N = 400
+PRIOR, SMALL, LARGE = (CandidateId(n) for n in ("prior", "small", "large"))
+BOTH = [Gain.ELBO, Gain.EXACT_POSTERIOR]
 
 
 def gains(mean: float, spread: float = 1.0, name: str = "x") -> Tensor:
@@ -30,10 +33,10 @@ PANEL = Candidates({"small": Gaussian(torch.zeros(2), torch.ones(2)), "large": m
 def ladder(
     split: str, small: float, large: float, *, moved: float = 0.0, spread: float = 1.0, code: float | None = None
 ) -> RowGains:
-    values = {"prior": torch.zeros(N).double(), "small": gains(small, spread, "a"), "large": gains(large, spread, "a")}
-    quarter = {k: v + (moved if k == "large" else 0.0) for k, v in values.items()}
-    shifted = {k: v + (code if code is not None and k != "prior" else 0.0) for k, v in values.items()}
-    return RowGains(split, code=shifted, evidence=values, likelihood=values, quarter=quarter, draws=400)
+    values = {PRIOR: torch.zeros(N).double(), SMALL: gains(small, spread, "a"), LARGE: gains(large, spread, "a")}
+    quarter = {k: v + (moved if k == LARGE else 0.0) for k, v in values.items()}
+    shifted = {k: v + (code if code is not None and k != PRIOR else 0.0) for k, v in values.items()}
+    return RowGains(split, elbo=shifted, exact_posterior=values, likelihood=values, quarter=quarter, draws=400)
 
 
 def verdict(selection: RowGains, heldout: RowGains) -> Verdict:
@@ -42,11 +45,11 @@ def verdict(selection: RowGains, heldout: RowGains) -> Verdict:
 
 def test_leaves_the_prior_for_the_best() -> None:
     v = verdict(ladder("selection", 0.5, 2.0), ladder("heldout", 0.5, 1.8))
-    assert (v.decision, v.choice, v.rung) == ("leave the prior", "large", "likelihood gain")
+    assert (v.decision, v.choice, v.gains) == ("leave the prior", "large", [Gain.LIKELIHOOD])
     assert v.sentence.startswith(
         "Draw z' from mixture(50), not from the prior: held-out data are 1.80 ± 0.05 nats per row"
     )
-    assert v.evidence["heldout"].value == pytest.approx(1.8)
+    assert v.numbers["heldout"].value == pytest.approx(1.8)
 
 
 def test_a_tie_goes_to_the_one_that_stores_least() -> None:
@@ -73,14 +76,14 @@ def test_held_out_is_opened_for_the_selected_one_only() -> None:
 @pytest.mark.parametrize(("code", "decision"), [(0.0, "leave the prior"), (-3.0, "undecided")])
 def test_untrusted_likelihood_needs_code_and_evidence_gain(code: float, decision: str) -> None:
     v = verdict(ladder("selection", 0.5, 2.0, moved=0.2), ladder("heldout", 0.5, 2.0, moved=0.2, code=code))
-    assert (v.decision, v.rung) == (decision, "ELBO and exact-posterior gain")
+    assert (v.decision, v.gains) == (decision, BOTH)
     assert v.choice == ("large" if decision == "leave the prior" else "prior")
     assert "large moved -0.200 nats from 100 to 400 draws (limit 0.050)" in v.why[0]
 
 
 def test_trusted_on_selection_but_not_on_held_out_falls_back() -> None:
     v = verdict(ladder("selection", 0.5, 2.0), ladder("heldout", 0.5, 2.0, moved=0.2))
-    assert v.rung == "ELBO and exact-posterior gain"
+    assert v.gains == BOTH
     assert "on the held-out split the likelihood gain of large moved" in v.why[0]
 
 
@@ -94,9 +97,9 @@ def test_without_a_decoder() -> None:
 
 
 def test_trust_is_about_a_quarter_of_the_draws() -> None:
-    assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.049), "large", 0).stable
-    assert not likelihood_estimate(ladder("heldout", 0, 1, moved=0.051), "large", 0).stable
-    assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.051, spread=2.0), "large", 0).stable  # 1 s.e. is 0.1
+    assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.049), LARGE, 0).stable
+    assert not likelihood_estimate(ladder("heldout", 0, 1, moved=0.051), LARGE, 0).stable
+    assert likelihood_estimate(ladder("heldout", 0, 1, moved=0.051, spread=2.0), LARGE, 0).stable  # 1 s.e. is 0.1
 
 
 def test_every_number_of_the_choice_is_kept() -> None:
@@ -109,24 +112,24 @@ def test_every_number_of_the_choice_is_kept() -> None:
         top = max(found.values(), key=lambda s: s.gain.value)
         for s in found.values():
             assert s.behind == pytest.approx(top.gain.value - s.gain.value)
-            difference = selection.likelihood[top.name] - selection.likelihood[s.name]
+            difference = selection.likelihood[CandidateId(top.name)] - selection.likelihood[CandidateId(s.name)]
             assert s.behind_stderr == pytest.approx(float(difference.std()) / N**0.5)
             assert s.limit == pytest.approx(max(s.behind_stderr, 0.05))
             assert s.tied == (s is top or s.behind < s.limit)
             assert s.likelihood == s.gain
         assert min((s for s in found.values() if s.tied), key=lambda s: s.bytes).name == v.best
         if v.best != "prior":
-            heldout = v.evidence["heldout"]
+            heldout = v.numbers["heldout"]
             assert v.needed["heldout"] == pytest.approx(max(2 * (heldout.stderr or 0), 0.05))
             assert (v.decision == "leave the prior") == (heldout.value > v.needed["heldout"])
 
 
 def test_one_untrusted_candidate_takes_the_rung_from_all() -> None:
     v = verdict(ladder("selection", 2.0, 0.5, moved=0.2), ladder("heldout", 2.0, 0.5))
-    assert v.rung == "ELBO and exact-posterior gain"
+    assert v.gains == BOTH
     assert (v.decision, v.choice) == ("leave the prior", "small")
     assert [s.likelihood.stable for s in v.ranking if s.likelihood] == [True, True, False]
-    assert set(v.needed) == set(v.evidence) == {"ELBO gain", "exact-posterior gain"}
+    assert set(v.needed) == set(v.numbers) == {"ELBO gain", "exact-posterior gain"}
 
 
 def test_without_a_trusted_likelihood_gain_nothing_is_kept_either_it_is_undecided() -> None:
@@ -142,16 +145,16 @@ def test_an_evidence_gain_by_importance_sampling_must_stand_still_too(moved: flo
     bare = {s: ladder(s, 0.5, 2.0) for s in ("selection", "heldout")}
     for one in bare.values():
         one.likelihood, one.quarter = {}, {}
-        one.exact_posterior_quarter = {"large": one.evidence["large"] - moved}
+        one.exact_posterior_quarter = {LARGE: one.exact_posterior[LARGE] - moved}
     v = verdict(bare["selection"], bare["heldout"])
     assert v.decision == decision
-    assert "by importance sampling: moved" in v.evidence["exact-posterior gain"].because
+    assert "by importance sampling: moved" in v.numbers["exact-posterior gain"].because
 
 
 def test_rows_without_an_evidence_gain_are_left_out_and_said() -> None:
     one = ladder("heldout", 0.5, 2.0)
-    one.evidence["large"][3] = float("inf")
-    e = exact_posterior_estimate(one, "large", 0)
+    one.exact_posterior[LARGE][3] = float("inf")
+    e = exact_posterior_estimate(one, LARGE, 0)
     assert e.n == N - 1
     assert not e.stable
     assert e.because == "1 rows diverge: q is wider than the prior there"

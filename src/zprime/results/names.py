@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from zprime.errors import UsageError
 
@@ -50,6 +50,7 @@ ALONE = "alone/"
 """No name of a candidate may hold a slash, so that this is never part of one."""
 
 
+@runtime_checkable
 class Identified(Protocol):
     """Whatever is measured of a candidate."""
 
