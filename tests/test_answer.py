@@ -44,7 +44,7 @@ def with_verdict(audit: Audit, decision: str, choice: str) -> Audit:
     assert audit.samples is not None
     told = {"decision": decision, "choice": choice, "sentence": f"{decision}!"}
     made = replace(audit.samples, verdict=replace(audit.samples.verdict, **told))
-    return replace(audit, verdict=replace(audit.verdict, **told), generation=made)
+    return replace(audit, verdict=replace(audit.verdict, **told), samples=made)
 
 
 def with_gain(audit: Audit, value: float, error: float) -> Audit:

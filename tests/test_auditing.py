@@ -79,7 +79,7 @@ def test_a_defended_candidate_is_shown_alone_too_but_never_chosen() -> None:
     assert [str(e.id) for e in found.entries] == ["prior", "aggregated", "alone/aggregated"]
     assert [e.eligible for e in found.entries] == [True, True, False]
     assert [e.holds_rows for e in found.entries] == [False, True, True]
-    with pytest.raises(UsageError, match="name: expected one of prior, aggregated, aggregated"):
+    with pytest.raises(UsageError, match="name: expected one of prior, aggregated, alone/aggregated, got 'flowery'"):
         found.entry("flowery")
 
 

@@ -117,7 +117,7 @@ def test_bare_arrays_serve_all_that_needs_no_decoder() -> None:
     scores = found.entry("gaussian").heldout
     assert scores.exact_posterior.gain.value > 0.3
     assert "read as std, codes have variance" in b.says[0]
-    assert "likelihood" not in scores
+    assert scores.likelihood is None
     assert b.context is None
 
 

@@ -96,7 +96,7 @@ def test_controls_come_out_as_they_must(made: SamplesSide) -> None:
 
 
 def test_every_candidate_is_judged_rightly(made: SamplesSide) -> None:
-    assert [e.name for e in made.entries] == [
+    assert [str(e.id) for e in made.entries] == [
         "prior",
         "truth",
         "two modes",
@@ -104,7 +104,7 @@ def test_every_candidate_is_judged_rightly(made: SamplesSide) -> None:
         *(f"{j:g} junk" for j in JUNK),
         "gaussian",
         "aggregated",
-        "aggregated" + PURE,
+        "alone/aggregated",
     ]
     ranking = made.verdict.ranking
     assert ranking["aggregated"] == "copies"

@@ -110,7 +110,7 @@ def test_panel_mixes_the_prior_exactly_and_shows_the_base_alone() -> None:
     assert [str(i) for i in candidates.ids] == ["prior", "wide", "mixture", "aggregated", "alone/aggregated"]
     assert [str(i) for i in candidates.eligible] == ["prior", "wide", "mixture", "aggregated"]
     for name, r in distributions().items():
-        torch.testing.assert_close(found[name], r.log_prob(z))
+        torch.testing.assert_close(found[CandidateId(name)], r.log_prob(z))
     torch.testing.assert_close(
         found[CandidateId("aggregated", alone=True)], distributions()["aggregated"].base.log_prob(z)
     )  # type: ignore[attr-defined]
@@ -120,7 +120,7 @@ def test_no_row_of_a_defended_candidate_falls_below_log_epsilon() -> None:
     far = MemoryPosteriors(torch.full((3, 2), 6.0).double(), torch.full((3, 2), 0.1).double())
     ladder = measure_gains(Candidates(distributions()), far, split="heldout", rng=stream(0, "ladder"))
     for gain in (ladder.elbo, ladder.exact_posterior):
-        assert float(gain["aggregated"].min()) >= math.log(0.1) - 1e-9
+        assert float(gain[CandidateId("aggregated")].min()) >= math.log(0.1) - 1e-9
         assert float(gain[CandidateId("aggregated", alone=True)].min()) < -50
 
 

@@ -53,7 +53,7 @@ def test_every_candidate_and_a_control_is_tested_and_it_survives_json() -> None:
 def test_the_aggregated_posterior_is_measured_where_it_is_no_candidate_too() -> None:
     p = splits()
     with_it, without = run(Candidates({"aggregated": exact(p)}), p), run(Candidates({"one": one()}), p)
-    assert list(without.leave_one_out) == ["aggregated"]
+    assert list(without.leave_one_out) == [CandidateId("aggregated")]
     a, b = with_it.leave_one_out[CandidateId("aggregated")], without.leave_one_out[CandidateId("aggregated")]
     assert a.elbo["leave-one-out"] == b.elbo["leave-one-out"]
     assert a.exact_posterior["held-out"].value == pytest.approx(b.exact_posterior["held-out"].value, abs=1e-9)
@@ -65,7 +65,7 @@ def test_the_aggregated_posterior_is_measured_where_it_is_no_candidate_too() -> 
 def test_the_aggregated_posterior_is_measured_once_whatever_it_is_called() -> None:
     p = splits()
     for r in (exact(p), Active(Aggregated(p["train"].mean[:, :1], p["train"].scale[:, :1]), (0,), 2)):
-        assert list(run(Candidates({"mine": r}), p).leave_one_out) == ["mine"]
+        assert list(run(Candidates({"mine": r}), p).leave_one_out) == [CandidateId("mine")]
 
 
 def test_every_candidate_has_draws_of_its_own() -> None:

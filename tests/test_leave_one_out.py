@@ -180,7 +180,7 @@ def test_rows_where_the_evidence_diverges_are_counted() -> None:
     p = MemoryPosteriors(torch.zeros(6, 2).double(), scale)
     candidates = Candidates({"aggregated": aggregated(p)})
     found = leave_one_out(candidates, p, measure_gains(candidates, p, split="heldout", rng=stream(0)), seed=0)[
-        "aggregated"
+        CandidateId("aggregated")
     ]
     assert not found.exact_posterior["self-included"].stable
     assert found.exact_posterior["self-included"].because == "1 rows diverge: q is wider than the prior there"

@@ -10,7 +10,7 @@ from zoo import posteriors
 from zprime.measure.latents.low_density import low_density, share_below
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
-from zprime.statistics.estimate import clopper_pearson
+from zprime.statistics.estimate import clopper_pearson, proportion
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (3, 20), (20, 20), (487, 1000)])

@@ -24,6 +24,7 @@ from zprime.posteriors import MemoryPosteriors
 from zprime.reporting.likelihood import sentences
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.audit import load as load_audit
+from zprime.results.facts import DataInfo
 from zprime.results.names import CandidateId
 from zprime.rng import stream
 from zprime.statistics.estimate import mean_estimate
@@ -78,7 +79,7 @@ def test_a_gap_that_still_moves_is_not_trusted() -> None:
 def test_a_ladder_without_a_decoder_has_no_gap() -> None:
     mean, scale = MODEL.posterior(MODEL.sample(5)[0])
     bare = measure_gains(PANEL, MemoryPosteriors(mean, scale), split="heldout", rng=stream(0, "x"))
-    with pytest.raises(UsageError, match="ladder: expected one that was climbed with a decoder"):
+    with pytest.raises(UsageError, match="gains: expected some that were measured with a decoder"):
         inference_gap(bare, seed=0)
 
 
@@ -178,7 +179,7 @@ def whole(widen: float = 1.0) -> Audit:
         rows[name] = Rows(name, x, torch.arange(80))
     r = Gaussian(torch.ones(2).double(), torch.ones(2).double())
     model = MODEL.vae(widen=widen)
-    data = {"log_scale": 6 * math.log(10.0)}
+    data = DataInfo(log_scale=6 * math.log(10.0))
     return audit({"shifted": r}, posteriors, model=model, rows=rows, data=data, settings=SMALL)
 
 
@@ -186,7 +187,7 @@ def test_all_of_it_in_an_audit_and_back_from_disk(tmp_path) -> None:
     found = whole()
     side = found.likelihood
     assert side is not None
-    assert set(side.log_prob) == set(side.bits) == {"prior", "shifted"}
+    assert {str(i) for i in side.log_prob} == {str(i) for i in side.bits} == {"prior", "shifted"}
     gain = side.log_prob[CandidateId("shifted")].value - side.log_prob[CandidateId("prior")].value
     assert gain == pytest.approx(found.entry("shifted").heldout.likelihood.gain.value)
     nats = side.log_prob[CandidateId("prior")].value - 6 * math.log(10)

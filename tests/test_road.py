@@ -17,7 +17,7 @@ from zprime.measure.samples.copying import TrainingSet, copying
 from zprime.measure.samples.side import PLANTED, RECONSTRUCTED
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import report
-from zprime.reporting.samples import road_line
+from zprime.reporting.samples import path_line
 from zprime.results.audit import Audit
 from zprime.results.audit import load as load_audit
 from zprime.results.samples import BandwidthPath, Copying
@@ -204,15 +204,15 @@ def test_the_public_page_has_it_without_a_row_of_the_data(made: tuple[Audit, Pat
 
 
 def test_words(straight: BandwidthPath) -> None:
-    said = road_line(straight)
+    said = path_line(straight)
     assert f"samples copy up to {straight.copies[-1].name}" in said
 
     def marked(status: str) -> BandwidthPath:
         points = [replace(s, copying=replace(s.copying, status=status)) for s in straight.points]
         return replace(straight, points=points)
 
-    assert "nowhere do samples measurably copy" in road_line(marked("passes"))
-    assert "untested" in road_line(marked("untested"))
+    assert "nowhere do samples measurably copy" in path_line(marked("passes"))
+    assert "untested" in path_line(marked("untested"))
 
 
 def test_as_many_of_each_or_z_u_would_not_compare() -> None:

@@ -108,7 +108,7 @@ def _plots(audit: Audit, name: str) -> list[Plot]:
 def sections(audit: Audit) -> list[Section]:
     """All sections that the page does not draw by name."""
     told = attributes(Audit)
-    labels = {e.name: title(e).strip() for e in audit.entries}
+    labels = {str(e.id): title(e).strip() for e in audit.entries}
     out = []
     for f in dataclasses.fields(audit):
         value = getattr(audit, f.name)
@@ -179,7 +179,7 @@ def _called(caption: str, tables: list[Table]) -> list[Table]:
     return [dataclasses.replace(t, caption=": ".join(filter(None, (caption, t.caption)))) for t in tables if t.rows]
 
 
-def _of_mapping(value: Mapping[str, Any], says: str) -> list[Table]:
+def _of_mapping(value: Mapping[Any, Any], says: str) -> list[Table]:
     """Name -> estimate gives one column, name -> mapping a column a key, name -> dataclass a column a field.
 
     What does not fit a cell becomes a table of its own, with the same rows.

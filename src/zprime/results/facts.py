@@ -20,7 +20,7 @@ class CurvePoint:
     """
 
     setting: str
-    value: float
+    value: int | float
     bytes: int
     epsilon: float
     gain: float
