@@ -88,7 +88,7 @@ def test_b_is_the_change_of_the_evidence(name: str) -> None:
 
 @every
 def test_b_exceeds_a_by_the_divergence_of_q_from_q_r(name: str) -> None:
-    """exact-posterior gain - ELBO gain = KL(q || q_r), with q_r normalised by quadrature: no gain has a part in the right-hand side."""
+    """Exact-posterior gain - ELBO gain = KL(q || q_r), q_r normalised by quadrature: no gain is on the right."""
     log_ratio = r(name).log_prob(GRID) - standard_log_prob(GRID)
     log_q = gaussian_log_prob(GRID.expand(N, -1, -1), MEAN[:, None], SCALE[:, None])
     log_q_r = log_q + log_ratio

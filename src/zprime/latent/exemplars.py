@@ -143,8 +143,8 @@ class ExemplarsSettings:
     gain are closed forms at the speed of the aggregated posterior. It shrinks correlations of the latents by a^2, and
     the ELBO leaves hardly any (held-out gain on the digits: 2.07 against 2.05 +- 0.09 with `full`). `full` keeps them.
     With 60,000 rows and d = 16 its density at 400,000 points takes 360 s of one thread against 190 s, and more as d^2
-    grows; but the closed form of the exact-posterior gain takes a Cholesky factor for every pair of a posterior and a row, 12
-    microseconds each, so it is offered up to 1,024 rows only.
+    grows; but the closed form of the exact-posterior gain takes a Cholesky factor for every pair of a posterior and a
+    row, 12 microseconds each, so it is offered up to 1,024 rows only.
 
     Attributes:
         bandwidth: h, from 0 (the aggregated posterior) to 1 (one Gaussian); -1 tries 0.05, 0.1, ... 1 and chooses.

@@ -15,8 +15,8 @@ class Copying:
     Attributes:
         auc: chance that a generated row is nearer to the training set than a held-out reconstruction is; 1/2 where
             nothing is copied, less where rows are off the data.
-        regional: the same within regions of the data, like with like: a generator that only draws more from dense regions
-            is not accused.
+        regional: the same within regions of the data, like with like: a generator that only draws more from dense
+            regions is not accused.
         near: share of rows nearer than all but 5 % of the held-out reconstructions of their region: 0.05 where
             nothing is copied. It sees a few copies among many rows that are far off.
         singled: share of rows whose nearest training row is nearer, as a part of the distance to the fifth nearest,

@@ -12,7 +12,8 @@ class Thresholds:
         errors: standard errors that a number on the held-out split must exceed.
         lost: nats; a row with a gain below this is counted as lost by the candidate.
         khat: Pareto k-hat above which a row's importance weights have a heavy tail.
-        active: variance over the data of a latent's posterior mean above which the latent is active (Burda et al. 2016).
+        active: variance over the data of a latent's posterior mean, above which the latent is active (Burda et al.
+            2016).
         copies: share of exact copies among generated rows at which the copying gate closes.
         near: share of the reference rows that counts as near in the copying test.
         frechet: share of the prior's Frechet distance; two distances that differ by less are equal.
