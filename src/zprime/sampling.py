@@ -1,4 +1,4 @@
-"""A generative model: a latent distribution and a decoder. What is shipped."""
+"""A generative model: a latent distribution and a decoder."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class GenerativeModel:
     """Draws z' from a latent distribution, and x' from the decoder.
 
     Attributes:
-        latent: where z' is drawn from.
+        latent: the distribution that z' is drawn from.
         decoder: p(x|z).
         shift, scale: `x' = decoded * scale + shift` gives the units of the data as they were stored.
-        image: (channels, height, width) where x' can be shown as pictures of range 0 to 1, else None.
+        image: (channels, height, width) if x' are images of range 0 to 1, else None.
         copying: whether its samples copy training rows: `passes` or `copies`, by an audit, or `untested`.
     """
 
@@ -36,7 +36,7 @@ class GenerativeModel:
     copying: str = "untested"
 
     def __post_init__(self) -> None:
-        """Refuse a decoder that is none.
+        """Check the decoder.
 
         Raises:
             UsageError: it has no `decode(z)`.
@@ -44,7 +44,7 @@ class GenerativeModel:
         if not callable(getattr(self.decoder, "decode", None)):
             raise UsageError(
                 f"decoder: expected something with decode(z), which answers p(x|z), got {type(self.decoder).__name__}; "
-                "of a model that was brought take mine.generator(latent)"
+                "for a model from zprime.bring use mine.generator(latent)"
             )
 
     def stream(
@@ -68,7 +68,7 @@ class GenerativeModel:
     def sample(
         self, n: int, *, rng: torch.Generator, noise: str = "mean"
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n *datum"]]:
-        """All of `stream` at once: z' and x', x' in the decoder's scaled units."""
+        """Draw z' and x' in one call; x' is in the decoder's scaled units."""
         z, x = zip(*self.stream(n, rng=rng, noise=noise), strict=True)
         return torch.cat(z), torch.cat(x)
 
@@ -88,8 +88,8 @@ class GenerativeModel:
         check_copies(self, allow_copies=allow_copies)
         if not isinstance(self.decoder, vae.VAE):
             raise UsageError(
-                "save: this decoder is a module of your own, and zprime pickles nothing: keep it as you do already, "
-                "and save what z' is drawn from by model.latent.save(path); zprime.load_latent(path) reads that"
+                "save: zprime cannot save a decoder of your own without pickle: save it yourself, "
+                "and the latent distribution by model.latent.save(path); zprime.load_latent(path) loads that"
             )
         weights = {k: v for k, v in self.decoder.state_dict().items() if not k.startswith("encoder.")}
         tensors = {f"decoder.{k}": v for k, v in weights.items()}

@@ -1,7 +1,7 @@
-"""The training loop, to be read in one sitting.
+"""Train a VAE by the ELBO.
 
-Every epoch draws from its own named random stream, so a run that was interrupted and goes on from a checkpoint
-ends with the same parameters, bit for bit, as one that was not.
+Every epoch has a random stream of its own. So a training that was interrupted and continues from a checkpoint ends with
+the same parameters, bit for bit, as one that was not.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ class TrainSettings:
     """How to train.
 
     Attributes:
-        epochs: passes over the data; 0 takes as many as make 12,000 steps, at least 20 and at most 600.
+        epochs: passes over the data; 0 takes as many as give 12,000 steps, but at least 20 and at most 600.
         batch: rows a step.
         lr: learning rate of Adam at the start; it falls to a twentieth along half a cosine.
-        beta: weight of the KL term once warm; 1 is the ELBO.
+        beta: weight of the KL term after the warm-up; 1 is the ELBO.
         warmup: share of the epochs over which the KL term's weight rises from 0 to beta.
         patience: stop after this many epochs, counted from the end of the warm-up, without a better ELBO on the
             selection split; 0 never stops early.
@@ -113,10 +113,10 @@ def train(
     Args:
         vae: trained in place.
         rows: the training split.
-        selection: the selection split: early stopping, nothing else.
+        selection: the selection split, used for early stopping only.
         settings: see `TrainSettings`.
-        seed: decides row order, noise and binarised rows (the initial weights are the caller's).
-        checkpoint: a folder to save progress in; the same call again goes on from there.
+        seed: decides row order, noise and binarised rows (the initial weights are those of `vae`).
+        checkpoint: a folder to save the state in; the same call continues from there.
         progress: called once an epoch.
 
     Raises:

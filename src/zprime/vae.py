@@ -18,7 +18,7 @@ from zprime.rng import fork, stream
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Anything that answers q(z|x) for a batch."""
+    """What gives q(z|x), a diagonal Gaussian for each row of a batch."""
 
     def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """Mean and standard deviation of q(z|x)."""
@@ -27,16 +27,16 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Anything that answers p(x|z) for a batch."""
+    """What gives p(x|z) for each row of a batch."""
 
     def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
-        """p(x|z), with a datum as its event."""
+        """p(x|z), a distribution whose event is one datum."""
         ...
 
 
 @runtime_checkable
 class Model(Encoder, Decoder, Protocol):
-    """Both: all that fitting and measuring ask of a VAE."""
+    """Encoder and decoder: all that fitting and measuring need of a VAE."""
 
 
 DECODE = 512
@@ -49,7 +49,7 @@ def decoded(
 
     Args:
         decoder: p(x|z).
-        z: latents; turned to what the decoder computes in.
+        z: latents; converted to the decoder's dtype.
         noise: `mean` gives the mean of p(x|z), `draw` a draw from it.
         rng: decides the draws.
 
@@ -66,7 +66,7 @@ def decoded(
 
 
 def _dtype(decoder: Decoder) -> torch.dtype:
-    """What the decoder computes in: that of its parameters, or float32."""
+    """The dtype of the decoder's parameters; float32 if it has none."""
     if isinstance(decoder, nn.Module):
         for t in (*decoder.parameters(), *decoder.buffers()):
             return t.dtype
@@ -94,7 +94,7 @@ class VAESettings:
     width: int = 24
 
     def resolve(self, shape: tuple[int, ...]) -> "VAESettings":
-        """Settle what depends on the data.
+        """These settings with `auto` replaced by the network for data of this shape.
 
         Raises:
             UsageError: a value that cannot be used.
@@ -112,7 +112,7 @@ class VAESettings:
 class VAE(nn.Module):
     """Encoder, decoder and likelihood, with the prior N(0, I) that the KL term of the ELBO pulls towards.
 
-    Any modules will do: `encoder(x) -> (mean, scale)`, `decoder(z) -> output`, `likelihood(output) -> Distribution`.
+    The modules: `encoder(x) -> (mean, scale)`, `decoder(z) -> output`, `likelihood(output) -> Distribution`.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: nn.Module, *, latents: int) -> None:
@@ -124,7 +124,7 @@ class VAE(nn.Module):
 
     @classmethod
     def build(cls, shape: tuple[int, ...], settings: VAESettings, *, seed: int = 0) -> "VAE":
-        """Make an untrained VAE for data of `shape`; the seed decides its weights, torch's generator does not move."""
+        """Make an untrained VAE for data of `shape`; the seed alone decides its weights."""
         settings = settings.resolve(tuple(shape))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(seed, "weights").initial_seed())
@@ -149,7 +149,7 @@ class VAE(nn.Module):
     def elbo_terms(
         self, x: Float[Tensor, "n *datum"], *, rng: torch.Generator
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Log p(x|z) at one draw z ~ q(z|x), and KL(q(z|x) || p(z)) in closed form: nats, one of each a row.
+        """Log p(x|z) at one draw z ~ q(z|x), and KL(q(z|x) || p(z)) in closed form; nats, for each row.
 
         Their difference is an unbiased estimate of each row's ELBO.
         """
@@ -159,10 +159,10 @@ class VAE(nn.Module):
 
 
 def describe(vae: VAE) -> dict[str, Any]:
-    """Everything but the weights: what `rebuild` needs, JSON-able.
+    """All that `rebuild` needs besides the weights, as values for JSON.
 
     Raises:
-        UsageError: the VAE was put together from modules that zprime did not build.
+        UsageError: the VAE consists of modules that zprime did not build.
     """
     if vae.settings is None or vae.shape is None:
         raise UsageError(
