@@ -87,13 +87,12 @@ class Clone:
     def _run(self, arguments: list[str], limit: float, **environment: str) -> tuple[int | None, str]:
         """Exit code of pytest (None after `limit` seconds) and what it printed."""
         temporary = self.path / "tmp"
-        for left in (temporary, self.path / ".hypothesis"):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         paths = f"{self.path / 'src'}{os.pathsep}{PLUGIN.parent}"
         env = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)} | environment
         with subprocess.Popen(
-            [*PYTEST, "--hypothesis-seed=0", *arguments], cwd=self.path, env=env, start_new_session=True,
+            [*PYTEST, *arguments], cwd=self.path, env=env, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         ) as process:  # fmt: skip
             RUNNING.add(process.pid)
