@@ -1,6 +1,5 @@
 """Copies of the working tree, in each of which one worker runs tests."""
 
-import contextlib
 import json
 import os
 import queue
@@ -18,9 +17,8 @@ from places import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = Path(__file__).resolve().parent / "mutant_plugin.py"
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-p", "mutant_plugin"]
+PYTEST = ["-q", "-n0", "-p", "no:cacheprovider", "-p", "mutant_plugin"]
 RECORD_LIMIT = 1800.0
-RUNNING: set[int] = set()
 STOPPED = threading.Event()
 
 
@@ -30,9 +28,10 @@ class Stopped(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Clone:
-    """A copy of the working tree."""
+    """A copy of the working tree, and the process that starts pytest there."""
 
     path: Path
+    zygote: subprocess.Popen[str]
 
     @classmethod
     def make(cls, path: Path) -> "Clone":
@@ -48,7 +47,9 @@ class Clone:
             to = path / file
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, to)
-        return cls(path)
+        start = [sys.executable, str(PLUGIN.parent / "zygote.py")]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        return cls(path, subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env))
 
     def record(self, file: str, into: Path) -> bool:
         """Record which test of a file runs which line; whether all its tests passed."""
@@ -86,27 +87,26 @@ class Clone:
 
     def _run(self, arguments: list[str], limit: float, **environment: str) -> tuple[int | None, str]:
         """Exit code of pytest (None after `limit` seconds) and what it printed."""
-        temporary = self.path / "tmp"
+        temporary, output = self.path / "tmp", self.path / "output.txt"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        paths = f"{self.path / 'src'}{os.pathsep}{PLUGIN.parent}"
-        env = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)} | environment
-        with subprocess.Popen(
-            [*PYTEST, *arguments], cwd=self.path, env=env, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        ) as process:  # fmt: skip
-            RUNNING.add(process.pid)
-            try:
-                text = process.communicate(timeout=limit)[0]
-                code: int | None = process.returncode
-            except subprocess.TimeoutExpired:
-                code, text = None, ""
-            finally:
-                RUNNING.discard(process.pid)
-                _kill(process.pid)
+        paths = [str(self.path / "src"), str(PLUGIN.parent)]
+        environment |= {"PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(temporary)}
+        job = {"arguments": [*PYTEST, *arguments], "folder": str(self.path), "paths": paths, "limit": limit,
+               "environment": environment, "output": str(output)}  # fmt: skip
+        assert self.zygote.stdin is not None
+        assert self.zygote.stdout is not None
+        try:
+            self.zygote.stdin.write(json.dumps(job) + "\n")
+            self.zygote.stdin.flush()
+            answer = self.zygote.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
         if STOPPED.is_set():
             raise Stopped
-        return code, text
+        if not answer:
+            raise SystemExit("the process that starts pytest has ended")
+        return json.loads(answer), output.read_text(errors="replace")
 
 
 def spread(clones: list[Clone], jobs: list[Callable[[Clone], None]]) -> None:
@@ -128,13 +128,7 @@ def spread(clones: list[Clone], jobs: list[Callable[[Clone], None]]) -> None:
                 future.result()
         except BaseException:
             STOPPED.set()
-            for pid in list(RUNNING):
-                _kill(pid)
+            for clone in clones:
+                clone.zygote.terminate()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _kill(group: int) -> None:
-    """End what is left of a process and its children."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
