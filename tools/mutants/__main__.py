@@ -16,6 +16,7 @@ import argparse
 import functools
 import hashlib
 import json
+import re
 import signal
 import sys
 import threading
@@ -50,7 +51,7 @@ def record(clones: list[Clone]) -> list[TestFile]:
     tests = sorted((ROOT / "tests").glob("test_*.py"))
     helpers = set((ROOT / "tests").glob("*.py")) - set(tests)
     common = digest([*(ROOT / "src").rglob("*.py"), *helpers, PLUGIN])
-    recorded = {f"tests/{t.name}": BUILD / "lines" / f"{t.stem}-{digest([t])}-{common}.json" for t in tests}
+    recorded = {f"tests/{t.name}": BUILD / "lines" / f"{t.stem}-{common}-{_with_helpers(t)}.json" for t in tests}
     missing = {test: into for test, into in recorded.items() if not into.exists()}
 
     def job(test: str, clone: Clone) -> None:
@@ -59,6 +60,12 @@ def record(clones: list[Clone]) -> list[TestFile]:
 
     spread(clones, [functools.partial(job, test) for test in missing])
     return [TestFile.read(test, into) for test, into in recorded.items() if into.exists()]
+
+
+def _with_helpers(test: Path) -> str:
+    """Digest of a test file and of those that it takes helpers from."""
+    names = re.findall(r"^from (test_\w+) import", test.read_text(), re.M)
+    return digest([test, *(test.parent / f"{name}.py" for name in names)])
 
 
 class Results:
