@@ -1,6 +1,7 @@
 """The command line: the same words, JSON alone on standard output, errors without tracebacks, kill and resume."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -212,6 +213,44 @@ def start(folder: Path, *extra: str) -> subprocess.Popen[str]:
     # a test run in the background ignores Ctrl-C, and its children would too
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+
+
+def test_terminated_training_says_so_and_keeps_its_checkpoint(tmp_path: Path) -> None:
+    process = start(tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoint" / "manifest.json"
+    deadline = time.monotonic() + 60
+    while not checkpoint.is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "terminated; what is finished is kept, and the same command goes on from there" in " ".join(err.split())
+    assert checkpoint.is_file()
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize("argv", [["kinds"], ["--json", "kinds"], ["--json", "doctor"]])
+def test_output_that_nobody_reads_ends_with_141_and_no_traceback(argv: list[str]) -> None:
+    command = [sys.executable, "-m", "zprime.cli", *argv]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 141
+
+
+@pytest.mark.parametrize("argv", [["--quiet", "kinds"], ["kinds"], ["--quiet", "flowery"]])
+def test_the_process_is_left_as_it_was(argv: list[str]) -> None:
+    """What calls `main` from Python goes on with its own log level, handlers and signals."""
+    log = logging.getLogger("zprime")
+    before = log.level, list(log.handlers), signal.getsignal(signal.SIGTERM)
+    log.setLevel(logging.WARNING)
+    try:
+        call(*argv)
+        assert (log.level, log.handlers, signal.getsignal(signal.SIGTERM)) == (logging.WARNING, *before[1:])
+    finally:
+        log.setLevel(before[0])
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -108,12 +108,12 @@ def test_copying_is_known_of_the_fit_that_was_measured_and_of_no_other(done: Run
     found = artifact.read(done.path / "audit")
     accused = with_copying(whole[1], "mixture", "copies")
     accused.save(done.path / "audit", key=found.key, **found.inputs)
-    assert done.generative("mixture").copying == "copies"
-    assert done.generative("gaussian").copying == whole[1].copying("gaussian")
+    assert done.folder.generative("mixture").copying == "copies"
+    assert done.folder.generative("gaussian").copying == whole[1].copying("gaussian")
     done.fit(["mixture"], seed=1)
-    assert done.generative("mixture").copying == "untested"
+    assert done.folder.generative("mixture").copying == "untested"
     done.fit(["mixture"], seed=0)
-    assert done.generative("mixture").copying == "copies"
+    assert done.folder.generative("mixture").copying == "copies"
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     logger.addHandler(messages)
     try:
         app.meta(argv, exit_on_error=False, print_error=False)
+        sys.stdout.flush()  # a broken pipe is noticed here, not when Python ends
     except CycloptsError as error:
         CONSOLE.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
         sys.exit(2)
@@ -107,7 +108,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a run as Ctrl-C does."""
+    """Raised on SIGTERM, which ends a run as Ctrl-C does."""
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

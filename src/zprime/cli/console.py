@@ -27,8 +27,18 @@ from zprime.progress import silent
 if TYPE_CHECKING:
     from zprime.results.audit import Audit
 
+
+
+class Output(Console):
+    """Standard output; when nobody reads it any more that is an error, which ends the command with exit code 141."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise `BrokenPipeError`, where rich would exit with code 1."""
+        raise BrokenPipeError
+
+
 CONSOLE = Console(stderr=True)
-OUT = Console()
+OUT = Output()
 
 
 @dataclass
