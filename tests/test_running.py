@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import small
+import zprime
 from zprime import artifact, sampling
 from zprime.data import SPLITS, DataSettings
 from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
@@ -217,3 +218,80 @@ def test_an_interrupted_first_run_is_kept_once_there_is_a_checkpoint(data: Path,
         assert artifact.read(job.path / "checkpoint").config["epoch"] == done
         Run.create(job.path).train(DataSettings(str(data)), small.NETWORK, small.TRAINING, seed=0)
         assert artifact.is_artifact(job.path / "model")
+
+
+def test_a_model_of_other_data_is_refused(data: Path, tmp_path: Path) -> None:
+    """Data read anew for a training that failed do not go with the model that is still there."""
+    job, _ = small.run(tmp_path / "run", data)
+    with pytest.raises(NumericalError):
+        job.train(DataSettings(str(data)), small.NETWORK, replace(small.TRAINING, lr=1e30), seed=1)
+    for refused in (job.encode, lambda: job.folder.model_info(), lambda: job.folder.generative("prior")):
+        with pytest.raises(ArtifactError, match="model: trained on other data than .*; run `zprime train` again"):
+            refused()
+
+
+def test_rows_are_those_that_were_read_last(data: Path, tmp_path: Path) -> None:
+    job = Run.create(tmp_path / "run")
+    for n in (120, 60):
+        table = small.table(tmp_path / f"{n}.npz", n)
+        job.train(DataSettings(str(table)), small.NETWORK, small.TRAINING, seed=0)
+        assert sum(len(r) for r in job.folder.rows.values()) == n
+        assert sum(p.n for p in job.encode().values()) == n
+
+
+def test_everything_in_one_call_is_the_stages_one_by_one(
+    made: tuple[Run, Audit], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, audit = made
+    monkeypatch.chdir(tmp_path)
+    once = zprime.run(data, "run", network=small.NETWORK, training=small.TRAINING, auditing=small.AUDIT, seed=0)
+    for name in ("model", "posteriors/heldout", "latent/mixture", "audit", "generator"):
+        assert artifact.read(Path("run") / name).key == artifact.read(job.path / name).key, name
+    assert once.verdict == audit.verdict
+    assert "nats" in Path("run/report.html").read_text()
+    before = stamps(Path("run"))
+    again = zprime.run(str(data), "run", network=small.NETWORK, training=small.TRAINING, auditing=small.AUDIT, seed=0)
+    assert stamps(Path("run")) == before
+    assert again.to_json() == once.to_json()
+    for place in ("run", "run/audit"):
+        assert zprime.load_audit(place).to_json() == once.to_json()
+        assert zprime.explain(place) == zprime.explain(once)
+    assert zprime.explain(once).startswith("# Where z")
+    with pytest.raises(ArtifactError, match="expected an artefact of kind audit, found no manifest"):
+        zprime.load_audit(tmp_path)
+
+
+def test_by_label_in_one_call(data: Path, tmp_path: Path) -> None:
+    few = replace(small.AUDIT, draws=0, samples=0, simulated=0)
+    kinds = ["gaussian", zprime.latent.ConditionalSettings(zprime.latent.MixtureSettings(components=2))]
+    audit = zprime.run(
+        data, tmp_path, network=small.NETWORK, training=small.TRAINING, kinds=kinds, by="label", auditing=few
+    )
+    assert [e.name for e in audit.entries if e.eligible] == ["prior", "conditional-gaussian", "conditional"]
+    with pytest.raises(UsageError, match="by: expected label, got 'digit'"):
+        zprime.run(data, tmp_path / "other", by="digit")
+    assert not (tmp_path / "other").exists()
+
+
+def test_names_are_one_for_each_kind_and_prior_is_the_prior_s(made: tuple[Run, Audit]) -> None:
+    with pytest.raises(UsageError, match="names: expected 2, one for each kind, got 1"):
+        made[0].fit(["gaussian", "mixture"], seed=0, names=["one"])
+    with pytest.raises(UsageError, match="name: prior is N.0, I., which every audit has; choose another for this mix"):
+        made[0].fit(["mixture"], seed=0, names=["prior"])
+    assert made[0].fit(["prior"], seed=0) == {}
+
+
+def test_what_is_told_of_data_and_model(made: tuple[Run, Audit]) -> None:
+    folder = made[0].folder
+    info = folder.model_info()
+    assert (info.latents, info.epochs, info.beta) == (2, 4, 1.0)
+    assert info.settings["hidden"] == [16]
+    assert info.training["batch"] == 32
+    assert "checkpoint" not in info.training
+    history = folder.model.config["history"]
+    assert info.elbo == max(h["selection"] for h in history) == history[info.epoch - 1]["selection"]
+    data = folder.dataset.info()
+    assert (data.name, data.shape, data.bytes) == ("table", [5], 80 * 5 * 4)
+    assert data.sizes == {"train": 80, "selection": 20, "heldout": 20}
+    assert data.content == folder.data.config["content"]
+    assert data.log_scale == pytest.approx(float(folder.data.tensors()["scale"].double().log().sum()))

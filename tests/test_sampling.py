@@ -10,7 +10,7 @@ from zprime import sampling, vae
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent import Aggregated, Defensive, Mixture, Prior
-from zprime.rng import stream
+from zprime.rng import fork, stream
 from zprime.sampling import GenerativeModel
 from zprime.vae import VAE, VAESettings
 
@@ -77,11 +77,25 @@ def test_means_and_draws_are_told_apart() -> None:
     assert float(gap.mean()) == pytest.approx(0, abs=0.01)
 
 
-def test_the_units_of_the_data_are_restored() -> None:
-    _, scaled = model().sample(5, rng=stream(0, "sample"))
-    _, x = sampling.sample(model(), 5, seed=0)
-    torch.testing.assert_close(x, sampling.sample(model(), 5, seed=0)[1])
-    torch.testing.assert_close(model().restore(scaled), scaled * 2 + 3)
+class Identity:
+    """p(x|z) = N(z, 0.01^2): what is decoded is known."""
+
+    def decode(self, z: torch.Tensor) -> torch.distributions.Distribution:
+        return torch.distributions.Normal(z, 0.01)
+
+
+def test_samples_are_in_the_units_of_the_data() -> None:
+    shift, scale = torch.tensor([3.0, -100.0]), torch.tensor([2.0, 50.0])
+    known = GenerativeModel(Prior(2), Identity(), shift, scale)
+    z, x = sampling.sample(known, 4000, seed=7)
+    assert torch.equal(z, Prior(2).sample(4000, rng=fork(stream(7, "sample"), "z")))
+    assert torch.equal(x, z * torch.tensor([2.0, 50.0]) + torch.tensor([3.0, -100.0]))
+    # so the draws have the mean and the standard deviation of the data: N(3, 2^2) and N(-100, 50^2)
+    torch.testing.assert_close(x.mean(0), shift, rtol=0, atol=3.0)
+    torch.testing.assert_close(x.std(0), scale, rtol=0.05, atol=0)
+    _, drawn = sampling.sample(known, 4000, seed=7, noise="draw")
+    torch.testing.assert_close((drawn - x).std(0), 0.01 * scale, rtol=0.05, atol=0)
+    assert not torch.equal(z, sampling.sample(known, 4000, seed=8)[0])
 
 
 def test_streaming_in_blocks_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,11 +118,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"expected an artefact of kind generator, found no manifest.json"):
         sampling.load(tmp_path)
 
-    class Own:
-        def decode(self, z: torch.Tensor) -> torch.distributions.Distribution:
-            return torch.distributions.Normal(z, 1.0)
-
-    own = GenerativeModel(Prior(2), Own(), torch.zeros(1), torch.ones(1))
+    own = GenerativeModel(Prior(2), Identity(), torch.zeros(1), torch.ones(1))
     with pytest.raises(UsageError, match="this decoder is a module of your own"):
         own.save(tmp_path / "own")
 
