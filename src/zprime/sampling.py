@@ -176,18 +176,18 @@ def load(path: str | Path) -> GenerativeModel:
     Raises:
         ArtifactError: missing, altered, or of another kind.
     """
-    found = artifact.read(path, "generator")
-    tensors = found.tensors()
-    decoder = vae.rebuild_decoder(found.config["vae"], _part(tensors, "decoder."), where=found.path)
-    latent = found.config["latent"]
-    image = found.config["image"]
+    source = artifact.read(path, "generator")
+    tensors = source.tensors()
+    decoder = vae.rebuild_decoder(source.config["vae"], _part(tensors, "decoder."), where=source.path)
+    latent = source.config["latent"]
+    image = source.config["image"]
     return GenerativeModel(
         distribution.rebuild(latent["kind"], latent["config"], _part(tensors, "latent.")),
         decoder,
         tensors["shift"],
         tensors["scale"],
         None if image is None else tuple(image),
-        str(found.config.get("copying", "untested")),
+        str(source.config.get("copying", "untested")),
     )
 
 

@@ -83,10 +83,10 @@ class NewFolder:
                 self._remove(self._made)
             raise
 
-    def _remove(self, made: Sequence[Path]) -> None:
+    def _remove(self, folders: Sequence[Path]) -> None:
         for name in self.scrap:
             shutil.rmtree(self.path / name, ignore_errors=True)
         with contextlib.suppress(OSError):  # what is not empty is not ours alone, and stays
             (self.path / artifact.MANIFEST).unlink(missing_ok=True)
-            for folder in made:
+            for folder in folders:
                 folder.rmdir()
