@@ -35,7 +35,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import zprime
 from zprime.kernels import DiagonalMixture, ExactIndex, compiled, trainable_mixture_log_prob
-from zprime.latent import Aggregated, Gaussian, MixtureSettings
+from zprime.latent import Aggregated, Gaussian, MixtureSettings, Prior, Task
 from zprime.latent.em import ComponentEM
 from zprime.latent.gaussian import moments
 from zprime.measure.samples.manifold import manifold, manifold_replicates
@@ -350,7 +350,7 @@ def reduction(train: MemoryPosteriors, heldout: MemoryPosteriors) -> tuple[list[
     held: dict[str, list[float]] = {"ours": [], "scikit-learn": []}
 
     def ours() -> None:
-        r = settings.fit(train, selection=heldout, context=None, rng=stream(0, "fit")).distribution
+        r = settings.fit(Task(train, heldout, Prior(train.d), stream(0, "fit"))).distribution
         held["ours"].append(float(r.log_prob(codes).mean()))
 
     def peer() -> None:
@@ -552,7 +552,7 @@ def growth(train: MemoryPosteriors, heldout: MemoryPosteriors) -> dict[str, dict
     def reduce(n: int, k: int) -> Callable[[], object]:
         rows = train.take(torch.arange(n))
         settings = MixtureSettings(components=k, covariance="full", restarts=1)
-        return lambda: settings.fit(rows, selection=rows, context=None, rng=stream(0, "fit"))
+        return lambda: settings.fit(Task(rows, rows, Prior(rows.d), stream(0, "fit")))
 
     curve("reduction to 30 Gaussians, posteriors N", [6_000, 12_000, 24_000, 48_000], lambda n: reduce(n, 30))
     curve("reduction of 24,000 posteriors, Gaussians K", [10, 30, 100], lambda k: reduce(24_000, k))

@@ -21,7 +21,7 @@ from zprime.arrays import standard_log_prob
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent import SETTINGS, Defensive
-from zprime.latent.context import Context
+from zprime.latent.kind import Context
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import pictures
 from zprime.reporting.table import size

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from oracles import grid
+from tasks import task
 from zprime import distribution
-from zprime.distribution import Fit, LatentDistribution, Settings
+from zprime.distribution import LatentDistribution
 from zprime.latent import gradient
 from zprime.latent.gaussian import GaussianSettings
+from zprime.latent.kind import Fit, Settings
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -39,7 +41,7 @@ def fit(
 ) -> Fit[Any]:
     """With the ring's own selection split unless another is given."""
     rng = stream(extra.pop("seed", 0), "fit")
-    return settings.fit(train, selection=selection or train, context=extra.pop("context", None), rng=rng, **extra)
+    return settings.fit(task(train, selection=selection or train, context=extra.pop("context", None), rng=rng, **extra))
 
 
 def mass(r: LatentDistribution) -> float:

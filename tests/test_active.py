@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tasks import task
 from zprime.arrays import standard_log_prob
 from zprime.fitting import fit
 from zprime.latent import Active, Defensive, Gaussian, MixtureSettings, Prior
@@ -36,10 +37,10 @@ def test_the_plain_mixture_loses_to_the_prior_and_the_wrapped_one_wins() -> None
     train, selection, heldout = collapsed(120, 0), collapsed(400, 1), collapsed(400, 2)
     # fitted to one draw a row, as fitting any mixture to samples does; EM on the posteriors knows better (below)
     settings = MixtureSettings(components=10, codes="draws")
-    plain = settings.fit(train, selection=selection, context=None, rng=stream(0, "plain")).distribution
+    plain = settings.fit(task(train, selection=selection, rng=stream(0, "plain"))).distribution
     assert gain(plain, heldout) < -0.2  # type: ignore[arg-type]
     wrapped = fit(settings, train, selection=selection)
-    assert wrapped.chosen["active"] == [0, 1]
+    assert wrapped.chosen.active == [0, 1]
     assert gain(wrapped.distribution, heldout) > 0.5  # type: ignore[arg-type]
 
 
@@ -49,7 +50,7 @@ def test_knowing_the_variances_is_what_saves_the_plain_mixture() -> None:
     for codes in ("posteriors", "draws", "means"):
         settings = MixtureSettings(components=10, codes=codes)
         gains[codes] = gain(
-            settings.fit(train, selection=selection, context=None, rng=stream(0, "plain")).distribution,  # type: ignore[arg-type]
+            settings.fit(task(train, selection=selection, rng=stream(0, "plain"))).distribution,  # type: ignore[arg-type]
             heldout,
         )
     assert gains["posteriors"] > 0.5 > gains["draws"] > gains["means"]
@@ -57,9 +58,9 @@ def test_knowing_the_variances_is_what_saves_the_plain_mixture() -> None:
 
 def test_nothing_is_wrapped_where_every_dimension_is_used_or_none() -> None:
     full = MemoryPosteriors(torch.randn(200, 3, generator=stream(0, "f")), torch.full((200, 3), 0.3))
-    assert "active" not in fit("gaussian", full, selection=full).chosen
+    assert fit("gaussian", full, selection=full).chosen.active is None
     none = MemoryPosteriors(torch.zeros(50, 3), torch.ones(50, 3))
-    assert "active" not in fit("gaussian", none, selection=none).chosen
+    assert fit("gaussian", none, selection=none).chosen.active is None
 
 
 def test_density_is_the_product_and_tilt_leaves_the_rest_to_q() -> None:

@@ -1,20 +1,24 @@
 """What kinds fitted by gradient steps share: whitening, fresh draws, and the loop that stops at its best."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ring import fit, ring
-from zprime.latent import gradient
+from tasks import task
+from zprime.latent import Prior, gradient
 from zprime.latent.flow import FlowSettings
 from zprime.latent.gaussian import moments
-from zprime.latent.gradient import MLP, Ascent, Schedule, Whitening, ascend, build, by_rows, fresh, precise, some_codes
+from zprime.latent.gradient import Ascent, Problem, Schedule, ascend, fresh, some_codes
+from zprime.latent.kind import Fit, Task
+from zprime.latent.network import MLP, Whitening, build, by_rows, precise
 from zprime.latent.selection import Codes
 from zprime.posteriors import MemoryPosteriors
-from zprime.progress import silent
+from zprime.progress import Progress, silent
 from zprime.rng import stream
 
 
@@ -24,9 +28,22 @@ def short(monkeypatch) -> None:
     monkeypatch.setattr(gradient, "STEPS", 5)
 
 
-def climb(objective: Any, evaluate: Any, p: Tensor, schedule: Schedule, **extra: Any) -> Ascent:
-    options: dict[str, Any] = {"label": "toy", "start": "nought", "rng": stream(0), "progress": silent, **extra}
-    return ascend([p], objective, evaluate, ring(6), schedule, **options)
+@final
+@dataclass(frozen=True)
+class Toy(Schedule):
+    """How long and how fast, of no kind in particular."""
+
+    kind: ClassVar[str] = "toy"
+
+    def fit(self, task: Task) -> Fit[Any]:
+        raise NotImplementedError
+
+
+def climb(
+    objective: Any, evaluate: Any, p: Tensor, schedule: Schedule, *, progress: Progress = silent, **extra: Any
+) -> Ascent:
+    problem = Problem("toy", [p], objective, evaluate, "nought", **extra)
+    return ascend(problem, schedule, task(ring(6), rng=stream(0), progress=progress))
 
 
 def test_whitened_draws_have_mean_0_and_covariance_1_and_come_back() -> None:
@@ -78,11 +95,11 @@ def test_fresh_codes_respect_weights() -> None:
 
 def test_some_codes_are_of_few_rows_and_the_same_at_every_look() -> None:
     p = ring(300)
-    a, b = (some_codes(p, rng=stream(0), rows=40, points=100) for _ in range(2))
+    a, b = (some_codes(task(p, rng=stream(0)), rows=40, points=100) for _ in range(2))
     assert (a.rows, len(a.z)) == (40, 120)
     assert torch.equal(a.z, b.z)
-    whole = some_codes(p, rng=stream(0), rows=1000, points=100)
-    assert torch.equal(whole.z, Codes.draw(p, rng=stream(0), points=100).z)
+    whole = some_codes(task(p, rng=stream(0)), rows=1000, points=100)
+    assert torch.equal(whole.z, Codes.draw(p, Prior(2), rng=stream(0), points=100).z)
 
 
 def test_ascent_finds_the_top_and_keeps_the_best_not_the_last(short) -> None:
@@ -94,7 +111,7 @@ def test_ascent_finds_the_top_and_keeps_the_best_not_the_last(short) -> None:
         seen.append(float(p.detach()))
         return -abs(seen[-1] - 1)
 
-    out = climb(lambda z, g: -(p - 3).square().sum(), evaluate, p, Schedule(30, 4, 0.1, 0))
+    out = climb(lambda z, g: -(p - 3).square().sum(), evaluate, p, Toy(30, 4, 0.1, 0))
     nearest = min(range(len(seen)), key=lambda i: abs(seen[i] - 1))
     assert out.epoch == nearest
     assert 0 < nearest < 30
@@ -111,7 +128,7 @@ def test_ascent_finds_the_top_and_keeps_the_best_not_the_last(short) -> None:
 def test_patience_counts_epochs_without_a_better_score(short) -> None:
     p = torch.zeros(1, requires_grad=True)
     scores = iter([0.0, 1.0, 0.5, 0.6, 0.7, 2.0])
-    out = climb(lambda z, g: p.sum(), lambda: next(scores), p, Schedule(50, 4, 0.1, 3))
+    out = climb(lambda z, g: p.sum(), lambda: next(scores), p, Toy(50, 4, 0.1, 3))
     assert out.trace["selection"] == [0.0, 1.0, 0.5, 0.6, 0.7]
     assert out.epoch == 1
 
@@ -123,7 +140,7 @@ def test_loss_that_is_not_finite_restores_the_best_and_says_where(short) -> None
     def objective(z: Tensor, g: torch.Generator) -> Tensor:
         return p.sum() * (math.nan if next(calls) == 12 else 1.0)
 
-    out = climb(objective, lambda: float(p.detach()), p, Schedule(9, 4, 0.25, 0))
+    out = climb(objective, lambda: float(p.detach()), p, Toy(9, 4, 0.25, 0))
     assert not out.outcome.ok
     assert "the objective became nan at epoch 3, step 3" in out.outcome.message
     assert "epoch 2 is kept" in out.outcome.message
@@ -134,14 +151,14 @@ def test_loss_that_is_not_finite_restores_the_best_and_says_where(short) -> None
 def test_score_that_is_not_finite_ends_the_fit(short) -> None:
     p = torch.zeros(1, requires_grad=True)
     scores = iter([0.0, 1.0, math.inf])
-    out = climb(lambda z, g: p.sum(), lambda: next(scores), p, Schedule(9, 4, 0.1, 0))
+    out = climb(lambda z, g: p.sum(), lambda: next(scores), p, Toy(9, 4, 0.1, 0))
     assert (out.outcome.ok, out.epoch) == (False, 1)
     assert "the score on the selection split became inf at epoch 2" in out.outcome.message
 
 
 def test_no_gain_over_the_start_keeps_the_start_and_advises(short) -> None:
     p = torch.zeros(1, requires_grad=True)
-    out = climb(lambda z, g: p.sum(), lambda: -float(p.detach()), p, Schedule(4, 4, 0.1, 0))
+    out = climb(lambda z, g: p.sum(), lambda: -float(p.detach()), p, Toy(4, 4, 0.1, 0))
     assert (out.outcome.ok, out.epoch, float(p.detach())) == (False, 0, 0.0)
     assert "no epoch of 4 scored better on the selection split than the start, nought" in out.outcome.message
     assert "take the simpler kind" in out.outcome.message
@@ -150,7 +167,7 @@ def test_no_gain_over_the_start_keeps_the_start_and_advises(short) -> None:
 def test_score_that_still_rises_asks_for_more_epochs(short) -> None:
     p = torch.zeros(1, requires_grad=True)
     scores = iter([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-    out = climb(lambda z, g: p.sum(), lambda: next(scores), p, Schedule(5, 4, 0.1, 2))
+    out = climb(lambda z, g: p.sum(), lambda: next(scores), p, Toy(5, 4, 0.1, 2))
     assert "still rose by 1 nats in the last fifth of 5 epochs" in out.outcome.message
     assert "raise epochs" in out.outcome.message
     assert (out.outcome.ok, out.epoch) == (False, 5)
@@ -158,13 +175,13 @@ def test_score_that_still_rises_asks_for_more_epochs(short) -> None:
 
 def test_progress_is_told_every_epoch_and_the_end(short) -> None:
     p, told = torch.zeros(1, requires_grad=True), []
-    climb(lambda z, g: p.sum(), lambda: 0.0, p, Schedule(3, 4, 0.1, 0), progress=lambda *a: told.append(a))
+    climb(lambda z, g: p.sum(), lambda: 0.0, p, Toy(3, 4, 0.1, 0), progress=lambda *a: told.append(a))
     assert told == [("toy", 0, 3), ("toy", 1, 3), ("toy", 2, 3), ("toy", 3, 3)]
 
 
 def test_only_the_parameters_given_get_gradients_and_after_is_called(short) -> None:
     p, other, calls = torch.zeros(1, requires_grad=True), torch.ones(1, requires_grad=True), []
-    climb(lambda z, g: (p * other).sum(), lambda: 0.0, p, Schedule(2, 4, 0.1, 0), after=lambda: calls.append(1))
+    climb(lambda z, g: (p * other).sum(), lambda: 0.0, p, Toy(2, 4, 0.1, 0), after_step=lambda: calls.append(1))
     assert other.grad is None
     assert p.grad is None
     assert len(calls) == 10
@@ -178,22 +195,22 @@ def test_epochs_see_fresh_codes_from_streams_of_their_own(short) -> None:
         seen.append(z)
         return p.sum()
 
-    climb(look, lambda: 0.0, p, Schedule(2, 4, 0.1, 0))
+    climb(look, lambda: 0.0, p, Toy(2, 4, 0.1, 0))
     z = torch.cat(seen)
     assert len(z) == 40
     assert len(z[:, 0].unique()) == 40
     again, seen[:] = list(seen), []
-    climb(lambda z, g: look(z, g) + torch.randn(1, generator=g).sum(), lambda: 0.0, p, Schedule(2, 4, 0.1, 0))
+    climb(lambda z, g: look(z, g) + torch.randn(1, generator=g).sum(), lambda: 0.0, p, Toy(2, 4, 0.1, 0))
     for a, b in zip(again[5:], seen[5:], strict=True):
         assert torch.equal(a, b)
 
 
 def test_rate_falls_from_lr_to_a_twentieth() -> None:
-    s = Schedule(101, 4, 2.0, 0)
-    assert s.rate(1) == 2.0
-    assert s.rate(51) == pytest.approx(0.5 * (2.0 + s.rate(101)), rel=0.05)
-    assert s.rate(101) == pytest.approx(0.1, rel=0.01)
-    assert all(s.rate(e) > s.rate(e + 1) for e in range(1, 101))
+    s = Toy(101, 4, 2.0, 0)
+    assert s.learning_rate(1) == 2.0
+    assert s.learning_rate(51) == pytest.approx(0.5 * (2.0 + s.learning_rate(101)), rel=0.05)
+    assert s.learning_rate(101) == pytest.approx(0.1, rel=0.01)
+    assert all(s.learning_rate(e) > s.learning_rate(e + 1) for e in range(1, 101))
 
 
 def test_built_weights_are_decided_by_the_stream_and_the_last_layer_is_zero() -> None:
@@ -244,6 +261,6 @@ def test_one_steep_batch_does_not_stop_the_ascent() -> None:
         calls += 1
         return (1e6 if calls == 1 else 1.0) * p.sum()
 
-    climb(objective, lambda: float(p.detach()), p, Schedule(1, 4, 0.01, 0))
+    climb(objective, lambda: float(p.detach()), p, Toy(1, 4, 0.01, 0))
     assert calls == 100
     assert float(p.detach()) > 0.5  # of 100 steps of 0.01

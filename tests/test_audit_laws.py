@@ -92,7 +92,7 @@ def test_not_with_the_blocks_of_densities_and_tilts(whole: Audit, monkeypatch: p
     monkeypatch.setattr("zprime.kernels.compiled.module", None)  # nor with which kernels
     for name in ("tiles.POINTS", "tiles.COMPONENTS", "tiles.PANEL", "dense.POINTS", "dense.FLOATS"):
         monkeypatch.setattr(f"zprime.kernels.{name}", 37)
-    for name in ("components.PAIRS", "latent.smoothed.POINTS", "latent.smoothed.PAIRS", "latent.gradient.ROWS"):
+    for name in ("components.PAIRS", "latent.smoothed.POINTS", "latent.smoothed.PAIRS", "latent.network.ROWS"):
         monkeypatch.setattr(f"zprime.{name}", 11)
     same(measure(), whole)
 

@@ -37,11 +37,11 @@ def test_kl_is_torchs() -> None:
 
 
 def test_each_is_the_best_by_its_own_criterion() -> None:
-    names = ("prior", "moment match", "pool", "barycentre", "shared")
+    names = ("prior", "moment match", "log-pool", "barycentre", "product-of-experts")
     forward = {n: FOUND.members[n].forward.value for n in names}
     reverse = {n: FOUND.members[n].reverse.value for n in names}  # type: ignore[union-attr]
     assert min(forward, key=forward.__getitem__) == "moment match"
-    assert min(reverse, key=reverse.__getitem__) == "pool"
+    assert min(reverse, key=reverse.__getitem__) == "log-pool"
     assert FOUND.members["aggregated posterior"].forward.value < forward["moment match"]
     # and no small change of the moment match does better
     mean, var = TRAIN.mean.mean(0), (TRAIN.scale.square() + (TRAIN.mean - TRAIN.mean.mean(0)).square()).mean(0)
@@ -61,10 +61,10 @@ def test_compensation_identity() -> None:
 
 def test_widths_tell_which_average_collapses() -> None:
     assert FOUND.members["prior"].width == 1
-    for name in ("pool", "barycentre"):
+    for name in ("log-pool", "barycentre"):
         assert FOUND.members[name].width == pytest.approx(FOUND.width, rel=0.25)
     assert FOUND.members["moment match"].width > 2 * FOUND.width
-    assert FOUND.members["shared"].width < 0.3 * FOUND.width
+    assert FOUND.members["product-of-experts"].width < 0.3 * FOUND.width
 
 
 def test_held_out_rows_have_an_error_and_training_rows_none() -> None:
@@ -94,7 +94,7 @@ def test_the_mixture_on_rows_it_has_not_seen(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_product_that_is_no_density_is_said() -> None:
     wide = MemoryPosteriors(TRAIN.mean, 1.4 * torch.ones_like(TRAIN.scale))
     found = averages({"train": wide, "heldout": HELD}, surgery(wide, split="train", rng=stream(0, "s")))
-    assert "shared" not in found.members
+    assert "product-of-experts" not in found.members
     assert "is no density" in found.shared_fails
 
 

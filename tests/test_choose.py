@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from zoo import ZOO, posteriors
-from zprime.distribution import Settings
 from zprime.errors import NumericalError
 from zprime.fitting import fit
 from zprime.latent import (
@@ -19,18 +18,19 @@ from zprime.latent import (
     MixtureSettings,
     Prior,
 )
+from zprime.latent.kind import Settings
 from zprime.latent.selection import EPSILONS, Codes, RowScores, best_epsilon, paired, smallest_of_best
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
-CODES = Codes.draw(posteriors(2), rng=stream(0), points=100)
+CODES = Codes.draw(posteriors(2), Prior(2), rng=stream(0), points=100)
 
 
 def test_codes_are_draws_of_every_row_with_the_priors_density() -> None:
     assert len(CODES.z) == 24 * 5
-    assert torch.equal(CODES.prior, Prior(2).log_prob(CODES.z))
-    assert len(Codes.draw(posteriors(2), rng=stream(0)).z) == 24 * 16  # no more than 16 a row
-    again = Codes.draw(posteriors(2), rng=stream(0), points=100)
+    assert torch.equal(CODES.log_prior, Prior(2).log_prob(CODES.z))
+    assert len(Codes.draw(posteriors(2), Prior(2), rng=stream(0)).z) == 24 * 16  # no more than 16 a row
+    again = Codes.draw(posteriors(2), Prior(2), rng=stream(0), points=100)
     assert torch.equal(again.z, CODES.z)
 
 
@@ -38,7 +38,7 @@ def test_codes_are_draws_of_every_row_with_the_priors_density() -> None:
 def test_the_gain_with_a_share_is_that_of_the_defensive_mixture_row_by_row(share: float) -> None:
     r = ZOO["mixture"](2, torch.float64)
     mixed = Defensive(r, share) if share else r
-    expected = (mixed.log_prob(CODES.z) - CODES.prior).reshape(5, 24).mean(0)
+    expected = (mixed.log_prob(CODES.z) - CODES.log_prior).reshape(5, 24).mean(0)
     torch.testing.assert_close(CODES.gain(r.log_prob(CODES.z), share).value, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -93,12 +93,12 @@ def test_weights_of_the_selection_split_decide() -> None:
     left = Gaussian(torch.full((2,), -2.0).double(), torch.full((2,), 0.4).double())
     right = Gaussian(torch.full((2,), 2.0).double(), torch.full((2,), 0.4).double())
     for side, weights in enumerate((torch.arange(80) < 40, torch.arange(80) >= 40)):
-        codes = Codes.draw(reweighted(p, weights.double() + 1e-9), rng=stream(0), points=100)
+        codes = Codes.draw(reweighted(p, weights.double() + 1e-9), Prior(2), rng=stream(0), points=100)
         found = [best_epsilon(codes, r)[1] for r in (left, right)]
         assert smallest_of_best(found, [1, 1]) == side
         assert found[side].mean > 1
-    assert best_epsilon(Codes.draw(p, rng=stream(0)), left)[0] == 0.1  # half of them are missed
-    counted = Codes.draw(reweighted(p, (torch.arange(80) < 40).double()), rng=stream(0))
+    assert best_epsilon(Codes.draw(p, Prior(2), rng=stream(0)), left)[0] == 0.1  # half of them are missed
+    counted = Codes.draw(reweighted(p, (torch.arange(80) < 40).double()), Prior(2), rng=stream(0))
     assert best_epsilon(counted, left)[0] == 0.0  # rows that do not count are not defended
 
 
@@ -122,7 +122,7 @@ def test_a_row_of_weight_two_is_a_row_that_stands_twice(kind: Settings, within: 
     z = p.draw(rng=stream(0), draws=200)
     gap = a.distribution.log_prob(z) - b.distribution.log_prob(z)
     assert float(gap.square().mean().sqrt()) < within
-    assert a.chosen["selection_gain"] == pytest.approx(b.chosen["selection_gain"], abs=0.25)
+    assert a.chosen.gain == pytest.approx(b.chosen.gain, abs=0.25)
 
 
 def gains(*means: float, noise: float = 0.0, n: int = 100) -> list[RowScores]:
@@ -163,6 +163,6 @@ def test_rows_and_draws_are_not_confused() -> None:
     p = MemoryPosteriors(
         torch.tensor([[0.0], [50.0]], dtype=torch.float64), torch.full((2, 1), 1e-3, dtype=torch.float64)
     )
-    codes = Codes.draw(p, rng=stream(0), points=8)
-    gain = codes.gain(codes.prior + codes.z[:, 0])
+    codes = Codes.draw(p, Prior(1), rng=stream(0), points=8)
+    gain = codes.gain(codes.log_prior + codes.z[:, 0])
     torch.testing.assert_close(gain.value, torch.tensor([0.0, 50.0], dtype=torch.float64), rtol=0, atol=0.01)

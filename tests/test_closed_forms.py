@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from sklearn.decomposition import FactorAnalysis
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
+from tasks import task
 from zprime.arrays import standard_log_prob
 from zprime.distribution import rebuild
 from zprime.errors import UsageError
@@ -30,7 +31,7 @@ def posteriors(n: int = 7, d: int = 3, *, weighted: bool = True, name: str = "cl
 
 
 def fit(settings, data: MemoryPosteriors):
-    return settings.fit(data, selection=data, context=None, rng=stream(0, "fit"))
+    return settings.fit(task(data, selection=data, rng=stream(0, "fit")))
 
 
 def reverse_kl(r_mean, r_scale, q: MemoryPosteriors) -> torch.Tensor:
@@ -53,7 +54,7 @@ def forward_kl(r_mean, r_scale, q: MemoryPosteriors) -> torch.Tensor:
 
 
 CASES = {
-    "pool": (LogPoolSettings(), reverse_kl),
+    "log-pool": (LogPoolSettings(), reverse_kl),
     "barycentre": (BarycentreSettings(), wasserstein),
     "gaussian (diagonal)": (GaussianSettings(covariance="diagonal"), forward_kl),
 }
@@ -246,9 +247,9 @@ def test_low_rank_gaussian_density_and_choice_of_rank():
     )
     train = MemoryPosteriors(mean[:300], torch.full((300, 8), 0.3, dtype=torch.float64))
     selection = MemoryPosteriors(mean[300:], torch.full((100, 8), 0.3, dtype=torch.float64))
-    done = GaussianSettings(covariance="low-rank").fit(train, selection=selection, context=None, rng=rng)
-    assert done.chosen == {"rank": 2}
-    assert [row["rank"] for row in done.curve] == [1, 2, 4]
+    done = GaussianSettings(covariance="low-rank").fit(task(train, selection=selection, rng=rng))
+    assert done.chosen.settings == {"rank": 2}
+    assert [(p.setting, p.value) for p in done.curve] == [("rank", 1), ("rank", 2), ("rank", 4)]
     r = done.distribution
     _, target = moments(train)
     torch.testing.assert_close(r.factor @ r.factor.T + torch.diag(r.scale_tril.square()), target, atol=0.02, rtol=0.02)

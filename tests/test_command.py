@@ -14,8 +14,8 @@ from zprime import artifact, latent
 from zprime.cli.settings import kinds_with
 from zprime.command import changes, command, options, settings_from
 from zprime.data import DataSettings
-from zprime.distribution import Settings, fields
 from zprime.latent import ConditionalSettings, ExemplarsSettings, GaussianSettings, MixtureSettings, PriorSettings
+from zprime.latent.kind import Settings, fields
 from zprime.results.audit import AuditSettings
 from zprime.results.audit import load as load_audit
 from zprime.running import Run

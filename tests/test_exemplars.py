@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from tasks import task
 from zprime.arrays import standard_log_prob
 from zprime.components import Diagonal, Full
 from zprime.distribution import rebuild
 from zprime.errors import UsageError
 from zprime.kernels import diagonal_log_ratio
-from zprime.latent import smoothed
+from zprime.latent import Prior, smoothed
 from zprime.latent.aggregated import AggregatedSettings
 from zprime.latent.exemplars import GRID, Exemplars, ExemplarsSettings
 from zprime.latent.gaussian import GaussianSettings, moments
@@ -44,7 +45,7 @@ def points(m: int, d: int, name: str = "points") -> torch.Tensor:
 
 
 def fit(data: MemoryPosteriors, selection: MemoryPosteriors | None = None, **settings):
-    return ExemplarsSettings(**settings).fit(data, selection=selection or data, context=None, rng=stream(0, "fit"))
+    return ExemplarsSettings(**settings).fit(task(data, selection=selection or data, rng=stream(0, "fit")))
 
 
 def dense(r: Exemplars) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -66,7 +67,7 @@ def brute(r: Exemplars) -> MixtureSameFamily:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bandwidth_0_is_the_aggregated_posterior_to_the_bit(covariance, dtype):
     q = posteriors(weighted=True, dtype=dtype)
-    exact = AggregatedSettings().fit(q, selection=q, context=None, rng=stream(0)).distribution
+    exact = AggregatedSettings().fit(task(q, selection=q, rng=stream(0))).distribution
     r = fit(q, bandwidth=0.0, covariance=covariance).distribution
     z = points(40, 3).to(dtype)
     assert bool((r.log_prob(z) == exact.log_prob(z)).all())
@@ -76,7 +77,7 @@ def test_bandwidth_0_is_the_aggregated_posterior_to_the_bit(covariance, dtype):
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
 def test_bandwidth_1_is_the_moment_match(covariance):
     q = posteriors(weighted=True)
-    match = GaussianSettings(covariance=covariance).fit(q, selection=q, context=None, rng=stream(0)).distribution
+    match = GaussianSettings(covariance=covariance).fit(task(q, selection=q, rng=stream(0))).distribution
     r = fit(q, bandwidth=1.0, covariance=covariance).distribution
     z = points(40, 3)
     torch.testing.assert_close(r.log_prob(z), match.log_prob(z), atol=1e-10, rtol=0)
@@ -248,14 +249,14 @@ def test_chosen_bandwidth_mends_a_lookup_table(method, covariance):
     def gain(h: float) -> float:
         return float((replace(done.distribution, bandwidth=h).log_prob(z) - standard_log_prob(z)).mean())
 
-    chosen = done.chosen["bandwidth"]
+    chosen = done.chosen.settings["bandwidth"]
     assert chosen in GRID
     assert gain(chosen) > 0.1  # better than the prior
     assert gain(0.0) < -10  # which the aggregated posterior is not
     assert gain(chosen) > max(gain(h) for h in GRID) - 0.05
-    assert [row["bandwidth"] for row in done.curve] == list(GRID)
-    best = max(done.curve, key=lambda row: row["gain"])
-    assert best["bandwidth"] == chosen
+    assert [(p.setting, p.value) for p in done.curve] == [("bandwidth", h) for h in GRID]
+    best = max(done.curve, key=lambda p: p.gain)
+    assert best.value == chosen
 
 
 def test_leave_one_out_gain_is_that_of_the_others():
@@ -263,8 +264,8 @@ def test_leave_one_out_gain_is_that_of_the_others():
     train, selection, _ = memorising()
     train = train.take(torch.arange(40))
     done = fit(train, selection, method="leave-one-out", covariance="full")
-    row = done.curve[4]
-    r = replace(done.distribution, bandwidth=row["bandwidth"])
+    at = done.curve[4]
+    r = replace(done.distribution, bandwidth=at.value)
     weights, mean, full = dense(r)
     z = train.draw(rng=stream(0, "fresh"), draws=200)
     position = torch.arange(40).repeat(200)
@@ -272,11 +273,11 @@ def test_leave_one_out_gain_is_that_of_the_others():
     parts[torch.arange(len(z)), position] = -torch.inf
     by_row = torch.logsumexp(parts, 1).reshape(200, 40)
     log_r = torch.logaddexp(
-        by_row + math.log1p(-row["epsilon"]),
-        standard_log_prob(z).reshape(200, 40) + math.log(max(row["epsilon"], 1e-300)),
+        by_row + math.log1p(-at.epsilon),
+        standard_log_prob(z).reshape(200, 40) + math.log(max(at.epsilon, 1e-300)),
     )
     expected = (log_r - standard_log_prob(z).reshape(200, 40)).mean()
-    assert row["gain"] == pytest.approx(float(expected), abs=0.05)
+    assert at.gain == pytest.approx(float(expected), abs=0.05)
 
 
 def test_one_gaussian_is_called_by_its_name():
@@ -285,8 +286,8 @@ def test_one_gaussian_is_called_by_its_name():
         MemoryPosteriors(torch.randn(n, 2, generator=rng) * 0.8, torch.full((n, 2), 0.01)) for n in (40, 4000)
     )
     done = fit(train, selection)
-    assert done.chosen["bandwidth"] >= 0.6
-    if done.chosen["bandwidth"] == 1:
+    assert done.chosen.settings["bandwidth"] >= 0.6
+    if done.chosen.settings["bandwidth"] == 1:
         assert "kind gaussian is the same and stores no rows" in done.outcome.message
 
 
@@ -358,7 +359,7 @@ def test_medoids_cover_better_than_random_rows():
 
 
 def codes_for(selection: MemoryPosteriors) -> Codes:
-    return Codes.draw(selection, rng=stream(0, "codes"), points=600)
+    return Codes.draw(selection, Prior(selection.d), rng=stream(0, "codes"), points=600)
 
 
 def themselves(q: MemoryPosteriors) -> Diagonal:
@@ -410,7 +411,7 @@ def test_npmle_weights_undo_a_kernel_that_is_too_wide():
     z = heldout.draw(rng=stream(0, "held out"))
     weighed = fit(train, selection, subset="npmle", rows=30, bandwidth=0.5)
     equal = fit(train, selection, bandwidth=0.5).distribution
-    assert weighed.chosen["steps"] > 0
+    assert weighed.chosen.settings["steps"] > 0
     assert len(weighed.distribution.mean) == 30
     assert float((weighed.distribution.log_prob(z) - equal.log_prob(z)).mean()) > 0.05
 
@@ -421,7 +422,7 @@ def test_npmle_smooths_before_it_weighs():
     alone = npmle(train, themselves(train), 0, codes_for(selection), rng=stream(0))
     assert alone.steps == 0
     done = fit(train, selection, subset="npmle")
-    assert done.trace["gain"][done.chosen["steps"]] > max(alone.trace["gain"]) + 1
+    assert done.trace["gain"][done.chosen.settings["steps"]] > max(alone.trace["gain"]) + 1
     z = heldout.draw(rng=stream(0, "held out"))
     assert float((done.distribution.log_prob(z) - standard_log_prob(z)).mean()) > 0.1
 

@@ -17,11 +17,9 @@ from zprime.latent import (
     Gaussian,
     GaussianSettings,
     Prior,
-    heavy,
     settings_for,
-    takes_long,
 )
-from zprime.latent.selection import Codes, RowScores, best_epsilon, smallest_of_best
+from zprime.latent.selection import EPSILONS, Codes, RowScores, best_epsilon, smallest_of_best
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -35,7 +33,7 @@ def test_a_memorising_mixture_is_defended() -> None:
     found = fit("aggregated", sharp(50, 0), selection=sharp(80, 1))
     assert isinstance(found.distribution, Defensive)
     assert found.distribution.epsilon == 0.1
-    assert found.chosen["epsilon"] == 0.1
+    assert found.chosen.epsilon == 0.1
     assert "mixed with 0.1 of the prior against rows it misses" in found.outcome.message
     codes = sharp(80, 2)
     z = codes.draw(rng=stream(0, "z"))
@@ -46,7 +44,7 @@ def test_a_memorising_mixture_is_defended() -> None:
 def test_a_good_fit_is_left_alone() -> None:
     found = fit("gaussian", sharp(5000, 0), selection=sharp(800, 1))
     assert isinstance(found.distribution, Gaussian)
-    assert found.chosen["epsilon"] == 0
+    assert found.chosen.epsilon == 0
 
 
 def test_the_prior_is_never_mixed_with_itself() -> None:
@@ -56,13 +54,13 @@ def test_the_prior_is_never_mixed_with_itself() -> None:
 def test_best_share_is_the_best_of_four_by_brute_force() -> None:
     r = fit("aggregated", sharp(50, 0, 0.3), selection=sharp(80, 1, 0.3)).distribution
     base = r.base if isinstance(r, Defensive) else r
-    codes = Codes.draw(sharp(80, 1, 0.3), rng=stream(0, "codes"))
-    share, gains = best_epsilon(codes, base)
+    codes = Codes.draw(sharp(80, 1, 0.3), Prior(4), rng=stream(0, "codes"))
+    epsilon, gains = best_epsilon(codes, base)
     means = {}
-    for e in selection.EPSILONS:
+    for e in EPSILONS:
         log_r = (Defensive(base, e) if e else base).log_prob(codes.z)
         means[e] = float((log_r - standard_log_prob(codes.z)).mean())
-    assert share == max(means, key=lambda e: means[e])
+    assert epsilon == max(means, key=lambda e: means[e])
     assert gains.mean == pytest.approx(max(means.values()))
 
 
@@ -99,19 +97,14 @@ def test_the_time_of_a_fit_is_kept_and_is_no_part_of_its_hash(tmp_path: Path) ->
 
 def test_large_matrices_get_several_threads_and_small_steps_one() -> None:
     many, few = 55_000 * 16, 1_200 * 8
-    assert heavy(settings_for("mixture"), many)
-    assert heavy(settings_for("conditional"), many)
-    assert not heavy(settings_for("mixture"), few)
+    assert settings_for("mixture").heavy(many)
+    assert settings_for("conditional").heavy(many)
+    assert not settings_for("mixture").heavy(few)
     for kind in ("flow", "flow-matching", "two-stage", "vamp", "resampled", "shared-nuts"):
-        assert not heavy(settings_for(kind), many), kind
-    assert not heavy(ConditionalSettings(base=settings_for("flow")), many)
+        assert not settings_for(kind).heavy(many), kind
+    assert not ConditionalSettings(base=settings_for("flow")).heavy(many)
 
 
-def test_one_pass_is_quick_and_an_unknown_kind_may_take_long() -> None:
-    quick = {kind for kind in SETTINGS if not takes_long(settings_for(kind))}
-    assert quick == {"prior", "gaussian", "pool", "barycentre", "shared", "aggregated"}
-
-    class Stranger(GaussianSettings):
-        kind = "of a user's own"
-
-    assert takes_long(Stranger())
+def test_one_pass_is_quick() -> None:
+    quick = {kind for kind, settings in SETTINGS.items() if settings.quick}
+    assert quick == {"prior", "gaussian", "log-pool", "barycentre", "product-of-experts", "aggregated"}

@@ -21,10 +21,10 @@ from ring import (
     same_bits_twice,
     saved_bits,
 )
-from zprime.distribution import Fit
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent.flow import Chain, Flow, FlowSettings
-from zprime.latent.gradient import Whitening
+from zprime.latent.kind import Fit
+from zprime.latent.network import Whitening
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -58,7 +58,7 @@ def test_ring_is_followed_where_one_gaussian_cannot(flow: str, fits) -> None:
     assert gaussian_kl(ring()) > 0.85
     assert kl(ring(), found.distribution) < LEFT[flow]
     assert found.outcome.ok
-    assert found.trace["selection"][found.chosen["epoch"]] == max(found.trace["selection"])
+    assert found.trace["selection"][found.chosen.settings["epoch"]] == max(found.trace["selection"])
 
 
 @either
@@ -181,9 +181,9 @@ look = lambda: (Distribution._validate_args, Distribution.__dict__["arg_constrai
                 torch.get_rng_state().sum().item(), torch.are_deterministic_algorithms_enabled())
 before = look()
 import sys
-from zprime.latent import gradient, flow
+from zprime.latent import network, flow
 assert "zuko" not in sys.modules
-gradient.build(lambda: flow.Chain("nsf", 2, 1, (4,)), rng=torch.Generator())
+network.build(lambda: flow.Chain("nsf", 2, 1, (4,)), rng=torch.Generator())
 assert "zuko" in sys.modules
 after = look()
 assert before == after, (before, after)

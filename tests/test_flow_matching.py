@@ -20,10 +20,10 @@ from ring import (
     same_bits_twice,
     saved_bits,
 )
-from zprime.distribution import Fit
 from zprime.errors import UsageError
 from zprime.latent.flow_matching import FlowMatching, FlowMatchingSettings, Velocity, integrate, integrate_back
-from zprime.latent.gradient import Whitening
+from zprime.latent.kind import Fit
+from zprime.latent.network import Whitening
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -122,9 +122,10 @@ def test_stated_error_is_what_a_finer_grid_shows(found) -> None:
     shown = float((finer.log_prob(z) - r.log_prob(z)).abs().mean())
     assert 0.7 * r.error < shown < 1.4 * r.error
     assert r.error < 0.01
-    assert [row["steps"] for row in found.curve] == [8, 16, 32, 64][: len(found.curve)]
-    assert all(row["error"] >= 0.01 for row in found.curve[:-1])
-    assert found.chosen["steps"] == r.steps == found.curve[-1]["steps"]
+    tried, errors = found.trace["steps"], found.trace["error"]
+    assert tried == [8, 16, 32, 64][: len(tried)]
+    assert all(error >= 0.01 for error in errors[:-1])
+    assert found.chosen.settings["steps"] == r.steps == tried[-1]
 
 
 def test_too_few_steps_end_in_advice() -> None:

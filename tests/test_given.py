@@ -135,8 +135,8 @@ def test_settings_of_a_base_can_be_set() -> None:
         ConditionalSettings(FlowSettings(hidden=(8, 8))),
         ConditionalSettings(),
     ]
-    assert kinds_with(["shared"], ["shared.label=3"])[0].label == 3  # type: ignore[attr-defined]
-    assert kinds_with(["shared"], ["shared.label=none"])[0].label is None  # type: ignore[attr-defined]
+    assert kinds_with(["product-of-experts"], ["product-of-experts.label=3"])[0].label == 3  # type: ignore[attr-defined]
+    assert kinds_with(["product-of-experts"], ["product-of-experts.label=none"])[0].label is None  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -146,12 +146,12 @@ def test_settings_of_a_base_can_be_set() -> None:
         (["mixture.components.x=3"], "", "set: mixture.components has no fields of its own, got 'x'"),
         (["conditional.base=flowery"], "", "kind: expected one of prior, .*, got 'flowery'"),
         (["conditional.base.tau=3"], "", "set: mixture has .*, got 'tau'"),
-        (["shared.label=three"], "", "set: shared.label expected int, got 'three'"),
+        (["product-of-experts.label=three"], "", "set: product-of-experts.label expected int, got 'three'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes: list[str], by: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        kinds_with(["mixture", "conditional", "shared"], changes, by)
+        kinds_with(["mixture", "conditional", "product-of-experts"], changes, by)
 
 
 @pytest.mark.parametrize("given", ["3", "label", "label=", "label=x", "x=3", "label=1.5"])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from oracles import LinearGaussian, linear_gaussian
+from tasks import task
 from zprime.components import Full
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
@@ -31,8 +32,8 @@ def distributions() -> dict[str, LatentDistribution]:
     x, _ = MODEL.sample(60, seed=2)
     train = MemoryPosteriors(*MODEL.posterior(0.5 * x + 0.5))
     fit = {"context": None, "selection": train, "rng": stream(0, "fit")}
-    mixture = MixtureSettings(components=3).fit(train, **fit).distribution
-    aggregated = AggregatedSettings().fit(train, **fit).distribution
+    mixture = MixtureSettings(components=3).fit(task(train, **fit)).distribution
+    aggregated = AggregatedSettings().fit(task(train, **fit)).distribution
     wide = Gaussian(torch.tensor([0.3, -0.2]).double(), torch.tensor([[1.1, 0.0], [0.4, 0.8]]).double())
     return {"wide": wide, "mixture": mixture, "aggregated": Defensive(aggregated, 0.1)}
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from tasks import task
 from zoo import ZOO
 from zprime.distribution import LatentDistribution
 from zprime.latent import Mixture, MixtureSettings
@@ -34,7 +35,7 @@ def mass(given: LatentDistribution, name: str) -> tuple[float, float]:
     drawn = given.sample(2 * POINTS, rng=stream(0, "16", name)).double()
     fitting, fresh = (MemoryPosteriors(z, torch.ones_like(z)) for z in drawn.split(POINTS))
     settings = MixtureSettings(components=4, polish=0, codes="means", iterations=20)
-    g = settings.fit(fitting, selection=fresh, context=None, rng=stream(0, "fit")).distribution
+    g = settings.fit(task(fitting, selection=fresh, rng=stream(0, "fit"))).distribution
     z = g.sample(POINTS, rng=stream(0, "bridge", name))
     above, below = ((given.log_prob(x) - g.log_prob(x)).sigmoid() for x in (z, fresh.mean))
     below = 1 - below

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from oracles import grid
+from tasks import task
 from zoo import context, posteriors, sharded
 from zprime import latent
 from zprime.arrays import gaussian_log_prob
-from zprime.distribution import Fit, LatentDistribution, Settings
+from zprime.distribution import LatentDistribution
 from zprime.fitting import fit
 from zprime.latent import (
     Active,
@@ -31,6 +32,7 @@ from zprime.latent import (
     ProductOfExpertsSettings,
     gradient,
 )
+from zprime.latent.kind import Fit, Settings
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.rng import stream
 
@@ -46,9 +48,9 @@ CLOSED: dict[str, Settings] = {
     "gaussian": GaussianSettings(),
     "gaussian diagonal": GaussianSettings("diagonal"),
     "gaussian low-rank": GaussianSettings("low-rank", rank=1),
-    "pool": LogPoolSettings(),
+    "log-pool": LogPoolSettings(),
     "barycentre": BarycentreSettings(),
-    "shared": ProductOfExpertsSettings(),
+    "product-of-experts": ProductOfExpertsSettings(),
     "aggregated": AggregatedSettings(),
     "exemplars": ExemplarsSettings(bandwidth=0.4),
     "exemplars full": ExemplarsSettings(bandwidth=0.4, covariance="full"),
@@ -162,12 +164,12 @@ def test_a_fit_to_data_at_the_edge_is_a_density_that_can_be_drawn_from(kind: str
     inside = bare(r)
     drawn = inside.sample(300, rng=stream(0, "own")).double()
     if isinstance(inside, Prior):  # on a scale of its own
-        if kind == "shared":  # posteriors wider than the prior have no product, and the outcome says so
+        if kind == "product-of-experts":  # posteriors wider than the prior have no product, and the outcome says so
             assert "the product of 24 posteriors is no density" in found.outcome.message
         return
-    if edge == "far apart" or kind == "shared":
+    if edge == "far apart" or kind == "product-of-experts":
         r = inside  # the prior's share lies on a scale of its own
-    centre, unit = (drawn.mean(0), drawn.std(0)) if kind == "shared" else (0.0, unit)
+    centre, unit = (drawn.mean(0), drawn.std(0)) if kind == "product-of-experts" else (0.0, unit)
     total = float(r.log_prob(COARSE * unit.double() + centre).exp().sum()) * CELL * float(unit.double().prod())
     assert total == pytest.approx(1, abs=WITHIN[inside.density])
     r.save(tmp_path / "r")
@@ -181,7 +183,9 @@ def test_scales_of_six_orders_in_one_dimension_are_usable(kind: str) -> None:
     usable(made(kind, p).distribution, p)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "pool", "barycentre", "shared", "aggregated", "exemplars"])
+@pytest.mark.parametrize(
+    "kind", ["gaussian", "log-pool", "barycentre", "product-of-experts", "aggregated", "exemplars"]
+)
 def test_of_one_posterior_the_best_fit_is_that_posterior(kind: str) -> None:
     p = one()
     expected = gaussian_log_prob(GRID, p.mean, p.scale)
@@ -208,10 +212,10 @@ def test_of_two_posteriors_mean_and_covariance_are_kept(name: str) -> None:
 
 
 def plain(settings: Settings, p: Posteriors) -> LatentDistribution:
-    return settings.fit(p, selection=p, context=None, rng=stream(0, "plain")).distribution
+    return settings.fit(task(p, selection=p, rng=stream(0, "plain"))).distribution
 
 
-@pytest.mark.parametrize("name", [n for n in CLOSED if n != "shared"])
+@pytest.mark.parametrize("name", [n for n in CLOSED if n != "product-of-experts"])
 def test_every_row_three_times_over_changes_nothing(name: str) -> None:
     once, thrice = (plain(CLOSED[name], duplicates(k)).log_prob(GRID) for k in (1, 3))
     torch.testing.assert_close(thrice, once, rtol=1e-9, atol=1e-9)
@@ -220,7 +224,7 @@ def test_every_row_three_times_over_changes_nothing(name: str) -> None:
 def test_every_row_three_times_over_is_three_times_the_evidence_for_a_shared_latent() -> None:
     """The one kind whose rows are evidence for one thing: precisions less the prior's grow with their number."""
     p = duplicates(1)
-    once, thrice = (plain(CLOSED["shared"], duplicates(k)) for k in (1, 3))
+    once, thrice = (plain(CLOSED["product-of-experts"], duplicates(k)) for k in (1, 3))
     z = 0.1 * GRID
     prior = -0.5 * z.square().sum(1)
     gap = (thrice.log_prob(z) - prior) - 3 * (once.log_prob(z) - prior)
@@ -249,7 +253,7 @@ def test_where_a_dimension_is_collapsed_a_kind_may_leave_it_out() -> None:
     assert isinstance(bare(made("mixture", collapsed()).distribution), Active)
 
 
-UNITLESS = [n for n in CLOSED if n not in ("prior", "shared")]
+UNITLESS = [n for n in CLOSED if n not in ("prior", "product-of-experts")]
 """Kinds that do not look at the prior's unit."""
 
 

@@ -16,7 +16,7 @@ from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
 from zprime.kernels import compiled, dense, tiles
 from zprime.latent import Active, Conditional, Defensive, Prior
-from zprime.latent.gradient import NetworkDistribution
+from zprime.latent.network import NetworkDistribution
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 

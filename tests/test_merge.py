@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from tasks import task
 from zprime.arrays import standard_log_prob
 from zprime.errors import UsageError
 from zprime.latent import Mixture, MixtureSettings
 from zprime.latent import merge as module
-from zprime.latent.merge import merge
+from zprime.latent.merge import Gaussians, merge
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -52,7 +53,7 @@ def by_hand(mean: Tensor, var: Tensor, weight: Tensor, k: int, *, diagonal: bool
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_merging_is_the_loop_over_all_pairs(k: int, diagonal: bool) -> None:
     mean, var, weight = gaussians(9)
-    found = merge(mean, var, weight, k, diagonal=diagonal, rng=stream(0, "m"))
+    found = merge(Gaussians(weight, mean, var), k, diagonal=diagonal, rng=stream(0, "m"))
     groups = by_hand(mean, var, weight, k, diagonal=diagonal)
     expected = sorted(float(weight[g].sum()) for g in groups)
     torch.testing.assert_close(found.weight.sort().values, torch.tensor(expected, dtype=torch.float64))
@@ -72,7 +73,7 @@ def test_the_bound_is_one(diagonal: bool) -> None:
     p = MemoryPosteriors(mean, var.sqrt(), weights=weight)
     z = p.sample(40_000, rng=stream(0, "z"))
     for k in (40, 20, 5, 1):
-        m = merge(mean, var, weight, k, diagonal=diagonal, rng=stream(0, "m"))
+        m = merge(Gaussians(weight, mean, var), k, diagonal=diagonal, rng=stream(0, "m"))
         tril = m.covariance.sqrt() if diagonal else torch.linalg.cholesky(m.covariance)
         gap = p.log_prob(z) - Mixture(m.weight.log(), m.mean, tril).log_prob(z)
         assert float(gap.mean()) <= m.bound + 4 * float(gap.std()) / math.sqrt(len(gap))
@@ -82,9 +83,9 @@ def test_the_bound_is_one(diagonal: bool) -> None:
 
 def test_many_rows_go_through_cells_first(monkeypatch: pytest.MonkeyPatch) -> None:
     mean, var, weight = gaussians(300)
-    whole = merge(mean, var, weight, 5, diagonal=False, rng=stream(0, "m"))
+    whole = merge(Gaussians(weight, mean, var), 5, diagonal=False, rng=stream(0, "m"))
     monkeypatch.setattr(module, "DIRECT", 60)
-    cells = merge(mean, var, weight, 5, diagonal=False, rng=stream(0, "m"))
+    cells = merge(Gaussians(weight, mean, var), 5, diagonal=False, rng=stream(0, "m"))
     assert float(cells.weight.sum()) == pytest.approx(1)
     assert whole.bound <= cells.bound < 1.4 * whole.bound  # a little is lost, and the bound says so
 
@@ -97,7 +98,7 @@ def clumps(n: int, seed: int, scale: float = 0.3) -> MemoryPosteriors:
 
 def gain(heldout: MemoryPosteriors, **changes: object) -> float:
     settings = MixtureSettings(components=3, **changes)  # type: ignore[arg-type]
-    found = settings.fit(clumps(1500, 0), selection=clumps(500, 1), context=None, rng=stream(0, "fit"))
+    found = settings.fit(task(clumps(1500, 0), selection=clumps(500, 1), rng=stream(0, "fit")))
     z = heldout.draw(rng=stream(0, "z"), draws=4)
     return float((found.distribution.log_prob(z) - standard_log_prob(z)).mean())
 
@@ -121,12 +122,12 @@ def test_polish_climbs_where_the_bound_is_loose_and_is_kept_only_if_it_helps() -
     found = {}
     for polish in (0, 10):
         settings = MixtureSettings(components=3, polish=polish, tolerance=1e-6)
-        found[polish] = settings.fit(even(0), selection=even(1), context=None, rng=stream(0, "fit"))
+        found[polish] = settings.fit(task(even(0), selection=even(1), rng=stream(0, "fit")))
     heldout = even(2)
     z = heldout.draw(rng=stream(0, "z"), draws=8)
     best = even(0).log_prob(z).mean()
     rough, smooth = (float(best - found[p].distribution.log_prob(z).mean()) for p in (0, 10))
-    assert found[10].chosen["polished"]
+    assert found[10].chosen.settings["polished"]
     assert smooth < 0.5 * rough  # what is missing to the aggregated posterior itself
 
 

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from oracles import grid
+from tasks import task
 from zoo import fitted, posteriors, weighted
-from zprime.distribution import Fit
 from zprime.errors import UsageError
 from zprime.kernels import compiled, expectation
 from zprime.latent import GaussianSettings, Mixture, MixtureSettings
 from zprime.latent.em import ComponentEM, State
+from zprime.latent.kind import Fit
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -24,7 +25,7 @@ BOTH = pytest.mark.parametrize("covariance", ["full", "diagonal"])
 
 def fit(p: MemoryPosteriors, k: int, *, seed: int = 0, **changes) -> Fit[Mixture]:
     return MixtureSettings(components=k, **{"polish": 0, **changes}).fit(
-        p, selection=p, context=None, rng=stream(seed, "fit")
+        task(p, selection=p, context=None, rng=stream(seed, "fit"))
     )
 
 
@@ -176,7 +177,7 @@ def test_units_of_the_latent_space_do_not_matter(covariance: str) -> None:
 def test_fitted_twice_it_is_the_same_and_the_generator_has_not_moved() -> None:
     p, rng = posteriors(3), stream(0, "fit")
     before = rng.get_state()
-    a, b = (MixtureSettings(3).fit(p, selection=p, context=None, rng=rng).distribution for _ in range(2))
+    a, b = (MixtureSettings(3).fit(task(p, selection=p, rng=rng)).distribution for _ in range(2))
     assert torch.equal(rng.get_state(), before)
     for name, tensor in a.tensors().items():
         assert torch.equal(tensor, b.tensors()[name])
@@ -204,23 +205,24 @@ def test_rows_of_weight_zero_and_duplicated_rows_count_as_their_weight() -> None
 
 
 def test_zero_chooses_the_number_of_clusters_on_the_selection_split() -> None:
-    found = MixtureSettings().fit(clusters(300, 5), selection=clusters(150, 5), context=None, rng=stream(0))
-    assert found.chosen["components"] == 5
+    found = MixtureSettings().fit(task(clusters(300, 5), selection=clusters(150, 5), rng=stream(0)))
+    assert found.chosen.settings["components"] == 5
     assert len(found.distribution.mean) == 5
-    assert [row["components"] for row in found.curve] == [2, 5, 10, 20, 50]  # up to a fifth of the rows
-    best = max(found.curve, key=lambda row: row["gain"])
+    up_to_a_fifth_of_the_rows = (2, 5, 10, 20, 50)
+    assert [(p.setting, p.value) for p in found.curve] == [("components", k) for k in up_to_a_fifth_of_the_rows]
+    best = max(found.curve, key=lambda p: p.gain)
     five = found.curve[1]
-    assert best["gain"] - five["gain"] < 0.05
-    assert five["gain"] - found.curve[0]["gain"] > 0.5
-    assert five["bytes"] == found.distribution.bytes
-    assert all(row["stderr"] > 0 and row["epsilon"] in (0.0, 0.01, 0.05, 0.1) for row in found.curve)
+    assert best.gain - five.gain < 0.05
+    assert five.gain - found.curve[0].gain > 0.5
+    assert five.bytes == found.distribution.bytes
+    assert all(p.stderr > 0 and p.epsilon in (0.0, 0.01, 0.05, 0.1) for p in found.curve)
 
 
 @pytest.mark.parametrize("n", [1, 2, 9])
 def test_zero_on_few_rows_is_one_component(n: int) -> None:
     found = fit(posteriors(2, n=n), 0)
-    assert found.chosen["components"] == 1
-    assert math.isfinite(found.curve[0]["gain"])
+    assert found.chosen.settings["components"] == 1
+    assert math.isfinite(found.curve[0].gain)
 
 
 @BOTH
@@ -287,7 +289,7 @@ def test_restarts_keep_the_best_bound_and_escape_a_poor_start() -> None:
     worst = min(one, key=lambda s: one[s])
     assert one[worst] < max(one.values()) - 0.05  # a start that put two centres into one cluster
     many = fit(p, 8, seed=worst, restarts=8)
-    bounds = many.chosen["bounds"]
+    bounds = many.chosen.settings["bounds"]
     assert bounds[0] == one[worst]
     assert many.trace["bound"][-1] == max(bounds) > one[worst] + 0.05
 
@@ -295,6 +297,6 @@ def test_restarts_keep_the_best_bound_and_escape_a_poor_start() -> None:
 def test_restarts_follow_the_choice_of_components() -> None:
     p = clusters(300, 5)
     found = fit(p, 0, restarts=3)
-    assert len(found.chosen["bounds"]) == 3
-    assert found.chosen["components"] == 5
-    assert {c["components"] for c in found.curve} > {2, 5, 10}
+    assert len(found.chosen.settings["bounds"]) == 3
+    assert found.chosen.settings["components"] == 5
+    assert {p.value for p in found.curve} > {2, 5, 10}

@@ -13,11 +13,12 @@ from torch import nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from oracles import LinearGaussian, linear_gaussian
+from tasks import task
 from zprime.data import Rows
 from zprime.distribution import rebuild
 from zprime.errors import NumericalError, UsageError
 from zprime.latent import nuts
-from zprime.latent.context import Context
+from zprime.latent.kind import Context
 from zprime.latent.nuts import SharedNUTSSettings, diagnose
 from zprime.latent.product_of_experts import ProductOfExpertsSettings
 from zprime.posteriors import MemoryPosteriors
@@ -72,7 +73,7 @@ def long_run():
     model = skewed()
     context, q = group(model, Plain(model))
     settings = SharedNUTSSettings(draws=1000, chains=2, warmup=80)
-    return model, context, q, settings.fit(q, selection=q, context=context, rng=stream(0, "nuts"))
+    return model, context, q, settings.fit(task(q, selection=q, context=context, rng=stream(0, "nuts")))
 
 
 def test_draws_are_those_of_the_exact_posterior():
@@ -82,7 +83,7 @@ def test_draws_are_those_of_the_exact_posterior():
     assert "R-hat 1.0" in done.outcome.message
     z = done.distribution.draws
     assert len(z) == 1000
-    ess = done.chosen["ess"]
+    ess = done.chosen.settings["ess"]
     # whitened by the truth: mean 0 and covariance I, within 5 Monte Carlo errors
     u = torch.linalg.solve_triangular(truth.scale_tril, (z - truth.mean).T, upper=False).T
     assert float(u.mean(0).abs().max()) < 5 / ess**0.5
@@ -96,13 +97,13 @@ def test_draws_are_those_of_the_exact_posterior():
 def test_agrees_with_the_product_of_experts_where_that_is_exact():
     model = linear_gaussian(5, 2)
     context, q = group(model, Plain(model), 20)
-    shared = ProductOfExpertsSettings(label=1).fit(q, selection=q, context=None, rng=stream(0)).distribution
+    shared = ProductOfExpertsSettings(label=1).fit(task(q, selection=q, rng=stream(0))).distribution
     done = SharedNUTSSettings(label=1, draws=200, chains=2, warmup=40).fit(
-        q, selection=q, context=context, rng=stream(0)
+        task(q, selection=q, context=context, rng=stream(0))
     )
     u = (done.distribution.draws - shared.mean) / shared.scale
-    assert float(u.mean(0).abs().max()) < 5 / done.chosen["ess"] ** 0.5
-    assert float((u.std(0) - 1).abs().max()) < 5 / done.chosen["ess"] ** 0.5
+    assert float(u.mean(0).abs().max()) < 5 / done.chosen.settings["ess"] ** 0.5
+    assert float((u.std(0) - 1).abs().max()) < 5 / done.chosen.settings["ess"] ** 0.5
     assert done.distribution.label == "shared-nuts(10)"
 
 
@@ -144,10 +145,10 @@ def test_chains_that_disagree_are_a_bad_outcome():
         x * torch.tensor([[1.0], [1], [-1], [-1]], dtype=torch.float64), torch.full((4, 1), 0.05, dtype=torch.float64)
     )
     done = SharedNUTSSettings(draws=60, chains=6, warmup=20).fit(
-        q, selection=q, context=Context(Bimodal(), rows, rows), rng=stream(0, "bimodal")
+        task(q, selection=q, context=Context(Bimodal(), rows, rows), rng=stream(0, "bimodal"))
     )
     assert not done.outcome.ok
-    assert done.chosen["rhat"] > 1.5
+    assert done.chosen.settings["rhat"] > 1.5
     assert "the chains disagree" in done.outcome.message
     assert "raise warmup to 80 and draws to 240" in done.outcome.message
     assert set(done.distribution.draws.sign().flatten().tolist()) == {-1.0, 1.0}
@@ -156,10 +157,10 @@ def test_chains_that_disagree_are_a_bad_outcome():
 def test_too_few_draws_are_a_bad_outcome():
     model = linear_gaussian(5, 2)
     context, q = group(model, model.vae())
-    done = SharedNUTSSettings(draws=30, chains=1, warmup=30).fit(q, selection=q, context=context, rng=stream(0))
+    done = SharedNUTSSettings(draws=30, chains=1, warmup=30).fit(task(q, selection=q, context=context, rng=stream(0)))
     assert not done.outcome.ok
     assert "raise" in done.outcome.message
-    assert done.chosen["ess"] < 100 or done.chosen["rhat"] > 1.01
+    assert done.chosen.settings["ess"] < 100 or done.chosen.settings["rhat"] > 1.01
 
 
 def test_diagnostics_of_known_chains():
@@ -184,7 +185,9 @@ def test_float32_models_and_determinism():
         rows = Rows("train", context.train.x.to(dtype), context.train.ids)
         q = MemoryPosteriors(q.mean.to(dtype), q.scale.to(dtype), row_ids=q.row_ids)
         settings = SharedNUTSSettings(draws=30, chains=1, warmup=30)
-        results.append(settings.fit(q, selection=q, context=Context(v, rows, rows), rng=stream(0)).distribution.draws)
+        results.append(
+            settings.fit(task(q, selection=q, context=Context(v, rows, rows), rng=stream(0))).distribution.draws
+        )
     assert results[1].dtype == torch.float32
     assert bool((results[1] == results[2]).all())
     truth = exact(model, group(model, vae)[0].train.x)
@@ -221,17 +224,17 @@ def test_leaves_the_global_state_alone():
         for switch in (True, False):
             Distribution.set_default_validate_args(switch)
             before = snapshot()
-            settings.fit(q, selection=q, context=context, rng=stream(0))
+            settings.fit(task(q, selection=q, context=context, rng=stream(0)))
             assert snapshot() == before
         with torch.no_grad():
-            settings.fit(q, selection=q, context=context, rng=stream(0))
+            settings.fit(task(q, selection=q, context=context, rng=stream(0)))
     finally:
         Distribution.set_default_validate_args(True)
     # and the global stream is not what decides
     torch.manual_seed(1)
-    a = settings.fit(q, selection=q, context=context, rng=stream(0)).distribution.draws
+    a = settings.fit(task(q, selection=q, context=context, rng=stream(0))).distribution.draws
     torch.manual_seed(2)
-    b = settings.fit(q, selection=q, context=context, rng=stream(0)).distribution.draws
+    b = settings.fit(task(q, selection=q, context=context, rng=stream(0))).distribution.draws
     assert bool((a == b).all())
 
 
@@ -249,7 +252,7 @@ python, numpy = random.getstate(), np.random.get_state()[1].copy()
 mcmc = nuts._library("pyro.infer.mcmc")
 assert "pyro" in sys.modules
 target = lambda p: 0.5 * p["z"].square().sum()
-nuts._chain(mcmc, target, torch.ones(1), draws=5, warmup=5, seed=torch.Generator(), label="", progress=lambda *a: None)
+nuts._chain(mcmc, target, torch.ones(1), nuts.Length(5, 5), seed=torch.Generator(), tell=lambda *a: None)
 nuts.diagnose(torch.randn(2, 50, 1, generator=torch.Generator()))
 assert Distribution._validate_args is False
 assert list(warnings.filters) == filters
@@ -280,7 +283,7 @@ def test_without_a_library_of_the_extra(monkeypatch, library: str):
     monkeypatch.setattr(nuts, "_chain", run)
     text = f"kind shared-nuts: expected Pyro and arviz-stats .* named '{library}'; run: pip install 'zprime.nuts.'"
     with pytest.raises(UsageError, match=text):
-        SharedNUTSSettings().fit(q, selection=q, context=context, rng=stream(0))
+        SharedNUTSSettings().fit(task(q, selection=q, context=context, rng=stream(0)))
 
 
 @pytest.mark.parametrize(
@@ -296,14 +299,14 @@ def test_settings_that_cannot_be_used(settings, text):
     model = linear_gaussian(5, 2)
     context, q = group(model, model.vae())
     with pytest.raises(UsageError, match=text):
-        SharedNUTSSettings(**settings).fit(q, selection=q, context=context, rng=stream(0))
+        SharedNUTSSettings(**settings).fit(task(q, selection=q, context=context, rng=stream(0)))
 
 
 def test_needs_the_model():
     model = linear_gaussian(5, 2)
     _, q = group(model, model.vae())
     with pytest.raises(UsageError, match="kind shared-nuts: needs the model and the rows"):
-        SharedNUTSSettings().fit(q, selection=q, context=None, rng=stream(0))
+        SharedNUTSSettings().fit(task(q, selection=q, rng=stream(0)))
 
 
 def test_rows_that_the_decoder_cannot_have_made():
@@ -312,7 +315,7 @@ def test_rows_that_the_decoder_cannot_have_made():
     rows = Rows("train", context.train.x.clone(), context.train.ids)
     rows.x[3, 0] = torch.nan
     with pytest.raises(NumericalError, match="log p\\(x\\|z\\) of 8 rows is not finite at a code of row 10"):
-        SharedNUTSSettings().fit(q, selection=q, context=Context(model.vae(), rows, rows), rng=stream(0))
+        SharedNUTSSettings().fit(task(q, selection=q, context=Context(model.vae(), rows, rows), rng=stream(0)))
 
 
 def test_reports_progress():
@@ -320,6 +323,6 @@ def test_reports_progress():
     context, q = group(model, model.vae())
     seen = []
     SharedNUTSSettings(draws=8, chains=2, warmup=10).fit(
-        q, selection=q, context=context, rng=stream(0), progress=lambda *a: seen.append(a)
+        task(q, selection=q, context=context, rng=stream(0), progress=lambda *a: seen.append(a))
     )
     assert [s for s in seen if s[1] == s[2]] == [("shared-nuts chain 1", 14, 14), ("shared-nuts chain 2", 14, 14)]

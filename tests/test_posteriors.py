@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from oracles import torch_mixture
+from tasks import task
 from zoo import posteriors, sharded, weighted
 from zprime import artifact
 from zprime.errors import ArrayError, ArtifactError
@@ -125,7 +126,7 @@ def test_sampling_is_a_datum_at_random_then_its_posterior(dtype: torch.dtype) ->
 
 def test_the_aggregated_kind_draws_and_scores_as_the_posteriors_do() -> None:
     p = rich()
-    r = AggregatedSettings().fit(p, selection=p, context=None, rng=stream(0)).distribution
+    r = AggregatedSettings().fit(task(p, selection=p, rng=stream(0))).distribution
     assert isinstance(r, Aggregated)
     assert torch.equal(r.sample(30, rng=stream(0)), p.sample(30, rng=stream(0)))
     assert torch.equal(r.log_prob(POINTS), p.log_prob(POINTS))

@@ -15,8 +15,8 @@ from rich.console import Console
 import small
 import zprime
 from zprime import plot, reporting
-from zprime.distribution import Outcome
 from zprime.errors import ArtifactError, UsageError
+from zprime.latent.kind import Outcome
 from zprime.posteriors import ShardedPosteriors
 from zprime.reporting import gains, pictures
 from zprime.reporting.compare import compare

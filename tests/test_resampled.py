@@ -22,10 +22,10 @@ from ring import (
     saved_bits,
 )
 from zprime.arrays import standard_log_prob
-from zprime.distribution import Fit
 from zprime.errors import UsageError
 from zprime.latent.gaussian import GaussianSettings
-from zprime.latent.gradient import MLP, Whitening
+from zprime.latent.kind import Fit
+from zprime.latent.network import MLP, Whitening
 from zprime.latent.resampled import Normaliser, Resampled, ResampledSettings
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream

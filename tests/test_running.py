@@ -135,7 +135,7 @@ def test_the_shipped_generator_is_the_verdicts(made: tuple[Run, Audit]) -> None:
 
 def test_a_fit_is_kept_with_how_it_went(made: tuple[Run, Audit]) -> None:
     found = load_fit(made[0].path / "latent" / "mixture")
-    assert found.chosen["components"] in {c["components"] for c in found.curve}
+    assert found.chosen.settings["components"] in {p.value for p in found.curve}
     assert len(found.trace["bound"]) > 1
     z = torch.randn(5, 2, generator=stream(0, "z"))
     assert torch.isfinite(found.distribution.log_prob(z)).all()

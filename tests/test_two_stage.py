@@ -9,10 +9,10 @@ from torch.distributions import MultivariateNormal
 
 from oracles import grid
 from ring import GRID, cloud, company_does_not_matter, fit, gaussian_kl, kl, mass, ring, same_bits_twice, saved_bits
-from zprime.distribution import Fit
 from zprime.errors import UsageError
 from zprime.latent import two_stage
-from zprime.latent.gradient import Whitening, precise
+from zprime.latent.kind import Fit
+from zprime.latent.network import Whitening, precise
 from zprime.latent.two_stage import Second, TwoStage, TwoStageSettings
 from zprime.rng import stream
 
@@ -92,7 +92,7 @@ def test_at_every_point_the_mean_over_seeds_is_the_bound_and_one_seed_may_lie_ab
 
 def test_the_mean_bound_moves_with_the_seed_by_what_the_fit_says(found) -> None:
     """All points share the draws: more points do not help, more draws do."""
-    r, said = found.distribution, found.chosen["bound_stderr"]
+    r, said = found.distribution, found.chosen.settings["bound_stderr"]
     z = r.sample(2000, rng=stream(2))
     means = torch.tensor([float(replace(r, seed=s).log_prob(z).mean()) for s in range(100, 140)])
     assert 0.4 < said / float(means.std()) < 2.5

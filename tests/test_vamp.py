@@ -21,10 +21,9 @@ from ring import (
     saved_bits,
 )
 from zprime.data import Rows
-from zprime.distribution import Fit
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import trainable_mixture_log_prob
-from zprime.latent.context import Context
+from zprime.latent.kind import Context, Fit
 from zprime.latent.vamp import PseudoInputs, Vamp, VampSettings, _medoids
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
@@ -127,7 +126,7 @@ def test_learned_inputs_are_no_training_rows(found) -> None:
     """Every component has moved from the row that it started at, and none has moved onto another."""
     p = encode(TRAIN)
     gap = torch.cdist(found.distribution.mean, p.mean) + torch.cdist(found.distribution.scale, p.scale)
-    assert found.chosen["epoch"] > 0
+    assert found.chosen.settings["epoch"] > 0
     assert not found.distribution.holds_rows
     assert float(gap.min()) > 1e-4
 

@@ -12,20 +12,21 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from tasks import task
 from zprime import artifact
 from zprime.arrays import blocks
 from zprime.data import Rows
-from zprime.distribution import LatentDistribution, Settings
+from zprime.distribution import LatentDistribution
 from zprime.latent.active import Active
 from zprime.latent.aggregated import AggregatedSettings
 from zprime.latent.barycentre import BarycentreSettings
 from zprime.latent.conditional import ConditionalSettings
-from zprime.latent.context import Context
 from zprime.latent.defensive import Defensive
 from zprime.latent.exemplars import ExemplarsSettings
 from zprime.latent.flow import FlowSettings
 from zprime.latent.flow_matching import FlowMatchingSettings
 from zprime.latent.gaussian import GaussianSettings
+from zprime.latent.kind import Context, Settings
 from zprime.latent.log_pool import LogPoolSettings
 from zprime.latent.mixture import MixtureSettings
 from zprime.latent.nuts import SharedNUTS
@@ -94,7 +95,7 @@ def context(p: MemoryPosteriors) -> Context:
 def fitted(settings: Settings, p: MemoryPosteriors) -> LatentDistribution:
     """What the settings make of posteriors."""
     with patch("zprime.latent.gradient.STEPS", 60):  # laws hold for bad fits too
-        return settings.fit(p, selection=p, context=None, rng=stream(0, "zoo fit")).distribution
+        return settings.fit(task(p, selection=p, rng=stream(0, "zoo fit"))).distribution
 
 
 SHORT = {"hidden": (32, 32), "epochs": 4, "batch": 128, "lr": 0.02}
@@ -107,9 +108,9 @@ ZOO: dict[str, Make] = {
     "gaussian": lambda d, t: fitted(GaussianSettings(), posteriors(d, t)),
     "gaussian diagonal": lambda d, t: fitted(GaussianSettings("diagonal"), posteriors(d, t)),
     "gaussian low-rank": lambda d, t: fitted(GaussianSettings("low-rank", rank=1), posteriors(d, t)),
-    "pool": lambda d, t: fitted(LogPoolSettings(), posteriors(d, t)),
+    "log-pool": lambda d, t: fitted(LogPoolSettings(), posteriors(d, t)),
     "barycentre": lambda d, t: fitted(BarycentreSettings(), posteriors(d, t)),
-    "shared": lambda d, t: fitted(ProductOfExpertsSettings(group=(0, 1, 2)), posteriors(d, t)),
+    "product-of-experts": lambda d, t: fitted(ProductOfExpertsSettings(group=(0, 1, 2)), posteriors(d, t)),
     "mixture": lambda d, t: fitted(MixtureSettings(components=3), posteriors(d, t)),
     "mixture diagonal": lambda d, t: fitted(MixtureSettings(components=4, covariance="diagonal"), posteriors(d, t)),
     "aggregated": lambda d, t: fitted(AggregatedSettings(), posteriors(d, t)),

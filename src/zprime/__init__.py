@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from zprime.auditing import audit
     from zprime.data import Dataset, DataSettings, Rows
     from zprime.data import load as load_data
-    from zprime.distribution import Fit, LatentDistribution, Outcome
+    from zprime.distribution import LatentDistribution
     from zprime.encoding import encode
     from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError, ZprimeError
     from zprime.fitting import fit
     from zprime.latent import load as load_latent
+    from zprime.latent.kind import Fit, Outcome
     from zprime.posteriors import MemoryPosteriors, Posteriors, ShardedPosteriors
     from zprime.reporting import report
     from zprime.reporting.explain import explain
@@ -44,12 +45,12 @@ _WHERE = {
     "DataSettings": "data",
     "Dataset": "data",
     "Estimate": "statistics.estimate",
-    "Fit": "distribution",
+    "Fit": "latent.kind",
     "GenerativeModel": "sampling",
     "LatentDistribution": "distribution",
     "MemoryPosteriors": "posteriors",
     "NumericalError": "errors",
-    "Outcome": "distribution",
+    "Outcome": "latent.kind",
     "Posteriors": "posteriors",
     "Rows": "data",
     "Run": "running",

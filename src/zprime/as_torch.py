@@ -85,8 +85,8 @@ class TorchDistribution(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         shape: torch.Size = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)  # type: ignore[no-untyped-call]
-        out = self.latent.log_prob(value.expand(*shape, value.shape[-1]).reshape(-1, value.shape[-1]))
-        return out.to(value.dtype).reshape(shape)
+        log_prob = self.latent.log_prob(value.expand(*shape, value.shape[-1]).reshape(-1, value.shape[-1]))
+        return log_prob.to(value.dtype).reshape(shape)
 
     def __repr__(self) -> str:
         return f"TorchDistribution({self.latent.label}, batch_shape={list(self.batch_shape)})"

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +10,13 @@ from torch import Tensor
 from zprime import artifact
 from zprime.arrays import count_columns
 from zprime.data import Rows
-from zprime.distribution import Fit, LatentDistribution
+from zprime.distribution import LatentDistribution
 from zprime.encoding import Reencoded
 from zprime.engine import in_threads
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import ExactIndex
 from zprime.latent import Active, Defensive
+from zprime.latent.kind import Fit
 from zprime.measure.candidates import Candidates
 from zprime.measure.latents.averages import averages
 from zprime.measure.latents.side import latents_side
@@ -35,7 +35,7 @@ from zprime.measure.verdicts.likelihood import (
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.audit import Audit, AuditSettings, Entry, Score, Scores
-from zprime.results.facts import Chosen, CurvePoint, DataInfo, ModelInfo, Storage
+from zprime.results.facts import Chosen, DataInfo, ModelInfo, Storage
 from zprime.results.latents import Surgery
 from zprime.results.names import CandidateId, Gain
 from zprime.results.settings import FEWEST
@@ -238,35 +238,17 @@ def _entry(
         id=wanted,
         kind=kind_of(r),
         label=r.label,
+        gloss=r.gloss,
         epsilon=panel.blends[wanted].epsilon,
         bytes=r.bytes,
         holds_rows=r.holds_rows,
         scores={split: _scores(row_gains, wanted, seed) for split, row_gains in split_gains.items()},
         outcome="" if fit is None else fit.outcome.message,
-        chosen=Chosen() if fit is None or wanted.alone else _chosen(fit.chosen),
-        curve=[] if fit is None or wanted.alone else _curve(fit.curve),
+        chosen=Chosen() if fit is None or wanted.alone else fit.chosen,
+        curve=[] if fit is None or wanted.alone else list(fit.curve),
         draws_per_second=_draws_per_second(r, seed),
         seconds=None if fit is None else fit.seconds,
     )
-
-
-def _chosen(chosen: Mapping[str, Any]) -> Chosen:
-    common = {"epsilon", "selection_gain", "active", "weights"}
-    return Chosen(
-        epsilon=chosen.get("epsilon"),
-        gain=chosen.get("selection_gain"),
-        active=chosen.get("active"),
-        weights=chosen.get("weights", ""),
-        settings={k: v for k, v in chosen.items() if k not in common},
-    )
-
-
-def _curve(curve: list[dict[str, Any]]) -> list[CurvePoint]:
-    points = []
-    for p in curve:
-        setting = next(k for k in p if k not in ("bytes", "epsilon", "gain", "stderr"))
-        points.append(CurvePoint(setting, p[setting], p["bytes"], p["epsilon"], p["gain"], p["stderr"]))
-    return points
 
 
 def kind_of(r: LatentDistribution) -> str:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from zprime.data import DataSettings
-from zprime.distribution import Settings
 from zprime.errors import UsageError
 from zprime.fit_stage import KINDS
-from zprime.latent import ConditionalSettings, name_of, settings_for
+from zprime.latent import ConditionalSettings, settings_for
+from zprime.latent.kind import Settings
 from zprime.results.audit import AuditSettings
 from zprime.run_folder import RunFolder
 from zprime.training import TrainSettings
@@ -34,7 +34,7 @@ class _Fit:
     @property
     def usual(self) -> bool:
         """Whether `zprime run` calls it by this name, and weighs rows equally."""
-        return self.name == name_of(self.settings) and not self.weights
+        return self.name == self.settings.name and not self.weights
 
 
 def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *, seed: int) -> str:
@@ -103,7 +103,7 @@ def settings_from(recorded: Mapping[str, Any]) -> Settings:
         for name, v in recorded.items()
         if name != "kind"
     }
-    return replace(settings_for(recorded["kind"]), **values)  # type: ignore[type-var]
+    return replace(settings_for(recorded["kind"]), **values)
 
 
 def _fit(folder: RunFolder, name: str) -> _Fit:
@@ -126,7 +126,7 @@ def _calls(fits: Sequence[_Fit]) -> Iterator[list[str]]:
         yield from ([*words, *_seed(seed)] for words in calls)
     for f in fits:
         if not f.usual:
-            name = ["--name", f.name] if f.name != name_of(f.settings) else []
+            name = ["--name", f.name] if f.name != f.settings.name else []
             weights = ["--weights", f.weights] if f.weights else []
             yield [*(_kinds([f]) or []), *name, *weights, *_seed(f.seed)]
 
@@ -146,7 +146,7 @@ def _kinds(fits: Sequence[_Fit]) -> list[str] | None:
 
 
 def _changes(where: str, default: Settings, settings: Settings) -> Iterator[str]:
-    for f in fields(settings):  # type: ignore[arg-type]
+    for f in fields(settings):
         before, value = getattr(default, f.name), getattr(settings, f.name)
         if isinstance(value, Settings):
             if value.kind != before.kind:

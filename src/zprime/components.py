@@ -82,7 +82,7 @@ class Diagonal:
         mu, s = mean.to(dtype), scale.to(dtype)
         m, t = self.mean.to(dtype), self.scale.to(dtype)
         ratio = torch.empty(len(mu), dtype=torch.float64, device=mu.device)
-        u, out = _noise(len(mu), draws, self.d, dtype, rng)
+        u, z = _noise(len(mu), draws, self.d, dtype, rng)
         for rows in blocks(len(mu), max(1, PAIRS // len(m))):
             terms = diagonal_log_ratio(mu[rows], s[rows], m, t) + self.log_weight.to(dtype)
             ratio[rows] = torch.logsumexp(terms.double(), 1)
@@ -91,8 +91,8 @@ class Diagonal:
                 tk, mk = t[k].square(), m[k]
                 v = s[rows, None].square()
                 a = v + tk - v * tk
-                out[rows] = (mu[rows, None] * tk + mk * v) / a + (v * tk / a).sqrt() * out[rows]
-        return Tilted(ratio, out)
+                z[rows] = (mu[rows, None] * tk + mk * v) / a + (v * tk / a).sqrt() * z[rows]
+        return Tilted(ratio, z)
 
 
 @dataclass(frozen=True)
@@ -131,15 +131,15 @@ class Full:
             for k, block in enumerate(torch.split(noise, counts))
             if len(block)
         ]
-        out = torch.cat(parts) if parts else noise
-        return out[torch.randperm(n, generator=rng, device=out.device)]
+        by_component = torch.cat(parts) if parts else noise
+        return by_component[torch.randperm(n, generator=rng, device=by_component.device)]
 
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
     ) -> Tilted:
         """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form)."""
         ratio = torch.empty(len(mean), dtype=torch.float64, device=mean.device)
-        u, out = _noise(len(mean), draws, self.d, torch.float64, rng)
+        u, z = _noise(len(mean), draws, self.d, torch.float64, rng)
         for rows in blocks(len(mean), max(1, PAIRS // (len(self.mean) * self.d**2))):
             terms, centre, factor = full_log_ratio(mean[rows], scale[rows], self.mean, self.scale_tril)
             terms = terms + self.log_weight.double()
@@ -147,9 +147,9 @@ class Full:
             if draws:
                 k = choose_rows(terms, u[rows])
                 row = torch.arange(len(k), device=k.device)[:, None]
-                spread = torch.linalg.solve_triangular(factor[row, k].mT, out[rows, :, :, None], upper=True)
-                out[rows] = centre[row, k] + spread[..., 0]
-        return Tilted(ratio, out)
+                spread = torch.linalg.solve_triangular(factor[row, k].mT, z[rows, :, :, None], upper=True)
+                z[rows] = centre[row, k] + spread[..., 0]
+        return Tilted(ratio, z)
 
 
 @runtime_checkable
@@ -199,8 +199,8 @@ def differentiable(z: Float[Tensor, "n d"], mixture: WithScore) -> Float[Tensor,
     """The mixture's log-density, with a gradient (of first order) where `z` asks for one."""
     if not (torch.is_grad_enabled() and z.requires_grad):
         return mixture.value(z)
-    out: Tensor = _Density.apply(z, mixture)  # type: ignore[no-untyped-call]
-    return out
+    log_prob: Tensor = _Density.apply(z, mixture)  # type: ignore[no-untyped-call]
+    return log_prob
 
 
 def choose(log_weight: Float[Tensor, " k"], n: int, rng: torch.Generator) -> Tensor:

@@ -1,22 +1,21 @@
 """The contract of a latent distribution: anything that may stand where the prior stood."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from zprime import artifact
-from zprime.arrays import check_matrix
+from zprime.arrays import check_matrix, standard_log_prob
 from zprime.as_torch import TorchDistribution
 from zprime.components import Diagonal, Full, Tilted
-from zprime.errors import ArtifactError
-from zprime.notebook import box, size
-from zprime.progress import Progress, silent
+from zprime.errors import ArtifactError, UsageError
 
 Density = Literal["exact", "bound", "estimate", "none"]
 """What `log_prob` is.
@@ -100,6 +99,11 @@ class LatentDistribution(ABC):
         """A short name for tables, e.g. `mixture(20)`."""
         return self.kind
 
+    @property
+    def gloss(self) -> str:
+        """What the label means, for readers who do not know the kind, e.g. "the posteriors, smoothed"; may be empty."""
+        return ""
+
     def as_torch(self, *, validate_args: bool | None = None) -> TorchDistribution:
         """As a `torch.distributions.Distribution` of event shape [d], e.g. for a prior in Pyro."""
         return TorchDistribution(self, validate_args=validate_args)
@@ -145,72 +149,74 @@ class GaussianDistribution(LatentDistribution):
         return self.components.tilt(mean, scale, draws=draws, rng=rng)
 
 
-L = TypeVar("L", bound=LatentDistribution, covariant=True)
+@final
+@dataclass(frozen=True, repr=False)
+class Prior(GaussianDistribution):
+    """N(0, tau^2 I) in `dim` dimensions: nothing is stored.
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a fit ended: `ok`, or a sentence saying what happened, why it usually does, and what to change."""
-
-    ok: bool = True
-    message: str = "converged"
-
-
-@dataclass(frozen=True)
-class Fit(Generic[L]):
-    """What `fit` returns.
-
-    Attributes:
-        distribution: the fitted latent distribution, ready to use whatever the outcome says.
-        outcome: how the fit ended.
-        trace: name -> one number a step, e.g. the bound of an EM.
-        chosen: settings that the selection split decided, e.g. {"components": 64}.
-        curve: what they were chosen from, one dictionary a value tried.
-        seconds: CPU time of the fit, all threads; None if it was not measured.
+    Raises:
+        UsageError: tau is not above 0.
     """
 
-    distribution: L
-    outcome: Outcome = field(default_factory=Outcome)
-    trace: dict[str, list[float]] = field(default_factory=dict)
-    chosen: dict[str, Any] = field(default_factory=dict)
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float | None = None
+    kind: ClassVar[str] = "prior"
+    dim: int
+    tau: float = 1.0
 
-    def _repr_html_(self) -> str:
-        """What was fitted and how it ended, in a notebook."""
-        r = self.distribution
-        rows = [
-            ("dimensions", r.d),
-            ("stored", size(r.bytes) + (", functions of single training rows" if r.holds_rows else "")),
-            ("log-density", r.density),
-            ("outcome", self.outcome.message if self.outcome.ok else f"not well: {self.outcome.message}"),
-            *((f"chosen: {k}", v) for k, v in self.chosen.items()),
-        ]
-        return box(r.label, rows)
+    def __post_init__(self) -> None:
+        if not (self.tau > 0 and math.isfinite(self.tau)):
+            raise UsageError(f"tau: expected a standard deviation above 0, got {self.tau:g}; 1 is the VAE's own prior")
+
+    @property
+    def components(self) -> Diagonal:
+        """One Gaussian."""
+        return Diagonal(torch.zeros(1), torch.zeros(1, self.dim), torch.full((1, self.dim), float(self.tau)))
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Exact log r(z) in nats, float64.
+
+        Raises:
+            ArrayError: `z` is not a finite [n, d] matrix.
+        """
+        check_matrix("z", z, d=self.dim)
+        if self.tau == 1:
+            return standard_log_prob(z)
+        return standard_log_prob(z.double() / self.tau) - self.dim * math.log(self.tau)
+
+    @property
+    def label(self) -> str:
+        """With tau where it is not 1."""
+        return "prior" if self.tau == 1 else f"prior({self.tau:g})"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def config(self) -> dict[str, Any]:
+        """The dimension and tau."""
+        return {"dim": self.dim, "tau": self.tau}
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
+        """From the dimension and tau."""
+        return cls(int(config["dim"]), float(config.get("tau", 1.0)))
 
 
-@runtime_checkable
-class Settings(Protocol):
-    """How to fit one kind: a frozen dataclass with defaults that work."""
-
-    kind: ClassVar[str]
-    needs: ClassVar[frozenset[str]]
-
-    def fit(
-        self, train: Any, *, selection: Any, context: Any, rng: torch.Generator, progress: Progress = silent
-    ) -> Fit[LatentDistribution]:
-        """Fit to `train` posteriors; choose what has to be chosen on `selection` posteriors."""
-        ...
+def is_standard(r: LatentDistribution) -> bool:
+    """Whether `r` is N(0, I)."""
+    return isinstance(r, Prior) and r.tau == 1
 
 
-def fields(settings: Settings) -> dict[str, Any]:
-    """What settings hold, JSON-able; settings inside them with their kind."""
-    out: dict[str, Any] = asdict(settings)  # type: ignore[call-overload]
-    for name in out:
-        inner = getattr(settings, name)
-        if isinstance(inner, Settings):
-            out[name] = {"kind": inner.kind, **fields(inner)}
-    return out
+def need_standard(prior: LatentDistribution, what: str) -> None:
+    """Refuse a prior other than N(0, I), for a closed form that is known for N(0, I) alone.
+
+    Raises:
+        UsageError: `prior` is another one.
+    """
+    if not is_standard(prior):
+        raise UsageError(
+            f"{what}: its closed form is known for the prior N(0, I) only, got {prior.label}; "
+            "other priors are not supported by this kind yet: leave it out"
+        )
 
 
 def rebuild(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:

@@ -37,7 +37,7 @@ class LatentDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
     Parameters:
         kind: as on the command line (`zprime kinds`), e.g. `mixture`, `gaussian`, `flow`.
         components: of a mixture; 0 chooses on the rows set aside.
-        selection: share of the rows that is set aside to choose on.
+        selection: proportion of the rows that is set aside to choose on.
         random_state: None, an integer or a RandomState.
     """
 
@@ -72,17 +72,17 @@ class LatentDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(settings, MixtureSettings):
             codes = "means" if deterministic else "posteriors"
             settings = replace(settings, components=min(self.components, all_.n - cut), codes=codes)
-        found = fit(settings, all_.take(order[cut:].sort().values), selection=all_.take(order[:cut]), seed=seed)
-        self.distribution_: LatentDistribution = found.distribution
-        self.outcome_ = found.outcome
+        fitted = fit(settings, all_.take(order[cut:].sort().values), selection=all_.take(order[:cut]), seed=seed)
+        self.distribution_: LatentDistribution = fitted.distribution
+        self.outcome_ = fitted.outcome
         return self
 
     def score_samples(self, X: Any) -> Array:
         """Log r(z) of every row, nats."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        out: Array = self.distribution_.log_prob(torch.from_numpy(np.array(X, dtype=np.float64))).numpy()
-        return out
+        log_prob: Array = self.distribution_.log_prob(torch.from_numpy(np.array(X, dtype=np.float64))).numpy()
+        return log_prob
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log r(z) of the rows, nats."""
@@ -92,8 +92,8 @@ class LatentDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Draws z', shape [n_samples, d]; `random_state` as in the constructor, whose value is the default."""
         check_is_fitted(self)
         seed = _seed(self.random_state if random_state is None else random_state)
-        out: Array = self.distribution_.sample(n_samples, rng=stream(seed, "sample")).double().numpy()
-        return out
+        z: Array = self.distribution_.sample(n_samples, rng=stream(seed, "sample")).double().numpy()
+        return z
 
 
 class VAESampler(BaseEstimator):  # type: ignore[misc]
@@ -104,7 +104,7 @@ class VAESampler(BaseEstimator):  # type: ignore[misc]
         kind: of latent distribution.
         hidden: widths of the hidden layers.
         epochs: of training, at most.
-        selection: share of the rows that is set aside to stop and to choose on.
+        selection: proportion of the rows that is set aside to stop and to choose on.
         random_state: None, an integer or a RandomState.
     """
 
@@ -145,8 +145,8 @@ class VAESampler(BaseEstimator):  # type: ignore[misc]
         self.vae_ = VAE.build((x.shape[1],), settings, seed=seed)
         train(self.vae_, rows["train"], rows["selection"], TrainSettings(epochs=self.epochs), seed=seed)
         posteriors = {s: encode(self.vae_, r) for s, r in rows.items()}
-        found = fit(self.kind, posteriors["train"], selection=posteriors["selection"], seed=seed)
-        self.distribution_: LatentDistribution = found.distribution
+        fitted = fit(self.kind, posteriors["train"], selection=posteriors["selection"], seed=seed)
+        self.distribution_: LatentDistribution = fitted.distribution
         return self
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
@@ -154,8 +154,8 @@ class VAESampler(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         seed = _seed(self.random_state if random_state is None else random_state)
         model = GenerativeModel(self.distribution_, self.vae_, self.shift_, self.scale_)
-        out: Array = draw(model, n_samples, seed=seed, noise="draw")[1].double().numpy()
-        return out
+        x: Array = draw(model, n_samples, seed=seed, noise="draw")[1].double().numpy()
+        return x
 
 
 def _seed(random_state: Any) -> int:

@@ -8,10 +8,11 @@ from typing import final
 
 from zprime import artifact, latent
 from zprime.artifact import Artifact
-from zprime.distribution import Fit, LatentDistribution, Settings, fields
+from zprime.distribution import LatentDistribution
 from zprime.engine import in_processes
 from zprime.errors import UsageError
 from zprime.fitting import fit, load_fit, save_fit
+from zprime.latent.kind import Fit, Settings, fields
 from zprime.progress import Progress, silent
 from zprime.run_folder import RunFolder
 from zprime.stages import key_of, reuse_or_make
@@ -91,13 +92,13 @@ class FitStage:
             self.progress("fit", i, len(wanted))
 
             def make(path: Path, key: str, s: Settings = s) -> Artifact:
-                self.threads.use(heavy=latent.heavy(s, train.n * train.d))
+                self.threads.use(heavy=s.heavy(train.n * train.d))
                 context = folder.context() if s.needs else None
                 fitted = fit(s, train, selection=selection, context=context, seed=self.seed, progress=self.progress)
                 if not fitted.outcome.ok:
                     log.warning("%s: %s", s.kind, fitted.outcome.message)
                 if weights:
-                    fitted = replace(fitted, chosen={**fitted.chosen, "weights": weights})
+                    fitted = replace(fitted, chosen=replace(fitted.chosen, weights=weights))
                 return save_fit(fitted, s, path, key=key, seed=self.seed, inputs=inputs)
 
             key = key_of(s.kind, fields(s), self.seed, inputs, *column)
@@ -125,7 +126,7 @@ class FitStage:
         """Fit kinds that take long in processes of their own, if there are several; they are then found done."""
         if self.workers < 2 or not self.folder.large:
             return []
-        slow = [n for n, s in wanted.items() if latent.takes_long(s) and not self.folder.has(f"latent/{n}")]
+        slow = [n for n, s in wanted.items() if not s.quick and not self.folder.has(f"latent/{n}")]
         if len(slow) < 2:
             return []
         log.info("%s: side by side", ", ".join(f"latent/{n}" for n in slow))

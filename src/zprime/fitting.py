@@ -1,20 +1,20 @@
-"""Fit a latent distribution to posteriors, and decide on the selection split what share of the prior goes with it."""
+"""Fit a latent distribution to posteriors, and decide on the selection split how much of the prior goes with it."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from zprime import artifact, latent
-from zprime.distribution import Fit, LatentDistribution, Outcome, Settings, fields
-from zprime.errors import ArrayError
-from zprime.latent import Active, Defensive, Prior, settings_for
+from zprime.distribution import LatentDistribution, Prior, is_standard
+from zprime.errors import ArrayError, ArtifactError
+from zprime.latent import Active, Defensive, settings_for
 from zprime.latent.active import active_dimensions, restrict
-from zprime.latent.context import Context
+from zprime.latent.kind import Context, Fit, Outcome, Settings, Task, fields
 from zprime.latent.selection import Codes, best_epsilon, smallest_of_best
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
+from zprime.results.facts import Chosen, CurvePoint
 from zprime.rng import fork, stream
 
 
@@ -24,110 +24,120 @@ def fit(
     *,
     selection: Posteriors,
     context: Context | None = None,
+    prior: LatentDistribution | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Fit[LatentDistribution]:
     """Fit one kind, as `(1 - e) r + e p` with e in {0, 0.01, 0.05, 0.1} chosen on the selection split.
 
-    Where the encoder leaves some dimensions unused, the kind is also fitted to the active ones alone, with the prior on
-    the rest, and the selection split decides between the two.
+    Where the encoder leaves some dimensions unused, the kind is also fitted to the active ones alone, with N(0, I) on
+    the rest, and the selection split decides between the two. (Not where the prior is another one.)
 
     Args:
         settings: of the kind to fit, or its name for the defaults.
         train: posteriors of the training split: what r is fitted to.
         selection: posteriors of the selection split: what settings and e are chosen on.
         context: model and rows, for kinds that need them.
+        prior: p(z), what the VAE was trained with; by default N(0, I).
         seed: decides every random choice.
         progress: called by long fits.
 
     Raises:
         UsageError: unknown kind, or settings that cannot be used.
-        ArrayError: the posteriors differ in dimension.
+        ArrayError: posteriors or prior differ in dimension.
     """
     if isinstance(settings, str):
         settings = settings_for(settings)
-    if train.d != selection.d:
-        raise ArrayError(f"selection: expected {train.d} latent dimensions as in train, got {selection.d}")
+    p = Prior(train.d) if prior is None else prior
+    for name, d in (("selection", selection.d), ("prior", p.d)):
+        if d != train.d:
+            raise ArrayError(f"{name}: expected {train.d} latent dimensions as in train, got {d}")
     start = time.process_time()
-    found = _fit(settings, train, selection, context, seed, progress)
-    dims = active_dimensions(train)
-    if not settings.needs and found.distribution.density != "none" and 0 < len(dims) < train.d:
-        inner = _fit(settings, restrict(train, dims), restrict(selection, dims), None, seed, progress)
-        found = _better(found, _widen(inner, dims, train.d), selection, seed)
-    return replace(found, seconds=time.process_time() - start)
+
+    def fresh(train: Posteriors, selection: Posteriors, prior: LatentDistribution, context: Context | None) -> Task:
+        return Task(train, selection, prior, stream(seed, "fit", settings.kind), context, progress)
+
+    task = fresh(train, selection, p, context)
+    whole = defend(settings.fit(task), task, seed=seed)
+    dims = active_dimensions(train) if is_standard(p) else []
+    if not settings.needs and whole.distribution.density != "none" and 0 < len(dims) < train.d:
+        inner = fresh(restrict(train, dims), restrict(selection, dims), Prior(len(dims)), None)
+        wide = _widen(defend(settings.fit(inner), inner, seed=seed), dims, train.d)
+        whole = _better(whole, wide, task, seed)
+    return replace(whole, seconds=time.process_time() - start)
 
 
-def _fit(
-    settings: Settings,
-    train: Posteriors,
-    selection: Posteriors,
-    context: Context | None,
-    seed: int,
-    progress: Progress,
-) -> Fit[LatentDistribution]:
-    rng = stream(seed, "fit", settings.kind)
-    return defend(
-        settings.fit(train, selection=selection, context=context, rng=rng, progress=progress), selection, seed=seed
-    )
-
-
-def _widen(found: Fit[LatentDistribution], dims: list[int], d: int) -> Fit[LatentDistribution]:
-    """Put the prior on the collapsed dimensions; its share stays outermost, where it is the prior of all dimensions."""
-    r = found.distribution
+def _widen(narrow: Fit[LatentDistribution], dims: list[int], d: int) -> Fit[LatentDistribution]:
+    """Put N(0, I) on the collapsed dimensions; the prior is mixed in outermost, as the prior of all dimensions."""
+    r = narrow.distribution
     wide: LatentDistribution
     if isinstance(r, Defensive):
         wide = Defensive(Active(r.base, tuple(dims), d), r.epsilon)
     else:
         wide = Active(r, tuple(dims), d)
-    return replace(found, distribution=wide, chosen={**found.chosen, "active": dims})
+    return replace(narrow, distribution=wide, chosen=replace(narrow.chosen, active=dims))
 
 
 def _better(
-    plain: Fit[LatentDistribution], wrapped: Fit[LatentDistribution], selection: Posteriors, seed: int
+    whole: Fit[LatentDistribution], active: Fit[LatentDistribution], task: Task, seed: int
 ) -> Fit[LatentDistribution]:
     """The one with the larger ELBO gain on the selection split; a tie goes to the one that stores less."""
-    codes = Codes.draw(selection, rng=stream(seed, "active"))
-    gains = [codes.gain(f.distribution.log_prob(codes.z)) for f in (plain, wrapped)]
-    return (plain, wrapped)[smallest_of_best(gains, [f.distribution.bytes for f in (plain, wrapped)])]
+    codes = Codes.draw(task.selection, task.prior, rng=stream(seed, "active"))
+    gains = [codes.gain(f.distribution.log_prob(codes.z)) for f in (whole, active)]
+    return (whole, active)[smallest_of_best(gains, [f.distribution.bytes for f in (whole, active)])]
 
 
-def defend(found: Fit[LatentDistribution], selection: Posteriors, *, seed: int) -> Fit[LatentDistribution]:
+def defend(fit: Fit[LatentDistribution], task: Task, *, seed: int) -> Fit[LatentDistribution]:
     """Mix in the prior where that raises the ELBO gain on the selection split (nothing to do for the prior itself)."""
-    r = found.distribution
-    if (isinstance(r, Prior) and r.tau == 1) or r.density == "none":
-        return found
-    codes = Codes.draw(selection, rng=fork(stream(seed, "defend"), r.kind))
-    share, gains = best_epsilon(codes, r)
-    chosen = {**found.chosen, "epsilon": share, "selection_gain": gains.mean}
-    if share == 0:
-        return replace(found, chosen=chosen)
-    outcome = found.outcome
+    r, p = fit.distribution, task.prior
+    if r is p or (is_standard(r) and is_standard(p)) or r.density == "none":
+        return fit
+    codes = Codes.draw(task.selection, p, rng=fork(stream(seed, "defend"), r.kind))
+    epsilon, gains = best_epsilon(codes, r)
+    chosen = replace(fit.chosen, epsilon=epsilon, gain=gains.mean)
+    if epsilon == 0:
+        return replace(fit, chosen=chosen)
+    outcome = fit.outcome
     if outcome.ok:
-        outcome = Outcome(message=f"{outcome.message}; mixed with {share:g} of the prior against rows it misses")
-    return replace(found, distribution=Defensive(r, share), outcome=outcome, chosen=chosen)
+        outcome = Outcome(message=f"{outcome.message}; mixed with {epsilon:g} of the prior against rows it misses")
+    mixed = Defensive(r, epsilon, None if is_standard(p) else p)
+    return replace(fit, distribution=mixed, outcome=outcome, chosen=chosen)
 
 
 def save_fit(
-    found: Fit[LatentDistribution], settings: Settings, path: Path, *, key: str, seed: int, inputs: Mapping[str, str]
+    fit: Fit[LatentDistribution], settings: Settings, path: Path, *, key: str, seed: int, inputs: Mapping[str, str]
 ) -> artifact.Artifact:
     """Write a fitted latent distribution, with how its fit went."""
-    r = found.distribution
+    r = fit.distribution
     report = {
-        "outcome": asdict(found.outcome),
-        "chosen": found.chosen,
-        "curve": found.curve,
-        "trace": found.trace,
+        "outcome": asdict(fit.outcome),
+        "chosen": asdict(fit.chosen),
+        "curve": [asdict(point) for point in fit.curve],
+        "trace": fit.trace,
         "settings": {"kind": settings.kind, **fields(settings)},
     }
     config = {**r.config(), "fit": report}
-    manifest = artifact.Manifest(f"latent/{r.kind}", config, key, seed, inputs, found.seconds)
+    manifest = artifact.Manifest(f"latent/{r.kind}", config, key, seed, inputs, fit.seconds)
     return artifact.write(path, manifest, tensors=r.tensors())
 
 
 def load_fit(path: Path) -> Fit[LatentDistribution]:
-    """Read a fitted latent distribution and how its fit went."""
+    """Read a fitted latent distribution and how its fit went.
+
+    Raises:
+        ArtifactError: missing, altered, no latent distribution, or not written by `save_fit`.
+    """
     r = latent.load(path)
-    found = artifact.read(path)
-    report: dict[str, Any] = found.config.get("fit", {})
-    outcome = Outcome(**report["outcome"]) if "outcome" in report else Outcome()
-    return Fit(r, outcome, report.get("trace", {}), report.get("chosen", {}), report.get("curve", []), found.seconds)
+    stored = artifact.read(path)
+    report = stored.config.get("fit", {})
+    try:
+        return Fit(
+            r,
+            Outcome(**report["outcome"]) if "outcome" in report else Outcome(),
+            report.get("trace", {}),
+            Chosen(**report.get("chosen", {})),
+            [CurvePoint(**point) for point in report.get("curve", [])],
+            stored.seconds,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: what it says of its fit cannot be read ({error!r}); fit it again") from error

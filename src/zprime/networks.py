@@ -149,3 +149,19 @@ def build(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], wid
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net
     raise UsageError(f"network: expected mlp or conv, got {name!r}")
+
+
+def gradient_step(optimiser: torch.optim.Optimizer, loss: Tensor, *, clip: float | None = None) -> None:
+    """One step of the optimiser down `loss`; no other parameters get a gradient.
+
+    Args:
+        optimiser: holds the parameters.
+        loss: a number.
+        clip: largest norm of the gradient; a longer one is scaled down to it.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
+    if clip is not None:
+        nn.utils.clip_grad_norm_(parameters, clip)
+    optimiser.step()

@@ -14,7 +14,7 @@ from zprime.data import SPLITS, Dataset, DataSettings, Rows
 from zprime.distribution import LatentDistribution
 from zprime.encoding import Reencoded
 from zprime.errors import ArtifactError, UsageError
-from zprime.latent.context import Context
+from zprime.latent.kind import Context
 from zprime.posteriors import ShardedPosteriors
 from zprime.results.facts import ModelInfo
 from zprime.sampling import GenerativeModel

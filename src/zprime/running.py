@@ -10,16 +10,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, auditing, latent, sampling, serialise, vae
+from zprime import artifact, auditing, sampling, serialise, vae
 from zprime import data as datasets
 from zprime.artifact import Artifact, Manifest
 from zprime.command import command
 from zprime.data import SPLITS, DataSettings
-from zprime.distribution import Fit, LatentDistribution
+from zprime.distribution import LatentDistribution
 from zprime.encoding import encode
 from zprime.errors import UsageError
 from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
 from zprime.fitting import load_fit
+from zprime.latent.kind import Fit
 from zprime.measure.latents.drift import drift
 from zprime.posteriors import Posteriors, ShardedPosteriors
 from zprime.progress import Progress, silent
@@ -213,7 +214,7 @@ class Run:
             ArtifactError: there are no posteriors of this run's model.
         """
         settings = settings_of(kinds)
-        called = list(names) if names else [latent.name_of(s) for s in settings]
+        called = list(names) if names else [s.name for s in settings]
         if len(called) != len(settings):
             raise UsageError(f"names: expected {len(settings)}, one for each kind, got {len(called)}")
         stage = FitStage(self.folder, seed, weights, workers, self.threads, self.progress)

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime import artifact, distribution, vae
+from zprime import artifact, vae
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
+from zprime.latent import rebuild
 from zprime.notebook import box, size
 from zprime.rng import fork, stream
 from zprime.vae import Decoder, decoded
@@ -182,7 +183,7 @@ def load(path: str | Path) -> GenerativeModel:
     latent = source.config["latent"]
     image = source.config["image"]
     return GenerativeModel(
-        distribution.rebuild(latent["kind"], latent["config"], _part(tensors, "latent.")),
+        rebuild(latent["kind"], latent["config"], _part(tensors, "latent.")),
         decoder,
         tensors["shift"],
         tensors["scale"],

@@ -12,7 +12,7 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.encoding import encode
 from zprime.errors import ArrayError, UsageError
-from zprime.latent.context import Context
+from zprime.latent.kind import Context
 from zprime.posteriors import Posteriors
 from zprime.sampling import GenerativeModel
 from zprime.vae import Model

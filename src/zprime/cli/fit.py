@@ -10,6 +10,7 @@ from zprime.cli.settings import kinds_with
 from zprime.fit_stage import KINDS
 from zprime.reporting.table import size
 from zprime.running import Run
+from zprime.serialise import to_jsonable
 from zprime.threads import Threads, cores
 
 
@@ -56,7 +57,7 @@ def fit(
                 "bytes": f.distribution.bytes,
                 "ok": f.outcome.ok,
                 "outcome": f.outcome.message,
-                "chosen": f.chosen,
+                "chosen": to_jsonable(f.chosen),
             }
             for k, f in fits.items()
         }

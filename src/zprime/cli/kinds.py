@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from zprime.cli.console import give, say
-from zprime.latent import ABOUT
+from zprime.latent import SETTINGS
 
 
 def kinds() -> None:
@@ -11,8 +11,9 @@ def kinds() -> None:
     table = Table()
     for name in ("kind", "stores", "cost of the fit", "when"):
         table.add_column(name)
-    for name, a in ABOUT.items():
+    about = {kind: settings.about for kind, settings in SETTINGS.items()}
+    for name, a in about.items():
         table.add_row(name, a.stores, a.cost, a.when)
     say(table)
     say("Each can be mixed with the prior, and kept to the active dimensions: the selection split decides both.")
-    give({n: {"stores": a.stores, "cost": a.cost, "when": a.when} for n, a in ABOUT.items()})
+    give({n: {"stores": a.stores, "cost": a.cost, "when": a.when} for n, a in about.items()})

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from types import UnionType
 from typing import Any, get_type_hints
 
-from zprime.distribution import Settings
 from zprime.errors import UsageError
-from zprime.latent import SETTINGS, ConditionalSettings, settings_for
+from zprime.latent import SETTINGS, ConditionalSettings, Settings, settings_for
 
 LABEL = ("label", "y")
 """What the column of labels may be called."""
@@ -27,8 +26,8 @@ def kinds_with(kinds: Sequence[str], changes: Sequence[str], by: str = "") -> li
     if by and by not in LABEL:
         raise UsageError(f"by: expected label, got {by!r}")
     if "all" in kinds:
-        kinds = [k for k in SETTINGS if k not in ("prior", "shared-nuts")]
-    out = [settings_for(k) for k in kinds]
+        kinds = [k for k, s in SETTINGS.items() if k != "prior" and s.has_density]
+    wanted = [settings_for(k) for k in kinds]
     for change in changes:
         where, equals, value = change.partition("=")
         kind, dot, name = where.partition(".")
@@ -37,8 +36,8 @@ def kinds_with(kinds: Sequence[str], changes: Sequence[str], by: str = "") -> li
         if kind not in kinds:
             raise UsageError(f"set: expected one of the kinds to fit ({', '.join(kinds)}), got {kind!r}")
         at = list(kinds).index(kind)
-        out[at] = _changed(out[at], name, value)
-    return [s if s.kind == "conditional" else ConditionalSettings(s) for s in out] if by else out
+        wanted[at] = _changed(wanted[at], name, value)
+    return [s if s.kind == "conditional" else ConditionalSettings(s) for s in wanted] if by else wanted
 
 
 def label_of(given: str) -> int:
@@ -55,7 +54,7 @@ def label_of(given: str) -> int:
 
 def _changed(settings: Settings, name: str, value: str) -> Settings:
     name, _, rest = name.partition(".")
-    fields = {f.name for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    fields = {f.name for f in dataclasses.fields(settings)}
     if name not in fields:
         raise UsageError(f"set: {settings.kind} has {', '.join(sorted(fields)) or 'nothing to set'}, got {name!r}")
     current, new = getattr(settings, name), None
@@ -65,7 +64,7 @@ def _changed(settings: Settings, name: str, value: str) -> Settings:
         raise UsageError(f"set: {settings.kind}.{name} has no fields of its own, got {rest!r}")
     else:
         new = _convert(settings.kind, name, get_type_hints(type(settings))[name], value)
-    return dataclasses.replace(settings, **{name: new})  # type: ignore[type-var]
+    return dataclasses.replace(settings, **{name: new})
 
 
 def _convert(kind: str, name: str, hint: Any, value: str) -> Any:

@@ -1,4 +1,4 @@
-"""active: another kind on the dimensions that the encoder uses, and the prior on the rest."""
+"""active: another kind on the dimensions that the encoder uses, and the prior N(0, I) on the rest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +55,11 @@ class Active(LatentDistribution):
         return self.base.holds_rows
 
     @property
+    def gloss(self) -> str:
+        """As the base's."""
+        return self.base.gloss
+
+    @property
     def label(self) -> str:
         """The base's label with the number of active dimensions."""
         return f"{self.base.label} on {len(self.dims)} of {self.dim}"
@@ -71,9 +76,9 @@ class Active(LatentDistribution):
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Draws from both, put together."""
         inner = self.base.sample(n, rng=rng)
-        out = torch.randn(n, self.dim, generator=rng, dtype=inner.dtype, device=inner.device)
-        out[:, list(self.dims)] = inner
-        return out
+        z = torch.randn(n, self.dim, generator=rng, dtype=inner.dtype, device=inner.device)
+        z[:, list(self.dims)] = inner
+        return z
 
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
@@ -84,9 +89,9 @@ class Active(LatentDistribution):
         if inner is None:
             return None
         noise = torch.randn(len(mean), draws, self.dim, generator=rng, dtype=mean.dtype, device=mean.device)
-        out = (mean[:, None] + scale[:, None] * noise).to(inner.draws.dtype)
-        out[..., dims] = inner.draws
-        return Tilted(inner.log_ratio, out)
+        z = (mean[:, None] + scale[:, None] * noise).to(inner.draws.dtype)
+        z[..., dims] = inner.draws
+        return Tilted(inner.log_ratio, z)
 
     def tensors(self) -> dict[str, Tensor]:
         """The base's."""

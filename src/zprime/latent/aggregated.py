@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.components import Diagonal
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome
+from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
+from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 from zprime.posteriors import Posteriors
-from zprime.progress import Progress, silent
 
 
 @final
@@ -41,8 +41,8 @@ class Aggregated(GaussianDistribution):
 
     def tensors(self) -> dict[str, Tensor]:
         """Means and standard deviations of all N posteriors; weights where they differ."""
-        out = {"mean": self.mean, "scale": self.scale}
-        return out if self.weights is None else {**out, "weights": self.weights}
+        tensors = {"mean": self.mean, "scale": self.scale}
+        return tensors if self.weights is None else {**tensors, "weights": self.weights}
 
     def config(self) -> dict[str, Any]:
         """Nothing."""
@@ -54,24 +54,18 @@ class Aggregated(GaussianDistribution):
         return cls(tensors["mean"], tensors["scale"], tensors.get("weights"))
 
 
+@final
 @dataclass(frozen=True)
-class AggregatedSettings:
+class AggregatedSettings(Settings):
     """Nothing to set: the minimiser of the mean of KL(q_i || r) over all r is the mixture itself."""
 
-    kind: ClassVar[str] = "aggregated"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = Aggregated.kind
+    about: ClassVar[About] = About("2 N d numbers, rows", "none", "the reference at the other end: all rows, exactly")
+    quick: ClassVar[bool] = True
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[Aggregated]:
+    def fit(self, task: Task) -> Fit[Aggregated]:
         """Keep every posterior."""
-        all_ = train.gather()
+        all_ = task.train.gather()
         return Fit(Aggregated(all_.mean, all_.scale, all_.weights), Outcome(message="exact, nothing to fit"))
 
 

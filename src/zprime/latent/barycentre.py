@@ -1,14 +1,10 @@
 """barycentre: the Wasserstein-2 mean of all posteriors."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
-import torch
-
-from zprime.distribution import Fit, Outcome
 from zprime.latent.centre import Centre, averages
-from zprime.posteriors import Posteriors
-from zprime.progress import Progress, silent
+from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 
 
 @final
@@ -19,26 +15,22 @@ class Barycentre(Centre):
     kind: ClassVar[str] = "barycentre"
 
 
+@final
 @dataclass(frozen=True)
-class BarycentreSettings:
+class BarycentreSettings(Settings):
     """Nothing to set: the minimiser of `sum w_i W2^2(r, q_i)` over all r (Agueh & Carlier 2011).
 
     For diagonal Gaussians `W2^2 = |mu - mu'|^2 + |s - s'|^2`, so r has mean `sum w_i mu_i` and standard deviations
     `sum w_i s_i` (docs/theory.md, section 1).
     """
 
-    kind: ClassVar[str] = "barycentre"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = Barycentre.kind
+    about: ClassVar[About] = About(
+        "2d numbers", "one pass", "to see that the Wasserstein average collapses; never to generate"
+    )
+    quick: ClassVar[bool] = True
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[Barycentre]:
+    def fit(self, task: Task) -> Fit[Barycentre]:
         """Average means and standard deviations, shard by shard."""
-        (mean, scale), dtype = averages(train, lambda s: s.mean.double(), lambda s: s.scale.double())
+        (mean, scale), dtype = averages(task.train, lambda s: s.mean.double(), lambda s: s.scale.double())
         return Fit(Barycentre(mean.to(dtype), scale.to(dtype)), Outcome(message="exact, in closed form"))

@@ -1,4 +1,4 @@
-"""What pool and barycentre share: one diagonal Gaussian, from means over all posteriors."""
+"""What log-pool and barycentre have in common: one diagonal Gaussian, from means over all posteriors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -11,15 +11,15 @@ from torch import Tensor
 from zprime import distribution
 from zprime.arrays import cholesky
 from zprime.components import Tilted, choose, choose_rows
-from zprime.distribution import Density, Fit, LatentDistribution, Outcome, Settings
+from zprime.distribution import Density, LatentDistribution
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.active import Active
-from zprime.latent.context import Context
 from zprime.latent.defensive import Defensive
 from zprime.latent.gaussian import Gaussian, moments
+from zprime.latent.kind import About, Context, Fit, Need, Outcome, Settings, Task
 from zprime.latent.mixture import MixtureSettings
-from zprime.posteriors import MemoryPosteriors, Posteriors
-from zprime.progress import Progress, silent
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.facts import Chosen
 from zprime.rng import fork
 
 FEWEST = 20
@@ -29,7 +29,7 @@ FEWEST = 20
 @final
 @dataclass(frozen=True, repr=False, eq=False)
 class Conditional(LatentDistribution):
-    """r(z) = sum_y w_y r(z|y); `given(y)` is r(z|y), `weighted({y: w})` a population with other shares."""
+    """r(z) = sum_y w_y r(z|y); `given(y)` is r(z|y), `weighted({y: w})` a population with other weights w."""
 
     kind: ClassVar[str] = "conditional"
     labels: tuple[int, ...]
@@ -44,14 +44,19 @@ class Conditional(LatentDistribution):
     @property
     def density(self) -> Density:
         """The least exact of the parts'."""
-        found = {b.density for b in self.bases}
+        densities = {b.density for b in self.bases}
         ranked: tuple[Density, ...] = ("none", "estimate", "bound")
-        return next((d for d in ranked if d in found), "exact")
+        return next((d for d in ranked if d in densities), "exact")
 
     @property
     def holds_rows(self) -> bool:
         """As any of the parts does."""
         return any(b.holds_rows for b in self.bases)
+
+    @property
+    def gloss(self) -> str:
+        """What it is, for readers who do not know the kind."""
+        return f"Gaussians fitted to the posteriors of each of {len(self.labels)} labels"
 
     @property
     def label(self) -> str:
@@ -68,17 +73,17 @@ class Conditional(LatentDistribution):
             raise UsageError(f"label: expected one of {', '.join(map(str, self.labels))}, got {label}")
         return self.bases[self.labels.index(label)]
 
-    def weighted(self, shares: Mapping[int, float]) -> "Conditional":
-        """The same parts in a population with other shares (they are normalised).
+    def weighted(self, weights: Mapping[int, float]) -> "Conditional":
+        """The same parts in a population with other weights of the labels (they are normalised).
 
         Raises:
-            UsageError: an unknown label, a negative share, or no share above 0.
+            UsageError: an unknown label, a negative weight, or no weight above 0.
         """
-        if any(v < 0 for v in shares.values()) or not sum(shares.values()) > 0:
-            raise UsageError(f"shares: expected numbers >= 0, one above 0, got {dict(shares)}")
-        parts = tuple(self.given(y) for y in shares)
-        weights = torch.tensor(list(shares.values()), dtype=torch.float64)
-        return Conditional(tuple(shares), (weights / weights.sum()).log(), parts)
+        if any(v < 0 for v in weights.values()) or not sum(weights.values()) > 0:
+            raise UsageError(f"weights: expected numbers >= 0, one above 0, got {dict(weights)}")
+        parts = tuple(self.given(y) for y in weights)
+        w = torch.tensor(list(weights.values()), dtype=torch.float64)
+        return Conditional(tuple(weights), (w / w.sum()).log(), parts)
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Log sum_y w_y r(z|y) in nats, float64."""
@@ -86,17 +91,17 @@ class Conditional(LatentDistribution):
         return torch.logsumexp(parts + self.log_weight.double()[:, None], 0)
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
-        """A label by its share, then z' given it."""
+        """A label by its weight, then z' given it."""
         return self.sample_labelled(n, rng=rng)[0]
 
     def sample_labelled(self, n: int, *, rng: torch.Generator) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
         """Draws, and the labels that they were drawn for."""
         which = choose(self.log_weight, n, rng)
         counts = torch.bincount(which, minlength=len(self.bases)).tolist()
-        out = torch.cat([base.sample(count, rng=rng) for base, count in zip(self.bases, counts, strict=True)])
-        # drawn label by label; row i goes where label i was
-        out = out[which.argsort(stable=True).argsort()]
-        return out, torch.tensor(self.labels, device=which.device)[which]
+        by_label = torch.cat([base.sample(count, rng=rng) for base, count in zip(self.bases, counts, strict=True)])
+        # row i goes where label i was
+        z = by_label[which.argsort(stable=True).argsort()]
+        return z, torch.tensor(self.labels, device=which.device)[which]
 
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
@@ -112,16 +117,15 @@ class Conditional(LatentDistribution):
             return Tilted(ratio, known[0].draws)
         u = torch.rand(len(mean), draws, generator=rng, dtype=torch.float64, device=mean.device)
         which = choose_rows(terms, u)
-        pool = torch.stack([t.draws.double() for t in known], 2)  # [m, draws, k, d]
-        out = pool.gather(2, which[..., None, None].expand(-1, -1, 1, self.d))[:, :, 0]
-        return Tilted(ratio, out)
+        of_parts = torch.stack([t.draws.double() for t in known], 2)  # [m, draws, k, d]
+        return Tilted(ratio, of_parts.gather(2, which[..., None, None].expand(-1, -1, 1, self.d))[:, :, 0])
 
     def tensors(self) -> dict[str, Tensor]:
         """Those of every part."""
-        out = {"log_weight": self.log_weight}
+        tensors = {"log_weight": self.log_weight}
         for y, base in zip(self.labels, self.bases, strict=True):
-            out |= {f"{y}.{k}": v for k, v in base.tensors().items()}
-        return out
+            tensors |= {f"{y}.{k}": v for k, v in base.tensors().items()}
+        return tensors
 
     def config(self) -> dict[str, Any]:
         """The labels and the parts."""
@@ -138,7 +142,7 @@ class Conditional(LatentDistribution):
 
 
 def given(r: LatentDistribution, label: int) -> LatentDistribution:
-    """r(z|y): a conditional distribution's part for one label, whatever wraps it; a share of the prior has no label.
+    """r(z|y): a conditional distribution's part for one label, also of one that is wrapped (`Defensive`, `Active`).
 
     Raises:
         UsageError: `r` is not conditional, or no rows had this label.
@@ -159,8 +163,9 @@ def labels_of(r: LatentDistribution) -> tuple[int, ...]:
     return r.labels if isinstance(r, Conditional) else ()
 
 
+@final
 @dataclass(frozen=True)
-class ConditionalSettings:
+class ConditionalSettings(Settings):
     """Fit another kind a label, on the rows that have it.
 
     A label with fewer than 20 rows gets one Gaussian: its own mean, and a covariance that is shrunk towards the one
@@ -170,8 +175,13 @@ class ConditionalSettings:
         base: the kind, and its settings; any kind that has a density, but not another conditional one.
     """
 
-    kind: ClassVar[str] = "conditional"
-    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    kind: ClassVar[str] = Conditional.kind
+    about: ClassVar[About] = About(
+        "K d^2 numbers a label",
+        "as mixture (or another base)",
+        "generate by label, or a population with other weights of the labels",
+    )
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels"})
     base: Settings = MixtureSettings()
 
     @property
@@ -179,64 +189,64 @@ class ConditionalSettings:
         """`conditional`, with the kind of its parts where that is not a mixture."""
         return self.kind if self.base.kind == MixtureSettings.kind else f"{self.kind}-{self.base.kind}"
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[Conditional]:
+    def heavy(self, numbers: int) -> bool:
+        """As fitting the base is."""
+        return self.base.heavy(numbers)
+
+    def fit(self, task: Task) -> Fit[Conditional]:
         """Fit each label's part on its rows, and choose what has to be chosen on its rows of the selection split.
 
         Raises:
             ArrayError: the posteriors carry no labels.
             UsageError: a base that cannot be conditioned.
         """
+        train = task.train
         if train.labels is None:
             raise ArrayError("kind conditional: needs labels, and these posteriors have none; give the data set labels")
         if "labels" in self.base.needs:
             raise UsageError(f"base: expected a kind that needs no labels itself, got {self.base.kind}")
-        data, chooser = train.gather(), selection.gather()
+        data, chooser = train.gather(), task.selection.gather()
         weights = data.log_weights.exp()
         rows = {int(y): (train.labels == y).nonzero().flatten() for y in torch.unique(train.labels)}
         rows = {y: at for y, at in rows.items() if float(weights[at].sum()) > 0}
-        shares = torch.stack([weights[at].sum() for at in rows.values()])
+        weight = torch.stack([weights[at].sum() for at in rows.values()])
         within: Tensor | None = None
         parts: list[LatentDistribution] = []
         notes: dict[str, list[int]] = {}
         for i, (y, at) in enumerate(rows.items()):
-            progress("conditional", i, len(rows))
+            task.progress("conditional", i, len(rows))
             mine = data.take(at)
             if len(at) < FEWEST:
-                within = _within(data, rows, shares) if within is None else within
+                within = _within(data, rows, weight) if within is None else within
                 parts.append(_rare(mine, within))
                 notes.setdefault("one Gaussian for labels with few rows", []).append(y)
                 continue
             others = _positions(chooser, y)
-            found = self.base.fit(
-                mine,
-                selection=mine if others is None else chooser.take(others),
-                context=_narrowed(context, at, at if others is None else others, of_train=others is None),
-                rng=fork(rng, "label", y),
+            part = self.base.fit(
+                Task(
+                    mine,
+                    mine if others is None else chooser.take(others),
+                    task.prior,
+                    fork(task.rng, "label", y),
+                    _narrowed(task.context, at, at if others is None else others, of_train=others is None),
+                )
             )
-            if found.distribution.density == "none":
+            if part.distribution.density == "none":
                 raise UsageError(f"base: expected a kind that has a density, got {self.base.kind}")
-            if not found.outcome.ok:
-                notes.setdefault(found.outcome.message, []).append(y)
-            parts.append(found.distribution)
-        progress("conditional", len(rows), len(rows))
+            if not part.outcome.ok:
+                notes.setdefault(part.outcome.message, []).append(y)
+            parts.append(part.distribution)
+        task.progress("conditional", len(rows), len(rows))
         said = "".join(f"; {text}: {labels}" for text, labels in notes.items())
         outcome = Outcome(message=f"one part for each of {len(rows)} labels{said}")
-        chosen = {str(y): p.label for y, p in zip(rows, parts, strict=True)}
-        return Fit(Conditional(tuple(rows), shares.log(), tuple(parts)), outcome, chosen={"parts": chosen})
+        chosen = Chosen(settings={"parts": [f"{y}: {p.label}" for y, p in zip(rows, parts, strict=True)]})
+        return Fit(Conditional(tuple(rows), weight.log(), tuple(parts)), outcome, chosen=chosen)
 
 
-def _within(data: MemoryPosteriors, rows: Mapping[int, Tensor], shares: Float[Tensor, " k"]) -> Float[Tensor, "d d"]:
+def _within(data: MemoryPosteriors, rows: Mapping[int, Tensor], weight: Float[Tensor, " k"]) -> Float[Tensor, "d d"]:
     """Covariance about the means of the labels."""
-    found = torch.stack([moments(data.take(at))[1] for at in rows.values()])
-    return torch.einsum("k,kij->ij", shares / shares.sum(), found)
+    covariances = torch.stack([moments(data.take(at))[1] for at in rows.values()])
+    return torch.einsum("k,kij->ij", weight / weight.sum(), covariances)
 
 
 def _rare(mine: MemoryPosteriors, within: Float[Tensor, "d d"]) -> Gaussian:

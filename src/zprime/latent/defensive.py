@@ -10,25 +10,36 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import distribution
-from zprime.arrays import standard_log_prob
 from zprime.components import Tilted
-from zprime.distribution import Density, LatentDistribution
+from zprime.distribution import Density, LatentDistribution, Prior, need_standard
 from zprime.errors import UsageError
 
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
 class Defensive(LatentDistribution):
-    """The mixture of another latent distribution `base` with weight 1 - epsilon, and N(0, I) with weight epsilon."""
+    """The mixture of another latent distribution with weight 1 - epsilon, and the prior with weight epsilon.
+
+    Attributes:
+        base: the other distribution.
+        epsilon: weight of the prior, above 0 and below 1.
+        other_prior: the prior where it is not N(0, I).
+    """
 
     kind: ClassVar[str] = "defensive"
     base: LatentDistribution
     epsilon: float
+    other_prior: LatentDistribution | None = None
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` for a share that leaves nothing of one of the two."""
+        """Raise `UsageError` for a weight that leaves nothing of one of the two."""
         if not 0 < self.epsilon < 1:
-            raise UsageError(f"epsilon: expected a share of the prior above 0 and below 1, got {self.epsilon:g}")
+            raise UsageError(f"epsilon: expected a weight of the prior above 0 and below 1, got {self.epsilon:g}")
+
+    @property
+    def prior(self) -> LatentDistribution:
+        """What is mixed in."""
+        return Prior(self.d) if self.other_prior is None else self.other_prior
 
     @property
     def d(self) -> int:
@@ -46,49 +57,68 @@ class Defensive(LatentDistribution):
         return self.base.holds_rows
 
     @property
+    def gloss(self) -> str:
+        """As the base's."""
+        return self.base.gloss
+
+    @property
     def label(self) -> str:
-        """The base's label with the prior's share."""
+        """The base's label with the weight of the prior."""
         return f"{self.base.label} + {100 * self.epsilon:g} % p"
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """log[(1 - e) r(z) + e p(z)] in nats, float64."""
         return torch.logaddexp(
-            self.base.log_prob(z) + math.log1p(-self.epsilon), standard_log_prob(z) + math.log(self.epsilon)
+            self.base.log_prob(z) + math.log1p(-self.epsilon), self.prior.log_prob(z) + math.log(self.epsilon)
         )
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Draws from either, in random order."""
         coin = torch.rand(n, generator=rng, device=rng.device) < self.epsilon
-        out = self.base.sample(n, rng=rng)
-        noise = torch.randn(out.shape, generator=rng, dtype=out.dtype, device=out.device)
-        return torch.where(coin[:, None], noise, out)
+        from_base = self.base.sample(n, rng=rng)
+        if self.other_prior is None:
+            from_prior = torch.randn(from_base.shape, generator=rng, dtype=from_base.dtype, device=from_base.device)
+        else:
+            from_prior = self.other_prior.sample(n, rng=rng).to(from_base)
+        return torch.where(coin[:, None], from_prior, from_base)
 
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
     ) -> Tilted | None:
-        """Closed form where the base has one: E_q[p/p] = 1, and q_p = q."""
+        """Closed form where the base has one: E_q[p/p] = 1, and q_p = q.
+
+        Raises:
+            UsageError: the prior is not N(0, I).
+        """
+        need_standard(self.prior, self.label)
         tilted = self.base.tilt(mean, scale, draws=draws, rng=rng)
         if tilted is None:
             return None
-        mine = tilted.log_ratio + math.log1p(-self.epsilon)
-        both = torch.logaddexp(mine, torch.full_like(mine, math.log(self.epsilon)))
-        share = torch.exp(mine - both).nan_to_num(1.0)  # the base's share of q_r; all of it where it diverges
-        coin = torch.rand(len(mean), draws, generator=rng, dtype=torch.float64, device=mean.device) < share[:, None]
+        of_base = tilted.log_ratio + math.log1p(-self.epsilon)
+        both = torch.logaddexp(of_base, torch.full_like(of_base, math.log(self.epsilon)))
+        weight = torch.exp(of_base - both).nan_to_num(1.0)  # of the base in q_r; 1 where its ratio diverges
+        coin = torch.rand(len(mean), draws, generator=rng, dtype=torch.float64, device=mean.device) < weight[:, None]
         noise = torch.randn(len(mean), draws, self.d, generator=rng, dtype=mean.dtype, device=mean.device)
-        plain = mean[:, None] + scale[:, None] * noise
-        return Tilted(both, torch.where(coin[..., None], tilted.draws, plain.to(tilted.draws.dtype)))
+        of_q = mean[:, None] + scale[:, None] * noise
+        return Tilted(both, torch.where(coin[..., None], tilted.draws, of_q.to(tilted.draws.dtype)))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The base's."""
-        return {f"base.{k}": v for k, v in self.base.tensors().items()}
+        """The base's, and those of a prior that is not N(0, I)."""
+        parts = {"base": self.base} if self.other_prior is None else {"base": self.base, "prior": self.other_prior}
+        return {f"{name}.{k}": v for name, part in parts.items() for k, v in part.tensors().items()}
 
     def config(self) -> dict[str, Any]:
-        """The share of the prior, and the base."""
-        return {"epsilon": self.epsilon, "base": {"kind": self.base.kind, "config": self.base.config()}}
+        """The weight of the prior, the base, and a prior that is not N(0, I)."""
+        config = {"epsilon": self.epsilon, "base": {"kind": self.base.kind, "config": self.base.config()}}
+        p = self.other_prior
+        return config if p is None else {**config, "prior": {"kind": p.kind, "config": p.config()}}
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
-        """From the base's parts."""
-        inner = {k.removeprefix("base."): v for k, v in tensors.items()}
-        base = distribution.rebuild(config["base"]["kind"], config["base"]["config"], inner)
-        return cls(base, float(config["epsilon"]))
+        """From the parts of the base and of the prior."""
+
+        def part(name: str) -> LatentDistribution:
+            inner = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+            return distribution.rebuild(config[name]["kind"], config[name]["config"], inner)
+
+        return cls(part("base"), float(config["epsilon"]), part("prior") if "prior" in config else None)

@@ -10,9 +10,10 @@ from torch import Tensor
 from zprime.arrays import blocks, cholesky
 from zprime.kernels import Expectation
 from zprime.latent.gaussian import moments
-from zprime.latent.merge import merge
+from zprime.latent.merge import Gaussians, merge
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
+from zprime.statistics.kmeans import seeds
 
 DRAWN = 1 << 14  # codes that are drawn at a time
 
@@ -52,20 +53,11 @@ class ComponentEM:
         self.twice = torch.where(self.upper[0] == self.upper[1], 1.0, 2.0).double()
 
     def start(self, k: int, *, rng: torch.Generator) -> State:
-        """k-means++ seeds among the means (Arthur & Vassilvitskii 2007), with the covariance of all over k^(2/d)."""
+        """k-means++ seeds among the means, with the covariance of all over k^(2/d)."""
         subset = torch.randperm(self.n, generator=rng)[: max(20 * k, 2000)]
         points = self.mean[subset]
-        chosen = [int(torch.randint(len(points), (1,), generator=rng))]
-        nearest = (points - points[chosen[0]]).square().sum(1)
-        for _ in range(k - 1):
-            total = float(nearest.sum())
-            if total > 0:
-                u = torch.rand(1, generator=rng, dtype=torch.float64) * total
-                nxt = int(torch.searchsorted(nearest.cumsum(0), u).clamp(max=len(points) - 1))
-            else:
-                nxt = int(torch.randint(len(points), (1,), generator=rng))
-            chosen.append(nxt)
-            nearest = torch.minimum(nearest, (points - points[nxt]).square().sum(1))
+        first = int(torch.randint(len(points), (1,), generator=rng))
+        chosen = seeds(points, k, first=first, rng=rng)
         covariance = self.covariance * k ** (-2 / self.d)
         covariance.diagonal().clamp_(min=self.floor)
         if self.diagonal:
@@ -114,10 +106,10 @@ class ComponentEM:
                 total = self.weight[rows].sum()
                 if not float(total) > 0:
                     continue  # rows without weight say nothing
-                fresh, found = self.data.statistics(self.weight[rows] / total, self._weights(state), rows)
-                bound += float(total) * found
-                rate = (t + 2) ** -0.7
-                running = fresh if running is None else (1 - rate) * running + rate * fresh
+                fresh, part = self.data.statistics(self.weight[rows] / total, self._weights(state), rows)
+                bound += float(total) * part
+                step = (t + 2) ** -0.7
+                running = fresh if running is None else (1 - step) * running + step * fresh
                 # no component is dropped on the way: a minibatch that lacks it says little
                 state, t = self._maximise(running, drop=False), t + 1
             trace.append(bound + self._constant)
@@ -139,8 +131,8 @@ class ComponentEM:
                 noise = torch.randn(len(rows), self.d, generator=rng, dtype=torch.float64)
                 z = Expectation(self.mean[rows] + scale[rows] * noise, None, diagonal=self.diagonal)
                 fresh += z.statistics(self.weight[rows] / repeat, weights)[0]
-            rate = (t + 1) ** -0.6
-            running = fresh if running is None else (1 - rate) * running + rate * fresh
+            step = (t + 1) ** -0.6
+            running = fresh if running is None else (1 - step) * running + step * fresh
             state = self._maximise(running, drop=False)
         return state
 
@@ -148,18 +140,18 @@ class ComponentEM:
         """Moments of each component from its sums; components that hold less than 1e-3 of a datum are dropped."""
         if drop:
             statistics = statistics[statistics[:, -1] > 1e-3 / self.n]
-        share = statistics[:, -1]
-        mean = statistics[:, -1 - self.d : -1] / share[:, None]
-        second = statistics[:, : -1 - self.d] / share[:, None]
+        weight = statistics[:, -1]
+        mean = statistics[:, -1 - self.d : -1] / weight[:, None]
+        second = statistics[:, : -1 - self.d] / weight[:, None]
         if self.diagonal:
             covariance = (second - mean.square()).clamp(min=self.floor)
         else:
-            covariance = torch.empty(len(share), self.d, self.d, dtype=torch.float64)
+            covariance = torch.empty(len(weight), self.d, self.d, dtype=torch.float64)
             covariance[:, self.upper[0], self.upper[1]] = second
             covariance[:, self.upper[1], self.upper[0]] = second
             covariance -= mean[:, :, None] * mean[:, None, :]
             covariance.diagonal(dim1=1, dim2=2).add_(self.floor)
-        return State((share / share.sum()).log(), mean, covariance)
+        return State((weight / weight.sum()).log(), mean, covariance)
 
     def finish(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights, means and Cholesky factors (or standard deviations) in the coordinates of the latent space."""
@@ -170,5 +162,6 @@ class ComponentEM:
 
     def merged(self, k: int, *, rng: torch.Generator, progress: Progress = silent) -> tuple[State, float]:
         """K components by greedy merging, and the bound on KL(qbar || r) that it proves, in nats."""
-        found = merge(self.mean, self.variance, self.weight, k, diagonal=self.diagonal, rng=rng, progress=progress)
-        return State(found.weight.log(), found.mean, found.covariance), found.bound
+        gaussians = Gaussians(self.weight, self.mean, self.variance)
+        merged = merge(gaussians, k, diagonal=self.diagonal, rng=rng, progress=progress)
+        return State(merged.weight.log(), merged.mean, merged.covariance), merged.bound

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from zprime.arrays import check_matrix
 from zprime.components import Diagonal, Full, Tilted
-from zprime.distribution import Fit, LatentDistribution, Outcome
+from zprime.distribution import LatentDistribution, need_standard
 from zprime.errors import UsageError
 from zprime.latent.gaussian import moments
+from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 from zprime.latent.selection import EPSILONS, Codes, point
 from zprime.latent.smoothed import Smoothed
-from zprime.latent.subset import Subset, at_random, codes_of, k_medoids, npmle
-from zprime.posteriors import MemoryPosteriors, Posteriors
-from zprime.progress import Progress, silent
+from zprime.latent.subset import Subset, at_random, k_medoids, npmle
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.facts import Chosen, CurvePoint, Setting
 from zprime.rng import fork
 
 GRID = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -79,6 +80,11 @@ class Exemplars(LatentDistribution):
         return mean - (1 - a) * (mean - self.centre.double()), a * self.scale.double()
 
     @property
+    def gloss(self) -> str:
+        """What it is, for readers who do not know the kind."""
+        return "the posteriors, smoothed"
+
+    @property
     def label(self) -> str:
         """With the number of rows and the bandwidth."""
         return f"exemplars({len(self.mean)}, h={self.bandwidth:g})"
@@ -97,11 +103,11 @@ class Exemplars(LatentDistribution):
         if isinstance(r, Full) or len(r.mean) == 1:
             return r.log_prob(z)
         if isinstance(r, Smoothed):
-            out = r.value(z, leave_out=position)
+            others = r.value(z, leave_out=position)
         else:
-            out = r.prepared.log_prob(z, leave_out=position)
+            others = r.prepared.log_prob(z, leave_out=position)
         left = torch.log1p(-r.log_weight.double().exp()[position.clamp(min=0)])
-        return out - torch.where(position >= 0, left, 0.0)
+        return others - torch.where(position >= 0, left, 0.0)
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Ancestral draws: a row at random, its posterior drawn towards the middle, and the kernel's noise."""
@@ -115,8 +121,8 @@ class Exemplars(LatentDistribution):
 
     def tensors(self) -> dict[str, Tensor]:
         """Means and standard deviations of the rows, mean and factor of the whole; weights where they differ."""
-        out = {"mean": self.mean, "scale": self.scale, "centre": self.centre, "tril": self.tril}
-        return out if self.weights is None else {**out, "weights": self.weights}
+        tensors = {"mean": self.mean, "scale": self.scale, "centre": self.centre, "tril": self.tril}
+        return tensors if self.weights is None else {**tensors, "weights": self.weights}
 
     def config(self) -> dict[str, Any]:
         """The bandwidth."""
@@ -135,15 +141,16 @@ class Exemplars(LatentDistribution):
         )
 
 
+@final
 @dataclass(frozen=True)
-class ExemplarsSettings:
+class ExemplarsSettings(Settings):
     """Liu-West smoothing of the posteriors (Liu & West 2001; an exemplar prior after training, Norouzi et al. 2020).
 
     `covariance` is the kernel's. `diagonal` (the default) keeps every component diagonal, so that density and evidence
     gain are closed forms at the speed of the aggregated posterior. It shrinks correlations of the latents by a^2, and
     the ELBO leaves hardly any (held-out gain on the digits: 2.07 against 2.05 +- 0.09 with `full`). `full` keeps them.
     With 60,000 rows and d = 16 its density at 400,000 points takes 360 s of one thread against 190 s, and more as d^2
-    grows; but the closed form of the exact-posterior gain takes a Cholesky factor for every pair of a posterior and a
+    grows. The closed form of the exact-posterior gain takes a Cholesky factor for every pair of a posterior and a
     row, 12 microseconds each, so it is offered up to 1,024 rows only.
 
     Attributes:
@@ -157,40 +164,37 @@ class ExemplarsSettings:
         covariance: `diagonal` or `full`.
     """
 
-    kind: ClassVar[str] = "exemplars"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = Exemplars.kind
+    about: ClassVar[About] = About(
+        "2 N d numbers, rows",
+        "a search over bandwidths",
+        "many rows and no privacy: smoothed posteriors",
+    )
     bandwidth: float = -1.0
     method: str = "selection"
     rows: int = 0
     subset: str = "random"
     covariance: str = "diagonal"
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[Exemplars]:
+    def fit(self, task: Task) -> Fit[Exemplars]:
         """Choose the rows, then the bandwidth.
 
         Raises:
-            UsageError: a setting that cannot be used, or more rows than there are.
+            UsageError: a setting that cannot be used, more rows than there are, or `npmle` under a prior that is not
+                N(0, I).
         """
-        self._check(train.n)
-        data = train.gather()
+        self._check(task.train.n)
+        rng, data = task.rng, task.train.gather()
         centre, covariance = moments(data)
         tril = torch.linalg.cholesky(covariance)
-        codes = _selection_codes(selection, rng)
+        codes = _selection_codes(task)
         dtype = data.mean.dtype
         kernel = covariance.diagonal().sqrt() if self.covariance == "diagonal" else tril
         whole = Exemplars(
             data.mean, data.scale, centre.to(dtype), kernel.to(dtype), max(0.0, self.bandwidth), data.weights
         )
         if self.subset == "npmle":
-            subset = self._weigh(data, whole, codes, rng, progress)
+            subset = self._weigh(data, whole, codes, task)
         elif self.rows in (0, data.n):
             subset = Subset(torch.arange(data.n), data.weights, 0, {})
         elif self.subset == "random":
@@ -199,19 +203,20 @@ class ExemplarsSettings:
             whiten = torch.linalg.solve_triangular(tril, torch.eye(data.d, dtype=torch.float64), upper=False)
             subset = k_medoids(data, self.rows, whiten, rng=fork(rng, "subset"))
         r = _take(whole, subset)
-        chosen: dict[str, Any] = {"rows": len(subset.rows), "bandwidth": r.bandwidth}
+        decided: dict[str, Setting] = {"rows": len(subset.rows), "bandwidth": r.bandwidth}
         if subset.trace:
-            chosen["steps"] = subset.steps
+            decided["steps"] = subset.steps
         if self.bandwidth >= 0:
-            return Fit(r, Outcome(message="exact, nothing to choose"), subset.trace, chosen)
-        best, curve = self._choose(r, data, subset, codes, rng, progress)
+            return Fit(r, Outcome(message="exact, nothing to choose"), subset.trace, Chosen(settings=decided))
+        best, curve = self._choose(r, data, subset, codes, task)
         outcome = Outcome(message=f"bandwidth chosen from {len(GRID)} by the ELBO gain ({self.method})")
         if best == 1:
             outcome = Outcome(
                 message="the best bandwidth is 1, where all rows are smoothed into one Gaussian: "
                 "kind gaussian is the same and stores no rows"
             )
-        return Fit(replace(r, bandwidth=best), outcome, subset.trace, {**chosen, "bandwidth": best}, curve)
+        chosen = Chosen(settings={**decided, "bandwidth": best})
+        return Fit(replace(r, bandwidth=best), outcome, subset.trace, chosen, curve)
 
     def _choose(
         self,
@@ -219,41 +224,39 @@ class ExemplarsSettings:
         data: MemoryPosteriors,
         subset: Subset,
         codes: Codes,
-        rng: torch.Generator,
-        progress: Progress,
-    ) -> tuple[float, list[dict[str, Any]]]:
-        """Choose the bandwidth with the best ELBO gain, each with its best share of the prior."""
+        task: Task,
+    ) -> tuple[float, list[CurvePoint]]:
+        """Choose the bandwidth with the best ELBO gain, each with its best epsilon."""
         position: Tensor | None = None
         if self.method == "leave-one-out":
-            codes, position = _training_codes(data, subset, rng)
-        curve: list[dict[str, Any]] = []
+            codes, position = _training_codes(data, subset, task)
+        curve: list[CurvePoint] = []
         for step, h in enumerate(GRID):
-            progress("exemplars: bandwidth", step, len(GRID))
+            task.progress("exemplars: bandwidth", step, len(GRID))
             tried = replace(r, bandwidth=h)
             log_prob = tried.log_prob(codes.z) if position is None else tried.log_prob_without(codes.z, position)
             gains = {e: codes.gain(log_prob, e) for e in EPSILONS}
-            share = max(EPSILONS, key=lambda e: gains[e].mean)
-            curve.append(point("bandwidth", h, tried, share, gains[share]))
-        progress("exemplars: bandwidth", len(GRID), len(GRID))
-        best: float = max(curve, key=lambda row: float(row["gain"]))["bandwidth"]
-        return best, curve
+            epsilon = max(EPSILONS, key=lambda e: gains[e].mean)
+            curve.append(point("bandwidth", h, tried, epsilon, gains[epsilon]))
+        task.progress("exemplars: bandwidth", len(GRID), len(GRID))
+        return max(curve, key=lambda p: p.gain).value, curve
 
-    def _weigh(
-        self, data: MemoryPosteriors, whole: Exemplars, codes: Codes, rng: torch.Generator, progress: Progress
-    ) -> Subset:
+    def _weigh(self, data: MemoryPosteriors, whole: Exemplars, codes: Codes, task: Task) -> Subset:
         """Mixing weights by maximum likelihood on at most 2,000 rows, at the bandwidth that suits equal weights.
 
         Unsmoothed, narrow posteriors do not see each other, and the first step overfits.
         """
+        need_standard(task.prior, "exemplars with subset npmle")
+        rng = task.rng
         some = at_random(data, min(data.n, NPMLE_ROWS), rng=fork(rng, "npmle"))
         r = _take(whole, some)
         if self.bandwidth < 0:
-            r = replace(r, bandwidth=self._choose(r, data, some, codes, rng, progress)[0])
+            r = replace(r, bandwidth=self._choose(r, data, some, codes, task)[0])
         # the weights are found with a diagonal kernel, and short of one Gaussian, where there are none to find
         components = _diagonal(replace(r, bandwidth=min(r.bandwidth, GRID[-2])))
         rows = MemoryPosteriors(r.mean, r.scale, weights=r.weights)
-        found = npmle(rows, components, self.rows, codes, rng=fork(rng, "ties"), progress=progress)
-        return replace(found, rows=some.rows[found.rows])
+        kept = npmle(rows, components, self.rows, codes, rng=fork(rng, "ties"), progress=task.progress)
+        return replace(kept, rows=some.rows[kept.rows])
 
     def _check(self, n: int) -> None:
         """Raise `UsageError` for a setting that cannot be used."""
@@ -288,20 +291,30 @@ def _take(r: Exemplars, subset: Subset) -> Exemplars:
     return replace(r, mean=r.mean[subset.rows], scale=r.scale[subset.rows], weights=weights)
 
 
-def _selection_codes(selection: Posteriors, rng: torch.Generator) -> Codes:
+def _selection_codes(task: Task) -> Codes:
     """About 5,000 fresh codes of the selection split."""
-    rows = torch.randperm(selection.n, generator=fork(rng, "selection rows"))[:POINTS]
-    return codes_of(selection.gather(), rows, rng=fork(rng, "selection codes"), draws=_draws(len(rows)))
+    rows = torch.randperm(task.selection.n, generator=fork(task.rng, "selection rows"))[:POINTS]
+    return _codes(task.selection.gather(), rows, task.prior, rng=fork(task.rng, "selection codes"))
 
 
-def _training_codes(data: MemoryPosteriors, subset: Subset, rng: torch.Generator) -> tuple[Codes, Int[Tensor, " m"]]:
+def _codes(
+    data: MemoryPosteriors, rows: Int[Tensor, " m"], prior: LatentDistribution, *, rng: torch.Generator
+) -> Codes:
+    """Fresh codes of some rows, about 5,000, with the prior's log-density at them."""
+    some = data.take(rows)
+    z = some.draw(rng=rng, draws=_draws(len(rows)))
+    return Codes(z, prior.log_prob(z), len(rows), some.weights)
+
+
+def _training_codes(data: MemoryPosteriors, subset: Subset, task: Task) -> tuple[Codes, Int[Tensor, " m"]]:
     """About 5,000 fresh codes of training rows, and where each stands among the exemplars, or -1."""
-    rows = torch.randperm(data.n, generator=fork(rng, "training rows"))[:POINTS]
-    draws = _draws(len(rows))
+    rows = torch.randperm(data.n, generator=fork(task.rng, "training rows"))[:POINTS]
     at = torch.searchsorted(subset.rows, rows).clamp(max=len(subset.rows) - 1)
     position = torch.where(subset.rows[at] == rows, at, -1)
-    return codes_of(data, rows, rng=fork(rng, "training codes"), draws=draws), position.repeat(draws)
+    codes = _codes(data, rows, task.prior, rng=fork(task.rng, "training codes"))
+    return codes, position.repeat(_draws(len(rows)))
 
 
 def _draws(rows: int) -> int:
+    """Draws a row that give about 5,000 codes, 16 at most."""
     return max(1, min(16, -(-POINTS // rows)))

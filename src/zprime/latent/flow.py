@@ -10,25 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zprime.arrays import LOG_2PI, standard_log_prob
-from zprime.distribution import Fit, LatentDistribution
+from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.latent.gradient import (
-    NetworkDistribution,
-    Schedule,
-    Whitening,
-    ascend,
-    at_least,
-    build,
-    by_rows,
-    frozen,
-    precise,
-    score,
-    skeleton,
-    widths,
-)
+from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, widths
+from zprime.latent.kind import About, Fit, Task
+from zprime.latent.network import NetworkDistribution, Whitening, build, by_rows, frozen, precise, skeleton
 from zprime.latent.selection import Codes
-from zprime.posteriors import Posteriors
-from zprime.progress import Progress, silent
+from zprime.results.facts import Chosen
 from zprime.rng import fork
 
 FLOWS = ("nsf", "maf")
@@ -91,10 +79,10 @@ def _autoregressive(flow: str, d: int, order: Tensor, hidden: tuple[int, ...]) -
         options |= {"univariate": MonotonicRQSTransform, "shapes": [(BINS,), (BINS,), (BINS - 1,)]}
     else:
         options |= {"univariate": partial(MonotonicAffineTransform, slope=SLOPE), "shapes": [(), ()]}
-    out: Any = MaskedAutoregressiveTransform(d, order=order, **options) if d > 1 else _single(options)
-    for p in (out.hyper[-1] if d > 1 else out).parameters():
+    transform: Any = MaskedAutoregressiveTransform(d, order=order, **options) if d > 1 else _single(options)
+    for p in (transform.hyper[-1] if d > 1 else transform).parameters():
         nn.init.zeros_(p)
-    module: nn.Module = out
+    module: nn.Module = transform
     return module
 
 
@@ -102,8 +90,8 @@ def _single(options: Mapping[str, Any]) -> nn.Module:
     """In one dimension there is nothing to depend on: the univariate transform with free parameters."""
     from zuko.flows.gaussianization import ElementWiseTransform
 
-    out: nn.Module = ElementWiseTransform(1, **{k: v for k, v in options.items() if k != "hidden_features"})
-    return out
+    transform: nn.Module = ElementWiseTransform(1, **{k: v for k, v in options.items() if k != "hidden_features"})
+    return transform
 
 
 @final
@@ -114,6 +102,11 @@ class Flow(NetworkDistribution[Chain]):
     kind: ClassVar[str] = "flow"
     flow: str
     hidden: tuple[int, ...]
+
+    @property
+    def gloss(self) -> str:
+        """What it is, for readers who do not know the kind."""
+        return "a network fitted to the posteriors"
 
     @property
     def label(self) -> str:
@@ -149,6 +142,7 @@ class Flow(NetworkDistribution[Chain]):
         return cls(net, whitening, flow, hidden)
 
 
+@final
 @dataclass(frozen=True)
 class FlowSettings(Schedule):
     """Maximum likelihood on fresh posterior draws: the flow with the least KL(qbar || r) that early stopping allows.
@@ -160,8 +154,10 @@ class FlowSettings(Schedule):
         epochs, batch, lr, patience: see `Schedule`.
     """
 
-    kind: ClassVar[str] = "flow"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = Flow.kind
+    about: ClassVar[About] = About(
+        "a network", "minutes: likelihood by gradient", "a shape that few Gaussians cannot follow"
+    )
     flow: str = "nsf"
     transforms: int = 3
     hidden: tuple[int, ...] = (64, 64)
@@ -179,41 +175,26 @@ class FlowSettings(Schedule):
         at_least("transforms", self.transforms, 1)
         widths("hidden", self.hidden)
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[Flow]:
+    def fit(self, task: Task) -> Fit[Flow]:
         """Start at the moment match, raise E_qbar[log r] by Adam, stop by the ELBO gain on the selection split.
 
         Raises:
             UsageError: settings that cannot be used.
         """
         self.check()
-        hidden = tuple(self.hidden)
-        data, whitening = train.gather(), Whitening.of(train)
-        net = build(lambda: Chain(self.flow, train.d, self.transforms, hidden), rng=fork(rng, "weights"))
-        codes = Codes.draw(selection, rng=rng)
+        hidden, train = tuple(self.hidden), task.train
+        whitening = Whitening.of(train)
+        net = build(lambda: Chain(self.flow, train.d, self.transforms, hidden), rng=fork(task.rng, "weights"))
+        codes = Codes.draw(task.selection, task.prior, rng=task.rng)
         constant = -0.5 * train.d * LOG_2PI - whitening.log_det
 
         def objective(z: Tensor, stream: torch.Generator) -> Tensor:
             e, log_det = net.forward(whitening.whiten(z).float())
             return (log_det - 0.5 * e.square().sum(1)).mean() + constant
 
-        ascent = ascend(
-            list(net.parameters()),
-            objective,
-            lambda: score(codes, Flow(net, whitening, self.flow, hidden)),
-            data,
-            self,
-            label=f"flow ({self.flow})",
-            start="the moment-matched Gaussian",
-            rng=rng,
-            progress=progress,
-        )
-        found = Flow(frozen(net), whitening, self.flow, hidden)
-        return Fit(found, ascent.outcome, ascent.trace, {"epoch": ascent.epoch})
+        def current() -> float:
+            return score(codes, Flow(net, whitening, self.flow, hidden))
+
+        ascent = ascend(Problem(f"flow ({self.flow})", list(net.parameters()), objective, current), self, task)
+        flow = Flow(frozen(net), whitening, self.flow, hidden)
+        return Fit(flow, ascent.outcome, ascent.trace, Chosen(settings={"epoch": ascent.epoch}))

@@ -11,28 +11,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zprime.arrays import standard_log_prob
-from zprime.distribution import Density, Fit, LatentDistribution, Outcome
-from zprime.latent.gradient import (
-    NetworkDistribution,
-    Schedule,
-    Whitening,
-    ascend,
-    at_least,
-    build,
-    by_rows,
-    frozen,
-    precise,
-    score,
-    skeleton,
-    some_codes,
-)
+from zprime.distribution import Density, LatentDistribution
+from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, some_codes
+from zprime.latent.kind import About, Fit, Outcome, Task
+from zprime.latent.network import NetworkDistribution, Whitening, build, by_rows, frozen, precise, skeleton
 from zprime.latent.selection import Codes
-from zprime.posteriors import Posteriors
-from zprime.progress import Progress, silent
+from zprime.results.facts import Chosen
 from zprime.rng import fork
 
 WAVES = 6  # frequencies of the time features
-LADDER = (8, 16, 32, 64)  # steps that are tried for the density
+STEPS_TRIED = (8, 16, 32, 64)  # Runge-Kutta steps that are tried for the density
 ENOUGH = 0.01  # nats that doubling the steps may move the density by, on average
 SCORE_ROWS, SCORE_POINTS, SCORE_STEPS = 2000, 2000, 8
 
@@ -61,8 +49,8 @@ class Velocity(nn.Module):
         features = _features(t)
         h = F.silu(self.first(x) + self.first_time(features))
         h = F.silu(self.second(h) + self.second_time(features))
-        out: Tensor = self.last(h) + _linear(t) * x
-        return out
+        velocity: Tensor = self.last(h) + _linear(t) * x
+        return velocity
 
     def divergence_matrix(self) -> Float[Tensor, "h h"]:
         """M of the class docstring."""
@@ -166,6 +154,11 @@ class FlowMatching(NetworkDistribution[Velocity]):
         e = self.whitening.noise(n, rng=rng)
         return self.whitening.colour(by_rows(lambda x: integrate(self.net, x, steps=self.steps), e, 1024))
 
+    @property
+    def gloss(self) -> str:
+        """What it is, for readers who do not know the kind."""
+        return "a network fitted to the posteriors"
+
     def config(self) -> dict[str, Any]:
         """The steps and the error that they leave."""
         return {"steps": self.steps, "error": self.error}
@@ -179,6 +172,7 @@ class FlowMatching(NetworkDistribution[Velocity]):
         return cls(net, whitening, int(config["steps"]), float(config["error"]))
 
 
+@final
 @dataclass(frozen=True)
 class FlowMatchingSettings(Schedule):
     """Conditional flow matching with straight paths (Lipman et al. 2023) from N(0, I) to fresh posterior draws.
@@ -191,8 +185,10 @@ class FlowMatchingSettings(Schedule):
         epochs, batch, lr, patience: see `Schedule`.
     """
 
-    kind: ClassVar[str] = "flow-matching"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = FlowMatching.kind
+    about: ClassVar[About] = About(
+        "a network", "minutes; density by an ODE", "the same, with a density that is an estimate"
+    )
     width: int = 192
     steps: int = 0
     _: KW_ONLY
@@ -207,24 +203,16 @@ class FlowMatchingSettings(Schedule):
         at_least("width", self.width, 1)
         at_least("steps", self.steps, 0)
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[FlowMatching]:
+    def fit(self, task: Task) -> Fit[FlowMatching]:
         """Regress the velocity, stop by the ELBO gain on selection codes, then choose the number of steps.
 
         Raises:
             UsageError: settings that cannot be used.
         """
         self.check()
-        data, whitening = train.gather(), Whitening.of(train)
-        net = build(lambda: Velocity(train.d, self.width), rng=fork(rng, "weights"))
-        codes = some_codes(selection, rng=rng, rows=SCORE_ROWS, points=SCORE_POINTS)
+        train, whitening = task.train, Whitening.of(task.train)
+        net = build(lambda: Velocity(train.d, self.width), rng=fork(task.rng, "weights"))
+        codes = some_codes(task, rows=SCORE_ROWS, points=SCORE_POINTS)
 
         def objective(z: Tensor, stream: torch.Generator) -> Tensor:
             u = whitening.whiten(z).float()
@@ -234,20 +222,13 @@ class FlowMatchingSettings(Schedule):
             t = (torch.arange(len(u), device=u.device)[:, None] + t) / len(u)
             return -0.5 * (net.forward((1 - t) * e + t * u, t) - (u - e)).square().sum(1).mean()
 
-        ascent = ascend(
-            list(net.parameters()),
-            objective,
-            lambda: score(codes, FlowMatching(net, whitening, SCORE_STEPS, math.nan)),
-            data,
-            self,
-            label="flow-matching",
-            start="the moment-matched Gaussian",
-            rng=rng,
-            progress=progress,
-        )
+        def current() -> float:
+            return score(codes, FlowMatching(net, whitening, SCORE_STEPS, math.nan))
+
+        ascent = ascend(Problem(self.kind, list(net.parameters()), objective, current), self, task)
         net = frozen(net)
-        curve = _errors(net, whitening, codes, self.steps)
-        steps, error = curve[-1]["steps"], curve[-1]["error"]
+        errors = step_errors(net, whitening, codes, self.steps)
+        steps, error = int(errors["steps"][-1]), errors["error"][-1]
         outcome = ascent.outcome
         if error > ENOUGH:
             outcome = Outcome(
@@ -256,25 +237,25 @@ class FlowMatchingSettings(Schedule):
                 + f"{steps} steps leave an error of {error:.2g} nats in the density (what twice as many change): "
                 "the posteriors are narrow beside their spread; raise steps, or take kind flow, which is exact",
             )
-        return Fit(
-            FlowMatching(net, whitening, steps, error),
-            outcome,
-            ascent.trace,
-            {"epoch": ascent.epoch, "steps": steps, "error": error},
-            curve,
-        )
+        chosen = Chosen(settings={"epoch": ascent.epoch, "steps": steps, "error": error})
+        return Fit(FlowMatching(net, whitening, steps, error), outcome, {**ascent.trace, **errors}, chosen)
 
 
-def _errors(net: Velocity, whitening: Whitening, codes: Codes, steps: int) -> list[dict[str, Any]]:
-    """Steps tried, and how far twice as many would move the density; the last one is taken."""
+def step_errors(net: Velocity, whitening: Whitening, codes: Codes, steps: int) -> dict[str, list[float]]:
+    """Numbers of Runge-Kutta steps that were tried, and how far twice as many would move the density, in nats.
+
+    Returns:
+        `steps`, and at each of them the mean (`error`) and the `largest` change over codes; the last one is taken.
+    """
     z = codes.z[:1000]
-    curve: list[dict[str, Any]] = []
-    now = FlowMatching(net, whitening, steps or LADDER[0], 0.0).log_prob(z)
-    for s in (steps,) if steps else LADDER:
+    errors: dict[str, list[float]] = {"steps": [], "error": [], "largest": []}
+    now = FlowMatching(net, whitening, steps or STEPS_TRIED[0], 0.0).log_prob(z)
+    for s in (steps,) if steps else STEPS_TRIED:
         finer = FlowMatching(net, whitening, 2 * s, 0.0).log_prob(z)
         gap = (finer - now).abs()
-        curve.append({"steps": s, "error": float(gap.mean()), "largest": float(gap.max())})
-        if curve[-1]["error"] < ENOUGH:
+        for name, value in (("steps", float(s)), ("error", float(gap.mean())), ("largest", float(gap.max()))):
+            errors[name].append(value)
+        if errors["error"][-1] < ENOUGH:
             break
         now = finer
-    return curve
+    return errors

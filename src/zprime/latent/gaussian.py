@@ -10,14 +10,15 @@ from torch import Tensor
 
 from zprime.arrays import cholesky
 from zprime.components import Diagonal, Full
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome
+from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
+from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 from zprime.latent.selection import Codes, best_epsilon, point, smallest_of_best
 from zprime.posteriors import Posteriors
-from zprime.progress import Progress, silent
+from zprime.results.facts import Chosen
 
 COVARIANCES = ("full", "diagonal", "low-rank")
-FLOOR = 1e-6  # least share of a dimension's variance that the factors must leave unexplained (Heywood cases)
+FLOOR = 1e-6  # of a dimension's variance, at least so much is left unexplained by the factors (Heywood cases)
 
 
 @final
@@ -45,6 +46,11 @@ class Gaussian(GaussianDistribution):
         return shape(one, self.mean[None], self.scale_tril[None])
 
     @property
+    def gloss(self) -> str:
+        """What it is, for readers who do not know the kind."""
+        return "one Gaussian with the mean and covariance of the posteriors"
+
+    @property
     def label(self) -> str:
         """With its covariance."""
         if self.factor is not None:
@@ -53,8 +59,8 @@ class Gaussian(GaussianDistribution):
 
     def tensors(self) -> dict[str, Tensor]:
         """Mean and Cholesky factor (or standard deviations, and the factor of low rank)."""
-        out = {"mean": self.mean, "scale_tril": self.scale_tril}
-        return out if self.factor is None else {**out, "factor": self.factor}
+        tensors = {"mean": self.mean, "scale_tril": self.scale_tril}
+        return tensors if self.factor is None else {**tensors, "factor": self.factor}
 
     def config(self) -> dict[str, Any]:
         """Nothing."""
@@ -82,8 +88,9 @@ def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, 
     return mean, covariance
 
 
+@final
 @dataclass(frozen=True)
-class GaussianSettings:
+class GaussianSettings(Settings):
     """The minimiser of the mean of KL(q_i || r) over Gaussians r: the moment match (docs/theory.md, section 1).
 
     With `low-rank`, the minimiser among covariances F F^T + diag(v): that mean is KL(N(m, S) || r) plus what r cannot
@@ -96,22 +103,15 @@ class GaussianSettings:
         tolerance: stop when a step of that EM gains less, in nats.
     """
 
-    kind: ClassVar[str] = "gaussian"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = Gaussian.kind
+    about: ClassVar[About] = About("d^2 numbers", "one pass", "the hole is in mean or covariance (rare)")
+    quick: ClassVar[bool] = True
     covariance: str = "full"
     rank: int = 0
     iterations: int = 2000
     tolerance: float = 1e-8
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[Gaussian]:
+    def fit(self, task: Task) -> Fit[Gaussian]:
         """Match mean and covariance of the aggregated posterior: exactly, or as far as the rank allows.
 
         Raises:
@@ -125,10 +125,10 @@ class GaussianSettings:
             raise UsageError(
                 f"rank: expected 0 with covariance {self.covariance!r}, got {self.rank}; set covariance to 'low-rank'"
             )
-        mean, covariance = moments(train)
-        dtype = next(iter(train.shards())).mean.dtype
+        mean, covariance = moments(task.train)
+        dtype = next(iter(task.train.shards())).mean.dtype
         if self.covariance == "low-rank":
-            return self._low_rank(mean, covariance, dtype, selection, rng, progress)
+            return self._low_rank(mean, covariance, dtype, task)
         if self.covariance == "diagonal":
             factor = covariance.diagonal().sqrt()
         else:
@@ -140,11 +140,9 @@ class GaussianSettings:
         mean: Float[Tensor, " d"],
         covariance: Float[Tensor, "d d"],
         dtype: torch.dtype,
-        selection: Posteriors,
-        rng: torch.Generator,
-        progress: Progress,
+        task: Task,
     ) -> Fit[Gaussian]:
-        """Factor analysis for the rank asked for, or for each of the ladder."""
+        """Factor analysis for the rank asked for, or for 1, 2, 4, ... below d."""
         d = len(mean)
         if not 0 <= self.rank <= d:
             raise UsageError(f"rank: expected 1 to {d} (the latent dimension), or 0 to choose, got {self.rank}")
@@ -153,16 +151,16 @@ class GaussianSettings:
         tried = [self.rank] if self.rank else [k for k in (2**i for i in range(d)) if k < d] or [1]
         fits: list[tuple[Gaussian, list[float]]] = []
         for step, k in enumerate(tried):
-            progress("gaussian, low rank", step, len(tried))
+            task.progress("gaussian, low rank", step, len(tried))
             factor, var, trace = factor_analysis(covariance, k, iterations=self.iterations, tolerance=self.tolerance)
             fits.append((Gaussian(mean.to(dtype), var.sqrt().to(dtype), factor.to(dtype)), trace))
-        progress("gaussian, low rank", len(tried), len(tried))
+        task.progress("gaussian, low rank", len(tried), len(tried))
         best, curve = 0, []
         if len(tried) > 1:
-            codes = Codes.draw(selection, rng=rng)
-            shares = [best_epsilon(codes, r) for r, _ in fits]
-            best = smallest_of_best([g for _, g in shares], [r.bytes for r, _ in fits])
-            curve = [point("rank", k, r, e, g) for k, (r, _), (e, g) in zip(tried, fits, shares, strict=True)]
+            codes = Codes.draw(task.selection, task.prior, rng=task.rng)
+            scored = [best_epsilon(codes, r) for r, _ in fits]
+            best = smallest_of_best([g for _, g in scored], [r.bytes for r, _ in fits])
+            curve = [point("rank", k, r, e, g) for k, (r, _), (e, g) in zip(tried, fits, scored, strict=True)]
         gaussian, trace = fits[best]
         outcome = Outcome(message=f"converged in {len(trace)} steps")
         if len(trace) > self.iterations:
@@ -172,7 +170,7 @@ class GaussianSettings:
                 message=f"factor analysis still gained {gained:.1e} nats after {self.iterations} steps: "
                 "usually harmless; raise iterations",
             )
-        return Fit(gaussian, outcome, {"objective": trace}, {"rank": tried[best]}, curve)
+        return Fit(gaussian, outcome, {"objective": trace}, Chosen(settings={"rank": tried[best]}), curve)
 
 
 def factor_analysis(

@@ -13,6 +13,15 @@ DIRECT = 600
 
 
 @dataclass(frozen=True)
+class Gaussians:
+    """N diagonal Gaussians: weights that add up to 1, means, variances."""
+
+    weight: Float[Tensor, " n"]
+    mean: Float[Tensor, "n d"]
+    var: Float[Tensor, "n d"]
+
+
+@dataclass(frozen=True)
 class Merged:
     """What merging gives.
 
@@ -28,21 +37,13 @@ class Merged:
     bound: float
 
 
-def merge(
-    mean: Float[Tensor, "n d"],
-    var: Float[Tensor, "n d"],
-    weight: Float[Tensor, " n"],
-    k: int,
-    *,
-    diagonal: bool,
-    rng: torch.Generator,
-    progress: Progress = silent,
-) -> Merged:
-    """Merge N diagonal Gaussians down to K, always the pair with the smallest bound on the KL that it costs.
+def merge(gaussians: Gaussians, k: int, *, diagonal: bool, rng: torch.Generator, progress: Progress = silent) -> Merged:
+    """Merge N Gaussians down to K, always the pair with the smallest bound on the KL that it costs.
 
     The cost of a pair is `1/2 [(w_i + w_j) log det P_ij - w_i log det P_i - w_j log det P_j]`, P_ij matching moments.
     With more than 600 rows they are first put into 600 cells about random rows, and each cell is matched by moments.
     """
+    weight, mean, var = gaussians.weight, gaussians.mean, gaussians.var
     entropy = float(weight @ var.log().sum(1))
     cells = _cells(mean, weight, max(k, DIRECT), rng)
     w, m, c = _match(mean, var, weight, cells, diagonal=diagonal)
@@ -57,9 +58,9 @@ def merge(
         flat = int(cost.argmin())
         i, j = flat // len(cost), flat % len(cost)
         pair = torch.tensor([i, j])
-        share = w[pair] / w[pair].sum()
-        centre = share @ m[pair]
-        c[i] = _joined(share, m[pair] - centre, c[pair])
+        proportion = w[pair] / w[pair].sum()
+        centre = proportion @ m[pair]
+        c[i] = _joined(proportion, m[pair] - centre, c[pair])
         w[i], m[i] = w[pair].sum(), centre
         log_det[i] = _log_det(c[i : i + 1])[0]
         w[j] = 0.0
@@ -83,8 +84,8 @@ def _cells(mean: Tensor, weight: Tensor, count: int, rng: torch.Generator) -> Te
         return torch.arange(n)
     seeds = mean[torch.multinomial(weight, count, generator=rng)]
     nearest = torch.cat([torch.cdist(part, seeds).argmin(1) for part in torch.split(mean, 8192)])
-    found: Tensor = torch.unique(nearest, return_inverse=True)[1]
-    return found
+    cells: Tensor = torch.unique(nearest, return_inverse=True)[1]
+    return cells
 
 
 def _match(
@@ -93,15 +94,15 @@ def _match(
     """Weight, mean and covariance of each cell."""
     count = int(cells.max()) + 1
     w = torch.zeros(count, dtype=torch.float64).index_add_(0, cells, weight)
-    share = (weight / w[cells])[:, None]
-    m = torch.zeros(count, mean.shape[1], dtype=torch.float64).index_add_(0, cells, share * mean)
+    proportion = (weight / w[cells])[:, None]
+    m = torch.zeros(count, mean.shape[1], dtype=torch.float64).index_add_(0, cells, proportion * mean)
     gap = mean - m[cells]
     if diagonal:
-        return w, m, torch.zeros_like(m).index_add_(0, cells, share * (gap.square() + var))
+        return w, m, torch.zeros_like(m).index_add_(0, cells, proportion * (gap.square() + var))
     c = torch.zeros(count, mean.shape[1], mean.shape[1], dtype=torch.float64)
     for rows in torch.split(torch.arange(len(mean)), 8192):
         outer = gap[rows, :, None] * gap[rows, None, :] + torch.diag_embed(var[rows])
-        c.index_add_(0, cells[rows], share[rows, :, None] * outer)
+        c.index_add_(0, cells[rows], proportion[rows, :, None] * outer)
     return w, m, c
 
 
@@ -109,11 +110,11 @@ def _log_det(c: Tensor) -> Tensor:
     return c.log().sum(1) if c.ndim == 2 else torch.logdet(c)
 
 
-def _joined(share: Tensor, gap: Tensor, c: Tensor) -> Tensor:
+def _joined(proportion: Tensor, gap: Tensor, c: Tensor) -> Tensor:
     """Covariance of a pair by moments: `gap` are the means about the joint one."""
     if c.ndim == 2:
-        return share @ (c + gap.square())
-    return torch.einsum("k,kij->ij", share, c + gap[:, :, None] * gap[:, None, :])
+        return proportion @ (c + gap.square())
+    return torch.einsum("k,kij->ij", proportion, c + gap[:, :, None] * gap[:, None, :])
 
 
 def _costs(w: Tensor, m: Tensor, c: Tensor, log_det: Tensor, i: int, others: Tensor) -> Tensor:

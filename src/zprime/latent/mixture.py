@@ -1,7 +1,7 @@
 """mixture: K Gaussians reduced from N posteriors by EM on the posteriors themselves, without sampling."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, final
 
@@ -10,16 +10,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.components import Diagonal, Full
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome
+from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.em import ComponentEM, State
+from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 from zprime.latent.selection import WORTH, Codes, best_epsilon, point, smallest_of_best
-from zprime.posteriors import MemoryPosteriors, Posteriors
-from zprime.progress import Progress, silent
+from zprime.posteriors import MemoryPosteriors
+from zprime.progress import Progress
+from zprime.results.facts import Chosen, Setting
 from zprime.rng import fork
 
-LADDER = (2, 5, 10, 20, 50, 100, 200)
-Climb = tuple[State, list[float], Outcome]  # where EM ended, its bounds, and how it went
+COMPONENTS = (2, 5, 10, 20, 50, 100, 200)
+"""K that are tried where none is given."""
 
 
 @final
@@ -37,6 +39,11 @@ class Mixture(GaussianDistribution):
         """The K Gaussians."""
         shape: type[Diagonal] | type[Full] = Diagonal if self.scale_tril.ndim == 2 else Full
         return shape(self.log_weight, self.mean, self.scale_tril)
+
+    @property
+    def gloss(self) -> str:
+        """What it is, for readers who do not know the kind."""
+        return f"{len(self.mean)} Gaussians fitted to all posteriors"
 
     @property
     def label(self) -> str:
@@ -58,7 +65,36 @@ class Mixture(GaussianDistribution):
 
 
 @dataclass(frozen=True)
-class MixtureSettings:
+class EMRun:
+    """One run of EM: where it ended, its bound at every step in nats, and how it went."""
+
+    state: State
+    bounds: list[float]
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What mixtures of every K are fitted to and chosen on, and the EM runs that were made.
+
+    Attributes:
+        em: the posteriors, prepared for EM.
+        codes: of the selection split.
+        dtype: of the mixtures.
+        task: random numbers and progress.
+        runs: (K, number of the start) -> run; a run that is there is not made again.
+    """
+
+    em: ComponentEM
+    codes: Codes
+    dtype: torch.dtype
+    task: Task
+    runs: dict[tuple[int, int], EMRun] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
+class MixtureSettings(Settings):
     """EM for the K-component mixture closest in KL to the aggregated posterior (docs/theory.md, section 6).
 
     Attributes:
@@ -77,8 +113,12 @@ class MixtureSettings:
             each K has one start.) For k-means++ starts with all rows in every step.
     """
 
-    kind: ClassVar[str] = "mixture"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = Mixture.kind
+    about: ClassVar[About] = About(
+        "K d^2 numbers",
+        "seconds to a minute: EM on posteriors",
+        "first choice: small, exact density, no rows",
+    )
     components: int = 0
     covariance: str = "full"
     method: str = "em"
@@ -110,58 +150,42 @@ class MixtureSettings:
             if getattr(self, name) < least:
                 raise UsageError(f"{name}: expected at least {least}, got {getattr(self, name)}")
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[Mixture]:
-        """Reduce to one K, or to each K of the ladder.
+    def fit(self, task: Task) -> Fit[Mixture]:
+        """Reduce to one K, or to each of several and choose.
 
         Raises:
             UsageError: settings that cannot be used, e.g. more components than rows.
         """
+        train = task.train
         self.check(train.n)
         data = train.gather()
         if self.codes == "draws":
-            drawn = data.draw(rng=fork(rng, "draws"))
+            drawn = data.draw(rng=fork(task.rng, "draws"))
             data = MemoryPosteriors(drawn, data.scale, row_ids=data.row_ids, weights=data.weights)
         em = ComponentEM(data, diagonal=self.covariance == "diagonal", spread=self.codes == "posteriors")
-        codes = Codes.draw(selection, rng=rng)
+        codes = Codes.draw(task.selection, task.prior, rng=task.rng)
+        reduction = Reduction(em, codes, data.mean.dtype, task)
         if self.components:
-            return self._reduce(em, self.components, codes, data.mean.dtype, rng, progress, {})
+            return self._reduce(reduction, self.components)
         once = replace(self, restarts=1)
-        tried = [k for k in LADDER if k <= max(1, train.n // 5)] or [1]
-        climbs: dict[tuple[int, int], Climb] = {}
-        fits = [once._reduce(em, k, codes, data.mean.dtype, rng, progress, climbs) for k in tried]
-        shares = [best_epsilon(codes, f.distribution) for f in fits]
-        best = smallest_of_best([g for _, g in shares], [f.distribution.bytes for f in fits])
-        curve = [point("components", k, f.distribution, e, g) for k, f, (e, g) in zip(tried, fits, shares, strict=True)]
-        found = fits[best]
-        if self.restarts > 1:
-            found = self._reduce(em, tried[best], codes, data.mean.dtype, rng, progress, climbs)
-        outcome = found.outcome
-        if outcome.ok and tried[best] == LADDER[-1]:
+        tried = [k for k in COMPONENTS if k <= max(1, train.n // 5)] or [1]
+        fits = [once._reduce(reduction, k) for k in tried]
+        scored = [best_epsilon(codes, f.distribution) for f in fits]
+        best = smallest_of_best([g for _, g in scored], [f.distribution.bytes for f in fits])
+        curve = [point("components", k, f.distribution, e, g) for k, f, (e, g) in zip(tried, fits, scored, strict=True)]
+        fit = self._reduce(reduction, tried[best]) if self.restarts > 1 else fits[best]
+        outcome = fit.outcome
+        if outcome.ok and tried[best] == COMPONENTS[-1]:
             outcome = Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
-        return replace(found, outcome=outcome, curve=curve)
+        return replace(fit, outcome=outcome, curve=curve)
 
-    def _reduce(
-        self,
-        em: ComponentEM,
-        k: int,
-        codes: Codes,
-        dtype: torch.dtype,
-        rng: torch.Generator,
-        progress: Progress,
-        climbs: dict[tuple[int, int], Climb],
-    ) -> Fit[Mixture]:
-        """To K components, polished; what is in `climbs` (K, number of the start) is not climbed again."""
+    def _reduce(self, reduction: Reduction, k: int) -> Fit[Mixture]:
+        """To K components, polished."""
+        em, codes, runs = reduction.em, reduction.codes, reduction.runs
+        rng, progress = reduction.task.rng, reduction.task.progress
         what = f"mixture({k})"
         trace: dict[str, list[float]] = {}
-        chosen: dict[str, Any] = {"components": k}
+        decided: dict[str, Setting] = {"components": k}
         outcome = Outcome()
         if self.method == "merge" or self.start == "merge":
             state, bound = em.merged(k, rng=fork(rng, "merge", k), progress=progress)
@@ -177,24 +201,25 @@ class MixtureSettings:
         elif self.method == "em":
             starts = range(self.restarts if self.start == "kmeans" else 1)
             for i in starts:
-                if (k, i) not in climbs:
+                if (k, i) not in runs:
                     begin = em.start(k, rng=fork(rng, "start", k, i)) if i else state
-                    climbs[k, i] = self._climb(em, begin, what, progress)
-            state, trace["bound"], outcome = max((climbs[k, i] for i in starts), key=lambda c: c[1][-1])
+                    runs[k, i] = self._run_em(em, begin, what, progress)
+            best = max((runs[k, i] for i in starts), key=lambda run: run.bounds[-1])
+            state, trace["bound"], outcome = best.state, best.bounds, best.outcome
             if len(starts) > 1:
-                chosen["bounds"] = [climbs[k, i][1][-1] for i in starts]
-        mixture = Mixture(*(t.to(dtype) for t in em.finish(state)))
+                decided["bounds"] = [runs[k, i].bounds[-1] for i in starts]
+        mixture = _mixture(em, state, reduction.dtype)
         if self.polish and self.codes == "posteriors":
             state = em.polish(state, steps=self.polish, rng=fork(rng, "polish", k))
-            polished = Mixture(*(t.to(dtype) for t in em.finish(state)))
+            polished = _mixture(em, state, reduction.dtype)
             gains = [codes.gain(m.log_prob(codes.z), WORTH).mean for m in (mixture, polished)]
-            chosen["polished"] = gains[1] > gains[0]
-            if chosen["polished"]:
+            decided["polished"] = gains[1] > gains[0]
+            if decided["polished"]:
                 mixture = polished
-        return Fit(mixture, outcome, trace, chosen)
+        return Fit(mixture, outcome, trace, Chosen(settings=decided))
 
-    def _climb(self, em: ComponentEM, state: State, what: str, progress: Progress) -> Climb:
-        """EM until the bound stands still."""
+    def _run_em(self, em: ComponentEM, state: State, what: str, progress: Progress) -> EMRun:
+        """EM until a step raises the bound by less than `tolerance`."""
         k, trace, converged = len(state.mean), list[float](), False
         for step in range(self.iterations):
             progress(what, step, self.iterations)
@@ -208,9 +233,14 @@ class MixtureSettings:
         if not converged:
             rise = f"rose by {trace[-1] - trace[-2]:.1e} nats" if len(trace) > 1 else "was looked at once"
             advice = f"the bound still {rise} after {len(trace)} steps: usually harmless; raise iterations"
-            return state, trace, Outcome(ok=False, message=advice)
+            return EMRun(state, trace, Outcome(ok=False, message=advice))
         if len(state.mean) < k:
             gone = k - len(state.mean)
             message = f"{gone} of {k} components were left without data and dropped: lower components"
-            return state, trace, Outcome(message=message)
-        return state, trace, Outcome(message=f"converged in {len(trace)} steps")
+            return EMRun(state, trace, Outcome(message=message))
+        return EMRun(state, trace, Outcome(message=f"converged in {len(trace)} steps"))
+
+
+def _mixture(em: ComponentEM, state: State, dtype: torch.dtype) -> Mixture:
+    """The mixture that a state of EM stands for."""
+    return Mixture(*(t.to(dtype) for t in em.finish(state)))

@@ -3,9 +3,10 @@
 import importlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -13,12 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.distribution import Density, Fit, LatentDistribution, Outcome
+from zprime.distribution import Density, LatentDistribution, is_standard
 from zprime.errors import NumericalError, UsageError
-from zprime.latent.context import need
+from zprime.latent.kind import About, Fit, Need, Outcome, Settings, Task
 from zprime.latent.product_of_experts import members
-from zprime.posteriors import Posteriors
-from zprime.progress import Progress, silent
+from zprime.results.facts import Chosen
 from zprime.rng import fork
 from zprime.vae import Decoder
 
@@ -54,7 +54,7 @@ class SharedNUTS(LatentDistribution):
         """
         raise UsageError(
             f"{self.label}: this kind consists of Monte Carlo draws and has no density, so no likelihood can be scored "
-            "under it; use it for sampling, or kind shared, whose density is a closed form"
+            "under it; use it for sampling, or kind product-of-experts, whose density is a closed form"
         )
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
@@ -75,8 +75,9 @@ class SharedNUTS(LatentDistribution):
         return cls(tensors["draws"], int(config["rows"]))
 
 
+@final
 @dataclass(frozen=True)
-class SharedNUTSSettings:
+class SharedNUTSSettings(Settings):
     """The no-U-turn sampler (Hoffman & Gelman 2014, Pyro's) on `log p(z) + sum_i log p(x_i | z)` over a group of rows.
 
     Exact but for Monte Carlo error, for any decoder that torch can differentiate; the encoder only says where to start
@@ -91,23 +92,20 @@ class SharedNUTSSettings:
         warmup: steps of every chain that tune it and are thrown away.
     """
 
-    kind: ClassVar[str] = "shared-nuts"
-    needs: ClassVar[frozenset[str]] = frozenset({"decoder", "rows"})
+    kind: ClassVar[str] = SharedNUTS.kind
+    about: ClassVar[About] = About(
+        "draws", "minutes: NUTS through the decoder", "the same, exactly; draws without a density"
+    )
+    needs: ClassVar[frozenset[Need]] = frozenset({"decoder", "rows"})
+    small_steps: ClassVar[bool] = True
+    has_density: ClassVar[bool] = False
     group: tuple[int, ...] = ()
     label: int | None = None
     draws: int = 2000
     chains: int = 4
     warmup: int = 300
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[SharedNUTS]:
+    def fit(self, task: Task) -> Fit[SharedNUTS]:
         """Run the chains; the outcome is bad where R-hat is above 1.01 or the effective sample size below 100.
 
         Raises:
@@ -119,16 +117,16 @@ class SharedNUTSSettings:
             value = getattr(self, name)
             if value < least:
                 raise UsageError(f"{name}: expected at least {least}, got {value}")
-        given = need(context, self.kind)
+        context, train, rng = task.need_context(self.kind), task.train, task.rng
         take = members(train, group=self.group, label=self.label)
-        x = given.train.x[take]
+        x = context.train.x[take]
         mcmc = _library("pyro.infer.mcmc")
         _library("arviz_stats.base")  # asked for before hours of sampling, not after
         data = train.gather()
         row = torch.randint(len(take), (self.chains,), generator=fork(rng, "rows"))
         noise = torch.randn(self.chains, train.d, generator=fork(rng, "starts"), dtype=torch.float64)
         starts = data.mean[take[row]].double() + data.scale[take[row]].double() * noise
-        target = Target(given.model, x)
+        target = Target(context.model, x, task.prior)
         each = -(-self.draws // self.chains)
         chains, diverged = [], 0
         for c in range(self.chains):
@@ -139,15 +137,14 @@ class SharedNUTSSettings:
                     f"{self.kind}: log p(x|z) of {len(take)} rows is not finite at a code of row "
                     f"{int(train.row_ids[take[row[c]]])}; check that the rows are scaled as in training"
                 )
-            seed, name = fork(rng, "chain", c), f"{self.kind} chain {c + 1}"
-            z, bad = _chain(
-                mcmc, target, starts[c], draws=each, warmup=self.warmup, seed=seed, label=name, progress=progress
-            )
+            length = Length(draws=each, warmup=self.warmup)
+            tell = partial(task.progress, f"{self.kind} chain {c + 1}")
+            z, bad = _chain(mcmc, target, starts[c], length, seed=fork(rng, "chain", c), tell=tell)
             chains.append(z)
             diverged += bad
         drawn = torch.stack(chains)
         rhat, ess = diagnose(drawn)
-        chosen = {"rhat": max(rhat), "ess": min(ess), "diverged": diverged}
+        chosen = Chosen(settings={"rhat": max(rhat), "ess": min(ess), "diverged": diverged})
         # chains in turn, so that what is cut off is the end of each
         kept = drawn.transpose(0, 1).flatten(0, 1)[: self.draws]
         distribution = SharedNUTS(kept.to(data.mean.dtype).contiguous(), len(take))
@@ -155,16 +152,17 @@ class SharedNUTSSettings:
 
 
 class Target:
-    """-[log N(z; 0, I) + sum_i log p(x_i | z)] in nats, float64, up to the prior's constant."""
+    """-[log p(z) + sum_i log p(x_i | z)] in nats, float64, up to a constant."""
 
-    def __init__(self, decoder: Decoder, x: Float[Tensor, "n *datum"]) -> None:
-        self.decoder, self.x = decoder, x
+    def __init__(self, decoder: Decoder, x: Float[Tensor, "n *datum"], prior: LatentDistribution) -> None:
+        self.decoder, self.x, self.prior = decoder, x, prior
 
     def __call__(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The potential energy at `parameters["z"]`, shape [d]."""
         z = parameters["z"]
         likelihood: Tensor = self.decoder.decode(z[None].to(self.x.dtype)).log_prob(self.x)
-        return 0.5 * z.square().sum() - likelihood.double().sum()
+        log_prior = -0.5 * z.square().sum() if is_standard(self.prior) else self.prior.log_prob(z[None])[0]
+        return -log_prior - likelihood.double().sum()
 
 
 def diagnose(draws: Float[Tensor, "c k d"]) -> tuple[list[float], list[float]]:
@@ -182,21 +180,22 @@ def diagnose(draws: Float[Tensor, "c k d"]) -> tuple[list[float], list[float]]:
 
 def _outcome(rhat: float, ess: float, diverged: int, settings: SharedNUTSSettings) -> Outcome:
     """Whether the draws can be trusted."""
-    found = f"R-hat {rhat:.3f}, effective sample size {ess:.0f} of {settings.draws}, {diverged} divergent steps"
+    diagnostics = f"R-hat {rhat:.3f}, effective sample size {ess:.0f} of {settings.draws}, {diverged} divergent steps"
     # not <=: a chain that never moved has R-hat NaN
     if not rhat <= RHAT:
         return Outcome(
             ok=False,
-            message=f"{found}: the chains disagree (R-hat above {RHAT}), because they were too short or p(z|D) has "
-            f"several modes; raise warmup to {4 * settings.warmup} and draws to {4 * settings.draws}; if that does not "
-            "help do not use them",
+            message=f"{diagnostics}: the chains disagree (R-hat above {RHAT}), because they were too short or p(z|D) "
+            f"has several modes; raise warmup to {4 * settings.warmup} and draws to {4 * settings.draws}; if that does "
+            "not help do not use them",
         )
     if not ess >= ESS:
         return Outcome(
             ok=False,
-            message=f"{found}: below {ESS:.0f}, too few for a mean or an interval; raise draws to {4 * settings.draws}",
+            message=f"{diagnostics}: below {ESS:.0f}, too few for a mean or an interval; "
+            f"raise draws to {4 * settings.draws}",
         )
-    return Outcome(message=found)
+    return Outcome(message=diagnostics)
 
 
 def _library(module: str) -> Any:
@@ -232,38 +231,44 @@ def contained(seed: torch.Generator | None = None) -> Iterator[None]:
         torch.distributions.Distribution.set_default_validate_args(validation)
 
 
+@dataclass(frozen=True)
+class Length:
+    """Of a chain: steps that tune it and are thrown away, and draws that are kept."""
+
+    draws: int
+    warmup: int
+
+
 def _chain(
     mcmc: Any,
     target: Target,
     start: Float[Tensor, " d"],
+    length: Length,
     *,
-    draws: int,
-    warmup: int,
     seed: torch.Generator,
-    label: str,
-    progress: Progress,
+    tell: Callable[[int, int], None],
 ) -> tuple[Float[Tensor, "k d"], int]:
     """One chain: its draws, and how many of its steps diverged."""
-    done = 0
+    done, steps = 0, length.warmup + length.draws
 
     def hook(kernel: Any, parameters: Any, stage: str, step: int) -> None:
         nonlocal done
         done += 1
-        progress(label, min(done, warmup + draws), warmup + draws)
+        tell(min(done, steps), steps)
 
     with contained(seed), torch.enable_grad():
         # a dense mass matrix takes out the posterior's correlations, but has to be learned: d^2 / 2 numbers
-        kernel = mcmc.NUTS(potential_fn=target, full_mass=warmup >= 10 * len(start))
+        kernel = mcmc.NUTS(potential_fn=target, full_mass=length.warmup >= 10 * len(start))
         run = mcmc.MCMC(
             kernel,
-            num_samples=draws,
-            warmup_steps=warmup,
+            num_samples=length.draws,
+            warmup_steps=length.warmup,
             initial_params={"z": start.clone()},
             num_chains=1,
             disable_progbar=True,
             hook_fn=hook,
         )
         run.run()
-        found: Tensor = run.get_samples()["z"]
+        draws: Tensor = run.get_samples()["z"]
         diverged = len(run.diagnostics()["divergences"]["chain 0"])
-    return found.detach(), diverged
+    return draws.detach(), diverged

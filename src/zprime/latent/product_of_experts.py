@@ -1,4 +1,4 @@
-"""shared: p(z | X = D) for one latent that every row of a group shares, as a product of experts."""
+"""product-of-experts: p(z | X = D) for one latent that every row of a group shares, as a product of experts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.components import Diagonal
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution, Outcome
+from zprime.distribution import GaussianDistribution, LatentDistribution, need_standard
 from zprime.errors import UsageError
-from zprime.latent.prior import Prior
+from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 from zprime.posteriors import Posteriors
-from zprime.progress import Progress, silent
 
 
 @final
@@ -22,7 +21,7 @@ from zprime.progress import Progress, silent
 class ProductOfExperts(GaussianDistribution):
     """One diagonal Gaussian, the narrower the more rows share it; `rows` is how many."""
 
-    kind: ClassVar[str] = "shared"
+    kind: ClassVar[str] = "product-of-experts"
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, " d"]
     rows: int
@@ -36,7 +35,7 @@ class ProductOfExperts(GaussianDistribution):
     @property
     def label(self) -> str:
         """With the number of rows that share it."""
-        return f"shared({self.rows})"
+        return f"product-of-experts({self.rows})"
 
     def tensors(self) -> dict[str, Tensor]:
         """Mean and standard deviations."""
@@ -52,8 +51,9 @@ class ProductOfExperts(GaussianDistribution):
         return cls(tensors["mean"], tensors["scale"], int(config["rows"]))
 
 
+@final
 @dataclass(frozen=True)
-class ProductOfExpertsSettings:
+class ProductOfExpertsSettings(Settings):
     """`p(z) prod_i [q_i(z) / p(z)]` over a group of rows (docs/theory.md, section 5).
 
     The precision is `I + sum_i (diag(s_i^-2) - I)`, the mean that precision's inverse times `sum_i s_i^-2 mu_i`. Exact
@@ -65,25 +65,23 @@ class ProductOfExpertsSettings:
         label: take the rows of this label in place of `group`.
     """
 
-    kind: ClassVar[str] = "shared"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = ProductOfExperts.kind
+    about: ClassVar[About] = About(
+        "2d numbers", "one pass", "one latent behind a whole group of rows: p(z | X = D), in closed form"
+    )
+    quick: ClassVar[bool] = True
     group: tuple[int, ...] = ()
     label: int | None = None
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[ProductOfExperts] | Fit[Prior]:
+    def fit(self, task: Task) -> Fit[LatentDistribution]:
         """Multiply the group's posteriors; the prior, and an outcome that says so, where the product is no density.
 
         Raises:
-            UsageError: row ids that do not exist or stand twice, a label that no row has, or both given.
+            UsageError: row ids that do not exist or stand twice, a label that no row has, or both given; or a
+                prior that is not N(0, I).
         """
+        need_standard(task.prior, f"kind {self.kind}")
+        train = task.train
         take = members(train, group=self.group, label=self.label)
         inside = torch.zeros(train.n, dtype=torch.bool)
         inside[take] = True
@@ -101,7 +99,7 @@ class ProductOfExpertsSettings:
         if bad:
             shown = ", ".join(str(j) for j in bad[:5]) + (", ..." if len(bad) > 5 else "")
             return Fit(
-                Prior(train.d),
+                task.prior,
                 Outcome(
                     ok=False,
                     message=f"the product of {n} posteriors is no density: its precision in {len(bad)} of {train.d} "
@@ -110,8 +108,8 @@ class ProductOfExpertsSettings:
                     "place: train the encoder for longer, or use kind shared-nuts, which asks the decoder alone",
                 ),
             )
-        shared = ProductOfExperts((shift / precision).to(dtype), precision.rsqrt().to(dtype), n)
-        return Fit(shared, Outcome(message="exact, in closed form"))
+        product = ProductOfExperts((shift / precision).to(dtype), precision.rsqrt().to(dtype), n)
+        return Fit(product, Outcome(message="exact, in closed form"))
 
 
 def members(posteriors: Posteriors, *, group: tuple[int, ...], label: int | None) -> Int[Tensor, " m"]:
@@ -127,11 +125,11 @@ def members(posteriors: Posteriors, *, group: tuple[int, ...], label: int | None
             raise UsageError(
                 f"label: expected labelled rows, got label {label} and data without labels; name rows in group"
             )
-        found = (posteriors.labels == label).nonzero().flatten()
-        if not len(found):
+        rows = (posteriors.labels == label).nonzero().flatten()
+        if not len(rows):
             known = ", ".join(str(v) for v in torch.unique(posteriors.labels).tolist()[:10])
             raise UsageError(f"label: expected a label of the training rows ({known}), got {label}")
-        return found
+        return rows
     if not group:
         return torch.arange(posteriors.n)
     ids = torch.tensor(group, dtype=torch.long)

@@ -11,27 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.arrays import blocks, standard_log_prob
-from zprime.distribution import Density, Fit, LatentDistribution, Outcome
+from zprime.distribution import Density, LatentDistribution, need_standard
 from zprime.errors import UsageError
-from zprime.latent.gradient import (
-    MLP,
-    ROWS,
-    NetworkDistribution,
-    Schedule,
-    Whitening,
-    ascend,
-    at_least,
-    build,
-    by_rows,
-    frozen,
-    precise,
-    score,
-    skeleton,
-    widths,
-)
+from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, widths
+from zprime.latent.kind import About, Fit, Outcome, Task
+from zprime.latent.network import MLP, ROWS, NetworkDistribution, Whitening, build, by_rows, frozen, precise, skeleton
 from zprime.latent.selection import Codes
-from zprime.posteriors import Posteriors
-from zprime.progress import Progress, silent
+from zprime.results.facts import Chosen, Setting
 from zprime.rng import fork
 
 METHODS = ("rejection", "energy")
@@ -41,7 +27,7 @@ SETS = 1024  # sets of proposals behind an energy density
 SCORE_SETS = 256  # the same while fitting
 NORMALISER = 1 << 19  # base draws behind Z
 SCORE_NORMALISER = 1 << 16  # the same while fitting, at every look the same draws
-LEFT_OVER = 0.2  # share of draws taken unaccepted above which the outcome warns
+LEFT_OVER = 0.2  # proportion of draws taken unaccepted above which the outcome warns
 EFFECTIVE = 4.0  # effective proposals of a draw below which it warns
 AT_ONCE = 1 << 16  # proposals, or pairs of point and set, handled at once
 
@@ -103,13 +89,18 @@ class Resampled(NetworkDistribution[MLP]):
     normaliser: Normaliser
 
     @property
+    def gloss(self) -> str:
+        """What it is, for readers who do not know the kind."""
+        return "a Gaussian, re-weighted by a network"
+
+    @property
     def label(self) -> str:
         """With the method."""
         return f"resampled ({self.method})"
 
     @property
     def left_over(self) -> float:
-        """Rejection: share of draws that are a T-th proposal, taken unaccepted."""
+        """Rejection: proportion of draws that are a T-th proposal, taken unaccepted."""
         return math.exp((self.proposals - 1) * math.log1p(-min(math.exp(self.normaliser.log_z), 1 - 1e-12)))
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -130,8 +121,8 @@ class Resampled(NetworkDistribution[MLP]):
             log_z = log_weight.new_tensor(self.normaliser.log_z)
             return _truncated(log_weight - log_z, log_z, self.proposals)
         # log w/(w + S) = -softplus(log S - log w)
-        share = -F.softplus(self.normaliser.log_sums.to(log_weight) - log_weight[:, None])
-        return torch.logsumexp(share, 1) + math.log(self.proposals / share.shape[1])
+        log_chance = -F.softplus(self.normaliser.log_sums.to(log_weight) - log_weight[:, None])
+        return torch.logsumexp(log_chance, 1) + math.log(self.proposals / log_chance.shape[1])
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Draws by accept/reject, or by importance resampling."""
@@ -140,15 +131,15 @@ class Resampled(NetworkDistribution[MLP]):
 
     def _rejection(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Every open place gets a proposal at a time, T in all; the last is taken as it comes."""
-        out = self.whitening.noise(n, rng=rng)
-        left = torch.arange(n, device=out.device)
+        u = self.whitening.noise(n, rng=rng)
+        left = torch.arange(n, device=u.device)
         for _ in range(self.proposals - 1):
-            accept = by_rows(lambda u: torch.sigmoid(self.net(u)[:, 0]), out[left])
-            left = left[torch.rand(len(left), generator=rng, device=out.device) >= accept]
+            accept = by_rows(lambda v: torch.sigmoid(self.net(v)[:, 0]), u[left])
+            left = left[torch.rand(len(left), generator=rng, device=u.device) >= accept]
             if not len(left):
                 break
-            out[left] = self.whitening.noise(len(left), rng=rng)
-        return out
+            u[left] = self.whitening.noise(len(left), rng=rng)
+        return u
 
     def _energy(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Each draw has its own T proposals, so draws are independent."""
@@ -162,8 +153,8 @@ class Resampled(NetworkDistribution[MLP]):
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of the network, mean and Cholesky factor of the base, sums over sets of proposals (energy only)."""
-        out = super().tensors()
-        return out if self.method == "rejection" else {**out, "log_sums": self.normaliser.log_sums}
+        tensors = super().tensors()
+        return tensors if self.method == "rejection" else {**tensors, "log_sums": self.normaliser.log_sums}
 
     def config(self) -> dict[str, Any]:
         """Method, architecture, proposals, and the normaliser with its standard error."""
@@ -202,6 +193,7 @@ def _truncated(log_ratio: Float[Tensor, " n"], log_z: Tensor, proposals: int) ->
     return torch.logaddexp(log_ratio + torch.log(-torch.expm1(log_t)), log_t.expand_as(log_ratio))
 
 
+@final
 @dataclass(frozen=True)
 class ResampledSettings(Schedule):
     """Fit the network by maximum likelihood (rejection) or as a classifier of codes against base draws (energy).
@@ -217,8 +209,10 @@ class ResampledSettings(Schedule):
         epochs, batch, lr, patience: see `Schedule`.
     """
 
-    kind: ClassVar[str] = "resampled"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = Resampled.kind
+    about: ClassVar[About] = About(
+        "a network", "a minute", "re-weights a Gaussian by what it lacks; density is an estimate"
+    )
     method: str = "rejection"
     base: str = "gaussian"
     hidden: tuple[int, ...] = (128, 128)
@@ -239,29 +233,22 @@ class ResampledSettings(Schedule):
         at_least("proposals", self.proposals, 2)
         widths("hidden", self.hidden)
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[Resampled]:
+    def fit(self, task: Task) -> Fit[Resampled]:
         """Start at the base, fit by Adam, stop by the ELBO gain on the selection split, then estimate Z.
 
         Raises:
-            UsageError: settings that cannot be used.
+            UsageError: settings that cannot be used, or the base `prior` where that is not N(0, I).
         """
         self.check()
-        hidden = tuple(self.hidden)
-        data = train.gather()
+        if self.base == "prior":
+            need_standard(task.prior, "resampled with base prior")
+        hidden, train, rng = tuple(self.hidden), task.train, task.rng
         base = Whitening.of(train) if self.base == "gaussian" else Whitening.none(train)
         net = build(lambda: MLP(train.d, hidden, 1), rng=fork(rng, "weights"))
-        codes = Codes.draw(selection, rng=rng)
+        codes = Codes.draw(task.selection, task.prior, rng=rng)
         looks = self._draws(NORMALISER, SETS), self._draws(SCORE_NORMALISER, SCORE_SETS)
 
-        def found(f: MLP, draws: int, name: str) -> Resampled:
+        def normalised(f: MLP, draws: int, name: str) -> Resampled:
             stream = fork(rng, name)
             # blocks have streams of their own: memory is bounded, and the draws are the same at every look
             log_weight = [
@@ -281,21 +268,20 @@ class ResampledSettings(Schedule):
             ratio = _truncated(F.logsigmoid(f) - log_z, log_z, self.proposals)
             return (ratio + standard_log_prob(u)).mean() - base.log_det
 
-        ascent = ascend(
-            list(net.parameters()),
-            objective,
-            lambda: score(codes, found(net, looks[1], "score")),
-            data,
-            self,
-            label=f"resampled ({self.method})",
-            start="the base Gaussian",
-            rng=rng,
-            progress=progress,
-        )
-        best = found(frozen(net), looks[0], "normaliser")
+        def current() -> float:
+            return score(codes, normalised(net, looks[1], "score"))
+
+        label, start = f"resampled ({self.method})", "the base Gaussian"
+        ascent = ascend(Problem(label, list(net.parameters()), objective, current, start), self, task)
+        best = normalised(frozen(net), looks[0], "normaliser")
         z = best.normaliser
-        chosen = {"epoch": ascent.epoch, "log_normaliser": z.log_z, "log_normaliser_stderr": z.stderr}
-        return Fit(best, _outcome(ascent.outcome, best), ascent.trace, {**chosen, "effective_proposals": z.effective})
+        decided: dict[str, Setting] = {
+            "epoch": ascent.epoch,
+            "log_normaliser": z.log_z,
+            "log_normaliser_stderr": z.stderr,
+            "effective_proposals": z.effective,
+        }
+        return Fit(best, _outcome(ascent.outcome, best), ascent.trace, Chosen(settings=decided))
 
     def _draws(self, normaliser: int, sets: int) -> int:
         """Base draws that a normaliser takes."""

@@ -2,27 +2,26 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import standard_log_prob
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError
 from zprime.posteriors import Posteriors
+from zprime.results.facts import CurvePoint
 from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import fork
 
 EPSILONS = (0.0, 0.01, 0.05, 0.1)
-"""Shares of the prior that every kind is tried with (docs/theory.md, section 3)."""
+"""Weights of the prior that every kind is tried with (docs/theory.md, section 3)."""
 
 WORTH = 0.01
-"""Nats that a share of the prior must earn to be mixed in at all."""
+"""Nats by which mixing in the prior must raise the mean ELBO gain, or else it is not mixed in."""
 
 TIE = THRESHOLDS.tie
-"""Nats below which a difference is no difference."""
+"""Nats: two mean gains that differ by less count as equal."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class RowScores:
     weight: Float[Tensor, " n"] | None = None
 
     @property
-    def share(self) -> Float[Tensor, " n"]:
+    def weights(self) -> Float[Tensor, " n"]:
         """Every row's weight, float64."""
         n = len(self.value)
         return torch.full_like(self.value, 1 / n).double() if self.weight is None else self.weight.double()
@@ -46,17 +45,17 @@ class RowScores:
     @property
     def mean(self) -> float:
         """Over rows, weighted."""
-        return float(self.share @ self.value.double())
+        return float(self.weights @ self.value.double())
 
     @property
     def stderr(self) -> float | None:
         """Standard error of the mean, of independent rows with fixed weights; None if one row has all the weight."""
-        share = self.share
-        n = int((share > 0).sum())
+        weights = self.weights
+        n = int((weights > 0).sum())
         if n < 2:
             return None
         gap = self.value.double() - self.mean
-        return math.sqrt(float((share * gap).square().sum()) * n / (n - 1))
+        return math.sqrt(float((weights * gap).square().sum()) * n / (n - 1))
 
     def __sub__(self, other: "RowScores") -> "RowScores":
         """Row by row: the paired difference."""
@@ -65,33 +64,49 @@ class RowScores:
 
 @dataclass(frozen=True)
 class Codes:
-    """Fresh codes of the selection split, and the prior's log-density at them: made once, shared by all candidates."""
+    """Draws z from the posteriors of some rows, on which the candidates of one fit are compared.
+
+    Attributes:
+        z: draw by draw, row i of a draw from the posterior of row i.
+        log_prior: log p(z), nats.
+        rows: how many.
+        weight: of each row, adding up to 1, or None for equal ones.
+    """
 
     z: Float[Tensor, "m d"]
-    prior: Float[Tensor, " m"]
+    log_prior: Float[Tensor, " m"]
     rows: int
     weight: Float[Tensor, " n"] | None = None
 
     @classmethod
-    def draw(cls, selection: Posteriors, *, rng: torch.Generator, points: int = 20_000) -> "Codes":
-        """Some draws from the posterior of every row, `points` or more in all."""
+    def draw(
+        cls, selection: Posteriors, prior: LatentDistribution, *, rng: torch.Generator, points: int = 20_000
+    ) -> "Codes":
+        """Draw from the posterior of every row, at most 16 times, so that there are `points` draws in all if possible.
+
+        Args:
+            selection: the rows' posteriors.
+            prior: p(z).
+            rng: source of randomness.
+            points: draws that are wanted.
+        """
         draws = max(1, min(16, -(-points // selection.n)))
         z = selection.draw(rng=fork(rng, "selection codes"), draws=draws)
-        return cls(z, standard_log_prob(z), selection.n, selection.weights)
+        return cls(z, prior.log_prob(z), selection.n, selection.weights)
 
-    def gain(self, log_prob: Float[Tensor, " m"], share: float = 0.0) -> RowScores:
+    def gain(self, log_prob: Float[Tensor, " m"], epsilon: float = 0.0) -> RowScores:
         """ELBO gain log[(1-e) r + e p] - log p in nats, averaged over each row's draws."""
-        gain = log_prob.double() - self.prior
-        if share > 0:
-            gain = torch.logaddexp(gain + math.log1p(-share), torch.full_like(gain, math.log(share)))
+        gain = log_prob.double() - self.log_prior
+        if epsilon > 0:
+            gain = torch.logaddexp(gain + math.log1p(-epsilon), torch.full_like(gain, math.log(epsilon)))
         return RowScores(gain.reshape(-1, self.rows).mean(0), self.weight)
 
 
 def best_epsilon(codes: Codes, r: LatentDistribution) -> tuple[float, RowScores]:
-    """The prior's share with the best mean ELBO gain (none where it earns less than 0.01 nats), and each row's gain.
+    """The epsilon with the best mean ELBO gain (0 where that is no more than 0.01 nats better), and each row's gain.
 
     Raises:
-        NumericalError: the density is NaN somewhere, so that no share can be called the best.
+        NumericalError: the density is NaN somewhere, so that no epsilon can be called the best.
     """
     log_prob = r.log_prob(codes.z)
     bad = int(log_prob.isnan().sum())
@@ -107,9 +122,9 @@ def best_epsilon(codes: Codes, r: LatentDistribution) -> tuple[float, RowScores]
     return best, gains[best]
 
 
-def point(setting: str, value: int | float, r: LatentDistribution, share: float, gains: RowScores) -> dict[str, Any]:
+def point(setting: str, value: int | float, r: LatentDistribution, epsilon: float, gains: RowScores) -> CurvePoint:
     """One point of a fit's curve: a value that was tried, what it stores, and what it gained on the selection split."""
-    return {setting: value, "bytes": r.bytes, "epsilon": share, "gain": gains.mean, "stderr": gains.stderr}
+    return CurvePoint(setting, float(value), r.bytes, epsilon, gains.mean, gains.stderr)
 
 
 def paired(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> tuple[float, float]:

@@ -71,7 +71,7 @@ class Smoothed:
 
     @torch.no_grad()
     def value_and_score(self, z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
-        """The log-density and its gradient in z: that of the features, at shared-out weights."""
+        """The log-density and its gradient in z: that of the features, weighted by responsibilities."""
         value = self.value(z)
         centre, whiten, upper = self._coordinates()
         y = (z.double() - centre) @ whiten.T
@@ -81,8 +81,8 @@ class Smoothed:
         for columns in blocks(len(self.mean), max(POINTS, min(COMPONENTS, FLOATS // self.d**2))):
             weights = self._weights(columns, centre, whiten, upper)
             for rows in blocks(len(y), POINTS):
-                share = (features[rows] @ weights.T - log_prob[rows, None]).clamp_(min=FLOOR).exp_()
-                mean[rows] += share @ weights
+                responsibility = (features[rows] @ weights.T - log_prob[rows, None]).clamp_(min=FLOOR).exp_()
+                mean[rows] += responsibility @ weights
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad((_features(y.requires_grad_(), upper) * mean).sum(), y)
         return value, gradient @ whiten
@@ -117,8 +117,8 @@ class Smoothed:
         """Cholesky factors of `I + L^-1 diag(scale^2) L^-T` for some components."""
         spread = whiten * self.scale[columns].double()[:, None, :]
         eye = torch.eye(self.d, dtype=torch.float64, device=whiten.device)
-        out: Tensor = torch.linalg.cholesky(spread @ spread.mT + eye)
-        return out
+        factor: Tensor = torch.linalg.cholesky(spread @ spread.mT + eye)
+        return factor
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Ancestral draws: `mean_k + scale_k e + L e'`, no factor of a component needed."""
@@ -143,7 +143,7 @@ class Smoothed:
         ratio = torch.empty(len(mean), dtype=torch.float64, device=device)
         # for all rows at once, so that no draw depends on the size of blocks
         u = torch.rand(len(mean), draws, generator=rng, dtype=torch.float64, device=device)
-        out = torch.randn(len(mean), draws, d, generator=rng, dtype=torch.float64, device=device)
+        z = torch.randn(len(mean), draws, d, generator=rng, dtype=torch.float64, device=device)
         some = max(1, PAIRS // (k * d**2))
         for rows in blocks(len(mean), some):
             mu, s = mean[rows].double(), scale[rows].double()
@@ -160,15 +160,15 @@ class Smoothed:
                 factor, info = torch.linalg.cholesky_ex(precision)
                 factor = factor.masked_fill((info != 0)[..., None, None], torch.nan)  # there is no such product
                 shift = (mu / s.square())[:, None, :, None] + inverse @ self.mean[picked].double()[..., None]
-                half = torch.linalg.solve_triangular(factor, shift, upper=False) + out[rows, :, :, None]
-                out[rows] = torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0]
-        return Tilted(ratio, out)
+                half = torch.linalg.solve_triangular(factor, shift, upper=False) + z[rows, :, :, None]
+                z[rows] = torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0]
+        return Tilted(ratio, z)
 
     def _tril(self, scale: Float[Tensor, "b d"]) -> Float[Tensor, "b d d"]:
         """Cholesky factors of `diag(scale^2) + L L^T`."""
         tril = self.tril.double()
-        out: Tensor = torch.linalg.cholesky(torch.diag_embed(scale.double().square()) + tril @ tril.T)
-        return out
+        factor: Tensor = torch.linalg.cholesky(torch.diag_embed(scale.double().square()) + tril @ tril.T)
+        return factor
 
 
 def _features(y: Float[Tensor, "n d"], upper: Int[Tensor, "2 u"]) -> Float[Tensor, "n f"]:

@@ -7,16 +7,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, blocks, standard_log_prob
+from zprime.arrays import LOG_2PI, blocks
 from zprime.components import Diagonal
 from zprime.kernels import diagonal_log_ratio
 from zprime.latent.selection import EPSILONS, Codes
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
+from zprime.statistics.kmeans import seeds
 
 NPMLE_STEPS = 60
 PAIRS = 1 << 22
-TINY = 1e-9  # a weight that counts as none, as a share of the equal one
+TINY = 1e-9  # a weight below so many times the equal one counts as none
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,23 @@ def at_random(data: MemoryPosteriors, k: int, *, rng: torch.Generator) -> Subset
 def k_medoids(
     data: MemoryPosteriors, k: int, whiten: Float[Tensor, "d d"], *, rng: torch.Generator, iterations: int = 25
 ) -> Subset:
-    """`k` rows in the middle of as many clusters, each weighted by its cluster's share of the rows.
+    """`k` rows in the middle of as many clusters, each weighted by its cluster's part of the rows.
 
-    Squared distances between whitened means; k-means++ seeds (Arthur & Vassilvitskii 2007), then Voronoi iterations
-    (Park & Jun 2009). The medoid of a cluster, under squared distance, is the member nearest to the cluster's mean.
-    No iteration raises the mean distance; clusters that lose all rows are dropped.
+    Squared distances between whitened means; k-means++ seeds, then Voronoi iterations (Park & Jun 2009). The medoid of
+    a cluster, under squared distance, is the member nearest to the cluster's mean. No iteration raises the mean
+    distance; clusters that lose all rows are dropped.
     """
     x = data.mean.double() @ whiten.T
     x = x - x.mean(0)
     weight = data.log_weights.exp()
-    medoids = _seeds(x, weight, k, rng)
+    some = torch.randperm(len(x), generator=rng)[: max(10 * k, 2000)]
+    start = int(torch.multinomial(weight[some], 1, generator=rng))
+    medoids = some[torch.tensor(seeds(x[some], k, first=start, rng=rng, weight=weight[some]))]
     owner, _ = _nearest(x, x[medoids])
     for _ in range(iterations):
-        share = torch.zeros(len(medoids), dtype=torch.float64).index_add_(0, owner, weight)
+        mass = torch.zeros(len(medoids), dtype=torch.float64).index_add_(0, owner, weight)
         centre = torch.zeros(len(medoids), x.shape[1], dtype=torch.float64).index_add_(0, owner, weight[:, None] * x)
-        gap = (x - (centre / share.clamp(min=1e-300)[:, None])[owner]).square().sum(1)
+        gap = (x - (centre / mass.clamp(min=1e-300)[:, None])[owner]).square().sum(1)
         closest = torch.full((len(medoids),), torch.inf, dtype=torch.float64).scatter_reduce_(0, owner, gap, "amin")
         first = torch.full((len(medoids),), data.n, dtype=torch.long)
         hit = (gap == closest[owner]).nonzero().flatten()
@@ -84,29 +87,8 @@ def k_medoids(
             break
         medoids = new
         owner, _ = _nearest(x, x[medoids])
-    share = torch.zeros(len(medoids), dtype=torch.float64).index_add_(0, owner, weight)
-    return Subset.of(medoids[share > 0], share[share > 0])
-
-
-def _seeds(x: Float[Tensor, "n d"], weight: Float[Tensor, " n"], k: int, rng: torch.Generator) -> Int[Tensor, " k"]:
-    """k-means++ seeds among at most max(10 k, 2000) of the points."""
-    some = torch.randperm(len(x), generator=rng)[: max(10 * k, 2000)]
-    points, mass = x[some], weight[some]
-    chosen = [int(torch.multinomial(mass, 1, generator=rng))]
-    nearest = (points - points[chosen[0]]).square().sum(1)
-    free = torch.ones(len(points), dtype=torch.bool)
-    free[chosen[0]] = False
-    for _ in range(k - 1):
-        # duplicates of what is chosen stand at distance 0: taken only when nothing else is left
-        chance = nearest * mass
-        if float(chance.sum()) <= 0:
-            chance = free.double()
-        u = torch.rand(1, generator=rng, dtype=torch.float64) * chance.sum()
-        nxt = int(torch.searchsorted(chance.cumsum(0), u, right=True).clamp(max=len(points) - 1))
-        chosen.append(nxt)
-        free[nxt] = False
-        nearest = torch.minimum(nearest, (points - points[nxt]).square().sum(1))
-    return some[torch.tensor(chosen)]
+    mass = torch.zeros(len(medoids), dtype=torch.float64).index_add_(0, owner, weight)
+    return Subset.of(medoids[mass > 0], mass[mass > 0])
 
 
 def _nearest(x: Float[Tensor, "n d"], y: Float[Tensor, "k d"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
@@ -135,7 +117,7 @@ def npmle(
     docs/theory.md, section 4.
     `w_k <- mean_i w_k E_ik / sum_l w_l E_il` with `E_ik = E_{q_i}[r_k/p]` for component r_k, made from row k, and
     `E_ii = 0`: no row explains itself. No step lowers `mean_i log sum_l w_l E_il`. Its limit is discrete, so the step
-    with the best ELBO gain on the selection split is taken (with the best share of the prior).
+    with the best ELBO gain on the selection split is taken (with the best epsilon).
 
     Args:
         data: the rows, with the weights to start from.
@@ -166,7 +148,7 @@ def npmle(
     for step in range(NPMLE_STEPS + 1):
         progress("exemplars: weights", step, NPMLE_STEPS)
         log_r = (density @ weight).log() + top[:, 0]
-        gain = max(codes.gain(log_r, share).mean for share in EPSILONS)
+        gain = max(codes.gain(log_r, epsilon).mean for epsilon in EPSILONS)
         explained = e @ weight
         trace["gain"].append(gain)
         # a row that no other explains in float64 leaves the weights as they are
@@ -183,10 +165,3 @@ def npmle(
     kept = order[weight[order] > TINY / data.n]
     kept = kept[:k] if k else kept
     return Subset.of(kept, weight[kept], steps=steps, trace=trace)
-
-
-def codes_of(data: MemoryPosteriors, rows: Int[Tensor, " m"], *, rng: torch.Generator, draws: int) -> Codes:
-    """Fresh codes of some rows, with the prior's log-density at them."""
-    some = data.take(rows)
-    z = some.draw(rng=rng, draws=draws)
-    return Codes(z, standard_log_prob(z), len(rows), some.weights)

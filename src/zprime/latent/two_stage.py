@@ -10,25 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zprime.arrays import LOG_2PI
-from zprime.distribution import Density, Fit, LatentDistribution
-from zprime.latent.gradient import (
-    MLP,
-    NetworkDistribution,
-    Schedule,
-    Whitening,
-    ascend,
-    at_least,
-    build,
-    by_rows,
-    frozen,
-    precise,
-    score,
-    skeleton,
-    some_codes,
-    widths,
-)
-from zprime.posteriors import Posteriors
-from zprime.progress import Progress, silent
+from zprime.distribution import Density, LatentDistribution
+from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, some_codes, widths
+from zprime.latent.kind import About, Fit, Task
+from zprime.latent.network import MLP, NetworkDistribution, Whitening, build, by_rows, frozen, precise, skeleton
+from zprime.results.facts import Chosen
 from zprime.rng import fork, stream
 
 START = 0.5  # decoder scale at the start, in whitened units
@@ -63,8 +49,8 @@ class Second(nn.Module):
 
     def decode(self, w: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """Mean of p(u|w); its scale is exp(log_scale)."""
-        out: Tensor = self.out(w) + self.decoder(w)
-        return out
+        mean: Tensor = self.out(w) + self.decoder(w)
+        return mean
 
     def log_ratio(self, u: Float[Tensor, "n d"], noise: Float[Tensor, "k #n d"]) -> Float[Tensor, "k n"]:
         """Give log p(u|w) p(w) / q(w|u) at w = mean + scale * noise: its mean over noise is the ELBO of u (nats)."""
@@ -117,6 +103,11 @@ class TwoStage(NetworkDistribution[Second]):
         u = by_rows(self.net.decode, self.whitening.noise(n, rng=rng))
         return self.whitening.colour(u + self.net.log_scale.exp() * self.whitening.noise(n, rng=rng))
 
+    @property
+    def gloss(self) -> str:
+        """What it is, for readers who do not know the kind."""
+        return "a second VAE fitted to the posteriors"
+
     def config(self) -> dict[str, Any]:
         """The architecture, and the draws behind the bound."""
         return {"hidden": list(self.hidden), "draws": self.draws, "seed": self.seed}
@@ -129,6 +120,7 @@ class TwoStage(NetworkDistribution[Second]):
         return cls(net, whitening, hidden, int(config["draws"]), int(config.get("seed", SEED)))
 
 
+@final
 @dataclass(frozen=True)
 class TwoStageSettings(Schedule):
     """A second VAE on fresh, whitened posterior draws (Dai & Wipf 2019), with learned decoder scales.
@@ -143,8 +135,10 @@ class TwoStageSettings(Schedule):
         epochs, batch, lr, patience: see `Schedule`.
     """
 
-    kind: ClassVar[str] = "two-stage"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = TwoStage.kind
+    about: ClassVar[About] = About(
+        "a network", "minutes: a second VAE", "comparison with Dai & Wipf 2019; density is a bound"
+    )
     hidden: tuple[int, ...] = (128, 128)
     draws: int = 64
     importance: int = 8
@@ -161,25 +155,16 @@ class TwoStageSettings(Schedule):
         at_least("draws", self.draws, 1)
         at_least("importance", self.importance, 1)
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Any,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[TwoStage]:
+    def fit(self, task: Task) -> Fit[TwoStage]:
         """Start at the moment match, raise the bound by Adam, stop by the ELBO gain of the bound on selection codes.
 
         Raises:
             UsageError: settings that cannot be used.
         """
         self.check()
-        hidden = tuple(self.hidden)
-        data, whitening = train.gather(), Whitening.of(train)
-        net = build(lambda: Second(train.d, hidden), rng=fork(rng, "weights"))
-        codes = some_codes(selection, rng=rng, rows=SCORE_ROWS, points=SCORE_POINTS)
+        hidden, whitening = tuple(self.hidden), Whitening.of(task.train)
+        net = build(lambda: Second(task.train.d, hidden), rng=fork(task.rng, "weights"))
+        codes = some_codes(task, rows=SCORE_ROWS, points=SCORE_POINTS)
         few = min(self.draws, SCORE_DRAWS)
 
         def objective(z: Tensor, stream: torch.Generator) -> Tensor:
@@ -187,20 +172,13 @@ class TwoStageSettings(Schedule):
             log_ratio = net.log_ratio(u, whitening.noise(self.importance, len(u), rng=stream))
             return (torch.logsumexp(log_ratio, 0) - math.log(self.importance)).mean() - whitening.log_det
 
-        ascent = ascend(
-            list(net.parameters()),
-            objective,
-            lambda: score(codes, TwoStage(net, whitening, hidden, few)),
-            data,
-            self,
-            label="two-stage",
-            start="the moment-matched Gaussian",
-            rng=rng,
-            progress=progress,
-        )
-        found = TwoStage(frozen(net), whitening, hidden, self.draws)
-        chosen = {"epoch": ascent.epoch, "bound_stderr": spread(found, codes.z)}
-        return Fit(found, ascent.outcome, ascent.trace, chosen)
+        def current() -> float:
+            return score(codes, TwoStage(net, whitening, hidden, few))
+
+        ascent = ascend(Problem(self.kind, list(net.parameters()), objective, current), self, task)
+        r = TwoStage(frozen(net), whitening, hidden, self.draws)
+        chosen = Chosen(settings={"epoch": ascent.epoch, "bound_stderr": spread(r, codes.z)})
+        return Fit(r, ascent.outcome, ascent.trace, chosen)
 
 
 def spread(r: TwoStage, z: Float[Tensor, "n d"], seeds: int = 8) -> float:

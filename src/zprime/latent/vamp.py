@@ -10,17 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import blocks
 from zprime.components import Diagonal
-from zprime.distribution import Fit, GaussianDistribution, LatentDistribution
+from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import trainable_mixture_log_prob
-from zprime.latent.context import Context, need
-from zprime.latent.gradient import Schedule, ascend, at_least, score
+from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score
+from zprime.latent.kind import About, Fit, Need, Task
 from zprime.latent.selection import Codes
-from zprime.posteriors import MemoryPosteriors, Posteriors
-from zprime.progress import Progress, silent
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.facts import Chosen
 from zprime.rng import fork
+from zprime.statistics.kmeans import lloyd
 
 LLOYD = 10  # rounds of k-means for the starting rows
 SUBSET = 20_000  # rows that are looked at for them
@@ -47,6 +47,11 @@ class Vamp(GaussianDistribution):
         return Diagonal(self.log_weight, self.mean, self.scale)
 
     @property
+    def gloss(self) -> str:
+        """What it is, for readers who do not know the kind."""
+        return f"{len(self.mean)} posteriors of rows that were made up for it"
+
+    @property
     def holds_rows(self) -> bool:
         """Whether the pseudo-inputs still are training rows."""
         return not self.learned
@@ -70,6 +75,7 @@ class Vamp(GaussianDistribution):
         return cls(tensors["log_weight"], tensors["mean"], tensors["scale"], bool(config["learned"]))
 
 
+@final
 @dataclass(frozen=True)
 class VampSettings(Schedule):
     """Raise `E_qbar[log r]` over pseudo-inputs and weights by Adam, with fresh posterior draws and a frozen encoder.
@@ -79,8 +85,13 @@ class VampSettings(Schedule):
         epochs, batch, lr, patience: see `Schedule`; lr is in units of each entry's range over the training rows.
     """
 
-    kind: ClassVar[str] = "vamp"
-    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "rows"})
+    kind: ClassVar[str] = Vamp.kind
+    about: ClassVar[About] = About(
+        "2 K d numbers",
+        "a minute: gradients through the encoder",
+        "components that the encoder itself could give",
+    )
+    needs: ClassVar[frozenset[Need]] = frozenset({"encoder", "rows"})
     components: int = 50
     _: KW_ONLY
     epochs: int = 20
@@ -88,30 +99,22 @@ class VampSettings(Schedule):
     lr: float = 1e-2
     patience: int = 5
 
-    def fit(
-        self,
-        train: Posteriors,
-        *,
-        selection: Posteriors,
-        context: Context | None,
-        rng: torch.Generator,
-        progress: Progress = silent,
-    ) -> Fit[Vamp]:
+    def fit(self, task: Task) -> Fit[Vamp]:
         """Start at the training rows nearest to k-means centres, keep each entry inside the range of the training rows.
 
         Raises:
             UsageError: no context, settings that cannot be used, or an encoder that gives no gradients.
             ArrayError: the rows are not the ones that the posteriors belong to.
         """
-        context = need(context, self.kind)
+        context = task.need_context(self.kind)
         at_least("components", self.components, 1)
         self.check()
-        data, rows = train.gather(), context.train.x
+        data, rows = task.train.gather(), context.train.x
         if len(rows) != data.n:
             raise ArrayError(f"context: expected the {data.n} rows that the posteriors belong to, got {len(rows)}")
-        inputs = PseudoInputs(rows, _medoids(data, min(self.components, data.n), rng=fork(rng, "start")))
+        inputs = PseudoInputs(rows, _medoids(data, min(self.components, data.n), rng=fork(task.rng, "start")))
         log_weight = torch.zeros(len(inputs.free), device=rows.device, requires_grad=True)
-        codes = Codes.draw(selection, rng=rng)
+        codes = Codes.draw(task.selection, task.prior, rng=task.rng)
 
         def posteriors() -> tuple[Tensor, Tensor]:
             mean, scale = context.model.encode(inputs.rows())
@@ -133,19 +136,16 @@ class VampSettings(Schedule):
                 )
             return trainable_mixture_log_prob(z.to(mean.dtype), mean, scale, log_weight.log_softmax(0)).mean()
 
-        ascent = ascend(
+        problem = Problem(
+            f"vamp({len(inputs.free)})",
             [inputs.free, log_weight],
             objective,
             lambda: score(codes, now(learned=True)),
-            data,
-            self,
-            label=f"vamp({len(inputs.free)})",
             start="the encoder's posteriors at chosen training rows",
-            rng=rng,
-            progress=progress,
-            after=inputs.clamp,
+            after_step=inputs.clamp,
         )
-        chosen = {"epoch": ascent.epoch, "components": len(inputs.free)}
+        ascent = ascend(problem, self, task)
+        chosen = Chosen(settings={"epoch": ascent.epoch, "components": len(inputs.free)})
         return Fit(now(learned=ascent.epoch > 0), ascent.outcome, ascent.trace, chosen)
 
 
@@ -179,13 +179,8 @@ def _medoids(data: MemoryPosteriors, k: int, *, rng: torch.Generator) -> Tensor:
     points = data.mean[order].double()
     spread = points.std(0) if len(points) > 1 else torch.ones(data.d, dtype=torch.float64)
     points = points / torch.where(spread > 0, spread, 1)
-    centre = points[:k].clone()
-    for _ in range(LLOYD):
-        nearest = torch.cat([torch.cdist(points[b], centre).argmin(1) for b in blocks(len(points), 4096)])
-        count = torch.bincount(nearest, minlength=k)
-        total = torch.zeros_like(centre).index_add_(0, nearest, points)
-        centre = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], centre)
-    distance = torch.cdist(centre, points)
+    centres, _ = lloyd(points, points[:k].clone(), rounds=LLOYD)
+    distance = torch.cdist(centres, points)
     taken: list[int] = []
     for row in distance:
         row[taken] = math.inf  # two centres may share their nearest row

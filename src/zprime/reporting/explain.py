@@ -123,15 +123,15 @@ def _posterior(audit: Audit) -> list[str]:
     ]
     if a is None:
         return out
-    if "shared" in a.members:
-        r = a.members["shared"]
+    if "product-of-experts" in a.members:
+        r = a.members["product-of-experts"]
         out.append(
             f"Taken literally, p(Z|X=D) belongs to another model: *one* z behind all {r.forward.n:,} rows. Hard to "
             "compute it is not: from Gaussian posteriors it is a product in closed form. But it is a needle, "
             f"{plain(r.width)} wide in each dimension where the posterior of one row is {plain(a.width)} and the "
             f"prior 1, and {nats(r.to_prior.value)} nats from the prior. Draws from it are all alike, and so are "
-            f"their x′{_samples(audit, 'shared')}. A product of posteriors narrows with every row. What one wants for "
-            "new rows is their mixture."
+            f"their x′{_samples(audit, 'product-of-experts')}. A product of posteriors narrows with every row. What "
+            "one wants for new rows is their mixture."
         )
     elif a.shared_fails:
         out.append(f"For one z behind all rows the posterior could not be had: {a.shared_fails}.")
@@ -200,8 +200,8 @@ def _average(audit: Audit) -> list[str]:
         "With KL(q‖r), the direction of the ELBO, the closest r of all is the mixture of all posteriors, the "
         f"aggregated posterior. The closest *single Gaussian* takes over its mean and covariance, and {guess} With "
         "KL(r‖q), or in Wasserstein distance, the average collapses to the width of about one posterior "
-        f"({plain(a.members['pool'].width)} and {plain(a.members['barycentre'].width)}): draws from it all make much "
-        f"the same x′{_samples(audit, 'pool') or _samples(audit, 'barycentre')}.",
+        f"({plain(a.members['log-pool'].width)} and {plain(a.members['barycentre'].width)}): draws from it all make "
+        f"much the same x′{_samples(audit, 'log-pool') or _samples(audit, 'barycentre')}.",
         f"A Gaussian is another form than the average has: the mixture is "
         f"{shown(replace(exact.forward, value=match.forward.value - exact.forward.value))} nats closer still to the "
         f"rows that it is made of. To rows that it has not seen it is {_beside(exact.heldout, prior.heldout)}. What "
@@ -227,8 +227,8 @@ def _guess(a: Averages) -> tuple[float, bool]:
 
 
 def _row(m: Average) -> str:
-    name = {"prior": "p(Z)", "shared": "posterior of one shared z"}.get(m.name, m.name)
-    sense = {"prior": "(it was there first)", "shared": "(a product, no average)"}.get(m.name, m.criterion)
+    name = {"prior": "p(Z)", "product-of-experts": "posterior of one shared z"}.get(m.name, m.name)
+    sense = {"prior": "(it was there first)", "product-of-experts": "(a product, no average)"}.get(m.name, m.criterion)
     cells = [
         sense.replace("mean ", "").replace("||", "‖"),
         name,

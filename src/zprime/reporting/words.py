@@ -5,25 +5,11 @@ from dataclasses import replace
 from zprime.results.audit import Audit, Entry
 from zprime.statistics.estimate import Estimate, unsigned
 
-GLOSS = {
-    "mixture": "{} Gaussians fitted to all posteriors",
-    "gaussian": "one Gaussian with the mean and covariance of the posteriors",
-    "conditional": "Gaussians fitted to the posteriors of each of {}",
-    "exemplars": "the posteriors, smoothed",
-    "vamp": "{} posteriors of rows that were made up for it",
-    "flow": "a network fitted to the posteriors",
-    "flow-matching": "a network fitted to the posteriors",
-    "two-stage": "a second VAE fitted to the posteriors",
-    "resampled": "a Gaussian, re-weighted by a network",
-}
-
 
 def gloss(e: Entry) -> str:
     """What a label means, in brackets."""
-    kind, _, rest = e.label.split(" +")[0].partition("(")
-    says = GLOSS.get(kind.strip(), "").format(rest.partition(")")[0])
-    share = e.chosen.epsilon
-    words = [w for w in (says, f"with {100 * share:g} % of p(Z) mixed in" if share else "") if w]
+    epsilon = e.chosen.epsilon
+    words = [w for w in (e.gloss, f"with {100 * epsilon:g} % of p(Z) mixed in" if epsilon else "") if w]
     return f" ({', '.join(words)})" if words else ""
 
 

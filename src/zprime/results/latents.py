@@ -136,7 +136,8 @@ class Average:
     """One answer to "the distribution closest to every posterior".
 
     Attributes:
-        name: `prior`, `aggregated posterior`, `moment match`, `pool`, `barycentre`, or `shared`.
+        name: `prior`, `aggregated posterior`, `moment match`, `log-pool`, `barycentre`, or
+            `product-of-experts`.
         criterion: what it is the minimiser of, in words.
         forward: mean KL(q_i||r) over training rows; exact where r is one Gaussian.
         heldout: the same over held-out rows, which r has not seen; for the aggregated posterior over at most 1,000 of

@@ -12,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.arrays import gaussian_log_prob
+from zprime.distribution import Prior
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.gaussian import moments
+from zprime.latent.kind import Task
 from zprime.latent.log_pool import LogPool, LogPoolSettings
 from zprime.latent.product_of_experts import ProductOfExperts, ProductOfExpertsSettings
 from zprime.posteriors import MemoryPosteriors, Posteriors
@@ -23,7 +25,7 @@ from zprime.statistics.estimate import Estimate, exact, mean_estimate
 
 UNIT = "nats per row"
 ROWS, DRAWS = 1000, 4
-ORDER = ("prior", "aggregated posterior", "moment match", "pool", "barycentre", "shared")
+ORDER = ("prior", "aggregated posterior", "moment match", "log-pool", "barycentre", "product-of-experts")
 
 
 def averages(posteriors: Mapping[str, Posteriors], cut: Surgery, *, seed: int = 0) -> Averages:
@@ -36,19 +38,20 @@ def averages(posteriors: Mapping[str, Posteriors], cut: Surgery, *, seed: int = 
     """
     train, heldout = posteriors["train"].gather(), posteriors["heldout"].gather()
     rng = torch.Generator()  # none of them draws anything
-    pool = LogPoolSettings().fit(train, selection=train, context=None, rng=rng).distribution
-    barycentre = BarycentreSettings().fit(train, selection=train, context=None, rng=rng).distribution
-    shared = ProductOfExpertsSettings().fit(train, selection=train, context=None, rng=rng)
+    task = Task(train, train, Prior(train.d), rng)
+    log_pool = LogPoolSettings().fit(task).distribution
+    barycentre = BarycentreSettings().fit(task).distribution
+    product = ProductOfExpertsSettings().fit(task)
     mean, covariance = moments(train)
     eye = torch.eye(train.d, dtype=torch.float64)
     gaussians = {
         "prior": ("nothing: it was there before the data", torch.zeros(train.d, dtype=torch.float64), eye),
         "moment match": ("mean KL(q||r) over Gaussians r", mean, covariance),
-        "pool": ("mean KL(r||q)", *_moments(pool)),
+        "log-pool": ("mean KL(r||q)", *_moments(log_pool)),
         "barycentre": ("mean squared Wasserstein-2 distance", *_moments(barycentre)),
     }
-    if isinstance(shared.distribution, ProductOfExperts):
-        gaussians["shared"] = ("p(z|D) if all rows shared one z", *_moments(shared.distribution))
+    if isinstance(product.distribution, ProductOfExperts):
+        gaussians["product-of-experts"] = ("p(z|D) if all rows shared one z", *_moments(product.distribution))
     members = {n: _gaussian(n, c, m, s, train, heldout) for n, (c, m, s) in gaussians.items()}
     match = members["moment match"]
     members["aggregated posterior"] = Average(
@@ -64,7 +67,7 @@ def averages(posteriors: Mapping[str, Posteriors], cut: Surgery, *, seed: int = 
     members = {n: members[n] for n in ORDER if n in members}
     weights = train.log_weights.exp()
     width = math.exp(float(weights @ train.scale.double().log().mean(1)))
-    return Averages(members, width, "" if shared.outcome.ok else shared.outcome.message)
+    return Averages(members, width, "" if product.outcome.ok else product.outcome.message)
 
 
 def _mixture(train: MemoryPosteriors, heldout: MemoryPosteriors, seed: int) -> Estimate:

@@ -19,6 +19,7 @@ from zprime.results.samples import Copying
 from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import stream
 from zprime.statistics.estimate import Z95, Estimate, mean_estimate, proportion
+from zprime.statistics.kmeans import lloyd
 
 FIFTH = 5  # training rows that the nearest one is held against: up to four may be the same
 CELLS = 10
@@ -113,12 +114,9 @@ def cells_of(codes: Float[Tensor, "n d"], cells: int, *, seed: int) -> Int[Tenso
     """Cut rows into regions by k-means on their codes."""
     x = codes.float()
     centres = x[torch.randperm(len(x), generator=stream(seed, "cells"))[:cells]]
-    owner = torch.zeros(len(x), dtype=torch.long)
-    for _ in range(ROUNDS if cells > 1 else 0):
-        owner = torch.cdist(x, centres).argmin(1)
-        count = torch.bincount(owner, minlength=len(centres)).clamp(min=1)
-        centres = torch.zeros_like(centres).index_add_(0, owner, x) / count[:, None]
-    return owner
+    if cells == 1:
+        return torch.zeros(len(x), dtype=torch.long)
+    return lloyd(x, centres, rounds=ROUNDS, block=len(x))[1]
 
 
 def copying(found: Neighbours, reference: Neighbours, *, seed: int | None = None) -> Copying:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zprime.arrays import blocks, check_finite, count_columns
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
-from zprime.networks import ConvEncoder, MLPEncoder
+from zprime.networks import ConvEncoder, MLPEncoder, gradient_step
 from zprime.progress import Progress, silent
 from zprime.results.settings import SPACES
 from zprime.rng import stream
@@ -247,9 +247,7 @@ def _train(
             inputs, targets = batch(order[part], rng)
             with torch.enable_grad():
                 loss = nn.functional.cross_entropy(net(inputs), targets)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+                gradient_step(optimiser, loss)
             schedule.step()
     progress(f"features: {what}", epochs, epochs)
     return net.eval().requires_grad_(requires_grad=False)

@@ -1,10 +1,11 @@
-"""shared: the product of experts against the linear model's exact posterior of one latent for all rows."""
+"""product-of-experts: the product of experts against the linear model's exact posterior of one latent for all rows."""
 
 import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from oracles import linear_gaussian
+from tasks import task
 from zprime.arrays import standard_log_prob
 from zprime.distribution import rebuild
 from zprime.errors import UsageError
@@ -15,7 +16,7 @@ from zprime.rng import stream
 
 
 def fit(data: MemoryPosteriors, **settings):
-    return ProductOfExpertsSettings(**settings).fit(data, selection=data, context=None, rng=stream(0, "fit"))
+    return ProductOfExpertsSettings(**settings).fit(task(data, selection=data, rng=stream(0, "fit")))
 
 
 def group(n: int, seed: int = 0):
@@ -73,7 +74,7 @@ def test_groups_by_row_ids_and_by_label():
     torch.testing.assert_close(by_ids.mean, exact(model, x[take]).mean, atol=1e-9, rtol=0)
     by_label = fit(q, label=1).distribution
     torch.testing.assert_close(by_label.mean, exact(model, x[1::2]).mean, atol=1e-9, rtol=0)
-    assert [by_ids.label, by_label.label] == ["shared(3)", "shared(10)"]
+    assert [by_ids.label, by_label.label] == ["product-of-experts(3)", "product-of-experts(10)"]
     torch.testing.assert_close(fit(q, group=tuple(q.row_ids.tolist())).distribution.mean, fit(q).distribution.mean)
 
 
@@ -126,7 +127,7 @@ def test_weights_do_not_count():
 def test_rebuilds():
     _, _, q = group(4)
     r = fit(q).distribution
-    again = rebuild("shared", r.config(), r.tensors())
+    again = rebuild("product-of-experts", r.config(), r.tensors())
     assert isinstance(again, ProductOfExperts)
     assert again.rows == 4
     z = torch.zeros(1, 3, dtype=torch.float64)

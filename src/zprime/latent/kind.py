@@ -1,0 +1,161 @@
+"""The contract of a kind: its settings say how to fit it, a task what to fit it to, and a fit what came of it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar, Generic, Literal, TypeVar
+
+import torch
+
+from zprime import threads
+from zprime.data import Rows
+from zprime.distribution import LatentDistribution
+from zprime.errors import UsageError
+from zprime.notebook import box, size
+from zprime.posteriors import Posteriors
+from zprime.progress import Progress, silent
+from zprime.results.facts import Chosen, CurvePoint
+from zprime.vae import Model
+
+Need = Literal["encoder", "decoder", "rows", "labels"]
+"""What a fit may need beside the means and scales of posteriors."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The model that made the posteriors, and the rows they belong to (row i of `train` made posterior i)."""
+
+    model: Model
+    train: Rows
+    selection: Rows
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a kind is fitted to.
+
+    Attributes:
+        train: posteriors of the training split, which r is fitted to.
+        selection: posteriors of the selection split, which settings are chosen on.
+        prior: p(z), what the VAE was trained with; N(0, I) is `Prior(d)`.
+        rng: source of every random number.
+        context: model and rows, or None where there are posteriors alone.
+        progress: called by long fits.
+    """
+
+    train: Posteriors
+    selection: Posteriors
+    prior: LatentDistribution
+    rng: torch.Generator
+    context: Context | None = None
+    progress: Progress = silent
+
+    def need_context(self, kind: str) -> Context:
+        """Model and rows, for a kind that cannot be fitted without them.
+
+        Raises:
+            UsageError: there are none.
+        """
+        if self.context is None:
+            raise UsageError(f"kind {kind}: needs the model and the rows, not posteriors alone; give fit() a context")
+        return self.context
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a fit ended: `ok`, or a sentence saying what happened, why it usually does, and what to change."""
+
+    ok: bool = True
+    message: str = "converged"
+
+
+L = TypeVar("L", bound=LatentDistribution, covariant=True)
+
+
+@dataclass(frozen=True)
+class Fit(Generic[L]):
+    """What a fit returns.
+
+    Attributes:
+        distribution: the fitted latent distribution, ready to use whatever the outcome says.
+        outcome: how the fit ended.
+        trace: name -> one number a step, e.g. the bound of an EM.
+        chosen: what the selection split decided.
+        curve: what a setting was chosen from, one point for each value that was tried.
+        seconds: CPU time of the fit, all threads; None if it was not measured.
+    """
+
+    distribution: L
+    outcome: Outcome = field(default_factory=Outcome)
+    trace: dict[str, list[float]] = field(default_factory=dict)
+    chosen: Chosen = field(default_factory=Chosen)
+    curve: list[CurvePoint] = field(default_factory=list)
+    seconds: float | None = None
+
+    def _repr_html_(self) -> str:
+        """What was fitted and how it ended, in a notebook."""
+        r = self.distribution
+        decided = {"epsilon": self.chosen.epsilon, "active": self.chosen.active, **self.chosen.settings}
+        rows = [
+            ("dimensions", r.d),
+            ("stored", size(r.bytes) + (", functions of single training rows" if r.holds_rows else "")),
+            ("log-density", r.density),
+            ("outcome", self.outcome.message if self.outcome.ok else f"not well: {self.outcome.message}"),
+            *((f"chosen: {k}", v) for k, v in decided.items() if v is not None),
+        ]
+        return box(r.label, rows)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a user wants to know of a kind before fitting it.
+
+    Attributes:
+        stores: what a shipped model carries; N rows, d latents, K components.
+        cost: of the fit.
+        when: when to use it.
+    """
+
+    stores: str
+    cost: str
+    when: str
+
+
+@dataclass(frozen=True)
+class Settings(ABC):
+    """How to fit one kind: a frozen dataclass whose defaults work.
+
+    Every subclass that names a `kind` is final, and its kind is that of the distributions it fits.
+    """
+
+    kind: ClassVar[str]
+    about: ClassVar[About]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    quick: ClassVar[bool] = False
+    """Whether a fit is one pass over the posteriors at most."""
+    small_steps: ClassVar[bool] = False
+    """Whether a fit takes many steps on little data each, where several threads are slower than one."""
+    has_density: ClassVar[bool] = True
+    """Whether what is fitted knows log r(z)."""
+
+    @property
+    def name(self) -> str:
+        """What a fit is called where nothing else is said: its kind, with what sets it apart from others of it."""
+        return self.kind
+
+    def heavy(self, numbers: int) -> bool:
+        """Whether fitting to so many numbers (rows times latents) is faster on several threads."""
+        return threads.large(numbers) and not self.small_steps
+
+    @abstractmethod
+    def fit(self, task: Task) -> Fit[LatentDistribution]:
+        """Fit to the training posteriors; choose what has to be chosen on those of the selection split."""
+
+
+def fields(settings: Settings) -> dict[str, object]:
+    """The values of settings by name, JSON-able; of settings inside them also the kind."""
+    values: dict[str, object] = asdict(settings)
+    for name in values:
+        inner = getattr(settings, name)
+        if isinstance(inner, Settings):
+            values[name] = {"kind": inner.kind, **fields(inner)}
+    return values
