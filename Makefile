@@ -64,7 +64,7 @@ toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated poste
 
 bench: $(VENV)/.done  ## docs/performance.md: speed and memory against the alternatives; PYTHAE=python with pythae, RUN=a run of all kinds
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu prdc
-	$(BIN)/python benchmarks/speed.py $(if $(PYTHAE),--pythae $(PYTHAE)) $(if $(RUN),--run $(RUN))
+	$(BIN)/python benchmarks/speed $(if $(PYTHAE),--pythae $(PYTHAE)) $(if $(RUN),--run $(RUN))
 
 # Kinds with other settings than their defaults, for docs/kinds/compared.md: name/settings.
 VARIANTS := mixture-of-means/mixture.codes=means mixture-merged/mixture.method=merge \

@@ -1,7 +1,7 @@
 """CPU seconds in which pythae fits its mixture, MAF and two-stage samplers to the model of a run of zprime.
 
-Called by speed.py in an environment that has pythae: python samplers.py RUN EPOCHS. The two that are trained get EPOCHS
-epochs of pythae's 100; their time is scaled up.
+Called by speed/jobs.py in an environment that has pythae: python samplers.py RUN EPOCHS. The two that are trained get
+EPOCHS epochs of pythae's 100; their time is scaled up.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """CPU seconds of one training, by zprime or by pythae's trainer, of the same network on the same images.
 
-Called by speed.py in an environment that has pythae: python training.py ours|pythae|nchw mlp|conv ROWS EPOCHS
+Called by speed/jobs.py in an environment that has pythae: python training.py ours|pythae|nchw mlp|conv ROWS EPOCHS
 A short training comes before it: what is loaded or compiled at first use is not timed. `nchw` is pythae's trainer with
 the convolutions in torch's usual layout; else both have ours, channels_last.
 """

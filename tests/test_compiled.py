@@ -24,8 +24,9 @@ from zprime.kernels import (
     DiagonalMixture,
     LabelledMixture,
     compiled,
+    mixture_compiled,
     mixture_log_prob,
-    tiles,
+    mixture_torch,
     trainable_mixture_log_prob,
 )
 from zprime.rng import stream
@@ -98,7 +99,7 @@ def check(backend: str, parts: Parts, scale: float, leave_out: Tensor | None = N
 def test_equals_the_direct_form(
     d: int, scale: float, dtype: torch.dtype, backend: str, *, sort: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled, "SORTED", 1 if sort else 10**9)
+    monkeypatch.setattr(mixture_compiled, "SORTED", 1 if sort else 10**9)
     check(backend, case(300, d, scale, dtype), scale)
 
 
@@ -145,10 +146,11 @@ def test_panels_and_blocks_change_nothing(backend: str, monkeypatch: pytest.Monk
     parts = case(300, 5, 0.3, torch.float32, m=270)
     leave_out = torch.arange(len(parts[0])) % 301 - 1
     whole = mixture_log_prob(*parts, leave_out=leave_out)
-    for name, value in {"PANEL": 5 * 90, "KEPT": 0, "WORK": 1}.items():
-        monkeypatch.setattr(compiled, name, value)
+    monkeypatch.setattr(compiled, "WORK", 1)
+    for name, value in {"PANEL": 5 * 90, "KEPT": 0}.items():
+        monkeypatch.setattr(mixture_compiled, name, value)
     for name, value in {"PANEL": 90, "POINTS": 13, "COMPONENTS": 17}.items():
-        monkeypatch.setattr(tiles, name, value)
+        monkeypatch.setattr(mixture_torch, name, value)
     pieces = mixture_log_prob(*parts, leave_out=leave_out)
     torch.testing.assert_close(pieces, whole, rtol=1e-12, atol=FLOAT32 if backend != "torch" else 1e-10)
     check(backend, parts, 0.3, leave_out)
@@ -322,7 +324,7 @@ def test_boxes_are_used_where_they_spare_work_and_change_nothing(
     cost = candidates.sweep(z, *start, None, None, 50.0, 3e-5, 1)
     assert (cost < 1) == used
     found = mixture_log_prob(z, *mixture)
-    monkeypatch.setattr(compiled, "SORTED", 1 << 62)
+    monkeypatch.setattr(mixture_compiled, "SORTED", 1 << 62)
     torch.testing.assert_close(found, mixture_log_prob(z, *mixture), rtol=0, atol=FLOAT32)
     assert float((found[:50] - direct(z[:50], *mixture)[0]).abs().max()) < FLOAT32
 
@@ -333,7 +335,7 @@ def test_an_interrupt_is_heard_between_blocks_of_bounded_work(monkeypatch: pytes
     mixture = DiagonalMixture(*parts[1:])
     expected = mixture.log_prob(parts[0])
     monkeypatch.setattr(compiled, "WORK", 500 * 4 * 1100)
-    cut, done = compiled.blocks, []
+    cut, done = mixture_compiled.blocks, []
 
     def interrupted(n: int, size: int) -> Iterator[slice]:
         for rows in cut(n, size):
@@ -343,7 +345,7 @@ def test_an_interrupt_is_heard_between_blocks_of_bounded_work(monkeypatch: pytes
             done.append(rows)
             yield rows
 
-    monkeypatch.setattr(compiled, "blocks", interrupted)
+    monkeypatch.setattr(mixture_compiled, "blocks", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts us deaf to it
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -18,8 +18,9 @@ from zprime.kernels import (
     full_log_ratio,
     full_mixture_log_prob,
     mixture_log_prob,
-    tiles,
+    mixture_torch,
 )
+from zprime.kernels.gaussians import Gaussians
 from zprime.rng import stream
 
 SCALES = [1e-4, 1e-2, 1.0, 1e2]
@@ -103,7 +104,7 @@ def test_leave_out_equals_a_brute_force_mask_at_every_tile_size(
 ) -> None:
     monkeypatch.setattr(compiled, "module", None)
     for name, value in zip(("POINTS", "COMPONENTS", "PANEL"), sizes, strict=True):
-        monkeypatch.setattr(tiles, name, value)
+        monkeypatch.setattr(mixture_torch, name, value)
     z, mean, scales, log_weight = case(23, 3, 0.4)
     position = torch.arange(len(z)) % 25 - 1  # -1 leaves nothing out; 23 is no position
     terms = (
@@ -255,5 +256,6 @@ def test_what_float32_cannot_tell_apart_is_not_dropped(where: str, monkeypatch: 
     gap = z[:, None] - mean
     direct = torch.logsumexp(log_weight - math.log(2 * math.pi) - 0.5 * gap.square().sum(2), 1)
     for tolerance in (0.0, 1e-3):
-        found = tiles.evaluate(z, mean, scale, log_weight, leave_out=None, tolerance=tolerance, score=False)[0]
+        parts = Gaussians(mean, scale, log_weight)
+        found = mixture_torch.evaluate(z, parts, leave_out=None, tolerance=tolerance, score=False)[0]
         torch.testing.assert_close(found, direct, rtol=0, atol=1e-6 + tolerance)

@@ -14,7 +14,7 @@ from zoo import ZOO, posteriors
 from zprime import distribution, latent
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
-from zprime.kernels import compiled, dense, tiles
+from zprime.kernels import compiled, dense, mixture_torch
 from zprime.latent import Active, Conditional, Defensive, Prior
 from zprime.latent.network import NetworkDistribution
 from zprime.posteriors import MemoryPosteriors
@@ -160,9 +160,9 @@ def test_log_prob_does_not_depend_on_blocks_or_company(name: str, wanted: str, m
     z = 3 * torch.randn(40, 2, generator=stream(0, "z"), dtype=torch.float64)
     whole = given.log_prob(z)
     assert whole.dtype == torch.float64
-    monkeypatch.setattr(tiles, "POINTS", 7)
-    monkeypatch.setattr(tiles, "COMPONENTS", 5)
-    monkeypatch.setattr(tiles, "PANEL", 11)
+    monkeypatch.setattr(mixture_torch, "POINTS", 7)
+    monkeypatch.setattr(mixture_torch, "COMPONENTS", 5)
+    monkeypatch.setattr(mixture_torch, "PANEL", 11)
     monkeypatch.setattr(dense, "POINTS", 7)
     torch.testing.assert_close(given.log_prob(z), whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(torch.cat([given.log_prob(b) for b in z.split(9)]), whole, rtol=1e-12, atol=1e-12)
@@ -178,8 +178,8 @@ def test_gradient_of_the_log_density_is_that_of_differences(name: str, wanted: s
     steps = 1e-5 * torch.eye(2, dtype=torch.float64)
     expected = torch.stack([(given.log_prob(z + h) - given.log_prob(z - h)) / 2e-5 for h in steps], 1)
     for size in (5, 1000):
-        monkeypatch.setattr(tiles, "POINTS", size)
-        monkeypatch.setattr(tiles, "COMPONENTS", size)
+        monkeypatch.setattr(mixture_torch, "POINTS", size)
+        monkeypatch.setattr(mixture_torch, "COMPONENTS", size)
         monkeypatch.setattr(dense, "FLOATS", size)
         point = z.clone().requires_grad_()
         (found,) = torch.autograd.grad(given.log_prob(point).sum(), point)

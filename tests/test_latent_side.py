@@ -83,15 +83,15 @@ def test_the_seed_decides_everything() -> None:
 
 
 def test_results_do_not_depend_on_the_size_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zprime.kernels import compiled, tiles
+    from zprime.kernels import compiled, mixture_torch
     from zprime.measure.latents import leave_one_out
 
     p = splits()
     candidates = Candidates({"aggregated": exact(p)})
     whole = run(candidates, p)
     monkeypatch.setattr(compiled, "module", None)  # nor on which kernels
-    monkeypatch.setattr(tiles, "POINTS", 7)
-    monkeypatch.setattr(tiles, "COMPONENTS", 11)
+    monkeypatch.setattr(mixture_torch, "POINTS", 7)
+    monkeypatch.setattr(mixture_torch, "COMPONENTS", 11)
     monkeypatch.setattr(leave_one_out, "PAIRS", 200)
     pieces = run(candidates, p)
     for gain in ("elbo", "exact_posterior"):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zprime.errors import ArrayError
-from zprime.kernels import compiled, nearest, neighbours, sieve
+from zprime.kernels import compiled, nearest, neighbours, neighbours_compiled, neighbours_torch
 from zprime.rng import stream
 
 needs_compiled = pytest.mark.skipif(compiled.module is None, reason=f"compiled kernels: {compiled.missing}")
@@ -48,8 +48,8 @@ def test_the_answer_does_not_depend_on_blocks(
 ) -> None:
     for name, value in zip(("PAIRS", "NUMBERS", "SPARE"), sizes, strict=True):
         monkeypatch.setattr(neighbours, name, value)
-    monkeypatch.setattr(sieve, "TRIED", 7)
-    monkeypatch.setattr(sieve, "NUMBERS", sizes[0])
+    monkeypatch.setattr(neighbours_compiled, "TRIED", 7)
+    monkeypatch.setattr(neighbours_compiled, "NUMBERS", sizes[0])
     queries, points = cloud(40, 20_000, 2)
     points[9000:9050] = points[:50]
     queries[:20] = points[:20]
@@ -101,7 +101,7 @@ def test_without_the_bound_tight_clusters_would_get_the_wrong_points(
     """The planted error: float32 cannot order points 1e-5 apart at distance 1, and with no bound nothing tells."""
     queries, points = (1e-5 * x + torch.arange(len(x))[:, None] % 2 for x in cloud(40, 3000, 200, torch.float64))
     check(queries, points, 4)
-    for module in (neighbours, sieve):
+    for module in (neighbours_torch, neighbours_compiled):
         monkeypatch.setattr(module, "rounding", lambda d: 0.0)
     assert not torch.equal(nearest(queries, points, 4)[1], brute(queries, points, 4)[1])
 
@@ -142,8 +142,8 @@ def test_a_sieve_of_few_axes_changes_nothing_and_is_used_where_it_spares_work(
 ) -> None:
     if backend == "torch":
         pytest.skip("the sieve of few axes is compiled")
-    monkeypatch.setattr(sieve, "ASKED", 100)
-    monkeypatch.setattr(sieve, "TRIED", 20)
+    monkeypatch.setattr(neighbours_compiled, "ASKED", 100)
+    monkeypatch.setattr(neighbours_compiled, "TRIED", 20)
     queries, points = wide(800, 100, spread)
     among = neighbours.ExactIndex(points)
     distance, index = among.nearest(queries, 3)

@@ -1,14 +1,14 @@
 """The hot paths, as plain functions on tensors: compiled where they can be, else in torch, with the same signatures."""
 
 from zprime.kernels.dense import full_log_ratio, full_mixture_log_prob, full_mixture_score
-from zprime.kernels.diagonal import (
+from zprime.kernels.expectation import Expectation
+from zprime.kernels.mixture import (
     DiagonalMixture,
     LabelledMixture,
     diagonal_log_ratio,
     mixture_log_prob,
     trainable_mixture_log_prob,
 )
-from zprime.kernels.expectation import Expectation
 from zprime.kernels.neighbours import ExactIndex, nearest
 
 __all__ = [

@@ -20,15 +20,15 @@ def full_mixture_log_prob(
     """Exact log sum_k w_k N(z; mean_k, L_k L_k^T) in nats, float64, in blocks of points."""
     whiten, constant = _whitening(scale_tril, log_weight)
     centre = mean.double()
-    out = torch.empty(z.shape[0], dtype=torch.float64, device=z.device)
+    log_prob = torch.empty(z.shape[0], dtype=torch.float64, device=z.device)
     for rows in blocks(z.shape[0], POINTS):
         points = z[rows].double()
         terms = torch.empty(mean.shape[0], len(points), dtype=torch.float64, device=z.device)
         for k in range(mean.shape[0]):
             u = (points - centre[k]) @ whiten[k].T
             terms[k] = constant[k] - 0.5 * u.square_().sum(1)
-        out[rows] = torch.logsumexp(terms, 0)
-    return out
+        log_prob[rows] = torch.logsumexp(terms, 0)
+    return log_prob
 
 
 @torch.no_grad()
@@ -42,13 +42,13 @@ def full_mixture_score(
     """Gradient in z of log sum_k w_k N(z; mean_k, L_k L_k^T), float64, given the log-density at the same points."""
     whiten, constant = _whitening(scale_tril, log_weight)
     points = z.double()
-    out = torch.empty_like(points)
+    score = torch.empty_like(points)
     # all components at once: points are few where a gradient is wanted, and a loop would pay for each of its calls
     for rows in blocks(len(points), max(1, FLOATS // mean.numel())):
         u = (points[rows] - mean.double()[:, None]) @ whiten.mT
         share = torch.exp(constant[:, None] - 0.5 * u.square().sum(2) - log_prob[rows])
-        out[rows] = -((share[..., None] * u) @ whiten).sum(0)
-    return out
+        score[rows] = -((share[..., None] * u) @ whiten).sum(0)
+    return score
 
 
 def _whitening(

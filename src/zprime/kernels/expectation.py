@@ -56,15 +56,15 @@ class Expectation:
     def _features(self, rows: slice | Tensor) -> Float[Tensor, "b f"]:
         if self._table is not None:
             return self._table[rows]
-        return self._made(rows)
+        return self._make(rows)
 
     @cached_property
     def _table(self) -> Float[Tensor, "n f"] | None:
         """The features of all data, where they are not too many: to make them takes half of a step."""
         numbers = len(self.mean) * (1 + self.d + (self.d if self.diagonal else self.upper.shape[1]))
-        return self._made(slice(None)) if numbers <= KEPT else None
+        return self._make(slice(None)) if numbers <= KEPT else None
 
-    def _made(self, rows: slice | Tensor) -> Float[Tensor, "b f"]:
+    def _make(self, rows: slice | Tensor) -> Float[Tensor, "b f"]:
         mu = self.mean[rows]
         second = mu.square() if self.diagonal else self._products(mu)
         if self.variance is not None:
@@ -74,11 +74,11 @@ class Expectation:
 
     def _products(self, mu: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
         """Products of two entries, in the order of `upper`; a third of the time that indexing takes."""
-        out, at = mu.new_empty(len(mu), self.upper.shape[1]), 0
+        products, at = mu.new_empty(len(mu), self.upper.shape[1]), 0
         for j in range(self.d):
-            torch.mul(mu[:, j : j + 1], mu[:, j:], out=out[:, at : at + self.d - j])
+            torch.mul(mu[:, j : j + 1], mu[:, j:], out=products[:, at : at + self.d - j])
             at += self.d - j
-        return out
+        return products
 
 
 def _accumulate(features: Tensor, weight: Tensor, parameters: Tensor, total: Tensor) -> float:

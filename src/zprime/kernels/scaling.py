@@ -46,7 +46,7 @@ def rounding(d: int) -> float:
 
 def squares(x: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
     """Squared lengths in float64, a few rows at a time."""
-    out = x.new_empty(len(x), dtype=torch.float64)
+    squared = x.new_empty(len(x), dtype=torch.float64)
     for rows in blocks(len(x), 4096):
-        out[rows] = x[rows].double().square_().sum(1)
-    return out
+        squared[rows] = x[rows].double().square_().sum(1)
+    return squared

@@ -9,7 +9,7 @@ from torch import Tensor
 from zprime.arrays import LOG_2PI, blocks
 from zprime.components import Tilted, choose, choose_rows, differentiable
 from zprime.kernels import full_log_ratio
-from zprime.kernels.tiles import FLOOR, accumulate, mask
+from zprime.kernels.mixture_torch import FLOOR, accumulate, mask
 
 COMPONENTS = 2048
 POINTS = 256

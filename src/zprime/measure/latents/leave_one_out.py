@@ -16,7 +16,7 @@ from zprime.components import PAIRS, Diagonal
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.kernels import diagonal_log_ratio
-from zprime.kernels.tiles import mask
+from zprime.kernels.mixture_torch import mask
 from zprime.latent import Active, Aggregated, Exemplars
 from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.gains import DIVERGE, RowGains

@@ -97,7 +97,7 @@ def _axes(points: Float[Tensor, "n d"], scaling: Scaling) -> Float[Tensor, "d a"
     """Orthonormal axes that hold most of the spread: a randomised range finder (Halko et al. 2011, algorithm 4.4)."""
     rng = torch.Generator().manual_seed(0)  # any axes are right, these are good ones
     some = scaling.scaled(points[torch.randperm(len(points), generator=rng)[:SAMPLE]]).double()
-    found = torch.randn(points.shape[1], AXES, generator=rng, dtype=torch.float64)
+    axes = torch.randn(points.shape[1], AXES, generator=rng, dtype=torch.float64)
     for _ in range(2):
-        found = torch.linalg.qr(some.T @ (some @ found)).Q
-    return found
+        axes = torch.linalg.qr(some.T @ (some @ axes)).Q
+    return axes

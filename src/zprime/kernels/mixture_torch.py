@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import LOG_2PI, blocks
+from zprime.kernels.gaussians import Gaussians
 
 POINTS = 256
 COMPONENTS = 2048
@@ -20,9 +21,7 @@ GIVE_UP = 8  # tiles without that in a row, after which it is not tried any more
 
 def evaluate(
     z: Float[Tensor, "m d"],
-    mean: Float[Tensor, "n d"],
-    scale: Float[Tensor, "n d"],
-    log_weight: Float[Tensor, " n"],
+    gaussians: Gaussians,
     *,
     leave_out: Int[Tensor, " m"] | None,
     tolerance: float,
@@ -34,6 +33,7 @@ def evaluate(
     computed one by one in float64 by the direct form. Where they are many, the tile is one float64 product instead:
     on centred points its error is 4e-9 nats at scale 0.003 and d = 32.
     """
+    mean, scale, log_weight = gaussians.mean, gaussians.scale, gaussians.log_weight
     sums = _Sums(z, mean.double().mean(0), leave_out, score=score)
     dropped = math.log(len(mean) / max(tolerance, DROPPED))
     dense = 0
