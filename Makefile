@@ -1,10 +1,14 @@
-# One command each; the environment is made when it is missing.
+# One command each (`make help`); the environment is made when it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test test-slow browser check lint types layers doctest docs cli-docs fashion picture question-pictures toy kinds bench bench-instructions bench-coverage bench-verdict bench-generation mutants bring bring-tests clean
+.PHONY: help demo check lint types layers test doctest test-slow browser docs cli-docs fashion picture question-pictures toy \
+	bench kinds bench-instructions bench-coverage bench-verdict bench-generation mutants bring bring-tests clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/zprime/kernels/_native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -14,25 +18,25 @@ $(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/zpri
 demo: $(VENV)/.done  ## the main job on scikit-learn's digits, in a minute
 	$(BIN)/zprime run --data digits --out runs/demo
 
-test: $(VENV)/.done  ## everything that CI runs
+test: $(VENV)/.done  ## the tests, on all cores
 	$(BIN)/pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.done  ## the checks that take minutes
 	$(BIN)/pytest -m slow -n 0
 
-check: lint types layers test doctest  ## lint, types, import layers, tests, doctests
+check: lint types layers test doctest  ## all that must pass before a merge: lint, types, layers, tests, doctests
 
-lint: $(VENV)/.done
+lint: $(VENV)/.done  ## ruff: rules and format
 	$(BIN)/ruff check src tests tools examples benchmarks
 	$(BIN)/ruff format --check src tests tools examples benchmarks
 
-types: $(VENV)/.done
+types: $(VENV)/.done  ## mypy, strict
 	$(BIN)/mypy
 
-layers: $(VENV)/.done
+layers: $(VENV)/.done  ## import-linter: no room imports upward
 	$(BIN)/lint-imports --no-cache
 
-doctest: $(VENV)/.done
+doctest: $(VENV)/.done  ## the examples in docstrings
 	$(BIN)/pytest --doctest-modules src -p no:cacheprovider
 
 browser: $(VENV)/.done  ## the report in Debian's chromium; screenshots in build/screenshots
@@ -107,7 +111,7 @@ BRING := pythae scvi tvae diffusers
 
 bring: $(BRING:%=bring-%)  ## docs/bring/*.md: VAEs of other libraries, trained and audited, one environment a library
 
-bring-%: .venvs/%/.done
+bring-%: .venvs/%/.done  ## the same for one library: pythae, scvi, tvae or diffusers
 	mkdir -p build/bring
 	cd examples && OMP_NUM_THREADS=1 ../.venvs/$*/bin/python bring_$*.py > ../build/bring/$*.txt
 	cat build/bring/$*.txt
@@ -127,5 +131,5 @@ bring-tests: $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its 
 	$(if $(TABLES),.venvs/$*/bin/pip install -q --disable-pip-version-check -c constraints.txt --no-deps $(TABLES))
 	touch $@
 
-clean:
+clean:  ## remove environments, caches and what was built
 	rm -rf $(VENV) .venvs build/bring build/mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache site
