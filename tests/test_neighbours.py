@@ -47,7 +47,7 @@ def test_the_answer_does_not_depend_on_blocks(
     sizes: tuple[int, int, int], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in zip(("PAIRS", "NUMBERS", "SPARE"), sizes, strict=True):
-        monkeypatch.setattr(neighbours, name, value)
+        monkeypatch.setattr(neighbours_torch, name, value)
     monkeypatch.setattr(neighbours_compiled, "TRIED", 7)
     monkeypatch.setattr(neighbours_compiled, "NUMBERS", sizes[0])
     queries, points = cloud(40, 20_000, 2)

@@ -226,7 +226,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, elbos: list[float]) -> None:
     real = training._epoch
 
     def epoch(*args):
-        state["epoch"] = args[5]
+        state["epoch"] = args[4].epoch
         return real(*args)
 
     monkeypatch.setattr(training, "_epoch", epoch)

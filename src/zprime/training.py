@@ -148,7 +148,7 @@ def train(
             beta = settings.beta * min(1.0, epoch / (warm + 1))
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs)))
-            loss = _epoch(vae, rows, optimiser, settings, seed, epoch, beta)
+            loss = _epoch(vae, rows, optimiser, settings, _Pass(epoch, beta, stream(seed, "epoch", epoch)))
             elbo = evaluate(vae, selection, seed=seed, beta=settings.beta)
             if not math.isfinite(elbo):
                 raise NumericalError(
@@ -174,20 +174,26 @@ def train(
     return Trained(vae, state.best_epoch, state.history, stopped)
 
 
-def _epoch(
-    vae: VAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: TrainSettings, seed: int, epoch: int, beta: float
-) -> float:
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over the training rows: its number from 1, the weight of the KL term, and its random stream."""
+
+    epoch: int
+    beta: float
+    rng: torch.Generator
+
+
+def _epoch(vae: VAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: TrainSettings, now: _Pass) -> float:
     """One pass; the mean loss in nats a row."""
-    rng = stream(seed, "epoch", epoch)
     vae.train()
     total = 0.0
-    for step, x in enumerate(_batches(rows, settings.batch, rng)):
-        log_likelihood, kl = vae.elbo_terms(x, rng=rng)
-        loss = (beta * kl - log_likelihood).mean()
+    for step, x in enumerate(_batches(rows, settings.batch, now.rng)):
+        log_likelihood, kl = vae.elbo_terms(x, rng=now.rng)
+        loss = (now.beta * kl - log_likelihood).mean()
         value = loss.item()
         if not math.isfinite(value):
             raise NumericalError(
-                f"training: the loss became {value} at epoch {epoch}, step {step + 1}; "
+                f"training: the loss became {value} at epoch {now.epoch}, step {step + 1}; "
                 f"lower the learning rate (now {settings.lr:g}) and run again"
             )
         optimiser.zero_grad(set_to_none=True)
@@ -267,11 +273,11 @@ def _resume(folder: Path | None, key: str, vae: VAE, optimiser: torch.optim.Opti
     """Load the checkpoint of the same settings, data and network, if there is one."""
     if folder is None or not artifact.is_artifact(folder):
         return None
-    found = artifact.read(folder, "checkpoint")
-    if found.key != key:
+    saved = artifact.read(folder, "checkpoint")
+    if saved.key != key:
         log.info("checkpoint in %s is of other settings or data: training starts anew", folder)
         return None
-    tensors = found.tensors()
+    tensors = saved.tensors()
     vae.load_state_dict({k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")})
     parameters = [p.detach() for group in optimiser.param_groups for p in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
@@ -283,8 +289,8 @@ def _resume(folder: Path | None, key: str, vae: VAE, optimiser: torch.optim.Opti
             laid = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
             slots.setdefault(int(i), {})[slot] = laid
     optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
-    log.info("training goes on after epoch %d", found.config["epoch"])
-    return _State(int(found.config["epoch"]), int(found.config["best_epoch"]), list(found.config["history"]), tensors)
+    log.info("training goes on after epoch %d", saved.config["epoch"])
+    return _State(int(saved.config["epoch"]), int(saved.config["best_epoch"]), list(saved.config["history"]), tensors)
 
 
 def _fingerprint(rows: Rows) -> str:

@@ -13,6 +13,7 @@ from zprime.distribution import LatentDistribution
 from zprime.encoding import encode
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.kind import Context
+from zprime.latent.prior import Prior
 from zprime.posteriors import Posteriors
 from zprime.sampling import GenerativeModel
 from zprime.vae import Model
@@ -29,7 +30,8 @@ class Brought:
         model: encoder and decoder, or None for bare arrays. Conditions, where the decoder takes any, are entries of a
             row, and p(x|z) is then p(x|z, conditions of x).
         rows: the rows themselves, or None.
-        prior: what the VAE was trained with, where that is not N(0, I): a candidate like any other.
+        prior: what the VAE was trained with; None stands for N(0, I). A learned one (pythae's VAMP) is a candidate like
+            any other, and gains are over N(0, I).
         says: what to know of this model before reading an audit: sentences.
     """
 
@@ -64,6 +66,20 @@ class Brought:
         if self.model is None:
             raise UsageError("generator: bare arrays have no decoder; draw z' by latent.sample(n, rng=...)")
         return GenerativeModel(latent, self.model, torch.zeros(()), torch.ones(()))
+
+
+def check_prior(prior: LatentDistribution | None, d: int) -> None:
+    """Accept a prior that is N(0, I), which None stands for.
+
+    Raises:
+        UsageError: another prior.
+    """
+    if prior is None or (isinstance(prior, Prior) and prior.tau == 1 and prior.dim == d):
+        return
+    raise UsageError(
+        f"prior: expected None or Prior({d}), which is N(0, I) in {d} dimensions, got {prior.label} in {prior.d}; "
+        "other priors are not supported yet"
+    )
 
 
 def bring(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, constraints
 
 from zprime.bring.brought import Brought, bring
-from zprime.bring.modules import CHECKED, plausible
+from zprime.bring.modules import CHECKED, Answers, plausible
 from zprime.bring.refitting import refit
 from zprime.bring.splits import split
 from zprime.distribution import LatentDistribution
@@ -197,7 +197,7 @@ def tvae(
     if encoder is None:
         widths, d = tuple(model.compress_dims), int(model.embedding_dim)
         bare = TableModel(nn.Identity(), decoder, spans)
-        encoder = refit(bare.decode, rows["train"], rows["selection"], d, hidden=widths, settings=training, seed=seed)
+        encoder = refit(bare.decode, rows, d, hidden=widths, settings=training, seed=seed)
         says.append(
             "the encoder of the training was thrown away by fit(); q(z|x) is that of another one, fitted to this "
             "decoder by the ELBO with p(x|z) as it is"
@@ -216,7 +216,7 @@ def tvae(
             with torch.no_grad():
                 mean, scale = encoder(x)[:2]
             decode = TableModel(encoder, decoder, spans).decode
-            plausible(decode, x, mean, scale, "std", weight=factor, seed=seed, remedy=REMEDY)
+            plausible(decode, x, Answers(mean, scale, "std"), weight=factor, seed=seed, remedy=REMEDY)
         says.append(
             "q(z|x) is that of the encoder in training, kept"
             + (

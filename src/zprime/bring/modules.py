@@ -12,8 +12,9 @@ from torch.distributions import Distribution
 
 from zprime.arrays import blocks, standard_kl
 from zprime.bring import readings
-from zprime.bring.brought import LOOK, Brought, bring, look
+from zprime.bring.brought import LOOK, Brought, bring, check_prior, look
 from zprime.bring.splits import split
+from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
@@ -23,6 +24,21 @@ CHECKED = 256  # rows that the reading of the scale is checked on
 OFF = 3.0  # a scale of p(x|z) this many times off what reconstructions miss by is spoken of
 BATCH = 512
 ENCODERS = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an encoder answers to some rows.
+
+    Attributes:
+        mean: of q(z|x).
+        second: its spread.
+        gives: what the second is said to be: `std`, `variance`, `log-variance` or `log-std`.
+    """
+
+    mean: Float[Tensor, "n d"]
+    second: Float[Tensor, "n d"]
+    gives: str
 
 
 @dataclass(frozen=True)
@@ -40,14 +56,14 @@ class Callables:
         Raises:
             ArrayError: not two matrices of one shape, a row for each datum.
         """
-        out = self.encoder(x)
-        shapes = [list(t.shape) for t in out if isinstance(t, Tensor)] if isinstance(out, tuple | list) else []
+        answer = self.encoder(x)
+        shapes = [list(t.shape) for t in answer if isinstance(t, Tensor)] if isinstance(answer, tuple | list) else []
         if len(shapes) < 2 or shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != len(x):
             raise ArrayError(
                 f"encode: expected two matrices (mean and scale) of shape [{len(x)}, d], got "
-                f"{shapes or type(out).__name__}; wrap your encoder so that it returns (mean, scale)"
+                f"{shapes or type(answer).__name__}; wrap your encoder so that it returns (mean, scale)"
             )
-        return out[0], out[1]
+        return answer[0], answer[1]
 
     def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """Mean and standard deviation of q(z|x)."""
@@ -56,14 +72,14 @@ class Callables:
 
     def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
         """p(x|z), with a datum as its event."""
-        out = self.decoder(z.to(self.dtype))
-        if not isinstance(out, Distribution) or out.batch_shape != z.shape[:1]:
-            got = f"batch shape {list(out.batch_shape)}" if isinstance(out, Distribution) else type(out).__name__
+        p = self.decoder(z.to(self.dtype))
+        if not isinstance(p, Distribution) or p.batch_shape != z.shape[:1]:
+            got = f"batch shape {list(p.batch_shape)}" if isinstance(p, Distribution) else type(p).__name__
             raise ArrayError(
                 f"decode: expected a torch Distribution with batch shape [{len(z)}] and a datum as its event, got "
                 f"{got}; wrap the last dimensions in torch.distributions.Independent, or give likelihood="
             )
-        return out
+        return p
 
 
 def modules(
@@ -74,13 +90,14 @@ def modules(
     gives: str,
     likelihood: Callable[[Tensor], Distribution] | None = None,
     labels: Mapping[str, Any] | None = None,
+    prior: LatentDistribution | None = None,
     check: bool = True,
     seed: int = 0,
 ) -> Brought:
     """Bring any trained VAE: two torch modules or methods of one, or any two callables on batches of tensors.
 
     Modules, and the modules that methods belong to, are put into evaluation mode, and the data into the precision that
-    they compute in.
+    they compute in. A public facade: it takes as many arguments as a VAE has parts.
 
     Args:
         encoder: x, shape [n, *datum] -> (mean, scale), both [n, d].
@@ -92,11 +109,12 @@ def modules(
         likelihood: decoder's output -> Distribution, e.g. `zprime.likelihoods.Bernoulli()` (logits) or
             `zprime.likelihoods.Gaussian(scale=0.1)`, where `decoder` gives a plain tensor.
         labels: split -> integers, for conditional kinds.
+        prior: what the VAE was trained with; only N(0, I), which None stands for, is supported so far.
         check: whether to check `gives` by the ELBO on some training rows.
         seed: decides the selection split and the noise of the check.
 
     Raises:
-        UsageError: a split is missing, an unknown reading, or one that the ELBO contradicts.
+        UsageError: a split is missing, an unknown reading, or one that the ELBO contradicts; another prior.
         ArrayError: shapes that do not fit, rows that are not finite.
     """
     networks = [n for n in map(network, (encoder, decoder)) if n is not None]
@@ -105,8 +123,8 @@ def modules(
         module.eval()
 
     def decode(z: Tensor) -> Any:
-        out = decoder(z)
-        return out if likelihood is None else likelihood(out)
+        answer = decoder(z)
+        return answer if likelihood is None else likelihood(answer)
 
     model = Callables(encoder, decode, gives, rows["train"].x.dtype)
     some = rows["train"].x[:CHECKED]
@@ -114,10 +132,11 @@ def modules(
     with torch.no_grad():
         mean, raw = model.raw(some)
         if check:
-            plausible(model.decode, some, mean, raw, gives, seed=seed)
+            plausible(model.decode, some, Answers(mean, raw, gives), seed=seed)
         says = misfit(model.decode, some, mean)
     for sentence in says:
         log.warning("%s", sentence)
+    check_prior(prior, mean.shape[1])
     return bring(model, rows, says=says)
 
 
@@ -127,21 +146,23 @@ def arrays(
     *,
     gives: str = "std",
     labels: Mapping[str, Any] | None = None,
+    prior: LatentDistribution | None = None,
     check: bool = True,
     seed: int = 0,
 ) -> Brought:
-    """Bring bare arrays: posterior means and scales, and no model; all that needs no decoder works.
+    """Bring bare arrays: posterior means and scales, and no model; all that needs no decoder works. A public facade.
 
     Args:
         mean: split -> [n, d]; `train` and `heldout`, and `selection` if there is one (see `modules`).
         scale: split -> [n, d], of the same splits.
         gives: what `scale` holds: `std`, `variance`, `log-variance` or `log-std`.
         labels: split -> integers.
+        prior: what the VAE was trained with; only N(0, I), which None stands for, is supported so far.
         check: whether to check `gives` by the variance of the codes.
         seed: decides the selection split.
 
     Raises:
-        UsageError: a split is missing, an unknown reading, or one that the codes contradict.
+        UsageError: a split is missing, an unknown reading, or one that the codes contradict; another prior.
         ArrayError: shapes that do not fit, numbers that are not finite.
     """
     means = split(mean, labels or {}, seed=seed)
@@ -152,13 +173,14 @@ def arrays(
     scales = {s: readings.read(x, gives) for s, x in raw.items()}
     if check:
         readings.check_moments(means["train"].x, raw["train"], gives)
-    found = {s: MemoryPosteriors(r.x, scales[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
+    posteriors = {s: MemoryPosteriors(r.x, scales[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
     total = readings.code_variance(means["train"].x, scales["train"])
     says = (
         f"read as {gives}, codes have variance {float(total.min()):.2f} to {float(total.max()):.2f} in the "
         f"{len(total)} dimensions (training rows); a trained VAE has about 1",
     )
-    return Brought(found, says=says)
+    check_prior(prior, means["train"].x.shape[1])
+    return Brought(posteriors, says=says)
 
 
 def network(f: object) -> nn.Module | None:
@@ -199,9 +221,7 @@ def misfit(
 def plausible(
     decode: Callable[[Tensor], Distribution],
     x: Float[Tensor, "n *datum"],
-    mean: Float[Tensor, "n d"],
-    raw: Float[Tensor, "n d"],
-    gives: str,
+    answers: Answers,
     *,
     weight: float = 1.0,
     seed: int = 0,
@@ -212,9 +232,7 @@ def plausible(
     Args:
         decode: p(x|z).
         x: training rows.
-        mean: the encoder's first answer to them.
-        raw: its second.
-        gives: what the second is said to be.
+        answers: the encoder's to them.
         weight: of log p(x|z) beside the KL term, in training.
         seed: of the noise.
         how: `remedy`, see `readings.check`.
@@ -222,6 +240,7 @@ def plausible(
     Raises:
         UsageError: another reading is clearly better.
     """
+    mean = answers.mean
     noise = torch.randn(mean.shape, generator=stream(seed, "bring noise"), dtype=mean.dtype)
 
     def elbo(scale: Tensor) -> Tensor:
@@ -231,7 +250,7 @@ def plausible(
             parts.append(weight * log_x.double() - standard_kl(mean[i].double(), scale[i].double()).sum(1))
         return torch.cat(parts)
 
-    readings.check(raw, gives, elbo, **how)
+    readings.check(answers.second, answers.gives, elbo, **how)
 
 
-__all__ = ["Callables", "arrays", "modules", "plausible"]
+__all__ = ["Answers", "Callables", "arrays", "modules", "plausible"]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from zprime.bring.brought import Brought, bring
-from zprime.bring.modules import CHECKED, Callables, plausible, precision
+from zprime.bring.modules import CHECKED, Answers, Callables, plausible, precision
 from zprime.bring.splits import split
 from zprime.errors import UsageError
 from zprime.latent.vamp import Vamp
@@ -75,8 +75,8 @@ def pythae(
     dtype = precision(model) or torch.float32
 
     def encode(x: Tensor) -> tuple[Tensor, Tensor]:
-        out = model.encoder(x)
-        return out["embedding"], out["log_covariance"]
+        answer = model.encoder(x)
+        return answer["embedding"], answer["log_covariance"]
 
     def decode(z: Tensor) -> Distribution:
         mean = model.decoder(z)["reconstruction"]
@@ -90,7 +90,7 @@ def pythae(
         with torch.no_grad():
             mean, raw = brought.raw(x)
         weight = 1 / beta if loss == "bce" else 1.0  # mse with beta is an ELBO already, of variance beta
-        plausible(brought.decode, x, mean, raw, "log-variance", weight=weight, seed=seed, remedy=REMEDY)
+        plausible(brought.decode, x, Answers(mean, raw, "log-variance"), weight=weight, seed=seed, remedy=REMEDY)
     prior = _vamp(model) if name == "VAMP" else None
     says = _says(name, loss, beta, prior)
     return bring(brought, rows, prior=prior, says=says)
@@ -100,32 +100,32 @@ def pythae(
 def _vamp(model: Any) -> Vamp:
     """The trained prior: the encoder's posteriors at the pseudo-inputs, of equal weight."""
     k = model.number_components
-    out = model.encoder(model.pseudo_inputs(model.idle_input).reshape(k, *model.model_config.input_dim))
-    return Vamp(torch.zeros(k).log_softmax(0), out["embedding"], (0.5 * out["log_covariance"]).exp())
+    components = model.encoder(model.pseudo_inputs(model.idle_input).reshape(k, *model.model_config.input_dim))
+    return Vamp(torch.zeros(k).log_softmax(0), components["embedding"], (0.5 * components["log_covariance"]).exp())
 
 
 def _says(name: str, loss: str, beta: float, prior: Vamp | None) -> tuple[str, ...]:
     """Which p(x|z), and which q is which."""
-    out = []
+    says = []
     if loss == "mse":
-        out.append(
+        says.append(
             f"p(x|z) is Gaussian with variance {beta:g}" + ("" if beta == 1 else ": mse with beta stands for that")
         )
     else:
-        out.append("p(x|z) is Bernoulli; where the data are grey values, log p(x|z) is a loss and not a density")
+        says.append("p(x|z) is Bernoulli; where the data are grey values, log p(x|z) is a loss and not a density")
         if beta != 1:
-            out.append(
+            says.append(
                 f"trained with beta = {beta:g}: q(z|x) is no approximation of the posterior under this p(x|z), so "
                 "the exact-posterior gain is neither bound nor estimate; the likelihood gain is as exact as ever"
             )
     if prior is not None:
-        out.append(
+        says.append(
             f"trained with its own prior, {prior.label}, not N(0, I): it is a candidate (`prior`), gains are over "
             "N(0, I), and the exact-posterior gain, which takes N(0, I) for the prior in training, does not hold"
         )
     if TRAINED[name]:
-        out.append(
+        says.append(
             f"trained with {TRAINED[name]}, not the ELBO: q(z|x) is what the encoder gives, not the q of that bound, "
             "and ELBO gain and exact-posterior gain are conditional on it"
         )
-    return tuple(out)
+    return tuple(says)

@@ -1,6 +1,6 @@
 """An encoder for a decoder that has none: fitted to it by the ELBO, the decoder as it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -28,8 +28,7 @@ class Whole(nn.Module):
 
 def refit(
     decode: Callable[[Tensor], Distribution],
-    train_rows: Rows,
-    selection: Rows,
+    rows: Mapping[str, Rows],
     latents: int,
     *,
     hidden: Sequence[int],
@@ -40,8 +39,7 @@ def refit(
 
     Args:
         decode: p(x|z); differentiable in z.
-        train_rows: what it is fitted to.
-        selection: what it is stopped by.
+        rows: `train`, what it is fitted to, and `selection`, what it is stopped by.
         latents: d.
         hidden: widths of the hidden layers.
         settings: of the training.
@@ -52,6 +50,6 @@ def refit(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "refit").initial_seed())
-        encoder = MLPEncoder(train_rows.x.shape[1:], latents, hidden)
+        encoder = MLPEncoder(rows["train"].x.shape[1:], latents, hidden)
     whole = VAE(encoder, nn.Identity(), Whole(decode), latents=latents)
-    return train(whole, train_rows, selection, settings, seed=seed).vae.encoder
+    return train(whole, rows["train"], rows["selection"], settings, seed=seed).vae.encoder

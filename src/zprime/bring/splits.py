@@ -60,16 +60,18 @@ def split(
 
 
 def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:
-    out = torch.as_tensor(x).detach().cpu()
-    if out.ndim < 2 or len(out) < 2:
-        raise ArrayError(f"data: expected at least 2 rows of at least one entry in {name}, got shape {list(out.shape)}")
-    out = out if out.is_floating_point() else out.float()
-    check_finite(name, out)
-    return out if dtype is None else out.to(dtype)
+    data = torch.as_tensor(x).detach().cpu()
+    if data.ndim < 2 or len(data) < 2:
+        raise ArrayError(
+            f"data: expected at least 2 rows of at least one entry in {name}, got shape {list(data.shape)}"
+        )
+    data = data if data.is_floating_point() else data.float()
+    check_finite(name, data)
+    return data if dtype is None else data.to(dtype)
 
 
 def _labels(name: str, y: Any, n: int) -> Tensor:
-    out = torch.as_tensor(y)
-    if out.shape != (n,) or out.is_floating_point():
-        raise ArrayError(f"labels: expected {n} integers for {name}, got {out.dtype} of shape {list(out.shape)}")
-    return out.long()
+    labels = torch.as_tensor(y)
+    if labels.shape != (n,) or labels.is_floating_point():
+        raise ArrayError(f"labels: expected {n} integers for {name}, got {labels.dtype} of shape {list(labels.shape)}")
+    return labels.long()
