@@ -9,11 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.data import Rows
-from zprime.distribution import LatentDistribution
+from zprime.distribution import LatentDistribution, is_standard
 from zprime.encoding import encode
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.kind import Context
-from zprime.latent.prior import Prior
 from zprime.posteriors import Posteriors
 from zprime.sampling import GenerativeModel
 from zprime.vae import Model
@@ -74,7 +73,7 @@ def check_prior(prior: LatentDistribution | None, d: int) -> None:
     Raises:
         UsageError: another prior.
     """
-    if prior is None or (isinstance(prior, Prior) and prior.tau == 1 and prior.dim == d):
+    if prior is None or (is_standard(prior) and prior.d == d):
         return
     raise UsageError(
         f"prior: expected None or Prior({d}), which is N(0, I) in {d} dimensions, got {prior.label} in {prior.d}; "
