@@ -115,8 +115,11 @@ def test_the_numbers_are_the_histograms_own() -> None:
     assert (c.rows, c.dropped, c.names) == (500, 7, ["z1", "z2", "distance"])
     inside = binom.cdf(c.high, 500, 1 / BINS) - binom.cdf(c.low - 1, 500, 1 / BINS)
     assert 1 - BINS * (1 - inside) >= 0.95
-    assert all(abs(e.value) < 4 * (e.stderr or 0) for e in c.bias)
-    assert all(abs(e.value - 1) < 4 * (e.stderr or 0) for e in c.spread)
+    for bias, spread in zip(c.bias, c.spread, strict=True):  # a uniform number: variance 1/12, of 12 (u - 1/2)^2 4/5
+        assert bias.stderr == pytest.approx((1 / 12 / 500) ** 0.5, rel=0.1)
+        assert spread.stderr == pytest.approx((4 / 5 / 500) ** 0.5, rel=0.1)
+        assert abs(bias.value) < 4 * (bias.stderr or 0)
+        assert abs(spread.value - 1) < 4 * (spread.stderr or 0)
 
 
 def test_rows_where_there_is_no_q_r_are_dropped_and_counted() -> None:

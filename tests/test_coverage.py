@@ -26,7 +26,7 @@ LONG = [pytest.param("memorised", marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize("group", [*(g for g in GROUPS if g != "memorised"), *LONG])
 def test_every_group_gives_intervals_and_their_truths(group: str) -> None:
-    """Two data sets: enough to see a truth that is computed wrongly, ten half-widths off."""
+    """Two data sets, the same at every run: enough to see a truth that is computed wrongly, two half-widths off."""
     for seed in (0, 1):
         found = GROUPS[group](seed)
         assert len({name for name, *_ in found}) == len(found)
@@ -34,7 +34,7 @@ def test_every_group_gives_intervals_and_their_truths(group: str) -> None:
             assert low < high, name
             assert math.isfinite(truth), name
             if math.isfinite(high - low):
-                assert abs(truth - (low + high) / 2) < 5 * (high - low), name
+                assert abs(truth - (low + high) / 2) <= high - low, name
 
 
 def test_the_table_tells_short_from_wide_from_right() -> None:

@@ -59,6 +59,7 @@ def test_the_aggregated_posterior_is_measured_where_it_is_no_candidate_too() -> 
     assert a.exact_posterior["held-out"].value == pytest.approx(b.exact_posterior["held-out"].value, abs=1e-9)
     held_out = b.elbo["held-out"]
     assert held_out.split == "heldout"
+    assert 0 < (held_out.stderr or 0) < 0.3
     assert held_out.value == pytest.approx(a.elbo["held-out"].value, abs=4 * (held_out.stderr or 0))
 
 

@@ -15,7 +15,7 @@ from zprime.data import Rows
 from zprime.errors import UsageError
 from zprime.latent import Gaussian
 from zprime.measure.candidates import Candidates
-from zprime.measure.likelihood.ais import AISSettings
+from zprime.measure.likelihood.ais import AISSettings, Annealed
 from zprime.measure.likelihood.bits import bits_per_dimension, units
 from zprime.measure.likelihood.gains import RowGains, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
@@ -216,3 +216,22 @@ def test_a_wrong_encoder_is_named_and_without_a_decoder_nothing_is_said() -> Non
     assert "too narrow" in said[2]
     assert "the encoder's posteriors are not the model's (p < 0.001)" in said[2]
     assert sentences(replace(found, likelihood=None)) == []
+
+
+@pytest.mark.parametrize(("gap", "stable"), [(0.95, True), (1.05, False)])
+def test_a_sandwich_is_wide_from_one_nat_on(gap: float, stable: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    class Chains:
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            pass
+
+        def forward(self) -> Annealed:
+            return Annealed(torch.linspace(-9, -8, 20).double(), torch.ones(20).double())
+
+        def reverse(self, z: torch.Tensor) -> Annealed:
+            return Annealed(self.forward().log_prob + gap, torch.ones(20).double())
+
+    monkeypatch.setattr("zprime.measure.likelihood.sandwich.Annealer", Chains)
+    options = {"rows": 20, "draws": 80, "dtype": torch.float64, "rng": stream(0, "s"), "seed": 0}
+    s = sandwich(PANEL, "prior", MODEL.vae(), **options)
+    assert s.gap.value == pytest.approx(gap)
+    assert s.gap.stable is stable

@@ -16,6 +16,7 @@ from zprime.auditing import audit
 from zprime.data import SPLITS
 from zprime.errors import ArtifactError
 from zprime.latent import MixtureSettings
+from zprime.reporting.explain import explain
 from zprime.results.audit import Audit
 from zprime.running import Run
 
@@ -253,3 +254,42 @@ def test_a_file_that_cannot_be_flushed_is_not_put_in_place(tmp_path: Path, monke
         write(tmp_path / "a", 1)
     assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def with_gain(audit: Audit, names: tuple[str, ...], value: float, error: float) -> Audit:
+    """Held-out gains of some entries, by every estimator."""
+    entries = []
+    for e in audit.entries:
+        if e.name.startswith(names):
+            scores = {
+                k: replace(
+                    s, gain=replace(s.gain, value=value, stderr=error, low=value - 2 * error, high=value + 2 * error)
+                )
+                for k, s in e.scores["heldout"].items()
+            }
+            e = replace(e, scores={**e.scores, "heldout": scores})
+        entries.append(e)
+    return replace(audit, entries=entries)
+
+
+@pytest.mark.parametrize(("value", "harm"), [(-0.19, False), (-0.21, True), (0.5, False)])
+def test_harm_is_said_where_it_is_measurable(value: float, harm: bool, whole: tuple[Run, Audit]) -> None:  # noqa: FBT001
+    """Twice an error of 0.1 below nothing."""
+    told = explain(with_copying(with_gain(whole[1], ("aggregated",), value, 0.1), "aggregated (e = 0)", "passes"))
+    told = told.replace("what it generates are copies", "")
+    assert ("nats worse off under it" in told) is harm
+    assert ("It does not know new rows" in told) is harm
+
+
+@pytest.mark.parametrize(("value", "closer"), [(0.19, False), (0.21, True), (-0.5, False)])
+def test_what_comes_closer_than_the_prior_is_said_where_it_is_measurable(
+    value: float,
+    closer: bool,
+    whole: tuple[Run, Audit],  # noqa: FBT001
+) -> None:
+    told = explain(with_gain(whole[1], ("gaussian", "mixture"), value, 0.1))
+    assert ("nats closer to their posteriors than p(Z)" in told) is closer
+    assert ("nothing that stores no rows comes measurably closer" in told) is not closer

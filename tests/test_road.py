@@ -66,6 +66,7 @@ def test_the_road_is_the_closed_form(straight: BandwidthPath) -> None:
     assert truths["h = 0.05"] > 0.7 > truths["h = 0.1"] > 0.5 > truths["h = 0.5"] > truths["h = 1"]
     for stop in straight.points:
         e = stop.copying.regional
+        assert (e.stderr or 0.0) < 0.05, stop.name
         assert e.value == pytest.approx(truths[stop.name], abs=3 * (e.stderr or 0.0) + 1e-6), stop.name
 
 

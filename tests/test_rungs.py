@@ -248,3 +248,53 @@ def test_the_proposal_is_what_the_draws_follow() -> None:
         u = (drawn.z[:, drawn.from_posterior] - MEAN[:4, None]) / (SCALE[:4, None] * widen)
         torch.testing.assert_close(u.std(1), torch.ones(4, 2).double(), rtol=0.2, atol=0)
     assert isinstance(r("flow"), Flow)
+
+
+class Narrow(Flat):
+    """A narrow Gaussian in one dimension, without its closed form."""
+
+    def __init__(self, centre: float, scale: float) -> None:
+        super().__init__(1)
+        self.centre, self.scale = centre, scale
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return gaussian_log_prob(z.double(), torch.tensor([self.centre]).double(), torch.tensor([self.scale]).double())
+
+
+def matched(r: Narrow, rows: int = 200) -> tuple[Tensor, Tensor]:
+    """What `match` makes of it for posteriors N(0, 1): means and standard deviations."""
+    one = torch.zeros(rows, 1).double(), torch.ones(rows, 1).double()
+    centre, spread = match(Candidates({"r": r}), ["r"], *one, rng=stream(0, "pilot"))["r"]
+    return centre[:, 0], spread[:, 0]
+
+
+def test_a_match_to_what_lies_far_off_leaves_a_dozen_draws() -> None:
+    """Of 64 draws, the half of them 1.5 times as wide: by the largest alone the match would lie at 3."""
+    centre, _ = matched(Narrow(4.0, 0.7))
+    assert 1.3 < float(centre.mean()) < 2.2
+    assert float(centre.std()) < 0.45
+    near, _ = matched(Narrow(0.5, 0.5))  # half of them count there: nothing to temper
+    product = 1 / (1 + 4 - 1)  # of N(0, 1) with N(0.5, 0.25) / N(0, 1)
+    assert float(near.mean()) == pytest.approx(4 * 0.5 * product, abs=0.05)
+
+
+def test_a_match_is_never_much_narrower_than_the_posterior() -> None:
+    """A Gaussian of 0.2 that some 12 draws see: q counts for four draws of its own, so that its tails are not lost."""
+    _, spread = matched(Narrow(0.0, 0.2))
+    assert float(spread.min()) > 0.5
+    assert float(spread.mean()) < 1.0
+
+
+def test_where_q_is_wider_than_the_prior_its_scales_count_as_one() -> None:
+    """q_r of a wide r and a wider q is no density; that of q with scale 1 is, and all draws have a finite weight."""
+    r = Gaussian(torch.zeros(2).double(), 1.5 * torch.eye(2).double())
+    candidates, scale = Candidates({"wide": r}), torch.full((6, 2), 3.0).double()
+    assert not bool(torch.isfinite(r.tilt(MEAN[:6], scale, draws=0, rng=stream(0)).log_ratio).any())
+    drawn = propose(candidates, Plan.of(candidates, 4000), MEAN[:6], scale, stream(0, "p"))
+    for part in (drawn.z, drawn.proposal, drawn.log_ratio["wide"]):
+        assert bool(torch.isfinite(part).all())
+    torch.testing.assert_close(
+        drawn.log_ratio["wide"], r.tilt(MEAN[:6], torch.ones(6, 2).double(), draws=0, rng=stream(0)).log_ratio
+    )
+    w = (drawn.base["wide"] - drawn.proposal).exp()
+    assert ((w.mean(1) - 1).abs() < 4.5 * w.std(1) / math.sqrt(4000)).all()
