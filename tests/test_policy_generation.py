@@ -127,7 +127,7 @@ def test_a_gain_of_two_percent_is_needed(fall: float, decision: str) -> None:
 @pytest.mark.parametrize(("errors", "decision"), [(1.95, "keep the prior"), (2.05, "leave the prior")])
 def test_a_gain_of_two_errors_is_needed(errors: float, decision: str) -> None:
     v = one(compared(10.0), compared(100.0 - 5 * errors, error=5.0))
-    assert v.evidence["gain"].stderr == pytest.approx(5.0)
+    assert v.numbers["gain"].stderr == pytest.approx(5.0)
     assert (v.decision, v.choice) == (decision, "prior" if decision.startswith("keep") else "r")
 
 
@@ -141,7 +141,7 @@ def test_a_gain_that_costs_two_errors_of_coverage_is_not_taken(fewer: float, dec
 def test_equal_coverage_is_no_loss() -> None:
     """Where both cover all there is, in every half, the difference is 0 and its error too."""
     v = one(compared(10.0, 1.0), prior=compared(100.0, 1.0))
-    assert v.evidence["coverage gain"].stderr == 0
+    assert v.numbers["coverage gain"].stderr == 0
     assert (v.decision, v.choice) == ("leave the prior", "r")
 
 
@@ -234,13 +234,13 @@ def test_the_gate_is_for_one_exact_copy_in_ten(exact: float, status: str) -> Non
 
 
 def gate(**ends: float) -> str:
-    """The status where the lower ends of `within`, `near` and `singled` are these."""
+    """The status where the lower ends of `regional`, `near` and `singled` are these."""
     patch = pytest.MonkeyPatch()
     from zprime.measure.samples import copying as module
 
     base = copying(neighbours(torch.rand(60)), neighbours(torch.rand(60)))
     tails = iter([replace(base.near, low=ends["near"]), replace(base.singled, low=ends["singled"])])
-    auc = iter([base.auc, replace(base.within, low=ends["within"])])
+    auc = iter([base.auc, replace(base.regional, low=ends["regional"])])
     try:
         patch.setattr(module, "_auc", lambda *a: next(auc, base.auc))
         patch.setattr(module, "_tail", lambda *a: next(tails))
@@ -250,7 +250,7 @@ def gate(**ends: float) -> str:
 
 
 @pytest.mark.parametrize(
-    ("within", "near", "singled", "status"),
+    ("regional", "near", "singled", "status"),
     [
         (0.549, 0.149, 0.9, "passes"),
         (0.551, 0.0, 0.051, "copies"),
@@ -259,5 +259,5 @@ def gate(**ends: float) -> str:
         (0.0, 0.151, 0.049, "passes"),
     ],
 )
-def test_the_gates_limits(within: float, near: float, singled: float, status: str) -> None:
-    assert gate(within=within, near=near, singled=singled) == status
+def test_the_gates_limits(regional: float, near: float, singled: float, status: str) -> None:
+    assert gate(regional=regional, near=near, singled=singled) == status
