@@ -113,7 +113,7 @@ def test_weights_stand_for_rows_that_occur_more_than_once() -> None:
     many = MemoryPosteriors(TRAIN.mean.repeat_interleave(times, 0), TRAIN.scale.repeat_interleave(times, 0))
     a, b = (averages({"train": p, "heldout": HELD}, surgery(p, split="train", rng=stream(0, "s"))) for p in (one, many))
     assert list(a.members) == list(b.members)
-    for name in ("prior", "moment match", "barycentre", "pool"):
+    for name in ("prior", "moment match", "barycentre", "log-pool"):
         mine, theirs = a.members[name], b.members[name]
         assert mine.forward.value == pytest.approx(theirs.forward.value), name
         assert mine.reverse is not None
