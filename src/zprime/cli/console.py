@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from zprime.results.audit import Audit
 
 
-
 class Output(Console):
     """Standard output; when nobody reads it any more that is an error, which ends the command with exit code 141."""
 
