@@ -44,6 +44,8 @@ browser: $(VENV)/.done  ## the report in Debian's chromium; screenshots in build
 
 docs: $(VENV)/.docs  ## the documentation site, into site/
 	$(BIN)/python tools/nav.py
+	$(BIN)/python tools/layers.py
+	$(BIN)/python tools/places.py
 	$(BIN)/python tools/changes.py
 	$(BIN)/zensical build
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -14,7 +15,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import changes  # noqa: E402
 import cli  # noqa: E402
+import layers  # noqa: E402
 import nav as navigation  # noqa: E402
+import places  # noqa: E402
 
 LOADS = re.compile(
     r"""<(?:script|img|iframe|source|video|audio|embed)\b[^>]*\bsrc=["']?(?:https?:)?//"""
@@ -56,6 +59,26 @@ def test_a_new_page_goes_to_the_end_of_its_folders_section(tmp_path: Path) -> No
 
 def test_command_line_page_is_what_the_commands_say() -> None:
     assert cli.PAGE.read_text() == cli.text(), "run `make cli-docs`"
+
+
+def test_architecture_page_has_the_layers_that_are_enforced() -> None:
+    assert layers.PAGE.read_text() == layers.text(), "run `python tools/layers.py`"
+
+
+def test_what_is_new_touches_few_places() -> None:
+    """docs/changing.md: a kind 4, a measure 3, a data format 2, a section its own file and the list of sections."""
+    code = places.modules()
+    assert min(len(k.places) for k in places.kinds(code)) <= 4
+    assert statistics.median_low(len(m.places) for m in places.measures(code)) <= 3
+    assert {len(f.places) for f in places.formats(code)} == {2}
+    assert {len(s.places) for s in places.sections(code)} == {2}
+
+
+def test_places_are_found_by_imports_and_names() -> None:
+    by_name = {k.name: k.places for k in places.kinds(places.modules())}
+    assert {"src/zprime/latent/vamp.py", "src/zprime/latent/__init__.py"} <= set(by_name["vamp"])
+    assert "src/zprime/bring/pythae_vae.py" in by_name["vamp"]  # its prior is made of one
+    assert "src/zprime/reporting/page.py" not in by_name["barycentre"]
 
 
 def test_changes_hold_every_fragment(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
+INDENT = "    "
 PLACE = re.compile(r"(<!-- layers -->\n).*?(<!-- /layers -->)", re.S)
 
 
