@@ -1,4 +1,7 @@
-"""Add pages that are missing in the site's `nav`, each at the end of its folder's section: python tools/nav.py."""
+"""What the site needs of new pages and kinds, written by python tools/nav.py.
+
+Pages that are missing in `nav` go to the end of their folder's section; the settings of every kind go into docs/api.md.
+"""
 
 import re
 from pathlib import Path
@@ -26,5 +29,16 @@ def text(root: Path = ROOT) -> str:
     return out
 
 
+def settings(root: Path = ROOT) -> str:
+    """docs/api.md with the settings that `zprime.latent` imports, in that order."""
+    lines = re.findall(r"import .*?\b(\w+Settings) as \1$", (root / "src/zprime/latent/__init__.py").read_text(), re.M)
+    listed = "".join(f"::: zprime.latent.{name}\n" for name in lines)
+    page = (root / "docs" / "api.md").read_text()
+    return re.sub(
+        r"(<!-- settings -->\n).*?(<!-- /settings -->)", lambda m: f"{m[1]}\n{listed}\n{m[2]}", page, flags=re.S
+    )
+
+
 if __name__ == "__main__":
     SITE.write_text(text())
+    (ROOT / "docs" / "api.md").write_text(settings())

@@ -81,14 +81,21 @@ def users(code: dict[Path, ast.Module], own: Path, names: set[str]) -> list[str]
 
 def classes(tree: ast.Module) -> dict[str, str]:
     """Public classes -> the kind that they say they are, or nothing."""
-    return {n.name: kind_of(n) for n in tree.body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")}
+    out: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            out[node.name] = kind_of(node, out)
+    return out
 
 
-def kind_of(node: ast.ClassDef) -> str:
-    """The value of a class attribute `kind`."""
+def kind_of(node: ast.ClassDef, before: dict[str, str]) -> str:
+    """The value of a class attribute `kind`: a text, or the kind of a class before it."""
     for a in node.body:
-        if isinstance(a, ast.AnnAssign) and getattr(a.target, "id", "") == "kind" and isinstance(a.value, ast.Constant):
-            return str(a.value.value)
+        if isinstance(a, ast.AnnAssign) and getattr(a.target, "id", "") == "kind":
+            if isinstance(a.value, ast.Constant):
+                return str(a.value.value)
+            if isinstance(a.value, ast.Attribute) and isinstance(a.value.value, ast.Name):
+                return before.get(a.value.value.id, "")
     return ""
 
 
