@@ -174,7 +174,7 @@ def test_digits_are_as_scikit_learn_ships_them() -> None:
     data = load(DataSettings("digits"))
     found = load_digits()
     rows = data.rows("heldout")
-    assert (data.name, data.shape, data.is_image) == ("digits", (1, 8, 8), True)
+    assert (data.name, data.shape) == ("digits", (1, 8, 8))
     np.testing.assert_allclose(rows.x[:, 0].numpy(), found.images[rows.ids] / 16, atol=1e-7)
     assert rows.labels.tolist() == found.target[rows.ids].tolist()
     assert data.bytes == 4 * 64 * len(data.ids["train"])
@@ -242,7 +242,7 @@ def test_labels_may_be_words(tmp_path: Path) -> None:
 def test_idx_folder_is_read_with_its_test_part_held_out(tmp_path: Path, *, zipped: bool) -> None:
     parts = mnist(tmp_path, zipped=zipped)
     data = load(DataSettings(str(tmp_path)))
-    assert (data.shape, data.is_image, data.raw.dtype) == ((1, 5, 4), True, torch.uint8)
+    assert (data.shape, data.raw.dtype) == ((1, 5, 4), torch.uint8)
     assert data.ids["heldout"].tolist() == list(range(20, 26))
     everything = np.concatenate([parts["train-images-idx3"], parts["t10k-images-idx3"]])
     labels = np.concatenate([parts["train-labels-idx1"], parts["t10k-labels-idx1"]])

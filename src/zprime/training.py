@@ -110,6 +110,8 @@ def train(
 ) -> Trained:
     """Maximise the ELBO on `rows` by Adam; keep the parameters with the best ELBO on `selection`.
 
+    A public facade: its arguments are what users choose.
+
     Args:
         vae: trained in place.
         rows: the training split.

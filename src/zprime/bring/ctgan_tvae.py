@@ -161,7 +161,7 @@ def tvae(
     """Bring ctgan's TVAE, or SDV's TVAESynthesizer (one without constraints).
 
     Rows are the transformed table, as the networks see it; its transformer draws the component of every number at
-    random, here once and by `seed`.
+    random, here once and by `seed`. A public facade: it takes as many arguments as a user may choose.
 
     Args:
         synthesizer: fitted.

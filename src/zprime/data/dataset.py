@@ -177,11 +177,6 @@ class Dataset:
         return weights
 
     @property
-    def is_image(self) -> bool:
-        """Whether rows can be shown as pictures."""
-        return len(self.shape) == 3 and self.shape[0] in (1, 3)
-
-    @property
     def bytes(self) -> int:
         """What the training rows take as they are stored: the other way to keep the aggregated posterior."""
         return self.raw[self.ids["train"]].numel() * self.raw.element_size()
