@@ -5,55 +5,48 @@ from pathlib import Path
 
 from pages import DOCS, put, table
 
-from zprime.reporting.table import cell, size, title
-from zprime.results.audit import Audit, Entry
+from zprime.reporting import gains
+from zprime.results.audit import Audit
 from zprime.results.audit import load as load_audit
-from zprime.results.names import CandidateId, Gain
+from zprime.results.facts import CurvePoint
+from zprime.results.names import Gain
+from zprime.statistics.format import proportion, size
+from zprime.tables import NONE, Style
 
 PAGE = DOCS / "kinds" / "compared.md"
 
 
 def all_kinds(audit: Audit) -> str:
     """Cost and held-out gains of everything that was fitted, and where the figures come from."""
-    heads = [
-        "fitted as",
-        "z′ from",
-        "stored",
-        "of single rows",
-        "fit, CPU s",
-        "draws per CPU s",
-        *(g.words for g in Gain),
-    ]
+    heads = ["fitted as", "z′ from", "stored", "of single rows", "fit, CPU s", "draws per CPU s"]
+    shown = gains.table(audit).pick("name", "stored", "of single rows", *Gain)
+    rows = []
+    for e, row in zip(audit.entries, shown.rows, strict=True):
+        name, stored, kept, *measured = (c.text for c in row.cells)
+        label = f"**{e.label}**" if row.style is Style.CHOSEN else name
+        spent = [NONE if e.seconds is None else f"{e.seconds:,.0f}", f"{e.draws_per_second:,.0f}"]
+        rows.append(
+            [e.name if e.eligible else "", label, stored, kept, *(spent if e.eligible else ["", ""]), *measured]
+        )
     data, s = audit.data, audit.settings
-    return table(heads, [_line(audit, e) for e in audit.entries]) + (
-        f"\n\n{data.name}: {data.sizes}; {audit.model.latents} latents; ± one standard error; at "
-        f"most {s.rows} held-out rows and {s.draws} draws a row; seed {audit.seed}. {audit.verdict.sentence}"
+    return table([*heads, *(g.words for g in Gain)], rows) + (
+        f"\n\n{data.name}: {data.sizes}; {audit.model.latents} latents; ± one standard error; at most {s.rows} "
+        f"held-out rows and {s.draws} draws for the likelihood gain; seed {audit.seed}. {audit.verdict.sentence}"
     )
-
-
-def _line(audit: Audit, e: Entry) -> list[str]:
-    label = f"**{e.label}**" if e.id == CandidateId(audit.verdict.choice) else title(e).strip()
-    name, cost = "", ["", ""]
-    if e.eligible:
-        name, cost = e.name, ["–" if e.seconds is None else f"{e.seconds:,.0f}", f"{e.draws_per_second:,.0f}"]
-    gains = [cell(e.heldout.of(g)) for g in Gain]
-    return [name, label, size(e.bytes), "yes" if e.holds_rows else "no", *cost, *gains]
 
 
 def curve(audits: dict[str, Audit]) -> str:
     """K against bytes and the gain on the selection split, for the mixture of each run."""
-    found = {n: {int(c.value): c for c in a.entry("mixture").curve} for n, a in audits.items()}
+    points = {n: {int(c.value): c for c in a.entry("mixture").curve} for n, a in audits.items()}
     heads = ["K", *(f"{n}: {what}" for n in audits for what in ("stored", "share of p", "ELBO gain"))]
-    rows = []
-    for k in sorted({k for f in found.values() for k in f}):
-        cells = [str(k)]
-        for f in found.values():
-            c = f.get(k)
-            cells += (
-                ["", "", ""] if c is None else [size(c.bytes), f"{c.epsilon:.0%}", f"{c.gain:+.2f} ± {c.stderr:.2f}"]
-            )
-        rows.append(cells)
-    return table(heads, rows)
+    tried = sorted({k for p in points.values() for k in p})
+    return table(heads, [[str(k), *(cell for p in points.values() for cell in _cells(p.get(k)))] for k in tried])
+
+
+def _cells(point: CurvePoint | None) -> list[str]:
+    if point is None:
+        return ["", "", ""]
+    return [size(point.bytes), proportion(point.epsilon), f"{point.gain:+.2f} ± {point.stderr or 0.0:.2f}"]
 
 
 def main(digits: Path, fashion: Path, few: Path) -> None:

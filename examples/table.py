@@ -1,59 +1,40 @@
 """Print the README's tables of a run as Markdown: python examples/table.py runs/fashion"""
 
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from zprime import Audit
-from zprime.measure.samples.side import PLANTED, RECONSTRUCTED
-from zprime.reporting.table import cell, size, title
+from zprime.reporting import gains, samples
 from zprime.results.audit import load as load_audit
-from zprime.results.names import CandidateId, Gain
-from zprime.results.samples import SamplesSide
-from zprime.statistics.estimate import Estimate, unsigned
+from zprime.results.names import Gain
+from zprime.results.samples import REAL, Sampled, SamplesSide
+from zprime.tables import Table, to_markdown
 
 
 def written(audit: Audit) -> str:
     """One row for each latent distribution, held-out gains with their standard errors."""
-    lines = [
-        "| z′ from | stored | of single rows | " + " | ".join(g.words for g in Gain) + " |",
-        "| --- " * (3 + len(Gain)) + "|",
-    ]
-    for e in audit.entries:
-        name = f"**{e.label}**" if e.id == CandidateId(audit.verdict.choice) else title(e).strip()
-        gains = [cell(e.heldout.of(g)) for g in Gain]
-        lines.append(f"| {name} | {size(e.bytes)} | {'yes' if e.holds_rows else 'no'} | " + " | ".join(gains) + " |")
-    return "\n".join(lines)
+    return to_markdown(gains.table(audit).pick("name", "stored", "of single rows", *Gain))
 
 
-def samples(made: SamplesSide) -> str:
+def compared(audit: Audit, side: SamplesSide) -> str:
     """One row for the controls and each latent distribution; of one that is mixed with p for nothing, it alone."""
-    heads = ["x′ from", "copies", "nearer", "Fréchet distance", "coverage", "TSTR"]
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    ids = [e.id for e in made.entries]
-    for e in [made.controls[RECONSTRUCTED], made.controls[PLANTED], *made.entries]:
-        chosen = e.id == CandidateId(made.verdict.choice)
-        alone = CandidateId(e.name, alone=True)
-        if (
-            e.copying is None
-            or (not chosen and not e.id.alone and alone in ids)
-            or (e.id == CandidateId(made.verdict.choice, alone=True))
-        ):
-            continue
-        cells = [
-            f"**{e.label}**" if chosen else f"{e.label} alone" if e.id.alone else e.label,
-            "**copies**" if e.status == "copies" else "no",
-            share(e.copying.regional),
-            unsigned(e.fidelity.frechet),
-            share(e.fidelity.coverage),
-            "–" if e.tstr is None else share(e.tstr.accuracy),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    table = samples.table(audit)
+    assert table is not None
+    choice, alone = side.verdict.choice, {e.name for e in side.entries if e.id.alone}
 
+    def kept(e: Sampled) -> bool:
+        if e.id.alone:
+            return e.name != choice
+        return e.name != REAL and (e.name == choice or e.name not in alone)
 
-def share(e: Estimate) -> str:
-    """Three decimals, as all of its column."""
-    return f"{e.value:.3f} ± {e.stderr or 0.0:.3f}"
+    pairs = zip(table.rows, [*side.controls.values(), *side.entries], strict=True)
+    named: Table = replace(table, rows=[row for row, e in pairs if kept(e)])
+    headings = {"frechet": "Fréchet distance", "cover": "coverage"}
+    names = [c.name for c in table.columns if c.name != "inside"]
+    text = to_markdown(named.pick(*names).named(**headings))
+    return re.sub(r"\| copies \| (?=\d)", "| **copies** | ", text)
 
 
 def main(run: Path) -> None:
@@ -61,7 +42,7 @@ def main(run: Path) -> None:
     audit = load_audit(run / "audit")
     print(written(audit))
     if audit.samples is not None:
-        print(f"\n{audit.samples.rows} held-out rows:\n\n{samples(audit.samples)}")
+        print(f"\n{audit.samples.rows} held-out rows:\n\n{compared(audit, audit.samples)}")
     s = audit.surgery["train"]
     print(
         f"\n{audit.data.name}: {audit.data.sizes}, seed {audit.seed}, {audit.settings.rows} rows at most, "

@@ -24,8 +24,8 @@ from zprime.latent import SETTINGS, Defensive
 from zprime.latent.kind import Context
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import pictures
-from zprime.reporting.table import size
 from zprime.rng import stream
+from zprime.statistics.format import size
 
 N, SEED = 200, 0
 SCALES = (0.04, 0.12)  # of the posteriors, either with probability 1/2, whatever the place

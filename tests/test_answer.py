@@ -10,12 +10,13 @@ import pytest
 import small
 from zprime.cli import main
 from zprime.reporting.explain import PARTS, explain
-from zprime.reporting.samples import difference
-from zprime.reporting.words import gloss, nats, shown
+from zprime.reporting.verdicts import difference
+from zprime.reporting.words import gloss
 from zprime.results.audit import Audit, Score, Scores
 from zprime.results.audit import load as load_audit
 from zprime.results.verdicts import Decision
 from zprime.statistics.estimate import exact
+from zprime.statistics.format import nats, prose
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +90,17 @@ def test_its_numbers_are_those_of_the_record(audit: Audit) -> None:
     assert made is not None
     kl = part(text, "(1)")
     assert f"{nats(s.mean_kl.value)} nats from p(z)" in kl
-    assert f"{shown(s.information)} nats tell the rows apart" in kl
-    assert f"{shown(s.hole)} nats are the distance of their average" in kl
+    assert f"{prose(s.information)} nats tell the rows apart" in kl
+    assert f"{prose(s.hole)} nats are the distance of their average" in kl
     average = part(text, "(2)")
     for m in a.members.values():
-        assert f"| {shown(m.forward)} | {shown(m.heldout)} |" in average
+        assert f"| {prose(m.forward)} | {prose(m.heldout)} |" in average
     held, prior = a.members["aggregated posterior"].heldout.value, a.members["prior"].heldout.value
     assert f"{nats(abs(held - prior))} nats {'farther' if held > prior else 'closer'} than p(Z)" in average
     mixture = part(text, "(3)")
     exact_ = next(e for e in made.entries if e.name.startswith("aggregated"))
     assert exact_.copying is not None
-    assert shown(exact_.copying.regional) in mixture
+    assert prose(exact_.copying.regional) in mixture
     assert f"{s.mean_kl.n:,} posteriors take" in mixture
     for verdict in (audit.verdict.sentence, made.verdict.sentence):
         assert verdict in part(text, "In short")

@@ -13,13 +13,13 @@ from zprime.statistics.estimate import (
     Z95,
     Estimate,
     clopper_pearson,
-    digits,
     mean_estimate,
-    share,
+    proportion,
     skew_checked,
     skewness,
     student95,
 )
+from zprime.statistics.format import decimals
 
 ROWS = st.lists(st.floats(-50, 50).map(lambda x: round(x, 3)), min_size=3, max_size=30)
 
@@ -82,7 +82,7 @@ def test_mirrored_stretched_or_shifted_rows_have_such_an_interval(rows: list[flo
 @given(st.integers(1, 60), st.data())
 def test_shares_have_scipys_exact_interval(n: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, n))
-    e = share(hits, n, unit="share", split="heldout", seed=None)
+    e = proportion(hits, n, unit="share", split="heldout", seed=None)
     truth = binomtest(hits, n).proportion_ci(0.95, method="exact")
     assert (e.low, e.high) == (pytest.approx(truth.low, abs=1e-9), pytest.approx(truth.high, abs=1e-9))
     assert e.stderr == pytest.approx(math.sqrt(hits / n * (1 - hits / n) / n))
@@ -109,8 +109,8 @@ def test_rows_of_which_a_few_decide_are_not_stable() -> None:
 
 @given(st.floats(1e-3, 9e3))
 def test_two_figures_of_a_standard_error_are_shown(stderr: float) -> None:
-    places = digits(stderr)
+    places = decimals(stderr)
     assert 1 <= places <= 4
     shown = float(f"{stderr:.{places}f}")
     assert abs(shown - stderr) <= 0.05 * stderr + 1e-12 or places == 4
-    assert digits(math.inf) == digits(0.0) == 2
+    assert decimals(math.inf) == decimals(0.0) == 2

@@ -16,10 +16,10 @@ from zprime.errors import UsageError
 from zprime.latent import Aggregated, Conditional, Defensive, Gaussian, Mixture
 from zprime.measure.candidates import Candidates
 from zprime.measure.samples.fidelity import Compared, fidelity
-from zprime.measure.samples.side import PLANTED, REAL, RECONSTRUCTED, generation
+from zprime.measure.samples.side import generation
 from zprime.measure.verdicts.generation import Contender, decide_generation
 from zprime.posteriors import MemoryPosteriors
-from zprime.results.samples import SamplesSide
+from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, SamplesSide
 from zprime.results.verdicts import GenerationVerdict
 from zprime.rng import stream
 

@@ -19,19 +19,22 @@ from zprime.errors import ArtifactError, UsageError
 from zprime.latent.kind import Outcome
 from zprime.posteriors import ShardedPosteriors
 from zprime.reporting import gains, pictures
+from zprime.reporting.by_field import tables_of
 from zprime.reporting.compare import compare
 from zprime.reporting.compare import short as short_names
 from zprime.reporting.latent_map import map_data
 from zprime.reporting.latents import lines
 from zprime.reporting.page import html
-from zprime.reporting.sections import _tables, sections
+from zprime.reporting.sections import shown
 from zprime.reporting.sheets import Sheet, sheets
-from zprime.reporting.table import details, short, show, size
+from zprime.reporting.terminal import details, show
 from zprime.results.audit import Audit
-from zprime.results.names import Gain
+from zprime.results.names import CandidateId, Gain
 from zprime.rng import stream
 from zprime.running import Run
 from zprime.statistics.estimate import Estimate
+from zprime.statistics.format import size, tight
+from zprime.tables import WIDTH
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +102,21 @@ def test_neighbours_are_on_the_page_but_never_on_a_public_one(digits: tuple[Path
     assert "data-near" not in html(with_near, public=True)
 
 
+def test_the_command_that_makes_it_again_is_printed_as_the_audit_has_it(made: Audit) -> None:
+    page = html(replace(made, command="zprime run --data 'a & b' --seed 3"))
+    assert "<code>zprime run --data &#39;a &amp; b&#39; --seed 3</code>" in page
+    assert "makes it again" not in html(replace(made, command=""))
+
+
 def test_intervals_are_drawn_where_they_are(made: Audit) -> None:
-    rows = gains.rows(made)
-    entries = {e.label if e.eligible else f"{e.label} alone": e for e in made.entries}
     ends = []
-    for row in rows:
-        gain = entries[row.title].heldout.likelihood.gain
-        if row.bar and not (row.bar.left or row.bar.right):
-            assert 0 <= row.bar.low <= row.bar.value <= row.bar.high <= gains.WIDTH
-            ends.append((row.bar.value - row.bar.zero, gain.value))
+    for e, row in zip(made.entries, gains.table(made).pick("name", "drawn").rows, strict=True):
+        assert row.name == e.title
+        bar = row.cells[1].bar
+        assert e.heldout.likelihood is not None
+        if bar and not (bar.left or bar.right):
+            assert 0 <= bar.low <= bar.value <= bar.high <= WIDTH
+            ends.append((bar.value - bar.zero, e.heldout.likelihood.gain.value))
     for drawn, value in ends:
         assert drawn * value >= 0
     scale = [d / v for d, v in ends if abs(v) > 0.05]
@@ -131,13 +140,12 @@ def test_every_estimate_in_a_new_section_is_on_the_page(made: Audit) -> None:
         by_kind: dict[str, Estimate]
 
     e = Estimate(1.234, 0.1, 1.0, 1.4, 77, "nats", "heldout", 3, stable=False, because="too few")
-    tables = _tables(Drift(e, {"prior": e}), "")
-    assert [(t.caption, [r[0] for r in t.rows]) for t in tables] == [("", ["Distance"]), ("By kind", ["prior"])]
-    number = tables[0].rows[0][1][0]
+    tables = tables_of(Drift(e, {"prior": e}), "")
+    assert [(t.title, [r.name for r in t.rows]) for t in tables] == [("", ["Distance"]), ("By kind", ["prior"])]
+    number = tables[0].rows[0].cells[1]
     assert number.text == "1.23 ± 0.10 ?"
     assert number.why == (
-        "between this and that; 95 % interval 1 to 1.4 nats; 77 rows of the heldout split, seed 3; too few; "
-        "not to be stable."
+        "between this and that; 95 % interval 1 to 1.4 nats; 77 rows of the heldout split, seed 3; too few; not stable."
     )
 
 
@@ -174,19 +182,19 @@ def test_sections_inside_sections_become_tables_with_the_same_rows() -> None:
         seed: int = 5430294671576327937
 
     outer = [Outer("prior", 3, Inner(e), {"cat": e}), Outer("mixture", 4, None, {"dog": e})]
-    found = {t.caption: t for t in _tables(outer, "")}
-    assert {k: [r[0] for r in t.rows] for k, t in found.items()} == {
+    found = {t.title: t for t in tables_of(outer, "")}
+    assert {k: [r.name for r in t.rows] for k, t in found.items()} == {
         "": ["prior", "mixture"],
         "Inner": ["prior"],
         "Shares": ["prior", "mixture"],
     }
-    assert found[""].heads == ["", "Size"]
-    assert found["Inner"].heads == ["", "Auc", "Status"]
-    assert [[n.text for n in numbers] for _, numbers in found["Shares"].rows] == [
+    assert [c.heading for c in found[""].columns] == ["", "Size"]
+    assert [c.heading for c in found["Inner"].columns] == ["", "Auc", "Status"]
+    assert [[c.text for c in row.cells[1:]] for row in found["Shares"].rows] == [
         ["0.500 ± 0.010", "–"],
         ["–", "0.500 ± 0.010"],
     ]
-    assert "a chance" in found["Inner"].rows[0][1][0].why
+    assert "a chance" in found["Inner"].rows[0].cells[1].why
 
 
 def test_several_runs_on_one_page(digits: tuple[Path, Audit], made: Audit, tmp_path: Path) -> None:
@@ -319,7 +327,7 @@ def test_hostile_names_are_escaped(made: Audit) -> None:
     nasty = "<script>alert(1)</script>&'\""
     spoiled = replace(
         made,
-        data={**made.data, "name": nasty},
+        data=replace(made.data, name=nasty),
         warnings=[nasty],
         verdict=replace(made.verdict, sentence=nasty, why=[nasty]),
         entries=[replace(e, label=nasty) for e in made.entries],
@@ -358,7 +366,7 @@ def test_terminal_table_holds_what_the_audit_says(made: Audit, width: int) -> No
     assert made.verdict.decision in text
     for e in made.entries:
         assert e.label in text
-        assert short(e.heldout.likelihood.gain) in text
+        assert tight(e.heldout.likelihood.gain) in text
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
 
@@ -371,7 +379,7 @@ def test_long_names_give_way_to_the_numbers(made: Audit) -> None:
     assert "…" not in text
     for e in long.entries:
         for gain in Gain:
-            assert short(e.heldout.of(gain).gain) in text
+            assert tight(e.heldout.of(gain).gain) in text
 
 
 def test_what_is_shipped_is_on_the_page(made: Audit, digits: tuple[Path, Audit]) -> None:
@@ -382,7 +390,7 @@ def test_what_is_shipped_is_on_the_page(made: Audit, digits: tuple[Path, Audit])
 
 def test_untrusted_numbers_are_marked(made: Audit) -> None:
     e = made.entries[1].heldout.likelihood.gain
-    assert short(replace(e, stable=False)) == short(replace(e, stable=True)) + "?"
+    assert tight(replace(e, stable=False)) == tight(replace(e, stable=True)) + "?"
 
 
 def test_sizes_in_words() -> None:
@@ -414,8 +422,9 @@ def test_no_audit_there(tmp_path: Path) -> None:
 def test_averages_are_not_called_like_candidates_with_a_share_of_the_prior(digits: tuple[Path, Audit]) -> None:
     audit = digits[1]
     assert audit.averages is not None
-    mixed = replace(audit.entries[1], name="pool", label="pool + 10 % p")
-    shown = next(s for s in sections(replace(audit, entries=[*audit.entries, mixed])) if s.title == "Averages")
-    names = [name for t in shown.tables for name, _ in t.rows]
-    assert "pool" in names
+    mixed = replace(audit.entries[1], id=CandidateId("log-pool"), label="log-pool + 10 % p")
+    found = shown(replace(audit, entries=[*audit.entries, mixed]), public=False)
+    averages = next(s for s in found if s.section.title == "Averages")
+    names = [row.name for t in averages.numbers for row in t.rows]
+    assert "log-pool" in names
     assert set(audit.averages.members) <= set(names)

@@ -12,15 +12,14 @@ import small
 from zprime import plot, serialise
 from zprime.components import choose
 from zprime.latent.gaussian import moments
-from zprime.measure.samples.bandwidth_path import BANDWIDTHS, CODES, bandwidth_path, path_draws
+from zprime.measure.samples.bandwidth_path import BANDWIDTHS, bandwidth_path, path_draws
 from zprime.measure.samples.copying import TrainingSet, copying
-from zprime.measure.samples.side import PLANTED, RECONSTRUCTED
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import report
 from zprime.reporting.samples import path_line
 from zprime.results.audit import Audit
 from zprime.results.audit import load as load_audit
-from zprime.results.samples import BandwidthPath, Copying
+from zprime.results.samples import CODES, PLANTED, RECONSTRUCTED, BandwidthPath, Copying
 from zprime.rng import stream
 
 N, M = 11, 4000
@@ -190,7 +189,7 @@ def test_it_is_drawn(made: tuple[Audit, Path], tmp_path: Path) -> None:
     assert {t.get_text() for t in top.texts} == set(found.beside)
     assert [t.get_text() for t in bottom.get_xticklabels()] == ["codes", *(f"{h:g}" for h in BANDWIDTHS)]
     page = report(folder, tmp_path / "page.html").read_text()
-    assert "The road from copies to off the data" in page
+    assert "The bandwidth path from copies to off the data" in page
     assert page.count("bandwidth h that smooths the posteriors") == 1
     bare = replace(audit, samples=replace(audit.samples, path=None))
     assert plot.bandwidth_path(bare) is None

@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime import artifact, notebook
+from zprime import artifact
 from zprime.arrays import check_finite, check_matrix
 from zprime.components import ancestral, choose
 from zprime.errors import ArrayError
 from zprime.kernels import DiagonalMixture, LabelledMixture
+from zprime.statistics.format import size
+from zprime.tables import facts, to_html
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,20 @@ class Posteriors(ABC):
         first = next(iter(self.shards()))
         scale, mean = first.scale.double(), first.mean.double()
         spread = mean.std(0, correction=0)
-        return notebook.box(
-            f"{self.n:,} posteriors in {self.d} dimensions",
-            [
-                ("stored", notebook.size(self.bytes)),
-                ("standard deviations", f"median {scale.median():.3g}, from {scale.min():.3g} to {scale.max():.3g}"),
-                ("their means' standard deviations", f"from {spread.min():.3g} to {spread.max():.3g}"),
-                ("labels", "no" if self.labels is None else f"{len(set(self.labels.tolist()))} different"),
-                ("weights", "equal" if self.weights is None else "given"),
-            ],
+        return to_html(
+            facts(
+                f"{self.n:,} posteriors in {self.d} dimensions",
+                [
+                    ("stored", size(self.bytes)),
+                    (
+                        "standard deviations",
+                        f"median {scale.median():.3g}, from {scale.min():.3g} to {scale.max():.3g}",
+                    ),
+                    ("their means' standard deviations", f"from {spread.min():.3g} to {spread.max():.3g}"),
+                    ("labels", "no" if self.labels is None else f"{len(set(self.labels.tolist()))} different"),
+                    ("weights", "equal" if self.weights is None else "given"),
+                ],
+            )
         )
 
     @property
@@ -314,7 +321,7 @@ class ShardedPosteriors(Posteriors):
     def shards(self) -> Iterator[Shard]:
         """Each shard file, verified as it is read."""
         start = 0
-        for name, size in zip(self.names, self.sizes, strict=True):
+        for name, rows in zip(self.names, self.sizes, strict=True):
             tensors = self.artifact.tensors(name)
             yield Shard(start, tensors["mean"], tensors["scale"])
-            start += size
+            start += rows

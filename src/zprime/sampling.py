@@ -12,8 +12,9 @@ from zprime import artifact, vae
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent import rebuild
-from zprime.notebook import box, size
 from zprime.rng import fork, stream
+from zprime.statistics.format import size
+from zprime.tables import facts, to_html
 from zprime.vae import Decoder, decoded
 
 
@@ -117,7 +118,7 @@ class GenerativeModel:
             ("x′", "images " + " x ".join(map(str, self.image)) if self.image else "rows of numbers"),
             ("rows", self.says()),
         ]
-        return box("generative model", rows)
+        return to_html(facts("generative model", rows))
 
     def says(self) -> str:
         """Whether this model carries functions of single training rows, and whether it copies them, in words."""

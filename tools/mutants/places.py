@@ -29,6 +29,7 @@ FILES = (
     "running.py",
     "run_folder.py",
     "reporting/numbers.py",
+    "statistics/format.py",
     "reporting/gains.py",
 )
 FAMILIES = (

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-from zprime.cli.console import OPTIONS, bars, give, say, say_table, verdicts
+from zprime.cli.console import OPTIONS, OUT, bars, give, say, say_table, verdicts
 from zprime.cli.run import FLAT
 from zprime.reporting import report
-from zprime.reporting.samples import drift_table
+from zprime.reporting.drift import table as drift_table
 from zprime.results.audit import AuditSettings
 from zprime.running import Run
 from zprime.serialise import to_jsonable
+from zprime.tables import to_rich
 from zprime.threads import Threads, cores
 
 
@@ -37,7 +38,7 @@ def audit(
         with bars() as progress:
             moved = Run.open(run, progress=progress, threads=threads).drift(new_data, seed=seed)
         page = report(run)
-        say(drift_table(moved))
+        say(to_rich(drift_table(moved), OUT.width))
         say(moved.sentence)
         say(f"Report: {page}")
         give({"drift": to_jsonable(moved), "report": page})

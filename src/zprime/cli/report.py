@@ -6,10 +6,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from zprime import reporting
-from zprime.cli.console import give, say, say_table
+from zprime.cli.console import OUT, give, say, say_table
 from zprime.errors import UsageError
-from zprime.reporting.page import find
-from zprime.reporting.table import details
+from zprime.reporting.terminal import details
+from zprime.results.audit import load
 
 
 def report(*run: Path, out: Path | None = None, public: Annotated[bool, Parameter(negative="")] = False) -> None:
@@ -28,14 +28,14 @@ def report(*run: Path, out: Path | None = None, public: Annotated[bool, Paramete
     if not run:
         raise UsageError("run: expected the folder of a run, or several, got none")
     out = out or (Path("compare.html") if len(run) > 1 else None)
-    found = [find(r) for r in run]
+    audits = [load(r) for r in run]
     page = reporting.report(run, out, public=public)
-    for folder, audit in zip(run, found, strict=True):
+    for folder, audit in zip(run, audits, strict=True):
         if len(run) > 1:
             say(f"{folder}:")
         else:
-            say(details(audit))
+            say(details(audit, width=OUT.width))
         say_table(audit)
     say(f"Report: {page}")
-    verdicts = [a.to_json()["verdict"] for a in found]
+    verdicts = [a.to_json()["verdict"] for a in audits]
     give({"report": page, "verdict": verdicts[0]} if len(run) == 1 else {"report": page, "verdicts": verdicts})

@@ -10,10 +10,11 @@ from zprime import threads
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.notebook import box, size
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.facts import Chosen, CurvePoint
+from zprime.statistics.format import size
+from zprime.tables import facts, to_html
 from zprime.vae import Model
 
 Need = Literal["encoder", "decoder", "rows", "labels"]
@@ -102,7 +103,7 @@ class Fit(Generic[L]):
             ("outcome", self.outcome.message if self.outcome.ok else f"not well: {self.outcome.message}"),
             *((f"chosen: {k}", v) for k, v in decided.items() if v is not None),
         ]
-        return box(r.label, rows)
+        return to_html(facts(r.label, rows))
 
 
 @dataclass(frozen=True)

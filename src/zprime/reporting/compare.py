@@ -1,42 +1,52 @@
 """Several audits on one page: verdicts side by side, and every latent distribution of every run in one table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zprime.reporting import gains
-from zprime.reporting.numbers import SAYS, Number, estimate
+from zprime.reporting.numbers import SAYS
+from zprime.reporting.render import render
 from zprime.reporting.sheets import Sheet, sheets
 from zprime.reporting.words import data_name
 from zprime.results.audit import Audit
+from zprime.statistics.format import explained
+from zprime.tables import Cell, Column, Row, Table
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One run: its name, what it is, its numbers beside the others', the rows of its table and its samples."""
+    """One run: its name, what it is, its audit and its samples."""
 
     name: str
     about: str
     audit: Audit
-    numbers: list[Number]
-    rows: list[gains.Row]
     sheets: list[Sheet]
 
 
-HEADS = ["verdict's choice", "its gain", "log p(x), prior", "mean KL(q‖p)", "I", "KL(q̄‖p)", "active latents", "rows"]
+HEADINGS = (
+    "run",
+    "verdict's choice",
+    "its gain",
+    "log p(x), prior",
+    "mean KL(q‖p)",
+    "I",
+    "KL(q̄‖p)",
+    "active latents",
+    "rows",
+)
 UNLIKE = "These runs are not of the same data ({}): gains over the prior can be compared, log p(x) and KL cannot."
 
 
 def compare(audits: Sequence[Audit], names: Sequence[str], *, public: bool = False) -> str:
     """The page as text: a pure function of the audits."""
-    from zprime.reporting.page import render
-
     sets = sorted({data_name(a) for a in audits})
     same = len({a.data.content or a.data.name for a in audits}) == 1
+    runs = [_compared(a, n, public=public) for a, n in zip(audits, short(names), strict=True)]
     return render(
         "compare.html.j2",
-        runs=[_compared(a, n, public=public) for a, n in zip(audits, short(names), strict=True)],
-        heads=HEADS,
-        headings=gains.headings(audits[0]),
+        runs=runs,
+        side_by_side=Table("", [Column(h, h) for h in HEADINGS], [_row(r) for r in runs]),
+        candidates=_candidates(runs),
         note="" if same else UNLIKE.format(", ".join(sets)),
         public=public,
     )
@@ -51,21 +61,40 @@ def short(names: Sequence[str]) -> list[str]:
 
 
 def _compared(audit: Audit, name: str, *, public: bool) -> Compared:
+    s = audit.surgery["train"]
+    about = (
+        f"{audit.data.name or 'data'}, {s.mean_kl.n:,} training rows, {len(s.dimension_kl)} latents, seed {audit.seed}"
+    )
+    return Compared(name, about, audit, sheets(audit, public=public))
+
+
+def _row(run: Compared) -> Row:
+    audit = run.audit
     choice = audit.entry(audit.verdict.choice)
-    drawn = gains.rung(audit)
+    drawn = gains.drawn_gain(audit)
     gain = choice.heldout.of(drawn)
     s = audit.surgery["train"]
-    d = len(s.dimension_kl)
     log_prior = "Mean of log p(x) of held-out rows under the prior, in nats (a lower bound in expectation)"
-    numbers = [
-        Number(choice.label, f"{audit.verdict.sentence}"),
-        estimate(gain.gain if gain else None, SAYS[drawn]),
-        estimate(audit.log_prior, log_prior, plain=True),
-        estimate(s.mean_kl, SAYS["mean_kl"], plain=True),
-        estimate(s.information, SAYS["information"], plain=True),
-        estimate(s.hole, SAYS["hole"], plain=True),
-        Number(f"{s.active} of {d}", SAYS["active"] + ".", s.active),
-        Number(f"{s.mean_kl.n:,}", "Training rows.", s.mean_kl.n),
+    active = SAYS["active"].format(active=audit.thresholds.active)
+    cells = [
+        Cell(run.name, key=run.name),
+        Cell(choice.label, f"{audit.verdict.sentence}", choice.label),
+        explained(gain.gain if gain else None, drawn.says),
+        explained(audit.log_prior, log_prior, plain=True),
+        *(explained(getattr(s, n), SAYS[n], plain=True) for n in ("mean_kl", "information", "hole")),
+        Cell(f"{s.active} of {len(s.dimension_kl)}", active + ".", s.active),
+        Cell(f"{s.mean_kl.n:,}", "Training rows.", s.mean_kl.n),
     ]
-    about = f"{audit.data.name or 'data'}, {s.mean_kl.n:,} training rows, {d} latents, seed {audit.seed}"
-    return Compared(name, about, audit, numbers, gains.rows(audit), sheets(audit, public=public))
+    return Row(cells)
+
+
+def _candidates(runs: Sequence[Compared]) -> Table:
+    """The rows of all runs' tables of gains, each with the name of its run."""
+    tables = [gains.table(r.audit).pick(*(n for n in gains.PAGE if n != "drawn")) for r in runs]
+    first, *others = tables[0].columns
+    rows = [
+        replace(row, cells=[row.cells[0], Cell(run.name, key=run.name), *row.cells[1:]])
+        for run, table in zip(runs, tables, strict=True)
+        for row in table.rows
+    ]
+    return Table("", [first, Column("run", "run", numeric=False), *others], rows)

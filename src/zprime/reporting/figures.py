@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zprime.errors import UsageError
-from zprime.notebook import size
 from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, quiet, styled
 from zprime.results.audit import Audit
 from zprime.results.names import Gain
+from zprime.statistics.format import size
 
 __all__ = ["bandwidth_path", "calibration", "components", "dimensions", "drift", "gains", "latent_map", "surgery"]
 
@@ -58,8 +58,8 @@ def latent_map(audit: Audit) -> Figure:
     plane, centre = principal_axes(codes), codes.mean(0)
 
     def flat(z: Tensor) -> npt.NDArray[np.float64]:
-        out: npt.NDArray[np.float64] = ((z.double() - centre) @ plane).numpy()[:1000]
-        return out if out.shape[1] > 1 else np.hstack([out, np.zeros_like(out)])
+        points: npt.NDArray[np.float64] = ((z.double() - centre) @ plane).numpy()[:1000]
+        return points if points.shape[1] > 1 else np.hstack([points, np.zeros_like(points)])
 
     points = flat(codes)
     reach = float(np.abs(points).max()) * 1.15
@@ -83,8 +83,8 @@ def principal_axes(codes: Tensor, most: int = 2) -> Tensor:
     _, _, axes = torch.linalg.svd(codes - codes.mean(0), full_matrices=False)
     axes = axes[:most]
     signs: Tensor = axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
-    out: Tensor = (axes * signs).mT
-    return out
+    positive: Tensor = (axes * signs).mT
+    return positive
 
 
 @styled
@@ -108,7 +108,7 @@ def components(audit: Audit) -> Figure | None:
     axis.set_xscale("log")
     ticks = sorted({c.value for _, curve in curves for c in curve})
     stored = {c.value: c.bytes for _, curve in curves for c in curve}
-    axis.set_xticks(ticks, [f"{t}\n{size(stored[t])}" if t in stored else str(t) for t in ticks])
+    axis.set_xticks(ticks, [f"{t:g}\n{size(stored[t])}" if t in stored else f"{t:g}" for t in ticks])
     axis.minorticks_off()
     axis.set_xlabel("components K, and bytes stored")
     axis.set_ylabel("ELBO gain, selection split\n(nats per row)")
@@ -155,8 +155,8 @@ def surgery(audit: Audit, *, split: str = "train") -> Figure:
 def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     """Every latent dimension: its mean KL, and the aggregated posterior's variance, of the means and within posteriors.
 
-    The two variances add up to 1 where the encoder is stationary and linear (docs/theory.md, section 4). A bar is hollow
-    where the dimension has collapsed: the variance of its means is below 0.01 (Burda et al. 2016).
+    The two variances add up to 1 where the encoder is stationary and linear (docs/theory.md, section 4). A bar is
+    hollow where it has collapsed: the variance of its means is below `Thresholds.active` (Burda et al. 2016).
 
     Raises:
         UsageError: this split was not measured.
@@ -230,28 +230,28 @@ def bandwidth_path(audit: Audit) -> Figure | None:
     as reconstructions of unseen rows) to 0 (off the data); below, Z_U and C_T. Lines: planted copies, reconstructions
     of unseen rows, and samples of the prior.
     """
-    found = None if audit.samples is None else audit.samples.path
-    if found is None:
+    path = None if audit.samples is None else audit.samples.path
+    if path is None:
         return None
     figure = Figure(figsize=(6.2, 4.6), layout="constrained")
     top, bottom = (quiet(a) for a in figure.subplots(2, 1, sharex=True, height_ratios=(3, 2)))
-    places = range(len(found.points))
-    for x, stop in zip(places, found.points, strict=True):
-        e = stop.copying.regional
-        colour = {"copies": MARK, "passes": SECOND}.get(stop.copying.status, DATA)
+    places = range(len(path.points))
+    for x, point in zip(places, path.points, strict=True):
+        e = point.copying.regional
+        colour = {"copies": MARK, "passes": SECOND}.get(point.copying.status, DATA)
         top.plot([x, x], [e.low, e.high], color=colour, linewidth=2.5, solid_capstyle="butt")
         top.plot(x, e.value, "o", color=colour, markersize=5)
     for axis in (top, bottom):
-        axis.set_xlim(-0.4, len(found.points) + 0.9)
-    for name, c in found.beside.items():
+        axis.set_xlim(-0.4, len(path.points) + 0.9)
+    for name, c in path.beside.items():
         top.axhline(c.regional.value, color=SOFT, linewidth=0.8, linestyle=":")
-        top.annotate(name, (len(found.points) + 0.9, c.regional.value), ha="right", va="bottom", color=SOFT)
+        top.annotate(name, (len(path.points) + 0.9, c.regional.value), ha="right", va="bottom", color=SOFT)
         bottom.axhline(c.z_u.value, color=SOFT, linewidth=0.8, linestyle=":")
     top.axhspan(0.5 + audit.thresholds.copies / 2, 1, color=LINE, linewidth=0, alpha=0.35)
     top.set_ylim(-0.03, 1.08)
     top.set_ylabel("chance to be nearer to\nthe training set")
     for name, marker, colour in (("z_u", "o", INK), ("c_t", "s", DATA)):
-        bars = [getattr(s.copying, name) for s in found.points]
+        bars = [getattr(s.copying, name) for s in path.points]
         error = [[e.value - e.low for e in bars], [e.high - e.value for e in bars]]
         label = {"z_u": "Z_U", "c_t": "C_T"}[name]
         style: Any = {"marker": marker, "markersize": 4, "linewidth": 1, "capsize": 2}
@@ -259,7 +259,7 @@ def bandwidth_path(audit: Audit) -> Figure | None:
     bottom.axhline(0, color=LINE, linewidth=0.8)
     bottom.set_ylabel("normal deviates,\nbelow 0: copies")
     bottom.legend(frameon=False, labelcolor=INK, loc="lower right")
-    names = ["codes", *(f"{s.bandwidth:g}" for s in found.points[1:])]
+    names = ["codes", *(f"{s.bandwidth:g}" for s in path.points[1:])]
     bottom.set_xticks(places, names, color=INK)
-    bottom.set_xlabel(f"bandwidth h that smooths the posteriors ({found.rows} samples at each)")
+    bottom.set_xlabel(f"bandwidth h that smooths the posteriors ({path.rows} samples at each)")
     return figure

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zprime.reporting.figures import principal_axes
+from zprime.reporting.section import Section
 from zprime.results.audit import Audit
 
 POINTS = 700
@@ -35,8 +36,8 @@ def map_data(audit: Audit, *, public: bool) -> dict[str, Any] | None:
 
     def seen(z: Tensor) -> list[list[int]]:
         """One list an axis: hundredths along it."""
-        out: list[list[int]] = (100 * z[:points].double() @ columns).round().to(torch.int64).T.tolist()
-        return out
+        hundredths: list[list[int]] = (100 * z[:points].double() @ columns).round().to(torch.int64).T.tolist()
+        return hundredths
 
     return {
         "axes": axes,
@@ -44,3 +45,6 @@ def map_data(audit: Audit, *, public: bool) -> dict[str, Any] | None:
         "draws": [{"label": audit.entry(n).label, "z": seen(audit.tensors[f"map.{n}"])} for n in names],
         "total": int(audit.tensors[f"map.{names[0]}"].shape[0]),
     }
+
+
+SECTION = Section("map", "The latent space", template="map.html.j2", extra=map_data)

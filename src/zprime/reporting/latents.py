@@ -1,10 +1,10 @@
 """The latent side as the lines of one table, which terminal and page share."""
 
-from zprime.reporting.words import shown
+from zprime.reporting.section import Section
 from zprime.results.audit import Audit
 from zprime.results.latents import Hole, LatentsSide, LeaveOneOut
 from zprime.results.names import CandidateId, Gain
-from zprime.statistics.estimate import Estimate
+from zprime.statistics.format import interval, marked, p_value, prose
 
 
 def lines(audit: Audit) -> list[tuple[str, str]]:
@@ -12,25 +12,25 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
     side = audit.latents
     if side is None:
         return []
-    out: list[tuple[str, str]] = []
+    told: list[tuple[str, str]] = []
     if side.hole is not None:
-        out += _hole(side.hole)
-    for name, found in side.leave_one_out.items():
-        out.append((f"Memorised by {_label(audit, name)}", _memorised(found)))
-    out += _mixture(audit, side)
+        told += _hole(side.hole)
+    for name, memory in side.leave_one_out.items():
+        told.append((f"Memorised by {_label(audit, name)}", _memorised(memory)))
+    told += _mixture(audit, side)
     tested = [
-        f"{_label(audit, k)}: {_chance(v.c2st.accuracy)}, {_p(v.c2st.p_value)}; MMD {_p(v.mmd.p_value)}"
+        f"{_label(audit, k)}: {interval(v.c2st.accuracy)}, {p_value(v.c2st.p_value)}; MMD {p_value(v.mmd.p_value)}"
         for k, v in side.two_sample.items()
     ]
     if tested:
         n = next(iter(side.two_sample.values())).mmd.squared.n
-        out.append(
+        told.append(
             (
                 f"{n} held-out codes against as many draws",
                 "accuracy of a classifier (chance is 0.5). " + ". ".join(tested),
             )
         )
-    return out
+    return told
 
 
 def _hole(hole: Hole) -> list[tuple[str, str]]:
@@ -45,32 +45,35 @@ def _hole(hole: Hole) -> list[tuple[str, str]]:
     ]
 
 
-def _memorised(found: LeaveOneOut) -> str:
+def _memorised(memory: LeaveOneOut) -> str:
     parts = []
-    for gain, estimates in ((Gain.ELBO, found.elbo), (Gain.EXACT_POSTERIOR, found.exact_posterior)):
-        shown = ", ".join(f"{k} {_shown(e)}" for k, e in estimates.items())
+    for gain, estimates in ((Gain.ELBO, memory.elbo), (Gain.EXACT_POSTERIOR, memory.exact_posterior)):
+        shown = ", ".join(f"{k} {marked(e)}" for k, e in estimates.items())
         parts.append(f"{gain.words}: {shown}")
-    return f"{'; '.join(parts)}. A row's own component is worth {_shown(found.memorised[Gain.EXACT_POSTERIOR])} nats of exact-posterior gain."
+    own = marked(memory.memorised[Gain.EXACT_POSTERIOR])
+    return f"{'; '.join(parts)}. A row's own component is worth {own} nats of exact-posterior gain."
 
 
 def _mixture(audit: Audit, side: LatentsSide) -> list[tuple[str, str]]:
     cut = audit.surgery["train"]
     t = side.total_correlation
-    out = [
+    told = [
         ("Training codes' KL(qbar||p), nats", f"{t.total} total correlation and {t.dimensions} in single dimensions."),
         (
             "Data told apart by the code",
-            f"exp(I) = {shown(cut.told_apart)} of {cut.mean_kl.n} training rows; {cut.active} of "
+            f"exp(I) = {prose(cut.told_apart)} of {cut.mean_kl.n} training rows; {cut.active} of "
             f"{len(cut.dimension_kl)} latents are active.",
         ),
     ]
     if side.minibatch is not None:
         m = side.minibatch
         said = ", ".join(f"{k} {e}" for k, e in m.estimates.items())
-        out.append((f"I by minibatches of {m.batch}, nats", f"{said}; exact {cut.information}."))
-    shares = ", ".join(f"{k}: {_chance(e)}" for k, e in side.low_density.items())
-    out.append(("Prior draws below quantiles of log qbar at held-out codes", f"{shares} (share of the prior's draws)."))
-    return out
+        told.append((f"I by minibatches of {m.batch}, nats", f"{said}; exact {cut.information}."))
+    shares = ", ".join(f"{k}: {interval(e)}" for k, e in side.low_density.items())
+    told.append(
+        ("Prior draws below quantiles of log qbar at held-out codes", f"{shares} (share of the prior's draws).")
+    )
+    return told
 
 
 def _label(audit: Audit, name: str | CandidateId) -> str:
@@ -82,13 +85,4 @@ def _label(audit: Audit, name: str | CandidateId) -> str:
     return f"{entry.label} alone" if wanted.alone else entry.label
 
 
-def _shown(e: Estimate) -> str:
-    return f"{e}{'' if e.stable else ' ?'}"
-
-
-def _chance(e: Estimate) -> str:
-    return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
-
-
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+SECTION = Section("latents", "The latent side", field="latents", sentences=lines, numbers=True, details=True)

@@ -1,9 +1,11 @@
 """Log p(x), the encoder and its calibration, in sentences that terminal and page share."""
 
+from zprime.reporting import figures
+from zprime.reporting.section import Drawing, Section
 from zprime.results.audit import Audit
 from zprime.results.likelihood import Calibration, LikelihoodSide, Sandwich
 from zprime.results.names import CandidateId
-from zprime.statistics.estimate import Estimate, unsigned
+from zprime.statistics.format import fixed, marked, p_value, unsigned
 
 
 def sentences(audit: Audit) -> list[str]:
@@ -14,15 +16,11 @@ def sentences(audit: Audit) -> list[str]:
     gap = side.gaps["heldout"]
     return [
         _likelihood(audit, side),
-        f"The encoder loses {_shown(gap.gap)} nats per held-out row: log p(x) {gap.log_prob} = reconstruction "
+        f"The encoder loses {marked(gap.gap)} nats per held-out row: log p(x) {gap.log_prob} = reconstruction "
         f"{gap.reconstruction} - KL(q||p) {gap.kl} + this gap. log p(x) is a lower bound, so the gap is one too.",
         *(_calibration(audit, c) for c in side.calibration),
         *(_sandwich(audit, s) for s in side.sandwiches),
     ]
-
-
-def _shown(e: Estimate) -> str:
-    return f"{e}{'' if e.stable else ' ?'}"
 
 
 def _label(audit: Audit, name: str) -> str:
@@ -32,11 +30,11 @@ def _label(audit: Audit, name: str) -> str:
 def _likelihood(audit: Audit, side: LikelihoodSide) -> str:
     ids = [CandidateId(n) for n in dict.fromkeys(("prior", audit.verdict.best))]
     nats = ", ".join(f"{side.log_prob[i]} under {_label(audit, i.name)}" for i in ids)
-    out = f"Held-out log p(x), nats per row: {nats}"
+    text = f"Held-out log p(x), nats per row: {nats}"
     if side.bits:
-        bits = ", ".join(f"{side.bits[i].value:.4f} ± {side.bits[i].stderr or 0.0:.4f}" for i in ids)
-        out += f"; as bits per dimension: {bits}"
-    return f"{out}. {side.units.says[0].upper()}{side.units.says[1:]}."
+        bits = ", ".join(f"{fixed(side.bits[i], 4, between=' ± ')}" for i in ids)
+        text += f"; as bits per dimension: {bits}"
+    return f"{text}. {side.units.says[0].upper()}{side.units.says[1:]}."
 
 
 def _calibration(audit: Audit, c: Calibration) -> str:
@@ -46,11 +44,10 @@ def _calibration(audit: Audit, c: Calibration) -> str:
     spread = [e.value for e in c.spread[:-1]]
     worst = max(range(len(spread)), key=lambda j: abs(spread[j] - 1))
     shift = max(range(len(spread)), key=lambda j: abs(c.bias[j].value))
-    p = "p < 0.001" if c.p_value < 0.001 else f"p = {c.p_value:.3f}"
     width = "narrow" if spread[worst] > 1 else "wide"
     return (
-        f"{start}the encoder's posteriors are not the model's ({p}); {len(c.outside)} of {len(c.names)} rank "
-        f"histograms leave their 95 % band. Furthest off in width: {c.names[worst]}, too {width} "
+        f"{start}the encoder's posteriors are not the model's ({p_value(c.p_value)}); {len(c.outside)} of "
+        f"{len(c.names)} rank histograms leave their 95 % band. Furthest off in width: {c.names[worst]}, too {width} "
         f"(rank variance {unsigned(c.spread[worst])} of what it should be); in place: {c.names[shift]} "
         f"(mean rank {c.bias[shift]} from the middle)."
     )
@@ -59,6 +56,23 @@ def _calibration(audit: Audit, c: Calibration) -> str:
 def _sandwich(audit: Audit, s: Sandwich) -> str:
     return (
         f"Annealing on {s.gap.n} rows simulated from {_label(audit, s.name)}: log p(x) lies between {s.forward} and "
-        f"{s.reverse}, {_shown(s.gap)} nats apart; the likelihood gain's estimator is {s.below} above the lower bound and {s.above} below the "
-        "upper."
+        f"{s.reverse}, {marked(s.gap)} nats apart; the likelihood gain's estimator is {s.below} above the lower bound "
+        f"and {s.above} below the upper."
     )
+
+
+SECTION = Section(
+    "likelihood",
+    "The likelihood and the encoder",
+    field="likelihood",
+    sentences=sentences,
+    drawings=(
+        Drawing(
+            figures.calibration,
+            "Ranks of what made simulated data among draws of its posterior, latent by latent: flat if the "
+            "encoder is calibrated; a hump means too wide, a bowl too narrow, a slope off centre (Talts et al. 2018).",
+        ),
+    ),
+    numbers=True,
+    details=True,
+)

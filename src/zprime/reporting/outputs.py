@@ -11,6 +11,7 @@ from zprime.arrays import count_columns
 from zprime.errors import UsageError
 from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, quiet, styled
 from zprime.reporting.pictures import grid
+from zprime.reporting.section import Drawing, Section
 from zprime.results.audit import Audit
 
 __all__ = ["columns", "counts", "samples"]
@@ -118,13 +119,61 @@ def counts(audit: Audit) -> Figure | None:
     return figure
 
 
+def _columns_unless_counts(audit: Audit) -> Figure | None:
+    """The columns of a table; None where it holds counts, which have a figure of their own."""
+    held = audit.tensors.get("grid.held-out data")
+    return None if held is None or audit.images or count_columns(held) is not None else columns(audit)
+
+
+def _rows_shown(audit: Audit) -> int:
+    return len(audit.tensors.get("grid.held-out data", ()))
+
+
+COUNTS = Section(
+    "counts",
+    "What comes out",
+    drawings=(
+        Drawing(
+            counts,
+            "Counts: means and shares of zeros of columns, and totals of rows, held-out data beside samples",
+            said=False,
+        ),
+    ),
+    note=lambda audit: (
+        "Each dot is a column (a gene, say): its mean count and its share of zeros in "
+        f"{_rows_shown(audit)} held-out rows and in as many decoder draws, from the prior and from the verdict's "
+        f"choice; on the line they agree. Right: totals of rows. With {_rows_shown(audit)} rows the dots of two equal "
+        "samples scatter round the line, too."
+    ),
+    private=True,
+)
+COLUMNS = Section(
+    "columns",
+    "What comes out",
+    drawings=(
+        Drawing(
+            _columns_unless_counts,
+            "Distribution functions of columns: held-out data beside samples",
+            said=False,
+        ),
+    ),
+    note=lambda audit: (
+        "Share of rows below a value, column by column, in the scaled units that the model sees: held-out "
+        f"rows, and decoder {'mean' if audit.samples is None else audit.samples.noise}s of as many latents, from the "
+        "prior and from the verdict's choice. First the columns in which the prior's samples are farthest from the "
+        "data."
+    ),
+    private=True,
+)
+
+
 def _sources(audit: Audit) -> dict[str, tuple[Tensor, str]]:
     """Samples of the prior and of the verdict's choice, each with its colour."""
     choice = audit.verdict.choice or "prior"
-    out = {"prior": (audit.tensors["grid.prior"], SECOND)}
+    sources = {"prior": (audit.tensors["grid.prior"], SECOND)}
     if choice != "prior":
-        out[audit.entry(choice).label] = (audit.tensors[f"grid.{choice}"], MARK)
-    return out
+        sources[audit.entry(choice).label] = (audit.tensors[f"grid.{choice}"], MARK)
+    return sources
 
 
 def _gap(a: Tensor, b: Tensor) -> float:

@@ -1,9 +1,11 @@
-"""Where an audit comes from: hashes, seeds and versions."""
+"""Where an audit comes from: hashes, seeds, versions, and the command that makes the run again."""
 
-from zprime.reporting.table import size
+from typing import Any
+
+from zprime.reporting.section import Section
 from zprime.reporting.words import data_name
 from zprime.results.audit import Audit
-from zprime.results.facts import Setting
+from zprime.statistics.format import setting, size
 
 
 def facts(audit: Audit) -> list[tuple[str, str]]:
@@ -14,11 +16,10 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
     if data.content:
         rows.append(("SHA-256 of the data", data.content))
     if model.settings:
-        rows.append(("model", ", ".join(f"{k} {_setting(v)}" for k, v in model.settings.items())))
+        rows.append(("model", ", ".join(f"{k} {setting(v)}" for k, v in model.settings.items())))
     if model.epoch is not None:
-        rows.append(
-            ("training", f"best epoch {model.epoch} of {model.epochs} ({model.stopped}), beta {model.beta or 1:g}")
-        )
+        beta = 1.0 if model.beta is None else model.beta
+        rows.append(("training", f"best epoch {model.epoch} of {model.epochs} ({model.stopped}), beta {beta:g}"))
     measured = audit.settings
     rows.append(("audit", f"at most {measured.rows:,} rows a split, {measured.draws} draws a row, seed {audit.seed}"))
     keep = f"{size(storage.posteriors)} as means and standard deviations"
@@ -34,7 +35,8 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
     return rows
 
 
-def _setting(value: Setting) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _extra(audit: Audit, *, public: bool) -> Any:
+    return facts(audit)
+
+
+SECTION = Section("provenance", "Where this comes from", template="provenance.html.j2", extra=_extra)

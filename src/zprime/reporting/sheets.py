@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from zprime.reporting.pictures import data_url, grid, png
+from zprime.reporting.section import Section
 from zprime.results.audit import Audit
 
 COLUMNS = 8
@@ -38,14 +39,14 @@ def sheets(audit: Audit, *, public: bool) -> list[Sheet]:
     named = [(e.name, f"z′ from {e.label}") for e in entries]
     if not public:
         named = [("held-out data", "Held-out data"), ("reconstructions", "Their reconstructions"), *named]
-    out = []
+    shown = []
     for name, title in named:
         x = audit.tensors.get(f"grid.{name}")
         if x is None:
             continue
         near = None if public else audit.tensors.get(f"near.{name}")
-        out.append(_sheet(title, x[:MOST], near, chosen=name == audit.verdict.choice))
-    return out
+        shown.append(_sheet(title, x[:MOST], near, chosen=name == audit.verdict.choice))
+    return shown
 
 
 def _sheet(title: str, x: Tensor, near: Tensor | None, *, chosen: bool) -> Sheet:
@@ -66,3 +67,6 @@ def _sheet(title: str, x: Tensor, near: Tensor | None, *, chosen: bool) -> Sheet
         chosen,
         "" if near is None else picture(near[: len(x)]),
     )
+
+
+SECTION = Section("sheets", "What comes out", template="sheets.html.j2", extra=sheets)

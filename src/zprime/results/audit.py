@@ -9,7 +9,6 @@ from torch import Tensor
 
 from zprime import artifact, serialise
 from zprime.errors import ArtifactError
-from zprime.notebook import box, size
 from zprime.results.drift import Drift
 from zprime.results.facts import Chosen, CurvePoint, DataInfo, ModelInfo, Setting, Storage
 from zprime.results.latents import Averages, LatentsSide, Surgery
@@ -20,6 +19,8 @@ from zprime.results.settings import AuditSettings
 from zprime.results.thresholds import THRESHOLDS, Thresholds
 from zprime.results.verdicts import Verdict
 from zprime.statistics.estimate import Estimate
+from zprime.statistics.format import explained, size
+from zprime.tables import Cell, Column, Row, Style, Table, to_html, to_text
 
 __all__ = ["Audit", "AuditSettings", "Entry", "Score", "Scores", "load"]
 
@@ -216,33 +217,48 @@ class Audit:
 
     def __str__(self) -> str:
         """The verdicts and the table; `zprime.report(audit, "audit.html")` shows all of it."""
-        heads, rows = self._table()
-        cells = [[str(c) for c in r] for r in (heads, *rows)]
-        widths = [max(len(r[j]) for r in cells) for j in range(len(heads))]
         heldout = self.entries[0].heldout.elbo.gain
-        lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in cells]
-        lines.append(
-            f"gains over the prior ± one standard error, nats a row: {heldout.n} held-out rows, seed {self.seed}"
-        )
-        lines.append(f"By likelihood: {self.verdict.sentence}")
+        lines = [
+            to_text(self._measured()),
+            f"gains over the prior ± one standard error, nats a row: {heldout.n} held-out rows, seed {self.seed}",
+            f"By likelihood: {self.verdict.sentence}",
+        ]
         if self.samples is not None:
             lines.append(f"For generation: {self.samples.verdict.sentence}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         """The verdict and the table, in a notebook."""
-        heads, rows = self._table()
-        return box(self.verdict.sentence, rows, heads=heads, bold=self.entry(self.verdict.choice).label)
+        return to_html(replace(self._measured(), title=self.verdict.sentence))
 
-    def _table(self) -> tuple[list[str], list[list[Any]]]:
-        """Headings, and for each entry its name, bytes and gains."""
-        gains = [g for g in Gain if any(e.heldout.of(g) is not None for e in self.entries)]
-        rows = []
-        for e in self.entries:
-            scores = [e.heldout.of(g) for g in gains]
-            cells = ["–" if s is None else f"{s.gain}{'' if s.gain.stable else ' ?'}" for s in scores]
-            rows.append([e.title, size(e.bytes), *cells])
-        return ["z′ from", "stored", *(g.words for g in gains)], rows
+    def table(self) -> Table:
+        """Every candidate with its held-out gains; the columns are `name`, `stored` and each `Gain`."""
+        heldout = self.entries[0].heldout.elbo.gain
+        columns = [
+            Column("name", "z′ from", "z' from", numeric=False),
+            Column("stored", "stored"),
+            *(Column(g, g.words, g.few_words) for g in Gain),
+        ]
+        return Table(
+            f"Held-out gain over the prior, nats per row ({heldout.n} rows, seed {self.seed})",
+            columns,
+            [self._row(e) for e in self.entries],
+        )
+
+    def _row(self, e: Entry) -> Row:
+        kept = f"Bytes of the arrays that a shipped model carries for this latent distribution: {e.bytes:,}."
+        stored = Cell(size(e.bytes), kept, e.bytes, size(e.bytes) + ("*" if e.holds_rows else " "))
+        scores = [(g, e.heldout.of(g)) for g in Gain]
+        gains = [explained(s.gain if s else None, g.says) for g, s in scores]
+        chosen = e.id == CandidateId(self.verdict.choice)
+        style = Style.CHOSEN if chosen else Style.PLAIN if e.eligible else Style.ALONE
+        return Row([Cell(e.title, key=e.title), stored, *gains], style)
+
+    def _measured(self) -> Table:
+        """The table with the gains that were measured of some candidate."""
+        return self.table().pick(
+            "name", "stored", *(g for g in Gain if any(e.heldout.of(g) is not None for e in self.entries))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors."""

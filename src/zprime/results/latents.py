@@ -82,7 +82,7 @@ class Hole:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """MaskedGains over the prior of one latent distribution, on rows that it holds and on rows that it does not.
+    """Gains over the prior of one latent distribution, on rows that it holds and on rows that it does not.
 
     `self-included` is a training row under the mixture that holds its own component, `leave-one-out` the same row under
     the mixture of all others, `held-out` a row that no part has seen. The first two are about the rows of this training
@@ -123,7 +123,7 @@ class Minibatch:
         batch: M, rows of a minibatch.
         rows: N.
         estimates: name -> mean over minibatches, with its error over minibatches; to be compared with
-            `Surgery.information` of the same split. None is stable in its place.
+            `Surgery.information` of the same split. None may stand in its place.
     """
 
     batch: int
@@ -160,7 +160,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Averages:
-    """All of them, and a typical posterior to hold them against.
+    """Every average, and the width of a typical posterior.
 
     Attributes:
         members: name -> average.

@@ -30,12 +30,12 @@ class InferenceGap:
     """`log p(x) = reconstruction - kl + gap` on the rows of one split, under the prior.
 
     Attributes:
-        log_prob: mean log p(x), rung (c) under the prior: a lower bound in expectation.
+        log_prob: mean log p(x), under the prior: a lower bound in expectation.
         elbo: mean ELBO.
         reconstruction: mean of E_q[log p(x|z)].
         kl: mean KL(q||p), exact.
         gap: mean of log p(x) - ELBO, paired over rows: KL(q(z|x) || p(z|x)); a lower bound in expectation, as log p(x)
-            is. Trusted if it moved by less than max(1 s.e., 0.05 nats) from a quarter of the draws to all.
+            is. Stable if it moved by less than max(1 s.e., 0.05 nats) from a quarter of the draws to all.
     """
 
     log_prob: Estimate
@@ -106,9 +106,9 @@ class Sandwich:
         name: of the latent distribution.
         forward: annealed importance sampling, below log p_r(x) in expectation.
         reverse: the same chains in reverse from the z that made x, above it in expectation.
-        gap: reverse - forward: on average the truth is no further than this from either. Trusted below 1 nat.
-        importance: rung (c)'s log p_r(x) of the same rows, with the draws and candidates of the audit.
-        below: importance - forward; above: reverse - importance. Rung (c) is a lower bound in expectation, so `above`
+        gap: reverse - forward: on average the truth is no further than this from either. Stable below 1 nat.
+        importance: log p_r(x) of the same rows, as the likelihood gain estimates it with this audit's draws.
+        below: importance - forward; above: reverse - importance. importance is a lower bound in expectation, so `above`
             says how much it can be short of at most, and a negative one would contradict it.
         acceptance: share of accepted trajectories.
         temperatures, chains, leapfrog: how long it was annealed.
@@ -132,13 +132,13 @@ class LikelihoodSide:
     """The likelihood and the encoder.
 
     Attributes:
-        log_prob: blend -> mean log p_r(x) of held-out rows, rung (c), nats a row: a lower bound in expectation, of
+        log_prob: candidate -> mean log p_r(x) of held-out rows, nats a row: a lower bound in expectation, of
             scaled data.
         units: what that is a likelihood of.
-        bits: blend -> the same as bits per dimension of the data as stored; empty where that has no meaning.
+        bits: candidate -> the same as bits per dimension of the data as stored; empty where that has no meaning.
         gaps: split -> what the encoder loses.
         calibration: of the encoder on data simulated from the prior, and from the candidate that the verdict looked at.
-        sandwiches: annealed bounds beside rung (c), where they were asked for.
+        sandwiches: annealed bounds beside the likelihood gain's estimator, where they were asked for.
     """
 
     log_prob: dict[CandidateId, Estimate]

@@ -23,6 +23,22 @@ class Gain(StrEnum):
         """As tables and sentences call it, e.g. `ELBO gain`."""
         return {"elbo": "ELBO gain", "exact_posterior": "exact-posterior gain", "likelihood": "likelihood gain"}[self]
 
+    @property
+    def few_words(self) -> str:
+        """As the heading of a column that is ten characters wide."""
+        return {"elbo": "ELBO", "exact_posterior": "exact post.", "likelihood": "likelihood"}[self]
+
+    @property
+    def says(self) -> str:
+        """What it is, in a sentence."""
+        return {
+            "elbo": "Mean of E_q[log r(z) − log p(z)]: the exact change of the ELBO with the encoder as it is "
+            "(Hoffman & Johnson 2016)",
+            "exact_posterior": "Mean of log E_q[r(z)/p(z)]: the change of log p(x), if the encoder were exact",
+            "likelihood": "Mean of log p_r(x) − log p_p(x) with the decoder, by importance sampling on draws that all "
+            "candidates share (Burda et al. 2016)",
+        }[self]
+
 
 @dataclass(frozen=True, order=True)
 class CandidateId:

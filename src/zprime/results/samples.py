@@ -7,6 +7,12 @@ from zprime.results.verdicts import GenerationVerdict
 from zprime.statistics.c2st import C2ST
 from zprime.statistics.estimate import Estimate
 
+PLANTED, REAL, RECONSTRUCTED = "planted copies", "real rows", "reconstructions"
+"""Names of the controls."""
+
+CODES = "training codes"
+"""Name of the first point of a bandwidth path: samples from the codes, without their posteriors' noise."""
+
 
 @dataclass(frozen=True)
 class Copying:

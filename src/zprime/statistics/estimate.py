@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zprime.statistics.format import signed
+
 Z95 = 1.959963984540054
 
 
@@ -39,21 +41,7 @@ class Estimate:
 
     def __str__(self) -> str:
         """Value and standard error."""
-        error = "" if self.stderr is None else f" ± {self.stderr:.{digits(self.stderr)}f}"
-        places = 2 if self.stderr is None else digits(self.stderr)
-        return f"{self.value:+.{places}f}{error}" if math.isfinite(self.value) else f"{self.value:+}"
-
-
-def unsigned(e: Estimate) -> str:
-    """Value and standard error without a plus sign: of what is no difference."""
-    return str(e).removeprefix("+")
-
-
-def digits(stderr: float) -> int:
-    """Decimal places that show two figures of a standard error, from 1 to 4."""
-    if not math.isfinite(stderr) or stderr <= 0:
-        return 2
-    return max(1, min(4, 1 - math.floor(math.log10(stderr))))
+        return signed(self)
 
 
 def mean_estimate(values: Float[Tensor, " n"], *, unit: str, split: str, seed: int | None) -> Estimate:
@@ -84,7 +72,7 @@ def skewness(values: Float[Tensor, " n"]) -> float:
 
 
 def finite_mean(values: Float[Tensor, " n"], *, unit: str, split: str, seed: int | None, because: str) -> Estimate:
-    """Mean over the rows that are finite; where some are not, not to be stable, and `because` says what they are."""
+    """Mean over the rows that are finite; where some are not, not stable, and `because` says what they are."""
     finite = values[torch.isfinite(values)]
     lost = len(values) - len(finite)
     if len(finite):
@@ -95,7 +83,7 @@ def finite_mean(values: Float[Tensor, " n"], *, unit: str, split: str, seed: int
 
 
 def skew_checked(e: Estimate, values: Float[Tensor, " n"]) -> Estimate:
-    """Not to be stable where a few rows decide: fewer rows than 25 times the squared skewness.
+    """Not stable where a few rows decide: fewer rows than 25 times the squared skewness.
 
     (Cochran 1977, section 2.15.)
     """

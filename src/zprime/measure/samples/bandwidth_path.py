@@ -15,10 +15,9 @@ from zprime.latent.gaussian import moments
 from zprime.measure.samples.copying import Neighbours, TrainingSet, copying
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
-from zprime.results.samples import BandwidthPath, PathPoint
+from zprime.results.samples import CODES, BandwidthPath, PathPoint
 
 BANDWIDTHS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-CODES = "training codes"
 ROWS = 1000
 """Rows at each point, at most: a search among 60,000 images takes 2.4 s of one core for 1,000."""
 

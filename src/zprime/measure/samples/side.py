@@ -26,13 +26,20 @@ from zprime.measure.verdicts.generation import Contender, decide_generation
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.names import CandidateId
-from zprime.results.samples import TSTR, BandwidthPath, Copying, Sampled, SamplesSide
+from zprime.results.samples import (
+    PLANTED,
+    REAL,
+    RECONSTRUCTED,
+    TSTR,
+    BandwidthPath,
+    Copying,
+    Sampled,
+    SamplesSide,
+)
 from zprime.results.settings import FEWEST
 from zprime.rng import stream
 from zprime.statistics.estimate import Estimate
 from zprime.vae import Model
-
-PLANTED, REAL, RECONSTRUCTED = "planted copies", "real rows", "reconstructions"
 
 
 def generation(

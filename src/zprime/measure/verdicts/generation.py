@@ -25,7 +25,8 @@ from zprime.measure.samples.manifold import NAMES
 from zprime.measure.verdicts.decision import needed
 from zprime.results.thresholds import THRESHOLDS
 from zprime.results.verdicts import GenerationVerdict
-from zprime.statistics.estimate import Estimate, unsigned
+from zprime.statistics.estimate import Estimate
+from zprime.statistics.format import unsigned
 from zprime.statistics.resampling import About
 
 COVERAGE = NAMES.index("coverage")

@@ -1,0 +1,126 @@
+"""What drawing from the mixture of all posteriors, the aggregated posterior, does: part (3) of `zprime explain`."""
+
+from zprime.reporting.words import bullets
+from zprime.results.audit import Audit, Entry
+from zprime.results.names import CandidateId, Gain
+from zprime.results.samples import CODES, REAL, BandwidthPath
+from zprime.statistics.estimate import Estimate
+from zprime.statistics.format import magnitude, percent, prose, size
+
+
+def entry(audit: Audit) -> Entry | None:
+    """The aggregated posterior, alone where it was measured alone."""
+    by_id = {e.id: e for e in audit.entries}
+    return by_id.get(CandidateId("aggregated", alone=True), by_id.get(CandidateId("aggregated")))
+
+
+def harm(audit: Audit) -> str:
+    """What drawing from the mixture of all posteriors does, in a sentence."""
+    exact = entry(audit)
+    if exact is None:
+        return "What it would do was not measured here."
+    gain = _held_gain(exact)
+    copies = audit.copying(exact.name, alone=exact.id.alone) == "copies"
+    harms = [
+        f"unseen rows are {magnitude(gain)} nats worse off under it" if gain is not None and gain.high < 0 else "",
+        "what it generates are copies" if copies else "",
+    ]
+    told = " and ".join(filter(None, harms))
+    return f"But it is the training set, and behaves like it: {told}." if told else "Here it does no measurable harm."
+
+
+def _held_gain(e: Entry) -> Estimate | None:
+    """Over p(z) on held-out rows: the surest gain that was measured."""
+    score = e.heldout.of(e.heldout.surest)
+    return None if score is None else score.gain
+
+
+def paragraphs(audit: Audit) -> list[str]:
+    """What it stores, what it does to new rows and to old ones, and whether its samples are copies."""
+    exact = entry(audit)
+    if exact is None:
+        return ["It was not measured in this audit: fit the kind `aggregated`, and audit again."]
+    n = audit.surgery["train"].mean_kl.n
+    stored = f"The {n:,} posteriors take {size(exact.bytes)} as means and standard deviations"
+    if audit.storage.data is not None:
+        stored += f", or {size(audit.storage.data)} as the rows themselves, encoded when they are drawn"
+    stored += ", and it grows with |D|"
+    if audit.storage.posteriors_draws:
+        stored += f" (drawing is quick: {audit.storage.posteriors_draws:,} z′ a second from the former"
+        rate = audit.storage.data_draws
+        stored += ")" if rate is None else f", {rate:,} from the latter)"
+    points = []
+    gain = _held_gain(exact)
+    if gain is not None:
+        what = "log p(x)" if exact.heldout.likelihood is not None else "ELBO"
+        worse = gain.value < 0
+        change = f"{magnitude(gain)} nats per row {'worse' if worse else 'better'} off in {what} than under p(Z)"
+        if gain.high < 0:
+            because = "their codes fall between the narrow posteriors of the old rows"
+            points.append(f"**It does not know new rows.** Unseen rows are {change}; {because}.")
+        else:
+            points.append(f"**New rows.** Unseen rows are {change}.")
+    side = audit.latents
+    memory = None if side is None else side.leave_one_out.get(exact.id)
+    if memory is not None:
+        e = memory.memorised[Gain.ELBO]
+        title = "It knows the old ones by heart." if e.low > 1 else "Old rows."
+        points.append(
+            f"**{title}** A training row’s own component is worth {prose(e)} nats to it; leave it out, and they are "
+            "gone."
+        )
+    points += _copied(audit, exact.id)
+    told = [f"You would be drawing from the closest r of all, exactly. {stored}.", bullets(points)]
+    if harm(audit).startswith("But"):
+        told[0] += " Storage is the least of its troubles; the trouble is what it stores:"
+    path = None if audit.samples is None else audit.samples.path
+    if path is not None and all(s.copying.status != "untested" for s in path.points):
+        told.append(_smoothed(path))
+    choice = audit.entry(audit.shipped)
+    if choice.name != "prior" and not choice.holds_rows:
+        told.append(
+            f"So do use q after training, but not row by row. {choice.label} was fitted to the same posteriors and "
+            "keeps what they share; how much detail to keep was chosen, and tested, on rows that it has not seen."
+        )
+    return told
+
+
+def _smoothed(path: BandwidthPath) -> str:
+    """What lies between copying and leaving the data, if posteriors are widened."""
+    copies, off = path.copies, path.off
+    if not copies:
+        return "Here not even the codes of training rows, without any noise, decode to measurable copies."
+    text = (
+        "Could one widen the posteriors a little? With a kernel of bandwidth h (0 is the mixture itself, 1 a single "
+        f"Gaussian) samples copy up to {copies[-1].name if copies[-1].name != CODES else 'the codes without noise'}"
+    )
+    if not off:
+        return f"{text}, and at no h do they measurably leave the data."
+    text += f", and from {off[0].name} on they are measurably farther from the training rows than unseen rows are."
+    between = path.points[path.points.index(copies[-1]) + 1 : path.points.index(off[0])]
+    if not between:
+        return f"{text} Nothing that was tried lies between."
+    ends = list(dict.fromkeys([between[0].name, between[-1].name]))
+    return f"{text} Between lies {' to '.join(ends)}."
+
+
+def _copied(audit: Audit, wanted: CandidateId) -> list[str]:
+    side = audit.samples
+    sampled = None if side is None else next((e for e in side.entries if e.id == wanted), None)
+    if side is None or sampled is None or sampled.copying is None:
+        return []
+    c = sampled.copying
+    title = "Its samples are copies." if sampled.status == "copies" else "Its samples are no measurable copies."
+    told = [
+        f"**{title}** {percent(c.near)} of them lie nearer to a training row than all but 5 % of "
+        "reconstructions of unseen rows do, and a sample is the nearer of two with chance "
+        f"{prose(c.regional)} (1/2 without copying)."
+    ]
+    mine, prior = sampled.fidelity.frechet, side.entry("prior").fidelity.frechet
+    if sampled.status == "copies" and mine.value < prior.value:
+        told.append(
+            f"**And they look good.** Frechet distance to unseen rows in {side.features} features: {prose(mine)}; p(Z) "
+            f"{prose(prior)}, real rows {prose(side.controls[REAL].fidelity.frechet)}. Whoever judges by the look of "
+            "samples would choose it."
+        )
+    return told

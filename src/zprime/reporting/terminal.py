@@ -1,0 +1,67 @@
+"""What a terminal shows of an audit."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from zprime.reporting.section import Section
+from zprime.reporting.sections import SECTIONS, applies
+from zprime.reporting.verdicts import reasons, verdicts
+from zprime.results.audit import Audit
+from zprime.results.verdicts import Decision
+from zprime.statistics.format import size
+from zprime.tables import to_rich
+
+
+def show(audit: Audit, *, width: int = 80) -> Group:
+    """What a terminal of `width` columns should end with: gains, surgery, samples, verdicts."""
+    summaries = [s.summary(audit, width) for s in SECTIONS if s.summary is not None and applies(s, audit)]
+    return Group(
+        *(to_rich(t, width) for t in summaries if t is not None),
+        _notes(audit),
+        *(_verdict(audit, name, v) for name, v in verdicts(audit)),
+    )
+
+
+def details(audit: Audit, *, width: int = 80) -> Group:
+    """The rest of the audit, which the page shows too: latent side, likelihood and encoder, costs."""
+    return Group(*(part for s in SECTIONS if s.details and applies(s, audit) for part in _section(s, audit, width)))
+
+
+def _section(s: Section, audit: Audit, width: int) -> list[RichTable | Text]:
+    """Its sentences where it has any, else its tables."""
+    sentences = s.sentences(audit)
+    told = [_told(s.title, pairs)] if (pairs := [x for x in sentences if not isinstance(x, str)]) else []
+    alone = "".join(f"· {x}\n" for x in sentences if isinstance(x, str))
+    return [*told, *([Text(alone)] if alone else [])] or [to_rich(t, width) for t in s.tables(audit)]
+
+
+def _told(title: str, pairs: list[tuple[str, str]]) -> RichTable:
+    table = RichTable(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_header=False)
+    table.add_column(ratio=1)
+    table.add_column(ratio=3)
+    for name, text in pairs:
+        table.add_row(Text(name), Text(text))
+    return table
+
+
+def _notes(audit: Audit) -> Text:
+    storage = audit.storage
+    parts = [f"The |D| posteriors take {size(storage.posteriors)}"]
+    if storage.posteriors_draws:
+        parts.append(f" ({storage.posteriors_draws:,} draws z' a second)")
+    if storage.data is not None:
+        parts.append(f"; the training rows themselves {size(storage.data)}")
+    if storage.data_draws is not None:
+        parts.append(f" ({storage.data_draws:,} draws z' a second, encoding each)")
+    parts.append(".")
+    return Text("".join(parts) + "".join(f"\nNote: {w}." for w in audit.warnings))
+
+
+def _verdict(audit: Audit, name: str, verdict: Decision) -> Panel:
+    body = Text(verdict.sentence, style="bold")
+    for reason in reasons(audit, verdict):
+        body.append(f"\n· {reason}", style="not bold")
+    return Panel(body, title=f"Verdict {name}: {verdict.decision}")

@@ -1,0 +1,63 @@
+"""Both verdicts, what is shipped after them, and why they differ where they do."""
+
+from zprime.results.audit import Audit
+from zprime.results.verdicts import Decision
+
+
+def verdicts(audit: Audit) -> list[tuple[str, Decision]]:
+    """What each verdict is called, and the verdict."""
+    told: list[tuple[str, Decision]] = [("by likelihood", audit.verdict)]
+    return told if audit.samples is None else [*told, ("for generation", audit.samples.verdict)]
+
+
+def reasons(audit: Audit, verdict: Decision) -> list[str]:
+    """Why, in a terminal: a verdict for generation says how it differs from the one by likelihood."""
+    return verdict.why if verdict is audit.verdict else [*verdict.why, *filter(None, [difference(audit)])]
+
+
+def shipped(audit: Audit) -> str:
+    """What is shipped after both verdicts and, where they differ, why they do; empty without samples."""
+    if audit.samples is None:
+        return ""
+    why = difference(audit)
+    return f"To be shipped: {audit.entry(audit.shipped).label}." + (
+        f" Why the two verdicts differ: {why}." if why else ""
+    )
+
+
+def difference(audit: Audit) -> str:
+    """Why the two verdicts choose differently, in a sentence; empty where they do not."""
+    side = audit.samples
+    if side is None or side.verdict.choice == audit.verdict.choice:
+        return ""
+    ours, theirs = side.verdict.choice, audit.verdict.choice
+    a, b = audit.entry(theirs).label, audit.entry(ours).label
+    standing = side.verdict.ranking.get(theirs, "")
+    if standing == "copies":
+        return (
+            f"likelihood hardly sees memorising: {a} makes held-out data likelier, but what it generates are near "
+            "copies of training rows"
+        )
+    if standing == "loses modes":
+        return f"{a} is the likelier one, but its samples cover less of the data than the prior's do"
+    if standing == "covers less":
+        return f"{a} is the likelier one, but its samples cover less of the data than those of its equals in distance"
+    if side.verdict.decision in ("undecided", "none of these"):
+        return (
+            f"{a} is the choice by likelihood, which is measured row by row and needs fewer of them; its samples could "
+            f"not be told to be better than those of {b}"
+        )
+    if theirs == "prior":
+        return (
+            "likelihood hardly sees junk among samples (99 % of it costs at most 4.6 nats), and nothing was measurably "
+            f"better than the prior by it; that samples of {b} look more like the data is another matter"
+        )
+    if standing in ("best", "tied"):
+        return (
+            f"samples of {a} and of {b} cannot be told apart in quality; the rule then takes the one that is better by "
+            "TSTR, or the smaller"
+        )
+    return (
+        f"{a} is the likelier one, but its samples are farther from held-out data than those of {b}: likelihood counts "
+        "every row, however rare, and a distance of samples counts what most of them look like"
+    )

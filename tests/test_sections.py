@@ -1,0 +1,110 @@
+"""The registry of sections, and the wall around reports: an audit is all that they see."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import small
+from zprime import plot, reporting
+from zprime.reporting import by_field
+from zprime.reporting.page import html
+from zprime.reporting.section import Section
+from zprime.reporting.sections import SECTIONS, shown
+from zprime.reporting.terminal import details
+from zprime.results.audit import Audit
+from zprime.results.thresholds import THRESHOLDS
+
+TOLD_BY_THE_PAGE = {
+    "data", "model", "verdict", "log_prior", "storage", "settings", "seed", "tensors", "images", "warnings", "versions",
+    "inputs", "thresholds", "command",
+}  # fmt: skip
+"""Fields that the head of the page, the provenance or other sections tell of."""
+LETTERS = re.compile(r"\([abc]\)")
+OLD_WORDS = re.compile(
+    r"\brungs?\b|\broads?\b|\bladders?\b|yardstick|\bstudent|\btrusted\b|held against", re.IGNORECASE
+)
+
+
+@pytest.fixture(scope="module")
+def audit(tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    folder = tmp_path_factory.mktemp("sections")
+    return small.run(folder / "run", small.table(folder / "table.npz", n=240))[1]
+
+
+def test_a_report_loads_no_model_no_data_and_no_measure() -> None:
+    code = "import sys, zprime.reporting, zprime.reporting.explain, zprime.plot; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    rooms = {m.split(".")[1] for m in loaded if m.startswith("zprime.")}
+    assert rooms <= {
+        "arrays", "artifact", "atomic", "errors", "plot", "progress", "reporting", "results", "rng", "serialise",
+        "statistics", "tables",
+    }  # fmt: skip
+
+
+def test_every_field_of_the_audit_is_told(audit: Audit) -> None:
+    """Who adds a field to the audit adds a section, or says here where it is told."""
+    told = {s.field for s in SECTIONS} - {""}
+    fields = {f.name for f in dataclasses.fields(Audit)}
+    assert told <= fields
+    assert fields - told == TOLD_BY_THE_PAGE
+    assert len({s.name for s in SECTIONS}) == len(SECTIONS)
+
+
+def test_a_section_is_left_out_where_its_field_was_not_measured(audit: Audit) -> None:
+    names = [s.section.name for s in shown(audit, public=False)]
+    assert names == [s.name for s in SECTIONS if s.name in names]  # in the order of the registry
+    assert {"gains", "surgery", "latents", "likelihood", "samples", "averages", "costs", "provenance"} <= set(names)
+    assert "drift" not in names
+    bare = replace(audit, latents=None, likelihood=None, samples=None, averages=None)
+    left = {s.section.name for s in shown(bare, public=False)}
+    assert not left & {"latents", "likelihood", "samples", "averages"}
+    details(bare)
+
+
+def test_a_section_is_one_entry_of_the_registry(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = Section("new", "Something new", field="averages", sentences=lambda a: [("Rows", "<b>"), "Alone."])
+    monkeypatch.setattr("zprime.reporting.sections.SECTIONS", (new,))
+    page = html(audit)
+    assert '<h2 id="new">Something new</h2>' in page
+    assert "<li><strong>Rows</strong>: &lt;b&gt;</li><li>Alone.</li>" in page
+    assert page.count("<h2") == 1
+
+
+def test_all_numbers_are_called_as_in_the_table_of_gains(audit: Audit) -> None:
+    assert audit.latents is not None
+    titles = {e.title for e in audit.entries}
+    tables = [t for t in by_field.numbers(audit, "latents") if t.title == "Leave one out: ELBO gain"]
+    wanted = [audit.entry(i.name, alone=i.alone).title for i in audit.latents.leave_one_out]
+    assert [r.name for r in tables[0].rows] == wanted
+    assert all(r.name in titles for t in by_field.numbers(audit, "samples") if t.title == "Entries" for r in t.rows)
+
+
+def test_figures_and_sentences_use_the_thresholds_of_the_audit(audit: Audit) -> None:
+    s = audit.surgery["train"]
+    strict = replace(audit, thresholds=replace(THRESHOLDS, active=max(s.mean_variance) + 1, lost=-3.0, khat=0.5))
+    hollow = [b.get_facecolor()[3] == 0 for b in plot.dimensions(strict).axes[0].patches]
+    assert all(hollow)
+    lax = replace(audit, thresholds=replace(THRESHOLDS, active=-1.0))
+    assert all(b.get_facecolor()[3] == 1 for b in plot.dimensions(lax).axes[0].patches)
+    page = html(strict)
+    assert "rows &lt; −3" in page
+    assert "k̂ &gt; 0.5" in page
+    assert "lose more than 3 nats" in page
+    assert "lose more than 5 nats" not in page
+
+
+def test_one_word_for_one_thing(audit: Audit) -> None:
+    """Neither what is printed nor what it is made from has the words of before."""
+    folder = Path(reporting.__file__).parent
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".py", ".j2", ".js", ".css"):
+            assert not OLD_WORDS.findall(file.read_text()), file
+    page = html(audit)
+    body = re.sub(r"<script.*?</script>|<svg.*?</svg>|<style.*?</style>", "", page, flags=re.S)
+    assert not OLD_WORDS.findall(body)
+    assert not LETTERS.findall(body)
