@@ -235,27 +235,29 @@ def test_an_indefinite_precision_off_the_axes_diverges() -> None:
     assert torch.isfinite(full_log_ratio(unit, wide * 0.6, unit, tril)[0]).all()
 
 
-@pytest.mark.parametrize("where", ["points", "components"])
+@pytest.mark.parametrize("where", ["points", "components", "one component"])
 def test_what_float32_cannot_tell_apart_is_not_dropped(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Squares of 1e9, which float32 knows to 32 nats or so: terms beyond that error of the largest are not the least.
 
-    Either the points lie 3e4 away from components that differ by a few thousandths, or the components do, in two groups
-    on either side of the points; the other's squares are small, so that its own error covers nothing.
+    The points lie 3e4 away, all round, from components that differ by a few thousandths; or the components do, in two
+    groups on either side of the points; or the points lie half way between one component and all others.
     """
     monkeypatch.setattr(compiled, "module", None)
     rng = stream(0, "far", where)
     mean = 1e-3 * torch.randn(4000, 2, generator=rng, dtype=torch.float64)
-    z = 1e-3 * torch.randn(64, 2, generator=rng, dtype=torch.float64)
+    z = 1e-3 * torch.randn(256, 2, generator=rng, dtype=torch.float64)
     far = torch.tensor([3e4, 0.0]).double()
     if where == "points":
-        z = z + far
-    else:
+        z = 3e4 * z / z.norm(dim=1, keepdim=True)
+    elif where == "components":
         mean[::2] += far
         mean[1::2] -= far
+    else:
+        mean[0] += far
+        z = z + far / 2
     scale, log_weight = torch.ones_like(mean), torch.full((4000,), -math.log(4000)).double()
     gap = z[:, None] - mean
     direct = torch.logsumexp(log_weight - math.log(2 * math.pi) - 0.5 * gap.square().sum(2), 1)
     for tolerance in (0.0, 1e-3):
-        parts = Gaussians(mean, scale, log_weight)
-        found = mixture_torch.evaluate(z, parts, leave_out=None, tolerance=tolerance, score=False)[0]
+        found = mixture_log_prob(z, mean, scale, log_weight, tolerance=tolerance)
         torch.testing.assert_close(found, direct, rtol=0, atol=1e-6 + tolerance)
