@@ -20,7 +20,6 @@ from zprime.kernels import (
     mixture_log_prob,
     mixture_torch,
 )
-from zprime.kernels.gaussians import Gaussians
 from zprime.rng import stream
 
 SCALES = [1e-4, 1e-2, 1.0, 1e2]
