@@ -1,14 +1,27 @@
 """What comes out of the decoder and what is copied, in one table and some sentences."""
 
+from dataclasses import replace
+
 from zprime.reporting import figures
+from zprime.reporting.numbers import attributes
 from zprime.reporting.section import Drawing, Fold, Section
 from zprime.results.audit import Audit
 from zprime.results.names import CandidateId
-from zprime.results.samples import PLANTED, RECONSTRUCTED, BandwidthPath, Sampled, SamplesSide
+from zprime.results.samples import (
+    PLANTED,
+    RECONSTRUCTED,
+    TSTR,
+    BandwidthPath,
+    Copying,
+    Fidelity,
+    Sampled,
+    SamplesSide,
+)
 from zprime.statistics.estimate import Estimate
-from zprime.statistics.format import distance, fixed, percent, unsigned
+from zprime.statistics.format import distance, explained, fixed, percent, unsigned
 from zprime.tables import NONE, Cell, Column, Row, Style, Table
 
+COPYING, FIDELITY = attributes(Copying), attributes(Fidelity)
 COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
 NOTE = (
     "nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is "
@@ -66,21 +79,21 @@ def _row(side: SamplesSide, e: Sampled, places: int) -> Row:
     cells = [
         Cell(title(e), key=title(e)),
         Cell(copies, key=None if e.copying is None else float(e.status == "copies")),
-        _proportion(None if e.copying is None else e.copying.regional, places),
-        Cell(unsigned(f.frechet), "", f.frechet.value, distance(f.frechet)),
-        _proportion(f.precision, places),
-        _proportion(f.coverage, places),
+        _proportion(None if e.copying is None else e.copying.regional, COPYING["regional"], places),
+        replace(explained(f.frechet, FIDELITY["frechet"], plain=True), short=distance(f.frechet)),
+        _proportion(f.precision, FIDELITY["precision"], places),
+        _proportion(f.coverage, FIDELITY["coverage"], places),
     ]
     if _labelled(side):
-        cells.append(_proportion(None if e.tstr is None else e.tstr.accuracy, places))
+        cells.append(_proportion(None if e.tstr is None else e.tstr.accuracy, attributes(TSTR)["accuracy"], places))
     chosen = e.id == CandidateId(side.verdict.choice)
     style = Style.ALONE if e.id.alone else Style.CONTROL if e.name in side.controls else Style.PLAIN
     return Row(cells, Style.CHOSEN if chosen else style)
 
 
-def _proportion(e: Estimate | None, places: int) -> Cell:
+def _proportion(e: Estimate | None, says: str, places: int) -> Cell:
     """A proportion or a chance: three decimals, as all of its column."""
-    return Cell(fixed(e, 3, between=" ± "), "", None if e is None else e.value, fixed(e, places))
+    return replace(explained(e, says), text=fixed(e, 3, between=" ± "), short=fixed(e, places))
 
 
 def lines(audit: Audit) -> list[tuple[str, str]]:
