@@ -80,7 +80,7 @@ def test_what_is_new_touches_few_places() -> None:
     assert min(len(k.places) for k in places.kinds(code)) <= 4
     assert statistics.median_low(len(m.places) for m in places.measures(code)) <= 3
     assert {len(f.places) for f in places.formats(code)} == {2}
-    assert {len(s.places) for s in places.sections(code)} <= {2}
+    assert {len(s.places) for s in places.sections(code)} == {2}
 
 
 def test_places_are_found_by_imports_and_names() -> None:
