@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zprime.errors import ArrayError
 from zprime.kernels import compiled, nearest, neighbours, neighbours_compiled, neighbours_torch
+from zprime.kernels.scaling import Scaling
 from zprime.rng import stream
 
 needs_compiled = pytest.mark.skipif(compiled.module is None, reason=f"compiled kernels: {compiled.missing}")
@@ -195,3 +196,28 @@ def test_points_that_are_searched_twice_and_queries_far_beyond_them(backend: str
         assert torch.equal(found[0], once[0])
         assert torch.equal(found[1], once[1])
     check(queries * 1e-20, points * 1e-20, 3)
+
+
+def test_ties_among_the_nearest_go_by_position_where_all_others_are_farther(backend: str) -> None:
+    """30 points in three places, in mixed order, and 200 far off: what is found at once needs no second look."""
+    place = torch.randperm(30, generator=stream(0, "places")) % 3
+    near = torch.tensor([[0.0, 1.0], [0.0, -1.0], [1.0, 0.0]])[place]
+    points = torch.cat([100 + torch.arange(400.0).reshape(200, 2), near])[torch.randperm(230, generator=stream(0, "p"))]
+    distance, index = nearest(torch.zeros(3, 2), points, 30)
+    assert bool((distance == 1).all())
+    assert index.tolist() == [sorted((points.abs().amax(1) == 1).nonzero().flatten().tolist())] * 3
+    check(torch.tensor([[0.1, 0.2], [0.0, 0.5]]), points, 25)
+
+
+@needs_compiled
+def test_a_sieve_of_few_axes_errs_by_the_lengths_of_whole_rows() -> None:
+    """Rows far from the axes are rounded by what they are, not by the little that the axes see of them."""
+    points = torch.randn(50, 300, generator=stream(0, "whole"), dtype=torch.float64)
+    scaling = Scaling.of(points, 0.0)
+    axes = torch.linalg.qr(torch.randn(300, 4, generator=stream(0, "axes"), dtype=torch.float64)).Q
+    columns = neighbours_compiled.Columns(points, scaling, axes)
+    lengths = scaling.scaled(points).double().norm(dim=1)
+    sieved, found = columns._of(points)
+    assert sieved.shape == (50, 4)
+    torch.testing.assert_close(found, lengths)
+    assert columns.longest == pytest.approx(float(lengths.max()))

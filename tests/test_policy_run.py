@@ -181,10 +181,13 @@ def test_rows_with_a_heavy_tail_are_those_above_0_7(monkeypatch: pytest.MonkeyPa
         lambda terms: torch.where(torch.arange(len(terms)) % 4 == 0, 0.71, 0.69).double(),
     )
     p, rows = splits()
-    found = audit({"r": shifted(0.1)}, p, model=MODEL.vae(), rows=rows, settings=replace(SMALL, samples=0, simulated=0))
+    found = audit({"r": shifted(2.0)}, p, model=MODEL.vae(), rows=rows, settings=replace(SMALL, samples=0, simulated=0))
     score = found.entry("r").heldout.likelihood
     assert score is not None
     assert score.khat == pytest.approx(0.25, abs=0.02)
+    gains = found.tensors["gain.heldout.likelihood.r"]
+    assert score.below == pytest.approx(float((gains < -5).double().mean()))
+    assert len({int((gains < level).sum()) for level in (-5.5, -5.0, -4.5)}) == 3  # rows on either side
 
 
 # -- order on disk -----------------------------------------------------------------------------------------------------
