@@ -12,7 +12,7 @@ from zoo import ZOO
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Prior, SharedNUTS
 from zprime.measure.likelihood import ais
-from zprime.measure.likelihood.ais import AISSettings, Annealer
+from zprime.measure.likelihood.ais import AISSettings, Annealer, Target
 from zprime.measure.likelihood.simulation import simulate
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
@@ -41,7 +41,7 @@ def run(name: str, model, n: int, settings: AISSettings, *, seed: int = 0, start
     z, rows = simulate(r, model, n, dtype=torch.float64, rng=stream(seed, "simulate", name))
     exact = quadrature(model, rows.x, name) if isinstance(model, Bent) else evidence(MODEL, rows.x, r)
     given = None if start is None else start(rows.x)
-    chains = Annealer(r, model, rows.x, settings, rng=stream(seed, "ais", name), start=given)
+    chains = Annealer(Target(r, model, rows.x), settings, rng=stream(seed, "ais", name), start=given)
     return chains.forward().log_prob - exact, chains.reverse(z).log_prob - exact
 
 
@@ -107,7 +107,7 @@ def test_a_chain_that_always_moves_is_caught(monkeypatch: pytest.MonkeyPatch) ->
 def test_step_sizes_come_from_the_warm_up_and_stand_still() -> None:
     r = Prior(2)
     _, rows = simulate(r, MODEL.vae(), 6, dtype=torch.float64, rng=stream(0, "s"))
-    chains = Annealer(r, MODEL.vae(), rows.x, AISSettings(60, 4, 3), rng=stream(0, "a"))
+    chains = Annealer(Target(r, MODEL.vae(), rows.x), AISSettings(60, 4, 3), rng=stream(0, "a"))
     before = chains.steps.clone()
     found = chains.forward()
     assert torch.equal(chains.steps, before)
@@ -131,7 +131,7 @@ def test_a_decoder_that_runs_away_is_refused_not_followed() -> None:
             return Independent(Normal((20 * z[:, :1].pow(3)).clamp(-1e30, 1e30), 0.1), 1)
 
     z, rows = simulate(Prior(2), Steep(), 5, dtype=torch.float64, rng=stream(0, "s"))
-    chains = Annealer(Prior(2), Steep(), rows.x, AISSettings(30, 2, 4), rng=stream(0, "a"))
+    chains = Annealer(Target(Prior(2), Steep(), rows.x), AISSettings(30, 2, 4), rng=stream(0, "a"))
     assert torch.isfinite(chains.forward().log_prob).all()
     assert torch.isfinite(chains.reverse(z).log_prob).all()
 
@@ -140,15 +140,15 @@ def test_refusals() -> None:
     x = torch.zeros(3, 6, dtype=torch.float64)
     call = {"rng": stream(0, "a")}
     with pytest.raises(UsageError, match="temperatures: expected at least 1, got 0"):
-        Annealer(Prior(2), MODEL.vae(), x, AISSettings(temperatures=0), **call)
+        Annealer(Target(Prior(2), MODEL.vae(), x), AISSettings(temperatures=0), **call)
     with pytest.raises(UsageError, match=r"shared-nuts\(3\): expected a latent distribution with a density"):
-        Annealer(SharedNUTS(torch.zeros(4, 2), 3), MODEL.vae(), x, **call)
+        Annealer(Target(SharedNUTS(torch.zeros(4, 2), 3), MODEL.vae(), x), **call)
     with pytest.raises(ArrayError, match="start: expected 3 rows of 2 latents, got 4 of 2"):
-        Annealer(Prior(2), MODEL.vae(), x, start=MemoryPosteriors(torch.zeros(4, 2), torch.ones(4, 2)), **call)
+        Annealer(Target(Prior(2), MODEL.vae(), x), start=MemoryPosteriors(torch.zeros(4, 2), torch.ones(4, 2)), **call)
 
     class Opaque(nn.Module):
         def decode(self, z: Tensor) -> Independent:
             return Independent(Normal(z.detach() @ MODEL.weight.T, 1.0), 1)
 
     with pytest.raises(UsageError, match="decoder: expected a log-density with a gradient in z, got one without"):
-        Annealer(Prior(2), Opaque(), x, SHORT, **call)
+        Annealer(Target(Prior(2), Opaque(), x), SHORT, **call)

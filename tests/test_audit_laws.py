@@ -49,7 +49,7 @@ def same(a: Audit, b: Audit) -> None:
     for part in ("verdict", "surgery", "latents", "likelihood", "log_prior"):
         compare(a.to_json()[part], b.to_json()[part], part)
     for x, y in zip(a.to_json()["entries"], b.to_json()["entries"], strict=True):
-        compare({**x, "draws_per_second": 0}, {**y, "draws_per_second": 0}, x["name"])
+        compare({**x, "draws_per_second": 0}, {**y, "draws_per_second": 0}, str(x["id"]))
     assert set(a.tensors) == set(b.tensors)
     for name, value in a.tensors.items():
         within = 1e-5 if value.dtype == torch.float32 else 1e-7

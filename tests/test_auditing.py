@@ -1,15 +1,20 @@
 """The audit on the linear-Gaussian model, and what it refuses."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from oracles import linear_gaussian
+from zprime import encoding
+from zprime.artifact import Artifact
 from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
-from zprime.latent import Aggregated, Defensive, Gaussian
+from zprime.latent import Aggregated, Defensive, Gaussian, Prior
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.audit import AuditSettings
 from zprime.results.names import Gain
@@ -120,12 +125,78 @@ def test_samples_on_show_have_their_nearest_training_row_where_they_are_not_meas
     assert not [k for k in without.tensors if k.startswith("near.")]
 
 
+class Counting(nn.Module):
+    """The model, and how many latents it was asked to decode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.decoded = MODEL.vae(), 0
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.encode(x)
+
+    def decode(self, z: Tensor) -> Distribution:
+        self.decoded += len(z)
+        return self.model.decode(z)
+
+
+@pytest.mark.parametrize(("samples", "pictures"), [(60, 1), (0, 3)])
+def test_each_picture_is_decoded_once(samples: int, pictures: int) -> None:
+    """Of samples that are compared with data the first are shown; only reconstructions are decoded for pictures."""
+    posteriors, rows = splits()
+    counts = []
+    for grid in (4, 24):
+        model, settings = Counting(), replace(SMALL, samples=samples, grid=grid, simulated=0)
+        measured = audit({"shifted": shifted(1.0)}, posteriors, model=model, rows=rows, settings=settings)
+        for name in ("prior", "shifted", "reconstructions", "held-out data"):
+            assert len(measured.tensors[f"grid.{name}"]) == grid
+        counts.append(model.decoded)
+    assert counts[1] - counts[0] == pictures * 20
+
+
+def test_each_shard_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "SHARD", 17)
+    _, rows = splits()
+    posteriors = {s: encoding.encode(MODEL.vae(), r, tmp_path / s) for s, r in rows.items()}
+    read: list[str] = []
+    tensors = Artifact.tensors
+
+    def counted(self: Artifact, name: str = "tensors.safetensors") -> dict[str, Tensor]:
+        read.append(f"{self.path.name}/{name}")
+        return tensors(self, name)
+
+    monkeypatch.setattr(Artifact, "tensors", counted)
+    settings = replace(SMALL, simulated=0)
+    audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=settings)
+    assert sorted(read) == [f"{s}/shard-{i:05d}.safetensors" for s in sorted(rows) for i in range(5)]
+
+
+def test_the_prior_is_an_argument_and_n_0_i_is_its_default() -> None:
+    posteriors, _ = splits()
+    default, given = (audit({"s": shifted(1.0)}, posteriors, settings=SMALL, prior=p) for p in (None, Prior(2)))
+    assert default.tensors.keys() == given.tensors.keys()
+    for name, values in default.tensors.items():
+        assert torch.equal(values, given.tensors[name]), name
+    assert default.latents == given.latents
+    with pytest.raises(
+        UsageError, match=r"prior: expected N\(0, I\), got prior\(2\); other priors are not supported yet"
+    ):
+        audit({"s": shifted(1.0)}, posteriors, settings=SMALL, prior=Prior(2, 2.0))
+    with pytest.raises(UsageError, match=r"prior: expected N\(0, I\), got gaussian"):
+        audit({"s": shifted(1.0)}, posteriors, settings=SMALL, prior=shifted(0.0))
+
+
 def test_refusals() -> None:
     posteriors, rows = splits()
     with pytest.raises(UsageError, match="posteriors: expected train, selection and heldout, got train"):
         audit({"s": shifted(0)}, {"train": posteriors["train"]})
     with pytest.raises(UsageError, match="rows: expected the selection and heldout rows beside the model, got none"):
         audit({"s": shifted(0)}, posteriors, model=MODEL.vae())
+    with pytest.raises(UsageError, match="rows: expected the selection and heldout rows, got train"):
+        audit({"s": shifted(0)}, posteriors, model=MODEL.vae(), rows={"train": rows["train"]})
+    moved = {**rows, "train": Rows("train", rows["train"].x, rows["train"].ids + 1)}
+    with pytest.raises(ArrayError, match="rows: expected the train rows in the order of their posteriors"):
+        audit({"s": shifted(0)}, posteriors, model=MODEL.vae(), rows=moved)
     other = {k: Rows(k, r.x, r.ids + 1) for k, r in rows.items()}
     with pytest.raises(ArrayError, match="rows: expected the selection rows in the order of their posteriors"):
         audit({"s": shifted(0)}, posteriors, model=MODEL.vae(), rows=other)

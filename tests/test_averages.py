@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from studies import study
 from zprime.measure.latents.averages import averages, forward_kl, reverse_kl
 from zprime.measure.latents.surgery import surgery
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -20,7 +22,7 @@ def posteriors(n: int, seed: int, scale: float = 0.4) -> MemoryPosteriors:
 
 
 TRAIN, HELD = posteriors(60, 0), posteriors(40, 1)
-FOUND = averages({"train": TRAIN, "heldout": HELD}, surgery(TRAIN, split="train", rng=stream(0, "s")))
+FOUND = averages(study({"train": TRAIN, "heldout": HELD}), surgery(Split("train", TRAIN), rng=stream(0, "s")))
 
 
 def torchs(p: MemoryPosteriors, i: int) -> MultivariateNormal:
@@ -79,13 +81,15 @@ def test_the_mixture_on_rows_it_has_not_seen(monkeypatch: pytest.MonkeyPatch) ->
     """Where all training posteriors are one, the mixture is that Gaussian, and the KL a closed form."""
     monkeypatch.setattr("zprime.measure.latents.averages.DRAWS", 4000)
     one = MemoryPosteriors(TRAIN.mean[:1].repeat(5, 1), TRAIN.scale[:1].repeat(5, 1))
-    cut = surgery(one, split="train", rng=stream(0, "s"))
-    found = averages({"train": one, "heldout": HELD}, cut).members["aggregated posterior"].heldout
+    cut = surgery(Split("train", one), rng=stream(0, "s"))
+    found = averages(study({"train": one, "heldout": HELD}), cut).members["aggregated posterior"].heldout
     truth = forward_kl(HELD, one.mean[0], torch.diag(one.scale[0].square())).mean()
     assert found.value == pytest.approx(float(truth), rel=0.01)
     # narrow posteriors: closest of all to the rows it was made of, farther than the prior from others
     narrow, new = posteriors(60, 0, scale=0.02), posteriors(40, 1, scale=0.02)
-    members = averages({"train": narrow, "heldout": new}, surgery(narrow, split="train", rng=stream(0, "s"))).members
+    members = averages(
+        study({"train": narrow, "heldout": new}), surgery(Split("train", narrow), rng=stream(0, "s"))
+    ).members
     mixture, prior = members["aggregated posterior"], members["prior"]
     assert mixture.forward.value < prior.forward.value
     assert mixture.heldout.low > prior.heldout.high
@@ -93,15 +97,15 @@ def test_the_mixture_on_rows_it_has_not_seen(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_product_that_is_no_density_is_said() -> None:
     wide = MemoryPosteriors(TRAIN.mean, 1.4 * torch.ones_like(TRAIN.scale))
-    found = averages({"train": wide, "heldout": HELD}, surgery(wide, split="train", rng=stream(0, "s")))
+    found = averages(study({"train": wide, "heldout": HELD}), surgery(Split("train", wide), rng=stream(0, "s")))
     assert "product-of-experts" not in found.members
-    assert "is no density" in found.shared_fails
+    assert "is no density" in found.product_fails
 
 
 def test_offset_is_a_length_a_dimension() -> None:
     """A mean of c in every dimension is c away from the prior's, in however many dimensions."""
     p = MemoryPosteriors(torch.full((5, D), -0.7).double(), torch.full((5, D), 0.5).double())
-    found = averages({"train": p, "heldout": HELD}, surgery(p, split="train", rng=stream(0, "s")))
+    found = averages(study({"train": p, "heldout": HELD}), surgery(Split("train", p), rng=stream(0, "s")))
     assert found.members["moment match"].offset == pytest.approx(0.7)
     assert found.members["moment match"].width == pytest.approx(0.5)
     assert found.members["prior"].offset == 0
@@ -111,7 +115,10 @@ def test_weights_stand_for_rows_that_occur_more_than_once() -> None:
     times = torch.arange(60) // 20 + 1
     one = MemoryPosteriors(TRAIN.mean, TRAIN.scale, weights=(times / times.sum()).double())
     many = MemoryPosteriors(TRAIN.mean.repeat_interleave(times, 0), TRAIN.scale.repeat_interleave(times, 0))
-    a, b = (averages({"train": p, "heldout": HELD}, surgery(p, split="train", rng=stream(0, "s"))) for p in (one, many))
+    a, b = (
+        averages(study({"train": p, "heldout": HELD}), surgery(Split("train", p), rng=stream(0, "s")))
+        for p in (one, many)
+    )
     assert list(a.members) == list(b.members)
     for name in ("prior", "moment match", "barycentre", "log-pool"):
         mine, theirs = a.members[name], b.members[name]

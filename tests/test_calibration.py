@@ -13,6 +13,7 @@ from zprime import likelihoods
 from zprime.errors import UsageError
 from zprime.latent import Gaussian, Prior
 from zprime.measure.likelihood.calibration import BINS, DRAWS, calibration, summarise
+from zprime.measure.likelihood.simulation import Simulator
 from zprime.results.likelihood import Calibration
 from zprime.rng import stream
 from zprime.vae import VAE
@@ -36,14 +37,8 @@ class Wrong:
 
 
 def run(model, name: str = "prior", *, seed: int = 0, rows: int = 400) -> Calibration:
-    found = calibration(
-        ZOO[name](2, torch.float64),
-        model,
-        source=name,
-        dtype=torch.float64,
-        rng=stream(seed, "calibration", name),
-        rows=rows,
-    )
+    simulator = Simulator(name, ZOO[name](2, torch.float64), model, torch.float64)
+    found = calibration(simulator, rng=stream(seed, "calibration", name), rows=rows)
     assert found is not None
     return found
 
@@ -130,16 +125,16 @@ def test_rows_where_there_is_no_q_r_are_dropped_and_counted() -> None:
             mean, scale = super().encode(x)
             return mean, torch.where(x[:, :1] > 0, scale.new_tensor([[2.5, 0.5]]), scale)
 
-    call = {"source": "wide", "dtype": torch.float64, "rng": stream(0, "c")}
-    c = calibration(wide, Mixed(), rows=400, **call)
+    simulator = Simulator("wide", wide, Mixed(), torch.float64)
+    c = calibration(simulator, rng=stream(0, "c"), rows=400)
     assert c is not None
     assert c.rows + c.dropped == 400
     assert 100 < c.dropped < 300
-    assert calibration(wide, Mixed(), rows=120, **call) is None
+    assert calibration(simulator, rng=stream(0, "c"), rows=120) is None
 
 
 def test_refusals() -> None:
-    call = {"source": "x", "dtype": torch.float64, "rng": stream(0, "c")}
+    prior, flow = (Simulator("x", r, Wrong(), torch.float64) for r in (Prior(2), ZOO["flow"](2, torch.float64)))
     with pytest.raises(UsageError, match="rows: expected at least 100 simulated rows .* 20 bins, got 99"):
-        calibration(Prior(2), Wrong(), rows=99, **call)
-    assert calibration(ZOO["flow"](2, torch.float64), Wrong(), rows=100, **call) is None
+        calibration(prior, rng=stream(0, "c"), rows=99)
+    assert calibration(flow, rng=stream(0, "c"), rows=100) is None

@@ -203,7 +203,7 @@ def test_shares_of_labels_and_a_missing_one() -> None:
     lost = label_coverage(real, torch.arange(300) % 2, classes, split="heldout", seed=0)
     assert lost.missing == ["2"]
     assert lost.variation.value == pytest.approx(1 / 3)
-    assert lost.shares["0"].value == 0.5
+    assert lost.proportions["0"].value == 0.5
     assert lost.expected["0"] == pytest.approx(1 / 3)
 
 

@@ -7,6 +7,7 @@ import torch
 from scipy.stats import t as student_t
 
 from oracles import gaussian_kl, hermite, linear_gaussian
+from studies import study
 from zoo import posteriors as clumps
 from zprime.errors import UsageError
 from zprime.latent import Gaussian
@@ -14,6 +15,7 @@ from zprime.measure.candidates import Candidates
 from zprime.measure.latents.hole import gaussian_bound, hole, own_mixture
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.likelihood.gains import measure_gains
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Hole
 from zprime.rng import stream
@@ -46,8 +48,8 @@ def run(seed: int, n: int = 150) -> Hole:
         {"true": Gaussian(mean, torch.linalg.cholesky(covariance)), "off": Gaussian(mean + 1, covariance)}
     )
     rng = stream(seed, "ladder")
-    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=rng) for s in ("selection", "heldout")}
-    return hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=rng)}, seed=seed)
+    split_gains = {s: measure_gains(candidates, Split(s, p[s]), rng=rng) for s in ("selection", "heldout")}
+    return hole(study(p, seed=seed), split_gains, surgery(Split("train", p["train"]), rng=rng))
 
 
 def test_the_bracket_holds_the_population_hole() -> None:
@@ -87,8 +89,8 @@ def test_the_hole_is_never_called_negative() -> None:
     x, _ = MODEL.sample(80, seed=1)
     p = dict.fromkeys(("train", "selection", "heldout"), MemoryPosteriors(*MODEL.posterior(x)))
     candidates = Candidates({"bad": Gaussian(torch.full((2,), 3.0).double(), torch.ones(2).double())})
-    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=stream(0)) for s in ("selection", "heldout")}
-    found = hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=stream(0))}, seed=0)
+    split_gains = {s: measure_gains(candidates, Split(s, p[s]), rng=stream(0)) for s in ("selection", "heldout")}
+    found = hole(study(p), split_gains, surgery(Split("train", p["train"]), rng=stream(0)))
     assert found.low == 0.0
     assert found.bounds[1].name == "ELBO gain of prior"
     assert found.bounds[1].estimate.value == 0.0
@@ -103,7 +105,7 @@ def test_the_gaussian_bound_by_quadrature() -> None:
     p = torch.distributions.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())
     nodes, weights = hermite(held.mean, held.scale)
     gains = (r.log_prob(nodes) - p.log_prob(nodes)) @ weights
-    found = gaussian_bound(train, held)
+    found = gaussian_bound(Split("train", train), held)
     assert found.value == pytest.approx(float(gains.mean()), abs=1e-9)
     assert found.stderr == pytest.approx(float(gains.std() / 20**0.5), abs=1e-9)
 
@@ -135,8 +137,8 @@ def test_a_lookup_table_is_called_one() -> None:
         for i, k in enumerate(("train", "selection", "heldout"))
     }
     candidates = Candidates({"off": Gaussian(torch.full((4,), 3.0).double(), torch.ones(4).double())})
-    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=rng) for s in ("selection", "heldout")}
-    found = hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=rng)}, seed=0)
+    split_gains = {s: measure_gains(candidates, Split(s, p[s]), rng=rng) for s in ("selection", "heldout")}
+    found = hole(study(p), split_gains, surgery(Split("train", p["train"]), rng=rng))
     assert found.saturated
     assert found.information.value <= found.log_n + 1e-9
     assert found.bounds[3].estimate.value == pytest.approx(found.floor, abs=0.5)
@@ -147,9 +149,9 @@ def test_a_lookup_table_is_called_one() -> None:
 def test_two_rows_are_too_few() -> None:
     p = dict.fromkeys(("train", "selection", "heldout"), clumps(2, n=2))
     candidates = Candidates({"off": Gaussian(torch.ones(2).double(), torch.ones(2).double())})
-    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=stream(0)) for s in ("selection", "heldout")}
+    split_gains = {s: measure_gains(candidates, Split(s, p[s]), rng=stream(0)) for s in ("selection", "heldout")}
     with pytest.raises(UsageError, match="hole: expected at least 3 held-out rows, got 2"):
-        hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=stream(0))}, seed=0)
+        hole(study(p, seed=0), split_gains, surgery(Split("train", p["train"]), rng=stream(0)))
 
 
 def test_the_lower_end_pays_for_being_the_best_of_three() -> None:
@@ -171,8 +173,8 @@ def test_the_candidate_is_picked_on_the_selection_split_and_scored_on_the_other(
         for name, c in (("up", 2.0), ("down", -2.0))
     }
     p = {"train": at(2.0, 0), "selection": at(2.0, 1), "heldout": at(-2.0, 2)}
-    split_gains = {s: measure_gains(Candidates(sides), p[s], split=s, rng=stream(0)) for s in ("selection", "heldout")}
-    found = hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=stream(0))}, seed=0)
+    split_gains = {s: measure_gains(Candidates(sides), Split(s, p[s]), rng=stream(0)) for s in ("selection", "heldout")}
+    found = hole(study(p, seed=0), split_gains, surgery(Split("train", p["train"]), rng=stream(0)))
     bound = next(b for b in found.bounds if "gain of" in b.name)
     assert bound.name.endswith("gain of up")
     assert bound.estimate.value < -10  # of held-out codes, which lie elsewhere
@@ -187,6 +189,6 @@ def test_a_lookup_table_is_half_a_nat_from_log_n(copies: int, saturated: bool) -
     mean = torch.randn(40 // copies, 4, generator=stream(0, "apart"), dtype=torch.float64).repeat(copies, 1)
     p = dict.fromkeys(("train", "selection", "heldout"), MemoryPosteriors(mean, torch.full((40, 4), 0.001).double()))
     candidates = Candidates({"off": Gaussian(torch.full((4,), 3.0).double(), torch.ones(4).double())})
-    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=stream(0)) for s in ("selection", "heldout")}
-    found = hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=stream(0))}, seed=0)
+    split_gains = {s: measure_gains(candidates, Split(s, p[s]), rng=stream(0)) for s in ("selection", "heldout")}
+    found = hole(study(p, seed=0), split_gains, surgery(Split("train", p["train"]), rng=stream(0)))
     assert found.saturated is saturated

@@ -19,6 +19,7 @@ from zprime.measure.latents.leave_one_out import (
     row_mixture,
 )
 from zprime.measure.likelihood.gains import measure_gains
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.names import CandidateId, Gain
 from zprime.rng import stream
@@ -39,7 +40,7 @@ def aggregated(p: MemoryPosteriors) -> Aggregated:
 
 
 def ladder(r: Candidates, p: MemoryPosteriors) -> object:
-    return measure_gains(r, p, split="heldout", rng=stream(0, "ladder"))
+    return measure_gains(r, Split("heldout", p), rng=stream(0, "ladder"))
 
 
 @pytest.mark.parametrize("p", [posteriors(3), weighted(3, DOUBLE)], ids=["equal", "weighted"])
@@ -97,7 +98,7 @@ def test_summary_of_a_panel_pure_and_with_a_share_of_the_prior() -> None:
     candidates = Candidates(
         {"aggregated": Defensive(aggregated(p), 0.1), "one": Gaussian(torch.zeros(2), torch.ones(2))}
     )
-    climbed = measure_gains(candidates, held, split="heldout", rng=stream(0, "ladder"))
+    climbed = measure_gains(candidates, Split("heldout", held), rng=stream(0, "ladder"))
     found = leave_one_out(candidates, p, climbed, seed=0)
     assert {str(i) for i in found} == {"aggregated", "alone/aggregated"}
     for name in found:
@@ -123,7 +124,7 @@ def test_the_prior_share_is_mixed_in_draw_by_draw() -> None:
     p = posteriors(2, n=30)
     r = Defensive(aggregated(p), 0.1)
     candidates = Candidates({"aggregated": r})
-    found = leave_one_out(candidates, p, measure_gains(candidates, p, split="heldout", rng=stream(0)), seed=3)
+    found = leave_one_out(candidates, p, measure_gains(candidates, Split("heldout", p), rng=stream(0)), seed=3)
     rng = stream(3, "leave one out")
     some = p.take(torch.randperm(30, generator=rng)[:1_000_000].sort().values)
     z = some.draw(rng=rng, draws=4)
@@ -137,7 +138,7 @@ def test_identical_rows_memorise_nothing_and_disjoint_ones_everything() -> None:
     def memorised(mean: torch.Tensor) -> float:
         p = MemoryPosteriors(mean, torch.full_like(mean, 0.5))
         candidates = Candidates({"aggregated": aggregated(p)})
-        climbed = measure_gains(candidates, p, split="heldout", rng=stream(0))
+        climbed = measure_gains(candidates, Split("heldout", p), rng=stream(0))
         return leave_one_out(candidates, p, climbed, seed=0)[CandidateId("aggregated")].memorised[Gain.ELBO].value
 
     assert memorised(torch.full((10, 2), 0.4).double()) == pytest.approx(0, abs=1e-12)
@@ -181,7 +182,7 @@ def test_rows_where_the_evidence_diverges_are_counted() -> None:
     scale[2] = 1.6
     p = MemoryPosteriors(torch.zeros(6, 2).double(), scale)
     candidates = Candidates({"aggregated": aggregated(p)})
-    found = leave_one_out(candidates, p, measure_gains(candidates, p, split="heldout", rng=stream(0)), seed=0)[
+    found = leave_one_out(candidates, p, measure_gains(candidates, Split("heldout", p), rng=stream(0)), seed=0)[
         CandidateId("aggregated")
     ]
     assert not found.exact_posterior["self-included"].stable
@@ -206,6 +207,6 @@ def test_where_a_few_rows_decide_the_interval_is_not_trusted() -> None:
 def test_one_row_is_refused() -> None:
     p = posteriors(2, n=1)
     candidates = Candidates({"aggregated": aggregated(p)})
-    climbed = measure_gains(candidates, posteriors(2), split="heldout", rng=stream(0))
+    climbed = measure_gains(candidates, Split("heldout", posteriors(2)), rng=stream(0))
     with pytest.raises(UsageError, match="leave-one-out: one of 1 training rows has all the weight"):
         leave_one_out(candidates, p, climbed, seed=0)

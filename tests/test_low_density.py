@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binomtest
 
 from zoo import posteriors
-from zprime.measure.latents.low_density import low_density, share_below
+from zprime.measure.latents.low_density import low_density, proportion_below
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 from zprime.statistics.estimate import clopper_pearson, proportion
@@ -35,7 +35,7 @@ def test_interval_holds_the_truth_though_the_quantile_is_estimated(level: float,
     for _ in range(runs):
         a = torch.randn(400, generator=rng, dtype=torch.float64)
         b = torch.randn(400, generator=rng, dtype=torch.float64) - shift
-        e = share_below(a, b, level, seed=0)
+        e = proportion_below(a, b, level, seed=0)
         held += e.low <= truth <= e.high
         low, high = clopper_pearson(round(e.value * 400), 400, 0.05)
         naive += low <= truth <= high
@@ -70,5 +70,5 @@ def test_few_rows_give_a_wide_interval_not_a_wrong_one() -> None:
 
 def test_nothing_below_the_smallest() -> None:
     a, b = torch.arange(100).double(), torch.full((50,), 0.0).double()
-    assert share_below(a, b, 0.01, seed=None).value == 0.0  # a tie with the smallest is not below it
-    assert share_below(a, b - 1, 0.01, seed=None).value == 1.0
+    assert proportion_below(a, b, 0.01, seed=None).value == 0.0  # a tie with the smallest is not below it
+    assert proportion_below(a, b - 1, 0.01, seed=None).value == 1.0

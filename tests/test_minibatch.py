@@ -10,6 +10,7 @@ from zoo import posteriors, weighted
 from zprime.errors import UsageError
 from zprime.measure.latents.minibatch import implied_information, log_weights, minibatch
 from zprime.measure.latents.surgery import surgery
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Minibatch
 from zprime.rng import stream
@@ -19,7 +20,7 @@ LOG_N, LOG_M = math.log(N), math.log(M)
 
 
 def run(mean: torch.Tensor, scale: float) -> Minibatch:
-    return minibatch(MemoryPosteriors(mean, torch.full_like(mean, scale)), split="train", seed=0, batch=M)
+    return minibatch(Split("train", MemoryPosteriors(mean, torch.full_like(mean, scale))), seed=0, batch=M)
 
 
 def test_identical_posteriors() -> None:
@@ -40,8 +41,8 @@ def test_disjoint_posteriors() -> None:
 
 def test_a_minibatch_of_all_rows_is_exact() -> None:
     p = posteriors(2, n=60)
-    exact = surgery(p, split="train", rng=stream(0, "surgery")).information
-    found = minibatch(p, split="train", seed=0, batch=1000)
+    exact = surgery(Split("train", p), rng=stream(0, "surgery")).information
+    found = minibatch(Split("train", p), seed=0, batch=1000)
     assert (found.batch, found.rows) == (60, 60)
     # one minibatch: no error can be given, but the estimate is that of I from one draw a row
     assert not found.estimates["plug-in"].stable
@@ -91,6 +92,6 @@ def test_implied_information_by_hand() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="minibatch: expected posteriors of equal weight, got weights"):
-        minibatch(weighted(2, torch.float64), split="train", seed=0)
+        minibatch(Split("train", weighted(2, torch.float64)), seed=0)
     with pytest.raises(UsageError, match="batch: expected minibatches of at least 2 rows, got 1"):
-        minibatch(posteriors(2, n=1), split="train", seed=0)
+        minibatch(Split("train", posteriors(2, n=1)), seed=0)

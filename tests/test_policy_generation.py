@@ -7,14 +7,18 @@ import torch
 from torch import Tensor
 
 from samples import clumps
-from test_generation import MODEL, POSTERIORS, ROWS, truth
+from studies import study
+from test_samples_side import MODEL, POSTERIORS, ROWS, truth
 from zprime.data import Rows
 from zprime.measure.candidates import Candidates
+from zprime.measure.samples.contender import Contender, Controls
 from zprime.measure.samples.copying import Neighbours, TrainingSet, copying
 from zprime.measure.samples.fidelity import Compared, fidelity
-from zprime.measure.samples.side import PLANTED, RECONSTRUCTED, generation
-from zprime.measure.verdicts.generation import Contender, decide_generation
+from zprime.measure.samples.side import measure_samples
+from zprime.measure.verdicts.generation import decide_generation
 from zprime.posteriors import MemoryPosteriors
+from zprime.results.audit import AuditSettings
+from zprime.results.samples import PLANTED, RECONSTRUCTED, SamplesSide
 from zprime.results.verdicts import GenerationVerdict
 from zprime.statistics.resampling import About, Groups, Halves
 
@@ -61,9 +65,7 @@ def decide(
     return decide_generation(
         [contender("prior", first, right=right), *others],
         lambda name: first if name == "prior" else confirmed[name],
-        reconstructions=compared(decoder),
-        real=compared(0.0),
-        tested=True,
+        Controls(compared(decoder), compared(0.0), tested=True),
         space="pixels",
         seed=0,
     )
@@ -157,9 +159,8 @@ def test_a_decoder_that_may_be_as_good_as_real_rows_is_not_blamed() -> None:
         return decide_generation(
             [contender("prior", first), contender("r", compared(990.0))],
             lambda name: first if name == "prior" else compared(990.0),
-            reconstructions=compared(50.0, error=(50.0 - low) / 2.045),  # t of 29 degrees of freedom
-            real=compared(0.0),
-            tested=True,
+            # t of 29 degrees of freedom
+            Controls(compared(50.0, error=(50.0 - low) / 2.045), compared(0.0), tested=True),
             space="pixels",
             seed=0,
         )
@@ -194,12 +195,14 @@ def test_a_control_that_is_accused_clears_nobody(monkeypatch: pytest.MonkeyPatch
     assert found.verdict.decision == "undecided"
 
 
-def side(posteriors: dict[str, MemoryPosteriors], rows: dict[str, Rows]):
-    found, _ = generation(
-        Candidates({"truth": truth()}), posteriors, MODEL.vae(), rows, samples=200, grid=4, features="pixels", seed=0
+def side(posteriors: dict[str, MemoryPosteriors], rows: dict[str, Rows]) -> SamplesSide:
+    settings = AuditSettings(samples=200, grid=4)
+    about = study(posteriors, rows, model=MODEL.vae(), settings=settings, features="pixels")
+    measured = measure_samples(about, Candidates({"truth": truth()}))
+    assert measured is not None
+    return measured.side(
+        decide_generation(measured.contenders, measured.confirm, measured.controls, space=measured.space, seed=0)
     )
-    assert found is not None
-    return found
 
 
 # -- who copies --------------------------------------------------------------------------------------------------------

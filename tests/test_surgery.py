@@ -8,13 +8,14 @@ import torch
 from oracles import grid, hermite, linear_gaussian, maximum_likelihood
 from zprime.errors import NumericalError
 from zprime.measure.latents.surgery import surgery
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Surgery
 from zprime.rng import stream
 
 
 def run(mean: torch.Tensor, scale: torch.Tensor) -> Surgery:
-    return surgery(MemoryPosteriors(mean, scale), split="train", rng=stream(0, "surgery"))
+    return surgery(Split("train", MemoryPosteriors(mean, scale)), rng=stream(0, "surgery"))
 
 
 def test_identical_posteriors_share_no_information() -> None:
@@ -106,13 +107,15 @@ def weighted() -> tuple[MemoryPosteriors, MemoryPosteriors]:
 
 
 def test_weights_stand_for_rows_that_occur_more_than_once() -> None:
-    a, b = (surgery(p, split="train", rng=stream(0, "w")) for p in weighted())
+    a, b = (surgery(Split("train", p), rng=stream(0, "w")) for p in weighted())
     assert a.mean_kl.value == pytest.approx(b.mean_kl.value)
     assert a.gaussian_part.value == pytest.approx(b.gaussian_part.value)
     for name in ("dimension_kl", "mean_variance", "posterior_variance"):
         assert getattr(a, name) == pytest.approx(getattr(b, name)), name
     assert a.active == b.active
-    several = [[surgery(p, split="train", rng=stream(s, "w")).information.value for s in range(80)] for p in weighted()]
+    several = [
+        [surgery(Split("train", p), rng=stream(s, "w")).information.value for s in range(80)] for p in weighted()
+    ]
     mean, other = (torch.tensor(v) for v in several)
     error = math.sqrt(float(mean.var() + other.var()) / 80)
     assert float(mean.mean() - other.mean()) == pytest.approx(0, abs=4 * error)
@@ -122,7 +125,7 @@ def test_weights_stand_for_rows_that_occur_more_than_once() -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_the_error_of_the_information_is_what_seeds_vary_by(which: int) -> None:
     p = weighted()[which]
-    found = [surgery(p, split="train", rng=stream(s, "spread")).information for s in range(500)]
+    found = [surgery(Split("train", p), rng=stream(s, "spread")).information for s in range(500)]
     spread = float(torch.tensor([e.value for e in found]).std())
     errors = torch.tensor([e.stderr or 0.0 for e in found])
     assert float(errors.square().mean().sqrt()) == pytest.approx(spread, rel=0.15)

@@ -8,6 +8,7 @@ import torch
 from oracles import grid
 from zoo import posteriors, weighted
 from zprime.measure.latents.total_correlation import total_correlation
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 
 
@@ -23,7 +24,7 @@ def test_every_term_by_quadrature(p: MemoryPosteriors) -> None:
     total = float((density * (density / both).clamp(min=1e-300).log()).sum() * area)
     single = [float((q * (q / prior).clamp(min=1e-300).log()).sum() * step) for q in marginals]
     assert total > 0.3  # the clumps lie on the diagonal
-    found = total_correlation(p, split="train", seed=0, points=20_000)
+    found = total_correlation(Split("train", p), seed=0, points=20_000)
     pairs = [(found.total, total), (found.dimensions, sum(single)), *zip(found.dimension, single, strict=True)]
     for e, truth in pairs:
         assert e.stderr is not None
@@ -35,7 +36,7 @@ def test_every_term_by_quadrature(p: MemoryPosteriors) -> None:
 
 def test_independent_dimensions_have_none() -> None:
     p = MemoryPosteriors(torch.zeros(5, 3).double(), torch.tensor([0.5, 1.0, 2.0]).double().expand(5, 3).clone())
-    found = total_correlation(p, split="train", seed=0, points=400)
+    found = total_correlation(Split("train", p), seed=0, points=400)
     assert found.total.value == pytest.approx(0, abs=1e-9)
     for e, s in zip(found.dimension, (0.5, 1.0, 2.0), strict=True):
         truth = 0.5 * (s * s - 1) - math.log(s)  # KL(N(0, s^2) || N(0, 1))

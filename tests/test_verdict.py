@@ -1,5 +1,7 @@
 """The verdict's rule, on planted gains."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,8 @@ from torch import Tensor
 from zprime.latent import Gaussian, Mixture
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import RowGains
-from zprime.measure.verdicts.likelihood import decide, exact_posterior_estimate, likelihood_estimate
+from zprime.measure.likelihood.scores import exact_posterior_estimate, likelihood_estimate
+from zprime.measure.verdicts.likelihood import decide
 from zprime.results.names import CandidateId, Gain
 from zprime.results.verdicts import Verdict
 from zprime.rng import stream
@@ -88,9 +91,7 @@ def test_trusted_on_selection_but_not_on_held_out_falls_back() -> None:
 
 
 def test_without_a_decoder() -> None:
-    bare = {s: ladder(s, 0.5, 2.0) for s in ("selection", "heldout")}
-    for one in bare.values():
-        one.likelihood, one.quarter = {}, {}
+    bare = {s: replace(ladder(s, 0.5, 2.0), likelihood={}, quarter={}) for s in ("selection", "heldout")}
     v = verdict(bare["selection"], bare["heldout"])
     assert (v.decision, v.choice) == ("leave the prior", "large")
     assert v.why[0] == "the likelihood gain was not measured (no decoder)"
@@ -142,10 +143,11 @@ def test_without_a_trusted_likelihood_gain_nothing_is_kept_either_it_is_undecide
 
 @pytest.mark.parametrize(("moved", "decision"), [(0.0, "leave the prior"), (0.2, "undecided")])
 def test_an_evidence_gain_by_importance_sampling_must_stand_still_too(moved: float, decision: str) -> None:
-    bare = {s: ladder(s, 0.5, 2.0) for s in ("selection", "heldout")}
-    for one in bare.values():
-        one.likelihood, one.quarter = {}, {}
-        one.exact_posterior_quarter = {LARGE: one.exact_posterior[LARGE] - moved}
+    bare = {}
+    for split in ("selection", "heldout"):
+        one = ladder(split, 0.5, 2.0)
+        earlier = {LARGE: one.exact_posterior[LARGE] - moved}
+        bare[split] = replace(one, likelihood={}, quarter={}, exact_posterior_quarter=earlier)
     v = verdict(bare["selection"], bare["heldout"])
     assert v.decision == decision
     assert "by importance sampling: moved" in v.numbers["exact-posterior gain"].because

@@ -8,22 +8,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import standard_log_prob
 from zprime.components import Tilted
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent import Defensive, Prior
+from zprime.measure.prior import prior_log_prob
 from zprime.results.names import CandidateId
 from zprime.rng import fork
 
 
 @dataclass(frozen=True)
 class Blend:
-    """What is reported on: a base, and the share of the prior that is mixed in.
+    """What is reported on: a base with weight 1 - epsilon, mixed with the prior with weight epsilon.
 
     Attributes:
         base: name of the candidate whose base it is.
-        epsilon: share of the prior, from 0 to below 1.
+        epsilon: weight of the prior, from 0 to below 1.
     """
 
     base: str
@@ -34,11 +34,20 @@ class Candidates:
     """Candidates and, for those that mix in the prior, their bases alone.
 
     Attributes:
-        bases: name -> distribution without any share of the prior.
+        prior: p(z); the candidate called `prior`.
+        distributions: name -> candidate, the prior first.
+        bases: name -> distribution without the prior mixed in; only of kinds that have a density.
         blends: id -> what is reported under it; the prior is always there.
     """
 
-    def __init__(self, candidates: Mapping[str, LatentDistribution]) -> None:
+    def __init__(
+        self, candidates: Mapping[str, LatentDistribution], *, prior: LatentDistribution | None = None
+    ) -> None:
+        """Take candidates apart; a `prior` of None is N(0, I).
+
+        Raises:
+            UsageError: there are none, their dimensions differ, or a name that cannot be used.
+        """
         dims = {r.d for r in candidates.values()}
         if len(dims) > 1:
             raise UsageError(f"candidates: expected one latent dimension, got {sorted(dims)}")
@@ -47,7 +56,10 @@ class Candidates:
         for name in candidates:
             if "/" in name or not name:
                 raise UsageError(f"candidates: expected names without a slash, got {name!r}; call it something else")
-        self.distributions = {"prior": Prior(next(iter(dims))), **{k: v for k, v in candidates.items() if k != "prior"}}
+        self.prior = Prior(next(iter(dims))) if prior is None else prior
+        if self.prior.d not in dims:
+            raise UsageError(f"prior: expected {next(iter(dims))} latents as the candidates have, got {self.prior.d}")
+        self.distributions = {"prior": self.prior, **{k: v for k, v in candidates.items() if k != "prior"}}
         self.bases: dict[str, LatentDistribution] = {}
         self.blends: dict[CandidateId, Blend] = {}
         for name, r in self.distributions.items():
@@ -77,9 +89,8 @@ class Candidates:
 
     def only(self, names: Iterable[str]) -> "Candidates":
         """Some of the candidates, and the prior."""
-        return Candidates(
-            {name: self.distributions[name] for name in self.distributions if name in set(names) | {"prior"}}
-        )
+        kept = set(names) | {"prior"}
+        return Candidates({k: r for k, r in self.distributions.items() if k in kept}, prior=self.prior)
 
     def base_log_probs(
         self, z: Float[Tensor, "n d"], names: Iterable[str] | None = None
@@ -95,18 +106,18 @@ class Candidates:
 
     def log_probs(self, z: Float[Tensor, "n d"]) -> dict[CandidateId, Float[Tensor, " n"]]:
         """Log r(z) in nats of every blend."""
-        return self.blend_log_probs(self.base_log_probs(z), standard_log_prob(z))
+        return self.blend_log_probs(self.base_log_probs(z), prior_log_prob(self.prior, z))
 
     def tilts(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: Mapping[str, int], rng: torch.Generator
     ) -> dict[str, Tilted]:
         """The tilt of every base that has one in closed form, with the stated number of draws (default 0)."""
-        out = {}
+        tilts = {}
         for name, r in self.bases.items():
             tilted = r.tilt(mean, scale, draws=draws.get(name, 0), rng=fork(rng, "tilt", name))
             if tilted is not None:
-                out[name] = tilted
-        return out
+                tilts[name] = tilted
+        return tilts
 
 
 def mix(log_r: Tensor, log_p: Tensor, epsilon: float) -> Tensor:

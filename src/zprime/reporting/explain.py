@@ -117,8 +117,8 @@ def _posterior(audit: Audit) -> list[str]:
             f"their x′{_samples(audit, 'product-of-experts')}. A product of posteriors narrows with every row. What "
             "one wants for new rows is their mixture."
         )
-    elif a.shared_fails:
-        told.append(f"For one z behind all rows the posterior could not be had: {a.shared_fails}.")
+    elif a.product_fails:
+        told.append(f"For one z behind all rows the posterior could not be had: {a.product_fails}.")
     return told
 
 

@@ -1,4 +1,4 @@
-"""What is found of rows that came after a run."""
+"""Whether rows that came after a run still fit it."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from zprime.statistics.estimate import Estimate
 
 @dataclass(frozen=True)
 class Shift:
-    """One dimension.
+    """How far the codes of one dimension have moved.
 
     Attributes:
         dimension: from 0.
@@ -22,7 +22,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Drift:
-    """New rows against held-out rows.
+    """New rows compared with held-out rows.
 
     Attributes:
         source: name of the latent distribution.

@@ -15,17 +15,17 @@ class Surgery:
     Attributes:
         mean_kl: mean of KL(q_i||p), exact.
         information: I = mean of KL(q_i||qbar), the index-code mutual information; 0 <= I <= log N. Its error is that of
-            the draws, for I is a number that belongs to these rows; with one draw a row (above 30,000 rows) the spread
-            of the rows stands in for it, which is wider.
+            the draws, since I belongs to these very rows; with one draw a row (above 30,000 rows) the spread of the
+            rows is used in its place, which is wider.
         hole: KL(qbar||p), by the identity.
         gaussian_part: KL of qbar's moment match from p: a lower bound of the hole, exact.
-        log_n: log N, the cap of I.
+        log_n: log N, which I cannot exceed.
         told_apart: exp(I), the number of data that the code tells apart, with its interval.
         dimension_kl: mean KL of each dimension, exact, shape [d].
         mean_variance: variance over the data of each dimension's posterior mean, shape [d].
         active: number of dimensions where that variance is above 0.01.
         posterior_variance: mean over the data of each dimension's posterior variance, shape [d]; with `mean_variance`
-            it adds up to the variance of qbar. Empty in audits of earlier versions.
+            it adds up to the variance of qbar.
     """
 
     mean_kl: Estimate
@@ -59,16 +59,16 @@ class Bound:
 
 @dataclass(frozen=True)
 class Hole:
-    """The bracket.
+    """The population hole between two bounds.
 
     Attributes:
         bounds: every number, with the target that it belongs to.
         low, high: 95 % interval of the population hole, in nats: the highest of the lower ends of the bounds from
             below (at a level corrected for their number), and the upper end of the one from above.
         information: I of the fresh rows with their own mixture.
-        log_n: its cap, log N.
-        floor: mean KL(q||p) - log N: the bound from above cannot fall below it, whatever the truth.
-        saturated: whether I is within 0.5 nats of its cap; then the bound from above is little more than that floor.
+        log_n: log N, which it cannot exceed.
+        floor: mean KL(q||p) - log N: the bound from above cannot fall below it, whatever the hole is.
+        saturated: whether I is within 0.5 nats of log N; then the bound from above is little more than `floor`.
     """
 
     bounds: list[Bound]
@@ -87,7 +87,7 @@ class LeaveOneOut:
     `self-included` is a training row under the mixture that holds its own component, `leave-one-out` the same row under
     the mixture of all others, `held-out` a row that no part has seen. The first two are about the rows of this training
     set given its mixture: their intervals are those of a sample of these rows, not of other training sets. A few rows
-    that lie apart can decide the mean; where there are too few rows for their skewness it is not stable.
+    that lie apart can decide the mean; where there are too few rows for their skewness, the estimate is not stable.
 
     Attributes:
         elbo: ELBO gain of each of the three.
@@ -160,22 +160,22 @@ class Average:
 
 @dataclass(frozen=True)
 class Averages:
-    """Every average, and the width of a typical posterior.
+    """The averages, and the width of a typical posterior to compare theirs with.
 
     Attributes:
         members: name -> average.
         width: geometric mean of the standard deviations of all posteriors.
-        shared_fails: why there is no posterior of one latent shared by all rows; empty where there is.
+        product_fails: why there is no posterior of one latent shared by all rows; empty where there is.
     """
 
     members: dict[str, Average]
     width: float
-    shared_fails: str = ""
+    product_fails: str = ""
 
 
 @dataclass(frozen=True)
 class TwoSample:
-    """Held-out codes against draws of one distribution."""
+    """Two tests of whether held-out codes and draws of one distribution differ."""
 
     c2st: C2ST
     mmd: MMD
@@ -183,17 +183,17 @@ class TwoSample:
 
 @dataclass(frozen=True)
 class LatentsSide:
-    """All of it.
+    """What is measured of the latent space without a decoder.
 
     Attributes:
-        leave_one_out: name -> what is memorised, for the aggregated posterior and exemplars.
-        hole: of the population, as a bracket, and of the training rows; None with fewer than 3 held-out rows.
+        leave_one_out: candidate -> what is memorised, for the aggregated posterior and exemplars.
+        hole: of the population, between two bounds, and of the training rows; None with fewer than 3 held-out rows.
         total_correlation: of the training rows' mixture.
         minibatch: what minibatch estimators say of the I in the training rows' surgery; None where rows have weights,
             or there is one only.
-        low_density: `1 %` and `5 %` -> share of prior draws below that quantile of log qbar at held-out codes.
-        two_sample: name -> tests of held-out codes against its draws; among them a control, `codes of the selection
-            split`, which no test should tell from held-out codes.
+        low_density: `1 %` and `5 %` -> proportion of prior draws below that quantile of log qbar at held-out codes.
+        two_sample: candidate's name -> tests of held-out codes and its draws; among them a control, `codes of the
+            selection split`, which no test should tell from held-out codes.
     """
 
     leave_one_out: dict[CandidateId, LeaveOneOut]

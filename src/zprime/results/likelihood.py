@@ -13,7 +13,7 @@ class Units:
 
     Attributes:
         entries: numbers in a datum, D.
-        log_scale: sum of log scale over the entries, `stored = scaled * scale + shift`: taken off log p(x) it gives the
+        log_scale: sum of log scale over the entries, `stored = scaled * scale + shift`: log p(x) less it is the
             log-density of the data as stored; 0 for data that are drawn by a discrete p(x|z).
         says: what the figure is, in words.
         meaningful: False where p(x|z) is a probability of 0 and 1 and the data are neither.
@@ -30,7 +30,7 @@ class InferenceGap:
     """`log p(x) = reconstruction - kl + gap` on the rows of one split, under the prior.
 
     Attributes:
-        log_prob: mean log p(x), under the prior: a lower bound in expectation.
+        log_prob: mean log p(x) under the prior, by the draws of the likelihood gain: a lower bound in expectation.
         elbo: mean ELBO.
         reconstruction: mean of E_q[log p(x|z)].
         kl: mean KL(q||p), exact.
@@ -47,7 +47,7 @@ class InferenceGap:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Ranks of what made simulated data, in every latent and in the distance from the posterior's mean.
+    """Ranks of the z that made simulated data among draws of the posterior, in every latent and in the distance.
 
     Attributes:
         source: name of the latent distribution that z was drawn from.
@@ -85,7 +85,7 @@ class Calibration:
 
     @property
     def calibrated(self) -> bool:
-        """Whether nothing speaks against the encoder at the 5 % level."""
+        """Whether no test rejects the encoder at the 5 % level."""
         return self.p_value >= THRESHOLDS.level
 
     @property
@@ -107,10 +107,11 @@ class Sandwich:
         forward: annealed importance sampling, below log p_r(x) in expectation.
         reverse: the same chains in reverse from the z that made x, above it in expectation.
         gap: reverse - forward: on average the truth is no further than this from either. Stable below 1 nat.
-        importance: log p_r(x) of the same rows, as the likelihood gain estimates it with this audit's draws.
-        below: importance - forward; above: reverse - importance. importance is a lower bound in expectation, so `above`
-            says how much it can be short of at most, and a negative one would contradict it.
-        acceptance: share of accepted trajectories.
+        importance: log p_r(x) of the same rows as the likelihood gain estimates it, with the draws and candidates of
+            the audit.
+        below: importance - forward; above: reverse - importance. `importance` is a lower bound in expectation, so
+            `above` is the most that it can be short of the truth, and a negative one would contradict it.
+        acceptance: proportion of accepted trajectories.
         temperatures, chains, leapfrog: how long it was annealed.
     """
 
@@ -129,11 +130,11 @@ class Sandwich:
 
 @dataclass(frozen=True)
 class LikelihoodSide:
-    """The likelihood and the encoder.
+    """Log p(x) under every candidate, and what the encoder loses.
 
     Attributes:
-        log_prob: candidate -> mean log p_r(x) of held-out rows, nats a row: a lower bound in expectation, of
-            scaled data.
+        log_prob: candidate -> mean log p_r(x) of held-out rows, by the draws of the likelihood gain, nats a row: a
+            lower bound in expectation, of scaled data.
         units: what that is a likelihood of.
         bits: candidate -> the same as bits per dimension of the data as stored; empty where that has no meaning.
         gaps: split -> what the encoder loses.

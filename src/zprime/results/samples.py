@@ -7,31 +7,30 @@ from zprime.results.verdicts import GenerationVerdict
 from zprime.statistics.c2st import C2ST
 from zprime.statistics.estimate import Estimate
 
-PLANTED, REAL, RECONSTRUCTED = "planted copies", "real rows", "reconstructions"
+REAL, RECONSTRUCTED, PLANTED = "real rows", "reconstructions", "planted copies"
 """Names of the controls."""
 
 CODES = "training codes"
-"""Name of the first point of a bandwidth path: samples from the codes, without their posteriors' noise."""
+"""Name of the first point of the bandwidth path."""
 
 
 @dataclass(frozen=True)
 class Copying:
-    """How one sample lies to the training set.
+    """How near one sample is to the training set.
 
     Attributes:
         auc: chance that a generated row is nearer to the training set than a held-out reconstruction is; 1/2 where
             nothing is copied, less where rows are off the data.
-        regional: the same within regions of the data, like with like: a generator that only draws more from dense
-            regions is not accused.
-        near: share of rows nearer than all but 5 % of the held-out reconstructions of their region: 0.05 where
-            nothing is copied. It sees a few copies among many rows that are far off.
-        singled: share of rows whose nearest training row is nearer, as a part of the distance to the fifth nearest,
-            than for all but 5 % of the held-out reconstructions. A copy is near to *one* row; a row that is merely
-            typical (from a generator that blurs, or keeps to the middle) is near to many, and is not accused.
+        regional: the same within regions of the data: drawing more often from dense regions alone does not raise it.
+        near: proportion of rows nearer than all but 5 % of the held-out reconstructions of their region: 0.05 where
+            nothing is copied. A few copies among many rows that are far off raise it.
+        singled: proportion of rows whose distance to the nearest training row, over that to the fifth nearest, is
+            smaller than for all but 5 % of the held-out reconstructions. A copy is near to *one* row; a row that is
+            only typical (from a generator that blurs) is near to many, and does not count as a copy.
         z_u: Z_U of Meehan et al. 2020, below 0 for copies; it grows with the sample.
         c_t: C_T of the same, over the regions.
-        authenticity: share of rows farther from the nearest training row than that row is from its own nearest (Alaa et
-            al. 2022).
+        authenticity: proportion of rows farther from the nearest training row than that row is from its own nearest
+            (Alaa et al. 2022).
         ratio: mean of the distances to the nearest and to the second nearest training row, the one over the other.
         status: `copies`, `passes`, or `untested` where the controls failed.
     """
@@ -49,18 +48,18 @@ class Copying:
 
 @dataclass(frozen=True)
 class Labels:
-    """Shares of labels among generated and among real rows, both as the same classifier labels them.
+    """How often each label comes among generated and among real rows, both labelled by the same classifier.
 
     Its errors are in both, and cancel as far as it errs on generated rows as it does on real ones.
 
     Attributes:
-        shares: label -> share among generated rows.
-        expected: label -> share among real rows.
+        proportions: label -> proportion of generated rows.
+        expected: label -> proportion of real rows.
         variation: total variation distance between the two, half the sum of absolute differences, from 0 to 1.
         missing: labels that come out less than half as often as they should (by the whole 95 % interval).
     """
 
-    shares: dict[str, Estimate]
+    proportions: dict[str, Estimate]
     expected: dict[str, float]
     variation: Estimate
     missing: list[str] = field(default_factory=list)
@@ -71,14 +70,15 @@ class Fidelity:
     """One sample beside real rows.
 
     Attributes:
-        frechet: distance of the Gaussians with the two samples' moments: sees quality and variety, blind to shape.
-        precision: share of generated rows inside the manifold of real ones: sees junk, blind to what is missing.
-        recall: share of real rows inside the manifold of generated ones: sees what is missing.
-        density: how many real rows' balls hold a generated row, over k: as precision, and not fooled by outliers.
-        coverage: share of real rows with a generated one in their ball: as recall, and not fooled by outliers.
-        sliced: Wasserstein-2 distance along random directions: as frechet, and sees shape.
-        told_apart: classifier two-sample test: sees any difference, and says whether there is one, not which.
-        labels: shares of labels, where there are any.
+        frechet: distance of the Gaussians with the two samples' moments; depends on quality and variety, not on shape.
+        precision: proportion of generated rows inside the manifold of real ones; falls with junk, not with lost modes.
+        recall: proportion of real rows inside the manifold of generated ones; falls with lost modes, not with junk.
+        density: mean over generated rows of the number of real rows' balls that hold it, over k: as precision, and less
+            moved by outliers.
+        coverage: proportion of real rows with a generated one in their ball: as recall, and less moved by outliers.
+        sliced: Wasserstein-2 distance along random directions: as frechet, and depends on shape too.
+        told_apart: classifier two-sample test: whether there is any difference, not which.
+        labels: proportions of labels, where there are labels.
     """
 
     frechet: Estimate
@@ -139,28 +139,28 @@ class BandwidthPath:
     @property
     def copies(self) -> list[PathPoint]:
         """Points whose samples copy."""
-        return [s for s in self.points if s.copying.status == "copies"]
+        return [p for p in self.points if p.copying.status == "copies"]
 
     @property
     def off(self) -> list[PathPoint]:
         """The points at the end of the path that are measurably farther from the training set than unseen rows are."""
-        out: list[PathPoint] = []
-        for s in reversed(self.points):
-            if s.copying.regional.high >= 0.5:
+        points: list[PathPoint] = []
+        for point in reversed(self.points):
+            if point.copying.regional.high >= 0.5:
                 break
-            out.insert(0, s)
-        return out
+            points.insert(0, point)
+        return points
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One sample of x', measured.
+    """What is measured of one sample of x'.
 
     Attributes:
         id: of the candidate, as in the table; or of the control, by its name.
         label: what it is.
         copying: of decoder means; None for real rows, which are no reconstructions.
-        copying_draws: of decoder draws x' ~ p(x|z'), beside draws of the reconstructions; noise hides copies.
+        copying_draws: of decoder draws x' ~ p(x|z'), compared with draws of the reconstructions; noise hides copies.
         fidelity: beside held-out rows.
         tstr: of a classifier trained on it and tested on real rows; None without labels.
     """
@@ -180,13 +180,13 @@ class Sampled:
     @property
     def status(self) -> str:
         """`copies` if means or draws do; `untested` where the controls failed; else `passes`."""
-        found = {c.status for c in (self.copying, self.copying_draws) if c is not None}
-        return next((s for s in ("copies", "untested") if s in found), "passes")
+        statuses = {c.status for c in (self.copying, self.copying_draws) if c is not None}
+        return next((s for s in ("copies", "untested") if s in statuses), "passes")
 
 
 @dataclass(frozen=True)
 class SamplesSide:
-    """The x' side of the audit.
+    """What is measured of generated rows x'.
 
     Attributes:
         features: name of the feature space.
@@ -213,7 +213,7 @@ class SamplesSide:
     path: BandwidthPath | None = None
 
     def entry(self, name: str, *, alone: bool = False) -> Sampled:
-        """The candidate called `name`; with `alone` its base, without the share of the prior.
+        """The candidate called `name`; with `alone` its base, without the prior mixed in.
 
         Raises:
             UsageError: no such candidate.

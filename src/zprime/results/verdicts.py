@@ -25,7 +25,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Where one candidate stands on the selection split: all that the choice was made from.
+    """One candidate beside the best one on the selection split: what the choice was made from.
 
     Attributes:
         name: of the candidate.
@@ -35,7 +35,7 @@ class Ranking:
         behind_stderr: its standard error, paired over rows.
         limit: max(1 s.e., 0.05 nats); a tie is a difference below it.
         tied: whether this is the best one, or tied with it.
-        likelihood: the likelihood gain with its trust, whether it chose or not; None where it was not measured.
+        likelihood: the likelihood gain, even where another gain chose; None where it was not measured.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Verdict(Decision):
     """What to draw z' from, by likelihood: `prior` unless the decision is to leave it.
 
     Attributes:
-        best: the candidate chosen on the selection split, which the held-out split was opened for.
+        best: the candidate chosen on the selection split, whose gain is then confirmed on the held-out split or not.
         gains: which gains decide: the likelihood gain, or ELBO and exact-posterior gain where the former is not stable.
         numbers: the numbers behind it, of `best`: `selection` and `heldout` (likelihood gain), or `ELBO gain` and
             `exact-posterior gain` on the held-out split.
@@ -73,7 +73,7 @@ class GenerationVerdict(Decision):
     """What to draw z' from to generate.
 
     Attributes:
-        decision: may be `none of these` too; then `choice` is the best of these.
+        decision: may also be `none of these`; then `choice` is the best of the candidates.
         ranking: name -> `copies`, `loses modes`, `behind`, `covers less`, `tied` or `best`, on the selection split.
         numbers: `prior`, `choice`, `reconstructions`, `real rows` (Frechet distances on the held-out split), `gain`
             (the prior's less the choice's), `coverage gain` and `decoder` (the reconstructions' less the real rows').

@@ -1,1 +1,1 @@
-"""Statistics of samples: estimates with errors, resampling, two-sample tests, Pareto tails, logistic regression."""
+"""Statistics of samples: estimates, resampling, two-sample tests, Pareto tails, logistic regression."""

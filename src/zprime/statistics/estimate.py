@@ -107,7 +107,7 @@ def proportion(hits: int, n: int, *, unit: str, split: str, seed: int | None) ->
 
 
 def clopper_pearson(hits: int, n: int, error: float) -> tuple[float, float]:
-    """Interval that holds a binomial share with probability 1 - `error` at least."""
+    """Interval that holds a binomial proportion with probability 1 - `error` at least."""
     from scipy.stats import beta
 
     low = float(beta.ppf(error / 2, hits, n - hits + 1)) if hits else 0.0

@@ -23,7 +23,7 @@ class MMD:
 
     Attributes:
         squared: MMD^2 with a jackknife standard error (too large rather than too small, Efron & Stein 1981).
-        p_value: share of the permutations of the pooled sample, the given one among them, with an MMD^2 as large.
+        p_value: proportion of the permutations of the pooled sample, the given one among them, with an MMD^2 as large.
         bandwidth: h.
         permutations: how many were drawn.
     """

@@ -62,8 +62,8 @@ class Replicates(ABC):
             about: what goes with the number.
             unit: of the number.
             scale: `linear`; `proportion` of rows, kept between 0 and 1, with an error no smaller than a binomial
-                proportion's (Agresti & Coull 1998), since near 0 and 1 replicates hardly vary; `distance`, above 0, with
-                the interval symmetric in its logarithm, since it is skew, up to twice the linear one above.
+                proportion's (Agresti & Coull 1998), since near 0 and 1 replicates hardly vary; `distance`, above 0,
+                with the interval symmetric in its logarithm, since it is skew, up to twice the linear one above.
         """
         value, stderr = float(self.whole[column]), float(self.stderr()[column])
         half = student95(self.df) * stderr

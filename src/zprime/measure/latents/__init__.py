@@ -1,1 +1,1 @@
-"""Measures of the posteriors and of r(z): none of them needs a decoder, but the likelihood's gains are compared there."""
+"""Measures of the posteriors and of r(z): none of them needs a decoder."""

@@ -1,26 +1,24 @@
-"""Which "average" of the posteriors? Each criterion's own minimiser, in closed form, and its distance from them all.
+"""Which "average" of the posteriors? The minimiser of each criterion, in closed form, and its distance from them.
 
 docs/theory.md, section 1. `sum w_i KL(q_i||r)` spreads over the data; `sum w_i KL(r||q_i)` and `sum w_i W2^2(r, q_i)`
 collapse to about one posterior's width. The product of all of them (section 5) is narrower still.
 """
 
 import math
-from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from zprime.arrays import gaussian_log_prob
-from zprime.distribution import Prior
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
-from zprime.latent.gaussian import moments
 from zprime.latent.kind import Task
 from zprime.latent.log_pool import LogPool, LogPoolSettings
 from zprime.latent.product_of_experts import ProductOfExperts, ProductOfExpertsSettings
-from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.measure.prior import need_standard
+from zprime.measure.study import Study
+from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Average, Averages, Surgery
-from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, exact, mean_estimate
 
 UNIT = "nats per row"
@@ -28,21 +26,24 @@ ROWS, DRAWS = 1000, 4
 ORDER = ("prior", "aggregated posterior", "moment match", "log-pool", "barycentre", "product-of-experts")
 
 
-def averages(posteriors: Mapping[str, Posteriors], cut: Surgery, *, seed: int = 0) -> Averages:
+def averages(study: Study, cut: Surgery) -> Averages:
     """Every average of the training posteriors.
 
     Args:
-        posteriors: `train` and `heldout`.
+        study: its training and held-out split, prior and seed.
         cut: ELBO surgery of the training split, for what has no closed form.
-        seed: of the draws for the aggregated posterior on held-out rows.
+
+    Raises:
+        UsageError: the prior is not N(0, I).
     """
-    train, heldout = posteriors["train"].gather(), posteriors["heldout"].gather()
+    need_standard(study.prior, "averages of the posteriors")
+    train, heldout = study.train.posteriors, study.heldout.posteriors
     rng = torch.Generator()  # none of them draws anything
-    task = Task(train, train, Prior(train.d), rng)
+    task = Task(train, train, study.prior, rng)
     log_pool = LogPoolSettings().fit(task).distribution
     barycentre = BarycentreSettings().fit(task).distribution
     product = ProductOfExpertsSettings().fit(task)
-    mean, covariance = moments(train)
+    mean, covariance = study.train.moments
     eye = torch.eye(train.d, dtype=torch.float64)
     gaussians = {
         "prior": ("nothing: it was there before the data", torch.zeros(train.d, dtype=torch.float64), eye),
@@ -58,7 +59,7 @@ def averages(posteriors: Mapping[str, Posteriors], cut: Surgery, *, seed: int = 
         "aggregated posterior",
         "mean KL(q||r) over all r",
         cut.information,
-        _mixture(train, heldout, seed),
+        _mixture(train, heldout, study.stream("averages"), study.seed),
         None,
         cut.hole,
         match.width,
@@ -70,9 +71,8 @@ def averages(posteriors: Mapping[str, Posteriors], cut: Surgery, *, seed: int = 
     return Averages(members, width, "" if product.outcome.ok else product.outcome.message)
 
 
-def _mixture(train: MemoryPosteriors, heldout: MemoryPosteriors, seed: int) -> Estimate:
+def _mixture(train: MemoryPosteriors, heldout: MemoryPosteriors, rng: torch.Generator, seed: int) -> Estimate:
     """Mean of E_q[log q - log qbar] over held-out rows."""
-    rng = stream(seed, "averages")
     some = heldout.take(torch.randperm(heldout.n, generator=rng)[:ROWS])
     z = some.draw(rng=rng, draws=DRAWS)
     own = gaussian_log_prob(z.double(), some.mean.repeat(DRAWS, 1).double(), some.scale.repeat(DRAWS, 1).double())
@@ -113,10 +113,10 @@ def forward_kl(
     precision = torch.linalg.inv(covariance)
     gap = posteriors.mean.double() - mean
     trace = var @ precision.diagonal()
-    out: Tensor = 0.5 * (
+    kl: Tensor = 0.5 * (
         trace + ((gap @ precision) * gap).sum(1) - posteriors.d + torch.logdet(covariance) - var.log().sum(1)
     )
-    return out
+    return kl
 
 
 def reverse_kl(

@@ -1,33 +1,43 @@
 """Drift: do the codes of new rows still fit the latent distribution that was shipped?
 
-Held against the codes of held-out rows, by three tests that see different things: how likely r finds the codes, where
-their mean and covariance lie, and each dimension on its own.
+They are compared with the codes of held-out rows, by three tests: of the density that r gives the codes, of their mean
+and covariance, and of each dimension by itself.
 """
 
-import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import blocks, standard_log_prob
+from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
 from zprime.latent.gaussian import moments
+from zprime.measure.prior import prior_log_prob
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.drift import Drift, Shift
 from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import fork
-from zprime.statistics.estimate import Z95, Estimate, mean_estimate
+from zprime.statistics.estimate import Estimate, mean_estimate
 from zprime.statistics.resampling import GROUPS, About, group_of, leave_out
+from zprime.statistics.two_sample import difference_of_means, holm, kolmogorov_smirnov, rank_test
 
 SHUFFLES = 999
 FEWEST = 8
 BATCH = 64  # shuffles at a time
+UNIT = "nats per row"
+BOTH = "new rows and heldout"
 
 
 def drift(
-    r: LatentDistribution, new: MemoryPosteriors, heldout: MemoryPosteriors, *, source: str = "r", rng: torch.Generator
+    r: LatentDistribution,
+    new: MemoryPosteriors,
+    heldout: MemoryPosteriors,
+    *,
+    source: str = "r",
+    rng: torch.Generator,
+    prior: LatentDistribution | None = None,
 ) -> Drift:
     """Compare posteriors of new rows with those of held-out rows: one draw z ~ q(z|x) each.
 
@@ -37,6 +47,7 @@ def drift(
         heldout: posteriors of held-out rows.
         source: name of `r`.
         rng: decides draws and shuffles.
+        prior: p(z); None is N(0, I).
 
     Raises:
         ArrayError: fewer than 8 rows, or other latents.
@@ -45,20 +56,21 @@ def drift(
         raise ArrayError(f"new data: expected at least {FEWEST} rows, held-out ones too, got {new.n} and {heldout.n}")
     if new.d != heldout.d or r.d != new.d:
         raise ArrayError(f"new data: expected {r.d} latents, got {new.d} (held-out {heldout.d})")
+    seed = rng.initial_seed()
     codes = [p.draw(rng=fork(rng, name)) for p, name in ((new, "new"), (heldout, "heldout"))]
     density = [r.log_prob(z).double() for z in codes]
     gains = [
-        mean_estimate(v - standard_log_prob(z), unit="nats per row", split=s, seed=rng.initial_seed())
+        mean_estimate(v - prior_log_prob(prior, z), unit=UNIT, split=s, seed=seed)
         for v, z, s in zip(density, codes, ("new rows", "heldout"), strict=True)
     ]
-    density_p = _rank_test(density[0], density[1])
+    density_p = rank_test(density[0], density[1])
     shift, moments_p = _moments(new, heldout, rng=fork(rng, "shuffle"))
     dimensions = _dimensions(codes[0], codes[1])
     p_value = min(1.0, 3 * min(density_p, moments_p, dimensions[0].p_value))
-    found = Drift(
+    measured = Drift(
         source=source,
         rows=new.n,
-        log_density=_difference(density[0], density[1], seed=rng.initial_seed()),
+        log_density=difference_of_means(density[0], density[1], unit=UNIT, split=BOTH, seed=seed),
         density_p=density_p,
         moments=shift,
         moments_p=moments_p,
@@ -69,7 +81,7 @@ def drift(
         drifted=p_value < THRESHOLDS.level,
         sentence="",
     )
-    return Drift(**{**vars(found), "sentence": _sentence(found)})
+    return replace(measured, sentence=_sentence(measured))
 
 
 def moment_shift(a: MemoryPosteriors, b: MemoryPosteriors) -> float:
@@ -89,19 +101,19 @@ def _gaussian_kl(
     solved = torch.linalg.solve(covariance2, torch.cat([covariance, gap], -1))
     d = mean.shape[-1]
     trace = solved[..., :d].diagonal(dim1=-2, dim2=-1).sum(-1) + (gap[..., 0] * solved[..., d]).sum(-1)
-    out: Tensor = 0.5 * (trace - d + torch.logdet(covariance2) - torch.logdet(covariance))
-    return out
+    kl: Tensor = 0.5 * (trace - d + torch.logdet(covariance2) - torch.logdet(covariance))
+    return kl
 
 
 def _moments(new: MemoryPosteriors, heldout: MemoryPosteriors, *, rng: torch.Generator) -> tuple[Estimate, float]:
-    """The shift, its error by the jackknife over 30 groups, and the share of shuffles that reach it."""
+    """The shift, its error by the jackknife over 30 groups, and its p-value by shuffling rows between the two."""
     sums = [_row_moments(p) for p in (new, heldout)]
     groups = min(GROUPS, new.n // 2, heldout.n // 2)
     tallies = []
     for s in sums:
         order = torch.randperm(len(s), generator=rng)
-        out = torch.zeros(groups, s.shape[1], dtype=torch.float64)
-        tallies.append(out.index_add_(0, group_of(len(s), groups), s[order]))
+        tally = torch.zeros(groups, s.shape[1], dtype=torch.float64)
+        tallies.append(tally.index_add_(0, group_of(len(s), groups), s[order]))
 
     def shift(a: Tensor, b: Tensor) -> Tensor:
         return _gaussian_kl(*_from_sums(a, new.d), *_from_sums(b, new.d))
@@ -109,15 +121,15 @@ def _moments(new: MemoryPosteriors, heldout: MemoryPosteriors, *, rng: torch.Gen
     def replicate(keep: Tensor) -> Float[Tensor, "b 1"]:
         return shift(*(keep.double() @ t for t in tallies))[:, None]
 
-    found = leave_out(replicate, groups=groups, pairs=False)
-    e = found.estimate(0, About(new.n, "new rows and heldout", rng.initial_seed()), unit="nats", scale="distance")
+    replicates = leave_out(replicate, groups=groups, pairs=False)
+    e = replicates.estimate(0, About(new.n, BOTH, rng.initial_seed()), unit="nats", scale="distance")
     both = torch.cat(sums)
     total, reached = both.sum(0), 0
     for part in blocks(SHUFFLES, BATCH):
         chance = torch.rand(part.stop - part.start, len(both), generator=rng)
-        mine = torch.zeros_like(chance, dtype=torch.float64)
-        mine.scatter_(1, chance.topk(new.n, dim=1).indices, 1.0)
-        some = mine @ both
+        called_new = torch.zeros_like(chance, dtype=torch.float64)
+        called_new.scatter_(1, chance.topk(new.n, dim=1).indices, 1.0)
+        some = called_new @ both
         reached += int((shift(some, total - some) >= e.value).sum())
     return e, (reached + 1) / (SHUFFLES + 1)
 
@@ -136,31 +148,12 @@ def _from_sums(total: Float[Tensor, "*b f"], d: int) -> tuple[Float[Tensor, "*b 
     return mean, second - mean[..., :, None] * mean[..., None, :]
 
 
-def _difference(a: Float[Tensor, " n"], b: Float[Tensor, " m"], *, seed: int) -> Estimate:
-    """Difference of two means with its error (Welch 1947)."""
-    value = float(a.mean() - b.mean())
-    stderr = math.sqrt(float(a.var() / len(a) + b.var() / len(b)))
-    low, high = value - Z95 * stderr, value + Z95 * stderr
-    return Estimate(value, stderr, low, high, len(a), "nats per row", "new rows and heldout", seed)
-
-
-def _rank_test(a: Tensor, b: Tensor) -> float:
-    from scipy.stats import mannwhitneyu
-
-    return float(mannwhitneyu(a.numpy(), b.numpy()).pvalue)
-
-
 def _dimensions(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> list[Shift]:
-    """Kolmogorov-Smirnov in every dimension, with Holm's correction."""
-    from scipy.stats import ks_2samp
-
-    found = [ks_2samp(x.numpy(), y.numpy()) for x, y in zip(a.double().T, b.double().T, strict=True)]
-    order = sorted(range(len(found)), key=lambda j: float(found[j].pvalue))
-    out, worst = [], 0.0
-    for rank, j in enumerate(order):
-        worst = max(worst, min(1.0, (len(found) - rank) * float(found[j].pvalue)))
-        out.append(Shift(j, float(found[j].statistic), worst))
-    return out
+    """Kolmogorov-Smirnov in every dimension, with Holm's correction; the least likely dimension first."""
+    tests = [kolmogorov_smirnov(x, y) for x, y in zip(a.double().T, b.double().T, strict=True)]
+    corrected = holm([t.p_value for t in tests])
+    order = sorted(range(len(tests)), key=lambda j: tests[j].p_value)
+    return [Shift(j, tests[j].statistic, corrected[j]) for j in order]
 
 
 def _sentence(d: Drift) -> str:

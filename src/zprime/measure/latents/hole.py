@@ -1,6 +1,6 @@
-"""The hole as a bracket: how far this encoder's aggregated posterior is from the prior, from below and from above.
+"""The hole between bounds: how far this encoder's aggregated posterior is from the prior, from below and from above.
 
-Two targets, never to be mixed (docs/theory.md, section 4). The *empirical* hole is KL(qbar||p) of the mixture of
+Two targets that must not be mixed (docs/theory.md, section 4). The *empirical* hole is KL(qbar||p) of the mixture of
 N given posteriors: a number without error, and where posteriors are narrow mostly an artefact of N. The *population*
 hole is that of `E_{x~data} q(z|x)` over all data there could be. It is not known; these bound it in expectation:
 
@@ -16,61 +16,55 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import gaussian_log_prob, standard_kl, standard_log_prob
+from zprime.arrays import gaussian_log_prob
 from zprime.components import Diagonal
+from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.latent.gaussian import moments
 from zprime.measure.latents.leave_one_out import RowMixture, masked_elbo_gain
 from zprime.measure.likelihood.gains import RowGains
-from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.measure.prior import need_standard, prior_kl, prior_log_prob
+from zprime.measure.study import Split, Study
+from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Bound, Hole, Surgery
 from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, mean_estimate, student
 
 ROWS = 2000
 DRAWS = 2
-CLOSE = 0.5  # nats that I may be short of log N before the mixture is called a lookup table
+CLOSE = 0.5  # nats below log N: where I is nearer to it, the bound from above says little
 UNIT = "nats"
 
 
-def hole(
-    posteriors: Mapping[str, Posteriors],
-    split_gains: Mapping[str, RowGains],
-    surgeries: Mapping[str, Surgery],
-    *,
-    seed: int,
-    rows: int = ROWS,
-) -> Hole:
-    """Bracket the population hole on held-out rows, and put the empirical hole of the training rows beside it.
+def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *, rows: int = ROWS) -> Hole:
+    """Bound the population hole on held-out rows, and put the empirical hole of the training rows beside it.
 
     Args:
-        posteriors: `train` and `heldout`.
+        study: its training and held-out split, prior and seed.
         split_gains: `selection`, where the candidate with the best ELBO gain is taken, and `heldout`, where it counts.
-        surgeries: of `train`.
-        seed: of all draws.
+        surgery: of the training split.
         rows: held-out rows at whose codes the mixture of all held-out rows is evaluated, at most.
 
     Raises:
-        UsageError: fewer than three held-out rows.
+        UsageError: fewer than three held-out rows, or another prior than N(0, I).
     """
-    held = posteriors["heldout"].gather()
+    held, prior = study.heldout.posteriors, study.prior
     if held.n < 3:
         raise UsageError(f"hole: expected at least 3 held-out rows, got {held.n}")
     below = [
-        Bound("moment-matched Gaussian", "population", "below", gaussian_bound(posteriors["train"], held)),
-        best_elbo_gain(split_gains["selection"], split_gains["heldout"], seed),
+        Bound("moment-matched Gaussian", "population", "below", gaussian_bound(study.train, held, prior=prior)),
+        best_elbo_gain(split_gains["selection"], split_gains["heldout"], study.seed),
     ]
-    others, own, information = own_mixture(held, seed=seed, rows=rows)
+    others, own, information = own_mixture(held, seed=study.seed, rows=rows, prior=prior)
     below.append(Bound("leave-one-out", "population", "below", others))
     above = Bound("self-included", "population", "above", own)
-    cut, n = surgeries["train"], surgeries["train"].mean_kl.n
+    n = surgery.mean_kl.n
     empirical = [
-        Bound(f"Gaussian part, {n} training rows", "empirical", "below", cut.gaussian_part),
-        Bound(f"KL(qbar||p), {n} training rows", "empirical", "equal", cut.hole),
+        Bound(f"Gaussian part, {n} training rows", "empirical", "below", surgery.gaussian_part),
+        Bound(f"KL(qbar||p), {n} training rows", "empirical", "equal", surgery.hole),
     ]
     low = max(_lower_end(b.estimate, 0.025 / len(below)) for b in below)
     log_n = math.log(held.n)
-    kl = float(standard_kl(held.mean.double(), held.scale.double()).sum(1).mean())
+    kl = float(prior_kl(prior, held.mean, held.scale).sum(1).mean())
     return Hole(
         [*below, above, *empirical],
         max(0.0, low),
@@ -82,9 +76,14 @@ def hole(
     )
 
 
-def gaussian_bound(train: Posteriors, heldout: MemoryPosteriors) -> Estimate:
-    """ELBO gain of the training posteriors' moment match on held-out rows, in closed form."""
-    mean, covariance = moments(train)
+def gaussian_bound(train: Split, heldout: MemoryPosteriors, *, prior: LatentDistribution | None = None) -> Estimate:
+    """ELBO gain of the training posteriors' moment match on held-out rows, in closed form.
+
+    Raises:
+        UsageError: the prior is not N(0, I).
+    """
+    need_standard(prior, "bound by the moment match")
+    mean, covariance = train.moments
     mu, var = heldout.mean.double(), heldout.scale.double().square()
     precision = torch.linalg.inv(covariance)
     gap = mu - mean
@@ -104,7 +103,9 @@ def best_elbo_gain(selection: RowGains, heldout: RowGains, seed: int) -> Bound:
     )
 
 
-def own_mixture(held: MemoryPosteriors, *, seed: int, rows: int = ROWS) -> tuple[Estimate, Estimate, Estimate]:
+def own_mixture(
+    held: MemoryPosteriors, *, seed: int, rows: int = ROWS, prior: LatentDistribution | None = None
+) -> tuple[Estimate, Estimate, Estimate]:
     """Of rows and the mixture of these rows: leave-one-out from below, self-included from above, and I.
 
     Of the one from above, `KL(q_i||p)` is exact and only I is sampled.
@@ -115,10 +116,10 @@ def own_mixture(held: MemoryPosteriors, *, seed: int, rows: int = ROWS) -> tuple
     z = some.draw(rng=rng, draws=DRAWS)
     equal = torch.full((held.n,), -math.log(held.n), dtype=torch.float64)
     mixture = RowMixture(Diagonal(equal, held.mean, held.scale), list(range(held.d)))
-    gains = masked_elbo_gain(mixture, picked, z)
-    ratio = (_log_q(some, z) - standard_log_prob(z)).reshape(DRAWS, -1)
+    gains = masked_elbo_gain(mixture, picked, z, prior=prior)
+    ratio = (_log_q(some, z) - prior_log_prob(prior, z)).reshape(DRAWS, -1)
     information = (ratio - gains.with_own).mean(0)
-    kl = standard_kl(some.mean.double(), some.scale.double()).sum(1)
+    kl = prior_kl(prior, some.mean, some.scale).sum(1)
 
     def estimate(values: Tensor) -> Estimate:
         return mean_estimate(values, unit=UNIT, split="heldout", seed=seed)

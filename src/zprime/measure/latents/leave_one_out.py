@@ -1,4 +1,4 @@
-"""What is memorised: gains on training rows with their own component, without it, and on held-out rows.
+"""What is memorised: gains of training rows with their own component and without it, and of held-out rows.
 
 docs/theory.md, section 3. For latent distributions with one component a training row: the aggregated posterior, and
 exemplars at the bandwidth that they have.
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import blocks, gaussian_log_prob, standard_log_prob
+from zprime.arrays import blocks, gaussian_log_prob
 from zprime.components import PAIRS, Diagonal
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
@@ -20,14 +20,17 @@ from zprime.kernels.mixture_torch import mask
 from zprime.latent import Active, Aggregated, Exemplars
 from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.gains import DIVERGE, RowGains
-from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.measure.prior import need_standard, prior_log_prob
+from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
 from zprime.results.latents import LeaveOneOut
 from zprime.results.names import CandidateId, Gain
 from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, finite_mean, skew_checked
 
-PAIRS_SCORED = 500 * 60_000  # rows times components: 2 s for their codes, 5 s for the evidence, with 16 latents
+PAIRS_SCORED = (
+    500 * 60_000
+)  # rows times components: 2 s for the ELBO gain, 5 s for the exact-posterior gain, with 16 latents
 LEAST = 100
 DRAWS = 4
 UNIT = "nats per row"
@@ -41,7 +44,7 @@ class RowMixture:
     dims: list[int]
 
 
-def row_mixture(r: LatentDistribution, train: Posteriors) -> RowMixture | None:
+def row_mixture(r: LatentDistribution, train: MemoryPosteriors) -> RowMixture | None:
     """What `r` keeps of each training row, or None where it is no mixture of diagonal Gaussians, one for every row.
 
     (Exemplars with a full kernel, or of some of the rows, are none.)
@@ -49,20 +52,19 @@ def row_mixture(r: LatentDistribution, train: Posteriors) -> RowMixture | None:
     if isinstance(r, Active):
         inner = row_mixture(r.base, _some(train, list(r.dims)))
         return None if inner is None else RowMixture(inner.components, [r.dims[j] for j in inner.dims])
-    if not isinstance(r, Aggregated | Exemplars) or not torch.equal(r.mean, train.gather().mean):
+    if not isinstance(r, Aggregated | Exemplars) or not torch.equal(r.mean, train.mean):
         return None
     c = r.components
     return RowMixture(c, list(range(r.d))) if isinstance(c, Diagonal) and len(c.mean) == train.n else None
 
 
-def _some(train: Posteriors, dims: list[int]) -> MemoryPosteriors:
-    p = train.gather()
-    return MemoryPosteriors(p.mean[:, dims], p.scale[:, dims], row_ids=p.row_ids, weights=p.weights)
+def _some(train: MemoryPosteriors, dims: list[int]) -> MemoryPosteriors:
+    return MemoryPosteriors(train.mean[:, dims], train.scale[:, dims], row_ids=train.row_ids, weights=train.weights)
 
 
 def leave_one_out(
     candidates: Candidates,
-    train: Posteriors,
+    train: MemoryPosteriors,
     heldout: RowGains,
     *,
     seed: int,
@@ -83,26 +85,27 @@ def leave_one_out(
         progress: called once a candidate.
 
     Raises:
-        UsageError: fewer than two training rows, or one that has all the weight: nothing would be left.
+        UsageError: fewer than two training rows, or one that has all the weight: nothing would be left; or another
+            prior than N(0, I).
     """
-    data = train.gather()
-    found = {k: m for k, r in candidates.bases.items() if (m := row_mixture(r, data)) is not None}
+    need_standard(candidates.prior, "leave-one-out")
+    mixtures = {k: m for k, r in candidates.bases.items() if (m := row_mixture(r, train)) is not None}
     rng = stream(seed, "leave one out")
-    picked = torch.randperm(data.n, generator=rng)[: rows or max(LEAST, PAIRS_SCORED // data.n)].sort().values
-    some = data.take(picked)
+    picked = torch.randperm(train.n, generator=rng)[: rows or max(LEAST, PAIRS_SCORED // train.n)].sort().values
+    some = train.take(picked)
     z = some.draw(rng=rng, draws=DRAWS)
-    out: dict[CandidateId, LeaveOneOut] = {}
-    for step, (base, m) in enumerate(found.items()):
-        progress("leave-one-out", step, len(found))
+    measured: dict[CandidateId, LeaveOneOut] = {}
+    for step, (base, m) in enumerate(mixtures.items()):
+        progress("leave-one-out", step, len(mixtures))
         gains = {
-            Gain.ELBO: masked_elbo_gain(m, picked, z),
+            Gain.ELBO: masked_elbo_gain(m, picked, z, prior=candidates.prior),
             Gain.EXACT_POSTERIOR: masked_exact_posterior_gain(m, picked, some),
         }
         for wanted, blend in candidates.blends.items():
             if blend.base == base:
-                out[wanted] = _summarise(wanted, blend.epsilon, gains, heldout, seed)
-    progress("leave-one-out", len(found), len(found))
-    return out
+                measured[wanted] = _summarise(wanted, blend.epsilon, gains, heldout, seed)
+    progress("leave-one-out", len(mixtures), len(mixtures))
+    return measured
 
 
 @dataclass(frozen=True)
@@ -113,16 +116,18 @@ class MaskedGains:
     others: Float[Tensor, "k n"]
 
 
-def masked_elbo_gain(m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor, "m d"]) -> MaskedGains:
+def masked_elbo_gain(
+    m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor, "m d"], *, prior: LatentDistribution | None = None
+) -> MaskedGains:
     """ELBO gain at draws of the rows that have the components at `position`: draw 0 of all rows, then draw 1."""
     c, z = m.components, z[:, m.dims]
     repeated = position.repeat(len(z) // len(position))
     others = c.prepared.log_prob(z, leave_out=repeated)
     own = gaussian_log_prob(z.double(), c.mean[repeated].double(), c.scale[repeated].double())
     with_own = torch.logaddexp(others, own + c.log_weight[repeated].double())
-    prior = standard_log_prob(z)
+    log_p = prior_log_prob(prior, z)
     shape = (-1, len(position))
-    return MaskedGains((with_own - prior).reshape(shape), (others - prior).reshape(shape) - _left(c, position))
+    return MaskedGains((with_own - log_p).reshape(shape), (others - log_p).reshape(shape) - _left(c, position))
 
 
 def masked_exact_posterior_gain(
@@ -164,7 +169,7 @@ def _summarise(
     memorised: dict[Gain, Estimate] = {}
     for gain, g in gains.items():
         zero = torch.zeros_like(g.others)
-        # the prior's share goes inside the log, draw by draw
+        # the prior is mixed in inside the log, draw by draw
         with_own, others = (mix(v, zero, epsilon).mean(0) for v in (g.with_own, g.others))
         estimates[gain] = {
             "self-included": estimate(with_own, "train", seed),

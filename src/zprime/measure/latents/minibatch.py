@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zprime.arrays import gaussian_log_prob
 from zprime.errors import UsageError
-from zprime.posteriors import Posteriors
+from zprime.measure.study import Split
 from zprime.results.latents import Minibatch
 from zprime.rng import stream
 from zprime.statistics.estimate import mean_estimate
@@ -29,25 +29,24 @@ BATCH = 100
 BATCHES = 50
 
 
-def minibatch(posteriors: Posteriors, *, split: str, seed: int, batch: int = BATCH) -> Minibatch:
-    """Cut the rows into minibatches at random, and compare.
+def minibatch(split: Split, *, seed: int, batch: int = BATCH) -> Minibatch:
+    """Cut the rows into minibatches at random, and estimate I from each.
 
     Args:
-        posteriors: with equal weights.
-        split: their name.
+        split: posteriors of equal weight.
         seed: of the minibatches and the draws.
         batch: M; the number of rows where that is smaller.
 
     Raises:
         UsageError: minibatches of fewer than 2 rows, or rows with weights of their own.
     """
-    data = posteriors.gather()
+    data = split.posteriors
     if data.weights is not None:
         raise UsageError("minibatch: expected posteriors of equal weight, got weights: these estimators know none")
     size = min(batch, data.n)
     if size < 2:
         raise UsageError(f"batch: expected minibatches of at least 2 rows, got {size} (of {data.n} rows)")
-    rng = stream(seed, "minibatch", split)
+    rng = stream(seed, "minibatch", split.name)
     order = torch.randperm(data.n, generator=rng)[: size * min(BATCHES, data.n // size)].reshape(-1, size)
     noise = torch.randn(*order.shape, data.d, generator=rng, dtype=data.mean.dtype)
     mean, scale = data.mean[order].double(), data.scale[order].double()
@@ -57,7 +56,7 @@ def minibatch(posteriors: Posteriors, *, split: str, seed: int, batch: int = BAT
     pairs = torch.stack([gaussian_log_prob(u, m[None], s[None]) for u, m, s in zip(spread, mean, scale, strict=True)])
     estimates = {
         name: mean_estimate(
-            implied_information(pairs, log_weight), unit="nats per row, over minibatches", split=split, seed=seed
+            implied_information(pairs, log_weight), unit="nats per row, over minibatches", split=split.name, seed=seed
         )
         for name, log_weight in log_weights(size, data.n).items()
     }

@@ -1,4 +1,4 @@
-"""The latent side of an audit in one call: all that needs no decoder, beside the row_gains and the surgery."""
+"""The latent side of an audit: all that needs no decoder, beside the gains and ELBO surgery."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,11 @@ from zprime.measure.latents.hole import hole
 from zprime.measure.latents.leave_one_out import leave_one_out
 from zprime.measure.latents.low_density import low_density
 from zprime.measure.latents.minibatch import minibatch
+from zprime.measure.latents.surgery import surgery
 from zprime.measure.latents.total_correlation import total_correlation
 from zprime.measure.likelihood.gains import RowGains, elbo_gain, exact_posterior_gain
-from zprime.posteriors import MemoryPosteriors, Posteriors
-from zprime.progress import Progress, silent
+from zprime.measure.study import Study
+from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import LatentsSide, LeaveOneOut, Surgery, TwoSample
 from zprime.results.names import CandidateId
 from zprime.rng import stream
@@ -28,86 +29,85 @@ ALONE = 500  # held-out rows for an aggregated posterior that is no candidate
 CONTROL = "codes of the selection split"
 
 
+def surgeries(study: Study) -> dict[str, Surgery]:
+    """ELBO surgery of every split.
+
+    Raises:
+        NumericalError: a proven bound is broken.
+    """
+    cuts: dict[str, Surgery] = {}
+    for i, split in enumerate(study.splits):
+        study.progress("ELBO surgery", i, len(study.splits))
+        cuts[split.name] = surgery(split, rng=study.stream("surgery", split.name), prior=study.prior)
+    study.progress("ELBO surgery", len(study.splits), len(study.splits))
+    return cuts
+
+
 def latents_side(
-    candidates: Candidates,
-    posteriors: Mapping[str, Posteriors],
-    split_gains: Mapping[str, RowGains],
-    surgeries: Mapping[str, Surgery],
-    *,
-    seed: int,
-    progress: Progress = silent,
+    study: Study, candidates: Candidates, split_gains: Mapping[str, RowGains], cut: Surgery
 ) -> LatentsSide:
-    """Measure it. With 60,000 training rows, 16 latents and ten candidates it takes half a minute of one core.
+    """Measure what is memorised, the hole, total correlation, and codes beside draws.
+
+    With 60,000 training rows, 16 latents and ten candidates it takes half a minute of one core.
 
     Args:
+        study: what the audit works on.
         candidates: the candidates.
-        posteriors: `train`, `selection` and `heldout`.
         split_gains: of `selection` and `heldout`, measured with the same candidates.
-        surgeries: of `train`.
-        seed: of all draws.
-        progress: called by the long parts.
+        cut: ELBO surgery of the training split.
     """
-    train, held = posteriors["train"].gather(), posteriors["heldout"].gather()
+    seed, prior = study.seed, study.prior
+    train, heldout = study.train.posteriors, study.heldout.posteriors
     return LatentsSide(
-        leave_one_out=_leave_one_out(candidates, train, held, split_gains["heldout"], seed, progress),
-        hole=hole(posteriors, split_gains, surgeries, seed=seed) if held.n > 2 else None,
-        total_correlation=total_correlation(train, split="train", seed=seed, progress=progress),
-        minibatch=minibatch(train, split="train", seed=seed) if train.weights is None and train.n > 1 else None,
-        low_density=low_density(train, held, seed=seed),
-        two_sample=two_sample(candidates, posteriors["selection"].gather(), held, seed=seed, progress=progress),
+        leave_one_out=_leave_one_out(study, candidates, split_gains["heldout"]),
+        hole=hole(study, split_gains, cut) if heldout.n > 2 else None,
+        total_correlation=total_correlation(study.train, seed=seed, prior=prior, progress=study.progress),
+        minibatch=minibatch(study.train, seed=seed) if train.weights is None and train.n > 1 else None,
+        low_density=low_density(train, heldout, seed=seed, prior=prior),
+        two_sample=two_sample(study, candidates),
     )
 
 
-def _leave_one_out(
-    candidates: Candidates,
-    train: MemoryPosteriors,
-    held: MemoryPosteriors,
-    heldout: RowGains,
-    seed: int,
-    progress: Progress,
-) -> dict[CandidateId, LeaveOneOut]:
+def _leave_one_out(study: Study, candidates: Candidates, heldout: RowGains) -> dict[CandidateId, LeaveOneOut]:
     """Of the candidates; with the aggregated posterior measured beside it where it is no candidate."""
+    train, seed, progress = study.train.posteriors, study.seed, study.progress
     if train.n == 1:
         return {}
-    out = leave_one_out(candidates, train, heldout, seed=seed, progress=progress)
-    if not any(isinstance(r.base if isinstance(r, Active) else r, Aggregated) for r in candidates.bases.values()):
-        alone = Candidates({"aggregated": Aggregated(train.mean, train.scale, train.weights)})
-        some = held.take(_pick(held, ALONE, seed))
-        rng = stream(seed, "aggregated alone")
-        row_gains = RowGains("heldout", elbo_gain(alone, some, rng=rng), exact_posterior_gain(alone, some, rng=rng))
-        out |= leave_one_out(alone, train, row_gains, seed=seed, progress=progress)
-    return out
+    measured = leave_one_out(candidates, train, heldout, seed=seed, progress=progress)
+    if any(isinstance(r.base if isinstance(r, Active) else r, Aggregated) for r in candidates.bases.values()):
+        return measured
+    aggregated = Aggregated(train.mean, train.scale, train.weights)
+    alone = Candidates({"aggregated": aggregated}, prior=study.prior)
+    some = study.heldout.posteriors.take(_pick(study.heldout.posteriors, ALONE, seed))
+    rng = study.stream("aggregated alone")
+    row_gains = RowGains("heldout", elbo_gain(alone, some, rng=rng), exact_posterior_gain(alone, some, rng=rng))
+    return measured | leave_one_out(alone, train, row_gains, seed=seed, progress=progress)
 
 
-def two_sample(
-    candidates: Candidates,
-    selection: MemoryPosteriors,
-    heldout: MemoryPosteriors,
-    *,
-    seed: int,
-    progress: Progress = silent,
-) -> dict[str, TwoSample]:
-    """One code of each held-out row against as many draws of every candidate, and of the selection split as control.
+def two_sample(study: Study, candidates: Candidates) -> dict[str, TwoSample]:
+    """One code of each held-out row beside as many draws of every candidate, and of the selection split as control.
 
-    Nothing where there are fewer than 8 rows.
+    Empty where there are fewer than 8 rows.
     """
+    selection, heldout, seed = study.selection.posteriors, study.heldout.posteriors, study.seed
     n = min(SAMPLE, heldout.n, selection.n)
     if n < FEWEST:
         return {}
-    rng = stream(seed, "two samples")
+    rng = study.stream("two samples")
     x = heldout.take(_pick(heldout, n, seed)).draw(rng=rng)
     others = {CONTROL: selection.take(_pick(selection, n, seed)).draw(rng=rng)}
     for name, r in candidates.distributions.items():
-        others[name] = r.sample(n, rng=stream(seed, "two samples", name))
-    out: dict[str, TwoSample] = {}
+        others[name] = r.sample(n, rng=study.stream("two samples", name))
+    tests: dict[str, TwoSample] = {}
     for step, (name, y) in enumerate(others.items()):
-        progress("two-sample tests", step, len(others))
-        out[name] = TwoSample(
+        study.progress("two-sample tests", step, len(others))
+        tests[name] = TwoSample(
             c2st(x, y.to(x.dtype), split="heldout", seed=seed), mmd(x, y.to(x.dtype), split="heldout", seed=seed)
         )
-    progress("two-sample tests", len(others), len(others))
-    return out
+    study.progress("two-sample tests", len(others), len(others))
+    return tests
 
 
 def _pick(p: MemoryPosteriors, n: int, seed: int) -> Int[Tensor, " m"]:
+    """Positions of `n` rows at random, ascending."""
     return torch.randperm(p.n, generator=stream(seed, "latent side rows"))[:n].sort().values

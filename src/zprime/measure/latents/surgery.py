@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import gaussian_log_prob, standard_kl
+from zprime.arrays import gaussian_log_prob
+from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError
-from zprime.latent.gaussian import moments
-from zprime.posteriors import Posteriors
+from zprime.measure.prior import need_standard, prior_kl
+from zprime.measure.study import Split
 from zprime.results.latents import Surgery
 from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import Estimate, exact, mean_estimate, student95
@@ -18,24 +19,30 @@ from zprime.statistics.estimate import Estimate, exact, mean_estimate, student95
 POINTS = 60_000
 
 
-def surgery(posteriors: Posteriors, *, split: str, rng: torch.Generator) -> Surgery:
+def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | None = None) -> Surgery:
     """Measure I with the exact log-density of qbar at some draws of every row.
+
+    Args:
+        split: posteriors, whose mixture is qbar.
+        rng: decides the draws.
+        prior: p(z); None is N(0, I).
 
     Raises:
         NumericalError: a proven bound is broken (then a density is wrong).
+        UsageError: another prior than N(0, I).
     """
-    data = posteriors.gather()
-    n = data.n
+    need_standard(prior, "ELBO surgery")
+    data, name, n = split.posteriors, split.name, split.n
     draws = max(1, min(8, POINTS // n))
     z = data.draw(rng=rng, draws=draws)
     repeat = (draws, 1)
     own = gaussian_log_prob(z.double(), data.mean.double().repeat(repeat), data.scale.double().repeat(repeat))
     gap = (own - data.log_prob(z)).reshape(draws, n)
-    kl = standard_kl(data.mean.double(), data.scale.double())
+    kl = prior_kl(prior, data.mean, data.scale)
     weights = data.log_weights.exp()
     seed = rng.initial_seed()
-    information = _information(gap, weights, split=split, seed=seed)
-    mean_kl = exact(float(weights @ kl.sum(1)), n=n, unit="nats per row", split=split)
+    information = _information(gap, weights, split=name, seed=seed)
+    mean_kl = exact(float(weights @ kl.sum(1)), n=n, unit="nats per row", split=name)
     error = information.stderr if information.stderr is not None and math.isfinite(information.stderr) else 0.0
     hole = Estimate(
         mean_kl.value - information.value,
@@ -44,10 +51,10 @@ def surgery(posteriors: Posteriors, *, split: str, rng: torch.Generator) -> Surg
         mean_kl.value - information.low,
         n,
         "nats",
-        split,
+        name,
         seed,
     )
-    mean, covariance = moments(data)
+    mean, covariance = split.moments
     gaussian = 0.5 * float(covariance.trace() + mean @ mean - data.d - torch.logdet(covariance))
     _check_bounds(gap, data.log_weights, information.value, hole.value, gaussian, error)
     variance = (weights @ (data.mean.double() - weights @ data.mean.double()).square()).tolist()
@@ -55,7 +62,7 @@ def surgery(posteriors: Posteriors, *, split: str, rng: torch.Generator) -> Surg
         mean_kl=mean_kl,
         information=information,
         hole=hole,
-        gaussian_part=exact(gaussian, n=n, unit="nats", split=split),
+        gaussian_part=exact(gaussian, n=n, unit="nats", split=name),
         log_n=math.log(n),
         told_apart=_exp(information),
         dimension_kl=(weights @ kl).tolist(),
@@ -68,7 +75,7 @@ def surgery(posteriors: Posteriors, *, split: str, rng: torch.Generator) -> Surg
 def _information(gap: Float[Tensor, "k n"], weights: Float[Tensor, " n"], *, split: str, seed: int) -> Estimate:
     """Weighted mean over rows of log q_i - log qbar, with the error of its draws."""
     draws, n = gap.shape
-    # with weights, the rows' shares stand in for equal ones
+    # with weights, each row's value counts n w_i times
     e = mean_estimate(gap.mean(0) * weights * n, unit="nats per row", split=split, seed=seed)
     if draws == 1 or not e.stable:
         return e
@@ -93,7 +100,7 @@ def _check_bounds(
     ):
         if not holds:
             raise NumericalError(
-                f"surgery: {sentence}; this cannot be: a density is not accurate enough for these scales"
+                f"surgery: {sentence}, which is impossible: a density is not accurate enough for these scales"
             )
 
 

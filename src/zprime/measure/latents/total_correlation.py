@@ -1,15 +1,17 @@
 """The rest of ELBO surgery: KL(qbar||p) split into dependence between dimensions and the shape of each.
 
 For a prior of independent dimensions (Chen et al. 2018, equation 2):
-`KL(qbar||p) = KL(qbar || prod_j qbar_j) + sum_j KL(qbar_j||p_j)`; the first term is the total correlation. All of it is
+`KL(qbar||p) = KL(qbar || prod_j qbar_j) + sum_j KL(qbar_j||p_j)`; the first term is the total correlation. Both are
 about the empirical qbar of the rows given, as in `surgery.py`.
 """
 
 import torch
 
 from zprime.arrays import LOG_2PI
+from zprime.distribution import LatentDistribution
 from zprime.kernels import mixture_log_prob
-from zprime.posteriors import Posteriors
+from zprime.measure.prior import need_standard
+from zprime.measure.study import Split
 from zprime.progress import Progress, silent
 from zprime.results.latents import TotalCorrelation
 from zprime.rng import stream
@@ -19,29 +21,38 @@ POINTS = 1000  # with 60,000 components and 16 dimensions 6 s
 
 
 def total_correlation(
-    posteriors: Posteriors, *, split: str, seed: int, points: int = POINTS, progress: Progress = silent
+    split: Split,
+    *,
+    seed: int,
+    prior: LatentDistribution | None = None,
+    points: int = POINTS,
+    progress: Progress = silent,
 ) -> TotalCorrelation:
     """Measure it with the exact densities of qbar and of its marginals at independent draws from qbar.
 
     Args:
-        posteriors: whose mixture is qbar.
-        split: their name.
+        split: posteriors, whose mixture is qbar.
         seed: of the draws.
+        prior: p(z); None is N(0, I).
         points: how many draws.
         progress: called once a dimension.
+
+    Raises:
+        UsageError: another prior than N(0, I).
     """
-    data = posteriors.gather()
-    z = data.sample(points, rng=stream(seed, "total correlation", split))
+    need_standard(prior, "total correlation")
+    data = split.posteriors
+    z = data.sample(points, rng=stream(seed, "total correlation", split.name))
     joint = data.log_prob(z)
     marginal = torch.empty(data.d, points, dtype=torch.float64)
     for j in range(data.d):
         progress("total correlation", j, data.d)
         marginal[j] = mixture_log_prob(z[:, [j]], data.mean[:, [j]], data.scale[:, [j]], data.log_weights)
     progress("total correlation", data.d, data.d)
-    prior = -0.5 * (LOG_2PI + z.double().square().T)
-    gap = marginal - prior
+    log_p = -0.5 * (LOG_2PI + z.double().square().T)
+    gap = marginal - log_p
 
     def estimate(values: torch.Tensor) -> Estimate:
-        return mean_estimate(values, unit="nats", split=split, seed=seed)
+        return mean_estimate(values, unit="nats", split=split.name, seed=seed)
 
     return TotalCorrelation(estimate(joint - marginal.sum(0)), estimate(gap.sum(0)), [estimate(g) for g in gap])

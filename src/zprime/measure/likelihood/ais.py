@@ -21,12 +21,12 @@ from zprime.vae import Decoder
 
 DECODE = 256
 STEEPNESS = 4.0  # of the sigmoid along which b goes from 0 to 1 (Wu et al. 2017): slow at both ends
-ACCEPT = 0.75  # acceptance that the warm-up steers to
-LEARN = 0.3  # how fast it does
-FIRST = 0.4  # step size that it begins with, in units of the scales
-JITTER = 0.2  # steps are drawn within 20 % of their size, or a trajectory may close on itself
+ACCEPT = 0.75  # acceptance that the warm-up aims at
+LEARN = 0.3  # change of the log step size for a unit of acceptance
+FIRST = 0.4  # step size that the warm-up begins with, in units of the scales
+JITTER = 0.2  # steps are drawn within 20 % of their size, or a trajectory may return to its start
 SMOOTH = 4  # temperatures to either side whose step sizes are averaged
-SPREAD = 2000  # draws behind the scales of r, where there is no encoder to give them
+SPREAD = 2000  # draws of r whose standard deviations are the scales, where there is no encoder to give them
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,28 @@ class AISSettings:
         return [(v - raw[0]) / (raw[-1] - raw[0]) for v in raw]
 
 
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What the chains end in: r(z) p(x|z), for every row x.
+
+    Attributes:
+        r: latent distribution; its log-density needs a gradient in z.
+        decoder: p(x|z); its log-density needs a gradient in z.
+        x: data, scaled as the decoder's.
+    """
+
+    r: LatentDistribution
+    decoder: Decoder
+    x: Float[Tensor, "n *datum"]
+
+
 @dataclass(frozen=True)
 class Annealed:
-    """What the chains found, row by row.
+    """What the chains give, row by row.
 
     Attributes:
         log_prob: log p_r(x) in nats: below the truth in expectation (forwards) or above it (in reverse).
-        acceptance: mean share of accepted trajectories, by row.
+        acceptance: mean proportion of accepted trajectories, by row.
     """
 
     log_prob: Float[Tensor, " n"]
@@ -100,17 +115,15 @@ class _State:
 
 
 class Annealer:
-    """Chains for some rows: from Gaussians, the encoder's posteriors say, or from r itself, to r(z) p(x|z).
+    """Chains for some rows: from Gaussians (e.g. the encoder's posteriors), or from r itself, to r(z) p(x|z).
 
-    The step sizes are set in a warm-up of its own, one for every row and temperature, and then stand still; so what is
-    estimated with them is a bound whatever they are.
+    The step sizes, one for every row and temperature, are set in a warm-up of its own and are constant afterwards; so
+    what is estimated with them is a bound whatever they are.
     """
 
     def __init__(
         self,
-        r: LatentDistribution,
-        model: Decoder,
-        x: Float[Tensor, "n *datum"],
+        target: Target,
         settings: AISSettings = AISSettings(),
         *,
         rng: torch.Generator,
@@ -120,9 +133,7 @@ class Annealer:
         """Set the step sizes.
 
         Args:
-            r: latent distribution; its log-density needs a gradient in z.
-            model: decoder; its log-density needs a gradient in z.
-            x: data, scaled as the decoder's.
+            target: latent distribution, decoder and rows.
             settings: how long to anneal.
             rng: source of randomness.
             start: one Gaussian a row, to start from and to take scales from; None starts from r.
@@ -133,11 +144,12 @@ class Annealer:
             ArrayError: `start` has other rows.
         """
         settings.check()
+        r, x = target.r, target.x
         if r.density == "none":
             raise UsageError(f"{r.label}: expected a latent distribution with a density, this kind has none")
         if start is not None and (start.n, start.d) != (len(x), r.d):
             raise ArrayError(f"start: expected {len(x)} rows of {r.d} latents, got {start.n} of {start.d}")
-        self.r, self.model, self.x, self.settings, self.start = r, model, x, settings, start
+        self.r, self.decoder, self.x, self.settings, self.start = r, target.decoder, x, settings, start
         self.rng, self.progress = rng, progress
         self.schedule = settings.schedule()
         self.scale = self._scale()
@@ -151,8 +163,8 @@ class Annealer:
         for t in range(1, len(self.schedule)):
             total += (self.schedule[t] - self.schedule[t - 1]) * (now.end - now.start)
             if t < len(self.schedule) - 1:
-                now, rate = self._move(now, t, fork(self.rng, "forward", t))
-                accepted += rate
+                now, acceptance = self._move(now, t, fork(self.rng, "forward", t))
+                accepted += acceptance
             self.progress("annealing", t, len(self.schedule) - 1)
         return self._result(total, accepted, sign=1)
 
@@ -166,8 +178,8 @@ class Annealer:
         accepted = self._zeros()
         for t in range(len(self.schedule) - 1, 0, -1):
             if t < len(self.schedule) - 1:
-                now, rate = self._move(now, t, fork(self.rng, "reverse", t))
-                accepted += rate
+                now, acceptance = self._move(now, t, fork(self.rng, "reverse", t))
+                accepted += acceptance
             total += (self.schedule[t] - self.schedule[t - 1]) * (now.end - now.start)
             self.progress("annealing in reverse", len(self.schedule) - t, len(self.schedule) - 1)
         return self._result(total, accepted, sign=-1)
@@ -175,8 +187,8 @@ class Annealer:
     def _result(self, total: Tensor, accepted: Tensor, *, sign: int) -> Annealed:
         chains = self.settings.chains
         log_prob = sign * (torch.logsumexp(sign * total.reshape(-1, chains), 1) - math.log(chains))
-        rate = accepted.reshape(-1, chains).mean(1) / max(1, len(self.schedule) - 2)
-        return Annealed(log_prob, rate)
+        acceptance = accepted.reshape(-1, chains).mean(1) / max(1, len(self.schedule) - 2)
+        return Annealed(log_prob, acceptance)
 
     def _zeros(self) -> Tensor:
         return torch.zeros(len(self.x) * self.settings.chains, dtype=torch.float64)
@@ -206,7 +218,7 @@ class Annealer:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_r = self.r.log_prob(z)
-            log_x = self.model.decode(z.to(self.x.dtype)).log_prob(self.x[row]).double()
+            log_x = self.decoder.decode(z.to(self.x.dtype)).log_prob(self.x[row]).double()
             for name, value in (("r", log_r), ("decoder", log_x)):
                 if not value.requires_grad:
                     raise UsageError(f"{name}: expected a log-density with a gradient in z, got one without")
@@ -230,7 +242,7 @@ class Annealer:
         lost = torch.zeros(m, dtype=torch.bool)
         for i in range(self.settings.leapfrog):
             z = new.z + e * momentum
-            # a trajectory that runs away is refused; till then it stands where it began
+            # a trajectory that leaves the finite numbers is rejected; until then it is evaluated where it began
             lost |= ~torch.isfinite(z).all(1)
             new = self._at(torch.where(lost[:, None], now.z, z))
             last = i == self.settings.leapfrog - 1
@@ -244,8 +256,8 @@ class Annealer:
         now, log_step = self._first("warm-up"), torch.full((len(self.x),), math.log(FIRST), dtype=torch.float64)
         for t in range(1, len(self.schedule) - 1):
             self.steps[t - 1] = log_step.exp()
-            now, rate = self._move(now, t, fork(self.rng, "warm-up", t))
-            log_step = log_step + LEARN * (rate.reshape(len(self.x), -1).mean(1) - ACCEPT)
+            now, acceptance = self._move(now, t, fork(self.rng, "warm-up", t))
+            log_step = log_step + LEARN * (acceptance.reshape(len(self.x), -1).mean(1) - ACCEPT)
             self.progress("annealing, warm-up", t, len(self.schedule) - 1)
         log_steps = self.steps.log()
         n = len(log_steps)

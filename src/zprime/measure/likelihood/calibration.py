@@ -14,13 +14,13 @@ from torch import Tensor
 from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.measure.likelihood.simulation import encode, simulate
+from zprime.measure.likelihood.simulation import Simulator
+from zprime.measure.prior import need_standard
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.likelihood import Calibration
 from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import fork
 from zprime.statistics.estimate import mean_estimate
-from zprime.vae import Model
 
 DRAWS = 99  # so that ranks run from 0 to 99
 BINS = 20
@@ -29,7 +29,7 @@ BLOCK = 50  # rows a block: part of the random streams' names, so a constant
 
 
 def calibration(
-    r: LatentDistribution, model: Model, *, source: str, dtype: torch.dtype, rng: torch.Generator, rows: int = 1000
+    simulator: Simulator, *, rng: torch.Generator, rows: int = 1000, prior: LatentDistribution | None = None
 ) -> Calibration | None:
     """Simulate, encode and rank.
 
@@ -37,28 +37,26 @@ def calibration(
     than the prior, which proves it wrong without a test.
 
     Args:
-        r: where z is drawn from: `Prior(d)` tests q itself.
-        model: encoder and decoder.
-        source: name of `r`.
-        dtype: what the model computes in.
+        simulator: latent distribution and model; with the prior as latent distribution q itself is tested.
         rng: source of randomness.
         rows: how many rows to simulate.
+        prior: p(z); None is N(0, I).
 
     Raises:
-        UsageError: fewer than 100 rows asked for.
+        UsageError: fewer than 100 rows asked for, or another prior than N(0, I).
     """
     if rows < LEAST:
         raise UsageError(f"rows: expected at least {LEAST} simulated rows for histograms of {BINS} bins, got {rows}")
-    z, simulated = simulate(r, model, rows, dtype=dtype, rng=fork(rng, "simulate"))
-    posteriors = encode(model, simulated)
-    found = ranks(r, z, posteriors, rng=fork(rng, "ranks"))
-    if found is None:
+    need_standard(prior, "calibration")
+    simulated = simulator.simulate(rows, rng=fork(rng, "simulate"))
+    ranked = ranks(simulator.r, simulated.z, simulated.posteriors, rng=fork(rng, "ranks"))
+    if ranked is None:
         return None
-    exists = (found >= 0).all(1)
-    kept = found[exists]
+    exists = (ranked >= 0).all(1)
+    kept = ranked[exists]
     if len(kept) < LEAST:
         return None
-    return summarise(kept, source=source, dropped=rows - len(kept), rng=fork(rng, "ties"))
+    return summarise(kept, source=simulator.name, dropped=rows - len(kept), rng=fork(rng, "ties"))
 
 
 def ranks(
@@ -81,15 +79,15 @@ def ranks(
     return torch.cat(parts)
 
 
-def summarise(found: Int[Tensor, "n c"], *, source: str, dropped: int, rng: torch.Generator) -> Calibration:
-    """Histograms, bands, tests, and what they say of q."""
+def summarise(ranked: Int[Tensor, "n c"], *, source: str, dropped: int, rng: torch.Generator) -> Calibration:
+    """Histograms of ranks, their bands, and tests of whether they are uniform."""
     from scipy.stats import binom, chisquare, kstest
 
-    n, c = found.shape
+    n, c = ranked.shape
     seed = rng.initial_seed()
-    counts = torch.stack([torch.bincount(column * BINS // (DRAWS + 1), minlength=BINS) for column in found.T])
+    counts = torch.stack([torch.bincount(column * BINS // (DRAWS + 1), minlength=BINS) for column in ranked.T])
     # a uniform number within each rank makes the ranks continuous, and exactly uniform if they are uniform
-    u = (found + torch.rand(found.shape, generator=rng, dtype=torch.float64)) / (DRAWS + 1)
+    u = (ranked + torch.rand(ranked.shape, generator=rng, dtype=torch.float64)) / (DRAWS + 1)
     chi_square = [float(chisquare(row.numpy()).pvalue) for row in counts]
     ks = [float(kstest(column.numpy(), "uniform").pvalue) for column in u.T]
     tail = THRESHOLDS.level / BINS / 2
@@ -103,7 +101,7 @@ def summarise(found: Int[Tensor, "n c"], *, source: str, dropped: int, rng: torc
         counts=counts.tolist(),
         low=int(binom.ppf(tail, n, 1 / BINS)),
         high=int(binom.isf(tail, n, 1 / BINS)),
-        bias=[mean(column - 0.5, unit="share of all ranks") for column in u.T],
+        bias=[mean(column - 0.5, unit="proportion of all ranks") for column in u.T],
         spread=[mean(12 * (column - 0.5).square(), unit="of that of uniform ranks") for column in u.T],
         chi_square=chi_square,
         ks=ks,

@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import blocks, standard_kl, standard_log_prob
-from zprime.data import Rows
+from zprime.arrays import blocks
 from zprime.errors import NumericalError, UsageError
 from zprime.latent.selection import TIE
 from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.proposal import Draws, Plan, propose
+from zprime.measure.prior import prior_kl, prior_log_prob
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
 from zprime.results.names import CandidateId, Gain
@@ -32,7 +33,7 @@ PRIOR = CandidateId("prior")
 DIVERGE = "diverge: q is wider than the prior there"
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class RowGains:
     """Gains over the prior, row by row, of everything that is reported on, and what the likelihood gain brings along.
 
@@ -85,27 +86,30 @@ class RowGains:
             raise UsageError(BARE)
         return self.likelihood[wanted] + self.log_prior, self.quarter[wanted] + self.log_prior_quarter
 
+    def tensors(self) -> dict[str, Float[Tensor, " n"]]:
+        """All that figures are drawn from, by the names of an audit's tensors."""
+        tensors = {f"gain.{self.split}.{gain}.{i}": v for gain in Gain for i, v in self.of(gain).items()}
+        tensors |= {f"quarter.{self.split}.{i}": v for i, v in self.quarter.items()}
+        parts = {"log_prior": self.log_prior, "reconstruction": self.reconstruction, "kl": self.kl}
+        return tensors | {f"{part}.{self.split}": v for part, v in parts.items() if v is not None}
+
 
 def measure_gains(
     candidates: Candidates,
-    posteriors: MemoryPosteriors,
+    split: Split,
     *,
-    split: str,
     rng: torch.Generator,
     model: Decoder | None = None,
-    rows: Rows | None = None,
     draws: int = 400,
     progress: Progress = silent,
 ) -> RowGains:
-    """Measure all three gains on the same rows; without a model the first two.
+    """Measure all three gains on the same rows; without a model or without rows the first two.
 
     Args:
         candidates: the candidates.
-        posteriors: of the rows to score.
-        split: their name.
+        split: the rows to score, with their posteriors.
         rng: source of randomness.
         model: the decoder as it is used for sampling.
-        rows: the rows themselves, in the order of `posteriors`.
         draws: draws a row of the likelihood gain, a multiple of 4; 0 leaves out all that needs them.
         progress: called once a chunk of rows.
 
@@ -113,17 +117,18 @@ def measure_gains(
         UsageError: too few draws for the number of candidates.
         NumericalError: the decoder answers NaN.
     """
-    out = RowGains(split)
-    out.elbo = elbo_gain(candidates, posteriors, rng=fork(rng, "code"))
-    stream = fork(rng, "likelihood")
-    if model is not None and rows is not None and draws:
-        _sweep(out, candidates, posteriors, model, rows, draws, stream, progress)
-        return out
-    out.exact_posterior = exact_posterior_gain(candidates, posteriors, rng=fork(rng, "evidence"))
-    if draws and len(out.exact_posterior) < len(candidates.blends):
-        open_ = {v.base for k, v in candidates.blends.items() if k not in out.exact_posterior}
-        _sweep(out, candidates.only(open_), posteriors, None, None, draws, stream, progress)
-    return out
+    posteriors = split.posteriors
+    elbo = elbo_gain(candidates, posteriors, rng=fork(rng, "code"))
+    sampling = fork(rng, "likelihood")
+    if model is not None and split.rows is not None and draws:
+        sampled = sampled_gains(candidates, split, model, draws, rng=sampling, progress=progress)
+        return replace(sampled, elbo=elbo)
+    closed = exact_posterior_gain(candidates, posteriors, rng=fork(rng, "evidence"))
+    if not draws or len(closed) == len(candidates.blends):
+        return RowGains(split.name, elbo, closed)
+    others = candidates.only({blend.base for i, blend in candidates.blends.items() if i not in closed})
+    sampled = sampled_gains(others, split, None, draws, rng=sampling, progress=progress)
+    return replace(sampled, elbo=elbo, exact_posterior=closed | sampled.exact_posterior)
 
 
 def elbo_gain(
@@ -132,33 +137,39 @@ def elbo_gain(
     """ELBO gain: the exact change of the ELBO with the encoder kept as it is; the mean over some draws of each row."""
     z = posteriors.draw(rng=rng, draws=ELBO_DRAWS)
     log_probs = candidates.log_probs(z)
-    prior = standard_log_prob(z)
-    return {k: (v - prior).reshape(ELBO_DRAWS, -1).mean(0) for k, v in log_probs.items()}
+    log_p = prior_log_prob(candidates.prior, z)
+    return {i: (log_r - log_p).reshape(ELBO_DRAWS, -1).mean(0) for i, log_r in log_probs.items()}
 
 
 def exact_posterior_gain(
     candidates: Candidates, posteriors: MemoryPosteriors, *, rng: torch.Generator
 ) -> dict[CandidateId, Float[Tensor, " n"]]:
-    """Exact-posterior gain of what has it in closed form: the change of log p(x) if q is the posterior; +inf where it diverges."""
+    """Exact-posterior gain of what has it in closed form: the change of log p(x) if q is the posterior.
+
+    It is +inf in rows where it diverges.
+    """
     tilts = candidates.tilts(posteriors.mean, posteriors.scale, draws={}, rng=rng)
     zero = torch.zeros(posteriors.n, dtype=torch.float64)
     return {k: mix(tilts[v.base].log_ratio, zero, v.epsilon) for k, v in candidates.blends.items() if v.base in tilts}
 
 
 @torch.no_grad()
-def _sweep(
-    out: RowGains,
+def sampled_gains(
     candidates: Candidates,
-    posteriors: MemoryPosteriors,
+    split: Split,
     model: Decoder | None,
-    rows: Rows | None,
     draws: int,
+    *,
     rng: torch.Generator,
     progress: Progress,
-) -> None:
-    """One pass over the rows with one set of draws: likelihood gains, and exact-posterior gains, which need draws or the same tilts."""
-    plan, n = Plan.of(candidates, draws), posteriors.n
-    what = f"{'evidence' if rows is None else 'likelihood'} {out.split}"
+) -> RowGains:
+    """Gains that need draws of the rows, or the same tilts: exact-posterior gains, and with a model likelihood gains.
+
+    One pass over the rows with one set of draws.
+    """
+    plan, posteriors, n = Plan.of(candidates, draws), split.posteriors, split.n
+    rows = None if model is None else split.rows
+    what = f"{(Gain.EXACT_POSTERIOR if rows is None else Gain.LIKELIHOOD).words}, {split.name}"
 
     def column() -> Tensor:
         return torch.empty(n, dtype=torch.float64)
@@ -192,18 +203,23 @@ def _sweep(
     if len(wide):  # the proposal's scales are capped there, those of the exact-posterior gain are not
         for k, values in exact_posterior_gain(candidates, posteriors.take(wide), rng=rng).items():
             exact_posterior[k][wide] = values
-    out.exact_posterior |= exact_posterior
-    out.exact_posterior_quarter, out.draws = exact_posterior_quarter, draws
-    if model is not None:
-        out.likelihood = {k: v - full[PRIOR] for k, v in full.items()}
-        out.quarter = {k: v - quarter[PRIOR] for k, v in quarter.items()}
-        out.log_prior, out.log_prior_quarter = full[PRIOR], quarter[PRIOR]
-        out.reconstruction, out.khat = reconstruction, khat
-        out.kl = standard_kl(posteriors.mean.double(), posteriors.scale.double()).sum(1)
+    gains = RowGains(split.name, {}, exact_posterior, exact_posterior_quarter, draws=draws)
+    if rows is None:
+        return gains
+    return replace(
+        gains,
+        likelihood={k: v - full[PRIOR] for k, v in full.items()},
+        quarter={k: v - quarter[PRIOR] for k, v in quarter.items()},
+        log_prior=full[PRIOR],
+        log_prior_quarter=quarter[PRIOR],
+        reconstruction=reconstruction,
+        kl=prior_kl(candidates.prior, posteriors.mean, posteriors.scale).sum(1),
+        khat=khat,
+    )
 
 
 def moved(e: Estimate, full: Float[Tensor, " n"], quarter: Float[Tensor, " n"], draws: int) -> Estimate:
-    """Trust an estimate if its mean moved by less than max(1 s.e., 0.05 nats) from a quarter of the draws to all.
+    """Call an estimate stable if its mean moved by less than max(1 s.e., 0.05 nats) from a quarter of the draws to all.
 
     The bias of a log of a mean falls as 1/K, so what is left of it at K is about a third of the move.
     """

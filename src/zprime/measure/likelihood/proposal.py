@@ -1,7 +1,7 @@
 """The proposal of the likelihood gain: one set of draws for every row, shared by all candidates and the prior.
 
-docs/theory.md, section 3: a mixture of q, q widened, every candidate's q_r, and 10 % of the r's and p themselves, with
-fixed shares in every quarter of the draws (stratified, balance heuristic; Veach & Guibas 1995).
+docs/theory.md, section 3: a mixture of q, q widened, every candidate's q_r, and 10 % of the r's and p themselves, each
+with a fixed number of the draws in every quarter (stratified, balance heuristic; Veach & Guibas 1995).
 """
 
 import math
@@ -11,18 +11,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import gaussian_log_prob, standard_log_prob
+from zprime.arrays import gaussian_log_prob
 from zprime.errors import UsageError
 from zprime.measure.candidates import Candidates
+from zprime.measure.prior import prior_log_prob
 from zprime.rng import fork
 
 WIDENED = (1.0, 1.5, 2.5)
-PRIOR_SHARE = 0.1
+DIRECT = 0.1  # of the draws: from r and p themselves
 PILOT = 64  # draws a row that a matched Gaussian is made from; never used again, so that the estimate stays valid
 PILOT_WIDENED = (1.0, 1.5)
 EFFECTIVE = 12.0  # effective pilot draws that the tempered weights must leave
 PSEUDO = 4.0  # draws that q itself counts for in the variance of the match
-INFLATE = 1.2  # of the match's scales: a proposal should be wider than what it stands for
+INFLATE = 1.2  # of the match's scales: a proposal should be wider than its target
 TEMPERS = 11
 
 
@@ -47,7 +48,7 @@ class Plan:
 
     @classmethod
     def of(cls, candidates: Candidates, draws: int) -> "Plan":
-        """Share `draws` out.
+        """Divide `draws` between the parts.
 
         Raises:
             UsageError: not a multiple of 4, or too few for the number of candidates.
@@ -58,7 +59,7 @@ class Plan:
         # the q_r of the prior is q
         matched = [name for name in candidates.bases if name != "prior"]
         parts = len(WIDENED) + len(matched)
-        direct = max(1, round(PRIOR_SHARE * quarter / len(candidates.bases)))
+        direct = max(1, round(DIRECT * quarter / len(candidates.bases)))
         rest = quarter - direct * len(candidates.bases)
         if rest < parts:
             raise UsageError(
@@ -120,7 +121,7 @@ def propose(
     wide, mu = z.double(), mean.double()[:, None]
     base = candidates.base_log_probs(z.reshape(-1, d))
     base = {name: v.reshape(b, -1) for name, v in base.items()}
-    prior = standard_log_prob(z)
+    prior = prior_log_prob(candidates.prior, z)
     log_q = [gaussian_log_prob(wide, mu, s.double()[:, None]) for s in scales]
     total = plan.quarter
     parts = [q + math.log(c / total) for q, c in zip(log_q, plan.widened, strict=True) if c]
@@ -147,7 +148,7 @@ def match(
     *,
     rng: torch.Generator,
 ) -> dict[str, tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]]:
-    """For bases whose q_r has no closed form: a diagonal Gaussian for every row that stands near it.
+    """For bases whose q_r has no closed form: a diagonal Gaussian near it, for every row.
 
     Pilot draws of q and q widened, shared by all `names`, are weighted by `q(z) [r(z)/p(z)]^t / pilot(z)`, with t the
     largest of 1, 0.9, ..., 0 that leaves 12 effective draws of 64; the Gaussian has their mean and, a little inflated,
@@ -162,14 +163,14 @@ def match(
     wide, mu, s = z.double(), mean.double()[:, None], scale.double()[:, None]
     log_q = torch.stack([gaussian_log_prob(wide, mu, f * s) for f in PILOT_WIDENED])
     log_weight = log_q[0] - torch.logsumexp(log_q, 0)
-    prior = standard_log_prob(z)
-    found = candidates.base_log_probs(z.reshape(-1, d), names)
+    prior = prior_log_prob(candidates.prior, z)
+    log_probs = candidates.base_log_probs(z.reshape(-1, d), names)
     power = torch.linspace(1, 0, TEMPERS, dtype=torch.float64, device=z.device)[:, None, None]
-    out = {}
-    for name, log_r in found.items():
+    matches = {}
+    for name, log_r in log_probs.items():
         w = torch.softmax(log_weight + power * (log_r.reshape(b, -1) - prior), 2)
         effective = 1 / w.square().sum(2)
-        # the first that is enough; where none is, the last, which is q
+        # the first power that leaves enough; where none does, the last, which gives q
         pick = torch.where(effective >= EFFECTIVE, 1, 0).argmax(0)
         pick = torch.where((effective >= EFFECTIVE).any(0), pick, TEMPERS - 1)
         row = torch.arange(b, device=z.device)
@@ -177,8 +178,8 @@ def match(
         centre = (w * wide).sum(1)
         var = (w * (wide - centre[:, None]).square()).sum(1)
         var = (n * var + PSEUDO * s[:, 0].square()) / (n - 1 + PSEUDO)
-        out[name] = (centre.to(mean.dtype), (INFLATE * var.sqrt()).to(mean.dtype))
-    return out
+        matches[name] = (centre.to(mean.dtype), (INFLATE * var.sqrt()).to(mean.dtype))
+    return matches
 
 
 def _gaussian(mean: Tensor, scale: Tensor, count: int, rng: torch.Generator) -> Float[Tensor, "b k d"]:

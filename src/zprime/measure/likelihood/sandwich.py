@@ -5,73 +5,55 @@ from dataclasses import replace
 import torch
 
 from zprime.measure.candidates import Candidates
-from zprime.measure.likelihood.ais import AISSettings, Annealer
+from zprime.measure.likelihood.ais import AISSettings, Annealer, Target
 from zprime.measure.likelihood.gains import measure_gains
-from zprime.measure.likelihood.simulation import encode, simulate
-from zprime.progress import Progress, silent
+from zprime.measure.likelihood.simulation import SIMULATED, Simulator
+from zprime.measure.study import Split, Study
 from zprime.results.likelihood import Sandwich
 from zprime.results.names import CandidateId
 from zprime.rng import fork
 from zprime.statistics.estimate import Estimate, mean_estimate
-from zprime.vae import Model
 
 UNIT = "nats per row"
-SPLIT = "simulated"
 NARROW = 1.0  # nats: a wider sandwich says too little about the estimator
 
 
 def sandwich(
-    candidates: Candidates,
-    name: str,
-    model: Model,
-    *,
-    rows: int,
-    draws: int,
-    dtype: torch.dtype,
-    rng: torch.Generator,
-    seed: int,
-    settings: AISSettings = AISSettings(),
-    progress: Progress = silent,
+    study: Study, candidates: Candidates, simulator: Simulator, *, settings: AISSettings, rng: torch.Generator
 ) -> Sandwich:
-    """Simulate from one candidate of the candidates, and measure log p_r(x) of what came out in three ways.
+    """Simulate rows from one candidate, and measure their log p_r(x) in three ways.
+
+    The chains start from the encoder's posteriors.
 
     Args:
-        candidates: all candidates, whose proposals it shares.
-        name: the candidate to simulate from and to measure.
-        model: encoder and decoder; the chains start from the encoder's posteriors.
-        rows: how many to simulate.
-        draws: of the likelihood gain, a row.
-        dtype: what the model computes in.
-        rng: source of randomness.
-        seed: recorded with the estimates.
+        study: says how many rows are simulated and how many draws a row the likelihood gain takes.
+        candidates: all candidates, whose proposal the likelihood gain uses.
+        simulator: one of the candidates, by its name, and the model.
         settings: how long to anneal.
-        progress: called once a temperature.
+        rng: source of randomness.
 
     Raises:
         UsageError: settings that cannot be used, or a log-density without a gradient.
     """
-    r = candidates.distributions[name]
-    z, simulated = simulate(r, model, rows, dtype=dtype, rng=fork(rng, "simulate", name))
-    posteriors = encode(model, simulated)
-    chains = Annealer(
-        r, model, simulated.x, settings, rng=fork(rng, "anneal", name), start=posteriors, progress=progress
-    )
-    forward, reverse = chains.forward(), chains.reverse(z)
+    name, r, model = simulator.name, simulator.r, simulator.model
+    simulated = simulator.simulate(study.settings.ais, rng=fork(rng, "simulate", name))
+    target = Target(r, model, simulated.rows.x)
+    annealing = fork(rng, "anneal", name)
+    chains = Annealer(target, settings, rng=annealing, start=simulated.posteriors, progress=study.progress)
+    forward, reverse = chains.forward(), chains.reverse(simulated.z)
     row_gains = measure_gains(
         candidates,
-        posteriors,
-        split=SPLIT,
+        Split(SIMULATED, simulated.posteriors, simulated.rows),
         rng=fork(rng, "ladder", name),
         model=model,
-        rows=simulated,
-        draws=draws,
-        progress=progress,
+        draws=study.settings.draws,
+        progress=study.progress,
     )
     importance, _ = row_gains.log_prob(CandidateId(name))
     low, high = forward.log_prob, reverse.log_prob
 
     def mean(values: torch.Tensor) -> Estimate:
-        return mean_estimate(values, unit=UNIT, split=SPLIT, seed=seed)
+        return mean_estimate(values, unit=UNIT, split=SIMULATED, seed=study.seed)
 
     gap = mean(high - low)
     if gap.stable and gap.value > NARROW:

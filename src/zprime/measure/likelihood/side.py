@@ -1,100 +1,96 @@
-"""What the model itself says of data: log p(x) under every candidate, and what the encoder and its estimates are worth.
-
-One call gathers the measures that need encoder and decoder and no other part of the audit.
-"""
+"""The likelihood side of an audit: the gains, log p(x) under every candidate, and what the encoder loses."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
-from zprime.data import Rows
+from zprime.engine import in_threads
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import AISSettings
 from zprime.measure.likelihood.bits import bits_per_dimension, units
 from zprime.measure.likelihood.calibration import calibration
-from zprime.measure.likelihood.gains import RowGains, moved
-from zprime.measure.likelihood.inference import UNIT, inference_gap
+from zprime.measure.likelihood.gains import RowGains, measure_gains, moved
+from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.sandwich import sandwich
-from zprime.progress import Progress, silent
-from zprime.results.likelihood import LikelihoodSide
-from zprime.rng import stream
-from zprime.statistics.estimate import mean_estimate
-from zprime.vae import Model
+from zprime.measure.likelihood.simulation import Simulator
+from zprime.measure.study import Split, Study
+from zprime.progress import Progress
+from zprime.results.likelihood import Calibration, LikelihoodSide, Sandwich
+from zprime.results.names import CandidateId
+from zprime.statistics.estimate import Estimate, mean_estimate
 
+UNIT = "nats per row"
 LOOK = 8  # rows that tell what p(x|z) is
 
 
+def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
+    """The gains on the selection and on the held-out split, on at most `settings.rows` of their rows, side by side."""
+
+    def measure(split: Split, progress: Progress) -> RowGains:
+        rng = study.stream("audit", split.name)
+        picked = torch.randperm(split.n, generator=rng)[: study.settings.rows].sort().values
+        some = split.take(picked)
+        return measure_gains(
+            candidates, some, rng=rng, model=study.model, draws=study.settings.draws, progress=progress
+        )
+
+    calls = [partial(measure, split) for split in (study.selection, study.heldout)]
+    measured = in_threads(calls, workers=study.workers, progress=study.progress)
+    return {row_gains.split: row_gains for row_gains in measured}
+
+
 def likelihood_side(
-    candidates: Candidates,
-    split_gains: Mapping[str, RowGains],
-    model: Model | None,
-    rows: Mapping[str, Rows] | None,
-    *,
-    best: str,
-    log_scale: float | None,
-    simulated: int,
-    ais: int,
-    temperatures: int,
-    seed: int,
-    progress: Progress = silent,
+    study: Study, candidates: Candidates, split_gains: Mapping[str, RowGains], *, best: str
 ) -> LikelihoodSide | None:
-    """All of it, for the prior and the candidate called `best`; None without a decoder, or where the likelihood gain is left out.
+    """Log p(x), bits, the encoder's gap, calibration and annealed bounds; None where no likelihood gain was measured.
 
     Args:
+        study: what the audit works on.
         candidates: the candidates.
-        split_gains: split -> gains, measured with the decoder; `heldout` among them.
-        model: encoder and decoder.
-        rows: split -> rows.
-        best: the candidate that the verdict looked at.
-        log_scale: see `units`.
-        simulated: rows to calibrate on; 0 leaves it out.
-        ais: rows to anneal; 0 leaves it out.
-        temperatures: of the annealing.
-        seed: decides every draw.
-        progress: called by the long parts.
+        split_gains: split -> gains, `heldout` among them.
+        best: the candidate that the verdict looked at; the encoder is tested under it and under the prior.
     """
-    heldout = split_gains["heldout"]
+    heldout, model, rows = split_gains["heldout"], study.model, study.heldout.rows
     if model is None or rows is None or not heldout.likelihood:
         return None
-    log_prob = {}
-    for wanted in heldout.likelihood:
-        whole, quarter = heldout.log_prob(wanted)
-        e = mean_estimate(whole, unit=UNIT, split="heldout", seed=seed)
-        log_prob[wanted] = moved(e, whole, quarter, heldout.draws)
-    x = rows["heldout"].x[:LOOK]
+    log_prob = {wanted: _log_prob(heldout, wanted, study.seed) for wanted in heldout.likelihood}
+    x = rows.x[:LOOK]
     with torch.no_grad():
         mean, _ = model.encode(x)
-    unit = units(model, x, mean, log_scale=log_scale)
-    sources = list(dict.fromkeys(("prior", best)))
-    calibrations, sandwiches = [], []
-    for i, name in enumerate(sources):
-        if simulated:
-            progress("calibration", i, len(sources))
-            rng = stream(seed, "calibration", name)
-            found = calibration(
-                candidates.distributions[name], model, source=name, dtype=mean.dtype, rng=rng, rows=simulated
-            )
-            calibrations += [found] if found is not None else []
-        if ais:
-            sandwiches.append(
-                sandwich(
-                    candidates,
-                    name,
-                    model,
-                    rows=ais,
-                    draws=heldout.draws,
-                    dtype=mean.dtype,
-                    rng=stream(seed, "ais"),
-                    seed=seed,
-                    settings=AISSettings(temperatures=temperatures),
-                    progress=progress,
-                )
-            )
+    unit = units(model, x, mean, log_scale=study.data.log_scale)
+    names = dict.fromkeys(("prior", best))
+    simulators = [Simulator(name, candidates.distributions[name], model, mean.dtype) for name in names]
+    calibrations, sandwiches = _simulated(study, candidates, simulators)
     return LikelihoodSide(
         log_prob=log_prob,
         units=unit,
         bits={k: bits_per_dimension(e, unit) for k, e in log_prob.items()} if unit.meaningful else {},
-        gaps={split: inference_gap(row_gains, seed=seed) for split, row_gains in split_gains.items()},
+        gaps={split: inference_gap(row_gains, seed=study.seed) for split, row_gains in split_gains.items()},
         calibration=calibrations,
         sandwiches=sandwiches,
     )
+
+
+def _log_prob(heldout: RowGains, wanted: CandidateId, seed: int) -> Estimate:
+    """Mean log p_r(x), stable if it moved little from a quarter of the draws to all."""
+    whole, quarter = heldout.log_prob(wanted)
+    return moved(mean_estimate(whole, unit=UNIT, split="heldout", seed=seed), whole, quarter, heldout.draws)
+
+
+def _simulated(
+    study: Study, candidates: Candidates, simulators: list[Simulator]
+) -> tuple[list[Calibration], list[Sandwich]]:
+    """What is measured on simulated data, as far as it is asked for."""
+    settings = study.settings
+    calibrations, sandwiches = [], []
+    for i, simulator in enumerate(simulators):
+        if settings.simulated:
+            study.progress("calibration", i, len(simulators))
+            rng = study.stream("calibration", simulator.name)
+            ranked = calibration(simulator, rng=rng, rows=settings.simulated, prior=study.prior)
+            calibrations += [] if ranked is None else [ranked]
+        if settings.ais:
+            annealing = AISSettings(temperatures=settings.temperatures)
+            sandwiches.append(sandwich(study, candidates, simulator, settings=annealing, rng=study.stream("ais")))
+    return calibrations, sandwiches

@@ -1,4 +1,6 @@
-"""Data simulated from a latent distribution and a decoder: there the posterior of every row is known to one draw."""
+"""Data simulated from a latent distribution and a decoder: one draw from the posterior of every row is known."""
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -10,9 +12,47 @@ from zprime.distribution import LatentDistribution
 from zprime.likelihoods import draw
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import fork
-from zprime.vae import Decoder, Encoder
+from zprime.vae import Decoder, Encoder, Model
 
 BATCH = 256  # part of the random streams' names, so a constant
+SIMULATED = "simulated"
+
+
+@dataclass(frozen=True, eq=False)
+class Simulator:
+    """What data are simulated from.
+
+    Attributes:
+        name: of the latent distribution.
+        r: where z is drawn from.
+        model: where x is drawn from, and what encodes it.
+        dtype: what the decoder computes in.
+    """
+
+    name: str
+    r: LatentDistribution
+    model: Model
+    dtype: torch.dtype
+
+    def simulate(self, n: int, *, rng: torch.Generator) -> "Simulated":
+        """Simulate `n` rows, and encode them."""
+        z, rows = simulate(self.r, self.model, n, dtype=self.dtype, rng=rng)
+        return Simulated(z, rows, encode(self.model, rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """Simulated rows.
+
+    Attributes:
+        z: what made each row: a draw from its posterior under r.
+        rows: the rows.
+        posteriors: what the encoder makes of them.
+    """
+
+    z: Float[Tensor, "n d"]
+    rows: Rows
+    posteriors: MemoryPosteriors
 
 
 def simulate(
@@ -30,7 +70,7 @@ def simulate(
     z = r.sample(n, rng=fork(rng, "z")).to(dtype)
     with torch.no_grad():
         parts = [draw(model.decode(z[i]), rng=fork(rng, "x", i.start)) for i in blocks(n, BATCH)]
-    return z, Rows("simulated", torch.cat(parts), torch.arange(n))
+    return z, Rows(SIMULATED, torch.cat(parts), torch.arange(n))
 
 
 def encode(model: Encoder, rows: Rows) -> MemoryPosteriors:

@@ -1,19 +1,19 @@
-"""Copying along a path of bandwidths: the same draws, from the training codes themselves to one Gaussian, as the bandwidth grows.
+"""Copying along a path of bandwidths: from the training codes themselves to one Gaussian, with the same draws.
 
-The aggregated posterior lies on it at h = 0, kind `exemplars` at the bandwidth that was chosen for it.
+The aggregated posterior is the point h = 0; kind `exemplars` lies at the bandwidth that was chosen for it.
 """
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from zprime.components import choose
-from zprime.latent.gaussian import moments
 from zprime.measure.samples.copying import Neighbours, TrainingSet, copying
-from zprime.posteriors import MemoryPosteriors
+from zprime.measure.study import Split
 from zprime.progress import Progress, silent
 from zprime.results.samples import CODES, BandwidthPath, PathPoint
 
@@ -22,9 +22,22 @@ ROWS = 1000
 """Rows at each point, at most: a search among 60,000 images takes 2.4 s of one core for 1,000."""
 
 
-def path_draws(
-    train: MemoryPosteriors, n: int, *, rng: torch.Generator
-) -> Iterator[tuple[str, float, Float[Tensor, "n d"]]]:
+@dataclass(frozen=True)
+class Surroundings:
+    """What the points of the path are compared with.
+
+    Attributes:
+        training: the training rows, searched for neighbours.
+        reference: where reconstructions of held-out rows lie.
+        beside: name -> where the controls and samples of the prior lie.
+    """
+
+    training: TrainingSet
+    reference: Neighbours
+    beside: dict[str, Neighbours]
+
+
+def path_draws(train: Split, n: int, *, rng: torch.Generator) -> Iterator[tuple[str, float, Float[Tensor, "n d"]]]:
     """Draws at every point: its name, its bandwidth h, and `m + a (mu + s e - m) + h S^1/2 e'`, `a = sqrt(1 - h^2)`.
 
     m and S are mean and covariance of the aggregated posterior, and those of the draws at every h (Liu & West 2001).
@@ -35,47 +48,44 @@ def path_draws(
         n: number of draws.
         rng: decides them.
     """
-    centre, covariance = moments(train)
-    row = choose(train.log_weights, n, rng)
-    noise, kernel = torch.randn(2, n, train.d, generator=rng, dtype=torch.float64)
-    code = train.mean[row].double()
-    draw = code + train.scale[row].double() * noise
+    centre, covariance = train.moments
+    p = train.posteriors
+    row = choose(p.log_weights, n, rng)
+    noise, kernel = torch.randn(2, n, p.d, generator=rng, dtype=torch.float64)
+    code = p.mean[row].double()
+    draw = code + p.scale[row].double() * noise
     kernel = kernel @ torch.linalg.cholesky(covariance).T
-    yield CODES, 0.0, code.to(train.mean.dtype)
+    yield CODES, 0.0, code.to(p.mean.dtype)
     for h in BANDWIDTHS:
         z = centre + math.sqrt(1 - h * h) * (draw - centre) + h * kernel
-        yield f"h = {h:g}", h, z.to(train.mean.dtype)
+        yield f"h = {h:g}", h, z.to(p.mean.dtype)
 
 
 def bandwidth_path(
-    train: MemoryPosteriors,
+    train: Split,
     decode: Callable[[Tensor], Tensor],
-    training: TrainingSet,
-    reference: Neighbours,
-    beside: dict[str, Neighbours],
+    around: Surroundings,
     *,
-    samples: int,
     rng: torch.Generator,
     seed: int | None = None,
     progress: Progress = silent,
 ) -> BandwidthPath:
-    """Measure copying at every point.
+    """Measure copying at every point, on as many rows as the smallest control has, and 1,000 at most.
 
     Args:
         train: posteriors of the training rows.
         decode: latents -> decoder means.
-        training: the training rows, searched for neighbours.
-        reference: where reconstructions of held-out rows lie.
-        beside: where the controls lie, at least as many rows of each as there are samples.
-        samples: rows at each point; 1,000 at most are used.
+        around: what copying is measured against.
         rng: decides the draws.
         seed: kept with the numbers.
         progress: called once a point.
     """
-    n = min(samples, ROWS, *(len(b.parent) for b in beside.values()))
+    n = min(ROWS, *(len(b.parent) for b in around.beside.values()))
     points = []
     for i, (name, h, z) in enumerate(path_draws(train, n, rng=rng)):
         progress("copying, by bandwidth", i, len(BANDWIDTHS) + 1)
-        points.append(PathPoint(name, h, copying(training.neighbours(decode(z)), reference, seed=seed)))
+        generated = around.training.neighbours(decode(z))
+        points.append(PathPoint(name, h, copying(generated, around.reference, seed=seed)))
     progress("copying, by bandwidth", len(points), len(points))
-    return BandwidthPath(n, points, {k: copying(b.take(slice(n)), reference, seed=seed) for k, b in beside.items()})
+    beside = {k: copying(b.take(slice(n)), around.reference, seed=seed) for k, b in around.beside.items()}
+    return BandwidthPath(n, points, beside)

@@ -1,7 +1,7 @@
 """Copying: are generated rows nearer to the training set than rows that no part has seen would be?
 
-Everything is read off one exact search: the two nearest training rows of every generated row. The reference are
-reconstructions of held-out rows, which carry the same blur as generated rows but cannot be copies.
+Every number comes from one exact search for the nearest training rows of every generated row. The reference are
+reconstructions of held-out rows, which are as blurred as generated rows but cannot be copies.
 """
 
 import math
@@ -21,17 +21,17 @@ from zprime.rng import stream
 from zprime.statistics.estimate import Z95, Estimate, mean_estimate, proportion
 from zprime.statistics.kmeans import lloyd
 
-FIFTH = 5  # training rows that the nearest one is held against: up to four may be the same
+FIFTH = 5  # the nearest training row is compared with the fifth nearest: up to four rows may be equal
 CELLS = 10
 CELL_ROWS = 30  # rows of the reference in a cell, on average, at least
 ROUNDS = 20
 ROWS = "generated rows"
-PLAIN = Entries()
+UNCHANGED = Entries()
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What is known of some rows: how far their two nearest training rows are, which is nearest, in which region.
+    """Where some rows lie to the training set: distances to their nearest training rows, and the region they are in.
 
     Attributes:
         distance: to the nearest training row, the second nearest, ..., the fifth.
@@ -60,7 +60,7 @@ class Neighbours:
 
 
 class TrainingSet:
-    """The training rows, searched for neighbours; what is found of them is kept.
+    """The training rows, searched for neighbours; distances between training rows are searched once and kept.
 
     Args:
         x: the rows.
@@ -77,20 +77,20 @@ class TrainingSet:
         *,
         reference: int,
         seed: int = 0,
-        entries: Entries = PLAIN,
+        entries: Entries = UNCHANGED,
     ) -> None:
         if len(x) < 3:
             raise ArrayError(f"copying: expected at least 3 training rows, got {len(x)}")
         self.entries = entries
         self.x = entries.of(x)
-        self._searched = ExactIndex(self.x)
+        self._index = ExactIndex(self.x)
         cells = max(1, min(CELLS, reference // CELL_ROWS))
         self.cells = cells_of(codes, cells, seed=seed)
         self._isolation = torch.full((len(x),), torch.nan, dtype=torch.float64)
 
     def neighbours(self, x: Float[Tensor, "n *datum"]) -> Neighbours:
         """Search exactly for the nearest training rows."""
-        distance, index = self._searched.nearest(self.entries.of(x), min(FIFTH, len(self.x)))
+        distance, index = self._index.nearest(self.entries.of(x), min(FIFTH, len(self.x)))
         parent = index[:, 0]
         return Neighbours(distance, parent, self.cells[parent], self.isolation(parent))
 
@@ -98,7 +98,7 @@ class TrainingSet:
         """Distance of training rows from their nearest other training row; searched once for each."""
         new = torch.unique(rows[self._isolation[rows].isnan()])
         if len(new):
-            self._isolation[new] = self._searched.nearest(self.x[new], 1, exclude=new)[0][:, 0]
+            self._isolation[new] = self._index.nearest(self.x[new], 1, exclude=new)[0][:, 0]
         return self._isolation[rows]
 
     def plant(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n f"]:
@@ -119,44 +119,44 @@ def cells_of(codes: Float[Tensor, "n d"], cells: int, *, seed: int) -> Int[Tenso
     return lloyd(x, centres, rounds=ROUNDS, block=len(x))[1]
 
 
-def copying(found: Neighbours, reference: Neighbours, *, seed: int | None = None) -> Copying:
+def copying(generated: Neighbours, reference: Neighbours, *, seed: int | None = None) -> Copying:
     """Compare a sample with the reference, both searched in the same training set.
 
-    The status is `copies` if the interval of `regional` lies above 1/2 + 0.1/2, or that of `near` above 0.05 + 0.1 (what
-    a generator gives that makes exact copies in one row of ten), and that of `singled` above 0.05: samples are nearer
-    than they should be, and to single rows. Conditional on the training set and the model.
+    The status is `copies` if the interval of `regional` lies above 1/2 + 0.1/2, or that of `near` above 0.05 + 0.1
+    (what a generator gives that makes exact copies in one row of ten), and that of `singled` above 0.05: samples are
+    nearer than they should be, and to single rows. It is conditional on the training set and the model.
     """
-    auc = _auc(found.everywhere(), reference.everywhere(), seed)
-    regional = _auc(found, reference, seed)
-    near = _tail([(a.distance[:, 0], b.distance[:, 0]) for a, b in _by_cell(found, reference)], seed)
-    singled = _tail([(found.to_one, reference.to_one)], seed)
+    auc = _auc(generated.everywhere(), reference.everywhere(), seed)
+    regional = _auc(generated, reference, seed)
+    near = _tail([(a.distance[:, 0], b.distance[:, 0]) for a, b in _by_cell(generated, reference)], seed)
+    singled = _tail([(generated.to_one, reference.to_one)], seed)
     nearer = regional.low > 0.5 + THRESHOLDS.copies / 2 or near.low > THRESHOLDS.near + THRESHOLDS.copies
-    own = found.distance[:, 0] > found.isolation
-    ratio = (found.distance[:, 0] / found.distance[:, 1].clamp(min=1e-300)).nan_to_num(1.0)
+    own = generated.distance[:, 0] > generated.isolation
+    ratio = (generated.distance[:, 0] / generated.distance[:, 1].clamp(min=1e-300)).nan_to_num(1.0)
     return Copying(
         auc=auc,
         regional=regional,
         near=near,
         singled=singled,
-        z_u=_z(auc, len(found.cell), len(reference.cell)),
-        c_t=_c_t(found, reference, seed),
-        authenticity=proportion(int(own.sum()), len(own), unit="share of rows", split=ROWS, seed=seed),
+        z_u=_z(auc, len(generated.cell), len(reference.cell)),
+        c_t=_c_t(generated, reference, seed),
+        authenticity=proportion(int(own.sum()), len(own), unit="proportion of rows", split=ROWS, seed=seed),
         ratio=mean_estimate(ratio, unit="ratio of distances", split=ROWS, seed=seed),
         status="copies" if nearer and singled.low > THRESHOLDS.near else "passes",
     )
 
 
-def _auc(found: Neighbours, reference: Neighbours, seed: int | None) -> Estimate:
-    """Mean over generated rows of the share of the reference, in the same cell, that is farther; ties count half.
+def _auc(generated: Neighbours, reference: Neighbours, seed: int | None) -> Estimate:
+    """Mean over generated rows of the proportion of the reference, in the same cell, that is farther; ties count half.
 
     The error is that of placements (DeLong et al. 1988) by cell; the interval is symmetric in the logit. Rows of cells
     without reference are left out.
     """
     values: list[Tensor] = []
     spread = 0.0
-    kept = int(torch.isin(found.cell, reference.cell).sum())
-    for mine, theirs in _by_cell(found, reference):
-        a, b = mine.distance[:, 0], theirs.distance[:, 0]
+    kept = int(torch.isin(generated.cell, reference.cell).sum())
+    for drawn, unseen in _by_cell(generated, reference):
+        a, b = drawn.distance[:, 0], unseen.distance[:, 0]
         values.append(1 - _below(a, b))
         if len(b) > 1:
             spread += (len(a) / kept) ** 2 * float(_below(b, a).var()) / len(b)
@@ -168,16 +168,16 @@ def _auc(found: Neighbours, reference: Neighbours, seed: int | None) -> Estimate
     return Estimate(value, math.sqrt(var), low, high, fewest, "chance", "generated and held-out rows", seed)
 
 
-def _by_cell(found: Neighbours, reference: Neighbours) -> Iterator[tuple[Neighbours, Neighbours]]:
+def _by_cell(generated: Neighbours, reference: Neighbours) -> Iterator[tuple[Neighbours, Neighbours]]:
     """The two, region by region, where both have rows."""
     for c in torch.unique(reference.cell).tolist():
-        mine, theirs = found.take(found.cell == c), reference.take(reference.cell == c)
-        if len(mine.cell):
-            yield mine, theirs
+        drawn, unseen = generated.take(generated.cell == c), reference.take(reference.cell == c)
+        if len(drawn.cell):
+            yield drawn, unseen
 
 
 def _below(x: Float[Tensor, " n"], y: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    """For each x the share of y below it, ties half."""
+    """For each x the proportion of y below it, ties half."""
     ranked = y.double().sort().values
     x = x.double().contiguous()
     return (torch.searchsorted(ranked, x) + torch.searchsorted(ranked, x, right=True)).double() / (2 * len(y))
@@ -192,27 +192,28 @@ def _logit_interval(value: float, stderr: float, n: int) -> tuple[float, float]:
 
 
 def _tail(pairs: list[tuple[Tensor, Tensor]], seed: int | None) -> Estimate:
-    """Share of generated rows below the 5 % quantile of the reference, each region by itself.
+    """Proportion of generated rows below the 5 % quantile of the reference, each region by itself.
 
-    The quantile has an error of its own: half the difference between the shares one standard error below and above it.
+    The quantile has an error of its own: half the difference between the proportions one standard error below and
+    above it.
     """
-    shares: list[tuple[int, float, float]] = []
-    for mine, theirs in pairs:
-        a, b = mine.double(), theirs.double().sort().values
+    proportions: list[tuple[int, float, float]] = []
+    for drawn, unseen in pairs:
+        a, b = drawn.double(), unseen.double().sort().values
         place = THRESHOLDS.near * (len(b) + 1)  # an order statistic k of n has k / (n + 1) below it on average
         wobble = math.sqrt(THRESHOLDS.near * (1 - THRESHOLDS.near) * len(b))
-        low, middle, high = (_share_below(a, b, place + w) for w in (-wobble, 0.0, wobble))
-        shares.append((len(a), middle, (high - low) / 2))
-    n = sum(m for m, _, _ in shares)
-    total = sum(m * s for m, s, _ in shares) / n
-    p = (total * n + 2) / (n + 4)  # a share of 0 has an error too (Agresti & Coull 1998)
-    stderr = math.sqrt(p * (1 - p) / n + sum((m / n * w) ** 2 for m, _, w in shares))
+        low, middle, high = (_proportion_below(a, b, place + w) for w in (-wobble, 0.0, wobble))
+        proportions.append((len(a), middle, (high - low) / 2))
+    n = sum(m for m, _, _ in proportions)
+    total = sum(m * s for m, s, _ in proportions) / n
+    p = (total * n + 2) / (n + 4)  # a proportion of 0 has an error too (Agresti & Coull 1998)
+    stderr = math.sqrt(p * (1 - p) / n + sum((m / n * w) ** 2 for m, _, w in proportions))
     low, high = max(0.0, total - Z95 * stderr), min(1.0, total + Z95 * stderr)
-    return Estimate(total, stderr, low, high, n, "share of rows", "generated and held-out rows", seed)
+    return Estimate(total, stderr, low, high, n, "proportion of rows", "generated and held-out rows", seed)
 
 
-def _share_below(a: Float[Tensor, " n"], ranked: Float[Tensor, " m"], place: float) -> float:
-    """Share of `a` below the value at a fractional place (from 1) of the ranked values."""
+def _proportion_below(a: Float[Tensor, " n"], ranked: Float[Tensor, " m"], place: float) -> float:
+    """Proportion of `a` below the value at a fractional place (from 1) of the ranked values."""
     if place <= 0:
         return 0.0
     if place < 1:  # below the least of them, in proportion
@@ -234,14 +235,14 @@ def _z(auc: Estimate, n: int, m: int) -> Estimate:
     return Estimate(z(auc.value), stderr, z(auc.high), z(auc.low), n, "normal deviate", auc.split, auc.seed)
 
 
-def _c_t(found: Neighbours, reference: Neighbours, seed: int | None) -> Estimate:
-    """C_T: Z_U in every region, averaged with the reference's shares over regions that have generated rows."""
+def _c_t(generated: Neighbours, reference: Neighbours, seed: int | None) -> Estimate:
+    """C_T: mean of Z_U over regions that have generated rows, weighted by the reference's proportions."""
     terms: list[tuple[float, Estimate]] = []
-    for mine, theirs in _by_cell(found, reference):
-        terms.append((len(theirs.cell), _z(_auc(mine, theirs, seed), len(mine.cell), len(theirs.cell))))
+    for drawn, unseen in _by_cell(generated, reference):
+        terms.append((len(unseen.cell), _z(_auc(drawn, unseen, seed), len(drawn.cell), len(unseen.cell))))
     total = sum(w for w, _ in terms)
     value = sum(w * e.value for w, e in terms) / total
     stderr = math.sqrt(sum((w * (e.stderr or 0.0)) ** 2 for w, e in terms)) / total
     half = Z95 * stderr
-    n = len(found.cell)
+    n = len(generated.cell)
     return Estimate(value, stderr, value - half, value + half, n, "normal deviate", terms[0][1].split, seed)

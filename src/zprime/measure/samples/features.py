@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from zprime.arrays import blocks, check_finite, count_columns
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
+from zprime.measure.study import Space
 from zprime.networks import ConvEncoder, MLPEncoder, gradient_step
 from zprime.progress import Progress, silent
 from zprime.results.settings import SPACES
@@ -22,9 +23,6 @@ STEPS = 2000
 EPOCHS = 40
 BATCH = 128
 APPLY = 512
-
-Space = Callable[[Tensor], Tensor]
-"""Rows [n, *datum] in the model's scaled units -> features [n, f]."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,13 @@ class Features:
         Raises:
             ArrayError: the space gave something else than one finite vector a row.
         """
-        out = torch.cat([self.apply(x[part]) for part in blocks(len(x), APPLY)])
-        if out.ndim != 2 or len(out) != len(x):
-            raise ArrayError(f"features {self.name}: expected [{len(x)}, f] for {len(x)} rows, got {list(out.shape)}")
-        check_finite(f"features {self.name}", out)
-        return out.double()
+        values = torch.cat([self.apply(x[part]) for part in blocks(len(x), APPLY)])
+        if values.ndim != 2 or len(values) != len(x):
+            raise ArrayError(
+                f"features {self.name}: expected [{len(x)}, f] for {len(x)} rows, got {list(values.shape)}"
+            )
+        check_finite(f"features {self.name}", values)
+        return values.double()
 
 
 class Classifier(nn.Module):
@@ -77,13 +77,13 @@ class Classifier(nn.Module):
     def features(self, x: Float[Tensor, "n *datum"]) -> Float[Tensor, "n f"]:
         """The last hidden layer."""
         x = x.float()
-        out: Tensor = self.trunk(x.contiguous(memory_format=torch.channels_last) if self.image else x)
-        return out
+        hidden: Tensor = self.trunk(x.contiguous(memory_format=torch.channels_last) if self.image else x)
+        return hidden
 
     def forward(self, x: Float[Tensor, "n *datum"]) -> Float[Tensor, "n c"]:
         """Logits."""
-        out: Tensor = self.head(self.features(x))
-        return out
+        logits: Tensor = self.head(self.features(x))
+        return logits
 
     @torch.no_grad()
     def label(self, x: Float[Tensor, "n *datum"]) -> Int[Tensor, " n"]:
@@ -92,7 +92,7 @@ class Classifier(nn.Module):
         return self.classes[at]
 
     def accuracy(self, rows: Rows, *, seed: int) -> Estimate:
-        """Share of labelled rows that it labels rightly.
+        """Proportion of labelled rows that it labels rightly.
 
         Raises:
             ArrayError: the rows have no labels.
@@ -100,7 +100,7 @@ class Classifier(nn.Module):
         if rows.labels is None:
             raise ArrayError(f"{rows.name}: expected labels, got none")
         hits = int((self.label(rows.x) == rows.labels).sum())
-        return proportion(hits, len(rows), unit="share of rows", split=rows.name, seed=seed)
+        return proportion(hits, len(rows), unit="proportion of rows", split=rows.name, seed=seed)
 
 
 def train_classifier(rows: Rows, *, seed: int, progress: Progress = silent) -> Classifier | None:
@@ -133,10 +133,10 @@ def train_rotations(rows: Rows, *, seed: int, progress: Progress = silent) -> Cl
 
     def batch(index: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         turns = torch.randint(4, (len(index),), generator=rng)
-        out = x[index].clone()
+        turned = x[index].clone()
         for k in (1, 2, 3):
-            out[turns == k] = torch.rot90(out[turns == k], k, (2, 3))
-        return out, turns
+            turned[turns == k] = torch.rot90(turned[turns == k], k, (2, 3))
+        return turned, turns
 
     return _train(torch.arange(4), x, batch, stream(seed, "rotations"), "rotations", progress)
 
@@ -150,7 +150,7 @@ def square(shape: tuple[int, ...]) -> bool:
 class Entries:
     """How rows are compared entry by entry: as they are; counts in a table by log(1 + count).
 
-    Else a few large columns would be all that is compared.
+    Without the logarithm a few large columns would decide the comparison.
 
     Attributes:
         counts: which columns hold counts; None if the rows are no table of counts.
@@ -182,23 +182,23 @@ def build_features(
     seed: int,
     progress: Progress = silent,
 ) -> Features:
-    """Make the feature space called `wanted`, or wrap one that was brought.
+    """Make the feature space called `wanted`, or wrap a function.
 
-    `auto` takes `classifier` where there are labels: what it was trained for is what people look at. Without labels it
-    takes `selfsupervised` for square images, `log-counts` for tables of counts, where a few large columns would else be
-    all that is compared, and else `pixels`, which for tables are their columns. It never takes `codes`: a VAE's own
+    `auto` takes `classifier` where there are labels: it was trained on what people look at. Without labels it takes
+    `selfsupervised` for square images, `log-counts` for tables of counts, whose large columns would otherwise decide
+    the comparison, and otherwise `pixels`, which for tables are their columns. It never takes `codes`: a VAE's own
     encoder hardly sees what its decoder cannot draw.
 
     Raises:
         UsageError: unknown name, or what it needs is not there.
     """
     if not isinstance(wanted, str):
-        return Features("own", "a feature space that was brought along", wanted)
+        return Features("own", "a feature space of your own", wanted)
     shape = tuple(rows.x.shape[1:])
     name = wanted
     if name == "auto":
-        plain = "pixels" if Entries.fitting(rows.x).counts is None else "log-counts"
-        name = "classifier" if classifier is not None else "selfsupervised" if square(shape) else plain
+        entrywise = "pixels" if Entries.fitting(rows.x).counts is None else "log-counts"
+        name = "classifier" if classifier is not None else "selfsupervised" if square(shape) else entrywise
     if name == "pixels":
         size = int(torch.Size(shape).numel())
         return Features("pixels", f"the {size} entries of a row as they are", lambda x: x.flatten(1))

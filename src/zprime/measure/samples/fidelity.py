@@ -1,7 +1,7 @@
 """Fidelity: do generated rows look like rows that no part has seen, and do they show all of them?
 
-Everything in one feature space, whose name goes with every number, and at one sample size for all that is compared:
-most of these figures depend on it. What they are for two samples of real rows is measured beside them.
+All figures are computed in one feature space, whose name goes with every number, and at one sample size, on which most
+of them depend. The same figures for two samples of real rows are measured beside them.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def fidelity(
     split: str,
     seed: int = 0,
     labels: Labels | None = None,
-    near: tuple[Neighbourhoods, Neighbourhoods] | None = None,
+    neighbourhoods: tuple[Neighbourhoods, Neighbourhoods] | None = None,
 ) -> Compared:
     """Measure features of generated rows against features of as many real rows; both in random order.
 
@@ -45,7 +45,7 @@ def fidelity(
         split: which rows `real` are.
         seed: of the halves of the classifier test.
         labels: to be kept with it.
-        near: what `neighbourhoods` finds in either sample, where that is known.
+        neighbourhoods: of the real and of the generated rows, where they were searched before.
 
     Raises:
         ArrayError: the samples differ in size or features, or have fewer than 40 rows.
@@ -58,21 +58,21 @@ def fidelity(
     n = len(real)
     if n < FEWEST:
         raise ArrayError(f"fidelity: expected at least {FEWEST} rows, got {n}: the figures say nothing below that")
-    distance, balls = frechet_replicates(real, fake), manifold_replicates(real, fake, near=near)
+    distance, balls = frechet_replicates(real, fake), manifold_replicates(real, fake, known=neighbourhoods)
     about = About(n, split, seed)
-    shares = {
-        name: balls.estimate(i, about, unit="share of rows", scale="proportion")
+    proportions = {
+        name: balls.estimate(i, about, unit="proportion of rows", scale="proportion")
         for i, name in enumerate(NAMES)
         if name != "density"
     }
-    found = Fidelity(
+    measured = Fidelity(
         frechet=distance.estimate(0, about, unit="squared feature units", scale="distance"),
-        precision=shares["precision"],
-        recall=shares["recall"],
+        precision=proportions["precision"],
+        recall=proportions["recall"],
         density=balls.estimate(NAMES.index("density"), about, unit="balls over k"),
-        coverage=shares["coverage"],
+        coverage=proportions["coverage"],
         sliced=sliced_replicates(real, fake).estimate(0, about, unit="feature units", scale="distance"),
         told_apart=c2st(real, fake, split=split, seed=seed),
         labels=labels,
     )
-    return Compared(found, distance, balls)
+    return Compared(measured, distance, balls)

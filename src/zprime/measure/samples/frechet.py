@@ -14,7 +14,7 @@ SECOND_ORDER = 128  # features up to which pairs of groups are left out: 466 dec
 def frechet(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"]) -> float:
     """Squared Wasserstein-2 distance of the two moment-matched Gaussians (Dowson & Landau 1982; Heusel et al. 2017).
 
-    It is called FID only in the features of one particular Inception network; this is never that.
+    It is called FID only in the features of one particular Inception network, which is not used here.
     """
     return float(_Moments(real, fake, 1)(torch.ones(1, 1, dtype=torch.bool)))
 
@@ -40,8 +40,8 @@ class _Moments:
         return count, torch.stack([p.sum(0) for p in parts]), torch.stack([p.T @ p for p in parts])
 
     def __call__(self, keep: Bool[Tensor, "b g"]) -> Float[Tensor, "b 1"]:
-        out = [self._distance(keep[part].double()) for part in blocks(len(keep), BATCH)]
-        return torch.cat(out)[:, None]
+        distances = [self._distance(keep[part].double()) for part in blocks(len(keep), BATCH)]
+        return torch.cat(distances)[:, None]
 
     def _distance(self, keep: Float[Tensor, "b g"]) -> Float[Tensor, " b"]:
         (mean, covariance), (mean2, covariance2) = (self._moments(keep, *s) for s in self.sums)
@@ -49,8 +49,8 @@ class _Moments:
         trace = (covariance + covariance2).diagonal(dim1=1, dim2=2).sum(1)
         # tr (S1 S2)^1/2 is the sum of the singular values of S1^1/2 S2^1/2: safe for singular covariances
         cross = torch.linalg.svdvals(_root(covariance).mT @ _root(covariance2)).sum(1)
-        out: Tensor = gap + trace - 2 * cross
-        return out
+        distance: Tensor = gap + trace - 2 * cross
+        return distance
 
     @staticmethod
     def _moments(keep: Tensor, count: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,5 +63,5 @@ class _Moments:
 def _root(covariance: Float[Tensor, "b f f"]) -> Float[Tensor, "b f f"]:
     """A factor R with R R^T the covariance."""
     values, vectors = torch.linalg.eigh(covariance)
-    out: Tensor = vectors * values.clamp(min=0).sqrt()[:, None, :]
-    return out
+    root: Tensor = vectors * values.clamp(min=0).sqrt()[:, None, :]
+    return root

@@ -17,11 +17,11 @@ def label_coverage(
     counts = (fake[:, None] == classes).sum(0)
     expected = (real[:, None] == classes).double().mean(0)
     names = [str(int(c)) for c in classes]
-    shares = {
-        name: proportion(int(k), n, unit="share of rows", split=split, seed=seed)
+    proportions = {
+        name: proportion(int(k), n, unit="proportion of rows", split=split, seed=seed)
         for name, k in zip(names, counts, strict=True)
     }
-    missing = [c for c, e in zip(names, expected, strict=True) if shares[c].high < float(e) / 2]
+    missing = [c for c, e in zip(names, expected, strict=True) if proportions[c].high < float(e) / 2]
     groups = min(GROUPS, n // 2, len(real) // 2)
     tallies = [_tally(y, classes, groups) for y in (real, fake)]
 
@@ -30,12 +30,13 @@ def label_coverage(
         a, b = (p / p.sum(1, keepdim=True) for p in parts)
         return 0.5 * (a - b).abs().sum(1, keepdim=True)
 
-    found = leave_out(variation, groups=groups, pairs=False)
-    distance = found.estimate(0, About(n, split, seed), unit="total variation", scale="proportion")
-    return Labels(shares, dict(zip(names, expected.tolist(), strict=True)), distance, missing)
+    replicates = leave_out(variation, groups=groups, pairs=False)
+    distance = replicates.estimate(0, About(n, split, seed), unit="total variation", scale="proportion")
+    return Labels(proportions, dict(zip(names, expected.tolist(), strict=True)), distance, missing)
 
 
 def _tally(labels: Tensor, classes: Tensor, groups: int) -> Float[Tensor, "g c"]:
+    """Rows of each label in every group."""
     hot = (labels[:, None] == classes).double()
-    out = torch.zeros(groups, len(classes), dtype=torch.float64)
-    return out.index_add_(0, group_of(len(labels), groups), hot)
+    tally = torch.zeros(groups, len(classes), dtype=torch.float64)
+    return tally.index_add_(0, group_of(len(labels), groups), hot)

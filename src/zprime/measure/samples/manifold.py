@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: shares of rows inside the balls that k-th neighbours draw."""
+"""Precision, recall, density and coverage: proportions of rows inside balls that reach to the k-th neighbour."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ NAMES = ("precision", "recall", "density", "coverage")
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """The nearest rows of the same sample: distances ascending, and which they are. Found once, used often."""
+    """The nearest rows of the same sample: distances ascending, and which they are."""
 
     distance: Float[Tensor, "n m"]
     index: Int[Tensor, "n m"]
@@ -37,29 +37,29 @@ def manifold_replicates(
     fake: Float[Tensor, "m f"],
     *,
     k: int = NEAREST,
-    near: tuple[Neighbourhoods, Neighbourhoods] | None = None,
+    known: tuple[Neighbourhoods, Neighbourhoods] | None = None,
 ) -> Halves:
     """The four, in the order of `NAMES`, on all rows and on random halves.
 
     Precision and recall: Kynkaanniemi et al. 2019; density and coverage: Naeem et al. 2020. A row is inside a ball if
     it is nearer to the centre than the centre's k-th neighbour in its own sample. Both samples need more than 2 k rows.
-    `near`: what `neighbourhoods` finds in them, where that is known.
+    `known`: the `neighbourhoods` of both, where they were searched before.
     """
-    return halve(_Balls(real.double(), fake.double(), k, near), len(real), len(fake))
+    return halve(_Balls(real.double(), fake.double(), k, known), len(real), len(fake))
 
 
 class _Balls:
     """All distances once; the radii of some of the rows from each row's nearest neighbours."""
 
     def __init__(
-        self, real: Tensor, fake: Tensor, k: int, near: tuple[Neighbourhoods, Neighbourhoods] | None = None
+        self, real: Tensor, fake: Tensor, k: int, known: tuple[Neighbourhoods, Neighbourhoods] | None = None
     ) -> None:
         self.k = k
         self.between = torch.cdist(real, fake)
-        self.near = near or (neighbourhoods(real, k=k), neighbourhoods(fake, k=k))
+        self.neighbourhoods = known or (neighbourhoods(real, k=k), neighbourhoods(fake, k=k))
 
     def __call__(self, real: Bool[Tensor, " n"], fake: Bool[Tensor, " m"]) -> Float[Tensor, " 4"]:
-        radius, radius2 = (_radius(n, kept, self.k) for n, kept in zip(self.near, (real, fake), strict=True))
+        radius, radius2 = (_radius(n, kept, self.k) for n, kept in zip(self.neighbourhoods, (real, fake), strict=True))
         between = self.between if bool(real.all() & fake.all()) else self.between[real][:, fake]
         inside = between < radius[:, None]
         balls = inside.double().sum(0)
@@ -68,9 +68,9 @@ class _Balls:
         return torch.stack([v.mean() for v in numbers])
 
 
-def _radius(near: Neighbourhoods, keep: Tensor, k: int) -> Float[Tensor, " n"]:
+def _radius(around: Neighbourhoods, keep: Tensor, k: int) -> Float[Tensor, " n"]:
     """Of the rows that are kept, the k-th smallest distance to others that are."""
-    distance, index = near.distance[keep], near.index[keep]
+    distance, index = around.distance[keep], around.index[keep]
     rank = keep[index].long().cumsum(1)
     at = (rank < k).sum(1).clamp(max=distance.shape[1] - 1)
     return distance.gather(1, at[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""Samples of x', decoded once and searched once; every measure of them reads the same rows."""
+"""Samples of x', decoded once and searched once; every measure uses the same rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -9,23 +9,24 @@ from torch import Tensor
 
 from zprime.measure.samples.copying import Neighbours, TrainingSet
 from zprime.measure.samples.features import Classifier, Features
+from zprime.measure.study import Study
 from zprime.rng import fork
-from zprime.vae import Decoder, decoded
 
-DRAWS = 0.25
+DRAWS = 0.25  # of the rows: whose decoder draws are searched too
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows in random order, and all that is read off each.
+    """Rows in random order, with their features, labels and nearest training rows.
 
     Attributes:
-        x: decoder means or draws, whichever is looked at, in the model's scaled units.
+        x: decoder means or draws, whichever fidelity is measured on, in the model's scaled units.
         shown: the first decoder means, for pictures.
         features: of `x`.
         labels: of `x`, by the classifier; None without labels.
-        means: where the decoder means lie to the training set.
-        draws: the same of decoder draws, for the first quarter of the rows; None for rows that were not decoded.
+        means: nearest training rows of the decoder means.
+        draws: nearest training rows of decoder draws, for the first quarter of the rows; None for rows that were not
+            decoded.
     """
 
     x: Float[Tensor, "n *datum"]
@@ -36,7 +37,7 @@ class Sample:
     draws: Neighbours | None
 
     def mixed(self, other: "Sample", coin: Bool[Tensor, " n"]) -> "Sample":
-        """Rows of `other` where the coin says so: a mixture of two sources, for nothing."""
+        """A sample of a mixture: `other`'s rows where the coin is True, its own elsewhere; nothing is decoded again."""
         return Sample(
             _pick(self.x, other.x, coin),
             _pick(self.shown, other.shown, coin),
@@ -52,46 +53,40 @@ class Sampler:
     """What turns latents into samples.
 
     Attributes:
-        decoder: p(x|z).
+        study: with the decoder, and how many rows of each sample are kept for pictures.
         training: the training set, searched.
         features: the feature space.
         classifier: that labels rows, or None.
-        noise: `mean` or `draw`: what fidelity looks at.
-        grid: rows of each sample that are kept for pictures.
+        noise: `mean` or `draw`: what fidelity is measured on.
     """
 
-    decoder: Decoder
+    study: Study
     training: TrainingSet
     features: Features
     classifier: Classifier | None
     noise: str
-    grid: int = 64
-
-    def decode(self, z: Float[Tensor, "n d"], *, noise: str, rng: torch.Generator) -> Float[Tensor, "n *datum"]:
-        """Means or draws of p(x|z)."""
-        return torch.cat([x for _, x in decoded(self.decoder, z, noise=noise, rng=rng)])
 
     def sample(self, z: Float[Tensor, "n d"], *, rng: torch.Generator) -> Sample:
-        """Decode latents, and look at what comes out in every way."""
-        mean = self.decode(z, noise="mean", rng=rng)
+        """Decode latents; find features, labels and nearest training rows."""
+        mean = self.study.decode(z, noise="mean", rng=rng)
         some = max(1, round(DRAWS * len(z)))
-        draw = self.decode(z if self.noise == "draw" else z[:some], noise="draw", rng=fork(rng, "draw"))
+        draw = self.study.decode(z if self.noise == "draw" else z[:some], noise="draw", rng=fork(rng, "draw"))
         draws = self.training.neighbours(draw[:some])
         x = mean if self.noise == "mean" else draw
         # a picture of an image is its mean; a table's row is what there is
         return self._look(x, mean if mean.ndim > 2 else x, self.training.neighbours(mean), draws)
 
     def rows(self, x: Float[Tensor, "n *datum"]) -> Sample:
-        """Rows that were not decoded."""
+        """The same of rows that need no decoding."""
         return self._look(x, x, self.training.neighbours(x), None)
 
     def look(self, z: Float[Tensor, "n d"], *, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Features and labels only, of fresh samples."""
-        x = self.decode(z, noise=self.noise, rng=rng)
+        x = self.study.decode(z, noise=self.noise, rng=rng)
         return self.features.of(x), self._label(x)
 
     def _look(self, x: Tensor, shown: Tensor, means: Neighbours, draws: Neighbours | None) -> Sample:
-        return Sample(x, shown[: self.grid].clone(), self.features.of(x), self._label(x), means, draws)
+        return Sample(x, shown[: self.study.settings.grid].clone(), self.features.of(x), self._label(x), means, draws)
 
     def _label(self, x: Tensor) -> Tensor | None:
         return None if self.classifier is None else self.classifier.label(x)

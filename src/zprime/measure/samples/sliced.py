@@ -12,9 +12,9 @@ DIRECTIONS = 64
 
 def directions(features: int) -> Float[Tensor, "f l"]:
     """Random directions of length 1, the same for every pair of samples."""
-    out: Tensor = torch.randn(features, DIRECTIONS, generator=stream(0, "sliced", features), dtype=torch.float64)
-    out /= out.norm(dim=0)
-    return out
+    along: Tensor = torch.randn(features, DIRECTIONS, generator=stream(0, "sliced", features), dtype=torch.float64)
+    along /= along.norm(dim=0)
+    return along
 
 
 def sliced(real: Float[Tensor, "n f"], fake: Float[Tensor, "n f"]) -> float:
@@ -34,8 +34,8 @@ class _Sorted:
     def __init__(self, real: Tensor, fake: Tensor, groups: int) -> None:
         along = directions(real.shape[1])
         group = group_of(len(real), groups)
-        found = [(x.double() @ along).T.sort(dim=1) for x in (real, fake)]
-        self.parts = [(f.values, group[f.indices]) for f in found]
+        ranked = [(x.double() @ along).T.sort(dim=1) for x in (real, fake)]
+        self.parts = [(r.values, group[r.indices]) for r in ranked]
 
     def __call__(self, keep: Bool[Tensor, "b g"]) -> Float[Tensor, "b 1"]:
         return torch.stack([self._one(row) for row in keep])[:, None]

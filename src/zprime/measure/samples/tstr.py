@@ -1,4 +1,4 @@
-"""Train on synthetic, test on real: is a classifier trained on generated rows good with real ones?"""
+"""Train on synthetic, test on real (TSTR): how accurate is a classifier trained on generated rows with real ones?"""
 
 from collections.abc import Mapping
 
@@ -26,5 +26,5 @@ def hits(
 
 
 def accuracy(right: Bool[Tensor, " m"], *, split: str, seed: int | None) -> Estimate:
-    """Share of rows that are right."""
-    return proportion(int(right.sum()), len(right), unit="share of rows", split=split, seed=seed)
+    """Proportion of rows that are right."""
+    return proportion(int(right.sum()), len(right), unit="proportion of rows", split=split, seed=seed)

@@ -1,12 +1,14 @@
 """The verdict for generation, beside the verdict by likelihood: what should z' be drawn from to make x'?
 
-1. Whoever copies is out (`copying`). If the controls of the copying test fail, the verdict is undecided.
-2. On the selection split: out is whoever covers measurably less of the data than the prior does (coverage lower by
-   more than 2 s.e., or a label missing that the prior's samples have). Of the rest, take the smallest Frechet distance;
-   those whose paired difference to it is below max(1 s.e., 2 % of the prior's distance) tie with it. Out of these is
-   whoever covers measurably less than the one of them that covers most: a blur can have the right moments.
-3. Among ties: the best accuracy of train-on-synthetic, test-on-real (TSTR) where there are labels, those within max(1
-   s.e., 1 point) of it tying again; then whoever stores least. The prior stores nothing.
+1. A candidate whose samples copy is dropped (`copying`). If the controls of the copying test fail, the verdict is
+   undecided.
+2. On the selection split: a candidate that covers measurably less of the data than the prior is dropped (coverage lower
+   by more than 2 s.e., or a label missing that the prior's samples have). Of the rest, take the smallest Frechet
+   distance; candidates whose paired difference to it is below max(1 s.e., 2 % of the prior's distance) tie with it. Of
+   these, a candidate is dropped if its coverage is below the largest of them by more than 2 s.e. (or it lacks a label
+   that the other has): blurred samples can have the right moments.
+3. Among ties: the best accuracy of train-on-synthetic, test-on-real (TSTR) where there are labels; accuracies within
+   max(1 s.e., 1 point) of it tie again. Then the candidate that stores least; the prior stores nothing.
 4. Open the held-out split once, with fresh draws: leave the prior only if the Frechet distance falls by more than max(2
    s.e., 2 % of the prior's) and the coverage does not fall by more than 2 s.e.
 5. If the choice of z' closes less than a quarter of what separates reconstructions from real rows, none of these is the
@@ -14,12 +16,10 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-
-from jaxtyping import Bool
-from torch import Tensor
+from dataclasses import replace
 
 from zprime.latent.selection import RowScores, near_best
+from zprime.measure.samples.contender import Contender, Controls
 from zprime.measure.samples.fidelity import Compared
 from zprime.measure.samples.manifold import NAMES
 from zprime.measure.verdicts.decision import needed
@@ -32,50 +32,20 @@ from zprime.statistics.resampling import About
 COVERAGE = NAMES.index("coverage")
 
 
-@dataclass(frozen=True)
-class Contender:
-    """What one candidate brings to the choice, all of it from the selection split.
-
-    Attributes:
-        name, label, bytes: of the candidate.
-        copies: status of the copying test.
-        compared: its samples beside rows of the selection split.
-        missing: labels that do not come out.
-        right: which real rows of the selection split a classifier trained on its samples labels rightly; None without labels.
-    """
-
-    name: str
-    label: str
-    bytes: int
-    copies: str
-    compared: Compared
-    missing: list[str]
-    right: Bool[Tensor, " m"] | None = None
-
-
 def decide_generation(
-    contenders: list[Contender],
-    confirm: Callable[[str], Compared],
-    *,
-    reconstructions: Compared,
-    real: Compared,
-    tested: bool,
-    space: str,
-    seed: int,
+    contenders: list[Contender], confirm: Callable[[str], Compared], controls: Controls, *, space: str, seed: int
 ) -> GenerationVerdict:
     """Apply the rule.
 
     Args:
         contenders: the prior, called `prior`, and all that may be chosen.
         confirm: fresh draws of a candidate beside held-out rows.
-        reconstructions: of rows of the selection split, beside held-out rows: what a perfect r(z) gives.
-        real: rows of the selection split beside held-out rows: what a perfect generator gives.
-        tested: whether the controls of the copying test came out as they must.
+        controls: reconstructions and real rows beside held-out rows, and whether the copying test may be relied on.
         space: name of the feature space, for the sentences.
         seed: for the estimates.
     """
     prior = next(r for r in contenders if r.name == "prior")
-    ranking = _stand(contenders, prior)
+    ranking = _rank(contenders, prior)
     best = _pick([r for r in contenders if ranking[r.name] in ("best", "tied")])
     first, chosen = confirm("prior"), confirm(best.name)
     about = About(first.fidelity.frechet.n, "heldout", seed)
@@ -83,25 +53,25 @@ def decide_generation(
     numbers = {
         "prior": first.fidelity.frechet,
         "choice": chosen.fidelity.frechet,
-        "reconstructions": reconstructions.fidelity.frechet,
-        "real rows": real.fidelity.frechet,
+        "reconstructions": controls.reconstructions.fidelity.frechet,
+        "real rows": controls.real.fidelity.frechet,
         "gain": (first.frechet - chosen.frechet).estimate(0, about, unit=unit),
-        "coverage gain": (chosen.manifold - first.manifold).estimate(COVERAGE, about, unit="share of rows"),
-        "decoder": (reconstructions.frechet - real.frechet).estimate(0, about, unit=unit),
+        "coverage gain": (chosen.manifold - first.manifold).estimate(COVERAGE, about, unit="proportion of rows"),
+        "decoder": (controls.reconstructions.frechet - controls.real.frechet).estimate(0, about, unit=unit),
     }
-    found = _judge(best, numbers, tested=tested, space=space)
-    return replace(found, why=[*_why(contenders, ranking, best), *found.why], ranking=ranking, numbers=numbers)
+    verdict = _judge(best, numbers, tested=controls.tested, space=space)
+    return replace(verdict, why=[*_why(contenders, ranking, best), *verdict.why], ranking=ranking, numbers=numbers)
 
 
-def _stand(contenders: list[Contender], prior: Contender) -> dict[str, str]:
+def _rank(contenders: list[Contender], prior: Contender) -> dict[str, str]:
     """Steps 1 and 2."""
-    out: dict[str, str] = {}
+    ranking: dict[str, str] = {}
     left: list[Contender] = []
     for r in contenders:
         if r.copies == "copies" and r is not prior:
-            out[r.name] = "copies"
+            ranking[r.name] = "copies"
         elif r is not prior and _loses(r, prior):
-            out[r.name] = "loses modes"
+            ranking[r.name] = "loses modes"
         else:
             left.append(r)
     nearest = min(left, key=_distance)
@@ -115,11 +85,12 @@ def _stand(contenders: list[Contender], prior: Contender) -> dict[str, str]:
     kept = [r for r in tied if not _loses(r, widest)]
     best = min(kept, key=_distance)
     for r in left:
-        out[r.name] = "best" if r is best else "tied" if r in kept else "covers less" if r in tied else "behind"
-    return {r.name: out[r.name] for r in contenders}
+        ranking[r.name] = "best" if r is best else "tied" if r in kept else "covers less" if r in tied else "behind"
+    return {r.name: ranking[r.name] for r in contenders}
 
 
 def _distance(r: Contender) -> float:
+    """Frechet distance to rows of the selection split."""
     return float(r.compared.frechet.whole[0])
 
 
@@ -152,7 +123,7 @@ def _judge(best: Contender, numbers: dict[str, Estimate], *, tested: bool, space
     ]
     if not tested:
         sentence = (
-            "Undecided: the controls of the copying test did not come out as they must, so nobody can be cleared of "
+            "Undecided: the controls of the copying test gave the wrong answer, so that no candidate can be cleared of "
             "copying. More held-out rows would settle it; until then keep the prior."
         )
         return GenerationVerdict("undecided", "prior", sentence, why)
@@ -193,17 +164,17 @@ def _judge(best: Contender, numbers: dict[str, Estimate], *, tested: bool, space
 
 
 def _why(contenders: list[Contender], ranking: dict[str, str], best: Contender) -> list[str]:
-    """Who is out, and what chose among the rest."""
+    """Which candidates are dropped, and what chose among the rest."""
     labels = {r.name: r.label for r in contenders}
-    out = []
+    why = []
     for state, words in (
         ("copies", "copies training rows"),
         ("loses modes", "loses part of the data"),
         ("covers less", "is as near to the data as the best, but covers less of them"),
     ):
-        out += [f"{labels[n]} {words}, and is out" for n, s in ranking.items() if s == state]
+        why += [f"{labels[n]} {words}, and is dropped" for n, s in ranking.items() if s == state]
     ties = [labels[n] for n, s in ranking.items() if s in ("best", "tied")]
     if len(ties) > 1:
         by = "the best by TSTR, or tied with it and smallest" if best.right is not None else "the smallest of them"
-        out.append(f"tied on the selection split: {', '.join(ties)}; {best.label} is {by}")
-    return out
+        why.append(f"tied on the selection split: {', '.join(ties)}; {best.label} is {by}")
+    return why

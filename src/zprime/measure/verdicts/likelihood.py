@@ -1,6 +1,6 @@
 """The verdict by likelihood: chosen on the selection split, confirmed once on the held-out split.
 
-The rule of docs/theory.md, section 3, sentence by sentence:
+The rule of docs/theory.md, section 3, step by step:
 
 1. On the selection split take the best; among the candidates whose paired difference to the best is below
    max(1 s.e. of that difference, 0.05 nats) take the one that stores least (`Ranking`; the prior stores nothing).
@@ -16,45 +16,25 @@ from dataclasses import replace
 
 from zprime.latent.selection import TIE, RowScores, paired, smallest_of_best
 from zprime.measure.candidates import Candidates
-from zprime.measure.likelihood.gains import DIVERGE, PRIOR, RowGains, moved
+from zprime.measure.likelihood.gains import PRIOR, RowGains
+from zprime.measure.likelihood.scores import elbo_estimate, exact_posterior_estimate, likelihood_estimate
 from zprime.measure.verdicts.decision import needed
 from zprime.results.names import CandidateId, Gain
 from zprime.results.verdicts import Ranking, Verdict
-from zprime.statistics.estimate import Estimate, finite_mean, mean_estimate
+from zprime.statistics.estimate import Estimate
 
-UNIT = "nats per row"
 BOTH = [Gain.ELBO, Gain.EXACT_POSTERIOR]
 
 
-def likelihood_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
-    """Likelihood gain of one candidate; stable if its mean moved by less than max(1 s.e., 0.05 nats) from K/4 to K draws."""
-    e = mean_estimate(row_gains.likelihood[wanted], unit=UNIT, split=row_gains.split, seed=seed)
-    if wanted == PRIOR:
-        return e
-    return moved(e, row_gains.likelihood[wanted], row_gains.quarter[wanted], row_gains.draws)
-
-
-def elbo_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
-    """ELBO gain of one candidate."""
-    return mean_estimate(row_gains.elbo[wanted], unit=UNIT, split=row_gains.split, seed=seed)
-
-
-def exact_posterior_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
-    """Exact-posterior gain of one candidate over the rows where it is finite; stable if it is so on all of them.
-
-    Where it is an importance estimate, it has to stand still from K/4 to K draws too.
-    """
-    values = row_gains.exact_posterior[wanted]
-    sampled = wanted in row_gains.exact_posterior_quarter
-    e = finite_mean(values, unit=UNIT, split=row_gains.split, seed=seed if sampled else None, because=DIVERGE)
-    if not sampled or not e.stable:
-        return e
-    e = moved(e, values, row_gains.exact_posterior_quarter[wanted], row_gains.draws)
-    return replace(e, because=f"no closed form, by importance sampling: {e.because}")
-
-
 def decide(candidates: Candidates, selection: RowGains, heldout: RowGains, *, seed: int) -> Verdict:
-    """Apply the rule."""
+    """Apply the rule.
+
+    Args:
+        candidates: the prior, and all that may be chosen.
+        selection: gains on the selection split, which the choice is made from.
+        heldout: gains on the held-out split, which confirm it or not.
+        seed: of the draws behind the gains.
+    """
     measured = all(i in selection.likelihood for i in candidates.eligible)
     likelihoods = {i: likelihood_estimate(selection, i, seed) for i in candidates.eligible} if measured else {}
     stable = measured and all(e.stable for e in likelihoods.values())

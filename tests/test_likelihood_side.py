@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal
 
 from oracles import evidence, linear_gaussian
+from studies import study
 from zoo import ZOO
 from zprime.auditing import audit
 from zprime.data import Rows
@@ -20,14 +21,18 @@ from zprime.measure.likelihood.bits import bits_per_dimension, units
 from zprime.measure.likelihood.gains import RowGains, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.sandwich import sandwich
+from zprime.measure.likelihood.simulation import Simulator
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting.likelihood import sentences
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.audit import load as load_audit
 from zprime.results.facts import DataInfo
+from zprime.results.likelihood import Sandwich
 from zprime.results.names import CandidateId
 from zprime.rng import stream
 from zprime.statistics.estimate import mean_estimate
+from zprime.vae import Model
 
 MODEL = linear_gaussian()
 PANEL = Candidates({"mixture": ZOO["mixture"](2, torch.float64)})
@@ -38,11 +43,9 @@ def ladder(widen: float, n: int = 200, draws: int = 400) -> RowGains:
     mean, scale = MODEL.posterior(x)
     return measure_gains(
         PANEL,
-        MemoryPosteriors(mean, scale * widen),
-        split="heldout",
+        Split("heldout", MemoryPosteriors(mean, scale * widen), Rows("heldout", x, torch.arange(n))),
         rng=stream(0, "ladder"),
         model=MODEL.vae(),
-        rows=Rows("heldout", x, torch.arange(n)),
         draws=draws,
     )
 
@@ -70,7 +73,7 @@ def test_the_gap_of_an_exact_encoder_has_no_error_but_that_of_its_draws() -> Non
 def test_a_gap_that_still_moves_is_not_trusted() -> None:
     found = ladder(0.6)
     assert found.log_prior is not None
-    found.log_prior_quarter = found.log_prior - 0.3
+    found = replace(found, log_prior_quarter=found.log_prior - 0.3)
     gap = inference_gap(found, seed=0).gap
     assert not gap.stable
     assert "moved +0.300 nats from 100 to 400 draws" in gap.because
@@ -78,7 +81,7 @@ def test_a_gap_that_still_moves_is_not_trusted() -> None:
 
 def test_a_ladder_without_a_decoder_has_no_gap() -> None:
     mean, scale = MODEL.posterior(MODEL.sample(5)[0])
-    bare = measure_gains(PANEL, MemoryPosteriors(mean, scale), split="heldout", rng=stream(0, "x"))
+    bare = measure_gains(PANEL, Split("heldout", MemoryPosteriors(mean, scale)), rng=stream(0, "x"))
     with pytest.raises(UsageError, match="gains: expected some that were measured with a decoder"):
         inference_gap(bare, seed=0)
 
@@ -120,19 +123,17 @@ def test_bits_of_binary_data_are_a_code_length_and_of_grey_data_under_bernoulli_
     assert "binarise" in grey.says
 
 
+def simulated(name: str, model: Model, settings: AISSettings, *, rows: int) -> Sandwich:
+    about = study(
+        {"heldout": MemoryPosteriors(*MODEL.posterior(MODEL.sample(5)[0]))}, settings=AuditSettings(ais=rows, draws=200)
+    )
+    simulator = Simulator(name, PANEL.distributions[name], model, torch.float64)
+    return sandwich(about, PANEL, simulator, settings=settings, rng=stream(0, "s"))
+
+
 def test_sandwich_holds_the_truth_and_judges_rung_c() -> None:
     for name in ("prior", "mixture"):
-        s = sandwich(
-            PANEL,
-            name,
-            MODEL.vae(widen=0.7),
-            rows=30,
-            draws=200,
-            dtype=torch.float64,
-            rng=stream(0, "s"),
-            seed=0,
-            settings=AISSettings(20, 4, 4),
-        )
+        s = simulated(name, MODEL.vae(widen=0.7), AISSettings(20, 4, 4), rows=30)
         assert s.forward.low < s.reverse.high
         assert s.gap.stable
         assert -0.1 < s.gap.value < 0.3
@@ -151,17 +152,7 @@ def test_sandwich_holds_the_truth_and_judges_rung_c() -> None:
 
 def test_a_wide_sandwich_is_not_trusted() -> None:
     narrow = MODEL.vae(widen=0.1)
-    s = sandwich(
-        PANEL,
-        "prior",
-        narrow,
-        rows=20,
-        draws=200,
-        dtype=torch.float64,
-        rng=stream(0, "s"),
-        seed=0,
-        settings=AISSettings(2, 1, 1),
-    )
+    s = simulated("prior", narrow, AISSettings(2, 1, 1), rows=20)
     assert not s.gap.stable
     assert "more temperatures bring them together" in s.gap.because
 

@@ -12,8 +12,9 @@ import small
 from zprime import plot, serialise
 from zprime.components import choose
 from zprime.latent.gaussian import moments
-from zprime.measure.samples.bandwidth_path import BANDWIDTHS, bandwidth_path, path_draws
+from zprime.measure.samples.bandwidth_path import BANDWIDTHS, Surroundings, bandwidth_path, path_draws
 from zprime.measure.samples.copying import TrainingSet, copying
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import report
 from zprime.reporting.samples import path_line
@@ -35,9 +36,8 @@ def measured(train: MemoryPosteriors, real: torch.Tensor, *, samples: int = 1000
     """The road where the decoder is the identity, and reconstructions of unseen rows are these."""
     data = TrainingSet(train.mean, train.mean, reference=1)
     yard = data.neighbours(real)
-    return bandwidth_path(
-        train, lambda z: z, data, yard, {"reconstructions": yard}, samples=samples, rng=stream(0, "road")
-    )
+    around = Surroundings(data, yard, {"reconstructions": yard.take(slice(samples))})
+    return bandwidth_path(Split("train", train), lambda z: z, around, rng=stream(0, "road"))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_every_stop_keeps_mean_and_covariance() -> None:
     train = MemoryPosteriors(mean + 1, 0.2 + torch.rand(50, 3, generator=rng, dtype=torch.float64))
     m, S = moments(train)
     n = 200_000
-    for name, h, z in path_draws(train, n, rng=stream(1, "walk")):
+    for name, h, z in path_draws(Split("train", train), n, rng=stream(1, "walk")):
         if name != CODES:
             torch.testing.assert_close(z.mean(0), m, atol=5 * math.sqrt(float(S.diagonal().max()) / n), rtol=0)
             torch.testing.assert_close(torch.cov(z.T), S, atol=0.06, rtol=0, msg=f"{h}")
@@ -131,7 +131,7 @@ def test_every_stop_keeps_mean_and_covariance() -> None:
 
 def test_nothing_changes_along_the_road_but_the_bandwidth() -> None:
     train = line(0.1)
-    points = {name: z for name, _, z in path_draws(train, 500, rng=stream(0, "walk"))}
+    points = {name: z for name, _, z in path_draws(Split("train", train), 500, rng=stream(0, "walk"))}
     row = choose(train.log_weights, 500, stream(0, "walk"))
     torch.testing.assert_close(points[CODES], train.mean[row])
     m, S = moments(train)
@@ -147,9 +147,8 @@ def test_weights_are_kept() -> None:
     weights = torch.zeros(N, dtype=torch.float64)
     weights[[3, 7]] = 0.5
     train = line(0.1)
-    z = next(
-        z for _, _, z in path_draws(MemoryPosteriors(train.mean, train.scale, weights=weights), 50, rng=stream(0, "w"))
-    )
+    weighted = MemoryPosteriors(train.mean, train.scale, weights=weights)
+    z = next(z for _, _, z in path_draws(Split("train", weighted), 50, rng=stream(0, "w")))
     assert set(z[:, 0].tolist()) == {float(train.mean[3]), float(train.mean[7])}
 
 
@@ -220,7 +219,7 @@ def test_as_many_of_each_or_z_u_would_not_compare() -> None:
     data = TrainingSet(train.mean, train.mean, reference=1)
     yard = data.neighbours(torch.rand(300, 1, dtype=torch.float64, generator=stream(0, "x")))
     beside = {"few": yard.take(slice(60)), "many": yard}
-    found = bandwidth_path(train, lambda z: z, data, yard, beside, samples=200, rng=stream(0, "road"))
+    found = bandwidth_path(Split("train", train), lambda z: z, Surroundings(data, yard, beside), rng=stream(0, "road"))
     sizes: set[int] = {found.rows, *(c.z_u.n for c in _all(found))}
     assert sizes == {60}
     assert found.beside["many"] == copying(yard.take(slice(60)), yard)

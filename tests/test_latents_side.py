@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from studies import study
 from zoo import posteriors, weighted
 from zprime import serialise
 from zprime.latent import Active, Aggregated, Defensive, Gaussian
@@ -12,6 +13,7 @@ from zprime.measure.candidates import Candidates
 from zprime.measure.latents.side import CONTROL, latents_side
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.likelihood.gains import measure_gains
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import LatentsSide
 from zprime.results.names import CandidateId
@@ -21,9 +23,9 @@ SPLITS = ("train", "selection", "heldout")
 
 
 def run(candidates: Candidates, p: dict[str, MemoryPosteriors], seed: int = 0) -> LatentsSide:
-    split_gains = {s: measure_gains(candidates, p[s], split=s, rng=stream(0, s)) for s in SPLITS[1:]}
-    cuts = {"train": surgery(p["train"], split="train", rng=stream(0, "surgery"))}
-    return latents_side(candidates, p, split_gains, cuts, seed=seed)
+    split_gains = {s: measure_gains(candidates, Split(s, p[s]), rng=stream(0, s)) for s in SPLITS[1:]}
+    cut = surgery(Split("train", p["train"]), rng=stream(0, "surgery"))
+    return latents_side(study(p, seed=seed), candidates, split_gains, cut)
 
 
 def splits(n: int = 60) -> dict[str, MemoryPosteriors]:

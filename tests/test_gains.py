@@ -15,6 +15,7 @@ from zprime.errors import NumericalError, UsageError
 from zprime.latent import AggregatedSettings, Defensive, Gaussian, MixtureSettings
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import measure_gains
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.names import CandidateId
 from zprime.rng import stream
@@ -51,7 +52,7 @@ def exact_gain(r: LatentDistribution, x: Tensor) -> Tensor:
 
 def test_evidence_gain_is_the_exact_change_of_log_evidence() -> None:
     rows, posteriors = heldout()
-    ladder = measure_gains(Candidates(distributions()), posteriors, split="heldout", rng=stream(0, "ladder"))
+    ladder = measure_gains(Candidates(distributions()), Split("heldout", posteriors), rng=stream(0, "ladder"))
     for name, r in distributions().items():
         torch.testing.assert_close(ladder.exact_posterior[CandidateId(name)], exact_gain(r, rows.x), rtol=0, atol=1e-9)
     assert bool((ladder.exact_posterior[CandidateId("prior")] == 0).all())
@@ -62,7 +63,7 @@ def test_likelihood_gain_converges_to_the_truth_whatever_the_encoder(widen: floa
     rows, posteriors = heldout(widen=widen)
     candidates = Candidates(distributions())
     ladder = measure_gains(
-        candidates, posteriors, split="heldout", rng=stream(0, "ladder"), model=MODEL.vae(), rows=rows, draws=2000
+        candidates, Split("heldout", posteriors, rows), rng=stream(0, "ladder"), model=MODEL.vae(), draws=2000
     )
     assert ladder.log_prior is not None
     torch.testing.assert_close(ladder.log_prior, MODEL.log_evidence(rows.x), rtol=0, atol=0.25)
@@ -75,7 +76,7 @@ def test_likelihood_gain_converges_to_the_truth_whatever_the_encoder(widen: floa
 
 def test_evidence_gain_of_a_wrong_encoder_is_neither_bound_nor_estimate() -> None:
     rows, narrow = heldout(widen=0.5)
-    ladder = measure_gains(Candidates(distributions()), narrow, split="heldout", rng=stream(0, "ladder"))
+    ladder = measure_gains(Candidates(distributions()), Split("heldout", narrow), rng=stream(0, "ladder"))
     truth = exact_gain(distributions()["wide"], rows.x)
     assert float((ladder.exact_posterior[CandidateId("wide")] - truth).abs().mean()) > 0.05
 
@@ -84,7 +85,7 @@ def test_code_gain_of_a_gaussian_in_closed_form() -> None:
     _, posteriors = heldout(n=2000)
     r = distributions()["wide"]
     assert isinstance(r, Gaussian)
-    ladder = measure_gains(Candidates({"wide": r}), posteriors, split="heldout", rng=stream(0, "ladder"))
+    ladder = measure_gains(Candidates({"wide": r}), Split("heldout", posteriors), rng=stream(0, "ladder"))
     covariance = r.scale_tril @ r.scale_tril.T
     gap = posteriors.mean - r.mean
     inverse = covariance.inverse()
@@ -99,7 +100,7 @@ def test_code_gain_of_a_gaussian_in_closed_form() -> None:
 
 def test_code_gain_is_below_evidence_gain_by_a_divergence() -> None:
     _, posteriors = heldout(n=300)
-    ladder = measure_gains(Candidates(distributions()), posteriors, split="heldout", rng=stream(0, "ladder"))
+    ladder = measure_gains(Candidates(distributions()), Split("heldout", posteriors), rng=stream(0, "ladder"))
     for name in distributions():
         assert float((ladder.exact_posterior[CandidateId(name)] - ladder.elbo[CandidateId(name)]).mean()) > 0
 
@@ -119,7 +120,7 @@ def test_panel_mixes_the_prior_exactly_and_shows_the_base_alone() -> None:
 
 def test_no_row_of_a_defended_candidate_falls_below_log_epsilon() -> None:
     far = MemoryPosteriors(torch.full((3, 2), 6.0).double(), torch.full((3, 2), 0.1).double())
-    ladder = measure_gains(Candidates(distributions()), far, split="heldout", rng=stream(0, "ladder"))
+    ladder = measure_gains(Candidates(distributions()), Split("heldout", far), rng=stream(0, "ladder"))
     for gain in (ladder.elbo, ladder.exact_posterior):
         assert float(gain[CandidateId("aggregated")].min()) >= math.log(0.1) - 1e-9
         assert float(gain[CandidateId("aggregated", alone=True)].min()) < -50
@@ -128,18 +129,18 @@ def test_no_row_of_a_defended_candidate_falls_below_log_epsilon() -> None:
 def test_rows_where_the_evidence_gain_diverges_are_infinite_not_wrong() -> None:
     wide = MemoryPosteriors(torch.zeros(2, 2).double(), torch.tensor([[0.5, 0.5], [1.6, 0.5]]).double())
     r = Gaussian(torch.zeros(2).double(), torch.tensor([1.5, 0.9]).double())
-    ladder = measure_gains(Candidates({"wide": r}), wide, split="heldout", rng=stream(0, "ladder"))
+    ladder = measure_gains(Candidates({"wide": r}), Split("heldout", wide), rng=stream(0, "ladder"))
     assert math.isfinite(ladder.exact_posterior[CandidateId("wide")][0])
     assert ladder.exact_posterior[CandidateId("wide")][1] == math.inf  # 1/1.6^2 + 1/1.5^2 <= 1
 
 
 def test_errors() -> None:
     rows, posteriors = heldout(n=4)
-    call = {"split": "heldout", "rng": stream(0, "x"), "model": MODEL.vae(), "rows": rows}
+    split, call = Split("heldout", posteriors, rows), {"rng": stream(0, "x"), "model": MODEL.vae()}
     with pytest.raises(UsageError, match="draws: expected a multiple of 4, at least 8, got 30"):
-        measure_gains(Candidates(distributions()), posteriors, draws=30, **call)
+        measure_gains(Candidates(distributions()), split, draws=30, **call)
     with pytest.raises(UsageError, match=r"draws: expected at least \d+ for 4 candidates, got 16"):
-        measure_gains(Candidates(distributions()), posteriors, draws=16, **call)
+        measure_gains(Candidates(distributions()), split, draws=16, **call)
     with pytest.raises(UsageError, match="candidates: expected at least one latent distribution, got none"):
         Candidates({})
     three = Gaussian(torch.zeros(3), torch.ones(3))
@@ -154,10 +155,8 @@ def test_a_decoder_that_answers_nan_is_named() -> None:
     with pytest.raises(NumericalError, match=r"decoder: log p\(x\|z\) is NaN for row 72 at 120 of 120 draws"):
         measure_gains(
             Candidates(distributions()),
-            posteriors,
-            split="heldout",
+            Split("heldout", posteriors, spoiled),
             rng=stream(0, "x"),
             model=MODEL.vae(),
-            rows=spoiled,
             draws=120,
         )

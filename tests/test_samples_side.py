@@ -3,22 +3,26 @@
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from oracles import linear_gaussian
 from samples import clumps, junk, mixed
+from studies import study
 from zprime import serialise
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent import Aggregated, Conditional, Defensive, Gaussian, Mixture
 from zprime.measure.candidates import Candidates
+from zprime.measure.samples.contender import Contender, Controls
 from zprime.measure.samples.fidelity import Compared, fidelity
-from zprime.measure.samples.side import generation
-from zprime.measure.verdicts.generation import Contender, decide_generation
+from zprime.measure.samples.side import MeasuredSamples, measure_samples
+from zprime.measure.verdicts.generation import decide_generation
 from zprime.posteriors import MemoryPosteriors
+from zprime.results.audit import AuditSettings
 from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, SamplesSide
 from zprime.results.verdicts import GenerationVerdict
 from zprime.rng import stream
@@ -72,11 +76,24 @@ def candidates() -> dict[str, LatentDistribution]:
     }
 
 
-def measure(found: dict[str, LatentDistribution], **changes: object) -> SamplesSide:
-    about = {"samples": 200, "grid": 4, "features": "pixels", "seed": 0, **changes}
-    made, _ = generation(Candidates(found), POSTERIORS, MODEL.vae(), ROWS, **about)
-    assert made is not None
-    return made
+def sampled(
+    candidates: dict[str, LatentDistribution],
+    rows: dict[str, Rows] = ROWS,
+    *,
+    model: Any = MODEL.vae(),
+    **settings: int,
+) -> MeasuredSamples | None:
+    settings = {"samples": 200, "grid": 4, **settings}
+    posteriors = {s: POSTERIORS[s].take(torch.arange(len(rows.get(s, ROWS[s])))) for s in POSTERIORS}
+    about = study(posteriors, rows, model=model, settings=AuditSettings(**settings), features="pixels")
+    return measure_samples(about, Candidates(candidates))
+
+
+def measure(candidates: dict[str, LatentDistribution]) -> SamplesSide:
+    measured = sampled(candidates)
+    assert measured is not None
+    verdict = decide_generation(measured.contenders, measured.confirm, measured.controls, space=measured.space, seed=0)
+    return measured.side(verdict)
 
 
 @pytest.fixture(scope="module")
@@ -148,22 +165,16 @@ def test_what_is_kept_comes_back_from_its_file(made: SamplesSide) -> None:
         made.entry("flowery")
 
 
+def pictures(candidates: dict[str, LatentDistribution]) -> dict[str, torch.Tensor]:
+    measured = sampled(candidates, grid=100)
+    assert measured is not None
+    return measured.pictures
+
+
 def test_a_mixed_candidate_shares_the_rows_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zprime.measure.samples.features.EPOCHS", 1)
     base = truth()
-    _, alone = generation(
-        Candidates({"r": base}), POSTERIORS, MODEL.vae(), ROWS, samples=200, grid=100, features="pixels", seed=0
-    )
-    _, both = generation(
-        Candidates({"r": Defensive(base, 0.3)}),
-        POSTERIORS,
-        MODEL.vae(),
-        ROWS,
-        samples=200,
-        grid=100,
-        features="pixels",
-        seed=0,
-    )
+    alone, both = (pictures({"r": r}) for r in (base, Defensive(base, 0.3)))
     mine = torch.stack([(both["grid.r"] == alone[k]).all(1) for k in ("grid.r", "grid.prior")])
     assert bool(mine.any(0).all())  # every row is the base's or the prior's
     assert 15 <= int(mine[1].sum()) <= 45
@@ -198,13 +209,11 @@ def test_a_conditional_one_has_a_student_of_its_own_labels(monkeypatch: pytest.M
 
 
 def test_nothing_is_measured_where_it_cannot_be() -> None:
-    candidates = Candidates({"truth": truth()})
-    assert generation(candidates, POSTERIORS, None, ROWS, samples=200, seed=0) == (None, {})
-    assert generation(candidates, POSTERIORS, MODEL.vae(), ROWS, samples=0, seed=0) == (None, {})
-    bare = {k: v for k, v in ROWS.items() if k != "train"}
-    assert generation(candidates, POSTERIORS, MODEL.vae(), bare, samples=200, seed=0) == (None, {})
-    few = {k: v.head(30) for k, v in ROWS.items()}
-    assert generation(candidates, POSTERIORS, MODEL.vae(), few, samples=200, seed=0) == (None, {})
+    one = {"truth": truth()}
+    assert sampled(one, model=None) is None
+    assert sampled(one, samples=0) is None
+    assert sampled(one, {k: v for k, v in ROWS.items() if k != "train"}) is None
+    assert sampled(one, {k: v.head(30) for k, v in ROWS.items()}) is None
 
 
 # -- the rule, on samples made for it ------------------------------------------------------------------------------
@@ -237,9 +246,11 @@ def decide(
     return decide_generation(
         contenders,
         lambda name: compare(makers[name](500), 1000),
-        reconstructions=compare(clumps(N, 700) if reconstructions is None else reconstructions, 1000),
-        real=compare(clumps(N, 701), 1000),
-        tested=tested,
+        Controls(
+            compare(clumps(N, 700) if reconstructions is None else reconstructions, 1000),
+            compare(clumps(N, 701), 1000),
+            tested,
+        ),
         space="pixels",
         seed=0,
     )
@@ -265,7 +276,7 @@ def test_who_copies_is_out_however_good() -> None:
     )
     assert v.choice == "fair"
     assert v.ranking["copier"] == "copies"
-    assert "copier copies training rows, and is out" in v.why
+    assert "copier copies training rows, and is dropped" in v.why
 
 
 def test_who_loses_modes_is_out() -> None:

@@ -1,0 +1,64 @@
+"""The table of an audit: one entry for every candidate, with its gains, its size and what its fit says."""
+
+import time
+from collections.abc import Mapping
+
+from zprime.distribution import LatentDistribution
+from zprime.latent import Active, Defensive
+from zprime.latent.kind import Fit
+from zprime.measure.candidates import Candidates
+from zprime.measure.likelihood.gains import RowGains
+from zprime.measure.likelihood.scores import scores
+from zprime.posteriors import Posteriors
+from zprime.results.audit import Entry
+from zprime.results.facts import Chosen
+from zprime.results.names import CandidateId
+from zprime.rng import stream
+
+
+def entry(
+    candidates: Candidates,
+    wanted: CandidateId,
+    fit: Fit[LatentDistribution] | None,
+    split_gains: Mapping[str, RowGains],
+    seed: int,
+) -> Entry:
+    """What the table shows of one candidate.
+
+    Args:
+        candidates: the candidates.
+        wanted: which of them.
+        fit: what made it; None for the prior.
+        split_gains: split -> gains.
+        seed: of the draws behind the gains.
+    """
+    r = candidates.distribution(wanted)
+    return Entry(
+        id=wanted,
+        kind=kind_of(r),
+        label=r.label,
+        gloss=r.gloss,
+        epsilon=candidates.blends[wanted].epsilon,
+        bytes=r.bytes,
+        holds_rows=r.holds_rows,
+        scores={split: scores(row_gains, wanted, seed) for split, row_gains in split_gains.items()},
+        outcome="" if fit is None else fit.outcome.message,
+        chosen=Chosen() if fit is None or wanted.alone else fit.chosen,
+        curve=[] if fit is None or wanted.alone else list(fit.curve),
+        draws_per_second=draws_per_second(r, seed=seed),
+        seconds=None if fit is None else fit.seconds,
+    )
+
+
+def kind_of(r: LatentDistribution) -> str:
+    """The kind of a latent distribution without what is wrapped round it."""
+    while isinstance(r, Defensive | Active):
+        r = r.base
+    return r.kind
+
+
+def draws_per_second(r: LatentDistribution | Posteriors, *, seed: int, n: int = 10_000) -> float:
+    """Draws z' per CPU second of this process, at one call."""
+    start = time.process_time()
+    r.sample(n, rng=stream(seed, "rate"))
+    return n / max(time.process_time() - start, 1e-9)

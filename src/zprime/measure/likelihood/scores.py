@@ -1,0 +1,76 @@
+"""Gains of one candidate, row by row -> what the table shows of them: means with errors, medians and proportions."""
+
+from dataclasses import replace
+
+import torch
+
+from zprime.errors import UsageError
+from zprime.measure.likelihood.gains import DIVERGE, PRIOR, RowGains, moved
+from zprime.results.audit import Score, Scores
+from zprime.results.names import CandidateId, Gain
+from zprime.results.thresholds import THRESHOLDS
+from zprime.statistics.estimate import Estimate, finite_mean, mean_estimate
+
+UNIT = "nats per row"
+
+
+def elbo_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
+    """ELBO gain of one candidate."""
+    return mean_estimate(row_gains.elbo[wanted], unit=UNIT, split=row_gains.split, seed=seed)
+
+
+def exact_posterior_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
+    """Exact-posterior gain of one candidate over the rows where it is finite; stable if it is finite on all of them.
+
+    Where it is an importance estimate, its mean must also move by less than max(1 s.e., 0.05 nats) from K/4 to K draws.
+    """
+    values = row_gains.exact_posterior[wanted]
+    sampled = wanted in row_gains.exact_posterior_quarter
+    e = finite_mean(values, unit=UNIT, split=row_gains.split, seed=seed if sampled else None, because=DIVERGE)
+    if not sampled or not e.stable:
+        return e
+    e = moved(e, values, row_gains.exact_posterior_quarter[wanted], row_gains.draws)
+    return replace(e, because=f"no closed form, by importance sampling: {e.because}")
+
+
+def likelihood_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
+    """Likelihood gain of one candidate.
+
+    It is stable if its mean moved by less than max(1 s.e., 0.05 nats) from K/4 to K draws.
+    """
+    e = mean_estimate(row_gains.likelihood[wanted], unit=UNIT, split=row_gains.split, seed=seed)
+    if wanted == PRIOR:
+        return e
+    return moved(e, row_gains.likelihood[wanted], row_gains.quarter[wanted], row_gains.draws)
+
+
+def scores(row_gains: RowGains, wanted: CandidateId, seed: int) -> Scores:
+    """All gains of one candidate on one split.
+
+    Raises:
+        UsageError: its ELBO gain was not measured.
+    """
+    elbo, exact_posterior, likelihood = (_score(row_gains, gain, wanted, seed) for gain in Gain)
+    if elbo is None:
+        raise UsageError(f"gains: expected the ELBO gain of {wanted}, got none")
+    return Scores(elbo, exact_posterior, likelihood)
+
+
+def _score(row_gains: RowGains, gain: Gain, wanted: CandidateId, seed: int) -> Score | None:
+    values = row_gains.of(gain).get(wanted)
+    if values is None:
+        return None
+    estimate = {
+        Gain.ELBO: elbo_estimate,
+        Gain.EXACT_POSTERIOR: exact_posterior_estimate,
+        Gain.LIKELIHOOD: likelihood_estimate,
+    }[gain]
+    heavy = (row_gains.khat[wanted] > THRESHOLDS.khat).double().mean() if gain is Gain.LIKELIHOOD else None
+    return Score(
+        estimate(row_gains, wanted, seed),
+        median=float(values.median()),
+        above=float((values > 0).double().mean()),
+        below=float((values < THRESHOLDS.lost).double().mean()),
+        diverged=int((~torch.isfinite(values)).sum()),
+        khat=None if heavy is None else float(heavy),
+    )

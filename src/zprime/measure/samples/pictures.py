@@ -1,0 +1,63 @@
+"""Tensors for pictures: codes and draws of the latent map, decoded samples, and the training row nearest to each."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from zprime.arrays import count_columns
+from zprime.kernels import ExactIndex
+from zprime.measure.candidates import Candidates
+from zprime.measure.samples.features import Entries
+from zprime.measure.study import Study
+from zprime.rng import fork
+
+
+@torch.no_grad()
+def latent_map(study: Study, candidates: Candidates) -> dict[str, Tensor]:
+    """`map.codes` (and `map.labels`): codes of held-out rows; `map.<name>`: draws of every candidate."""
+    heldout, n = study.heldout.posteriors, study.settings.map
+    some = heldout.take(torch.randperm(heldout.n, generator=study.stream("map"))[:n])
+    tensors = {"map.codes": some.draw(rng=study.stream("map codes")).float()}
+    if some.labels is not None:
+        tensors["map.labels"] = some.labels
+    for name, r in candidates.distributions.items():
+        tensors[f"map.{name}"] = r.sample(n, rng=study.stream("map", name)).float()
+    return tensors
+
+
+@torch.no_grad()
+def held_out_grids(study: Study) -> dict[str, Tensor]:
+    """`grid.held-out data` and `grid.reconstructions`: held-out rows, and their posterior means decoded."""
+    if study.model is None or study.heldout.rows is None:
+        return {}
+    rows = study.heldout.rows
+    x = rows.x[torch.randperm(len(rows), generator=study.stream("grid"))[: study.settings.grid]]
+    decoded = study.model.decode(study.model.encode(x)[0]).mean.float()
+    return {"grid.held-out data": x, "grid.reconstructions": decoded}
+
+
+def candidate_grids(study: Study, candidates: Candidates) -> dict[str, Tensor]:
+    """`grid.<name>`: decoded samples of every candidate; `near.<name>`: the training row nearest to each of them.
+
+    For audits that do not compare samples with data; those that do keep samples of that comparison.
+    """
+    if study.model is None or study.heldout.rows is None:
+        return {}
+    noise = "mean" if count_columns(study.heldout.rows.x) is None else "draw"
+    grids: dict[str, Tensor] = {}
+    for name, r in candidates.distributions.items():
+        rng = study.stream("grid", name)
+        z = r.sample(study.settings.grid, rng=fork(rng, "z"))
+        grids[name] = study.decode(z, noise=noise, rng=rng).float()
+    return {f"grid.{name}": x for name, x in grids.items()} | _nearest(study, grids)
+
+
+def _nearest(study: Study, grids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The training row nearest to every row that is shown; empty without training rows."""
+    if study.train.rows is None:
+        return {}
+    x = study.train.rows.x
+    entries = Entries.fitting(x)
+    index = ExactIndex(entries.of(x))
+    return {f"near.{k}": x[index.nearest(entries.of(g), 1)[1][:, 0]].float() for k, g in grids.items()}

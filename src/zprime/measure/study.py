@@ -1,0 +1,128 @@
+"""What an audit works on: posteriors and rows of the three splits, model, prior, settings and seed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zprime.data import Rows
+from zprime.distribution import LatentDistribution
+from zprime.errors import ArrayError, UsageError
+from zprime.latent.gaussian import moments
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.progress import Progress, silent
+from zprime.results.facts import DataInfo
+from zprime.results.settings import AuditSettings
+from zprime.rng import stream
+from zprime.vae import Model, decoded
+
+SPLITS = ("train", "selection", "heldout")
+
+Space = Callable[[Tensor], Tensor]
+"""A feature space: rows [n, *datum] in the model's scaled units -> features [n, f]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Posteriors of one split, and the rows that they belong to.
+
+    Attributes:
+        name: `train`, `selection` or `heldout`; or what else the rows are, e.g. `simulated`.
+        posteriors: q(z|x) of every row.
+        rows: the rows in the same order, scaled as the model sees them; None where they are not known.
+    """
+
+    name: str
+    posteriors: MemoryPosteriors
+    rows: Rows | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.posteriors.n
+
+    @cached_property
+    def moments(self) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+        """Mean and covariance of the aggregated posterior, float64; computed once."""
+        return moments(self.posteriors)
+
+    def take(self, at: Int[Tensor, " m"]) -> "Split":
+        """Some of the rows."""
+        return Split(self.name, self.posteriors.take(at), None if self.rows is None else self.rows.take(at))
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """All that the measures share.
+
+    Attributes:
+        train, selection, heldout: the three splits.
+        prior: p(z), what the VAE was trained with.
+        model: encoder and decoder; None leaves out what needs them.
+        settings: how much to measure.
+        features: the feature space that samples are compared in: a name, or a function.
+        data: a description of the data set.
+        seed: of every draw.
+        workers: threads that measure side by side.
+        progress: called by the long parts.
+    """
+
+    train: Split
+    selection: Split
+    heldout: Split
+    prior: LatentDistribution
+    model: Model | None = None
+    settings: AuditSettings = AuditSettings()
+    features: str | Space = "auto"
+    data: DataInfo = field(default_factory=DataInfo)
+    seed: int = 0
+    workers: int = 1
+    progress: Progress = silent
+
+    @property
+    def splits(self) -> list[Split]:
+        """All three."""
+        return [self.train, self.selection, self.heldout]
+
+    def stream(self, *names: str | int) -> torch.Generator:
+        """The random numbers called `names` under the seed."""
+        return stream(self.seed, *names)
+
+    def decode(self, z: Float[Tensor, "n d"], *, noise: str, rng: torch.Generator) -> Float[Tensor, "n *datum"]:
+        """Means (`mean`) or draws (`draw`) of p(x|z).
+
+        Raises:
+            UsageError: there is no decoder, or an unknown `noise`.
+        """
+        if self.model is None:
+            raise UsageError("model: expected a decoder, got none")
+        return torch.cat([x for _, x in decoded(self.model, z, noise=noise, rng=rng)])
+
+
+def gather(posteriors: Mapping[str, Posteriors], rows: Mapping[str, Rows] | None = None) -> tuple[Split, Split, Split]:
+    """Read the three splits into memory, each shard once.
+
+    Args:
+        posteriors: `train`, `selection` and `heldout`.
+        rows: rows of the selection and of the held-out split, and of the training split where they are known.
+
+    Raises:
+        UsageError: a split is missing.
+        ArrayError: rows and posteriors do not belong together.
+    """
+    for name in SPLITS:
+        if name not in posteriors:
+            raise UsageError(
+                f"posteriors: expected train, selection and heldout, got {', '.join(posteriors) or 'none'}"
+            )
+    given = {} if rows is None else dict(rows)
+    if rows is not None and not {"selection", "heldout"} <= given.keys():
+        raise UsageError(f"rows: expected the selection and heldout rows, got {', '.join(given) or 'none'}")
+    for name in ("selection", "heldout", "train"):
+        if name in given and not torch.equal(given[name].ids, posteriors[name].row_ids):
+            raise ArrayError(f"rows: expected the {name} rows in the order of their posteriors, got other row ids")
+    train, selection, heldout = (Split(name, posteriors[name].gather(), given.get(name)) for name in SPLITS)
+    return train, selection, heldout
