@@ -7,7 +7,7 @@ each test file, and again only where the file or the code has changed), runs for
 changed line, and writes docs/tests.md between its two markers. Results are appended to build/mutants/results.jsonl:
 an interrupted command goes on from there. With --keep, what was noticed before other tests changed is not run again.
 
-A mutant is noticed if a test fails, if the code cannot be imported, or if the tests take three times as long and 20
+A mutant is noticed if a test fails, if the code cannot be imported, or if the tests take twice as long and 15
 seconds more. Tests are chosen up to --cap seconds a mutant; what they do not notice has survived. Seconds are processor
 time, which what else the machine does hardly changes.
 """

@@ -86,19 +86,25 @@ def choose(files: list[TestFile], mutant: Mutant, root: Path, cap: float) -> tup
     return list(dict.fromkeys(chosen)), spent
 
 
-def users(files: list[TestFile], root: Path, name: str) -> dict[str, int]:
-    """Lines that some test runs and that mention a name."""
+def users(files: list[TestFile], root: Path, mutant: Mutant) -> dict[str, int]:
+    """Lines that some test runs and that use the name which the changed statement defines.
+
+    Of other modules only those that mention the mutant's module; of a field everywhere `.name` and `name=`.
+    """
+    constant = mutant.name.isupper()
+    word = re.compile(rf"\b{mutant.name}\b" if constant else rf"\.{mutant.name}\b|\b{mutant.name}=")
     wanted: dict[str, int] = {}
-    word = re.compile(rf"\b{re.escape(name)}\b")
     for path in {p for f in files for p in f.whole}:
-        for number, line in enumerate((root / path).read_text().splitlines(), 1):
-            if word.search(line):
-                wanted[path] = wanted.get(path, 0) | 1 << number
+        text = (root / path).read_text()
+        if path == mutant.path or not constant or Path(mutant.path).stem in text:
+            for number, line in enumerate(text.splitlines(), 1):
+                if word.search(line):
+                    wanted[path] = wanted.get(path, 0) | 1 << number
     return wanted
 
 
 def wanted_lines(mutant: Mutant, files: list[TestFile], root: Path) -> dict[str, int]:
     """Lines of which a test must run one, as bits by file."""
-    named = users(files, root, mutant.name) if mutant.name else {}
+    named = users(files, root, mutant) if mutant.name else {}
     last = min(mutant.last, mutant.code.count("\n") + 2)
     return named or {mutant.path: (1 << last + 1) - (1 << mutant.first)}

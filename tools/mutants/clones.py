@@ -66,7 +66,7 @@ class Clone:
         """
         if not tests:
             return "not run", ""
-        file, chosen, limit = self.path / mutant.path, self.path / "chosen.json", int(3 * seconds + 20)
+        file, chosen, limit = self.path / mutant.path, self.path / "chosen.json", int(2 * seconds + 15)
         chosen.write_text(json.dumps(tests))
         files = dict.fromkeys(t.partition("::")[0] for t in tests)
         select = {"MUTANT_SELECT": str(chosen), "MUTANT_SECONDS": str(limit), "PYTHONDONTWRITEBYTECODE": "1"}
