@@ -467,6 +467,7 @@ def test_rows_of_weight_zero_count_for_nothing(covariance):
     ("settings", "text"),
     [
         ({"bandwidth": 1.5}, "bandwidth: expected 0 to 1, or -1 to choose, got 1.5"),
+        ({"bandwidth": -0.5}, "bandwidth: expected 0 to 1, or -1 to choose, got -0.5"),
         ({"bandwidth": math.nan}, "bandwidth: expected 0 to 1, or -1 to choose, got nan"),
         ({"method": "guess"}, "method: expected selection or leave-one-out, got 'guess'"),
         ({"subset": "best"}, "subset: expected random, kmedoids or npmle, got 'best'"),

@@ -81,6 +81,15 @@ def test_density_adds_up_to_one(name: str, dtype: torch.dtype) -> None:
 
 
 @every_kind
+def test_nothing_of_a_distribution_asks_for_gradients(name: str) -> None:
+    """Log r has a graph where z has one; what is learned is done when a fit returns, and when it is read again."""
+    given = scored(name)
+    z = given.sample(4, rng=stream(0))
+    again = distribution.rebuild(given.kind, given.config(), given.tensors())
+    assert not any(x.requires_grad for x in (z, given.log_prob(z), again.log_prob(z)))
+
+
+@every_kind
 def test_compensation_identity_by_quadrature(name: str) -> None:
     """sum w_i KL(q_i || r) = I + KL(qbar || r), every term on nodes of its own."""
     p, given = posteriors(2), scored(name)

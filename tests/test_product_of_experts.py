@@ -149,6 +149,12 @@ def test_groups_that_do_not_exist(settings, text):
         fit(q, **settings)
 
 
+def test_ten_labels_are_told():
+    q = MemoryPosteriors(torch.zeros(12, 3), torch.ones(12, 3), labels=torch.arange(12))
+    with pytest.raises(UsageError, match=r"\(0, 1, 2, 3, 4, 5, 6, 7, 8, 9\), got 99"):
+        fit(q, label=99)
+
+
 def test_label_without_labels():
     _, _, q = group(4)
     with pytest.raises(UsageError, match="label: expected labelled rows, got label 1 and data without labels"):

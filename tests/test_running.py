@@ -239,6 +239,13 @@ def test_rows_are_those_that_were_read_last(data: Path, tmp_path: Path) -> None:
         assert sum(p.n for p in job.encode().values()) == n
 
 
+def test_rows_are_read_again_with_the_seed_that_split_them(data: Path, tmp_path: Path) -> None:
+    job = Run.create(tmp_path / "run")
+    job.train(DataSettings(str(data)), small.NETWORK, small.TRAINING, seed=1)
+    again = Run.open(job.path).folder.rows
+    assert all(torch.equal(again[s].ids, job.folder.rows[s].ids) for s in SPLITS)
+
+
 def test_everything_in_one_call_is_the_stages_one_by_one(
     made: tuple[Run, Audit], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

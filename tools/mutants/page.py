@@ -46,4 +46,6 @@ def room(path: str) -> str:
     parts = path.removeprefix("src/zprime/").removesuffix(".py").split("/")
     if parts[0] == "measure":
         return "/".join(parts[:2]) if len(parts) > 2 else "measure"
-    return {"atomic": "artifact", "run_folder": "running"}.get(parts[0], parts[0])
+    if parts[0].endswith(("stage", "stages", "run_folder")):
+        return "running"
+    return {"atomic": "artifact"}.get(parts[0], parts[0])

@@ -28,6 +28,8 @@ FILES = (
     "atomic.py",
     "running.py",
     "run_folder.py",
+    "stages.py",
+    "*_stage.py",
     "reporting/numbers.py",
     "statistics/format.py",
     "reporting/gains.py",
