@@ -24,13 +24,15 @@ from zprime.latent import Defensive, Gaussian, Mixture, Prior
 from zprime.latent.selection import paired
 from zprime.measure.candidates import Candidates
 from zprime.measure.latents.surgery import surgery
-from zprime.measure.likelihood.ais import AISSettings, Annealer
+from zprime.measure.likelihood.ais import AISSettings, Annealer, Target
 from zprime.measure.likelihood.calibration import calibration
 from zprime.measure.likelihood.gains import RowGains, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
-from zprime.measure.likelihood.simulation import simulate
-from zprime.measure.verdicts.likelihood import exact_posterior_estimate, likelihood_estimate
+from zprime.measure.likelihood.scores import elbo_estimate, exact_posterior_estimate, likelihood_estimate
+from zprime.measure.likelihood.simulation import Simulator, simulate
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
+from zprime.results.names import CandidateId
 from zprime.rng import stream
 from zprime.statistics.estimate import mean_estimate, student95
 
@@ -71,7 +73,13 @@ CANDIDATES: dict[str, LatentDistribution] = {
     "hidden": Hidden(R.mean, R.scale_tril),
 }
 AIS_ROWS = 30
-SHOWN = {"gaussian": "gaussian", "mixture": "mixture + 10 % p", "mixture" + PURE: "mixture", "hidden": "hidden"}
+GAUSSIAN, BOTH, BASE, OPEN = (
+    CandidateId("gaussian"),
+    CandidateId("mixture"),
+    CandidateId("mixture", alone=True),
+    CandidateId("hidden"),
+)
+SHOWN = {GAUSSIAN: "gaussian", BOTH: "mixture + 10 % p", BASE: "mixture", OPEN: "hidden"}
 
 
 def data(seed: int, n: int = N) -> Tensor:
@@ -98,19 +106,19 @@ def codes() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @functools.cache
-def truth_code(name: str, widen: float = 1.0) -> float:
+def truth_elbo(wanted: CandidateId, widen: float = 1.0) -> float:
     """E_x E_q[log r - log p]."""
     mean, covariance, scale = codes()
     z, w = nodes(mean, covariance + torch.diag((widen * scale).square()))
-    return float(w @ (Candidates(CANDIDATES).log_probs(z)[name] - standard_log_prob(z)))
+    return float(w @ (Candidates(CANDIDATES).log_probs(z)[wanted] - standard_log_prob(z)))
 
 
 @functools.cache
-def truth_gain(name: str) -> float:
+def truth_gain(wanted: CandidateId) -> float:
     """E_x[log p_r(x) - log p_p(x)]: by the posterior's mean alone, which is all that x says of z."""
     mean, covariance, scale = codes()
     mu, w = nodes(mean, covariance)
-    r = MIXTURE if name == "mixture" + PURE else (R if name == "hidden" else CANDIDATES[name])
+    r = MIXTURE if wanted == BASE else R if wanted == OPEN else CANDIDATES[wanted.name]
     tilted = r.tilt(mu, scale.expand_as(mu).contiguous(), draws=0, rng=stream(0))
     assert tilted is not None
     return float(w @ tilted.log_ratio)
@@ -132,11 +140,9 @@ def row_gains(seed: int, widen: float) -> RowGains:
     mean, scale = MODEL.posterior(x)
     return measure_gains(
         Candidates(CANDIDATES),
-        MemoryPosteriors(mean, widen * scale),
-        split="heldout",
+        Split("heldout", MemoryPosteriors(mean, widen * scale), Rows("heldout", x, torch.arange(N))),
         rng=stream(seed, "ladder"),
         model=MODEL.vae(),
-        rows=Rows("heldout", x, torch.arange(N)),
         draws=DRAWS,
     )
 
@@ -145,16 +151,15 @@ def gains(seed: int) -> Found:
     """All three gains, log p(x), and a paired difference as the verdict uses it, with an exact encoder."""
     found = row_gains(seed, 1.0)
     out = []
-    for name, shown in SHOWN.items():
-        a = mean_estimate(found.code[name], unit="", split="", seed=seed)
-        out.append(row(f"ELBO gain, {shown}", a, truth_code(name)))
-        out.append(row(f"exact-posterior gain, {shown}", exact_posterior_estimate(found, name, seed), truth_gain(name)))
-        out.append(row(f"likelihood gain, {shown}", likelihood_estimate(found, name, seed), truth_gain(name)))
+    for i, shown in SHOWN.items():
+        out.append(row(f"ELBO gain, {shown}", elbo_estimate(found, i, seed), truth_elbo(i)))
+        out.append(row(f"exact-posterior gain, {shown}", exact_posterior_estimate(found, i, seed), truth_gain(i)))
+        out.append(row(f"likelihood gain, {shown}", likelihood_estimate(found, i, seed), truth_gain(i)))
     gap = inference_gap(found, seed=seed)
     out.append(row("log p(x) under the prior", gap.log_prob, truth_log_prob()))
-    behind, stderr = paired(found.likelihood["mixture"], found.likelihood["gaussian"])
+    behind, stderr = paired(found.likelihood[BOTH], found.likelihood[GAUSSIAN])
     half = student95(N - 1) * stderr
-    truth = truth_gain("mixture") - truth_gain("gaussian")
+    truth = truth_gain(BOTH) - truth_gain(GAUSSIAN)
     out.append(("likelihood gain, paired difference of two candidates", behind - half, behind + half, truth))
     return out
 
@@ -163,8 +168,8 @@ def wrong(seed: int) -> Found:
     """Likelihood gain and inference gap with an encoder whose scales are wrong."""
     found = row_gains(seed, WRONG)
     out = [
-        row(f"likelihood gain, {shown}, wrong q", likelihood_estimate(found, name, seed), truth_gain(name))
-        for name, shown in SHOWN.items()
+        row(f"likelihood gain, {shown}, wrong q", likelihood_estimate(found, i, seed), truth_gain(i))
+        for i, shown in SHOWN.items()
     ]
     truth = 2 * (0.5 * (WRONG**2 - 1) - math.log(WRONG))
     return [*out, row("inference gap, wrong q", inference_gap(found, seed=seed).gap, truth)]
@@ -176,7 +181,7 @@ def cut(seed: int) -> Found:
     # scales that differ, so that rows differ
     scale = scale * torch.linspace(0.5, 1.3, 40, dtype=torch.float64)[:, None]
     p = MemoryPosteriors(mean, scale)
-    s = surgery(p, split="train", rng=stream(seed, "surgery"))
+    s = surgery(Split("train", p), rng=stream(seed, "surgery"))
     x, w = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(20))
     points = mean[:, None] + scale[:, None] * torch.cartesian_prod(x, x)
     weights = torch.cartesian_prod(w, w).prod(1) / (2 * math.pi)
@@ -209,7 +214,7 @@ def ranks(seed: int) -> Found:
     out = []
     for widen, r, shown in ((1.0, MIXTURE, "exact q under a mixture"), (WRONG, Prior(2), "wrong q under the prior")):
         model = MODEL.vae(widen=widen)
-        c = calibration(r, model, source="", dtype=torch.float64, rng=stream(seed, "ranks", shown), rows=100)
+        c = calibration(Simulator("", r, model, torch.float64), rng=stream(seed, "ranks", shown), rows=100)
         assert c is not None
         out.append(row(f"calibration: bias, {shown}", c.bias[0], 0.0))
         out.append(row(f"calibration: spread, {shown}", c.spread[0], truth_spread(widen)))
@@ -223,7 +228,7 @@ def annealed(seed: int) -> Found:
     r = Prior(2)
     z, rows = simulate(r, MODEL.vae(), AIS_ROWS, dtype=torch.float64, rng=stream(seed, "ais data"))
     start = MemoryPosteriors(*(v.contiguous() for v in MODEL.vae(widen=WRONG).encode(rows.x)))
-    chains = Annealer(r, MODEL.vae(), rows.x, AISSettings(8, 2, 2), rng=stream(seed, "ais"), start=start)
+    chains = Annealer(Target(r, MODEL.vae(), rows.x), AISSettings(8, 2, 2), rng=stream(seed, "ais"), start=start)
     low, high = (mean_estimate(v.log_prob, unit="", split="", seed=seed) for v in (chains.forward(), chains.reverse(z)))
     truth = simulated_log_prob(MODEL)
     return [

@@ -16,7 +16,7 @@ from torch import Tensor
 from zprime.arrays import standard_log_prob
 from zprime.components import Diagonal
 from zprime.distribution import LatentDistribution
-from zprime.latent import Aggregated, Gaussian
+from zprime.latent import Aggregated, Gaussian, Prior
 from zprime.latent.gaussian import moments
 from zprime.measure.candidates import Candidates
 from zprime.measure.latents.hole import hole
@@ -31,7 +31,9 @@ from zprime.measure.latents.minibatch import implied_information, log_weights, m
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.latents.total_correlation import total_correlation
 from zprime.measure.likelihood.gains import RowGains, elbo_gain
+from zprime.measure.study import Split, Study, gather
 from zprime.posteriors import MemoryPosteriors
+from zprime.results.names import CandidateId, Gain
 from zprime.rng import stream
 from zprime.statistics.c2st import Classifier, c2st
 from zprime.statistics.estimate import student
@@ -99,9 +101,10 @@ def memory(which: int, shrink: float) -> tuple[MemoryPosteriors, dict[str, float
     noise, weight = torch.cartesian_prod(x, x), torch.cartesian_prod(w, w).prod(1) / (2 * math.pi)
     position = torch.arange(train.n)
     points = (train.mean + train.scale * noise[:, None]).reshape(-1, 2)
-    code, evidence = masked_elbo_gain(m, position, points), masked_exact_posterior_gain(m, position, train)
+    elbo, exact_posterior = masked_elbo_gain(m, position, points), masked_exact_posterior_gain(m, position, train)
+    one = torch.ones(1, dtype=DOUBLE)
     out = {}
-    for gain, g, v in (("ELBO gain", code, weight), ("exact-posterior gain", evidence, torch.ones(1, dtype=DOUBLE))):
+    for gain, g, v in (("ELBO gain", elbo, weight), ("exact-posterior gain", exact_posterior, one)):
         out[f"{gain}, self-included"] = float((v @ g.with_own).mean())
         out[f"{gain}, leave-one-out"] = float((v @ g.others).mean())
         out[f"{gain}, memorised"] = out[f"{gain}, self-included"] - out[f"{gain}, leave-one-out"]
@@ -114,10 +117,10 @@ def memorised(seed: int) -> Found:
     for shrink, shown in ((1.0, "wide q"), (NARROW, "narrow q")):
         train, truth = memory(seed % 5, shrink)
         candidates = Candidates({"aggregated": Aggregated(train.mean, train.scale)})
-        found = leave_one_out(candidates, train, RowGains("heldout"), seed=seed, rows=200)["aggregated"]
+        found = leave_one_out(candidates, train, RowGains("heldout"), seed=seed, rows=200)[CandidateId("aggregated")]
         for gain, key, gains in (
-            ("ELBO gain", "code", found.code),
-            ("exact-posterior gain", "evidence", found.evidence),
+            ("ELBO gain", Gain.ELBO, found.elbo),
+            ("exact-posterior gain", Gain.EXACT_POSTERIOR, found.exact_posterior),
         ):
             estimates = {**gains, "memorised": found.memorised[key]}
             for k, e in estimates.items():
@@ -138,7 +141,8 @@ def bracket(seed: int) -> Found:
     split_gains = {
         s: RowGains(s, elbo_gain(candidates, p[s], rng=stream(seed, "code"))) for s in ("selection", "heldout")
     }
-    found = hole(p, split_gains, {"train": surgery(p["train"], split="train", rng=stream(seed))}, seed=seed)
+    study = Study(*gather(p), prior=Prior(2), seed=seed)
+    found = hole(study, split_gains, surgery(study.train, rng=stream(seed)))
     bounds = {b.name: b.estimate for b in found.bounds}
     truth = gain(POPULATION)
     below, above = bounds["leave-one-out"], bounds["self-included"]
@@ -172,7 +176,7 @@ def correlation(seed: int) -> Found:
     prior = torch.exp(-0.5 * axis.square()) / math.sqrt(2 * math.pi)
     total = float((joint * (joint / (single[0][:, None] * single[1])).clamp(min=1e-300).log()).sum() * step**2)
     holes = [float((q * (q / prior).clamp(min=1e-300).log()).sum() * step) for q in single]
-    found = total_correlation(p, split="train", seed=seed, points=200)
+    found = total_correlation(Split("train", p), seed=seed, points=200)
     return [
         row("total correlation", found.total, total),
         row("KL(q̄‖p) in single dimensions, sum", found.dimensions, sum(holes)),
@@ -200,7 +204,7 @@ def fixed() -> tuple[MemoryPosteriors, dict[str, float]]:
 def batches(seed: int) -> Found:
     """Minibatch estimators against their own means, not against I: they are biased."""
     p, truth = fixed()
-    found = minibatch(p, split="train", seed=seed, batch=10).estimates
+    found = minibatch(Split("train", p), seed=seed, batch=10).estimates
     return [row(f"minibatch: {k}, its own mean", found[k], truth[k]) for k in SHOWN]
 
 

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from zprime.latent import Gaussian
 from zprime.measure.latents.drift import drift
+from zprime.measure.samples.contender import Contender, Controls
 from zprime.measure.samples.copying import TrainingSet, copying
 from zprime.measure.samples.fidelity import Compared, fidelity
 from zprime.measure.samples.frechet import frechet
 from zprime.measure.samples.labels import label_coverage
 from zprime.measure.samples.manifold import NAMES, manifold
 from zprime.measure.samples.sliced import sliced
-from zprime.measure.verdicts.generation import Contender, decide_generation
+from zprime.measure.verdicts.generation import decide_generation
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 from zprime.statistics.resampling import About
@@ -158,9 +159,7 @@ def verdicts(seed: int) -> Found:
     v = decide_generation(
         contenders,
         lambda _: beside(heldout, "heldout"),
-        reconstructions=beside(heldout, "heldout"),
-        real=beside(heldout, "heldout"),
-        tested=True,
+        Controls(beside(heldout, "heldout"), beside(heldout, "heldout"), tested=True),
         space="pixels",
         seed=seed,
     )
