@@ -90,7 +90,13 @@ def test_not_with_the_number_of_latents_decoded_at_once(whole: Audit, monkeypatc
 
 def test_not_with_the_blocks_of_densities_and_tilts(whole: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zprime.kernels.compiled.module", None)  # nor with which kernels
-    for name in ("tiles.POINTS", "tiles.COMPONENTS", "tiles.PANEL", "dense.POINTS", "dense.FLOATS"):
+    for name in (
+        "mixture_torch.POINTS",
+        "mixture_torch.COMPONENTS",
+        "mixture_torch.PANEL",
+        "dense.POINTS",
+        "dense.FLOATS",
+    ):
         monkeypatch.setattr(f"zprime.kernels.{name}", 37)
     for name in ("components.PAIRS", "latent.smoothed.POINTS", "latent.smoothed.PAIRS", "latent.network.ROWS"):
         monkeypatch.setattr(f"zprime.{name}", 11)

@@ -193,7 +193,7 @@ def test_a_share_of_shuffles_is_never_zero() -> None:
 def test_drift_is_called_at_5_percent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zprime.measure.latents.drift.SHUFFLES", 9)
     for p, drifted in ((0.0166, True), (0.0167, False)):  # three tests
-        monkeypatch.setattr("zprime.measure.latents.drift._rank_test", lambda a, b, p=p: p)
+        monkeypatch.setattr("zprime.measure.latents.drift.rank_test", lambda a, b, p=p: p)
         d = found(codes(40, 0))
         assert d.drifted is drifted
         assert d.p_value == pytest.approx(3 * p)

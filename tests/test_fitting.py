@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from zprime import audit
 from zprime.arrays import standard_log_prob
 from zprime.errors import ArrayError, UsageError
 from zprime.fitting import fit, load_fit, save_fit
@@ -16,6 +17,7 @@ from zprime.latent import (
     Defensive,
     Gaussian,
     GaussianSettings,
+    MixtureSettings,
     Prior,
     settings_for,
 )
@@ -108,3 +110,20 @@ def test_large_matrices_get_several_threads_and_small_steps_one() -> None:
 def test_one_pass_is_quick() -> None:
     quick = {kind for kind, settings in SETTINGS.items() if settings.quick}
     assert quick == {"prior", "gaussian", "log-pool", "barycentre", "product-of-experts", "aggregated"}
+
+
+def test_a_fit_tells_its_settings_and_the_audit_records_them(tmp_path) -> None:
+    train, selection = sharp(40, 0), sharp(40, 1)
+    labels = torch.arange(40) % 2
+    train, selection = (MemoryPosteriors(p.mean, p.scale, row_ids=p.row_ids, labels=labels) for p in (train, selection))
+    settings = ConditionalSettings(MixtureSettings(components=2))
+    found = fit(settings, train, selection=selection)
+    assert found.settings["base"] == "mixture"
+    assert found.settings["base.components"] == 2
+    save_fit(found, settings, tmp_path / "fit", key="", seed=0, inputs={})
+    again = load_fit(tmp_path / "fit")
+    assert again.settings == found.settings
+    heldout = sharp(40, 2)
+    done = audit({"by label": again}, {"train": train, "selection": selection, "heldout": heldout})
+    assert done.entry("by label").settings == found.settings
+    assert done.entry("prior").settings == {}

@@ -222,7 +222,6 @@ def test_a_sandwich_is_wide_from_one_nat_on(gap: float, stable: bool, monkeypatc
             return Annealed(self.forward().log_prob + gap, torch.ones(20).double())
 
     monkeypatch.setattr("zprime.measure.likelihood.sandwich.Annealer", Chains)
-    options = {"rows": 20, "draws": 80, "dtype": torch.float64, "rng": stream(0, "s"), "seed": 0}
-    s = sandwich(PANEL, "prior", MODEL.vae(), **options)
+    s = simulated("prior", MODEL.vae(), AISSettings(), rows=20)
     assert s.gap.value == pytest.approx(gap)
     assert s.gap.stable is stable

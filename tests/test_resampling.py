@@ -91,13 +91,15 @@ def test_intervals_by_scale() -> None:
     skew = at(2.0, 0.02).estimate(0, ABOUT, unit="u", scale="distance")
     assert skew.low * skew.high == pytest.approx(4)
     assert skew.high > plain.high
-    share = at(0.99, 0.02).estimate(0, ABOUT, unit="u", scale="share")
+    share = at(0.99, 0.02).estimate(0, ABOUT, unit="u", scale="proportion")
     assert share.high == 1
     # no spread at all: the error of 102 hits among 104 (Agresti & Coull), by Student's t of 29 degrees of freedom
-    full = at(1.0, 0.0).estimate(0, ABOUT, unit="u", scale="share")
+    full = at(1.0, 0.0).estimate(0, ABOUT, unit="u", scale="proportion")
     assert full.stderr == pytest.approx(math.sqrt(102 / 104 * 2 / 104 / 100))
     assert full.low == pytest.approx(1 - 2.04523 * full.stderr, rel=1e-4)
-    assert at(0.5, 0.2).estimate(0, ABOUT, unit="u", scale="share").stderr == pytest.approx(  # spread enough of its own
+    assert at(0.5, 0.2).estimate(
+        0, ABOUT, unit="u", scale="proportion"
+    ).stderr == pytest.approx(  # spread enough of its own
         at(0.5, 0.2).estimate(0, ABOUT, unit="u").stderr
     )
     assert (plain.n, plain.split, plain.seed, plain.unit) == (100, "heldout", 0, "u")

@@ -164,10 +164,12 @@ def formats(code: dict[Path, ast.Module]) -> list[Thing]:
 
 
 def sections(code: dict[Path, ast.Module]) -> list[Thing]:
-    """Sections of the report: constants that are a `Section`."""
+    """Sections of the report: constants that are a `Section`, and those that are written in the registry itself."""
     registry = SRC / "reporting" / "sections.py"
     found = [(own, n) for own, tree in code.items() for n in made_by(tree, "Section")]
-    return [Thing(f"{own.stem}.{n}", (short(own), short(registry))) for own, n in found]
+    own_files = [Thing(f"{own.stem}.{n}", (short(own), short(registry))) for own, n in found if own != registry]
+    calls = [n for n in ast.walk(code[registry]) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Section"]
+    return own_files + [Thing(str(ast.literal_eval(c.args[0])), (short(registry),)) for c in calls]
 
 
 def adapters(code: dict[Path, ast.Module]) -> list[Thing]:

@@ -10,7 +10,7 @@ from zprime.distribution import LatentDistribution, Prior, is_standard
 from zprime.errors import ArrayError, ArtifactError
 from zprime.latent import Active, Defensive, settings_for
 from zprime.latent.active import active_dimensions, restrict
-from zprime.latent.kind import Context, Fit, Outcome, Settings, Task, fields
+from zprime.latent.kind import Context, Fit, Outcome, Settings, Task, described, fields
 from zprime.latent.selection import Codes, best_epsilon, smallest_of_best
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
@@ -64,7 +64,7 @@ def fit(
         inner = fresh(restrict(train, dims), restrict(selection, dims), Prior(len(dims)), None)
         wide = _widen(defend(settings.fit(inner), inner, seed=seed), dims, train.d)
         whole = _better(whole, wide, task, seed)
-    return replace(whole, seconds=time.process_time() - start)
+    return replace(whole, settings=described(settings), seconds=time.process_time() - start)
 
 
 def _widen(narrow: Fit[LatentDistribution], dims: list[int], d: int) -> Fit[LatentDistribution]:
@@ -115,6 +115,7 @@ def save_fit(
         "curve": [asdict(point) for point in fit.curve],
         "trace": fit.trace,
         "settings": {"kind": settings.kind, **fields(settings)},
+        "described": fit.settings,
     }
     config = {**r.config(), "fit": report}
     manifest = artifact.Manifest(f"latent/{r.kind}", config, key, seed, inputs, fit.seconds)
@@ -138,6 +139,7 @@ def load_fit(path: Path) -> Fit[LatentDistribution]:
             Chosen(**report.get("chosen", {})),
             [CurvePoint(**point) for point in report.get("curve", [])],
             stored.seconds,
+            report.get("described", {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: what it says of its fit cannot be read ({error!r}); fit it again") from error

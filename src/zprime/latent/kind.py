@@ -1,5 +1,6 @@
 """The contract of a kind: its settings say how to fit it, a task what to fit it to, and a fit what came of it."""
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Generic, Literal, TypeVar
@@ -12,7 +13,7 @@ from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
-from zprime.results.facts import Chosen, CurvePoint
+from zprime.results.facts import Chosen, CurvePoint, Setting
 from zprime.statistics.format import size
 from zprime.tables import facts, to_html
 from zprime.vae import Model
@@ -83,6 +84,7 @@ class Fit(Generic[L]):
         chosen: what the selection split decided.
         curve: what a setting was chosen from, one point for each value that was tried.
         seconds: CPU time of the fit, all threads; None if it was not measured.
+        settings: name -> value, of the settings that it was fitted with; those of a base as `base.NAME`.
     """
 
     distribution: L
@@ -91,6 +93,7 @@ class Fit(Generic[L]):
     chosen: Chosen = field(default_factory=Chosen)
     curve: list[CurvePoint] = field(default_factory=list)
     seconds: float | None = None
+    settings: dict[str, Setting] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         """What was fitted and how it ended, in a notebook."""
@@ -150,6 +153,19 @@ class Settings(ABC):
     @abstractmethod
     def fit(self, task: Task) -> Fit[LatentDistribution]:
         """Fit to the training posteriors; choose what has to be chosen on those of the selection split."""
+
+
+def described(settings: Settings) -> dict[str, Setting]:
+    """The values of settings by name, for a record of the fit; of settings inside them as `base.NAME`."""
+    values: dict[str, Setting] = {}
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if isinstance(value, Settings):
+            values[f.name] = value.kind
+            values |= {f"{f.name}.{name}": inner for name, inner in described(value).items()}
+        else:
+            values[f.name] = list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def fields(settings: Settings) -> dict[str, object]:

@@ -43,6 +43,7 @@ def entry(
         holds_rows=r.holds_rows,
         scores={split: scores(row_gains, wanted, seed) for split, row_gains in split_gains.items()},
         outcome="" if fit is None else fit.outcome.message,
+        settings={} if fit is None else fit.settings,
         chosen=Chosen() if fit is None or wanted.alone else fit.chosen,
         curve=[] if fit is None or wanted.alone else list(fit.curve),
         draws_per_second=draws_per_second(r, seed=seed),

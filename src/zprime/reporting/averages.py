@@ -1,6 +1,5 @@
 """The "average" of the posteriors under each criterion, as one table."""
 
-from zprime.reporting.section import Section
 from zprime.results.latents import Average, Averages
 from zprime.statistics.format import figures, prose
 from zprime.tables import NONE, Cell, Column, Row, Table
@@ -41,6 +40,3 @@ def gaussian_gap(averages: Averages) -> tuple[float, bool]:
     """How many nats closer than p(Z) the best single Gaussian is, and whether p(Z) may be called nearly that."""
     prior, match = averages.members["prior"].forward.value, averages.members["moment match"].forward.value
     return prior - match, prior - match < 0.1 * prior
-
-
-SECTION = Section("averages", "Averages", field="averages", numbers=True)

@@ -1,6 +1,7 @@
 """The registry of sections: what stands on the page, in this order.
 
-A new section is a file of its own and a line here.
+A section of what is there already (the numbers of a field, a figure) is one entry here; one with sentences, tables or
+figures of its own has a file beside.
 """
 
 from collections.abc import Sequence
@@ -8,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from zprime.reporting import (
-    averages,
     by_field,
-    components,
     costs,
     drift,
+    figures,
     gains,
     latent_map,
     latents,
@@ -24,7 +24,7 @@ from zprime.reporting import (
     sheets,
     surgery,
 )
-from zprime.reporting.section import Section, Sentence, say
+from zprime.reporting.section import Drawing, Section, Sentence, say
 from zprime.results.audit import Audit
 from zprime.tables import Table
 
@@ -34,12 +34,21 @@ SECTIONS: tuple[Section, ...] = (
     outputs.COUNTS,
     outputs.COLUMNS,
     latent_map.SECTION,
-    components.SECTION,
+    Section(
+        "components",
+        "How many components?",
+        field="entries",
+        drawings=(
+            Drawing(figures.components, "Number of components against ELBO gain on the selection split", said=False),
+        ),
+        note="ELBO gain on the selection split with 95 % intervals, over the number of components and what they take "
+        "to store. The smallest K that is tied with the best is taken.",
+    ),
     surgery.SECTION,
     latents.SECTION,
     likelihood.SECTION,
     samples.SECTION,
-    averages.SECTION,
+    Section("averages", "Averages", field="averages", numbers=True),
     drift.SECTION,
     costs.SECTION,
     provenance.SECTION,

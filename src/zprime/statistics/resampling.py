@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar, final
+from typing import Literal, TypeVar, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +21,9 @@ from zprime.statistics.estimate import Estimate, student95
 
 GROUPS = 30
 HALVES = 24
+
+Scale = Literal["linear", "proportion", "distance"]
+"""How the interval of a number is made: see `Replicates.estimate`."""
 
 R = TypeVar("R", bound="Replicates")
 
@@ -54,7 +57,7 @@ class Replicates(ABC):
         names = [f.name for f in dataclasses.fields(self)]
         return type(self)(**{n: getattr(self, n) - getattr(other, n) for n in names})
 
-    def estimate(self, column: int, about: About, *, unit: str, scale: str = "linear") -> Estimate:
+    def estimate(self, column: int, about: About, *, unit: str, scale: Scale = "linear") -> Estimate:
         """Number `column` with its error and 95 % interval (Student's t).
 
         Args:

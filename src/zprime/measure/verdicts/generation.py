@@ -97,7 +97,7 @@ def _distance(r: Contender) -> float:
 def _loses(r: Contender, other: Contender) -> bool:
     """Whether it covers measurably less than another does."""
     lost = other.compared.manifold - r.compared.manifold
-    fewer = float(lost.whole[COVERAGE]) > 2 * float(lost.stderr()[COVERAGE])
+    fewer = float(lost.whole[COVERAGE]) > THRESHOLDS.errors * float(lost.stderr()[COVERAGE])
     return fewer or bool(set(r.missing) - set(other.missing))
 
 
@@ -128,7 +128,7 @@ def _judge(best: Contender, numbers: dict[str, Estimate], *, tested: bool, space
         )
         return GenerationVerdict("undecided", "prior", sentence, why)
     confirmed = best.name != "prior" and gain.value > least
-    covers = lost.value >= -2 * (lost.stderr or 0.0)  # equal coverage without error is no loss
+    covers = lost.value >= -THRESHOLDS.errors * (lost.stderr or 0.0)  # equal coverage without error is no loss
     choice = best.name if confirmed and covers else "prior"
     if best.name != "prior":
         why.append(
