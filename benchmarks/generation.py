@@ -122,7 +122,7 @@ def labels(seed: int) -> Found:
     real, fake = (torch.randint(4, (N,), generator=rng) for _ in range(2))
     found = label_coverage(real, fake, torch.arange(4), split="heldout", seed=seed)
     return [
-        row("share of a label", found.proportions["0"], 0.25),
+        row("proportion of a label", found.proportions["0"], 0.25),
         ("labels: none is called missing", 0.5, 1.0, float(not found.missing)),
     ]
 

@@ -82,7 +82,7 @@ def test_a_gap_that_still_moves_is_not_trusted() -> None:
 def test_a_ladder_without_a_decoder_has_no_gap() -> None:
     mean, scale = MODEL.posterior(MODEL.sample(5)[0])
     bare = measure_gains(PANEL, Split("heldout", MemoryPosteriors(mean, scale)), rng=stream(0, "x"))
-    with pytest.raises(UsageError, match="gains: expected some that were measured with a decoder"):
+    with pytest.raises(UsageError, match="gains: expected gains that were measured with a decoder"):
         inference_gap(bare, seed=0)
 
 

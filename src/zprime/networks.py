@@ -45,8 +45,8 @@ class MLPEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|x), shape [n, d] each."""
-        out: tuple[Tensor, Tensor] = self.head(self.body(x.flatten(1)))
-        return out
+        mean_and_scale: tuple[Tensor, Tensor] = self.head(self.body(x.flatten(1)))
+        return mean_and_scale
 
 
 class MLPDecoder(nn.Module):
@@ -61,8 +61,8 @@ class MLPDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Likelihood parameters, shape [n, *shape]."""
-        out: Tensor = self.out(self.body(z))
-        return out.reshape(len(z), *self.shape)
+        parameters: Tensor = self.out(self.body(z))
+        return parameters.reshape(len(z), *self.shape)
 
 
 class ConvEncoder(nn.Module):
@@ -83,8 +83,8 @@ class ConvEncoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|x), shape [n, d] each."""
         h = self.conv(x.contiguous(memory_format=torch.channels_last))
-        out: tuple[Tensor, Tensor] = self.head(self.dense(h.flatten(1)))
-        return out
+        mean_and_scale: tuple[Tensor, Tensor] = self.head(self.dense(h.flatten(1)))
+        return mean_and_scale
 
 
 class _ToImage(nn.ConvTranspose2d):
@@ -127,8 +127,8 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Likelihood parameters, shape [n, *shape]."""
         h = self.dense(z).unflatten(1, self.grid).contiguous(memory_format=torch.channels_last)
-        out: Tensor = self.conv(h)
-        return out[..., : self.shape[1], : self.shape[2]]
+        parameters: Tensor = self.conv(h)
+        return parameters[..., : self.shape[1], : self.shape[2]]
 
 
 def build(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int) -> tuple[nn.Module, nn.Module]:

@@ -137,11 +137,11 @@ class Posteriors(ABC):
             )
             for s in self.shards()
         ]
-        out = torch.logsumexp(torch.stack(parts), 0) if len(parts) > 1 else parts[0]
+        log_density = torch.logsumexp(torch.stack(parts), 0) if len(parts) > 1 else parts[0]
         if position is not None:
             w = log_weights.exp()[position.clamp(min=0)]
-            out = out - torch.where(position >= 0, torch.log1p(-w), 0.0)
-        return out
+            log_density = log_density - torch.where(position >= 0, torch.log1p(-w), 0.0)
+        return log_density
 
     def label_log_prob(
         self, z: Float[Tensor, "m d"], *, tolerance: float = 0.0
@@ -161,13 +161,13 @@ class Posteriors(ABC):
         if self.labels is None:
             raise ArrayError("labels: these posteriors carry none; give them as MemoryPosteriors(..., labels=...)")
         labels: Tensor = torch.unique(self.labels)
-        out = torch.full((len(z), len(labels)), -torch.inf, dtype=torch.float64, device=z.device)
+        log_joint = torch.full((len(z), len(labels)), -torch.inf, dtype=torch.float64, device=z.device)
         weight = self.log_weights
         for s in self.shards():
             part = LabelledMixture(s.mean, s.scale, weight[s.rows], self.labels[s.rows])
             at = torch.searchsorted(labels, part.labels)
-            out[:, at] = torch.logaddexp(out[:, at], part.log_prob(z, tolerance=tolerance))
-        return out, labels
+            log_joint[:, at] = torch.logaddexp(log_joint[:, at], part.log_prob(z, tolerance=tolerance))
+        return log_joint, labels
 
     def _mixture(self, shard: Shard) -> DiagonalMixture:
         """What evaluates the mixture of a shard's rows."""

@@ -18,9 +18,9 @@ def stream(seed: int, *names: str | int, device: str | torch.device = "cpu") -> 
     """
     name = "\x1f".join([str(int(seed)), *(str(n) for n in names)])
     digest = hashlib.sha256(name.encode()).digest()
-    out = torch.Generator(device=device)
-    out.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return out
+    rng = torch.Generator(device=device)
+    rng.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return rng
 
 
 def fork(rng: torch.Generator, *names: str | int) -> torch.Generator:

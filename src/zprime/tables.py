@@ -193,7 +193,7 @@ def to_rich(table: Table, width: int) -> "RichTable":
     longest = max([len(heads[0]), *map(len, names)])
     between = 2 if width - taken - 2 * len(heads) >= longest else 1  # 2: the blanks at both ends, and one less between
     room = max(width - taken - between * (len(heads) - 1) - 2, NARROWEST)
-    out = RichTable(
+    rich_table = RichTable(
         title=table.title,
         caption=table.note or None,
         box=SIMPLE_HEAD,
@@ -201,12 +201,12 @@ def to_rich(table: Table, width: int) -> "RichTable":
         pad_edge=False,
         show_header=any(heads),
     )
-    out.add_column(heads[0], max_width=room)
+    rich_table.add_column(heads[0], max_width=room)
     for column, head in zip(table.columns[1:], heads[1:], strict=True):
-        out.add_column(head, justify="right" if column.numeric else "left", no_wrap=column.numeric)
+        rich_table.add_column(head, justify="right" if column.numeric else "left", no_wrap=column.numeric)
     for row, name, cells in zip(table.rows, names, numbers, strict=True):
-        out.add_row(Text(name if len(name) <= room else _in_two(name)), *map(Text, cells), style=RICH[row.style])
-    return out
+        rich_table.add_row(Text(name if len(name) <= room else _in_two(name)), *map(Text, cells), style=RICH[row.style])
+    return rich_table
 
 
 def _in_two(name: str) -> str:

@@ -132,19 +132,19 @@ class VAE(nn.Module):
                 settings.network, shape, settings.latents, hidden=settings.hidden, width=settings.width
             )
         likelihood = likelihoods.build(settings.likelihood, scale=settings.scale or None)
-        out = cls(encoder, decoder, likelihood, latents=settings.latents)
-        out.settings, out.shape = settings, tuple(shape)
-        return out
+        model = cls(encoder, decoder, likelihood, latents=settings.latents)
+        model.settings, model.shape = settings, tuple(shape)
+        return model
 
     def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """Mean and standard deviation of q(z|x)."""
-        out: tuple[Tensor, Tensor] = self.encoder(x)
-        return out
+        mean_and_scale: tuple[Tensor, Tensor] = self.encoder(x)
+        return mean_and_scale
 
     def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
         """p(x|z), with a datum as its event."""
-        out: Distribution = self.likelihood(self.decoder(z))
-        return out
+        likelihood: Distribution = self.likelihood(self.decoder(z))
+        return likelihood
 
     def elbo_terms(
         self, x: Float[Tensor, "n *datum"], *, rng: torch.Generator
@@ -199,12 +199,12 @@ def _rebuild(
     try:
         settings = dict(config["settings"])
         settings["hidden"] = tuple(settings["hidden"])
-        out = VAE.build(tuple(config["shape"]), VAESettings(**settings))
-        change(out)
-        out.load_state_dict(dict(tensors), strict=True)
+        model = VAE.build(tuple(config["shape"]), VAESettings(**settings))
+        change(model)
+        model.load_state_dict(dict(tensors), strict=True)
     except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
         raise ArtifactError(f"{where}: weights and settings do not fit together ({error})") from error
-    return out.eval().requires_grad_(requires_grad=False)
+    return model.eval().requires_grad_(requires_grad=False)
 
 
 class _NoEncoder(nn.Module):
@@ -218,5 +218,5 @@ def load(path: Path) -> VAE:
     Raises:
         ArtifactError: missing, altered, or of another kind.
     """
-    found = artifact.read(path, "model")
-    return rebuild(found.config.get("vae", {}), found.tensors(), where=path)
+    stored = artifact.read(path, "model")
+    return rebuild(stored.config.get("vae", {}), stored.tensors(), where=path)

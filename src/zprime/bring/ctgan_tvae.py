@@ -68,10 +68,10 @@ class Table(Distribution):
     def log_prob(self, value: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         """Nats a row; a density in the numbers, a probability in the choices."""
         numbers = value[:, list(self.spans.numbers)]
-        out: Tensor = self.numbers.log_prob(numbers).sum(1)  # type: ignore[no-untyped-call]
+        log_density: Tensor = self.numbers.log_prob(numbers).sum(1)  # type: ignore[no-untyped-call]
         for span in self.spans.choices:
-            out = out + (self.output[:, span].log_softmax(1) * value[:, span]).sum(1)
-        return out
+            log_density = log_density + (self.output[:, span].log_softmax(1) * value[:, span]).sum(1)
+        return log_density
 
     @property
     def mean(self) -> Float[Tensor, "n c"]:
@@ -88,11 +88,11 @@ class Table(Distribution):
             return self._filled(self.numbers.sample(), one)  # type: ignore[no-untyped-call]
 
     def _filled(self, numbers: Tensor, choose: Any) -> Tensor:
-        out = torch.empty_like(self.output)
-        out[:, list(self.spans.numbers)] = numbers
+        rows = torch.empty_like(self.output)
+        rows[:, list(self.spans.numbers)] = numbers
         for span in self.spans.choices:
-            out[:, span] = choose(self.output[:, span].softmax(1))
-        return out
+            rows[:, span] = choose(self.output[:, span].softmax(1))
+        return rows
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,12 @@ def read(raw: Float[Tensor, "n d"], gives: str) -> Float[Tensor, "n d"]:
 
 def possible(raw: Float[Tensor, "n d"]) -> list[str]:
     """The readings that give finite standard deviations above 0."""
-    out = []
+    names = []
     for name, f in READINGS.items():
         scale = f(raw)
         if bool((torch.isfinite(scale) & (scale > 0)).all()):
-            out.append(name)
-    return out
+            names.append(name)
+    return names
 
 
 def check(

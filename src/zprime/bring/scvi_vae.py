@@ -84,14 +84,14 @@ class Cells:
         return Counts(self._px, z.float(), self.genes, self.pool)
 
     def _px(self, z: Tensor, library: Tensor, conditions: Tensor) -> Distribution:
-        out: Distribution = self.module.generative(z=z, library=library.log(), **self._told(conditions))["px"]
-        return out
+        px: Distribution = self.module.generative(z=z, library=library.log(), **self._told(conditions))["px"]
+        return px
 
     def _told(self, conditions: Tensor) -> dict[str, Tensor | None]:
         """Conditions by the names of scvi's own arguments."""
-        found = dict(zip(self.widths, torch.split(conditions, list(self.widths.values()), 1), strict=True))
-        numbers = found.pop("extra_continuous_covs", None)
-        codes = {name: column.long() for name, column in found.items()}
+        columns = dict(zip(self.widths, torch.split(conditions, list(self.widths.values()), 1), strict=True))
+        numbers = columns.pop("extra_continuous_covs", None)
+        codes = {name: column.long() for name, column in columns.items()}
         return {
             "batch_index": codes["batch"],
             "y": codes.get("labels"),
@@ -128,12 +128,12 @@ def scvi(model: Any, cells: Mapping[str, Any] | None = None, *, labels: Any = No
     module.eval().cpu()
     where = _splits(model) if cells is None else dict(cells)
     columns = {name: _field(model, name, width) for name, width in FIELDS.items()}
-    found = {name: c for name, c in columns.items() if c is not None}
+    conditions = {name: c for name, c in columns.items() if c is not None}
     counts = _dense(model.adata_manager.get_from_registry("X"))
     if (counts.sum(1) <= 0).any():
         row = int((counts.sum(1) <= 0).argmax())
         raise UsageError(f"cells: cell {row} has no counts at all, and so no library size; filter such cells first")
-    whole = np.concatenate([counts, *found.values()], 1)
+    whole = np.concatenate([counts, *conditions.values()], 1)
     named = None if labels is None else np.asarray(labels)
     rows = split(
         {s: whole[np.asarray(i)] for s, i in where.items()},
@@ -144,8 +144,8 @@ def scvi(model: Any, cells: Mapping[str, Any] | None = None, *, labels: Any = No
     genes = counts.shape[1]
     x = rows["train"].x
     pool = torch.cat([x[:, :genes].sum(1, keepdim=True), x[:, genes:]], 1)
-    widths = {name: c.shape[1] for name, c in found.items()}
-    return bring(Cells(module, widths, genes, pool), rows, says=_says(model, module, found))
+    widths = {name: c.shape[1] for name, c in conditions.items()}
+    return bring(Cells(module, widths, genes, pool), rows, says=_says(model, module, conditions))
 
 
 def _splits(model: Any) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _dense(counts: Any) -> NDArray[np.floating[Any]]:
 def _says(model: Any, module: Any, told: Mapping[str, Any]) -> tuple[str, ...]:
     """Which p(x|z), and which q is which."""
     varied = [name for name, c in told.items() if (c != c[0]).any()]
-    out = [
+    sentences = [
         f"p(x|z) is {module.gene_likelihood}, conditional on {', '.join(['the library size of the cell', *varied])}; "
         "generated cells take that from a training cell at random"
     ]
@@ -183,8 +183,8 @@ def _says(model: Any, module: Any, told: Mapping[str, Any]) -> tuple[str, ...]:
     if "kl_weight" in history:
         weight = float(np.asarray(history["kl_weight"]).ravel()[-1])
         if weight < 1:
-            out.append(
+            sentences.append(
                 f"training ended in its warm-up, at KL weight {weight:.2g}: q(z|x) is narrower than the posterior "
                 "under this p(x|z), so the exact-posterior gain is neither bound nor estimate"
             )
-    return tuple(out)
+    return tuple(sentences)

@@ -27,9 +27,9 @@ def report(*run: Path, out: Path | None = None, public: Annotated[bool, Paramete
     """
     if not run:
         raise UsageError("run: expected the folder of a run, or several, got none")
-    out = out or (Path("compare.html") if len(run) > 1 else None)
+    file = out or (Path("compare.html") if len(run) > 1 else None)
     audits = [load(r) for r in run]
-    page = reporting.report(run, out, public=public)
+    page = reporting.report(run, file, public=public)
     for folder, audit in zip(run, audits, strict=True):
         if len(run) > 1:
             say(f"{folder}:")

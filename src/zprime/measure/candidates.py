@@ -19,10 +19,10 @@ from zprime.rng import fork
 
 @dataclass(frozen=True)
 class Blend:
-    """What is reported on: a base with weight 1 - epsilon, mixed with the prior with weight epsilon.
+    """One distribution that is reported on: a base with weight 1 - epsilon, and the prior with weight epsilon.
 
     Attributes:
-        base: name of the candidate whose base it is.
+        base: name of the candidate that the base belongs to.
         epsilon: weight of the prior, from 0 to below 1.
     """
 
@@ -43,10 +43,10 @@ class Candidates:
     def __init__(
         self, candidates: Mapping[str, LatentDistribution], *, prior: LatentDistribution | None = None
     ) -> None:
-        """Take candidates apart; a `prior` of None is N(0, I).
+        """Split candidates into bases and blends; a `prior` of None is N(0, I).
 
         Raises:
-            UsageError: there are none, their dimensions differ, or a name that cannot be used.
+            UsageError: there are none, their dimensions differ, or a name cannot be used.
         """
         dims = {r.d for r in candidates.values()}
         if len(dims) > 1:

@@ -28,7 +28,7 @@ def entry(
     Args:
         candidates: the candidates.
         wanted: which of them.
-        fit: what made it; None for the prior.
+        fit: the fit that it comes from; None for the prior.
         split_gains: split -> gains.
         seed: of the draws behind the gains.
     """
@@ -52,7 +52,7 @@ def entry(
 
 
 def kind_of(r: LatentDistribution) -> str:
-    """The kind of a latent distribution without what is wrapped round it."""
+    """The kind of a latent distribution: of its base, where the prior is mixed in or some dimensions are inactive."""
     while isinstance(r, Defensive | Active):
         r = r.base
     return r.kind

@@ -1,6 +1,6 @@
 """What measures ask of the prior p(z): its log-density, draws, and the KL from it.
 
-N(0, I) is answered by closed forms that cost next to nothing; any other prior by its own methods, where it has them.
+For N(0, I) these are cheap closed forms; any other prior is asked for them by its own methods, where it has them.
 """
 
 import torch

@@ -89,11 +89,11 @@ def counts(audit: Audit) -> Figure | None:
     at = at[:: -(-len(at) // DOTS)]
     real = held.double()
     for name, (x, colour) in _sources(audit).items():
-        made = x.flatten(1).double()
+        generated = x.flatten(1).double()
         style: Any = {"s": 5, "color": colour, "alpha": 0.5, "linewidths": 0, "label": name}
-        means.scatter(1 + real[:, at].mean(0), 1 + made[:, at].mean(0), **style)
-        zeros.scatter((real[:, at] == 0).double().mean(0), (made[:, at] == 0).double().mean(0), **style)
-        totals.ecdf(1 + made[:, whole].sum(1).numpy(), color=colour, linewidth=1.4)
+        means.scatter(1 + real[:, at].mean(0), 1 + generated[:, at].mean(0), **style)
+        zeros.scatter((real[:, at] == 0).double().mean(0), (generated[:, at] == 0).double().mean(0), **style)
+        totals.ecdf(1 + generated[:, whole].sum(1).numpy(), color=colour, linewidth=1.4)
     totals.ecdf(1 + real[:, whole].sum(1).numpy(), color=DATA, linewidth=1.4)
     for axis in (means, zeros):
         axis.axline((1, 1), slope=1, color=LINE, linewidth=0.8, zorder=0)

@@ -34,9 +34,9 @@ def grid(x: Float[Tensor, "n c h w"], *, columns: int = 8, zoom: int = 1) -> Ima
 
 def png(image: Image.Image) -> bytes:
     """PNG bytes."""
-    out = io.BytesIO()
-    image.save(out, "PNG", optimize=True)
-    return out.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def data_url(content: bytes, kind: str = "image/png") -> str:
@@ -46,10 +46,10 @@ def data_url(content: bytes, kind: str = "image/png") -> str:
 
 def svg(figure: Figure, name: str) -> str:
     """A figure as an inline SVG element, without date; its ids begin with `name`, its colours are the page's."""
-    out = io.StringIO()
+    buffer = io.StringIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-    text = out.getvalue()
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     for colour, variable in SHADES.items():

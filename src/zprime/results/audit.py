@@ -86,13 +86,14 @@ class Entry:
 
     Attributes:
         id: which candidate; `alone` is its base without the share of the prior, shown for information.
-        kind: of latent distribution, without what is wrapped round it, e.g. `mixture`.
+        kind: of latent distribution, e.g. `mixture`; of its base, where the prior is mixed in or some dimensions are
+            inactive.
         label: what it is, e.g. `mixture(20) + 10 % p`.
         epsilon: share of the prior that is mixed in.
         bytes: stored.
-        holds_rows: whether what is stored are functions of single training rows.
+        holds_rows: whether functions of single training rows are stored.
         scores: split -> the gains.
-        gloss: what the kind is, in a few words; empty where nothing is to be said.
+        gloss: what the kind is, in a few words; may be empty.
         settings: name -> value, of the kind's fit; empty where nothing was fitted.
         outcome: how its fit ended.
         chosen: what the selection split decided in its fit.
@@ -153,9 +154,9 @@ class Audit:
         settings, seed, thresholds: how it was measured.
         tensors: per-row gains, decoded grids, codes and draws for the latent map.
         images: whether the grids are pictures.
-        latents: what is memorised, the hole as a bracket, two-sample tests and what else needs no decoder.
+        latents: what is memorised, bounds on the hole, two-sample tests and what else needs no decoder.
         likelihood: log p(x) and bits under every candidate, the encoder's gap and calibration; None without a decoder.
-        samples: what comes out and who gets copied, with the verdict for generation; None without a decoder.
+        samples: fidelity and copying of generated rows, with the verdict for generation; None without a decoder.
         averages: the "average" of the posteriors under each criterion.
         drift: whether new rows still fit what was shipped; None until `zprime audit --new-data` looks.
         versions: library -> version that measured.
@@ -195,7 +196,10 @@ class Audit:
 
     @property
     def shipped(self) -> str:
-        """What to ship: what the verdict for generation says where it is decided; else that by likelihood, uncopied."""
+        """What to ship: the choice of the verdict for generation where it decides, else of the verdict by likelihood.
+
+        In place of a choice by likelihood whose samples copy, the prior is shipped.
+        """
         if self.samples is None:
             return self.verdict.choice
         verdict = self.samples.verdict
@@ -212,11 +216,11 @@ class Audit:
 
     def __repr__(self) -> str:
         """Both verdicts, in words."""
-        made = "" if self.samples is None else f" For generation: {self.samples.verdict.sentence}"
-        return f"<Audit of {len(self.entries)} candidates, seed {self.seed}. {self.verdict.sentence}{made}>"
+        generation = "" if self.samples is None else f" For generation: {self.samples.verdict.sentence}"
+        return f"<Audit of {len(self.entries)} candidates, seed {self.seed}. {self.verdict.sentence}{generation}>"
 
     def __str__(self) -> str:
-        """The verdicts and the table; `zprime.report(audit, "audit.html")` shows all of it."""
+        """The verdicts and the table; `zprime.report(audit, "audit.html")` shows everything."""
         heldout = self.entries[0].heldout.elbo.gain
         lines = [
             to_text(self._measured()),
@@ -262,9 +266,9 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors."""
-        out: dict[str, Any] = serialise.to_jsonable(replace(self, tensors={}))
-        del out["tensors"]
-        return out
+        fields: dict[str, Any] = serialise.to_jsonable(replace(self, tensors={}))
+        del fields["tensors"]
+        return fields
 
     def save(self, path: str | Path, *, key: str = "", **inputs: str) -> artifact.Artifact:
         """Write the artefact folder: `audit.json` and tensors."""
@@ -288,12 +292,12 @@ def load(path: str | Path) -> Audit:
         ArtifactError: missing, altered, or of another kind.
     """
     inner = Path(path) / "audit"
-    found = artifact.read(inner if artifact.is_artifact(inner) else path, "audit")
-    file = found.path / "audit.json"
+    stored = artifact.read(inner if artifact.is_artifact(inner) else path, "audit")
+    file = stored.path / "audit.json"
     content = artifact.read_bytes(file)
-    artifact.verify(file, content, found.files.get("audit.json"))
+    artifact.verify(file, content, stored.files.get("audit.json"))
     try:
-        out = serialise.from_jsonable(Audit, {**json.loads(content), "tensors": {}})
+        audit = serialise.from_jsonable(Audit, {**json.loads(content), "tensors": {}})
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{file}: made by another version of zprime ({error}); audit the run again") from error
-    return replace(out, tensors=found.tensors())
+    return replace(audit, tensors=stored.tensors())

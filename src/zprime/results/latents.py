@@ -1,4 +1,4 @@
-"""What the measures of the latent space answer."""
+"""Results of the measures of the latent space."""
 
 from dataclasses import dataclass, field
 
@@ -85,7 +85,7 @@ class LeaveOneOut:
     """Gains over the prior of one latent distribution, on rows that it holds and on rows that it does not.
 
     `self-included` is a training row under the mixture that holds its own component, `leave-one-out` the same row under
-    the mixture of all others, `held-out` a row that no part has seen. The first two are about the rows of this training
+    the mixture of all others, `held-out` an unseen row. The first two are about the rows of this training
     set given its mixture: their intervals are those of a sample of these rows, not of other training sets. A few rows
     that lie apart can decide the mean; where there are too few rows for their skewness, the estimate is not stable.
 
@@ -123,7 +123,7 @@ class Minibatch:
         batch: M, rows of a minibatch.
         rows: N.
         estimates: name -> mean over minibatches, with its error over minibatches; to be compared with
-            `Surgery.information` of the same split. None may stand in its place.
+            `Surgery.information` of the same split, which none of them replaces.
     """
 
     batch: int

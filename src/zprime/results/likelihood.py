@@ -1,4 +1,4 @@
-"""What the measures of log p(x), of the encoder and of the estimators answer."""
+"""Results of the measures of log p(x), of the encoder and of the estimators."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""What the measures of generated rows answer."""
+"""Results of the measures of generated rows."""
 
 from dataclasses import dataclass, field
 
@@ -48,15 +48,15 @@ class Copying:
 
 @dataclass(frozen=True)
 class Labels:
-    """How often each label comes among generated and among real rows, both labelled by the same classifier.
+    """How often each label occurs among generated and among real rows, both labelled by the same classifier.
 
-    Its errors are in both, and cancel as far as it errs on generated rows as it does on real ones.
+    The classifier's errors are in both. They cancel if it is wrong as often on generated rows as on real ones.
 
     Attributes:
         proportions: label -> proportion of generated rows.
         expected: label -> proportion of real rows.
         variation: total variation distance between the two, half the sum of absolute differences, from 0 to 1.
-        missing: labels that come out less than half as often as they should (by the whole 95 % interval).
+        missing: labels that are generated less than half as often as they should be (by the whole 95 % interval).
     """
 
     proportions: dict[str, Estimate]
@@ -97,9 +97,9 @@ class TSTR:
 
     Attributes:
         accuracy: the generated rows labelled by the classifier that zprime trained on real rows. It says whether all
-            that tells classes apart comes out; not whether the generator knows labels, for they are the classifier's.
+            that tells classes apart is generated; not whether the generator knows labels: these are the classifier's.
         own: the generated rows with the labels they were generated for, where the latent distribution is conditional.
-            It says both. It is no higher for that: compare it with other conditional ones only.
+            It says both. It can be the lower of the two: compare it with that of other conditional ones only.
     """
 
     accuracy: Estimate

@@ -21,7 +21,7 @@ class AuditSettings:
         grid: samples of each candidate that are decoded for the pictures.
         map: codes and draws that the picture of the latent space shows.
         simulated: simulated rows that the encoder is calibrated on, at least 100; 0 leaves it out.
-        ais: simulated rows that log p(x) is bracketed on by annealing, slow: about 5 seconds a row; 0 leaves it out.
+        ais: simulated rows on which annealing bounds log p(x) from both sides, about 5 seconds a row; 0 leaves it out.
         temperatures: of the annealing.
         samples: generated rows of each candidate that are compared with data, at least 40; 0 leaves it out.
         features: where they are compared: `auto`, `pixels`, `log-counts`, `codes`, `classifier` or `selfsupervised`.

@@ -14,11 +14,12 @@ class Thresholds:
         khat: Pareto k-hat above which a row's importance weights have a heavy tail.
         active: variance over the data of a latent's posterior mean, above which the latent is active (Burda et al.
             2016).
-        copies: share of exact copies among generated rows at which the copying gate closes.
-        near: share of the reference rows that counts as near in the copying test.
-        frechet: share of the prior's Frechet distance; two distances that differ by less are equal.
+        copies: proportion of exact copies among generated rows from which on the copying test says `copies`.
+        near: proportion of the reference rows that counts as near in the copying test.
+        frechet: proportion of the prior's Frechet distance; two distances that differ by less are equal.
         accuracy: two accuracies (train on synthetic, test on real) that differ by less are equal.
-        closes: share of the decoder's own distance that the choice of z' must close to be the answer.
+        closes: proportion of the decoder's own distance that the choice of z' must close; below it the
+            verdict is that encoder or decoder is the problem.
         level: p-value below which calibration and drift are called significant.
     """
 

@@ -1,4 +1,4 @@
-"""What the verdicts answer: by likelihood and for generation."""
+"""The verdicts: by likelihood and for generation."""
 
 from dataclasses import dataclass, field
 

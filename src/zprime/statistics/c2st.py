@@ -107,5 +107,5 @@ class Classifier:
         return cls(features, fit_logistic(features(both), (torch.arange(len(both)) < len(x)).long(), 2, ridge=RIDGE))
 
     def __call__(self, x: Float[Tensor, "n d"]) -> Bool[Tensor, " n"]:
-        """Whether it does."""
+        """Whether each point looks like the first sample."""
         return predict_logistic(self.weight, self.features(x)).bool()

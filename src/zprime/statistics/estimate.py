@@ -1,4 +1,4 @@
-"""A number with all that one needs to trust it, or not."""
+"""A number with its error, its interval and the result of its own check."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Estimate:
-    """No bare float is ever reported.
+    """A measured number with its error, interval, sample and check; no number is reported without these.
 
     Attributes:
         value: the estimate.

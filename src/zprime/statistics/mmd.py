@@ -37,7 +37,7 @@ class MMD:
 def mmd(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, split: str, seed: int, permutations: int = PERMUTATIONS
 ) -> MMD:
-    """Measure it, and permute.
+    """Estimate MMD^2, and test it by permutations.
 
     The p-value is exact: under one distribution for both it is below a with probability a at most, whatever the size.
 

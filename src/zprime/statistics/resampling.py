@@ -1,4 +1,4 @@
-"""Standard errors of statistics that have no formula for them, for what they are on average at these sample sizes.
+"""Standard errors of statistics that have no formula for them: their spread at these sample sizes.
 
 Smooth statistics (`Groups`): the grouped jackknife, with its second order. Statistics of nearest neighbours, where
 jackknife and bootstrap both fail (`Halves`): random halves. Differences are taken replicate by replicate, so that what
@@ -39,7 +39,7 @@ class About:
 
 @dataclass(frozen=True)
 class Replicates(ABC):
-    """k numbers on all rows, and on some of the rows, again and again."""
+    """k numbers on all rows, and on many subsets of the rows."""
 
     whole: Float[Tensor, " k"]
 
@@ -140,8 +140,8 @@ def leave_out(
     """Compute a statistic, given which groups to keep in each replicate: all, all but one, and all but two."""
     eye = torch.eye(groups, dtype=torch.bool)
     a, b = torch.combinations(torch.arange(groups)).T
-    out = [torch.zeros(1, groups, dtype=torch.bool), eye] + ([eye[a] | eye[b]] if pairs else [])
-    values = statistic(~torch.cat(out)).double()
+    left_out = [torch.zeros(1, groups, dtype=torch.bool), eye] + ([eye[a] | eye[b]] if pairs else [])
+    values = statistic(~torch.cat(left_out)).double()
     return Groups(values[0], values[1 : groups + 1], values[groups + 1 :])
 
 

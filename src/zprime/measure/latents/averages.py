@@ -38,7 +38,7 @@ def averages(study: Study, cut: Surgery) -> Averages:
     """
     need_standard(study.prior, "averages of the posteriors")
     train, heldout = study.train.posteriors, study.heldout.posteriors
-    rng = torch.Generator()  # none of them draws anything
+    rng = torch.Generator()  # not used: these fits draw nothing
     task = Task(train, train, study.prior, rng)
     log_pool = LogPoolSettings().fit(task).distribution
     barycentre = BarycentreSettings().fit(task).distribution
@@ -46,7 +46,7 @@ def averages(study: Study, cut: Surgery) -> Averages:
     mean, covariance = study.train.moments
     eye = torch.eye(train.d, dtype=torch.float64)
     gaussians = {
-        "prior": ("nothing: it was there before the data", torch.zeros(train.d, dtype=torch.float64), eye),
+        "prior": ("nothing: it does not depend on the data", torch.zeros(train.d, dtype=torch.float64), eye),
         "moment match": ("mean KL(q||r) over Gaussians r", mean, covariance),
         "log-pool": ("mean KL(r||q)", *_moments(log_pool)),
         "barycentre": ("mean squared Wasserstein-2 distance", *_moments(barycentre)),

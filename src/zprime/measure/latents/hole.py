@@ -2,7 +2,7 @@
 
 Two targets that must not be mixed (docs/theory.md, section 4). The *empirical* hole is KL(qbar||p) of the mixture of
 N given posteriors: a number without error, and where posteriors are narrow mostly an artefact of N. The *population*
-hole is that of `E_{x~data} q(z|x)` over all data there could be. It is not known; these bound it in expectation:
+hole is that of `E_{x~data} q(z|x)` over the distribution of the data. It is not known; these bound it in expectation:
 
 - from below: `E[log r(z) - log p(z)]` at codes of fresh rows, for any r fixed beforehand (that is the ELBO gain), and
   for r the mixture of all other fresh rows (leave-one-out);
@@ -40,7 +40,8 @@ def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *,
 
     Args:
         study: its training and held-out split, prior and seed.
-        split_gains: `selection`, where the candidate with the best ELBO gain is taken, and `heldout`, where it counts.
+        split_gains: of `selection`, where the candidate with the best ELBO gain is chosen, and of `heldout`, where
+            its gain is a bound.
         surgery: of the training split.
         rows: held-out rows at whose codes the mixture of all held-out rows is evaluated, at most.
 
@@ -106,9 +107,9 @@ def best_elbo_gain(selection: RowGains, heldout: RowGains, seed: int) -> Bound:
 def own_mixture(
     held: MemoryPosteriors, *, seed: int, rows: int = ROWS, prior: LatentDistribution | None = None
 ) -> tuple[Estimate, Estimate, Estimate]:
-    """Of rows and the mixture of these rows: leave-one-out from below, self-included from above, and I.
+    """Bounds from some rows and the mixture of the same rows: leave-one-out (below), self-included (above), and I.
 
-    Of the one from above, `KL(q_i||p)` is exact and only I is sampled.
+    In the bound from above `KL(q_i||p)` is exact and only I is sampled.
     """
     rng = stream(seed, "hole")
     picked = torch.randperm(held.n, generator=rng)[:rows].sort().values

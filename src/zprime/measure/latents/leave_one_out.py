@@ -45,9 +45,9 @@ class RowMixture:
 
 
 def row_mixture(r: LatentDistribution, train: MemoryPosteriors) -> RowMixture | None:
-    """What `r` keeps of each training row, or None where it is no mixture of diagonal Gaussians, one for every row.
+    """The components of `r`, one for each training row; None where `r` is not a mixture of that form.
 
-    (Exemplars with a full kernel, or of some of the rows, are none.)
+    Components are diagonal Gaussians. So exemplars with a full kernel, or of some of the rows only, give None.
     """
     if isinstance(r, Active):
         inner = row_mixture(r.base, _some(train, list(r.dims)))
@@ -110,7 +110,7 @@ def leave_one_out(
 
 @dataclass(frozen=True)
 class MaskedGains:
-    """Log r/p of some rows with their own component and without it: a row a draw, or one where there are no draws."""
+    """Log r/p of n rows with their own component and without it, for each of k draws; k = 1 where nothing is drawn."""
 
     with_own: Float[Tensor, "k n"]
     others: Float[Tensor, "k n"]

@@ -42,7 +42,7 @@ def minibatch(split: Split, *, seed: int, batch: int = BATCH) -> Minibatch:
     """
     data = split.posteriors
     if data.weights is not None:
-        raise UsageError("minibatch: expected posteriors of equal weight, got weights: these estimators know none")
+        raise UsageError("minibatch: expected posteriors of equal weight, got weights: the estimators cannot use them")
     size = min(batch, data.n)
     if size < 2:
         raise UsageError(f"batch: expected minibatches of at least 2 rows, got {size} (of {data.n} rows)")

@@ -28,7 +28,7 @@ def total_correlation(
     points: int = POINTS,
     progress: Progress = silent,
 ) -> TotalCorrelation:
-    """Measure it with the exact densities of qbar and of its marginals at independent draws from qbar.
+    """Measure both terms with the exact densities of qbar and of its marginals at independent draws from qbar.
 
     Args:
         split: posteriors, whose mixture is qbar.

@@ -1,1 +1,1 @@
-"""Measures of log p(x): gains over the prior, and what encoder and estimator are worth."""
+"""Measures of log p(x): gains over the prior, and the errors of encoder and estimator."""

@@ -103,7 +103,7 @@ class _State:
         return (1 - b) * self.start_gradient + b * self.end_gradient
 
     def where(self, take: Tensor, other: "_State") -> "_State":
-        """The other's points where `take`, these elsewhere."""
+        """Points of `other` where `take` is True, these elsewhere."""
         wide = take[:, None]
         return _State(
             torch.where(wide, other.z, self.z),
@@ -117,8 +117,8 @@ class _State:
 class Annealer:
     """Chains for some rows: from Gaussians (e.g. the encoder's posteriors), or from r itself, to r(z) p(x|z).
 
-    The step sizes, one for every row and temperature, are set in a warm-up of its own and are constant afterwards; so
-    what is estimated with them is a bound whatever they are.
+    The step sizes, one for every row and temperature, are set in a separate warm-up and are constant afterwards. So the
+    estimates are bounds for any step sizes.
     """
 
     def __init__(
@@ -252,7 +252,7 @@ class Annealer:
         return now.where(coin < log_ratio, new), log_ratio.clamp(max=0).exp()
 
     def _tune(self) -> None:
-        """Run once and let every row's step size follow its acceptance; keep what it was at each temperature."""
+        """Run once, adapting each row's step size to its acceptance; keep the step size of every temperature."""
         now, log_step = self._first("warm-up"), torch.full((len(self.x),), math.log(FIRST), dtype=torch.float64)
         for t in range(1, len(self.schedule) - 1):
             self.steps[t - 1] = log_step.exp()

@@ -13,10 +13,10 @@ from zprime.vae import Decoder
 
 
 def units(model: Decoder, x: Float[Tensor, "n *datum"], z: Float[Tensor, "n d"], *, log_scale: float | None) -> Units:
-    """Tell probabilities from densities, and in which units.
+    """Say whether log p(x) is a probability or a density, and in which units.
 
     Args:
-        model: whose p(x|z) is asked whether it is discrete.
+        model: the decoder; the units depend on whether its p(x|z) is discrete.
         x: some data, scaled.
         z: as many latents, to decode.
         log_scale: sum of log scale over the entries of a datum, None where it is not known (then no figure is given in
@@ -41,7 +41,7 @@ def units(model: Decoder, x: Float[Tensor, "n *datum"], z: Float[Tensor, "n d"],
 
 
 def bits_per_dimension(log_prob: Estimate, unit: Units) -> Estimate:
-    """`-(log p(x) - log_scale) / (D log 2)`: of log p(x) in nats a row, with its interval turned over."""
+    """`-(log p(x) - log_scale) / (D log 2)`: of log p(x) in nats a row, with the ends of its interval exchanged."""
     factor = 1 / (unit.entries * math.log(2))
 
     def turn(value: float) -> float:

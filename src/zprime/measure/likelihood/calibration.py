@@ -2,7 +2,7 @@
 
 z ~ r, x ~ p(x|z), then the rank of each z_j among draws from the posterior that the encoder implies: q(z|x) where r is
 the prior, and q_r(z|x), in proportion to q(z|x) r(z)/p(z), under any other r. If q is the posterior under p, then q_r
-is the posterior under r, so a bad r moves nothing here: what is not uniform is the encoder's.
+is the posterior under r, so a bad r changes nothing here: ranks that are not uniform are an error of the encoder.
 """
 
 from functools import partial
@@ -33,8 +33,8 @@ def calibration(
 ) -> Calibration | None:
     """Simulate, encode and rank.
 
-    None for a kind whose q_r has no closed form, and where fewer than 100 of the rows have a q_r: elsewhere q is wider
-    than the prior, which proves it wrong without a test.
+    None for a kind whose q_r has no closed form, and where fewer than 100 of the rows have a q_r (in the others q is
+    wider than the prior, and q_r does not exist).
 
     Args:
         simulator: latent distribution and model; with the prior as latent distribution q itself is tested.
@@ -62,7 +62,7 @@ def calibration(
 def ranks(
     r: LatentDistribution, z: Float[Tensor, "n d"], posteriors: MemoryPosteriors, *, rng: torch.Generator
 ) -> Int[Tensor, "n c"] | None:
-    """Of each z_j, and of the distance, among 99 draws of q_r: from 0 to 99; -1 where there is no q_r."""
+    """Ranks of each z_j, and of the distance, among 99 draws of q_r: from 0 to 99; -1 where there is no q_r."""
     parts = []
     for part in blocks(posteriors.n, BLOCK):
         mean, scale = posteriors.mean[part], posteriors.scale[part]

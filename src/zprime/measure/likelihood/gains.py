@@ -27,15 +27,15 @@ from zprime.vae import Decoder
 
 ELBO_DRAWS = 16
 CHUNK = 8  # rows whose draws are decoded together: part of the random streams' names, so a constant
-BARE = "gains: expected some that were measured with a decoder, got some without a likelihood gain"
-DECODE = 256  # latents a block: what a decoder makes of them stays in cache
+BARE = "gains: expected gains that were measured with a decoder, got gains without a likelihood gain"
+DECODE = 256  # latents a block: their decoded rows stay in cache
 PRIOR = CandidateId("prior")
 DIVERGE = "diverge: q is wider than the prior there"
 
 
 @dataclass(frozen=True, eq=False)
 class RowGains:
-    """Gains over the prior, row by row, of everything that is reported on, and what the likelihood gain brings along.
+    """Gains over the prior, row by row, of everything that is reported on, and by-products of the likelihood gain.
 
     Attributes:
         split: which rows.

@@ -11,7 +11,7 @@ UNIT = "nats per row"
 
 
 def inference_gap(row_gains: RowGains, *, seed: int) -> InferenceGap:
-    """From what the likelihood gain has computed on its way: nothing is decoded for it.
+    """Compute the gap from by-products of the likelihood gain: nothing more is decoded.
 
     Args:
         row_gains: measured with a decoder.

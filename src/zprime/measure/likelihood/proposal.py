@@ -19,7 +19,7 @@ from zprime.rng import fork
 
 WIDENED = (1.0, 1.5, 2.5)
 DIRECT = 0.1  # of the draws: from r and p themselves
-PILOT = 64  # draws a row that a matched Gaussian is made from; never used again, so that the estimate stays valid
+PILOT = 64  # draws a row that a matched Gaussian is made from; never used again, so that the estimate stays unbiased
 PILOT_WIDENED = (1.0, 1.5)
 EFFECTIVE = 12.0  # effective pilot draws that the tempered weights must leave
 PSEUDO = 4.0  # draws that q itself counts for in the variance of the match
@@ -152,7 +152,7 @@ def match(
 
     Pilot draws of q and q widened, shared by all `names`, are weighted by `q(z) [r(z)/p(z)]^t / pilot(z)`, with t the
     largest of 1, 0.9, ..., 0 that leaves 12 effective draws of 64; the Gaussian has their mean and, a little inflated,
-    their variances. The pilot draws are then thrown away: given the match, the estimate stays what it was.
+    their variances. The pilot draws are then thrown away, so that the estimate of p_r(x) stays unbiased.
 
     Returns:
         Means and standard deviations of every base in `names`.

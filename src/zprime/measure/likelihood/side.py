@@ -21,7 +21,7 @@ from zprime.results.names import CandidateId
 from zprime.statistics.estimate import Estimate, mean_estimate
 
 UNIT = "nats per row"
-LOOK = 8  # rows that tell what p(x|z) is
+LOOK = 8  # rows from which the units of p(x|z) are told
 
 
 def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:

@@ -1,1 +1,1 @@
-"""Measures of generated rows x': how faithful they are, and whether they copy."""
+"""Measures of generated rows x': how close to the data they are, and whether they copy training rows."""

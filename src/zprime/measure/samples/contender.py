@@ -10,13 +10,13 @@ from zprime.measure.samples.fidelity import Compared
 
 @dataclass(frozen=True)
 class Contender:
-    """What one candidate brings to the choice, all of it from the selection split.
+    """What the verdict compares of one candidate, measured on the selection split.
 
     Attributes:
         name, label, bytes: of the candidate.
         copies: status of the copying test.
         compared: its samples beside rows of the selection split.
-        missing: labels that come out far too rarely.
+        missing: labels that are generated far too rarely.
         right: which real rows of the selection split a classifier trained on its samples labels rightly; None without
             labels.
     """

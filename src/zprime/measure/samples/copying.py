@@ -1,4 +1,4 @@
-"""Copying: are generated rows nearer to the training set than rows that no part has seen would be?
+"""Copying: are generated rows nearer to the training set than unseen rows would be?
 
 Every number comes from one exact search for the nearest training rows of every generated row. The reference are
 reconstructions of held-out rows, which are as blurred as generated rows but cannot be copies.
@@ -31,7 +31,7 @@ UNCHANGED = Entries()
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Where some rows lie to the training set: distances to their nearest training rows, and the region they are in.
+    """Where some rows lie relative to the training set: distances to the nearest training rows, and the region.
 
     Attributes:
         distance: to the nearest training row, the second nearest, ..., the fifth.
@@ -55,7 +55,7 @@ class Neighbours:
         return Neighbours(self.distance[rows], self.parent[rows], self.cell[rows], self.isolation[rows])
 
     def everywhere(self) -> "Neighbours":
-        """As if the data were one region."""
+        """The same rows with all of them in one region."""
         return replace(self, cell=torch.zeros_like(self.cell))
 
 
@@ -102,7 +102,7 @@ class TrainingSet:
         return self._isolation[rows]
 
     def plant(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n f"]:
-        """Copies for the positive control: training rows with noise of a tenth of their distance from each other."""
+        """Copies for the positive control: training rows, plus noise of a tenth of `isolation`."""
         rows = torch.randint(len(self.x), (n,), generator=rng)
         noise = torch.randn(n, self.x.shape[1], generator=rng)
         size = 0.1 * self.isolation(rows)[:, None].float()

@@ -184,10 +184,10 @@ def build_features(
 ) -> Features:
     """Make the feature space called `wanted`, or wrap a function.
 
-    `auto` takes `classifier` where there are labels: it was trained on what people look at. Without labels it takes
+    `auto` takes `classifier` where there are labels: they say which differences matter. Without labels it takes
     `selfsupervised` for square images, `log-counts` for tables of counts, whose large columns would otherwise decide
     the comparison, and otherwise `pixels`, which for tables are their columns. It never takes `codes`: a VAE's own
-    encoder hardly sees what its decoder cannot draw.
+    encoder leaves out most of what its decoder cannot generate.
 
     Raises:
         UsageError: unknown name, or what it needs is not there.

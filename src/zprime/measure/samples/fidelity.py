@@ -1,4 +1,4 @@
-"""Fidelity: do generated rows look like rows that no part has seen, and do they show all of them?
+"""Fidelity: do generated rows look like unseen rows, and do they cover all of their variety?
 
 All figures are computed in one feature space, whose name goes with every number, and at one sample size, on which most
 of them depend. The same figures for two samples of real rows are measured beside them.

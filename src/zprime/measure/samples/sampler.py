@@ -73,7 +73,7 @@ class Sampler:
         draw = self.study.decode(z if self.noise == "draw" else z[:some], noise="draw", rng=fork(rng, "draw"))
         draws = self.training.neighbours(draw[:some])
         x = mean if self.noise == "mean" else draw
-        # a picture of an image is its mean; a table's row is what there is
+        # images are shown as decoder means; rows of a table as they are compared
         return self._look(x, mean if mean.ndim > 2 else x, self.training.neighbours(mean), draws)
 
     def rows(self, x: Float[Tensor, "n *datum"]) -> Sample:

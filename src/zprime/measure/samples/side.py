@@ -90,7 +90,7 @@ def measure_samples(study: Study, candidates: Candidates) -> MeasuredSamples | N
     """Measure samples of every candidate; None without decoder or training rows, or with fewer than 40 rows to compare.
 
     Raises:
-        UsageError: a feature space that cannot be had.
+        UsageError: the feature space cannot be built.
     """
     selection, heldout = study.selection.rows, study.heldout.rows
     if study.model is None or study.train.rows is None or selection is None or heldout is None:

@@ -80,7 +80,7 @@ class SampleStudy:
         """Train networks and search the reference.
 
         Raises:
-            UsageError: no decoder or no rows, or a feature space that cannot be had.
+            UsageError: no decoder or no rows, or the feature space cannot be built.
         """
         train = _rows(study.train)
         self.study, self.candidates, self.n = study, candidates, n

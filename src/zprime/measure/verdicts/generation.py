@@ -1,4 +1,4 @@
-"""The verdict for generation, beside the verdict by likelihood: what should z' be drawn from to make x'?
+"""The verdict for generation, beside the verdict by likelihood: where to draw z' from to generate x'.
 
 1. A candidate whose samples copy is dropped (`copying`). If the controls of the copying test fail, the verdict is
    undecided.
@@ -157,14 +157,14 @@ def _judge(best: Contender, numbers: dict[str, Estimate], *, tested: bool, space
         )
         return GenerationVerdict("undecided", "prior", sentence, why)
     if best.name == "prior":
-        sentence = "Keep the prior: of what does not copy and loses no modes, nothing makes measurably better samples."
+        sentence = "Keep the prior: no candidate that neither copies nor loses modes makes measurably better samples."
     else:
         sentence = f"Keep the prior: {best.label} looked best on the selection split; held-out data do not confirm it."
     return GenerationVerdict("keep the prior", "prior", sentence, why)
 
 
 def _why(contenders: list[Contender], ranking: dict[str, str], best: Contender) -> list[str]:
-    """Which candidates are dropped, and what chose among the rest."""
+    """Which candidates are dropped, and how the choice among the rest was made."""
     labels = {r.name: r.label for r in contenders}
     why = []
     for state, words in (

@@ -99,8 +99,9 @@ def _undecided_for_prior(doubt: str) -> Verdict:
     return Verdict(
         "undecided",
         "prior",
-        "Undecided: no candidate's ELBO gain is measurably above the prior's, which a sharp r can fail at and still be "
-        "better, and there is no stable likelihood gain. Until more draws, or a decoder, settle it, keep the prior.",
+        "Undecided: no candidate's ELBO gain is measurably above the prior's, and there is no stable likelihood gain. "
+        "A narrow r can be better than the prior although its ELBO gain is not. Keep the prior until more draws, or a "
+        "decoder, settle it.",
         [doubt, "on the selection split no candidate's ELBO gain is above the prior's by more than its own error"],
         best="prior",
         gains=BOTH,
