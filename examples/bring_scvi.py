@@ -90,7 +90,7 @@ def main() -> None:
     print(
         "Root mean square gaps over genes (correlations: pairs of the 100 commonest); mean over sets ± their spread\n"
     )
-    print("| z′ from | log mean count | share of zeros | correlations |")
+    print("| z′ from | log mean count | proportion of zeros | correlations |")
     print("| --- | --- | --- | --- |")
     sources = {"prior": zprime.fit("prior", **mine.splits), **fits}
     for name, fit in sources.items():

@@ -508,7 +508,7 @@ NAN[[3, 7], 1] = np.nan
         (
             lambda p: npz(p, x_train=np.arange(4.0).reshape(2, 2)[:1], x_test=np.zeros((5, 2))),
             ArrayError,
-            "data: 1 rows leave none to train on; give more rows or smaller shares",
+            "data: 1 rows leave none to train on; give more rows, or a smaller selection or held-out split",
         ),
     ],
 )
@@ -520,9 +520,9 @@ def test_what_cannot_be_read_or_used_is_said(tmp_path: Path, make, error: type[E
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"selection": 0.0}, "selection: expected a share between 0 and 1, got 0"),
-        ({"heldout": 1.5}, "heldout: expected a share between 0 and 1, got 1.5"),
-        ({"selection": float("nan")}, "selection: expected a share between 0 and 1, got nan"),
+        ({"selection": 0.0}, "selection: expected a proportion between 0 and 1, got 0"),
+        ({"heldout": 1.5}, "heldout: expected a proportion between 0 and 1, got 1.5"),
+        ({"selection": float("nan")}, "selection: expected a proportion between 0 and 1, got nan"),
         ({"selection": 0.6, "heldout": 0.5}, r"selection \+ heldout: expected less than 1, got 1.1"),
         ({"limit": -1}, r"limit: expected 0 \(all rows\) or more, got -1"),
         ({"limit": 1199}, "limit: expected at most 1197 training rows, got 1199"),

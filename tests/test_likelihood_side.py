@@ -197,7 +197,7 @@ def test_all_of_it_in_an_audit_and_back_from_disk(tmp_path) -> None:
     assert len(said) == 6
     assert said == sentences(again)
     assert str(side.gaps["heldout"].gap) in said[1]
-    assert "nothing speaks against the encoder" in said[2]
+    assert "no test rejects the encoder" in said[2]
     assert f"{side.bits[CandidateId('shifted')].value:.4f}" in said[0]
 
 

@@ -299,8 +299,8 @@ def test_counts_have_their_means_zeros_and_totals(made: Audit) -> None:
     np.testing.assert_allclose(dots[:, 1], 1 + prior.mean(0), rtol=1e-6)
     assert zeros.collections[0].get_offsets()[7, 1] == 1
     assert float(totals.lines[-1].get_xdata()[-1]) == 1 + float(held.sum(1).max())
-    assert "share of zeros" in html(audit)
-    assert "share of zeros" not in html(audit, public=True)
+    assert "proportion of zeros" in html(audit)
+    assert "proportion of zeros" not in html(audit, public=True)
     assert plot.counts(made) is None
     assert plot.counts(counted(made, prior, held + 0.5)) is None
 

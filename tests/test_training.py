@@ -341,7 +341,7 @@ def test_grey_data_and_the_bernoulli_likelihood_are_refused(split: str) -> None:
         ({"lr": 0.0}, "lr: expected a number above 0, got 0.0"),
         ({"lr": math.inf}, "lr: expected a number above 0, got inf"),
         ({"beta": math.nan}, "beta: expected a number above 0, got nan"),
-        ({"warmup": 1.0}, "warmup: expected a share from 0 to below 1, got 1.0"),
+        ({"warmup": 1.0}, "warmup: expected a proportion from 0 to below 1, got 1.0"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(changes: dict[str, float], text: str) -> None:

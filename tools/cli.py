@@ -15,7 +15,7 @@ A flag has precedence over an environment variable (`ZPRIME_LATENTS=16`), that o
 default.
 
 Exit codes: 0 done, 2 usage, 3 artefact missing or altered, 4 numbers not finite, 5 data, 130 interrupted (Ctrl-C),
-141 nobody reads the output any more, 143 terminated (SIGTERM). After 130 and 143 finished results are kept, and the
+141 the reader of the output is gone, 143 terminated (SIGTERM). After 130 and 143 finished results are kept, and the
 same command goes on from there.
 """
 EVERYWHERE = re.compile(r"^\* `--(config|quiet|json|threads)\b.*\n", re.M)

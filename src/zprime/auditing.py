@@ -1,4 +1,4 @@
-"""Audit: every candidate measured on data that no part has seen, with a verdict. It measures; it does not fit."""
+"""Audit: every candidate measured on held-out data, with verdicts. Nothing is fitted here."""
 
 from collections.abc import Mapping
 from functools import partial

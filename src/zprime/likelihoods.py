@@ -29,13 +29,13 @@ class _Spherical(Independent):  # type: ignore[type-arg]
         if self.event_shape:
             square = square.flatten(-len(self.event_shape)).sum(-1)
         constant = self.event_shape.numel() * (self.log_scale + 0.5 * LOG_2PI)
-        out: Tensor = -0.5 * square * (-2 * self.log_scale).exp() - constant
-        return out
+        log_density: Tensor = -0.5 * square * (-2 * self.log_scale).exp() - constant
+        return log_density
 
     def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> Distribution:
         plain = Independent(self.base_dist, len(self.event_shape), validate_args=False)
-        out: Distribution = plain.expand(torch.Size(batch_shape))  # type: ignore[no-untyped-call]
-        return out
+        expanded: Distribution = plain.expand(torch.Size(batch_shape))  # type: ignore[no-untyped-call]
+        return expanded
 
 
 class Gaussian(nn.Module):

@@ -296,8 +296,8 @@ class MemoryPosteriors(Posteriors):
             raise ArrayError(
                 f"weights: expected numbers >= 0, one above 0, got smallest {float(weights.min()):g}, sum {total:g}"
             )
-        share = weights.double() / total
-        return MemoryPosteriors(self.mean, self.scale, row_ids=self.row_ids, weights=share, labels=self.labels)
+        normalised = weights.double() / total
+        return MemoryPosteriors(self.mean, self.scale, row_ids=self.row_ids, weights=normalised, labels=self.labels)
 
 
 class ShardedPosteriors(Posteriors):

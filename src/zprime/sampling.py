@@ -124,7 +124,7 @@ class GenerativeModel:
         """Whether this model carries functions of single training rows, and whether it copies them, in words."""
         if self.latent.holds_rows:
             stored = (
-                f"{self.latent.label} stores the posterior of every single training row: whoever has this model can "
+                f"{self.latent.label} stores the posterior of every single training row: anyone who has this model can "
                 "decode each of them. Do not publish it where the data are private."
             )
         else:

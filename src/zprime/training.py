@@ -35,7 +35,7 @@ class TrainSettings:
         batch: rows a step.
         lr: learning rate of Adam at the start; it falls to a twentieth along half a cosine.
         beta: weight of the KL term after the warm-up; 1 is the ELBO.
-        warmup: share of the epochs over which the KL term's weight rises from 0 to beta.
+        warmup: proportion of the epochs over which the KL term's weight rises from 0 to beta.
         patience: stop after this many epochs, counted from the end of the warm-up, without a better ELBO on the
             selection split; 0 never stops early.
         checkpoint: seconds between checkpoints.
@@ -60,7 +60,7 @@ class TrainSettings:
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name}: expected a number above 0, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
-            raise UsageError(f"warmup: expected a share from 0 to below 1, got {self.warmup}")
+            raise UsageError(f"warmup: expected a proportion from 0 to below 1, got {self.warmup}")
 
     def plan(self, n: int) -> int:
         """Number of epochs for `n` training rows."""

@@ -22,7 +22,7 @@ LOOK = 2  # rows that are decoded to see whether the shapes fit
 
 @dataclass(frozen=True)
 class Brought:
-    """What an adapter answers: encoder and decoder, prior, data, conditions; and which q is which.
+    """What an adapter returns: encoder and decoder, prior, data, conditions; and what q(z|x) stands for.
 
     Attributes:
         posteriors: of the train, selection and held-out rows.
@@ -84,7 +84,7 @@ def check_prior(prior: LatentDistribution | None, d: int) -> None:
 def bring(
     model: Model, rows: Mapping[str, Rows], *, prior: LatentDistribution | None = None, says: tuple[str, ...] = ()
 ) -> Brought:
-    """Encode all rows, once it is seen that encoder, decoder and rows belong together.
+    """Encode all rows, after a check that encoder, decoder and rows belong together.
 
     Raises:
         ArrayError: see `look`.

@@ -124,8 +124,8 @@ class Kept:
 def keeping() -> Iterator[Kept]:
     """Keep the encoder of a `fit` inside this context, which ctgan would throw away.
 
-    `with keeping() as kept: synthesizer.fit(table)`, then `tvae(synthesizer, tables, encoder=kept.encoder)`. For its
-    time, ctgan's class of encoders remembers the last one made.
+    `with keeping() as kept: synthesizer.fit(table)`, then `tvae(synthesizer, tables, encoder=kept.encoder)`. Inside
+    the context ctgan's class of encoders remembers the last encoder made.
 
     Raises:
         UsageError: ctgan is not installed.
@@ -248,7 +248,7 @@ def drawing(synthesizer: Any, latent: LatentDistribution, *, seed: int = 0) -> I
 
 
 class _Drawing(nn.Module):
-    """A decoder that takes its z' from elsewhere than it is told."""
+    """A decoder that decodes draws of a latent distribution in place of the z that it is given."""
 
     def __init__(self, decoder: nn.Module, latent: LatentDistribution, rng: torch.Generator) -> None:
         super().__init__()
@@ -269,5 +269,5 @@ def _transform(transformer: Any, table: Any, rng: torch.Generator) -> NDArray[np
         seed = fork(rng, i).initial_seed() % 2**32
         column.transform.set_random_state(np.random.RandomState(seed), "transform")
     with parallel_config(backend="sequential"):  # workers cost more than they save here
-        out: NDArray[np.float64] = ours.transform(table)
-    return out
+        columns: NDArray[np.float64] = ours.transform(table)
+    return columns

@@ -89,7 +89,7 @@ class Latents:
 def diffusers(
     vae: Any, images: Mapping[str, Any], *, labels: Mapping[str, Any] | None = None, seed: int = 0
 ) -> Latents:
-    """Bring an AutoencoderKL: measure what its latents are to be scaled by, and what that leaves over.
+    """Bring an AutoencoderKL: measure by what to scale its latents, and bring the scaled latents.
 
     All positions of the training images are taken, and one position at random of each selection and held-out image: so
     those rows are independent, and their errors are right.

@@ -43,7 +43,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Callables:
-    """Two callables as a model: whatever they are, `encode` and `decode` answer as zprime asks."""
+    """Two callables as a model, with the `encode` and `decode` that zprime needs."""
 
     encoder: ENCODERS
     decoder: Callable[[Tensor], Any]
@@ -197,7 +197,7 @@ def precision(module: nn.Module) -> torch.dtype | None:
 def misfit(
     decode: Callable[[Tensor], Distribution], x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]
 ) -> tuple[str, ...]:
-    """Say so if p(x|z) is much wider or narrower than reconstructions of training rows miss: every gain rests on it.
+    """Say so if the standard deviation of p(x|z) is far from the error of reconstructions: all gains depend on it.
 
     `mean` is the encoder's first answer to the rows `x`.
     """

@@ -105,7 +105,7 @@ def _vamp(model: Any) -> Vamp:
 
 
 def _says(name: str, loss: str, beta: float, prior: Vamp | None) -> tuple[str, ...]:
-    """Which p(x|z), and which q is which."""
+    """Sentences on which p(x|z) is used, and what q(z|x) stands for."""
     says = []
     if loss == "mse":
         says.append(

@@ -15,7 +15,7 @@ from zprime.vae import VAE
 
 
 class Whole(nn.Module):
-    """A decoder that answers with p(x|z) at once; its parameters are no business of the optimiser's."""
+    """A decoder that answers with p(x|z) at once; the optimiser leaves its parameters as they are."""
 
     def __init__(self, decode: Callable[[Tensor], Distribution]) -> None:
         super().__init__()

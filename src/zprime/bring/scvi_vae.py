@@ -42,8 +42,8 @@ class Counts(Distribution):
     def log_prob(self, value: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         """Nats a cell."""
         counts, conditions = value[:, : self.genes], value[:, self.genes :]
-        out: Tensor = self.px(self.z, counts.sum(1, keepdim=True), conditions).log_prob(counts)
-        return out.sum(1)
+        log_density: Tensor = self.px(self.z, counts.sum(1, keepdim=True), conditions).log_prob(counts)
+        return log_density.sum(1)
 
     @property
     def mean(self) -> Float[Tensor, "n c"]:
@@ -173,7 +173,7 @@ def _dense(counts: Any) -> NDArray[np.floating[Any]]:
 
 
 def _says(model: Any, module: Any, told: Mapping[str, Any]) -> tuple[str, ...]:
-    """Which p(x|z), and which q is which."""
+    """Sentences on which p(x|z) is used, and what q(z|x) stands for."""
     varied = [name for name, c in told.items() if (c != c[0]).any()]
     sentences = [
         f"p(x|z) is {module.gene_likelihood}, conditional on {', '.join(['the library size of the cell', *varied])}; "

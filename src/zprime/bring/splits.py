@@ -17,7 +17,7 @@ MOST = 5000  # rows that are taken from the held-out ones to choose on
 def split(
     data: Mapping[str, Any], labels: Mapping[str, Any], *, seed: int, dtype: torch.dtype | None = None
 ) -> dict[str, Rows]:
-    """Train, selection and held-out rows as tensors, numbered through in this order of origin: train, rest.
+    """Train, selection and held-out rows as tensors; row ids are numbered from 0 over the arrays that were given.
 
     Args:
         data: `train` and `heldout`, and `selection` if there is one: without it half of the held-out rows, at most

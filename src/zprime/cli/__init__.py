@@ -26,7 +26,7 @@ VERBS = {
     "train": "Read and split a data set, and train a VAE on it.",
     "encode": "Encode the three splits of a run into posteriors.",
     "fit": "Fit latent distributions to a run's posteriors.",
-    "audit": "Measure every fitted latent distribution on data that no part has seen, with a verdict.",
+    "audit": "Measure every fitted latent distribution on held-out data, with verdicts.",
     "sample": "Draw z' and x' from a run or a shipped generator.",
     "kinds": "List every kind of latent distribution: what it stores, its cost, when to use it.",
     "explain": "Answer why a VAE draws z' from N(0, I), and whether it should, with the numbers of a run.",
@@ -73,7 +73,7 @@ app.meta.config = [Env("ZPRIME_", command=False)]
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line, and exit.
 
-    Exit codes: 0 done, 2 usage, 3 artefact, 4 numbers, 5 data, 130 interrupted, 141 nobody reads the output any more,
+    Exit codes: 0 done, 2 usage, 3 artefact, 4 numbers, 5 data, 130 interrupted, 141 the reader of the output is gone,
     143 terminated.
     """
     from zprime.cli.console import handler, keep_memory

@@ -21,15 +21,15 @@ def audit(
     new_data: str = "",
     seed: int = 0,
 ) -> None:
-    """Measure every fitted latent distribution on data that no part has seen, with verdicts.
+    """Measure every fitted latent distribution on held-out data, with verdicts.
 
     Parameters
     ----------
     run
         Folder of a run that `zprime fit` has been through.
     new_data
-        Measure nothing of that, but whether codes of these rows still fit the latent distribution that was shipped: a
-        file or folder as `zprime run --data` takes them.
+        New rows, in a file or folder as `zprime run --data` takes them. Measure only whether their codes still fit the
+        latent distribution that was shipped.
     seed
         Decides every draw.
     """

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Output(Console):
-    """Standard output; when nobody reads it any more that is an error, which ends the command with exit code 141."""
+    """Standard output; writing to it when its reader is gone ends the command with exit code 141."""
 
     def on_broken_pipe(self) -> None:
         """Raise `BrokenPipeError`, where rich would exit with code 1."""
@@ -52,11 +52,11 @@ class Options:
 OPTIONS = Options()
 
 
-class Rate(ProgressColumn):
+class Speed(ProgressColumn):
     """Steps a second, or seconds a step."""
 
     def render(self, task: Task) -> Text:
-        """The rate so far."""
+        """The speed so far."""
         speed = task.finished_speed or task.speed
         if not speed:
             return Text("")
@@ -65,7 +65,7 @@ class Rate(ProgressColumn):
 
 @contextmanager
 def bars() -> Iterator[Any]:
-    """Progress bars with rate and time left on standard error; the value to give as `progress`."""
+    """Progress bars with speed and time left on standard error; the value to give as `progress`."""
     if OPTIONS.quiet:
         yield silent
         return
@@ -73,7 +73,7 @@ def bars() -> Iterator[Any]:
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        Rate(),
+        Speed(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

@@ -28,7 +28,7 @@ def doctor() -> None:
         say(f"kernels: compiled, {kernels['in_use']}; in torch for tensors that are not on the CPU")
         for name in kernels["built"]:
             notes = ["this machine cannot run it"] if name not in kernels["can_run"] else []
-            notes += ["built, but never run on a machine of ours"] if name in UNTRIED else []
+            notes += ["built, but not tested on such a machine yet"] if name in UNTRIED else []
             say(f"  {name}: {'; '.join(notes) or 'can be run here'}")
     say("ZPRIME_KERNELS=torch, or the name of an instruction set, chooses another.")
     give({"zprime": __version__, "python": platform.python_version(), "torch": torch.__version__, "kernels": kernels})

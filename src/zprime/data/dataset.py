@@ -30,9 +30,10 @@ class DataSettings:
 
     Attributes:
         data: what to read, in one of the formats of `zprime.data.READERS`.
-        selection: share of the rows for the selection split (of the training part where the set has a test part;
+        selection: proportion of the rows for the selection split (of the training part where the set has a test part;
             at most 5,000 rows then).
-        heldout: share of the rows for the held-out split; ignored where the set has a test part, which is then it.
+        heldout: proportion of the rows for the held-out split; where the set has a test part, that is the held-out
+            split instead.
         limit: keep this many training rows only, at random; 0 keeps all.
         binarise: draw 0/1 pixels with the grey value as probability: afresh every epoch in training, once elsewhere.
     """
@@ -235,7 +236,7 @@ def load(settings: DataSettings, *, seed: int = 0) -> Dataset:
     """
     for name, value in (("selection", settings.selection), ("heldout", settings.heldout)):
         if not 0 < value < 1:
-            raise UsageError(f"{name}: expected a share between 0 and 1, got {value:g}")
+            raise UsageError(f"{name}: expected a proportion between 0 and 1, got {value:g}")
     if settings.selection + settings.heldout >= 1:
         raise UsageError(f"selection + heldout: expected less than 1, got {settings.selection + settings.heldout:g}")
     if settings.limit < 0:
@@ -292,7 +293,9 @@ def _split(n: int, test: int, settings: DataSettings, seed: int) -> dict[str, Te
             raise UsageError(f"limit: expected at most {len(train)} training rows, got {settings.limit}")
         train = train[: settings.limit]
     if len(train) == 0:
-        raise ArrayError(f"data: {rest} rows leave none to train on; give more rows or smaller shares")
+        raise ArrayError(
+            f"data: {rest} rows leave none to train on; give more rows, or a smaller selection or held-out split"
+        )
     return {"train": train.sort().values, "selection": selection.sort().values, "heldout": heldout.sort().values}
 
 

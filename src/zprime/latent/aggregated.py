@@ -60,7 +60,9 @@ class AggregatedSettings(Settings):
     """Nothing to set: the minimiser of the mean of KL(q_i || r) over all r is the mixture itself."""
 
     kind: ClassVar[str] = Aggregated.kind
-    about: ClassVar[About] = About("2 N d numbers, rows", "none", "the reference at the other end: all rows, exactly")
+    about: ClassVar[About] = About(
+        "2 N d numbers, rows", "none", "the other extreme, as a reference: all rows, exactly"
+    )
     quick: ClassVar[bool] = True
 
     def fit(self, task: Task) -> Fit[Aggregated]:
@@ -74,7 +76,7 @@ class AggregatedSettings(Settings):
 class OnDemand(LatentDistribution):
     """The aggregated posterior over posteriors that need not be in memory: shards on disk, or rows encoded on demand.
 
-    For use where the posteriors lie; it is not saved, since it is a view of something that is.
+    For use where the posteriors are. It cannot be saved: it is a view of posteriors that are stored elsewhere.
     """
 
     kind: ClassVar[str] = "aggregated-on-demand"

@@ -23,7 +23,7 @@ from zprime.results.facts import Chosen
 from zprime.rng import fork
 
 FEWEST = 20
-"""Rows of a label below which it gets one Gaussian; and as many rows counts the covariance within all labels there."""
+"""A label with fewer rows gets one Gaussian; the covariance within all labels then counts like that many rows."""
 
 
 @final

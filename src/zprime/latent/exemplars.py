@@ -146,9 +146,10 @@ class Exemplars(LatentDistribution):
 class ExemplarsSettings(Settings):
     """Liu-West smoothing of the posteriors (Liu & West 2001; an exemplar prior after training, Norouzi et al. 2020).
 
-    `covariance` is the kernel's. `diagonal` (the default) keeps every component diagonal, so that density and evidence
-    gain are closed forms at the speed of the aggregated posterior. It shrinks correlations of the latents by a^2, and
-    the ELBO leaves hardly any (held-out gain on the digits: 2.07 against 2.05 +- 0.09 with `full`). `full` keeps them.
+    `covariance` is the kernel's. `diagonal` (the default) keeps every component diagonal, so that density and
+    exact-posterior gain are closed forms at the speed of the aggregated posterior. It shrinks correlations of the
+    latents by a^2; training by the ELBO leaves hardly any (held-out gain on the digits: 2.07, and 2.05 +- 0.09 with
+    `full`). `full` keeps them.
     With 60,000 rows and d = 16 its density at 400,000 points takes 360 s of one thread against 190 s, and more as d^2
     grows. The closed form of the exact-posterior gain takes a Cholesky factor for every pair of a posterior and a
     row, 12 microseconds each, so it is offered up to 1,024 rows only.
@@ -168,7 +169,7 @@ class ExemplarsSettings(Settings):
     about: ClassVar[About] = About(
         "2 N d numbers, rows",
         "a search over bandwidths",
-        "many rows and no privacy: smoothed posteriors",
+        "many rows, none of them private: smoothed posteriors",
     )
     bandwidth: float = -1.0
     method: str = "selection"

@@ -87,7 +87,7 @@ def _autoregressive(flow: str, d: int, order: Tensor, hidden: tuple[int, ...]) -
 
 
 def _single(options: Mapping[str, Any]) -> nn.Module:
-    """In one dimension there is nothing to depend on: the univariate transform with free parameters."""
+    """For one dimension, where no feature comes before: the univariate transform with free parameters."""
     from zuko.flows.gaussianization import ElementWiseTransform
 
     transform: nn.Module = ElementWiseTransform(1, **{k: v for k, v in options.items() if k != "hidden_features"})

@@ -187,7 +187,7 @@ class FlowMatchingSettings(Schedule):
 
     kind: ClassVar[str] = FlowMatching.kind
     about: ClassVar[About] = About(
-        "a network", "minutes; density by an ODE", "the same, with a density that is an estimate"
+        "a network", "minutes; density by an ODE", "as flow, with a density that is an estimate"
     )
     width: int = 192
     steps: int = 0

@@ -115,7 +115,7 @@ class GaussianSettings(Settings):
         """Match mean and covariance of the aggregated posterior: exactly, or as far as the rank allows.
 
         Raises:
-            UsageError: unknown covariance, or a rank that cannot be.
+            UsageError: unknown covariance, or a rank out of range.
         """
         if self.covariance not in COVARIANCES:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""The contract of a kind: its settings say how to fit it, a task what to fit it to, and a fit what came of it."""
+"""The contract of a kind: its settings say how to fit it, a task says what to fit it to, a fit is the result."""
 
 import dataclasses
 from abc import ABC, abstractmethod

@@ -94,7 +94,7 @@ class SharedNUTSSettings(Settings):
 
     kind: ClassVar[str] = SharedNUTS.kind
     about: ClassVar[About] = About(
-        "draws", "minutes: NUTS through the decoder", "the same, exactly; draws without a density"
+        "draws", "minutes: NUTS through the decoder", "as product-of-experts, but exact; draws without a density"
     )
     needs: ClassVar[frozenset[Need]] = frozenset({"decoder", "rows"})
     small_steps: ClassVar[bool] = True
@@ -179,7 +179,7 @@ def diagnose(draws: Float[Tensor, "c k d"]) -> tuple[list[float], list[float]]:
 
 
 def _outcome(rhat: float, ess: float, diverged: int, settings: SharedNUTSSettings) -> Outcome:
-    """Whether the draws can be trusted."""
+    """Whether the chains agree, and gave enough draws."""
     diagnostics = f"R-hat {rhat:.3f}, effective sample size {ess:.0f} of {settings.draws}, {diverged} divergent steps"
     # not <=: a chain that never moved has R-hat NaN
     if not rhat <= RHAT:

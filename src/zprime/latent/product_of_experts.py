@@ -104,8 +104,8 @@ class ProductOfExpertsSettings(Settings):
                     ok=False,
                     message=f"the product of {n} posteriors is no density: its precision in {len(bad)} of {train.d} "
                     f"dimensions ({shown}) is {float(precision[bad[0]]):.3g}, because posteriors there are wider than "
-                    "the prior (no exact posterior is, under a bounded likelihood); the prior is returned in its "
-                    "place: train the encoder for longer, or use kind shared-nuts, which asks the decoder alone",
+                    "the prior (no exact Gaussian posterior is, under a bounded likelihood); the prior is returned in "
+                    "its place: train the encoder for longer, or use kind shared-nuts, which asks the decoder alone",
                 ),
             )
         product = ProductOfExperts((shift / precision).to(dtype), precision.rsqrt().to(dtype), n)

@@ -130,7 +130,7 @@ class Resampled(NetworkDistribution[MLP]):
         return self.whitening.colour(u)
 
     def _rejection(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
-        """Every open place gets a proposal at a time, T in all; the last is taken as it comes."""
+        """Every draw that is not accepted yet gets another proposal, T in all; the T-th is always taken."""
         u = self.whitening.noise(n, rng=rng)
         left = torch.arange(n, device=u.device)
         for _ in range(self.proposals - 1):
@@ -202,7 +202,7 @@ class ResampledSettings(Schedule):
     `max E_qbar[log sigmoid(f)] + E_pi[log sigmoid(-f)]`, whose optimum is f = log qbar/pi.
 
     Attributes:
-        method: `rejection` (learned accept/reject), which is fitted by what it is scored by, or `energy`.
+        method: `rejection` (learned accept/reject), which is fitted by log r itself, or `energy`.
         base: `gaussian`, the moment match, or `prior`, N(0, I).
         hidden: widths of the hidden layers.
         proposals: T, a draw: at most (rejection), or in all (energy). The gain over the base ends at log T.

@@ -44,7 +44,7 @@ class Smoothed:
         """The log-density without a gradient, streamed over blocks of points and of components.
 
         In coordinates `y = L^-1 (z - m)` component k has the covariance `I + L^-1 diag(scale_k^2) L^-T`, so its
-        precision has eigenvalues in (0, 1] and the expanded square loses nothing that float64 would notice; it is one
+        precision has eigenvalues in (0, 1] and the expanded square is accurate in float64; it is one
         matrix product over the features `[y y^T, y, 1]`.
 
         Args:

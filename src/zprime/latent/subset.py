@@ -122,7 +122,7 @@ def npmle(
     Args:
         data: the rows, with the weights to start from.
         components: one for each of them.
-        k: keep the `k` largest weights (of equal ones some at random); 0 keeps all that are not nothing.
+        k: keep the `k` largest weights (of equal ones some at random); 0 keeps all above 0.
         codes: of the selection split.
         rng: for the choice among equal weights.
         progress: called once a step.

@@ -28,7 +28,7 @@ class Second(nn.Module):
     """q(w|u) = N(A u + enc(u), diag(s(u)^2)) and p(u|w) = N(B w + dec(w), diag(gamma^2)), w as long as u.
 
     The networks' last layers start at zero, and A, B, s at the posterior of `u = sqrt(1 - gamma^2) w + gamma e`: so a
-    fit starts at N(0, I) for u, the moment match of z, with w in use. (From zero throughout nothing pulls w into use.)
+    fit starts at N(0, I) for u, the moment match of z, with w in use. (If all started at zero, w would stay unused.)
     """
 
     def __init__(self, d: int, hidden: tuple[int, ...]) -> None:

@@ -49,7 +49,7 @@ class Vamp(GaussianDistribution):
     @property
     def gloss(self) -> str:
         """What it is, for readers who do not know the kind."""
-        return f"{len(self.mean)} posteriors of rows that were made up for it"
+        return f"{len(self.mean)} posteriors of learned pseudo-inputs"
 
     @property
     def holds_rows(self) -> bool:

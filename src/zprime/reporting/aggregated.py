@@ -26,7 +26,9 @@ def harm(audit: Audit) -> str:
         "what it generates are copies" if copies else "",
     ]
     told = " and ".join(filter(None, harms))
-    return f"But it is the training set, and behaves like it: {told}." if told else "Here it does no measurable harm."
+    return (
+        f"But it keeps every training row, and that does harm: {told}." if told else "Here it does no measurable harm."
+    )
 
 
 def _held_gain(e: Entry) -> Estimate | None:
@@ -36,7 +38,7 @@ def _held_gain(e: Entry) -> Estimate | None:
 
 
 def paragraphs(audit: Audit) -> list[str]:
-    """What it stores, what it does to new rows and to old ones, and whether its samples are copies."""
+    """What it stores, what it does to new rows and to training rows, and whether its samples are copies."""
     exact = entry(audit)
     if exact is None:
         return ["It was not measured in this audit: fit the kind `aggregated`, and audit again."]
@@ -47,8 +49,8 @@ def paragraphs(audit: Audit) -> list[str]:
     stored += ", and it grows with |D|"
     if audit.storage.posteriors_draws:
         stored += f" (drawing is quick: {audit.storage.posteriors_draws:,} z′ a second from the former"
-        rate = audit.storage.data_draws
-        stored += ")" if rate is None else f", {rate:,} from the latter)"
+        per_second = audit.storage.data_draws
+        stored += ")" if per_second is None else f", {per_second:,} from the latter)"
     points = []
     gain = _held_gain(exact)
     if gain is not None:
@@ -56,7 +58,7 @@ def paragraphs(audit: Audit) -> list[str]:
         worse = gain.value < 0
         change = f"{magnitude(gain)} nats per row {'worse' if worse else 'better'} off in {what} than under p(Z)"
         if gain.high < 0:
-            because = "their codes fall between the narrow posteriors of the old rows"
+            because = "their codes fall between the narrow posteriors of the training rows"
             points.append(f"**It does not know new rows.** Unseen rows are {change}; {because}.")
         else:
             points.append(f"**New rows.** Unseen rows are {change}.")
@@ -64,23 +66,24 @@ def paragraphs(audit: Audit) -> list[str]:
     memory = None if side is None else side.leave_one_out.get(exact.id)
     if memory is not None:
         e = memory.memorised[Gain.ELBO]
-        title = "It knows the old ones by heart." if e.low > 1 else "Old rows."
+        title = "It has memorised the training rows." if e.low > 1 else "Training rows."
         points.append(
-            f"**{title}** A training row’s own component is worth {prose(e)} nats to it; leave it out, and they are "
-            "gone."
+            f"**{title}** A training row gains {prose(e)} nats by its own component, and loses them if that component "
+            "is left out."
         )
     points += _copied(audit, exact.id)
     told = [f"You would be drawing from the closest r of all, exactly. {stored}.", bullets(points)]
     if harm(audit).startswith("But"):
-        told[0] += " Storage is the least of its troubles; the trouble is what it stores:"
+        told[0] += " The problem is not the storage, but that it stores the rows themselves:"
     path = None if audit.samples is None else audit.samples.path
     if path is not None and all(s.copying.status != "untested" for s in path.points):
         told.append(_smoothed(path))
     choice = audit.entry(audit.shipped)
     if choice.name != "prior" and not choice.holds_rows:
         told.append(
-            f"So do use q after training, but not row by row. {choice.label} was fitted to the same posteriors and "
-            "keeps what they share; how much detail to keep was chosen, and tested, on rows that it has not seen."
+            f"So use the posteriors after training, but not row by row. {choice.label} was fitted to the same "
+            "posteriors and keeps what they have in common; how much detail to keep was chosen, and tested, on other "
+            "rows."
         )
     return told
 
@@ -120,7 +123,7 @@ def _copied(audit: Audit, wanted: CandidateId) -> list[str]:
     if sampled.status == "copies" and mine.value < prior.value:
         told.append(
             f"**And they look good.** Frechet distance to unseen rows in {side.features} features: {prose(mine)}; p(Z) "
-            f"{prose(prior)}, real rows {prose(side.controls[REAL].fidelity.frechet)}. Whoever judges by the look of "
-            "samples would choose it."
+            f"{prose(prior)}, real rows {prose(side.controls[REAL].fidelity.frechet)}. By this distance alone it "
+            "would be preferred to p(Z)."
         )
     return told

@@ -14,7 +14,7 @@ COLUMNS = (
     Column("width", "width"),
 )
 NAMES = {"prior": "p(Z)", "product-of-experts": "posterior of one shared z"}
-SENSES = {"prior": "(it was there first)", "product-of-experts": "(a product, no average)"}
+SENSES = {"prior": "(independent of the data)", "product-of-experts": "(a product, not an average)"}
 
 
 def table(averages: Averages) -> Table:

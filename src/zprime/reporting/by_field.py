@@ -1,4 +1,4 @@
-"""Any dataclass of estimates as tables, told by its docstring: all numbers of a section, none of them by hand."""
+"""Any dataclass of estimates as tables, explained by its docstring: all numbers of a section of the report."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from zprime.statistics.format import explained
 from zprime.tables import NONE, Cell, Column, Row, Table
 
 MOST = 40
-"""Rows of a table of single numbers; nobody reads a longer one."""
+"""Rows of a table of single numbers, at most; longer tables are left out."""
 
 ASIDE = frozenset(("seed", "verdict", "name", "label", "source", "id"))
 """Fields that are told elsewhere: the seed behind each number, a verdict at the top, a name at the head of its row."""
@@ -83,7 +83,7 @@ def _is_section(value: Any) -> bool:
 
 
 def _name_of(value: Any, i: int) -> str:
-    """What a thing in a list calls itself."""
+    """The name of an item of a list."""
     return next((str(getattr(value, k)) for k in ("id", "label", "name", "source") if hasattr(value, k)), str(i + 1))
 
 

@@ -54,14 +54,14 @@ def _short(audit: Audit) -> list[str]:
             f"{size(choice.bytes)}."
         )
     elif side is not None and side.verdict.decision == "none of these":
-        answer = "For this model the question comes too early: where z′ is drawn from is not what ails its samples."
+        answer = "For this model the choice of z′ comes second: first its encoder or decoder has to be improved."
     elif audit.verdict.decision == "undecided":
         answer = "For this model it could not be decided; until it is, N(0, I) is what to draw z′ from."
     else:
         answer = "For this model N(0, I) is what to draw z′ from: nothing that was tried is measurably better."
     reasons = [
-        "A VAE draws z′ from N(0, I) because that is what the model itself says of a new z′, once its parameters are "
-        "learned. Whether it is true of the data is another matter.",
+        "A VAE draws z′ from N(0, I) because, given its decoder, the z of a new row does not depend on D: its "
+        "distribution is the prior p(z). Whether codes of data are distributed like that is another question.",
         f"(1) The KL term brings the *average* of the posteriors near N(0, I) in mean and covariance "
         f"({nats(s.gaussian_part.value)} nats apart), not each posterior ({nats(s.mean_kl.value)} nats)."
         if _alike(s)
@@ -92,46 +92,52 @@ def _width(x: float) -> str:
 
 
 def _alike(s: Surgery) -> bool:
-    """Whether the average posterior is nearly N(0, I) in mean and covariance, beside what a posterior is away."""
+    """Whether the average posterior is nearly N(0, I) in mean and covariance, compared with a single posterior."""
     return s.gaussian_part.value < 0.1 * max(s.mean_kl.value, 1.0)
 
 
 def _posterior(audit: Audit) -> list[str]:
     a = audit.averages
     told = [
-        "It depends on whose z it is. A VAE gives every row a z of its own. Once the decoder is given, the rows say "
-        "nothing about the z of a row still to come, so the posterior predictive of z′ *is* p(z). Sampling a VAE that "
-        "way is correct Bayes, **if the model is right**; D has had its say through the decoder’s parameters. That "
-        "codes are distributed as N(0, I) is an assumption of the model, like any other, and can be checked on rows "
-        "that it has not seen."
+        "It depends on whose z is meant. A VAE gives every row a z of its own. Given the decoder, the rows of D say "
+        "nothing about the z of a new row, so the posterior predictive distribution of z′ *is* p(z). Sampling a VAE "
+        "that way is correct Bayesian inference, **if the model is right**; what is learned from D is in the decoder’s "
+        "parameters. That codes are distributed as N(0, I) is an assumption of the model, like any other, and can be "
+        "checked on unseen rows."
     ]
     if a is None:
         return told
     if "product-of-experts" in a.members:
         r = a.members["product-of-experts"]
         told.append(
-            f"Taken literally, p(Z|X=D) belongs to another model: *one* z behind all {r.forward.n:,} rows. Hard to "
-            "compute it is not: from Gaussian posteriors it is a product in closed form. But it is a needle, "
-            f"{_width(r.width)} wide in each dimension where the posterior of one row is {_width(a.width)} and the "
-            f"prior 1, and {nats(r.to_prior.value)} nats from the prior. Draws from it are all alike, and so are "
-            f"their x′{_samples(audit, 'product-of-experts')}. A product of posteriors narrows with every row. What "
-            "one wants for new rows is their mixture."
+            f"Taken literally, p(Z|X=D) belongs to another model, with *one* z behind all {r.forward.n:,} rows. It is "
+            "not hard to compute: from Gaussian posteriors it is a product in closed form. But it is very narrow: its "
+            f"standard deviation in a dimension is {_width(r.width)}, that of the posterior of one row "
+            f"{_width(a.width)}, and that of the prior 1. It is {nats(r.to_prior.value)} nats from the prior. Draws "
+            f"from it are all alike, and so are their x′{_samples(audit, 'product-of-experts')}. A product of "
+            "posteriors becomes narrower with every row. New rows need the mixture of the posteriors."
         )
     elif a.product_fails:
-        told.append(f"For one z behind all rows the posterior could not be had: {a.product_fails}.")
+        told.append(f"For one z behind all rows the posterior could not be computed: {a.product_fails}.")
     return told
 
 
 def _kl_term(audit: Audit) -> list[str]:
     s = audit.surgery["train"]
     n, info, seen = s.mean_kl.n, s.information, s.gaussian_part.value
-    width = "" if audit.averages is None else f", and about {_width(audit.averages.width)} wide where the prior is 1"
+    width = (
+        ""
+        if audit.averages is None
+        else f", with a standard deviation of about {_width(audit.averages.width)} (the prior’s is 1)"
+    )
     if s.mean_kl.value < 0.1:
-        near = "They are near indeed, so near that the codes say next to nothing about the data."
+        near = "They are so near that the codes tell hardly anything about the data."
     else:
-        near = "It cannot bring each of them near p(z): a posterior that equals the prior says nothing about its x."
+        near = (
+            "The KL term cannot bring each of them near p(z): a posterior equal to the prior tells nothing about its x."
+        )
     full = "nearly all" if info.value > s.log_n - 0.5 else "not all"
-    share = 100 * seen / s.hole.value if s.hole.value > 0 else 100.0
+    percentage = 100 * seen / s.hole.value if s.hole.value > 0 else 100.0
     told = [
         f"On average a posterior is {nats(s.mean_kl.value)} nats from p(z){width}. {near} Those nats have two parts "
         "(Hoffman & Johnson 2016):",
@@ -140,24 +146,24 @@ def _kl_term(audit: Audit) -> list[str]:
                 f"**{prose(info)} nats tell the rows apart.** It could be log N = {nats(s.log_n)} at most; exp(I) = "
                 f"{prose(s.told_apart)} of {n:,} rows can be told apart: {full}.",
                 f"**{prose(s.hole)} nats are the distance of their average from p(z).** {nats(seen)} of them "
-                f"({share:.0f} %) can be seen in its mean and covariance. The rest is shape: clumps with holes "
+                f"({percentage:.0f} %) can be seen in its mean and covariance. The rest is shape: clumps with holes "
                 "between.",
             ]
         ),
         "So the term does bring something near N(0, I): the mean and the covariance of the average. For a linear VAE "
-        "at its optimum they agree exactly, whatever the data (Tipping & Bishop 1999). The shape of the average it "
-        "leaves free."
+        "at its optimum they agree exactly, whatever the data (Tipping & Bishop 1999). The term leaves the shape of "
+        "the average free."
         if _alike(s)
         else "At the optimum the term brings mean and covariance of the average near N(0, I) (for a linear VAE they "
         "agree exactly, whatever the data: Tipping & Bishop 1999). Here they are not near: this model was trained too "
-        "briefly, with a small weight on the KL term, or is held back by its form. The shape of the average it leaves "
-        "free anyhow.",
+        "briefly, or with a small weight on the KL term, or its form does not allow it. In any case the term leaves "
+        "the shape of the average free.",
     ]
     hole = audit.latents.hole if audit.latents is not None else None
     if hole is not None:
         told.append(
             f"(These are the codes of {n:,} rows, and between posteriors as narrow as these there are always gaps. "
-            "How far the average over *all* rows that there could be is from p(z) is only known to lie between "
+            "The distance of p(z) from the average over the whole population of rows is only known to lie between "
             f"{nats(max(0.0, hole.low))} and {nats(hole.high)} nats.)"
         )
     return told
@@ -171,11 +177,14 @@ def _average(audit: Audit) -> list[str]:
     gap, right = averages.gaussian_gap(a)
     if right:
         guess = (
-            f"here that is p(Z) to within {nats(gap)} of {nats(prior.forward.value)} nats: among single Gaussians your "
-            "guess is right."
+            f"here that is p(Z) to within {nats(gap)} of {nats(prior.forward.value)} nats: among single Gaussians the "
+            "answer is yes."
         )
     else:
-        guess = f"it is {nats(gap)} nats closer than p(Z): here even mean and covariance of the codes are off."
+        guess = (
+            f"it is {nats(gap)} nats closer than p(Z): here even the mean and covariance of the codes are not those of "
+            "p(Z)."
+        )
     told = [
         "That depends on the direction of the KL. Each line below is closest in its own sense (nats, mean over the "
         f"{prior.forward.n:,} training rows; q is one row’s posterior):",
@@ -185,17 +194,17 @@ def _average(audit: Audit) -> list[str]:
         "KL(r‖q), or in Wasserstein distance, the average collapses to the width of about one posterior "
         f"({_width(a.members['log-pool'].width)} and {_width(a.members['barycentre'].width)}): draws from it all make "
         f"much the same x′{_samples(audit, 'log-pool') or _samples(audit, 'barycentre')}.",
-        f"A Gaussian is another form than the average has: the mixture is "
+        "The average is not Gaussian: the mixture is "
         f"{prose(replace(exact.forward, value=match.forward.value - exact.forward.value))} nats closer still to the "
-        f"rows that it is made of. To rows that it has not seen it is {_beside(exact.heldout, prior.heldout)}. What "
-        "counts is how close r comes to those.",
+        f"rows that it is made of. To unseen rows it is {_beside(exact.heldout, prior.heldout)}. What counts is how "
+        "close r comes to unseen rows.",
     ]
     best = _best_kind(audit)
     if best is not None:
         e, gain = best
         told[-1] += f" {e.label} ({size(e.bytes)}) is {prose(gain)} nats closer to their posteriors than p(Z)."
     else:
-        told[-1] += " Here nothing that stores no rows comes measurably closer than p(Z)."
+        told[-1] += " Here no candidate that stores no rows is measurably closer to them than p(Z)."
     return told
 
 
@@ -208,20 +217,19 @@ def _role(audit: Audit) -> list[str]:
     d = len(s.dimension_kl)
     points = [
         "**In training** it is the common scale. Without it the encoder would spread the codes out and shrink each to "
-        f"a point, and the decoder would never see what lies between. {nats(s.mean_kl.value)} nats per row is what "
-        "that costs here.",
-        "**In the finished model** it is the claim that codes of new rows are spread like N(0, I): right as far as "
-        "the aggregated posterior of all rows is like it, and no farther.",
+        f"a point, and the decoder would not be trained on what lies between. Here it costs "
+        f"{nats(s.mean_kl.value)} nats per row.",
+        "**In the finished model** it is the claim that codes of new rows are distributed as N(0, I). The claim is as "
+        "good as the agreement of N(0, I) with the aggregated posterior of all rows.",
     ]
     choice = audit.entry(audit.shipped)
-    share = choice.chosen.epsilon
+    epsilon = choice.chosen.epsilon
     if choice.name == "prior":
         points.append("**For sampling** it is, here, what to draw from.")
     else:
         insured = (
-            f" It is still good as an insurance: {100 * share:g} % of it is mixed in, so that no row is lost that the "
-            "rest has missed."
-            if share
+            f" {100 * epsilon:g} % of it is still mixed in, so that rows which the rest misses are not lost."
+            if epsilon
             else ""
         )
         points.append(
@@ -229,8 +237,8 @@ def _role(audit: Audit) -> list[str]:
         )
     if s.active < d:
         points.append(
-            f"**In {d - s.active} of {d} dimensions** the encoder says nothing, every posterior is the prior, and the "
-            "prior is exactly right."
+            f"**In {d - s.active} of {d} dimensions** the posteriors hardly depend on x. They are the prior there, and "
+            "the prior is the right choice."
         )
     side = audit.samples
     if side is not None and choice.name != "prior":
@@ -257,7 +265,7 @@ def _limits(audit: Audit) -> list[str]:
             f", Frechet distance, coverage and “off the data” over {side.rows:,} rows a sample in {side.features} "
             f"features ({side.says}), and they depend on both"
         )
-    return [text + ". Another model has other holes. Ask yours: `zprime run`, then `zprime explain`."]
+    return [text + ". For another model the answer may differ: `zprime run`, then `zprime explain`."]
 
 
 PARTS: dict[str, Callable[[Audit], list[str]]] = {

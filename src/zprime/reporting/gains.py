@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from zprime.reporting.numbers import SAYS, share
+from zprime.reporting.numbers import SAYS, proportion_cell
 from zprime.reporting.section import Section
 from zprime.results.audit import Audit, Entry
 from zprime.results.names import Gain
@@ -73,9 +73,9 @@ def _more(audit: Audit, entry: Entry) -> list[Cell]:
     kept = "functions of single training rows" if entry.holds_rows else "no function of a single training row"
     return [
         Cell(f"{last.median:+.2f}", SAYS["median"] + ".", last.median),
-        share(last.above, SAYS["above"]),
-        share(last.below, SAYS["below"].format(lost=-limits.lost)),
-        share(last.khat, SAYS["khat"].format(khat=limits.khat)),
+        proportion_cell(last.above, SAYS["above"]),
+        proportion_cell(last.below, SAYS["below"].format(lost=-limits.lost)),
+        proportion_cell(last.khat, SAYS["khat"].format(khat=limits.khat)),
         Cell("yes" if entry.holds_rows else "no", f"What is stored: {kept}.", float(entry.holds_rows)),
     ]
 

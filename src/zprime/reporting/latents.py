@@ -51,7 +51,7 @@ def _memorised(memory: LeaveOneOut) -> str:
         shown = ", ".join(f"{k} {marked(e)}" for k, e in estimates.items())
         parts.append(f"{gain.words}: {shown}")
     own = marked(memory.memorised[Gain.EXACT_POSTERIOR])
-    return f"{'; '.join(parts)}. A row's own component is worth {own} nats of exact-posterior gain."
+    return f"{'; '.join(parts)}. A row's own component is worth {own} nats of exact-posterior gain to it."
 
 
 def _mixture(audit: Audit, side: LatentsSide) -> list[tuple[str, str]]:
@@ -69,9 +69,12 @@ def _mixture(audit: Audit, side: LatentsSide) -> list[tuple[str, str]]:
         m = side.minibatch
         said = ", ".join(f"{k} {e}" for k, e in m.estimates.items())
         told.append((f"I by minibatches of {m.batch}, nats", f"{said}; exact {cut.information}."))
-    shares = ", ".join(f"{k}: {interval(e)}" for k, e in side.low_density.items())
+    proportions = ", ".join(f"{k}: {interval(e)}" for k, e in side.low_density.items())
     told.append(
-        ("Prior draws below quantiles of log qbar at held-out codes", f"{shares} (share of the prior's draws).")
+        (
+            "Prior draws below quantiles of log qbar at held-out codes",
+            f"{proportions} (proportion of the prior's draws).",
+        )
     )
     return told
 

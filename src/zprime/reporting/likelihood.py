@@ -40,7 +40,7 @@ def _likelihood(audit: Audit, side: LikelihoodSide) -> str:
 def _calibration(audit: Audit, c: Calibration) -> str:
     start = f"Calibration on {c.rows} rows simulated from {_label(audit, c.source)}: "
     if c.calibrated:
-        return f"{start}nothing speaks against the encoder (p = {c.p_value:.2f})."
+        return f"{start}no test rejects the encoder (p = {c.p_value:.2f})."
     spread = [e.value for e in c.spread[:-1]]
     worst = max(range(len(spread)), key=lambda j: abs(spread[j] - 1))
     shift = max(range(len(spread)), key=lambda j: abs(c.bias[j].value))

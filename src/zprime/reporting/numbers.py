@@ -1,4 +1,4 @@
-"""Sentences behind numbers that stand in several places, and what docstrings say of the others."""
+"""Sentences that explain numbers: of those in several places here, of the others by their docstrings."""
 
 import re
 from inspect import cleandoc
@@ -8,18 +8,18 @@ from zprime.tables import NONE, Cell
 
 SAYS: dict[str, str] = {
     "median": "Median over held-out rows: where it is far from the mean, a few rows decide",
-    "above": "Share of held-out rows that are more likely than under the prior",
-    "below": "Share of held-out rows that lose more than {lost:g} nats: rows that a sharp r has missed",
-    "khat": "Share of rows whose Pareto k-hat is above {khat:g}: their importance weights have a heavy tail (Vehtari "
-    "et al. 2024); reported, no gate",
+    "above": "Proportion of held-out rows that are more likely than under the prior",
+    "below": "Proportion of held-out rows that lose more than {lost:g} nats: rows that a narrow r misses",
+    "khat": "Proportion of rows whose Pareto k-hat is above {khat:g}: their importance weights have a heavy tail "
+    "(Vehtari et al. 2024); no verdict depends on it",
     "stored": "Bytes of the arrays that a shipped model carries for this latent distribution",
     "mean_kl": "Mean of KL(q(z|x)‖p) over the rows, exact: the KL term of the ELBO",
     "information": "I, the mean of KL(q(z|x)‖q̄): what tells the rows apart; at most log N (Hoffman & Johnson 2016)",
     "told_apart": "exp(I): how many rows the code can tell apart",
-    "log_n": "log N: I can be no more, so where it comes near, the code is a lookup table of its rows",
+    "log_n": "log N, the maximum of I; where I is near it, the code is a lookup table of its rows",
     "hole": "KL(q̄‖p) = mean KL − I: how far the aggregated posterior is from the prior",
-    "gaussian_part": "KL of the Gaussian with q̄'s mean and covariance from p, exact: the part of the hole that "
-    "a Gaussian sees",
+    "gaussian_part": "KL of the Gaussian with q̄'s mean and covariance from p, exact: the part of the hole that is in "
+    "mean and covariance",
     "active": "Latent dimensions whose posterior means vary by more than {active:g} over the data (Burda et al. 2016)",
 }
 
@@ -33,7 +33,7 @@ def attributes(cls: type) -> dict[str, str]:
     return said
 
 
-def share(value: float | None, says: str) -> Cell:
+def proportion_cell(value: float | None, says: str) -> Cell:
     """A proportion of rows as a percentage."""
     if value is None:
         return Cell(NONE, says)

@@ -69,13 +69,13 @@ def columns(audit: Audit, *, most: int = 12) -> Figure | None:
 
 
 def _short(name: str) -> str:
-    """What fits over one of four panels."""
+    """A title that fits over one of four panels."""
     return name if len(name) <= 22 else f"{name[:21]}…"
 
 
 @styled
 def counts(audit: Audit) -> Figure | None:
-    """Counts (cells by genes): means and shares of zeros of each column, and totals of rows, beside held-out rows.
+    """Counts (cells by genes): means and proportions of zeros of each column, and totals of rows, beside held-out rows.
 
     At most 2,000 columns are drawn. None for other data.
     """
@@ -98,8 +98,8 @@ def counts(audit: Audit) -> Figure | None:
     for axis in (means, zeros):
         axis.axline((1, 1), slope=1, color=LINE, linewidth=0.8, zorder=0)
     means.set(xscale="log", yscale="log", xlabel="1 + mean, held-out", ylabel="1 + mean, samples")
-    zeros.set(xlabel="share of zeros, held-out", ylabel="share of zeros, samples")
-    totals.set(xscale="log", xlabel="1 + total of a row", ylabel="share of rows below")
+    zeros.set(xlabel="proportion of zeros, held-out", ylabel="proportion of zeros, samples")
+    totals.set(xscale="log", xlabel="1 + total of a row", ylabel="proportion of rows below")
     low, high = totals.get_xlim()
     totals.xaxis.set_major_locator(
         LogLocator(subs=(1, 2, 5) if high < 12 * low else (1, 3) if high < 150 * low else (1,))
@@ -135,12 +135,12 @@ COUNTS = Section(
     drawings=(
         Drawing(
             counts,
-            "Counts: means and shares of zeros of columns, and totals of rows, held-out data beside samples",
+            "Counts: means and proportions of zeros of columns, and totals of rows, held-out data beside samples",
             said=False,
         ),
     ),
     note=lambda audit: (
-        "Each dot is a column (a gene, say): its mean count and its share of zeros in "
+        "Each dot is a column (a gene, say): its mean count and its proportion of zeros in "
         f"{_rows_shown(audit)} held-out rows and in as many decoder draws, from the prior and from the verdict's "
         f"choice; on the line they agree. Right: totals of rows. With {_rows_shown(audit)} rows the dots of two equal "
         "samples scatter round the line, too."
@@ -158,7 +158,7 @@ COLUMNS = Section(
         ),
     ),
     note=lambda audit: (
-        "Share of rows below a value, column by column, in the scaled units that the model sees: held-out "
+        "Proportion of rows below a value, column by column, in the scaled units that the model sees: held-out "
         f"rows, and decoder {'mean' if audit.samples is None else audit.samples.noise}s of as many latents, from the "
         "prior and from the verdict's choice. First the columns in which the prior's samples are farthest from the "
         "data."
@@ -179,5 +179,5 @@ def _sources(audit: Audit) -> dict[str, tuple[Tensor, str]]:
 def _gap(a: Tensor, b: Tensor) -> float:
     """Kolmogorov and Smirnov's statistic of two sorted samples."""
     points = torch.cat([a, b])
-    shares = [torch.searchsorted(x.contiguous(), points, right=True).double() / len(x) for x in (a, b)]
-    return float((shares[0] - shares[1]).abs().max())
+    below = [torch.searchsorted(x.contiguous(), points, right=True).double() / len(x) for x in (a, b)]
+    return float((below[0] - below[1]).abs().max())

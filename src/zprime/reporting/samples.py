@@ -1,4 +1,4 @@
-"""What comes out of the decoder and what is copied, in one table and some sentences."""
+"""Fidelity and copying of generated rows, in one table and some sentences."""
 
 from dataclasses import replace
 
@@ -25,8 +25,8 @@ COPYING, FIDELITY = attributes(Copying), attributes(Fidelity)
 COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
 NOTE = (
     "nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is "
-    "(1/2 if nothing is copied, within regions). Frechet: distance of moments. inside: share of samples inside the "
-    "data; cover: share of the data covered. ± one standard error."
+    "(1/2 if nothing is copied, within regions). Frechet: distance of moments. inside: proportion of samples inside "
+    "the data; cover: proportion of the data covered. ± one standard error."
 )
 TSTR_NOTE = " TSTR: accuracy on real rows of a classifier trained on samples."
 

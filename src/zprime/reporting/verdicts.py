@@ -35,8 +35,8 @@ def difference(audit: Audit) -> str:
     standing = side.verdict.ranking.get(theirs, "")
     if standing == "copies":
         return (
-            f"likelihood hardly sees memorising: {a} makes held-out data likelier, but what it generates are near "
-            "copies of training rows"
+            f"likelihood hardly sees memorising: {a} makes held-out data likelier, but it generates near copies of "
+            "training rows"
         )
     if standing == "loses modes":
         return f"{a} is the likelier one, but its samples cover less of the data than the prior's do"
@@ -44,13 +44,13 @@ def difference(audit: Audit) -> str:
         return f"{a} is the likelier one, but its samples cover less of the data than those of its equals in distance"
     if side.verdict.decision in ("undecided", "none of these"):
         return (
-            f"{a} is the choice by likelihood, which is measured row by row and needs fewer of them; its samples could "
-            f"not be told to be better than those of {b}"
+            f"{a} is the choice by likelihood, which needs fewer rows, because it is compared row by row; its samples "
+            f"are not measurably better than those of {b}"
         )
     if theirs == "prior":
         return (
-            "likelihood hardly sees junk among samples (99 % of it costs at most 4.6 nats), and nothing was measurably "
-            f"better than the prior by it; that samples of {b} look more like the data is another matter"
+            f"by likelihood nothing was measurably better than the prior, but samples of {b} look more like the data; "
+            "likelihood hardly sees bad samples (if 99 % of them are bad, it costs at most 4.6 nats)"
         )
     if standing in ("best", "tied"):
         return (
