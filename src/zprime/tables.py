@@ -1,7 +1,7 @@
 """One model of a table, for the terminal, a notebook, a page, plain text and Markdown.
 
-A cell has its text, a shorter one for terminals, what it sorts by, and a sentence that explains it. Who makes a table
-says nothing of how it is shown; the functions here, and the templates of the report, show it.
+A cell has its text, a shorter one for terminals, what it sorts by, and a sentence that explains it. Code that makes a
+table says nothing of how it is shown; the functions here, and the templates of the report, show it.
 """
 
 from collections.abc import Iterable, Sequence

@@ -46,8 +46,8 @@ def full_mixture_score(
     # all components at once: points are few where a gradient is wanted, and a loop would pay for each of its calls
     for rows in blocks(len(points), max(1, FLOATS // mean.numel())):
         u = (points[rows] - mean.double()[:, None]) @ whiten.mT
-        share = torch.exp(constant[:, None] - 0.5 * u.square().sum(2) - log_prob[rows])
-        score[rows] = -((share[..., None] * u) @ whiten).sum(0)
+        responsibility = torch.exp(constant[:, None] - 0.5 * u.square().sum(2) - log_prob[rows])
+        score[rows] = -((responsibility[..., None] * u) @ whiten).sum(0)
     return score
 
 

@@ -1,4 +1,4 @@
-"""The E-step of EM on components: shares of Gaussian data in Gaussian components, and what the M-step needs of them."""
+"""The E-step of EM on components: responsibilities for Gaussian data, and the sums that the M-step needs."""
 
 import math
 from functools import cached_property
@@ -17,10 +17,11 @@ KEPT = 1 << 24  # numbers of the features that are kept there: 134 MB
 class Expectation:
     """Data N(mu_i, diag(v_i)) as features `[second moments, mu_i, 1]`, of which both halves of an EM step are linear.
 
-    Second moments are the upper triangle of `mu mu^T + diag(v)`, or its diagonal. With parameters W (f x k) the log of
-    a datum's share in component k is, up to a constant, row k of `features W`: for that N(m_k, S_k) weighted by pi_k it
-    is `log pi_k + log N(mu_i; m_k, S_k) - tr(S_k^-1 diag(v_i)) / 2`. All in float64, on data that the caller has scaled
-    (expanded squares cancel otherwise). Compiled, features are made block by block; in torch they are kept.
+    Second moments are the upper triangle of `mu mu^T + diag(v)`, or its diagonal. With parameters W (f x k) entry
+    (i, k) of `features W` is log c_ik up to a constant: for component N(m_k, S_k) of weight pi_k
+    `log c_ik = log pi_k + log N(mu_i; m_k, S_k) - tr(S_k^-1 diag(v_i)) / 2`. Its responsibility for datum i is
+    `c_ik / sum_l c_il`. All in float64, on data that the caller has scaled (expanded squares cancel otherwise).
+    Compiled, features are made block by block; in torch they are kept.
     """
 
     def __init__(self, mean: Float[Tensor, "n d"], variance: Float[Tensor, "n d"] | None, *, diagonal: bool) -> None:
@@ -35,7 +36,7 @@ class Expectation:
         parameters: Float[Tensor, "f k"],
         rows: Tensor | None = None,
     ) -> tuple[Float[Tensor, "k f"], float]:
-        """Sums of weight times share times features, and the sum of weight times the log of all shares.
+        """Sums of weight times responsibility times features, and the sum of weight times log sum_k c_ik.
 
         Args:
             weight: of each datum.
@@ -85,10 +86,10 @@ def _accumulate(features: Tensor, weight: Tensor, parameters: Tensor, total: Ten
     """Add the sums of some data in place; their part of the bound."""
     log_c = features @ parameters
     largest = log_c.amax(1, keepdim=True)
-    # in place, with one exponential; below 1e-304 it would be slow, and nothing
-    share = log_c.sub_(largest).clamp_(min=-700).exp_()
-    sums = share.sum(1, keepdim=True)
-    total.addmm_(share.mul_(weight[:, None] / sums).T, features)
+    # in place, with one exponential; below 1e-304 it would be slow, and adds nothing
+    c = log_c.sub_(largest).clamp_(min=-700).exp_()
+    sums = c.sum(1, keepdim=True)
+    total.addmm_(c.mul_(weight[:, None] / sums).T, features)
     return float(weight @ (largest + sums.log())[:, 0])
 
 

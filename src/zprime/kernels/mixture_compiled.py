@@ -25,8 +25,8 @@ class Packed:
 
     Float32 unless some input is float64. A term's rounding error is at most `(d + 9) 2^-24` of its exponent. Terms that
     are much of the sum, and terms that count and could err by more than `ROUNDING`, are computed again in float64 from
-    the inputs, a 64th of the components at most. Points at which the errors of the others, each times its share of the
-    sum, could still add up to more than `ROUNDING` are evaluated in float64 altogether.
+    the inputs, a 64th of the components at most. Points at which the errors of the others, each weighted by its part of
+    the sum, could still add up to more than `ROUNDING` are evaluated in float64 altogether.
     """
 
     def __init__(self, gaussians: Gaussians) -> None:

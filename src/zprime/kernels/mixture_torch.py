@@ -90,12 +90,12 @@ class _Sums:
         u = (self.points[rows][row] - part.mean[column]) * part.inverse[column]
         term = part.constant[column] - 0.5 * u.square().sum(1)
         top.scatter_reduce_(0, row, term, "amax")
-        share = (term - top[row]).exp_().nan_to_num_(0.0)  # -inf - -inf
+        scaled = (term - top[row]).exp_().nan_to_num_(0.0)  # -inf - -inf
         self.total[rows] *= _factor(before, top)
-        self.total[rows].index_add_(0, row, share)
+        self.total[rows].index_add_(0, row, scaled)
         if self.score is not None:
             self._rescale(rows, before)
-            self.score[rows].index_add_(0, row, -share[:, None] * u * part.inverse[column])
+            self.score[rows].index_add_(0, row, -scaled[:, None] * u * part.inverse[column])
 
     def _rescale(self, rows: slice, before: Tensor) -> None:
         if self.score is not None:

@@ -37,7 +37,7 @@ def reach(x: Tensor) -> float:
 
 
 def rounding(d: int) -> float:
-    """What |p|^2 - 2 q p may err by in float32 over `d` columns, as a share of (|q| + |p|)^2.
+    """What |p|^2 - 2 q p may err by in float32 over `d` columns, as a multiple of (|q| + |p|)^2.
 
     In any order of summation that is at most d + 8 roundings (Higham 2002, 3.1), those of q and p themselves included.
     """

@@ -226,9 +226,9 @@ def drift(audit: Audit, *, most: int = 24) -> Figure | None:
 def bandwidth_path(audit: Audit) -> Figure | None:
     """Copying, from the training codes to one Gaussian, as posteriors are smoothed; None where it was not measured.
 
-    Above, the chance that the gate looks at, with 95 % intervals, from 1 (copies) over 1/2 (as near to the training set
-    as reconstructions of unseen rows) to 0 (off the data); below, Z_U and C_T. Lines: planted copies, reconstructions
-    of unseen rows, and samples of the prior.
+    Above, the chance that the copying test uses, with 95 % intervals, from 1 (copies) over 1/2 (as near to the
+    training set as reconstructions of unseen rows) to 0 (off the data); below, Z_U and C_T. Lines: planted copies,
+    reconstructions of unseen rows, and samples of the prior.
     """
     path = None if audit.samples is None else audit.samples.path
     if path is None:

@@ -1,4 +1,4 @@
-"""Figures of what comes out of a decoder, beside held-out rows: images, tables, counts."""
+"""Figures of generated rows beside held-out rows: images, tables, counts."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ DOTS = 2000
 
 @styled
 def samples(audit: Audit, *, columns: int = 8) -> Figure:
-    """Held-out data, reconstructions, and what comes out of every latent distribution, side by side.
+    """Held-out data, reconstructions, and samples of every latent distribution, side by side.
 
     Raises:
         UsageError: the data are no images.
@@ -131,7 +131,7 @@ def _rows_shown(audit: Audit) -> int:
 
 COUNTS = Section(
     "counts",
-    "What comes out",
+    "Decoded samples",
     drawings=(
         Drawing(
             counts,
@@ -149,7 +149,7 @@ COUNTS = Section(
 )
 COLUMNS = Section(
     "columns",
-    "What comes out",
+    "Decoded samples",
     drawings=(
         Drawing(
             _columns_unless_counts,

@@ -179,9 +179,9 @@ SECTION = Section(
             "The bandwidth path from copies to off the data: samples from the training codes themselves, from the "
             "aggregated posterior (h = 0), and from posteriors smoothed until they are one Gaussian (h = 1). Above: "
             "chance, with 95 % interval, that a sample is nearer to the training set than a reconstruction of an "
-            "unseen row is. Red: copies; the gate closes where the interval lies in the grey and the nearness is to "
-            "single rows. Well below 1/2: off the data. Below: Z_U and C_T (Meehan et al. 2020). Dotted: controls and "
-            "prior, as many samples each.",
+            "unseen row is. Red: copies, because the interval lies in the grey and the samples are near to single "
+            "rows. Well below 1/2: off the data. Below: Z_U and C_T (Meehan et al. 2020). Dotted: controls and prior, "
+            "as many samples each.",
         ),
     ),
     tables=lambda audit: [t for t in [table(audit)] if t is not None],

@@ -69,4 +69,4 @@ def _sheet(title: str, x: Tensor, near: Tensor | None, *, chosen: bool) -> Sheet
     )
 
 
-SECTION = Section("sheets", "What comes out", template="sheets.html.j2", extra=sheets)
+SECTION = Section("sheets", "Decoded samples", template="sheets.html.j2", extra=sheets)

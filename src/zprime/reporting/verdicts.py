@@ -32,15 +32,15 @@ def difference(audit: Audit) -> str:
         return ""
     ours, theirs = side.verdict.choice, audit.verdict.choice
     a, b = audit.entry(theirs).label, audit.entry(ours).label
-    standing = side.verdict.ranking.get(theirs, "")
-    if standing == "copies":
+    state = side.verdict.ranking.get(theirs, "")
+    if state == "copies":
         return (
             f"likelihood hardly sees memorising: {a} makes held-out data likelier, but it generates near copies of "
             "training rows"
         )
-    if standing == "loses modes":
+    if state == "loses modes":
         return f"{a} is the likelier one, but its samples cover less of the data than the prior's do"
-    if standing == "covers less":
+    if state == "covers less":
         return f"{a} is the likelier one, but its samples cover less of the data than those of its equals in distance"
     if side.verdict.decision in ("undecided", "none of these"):
         return (
@@ -52,7 +52,7 @@ def difference(audit: Audit) -> str:
             f"by likelihood nothing was measurably better than the prior, but samples of {b} look more like the data; "
             "likelihood hardly sees bad samples (if 99 % of them are bad, it costs at most 4.6 nats)"
         )
-    if standing in ("best", "tied"):
+    if state in ("best", "tied"):
         return (
             f"samples of {a} and of {b} cannot be told apart in quality; the rule then takes the one that is better by "
             "TSTR, or the smaller"

@@ -1,4 +1,4 @@
-"""The numbers that decide: what every gate and rule compares with, recorded in each audit."""
+"""Thresholds of all tests, rules and marks of an audit, recorded in each audit."""
 
 from dataclasses import dataclass
 

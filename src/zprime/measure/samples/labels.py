@@ -1,4 +1,4 @@
-"""Coverage of labels: does every class come out as often as it should?"""
+"""Coverage of labels: is every class generated as often as it should be?"""
 
 import torch
 from jaxtyping import Float, Int
