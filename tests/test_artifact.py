@@ -131,6 +131,34 @@ def test_a_crash_at_any_step_leaves_the_older_artefact_whole(
     assert artifact.read(path).seed == 2
 
 
+def test_an_older_artefact_that_cannot_be_put_back_is_kept_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where folders cannot be swapped, and after the first rename no other one works."""
+    path = tmp_path / "a"
+    write(path, seed=0)
+    real, calls = os.rename, 0
+
+    def once(source: Path, target: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise OSError(5, "the disk has gone")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "_swap", lambda a, b: False)
+        patch.setattr(os, "rename", once)
+        with pytest.raises(UsageError, match=r"nor the older one back \(the disk has gone\); the older one is kept"):
+            write(path, seed=1)
+    (aside,) = tmp_path.glob(".a.old-*")
+    assert torch.equal(artifact.read(aside / "artifact").tensors()["b"], tensors(0)["b"])
+    os.utime(aside, (0, 0))
+    atomic.sweep(tmp_path)
+    assert torch.equal(artifact.read(path).tensors()["b"], tensors(0)["b"])
+    assert litter(tmp_path) == []
+
+
 def test_systems_that_cannot_swap_folders_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     assert not atomic._swap(tmp_path / "a", tmp_path / "missing")

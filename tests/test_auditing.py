@@ -15,9 +15,10 @@ from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Aggregated, Defensive, Gaussian, Prior
+from zprime.measure.candidates import Candidates
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.audit import AuditSettings
-from zprime.results.names import Gain
+from zprime.results.names import CandidateId, Gain
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
 SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10, samples=60)
@@ -184,6 +185,15 @@ def test_the_prior_is_an_argument_and_n_0_i_is_its_default() -> None:
         audit({"s": shifted(1.0)}, posteriors, settings=SMALL, prior=Prior(2, 2.0))
     with pytest.raises(UsageError, match=r"prior: expected N\(0, I\), got gaussian"):
         audit({"s": shifted(1.0)}, posteriors, settings=SMALL, prior=shifted(0.0))
+
+
+def test_what_mixes_in_another_prior_is_not_measured_as_if_it_were_this_one() -> None:
+    r = Defensive(shifted(1.0), 0.25, shifted(3.0))
+    candidates = Candidates({"mixed": r})
+    z = torch.zeros(1, 2, dtype=torch.float64)
+    torch.testing.assert_close(candidates.log_probs(z)[CandidateId("mixed")], r.log_prob(z))
+    with pytest.raises(UsageError, match=r"closed form is known for the prior N\(0, I\) only, got gaussian"):
+        audit({"mixed": r}, splits()[0], settings=SMALL)
 
 
 def test_refusals() -> None:

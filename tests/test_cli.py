@@ -85,6 +85,9 @@ def test_sample_writes_a_grid_and_an_npz(digits: Path, tmp_path: Path, capsys: p
     assert call("sample", digits / "generator", "-n", "4") == 0
     assert (digits / "samples" / "generator.npz").is_file()
     assert call("sample", digits / "generator", "--from", "prior") == 2
+    capsys.readouterr()
+    assert call("sample", digits, "-n", "4", "--out", tmp_path / "[/bold]") == 0  # no markup of the terminal
+    assert "[/bold].npz" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_report_of_one_run_public_and_of_several(

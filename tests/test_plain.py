@@ -55,11 +55,28 @@ def test_nan_comes_back_as_nan() -> None:
 
 @pytest.mark.parametrize(
     ("raw", "error"),
-    [({"value": 1.0}, TypeError), ({"value": "x", "stderr": None}, ValueError), ({"new": 1}, KeyError)],
+    [
+        ({"value": 1.0}, TypeError),
+        ({"value": "x", "stderr": None}, ValueError),
+        ({"new": 1}, KeyError),
+        ("a word, where another version has fields", TypeError),
+        (["value", "stderr"], TypeError),
+    ],
 )
-def test_what_does_not_fit_is_refused(raw: dict[str, Any], error: type[Exception]) -> None:
+def test_what_does_not_fit_is_refused(raw: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         from_jsonable(Leaf, raw)
+
+
+@dataclass(frozen=True)
+class Named:
+    by_name: dict[str, float]
+
+
+@pytest.mark.parametrize("raw", ["word", ["a", 1.0], None, 3])
+def test_what_is_no_dictionary_is_refused(raw: Any) -> None:
+    with pytest.raises(TypeError, match="expected names and values"):
+        from_jsonable(Named, {"by_name": raw})
 
 
 def test_an_outline_changes_with_any_field_inside() -> None:

@@ -1,8 +1,11 @@
 """The pages, tested on their data: rendered from an audit alone, offline, escaped, the same bytes again."""
 
+import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +17,7 @@ from rich.console import Console
 
 import small
 import zprime
-from zprime import plot, reporting
+from zprime import artifact, explain, load_audit, plot, reporting
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent.kind import Outcome
 from zprime.posteriors import ShardedPosteriors
@@ -417,6 +420,34 @@ def test_grid_places_images_in_order() -> None:
 def test_no_audit_there(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"expected an artefact of kind audit, found no manifest.json"):
         reporting.report(tmp_path)
+    with pytest.raises(UsageError, match=r"report: expected the folder of a run, or several, got none"):
+        reporting.report([])
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        (lambda a: a["averages"]["members"].pop("moment match"), "no moment match among the averages"),
+        (lambda a: a["surgery"].pop("train"), "no train among the surgery"),
+        (lambda a: a["entries"][1]["scores"].pop("heldout"), "no heldout among the scores of"),
+        (lambda a: a["samples"]["controls"].pop("real rows"), "no real rows among the controls"),
+        (lambda a: a.update(data="digits"), "expected names and values for"),
+        (lambda a: a["verdict"].update(gains=["code"]), "'code' is not a valid Gain"),
+    ],
+)
+def test_an_audit_that_another_version_wrote_is_refused(
+    digits: tuple[Path, Audit], tmp_path: Path, change: Change, missing: str
+) -> None:
+    content = digits[1].to_json()
+    change(content)
+    extra = {"audit.json": json.dumps(content).encode()}
+    artifact.write(tmp_path / "audit", artifact.Manifest("audit"), tensors=digits[1].tensors, extra=extra)
+    for read in (explain, reporting.report, load_audit):
+        with pytest.raises(ArtifactError, match=rf"made by another version of zprime .*{missing}.*; audit the run"):
+            read(tmp_path)
 
 
 def test_averages_are_not_called_like_candidates_with_a_share_of_the_prior(digits: tuple[Path, Audit]) -> None:

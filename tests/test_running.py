@@ -1,6 +1,7 @@
 """The main job in one folder: reused by hash, refused when altered."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -286,6 +287,22 @@ def test_names_are_one_for_each_kind_and_prior_is_the_prior_s(made: tuple[Run, A
     with pytest.raises(UsageError, match="name: prior is N.0, I., which every audit has; choose another for this mix"):
         made[0].fit(["mixture"], seed=0, names=["prior"])
     assert made[0].fit(["prior"], seed=0) == {}
+
+
+def test_a_fit_that_is_not_there_yet_is_told_with_a_command_that_makes_it(made: tuple[Run, Audit]) -> None:
+    path = re.escape(str(made[0].path))
+    with pytest.raises(ArtifactError, match=f"run `zprime fit {path} --kinds vamp` first"):
+        made[0].folder.fit("vamp")  # --kinds takes all words behind it
+    with pytest.raises(ArtifactError, match=f"run `zprime encode {path}` first"):
+        made[0].folder.posteriors("none")
+
+
+@pytest.mark.parametrize("name", ["../model", "a/b", "/model", "a\\b", ".hidden", ".", ""])
+def test_a_name_cannot_lead_out_of_the_folder_of_fits(made: tuple[Run, Audit], name: str) -> None:
+    before = stamps(made[0].path)
+    with pytest.raises(UsageError, match="name: expected one without a slash and without a dot in front, got"):
+        made[0].fit(["gaussian"], seed=0, names=[name])
+    assert stamps(made[0].path) == before
 
 
 def test_what_is_told_of_data_and_model(made: tuple[Run, Audit]) -> None:

@@ -128,7 +128,7 @@ def move_into_place(folder: Path, path: Path) -> None:
     """Rename `folder` to `path`; where an older artefact lies there, in one step where the system can swap folders.
 
     Raises:
-        UsageError: it cannot be moved there; the older artefact is where it was.
+        UsageError: it cannot be moved there; the older artefact is where it was, or the message says where it lies.
     """
     try:
         if not path.exists():
@@ -136,19 +136,36 @@ def move_into_place(folder: Path, path: Path) -> None:
         elif _swap(folder, path):
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old-"))
-            try:
-                os.rename(path, old / "artifact")
-                try:
-                    os.rename(folder, path)
-                except BaseException:
-                    os.rename(old / "artifact", path)
-                    raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
+            _replace(folder, path)
     except OSError as error:
         raise UsageError(f"{path}: cannot move the artefact here ({error.strerror}); choose another folder") from error
     sync(path.parent)
+
+
+def _replace(folder: Path, path: Path) -> None:
+    """Move the older artefact aside, `folder` into its place, and the older one back if that fails.
+
+    Raises:
+        UsageError: the older artefact cannot be moved back; it is kept aside, and `sweep` tries again.
+    """
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old-"))
+    older = aside / "artifact"
+    try:
+        os.rename(path, older)
+        os.rename(folder, path)
+    except BaseException as error:
+        try:
+            if older.exists() and not path.exists():
+                os.rename(older, path)
+            aside.rmdir()
+        except OSError as again:  # never with what is in it
+            if isinstance(error, OSError):
+                raise UsageError(
+                    f"{path}: cannot move the artefact here ({error.strerror}), nor the older one back "
+                    f"({again.strerror}); the older one is kept: move {older} to {path}"
+                ) from error
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _swap(a: Path, b: Path) -> bool:

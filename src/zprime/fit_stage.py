@@ -113,6 +113,8 @@ class FitStage:
         """What is to be fitted: not the prior, which every audit has, and nothing that needs labels without them."""
         wanted: dict[str, Settings] = {}
         for name, s in settings.items():
+            if not name or name.startswith(".") or "/" in name or "\\" in name:  # it is the name of a folder, too
+                raise UsageError(f"name: expected one without a slash and without a dot in front, got {name!r}")
             if name == "prior":
                 if s != latent.PriorSettings():
                     raise UsageError(f"name: prior is N(0, I), which every audit has; choose another for this {s.kind}")

@@ -68,9 +68,9 @@ class RunFolder:
             ArtifactError: it is not there, or of another kind.
         """
         if not self.has(name):
-            raise ArtifactError(
-                f"{self.path / name}: not there yet; run `zprime {verb} {self.path}` first, or `zprime run`"
-            )
+            command, *options = verb.split(" ", 1)
+            words = " ".join([command, str(self.path), *options])
+            raise ArtifactError(f"{self.path / name}: not there yet; run `zprime {words}` first, or `zprime run`")
         return artifact.read(self.path / name, kind)
 
     @property

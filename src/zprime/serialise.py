@@ -47,6 +47,8 @@ def _read(hint: Any, value: Any) -> Any:
             return None
         kinds = [t for t in inner if t is not type(None)]
         return _read(kinds[0], value) if len(kinds) == 1 else value  # several kinds of plain values: as JSON has it
+    if (dataclasses.is_dataclass(hint) or origin is dict) and not isinstance(value, Mapping):
+        raise TypeError(f"expected names and values for {hint}, got {value!r:.80}")
     if dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint)
         return hint(**{k: _read(hints[k], v) for k, v in value.items()})  # type: ignore[operator]

@@ -98,7 +98,7 @@ def handler() -> logging.Handler:
 def say(value: Any) -> None:
     """Print something for people, unless JSON was asked for."""
     if not OPTIONS.json:
-        OUT.print(value, highlight=False, soft_wrap=isinstance(value, str))
+        OUT.print(value, highlight=False, markup=False, soft_wrap=isinstance(value, str))
 
 
 def say_table(audit: "Audit") -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.components import Tilted
-from zprime.distribution import LatentDistribution
+from zprime.distribution import LatentDistribution, is_standard
 from zprime.errors import UsageError
 from zprime.latent import Defensive, Prior
 from zprime.measure.prior import prior_log_prob
@@ -31,7 +31,7 @@ class Blend:
 
 
 class Candidates:
-    """Candidates and, for those that mix in the prior, their bases alone.
+    """Candidates and, for those that mix in this prior, their bases alone.
 
     Attributes:
         prior: p(z); the candidate called `prior`.
@@ -65,13 +65,17 @@ class Candidates:
         for name, r in self.distributions.items():
             if r.density == "none":
                 continue
-            if isinstance(r, Defensive):
+            if isinstance(r, Defensive) and self._mixes_in_prior(r):
                 self.bases[name] = r.base
                 self.blends[CandidateId(name)] = Blend(name, r.epsilon)
                 self.blends[CandidateId(name, alone=True)] = Blend(name, 0.0)
             else:
                 self.bases[name] = r
                 self.blends[CandidateId(name)] = Blend(name, 0.0)
+
+    def _mixes_in_prior(self, r: Defensive) -> bool:
+        """Whether what it mixes in is the prior of these candidates; only then `blends` can tell its density."""
+        return r.prior is self.prior or (is_standard(r.prior) and is_standard(self.prior))
 
     @property
     def ids(self) -> list[CandidateId]:

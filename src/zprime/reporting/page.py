@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zprime import artifact
-from zprime.errors import ArtifactError
+from zprime.errors import ArtifactError, UsageError
 from zprime.reporting import aggregated
 from zprime.reporting.compare import compare
 from zprime.reporting.render import render
@@ -30,12 +30,14 @@ def report(
 
     Raises:
         ArtifactError: no audit there, or no path for an audit in memory or for several runs.
-        UsageError: the file cannot be written.
+        UsageError: no folder, or the file cannot be written.
     """
     if isinstance(audit, Audit):
         content = html(audit, public=public)
     else:
         folders = [Path(audit)] if isinstance(audit, str | Path) else [Path(a) for a in audit]
+        if not folders:
+            raise UsageError("report: expected the folder of a run, or several, got none")
         if len(folders) == 1:
             path = path or folders[0] / ("public.html" if public else "report.html")
             content = html(load(folders[0]), public=public)

@@ -1,6 +1,7 @@
 """What an audit keeps: JSON and tensors, enough to draw every page without a model."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from zprime import artifact, serialise
 from zprime.errors import ArtifactError
 from zprime.results.drift import Drift
 from zprime.results.facts import Chosen, CurvePoint, DataInfo, ModelInfo, Setting, Storage
-from zprime.results.latents import Averages, LatentsSide, Surgery
+from zprime.results.latents import ALWAYS, Averages, LatentsSide, Surgery
 from zprime.results.likelihood import LikelihoodSide
 from zprime.results.names import CandidateId, Gain, by_id
-from zprime.results.samples import SamplesSide
+from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, SamplesSide
 from zprime.results.settings import AuditSettings
 from zprime.results.thresholds import THRESHOLDS, Thresholds
 from zprime.results.verdicts import Verdict
@@ -298,6 +299,22 @@ def load(path: str | Path) -> Audit:
     artifact.verify(file, content, stored.files.get("audit.json"))
     try:
         audit = serialise.from_jsonable(Audit, {**json.loads(content), "tensors": {}})
+        _check_names(audit)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{file}: made by another version of zprime ({error}); audit the run again") from error
     return replace(audit, tensors=stored.tensors())
+
+
+def _check_names(audit: Audit) -> None:
+    """Raise `KeyError` where a name is missing that every audit has, which no type tells."""
+    splits = ("train", "selection", "heldout")
+    named: list[tuple[str, Mapping[str, object], tuple[str, ...]]] = [("surgery", audit.surgery, splits)]
+    named += [(f"scores of {e.id}", e.scores, splits[1:]) for e in audit.entries]
+    if audit.averages is not None:
+        named.append(("averages", audit.averages.members, ALWAYS))
+    if audit.samples is not None:
+        named.append(("controls", audit.samples.controls, (REAL, RECONSTRUCTED, PLANTED)))
+    for where, there, wanted in named:
+        missing = [name for name in wanted if name not in there]
+        if missing:
+            raise KeyError(f"no {missing[0]} among the {where}")

@@ -7,6 +7,9 @@ from zprime.statistics.c2st import C2ST
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.mmd import MMD
 
+ALWAYS = ("prior", "aggregated posterior", "moment match", "log-pool", "barycentre")
+"""Averages that every audit has; `product-of-experts` may fail."""
+
 
 @dataclass(frozen=True)
 class Surgery:
