@@ -126,6 +126,17 @@ def test_samples_on_show_have_their_nearest_training_row_where_they_are_not_meas
     assert not [k for k in without.tensors if k.startswith("near.")]
 
 
+def test_samples_on_show_are_means_of_the_decoder() -> None:
+    """With noise in every pixel nothing would be seen: a shown sample lies in the plane of the means."""
+    posteriors, rows = splits()
+    off = replace(SMALL, samples=0, draws=0, rows=20, simulated=0)
+    shown = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=off).tensors
+    plane, _ = torch.linalg.qr(MODEL.weight.double())
+    for name in ("prior", "shifted"):
+        x = shown[f"grid.{name}"].double() - MODEL.bias.double()
+        torch.testing.assert_close(x, x @ plane @ plane.T, rtol=0, atol=1e-5)
+
+
 class Counting(nn.Module):
     """The model, and how many latents it was asked to decode."""
 

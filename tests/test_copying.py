@@ -168,6 +168,14 @@ def test_copies_of_rows_that_stand_twice_are_found() -> None:
     assert got.status == "copies"
 
 
+def test_the_error_of_a_proportion_of_none_is_agresti_and_coulls() -> None:
+    """Of rows that are all far away none is near, and that proportion is known no better than by two rows of n + 4."""
+    near = found(junk(M, 12)).near
+    p = 2 / (near.n + 4)
+    assert near.value == 0
+    assert near.stderr == pytest.approx(math.sqrt(p * (1 - p) / near.n))
+
+
 def test_a_planted_control_is_a_tenth_of_the_way_to_the_next_row() -> None:
     planted = SET.plant(500, rng=stream(0, "plant"))
     at = SET.neighbours(planted)

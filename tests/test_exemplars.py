@@ -44,6 +44,13 @@ def points(m: int, d: int, name: str = "points") -> torch.Tensor:
     return 2 * torch.randn(m, d, generator=stream(0, name, m, d), dtype=torch.float64) + 1
 
 
+def test_bandwidths_tried_rise_to_one_and_none_is_far_from_the_next() -> None:
+    """A maximum between two of them would be missed, and one out of range is no bandwidth."""
+    assert GRID[-1] == 1
+    assert all(1 < b / a <= 2 for a, b in zip(GRID, GRID[1:], strict=False))
+    assert 0 < GRID[0] <= 0.05
+
+
 def fit(data: MemoryPosteriors, selection: MemoryPosteriors | None = None, **settings):
     return ExemplarsSettings(**settings).fit(task(data, selection=selection or data, rng=stream(0, "fit")))
 

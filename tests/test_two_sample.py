@@ -44,6 +44,15 @@ def test_binomial_p_is_scipys() -> None:
         assert binomial_p(hits, n) == pytest.approx(binomtest(hits, n, alternative="greater").pvalue, abs=1e-12)
 
 
+def test_features_have_three_widths_of_a_factor_of_two() -> None:
+    """The random frequencies are normal with 1 / (width x median distance): 0.35, 0.7 and 1.4 of that distance."""
+    x = normal(400, 5, "widths")
+    frequency = Features.of(x, stream(0, "widths")).frequency
+    typical = float(torch.pdist((x - x.mean(0)) / x.std(0)).median())
+    widths = [1 / (float(part.std()) * typical) for part in frequency.split(100, dim=1)]
+    assert widths == pytest.approx([0.35, 0.7, 1.4], rel=0.12)
+
+
 def test_classifier_sees_a_hole_that_no_moment_shows() -> None:
     found = c2st(ring(300, "x"), normal(300, 2, "y"), split="heldout", seed=0)
     # the best classifier knows the radius: 1/2 + TV/2
