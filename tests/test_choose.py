@@ -36,6 +36,7 @@ def test_codes_are_draws_of_every_row_with_the_priors_density() -> None:
 
 @pytest.mark.parametrize("share", EPSILONS)
 def test_the_gain_with_a_share_is_that_of_the_defensive_mixture_row_by_row(share: float) -> None:
+    assert 0 <= share <= 0.1
     r = ZOO["mixture"](2, torch.float64)
     mixed = Defensive(r, share) if share else r
     expected = (mixed.log_prob(CODES.z) - CODES.log_prior).reshape(5, 24).mean(0)

@@ -170,9 +170,10 @@ def test_copies_of_rows_that_stand_twice_are_found() -> None:
 
 def test_the_error_of_a_proportion_of_none_is_agresti_and_coulls() -> None:
     """Of rows that are all far away none is near, and that proportion is known no better than by two rows of n + 4."""
-    near = found(junk(M, 12)).near
+    far = found(junk(M, 12))
+    near = far.near
     p = 2 / (near.n + 4)
-    assert near.value == 0
+    assert near.value == far.auc.value == far.auc.low == 0  # an interval of a proportion starts at 0
     assert near.stderr == pytest.approx(math.sqrt(p * (1 - p) / near.n))
 
 
