@@ -1,5 +1,6 @@
 """Which tests are run for a mutant: those that run the changed line, nearest file first."""
 
+import ast
 import json
 import re
 from dataclasses import dataclass, field
@@ -100,7 +101,21 @@ def users(files: list[TestFile], root: Path, mutant: Mutant) -> dict[str, int]:
             for number, line in enumerate(text.splitlines(), 1):
                 if word.search(line):
                     wanted[path] = wanted.get(path, 0) | 1 << number
+            for first, last in defaulted(text, word):
+                wanted[path] = wanted.get(path, 0) | (1 << last + 1) - (1 << first)
     return wanted
+
+
+def defaulted(text: str, word: re.Pattern[str]) -> list[tuple[int, int]]:
+    """First and last lines of the bodies of functions with the name among their defaults, which run at import only."""
+    if not word.search(text):
+        return []
+    functions = [f for f in ast.walk(ast.parse(text)) if isinstance(f, ast.FunctionDef)]
+    return [
+        (f.body[0].lineno, f.body[-1].end_lineno or f.body[-1].lineno)
+        for f in functions
+        if any(d is not None and word.search(ast.unparse(d)) for d in [*f.args.defaults, *f.args.kw_defaults])
+    ]
 
 
 def wanted_lines(mutant: Mutant, files: list[TestFile], root: Path) -> dict[str, int]:
