@@ -87,6 +87,7 @@ def test_a_shift_is_seen_with_its_size() -> None:
     assert d.log_density.low < -1.5 * 0.97 < d.log_density.high
     assert d.moments.low < 1.5 / 0.97 < d.moments.high
     assert "less likely than held-out codes" in d.sentence
+    assert (f"(p = {d.p_value:.3f})" if d.p_value >= 0.001 else "(p < 0.001)") in d.sentence
 
 
 @pytest.mark.usefixtures("few")

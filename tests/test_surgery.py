@@ -54,6 +54,9 @@ def test_information_and_hole_by_quadrature() -> None:
     assert s.information.stderr < 0.01  # 19,200 draws
     assert s.information.value == pytest.approx(information, abs=4 * s.information.stderr)
     assert s.hole.value == pytest.approx(hole, abs=4 * s.information.stderr)
+    told, i = s.told_apart, s.information  # exp(I), by the delta method
+    assert told.stderr == pytest.approx(math.exp(i.value) * i.stderr)
+    assert (told.low, told.high) == pytest.approx((math.exp(i.low), math.exp(i.high)))
     # the identity holds between the exact values too
     assert s.mean_kl.value == pytest.approx(information + hole, abs=1e-5)
 
