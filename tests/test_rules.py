@@ -32,3 +32,11 @@ def test_dataclasses_are_frozen() -> None:
     found = dataclasses()
     assert len(found) > 100
     assert {name for name, settings in found.items() if settings.get("frozen") is not True} <= MUTABLE
+
+
+def test_no_parameter_is_by_position_only() -> None:
+    """Callers name what they pass; `*` in a signature says from where on they must."""
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert not node.args.posonlyargs, f"{file.relative_to(PACKAGE).as_posix()}:{node.lineno} {node.name}"

@@ -92,7 +92,7 @@ def users(files: list[TestFile], root: Path, mutant: Mutant) -> dict[str, int]:
 
     Of other modules only those that mention the mutant's module; of a field everywhere `.name` and `name=`.
     """
-    constant = mutant.name.isupper()
+    constant = mutant.name.lstrip("_")[:1].isupper()  # or a class
     word = re.compile(rf"\b{mutant.name}\b" if constant else rf"\.{mutant.name}\b|\b{mutant.name}=")
     wanted: dict[str, int] = {}
     for path in {p for f in files for p in f.whole}:

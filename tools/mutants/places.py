@@ -60,7 +60,7 @@ class Mutant:
     first: int
     last: int
     name: str
-    """What the statement defines if it runs at import only (a constant, a field); then users of the name are tested."""
+    """What the statement defines if it runs at import only (constant, field, class): tests then run users of the name."""
     imported: bool
 
     def __str__(self) -> str:
@@ -209,7 +209,9 @@ def _run_by(tree: ast.AST, line: int) -> tuple[int, int, str, bool]:
         return functions[0].body[0].lineno, functions[0].end_lineno or line, "", True
     name = ""
     match inner:
-        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+        case (
+            ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)) | ast.ClassDef(name=name)
+        ):
             pass
     whole = around[0] if isinstance(inner, ast.ClassDef) else tree
     return getattr(whole, "lineno", 1), getattr(whole, "end_lineno", 10**6), name, True
