@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import t as student_t
 
 from samples import clumps
 from zprime.measure.samples.frechet import frechet, frechet_replicates
@@ -30,6 +31,9 @@ def test_a_mean_has_the_error_of_its_groups() -> None:
     means = torch.stack([x[group_of(len(x), GROUPS) == g].mean() for g in range(GROUPS)])
     assert float(found.whole) == pytest.approx(float(x.mean()))
     assert float(found.stderr()) == pytest.approx(float(means.std() / math.sqrt(GROUPS)))
+    e = found.estimate(0, ABOUT, unit="nats")
+    assert e.stderr is not None
+    assert e.high - e.value == pytest.approx(float(student_t.ppf(0.975, GROUPS - 1)) * e.stderr, rel=1e-4)
     # a mean has no quadratic part: taking it off changes nothing
     assert float(grouped(x, pairs=True).stderr()) == pytest.approx(float(found.stderr()), rel=1e-6)
 

@@ -60,7 +60,7 @@ class Mutant:
     first: int
     last: int
     name: str
-    """What the statement defines if it runs at import only (constant, field, class): tests then run users of the name."""
+    """What a statement that runs at import only defines (constant, field, class): tests run users of the name."""
     imported: bool
 
     def __str__(self) -> str:

@@ -1,0 +1,28 @@
+"""Seeds of k-means: each point once, by squared distance and weight."""
+
+import torch
+
+from zprime.rng import stream
+from zprime.statistics.kmeans import seeds
+
+
+def test_points_that_coincide_are_each_taken_once() -> None:
+    for seed in range(20):
+        taken = seeds(torch.zeros(5, 2).double(), 5, first=2, rng=stream(seed, "seeds"))
+        assert taken[0] == 2
+        assert sorted(taken) == list(range(5))
+
+
+def test_the_chance_is_in_proportion_to_squared_distance_and_weight() -> None:
+    points = torch.tensor([[0.0], [1.0], [2.0], [2.0]]).double()
+    weight = torch.tensor([1.0, 4.0, 1.0, 0.0]).double()
+    rng = stream(0, "chance")
+    plain, weighted = (
+        torch.bincount(
+            torch.tensor([seeds(points, 2, first=0, rng=rng, weight=w)[1] for _ in range(4000)]), minlength=4
+        )
+        / 4000
+        for w in (None, weight)
+    )
+    torch.testing.assert_close(plain, torch.tensor([0, 1, 4, 4]) / 9, rtol=0, atol=0.03)
+    torch.testing.assert_close(weighted, torch.tensor([0.0, 0.5, 0.5, 0.0]), rtol=0, atol=0.03)
