@@ -219,3 +219,9 @@ def test_affine_slopes_are_bounded_whatever_the_weights(size: float) -> None:
     _, log_det = net(torch.randn(50, 3, generator=stream(0, "u"), dtype=torch.float64))
     assert float(log_det.abs().max()) <= 2 * 3 * math.log(50) + 1e-9
     assert float(log_det.abs().max()) > 3 * math.log(20)  # the bound is reached: slopes of 1/50 to 50 are possible
+
+
+def test_without_zuko_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zuko.flows.autoregressive", None)
+    with pytest.raises(UsageError, match="kind flow: needs the package zuko, which is not installed; pip install zuko"):
+        fit(SMALL["nsf"], ring(30))

@@ -54,6 +54,9 @@ def test_information_and_hole_by_quadrature() -> None:
     assert s.information.stderr < 0.01  # 19,200 draws
     assert s.information.value == pytest.approx(information, abs=4 * s.information.stderr)
     assert s.hole.value == pytest.approx(hole, abs=4 * s.information.stderr)
+    assert (s.hole.low, s.hole.high) == pytest.approx(
+        (s.mean_kl.value - s.information.high, s.mean_kl.value - s.information.low)
+    )
     told, i = s.told_apart, s.information  # exp(I), by the delta method
     assert told.stderr == pytest.approx(math.exp(i.value) * i.stderr)
     assert (told.low, told.high) == pytest.approx((math.exp(i.low), math.exp(i.high)))
