@@ -98,14 +98,15 @@ def test_what_was_stored_loads_in_a_process_that_imported_nothing_else(name: str
     r.save(tmp_path / "latent")
     vae = VAE.build((4,), VAESettings(latents=2, hidden=(3,))).eval()
     GenerativeModel(r, vae, torch.zeros(4), torch.ones(4)).save(tmp_path / "generator")
-    z = repr(float(r.sample(9, rng=stream(0, "z")).double().sum()))
+    # a network in single precision gives the same up to rounding: the other process may use other threads
+    z = pytest.approx(float(r.sample(9, rng=stream(0, "z")).double().sum()), abs=1e-4)
     draw = "latent.sample(9, rng=__import__('zprime.rng').rng.stream(0, 'z')).double().sum()"
     loaded = (
         f"import zprime; latent = zprime.load_generator({str(tmp_path / 'generator')!r}).latent; print(float({draw}))"
     )
-    assert fresh(loaded) == z
+    assert float(fresh(loaded)) == z
     loaded = f"import zprime; latent = zprime.load_latent({str(tmp_path / 'latent')!r}); print(float({draw}))"
-    assert fresh(loaded) == z
+    assert float(fresh(loaded)) == z
 
 
 def test_a_fit_is_stored_with_what_was_decided(tmp_path: Path) -> None:

@@ -301,4 +301,4 @@ def test_what_comes_closer_than_the_prior_is_said_where_it_is_measurable(
 ) -> None:
     told = explain(with_gain(whole[1], ("gaussian", "mixture"), value, 0.1))
     assert ("nats closer to their posteriors than p(Z)" in told) is closer
-    assert ("nothing that stores no rows comes measurably closer" in told) is not closer
+    assert ("no candidate that stores no rows is measurably closer" in told) is not closer
