@@ -212,3 +212,11 @@ def test_no_dimension_is_given_to_another_prior() -> None:
 
 def test_base_of_a_distribution_says_nothing() -> None:
     assert LatentDistribution.gloss.fget(Prior(2)) == ""  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0, -0.1])
+def test_a_share_of_the_prior_is_between_none_and_all(epsilon: float) -> None:
+    with pytest.raises(
+        UsageError, match=f"epsilon: expected a weight of the prior above 0 and below 1, got {epsilon:g}"
+    ):
+        Defensive(ZOO["mixture"](2, torch.float64), epsilon)

@@ -1,6 +1,7 @@
 """The N posteriors and their mixture: exact, streamed, with rows left out; the same in memory and in shards."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -271,3 +272,8 @@ def test_counting_bytes_reads_one_shard(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(artifact.Artifact, "tensors", lambda self, name: reads.append(name) or whole(self, name))
     assert source.bytes == p.bytes == 2 * 24 * 3 * 8
     assert len(reads) == 1
+
+
+@pytest.mark.parametrize(("p", "weights"), [(posteriors(3), "equal"), (rich(), "given")])
+def test_a_notebook_is_told_of_weights(p: MemoryPosteriors, weights: str) -> None:
+    assert re.search(rf"weights</th><td[^>]*>{weights}<", p._repr_html_())
