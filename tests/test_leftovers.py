@@ -87,3 +87,15 @@ def test_an_artefact_that_was_on_its_way_out_goes_back(tmp_path: Path) -> None:
     Run.open(run)
     assert artifact.read(run / "model").hash == made.hash
     assert not (run / ".model.old-1").exists()
+
+
+def test_an_artefact_whose_place_is_taken_does_not_go_back(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run").path
+    artifact.write(run / "model", artifact.Manifest("model"), tensors={"a": torch.ones(2)})
+    (run / ".model.old-1").mkdir()
+    os.rename(run / "model", run / ".model.old-1" / "artifact")
+    newer = artifact.write(run / "model", artifact.Manifest("model"), tensors={"a": torch.zeros(2)})
+    age(run / ".model.old-1")
+    Run.open(run)
+    assert artifact.read(run / "model").hash == newer.hash
+    assert not (run / ".model.old-1").exists()
