@@ -17,6 +17,7 @@ from zprime.errors import ArrayError, UsageError
 from zprime.latent import Aggregated, Defensive, Gaussian, Prior
 from zprime.measure.candidates import Candidates
 from zprime.posteriors import MemoryPosteriors
+from zprime.reporting import page
 from zprime.results.audit import AuditSettings
 from zprime.results.names import CandidateId, Gain
 
@@ -231,3 +232,19 @@ def test_refusals() -> None:
     ):
         with pytest.raises(UsageError, match=sentence):
             audit({"s": shifted(0)}, posteriors, settings=bad)
+
+
+def test_a_candidate_with_a_share_of_the_prior_is_sampled_with_it_and_alone() -> None:
+    posteriors, rows = splits()
+    for r, shown in ((shifted(1.0), ["prior", "r"]), (Defensive(shifted(1.0), 0.1), ["prior", "r", "alone/r"])):
+        samples = audit({"r": r}, posteriors, model=MODEL.vae(), rows=rows, settings=SMALL).samples
+        assert samples is not None
+        assert [str(e.id) for e in samples.entries] == shown
+
+
+@pytest.mark.parametrize("decoded", [True, False])
+def test_a_note_on_likelihoods_stands_where_they_are_measured(decoded: bool) -> None:  # noqa: FBT001
+    posteriors, rows = splits()
+    model = {"model": MODEL.vae(), "rows": rows} if decoded else {}
+    shown = page.html(audit({"shifted": shifted(1.0)}, posteriors, settings=SMALL, **model))
+    assert ("a gain is a difference on the same draws" in shown) is decoded
