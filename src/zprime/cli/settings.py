@@ -6,10 +6,8 @@ from types import UnionType
 from typing import Any, get_type_hints
 
 from zprime.errors import UsageError
-from zprime.latent import SETTINGS, ConditionalSettings, Settings, settings_for
-
-LABEL = ("label", "y")
-"""What the column of labels may be called."""
+from zprime.fit_stage import LABELS, settings_of
+from zprime.latent import SETTINGS, Settings, settings_for
 
 
 def kinds_with(kinds: Sequence[str], changes: Sequence[str], by: str = "") -> list[Settings]:
@@ -23,8 +21,6 @@ def kinds_with(kinds: Sequence[str], changes: Sequence[str], by: str = "") -> li
     Raises:
         UsageError: unknown kind, field, or a value of the wrong type.
     """
-    if by and by not in LABEL:
-        raise UsageError(f"by: expected label, got {by!r}")
     if "all" in kinds:
         kinds = [k for k, s in SETTINGS.items() if k != "prior" and s.has_density]
     wanted = [settings_for(k) for k in kinds]
@@ -37,7 +33,7 @@ def kinds_with(kinds: Sequence[str], changes: Sequence[str], by: str = "") -> li
             raise UsageError(f"set: expected one of the kinds to fit ({', '.join(kinds)}), got {kind!r}")
         at = list(kinds).index(kind)
         wanted[at] = _changed(wanted[at], name, value)
-    return [s if s.kind == "conditional" else ConditionalSettings(s) for s in wanted] if by else wanted
+    return settings_of(wanted, by)
 
 
 def label_of(given: str) -> int:
@@ -47,7 +43,7 @@ def label_of(given: str) -> int:
         UsageError: it is none.
     """
     name, _, value = given.partition("=")
-    if name.strip() not in LABEL or not value.strip().lstrip("-").isdigit():
+    if name.strip() not in LABELS or not value.strip().lstrip("-").isdigit():
         raise UsageError(f"given: expected label=NUMBER (or y=NUMBER), e.g. label=3, got {given!r}")
     return int(value)
 
