@@ -101,7 +101,7 @@ def users(files: list[TestFile], root: Path, mutant: Mutant) -> dict[str, int]:
             for number, line in enumerate(text.splitlines(), 1):
                 if word.search(line):
                     wanted[path] = wanted.get(path, 0) | 1 << number
-            for first, last in defaulted(text, word):
+            for first, last in defaulted(text, word) if path.endswith(".py") else ():
                 wanted[path] = wanted.get(path, 0) | (1 << last + 1) - (1 << first)
     return wanted
 
