@@ -65,10 +65,11 @@ def choose(files: list[TestFile], mutant: Mutant, root: Path, cap: float) -> tup
     They run one of the lines that the mutant concerns. In a file, tests that run it themselves come first, then those
     whose fixtures do, then (where a cached function does) all others; each time the quickest first. The nearest file
     may take half of the time, others a quarter. Rules of all classes are tested first where the change is one of what
-    runs at import.
+    runs at import, and then tests that name a changed constant, which need not run a line of the library.
     """
     chosen = [t for f in files if mutant.imported and f.path == RULES for t in f.tests]
-    spent = sum(f.tests[t]["seconds"] for f in files if f.path == RULES for t in chosen)
+    chosen += [t for f in files for t in naming(f, mutant, root) if t not in chosen]
+    spent = sum(f.tests[t]["seconds"] for f in files for t in chosen if t in f.tests)
     wanted = wanted_lines(mutant, files, root)
     near = [f for f in files if any(f.whole.get(p, 0) & m for p, m in wanted.items())]
     near.sort(key=lambda f: f.nearness(mutant.path), reverse=True)
@@ -85,6 +86,19 @@ def choose(files: list[TestFile], mutant: Mutant, root: Path, cap: float) -> tup
                 taken += cost
         spent += taken
     return list(dict.fromkeys(chosen)), spent
+
+
+def naming(file: TestFile, mutant: Mutant, root: Path) -> list[str]:
+    """Tests of a file that name the constant or class which the mutant concerns, in their own text."""
+    if not mutant.name.lstrip("_")[:1].isupper():
+        return []
+    text = (root / file.path).read_text()
+    if Path(mutant.path).stem not in text:
+        return []
+    word = re.compile(rf"\b{mutant.name}\b")
+    functions = [f for f in ast.walk(ast.parse(text)) if isinstance(f, ast.FunctionDef)]
+    named = {f.name for f in functions if word.search(ast.unparse(f))}
+    return [t for t in file.tests if t.split("::")[-1].split("[")[0] in named]
 
 
 def users(files: list[TestFile], root: Path, mutant: Mutant) -> dict[str, int]:
