@@ -9,7 +9,7 @@ from zprime.distribution import LatentDistribution, Prior, is_standard
 from zprime.encoding import Reencoded
 from zprime.errors import UsageError
 from zprime.latent.kind import Fit
-from zprime.measure.candidates import Candidates
+from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.entries import draws_per_second, entry
 from zprime.measure.latents.averages import averages
 from zprime.measure.latents.side import latents_side, surgeries
@@ -52,7 +52,9 @@ def audit(
     """Measure all candidates and the prior, and give two verdicts: by likelihood and for generation.
 
     Args:
-        candidates: name -> fitted latent distribution, or what `fit` returned.
+        candidates: name -> what `fit` returned, or a latent distribution. The audit measures each itself and, where a
+            verdict may choose it, with the share of the prior that the fit chose (1 % of a bare distribution) as the
+            candidate `name+p1`. A `Defensive` with at least 1 % of the prior is such a candidate already.
         posteriors: `train`, `selection` and `heldout`.
         model: for the likelihood gain and the sample grids; without it only what needs no decoder is measured.
         rows: `selection` and `heldout` rows, in the order of their posteriors; needed with a model. With `train` rows
@@ -91,7 +93,8 @@ def audit(
         progress=progress,
     )
     fits = {name: r if isinstance(r, Fit) else Fit(r) for name, r in candidates.items()}
-    return _measure(study, Candidates({name: f.distribution for name, f in fits.items()}, prior=study.prior), fits)
+    made = {name: candidate_of(f.distribution, f.chosen.epsilon, study.prior) for name, f in fits.items()}
+    return _measure(study, Candidates(made, prior=study.prior), fits)
 
 
 def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[LatentDistribution]]) -> Audit:

@@ -40,6 +40,8 @@ class LatentDistribution(ABC):
     density_of_kind: ClassVar[Density] = "exact"
     stores_rows: ClassVar[bool] = False
     """Whether what is stored are functions of single training rows."""
+    only_shown: ClassVar[bool] = False
+    """Whether it is there for the answer to the question only: no verdict may choose it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Enter a final class in the registry, by its kind."""
@@ -88,6 +90,11 @@ class LatentDistribution(ABC):
     def holds_rows(self) -> bool:
         """Whether this very object stores functions of single training rows (a wrapper asks what it wraps)."""
         return self.stores_rows
+
+    @property
+    def eligible(self) -> bool:
+        """Whether a verdict may choose it, with a share of the prior (a wrapper asks what it wraps)."""
+        return not self.only_shown
 
     @property
     def bytes(self) -> int:

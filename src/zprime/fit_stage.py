@@ -14,6 +14,7 @@ from zprime.errors import UsageError
 from zprime.fitting import fit, load_fit, save_fit
 from zprime.latent.kind import Fit, Settings, fields
 from zprime.progress import Progress, silent
+from zprime.results.names import check_name
 from zprime.run_folder import RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
@@ -113,8 +114,9 @@ class FitStage:
         """What is to be fitted: not the prior, which every audit has, and nothing that needs labels without them."""
         wanted: dict[str, Settings] = {}
         for name, s in settings.items():
-            if not name or name.startswith(".") or "/" in name or "\\" in name:  # it is the name of a folder, too
-                raise UsageError(f"name: expected one without a slash and without a dot in front, got {name!r}")
+            check_name(name)
+            if name.startswith("."):  # it is the name of a folder, too
+                raise UsageError(f"name: expected one without a dot in front, got {name!r}")
             if name == "prior":
                 if s != latent.PriorSettings():
                     raise UsageError(f"name: prior is N(0, I), which every audit has; choose another for this {s.kind}")

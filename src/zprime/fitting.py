@@ -1,4 +1,4 @@
-"""Fit a latent distribution to posteriors, and decide on the selection split how much of the prior goes with it."""
+"""Fit a latent distribution to posteriors; the selection split chooses the share of the prior for its candidate."""
 
 import time
 from collections.abc import Mapping
@@ -8,8 +8,9 @@ from pathlib import Path
 from zprime import artifact, latent
 from zprime.distribution import LatentDistribution, Prior, is_standard
 from zprime.errors import ArrayError, ArtifactError
-from zprime.latent import Active, Defensive, settings_for
+from zprime.latent import Active, settings_for
 from zprime.latent.active import active_dimensions, restrict
+from zprime.latent.defensive import has_candidate
 from zprime.latent.kind import Context, Fit, Outcome, Settings, Task, described, fields
 from zprime.latent.selection import Codes, best_epsilon, smallest_of_best
 from zprime.posteriors import Posteriors
@@ -28,10 +29,14 @@ def fit(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Fit[LatentDistribution]:
-    """Fit one kind, as `(1 - e) r + e p` with e in {0, 0.01, 0.05, 0.1} chosen on the selection split.
+    """Fit one kind: the distribution itself, without any share of the prior.
+
+    The candidate that an audit makes of it is `(1 - e) r + e p`; e in {0.01, 0.05, 0.1} is chosen on the selection
+    split and noted in `chosen.epsilon`. A kind that no verdict may choose has none.
 
     Where the encoder leaves some dimensions unused, the kind is also fitted to the active ones alone, with N(0, I) on
-    the rest, and the selection split decides between the two. (Not where the prior is another one.)
+    the rest, and the selection split decides between the two. (Not where the prior is another one, nor for a kind that
+    no verdict may choose: it is what its definition says.)
 
     Args:
         settings: of the kind to fit, or its name for the defaults.
@@ -58,50 +63,38 @@ def fit(
         return Task(train, selection, prior, stream(seed, "fit", settings.kind), context, progress)
 
     task = fresh(train, selection, p, context)
-    whole = defend(settings.fit(task), task, seed=seed)
-    dims = active_dimensions(train) if is_standard(p) else []
-    if not settings.needs and whole.distribution.density != "none" and 0 < len(dims) < train.d:
+    whole = settings.fit(task)
+    r, dims = whole.distribution, active_dimensions(train) if is_standard(p) else []
+    if r.eligible and not settings.needs and r.density != "none" and 0 < len(dims) < train.d:
         inner = fresh(restrict(train, dims), restrict(selection, dims), Prior(len(dims)), None)
-        wide = _widen(defend(settings.fit(inner), inner, seed=seed), dims, train.d)
-        whole = _better(whole, wide, task, seed)
+        whole = _better(whole, _widen(settings.fit(inner), dims, train.d), task, seed)
+    whole = with_share(whole, task, seed=seed)
     return replace(whole, settings=described(settings), seconds=time.process_time() - start)
 
 
 def _widen(narrow: Fit[LatentDistribution], dims: list[int], d: int) -> Fit[LatentDistribution]:
-    """Put N(0, I) on the collapsed dimensions; the prior is mixed in outermost, as the prior of all dimensions."""
-    r = narrow.distribution
-    wide: LatentDistribution
-    if isinstance(r, Defensive):
-        wide = Defensive(Active(r.base, tuple(dims), d), r.epsilon)
-    else:
-        wide = Active(r, tuple(dims), d)
+    """Put N(0, I) on the collapsed dimensions."""
+    wide = Active(narrow.distribution, tuple(dims), d)
     return replace(narrow, distribution=wide, chosen=replace(narrow.chosen, active=dims))
 
 
 def _better(
     whole: Fit[LatentDistribution], active: Fit[LatentDistribution], task: Task, seed: int
 ) -> Fit[LatentDistribution]:
-    """The one with the larger ELBO gain on the selection split; a tie goes to the one that stores less."""
+    """The one whose candidate has the larger ELBO gain on the selection split; a tie goes to what stores less."""
     codes = Codes.draw(task.selection, task.prior, rng=stream(seed, "active"))
-    gains = [codes.gain(f.distribution.log_prob(codes.z)) for f in (whole, active)]
+    gains = [best_epsilon(codes, f.distribution)[1] for f in (whole, active)]
     return (whole, active)[smallest_of_best(gains, [f.distribution.bytes for f in (whole, active)])]
 
 
-def defend(fit: Fit[LatentDistribution], task: Task, *, seed: int) -> Fit[LatentDistribution]:
-    """Mix in the prior where that raises the ELBO gain on the selection split (nothing to do for the prior itself)."""
-    r, p = fit.distribution, task.prior
-    if r is p or (is_standard(r) and is_standard(p)) or r.density == "none":
+def with_share(fit: Fit[LatentDistribution], task: Task, *, seed: int) -> Fit[LatentDistribution]:
+    """Note the share of the prior with the best ELBO gain on the selection split; none where there is no candidate."""
+    r = fit.distribution
+    if not has_candidate(r, task.prior):
         return fit
-    codes = Codes.draw(task.selection, p, rng=fork(stream(seed, "defend"), r.kind))
+    codes = Codes.draw(task.selection, task.prior, rng=fork(stream(seed, "defend"), r.kind))
     epsilon, gains = best_epsilon(codes, r)
-    chosen = replace(fit.chosen, epsilon=epsilon, gain=gains.mean)
-    if epsilon == 0:
-        return replace(fit, chosen=chosen)
-    outcome = fit.outcome
-    if outcome.ok:
-        outcome = Outcome(message=f"{outcome.message}; mixed with {epsilon:g} of the prior against rows it misses")
-    mixed = Defensive(r, epsilon, None if is_standard(p) else p)
-    return replace(fit, distribution=mixed, outcome=outcome, chosen=chosen)
+    return replace(fit, chosen=replace(fit.chosen, epsilon=epsilon, gain=gains.mean))
 
 
 def save_fit(

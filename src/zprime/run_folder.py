@@ -17,6 +17,7 @@ from zprime.errors import ArtifactError, UsageError
 from zprime.latent.kind import Context
 from zprime.posteriors import ShardedPosteriors
 from zprime.results.facts import ModelInfo
+from zprime.results.names import PRIOR, CandidateId
 from zprime.sampling import GenerativeModel
 
 
@@ -196,7 +197,7 @@ class RunFolder:
         )
 
     def choice(self) -> str:
-        """Name of the latent distribution that the verdict chose.
+        """Name of the candidate that the verdict chose, e.g. `aggregated+p10`.
 
         Raises:
             ArtifactError: the run was not audited.
@@ -208,15 +209,22 @@ class RunFolder:
         if not self.has("audit"):
             return "untested"
         audit = artifact.read(self.path / "audit", "audit")
-        measured = [audit.inputs.get("model"), audit.inputs.get(f"latent_{name}")]
-        now = [self.model.hash, None if name == "prior" else artifact.read(self.path / "latent" / name).hash]
-        return str(audit.config.get("copying", {}).get(name, "untested")) if measured == now else "untested"
+        base = CandidateId.parse(name).name
+        measured = [audit.inputs.get("model"), audit.inputs.get(f"latent_{base}")]
+        now = [self.model.hash, None if base == PRIOR else artifact.read(self.path / "latent" / base).hash]
+        if measured != now:
+            return "untested"
+        statuses: dict[str, str] = audit.config.get("copying", {})
+        others = {status for other, status in statuses.items() if CandidateId.parse(other).name == base}
+        # what was not audited with this very share copies if it does with another one
+        return statuses.get(name, "copies" if "copies" in others else "untested")
 
     def generative(self, name: str, *, store: str = "latents") -> GenerativeModel:
         """The generative model with the latent distribution called `name`.
 
         Args:
-            name: `prior`, or what was fitted.
+            name: `prior`; what was fitted, e.g. `aggregated`; or that with a share of the prior, in percent, e.g.
+                `aggregated+p10`.
             store: `latents`, or `data` for the aggregated posterior with every datum encoded when it is drawn.
 
         Raises:
@@ -224,17 +232,24 @@ class RunFolder:
         """
         if store not in ("latents", "data"):
             raise UsageError(f"store: expected latents or data, got {store!r}")
-        if store == "data" and name != "aggregated":
+        wanted = CandidateId.parse(name)
+        if store == "data" and wanted.name != "aggregated":
             raise UsageError(f"store: only aggregated can be drawn from the data, got from {name!r}")
         model = vae.load(self.model.path)
-        if name == "prior":
+        if name == PRIOR:
             r: LatentDistribution = latent.Prior(model.latents)
         elif store == "data":
             r = latent.OnDemand(Reencoded(model, self.rows["train"], stored=self.dataset.bytes))
-        elif name in self.fitted:
-            r = latent.load(self.path / "latent" / name)
+        elif wanted.name in self.fitted:
+            r = latent.load(self.path / "latent" / wanted.name)
         else:
-            raise UsageError(f"from: expected one of {', '.join(['prior', *self.fitted])}, got {name!r}")
+            known = ", ".join([PRIOR, *self.fitted])
+            raise UsageError(
+                f"from: expected one of {known}, or one of the fitted ones with a share of the prior, such as "
+                f"aggregated+p10 (10 %), got {name!r}"
+            )
+        if wanted.percent:
+            r = latent.Defensive(r, wanted.epsilon)
         scaling, shape = self.data.tensors(), tuple(self.data.config["shape"])
         image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
         return GenerativeModel(r, model, scaling["shift"], scaling["scale"], image, self.copying(name))

@@ -28,6 +28,7 @@ from zprime.reporting import report
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.audit import load as load_audit
 from zprime.results.drift import Drift
+from zprime.results.names import PRIOR, CandidateId
 from zprime.rng import stream
 from zprime.run_folder import RunFolder
 from zprime.sampling import GenerativeModel
@@ -280,7 +281,7 @@ class Run:
         return audit
 
     def export(self, name: str, path: str | Path, *, allow_copies: bool = False) -> GenerativeModel:
-        """Write the generative model with the latent distribution called `name`: decoder and r(z), nothing else.
+        """Write the generative model with what is called `name`: decoder and r(z), nothing else.
 
         Raises:
             UsageError: its samples copy training rows, and that was not allowed.
@@ -290,8 +291,9 @@ class Run:
         sampling.check_copies(model, allow_copies=allow_copies)
         source = self.folder.model
         inputs = {"model": source.hash}
-        if name != "prior":
-            inputs["latent"] = artifact.read(self.path / "latent" / name).hash
+        base = CandidateId.parse(name).name
+        if base != PRIOR:
+            inputs["latent"] = artifact.read(self.path / "latent" / base).hash
         key = key_of(name, inputs, model.copying)
         if not (artifact.is_artifact(path) and artifact.read(path).key == key):
             model.save(path, key=key, seed=source.seed, allow_copies=allow_copies, **inputs)

@@ -81,8 +81,10 @@ class Style(StrEnum):
 
     PLAIN = ""
     CHOSEN = "chosen"
-    ALONE = "alone"
-    """For information only: dim, and set in."""
+    ITSELF = "itself"
+    """A distribution itself, below its candidate: dim, and set in."""
+    SHOWN = "shown"
+    """For information only: dim."""
     CONTROL = "control"
     """Beside the candidates: dim."""
 
@@ -174,8 +176,8 @@ def to_html(table: Table) -> str:
     )
 
 
-MARKS = {Style.CHOSEN: "▶ ", Style.ALONE: "  "}
-RICH = {Style.CHOSEN: "bold", Style.ALONE: "dim", Style.CONTROL: "dim", Style.PLAIN: ""}
+MARKS = {Style.CHOSEN: "▶ ", Style.ITSELF: "  "}
+RICH = {Style.CHOSEN: "bold", Style.ITSELF: "dim", Style.SHOWN: "dim", Style.CONTROL: "dim", Style.PLAIN: ""}
 NARROWEST = 12
 
 
@@ -210,6 +212,6 @@ def to_rich(table: Table, width: int) -> "RichTable":
 
 
 def _in_two(name: str) -> str:
-    """What a candidate is mixed with, or that it is alone, on a line of its own."""
-    cut = max(name.rfind(" + "), name.rfind(" alone"))
+    """What a candidate is mixed with on a line of its own."""
+    cut = name.rfind(" + ")
     return name if cut < 0 else f"{name[:cut]}\n   {name[cut:]}"

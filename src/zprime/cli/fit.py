@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.cli.settings import kinds_with
 from zprime.fit_stage import KINDS
+from zprime.results.names import CandidateId
 from zprime.running import Run
 from zprime.serialise import to_jsonable
 from zprime.statistics.format import size
@@ -50,10 +51,14 @@ def fit(
         fits = job.fit(wanted, seed=seed, names=called, weights=weights, workers=cores(OPTIONS.threads))
     for key, f in fits.items():
         say(f"{run / 'latent' / key}: {f.distribution.label}, {size(f.distribution.bytes)}; {f.outcome.message}")
+        if f.chosen.epsilon:
+            candidate = CandidateId.of(key, f.chosen.epsilon)
+            say(f"  its candidate: {candidate}, with {wanted.percent:g} % of the prior")
     give(
         {
             k: {
                 "label": f.distribution.label,
+                "candidate": str(CandidateId.of(k, f.chosen.epsilon)) if f.chosen.epsilon else "",
                 "bytes": f.distribution.bytes,
                 "ok": f.outcome.ok,
                 "outcome": f.outcome.message,

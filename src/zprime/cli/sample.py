@@ -38,7 +38,8 @@ def sample(
     n
         How many.
     source
-        Latent distribution of the run to draw z' from; default: the verdict's.
+        What to draw z' from: `prior`, a fit by its name, or a fit with a share of the prior in percent, as in
+        aggregated+p10; default: the verdict's.
     given
         `label=3` draws from r(z|y = 3): of --from, or of the run's first conditional latent distribution.
     noise

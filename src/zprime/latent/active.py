@@ -55,6 +55,11 @@ class Active(LatentDistribution):
         return self.base.holds_rows
 
     @property
+    def eligible(self) -> bool:
+        """As the base is."""
+        return self.base.eligible
+
+    @property
     def gloss(self) -> str:
         """As the base's."""
         return self.base.gloss

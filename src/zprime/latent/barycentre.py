@@ -13,6 +13,7 @@ class Barycentre(Centre):
     """One diagonal Gaussian, as narrow as the average posterior: shown for the answer, never recommended."""
 
     kind: ClassVar[str] = "barycentre"
+    only_shown: ClassVar[bool] = True
 
 
 @final

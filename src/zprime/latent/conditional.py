@@ -54,6 +54,11 @@ class Conditional(LatentDistribution):
         return any(b.holds_rows for b in self.bases)
 
     @property
+    def eligible(self) -> bool:
+        """Whether all parts are."""
+        return all(b.eligible for b in self.bases)
+
+    @property
     def gloss(self) -> str:
         """What it is, for readers who do not know the kind."""
         return f"Gaussians fitted to the posteriors of each of {len(self.labels)} labels"

@@ -11,8 +11,23 @@ from torch import Tensor
 
 from zprime import distribution
 from zprime.components import Tilted
-from zprime.distribution import Density, LatentDistribution, Prior, need_standard
+from zprime.distribution import Density, LatentDistribution, Prior, is_standard, need_standard
 from zprime.errors import UsageError
+
+
+def has_candidate(r: LatentDistribution, prior: LatentDistribution) -> bool:
+    """Whether a verdict may choose `r` with a share of the prior: not the prior itself, nor what has no density."""
+    return r.eligible and r.density != "none" and not is_prior(r, prior)
+
+
+def is_prior(r: LatentDistribution, prior: LatentDistribution) -> bool:
+    """Whether `r` is the prior."""
+    return r is prior or (is_standard(r) and is_standard(prior))
+
+
+def defended(r: LatentDistribution, epsilon: float, prior: LatentDistribution) -> "Defensive":
+    """The candidate made of a latent distribution: (1 - epsilon) r + epsilon p."""
+    return Defensive(r, epsilon, None if is_standard(prior) else prior)
 
 
 @final
@@ -55,6 +70,11 @@ class Defensive(LatentDistribution):
     def holds_rows(self) -> bool:
         """As the base does."""
         return self.base.holds_rows
+
+    @property
+    def eligible(self) -> bool:
+        """As the base is."""
+        return self.base.eligible
 
     @property
     def gloss(self) -> str:

@@ -13,6 +13,7 @@ class LogPool(Centre):
     """One diagonal Gaussian, about as narrow as a single posterior: shown for the answer, never recommended."""
 
     kind: ClassVar[str] = "log-pool"
+    only_shown: ClassVar[bool] = True
 
 
 @final

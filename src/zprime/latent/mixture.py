@@ -14,7 +14,7 @@ from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.em import ComponentEM, State
 from zprime.latent.kind import About, Fit, Outcome, Settings, Task
-from zprime.latent.selection import WORTH, Codes, best_epsilon, point, smallest_of_best
+from zprime.latent.selection import EPSILONS, Codes, best_epsilon, point, smallest_of_best
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress
 from zprime.results.facts import Chosen, Setting
@@ -212,7 +212,7 @@ class MixtureSettings(Settings):
         if self.polish and self.codes == "posteriors":
             state = em.polish(state, steps=self.polish, rng=fork(rng, "polish", k))
             polished = _mixture(em, state, reduction.dtype)
-            gains = [codes.gain(m.log_prob(codes.z), WORTH).mean for m in (mixture, polished)]
+            gains = [codes.gain(m.log_prob(codes.z), EPSILONS[0]).mean for m in (mixture, polished)]
             decided["polished"] = gains[1] > gains[0]
             if decided["polished"]:
                 mixture = polished

@@ -33,6 +33,7 @@ class SharedNUTS(LatentDistribution):
 
     kind: ClassVar[str] = "shared-nuts"
     density_of_kind: ClassVar[Density] = "none"
+    only_shown: ClassVar[bool] = True
     draws: Float[Tensor, "k d"]
     rows: int
 

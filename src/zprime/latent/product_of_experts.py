@@ -22,6 +22,7 @@ class ProductOfExperts(GaussianDistribution):
     """One diagonal Gaussian, the narrower the more rows share it; `rows` is how many."""
 
     kind: ClassVar[str] = "product-of-experts"
+    only_shown: ClassVar[bool] = True
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, " d"]
     rows: int

@@ -14,11 +14,11 @@ from zprime.results.facts import CurvePoint
 from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import fork
 
-EPSILONS = (0.0, 0.01, 0.05, 0.1)
-"""Weights of the prior that every kind is tried with (docs/theory.md, section 3)."""
+EPSILONS = (0.01, 0.05, 0.1)
+"""Shares of the prior that a candidate may mix in (docs/theory.md, section 3): never 0, so no gain is below log e."""
 
 WORTH = 0.01
-"""Nats by which mixing in the prior must raise the mean ELBO gain, or else it is not mixed in."""
+"""Nats by which a larger share must raise the mean ELBO gain, or else the smaller one is taken."""
 
 TIE = THRESHOLDS.tie
 """Nats: two mean gains that differ by less count as equal."""
@@ -103,7 +103,7 @@ class Codes:
 
 
 def best_epsilon(codes: Codes, r: LatentDistribution) -> tuple[float, RowScores]:
-    """The epsilon with the best mean ELBO gain (0 where that is no more than 0.01 nats better), and each row's gain.
+    """The smallest epsilon whose mean ELBO gain is within 0.01 nats of the best one's, and each row's gain with it.
 
     Raises:
         NumericalError: the density is NaN somewhere, so that no epsilon can be called the best.
@@ -116,10 +116,9 @@ def best_epsilon(codes: Codes, r: LatentDistribution) -> tuple[float, RowScores]
             "this fit cannot be used: change its settings or leave it out"
         )
     gains = {e: codes.gain(log_prob, e) for e in EPSILONS}
-    best = max(EPSILONS, key=lambda e: gains[e].mean)
-    if gains[best].mean - gains[0.0].mean < WORTH:
-        best = 0.0
-    return best, gains[best]
+    most = max(gain.mean for gain in gains.values())
+    chosen = min(e for e in EPSILONS if most - gains[e].mean <= WORTH)
+    return chosen, gains[chosen]
 
 
 def point(setting: str, value: int | float, r: LatentDistribution, epsilon: float, gains: RowScores) -> CurvePoint:

@@ -9,11 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.components import Tilted
-from zprime.distribution import LatentDistribution, is_standard
+from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent import Defensive, Prior
+from zprime.latent.defensive import defended, has_candidate, is_prior
+from zprime.latent.selection import EPSILONS
 from zprime.measure.prior import prior_log_prob
-from zprime.results.names import CandidateId
+from zprime.results.names import PRIOR, CandidateId, check_name
 from zprime.rng import fork
 
 
@@ -22,7 +24,7 @@ class Blend:
     """One distribution that is reported on: a base with weight 1 - epsilon, and the prior with weight epsilon.
 
     Attributes:
-        base: name of the candidate that the base belongs to.
+        base: name of the base.
         epsilon: weight of the prior, from 0 to below 1.
     """
 
@@ -31,12 +33,14 @@ class Blend:
 
 
 class Candidates:
-    """Candidates and, for those that mix in this prior, their bases alone.
+    """Latent distributions, each itself and, if it was given with a share of this prior, as the candidate it makes.
 
     Attributes:
-        prior: p(z); the candidate called `prior`.
-        distributions: name -> candidate, the prior first.
-        bases: name -> distribution without the prior mixed in; only of kinds that have a density.
+        prior: p(z); called `prior`.
+        given: name -> what was given, the prior first.
+        distributions: id -> distribution: the prior, then of each name the candidate, if there is one, and the
+            distribution itself.
+        bases: name -> the distribution itself; only of kinds that have a density.
         blends: id -> what is reported under it; the prior is always there.
     """
 
@@ -54,47 +58,52 @@ class Candidates:
         if not candidates:
             raise UsageError("candidates: expected at least one latent distribution, got none")
         for name in candidates:
-            if "/" in name or not name:
-                raise UsageError(f"candidates: expected names without a slash, got {name!r}; call it something else")
+            check_name(name)
         self.prior = Prior(next(iter(dims))) if prior is None else prior
         if self.prior.d not in dims:
             raise UsageError(f"prior: expected {next(iter(dims))} latents as the candidates have, got {self.prior.d}")
-        self.distributions = {"prior": self.prior, **{k: v for k, v in candidates.items() if k != "prior"}}
+        self.given = {PRIOR: self.prior, **{k: v for k, v in candidates.items() if k != PRIOR}}
+        self.distributions: dict[CandidateId, LatentDistribution] = {}
         self.bases: dict[str, LatentDistribution] = {}
         self.blends: dict[CandidateId, Blend] = {}
-        for name, r in self.distributions.items():
-            if r.density == "none":
-                continue
-            if isinstance(r, Defensive) and self._mixes_in_prior(r):
-                self.bases[name] = r.base
-                self.blends[CandidateId(name)] = Blend(name, r.epsilon)
-                self.blends[CandidateId(name, alone=True)] = Blend(name, 0.0)
-            else:
-                self.bases[name] = r
-                self.blends[CandidateId(name)] = Blend(name, 0.0)
+        for name, r in self.given.items():
+            itself = r
+            if isinstance(r, Defensive) and is_prior(r.prior, self.prior):  # else no blend can tell its density
+                itself = r.base
+                if has_candidate(itself, self.prior):
+                    self._report(CandidateId.of(name, r.epsilon), r, r.epsilon)
+            self._report(CandidateId(name), itself, 0.0)
 
-    def _mixes_in_prior(self, r: Defensive) -> bool:
-        """Whether what it mixes in is the prior of these candidates; only then `blends` can tell its density."""
-        return r.prior is self.prior or (is_standard(r.prior) and is_standard(self.prior))
+    def _report(self, wanted: CandidateId, r: LatentDistribution, epsilon: float) -> None:
+        self.distributions[wanted] = r
+        if r.density != "none":
+            self.blends[wanted] = Blend(wanted.name, epsilon)
+            if not epsilon:
+                self.bases[wanted.name] = r
 
     @property
     def ids(self) -> list[CandidateId]:
-        """All that is reported on, candidates first to last, each followed by its base alone."""
+        """All that is reported on, in the order of `distributions`."""
         return list(self.blends)
 
     @property
     def eligible(self) -> list[CandidateId]:
-        """What a verdict may choose."""
-        return [i for i in self.blends if not i.alone]
+        """What a verdict may choose: the prior, and what has a share of it."""
+        return [i for i in self.blends if i.eligible]
+
+    @property
+    def leading(self) -> list[CandidateId]:
+        """One of each name: the candidate, or the distribution itself where there is none."""
+        return list({i.name: i for i in reversed(self.distributions)}.values())[::-1]
 
     def distribution(self, wanted: CandidateId) -> LatentDistribution:
         """The latent distribution that is reported on under an id."""
-        return self.bases[wanted.name] if wanted.alone else self.distributions[wanted.name]
+        return self.distributions[wanted]
 
     def only(self, names: Iterable[str]) -> "Candidates":
-        """Some of the candidates, and the prior."""
-        kept = set(names) | {"prior"}
-        return Candidates({k: r for k, r in self.distributions.items() if k in kept}, prior=self.prior)
+        """Some of the names, and the prior."""
+        kept = set(names) | {PRIOR}
+        return Candidates({k: r for k, r in self.given.items() if k in kept}, prior=self.prior)
 
     def base_log_probs(
         self, z: Float[Tensor, "n d"], names: Iterable[str] | None = None
@@ -122,6 +131,19 @@ class Candidates:
             if tilted is not None:
                 tilts[name] = tilted
         return tilts
+
+
+def candidate_of(r: LatentDistribution, epsilon: float | None, prior: LatentDistribution) -> LatentDistribution:
+    """What an audit makes of a latent distribution: its candidate, where a verdict may choose it.
+
+    Args:
+        r: the distribution itself, or one that mixes in at least 1 % of this prior, which is a candidate already.
+        epsilon: share of the prior; None where none was chosen: the smallest, 1 %.
+        prior: p(z).
+    """
+    if isinstance(r, Defensive) and is_prior(r.prior, prior) and r.epsilon >= EPSILONS[0]:
+        return r
+    return defended(r, epsilon or EPSILONS[0], prior) if has_candidate(r, prior) else r
 
 
 def mix(log_r: Tensor, log_p: Tensor, epsilon: float) -> Tensor:

@@ -33,6 +33,7 @@ def entry(
         seed: of the draws behind the gains.
     """
     r = candidates.distribution(wanted)
+    leading = wanted in candidates.leading
     return Entry(
         id=wanted,
         kind=kind_of(r),
@@ -44,8 +45,8 @@ def entry(
         scores={split: scores(row_gains, wanted, seed) for split, row_gains in split_gains.items()},
         outcome="" if fit is None else fit.outcome.message,
         settings={} if fit is None else fit.settings,
-        chosen=Chosen() if fit is None or wanted.alone else fit.chosen,
-        curve=[] if fit is None or wanted.alone else list(fit.curve),
+        chosen=fit.chosen if fit is not None and leading else Chosen(),
+        curve=list(fit.curve) if fit is not None and leading else [],
         draws_per_second=draws_per_second(r, seed=seed),
         seconds=None if fit is None else fit.seconds,
     )

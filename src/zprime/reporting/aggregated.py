@@ -9,9 +9,8 @@ from zprime.statistics.format import magnitude, percent, prose, size
 
 
 def entry(audit: Audit) -> Entry | None:
-    """The aggregated posterior, alone where it was measured alone."""
-    by_id = {e.id: e for e in audit.entries}
-    return by_id.get(CandidateId("aggregated", alone=True), by_id.get(CandidateId("aggregated")))
+    """The aggregated posterior itself."""
+    return next((e for e in audit.entries if e.id == CandidateId("aggregated")), None)
 
 
 def harm(audit: Audit) -> str:
@@ -20,7 +19,7 @@ def harm(audit: Audit) -> str:
     if exact is None:
         return "What it would do was not measured here."
     gain = _held_gain(exact)
-    copies = audit.copying(exact.name, alone=exact.id.alone) == "copies"
+    copies = audit.copying(exact.name) == "copies"
     harms = [
         f"unseen rows are {magnitude(gain)} nats worse off under it" if gain is not None and gain.high < 0 else "",
         "what it generates are copies" if copies else "",

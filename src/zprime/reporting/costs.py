@@ -18,8 +18,8 @@ TITLE = "What each costs"
 
 
 def table(audit: Audit) -> Table:
-    """One row for every latent distribution that can be chosen."""
-    return Table(TITLE, COLUMNS, [_row(e) for e in audit.entries if e.eligible])
+    """One row for every fit: for its candidate, where it makes one."""
+    return Table(TITLE, COLUMNS, [_row(e) for e in audit.leading])
 
 
 def _row(e: Entry) -> Row:

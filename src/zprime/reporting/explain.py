@@ -223,7 +223,7 @@ def _role(audit: Audit) -> list[str]:
         "good as the agreement of N(0, I) with the aggregated posterior of all rows.",
     ]
     choice = audit.entry(audit.shipped)
-    epsilon = choice.chosen.epsilon
+    epsilon = choice.epsilon
     if choice.name == "prior":
         points.append("**For sampling** it is, here, what to draw from.")
     else:
@@ -288,10 +288,10 @@ def _best_kind(audit: Audit) -> tuple[Entry, Estimate] | None:
 
 
 def _samples(audit: Audit, name: str) -> str:
-    """How much of the data samples of a candidate cover, in brackets, where that was measured."""
+    """How much of the data samples of a distribution itself cover, in brackets, where that was measured."""
     side = audit.samples
     by_id = {} if side is None else {e.id: e for e in side.entries}
-    sampled = by_id.get(CandidateId(name, alone=True), by_id.get(CandidateId(name)))
+    sampled = by_id.get(CandidateId(name))
     if sampled is None:
         return ""
     return f" (measured: its samples cover {percent(sampled.fidelity.coverage)} of unseen rows)"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zprime.errors import UsageError
 from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, quiet, styled
+from zprime.reporting.words import drawn
 from zprime.results.audit import Audit
 from zprime.results.names import Gain
 from zprime.statistics.format import size
@@ -36,7 +37,7 @@ def gains(audit: Audit, *, gain: str = "") -> Figure:
     if gain and gain not in scores.measured:
         raise UsageError(f"gain: expected one of {', '.join(scores.measured)}, got {gain!r}")
     which = Gain(gain) if gain else scores.surest
-    shown = [(e, s.gain) for e in audit.entries if e.eligible and (s := e.heldout.of(which)) is not None][::-1]
+    shown = [(e, s.gain) for e in audit.leading if (s := e.heldout.of(which)) is not None][::-1]
     figure = Figure(figsize=(6.2, 0.9 + 0.34 * len(shown)), layout="constrained")
     axis = quiet(figure.add_subplot())
     for y, (e, estimate) in enumerate(shown):
@@ -52,8 +53,8 @@ def gains(audit: Audit, *, gain: str = "") -> Figure:
 
 @styled
 def latent_map(audit: Audit) -> Figure:
-    """Held-out codes beside draws from the prior and every candidate, on the codes' first two principal axes."""
-    names = [e.name for e in audit.entries if e.eligible and f"map.{e.name}" in audit.tensors]
+    """Held-out codes beside draws from every distribution itself, on the codes' first two principal axes."""
+    shown = drawn(audit)
     codes = audit.tensors["map.codes"].double()
     plane, centre = principal_axes(codes), codes.mean(0)
 
@@ -63,15 +64,15 @@ def latent_map(audit: Audit) -> Figure:
 
     points = flat(codes)
     reach = float(np.abs(points).max()) * 1.15
-    columns = min(3, len(names))
-    lines = -(-len(names) // columns)
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
     figure = Figure(figsize=(3.1 * columns, 3.0 * lines), layout="constrained")
-    for i, name in enumerate(names):
+    for i, (name, label) in enumerate(shown):
         axis = quiet(figure.add_subplot(lines, columns, i + 1))
         draws = flat(audit.tensors[f"map.{name}"])
         for z, colour in ((points, DATA), (draws, MARK)):
             axis.scatter(z[:, 0], z[:, 1], s=4, color=colour, alpha=0.45, linewidths=0, rasterized=True)
-        axis.set_title(audit.entry(name).label, color=INK)
+        axis.set_title(label, color=INK)
         axis.set_xlim(-reach, reach)
         axis.set_ylim(-reach, reach)
         axis.set_aspect("equal")
@@ -90,7 +91,7 @@ def principal_axes(codes: Tensor, most: int = 2) -> Tensor:
 @styled
 def components(audit: Audit) -> Figure | None:
     """Number of components K against the ELBO gain on the selection split and the bytes it takes, or None."""
-    curves = [(e, e.curve) for e in audit.entries if e.eligible and e.curve and e.curve[0].setting == "components"]
+    curves = [(e, e.curve) for e in audit.leading if e.curve and e.curve[0].setting == "components"]
     if not curves:
         return None
     figure = Figure(figsize=(5.6, 3.0), layout="constrained")

@@ -13,17 +13,17 @@ NOTE = (
     "Gain over the prior in nats per row ± one standard error, paired over {rows:,} held-out rows, conditional on this "
     "model. ELBO gain: change of the ELBO with the encoder as it is; exact-posterior gain: change of log p(x) if the "
     "encoder were exact; likelihood gain: change of log p(x), with the decoder, by importance sampling on {draws} "
-    "draws a row that all candidates share. “?” marks a figure whose own check failed. “+ e % p” is mixed with that "
-    "much of the prior; grey rows (“alone”) are the same without it: shown, never chosen. Drawn: 95 % intervals on "
-    "one scale, an arrow where one is beyond it. Only the bold row's held-out figure is confirmatory."
+    "draws a row that all candidates share. “?” marks a figure whose own check failed. “+ e % p” is a candidate: mixed "
+    "with that much of the prior. Grey rows are distributions themselves: shown, never chosen. Drawn: 95 % intervals "
+    "on one scale, an arrow where one is beyond it. Only the bold row's held-out figure is confirmatory."
 )
 LIKELIHOOD_NOTE = (
     " k̂ is of each log p(x) by itself; a gain is a difference on the same draws, and is stable while it hardly moves "
     "from a quarter of them to all."
 )
 TERMINAL_NOTE = (
-    "± one standard error. + x % p: mixed with that much of the prior; alone: without it, never chosen. *: stores "
-    "functions of single rows. ?: not stable."
+    "± one standard error. + x % p: a candidate, mixed with that much of the prior; without: the distribution itself, "
+    "never chosen. *: stores functions of single rows. ?: not stable."
 )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from zprime.reporting.figures import principal_axes
 from zprime.reporting.section import Section
+from zprime.reporting.words import drawn
 from zprime.results.audit import Audit
 
 POINTS = 700
@@ -19,14 +20,12 @@ def map_data(audit: Audit, *, public: bool) -> dict[str, Any] | None:
 
     With `public` neither codes nor draws of a distribution that stores rows are in it.
     """
-    names = [e.name for e in audit.entries if e.eligible and f"map.{e.name}" in audit.tensors]
-    if public:
-        names = [n for n in names if not audit.entry(n).holds_rows]
+    shown = drawn(audit, public=public)
     codes = audit.tensors.get("map.codes")
-    if codes is None or not names:
+    if codes is None or not shown:
         return None
     d = codes.shape[1]
-    points = min(POINTS, max(100, NUMBERS // (d * (len(names) + 1))))
+    points = min(POINTS, max(100, NUMBERS // (d * (len(shown) + 1))))
     variance = audit.surgery["train"].mean_variance
     order = sorted(range(d), key=lambda j: -variance[j])[:64]
     plane = principal_axes(codes.double(), min(4, d))
@@ -42,8 +41,8 @@ def map_data(audit: Audit, *, public: bool) -> dict[str, Any] | None:
     return {
         "axes": axes,
         "codes": None if public else seen(codes),
-        "draws": [{"label": audit.entry(n).label, "z": seen(audit.tensors[f"map.{n}"])} for n in names],
-        "total": int(audit.tensors[f"map.{names[0]}"].shape[0]),
+        "draws": [{"label": label, "z": seen(audit.tensors[f"map.{n}"])} for n, label in shown],
+        "total": int(audit.tensors[f"map.{shown[0][0]}"].shape[0]),
     }
 
 

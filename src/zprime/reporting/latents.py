@@ -81,11 +81,8 @@ def _mixture(audit: Audit, side: LatentsSide) -> list[tuple[str, str]]:
 
 def _label(audit: Audit, name: str | CandidateId) -> str:
     """As the table of gains calls it."""
-    wanted = name if isinstance(name, CandidateId) else CandidateId(name)
-    entry = next((e for e in audit.entries if e.id == wanted), None)
-    if entry is None:
-        return str(name)
-    return f"{entry.label} alone" if wanted.alone else entry.label
+    entry = next((e for e in audit.entries if e.name == str(name)), None)
+    return str(name) if entry is None else entry.label
 
 
 SECTION = Section("latents", "The latent side", field="latents", sentences=lines, numbers=True, details=True)

@@ -28,8 +28,8 @@ def _label(audit: Audit, name: str) -> str:
 
 
 def _likelihood(audit: Audit, side: LikelihoodSide) -> str:
-    ids = [CandidateId(n) for n in dict.fromkeys(("prior", audit.verdict.best))]
-    nats = ", ".join(f"{side.log_prob[i]} under {_label(audit, i.name)}" for i in ids)
+    ids = [CandidateId.parse(n) for n in dict.fromkeys(("prior", audit.verdict.best))]
+    nats = ", ".join(f"{side.log_prob[i]} under {_label(audit, str(i))}" for i in ids)
     text = f"Held-out log p(x), nats per row: {nats}"
     if side.bits:
         bits = ", ".join(f"{fixed(side.bits[i], 4, between=' ± ')}" for i in ids)

@@ -26,7 +26,7 @@ def samples(audit: Audit, *, columns: int = 8) -> Figure:
     Raises:
         UsageError: the data are no images.
     """
-    names = ["held-out data", "reconstructions", *(e.name for e in audit.entries if e.eligible)]
+    names = ["held-out data", "reconstructions", *(e.name for e in audit.leading)]
     names = [n for n in names if f"grid.{n}" in audit.tensors]
     if not audit.images or not names:
         raise UsageError("samples: expected an audit of images with sample grids, got one without")

@@ -6,7 +6,6 @@ from zprime.reporting import figures
 from zprime.reporting.numbers import attributes
 from zprime.reporting.section import Drawing, Fold, Section
 from zprime.results.audit import Audit
-from zprime.results.names import CandidateId
 from zprime.results.samples import (
     PLANTED,
     RECONSTRUCTED,
@@ -64,11 +63,6 @@ def summary(audit: Audit, width: int) -> Table | None:
     return table(audit, places=3 if width >= 100 else 2)
 
 
-def title(e: Sampled) -> str:
-    """As tables call it."""
-    return f"{e.label} alone" if e.id.alone else e.label
-
-
 def _labelled(side: SamplesSide) -> bool:
     return any(e.tstr is not None for e in side.entries)
 
@@ -77,7 +71,7 @@ def _row(side: SamplesSide, e: Sampled, places: int) -> Row:
     f = e.fidelity
     copies = NONE if e.copying is None else COPIES[e.status]
     cells = [
-        Cell(title(e), key=title(e)),
+        Cell(e.label, key=e.label),
         Cell(copies, key=None if e.copying is None else float(e.status == "copies")),
         _proportion(None if e.copying is None else e.copying.regional, COPYING["regional"], places),
         replace(explained(f.frechet, FIDELITY["frechet"], plain=True), short=distance(f.frechet)),
@@ -86,9 +80,17 @@ def _row(side: SamplesSide, e: Sampled, places: int) -> Row:
     ]
     if _labelled(side):
         cells.append(_proportion(None if e.tstr is None else e.tstr.accuracy, attributes(TSTR)["accuracy"], places))
-    chosen = e.id == CandidateId(side.verdict.choice)
-    style = Style.ALONE if e.id.alone else Style.CONTROL if e.name in side.controls else Style.PLAIN
-    return Row(cells, Style.CHOSEN if chosen else style)
+    return Row(cells, _style(side, e))
+
+
+def _style(side: SamplesSide, e: Sampled) -> Style:
+    if e.name == side.verdict.choice:
+        return Style.CHOSEN
+    if e.name in side.controls:
+        return Style.CONTROL
+    if e.id.eligible:
+        return Style.PLAIN
+    return Style.ITSELF if any(e.id.name == o.id.name and o.id.eligible for o in side.entries) else Style.SHOWN
 
 
 def _proportion(e: Estimate | None, says: str, places: int) -> Cell:
@@ -118,7 +120,7 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
     by_status: dict[str, list[str]] = {}
     for e in side.entries:
         if e.copying is not None:
-            by_status.setdefault(e.status, []).append(title(e))
+            by_status.setdefault(e.status, []).append(e.label)
     if by_status:
         told.append(("Copying", "; ".join(f"{k}: {', '.join(v)}" for k, v in sorted(by_status.items())) + "."))
     if side.path is not None:
@@ -129,7 +131,7 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
 def each(audit: Audit) -> list[tuple[str, str]]:
     """What the copying test found of every candidate."""
     entries = [] if audit.samples is None else audit.samples.entries
-    return [(title(e), _copying(e)) for e in entries if e.copying is not None]
+    return [(e.label, _copying(e)) for e in entries if e.copying is not None]
 
 
 def path_line(path: BandwidthPath) -> str:

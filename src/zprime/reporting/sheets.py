@@ -6,6 +6,7 @@ from torch import Tensor
 
 from zprime.reporting.pictures import data_url, grid, png
 from zprime.reporting.section import Section
+from zprime.reporting.words import without_density
 from zprime.results.audit import Audit
 
 COLUMNS = 8
@@ -35,9 +36,10 @@ def sheets(audit: Audit, *, public: bool) -> list[Sheet]:
     """
     if not audit.images:
         return []
-    entries = [e for e in audit.entries if e.eligible and not (public and e.holds_rows)]
+    entries = [e for e in audit.leading if not (public and e.holds_rows)]
     named = [(e.name, f"z′ from {e.label}") for e in entries]
     if not public:
+        named += [(name, f"z′ from {name}") for name in without_density(audit)]
         named = [("held-out data", "Held-out data"), ("reconstructions", "Their reconstructions"), *named]
     shown = []
     for name, title in named:

@@ -5,9 +5,28 @@ from zprime.results.audit import Audit, Entry
 
 def gloss(e: Entry) -> str:
     """What a label means, in brackets."""
-    epsilon = e.chosen.epsilon
-    words = [w for w in (e.gloss, f"with {100 * epsilon:g} % of p(Z) mixed in" if epsilon else "") if w]
+    mixed = f"with {e.id.percent:g} % of p(Z) mixed in" if e.id.percent else ""
+    words = [w for w in (e.gloss, mixed) if w]
     return f" ({', '.join(words)})" if words else ""
+
+
+def drawn(audit: Audit, *, public: bool = False) -> list[tuple[str, str]]:
+    """Name and label of every distribution itself that has draws for the latent map.
+
+    Args:
+        audit: what was measured.
+        public: leave out what stores functions of single rows, and what has no row in the table to tell.
+    """
+    named = [(e.name, e.label) for e in audit.entries if not (public and e.holds_rows)]
+    others = [] if public else [(name, name) for name in without_density(audit)]
+    return [(name, label) for name, label in [*named, *others] if f"map.{name}" in audit.tensors]
+
+
+def without_density(audit: Audit) -> list[str]:
+    """Names of what was drawn from but knows no log r(z), and so has no row in the table."""
+    known = {"codes", "labels", *(e.name for e in audit.entries)}
+    names = (k.removeprefix("map.") for k in audit.tensors if k.startswith("map."))
+    return sorted(name for name in names if name not in known)
 
 
 def data_name(audit: Audit) -> str:

@@ -86,7 +86,7 @@ class Entry:
     """One row of the table.
 
     Attributes:
-        id: which candidate; `alone` is its base without the share of the prior, shown for information.
+        id: which candidate, e.g. `aggregated+p10`; or which distribution itself, shown for information: `aggregated`.
         kind: of latent distribution, e.g. `mixture`; of its base, where the prior is mixed in or some dimensions are
             inactive.
         label: what it is, e.g. `mixture(20) + 10 % p`.
@@ -120,19 +120,18 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """As the candidate was called."""
-        return self.id.name
+        """As the command line and JSON call it, e.g. `aggregated+p10`."""
+        return str(self.id)
 
     @property
     def eligible(self) -> bool:
         """Whether a verdict could choose it."""
-        return not self.id.alone
+        return self.id.eligible
 
     @property
     def title(self) -> str:
-        """As tables call it: what it is, what its user calls it, and whether it is shown for information only."""
-        label = self.label if self.label.startswith(self.name) else f"{self.name}: {self.label}"
-        return f"{label} alone" if self.id.alone else label
+        """As tables call it: what it is, and what its user calls it."""
+        return self.label if self.label.startswith(self.id.name) else f"{self.id.name}: {self.label}"
 
     @property
     def heldout(self) -> Scores:
@@ -187,13 +186,21 @@ class Audit:
     thresholds: Thresholds = THRESHOLDS
     command: str = ""
 
-    def entry(self, name: str, *, alone: bool = False) -> Entry:
-        """The row of the table called `name`; with `alone` that of its base, without the share of the prior.
+    def entry(self, name: str) -> Entry:
+        """The row of the table called `name`: `aggregated+p10` is a candidate, `aggregated` the distribution itself.
 
         Raises:
             UsageError: no such row.
         """
-        return by_id(self.entries, CandidateId(name, alone))
+        return by_id(self.entries, CandidateId.parse(name))
+
+    @property
+    def leading(self) -> list[Entry]:
+        """One row for every fit: that of its candidate, or of the distribution itself where there is none."""
+        first: dict[str, Entry] = {}
+        for e in self.entries:
+            first.setdefault(e.id.name, e)
+        return list(first.values())
 
     @property
     def shipped(self) -> str:
@@ -208,11 +215,11 @@ class Audit:
             return verdict.choice
         return "prior" if self.copying(self.verdict.choice) == "copies" else self.verdict.choice
 
-    def copying(self, name: str, *, alone: bool = False) -> str:
-        """Whether samples of the candidate called `name` copy training rows: `copies`, `passes` or `untested`."""
+    def copying(self, name: str) -> str:
+        """Whether samples of what is called `name` copy training rows: `copies`, `passes` or `untested`."""
         if self.samples is None:
             return "untested"
-        wanted = CandidateId(name, alone)
+        wanted = CandidateId.parse(name)
         return next((s.status for s in self.samples.entries if s.id == wanted), "untested")
 
     def __repr__(self) -> str:
@@ -255,9 +262,14 @@ class Audit:
         stored = Cell(size(e.bytes), kept, e.bytes, size(e.bytes) + ("*" if e.holds_rows else " "))
         scores = [(g, e.heldout.of(g)) for g in Gain]
         gains = [explained(s.gain if s else None, g.says) for g, s in scores]
-        chosen = e.id == CandidateId(self.verdict.choice)
-        style = Style.CHOSEN if chosen else Style.PLAIN if e.eligible else Style.ALONE
-        return Row([Cell(e.title, key=e.title), stored, *gains], style)
+        return Row([Cell(e.title, key=e.title), stored, *gains], self._style(e))
+
+    def _style(self, e: Entry) -> Style:
+        if e.name == self.verdict.choice:
+            return Style.CHOSEN
+        if e.eligible:
+            return Style.PLAIN
+        return Style.SHOWN if e.id in {x.id for x in self.leading} else Style.ITSELF
 
     def _measured(self) -> Table:
         """The table with the gains that were measured of some candidate."""
@@ -277,7 +289,7 @@ class Audit:
         config = {
             "verdict": self.verdict.decision,
             "choice": self.shipped,
-            "copying": {str(e.id): self.copying(e.name, alone=e.id.alone) for e in self.entries},
+            "copying": {str(e.id): self.copying(e.name) for e in self.entries},
         }
         manifest = artifact.Manifest("audit", config, key, self.seed, inputs)
         return artifact.write(path, manifest, tensors=self.tensors, extra={"audit.json": content})

@@ -32,8 +32,8 @@ class Chosen:
     """What a fit decided on the selection split.
 
     Attributes:
-        epsilon: share of the prior that is mixed in; None where that was not decided (for the prior itself).
-        gain: mean ELBO gain over the prior on the selection split with that share, nats a row; None likewise.
+        epsilon: share of the prior that the candidate mixes in; None where there is no candidate.
+        gain: mean ELBO gain of the candidate over the prior on the selection split, nats a row; None likewise.
         active: the latent dimensions, from 0, that the kind was fitted to; None for all of them.
         weights: column of the data that rows are weighed by; empty for equal weights.
         settings: name -> value of what the kind itself decided, e.g. {"components": 64}.

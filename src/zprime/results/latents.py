@@ -195,8 +195,8 @@ class LatentsSide:
         minibatch: what minibatch estimators say of the I in the training rows' surgery; None where rows have weights,
             or there is one only.
         low_density: `1 %` and `5 %` -> proportion of prior draws below that quantile of log qbar at held-out codes.
-        two_sample: candidate's name -> tests of held-out codes and its draws; among them a control, `codes of the
-            selection split`, which no test should tell from held-out codes.
+        two_sample: name of a candidate, or of a distribution itself that makes none -> tests of held-out codes and its
+            draws; among them a control, `codes of the selection split`, which no test should tell from held-out codes.
     """
 
     leave_one_out: dict[CandidateId, LeaveOneOut]

@@ -1,5 +1,6 @@
 """Names of what is measured: the three gains, and candidates."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -42,28 +43,76 @@ class Gain(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class CandidateId:
-    """A candidate, or its base alone: what mixes in a share of the prior is also measured without it.
+    """A latent distribution itself, or the candidate that mixes a share of the prior into it.
 
     Attributes:
-        name: as the candidate was called.
-        alone: without the share of the prior; shown for information, never chosen.
+        name: as the fit was called; `prior` for the prior.
+        percent: share of the prior; 0 for the distribution itself.
     """
 
     name: str
-    alone: bool = False
+    percent: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` for a share that is none."""
+        if not 0 <= self.percent < 100:
+            raise UsageError(
+                f"{self}: expected a share of the prior above 0 and below 100 percent, got {self.percent:g}"
+            )
+
+    @classmethod
+    def of(cls, name: str, epsilon: float) -> "CandidateId":
+        """With a share from 0 to below 1, in as many digits as `str` shows."""
+        return cls(name, float(f"{100 * epsilon:g}"))
 
     def __str__(self) -> str:
-        """As JSON and tensors are keyed: the name, or `alone/` and the name."""
-        return f"{ALONE}{self.name}" if self.alone else self.name
+        """As the command line, JSON and tensors call it: `aggregated`, or `aggregated+p10` with 10 % of the prior."""
+        return f"{self.name}+p{self.percent:g}" if self.percent else self.name
 
     @classmethod
     def parse(cls, text: str) -> "CandidateId":
-        """Read what `str` wrote."""
-        return cls(text.removeprefix(ALONE), text.startswith(ALONE))
+        """Read what `str` wrote.
+
+        Raises:
+            UsageError: the share of the prior is not above 0 and below 100 percent.
+        """
+        found = SHARE.search(text)
+        if found is None:
+            return cls(text)
+        percent = float(found[1])
+        if percent == 0:
+            raise UsageError(f"{text}: expected a share of the prior above 0 and below 100 percent, got 0")
+        return cls(text[: found.start()], percent)
+
+    @property
+    def epsilon(self) -> float:
+        """The share of the prior, from 0 to below 1."""
+        return self.percent / 100
+
+    @property
+    def eligible(self) -> bool:
+        """Whether a verdict may choose it: the prior, or what has a share of it, so that no row can lose it all."""
+        return self.name == PRIOR or self.percent > 0
 
 
-ALONE = "alone/"
-"""No name of a candidate may hold a slash, so that this is never part of one."""
+PRIOR = "prior"
+SHARE = re.compile(r"\+p(\d+(?:\.\d+)?(?:e[+-]?\d+)?)$")
+"""What the name of a candidate ends in: `+p` and a share of the prior in percent."""
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot be told from a path or from the name of a candidate.
+
+    Raises:
+        UsageError: it is empty, has a slash, or ends in `+p` and a number.
+    """
+    if not name or "/" in name or "\\" in name:
+        raise UsageError(f"name: expected one without a slash, got {name!r}; call it something else")
+    if SHARE.search(name):
+        raise UsageError(
+            f"name: expected one that does not end in +p and a number, got {name!r}: that names a candidate with a "
+            "share of the prior; call it something else"
+        )
 
 
 @runtime_checkable

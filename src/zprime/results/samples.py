@@ -157,7 +157,7 @@ class Sampled:
     """What is measured of one sample of x'.
 
     Attributes:
-        id: of the candidate, as in the table; or of the control, by its name.
+        id: as in the table; or of the control, by its name.
         label: what it is.
         copying: of decoder means; None for real rows, which are no reconstructions.
         copying_draws: of decoder draws x' ~ p(x|z'), compared with draws of the reconstructions; noise hides copies.
@@ -174,8 +174,8 @@ class Sampled:
 
     @property
     def name(self) -> str:
-        """Of the candidate or the control."""
-        return self.id.name
+        """As the table of gains calls it, e.g. `aggregated+p10`; or of the control."""
+        return str(self.id)
 
     @property
     def status(self) -> str:
@@ -194,7 +194,7 @@ class SamplesSide:
         noise: whether fidelity and TSTR see decoder `mean`s or decoder `draw`s.
         samples: generated rows of each candidate, for copying.
         rows: rows in each sample that fidelity compares.
-        entries: every candidate, in the order of the table.
+        entries: every candidate and every distribution itself, in the order of the table.
         controls: `real rows` of the selection split, `reconstructions` of them, and `planted copies` of training rows.
         classifier: accuracy on held-out rows of the classifier that labels; None without labels.
         verdict: for generation.
@@ -212,10 +212,10 @@ class SamplesSide:
     verdict: GenerationVerdict
     path: BandwidthPath | None = None
 
-    def entry(self, name: str, *, alone: bool = False) -> Sampled:
-        """The candidate called `name`; with `alone` its base, without the prior mixed in.
+    def entry(self, name: str) -> Sampled:
+        """The candidate called `name`, e.g. `aggregated+p10`, or the distribution itself, e.g. `aggregated`.
 
         Raises:
             UsageError: no such candidate.
         """
-        return by_id(self.entries, CandidateId(name, alone))
+        return by_id(self.entries, CandidateId.parse(name))

@@ -12,7 +12,7 @@ class Decision:
 
     Attributes:
         decision: `leave the prior`, `keep the prior`, `undecided`, or what else the rule can end in.
-        choice: name of the latent distribution to use.
+        choice: name of the candidate to use, e.g. `aggregated+p10`, or `prior`.
         sentence: the verdict in words, to act on.
         why: the numbers it rests on, in words.
     """
@@ -28,7 +28,7 @@ class Ranking:
     """One candidate beside the best one on the selection split: what the choice was made from.
 
     Attributes:
-        name: of the candidate.
+        name: of the candidate, e.g. `aggregated+p10`.
         bytes: what it stores.
         gain: over the prior, the one that chose.
         behind: the best one's gain minus this one's, mean over rows, nats.

@@ -96,8 +96,9 @@ def two_sample(study: Study, candidates: Candidates) -> dict[str, TwoSample]:
     rng = study.stream("two samples")
     x = heldout.take(_pick(heldout, n, seed)).draw(rng=rng)
     others = {CONTROL: selection.take(_pick(selection, n, seed)).draw(rng=rng)}
-    for name, r in candidates.distributions.items():
-        others[name] = r.sample(n, rng=study.stream("two samples", name))
+    for wanted in candidates.leading:
+        r = candidates.distribution(wanted)
+        others[str(wanted)] = r.sample(n, rng=study.stream("two samples", wanted.name))
     tests: dict[str, TwoSample] = {}
     for step, (name, y) in enumerate(others.items()):
         study.progress("two-sample tests", step, len(others))

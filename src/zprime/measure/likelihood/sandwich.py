@@ -49,7 +49,7 @@ def sandwich(
         draws=study.settings.draws,
         progress=study.progress,
     )
-    importance, _ = row_gains.log_prob(CandidateId(name))
+    importance, _ = row_gains.log_prob(CandidateId.parse(name))
     low, high = forward.log_prob, reverse.log_prob
 
     def mean(values: torch.Tensor) -> Estimate:

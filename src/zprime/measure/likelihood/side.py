@@ -49,7 +49,7 @@ def likelihood_side(
         study: what the audit works on.
         candidates: the candidates.
         split_gains: split -> gains, `heldout` among them.
-        best: the candidate that the verdict looked at; the encoder is tested under it and under the prior.
+        best: name of the candidate that the verdict looked at; the encoder is tested under it and under the prior.
     """
     heldout, model, rows = split_gains["heldout"], study.model, study.heldout.rows
     if model is None or rows is None or not heldout.likelihood:
@@ -60,7 +60,8 @@ def likelihood_side(
         mean, _ = model.encode(x)
     unit = units(model, x, mean, log_scale=study.data.log_scale)
     names = dict.fromkeys(("prior", best))
-    simulators = [Simulator(name, candidates.distributions[name], model, mean.dtype) for name in names]
+    found = {name: candidates.distribution(CandidateId.parse(name)) for name in names}
+    simulators = [Simulator(name, r, model, mean.dtype) for name, r in found.items()]
     calibrations, sandwiches = _simulated(study, candidates, simulators)
     return LikelihoodSide(
         log_prob=log_prob,

@@ -15,14 +15,15 @@ from zprime.rng import fork
 
 @torch.no_grad()
 def latent_map(study: Study, candidates: Candidates) -> dict[str, Tensor]:
-    """`map.codes` (and `map.labels`): codes of held-out rows; `map.<name>`: draws of every candidate."""
+    """`map.codes` (and `map.labels`): codes of held-out rows; `map.<name>`: draws of every distribution itself."""
     heldout, n = study.heldout.posteriors, study.settings.map
     some = heldout.take(torch.randperm(heldout.n, generator=study.stream("map"))[:n])
     tensors = {"map.codes": some.draw(rng=study.stream("map codes")).float()}
     if some.labels is not None:
         tensors["map.labels"] = some.labels
-    for name, r in candidates.distributions.items():
-        tensors[f"map.{name}"] = r.sample(n, rng=study.stream("map", name)).float()
+    for wanted, r in candidates.distributions.items():
+        if not wanted.percent:
+            tensors[f"map.{wanted}"] = r.sample(n, rng=study.stream("map", wanted.name)).float()
     return tensors
 
 
@@ -38,7 +39,7 @@ def held_out_grids(study: Study) -> dict[str, Tensor]:
 
 
 def candidate_grids(study: Study, candidates: Candidates) -> dict[str, Tensor]:
-    """`grid.<name>`: decoded samples of every candidate; `near.<name>`: the training row nearest to each of them.
+    """`grid.<id>`: decoded samples of all distributions; `near.<id>`: the training row nearest to each of them.
 
     For audits that do not compare samples with data; those that do keep samples of that comparison.
     """
@@ -46,10 +47,10 @@ def candidate_grids(study: Study, candidates: Candidates) -> dict[str, Tensor]:
         return {}
     noise = "mean" if count_columns(study.heldout.rows.x) is None else "draw"
     grids: dict[str, Tensor] = {}
-    for name, r in candidates.distributions.items():
-        rng = study.stream("grid", name)
+    for wanted, r in candidates.distributions.items():
+        rng = study.stream("grid", wanted.name)
         z = r.sample(study.settings.grid, rng=fork(rng, "z"))
-        grids[name] = study.decode(z, noise=noise, rng=rng).float()
+        grids[str(wanted)] = study.decode(z, noise=noise, rng=rng).float()
     return {f"grid.{name}": x for name, x in grids.items()} | _nearest(study, grids)
 
 

@@ -22,7 +22,7 @@ class MeasuredSamples:
     Attributes:
         study: what they were measured with.
         measured_controls: `real rows`, `reconstructions` and `planted copies`.
-        candidates: every candidate, and every base alone.
+        candidates: every candidate, and every distribution itself.
         path: copying over the bandwidth.
     """
 

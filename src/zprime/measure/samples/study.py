@@ -12,7 +12,7 @@ from zprime.distribution import LatentDistribution
 from zprime.engine import in_threads
 from zprime.errors import UsageError
 from zprime.latent import Conditional
-from zprime.measure.candidates import Blend, Candidates
+from zprime.measure.candidates import Candidates
 from zprime.measure.samples.bandwidth_path import Surroundings, bandwidth_path
 from zprime.measure.samples.contender import Contender
 from zprime.measure.samples.copying import Neighbours, TrainingSet, copying
@@ -129,8 +129,8 @@ class SampleStudy:
         return measured
 
     def measure_candidates(self) -> list[Measured]:
-        """Every candidate, and every base alone; the prior first, which others are mixed with."""
-        names = list(self.candidates.distributions)
+        """Every candidate, and every distribution itself; the prior first, which others are mixed with."""
+        names = list(self.candidates.given)
         done: list[str] = []
 
         def measure(name: str, progress: Progress) -> list[Measured]:
@@ -146,31 +146,27 @@ class SampleStudy:
         return [m for measured in (first, *rest) for m in measured]
 
     def _candidate(self, name: str) -> list[Measured]:
-        """A candidate and its base alone; samples of the base serve both."""
-        r = self.candidates.distributions[name]
-        base = self.candidates.bases.get(name, r)
+        """A candidate and the distribution itself, whose samples serve both."""
+        distributions = self.candidates.distributions
+        base = distributions[CandidateId(name)]
         rng = self._rng("samples", name)
         sample = self.sampler.sample(base.sample(self.samples, rng=rng), rng=rng)
         if name == "prior":
             self.prior, self.beside[name] = sample, sample.means
-        whole = self.candidates.blends.get(CandidateId(name), Blend(name, 0.0))
-        measured = [self._blend(CandidateId(name), r, whole.epsilon, sample)]
-        alone = CandidateId(name, alone=True)
-        if alone in self.candidates.blends:
-            measured.append(self._blend(alone, base, 0.0, sample))
-        return measured
+        return [self._blend(i, r, sample) for i, r in distributions.items() if i.name == name]
 
-    def _blend(self, wanted: CandidateId, r: LatentDistribution, epsilon: float, sample: Sample) -> Measured:
+    def _blend(self, wanted: CandidateId, r: LatentDistribution, sample: Sample) -> Measured:
         """Samples of a base, mixed with those of the prior, measured."""
-        if epsilon and self.prior is not None:
-            coin = torch.rand(self.samples, generator=self._rng("coin", wanted.name)) < epsilon
+        blend = self.candidates.blends.get(wanted)  # none without a density
+        if blend is not None and blend.epsilon and self.prior is not None:
+            coin = torch.rand(self.samples, generator=self._rng("coin", wanted.name)) < blend.epsilon
             sample = sample.mixed(self.prior, coin)
         train = _rows(self.study.train)
         self.pictures[f"grid.{wanted}"] = sample.shown.float()
         self.pictures[f"near.{wanted}"] = train.x[sample.means.parent[: len(sample.shown)]].float()
         around = neighbourhoods(sample.features[: self.n])
         measured = self._measure(wanted, r.label, sample, around)
-        base = self.candidates.bases.get(wanted.name, r)
+        base = self.candidates.distributions[CandidateId(wanted.name)]
         if measured.entry.tstr is not None and isinstance(base, Conditional):
             tstr = replace(measured.entry.tstr, own=self._own_labels(base))
             measured = replace(measured, entry=replace(measured.entry, tstr=tstr))
@@ -225,7 +221,7 @@ class SampleStudy:
     def confirm(self, name: str) -> Compared:
         """Fresh draws of a candidate beside held-out rows."""
         rng = self._rng("confirm", name)
-        z = self.candidates.distributions[name].sample(self.n, rng=rng)
+        z = self.candidates.distribution(CandidateId.parse(name)).sample(self.n, rng=rng)
         features, _ = self.sampler.look(z, rng=rng)
         near = (self.heldout.neighbourhoods, neighbourhoods(features))
         return fidelity(self.heldout.features, features, split="heldout", seed=self.seed, neighbourhoods=near)

@@ -47,7 +47,7 @@ def decide(candidates: Candidates, selection: RowGains, heldout: RowGains, *, se
     elif stable:
         confirmed = likelihood_estimate(heldout, best, seed)
         if confirmed.stable:
-            verdict = _by_likelihood(best.name, label, likelihoods[best], confirmed)
+            verdict = _by_likelihood(str(best), label, likelihoods[best], confirmed)
         else:
             doubt = f"on the held-out split the likelihood gain of {best} {confirmed.because}"
             verdict = _by_both(best, label, heldout, doubt, seed)
@@ -73,7 +73,7 @@ def _rank(
         limit = max(TIE, stderr if math.isfinite(stderr) else 0.0)
         estimate = likelihoods[i] if gain is Gain.LIKELIHOOD else elbo_estimate(selection, i, seed)
         tied = i == top or behind < limit
-        ranking.append(Ranking(i.name, sizes[i], estimate, behind, stderr, limit, tied, likelihoods.get(i)))
+        ranking.append(Ranking(str(i), sizes[i], estimate, behind, stderr, limit, tied, likelihoods.get(i)))
     return ranking, chosen
 
 
@@ -148,7 +148,7 @@ def _by_both(best: CandidateId, label: str, heldout: RowGains, doubt: str, seed:
         for n, e in numbers.items()
     ]
     if len(numbers) == 2 and all(e.stable and e.value > least[n] for n, e in numbers.items()):
-        decision, choice = "leave the prior", best.name
+        decision, choice = "leave the prior", str(best)
         sentence = (
             f"Draw z' from {label}, not from the prior: its ELBO gain and its exact-posterior gain on held-out data "
             "agree."
@@ -159,4 +159,4 @@ def _by_both(best: CandidateId, label: str, heldout: RowGains, doubt: str, seed:
             f"Undecided: {label} looked best, but the likelihood gain is not stable here, and ELBO gain and "
             "exact-posterior gain do not agree. Until more draws or rows settle it, keep the prior."
         )
-    return Verdict(decision, choice, sentence, why, best=best.name, gains=BOTH, numbers=numbers, needed=least)
+    return Verdict(decision, choice, sentence, why, best=str(best), gains=BOTH, numbers=numbers, needed=least)
