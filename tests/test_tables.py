@@ -17,7 +17,7 @@ TABLE = Table(
     [
         Row([Cell("prior"), Cell("+0.00 ± 0.00", short="+0.00±0.00"), Cell("–")]),
         Row([Cell("mixture(20) + 10 % p"), Cell("+2.10 ± 0.11", short="+2.10±0.11"), Cell("[b]fine")], Style.CHOSEN),
-        Row([Cell("mixture(20) alone"), Cell("+2.07 ± 0.13 ?", short="+2.07±0.13?"), Cell("<i>|x")], Style.ALONE),
+        Row([Cell("mixture(20)"), Cell("+2.07 ± 0.13 ?", short="+2.07±0.13?"), Cell("<i>|x")], Style.ITSELF),
         Row([Cell("copies"), Cell("–"), Cell("")], Style.CONTROL),
     ],
     "± one standard error",
@@ -35,7 +35,7 @@ def test_text() -> None:
         "z′ from               likelihood gain",
         "prior                 +0.00 ± 0.00",
         "mixture(20) + 10 % p  +2.10 ± 0.11",
-        "mixture(20) alone     +2.07 ± 0.13 ?",
+        "mixture(20)           +2.07 ± 0.13 ?",
         "copies                –",
     ]
 
@@ -46,7 +46,7 @@ def test_markdown() -> None:
         "| --- | --- | --- |",
         "| prior | +0.00 ± 0.00 | – |",
         "| **mixture(20) + 10 % p** | +2.10 ± 0.11 | [b]fine |",
-        "| mixture(20) alone | +2.07 ± 0.13 ? | <i>\\|x |",
+        "| mixture(20) | +2.07 ± 0.13 ? | <i>\\|x |",
         "| copies | – |  |",
     ]
 

@@ -53,7 +53,7 @@ def fit(
         say(f"{run / 'latent' / key}: {f.distribution.label}, {size(f.distribution.bytes)}; {f.outcome.message}")
         if f.chosen.epsilon:
             candidate = CandidateId.of(key, f.chosen.epsilon)
-            say(f"  its candidate: {candidate}, with {wanted.percent:g} % of the prior")
+            say(f"  its candidate: {candidate}, with {candidate.percent:g} % of the prior")
     give(
         {
             k: {
