@@ -14,11 +14,13 @@ from zprime.artifact import Artifact
 from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
-from zprime.latent import Aggregated, Defensive, Gaussian, Prior
+from zprime.latent import Aggregated, Defensive, Gaussian, LogPool, Prior
+from zprime.latent.kind import Fit
 from zprime.measure.candidates import Candidates
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import page
 from zprime.results.audit import AuditSettings
+from zprime.results.facts import Chosen
 from zprime.results.names import CandidateId, Gain
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
@@ -45,7 +47,7 @@ def test_a_true_prior_is_kept_and_a_planted_hole_is_found() -> None:
     assert kept.verdict.decision == "keep the prior"
     posteriors, rows = splits(shift=1.0)
     left = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=SMALL)
-    assert (left.verdict.decision, left.verdict.choice) == ("leave the prior", "shifted")
+    assert (left.verdict.decision, left.verdict.choice) == ("leave the prior", "shifted+p1")
     scores = left.entry("shifted").heldout
     for gain in (Gain.EXACT_POSTERIOR, Gain.LIKELIHOOD):
         # KL(N(1, I) || N(0, I)) is 1 in two dimensions; x sees a part of it, as a Gaussian of its own
@@ -74,20 +76,55 @@ def test_without_a_model_only_what_needs_no_decoder() -> None:
     posteriors, _ = splits(shift=3.0)
     found = audit({"shifted": shifted(3.0)}, posteriors, settings=SMALL)
     assert found.entry("shifted").heldout.measured == [Gain.ELBO, Gain.EXACT_POSTERIOR]
-    assert found.verdict.choice == "shifted"
+    assert found.verdict.choice == "shifted+p1"
     assert found.log_prior is None
     assert not any(k.startswith("grid.") for k in found.tensors)
 
 
-def test_a_defended_candidate_is_shown_alone_too_but_never_chosen() -> None:
+def test_a_defended_candidate_is_shown_with_the_distribution_itself_which_is_never_chosen() -> None:
     posteriors, _ = splits()
     exact = Aggregated(posteriors["train"].mean, posteriors["train"].scale)
     found = audit({"aggregated": Defensive(exact, 0.1)}, posteriors, settings=SMALL)
-    assert [str(e.id) for e in found.entries] == ["prior", "aggregated", "alone/aggregated"]
+    assert [e.name for e in found.entries] == ["prior", "aggregated+p10", "aggregated"]
+    assert [e.label for e in found.entries[1:]] == ["aggregated(80) + 10 % p", "aggregated(80)"]
     assert [e.eligible for e in found.entries] == [True, True, False]
     assert [e.holds_rows for e in found.entries] == [False, True, True]
-    with pytest.raises(UsageError, match="name: expected one of prior, aggregated, alone/aggregated, got 'flowery'"):
+    with pytest.raises(UsageError, match="name: expected one of prior, aggregated\\+p10, aggregated, got 'flowery'"):
         found.entry("flowery")
+
+
+def test_fits_bare_distributions_and_candidates_of_your_own_are_all_taken() -> None:
+    posteriors, _ = splits()
+    given = {
+        "fit": Fit(shifted(1.0), chosen=Chosen(epsilon=0.05)),
+        "bare": shifted(1.0),
+        "mine": Defensive(shifted(1.0), 0.01),
+        "too little": Defensive(shifted(1.0), 0.005),
+        "pool": LogPool(torch.zeros(2).double(), torch.ones(2).double()),
+        "mixed pool": Defensive(LogPool(torch.zeros(2).double(), torch.ones(2).double()), 0.1),
+        "again": Prior(2),
+    }
+    found = audit(given, posteriors, settings=SMALL)
+    candidates = ["fit+p5", "bare+p1", "mine+p1", "too little+p1"]
+    assert [e.name for e in found.entries if e.eligible] == ["prior", *candidates]
+    assert [e.name for e in found.entries if not e.eligible] == [*list(given)]
+    assert [r.name for r in found.verdict.ranking] == ["prior", *candidates]
+    assert [e.name for e in found.leading] == ["prior", *candidates, "pool", "mixed pool", "again"]
+    assert found.entry("mixed pool").label == "log-pool"
+    for name in candidates:
+        e = found.entry(name)
+        lowest = float(found.tensors[f"gain.heldout.elbo.{name}"].min())
+        assert lowest >= math.log(e.epsilon) - 1e-9
+    assert found.entry("fit+p5").chosen == Chosen(epsilon=0.05)
+    assert found.entry("fit").chosen == Chosen()
+
+
+def test_names_that_would_be_taken_for_candidates_are_refused() -> None:
+    for name in ("r+p10", "r+p0.5", "+p1", "r+p1e-05", "r+p200"):
+        with pytest.raises(UsageError, match=r"name: expected one that does not end in \+p and a number, got"):
+            audit({name: shifted(1.0)}, splits()[0], settings=SMALL)
+    for name in ("r+p", "r+pq10", "r+10", "rp10", "r+p10x"):
+        assert str(CandidateId.parse(name)) == CandidateId.parse(name).name == name
 
 
 def test_wide_posteriors_are_counted_and_said() -> None:
@@ -234,9 +271,9 @@ def test_refusals() -> None:
             audit({"s": shifted(0)}, posteriors, settings=bad)
 
 
-def test_a_candidate_with_a_share_of_the_prior_is_sampled_with_it_and_alone() -> None:
+def test_a_candidate_with_a_share_of_the_prior_is_sampled_with_it_and_without() -> None:
     posteriors, rows = splits()
-    for r, shown in ((shifted(1.0), ["prior", "r"]), (Defensive(shifted(1.0), 0.1), ["prior", "r", "alone/r"])):
+    for r, shown in ((shifted(1.0), ["prior", "r+p1", "r"]), (Defensive(shifted(1.0), 0.1), ["prior", "r+p10", "r"])):
         samples = audit({"r": r}, posteriors, model=MODEL.vae(), rows=rows, settings=SMALL).samples
         assert samples is not None
         assert [str(e.id) for e in samples.entries] == shown

@@ -13,6 +13,7 @@ from zprime.errors import ArrayError, UsageError
 from zprime.fitting import fit, load_fit, save_fit
 from zprime.latent import (
     SETTINGS,
+    Aggregated,
     ConditionalSettings,
     Defensive,
     Gaussian,
@@ -22,6 +23,7 @@ from zprime.latent import (
     settings_for,
 )
 from zprime.latent.selection import EPSILONS, Codes, RowScores, best_epsilon, smallest_of_best
+from zprime.measure.candidates import candidate_of
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -31,36 +33,45 @@ def sharp(n: int, seed: int, scale: float = 0.02) -> MemoryPosteriors:
     return MemoryPosteriors(torch.randn(n, 4, generator=stream(seed, "sharp")), torch.full((n, 4), scale))
 
 
-def test_a_memorising_mixture_is_defended() -> None:
+def test_a_memorising_mixture_is_fitted_as_itself_and_its_candidate_is_defended() -> None:
     found = fit("aggregated", sharp(50, 0), selection=sharp(80, 1))
-    assert isinstance(found.distribution, Defensive)
-    assert found.distribution.epsilon == 0.1
+    assert isinstance(found.distribution, Aggregated)
     assert found.chosen.epsilon == 0.1
-    assert "mixed with 0.1 of the prior against rows it misses" in found.outcome.message
-    codes = sharp(80, 2)
-    z = codes.draw(rng=stream(0, "z"))
-    gain = found.distribution.log_prob(z) - standard_log_prob(z)
+    candidate = candidate_of(found.distribution, found.chosen.epsilon, Prior(4))
+    z = sharp(80, 2).draw(rng=stream(0, "z"))
+    gain = candidate.log_prob(z) - standard_log_prob(z)
     assert float(gain.min()) >= math.log(0.1) - 1e-9
 
 
-def test_a_good_fit_is_left_alone() -> None:
+def test_the_candidate_of_a_good_fit_has_the_smallest_share() -> None:
     found = fit("gaussian", sharp(5000, 0), selection=sharp(800, 1))
     assert isinstance(found.distribution, Gaussian)
-    assert found.chosen.epsilon == 0
+    assert found.chosen.epsilon == 0.01
+
+
+@pytest.mark.parametrize("kind", ["log-pool", "barycentre", "product-of-experts"])
+def test_what_no_verdict_may_choose_gets_no_share_and_is_what_its_definition_says(kind: str) -> None:
+    """Also where a dimension has collapsed: no part of it is replaced by the prior."""
+    p = sharp(50, 0, 0.3)
+    p = MemoryPosteriors(p.mean * torch.tensor([1.0, 1.0, 1.0, 0.0]), p.scale.index_fill(1, torch.tensor(3), 1.0))
+    found = fit(kind, p, selection=p)
+    assert found.distribution.kind == kind
+    assert not found.distribution.eligible
+    assert (found.chosen.epsilon, found.chosen.active) == (None, None)
+    assert fit("gaussian", p, selection=p).chosen.active == [0, 1, 2]
 
 
 def test_the_prior_is_never_mixed_with_itself() -> None:
     assert isinstance(fit("prior", sharp(9, 0), selection=sharp(9, 1)).distribution, Prior)
 
 
-def test_best_share_is_the_best_of_four_by_brute_force() -> None:
-    r = fit("aggregated", sharp(50, 0, 0.3), selection=sharp(80, 1, 0.3)).distribution
-    base = r.base if isinstance(r, Defensive) else r
+def test_best_share_is_the_best_of_three_by_brute_force() -> None:
+    base = fit("aggregated", sharp(50, 0, 0.3), selection=sharp(80, 1, 0.3)).distribution
     codes = Codes.draw(sharp(80, 1, 0.3), Prior(4), rng=stream(0, "codes"))
     epsilon, gains = best_epsilon(codes, base)
     means = {}
     for e in EPSILONS:
-        log_r = (Defensive(base, e) if e else base).log_prob(codes.z)
+        log_r = Defensive(base, e).log_prob(codes.z)
         means[e] = float((log_r - standard_log_prob(codes.z)).mean())
     assert epsilon == max(means, key=lambda e: means[e])
     assert gains.mean == pytest.approx(max(means.values()))

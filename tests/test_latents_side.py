@@ -43,8 +43,8 @@ def one() -> Gaussian:
 def test_every_candidate_and_a_control_is_tested_and_it_survives_json() -> None:
     p = splits()
     found = run(Candidates({"aggregated": Defensive(exact(p), 0.1), "one": one()}), p)
-    assert list(found.two_sample) == [CONTROL, "prior", "aggregated", "one"]
-    assert [str(i) for i in found.leave_one_out] == ["aggregated", "alone/aggregated"]
+    assert list(found.two_sample) == [CONTROL, "prior", "aggregated+p10", "one"]
+    assert [str(i) for i in found.leave_one_out] == ["aggregated+p10", "aggregated"]
     assert found.minibatch is not None
     assert found.hole is not None
     assert found.two_sample["one"].mmd.squared.n == 60

@@ -100,7 +100,7 @@ def test_summary_of_a_panel_pure_and_with_a_share_of_the_prior() -> None:
     )
     climbed = measure_gains(candidates, Split("heldout", held), rng=stream(0, "ladder"))
     found = leave_one_out(candidates, p, climbed, seed=0)
-    assert {str(i) for i in found} == {"aggregated", "alone/aggregated"}
+    assert {str(i) for i in found} == {"aggregated+p10", "aggregated"}
     for name in found:
         for gain in (Gain.ELBO, Gain.EXACT_POSTERIOR):
             gains = getattr(found[name], gain)
@@ -117,7 +117,7 @@ def test_summary_of_a_panel_pure_and_with_a_share_of_the_prior() -> None:
         assert 0 < error < 0.5
         assert abs(a.value - b.value) < 4 * error
     # the share goes inside the log: no draw of any row falls below log 0.1
-    assert found[CandidateId("aggregated")].elbo["leave-one-out"].value > math.log(0.1)
+    assert found[CandidateId("aggregated", 10.0)].elbo["leave-one-out"].value > math.log(0.1)
 
 
 def test_the_prior_share_is_mixed_in_draw_by_draw() -> None:
@@ -129,7 +129,7 @@ def test_the_prior_share_is_mixed_in_draw_by_draw() -> None:
     some = p.take(torch.randperm(30, generator=rng)[:1_000_000].sort().values)
     z = some.draw(rng=rng, draws=4)
     prior = -0.5 * (2 * math.log(2 * math.pi) + z.square().sum(1))
-    assert found[CandidateId("aggregated")].elbo["self-included"].value == pytest.approx(
+    assert found[CandidateId("aggregated", 10.0)].elbo["self-included"].value == pytest.approx(
         float((r.log_prob(z) - prior).mean())
     )
 

@@ -134,22 +134,21 @@ def scored(values: Tensor) -> Codes:
     return Codes(torch.zeros(len(values), 1).double(), torch.zeros(len(values)).double(), len(values))
 
 
-@pytest.mark.parametrize(("lost", "share"), [(11.25, 0.0), (11.35, 0.1)])
-def test_a_share_of_the_prior_must_earn_a_hundredth_of_a_nat(
-    lost: float, share: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("missed", "share"), [(4, 0.01), (5, 0.05), (14, 0.05), (15, 0.1)])
+def test_a_larger_share_of_the_prior_must_earn_a_hundredth_of_a_nat(
+    missed: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One row of a thousand is missed by `lost` nats: a tenth of the prior brings back all but log 10 of them.
+    """Some rows of a thousand are missed altogether: they gain log e; the others are worth as much under r as under p.
 
-    (lost - 2.303) / 1000, less what the tenth costs the others, which are worth as much under r as under p: nothing.
+    A tenth is the best of three. A twentieth is behind by `missed / 1000 * log 2`, a hundredth by `* log 10`: the
+    first is no more than 0.01 up to 14 rows, the second up to 4.
     """
     values = torch.zeros(1000).double()
-    values[0] = -lost - 1.0
-    gained = (math.log(0.9 * math.exp(-lost - 1.0) + 0.1) + lost + 1.0) / 1000
-    assert (gained > 0.01) is (share > 0)
+    values[:missed] = -1000.0
     monkeypatch.setattr(Prior, "log_prob", lambda self, z: values)
     found, gains = best_epsilon(scored(values), Prior(1))
     assert found == share
-    assert gains.mean == pytest.approx(float(values.mean()) + (gained if share else 0.0))
+    assert gains.mean == pytest.approx(missed / 1000 * math.log(share))
 
 
 @pytest.mark.parametrize(("gap", "chosen"), [(0.049, 1), (0.051, 0)])

@@ -15,8 +15,8 @@ from zprime import serialise
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.latent import Aggregated, Conditional, Defensive, Gaussian, Mixture
-from zprime.measure.candidates import Candidates
+from zprime.latent import Aggregated, Conditional, Defensive, Gaussian, Mixture, Prior
+from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.samples.contender import Contender, Controls
 from zprime.measure.samples.fidelity import Compared, fidelity
 from zprime.measure.samples.side import MeasuredSamples, measure_samples
@@ -89,8 +89,13 @@ def sampled(
     return measure_samples(about, Candidates(candidates))
 
 
+def with_shares(candidates: dict[str, LatentDistribution]) -> dict[str, LatentDistribution]:
+    """All as candidates, as an audit makes them: with 1 % of the prior where nothing else is said."""
+    return {k: candidate_of(r, None, Prior(2)) for k, r in candidates.items()}
+
+
 def measure(candidates: dict[str, LatentDistribution]) -> SamplesSide:
-    measured = sampled(candidates)
+    measured = sampled(with_shares(candidates))
     assert measured is not None
     verdict = decide_generation(measured.contenders, measured.confirm, measured.controls, space=measured.space, seed=0)
     return measured.side(verdict)
@@ -113,17 +118,11 @@ def test_controls_come_out_as_they_must(made: SamplesSide) -> None:
 
 
 def test_every_candidate_is_judged_rightly(made: SamplesSide) -> None:
-    assert [str(e.id) for e in made.entries] == [
-        "prior",
-        "truth",
-        "two modes",
-        "blur",
-        *(f"{j:g} junk" for j in JUNK),
-        "gaussian",
-        "aggregated",
-        "alone/aggregated",
-    ]
-    ranking = made.verdict.ranking
+    shares = {name: "p10" if name == "aggregated" else "p1" for name in candidates()}
+    wanted = [(f"{name}+{share}", name) for name, share in shares.items()]
+    assert [str(e.id) for e in made.entries] == ["prior", *(name for both in wanted for name in both)]
+    assert list(made.verdict.ranking) == ["prior", *(candidate for candidate, _ in wanted)]
+    ranking = {name.rsplit("+", 1)[0]: state for name, state in made.verdict.ranking.items()}
     assert ranking["aggregated"] == "copies"
     assert ranking["two modes"] == "loses modes"
     assert ranking["truth"] == "best"
@@ -131,15 +130,15 @@ def test_every_candidate_is_judged_rightly(made: SamplesSide) -> None:
     assert ranking["blur"] == "covers less"  # its Frechet distance is as good as the truth's
     assert {ranking[f"{j:g} junk"] for j in JUNK} <= {"behind", "loses modes"}
     assert made.verdict.decision == "leave the prior"
-    assert made.verdict.choice == "truth"
+    assert made.verdict.choice == "truth+p1"
     assert made.entry("two modes").fidelity.labels.missing == ["2"]  # type: ignore[union-attr]
 
 
 def test_fidelity_alone_would_choose_the_copies(made: SamplesSide) -> None:
-    copies = made.entry("aggregated", alone=True)
+    copies = made.entry("aggregated")
     assert copies.status == "copies"
     assert copies.fidelity.frechet.value < 0.2 * made.entry("prior").fidelity.frechet.value
-    assert copies.id.alone
+    assert not copies.id.eligible
 
 
 def test_students_say_what_comes_out(made: SamplesSide) -> None:
@@ -151,7 +150,7 @@ def test_students_say_what_comes_out(made: SamplesSide) -> None:
 
 
 def test_means_and_draws_are_told_apart(made: SamplesSide) -> None:
-    e = made.entry("aggregated", alone=True)
+    e = made.entry("aggregated")
     assert e.copying is not None
     assert e.copying_draws is not None
     assert e.copying_draws.auc.n < e.copying.auc.n or e.copying_draws.auc.n == 50
@@ -161,7 +160,7 @@ def test_means_and_draws_are_told_apart(made: SamplesSide) -> None:
 def test_what_is_kept_comes_back_from_its_file(made: SamplesSide) -> None:
     again = serialise.from_jsonable(SamplesSide, json.loads(json.dumps(serialise.to_jsonable(made))))
     assert again == made
-    with pytest.raises(UsageError, match="name: expected one of prior, truth, two modes"):
+    with pytest.raises(UsageError, match="name: expected one of prior, truth.p1, truth, two modes"):
         made.entry("flowery")
 
 
@@ -174,13 +173,13 @@ def pictures(candidates: dict[str, LatentDistribution]) -> dict[str, torch.Tenso
 def test_a_mixed_candidate_shares_the_rows_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zprime.measure.samples.features.EPOCHS", 1)
     base = truth()
-    alone, both = (pictures({"r": r}) for r in (base, Defensive(base, 0.3)))
-    mine = torch.stack([(both["grid.r"] == alone[k]).all(1) for k in ("grid.r", "grid.prior")])
+    found = pictures({"r": Defensive(base, 0.3)})
+    mine = torch.stack([(found["grid.r+p30"] == found[k]).all(1) for k in ("grid.r", "grid.prior")])
     assert bool(mine.any(0).all())  # every row is the base's or the prior's
     assert 15 <= int(mine[1].sum()) <= 45
     near = ROWS["train"].x.float()
-    distance = torch.cdist(both["grid.r"], near)
-    torch.testing.assert_close(both["near.r"], near[distance.argmin(1)])
+    distance = torch.cdist(found["grid.r+p30"], near)
+    torch.testing.assert_close(found["near.r+p30"], near[distance.argmin(1)])
 
 
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zprime.latent import Gaussian, Mixture
+from zprime.latent import Defensive, Gaussian, Mixture
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.likelihood.scores import exact_posterior_estimate, likelihood_estimate
@@ -16,7 +16,7 @@ from zprime.results.verdicts import Verdict
 from zprime.rng import stream
 
 N = 400
-PRIOR, SMALL, LARGE = (CandidateId(n) for n in ("prior", "small", "large"))
+PRIOR, SMALL, LARGE = (CandidateId.parse(n) for n in ("prior", "small+p1", "large+p1"))
 BOTH = [Gain.ELBO, Gain.EXACT_POSTERIOR]
 
 
@@ -30,7 +30,9 @@ def mixture(k: int) -> Mixture:
     return Mixture(torch.zeros(k).log_softmax(0), torch.zeros(k, 2), torch.ones(k, 2))
 
 
-PANEL = Candidates({"small": Gaussian(torch.zeros(2), torch.ones(2)), "large": mixture(50)})
+PANEL = Candidates(
+    {"small": Defensive(Gaussian(torch.zeros(2), torch.ones(2)), 0.01), "large": Defensive(mixture(50), 0.01)}
+)
 
 
 def ladder(
@@ -48,16 +50,16 @@ def verdict(selection: RowGains, heldout: RowGains) -> Verdict:
 
 def test_leaves_the_prior_for_the_best() -> None:
     v = verdict(ladder("selection", 0.5, 2.0), ladder("heldout", 0.5, 1.8))
-    assert (v.decision, v.choice, v.gains) == ("leave the prior", "large", [Gain.LIKELIHOOD])
+    assert (v.decision, v.choice, v.gains) == ("leave the prior", "large+p1", [Gain.LIKELIHOOD])
     assert v.sentence.startswith(
-        "Draw z' from mixture(50), not from the prior: held-out data are 1.80 ± 0.05 nats per row"
+        "Draw z' from mixture(50) + 1 % p, not from the prior: held-out data are 1.80 ± 0.05 nats per row"
     )
     assert v.numbers["heldout"].value == pytest.approx(1.8)
 
 
 def test_a_tie_goes_to_the_one_that_stores_least() -> None:
-    assert verdict(ladder("selection", 1.96, 2.0), ladder("heldout", 1.9, 1.9)).choice == "small"
-    assert verdict(ladder("selection", 1.94, 2.0), ladder("heldout", 1.9, 1.9)).choice == "large"
+    assert verdict(ladder("selection", 1.96, 2.0), ladder("heldout", 1.9, 1.9)).choice == "small+p1"
+    assert verdict(ladder("selection", 1.94, 2.0), ladder("heldout", 1.9, 1.9)).choice == "large+p1"
 
 
 def test_keeps_the_prior_when_nothing_is_better() -> None:
@@ -67,7 +69,7 @@ def test_keeps_the_prior_when_nothing_is_better() -> None:
 
 def test_keeps_the_prior_when_held_out_data_do_not_confirm() -> None:
     v = verdict(ladder("selection", 0.0, 1.0), ladder("heldout", 0.0, 0.09))  # 2 s.e. are 0.1
-    assert (v.decision, v.choice, v.best) == ("keep the prior", "prior", "large")
+    assert (v.decision, v.choice, v.best) == ("keep the prior", "prior", "large+p1")
     assert "needed more than 0.10" in v.why[1]
 
 
@@ -80,20 +82,20 @@ def test_held_out_is_opened_for_the_selected_one_only() -> None:
 def test_untrusted_likelihood_needs_code_and_evidence_gain(code: float, decision: str) -> None:
     v = verdict(ladder("selection", 0.5, 2.0, moved=0.2), ladder("heldout", 0.5, 2.0, moved=0.2, code=code))
     assert (v.decision, v.gains) == (decision, BOTH)
-    assert v.choice == ("large" if decision == "leave the prior" else "prior")
-    assert "large moved -0.200 nats from 100 to 400 draws (limit 0.050)" in v.why[0]
+    assert v.choice == ("large+p1" if decision == "leave the prior" else "prior")
+    assert "large+p1 moved -0.200 nats from 100 to 400 draws (limit 0.050)" in v.why[0]
 
 
 def test_trusted_on_selection_but_not_on_held_out_falls_back() -> None:
     v = verdict(ladder("selection", 0.5, 2.0), ladder("heldout", 0.5, 2.0, moved=0.2))
     assert v.gains == BOTH
-    assert "on the held-out split the likelihood gain of large moved" in v.why[0]
+    assert "on the held-out split the likelihood gain of large+p1 moved" in v.why[0]
 
 
 def test_without_a_decoder() -> None:
     bare = {s: replace(ladder(s, 0.5, 2.0), likelihood={}, quarter={}) for s in ("selection", "heldout")}
     v = verdict(bare["selection"], bare["heldout"])
-    assert (v.decision, v.choice) == ("leave the prior", "large")
+    assert (v.decision, v.choice) == ("leave the prior", "large+p1")
     assert v.why[0] == "the likelihood gain was not measured (no decoder)"
 
 
@@ -109,11 +111,11 @@ def test_every_number_of_the_choice_is_kept() -> None:
         selection = ladder("selection", small, large, moved=0.01)
         v = verdict(selection, ladder("heldout", small, large))
         found = {s.name: s for s in v.ranking}
-        assert set(found) == {"prior", "small", "large"}
+        assert set(found) == {"prior", "small+p1", "large+p1"}
         top = max(found.values(), key=lambda s: s.gain.value)
         for s in found.values():
             assert s.behind == pytest.approx(top.gain.value - s.gain.value)
-            difference = selection.likelihood[CandidateId(top.name)] - selection.likelihood[CandidateId(s.name)]
+            difference = selection.likelihood[CandidateId.parse(top.name)] - selection.likelihood[CandidateId.parse(s.name)]
             assert s.behind_stderr == pytest.approx(float(difference.std()) / N**0.5)
             assert s.limit == pytest.approx(max(s.behind_stderr, 0.05))
             assert s.tied == (s is top or s.behind < s.limit)
@@ -128,7 +130,7 @@ def test_every_number_of_the_choice_is_kept() -> None:
 def test_one_untrusted_candidate_takes_the_rung_from_all() -> None:
     v = verdict(ladder("selection", 2.0, 0.5, moved=0.2), ladder("heldout", 2.0, 0.5))
     assert v.gains == BOTH
-    assert (v.decision, v.choice) == ("leave the prior", "small")
+    assert (v.decision, v.choice) == ("leave the prior", "small+p1")
     assert [s.likelihood.stable for s in v.ranking if s.likelihood] == [True, True, False]
     assert set(v.needed) == set(v.numbers) == {"ELBO gain", "exact-posterior gain"}
 
@@ -137,8 +139,8 @@ def test_without_a_trusted_likelihood_gain_nothing_is_kept_either_it_is_undecide
     """Rule 4: leave only if both other gains say so; else undecided, also where the ELBO gain prefers the prior."""
     v = verdict(ladder("selection", 0.5, 2.0, moved=0.2, code=-3.0), ladder("heldout", 0.5, 2.0, moved=0.2, code=-3.0))
     assert (v.decision, v.choice, v.best) == ("undecided", "prior", "prior")
-    assert "large moved -0.200 nats" in v.why[0]
-    assert {s.name: s.gain.value for s in v.ranking}["large"] == pytest.approx(-1.0)
+    assert "large+p1 moved -0.200 nats" in v.why[0]
+    assert {s.name: s.gain.value for s in v.ranking}["large+p1"] == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize(("moved", "decision"), [(0.0, "leave the prior"), (0.2, "undecided")])

@@ -18,14 +18,14 @@ MOST = 40
 ASIDE = frozenset(("seed", "verdict", "name", "label", "source", "id"))
 """Fields that are told elsewhere: the seed behind each number, a verdict at the top, a name at the head of its row."""
 
-UNMIXED = "averages"
-"""The field whose members have names of candidates, but are without the share of the prior that these may have."""
+OWN_NAMES = "averages"
+"""The field whose members may be called as fits are, but are none of them."""
 
 
 def numbers(audit: Audit, field: str) -> list[Table]:
     """All numbers of one field of the audit; rows are called as in the table of gains."""
     tables = tables_of(getattr(audit, field), attributes(Audit).get(field, ""))
-    if field == UNMIXED:
+    if field == OWN_NAMES:
         return tables
     titles = {str(e.id): e.title for e in audit.entries}
     return [dataclasses.replace(t, rows=[_renamed(r, titles) for r in t.rows]) for t in tables]
