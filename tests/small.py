@@ -31,3 +31,8 @@ def run(folder: Path, data: Path, *, seed: int = 0) -> tuple[Run, Audit]:
     job.encode()
     job.fit(seed=seed)
     return job, job.audit(AUDIT, seed=seed)
+
+
+def candidate(audit: Audit, name: str) -> str:
+    """What an audit calls the candidate of a fit, e.g. `mixture+p1`."""
+    return next(e.name for e in audit.leading if e.id.name == name)

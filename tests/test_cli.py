@@ -190,8 +190,19 @@ def test_errors_are_sentences_with_their_exit_code(
         (
             ["sample", digits, "--from", "flowery"],
             2,
-            "from: expected one of prior, gaussian, mixture, aggregated, got 'flowery'",
+            "from: expected one of prior, gaussian, mixture, aggregated, or one of the fitted ones with a share of the "
+            "prior, such as aggregated+p10 (10 %), got 'flowery'",
         ),
+        (["sample", digits, "--from", "prior+p10"], 2, "from: expected one of prior, gaussian"),
+        (["sample", digits, "--from", "flowery+p10"], 2, "from: expected one of prior, gaussian"),
+        (["sample", digits, "--from", "mixture+p10", "--store", "data"], 2, "store: only aggregated can be drawn from"),
+        (
+            ["sample", digits, "--from", "mixture+p100"],
+            2,
+            "mixture+p100: expected a share of the prior above 0 and below 100 percent, got 100",
+        ),
+        (["sample", digits, "--from", "mixture+p0"], 2, "mixture+p0: expected a share of the prior above 0"),
+        (["fit", digits, "--kinds", "gaussian", "--name", "mine+p5"], 2, "name: expected one that does not end in +p"),
         (["sample", digits, "-n", "0"], 2, "n: expected at least 1 sample, got 0"),
         (["audit", other], 3, "expected an artefact of kind run, found no manifest.json"),
         (["report", empty], 3, "expected an artefact of kind audit, found no manifest.json"),

@@ -28,6 +28,7 @@ from zprime.latent import (
 )
 from zprime.latent.gaussian import moments
 from zprime.latent.kind import Context, Settings, fields
+from zprime.latent.selection import EPSILONS
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -102,10 +103,10 @@ def test_labels_are_needed() -> None:
         fit("conditional", bare, selection=bare)
 
 
-def test_fit_defends_it_like_every_kind() -> None:
+def test_its_candidate_gets_a_share_like_that_of_every_kind() -> None:
     found = fit("conditional", labelled(60), selection=labelled(200, seed=1))
-    assert isinstance(found.distribution, Conditional | Defensive)
-    assert found.chosen.epsilon is not None
+    assert isinstance(found.distribution, Conditional)
+    assert found.chosen.epsilon in EPSILONS
 
 
 @pytest.mark.parametrize(

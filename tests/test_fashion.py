@@ -23,7 +23,7 @@ def test_with_two_thousand_rows_the_exact_mixture_falls_behind_the_prior(tmp_pat
     job.fit(seed=0)
     audit = job.audit(AuditSettings(rows=300, draws=200), seed=0)
     assert audit.data.sizes == {"train": 2000, "selection": 5000, "heldout": 10000}
-    exact = audit.entry("aggregated", alone=True).heldout.likelihood.gain
+    exact = audit.entry("aggregated").heldout.likelihood.gain
     fitted = audit.entry("mixture").heldout.likelihood.gain
     assert exact.high < 0 < fitted.low
     assert audit.verdict.choice == "mixture"

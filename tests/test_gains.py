@@ -118,9 +118,7 @@ def test_panel_mixes_the_prior_exactly_and_shows_the_distribution_itself() -> No
     assert [str(i) for i in candidates.eligible] == ["prior", "aggregated+p10"]
     for name, r in distributions().items():
         torch.testing.assert_close(found[named(name)], r.log_prob(z))
-    torch.testing.assert_close(
-        found[CandidateId("aggregated")], distributions()["aggregated"].base.log_prob(z)
-    )  # type: ignore[attr-defined]
+    torch.testing.assert_close(found[CandidateId("aggregated")], distributions()["aggregated"].base.log_prob(z))  # type: ignore[attr-defined]
 
 
 def test_no_row_of_a_defended_candidate_falls_below_log_epsilon() -> None:

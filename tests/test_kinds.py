@@ -149,9 +149,10 @@ def test_gains_and_epsilon_are_of_the_prior_that_is_given() -> None:
     done = fit(
         MixtureSettings(components=24, polish=0, iterations=500), q, selection=posteriors(2, n=80, seed=1), prior=p
     )
-    mixed = done.distribution
+    mixed = candidate_of(done.distribution, done.chosen.epsilon, p)
     assert isinstance(mixed, Defensive)
     assert mixed.prior is p
+    assert mixed.epsilon == done.chosen.epsilon
     e = mixed.epsilon
     expected = torch.logaddexp(
         mixed.base.log_prob(codes.z) + torch.tensor(1 - e).log(), p.log_prob(codes.z) + torch.tensor(e).log()

@@ -107,14 +107,19 @@ def with_copying(audit: Audit, name: str, status: str) -> Audit:
 
 def test_copying_is_known_of_the_fit_that_was_measured_and_of_no_other(done: Run, whole: tuple[Run, Audit]) -> None:
     found = artifact.read(done.path / "audit")
-    accused = with_copying(whole[1], "mixture", "copies")
+    mixture = small.candidate(whole[1], "mixture")
+    accused = with_copying(with_copying(whole[1], "mixture", "passes"), mixture, "copies")
     accused.save(done.path / "audit", key=found.key, **found.inputs)
-    assert done.folder.generative("mixture").copying == "copies"
+    assert done.folder.generative(mixture).copying == "copies"
+    assert done.folder.generative("mixture").copying == "passes"
+    assert done.folder.generative("mixture+p33").copying == "copies"  # not measured with this share: as with another
     assert done.folder.generative("gaussian").copying == whole[1].copying("gaussian")
+    assert done.folder.generative("gaussian+p33").copying == "untested"
     done.fit(["mixture"], seed=1)
-    assert done.folder.generative("mixture").copying == "untested"
+    for name in ("mixture", mixture, "mixture+p33"):
+        assert done.folder.generative(name).copying == "untested"
     done.fit(["mixture"], seed=0)
-    assert done.folder.generative("mixture").copying == "copies"
+    assert done.folder.generative(mixture).copying == "copies"
 
 
 @pytest.mark.parametrize(
@@ -134,22 +139,24 @@ def test_copying_is_known_of_the_fit_that_was_measured_and_of_no_other(done: Run
 def test_generation_decides_what_is_shipped_else_likelihood_unless_it_copies(
     generation: tuple[str, str] | None, likelihood: str, status: str, shipped: str, whole: tuple[Run, Audit]
 ) -> None:
-    found = with_copying(whole[1], "mixture", status)
-    found = replace(found, verdict=replace(found.verdict, choice=likelihood))
+    name = {n: small.candidate(whole[1], n) for n in ("prior", "gaussian", "mixture")}
+    found = with_copying(whole[1], name["mixture"], status)
+    found = replace(found, verdict=replace(found.verdict, choice=name[likelihood]))
     if generation is None:
         found = replace(found, samples=None)
     else:
         assert found.samples is not None
-        told = replace(found.samples.verdict, decision=generation[0], choice=generation[1])
+        told = replace(found.samples.verdict, decision=generation[0], choice=name[generation[1]])
         found = replace(found, samples=replace(found.samples, verdict=told))
-    assert found.shipped == shipped
+    assert found.shipped == name[shipped]
 
 
 def test_what_copies_is_not_shipped(done: Run, whole: tuple[Run, Audit], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the verdict would have it, the folder of what was shipped before goes."""
-    found = with_copying(whole[1], "mixture", "copies")
+    mixture = small.candidate(whole[1], "mixture")
+    found = with_copying(whole[1], mixture, "copies")
     assert found.samples is not None
-    told = replace(found.samples.verdict, decision="leave the prior", choice="mixture")
+    told = replace(found.samples.verdict, decision="leave the prior", choice=mixture)
     found = replace(found, samples=replace(found.samples, verdict=told))
     monkeypatch.setattr("zprime.auditing.audit", lambda *a, **k: found)
     assert (done.path / "generator").exists()

@@ -66,7 +66,7 @@ def test_page_shows_every_grid_and_number(digits: tuple[Path, Audit]) -> None:
     page = reporting.report(folder).read_text()
     assert page == html(audit)
     assert audit.verdict.sentence.replace("'", "&#39;") in page
-    names = ["held-out data", "reconstructions", *(e.label for e in audit.entries if e.eligible)]
+    names = ["held-out data", "reconstructions", *(e.label for e in audit.leading)]
     for name in names:
         assert f"{name}</figcaption>" in page.replace("Held-out", "held-out").replace("Their rec", "rec"), name
     assert page.count("data:image/png;base64") >= len(names)
@@ -86,20 +86,20 @@ def test_public_page_shows_no_row_of_the_data(digits: tuple[Path, Audit]) -> Non
     for title, url in shown.items():
         assert url in private
         kept = title == "z′ from prior" or any(
-            title == f"z′ from {e.label}" and not e.holds_rows for e in audit.entries if e.eligible
+            title == f"z′ from {e.label}" and not e.holds_rows for e in audit.leading
         )
         assert (url in public) == kept, title
     assert len(urls(sheets(audit, public=True))) == 3
     assert map_data(audit, public=False)["codes"]
     assert map_data(audit, public=True)["codes"] is None
     assert [d["label"] for d in map_data(audit, public=True)["draws"]] == [
-        e.label for e in audit.entries if e.eligible and not e.holds_rows
+        e.label for e in audit.entries if not e.id.percent and not e.holds_rows
     ]
 
 
 def test_neighbours_are_on_the_page_but_never_on_a_public_one(digits: tuple[Path, Audit]) -> None:
     audit = digits[1]
-    near = {f"near.{e.name}": audit.tensors[f"grid.{e.name}"].flip(0) for e in audit.entries if e.eligible}
+    near = {f"near.{e.name}": audit.tensors[f"grid.{e.name}"].flip(0) for e in audit.leading}
     with_near = replace(audit, tensors={**audit.tensors, **near})
     assert html(with_near).count("data-near=") == len(near)
     assert "data-near" not in html(with_near, public=True)
@@ -450,10 +450,10 @@ def test_an_audit_that_another_version_wrote_is_refused(
             read(tmp_path)
 
 
-def test_averages_are_not_called_like_candidates_with_a_share_of_the_prior(digits: tuple[Path, Audit]) -> None:
+def test_averages_are_not_called_like_fits_of_the_same_name(digits: tuple[Path, Audit]) -> None:
     audit = digits[1]
     assert audit.averages is not None
-    mixed = replace(audit.entries[1], id=CandidateId("log-pool"), label="log-pool + 10 % p")
+    mixed = replace(audit.entries[1], id=CandidateId("log-pool"), label="log-pool of mine")
     found = shown(replace(audit, entries=[*audit.entries, mixed]), public=False)
     averages = next(s for s in found if s.section.title == "Averages")
     names = [row.name for t in averages.numbers for row in t.rows]

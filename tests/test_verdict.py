@@ -115,7 +115,9 @@ def test_every_number_of_the_choice_is_kept() -> None:
         top = max(found.values(), key=lambda s: s.gain.value)
         for s in found.values():
             assert s.behind == pytest.approx(top.gain.value - s.gain.value)
-            difference = selection.likelihood[CandidateId.parse(top.name)] - selection.likelihood[CandidateId.parse(s.name)]
+            difference = (
+                selection.likelihood[CandidateId.parse(top.name)] - selection.likelihood[CandidateId.parse(s.name)]
+            )
             assert s.behind_stderr == pytest.approx(float(difference.std()) / N**0.5)
             assert s.limit == pytest.approx(max(s.behind_stderr, 0.05))
             assert s.tied == (s is top or s.behind < s.limit)

@@ -114,9 +114,7 @@ class FitStage:
         """What is to be fitted: not the prior, which every audit has, and nothing that needs labels without them."""
         wanted: dict[str, Settings] = {}
         for name, s in settings.items():
-            check_name(name)
-            if name.startswith("."):  # it is the name of a folder, too
-                raise UsageError(f"name: expected one without a dot in front, got {name!r}")
+            check_name(name)  # it is the name of a folder, too
             if name == "prior":
                 if s != latent.PriorSettings():
                     raise UsageError(f"name: prior is N(0, I), which every audit has; choose another for this {s.kind}")

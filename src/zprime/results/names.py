@@ -104,10 +104,12 @@ def check_name(name: str) -> None:
     """Refuse a name that cannot be told from a path or from the name of a candidate.
 
     Raises:
-        UsageError: it is empty, has a slash, or ends in `+p` and a number.
+        UsageError: it is empty, has a slash or a dot in front, or ends in `+p` and a number.
     """
-    if not name or "/" in name or "\\" in name:
-        raise UsageError(f"name: expected one without a slash, got {name!r}; call it something else")
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise UsageError(
+            f"name: expected one without a slash and without a dot in front, got {name!r}; call it something else"
+        )
     if SHARE.search(name):
         raise UsageError(
             f"name: expected one that does not end in +p and a number, got {name!r}: that names a candidate with a "
