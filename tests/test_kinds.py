@@ -32,6 +32,7 @@ from zprime.latent import (
 )
 from zprime.latent.kind import Outcome
 from zprime.latent.selection import Codes
+from zprime.measure.candidates import candidate_of
 from zprime.results.facts import Chosen
 from zprime.rng import stream
 from zprime.sampling import GenerativeModel
