@@ -75,8 +75,8 @@ CANDIDATES: dict[str, LatentDistribution] = {
 AIS_ROWS = 30
 GAUSSIAN, BOTH, BASE, OPEN = (
     CandidateId("gaussian"),
+    CandidateId("mixture", 10.0),
     CandidateId("mixture"),
-    CandidateId("mixture", alone=True),
     CandidateId("hidden"),
 )
 SHOWN = {GAUSSIAN: "gaussian", BOTH: "mixture + 10 % p", BASE: "mixture", OPEN: "hidden"}

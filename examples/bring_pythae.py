@@ -35,6 +35,7 @@ from zprime.arrays import standard_log_prob
 from zprime.components import Tilted
 from zprime.distribution import LatentDistribution
 from zprime.latent import Mixture
+from zprime.results.names import CandidateId
 
 logging.disable(logging.INFO)
 FASHION, LATENTS, TRAIN = "/usr/share/datasets/fashion-mnist", 16, 10_000
@@ -171,7 +172,8 @@ def samplers(folder: str) -> None:
     print("\n| draws z′ from | fit, CPU s | classifier tells them from held-out codes | MMD² to held-out codes, p |")
     print("| --- | --- | --- | --- |")
     for name, t in audit.latents.two_sample.items():
-        took = f"{seconds[name]:.1f}" if name in seconds else "–"
+        fit = CandidateId.parse(name).name
+        took = f"{seconds[fit]:.1f}" if fit in seconds else "–"
         print(f"| {name} | {took} | {t.c2st.accuracy.value:.1%} | {t.mmd.squared.value:.4f}, {t.mmd.p_value:.3f} |")
     print(f"\nVerdict: {audit.verdict.sentence}")
 

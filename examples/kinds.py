@@ -20,14 +20,13 @@ def all_kinds(audit: Audit) -> str:
     """Cost and held-out gains of everything that was fitted, and where the figures come from."""
     heads = ["fitted as", "z′ from", "stored", "of single rows", "fit, CPU s", "draws per CPU s"]
     shown = gains.table(audit).pick("name", "stored", "of single rows", *Gain)
-    rows = []
+    rows, first = [], {e.id for e in audit.leading}
     for e, row in zip(audit.entries, shown.rows, strict=True):
         name, stored, kept, *measured = (c.text for c in row.cells)
         label = f"**{e.label}**" if row.style is Style.CHOSEN else name
         spent = [NONE if e.seconds is None else f"{e.seconds:,.0f}", f"{e.draws_per_second:,.0f}"]
-        rows.append(
-            [e.name if e.eligible else "", label, stored, kept, *(spent if e.eligible else ["", ""]), *measured]
-        )
+        leads = e.id in first
+        rows.append([e.id.name if leads else "", label, stored, kept, *(spent if leads else ["", ""]), *measured])
     data, s = audit.data, audit.settings
     return table([*heads, *(g.words for g in Gain)], rows) + (
         f"\n\n{data.name}: {data.sizes}; {audit.model.latents} latents; ± one standard error; at most {s.rows} "
@@ -37,7 +36,9 @@ def all_kinds(audit: Audit) -> str:
 
 def curve(audits: dict[str, Audit]) -> str:
     """K against bytes and the gain on the selection split, for the mixture of each run."""
-    points = {n: {int(c.value): c for c in a.entry("mixture").curve} for n, a in audits.items()}
+    points = {
+        n: {int(c.value): c for e in a.leading if e.id.name == "mixture" for c in e.curve} for n, a in audits.items()
+    }
     heads = ["K", *(f"{n}: {what}" for n in audits for what in ("stored", "share of p", "ELBO gain"))]
     tried = sorted({k for p in points.values() for k in p})
     return table(heads, [[str(k), *(cell for p in points.values() for cell in _cells(p.get(k)))] for k in tried])

@@ -8,7 +8,7 @@ from pathlib import Path
 from zprime import Audit
 from zprime.reporting import gains, samples
 from zprime.results.audit import load as load_audit
-from zprime.results.names import Gain
+from zprime.results.names import CandidateId, Gain
 from zprime.results.samples import REAL, Sampled, SamplesSide
 from zprime.tables import Table, to_markdown
 
@@ -19,15 +19,15 @@ def written(audit: Audit) -> str:
 
 
 def compared(audit: Audit, side: SamplesSide) -> str:
-    """One row for the controls and each latent distribution; of one that is mixed with p for nothing, it alone."""
+    """One row for the controls and each latent distribution itself; of the choice, the candidate in its place."""
     table = samples.table(audit)
     assert table is not None
-    choice, alone = side.verdict.choice, {e.name for e in side.entries if e.id.alone}
+    choice = CandidateId.parse(side.verdict.choice)
 
     def kept(e: Sampled) -> bool:
-        if e.id.alone:
-            return e.name != choice
-        return e.name != REAL and (e.name == choice or e.name not in alone)
+        if e.id.name == choice.name:
+            return e.id == choice
+        return e.name != REAL and not e.id.percent
 
     pairs = zip(table.rows, [*side.controls.values(), *side.entries], strict=True)
     named: Table = replace(table, rows=[row for row, e in pairs if kept(e)])

@@ -20,12 +20,14 @@ from zprime import artifact
 from zprime.arrays import standard_log_prob
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
-from zprime.latent import SETTINGS, Defensive
-from zprime.latent.kind import Context
+from zprime.latent import SETTINGS
+from zprime.latent.kind import Context, Fit
+from zprime.measure.candidates import mix
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import pictures
 from zprime.rng import stream
-from zprime.statistics.format import size
+from zprime.statistics.format import proportion, size
+from zprime.tables import NONE
 
 N, SEED = 200, 0
 SCALES = (0.04, 0.12)  # of the posteriors, either with probability 1/2, whatever the place
@@ -73,25 +75,19 @@ def population(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Row:
-    """One kind: what was fitted, and its log-density on the grid, with and without the share of the prior."""
+    """One kind: what was fitted, and log-densities on the grid: its own, and with the candidate's share of the prior."""
 
     kind: str
     r: LatentDistribution
+    epsilon: float
     log_r: Tensor
-    log_alone: Tensor
+    log_candidate: Tensor
 
     @classmethod
-    def measure(cls, kind: str, r: LatentDistribution, z: Tensor) -> "Row":
-        if not isinstance(r, Defensive):
-            log_r = r.log_prob(z)
-            return cls(kind, r, log_r, log_r)
-        alone = r.base.log_prob(z)
-        prior = standard_log_prob(z) + math.log(r.epsilon)
-        return cls(kind, r, torch.logaddexp(alone + math.log1p(-r.epsilon), prior), alone)
-
-    @property
-    def alone(self) -> LatentDistribution:
-        return self.r.base if isinstance(self.r, Defensive) else self.r
+    def measure(cls, kind: str, fit: Fit[LatentDistribution], z: Tensor) -> "Row":
+        r, epsilon = fit.distribution, fit.chosen.epsilon or 0.0
+        log_r = r.log_prob(z)
+        return cls(kind, r, epsilon, log_r, mix(log_r, standard_log_prob(z), epsilon))
 
 
 def square(side: int) -> tuple[Tensor, float]:
@@ -121,7 +117,7 @@ def measure() -> tuple[list[Row], MemoryPosteriors]:
         if kind == "shared-nuts":
             continue  # draws without a density
         found = zprime.fit(kind, train, selection=selection, context=Context(model, **splits), seed=SEED)
-        out.append(Row.measure(kind, found.distribution, square(SIDE)[0]))
+        out.append(Row.measure(kind, found, square(SIDE)[0]))
         print(f"{out[-1].r.label}: {found.outcome.message}", flush=True)
     return out, train
 
@@ -130,17 +126,19 @@ def written(rows: list[Row], truth: Tensor, qbar: Tensor, area: float) -> str:
     """The table, and how exact it is."""
     lines, worst = [], 0.0
     for row in rows:
-        values = [kl(truth, row.log_r, area), kl(truth, row.log_alone, area), kl(qbar, row.log_r, area)]
-        again = kl(coarse(truth), coarse(row.log_r), 4 * area)
-        worst = max(worst, abs(again - values[0]))
+        values = [kl(truth, row.log_r, area), kl(truth, row.log_candidate, area), kl(qbar, row.log_candidate, area)]
+        again = kl(coarse(truth), coarse(row.log_candidate), 4 * area)
+        worst = max(worst, abs(again - values[1]))
         shown = [f"{v:.3f}" if v < 100 else f"{v:,.0f}" for v in values]
-        lines.append([f"[{row.kind}]({row.kind}.md)", row.r.label, size(row.r.bytes), row.r.density, *shown])
+        share = proportion(row.epsilon) if row.epsilon else NONE
+        kept = [row.r.label, size(row.r.bytes), row.r.density]
+        lines.append([f"[{row.kind}]({row.kind}.md)", *kept, shown[0], share, *shown[1:]])
     outside = abs(1 - float(truth.exp().sum()) * area)
-    heads = ["kind", "as fitted", "stored", "density", "KL(truth ‖ r)", "alone", "KL(q̄ ‖ r)"]
+    heads = ["kind", "as fitted", "stored", "density", "KL(truth ‖ r)", "share of p", "KL(truth ‖ c)", "KL(q̄ ‖ c)"]
     return (
         f"{table(heads, lines)}\n\n{N} posteriors, seed {SEED}; quadrature on {SIDE} x {SIDE} points of "
         f"[-{HALF:g}, {HALF:g}]²: the truth's mass there is 1 to {outside:.0e}, and with half as many points each way "
-        f"KL(truth ‖ r) moves by {worst:.0e} nats at most."
+        f"KL(truth ‖ c) moves by {worst:.0e} nats at most."
     )
 
 
@@ -165,15 +163,15 @@ def drawn(rows: list[Row], truth: Tensor, train: MemoryPosteriors, area: float) 
     panels[0].scatter(*train.mean.T.numpy(), s=3, color=INK, linewidths=0)
     panels[0].set_title(f"the truth, and {N} means", fontsize=10, color=INK)
     for panel, row in zip(panels[1:], rows, strict=False):
-        density = row.log_alone.exp()
+        density = row.log_r.exp()
         if abs(float(density.sum()) * area - 1) < 0.05:
-            levels = [level(row.log_alone, area, share) for share in (0.95, 0.5)]
+            levels = [level(row.log_r, area, share) for share in (0.95, 0.5)]
             shape = density.reshape(SIDE, SIDE).T.numpy()
             panel.contour(axis, axis, shape, levels=levels, colors=LINE, linewidths=(0.9, 1.6))
         else:  # narrower than the grid: draws instead
-            panel.scatter(*row.alone.sample(50, rng=stream(SEED, "drawn")).T.numpy(), s=8, color=LINE, linewidths=0)
-        value = kl(truth, row.log_alone, area)
-        panel.set_title(f"{row.alone.label}\n{value:,.{2 if value < 100 else 0}f} nats", fontsize=10, color=INK)
+            panel.scatter(*row.r.sample(50, rng=stream(SEED, "drawn")).T.numpy(), s=8, color=LINE, linewidths=0)
+        value = kl(truth, row.log_r, area)
+        panel.set_title(f"{row.r.label}\n{value:,.{2 if value < 100 else 0}f} nats", fontsize=10, color=INK)
     return figure
 
 
