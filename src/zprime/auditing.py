@@ -15,12 +15,12 @@ from zprime.measure.latents.averages import averages
 from zprime.measure.latents.side import latents_side, surgeries
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.likelihood.scores import UNIT
-from zprime.measure.likelihood.side import likelihood_side, measure_splits
+from zprime.measure.likelihood.side import check_choice, likelihood_side, measure_splits
 from zprime.measure.samples.pictures import candidate_grids, held_out_grids, latent_map
 from zprime.measure.samples.side import measure_samples
 from zprime.measure.study import Space, Study, gather
 from zprime.measure.verdicts.generation import decide_generation
-from zprime.measure.verdicts.likelihood import decide
+from zprime.measure.verdicts.likelihood import choose, decide
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.audit import Audit, AuditSettings
@@ -100,7 +100,10 @@ def audit(
 def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[LatentDistribution]]) -> Audit:
     """All measures, in order: each may use what was measured before it."""
     split_gains = measure_splits(study, candidates)
-    verdict = decide(candidates, split_gains["selection"], split_gains["heldout"], seed=study.seed)
+    chosen = choose(candidates, split_gains["selection"], seed=study.seed)
+    verdict = decide(
+        candidates, chosen, split_gains["heldout"], check_choice(study, candidates, chosen), seed=study.seed
+    )
     cuts = surgeries(study)
     latents = latents_side(study, candidates, split_gains, cuts["train"])
     likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best)

@@ -78,12 +78,15 @@ class Latents:
                 "One Gaussian a channel (latents_mean, latents_std) is enough for a position: on the selection split "
                 "nothing tried codes positions measurably better."
             )
-        gains = ", ".join(f"{name} {e} {e.unit}" for name, e in verdict.numbers.items())
+        chosen = verdict.chosen
+        gain, split = (
+            (chosen.selection, "selection split") if verdict.heldout is None else (verdict.heldout, "held-out")
+        )
         known = {"leave the prior": "is not enough", "keep the prior": "is enough"}.get(verdict.decision)
         says = (
             f"One Gaussian a channel (latents_mean, latents_std) {known or 'may or may not be enough'} for a position"
         )
-        return f"{says}: {verdict.best} beside it, held-out: {gains}."
+        return f"{says}: {verdict.best} beside it, {split}: {chosen.gain.words} {gain} {gain.unit}."
 
 
 def diffusers(

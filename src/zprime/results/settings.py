@@ -21,6 +21,8 @@ class AuditSettings:
         grid: samples of each candidate that are decoded for the pictures.
         map: codes and draws that the picture of the latent space shows.
         simulated: simulated rows that the encoder is calibrated on, at least 100; 0 leaves it out.
+        exchange: rows that the exchange check simulates from the prior, and as many from the candidate that looks best,
+            at least 50; 0 leaves it out, and then no likelihood gain is used.
         ais: simulated rows on which annealing bounds log p(x) from both sides, about 5 seconds a row; 0 leaves it out.
         temperatures: of the annealing.
         samples: generated rows of each candidate that are compared with data, at least 40; 0 leaves it out.
@@ -32,6 +34,7 @@ class AuditSettings:
     grid: int = 64
     map: int = 2000
     simulated: int = 1000
+    exchange: int = 200
     ais: int = 0
     temperatures: int = 200
     samples: int = 2000
@@ -47,6 +50,8 @@ class AuditSettings:
             raise UsageError(f"grid and map: expected at least 1, got {self.grid} and {self.map}")
         if self.simulated and self.simulated < 100:
             raise UsageError(f"simulated: expected 0, or at least 100, got {self.simulated}")
+        if self.exchange and self.exchange < 50:
+            raise UsageError(f"exchange: expected 0, or at least 50 rows, got {self.exchange}")
         if self.ais < 0 or self.ais == 1:
             raise UsageError(f"ais: expected 0, or at least 2 rows, got {self.ais}")
         if self.temperatures < 1:

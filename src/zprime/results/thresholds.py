@@ -9,7 +9,11 @@ class Thresholds:
 
     Attributes:
         tie: nats a row; two gains that differ by less are equal.
-        errors: standard errors that a number on the held-out split must exceed.
+        drift: nats; a mean log p(x) that moves by more from a quarter of the draws to all is marked as not stable.
+        confidence: standard errors of the exchange check's shift that count against the candidate (one-sided 5 %).
+        informative: proportion of the gain that the standard error of that shift may be.
+        bet: level of the test by betting on the held-out split.
+        errors: standard errors by which samples must be nearer to held-out rows, or may cover less of them.
         lost: nats; a row with a gain below this is counted as lost by the candidate.
         khat: Pareto k-hat above which a row's importance weights have a heavy tail.
         active: variance over the data of a latent's posterior mean, above which the latent is active (Burda et al.
@@ -24,6 +28,10 @@ class Thresholds:
     """
 
     tie: float = 0.05
+    drift: float = 0.2
+    confidence: float = 1.645
+    informative: float = 0.5
+    bet: float = 0.05
     errors: float = 2.0
     lost: float = -5.0
     khat: float = 0.7

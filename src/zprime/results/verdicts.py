@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from zprime.results.likelihood import Exchange
 from zprime.results.names import Gain
+from zprime.statistics.betting import Bet
 from zprime.statistics.estimate import Estimate
 
 
@@ -35,7 +37,6 @@ class Ranking:
         behind_stderr: its standard error, paired over rows.
         limit: max(1 s.e., 0.05 nats); a tie is a difference below it.
         tied: whether this is the best one, or tied with it.
-        likelihood: the likelihood gain, even where another gain chose; None where it was not measured.
     """
 
     name: str
@@ -45,7 +46,23 @@ class Ranking:
     behind_stderr: float
     limit: float
     tied: bool
-    likelihood: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the selection split says, before the held-out split is opened.
+
+    Attributes:
+        best: name of the candidate whose gain is then confirmed on the held-out split or not; `prior` for none.
+        gain: which gain chose: the likelihood gain, or the ELBO gain where there is no decoder.
+        selection: that gain of `best` on the selection split, nats a row.
+        ranking: every candidate on the selection split.
+    """
+
+    best: str
+    gain: Gain
+    selection: Estimate
+    ranking: list[Ranking]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +70,29 @@ class Verdict(Decision):
     """What to draw z' from, by likelihood: `prior` unless the decision is to leave it.
 
     Attributes:
-        best: the candidate chosen on the selection split, whose gain is then confirmed on the held-out split or not.
-        gains: which gains decide: the likelihood gain, or ELBO and exact-posterior gain where the former is not stable.
-        numbers: the numbers behind it, of `best`: `selection` and `heldout` (likelihood gain), or `ELBO gain` and
-            `exact-posterior gain` on the held-out split.
-        needed: what each number on the held-out split had to exceed, max(2 s.e., 0.05 nats).
-        ranking: every candidate on the selection split.
+        chosen: the choice on the selection split.
+        exchange: whether the likelihood gain of the best may be used; None where nothing was to be checked, or not
+            asked for.
+        heldout: the likelihood gain of the best on the held-out split, nats a row; None where that was not opened.
+        bet: the test that this gain is above 0, with its guaranteed lower limit; None likewise.
     """
 
-    best: str
-    gains: list[Gain]
-    numbers: dict[str, Estimate] = field(default_factory=dict)
-    needed: dict[str, float] = field(default_factory=dict)
-    ranking: list[Ranking] = field(default_factory=list)
+    chosen: Choice
+    exchange: Exchange | None = None
+    heldout: Estimate | None = None
+    bet: Bet | None = None
+
+    @property
+    def best(self) -> str:
+        """The candidate that looked best on the selection split."""
+        return self.chosen.best
+
+    @property
+    def after_allowance(self) -> float | None:
+        """The held-out gain less what the exchange check takes off it, nats a row."""
+        if self.heldout is None or self.exchange is None:
+            return None
+        return self.heldout.value - self.exchange.allowance
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ def _leave_one_out(study: Study, candidates: Candidates, heldout: RowGains) -> d
     alone = Candidates({"aggregated": aggregated}, prior=study.prior)
     some = study.heldout.posteriors.take(_pick(study.heldout.posteriors, ALONE, seed))
     rng = study.stream("aggregated alone")
-    row_gains = RowGains("heldout", elbo_gain(alone, some, rng=rng), exact_posterior_gain(alone, some, rng=rng))
+    elbo, closed = elbo_gain(alone, some, rng=rng), exact_posterior_gain(alone, some, rng=rng)
+    row_gains = RowGains("heldout", some.row_ids, elbo, closed)
     return measured | leave_one_out(alone, train, row_gains, seed=seed, progress=progress)
 
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks
@@ -39,6 +39,7 @@ class RowGains:
 
     Attributes:
         split: which rows.
+        ids: of the rows; they decide the order in which a verdict bets on them.
         elbo: E_q[log r - log p], from draws shared by all candidates.
         exact_posterior: log E_q[r/p], in closed form where one is known (+inf where it diverges), else by importance
             sampling on the draws of the likelihood gain.
@@ -55,6 +56,7 @@ class RowGains:
     """
 
     split: str
+    ids: Int[Tensor, " n"]
     elbo: dict[CandidateId, Float[Tensor, " n"]] = field(default_factory=dict)
     exact_posterior: dict[CandidateId, Float[Tensor, " n"]] = field(default_factory=dict)
     exact_posterior_quarter: dict[CandidateId, Float[Tensor, " n"]] = field(default_factory=dict)
@@ -125,7 +127,7 @@ def measure_gains(
         return replace(sampled, elbo=elbo)
     closed = exact_posterior_gain(candidates, posteriors, rng=fork(rng, "evidence"))
     if not draws or len(closed) == len(candidates.blends):
-        return RowGains(split.name, elbo, closed)
+        return RowGains(split.name, posteriors.row_ids, elbo, closed)
     others = candidates.only({blend.base for i, blend in candidates.blends.items() if i not in closed})
     sampled = sampled_gains(others, split, None, draws, rng=sampling, progress=progress)
     return replace(sampled, elbo=elbo, exact_posterior=closed | sampled.exact_posterior)
@@ -187,23 +189,23 @@ def sampled_gains(
                 exact_posterior[k][part] = mix(closed, torch.zeros_like(closed), v.epsilon)
             else:
                 terms = drawn.posterior + blends[k] - drawn.prior - drawn.proposal
-                exact_posterior[k][part], exact_posterior_quarter.setdefault(k, column())[part] = _log_means(terms)
+                exact_posterior[k][part], exact_posterior_quarter.setdefault(k, column())[part] = log_means(terms)
         if model is None or rows is None:
             continue
-        log_x = _decode(model, drawn, rows.x[part])
+        log_x = decode_draws(model, drawn, rows.x[part])
         _check_decoded(log_x, rows.ids[part])
         reconstruction[part] = log_x[:, drawn.from_posterior].mean(1)
         every = {k: log_x + log_r - drawn.proposal for k, log_r in blends.items()}
         tails = pareto_khat(torch.cat(list(every.values()))).chunk(len(every))
         for (k, terms), tail in zip(every.items(), tails, strict=True):
-            full[k][part], quarter[k][part] = _log_means(terms)
+            full[k][part], quarter[k][part] = log_means(terms)
             khat[k][part] = tail
     progress(what, n, n)
     wide = (posteriors.scale > 1).any(1).nonzero().flatten()
     if len(wide):  # the proposal's scales are capped there, those of the exact-posterior gain are not
         for k, values in exact_posterior_gain(candidates, posteriors.take(wide), rng=rng).items():
             exact_posterior[k][wide] = values
-    gains = RowGains(split.name, {}, exact_posterior, exact_posterior_quarter, draws=draws)
+    gains = RowGains(split.name, posteriors.row_ids, {}, exact_posterior, exact_posterior_quarter, draws=draws)
     if rows is None:
         return gains
     return replace(
@@ -218,27 +220,33 @@ def sampled_gains(
     )
 
 
-def moved(e: Estimate, full: Float[Tensor, " n"], quarter: Float[Tensor, " n"], draws: int) -> Estimate:
-    """Call an estimate stable if its mean moved by less than max(1 s.e., 0.05 nats) from a quarter of the draws to all.
+def moved(
+    e: Estimate, full: Float[Tensor, " n"], quarter: Float[Tensor, " n"], draws: int, *, limit: float
+) -> Estimate:
+    """Call an estimate stable if its mean moved by less than `limit` nats from a quarter of the draws to all.
 
     The bias of a log of a mean falls as 1/K, so what is left of it at K is about a third of the move.
     """
     if not e.stable:
         return e
     by = float(full.mean() - quarter.mean())
-    limit = max(e.stderr or 0.0, TIE)
     because = f"moved {by:+.3f} nats from {draws // 4} to {draws} draws (limit {limit:.3f})"
     return replace(e, stable=abs(by) < limit, because=because)
 
 
-def _log_means(terms: Float[Tensor, "b k"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+def deciding(value: float) -> float:
+    """How far a gain may move without changing on which side of 0.05 nats it lies; at least 0.05 nats."""
+    return max(TIE, abs(value - TIE))
+
+
+def log_means(terms: Float[Tensor, "b k"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """Log of the mean weight of each row, from all draws and from the first quarter."""
     k = terms.shape[1]
     few = k // 4
     return torch.logsumexp(terms, 1) - math.log(k), torch.logsumexp(terms[:, :few], 1) - math.log(few)
 
 
-def _decode(model: Decoder, drawn: Draws, x: Tensor) -> Float[Tensor, "b k"]:
+def decode_draws(model: Decoder, drawn: Draws, x: Tensor) -> Float[Tensor, "b k"]:
     """Log p(x_i|z_ik), in blocks of latents."""
     b, k, d = drawn.z.shape
     flat = drawn.z.reshape(-1, d).to(x.dtype)

@@ -5,6 +5,7 @@ from functools import partial
 from zprime.errors import UsageError
 from zprime.measure.likelihood.gains import BARE, PRIOR, RowGains, moved
 from zprime.results.likelihood import InferenceGap
+from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import exact, mean_estimate
 
 UNIT = "nats per row"
@@ -25,7 +26,9 @@ def inference_gap(row_gains: RowGains, *, seed: int) -> InferenceGap:
         raise UsageError(BARE)
     elbo = row_gains.reconstruction - row_gains.kl
     mean = partial(mean_estimate, unit=UNIT, split=row_gains.split, seed=seed)
-    gap, log_prob = (moved(mean(v), whole, quarter, row_gains.draws) for v in (whole - elbo, whole))
+    gap, log_prob = (
+        moved(mean(v), whole, quarter, row_gains.draws, limit=THRESHOLDS.drift) for v in (whole - elbo, whole)
+    )
     return InferenceGap(
         log_prob=log_prob,
         elbo=mean(elbo),

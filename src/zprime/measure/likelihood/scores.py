@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 
 from zprime.errors import UsageError
-from zprime.measure.likelihood.gains import DIVERGE, PRIOR, RowGains, moved
+from zprime.measure.likelihood.gains import DIVERGE, PRIOR, RowGains, deciding, moved
 from zprime.results.audit import Score, Scores
 from zprime.results.names import CandidateId, Gain
 from zprime.results.thresholds import THRESHOLDS
-from zprime.statistics.estimate import Estimate, finite_mean, mean_estimate
+from zprime.statistics.estimate import Estimate, mean_estimate
 
 UNIT = "nats per row"
 
@@ -20,28 +20,34 @@ def elbo_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estima
 
 
 def exact_posterior_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
-    """Exact-posterior gain of one candidate over the rows where it is finite; stable if it is finite on all of them.
+    """Exact-posterior gain of one candidate; a row where it is infinite counts by its ELBO gain, a lower bound.
 
-    Where it is an importance estimate, its mean must also move by less than max(1 s.e., 0.05 nats) from K/4 to K draws.
+    Where it is an importance estimate, it is stable if its move from K/4 to K draws could not change a decision.
     """
     values = row_gains.exact_posterior[wanted]
+    diverged = int(values.isinf().sum())
+    values = torch.where(values.isinf(), row_gains.elbo[wanted], values)
     sampled = wanted in row_gains.exact_posterior_quarter
-    e = finite_mean(values, unit=UNIT, split=row_gains.split, seed=seed if sampled else None, because=DIVERGE)
-    if not sampled or not e.stable:
+    e = mean_estimate(values, unit=UNIT, split=row_gains.split, seed=seed if sampled or diverged else None)
+    if diverged:
+        e = replace(e, because=f"{diverged} rows {DIVERGE}; they count by their ELBO gain, a lower bound")
+    if not sampled:
         return e
-    e = moved(e, values, row_gains.exact_posterior_quarter[wanted], row_gains.draws)
+    quarter = row_gains.exact_posterior_quarter[wanted]
+    e = moved(e, values, quarter, row_gains.draws, limit=deciding(e.value))
     return replace(e, because=f"no closed form, by importance sampling: {e.because}")
 
 
 def likelihood_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
     """Likelihood gain of one candidate.
 
-    It is stable if its mean moved by less than max(1 s.e., 0.05 nats) from K/4 to K draws.
+    It is stable if its move from K/4 to K draws could not change on which side of 0.05 nats it lies.
     """
     e = mean_estimate(row_gains.likelihood[wanted], unit=UNIT, split=row_gains.split, seed=seed)
     if wanted == PRIOR:
         return e
-    return moved(e, row_gains.likelihood[wanted], row_gains.quarter[wanted], row_gains.draws)
+    full, quarter = row_gains.likelihood[wanted], row_gains.quarter[wanted]
+    return moved(e, full, quarter, row_gains.draws, limit=deciding(e.value))
 
 
 def scores(row_gains: RowGains, wanted: CandidateId, seed: int) -> Scores:

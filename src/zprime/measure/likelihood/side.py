@@ -10,14 +10,17 @@ from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import AISSettings
 from zprime.measure.likelihood.bits import bits_per_dimension, units
 from zprime.measure.likelihood.calibration import calibration
-from zprime.measure.likelihood.gains import RowGains, measure_gains, moved
+from zprime.measure.likelihood.exchange import exchange_check
+from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains, moved
 from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.sandwich import sandwich
 from zprime.measure.likelihood.simulation import Simulator
 from zprime.measure.study import Split, Study
 from zprime.progress import Progress
-from zprime.results.likelihood import Calibration, LikelihoodSide, Sandwich
-from zprime.results.names import CandidateId
+from zprime.results.likelihood import Calibration, Exchange, LikelihoodSide, Sandwich
+from zprime.results.names import CandidateId, Gain
+from zprime.results.thresholds import THRESHOLDS
+from zprime.results.verdicts import Choice
 from zprime.statistics.estimate import Estimate, mean_estimate
 
 UNIT = "nats per row"
@@ -38,6 +41,14 @@ def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
     calls = [partial(measure, split) for split in (study.selection, study.heldout)]
     measured = in_threads(calls, workers=study.workers, progress=study.progress)
     return {row_gains.split: row_gains for row_gains in measured}
+
+
+def check_choice(study: Study, candidates: Candidates, chosen: Choice) -> Exchange | None:
+    """The exchange check of what the selection split chose; None for the prior, or where the check is left out."""
+    best = CandidateId.parse(chosen.best)
+    if best == PRIOR or chosen.gain is not Gain.LIKELIHOOD:
+        return None
+    return exchange_check(study, candidates, best, chosen.selection.value)
 
 
 def likelihood_side(
@@ -76,7 +87,13 @@ def likelihood_side(
 def _log_prob(heldout: RowGains, wanted: CandidateId, seed: int) -> Estimate:
     """Mean log p_r(x), stable if it moved little from a quarter of the draws to all."""
     whole, quarter = heldout.log_prob(wanted)
-    return moved(mean_estimate(whole, unit=UNIT, split="heldout", seed=seed), whole, quarter, heldout.draws)
+    return moved(
+        mean_estimate(whole, unit=UNIT, split="heldout", seed=seed),
+        whole,
+        quarter,
+        heldout.draws,
+        limit=THRESHOLDS.drift,
+    )
 
 
 def _simulated(

@@ -1,14 +1,15 @@
-"""The verdict by likelihood: chosen on the selection split, confirmed once on the held-out split.
+"""The verdict by likelihood: chosen on the selection split, checked on simulated rows, confirmed on the held-out split.
 
 The rule of docs/theory.md, section 3, step by step:
 
 1. On the selection split take the best; among the candidates whose paired difference to the best is below
    max(1 s.e. of that difference, 0.05 nats) take the one that stores least (`Ranking`; the prior stores nothing).
-2. Open the held-out split once, for that one: leave the prior only if its gain exceeds max(2 s.e., 0.05 nats).
-3. One gain serves all candidates: the likelihood gain, where it is stable for all of them on the selection split.
-   It is stable if its mean moves by less than max(1 s.e., 0.05 nats) from K/4 to K draws.
-4. If it is not stable, leave the prior only if both ELBO gain and exact-posterior gain say so; else the verdict is
-   undecided.
+2. The likelihood gain decides for all candidates, and no other gain ever does. It may be used if the chosen candidate
+   passes the exchange check (`exchange_check`), which is made before the held-out split is opened, and if its move from
+   K/4 to K draws could not change the decision. Else the verdict is undecided.
+3. Open the held-out split once, for that one. Leave the prior only if a test by betting says at the 5 % level that its
+   gain is above 0 (`bet`: no assumption on its tails), and if the mean gain, less the allowance of the exchange check,
+   exceeds 0.05 nats.
 """
 
 import math
@@ -17,146 +18,145 @@ from dataclasses import replace
 from zprime.latent.selection import TIE, RowScores, paired, smallest_of_best
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import PRIOR, RowGains
-from zprime.measure.likelihood.scores import elbo_estimate, exact_posterior_estimate, likelihood_estimate
-from zprime.measure.verdicts.decision import needed
+from zprime.measure.likelihood.scores import elbo_estimate, likelihood_estimate
+from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
-from zprime.results.verdicts import Ranking, Verdict
-from zprime.statistics.estimate import Estimate
+from zprime.results.thresholds import THRESHOLDS
+from zprime.results.verdicts import Choice, Ranking, Verdict
+from zprime.statistics.betting import bet
+from zprime.statistics.format import unsigned
 
-BOTH = [Gain.ELBO, Gain.EXACT_POSTERIOR]
-
-
-def decide(candidates: Candidates, selection: RowGains, heldout: RowGains, *, seed: int) -> Verdict:
-    """Apply the rule.
-
-    Args:
-        candidates: the prior, and all that may be chosen.
-        selection: gains on the selection split, which the choice is made from.
-        heldout: gains on the held-out split, which confirm it or not.
-        seed: of the draws behind the gains.
-    """
-    measured = all(i in selection.likelihood for i in candidates.eligible)
-    likelihoods = {i: likelihood_estimate(selection, i, seed) for i in candidates.eligible} if measured else {}
-    stable = measured and all(e.stable for e in likelihoods.values())
-    # where the likelihood gain is not stable, the ELBO gain chooses: the stricter of the two that are left
-    ranking, best = _rank(candidates, selection, likelihoods, seed, gain=Gain.LIKELIHOOD if stable else Gain.ELBO)
-    label = candidates.distribution(best).label
-    doubt = "" if stable else _doubt(likelihoods)
-    if stable and best == PRIOR:
-        verdict = _nothing_better()
-    elif stable:
-        confirmed = likelihood_estimate(heldout, best, seed)
-        if confirmed.stable:
-            verdict = _by_likelihood(str(best), label, likelihoods[best], confirmed)
-        else:
-            doubt = f"on the held-out split the likelihood gain of {best} {confirmed.because}"
-            verdict = _by_both(best, label, heldout, doubt, seed)
-    elif best == PRIOR:
-        verdict = _undecided_for_prior(doubt)
-    else:
-        verdict = _by_both(best, label, heldout, doubt, seed)
-    return replace(verdict, ranking=ranking)
+MORE_DRAWS = "More draws a row (`--draws`) would settle it, or an encoder nearer to the model's posteriors"
+MORE_ROWS = "More simulated rows (`--exchange`) or more draws a row (`--draws`) would settle it"
+BETTER_ENCODER = "A better encoder would settle it, or proposals that find what it misses; `--ais` measures it"
+NO_DECODER = "The decoder and the rows would settle it: ELBO gain and exact-posterior gain do not count as two votes"
 
 
-def _rank(
-    candidates: Candidates, selection: RowGains, likelihoods: dict[CandidateId, Estimate], seed: int, *, gain: Gain
-) -> tuple[list[Ranking], CandidateId]:
-    """Every candidate beside the best on the selection split, and the smallest of those that tie with it."""
+def choose(candidates: Candidates, selection: RowGains, *, seed: int) -> Choice:
+    """Step 1: every candidate beside the best on the selection split, and the smallest of those that tie with it."""
     ids = candidates.eligible
+    measured = all(i in selection.likelihood for i in ids)
+    gain, estimate = (Gain.LIKELIHOOD, likelihood_estimate) if measured else (Gain.ELBO, elbo_estimate)
     values = {i: selection.of(gain)[i] for i in ids}
     sizes = {i: candidates.distribution(i).bytes for i in ids}
-    chosen = ids[smallest_of_best([RowScores(values[i]) for i in ids], [sizes[i] for i in ids])]
+    best = ids[smallest_of_best([RowScores(values[i]) for i in ids], [sizes[i] for i in ids])]
     top = max(ids, key=lambda i: float(values[i].mean()))
     ranking = []
     for i in ids:
         behind, stderr = paired(values[top], values[i])
         limit = max(TIE, stderr if math.isfinite(stderr) else 0.0)
-        estimate = likelihoods[i] if gain is Gain.LIKELIHOOD else elbo_estimate(selection, i, seed)
         tied = i == top or behind < limit
-        ranking.append(Ranking(str(i), sizes[i], estimate, behind, stderr, limit, tied, likelihoods.get(i)))
-    return ranking, chosen
+        ranking.append(Ranking(str(i), sizes[i], estimate(selection, i, seed), behind, stderr, limit, tied))
+    return Choice(str(best), gain, estimate(selection, best, seed), ranking)
 
 
-def _doubt(likelihoods: dict[CandidateId, Estimate]) -> str:
-    if not likelihoods:
-        return "the likelihood gain was not measured (no decoder)"
-    bad = [f"{i} {e.because}" for i, e in likelihoods.items() if not e.stable]
-    return "the likelihood gain is not stable on the selection split: " + "; ".join(bad)
+def decide(
+    candidates: Candidates, chosen: Choice, heldout: RowGains, exchange: Exchange | None, *, seed: int
+) -> Verdict:
+    """Steps 2 and 3.
 
-
-def _nothing_better() -> Verdict:
-    return Verdict(
-        "keep the prior",
-        "prior",
-        "Keep the prior: nothing tried here is measurably better than N(0, I).",
-        ["on the selection split no candidate's likelihood gain is above the prior's by more than its own error"],
-        best="prior",
-        gains=[Gain.LIKELIHOOD],
-    )
-
-
-def _undecided_for_prior(doubt: str) -> Verdict:
-    return Verdict(
-        "undecided",
-        "prior",
-        "Undecided: no candidate's ELBO gain is measurably above the prior's, and there is no stable likelihood gain. "
-        "A narrow r can be better than the prior although its ELBO gain is not. Keep the prior until more draws, or a "
-        "decoder, settle it.",
-        [doubt, "on the selection split no candidate's ELBO gain is above the prior's by more than its own error"],
-        best="prior",
-        gains=BOTH,
-    )
-
-
-def _by_likelihood(best: str, label: str, chosen: Estimate, confirmed: Estimate) -> Verdict:
-    least = needed(confirmed, TIE)
+    Args:
+        candidates: the prior, and all that may be chosen.
+        chosen: on the selection split.
+        heldout: gains on the held-out split, which confirm the choice or not.
+        exchange: the check of the chosen candidate; None where there was none.
+        seed: of the draws behind the gains.
+    """
+    best = CandidateId.parse(chosen.best)
+    label = candidates.distribution(best).label
+    doubt = _doubt(chosen, exchange, label)
+    if doubt:
+        return _undecided(doubt, chosen, exchange, label)
+    if best == PRIOR or exchange is None:
+        return Verdict(
+            "keep the prior",
+            "prior",
+            "Keep the prior: nothing tried here is measurably better than it.",
+            ["on the selection split no candidate's likelihood gain is above the prior's by more than its own error"],
+            chosen=chosen,
+        )
+    gain = likelihood_estimate(heldout, best, seed)
+    # with a share e of the prior no row's gain is below log e
+    share = candidates.blends[best].epsilon
+    bound = -math.log(share) if share > 0 else math.inf
+    betted = bet(heldout.likelihood[best], heldout.ids, bound=bound, level=THRESHOLDS.bet)
+    sure = gain.value - exchange.allowance
     why = [
-        f"selection split: {label} gains {chosen} nats per row over the prior, {chosen.n} rows; "
-        "the best, or tied with it and smaller",
-        f"held-out split, opened once: {confirmed} nats per row, {confirmed.n} rows; needed more than {least:.2f}",
-        confirmed.because,
+        *_why(chosen, exchange, label),
+        f"held-out split, opened once: likelihood gain of {label} {gain} nats per row over {gain.n} rows, 95 % "
+        f"interval {gain.low:+.2f} to {gain.high:+.2f}; guaranteed to be above {betted.low:+.2f} (betting, one-sided "
+        f"{100 * (1 - betted.level):g} %, {betted.n} bets); {sure:+.2f} after the allowance, needed more than "
+        f"{TIE:.2f}",
     ]
-    if confirmed.value > least:
-        decision, choice = "leave the prior", best
+    verdict = Verdict("undecided", "prior", "", why, chosen=chosen, exchange=exchange, heldout=gain, bet=betted)
+    if not gain.stable:
         sentence = (
-            f"Draw z' from {label}, not from the prior: held-out data are {confirmed.value:.2f} ± "
-            f"{confirmed.stderr:.2f} nats per row more likely under it."
+            f"Undecided: on the held-out split the likelihood gain of {label} {gain.because}. {MORE_DRAWS}. Until then "
+            "keep the prior."
         )
-    else:
-        decision, choice = "keep the prior", "prior"
-        sentence = f"Keep the prior: {label} looked best on the selection split, but held-out data do not confirm it."
-    return Verdict(
-        decision,
-        choice,
-        sentence,
-        why,
-        best=best,
-        gains=[Gain.LIKELIHOOD],
-        numbers={"selection": chosen, "heldout": confirmed},
-        needed={"heldout": least},
+        return replace(verdict, sentence=sentence)
+    if not betted.passed or gain.value <= TIE:
+        sentence = (
+            f"Keep the prior: {label} looked best on the selection split, but held-out data do not confirm it "
+            f"({unsigned(gain)} nats per row)."
+        )
+        return replace(verdict, decision="keep the prior", sentence=sentence)
+    more = f"held-out data are {unsigned(gain)} nats per row more likely under it"
+    if sure <= TIE:
+        sentence = (
+            f"Undecided: {label} looked best, and {more}, but by the exchange check up to {exchange.allowance:.2f} of "
+            f"that may be an error of the estimate. {MORE_ROWS}. Until then keep the prior."
+        )
+        return replace(verdict, sentence=sentence)
+    sentence = f"Draw z' from {label}, not from the prior: {more}."
+    return replace(verdict, decision="leave the prior", choice=chosen.best, sentence=sentence)
+
+
+def _doubt(chosen: Choice, exchange: Exchange | None, label: str) -> str:
+    """Why the likelihood gain may not be used, and what would settle it; empty where it may."""
+    if chosen.gain is not Gain.LIKELIHOOD:
+        return f"the likelihood gain was not measured. {NO_DECODER}"
+    if chosen.best == str(PRIOR):
+        return ""
+    if not chosen.selection.stable:
+        return f"on the selection split the likelihood gain of {label} {chosen.selection.because}. {MORE_DRAWS}"
+    if exchange is None:
+        return "the exchange check was left out, and no likelihood gain is used without it. Ask for it (`--exchange`)"
+    if exchange.failed:
+        return (
+            f"{label} looked best, but the likelihood gain fails the exchange check: on rows that the model made it is "
+            f"overstated by {-exchange.delta.value:.2f} ± {exchange.delta.stderr:.2f} nats. {BETTER_ENCODER}"
+        )
+    if not exchange.informative:
+        return (
+            f"{label} looked best, but the exchange check knows its shift only to within {exchange.delta.stderr:.2f} "
+            f"nats, of a gain of {chosen.selection.value:.2f}. {MORE_ROWS}"
+        )
+    return ""
+
+
+def _undecided(doubt: str, chosen: Choice, exchange: Exchange | None, label: str) -> Verdict:
+    sentence = f"Undecided: {doubt}. Until then keep the prior."
+    return Verdict("undecided", "prior", sentence, _why(chosen, exchange, label), chosen=chosen, exchange=exchange)
+
+
+def _why(chosen: Choice, exchange: Exchange | None, label: str) -> list[str]:
+    """What was found before the held-out split was opened."""
+    why = [
+        f"selection split: {label} chosen by its {chosen.gain.words}, {chosen.selection} nats per row over "
+        f"{chosen.selection.n} rows"
+    ]
+    if exchange is not None:
+        why.append(told(exchange))
+    return why
+
+
+def told(exchange: Exchange) -> str:
+    """The exchange check in one line."""
+    state = "passed" if exchange.passed else "failed" if exchange.failed else "too inaccurate"
+    through = f", over {exchange.bridges} bridges" if exchange.bridges else ""
+    return (
+        f"exchange check {state}: shift {exchange.delta} nats on {exchange.rows} rows simulated from each{through}; "
+        f"allowance {exchange.allowance:.2f}; mean gain {exchange.on_prior} on rows from the prior (at most 0 if "
+        f"exact), {exchange.on_candidate} on rows from the candidate (at least 0)"
     )
-
-
-def _by_both(best: CandidateId, label: str, heldout: RowGains, doubt: str, seed: int) -> Verdict:
-    numbers = {Gain.ELBO.words: elbo_estimate(heldout, best, seed)}
-    if best in heldout.exact_posterior:
-        numbers[Gain.EXACT_POSTERIOR.words] = exact_posterior_estimate(heldout, best, seed)
-    least = {n: needed(e, TIE) for n, e in numbers.items()}
-    why = [doubt] + [
-        f"held-out split: {n} of {label} is {e} nats per row, {e.n} rows; needed more than {least[n]:.2f}"
-        + (f" ({e.because})" if not e.stable else "")
-        for n, e in numbers.items()
-    ]
-    if len(numbers) == 2 and all(e.stable and e.value > least[n] for n, e in numbers.items()):
-        decision, choice = "leave the prior", str(best)
-        sentence = (
-            f"Draw z' from {label}, not from the prior: its ELBO gain and its exact-posterior gain on held-out data "
-            "agree."
-        )
-    else:
-        decision, choice = "undecided", "prior"
-        sentence = (
-            f"Undecided: {label} looked best, but the likelihood gain is not stable here, and ELBO gain and "
-            "exact-posterior gain do not agree. Until more draws or rows settle it, keep the prior."
-        )
-    return Verdict(decision, choice, sentence, why, best=str(best), gains=BOTH, numbers=numbers, needed=least)

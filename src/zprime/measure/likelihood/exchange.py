@@ -1,0 +1,178 @@
+"""The exchange check: may the likelihood gain of a candidate be used? Measured on rows that the model itself made.
+
+docs/theory.md, section 3. Rows are simulated from the prior and from the candidate, and encoded; the estimator of the
+likelihood gain g is run on both. If g were exact, a row would have come from the candidate with probability sigma(g).
+Bennett's (1976) rule says by how much g must be shifted for that to hold. An encoder that misses a mode of the
+posterior, which no number of draws shows, fails here.
+
+Where candidate and prior hardly overlap, the shift is found in steps, over bridges `r_t` in proportion to
+`p^(1-t) r^t`. Those are drawn by resampling in the latent space, where both densities are known. An error of the
+normaliser of a bridge is in the step before it and, with the other sign, in the step after it, so it cancels.
+"""
+
+import itertools
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.arrays import blocks
+from zprime.distribution import LatentDistribution
+from zprime.measure.candidates import Candidates
+from zprime.measure.likelihood.gains import CHUNK, decode_draws, log_means
+from zprime.measure.likelihood.proposal import Plan, propose
+from zprime.measure.likelihood.simulation import SIMULATED, Simulated, encode, simulate, simulate_from
+from zprime.measure.prior import prior_log_prob
+from zprime.measure.study import Study
+from zprime.results.likelihood import Exchange
+from zprime.results.names import CandidateId
+from zprime.results.thresholds import THRESHOLDS
+from zprime.rng import fork
+from zprime.statistics.bennett import bennett, spread
+from zprime.statistics.estimate import Z95, Estimate, mean_estimate
+from zprime.vae import Model
+
+UNIT = "nats per row"
+FINEST = 8  # steps from the prior to the candidate, at most
+POOL = 20_000  # latents that bridges are drawn from: half from the prior, half from the candidate
+EFFECTIVE = 2.0  # effective draws of the pool for each row of a bridge, at least
+WHAT = "exchange check"
+
+
+def exchange_check(study: Study, candidates: Candidates, wanted: CandidateId, gain: float) -> Exchange | None:
+    """Simulate from the prior and from a candidate, and find by how much the likelihood gain is overstated.
+
+    Args:
+        study: with the model; says how many rows are simulated and how many draws a row the estimator takes.
+        candidates: all of them, since the estimator's proposal is made of all.
+        wanted: the candidate.
+        gain: its gain on the selection split, nats a row: what the error of the shift is held against.
+
+    Returns:
+        None without a model, or where no rows or no draws are asked for.
+    """
+    settings, model = study.settings, study.model
+    if model is None or not settings.exchange or not settings.draws:
+        return None
+    chain = Chain(study, model, candidates, wanted)
+    steps = 1
+    delta, stderr = chain.shift(steps)
+    while stderr > THRESHOLDS.informative * abs(gain) and steps < FINEST and chain.can_refine(2 * steps):
+        steps *= 2
+        delta, stderr = chain.shift(steps)
+    value = Estimate(
+        delta, stderr, delta - Z95 * stderr, delta + Z95 * stderr, settings.exchange, UNIT, SIMULATED, study.seed
+    )
+    from_prior, from_candidate = chain.ends()
+    return Exchange(
+        name=str(wanted),
+        rows=settings.exchange,
+        draws=settings.draws,
+        delta=value,
+        bridges=steps - 1,
+        on_prior=mean_estimate(from_prior, unit=UNIT, split=SIMULATED, seed=study.seed),
+        on_candidate=mean_estimate(from_candidate, unit=UNIT, split=SIMULATED, seed=study.seed),
+        informative=stderr <= THRESHOLDS.informative * abs(gain),
+    )
+
+
+class Chain:
+    """Rows simulated at places t from 0 (the prior) to 1 (the candidate), each with log p of x at every place."""
+
+    def __init__(self, study: Study, model: Model, candidates: Candidates, wanted: CandidateId) -> None:
+        self.study, self.model, self.candidates, self.wanted = study, model, candidates, wanted
+        self.rows = study.settings.exchange
+        self.plan = Plan.of(candidates, study.settings.draws)
+        self.pool = Pool(candidates, wanted, rng=self._rng("pool"))
+        self._log_prob: dict[int, Float[Tensor, "n places"]] = {}
+
+    def shift(self, steps: int) -> tuple[float, float]:
+        """The shift over so many steps, and its standard error, nats."""
+        each = FINEST // steps
+        places = range(0, FINEST + 1, each)
+        total = 0.0
+        moves = {place: torch.zeros(self.rows, dtype=torch.float64) for place in places}
+        for a, b in itertools.pairwise(places):
+            one = bennett(*(self.log_prob(place)[:, b] - self.log_prob(place)[:, a] for place in (a, b)))
+            total += one.delta
+            moves[a], moves[b] = moves[a] + one.of_p, moves[b] + one.of_r
+        return total, spread(list(moves.values()))
+
+    def can_refine(self, steps: int) -> bool:
+        """Whether the pool holds enough draws of every bridge."""
+        places = range(0, FINEST, FINEST // steps)[1:]
+        return all(self.pool.effective(place) >= EFFECTIVE * self.rows for place in places)
+
+    def ends(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """The likelihood gain of the rows from the prior, and of those from the candidate."""
+        from_prior, from_candidate = (self.log_prob(place) for place in (0, FINEST))
+        return from_prior[:, -1] - from_prior[:, 0], from_candidate[:, -1] - from_candidate[:, 0]
+
+    def log_prob(self, place: int) -> Float[Tensor, "n places"]:
+        """Log p(x) of the rows of one place under every place, by the estimator of the likelihood gain."""
+        if place not in self._log_prob:
+            self._log_prob[place] = self._estimate(self._simulate(place), self._rng("estimate", place))
+        return self._log_prob[place]
+
+    def _simulate(self, place: int) -> Simulated:
+        rng = self._rng("simulate", place)
+        dtype = self.study.heldout.posteriors.mean.dtype
+        if place in (0, FINEST):
+            r: LatentDistribution = self.candidates.prior if place == 0 else self.candidates.distribution(self.wanted)
+            z, rows = simulate(r, self.model, self.rows, dtype=dtype, rng=rng)
+        else:
+            z, rows = simulate_from(self.pool.draw(place, self.rows, rng=rng).to(dtype), self.model, rng=rng)
+        return Simulated(z, rows, encode(self.model, rows))
+
+    @torch.no_grad()
+    def _estimate(self, simulated: Simulated, rng: torch.Generator) -> Float[Tensor, "n places"]:
+        x, posteriors = simulated.rows.x, simulated.posteriors
+        found = torch.empty(len(x), FINEST + 1, dtype=torch.float64)
+        for part in blocks(len(x), CHUNK):
+            self.study.progress(WHAT, part.start, len(x))
+            scale = posteriors.scale[part]
+            drawn = propose(self.candidates, self.plan, posteriors.mean[part], scale, fork(rng, part.start))
+            log_r = self.candidates.blend_log_probs(drawn.base, drawn.prior)[self.wanted]
+            fixed = decode_draws(self.model, drawn, x[part]) - drawn.proposal
+            for place in range(FINEST + 1):
+                found[part, place] = log_means(fixed + self.pool.log_prob(place, log_r, drawn.prior))[0]
+        self.study.progress(WHAT, len(x), len(x))
+        return found
+
+    def _rng(self, *names: str | int) -> torch.Generator:
+        return self.study.stream("exchange", str(self.wanted), *names)
+
+
+class Pool:
+    """Latents from prior and candidate, half and half, from which bridges between the two are resampled."""
+
+    def __init__(self, candidates: Candidates, wanted: CandidateId, *, rng: torch.Generator) -> None:
+        r, p = candidates.distribution(wanted), candidates.prior
+        half = POOL // 2
+        self.z = torch.cat([d.sample(half, rng=fork(rng, name)).double() for name, d in (("p", p), ("r", r))])
+        self._log_r, self._log_p = r.log_prob(self.z), prior_log_prob(p, self.z)
+        self._log_mean = torch.logaddexp(self._log_r, self._log_p) - math.log(2)
+
+    def log_prob(self, place: int, log_r: Tensor, log_p: Tensor) -> Tensor:
+        """Log of the bridge's density, from those of candidate and prior at the same latents."""
+        if place in (0, FINEST):
+            return log_p if place == 0 else log_r
+        return self._power(place, log_r, log_p) - (torch.logsumexp(self._log_weight(place), 0) - math.log(POOL))
+
+    def draw(self, place: int, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draws of a bridge."""
+        share = torch.softmax(self._log_weight(place), 0)
+        return self.z[torch.multinomial(share, n, replacement=True, generator=rng)]
+
+    def effective(self, place: int) -> float:
+        """Effective number of draws of a bridge that the pool holds (Kish)."""
+        return float(1 / torch.softmax(self._log_weight(place), 0).square().sum())
+
+    def _log_weight(self, place: int) -> Float[Tensor, " m"]:
+        return self._power(place, self._log_r, self._log_p) - self._log_mean
+
+    @staticmethod
+    def _power(place: int, log_r: Tensor, log_p: Tensor) -> Tensor:
+        t = place / FINEST
+        return (1 - t) * log_p + t * log_r
