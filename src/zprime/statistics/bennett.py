@@ -30,7 +30,7 @@ class Shift:
         return spread([self.of_p, self.of_r])
 
 
-def spread(parts: list[Float[Tensor, " n"]]) -> float:
+def spread(parts: list[Float[Tensor, " _"]]) -> float:
     """Standard error of a number that independent samples of rows move by so much each; infinite of one row."""
     total = sum(len(p) * float(p.var()) if len(p) > 1 else math.inf for p in parts)
     return math.sqrt(total) if math.isfinite(total) else math.inf

@@ -1,0 +1,163 @@
+"""The test of a mean by betting: false alarms under heavy tails, power, its limit, groups and weights."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from zprime.errors import NumericalError
+from zprime.rng import stream
+from zprime.statistics.betting import Bet, bet
+
+SEEDS = 200
+MOST = 16  # of 200 at a rate of 5 %: exceeded with a probability of 2.4 %
+
+
+def ids(n: int) -> Tensor:
+    return torch.arange(n)
+
+
+def heavy(seed: int, n: int, share: float) -> Tensor:
+    """+0.3 nats, and log e in few rows, so that the mean is 0."""
+    rare = {0.01: 0.0619, 0.1: 0.1085}[share]
+    lost = torch.rand(n, generator=stream(seed, "heavy", n), dtype=torch.float64) < rare
+    return torch.where(lost, math.log(share), 0.3)
+
+
+def leaves(values: Tensor, share: float) -> bool:
+    """The verdict's rule, without the exchange check."""
+    return bet(values, ids(len(values)), bound=-math.log(share)).passed and float(values.mean()) > 0.05
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1])
+@pytest.mark.parametrize("n", [50, 300, 1000])
+def test_heavy_tails_raise_few_false_alarms(share: float, n: int) -> None:
+    assert sum(leaves(heavy(seed, n, share), share) for seed in range(SEEDS)) <= MOST
+
+
+@pytest.mark.parametrize("n", [50, 300])
+def test_the_best_of_thirteen_on_other_rows_raises_few_false_alarms(n: int) -> None:
+    """The choice is made on the selection split, the test on the held-out split."""
+    alarms = 0
+    for seed in range(SEEDS):
+        selection = [heavy(1000 + 13 * seed + k, n, 0.01) for k in range(13)]
+        best = max(range(13), key=lambda k: float(selection[k].mean()))
+        alarms += leaves(heavy(100_000 + 13 * seed + best, n, 0.01), 0.01)
+    assert alarms <= MOST
+
+
+def test_a_rule_of_two_standard_errors_would_raise_many() -> None:
+    """What the bet is there for: the same rows, and the rule before it."""
+    alarms = 0
+    for seed in range(SEEDS):
+        values = heavy(seed, 50, 0.01)
+        alarms += float(values.mean()) > max(0.05, 2 * float(values.std()) / 50**0.5)
+    assert alarms > 2 * MOST
+
+
+def test_power() -> None:
+    """Theory: a gain of 0.3 nats with a spread of 1 is found on 300 rows, and hardly ever on 50."""
+
+    def found(n: int) -> int:
+        values = (torch.randn(n, generator=stream(seed, "power", n), dtype=torch.float64) + 0.3 for seed in range(100))
+        return sum(leaves(v.clamp(min=math.log(0.01)), 0.01) for v in values)
+
+    assert found(300) >= 95
+    assert found(50) <= 30
+
+
+def test_the_wealth_is_that_of_thirty_stakes_row_by_row() -> None:
+    """The definition, as loops."""
+    values = [0.5, -0.2, 0.9, 0.1]
+    bound = 2.0
+    order = torch.tensor([0, 1, 2, 3])
+    wealth = [1.0] * 30
+    best = 1.0
+    for i in in_order(order):
+        wealth = [w * (1 + k / (31 * bound) * values[i]) for k, w in enumerate(wealth, 1)]
+        best = max(best, sum(wealth) / 30)
+    assert bet(torch.tensor(values).double(), order, bound=bound).wealth == pytest.approx(best)
+
+
+def in_order(rows: Tensor) -> list[int]:
+    """In which order rows are bet on: that of SplitMix64 of their ids."""
+    import numpy as np
+
+    z = rows.numpy().astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return [int(i) for i in np.argsort(z ^ (z >> np.uint64(31)))]
+
+
+def test_the_order_of_the_rows_as_given_changes_nothing() -> None:
+    values, rows = heavy(0, 100, 0.01), ids(100)
+    mixed = torch.randperm(100, generator=stream(0, "mixed"))
+    assert bet(values[mixed], rows[mixed], bound=5.0) == bet(values, rows, bound=5.0)
+
+
+def test_the_limit_is_where_the_test_turns() -> None:
+    values = 1 + torch.randn(200, generator=stream(0, "limit"), dtype=torch.float64).clamp(min=-3)
+    found = bet(values, ids(200), bound=5.0)
+    for shift, passed in ((found.low - 0.01, True), (found.low + 0.01, False)):
+        assert bet(values - shift, ids(200), bound=5.0 + shift).passed is passed
+    assert found.low < float(values.mean()) - 1.645 * float(values.std()) / 200**0.5  # no better than the normal one
+
+
+def test_the_limit_holds_the_mean() -> None:
+    """Of 200 samples with heavy tails and mean 0, at most 5 % and chance have a limit above 0."""
+    above = sum(bet(heavy(seed, 300, 0.01), ids(300), bound=-math.log(0.01)).low > 0 for seed in range(SEEDS))
+    assert above <= MOST
+
+
+def grouped(seed: int, groups: int, size: int) -> tuple[Tensor, Tensor]:
+    """Rows of a group are equal; half of the groups gain 0.5 nats, half lose as much."""
+    sign = torch.where(torch.rand(groups, generator=stream(seed, "groups")) < 0.5, 0.5, -0.5).double()
+    return sign.repeat_interleave(size), torch.arange(groups).repeat_interleave(size)
+
+
+@pytest.mark.parametrize("size", [5, 10])
+def test_groups_are_bet_on_as_one(size: int) -> None:
+    alarms = ignored = 0
+    for seed in range(SEEDS):
+        values, groups = grouped(seed, 60, size)
+        alarms += bet(values, ids(len(values)), bound=1.0, groups=groups).passed
+        shuffled = torch.randperm(len(values), generator=stream(seed, "rows"))
+        ignored += bet(values, shuffled, bound=1.0).passed
+    assert alarms <= MOST
+    assert ignored > MOST  # the planted fault: rows of a group as if they were independent
+
+
+def test_weights_count_rows() -> None:
+    values, weights = heavy(3, 200, 0.1), torch.ones(200).double()
+    assert bet(values, ids(200), bound=3.0, weights=weights) == bet(values, ids(200), bound=3.0)
+    weights[100:] = 0
+    assert bet(values, ids(200), bound=3.0, weights=weights) == bet(values[:100], ids(100), bound=3.0)
+    assert bet(values, ids(200), bound=3.0, weights=3 * weights).wealth == pytest.approx(
+        bet(values, ids(200), bound=3.0, weights=weights).wealth
+    )
+
+
+def test_a_group_of_one_row_is_a_row() -> None:
+    values = heavy(4, 100, 0.1)
+    assert bet(values, ids(100), bound=3.0, groups=ids(100)) == bet(values, ids(100), bound=3.0)
+
+
+def test_without_a_bound_nothing_is_shown() -> None:
+    assert bet(torch.ones(1000).double(), ids(1000), bound=math.inf) == Bet(1.0, -math.inf, math.inf, 0.05, 1000)
+    assert not bet(torch.ones(1000).double(), ids(1000), bound=math.inf).passed
+
+
+@pytest.mark.parametrize("bad", [-1.01, math.nan, -math.inf])
+def test_values_below_the_bound_are_refused(bad: float) -> None:
+    with pytest.raises(NumericalError, match="at least -1"):
+        bet(torch.tensor([0.5, bad]).double(), ids(2), bound=1.0)
+
+
+def test_the_level_is_the_wealth_that_is_needed() -> None:
+    values = torch.full((20,), 0.5).double()
+    strict, loose = (bet(values, ids(20), bound=1.0, level=level) for level in (1e-4, 0.05))
+    assert strict.wealth == loose.wealth
+    assert loose.passed
+    assert not strict.passed
+    assert strict.low < loose.low
