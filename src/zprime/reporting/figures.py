@@ -18,7 +18,17 @@ from zprime.results.audit import Audit
 from zprime.results.names import Gain
 from zprime.statistics.format import size
 
-__all__ = ["bandwidth_path", "calibration", "components", "dimensions", "drift", "gains", "latent_map", "surgery"]
+__all__ = [
+    "bandwidth_path",
+    "calibration",
+    "components",
+    "dimensions",
+    "drift",
+    "gains",
+    "latent_map",
+    "surgery",
+    "verdict",
+]
 
 
 @styled
@@ -48,6 +58,37 @@ def gains(audit: Audit, *, gain: str = "") -> Figure:
     axis.set_yticks(range(len(shown)), [e.label for e, _ in shown], color=INK)
     axis.set_ylim(-0.6, len(shown) - 0.4)
     axis.set_xlabel(f"{which.words} over the prior, nats per row")
+    return figure
+
+
+@styled
+def verdict(audit: Audit) -> Figure | None:
+    """What the verdict by likelihood rests on: the held-out gain and its guaranteed limit, and the exchange check.
+
+    None where no candidate was checked.
+    """
+    v = audit.verdict
+    if v.exchange is None:
+        return None
+    shift = v.exchange.delta
+    lines = [("shift (exchange check)", shift.value, shift.low, shift.high, SECOND)]
+    if v.heldout is not None and v.bet is not None and v.after_allowance is not None:
+        gain = v.heldout
+        lines = [
+            ("held-out gain", gain.value, gain.low, gain.high, MARK),
+            ("guaranteed to be above", v.bet.low, v.bet.low, gain.value, SOFT),
+            ("gain less allowance", v.after_allowance, v.after_allowance, v.after_allowance, MARK),
+            *lines,
+        ]
+    figure = Figure(figsize=(6.2, 0.8 + 0.34 * len(lines)), layout="constrained")
+    axis = quiet(figure.add_subplot())
+    for y, (_, value, low, high, colour) in enumerate(reversed(lines)):
+        axis.plot([low, high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
+        axis.plot(value, y, "o", color=colour, markersize=5)
+    axis.axvline(0, color=SOFT, linewidth=0.8)
+    axis.set_yticks(range(len(lines)), [line[0] for line in reversed(lines)], color=INK)
+    axis.set_ylim(-0.6, len(lines) - 0.4)
+    axis.set_xlabel("nats per row")
     return figure
 
 
