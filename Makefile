@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo check lint types layers test doctest test-slow browser docs cli-docs fashion picture question-pictures toy \
-	bench kinds bench-instructions bench-coverage bench-verdict bench-generation mutants bring bring-tests clean
+	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-generation mutants bring bring-tests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -98,6 +98,9 @@ bench-coverage: $(VENV)/.done  ## 95 % intervals over 2,000 simulated data sets;
 
 bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likelihood
 	$(BIN)/python benchmarks/verdict.py
+
+bench-exchange: $(VENV)/.done  ## how often the exchange check passes where it should, and fails where it should
+	$(BIN)/python benchmarks/exchange.py
 
 bench-generation: $(VENV)/.done  ## false alarms and coverage of the x' side; 5 minutes
 	$(BIN)/python benchmarks/generation.py --seeds 200 --only fidelity differences verdict
