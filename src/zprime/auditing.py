@@ -1,6 +1,8 @@
 """Audit: every candidate measured on held-out data, with verdicts. Nothing is fitted here."""
 
+import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from zprime import artifact
@@ -27,9 +29,14 @@ from zprime.results.audit import Audit, AuditSettings
 from zprime.results.facts import DataInfo, ModelInfo, Storage
 from zprime.results.samples import SamplesSide
 from zprime.results.settings import FEWEST
+from zprime.results.verdicts import Verdict
 from zprime.statistics.estimate import Estimate, mean_estimate
 from zprime.vae import Model
 
+REPAIRED = (
+    "the first exchange check failed, so the gains were measured again on fewer rows, with proposals around modes that "
+    "annealed chains from the prior found"
+)
 MOST_WIDE = (
     "; where most are, see whether the data are scaled as in training, and whether the encoder answers (mean, scale)"
 )
@@ -99,11 +106,10 @@ def audit(
 
 def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[LatentDistribution]]) -> Audit:
     """All measures, in order: each may use what was measured before it."""
-    split_gains = measure_splits(study, candidates)
-    chosen = choose(candidates, split_gains["selection"], seed=study.seed)
-    verdict = decide(
-        candidates, chosen, split_gains["heldout"], check_choice(study, candidates, chosen), seed=study.seed
-    )
+    split_gains, verdict = _by_likelihood(study, candidates)
+    if verdict.exchange is not None and verdict.exchange.failed and study.settings.repair:
+        with contextlib.suppress(UsageError):  # a decoder without gradients: the verdict stays undecided
+            split_gains, verdict = _by_likelihood(replace(study, search=True), candidates)
     cuts = surgeries(study)
     latents = latents_side(study, candidates, split_gains, cuts["train"])
     likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best)
@@ -139,6 +145,17 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
         samples=samples,
         averages=averages(study, cuts["train"]),
         versions=artifact.library_versions(),
+    )
+
+
+def _by_likelihood(study: Study, candidates: Candidates) -> tuple[dict[str, RowGains], Verdict]:
+    """Gains, the choice among the candidates, its exchange check, and the verdict."""
+    split_gains = measure_splits(study, candidates)
+    chosen = choose(candidates, split_gains["selection"], seed=study.seed)
+    checked = check_choice(study, candidates, chosen)
+    verdict = decide(candidates, chosen, split_gains["heldout"], checked, seed=study.seed)
+    return split_gains, replace(
+        verdict, repaired=study.search, why=[*([REPAIRED] if study.search else []), *verdict.why]
     )
 
 

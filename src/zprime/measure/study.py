@@ -33,11 +33,14 @@ class Split:
         name: `train`, `selection` or `heldout`; or what else the rows are, e.g. `simulated`.
         posteriors: q(z|x) of every row.
         rows: the rows in the same order, scaled as the model sees them; None where they are not known.
+        modes: z of every row that may lie in modes of its posterior which the encoder misses; None where none were
+            searched for.
     """
 
     name: str
     posteriors: MemoryPosteriors
     rows: Rows | None = None
+    modes: Float[Tensor, "n m d"] | None = None
 
     @property
     def n(self) -> int:
@@ -51,7 +54,12 @@ class Split:
 
     def take(self, at: Int[Tensor, " m"]) -> "Split":
         """Some of the rows."""
-        return Split(self.name, self.posteriors.take(at), None if self.rows is None else self.rows.take(at))
+        return Split(
+            self.name,
+            self.posteriors.take(at),
+            None if self.rows is None else self.rows.take(at),
+            None if self.modes is None else self.modes[at],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +75,7 @@ class Study:
         data: a description of the data set.
         seed: of every draw.
         workers: threads that measure side by side.
+        search: whether modes of the posteriors that the encoder misses are searched for.
         progress: called by the long parts.
     """
 
@@ -81,6 +90,7 @@ class Study:
     seed: int = 0
     workers: int = 1
     progress: Progress = silent
+    search: bool = False
 
     @property
     def splits(self) -> list[Split]:

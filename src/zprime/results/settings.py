@@ -23,6 +23,8 @@ class AuditSettings:
         simulated: simulated rows that the encoder is calibrated on, at least 100; 0 leaves it out.
         exchange: rows that the exchange check simulates from the prior, and as many from the candidate that looks best,
             at least 50; 0 leaves it out, and then no likelihood gain is used.
+        repair: rows of either split that are measured again where the check fails, with proposals from annealed chains
+            that find modes of the posterior which the encoder misses; 0 leaves it out.
         ais: simulated rows on which annealing bounds log p(x) from both sides, about 5 seconds a row; 0 leaves it out.
         temperatures: of the annealing.
         samples: generated rows of each candidate that are compared with data, at least 40; 0 leaves it out.
@@ -35,6 +37,7 @@ class AuditSettings:
     map: int = 2000
     simulated: int = 1000
     exchange: int = 200
+    repair: int = 300
     ais: int = 0
     temperatures: int = 200
     samples: int = 2000
@@ -52,6 +55,8 @@ class AuditSettings:
             raise UsageError(f"simulated: expected 0, or at least 100, got {self.simulated}")
         if self.exchange and self.exchange < 50:
             raise UsageError(f"exchange: expected 0, or at least 50 rows, got {self.exchange}")
+        if self.repair < 0 or self.repair == 1:
+            raise UsageError(f"repair: expected 0, or at least 2 rows, got {self.repair}")
         if self.ais < 0 or self.ais == 1:
             raise UsageError(f"ais: expected 0, or at least 2 rows, got {self.ais}")
         if self.temperatures < 1:

@@ -75,12 +75,14 @@ class Verdict(Decision):
             asked for.
         heldout: the likelihood gain of the best on the held-out split, nats a row; None where that was not opened.
         bet: the test that this gain is above 0, with its guaranteed lower limit; None likewise.
+        repaired: whether the first check failed, and the gains were measured again with modes that chains found.
     """
 
     chosen: Choice
     exchange: Exchange | None = None
     heldout: Estimate | None = None
     bet: Bet | None = None
+    repaired: bool = False
 
     @property
     def best(self) -> str:

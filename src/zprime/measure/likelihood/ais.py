@@ -78,10 +78,12 @@ class Annealed:
     Attributes:
         log_prob: log p_r(x) in nats: below the truth in expectation (forwards) or above it (in reverse).
         acceptance: mean proportion of accepted trajectories, by row.
+        z: where the chains of each row ended.
     """
 
     log_prob: Float[Tensor, " n"]
     acceptance: Float[Tensor, " n"]
+    z: Float[Tensor, "n chains d"]
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Annealer:
                 now, acceptance = self._move(now, t, fork(self.rng, "forward", t))
                 accepted += acceptance
             self.progress("annealing", t, len(self.schedule) - 1)
-        return self._result(total, accepted, sign=1)
+        return self._result(now, total, accepted, sign=1)
 
     def reverse(self, z: Float[Tensor, "n d"]) -> Annealed:
         """The same chains from exact posterior draws, in reverse: an upper bound of log p_r(x) in expectation.
@@ -182,13 +184,27 @@ class Annealer:
                 accepted += acceptance
             total += (self.schedule[t] - self.schedule[t - 1]) * (now.end - now.start)
             self.progress("annealing in reverse", len(self.schedule) - t, len(self.schedule) - 1)
-        return self._result(total, accepted, sign=-1)
+        return self._result(now, total, accepted, sign=-1)
 
-    def _result(self, total: Tensor, accepted: Tensor, *, sign: int) -> Annealed:
+    def climb(self, z: Float[Tensor, "n chains d"], *, steps: int) -> Float[Tensor, "n chains d"]:
+        """Points moved uphill on log r(z) + log p(x|z), by gradients scaled with the squares of the scales.
+
+        Where the posterior is a Gaussian of these scales, one step of size 1 ends in its mode. A step that leads
+        downhill is not taken, and the next one of that point is half as long.
+        """
+        now, size = self._at(z.double().flatten(0, 1)), torch.ones(z.shape[0] * z.shape[1], dtype=torch.float64)
+        square = self.scale.square().repeat_interleave(z.shape[1], 0)
+        for _ in range(steps):
+            new = self._at(now.z + size[:, None] * square * now.end_gradient)
+            better = new.end > now.end
+            now, size = now.where(better, new), torch.where(better, size, size / 2)
+        return now.z.reshape(z.shape)
+
+    def _result(self, now: _State, total: Tensor, accepted: Tensor, *, sign: int) -> Annealed:
         chains = self.settings.chains
         log_prob = sign * (torch.logsumexp(sign * total.reshape(-1, chains), 1) - math.log(chains))
         acceptance = accepted.reshape(-1, chains).mean(1) / max(1, len(self.schedule) - 2)
-        return Annealed(log_prob, acceptance)
+        return Annealed(log_prob, acceptance, now.z.reshape(len(self.x), chains, -1))
 
     def _zeros(self) -> Tensor:
         return torch.zeros(len(self.x) * self.settings.chains, dtype=torch.float64)

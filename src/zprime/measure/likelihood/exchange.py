@@ -21,10 +21,11 @@ from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import CHUNK, decode_draws, log_means
+from zprime.measure.likelihood.modes import search_modes
 from zprime.measure.likelihood.proposal import Plan, propose
-from zprime.measure.likelihood.simulation import SIMULATED, Simulated, encode, simulate, simulate_from
+from zprime.measure.likelihood.simulation import SIMULATED, encode, simulate, simulate_from
 from zprime.measure.prior import prior_log_prob
-from zprime.measure.study import Study
+from zprime.measure.study import Split, Study
 from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId
 from zprime.results.thresholds import THRESHOLDS
@@ -83,7 +84,7 @@ class Chain:
     def __init__(self, study: Study, model: Model, candidates: Candidates, wanted: CandidateId) -> None:
         self.study, self.model, self.candidates, self.wanted = study, model, candidates, wanted
         self.rows = study.settings.exchange
-        self.plan = Plan.of(candidates, study.settings.draws)
+        self.plan = Plan.of(candidates, study.settings.draws, modes=study.search)
         self.pool = Pool(candidates, wanted, rng=self._rng("pool"))
         self._log_prob: dict[int, Float[Tensor, "n places"]] = {}
 
@@ -112,27 +113,33 @@ class Chain:
     def log_prob(self, place: int) -> Float[Tensor, "n places"]:
         """Log p(x) of the rows of one place under every place, by the estimator of the likelihood gain."""
         if place not in self._log_prob:
-            self._log_prob[place] = self._estimate(self._simulate(place), self._rng("estimate", place))
+            simulated, x = self._simulate(place)
+            if self.study.search:
+                rng = self._rng("modes", place)
+                prior, progress = self.candidates.prior, self.study.progress
+                simulated = search_modes(simulated, prior, self.model, rng=rng, progress=progress)
+            self._log_prob[place] = self._estimate(simulated, x, self._rng("estimate", place))
         return self._log_prob[place]
 
-    def _simulate(self, place: int) -> Simulated:
+    def _simulate(self, place: int) -> tuple[Split, Tensor]:
         rng = self._rng("simulate", place)
         dtype = self.study.heldout.posteriors.mean.dtype
         if place in (0, FINEST):
             r: LatentDistribution = self.candidates.prior if place == 0 else self.candidates.distribution(self.wanted)
-            z, rows = simulate(r, self.model, self.rows, dtype=dtype, rng=rng)
+            _, rows = simulate(r, self.model, self.rows, dtype=dtype, rng=rng)
         else:
-            z, rows = simulate_from(self.pool.draw(place, self.rows, rng=rng).to(dtype), self.model, rng=rng)
-        return Simulated(z, rows, encode(self.model, rows))
+            _, rows = simulate_from(self.pool.draw(place, self.rows, rng=rng).to(dtype), self.model, rng=rng)
+        return Split(SIMULATED, encode(self.model, rows), rows), rows.x
 
     @torch.no_grad()
-    def _estimate(self, simulated: Simulated, rng: torch.Generator) -> Float[Tensor, "n places"]:
-        x, posteriors = simulated.rows.x, simulated.posteriors
+    def _estimate(self, simulated: Split, x: Tensor, rng: torch.Generator) -> Float[Tensor, "n places"]:
+        posteriors = simulated.posteriors
         found = torch.empty(len(x), FINEST + 1, dtype=torch.float64)
         for part in blocks(len(x), CHUNK):
             self.study.progress(WHAT, part.start, len(x))
             scale = posteriors.scale[part]
-            drawn = propose(self.candidates, self.plan, posteriors.mean[part], scale, fork(rng, part.start))
+            modes = None if simulated.modes is None else simulated.modes[part]
+            drawn = propose(self.candidates, self.plan, posteriors.mean[part], scale, fork(rng, part.start), modes)
             log_r = self.candidates.blend_log_probs(drawn.base, drawn.prior)[self.wanted]
             fixed = decode_draws(self.model, drawn, x[part]) - drawn.proposal
             for place in range(FINEST + 1):

@@ -169,7 +169,7 @@ def sampled_gains(
 
     One pass over the rows with one set of draws.
     """
-    plan, posteriors, n = Plan.of(candidates, draws), split.posteriors, split.n
+    plan, posteriors, n = Plan.of(candidates, draws, modes=split.modes is not None), split.posteriors, split.n
     rows = None if model is None else split.rows
     what = f"{(Gain.EXACT_POSTERIOR if rows is None else Gain.LIKELIHOOD).words}, {split.name}"
 
@@ -181,7 +181,8 @@ def sampled_gains(
     reconstruction = column()
     for part in blocks(n, CHUNK):
         progress(what, part.start, n)
-        drawn = propose(candidates, plan, posteriors.mean[part], posteriors.scale[part], fork(rng, part.start))
+        modes = None if split.modes is None else split.modes[part]
+        drawn = propose(candidates, plan, posteriors.mean[part], posteriors.scale[part], fork(rng, part.start), modes)
         blends = candidates.blend_log_probs(drawn.base, drawn.prior)
         for k, v in candidates.blends.items():
             if v.base in drawn.log_ratio:

@@ -18,6 +18,7 @@ from zprime.measure.prior import prior_log_prob
 from zprime.rng import fork
 
 WIDENED = (1.0, 1.5, 2.5)
+MODES = 2  # parts of the proposal that draws around modes get, as many as two kinds of candidate
 DIRECT = 0.1  # of the draws: from r and p themselves
 PILOT = 64  # draws a row that a matched Gaussian is made from; never used again, so that the estimate stays unbiased
 PILOT_WIDENED = (1.0, 1.5)
@@ -35,20 +36,22 @@ class Plan:
         widened: for q and q widened, in the order of `WIDENED`.
         matched: for the q_r of every base.
         direct: for every base itself, the prior among them.
+        modes: around the modes that were searched for; 0 where there are none.
     """
 
     widened: list[int]
     matched: dict[str, int]
     direct: dict[str, int]
+    modes: int = 0
 
     @property
     def quarter(self) -> int:
         """Draws a quarter."""
-        return sum(self.widened) + sum(self.matched.values()) + sum(self.direct.values())
+        return sum(self.widened) + sum(self.matched.values()) + sum(self.direct.values()) + self.modes
 
     @classmethod
-    def of(cls, candidates: Candidates, draws: int) -> "Plan":
-        """Divide `draws` between the parts.
+    def of(cls, candidates: Candidates, draws: int, *, modes: bool = False) -> "Plan":
+        """Divide `draws` between the parts; with `modes`, some around modes that were searched for.
 
         Raises:
             UsageError: not a multiple of 4, or too few for the number of candidates.
@@ -58,7 +61,7 @@ class Plan:
         quarter = draws // 4
         # the q_r of the prior is q
         matched = [name for name in candidates.bases if name != "prior"]
-        parts = len(WIDENED) + len(matched)
+        parts = len(WIDENED) + len(matched) + (MODES if modes else 0)
         direct = max(1, round(DIRECT * quarter / len(candidates.bases)))
         rest = quarter - direct * len(candidates.bases)
         if rest < parts:
@@ -69,8 +72,9 @@ class Plan:
         counts = [rest // parts + (1 if i < rest % parts else 0) for i in range(parts)]
         return cls(
             counts[: len(WIDENED)],
-            dict(zip(matched, counts[len(WIDENED) :], strict=True)),
+            dict(zip(matched, counts[len(WIDENED) :], strict=False)),
             dict.fromkeys(candidates.bases, direct),
+            sum(counts[len(WIDENED) + len(matched) :]),
         )
 
 
@@ -98,7 +102,12 @@ class Draws:
 
 
 def propose(
-    candidates: Candidates, plan: Plan, mean: Float[Tensor, "b d"], scale: Float[Tensor, "b d"], rng: torch.Generator
+    candidates: Candidates,
+    plan: Plan,
+    mean: Float[Tensor, "b d"],
+    scale: Float[Tensor, "b d"],
+    rng: torch.Generator,
+    modes: Float[Tensor, "b m d"] | None = None,
 ) -> Draws:
     """Draw for a chunk of rows. Where q is wider than the prior its scales count as 1 (all but in q itself)."""
     b, d = mean.shape
@@ -116,6 +125,8 @@ def propose(
     for name, count in plan.direct.items():
         drawn = candidates.bases[name].sample(b * 4 * count, rng=fork(rng, "direct", name))
         pools.append(drawn.to(mean.dtype).reshape(b, -1, d))
+    if modes is not None:
+        pools.append(_around(modes.to(mean.dtype), INFLATE * capped, 4 * plan.modes, fork(rng, "modes")))
     z = torch.cat([torch.cat([p.chunk(4, dim=1)[i] for p in pools], 1) for i in range(4)], 1)
 
     wide, mu = z.double(), mean.double()[:, None]
@@ -134,6 +145,12 @@ def propose(
             density = gaussian_log_prob(wide, centre.double()[:, None], spread.double()[:, None])
         parts.append(density + math.log(count / total))
     parts += [base[name] + math.log(c / total) for name, c in plan.direct.items()]
+    if modes is not None:
+        each = [
+            gaussian_log_prob(wide, m[:, None], INFLATE * capped.double()[:, None]) for m in modes.double().unbind(1)
+        ]
+        density = torch.logsumexp(torch.stack(each), 0) - math.log(len(each))
+        parts.append(density + math.log(plan.modes / total))
     position = torch.arange(4 * total) % total
     proposal = torch.logsumexp(torch.stack(parts), 0)
     log_ratio = {name: t.log_ratio for name, t in tilts.items()}
@@ -180,6 +197,14 @@ def match(
         var = (n * var + PSEUDO * s[:, 0].square()) / (n - 1 + PSEUDO)
         matches[name] = (centre.to(mean.dtype), (INFLATE * var.sqrt()).to(mean.dtype))
     return matches
+
+
+def _around(modes: Tensor, scale: Tensor, count: int, rng: torch.Generator) -> Float[Tensor, "b k d"]:
+    """Draws of the uniform mixture of Gaussians around the modes."""
+    b, m, d = modes.shape
+    pick = torch.randint(m, (b, count, 1), generator=rng).expand(-1, -1, d)
+    noise = torch.randn(b, count, d, generator=rng, dtype=modes.dtype)
+    return modes.gather(1, pick) + scale[:, None] * noise
 
 
 def _gaussian(mean: Tensor, scale: Tensor, count: int, rng: torch.Generator) -> Float[Tensor, "b k d"]:

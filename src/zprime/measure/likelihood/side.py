@@ -13,6 +13,7 @@ from zprime.measure.likelihood.calibration import calibration
 from zprime.measure.likelihood.exchange import exchange_check
 from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains, moved
 from zprime.measure.likelihood.inference import inference_gap
+from zprime.measure.likelihood.modes import search_modes
 from zprime.measure.likelihood.sandwich import sandwich
 from zprime.measure.likelihood.simulation import Simulator
 from zprime.measure.study import Split, Study
@@ -28,12 +29,19 @@ LOOK = 8  # rows from which the units of p(x|z) are told
 
 
 def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
-    """The gains on the selection and on the held-out split, on at most `settings.rows` of their rows, side by side."""
+    """The gains on the selection and on the held-out split, on at most `settings.rows` of their rows, side by side.
+
+    Where modes are searched for, on at most `settings.repair` rows.
+    """
+    most = study.settings.repair if study.search else study.settings.rows
 
     def measure(split: Split, progress: Progress) -> RowGains:
         rng = study.stream("audit", split.name)
-        picked = torch.randperm(split.n, generator=rng)[: study.settings.rows].sort().values
+        picked = torch.randperm(split.n, generator=rng)[:most].sort().values
         some = split.take(picked)
+        if study.search and study.model is not None:
+            chains = study.stream("modes", split.name)
+            some = search_modes(some, candidates.prior, study.model, rng=chains, progress=progress)
         return measure_gains(
             candidates, some, rng=rng, model=study.model, draws=study.settings.draws, progress=progress
         )
