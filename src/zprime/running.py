@@ -277,18 +277,20 @@ class Run:
             log.warning("generator: nothing is shipped, for samples of %s copy training rows", audit.shipped)
             shutil.rmtree(self.path / "generator", ignore_errors=True)
         else:
-            self.export(audit.shipped, self.path / "generator")
+            self.export(audit.shipped, self.path / "generator", allow_rows=settings.allow_rows)
         return audit
 
-    def export(self, name: str, path: str | Path, *, allow_copies: bool = False) -> GenerativeModel:
+    def export(
+        self, name: str, path: str | Path, *, allow_copies: bool = False, allow_rows: bool = False
+    ) -> GenerativeModel:
         """Write the generative model with what is called `name`: decoder and r(z), nothing else.
 
         Raises:
-            UsageError: its samples copy training rows, and that was not allowed.
+            UsageError: its samples copy training rows, or it stores such rows, and that was not allowed.
         """
         path = Path(path)
         model = self.folder.generative(name)
-        sampling.check_copies(model, allow_copies=allow_copies)
+        sampling.check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
         source = self.folder.model
         inputs = {"model": source.hash}
         base = CandidateId.parse(name).name
@@ -296,7 +298,7 @@ class Run:
             inputs["latent"] = artifact.read(self.path / "latent" / base).hash
         key = key_of(name, inputs, model.copying)
         if not (artifact.is_artifact(path) and artifact.read(path).key == key):
-            model.save(path, key=key, seed=source.seed, allow_copies=allow_copies, **inputs)
+            model.save(path, key=key, seed=source.seed, allow_copies=allow_copies, allow_rows=allow_rows, **inputs)
         return model
 
     def drift(self, new_data: str | Path, *, seed: int = 0) -> Drift:

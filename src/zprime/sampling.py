@@ -1,5 +1,6 @@
 """A generative model: a latent distribution and a decoder."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import artifact, vae
-from zprime.distribution import LatentDistribution
+from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.latent import rebuild
 from zprime.rng import fork, stream
 from zprime.statistics.format import size
 from zprime.tables import facts, to_html
 from zprime.vae import Decoder, decoded
+
+log = logging.getLogger("zprime")
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,22 @@ class GenerativeModel:
         return x * self.scale + self.shift
 
     def save(
-        self, path: str | Path, *, key: str = "", seed: int | None = None, allow_copies: bool = False, **inputs: str
+        self,
+        path: str | Path,
+        *,
+        key: str = "",
+        seed: int | None = None,
+        allow_copies: bool = False,
+        allow_rows: bool = False,
+        **inputs: str,
     ) -> artifact.Artifact:
         """Write decoder and latent distribution, and nothing else, to an artefact folder.
 
         Raises:
             UsageError: the decoder is not one that zprime built, the path cannot be written, or its samples copy
-                training rows and that was not allowed.
+                training rows or it stores such rows, and that was not allowed.
         """
-        check_copies(self, allow_copies=allow_copies)
+        check_leaks(self, allow_copies=allow_copies, allow_rows=allow_rows)
         if not isinstance(self.decoder, vae.VAE):
             raise UsageError(
                 "save: zprime cannot save a decoder of your own without pickle: save it yourself, "
@@ -139,21 +149,45 @@ SAYS = {
 }
 
 
-def check_copies(model: GenerativeModel, *, allow_copies: bool) -> None:
-    """Refuse a model whose samples copy training rows, unless that is allowed.
+def check_leaks(model: GenerativeModel, *, allow_copies: bool, allow_rows: bool) -> None:
+    """Refuse a model whose samples copy training rows, or that stores such rows, unless that is allowed.
+
+    A model whose samples were not tested for copies, or not cleared of them, is let through with a warning.
 
     Raises:
-        UsageError: they do, and it is not.
+        UsageError: they do, or it does, and it is not.
     """
+    check_rows(model.latent, allow_rows=allow_rows)
     if model.copying == "copies" and not allow_copies:
         raise UsageError(
             f"{model.latent.label}: its samples copy training rows (the audit's copying test); it is unfit to publish. "
             "Take another latent distribution, or say --allow-copies (in Python: allow_copies=True)"
         )
+    if model.copying == "untested" and not isinstance(model.latent, Prior):
+        log.warning("%s: no audit has cleared its samples of copying training rows", model.latent.label)
+
+
+def check_rows(latent: LatentDistribution, *, allow_rows: bool) -> None:
+    """Refuse a latent distribution that stores functions of single training rows, unless that is allowed.
+
+    Raises:
+        UsageError: it does, and it is not.
+    """
+    if latent.holds_rows and not allow_rows:
+        raise UsageError(
+            f"{latent.label}: it stores functions of single training rows, which anyone who has it can decode. Take "
+            "another latent distribution, or say --allow-rows (in Python: allow_rows=True)"
+        )
 
 
 def sample(
-    model: GenerativeModel, n: int, *, seed: int = 0, noise: str = "mean", allow_copies: bool = False
+    model: GenerativeModel,
+    n: int,
+    *,
+    seed: int = 0,
+    noise: str = "mean",
+    allow_copies: bool = False,
+    allow_rows: bool = False,
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n *datum"]]:
     """Draw z' and x', x' in the units of the data.
 
@@ -163,11 +197,12 @@ def sample(
         seed: decides the draws.
         noise: `mean` gives the mean of p(x|z'), `draw` a draw from it.
         allow_copies: draw even where an audit found that the samples copy training rows.
+        allow_rows: draw even from a latent distribution that stores functions of single training rows.
 
     Raises:
-        UsageError: n < 1, an unknown `noise`, or samples that copy training rows.
+        UsageError: n < 1, an unknown `noise`, or samples that copy training rows or come from stored ones.
     """
-    check_copies(model, allow_copies=allow_copies)
+    check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
     z, x = model.sample(n, rng=stream(seed, "sample"), noise=noise)
     return z, model.restore(x)
 

@@ -14,7 +14,7 @@ from zprime.encoding import encode
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.kind import Context
 from zprime.posteriors import Posteriors
-from zprime.sampling import GenerativeModel
+from zprime.sampling import GenerativeModel, check_rows
 from zprime.vae import Model
 
 LOOK = 2  # rows that are decoded to see whether the shapes fit
@@ -56,15 +56,23 @@ class Brought:
             return None
         return Context(self.model, self.rows["train"], self.rows["selection"])
 
-    def generator(self, latent: LatentDistribution) -> GenerativeModel:
+    def generator(
+        self, latent: LatentDistribution, *, copying: str = "untested", allow_rows: bool = False
+    ) -> GenerativeModel:
         """The decoder with another latent distribution: what `sample` takes. x' is in the units of the rows.
 
+        Args:
+            latent: where z' is drawn from.
+            copying: what `audit.copying(name)` says of it.
+            allow_rows: take it even if it stores functions of single training rows.
+
         Raises:
-            UsageError: there is no decoder.
+            UsageError: there is no decoder, or `latent` stores rows and that is not allowed.
         """
+        check_rows(latent, allow_rows=allow_rows)
         if self.model is None:
             raise UsageError("generator: bare arrays have no decoder; draw z' by latent.sample(n, rng=...)")
-        return GenerativeModel(latent, self.model, torch.zeros(()), torch.ones(()))
+        return GenerativeModel(latent, self.model, torch.zeros(()), torch.ones(()), copying=copying)
 
 
 def check_prior(prior: LatentDistribution | None, d: int) -> None:

@@ -26,6 +26,7 @@ def sample(
     noise: str = "mean",
     store: str = "latents",
     allow_copies: Annotated[bool, Parameter(negative="")] = False,
+    allow_rows: Annotated[bool, Parameter(negative="")] = False,
     out: Path | None = None,
     seed: int = 0,
 ) -> None:
@@ -49,6 +50,8 @@ def sample(
         encodes each datum when it is drawn.
     allow_copies
         Draw even where the audit found that the samples copy training rows.
+    allow_rows
+        Draw even from a latent distribution that stores functions of single training rows, such as aggregated.
     out
         Path of the files, without ending; default: samples/<from> in the run, or
         samples/<name> beside the generator.
@@ -57,7 +60,7 @@ def sample(
     """
     Threads.by_work(OPTIONS.threads).use(heavy=True)
     model, default = _model(run, source, store, given)
-    z, x = sampling.sample(model, n, seed=seed, noise=noise, allow_copies=allow_copies)
+    z, x = sampling.sample(model, n, seed=seed, noise=noise, allow_copies=allow_copies, allow_rows=allow_rows)
     target = out or default
     artifact.make_folder(target.parent)
     buffer = io.BytesIO()

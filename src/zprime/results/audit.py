@@ -206,14 +206,15 @@ class Audit:
     def shipped(self) -> str:
         """What to ship: the choice of the verdict for generation where it decides, else of the verdict by likelihood.
 
-        In place of a choice by likelihood whose samples copy, the prior is shipped.
+        The prior is shipped in place of a choice whose samples are not cleared of copying (`copying` is not `passes`),
+        and of one that stores functions of single training rows, unless the settings allow that.
         """
-        if self.samples is None:
-            return self.verdict.choice
-        verdict = self.samples.verdict
-        if verdict.decision in ("leave the prior", "keep the prior"):
-            return verdict.choice
-        return "prior" if self.copying(self.verdict.choice) == "copies" else self.verdict.choice
+        verdict = self.verdict.choice
+        if self.samples is not None and self.samples.verdict.decision in ("leave the prior", "keep the prior"):
+            verdict = self.samples.verdict.choice
+        if verdict == "prior" or self.copying(verdict) != "passes":
+            return "prior"
+        return "prior" if self.entry(verdict).holds_rows and not self.settings.allow_rows else verdict
 
     def copying(self, name: str) -> str:
         """Whether samples of what is called `name` copy training rows: `copies`, `passes` or `untested`."""

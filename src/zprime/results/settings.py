@@ -28,6 +28,7 @@ class AuditSettings:
         ais: simulated rows on which annealing bounds log p(x) from both sides, about 5 seconds a row; 0 leaves it out.
         temperatures: of the annealing.
         samples: generated rows of each candidate that are compared with data, at least 40; 0 leaves it out.
+        allow_rows: whether a latent distribution that stores functions of single training rows may be shipped.
         features: where they are compared: `auto`, `pixels`, `log-counts`, `codes`, `classifier` or `selfsupervised`.
     """
 
@@ -41,6 +42,7 @@ class AuditSettings:
     ais: int = 0
     temperatures: int = 200
     samples: int = 2000
+    allow_rows: bool = False
     features: str = "auto"
 
     def check(self) -> None:
