@@ -117,7 +117,9 @@ def memorised(seed: int) -> Found:
     for shrink, shown in ((1.0, "wide q"), (NARROW, "narrow q")):
         train, truth = memory(seed % 5, shrink)
         candidates = Candidates({"aggregated": Aggregated(train.mean, train.scale)})
-        found = leave_one_out(candidates, train, RowGains("heldout"), seed=seed, rows=200)[CandidateId("aggregated")]
+        found = leave_one_out(candidates, Split("train", train), RowGains("heldout"), seed=seed, rows=200)[
+            CandidateId("aggregated")
+        ]
         for gain, key, gains in (
             ("ELBO gain", Gain.ELBO, found.elbo),
             ("exact-posterior gain", Gain.EXACT_POSTERIOR, found.exact_posterior),

@@ -105,7 +105,7 @@ def test_the_gaussian_bound_by_quadrature() -> None:
     p = torch.distributions.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())
     nodes, weights = hermite(held.mean, held.scale)
     gains = (r.log_prob(nodes) - p.log_prob(nodes)) @ weights
-    found = gaussian_bound(Split("train", train), held)
+    found = gaussian_bound(Split("train", train), Split("heldout", held))
     assert found.value == pytest.approx(float(gains.mean()), abs=1e-9)
     assert found.stderr == pytest.approx(float(gains.std() / 20**0.5), abs=1e-9)
 
@@ -122,7 +122,7 @@ def test_own_mixture_by_quadrature() -> None:
 
     below, above = mean(p.log_prob(flat, leave_out=ids) - prior), mean(p.log_prob(flat) - prior)
     # the same rows a hundred times over need weights: enough draws come from enough seeds
-    found = [own_mixture(p, seed=seed) for seed in range(150)]
+    found = [own_mixture(Split("heldout", p), seed=seed) for seed in range(150)]
     for i, exact in ((0, below), (1, above)):
         values = torch.tensor([f[i].value for f in found])
         assert float(values.mean()) == pytest.approx(exact, abs=4 * float(values.std()) / 150**0.5)

@@ -99,7 +99,7 @@ def test_summary_of_a_panel_pure_and_with_a_share_of_the_prior() -> None:
         {"aggregated": Defensive(aggregated(p), 0.1), "one": Gaussian(torch.zeros(2), torch.ones(2))}
     )
     climbed = measure_gains(candidates, Split("heldout", held), rng=stream(0, "ladder"))
-    found = leave_one_out(candidates, p, climbed, seed=0)
+    found = leave_one_out(candidates, Split("train", p), climbed, seed=0)
     assert {str(i) for i in found} == {"aggregated+p10", "aggregated"}
     for name in found:
         for gain in (Gain.ELBO, Gain.EXACT_POSTERIOR):
@@ -124,7 +124,9 @@ def test_the_prior_share_is_mixed_in_draw_by_draw() -> None:
     p = posteriors(2, n=30)
     r = Defensive(aggregated(p), 0.1)
     candidates = Candidates({"aggregated": r})
-    found = leave_one_out(candidates, p, measure_gains(candidates, Split("heldout", p), rng=stream(0)), seed=3)
+    found = leave_one_out(
+        candidates, Split("train", p), measure_gains(candidates, Split("heldout", p), rng=stream(0)), seed=3
+    )
     rng = stream(3, "leave one out")
     some = p.take(torch.randperm(30, generator=rng)[:1_000_000].sort().values)
     z = some.draw(rng=rng, draws=4)
@@ -139,7 +141,8 @@ def test_identical_rows_memorise_nothing_and_disjoint_ones_everything() -> None:
         p = MemoryPosteriors(mean, torch.full_like(mean, 0.5))
         candidates = Candidates({"aggregated": aggregated(p)})
         climbed = measure_gains(candidates, Split("heldout", p), rng=stream(0))
-        return leave_one_out(candidates, p, climbed, seed=0)[CandidateId("aggregated")].memorised[Gain.ELBO].value
+        found = leave_one_out(candidates, Split("train", p), climbed, seed=0)
+        return found[CandidateId("aggregated")].memorised[Gain.ELBO].value
 
     assert memorised(torch.full((10, 2), 0.4).double()) == pytest.approx(0, abs=1e-12)
     assert memorised(30.0 * torch.arange(10)[:, None].expand(10, 2).double()) > 1000
@@ -182,9 +185,8 @@ def test_rows_where_the_evidence_diverges_are_counted() -> None:
     scale[2] = 1.6
     p = MemoryPosteriors(torch.zeros(6, 2).double(), scale)
     candidates = Candidates({"aggregated": aggregated(p)})
-    found = leave_one_out(candidates, p, measure_gains(candidates, Split("heldout", p), rng=stream(0)), seed=0)[
-        CandidateId("aggregated")
-    ]
+    heldout = measure_gains(candidates, Split("heldout", p), rng=stream(0))
+    found = leave_one_out(candidates, Split("train", p), heldout, seed=0)[CandidateId("aggregated")]
     assert not found.exact_posterior["self-included"].stable
     assert found.exact_posterior["self-included"].because == "1 rows diverge: q is wider than the prior there"
     assert math.isfinite(found.exact_posterior["self-included"].value)
@@ -209,4 +211,4 @@ def test_one_row_is_refused() -> None:
     candidates = Candidates({"aggregated": aggregated(p)})
     climbed = measure_gains(candidates, Split("heldout", posteriors(2)), rng=stream(0))
     with pytest.raises(UsageError, match="leave-one-out: one of 1 training rows has all the weight"):
-        leave_one_out(candidates, p, climbed, seed=0)
+        leave_one_out(candidates, Split("train", p), climbed, seed=0)

@@ -163,7 +163,7 @@ def _log_prior(heldout: RowGains, seed: int) -> Estimate | None:
     """Mean log p(x) of held-out rows under the prior."""
     if heldout.log_prior is None:
         return None
-    return mean_estimate(heldout.log_prior, unit=UNIT, split="heldout", seed=seed)
+    return mean_estimate(heldout.log_prior, unit=UNIT, split="heldout", seed=seed, design=heldout.design)
 
 
 def _storage(study: Study) -> Storage:

@@ -238,6 +238,8 @@ class MemoryPosteriors(Posteriors):
                 f"weights: expected {n} numbers >= 0 that add up to 1, got shape {list(weights.shape)}, "
                 f"smallest {float(weights.min()):g}, sum {float(weights.double().sum()):g}"
             )
+        if weights is not None and bool((weights == weights[0]).all()):
+            weights = None  # the same numbers to the last bit as without weights
         self.n, self.d = n, d
         self.mean, self.scale = mean.detach(), scale.detach()
         self.row_ids = (torch.arange(n, device=mean.device) if row_ids is None else row_ids).to(mean.device)

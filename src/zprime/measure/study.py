@@ -17,6 +17,7 @@ from zprime.progress import Progress, silent
 from zprime.results.facts import DataInfo
 from zprime.results.settings import AuditSettings
 from zprime.rng import stream
+from zprime.statistics.design import Design
 from zprime.vae import Model, decoded
 
 SPLITS = ("train", "selection", "heldout")
@@ -35,17 +36,29 @@ class Split:
         rows: the rows in the same order, scaled as the model sees them; None where they are not known.
         modes: z of every row that may lie in modes of its posterior which the encoder misses; None where none were
             searched for.
+        groups: shape [n], integers: rows of one group are dependent; None where all are independent.
     """
 
     name: str
     posteriors: MemoryPosteriors
     rows: Rows | None = None
     modes: Float[Tensor, "n m d"] | None = None
+    groups: Int[Tensor, " n"] | None = None
 
     @property
     def n(self) -> int:
         """Number of rows."""
         return self.posteriors.n
+
+    @property
+    def weights(self) -> Float[Tensor, " n"] | None:
+        """What each row counts; the weights of the posteriors, None where all are equal."""
+        return self.posteriors.weights
+
+    @property
+    def design(self) -> Design:
+        """Weights and groups, as means over rows take them."""
+        return Design(self.weights, self.groups)
 
     @cached_property
     def moments(self) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
@@ -59,7 +72,17 @@ class Split:
             self.posteriors.take(at),
             None if self.rows is None else self.rows.take(at),
             None if self.modes is None else self.modes[at],
+            None if self.groups is None else self.groups[at],
         )
+
+    def independent(self, rng: torch.Generator) -> "Split":
+        """Independent rows of the weighted population, for tests that know neither weights nor groups."""
+        if self.design.plain:
+            return self
+        picked = self.take(self.design.independent(self.n, rng))
+        p = picked.posteriors
+        equal = MemoryPosteriors(p.mean, p.scale, row_ids=p.row_ids, labels=p.labels)
+        return Split(self.name, equal, picked.rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,6 +36,11 @@ class Measured(Protocol):
         ...
 
     @property
+    def groups(self) -> int:
+        """Effective number of groups that the rows come in; 0 where rows are independent."""
+        ...
+
+    @property
     def unit(self) -> str:
         """Such as "nats per row"."""
         ...
@@ -188,7 +193,8 @@ def explained(e: Measured | None, says: str, *, plain: bool = False) -> Cell:
     else:
         parts.append("exact for these rows")
     seed = "" if e.seed is None else f", seed {e.seed}"
-    parts.append(f"{e.n:,} rows of the {e.split} split{seed}" if e.split else f"{e.n:,} rows{seed}")
+    of = f" of the {e.split} split" if e.split else ""
+    parts.append(f"{e.n:,} rows{of}{f' in {e.groups:,} groups' if e.groups else ''}{seed}")
     if e.because:
         parts.append(e.because)
     if not e.stable:

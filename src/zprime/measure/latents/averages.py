@@ -16,7 +16,7 @@ from zprime.latent.kind import Task
 from zprime.latent.log_pool import LogPool, LogPoolSettings
 from zprime.latent.product_of_experts import ProductOfExperts, ProductOfExpertsSettings
 from zprime.measure.prior import need_standard
-from zprime.measure.study import Study
+from zprime.measure.study import Split, Study
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Average, Averages, Surgery
 from zprime.statistics.estimate import Estimate, exact, mean_estimate
@@ -37,7 +37,7 @@ def averages(study: Study, cut: Surgery) -> Averages:
         UsageError: the prior is not N(0, I).
     """
     need_standard(study.prior, "averages of the posteriors")
-    train, heldout = study.train.posteriors, study.heldout.posteriors
+    train = study.train.posteriors
     rng = torch.Generator()  # not used: these fits draw nothing
     task = Task(train, train, study.prior, rng)
     log_pool = LogPoolSettings().fit(task).distribution
@@ -53,13 +53,13 @@ def averages(study: Study, cut: Surgery) -> Averages:
     }
     if isinstance(product.distribution, ProductOfExperts):
         gaussians["product-of-experts"] = ("p(z|D) if all rows shared one z", *_moments(product.distribution))
-    members = {n: _gaussian(n, c, m, s, train, heldout) for n, (c, m, s) in gaussians.items()}
+    members = {n: _gaussian(n, c, m, s, train, study.heldout) for n, (c, m, s) in gaussians.items()}
     match = members["moment match"]
     members["aggregated posterior"] = Average(
         "aggregated posterior",
         "mean KL(q||r) over all r",
         cut.information,
-        _mixture(train, heldout, study.stream("averages"), study.seed),
+        _mixture(train, study.heldout, study.stream("averages"), study.seed),
         None,
         cut.hole,
         match.width,
@@ -71,13 +71,14 @@ def averages(study: Study, cut: Surgery) -> Averages:
     return Averages(members, width, "" if product.outcome.ok else product.outcome.message)
 
 
-def _mixture(train: MemoryPosteriors, heldout: MemoryPosteriors, rng: torch.Generator, seed: int) -> Estimate:
+def _mixture(train: MemoryPosteriors, heldout: Split, rng: torch.Generator, seed: int) -> Estimate:
     """Mean of E_q[log q - log qbar] over held-out rows."""
-    some = heldout.take(torch.randperm(heldout.n, generator=rng)[:ROWS])
+    taken = heldout.take(torch.randperm(heldout.n, generator=rng)[:ROWS])
+    some = taken.posteriors
     z = some.draw(rng=rng, draws=DRAWS)
     own = gaussian_log_prob(z.double(), some.mean.repeat(DRAWS, 1).double(), some.scale.repeat(DRAWS, 1).double())
     values = (own - train.log_prob(z)).reshape(DRAWS, -1).mean(0)
-    return mean_estimate(values, unit=UNIT, split="heldout", seed=seed)
+    return mean_estimate(values, unit=UNIT, split="heldout", seed=seed, design=taken.design)
 
 
 def _moments(r: LogPool | Barycentre | ProductOfExperts) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
@@ -86,7 +87,7 @@ def _moments(r: LogPool | Barycentre | ProductOfExperts) -> tuple[Float[Tensor, 
 
 
 def _gaussian(
-    name: str, criterion: str, mean: Tensor, covariance: Tensor, train: MemoryPosteriors, heldout: MemoryPosteriors
+    name: str, criterion: str, mean: Tensor, covariance: Tensor, train: MemoryPosteriors, heldout: Split
 ) -> Average:
     """The figures of one Gaussian."""
     n, d = train.n, train.d
@@ -97,7 +98,13 @@ def _gaussian(
         name,
         criterion,
         exact(float(weights @ forward_kl(train, mean, covariance)), n=n, unit=UNIT, split="train"),
-        mean_estimate(forward_kl(heldout, mean, covariance), unit=UNIT, split="heldout", seed=None),
+        mean_estimate(
+            forward_kl(heldout.posteriors, mean, covariance),
+            unit=UNIT,
+            split="heldout",
+            seed=None,
+            design=heldout.design,
+        ),
         exact(float(weights @ reverse_kl(train, mean, covariance)), n=n, unit=UNIT, split="train"),
         exact(to_prior, n=n, unit="nats", split="train"),
         math.exp(log_det / (2 * d)),

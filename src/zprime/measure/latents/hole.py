@@ -51,11 +51,12 @@ def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *,
     held, prior = study.heldout.posteriors, study.prior
     if held.n < 3:
         raise UsageError(f"hole: expected at least 3 held-out rows, got {held.n}")
+    gaussian = gaussian_bound(study.train, study.heldout, prior=prior)
     below = [
-        Bound("moment-matched Gaussian", "population", "below", gaussian_bound(study.train, held, prior=prior)),
+        Bound("moment-matched Gaussian", "population", "below", gaussian),
         best_elbo_gain(split_gains["selection"], split_gains["heldout"], study.seed),
     ]
-    others, own, information = own_mixture(held, seed=study.seed, rows=rows, prior=prior)
+    others, own, information = own_mixture(study.heldout, seed=study.seed, rows=rows, prior=prior)
     below.append(Bound("leave-one-out", "population", "below", others))
     above = Bound("self-included", "population", "above", own)
     n = surgery.mean_kl.n
@@ -65,7 +66,7 @@ def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *,
     ]
     low = max(_lower_end(b.estimate, 0.025 / len(below)) for b in below)
     log_n = math.log(held.n)
-    kl = float(prior_kl(prior, held.mean, held.scale).sum(1).mean())
+    kl = study.heldout.design.mean(prior_kl(prior, held.mean, held.scale).sum(1))
     return Hole(
         [*below, above, *empirical],
         max(0.0, low),
@@ -77,7 +78,7 @@ def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *,
     )
 
 
-def gaussian_bound(train: Split, heldout: MemoryPosteriors, *, prior: LatentDistribution | None = None) -> Estimate:
+def gaussian_bound(train: Split, heldout: Split, *, prior: LatentDistribution | None = None) -> Estimate:
     """ELBO gain of the training posteriors' moment match on held-out rows, in closed form.
 
     Raises:
@@ -85,45 +86,46 @@ def gaussian_bound(train: Split, heldout: MemoryPosteriors, *, prior: LatentDist
     """
     need_standard(prior, "bound by the moment match")
     mean, covariance = train.moments
-    mu, var = heldout.mean.double(), heldout.scale.double().square()
+    held = heldout.posteriors
+    mu, var = held.mean.double(), held.scale.double().square()
     precision = torch.linalg.inv(covariance)
     gap = mu - mean
     under_r = torch.logdet(covariance) + ((gap @ precision) * gap).sum(1) + var @ precision.diagonal()
     under_p = (mu.square() + var).sum(1)
-    return mean_estimate(0.5 * (under_p - under_r), unit=UNIT, split="heldout", seed=None)
+    return mean_estimate(0.5 * (under_p - under_r), unit=UNIT, split="heldout", seed=None, design=heldout.design)
 
 
 def best_elbo_gain(selection: RowGains, heldout: RowGains, seed: int) -> Bound:
     """Held-out ELBO gain of the candidate that is best on the selection split."""
-    best = max(selection.elbo, key=lambda i: float(selection.elbo[i].mean()))
+    best = max(selection.elbo, key=lambda i: selection.design.mean(selection.elbo[i]))
     return Bound(
         f"ELBO gain of {best}",
         "population",
         "below",
-        mean_estimate(heldout.elbo[best], unit=UNIT, split=heldout.split, seed=seed),
+        mean_estimate(heldout.elbo[best], unit=UNIT, split=heldout.split, seed=seed, design=heldout.design),
     )
 
 
 def own_mixture(
-    held: MemoryPosteriors, *, seed: int, rows: int = ROWS, prior: LatentDistribution | None = None
+    heldout: Split, *, seed: int, rows: int = ROWS, prior: LatentDistribution | None = None
 ) -> tuple[Estimate, Estimate, Estimate]:
     """Bounds from some rows and the mixture of the same rows: leave-one-out (below), self-included (above), and I.
 
     In the bound from above `KL(q_i||p)` is exact and only I is sampled.
     """
-    rng = stream(seed, "hole")
+    rng, held = stream(seed, "hole"), heldout.posteriors
     picked = torch.randperm(held.n, generator=rng)[:rows].sort().values
-    some = held.take(picked)
+    taken = heldout.take(picked)
+    some = taken.posteriors
     z = some.draw(rng=rng, draws=DRAWS)
-    equal = torch.full((held.n,), -math.log(held.n), dtype=torch.float64)
-    mixture = RowMixture(Diagonal(equal, held.mean, held.scale), list(range(held.d)))
+    mixture = RowMixture(Diagonal(held.log_weights, held.mean, held.scale), list(range(held.d)))
     gains = masked_elbo_gain(mixture, picked, z, prior=prior)
     ratio = (_log_q(some, z) - prior_log_prob(prior, z)).reshape(DRAWS, -1)
     information = (ratio - gains.with_own).mean(0)
     kl = prior_kl(prior, some.mean, some.scale).sum(1)
 
     def estimate(values: Tensor) -> Estimate:
-        return mean_estimate(values, unit=UNIT, split="heldout", seed=seed)
+        return mean_estimate(values, unit=UNIT, split="heldout", seed=seed, design=taken.design)
 
     return estimate(gains.others.mean(0)), estimate(kl - information), estimate(information)
 
@@ -138,4 +140,4 @@ def _lower_end(e: Estimate, error: float) -> float:
     """One-sided lower confidence limit of a mean."""
     if e.stderr is None or not math.isfinite(e.stderr):
         return e.low
-    return e.value - student(e.n - 1, 1 - error) * e.stderr
+    return e.value - student(max(1, e.independent - 1), 1 - error) * e.stderr

@@ -21,6 +21,7 @@ from zprime.latent import Active, Aggregated, Exemplars
 from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.gains import DIVERGE, RowGains
 from zprime.measure.prior import need_standard, prior_log_prob
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
 from zprime.results.latents import LeaveOneOut
@@ -64,7 +65,7 @@ def _some(train: MemoryPosteriors, dims: list[int]) -> MemoryPosteriors:
 
 def leave_one_out(
     candidates: Candidates,
-    train: MemoryPosteriors,
+    split: Split,
     heldout: RowGains,
     *,
     seed: int,
@@ -78,7 +79,7 @@ def leave_one_out(
 
     Args:
         candidates: the candidates.
-        train: the posteriors that they were fitted to.
+        split: the training split, whose posteriors they were fitted to.
         heldout: gains of held-out rows, measured with the same candidates.
         seed: of the choice of rows and of their draws.
         rows: training rows that are scored, drawn at random; 0 for all of them up to 5,000 or so, 500 of 60,000.
@@ -89,10 +90,12 @@ def leave_one_out(
             prior than N(0, I).
     """
     need_standard(candidates.prior, "leave-one-out")
+    train = split.posteriors
     mixtures = {k: m for k, r in candidates.bases.items() if (m := row_mixture(r, train)) is not None}
     rng = stream(seed, "leave one out")
     picked = torch.randperm(train.n, generator=rng)[: rows or max(LEAST, PAIRS_SCORED // train.n)].sort().values
-    some = train.take(picked)
+    taken = split.take(picked)
+    some = taken.posteriors
     z = some.draw(rng=rng, draws=DRAWS)
     measured: dict[CandidateId, LeaveOneOut] = {}
     for step, (base, m) in enumerate(mixtures.items()):
@@ -103,7 +106,7 @@ def leave_one_out(
         }
         for wanted, blend in candidates.blends.items():
             if blend.base == base:
-                measured[wanted] = _summarise(wanted, blend.epsilon, gains, heldout, seed)
+                measured[wanted] = _summarise(wanted, blend.epsilon, gains, taken, heldout, seed)
     progress("leave-one-out", len(mixtures), len(mixtures))
     return measured
 
@@ -160,10 +163,17 @@ def _left(c: Diagonal, position: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
 
 
 def _summarise(
-    wanted: CandidateId, epsilon: float, gains: Mapping[Gain, MaskedGains], heldout: RowGains, seed: int
+    wanted: CandidateId,
+    epsilon: float,
+    gains: Mapping[Gain, MaskedGains],
+    train: Split,
+    heldout: RowGains,
+    seed: int,
 ) -> LeaveOneOut:
-    def estimate(values: Tensor, split: str, used: int | None) -> Estimate:
-        return skew_checked(finite_mean(values, unit=UNIT, split=split, seed=used, because=DIVERGE), values)
+    def estimate(values: Tensor, used: int | None, *, of: Split | RowGains = train) -> Estimate:
+        name = of.name if isinstance(of, Split) else of.split
+        e = finite_mean(values, unit=UNIT, split=name, seed=used, because=DIVERGE, design=of.design)
+        return skew_checked(e, values, of.design)
 
     estimates: dict[Gain, dict[str, Estimate]] = {}
     memorised: dict[Gain, Estimate] = {}
@@ -172,12 +182,12 @@ def _summarise(
         # the prior is mixed in inside the log, draw by draw
         with_own, others = (mix(v, zero, epsilon).mean(0) for v in (g.with_own, g.others))
         estimates[gain] = {
-            "self-included": estimate(with_own, "train", seed),
-            "leave-one-out": estimate(others, "train", seed),
+            "self-included": estimate(with_own, seed),
+            "leave-one-out": estimate(others, seed),
         }
         held = heldout.of(gain)
         if wanted in held:
             used = seed if gain is Gain.ELBO else None
-            estimates[gain]["held-out"] = estimate(held[wanted], heldout.split, used)
-        memorised[gain] = estimate(with_own - others, "train", seed)
+            estimates[gain]["held-out"] = estimate(held[wanted], used, of=heldout)
+        memorised[gain] = estimate(with_own - others, seed)
     return LeaveOneOut(estimates[Gain.ELBO], estimates[Gain.EXACT_POSTERIOR], memorised)

@@ -15,7 +15,7 @@ from zprime.measure.latents.minibatch import minibatch
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.latents.total_correlation import total_correlation
 from zprime.measure.likelihood.gains import RowGains, elbo_gain, exact_posterior_gain
-from zprime.measure.study import Study
+from zprime.measure.study import Split, Study
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import LatentsSide, LeaveOneOut, Surgery, TwoSample
 from zprime.results.names import CandidateId
@@ -63,7 +63,7 @@ def latents_side(
         hole=hole(study, split_gains, cut) if heldout.n > 2 else None,
         total_correlation=total_correlation(study.train, seed=seed, prior=prior, progress=study.progress),
         minibatch=minibatch(study.train, seed=seed) if train.weights is None and train.n > 1 else None,
-        low_density=low_density(train, heldout, seed=seed, prior=prior),
+        low_density=low_density(train, _independent(study.heldout, seed), seed=seed, prior=prior),
         two_sample=two_sample(study, candidates),
     )
 
@@ -73,24 +73,25 @@ def _leave_one_out(study: Study, candidates: Candidates, heldout: RowGains) -> d
     train, seed, progress = study.train.posteriors, study.seed, study.progress
     if train.n == 1:
         return {}
-    measured = leave_one_out(candidates, train, heldout, seed=seed, progress=progress)
+    measured = leave_one_out(candidates, study.train, heldout, seed=seed, progress=progress)
     if any(isinstance(r.base if isinstance(r, Active) else r, Aggregated) for r in candidates.bases.values()):
         return measured
     aggregated = Aggregated(train.mean, train.scale, train.weights)
     alone = Candidates({"aggregated": aggregated}, prior=study.prior)
-    some = study.heldout.posteriors.take(_pick(study.heldout.posteriors, ALONE, seed))
-    rng = study.stream("aggregated alone")
-    elbo, closed = elbo_gain(alone, some, rng=rng), exact_posterior_gain(alone, some, rng=rng)
-    row_gains = RowGains("heldout", some.row_ids, elbo, closed)
-    return measured | leave_one_out(alone, train, row_gains, seed=seed, progress=progress)
+    taken = study.heldout.take(_pick(study.heldout.posteriors, ALONE, seed))
+    some, rng = taken.posteriors, study.stream("aggregated alone")
+    elbo, exact = elbo_gain(alone, some, rng=rng), exact_posterior_gain(alone, some, rng=rng)
+    row_gains = RowGains("heldout", some.row_ids, elbo, exact, weights=taken.weights, groups=taken.groups)
+    return measured | leave_one_out(alone, study.train, row_gains, seed=seed, progress=progress)
 
 
 def two_sample(study: Study, candidates: Candidates) -> dict[str, TwoSample]:
     """One code of each held-out row beside as many draws of every candidate, and of the selection split as control.
 
-    Empty where there are fewer than 8 rows.
+    The rows are independent and count the same: see `Split.independent`. Empty where there are fewer than 8.
     """
-    selection, heldout, seed = study.selection.posteriors, study.heldout.posteriors, study.seed
+    seed = study.seed
+    selection, heldout = (_independent(split, seed) for split in (study.selection, study.heldout))
     n = min(SAMPLE, heldout.n, selection.n)
     if n < FEWEST:
         return {}
@@ -108,6 +109,11 @@ def two_sample(study: Study, candidates: Candidates) -> dict[str, TwoSample]:
         )
     study.progress("two-sample tests", len(others), len(others))
     return tests
+
+
+def _independent(split: Split, seed: int) -> MemoryPosteriors:
+    """Posteriors of independent rows of a split that count the same."""
+    return split.independent(stream(seed, "independent", split.name)).posteriors
 
 
 def _pick(p: MemoryPosteriors, n: int, seed: int) -> Int[Tensor, " m"]:

@@ -41,7 +41,7 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
     kl = prior_kl(prior, data.mean, data.scale)
     weights = data.log_weights.exp()
     seed = rng.initial_seed()
-    information = _information(gap, weights, split=name, seed=seed)
+    information = _information(gap, split, seed=seed)
     mean_kl = exact(float(weights @ kl.sum(1)), n=n, unit="nats per row", split=name)
     error = information.stderr if information.stderr is not None and math.isfinite(information.stderr) else 0.0
     hole = Estimate(
@@ -72,13 +72,13 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
     )
 
 
-def _information(gap: Float[Tensor, "k n"], weights: Float[Tensor, " n"], *, split: str, seed: int) -> Estimate:
+def _information(gap: Float[Tensor, "k n"], split: Split, *, seed: int) -> Estimate:
     """Weighted mean over rows of log q_i - log qbar, with the error of its draws."""
     draws, n = gap.shape
-    # with weights, each row's value counts n w_i times
-    e = mean_estimate(gap.mean(0) * weights * n, unit="nats per row", split=split, seed=seed)
+    e = mean_estimate(gap.mean(0), unit="nats per row", split=split.name, seed=seed, design=split.design)
     if draws == 1 or not e.stable:
         return e
+    weights = split.posteriors.log_weights.exp()
     stderr = float((weights.square() * gap.var(0) / draws).sum().sqrt())
     half = student95(n * (draws - 1)) * stderr
     return replace(e, stderr=stderr, low=e.value - half, high=e.value + half)

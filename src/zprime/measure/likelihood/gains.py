@@ -21,6 +21,7 @@ from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
 from zprime.results.names import CandidateId, Gain
 from zprime.rng import fork
+from zprime.statistics.design import EQUAL, Design
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.pareto import pareto_khat
 from zprime.vae import Decoder
@@ -53,6 +54,8 @@ class RowGains:
         khat: Pareto k-hat of each row's weights.
         draws: draws a row of the likelihood gain, and of the exact-posterior gain where it has no closed form; 0 where
             none were needed.
+        weights: what each row counts; None for equal weights.
+        groups: integers: rows of one group are dependent; None where all are independent.
     """
 
     split: str
@@ -68,6 +71,13 @@ class RowGains:
     kl: Float[Tensor, " n"] | None = None
     khat: dict[CandidateId, Float[Tensor, " n"]] = field(default_factory=dict)
     draws: int = 0
+    weights: Float[Tensor, " n"] | None = None
+    groups: Int[Tensor, " n"] | None = None
+
+    @property
+    def design(self) -> Design:
+        """Weights and groups, as means over rows take them."""
+        return Design(self.weights, self.groups)
 
     def of(self, gain: Gain) -> dict[CandidateId, Float[Tensor, " n"]]:
         """One of the three gains; empty where it was not measured."""
@@ -124,13 +134,14 @@ def measure_gains(
     sampling = fork(rng, "likelihood")
     if model is not None and split.rows is not None and draws:
         sampled = sampled_gains(candidates, split, model, draws, rng=sampling, progress=progress)
-        return replace(sampled, elbo=elbo)
+        return replace(sampled, elbo=elbo, weights=split.weights, groups=split.groups)
     closed = exact_posterior_gain(candidates, posteriors, rng=fork(rng, "evidence"))
     if not draws or len(closed) == len(candidates.blends):
-        return RowGains(split.name, posteriors.row_ids, elbo, closed)
+        return RowGains(split.name, posteriors.row_ids, elbo, closed, weights=split.weights, groups=split.groups)
     others = candidates.only({blend.base for i, blend in candidates.blends.items() if i not in closed})
     sampled = sampled_gains(others, split, None, draws, rng=sampling, progress=progress)
-    return replace(sampled, elbo=elbo, exact_posterior=closed | sampled.exact_posterior)
+    merged = replace(sampled, elbo=elbo, exact_posterior=closed | sampled.exact_posterior)
+    return replace(merged, weights=split.weights, groups=split.groups)
 
 
 def elbo_gain(
@@ -222,7 +233,13 @@ def sampled_gains(
 
 
 def moved(
-    e: Estimate, full: Float[Tensor, " n"], quarter: Float[Tensor, " n"], draws: int, *, limit: float
+    e: Estimate,
+    full: Float[Tensor, " n"],
+    quarter: Float[Tensor, " n"],
+    draws: int,
+    design: Design = EQUAL,
+    *,
+    limit: float,
 ) -> Estimate:
     """Call an estimate stable if its mean moved by less than `limit` nats from a quarter of the draws to all.
 
@@ -230,7 +247,7 @@ def moved(
     """
     if not e.stable:
         return e
-    by = float(full.mean() - quarter.mean())
+    by = design.mean(full) - design.mean(quarter)
     because = f"moved {by:+.3f} nats from {draws // 4} to {draws} draws (limit {limit:.3f})"
     return replace(e, stable=abs(by) < limit, because=because)
 

@@ -25,14 +25,15 @@ def inference_gap(row_gains: RowGains, *, seed: int) -> InferenceGap:
     if row_gains.kl is None or row_gains.reconstruction is None:
         raise UsageError(BARE)
     elbo = row_gains.reconstruction - row_gains.kl
-    mean = partial(mean_estimate, unit=UNIT, split=row_gains.split, seed=seed)
+    design = row_gains.design
+    mean = partial(mean_estimate, unit=UNIT, split=row_gains.split, seed=seed, design=design)
     gap, log_prob = (
-        moved(mean(v), whole, quarter, row_gains.draws, limit=THRESHOLDS.drift) for v in (whole - elbo, whole)
+        moved(mean(v), whole, quarter, row_gains.draws, design, limit=THRESHOLDS.drift) for v in (whole - elbo, whole)
     )
     return InferenceGap(
         log_prob=log_prob,
         elbo=mean(elbo),
         reconstruction=mean(row_gains.reconstruction),
-        kl=exact(float(row_gains.kl.mean()), n=len(row_gains.kl), unit=UNIT, split=row_gains.split),
+        kl=exact(design.mean(row_gains.kl), n=len(row_gains.kl), unit=UNIT, split=row_gains.split),
         gap=gap,
     )

@@ -16,7 +16,7 @@ UNIT = "nats per row"
 
 def elbo_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
     """ELBO gain of one candidate."""
-    return mean_estimate(row_gains.elbo[wanted], unit=UNIT, split=row_gains.split, seed=seed)
+    return mean_estimate(row_gains.elbo[wanted], unit=UNIT, split=row_gains.split, seed=seed, design=row_gains.design)
 
 
 def exact_posterior_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
@@ -28,13 +28,14 @@ def exact_posterior_estimate(row_gains: RowGains, wanted: CandidateId, seed: int
     diverged = int(values.isinf().sum())
     values = torch.where(values.isinf(), row_gains.elbo[wanted], values)
     sampled = wanted in row_gains.exact_posterior_quarter
-    e = mean_estimate(values, unit=UNIT, split=row_gains.split, seed=seed if sampled or diverged else None)
+    used, design = seed if sampled or diverged else None, row_gains.design
+    e = mean_estimate(values, unit=UNIT, split=row_gains.split, seed=used, design=design)
     if diverged:
         e = replace(e, because=f"{diverged} rows {DIVERGE}; they count by their ELBO gain, a lower bound")
     if not sampled:
         return e
     quarter = row_gains.exact_posterior_quarter[wanted]
-    e = moved(e, values, quarter, row_gains.draws, limit=deciding(e.value))
+    e = moved(e, values, quarter, row_gains.draws, design, limit=deciding(e.value))
     return replace(e, because=f"no closed form, by importance sampling: {e.because}")
 
 
@@ -43,11 +44,13 @@ def likelihood_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> 
 
     It is stable if its move from K/4 to K draws could not change on which side of 0.05 nats it lies.
     """
-    e = mean_estimate(row_gains.likelihood[wanted], unit=UNIT, split=row_gains.split, seed=seed)
+    e = mean_estimate(
+        row_gains.likelihood[wanted], unit=UNIT, split=row_gains.split, seed=seed, design=row_gains.design
+    )
     if wanted == PRIOR:
         return e
     full, quarter = row_gains.likelihood[wanted], row_gains.quarter[wanted]
-    return moved(e, full, quarter, row_gains.draws, limit=deciding(e.value))
+    return moved(e, full, quarter, row_gains.draws, row_gains.design, limit=deciding(e.value))
 
 
 def scores(row_gains: RowGains, wanted: CandidateId, seed: int) -> Scores:
@@ -71,12 +74,13 @@ def _score(row_gains: RowGains, gain: Gain, wanted: CandidateId, seed: int) -> S
         Gain.EXACT_POSTERIOR: exact_posterior_estimate,
         Gain.LIKELIHOOD: likelihood_estimate,
     }[gain]
-    heavy = (row_gains.khat[wanted] > THRESHOLDS.khat).double().mean() if gain is Gain.LIKELIHOOD else None
+    design = row_gains.design
+    heavy = design.mean(row_gains.khat[wanted] > THRESHOLDS.khat) if gain is Gain.LIKELIHOOD else None
     return Score(
         estimate(row_gains, wanted, seed),
-        median=float(values.median()),
-        above=float((values > 0).double().mean()),
-        below=float((values < THRESHOLDS.lost).double().mean()),
+        median=design.median(values),
+        above=design.mean(values > 0),
+        below=design.mean(values < THRESHOLDS.lost),
         diverged=int((~torch.isfinite(values)).sum()),
-        khat=None if heavy is None else float(heavy),
+        khat=heavy,
     )

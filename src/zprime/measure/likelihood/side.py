@@ -95,13 +95,8 @@ def likelihood_side(
 def _log_prob(heldout: RowGains, wanted: CandidateId, seed: int) -> Estimate:
     """Mean log p_r(x), stable if it moved little from a quarter of the draws to all."""
     whole, quarter = heldout.log_prob(wanted)
-    return moved(
-        mean_estimate(whole, unit=UNIT, split="heldout", seed=seed),
-        whole,
-        quarter,
-        heldout.draws,
-        limit=THRESHOLDS.drift,
-    )
+    e = mean_estimate(whole, unit=UNIT, split="heldout", seed=seed, design=heldout.design)
+    return moved(e, whole, quarter, heldout.draws, heldout.design, limit=THRESHOLDS.drift)
 
 
 def _simulated(
