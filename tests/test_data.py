@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zprime.data import READERS, SPLITS, Dataset, DataSettings, Reader, Source, load, read_source, readers
+from zprime.data import READERS, SPLITS, Dataset, DataSettings, Reader, Source, load, new_rows, read_source, readers
+from zprime.data.duplicates import duplicates_of, near_duplicates
 from zprime.data.source import file_named
 from zprime.errors import ArrayError, UsageError
+from zprime.results.facts import Duplicates
 
 RNG = np.random.default_rng(0)
 
@@ -152,17 +154,20 @@ def test_images_end_up_between_black_and_white(x: np.ndarray, top: float | None,
 def test_binarised_pixels_are_drawn_with_their_grey_value_once_per_seed() -> None:
     x = np.broadcast_to(np.linspace(0, 1, 16).reshape(1, 1, 4, 4), (3000, 1, 4, 4)).copy()
     x[::2] = 1 - x[::2]  # not all rows are the same
-    data = Dataset(Source("grey", x, top=1.0), DataSettings("grey", binarise=True), seed=3)
+    data = Dataset(Source("grey", x, top=1.0), DataSettings("grey", binarise=True, keep_duplicates=True), seed=3)
     rows = data.rows("train")
     assert set(rows.x.unique().tolist()) == {0.0, 1.0}
     torch.testing.assert_close(rows.x.mean(0), rows.grey.mean(0), rtol=0, atol=5 * 0.5 / len(rows) ** 0.5)
     assert torch.equal(rows.x, data.rows("train").x)
     assert torch.equal(rows.head(4).grey, rows.grey[:4])
     assert not torch.equal(
-        Dataset(Source("grey", x, top=1.0), DataSettings("grey", binarise=True), seed=4).rows("heldout").x,
+        Dataset(Source("grey", x, top=1.0), DataSettings("grey", binarise=True, keep_duplicates=True), seed=4)
+        .rows("heldout")
+        .x,
         data.rows("heldout").x,
     )
-    assert Dataset(Source("grey", x, top=1.0), DataSettings("grey")).rows("train").grey is None
+    plain = Dataset(Source("grey", x, top=1.0), DataSettings("grey", keep_duplicates=True))
+    assert plain.rows("train").grey is None
 
 
 # Sources
@@ -184,7 +189,7 @@ def test_digits_are_as_scikit_learn_ships_them() -> None:
 def test_npy_of_any_number_type(tmp_path: Path, dtype: str) -> None:
     x = RNG.integers(0, 2, (30, 3)).astype(dtype)
     np.save(tmp_path / "x.npy", x)
-    data = load(DataSettings(str(tmp_path / "x.npy")))
+    data = load(DataSettings(str(tmp_path / "x.npy"), keep_duplicates=True))
     assert (data.name, data.shape) == ("x", (3,))
     torch.testing.assert_close(data.rows("train").x, torch.from_numpy(x.astype("f4"))[data.ids["train"]])
 
@@ -320,7 +325,7 @@ def test_grey_and_coloured_images_of_any_depth_are_brought_together(tmp_path: Pa
     save(tmp_path / "b.png", np.stack([grey, grey * 0, grey * 0], 2))
     save(tmp_path / "c.png", grey.astype(np.uint16) * 256 + 7)  # 16 bits a pixel: the upper eight
     save(tmp_path / "d.png", np.stack([grey, np.full_like(grey, 128)], 2))  # with alpha
-    data = load(DataSettings(str(tmp_path)))
+    data = load(DataSettings(str(tmp_path), keep_duplicates=True))
     assert data.shape == (3, 4, 4)
     for row, channels in ((0, [grey] * 3), (1, [grey, 0 * grey, 0 * grey]), (2, [grey] * 3), (3, [grey] * 3)):
         assert np.array_equal(data.raw[row].numpy(), np.stack(channels)), row
@@ -546,19 +551,187 @@ def test_an_unknown_split_is_refused() -> None:
         Dataset(table(), DataSettings("t")).rows("test")
 
 
-def test_rows_that_are_copies_of_training_rows_are_counted_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    x = table(30).x
-    x[20:] = x[:10]
+@pytest.mark.parametrize("keep", [False, True])
+def test_duplicates_of_training_rows_are_left_out_unless_they_are_to_be_kept(
+    keep: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """0.5 % of the held-out rows: counted, named, left out of `ids`, and warned of; all else is as it was."""
+    x = np.arange(2 * 1200, dtype=np.float64).reshape(1200, 2)
+    clean = Dataset(Source("t", x.copy(), test=400), DataSettings("t"))
+    x[[900, 1100]] = x[clean.ids["train"][:2].numpy()]
     with caplog.at_level(logging.WARNING, "zprime"):
-        data = Dataset(Source("t", x, test=10), DataSettings("t"))
-    train = set(data.ids["train"].tolist())
-    expected = {
-        "selection": sum((i + 20) % 40 in train or i - 20 in train for i in data.ids["selection"].tolist()),
-        "heldout": sum(i in train for i in range(10)),
-    }
-    assert data.copies == expected
-    assert f"{expected['heldout']} of 10 heldout rows equal a training row exactly" in caplog.text
-    assert Dataset(table(), DataSettings("t")).copies == {"selection": 0, "heldout": 0}
+        data = Dataset(Source("t", x, test=400), DataSettings("t", keep_duplicates=keep))
+    assert data.duplicates == {"heldout": Duplicates(2, 400, [900, 1100], keep)}
+    assert torch.equal(data.ids["train"], clean.ids["train"])
+    assert torch.equal(data.ids["selection"], clean.ids["selection"])
+    expected = [i for i in range(800, 1200) if keep or i not in (900, 1100)]
+    assert data.ids["heldout"].tolist() == expected
+    assert data.rows("heldout").ids.tolist() == expected
+    assert "2 of 400 held-out rows equal a training row exactly" in caplog.text
+    assert ("gains on them flatter" in caplog.text) is keep
+    assert ("left out (rows 900, 1100)" in caplog.text) is not keep
+    assert data.info().duplicates == data.duplicates
+    assert clean.duplicates == {}
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_more_than_one_per_cent_of_duplicates_is_refused(count: int) -> None:
+    """Of 400 held-out rows 4 are 1 %, and 5 are more."""
+    x = np.arange(2 * 1200, dtype=np.float64).reshape(1200, 2)
+    train = Dataset(Source("t", x.copy(), test=400), DataSettings("t")).ids["train"]
+    x[-count:] = x[train[:count].numpy()]
+    source = Source("t", x, test=400)
+    if count == 4:
+        assert len(Dataset(source, DataSettings("t")).ids["heldout"]) == 396
+        return
+    with pytest.raises(ArrayError, match=r"5 of 400 held-out rows equal .* \(rows 1195, .*--keep-duplicates"):
+        Dataset(source, DataSettings("t"))
+    assert len(Dataset(source, DataSettings("t", keep_duplicates=True)).ids["heldout"]) == 400
+
+
+def test_digits_of_which_many_are_there_twice_are_refused(tmp_path: Path) -> None:
+    digits = read_source("digits").x
+    np.savez(tmp_path / "twice.npz", x=np.concatenate([digits, digits[: int(0.3 * len(digits))]]))
+    with pytest.raises(ArrayError, match="selection rows equal a training row .* Remove the duplicates from the data"):
+        load(DataSettings(str(tmp_path / "twice.npz")))
+
+
+def test_held_out_rows_that_all_were_trained_on_are_refused(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(2000, 3))
+    ids = Dataset(Source("t", np.concatenate([x, x[:800] + 9]), test=800), DataSettings("t")).ids["train"].numpy()
+    np.savez(tmp_path / "all.npz", x_train=x, x_test=x[ids[:800]])
+    with pytest.raises(ArrayError, match="800 of 800 held-out rows equal a training row"):
+        load(DataSettings(str(tmp_path / "all.npz")))
+
+
+def test_selection_rows_are_looked_at_too() -> None:
+    x = np.arange(600, dtype=np.float64).reshape(300, 2)
+    ids = Dataset(Source("t", x.copy(), test=100), DataSettings("t")).ids
+    x[ids["selection"][0]] = x[ids["train"][0]]
+    with pytest.raises(ArrayError, match="1 of 33 selection rows equal a training row"):
+        Dataset(Source("t", x, test=100), DataSettings("t"))
+
+
+def test_equal_draws_of_different_grey_rows_are_no_duplicates() -> None:
+    """Binarised rows of four pixels are often equal by chance: the grey rows are compared."""
+    x = np.random.default_rng(1).uniform(size=(300, 4))
+    data = Dataset(Source("t", x, test=50), DataSettings("t", binarise=True))
+    assert data.duplicates == {}
+    train, heldout = (set(map(tuple, data.rows(s).x.tolist())) for s in ("train", "heldout"))
+    assert train & heldout
+
+
+def test_zero_and_minus_zero_are_equal() -> None:
+    train, x = torch.tensor([[0.0, 1.0], [2.0, 3.0]]), torch.tensor([[-0.0, 1.0], [2.0, 3.1]])
+    assert duplicates_of(train, x).tolist() == [True, False]
+
+
+def test_near_duplicates_are_one_per_cent_of_rows_of_the_same_distribution() -> None:
+    """And 30 % where that proportion of the held-out rows was trained on, with a little noise."""
+    rng = torch.Generator().manual_seed(0)
+    train, x = torch.randn(3000, 4, generator=rng), torch.randn(1000, 4, generator=rng)
+    near = near_duplicates(train, x, seed=0)
+    assert near is not None
+    assert near.share.low < 0.01 < near.share.high
+    assert near.share.value < 0.025
+    among = torch.cdist(train.double(), train.double()).fill_diagonal_(torch.inf).min(1).values
+    assert near.distance == pytest.approx(float(among.quantile(0.01)), rel=0.2)
+    x[:300] = train[:300] + 1e-4 * torch.randn(300, 4, generator=rng)
+    planted = near_duplicates(torch.cat([train, train[:50]]), x, seed=0)  # rows that are there twice set no scale
+    assert planted is not None
+    assert planted.share.low < 0.3 < planted.share.high
+    assert planted.share.value == pytest.approx(0.3, abs=0.03)
+    assert near_duplicates(train[:99], x) is None
+
+
+# Groups
+
+
+def grouped(sizes: list[int], *, order: np.ndarray | None = None, **changes) -> Source:
+    """A table whose rows come in groups of these sizes."""
+    names = np.repeat([f"g{i}" for i in range(len(sizes))], sizes)
+    x = np.random.default_rng(3).normal(size=(len(names), 3))
+    if order is not None:
+        names, x = names[order], x[order]
+    return Source("t", x, columns={"who": names}, **changes)
+
+
+@given(st.lists(st.integers(1, 12), min_size=3, max_size=40), st.integers(0, 5))
+def test_groups_are_whole_in_every_split_and_proportions_are_near(sizes: list[int], seed: int) -> None:
+    source = grouped(sizes)
+    data = Dataset(source, DataSettings("t", group="who"), seed=seed)
+    names = {s: set(source.columns["who"][i.numpy()]) for s, i in data.ids.items()}
+    assert not names["train"] & names["selection"]
+    assert not names["train"] & names["heldout"]
+    assert not names["selection"] & names["heldout"]
+    assert sum(map(len, data.ids.values())) == sum(sizes)
+    for split in ("selection", "heldout"):
+        assert abs(len(data.ids[split]) - sum(sizes) / 6) <= max(sizes)
+    assert all(len(i) for i in data.ids.values())
+    assert torch.equal(data.rows("train").groups, data.groups[data.ids["train"]])
+
+
+def test_which_groups_are_held_out_depends_on_the_seed_and_on_no_order_of_rows() -> None:
+    sizes = [3] * 40
+    order = np.random.default_rng(0).permutation(120)
+
+    def heldout(source: Source, seed: int) -> set[str]:
+        ids = Dataset(source, DataSettings("t", group="who"), seed=seed).ids["heldout"]
+        return set(source.columns["who"][ids.numpy()])
+
+    assert heldout(grouped(sizes), 0) == heldout(grouped(sizes, order=order), 0)
+    assert heldout(grouped(sizes), 0) != heldout(grouped(sizes), 1)
+
+
+def test_groups_that_cannot_be_split_are_refused() -> None:
+    with pytest.raises(ArrayError, match="group: expected at least 3 groups, one for each split, got 2"):
+        Dataset(grouped([5, 5]), DataSettings("t", group="who"))
+    with pytest.raises(ArrayError, match="got 1 groups in the test part and the other rows"):
+        Dataset(grouped([5, 5, 6], test=4), DataSettings("t", group="who"))
+    whole = Dataset(grouped([5, 5, 6], test=6), DataSettings("t", group="who"))
+    assert whole.ids["heldout"].tolist() == list(range(10, 16))
+    with pytest.raises(UsageError, match=r"group: expected a column of table beside the rows \(none; .*got 'who'"):
+        Dataset(table(), DataSettings("t", group="who"))
+    source = grouped([5, 5, 5])
+    source.columns["who"][3] = " "
+    with pytest.raises(ArrayError, match="t, column who: expected the name of a group in every row, got none in row 3"):
+        Dataset(source, DataSettings("t", group="who"))
+
+
+def test_a_limit_holds_for_rows_in_groups_too() -> None:
+    data = Dataset(grouped([4] * 20), DataSettings("t", group="who", limit=7))
+    assert len(data.ids["train"]) == 7
+
+
+@pytest.mark.parametrize("names", [["ann", "bob", "eve", "kim"], ["4", "3", "2", "1"]])
+def test_a_column_of_groups_in_a_csv_file_is_no_part_of_the_rows(tmp_path: Path, names: list[str]) -> None:
+    lines = [f"{i},{names[i % 4]},{i * i},{i % 2}" for i in range(40)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["a,who,b,label", *lines]))
+    data = load(DataSettings(str(path), group="who"))
+    assert (data.names, data.shape) == (("a", "b"), (2,))
+    assert torch.equal(data.raw, torch.tensor([[i, i * i] for i in range(40)], dtype=torch.float32))
+    assert data.labels.tolist() == [i % 2 for i in range(40)]
+    expected = np.unique([names[i % 4] for i in range(40)], return_inverse=True)[1]
+    assert data.groups.tolist() == expected.tolist()
+    described = data.describe()
+    assert new_rows(str(path), described, data.tensors()).x.shape == (40, 2)
+    if names[0] == "4":
+        assert read_source(str(path)).x.shape == (40, 3)
+        with pytest.raises(UsageError, match="group: expected a column of t beside the rows"):
+            load(DataSettings(str(path), group="whom"))
+    path.write_text("\n".join(["a,who,b,label", *lines, "1,,2,1"]))
+    with pytest.raises(ArrayError, match="line 42, column 2: expected the name of a group, got ''"):
+        load(DataSettings(str(path), group="who"))
+    path.write_text("a,who,who\n1,2,3\n")
+    with pytest.raises(ArrayError, match="expected one column named who beside others, got a, who, who"):
+        load(DataSettings(str(path), group="who"))
+
+
+def test_a_column_of_groups_in_an_npz_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", x=np.random.default_rng(0).normal(size=(60, 2)), who=np.arange(60) // 5)
+    data = load(DataSettings(str(tmp_path / "t.npz"), group="who"))
+    assert data.groups.tolist() == [i // 5 for i in range(60)]
 
 
 def test_a_new_format_is_one_line_of_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,11 @@ import torch
 from scipy.stats import binomtest
 
 from zoo import posteriors
-from zprime.measure.latents.low_density import low_density, proportion_below
+from zprime.measure.latents.low_density import low_density
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 from zprime.statistics.estimate import clopper_pearson, proportion
+from zprime.statistics.order import proportion_below
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (3, 20), (20, 20), (487, 1000)])

@@ -4,9 +4,13 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
+
+import torch
 
 from zprime import artifact
 from zprime.data import Rows
+from zprime.data.duplicates import sentence
 from zprime.distribution import LatentDistribution, Prior, is_standard
 from zprime.encoding import Reencoded
 from zprime.errors import UsageError
@@ -20,7 +24,7 @@ from zprime.measure.likelihood.scores import UNIT
 from zprime.measure.likelihood.side import check_choice, likelihood_side, measure_splits
 from zprime.measure.samples.pictures import candidate_grids, held_out_grids, latent_map
 from zprime.measure.samples.side import measure_samples
-from zprime.measure.study import Space, Study, gather
+from zprime.measure.study import Space, Split, Study, gather, near, without_duplicates
 from zprime.measure.verdicts.generation import decide_generation
 from zprime.measure.verdicts.likelihood import choose, decide
 from zprime.posteriors import Posteriors
@@ -29,8 +33,10 @@ from zprime.results.audit import Audit, AuditSettings
 from zprime.results.facts import DataInfo, ModelInfo, Storage
 from zprime.results.samples import SamplesSide
 from zprime.results.settings import FEWEST
+from zprime.results.thresholds import THRESHOLDS
 from zprime.results.verdicts import Verdict
 from zprime.statistics.estimate import Estimate, mean_estimate
+from zprime.statistics.format import percent
 from zprime.vae import Model
 
 REPAIRED = (
@@ -52,6 +58,8 @@ def audit(
     data: DataInfo | None = None,
     settings: AuditSettings = AuditSettings(),
     features: Space | None = None,
+    groups: Mapping[str, Any] | None = None,
+    keep_duplicates: bool = False,
     seed: int = 0,
     workers: int = 1,
     progress: Progress = silent,
@@ -62,7 +70,7 @@ def audit(
         candidates: name -> what `fit` returned, or a latent distribution. The audit measures each itself and, where a
             verdict may choose it, with the share of the prior that the fit chose (1 % of a bare distribution) as the
             candidate `name+p1`. A `Defensive` with at least 1 % of the prior is such a candidate already.
-        posteriors: `train`, `selection` and `heldout`.
+        posteriors: `train`, `selection` and `heldout`. Where they are weighted, all averages over their rows are.
         model: for the likelihood gain and the sample grids; without it only what needs no decoder is measured.
         rows: `selection` and `heldout` rows, in the order of their posteriors; needed with a model. With `train` rows
             too, samples are compared with data.
@@ -70,6 +78,10 @@ def audit(
         data: a description of the data set, for the report.
         settings: how much to measure.
         features: a feature space of your own: a function from rows, scaled as the model sees them, to features.
+        groups: split -> the group of each row in the order of the posteriors, numbers or text, where rows come in
+            groups, e.g. several of a subject: standard errors are by group. None for what `rows` say.
+        keep_duplicates: keep selection and held-out rows that equal a training row. Without it they are left out, and
+            more than 1 % of a split is refused.
         seed: of every draw.
         workers: threads that measure side by side, each with one core. More than one only if `model` uses neither
             torch's global random numbers nor other state of its own; the numbers do not depend on it.
@@ -77,7 +89,8 @@ def audit(
 
     Raises:
         UsageError: a split is missing, settings that cannot be used, or another prior than N(0, I).
-        ArrayError: rows and posteriors do not belong together.
+        ArrayError: rows and posteriors do not belong together, a group lies in two splits, or more than 1 % of the rows
+            equal training rows.
         NumericalError: a proven bound is broken.
     """
     settings.check()
@@ -85,7 +98,8 @@ def audit(
         raise UsageError(f"prior: expected N(0, I), got {prior.label}; other priors are not supported yet")
     if model is not None and rows is None:
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
-    train, selection, heldout = gather(posteriors, None if model is None else rows)
+    splits, info = _splits(posteriors, rows, data or DataInfo(), groups, keep=keep_duplicates, seed=seed)
+    train, selection, heldout = splits if model is not None else [replace(s, rows=None) for s in splits]
     study = Study(
         train,
         selection,
@@ -94,7 +108,7 @@ def audit(
         model=model,
         settings=settings,
         features=features or settings.features,
-        data=data or DataInfo(),
+        data=info,
         seed=seed,
         workers=workers,
         progress=progress,
@@ -102,6 +116,30 @@ def audit(
     fits = {name: r if isinstance(r, Fit) else Fit(r) for name, r in candidates.items()}
     made = {name: candidate_of(f.distribution, f.chosen.epsilon, study.prior) for name, f in fits.items()}
     return _measure(study, Candidates(made, prior=study.prior), fits)
+
+
+def _splits(
+    posteriors: Mapping[str, Posteriors],
+    rows: Mapping[str, Rows] | None,
+    data: DataInfo,
+    groups: Mapping[str, Any] | None,
+    *,
+    keep: bool,
+    seed: int,
+) -> tuple[list[Split], DataInfo]:
+    """The three splits without duplicates of training rows, and what is told of their rows."""
+    train, selection, heldout = gather(posteriors, rows, groups)
+    others, told = without_duplicates(train, selection, heldout, keep=keep)
+    counts = {s.name: len(torch.unique(s.groups)) for s in (train, *others) if s.groups is not None}
+    weighted = any(s.weights is not None for s in others)
+    info = replace(
+        data,
+        duplicates=data.duplicates or told,
+        near=near(train, others[1], seed),
+        groups=counts,
+        weights=(data.weights or "as the posteriors") if weighted else "",
+    )
+    return [train, *others], info
 
 
 def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[LatentDistribution]]) -> Audit:
@@ -182,11 +220,13 @@ def _storage(study: Study) -> Storage:
 
 def _warnings(study: Study, samples: SamplesSide | None) -> list[str]:
     """What a reader must know beside the numbers."""
-    warnings = [
-        f"{count} {split} rows equal a training row exactly; gains on them flatter whatever memorises"
-        for split, count in study.data.copies.items()
-        if count
-    ]
+    warnings = [sentence(split, d) for split, d in study.data.duplicates.items()]
+    beside = study.data.near
+    if beside is not None and beside.share.low > THRESHOLDS.isolation:
+        warnings.append(
+            f"{percent(beside.share)} of held-out rows are nearer to a training row than 1 % of training rows are to "
+            "one another: near-duplicates, which flatter whatever memorises"
+        )
     heldout = study.heldout.posteriors
     wide = int((heldout.scale > 1).any(1).sum())
     if wide:

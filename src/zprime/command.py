@@ -37,7 +37,7 @@ class _Fit:
         return self.name == self.settings.name and not self.weights
 
 
-def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *, seed: int) -> str:
+def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *, seed: int, weights: str = "") -> str:
     """The shell command that makes the same artefacts again, in `runs/again`.
 
     Args:
@@ -45,6 +45,7 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
         names: the latent distributions that were audited, beside the prior.
         settings: of the audit.
         seed: of the audit.
+        weights: column that the audit weighed rows by.
 
     Returns:
         One command, or several joined by ` && `; empty where a fit is of a kind that the command line does not know.
@@ -62,10 +63,18 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
     audit = options(AuditSettings(), vars(settings))
     first = int(model.seed or 0)
     together = _kinds(fits)
-    if together is not None and all(f.usual for f in fits) and {seed, *(f.seed for f in fits)} == {first}:
+    if (
+        together is not None
+        and not weights
+        and all(f.usual for f in fits)
+        and {seed, *(f.seed for f in fits)} == {first}
+    ):
         return _line(["run", *train, "--out", OUT, *together, *audit, *_seed(first)])
     lines = [["train", *train, "--out", OUT, *_seed(first)], ["encode", OUT]]
     lines += [["fit", OUT, *words] for words in _calls(fits)]
+    columns = {f.weights for f in fits}
+    if columns != {weights} and (columns or weights):  # otherwise they are those of the fits
+        audit += ["--weights", weights]
     lines += [["audit", OUT, *audit, *_seed(seed)]]
     return " && \\\n".join(_line(words) for words in lines)
 

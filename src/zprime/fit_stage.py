@@ -45,6 +45,22 @@ def settings_of(kinds: Wanted, by: str = "") -> list[Settings]:
     return [s if isinstance(s, latent.ConditionalSettings) else latent.ConditionalSettings(s) for s in settings]
 
 
+def weights_of(fits: Mapping[str, Artifact]) -> str:
+    """The column that fits were weighed by; empty for equal weights.
+
+    Raises:
+        UsageError: they were weighed by different columns, so that it must be said which population is meant.
+    """
+    columns = {n: str(f.config["fit"]["chosen"].get("weights", "")) for n, f in fits.items()}
+    if len(set(columns.values())) > 1:
+        each = ", ".join(f"{n} by {column or 'none'}" for n, column in columns.items())
+        raise UsageError(
+            f"weights: expected fits that were weighed by one column, got {each}; say which the audit is to weigh rows "
+            "by: --weights COLUMN, or --weights '' for equal weights"
+        )
+    return next(iter(columns.values()), "")
+
+
 @final
 @dataclass(frozen=True)
 class FitStage:

@@ -18,7 +18,7 @@ from zprime.data import SPLITS, DataSettings
 from zprime.distribution import LatentDistribution
 from zprime.encoding import encode
 from zprime.errors import UsageError
-from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
+from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of, weights_of
 from zprime.fitting import load_fit
 from zprime.latent.kind import Fit
 from zprime.measure.latents.drift import drift
@@ -49,6 +49,7 @@ def run(
     training: TrainSettings = TrainSettings(),
     kinds: Wanted = KINDS,
     by: str = "",
+    weights: str = "",
     auditing: AuditSettings = AuditSettings(),
     seed: int = 0,
     workers: int = 1,
@@ -64,6 +65,8 @@ def run(
         training: how to train it.
         kinds: latent distributions to fit beside the prior, by name or as settings.
         by: `label` fits each kind once for each label: r(z|y).
+        weights: column of the data that rows are weighed by, in fits and in every average of the audit: another
+            population.
         auditing: how much to measure.
         seed: decides every random choice: splits, weights, noise, draws.
         workers: fits in processes, and measures in threads, side by side, where the data are large; the numbers do not
@@ -85,8 +88,8 @@ def run(
     source = data if isinstance(data, DataSettings) else DataSettings(str(data))
     job.train(source, network, training, seed=seed)
     job.encode()
-    fitted = job.fit(wanted, seed=seed, workers=workers)
-    audit = job.audit(auditing, seed=seed, names=list(fitted), workers=workers)
+    fitted = job.fit(wanted, seed=seed, weights=weights, workers=workers)
+    audit = job.audit(auditing, seed=seed, names=list(fitted), weights=weights, workers=workers)
     report(out)
     return audit
 
@@ -227,6 +230,7 @@ class Run:
         *,
         seed: int,
         names: Sequence[str] | None = None,
+        weights: str | None = None,
         workers: int = 1,
     ) -> Audit:
         """Measure the fitted kinds (all, or those named); write `audit`, and `generator` of the winner.
@@ -235,10 +239,12 @@ class Run:
             settings: how much to measure.
             seed: of every draw.
             names: fitted latent distributions; default all.
+            weights: column of the data that rows are weighed by in every average; empty for equal weights, None for
+                the column that the fits were weighed by.
             workers: threads that measure side by side, where the data are large.
 
         Raises:
-            UsageError: settings that cannot be used.
+            UsageError: settings that cannot be used, or fits that were weighed by different columns.
             ArtifactError: something is missing, or does not belong together.
             NumericalError: a proven bound is broken.
         """
@@ -249,14 +255,17 @@ class Run:
         sources = {n: folder.fit(n) for n in names}
         inputs = {"model": folder.model.hash, **{f"posteriors/{s}": p.artifact.hash for s, p in posteriors.items()}}
         inputs |= {f"latent/{n}": source.hash for n, source in sources.items()}
+        column = weights_of(sources) if weights is None else weights
+        shares = {s: folder.dataset.weights(column, s) for s in SPLITS} if column else {}
 
         def make(path: Path, key: str) -> Artifact:
             audit = auditing.audit(
                 {n: load_fit(source.path) for n, source in sources.items()},
-                posteriors,
+                {s: p.gather().weighted(shares[s]) if shares else p for s, p in posteriors.items()},
                 model=vae.load(folder.model.path),
                 rows=folder.rows,
-                data=folder.dataset.info(),
+                data=replace(folder.dataset.info(), weights=column),
+                keep_duplicates=folder.dataset.settings.keep_duplicates,
                 settings=settings,
                 seed=seed,
                 workers=workers if folder.large else 1,
@@ -266,12 +275,14 @@ class Run:
                 audit,
                 model=folder.model_info(),
                 inputs=inputs,
-                command=command(folder, names, settings, seed=seed),
+                command=command(folder, names, settings, seed=seed, weights=column),
             )
             return audit.save(path, key=key, **{k.replace("/", "_"): v for k, v in inputs.items()})
 
         # an audit of a version that measured less, or wrote it down in another way, is made again
-        self._stage("audit", key_of(asdict(settings), seed, inputs, serialise.outline(Audit)), make, kind="audit")
+        weighed = [column, artifact.digest([w.tolist() for w in shares.values()])] if column else []
+        key = key_of(asdict(settings), seed, inputs, serialise.outline(Audit), *weighed)
+        self._stage("audit", key, make, kind="audit")
         audit = load_audit(self.path / "audit")
         if audit.copying(audit.shipped) == "copies":
             log.warning("generator: nothing is shipped, for samples of %s copy training rows", audit.shipped)

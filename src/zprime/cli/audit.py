@@ -19,6 +19,7 @@ def audit(
     *,
     settings: Annotated[AuditSettings, FLAT] = AuditSettings(),
     new_data: str = "",
+    weights: str | None = None,
     seed: int = 0,
 ) -> None:
     """Measure every fitted latent distribution on held-out data, with verdicts.
@@ -30,6 +31,9 @@ def audit(
     new_data
         New rows, in a file or folder as `zprime run --data` takes them. Measure only whether their codes still fit the
         latent distribution that was shipped.
+    weights
+        Column of the data to weigh rows by in every average; empty for equal weights. By default the column that the
+        fits were weighed by.
     seed
         Decides every draw.
     """
@@ -45,7 +49,7 @@ def audit(
         return
     with bars() as progress:
         job = Run.open(run, progress=progress, threads=threads)
-        measured = job.audit(settings, seed=seed, workers=cores(OPTIONS.threads))
+        measured = job.audit(settings, seed=seed, weights=weights, workers=cores(OPTIONS.threads))
         page = report(run)
     say_table(measured)
     say(f"Report: {page}")

@@ -38,7 +38,7 @@ def fit(
     by
         `label` fits every kind once for each label: r(z|y).
     weights
-        Column of the data to weigh rows by: another population. The audit's held-out rows are not weighed.
+        Column of the data to weigh rows by: another population. The audit weighs rows as the fits do.
     name
         What to call it, instead of its kind; for one kind only.
     seed

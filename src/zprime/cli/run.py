@@ -28,6 +28,7 @@ def run(
     kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,
     set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     by: str = "",
+    weights: str = "",
     auditing: Annotated[AuditSettings, FLAT] = AuditSettings(),
     seed: int = 0,
 ) -> None:
@@ -43,6 +44,8 @@ def run(
         Settings of kinds, as KIND.FIELD=VALUE, e.g. mixture.components=64.
     by
         `label` fits every kind once for each label: r(z|y).
+    weights
+        Column of the data to weigh rows by, in fits and in every average of the audit: another population.
     seed
         Decides every random choice: splits, weights, noise, draws.
     """
@@ -54,6 +57,7 @@ def run(
             network=network,
             training=training,
             kinds=wanted,
+            weights=weights,
             auditing=auditing,
             seed=seed,
             workers=cores(OPTIONS.threads),

@@ -1,7 +1,8 @@
 """Rows of a data set and their three splits, from arrays, tables, image folders, IDX files or a built-in set."""
 
-from zprime.data.dataset import SPLITS, Dataset, DataSettings, Rows, load, new_rows
+from zprime.data.dataset import SPLITS, Dataset, Rows, load, new_rows
 from zprime.data.readers import READERS, read_source
+from zprime.data.settings import DataSettings
 from zprime.data.source import Reader, Source
 
 __all__ = [

@@ -13,17 +13,22 @@ LABEL = "label"
 """The column that holds labels."""
 
 
-def read_csv(path: Path) -> Source:
+def read_csv(path: Path, column: str = "") -> Source:
     """Numbers with commas between them, a line a datum; a column named `label` holds the labels, numbers or text.
 
     A first line with a cell that is no number names the columns, and so does 0, 1, 2, ..., as pandas writes columns
     without names. Blank lines are left out.
 
+    Args:
+        path: the file.
+        column: one that is set aside, numbers or text, as a column of the source, if there is one of this name.
+
     Raises:
         ArrayError: no rows, lines of different lengths, cells that are no finite numbers, columns without a name.
     """
-    values, lines, labels, at = array("d"), array("q"), list[str](), -1  # position of the labels' column
-    width, names = 0, list[str]()
+    values, lines, width, names = array("d"), array("q"), 0, list[str]()
+    texts: dict[int, list[str]] = {}  # position of a column that is no part of the rows -> its cells
+    at = -1  # position of the labels' column
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -33,6 +38,11 @@ def read_csv(path: Path) -> Source:
                     if not all(map(_is_number, cells)):
                         names = [name.strip() for name in cells]
                         at = _labels_among(names, f"{path}, line {reader.line_num}")
+                        texts = {i: [] for i, name in enumerate(names) if name in (LABEL, column)}
+                        if names.count(column) > 1 or len(texts) == width:
+                            raise ArrayError(
+                                f"{path}: expected one column named {column} beside others, got {', '.join(names)}"
+                            )
                         continue
                     if width > 2 and cells == [str(i) for i in range(width)]:
                         continue
@@ -41,9 +51,9 @@ def read_csv(path: Path) -> Source:
                         f"{path}, line {reader.line_num}: expected {width} cells, as in the first line, got "
                         f"{len(cells)}"
                     )
-                if at >= 0:
-                    labels.append(cells[at].strip())
-                    cells[at] = "0"
+                for i, text in texts.items():
+                    text.append(cells[i].strip())
+                    cells[i] = "0"
                 try:
                     values.extend(map(float, cells))
                 except ValueError:
@@ -56,21 +66,26 @@ def read_csv(path: Path) -> Source:
     x = np.frombuffer(values, np.float64).reshape(len(lines), width)
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
-        row, column = bad[0]
+        row, at_fault = bad[0]
         raise ArrayError(
-            f"{path}, line {lines[row]}, column {column + 1}: expected a finite number, got {x[row, column]:g}; fill "
+            f"{path}, line {lines[row]}, column {at_fault + 1}: expected a finite number, got {x[row, at_fault]:g}; fill "
             "it in, or leave the line out"
         )
-    if at < 0:
-        return Source(path.stem, x, names=tuple(names))
-    empty = next((i for i, label in enumerate(labels) if label.lower() in ("", "nan")), None)
-    if empty is not None:
-        raise ArrayError(
-            f"{path}, line {lines[empty]}, column {at + 1}: expected a label, got {labels[empty]!r}; fill it in, or "
-            "leave the line out"
-        )
-    names.pop(at)
-    return Source(path.stem, np.delete(x, at, axis=1), _numbered(labels), names=tuple(names))
+    for i, text in texts.items():
+        empty = next((line for line, cell in enumerate(text) if cell.lower() in ("", "nan")), None)
+        if empty is not None:
+            what = "a label" if i == at else "the name of a group"
+            raise ArrayError(
+                f"{path}, line {lines[empty]}, column {i + 1}: expected {what}, got {text[empty]!r}; fill it in, or "
+                "leave the line out"
+            )
+    return Source(
+        path.stem,
+        np.delete(x, list(texts), axis=1),
+        _numbered(texts[at]) if at >= 0 else None,
+        columns={names[i]: _numbered(text) for i, text in texts.items() if names[i] == column},
+        names=tuple(name for i, name in enumerate(names) if i not in texts),
+    )
 
 
 def _is_number(cell: str) -> bool:
@@ -113,4 +128,4 @@ def _numbered(labels: list[str]) -> Array:
         return np.array(labels)
 
 
-CSV = Reader("a .csv file", f"numbers; a column named {LABEL} holds labels", file_named(".csv"), read_csv)
+CSV = Reader("a .csv file", f"numbers; a column named {LABEL} holds labels", file_named(".csv"), read_csv, read_csv)

@@ -12,43 +12,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import check_finite
-from zprime.data.readers import formats, read_source
+from zprime.data.duplicates import check_duplicates, duplicates_of, found, sentence
+from zprime.data.groups import group_codes
+from zprime.data.readers import read_source
+from zprime.data.settings import DataSettings
 from zprime.data.source import Array, Source
+from zprime.data.splitting import split_rows
 from zprime.errors import ArrayError, UsageError
-from zprime.results.facts import DataInfo
+from zprime.results.facts import DataInfo, Duplicates
 from zprime.rng import stream
 
 SPLITS = ("train", "selection", "heldout")
 """Train: VAE and posteriors. Selection: early stopping and choices. Held-out: what the audit reports."""
 
 log = logging.getLogger("zprime")
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """What to read and how to split it.
-
-    Attributes:
-        data: what to read, in one of the formats of `zprime.data.READERS`.
-        selection: proportion of the rows for the selection split (of the training part where the set has a test part;
-            at most 5,000 rows then).
-        heldout: proportion of the rows for the held-out split; where the set has a test part, that is the held-out
-            split instead.
-        limit: keep this many training rows only, at random; 0 keeps all.
-        binarise: draw 0/1 pixels with the grey value as probability: afresh every epoch in training, once elsewhere.
-    """
-
-    data: str
-    selection: float = 1 / 6
-    heldout: float = 1 / 6
-    limit: int = 0
-    binarise: bool = False
-
-
-if DataSettings.__doc__ is not None:  # it is under python -OO
-    DataSettings.__doc__ = DataSettings.__doc__.replace(
-        "what to read, in one of the formats of `zprime.data.READERS`", formats(details=True)
-    )
 
 
 @dataclass(frozen=True)
@@ -61,6 +38,7 @@ class Rows:
         ids: shape [n], row numbers in the source.
         labels: shape [n], or None.
         grey: shape [n, *datum], the probabilities that `x` was drawn with, where training is to draw afresh.
+        groups: shape [n], integers that mean the same in all splits: rows of one group are dependent; or None.
     """
 
     name: str
@@ -68,6 +46,7 @@ class Rows:
     ids: Int[Tensor, " n"]
     labels: Int[Tensor, " n"] | None = None
     grey: Float[Tensor, "n *datum"] | None = None
+    groups: Int[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -85,6 +64,7 @@ class Rows:
             self.ids[at],
             None if self.labels is None else self.labels[at],
             None if self.grey is None else self.grey[at],
+            None if self.groups is None else self.groups[at],
         )
 
 
@@ -99,7 +79,9 @@ class Dataset:
         names: of a table's columns, where they have names.
         shift, scale: `stored = scaled * scale + shift`, per datum entry; from the training split where not known.
         hash: SHA-256 of the stored rows and labels.
-        copies: held-out and selection rows that equal a training row exactly.
+        groups: shape [n], integers, the group of each row; None where rows are independent.
+        duplicates: split -> selection and held-out rows that equal a training row exactly, where there are any. They
+            are not in `ids`, unless the settings keep them.
     """
 
     def __init__(self, source: Source, settings: DataSettings, *, seed: int = 0) -> None:
@@ -116,7 +98,8 @@ class Dataset:
             raise ArrayError(f"data: expected at least 3 rows, one for each split, got {n}")
         check_finite("data", self.raw)
         self.shape = tuple(self.raw.shape[1:])
-        self.ids = _split(n, source.test, settings, seed)
+        self.groups = None if not settings.group else self._groups(settings.group)
+        self.ids = split_rows(n, source.test, settings, seed, self.groups)
         train = self.raw[self.ids["train"]]
         if bool((train == train[:1]).all()):
             raise ArrayError(
@@ -126,15 +109,7 @@ class Dataset:
         if settings.binarise and not all(_unit(self._scaled(s)) for s in SPLITS):
             raise UsageError("binarise: expected grey values between black and white; these data are no images")
         self.hash = _hash(self.raw, self.labels)
-        self.copies = {s: self._copies(s) for s in ("selection", "heldout")}
-        for split, count in self.copies.items():
-            if count:
-                log.warning(
-                    "%d of %d %s rows equal a training row exactly: figures on them flatter whatever copies",
-                    count,
-                    len(self.ids[split]),
-                    split,
-                )
+        self.duplicates = self._leave_out_duplicates()
 
     def rows(self, split: str) -> Rows:
         """One split as float32 rows, scaled; binarised once and for all where the settings say so.
@@ -145,11 +120,11 @@ class Dataset:
         if split not in SPLITS:
             raise UsageError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
         ids, x = self.ids[split], self._scaled(split)
-        labels = None if self.labels is None else self.labels[ids]
+        labels, groups = (None if t is None else t[ids] for t in (self.labels, self.groups))
         if not self.settings.binarise:
-            return Rows(split, x, ids, labels)
+            return Rows(split, x, ids, labels, groups=groups)
         drawn = torch.bernoulli(x, generator=stream(self.seed, "binarise", split))
-        return Rows(split, drawn, ids, labels, grey=x)
+        return Rows(split, drawn, ids, labels, grey=x, groups=groups)
 
     def weights(self, column: str, split: str) -> Float[Tensor, " n"]:
         """A column of the source as weights of the rows of one split, as they stand there, float64.
@@ -197,7 +172,7 @@ class Dataset:
             "dtype": str(self.raw.dtype).removeprefix("torch."),
             "sizes": {s: len(i) for s, i in self.ids.items()},
             "content": self.hash,
-            "copies": self.copies,
+            "duplicates": {s: asdict(d) for s, d in self.duplicates.items()},
             "bytes": self.bytes,
             **({"columns": list(self.names)} if self.names else {}),
         }
@@ -209,7 +184,7 @@ class Dataset:
             shape=list(self.shape),
             sizes={s: len(i) for s, i in self.ids.items()},
             content=self.hash,
-            copies=self.copies,
+            duplicates=self.duplicates,
             bytes=self.bytes,
             columns=list(self.names),
             log_scale=self.log_scale,
@@ -222,9 +197,27 @@ class Dataset:
     def _scaled(self, split: str) -> Tensor:
         return (self.raw[self.ids[split]].float() - self.shift) / self.scale
 
-    def _copies(self, split: str) -> int:
-        seen = {r.numpy().tobytes() for r in self.raw[self.ids["train"]].flatten(1)}
-        return sum(r.numpy().tobytes() in seen for r in self.raw[self.ids[split]].flatten(1))
+    def _groups(self, column: str) -> Int[Tensor, " n"]:
+        if column not in self.columns:
+            known = ", ".join(sorted(self.columns)) or "none"
+            hint = "a .csv file with named columns, or an .npz file, can have one"
+            raise UsageError(
+                f"group: expected a column of {self.name} beside the rows ({known}; {hint}), got {column!r}"
+            )
+        return group_codes(self.columns[column], f"{self.name}, column {column}")
+
+    def _leave_out_duplicates(self) -> dict[str, Duplicates]:
+        """Take rows that training has seen out of the other splits, unless the settings keep them."""
+        train, kept, told = self._scaled("train"), self.settings.keep_duplicates, {}
+        for split in SPLITS[1:]:
+            equal, ids = duplicates_of(train, self._scaled(split)), self.ids[split]
+            if bool(equal.any()):
+                told[split] = found(equal, ids, kept=kept)
+                self.ids[split] = ids if kept else ids[~equal]
+        check_duplicates(told)
+        for split, d in told.items():
+            log.warning("%s (%s)", sentence(split, d), d.named())
+        return told
 
 
 def load(settings: DataSettings, *, seed: int = 0) -> Dataset:
@@ -234,14 +227,8 @@ def load(settings: DataSettings, *, seed: int = 0) -> Dataset:
         UsageError: nothing to read there, or settings that cannot be used.
         ArrayError: rows that cannot be used: not finite, constant, too few, of different sizes.
     """
-    for name, value in (("selection", settings.selection), ("heldout", settings.heldout)):
-        if not 0 < value < 1:
-            raise UsageError(f"{name}: expected a proportion between 0 and 1, got {value:g}")
-    if settings.selection + settings.heldout >= 1:
-        raise UsageError(f"selection + heldout: expected less than 1, got {settings.selection + settings.heldout:g}")
-    if settings.limit < 0:
-        raise UsageError(f"limit: expected 0 (all rows) or more, got {settings.limit}")
-    return Dataset(read_source(settings.data), settings, seed=seed)
+    settings.check()
+    return Dataset(read_source(settings.data, settings.group), settings, seed=seed)
 
 
 def new_rows(data: str, described: Mapping[str, Any], scaling: Mapping[str, Tensor], *, seed: int = 0) -> Rows:
@@ -257,7 +244,7 @@ def new_rows(data: str, described: Mapping[str, Any], scaling: Mapping[str, Tens
         UsageError: nothing to read there.
         ArrayError: rows of another shape, or that are not finite.
     """
-    source = read_source(data)
+    source = read_source(data, str(described["settings"].get("group", "")))
     x = torch.from_numpy(np.array(source.x)).float()
     shape = list(described["shape"])
     if list(x.shape[1:]) != shape:
@@ -274,29 +261,6 @@ def _labels(y: Array) -> Tensor:
     if y.dtype.kind in "iub":
         return torch.from_numpy(y.astype(np.int64))
     return torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
-
-
-def _split(n: int, test: int, settings: DataSettings, seed: int) -> dict[str, Tensor]:
-    """Seeded, disjoint row ids, each in ascending order."""
-    rest = n - test
-    order = torch.randperm(rest, generator=stream(seed, "split"))
-    if test:
-        heldout = torch.arange(rest, n)
-        n_selection = min(max(1, round(rest * settings.selection)), 5000)
-    else:
-        n_heldout = max(1, round(rest * settings.heldout))
-        n_selection = max(1, round(rest * settings.selection))
-        heldout, order = order[:n_heldout], order[n_heldout:]
-    selection, train = order[:n_selection], order[n_selection:]
-    if settings.limit:
-        if settings.limit > len(train):
-            raise UsageError(f"limit: expected at most {len(train)} training rows, got {settings.limit}")
-        train = train[: settings.limit]
-    if len(train) == 0:
-        raise ArrayError(
-            f"data: {rest} rows leave none to train on; give more rows, or a smaller selection or held-out split"
-        )
-    return {"train": train.sort().values, "selection": selection.sort().values, "heldout": heldout.sort().values}
 
 
 def _unit(x: Tensor) -> bool:

@@ -27,8 +27,12 @@ def formats(*, details: bool = False) -> str:
     return f"{', '.join(parts[:-1])} or {parts[-1]}"
 
 
-def read_source(data: str) -> Source:
+def read_source(data: str, column: str = "") -> Source:
     """Read the name of a built-in set, a file or a folder, in one of `READERS`.
+
+    Args:
+        data: what to read.
+        column: one that is no part of the rows, if there is one of this name.
 
     Raises:
         UsageError: nothing there, or nothing that is understood.
@@ -38,7 +42,7 @@ def read_source(data: str) -> Source:
     path = Path(data).expanduser()
     for reader in READERS:
         if reader.recognises(path):
-            return reader.read(path)
+            return reader.set_aside(path, column) if column and reader.set_aside else reader.read(path)
     if not path.exists():
         raise UsageError(f"data: expected {formats()}, got {data!r}, which does not exist")
     hint = "; save it with commas between the columns, as .csv" if path.suffix.lower() in (".tsv", ".txt") else ""

@@ -42,12 +42,15 @@ class Reader:
         help: what that holds, in a few words.
         recognises: whether a path is of this format; called for paths that exist, and for names of built-in sets.
         read: gives the rows. Raises UsageError where a part is missing, ArrayError where the content is unusable.
+        set_aside: the same, with the column of that name among `columns` and not in the rows; None where columns beside
+            the rows are told apart without that.
     """
 
     what: str
     help: str
     recognises: Callable[[Path], bool]
     read: Callable[[Path], Source]
+    set_aside: Callable[[Path, str], Source] | None = None
 
 
 def file_named(suffix: str) -> Callable[[Path], bool]:

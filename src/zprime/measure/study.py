@@ -3,18 +3,21 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.data import Rows
+from zprime.data.duplicates import check_duplicates, duplicates_of, found, near_duplicates
+from zprime.data.groups import codes_of_splits
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.gaussian import moments
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.progress import Progress, silent
-from zprime.results.facts import DataInfo
+from zprime.results.facts import DataInfo, Duplicates, NearDuplicates
 from zprime.results.settings import AuditSettings
 from zprime.rng import stream
 from zprime.statistics.design import Design
@@ -135,16 +138,21 @@ class Study:
         return torch.cat([x for _, x in decoded(self.model, z, noise=noise, rng=rng)])
 
 
-def gather(posteriors: Mapping[str, Posteriors], rows: Mapping[str, Rows] | None = None) -> tuple[Split, Split, Split]:
-    """Read the three splits into memory, each shard once.
+def gather(
+    posteriors: Mapping[str, Posteriors],
+    rows: Mapping[str, Rows] | None = None,
+    groups: Mapping[str, Any] | None = None,
+) -> tuple[Split, Split, Split]:
+    """Read the three splits into memory, each shard once; selection and held-out rows of weight 0 are left out.
 
     Args:
         posteriors: `train`, `selection` and `heldout`.
         rows: rows of the selection and of the held-out split, and of the training split where they are known.
+        groups: split -> the group of each of its rows, numbers or text; None for what the rows say.
 
     Raises:
         UsageError: a split is missing.
-        ArrayError: rows and posteriors do not belong together.
+        ArrayError: rows and posteriors do not belong together, or a group lies in two splits.
     """
     for name in SPLITS:
         if name not in posteriors:
@@ -157,5 +165,60 @@ def gather(posteriors: Mapping[str, Posteriors], rows: Mapping[str, Rows] | None
     for name in ("selection", "heldout", "train"):
         if name in given and not torch.equal(given[name].ids, posteriors[name].row_ids):
             raise ArrayError(f"rows: expected the {name} rows in the order of their posteriors, got other row ids")
-    train, selection, heldout = (Split(name, posteriors[name].gather(), given.get(name)) for name in SPLITS)
-    return train, selection, heldout
+    if groups is None:
+        groups = {name: r.groups for name, r in given.items() if r.groups is not None}
+    elif not {"selection", "heldout"} <= groups.keys():
+        raise UsageError(f"groups: expected those of the selection and heldout rows, got {', '.join(groups) or 'none'}")
+    codes = codes_of_splits(groups, {name: posteriors[name].n for name in SPLITS})
+    train, selection, heldout = (
+        Split(name, posteriors[name].gather(), given.get(name), codes.get(name)) for name in SPLITS
+    )
+    return train, _counted(selection), _counted(heldout)
+
+
+def without_duplicates(train: Split, *others: Split, keep: bool) -> tuple[list[Split], dict[str, Duplicates]]:
+    """Leave out rows that equal a training row, which training has seen, unless they are to be kept.
+
+    Args:
+        train: the training split; where its rows are not known, nothing is left out.
+        others: the selection and the held-out split.
+        keep: whether to keep them.
+
+    Returns:
+        The other splits, and what was found, by split.
+
+    Raises:
+        ArrayError: more than 1 % of a split, and they are not to be kept.
+    """
+    if train.rows is None:
+        return list(others), {}
+    seen, left, told = _compared(train.rows), [], {}
+    for split in others:
+        equal = torch.zeros(split.n, dtype=torch.bool)
+        if split.rows is not None:
+            equal = duplicates_of(seen, _compared(split.rows))
+        if bool(equal.any()):
+            told[split.name] = found(equal, split.posteriors.row_ids, kept=keep)
+        left.append(split if keep or not bool(equal.any()) else split.take((~equal).nonzero().flatten()))
+    check_duplicates(told)
+    return left, told
+
+
+def near(train: Split, heldout: Split, seed: int) -> NearDuplicates | None:
+    """Held-out rows next to a training row; None where rows are not known, or few."""
+    rows = heldout.independent(stream(seed, "near duplicates")).rows
+    if train.rows is None or rows is None:
+        return None
+    return near_duplicates(_compared(train.rows), _compared(rows), seed=seed)
+
+
+def _compared(rows: Rows) -> Tensor:
+    """Rows before binarising: of few pixels, drawn rows are equal by chance."""
+    return rows.x if rows.grey is None else rows.grey
+
+
+def _counted(split: Split) -> Split:
+    """Without rows of weight 0: they are not of the population."""
+    if split.weights is None or bool((split.weights > 0).all()):
+        return split
+    return split.take((split.weights > 0).nonzero().flatten())

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from zprime.statistics.estimate import Estimate
+
 Setting = bool | int | float | str | list[int] | list[float] | list[str] | None
 """A value of a setting, as JSON has it."""
 
@@ -47,6 +49,43 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Rows of a split that equal a training row in every entry.
+
+    Attributes:
+        count: how many.
+        rows: of how many rows of the split.
+        ids: row ids of the first ten.
+        kept: whether they are among the rows that were measured; otherwise they were left out.
+    """
+
+    count: int
+    rows: int
+    ids: list[int] = field(default_factory=list)
+    kept: bool = False
+
+    def named(self) -> str:
+        """The row ids, e.g. `rows 3, 14, ..`."""
+        some = ", ".join(map(str, self.ids))
+        return f"row{'s' if self.count > 1 else ''} {some}{', ..' if self.count > len(self.ids) else ''}"
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Held-out rows next to a training row.
+
+    Attributes:
+        share: proportion of held-out rows that are nearer to a training row than `distance`; about 1 % of rows of the
+            same distribution are.
+        distance: the 1 % quantile of the distance between a training row and the nearest other one, in the units of
+            the rows as the model sees them.
+    """
+
+    share: Estimate
+    distance: float
+
+
+@dataclass(frozen=True)
 class DataInfo:
     """The data set, as it describes itself.
 
@@ -55,7 +94,10 @@ class DataInfo:
         shape: of a row.
         sizes: split -> rows.
         content: SHA-256 of the stored rows; empty if not known.
-        copies: split -> rows that equal a training row exactly.
+        duplicates: split -> rows that equal a training row exactly, where there are any.
+        near: held-out rows next to a training row; None where the training rows are not known, or few.
+        groups: split -> number of groups that its rows come in; empty where rows are independent.
+        weights: column that the rows of the audit are weighed by; empty for equal weights.
         bytes: what the training rows take as they are stored; None if not known.
         columns: names of a table's columns, where they have names.
         log_scale: sum of log scale over the entries of a row, `stored = scaled * scale + shift`; None if not known.
@@ -65,7 +107,10 @@ class DataInfo:
     shape: list[int] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     content: str = ""
-    copies: dict[str, int] = field(default_factory=dict)
+    duplicates: dict[str, Duplicates] = field(default_factory=dict)
+    near: NearDuplicates | None = None
+    groups: dict[str, int] = field(default_factory=dict)
+    weights: str = ""
     bytes: int | None = None
     columns: list[str] = field(default_factory=list)
     log_scale: float | None = None

@@ -25,6 +25,8 @@ class Thresholds:
         closes: proportion of the decoder's own distance that the choice of z' must close; below it the
             verdict is that encoder or decoder is the problem.
         level: p-value below which calibration and drift are called significant.
+        duplicates: proportion of a split that may equal training rows; more is refused.
+        isolation: quantile of the distances between training rows below which a held-out row is a near-duplicate.
     """
 
     tie: float = 0.05
@@ -42,6 +44,8 @@ class Thresholds:
     accuracy: float = 0.01
     closes: float = 0.25
     level: float = 0.05
+    duplicates: float = 0.01
+    isolation: float = 0.01
 
 
 THRESHOLDS = Thresholds()

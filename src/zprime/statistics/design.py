@@ -41,7 +41,7 @@ class Design:
             groups = None if groups is None else groups[there]
             if len(weights) and bool((weights == weights[0]).all()):
                 weights = None
-        if groups is not None and len(groups.unique()) == len(groups):
+        if groups is not None and len(torch.unique(groups)) == len(groups):
             groups = None
         return values, Design(weights, groups)
 
@@ -55,7 +55,7 @@ class Design:
         """Sums over each group; the values themselves where rows are independent."""
         if self.groups is None:
             return values
-        codes = self.groups.unique(return_inverse=True)[1]
+        codes = torch.unique(self.groups, return_inverse=True)[1]
         return values.new_zeros(int(codes.max()) + 1).index_add(0, codes, values)
 
     def mean(self, values: Float[Tensor, " n"] | Bool[Tensor, " n"]) -> float:
@@ -81,7 +81,7 @@ class Design:
         if self.on(torch.zeros(n))[1].plain and self.weights is None:
             return torch.arange(n)
         weights = self.shares(n)
-        codes = torch.arange(n) if self.groups is None else self.groups.unique(return_inverse=True)[1]
+        codes = torch.arange(n) if self.groups is None else torch.unique(self.groups, return_inverse=True)[1]
         total = torch.zeros(int(codes.max()) + 1, dtype=torch.float64).index_add(0, codes, weights)
         kept = torch.rand(len(total), generator=rng, dtype=torch.float64) < total / total.max()
         # of independent exponential times with these rates, each row's is the first of its group with the chance wanted

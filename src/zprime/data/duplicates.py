@@ -1,0 +1,101 @@
+"""Rows that training has seen: selection and held-out rows that equal a training row, or lie next to one."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.errors import ArrayError
+from zprime.kernels import ExactIndex
+from zprime.results.facts import Duplicates, NearDuplicates
+from zprime.results.thresholds import THRESHOLDS
+from zprime.rng import stream
+from zprime.statistics.order import proportion_below
+
+NAMED = 10
+"""Row ids that are told of each split."""
+POINTS = 2000
+"""Training rows, and held-out rows, whose nearest training row is searched for."""
+FEWEST = 100
+"""Training rows from which on there is a 1 % quantile to speak of."""
+
+
+def duplicates_of(train: Float[Tensor, "n *datum"], x: Float[Tensor, "m *datum"]) -> Tensor:
+    """Which rows of `x` equal a row of `train` in every entry; bool, shape [m]."""
+    seen = set(map(_digest, _numbers(train)))
+    return torch.tensor([_digest(row) in seen for row in _numbers(x)], dtype=torch.bool)
+
+
+def found(equal: Tensor, ids: Tensor, *, kept: bool) -> Duplicates:
+    """What is told of the duplicates of a split: how many of how many rows, and the ids of the first of them."""
+    return Duplicates(int(equal.sum()), len(equal), ids[equal][:NAMED].tolist(), kept)
+
+
+def check_duplicates(splits: Mapping[str, Duplicates]) -> None:
+    """Raise `ArrayError` where more than 1 % of a split are duplicates that are not to be kept."""
+    for split, d in splits.items():
+        if d.count > THRESHOLDS.duplicates * d.rows and not d.kept:
+            raise ArrayError(
+                f"data: {d.count} of {d.rows} {_words(split)} rows equal a training row ({d.named()}); more than "
+                f"{THRESHOLDS.duplicates:.0%} are refused".replace("%", " %")
+                + ", since figures on rows that "
+                "training has seen flatter whatever remembers them. Remove the duplicates from the data, or give other "
+                "rows. Where few different rows are possible (tables of a few categories, 0/1 pixels), equal rows are "
+                "no mistake: then keep them by --keep-duplicates (in Python: keep_duplicates=True)"
+            )
+
+
+def sentence(split: str, d: Duplicates) -> str:
+    """What a reader must know of the duplicates of a split."""
+    if d.kept:
+        return (
+            f"{d.count} of {d.rows} {_words(split)} rows equal a training row exactly; gains on them flatter whatever "
+            "memorises"
+        )
+    return f"{d.count} of {d.rows} {_words(split)} rows equal a training row exactly; they were left out"
+
+
+def near_duplicates(
+    train: Float[Tensor, "n *datum"], x: Float[Tensor, "m *datum"], *, split: str = "heldout", seed: int = 0
+) -> NearDuplicates | None:
+    """Proportion of rows that are nearer to a training row than nearly all training rows are to one another.
+
+    The reference is the 1 % quantile of the distance of a training row to its nearest other training row. Rows of the
+    same distribution are nearer in about 1 % of cases. None for fewer than 100 training rows.
+
+    Args:
+        train: training rows.
+        x: rows that training has not seen; independent ones.
+        split: their split.
+        seed: of the choice of at most 2,000 of either.
+    """
+    if len(train) < FEWEST or not len(x):
+        return None
+    points, queries = train.reshape(len(train), -1).float(), x.reshape(len(x), -1).float()
+    some = torch.randperm(len(points), generator=stream(seed, "near duplicates", "train"))[:POINTS].sort().values
+    few = torch.randperm(len(queries), generator=stream(seed, "near duplicates", split))[:POINTS].sort().values
+    index = ExactIndex(points)
+    among = index.nearest(points[some], 1, exclude=some)[0][:, 0]
+    among = among[among > 0]  # training rows that are there twice say nothing of how far apart rows are
+    if len(among) < FEWEST:
+        return None
+    to = index.nearest(queries[few], 1)[0][:, 0]
+    level = THRESHOLDS.isolation
+    share = proportion_below(among, to, level, unit="proportion of rows", split=split, seed=seed)
+    return NearDuplicates(share, float(among.sort().values[math.ceil(level * len(among)) - 1]))
+
+
+def _words(split: str) -> str:
+    return {"heldout": "held-out"}.get(split, split)
+
+
+def _numbers(x: Tensor) -> list[bytes]:
+    """The bytes of every row; -0 is 0."""
+    return [row.numpy().tobytes() for row in (x.detach().cpu().reshape(len(x), -1) + 0)]
+
+
+def _digest(row: bytes) -> bytes:
+    return hashlib.blake2b(row, digest_size=16).digest()

@@ -1,0 +1,49 @@
+"""Settings of a data set: what to read and how to split it."""
+
+from dataclasses import dataclass
+
+from zprime.data.readers import formats
+from zprime.errors import UsageError
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What to read and how to split it.
+
+    Attributes:
+        data: what to read, in one of the formats of `zprime.data.READERS`.
+        selection: proportion of the rows for the selection split (of the training part where the set has a test part;
+            at most 5,000 rows then).
+        heldout: proportion of the rows for the held-out split; where the set has a test part, that is the held-out
+            split instead.
+        limit: keep this many training rows only, at random; 0 keeps all.
+        binarise: draw 0/1 pixels with the grey value as probability: afresh every epoch in training, once elsewhere.
+        group: column of a .csv or .npz file that says which rows belong together, e.g. a subject: they come into one
+            split, and errors are by group. It is no part of the rows. Empty where rows are independent.
+        keep_duplicates: keep selection and held-out rows that equal a training row. Without it they are left out, and
+            more than 1 % of a split is refused.
+    """
+
+    data: str
+    selection: float = 1 / 6
+    heldout: float = 1 / 6
+    limit: int = 0
+    binarise: bool = False
+    group: str = ""
+    keep_duplicates: bool = False
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        for name, value in (("selection", self.selection), ("heldout", self.heldout)):
+            if not 0 < value < 1:
+                raise UsageError(f"{name}: expected a proportion between 0 and 1, got {value:g}")
+        if self.selection + self.heldout >= 1:
+            raise UsageError(f"selection + heldout: expected less than 1, got {self.selection + self.heldout:g}")
+        if self.limit < 0:
+            raise UsageError(f"limit: expected 0 (all rows) or more, got {self.limit}")
+
+
+if DataSettings.__doc__ is not None:  # it is under python -OO
+    DataSettings.__doc__ = DataSettings.__doc__.replace(
+        "what to read, in one of the formats of `zprime.data.READERS`", formats(details=True)
+    )
