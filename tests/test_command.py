@@ -99,8 +99,10 @@ def test_what_one_run_cannot_make_takes_several_commands(
     assert call(quiet, "fit", folder, "--kinds", "gaussian", "mixture", "aggregated", "--seed", "1") == 0
     assert call(quiet, "fit", folder, "--kinds", "prior", "--set", "prior.tau=0.5") == 0
     assert call(quiet, "fit", folder, "--kinds", "prior", "--set", "prior.tau=2") == 0
-    assert call(quiet, "audit", folder, *AUDIT, "--seed", "2") == 0
+    assert call(quiet, "audit", folder, *AUDIT, "--seed", "2") == 2  # which population?
+    assert call(quiet, "audit", folder, *AUDIT, "--seed", "2", "--weights", "second") == 0
     calls = again(folder, tmp_path, monkeypatch)
+    assert calls[-1][-4:] == ["--weights", "second", "--seed", "2"]
     assert [c[0] for c in calls] == ["train", "encode", *["fit"] * 6, "audit"]
     assert ["fit", "runs/again", "--seed", "1"] in calls
     assert ["fit", "runs/again", "--kinds", "gaussian", "--by", "label", "--name", "labels"] in calls

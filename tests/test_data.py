@@ -15,6 +15,7 @@ from PIL import Image
 from zprime.data import READERS, SPLITS, Dataset, DataSettings, Reader, Source, load, new_rows, read_source, readers
 from zprime.data.duplicates import duplicates_of, near_duplicates
 from zprime.data.source import file_named
+from zprime.data.splitting import split_rows
 from zprime.errors import ArrayError, UsageError
 from zprime.results.facts import Duplicates
 
@@ -658,17 +659,24 @@ def grouped(sizes: list[int], *, order: np.ndarray | None = None, **changes) -> 
 
 @given(st.lists(st.integers(1, 12), min_size=3, max_size=40), st.integers(0, 5))
 def test_groups_are_whole_in_every_split_and_proportions_are_near(sizes: list[int], seed: int) -> None:
-    source = grouped(sizes)
-    data = Dataset(source, DataSettings("t", group="who"), seed=seed)
-    names = {s: set(source.columns["who"][i.numpy()]) for s, i in data.ids.items()}
+    groups = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    ids = split_rows(sum(sizes), 0, DataSettings("t"), seed, groups)
+    names = {s: set(groups[i].tolist()) for s, i in ids.items()}
     assert not names["train"] & names["selection"]
     assert not names["train"] & names["heldout"]
     assert not names["selection"] & names["heldout"]
-    assert sum(map(len, data.ids.values())) == sum(sizes)
+    assert sorted(torch.cat(list(ids.values())).tolist()) == list(range(sum(sizes)))
     for split in ("selection", "heldout"):
-        assert abs(len(data.ids[split]) - sum(sizes) / 6) <= max(sizes)
-    assert all(len(i) for i in data.ids.values())
-    assert torch.equal(data.rows("train").groups, data.groups[data.ids["train"]])
+        assert abs(len(ids[split]) - sum(sizes) / 6) <= max(sizes)
+    assert all(len(i) for i in ids.values())
+
+
+def test_rows_know_their_groups() -> None:
+    data = Dataset(grouped([5] * 20), DataSettings("t", group="who"))
+    for split, ids in data.ids.items():
+        assert torch.equal(data.rows(split).groups, data.groups[ids])
+    rows = data.rows("train")
+    assert torch.equal(rows.take(torch.tensor([3, 1])).groups, rows.groups[[3, 1]])
 
 
 def test_which_groups_are_held_out_depends_on_the_seed_and_on_no_order_of_rows() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.data import Rows
@@ -32,6 +32,7 @@ class Brought:
         prior: what the VAE was trained with; None stands for N(0, I). A learned one (pythae's VAMP) is a candidate like
             any other, and gains are over N(0, I).
         says: what to know of this model before reading an audit: sentences.
+        groups: split -> integers, where rows come in groups, for `audit(..., groups=...)`; None where they do not.
     """
 
     posteriors: Mapping[str, Posteriors]
@@ -39,6 +40,7 @@ class Brought:
     rows: Mapping[str, Rows] | None = None
     prior: LatentDistribution | None = None
     says: tuple[str, ...] = ()
+    groups: Mapping[str, Int[Tensor, " n"]] | None = None
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -99,7 +101,12 @@ def bring(
         NumericalError: the encoder gave NaN, infinity or a scale that is not above 0.
     """
     look(model, rows["train"].x[:LOOK])
-    return Brought({s: encode(model, r) for s, r in rows.items()}, model, rows, prior, says)
+    return Brought({s: encode(model, r) for s, r in rows.items()}, model, rows, prior, says, groups_of(rows))
+
+
+def groups_of(rows: Mapping[str, Rows]) -> dict[str, Int[Tensor, " n"]] | None:
+    """The groups of the rows of each split, None where they come in none."""
+    return {s: r.groups for s, r in rows.items() if r.groups is not None} or None
 
 
 @torch.no_grad()

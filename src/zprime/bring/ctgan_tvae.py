@@ -155,6 +155,7 @@ def tvae(
     encoder: nn.Module | None = None,
     training: TrainSettings = REFIT,
     labels: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Any] | None = None,
     check: bool = True,
     seed: int = 0,
 ) -> Brought:
@@ -170,6 +171,7 @@ def tvae(
             fitted to the decoder as it is.
         training: of that encoder.
         labels: split -> integers, for conditional kinds.
+        groups: split -> one name a row (see `modules`).
         check: whether to check, by what TVAE's training raises, that an encoder of your own gives standard deviations.
         seed: decides the selection split, the components, and the encoder's fit.
 
@@ -187,7 +189,7 @@ def tvae(
         one = next(iter(table.values())) if isinstance(table, Mapping) else table
         ready = one if processor is None else processor.transform(one)
         data[name] = _transform(model.transformer, ready, stream(seed, "components", name))
-    rows = split(data, labels or {}, seed=seed, dtype=torch.float32)
+    rows = split(data, labels or {}, groups, seed=seed, dtype=torch.float32)
     decoder = copy.deepcopy(model.decoder).cpu().eval().requires_grad_(requires_grad=False)
     spans = Spans.of(model.transformer)
     says = [

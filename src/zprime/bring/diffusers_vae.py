@@ -90,7 +90,12 @@ class Latents:
 
 
 def diffusers(
-    vae: Any, images: Mapping[str, Any], *, labels: Mapping[str, Any] | None = None, seed: int = 0
+    vae: Any,
+    images: Mapping[str, Any],
+    *,
+    labels: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Latents:
     """Bring an AutoencoderKL: measure by what to scale its latents, and bring the scaled latents.
 
@@ -101,6 +106,7 @@ def diffusers(
         vae: an AutoencoderKL, or whatever encodes to a `latent_dist`; put into evaluation mode.
         images: `train`, `heldout` and perhaps `selection`, each [n, 3, height, width], as the VAE takes them.
         labels: split -> one integer an image, for conditional kinds.
+        groups: split -> one name an image (see `modules`); give `audit` the `groups` of what is brought.
         seed: decides the selection split and the positions.
 
     Raises:
@@ -110,13 +116,13 @@ def diffusers(
     if isinstance(vae, torch.nn.Module):
         vae.eval()
     dtype = precision(vae) if isinstance(vae, torch.nn.Module) else None
-    rows = split(images, labels or {}, seed=seed, dtype=dtype)
+    rows = split(images, labels or {}, groups, seed=seed, dtype=dtype)
     grids = {s: _encode(vae, r.x) for s, r in rows.items()}
     positions = grids["train"][0].shape[1]
     flat = MemoryPosteriors(*(g.flatten(0, 1) for g in grids["train"]))
     mean, covariance = moments(flat)
     std = covariance.diagonal().sqrt()
-    posteriors = {}
+    posteriors, codes = {}, {}
     for s, r in rows.items():
         at = torch.arange(positions).expand(len(r), positions)
         if s != "train":
@@ -129,6 +135,8 @@ def diffusers(
             row_ids=(r.ids[:, None] * positions + at).flatten(),
             labels=None if r.labels is None else r.labels[:, None].expand(at.shape).flatten(),
         )
+        if r.groups is not None:
+            codes[s] = r.groups[:, None].expand(at.shape).flatten()
     says = (
         f"a row is one of {positions} positions of a grid, {len(mean)} channels; in units of latents_mean and "
         "latents_std, N(0, I) is one Gaussian a channel. Positions of one image depend on each other: draws of single "
@@ -137,7 +145,9 @@ def diffusers(
         "narrower than a posterior, and N(0, I) was hardly its prior; gains compare codes, and nothing else",
     )
     overall = (float(mean.mean()), float((covariance.diagonal() + (mean - mean.mean()).square()).mean().sqrt()))
-    return Latents(Brought(posteriors, says=says), tuple(mean.tolist()), tuple(std.tolist()), overall)
+    return Latents(
+        Brought(posteriors, says=says, groups=codes or None), tuple(mean.tolist()), tuple(std.tolist()), overall
+    )
 
 
 @torch.no_grad()

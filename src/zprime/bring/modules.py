@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from zprime.arrays import blocks, standard_kl
 from zprime.bring import readings
-from zprime.bring.brought import LOOK, Brought, bring, check_prior, look
+from zprime.bring.brought import LOOK, Brought, bring, check_prior, groups_of, look
 from zprime.bring.splits import split
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
@@ -90,6 +90,7 @@ def modules(
     gives: str,
     likelihood: Callable[[Tensor], Distribution] | None = None,
     labels: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Any] | None = None,
     prior: LatentDistribution | None = None,
     check: bool = True,
     seed: int = 0,
@@ -109,6 +110,8 @@ def modules(
         likelihood: decoder's output -> Distribution, e.g. `zprime.likelihoods.Bernoulli()` (logits) or
             `zprime.likelihoods.Gaussian(scale=0.1)`, where `decoder` gives a plain tensor.
         labels: split -> integers, for conditional kinds.
+        groups: split -> one name a row, numbers or text, where rows come in groups, e.g. several of a subject: these
+            are in one split, and the errors of an audit are by group.
         prior: what the VAE was trained with; only N(0, I), which None stands for, is supported so far.
         check: whether to check `gives` by the ELBO on some training rows.
         seed: decides the selection split and the noise of the check.
@@ -118,7 +121,8 @@ def modules(
         ArrayError: shapes that do not fit, rows that are not finite.
     """
     networks = [n for n in map(network, (encoder, decoder)) if n is not None]
-    rows = split(data, labels or {}, seed=seed, dtype=next((d for d in map(precision, networks) if d), None))
+    dtype = next((d for d in map(precision, networks) if d), None)
+    rows = split(data, labels or {}, groups, seed=seed, dtype=dtype)
     for module in networks:
         module.eval()
 
@@ -146,6 +150,7 @@ def arrays(
     *,
     gives: str = "std",
     labels: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Any] | None = None,
     prior: LatentDistribution | None = None,
     check: bool = True,
     seed: int = 0,
@@ -157,6 +162,7 @@ def arrays(
         scale: split -> [n, d], of the same splits.
         gives: what `scale` holds: `std`, `variance`, `log-variance` or `log-std`.
         labels: split -> integers.
+        groups: split -> one name a row (see `modules`); give `audit` the `groups` of what is returned.
         prior: what the VAE was trained with; only N(0, I), which None stands for, is supported so far.
         check: whether to check `gives` by the variance of the codes.
         seed: decides the selection split.
@@ -165,8 +171,8 @@ def arrays(
         UsageError: a split is missing, an unknown reading, or one that the codes contradict; another prior.
         ArrayError: shapes that do not fit, numbers that are not finite.
     """
-    means = split(mean, labels or {}, seed=seed)
-    raw = {k: v.x for k, v in split(scale, {}, seed=seed, dtype=means["train"].x.dtype).items()}
+    means = split(mean, labels or {}, groups, seed=seed)
+    raw = {k: v.x for k, v in split(scale, {}, groups, seed=seed, dtype=means["train"].x.dtype).items()}
     for s, r in means.items():
         if raw[s].shape != r.x.shape:
             raise ArrayError(f"scale: expected shape {list(r.x.shape)} in {s} as mean has, got {list(raw[s].shape)}")
@@ -180,7 +186,7 @@ def arrays(
         f"{len(total)} dimensions (training rows); a trained VAE has about 1",
     )
     check_prior(prior, means["train"].x.shape[1])
-    return Brought(posteriors, says=says)
+    return Brought(posteriors, says=says, groups=groups_of(means))
 
 
 def network(f: object) -> nn.Module | None:

@@ -40,7 +40,13 @@ def _shipped(encoder: Any) -> bool:
 
 
 def pythae(
-    model: Any, data: Mapping[str, Any], *, labels: Mapping[str, Any] | None = None, check: bool = True, seed: int = 0
+    model: Any,
+    data: Mapping[str, Any],
+    *,
+    labels: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Any] | None = None,
+    check: bool = True,
+    seed: int = 0,
 ) -> Brought:
     """Bring a VAE that pythae trained: VAE, BetaVAE, IWAE, VAMP, and others with the same encoder and decoder.
 
@@ -52,6 +58,7 @@ def pythae(
         model: as trained; put into evaluation mode.
         data: `train`, `heldout` and perhaps `selection` (see `modules`), scaled as pythae was given them.
         labels: split -> integers, for conditional kinds.
+        groups: split -> one name a row (see `modules`).
         check: whether to check that an encoder of your own gives a log-variance, as pythae's do: by the ELBO on some
             training rows, for VAE and BetaVAE, which are trained by it.
         seed: decides the selection split, and the noise of the check.
@@ -83,7 +90,7 @@ def pythae(
         p = Bernoulli(mean, validate_args=False) if loss == "bce" else Normal(mean, beta**0.5, validate_args=False)
         return Independent(p, mean.ndim - 1, validate_args=False)
 
-    rows = split(data, labels or {}, seed=seed, dtype=dtype)
+    rows = split(data, labels or {}, groups, seed=seed, dtype=dtype)
     brought = Callables(encode, decode, "log-variance", dtype)
     if check and not _shipped(model.encoder) and name in ("VAE", "BetaVAE"):
         x = rows["train"].x[:CHECKED]

@@ -100,7 +100,9 @@ class Cells:
         }
 
 
-def scvi(model: Any, cells: Mapping[str, Any] | None = None, *, labels: Any = None, seed: int = 0) -> Brought:
+def scvi(
+    model: Any, cells: Mapping[str, Any] | None = None, *, labels: Any = None, groups: Any = None, seed: int = 0
+) -> Brought:
     """Bring a trained `scvi.model.SCVI`, with any likelihood, dispersion and covariates.
 
     Args:
@@ -108,6 +110,8 @@ def scvi(model: Any, cells: Mapping[str, Any] | None = None, *, labels: Any = No
         cells: split -> positions of cells in the model's adata. By default scvi's own: training, validation as
             selection and test as held-out; without a test set, half of the validation cells are held out.
         labels: one integer for each cell of the adata, for conditional kinds.
+        groups: one name for each cell of the adata, e.g. the donor, numbers or text (see `modules`); scvi's own splits
+            are not by donor, so `cells` must be.
         seed: decides the selection split.
 
     Raises:
@@ -134,10 +138,14 @@ def scvi(model: Any, cells: Mapping[str, Any] | None = None, *, labels: Any = No
         row = int((counts.sum(1) <= 0).argmax())
         raise UsageError(f"cells: cell {row} has no counts at all, and so no library size; filter such cells first")
     whole = np.concatenate([counts, *conditions.values()], 1)
-    named = None if labels is None else np.asarray(labels)
+
+    def each(values: Any) -> dict[str, Any]:
+        return {} if values is None else {s: np.asarray(values)[np.asarray(i)] for s, i in where.items()}
+
     rows = split(
-        {s: whole[np.asarray(i)] for s, i in where.items()},
-        {} if named is None else {s: named[np.asarray(i)] for s, i in where.items()},
+        each(whole),
+        each(labels),
+        each(groups),
         seed=seed,
         dtype=torch.float32,
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zprime.arrays import check_finite
 from zprime.data import SPLITS, Rows
+from zprime.data.groups import codes_of_splits, take_groups
 from zprime.errors import ArrayError, UsageError
 from zprime.rng import stream
 
@@ -15,7 +16,12 @@ MOST = 5000  # rows that are taken from the held-out ones to choose on
 
 
 def split(
-    data: Mapping[str, Any], labels: Mapping[str, Any], *, seed: int, dtype: torch.dtype | None = None
+    data: Mapping[str, Any],
+    labels: Mapping[str, Any],
+    groups: Mapping[str, Any] | None = None,
+    *,
+    seed: int,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Rows]:
     """Train, selection and held-out rows as tensors; row ids are numbered from 0 over the arrays that were given.
 
@@ -23,12 +29,13 @@ def split(
         data: `train` and `heldout`, and `selection` if there is one: without it half of the held-out rows, at most
             5,000, are set aside.
         labels: split -> integers.
+        groups: split -> one name a row, numbers or text; rows of one group are set aside together.
         seed: decides which.
         dtype: what the network computes in; None keeps that of floating-point data.
 
     Raises:
         UsageError: a split is missing or unknown.
-        ArrayError: not finite, empty, or labels that do not fit.
+        ArrayError: not finite, empty, labels or groups that do not fit, or a group that lies in two splits.
     """
     unknown = sorted(set(data) - set(SPLITS))
     if unknown or "train" not in data or "heldout" not in data:
@@ -37,6 +44,9 @@ def split(
         )
     x = {s: _tensor(s, data[s], dtype) for s in SPLITS if s in data}
     y = {s: _labels(s, labels[s], len(x[s])) for s in labels if s in x}
+    g = codes_of_splits({s: v for s, v in (groups or {}).items() if s in x}, {s: len(t) for s, t in x.items()})
+    if groups and "heldout" not in g:
+        raise UsageError(f"groups: expected those of the heldout rows, got {', '.join(groups)}")
     ids = {}
     start = 0
     for s in x:
@@ -49,14 +59,21 @@ def split(
         if cut < 2:
             raise ArrayError(f"data: expected at least 4 held-out rows, half of them to choose on, got {n}")
         parts = {"selection": order[:cut].sort().values, "heldout": order[cut:].sort().values}
-        for values in (x, y, ids):
+        if g:
+            if len(torch.unique(g["heldout"])) < 2:
+                raise ArrayError(
+                    "groups: expected at least 2 groups of held-out rows, half of them to choose on, got 1"
+                )
+            chosen = take_groups(g["heldout"], cut, leave=1, rng=stream(seed, "bring selection"))
+            parts = dict(zip(parts, chosen, strict=True))
+        for values in (x, y, ids, g):
             whole = values.pop("heldout", None)
             if whole is not None:
                 values.update({s: whole[at] for s, at in parts.items()})
     shapes = {s: tuple(t.shape[1:]) for s, t in x.items()}
     if len(set(shapes.values())) > 1:
         raise ArrayError(f"data: expected rows of one shape in all splits, got {shapes}")
-    return {s: Rows(s, x[s], ids[s], y.get(s)) for s in SPLITS}
+    return {s: Rows(s, x[s], ids[s], y.get(s), groups=g.get(s)) for s in SPLITS}
 
 
 def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:

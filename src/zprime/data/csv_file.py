@@ -68,8 +68,8 @@ def read_csv(path: Path, column: str = "") -> Source:
     if len(bad):
         row, at_fault = bad[0]
         raise ArrayError(
-            f"{path}, line {lines[row]}, column {at_fault + 1}: expected a finite number, got {x[row, at_fault]:g}; fill "
-            "it in, or leave the line out"
+            f"{path}, line {lines[row]}, column {at_fault + 1}: expected a finite number, got {x[row, at_fault]:g}; "
+            "fill it in, or leave the line out"
         )
     for i, text in texts.items():
         empty = next((line for line, cell in enumerate(text) if cell.lower() in ("", "nan")), None)

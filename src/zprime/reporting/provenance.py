@@ -5,14 +5,16 @@ from typing import Any
 from zprime.reporting.section import Section
 from zprime.reporting.words import data_name
 from zprime.results.audit import Audit
+from zprime.results.facts import DataInfo
 from zprime.statistics.format import setting, size
 
 
-def facts(audit: Audit) -> list[tuple[str, str]]:
-    """Name and value of everything that one needs to know to make it again."""
+def facts(audit: Audit, *, public: bool = False) -> list[tuple[str, str]]:
+    """Name and value of everything that one needs to know to make it again; no row ids where `public`."""
     data, model, storage = audit.data, audit.model, audit.storage
     sizes = ", ".join(f"{n:,} {split}" for split, n in data.sizes.items())
     rows = [("data", f"{data_name(audit)}{': ' + sizes + ' rows' if sizes else ''}")]
+    rows += _rows(data, public=public)
     if data.content:
         rows.append(("SHA-256 of the data", data.content))
     if model.settings:
@@ -35,8 +37,37 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
     return rows
 
 
+def _rows(data: DataInfo, *, public: bool) -> list[tuple[str, str]]:
+    """What is known of rows that are not independent, do not count the same, or were seen by training."""
+    rows = []
+    if data.groups:
+        rows.append(
+            ("groups", ", ".join(f"{n:,} {split}" for split, n in data.groups.items()) + "; errors are by group")
+        )
+    if data.weights:
+        rows.append(("weights of the rows", f"{data.weights}; numbers of rows are effective ones (Kish 1965)"))
+    for split, d in data.duplicates.items():
+        what = f"{d.count:,} of {d.rows:,} rows equal a training row, {'kept' if d.kept else 'left out'}"
+        rows.append((f"duplicates, {split}", what if public else f"{what}: {d.named()}"))
+    if data.near is not None:
+        share = data.near.share
+        rows.append(
+            (
+                "near-duplicates",
+                f"{100 * share.value:.1f} % of held-out rows (95 % interval {100 * share.low:.1f} to "
+                f"{100 * share.high:.1f} %, {share.n:,} rows{_seed(share.seed)}) are nearer than "
+                f"{data.near.distance:.3g} to a training row, as 1 % of training rows are to one another",
+            )
+        )
+    return rows
+
+
+def _seed(seed: int | None) -> str:
+    return "" if seed is None else f", seed {seed}"
+
+
 def _extra(audit: Audit, *, public: bool) -> Any:
-    return facts(audit)
+    return facts(audit, public=public)
 
 
 SECTION = Section("provenance", "Where this comes from", template="provenance.html.j2", extra=_extra)
