@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from oracles import linear_gaussian
-from zprime import encoding
+from zprime import encoding, serialise
 from zprime.artifact import Artifact
 from zprime.auditing import audit
 from zprime.data import Rows
@@ -20,11 +21,14 @@ from zprime.latent.kind import Fit
 from zprime.measure.candidates import Candidates
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import page
-from zprime.results.audit import AuditSettings
-from zprime.results.facts import Chosen
+from zprime.reporting.provenance import facts
+from zprime.results.audit import Audit, AuditSettings
+from zprime.results.facts import Chosen, Duplicates
 from zprime.results.names import CandidateId, Gain
+from zprime.rng import stream
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
+QUICK = AuditSettings(rows=60, draws=40, grid=4, map=10, samples=0, simulated=0)
 SMALL = AuditSettings(rows=60, draws=120, grid=4, map=10, samples=60)
 
 
@@ -286,3 +290,132 @@ def test_a_note_on_likelihoods_stands_where_they_are_measured(decoded: bool) -> 
     model = {"model": MODEL.vae(), "rows": rows} if decoded else {}
     shown = page.html(audit({"shifted": shifted(1.0)}, posteriors, settings=SMALL, **model))
     assert ("a gain is a difference on the same draws" in shown) is decoded
+
+
+def told(found: Audit) -> dict[str, Any]:
+    """All but what differs from call to call."""
+    kept = found.to_json()
+    for e in kept["entries"]:
+        e.pop("draws_per_second")
+    kept["storage"] = None
+    return kept
+
+
+def test_equal_weights_change_no_bit_of_an_audit() -> None:
+    posteriors, rows = splits(shift=0.5)
+    call = {"model": MODEL.vae(), "rows": rows, "settings": QUICK}
+    plain = audit({"shifted": shifted(0.5)}, posteriors, **call)
+    equal = {s: p.weighted(torch.full((p.n,), 3.0)) for s, p in posteriors.items()}
+    found = audit({"shifted": shifted(0.5)}, equal, **call)
+    assert told(found) == told(plain)
+    assert all(torch.equal(found.tensors[k], v) for k, v in plain.tensors.items())
+
+
+def test_weights_of_zero_and_one_give_the_audit_of_the_subset() -> None:
+    posteriors, rows = splits(shift=0.5)
+    keep = torch.arange(80) % 3 > 0
+    zero = {s: p if s == "train" else p.weighted(keep.double()) for s, p in posteriors.items()}
+    call = {"model": MODEL.vae(), "settings": QUICK}
+    found = audit({"shifted": shifted(0.5)}, zero, rows=rows, **call)
+    at = keep.nonzero().flatten()
+    few = {s: p if s == "train" else p.take(at) for s, p in posteriors.items()}
+    subset = audit(
+        {"shifted": shifted(0.5)}, few, rows={s: r if s == "train" else r.take(at) for s, r in rows.items()}, **call
+    )
+    assert told(found) == told(subset)
+    assert found.entry("shifted").heldout.elbo.gain.n == 53
+
+
+def test_weights_and_groups_are_in_every_average_of_rows() -> None:
+    posteriors, rows = splits(shift=0.5)
+    weights = {s: torch.rand(80, generator=stream(1, s)) + 0.1 for s in posteriors}
+    groups = {s: [f"{s} {i // 4}" for i in range(80)] for s in posteriors}
+    weighted = {s: p.weighted(weights[s]) for s, p in posteriors.items()}
+    found = audit(
+        {"shifted": shifted(0.5)},
+        weighted,
+        model=MODEL.vae(),
+        rows=rows,
+        groups=groups,
+        settings=replace(QUICK, rows=80),
+    )
+    score = found.entry("shifted").heldout
+    shares = weights["heldout"].double() / weights["heldout"].double().sum()
+    effective = round(float(1 / shares.square().sum()))
+    assert score.likelihood is not None
+    assert found.likelihood is not None
+    assert found.latents is not None
+    assert found.log_prior is not None
+    assert found.averages is not None
+    wanted = CandidateId("shifted")
+    each = {
+        "elbo": score.elbo.gain,
+        "likelihood": score.likelihood.gain,
+        "log prior": found.log_prior,
+        "log r": found.likelihood.log_prob[wanted],
+        "gap": found.likelihood.gaps["heldout"].gap,
+        "elbo of the encoder": found.likelihood.gaps["heldout"].elbo,
+        "hole": found.latents.hole.bounds[0].estimate,
+        "match": found.averages.members["moment match"].heldout,
+        "mixture": found.averages.members["aggregated posterior"].heldout,
+    }
+    for name, e in each.items():
+        assert (e.n, e.groups > 15) == (effective, True), name
+    for gain in (Gain.ELBO, Gain.LIKELIHOOD):
+        rowwise = found.tensors[f"gain.heldout.{gain}.shifted"]
+        assert score.of(gain).gain.value == pytest.approx(float(shares @ rowwise))
+    assert found.log_prior.value == pytest.approx(float(shares @ found.tensors["log_prior.heldout"]))
+    assert found.data.groups == dict.fromkeys(("train", "selection", "heldout"), 20)
+    lines = dict(facts(found))
+    assert lines["groups"] == "20 train, 20 selection, 20 heldout; errors are by group"
+    assert "Kish" in lines["weights of the rows"]
+
+
+def test_groups_that_do_not_fit_are_refused() -> None:
+    posteriors, _ = splits()
+    call = {"settings": QUICK}
+    shared = {s: [i // 4 for i in range(80)] for s in posteriors}
+    with pytest.raises(ArrayError, match="got 20 groups in train and selection, the first of them 0; split by group"):
+        audit({"shifted": shifted(1.0)}, posteriors, groups=shared, **call)
+    short = {"selection": torch.arange(80), "heldout": torch.arange(100, 179)}
+    with pytest.raises(ArrayError, match=r"groups: expected 80 for heldout, one a row, got shape \[79\]"):
+        audit({"shifted": shifted(1.0)}, posteriors, groups=short, **call)
+    with pytest.raises(UsageError, match="groups: expected those of the selection and heldout rows, got heldout"):
+        audit({"shifted": shifted(1.0)}, posteriors, groups={"heldout": torch.arange(80)}, **call)
+
+
+def with_copies(count: int, n: int = 200) -> tuple[dict[str, MemoryPosteriors], dict[str, Rows]]:
+    """The first held-out rows are training rows."""
+    posteriors, rows = splits(n=n)
+    x = rows["heldout"].x.clone()
+    x[:count] = rows["train"].x[:count]
+    rows["heldout"] = replace(rows["heldout"], x=x)
+    posteriors["heldout"] = MemoryPosteriors(*MODEL.posterior(x))
+    return posteriors, rows
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_duplicates_of_training_rows_are_left_out_of_the_gains(keep: bool) -> None:
+    posteriors, rows = with_copies(1)
+    call = {"model": MODEL.vae(), "settings": replace(QUICK, rows=200), "keep_duplicates": keep}
+    found = audit({"shifted": shifted(0.5)}, posteriors, rows=rows, **call)
+    assert found.data.duplicates == {"heldout": Duplicates(1, 200, [0], keep)}
+    assert found.entry("shifted").heldout.elbo.gain.n == (200 if keep else 199)
+    assert found.surgery["heldout"].mean_kl.n == (200 if keep else 199)
+    what = "gains on them flatter whatever memorises" if keep else "they were left out"
+    assert f"1 of 200 held-out rows equal a training row exactly; {what}" in found.warnings
+    lines, public = dict(facts(found)), dict(facts(found, public=True))
+    assert lines["duplicates, heldout"].endswith("row 0")
+    assert "row 0" not in public["duplicates, heldout"]
+    assert found.data.near is not None
+    assert f"(95 % interval {100 * found.data.near.share.low:.1f} to" in lines["near-duplicates"]
+    assert serialise.from_jsonable(Audit, {**found.to_json(), "tensors": {}}).data == found.data
+
+
+def test_more_duplicates_are_refused_also_without_a_model() -> None:
+    posteriors, rows = with_copies(200)
+    for model in (MODEL.vae(), None):
+        with pytest.raises(ArrayError, match="200 of 200 held-out rows equal a training row .*keep_duplicates=True"):
+            audit({"shifted": shifted(0.5)}, posteriors, model=model, rows=rows, settings=QUICK)
+    kept = audit({"shifted": shifted(0.5)}, posteriors, rows=rows, settings=QUICK, keep_duplicates=True)
+    assert any("near-duplicates, which flatter" in w for w in kept.warnings)

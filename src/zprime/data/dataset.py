@@ -208,13 +208,12 @@ class Dataset:
 
     def _leave_out_duplicates(self) -> dict[str, Duplicates]:
         """Take rows that training has seen out of the other splits, unless the settings keep them."""
-        train, kept, told = self._scaled("train"), self.settings.keep_duplicates, {}
-        for split in SPLITS[1:]:
-            equal, ids = duplicates_of(train, self._scaled(split)), self.ids[split]
-            if bool(equal.any()):
-                told[split] = found(equal, ids, kept=kept)
-                self.ids[split] = ids if kept else ids[~equal]
+        train, kept = self._scaled("train"), self.settings.keep_duplicates
+        equal = {split: duplicates_of(train, self._scaled(split)) for split in SPLITS[1:]}
+        told = {s: found(which, self.ids[s], kept=kept) for s, which in equal.items() if bool(which.any())}
         check_duplicates(told)
+        if not kept:
+            self.ids |= {split: self.ids[split][~equal[split]] for split in told}
         for split, d in told.items():
             log.warning("%s (%s)", sentence(split, d), d.named())
         return told

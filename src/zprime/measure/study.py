@@ -192,16 +192,14 @@ def without_duplicates(train: Split, *others: Split, keep: bool) -> tuple[list[S
     """
     if train.rows is None:
         return list(others), {}
-    seen, left, told = _compared(train.rows), [], {}
-    for split in others:
-        equal = torch.zeros(split.n, dtype=torch.bool)
-        if split.rows is not None:
-            equal = duplicates_of(seen, _compared(split.rows))
-        if bool(equal.any()):
-            told[split.name] = found(equal, split.posteriors.row_ids, kept=keep)
-        left.append(split if keep or not bool(equal.any()) else split.take((~equal).nonzero().flatten()))
+    seen = _compared(train.rows)
+    equal = {s.name: duplicates_of(seen, _compared(s.rows)) for s in others if s.rows is not None}
+    equal = {name: which for name, which in equal.items() if bool(which.any())}
+    told = {s.name: found(equal[s.name], s.posteriors.row_ids, kept=keep) for s in others if s.name in equal}
     check_duplicates(told)
-    return left, told
+    if keep:
+        return list(others), told
+    return [s.take((~equal[s.name]).nonzero().flatten()) if s.name in equal else s for s in others], told
 
 
 def near(train: Split, heldout: Split, seed: int) -> NearDuplicates | None:
