@@ -413,9 +413,9 @@ def test_duplicates_of_training_rows_are_left_out_of_the_gains(keep: bool) -> No
 
 
 def test_more_duplicates_are_refused_also_without_a_model() -> None:
-    posteriors, rows = with_copies(200)
+    posteriors, rows = with_copies(600, n=600)
     for model in (MODEL.vae(), None):
-        with pytest.raises(ArrayError, match="200 of 200 held-out rows equal a training row .*keep_duplicates=True"):
+        with pytest.raises(ArrayError, match="600 of 600 held-out rows equal a training row .*keep_duplicates=True"):
             audit({"shifted": shifted(0.5)}, posteriors, model=model, rows=rows, settings=QUICK)
     kept = audit({"shifted": shifted(0.5)}, posteriors, rows=rows, settings=QUICK, keep_duplicates=True)
     assert any("near-duplicates, which flatter" in w for w in kept.warnings)

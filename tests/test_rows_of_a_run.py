@@ -1,0 +1,120 @@
+"""Groups, weights and duplicates through a whole run, and through the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import small
+from zprime.cli import main
+from zprime.command import command
+from zprime.data import DataSettings
+from zprime.errors import UsageError
+from zprime.results.audit import AuditSettings, load
+from zprime.running import Run
+
+MODEL = ["--latents", "2", "--hidden", "16", "--epochs", "2", "--batch", "32"]
+AUDIT = AuditSettings(rows=30, draws=40, grid=2, map=10, simulated=0, samples=0)
+QUICK = ["--rows", "30", "--draws", "40", "--grid", "2", "--map", "10", "--simulated", "0", "--samples", "0"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A table with a column of groups and one of weights."""
+    rng = np.random.default_rng(0)
+    who = np.repeat(np.arange(40), 5)
+    x = rng.normal(size=(200, 4)) + rng.normal(size=(40, 4))[who]
+    np.savez(tmp_path / "t.npz", x=x, who=who, w=rng.uniform(0.2, 1, 200))
+    return tmp_path / "t.npz"
+
+
+def call(*words: object) -> int:
+    """Exit code of the command line."""
+    with pytest.raises(SystemExit) as end:
+        main(["--quiet", *map(str, words)])
+    return int(end.value.code or 0)
+
+
+def trained(data: Path, folder: Path, group: str = "") -> Run:
+    job = Run.create(folder)
+    job.train(DataSettings(str(data), group=group), small.NETWORK, small.TRAINING, seed=0)
+    job.encode()
+    return job
+
+
+def test_an_audit_weighs_rows_as_the_fits_do(data: Path, tmp_path: Path) -> None:
+    job = trained(data, tmp_path / "run")
+    job.fit(["gaussian"], seed=0, weights="w")
+    found = job.audit(AUDIT, seed=0)
+    assert found.data.weights == "w"
+    shares = job.folder.dataset.weights("w", "heldout")
+    rowwise = found.tensors["gain.heldout.elbo.gaussian"]
+    picked = len(rowwise)
+    assert found.entry("gaussian").heldout.elbo.gain.n < picked
+    assert not torch.isclose(rowwise.mean(), torch.tensor(found.entry("gaussian").heldout.elbo.gain.value).double())
+    every = float(1 / (shares / shares.sum()).square().sum())
+    assert found.averages is not None
+    assert found.averages.members["moment match"].heldout.n == round(every)
+    plain = job.audit(AUDIT, seed=0, weights="")
+    assert plain.data.weights == ""
+    assert plain.entry("gaussian").heldout.elbo.gain.n == picked
+    assert "--weights" in command(job.folder, ["gaussian"], AUDIT, seed=0, weights="")
+    assert "audit runs/again" in command(job.folder, ["gaussian"], AUDIT, seed=0, weights="w")
+    job.fit(["aggregated"], seed=0)
+    with pytest.raises(UsageError, match="weights: expected fits that were weighed by one column, got .*gaussian by w"):
+        job.audit(AUDIT, seed=0)
+
+
+def test_groups_of_a_run_are_whole_and_errors_are_by_group(data: Path, tmp_path: Path) -> None:
+    job = trained(data, tmp_path / "run", group="who")
+    job.fit(["gaussian"], seed=0)
+    found = job.audit(AUDIT, seed=0)
+    who = np.load(data)["who"]
+    ids = {s: set(who[i.numpy()].tolist()) for s, i in job.folder.dataset.ids.items()}
+    assert sum(map(len, ids.values())) == 40
+    assert found.data.groups == {s: len(g) for s, g in ids.items()}
+    gain = found.entry("gaussian").heldout.elbo.gain
+    assert 1 < gain.groups <= len(ids["heldout"]) < gain.n
+    assert "--group who" in found.command
+
+
+def test_duplicates_are_refused_on_the_command_line_unless_they_are_to_be_kept(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.load(data)["x"]
+    twice = tmp_path / "twice.npz"
+    np.savez(twice, x=np.concatenate([x, x[:60]]))
+    words = ["run", "--data", twice, "--out", tmp_path / "run", "--kinds", "gaussian", *MODEL, *QUICK]
+    assert call(*words) == 5
+    told = " ".join(capsys.readouterr().err.split())
+    assert "rows equal a training row (row" in told
+    assert "Remove the duplicates from the data" in told
+    assert "--keep-duplicates" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "run").exists()
+    assert call(*words, "--keep-duplicates") == 0
+    found = load(tmp_path / "run")
+    assert found.data.duplicates["heldout"].kept
+    assert "gains on them flatter whatever memorises" in found.warnings[0] + found.warnings[1]
+    assert "--keep-duplicates" in found.command
+
+
+def test_groups_by_name_and_weights_on_the_command_line(data: Path, tmp_path: Path) -> None:
+    """A column of a .csv file that is text; one `run` with weights, and the command that makes it again."""
+    x, who = np.load(data)["x"], np.load(data)["who"]
+    lines = [",".join([*map(repr, map(float, row)), f"ann {g}"]) for row, g in zip(x, who, strict=True)]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["a,b,c,d,who", *lines]))
+    out = tmp_path / "csv"
+    few = ["--kinds", "gaussian", *MODEL, *QUICK]
+    assert call("run", "--data", table, "--out", out, "--group", "who", *few) == 0
+    found = load(out)
+    assert found.data.shape == [4]
+    assert sum(found.data.groups.values()) == 40
+    assert "--group who" in found.command
+    out = tmp_path / "npz"
+    assert call("run", "--data", data, "--out", out, "--weights", "w", *few) == 0
+    found = load(out)
+    assert found.data.weights == "w"
+    assert "fit runs/again --kinds gaussian --weights w" in found.command
