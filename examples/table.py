@@ -15,7 +15,7 @@ from zprime.tables import Table, to_markdown
 
 def written(audit: Audit) -> str:
     """One row for each latent distribution, held-out gains with their standard errors."""
-    return to_markdown(gains.table(audit).pick("name", "stored", "of single rows", *Gain))
+    return to_markdown(gains.table(audit).pick("name", "stored", "least rows", *Gain))
 
 
 def compared(audit: Audit, side: SamplesSide) -> str:

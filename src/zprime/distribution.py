@@ -39,7 +39,7 @@ class LatentDistribution(ABC):
     kind: ClassVar[str]
     density_of_kind: ClassVar[Density] = "exact"
     stores_rows: ClassVar[bool] = False
-    """Whether what is stored are functions of single training rows."""
+    """Whether the kind stores rows one by one by its definition, however it is fitted."""
     only_shown: ClassVar[bool] = False
     """Whether it is there for the answer to the question only: no verdict may choose it."""
 
@@ -87,9 +87,20 @@ class LatentDistribution(ABC):
         return self.density_of_kind
 
     @property
+    def least_rows(self) -> float | None:
+        """Effective training rows behind the stored component that has fewest (a wrapper asks what it wraps).
+
+        Kish's (1965) number, `(sum_i v_i)^2 / sum_i v_i^2` for rows that enter a component with weights v_i. It is 1
+        where rows are stored as they are, and None where no rows were counted: there are no components, as in a flow,
+        or the parameters come from elsewhere than a fit.
+        """
+        return 1.0 if self.stores_rows else None
+
+    @property
+    @final
     def holds_rows(self) -> bool:
-        """Whether this very object stores functions of single training rows (a wrapper asks what it wraps)."""
-        return self.stores_rows
+        """Whether a stored component is a function of a single training row: fewer than 2 effective rows behind it."""
+        return self.least_rows is not None and self.least_rows < 2
 
     @property
     def eligible(self) -> bool:

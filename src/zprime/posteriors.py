@@ -90,6 +90,11 @@ class Posteriors(ABC):
             return torch.full((self.n,), 1 / self.n, dtype=torch.float64, device=self.row_ids.device).log()
         return self.weights.double().log()
 
+    @property
+    def effective_rows(self) -> float:
+        """Kish's effective number of rows, `1 / sum_i w_i^2`: N for equal weights."""
+        return float(self.n) if self.weights is None else 1 / float(self.weights.double().square().sum())
+
     def gather(self) -> "MemoryPosteriors":
         """All rows as one pair of tensors."""
         shards = list(self.shards())

@@ -13,6 +13,7 @@ from zprime import artifact, vae
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.latent import rebuild
+from zprime.results.kept import kept
 from zprime.rng import fork, stream
 from zprime.statistics.format import size
 from zprime.tables import facts, to_html
@@ -112,6 +113,7 @@ class GenerativeModel:
             "latent": {"kind": self.latent.kind, "config": self.latent.config(), "label": self.latent.label},
             "image": None if self.image is None else list(self.image),
             "holds_training_rows": self.latent.holds_rows,
+            "least_rows": self.latent.least_rows,
             "copying": self.copying,
             "unfit_to_publish": self.copying == "copies",
             "says": self.says(),
@@ -131,17 +133,12 @@ class GenerativeModel:
         return to_html(facts("generative model", rows))
 
     def says(self) -> str:
-        """Whether this model carries functions of single training rows, and whether it copies them, in words."""
-        if self.latent.holds_rows:
-            stored = (
-                f"{self.latent.label} stores the posterior of every single training row: anyone who has this model can "
-                "decode each of them. Do not publish it where the data are private."
-            )
-        else:
-            stored = f"{self.latent.label} stores no function of any single training row."
-        return f"{stored}{SAYS[self.copying]}"
+        """How many training rows stand behind what this model carries, and whether it copies them, in words."""
+        stored = f"{self.latent.label}: {kept(self.latent.least_rows, stored=self.latent.bytes)}."
+        return f"{stored}{SINGLE if self.latent.holds_rows else ''}{SAYS[self.copying]}"
 
 
+SINGLE = " Anyone who has this model can decode each of them. Do not publish it where the data are private."
 SAYS = {
     "untested": "",
     "passes": " Its samples are no nearer to training rows than reconstructions of unseen rows are.",

@@ -54,6 +54,17 @@ class Expectation:
             bound += _accumulate(features, weight[block], parameters, total)
         return total, bound
 
+    def shares(
+        self, weight: Float[Tensor, " n"], parameters: Float[Tensor, "f k"]
+    ) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
+        """Sums over all data of weight times responsibility, and of the squares of these products."""
+        total, square = (torch.zeros(parameters.shape[1], dtype=torch.float64, device=self.mean.device) for _ in "ab")
+        for block in blocks(len(weight), ROWS):
+            share = torch.softmax(self._make(block) @ parameters, 1) * weight[block, None]
+            total += share.sum(0)
+            square += share.square().sum(0)
+        return total, square
+
     def _features(self, rows: slice | Tensor) -> Float[Tensor, "b f"]:
         if self._table is not None:
             return self._table[rows]

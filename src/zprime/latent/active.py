@@ -50,9 +50,9 @@ class Active(LatentDistribution):
         return self.base.density
 
     @property
-    def holds_rows(self) -> bool:
-        """As the base does."""
-        return self.base.holds_rows
+    def least_rows(self) -> float | None:
+        """As the base's."""
+        return self.base.least_rows
 
     @property
     def eligible(self) -> bool:

@@ -34,4 +34,7 @@ class BarycentreSettings(Settings):
     def fit(self, task: Task) -> Fit[Barycentre]:
         """Average means and standard deviations, shard by shard."""
         (mean, scale), dtype = averages(task.train, lambda s: s.mean.double(), lambda s: s.scale.double())
-        return Fit(Barycentre(mean.to(dtype), scale.to(dtype)), Outcome(message="exact, in closed form"))
+        return Fit(
+            Barycentre(mean.to(dtype), scale.to(dtype), task.train.effective_rows),
+            Outcome(message="exact, in closed form"),
+        )

@@ -19,6 +19,7 @@ class Centre(GaussianDistribution):
 
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, " d"]
+    least_rows: float | None = None
 
     @property
     def components(self) -> Diagonal:
@@ -31,13 +32,13 @@ class Centre(GaussianDistribution):
         return {"mean": self.mean, "scale": self.scale}
 
     def config(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+        """The effective rows behind it."""
+        return {"least_rows": self.least_rows}
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From its tensors."""
-        return cls(tensors["mean"], tensors["scale"])
+        return cls(tensors["mean"], tensors["scale"], config["least_rows"])
 
 
 def averages(

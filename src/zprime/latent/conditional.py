@@ -11,12 +11,12 @@ from torch import Tensor
 from zprime import distribution
 from zprime.arrays import cholesky
 from zprime.components import Tilted, choose, choose_rows
-from zprime.distribution import Density, LatentDistribution
+from zprime.distribution import REGISTRY, Density, LatentDistribution
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.active import Active
 from zprime.latent.defensive import Defensive
 from zprime.latent.gaussian import Gaussian, moments
-from zprime.latent.kind import About, Context, Fit, Need, Outcome, Settings, Task
+from zprime.latent.kind import LEAST_ROWS, About, Context, Fit, Need, Outcome, Settings, Task, check_least_rows
 from zprime.latent.mixture import MixtureSettings
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.facts import Chosen
@@ -49,9 +49,9 @@ class Conditional(LatentDistribution):
         return next((d for d in ranked if d in densities), "exact")
 
     @property
-    def holds_rows(self) -> bool:
-        """As any of the parts does."""
-        return any(b.holds_rows for b in self.bases)
+    def least_rows(self) -> float | None:
+        """The fewest of any part in which rows were counted."""
+        return min((b.least_rows for b in self.bases if b.least_rows is not None), default=None)
 
     @property
     def eligible(self) -> bool:
@@ -75,7 +75,11 @@ class Conditional(LatentDistribution):
             UsageError: no rows had this label.
         """
         if label not in self.labels:
-            raise UsageError(f"label: expected one of {', '.join(map(str, self.labels))}, got {label}")
+            known = ", ".join(map(str, self.labels))
+            raise UsageError(
+                f"label: expected one of {known}, got {label}; labels with few rows are left out of a fit "
+                "(conditional.least_rows=0 keeps them)"
+            )
         return self.bases[self.labels.index(label)]
 
     def weighted(self, weights: Mapping[int, float]) -> "Conditional":
@@ -178,6 +182,8 @@ class ConditionalSettings(Settings):
 
     Attributes:
         base: the kind, and its settings; any kind that has a density, but not another conditional one.
+        least_rows: effective rows that a label has at least; labels with fewer are left out, and their weight goes to
+            the others. 0 keeps every label, and so does a base that stores rows by its definition.
     """
 
     kind: ClassVar[str] = Conditional.kind
@@ -188,6 +194,7 @@ class ConditionalSettings(Settings):
     )
     needs: ClassVar[frozenset[Need]] = frozenset({"labels"})
     base: Settings = MixtureSettings()
+    least_rows: float = LEAST_ROWS
 
     @property
     def name(self) -> str:
@@ -198,14 +205,17 @@ class ConditionalSettings(Settings):
         """As fitting the base is."""
         return self.base.heavy(numbers)
 
-    def fit(self, task: Task) -> Fit[Conditional]:
+    def fit(self, task: Task) -> Fit[LatentDistribution]:
         """Fit each label's part on its rows, and choose what has to be chosen on its rows of the selection split.
+
+        Where no label has enough rows, the prior, and an outcome that says so.
 
         Raises:
             ArrayError: the posteriors carry no labels.
-            UsageError: a base that cannot be conditioned.
+            UsageError: a base that cannot be conditioned, or `least_rows` below 0.
         """
         train = task.train
+        check_least_rows(self.least_rows)
         if train.labels is None:
             raise ArrayError("kind conditional: needs labels, and these posteriors have none; give the data set labels")
         if "labels" in self.base.needs:
@@ -214,6 +224,9 @@ class ConditionalSettings(Settings):
         weights = data.log_weights.exp()
         rows = {int(y): (train.labels == y).nonzero().flatten() for y in torch.unique(train.labels)}
         rows = {y: at for y, at in rows.items() if float(weights[at].sum()) > 0}
+        rows, rare = self._enough(rows, data)
+        if not rows:
+            return Fit(task.prior, Outcome(ok=False, message=f"{rare[2:]}; the prior is returned in its place"))
         weight = torch.stack([weights[at].sum() for at in rows.values()])
         within: Tensor | None = None
         parts: list[LatentDistribution] = []
@@ -243,9 +256,17 @@ class ConditionalSettings(Settings):
             parts.append(part.distribution)
         task.progress("conditional", len(rows), len(rows))
         said = "".join(f"; {text}: {labels}" for text, labels in notes.items())
-        outcome = Outcome(message=f"one part for each of {len(rows)} labels{said}")
+        outcome = Outcome(message=f"one part for each of {len(rows)} labels{said}{rare}")
         chosen = Chosen(settings={"parts": [f"{y}: {p.label}" for y, p in zip(rows, parts, strict=True)]})
+        weight = weight / weight.sum() if rare else weight
         return Fit(Conditional(tuple(rows), weight.log(), tuple(parts)), outcome, chosen=chosen)
+
+    def _enough(self, rows: Mapping[int, Tensor], data: MemoryPosteriors) -> tuple[dict[int, Tensor], str]:
+        """The rows of labels that have `least_rows` effective ones, and which labels have not."""
+        least = 0.0 if REGISTRY[self.base.kind].stores_rows else self.least_rows
+        few = [y for y, at in rows.items() if data.take(at).effective_rows < least]
+        said = f"; fewer than {least:g} rows, and left out (least_rows): labels {few}" if few else ""
+        return {y: at for y, at in rows.items() if y not in few}, said
 
 
 def _within(data: MemoryPosteriors, rows: Mapping[int, Tensor], weight: Float[Tensor, " k"]) -> Float[Tensor, "d d"]:
@@ -259,7 +280,8 @@ def _rare(mine: MemoryPosteriors, within: Float[Tensor, "d d"]) -> Gaussian:
     mean, covariance = moments(mine)
     shrunk = (mine.n * covariance + FEWEST * within) / (mine.n + FEWEST)
     dtype = mine.mean.dtype
-    return Gaussian(mean.to(dtype), cholesky("conditional", shrunk).to(dtype))
+    tril = cholesky("conditional", shrunk).to(dtype)
+    return Gaussian(mean.to(dtype), tril, least_rows=mine.effective_rows)
 
 
 def _positions(posteriors: MemoryPosteriors, label: int) -> Int[Tensor, " m"] | None:

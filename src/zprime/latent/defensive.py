@@ -67,9 +67,9 @@ class Defensive(LatentDistribution):
         return self.base.density
 
     @property
-    def holds_rows(self) -> bool:
-        """As the base does."""
-        return self.base.holds_rows
+    def least_rows(self) -> float | None:
+        """As the base's."""
+        return self.base.least_rows
 
     @property
     def eligible(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from zprime.arrays import blocks, cholesky
 from zprime.kernels import Expectation
 from zprime.latent.gaussian import moments
-from zprime.latent.merge import Gaussians, merge
+from zprime.latent.merge import Gaussians, Merged, merge
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
 from zprime.statistics.kmeans import seeds
@@ -160,8 +160,28 @@ class ComponentEM:
             return state.log_weight, mean, state.covariance.sqrt() * self.unit
         return state.log_weight, mean, cholesky(f"mixture({len(state.mean)})", state.covariance) * self.unit[:, None]
 
-    def merged(self, k: int, *, rng: torch.Generator, progress: Progress = silent) -> tuple[State, float]:
-        """K components by greedy merging, and the bound on KL(qbar || r) that it proves, in nats."""
+    def merged(
+        self, k: int, *, rng: torch.Generator, progress: Progress = silent, least: float = 0.0
+    ) -> tuple[State, Merged]:
+        """K components by greedy merging, or fewer of at least `least` rows each; and what merging says of them."""
         gaussians = Gaussians(self.weight, self.mean, self.variance)
-        merged = merge(gaussians, k, diagonal=self.diagonal, rng=rng, progress=progress)
-        return State(merged.weight.log(), merged.mean, merged.covariance), merged.bound
+        merged = merge(gaussians, k, diagonal=self.diagonal, rng=rng, progress=progress, least=least)
+        return State(merged.weight.log(), merged.mean, merged.covariance), merged
+
+    def rows(self, state: State) -> Float[Tensor, " k"]:
+        """Kish's effective number of rows of each component, `(sum_i w_i c_ik)^2 / sum_i (w_i c_ik)^2`."""
+        total, square = self.data.shares(self.weight, self._weights(state))
+        return torch.where(square > 0, total.square() / square, 0.0)
+
+    def thinned(self, state: State, least: float) -> State:
+        """Without half of the components that have fewer than `least` rows, those that have fewest.
+
+        Their weight goes to the others. The same object if there are none, or one component is all there is.
+        """
+        rows = self.rows(state)
+        few = int((rows < least).sum())
+        drop = min((few + 1) // 2, len(rows) - 1)
+        if not drop:
+            return state
+        keep = rows.argsort(stable=True)[drop:].sort().values
+        return State(state.log_weight[keep].log_softmax(0), state.mean[keep], state.covariance[keep])

@@ -33,6 +33,7 @@ class Gaussian(GaussianDistribution):
     mean: Float[Tensor, " d"]
     scale_tril: Float[Tensor, "d d"] | Float[Tensor, " d"]
     factor: Float[Tensor, "d r"] | None = None
+    least_rows: float | None = None
 
     @property
     def components(self) -> Diagonal | Full:
@@ -63,13 +64,13 @@ class Gaussian(GaussianDistribution):
         return tensors if self.factor is None else {**tensors, "factor": self.factor}
 
     def config(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+        """The effective rows behind it."""
+        return {"least_rows": self.least_rows}
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From its tensors."""
-        return cls(tensors["mean"], tensors["scale_tril"], tensors.get("factor"))
+        return cls(tensors["mean"], tensors["scale_tril"], tensors.get("factor"), config["least_rows"])
 
 
 def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
@@ -133,7 +134,8 @@ class GaussianSettings(Settings):
             factor = covariance.diagonal().sqrt()
         else:
             factor = cholesky("gaussian", covariance)
-        return Fit(Gaussian(mean.to(dtype), factor.to(dtype)), Outcome(message="exact, in closed form"))
+        gaussian = Gaussian(mean.to(dtype), factor.to(dtype), least_rows=task.train.effective_rows)
+        return Fit(gaussian, Outcome(message="exact, in closed form"))
 
     def _low_rank(
         self,
@@ -153,7 +155,8 @@ class GaussianSettings(Settings):
         for step, k in enumerate(tried):
             task.progress("gaussian, low rank", step, len(tried))
             factor, var, trace = factor_analysis(covariance, k, iterations=self.iterations, tolerance=self.tolerance)
-            fits.append((Gaussian(mean.to(dtype), var.sqrt().to(dtype), factor.to(dtype)), trace))
+            rows = task.train.effective_rows
+            fits.append((Gaussian(mean.to(dtype), var.sqrt().to(dtype), factor.to(dtype), rows), trace))
         task.progress("gaussian, low rank", len(tried), len(tried))
         best, curve = 0, []
         if len(tried) > 1:

@@ -1,6 +1,7 @@
 """The contract of a kind: its settings say how to fit it, a task says what to fit it to, a fit is the result."""
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Generic, Literal, TypeVar
@@ -14,9 +15,14 @@ from zprime.errors import UsageError
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.facts import Chosen, CurvePoint, Setting
+from zprime.results.kept import kept
+from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.format import size
 from zprime.tables import facts, to_html
 from zprime.vae import Model
+
+LEAST_ROWS = THRESHOLDS.least_rows
+"""Effective rows that every stored component of a fit has at least, where nothing else is said."""
 
 Need = Literal["encoder", "decoder", "rows", "labels"]
 """What a fit may need beside the means and scales of posteriors."""
@@ -101,7 +107,8 @@ class Fit(Generic[L]):
         decided = {"epsilon": self.chosen.epsilon, "active": self.chosen.active, **self.chosen.settings}
         rows = [
             ("dimensions", r.d),
-            ("stored", size(r.bytes) + (", functions of single training rows" if r.holds_rows else "")),
+            ("stored", size(r.bytes)),
+            ("rows", kept(r.least_rows, stored=r.bytes)),
             ("log-density", r.density),
             ("outcome", self.outcome.message if self.outcome.ok else f"not well: {self.outcome.message}"),
             *((f"chosen: {k}", v) for k, v in decided.items() if v is not None),
@@ -153,6 +160,12 @@ class Settings(ABC):
     @abstractmethod
     def fit(self, task: Task) -> Fit[LatentDistribution]:
         """Fit to the training posteriors; choose what has to be chosen on those of the selection split."""
+
+
+def check_least_rows(value: float) -> None:
+    """Raise `UsageError` for a `least_rows` that cannot be used."""
+    if not 0 <= value < math.inf:
+        raise UsageError(f"least_rows: expected a number of rows, or 0 to keep all components, got {value:g}")
 
 
 def described(settings: Settings) -> dict[str, Setting]:

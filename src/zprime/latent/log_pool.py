@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
+
 from zprime.latent.centre import Centre, averages
 from zprime.latent.kind import About, Fit, Outcome, Settings, Task
+from zprime.posteriors import Posteriors
 
 
 @final
@@ -32,11 +35,21 @@ class LogPoolSettings(Settings):
     quick: ClassVar[bool] = True
 
     def fit(self, task: Task) -> Fit[LogPool]:
-        """Add up precisions, shard by shard."""
+        """Add up precisions, shard by shard; a row counts by its weight times its precision."""
         (precision, shift), dtype = averages(
             task.train,
             lambda s: s.scale.double().pow(-2),
             lambda s: s.mean.double() * s.scale.double().pow(-2),
         )
-        pool = LogPool((shift / precision).to(dtype), precision.rsqrt().to(dtype))
+        pool = LogPool((shift / precision).to(dtype), precision.rsqrt().to(dtype), _least_rows(task.train))
         return Fit(pool, Outcome(message="exact, in closed form"))
+
+
+def _least_rows(posteriors: Posteriors) -> float:
+    """Effective rows in the dimension where they are fewest."""
+    weights = posteriors.log_weights.exp()
+    total, square = (torch.zeros(posteriors.d, dtype=torch.float64) for _ in range(2))
+    for s in posteriors.shards():
+        share = weights[s.rows, None] * s.scale.double().pow(-2)
+        total, square = total + share.sum(0), square + share.square().sum(0)
+    return float((total.square() / square).min())

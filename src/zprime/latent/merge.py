@@ -29,39 +29,50 @@ class Merged:
         weight, mean, covariance: K components; the covariance is a vector of variances where the data's was.
         bound: `sum_i w_i KL(q_i || N_c(i))` of the partition c that merging made, in nats: at least KL(qbar || r_K).
             It is the sum of the costs of all merges, which telescope.
+        rows: Kish's effective number of rows in each cluster, `(sum w_i)^2 / sum w_i^2`.
     """
 
     weight: Float[Tensor, " k"]
     mean: Float[Tensor, "k d"]
     covariance: Float[Tensor, "k d d"] | Float[Tensor, "k d"]
     bound: float
+    rows: Float[Tensor, " k"]
 
 
-def merge(gaussians: Gaussians, k: int, *, diagonal: bool, rng: torch.Generator, progress: Progress = silent) -> Merged:
+def merge(
+    gaussians: Gaussians,
+    k: int,
+    *,
+    diagonal: bool,
+    rng: torch.Generator,
+    progress: Progress = silent,
+    least: float = 0.0,
+) -> Merged:
     """Merge N Gaussians down to K, always the pair with the smallest bound on the KL that it costs.
 
     The cost of a pair is `1/2 [(w_i + w_j) log det P_ij - w_i log det P_i - w_j log det P_j]`, P_ij matching moments.
     With more than 600 rows they are first put into 600 cells about random rows, and each cell is matched by moments.
+    Where a cluster then has fewer than `least` effective rows, the one that has fewest is merged with its cheapest
+    partner, until none is left (or one cluster is): the answer then has fewer than K components.
     """
     weight, mean, var = gaussians.weight, gaussians.mean, gaussians.var
     entropy = float(weight @ var.log().sum(1))
     cells = _cells(mean, weight, max(k, DIRECT), rng)
     w, m, c = _match(mean, var, weight, cells, diagonal=diagonal)
+    square = torch.zeros_like(w).index_add_(0, cells, weight.square())
     log_det = _log_det(c)
     cost = torch.full((len(w), len(w)), torch.inf, dtype=torch.float64)
     for i in range(len(w) - 1):
         others = torch.arange(i + 1, len(w))
         cost[i, i + 1 :] = _costs(w, m, c, log_det, i, others)
     steps = len(w) - k
-    for step in range(steps):
-        progress(f"merge to {k}", step, steps)
-        flat = int(cost.argmin())
-        i, j = flat // len(cost), flat % len(cost)
+
+    def join(i: int, j: int) -> None:
         pair = torch.tensor([i, j])
         proportion = w[pair] / w[pair].sum()
         centre = proportion @ m[pair]
         c[i] = _joined(proportion, m[pair] - centre, c[pair])
-        w[i], m[i] = w[pair].sum(), centre
+        w[i], m[i], square[i] = w[pair].sum(), centre, square[pair].sum()
         log_det[i] = _log_det(c[i : i + 1])[0]
         w[j] = 0.0
         cost[j, :] = torch.inf
@@ -71,10 +82,21 @@ def merge(gaussians: Gaussians, k: int, *, diagonal: bool, rng: torch.Generator,
         if len(others):
             new = _costs(w, m, c, log_det, i, others)
             cost[torch.minimum(others, torch.tensor(i)), torch.maximum(others, torch.tensor(i))] = new
+
+    for step in range(steps):
+        progress(f"merge to {k}", step, steps)
+        flat = int(cost.argmin())
+        join(flat // len(cost), flat % len(cost))
     progress(f"merge to {k}", steps, steps)
+    rows = torch.where(w > 0, w.square() / square, torch.inf)
+    while least and float(rows.min()) < least and int((w > 0).sum()) > 1:
+        i = int(rows.argmin())
+        j = int(torch.minimum(cost[i], cost[:, i]).argmin())
+        join(min(i, j), max(i, j))
+        rows = torch.where(w > 0, w.square() / square, torch.inf)
     keep = w > 0
     w, m, c, log_det = w[keep], m[keep], c[keep], log_det[keep]
-    return Merged(w, m, c, 0.5 * (float(w @ log_det) - entropy))
+    return Merged(w, m, c, 0.5 * (float(w @ log_det) - entropy), rows[keep])
 
 
 def _cells(mean: Tensor, weight: Tensor, count: int, rng: torch.Generator) -> Tensor:

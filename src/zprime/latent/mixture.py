@@ -1,6 +1,6 @@
 """mixture: K Gaussians reduced from N posteriors by EM on the posteriors themselves, without sampling."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, final
@@ -13,7 +13,7 @@ from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.em import ComponentEM, State
-from zprime.latent.kind import About, Fit, Outcome, Settings, Task
+from zprime.latent.kind import LEAST_ROWS, About, Fit, Outcome, Settings, Task, check_least_rows
 from zprime.latent.selection import EPSILONS, Codes, best_epsilon, point, smallest_of_best
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress
@@ -33,6 +33,7 @@ class Mixture(GaussianDistribution):
     log_weight: Float[Tensor, " k"]
     mean: Float[Tensor, "k d"]
     scale_tril: Float[Tensor, "k d d"] | Float[Tensor, "k d"]
+    least_rows: float | None = None
 
     @cached_property
     def components(self) -> Diagonal | Full:
@@ -55,22 +56,30 @@ class Mixture(GaussianDistribution):
         return {"log_weight": self.log_weight, "mean": self.mean, "scale_tril": self.scale_tril}
 
     def config(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+        """The effective rows behind the component that has fewest."""
+        return {"least_rows": self.least_rows}
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From its tensors."""
-        return cls(tensors["log_weight"], tensors["mean"], tensors["scale_tril"])
+        return cls(tensors["log_weight"], tensors["mean"], tensors["scale_tril"], config["least_rows"])
 
 
 @dataclass(frozen=True)
 class EMRun:
-    """One run of EM: where it ended, its bound at every step in nats, and how it went."""
+    """One run of EM.
+
+    Attributes:
+        state: where it ended.
+        bounds: its bound at every step, nats.
+        outcome: how it went.
+        few: components that were dropped on the way because they had few rows.
+    """
 
     state: State
     bounds: list[float]
     outcome: Outcome
+    few: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,9 @@ class MixtureSettings(Settings):
         tolerance: stop when the bound rises by less, in nats a row.
         restarts: starts of EM at the K that is taken; the one with the highest bound is kept. (While K is being chosen,
             each K has one start.) For k-means++ starts with all rows in every step.
+        least_rows: effective rows that every component has at least (Kish 1965, of its responsibilities); components
+            with fewer are dropped and EM goes on with the others (`merge` merges them), as long as there are two. 0
+            keeps all: a component may then be a single row.
     """
 
     kind: ClassVar[str] = Mixture.kind
@@ -130,6 +142,7 @@ class MixtureSettings(Settings):
     iterations: int = 200
     tolerance: float = 1e-3
     restarts: int = 3
+    least_rows: float = LEAST_ROWS
 
     def check(self, n: int) -> None:
         """Raise `UsageError` for a value that cannot be used with `n` posteriors."""
@@ -149,6 +162,7 @@ class MixtureSettings(Settings):
         for name, least in (("iterations", 1), ("epochs", 1), ("batch", 0), ("polish", 0), ("restarts", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        check_least_rows(self.least_rows)
 
     def fit(self, task: Task) -> Fit[Mixture]:
         """Reduce to one K, or to each of several and choose.
@@ -187,17 +201,17 @@ class MixtureSettings(Settings):
         trace: dict[str, list[float]] = {}
         decided: dict[str, Setting] = {"components": k}
         outcome = Outcome()
+        rows, few = None, 0
         if self.method == "merge" or self.start == "merge":
-            state, bound = em.merged(k, rng=fork(rng, "merge", k), progress=progress)
-            trace["kl_bound"] = [bound]
-            outcome = Outcome(message=f"merged; KL(qbar || r) is at most {bound:.3f} nats")
+            least = self.least_rows if self.method == "merge" else 0.0
+            state, merged = em.merged(k, rng=fork(rng, "merge", k), progress=progress, least=least)
+            trace["kl_bound"], rows, few = [merged.bound], merged.rows, k - len(merged.rows)
+            outcome = Outcome(message=f"merged; KL(qbar || r) is at most {merged.bound:.3f} nats")
         else:
             state = em.start(k, rng=fork(rng, "start", k))
         if self.method == "em" and self.batch:
-            progress(what, 0, 1)
-            state, trace["bound"] = em.passes(state, batch=self.batch, epochs=self.epochs, rng=fork(rng, "batch", k))
-            progress(what, 1, 1)
-            outcome = Outcome(message=f"{self.epochs} passes of minibatches of {self.batch} rows")
+            run = self._passes(em, state, what, reduction.task)
+            state, trace["bound"], outcome, few = run.state, run.bounds, run.outcome, run.few
         elif self.method == "em":
             starts = range(self.restarts if self.start == "kmeans" else 1)
             for i in starts:
@@ -205,18 +219,49 @@ class MixtureSettings(Settings):
                     begin = em.start(k, rng=fork(rng, "start", k, i)) if i else state
                     runs[k, i] = self._run_em(em, begin, what, progress)
             best = max((runs[k, i] for i in starts), key=lambda run: run.bounds[-1])
-            state, trace["bound"], outcome = best.state, best.bounds, best.outcome
+            best = self._keep(em, best, lambda state: self._run_em(em, state, what, progress))
+            state, trace["bound"], outcome, few = best.state, best.bounds, best.outcome, best.few
             if len(starts) > 1:
                 decided["bounds"] = [runs[k, i].bounds[-1] for i in starts]
-        mixture = _mixture(em, state, reduction.dtype)
+        rows = em.rows(state) if rows is None or self.method == "em" else rows
+        mixture = _mixture(em, state, reduction.dtype, rows)
         if self.polish and self.codes == "posteriors":
-            state = em.polish(state, steps=self.polish, rng=fork(rng, "polish", k))
-            polished = _mixture(em, state, reduction.dtype)
+
+            def polish(state: State) -> EMRun:
+                return EMRun(em.polish(state, steps=self.polish, rng=fork(rng, "polish", k)), [], outcome)
+
+            run = self._keep(em, polish(state), polish)
+            polished = _mixture(em, run.state, reduction.dtype, em.rows(run.state))
             gains = [codes.gain(m.log_prob(codes.z), EPSILONS[0]).mean for m in (mixture, polished)]
             decided["polished"] = gains[1] > gains[0]
             if decided["polished"]:
-                mixture = polished
+                mixture, few = polished, few + run.few
+        if few:
+            less = f"{few} of {k} components had fewer than {self.least_rows:g} rows and were left out (least_rows)"
+            outcome = replace(outcome, message=f"{outcome.message}; {less}")
         return Fit(mixture, outcome, trace, Chosen(settings=decided))
+
+    def _keep(self, em: ComponentEM, run: EMRun, again: Callable[[State], EMRun]) -> EMRun:
+        """Drop components until every one has `least_rows` rows; after each dropping EM runs again."""
+        few = 0
+        while self.least_rows and (fewer := em.thinned(run.state, self.least_rows)) is not run.state:
+            few += len(run.state.mean) - len(fewer.mean)
+            run = again(fewer)
+        return replace(run, few=few)
+
+    def _passes(self, em: ComponentEM, state: State, what: str, task: Task) -> EMRun:
+        """Minibatch EM; one more pass after every dropping of components."""
+        k = len(state.mean)
+
+        def passes(state: State, epochs: int) -> EMRun:
+            rng = fork(task.rng, "batch", k)
+            state, bounds = em.passes(state, batch=self.batch, epochs=epochs, rng=rng)
+            return EMRun(state, bounds, Outcome(message=f"{self.epochs} passes of minibatches of {self.batch} rows"))
+
+        task.progress(what, 0, 1)
+        run = self._keep(em, passes(state, self.epochs), lambda state: passes(state, 1))
+        task.progress(what, 1, 1)
+        return run
 
     def _run_em(self, em: ComponentEM, state: State, what: str, progress: Progress) -> EMRun:
         """EM until a step raises the bound by less than `tolerance`."""
@@ -241,6 +286,7 @@ class MixtureSettings(Settings):
         return EMRun(state, trace, Outcome(message=f"converged in {len(trace)} steps"))
 
 
-def _mixture(em: ComponentEM, state: State, dtype: torch.dtype) -> Mixture:
-    """The mixture that a state of EM stands for."""
-    return Mixture(*(t.to(dtype) for t in em.finish(state)))
+def _mixture(em: ComponentEM, state: State, dtype: torch.dtype, rows: Float[Tensor, " k"]) -> Mixture:
+    """The mixture that a state of EM stands for; `rows` are the effective rows of its components."""
+    log_weight, mean, tril = (t.to(dtype) for t in em.finish(state))
+    return Mixture(log_weight, mean, tril, float(rows.min()))

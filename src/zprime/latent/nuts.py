@@ -62,6 +62,11 @@ class SharedNUTS(LatentDistribution):
         """Stored draws, picked at random with replacement."""
         return self.draws[torch.randint(len(self.draws), (n,), generator=rng, device=self.draws.device)]
 
+    @property
+    def least_rows(self) -> float:
+        """Rows that share the latent: every draw is of the posterior given all of them."""
+        return float(self.rows)
+
     def tensors(self) -> dict[str, Tensor]:
         """The draws."""
         return {"draws": self.draws}

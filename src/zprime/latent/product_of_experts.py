@@ -19,13 +19,20 @@ from zprime.posteriors import Posteriors
 @final
 @dataclass(frozen=True, repr=False, eq=False)
 class ProductOfExperts(GaussianDistribution):
-    """One diagonal Gaussian, the narrower the more rows share it; `rows` is how many."""
+    """One diagonal Gaussian, the narrower the more rows share it.
+
+    Attributes:
+        mean, scale: of the Gaussian.
+        rows: how many share it.
+        least_rows: effective ones, in the dimension where they are fewest: a row enters with weight s_i^-2.
+    """
 
     kind: ClassVar[str] = "product-of-experts"
     only_shown: ClassVar[bool] = True
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, " d"]
     rows: int
+    least_rows: float | None = None
 
     @cached_property
     def components(self) -> Diagonal:
@@ -43,13 +50,13 @@ class ProductOfExperts(GaussianDistribution):
         return {"mean": self.mean, "scale": self.scale}
 
     def config(self) -> dict[str, Any]:
-        """How many rows share it."""
-        return {"rows": self.rows}
+        """How many rows share it, and the effective ones."""
+        return {"rows": self.rows, "least_rows": self.least_rows}
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From its tensors."""
-        return cls(tensors["mean"], tensors["scale"], int(config["rows"]))
+        return cls(tensors["mean"], tensors["scale"], int(config["rows"]), config["least_rows"])
 
 
 @final
@@ -89,11 +96,13 @@ class ProductOfExpertsSettings(Settings):
         n = len(take)
         precision = torch.full((train.d,), float(1 - n), dtype=torch.float64)
         shift = torch.zeros(train.d, dtype=torch.float64)
+        total, square = shift.clone(), shift.clone()
         dtype = torch.float32
         for s in train.shards():
             dtype = s.mean.dtype
             mine = s.scale[inside[s.rows]].double().pow(-2)
             precision = precision + mine.sum(0)
+            total, square = total + mine.sum(0), square + mine.square().sum(0)
             shift = shift + (mine * s.mean[inside[s.rows]].double()).sum(0)
         # rounding alone leaves about n times 1e-16 here where all posteriors equal the prior
         bad = (precision <= 1e-12 * n).nonzero().flatten().tolist()
@@ -109,7 +118,8 @@ class ProductOfExpertsSettings(Settings):
                     "its place: train the encoder for longer, or use kind shared-nuts, which asks the decoder alone",
                 ),
             )
-        product = ProductOfExperts((shift / precision).to(dtype), precision.rsqrt().to(dtype), n)
+        least = float((total.square() / square).min())
+        product = ProductOfExperts((shift / precision).to(dtype), precision.rsqrt().to(dtype), n, least)
         return Fit(product, Outcome(message="exact, in closed form"))
 
 

@@ -31,8 +31,8 @@ SUBSET = 20_000  # rows that are looked at for them
 class Vamp(GaussianDistribution):
     """`r(z) = sum_k w_k q(z|u_k)` (Tomczak & Welling 2018, eq. 10), kept as K diagonal Gaussians and their weights.
 
-    The pseudo-inputs u_k stay behind. They start at training rows; where they have moved away by steps of the fit, the
-    Gaussians are no functions of single rows (`learned`); where the fit kept its start, they are.
+    The pseudo-inputs u_k stay behind. They start at training rows. Where steps of the fit have moved them away
+    (`learned`), each depends on many rows and no rows are counted; where the fit kept its start, they are rows.
     """
 
     kind: ClassVar[str] = "vamp"
@@ -52,9 +52,9 @@ class Vamp(GaussianDistribution):
         return f"{len(self.mean)} posteriors of learned pseudo-inputs"
 
     @property
-    def holds_rows(self) -> bool:
-        """Whether the pseudo-inputs still are training rows."""
-        return not self.learned
+    def least_rows(self) -> float | None:
+        """1 while the pseudo-inputs are training rows; learned ones have no rows to count behind them."""
+        return None if self.learned else 1.0
 
     @property
     def label(self) -> str:

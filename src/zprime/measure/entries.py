@@ -49,6 +49,7 @@ def entry(
         curve=list(fit.curve) if fit is not None and leading else [],
         draws_per_second=draws_per_second(r, seed=seed),
         seconds=None if fit is None else fit.seconds,
+        least_rows=r.least_rows,
     )
 
 

@@ -51,7 +51,7 @@ def _short(audit: Audit) -> list[str]:
     if choice.name != "prior":
         answer = (
             f"For this model: do not draw z′ from N(0, I). Draw it from {choice.label}{gloss(choice)}, which takes "
-            f"{size(choice.bytes)}."
+            f"{size(choice.bytes)}: {choice.kept}."
         )
     elif side is not None and side.verdict.decision == "none of these":
         answer = "For this model the choice of z′ comes second: first its encoder or decoder has to be improved."

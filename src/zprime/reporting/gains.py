@@ -1,5 +1,6 @@
 """The gains over the prior: one row for every latent distribution, with its intervals drawn on one scale."""
 
+import math
 from dataclasses import replace
 
 from zprime.reporting.numbers import SAYS, proportion_cell
@@ -7,7 +8,7 @@ from zprime.reporting.section import Section
 from zprime.results.audit import Audit, Entry
 from zprime.results.names import Gain
 from zprime.statistics.estimate import Estimate
-from zprime.tables import WIDTH, Bar, Cell, Column, Table
+from zprime.tables import NONE, WIDTH, Bar, Cell, Column, Table
 
 NOTE = (
     "Gain over the prior in nats per row ± one standard error, paired over {rows:,} held-out rows, conditional on this "
@@ -15,7 +16,9 @@ NOTE = (
     "encoder were exact; likelihood gain: change of log p(x), with the decoder, by importance sampling on {draws} "
     "draws a row that all candidates share. “?” marks a figure whose own check failed. “+ e % p” is a candidate: mixed "
     "with that much of the prior. Grey rows are distributions themselves: shown, never chosen. Drawn: 95 % intervals "
-    "on one scale, an arrow where one is beyond it. Only the bold row's held-out figure is confirmatory."
+    "on one scale, an arrow where one is beyond it. Rows behind, at least: effective training rows (Kish 1965) of the "
+    "stored component that has fewest; 1 is a row by itself, – where no rows were counted. Only the bold row's "
+    "held-out figure is confirmatory."
 )
 LIKELIHOOD_NOTE = (
     " k̂ is of each log p(x) by itself; a gain is a difference on the same draws, and is stable while it hardly moves "
@@ -43,7 +46,7 @@ def table(audit: Audit) -> Table:
         Column("above", "rows > 0"),
         Column("below", f"rows < {limits.lost:g}".replace("-", "−"), f"rows < {limits.lost:g}"),
         Column("khat", f"k̂ > {limits.khat:g}"),
-        Column("of single rows", "of single rows"),
+        Column("least rows", "rows behind, at least"),
     ]
     bars = _bars(audit)
     rows = [
@@ -53,7 +56,7 @@ def table(audit: Audit) -> Table:
     return Table(gains.title, columns, rows, TERMINAL_NOTE)
 
 
-PAGE = ("name", "drawn", *Gain, "median", "above", "below", "khat", "stored", "of single rows")
+PAGE = ("name", "drawn", *Gain, "median", "above", "below", "khat", "stored", "least rows")
 """Columns of the page, in order."""
 
 
@@ -70,14 +73,19 @@ def _more(audit: Audit, entry: Entry) -> list[Cell]:
     """What is told of an entry beside its gains."""
     last = entry.heldout.of(drawn_gain(audit)) or entry.heldout.elbo
     limits = audit.thresholds
-    kept = "functions of single training rows" if entry.holds_rows else "no function of a single training row"
     return [
         Cell(f"{last.median:+.2f}", SAYS["median"] + ".", last.median),
         proportion_cell(last.above, SAYS["above"]),
         proportion_cell(last.below, SAYS["below"].format(lost=-limits.lost)),
         proportion_cell(last.khat, SAYS["khat"].format(khat=limits.khat)),
-        Cell("yes" if entry.holds_rows else "no", f"What is stored: {kept}.", float(entry.holds_rows)),
+        least_rows(entry),
     ]
+
+
+def least_rows(entry: Entry) -> Cell:
+    """Effective rows behind the stored component that has fewest; a dash where none were counted."""
+    rows, why = entry.least_rows, f"{entry.kept[0].upper()}{entry.kept[1:]}."
+    return Cell(NONE if rows is None else f"{math.floor(rows):,}", why, rows)
 
 
 def _bars(audit: Audit) -> list[Bar | None]:

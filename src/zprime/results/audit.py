@@ -12,6 +12,7 @@ from zprime import artifact, serialise
 from zprime.errors import ArtifactError
 from zprime.results.drift import Drift
 from zprime.results.facts import Chosen, CurvePoint, DataInfo, ModelInfo, Setting, Storage
+from zprime.results.kept import kept
 from zprime.results.latents import ALWAYS, Averages, LatentsSide, Surgery
 from zprime.results.likelihood import LikelihoodSide
 from zprime.results.names import CandidateId, Gain, by_id
@@ -93,6 +94,8 @@ class Entry:
         epsilon: share of the prior that is mixed in.
         bytes: stored.
         holds_rows: whether functions of single training rows are stored.
+        least_rows: effective training rows behind the stored component that has fewest (Kish 1965); None where none
+            were counted.
         scores: split -> the gains.
         gloss: what the kind is, in a few words; may be empty.
         settings: name -> value, of the kind's fit; empty where nothing was fitted.
@@ -117,6 +120,7 @@ class Entry:
     curve: list[CurvePoint] = field(default_factory=list)
     draws_per_second: float = 0.0
     seconds: float | None = None
+    least_rows: float | None = None
 
     @property
     def name(self) -> str:
@@ -127,6 +131,11 @@ class Entry:
     def eligible(self) -> bool:
         """Whether a verdict could choose it."""
         return self.id.eligible
+
+    @property
+    def kept(self) -> str:
+        """What is stored of single training rows, in words."""
+        return kept(self.least_rows, stored=self.bytes)
 
     @property
     def title(self) -> str:

@@ -24,6 +24,8 @@ class Thresholds:
         accuracy: two accuracies (train on synthetic, test on real) that differ by less are equal.
         closes: proportion of the decoder's own distance that the choice of z' must close; below it the
             verdict is that encoder or decoder is the problem.
+        least_rows: effective rows that every stored component of a fit has at least, where its settings say nothing
+            else.
         level: p-value below which calibration and drift are called significant.
         duplicates: proportion of a split that may equal training rows; more is refused.
         isolation: quantile of the distances between training rows below which a held-out row is a near-duplicate.
@@ -43,6 +45,7 @@ class Thresholds:
     frechet: float = 0.02
     accuracy: float = 0.01
     closes: float = 0.25
+    least_rows: float = 10.0
     level: float = 0.05
     duplicates: float = 0.01
     isolation: float = 0.01
