@@ -106,7 +106,7 @@ def test_weights_of_the_selection_split_decide() -> None:
 @pytest.mark.parametrize(
     ("kind", "within"),
     [
-        (MixtureSettings(components=3, start="merge", polish=0), 1e-6),
+        (MixtureSettings(components=3, start="merge", polish=0, least_rows=0.0), 1e-6),
         (ExemplarsSettings(), 0.15),
         (GaussianSettings(), 1e-6),
         (AggregatedSettings(), 1e-6),

@@ -76,7 +76,7 @@ def test_verbs_one_by_one_give_what_run_gives(digits: Path, tmp_path: Path, caps
 
 def test_sample_writes_a_grid_and_an_npz(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("sample", digits, "-n", "9", "--from", "aggregated", "--out", tmp_path / "s") == 0
-    assert "stores the posterior of every single training row" in capsys.readouterr().out
+    assert "functions of single training rows are stored" in capsys.readouterr().out
     with np.load(tmp_path / "s.npz") as found:
         assert found["z"].shape == (9, 2)
         assert found["x"].shape == (9, 1, 8, 8)

@@ -91,7 +91,7 @@ def test_few_rows_get_one_gaussian_and_are_named() -> None:
     p = labelled()
     keep = (p.labels != 2) | (torch.arange(p.n) < 30)
     few = p.take(keep.nonzero().flatten())
-    settings = ConditionalSettings(MixtureSettings(components=2))
+    settings = ConditionalSettings(MixtureSettings(components=2), least_rows=0.0)
     found = settings.fit(task(few, selection=few, rng=stream(0, "f")))
     assert isinstance(found.distribution.given(2), Gaussian)
     assert "one Gaussian for labels with few rows: [2]" in found.outcome.message
@@ -127,7 +127,7 @@ def test_every_kind_can_be_the_base(base: Settings, monkeypatch) -> None:
     there = Context(here.model, here.train, context(chooser).train)
     settings = ConditionalSettings(base)
     assert settings.name == f"conditional-{base.kind}"
-    assert fields(settings) == {"base": {"kind": base.kind, **fields(base)}}
+    assert fields(settings) == {"base": {"kind": base.kind, **fields(base)}, "least_rows": 10.0}
     r = settings.fit(task(p, selection=chooser, context=there, rng=stream(0, "fit"))).distribution
     assert {b.kind for b in r.bases} == {base.kind}
     assert r.holds_rows == (base.kind in ("aggregated", "exemplars"))
@@ -156,7 +156,11 @@ def test_a_rare_label_borrows_the_covariance_within_labels() -> None:
     few = p.take(keep)
     n = int((few.labels == 2).sum())
     assert 1 < n < 20
-    r = ConditionalSettings(GaussianSettings()).fit(task(few, selection=few, rng=stream(0))).distribution
+    r = (
+        ConditionalSettings(GaussianSettings(), least_rows=0.0)
+        .fit(task(few, selection=few, rng=stream(0)))
+        .distribution
+    )
     rare = r.given(2)
     assert isinstance(rare, Gaussian)
     moment = [moments(few.take((few.labels == y).nonzero().flatten())) for y in range(3)]

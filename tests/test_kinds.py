@@ -148,7 +148,10 @@ def test_gains_and_epsilon_are_of_the_prior_that_is_given() -> None:
     codes = Codes.draw(q, p, rng=stream(0), points=100)
     assert torch.equal(codes.log_prior, p.log_prob(codes.z))
     done = fit(
-        MixtureSettings(components=24, polish=0, iterations=500), q, selection=posteriors(2, n=80, seed=1), prior=p
+        MixtureSettings(components=24, polish=0, iterations=500, least_rows=0.0),
+        q,
+        selection=posteriors(2, n=80, seed=1),
+        prior=p,
     )
     mixed = candidate_of(done.distribution, done.chosen.epsilon, p)
     assert isinstance(mixed, Defensive)

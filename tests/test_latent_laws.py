@@ -146,7 +146,7 @@ def test_saved_and_loaded_to_the_same_bits(name: str, dtype: torch.dtype, tmp_pa
     z = posteriors(2).mean
     for other in (back, again):
         assert type(other) is type(given)
-        assert (other.label, other.bytes, other.holds_rows) == (given.label, given.bytes, given.holds_rows)
+        assert (other.label, other.bytes, other.least_rows) == (given.label, given.bytes, given.least_rows)
         assert given.density == "none" or torch.equal(other.log_prob(z), given.log_prob(z))
         assert torch.equal(other.sample(9, rng=stream(0)), given.sample(9, rng=stream(0)))
     assert (written.seed, written.key, written.inputs) == (3, "k", {"posteriors": "hash"})
@@ -289,6 +289,9 @@ def test_storage_is_counted_and_rows_are_owned_up_to(name: str) -> None:
     given = r(name)
     assert given.bytes == sum(t.numel() * t.element_size() for t in given.tensors().values())
     assert given.holds_rows == name.startswith(("aggregated", "exemplars", "defensive aggregated"))
+    assert given.holds_rows == (given.least_rows == 1)
+    uncounted = ("prior", "vamp", "flow", "resampled", "two-stage")
+    assert (given.least_rows is None) == name.startswith(uncounted)
     assert f"d=2, {given.bytes} bytes" in repr(given)
 
 

@@ -24,7 +24,7 @@ BOTH = pytest.mark.parametrize("covariance", ["full", "diagonal"])
 
 
 def fit(p: MemoryPosteriors, k: int, *, seed: int = 0, **changes) -> Fit[Mixture]:
-    return MixtureSettings(components=k, **{"polish": 0, **changes}).fit(
+    return MixtureSettings(components=k, **{"polish": 0, "least_rows": 0.0, **changes}).fit(
         task(p, selection=p, context=None, rng=stream(seed, "fit"))
     )
 

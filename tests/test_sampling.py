@@ -52,8 +52,13 @@ def test_a_model_carries_training_rows_only_where_its_kind_does_and_then_says_so
 
     assert N not in sizes(mixture())
     assert N in sizes(aggregated())
-    assert "stores the posterior of every single training row" in model(aggregated()).says()
-    assert model(mixture()).says() == "mixture(3) stores no function of any single training row."
+    assert "functions of single training rows are stored. Anyone who has this model" in model(aggregated()).says()
+    counted = replace(mixture(), least_rows=12.9)
+    assert model(counted).says() == "mixture(3): every stored component stands for at least 12 rows."
+    assert model(mixture()).says().startswith("mixture(3): no rows were counted behind what is stored")
+    assert model(Prior(2)).says() == "prior: nothing is stored."
+    assert model(counted).save(tmp_path / "counted").config["least_rows"] == 12.9
+    assert sampling.load(tmp_path / "counted").latent.least_rows == 12.9
     names = model(mixture()).save(tmp_path / "names").tensors()
     assert not any(n.startswith("decoder.encoder") for n in names)
 

@@ -20,6 +20,7 @@ from zprime.measure.entries import draws_per_second, entry
 from zprime.measure.latents.averages import averages
 from zprime.measure.latents.side import latents_side, surgeries
 from zprime.measure.likelihood.gains import RowGains
+from zprime.measure.likelihood.membership import membership
 from zprime.measure.likelihood.scores import UNIT
 from zprime.measure.likelihood.side import check_choice, likelihood_side, measure_splits
 from zprime.measure.samples.pictures import candidate_grids, held_out_grids, latent_map
@@ -151,6 +152,7 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
     cuts = surgeries(study)
     latents = latents_side(study, candidates, split_gains, cuts["train"])
     likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best)
+    attacked = membership(study, candidates, split_gains["heldout"])
     tensors = {name: values for row_gains in split_gains.values() for name, values in row_gains.tensors().items()}
     tensors |= latent_map(study, candidates) | held_out_grids(study)
     measured = measure_samples(study, candidates)
@@ -180,6 +182,7 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
         warnings=_warnings(study, samples),
         latents=latents,
         likelihood=likelihood,
+        membership=attacked,
         samples=samples,
         averages=averages(study, cuts["train"]),
         versions=artifact.library_versions(),

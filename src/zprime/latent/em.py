@@ -174,13 +174,13 @@ class ComponentEM:
         return torch.where(square > 0, total.square() / square, 0.0)
 
     def thinned(self, state: State, least: float) -> State:
-        """Without half of the components that have fewer than `least` rows, those that have fewest.
+        """Without a quarter of the components that have fewer than `least` rows, those that have fewest.
 
         Their weight goes to the others. The same object if there are none, or one component is all there is.
         """
         rows = self.rows(state)
         few = int((rows < least).sum())
-        drop = min((few + 1) // 2, len(rows) - 1)
+        drop = min(-(-few // 4), len(rows) - 1)
         if not drop:
             return state
         keep = rows.argsort(stable=True)[drop:].sort().values

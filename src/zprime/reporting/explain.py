@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from zprime.reporting import aggregated, averages
+from zprime.reporting import aggregated, averages, membership
 from zprime.reporting.verdicts import difference
 from zprime.reporting.words import bullets, gloss
 from zprime.results.audit import Audit, Entry, load
@@ -275,6 +275,7 @@ PARTS: dict[str, Callable[[Audit], list[str]]] = {
     "(2) Is the average that is closest to every posterior p(Z)?": _average,
     "(3) Why not the mixture of all |D| posteriors?": aggregated.paragraphs,
     "Then what is p(Z) for?": _role,
+    "Does it give away who was in D?": membership.paragraphs,
     "What this rests on": _limits,
 }
 

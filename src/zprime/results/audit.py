@@ -14,7 +14,7 @@ from zprime.results.drift import Drift
 from zprime.results.facts import Chosen, CurvePoint, DataInfo, ModelInfo, Setting, Storage
 from zprime.results.kept import kept
 from zprime.results.latents import ALWAYS, Averages, LatentsSide, Surgery
-from zprime.results.likelihood import LikelihoodSide
+from zprime.results.likelihood import LikelihoodSide, Membership
 from zprime.results.names import CandidateId, Gain, by_id
 from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, SamplesSide
 from zprime.results.settings import AuditSettings
@@ -165,6 +165,7 @@ class Audit:
         images: whether the grids are pictures.
         latents: what is memorised, bounds on the hole, two-sample tests and what else needs no decoder.
         likelihood: log p(x) and bits under every candidate, the encoder's gap and calibration; None without a decoder.
+        membership: whether training rows can be told from held-out rows by their scores; None where it was left out.
         samples: fidelity and copying of generated rows, with the verdict for generation; None without a decoder.
         averages: the "average" of the posteriors under each criterion.
         drift: whether new rows still fit what was shipped; None until `zprime audit --new-data` looks.
@@ -187,6 +188,7 @@ class Audit:
     warnings: list[str] = field(default_factory=list)
     latents: LatentsSide | None = None
     likelihood: LikelihoodSide | None = None
+    membership: Membership | None = None
     samples: SamplesSide | None = None
     averages: Averages | None = None
     drift: Drift | None = None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from zprime.results.names import CandidateId
+from zprime.results.names import CandidateId, Gain
 from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import Estimate
 
@@ -173,6 +173,39 @@ class Sandwich:
     temperatures: int
     chains: int
     leapfrog: int
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How well one score tells training rows from held-out rows. It is one attack: a stronger one may find more.
+
+    Attributes:
+        auc: chance that a training row scores above a held-out row; 1/2 where the score tells nothing.
+        rate: proportion of training rows above the score that 1 % of held-out rows exceed: the true-positive rate at
+            1 % false positives, with the threshold's error in its interval; None with fewer than 300 held-out rows.
+    """
+
+    auc: Estimate
+    rate: Estimate | None
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Who was in the training set: one white-box attack on the model, and one on every latent distribution.
+
+    Attributes:
+        members: training rows that were scored.
+        others: held-out rows that were scored, those of the gains.
+        score: what candidates are attacked by: their gain over the prior, row by row.
+        model: by log p(x) under the prior: what decoder and encoder give away; None without a decoder.
+        candidates: by the gain: what the latent distribution itself gives away, beside the model.
+    """
+
+    members: int
+    others: int
+    score: Gain
+    model: Attack | None
+    candidates: dict[CandidateId, Attack]
 
 
 @dataclass(frozen=True)

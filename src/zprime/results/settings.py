@@ -7,6 +7,9 @@ from zprime.errors import UsageError
 SPACES = ("pixels", "log-counts", "codes", "classifier", "selfsupervised")
 """Feature spaces that samples can be compared in, by name."""
 
+ENOUGH = 300
+"""Held-out rows from which on a true-positive rate at 1 % false positives is told."""
+
 FEWEST = 40
 """Rows that a sample must have at least, to be compared with data."""
 
@@ -29,6 +32,8 @@ class AuditSettings:
         temperatures: of the annealing.
         samples: generated rows of each candidate that are compared with data, at least 40; 0 leaves it out.
         allow_rows: whether a latent distribution that stores functions of single training rows may be shipped.
+        members: training rows that the membership attack scores, at most, each with as many draws as a held-out row; 0
+            leaves it out.
         features: where they are compared: `auto`, `pixels`, `log-counts`, `codes`, `classifier` or `selfsupervised`.
     """
 
@@ -43,6 +48,7 @@ class AuditSettings:
     temperatures: int = 200
     samples: int = 2000
     allow_rows: bool = False
+    members: int = 500
     features: str = "auto"
 
     def check(self) -> None:
@@ -65,5 +71,7 @@ class AuditSettings:
             raise UsageError(f"temperatures: expected at least 1, got {self.temperatures}")
         if self.samples and self.samples < FEWEST:
             raise UsageError(f"samples: expected 0, or at least {FEWEST}, got {self.samples}")
+        if self.members < 0 or self.members == 1:
+            raise UsageError(f"members: expected 0, or at least 2 rows, got {self.members}")
         if self.features not in ("auto", *SPACES):
             raise UsageError(f"features: expected auto, {', '.join(SPACES)}, got {self.features!r}")

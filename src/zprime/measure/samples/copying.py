@@ -18,6 +18,8 @@ from zprime.measure.samples.features import Entries
 from zprime.results.samples import Copying
 from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import stream
+from zprime.statistics.auc import below as _below
+from zprime.statistics.auc import logit_interval as _logit_interval
 from zprime.statistics.estimate import Z95, Estimate, mean_estimate, proportion
 from zprime.statistics.kmeans import lloyd
 
@@ -174,21 +176,6 @@ def _by_cell(generated: Neighbours, reference: Neighbours) -> Iterator[tuple[Nei
         drawn, unseen = generated.take(generated.cell == c), reference.take(reference.cell == c)
         if len(drawn.cell):
             yield drawn, unseen
-
-
-def _below(x: Float[Tensor, " n"], y: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    """For each x the proportion of y below it, ties half."""
-    ranked = y.double().sort().values
-    x = x.double().contiguous()
-    return (torch.searchsorted(ranked, x) + torch.searchsorted(ranked, x, right=True)).double() / (2 * len(y))
-
-
-def _logit_interval(value: float, stderr: float, n: int) -> tuple[float, float]:
-    """95 %, symmetric in the logit; the rule of three where the two do not overlap at all."""
-    if value in (0.0, 1.0) or stderr == 0:
-        return max(0.0, value - 3 / n), min(1.0, value + 3 / n)
-    centre, half = math.log(value / (1 - value)), Z95 * stderr / (value * (1 - value))
-    return tuple(1 / (1 + math.exp(-min(max(centre + s * half, -700.0), 700.0))) for s in (-1, 1))  # type: ignore[return-value]
 
 
 def _tail(pairs: list[tuple[Tensor, Tensor]], seed: int | None) -> Estimate:

@@ -1,0 +1,71 @@
+"""Membership: can training rows be told from held-out rows by how likely the model, or a candidate, finds them?"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.measure.candidates import Candidates
+from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains
+from zprime.measure.study import Study
+from zprime.results.likelihood import Attack, Membership
+from zprime.results.names import CandidateId, Gain
+from zprime.results.settings import ENOUGH
+from zprime.statistics.auc import above_quantile, auc
+
+FALSE = 0.01  # false positives at which the rate of true ones is told
+BOTH = "training and held-out rows"
+
+
+def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membership | None:
+    """Attack the model by log p(x) under the prior, and every candidate by its gain over the prior.
+
+    A loss attack (Yeom et al. 2018) in the form of Carlini et al. (2022): the true-positive rate at few false ones.
+    What the model itself gives away is in log p(x) under any candidate; the gain subtracts it (docs/theory.md,
+    section 15). Training rows are scored as held-out rows were: by the same estimator with as many draws.
+
+    Args:
+        study: what the audit works on; `settings.members` rows of its training split are scored.
+        candidates: the candidates.
+        heldout: gains of held-out rows, which are taken as they are.
+
+    Returns:
+        None where it is switched off, or one of the two has fewer than two rows.
+    """
+    rng = study.stream("audit", "members")
+    picked = torch.randperm(study.train.n, generator=rng)[: study.settings.members].sort().values
+    others = len(next(iter(heldout.elbo.values())))
+    if min(len(picked), others) < 2:
+        return None
+    train = measure_gains(
+        candidates,
+        study.train.take(picked),
+        rng=rng,
+        model=study.model if heldout.likelihood else None,
+        draws=study.settings.draws,
+        progress=study.progress,
+    )
+    gain = _score(train, heldout)
+    inside, outside = train.of(gain), heldout.of(gain)
+    model = None
+    if train.log_prior is not None and heldout.log_prior is not None:
+        model = attack(train.log_prior, heldout.log_prior, seed=study.seed)
+    attacks = {i: attack(inside[i], outside[i], seed=study.seed) for i in inside if i != PRIOR}
+    return Membership(len(picked), others, gain, model, attacks)
+
+
+def _score(train: RowGains, heldout: RowGains) -> Gain:
+    """The surest gain that both kinds of rows have of every candidate."""
+
+    def measured(rows: RowGains, gain: Gain) -> set[CandidateId]:
+        return set(rows.of(gain))
+
+    both = [g for g in Gain if measured(train, g) == measured(heldout, g) == set(train.elbo)]
+    return both[-1]
+
+
+def attack(inside: Float[Tensor, " n"], outside: Float[Tensor, " m"], *, seed: int | None) -> Attack:
+    """How well a score tells training rows (`inside`) from held-out rows: higher is taken for training."""
+    area = auc(inside, outside, split=BOTH, seed=seed)
+    if len(outside) < ENOUGH:
+        return Attack(area, None)
+    return Attack(area, above_quantile(inside, outside, FALSE, split=BOTH, seed=seed))
