@@ -99,10 +99,10 @@ def test_below_300_held_out_rows_no_rate_is_told() -> None:
 
 
 def test_a_model_that_never_saw_the_rows_gives_chance() -> None:
-    """Both scores, 40 seeds at 95 %: 34 or more hold 1/2 (binomial, one in 70 below)."""
+    """Both scores, 25 seeds at 95 %: 21 or more hold 1/2 (binomial, one in 140 below)."""
     model, held = linear_gaussian(), torch.zeros(2)
     candidates = Candidates({"wide": Gaussian(torch.zeros(2).double(), 1.2 * torch.eye(2).double())})
-    for seed in range(40):
+    for seed in range(25):
         posteriors, rows = splits(model, n=60, seed=seed)
         s = study(posteriors, rows, model=model.vae(), settings=replace(SETTINGS, draws=24), seed=seed)
         heldout = measure_gains(candidates, s.heldout, rng=stream(seed, "h"), model=s.model, draws=24)
@@ -111,7 +111,7 @@ def test_a_model_that_never_saw_the_rows_gives_chance() -> None:
         assert m.model is not None
         for i, e in enumerate((m.model.auc, m.candidates[CandidateId("wide")].auc)):
             held[i] += e.low <= 0.5 <= e.high
-    assert held.min() >= 34
+    assert held.min() >= 21
 
 
 def test_a_lookup_table_gives_its_rows_away_and_the_model_does_not(found: Audit) -> None:
