@@ -75,7 +75,7 @@ def population(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Row:
-    """One kind: what was fitted, and log-densities on the grid: its own, and with the candidate's share of the prior."""
+    """One kind: the fit, and log-densities on the grid: its own, and with the candidate's share of the prior."""
 
     kind: str
     r: LatentDistribution

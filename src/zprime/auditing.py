@@ -148,7 +148,9 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
     split_gains, verdict = _by_likelihood(study, candidates)
     if verdict.exchange is not None and verdict.exchange.failed and study.settings.repair:
         with contextlib.suppress(UsageError):  # a decoder without gradients: the verdict stays undecided
-            split_gains, verdict = _by_likelihood(replace(study, search=True), candidates)
+            searching = replace(study, search=True)
+            split_gains, verdict = _by_likelihood(searching, candidates)
+            study = searching
     cuts = surgeries(study)
     latents = latents_side(study, candidates, split_gains, cuts["train"])
     likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best)

@@ -34,8 +34,8 @@ def table(audit: Audit) -> Table:
         return Table("", columns, [])
     rows = [] if m.model is None else [_row("the model: log p(x) under the prior", m.model, Style.CONTROL)]
     for i, attack in m.candidates.items():
-        e = audit.entry(i.name, alone=i.alone)
-        rows.append(_row(f"{m.score.words} of {e.title}", attack, Style.PLAIN if e.eligible else Style.ALONE))
+        e = audit.entry(str(i))
+        rows.append(_row(f"{m.score.words} of {e.title}", attack, Style.PLAIN if e.eligible else Style.ITSELF))
     return Table(f"Training rows told from held-out rows ({_sample(audit, m)})", columns, rows)
 
 
@@ -67,11 +67,11 @@ def sentences(audit: Audit) -> list[str]:
 def _found(audit: Audit, m: Membership) -> list[str]:
     """The model, the candidate that the verdict looked at, and the one that gives away most."""
     found = [] if m.model is None else [f"by log p(x) under the prior, which is the model's own part, {_said(m.model)}"]
-    best = CandidateId(audit.verdict.best)
+    best = CandidateId.parse(audit.verdict.best)
     most = max(m.candidates, key=lambda i: m.candidates[i].auc.value, default=best)
     for i in dict.fromkeys((best, most)):
         if i in m.candidates:
-            title = audit.entry(i.name, alone=i.alone).title
+            title = audit.entry(str(i)).title
             found.append(f"by the {m.score.words} of {title}, {_said(m.candidates[i])}")
     return found
 

@@ -6,10 +6,12 @@ from torch import Tensor
 
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains
+from zprime.measure.likelihood.modes import search_modes
 from zprime.measure.study import Study
 from zprime.results.likelihood import Attack, Membership
 from zprime.results.names import CandidateId, Gain
 from zprime.results.settings import ENOUGH
+from zprime.rng import fork
 from zprime.statistics.auc import above_quantile, auc
 
 FALSE = 0.01  # false positives at which the rate of true ones is told
@@ -36,9 +38,12 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
     others = len(next(iter(heldout.elbo.values())))
     if min(len(picked), others) < 2:
         return None
+    some = study.train.take(picked)
+    if study.search and study.model is not None:
+        some = search_modes(some, candidates.prior, study.model, rng=fork(rng, "modes"), progress=study.progress)
     train = measure_gains(
         candidates,
-        study.train.take(picked),
+        some,
         rng=rng,
         model=study.model if heldout.likelihood else None,
         draws=study.settings.draws,
