@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
@@ -85,6 +85,16 @@ class LatentDistribution(ABC):
     def density(self) -> Density:
         """What `log_prob` of this very object is (a wrapper asks what it wraps)."""
         return self.density_of_kind
+
+    def replicates(self) -> Sequence["LatentDistribution"]:
+        """The same distribution with its log-density made again: with other random numbers, or by a finer method.
+
+        For kinds whose `density` is a bound or an estimate; the same objects after saving and loading. The root mean
+        square distance of a mean of their log-densities from that of this one must be at least its standard error, so
+        that an audit can put it into the intervals of the gains. Independent replicates (other seeds) are on average
+        sqrt(2) standard errors away. Empty where the density is exact, or where its error is not known.
+        """
+        return ()
 
     @property
     def least_rows(self) -> float | None:

@@ -1,7 +1,7 @@
 """active: another kind on the dimensions that the encoder uses, and the prior N(0, I) on the rest."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -48,6 +48,10 @@ class Active(LatentDistribution):
     def density(self) -> Density:
         """As the base's."""
         return self.base.density
+
+    def replicates(self) -> Sequence[LatentDistribution]:
+        """Of the base."""
+        return [replace(self, base=other) for other in self.base.replicates()]
 
     @property
     def least_rows(self) -> float | None:

@@ -1,7 +1,7 @@
 """conditional: one latent distribution for every label, r(z|y), from a VAE that knows no labels."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -47,6 +47,12 @@ class Conditional(LatentDistribution):
         densities = {b.density for b in self.bases}
         ranked: tuple[Density, ...] = ("none", "estimate", "bound")
         return next((d for d in ranked if d in densities), "exact")
+
+    def replicates(self) -> Sequence[LatentDistribution]:
+        """All parts replaced together; a part with fewer replicates than another uses them again."""
+        others = [b.replicates() or [b] for b in self.bases]
+        count = max(map(len, others)) if any(b.replicates() for b in self.bases) else 0
+        return [replace(self, bases=tuple(o[i % len(o)] for o in others)) for i in range(count)]
 
     @property
     def least_rows(self) -> float | None:

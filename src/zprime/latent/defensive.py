@@ -1,8 +1,8 @@
 """defensive: (1 - e) r + e p, so that no held-out datum is worse off than log e (docs/theory.md, section 3)."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -65,6 +65,10 @@ class Defensive(LatentDistribution):
     def density(self) -> Density:
         """As the base's."""
         return self.base.density
+
+    def replicates(self) -> Sequence[LatentDistribution]:
+        """Of the base."""
+        return [replace(self, base=other) for other in self.base.replicates()]
 
     @property
     def least_rows(self) -> float | None:

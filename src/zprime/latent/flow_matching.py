@@ -1,8 +1,8 @@
 """flow-matching: an ordinary differential equation that carries N(0, I) to the aggregated posterior."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -148,6 +148,10 @@ class FlowMatching(NetworkDistribution[Velocity]):
             return standard_log_prob(e) - divergence
 
         return by_rows(density, self.whitening.whiten(z), 1024) - self.whitening.log_det
+
+    def replicates(self) -> Sequence[LatentDistribution]:
+        """The density by twice as many steps; what is left of the error then is about a sixteenth."""
+        return [replace(self, steps=2 * self.steps)]
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Standard normal draws, carried from t = 0 to t = 1."""

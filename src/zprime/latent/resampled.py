@@ -1,8 +1,8 @@
 """resampled: a Gaussian re-weighted by a network, by learned accept/reject or by energy."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -18,7 +18,7 @@ from zprime.latent.kind import About, Fit, Outcome, Task
 from zprime.latent.network import MLP, ROWS, NetworkDistribution, Whitening, build, by_rows, frozen, precise, skeleton
 from zprime.latent.selection import Codes
 from zprime.results.facts import Chosen, Setting
-from zprime.rng import fork
+from zprime.rng import fork, stream
 
 METHODS = ("rejection", "energy")
 BASES = ("gaussian", "prior")
@@ -29,6 +29,7 @@ NORMALISER = 1 << 19  # base draws behind Z
 SCORE_NORMALISER = 1 << 16  # the same while fitting, at every look the same draws
 LEFT_OVER = 0.2  # proportion of draws taken unaccepted above which the outcome warns
 EFFECTIVE = 4.0  # effective proposals of a draw below which it warns
+REPLICATES = 8  # resamples of the sets, by which an audit measures the error of an energy density
 AT_ONCE = 1 << 16  # proposals, or pairs of point and set, handled at once
 
 
@@ -114,6 +115,17 @@ class Resampled(NetworkDistribution[MLP]):
 
         rows = ROWS if self.method == "rejection" else max(1, 4 * AT_ONCE // SETS)
         return by_rows(density, self.whitening.whiten(z), rows) - self.whitening.log_det
+
+    def replicates(self) -> Sequence[LatentDistribution]:
+        """Rejection: Z one standard error higher and lower. Energy: 8 bootstrap resamples of the sets of proposals."""
+        z = self.normaliser
+        if self.method == "rejection":
+            others = [replace(z, log_z=z.log_z + sign * z.stderr) for sign in (1, -1)]
+        else:
+            n = len(z.log_sums)
+            picked = [torch.randint(n, (n,), generator=stream(i, "resampled")) for i in range(REPLICATES)]
+            others = [replace(z, log_sums=z.log_sums[at.to(z.log_sums.device)]) for at in picked]
+        return [replace(self, normaliser=other) for other in others]
 
     def _log_ratio(self, log_weight: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """By how many nats r exceeds the base."""

@@ -1,7 +1,7 @@
 """two-stage: a second variational autoencoder, on the codes of the first. Its density is a lower bound."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, final
 
@@ -20,6 +20,7 @@ from zprime.rng import fork, stream
 START = 0.5  # decoder scale at the start, in whitened units
 BOUND = 6.0  # of the log-scale of q(w|u), about its start
 SEED = 0  # of the fixed draws behind the bound
+REPLICATES = 8  # other seeds, by which an audit measures the error of the bound
 PAIRS = 1 << 13  # pairs of point and draw handled at once: their numbers stay in cache
 SCORE_ROWS, SCORE_POINTS, SCORE_DRAWS = 2000, 4000, 16
 
@@ -97,6 +98,10 @@ class TwoStage(NetworkDistribution[Second]):
 
         rows = max(1, PAIRS // self.draws)
         return by_rows(bound, self.whitening.whiten(z), rows) - self.whitening.log_det
+
+    def replicates(self) -> Sequence[LatentDistribution]:
+        """The bound by 8 other seeds."""
+        return [replace(self, seed=self.seed + i) for i in range(1, REPLICATES + 1)]
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Ancestral draws: w from N(0, I), u from p(u|w)."""

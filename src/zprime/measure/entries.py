@@ -42,6 +42,7 @@ def entry(
         epsilon=candidates.blends[wanted].epsilon,
         bytes=r.bytes,
         holds_rows=r.holds_rows,
+        density=r.density,
         scores={split: scores(row_gains, wanted, seed) for split, row_gains in split_gains.items()},
         outcome="" if fit is None else fit.outcome.message,
         settings={} if fit is None else fit.settings,

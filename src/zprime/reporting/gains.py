@@ -14,7 +14,8 @@ NOTE = (
     "Gain over the prior in nats per row ± one standard error, paired over {rows:,} held-out rows, conditional on this "
     "model. ELBO gain: change of the ELBO with the encoder as it is; exact-posterior gain: change of log p(x) if the "
     "encoder were exact; likelihood gain: change of log p(x), with the decoder, by importance sampling on {draws} "
-    "draws a row that all candidates share. “?” marks a figure whose own check failed. “+ e % p” is a candidate: mixed "
+    "draws a row that all candidates share. “?” marks a figure whose own check failed; (bound) and (estimate) say what "
+    "log r(z) is where it is not exact, and its own error is in the interval. “+ e % p” is a candidate: mixed "
     "with that much of the prior. Grey rows are distributions themselves: shown, never chosen. Drawn: 95 % intervals "
     "on one scale, an arrow where one is beyond it. Rows behind, at least: effective training rows (Kish 1965) of the "
     "stored component that has fewest; 1 is a row by itself, – where no rows were counted. Only the bold row's "
@@ -26,7 +27,8 @@ LIKELIHOOD_NOTE = (
 )
 TERMINAL_NOTE = (
     "± one standard error. + x % p: a candidate, mixed with that much of the prior; without: the distribution itself, "
-    "never chosen. *: stores functions of single rows. ?: not stable."
+    "never chosen. *: stores functions of single rows. ?: not stable. b: log r is a bound, e: an estimate; their own "
+    "error is in the ±."
 )
 
 

@@ -104,6 +104,7 @@ class Entry:
         curve: what that was chosen from.
         draws_per_second: draws z' per CPU second.
         seconds: CPU time of its fit, all threads; None where nothing was fitted, or it was not measured.
+        density: what its log r(z) is: `exact`, a `bound` or an `estimate`; the error of the latter two is in its gains.
     """
 
     id: CandidateId
@@ -121,6 +122,7 @@ class Entry:
     draws_per_second: float = 0.0
     seconds: float | None = None
     least_rows: float | None = None
+    density: str = "exact"
 
     @property
     def name(self) -> str:
@@ -273,11 +275,11 @@ class Audit:
         kept = f"Bytes of the arrays that a shipped model carries for this latent distribution: {e.bytes:,}."
         stored = Cell(size(e.bytes), kept, e.bytes, size(e.bytes) + ("*" if e.holds_rows else " "))
         scores = [(g, e.heldout.of(g)) for g in Gain]
-        gains = [explained(s.gain if s else None, g.says) for g, s in scores]
+        gains = [_marked(explained(s.gain if s else None, g.says), e.density) for g, s in scores]
         return Row([Cell(e.title, key=e.title), stored, *gains], self._style(e))
 
     def _style(self, e: Entry) -> Style:
-        if e.name == self.verdict.choice:
+        if str(e.id) == self.verdict.choice:
             return Style.CHOSEN
         if e.eligible:
             return Style.PLAIN
@@ -305,6 +307,21 @@ class Audit:
         }
         manifest = artifact.Manifest("audit", config, key, self.seed, inputs)
         return artifact.write(path, manifest, tensors=self.tensors, extra={"audit.json": content})
+
+
+def _marked(cell: Cell, density: str) -> Cell:
+    """A cell of a gain, marked where log r(z) is a bound or an estimate: such a gain is no exact-looking number."""
+    if density not in DENSITIES or cell.key is None:
+        return cell
+    short = f"{cell.short or cell.text}{density[0]}"
+    return replace(cell, text=f"{cell.text} ({density})", why=f"{cell.why} {DENSITIES[density]}", short=short)
+
+
+DENSITIES = {
+    "bound": "Log r(z) is a lower bound in expectation, made with random numbers; the error of these is included.",
+    "estimate": "Log r(z) is an estimate; its own error is included.",
+}
+"""What a reader of a gain must know of a log r(z) that is not exact."""
 
 
 def load(path: str | Path) -> Audit:

@@ -107,6 +107,24 @@ def _skewness_of_sum(totals: Float[Tensor, " g"]) -> float:
     return float(totals.pow(3).sum()) / var**1.5 if var > 0 else 0.0
 
 
+def widened(e: Estimate, error: float, *, because: str) -> Estimate:
+    """The same estimate with another, independent standard error: errors and half-widths add in quadrature.
+
+    Args:
+        e: the estimate.
+        error: the other standard error, in its unit.
+        because: where that comes from, for the reader.
+    """
+    wide = Z95 * error
+    return replace(
+        e,
+        stderr=math.hypot(e.stderr or 0.0, error),
+        low=e.value - math.hypot(e.value - e.low, wide),
+        high=e.value + math.hypot(e.high - e.value, wide),
+        because="; ".join(filter(None, (e.because, because))),
+    )
+
+
 def skewness(values: Float[Tensor, " n"]) -> float:
     """Third moment over the cubed standard deviation; 0 where all values are the same."""
     gap = values - values.mean()

@@ -21,11 +21,13 @@ from zprime.components import Diagonal
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.measure.latents.leave_one_out import RowMixture, masked_elbo_gain
+from zprime.measure.likelihood.density_error import with_density_error
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.prior import need_standard, prior_kl, prior_log_prob
 from zprime.measure.study import Split, Study
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Bound, Hole, Surgery
+from zprime.results.names import Gain
 from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, mean_estimate, student
 
@@ -98,12 +100,8 @@ def gaussian_bound(train: Split, heldout: Split, *, prior: LatentDistribution | 
 def best_elbo_gain(selection: RowGains, heldout: RowGains, seed: int) -> Bound:
     """Held-out ELBO gain of the candidate that is best on the selection split."""
     best = max(selection.elbo, key=lambda i: selection.design.mean(selection.elbo[i]))
-    return Bound(
-        f"ELBO gain of {best}",
-        "population",
-        "below",
-        mean_estimate(heldout.elbo[best], unit=UNIT, split=heldout.split, seed=seed, design=heldout.design),
-    )
+    gain = mean_estimate(heldout.elbo[best], unit=UNIT, split=heldout.split, seed=seed, design=heldout.design)
+    return Bound(f"ELBO gain of {best}", "population", "below", with_density_error(gain, heldout, Gain.ELBO, best))
 
 
 def own_mixture(

@@ -20,7 +20,7 @@ from torch import Tensor
 from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.measure.candidates import Candidates
-from zprime.measure.likelihood.gains import CHUNK, decode_draws, log_means
+from zprime.measure.likelihood.gains import CHUNK, log_means, log_probs_of_rows
 from zprime.measure.likelihood.modes import search_modes
 from zprime.measure.likelihood.proposal import Plan, propose
 from zprime.measure.likelihood.simulation import SIMULATED, encode, simulate, simulate_from
@@ -141,7 +141,7 @@ class Chain:
             modes = None if simulated.modes is None else simulated.modes[part]
             drawn = propose(self.candidates, self.plan, posteriors.mean[part], scale, fork(rng, part.start), modes)
             log_r = self.candidates.blend_log_probs(drawn.base, drawn.prior)[self.wanted]
-            fixed = decode_draws(self.model, drawn, x[part]) - drawn.proposal
+            fixed = log_probs_of_rows(self.model, drawn, x[part]) - drawn.proposal
             for place in range(FINEST + 1):
                 found[part, place] = log_means(fixed + self.pool.log_prob(place, log_r, drawn.prior))[0]
         self.study.progress(WHAT, len(x), len(x))

@@ -56,6 +56,8 @@ class RowGains:
             none were needed.
         weights: what each row counts; None for equal weights.
         groups: integers: rows of one group are dependent; None where all are independent.
+        density_error: gain -> candidate -> standard error that the gain has because log r is a bound or an estimate,
+            nats a row; without those whose log r is exact.
     """
 
     split: str
@@ -73,6 +75,7 @@ class RowGains:
     draws: int = 0
     weights: Float[Tensor, " n"] | None = None
     groups: Int[Tensor, " n"] | None = None
+    density_error: dict[Gain, dict[CandidateId, float]] = field(default_factory=dict)
 
     @property
     def design(self) -> Design:
@@ -204,7 +207,7 @@ def sampled_gains(
                 exact_posterior[k][part], exact_posterior_quarter.setdefault(k, column())[part] = log_means(terms)
         if model is None or rows is None:
             continue
-        log_x = decode_draws(model, drawn, rows.x[part])
+        log_x = log_probs_of_rows(model, drawn, rows.x[part])
         _check_decoded(log_x, rows.ids[part])
         reconstruction[part] = log_x[:, drawn.from_posterior].mean(1)
         every = {k: log_x + log_r - drawn.proposal for k, log_r in blends.items()}
@@ -264,8 +267,8 @@ def log_means(terms: Float[Tensor, "b k"]) -> tuple[Float[Tensor, " b"], Float[T
     return torch.logsumexp(terms, 1) - math.log(k), torch.logsumexp(terms[:, :few], 1) - math.log(few)
 
 
-def decode_draws(model: Decoder, drawn: Draws, x: Tensor) -> Float[Tensor, "b k"]:
-    """Log p(x_i|z_ik), in blocks of latents."""
+def log_probs_of_rows(model: Decoder, drawn: Draws, x: Tensor) -> Float[Tensor, "b k"]:
+    """Log p(x_i|z_ik) of a few rows, in nats, in blocks of latents."""
     b, k, d = drawn.z.shape
     flat = drawn.z.reshape(-1, d).to(x.dtype)
     row = torch.arange(b).repeat_interleave(k)

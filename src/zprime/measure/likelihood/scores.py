@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from zprime.errors import UsageError
+from zprime.measure.likelihood.density_error import with_density_error
 from zprime.measure.likelihood.gains import DIVERGE, PRIOR, RowGains, deciding, moved
 from zprime.results.audit import Score, Scores
 from zprime.results.names import CandidateId, Gain
@@ -16,7 +17,8 @@ UNIT = "nats per row"
 
 def elbo_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
     """ELBO gain of one candidate."""
-    return mean_estimate(row_gains.elbo[wanted], unit=UNIT, split=row_gains.split, seed=seed, design=row_gains.design)
+    e = mean_estimate(row_gains.elbo[wanted], unit=UNIT, split=row_gains.split, seed=seed, design=row_gains.design)
+    return with_density_error(e, row_gains, Gain.ELBO, wanted)
 
 
 def exact_posterior_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
@@ -36,7 +38,8 @@ def exact_posterior_estimate(row_gains: RowGains, wanted: CandidateId, seed: int
         return e
     quarter = row_gains.exact_posterior_quarter[wanted]
     e = moved(e, values, quarter, row_gains.draws, design, limit=deciding(e.value))
-    return replace(e, because=f"no closed form, by importance sampling: {e.because}")
+    e = replace(e, because=f"no closed form, by importance sampling: {e.because}")
+    return with_density_error(e, row_gains, Gain.EXACT_POSTERIOR, wanted)
 
 
 def likelihood_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
@@ -50,7 +53,8 @@ def likelihood_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> 
     if wanted == PRIOR:
         return e
     full, quarter = row_gains.likelihood[wanted], row_gains.quarter[wanted]
-    return moved(e, full, quarter, row_gains.draws, row_gains.design, limit=deciding(e.value))
+    e = moved(e, full, quarter, row_gains.draws, row_gains.design, limit=deciding(e.value))
+    return with_density_error(e, row_gains, Gain.LIKELIHOOD, wanted)
 
 
 def scores(row_gains: RowGains, wanted: CandidateId, seed: int) -> Scores:

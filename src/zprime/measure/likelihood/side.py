@@ -1,6 +1,7 @@
 """The likelihood side of an audit: the gains, log p(x) under every candidate, and what the encoder loses."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,6 +11,7 @@ from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import AISSettings
 from zprime.measure.likelihood.bits import bits_per_dimension, units
 from zprime.measure.likelihood.calibration import calibration
+from zprime.measure.likelihood.density_error import density_errors, with_density_error
 from zprime.measure.likelihood.exchange import exchange_check
 from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains, moved
 from zprime.measure.likelihood.inference import inference_gap
@@ -22,6 +24,7 @@ from zprime.results.likelihood import Calibration, Exchange, LikelihoodSide, San
 from zprime.results.names import CandidateId, Gain
 from zprime.results.thresholds import THRESHOLDS
 from zprime.results.verdicts import Choice
+from zprime.rng import fork
 from zprime.statistics.estimate import Estimate, mean_estimate
 
 UNIT = "nats per row"
@@ -38,13 +41,13 @@ def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
     def measure(split: Split, progress: Progress) -> RowGains:
         rng = study.stream("audit", split.name)
         picked = torch.randperm(split.n, generator=rng)[:most].sort().values
-        some = split.take(picked)
+        some, draws = split.take(picked), study.settings.draws
         if study.search and study.model is not None:
             chains = study.stream("modes", split.name)
             some = search_modes(some, candidates.prior, study.model, rng=chains, progress=progress)
-        return measure_gains(
-            candidates, some, rng=rng, model=study.model, draws=study.settings.draws, progress=progress
-        )
+        gains = measure_gains(candidates, some, rng=rng, model=study.model, draws=draws, progress=progress)
+        errors = density_errors(candidates, some, study.model, draws, rng=fork(rng, "density"))
+        return replace(gains, density_error=errors)
 
     calls = [partial(measure, split) for split in (study.selection, study.heldout)]
     measured = in_threads(calls, workers=study.workers, progress=study.progress)
@@ -96,7 +99,8 @@ def _log_prob(heldout: RowGains, wanted: CandidateId, seed: int) -> Estimate:
     """Mean log p_r(x), stable if it moved little from a quarter of the draws to all."""
     whole, quarter = heldout.log_prob(wanted)
     e = mean_estimate(whole, unit=UNIT, split="heldout", seed=seed, design=heldout.design)
-    return moved(e, whole, quarter, heldout.draws, heldout.design, limit=THRESHOLDS.drift)
+    e = moved(e, whole, quarter, heldout.draws, heldout.design, limit=THRESHOLDS.drift)
+    return with_density_error(e, heldout, Gain.LIKELIHOOD, wanted)
 
 
 def _simulated(

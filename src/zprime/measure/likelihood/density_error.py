@@ -1,0 +1,103 @@
+"""The error of gains that comes from log r itself, where that is a bound or an estimate.
+
+All rows share the random numbers (or the steps) behind such a log r, so no number of rows averages its error away.
+It is measured by `LatentDistribution.replicates`: the same gain by each of them, on the same draws of some rows.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.measure.candidates import Candidates, mix
+from zprime.measure.likelihood.gains import ELBO_DRAWS, RowGains, log_probs_of_rows
+from zprime.measure.likelihood.proposal import Plan, propose
+from zprime.measure.prior import prior_log_prob
+from zprime.measure.study import Split
+from zprime.results.names import CandidateId, Gain
+from zprime.rng import fork
+from zprime.statistics.estimate import Estimate, widened
+from zprime.vae import Decoder
+
+ROWS = 16  # rows that the error is measured on: fewer than all give a larger one, for less is averaged
+Errors = dict[Gain, dict[CandidateId, float]]
+Mean = Callable[[Tensor], float]
+"""Mean over rows of a gain, up to what does not depend on log r, from log r at the draws [rows, draws]."""
+
+
+@torch.no_grad()
+def density_errors(
+    candidates: Candidates, split: Split, model: Decoder | None, draws: int, *, rng: torch.Generator
+) -> Errors:
+    """By how much the mean gains move, root mean square, from log r as it is to each of its replicates.
+
+    Args:
+        candidates: the candidates.
+        split: the rows that the gains are measured on; at most 16 of them, evenly spaced, are used.
+        model: the decoder; without it, or without rows, there is no error of a likelihood gain.
+        draws: draws a row of the likelihood gain, a multiple of 4; 0 leaves out what needs them.
+        rng: source of randomness.
+
+    Returns:
+        Gain -> candidate -> standard error in nats a row, of the candidates whose log r has replicates.
+
+    Raises:
+        UsageError: too few draws for the number of candidates.
+    """
+    replicates = {name: r.replicates() for name, r in candidates.bases.items()}
+    replicates = {name: others for name, others in replicates.items() if others}
+    if not replicates:
+        return {}
+    some = split.take(torch.linspace(0, split.n - 1, min(ROWS, split.n)).long())
+    few, posteriors = candidates.only(replicates), some.posteriors
+    z = posteriors.draw(rng=fork(rng, "code"), draws=ELBO_DRAWS)
+    made = {name: [r.log_prob(z) for r in (few.bases[name], *others)] for name, others in replicates.items()}
+    errors: Errors = {Gain.ELBO: _errors(few, made, prior_log_prob(few.prior, z), _mean)}
+    if not draws:
+        return errors
+    drawn = propose(few, Plan.of(few, draws), posteriors.mean, posteriors.scale, fork(rng, "likelihood"))
+    flat, shape = drawn.z.flatten(0, 1), drawn.prior.shape
+    for name, others in replicates.items():
+        made[name] = [drawn.base[name], *(r.log_prob(flat).reshape(shape) for r in others)]
+    sampled = {name: values for name, values in made.items() if name not in drawn.log_ratio}  # others: closed forms
+    under_q = _log_mean(drawn.posterior - drawn.prior - drawn.proposal)
+    errors[Gain.EXACT_POSTERIOR] = _errors(few, sampled, drawn.prior, under_q)
+    if model is not None and some.rows is not None:
+        with_x = _log_mean(log_probs_of_rows(model, drawn, some.rows.x) - drawn.proposal)
+        errors[Gain.LIKELIHOOD] = _errors(few, made, drawn.prior, with_x)
+    return errors
+
+
+def with_density_error(e: Estimate, row_gains: RowGains, gain: Gain, wanted: CandidateId) -> Estimate:
+    """A mean over rows with the error of log r in its standard error and interval."""
+    error = row_gains.density_error.get(gain, {}).get(wanted)
+    if error is None:
+        return e
+    return widened(e, error, because=f"its log r(z) is not exact, which is ± {error:.2g} of the error")
+
+
+def _errors(
+    candidates: Candidates, made: Mapping[str, Sequence[Tensor]], log_p: Float[Tensor, "*n"], mean: Mean
+) -> dict[CandidateId, float]:
+    """The error of one gain, of every blend of the bases in `made`: log r as it is, and by each replicate."""
+    errors = {}
+    for i, blend in candidates.blends.items():
+        if blend.base in made:
+            own, *others = (mean(mix(log_r, log_p, blend.epsilon)) for log_r in made[blend.base])
+            errors[i] = math.sqrt(sum((other - own) ** 2 for other in others) / len(others))
+    return errors
+
+
+def _mean(log_r: Tensor) -> float:
+    return float(log_r.mean())
+
+
+def _log_mean(log_weight: Float[Tensor, "b k"]) -> Mean:
+    """Mean over rows of the log of the mean weight, for draws with these log-weights beside log r."""
+
+    def mean(log_r: Tensor) -> float:
+        return float(torch.logsumexp(log_r + log_weight, 1).mean())
+
+    return mean
