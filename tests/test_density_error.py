@@ -105,19 +105,15 @@ def test_interval_of_the_likelihood_gain_covers_the_exact_gain_over_seeds(second
     assert bare < tries / 2
 
 
-def test_error_is_at_least_the_spread_over_seeds(second: TwoStage) -> None:
-    """On average over seeds the square is twice that of the standard deviation between seeds: never below it."""
-    split = Split("heldout", some_rows(32, 0))
+@pytest.mark.parametrize("draws", [4, 256])
+def test_error_is_at_least_the_spread_over_seeds(second: TwoStage, draws: int) -> None:
+    """On average over seeds the square is twice that of the standard deviation between seeds."""
+    split = Split("heldout", some_rows(16, 0))
     z = split.posteriors.draw(rng=stream(0), draws=16)
-    seeds = [replace(second, seed=100 * s) for s in range(30)]
+    seeds = [replace(second, draws=draws, seed=100 * s) for s in range(40)]
     std = float(torch.tensor([float(r.log_prob(z).mean()) for r in seeds]).std())
-
-    def typical(rs: list[TwoStage]) -> float:
-        errors = [density_errors(Candidates({"r": r}), split, None, 0, rng=stream(0))[Gain.ELBO][R] for r in rs]
-        return math.sqrt(sum(e * e for e in errors) / len(errors))
-
-    assert 1.0 < typical(seeds[:12]) / std < 2.0
-    assert typical([replace(r, draws=64 * DRAWS) for r in seeds[:6]]) < 0.3 * std  # an eighth, but for the factor
+    found = [density_errors(Candidates({"r": r}), split, None, 0, rng=stream(0))[Gain.ELBO][R] for r in seeds[:16]]
+    assert 1.1 < math.sqrt(sum(e * e for e in found) / len(found)) / std < 1.8
 
 
 def test_an_exact_density_has_no_error() -> None:
