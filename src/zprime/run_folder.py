@@ -1,6 +1,7 @@
 """What lies in the folder of a run, read and checked: artefacts that do not belong together are refused.
 
-RUN holds `data`, `model`, `posteriors/{train,selection,heldout}`, `latent/<name>`, `audit`, `generator`, `report.html`.
+RUN holds `data`, `model`, `posteriors/{train,selection,heldout}`, `latent/<name>`, `audit`, `generator`, `report.html`, and
+where it was repeated with other seeds `seeds/<seed>`, which are runs, and `seeds/summary`.
 """
 
 from collections.abc import Mapping
@@ -44,8 +45,8 @@ class RunFolder:
         """
         folder = cls(path)
         artifact.read(folder.path, "run")
-        for place in (folder.path, folder.path / "posteriors", folder.path / "latent"):
-            artifact.sweep(place)
+        for place in ("", "posteriors", "latent", "seeds"):
+            artifact.sweep(folder.path / place)
         return folder
 
     def __repr__(self) -> str:

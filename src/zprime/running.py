@@ -32,6 +32,8 @@ from zprime.results.names import PRIOR, CandidateId
 from zprime.rng import stream
 from zprime.run_folder import RunFolder
 from zprime.sampling import GenerativeModel
+from zprime.seeds import check as check_seeds
+from zprime.seeds import repeat
 from zprime.stages import Make, NewFolder, key_of, reuse_or_make
 from zprime.threads import Threads
 from zprime.train_stage import TrainStage
@@ -52,6 +54,7 @@ def run(
     weights: str = "",
     auditing: AuditSettings = AuditSettings(),
     seed: int = 0,
+    seeds: int = 1,
     workers: int = 1,
     threads: Threads = Threads(),
     progress: Progress = silent,
@@ -69,6 +72,8 @@ def run(
             population.
         auditing: how much to measure.
         seed: decides every random choice: splits, weights, noise, draws.
+        seeds: trainings: more than one repeats everything with the seeds after `seed`, each in `seeds/<seed>` of the
+            folder, on the same splits; the audit then has the gains and verdicts over seeds (`Audit.seeds`).
         workers: fits in processes, and measures in threads, side by side, where the data are large; the numbers do not
             depend on it. A script that asks for more than 1 needs `if __name__ == "__main__":` round the call.
         threads: how many threads torch uses, by the work; by default torch is left as it is.
@@ -84,12 +89,17 @@ def run(
         NumericalError: training or a fit met numbers that are not finite, or a proven bound is broken.
     """
     wanted = settings_of(kinds, by)
-    job = Run.create(Path(out), progress=progress, threads=threads)
     source = data if isinstance(data, DataSettings) else DataSettings(str(data))
-    job.train(source, network, training, seed=seed)
-    job.encode()
-    fitted = job.fit(wanted, seed=seed, weights=weights, workers=workers)
-    audit = job.audit(auditing, seed=seed, names=list(fitted), weights=weights, workers=workers)
+    check_seeds(seeds)
+
+    def make(path: Path, source: DataSettings, seed: int, progress: Progress) -> Audit:
+        job = Run.create(path, progress=progress, threads=threads)
+        job.train(source, network, training, seed=seed)
+        job.encode()
+        fitted = job.fit(wanted, seed=seed, weights=weights, workers=workers)
+        return job.audit(auditing, seed=seed, names=list(fitted), weights=weights, workers=workers)
+
+    audit = repeat(make, source, Path(out), range(seed, seed + seeds), progress)
     report(out)
     return audit
 

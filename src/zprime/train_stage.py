@@ -25,7 +25,7 @@ class TrainStage:
 
     Attributes:
         folder: of the run.
-        seed: decides splits, weights, row order and noise.
+        seed: decides weights, row order and noise, and the splits where `split_seed` does not.
         threads: how many threads torch uses, by the work.
         progress: called once an epoch.
     """
@@ -60,9 +60,9 @@ class TrainStage:
         config = dataset.describe()
 
         def make(path: Path, key: str) -> Artifact:
-            return artifact.write(path, Manifest("data", config, key, self.seed), tensors=dataset.tensors())
+            return artifact.write(path, Manifest("data", config, key, dataset.seed), tensors=dataset.tensors())
 
-        return reuse_or_make(self.folder.path, "data", key_of(config, self.seed), make, kind="data")
+        return reuse_or_make(self.folder.path, "data", key_of(config, dataset.seed), make, kind="data")
 
     def _train(self, source: Artifact, network: VAESettings, training: TrainSettings) -> VAE:
         dataset, checkpoint = self.folder.dataset, self.folder.path / "checkpoint"

@@ -12,6 +12,7 @@ from zprime.data import DataSettings
 from zprime.fit_stage import KINDS
 from zprime.results.audit import AuditSettings
 from zprime.run_folder import RunFolder
+from zprime.serialise import to_jsonable
 from zprime.threads import Threads, cores
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
@@ -31,6 +32,7 @@ def run(
     weights: str = "",
     auditing: Annotated[AuditSettings, FLAT] = AuditSettings(),
     seed: int = 0,
+    seeds: int = 1,
 ) -> None:
     """Do everything: train, encode, fit, audit, report. What is already done is used again.
 
@@ -48,6 +50,9 @@ def run(
         Column of the data to weigh rows by, in fits and in every average of the audit: another population.
     seed
         Decides every random choice: splits, weights, noise, draws.
+    seeds
+        Trainings: more than one repeats everything with the next seeds, in the run's seeds/SEED, on the same splits,
+        and says what gains and verdicts are over seeds.
     """
     wanted = kinds_with(kinds, set, by)
     with bars() as progress:
@@ -60,6 +65,7 @@ def run(
             weights=weights,
             auditing=auditing,
             seed=seed,
+            seeds=seeds,
             workers=cores(OPTIONS.threads),
             threads=Threads.by_work(OPTIONS.threads),
             progress=progress,
@@ -68,4 +74,5 @@ def run(
     shipped, page = RunFolder.open(out).generative(audit.shipped), out / "report.html"
     where = out / "generator" if shipped.copying != "copies" else "nothing"
     say(f"Report: {page}\nShipped: {where}  ({shipped.says()})")
-    give({"run": out, **verdicts(audit), "report": page, "generator": where})
+    summary = {} if audit.seeds is None else {"seeds": to_jsonable(audit.seeds)}
+    give({"run": out, **verdicts(audit), **summary, "report": page, "generator": where})

@@ -220,14 +220,15 @@ class Dataset:
 
 
 def load(settings: DataSettings, *, seed: int = 0) -> Dataset:
-    """Read a data set and split it; the seed decides the splits and the binarised rows.
+    """Read a data set and split it; the seed, or `split_seed`, decides the splits and the binarised rows.
 
     Raises:
         UsageError: nothing to read there, or settings that cannot be used.
         ArrayError: rows that cannot be used: not finite, constant, too few, of different sizes.
     """
     settings.check()
-    return Dataset(read_source(settings.data, settings.group), settings, seed=seed)
+    chosen = seed if settings.split_seed is None else settings.split_seed
+    return Dataset(read_source(settings.data, settings.group), settings, seed=chosen)
 
 
 def new_rows(data: str, described: Mapping[str, Any], scaling: Mapping[str, Tensor], *, seed: int = 0) -> Rows:

@@ -18,6 +18,8 @@ class DataSettings:
             split instead.
         limit: keep this many training rows only, at random; 0 keeps all.
         binarise: draw 0/1 pixels with the grey value as probability: afresh every epoch in training, once elsewhere.
+        split_seed: decides the splits (and the binarised rows) instead of the seed of the run, so that runs with other
+            seeds have the same rows to train on and to be scored on.
         group: column of a .csv or .npz file that says which rows belong together, e.g. a subject: they come into one
             split, and errors are by group. It is no part of the rows. Empty where rows are independent.
         keep_duplicates: keep selection and held-out rows that equal a training row. Without it they are left out, and
@@ -29,6 +31,7 @@ class DataSettings:
     heldout: float = 1 / 6
     limit: int = 0
     binarise: bool = False
+    split_seed: int | None = None
     group: str = ""
     keep_duplicates: bool = False
 

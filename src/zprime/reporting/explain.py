@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from zprime.reporting import aggregated, averages, membership
+from zprime.reporting import aggregated, averages, membership, seeds
 from zprime.reporting.verdicts import difference
 from zprime.reporting.words import bullets, gloss
 from zprime.results.audit import Audit, Entry, load
@@ -265,11 +265,16 @@ def _limits(audit: Audit) -> list[str]:
             f", Frechet distance, coverage and “off the data” over {side.rows:,} rows a sample in {side.features} "
             f"features ({side.says}), and they depend on both"
         )
-    return [text + ". For another model the answer may differ: `zprime run`, then `zprime explain`."]
+    return [
+        text
+        + ". For another model the answer may differ: `zprime run`, then `zprime explain`; `zprime run --seeds 3` says by "
+        "how much for the same data and architecture."
+    ]
 
 
 PARTS: dict[str, Callable[[Audit], list[str]]] = {
     "In short": _short,
+    "Does it depend on the training?": seeds.paragraphs,
     "What would p(Z|X=D) be?": _posterior,
     "(1) Does the KL term keep the posteriors near the prior?": _kl_term,
     "(2) Is the average that is closest to every posterior p(Z)?": _average,

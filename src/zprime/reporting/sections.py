@@ -22,6 +22,7 @@ from zprime.reporting import (
     pictures,
     provenance,
     samples,
+    seeds,
     sheets,
     surgery,
 )
@@ -46,6 +47,7 @@ SECTIONS: tuple[Section, ...] = (
             ),
         ),
     ),
+    seeds.SECTION,
     sheets.SECTION,
     outputs.COUNTS,
     outputs.COLUMNS,

@@ -17,6 +17,7 @@ from zprime.results.latents import ALWAYS, Averages, LatentsSide, Surgery
 from zprime.results.likelihood import LikelihoodSide, Membership
 from zprime.results.names import CandidateId, Gain, by_id
 from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, SamplesSide
+from zprime.results.seeds import Seeds, of_run
 from zprime.results.settings import AuditSettings
 from zprime.results.thresholds import THRESHOLDS, Thresholds
 from zprime.results.verdicts import Verdict
@@ -171,6 +172,7 @@ class Audit:
         samples: fidelity and copying of generated rows, with the verdict for generation; None without a decoder.
         averages: the "average" of the posteriors under each criterion.
         drift: whether new rows still fit what was shipped; None until `zprime audit --new-data` looks.
+        seeds: gains and verdicts over seeds, where the run was repeated; read from the run, not part of the audit's JSON.
         versions: library -> version that measured.
         inputs: model, posteriors and latent distributions -> hash.
         command: shell command that makes the run again; empty where the audit comes from no run.
@@ -194,6 +196,7 @@ class Audit:
     samples: SamplesSide | None = None
     averages: Averages | None = None
     drift: Drift | None = None
+    seeds: Seeds | None = None
     versions: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     thresholds: Thresholds = THRESHOLDS
@@ -292,9 +295,9 @@ class Audit:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All but the tensors."""
-        fields: dict[str, Any] = serialise.to_jsonable(replace(self, tensors={}))
-        del fields["tensors"]
+        """All but the tensors and the summary over seeds, which is an artefact of its own."""
+        fields: dict[str, Any] = serialise.to_jsonable(replace(self, tensors={}, seeds=None))
+        del fields["tensors"], fields["seeds"]
         return fields
 
     def save(self, path: str | Path, *, key: str = "", **inputs: str) -> artifact.Artifact:
@@ -343,7 +346,8 @@ def load(path: str | Path) -> Audit:
         _check_names(audit)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{file}: made by another version of zprime ({error}); audit the run again") from error
-    return replace(audit, tensors=stored.tensors())
+    summary = of_run(stored.path.parent, seed=audit.seed, audit=stored.key)
+    return replace(audit, tensors=stored.tensors(), seeds=summary)
 
 
 def _check_names(audit: Audit) -> None:
