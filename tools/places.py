@@ -23,6 +23,7 @@ INNER = {
     "contender",
     "proposal",
     "simulation",
+    "density_error",
     "scores",
     "pictures",
     "features",

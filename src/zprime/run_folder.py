@@ -1,7 +1,7 @@
 """What lies in the folder of a run, read and checked: artefacts that do not belong together are refused.
 
-RUN holds `data`, `model`, `posteriors/{train,selection,heldout}`, `latent/<name>`, `audit`, `generator`, `report.html`, and
-where it was repeated with other seeds `seeds/<seed>`, which are runs, and `seeds/summary`.
+RUN holds `data`, `model`, `posteriors/{train,selection,heldout}`, `latent/<name>`, `audit`, `generator`, `report.html`.
+Where it was repeated with other seeds it also holds `seeds/<seed>`, which are runs, and `seeds/summary`.
 """
 
 from collections.abc import Mapping

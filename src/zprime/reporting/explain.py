@@ -265,11 +265,11 @@ def _limits(audit: Audit) -> list[str]:
             f", Frechet distance, coverage and “off the data” over {side.rows:,} rows a sample in {side.features} "
             f"features ({side.says}), and they depend on both"
         )
-    return [
-        text
-        + ". For another model the answer may differ: `zprime run`, then `zprime explain`; `zprime run --seeds 3` says by "
-        "how much for the same data and architecture."
-    ]
+    another = (
+        ". For another model the answer may differ: `zprime run`, then `zprime explain`; `zprime run --seeds 3` says "
+        "by how much for the same data and architecture."
+    )
+    return [text + another]
 
 
 PARTS: dict[str, Callable[[Audit], list[str]]] = {

@@ -172,7 +172,7 @@ class Audit:
         samples: fidelity and copying of generated rows, with the verdict for generation; None without a decoder.
         averages: the "average" of the posteriors under each criterion.
         drift: whether new rows still fit what was shipped; None until `zprime audit --new-data` looks.
-        seeds: gains and verdicts over seeds, where the run was repeated; read from the run, not part of the audit's JSON.
+        seeds: gains and verdicts over seeds, where the run was repeated; an artefact of its own, not in the JSON.
         versions: library -> version that measured.
         inputs: model, posteriors and latent distributions -> hash.
         command: shell command that makes the run again; empty where the audit comes from no run.
