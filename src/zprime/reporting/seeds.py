@@ -79,7 +79,7 @@ def _row(c: CandidateOverSeeds, found: Seeds) -> Row:
 
 def _mean(e: Estimate, found: Seeds) -> Cell:
     why = (
-        f"{MEAN}; 95 % interval {e.low:.3g} to {e.high:.3g} {e.unit} (Student's, {e.n} seeds: {_list(found.seeds)}); "
+        f"{MEAN}; 95 % interval {e.low:.3g} to {e.high:.3g} {e.unit} (by the t distribution, {e.n} seeds: {_list(found.seeds)}); "
         f"{e.split} split."
     )
     return Cell(signed(e), why, e.value)
