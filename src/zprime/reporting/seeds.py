@@ -79,8 +79,8 @@ def _row(c: CandidateOverSeeds, found: Seeds) -> Row:
 
 def _mean(e: Estimate, found: Seeds) -> Cell:
     why = (
-        f"{MEAN}; 95 % interval {e.low:.3g} to {e.high:.3g} {e.unit} (by the t distribution, {e.n} seeds: {_list(found.seeds)}); "
-        f"{e.split} split."
+        f"{MEAN}; 95 % interval {e.low:.3g} to {e.high:.3g} {e.unit} (by the t distribution, {e.n} seeds: "
+        f"{_list(found.seeds)}); {e.split} split."
     )
     return Cell(signed(e), why, e.value)
 

@@ -24,8 +24,8 @@ class CandidateOverSeeds:
         name: of the fit.
         labels: what it is in each seed, with the share of the prior that was chosen there.
         gains: gain over the prior in each seed, with its error over rows.
-        mean: mean of these values, its standard error and 95 % interval over seeds (n seeds, t distribution); None of one
-            seed.
+        mean: mean of these values, its standard error and 95 % interval over seeds (by the t distribution); None of
+            one seed.
         between: standard deviation between seeds, nats a row; None of one seed.
         within: mean standard error within a seed, nats a row.
     """
