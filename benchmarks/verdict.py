@@ -33,6 +33,7 @@ from zprime.posteriors import MemoryPosteriors
 from zprime.results.audit import AuditSettings
 from zprime.rng import stream
 from zprime.statistics.betting import bet
+from zprime.statistics.design import Design
 from zprime.vae import VAE
 
 MODEL = linear_gaussian(D=5, d=2, var=0.05)
@@ -160,7 +161,7 @@ def grouped(size: int) -> Case:
         groups = torch.arange(300) // size
         shared = torch.randn(300 // size, generator=rng, dtype=torch.float64)
         values = (shared[groups] + 0.3 * torch.randn(300, generator=rng, dtype=torch.float64)).clamp(min=-4)
-        leave = bet(values, torch.arange(300), bound=-math.log(0.01), groups=groups).passed
+        leave = bet(values, torch.arange(300), bound=-math.log(0.01), design=Design(groups=groups)).passed
         leave = leave and float(values.mean()) > TIE
         return "leave the prior" if leave else "keep the prior", "r" if leave else "prior", float(values.mean())
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from zprime.errors import NumericalError
 from zprime.rng import stream
 from zprime.statistics.betting import Bet, bet
+from zprime.statistics.design import Design
 
 SEEDS = 200
 MOST = 16  # of 200 at a rate of 5 %: exceeded with a probability of 2.4 %
@@ -121,7 +122,7 @@ def test_groups_are_bet_on_as_one(size: int) -> None:
     alarms = ignored = 0
     for seed in range(SEEDS):
         values, groups = grouped(seed, 60, size)
-        alarms += bet(values, ids(len(values)), bound=1.0, groups=groups).passed
+        alarms += bet(values, ids(len(values)), bound=1.0, design=Design(groups=groups)).passed
         shuffled = torch.randperm(len(values), generator=stream(seed, "rows"))
         ignored += bet(values, shuffled, bound=1.0).passed
     assert alarms <= MOST
@@ -130,17 +131,17 @@ def test_groups_are_bet_on_as_one(size: int) -> None:
 
 def test_weights_count_rows() -> None:
     values, weights = heavy(3, 200, 0.1), torch.ones(200).double()
-    assert bet(values, ids(200), bound=3.0, weights=weights) == bet(values, ids(200), bound=3.0)
+    assert bet(values, ids(200), bound=3.0, design=Design(weights=weights)) == bet(values, ids(200), bound=3.0)
     weights[100:] = 0
-    assert bet(values, ids(200), bound=3.0, weights=weights) == bet(values[:100], ids(100), bound=3.0)
-    assert bet(values, ids(200), bound=3.0, weights=3 * weights).wealth == pytest.approx(
-        bet(values, ids(200), bound=3.0, weights=weights).wealth
+    assert bet(values, ids(200), bound=3.0, design=Design(weights=weights)) == bet(values[:100], ids(100), bound=3.0)
+    assert bet(values, ids(200), bound=3.0, design=Design(weights=3 * weights)).wealth == pytest.approx(
+        bet(values, ids(200), bound=3.0, design=Design(weights=weights)).wealth
     )
 
 
 def test_a_group_of_one_row_is_a_row() -> None:
     values = heavy(4, 100, 0.1)
-    assert bet(values, ids(100), bound=3.0, groups=ids(100)) == bet(values, ids(100), bound=3.0)
+    assert bet(values, ids(100), bound=3.0, design=Design(groups=ids(100))) == bet(values, ids(100), bound=3.0)
 
 
 def test_without_a_bound_nothing_is_shown() -> None:

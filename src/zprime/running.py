@@ -6,20 +6,19 @@
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, auditing, sampling, serialise, vae
+from zprime import artifact, sampling, vae
 from zprime import data as datasets
 from zprime.artifact import Artifact, Manifest
-from zprime.command import command
+from zprime.audit_stage import AuditStage
 from zprime.data import SPLITS, DataSettings
 from zprime.distribution import LatentDistribution
 from zprime.encoding import encode
 from zprime.errors import UsageError
-from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of, weights_of
-from zprime.fitting import load_fit
+from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
 from zprime.latent.kind import Fit
 from zprime.measure.latents.drift import drift
 from zprime.posteriors import Posteriors, ShardedPosteriors
@@ -258,41 +257,7 @@ class Run:
             ArtifactError: something is missing, or does not belong together.
             NumericalError: a proven bound is broken.
         """
-        folder = self.folder
-        self.threads.use(heavy=folder.large)
-        posteriors = {s: folder.posteriors(s) for s in SPLITS}
-        names = list(names) if names is not None else folder.fitted
-        sources = {n: folder.fit(n) for n in names}
-        inputs = {"model": folder.model.hash, **{f"posteriors/{s}": p.artifact.hash for s, p in posteriors.items()}}
-        inputs |= {f"latent/{n}": source.hash for n, source in sources.items()}
-        column = weights_of(sources) if weights is None else weights
-        shares = {s: folder.dataset.weights(column, s) for s in SPLITS} if column else {}
-
-        def make(path: Path, key: str) -> Artifact:
-            audit = auditing.audit(
-                {n: load_fit(source.path) for n, source in sources.items()},
-                {s: p.gather().weighted(shares[s]) if shares else p for s, p in posteriors.items()},
-                model=vae.load(folder.model.path),
-                rows=folder.rows,
-                data=replace(folder.dataset.info(), weights=column),
-                keep_duplicates=folder.dataset.settings.keep_duplicates,
-                settings=settings,
-                seed=seed,
-                workers=workers if folder.large else 1,
-                progress=self.progress,
-            )
-            audit = replace(
-                audit,
-                model=folder.model_info(),
-                inputs=inputs,
-                command=command(folder, names, settings, seed=seed, weights=column),
-            )
-            return audit.save(path, key=key, **{k.replace("/", "_"): v for k, v in inputs.items()})
-
-        # an audit of a version that measured less, or wrote it down in another way, is made again
-        weighed = [column, artifact.digest([w.tolist() for w in shares.values()])] if column else []
-        key = key_of(asdict(settings), seed, inputs, serialise.outline(Audit), *weighed)
-        self._stage("audit", key, make, kind="audit")
+        AuditStage(self.folder, seed, weights, workers, self.threads, self.progress).run(settings, names)
         audit = load_audit(self.path / "audit")
         if audit.copying(audit.shipped) == "copies":
             log.warning("generator: nothing is shipped, for samples of %s copy training rows", audit.shipped)

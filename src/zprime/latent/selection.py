@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.distribution import LatentDistribution
@@ -13,6 +13,7 @@ from zprime.posteriors import Posteriors
 from zprime.results.facts import CurvePoint
 from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import fork
+from zprime.statistics.design import Design
 
 EPSILONS = (0.01, 0.05, 0.1)
 """Shares of the prior that a candidate may mix in (docs/theory.md, section 3): never 0, so no gain is below log e."""
@@ -31,10 +32,12 @@ class RowScores:
     Attributes:
         value: one number a row.
         weight: shape [n], adding up to 1, or None for equal ones.
+        groups: shape [n], integers: rows of one group are dependent; None where all are independent.
     """
 
     value: Float[Tensor, " n"]
     weight: Float[Tensor, " n"] | None = None
+    groups: Int[Tensor, " n"] | None = None
 
     @property
     def weights(self) -> Float[Tensor, " n"]:
@@ -49,17 +52,20 @@ class RowScores:
 
     @property
     def stderr(self) -> float | None:
-        """Standard error of the mean, of independent rows with fixed weights; None if one row has all the weight."""
-        weights = self.weights
-        n = int((weights > 0).sum())
+        """Standard error of the mean, of independent groups with fixed weights; None if one of them has all the weight.
+
+        Where there are no groups, every row is one.
+        """
+        design, weights = Design(groups=self.groups), self.weights
+        n = int((design.totals(weights) > 0).sum())
         if n < 2:
             return None
         gap = self.value.double() - self.mean
-        return math.sqrt(float((weights * gap).square().sum()) * n / (n - 1))
+        return math.sqrt(float(design.totals(weights * gap).square().sum()) * n / (n - 1))
 
     def __sub__(self, other: "RowScores") -> "RowScores":
         """Row by row: the paired difference."""
-        return RowScores(self.value - other.value, self.weight)
+        return RowScores(self.value - other.value, self.weight, self.groups)
 
 
 @dataclass(frozen=True)
@@ -126,9 +132,9 @@ def point(setting: str, value: int | float, r: LatentDistribution, epsilon: floa
     return CurvePoint(setting, float(value), r.bytes, epsilon, gains.mean, gains.stderr)
 
 
-def paired(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> tuple[float, float]:
+def paired(a: RowScores, b: RowScores) -> tuple[float, float]:
     """Mean of a - b and its standard error; infinite of one row."""
-    gap = RowScores(a) - RowScores(b)
+    gap = a - b
     return gap.mean, math.inf if gap.stderr is None else gap.stderr
 
 
@@ -139,6 +145,6 @@ def near_best(gains: list[RowScores], tie: float = TIE) -> list[int]:
     return [i for i, gap in enumerate(gaps) if i == best or gap.mean < max(tie, gap.stderr or 0.0)]
 
 
-def smallest_of_best(gains: list[RowScores], sizes: list[int]) -> int:
+def smallest_of_best(gains: list[RowScores], sizes: list[int] | list[tuple[bool, int]]) -> int:
     """Of the best and those that tie with it, the one that stores least."""
     return min(near_best(gains), key=lambda i: (sizes[i], -gains[i].mean))

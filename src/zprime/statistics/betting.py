@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.errors import NumericalError
+from zprime.statistics.design import EQUAL, Design
 
 STAKES = 30
 ROUNDING = 1e-6  # nats: how far below the bound a value may lie by rounding
@@ -49,8 +50,7 @@ def bet(
     *,
     bound: float,
     level: float = 0.05,
-    groups: Int[Tensor, " n"] | None = None,
-    weights: Float[Tensor, " n"] | None = None,
+    design: Design = EQUAL,
 ) -> Bet:
     """Bet that the mean of the rows is above 0, row by row in an order that no value decides.
 
@@ -62,13 +62,12 @@ def bet(
         ids: of the rows; a hash of them decides the order.
         bound: above 0; infinite where there is none, and then nothing can be shown.
         level: of the test, and of the limit.
-        groups: number of each row's group; None where every row is by itself.
-        weights: at least 0; None for equal ones.
+        design: weights and groups of the rows.
 
     Raises:
         NumericalError: a value lies below the bound by more than rounding, or is not finite.
     """
-    total, size, key = _sums(values.double(), ids, groups, weights)
+    total, size, key = _sums(values.double(), ids, design)
     if len(values) and not bool((values >= -bound - ROUNDING * max(1.0, bound)).all()):
         raise NumericalError(f"bet: expected values of at least {-bound:g}, got {float(values.min()):g}")
     if not math.isfinite(bound) or not len(total):
@@ -80,14 +79,14 @@ def bet(
 
 
 def _sums(
-    values: Tensor, ids: Tensor, groups: Tensor | None, weights: Tensor | None
+    values: Tensor, ids: Tensor, design: Design
 ) -> tuple[Float[Tensor, " g"], Float[Tensor, " g"], Int[Tensor, " g"]]:
     """Weighted sum of the values and of the weights of every group, and the number that its place is drawn by."""
-    share = torch.ones_like(values) if weights is None else weights.double()
-    if groups is None:
+    share = torch.ones_like(values) if design.weights is None else design.weights.double()
+    if design.groups is None:
         kept = share > 0
         return (share * values)[kept], share[kept], ids[kept]
-    names, at = torch.unique(groups, return_inverse=True)
+    names, at = torch.unique(design.groups, return_inverse=True)
     total, size = (torch.zeros(len(names), dtype=torch.float64).index_add_(0, at, v) for v in (share * values, share))
     kept = size > 0
     return total[kept], size[kept], names[kept]

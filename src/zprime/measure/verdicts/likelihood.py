@@ -3,7 +3,8 @@
 The rule of docs/theory.md, section 3, step by step:
 
 1. On the selection split take the best; among the candidates whose paired difference to the best is below
-   max(1 s.e. of that difference, 0.05 nats) take the one that stores least (`Ranking`; the prior stores nothing).
+   max(1 s.e. of that difference, 0.05 nats) take the one that stores least (`Ranking`; the prior stores nothing), and
+   one that stores no single rows before one that does.
 2. The likelihood gain decides for all candidates, and no other gain ever does. It may be used if the chosen candidate
    passes the exchange check (`exchange_check`), which is made before the held-out split is opened, and if its move from
    K/4 to K draws could not change the decision. Else the verdict is undecided.
@@ -37,10 +38,14 @@ def choose(candidates: Candidates, selection: RowGains, *, seed: int) -> Choice:
     ids = candidates.eligible
     measured = all(i in selection.likelihood for i in ids)
     gain, estimate = (Gain.LIKELIHOOD, likelihood_estimate) if measured else (Gain.ELBO, elbo_estimate)
-    values = {i: selection.of(gain)[i] for i in ids}
+    weights, groups = selection.weights, selection.groups
+    shares = None if weights is None else selection.design.shares(len(weights))
+    values = {i: RowScores(selection.of(gain)[i], shares, groups) for i in ids}
     sizes = {i: candidates.distribution(i).bytes for i in ids}
-    best = ids[smallest_of_best([RowScores(values[i]) for i in ids], [sizes[i] for i in ids])]
-    top = max(ids, key=lambda i: float(values[i].mean()))
+    # of those that tie, one that stores single training rows comes last, however small
+    costs = [(candidates.distribution(i).holds_rows, sizes[i]) for i in ids]
+    best = ids[smallest_of_best([values[i] for i in ids], costs)]
+    top = max(ids, key=lambda i: values[i].mean)
     ranking = []
     for i in ids:
         behind, stderr = paired(values[top], values[i])
@@ -79,7 +84,7 @@ def decide(
     # with a share e of the prior no row's gain is below log e
     share = candidates.blends[best].epsilon
     bound = -math.log(share) if share > 0 else math.inf
-    betted = bet(heldout.likelihood[best], heldout.ids, bound=bound, level=THRESHOLDS.bet)
+    betted = bet(heldout.likelihood[best], heldout.ids, bound=bound, level=THRESHOLDS.bet, design=heldout.design)
     sure = gain.value - exchange.allowance
     why = [
         *_why(chosen, exchange, label),

@@ -1,0 +1,89 @@
+"""The stage of a run that measures all candidates: the artefact `audit`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import final
+
+from zprime import artifact, auditing, serialise, vae
+from zprime.artifact import Artifact
+from zprime.command import command
+from zprime.data import SPLITS
+from zprime.fit_stage import weights_of
+from zprime.fitting import load_fit
+from zprime.progress import Progress, silent
+from zprime.results.audit import Audit, AuditSettings
+from zprime.run_folder import RunFolder
+from zprime.stages import key_of, reuse_or_make
+from zprime.threads import Threads
+
+
+@final
+@dataclass(frozen=True)
+class AuditStage:
+    """How to measure what is in the folder of a run.
+
+    Attributes:
+        folder: of the run.
+        seed: of every draw.
+        weights: column of the data that rows are weighed by in every average; empty for equal weights, None for the
+            column that the fits were weighed by.
+        workers: threads that measure side by side, where the data are large.
+        threads: how many threads torch uses, by the work.
+        progress: called by the long parts.
+    """
+
+    folder: RunFolder
+    seed: int
+    weights: str | None = None
+    workers: int = 1
+    threads: Threads = Threads()
+    progress: Progress = silent
+
+    def run(self, settings: AuditSettings, names: Sequence[str] | None = None) -> Artifact:
+        """Measure, or use what was measured already.
+
+        Args:
+            settings: how much to measure.
+            names: fitted latent distributions; default all.
+
+        Raises:
+            UsageError: settings that cannot be used, or fits that were weighed by different columns.
+            ArtifactError: something is missing, or does not belong together.
+            NumericalError: a proven bound is broken.
+        """
+        folder, seed = self.folder, self.seed
+        self.threads.use(heavy=folder.large)
+        posteriors = {s: folder.posteriors(s) for s in SPLITS}
+        names = list(names) if names is not None else folder.fitted
+        sources = {n: folder.fit(n) for n in names}
+        inputs = {"model": folder.model.hash, **{f"posteriors/{s}": p.artifact.hash for s, p in posteriors.items()}}
+        inputs |= {f"latent/{n}": source.hash for n, source in sources.items()}
+        column = weights_of(sources) if self.weights is None else self.weights
+        shares = {s: folder.dataset.weights(column, s) for s in SPLITS} if column else {}
+
+        def make(path: Path, key: str) -> Artifact:
+            audit = auditing.audit(
+                {n: load_fit(source.path) for n, source in sources.items()},
+                {s: p.gather().weighted(shares[s]) if shares else p for s, p in posteriors.items()},
+                model=vae.load(folder.model.path),
+                rows=folder.rows,
+                data=replace(folder.dataset.info(), weights=column),
+                keep_duplicates=folder.dataset.settings.keep_duplicates,
+                settings=settings,
+                seed=seed,
+                workers=self.workers if folder.large else 1,
+                progress=self.progress,
+            )
+            audit = replace(
+                audit,
+                model=folder.model_info(),
+                inputs=inputs,
+                command=command(folder, names, settings, seed=seed, weights=column),
+            )
+            return audit.save(path, key=key, **{k.replace("/", "_"): v for k, v in inputs.items()})
+
+        # an audit of a version that measured less, or wrote it down in another way, is made again
+        weighed = [column, artifact.digest([w.tolist() for w in shares.values()])] if column else []
+        key = key_of(asdict(settings), seed, inputs, serialise.outline(Audit), *weighed)
+        return reuse_or_make(folder.path, "audit", key, make, kind="audit")
