@@ -64,8 +64,8 @@ def test_paired_difference_has_the_error_of_the_differences() -> None:
     a, b = RowScores(torch.tensor([1.0, 2.0, 4.0])), RowScores(torch.tensor([0.0, 2.0, 2.0]))
     assert (a - b).mean == pytest.approx(1.0)
     assert (a - b).stderr == pytest.approx(1 / math.sqrt(3))
-    assert paired(a.value, b.value) == pytest.approx((1.0, 1 / math.sqrt(3)))
-    assert paired(a.value[:1], b.value[:1]) == (1.0, math.inf)
+    assert paired(a, b) == pytest.approx((1.0, 1 / math.sqrt(3)))
+    assert paired(RowScores(a.value[:1]), RowScores(b.value[:1])) == (1.0, math.inf)
 
 
 def test_rows_count_by_their_weights() -> None:
