@@ -11,7 +11,7 @@ from studies import study
 from test_samples_side import MODEL, POSTERIORS, ROWS, truth
 from zprime.data import Rows
 from zprime.measure.candidates import Candidates
-from zprime.measure.samples.contender import Contender, Controls
+from zprime.measure.samples.contender import Confirmed, Contender, Controls
 from zprime.measure.samples.copying import Neighbours, TrainingSet, copying
 from zprime.measure.samples.fidelity import Compared, fidelity
 from zprime.measure.samples.side import measure_samples
@@ -64,7 +64,7 @@ def decide(
     first = prior or compared(100.0)
     return decide_generation(
         [contender("prior", first, right=right), *others],
-        lambda name: first if name == "prior" else confirmed[name],
+        lambda name: Confirmed(first if name == "prior" else confirmed[name]),
         Controls(compared(decoder), compared(0.0), tested=True),
         space="pixels",
         seed=0,
@@ -158,7 +158,7 @@ def test_a_decoder_that_may_be_as_good_as_real_rows_is_not_blamed() -> None:
         first = compared(1000.0)
         return decide_generation(
             [contender("prior", first), contender("r", compared(990.0))],
-            lambda name: first if name == "prior" else compared(990.0),
+            lambda name: Confirmed(first if name == "prior" else compared(990.0)),
             # t of 29 degrees of freedom
             Controls(compared(50.0, error=(50.0 - low) / 2.045), compared(0.0), tested=True),
             space="pixels",
@@ -177,7 +177,7 @@ def test_a_control_that_is_not_caught_clears_nobody(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("zprime.measure.samples.features.EPOCHS", 1)
     monkeypatch.setattr(TrainingSet, "plant", lambda self, n, *, rng: 50 + torch.randn(n, 6, generator=rng))
     found = side(POSTERIORS, ROWS)
-    assert found.controls[PLANTED].status == "passes"
+    assert found.controls[PLANTED].status != "copies"
     assert {e.status for e in found.entries} == {"untested"}
     assert (found.verdict.decision, found.verdict.choice) == ("undecided", "prior")
 

@@ -32,7 +32,12 @@ class Copying:
         authenticity: proportion of rows farther from the nearest training row than that row is from its own nearest
             (Alaa et al. 2022).
         ratio: mean of the distances to the nearest and to the second nearest training row, the one over the other.
-        status: `copies`, `passes`, or `untested` where the controls failed.
+        status: `copies`, `passes`, or `untested` where the controls failed or copies cannot be excluded.
+        like_rows: rows as near to a training row as planted copies are, over the proportion of planted copies that are
+            so near: the share of copies of training rows as they are, at most. None where it was not measured.
+        share: the same for copies of both kinds: as near as planted copies, or as reconstructions of training rows
+            where these are called copies themselves (else the decoder cannot make any). Its upper limit clears.
+        because: why it is untested.
     """
 
     auc: Estimate
@@ -44,6 +49,22 @@ class Copying:
     authenticity: Estimate
     ratio: Estimate
     status: str = "passes"
+    like_rows: Estimate | None = None
+    share: Estimate | None = None
+    because: str = ""
+
+    @property
+    def most(self) -> float:
+        """The share of copies that cannot be excluded, the upper limit of `share`; 1 where it was not measured."""
+        return 1.0 if self.share is None else self.share.high
+
+
+@dataclass(frozen=True)
+class CopiedRow:
+    """A training row, and how many generated rows are as near to it as copies are."""
+
+    row: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -159,10 +180,14 @@ class Sampled:
     Attributes:
         id: as in the table; or of the control, by its name.
         label: what it is.
-        copying: of decoder means; None for real rows, which are no reconstructions.
+        copying: of decoder means, beside reconstructions of the selection split (for the control `reconstructions`
+            beside those of held-out rows); None for real rows, which are no reconstructions.
         copying_draws: of decoder draws x' ~ p(x|z'), compared with draws of the reconstructions; noise hides copies.
-        fidelity: beside held-out rows.
+        fidelity: beside held-out rows, in the form that the side says.
         tstr: of a classifier trained on it and tested on real rows; None without labels.
+        other: Frechet distance to held-out rows in the other form: of draws where means are compared, and the other way
+            round; None for real rows and discrete data.
+        copied: the training rows that most of its rows are as near to as copies are, ten at most.
     """
 
     id: CandidateId
@@ -171,6 +196,8 @@ class Sampled:
     copying_draws: Copying | None
     fidelity: Fidelity
     tstr: TSTR | None = None
+    other: Estimate | None = None
+    copied: list[CopiedRow] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -179,7 +206,7 @@ class Sampled:
 
     @property
     def status(self) -> str:
-        """`copies` if means or draws do; `untested` where the controls failed; else `passes`."""
+        """`copies` if means or draws do; `untested` where it cannot be excluded that means do; else `passes`."""
         statuses = {c.status for c in (self.copying, self.copying_draws) if c is not None}
         return next((s for s in ("copies", "untested") if s in statuses), "passes")
 
@@ -191,7 +218,8 @@ class SamplesSide:
     Attributes:
         features: name of the feature space.
         says: how it was made.
-        noise: whether fidelity and TSTR see decoder `mean`s or decoder `draw`s.
+        noise: whether fidelity and TSTR see decoder `mean`s or decoder `draw`s: the form in which reconstructions of
+            the selection split are nearer to its real rows.
         samples: generated rows of each candidate, for copying.
         rows: rows in each sample that fidelity compares.
         entries: every candidate and every distribution itself, in the order of the table.
@@ -199,6 +227,10 @@ class SamplesSide:
         classifier: accuracy on held-out rows of the classifier that labels; None without labels.
         verdict: for generation.
         path: copying from the training codes to one Gaussian, over the bandwidth that smooths the posteriors.
+        forms: `mean` and `draw` -> Frechet distance of reconstructions of the selection split to its real rows; of
+            discrete data draws only.
+        memorises: how it is seen that the decoder memorises; empty where it does not.
+        ignores: how it is seen that the decoder ignores z; empty where it does not.
     """
 
     features: str
@@ -211,6 +243,9 @@ class SamplesSide:
     classifier: Estimate | None
     verdict: GenerationVerdict
     path: BandwidthPath | None = None
+    forms: dict[str, Estimate] = field(default_factory=dict)
+    memorises: str = ""
+    ignores: str = ""
 
     def entry(self, name: str) -> Sampled:
         """The candidate called `name`, e.g. `aggregated+p10`, or the distribution itself, e.g. `aggregated`.

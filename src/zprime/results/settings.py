@@ -35,6 +35,8 @@ class AuditSettings:
         members: training rows that the membership attack scores, at most, each with as many draws as a held-out row; 0
             leaves it out.
         features: where they are compared: `auto`, `pixels`, `log-counts`, `codes`, `classifier` or `selfsupervised`.
+        copies_limit: a candidate is cleared of copying only if the upper 95 % limit of the share of copies among its
+            samples is below this.
     """
 
     rows: int = 1000
@@ -50,6 +52,7 @@ class AuditSettings:
     allow_rows: bool = False
     members: int = 500
     features: str = "auto"
+    copies_limit: float = 0.1
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""
@@ -73,5 +76,7 @@ class AuditSettings:
             raise UsageError(f"samples: expected 0, or at least {FEWEST}, got {self.samples}")
         if self.members < 0 or self.members == 1:
             raise UsageError(f"members: expected 0, or at least 2 rows, got {self.members}")
+        if not 0 < self.copies_limit < 1:
+            raise UsageError(f"copies_limit: expected a number above 0 and below 1, got {self.copies_limit}")
         if self.features not in ("auto", *SPACES):
             raise UsageError(f"features: expected auto, {', '.join(SPACES)}, got {self.features!r}")

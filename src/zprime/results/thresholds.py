@@ -23,7 +23,8 @@ class Thresholds:
         frechet: proportion of the prior's Frechet distance; two distances that differ by less are equal.
         accuracy: two accuracies (train on synthetic, test on real) that differ by less are equal.
         closes: proportion of the decoder's own distance that the choice of z' must close; below it the
-            verdict is that encoder or decoder is the problem.
+            verdict is `none of these`.
+        ignores: proportion of the data's variance; where decoder means vary over z by less, the decoder ignores z.
         least_rows: effective rows that every stored component of a fit has at least, where its settings say nothing
             else.
         level: p-value below which calibration and drift are called significant.
@@ -46,6 +47,7 @@ class Thresholds:
     accuracy: float = 0.01
     closes: float = 0.25
     least_rows: float = 10.0
+    ignores: float = 0.01
     level: float = 0.05
     duplicates: float = 0.01
     isolation: float = 0.01

@@ -103,10 +103,18 @@ class GenerationVerdict(Decision):
 
     Attributes:
         decision: may also be `none of these`; then `choice` is the best of the candidates.
-        ranking: name -> `copies`, `loses modes`, `behind`, `covers less`, `tied` or `best`, on the selection split.
+        ranking: name -> `copies`, `not cleared`, `loses modes`, `behind`, `covers less`, `tied` or `best`, on the
+            selection split.
         numbers: `prior`, `choice`, `reconstructions`, `real rows` (Frechet distances on the held-out split), `gain`
-            (the prior's less the choice's), `coverage gain` and `decoder` (the reconstructions' less the real rows').
+            (the prior's less the choice's), `coverage gain`, `decoder` (the reconstructions' less the real rows'),
+            `latents` (the choice's less the reconstructions'), `excess` (`latents` less `decoder`), and the last two
+            `of the prior`.
+        best: the candidate that was chosen on the selection split; the held-out split was opened for it.
+        fault: what `none of these` is about: `decoder`, `latents`, `both` (neither part of the distance is measurably
+            the larger), `collapse` (the decoder ignores z) or `copies` (the prior's samples copy); else empty.
     """
 
     ranking: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, Estimate] = field(default_factory=dict)
+    best: str = "prior"
+    fault: str = ""

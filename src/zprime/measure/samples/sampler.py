@@ -1,7 +1,7 @@
 """Samples of x', decoded once and searched once; every measure uses the same rows."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,7 @@ class Sample:
         x: decoder means or draws, whichever fidelity is measured on, in the model's scaled units.
         shown: the first decoder means, for pictures.
         features: of `x`.
+        other: features of the other form, draws beside means or means beside draws; None where there is none.
         labels: of `x`, by the classifier; None without labels.
         means: nearest training rows of the decoder means.
         draws: nearest training rows of decoder draws, for the first quarter of the rows; None for rows that were not
@@ -32,6 +33,7 @@ class Sample:
     x: Float[Tensor, "n *datum"]
     shown: Float[Tensor, "g *datum"]
     features: Float[Tensor, "n f"]
+    other: Float[Tensor, "n f"] | None
     labels: Int[Tensor, " n"] | None
     means: Neighbours
     draws: Neighbours | None
@@ -42,6 +44,7 @@ class Sample:
             _pick(self.x, other.x, coin),
             _pick(self.shown, other.shown, coin),
             _pick(self.features, other.features, coin),
+            None if self.other is None or other.other is None else _pick(self.other, other.other, coin),
             None if self.labels is None or other.labels is None else _pick(self.labels, other.labels, coin),
             _join(self.means, other.means, coin),
             None if self.draws is None or other.draws is None else _join(self.draws, other.draws, coin),
@@ -58,6 +61,7 @@ class Sampler:
         features: the feature space.
         classifier: that labels rows, or None.
         noise: `mean` or `draw`: what fidelity is measured on.
+        both: whether the other form is looked at too; not of discrete data, where a mean is no datum.
     """
 
     study: Study
@@ -65,28 +69,27 @@ class Sampler:
     features: Features
     classifier: Classifier | None
     noise: str
+    both: bool
 
     def sample(self, z: Float[Tensor, "n d"], *, rng: torch.Generator) -> Sample:
         """Decode latents; find features, labels and nearest training rows."""
         mean = self.study.decode(z, noise="mean", rng=rng)
         some = max(1, round(DRAWS * len(z)))
-        draw = self.study.decode(z if self.noise == "draw" else z[:some], noise="draw", rng=fork(rng, "draw"))
-        draws = self.training.neighbours(draw[:some])
-        x = mean if self.noise == "mean" else draw
+        draw = self.study.decode(z, noise="draw", rng=fork(rng, "draw"))
+        x, other = (mean, draw) if self.noise == "mean" else (draw, mean)
         # images are shown as decoder means; rows of a table as they are compared
-        return self._look(x, mean if mean.ndim > 2 else x, self.training.neighbours(mean), draws)
+        made = self._look(x, mean if mean.ndim > 2 else x, self.training.neighbours(mean))
+        return replace(
+            made, other=self.features.of(other) if self.both else None, draws=self.training.neighbours(draw[:some])
+        )
 
     def rows(self, x: Float[Tensor, "n *datum"]) -> Sample:
         """The same of rows that need no decoding."""
-        return self._look(x, x, self.training.neighbours(x), None)
+        return self._look(x, x, self.training.neighbours(x))
 
-    def look(self, z: Float[Tensor, "n d"], *, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Features and labels only, of fresh samples."""
-        x = self.study.decode(z, noise=self.noise, rng=rng)
-        return self.features.of(x), self._label(x)
-
-    def _look(self, x: Tensor, shown: Tensor, means: Neighbours, draws: Neighbours | None) -> Sample:
-        return Sample(x, shown[: self.study.settings.grid].clone(), self.features.of(x), self._label(x), means, draws)
+    def _look(self, x: Tensor, shown: Tensor, means: Neighbours) -> Sample:
+        shown = shown[: self.study.settings.grid].clone()
+        return Sample(x, shown, self.features.of(x), None, self._label(x), means, None)
 
     def _label(self, x: Tensor) -> Tensor | None:
         return None if self.classifier is None else self.classifier.label(x)

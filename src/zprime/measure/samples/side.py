@@ -6,13 +6,15 @@ from functools import cached_property
 from torch import Tensor
 
 from zprime.measure.candidates import Candidates
-from zprime.measure.samples.contender import Contender, Controls
-from zprime.measure.samples.fidelity import Compared
-from zprime.measure.samples.study import Measured, SampleStudy
+from zprime.measure.samples.collapse import ignores_z
+from zprime.measure.samples.contender import Confirmed, Contender, Controls
+from zprime.measure.samples.rows import Measured
+from zprime.measure.samples.study import SampleStudy
 from zprime.measure.study import Study
-from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, BandwidthPath, Copying, Sampled, SamplesSide
+from zprime.results.samples import REAL, RECONSTRUCTED, BandwidthPath, Copying, Sampled, SamplesSide
 from zprime.results.settings import FEWEST
 from zprime.results.verdicts import GenerationVerdict
+from zprime.statistics.format import percent
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +36,24 @@ class MeasuredSamples:
     @cached_property
     def tested(self) -> bool:
         """Whether the copying test finds the planted copies and clears the reconstructions."""
-        planted, reconstructed = (self.measured_controls[name].entry.status for name in (PLANTED, RECONSTRUCTED))
-        return planted == "copies" and reconstructed == "passes"
+        return self.study.controls_right()
+
+    @cached_property
+    def ignores(self) -> str:
+        """How it is seen that the decoder ignores z; empty where it does not."""
+        return ignores_z(self.study.study, rng=self.study.study.stream("generation", "collapse"))
+
+    @property
+    def memorises(self) -> str:
+        """How it is seen that the decoder memorises; empty where it does not."""
+        found = self.study.reference.memorises
+        if found is None:
+            return ""
+        made, real = (percent(e, places=1) for e in found)
+        return (
+            f"{made} of reconstructions of unseen rows are as near to a training row as planted copies are, and of the "
+            f"unseen rows themselves {real}"
+        )
 
     @property
     def contenders(self) -> list[Contender]:
@@ -46,7 +64,7 @@ class MeasuredSamples:
     def controls(self) -> Controls:
         """What the verdict needs of the controls."""
         reconstructed, real = (self.measured_controls[name].heldout for name in (RECONSTRUCTED, REAL))
-        return Controls(reconstructed, real, self.tested)
+        return Controls(reconstructed, real, self.tested, self.ignores, self.memorises)
 
     @property
     def space(self) -> str:
@@ -58,7 +76,7 @@ class MeasuredSamples:
         """Decoded samples, and the training row nearest to each."""
         return self.study.pictures
 
-    def confirm(self, name: str) -> Compared:
+    def confirm(self, name: str) -> Confirmed:
         """Fresh draws of a candidate beside held-out rows."""
         return self.study.confirm(name)
 
@@ -83,6 +101,9 @@ class MeasuredSamples:
             classifier=classifier,
             verdict=verdict,
             path=replace(self.path, points=points),
+            forms=sampling.forms,
+            memorises=self.memorises,
+            ignores=self.ignores,
         )
 
 
@@ -111,4 +132,4 @@ def _untested(entry: Sampled) -> Sampled:
 
 
 def _mark(c: Copying) -> Copying:
-    return replace(c, status="untested")
+    return replace(c, status="untested", because="the controls failed")

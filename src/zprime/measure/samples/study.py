@@ -1,68 +1,41 @@
-"""Real rows, the reference of the copying test and the sampler, made once; every candidate is measured with them."""
+"""Real rows, the references of the copying test and the sampler, made once; every candidate is measured with them.
 
-from dataclasses import dataclass, replace
-from functools import partial
+What a choice is made from (copying, Frechet distance, coverage, labels, TSTR) is measured beside the selection split.
+The other figures of the table are measured beside held-out rows and enter no choice. Copying beside held-out rows is
+measured of the prior and the chosen candidate only, by `confirm`.
+"""
+
+from dataclasses import replace
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.engine import in_threads
-from zprime.errors import UsageError
 from zprime.latent import Conditional
 from zprime.measure.candidates import Candidates
 from zprime.measure.samples.bandwidth_path import Surroundings, bandwidth_path
-from zprime.measure.samples.contender import Contender
+from zprime.measure.samples.contender import Confirmed, Contender
 from zprime.measure.samples.copying import Neighbours, TrainingSet, copying
 from zprime.measure.samples.features import Classifier, Entries, Features, build_features, train_classifier
 from zprime.measure.samples.fidelity import Compared, fidelity
+from zprime.measure.samples.frechet import frechet_replicates
+from zprime.measure.samples.known import SPREADS, Errors, Known, Reference
 from zprime.measure.samples.labels import label_coverage
 from zprime.measure.samples.manifold import Neighbourhoods, neighbourhoods
+from zprime.measure.samples.rows import Measured, RealRows, rows_of
 from zprime.measure.samples.sampler import Sample, Sampler
 from zprime.measure.samples.tstr import accuracy, hits
 from zprime.measure.study import Split, Study
 from zprime.progress import Progress
 from zprime.results.names import CandidateId
-from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, TSTR, BandwidthPath, Sampled
+from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, TSTR, BandwidthPath, Labels, Sampled
 from zprime.statistics.estimate import Estimate
+from zprime.statistics.resampling import About
 
-
-@dataclass(frozen=True)
-class RealRows:
-    """Some rows of a split in random order, with all that samples are compared with.
-
-    Attributes:
-        x: the rows.
-        truth: their own labels, or None.
-        features: of the rows.
-        neighbourhoods: of the features.
-        labels: as the classifier labels the rows, or None.
-    """
-
-    x: Tensor
-    truth: Int[Tensor, " n"] | None
-    features: Tensor
-    neighbourhoods: Neighbourhoods
-    labels: Int[Tensor, " n"] | None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is measured of one sample: the entry, and what verdicts need beside it.
-
-    Attributes:
-        entry: what the audit keeps.
-        heldout: the sample beside held-out rows.
-        right: which rows of the selection split a classifier trained on the sample labels rightly; None without labels.
-        contender: what the verdict for generation is made from; None of what may not be chosen.
-    """
-
-    entry: Sampled
-    heldout: Compared
-    right: Bool[Tensor, " n"] | None
-    contender: Contender | None = None
+FORMS = ("mean", "draw")
 
 
 class SampleStudy:
@@ -72,6 +45,8 @@ class SampleStudy:
         n: rows in each sample that fidelity compares.
         classifier: trained on labelled training rows; None without labels.
         space: the feature space.
+        forms: `mean` and `draw` -> Frechet distance of reconstructions of the selection split to its real rows; the
+            form with the smaller is compared. Of discrete data draws only.
         sampler: decodes and searches.
         pictures: `grid.<id>` and `near.<id>`: decoded samples, and the training row nearest to each.
     """
@@ -82,9 +57,9 @@ class SampleStudy:
         Raises:
             UsageError: no decoder or no rows, or the feature space cannot be built.
         """
-        train = _rows(study.train)
+        train = rows_of(study.train)
         self.study, self.candidates, self.n = study, candidates, n
-        self.samples, self.seed = study.settings.samples, study.seed
+        self.samples, self.seed, self.limit = study.settings.samples, study.seed, study.settings.copies_limit
         self.classifier: Classifier | None = train_classifier(train, seed=study.seed, progress=study.progress)
         self.space: Features = build_features(
             study.features,
@@ -95,33 +70,95 @@ class SampleStudy:
             progress=study.progress,
         )
         entries = Entries.fitting(train.x)
-        reference = min(self.samples, study.heldout.n)
+        reference = min(self.samples, study.selection.n)
         codes = study.train.posteriors.mean
         training = TrainingSet(train.x, codes, reference=reference, seed=study.seed, entries=entries)
         discrete = bool(((train.x == 0) | (train.x == 1)).all()) or entries.counts is not None
-        noise = "draw" if discrete else "mean"  # the mean of a discrete p(x|z) is no datum
-        self.sampler = Sampler(study, training, self.space, self.classifier, noise)
-        self.reference = self._reconstruct(study.heldout)
         self.selection, self.heldout = (self._real(split) for split in (study.selection, study.heldout))
+        # the mean of a discrete p(x|z) is no datum
+        self.sampler = Sampler(
+            study, training, self.space, self.classifier, "draw" if discrete else "mean", not discrete
+        )
+        self.reconstructions = self._reconstruct(study.selection)
+        self.forms = self._forms()
+        form = min(self.forms, key=lambda name: self.forms[name].value)
+        if form != self.sampler.noise:
+            self.sampler = replace(self.sampler, noise=form)
+            self.reconstructions = self._reconstruct(study.selection)
+        self.planted = self._planted()
+        self.known = Known(
+            self.planted.means,
+            self._training_codes(),
+            Errors(training, lambda at: study.decode(codes[at], noise="mean", rng=self._rng("errors"))),
+        )
+        found = self.reconstructions.means, self.reconstructions.draws
+        real = training.neighbours(self.selection.x)
+        self.reference = Reference.of("selection", real, found, self.known, limit=self.limit, seed=study.seed)
         self.pictures: dict[str, Tensor] = {}
         self.prior: Sample | None = None
         self.beside: dict[str, Neighbours] = {}
 
+    def _forms(self) -> dict[str, Estimate]:
+        """Frechet distances of reconstructions of the selection split, in both forms."""
+        made, about = self.reconstructions, About(self.n, "selection", self.seed)
+        features = {self.sampler.noise: made.features}
+        if made.other is not None:
+            features[next(f for f in FORMS if f != self.sampler.noise)] = made.other
+        return {
+            form: frechet_replicates(self.selection.features, x[: self.n]).estimate(
+                0, about, unit="squared feature units", scale="distance"
+            )
+            for form, x in features.items()
+        }
+
+    def _planted(self) -> Sample:
+        shape = rows_of(self.study.train).x.shape[1:]
+        planted = self.sampler.training.plant(self.samples, rng=self._rng("plant"))
+        return self.sampler.rows(planted.reshape(-1, *shape))
+
+    def _training_codes(self) -> tuple[Neighbours, ...]:
+        """Reconstructions of training rows, z ~ q(z|x) with parts of its scale; the same rows and noise for each."""
+        p, rng = self.study.train.posteriors, self._rng("training codes")
+        at = torch.randint(p.n, (self.samples,), generator=rng)
+        noise = torch.randn(self.samples, p.d, generator=rng, dtype=p.mean.dtype)
+        found = []
+        for part in SPREADS:
+            x = self.study.decode(p.mean[at] + part * p.scale[at] * noise, noise="mean", rng=rng)
+            found.append(self.sampler.training.neighbours(x))
+        return tuple(found)
+
+    @cached_property
+    def confirmation(self) -> Reference:
+        """The reference of the held-out split: for the prior and the chosen candidate, and for the controls."""
+        made = self._reconstruct(self.study.heldout)
+        real = self.sampler.training.neighbours(self.heldout.x)
+        return Reference.of("heldout", real, (made.means, made.draws), self.known, limit=self.limit, seed=self.seed)
+
+    def controls_right(self) -> bool:
+        """Whether planted copies are found and reconstructions cleared, each split's beside the other's."""
+        first, second = self.reference, self.confirmation
+        planted = [r.judge(self.planted.means).status for r in (first, second)]
+        cleared = [copying(a.means, b.means, seed=self.seed).status for a, b in ((first, second), (second, first))]
+        return set(planted) == {"copies"} and set(cleared) == {"passes"}
+
     def measure_controls(self) -> dict[str, Measured]:
-        """Real rows of the selection split, reconstructions of them, and planted copies of training rows."""
-        shape = _rows(self.study.train).x.shape[1:]
-        planted = self.sampler.training.plant(self.samples, rng=self._rng("plant")).reshape(-1, *shape)
+        """Real rows of the selection split, reconstructions of them, and planted copies of training rows.
+
+        Reconstructions are searched beside those of held-out rows, planted copies as candidates are.
+        """
         samples = {
             REAL: self.sampler.rows(self.selection.x),
-            RECONSTRUCTED: self._reconstruct(self.study.selection),
-            PLANTED: self.sampler.rows(planted),
+            RECONSTRUCTED: self.reconstructions,
+            PLANTED: self.planted,
         }
         measured: dict[str, Measured] = {}
         for name, sample in samples.items():
             self.study.progress("samples: controls", len(measured), len(samples))
-            control = self._measure(CandidateId(name), name, sample, neighbourhoods(sample.features[: self.n]))
+            beside = self.confirmation if name == RECONSTRUCTED else self.reference
+            around = neighbourhoods(sample.features[: self.n])
+            control = self._measure(CandidateId(name), name, sample, around, beside)
             if name == REAL:
-                control = replace(control, entry=replace(control.entry, copying=None))
+                control = replace(control, entry=replace(control.entry, copying=None, copied=[]))
             else:
                 self.beside[name] = sample.means
             measured[name] = control
@@ -161,11 +198,12 @@ class SampleStudy:
         if blend is not None and blend.epsilon and self.prior is not None:
             coin = torch.rand(self.samples, generator=self._rng("coin", wanted.name)) < blend.epsilon
             sample = sample.mixed(self.prior, coin)
-        train = _rows(self.study.train)
+        train = rows_of(self.study.train)
         self.pictures[f"grid.{wanted}"] = sample.shown.float()
-        self.pictures[f"near.{wanted}"] = train.x[sample.means.parent[: len(sample.shown)]].float()
+        nearest = self.sampler.training.neighbours(sample.shown).parent
+        self.pictures[f"near.{wanted}"] = train.x[nearest].float()
         around = neighbourhoods(sample.features[: self.n])
-        measured = self._measure(wanted, r.label, sample, around)
+        measured = self._measure(wanted, r.label, sample, around, self.reference)
         base = self.candidates.distributions[CandidateId(wanted.name)]
         if measured.entry.tstr is not None and isinstance(base, Conditional):
             tstr = replace(measured.entry.tstr, own=self._own_labels(base))
@@ -178,25 +216,50 @@ class SampleStudy:
         """What the verdict needs of a candidate, with its samples beside rows of the selection split."""
         entry = measured.entry
         compared = self._beside(self.selection, sample, around, split="selection")
-        missing = [] if entry.fidelity.labels is None else entry.fidelity.labels.missing
-        return Contender(entry.name, entry.label, size, entry.status, compared, missing, measured.right)
+        because = "" if entry.copying is None else entry.copying.because
+        return Contender(
+            entry.name, entry.label, size, entry.status, compared, measured.missing, measured.right, because
+        )
 
-    def _measure(self, wanted: CandidateId, label: str, sample: Sample, around: Neighbourhoods) -> Measured:
-        """All measures of one sample beside held-out rows."""
+    def _measure(
+        self, wanted: CandidateId, label: str, sample: Sample, around: Neighbourhoods, beside: Reference
+    ) -> Measured:
+        """All measures of one sample: fidelity beside held-out rows, copying by a reference."""
         coverage, tstr, right = None, None, None
-        real, truth = self.heldout.labels, self.heldout.truth
-        if sample.labels is not None and real is not None and truth is not None and self.classifier is not None:
+        missing: list[str] = []
+        if sample.labels is not None and self.heldout.truth is not None and self.selection.truth is not None:
             labels = sample.labels[: self.n]
-            coverage = label_coverage(real, labels, self.classifier.classes, split="heldout", seed=self.seed)
+            coverage = self._labels(self.heldout, labels, "heldout")
+            chosen = self._labels(self.selection, labels, "selection")
+            missing = [] if chosen is None else chosen.missing
             tstr, right = self._tstr(sample.x[: self.n], labels)
         compared = self._beside(self.heldout, sample, around, split="heldout")
         compared = replace(compared, fidelity=replace(compared.fidelity, labels=coverage))
-        reference = self.reference
-        draws = None
-        if sample.draws is not None and reference.draws is not None:
-            draws = copying(sample.draws, reference.draws, seed=self.seed)
-        means = copying(sample.means, reference.means, seed=self.seed)
-        return Measured(Sampled(wanted, label, means, draws, compared.fidelity, tstr), compared, right)
+        entry = Sampled(
+            wanted,
+            label,
+            beside.judge(sample.means),
+            None if sample.draws is None else beside.judge_draws(sample.draws),
+            compared.fidelity,
+            tstr,
+            self._other(sample),
+            beside.copied(sample.means, rows_of(self.study.train).ids),
+        )
+        return Measured(entry, compared, missing, right)
+
+    def _labels(self, real: RealRows, labels: Tensor, split: str) -> Labels | None:
+        """How often each label occurs beside a split."""
+        if real.labels is None or self.classifier is None:
+            return None
+        return label_coverage(real.labels, labels, self.classifier.classes, split=split, seed=self.seed)
+
+    def _other(self, sample: Sample) -> Estimate | None:
+        """Frechet distance of the form that is not compared, to held-out rows."""
+        if sample.other is None:
+            return None
+        found = frechet_replicates(self.heldout.features, sample.other[: self.n])
+        about = About(self.n, "heldout", self.seed)
+        return found.estimate(0, about, unit="squared feature units", scale="distance")
 
     def _beside(self, real: RealRows, sample: Sample, around: Neighbourhoods, *, split: str) -> Compared:
         """Fidelity of a sample beside real rows."""
@@ -218,13 +281,16 @@ class SampleStudy:
         x = self.study.decode(z, noise=self.sampler.noise, rng=rng)
         return self._tstr(x, labels)[0].accuracy
 
-    def confirm(self, name: str) -> Compared:
-        """Fresh draws of a candidate beside held-out rows."""
+    def confirm(self, name: str) -> Confirmed:
+        """Fresh draws of a candidate beside held-out rows, and whether they copy."""
         rng = self._rng("confirm", name)
-        z = self.candidates.distribution(CandidateId.parse(name)).sample(self.n, rng=rng)
-        features, _ = self.sampler.look(z, rng=rng)
-        near = (self.heldout.neighbourhoods, neighbourhoods(features))
-        return fidelity(self.heldout.features, features, split="heldout", seed=self.seed, neighbourhoods=near)
+        r = self.candidates.distribution(CandidateId.parse(name))
+        made = self.sampler.sample(r.sample(self.samples, rng=rng), rng=rng)
+        compared = self._beside(self.heldout, made, neighbourhoods(made.features[: self.n]), split="heldout")
+        means = self.confirmation.judge(made.means)
+        draws = None if made.draws is None else self.confirmation.judge_draws(made.draws)
+        copies = "copies" if draws is not None and draws.status == "copies" else means.status
+        return Confirmed(compared, copies, means.because)
 
     def path(self) -> BandwidthPath:
         """Copying over the bandwidth, beside the controls and the prior."""
@@ -240,7 +306,7 @@ class SampleStudy:
 
     def _real(self, split: Split) -> RealRows:
         """As many rows of a split as samples are compared on."""
-        rows = _rows(split)
+        rows = rows_of(split)
         picked = torch.randperm(len(rows), generator=self._rng("real", split.name))[: self.n]
         x = rows.x[picked]
         features = self.space.of(x)
@@ -257,14 +323,3 @@ class SampleStudy:
 
     def _rng(self, *names: str) -> torch.Generator:
         return self.study.stream("generation", *names)
-
-
-def _rows(split: Split) -> Rows:
-    """The rows of a split.
-
-    Raises:
-        UsageError: there are none.
-    """
-    if split.rows is None:
-        raise UsageError(f"rows: expected the {split.name} rows, got none")
-    return split.rows

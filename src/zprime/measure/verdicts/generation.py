@@ -1,7 +1,7 @@
 """The verdict for generation, beside the verdict by likelihood: where to draw z' from to generate x'.
 
-1. A candidate whose samples copy is dropped (`copying`). If the controls of the copying test fail, the verdict is
-   undecided.
+1. A candidate whose samples copy is dropped (`copying`), and one that is not cleared: copies above the limit cannot be
+   excluded. If the controls of the copying test fail, the verdict is undecided.
 2. On the selection split: a candidate that covers measurably less of the data than the prior is dropped (coverage lower
    by more than 2 s.e., or a label missing that the prior's samples have). Of the rest, take the smallest Frechet
    distance; candidates whose paired difference to it is below max(1 s.e., 2 % of the prior's distance) tie with it. Of
@@ -9,18 +9,24 @@
    that the other has): blurred samples can have the right moments.
 3. Among ties: the best accuracy of train-on-synthetic, test-on-real (TSTR) where there are labels; accuracies within
    max(1 s.e., 1 point) of it tie again. Then the candidate that stores least; the prior stores nothing.
-4. Open the held-out split once, with fresh draws: leave the prior only if the Frechet distance falls by more than max(2
-   s.e., 2 % of the prior's) and the coverage does not fall by more than 2 s.e.
-5. If the choice of z' closes less than a quarter of what separates reconstructions from real rows, none of these is the
-   answer: encoder or decoder is the problem.
+4. Open the held-out split once, with fresh draws of the prior and of the chosen candidate: leave the prior only if the
+   Frechet distance falls by more than max(2 s.e., 2 % of the prior's), the coverage does not fall by more than 2 s.e.,
+   and the fresh draws are cleared of copying.
+5. If reconstructions are farther from the data than real rows are (the decoder's part of the distance), and the choice
+   of z' closes less than a quarter of that, none of these is the answer. The sentence names the decoder's part and what
+   samples are farther than reconstructions, the latent distribution's part, each with its error.
+6. If the decoder ignores z, no choice of z' changes anything. If samples of the prior copy too, it is not praised.
+
+Steps 1 to 3 read the selection split only. An equal candidate is left for with 5 % at most in step 4, whatever was
+chosen before. A candidate of which a share of copies at the limit or above is generated is cleared with 5 % at most on
+either split, and on both with 5 % at most (.0025 if the two were independent).
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from zprime.latent.selection import RowScores, near_best
-from zprime.measure.samples.contender import Contender, Controls
-from zprime.measure.samples.fidelity import Compared
+from zprime.measure.samples.contender import Confirmed, Contender, Controls
 from zprime.measure.samples.manifold import NAMES
 from zprime.measure.verdicts.decision import needed
 from zprime.results.thresholds import THRESHOLDS
@@ -29,17 +35,26 @@ from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import unsigned
 from zprime.statistics.resampling import About
 
+ADVICE = {
+    "decoder": "The larger part is the decoder's: your encoder or decoder is the problem. Train for longer, with more "
+    "latents or a larger network.",
+    "latents": "The larger part is the latent distribution's: fit other kinds, or larger ones, before you change the "
+    "model.",
+    "both": "Neither is measurably the larger: fit other kinds, and train for longer, with more latents or a larger "
+    "network.",
+}
+
 COVERAGE = NAMES.index("coverage")
 
 
 def decide_generation(
-    contenders: list[Contender], confirm: Callable[[str], Compared], controls: Controls, *, space: str, seed: int
+    contenders: list[Contender], confirm: Callable[[str], Confirmed], controls: Controls, *, space: str, seed: int
 ) -> GenerationVerdict:
     """Apply the rule.
 
     Args:
         contenders: the prior, called `prior`, and all that may be chosen.
-        confirm: fresh draws of a candidate beside held-out rows.
+        confirm: fresh draws of a candidate beside held-out rows; asked for the prior and the chosen one only.
         controls: reconstructions and real rows beside held-out rows, and whether the copying test may be relied on.
         space: name of the feature space, for the sentences.
         seed: for the estimates.
@@ -47,20 +62,61 @@ def decide_generation(
     prior = next(r for r in contenders if r.name == "prior")
     ranking = _rank(contenders, prior)
     best = _pick([r for r in contenders if ranking[r.name] in ("best", "tied")])
-    first, chosen = confirm("prior"), confirm(best.name)
-    about = About(first.fidelity.frechet.n, "heldout", seed)
+    first = confirm("prior")
+    chosen = first if best is prior else confirm(best.name)
+    found = _Found(best, prior, first, chosen, controls, ranking, _numbers(first, chosen, controls, seed))
+    verdict = _judge(found, space=space)
+    return replace(
+        verdict,
+        why=[*_why(contenders, ranking, best), *verdict.why],
+        ranking=ranking,
+        numbers=found.numbers,
+        best=best.name,
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What steps 4 to 6 look at."""
+
+    best: Contender
+    prior: Contender
+    first: Confirmed
+    chosen: Confirmed
+    controls: Controls
+    ranking: dict[str, str]
+    numbers: dict[str, Estimate]
+
+    @property
+    def prior_copies(self) -> str:
+        """Status of the prior: the worse of the two splits."""
+        return _worse(self.prior.copies, self.first.copies)
+
+
+def _worse(*statuses: str) -> str:
+    return next((s for s in ("copies", "untested") if s in statuses), "passes")
+
+
+def _numbers(first: Confirmed, chosen: Confirmed, controls: Controls, seed: int) -> dict[str, Estimate]:
+    """All on the held-out split; differences with their paired errors."""
+    about = About(first.compared.fidelity.frechet.n, "heldout", seed)
     unit = "squared feature units"
-    numbers = {
-        "prior": first.fidelity.frechet,
-        "choice": chosen.fidelity.frechet,
+    prior, choice = first.compared.frechet, chosen.compared.frechet
+    made, real = controls.reconstructions.frechet, controls.real.frechet
+    covers = chosen.compared.manifold - first.compared.manifold
+    return {
+        "prior": first.compared.fidelity.frechet,
+        "choice": chosen.compared.fidelity.frechet,
         "reconstructions": controls.reconstructions.fidelity.frechet,
         "real rows": controls.real.fidelity.frechet,
-        "gain": (first.frechet - chosen.frechet).estimate(0, about, unit=unit),
-        "coverage gain": (chosen.manifold - first.manifold).estimate(COVERAGE, about, unit="proportion of rows"),
-        "decoder": (controls.reconstructions.frechet - controls.real.frechet).estimate(0, about, unit=unit),
+        "gain": (prior - choice).estimate(0, about, unit=unit),
+        "coverage gain": covers.estimate(COVERAGE, about, unit="proportion of rows"),
+        "decoder": (made - real).estimate(0, about, unit=unit),
+        "latents": (choice - made).estimate(0, about, unit=unit),
+        "latents of the prior": (prior - made).estimate(0, about, unit=unit),
+        "excess": ((choice - made) - (made - real)).estimate(0, about, unit=unit),
+        "excess of the prior": ((prior - made) - (made - real)).estimate(0, about, unit=unit),
     }
-    verdict = _judge(best, numbers, tested=controls.tested, space=space)
-    return replace(verdict, why=[*_why(contenders, ranking, best), *verdict.why], ranking=ranking, numbers=numbers)
 
 
 def _rank(contenders: list[Contender], prior: Contender) -> dict[str, str]:
@@ -70,6 +126,8 @@ def _rank(contenders: list[Contender], prior: Contender) -> dict[str, str]:
     for r in contenders:
         if r.copies == "copies" and r is not prior:
             ranking[r.name] = "copies"
+        elif r.copies == "untested" and r is not prior:
+            ranking[r.name] = "not cleared"
         elif r is not prior and _loses(r, prior):
             ranking[r.name] = "loses modes"
         else:
@@ -110,57 +168,118 @@ def _pick(tied: list[Contender]) -> Contender:
     return min(tied, key=lambda r: (r.bytes, _distance(r)))
 
 
-def _judge(best: Contender, numbers: dict[str, Estimate], *, tested: bool, space: str) -> GenerationVerdict:
-    """Steps 4 and 5."""
+def _judge(found: _Found, *, space: str) -> GenerationVerdict:
+    """Steps 4 to 6."""
+    best, numbers, controls = found.best, found.numbers, found.controls
     gain, decoder, lost = numbers["gain"], numbers["decoder"], numbers["coverage gain"]
     least = needed(gain, THRESHOLDS.frechet * numbers["prior"].value)
-    distance = f"Frechet distance to held-out rows ({space} features)"
     of = {name: unsigned(e) for name, e in numbers.items()}
-    chosen = "" if best.name == "prior" else f"{best.label} {of['choice']}, "
+    leaves = best is not found.prior
+    chosen = f"{best.label} {of['choice']}, " if leaves else ""
     why = [
-        f"{distance}: prior {of['prior']}, {chosen}reconstructions {of['reconstructions']}, real rows "
-        f"{of['real rows']}; {numbers['prior'].n} rows in each sample"
+        f"Frechet distance to held-out rows ({space} features): prior {of['prior']}, {chosen}reconstructions "
+        f"{of['reconstructions']}, real rows {of['real rows']}; {numbers['prior'].n} rows in each sample"
     ]
-    if not tested:
+    if controls.ignores:
+        return _collapsed(controls.ignores, of["decoder"], bad=decoder.low > 0, why=why)
+    if not controls.tested:
         sentence = (
             "Undecided: the controls of the copying test gave the wrong answer, so that no candidate can be cleared of "
             "copying. More held-out rows would settle it; until then keep the prior."
         )
         return GenerationVerdict("undecided", "prior", sentence, why)
-    confirmed = best.name != "prior" and gain.value > least
+    better = leaves and gain.value > least
     covers = lost.value >= -THRESHOLDS.errors * (lost.stderr or 0.0)  # equal coverage without error is no loss
-    choice = best.name if confirmed and covers else "prior"
-    if best.name != "prior":
+    cleared = _worse(best.copies, found.chosen.copies) == "passes"
+    choice = best.name if better and covers and cleared else "prior"
+    if leaves:
         why.append(
             f"held-out split, opened once, with fresh draws: the distance falls by {of['gain']} (needed more than "
-            f"{least:.3g}), coverage changes by {lost}"
+            f"{least:.3g}), coverage changes by {lost}; copying: {_status(found.chosen)}"
         )
+    if controls.memorises:
+        why.append(f"the decoder memorises: {controls.memorises}")
     if decoder.low > 0 and max(gain.value, 0.0) < THRESHOLDS.closes * decoder.value:
-        sentence = (
-            f"None of these: your encoder or decoder is the problem. Reconstructions of rows it has not seen are "
-            f"{of['decoder']} farther from held-out rows than real rows are, and the choice of z' changes {of['gain']} "
-            f"of that at best. Train for longer, with more latents or a larger network; of what there is, "
-            f"{'keep the prior' if choice == 'prior' else f'{best.label} is the best'}."
-        )
-        return GenerationVerdict("none of these", choice, sentence, why)
+        return _none(found, choice, of, why)
     if choice != "prior":
         sentence = (
-            f"Generate from {best.label}, not from the prior: its samples do not copy, and their Frechet distance to "
-            f"held-out data ({space} features) is {of['choice']} where the prior's is {of['prior']} (a difference of "
-            f"{of['gain']})."
+            f"Generate from {best.label}, not from the prior: its samples are cleared of copying, and their Frechet "
+            f"distance to held-out data ({space} features) is {of['choice']} where the prior's is {of['prior']} (a "
+            f"difference of {of['gain']})."
         )
         return GenerationVerdict("leave the prior", choice, sentence, why)
-    if confirmed:
+    if found.prior_copies == "copies":
+        return _prior_copies(controls.memorises, why)
+    if better:
+        but = "cover less of them" if not covers else f"are not cleared of copying ({_status(found.chosen)})"
         sentence = (
-            f"Undecided: samples of {best.label} are nearer to held-out data than the prior's, but cover less of them. "
+            f"Undecided: samples of {best.label} are nearer to held-out data than the prior's, but {but}. "
             "Until more rows settle it, keep the prior."
         )
         return GenerationVerdict("undecided", "prior", sentence, why)
-    if best.name == "prior":
-        sentence = "Keep the prior: no candidate that neither copies nor loses modes makes measurably better samples."
+    return GenerationVerdict("keep the prior", "prior", _keep(found, leaves=leaves), why)
+
+
+def _status(found: Confirmed) -> str:
+    """The copying test of fresh draws, in words."""
+    return f"{found.copies}{f', {found.because}' if found.because else ''}"
+
+
+def _keep(found: _Found, *, leaves: bool) -> str:
+    """The sentence that keeps the prior; it clears the prior of copying only if it was cleared."""
+    if leaves:
+        said = f"{found.best.label} looked best on the selection split; held-out data do not confirm it."
+    elif "not cleared" in found.ranking.values():
+        said = "no candidate that is cleared of copying, and loses no modes, makes measurably better samples."
     else:
-        sentence = f"Keep the prior: {best.label} looked best on the selection split; held-out data do not confirm it."
-    return GenerationVerdict("keep the prior", "prior", sentence, why)
+        said = "no candidate that neither copies nor loses modes makes measurably better samples."
+    if found.prior_copies == "passes":
+        return f"Keep the prior: {said}"
+    because = found.prior.because if found.prior.copies == "untested" else found.first.because
+    return f"Keep the prior: {said} The prior itself is not cleared of copying: {because}."
+
+
+def _collapsed(ignores: str, decoder: str, *, bad: bool, why: list[str]) -> GenerationVerdict:
+    """Step 6: the decoder ignores z."""
+    why = [*why, f"the decoder ignores z: {ignores}"]
+    told = f"the decoder ignores z ({ignores}), so that no choice of z' changes its samples."
+    if not bad:
+        return GenerationVerdict("keep the prior", "prior", f"Keep the prior: {told}", why, fault="collapse")
+    sentence = (
+        f"None of these: {told} They are {decoder} farther from held-out rows than real rows are. Train again with a "
+        "smaller weight on the KL term, or raise it slowly; more latents do not help."
+    )
+    return GenerationVerdict("none of these", "prior", sentence, why, fault="collapse")
+
+
+def _prior_copies(memorises: str, why: list[str]) -> GenerationVerdict:
+    """Step 6: the prior's samples copy, and nothing that is cleared is better."""
+    because = f" The decoder memorises: {memorises}." if memorises else ""
+    sentence = (
+        f"None of these: samples of the prior copy training rows, and no candidate that is cleared of copying makes "
+        f"measurably better ones.{because} Train the decoder on more rows, for a shorter time, or with a smaller "
+        "network."
+    )
+    return GenerationVerdict("none of these", "prior", sentence, why, fault="copies")
+
+
+def _none(found: _Found, choice: str, of: dict[str, str], why: list[str]) -> GenerationVerdict:
+    """Step 5: the two parts of the distance, by size."""
+    of_prior = " of the prior" if choice == "prior" else ""
+    excess = found.numbers[f"excess{of_prior}"]
+    label = "the prior" if choice == "prior" else found.best.label
+    fault = "decoder" if excess.high < 0 else "latents" if excess.low > 0 else "both"
+    kept = "keep the prior" if choice == "prior" else f"{label} is the best"
+    if choice == "prior" and found.prior_copies == "copies":
+        kept = "the prior is left, and its samples copy training rows"
+        if found.controls.memorises:
+            kept += " (the decoder memorises)"
+    sentence = (
+        f"None of these: reconstructions of unseen rows are {of['decoder']} farther from held-out rows than real rows "
+        f"are, which is the decoder's part, and samples of {label} are {of[f'latents{of_prior}']} farther than "
+        f"reconstructions, the latent distribution's part. {ADVICE[fault]} Of what there is, {kept}."
+    )
+    return GenerationVerdict("none of these", choice, sentence, why, fault=fault)
 
 
 def _why(contenders: list[Contender], ranking: dict[str, str], best: Contender) -> list[str]:
@@ -169,10 +288,15 @@ def _why(contenders: list[Contender], ranking: dict[str, str], best: Contender) 
     why = []
     for state, words in (
         ("copies", "copies training rows"),
+        ("not cleared", "is not cleared of copying ({because})"),
         ("loses modes", "loses part of the data"),
         ("covers less", "is as near to the data as the best, but covers less of them"),
     ):
-        why += [f"{labels[n]} {words}, and is dropped" for n, s in ranking.items() if s == state]
+        why += [
+            f"{r.label} {words.format(because=r.because or r.copies)}, and is dropped"
+            for r in contenders
+            if ranking[r.name] == state
+        ]
     ties = [labels[n] for n, s in ranking.items() if s in ("best", "tied")]
     if len(ties) > 1:
         by = "the best by TSTR, or tied with it and smallest" if best.right is not None else "the smallest of them"
