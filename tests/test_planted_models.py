@@ -232,15 +232,14 @@ def decided(
 ) -> GenerationVerdict:
     """One candidate with these copying statuses, on either split, that is nearer by the gain."""
     because = "cannot exclude 14 % of copies"
-    r = replace(
-        contender("r", compared(100.0 - gain)), copies=selection, because=because if selection == "untested" else ""
-    )
-    first = replace(contender("prior", compared(100.0)), copies=prior, because=because if prior == "untested" else "")
+    far, near = compared(100.0), compared(100.0 - gain)
+
+    def status(c: Contender, copies: str) -> Contender:
+        return replace(c, copies=copies, because=because if copies == "untested" else "")
+
     return decide_generation(
         [status(contender("prior", far), prior), status(contender("r", near), selection)],
-        lambda name: (
-            Confirmed(compared(100.0)) if name == "prior" else Confirmed(compared(100.0 - gain), heldout, because)
-        ),
+        lambda name: Confirmed(far) if name == "prior" else Confirmed(near, heldout, because),
         Controls(compared(0.0), compared(0.0), tested=True),
         space="pixels",
         seed=0,

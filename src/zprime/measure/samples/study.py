@@ -5,6 +5,7 @@ The other figures of the table are measured beside held-out rows and enter no ch
 measured of the prior and the chosen candidate only, by `confirm`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -75,21 +76,16 @@ class SampleStudy:
         training = TrainingSet(train.x, codes, reference=reference, seed=study.seed, entries=entries)
         discrete = bool(((train.x == 0) | (train.x == 1)).all()) or entries.counts is not None
         self.selection, self.heldout = (self._real(split) for split in (study.selection, study.heldout))
-        # the mean of a discrete p(x|z) is no datum
-        self.sampler = Sampler(
-            study, training, self.space, self.classifier, "draw" if discrete else "mean", not discrete
-        )
-        self.reconstructions = self._reconstruct(study.selection)
-        self.forms = self._forms()
+        self.forms = self._forms(("draw",) if discrete else FORMS)  # the mean of a discrete p(x|z) is no datum
         form = min(self.forms, key=lambda name: self.forms[name].value)
-        if form != self.sampler.noise:
-            self.sampler = replace(self.sampler, noise=form)
-            self.reconstructions = self._reconstruct(study.selection)
+        self.sampler = Sampler(study, training, self.space, self.classifier, form, not discrete)
+        self.reconstructions = self._reconstruct(study.selection)
         self.planted = self._planted()
+        unused = self._rng("errors")  # means are not drawn
         self.known = Known(
             self.planted.means,
             self._training_codes(),
-            Errors(training, lambda at: study.decode(codes[at], noise="mean", rng=self._rng("errors"))),
+            Errors(training, lambda at: study.decode(codes[at], noise="mean", rng=unused)),
         )
         found = self.reconstructions.means, self.reconstructions.draws
         real = training.neighbours(self.selection.x)
@@ -98,18 +94,18 @@ class SampleStudy:
         self.prior: Sample | None = None
         self.beside: dict[str, Neighbours] = {}
 
-    def _forms(self) -> dict[str, Estimate]:
-        """Frechet distances of reconstructions of the selection split, in both forms."""
-        made, about = self.reconstructions, About(self.n, "selection", self.seed)
-        features = {self.sampler.noise: made.features}
-        if made.other is not None:
-            features[next(f for f in FORMS if f != self.sampler.noise)] = made.other
-        return {
-            form: frechet_replicates(self.selection.features, x[: self.n]).estimate(
-                0, about, unit="squared feature units", scale="distance"
-            )
-            for form, x in features.items()
-        }
+    def _forms(self, forms: Sequence[str]) -> dict[str, Estimate]:
+        """Frechet distances of reconstructions of the selection split, in each form, to its real rows."""
+        rng = self._rng("forms")
+        p = self.study.selection.posteriors
+        z = p.take(torch.randperm(p.n, generator=rng)[: self.n]).draw(rng=rng)
+        found = {form: self.space.of(self.study.decode(z, noise=form, rng=rng)) for form in forms}
+        return {form: self._distance(self.selection, x, "selection") for form, x in found.items()}
+
+    def _distance(self, real: RealRows, features: Tensor, split: str) -> Estimate:
+        about = About(self.n, split, self.seed)
+        found = frechet_replicates(real.features, features[: self.n])
+        return found.estimate(0, about, unit="squared feature units", scale="distance")
 
     def _planted(self) -> Sample:
         shape = rows_of(self.study.train).x.shape[1:]
@@ -255,11 +251,7 @@ class SampleStudy:
 
     def _other(self, sample: Sample) -> Estimate | None:
         """Frechet distance of the form that is not compared, to held-out rows."""
-        if sample.other is None:
-            return None
-        found = frechet_replicates(self.heldout.features, sample.other[: self.n])
-        about = About(self.n, "heldout", self.seed)
-        return found.estimate(0, about, unit="squared feature units", scale="distance")
+        return None if sample.other is None else self._distance(self.heldout, sample.other, "heldout")
 
     def _beside(self, real: RealRows, sample: Sample, around: Neighbourhoods, *, split: str) -> Compared:
         """Fidelity of a sample beside real rows."""

@@ -1,0 +1,150 @@
+"""How often a sample with a share of copies is cleared of copying: `python benchmarks/clearing.py`.
+
+Rows come from a linear-Gaussian model of 12 columns and 6 latents, with its exact posteriors. A sample consists of
+decoder means at draws of the prior, and of copies: training rows as they are, or decoder means at draws of training
+posteriors. Writes docs/results/clearing.md.
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+import torch
+from harness import PAGES, RESULTS
+from scipy.stats import binomtest
+from torch import Tensor
+
+from zprime.measure.samples.copying import Neighbours, TrainingSet
+from zprime.measure.samples.known import SPREADS, Errors, Known, Reference
+from zprime.rng import stream
+
+COLUMNS, LATENTS, VAR = 12, 6, 0.01
+TRAIN, UNSEEN = 400, 300
+SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
+SIZES = (50, 300, 1000, 2000)
+KINDS = {"rows": "training rows", "codes": "draws of training posteriors, decoded"}
+LIMIT = 0.1
+DOUBLE = torch.float64
+
+
+class World:
+    """One training set, and the pools that samples are taken from."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = stream(seed, "clearing")
+        basis = torch.linalg.qr(torch.randn(COLUMNS, LATENTS, generator=self.rng, dtype=DOUBLE)).Q
+        self.weight = basis * torch.linspace(1.5, 0.7, LATENTS, dtype=DOUBLE)
+        self.train = self.draw(TRAIN)
+        self.codes, self.scale = self.encode(self.train)
+        self.set = TrainingSet(self.train, self.codes, reference=UNSEEN, seed=seed)
+        real, unseen = self.draw(UNSEEN), self.draw(UNSEEN)
+        self.real = self.set.neighbours(real)
+        mean, scale = self.encode(unseen)
+        self.unseen = self.find(mean + scale * torch.randn(mean.shape, generator=self.rng, dtype=DOUBLE))
+        most = SIZES[-1]
+        self.honest = self.find(torch.randn(most, LATENTS, generator=self.rng, dtype=DOUBLE))
+        at = torch.randint(TRAIN, (most,), generator=self.rng)
+        self.copies = {"rows": self.set.neighbours(self.train[at]), "codes": self.find(self.at_codes(at, 1.0))}
+
+    def draw(self, n: int) -> Tensor:
+        z = torch.randn(n, LATENTS, generator=self.rng, dtype=DOUBLE)
+        return z @ self.weight.T + VAR**0.5 * torch.randn(n, COLUMNS, generator=self.rng, dtype=DOUBLE)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        precision = self.weight.square().sum(0) + VAR
+        mean = x @ self.weight / precision
+        return mean, (VAR / precision).sqrt().expand_as(mean)
+
+    def at_codes(self, at: Tensor, part: float) -> Tensor:
+        noise = torch.randn(len(at), LATENTS, generator=self.rng, dtype=DOUBLE)
+        return self.codes[at] + part * self.scale[at] * noise
+
+    def find(self, z: Tensor) -> Neighbours:
+        return self.set.neighbours(z @ self.weight.T)
+
+    def reference(self, n: int, seed: int) -> Reference:
+        """As an audit with n samples has it: as many known copies of each kind."""
+        at = torch.randint(TRAIN, (n,), generator=self.rng)
+        known = Known(
+            self.set.neighbours(self.set.plant(n, rng=self.rng)),
+            tuple(self.find(self.at_codes(at, part)) for part in SPREADS),
+            Errors(self.set, lambda rows: self.codes[rows] @ self.weight.T),
+        )
+        return Reference.of("selection", self.real, (self.unseen, None), known, limit=LIMIT, seed=seed)
+
+
+def mixed(a: Neighbours, b: Neighbours, coin: Tensor) -> Neighbours:
+    """Rows of `b` where the coin is True."""
+    pairs = ((a.distance, b.distance), (a.parent, b.parent), (a.cell, b.cell), (a.isolation, b.isolation))
+    return Neighbours(*(torch.where(coin.reshape(-1, *[1] * (x.ndim - 1)), y, x) for x, y in pairs))
+
+
+def count(seeds: int) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for seed in range(seeds):
+        world = World(seed)
+        for n in SIZES:
+            reference = world.reference(n, seed)
+            found[f"spread {reference.spread:g} {n}"] += 1
+            for kind in KINDS:
+                for share in SHARES:
+                    coin = torch.rand(n, generator=world.rng) < share
+                    sample = mixed(world.honest.take(slice(n)), world.copies[kind].take(slice(n)), coin)
+                    found[f"{kind} {share:g} {n} {reference.judge(sample).status}"] += 1
+    return dict(found)
+
+
+def page(found: dict[str, int], seeds: int) -> str:
+    """The table: in which share of the runs a sample passes, and is called copies."""
+    lines = [
+        "# Copying that can clear: power",
+        "",
+        "In what percentage of runs a sample *passes* (the upper 95 % limit of its share of copies is below "
+        f"{100 * LIMIT:g} %) and, after the stroke, is called *copies*; the rest is *untested*. Seeds 0 to {seeds - 1}, "
+        f"each with a training set of its own: {TRAIN} training rows and {UNSEEN} unseen rows of a linear-Gaussian model "
+        f"({COLUMNS} columns, {LATENTS} latents, noise {VAR**0.5:g}), exact posteriors. Each of the n rows of a sample is "
+        "a copy with the probability on the left, and otherwise a decoder mean at a draw of the prior. A sample with "
+        f"10 % of copies or more must pass in at most 5 % of runs ({most(seeds)} of {seeds}, with the error of the count).",
+        "",
+    ]
+    for kind, words in KINDS.items():
+        lines += [f"Copies are {words}:", "", "| copies | " + " | ".join(f"n = {n:,}" for n in SIZES) + " |"]
+        lines.append("| --- |" + " --- |" * len(SIZES))
+        for share in SHARES:
+            cells = []
+            for n in SIZES:
+                passes, copies = (found.get(f"{kind} {share:g} {n} {s}", 0) / seeds for s in ("passes", "copies"))
+                cells.append(f"{100 * passes:.1f} / {100 * copies:.1f}")
+            lines.append(f"| {100 * share:g} % | " + " | ".join(cells) + " |")
+        lines.append("")
+    full = [found.get(f"spread 1 {n}", 0) / seeds for n in SIZES]
+    lines += [
+        "The second kind is measured beside draws with the full scale of the posteriors in "
+        + ", ".join(f"{100 * x:.0f} %" for x in full)
+        + " of the runs (n in the order of the columns), in the others beside draws with a tenth of it.",
+        "",
+        f"*`python benchmarks/clearing.py --seeds {seeds}`*",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def most(seeds: int) -> int:
+    """Runs of these that an exact 5 % error exceeds with 2.5 % at most."""
+    return next(k for k in range(seeds) if binomtest(k + 1, seeds, 0.05, alternative="greater").pvalue < 0.025)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200)
+    seeds = parser.parse_args().seeds
+    torch.set_num_threads(1)
+    found = count(seeds)
+    RESULTS.mkdir(exist_ok=True)
+    (Path(RESULTS) / "clearing.json").write_text(json.dumps(found, indent=1) + "\n")
+    (PAGES / "clearing.md").write_text(page(found, seeds))
+    print(page(found, seeds))
+
+
+if __name__ == "__main__":
+    main()
