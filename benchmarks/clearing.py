@@ -101,11 +101,13 @@ def page(found: dict[str, int], seeds: int) -> str:
         "# Copying that can clear: power",
         "",
         "In what percentage of runs a sample *passes* (the upper 95 % limit of its share of copies is below "
-        f"{100 * LIMIT:g} %) and, after the stroke, is called *copies*; the rest is *untested*. Seeds 0 to {seeds - 1}, "
-        f"each with a training set of its own: {TRAIN} training rows and {UNSEEN} unseen rows of a linear-Gaussian model "
-        f"({COLUMNS} columns, {LATENTS} latents, noise {VAR**0.5:g}), exact posteriors. Each of the n rows of a sample is "
-        "a copy with the probability on the left, and otherwise a decoder mean at a draw of the prior. A sample with "
-        f"10 % of copies or more must pass in at most 5 % of runs ({most(seeds)} of {seeds}, with the error of the count).",
+        f"{100 * LIMIT:g} %) and, after the stroke, is called *copies*; the rest is *untested*. Seeds 0 to "
+        f"{seeds - 1}, each with a training set of its own: {TRAIN} training rows and {UNSEEN} unseen rows of a "
+        f"linear-Gaussian model ({COLUMNS} columns, {LATENTS} latents, noise {VAR**0.5:g}), exact posteriors.",
+        "",
+        "Each of the n rows of a sample is a copy with the probability on the left, and otherwise a decoder mean at a "
+        f"draw of the prior. A sample with 10 % of copies or more must pass in at most 5 % of runs ({most(seeds)} of "
+        f"{seeds}, with the error of the count).",
         "",
     ]
     for kind, words in KINDS.items():

@@ -40,11 +40,11 @@ def part(text: str, heading: str) -> str:
     return text[text.index(f"## {heading}") :].split("\n## ")[0]
 
 
-def with_verdict(audit: Audit, decision: str, choice: str) -> Audit:
+def with_verdict(audit: Audit, decision: str, choice: str, *, fault: str = "") -> Audit:
     """By likelihood too."""
     assert audit.samples is not None
     told = {"decision": decision, "choice": choice, "sentence": f"{decision}!"}
-    made = replace(audit.samples, verdict=replace(audit.samples.verdict, **told))
+    made = replace(audit.samples, verdict=replace(audit.samples.verdict, fault=fault, **told))
     return replace(audit, verdict=replace(audit.verdict, **told), samples=made)
 
 
@@ -115,8 +115,14 @@ def test_what_is_shipped_is_said_first(audit: Audit) -> None:
     assert "N(0, I) is what to draw z′ from: nothing that was tried is measurably better" in kept
     open_ = part(explain(with_verdict(audit, "undecided", "prior")), "In short")
     assert "could not be decided; until it is, N(0, I)" in open_
-    none = part(explain(with_verdict(audit, "none of these", "prior")), "In short")
-    assert "first its encoder or decoder has to be improved" in none
+    for fault, said in (
+        ("decoder", "first its encoder or decoder has to be improved"),
+        ("latents", "most of what separates its samples from the data is in the distribution of z′"),
+        ("both", "the choice of z′ is half of the answer"),
+        ("collapse", "the choice of z′ changes nothing, because its decoder ignores z"),
+        ("copies", "its samples copy training rows, those from N(0, I) too"),
+    ):
+        assert said in part(explain(with_verdict(audit, "none of these", "prior", fault=fault)), "In short")
     assert "**For sampling** it is, here, what to draw from." in explain(with_verdict(audit, "keep the prior", "prior"))
 
 
@@ -208,6 +214,7 @@ def test_the_verb(made: tuple[Path, Audit], tmp_path: Path, capsys: pytest.Captu
     ("standing", "said"),
     [
         ("copies", "likelihood hardly sees memorising"),
+        ("not cleared", "it is not cleared of copying training rows"),
         ("loses modes", "cover less of the data than the prior's do"),
         ("covers less", "cover less of the data than those of its equals in distance"),
         ("tied", "cannot be told apart in quality"),

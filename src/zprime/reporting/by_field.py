@@ -15,8 +15,9 @@ from zprime.tables import NONE, Cell, Column, Row, Table
 MOST = 40
 """Rows of a table of single numbers, at most; longer tables are left out."""
 
-ASIDE = frozenset(("seed", "verdict", "name", "label", "source", "id"))
-"""Fields that are told elsewhere: the seed behind each number, a verdict at the top, a name at the head of its row."""
+ASIDE = frozenset(("seed", "verdict", "name", "label", "source", "id", "copied"))
+"""Fields that are told elsewhere: the seed behind each number, a verdict at the top, a name at the head of its row, and
+ids of training rows, which no public page shows."""
 
 OWN_NAMES = "averages"
 """The field whose members may be called as fits are, but are none of them."""

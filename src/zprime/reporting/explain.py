@@ -26,6 +26,18 @@ QUESTION = (
 )
 
 
+FAULTS = {
+    "": "For this model none of the candidates is the answer.",
+    "decoder": "For this model the choice of z′ comes second: first its encoder or decoder has to be improved.",
+    "latents": "For this model no candidate is the answer, but another one could be: most of what separates its "
+    "samples from the data is in the distribution of z′.",
+    "both": "For this model the choice of z′ is half of the answer: its decoder has to be improved too.",
+    "collapse": "For this model the choice of z′ changes nothing, because its decoder ignores z.",
+    "copies": "For this model no z′ is the answer: its samples copy training rows, those from N(0, I) too.",
+}
+"""What is said first where the verdict for generation is `none of these`, by its fault."""
+
+
 def explain(audit: Audit | str | Path) -> str:
     """Answer, with one model's numbers, why a VAE draws z' from N(0, I) and whether it should: Markdown.
 
@@ -54,7 +66,7 @@ def _short(audit: Audit) -> list[str]:
             f"{size(choice.bytes)}: {choice.kept}."
         )
     elif side is not None and side.verdict.decision == "none of these":
-        answer = "For this model the choice of z′ comes second: first its encoder or decoder has to be improved."
+        answer = FAULTS[side.verdict.fault]
     elif audit.verdict.decision == "undecided":
         answer = "For this model it could not be decided; until it is, N(0, I) is what to draw z′ from."
     else:

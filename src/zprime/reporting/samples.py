@@ -17,16 +17,19 @@ from zprime.results.samples import (
     SamplesSide,
 )
 from zprime.statistics.estimate import Estimate
-from zprime.statistics.format import distance, explained, fixed, percent, unsigned
+from zprime.statistics.format import distance, explained, fixed, interval, percent, unsigned
 from zprime.tables import NONE, Cell, Column, Row, Style, Table
 
 COPYING, FIDELITY = attributes(Copying), attributes(Fidelity)
 COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
 NOTE = (
-    "nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is "
-    "(1/2 if nothing is copied, within regions). Frechet: distance of moments. inside: proportion of samples inside "
-    "the data; cover: proportion of the data covered. ± one standard error."
+    "copies: no, if a share of copies at the limit is excluded at 95 %; after ?, the share that is not excluded. "
+    "nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is (1/2 if nothing is "
+    "copied, within regions). These two beside the selection split, which the choice is made from; the others beside "
+    "held-out rows. Frechet: distance of moments. inside: proportion of samples inside the data; cover: proportion of "
+    "the data covered. ± one standard error."
 )
+OTHER = {"mean": "draw", "draw": "mean"}
 TSTR_NOTE = " TSTR: accuracy on real rows of a classifier trained on samples."
 
 
@@ -46,6 +49,7 @@ def table(audit: Audit, *, places: int = 3) -> Table | None:
         Column("copies", "copies"),
         Column("nearer", "nearer"),
         Column("frechet", "Frechet"),
+        *([Column("other", f"of {OTHER[side.noise]}s", page_only=True)] if len(side.forms) > 1 else []),
         Column("inside", "inside"),
         Column("cover", "cover"),
         *([Column("tstr", "TSTR")] if _labelled(side) else []),
@@ -69,12 +73,12 @@ def _labelled(side: SamplesSide) -> bool:
 
 def _row(side: SamplesSide, e: Sampled, places: int) -> Row:
     f = e.fidelity
-    copies = NONE if e.copying is None else COPIES[e.status]
     cells = [
         Cell(e.label, key=e.label),
-        Cell(copies, key=None if e.copying is None else float(e.status == "copies")),
+        _copies(e),
         _proportion(None if e.copying is None else e.copying.regional, COPYING["regional"], places),
         replace(explained(f.frechet, FIDELITY["frechet"], plain=True), short=distance(f.frechet)),
+        *([explained(e.other, attributes(Sampled)["other"], plain=True)] if len(side.forms) > 1 else []),
         _proportion(f.precision, FIDELITY["precision"], places),
         _proportion(f.coverage, FIDELITY["coverage"], places),
     ]
@@ -93,6 +97,17 @@ def _style(side: SamplesSide, e: Sampled) -> Style:
     return Style.ITSELF if any(e.id.name == o.id.name and o.id.eligible for o in side.entries) else Style.SHOWN
 
 
+def _copies(e: Sampled) -> Cell:
+    """The status, and what cannot be excluded where it is untested."""
+    c = e.copying
+    if c is None:
+        return Cell(NONE)
+    share = COPYING["share"] if c.share is None else f"{COPYING['share']} Here: {interval(c.share)}."
+    if e.status == "untested" and c.share is not None and c.because.startswith("cannot"):
+        return Cell(f"? {100 * c.most:.2g} %", share, c.most)
+    return Cell(COPIES[e.status], share, float(e.status == "copies"))
+
+
 def _proportion(e: Estimate | None, says: str, places: int) -> Cell:
     """A proportion or a chance: three decimals, as all of its column."""
     return replace(explained(e, says), text=fixed(e, 3, between=" ± "), short=fixed(e, places))
@@ -103,7 +118,9 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
     side = audit.samples
     if side is None:
         return []
-    told = [("Features", f"{side.features}: {side.says}. Samples are decoder {side.noise}s.")]
+    told = [("Features", f"{side.features}: {side.says}. {_form(side)}")]
+    told += [("The decoder ignores z", f"{side.ignores}.")] if side.ignores else []
+    told += [("The decoder memorises", f"{side.memorises}.")] if side.memorises else []
     if side.classifier is not None:
         right = percent(side.classifier, places=1)
         told.append(("Labels", f"given by a classifier that is right on {right} of held-out rows."))
@@ -120,12 +137,35 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
     by_status: dict[str, list[str]] = {}
     for e in side.entries:
         if e.copying is not None:
-            by_status.setdefault(e.status, []).append(e.label)
+            because = f" ({e.copying.because})" if e.copying.because else ""
+            by_status.setdefault(e.status, []).append(e.label + because)
     if by_status:
         told.append(("Copying", "; ".join(f"{k}: {', '.join(v)}" for k, v in sorted(by_status.items())) + "."))
     if side.path is not None:
         told.append(("From copies to off the data, by bandwidth", path_line(side.path)))
     return told
+
+
+def _form(side: SamplesSide) -> str:
+    """Which form is compared, and why."""
+    if len(side.forms) < 2:
+        return f"Samples are decoder {side.noise}s, for the data are discrete."
+    mine, other = side.forms[side.noise], side.forms[OTHER[side.noise]]
+    return (
+        f"Samples are decoder {side.noise}s: reconstructions of the selection split are nearer to its real rows so "
+        f"(Frechet distance {unsigned(mine)}; of {OTHER[side.noise]}s {unsigned(other)})."
+    )
+
+
+def copied(audit: Audit) -> list[Table]:
+    """The training rows that samples copy most, by row id, of every candidate that is not cleared."""
+    entries = [] if audit.samples is None else [e for e in audit.samples.entries if e.status != "passes" and e.copied]
+    columns = [
+        Column("name", "x′ from", "x' from", numeric=False),
+        Column("rows", "training row: samples as near to it as copies are", numeric=False),
+    ]
+    rows = [Row([Cell(title(e)), Cell(", ".join(f"{c.row}: {c.count}" for c in e.copied))]) for e in entries]
+    return [Table("", columns, rows)] if rows else []
 
 
 def each(audit: Audit) -> list[tuple[str, str]]:
@@ -161,13 +201,27 @@ def _copying(e: Sampled) -> str:
         return ""
     noise = "" if d is None else f" (draws with the decoder's noise: {unsigned(d.regional)})"
     return (
-        f"{e.status}. A sample is nearer to the training set than an unseen row's reconstruction with chance "
+        f"{e.status}{f', {c.because}' if c.because else ''}. {_share(c)}A sample is nearer to the training set than an "
+        "unseen row's reconstruction with chance "
         f"{unsigned(c.regional)} within regions, {unsigned(c.auc)} over all{noise}; {percent(c.near, places=1)} are "
         f"nearer than all but 5 % of those, {percent(c.singled, places=1)} nearer to one training row in particular; "
         f"Z_U {c.z_u}, C_T {c.c_t}; {percent(c.authenticity, places=1)} authentic; ratio of distances "
         f"{unsigned(c.ratio)}."
     )
 
+
+def _share(c: Copying) -> str:
+    return "" if c.share is None else f"Copies are {interval(c.share)} of its samples at 95 %. "
+
+
+COPIED = Section(
+    "copied",
+    "Which training rows are copied",
+    field="samples",
+    tables=copied,
+    note="Row ids, as in the splits of the data; ten rows at most of every candidate that is not cleared of copying.",
+    private=True,
+)
 
 SECTION = Section(
     "samples",

@@ -67,6 +67,7 @@ SECTIONS: tuple[Section, ...] = (
     likelihood.SECTION,
     membership.SECTION,
     samples.SECTION,
+    samples.COPIED,
     Section("averages", "Averages", field="averages", numbers=True),
     drift.SECTION,
     costs.SECTION,

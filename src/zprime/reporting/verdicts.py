@@ -38,6 +38,8 @@ def difference(audit: Audit) -> str:
             f"likelihood hardly sees memorising: {a} makes held-out data likelier, but it generates near copies of "
             "training rows"
         )
+    if state == "not cleared":
+        return f"{a} is the likelier one, but it is not cleared of copying training rows"
     if state == "loses modes":
         return f"{a} is the likelier one, but its samples cover less of the data than the prior's do"
     if state == "covers less":
