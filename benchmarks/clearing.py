@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from zprime.measure.samples.copying import Neighbours, TrainingSet
-from zprime.measure.samples.known import SPREADS, Errors, Known, Reference
+from zprime.measure.samples.known import KNOWN, SPREADS, Errors, Known, Reference
 from zprime.rng import stream
 
 COLUMNS, LATENTS, VAR = 12, 6, 0.01
@@ -64,7 +64,8 @@ class World:
         return self.set.neighbours(z @ self.weight.T)
 
     def reference(self, n: int, seed: int) -> Reference:
-        """As an audit with n samples has it: as many known copies of each kind."""
+        """As an audit with n samples has it: as many known copies of each kind, and 1,000 at least."""
+        n = max(n, KNOWN)
         at = torch.randint(TRAIN, (n,), generator=self.rng)
         known = Known(
             self.set.neighbours(self.set.plant(n, rng=self.rng)),
@@ -124,7 +125,8 @@ def page(found: dict[str, int], seeds: int) -> str:
     lines += [
         "The second kind is measured beside draws with the full scale of the posteriors in "
         + ", ".join(f"{100 * x:.0f} %" for x in full)
-        + " of the runs (n in the order of the columns), in the others beside draws with a tenth of it.",
+        + " of the runs (n in the order of the columns), in the others beside draws with a tenth of it. There are as "
+        f"many known copies as samples, and {KNOWN:,} at least.",
         "",
         f"*`python benchmarks/clearing.py --seeds {seeds}`*",
     ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samples import clumps, mixed
 from zprime.measure.samples.copying import Neighbours, TrainingSet
-from zprime.measure.samples.known import SPREADS, Errors, Known, Reference, Yardstick, share, yardstick
+from zprime.measure.samples.known import SPREADS, Errors, Known, Nearness, Reference, nearness, share
 from zprime.rng import stream
 from zprime.statistics.estimate import exact, proportion
 
@@ -36,13 +36,13 @@ def test_of_two_kinds_the_one_that_is_reached_less_bounds_both() -> None:
 
 def test_the_threshold_separates_and_is_as_large_as_it_can_be() -> None:
     copies, unseen = torch.linspace(0, 1, 200), torch.linspace(2, 3, 100)
-    found = yardstick(copies, unseen, seed=0)
+    found = nearness(copies, unseen, seed=0)
     assert found.threshold == pytest.approx(float(copies[::2].max()))
     assert found.reached.value == pytest.approx(0.99)
     assert found.reached.n == 100  # the half that did not choose
     # half of the copies lie among the unseen rows: there the threshold stops short of these
     half = torch.cat([torch.linspace(0, 1, 200), torch.linspace(2, 3, 200)])[torch.randperm(400)]
-    found = yardstick(half, unseen, seed=0)
+    found = nearness(half, unseen, seed=0)
     assert 0.9 <= found.threshold <= 2.1
     assert found.reached.value == pytest.approx(0.5, abs=0.1)
 
@@ -51,7 +51,7 @@ def test_the_threshold_separates_and_is_as_large_as_it_can_be() -> None:
 def test_one_copy_in_ten_is_cleared_in_one_run_of_twenty_at_most(n: int, copies: float) -> None:
     """Over 2,000 runs: known copies are near with .8, other rows never, which is the worst case of the rule."""
     rng, runs, cleared = stream(0, "clears"), 2000, 0
-    ruler = Yardstick(0.5, exact(0.8, n=1, unit="", split=""))
+    ruler = Nearness(0.5, exact(0.8, n=1, unit="", split=""))
     for _ in range(runs):
         measured = int((torch.rand(500, generator=rng) < 0.8).sum())
         near = torch.rand(n, generator=rng) < copies * 0.8

@@ -17,6 +17,7 @@ from zprime.reporting.section import Section
 from zprime.reporting.sections import SECTIONS, shown
 from zprime.reporting.terminal import details
 from zprime.results.audit import Audit
+from zprime.results.samples import CopiedRow
 from zprime.results.thresholds import THRESHOLDS
 
 TOLD_BY_THE_PAGE = {
@@ -64,6 +65,41 @@ def test_a_section_is_left_out_where_its_field_was_not_measured(audit: Audit) ->
     left = {s.section.name for s in shown(bare, public=False)}
     assert not left & {"latents", "likelihood", "samples", "averages"}
     details(bare)
+
+
+def test_ids_of_copied_rows_are_on_the_page_and_never_on_a_public_one(audit: Audit) -> None:
+    assert audit.samples is not None
+    first, *others = audit.samples.entries
+    assert first.copying is not None
+    rows = [CopiedRow(987654 + i, 31 - i) for i in range(3)]
+    marked = replace(first, copied=rows, copying=replace(first.copying, status="copies"))
+    found = replace(audit, samples=replace(audit.samples, entries=[marked, *others]))
+    assert "987654: 31, 987655: 30, 987656: 29" in html(found)
+    assert "98765" not in html(found, public=True)
+    assert "Which training rows are copied" not in html(found, public=True)
+    cleared = replace(marked, copying=replace(first.copying, status="passes"), copying_draws=None)
+    clear = replace(found, samples=replace(audit.samples, entries=[cleared, *others]))
+    assert "98765" not in html(clear)
+
+
+def test_a_table_of_samples_says_what_is_not_excluded_and_which_form_is_compared(audit: Audit) -> None:
+    assert audit.samples is not None
+    first, *others = audit.samples.entries
+    c = first.copying
+    assert c is not None
+    assert c.share is not None
+    open_ = replace(c, status="untested", because="cannot exclude 14 % of copies", share=replace(c.share, high=0.14))
+    entries = [replace(first, copying=open_, copying_draws=None), *others]
+    side = replace(audit.samples, entries=entries)
+    page = html(replace(audit, samples=side))
+    assert "? 14 %" in page
+    assert "(cannot exclude 14 % of copies)" in page
+    other = {"mean": "draw", "draw": "mean"}[side.noise]
+    assert f"Samples are decoder {side.noise}s: reconstructions of the selection split are nearer" in page
+    assert f"of {other}s" in page
+    assert first.other is not None
+    one = replace(side, forms={side.noise: side.forms[side.noise]}, noise=side.noise)
+    assert "for the data are discrete" in html(replace(audit, samples=one))
 
 
 def test_a_section_is_one_entry_of_the_registry(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,10 +24,10 @@ COPYING, FIDELITY = attributes(Copying), attributes(Fidelity)
 COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
 NOTE = (
     "copies: no, if a share of copies at the limit is excluded at 95 %; after ?, the share that is not excluded. "
-    "nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is (1/2 if nothing is "
-    "copied, within regions). These two beside the selection split, which the choice is made from; the others beside "
-    "held-out rows. Frechet: distance of moments. inside: proportion of samples inside the data; cover: proportion of "
-    "the data covered. ± one standard error."
+    "nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is (1/2 if "
+    "nothing is copied, within regions). These two beside the selection split, which the choice is made from; the "
+    "others beside held-out rows. Frechet: distance of moments. inside: proportion of samples inside the data; cover: "
+    "proportion of the data covered. ± one standard error."
 )
 OTHER = {"mean": "draw", "draw": "mean"}
 TSTR_NOTE = " TSTR: accuracy on real rows of a classifier trained on samples."

@@ -24,6 +24,8 @@ LEVELS = 20
 SPREADS = (1.0, 0.1)
 """Parts of the posteriors' scales with which reconstructions of training rows are drawn; the first that serves is
 used."""
+KNOWN = 1000
+"""Known copies of each kind, at least."""
 ERROR = 0.05
 FLOOR = 0.1
 """Of a training row's isolation: the noise of planted copies."""
@@ -31,7 +33,7 @@ MOST = 10
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Nearness:
     """How near copies of one kind are.
 
     Attributes:
@@ -77,7 +79,7 @@ def share(near: Bool[Tensor, " n"], reached: Sequence[Estimate], *, split: str) 
     )
 
 
-def yardstick(copies: Float[Tensor, " n"], unseen: Float[Tensor, " m"], *, seed: int | None) -> Yardstick:
+def nearness(copies: Float[Tensor, " n"], unseen: Float[Tensor, " m"], *, seed: int | None) -> Nearness:
     """Choose the threshold that clears honest rows best: few of `unseen`, many of `copies` at or below it.
 
     Half of the known copies choose it, the other half measure how many of them it holds. Of thresholds that are equally
@@ -98,7 +100,7 @@ def yardstick(copies: Float[Tensor, " n"], unseen: Float[Tensor, " m"], *, seed:
 
     best = min(reversed(tried), key=limit)
     hits = int((measures <= best).sum())
-    return Yardstick(best, proportion(hits, len(measures), unit="proportion of rows", split="known copies", seed=seed))
+    return Nearness(best, proportion(hits, len(measures), unit="proportion of rows", split="known copies", seed=seed))
 
 
 class Errors:
@@ -167,9 +169,9 @@ class Reference:
     means: Neighbours
     draws: Neighbours | None
     known: Known
-    rows: Yardstick
+    rows: Nearness
     real: Estimate
-    decoded: Yardstick | None
+    decoded: Nearness | None
     spread: float
     limit: float
     seed: int | None = None
@@ -185,7 +187,7 @@ class Reference:
         limit: float,
         seed: int | None,
     ) -> "Reference":
-        """Measure the yardsticks.
+        """Measure how near known copies are.
 
         Args:
             split: the name of the split.
@@ -196,13 +198,13 @@ class Reference:
             seed: kept with the numbers.
         """
         means, draws = reconstructions
-        rows = yardstick(known.planted.to_one, real.to_one, seed=seed)
-        decoded: Yardstick | None = None
+        rows = nearness(known.planted.to_one, real.to_one, seed=seed)
+        decoded: Nearness | None = None
         spread = 0.0
         for part, made in zip(SPREADS, known.reconstructed, strict=True):
             if copying(made, means, seed=seed).status != "copies":
                 continue
-            spread, decoded = part, yardstick(known.own(made), known.own(means), seed=seed)
+            spread, decoded = part, nearness(known.own(made), known.own(means), seed=seed)
             if share(decoded.near(known.own(means)), [decoded.reached], split=split).high < limit:
                 break  # unseen rows themselves would be cleared
         same = share(rows.near(real.to_one), [rows.reached], split=split)

@@ -23,7 +23,7 @@ from zprime.measure.samples.copying import Neighbours, TrainingSet, copying
 from zprime.measure.samples.features import Classifier, Entries, Features, build_features, train_classifier
 from zprime.measure.samples.fidelity import Compared, fidelity
 from zprime.measure.samples.frechet import frechet_replicates
-from zprime.measure.samples.known import SPREADS, Errors, Known, Reference
+from zprime.measure.samples.known import KNOWN, SPREADS, Errors, Known, Reference
 from zprime.measure.samples.labels import label_coverage
 from zprime.measure.samples.manifold import Neighbourhoods, neighbourhoods
 from zprime.measure.samples.rows import Measured, RealRows, rows_of
@@ -109,14 +109,15 @@ class SampleStudy:
 
     def _planted(self) -> Sample:
         shape = rows_of(self.study.train).x.shape[1:]
-        planted = self.sampler.training.plant(self.samples, rng=self._rng("plant"))
+        planted = self.sampler.training.plant(max(self.samples, KNOWN), rng=self._rng("plant"))
         return self.sampler.rows(planted.reshape(-1, *shape))
 
     def _training_codes(self) -> tuple[Neighbours, ...]:
         """Reconstructions of training rows, z ~ q(z|x) with parts of its scale; the same rows and noise for each."""
         p, rng = self.study.train.posteriors, self._rng("training codes")
-        at = torch.randint(p.n, (self.samples,), generator=rng)
-        noise = torch.randn(self.samples, p.d, generator=rng, dtype=p.mean.dtype)
+        n = max(self.samples, KNOWN)
+        at = torch.randint(p.n, (n,), generator=rng)
+        noise = torch.randn(n, p.d, generator=rng, dtype=p.mean.dtype)
         found = []
         for part in SPREADS:
             x = self.study.decode(p.mean[at] + part * p.scale[at] * noise, noise="mean", rng=rng)
