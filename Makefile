@@ -102,9 +102,10 @@ bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likeli
 bench-exchange: $(VENV)/.done  ## how often the exchange check passes where it should, and fails where it should
 	$(BIN)/python benchmarks/exchange.py
 
-bench-generation: $(VENV)/.done  ## false alarms and coverage of the x' side; 5 minutes
+bench-generation: $(VENV)/.done  ## false alarms, coverage and power of the x' side; 10 minutes
 	$(BIN)/python benchmarks/generation.py --seeds 200 --only fidelity differences verdict
 	$(BIN)/python benchmarks/generation.py --seeds 1000 --only copying labels drift
+	$(BIN)/python benchmarks/clearing.py --seeds 200
 
 mutants: $(VENV)/.done  ## docs/tests.md: how many small changes of the code the tests notice; MUTANTS=50 for fewer, KEEP=1 after new tests; 35 minutes
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt cosmic-ray coverage

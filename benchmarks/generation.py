@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zprime.latent import Gaussian
 from zprime.measure.latents.drift import drift
-from zprime.measure.samples.contender import Contender, Controls
+from zprime.measure.samples.contender import Confirmed, Contender, Controls
 from zprime.measure.samples.copying import TrainingSet, copying
 from zprime.measure.samples.fidelity import Compared, fidelity
 from zprime.measure.samples.frechet import frechet
@@ -158,7 +158,7 @@ def verdicts(seed: int) -> Found:
     contenders = [Contender(n, n, 100 * (n != "prior"), "passes", beside(selection, "selection"), []) for n in names]
     v = decide_generation(
         contenders,
-        lambda _: beside(heldout, "heldout"),
+        lambda _: Confirmed(beside(heldout, "heldout")),
         Controls(beside(heldout, "heldout"), beside(heldout, "heldout"), tested=True),
         space="pixels",
         seed=seed,

@@ -19,13 +19,13 @@ class Copying:
     """How near one sample is to the training set.
 
     Attributes:
-        auc: chance that a generated row is nearer to the training set than a held-out reconstruction is; 1/2 where
+        auc: chance that a generated row is nearer to the training set than an unseen row's reconstruction; 1/2 where
             nothing is copied, less where rows are off the data.
         regional: the same within regions of the data: drawing more often from dense regions alone does not raise it.
-        near: proportion of rows nearer than all but 5 % of the held-out reconstructions of their region: 0.05 where
+        near: proportion of rows nearer than all but 5 % of the unseen rows' reconstructions of their region: 0.05 where
             nothing is copied. A few copies among many rows that are far off raise it.
         singled: proportion of rows whose distance to the nearest training row, over that to the fifth nearest, is
-            smaller than for all but 5 % of the held-out reconstructions. A copy is near to *one* row; a row that is
+            smaller than for all but 5 % of the unseen rows' reconstructions. A copy is near to *one* row; a row that is
             only typical (from a generator that blurs) is near to many, and does not count as a copy.
         z_u: Z_U of Meehan et al. 2020, below 0 for copies; it grows with the sample.
         c_t: C_T of the same, over the regions.

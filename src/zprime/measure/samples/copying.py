@@ -1,7 +1,7 @@
 """Copying: are generated rows nearer to the training set than unseen rows would be?
 
 Every number comes from one exact search for the nearest training rows of every generated row. The reference are
-reconstructions of held-out rows, which are as blurred as generated rows but cannot be copies.
+reconstructions of unseen rows, which are as blurred as generated rows but cannot be copies.
 """
 
 import math
@@ -126,7 +126,8 @@ def copying(generated: Neighbours, reference: Neighbours, *, seed: int | None = 
 
     The status is `copies` if the interval of `regional` lies above 1/2 + 0.1/2, or that of `near` above 0.05 + 0.1
     (what a generator gives that makes exact copies in one row of ten), and that of `singled` above 0.05: samples are
-    nearer than they should be, and to single rows. It is conditional on the training set and the model.
+    nearer than they should be, and to single rows. Otherwise it is `passes`, which clears nobody:
+    `Reference.judge` does. It is conditional on the training set and the model.
     """
     auc = _auc(generated.everywhere(), reference.everywhere(), seed)
     regional = _auc(generated, reference, seed)

@@ -17,9 +17,9 @@
    samples are farther than reconstructions, the latent distribution's part, each with its error.
 6. If the decoder ignores z, no choice of z' changes anything. If samples of the prior copy too, it is not praised.
 
-Steps 1 to 3 read the selection split only. An equal candidate is left for with 5 % at most in step 4, whatever was
-chosen before. A candidate of which a share of copies at the limit or above is generated is cleared with 5 % at most on
-either split, and on both with 5 % at most (.0025 if the two were independent).
+Steps 1 to 3 read the selection split only. The prior is left for an equal candidate with about 2.5 % in step 4 (2 s.e.,
+one-sided), however it was chosen. A candidate with a share of copies at the limit or above is cleared beside either
+split with 5 % at most, and so beside both.
 """
 
 from collections.abc import Callable
