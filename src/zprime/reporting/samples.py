@@ -164,7 +164,7 @@ def copied(audit: Audit) -> list[Table]:
         Column("name", "x′ from", "x' from", numeric=False),
         Column("rows", "training row: samples as near to it as copies are", numeric=False),
     ]
-    rows = [Row([Cell(title(e)), Cell(", ".join(f"{c.row}: {c.count}" for c in e.copied))]) for e in entries]
+    rows = [Row([Cell(e.label), Cell(", ".join(f"{c.row}: {c.count}" for c in e.copied))]) for e in entries]
     return [Table("", columns, rows)] if rows else []
 
 
