@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chi2
 from torch import Tensor
 
-from zprime.measure.likelihood.gains import RowGains
+from zprime.data import Rows
+from zprime.errors import ArrayError
+from zprime.measure.likelihood.gains import RowGains, moved
 from zprime.measure.likelihood.scores import scores
-from zprime.measure.study import Split
+from zprime.measure.study import Split, without_duplicates
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.names import CandidateId
 from zprime.rng import stream
@@ -224,3 +226,27 @@ def test_scores_are_weighted_and_by_group() -> None:
         assert score.below == pytest.approx(float(shares[values < -5].sum()))
     assert found.likelihood is not None
     assert found.likelihood.khat == pytest.approx(float(shares[values > 0.7].sum()))
+
+
+def test_the_move_from_few_draws_to_all_is_weighted_too() -> None:
+    """Half of the rows moved by 4 nats, and hardly count."""
+    few = torch.randn(40, generator=stream(8), dtype=torch.float64)
+    full, weights = few.clone(), torch.ones(40, dtype=torch.float64)
+    full[:20] += 4
+    weights[:20] = 1e-4
+    design = Design(weights)
+    assert not moved(mean(full), full, few, 8).stable
+    e = moved(mean(full, weights), full, few, 8, design)
+    assert e.stable
+    assert e.because.startswith("moved +0.000 nats from 2 to 8 draws")
+
+
+def test_equal_draws_of_different_grey_rows_are_kept_in_an_audit() -> None:
+    """Rows that were drawn from different probabilities may be equal by chance."""
+    p = MemoryPosteriors(torch.zeros(4, 1), torch.ones(4, 1))
+    x, grey = torch.ones(4, 2), torch.linspace(0.1, 0.9, 8).reshape(4, 2)
+    train = Split("train", p, Rows("train", x, torch.arange(4), grey=grey))
+    other = Split("heldout", p, Rows("heldout", x, torch.arange(4), grey=grey.flip(1)))
+    assert without_duplicates(train, other, keep=False) == ([other], {})
+    with pytest.raises(ArrayError, match="4 of 4 held-out rows equal a training row"):
+        without_duplicates(train, replace(train, name="heldout"), keep=False)
