@@ -41,7 +41,9 @@ def test_the_threshold_separates_and_is_as_large_as_it_can_be() -> None:
     assert found.reached.value == pytest.approx(0.99)
     assert found.reached.n == 100  # the half that did not choose
     # half of the copies lie among the unseen rows: there the threshold stops short of these
-    half = torch.cat([torch.linspace(0, 1, 200), torch.linspace(2, 3, 200)])[torch.randperm(400)]
+    half = torch.cat([torch.linspace(0, 1, 200), torch.linspace(2, 3, 200)])[
+        torch.randperm(400, generator=stream(0, "half"))
+    ]
     found = nearness(half, unseen, seed=0)
     assert 0.9 <= found.threshold <= 2.1
     assert found.reached.value == pytest.approx(0.5, abs=0.1)
@@ -111,6 +113,13 @@ def test_an_honest_sample_passes_and_one_copy_in_ten_does_not(n: int) -> None:
         assert found.status == "untested"
         assert found.most > 0.1
         assert found.because == f"cannot exclude {100 * found.most:.2g} % of copies"
+
+
+def test_a_share_below_the_limit_whose_upper_limit_is_above_it_is_not_cleared() -> None:
+    found = FAR.judge(SET.neighbours(torch.cat([TRAIN[:24], clumps(276, 3)])))
+    assert found.share is not None
+    assert found.share.value < 0.1 < found.share.high
+    assert found.status == "untested"
 
 
 def test_the_limit_is_a_setting() -> None:

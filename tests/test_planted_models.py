@@ -182,7 +182,12 @@ def test_copies_that_the_decoder_makes_are_limited_too(share: float, status: str
 def test_the_choice_does_not_read_the_held_out_split() -> None:
     """With junk in its place ranking and choice are the same; only the confirmation differs."""
     case = linear(linear_gaussian(D=6, d=2, var=0.05))
-    wide = {"gaussian": Gaussian(torch.zeros(2), torch.eye(2)), "narrow": Gaussian(torch.zeros(2), 0.3 * torch.eye(2))}
+    heavy = linear_gaussian(D=6, d=2, var=0.05).weight[0].sign()
+    wide = {
+        "gaussian": Gaussian(torch.zeros(2), torch.eye(2)),
+        "narrow": Gaussian(torch.zeros(2), 0.3 * torch.eye(2)),
+        "one label": Gaussian(2.5 * heavy.float(), 0.05 * torch.eye(2)),
+    }
     labels = {s: (r.x[:, 0] > r.x[:, 0].mean()).long() for s, r in case.rows.items()}
     rows = {s: Rows(s, r.x, r.ids, labels[s]) for s, r in case.rows.items()}
     junk = 40 + 3 * clumps(SIZES["heldout"], 5)
@@ -193,6 +198,7 @@ def test_the_choice_does_not_read_the_held_out_split() -> None:
         found = Case(case.model, posteriors, data).measured(wide)
         both.append((found, verdict(found)))
     (first, v), (second, w) = both
+    assert [c.missing for c in first.contenders] == [[], [], [], ["0"]]
     assert w.ranking == v.ranking
     assert w.best == v.best
     for a, b in zip(first.contenders, second.contenders, strict=True):
