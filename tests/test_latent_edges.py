@@ -22,6 +22,7 @@ from zprime.latent import (
     Active,
     AggregatedSettings,
     BarycentreSettings,
+    ConditionalSettings,
     Defensive,
     ExemplarsSettings,
     GaussianSettings,
@@ -65,6 +66,8 @@ SMALL = {"epochs": 2, "width": 32, "draws": 16}
 def settings_of(kind: str) -> Settings:
     """The defaults; smaller and shorter for networks."""
     found = latent.settings_for(kind)
+    if isinstance(found, ConditionalSettings):
+        return dataclasses.replace(found, least_rows=0.0)  # a label of one row, by wish
     if not isinstance(found, gradient.Schedule):
         return found
     return dataclasses.replace(found, **{k: v for k, v in SMALL.items() if hasattr(found, k)})
