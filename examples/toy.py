@@ -75,7 +75,7 @@ def population(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Row:
-    """One kind: the fit, and log-densities on the grid: its own, and with the candidate's share of the prior."""
+    """One kind: what was fitted, and log-densities on the grid: its own, and that of its candidate."""
 
     kind: str
     r: LatentDistribution
