@@ -6,6 +6,7 @@ import pytest
 
 from zprime.data import DataSettings
 from zprime.results.audit import AuditSettings
+from zprime.results.names import CandidateId
 from zprime.running import Run
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
@@ -26,4 +27,4 @@ def test_with_two_thousand_rows_the_exact_mixture_falls_behind_the_prior(tmp_pat
     exact = audit.entry("aggregated").heldout.likelihood.gain
     fitted = audit.entry("mixture").heldout.likelihood.gain
     assert exact.high < 0 < fitted.low
-    assert audit.verdict.choice == "mixture"
+    assert CandidateId.parse(audit.verdict.choice).name == "mixture"

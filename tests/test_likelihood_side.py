@@ -127,7 +127,7 @@ def simulated(name: str, model: Model, settings: AISSettings, *, rows: int) -> S
     about = study(
         {"heldout": MemoryPosteriors(*MODEL.posterior(MODEL.sample(5)[0]))}, settings=AuditSettings(ais=rows, draws=200)
     )
-    simulator = Simulator(name, PANEL.distributions[name], model, torch.float64)
+    simulator = Simulator(name, PANEL.distribution(CandidateId.parse(name)), model, torch.float64)
     return sandwich(about, PANEL, simulator, settings=settings, rng=stream(0, "s"))
 
 
@@ -143,7 +143,7 @@ def test_sandwich_holds_the_truth_and_judges_rung_c() -> None:
         from zprime.measure.likelihood.simulation import simulate
         from zprime.rng import fork
 
-        r = PANEL.distributions[name]
+        r = PANEL.distribution(CandidateId.parse(name))
         _, rows = simulate(r, MODEL.vae(), 30, dtype=torch.float64, rng=fork(stream(0, "s"), "simulate", name))
         truth = float(evidence(MODEL, rows.x, r).mean())
         slack = 4 * (s.gap.stderr or 0.0) + 0.02
@@ -178,14 +178,14 @@ def test_all_of_it_in_an_audit_and_back_from_disk(tmp_path) -> None:
     found = whole()
     side = found.likelihood
     assert side is not None
-    assert {str(i) for i in side.log_prob} == {str(i) for i in side.bits} == {"prior", "shifted"}
+    assert {str(i) for i in side.log_prob} == {str(i) for i in side.bits} == {"prior", "shifted+p1", "shifted"}
     gain = side.log_prob[CandidateId("shifted")].value - side.log_prob[CandidateId("prior")].value
     assert gain == pytest.approx(found.entry("shifted").heldout.likelihood.gain.value)
     nats = side.log_prob[CandidateId("prior")].value - 6 * math.log(10)
     assert side.bits[CandidateId("prior")].value == pytest.approx(-nats / 6 / math.log(2))
-    assert [c.source for c in side.calibration] == ["prior", "shifted"]
+    assert [c.source for c in side.calibration] == ["prior", "shifted+p1"]
     assert all(c.calibrated for c in side.calibration)
-    assert [s.name for s in side.sandwiches] == ["prior", "shifted"]
+    assert [s.name for s in side.sandwiches] == ["prior", "shifted+p1"]
     assert set(side.gaps) == {"selection", "heldout"}
     found.save(tmp_path / "audit")
     again = load_audit(tmp_path / "audit")
@@ -198,7 +198,7 @@ def test_all_of_it_in_an_audit_and_back_from_disk(tmp_path) -> None:
     assert said == sentences(again)
     assert str(side.gaps["heldout"].gap) in said[1]
     assert "no test rejects the encoder" in said[2]
-    assert f"{side.bits[CandidateId('shifted')].value:.4f}" in said[0]
+    assert f"{side.bits[CandidateId('shifted', 1.0)].value:.4f}" in said[0]
 
 
 def test_a_wrong_encoder_is_named_and_without_a_decoder_nothing_is_said() -> None:
