@@ -37,16 +37,16 @@ class Split:
         name: `train`, `selection` or `heldout`; or what else the rows are, e.g. `simulated`.
         posteriors: q(z|x) of every row.
         rows: the rows in the same order, scaled as the model sees them; None where they are not known.
+        groups: shape [n], integers: rows of one group are dependent; None where all are independent.
         modes: z of every row that may lie in modes of its posterior which the encoder misses; None where none were
             searched for.
-        groups: shape [n], integers: rows of one group are dependent; None where all are independent.
     """
 
     name: str
     posteriors: MemoryPosteriors
     rows: Rows | None = None
-    modes: Float[Tensor, "n m d"] | None = None
     groups: Int[Tensor, " n"] | None = None
+    modes: Float[Tensor, "n m d"] | None = None
 
     @property
     def n(self) -> int:
@@ -74,8 +74,8 @@ class Split:
             self.name,
             self.posteriors.take(at),
             None if self.rows is None else self.rows.take(at),
-            None if self.modes is None else self.modes[at],
             None if self.groups is None else self.groups[at],
+            None if self.modes is None else self.modes[at],
         )
 
     def independent(self, rng: torch.Generator) -> "Split":
