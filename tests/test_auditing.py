@@ -81,7 +81,9 @@ def test_without_a_model_only_what_needs_no_decoder() -> None:
     posteriors, _ = splits(shift=3.0)
     found = audit({"shifted": shifted(3.0)}, posteriors, settings=SMALL)
     assert found.entry("shifted").heldout.measured == [Gain.ELBO, Gain.EXACT_POSTERIOR]
-    assert found.verdict.choice == "shifted+p1"
+    assert (found.verdict.decision, found.verdict.choice, found.verdict.best) == ("undecided", "prior", "shifted+p1")
+    assert found.verdict.bet is not None
+    assert found.verdict.bet.passed  # the ELBO gain, which decides nothing
     assert found.log_prior is None
     assert not any(k.startswith("grid.") for k in found.tensors)
 
@@ -113,7 +115,7 @@ def test_fits_bare_distributions_and_candidates_of_your_own_are_all_taken() -> N
     candidates = ["fit+p5", "bare+p1", "mine+p1", "too little+p1"]
     assert [e.name for e in found.entries if e.eligible] == ["prior", *candidates]
     assert [e.name for e in found.entries if not e.eligible] == [*list(given)]
-    assert [r.name for r in found.verdict.ranking] == ["prior", *candidates]
+    assert [r.name for r in found.verdict.chosen.ranking] == ["prior", *candidates]
     assert [e.name for e in found.leading] == ["prior", *candidates, "pool", "mixed pool", "again"]
     assert found.entry("mixed pool").label == "log-pool"
     for name in candidates:
@@ -138,7 +140,8 @@ def test_wide_posteriors_are_counted_and_said() -> None:
     found = audit({"shifted": Gaussian(torch.zeros(2).double(), torch.full((2,), 1.4).double())}, wide, settings=SMALL)
     score = found.entry("shifted").heldout.exact_posterior
     assert score.diverged > 0
-    assert not score.gain.stable
+    assert score.gain.n == 60  # such rows count by their ELBO gain
+    assert "count by their ELBO gain, a lower bound" in score.gain.because
     assert f"{score.diverged} rows diverge" in score.gain.because
     assert "80 of 80 held-out posteriors are wider than the prior" in found.warnings[0]
 

@@ -51,8 +51,8 @@ def measured(kind: str) -> tuple[Latents, str]:
     ("kind", "says"),
     [
         ("independent", "is enough for a position"),
-        ("correlated", "is not enough for a position: full beside it"),
-        ("two clumps", "is not enough for a position: mixture beside it"),
+        ("correlated", "is not enough for a position: full+p1 beside it"),
+        ("two clumps", "is not enough for a position: mixture+p1 beside it"),
     ],
 )
 def test_whether_one_gaussian_a_channel_is_enough(kind: str, says: str) -> None:

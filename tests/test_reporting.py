@@ -435,7 +435,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda a: a["entries"][1]["scores"].pop("heldout"), "no heldout among the scores of"),
         (lambda a: a["samples"]["controls"].pop("real rows"), "no real rows among the controls"),
         (lambda a: a.update(data="digits"), "expected names and values for"),
-        (lambda a: a["verdict"].update(gains=["code"]), "'code' is not a valid Gain"),
+        (lambda a: a["verdict"]["chosen"].update(gain="code"), "'code' is not a valid Gain"),
     ],
 )
 def test_an_audit_that_another_version_wrote_is_refused(

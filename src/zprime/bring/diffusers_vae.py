@@ -19,6 +19,7 @@ from zprime.bring.modules import precision
 from zprime.bring.splits import split
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.gaussian import moments
+from zprime.latent.selection import TIE
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.verdicts import Verdict
 from zprime.rng import stream
@@ -82,7 +83,9 @@ class Latents:
         gain, split = (
             (chosen.selection, "selection split") if verdict.heldout is None else (verdict.heldout, "held-out")
         )
-        known = {"leave the prior": "is not enough", "keep the prior": "is enough"}.get(verdict.decision)
+        known = None
+        if verdict.bet is not None and gain.stable:
+            known = "is not enough" if verdict.bet.passed and gain.value > TIE else "is enough"
         says = (
             f"One Gaussian a channel (latents_mean, latents_std) {known or 'may or may not be enough'} for a position"
         )

@@ -67,10 +67,10 @@ def sentences(audit: Audit) -> list[str]:
 def _found(audit: Audit, m: Membership) -> list[str]:
     """The model, the candidate that the verdict looked at, and the one that gives away most."""
     found = [] if m.model is None else [f"by log p(x) under the prior, which is the model's own part, {_said(m.model)}"]
-    best = CandidateId.parse(audit.verdict.best)
+    best, shown = CandidateId.parse(audit.verdict.best), {e.id for e in audit.entries}
     most = max(m.candidates, key=lambda i: m.candidates[i].auc.value, default=best)
     for i in dict.fromkeys((best, most)):
-        if i in m.candidates:
+        if i in m.candidates and i in shown:
             title = audit.entry(str(i)).title
             found.append(f"by the {m.score.words} of {title}, {_said(m.candidates[i])}")
     return found

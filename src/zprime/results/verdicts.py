@@ -73,7 +73,8 @@ class Verdict(Decision):
         chosen: the choice on the selection split.
         exchange: whether the likelihood gain of the best may be used; None where nothing was to be checked, or not
             asked for.
-        heldout: the likelihood gain of the best on the held-out split, nats a row; None where that was not opened.
+        heldout: the gain of the best on the held-out split, nats a row: the likelihood gain, or the ELBO gain where
+            there is no decoder; None where that split was not opened.
         bet: the test that this gain is above 0, with its guaranteed lower limit; None likewise.
         repaired: whether the first check failed, and the gains were measured again with modes that chains found.
     """

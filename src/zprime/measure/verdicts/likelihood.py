@@ -24,7 +24,7 @@ from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
 from zprime.results.thresholds import THRESHOLDS
 from zprime.results.verdicts import Choice, Ranking, Verdict
-from zprime.statistics.betting import bet
+from zprime.statistics.betting import Bet, bet
 from zprime.statistics.format import unsigned
 
 MORE_DRAWS = "More draws a row (`--draws`) would settle it, or an encoder nearer to the model's posteriors"
@@ -70,6 +70,8 @@ def decide(
     best = CandidateId.parse(chosen.best)
     label = candidates.distribution(best).label
     doubt = _doubt(chosen, exchange, label)
+    if chosen.gain is not Gain.LIKELIHOOD:
+        return _without_decoder(_undecided(doubt, chosen, exchange, label), candidates, heldout, seed)
     if doubt:
         return _undecided(doubt, chosen, exchange, label)
     if best == PRIOR or exchange is None:
@@ -80,11 +82,7 @@ def decide(
             ["on the selection split no candidate's likelihood gain is above the prior's by more than its own error"],
             chosen=chosen,
         )
-    gain = likelihood_estimate(heldout, best, seed)
-    # with a share e of the prior no row's gain is below log e
-    share = candidates.blends[best].epsilon
-    bound = -math.log(share) if share > 0 else math.inf
-    betted = bet(heldout.likelihood[best], heldout.ids, bound=bound, level=THRESHOLDS.bet, design=heldout.design)
+    gain, betted = likelihood_estimate(heldout, best, seed), _bet(candidates, best, heldout, Gain.LIKELIHOOD)
     sure = gain.value - exchange.allowance
     why = [
         *_why(chosen, exchange, label),
@@ -115,6 +113,26 @@ def decide(
         return replace(verdict, sentence=sentence)
     sentence = f"Draw z' from {label}, not from the prior: {more}."
     return replace(verdict, decision="leave the prior", choice=chosen.best, sentence=sentence)
+
+
+def _bet(candidates: Candidates, best: CandidateId, heldout: RowGains, gain: Gain) -> Bet:
+    """Bet on a gain of held-out rows: with a share e of the prior no row's gain is below log e."""
+    share = candidates.blends[best].epsilon
+    bound = -math.log(share) if share > 0 else math.inf
+    return bet(heldout.of(gain)[best], heldout.ids, bound=bound, level=THRESHOLDS.bet, design=heldout.design)
+
+
+def _without_decoder(verdict: Verdict, candidates: Candidates, heldout: RowGains, seed: int) -> Verdict:
+    """What held-out codes say without a decoder: how much better they are coded, and not how likely the data are."""
+    best = CandidateId.parse(verdict.best)
+    if best == PRIOR:
+        return verdict
+    gain, betted = elbo_estimate(heldout, best, seed), _bet(candidates, best, heldout, Gain.ELBO)
+    why = (
+        f"held-out split: ELBO gain {gain} nats per row over {gain.n} rows, guaranteed to be above {betted.low:+.2f}; "
+        "it is what coding gains with this encoder, and decides nothing"
+    )
+    return replace(verdict, heldout=gain, bet=betted, why=[*verdict.why, why])
 
 
 def _doubt(chosen: Choice, exchange: Exchange | None, label: str) -> str:
