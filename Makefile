@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo check lint types layers test doctest test-slow browser docs cli-docs fashion picture question-pictures toy \
-	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-generation mutants bring bring-tests clean
+	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation mutants bring bring-tests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -101,6 +101,9 @@ bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likeli
 
 bench-exchange: $(VENV)/.done  ## how often the exchange check passes where it should, and fails where it should
 	$(BIN)/python benchmarks/exchange.py
+
+bench-alarms: $(VENV)/.done  ## false alarms of the x' side where nothing is wrong; 20 minutes
+	$(BIN)/python benchmarks/alarms.py
 
 bench-generation: $(VENV)/.done  ## false alarms, coverage and power of the x' side; 10 minutes
 	$(BIN)/python benchmarks/generation.py --seeds 200 --only fidelity differences verdict

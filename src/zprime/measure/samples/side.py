@@ -110,9 +110,14 @@ class MeasuredSamples:
 def measure_samples(study: Study, candidates: Candidates) -> MeasuredSamples | None:
     """Measure samples of every candidate; None without decoder or training rows, or with fewer than 40 rows to compare.
 
+    Where rows come in groups or have weights, samples are compared with independent rows of the weighted population:
+    one of each group, drawn by its weight.
+
     Raises:
         UsageError: the feature space cannot be built.
     """
+    kept = {s.name: s.independent(study.stream("independent", s.name)) for s in (study.selection, study.heldout)}
+    study = replace(study, selection=kept["selection"], heldout=kept["heldout"])
     selection, heldout = study.selection.rows, study.heldout.rows
     if study.model is None or study.train.rows is None or selection is None or heldout is None:
         return None
