@@ -124,12 +124,19 @@ def test_held_out_is_opened_for_the_selected_one_only() -> None:
 def test_where_the_likelihood_gain_may_not_be_used_nothing_else_decides(elbo: float) -> None:
     """ELBO gain and exact-posterior gain agree by Jensen's inequality: they are no two votes."""
     selection, heldout = ladder("selection", 0.5, 2.0, elbo=elbo), ladder("heldout", 0.5, 2.0, elbo=elbo)
-    for exchange in (checked(-0.5), checked(informative=False), None):
+    for exchange in (checked(-0.5), None):
         v = verdict(selection, heldout, exchange)
         assert (v.decision, v.choice, v.heldout) == ("undecided", "prior", None)
         assert "Until then keep the prior" in v.sentence
     assert "fails the exchange check" in verdict(selection, heldout, checked(-0.5)).sentence
-    assert "`--exchange`" in verdict(selection, heldout, checked(informative=False)).sentence
+
+
+def test_a_check_that_is_too_inaccurate_stands_in_the_way_of_leaving_only() -> None:
+    selection = ladder("selection", 0.5, 2.0)
+    v = verdict(selection, ladder("heldout", 0.5, 2.0), checked(informative=False))
+    assert (v.decision, v.choice) == ("undecided", "prior")
+    assert "`--exchange`" in v.sentence
+    assert verdict(selection, ladder("heldout", 0.5, 0.0), checked(informative=False)).decision == "keep the prior"
 
 
 def test_the_allowance_is_taken_off() -> None:

@@ -6,11 +6,12 @@ The rule of docs/theory.md, section 3, step by step:
    max(1 s.e. of that difference, 0.05 nats) take the one that stores least (`Ranking`; the prior stores nothing), and
    one that stores no single rows before one that does.
 2. The likelihood gain decides for all candidates, and no other gain ever does. It may be used if the chosen candidate
-   passes the exchange check (`exchange_check`), which is made before the held-out split is opened, and if its move from
-   K/4 to K draws could not change the decision. Else the verdict is undecided.
+   does not fail the exchange check (`exchange_check`), which is made before the held-out split is opened, and if its
+   move from K/4 to K draws could not change the decision. Else the verdict is undecided.
 3. Open the held-out split once, for that one. Leave the prior only if a test by betting says at the 5 % level that its
    gain is above 0 (`bet`: no assumption on its tails), and if the mean gain, less the allowance of the exchange check,
-   exceeds 0.05 nats.
+   exceeds 0.05 nats. Where only the check stands in the way (the allowance takes too much, or its error is above half
+   the gain), the verdict is undecided.
 """
 
 import math
@@ -105,6 +106,12 @@ def decide(
         )
         return replace(verdict, decision="keep the prior", sentence=sentence)
     more = f"held-out data are {unsigned(gain)} nats per row more likely under it"
+    if not exchange.informative:
+        sentence = (
+            f"Undecided: {label} looked best, and {more}, but the exchange check knows its shift only to within "
+            f"{exchange.delta.stderr:.2f} nats. {MORE_ROWS}. Until then keep the prior."
+        )
+        return replace(verdict, sentence=sentence)
     if sure <= TIE:
         sentence = (
             f"Undecided: {label} looked best, and {more}, but by the exchange check up to {exchange.allowance:.2f} of "
@@ -149,11 +156,6 @@ def _doubt(chosen: Choice, exchange: Exchange | None, label: str) -> str:
         return (
             f"{label} looked best, but the likelihood gain fails the exchange check: on rows that the model made it is "
             f"overstated by {-exchange.delta.value:.2f} ± {exchange.delta.stderr:.2f} nats. {BETTER_ENCODER}"
-        )
-    if not exchange.informative:
-        return (
-            f"{label} looked best, but the exchange check knows its shift only to within {exchange.delta.stderr:.2f} "
-            f"nats, of a gain of {chosen.selection.value:.2f}. {MORE_ROWS}"
         )
     return ""
 
