@@ -14,13 +14,14 @@ from test_policy_generation import compared, contender
 from zprime import likelihoods
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
-from zprime.latent import Aggregated, Defensive, Gaussian
-from zprime.measure.candidates import Candidates
+from zprime.latent import Aggregated, Defensive, Gaussian, Prior
+from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.samples.contender import Confirmed, Contender, Controls
 from zprime.measure.samples.side import MeasuredSamples, measure_samples
 from zprime.measure.verdicts.generation import decide_generation
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.audit import AuditSettings
+from zprime.results.names import CandidateId
 from zprime.results.verdicts import GenerationVerdict
 from zprime.vae import VAE
 
@@ -38,7 +39,8 @@ class Case:
     def measured(self, candidates: dict[str, LatentDistribution], **settings: float) -> MeasuredSamples:
         wanted = AuditSettings(**{"samples": 400, "grid": 4, **settings})  # type: ignore[arg-type]
         about = study(self.posteriors, self.rows, model=self.model, settings=wanted, features="pixels")
-        found = measure_samples(about, Candidates(candidates))
+        made = {name: candidate_of(r, None, Prior(r.d)) for name, r in candidates.items()}  # as an audit does
+        found = measure_samples(about, Candidates(made))
         assert found is not None
         return found
 
@@ -142,7 +144,7 @@ def test_a_lookup_decoder_is_seen_and_its_prior_is_not_praised() -> None:
     side = found.side(v)
     assert side.entry("prior").status == "copies"
     assert side.memorises
-    assert v.ranking["gaussian"] == "copies"
+    assert v.ranking["gaussian+p1"] == "copies"
     assert (v.decision, v.choice, v.fault) == ("none of these", "prior", "copies")
     assert "samples of the prior copy training rows" in v.sentence
     assert "The decoder memorises: 100.0 ± 0.0 % of reconstructions of unseen rows" in v.sentence
@@ -155,7 +157,11 @@ def test_a_sound_decoder_does_not_memorise_and_its_prior_passes() -> None:
     found = linear(linear_gaussian(D=6, d=4, var=0.05)).measured(gaussian(4), samples=2000)
     side = found.side(verdict(found))
     assert side.memorises == side.ignores == ""
-    assert {e.name: e.status for e in side.entries} == {"prior": "passes", "gaussian": "passes"}
+    assert {e.name: e.status for e in side.entries} == {
+        "prior": "passes",
+        "gaussian+p1": "passes",
+        "gaussian": "passes",
+    }
 
 
 def with_copies(case: Case, share: float) -> LatentDistribution:
@@ -169,11 +175,14 @@ def test_copies_that_the_decoder_makes_are_limited_too(share: float, status: str
     """Samples of training codes, on a decoder whose reconstructions are nearly its training rows."""
     case = linear(linear_gaussian(D=6, d=4, var=0.002))
     found = case.measured({"r": with_copies(case, share)}, samples=2000)
-    entry = next(c.entry for c in found.candidates if str(c.entry.id) == "r")
+    name = str(CandidateId.of("r", 1 - share))
+    entry = next(c.entry for c in found.candidates if c.entry.name == name)
     assert entry.status == status
     assert entry.copying is not None
     assert entry.copying.most > share
-    assert verdict(found).ranking["r"] == {"untested": "not cleared"}.get(status, verdict(found).ranking["r"])
+    ranking = verdict(found).ranking[name]
+    assert ranking == {"untested": "not cleared", "copies": "copies"}.get(status, ranking)
+    assert (ranking in ("not cleared", "copies")) is (status != "passes")
 
 
 # -- which split -------------------------------------------------------------------------------------------------------
@@ -228,6 +237,7 @@ def test_the_held_out_split_is_opened_for_the_prior_and_the_chosen_one_only() ->
     )
     assert asked == ["prior", "a"]
     assert (v.choice, v.best) == ("a", "a")
+    assert v.copying == {"prior": "passes", "a": "passes"}
 
 
 # -- the rule ----------------------------------------------------------------------------------------------------------
@@ -264,7 +274,36 @@ def test_who_is_not_cleared_is_not_chosen() -> None:
 def test_the_held_out_split_has_to_clear_the_chosen_one_too(status: str) -> None:
     v = decided(heldout=status)
     assert (v.decision, v.choice, v.best) == ("undecided", "prior", "r")
+    assert v.copying == {"prior": "passes", "r": status}  # whoever ships by another verdict has to know
     assert f"are not cleared of copying ({status}, cannot exclude 14 % of copies)" in v.sentence
+
+
+def test_a_tie_goes_to_the_one_that_stores_no_single_rows() -> None:
+    """However small the one that does; the prior is far off."""
+    near = compared(10.0)
+    small = replace(contender("rows", near), bytes=1, holds_rows=True)
+    large = replace(contender("none", near), bytes=10_000)
+    for order in ([small, large], [large, small]):
+        v = decide_generation(
+            [contender("prior", compared(100.0)), *order],
+            lambda name: Confirmed(compared(100.0) if name == "prior" else near),
+            Controls(compared(0.0), compared(0.0), tested=True),
+            space="pixels",
+            seed=0,
+        )
+        assert v.best == v.choice == "none"
+
+
+def test_no_status_is_told_of_either_split_if_the_controls_fail() -> None:
+    v = decide_generation(
+        [contender("prior", compared(100.0)), contender("r", compared(10.0))],
+        lambda name: Confirmed(compared(100.0 if name == "prior" else 10.0)),
+        Controls(compared(0.0), compared(0.0), tested=False),
+        space="pixels",
+        seed=0,
+    )
+    assert v.decision == "undecided"
+    assert v.copying == {"prior": "untested", "r": "untested"}
 
 
 def test_a_prior_that_copies_is_not_praised() -> None:

@@ -141,7 +141,8 @@ class GenerativeModel:
 SINGLE = " Anyone who has this model can decode each of them. Do not publish it where the data are private."
 SAYS = {
     "untested": "",
-    "passes": " Its samples are no nearer to training rows than reconstructions of unseen rows are.",
+    "passes": " Its samples passed the copying test: with 95 % confidence the share of them that are as near to "
+    "training rows as copies are is below the limit of the audit (`--copies-limit`, 10 % unless it was set).",
     "copies": " Its samples copy training rows: unfit to publish.",
 }
 

@@ -20,7 +20,7 @@ from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, SamplesSide
 from zprime.results.seeds import Seeds, of_run
 from zprime.results.settings import AuditSettings
 from zprime.results.thresholds import THRESHOLDS, Thresholds
-from zprime.results.verdicts import Verdict
+from zprime.results.verdicts import Verdict, worst
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import explained, size
 from zprime.tables import Cell, Column, Row, Style, Table, to_html, to_text
@@ -110,11 +110,15 @@ class Audit:
         return "prior" if self.entry(verdict).holds_rows and not self.settings.allow_rows else verdict
 
     def copying(self, name: str) -> str:
-        """Whether samples of what is called `name` copy training rows: `copies`, `passes` or `untested`."""
-        if self.samples is None:
-            return "untested"
+        """Whether samples of what is called `name` copy training rows: `copies`, `passes` or `untested`.
+
+        It is the worse of the two splits where the held-out split was opened for it.
+        """
         wanted = CandidateId.parse(name)
-        return next((s.status for s in self.samples.entries if s.id == wanted), "untested")
+        sampled = None if self.samples is None else next((s for s in self.samples.entries if s.id == wanted), None)
+        if self.samples is None or sampled is None:
+            return "untested"
+        return worst(sampled.status, self.samples.verdict.copying.get(str(wanted), "passes"))
 
     def __repr__(self) -> str:
         """Both verdicts, in words."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from zprime.results.names import CandidateId, by_id
-from zprime.results.verdicts import GenerationVerdict
+from zprime.results.verdicts import GenerationVerdict, worst
 from zprime.statistics.c2st import C2ST
 from zprime.statistics.estimate import Estimate
 
@@ -207,8 +207,7 @@ class Sampled:
     @property
     def status(self) -> str:
         """`copies` if means or draws do; `untested` where it cannot be excluded that means do; else `passes`."""
-        statuses = {c.status for c in (self.copying, self.copying_draws) if c is not None}
-        return next((s for s in ("copies", "untested") if s in statuses), "passes")
+        return worst(*(c.status for c in (self.copying, self.copying_draws) if c is not None))
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,16 @@ class GenerationVerdict(Decision):
         best: the candidate that was chosen on the selection split; the held-out split was opened for it.
         fault: what `none of these` is about: `decoder`, `latents`, `both` (neither part of the distance is measurably
             the larger), `collapse` (the decoder ignores z) or `copies` (the prior's samples copy); else empty.
+        copying: name -> status of the copying test of fresh draws beside the held-out split, of `prior` and of `best`.
     """
 
     ranking: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, Estimate] = field(default_factory=dict)
     best: str = "prior"
     fault: str = ""
+    copying: dict[str, str] = field(default_factory=dict)
+
+
+def worst(*statuses: str) -> str:
+    """The worst of some statuses of the copying test: `copies`, else `untested`, else `passes`."""
+    return next((s for s in ("copies", "untested") if s in statuses), "passes")

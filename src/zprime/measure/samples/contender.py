@@ -20,6 +20,7 @@ class Contender:
         right: which real rows of the selection split a classifier trained on its samples labels rightly; None without
             labels.
         because: why copying is untested.
+        holds_rows: whether functions of single training rows are stored.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Contender:
     missing: list[str]
     right: Bool[Tensor, " m"] | None = None
     because: str = ""
+    holds_rows: bool = False
 
 
 @dataclass(frozen=True)

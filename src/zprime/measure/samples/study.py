@@ -207,15 +207,25 @@ class SampleStudy:
             measured = replace(measured, entry=replace(measured.entry, tstr=tstr))
         if wanted not in self.candidates.eligible:
             return measured
-        return replace(measured, contender=self._contender(measured, r.bytes, sample, around))
+        return replace(measured, contender=self._contender(measured, r, sample, around))
 
-    def _contender(self, measured: Measured, size: int, sample: Sample, around: Neighbourhoods) -> Contender:
+    def _contender(
+        self, measured: Measured, r: LatentDistribution, sample: Sample, around: Neighbourhoods
+    ) -> Contender:
         """What the verdict needs of a candidate, with its samples beside rows of the selection split."""
         entry = measured.entry
         compared = self._beside(self.selection, sample, around, split="selection")
         because = "" if entry.copying is None else entry.copying.because
         return Contender(
-            entry.name, entry.label, size, entry.status, compared, measured.missing, measured.right, because
+            entry.name,
+            entry.label,
+            r.bytes,
+            entry.status,
+            compared,
+            measured.missing,
+            measured.right,
+            because,
+            r.holds_rows,
         )
 
     def _measure(

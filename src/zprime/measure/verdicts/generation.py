@@ -8,7 +8,8 @@
    these, a candidate is dropped if its coverage is below the largest of them by more than 2 s.e. (or it lacks a label
    that the other has): blurred samples can have the right moments.
 3. Among ties: the best accuracy of train-on-synthetic, test-on-real (TSTR) where there are labels; accuracies within
-   max(1 s.e., 1 point) of it tie again. Then the candidate that stores least; the prior stores nothing.
+   max(1 s.e., 1 point) of it tie again. Then one that stores no single rows before one that does, and of those
+   the candidate that stores least; the prior stores nothing.
 4. Open the held-out split once, with fresh draws of the prior and of the chosen candidate: leave the prior only if the
    Frechet distance falls by more than max(2 s.e., 2 % of the prior's), the coverage does not fall by more than 2 s.e.,
    and the fresh draws are cleared of copying.
@@ -30,7 +31,7 @@ from zprime.measure.samples.contender import Confirmed, Contender, Controls
 from zprime.measure.samples.manifold import NAMES
 from zprime.measure.verdicts.decision import needed
 from zprime.results.thresholds import THRESHOLDS
-from zprime.results.verdicts import GenerationVerdict
+from zprime.results.verdicts import GenerationVerdict, worst
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import unsigned
 from zprime.statistics.resampling import About
@@ -72,6 +73,7 @@ def decide_generation(
         ranking=ranking,
         numbers=found.numbers,
         best=best.name,
+        copying={r.name: c.copies if controls.tested else "untested" for r, c in ((prior, first), (best, chosen))},
     )
 
 
@@ -90,11 +92,7 @@ class _Found:
     @property
     def prior_copies(self) -> str:
         """Status of the prior: the worse of the two splits."""
-        return _worse(self.prior.copies, self.first.copies)
-
-
-def _worse(*statuses: str) -> str:
-    return next((s for s in ("copies", "untested") if s in statuses), "passes")
+        return worst(self.prior.copies, self.first.copies)
 
 
 def _numbers(first: Confirmed, chosen: Confirmed, controls: Controls, seed: int) -> dict[str, Estimate]:
@@ -165,7 +163,7 @@ def _pick(tied: list[Contender]) -> Contender:
     if labelled:
         scores = [RowScores(r.right.double()) for r in labelled if r.right is not None]
         tied = [labelled[i] for i in near_best(scores, THRESHOLDS.accuracy)]
-    return min(tied, key=lambda r: (r.bytes, _distance(r)))
+    return min(tied, key=lambda r: (r.holds_rows, r.bytes, _distance(r)))
 
 
 def _judge(found: _Found, *, space: str) -> GenerationVerdict:
@@ -190,7 +188,7 @@ def _judge(found: _Found, *, space: str) -> GenerationVerdict:
         return GenerationVerdict("undecided", "prior", sentence, why)
     better = leaves and gain.value > least
     covers = lost.value >= -THRESHOLDS.errors * (lost.stderr or 0.0)  # equal coverage without error is no loss
-    cleared = _worse(best.copies, found.chosen.copies) == "passes"
+    cleared = worst(best.copies, found.chosen.copies) == "passes"
     choice = best.name if better and covers and cleared else "prior"
     if leaves:
         why.append(
