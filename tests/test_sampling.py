@@ -1,5 +1,6 @@
-"""The generative model: round trip, what it carries, decoder means and draws."""
+"""The generative model: round trip, what it carries, what is refused, decoder means and draws."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from zprime import sampling, vae
+from zprime.bring import Brought
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent import Aggregated, Defensive, Mixture, Prior
+from zprime.results.settings import AuditSettings
 from zprime.rng import fork, stream
 from zprime.sampling import GenerativeModel
 from zprime.vae import VAE, VAESettings
@@ -34,19 +37,18 @@ def aggregated() -> Aggregated:
 @pytest.mark.parametrize("latent", [Prior(2), mixture(), aggregated(), Defensive(mixture(), 0.1)])
 def test_round_trip_gives_the_same_samples(latent: LatentDistribution, tmp_path: Path) -> None:
     shipped = model(latent)
-    shipped.save(tmp_path / "g")
+    shipped.save(tmp_path / "g", allow_rows=True)
     again = sampling.load(tmp_path / "g")
     for noise in ("mean", "draw"):
-        for a, b in zip(
-            sampling.sample(shipped, 20, noise=noise), sampling.sample(again, 20, noise=noise), strict=True
-        ):
+        first, second = (sampling.sample(m, 20, noise=noise, allow_rows=True) for m in (shipped, again))
+        for a, b in zip(first, second, strict=True):
             assert torch.equal(a, b)
     assert again.image == (1, 8, 8)
 
 
 def test_a_model_carries_training_rows_only_where_its_kind_does_and_then_says_so(tmp_path: Path) -> None:
     def sizes(latent: LatentDistribution) -> set[int]:
-        found = model(latent).save(tmp_path / latent.kind)
+        found = model(latent).save(tmp_path / latent.kind, allow_rows=True)
         assert found.config["holds_training_rows"] is latent.holds_rows
         return {n for t in found.tensors().values() for n in t.shape}
 
@@ -156,3 +158,51 @@ def test_copies_are_sampled_and_saved_only_where_that_is_allowed(tmp_path: Path)
     assert "unfit to publish" in again.says()
     for status in ("passes", "untested"):
         assert len(sampling.sample(replace(model(), copying=status), 2)[0]) == 2
+
+
+@pytest.mark.parametrize("latent", [aggregated(), Defensive(aggregated(), 0.1)], ids=str)
+def test_stored_rows_are_sampled_and_saved_only_where_that_is_allowed(
+    latent: LatentDistribution, tmp_path: Path
+) -> None:
+    """Whatever the copying test says: who has the model has the rows. Leave for copies is no leave for rows."""
+    cleared = replace(model(latent), copying="passes")
+    for attempt in (lambda **kw: sampling.sample(cleared, 2, **kw), lambda **kw: cleared.save(tmp_path / "g", **kw)):
+        for leave in ({}, {"allow_copies": True}):
+            with pytest.raises(UsageError, match=r"it stores functions of single training rows.*say --allow-rows"):
+                attempt(**leave)
+        assert not (tmp_path / "g").exists()
+        attempt(allow_rows=True)
+    copies = replace(cleared, copying="copies")
+    with pytest.raises(UsageError, match="its samples copy training rows"):
+        sampling.sample(copies, 2, allow_rows=True)
+    assert len(sampling.sample(copies, 2, allow_rows=True, allow_copies=True)[0]) == 2
+    brought = Brought({}, model().decoder)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="it stores functions of single training rows"):
+        brought.generator(latent, copying="passes")
+    assert brought.generator(latent, allow_rows=True, copying="passes").latent is latent
+
+
+def test_what_no_audit_has_cleared_is_let_through_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "no audit has cleared its samples of copying training rows"
+
+    def warned(made: GenerativeModel) -> list[bool]:
+        found = []
+        for attempt in (lambda: sampling.sample(made, 2), lambda: made.save(tmp_path / "g")):
+            caplog.clear()
+            with caplog.at_level(logging.WARNING, "zprime"):
+                attempt()
+            found.append(said in caplog.text)
+        return found
+
+    assert warned(replace(model(mixture()), copying="untested")) == [True, True]
+    assert warned(replace(model(mixture()), copying="passes")) == [False, False]
+    assert warned(replace(model(), copying="untested")) == [False, False]  # the prior was not made from any row
+
+
+def test_a_model_that_passed_says_what_was_tested() -> None:
+    told = replace(model(), copying="passes").says()
+    assert "with 95 % confidence the share of them that are as near to training rows as copies are is below" in told
+    assert f"{100 * AuditSettings().copies_limit:g} % unless it was set" in told
+    assert model().says() == "prior: nothing is stored."  # what was not tested is not praised
