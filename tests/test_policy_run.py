@@ -14,10 +14,11 @@ from test_auditing import MODEL, SMALL, shifted, splits
 from zprime import artifact
 from zprime.auditing import audit
 from zprime.data import SPLITS
-from zprime.errors import ArtifactError
+from zprime.errors import ArtifactError, UsageError
 from zprime.latent import MixtureSettings
 from zprime.reporting.explain import explain
 from zprime.results.audit import Audit, Score
+from zprime.results.audit import load as load_audit
 from zprime.running import Run
 
 
@@ -94,7 +95,8 @@ def test_every_file_of_what_is_used_again_is_verified(name: str, done: Run, data
 # -- what is shipped ---------------------------------------------------------------------------------------------------
 
 
-def with_copying(audit: Audit, name: str, status: str) -> Audit:
+def with_copying(audit: Audit, name: str, status: str, *, heldout: str = "") -> Audit:
+    """With this status beside the selection split; beside the held-out split with another, or not measured there."""
     assert audit.samples is not None
     entries = [
         e
@@ -102,7 +104,20 @@ def with_copying(audit: Audit, name: str, status: str) -> Audit:
         else replace(e, copying=replace(e.copying, status=status), copying_draws=None)
         for e in audit.samples.entries
     ]
-    return replace(audit, samples=replace(audit.samples, entries=entries))
+    there = {k: v for k, v in audit.samples.verdict.copying.items() if k != name}
+    verdict = replace(audit.samples.verdict, copying={**there, **({name: heldout} if heldout else {})})
+    return replace(audit, samples=replace(audit.samples, entries=entries, verdict=verdict))
+
+
+def leaving_for(audit: Audit, name: str) -> Audit:
+    """With a verdict for generation that leaves the prior for what is called `name`."""
+    assert audit.samples is not None
+    told = replace(audit.samples.verdict, decision="leave the prior", choice=name)
+    return replace(audit, samples=replace(audit.samples, verdict=told))
+
+
+def shipped_kind(run: Run) -> str:
+    return str(artifact.read(run.path / "generator").config["latent"]["kind"])
 
 
 def test_copying_is_known_of_the_fit_that_was_measured_and_of_no_other(done: Run, whole: tuple[Run, Audit]) -> None:
@@ -128,19 +143,22 @@ def test_copying_is_known_of_the_fit_that_was_measured_and_of_no_other(done: Run
         (("leave the prior", "gaussian"), "mixture", "passes", "gaussian"),
         (("keep the prior", "prior"), "mixture", "passes", "prior"),
         (("undecided", "prior"), "mixture", "passes", "mixture"),
-        (("undecided", "prior"), "mixture", "untested", "mixture"),
+        (("undecided", "prior"), "mixture", "untested", "prior"),
         (("undecided", "prior"), "mixture", "copies", "prior"),
         (("none of these", "gaussian"), "mixture", "passes", "mixture"),
+        (("none of these", "gaussian"), "mixture", "untested", "prior"),
         (("none of these", "gaussian"), "mixture", "copies", "prior"),
+        (("leave the prior", "mixture"), "mixture", "untested", "prior"),
+        (("leave the prior", "mixture"), "prior", "copies", "prior"),
         (("undecided", "prior"), "prior", "passes", "prior"),
-        (None, "mixture", "passes", "mixture"),
+        (None, "mixture", "passes", "prior"),  # nobody decoded a sample: it is not cleared
     ],
 )
-def test_generation_decides_what_is_shipped_else_likelihood_unless_it_copies(
+def test_generation_decides_what_is_shipped_else_likelihood_and_only_what_is_cleared(
     generation: tuple[str, str] | None, likelihood: str, status: str, shipped: str, whole: tuple[Run, Audit]
 ) -> None:
     name = {n: small.candidate(whole[1], n) for n in ("prior", "gaussian", "mixture")}
-    found = with_copying(whole[1], name["mixture"], status)
+    found = with_copying(with_copying(whole[1], name["mixture"], status), name["gaussian"], "passes")
     found = replace(found, verdict=replace(found.verdict, choice=name[likelihood]))
     if generation is None:
         found = replace(found, samples=None)
@@ -151,17 +169,113 @@ def test_generation_decides_what_is_shipped_else_likelihood_unless_it_copies(
     assert found.shipped == name[shipped]
 
 
-def test_what_copies_is_not_shipped(done: Run, whole: tuple[Run, Audit], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the verdict would have it, the folder of what was shipped before goes."""
+@pytest.mark.parametrize(
+    ("selection", "heldout", "found"),
+    [
+        ("passes", "passes", "passes"),
+        ("passes", "untested", "untested"),
+        ("passes", "copies", "copies"),
+        ("untested", "passes", "untested"),
+        ("untested", "copies", "copies"),
+        ("copies", "passes", "copies"),
+        ("passes", "", "passes"),
+        ("untested", "", "untested"),
+    ],
+)
+def test_the_verdict_by_likelihood_ships_nothing_that_the_held_out_split_did_not_clear(
+    selection: str, heldout: str, found: str, whole: tuple[Run, Audit]
+) -> None:
+    """The verdict for generation is undecided then; the choice by likelihood is no way round it."""
     mixture = small.candidate(whole[1], "mixture")
-    found = with_copying(whole[1], mixture, "copies")
-    assert found.samples is not None
-    told = replace(found.samples.verdict, decision="leave the prior", choice=mixture)
-    found = replace(found, samples=replace(found.samples, verdict=told))
+    changed = with_copying(whole[1], mixture, selection, heldout=heldout)
+    assert changed.samples is not None
+    told = replace(changed.samples.verdict, decision="undecided", choice="prior", best=mixture)
+    changed = replace(changed, samples=replace(changed.samples, verdict=told))
+    changed = replace(changed, verdict=replace(changed.verdict, decision="leave the prior", choice=mixture))
+    assert changed.copying(mixture) == found
+    assert changed.shipped == (mixture if found == "passes" else "prior")
+
+
+def test_both_splits_of_a_measured_audit_count(whole: tuple[Run, Audit]) -> None:
+    side = whole[1].samples
+    assert side is not None
+    assert set(side.verdict.copying) == {"prior", side.verdict.best}
+    assert load_audit(whole[0].path).samples == side  # also as it lies on the disk
+
+
+@pytest.mark.parametrize("by", ["likelihood", "generation"])
+def test_a_kind_that_stores_rows_is_shipped_only_where_the_settings_allow_it(by: str, whole: tuple[Run, Audit]) -> None:
+    aggregated = small.candidate(whole[1], "aggregated")
+    assert whole[1].entry(aggregated).holds_rows
+    found = with_copying(whole[1], aggregated, "passes", heldout="passes")
+    if by == "generation":
+        found = leaving_for(found, aggregated)
+    else:
+        assert found.samples is not None
+        told = replace(found.samples.verdict, decision="undecided", choice="prior")
+        found = replace(found, samples=replace(found.samples, verdict=told))
+        found = replace(found, verdict=replace(found.verdict, decision="leave the prior", choice=aggregated))
+    assert found.shipped == "prior"
+    allowed = replace(found, settings=replace(found.settings, allow_rows=True))
+    assert allowed.shipped == aggregated
+    assert with_copying(allowed, aggregated, "untested").shipped == "prior"  # leave for rows is no leave for copies
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "allow_rows", "kind"),
+    [
+        ("mixture", "passes", False, "defensive"),
+        ("mixture", "untested", False, "prior"),
+        ("mixture", "copies", False, "prior"),
+        ("aggregated", "passes", False, "prior"),
+        ("aggregated", "passes", True, "defensive"),
+        ("prior", "untested", False, "prior"),
+        ("prior", "copies", False, ""),
+    ],
+)
+def test_a_run_ships_what_is_cleared_else_the_prior_and_nothing_if_that_copies(
+    name: str,
+    status: str,
+    allow_rows: bool,  # noqa: FBT001
+    kind: str,
+    done: Run,
+    whole: tuple[Run, Audit],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the verdict would have it; the folder of what was shipped before goes."""
+    chosen = small.candidate(whole[1], name)
+    found = leaving_for(with_copying(with_copying(whole[1], "prior", "passes"), chosen, status), chosen)
+    settings = replace(small.AUDIT, rows=11, allow_rows=allow_rows)
+    found = replace(found, settings=settings)
     monkeypatch.setattr("zprime.auditing.audit", lambda *a, **k: found)
-    assert (done.path / "generator").exists()
-    done.audit(replace(small.AUDIT, rows=11), seed=0)
-    assert not (done.path / "generator").exists()
+    done.audit(settings, seed=0)
+    assert (done.path / "generator").exists() is bool(kind)
+    if kind:
+        assert shipped_kind(done) == kind
+        assert found.entry(found.shipped).label == done.folder.generative(done.folder.choice()).latent.label
+
+
+def test_what_copies_or_stores_rows_is_exported_only_by_leave(
+    done: Run, whole: tuple[Run, Audit], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mixture, aggregated = (small.candidate(whole[1], n) for n in ("mixture", "aggregated"))
+    stored = artifact.read(done.path / "audit")
+    found = with_copying(with_copying(whole[1], mixture, "passes", heldout="copies"), aggregated, "passes")
+    with_copying(found, "gaussian", "untested").save(done.path / "audit", key=stored.key, **stored.inputs)
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="its samples copy training rows"):
+        done.export(mixture, out)
+    with pytest.raises(UsageError, match="it stores functions of single training rows"):
+        done.export(aggregated, out, allow_copies=True)
+    assert not out.exists()
+    assert "no audit has cleared" not in caplog.text
+    done.export("gaussian", tmp_path / "gaussian")
+    assert "no audit has cleared its samples of copying training rows" in caplog.text
+    assert done.export(mixture, tmp_path / "m", allow_copies=True).copying == "copies"
+    done.export(aggregated, out, allow_rows=True)
+    assert artifact.read(out).config["holds_training_rows"] is True
+    with pytest.raises(UsageError, match="it stores functions of single training rows"):
+        done.export(aggregated, out)  # also if it lies there already
 
 
 # -- numbers of an audit -----------------------------------------------------------------------------------------------
