@@ -17,6 +17,7 @@ from PIL import Image
 import small
 from zprime import artifact
 from zprime.cli import main
+from zprime.results.audit import load as load_audit
 
 QUICK = [
     "--latents",
@@ -75,7 +76,7 @@ def test_verbs_one_by_one_give_what_run_gives(digits: Path, tmp_path: Path, caps
 
 
 def test_sample_writes_a_grid_and_an_npz(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("sample", digits, "-n", "9", "--from", "aggregated", "--out", tmp_path / "s") == 0
+    assert call("sample", digits, "-n", "9", "--from", "aggregated", "--out", tmp_path / "s", "--allow-rows") == 0
     assert "functions of single training rows are stored" in capsys.readouterr().out
     with np.load(tmp_path / "s.npz") as found:
         assert found["z"].shape == (9, 2)
@@ -88,6 +89,27 @@ def test_sample_writes_a_grid_and_an_npz(digits: Path, tmp_path: Path, capsys: p
     capsys.readouterr()
     assert call("sample", digits, "-n", "4", "--out", tmp_path / "[/bold]") == 0  # no markup of the terminal
     assert "[/bold].npz" in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize("argv", [[], ["--store", "data"], ["--allow-copies"]])
+def test_stored_rows_are_drawn_from_only_by_leave(
+    argv: list[str], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("aggregated", "aggregated+p10"):
+        assert call("sample", digits, "-n", "4", "--from", name, *argv, "--out", tmp_path / "s") == 2
+        assert "it stores functions of single training rows" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_ships_no_stored_rows_and_nothing_uncleared(digits: Path) -> None:
+    """The digits in two latents shipped all training posteriors."""
+    audit = load_audit(digits)
+    assert audit.shipped == "prior" or (
+        audit.copying(audit.shipped) == "passes" and not audit.entry(audit.shipped).holds_rows
+    )
+    shipped = artifact.read(digits / "generator").config
+    assert not shipped["holds_training_rows"]
+    assert shipped["latent"]["label"] == audit.entry(audit.shipped).label
 
 
 def test_report_of_one_run_public_and_of_several(
