@@ -76,6 +76,11 @@ class Defensive(LatentDistribution):
         return self.base.least_rows
 
     @property
+    def bytes(self) -> int:
+        """Of the base and of the prior, as they count them: a view of posteriors kept elsewhere has no arrays."""
+        return self.base.bytes + (0 if self.other_prior is None else self.other_prior.bytes)
+
+    @property
     def eligible(self) -> bool:
         """As the base is."""
         return self.base.eligible
