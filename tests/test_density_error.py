@@ -64,15 +64,16 @@ def test_interval_of_the_elbo_gain_covers_the_exact_gain_over_seeds(second: TwoS
     if epsilon:
         log_r = torch.logaddexp(log_r + math.log1p(-epsilon), log_p + math.log(epsilon))
     truth = float((log_q.exp() * (log_r - log_p)).sum()) * AREA
+    wanted = CandidateId.of("r", epsilon)
     tries, covered, bare = 40, 0, 0
     for seed in range(tries):
         r: LatentDistribution = replace(second, seed=100 * seed)
         candidates = Candidates({"r": Defensive(r, epsilon) if epsilon else r})
         split = Split("heldout", some_rows(1000, seed))
-        elbo = elbo_gain(candidates, split.posteriors, rng=stream(seed, "gain"))
+        elbo, ids = elbo_gain(candidates, split.posteriors, rng=stream(seed, "gain")), split.posteriors.row_ids
         errors = density_errors(candidates, split, None, 0, rng=stream(seed, "error"))
-        e = elbo_estimate(RowGains("heldout", elbo, density_error=errors), R, seed)
-        alone = elbo_estimate(RowGains("heldout", elbo), R, seed)
+        e = elbo_estimate(RowGains("heldout", ids, elbo, density_error=errors), wanted, seed)
+        alone = elbo_estimate(RowGains("heldout", ids, elbo), wanted, seed)
         covered += e.low <= truth <= e.high
         bare += alone.low <= truth <= alone.high
     assert covered >= at_least(tries, 0.95)
@@ -133,10 +134,10 @@ def test_standard_errors_add_in_quadrature_and_each_side_keeps_its_skew() -> Non
 
 
 def test_every_number_that_is_made_of_log_r_has_the_error() -> None:
-    ids = {R: torch.arange(5.0).double()}
+    ids, values = torch.arange(5), {R: torch.arange(5.0).double()}
     error = {g: {R: 3.0 + i} for i, g in enumerate(Gain)}
     zero = torch.zeros(5).double()
-    gains = RowGains("heldout", ids, ids, ids, ids, ids, zero, zero, draws=8, density_error=error)
+    gains = RowGains("heldout", ids, *[values] * 5, zero, zero, draws=8, density_error=error)
     bare = replace(gains, density_error={})
     for gain, estimate in {
         Gain.ELBO: elbo_estimate,
@@ -215,7 +216,7 @@ def test_error_of_a_normaliser_is_its_standard_error() -> None:
     assert errors[Gain.ELBO][R] == pytest.approx(0.03, rel=1e-6)
     assert errors[Gain.EXACT_POSTERIOR][R] == pytest.approx(0.03, rel=1e-6)
     mixed = density_errors(Candidates({"r": Defensive(rejection(0.03), 0.5)}), split, None, 0, rng=stream(0))
-    assert mixed[Gain.ELBO][R] < 0.02 < mixed[Gain.ELBO][CandidateId("r", alone=True)]
+    assert mixed[Gain.ELBO][CandidateId("r", 50.0)] < 0.02 < mixed[Gain.ELBO][R]
 
 
 def test_bootstrap_of_an_energy_density_is_its_error_over_sets() -> None:
@@ -253,19 +254,20 @@ def test_an_audit_has_the_error_on_both_splits_and_says_what_log_r_is(audited: A
     told = {e.name: e for e in audited.entries if e.eligible}
     assert {n: e.density for n, e in told.items()} == {
         "prior": "exact",
-        "second": "bound",
-        "normaliser": "estimate",
-        "wide": "exact",
+        "second+p10": "bound",
+        "normaliser+p1": "estimate",
+        "wide+p1": "exact",
     }
-    for name, alone in (("second", False), ("second", True), ("normaliser", False)):
-        for scores in audited.entry(name, alone=alone).scores.values():
+    for name in ("second+p10", "second", "normaliser+p1", "normaliser"):
+        for scores in audited.entry(name).scores.values():
             for gain in Gain:
                 score = scores.of(gain)
                 assert score is not None
                 assert "its log r(z) is not exact" in score.gain.because
-    assert told["normaliser"].heldout.elbo.gain.stderr == pytest.approx(0.2)
-    assert "not exact" not in told["wide"].heldout.elbo.gain.because
+    assert audited.entry("normaliser").heldout.elbo.gain.stderr == pytest.approx(0.2)
+    assert "not exact" not in told["wide+p1"].heldout.elbo.gain.because
     log_prob = audited.likelihood.log_prob
+    assert "not exact" in log_prob[CandidateId("second", 10.0)].because
     assert "not exact" in log_prob[CandidateId("second")].because
     assert "not exact" not in log_prob[CandidateId("prior")].because
 
