@@ -120,13 +120,13 @@ def test_a_lookup_table_gives_its_rows_away_and_the_model_does_not(found: Audit)
     assert (m.members, m.others, m.score) == (320, 320, Gain.LIKELIHOOD)
     assert m.model is not None
     assert m.model.auc.low <= 0.5 <= m.model.auc.high
-    lookup, wide = (m.candidates[CandidateId(n)] for n in ("lookup", "wide"))
+    lookup, wide = (m.candidates[CandidateId(n, 1.0)] for n in ("lookup", "wide"))
     assert lookup.auc.low > 0.8
     assert lookup.rate is not None
     assert lookup.rate.low > 0.05
     assert wide.auc.low <= 0.5 <= wide.auc.high
     assert CandidateId("prior") not in m.candidates
-    assert CandidateId("lookup", alone=True) in m.candidates
+    assert CandidateId("lookup") in m.candidates
 
 
 def test_the_gain_finds_what_log_p_under_the_candidate_hides(found: Audit) -> None:
@@ -147,7 +147,7 @@ def test_the_gain_finds_what_log_p_under_the_candidate_hides(found: Audit) -> No
     alone, gain = area(under), area({s: under[s] - plain[s] for s in noise})
     assert alone < 0.85
     assert gain > 0.98
-    assert m.candidates[CandidateId("lookup", alone=True)].auc.value == pytest.approx(gain, abs=0.01)
+    assert m.candidates[CandidateId("lookup")].auc.value == pytest.approx(gain, abs=0.01)
 
 
 def test_without_a_decoder_codes_are_scored_and_the_model_is_not() -> None:
@@ -155,6 +155,7 @@ def test_without_a_decoder_codes_are_scored_and_the_model_is_not() -> None:
     assert m is not None
     assert m.model is None
     assert m.score is Gain.EXACT_POSTERIOR
+    assert m.candidates[CandidateId("lookup", 1.0)].auc.low > 0.8
     assert m.candidates[CandidateId("lookup")].auc.low > 0.8
 
 
@@ -174,7 +175,7 @@ def test_it_is_stored_and_told_without_a_promise(found: Audit, tmp_path) -> None
     m = found.membership
     assert m is not None
     said, answer, page = " ".join(sentences(again)), explain(again), html(again)
-    area = f"{m.candidates[CandidateId('lookup', alone=True)].auc.value:.3f} ["
+    area = f"{m.candidates[CandidateId('lookup')].auc.value:.3f} ["
     for text in (said, answer, page):
         assert area in text
         assert LIMITS in text
@@ -190,5 +191,5 @@ def test_it_is_stored_and_told_without_a_promise(found: Audit, tmp_path) -> None
 
 def test_with_few_held_out_rows_the_page_says_why_no_rate_is_told() -> None:
     few = measured(codes_only=True, rows=100)
-    assert [row.cells[2].text for row in table(few).rows] == ["–"] * 3
+    assert [row.cells[2].text for row in table(few).rows] == ["–"] * 4
     assert "With fewer than 300 held-out rows no rate at 1 % is told" in html(few)
