@@ -21,7 +21,7 @@ from zprime.arrays import gaussian_log_prob, standard_log_prob
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent import Defensive, Gaussian, Mixture, Prior
-from zprime.latent.selection import paired
+from zprime.latent.selection import RowScores, paired
 from zprime.measure.candidates import Candidates
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.likelihood.ais import AISSettings, Annealer, Target
@@ -157,7 +157,7 @@ def gains(seed: int) -> Found:
         out.append(row(f"likelihood gain, {shown}", likelihood_estimate(found, i, seed), truth_gain(i)))
     gap = inference_gap(found, seed=seed)
     out.append(row("log p(x) under the prior", gap.log_prob, truth_log_prob()))
-    behind, stderr = paired(found.likelihood[BOTH], found.likelihood[GAUSSIAN])
+    behind, stderr = paired(*(RowScores(found.likelihood[i]) for i in (BOTH, GAUSSIAN)))
     half = student95(N - 1) * stderr
     truth = truth_gain(BOTH) - truth_gain(GAUSSIAN)
     out.append(("likelihood gain, paired difference of two candidates", behind - half, behind + half, truth))

@@ -117,7 +117,8 @@ def memorised(seed: int) -> Found:
     for shrink, shown in ((1.0, "wide q"), (NARROW, "narrow q")):
         train, truth = memory(seed % 5, shrink)
         candidates = Candidates({"aggregated": Aggregated(train.mean, train.scale)})
-        found = leave_one_out(candidates, Split("train", train), RowGains("heldout"), seed=seed, rows=200)[
+        no_rows = RowGains("heldout", torch.arange(0))
+        found = leave_one_out(candidates, Split("train", train), no_rows, seed=seed, rows=200)[
             CandidateId("aggregated")
         ]
         for gain, key, gains in (
@@ -141,7 +142,8 @@ def bracket(seed: int) -> Found:
     right = _mixture(POPULATION)
     candidates = Candidates({"aggregated": Aggregated(p["train"].mean, p["train"].scale), "right": right})
     split_gains = {
-        s: RowGains(s, elbo_gain(candidates, p[s], rng=stream(seed, "code"))) for s in ("selection", "heldout")
+        s: RowGains(s, p[s].row_ids, elbo_gain(candidates, p[s], rng=stream(seed, "code")))
+        for s in ("selection", "heldout")
     }
     study = Study(*gather(p), prior=Prior(2), seed=seed)
     found = hole(study, split_gains, surgery(study.train, rng=stream(seed)))
