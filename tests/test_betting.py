@@ -151,7 +151,7 @@ def test_without_a_bound_nothing_is_shown() -> None:
 
 @pytest.mark.parametrize("bad", [-1.01, math.nan, -math.inf])
 def test_values_below_the_bound_are_refused(bad: float) -> None:
-    with pytest.raises(NumericalError, match="at least -1"):
+    with pytest.raises(NumericalError, match="of at least -1"):
         bet(torch.tensor([0.5, bad]).double(), ids(2), bound=1.0)
 
 
@@ -162,3 +162,8 @@ def test_the_level_is_the_wealth_that_is_needed() -> None:
     assert loose.passed
     assert not strict.passed
     assert strict.low < loose.low
+
+
+def test_an_infinite_gain_is_refused() -> None:
+    with pytest.raises(NumericalError, match="expected finite values"):
+        bet(torch.tensor([0.5, math.inf]).double(), ids(2), bound=1.0)

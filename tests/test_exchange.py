@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torch.distributions import Independent, Normal
 
-from bimodal import data, exact_gain, vae
+from bimodal import Folded, data, exact_gain, vae
 from oracles import linear_gaussian
 from zprime.auditing import audit
 from zprime.data import Rows
@@ -15,6 +17,7 @@ from zprime.fitting import fit
 from zprime.latent import Defensive, Gaussian, Mixture
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood import exchange as module
+from zprime.measure.likelihood.ais import AISSettings, Annealer, Target
 from zprime.measure.likelihood.exchange import FINEST, Pool, exchange_check
 from zprime.measure.likelihood.gains import measure_gains
 from zprime.measure.likelihood.modes import search_modes
@@ -27,6 +30,7 @@ from zprime.results.names import CandidateId
 from zprime.results.verdicts import Verdict
 from zprime.rng import stream
 from zprime.statistics.estimate import exact
+from zprime.vae import VAE
 
 LINEAR = linear_gaussian(D=5, d=2, var=0.05)
 
@@ -200,3 +204,58 @@ def test_what_is_asked_for() -> None:
     assert check(NEAR, gain=1.0, rows=60).rows == 60
     assert not check(NEAR, gain=0.01).informative  # an error of half the gain at most
     assert 100 * AuditSettings().exchange <= module.POOL
+
+
+def test_a_model_in_single_precision_with_posteriors_in_double_is_checked() -> None:
+    model = LINEAR.vae().float()
+    x, _ = LINEAR.sample(8, 0)
+    some = Split("heldout", MemoryPosteriors(*LINEAR.posterior(x)), Rows("heldout", x.float(), torch.arange(8)))
+    settings = AuditSettings(exchange=50, draws=40)
+    found, wanted = candidates(NEAR)
+    about = Study(some, some, some, prior=found.prior, model=Single(model), settings=settings)
+    assert exchange_check(about, found, wanted, 1.0) is not None
+
+
+class Single:
+    """Computes in single precision only, as a trained network does."""
+
+    def __init__(self, inner: VAE) -> None:
+        self.weight, self.bias = LINEAR.weight.float(), LINEAR.bias.float()
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = (x - self.bias) @ self.weight / (self.weight.square().sum(0) + LINEAR.var)
+        return mean, torch.full_like(mean, 0.2)
+
+    def decode(self, z: torch.Tensor) -> Independent:
+        return Independent(Normal(z @ self.weight.T + self.bias, LINEAR.var**0.5), 1)
+
+
+class Numpy(nn.Module):
+    """A decoder without gradients."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(Folded()(z).numpy())
+
+
+def test_where_modes_cannot_be_searched_for_the_verdict_says_why() -> None:
+    rows, posteriors = data(0, 2, train=300, selection=100, heldout=100)
+    given = {"gaussian": fit("gaussian", posteriors["train"], selection=posteriors["selection"], seed=0)}
+    settings = AuditSettings(rows=100, draws=120, grid=1, map=1, simulated=0, samples=0)
+    model = vae(2)
+    blind = VAE(model.encoder, Numpy(), model.likelihood, latents=2)
+    v = audit(given, posteriors, model=blind, rows=rows, settings=settings).verdict
+    assert (v.decision, v.repaired) == ("undecided", False)
+    assert v.why[-1] == "the gains were not measured again: the decoder has no gradient in z (RuntimeError)"
+    few = replace(settings, draws=24)
+    v = audit(given, posteriors, model=model, rows=rows, settings=few).verdict
+    assert not v.repaired
+    assert "draws: expected at least" in v.why[-1]
+
+
+def test_climbing_stays_where_a_step_leaves_the_finite_numbers() -> None:
+    rows, posteriors = data(0, 2, train=2, selection=2, heldout=6)
+    target = Target(candidates(NEAR)[0].prior, vae(2), rows["heldout"].x)
+    wide = MemoryPosteriors(posteriors["heldout"].mean, torch.full((6, 2), 1e200).double())
+    chains = Annealer(target, AISSettings(temperatures=1, chains=1), rng=stream(0, "climb"), start=wide)
+    z = torch.randn(6, 1, 2, generator=stream(0, "z"), dtype=torch.float64)
+    assert torch.equal(chains.climb(z, steps=3), z)

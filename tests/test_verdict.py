@@ -229,3 +229,20 @@ def test_an_exact_posterior_gain_by_importance_sampling_says_that_it_moved() -> 
     e = exact_posterior_estimate(replace(one, exact_posterior_quarter=earlier), LARGE, 0)
     assert not e.stable
     assert "by importance sampling: moved" in e.because
+
+
+def test_the_prior_is_not_kept_on_an_estimate_that_drifts() -> None:
+    """The prior looks best, and a candidate that may be better is known to be badly estimated."""
+    near = verdict(ladder("selection", 0.0, -0.02, moved=-0.8), ladder("heldout", 0.0, 0.0))
+    assert near.decision == "undecided"
+    assert "`--draws`" in near.sentence
+    far = verdict(ladder("selection", 0.0, -9.0, moved=-20.0), ladder("heldout", 0.0, 0.0))
+    assert far.decision == "keep the prior"
+
+
+def test_an_estimate_without_an_error_asks_for_rows() -> None:
+    selection = ladder("selection", 0.0, 1.0)
+    one = {n: {k: v[:1] for k, v in getattr(selection, n).items()} for n in ("elbo", "likelihood", "quarter")}
+    v = verdict(replace(selection, ids=torch.arange(1), exact_posterior={}, **one), ladder("heldout", 0.0, 1.0))
+    assert v.decision == "undecided"
+    assert "cannot be judged (one row only: no error can be given). More rows would settle it" in v.sentence

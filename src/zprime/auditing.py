@@ -1,6 +1,5 @@
 """Audit: every candidate measured on held-out data, with verdicts. Nothing is fitted here."""
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,13 +20,14 @@ from zprime.measure.latents.averages import averages
 from zprime.measure.latents.side import latents_side, surgeries
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.likelihood.membership import membership
+from zprime.measure.likelihood.modes import unsearchable
 from zprime.measure.likelihood.scores import UNIT
 from zprime.measure.likelihood.side import check_choice, likelihood_side, measure_splits
 from zprime.measure.samples.pictures import candidate_grids, held_out_grids, latent_map
 from zprime.measure.samples.side import measure_samples
 from zprime.measure.study import Space, Split, Study, gather, near, without_duplicates
 from zprime.measure.verdicts.generation import decide_generation
-from zprime.measure.verdicts.likelihood import choose, decide
+from zprime.measure.verdicts.likelihood import choose, decide, told
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.audit import Audit, AuditSettings
@@ -41,8 +41,8 @@ from zprime.statistics.format import percent
 from zprime.vae import Model
 
 REPAIRED = (
-    "the first exchange check failed, so the gains were measured again on fewer rows, with proposals around modes that "
-    "annealed chains from the prior found"
+    "so the gains were measured again on fewer rows, with proposals around modes that annealed chains from the prior "
+    "found"
 )
 MOST_WIDE = (
     "; where most are, see whether the data are scaled as in training, and whether the encoder answers (mean, scale)"
@@ -146,11 +146,15 @@ def _splits(
 def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[LatentDistribution]]) -> Audit:
     """All measures, in order: each may use what was measured before it."""
     split_gains, verdict = _by_likelihood(study, candidates)
-    if verdict.exchange is not None and verdict.exchange.failed and study.settings.repair:
-        with contextlib.suppress(UsageError):  # a decoder without gradients: the verdict stays undecided
-            searching = replace(study, search=True)
-            split_gains, verdict = _by_likelihood(searching, candidates)
-            study = searching
+    checked = verdict.exchange
+    if checked is not None and checked.failed and study.settings.repair:
+        why_not = unsearchable(study, candidates)
+        if why_not:
+            verdict = replace(verdict, why=[*verdict.why, f"the gains were not measured again: {why_not}"])
+        else:
+            first, study = told(checked), replace(study, search=True)
+            split_gains, verdict = _by_likelihood(study, candidates)
+            verdict = replace(verdict, repaired=True, why=[f"{first}; {REPAIRED}", *verdict.why])
     cuts = surgeries(study)
     latents = latents_side(study, candidates, split_gains, cuts["train"])
     likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best)
@@ -196,10 +200,7 @@ def _by_likelihood(study: Study, candidates: Candidates) -> tuple[dict[str, RowG
     split_gains = measure_splits(study, candidates)
     chosen = choose(candidates, split_gains["selection"], seed=study.seed)
     checked = check_choice(study, candidates, chosen)
-    verdict = decide(candidates, chosen, split_gains["heldout"], checked, seed=study.seed)
-    return split_gains, replace(
-        verdict, repaired=study.search, why=[*([REPAIRED] if study.search else []), *verdict.why]
-    )
+    return split_gains, decide(candidates, chosen, split_gains["heldout"], checked, seed=study.seed)
 
 
 def _log_prior(heldout: RowGains, seed: int) -> Estimate | None:

@@ -63,7 +63,7 @@ def gains(audit: Audit, *, gain: str = "") -> Figure:
 
 @styled
 def verdict(audit: Audit) -> Figure | None:
-    """What the verdict by likelihood rests on: the held-out gain and its guaranteed limit, and the exchange check.
+    """What the verdict by likelihood rests on: the held-out gain with its limit by betting, and the exchange check.
 
     None where no candidate was checked.
     """
@@ -76,7 +76,7 @@ def verdict(audit: Audit) -> Figure | None:
         gain = v.heldout
         lines = [
             ("held-out gain", gain.value, gain.low, gain.high, MARK),
-            ("guaranteed to be above", v.bet.low, v.bet.low, gain.value, SOFT),
+            ("95 % limit by betting", v.bet.low, v.bet.low, gain.value, SOFT),
             ("gain less allowance", v.after_allowance, v.after_allowance, v.after_allowance, MARK),
             *lines,
         ]

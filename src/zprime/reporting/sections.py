@@ -39,8 +39,8 @@ SECTIONS: tuple[Section, ...] = (
         drawings=(
             Drawing(
                 figures.verdict,
-                "Held-out gain of the chosen distribution with its 95 % interval; below what it is guaranteed to lie "
-                "above, whatever the tails of the gains (a one-sided test by betting); what is left of it after the "
+                "Held-out gain of the chosen distribution with its 95 % interval; below its "
+                "one-sided 95 % limit by betting, whatever the tails of the gains; what is left of it after the "
                 "allowance of the exchange check, which the verdict uses; and the shift that this check found on rows "
                 "simulated from the prior and from the candidate: below 0 where the gain is overstated. Simulated rows "
                 "may differ from real ones, so passing the check does not prove the gain.",

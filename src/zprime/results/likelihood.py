@@ -136,6 +136,11 @@ class Exchange:
         return self.delta.value + self._margin < -THRESHOLDS.tie
 
     @property
+    def understated(self) -> bool:
+        """Whether the gain is understated by more than 0.05 nats, measurably: safe, but it may hide a better choice."""
+        return self.delta.value - self._margin > THRESHOLDS.tie
+
+    @property
     def passed(self) -> bool:
         """Neither failed nor too inaccurate to tell."""
         return self.informative and not self.failed

@@ -75,7 +75,7 @@ class Verdict(Decision):
             asked for.
         heldout: the gain of the best on the held-out split, nats a row: the likelihood gain, or the ELBO gain where
             there is no decoder; None where that split was not opened.
-        bet: the test that this gain is above 0, with its guaranteed lower limit; None likewise.
+        bet: the test that this gain is above 0, with its lower limit; None likewise.
         repaired: whether the first check failed, and the gains were measured again with modes that chains found.
     """
 

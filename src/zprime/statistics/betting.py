@@ -25,7 +25,8 @@ class Bet:
 
     Attributes:
         wealth: the most that 1 grew to, over the rows in their order: at least 1 / level with a probability of `level`
-            at most if the mean is 0 or less (Ville's inequality).
+            at most if the mean is 0 or less (Ville's inequality). With groups or weights this holds if no group of the
+            population is larger, or no row heavier, than the largest here.
         low: lower limit of the mean, of confidence 1 - `level` (one-sided); the bound where the rows exclude nothing.
         bound: no value lies below minus this, nats.
         level: of the test.
@@ -68,8 +69,9 @@ def bet(
         NumericalError: a value lies below the bound by more than rounding, or is not finite.
     """
     total, size, key = _sums(values.double(), ids, design)
-    if len(values) and not bool((values >= -bound - ROUNDING * max(1.0, bound)).all()):
-        raise NumericalError(f"bet: expected values of at least {-bound:g}, got {float(values.min()):g}")
+    above = values.isfinite() & (values >= -bound - ROUNDING * max(1.0, bound))
+    if not bool(above.all()):
+        raise NumericalError(f"bet: expected finite values of at least {-bound:g}, got {float(values[~above][0]):g}")
     if not math.isfinite(bound) or not len(total):
         return Bet(1.0, -math.inf, bound, level, len(total))
     order = torch.from_numpy(np.argsort(_hash(key.numpy()), kind="stable"))

@@ -195,8 +195,10 @@ class Annealer:
         now, size = self._at(z.double().flatten(0, 1)), torch.ones(z.shape[0] * z.shape[1], dtype=torch.float64)
         square = self.scale.square().repeat_interleave(z.shape[1], 0)
         for _ in range(steps):
-            new = self._at(now.z + size[:, None] * square * now.end_gradient)
-            better = new.end > now.end
+            moved = now.z + size[:, None] * square * now.end_gradient
+            there = torch.isfinite(moved).all(1)
+            new = self._at(torch.where(there[:, None], moved, now.z))
+            better = there & (new.end > now.end)
             now, size = now.where(better, new), torch.where(better, size, size / 2)
         return now.z.reshape(z.shape)
 

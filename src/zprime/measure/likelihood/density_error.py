@@ -57,7 +57,8 @@ def density_errors(
     errors: Errors = {Gain.ELBO: _errors(few, made, prior_log_prob(few.prior, z), _mean)}
     if not draws:
         return errors
-    drawn = propose(few, Plan.of(few, draws), posteriors.mean, posteriors.scale, fork(rng, "likelihood"))
+    plan = Plan.of(few, draws, modes=some.modes is not None)
+    drawn = propose(few, plan, posteriors.mean, posteriors.scale, fork(rng, "likelihood"), some.modes)
     flat, shape = drawn.z.flatten(0, 1), drawn.prior.shape
     for name, others in replicates.items():
         made[name] = [drawn.base[name], *(r.log_prob(flat).reshape(shape) for r in others)]

@@ -20,7 +20,7 @@ from torch import Tensor
 from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.measure.candidates import Candidates
-from zprime.measure.likelihood.gains import CHUNK, log_means, log_probs_of_rows
+from zprime.measure.likelihood.gains import CHUNK, check_decoded, log_means, log_probs_of_rows
 from zprime.measure.likelihood.modes import search_modes
 from zprime.measure.likelihood.proposal import Plan, propose
 from zprime.measure.likelihood.simulation import SIMULATED, encode, simulate, simulate_from
@@ -37,7 +37,7 @@ from zprime.vae import Model
 UNIT = "nats per row"
 FINEST = 8  # steps from the prior to the candidate, at most
 POOL = 20_000  # latents that bridges are drawn from: half from the prior, half from the candidate
-EFFECTIVE = 2.0  # effective draws of the pool for each row of a bridge, at least
+EFFECTIVE = 10.0  # effective draws of the pool for each row of a bridge, at least: rows of a bridge share them
 WHAT = "exchange check"
 
 
@@ -123,7 +123,8 @@ class Chain:
 
     def _simulate(self, place: int) -> tuple[Split, Tensor]:
         rng = self._rng("simulate", place)
-        dtype = self.study.heldout.posteriors.mean.dtype
+        heldout = self.study.heldout
+        dtype = heldout.posteriors.mean.dtype if heldout.rows is None else heldout.rows.x.dtype
         if place in (0, FINEST):
             r: LatentDistribution = self.candidates.prior if place == 0 else self.candidates.distribution(self.wanted)
             _, rows = simulate(r, self.model, self.rows, dtype=dtype, rng=rng)
@@ -141,7 +142,9 @@ class Chain:
             modes = None if simulated.modes is None else simulated.modes[part]
             drawn = propose(self.candidates, self.plan, posteriors.mean[part], scale, fork(rng, part.start), modes)
             log_r = self.candidates.blend_log_probs(drawn.base, drawn.prior)[self.wanted]
-            fixed = log_probs_of_rows(self.model, drawn, x[part]) - drawn.proposal
+            log_x = log_probs_of_rows(self.model, drawn, x[part])
+            check_decoded(log_x, simulated.posteriors.row_ids[part])
+            fixed = log_x - drawn.proposal
             for place in range(FINEST + 1):
                 found[part, place] = log_means(fixed + self.pool.log_prob(place, log_r, drawn.prior))[0]
         self.study.progress(WHAT, len(x), len(x))

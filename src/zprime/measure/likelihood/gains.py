@@ -208,7 +208,7 @@ def sampled_gains(
         if model is None or rows is None:
             continue
         log_x = log_probs_of_rows(model, drawn, rows.x[part])
-        _check_decoded(log_x, rows.ids[part])
+        check_decoded(log_x, rows.ids[part])
         reconstruction[part] = log_x[:, drawn.from_posterior].mean(1)
         every = {k: log_x + log_r - drawn.proposal for k, log_r in blends.items()}
         tails = pareto_khat(torch.cat(list(every.values()))).chunk(len(every))
@@ -256,7 +256,7 @@ def moved(
 
 
 def deciding(value: float) -> float:
-    """How far a gain may move without changing on which side of 0.05 nats it lies; at least 0.05 nats."""
+    """How far a gain may move: its distance from 0.05 nats, where decisions turn, and at least 0.05 nats."""
     return max(TIE, abs(value - TIE))
 
 
@@ -276,8 +276,14 @@ def log_probs_of_rows(model: Decoder, drawn: Draws, x: Tensor) -> Float[Tensor, 
     return torch.cat(parts).reshape(b, k)
 
 
-def _check_decoded(log_x: Float[Tensor, "b k"], ids: Tensor) -> None:
-    """Raise `NumericalError` where the decoder answers NaN: no gain could be computed from it."""
+def check_decoded(log_x: Float[Tensor, "b k"], ids: Tensor) -> None:
+    """Raise `NumericalError` where the decoder answers NaN, or 0 at every draw: no gain could be computed from it."""
+    dead = torch.isneginf(log_x).all(1)
+    if bool(dead.any()):
+        raise NumericalError(
+            f"decoder: p(x|z) is 0 for row {int(ids[dead][0])} at all of {log_x.shape[1]} draws; check that the rows "
+            "are of the kind that p(x|z) can make"
+        )
     bad = torch.isnan(log_x).any(1)
     if bool(bad.any()):
         raise NumericalError(

@@ -10,14 +10,39 @@ from dataclasses import replace
 import torch
 
 from zprime.distribution import LatentDistribution
+from zprime.errors import UsageError
+from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import AISSettings, Annealer, Target
-from zprime.measure.study import Split
+from zprime.measure.likelihood.proposal import Plan
+from zprime.measure.study import Split, Study
 from zprime.progress import Progress
 from zprime.vae import Model
 
 SEARCH = AISSettings(temperatures=40, chains=6, leapfrog=4)
 CLIMB = AISSettings(temperatures=1, chains=6, leapfrog=1)
 STEPS = 10
+FEW = 8  # rows on which it is tried whether the decoder has a gradient
+
+
+def unsearchable(study: Study, candidates: Candidates) -> str:
+    """Why modes cannot be searched for; empty where they can.
+
+    The gradient of log p(x|z) in z is tried on a few rows: a decoder may be anything that answers `decode(z)`.
+    """
+    rows, model = study.heldout.rows, study.model
+    if rows is None or model is None:
+        return "it needs the decoder and the rows"
+    try:
+        Plan.of(candidates, study.settings.draws, modes=True)
+    except UsageError as error:
+        return f"{error} (modes among the proposals take some of them)"
+    few = rows.head(FEW)
+    try:
+        z = candidates.prior.sample(len(few), rng=study.stream("modes", "probe")).to(few.x.dtype).requires_grad_()
+        (gradient,) = torch.autograd.grad(model.decode(z).log_prob(few.x).sum(), z)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        return f"the decoder has no gradient in z ({type(error).__name__})"
+    return "" if bool(torch.isfinite(gradient).all()) else "the decoder's gradient in z is not finite"
 
 
 def search_modes(

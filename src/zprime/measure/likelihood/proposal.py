@@ -112,6 +112,7 @@ def propose(
     """Draw for a chunk of rows. Where q is wider than the prior its scales count as 1 (all but in q itself)."""
     b, d = mean.shape
     capped = scale.clamp(max=1.0)
+    modes = None if modes is None else modes.to(mean.dtype)
     tilts = candidates.tilts(mean, capped, draws={k: 4 * c for k, c in plan.matched.items()}, rng=rng)
     untilted = [k for k in plan.matched if k not in tilts]
     matches = match(candidates, untilted, mean, capped, rng=fork(rng, "pilot")) if untilted else {}
@@ -126,7 +127,7 @@ def propose(
         drawn = candidates.bases[name].sample(b * 4 * count, rng=fork(rng, "direct", name))
         pools.append(drawn.to(mean.dtype).reshape(b, -1, d))
     if modes is not None:
-        pools.append(_around(modes.to(mean.dtype), INFLATE * capped, 4 * plan.modes, fork(rng, "modes")))
+        pools.append(_around(modes, INFLATE * capped, 4 * plan.modes, fork(rng, "modes")))
     z = torch.cat([torch.cat([p.chunk(4, dim=1)[i] for p in pools], 1) for i in range(4)], 1)
 
     wide, mu = z.double(), mean.double()[:, None]

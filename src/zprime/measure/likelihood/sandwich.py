@@ -7,6 +7,7 @@ import torch
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import AISSettings, Annealer, Target
 from zprime.measure.likelihood.gains import measure_gains
+from zprime.measure.likelihood.modes import search_modes
 from zprime.measure.likelihood.simulation import SIMULATED, Simulator
 from zprime.measure.study import Split, Study
 from zprime.results.likelihood import Sandwich
@@ -41,9 +42,12 @@ def sandwich(
     annealing = fork(rng, "anneal", name)
     chains = Annealer(target, settings, rng=annealing, start=simulated.posteriors, progress=study.progress)
     forward, reverse = chains.forward(), chains.reverse(simulated.z)
+    split = Split(SIMULATED, simulated.posteriors, simulated.rows)
+    if study.search:
+        split = search_modes(split, candidates.prior, model, rng=fork(rng, "modes", name), progress=study.progress)
     row_gains = measure_gains(
         candidates,
-        Split(SIMULATED, simulated.posteriors, simulated.rows),
+        split,
         rng=fork(rng, "ladder", name),
         model=model,
         draws=study.settings.draws,

@@ -24,7 +24,7 @@ def elbo_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estima
 def exact_posterior_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
     """Exact-posterior gain of one candidate; a row where it is infinite counts by its ELBO gain, a lower bound.
 
-    Where it is an importance estimate, it is stable if its move from K/4 to K draws could not change a decision.
+    Where it is an importance estimate, it is stable if it moves little from K/4 to K draws (`deciding`).
     """
     values = row_gains.exact_posterior[wanted]
     diverged = int(values.isinf().sum())
@@ -45,7 +45,7 @@ def exact_posterior_estimate(row_gains: RowGains, wanted: CandidateId, seed: int
 def likelihood_estimate(row_gains: RowGains, wanted: CandidateId, seed: int) -> Estimate:
     """Likelihood gain of one candidate.
 
-    It is stable if its move from K/4 to K draws could not change on which side of 0.05 nats it lies.
+    It is stable if its move from K/4 to K draws is below its distance from 0.05 nats, or 0.05 nats.
     """
     e = mean_estimate(
         row_gains.likelihood[wanted], unit=UNIT, split=row_gains.split, seed=seed, design=row_gains.design

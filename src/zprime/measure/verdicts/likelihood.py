@@ -7,7 +7,8 @@ The rule of docs/theory.md, section 3, step by step:
    one that stores no single rows before one that does.
 2. The likelihood gain decides for all candidates, and no other gain ever does. It may be used if the chosen candidate
    does not fail the exchange check (`exchange_check`), which is made before the held-out split is opened, and if its
-   move from K/4 to K draws could not change the decision. Else the verdict is undecided.
+   move from K/4 to K draws is below its distance from 0.05 nats (or 0.05 nats). Else the verdict is undecided. It is
+   so too where the prior looks best but a candidate whose estimate drifts may be better.
 3. Open the held-out split once, for that one. Leave the prior only if a test by betting says at the 5 % level that its
    gain is above 0 (`bet`: no assumption on its tails), and if the mean gain, less the allowance of the exchange check,
    exceeds 0.05 nats. Where only the check stands in the way (the allowance takes too much, or its error is above half
@@ -26,12 +27,16 @@ from zprime.results.names import CandidateId, Gain
 from zprime.results.thresholds import THRESHOLDS
 from zprime.results.verdicts import Choice, Ranking, Verdict
 from zprime.statistics.betting import Bet, bet
+from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import unsigned
 
 MORE_DRAWS = "More draws a row (`--draws`) would settle it, or an encoder nearer to the model's posteriors"
 MORE_ROWS = "More simulated rows (`--exchange`) or more draws a row (`--draws`) would settle it"
 BETTER_ENCODER = "A better encoder would settle it, or proposals that find what it misses; `--ais` measures it"
-NO_DECODER = "The decoder and the rows would settle it: ELBO gain and exact-posterior gain do not count as two votes"
+NO_DECODER = (
+    "The decoder, the rows and draws of them (`--draws`) would settle it: ELBO gain and exact-posterior gain do not "
+    "count as two votes"
+)
 
 
 def choose(candidates: Candidates, selection: RowGains, *, seed: int) -> Choice:
@@ -80,7 +85,7 @@ def decide(
             "keep the prior",
             "prior",
             "Keep the prior: nothing tried here is measurably better than it.",
-            ["on the selection split no candidate's likelihood gain is above the prior's by more than its own error"],
+            ["on the selection split no candidate's likelihood gain is above the prior's by max(1 s.e., 0.05 nats)"],
             chosen=chosen,
         )
     gain, betted = likelihood_estimate(heldout, best, seed), _bet(candidates, best, heldout, Gain.LIKELIHOOD)
@@ -88,16 +93,13 @@ def decide(
     why = [
         *_why(chosen, exchange, label),
         f"held-out split, opened once: likelihood gain of {label} {gain} nats per row over {gain.n} rows, 95 % "
-        f"interval {gain.low:+.2f} to {gain.high:+.2f}; guaranteed to be above {betted.low:+.2f} (betting, one-sided "
-        f"{100 * (1 - betted.level):g} %, {betted.n} bets); {sure:+.2f} after the allowance, needed more than "
+        f"interval {gain.low:+.2f} to {gain.high:+.2f}; {100 * (1 - betted.level):g} % lower limit by betting, "
+        f"whatever the tails: {betted.low:+.2f} ({betted.n} bets); after the allowance {sure:+.2f}, needed more than "
         f"{TIE:.2f}",
     ]
     verdict = Verdict("undecided", "prior", "", why, chosen=chosen, exchange=exchange, heldout=gain, bet=betted)
     if not gain.stable:
-        sentence = (
-            f"Undecided: on the held-out split the likelihood gain of {label} {gain.because}. {MORE_DRAWS}. Until then "
-            "keep the prior."
-        )
+        sentence = f"Undecided: {_unstable('held-out split', label, gain)}. Until then keep the prior."
         return replace(verdict, sentence=sentence)
     if not betted.passed or gain.value <= TIE:
         sentence = (
@@ -136,8 +138,8 @@ def _without_decoder(verdict: Verdict, candidates: Candidates, heldout: RowGains
         return verdict
     gain, betted = elbo_estimate(heldout, best, seed), _bet(candidates, best, heldout, Gain.ELBO)
     why = (
-        f"held-out split: ELBO gain {gain} nats per row over {gain.n} rows, guaranteed to be above {betted.low:+.2f}; "
-        "it is what coding gains with this encoder, and decides nothing"
+        f"held-out split: ELBO gain {gain} nats per row over {gain.n} rows, 95 % lower limit by betting "
+        f"{betted.low:+.2f}; it is what coding gains with this encoder, and decides nothing"
     )
     return replace(verdict, heldout=gain, bet=betted, why=[*verdict.why, why])
 
@@ -147,9 +149,13 @@ def _doubt(chosen: Choice, exchange: Exchange | None, label: str) -> str:
     if chosen.gain is not Gain.LIKELIHOOD:
         return f"the likelihood gain was not measured. {NO_DECODER}"
     if chosen.best == str(PRIOR):
-        return ""
+        unsure = [r for r in chosen.ranking if not r.gain.stable and r.gain.high > chosen.selection.value]
+        if not unsure:
+            return ""
+        worst = max(unsure, key=lambda r: r.gain.high)
+        return _unstable("selection split", worst.name, worst.gain)
     if not chosen.selection.stable:
-        return f"on the selection split the likelihood gain of {label} {chosen.selection.because}. {MORE_DRAWS}"
+        return _unstable("selection split", label, chosen.selection)
     if exchange is None:
         return "the exchange check was left out, and no likelihood gain is used without it. Ask for it (`--exchange`)"
     if exchange.failed:
@@ -158,6 +164,13 @@ def _doubt(chosen: Choice, exchange: Exchange | None, label: str) -> str:
             f"overstated by {-exchange.delta.value:.2f} ± {exchange.delta.stderr:.2f} nats. {BETTER_ENCODER}"
         )
     return ""
+
+
+def _unstable(split: str, label: str, gain: Estimate) -> str:
+    """What an estimate that failed its own check says, and what would settle it."""
+    if gain.stderr is None or not math.isfinite(gain.stderr):
+        return f"on the {split} the gain of {label} cannot be judged ({gain.because}). More rows would settle it"
+    return f"on the {split} the likelihood gain of {label} {gain.because}. {MORE_DRAWS}"
 
 
 def _undecided(doubt: str, chosen: Choice, exchange: Exchange | None, label: str) -> Verdict:
@@ -179,6 +192,8 @@ def _why(chosen: Choice, exchange: Exchange | None, label: str) -> list[str]:
 def told(exchange: Exchange) -> str:
     """The exchange check in one line."""
     state = "passed" if exchange.passed else "failed" if exchange.failed else "too inaccurate"
+    if exchange.understated:
+        state += " (the gain is understated)"
     through = f", over {exchange.bridges} bridges" if exchange.bridges else ""
     return (
         f"exchange check {state}: shift {exchange.delta} nats on {exchange.rows} rows simulated from each{through}; "
