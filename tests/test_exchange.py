@@ -255,7 +255,7 @@ def test_where_modes_cannot_be_searched_for_the_verdict_says_why() -> None:
 def test_climbing_stays_where_a_step_leaves_the_finite_numbers() -> None:
     rows, posteriors = data(0, 2, train=2, selection=2, heldout=6)
     target = Target(candidates(NEAR)[0].prior, vae(2), rows["heldout"].x)
-    wide = MemoryPosteriors(posteriors["heldout"].mean, torch.full((6, 2), 1e200).double())
+    wide = MemoryPosteriors(posteriors["heldout"].mean, torch.full((6, 2), 1e200, dtype=torch.float64))
     chains = Annealer(target, AISSettings(temperatures=1, chains=1), rng=stream(0, "climb"), start=wide)
     z = torch.randn(6, 1, 2, generator=stream(0, "z"), dtype=torch.float64)
     assert torch.equal(chains.climb(z, steps=3), z)
