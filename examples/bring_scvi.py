@@ -95,7 +95,9 @@ def main() -> None:
     sources = {"prior": zprime.fit("prior", **mine.splits), **fits}
     for name, fit in sources.items():
         shown = mine.generator(fit.distribution, allow_rows=True)
-        found = [compare(heldout, zprime.sample(shown, n, seed=s, noise="draw", allow_rows=True)[1]) for s in range(SETS)]
+        found = [
+            compare(heldout, zprime.sample(shown, n, seed=s, noise="draw", allow_rows=True)[1]) for s in range(SETS)
+        ]
         told(name, found)
     pick = [torch.randperm(sizes["train"], generator=stream(s, "control"))[:n] for s in range(SETS)]
     told("training cells (control)", [compare(heldout, mine.rows["train"].x[i]) for i in pick])
