@@ -58,13 +58,14 @@ def latents_side(
     """
     seed, prior = study.seed, study.prior
     train, heldout = study.train.posteriors, study.heldout.posteriors
+    independent = _independent(study.heldout, seed)
     return LatentsSide(
         leave_one_out=_leave_one_out(study, candidates, split_gains["heldout"]),
         hole=hole(study, split_gains, cut) if heldout.n > 2 else None,
         total_correlation=total_correlation(study.train, seed=seed, prior=prior, progress=study.progress),
         minibatch=minibatch(study.train, seed=seed) if train.weights is None and train.n > 1 else None,
-        low_density=low_density(train, _independent(study.heldout, seed), seed=seed, prior=prior),
-        two_sample=two_sample(study, candidates),
+        low_density=low_density(train, independent, seed=seed, prior=prior),
+        two_sample=two_sample(study, candidates, independent),
     )
 
 
@@ -85,13 +86,18 @@ def _leave_one_out(study: Study, candidates: Candidates, heldout: RowGains) -> d
     return measured | leave_one_out(alone, study.train, row_gains, seed=seed, progress=progress)
 
 
-def two_sample(study: Study, candidates: Candidates) -> dict[str, TwoSample]:
+def two_sample(study: Study, candidates: Candidates, heldout: MemoryPosteriors) -> dict[str, TwoSample]:
     """One code of each held-out row beside as many draws of every candidate, and of the selection split as control.
 
     The rows are independent and count the same: see `Split.independent`. Empty where there are fewer than 8.
+
+    Args:
+        study: what the audit works on.
+        candidates: the candidates.
+        heldout: posteriors of independent held-out rows.
     """
     seed = study.seed
-    selection, heldout = (_independent(split, seed) for split in (study.selection, study.heldout))
+    selection = _independent(study.selection, seed)
     n = min(SAMPLE, heldout.n, selection.n)
     if n < FEWEST:
         return {}
