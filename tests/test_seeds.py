@@ -95,7 +95,9 @@ def test_the_summary_is_what_the_audits_say(made: tuple[Path, Audit]) -> None:
     assert (found.seeds, found.gain, found.generation) == ([0, 1, 2], Gain.LIKELIHOOD, None)
     assert [c.name for c in found.candidates] == ["gaussian", "mixture"]
     for c in found.candidates:
-        scores = [a.entry(c.name).heldout.likelihood for a in audits]
+        chosen = [e for a in audits for e in a.entries if e.eligible and e.id.name == c.name]
+        scores = [e.heldout.likelihood for e in chosen]
+        assert len(scores) == 3
         assert c.gains == [s.gain for s in scores if s is not None]
         values = [g.value for g in c.gains if g is not None]
         mean = sum(values) / 3
@@ -201,6 +203,7 @@ def test_the_split_has_a_seed_of_its_own(data: Path) -> None:
         ("mixture+p10", "mixture"),
         ("mixture+p1", "mixture"),
         ("a+p2.5", "a"),
+        ("a+p1e-05", "a"),
         ("log-pool", "log-pool"),
         ("mine+plus", "mine+plus"),
         ("+p10x", "+p10x"),
@@ -211,32 +214,33 @@ def test_candidates_are_called_by_their_fit(name: str, fit: str) -> None:
 
 
 def renamed(e: Entry, name: str, **changes) -> Entry:
-    return replace(e, id=CandidateId(name), **changes)
+    return replace(e, id=CandidateId.parse(name), **changes)
 
 
 def test_names_that_differ_by_seed_are_one_candidate(made: tuple[Path, Audit]) -> None:
-    """The share of the prior may differ, and a fit may be there with and without it."""
+    """The share of the prior may differ; the distribution itself, which no verdict may choose, does not count."""
     prior, gaussian, mixture = (e for e in made[1].entries if e.eligible)
-    shared = renamed(mixture, "mixture+p10", epsilon=0.1, label="mixed")
+    shared = renamed(mixture, "mixture+p10", label="mixed")
+    itself = renamed(mixture, "mixture", label="itself")
     audits = [
-        replace(made[1], entries=[prior, gaussian, renamed(mixture, "mixture", epsilon=0.0)], seed=0),
-        replace(made[1], entries=[prior, gaussian, renamed(mixture, "mixture", epsilon=0.0), shared], seed=1),
+        replace(made[1], entries=[prior, gaussian, renamed(mixture, "mixture+p1"), itself], seed=0),
+        replace(made[1], entries=[prior, gaussian, itself, shared], seed=1),
         replace(made[1], entries=[prior, gaussian], seed=2),
     ]
     choices = [replace(a, verdict=replace(a.verdict, choice=c)) for a, c in zip(audits, CHOICES, strict=True)]
     found = summarise(choices)
     assert [c.name for c in found.candidates] == ["gaussian", "mixture"]
-    assert found.candidates[1].labels[1:] == ["mixed", None]
+    assert found.candidates[1].labels == [mixture.label, "mixed", None]
     assert found.candidates[1].gains[2] is None
     assert found.candidates[1].mean is not None
     assert found.candidates[1].mean.n == 2
     assert found.likelihood.choices == ["mixture", "mixture", "prior"]
     bare = replace(prior.heldout, likelihood=None)
-    audits[0] = replace(audits[0], entries=[prior, renamed(gaussian, "gaussian", scores={"heldout": bare})])
+    audits[0] = replace(audits[0], entries=[prior, renamed(gaussian, "gaussian+p1", scores={"heldout": bare})])
     assert summarise(audits).gain is Gain.ELBO
 
 
-CHOICES = ("mixture", "mixture+p10", "prior")
+CHOICES = ("mixture+p1", "mixture+p10", "prior")
 
 LEAVE, KEEP = "leave the prior", "keep the prior"
 

@@ -3,7 +3,6 @@
 The verdicts of an audit are about one VAE. What another training would have given is told by training again.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +16,13 @@ from zprime.errors import UsageError
 from zprime.progress import Progress
 from zprime.reporting import report
 from zprime.results.audit import Audit, Entry
-from zprime.results.names import Gain
+from zprime.results.names import PRIOR, CandidateId, Gain
 from zprime.results.seeds import KIND, PLACE, CandidateOverSeeds, Seeds, VerdictOverSeeds
 from zprime.stages import key_of, reuse_or_make
 from zprime.statistics.estimate import Estimate, mean_estimate
 
 MakeRun = Callable[[Path, DataSettings, int, Progress], Audit]
 """Called with folder, data, seed and progress: makes or completes the run in that folder."""
-
-SHARE = re.compile(r"\+p\d+(\.\d+)?$")
-"""What the name of a candidate ends in where it is a fit with a share of the prior, which may differ by seed."""
 
 
 def check(seeds: int) -> None:
@@ -98,17 +94,12 @@ def summarise(audits: Sequence[Audit]) -> Seeds:
 
 def fit_of(name: str) -> str:
     """Name of the fit that a candidate comes from: `mixture` of `mixture+p10`."""
-    return SHARE.sub("", name)
+    return CandidateId.parse(name).name
 
 
 def _by_fit(audit: Audit) -> dict[str, Entry]:
-    """The candidate that may be chosen of every fit, without the prior; of two the one with a share of the prior."""
-    chosen: dict[str, Entry] = {}
-    for e in audit.entries:
-        fit = fit_of(e.name)
-        if e.eligible and fit != "prior" and (fit not in chosen or e.epsilon > chosen[fit].epsilon):
-            chosen[fit] = e
-    return chosen
+    """The candidate that may be chosen of every fit, without the prior; its share of the prior may differ by seed."""
+    return {e.id.name: e for e in audit.entries if e.eligible and e.id.name != PRIOR}
 
 
 def _candidate(name: str, entries: Sequence[Entry | None], gain: Gain) -> CandidateOverSeeds:
