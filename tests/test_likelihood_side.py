@@ -216,10 +216,10 @@ def test_a_sandwich_is_wide_from_one_nat_on(gap: float, stable: bool, monkeypatc
             pass
 
         def forward(self) -> Annealed:
-            return Annealed(torch.linspace(-9, -8, 20).double(), torch.ones(20).double())
+            return Annealed(torch.linspace(-9, -8, 20).double(), torch.ones(20).double(), torch.zeros(20, 1, 2))
 
         def reverse(self, z: torch.Tensor) -> Annealed:
-            return Annealed(self.forward().log_prob + gap, torch.ones(20).double())
+            return replace(self.forward(), log_prob=self.forward().log_prob + gap)
 
     monkeypatch.setattr("zprime.measure.likelihood.sandwich.Annealer", Chains)
     s = simulated("prior", MODEL.vae(), AISSettings(), rows=20)
