@@ -21,7 +21,7 @@ from zprime.results.samples import CopiedRow
 from zprime.results.thresholds import THRESHOLDS
 
 TOLD_BY_THE_PAGE = {
-    "data", "model", "verdict", "log_prior", "storage", "settings", "seed", "tensors", "images", "warnings", "versions",
+    "data", "model", "log_prior", "storage", "settings", "seed", "tensors", "images", "warnings", "versions",
     "inputs", "thresholds", "command",
 }  # fmt: skip
 """Fields that the head of the page, the provenance or other sections tell of."""
