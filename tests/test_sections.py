@@ -56,6 +56,16 @@ def test_every_field_of_the_audit_is_told(audit: Audit) -> None:
     assert len({s.name for s in SECTIONS}) == len(SECTIONS)
 
 
+def test_the_verdict_is_told_field_by_field(audit: Audit) -> None:
+    """What it rests on is on the page: the choice with its ranking; the check, the gain and the bet where made."""
+    tables = {t.title: t for t in by_field.numbers(audit, "verdict")}
+    ranked = tables["Chosen: Ranking"]
+    assert len(ranked.rows) == len(audit.verdict.chosen.ranking)
+    assert "Chosen: Ranking" in html(audit)
+    told = {row.name for t in tables.values() for row in t.rows}
+    assert {"Decision", "Choice", "Repaired", "Best", "Selection"} <= told
+
+
 def test_a_section_is_left_out_where_its_field_was_not_measured(audit: Audit) -> None:
     names = [s.section.name for s in shown(audit, public=False)]
     assert names == [s.name for s in SECTIONS if s.name in names]  # in the order of the registry

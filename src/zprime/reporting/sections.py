@@ -46,6 +46,7 @@ SECTIONS: tuple[Section, ...] = (
                 "may differ from real ones, so passing the check does not prove the gain.",
             ),
         ),
+        numbers=True,
     ),
     seeds.SECTION,
     sheets.SECTION,
