@@ -116,7 +116,10 @@ def measure_samples(study: Study, candidates: Candidates) -> MeasuredSamples | N
     Raises:
         UsageError: the feature space cannot be built.
     """
-    kept = {s.name: s.independent(study.stream("independent", s.name)) for s in (study.selection, study.heldout)}
+    kept = {
+        s.name: s.independent(study.stream("generation", "independent", s.name))
+        for s in (study.selection, study.heldout)
+    }
     study = replace(study, selection=kept["selection"], heldout=kept["heldout"])
     selection, heldout = study.selection.rows, study.heldout.rows
     if study.model is None or study.train.rows is None or selection is None or heldout is None:
