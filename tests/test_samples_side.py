@@ -322,3 +322,11 @@ def test_a_gain_that_is_not_confirmed_is_not_taken() -> None:
     v = decide({"prior": JUNKY, "lucky": lucky})
     assert (v.decision, v.choice) == ("keep the prior", "prior")
     assert "do not confirm it" in v.sentence
+
+
+def test_reconstructions_beside_the_path_are_of_other_rows_than_its_reference(made: SamplesSide) -> None:
+    """Compared with themselves they would be at exactly 1/2, whatever the model."""
+    assert made.path is not None
+    found = made.path.beside["reconstructions"].regional
+    assert found.low < 0.5 < found.high
+    assert found.value != 0.5

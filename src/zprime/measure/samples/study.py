@@ -157,7 +157,8 @@ class SampleStudy:
             if name == REAL:
                 control = replace(control, entry=replace(control.entry, copying=None, copied=[]))
             else:
-                self.beside[name] = sample.means
+                # those of the selection split are the reference of the path: not compared with themselves
+                self.beside[name] = self.confirmation.means if name == RECONSTRUCTED else sample.means
             measured[name] = control
         self.study.progress("samples: controls", len(samples), len(samples))
         return measured
