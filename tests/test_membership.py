@@ -193,3 +193,17 @@ def test_with_few_held_out_rows_the_page_says_why_no_rate_is_told() -> None:
     few = measured(codes_only=True, rows=100)
     assert [row.cells[2].text for row in table(few).rows] == ["–"] * 4
     assert "With fewer than 300 held-out rows no rate at 1 % is told" in html(few)
+
+
+def test_rows_of_a_group_count_once() -> None:
+    """In groups of 4, 320 rows are 80 independent ones; the rate at 1 % is then not told."""
+    model = linear_gaussian(D=12, d=6, var=0.02)
+    posteriors, rows = splits(model, seed=2)
+    groups = {s: 1000 * i + torch.arange(len(r)) // 4 for i, (s, r) in enumerate(rows.items())}
+    given = {"model": model.vae(), "rows": rows, "groups": groups}
+    m = audit({"wide": WIDE}, posteriors, **given, settings=SETTINGS, seed=2).membership
+    assert m is not None
+    assert (m.members, m.others) == (80, 80)
+    attack_of = m.candidates[CandidateId("wide", 1.0)]
+    assert attack_of.rate is None
+    assert attack_of.auc.low < 0.5 < attack_of.auc.high

@@ -23,7 +23,8 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
 
     A loss attack (Yeom et al. 2018) in the form of Carlini et al. (2022): the true-positive rate at few false ones.
     What the model itself gives away is in log p(x) under any candidate; the gain subtracts it (docs/theory.md,
-    section 15). Training rows are scored as held-out rows were: by the same estimator with as many draws.
+    section 15). Training rows are scored as held-out rows were: by the same estimator with as many draws. Where rows
+    come in groups or have weights, independent rows of the weighted population are compared.
 
     Args:
         study: what the audit works on; `settings.members` rows of its training split are scored.
@@ -35,10 +36,12 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
     """
     rng = study.stream("audit", "members")
     picked = torch.randperm(study.train.n, generator=rng)[: study.settings.members].sort().values
-    others = len(next(iter(heldout.elbo.values())))
-    if min(len(picked), others) < 2:
+    kept = heldout.design.independent(len(heldout.ids), fork(rng, "independent", "heldout"))
+    if min(len(picked), len(kept)) < 2:
         return None
-    some = study.train.take(picked)
+    some = study.train.take(picked).independent(fork(rng, "independent"))
+    if some.n < 2:
+        return None
     if study.search and study.model is not None:
         some = search_modes(some, candidates.prior, study.model, rng=fork(rng, "modes"), progress=study.progress)
     train = measure_gains(
@@ -50,12 +53,12 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
         progress=study.progress,
     )
     gain = _score(train, heldout)
-    inside, outside = train.of(gain), heldout.of(gain)
+    inside, outside = train.of(gain), {i: v[kept] for i, v in heldout.of(gain).items()}
     model = None
     if train.log_prior is not None and heldout.log_prior is not None:
-        model = attack(train.log_prior, heldout.log_prior, seed=study.seed)
+        model = attack(train.log_prior, heldout.log_prior[kept], seed=study.seed)
     attacks = {i: attack(inside[i], outside[i], seed=study.seed) for i in inside if i != PRIOR}
-    return Membership(len(picked), others, gain, model, attacks)
+    return Membership(some.n, len(kept), gain, model, attacks)
 
 
 def _score(train: RowGains, heldout: RowGains) -> Gain:
