@@ -21,7 +21,7 @@ from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import CHUNK, check_decoded, log_means, log_probs_of_rows
-from zprime.measure.likelihood.modes import search_modes
+from zprime.measure.likelihood.modes import searched
 from zprime.measure.likelihood.proposal import Plan, propose
 from zprime.measure.likelihood.simulation import SIMULATED, encode, simulate, simulate_from
 from zprime.measure.prior import prior_log_prob
@@ -114,10 +114,8 @@ class Chain:
         """Log p(x) of the rows of one place under every place, by the estimator of the likelihood gain."""
         if place not in self._log_prob:
             simulated, x = self._simulate(place)
-            if self.study.search:
-                rng = self._rng("modes", place)
-                prior, progress = self.candidates.prior, self.study.progress
-                simulated = search_modes(simulated, prior, self.model, rng=rng, progress=progress)
+            rng, progress = self._rng("modes", place), self.study.progress
+            simulated = searched(self.study, self.candidates, simulated, rng=rng, progress=progress)
             self._log_prob[place] = self._estimate(simulated, x, self._rng("estimate", place))
         return self._log_prob[place]
 
@@ -129,7 +127,7 @@ class Chain:
             r: LatentDistribution = self.candidates.prior if place == 0 else self.candidates.distribution(self.wanted)
             _, rows = simulate(r, self.model, self.rows, dtype=dtype, rng=rng)
         else:
-            _, rows = simulate_from(self.pool.draw(place, self.rows, rng=rng).to(dtype), self.model, rng=rng)
+            rows = simulate_from(self.pool.draw(place, self.rows, rng=rng).to(dtype), self.model, rng=rng)
         return Split(SIMULATED, encode(self.model, rows), rows), rows.x
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains
-from zprime.measure.likelihood.modes import search_modes
+from zprime.measure.likelihood.modes import searched
 from zprime.measure.study import Study
 from zprime.results.likelihood import Attack, Membership
 from zprime.results.names import CandidateId, Gain
@@ -42,8 +42,7 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
     some = study.train.take(picked).independent(fork(rng, "independent"))
     if some.n < 2:
         return None
-    if study.search and study.model is not None:
-        some = search_modes(some, candidates.prior, study.model, rng=fork(rng, "modes"), progress=study.progress)
+    some = searched(study, candidates, some, rng=fork(rng, "modes"), progress=study.progress)
     train = measure_gains(
         candidates,
         some,

@@ -45,6 +45,13 @@ def unsearchable(study: Study, candidates: Candidates) -> str:
     return "" if bool(torch.isfinite(gradient).all()) else "the decoder's gradient in z is not finite"
 
 
+def searched(study: Study, candidates: Candidates, split: Split, *, rng: torch.Generator, progress: Progress) -> Split:
+    """The same rows with their modes, where the study searches for them; else as they were."""
+    if not study.search or study.model is None:
+        return split
+    return search_modes(split, candidates.prior, study.model, rng=rng, progress=progress)
+
+
 def search_modes(
     split: Split, prior: LatentDistribution, model: Model, *, rng: torch.Generator, progress: Progress
 ) -> Split:

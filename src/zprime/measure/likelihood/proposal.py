@@ -72,7 +72,7 @@ class Plan:
         counts = [rest // parts + (1 if i < rest % parts else 0) for i in range(parts)]
         return cls(
             counts[: len(WIDENED)],
-            dict(zip(matched, counts[len(WIDENED) :], strict=False)),
+            dict(zip(matched, counts[len(WIDENED) : len(WIDENED) + len(matched)], strict=True)),
             dict.fromkeys(candidates.bases, direct),
             sum(counts[len(WIDENED) + len(matched) :]),
         )

@@ -7,7 +7,7 @@ import torch
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import AISSettings, Annealer, Target
 from zprime.measure.likelihood.gains import measure_gains
-from zprime.measure.likelihood.modes import search_modes
+from zprime.measure.likelihood.modes import searched
 from zprime.measure.likelihood.simulation import SIMULATED, Simulator
 from zprime.measure.study import Split, Study
 from zprime.results.likelihood import Sandwich
@@ -43,8 +43,7 @@ def sandwich(
     chains = Annealer(target, settings, rng=annealing, start=simulated.posteriors, progress=study.progress)
     forward, reverse = chains.forward(), chains.reverse(simulated.z)
     split = Split(SIMULATED, simulated.posteriors, simulated.rows)
-    if study.search:
-        split = search_modes(split, candidates.prior, model, rng=fork(rng, "modes", name), progress=study.progress)
+    split = searched(study, candidates, split, rng=fork(rng, "modes", name), progress=study.progress)
     row_gains = measure_gains(
         candidates,
         split,

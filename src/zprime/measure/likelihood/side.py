@@ -15,7 +15,7 @@ from zprime.measure.likelihood.density_error import density_errors, with_density
 from zprime.measure.likelihood.exchange import exchange_check
 from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains, moved
 from zprime.measure.likelihood.inference import inference_gap
-from zprime.measure.likelihood.modes import search_modes
+from zprime.measure.likelihood.modes import searched
 from zprime.measure.likelihood.sandwich import sandwich
 from zprime.measure.likelihood.simulation import Simulator
 from zprime.measure.study import Split, Study
@@ -42,9 +42,7 @@ def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
         rng = study.stream("audit", split.name)
         picked = torch.randperm(split.n, generator=rng)[:most].sort().values
         some, draws = split.take(picked), study.settings.draws
-        if study.search and study.model is not None:
-            chains = study.stream("modes", split.name)
-            some = search_modes(some, candidates.prior, study.model, rng=chains, progress=progress)
+        some = searched(study, candidates, some, rng=study.stream("modes", split.name), progress=progress)
         gains = measure_gains(candidates, some, rng=rng, model=study.model, draws=draws, progress=progress)
         errors = density_errors(candidates, some, study.model, draws, rng=fork(rng, "density"))
         return replace(gains, density_error=errors)

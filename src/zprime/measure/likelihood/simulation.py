@@ -67,17 +67,16 @@ def simulate(
         dtype: what the decoder computes in.
         rng: source of randomness.
     """
-    return simulate_from(r.sample(n, rng=fork(rng, "z")).to(dtype), model, rng=rng)
+    z = r.sample(n, rng=fork(rng, "z")).to(dtype)
+    return z, simulate_from(z, model, rng=rng)
 
 
-def simulate_from(
-    z: Float[Tensor, "n d"], model: Decoder, *, rng: torch.Generator
-) -> tuple[Float[Tensor, "n d"], Rows]:
-    """The same from given z."""
+def simulate_from(z: Float[Tensor, "n d"], model: Decoder, *, rng: torch.Generator) -> Rows:
+    """Draw x ~ p(x|z), noise included, for given z."""
     n = len(z)
     with torch.no_grad():
         parts = [draw(model.decode(z[i]), rng=fork(rng, "x", i.start)) for i in blocks(n, BATCH)]
-    return z, Rows(SIMULATED, torch.cat(parts), torch.arange(n))
+    return Rows(SIMULATED, torch.cat(parts), torch.arange(n))
 
 
 def encode(model: Encoder, rows: Rows) -> MemoryPosteriors:

@@ -18,8 +18,7 @@ from zprime.measure.samples.features import Entries
 from zprime.results.samples import Copying
 from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import stream
-from zprime.statistics.auc import below as _below
-from zprime.statistics.auc import logit_interval as _logit_interval
+from zprime.statistics.auc import below, logit_interval
 from zprime.statistics.estimate import Z95, Estimate, mean_estimate, proportion
 from zprime.statistics.kmeans import lloyd
 
@@ -160,14 +159,14 @@ def _auc(generated: Neighbours, reference: Neighbours, seed: int | None) -> Esti
     kept = int(torch.isin(generated.cell, reference.cell).sum())
     for drawn, unseen in _by_cell(generated, reference):
         a, b = drawn.distance[:, 0], unseen.distance[:, 0]
-        values.append(1 - _below(a, b))
+        values.append(1 - below(a, b))
         if len(b) > 1:
-            spread += (len(a) / kept) ** 2 * float(_below(b, a).var()) / len(b)
+            spread += (len(a) / kept) ** 2 * float(below(b, a).var()) / len(b)
     placed = torch.cat(values)
     n, value = len(placed), float(placed.mean())
     var = float(placed.var()) / n + spread if n > 1 else 0.0
     fewest = min(n, len(reference.cell))
-    low, high = _logit_interval(value, math.sqrt(var), fewest)
+    low, high = logit_interval(value, math.sqrt(var), fewest)
     return Estimate(value, math.sqrt(var), low, high, fewest, "chance", "generated and held-out rows", seed)
 
 
