@@ -4,10 +4,7 @@
 mode. The prior is right everywhere; no sample copies; no decoder is at fault.
 """
 
-import argparse
-import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +14,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from harness import by_seed
 
 import bimodal
 from oracles import LinearGaussian, linear_gaussian
@@ -36,8 +35,6 @@ SETTINGS = AuditSettings(samples=400, grid=4, simulated=0, features="pixels")
 SIZES = {"train": 300, "selection": 200, "heldout": 200}
 SMALL = {"train": 300, "selection": 50, "heldout": 50}
 KINDS = ("gaussian", "mixture")
-RESULTS = Path(__file__).parent / "results"
-PAGES = Path(__file__).parents[1] / "docs" / "results"
 
 Case = Callable[[int], tuple[str, list[str]]]
 """Of a seed: the decision, and the copying status of every candidate."""
@@ -106,24 +103,7 @@ def cases() -> dict[str, Case]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=200)
-    parser.add_argument("--only", nargs="*", type=int, help="numbers of the cases, from 0")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    store = RESULTS / "alarms.json"
-    kept: dict[str, list[list[object]]] = json.loads(store.read_text()) if store.exists() else {}
-    for i, (name, case) in enumerate(cases().items()):
-        if args.only is not None and i not in args.only:
-            continue
-        start = time.process_time()
-        kept[name] = [list(case(seed)) for seed in range(args.seeds)]
-        print(f"{name}: {time.process_time() - start:.0f} CPU s")
-        RESULTS.mkdir(exist_ok=True)
-        store.write_text(json.dumps(kept) + "\n")
-    page = table(kept)
-    (PAGES / "alarms.md").write_text(page)
-    print(page)
+    by_seed(str(__doc__).splitlines()[0], "alarms", cases(), table)
 
 
 def table(kept: dict[str, list[list[object]]]) -> str:

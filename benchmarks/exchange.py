@@ -4,11 +4,9 @@
 modes, and a candidate; the estimated gain on fresh rows stands beside the exact one (closed form or quadrature).
 """
 
-import argparse
-import json
+import functools
 import math
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,8 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from harness import by_seed
 
 import bimodal
 from oracles import grid, linear_gaussian
@@ -38,8 +38,6 @@ LINEAR = linear_gaussian(D=5, d=2, var=0.05)
 SETTINGS = AuditSettings(draws=400, exchange=200)
 ROWS = 200
 NOISE = 0.3
-RESULTS = Path(__file__).parent / "results"
-PAGES = Path(__file__).parents[1] / "docs" / "results"
 POINTS, AREA = grid(6.0, 241)
 
 WIDE = Gaussian(torch.tensor([0.8, 0.0]), torch.tensor([0.6, 1.2]))
@@ -141,24 +139,8 @@ def run(model: VAE, r: LatentDistribution, exact: Exact, seed: int) -> list[floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=200)
-    parser.add_argument("--only", nargs="*", type=int, help="numbers of the cases, from 0")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    store = RESULTS / "exchange.json"
-    kept: dict[str, list[list[float]]] = json.loads(store.read_text()) if store.exists() else {}
-    for i, (name, (model, r, exact, _)) in enumerate(cases().items()):
-        if args.only is not None and i not in args.only:
-            continue
-        start = time.process_time()
-        kept[name] = [run(model, r, exact, seed) for seed in range(args.seeds)]
-        print(f"{name}: {time.process_time() - start:.0f} CPU s")
-        RESULTS.mkdir(exist_ok=True)
-        store.write_text(json.dumps(kept) + "\n")
-    page = table(kept)
-    (PAGES / "exchange.md").write_text(page)
-    print(page)
+    runs = {name: functools.partial(run, model, r, exact) for name, (model, r, exact, _) in cases().items()}
+    by_seed(str(__doc__).splitlines()[0], "exchange", runs, table)
 
 
 def table(kept: dict[str, list[list[float]]]) -> str:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from scipy.stats import binomtest
@@ -14,6 +15,9 @@ from zprime.statistics.estimate import Estimate
 
 Found = list[tuple[str, float, float, float]]
 """(measure, low, high, truth), one for each interval of a simulated data set."""
+
+Kept = dict[str, list[Any]]
+"""Name of a case -> what each of its seeds gave, as JSON has it."""
 
 RESULTS = Path(__file__).parent / "results"
 PAGES = Path(__file__).parents[1] / "docs" / "results"
@@ -91,3 +95,30 @@ def table(title: str, counts: Mapping[str, Mapping[str, float]], notes: str) -> 
             f"{c['above'] / c['n']:.2%} | {width} | {said} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def by_seed(title: str, name: str, cases: Mapping[str, Callable[[int], object]], page: Callable[[Kept], str]) -> None:
+    """Run cases over seeds 0, 1, ...; keep what each seed gave as JSON, and write `docs/results/NAME.md` from all."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="go on from this seed, and add to what is there")
+    parser.add_argument("--only", nargs="*", type=int, help="numbers of the cases, from 0")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    store = RESULTS / f"{name}.json"
+    kept: Kept = json.loads(store.read_text()) if store.exists() else {}
+    for i, (called, case) in enumerate(cases.items()):
+        if args.only is not None and i not in args.only:
+            continue
+        there = kept.get(called, [])
+        if args.first and len(there) != args.first:
+            parser.error(f"--first: expected {len(there)}, what there is of {called!r}, got {args.first}")
+        start = time.process_time()
+        fresh = [case(seed) for seed in range(args.first, args.first + args.seeds)]
+        kept[called] = (there if args.first else []) + fresh
+        print(f"{called}: {time.process_time() - start:.0f} CPU s")
+        RESULTS.mkdir(exist_ok=True)
+        store.write_text(json.dumps(kept) + "\n")
+    text = page(kept)
+    (PAGES / f"{name}.md").write_text(text)
+    print(text)

@@ -6,11 +6,8 @@ is true; a hole is planted by drawing z1 from two clumps with mean 0 and varianc
 one mode of two; small splits; many candidates; gains with heavy tails; rows in groups.
 """
 
-import argparse
-import json
 import math
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +17,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from harness import by_seed
 
 import bimodal
 from oracles import linear_gaussian, maximum_likelihood
@@ -46,8 +45,6 @@ THIRTEEN: Mapping[str, Settings | str] = {
 SETTINGS = AuditSettings(rows=300, draws=120, grid=1, map=1, simulated=0, samples=0)
 HOLES = (0.1, 0.3, 1.0)
 WRONG = 0.7
-RESULTS = Path(__file__).parent / "results"
-PAGES = Path(__file__).parents[1] / "docs" / "results"
 
 
 Case = Callable[[int], tuple[str, str, float]]
@@ -188,28 +185,7 @@ def cases() -> dict[str, Case]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=200)
-    parser.add_argument("--first", type=int, default=0, help="go on from this seed, and add to what is there")
-    parser.add_argument("--only", nargs="*", type=int, help="numbers of the cases, from 0")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    store = RESULTS / "verdict.json"
-    kept: dict[str, list[list[object]]] = json.loads(store.read_text()) if store.exists() else {}
-    for i, (name, case) in enumerate(cases().items()):
-        if args.only is not None and i not in args.only:
-            continue
-        if args.first and len(kept.get(name, [])) != args.first:
-            parser.error(f"--first: expected {len(kept.get(name, []))}, what there is of {name!r}, got {args.first}")
-        start = time.process_time()
-        fresh = [list(case(seed)) for seed in range(args.first, args.first + args.seeds)]
-        kept[name] = (kept.get(name, []) if args.first else []) + fresh
-        print(f"{name}: {time.process_time() - start:.0f} CPU s")
-        RESULTS.mkdir(exist_ok=True)
-        store.write_text(json.dumps(kept) + "\n")
-    page = table(kept)
-    (PAGES / "verdict.md").write_text(page)
-    print(page)
+    by_seed(str(__doc__).splitlines()[0], "verdict", cases(), table)
 
 
 def table(kept: dict[str, list[list[object]]]) -> str:
