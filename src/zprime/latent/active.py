@@ -1,7 +1,7 @@
 """active: another kind on the dimensions that the encoder uses, and the prior N(0, I) on the rest."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 from zprime import distribution
 from zprime.arrays import check_matrix, standard_log_prob
 from zprime.components import Tilted
-from zprime.distribution import Density, LatentDistribution
+from zprime.distribution import LatentDistribution
 from zprime.latent.gaussian import moments
+from zprime.latent.wrapper import Wrapper
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.results.thresholds import THRESHOLDS
 
@@ -22,7 +23,7 @@ THRESHOLD = THRESHOLDS.active
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
-class Active(LatentDistribution):
+class Active(Wrapper):
     """r(z) = base(z_A) N(z_C; 0, I): `base` on the active dimensions A, the prior on the collapsed ones C.
 
     A collapsed dimension has posterior = prior for every datum: whatever a fit sees there is noise, and it costs
@@ -30,7 +31,6 @@ class Active(LatentDistribution):
     """
 
     kind: ClassVar[str] = "active"
-    base: LatentDistribution
     dims: tuple[int, ...]
     dim: int
 
@@ -43,30 +43,6 @@ class Active(LatentDistribution):
     def rest(self) -> list[int]:
         """The collapsed dimensions."""
         return [j for j in range(self.dim) if j not in self.dims]
-
-    @property
-    def density(self) -> Density:
-        """As the base's."""
-        return self.base.density
-
-    def replicates(self) -> Sequence[LatentDistribution]:
-        """Of the base."""
-        return [replace(self, base=other) for other in self.base.replicates()]
-
-    @property
-    def least_rows(self) -> float | None:
-        """As the base's."""
-        return self.base.least_rows
-
-    @property
-    def eligible(self) -> bool:
-        """As the base is."""
-        return self.base.eligible
-
-    @property
-    def gloss(self) -> str:
-        """As the base's."""
-        return self.base.gloss
 
     @property
     def label(self) -> str:

@@ -1,8 +1,8 @@
 """defensive: (1 - e) r + e p, so that no held-out datum is worse off than log e (docs/theory.md, section 3)."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from zprime import distribution
 from zprime.components import Tilted
-from zprime.distribution import Density, LatentDistribution, Prior, is_standard, need_standard
+from zprime.distribution import LatentDistribution, Prior, is_standard, need_standard
 from zprime.errors import UsageError
+from zprime.latent.wrapper import Wrapper
 
 
 def has_candidate(r: LatentDistribution, prior: LatentDistribution) -> bool:
@@ -32,7 +33,7 @@ def defended(r: LatentDistribution, epsilon: float, prior: LatentDistribution) -
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
-class Defensive(LatentDistribution):
+class Defensive(Wrapper):
     """The mixture of another latent distribution with weight 1 - epsilon, and the prior with weight epsilon.
 
     Attributes:
@@ -42,7 +43,6 @@ class Defensive(LatentDistribution):
     """
 
     kind: ClassVar[str] = "defensive"
-    base: LatentDistribution
     epsilon: float
     other_prior: LatentDistribution | None = None
 
@@ -62,33 +62,9 @@ class Defensive(LatentDistribution):
         return self.base.d
 
     @property
-    def density(self) -> Density:
-        """As the base's."""
-        return self.base.density
-
-    def replicates(self) -> Sequence[LatentDistribution]:
-        """Of the base."""
-        return [replace(self, base=other) for other in self.base.replicates()]
-
-    @property
-    def least_rows(self) -> float | None:
-        """As the base's."""
-        return self.base.least_rows
-
-    @property
     def bytes(self) -> int:
         """Of the base and of the prior, as they count them: a view of posteriors kept elsewhere has no arrays."""
         return self.base.bytes + (0 if self.other_prior is None else self.other_prior.bytes)
-
-    @property
-    def eligible(self) -> bool:
-        """As the base is."""
-        return self.base.eligible
-
-    @property
-    def gloss(self) -> str:
-        """As the base's."""
-        return self.base.gloss
 
     @property
     def label(self) -> str:
