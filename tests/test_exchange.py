@@ -163,6 +163,32 @@ def test_bridges_reach_what_hardly_overlaps() -> None:
     assert bridged.informative
 
 
+@pytest.mark.parametrize(("gain", "drawn"), [(1.0, False), (0.01, True)])
+def test_the_pool_is_drawn_and_bridges_are_evaluated_only_where_bridges_are_used(
+    gain: float, drawn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first step over all of the way asks for the two ends alone, and its shift is the same in both cases."""
+    asked, pools = set(), []
+    real, made = Pool.log_prob, Pool.__init__
+
+    def log_prob(self: Pool, place: int, log_r: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+        asked.add(place)
+        return real(self, place, log_r, log_p)
+
+    def remember(self: Pool, *args: object, **words: object) -> None:
+        pools.append(self)
+        made(self, *args, **words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pool, "log_prob", log_prob)
+    monkeypatch.setattr(Pool, "__init__", remember)
+    found = check(NEAR, gain=gain, rows=60)
+    assert (found.bridges > 0) is drawn
+    assert [("z" in vars(p)) for p in pools] == [drawn]
+    assert (asked == {0, FINEST}) is not drawn
+    ends = check(NEAR, gain=1.0, rows=60)
+    assert (found.on_prior, found.on_candidate) == (ends.on_prior, ends.on_candidate)
+
+
 def test_a_bridge_is_the_geometric_mean_with_its_normaliser() -> None:
     """For two Gaussians it is a Gaussian in closed form, and so are its draws."""
     found = Candidates({"r": Gaussian(torch.tensor([1.5, 0.0]), torch.tensor([0.5, 0.8]))})

@@ -12,6 +12,8 @@ normaliser of a bridge is in the step before it and, with the other sign, in the
 
 import itertools
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -78,15 +80,31 @@ def exchange_check(study: Study, candidates: Candidates, wanted: CandidateId, ga
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """Of k draws z for every row x, what its log p(x) is computed from, under whatever z has a density; float64, nats.
+
+    Attributes:
+        fixed: log p(x|z) less log proposal(z).
+        log_r: log-density of the candidate at z.
+        log_p: of the prior.
+    """
+
+    fixed: Float[Tensor, "n k"]
+    log_r: Float[Tensor, "n k"]
+    log_p: Float[Tensor, "n k"]
+
+
 class Chain:
-    """Rows simulated at places t from 0 (the prior) to 1 (the candidate), each with log p of x at every place."""
+    """Rows simulated at places t from 0 (the prior) to 1 (the candidate), and log p of x at the places asked for."""
 
     def __init__(self, study: Study, model: Model, candidates: Candidates, wanted: CandidateId) -> None:
         self.study, self.model, self.candidates, self.wanted = study, model, candidates, wanted
         self.rows = study.settings.exchange
         self.plan = Plan.of(candidates, study.settings.draws, modes=study.search)
         self.pool = Pool(candidates, wanted, rng=self._rng("pool"))
-        self._log_prob: dict[int, Float[Tensor, "n places"]] = {}
+        self._terms: dict[int, Terms] = {}
+        self._log_prob: dict[tuple[int, int], Float[Tensor, " n"]] = {}
 
     def shift(self, steps: int) -> tuple[float, float]:
         """The shift over so many steps, and its standard error, nats."""
@@ -95,7 +113,7 @@ class Chain:
         total = 0.0
         moves = {place: torch.zeros(self.rows, dtype=torch.float64) for place in places}
         for a, b in itertools.pairwise(places):
-            one = bennett(*(self.log_prob(place)[:, b] - self.log_prob(place)[:, a] for place in (a, b)))
+            one = bennett(*(self.log_prob(place, b) - self.log_prob(place, a) for place in (a, b)))
             total += one.delta
             moves[a], moves[b] = moves[a] + one.of_p, moves[b] + one.of_r
         return total, spread(list(moves.values()))
@@ -107,17 +125,26 @@ class Chain:
 
     def ends(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """The likelihood gain of the rows from the prior, and of those from the candidate."""
-        from_prior, from_candidate = (self.log_prob(place) for place in (0, FINEST))
-        return from_prior[:, -1] - from_prior[:, 0], from_candidate[:, -1] - from_candidate[:, 0]
+        from_prior, from_candidate = (self.log_prob(place, FINEST) - self.log_prob(place, 0) for place in (0, FINEST))
+        return from_prior, from_candidate
 
-    def log_prob(self, place: int) -> Float[Tensor, "n places"]:
-        """Log p(x) of the rows of one place under every place, by the estimator of the likelihood gain."""
-        if place not in self._log_prob:
+    @torch.no_grad()
+    def log_prob(self, place: int, under: int) -> Float[Tensor, " n"]:
+        """Log p(x) of the rows of one place under another, by the estimator of the likelihood gain; computed once."""
+        if (place, under) not in self._log_prob:
+            t = self._terms_of(place)
+            found = log_means(t.fixed + self.pool.log_prob(under, t.log_r, t.log_p))[0]
+            self._log_prob[place, under] = found
+        return self._log_prob[place, under]
+
+    def _terms_of(self, place: int) -> Terms:
+        """The rows of a place decoded, once: finer steps ask for their log p under more places."""
+        if place not in self._terms:
             simulated, x = self._simulate(place)
             rng, progress = self._rng("modes", place), self.study.progress
             simulated = searched(self.study, self.candidates, simulated, rng=rng, progress=progress)
-            self._log_prob[place] = self._estimate(simulated, x, self._rng("estimate", place))
-        return self._log_prob[place]
+            self._terms[place] = self._decode(simulated, x, self._rng("estimate", place))
+        return self._terms[place]
 
     def _simulate(self, place: int) -> tuple[Split, Tensor]:
         rng = self._rng("simulate", place)
@@ -130,10 +157,9 @@ class Chain:
             rows = simulate_from(self.pool.draw(place, self.rows, rng=rng).to(dtype), self.model, rng=rng)
         return Split(SIMULATED, encode(self.model, rows), rows), rows.x
 
-    @torch.no_grad()
-    def _estimate(self, simulated: Split, x: Tensor, rng: torch.Generator) -> Float[Tensor, "n places"]:
+    def _decode(self, simulated: Split, x: Tensor, rng: torch.Generator) -> Terms:
         posteriors = simulated.posteriors
-        found = torch.empty(len(x), FINEST + 1, dtype=torch.float64)
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
         for part in blocks(len(x), CHUNK):
             self.study.progress(WHAT, part.start, len(x))
             scale = posteriors.scale[part]
@@ -142,25 +168,28 @@ class Chain:
             log_r = self.candidates.blend_log_probs(drawn.base, drawn.prior)[self.wanted]
             log_x = log_probs_of_rows(self.model, drawn, x[part])
             check_decoded(log_x, simulated.posteriors.row_ids[part])
-            fixed = log_x - drawn.proposal
-            for place in range(FINEST + 1):
-                found[part, place] = log_means(fixed + self.pool.log_prob(place, log_r, drawn.prior))[0]
+            found.append((log_x - drawn.proposal, log_r, drawn.prior))
         self.study.progress(WHAT, len(x), len(x))
-        return found
+        return Terms(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def _rng(self, *names: str | int) -> torch.Generator:
         return self.study.stream("exchange", str(self.wanted), *names)
 
 
 class Pool:
-    """Latents from prior and candidate, half and half, from which bridges between the two are resampled."""
+    """Latents from prior and candidate, half and half, from which bridges between the two are resampled.
+
+    They are drawn when a bridge first asks for them: most checks need none.
+    """
 
     def __init__(self, candidates: Candidates, wanted: CandidateId, *, rng: torch.Generator) -> None:
-        r, p = candidates.distribution(wanted), candidates.prior
-        half = POOL // 2
-        self.z = torch.cat([d.sample(half, rng=fork(rng, name)).double() for name, d in (("p", p), ("r", r))])
-        self._log_r, self._log_p = r.log_prob(self.z), prior_log_prob(p, self.z)
-        self._log_mean = torch.logaddexp(self._log_r, self._log_p) - math.log(2)
+        self._r, self._p, self._rng = candidates.distribution(wanted), candidates.prior, rng
+
+    @cached_property
+    def z(self) -> Float[Tensor, "m d"]:
+        """The latents, float64."""
+        both = (("p", self._p), ("r", self._r))
+        return torch.cat([d.sample(POOL // 2, rng=fork(self._rng, name)).double() for name, d in both])
 
     def log_prob(self, place: int, log_r: Tensor, log_p: Tensor) -> Tensor:
         """Log of the bridge's density, from those of candidate and prior at the same latents."""
@@ -177,8 +206,14 @@ class Pool:
         """Effective number of draws of a bridge that the pool holds (Kish)."""
         return float(1 / torch.softmax(self._log_weight(place), 0).square().sum())
 
+    @cached_property
+    def _log_densities(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+        """Of candidate and prior at the latents."""
+        return self._r.log_prob(self.z), prior_log_prob(self._p, self.z)
+
     def _log_weight(self, place: int) -> Float[Tensor, " m"]:
-        return self._power(place, self._log_r, self._log_p) - self._log_mean
+        log_r, log_p = self._log_densities
+        return self._power(place, log_r, log_p) - (torch.logaddexp(log_r, log_p) - math.log(2))
 
     @staticmethod
     def _power(place: int, log_r: Tensor, log_p: Tensor) -> Tensor:
