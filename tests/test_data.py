@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zprime.data import READERS, SPLITS, Dataset, DataSettings, Reader, Source, load, new_rows, read_source, readers
+from zprime.data import (
+    READERS,
+    SPLITS,
+    Dataset,
+    DataSettings,
+    Reader,
+    Source,
+    duplicates,
+    load,
+    new_rows,
+    read_source,
+    readers,
+)
 from zprime.data.duplicates import duplicates_of, near_duplicates
 from zprime.data.source import file_named
 from zprime.data.splitting import split_rows
@@ -624,7 +636,27 @@ def test_equal_draws_of_different_grey_rows_are_no_duplicates() -> None:
 
 def test_zero_and_minus_zero_are_equal() -> None:
     train, x = torch.tensor([[0.0, 1.0], [2.0, 3.0]]), torch.tensor([[-0.0, 1.0], [2.0, 3.1]])
-    assert duplicates_of(train, x).tolist() == [True, False]
+    assert duplicates_of([train], {"heldout": x})["heldout"].tolist() == [True, False]
+
+
+def test_every_row_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training rows too, however many splits they are compared with."""
+    hashed: list[bytes] = []
+    real = duplicates._digest
+
+    def digest(row: bytes) -> bytes:
+        hashed.append(row)
+        return real(row)
+
+    monkeypatch.setattr(duplicates, "_digest", digest)
+    data = Dataset(table(300), DataSettings("t"))
+    assert len(hashed) == len(set(hashed)) == 300
+    assert data.duplicates == {}
+    x = torch.arange(12.0).reshape(6, 2)
+    hashed.clear()
+    found = duplicates_of([x[:2], x[2:4]], {"selection": x[3:5], "heldout": x[4:], "none": x[:0]})
+    assert {split: which.tolist() for split, which in found.items()} == {"selection": [True, False]}
+    assert len(hashed) == 4 + 2 + 2
 
 
 def test_near_duplicates_are_one_per_cent_of_rows_of_the_same_distribution() -> None:

@@ -9,7 +9,7 @@ import torch
 import small
 from zprime.cli import main
 from zprime.command import command
-from zprime.data import DataSettings
+from zprime.data import DataSettings, duplicates
 from zprime.errors import UsageError
 from zprime.results.audit import AuditSettings, load
 from zprime.running import Run
@@ -98,6 +98,25 @@ def test_duplicates_are_refused_on_the_command_line_unless_they_are_to_be_kept(
     assert found.data.duplicates["heldout"].kept
     assert "gains on them flatter whatever memorises" in found.warnings[0] + found.warnings[1]
     assert "--keep-duplicates" in found.command
+
+
+def test_a_run_looks_for_duplicates_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the data are split: fits and audits rely on it, and the audit says what was found there."""
+    x = np.load(data)["x"]
+    x[-1] = x[0]
+    np.savez(tmp_path / "one.npz", x_train=x[:100], x_test=np.concatenate([x[100:], x[100:] + 9]))
+    hashed: list[bytes] = []
+    real = duplicates._digest
+    monkeypatch.setattr(duplicates, "_digest", lambda row: hashed.append(row) or real(row))
+    job = trained(tmp_path / "one.npz", tmp_path / "run")
+    told = job.folder.dataset.duplicates
+    assert len(hashed) == 300
+    job.fit(["gaussian", "mixture"], seed=0)
+    found = job.audit(AUDIT, seed=0)
+    assert len(hashed) == 300
+    assert found.data.duplicates == told
+    assert told["heldout"].ids == [199]
+    assert found.data.sizes["heldout"] == 199
 
 
 def test_groups_by_name_and_weights_on_the_command_line(data: Path, tmp_path: Path) -> None:

@@ -69,7 +69,6 @@ class AuditStage:
                 model=vae.load(folder.model.path),
                 rows=folder.rows,
                 data=replace(folder.dataset.info(), weights=column),
-                keep_duplicates=folder.dataset.settings.keep_duplicates,
                 settings=settings,
                 seed=seed,
                 workers=self.workers if folder.large else 1,

@@ -76,7 +76,8 @@ def audit(
         rows: `selection` and `heldout` rows, in the order of their posteriors; needed with a model. With `train` rows
             too, samples are compared with data.
         prior: what the VAE was trained with; None is N(0, I), the only one that is supported yet.
-        data: a description of the data set, for the report.
+        data: a description of the data set, for the report. Where its `duplicates` are not None, the splits have been
+            looked through: that is not done again.
         settings: how much to measure.
         features: a feature space of your own: a function from rows, scaled as the model sees them, to features.
         groups: split -> the group of each row in the order of the posteriors, numbers or text, where rows come in
@@ -129,13 +130,15 @@ def _splits(
     seed: int,
 ) -> tuple[list[Split], DataInfo]:
     """The three splits without duplicates of training rows, and what is told of their rows."""
-    train, selection, heldout = gather(posteriors, rows, groups)
-    others, told = without_duplicates(train, selection, heldout, keep=keep)
+    train, *others = gather(posteriors, rows, groups)
+    told = data.duplicates
+    if told is None:
+        others, told = without_duplicates(train, *others, keep=keep)
     counts = {s.name: len(torch.unique(s.groups)) for s in (train, *others) if s.groups is not None}
     weighted = any(s.weights is not None for s in others)
     info = replace(
         data,
-        duplicates=data.duplicates or told,
+        duplicates=told,
         near=near(train, others[1], seed),
         groups=counts,
         weights=(data.weights or "as the posteriors") if weighted else "",
@@ -226,7 +229,7 @@ def _storage(study: Study) -> Storage:
 
 def _warnings(study: Study, samples: SamplesSide | None) -> list[str]:
     """What a reader must know beside the numbers."""
-    warnings = [sentence(split, d) for split, d in study.data.duplicates.items()]
+    warnings = [sentence(split, d) for split, d in (study.data.duplicates or {}).items()]
     beside = study.data.near
     if beside is not None and beside.share.low > THRESHOLDS.isolation:
         warnings.append(

@@ -52,6 +52,11 @@ class Rows:
         """Number of rows."""
         return len(self.x)
 
+    @property
+    def compared(self) -> Float[Tensor, "n *datum"]:
+        """What rows are told apart by, before binarising: of few pixels, drawn rows are equal by chance."""
+        return self.x if self.grey is None else self.grey
+
     def head(self, n: int) -> "Rows":
         """The first `n` rows."""
         return self.take(torch.arange(min(n, len(self))))
@@ -209,8 +214,8 @@ class Dataset:
     def _leave_out_duplicates(self) -> dict[str, Duplicates]:
         """Take rows that training has seen out of the other splits, unless the settings keep them."""
         train, kept = self._scaled("train"), self.settings.keep_duplicates
-        equal = {split: duplicates_of(train, self._scaled(split)) for split in SPLITS[1:]}
-        told = {s: found(which, self.ids[s], kept=kept) for s, which in equal.items() if bool(which.any())}
+        equal = duplicates_of([train], {split: self._scaled(split) for split in SPLITS[1:]})
+        told = found(equal, self.ids, kept=kept)
         check_duplicates(told)
         if not kept:
             self.ids |= {split: self.ids[split][~equal[split]] for split in told}

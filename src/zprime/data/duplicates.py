@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Float
@@ -23,15 +23,24 @@ FEWEST = 100
 """Training rows from which on there is a 1 % quantile to speak of."""
 
 
-def duplicates_of(train: Float[Tensor, "n *datum"], x: Float[Tensor, "m *datum"]) -> Tensor:
-    """Which rows of `x` equal a row of `train` in every entry; bool, shape [m]."""
-    seen = set(map(_digest, _numbers(train)))
-    return torch.tensor([_digest(row) in seen for row in _numbers(x)], dtype=torch.bool)
+def duplicates_of(train: Iterable[Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which rows of other splits equal a training row in every entry.
+
+    Args:
+        train: training rows, shape [n, *datum], in one part or more; each row is hashed once, for all splits.
+        others: split -> rows, shape [m, *datum], of the same type.
+
+    Returns:
+        Split -> bool, shape [m], for the splits that have such rows.
+    """
+    seen = {_digest(row) for part in train for row in _numbers(part)}
+    equal = {s: torch.tensor([_digest(row) in seen for row in _numbers(x)]) for s, x in others.items() if len(x)}
+    return {split: which for split, which in equal.items() if bool(which.any())}
 
 
-def found(equal: Tensor, ids: Tensor, *, kept: bool) -> Duplicates:
-    """What is told of the duplicates of a split: how many of how many rows, and the ids of the first of them."""
-    return Duplicates(int(equal.sum()), len(equal), ids[equal][:NAMED].tolist(), kept)
+def found(equal: Mapping[str, Tensor], ids: Mapping[str, Tensor], *, kept: bool) -> dict[str, Duplicates]:
+    """What is told of the duplicates of every split: how many of how many rows, and the ids of the first of them."""
+    return {s: Duplicates(int(w.sum()), len(w), ids[s][w][:NAMED].tolist(), kept) for s, w in equal.items()}
 
 
 def check_duplicates(splits: Mapping[str, Duplicates]) -> None:

@@ -176,7 +176,7 @@ def gather(
     return train, _counted(selection), _counted(heldout)
 
 
-def without_duplicates(train: Split, *others: Split, keep: bool) -> tuple[list[Split], dict[str, Duplicates]]:
+def without_duplicates(train: Split, *others: Split, keep: bool) -> tuple[list[Split], dict[str, Duplicates] | None]:
     """Leave out rows that equal a training row, which training has seen, unless they are to be kept.
 
     Args:
@@ -185,17 +185,15 @@ def without_duplicates(train: Split, *others: Split, keep: bool) -> tuple[list[S
         keep: whether to keep them.
 
     Returns:
-        The other splits, and what was found, by split.
+        The other splits, and what was found, by split; None where training rows are not known.
 
     Raises:
         ArrayError: more than 1 % of a split, and they are not to be kept.
     """
     if train.rows is None:
-        return list(others), {}
-    seen = _compared(train.rows)
-    equal = {s.name: duplicates_of(seen, _compared(s.rows)) for s in others if s.rows is not None}
-    equal = {name: which for name, which in equal.items() if bool(which.any())}
-    told = {s.name: found(equal[s.name], s.posteriors.row_ids, kept=keep) for s in others if s.name in equal}
+        return list(others), None
+    equal = duplicates_of([train.rows.compared], {s.name: s.rows.compared for s in others if s.rows is not None})
+    told = found(equal, {s.name: s.posteriors.row_ids for s in others}, kept=keep)
     check_duplicates(told)
     if keep:
         return list(others), told
@@ -207,12 +205,7 @@ def near(train: Split, heldout: Split, seed: int) -> NearDuplicates | None:
     rows = heldout.independent(stream(seed, "near duplicates")).rows
     if train.rows is None or rows is None:
         return None
-    return near_duplicates(_compared(train.rows), _compared(rows), seed=seed)
-
-
-def _compared(rows: Rows) -> Tensor:
-    """Rows before binarising: of few pixels, drawn rows are equal by chance."""
-    return rows.x if rows.grey is None else rows.grey
+    return near_duplicates(train.rows.compared, rows.compared, seed=seed)
 
 
 def _counted(split: Split) -> Split:

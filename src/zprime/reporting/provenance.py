@@ -46,7 +46,7 @@ def _rows(data: DataInfo, *, public: bool) -> list[tuple[str, str]]:
         )
     if data.weights:
         rows.append(("weights of the rows", f"{data.weights}; numbers of rows are effective ones (Kish 1965)"))
-    for split, d in data.duplicates.items():
+    for split, d in (data.duplicates or {}).items():
         what = f"{d.count:,} of {d.rows:,} rows equal a training row, {'kept' if d.kept else 'left out'}"
         rows.append((f"duplicates, {split}", what if public else f"{what}: {d.named()}"))
     if data.near is not None:

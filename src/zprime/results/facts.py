@@ -94,7 +94,7 @@ class DataInfo:
         shape: of a row.
         sizes: split -> rows.
         content: SHA-256 of the stored rows; empty if not known.
-        duplicates: split -> rows that equal a training row exactly, where there are any.
+        duplicates: split -> rows that equal a training row exactly, where there are any; None if nobody has looked.
         near: held-out rows next to a training row; None where the training rows are not known, or few.
         groups: split -> number of groups that its rows come in; empty where rows are independent.
         weights: column that the rows of the audit are weighed by; empty for equal weights.
@@ -107,7 +107,7 @@ class DataInfo:
     shape: list[int] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     content: str = ""
-    duplicates: dict[str, Duplicates] = field(default_factory=dict)
+    duplicates: dict[str, Duplicates] | None = None
     near: NearDuplicates | None = None
     groups: dict[str, int] = field(default_factory=dict)
     weights: str = ""
