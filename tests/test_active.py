@@ -58,9 +58,9 @@ def test_knowing_the_variances_is_what_saves_the_plain_mixture() -> None:
 
 def test_nothing_is_wrapped_where_every_dimension_is_used_or_none() -> None:
     full = MemoryPosteriors(torch.randn(200, 3, generator=stream(0, "f")), torch.full((200, 3), 0.3))
-    assert fit("gaussian", full, selection=full).chosen.active is None
+    assert fit("gaussian", full, selection=full, keep_duplicates=True).chosen.active is None
     none = MemoryPosteriors(torch.zeros(50, 3), torch.ones(50, 3))
-    assert fit("gaussian", none, selection=none).chosen.active is None
+    assert fit("gaussian", none, selection=none, keep_duplicates=True).chosen.active is None
 
 
 def test_density_is_the_product_and_tilt_leaves_the_rest_to_q() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from zprime import audit
 from zprime.arrays import standard_log_prob
+from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.fitting import fit, load_fit, save_fit
 from zprime.latent import (
@@ -22,15 +23,31 @@ from zprime.latent import (
     Prior,
     settings_for,
 )
+from zprime.latent.kind import Context
 from zprime.latent.selection import EPSILONS, Codes, RowScores, best_epsilon, smallest_of_best
 from zprime.measure.candidates import candidate_of
-from zprime.posteriors import MemoryPosteriors
+from zprime.posteriors import MemoryPosteriors, Shard
 from zprime.rng import stream
 
 
 def sharp(n: int, seed: int, scale: float = 0.02) -> MemoryPosteriors:
     """Codes of N(0, I) with narrow posteriors: an aggregated posterior that memorises its few rows."""
     return MemoryPosteriors(torch.randn(n, 4, generator=stream(seed, "sharp")), torch.full((n, 4), scale))
+
+
+class Nothing:
+    """A model that no fit of these tests asks."""
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raise AssertionError
+
+    def decode(self, z: torch.Tensor) -> torch.distributions.Distribution:
+        raise AssertionError
+
+
+def of(name: str, p: MemoryPosteriors) -> Rows:
+    """Rows that the posteriors could be of."""
+    return Rows(name, p.mean * 3, p.row_ids)
 
 
 def test_a_memorising_mixture_is_fitted_as_itself_and_its_candidate_is_defended() -> None:
@@ -54,11 +71,11 @@ def test_what_no_verdict_may_choose_gets_no_share_and_is_what_its_definition_say
     """Also where a dimension has collapsed: no part of it is replaced by the prior."""
     p = sharp(50, 0, 0.3)
     p = MemoryPosteriors(p.mean * torch.tensor([1.0, 1.0, 1.0, 0.0]), p.scale.index_fill(1, torch.tensor(3), 1.0))
-    found = fit(kind, p, selection=p)
+    found = fit(kind, p, selection=p, keep_duplicates=True)
     assert found.distribution.kind == kind
     assert not found.distribution.eligible
     assert (found.chosen.epsilon, found.chosen.active) == (None, None)
-    assert fit("gaussian", p, selection=p).chosen.active == [0, 1, 2]
+    assert fit("gaussian", p, selection=p, keep_duplicates=True).chosen.active == [0, 1, 2]
 
 
 def test_the_prior_is_never_mixed_with_itself() -> None:
@@ -86,6 +103,78 @@ def test_smallest_of_best_is_the_verdicts_rule() -> None:
         base + 0.6 + 10 * (noise - noise.mean()) / noise.std()
     )  # 0.4 below the best, with a standard error of 0.5
     assert smallest_of_best([a, noisy], [300, 100]) == 1  # a difference below its own standard error
+
+
+def with_seen(count: int, n: int = 200) -> tuple[MemoryPosteriors, MemoryPosteriors]:
+    """Posteriors of training and selection rows; the first `count` of the latter are of training rows."""
+    train, other = sharp(300, 0, 0.3), sharp(n, 1, 0.3)
+    mean = torch.cat([train.mean[50 : 50 + count], other.mean[count:]])
+    return train, MemoryPosteriors(mean, other.scale, row_ids=torch.arange(1000, 1000 + n))
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_selection_rows_that_training_has_seen_are_refused_unless_told(context: bool) -> None:
+    """Planted: 30 % of them. Without rows they are known by their posteriors."""
+    train, selection = with_seen(60)
+    words = {"context": Context(Nothing(), of("train", train), of("selection", selection))} if context else {}
+    same = "equal a training row" if context else "have the posterior of a training row"
+    with pytest.raises(ArrayError, match=rf"60 of 200 selection rows {same} \(rows 1000, .*keep_duplicates=True"):
+        fit("aggregated", train, selection=selection, **words)
+    flattered = fit("aggregated", train, selection=selection, keep_duplicates=True, **words)
+    fair = fit("aggregated", train, selection=with_seen(0)[1], **words | ({"context": None} if context else {}))
+    assert flattered.chosen.gain is not None
+    assert fair.chosen.gain is not None
+    assert flattered.chosen.gain > fair.chosen.gain + 0.05
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_few_are_left_out_with_a_warning(
+    context: bool, parts: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 200 rows 2 are 1 %: the fit is that to the other 198; with a context, its rows are left out too."""
+    train, selection = with_seen(2)
+    tasks = []
+    real = GaussianSettings.fit
+    monkeypatch.setattr(GaussianSettings, "fit", lambda self, task: tasks.append(task) or real(self, task))
+    bounds = [s.tolist() for s in torch.arange(300).chunk(parts)]
+    shards = [Shard(at[0], train.mean[at], train.scale[at]) for at in bounds]
+    monkeypatch.setattr(train, "shards", lambda: iter(shards))
+    words = {"context": Context(Nothing(), of("train", train), of("selection", selection))} if context else {}
+    with caplog.at_level("WARNING", "zprime"):
+        found = fit("gaussian", train, selection=selection, **words)
+    assert "2 of 200 selection rows" in caplog.text
+    assert "left out (rows 1000, 1001)" in caplog.text
+    kept = torch.arange(2, 200)
+    assert torch.equal(tasks[0].selection.row_ids, selection.row_ids[kept])
+    assert context is (tasks[0].context is not None)
+    if context:
+        assert torch.equal(tasks[0].context.selection.ids, selection.row_ids[kept])
+    caplog.clear()
+    assert found.chosen == fit("gaussian", train, selection=selection.take(kept)).chosen
+    assert not caplog.text
+
+
+def test_three_of_two_hundred_are_refused() -> None:
+    train, selection = with_seen(3)
+    with pytest.raises(ArrayError, match="3 of 200 selection rows"):
+        fit("gaussian", train, selection=selection)
+
+
+def test_equal_means_with_other_scales_are_other_rows() -> None:
+    train, selection = with_seen(200)
+    other = MemoryPosteriors(selection.mean, selection.scale * 1.001)
+    assert fit("gaussian", train, selection=other).chosen.gain is not None
+
+
+def test_rows_are_compared_before_they_are_drawn_and_belong_to_the_posteriors() -> None:
+    """Equal 0/1 rows of different probabilities are no duplicates."""
+    train, selection = with_seen(0)
+    drawn = {n: replace(of(n, p), x=torch.ones(p.n, 4), grey=p.mean) for n, p in {"t": train, "s": selection}.items()}
+    assert fit("gaussian", train, selection=selection, context=Context(Nothing(), drawn["t"], drawn["s"])).outcome.ok
+    few = Context(Nothing(), drawn["t"], drawn["s"].head(9))
+    with pytest.raises(ArrayError, match="context: expected the 200 rows of selection, got 9"):
+        fit("gaussian", train, selection=selection, context=few)
 
 
 def test_refusals() -> None:

@@ -136,7 +136,7 @@ def test_the_standard_prior_is_the_default_to_the_bit() -> None:
     assert not is_standard(Prior(3, 0.8))
     assert not is_standard(ZOO["gaussian"](3, torch.float64))
     p = posteriors(2)
-    a, b = fit("mixture", p, selection=p), fit("mixture", p, selection=p, prior=Prior(2))
+    a, b = (fit("mixture", p, selection=p, prior=prior, keep_duplicates=True) for prior in (None, Prior(2)))
     assert a.chosen == b.chosen
     assert all(torch.equal(v, b.distribution.tensors()[k]) for k, v in a.distribution.tensors().items())
 
@@ -194,7 +194,7 @@ def test_closed_forms_for_the_standard_prior_refuse_another(settings: Settings) 
 
 def test_the_prior_kind_gives_the_prior_that_is_known() -> None:
     q, p = posteriors(2), wide()
-    done = fit("prior", q, selection=q, prior=p)
+    done = fit("prior", q, selection=q, prior=p, keep_duplicates=True)
     assert done.distribution is p
     assert done.chosen == Chosen()
 
@@ -211,8 +211,8 @@ def test_no_dimension_is_given_to_another_prior() -> None:
     unused = type(q)(
         torch.cat([q.mean[:, :2], torch.zeros(q.n, 1)], 1), torch.cat([q.scale[:, :2], torch.ones(q.n, 1)], 1)
     )
-    assert fit("gaussian", unused, selection=unused).chosen.active == [0, 1]
-    assert fit("gaussian", unused, selection=unused, prior=wide(3)).chosen.active is None
+    assert fit("gaussian", unused, selection=unused, keep_duplicates=True).chosen.active == [0, 1]
+    assert fit("gaussian", unused, selection=unused, prior=wide(3), keep_duplicates=True).chosen.active is None
 
 
 def test_base_of_a_distribution_says_nothing() -> None:

@@ -86,7 +86,7 @@ def short(monkeypatch) -> None:
 
 
 def made(kind: str, p: MemoryPosteriors, train: Posteriors | None = None) -> Fit[LatentDistribution]:
-    return fit(settings_of(kind), train or p, selection=p, context=context(p), seed=0)
+    return fit(settings_of(kind), train or p, selection=p, context=context(p), keep_duplicates=True, seed=0)
 
 
 def bare(r: LatentDistribution) -> LatentDistribution:

@@ -104,7 +104,7 @@ def test_two_labels_with_the_same_rows_are_fitted_with_random_numbers_of_their_o
     one = narrow(60, 0)
     p = MemoryPosteriors(one.mean.repeat(2, 1), one.scale.repeat(2, 1), labels=torch.arange(2).repeat_interleave(60))
     settings = ConditionalSettings(MixtureSettings(components=4, restarts=1))
-    found = [base_of(fit(settings, p, selection=p, seed=s).distribution) for s in (0, 0, 1)]
+    found = [base_of(fit(settings, p, selection=p, keep_duplicates=True, seed=s).distribution) for s in (0, 0, 1)]
     parts = [[r.given(y).tensors()["mean"] for y in (0, 1)] for r in found]
     assert not torch.equal(parts[0][0], parts[0][1])
     assert torch.equal(parts[0][0], parts[1][0])
@@ -120,7 +120,7 @@ def test_components_of_points_keep_a_thousandth_of_the_spread(covariance: str) -
     mean = torch.tensor([[0.0, 0.0], [6.0, 0.0], [0.0, 12.0]]).double().repeat(20, 1)
     p = MemoryPosteriors(mean, torch.full((60, 2), 0.1).double())
     settings = MixtureSettings(components=3, covariance=covariance, codes="means", polish=0)
-    r = base_of(fit(settings, p, selection=p).distribution)
+    r = base_of(fit(settings, p, selection=p, keep_duplicates=True).distribution)
     assert isinstance(r, Mixture)
     covariances = (
         torch.diag_embed(r.scale_tril.square()) if covariance == "diagonal" else r.scale_tril @ r.scale_tril.mT

@@ -78,7 +78,7 @@ def test_a_fit_uses_no_stream_for_two_things_and_none_without_its_seed(
     found = []
     for seed in (0, 1):
         with watched() as made:
-            fit(settings, p, selection=other, context=context(p), seed=seed)
+            fit(settings, p, selection=other, context=context(p), keep_duplicates=True, seed=seed)
         found.append(made)
     assert found[0].repeated() - REMADE.get(kind, set()) == set(), kind
     assert found[0].shared(found[1]) <= OWN.get(kind, set()), kind
@@ -87,7 +87,7 @@ def test_a_fit_uses_no_stream_for_two_things_and_none_without_its_seed(
 def test_labels_are_fitted_with_streams_of_their_own() -> None:
     p = posteriors(2, n=90)
     with watched() as made:
-        fit(ConditionalSettings(MixtureSettings(components=2)), p, selection=p)
+        fit(ConditionalSettings(MixtureSettings(components=2)), p, selection=p, keep_duplicates=True)
     assert made.repeated() == set()
     assert made.names()["label"] == 3
 

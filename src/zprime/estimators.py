@@ -72,7 +72,13 @@ class LatentDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(settings, MixtureSettings):
             codes = "means" if deterministic else "posteriors"
             settings = replace(settings, components=min(self.components, all_.n - cut), codes=codes)
-        fitted = fit(settings, all_.take(order[cut:].sort().values), selection=all_.take(order[:cut]), seed=seed)
+        fitted = fit(
+            settings,
+            all_.take(order[cut:].sort().values),
+            selection=all_.take(order[:cut]),
+            keep_duplicates=True,  # as scikit-learn's own estimators do: X may be a bootstrap sample
+            seed=seed,
+        )
         self.distribution_: LatentDistribution = fitted.distribution
         self.outcome_ = fitted.outcome
         return self
@@ -145,7 +151,13 @@ class VAESampler(BaseEstimator):  # type: ignore[misc]
         self.vae_ = VAE.build((x.shape[1],), settings, seed=seed)
         train(self.vae_, rows["train"], rows["selection"], TrainSettings(epochs=self.epochs), seed=seed)
         posteriors = {s: encode(self.vae_, r) for s, r in rows.items()}
-        fitted = fit(self.kind, posteriors["train"], selection=posteriors["selection"], seed=seed)
+        fitted = fit(
+            self.kind,
+            posteriors["train"],
+            selection=posteriors["selection"],
+            keep_duplicates=True,  # X may be a bootstrap sample
+            seed=seed,
+        )
         self.distribution_: LatentDistribution = fitted.distribution
         return self
 

@@ -111,7 +111,15 @@ class FitStage:
             def make(path: Path, key: str, s: Settings = s) -> Artifact:
                 self.threads.use(heavy=s.heavy(train.n * train.d))
                 context = folder.context() if s.needs else None
-                fitted = fit(s, train, selection=selection, context=context, seed=self.seed, progress=self.progress)
+                fitted = fit(
+                    s,
+                    train,
+                    selection=selection,
+                    context=context,
+                    keep_duplicates=True,  # looked for where the data were split
+                    seed=self.seed,
+                    progress=self.progress,
+                )
                 if not fitted.outcome.ok:
                     log.warning("%s: %s", s.kind, fitted.outcome.message)
                 if weights:

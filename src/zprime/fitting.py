@@ -1,11 +1,16 @@
 """Fit a latent distribution to posteriors; the selection split chooses the share of the prior for its candidate."""
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from zprime import artifact, latent
+from zprime.data.duplicates import EQUAL, POSTERIOR, check_duplicates, duplicates_of, found, sentence
 from zprime.distribution import LatentDistribution, Prior, is_standard
 from zprime.errors import ArrayError, ArtifactError
 from zprime.latent import Active, settings_for
@@ -13,10 +18,12 @@ from zprime.latent.active import active_dimensions, restrict
 from zprime.latent.defensive import has_candidate
 from zprime.latent.kind import Context, Fit, Outcome, Settings, Task, described, fields
 from zprime.latent.selection import Codes, best_epsilon, smallest_of_best
-from zprime.posteriors import Posteriors
+from zprime.posteriors import MemoryPosteriors, Posteriors, Shard
 from zprime.progress import Progress, silent
 from zprime.results.facts import Chosen, CurvePoint
 from zprime.rng import fork, stream
+
+log = logging.getLogger("zprime")
 
 
 def fit(
@@ -26,6 +33,7 @@ def fit(
     selection: Posteriors,
     context: Context | None = None,
     prior: LatentDistribution | None = None,
+    keep_duplicates: bool = False,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Fit[LatentDistribution]:
@@ -38,18 +46,26 @@ def fit(
     the rest, and the selection split decides between the two. (Not where the prior is another one, nor for a kind that
     no verdict may choose: it is what its definition says.)
 
+    Rows of the selection split that equal a training row would choose whatever remembers it: they are left out, with a
+    warning that counts and names them. With a context, rows are compared. Without one, posteriors are, bit for bit:
+    that misses a row whose posterior was computed with another rounding, e.g. in a batch of another size. `audit` with
+    the training rows finds it.
+
     Args:
         settings: of the kind to fit, or its name for the defaults.
         train: posteriors of the training split: what r is fitted to.
         selection: posteriors of the selection split: what settings and e are chosen on.
         context: model and rows, for kinds that need them.
         prior: p(z), what the VAE was trained with; by default N(0, I).
+        keep_duplicates: keep rows of the selection split that equal a training row, and do not look for them. Without
+            it more than 1 % is refused.
         seed: decides every random choice.
         progress: called by long fits.
 
     Raises:
         UsageError: unknown kind, or settings that cannot be used.
-        ArrayError: posteriors or prior differ in dimension.
+        ArrayError: posteriors, prior or context do not belong together, or more than 1 % of the selection split equals
+            training rows.
     """
     if isinstance(settings, str):
         settings = settings_for(settings)
@@ -58,6 +74,8 @@ def fit(
         if d != train.d:
             raise ArrayError(f"{name}: expected {train.d} latent dimensions as in train, got {d}")
     start = time.process_time()
+    if not keep_duplicates:
+        selection, context = _unseen(train, selection, context)
 
     def fresh(train: Posteriors, selection: Posteriors, prior: LatentDistribution, context: Context | None) -> Task:
         return Task(train, selection, prior, stream(seed, "fit", settings.kind), context, progress)
@@ -70,6 +88,35 @@ def fit(
         whole = _better(whole, _widen(settings.fit(inner), dims, train.d), task, seed)
     whole = with_share(whole, task, seed=seed)
     return replace(whole, settings=described(settings), seconds=time.process_time() - start)
+
+
+def _unseen(train: Posteriors, selection: Posteriors, context: Context | None) -> tuple[Posteriors, Context | None]:
+    """The selection split without rows that equal a training row.
+
+    Raises:
+        ArrayError: they are more than 1 %, or the context has other rows than the posteriors.
+    """
+    seen: Iterable[Tensor]
+    if context is None:
+        same, seen, looked_at = POSTERIOR, (_numbers(s) for s in train.shards()), _numbers(selection.gather())
+    else:
+        same, seen, looked_at = EQUAL, [context.train.compared], context.selection.compared
+        if len(looked_at) != selection.n:
+            raise ArrayError(f"context: expected the {selection.n} rows of selection, got {len(looked_at)}")
+    equal = duplicates_of(seen, {"selection": looked_at})
+    told = found(equal, {"selection": selection.row_ids}, kept=False)
+    check_duplicates(told, same)
+    for split, d in told.items():
+        log.warning("%s (%s)", sentence(split, d, same), d.named())
+        at = (~equal[split]).nonzero().flatten()
+        selection = selection.gather().take(at)
+        context = None if context is None else replace(context, selection=context.selection.take(at))
+    return selection, context
+
+
+def _numbers(part: Shard | MemoryPosteriors) -> Tensor:
+    """Means and standard deviations side by side, in the type that holds either."""
+    return torch.cat([part.mean, part.scale], 1).double()
 
 
 def _widen(narrow: Fit[LatentDistribution], dims: list[int], d: int) -> Fit[LatentDistribution]:

@@ -17,6 +17,8 @@ from zprime.statistics.order import proportion_below
 
 NAMED = 10
 """Row ids that are told of each split."""
+EQUAL, POSTERIOR = "equal a training row", "have the posterior of a training row"
+"""What makes a row a duplicate. An encoder that is a function of the row gives equal rows equal posteriors."""
 POINTS = 2000
 """Training rows, and held-out rows, whose nearest training row is searched for."""
 FEWEST = 100
@@ -43,28 +45,32 @@ def found(equal: Mapping[str, Tensor], ids: Mapping[str, Tensor], *, kept: bool)
     return {s: Duplicates(int(w.sum()), len(w), ids[s][w][:NAMED].tolist(), kept) for s, w in equal.items()}
 
 
-def check_duplicates(splits: Mapping[str, Duplicates]) -> None:
-    """Raise `ArrayError` where more than 1 % of a split are duplicates that are not to be kept."""
+def check_duplicates(splits: Mapping[str, Duplicates], same: str = EQUAL) -> None:
+    """Raise `ArrayError` where more than 1 % of a split are duplicates that are not to be kept.
+
+    Args:
+        splits: split -> what was found.
+        same: what makes them duplicates, `EQUAL` or `POSTERIOR`.
+    """
     for split, d in splits.items():
         if d.count > THRESHOLDS.duplicates * d.rows and not d.kept:
+            fine = "Where few different rows are possible (tables of a few categories, 0/1 pixels)"
+            if same == POSTERIOR:
+                fine += ", or the encoder answers different rows alike"
             raise ArrayError(
-                f"data: {d.count} of {d.rows} {_words(split)} rows equal a training row ({d.named()}); more than "
+                f"data: {d.count} of {d.rows} {_words(split)} rows {same} ({d.named()}); more than "
                 f"{THRESHOLDS.duplicates:.0%} are refused".replace("%", " %")
                 + ", since figures on rows that "
                 "training has seen flatter whatever remembers them. Remove the duplicates from the data, or give other "
-                "rows. Where few different rows are possible (tables of a few categories, 0/1 pixels), equal rows are "
-                "no mistake: then keep them by --keep-duplicates (in Python: keep_duplicates=True)"
+                f"rows. {fine}, this is no mistake: then keep them by --keep-duplicates (in Python: "
+                "keep_duplicates=True)"
             )
 
 
-def sentence(split: str, d: Duplicates) -> str:
+def sentence(split: str, d: Duplicates, same: str = EQUAL) -> str:
     """What a reader must know of the duplicates of a split."""
-    if d.kept:
-        return (
-            f"{d.count} of {d.rows} {_words(split)} rows equal a training row exactly; gains on them flatter whatever "
-            "memorises"
-        )
-    return f"{d.count} of {d.rows} {_words(split)} rows equal a training row exactly; they were left out"
+    what = f"{d.count} of {d.rows} {_words(split)} rows {same} exactly"
+    return f"{what}; gains on them flatter whatever memorises" if d.kept else f"{what}; they were left out"
 
 
 def near_duplicates(
