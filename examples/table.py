@@ -34,7 +34,7 @@ def compared(audit: Audit, side: SamplesSide) -> str:
     headings = {"frechet": "Fréchet distance", "cover": "coverage"}
     names = [c.name for c in table.columns if c.name != "inside"]
     text = to_markdown(named.pick(*names).named(**headings))
-    return re.sub(r"\| copies \| (?=\d)", "| **copies** | ", text)
+    return re.sub(r"\| copies(?=(; held-out: \w+)? \| \d)", "| **copies**", text)
 
 
 def main(run: Path) -> None:

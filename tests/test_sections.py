@@ -11,7 +11,7 @@ import pytest
 
 import small
 from zprime import plot, reporting
-from zprime.reporting import by_field
+from zprime.reporting import by_field, samples
 from zprime.reporting.page import html
 from zprime.reporting.section import Section
 from zprime.reporting.sections import SECTIONS, shown
@@ -102,7 +102,7 @@ def test_a_table_of_samples_says_what_is_not_excluded_and_which_form_is_compared
     entries = [replace(first, copying=open_, copying_draws=None), *others]
     side = replace(audit.samples, entries=entries)
     page = html(replace(audit, samples=side))
-    assert "? 14 %" in page
+    assert "untested: up to 14 %" in page
     assert "(cannot exclude 14 % of copies)" in page
     other = {"mean": "draw", "draw": "mean"}[side.noise]
     assert f"Samples are decoder {side.noise}s: reconstructions of the selection split are nearer" in page
@@ -110,6 +110,25 @@ def test_a_table_of_samples_says_what_is_not_excluded_and_which_form_is_compared
     assert first.other is not None
     one = replace(side, forms={side.noise: side.forms[side.noise]}, noise=side.noise)
     assert "for the data are discrete" in html(replace(audit, samples=one))
+
+
+def test_the_held_out_status_stands_at_the_prior_and_the_chosen_one_alone(audit: Audit) -> None:
+    """On the page in words, in a terminal behind a comma; the others were not tested beside that split."""
+    assert audit.samples is not None
+    side = audit.samples
+    chosen = next(e.name for e in side.entries if e.id.percent)
+    verdict = replace(side.verdict, best=chosen, copying={"prior": "passes", chosen: "untested"})
+    told = samples.table(replace(audit, samples=replace(side, verdict=verdict)))
+    assert told is not None
+    cells = {e.name: row.cells[1] for e, row in zip([*side.controls.values(), *side.entries], told.rows, strict=True)}
+    marked = {name: cell for name, cell in cells.items() if "held-out: " in cell.text}
+    assert set(marked) == {"prior", chosen}
+    assert marked["prior"].text.endswith("; held-out: no")
+    assert marked["prior"].short.endswith(", no")
+    assert marked[chosen].text.endswith("; held-out: untested")
+    assert marked[chosen].short.endswith(", untested")
+    assert all("held-out" not in cell.why for name, cell in cells.items() if name not in marked)
+    assert "tested again beside the held-out split" in told.note
 
 
 def test_a_section_is_one_entry_of_the_registry(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,11 @@ from zprime.statistics.format import distance, explained, fixed, interval, perce
 from zprime.tables import NONE, Cell, Column, Row, Style, Table
 
 COPYING, FIDELITY = attributes(Copying), attributes(Fidelity)
-COPIES = {"copies": "copies", "passes": "no", "untested": "?"}
+COPIES = {"copies": "copies", "passes": "no", "untested": "untested"}
 NOTE = (
-    "copies: no, if a share of copies at the limit is excluded at 95 %; after ?, the share that is not excluded. "
+    "copies: no, if a share of copies at the limit is excluded at 95 %; untested, if it is not: up to as many may be. "
+    "Of the prior and the chosen candidate, which alone are tested again beside the held-out split, the second status "
+    "is that one. "
     "nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is (1/2 if "
     "nothing is copied, within regions). These two beside the selection split, which the choice is made from; the "
     "others beside held-out rows. Frechet: distance of moments. inside: proportion of samples inside the data; cover: "
@@ -75,7 +77,7 @@ def _row(side: SamplesSide, e: Sampled, places: int) -> Row:
     f = e.fidelity
     cells = [
         Cell(e.label, key=e.label),
-        _copies(e),
+        _copies(e, side.verdict.copying.get(e.name, "")),
         _proportion(None if e.copying is None else e.copying.regional, COPYING["regional"], places),
         replace(explained(f.frechet, FIDELITY["frechet"], plain=True), short=distance(f.frechet)),
         *([explained(e.other, attributes(Sampled)["other"], plain=True)] if len(side.forms) > 1 else []),
@@ -97,15 +99,26 @@ def _style(side: SamplesSide, e: Sampled) -> Style:
     return Style.ITSELF if any(e.id.name == o.id.name and o.id.eligible for o in side.entries) else Style.SHOWN
 
 
-def _copies(e: Sampled) -> Cell:
-    """The status, and what cannot be excluded where it is untested."""
+def _copies(e: Sampled, heldout: str) -> Cell:
+    """The status beside the selection split, with what cannot be excluded where it is untested; and the held-out one.
+
+    Args:
+        e: a sample.
+        heldout: status of fresh draws beside the held-out split; empty where that was not opened for it.
+    """
     c = e.copying
     if c is None:
         return Cell(NONE)
-    share = COPYING["share"] if c.share is None else f"{COPYING['share']} Here: {interval(c.share)}."
+    why = COPYING["share"] if c.share is None else f"{COPYING['share']} Here: {interval(c.share)}."
+    text, short, key = COPIES[e.status], "", float(e.status == "copies")
     if e.status == "untested" and c.share is not None and c.because.startswith("cannot"):
-        return Cell(f"? {100 * c.most:.2g} %", share, c.most)
-    return Cell(COPIES[e.status], share, float(e.status == "copies"))
+        most = f"up to {100 * c.most:.2g} %"
+        text, short, key = f"{text}: {most}", most, c.most
+    if heldout:
+        short = f"{short or text}, {COPIES[heldout]}"
+        text += f"; held-out: {COPIES[heldout]}"
+        why += f" Fresh draws beside held-out rows: {COPIES[heldout]}."
+    return Cell(text, why, key, short)
 
 
 def _proportion(e: Estimate | None, says: str, places: int) -> Cell:
