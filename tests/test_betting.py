@@ -129,6 +129,76 @@ def test_groups_are_bet_on_as_one(size: int) -> None:
     assert ignored > MOST  # the planted fault: rows of a group as if they were independent
 
 
+def sized(seed: int, n: int, rare: float, large: int) -> Tensor:
+    """The size of each of n groups: `large` with probability `rare`, else 1 row."""
+    big = torch.rand(n, generator=stream(seed, "sizes", n, large), dtype=torch.float64) < rare
+    return torch.where(big, large, 1)
+
+
+def losing(sizes: Tensor, gain: float, bound: float) -> tuple[Tensor, Design]:
+    """Rows of groups of one row gain, those of larger groups lose all that can be lost."""
+    groups = torch.arange(len(sizes)).repeat_interleave(sizes)
+    return torch.where(sizes[groups] > 1, -bound, gain).double(), Design(groups=groups)
+
+
+def test_groups_too_rare_for_the_held_out_rows_raise_few_false_alarms() -> None:
+    """Of 300 groups, 0.3 % have 400 rows that lose 4.6 nats: in 4 of 10 samples there is none of them.
+
+    The limit of what a group counts for is from 1,500 other groups, as of training and selection split.
+    """
+    bound, alarms, ignored = -math.log(0.01), 0, 0
+    for seed in range(SEEDS):
+        values, design = losing(sized(seed, 300, 0.003, 400), 0.3, bound)
+        _, other = losing(sized(1000 + seed, 1500, 0.003, 400), 0.3, bound)
+        assert other.groups is not None
+        most = other.largest(len(other.groups))
+        rows, above = ids(len(values)), design.mean(values) > 0.05
+        alarms += bet(values, rows, bound=bound, design=design, most=most).passed and above
+        own = design.largest(len(values))  # the planted fault: the limit is of the rows that are bet on
+        ignored += bet(values, rows, bound=bound, design=design, most=own).passed and above
+    assert alarms <= MOST
+    assert ignored > 60
+
+
+@pytest.mark.parametrize("most", [1.0, 5.0])
+def test_the_level_holds_however_large_and_rare_groups_are(most: float) -> None:
+    """The mean over rows where no group counts for more than `most` is 0: 0.3 % of the groups have 400 rows."""
+    rare, bound, alarms, ignored = 0.003, 4.6, 0, 0
+    gain = rare * most * bound / (1 - rare)
+    for seed in range(SEEDS):
+        values, design = losing(sized(seed, 400, rare, 400), gain, bound)
+        rows = ids(len(values))
+        alarms += bet(values, rows, bound=bound, design=design, most=most).passed
+        own = design.largest(len(values))
+        ignored += bet(values, rows, bound=bound, design=design, most=own).passed
+    assert alarms <= MOST
+    assert most == 1 or ignored > MOST
+
+
+def test_what_a_group_counts_for_by_hand() -> None:
+    """Four rows of one group and one alone, at most two rows a group: the four count for two rows of their mean."""
+    values, groups = torch.tensor([0.4, 0.2, 0.1, 0.1, -0.3]).double(), torch.tensor([0, 0, 0, 0, 1])
+    found = bet(values, ids(5), bound=1.0, design=Design(groups=groups), most=2.0)
+    steps = torch.tensor([2 * 0.2, -0.3]).double() / 2  # a bet of 1 could lose all if a group of two rows lost 1 each
+    order = in_order(torch.tensor([0, 1]))
+    stakes = torch.arange(1, 31).double() / 31
+    wealth = torch.cumprod(1 + stakes[:, None] * steps[order], 1).mean(0)
+    assert found.wealth == pytest.approx(max(1.0, float(wealth.max())))
+    assert (found.n, found.most) == (2, 2.0)
+
+
+@pytest.mark.parametrize("most", [1.0, 3.0])
+def test_a_weight_of_two_is_a_group_of_the_row_twice(most: float) -> None:
+    values = heavy(5, 60, 0.1)
+    count = torch.randint(1, 4, (60,), generator=stream(5, "count"))
+    one = torch.arange(60).repeat_interleave(count)
+    twice = bet(values[one], ids(len(one)), bound=3.0, design=Design(groups=one), most=most)
+    unit = float(count.double().mean())  # weights are in units of their mean
+    weighed = bet(values, ids(60), bound=3.0, design=Design(weights=count.double()), most=most / unit)
+    assert weighed.wealth == pytest.approx(twice.wealth)
+    assert weighed.low == pytest.approx(twice.low, abs=1e-6)
+
+
 def test_weights_count_rows() -> None:
     values, weights = heavy(3, 200, 0.1), torch.ones(200).double()
     assert bet(values, ids(200), bound=3.0, design=Design(weights=weights)) == bet(values, ids(200), bound=3.0)

@@ -27,7 +27,7 @@ from zprime.measure.samples.pictures import candidate_grids, held_out_grids, lat
 from zprime.measure.samples.side import measure_samples
 from zprime.measure.study import Space, Split, Study, gather, near, without_duplicates
 from zprime.measure.verdicts.generation import decide_generation
-from zprime.measure.verdicts.likelihood import choose, decide, told
+from zprime.measure.verdicts.likelihood import choose, decide, largest_group, told
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.audit import Audit, AuditSettings
@@ -203,7 +203,9 @@ def _by_likelihood(study: Study, candidates: Candidates) -> tuple[dict[str, RowG
     split_gains = measure_splits(study, candidates)
     chosen = choose(candidates, split_gains["selection"], seed=study.seed)
     checked = check_choice(study, candidates, chosen)
-    return split_gains, decide(candidates, chosen, split_gains["heldout"], checked, seed=study.seed)
+    heldout = split_gains["heldout"]
+    most = largest_group(study, heldout)
+    return split_gains, decide(candidates, chosen, heldout, checked, seed=study.seed, most=most)
 
 
 def _log_prior(heldout: RowGains, seed: int) -> Estimate | None:

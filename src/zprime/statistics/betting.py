@@ -25,12 +25,13 @@ class Bet:
 
     Attributes:
         wealth: the most that 1 grew to, over the rows in their order: at least 1 / level with a probability of `level`
-            at most if the mean is 0 or less (Ville's inequality). With groups or weights this holds if no group of the
-            population is larger, or no row heavier, than the largest here.
+            at most if the mean is 0 or less (Ville's inequality).
         low: lower limit of the mean, of confidence 1 - `level` (one-sided); the bound where the rows exclude nothing.
         bound: no value lies below minus this, nats.
         level: of the test.
         n: independent rows, or groups of rows, that were bet on.
+        most: rows that a group counts for at most (with weights: rows of mean weight, and a row too). The mean is the
+            one over rows where none counts for more.
     """
 
     wealth: float
@@ -38,6 +39,7 @@ class Bet:
     bound: float
     level: float
     n: int
+    most: float = 1.0
 
     @property
     def passed(self) -> bool:
@@ -52,11 +54,14 @@ def bet(
     bound: float,
     level: float = 0.05,
     design: Design = EQUAL,
+    most: float = 1.0,
 ) -> Bet:
     """Bet that the mean of the rows is above 0, row by row in an order that no value decides.
 
-    Rows of a group are bet on together, by their sum; a mean over rows is tested, not over groups. Weighted rows count
-    by their weights, which are held fixed.
+    Rows of a group are bet on together, by their sum, as far as the group counts: for its rows, or for `most` rows of
+    its mean where it has more. `most` must not depend on these rows. No test without such a limit can hold its level: a
+    group so large and so rare that no sample has one may turn the mean over all rows. With `most` of 1 the mean over
+    groups is tested, in which each counts once. Weights are in units of their mean, which is taken as known.
 
     Args:
         values: one number a row, none below `-bound`.
@@ -64,42 +69,47 @@ def bet(
         bound: above 0; infinite where there is none, and then nothing can be shown.
         level: of the test, and of the limit.
         design: weights and groups of the rows.
+        most: rows that a group counts for at most, e.g. the size of the largest in other data.
 
     Raises:
         NumericalError: a value lies below the bound by more than rounding, or is not finite.
     """
-    total, size, key = _sums(values.double(), ids, design)
     above = values.isfinite() & (values >= -bound - ROUNDING * max(1.0, bound))
     if not bool(above.all()):
         raise NumericalError(f"bet: expected finite values of at least {-bound:g}, got {float(values[~above][0]):g}")
+    total, size, key = _sums(values.double(), ids, design)
+    scale = (most / size).clamp(max=1.0) / most  # so that no group counts for more than 1
+    total, size = total * scale, size * scale
     if not math.isfinite(bound) or not len(total):
-        return Bet(1.0, -math.inf, bound, level, len(total))
+        return Bet(1.0, -math.inf, bound, level, len(total), most)
     order = torch.from_numpy(np.argsort(_hash(key.numpy()), kind="stable"))
     total, size = total[order], size[order]
     wealth = math.exp(min(_log_wealth(total, size, bound, 0.0), 700.0))
-    return Bet(wealth, _limit(total, size, bound, level), bound, level, len(total))
+    return Bet(wealth, _limit(total, size, bound, level), bound, level, len(total), most)
 
 
 def _sums(
     values: Tensor, ids: Tensor, design: Design
 ) -> tuple[Float[Tensor, " g"], Float[Tensor, " g"], Int[Tensor, " g"]]:
     """Weighted sum of the values and of the weights of every group, and the number that its place is drawn by."""
-    share = torch.ones_like(values) if design.weights is None else design.weights.double()
+    there = torch.ones_like(ids, dtype=torch.bool) if design.weights is None else design.weights > 0
+    values, design = design.on(values)
+    share = torch.ones_like(values)
+    if design.weights is not None:
+        share = design.weights / design.weights.mean()
     if design.groups is None:
-        kept = share > 0
-        return (share * values)[kept], share[kept], ids[kept]
+        return share * values, share, ids[there]
     names, at = torch.unique(design.groups, return_inverse=True)
     total, size = (torch.zeros(len(names), dtype=torch.float64).index_add_(0, at, v) for v in (share * values, share))
-    kept = size > 0
-    return total[kept], size[kept], names[kept]
+    return total, size, names
 
 
 def _log_wealth(total: Tensor, size: Tensor, bound: float, mean: float) -> float:
     """Log of the most that 1 grows to when it is bet that the mean is above `mean`: 30 stakes, a thirtieth on each.
 
-    A stake is k/31 of the largest that cannot lose everything: no group falls below `-largest (bound + mean)`.
+    A stake is k/31 of the largest that cannot lose everything: no group falls below `-(bound + mean)`.
     """
-    step = (total - mean * size) / (float(size.max()) * (bound + mean))
+    step = (total - mean * size) / (bound + mean)
     stake = torch.arange(1, STAKES + 1, dtype=torch.float64)[:, None] / (STAKES + 1)
     grown = torch.log1p(stake * step.clamp(min=-1.0)).cumsum(1)
     return max(0.0, float(torch.logsumexp(grown, 0).max()) - math.log(STAKES))

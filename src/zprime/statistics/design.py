@@ -51,6 +51,18 @@ class Design:
             return torch.full((n,), 1 / n, dtype=torch.float64)
         return self.weights.double() / self.weights.double().sum()
 
+    def effective(self, n: int) -> int:
+        """Effective number of rows, rounded; all n where they count the same."""
+        return n if self.weights is None else round(kish(self.shares(n)))
+
+    def units(self, n: int) -> int:
+        """How many groups, or independent rows, have any weight."""
+        return int((self.totals(self.shares(n)) > 0).sum())
+
+    def largest(self, n: int) -> float:
+        """What the group (or independent row) of the most weight counts for, in rows of mean weight."""
+        return 1.0 if self.plain else n * float(self.totals(self.shares(n)).max())
+
     def totals(self, values: Float[Tensor, " n"]) -> Float[Tensor, " g"]:
         """Sums over each group; the values themselves where rows are independent."""
         if self.groups is None:

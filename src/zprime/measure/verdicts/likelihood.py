@@ -22,6 +22,7 @@ from zprime.latent.selection import TIE, RowScores, paired, smallest_of_best
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import PRIOR, RowGains
 from zprime.measure.likelihood.scores import elbo_estimate, likelihood_estimate
+from zprime.measure.study import Study
 from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
 from zprime.results.thresholds import THRESHOLDS
@@ -62,7 +63,13 @@ def choose(candidates: Candidates, selection: RowGains, *, seed: int) -> Choice:
 
 
 def decide(
-    candidates: Candidates, chosen: Choice, heldout: RowGains, exchange: Exchange | None, *, seed: int
+    candidates: Candidates,
+    chosen: Choice,
+    heldout: RowGains,
+    exchange: Exchange | None,
+    *,
+    seed: int,
+    most: float = 1.0,
 ) -> Verdict:
     """Steps 2 and 3.
 
@@ -72,12 +79,13 @@ def decide(
         heldout: gains on the held-out split, which confirm the choice or not.
         exchange: the check of the chosen candidate; None where there was none.
         seed: of the draws behind the gains.
+        most: rows that a group counts for at most in the bet; see `largest_group`.
     """
     best = CandidateId.parse(chosen.best)
     label = candidates.distribution(best).label
     doubt = _doubt(chosen, exchange, label)
     if chosen.gain is not Gain.LIKELIHOOD:
-        return _without_decoder(_undecided(doubt, chosen, exchange, label), candidates, heldout, seed)
+        return _without_decoder(_undecided(doubt, chosen, exchange, label), candidates, heldout, seed, most)
     if doubt:
         return _undecided(doubt, chosen, exchange, label)
     if best == PRIOR or exchange is None:
@@ -88,14 +96,14 @@ def decide(
             ["on the selection split no candidate's likelihood gain is above the prior's by max(1 s.e., 0.05 nats)"],
             chosen=chosen,
         )
-    gain, betted = likelihood_estimate(heldout, best, seed), _bet(candidates, best, heldout, Gain.LIKELIHOOD)
+    gain, betted = likelihood_estimate(heldout, best, seed), _bet(candidates, best, heldout, Gain.LIKELIHOOD, most)
     sure = gain.value - exchange.allowance
     why = [
         *_why(chosen, exchange, label),
         f"held-out split, opened once: likelihood gain of {label} {gain} nats per row over {gain.n} rows, 95 % "
         f"interval {gain.low:+.2f} to {gain.high:+.2f}; {100 * (1 - betted.level):g} % lower limit by betting, "
-        f"whatever the tails: {betted.low:+.2f} ({betted.n} bets); after the allowance {sure:+.2f}, needed more than "
-        f"{TIE:.2f}",
+        f"whatever the tails: {betted.low:+.2f} ({_bets(betted, heldout)}); after the allowance {sure:+.2f}, needed "
+        f"more than {TIE:.2f}",
     ]
     verdict = Verdict("undecided", "prior", "", why, chosen=chosen, exchange=exchange, heldout=gain, bet=betted)
     if not gain.stable:
@@ -124,19 +132,44 @@ def decide(
     return replace(verdict, decision="leave the prior", choice=chosen.best, sentence=sentence)
 
 
-def _bet(candidates: Candidates, best: CandidateId, heldout: RowGains, gain: Gain) -> Bet:
+def largest_group(study: Study, heldout: RowGains) -> float:
+    """Rows that a group of the held-out split counts for at most in the bet: as many as the largest of the other two.
+
+    Weights count as rows of mean weight. Where not all held-out rows were measured, in proportion. It depends on no
+    held-out row, as `bet` asks.
+    """
+    if heldout.design.plain:
+        return 1.0
+    measured = len(heldout.ids) / study.heldout.n
+    return max(1.0, measured * max(s.design.largest(s.n) for s in (study.train, study.selection)))
+
+
+def _bets(betted: Bet, heldout: RowGains) -> str:
+    """How many bets, and the most that one of them is about."""
+    if heldout.design.plain:
+        return f"{betted.n} bets"
+    what = "group" if heldout.groups is not None else "row"
+    unit = "rows" if heldout.weights is None else "rows of mean weight"
+    return (
+        f"{betted.n} bets, where no {what} counts for more than {betted.most:.3g} {unit}, the most in the training and "
+        "selection splits"
+    )
+
+
+def _bet(candidates: Candidates, best: CandidateId, heldout: RowGains, gain: Gain, most: float) -> Bet:
     """Bet on a gain of held-out rows: with a share e of the prior no row's gain is below log e."""
     share = candidates.blends[best].epsilon
     bound = -math.log(share) if share > 0 else math.inf
-    return bet(heldout.of(gain)[best], heldout.ids, bound=bound, level=THRESHOLDS.bet, design=heldout.design)
+    values, design = heldout.of(gain)[best], heldout.design
+    return bet(values, heldout.ids, bound=bound, level=THRESHOLDS.bet, design=design, most=most)
 
 
-def _without_decoder(verdict: Verdict, candidates: Candidates, heldout: RowGains, seed: int) -> Verdict:
+def _without_decoder(verdict: Verdict, candidates: Candidates, heldout: RowGains, seed: int, most: float) -> Verdict:
     """What held-out codes say without a decoder: how much better they are coded, and not how likely the data are."""
     best = CandidateId.parse(verdict.best)
     if best == PRIOR:
         return verdict
-    gain, betted = elbo_estimate(heldout, best, seed), _bet(candidates, best, heldout, Gain.ELBO)
+    gain, betted = elbo_estimate(heldout, best, seed), _bet(candidates, best, heldout, Gain.ELBO, most)
     why = (
         f"held-out split: ELBO gain {gain} nats per row over {gain.n} rows, 95 % lower limit by betting "
         f"{betted.low:+.2f}; it is what coding gains with this encoder, and decides nothing"
