@@ -20,6 +20,7 @@ from zprime.measure.samples.frechet import frechet
 from zprime.measure.samples.labels import label_coverage
 from zprime.measure.samples.manifold import NAMES, manifold
 from zprime.measure.samples.sliced import sliced
+from zprime.measure.study import Split
 from zprime.measure.verdicts.generation import decide_generation
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
@@ -136,7 +137,7 @@ def drifts(seed: int) -> Found:
         return MemoryPosteriors(mean, torch.full((n, 3), 0.4, dtype=DOUBLE))
 
     r = Gaussian(torch.zeros(3, dtype=DOUBLE), torch.eye(3, dtype=DOUBLE))
-    d = drift(r, codes(100), codes(150), source="r", rng=rng)
+    d = drift(r, Split("new rows", codes(100)), Split("heldout", codes(150)), source="r", rng=rng)
     return [
         p_value("drift: log r", d.density_p),
         p_value("drift: moments", d.moments_p),

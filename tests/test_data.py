@@ -755,13 +755,13 @@ def test_a_column_of_groups_in_a_csv_file_is_no_part_of_the_rows(tmp_path: Path,
     expected = np.unique([names[i % 4] for i in range(40)], return_inverse=True)[1]
     assert data.groups.tolist() == expected.tolist()
     described = data.describe()
-    assert new_rows(str(path), described, data.tensors()).x.shape == (40, 2)
+    assert new_rows(str(path), described, data.tensors())[0].x.shape == (40, 2)
     if names[0] == "4":
         assert read_source(str(path)).x.shape == (40, 3)
         with pytest.raises(UsageError, match="group: expected a column of t beside the rows"):
             load(DataSettings(str(path), group="whom"))
     path.write_text("\n".join(["a,who,b,label", *lines, "1,,2,1"]))
-    with pytest.raises(ArrayError, match="line 42, column 2: expected the name of a group, got ''"):
+    with pytest.raises(ArrayError, match="line 42, column 2: expected a value of who, got ''"):
         load(DataSettings(str(path), group="who"))
     path.write_text("a,who,who\n1,2,3\n")
     with pytest.raises(ArrayError, match="expected one column named who beside others, got a, who, who"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import ks_2samp
+from torch import Tensor
 
 import small
 from oracles import linear_gaussian, maximum_likelihood
@@ -16,6 +17,7 @@ from zprime.errors import ArrayError, UsageError
 from zprime.latent import Gaussian, Prior
 from zprime.latent.gaussian import moments
 from zprime.measure.latents.drift import drift, moment_shift
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import page
 from zprime.results.audit import load as load_audit
@@ -31,8 +33,16 @@ def codes(n: int, seed: int, *, shift: float = 0.0, scale: float = 1.0) -> Memor
     return MemoryPosteriors(mean, torch.full((n, 3), 0.4, dtype=torch.float64))
 
 
+def fresh(p: MemoryPosteriors, groups: Tensor | None = None) -> Split:
+    return Split("new rows", p, groups=groups)
+
+
+def held(p: MemoryPosteriors, groups: Tensor | None = None) -> Split:
+    return Split("heldout", p, groups=groups)
+
+
 def found(new: MemoryPosteriors, seed: int = 0) -> Drift:
-    return drift(Prior(3), new, codes(300, 9000 + seed), source="prior", rng=stream(seed, "drift"))
+    return drift(Prior(3), fresh(new), held(codes(300, 9000 + seed)), source="prior", rng=stream(seed, "drift"))
 
 
 @pytest.fixture
@@ -66,7 +76,7 @@ def test_moments_of_other_data_in_closed_form() -> None:
 def test_equal_rows_raise_an_alarm_at_the_nominal_rate() -> None:
     p = {"density": [], "moments": [], "dimension": [], "all": []}
     for seed in range(200):
-        d = drift(Prior(3), codes(40, seed), codes(60, 5000 + seed), rng=stream(seed, "drift"))
+        d = drift(Prior(3), fresh(codes(40, seed)), held(codes(60, 5000 + seed)), rng=stream(seed, "drift"))
         p["density"].append(d.density_p)
         p["moments"].append(d.moments_p)
         p["dimension"].append(d.dimensions[0].p_value)
@@ -109,9 +119,9 @@ def test_what_log_r_cannot_see_the_moments_do() -> None:
 @pytest.mark.usefixtures("few")
 def test_the_gain_says_whether_r_is_still_better_than_the_prior() -> None:
     r = Gaussian(torch.full((3,), 2.0).double(), 0.6 * torch.eye(3).double())
-    held = codes(300, 3, shift=2.0, scale=0.5)
-    good = drift(r, codes(300, 4, shift=2.0, scale=0.5), held, rng=stream(0, "d"))
-    bad = drift(r, codes(300, 5, shift=0.0), held, rng=stream(0, "d"))
+    before = held(codes(300, 3, shift=2.0, scale=0.5))
+    good = drift(r, fresh(codes(300, 4, shift=2.0, scale=0.5)), before, rng=stream(0, "d"))
+    bad = drift(r, fresh(codes(300, 5, shift=0.0)), before, rng=stream(0, "d"))
     assert good.gain.low > 0
     assert not good.drifted
     assert bad.gain.high < 0
@@ -133,7 +143,7 @@ def test_refusals() -> None:
     with pytest.raises(ArrayError, match="expected at least 8 rows, held-out ones too, got 7 and 300"):
         found(codes(7, 0))
     with pytest.raises(ArrayError, match=r"expected 2 latents, got 3 \(held-out 3\)"):
-        drift(Prior(2), codes(10, 0), codes(10, 1), rng=stream(0, "d"))
+        drift(Prior(2), fresh(codes(10, 0)), held(codes(10, 1)), rng=stream(0, "d"))
 
 
 @pytest.mark.usefixtures("few")
@@ -165,7 +175,7 @@ def test_new_rows_are_scaled_as_the_old_ones(tmp_path: Path) -> None:
     data = small.table(tmp_path / "t.npz")
     job, _ = small.run(tmp_path / "run", data)
     described, tensors = job.folder.dataset.describe(), job.folder.dataset.tensors()
-    again = new_rows(str(data), described, tensors)
+    again, _ = new_rows(str(data), described, tensors)
     torch.testing.assert_close(again.x[job.folder.rows["heldout"].ids], job.folder.rows["heldout"].x)
     assert torch.equal(again.labels[job.folder.rows["train"].ids], job.folder.rows["train"].labels)  # type: ignore[index]
 
@@ -173,7 +183,8 @@ def test_new_rows_are_scaled_as_the_old_ones(tmp_path: Path) -> None:
 def test_the_interval_of_log_r_is_of_95_percent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zprime.measure.latents.drift.SHUFFLES", 3)
     found_ = [
-        drift(Prior(3), codes(60, s, shift=0.5), codes(40, 700 + s), rng=stream(s, "d")).log_density for s in range(250)
+        drift(Prior(3), fresh(codes(60, s, shift=0.5)), held(codes(40, 700 + s)), rng=stream(s, "d")).log_density
+        for s in range(250)
     ]
     for e in found_:
         assert e.stderr is not None
@@ -220,6 +231,6 @@ def test_each_dimension_pays_for_the_others() -> None:
 def test_new_and_held_out_codes_are_drawn_apart() -> None:
     """The same posteriors on both sides still give other draws: with the same noise log r would not differ at all."""
     p = codes(50, 0)
-    d = drift(Prior(3), p, p, rng=stream(0, "d"))
+    d = drift(Prior(3), fresh(p), held(p), rng=stream(0, "d"))
     assert d.log_density.value != 0
     assert d.moments_p == 1.0

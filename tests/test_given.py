@@ -114,7 +114,7 @@ def _split_table(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("w", "text"),
     [
-        (np.full(30, "a"), "c: expected numbers in column w, got <U1"),
+        (np.full(30, "a"), "c: expected numbers in column w, got 'a' in row 0"),
         (np.arange(30.0) - 100, r"c: expected weights >= 0 in column w, got -\d+ in row \d+"),
         (np.full(30, np.nan), "c: expected weights >= 0 in column w, got nan in row 0"),
         (np.zeros(30), "c: expected a weight above 0 in column w, got 20 zeros .train."),

@@ -21,6 +21,7 @@ from zprime.errors import UsageError
 from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
 from zprime.latent.kind import Fit
 from zprime.measure.latents.drift import drift
+from zprime.measure.study import Split
 from zprime.posteriors import Posteriors, ShardedPosteriors
 from zprime.progress import Progress, silent
 from zprime.reporting import report
@@ -90,6 +91,7 @@ def run(
     wanted = settings_of(kinds, by)
     source = data if isinstance(data, DataSettings) else DataSettings(str(data))
     check_seeds(seeds)
+    source = datasets.weighed_by(source, weights, seed=seed) if weights else source
 
     def make(path: Path, source: DataSettings, seed: int, progress: Progress) -> Audit:
         job = Run.create(path, progress=progress, threads=threads)
@@ -290,8 +292,10 @@ class Run:
     def drift(self, new_data: str | Path, *, seed: int = 0) -> Drift:
         """Compare codes of new rows with those of held-out rows, under what was shipped; the audit keeps the result.
 
+        Both are weighed by the column that the audit weighed rows by, and grouped as the run's rows are.
+
         Args:
-            new_data: a file or folder, as a run's own data.
+            new_data: a file or folder, as a run's own data, with the same columns of groups and weights.
             seed: decides draws and shuffles.
 
         Raises:
@@ -306,13 +310,23 @@ class Run:
                 f"new data: {shipped.label} knows no log r(z), which drift is measured by; ship another kind"
             )
         self.threads.use(heavy=True)
-        rows = datasets.new_rows(str(new_data), folder.data.config, folder.data.tensors(), seed=seed)
-        codes = encode(vae.load(folder.model.path), rows, progress=self.progress).gather()
-        heldout = folder.posteriors("heldout").gather()
-        moved = drift(shipped, codes, heldout, source=shipped.label, rng=stream(seed, "drift"))
         old = artifact.read(self.path / "audit", "audit")
-        replace(load_audit(old.path), drift=moved).save(old.path, key=old.key, **old.inputs)
+        audit = load_audit(old.path)
+        column, described = audit.data.weights, folder.data.config
+        rows, weights = datasets.new_rows(str(new_data), described, folder.data.tensors(), weights=column, seed=seed)
+        codes = encode(vae.load(folder.model.path), rows, progress=self.progress).gather()
+        new = Split("new rows", codes if weights is None else codes.weighted(weights), groups=rows.groups)
+        moved = drift(shipped, new, self._heldout(column), source=shipped.label, rng=stream(seed, "drift"))
+        replace(audit, drift=moved).save(old.path, key=old.key, **old.inputs)
         return moved
+
+    def _heldout(self, column: str) -> Split:
+        """Held-out codes, weighed by a column, in the groups of the run; the data are read only where these matter."""
+        codes = self.folder.posteriors("heldout").gather()
+        if column:
+            codes = codes.weighted(self.folder.dataset.weights(column, "heldout"))
+        grouped = bool(self.folder.data.config["settings"]["group"])
+        return Split("heldout", codes, groups=self.folder.rows["heldout"].groups if grouped else None)
 
     def _stage(self, name: str, key: str, make: Make, *, kind: str | None = None) -> Artifact:
         return reuse_or_make(self.path, name, key, make, kind=kind)

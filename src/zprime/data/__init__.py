@@ -1,6 +1,6 @@
 """Rows of a data set and their three splits, from arrays, tables, image folders, IDX files or a built-in set."""
 
-from zprime.data.dataset import SPLITS, Dataset, Rows, load, new_rows
+from zprime.data.dataset import SPLITS, Dataset, Rows, load, new_rows, weighed_by
 from zprime.data.readers import READERS, read_source
 from zprime.data.settings import DataSettings
 from zprime.data.source import Reader, Source
@@ -16,4 +16,5 @@ __all__ = [
     "load",
     "new_rows",
     "read_source",
+    "weighed_by",
 ]

@@ -2,6 +2,7 @@
 
 import csv
 from array import array
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ LABEL = "label"
 """The column that holds labels."""
 
 
-def read_csv(path: Path, column: str = "") -> Source:
+def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
     """Numbers with commas between them, a line a datum; a column named `label` holds the labels, numbers or text.
 
     A first line with a cell that is no number names the columns, and so does 0, 1, 2, ..., as pandas writes columns
@@ -21,7 +22,8 @@ def read_csv(path: Path, column: str = "") -> Source:
 
     Args:
         path: the file.
-        column: one that is set aside, numbers or text, as a column of the source, if there is one of this name.
+        aside: columns, numbers or text, that are no part of the rows but columns of the source, where there are any of
+            these names.
 
     Raises:
         ArrayError: no rows, lines of different lengths, cells that are no finite numbers, columns without a name.
@@ -38,10 +40,11 @@ def read_csv(path: Path, column: str = "") -> Source:
                     if not all(map(_is_number, cells)):
                         names = [name.strip() for name in cells]
                         at = _labels_among(names, f"{path}, line {reader.line_num}")
-                        texts = {i: [] for i, name in enumerate(names) if name in (LABEL, column)}
-                        if names.count(column) > 1 or len(texts) == width:
+                        texts = {i: [] for i, name in enumerate(names) if name in (LABEL, *aside)}
+                        if len(texts) > len({names[i] for i in texts}) or len(texts) == width:
                             raise ArrayError(
-                                f"{path}: expected one column named {column} beside others, got {', '.join(names)}"
+                                f"{path}: expected one column named {', one named '.join(aside)} beside others, got "
+                                f"{', '.join(names)}"
                             )
                         continue
                     if width > 2 and cells == [str(i) for i in range(width)]:
@@ -74,7 +77,7 @@ def read_csv(path: Path, column: str = "") -> Source:
     for i, text in texts.items():
         empty = next((line for line, cell in enumerate(text) if cell.lower() in ("", "nan")), None)
         if empty is not None:
-            what = "a label" if i == at else "the name of a group"
+            what = "a label" if i == at else f"a value of {names[i]}"
             raise ArrayError(
                 f"{path}, line {lines[empty]}, column {i + 1}: expected {what}, got {text[empty]!r}; fill it in, or "
                 "leave the line out"
@@ -83,8 +86,9 @@ def read_csv(path: Path, column: str = "") -> Source:
         path.stem,
         np.delete(x, list(texts), axis=1),
         _numbered(texts[at]) if at >= 0 else None,
-        columns={names[i]: _numbered(text) for i, text in texts.items() if names[i] == column},
+        columns={names[i]: _numbered(text) for i, text in texts.items() if names[i] in aside},
         names=tuple(name for i, name in enumerate(names) if i not in texts),
+        lines=np.array(lines),
     )
 
 

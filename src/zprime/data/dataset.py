@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from zprime.arrays import check_finite
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, sentence
-from zprime.data.groups import group_codes
-from zprime.data.readers import read_source
+from zprime.data.groups import groups_of
+from zprime.data.readers import read_source, sets_aside
 from zprime.data.settings import DataSettings
 from zprime.data.source import Array, Source
 from zprime.data.splitting import split_rows
+from zprime.data.weights import no_column, weights_of
 from zprime.errors import ArrayError, UsageError
 from zprime.results.facts import DataInfo, Duplicates
 from zprime.rng import stream
@@ -80,7 +81,7 @@ class Dataset:
         name: what it is called in tables.
         shape: shape of a datum; images are (channels, height, width).
         ids: split -> row ids.
-        columns: further numbers of every row, by name, to weigh rows by.
+        source: what stands beside the rows: columns, names, lines.
         names: of a table's columns, where they have names.
         shift, scale: `stored = scaled * scale + shift`, per datum entry; from the training split where not known.
         hash: SHA-256 of the stored rows and labels.
@@ -91,19 +92,22 @@ class Dataset:
 
     def __init__(self, source: Source, settings: DataSettings, *, seed: int = 0) -> None:
         self.settings, self.seed = settings, seed
+        self.source = replace(source, x=np.empty(0))  # the rows themselves are in `raw`, once
         self.name = source.name
         self.raw = torch.from_numpy(np.array(source.x))
         if self.raw.dtype == torch.float64:
             self.raw = self.raw.float()
         self.labels = None if source.y is None else _labels(source.y)
-        self.columns = source.columns
         self.names = source.names
+        missing = [column for column in settings.weighing if column not in source.columns]
+        if missing:
+            raise no_column(source, missing[0])
         n = len(self.raw)
         if n < 3:
             raise ArrayError(f"data: expected at least 3 rows, one for each split, got {n}")
         check_finite("data", self.raw)
         self.shape = tuple(self.raw.shape[1:])
-        self.groups = None if not settings.group else self._groups(settings.group)
+        self.groups = groups_of(source, settings.group) if settings.group else None
         self.ids = split_rows(n, source.test, settings, seed, self.groups)
         train = self.raw[self.ids["train"]]
         if bool((train == train[:1]).all()):
@@ -138,24 +142,7 @@ class Dataset:
             UsageError: no such column.
             ArrayError: it holds something else than numbers >= 0, or nothing above 0.
         """
-        if column not in self.columns:
-            known = ", ".join(sorted(self.columns)) or "none: only an .npz file has arrays beside x and y"
-            raise UsageError(f"weights: expected a column of {self.name} ({known}), got {column!r}")
-        values = self.columns[column]
-        if values.dtype.kind not in "fiub":
-            raise ArrayError(f"{self.name}: expected numbers in column {column}, got {values.dtype}")
-        weights = torch.from_numpy(values.astype(np.float64))[self.ids[split]]
-        bad = (~(weights >= 0) | weights.isinf()).nonzero().flatten()
-        if len(bad):
-            raise ArrayError(
-                f"{self.name}: expected weights >= 0 in column {column}, got {float(weights[bad[0]]):g} in row "
-                f"{int(self.ids[split][bad[0]])}"
-            )
-        if not float(weights.sum()) > 0:
-            raise ArrayError(
-                f"{self.name}: expected a weight above 0 in column {column}, got {len(weights)} zeros ({split})"
-            )
-        return weights
+        return weights_of(self.source, column, self.ids[split], split)
 
     @property
     def bytes(self) -> int:
@@ -202,15 +189,6 @@ class Dataset:
     def _scaled(self, split: str) -> Tensor:
         return (self.raw[self.ids[split]].float() - self.shift) / self.scale
 
-    def _groups(self, column: str) -> Int[Tensor, " n"]:
-        if column not in self.columns:
-            known = ", ".join(sorted(self.columns)) or "none"
-            hint = "a .csv file with named columns, or an .npz file, can have one"
-            raise UsageError(
-                f"group: expected a column of {self.name} beside the rows ({known}; {hint}), got {column!r}"
-            )
-        return group_codes(self.columns[column], f"{self.name}, column {column}")
-
     def _leave_out_duplicates(self) -> dict[str, Duplicates]:
         """Take rows that training has seen out of the other splits, unless the settings keep them."""
         train, kept = self._scaled("train"), self.settings.keep_duplicates
@@ -233,32 +211,61 @@ def load(settings: DataSettings, *, seed: int = 0) -> Dataset:
     """
     settings.check()
     chosen = seed if settings.split_seed is None else settings.split_seed
-    return Dataset(read_source(settings.data, settings.group), settings, seed=chosen)
+    return Dataset(read_source(settings.data, settings.columns), settings, seed=chosen)
 
 
-def new_rows(data: str, described: Mapping[str, Any], scaling: Mapping[str, Tensor], *, seed: int = 0) -> Rows:
+def weighed_by(settings: DataSettings, column: str, *, seed: int = 0) -> DataSettings:
+    """The same data with a column of weights that is no part of the rows.
+
+    The column is read, so that weights that cannot be used are found before anything is trained.
+
+    Raises:
+        UsageError: no such column.
+        ArrayError: it holds something else than numbers >= 0, or nothing above 0 in one of the splits.
+    """
+    if sets_aside(settings.data) and column not in settings.columns:
+        settings = replace(settings, aside=",".join(filter(None, (settings.aside, column))))
+    found = load(settings, seed=seed)
+    for split in SPLITS:
+        found.weights(column, split)
+    return settings
+
+
+def new_rows(
+    data: str, described: Mapping[str, Any], scaling: Mapping[str, Tensor], *, weights: str = "", seed: int = 0
+) -> tuple[Rows, Float[Tensor, " n"] | None]:
     """Rows of another source, scaled (and binarised) as a data set that was described before; all of them.
+
+    They are grouped where that data set was: how far they vary together must be known of both.
 
     Args:
         data: what to read.
         described: what `Dataset.describe` gave.
         scaling: what `Dataset.tensors` gave.
+        weights: column to weigh them by; empty for equal weights.
         seed: decides binarised rows.
 
+    Returns:
+        The rows, and their weights, None where these are equal.
+
     Raises:
-        UsageError: nothing to read there.
-        ArrayError: rows of another shape, or that are not finite.
+        UsageError: nothing to read there, or no column of the groups or of the weights.
+        ArrayError: rows of another shape, or that are not finite; groups or weights that cannot be used.
     """
-    source = read_source(data, str(described["settings"].get("group", "")))
+    settings = DataSettings(**described["settings"])
+    source = read_source(data, {*settings.columns, *filter(None, [weights])})
     x = torch.from_numpy(np.array(source.x)).float()
     shape = list(described["shape"])
     if list(x.shape[1:]) != shape:
         raise ArrayError(f"{data}: expected rows of shape {shape}, as the run has, got {list(x.shape[1:])}")
     check_finite(data, x)
     x = (x - scaling["shift"]) / scaling["scale"]
-    if described["settings"]["binarise"]:
+    if settings.binarise:
         x = torch.bernoulli(x.clamp(0, 1), generator=stream(seed, "binarise", "new"))
-    return Rows("new", x, torch.arange(len(x)), None if source.y is None else _labels(source.y))
+    ids = torch.arange(len(x))
+    groups = groups_of(source, settings.group) if settings.group else None
+    rows = Rows("new rows", x, ids, None if source.y is None else _labels(source.y), groups=groups)
+    return rows, weights_of(source, weights, ids, rows.name) if weights else None
 
 
 def _labels(y: Array) -> Tensor:

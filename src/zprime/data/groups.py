@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from zprime.data.source import Array
-from zprime.errors import ArrayError
+from zprime.data.source import Array, Source
+from zprime.errors import ArrayError, UsageError
 
 
 def group_codes(values: Array, where: str) -> Int[Tensor, " n"]:
@@ -22,6 +22,20 @@ def group_codes(values: Array, where: str) -> Int[Tensor, " n"]:
     if row is not None:
         raise ArrayError(f"{where}: expected the name of a group in every row, got none in row {row}; fill it in")
     return torch.from_numpy(np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64))
+
+
+def groups_of(source: Source, column: str) -> Int[Tensor, " n"]:
+    """The group of every row, from a column of the source.
+
+    Raises:
+        UsageError: no such column.
+        ArrayError: a name is missing.
+    """
+    if column not in source.columns:
+        known = ", ".join(sorted(source.columns)) or "none"
+        hint = "a .csv file with named columns, or an .npz file, can have one"
+        raise UsageError(f"group: expected a column of {source.name} beside the rows ({known}; {hint}), got {column!r}")
+    return group_codes(source.columns[column], f"{source.name}, column {column}")
 
 
 def codes_of_splits(given: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Int[Tensor, " n"]]:

@@ -1,5 +1,6 @@
 """The formats that data are read from: one line each."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from zprime.data.csv_file import CSV
@@ -27,12 +28,12 @@ def formats(*, details: bool = False) -> str:
     return f"{', '.join(parts[:-1])} or {parts[-1]}"
 
 
-def read_source(data: str, column: str = "") -> Source:
+def read_source(data: str, columns: Collection[str] = ()) -> Source:
     """Read the name of a built-in set, a file or a folder, in one of `READERS`.
 
     Args:
         data: what to read.
-        column: one that is no part of the rows, if there is one of this name.
+        columns: names of those that are no part of the rows, where there are any of these names.
 
     Raises:
         UsageError: nothing there, or nothing that is understood.
@@ -42,8 +43,15 @@ def read_source(data: str, column: str = "") -> Source:
     path = Path(data).expanduser()
     for reader in READERS:
         if reader.recognises(path):
-            return reader.set_aside(path, column) if column and reader.set_aside else reader.read(path)
+            return reader.set_aside(path, columns) if columns and reader.set_aside else reader.read(path)
     if not path.exists():
         raise UsageError(f"data: expected {formats()}, got {data!r}, which does not exist")
     hint = "; save it with commas between the columns, as .csv" if path.suffix.lower() in (".tsv", ".txt") else ""
     raise UsageError(f"data: expected {formats()}, got {path.name}{hint}")
+
+
+def sets_aside(data: str) -> bool:
+    """Whether columns of this source are rows unless they are named: a table, and not arrays with names."""
+    path = Path(data).expanduser()
+    reader = next((r for r in READERS if r.recognises(path)), None)
+    return reader is not None and reader.set_aside is not None

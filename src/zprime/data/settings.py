@@ -22,6 +22,8 @@ class DataSettings:
             seeds have the same rows to train on and to be scored on.
         group: column of a .csv or .npz file that says which rows belong together, e.g. a subject: they come into one
             split, and errors are by group. It is no part of the rows. Empty where rows are independent.
+        aside: columns of a .csv that are no part of the rows, with commas between their names: those that `fit` and
+            `audit` are to weigh rows by. (`run` sets the column of its weights aside by itself.)
         keep_duplicates: keep selection and held-out rows that equal a training row. Without it they are left out, and
             more than 1 % of a split is refused.
     """
@@ -33,7 +35,18 @@ class DataSettings:
     binarise: bool = False
     split_seed: int | None = None
     group: str = ""
+    aside: str = ""
     keep_duplicates: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that are no part of the rows: those of groups and those set aside."""
+        return tuple(filter(None, (self.group, *self.weighing)))
+
+    @property
+    def weighing(self) -> tuple[str, ...]:
+        """Names of the columns set aside."""
+        return tuple(filter(None, (name.strip() for name in self.aside.split(","))))
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""

@@ -1,6 +1,6 @@
 """Rows as they are stored, and what a reader of one format is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class Source:
         top: value that stands for full intensity (255 for bytes), or None where the columns have units of their own.
         columns: further arrays of shape [n], by name.
         names: of the columns of `x`, where they have names.
+        lines: shape [n], the line of each row in its file; None where rows have no lines.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Source:
     top: float | None = None
     columns: Mapping[str, Array] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    lines: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,15 @@ class Reader:
         help: what that holds, in a few words.
         recognises: whether a path is of this format; called for paths that exist, and for names of built-in sets.
         read: gives the rows. Raises UsageError where a part is missing, ArrayError where the content is unusable.
-        set_aside: the same, with the column of that name among `columns` and not in the rows; None where columns beside
-            the rows are told apart without that.
+        set_aside: the same, with the columns of these names, if there are any, among `columns` and not in the rows;
+            None where columns beside the rows are told apart without that.
     """
 
     what: str
     help: str
     recognises: Callable[[Path], bool]
     read: Callable[[Path], Source]
-    set_aside: Callable[[Path, str], Source] | None = None
+    set_aside: Callable[[Path, Collection[str]], Source] | None = None
 
 
 def file_named(suffix: str) -> Callable[[Path], bool]:

@@ -173,7 +173,7 @@ def gather(
     train, selection, heldout = (
         Split(name, posteriors[name].gather(), given.get(name), codes.get(name)) for name in SPLITS
     )
-    return train, _counted(selection), _counted(heldout)
+    return train, counted(selection), counted(heldout)
 
 
 def without_duplicates(train: Split, *others: Split, keep: bool) -> tuple[list[Split], dict[str, Duplicates] | None]:
@@ -208,8 +208,8 @@ def near(train: Split, heldout: Split, seed: int) -> NearDuplicates | None:
     return near_duplicates(train.rows.compared, rows.compared, seed=seed)
 
 
-def _counted(split: Split) -> Split:
-    """Without rows of weight 0: they are not of the population."""
+def counted(split: Split) -> Split:
+    """The split without rows of weight 0: they are not of the population."""
     if split.weights is None or bool((split.weights > 0).all()):
         return split
     return split.take((split.weights > 0).nonzero().flatten())

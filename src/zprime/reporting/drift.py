@@ -9,6 +9,7 @@ from zprime.tables import Cell, Column, Row, Table
 def table(d: Drift) -> Table:
     """The three tests of new rows."""
     worst = d.dimensions[0]
+    tested = "" if d.tested == d.rows else f"; the tests compare {d.tested} of them, independent and drawn by weight"
     rows = [
         ("mean log r(z), new less held-out, nats", str(d.log_density), f"{d.density_p:.3g}"),
         ("moments, KL from held-out, nats", str(d.moments), f"{d.moments_p:.3g}"),
@@ -21,7 +22,7 @@ def table(d: Drift) -> Table:
         ("the same on held-out rows", str(d.gain_heldout), ""),
     ]
     return Table(
-        f"{d.rows} new rows beside held-out rows, under {d.source}",
+        f"{d.rows} new rows beside held-out rows, under {d.source}{tested}",
         [Column("what", "what", numeric=False), Column("value", "value"), Column("p", "p")],
         [Row([Cell(text) for text in row]) for row in rows],
     )

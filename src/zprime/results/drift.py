@@ -27,6 +27,8 @@ class Drift:
     Attributes:
         source: name of the latent distribution.
         rows: how many new rows.
+        tested: how many of them the three tests compare: independent rows, drawn by weight; all of them where rows come
+            neither in groups nor with weights.
         log_density: mean log r(z) at new codes less that at held-out codes, nats: below 0, r finds them less likely.
         density_p: two-sided rank test that the two have one distribution (Mann & Whitney 1947).
         moments: KL between the Gaussians with the moments of new and of held-out aggregated posteriors, nats. Above 0
@@ -42,6 +44,7 @@ class Drift:
 
     source: str
     rows: int
+    tested: int
     log_density: Estimate
     density_p: float
     moments: Estimate

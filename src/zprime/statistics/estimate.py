@@ -192,7 +192,7 @@ def student95(df: int) -> float:
     return student(df, 0.975)
 
 
-def student(df: int, probability: float) -> float:
+def student(df: int | float, probability: float) -> float:
     """Quantile of Student's t."""
     from scipy.stats import t
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.statistics.estimate import Z95, Estimate
+from zprime.statistics.design import EQUAL, Design
+from zprime.statistics.estimate import Estimate, mean_estimate, student
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def difference_of_means(
-    a: Float[Tensor, " n"], b: Float[Tensor, " m"], *, unit: str, split: str, seed: int | None
+    a: Float[Tensor, " n"],
+    b: Float[Tensor, " m"],
+    *,
+    unit: str,
+    split: str,
+    seed: int | None,
+    designs: tuple[Design, Design] = (EQUAL, EQUAL),
 ) -> Estimate:
-    """Mean of `a` less that of `b`, with its error (Welch 1947)."""
-    value = float(a.mean() - b.mean())
-    stderr = math.sqrt(float(a.var() / len(a) + b.var() / len(b)))
-    low, high = value - Z95 * stderr, value + Z95 * stderr
-    return Estimate(value, stderr, low, high, len(a), unit, split, seed)
+    """Mean of `a` less that of `b`, with its error and 95 % interval (Welch 1947).
+
+    `designs` has weights and groups of either; the error of each mean is then that of `mean_estimate`. The number of
+    rows is that of `a`, as for any mean.
+    """
+    first, second = (
+        mean_estimate(v, unit=unit, split=split, seed=seed, design=d) for v, d in zip((a, b), designs, strict=True)
+    )
+    errors = [e.stderr if e.stderr is not None else 0.0 for e in (first, second)]
+    value, stderr = first.value - second.value, math.hypot(*errors)
+    freedom = sum(s**4 / (e.independent - 1) for s, e in zip(errors, (first, second), strict=True) if e.independent > 1)
+    known = math.isfinite(freedom) and freedom > 0
+    half = student(stderr**4 / freedom, 0.975) * stderr if known else stderr
+    return replace(first, value=value, stderr=stderr, low=value - half, high=value + half)

@@ -53,7 +53,7 @@ def averages(study: Study, cut: Surgery) -> Averages:
     }
     if isinstance(product.distribution, ProductOfExperts):
         gaussians["product-of-experts"] = ("p(z|D) if all rows shared one z", *_moments(product.distribution))
-    members = {n: _gaussian(n, c, m, s, train, study.heldout) for n, (c, m, s) in gaussians.items()}
+    members = {n: _gaussian(n, c, m, s, study.train, study.heldout) for n, (c, m, s) in gaussians.items()}
     match = members["moment match"]
     members["aggregated posterior"] = Average(
         "aggregated posterior",
@@ -86,11 +86,10 @@ def _moments(r: LogPool | Barycentre | ProductOfExperts) -> tuple[Float[Tensor, 
     return r.mean.double(), torch.diag(r.scale.double().square())
 
 
-def _gaussian(
-    name: str, criterion: str, mean: Tensor, covariance: Tensor, train: MemoryPosteriors, heldout: Split
-) -> Average:
+def _gaussian(name: str, criterion: str, mean: Tensor, covariance: Tensor, fitted: Split, heldout: Split) -> Average:
     """The figures of one Gaussian."""
-    n, d = train.n, train.d
+    train, n = fitted.posteriors, fitted.design.effective(fitted.n)
+    d = train.d
     log_det = float(torch.logdet(covariance))
     weights = train.log_weights.exp()
     to_prior = 0.5 * float(covariance.trace() + mean @ mean - d - log_det)

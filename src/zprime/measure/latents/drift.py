@@ -15,6 +15,7 @@ from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
 from zprime.latent.gaussian import moments
 from zprime.measure.prior import prior_log_prob
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.drift import Drift, Shift
 from zprime.results.thresholds import THRESHOLDS
@@ -32,8 +33,8 @@ BOTH = "new rows and heldout"
 
 def drift(
     r: LatentDistribution,
-    new: MemoryPosteriors,
-    heldout: MemoryPosteriors,
+    new: Split,
+    heldout: Split,
     *,
     source: str = "r",
     rng: torch.Generator,
@@ -41,36 +42,55 @@ def drift(
 ) -> Drift:
     """Compare posteriors of new rows with those of held-out rows: one draw z ~ q(z|x) each.
 
+    Means and moments are weighted, with errors by group. The tests know neither weights nor groups: they get one row of
+    each group, and rows in proportion to their weights (`Design.independent`). Such rows are independent draws from the
+    weighted population, so the tests keep their level, at the price of rows. To shuffle whole groups with their weights
+    would be cheaper in rows, but would also find sizes of groups and weights that have changed where the population has
+    not.
+
     Args:
         r: the latent distribution; must know its density.
-        new: posteriors of new rows, by the same encoder.
+        new: posteriors of new rows, by the same encoder, with their weights and groups.
         heldout: posteriors of held-out rows.
         source: name of `r`.
-        rng: decides draws and shuffles.
+        rng: decides draws, shuffles, and which rows the tests get.
         prior: p(z); None is N(0, I).
 
     Raises:
-        ArrayError: fewer than 8 rows, or other latents.
+        ArrayError: fewer than 8 rows, or independent rows, or other latents.
     """
     if new.n < FEWEST or heldout.n < FEWEST:
         raise ArrayError(f"new data: expected at least {FEWEST} rows, held-out ones too, got {new.n} and {heldout.n}")
-    if new.d != heldout.d or r.d != new.d:
-        raise ArrayError(f"new data: expected {r.d} latents, got {new.d} (held-out {heldout.d})")
-    seed = rng.initial_seed()
-    codes = [p.draw(rng=fork(rng, name)) for p, name in ((new, "new"), (heldout, "heldout"))]
+    d = new.posteriors.d
+    if d != heldout.posteriors.d or r.d != d:
+        raise ArrayError(f"new data: expected {r.d} latents, got {d} (held-out {heldout.posteriors.d})")
+    seed, names, both = rng.initial_seed(), ("new", "heldout"), (new, heldout)
+    kept = [s.design.independent(s.n, fork(rng, "independent", name)) for s, name in zip(both, names, strict=True)]
+    if min(map(len, kept)) < FEWEST:
+        raise ArrayError(
+            f"new data: expected at least {FEWEST} independent rows, held-out ones too, got {len(kept[0])} and "
+            f"{len(kept[1])} (one of each group, and in proportion to the weights); give more groups, or weights that "
+            "differ less"
+        )
+    codes = [s.posteriors.draw(rng=fork(rng, name)) for s, name in zip(both, names, strict=True)]
     density = [r.log_prob(z).double() for z in codes]
     gains = [
-        mean_estimate(v - prior_log_prob(prior, z), unit=UNIT, split=s, seed=seed)
-        for v, z, s in zip(density, codes, ("new rows", "heldout"), strict=True)
+        mean_estimate(v - prior_log_prob(prior, z), unit=UNIT, split=s.name, seed=seed, design=s.design)
+        for v, z, s in zip(density, codes, both, strict=True)
     ]
-    density_p = rank_test(density[0], density[1])
-    shift, moments_p = _moments(new, heldout, rng=fork(rng, "shuffle"))
-    dimensions = _dimensions(codes[0], codes[1])
+    density_p = rank_test(density[0][kept[0]], density[1][kept[1]])
+    shuffle = fork(rng, "shuffle")
+    shift = _shift(new, heldout, rng=shuffle)
+    moments_p = _shuffled(*(s.posteriors.take(k) for s, k in zip(both, kept, strict=True)), rng=shuffle)
+    dimensions = _dimensions(codes[0][kept[0]], codes[1][kept[1]])
     p_value = min(1.0, 3 * min(density_p, moments_p, dimensions[0].p_value))
     measured = Drift(
         source=source,
         rows=new.n,
-        log_density=difference_of_means(density[0], density[1], unit=UNIT, split=BOTH, seed=seed),
+        tested=len(kept[0]),
+        log_density=difference_of_means(
+            density[0], density[1], unit=UNIT, split=BOTH, seed=seed, designs=(new.design, heldout.design)
+        ),
         density_p=density_p,
         moments=shift,
         moments_p=moments_p,
@@ -105,33 +125,48 @@ def _gaussian_kl(
     return kl
 
 
-def _moments(new: MemoryPosteriors, heldout: MemoryPosteriors, *, rng: torch.Generator) -> tuple[Estimate, float]:
-    """The shift, its error by the jackknife over 30 groups, and its p-value by shuffling rows between the two."""
-    sums = [_row_moments(p) for p in (new, heldout)]
-    groups = min(GROUPS, new.n // 2, heldout.n // 2)
-    tallies = []
-    for s in sums:
-        order = torch.randperm(len(s), generator=rng)
-        tally = torch.zeros(groups, s.shape[1], dtype=torch.float64)
-        tallies.append(tally.index_add_(0, group_of(len(s), groups), s[order]))
-
-    def shift(a: Tensor, b: Tensor) -> Tensor:
-        return _gaussian_kl(*_from_sums(a, new.d), *_from_sums(b, new.d))
+def _shift(new: Split, heldout: Split, *, rng: torch.Generator) -> Estimate:
+    """The KL between the moments, and its error by the jackknife over 30 blocks of rows, or of groups."""
+    d = new.posteriors.d
+    units = [s.design.units(s.n) for s in (new, heldout)]
+    parts = min(GROUPS, *(u // 2 for u in units))
+    tallies = [_tally(s, parts, rng) for s in (new, heldout)]
 
     def replicate(keep: Tensor) -> Float[Tensor, "b 1"]:
-        return shift(*(keep.double() @ t for t in tallies))[:, None]
+        return _gaussian_kl(*(m for t in tallies for m in _from_sums(keep.double() @ t, d)))[:, None]
 
-    replicates = leave_out(replicate, groups=groups, pairs=False)
-    e = replicates.estimate(0, About(new.n, BOTH, rng.initial_seed()), unit="nats", scale="distance")
-    both = torch.cat(sums)
-    total, reached = both.sum(0), 0
+    n = new.design.effective(new.n)
+    replicates = leave_out(replicate, groups=parts, pairs=False)
+    e = replicates.estimate(0, About(n, BOTH, rng.initial_seed()), unit="nats", scale="distance")
+    return e if units[0] == new.n else replace(e, groups=units[0])
+
+
+def _tally(split: Split, parts: int, rng: torch.Generator) -> Float[Tensor, "g f"]:
+    """Weighted sums of `_row_moments` over `parts` blocks of rows at random; rows of a group are in one block."""
+    design = split.design
+    unit = torch.arange(split.n) if design.groups is None else torch.unique(design.groups, return_inverse=True)[1]
+    order = torch.randperm(int(unit.max()) + 1, generator=rng)
+    block = torch.empty_like(order).index_copy_(0, order, group_of(len(order), parts))[unit]
+    sums = _row_moments(split.posteriors)
+    sums = sums if design.weights is None else sums * (split.n * design.shares(split.n))[:, None]
+    return torch.zeros(parts, sums.shape[1], dtype=torch.float64).index_add_(0, block, sums)
+
+
+def _shuffled(new: MemoryPosteriors, heldout: MemoryPosteriors, *, rng: torch.Generator) -> float:
+    """The p-value of the shift by shuffling rows between the two, which are independent and count the same."""
+    d = new.d
+    both = torch.cat([_row_moments(p) for p in (new, heldout)])
+
+    def shift(some: Tensor) -> Tensor:
+        return _gaussian_kl(*_from_sums(some, d), *_from_sums(both.sum(0) - some, d))
+
+    seen, reached = float(shift(both[: new.n].sum(0))), 0
     for part in blocks(SHUFFLES, BATCH):
         chance = torch.rand(part.stop - part.start, len(both), generator=rng)
         called_new = torch.zeros_like(chance, dtype=torch.float64)
         called_new.scatter_(1, chance.topk(new.n, dim=1).indices, 1.0)
-        some = called_new @ both
-        reached += int((shift(some, total - some) >= e.value).sum())
-    return e, (reached + 1) / (SHUFFLES + 1)
+        reached += int((shift(called_new @ both) >= seen).sum())
+    return (reached + 1) / (SHUFFLES + 1)
 
 
 def _row_moments(p: MemoryPosteriors) -> Float[Tensor, "n f"]:
@@ -156,11 +191,16 @@ def _dimensions(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> list[Shift]
     return [Shift(j, tests[j].statistic, corrected[j]) for j in order]
 
 
+def _rows(d: Drift) -> str:
+    """The new rows in words, with how many are independent where that is not all."""
+    return f"{d.rows} new rows" if d.tested == d.rows else f"{d.rows} new rows ({d.tested} of them independent)"
+
+
 def _sentence(d: Drift) -> str:
     chance = "p < 0.001" if d.p_value < 0.001 else f"p = {d.p_value:.3f}"
     if not d.drifted:
         return (
-            f"No drift seen: codes of {d.rows} new rows fit {d.source} as codes of held-out rows do ({chance}; log r "
+            f"No drift seen: codes of {_rows(d)} fit {d.source} as codes of held-out rows do ({chance}; log r "
             f"differs by {d.log_density} nats per row)."
         )
     if d.gain.low > 0:
@@ -177,8 +217,8 @@ def _sentence(d: Drift) -> str:
             "Rows that are likelier than held-out rows are often rows that the model was trained on: are these new?"
         )
     return (
-        f"The new rows have drifted ({chance}). {d.source} finds their codes {abs(e.value):.2f} ± {e.stderr:.2f} nats "
-        f"per row {word} likely than held-out codes; their mean and covariance are {d.moments.value:.3g} nats away; "
-        f"dimension {d.dimensions[0].dimension} has moved most. It is {still} (ELBO gain {d.gain} nats per row; "
+        f"The {_rows(d)} have drifted ({chance}). {d.source} finds their codes {abs(e.value):.2f} ± {e.stderr:.2f} "
+        f"nats per row {word} likely than held-out codes; their mean and covariance are {d.moments.value:.3g} nats "
+        f"away; dimension {d.dimensions[0].dimension} has moved most. It is {still} (ELBO gain {d.gain} nats per row; "
         f"{d.gain_heldout} on held-out rows). {advice}"
     )

@@ -5,7 +5,7 @@ N given posteriors: a number without error, and where posteriors are narrow most
 hole is that of `E_{x~data} q(z|x)` over the distribution of the data. It is not known; these bound it in expectation:
 
 - from below: `E[log r(z) - log p(z)]` at codes of fresh rows, for any r fixed beforehand (that is the ELBO gain), and
-  for r the mixture of all other fresh rows (leave-one-out);
+  for r the mixture of all other fresh rows (leave-one-out; without the row's group, where rows come in groups);
 - from above: the same for the mixture with the row itself in it, since KL is convex.
 """
 
@@ -61,7 +61,7 @@ def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *,
     others, own, information = own_mixture(study.heldout, seed=study.seed, rows=rows, prior=prior)
     below.append(Bound("leave-one-out", "population", "below", others))
     above = Bound("self-included", "population", "above", own)
-    n = surgery.mean_kl.n
+    n = study.train.n
     empirical = [
         Bound(f"Gaussian part, {n} training rows", "empirical", "below", surgery.gaussian_part),
         Bound(f"KL(qbar||p), {n} training rows", "empirical", "equal", surgery.hole),
@@ -117,7 +117,7 @@ def own_mixture(
     some = taken.posteriors
     z = some.draw(rng=rng, draws=DRAWS)
     mixture = RowMixture(Diagonal(held.log_weights, held.mean, held.scale), list(range(held.d)))
-    gains = masked_elbo_gain(mixture, picked, z, prior=prior)
+    gains = masked_elbo_gain(mixture, picked, z, prior=prior, groups=heldout.groups)
     ratio = (_log_q(some, z) - prior_log_prob(prior, z)).reshape(DRAWS, -1)
     information = (ratio - gains.with_own).mean(0)
     kl = prior_kl(prior, some.mean, some.scale).sum(1)

@@ -16,7 +16,6 @@ from zprime.components import PAIRS, Diagonal
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.kernels import diagonal_log_ratio
-from zprime.kernels.mixture_torch import mask
 from zprime.latent import Active, Aggregated, Exemplars
 from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.gains import DIVERGE, RowGains
@@ -27,6 +26,7 @@ from zprime.progress import Progress, silent
 from zprime.results.latents import LeaveOneOut
 from zprime.results.names import CandidateId, Gain
 from zprime.rng import stream
+from zprime.statistics.design import Design
 from zprime.statistics.estimate import Estimate, finite_mean, skew_checked
 
 PAIRS_SCORED = (
@@ -75,7 +75,8 @@ def leave_one_out(
     """Measure every blend of the candidates that keeps one component a training row.
 
     A component is masked and the rest renormalised by 1 - w_i; densities are never subtracted. Both gains of a row
-    come from one pass: the component that was left out is added to the sum of all others.
+    come from one pass: the component that was left out is added to the sum of all others. Where rows come in groups,
+    all components of the row's group are left out: its other rows tell of it what no fresh group would.
 
     Args:
         candidates: the candidates.
@@ -86,8 +87,8 @@ def leave_one_out(
         progress: called once a candidate.
 
     Raises:
-        UsageError: fewer than two training rows, or one that has all the weight: nothing would be left; or another
-            prior than N(0, I).
+        UsageError: fewer than two training rows (or groups), or one that has all the weight: nothing would be left;
+            or another prior than N(0, I).
     """
     need_standard(candidates.prior, "leave-one-out")
     train = split.posteriors
@@ -101,8 +102,8 @@ def leave_one_out(
     for step, (base, m) in enumerate(mixtures.items()):
         progress("leave-one-out", step, len(mixtures))
         gains = {
-            Gain.ELBO: masked_elbo_gain(m, picked, z, prior=candidates.prior),
-            Gain.EXACT_POSTERIOR: masked_exact_posterior_gain(m, picked, some),
+            Gain.ELBO: masked_elbo_gain(m, picked, z, prior=candidates.prior, groups=split.groups),
+            Gain.EXACT_POSTERIOR: masked_exact_posterior_gain(m, picked, some, groups=split.groups),
         }
         for wanted, blend in candidates.blends.items():
             if blend.base == base:
@@ -120,46 +121,87 @@ class MaskedGains:
 
 
 def masked_elbo_gain(
-    m: RowMixture, position: Int[Tensor, " n"], z: Float[Tensor, "m d"], *, prior: LatentDistribution | None = None
+    m: RowMixture,
+    position: Int[Tensor, " n"],
+    z: Float[Tensor, "m d"],
+    *,
+    prior: LatentDistribution | None = None,
+    groups: Int[Tensor, " k"] | None = None,
 ) -> MaskedGains:
-    """ELBO gain at draws of the rows that have the components at `position`: draw 0 of all rows, then draw 1."""
+    """ELBO gain at draws of the rows that have the components at `position`: draw 0 of all rows, then draw 1.
+
+    With the group of every component in `groups`, a row's group is left out, and is its own.
+    """
     c, z = m.components, z[:, m.dims]
-    repeated = position.repeat(len(z) // len(position))
-    others = c.prepared.log_prob(z, leave_out=repeated)
-    own = gaussian_log_prob(z.double(), c.mean[repeated].double(), c.scale[repeated].double())
-    with_own = torch.logaddexp(others, own + c.log_weight[repeated].double())
-    log_p = prior_log_prob(prior, z)
-    shape = (-1, len(position))
-    return MaskedGains((with_own - log_p).reshape(shape), (others - log_p).reshape(shape) - _left(c, position))
+    log_p, shape = prior_log_prob(prior, z), (-1, len(position))
+    groups = _shared(groups)
+    if groups is None:
+        repeated = position.repeat(len(z) // len(position))
+        others = c.prepared.log_prob(z, leave_out=repeated)
+        own = gaussian_log_prob(z.double(), c.mean[repeated].double(), c.scale[repeated].double())
+        own = own + c.log_weight[repeated].double()
+    else:
+        others, own = _by_group(c, groups, groups[position].repeat(len(z) // len(position)), z)
+    with_own = torch.logaddexp(others, own)
+    return MaskedGains((with_own - log_p).reshape(shape), (others - log_p).reshape(shape) - _left(c, position, groups))
 
 
 def masked_exact_posterior_gain(
-    m: RowMixture, position: Int[Tensor, " n"], posteriors: MemoryPosteriors
+    m: RowMixture,
+    position: Int[Tensor, " n"],
+    posteriors: MemoryPosteriors,
+    *,
+    groups: Int[Tensor, " k"] | None = None,
 ) -> MaskedGains:
-    """Exact-posterior gain, in closed form, of the rows that have the components at `position`."""
+    """Exact-posterior gain, in closed form, of the rows that have the components at `position`; groups as above."""
     c, mean, scale = m.components, posteriors.mean[:, m.dims], posteriors.scale[:, m.dims]
     dtype = torch.promote_types(mean.dtype, c.mean.dtype)
     with_own = torch.empty(1, len(position), dtype=torch.float64)
     others = torch.empty(1, len(position), dtype=torch.float64)
+    groups = _shared(groups)
+    names = torch.arange(len(c.mean)) if groups is None else groups
     for rows in blocks(len(position), max(1, PAIRS // len(c.mean))):
         terms = diagonal_log_ratio(mean[rows].to(dtype), scale[rows].to(dtype), c.mean.to(dtype), c.scale.to(dtype))
-        terms = terms + c.log_weight.to(dtype)
-        own = terms.gather(1, position[rows, None])[:, 0].double()
-        mask(terms, position[rows])
-        others[0, rows] = torch.logsumexp(terms.double(), 1)
+        terms = (terms + c.log_weight.to(dtype)).double()
+        theirs = names[position[rows], None] == names
+        own = torch.logsumexp(terms.masked_fill(~theirs, -torch.inf), 1)
+        others[0, rows] = torch.logsumexp(terms.masked_fill_(theirs, -torch.inf), 1)
         with_own[0, rows] = torch.logaddexp(others[0, rows], own)
-    return MaskedGains(with_own, others - _left(c, position))
+    return MaskedGains(with_own, others - _left(c, position, groups))
 
 
-def _left(c: Diagonal, position: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Log(1 - w_i): what is left of the weights."""
-    log_weight = c.log_weight.double()[position]
-    if bool((log_weight > -1e-12).any()):
+def _shared(groups: Int[Tensor, " k"] | None) -> Int[Tensor, " k"] | None:
+    """None where every group is one row: the same numbers to the last bit as without groups."""
+    return None if groups is None or len(torch.unique(groups)) == len(groups) else groups
+
+
+def _by_group(
+    c: Diagonal, groups: Int[Tensor, " k"], theirs: Int[Tensor, " m"], z: Float[Tensor, "m d"]
+) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+    """Log of the weighted sum of all other groups' components, and of the own group's, at draws of groups `theirs`."""
+    others, own = torch.empty(2, len(z), dtype=torch.float64)
+    for group in torch.unique(theirs):
+        at, inside = theirs == group, groups == group
+        for out, kept in ((others, ~inside), (own, inside)):
+            some = Diagonal(c.log_weight[kept], c.mean[kept], c.scale[kept])
+            out[at] = some.value(z[at]) if bool(kept.any()) else -torch.inf
+    return others, own
+
+
+def _left(c: Diagonal, position: Int[Tensor, " n"], groups: Int[Tensor, " k"] | None) -> Float[Tensor, " n"]:
+    """Log(1 - w): what is left of the weights without a row, or without its group."""
+    if groups is None:
+        weight = c.log_weight.double()[position].exp()
+    else:
+        weight = Design(groups=groups).totals(c.log_weight.double().exp())[torch.unique(groups, return_inverse=True)[1]]
+        weight = weight[position]
+    if bool((weight > 1 - 1e-12).any()):
+        what = f"of {len(c.mean)} training rows" if groups is None else f"of {len(torch.unique(groups))} groups"
         raise UsageError(
-            f"leave-one-out: one of {len(c.mean)} training rows has all the weight: nothing would be left; "
-            "it needs at least two rows"
+            f"leave-one-out: one {what} has all the weight: nothing would be left; it needs at least two "
+            f"{'rows' if groups is None else 'groups'}"
         )
-    return torch.log1p(-log_weight.exp())
+    return torch.log1p(-weight)
 
 
 def _summarise(

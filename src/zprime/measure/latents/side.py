@@ -61,7 +61,7 @@ def latents_side(
     independent = _independent(study.heldout, seed)
     return LatentsSide(
         leave_one_out=_leave_one_out(study, candidates, split_gains["heldout"]),
-        hole=hole(study, split_gains, cut) if heldout.n > 2 else None,
+        hole=hole(study, split_gains, cut) if heldout.n > 2 and _units(study.heldout) > 1 else None,
         total_correlation=total_correlation(study.train, seed=seed, prior=prior, progress=study.progress),
         minibatch=minibatch(study.train, seed=seed) if train.weights is None and train.n > 1 else None,
         low_density=low_density(train, independent, seed=seed, prior=prior),
@@ -72,7 +72,7 @@ def latents_side(
 def _leave_one_out(study: Study, candidates: Candidates, heldout: RowGains) -> dict[CandidateId, LeaveOneOut]:
     """For the candidates, and for the aggregated posterior too where it is no candidate."""
     train, seed, progress = study.train.posteriors, study.seed, study.progress
-    if train.n == 1:
+    if _units(study.train) < 2:
         return {}
     measured = leave_one_out(candidates, study.train, heldout, seed=seed, progress=progress)
     if any(isinstance(r.base if isinstance(r, Active) else r, Aggregated) for r in candidates.bases.values()):
@@ -120,6 +120,11 @@ def two_sample(study: Study, candidates: Candidates, heldout: MemoryPosteriors) 
 def _independent(split: Split, seed: int) -> MemoryPosteriors:
     """Posteriors of independent rows of a split that count the same."""
     return split.independent(stream(seed, "independent", split.name)).posteriors
+
+
+def _units(split: Split) -> int:
+    """Groups, or independent rows: one of them cannot be left out if it is the only one."""
+    return split.design.units(split.n)
 
 
 def _pick(p: MemoryPosteriors, n: int, seed: int) -> Int[Tensor, " m"]:

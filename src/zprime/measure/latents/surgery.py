@@ -42,14 +42,15 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
     weights = data.log_weights.exp()
     seed = rng.initial_seed()
     information = _information(gap, split, seed=seed)
-    mean_kl = exact(float(weights @ kl.sum(1)), n=n, unit="nats per row", split=name)
+    effective = split.design.effective(n)
+    mean_kl = exact(float(weights @ kl.sum(1)), n=effective, unit="nats per row", split=name)
     error = information.stderr if information.stderr is not None and math.isfinite(information.stderr) else 0.0
     hole = Estimate(
         mean_kl.value - information.value,
         information.stderr,
         mean_kl.value - information.high,
         mean_kl.value - information.low,
-        n,
+        effective,
         "nats",
         name,
         seed,
@@ -62,7 +63,7 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
         mean_kl=mean_kl,
         information=information,
         hole=hole,
-        gaussian_part=exact(gaussian, n=n, unit="nats", split=name),
+        gaussian_part=exact(gaussian, n=effective, unit="nats", split=name),
         log_n=math.log(n),
         told_apart=_exp(information),
         dimension_kl=(weights @ kl).tolist(),

@@ -18,13 +18,14 @@ from zprime.measure.prior import prior_log_prob
 from zprime.measure.study import Split
 from zprime.results.names import CandidateId, Gain
 from zprime.rng import fork
+from zprime.statistics.design import Design
 from zprime.statistics.estimate import Estimate, widened
 from zprime.vae import Decoder
 
 ROWS = 16  # rows that the error is measured on: fewer than all give a larger one, for less is averaged
 Errors = dict[Gain, dict[CandidateId, float]]
 Mean = Callable[[Tensor], float]
-"""Mean over rows of a gain, up to what does not depend on log r, from log r at the draws [rows, draws]."""
+"""Mean over rows of a gain, weighted as these are, up to what does not depend on log r, from log r at the draws."""
 
 
 @torch.no_grad()
@@ -54,7 +55,7 @@ def density_errors(
     few, posteriors = candidates.only(replicates), some.posteriors
     z = posteriors.draw(rng=fork(rng, "code"), draws=ELBO_DRAWS)
     made = {name: [r.log_prob(z) for r in (few.bases[name], *others)] for name, others in replicates.items()}
-    errors: Errors = {Gain.ELBO: _errors(few, made, prior_log_prob(few.prior, z), _mean)}
+    errors: Errors = {Gain.ELBO: _errors(few, made, prior_log_prob(few.prior, z), _mean(some.design))}
     if not draws:
         return errors
     plan = Plan.of(few, draws, modes=some.modes is not None)
@@ -63,10 +64,10 @@ def density_errors(
     for name, others in replicates.items():
         made[name] = [drawn.base[name], *(r.log_prob(flat).reshape(shape) for r in others)]
     sampled = {name: values for name, values in made.items() if name not in drawn.log_ratio}  # others: closed forms
-    under_q = _log_mean(drawn.posterior - drawn.prior - drawn.proposal)
+    under_q = _log_mean(drawn.posterior - drawn.prior - drawn.proposal, some.design)
     errors[Gain.EXACT_POSTERIOR] = _errors(few, sampled, drawn.prior, under_q)
     if model is not None and some.rows is not None:
-        with_x = _log_mean(log_probs_of_rows(model, drawn, some.rows.x) - drawn.proposal)
+        with_x = _log_mean(log_probs_of_rows(model, drawn, some.rows.x) - drawn.proposal, some.design)
         errors[Gain.LIKELIHOOD] = _errors(few, made, drawn.prior, with_x)
     return errors
 
@@ -91,14 +92,15 @@ def _errors(
     return errors
 
 
-def _mean(log_r: Tensor) -> float:
-    return float(log_r.mean())
+def _mean(design: Design) -> Mean:
+    """Mean over rows of the mean over draws: draw 0 of all rows, then draw 1."""
+    return lambda log_r: design.mean(log_r.reshape(ELBO_DRAWS, -1).mean(0))
 
 
-def _log_mean(log_weight: Float[Tensor, "b k"]) -> Mean:
+def _log_mean(log_weight: Float[Tensor, "b k"], design: Design) -> Mean:
     """Mean over rows of the log of the mean weight, for draws with these log-weights beside log r."""
 
     def mean(log_r: Tensor) -> float:
-        return float(torch.logsumexp(log_r + log_weight, 1).mean())
+        return design.mean(torch.logsumexp(log_r + log_weight, 1))
 
     return mean

@@ -34,6 +34,6 @@ def inference_gap(row_gains: RowGains, *, seed: int) -> InferenceGap:
         log_prob=log_prob,
         elbo=mean(elbo),
         reconstruction=mean(row_gains.reconstruction),
-        kl=exact(design.mean(row_gains.kl), n=len(row_gains.kl), unit=UNIT, split=row_gains.split),
+        kl=exact(design.mean(row_gains.kl), n=design.effective(len(row_gains.kl)), unit=UNIT, split=row_gains.split),
         gap=gap,
     )
