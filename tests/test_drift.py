@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import ks_2samp
+from scipy.stats import binom, ks_2samp, ttest_ind
 from torch import Tensor
 
 import small
@@ -23,6 +23,7 @@ from zprime.reporting import page
 from zprime.results.audit import load as load_audit
 from zprime.results.drift import Drift
 from zprime.rng import fork, stream
+from zprime.statistics.two_sample import difference_of_means
 
 MODEL = linear_gaussian(D=6, d=3, var=0.4)
 
@@ -188,7 +189,7 @@ def test_the_interval_of_log_r_is_of_95_percent(monkeypatch: pytest.MonkeyPatch)
     ]
     for e in found_:
         assert e.stderr is not None
-        assert e.high - e.value == pytest.approx(1.959964 * e.stderr, rel=1e-6)
+        assert 1.96 * e.stderr < e.high - e.value < 2.03 * e.stderr  # Student, with the degrees of freedom of Welch
         assert e.value - e.low == pytest.approx(1.959964 * e.stderr, rel=1e-6)
     spread = np.std([e.value for e in found_], ddof=1)
     assert np.mean([e.stderr for e in found_]) == pytest.approx(spread, rel=0.15)
@@ -234,3 +235,96 @@ def test_new_and_held_out_codes_are_drawn_apart() -> None:
     d = drift(Prior(3), fresh(p), held(p), rng=stream(0, "d"))
     assert d.log_density.value != 0
     assert d.moments_p == 1.0
+
+
+# Groups and weights
+
+
+def together(n: int, size: int, seed: int) -> tuple[MemoryPosteriors, Tensor]:
+    """Codes in groups of one size, whose rows share most of their code: marginally those of `codes`."""
+    rng = stream(seed, "together", size)
+    groups = torch.arange(n) // size
+    shared, own = (torch.randn(k, 3, generator=rng, dtype=torch.float64) for k in (n // size, n))
+    mean = 0.9 * (0.8**0.5 * shared[groups] + 0.2**0.5 * own)
+    return MemoryPosteriors(mean, torch.full((n, 3), 0.4, dtype=torch.float64)), groups
+
+
+@pytest.mark.parametrize("size", [5, 10])
+def test_rows_in_groups_raise_an_alarm_at_the_nominal_rate(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both samples in groups, no drift; with the rows taken as independent it is found in most data sets."""
+    monkeypatch.setattr("zprime.measure.latents.drift.SHUFFLES", 99)
+    seeds = 100
+    alarms = dict.fromkeys(("density", "moments", "dimension", "all", "ignored"), 0)
+    outside = 0
+    for seed in range(seeds):
+        (new, a), (old, b) = together(30 * size, size, seed), together(40 * size, size, 5000 + seed)
+        d = drift(Prior(3), fresh(new, a), held(old, b), rng=stream(seed, "d"))
+        p = {"density": d.density_p, "moments": d.moments_p, "dimension": d.dimensions[0].p_value}
+        for name, value in p.items():
+            alarms[name] += value < 0.05
+        alarms["all"] += d.drifted
+        outside += not d.log_density.low <= 0 <= d.log_density.high
+        assert (d.rows, d.tested, d.gain.groups, d.moments.groups) == (30 * size, 30, 30, 30)
+        if seed < 40:
+            alarms["ignored"] += drift(Prior(3), fresh(new), held(old), rng=stream(seed, "d")).drifted
+    most = int(binom.ppf(0.999, seeds, 0.05))
+    assert max(alarms[name] for name in ("density", "moments", "dimension", "all")) <= most, alarms
+    assert outside <= most
+    assert alarms["ignored"] > 20, alarms  # the planted fault
+
+
+def test_weighted_rows_are_compared_as_the_population_that_they_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New codes of N(0, 1) weighed to N(0.5, 1) in the first dimension, held-out codes of that: no drift; else much."""
+    monkeypatch.setattr("zprime.measure.latents.drift.SHUFFLES", 99)
+    seeds, alarms, ignored, outside = 100, 0, 0, 0
+    one = torch.full((200, 3), 1e-3, dtype=torch.float64)
+    for seed in range(seeds):
+        x, y = (torch.randn(200, 3, generator=stream(seed, name), dtype=torch.float64) for name in ("new", "old"))
+        y[:, 0] += 0.5
+        new, old = MemoryPosteriors(x, one), held(MemoryPosteriors(y, one))
+        d = drift(Prior(3), fresh(new.weighted(torch.exp(0.5 * x[:, 0]))), old, rng=stream(seed, "d"))
+        alarms += d.drifted
+        outside += not d.log_density.low <= 0 <= d.log_density.high
+        assert 8 <= d.tested < 200
+        assert 100 < d.gain.n < 200
+        if seed < 40:
+            ignored += drift(Prior(3), fresh(new), old, rng=stream(seed, "d")).drifted
+    most = int(binom.ppf(0.999, seeds, 0.05))
+    assert alarms <= most
+    assert outside <= most + 2
+    assert ignored > 35
+
+
+@pytest.mark.usefixtures("few")
+def test_equal_weights_and_groups_of_one_row_change_no_bit_of_drift() -> None:
+    new, old = codes(40, 1), codes(60, 2)
+    plain = drift(Prior(3), fresh(new), held(old), rng=stream(0, "d"))
+    equal = new.weighted(torch.full((40,), 0.3))
+    assert drift(Prior(3), fresh(equal, torch.arange(40) * 3), held(old, torch.arange(60)), rng=stream(0, "d")) == plain
+
+
+@pytest.mark.usefixtures("few")
+def test_whole_weights_are_rows_that_are_there_so_often() -> None:
+    """In every estimate of moments; and in errors by group, where the rows are one group."""
+    count = torch.randint(1, 4, (40,), generator=stream(3, "count"))
+    new, old = codes(40, 1, shift=0.3), codes(60, 2)
+    one = torch.arange(40).repeat_interleave(count)
+    weighed = drift(Prior(3), fresh(new.weighted(count.double())), held(old), rng=stream(0, "d"))
+    twice = MemoryPosteriors(new.mean[one], new.scale[one])
+    repeated = drift(Prior(3), fresh(twice, one), held(old), rng=stream(0, "d"))
+    assert weighed.moments.value == pytest.approx(moment_shift(twice, old))
+    assert repeated.moments.value == pytest.approx(moment_shift(twice, old))
+    assert weighed.moments.stderr == pytest.approx(repeated.moments.stderr)
+    assert weighed.moments.value != pytest.approx(moment_shift(new, old), rel=1e-3)
+
+
+def test_the_error_of_a_difference_is_welchs() -> None:
+    a, b = (torch.randn(n, generator=stream(n), dtype=torch.float64) for n in (12, 30))
+    e = difference_of_means(a, 2 * b, unit="nats", split="both", seed=None)
+    truth = ttest_ind(a.numpy(), 2 * b.numpy(), equal_var=False).confidence_interval(0.95)
+    assert (e.low, e.high) == (pytest.approx(truth.low), pytest.approx(truth.high))
+
+
+def test_too_few_independent_rows_are_refused() -> None:
+    with pytest.raises(ArrayError, match=r"expected at least 8 independent rows, held-out ones too, got 4 and 300"):
+        drift(Prior(3), fresh(codes(40, 0), torch.arange(40) // 10), held(codes(300, 1)), rng=stream(0, "d"))

@@ -212,3 +212,61 @@ def test_one_row_is_refused() -> None:
     climbed = measure_gains(candidates, Split("heldout", posteriors(2)), rng=stream(0))
     with pytest.raises(UsageError, match="leave-one-out: one of 1 training rows has all the weight"):
         leave_one_out(candidates, Split("train", p), climbed, seed=0)
+
+
+@pytest.mark.parametrize("p", [posteriors(3), weighted(3, DOUBLE)], ids=["equal", "weighted"])
+def test_of_rows_in_groups_the_whole_group_is_left_out(p: MemoryPosteriors) -> None:
+    """Both gains are those of a mixture that was made without the group."""
+    m, groups = row_mixture(aggregated(p), p), torch.arange(p.n) % 7 * 11
+    assert m is not None
+    position = torch.tensor([0, 5, 7, 20])
+    z = p.take(position).draw(rng=stream(0, "z"), draws=3)
+    code = masked_elbo_gain(m, position, z, groups=groups)
+    evidence = masked_exact_posterior_gain(m, position, p.take(position), groups=groups)
+    alone = masked_elbo_gain(m, position, z)
+    torch.testing.assert_close(code.with_own, alone.with_own, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        evidence.with_own, masked_exact_posterior_gain(m, position, p.take(position)).with_own, rtol=0, atol=1e-9
+    )
+    prior = -0.5 * (3 * math.log(2 * math.pi) + z.square().sum(1))
+    for k, i in enumerate(position.tolist()):
+        keep = groups != groups[i]
+        w = p.log_weights.exp()[keep]
+        other = aggregated(MemoryPosteriors(p.mean[keep], p.scale[keep], weights=w / w.sum()))
+        torch.testing.assert_close(code.others[:, k], other.log_prob(z[k::4]) - prior[k::4], rtol=0, atol=1e-9)
+        tilted = other.tilt(p.mean[[i]], p.scale[[i]], draws=0, rng=stream(0))
+        torch.testing.assert_close(evidence.others[:, k], tilted.log_ratio, rtol=0, atol=1e-9)
+    single = torch.arange(p.n).flip(0)
+    for a, b in ((masked_elbo_gain(m, position, z, groups=single), alone),):
+        assert torch.equal(a.others, b.others)
+        assert torch.equal(a.with_own, b.with_own)
+
+
+def test_rows_of_one_group_do_not_vouch_for_each_other() -> None:
+    """Five rows of each group at one place: left out alone a row loses little, with its group all that held-out do."""
+    rng = stream(4, "places")
+    places = torch.randn(60, 2, generator=rng, dtype=DOUBLE)
+    groups = torch.arange(200) // 5
+    mean = places.repeat_interleave(5, 0) + 0.01 * torch.randn(300, 2, generator=rng, dtype=DOUBLE)
+    p, fresh = (MemoryPosteriors(m, torch.full_like(m, 0.05)) for m in mean.split([200, 100]))
+    candidates = Candidates({"aggregated": aggregated(p)})
+    wanted = CandidateId("aggregated")
+    heldout = measure_gains(candidates, Split("heldout", fresh, groups=torch.arange(100) // 5), rng=stream(0, "g"))
+    by_group, by_row = (
+        leave_one_out(candidates, Split("train", p, groups=g), heldout, seed=0)[wanted].elbo for g in (groups, None)
+    )
+    held = by_group["held-out"]
+    assert held.stderr is not None
+    gap = math.hypot(held.stderr, by_group["leave-one-out"].stderr or 0.0)
+    assert abs(by_group["leave-one-out"].value - held.value) < 3 * gap
+    assert by_row["leave-one-out"].value > held.value + 3 * gap  # the planted fault
+    assert by_group["self-included"].value == pytest.approx(by_row["self-included"].value)
+    assert (by_group["leave-one-out"].groups, by_row["leave-one-out"].groups) == (40, 0)
+
+
+def test_one_group_of_training_rows_cannot_be_left_out() -> None:
+    p = posteriors(3)
+    m = row_mixture(aggregated(p), p)
+    assert m is not None
+    with pytest.raises(UsageError, match="leave-one-out: one of 1 groups has all the weight"):
+        masked_elbo_gain(m, torch.tensor([0]), p.mean[:1], groups=torch.zeros(p.n, dtype=torch.long))

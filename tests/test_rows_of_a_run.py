@@ -137,3 +137,102 @@ def test_groups_by_name_and_weights_on_the_command_line(data: Path, tmp_path: Pa
     found = load(out)
     assert found.data.weights == "w"
     assert "fit runs/again --kinds gaussian --weights w" in found.command
+
+
+def table(folder: Path, data: Path, *, change: dict[int, str] | None = None, name: str = "t.csv") -> Path:
+    """The rows, weights and groups as a .csv file; `change` puts another cell into column w of some lines."""
+    found = np.load(data)
+    path, lines = folder / name, ["a,b,w,c,d,who"]
+    for number, (row, w, who) in enumerate(zip(found["x"], found["w"], found["who"], strict=True), 2):
+        a, b, c, d = map(repr, map(float, row))
+        lines.append(f"{a},{b},{(change or {}).get(number, repr(float(w)))},{c},{d},{who}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_weights_from_a_csv_file_give_the_run_of_the_npz_file(data: Path, tmp_path: Path) -> None:
+    """The column is no part of the rows; `run` sets it aside, and the command that makes the run again does too."""
+    few = ["--kinds", "gaussian", *MODEL, *QUICK, "--weights", "w", "--group", "who"]
+    found = {}
+    for source in (table(tmp_path, data), data):
+        out = tmp_path / source.suffix[1:]
+        assert call("run", "--data", source, "--out", out, *few) == 0
+        found[source.suffix] = load(out)
+    csv, npz = found[".csv"], found[".npz"]
+    assert csv.data.shape == npz.data.shape == [4]
+    assert csv.data.weights == npz.data.weights == "w"
+    assert csv.entry("gaussian").heldout == npz.entry("gaussian").heldout
+    assert csv.data.columns == ["a", "b", "c", "d"]
+    assert "--aside w" in csv.command
+    assert "--weights w" in csv.command
+    assert "--aside" not in npz.command
+
+
+def test_a_column_that_was_set_aside_can_weigh_rows_later(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = table(tmp_path, data), tmp_path / "run"
+    assert call("train", "--data", source, "--out", out, "--aside", "w, who", *MODEL) == 0
+    assert call("encode", out) == 0
+    assert call("fit", out, "--kinds", "gaussian", "--weights", "w") == 0
+    assert call("audit", out, *QUICK) == 0
+    assert load(out).data.weights == "w"
+    capsys.readouterr()
+    for column, text in (
+        ("b", "weights: b is one of the columns of t that the rows are made of; train with --aside b"),
+        ("z", "weights: expected a column of t (w, who, a, b, c, d), got 'z'"),
+    ):
+        assert call("fit", out, "--kinds", "gaussian", "--weights", column) == 2
+        assert text in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({7: "nan"}, "line 7, column 3: expected a value of w, got 'nan'"),
+        ({7: ""}, "line 7, column 3: expected a value of w, got ''"),
+        ({9: "-0.5"}, "t: expected weights >= 0 in column w, got -0.5 in line 9"),
+        ({9: "inf"}, "t: expected weights >= 0 in column w, got inf in line 9"),
+        ({11: "much"}, "t: expected numbers in column w, got 'much' in line 11"),
+        (dict.fromkeys(range(2, 202), "0"), "t: expected a weight above 0 in column w, got 134 zeros (train)"),
+    ],
+)
+def test_weights_of_a_csv_file_that_cannot_be_used_are_found_before_training(
+    data: Path, tmp_path: Path, change: dict[int, str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = table(tmp_path, data, change=change)
+    words = ["run", "--data", source, "--out", tmp_path / "run", "--kinds", "gaussian", *MODEL, *QUICK]
+    assert call(*words, "--weights", "w") == 5
+    told = " ".join(capsys.readouterr().err.split())
+    assert text in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_column_of_weights_that_is_not_there_is_named_with_those_that_are(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--out", tmp_path / "run", "--kinds", "gaussian", *MODEL, *QUICK, "--weights", "v"]
+    for source, known in ((table(tmp_path, data), "a, b, w, c, d, who"), (data, "w, who")):
+        assert call("run", "--data", source, *words) == 2
+        assert f"weights: expected a column of t ({known}), got 'v'" in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / "run").exists()
+
+
+def test_new_rows_are_weighed_and_grouped_as_the_run_is(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = table(tmp_path, data), tmp_path / "run"
+    few = ["--kinds", "gaussian", *MODEL, *QUICK]
+    assert call("run", "--data", source, "--out", out, *few, "--weights", "w", "--group", "who") == 0
+    assert call("audit", out, "--new-data", source) == 0
+    moved = load(out).drift
+    assert moved is not None
+    assert 8 <= moved.tested < 40  # one of each group, drawn by weight
+    assert (moved.rows, 1 < moved.gain.groups <= 40) == (200, True)
+    assert moved.gain.n < 200
+    bare = tmp_path / "bare.csv"
+    bare.write_text("\n".join(",".join(line.split(",")[:2] + line.split(",")[3:5]) for line in source.open()))
+    capsys.readouterr()
+    assert call("audit", out, "--new-data", bare) == 2
+    assert "group: expected a column of bare beside the rows" in " ".join(capsys.readouterr().err.split())
