@@ -7,16 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from zprime.latent import Defensive, Gaussian, Mixture
+from zprime.latent import Defensive, Gaussian, Mixture, Prior
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.likelihood.scores import exact_posterior_estimate, likelihood_estimate
-from zprime.measure.verdicts.likelihood import choose, decide
+from zprime.measure.study import Split, Study
+from zprime.measure.verdicts.likelihood import choose, decide, largest_group
+from zprime.posteriors import MemoryPosteriors
 from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
 from zprime.results.verdicts import Verdict
 from zprime.rng import stream
 from zprime.statistics.betting import bet
+from zprime.statistics.design import Design
 from zprime.statistics.estimate import exact
 
 N = 400
@@ -246,3 +249,32 @@ def test_an_estimate_without_an_error_asks_for_rows() -> None:
     v = verdict(replace(selection, ids=torch.arange(1), exact_posterior={}, **one), ladder("heldout", 0.0, 1.0))
     assert v.decision == "undecided"
     assert "cannot be judged (one row only: no error can be given). More rows would settle it" in v.sentence
+
+
+def test_the_bet_knows_what_a_group_counts_for_at_most() -> None:
+    groups = torch.arange(N) // 4
+    heldout = replace(ladder("heldout", 0.5, 1.8), groups=groups)
+    chosen = choose(PANEL, ladder("selection", 0.5, 2.0), seed=0)
+    v = decide(PANEL, chosen, heldout, checked(), seed=0, most=3.0)
+    assert v.bet == bet(
+        gains(1.8, 1.0, "a"), torch.arange(N), bound=-math.log(0.01), design=Design(groups=groups), most=3.0
+    )
+    assert "100 bets, where no group counts for more than 3 rows, the most in the training and selection" in v.why[-1]
+
+
+def test_the_limit_is_the_largest_group_of_the_other_splits() -> None:
+    """Whatever the held-out split has; in proportion where a part of it was measured."""
+
+    def split(name: str, sizes: list[int]) -> Split:
+        groups = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        return Split(name, MemoryPosteriors(torch.zeros(len(groups), 1), torch.ones(len(groups), 1)), groups=groups)
+
+    train, selection, held = split("train", [2, 8]), split("selection", [5, 1]), split("heldout", [100, 1, 1, 2])
+    study = Study(train, selection, held, prior=Prior(1))
+    row_gains = RowGains("heldout", torch.arange(104), {}, {}, groups=held.groups)
+    assert largest_group(study, row_gains) == pytest.approx(8)
+    some = torch.arange(52)
+    assert held.groups is not None
+    half = RowGains("heldout", some, {}, {}, groups=held.groups[some])
+    assert largest_group(study, half) == pytest.approx(4)
+    assert largest_group(study, replace(row_gains, groups=None)) == 1
