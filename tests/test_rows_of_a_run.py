@@ -224,7 +224,7 @@ def test_new_rows_are_weighed_and_grouped_as_the_run_is(
 ) -> None:
     source, out = table(tmp_path, data), tmp_path / "run"
     few = ["--kinds", "gaussian", *MODEL, *QUICK]
-    assert call("run", "--data", source, "--out", out, *few, "--weights", "w", "--group", "who") == 0
+    assert call("run", "--data", source, "--out", out, *few, "--weights", "w", "--group", "who", "--heldout", 0.4) == 0
     assert call("audit", out, "--new-data", source) == 0
     moved = load(out).drift
     assert moved is not None
