@@ -23,6 +23,7 @@ from zprime.latent.resampled import Normaliser, Resampled
 from zprime.latent.two_stage import TwoStage
 from zprime.measure.candidates import Candidates
 from zprime.measure.latents.hole import best_elbo_gain
+from zprime.measure.likelihood import density_error
 from zprime.measure.likelihood.density_error import density_errors
 from zprime.measure.likelihood.gains import RowGains, elbo_gain, measure_gains
 from zprime.measure.likelihood.scores import elbo_estimate, exact_posterior_estimate, likelihood_estimate
@@ -33,6 +34,7 @@ from zprime.reporting.page import html
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.names import CandidateId, Gain
 from zprime.rng import stream
+from zprime.statistics.design import Design
 from zprime.statistics.estimate import Z95, mean_estimate, widened
 
 R = CandidateId("r")
@@ -283,3 +285,14 @@ def test_the_tables_mark_gains_of_bounds_and_estimates(audited: Audit) -> None:
     assert not any("(" in c.text for c in wide[2:])
     assert html(audited).count("(bound)") >= 6  # with its base alone
     assert "b: log r is a bound" in TERMINAL_NOTE
+
+
+def test_the_means_behind_the_error_are_weighted_as_the_rows_are() -> None:
+    values = torch.randn(density_error.ELBO_DRAWS * 5, generator=stream(1), dtype=torch.float64)
+    weights = torch.tensor([1.0, 2.0, 0.0, 4.0, 3.0], dtype=torch.float64)
+    draws = values.reshape(density_error.ELBO_DRAWS, 5)
+    mean = density_error._mean(Design(weights))
+    assert mean(values) == pytest.approx(float((draws.mean(0) * weights).sum() / 10))
+    beside = torch.randn(5, density_error.ELBO_DRAWS, generator=stream(2), dtype=torch.float64)
+    truth = float((torch.logsumexp(draws.T + beside, 1) * weights).sum() / 10)
+    assert density_error._log_mean(beside, Design(weights))(draws.T) == pytest.approx(truth)

@@ -192,3 +192,29 @@ def test_a_lookup_table_is_half_a_nat_from_log_n(copies: int, saturated: bool) -
     split_gains = {s: measure_gains(candidates, Split(s, p[s]), rng=stream(0)) for s in ("selection", "heldout")}
     found = hole(study(p, seed=0), split_gains, surgery(Split("train", p["train"]), rng=stream(0)))
     assert found.saturated is saturated
+
+
+def test_of_held_out_rows_in_groups_the_whole_group_is_left_out() -> None:
+    """Rows of a group at one place are no bound for each other; equal to mixtures made without the group."""
+    rng = stream(9, "pairs")
+    mean = torch.rand(20, 2, generator=rng, dtype=torch.float64).repeat_interleave(3, 0)
+    p, groups = MemoryPosteriors(mean, torch.full_like(mean, 0.3)), torch.arange(60) // 3
+    by_group, own, _ = own_mixture(Split("heldout", p, groups=groups), seed=0)
+    by_row, same, _ = own_mixture(Split("heldout", p), seed=0)
+    assert own.value == pytest.approx(same.value)
+    assert by_group.value < by_row.value < own.value
+    z = p.draw(rng=_after_the_rows(60), draws=2)
+    gains = []
+    for i in range(60):
+        keep = groups != groups[i]
+        others = MemoryPosteriors(p.mean[keep], p.scale[keep])
+        at = z[[i, 60 + i]]
+        gains.append(float((others.log_prob(at) + 0.5 * (2 * math.log(2 * math.pi) + at.square().sum(1))).mean()))
+    assert by_group.value == pytest.approx(sum(gains) / 60)
+
+
+def _after_the_rows(n: int) -> torch.Generator:
+    """The random numbers of the hole's draws: those after the choice of the rows."""
+    rng = stream(0, "hole")
+    torch.randperm(n, generator=rng)
+    return rng
