@@ -14,13 +14,15 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import hard
 from harness import Found, main, p_value, row
+from models import CENTRE, MIXTURE, SPREAD, R
 
 from oracles import LinearGaussian, gaussian_kl, linear_gaussian
 from zprime.arrays import gaussian_log_prob, standard_log_prob
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
-from zprime.latent import Defensive, Gaussian, Mixture, Prior
+from zprime.latent import Defensive, Gaussian, Prior
 from zprime.latent.selection import RowScores, paired
 from zprime.measure.candidates import Candidates
 from zprime.measure.latents.surgery import surgery
@@ -37,9 +39,6 @@ from zprime.rng import stream
 from zprime.statistics.estimate import mean_estimate, student95
 
 MODEL = linear_gaussian(D=4, d=2, var=0.4)
-CENTRE = torch.tensor([0.4, -0.2], dtype=torch.float64)
-SPREAD = torch.tensor([[0.85, 0.0], [0.25, 0.7]], dtype=torch.float64)
-"""The data's z are N(CENTRE, SPREAD SPREAD^T), not N(0, I): there is something to gain."""
 WRONG = 0.7
 """Factor of an encoder's scales that are wrong."""
 N, DRAWS = 60, 200
@@ -61,12 +60,6 @@ class Hidden(Gaussian):
         return None
 
 
-R = Gaussian(torch.tensor([0.5, 0.0]).double(), torch.tensor([[0.8, 0.0], [0.2, 0.8]]).double())
-MIXTURE = Mixture(
-    torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log(),
-    torch.tensor([[0.8, 0.2], [-0.5, -0.9], [0.3, 0.9]], dtype=torch.float64),
-    torch.tensor([[0.5, 0.6], [0.6, 0.4], [0.3, 0.5]], dtype=torch.float64),
-)
 CANDIDATES: dict[str, LatentDistribution] = {
     "gaussian": R,
     "mixture": Defensive(MIXTURE, 0.1),
@@ -245,7 +238,7 @@ def simulated_log_prob(model: LinearGaussian) -> float:
     return -0.5 * (4 * math.log(2 * math.pi) + float(torch.logdet(marginal)) + 4)
 
 
-GROUPS = {"gains": gains, "wrong": wrong, "surgery": cut, "calibration": ranks, "ais": annealed}
+GROUPS = {"gains": gains, "wrong": wrong, "surgery": cut, "calibration": ranks, "ais": annealed, **hard.GROUPS}
 
 if __name__ == "__main__":
-    main("Coverage of 95 % intervals: likelihood and encoder", "coverage", GROUPS, NOTES)
+    main("Coverage of 95 % intervals: likelihood and encoder", "coverage", GROUPS, NOTES, hard.COMPARED)

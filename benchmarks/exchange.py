@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 from scipy.stats import binomtest
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from harness import by_seed
+from models import bent, bent_gain
 
 import bimodal
-from oracles import grid, linear_gaussian
-from zprime import likelihoods
+from oracles import linear_gaussian
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent import Defensive, Gaussian, Mixture
@@ -37,44 +37,11 @@ from zprime.vae import VAE
 LINEAR = linear_gaussian(D=5, d=2, var=0.05)
 SETTINGS = AuditSettings(draws=400, exchange=200)
 ROWS = 200
-NOISE = 0.3
-POINTS, AREA = grid(6.0, 241)
 
 WIDE = Gaussian(torch.tensor([0.8, 0.0]), torch.tensor([0.6, 1.2]))
 SHARP = Mixture(
     torch.zeros(3).log_softmax(0), torch.tensor([[1.5, 0.0], [-1.5, 0.5], [0.0, -1.0]]), torch.full((3, 2), 0.1)
 )
-
-
-class Bent(nn.Module):
-    """z -> (z1, z2 + z1^2 / 2, sin 2 z1, z1 z2)."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        a, b = z[:, :1], z[:, 1:]
-        return torch.cat([a, b + a.square() / 2, (2 * a).sin(), a * b], 1)
-
-
-class Matched(nn.Module):
-    """The mean and the standard deviations of the exact posterior, by quadrature."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        weight = torch.softmax(_log_joint(x), 1)
-        mean = weight @ POINTS
-        return mean, (weight @ POINTS.square() - mean.square()).clamp(min=1e-6).sqrt()
-
-
-def _log_joint(x: Tensor) -> Tensor:
-    """Log p(x|z) at the points of the grid, and log p(z), up to a constant of neither."""
-    means = Bent()(POINTS)
-    square = (x.square().sum(1)[:, None] - 2 * x @ means.T + means.square().sum(1)) / NOISE**2
-    return -0.5 * (square + POINTS.square().sum(1))
-
-
-def bent() -> VAE:
-    """A decoder that is not linear, in two dimensions."""
-    likelihood = likelihoods.Gaussian(scale=1.0)
-    likelihood.log_scale = torch.tensor(math.log(NOISE), dtype=torch.float64)
-    return VAE(Matched(), Bent(), likelihood, latents=2)
 
 
 def linear_gain(x: Tensor, r: LatentDistribution) -> Tensor:
@@ -86,12 +53,9 @@ def linear_gain(x: Tensor, r: LatentDistribution) -> Tensor:
     return torch.logaddexp(of_r + math.log(0.99), of_p + math.log(0.01)) - of_p
 
 
-def bent_gain(x: Tensor, r: LatentDistribution) -> Tensor:
+def curved_gain(x: Tensor, r: LatentDistribution) -> Tensor:
     """Exact, by quadrature."""
-    joint = _log_joint(x)
-    log_p = -0.5 * POINTS.square().sum(1) - math.log(2 * math.pi)
-    ratio = torch.logaddexp(r.log_prob(POINTS) + math.log(0.99), log_p + math.log(0.01)) - log_p
-    return torch.logsumexp(joint + ratio, 1) - torch.logsumexp(joint, 1)
+    return bent_gain(x, Defensive(r, 0.01))
 
 
 def bimodal_gain(x: Tensor, r: LatentDistribution) -> Tensor:
@@ -111,8 +75,8 @@ def cases() -> dict[str, tuple[VAE, LatentDistribution, Exact, bool]]:
         "linear, q half as wide": (LINEAR.vae(widen=0.5), WIDE, linear_gain, True),
         "linear, q exact, sharp r": (LINEAR.vae(), SHARP, linear_gain, True),
         "linear, q half as wide, sharp r": (LINEAR.vae(widen=0.5), SHARP, linear_gain, True),
-        "not linear, 2 latents": (bent(), WIDE, bent_gain, True),
-        "not linear, 2 latents, sharp r": (bent(), SHARP, bent_gain, True),
+        "not linear, 2 latents": (bent(), WIDE, curved_gain, True),
+        "not linear, 2 latents, sharp r": (bent(), SHARP, curved_gain, True),
         "two modes, one encoded": (bimodal.vae(2), one_sided, bimodal_gain, False),
     }
 
