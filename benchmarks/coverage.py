@@ -1,6 +1,7 @@
 """How often the 95 % intervals of the likelihood and encoder side hold the truth: `make bench-coverage`.
 
-Linear-Gaussian models, where every truth is a closed form or an integral in two dimensions by Gauss-Hermite quadrature.
+Linear-Gaussian models here, where every truth is a closed form or an integral in two dimensions by Gauss-Hermite
+quadrature; what is not linear, and hard nulls, in `hard.py`.
 """
 
 import functools
@@ -43,12 +44,14 @@ WRONG = 0.7
 """Factor of an encoder's scales that are wrong."""
 N, DRAWS = 60, 200
 NOTES = (
-    "2,000 simulated data sets of seeds 0 to 1999, 60 rows each, linear-Gaussian models (two latents, four pixels). "
-    "The truth of the three gains is their expectation over the true distribution of the data; that of surgery "
-    "is the exact value for the posteriors of the data set, since its interval is about its draws alone. "
-    "`hidden`: a Gaussian without its closed form, so that its exact-posterior gain is an importance estimate; "
-    "`wrong q`: scales of the encoder times 0.7. 200 draws a row. `AIS` is 8 temperatures, 2 chains, 30 rows."
-)
+    "Simulated data sets of seeds 0, 1, ...; how many is in the table (2,000, or 500 where one takes longer). "
+    "Linear-Gaussian models (two latents, four pixels), 60 rows, 200 draws a row, unless a row of the table says "
+    "otherwise. Latents of the data are from neither the prior nor a candidate. The truth of a gain is its expectation "
+    "over the true distribution of the data.\n\n"
+    "- `hidden`: a Gaussian without its closed form, so that its exact-posterior gain is an importance estimate. "
+    "`wrong q`: scales of the encoder times 0.7. The truth of surgery is the exact value for the posteriors of the "
+    "data set, since its interval is about its draws alone. `AIS`: 8 temperatures, 2 chains, 30 rows.\n"
+) + hard.NOTES
 
 
 class Hidden(Gaussian):
