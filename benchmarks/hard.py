@@ -170,6 +170,17 @@ def tailed(seed: int) -> Found:
     return out
 
 
+UNBOUNDED = "heavy tails, no share of p: mean gain"
+LOSS, ONE_IN = 120.0, 200
+
+
+def unbounded(seed: int) -> Found:
+    """Gains of a candidate without a share of the prior: one row in 200 loses 120 nats, mean 0."""
+    lost = torch.rand(HEAVY, generator=stream(seed, "unbounded"), dtype=torch.float64) < 1 / ONE_IN
+    e = mean_estimate(torch.where(lost, -LOSS, LOSS / (ONE_IN - 1)), unit="", split="", seed=seed)
+    return [row(UNBOUNDED, e, 0.0)]
+
+
 BETS = "lower limit by betting, groups ignored"
 ALONE = "groups of 5: mean, groups ignored"
 UNWEIGHTED = "weights 1 and 4: mean, weights ignored"
@@ -263,6 +274,7 @@ COMPARED = {
     HALF: "no draw reaches the other mode",
     ALONE: "rows are not independent",
     UNWEIGHTED: "another population's mean",
+    UNBOUNDED: "the rows that decide are few, and may be missing",
     BARE: "the bound's own error is left out",
     **{f"heavy tails, e = {e}, groups of {EACH}: {BETS}": "rows are not independent" for e in (0.01, 0.1)},
 }
@@ -278,7 +290,8 @@ NOTES = (
     "and the gain is measured again. Truth as for `not linear`.\n"
     "- `heavy tails`: 300 gains of +0.3 or, with a probability for which the mean is 0, of log e, as a candidate with "
     "a share e of the prior has them. The limit by betting is one-sided and should lie below the mean in 95 % of data "
-    "sets at least. In groups of 5 all rows of a group have the same gain.\n"
+    "sets at least. In groups of 5 all rows of a group have the same gain. `no share of p`: one row in 200 loses 120 "
+    "nats, so every candidate of a verdict has a share.\n"
     "- `groups of 5`: 300 numbers, each the sum of a part that its group shares (0.6 less an exponential number of "
     "mean 0.5) and a part of its own (standard deviation 0.2).\n"
     "- `weights`: of two halves of the population, whose means differ by 0.4, one has weight 4 (60 rows); and weights "
@@ -295,6 +308,7 @@ GROUPS = {
     "not-linear": curved,
     "two-modes": folded,
     "heavy-tails": tailed,
+    "no-share": unbounded,
     "design": sampled,
     "bound": bound,
     "membership": members,
