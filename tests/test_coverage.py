@@ -75,12 +75,15 @@ def test_rows_for_comparison_are_named_and_leave_the_others_as_strict() -> None:
 
 
 def test_every_row_for_comparison_is_measured() -> None:
-    names = {
-        name
-        for group in ("design", "heavy-tails", "no-share", "bound", "two-modes")
-        for name, *_ in hard.GROUPS[group](0)
-    }
+    groups = ("design", "heavy-tails", "no-share", "bound", "two-modes")
+    names = {name for group in groups for name, *_ in hard.GROUPS[group](0)}
     assert hard.COMPARED.keys() < names
+
+
+def test_the_search_for_modes_is_what_puts_the_gain_right() -> None:
+    as_it_is, searched = (low_high_truth for _, *low_high_truth in hard.folded(0))
+    assert as_it_is[0] > as_it_is[2]
+    assert searched[0] < searched[2] < searched[1] < as_it_is[0]
 
 
 def test_truth_by_sobol_points_is_that_of_the_closed_form() -> None:
