@@ -92,7 +92,7 @@ kinds: $(VENV)/.done  ## docs/kinds/compared.md: every kind on the digits and on
 bench-instructions: $(VENV)/.done  ## how near the compiled sweep is to the core's peak: valgrind and perf; 4 minutes
 	$(BIN)/python benchmarks/instructions.py
 
-bench-coverage: $(VENV)/.done  ## 95 % intervals over 500 to 2,000 simulated data sets; 30 minutes
+bench-coverage: $(VENV)/.done  ## 95 % intervals over 500 to 2,000 simulated data sets; 15 minutes
 	$(BIN)/python benchmarks/coverage.py --only gains wrong surgery calibration ais heavy-tails no-share design bound membership
 	$(BIN)/python benchmarks/coverage.py --seeds 500 --only not-linear two-modes
 	$(BIN)/python benchmarks/coverage_latent.py
