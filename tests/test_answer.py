@@ -121,7 +121,7 @@ def test_what_is_shipped_is_said_first(audit: Audit) -> None:
         ("decoder", "first its encoder or decoder has to be improved"),
         ("latents", "most of what separates its samples from the data is in the distribution of z′"),
         ("both", "the choice of z′ is half of the answer"),
-        ("collapse", "the choice of z′ changes nothing, because its decoder ignores z"),
+        ("collapse", "the choice of z′ changes hardly anything, because its decoder ignores z"),
         ("copies", "its samples copy training rows, those from N(0, I) too"),
     ):
         assert said in part(explain(with_verdict(audit, "none of these", "prior", fault=fault)), "In short")
@@ -134,12 +134,15 @@ def test_a_mixture_that_does_harm_is_told_from_one_that_does_not(audit: Audit) -
     assert "**It does not know new rows.**" in bad
     assert "**Its samples are copies.**" in bad
     good = explain(with_status(with_gain(audit, 0.5, 0.1), "passes"))
-    assert "Here it does no measurable harm." in part(good, "In short")
+    assert "Here no harm was measured." in part(good, "In short")
     assert "It does not know new rows" not in good
-    assert "copies.**" in good  # "no measurable copies"
+    assert "**Its samples are cleared of copying.**" in good
+    unsure = explain(with_status(with_gain(audit, 0.5, 0.1), "untested"))
+    assert "Here no harm was measured, but its samples are not cleared of copying." in part(unsure, "In short")
+    assert "**Its samples are not cleared of copying.**" in unsure
     assert "And they look good" not in good
-    assert "that it stores the rows themselves" in bad
-    assert "that it stores the rows themselves" not in good
+    assert "that each part of it belongs to a single row" in bad
+    assert "that each part of it belongs to a single row" not in good
     unsure = explain(with_status(with_gain(audit, -0.1, 0.2), "passes"))
     assert "It does not know new rows" not in unsure  # worse, but not measurably
 
@@ -149,8 +152,8 @@ def test_an_average_that_is_off_is_not_called_near(audit: Audit) -> None:
     near = replace(s, mean_kl=replace(s.mean_kl, value=10.0), gaussian_part=replace(s.gaussian_part, value=0.1))
     far = replace(near, gaussian_part=replace(s.gaussian_part, value=5.0))
     for cut, said, not_said in (
-        (near, "So the term does bring something near N(0, I)", "Here they are not near"),
-        (far, "Here they are not near", "So the term does bring something near N(0, I)"),
+        (near, "So something is near N(0, I)", "Here they are not near"),
+        (far, "Here they are not near", "So something is near N(0, I)"),
     ):
         text = explain(replace(audit, surgery={**audit.surgery, "train": cut}))
         assert said in text

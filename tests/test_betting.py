@@ -1,6 +1,8 @@
 """The test of a mean by betting: false alarms under heavy tails, power, its limit, groups and weights."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,24 +50,36 @@ def test_the_best_of_thirteen_on_other_rows_raises_few_false_alarms(n: int) -> N
     assert alarms <= MOST
 
 
+def two_errors(values: Tensor) -> bool:
+    """The rule before the bet: a mean above max(2 s.e., 0.05 nats)."""
+    return float(values.mean()) > max(0.05, 2 * float(values.std()) / len(values) ** 0.5)
+
+
 def test_a_rule_of_two_standard_errors_would_raise_many() -> None:
     """What the bet is there for: the same rows, and the rule before it."""
-    alarms = 0
-    for seed in range(SEEDS):
-        values = heavy(seed, 50, 0.01)
-        alarms += float(values.mean()) > max(0.05, 2 * float(values.std()) / 50**0.5)
+    alarms = sum(two_errors(heavy(seed, 50, 0.01)) for seed in range(SEEDS))
     assert alarms > 2 * MOST
+    assert f"it left the prior in {alarms} of 200 samples, and the bet in none" in " ".join(PAGE.split())
 
 
-def test_power() -> None:
-    """Theory: a gain of 0.3 nats with a spread of 1 is found on 300 rows, and hardly ever on 50."""
+PAGE = (Path(__file__).parent.parent / "docs" / "measures" / "verdict.md").read_text()
 
-    def found(n: int) -> int:
-        values = (torch.randn(n, generator=stream(seed, "power", n), dtype=torch.float64) + 0.3 for seed in range(100))
-        return sum(leaves(v.clamp(min=math.log(0.01)), 0.01) for v in values)
 
-    assert found(300) >= 95
-    assert found(50) <= 30
+@pytest.mark.parametrize("gain", ["0.1", "0.3", "1"])
+def test_power_is_that_of_the_docs(gain: str) -> None:
+    """Every figure of the table, and of the rule before, from seeds 0 to 199."""
+    row = re.search(rf"^\| {gain} \|(.*)\|$", PAGE, re.M)
+    assert row is not None
+    told = [f"{float(x.strip(' %')):.0f}" for x in row.group(1).split("|")]
+    found, before = [], []
+    for n in (50, 300, 1000):
+        made = (torch.randn(n, generator=stream(seed, "power", n), dtype=torch.float64) for seed in range(SEEDS))
+        values = [(v + float(gain)).clamp(min=math.log(0.01)) for v in made]
+        found.append(f"{100 * sum(leaves(v, 0.01) for v in values) / SEEDS:.0f}")
+        before.append(f"{100 * sum(two_errors(v) for v in values) / SEEDS:.0f}")
+    assert found == told
+    if gain != "1":
+        assert f"{before[0]}, {before[1]} and {before[2]} % of" in " ".join(PAGE.split())
 
 
 def test_the_wealth_is_that_of_thirty_stakes_row_by_row() -> None:

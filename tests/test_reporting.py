@@ -97,6 +97,23 @@ def test_public_page_shows_no_row_of_the_data(digits: tuple[Path, Audit]) -> Non
     ]
 
 
+def test_samples_that_copy_are_not_on_a_public_page(digits: tuple[Path, Audit]) -> None:
+    """Those of the prior too: a decoder that memorises makes training rows of any z'."""
+    audit = digits[1]
+    assert audit.samples is not None
+    names = [e.name for e in audit.leading if not e.holds_rows]
+    assert "prior" in names
+    for name in names:
+        copying = {**audit.samples.verdict.copying, name: "copies"}
+        verdict = replace(audit.samples.verdict, copying=copying)
+        found = replace(audit, samples=replace(audit.samples, verdict=verdict))
+        title = f"z′ from {audit.entry(name).label}"
+        assert title in [s.title for s in sheets(audit, public=True)]
+        assert title not in [s.title for s in sheets(found, public=True)]
+        assert title in [s.title for s in sheets(found, public=False)]
+        assert html(found, public=True)  # also where nothing is left to show
+
+
 def test_neighbours_are_on_the_page_but_never_on_a_public_one(digits: tuple[Path, Audit]) -> None:
     audit = digits[1]
     near = {f"near.{e.name}": audit.tensors[f"grid.{e.name}"].flip(0) for e in audit.leading}

@@ -252,9 +252,9 @@ def test_verdicts_over_seeds_in_words() -> None:
     )
     assert not mixed.unanimous
     same = VerdictOverSeeds([LEAVE] * 3, ["mixture"] * 3)
-    assert same.sentence == "leave the prior in 3 of 3 seeds (mixture in 3). It does not depend on the seed."
+    assert same.sentence == "leave the prior in 3 of 3 seeds (mixture in 3). The same in all of them."
     assert not VerdictOverSeeds([LEAVE] * 2, ["mixture", "gaussian"]).unanimous
-    assert VerdictOverSeeds([KEEP], ["prior"]).sentence.startswith("keep the prior in 1 of 1 seeds. It does not")
+    assert VerdictOverSeeds([KEEP], ["prior"]).sentence.startswith("keep the prior in 1 of 1 seeds. The same")
 
 
 def test_all_surfaces_show_it(made: tuple[Path, Audit]) -> None:

@@ -1,7 +1,7 @@
 """zprime: from which latent distribution should a generative model draw z'? Measured, on your model and your data.
 
     train a VAE (or bring one) -> encode data into posteriors -> fit latent distributions -> audit them
-    -> sample from the winner -> report
+    -> sample from the verdict's choice -> report
 
 `run` does all of this in one call. Names are loaded when they are first used, so importing this package is quick and
 changes nothing. The file of a verb is its -ing form (`train` is in `training.py`): a module never hides the function of

@@ -244,7 +244,7 @@ class Run:
         weights: str | None = None,
         workers: int = 1,
     ) -> Audit:
-        """Measure the fitted kinds (all, or those named); write `audit`, and `generator` of the winner.
+        """Measure the fitted kinds (all, or those named); write `audit`, and `generator` of what is shipped.
 
         Args:
             settings: how much to measure.

@@ -138,7 +138,10 @@ class GenerativeModel:
         return f"{stored}{SINGLE if self.latent.holds_rows else ''}{SAYS[self.copying]}"
 
 
-SINGLE = " Anyone who has this model can decode each of them. Do not publish it where the data are private."
+SINGLE = (
+    " Anyone who has this model can decode each of them to about its training row. Do not publish it where the data "
+    "are private."
+)
 SAYS = {
     "untested": "",
     "passes": " Its samples passed the copying test: with 95 % confidence the share of them that are as near to "

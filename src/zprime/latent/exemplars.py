@@ -1,4 +1,4 @@
-"""exemplars: the N posteriors, or some of them, smoothed by a kernel that keeps their mean and covariance."""
+"""exemplars: the N posteriors, or some of them, smoothed by a kernel that keeps their mean and variances."""
 
 import math
 from collections.abc import Mapping

@@ -7,6 +7,13 @@ from zprime.results.samples import CODES, REAL, BandwidthPath
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import magnitude, percent, prose, size
 
+TITLES = {
+    "copies": "Its samples are copies.",
+    "passes": "Its samples are cleared of copying.",
+    "untested": "Its samples are not cleared of copying.",
+}
+"""What is said first of its samples, by their status."""
+
 
 def entry(audit: Audit) -> Entry | None:
     """The aggregated posterior itself."""
@@ -25,9 +32,8 @@ def harm(audit: Audit) -> str:
         "what it generates are copies" if copies else "",
     ]
     told = " and ".join(filter(None, harms))
-    return (
-        f"But it keeps every training row, and that does harm: {told}." if told else "Here it does no measurable harm."
-    )
+    unsure = "" if audit.copying(exact.name) == "passes" else ", but its samples are not cleared of copying"
+    return f"But it keeps a posterior of every training row: {told}." if told else f"Here no harm was measured{unsure}."
 
 
 def _held_gain(e: Entry) -> Estimate | None:
@@ -57,8 +63,9 @@ def paragraphs(audit: Audit) -> list[str]:
         worse = gain.value < 0
         change = f"{magnitude(gain)} nats per row {'worse' if worse else 'better'} off in {what} than under p(Z)"
         if gain.high < 0:
-            because = "their codes fall between the narrow posteriors of the training rows"
-            points.append(f"**It does not know new rows.** Unseen rows are {change}; {because}.")
+            points.append(
+                f"**It does not know new rows.** Unseen rows are {change}: it has less density where their codes lie."
+            )
         else:
             points.append(f"**New rows.** Unseen rows are {change}.")
     side = audit.latents
@@ -73,7 +80,7 @@ def paragraphs(audit: Audit) -> list[str]:
     points += _copied(audit, exact.id)
     told = [f"You would be drawing from the closest r of all, exactly. {stored}.", bullets(points)]
     if harm(audit).startswith("But"):
-        told[0] += " The problem is not the storage, but that it stores the rows themselves:"
+        told[0] += " The problem is not the storage, but that each part of it belongs to a single row:"
     path = None if audit.samples is None else audit.samples.path
     if path is not None and all(s.copying.status != "untested" for s in path.points):
         told.append(_smoothed(path))
@@ -81,8 +88,7 @@ def paragraphs(audit: Audit) -> list[str]:
     if choice.name != "prior" and not choice.holds_rows:
         told.append(
             f"So use the posteriors after training, but not row by row. {choice.label} was fitted to the same "
-            "posteriors and keeps what they have in common; how much detail to keep was chosen, and tested, on other "
-            "rows."
+            f"posteriors ({choice.kept}); how much detail to keep was chosen, and tested, on other rows."
         )
     return told
 
@@ -91,14 +97,15 @@ def _smoothed(path: BandwidthPath) -> str:
     """What lies between copying and leaving the data, if posteriors are widened."""
     copies, off = path.copies, path.off
     if not copies:
-        return "Here not even the codes of training rows, without any noise, decode to measurable copies."
+        return "Here not even the codes of training rows, without any noise, decode to what the test calls copies."
     text = (
         "Could one widen the posteriors a little? With a kernel of bandwidth h (0 is the mixture itself, 1 a single "
         f"Gaussian) samples copy up to {copies[-1].name if copies[-1].name != CODES else 'the codes without noise'}"
     )
     if not off:
         return f"{text}, and at no h do they measurably leave the data."
-    text += f", and from {off[0].name} on they are measurably farther from the training rows than unseen rows are."
+    text += f", and from {off[0].name} on they are measurably farther from the training rows than reconstructions of "
+    text += "unseen rows are."
     between = path.points[path.points.index(copies[-1]) + 1 : path.points.index(off[0])]
     if not between:
         return f"{text} Nothing that was tried lies between."
@@ -112,7 +119,7 @@ def _copied(audit: Audit, wanted: CandidateId) -> list[str]:
     if side is None or sampled is None or sampled.copying is None:
         return []
     c = sampled.copying
-    title = "Its samples are copies." if sampled.status == "copies" else "Its samples are no measurable copies."
+    title = TITLES[sampled.status]
     told = [
         f"**{title}** {percent(c.near)} of them lie nearer to a training row than all but 5 % of "
         "reconstructions of unseen rows do, and a sample is the nearer of two with chance "

@@ -34,7 +34,7 @@ HEADINGS = (
     "active latents",
     "rows",
 )
-UNLIKE = "These runs are not of the same data ({}): gains over the prior can be compared, log p(x) and KL cannot."
+UNLIKE = "These runs are not of the same data ({}): neither gains nor log p(x) and KL can be compared between them."
 
 
 def compare(audits: Sequence[Audit], names: Sequence[str], *, public: bool = False) -> str:

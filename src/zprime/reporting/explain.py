@@ -32,7 +32,7 @@ FAULTS = {
     "latents": "For this model no candidate is the answer, but another one could be: most of what separates its "
     "samples from the data is in the distribution of z′.",
     "both": "For this model the choice of z′ is half of the answer: its decoder has to be improved too.",
-    "collapse": "For this model the choice of z′ changes nothing, because its decoder ignores z.",
+    "collapse": "For this model the choice of z′ changes hardly anything, because its decoder ignores z.",
     "copies": "For this model no z′ is the answer: its samples copy training rows, those from N(0, I) too.",
 }
 """What is said first where the verdict for generation is `none of these`, by its fault."""
@@ -74,10 +74,10 @@ def _short(audit: Audit) -> list[str]:
     reasons = [
         "A VAE draws z′ from N(0, I) because, given its decoder, the z of a new row does not depend on D: its "
         "distribution is the prior p(z). Whether codes of data are distributed like that is another question.",
-        f"(1) The KL term brings the *average* of the posteriors near N(0, I) in mean and covariance "
-        f"({nats(s.gaussian_part.value)} nats apart), not each posterior ({nats(s.mean_kl.value)} nats)."
+        f"(1) The *average* of the posteriors is near N(0, I) in mean and covariance "
+        f"({nats(s.gaussian_part.value)} nats apart), but not each posterior ({nats(s.mean_kl.value)} nats)."
         if _alike(s)
-        else f"(1) The KL term should bring the *average* of the posteriors near N(0, I); here even its mean and "
+        else "(1) The KL term asks the *average* of the posteriors to be near N(0, I); here even its mean and "
         f"covariance are {nats(s.gaussian_part.value)} nats off, and each posterior {nats(s.mean_kl.value)} nats.",
     ]
     a = audit.averages
@@ -113,9 +113,9 @@ def _posterior(audit: Audit) -> list[str]:
     told = [
         "It depends on whose z is meant. A VAE gives every row a z of its own. Given the decoder, the rows of D say "
         "nothing about the z of a new row, so the posterior predictive distribution of z′ *is* p(z). Sampling a VAE "
-        "that way is correct Bayesian inference, **if the model is right**; what is learned from D is in the decoder’s "
-        "parameters. That codes are distributed as N(0, I) is an assumption of the model, like any other, and can be "
-        "checked on unseen rows."
+        "that way is correct Bayesian inference given the decoder, **if the model is right**; what is learned from D "
+        "is in the decoder’s parameters. That codes are distributed as N(0, I) is an assumption of the model, like any "
+        "other, and can be checked on unseen rows."
     ]
     if a is None:
         return told
@@ -123,10 +123,10 @@ def _posterior(audit: Audit) -> list[str]:
         r = a.members["product-of-experts"]
         told.append(
             f"Taken literally, p(Z|X=D) belongs to another model, with *one* z behind all {r.forward.n:,} rows. It is "
-            "not hard to compute: from Gaussian posteriors it is a product in closed form. But it is very narrow: its "
-            f"standard deviation in a dimension is {_width(r.width)}, that of the posterior of one row "
+            "not hard to compute, as far as the encoder’s posteriors are exact: a product in closed form. But it is "
+            f"narrow: its standard deviation in a dimension is {_width(r.width)}, that of the posterior of one row "
             f"{_width(a.width)}, and that of the prior 1. It is {nats(r.to_prior.value)} nats from the prior. Draws "
-            f"from it are all alike, and so are their x′{_samples(audit, 'product-of-experts')}. A product of "
+            f"from it are much alike, and so are their x′{_samples(audit, 'product-of-experts')}. A product of "
             "posteriors becomes narrower with every row. New rows need the mixture of the posteriors."
         )
     elif a.product_fails:
@@ -146,7 +146,8 @@ def _kl_term(audit: Audit) -> list[str]:
         near = "They are so near that the codes tell hardly anything about the data."
     else:
         near = (
-            "The KL term cannot bring each of them near p(z): a posterior equal to the prior tells nothing about its x."
+            "The KL term does not bring each of them near p(z), nor could it in a model that codes its data: a "
+            "posterior equal to the prior tells nothing about its x."
         )
     full = "nearly all" if info.value > s.log_n - 0.5 else "not all"
     percentage = 100 * seen / s.hole.value if s.hole.value > 0 else 100.0
@@ -158,23 +159,21 @@ def _kl_term(audit: Audit) -> list[str]:
                 f"**{prose(info)} nats tell the rows apart.** It could be log N = {nats(s.log_n)} at most; exp(I) = "
                 f"{prose(s.told_apart)} of {n:,} rows can be told apart: {full}.",
                 f"**{prose(s.hole)} nats are the distance of their average from p(z).** {nats(seen)} of them "
-                f"({percentage:.0f} %) can be seen in its mean and covariance. The rest is shape: clumps with holes "
-                "between.",
+                f"({percentage:.0f} %) can be seen in its mean and covariance. The rest is shape.",
             ]
         ),
-        "So the term does bring something near N(0, I): the mean and the covariance of the average. For a linear VAE "
-        "at its optimum they agree exactly, whatever the data (Tipping & Bishop 1999). The term leaves the shape of "
-        "the average free."
+        "So something is near N(0, I): the mean and the covariance of the average. For a linear VAE at its optimum "
+        "they agree exactly, whatever the data (Tipping & Bishop 1999). The shape of the average need not agree."
         if _alike(s)
-        else "At the optimum the term brings mean and covariance of the average near N(0, I) (for a linear VAE they "
-        "agree exactly, whatever the data: Tipping & Bishop 1999). Here they are not near: this model was trained too "
-        "briefly, or with a small weight on the KL term, or its form does not allow it. In any case the term leaves "
-        "the shape of the average free.",
+        else "At the optimum of a linear VAE mean and covariance of the average are those of N(0, I), whatever the "
+        "data (Tipping & Bishop 1999); where only the encoder’s last layer and the decoder’s first are affine, its "
+        "mean and its variances are. Here they are not near. Possible causes: training ended before, latents depend on "
+        "each other, the layers are others, or so is the prior. The shape of the average need not agree in any case.",
     ]
     hole = audit.latents.hole if audit.latents is not None else None
     if hole is not None:
         told.append(
-            f"(These are the codes of {n:,} rows, and between posteriors as narrow as these there are always gaps. "
+            f"(These are the codes of {n:,} rows, and narrow posteriors of finitely many rows leave gaps between them. "
             "The distance of p(z) from the average over the whole population of rows is only known to lie between "
             f"{nats(max(0.0, hole.low))} and {nats(hole.high)} nats.)"
         )
@@ -190,7 +189,7 @@ def _average(audit: Audit) -> list[str]:
     if right:
         guess = (
             f"here that is p(Z) to within {nats(gap)} of {nats(prior.forward.value)} nats: among single Gaussians the "
-            "answer is yes."
+            "answer is nearly yes."
         )
     else:
         guess = (
@@ -228,9 +227,8 @@ def _role(audit: Audit) -> list[str]:
     s = audit.surgery["train"]
     d = len(s.dimension_kl)
     points = [
-        "**In training** it is the common scale. Without it the encoder would spread the codes out and shrink each to "
-        f"a point, and the decoder would not be trained on what lies between. Here it costs "
-        f"{nats(s.mean_kl.value)} nats per row.",
+        "**In training** it is the common scale. Nothing else in the ELBO keeps the encoder from spreading the codes "
+        f"out and shrinking each to a point. Here it costs {nats(s.mean_kl.value)} nats per row.",
         "**In the finished model** it is the claim that codes of new rows are distributed as N(0, I). The claim is as "
         "good as the agreement of N(0, I) with the aggregated posterior of all rows.",
     ]
@@ -260,7 +258,8 @@ def _role(audit: Audit) -> list[str]:
         points.append(
             f"**What drawing from it costs here:** {off[0]} of its samples lie off the data and they cover {seen[0]} "
             f"of unseen rows. For {choice.label} it is {off[1]} and {seen[1]}, for real rows {off[2]} and {seen[2]}. "
-            "p(Z) draws from the holes too, where the decoder was never trained."
+            "p(Z) also draws where hardly any code lies, so that the decoder was hardly trained there; whether that is "
+            "the cause was not tested."
         )
     return [bullets(points)]
 

@@ -55,9 +55,9 @@ def _calibration(audit: Audit, c: Calibration) -> str:
 
 def _sandwich(audit: Audit, s: Sandwich) -> str:
     return (
-        f"Annealing on {s.gap.n} rows simulated from {_label(audit, s.name)}: log p(x) lies between {s.forward} and "
-        f"{s.reverse}, {marked(s.gap)} nats apart; the likelihood gain's estimator is {s.below} above the lower bound "
-        f"and {s.above} below the upper."
+        f"Annealing on {s.gap.n} rows simulated from {_label(audit, s.name)}: log p(x) lies in expectation between "
+        f"{s.forward} and {s.reverse}, {marked(s.gap)} nats apart; the likelihood gain's estimator is "
+        f"{s.below} above the lower bound and {s.above} below the upper."
     )
 
 
@@ -70,7 +70,8 @@ SECTION = Section(
         Drawing(
             figures.calibration,
             "Ranks of what made simulated data among draws of its posterior, latent by latent: flat if the "
-            "encoder is calibrated; a hump means too wide, a bowl too narrow, a slope off centre (Talts et al. 2018).",
+            "encoder is calibrated; a hump means too wide, a bowl too narrow for its errors, a slope off centre "
+            "(Talts et al. 2018).",
         ),
     ),
     numbers=True,

@@ -8,7 +8,7 @@ from zprime.tables import NONE, Cell
 
 SAYS: dict[str, str] = {
     "median": "Median over held-out rows: where it is far from the mean, a few rows decide",
-    "above": "Proportion of held-out rows that are more likely than under the prior",
+    "above": "Proportion of held-out rows whose gain over the prior is above 0",
     "below": "Proportion of held-out rows that lose more than {lost:g} nats: rows that a narrow r misses",
     "khat": "Proportion of rows whose Pareto k-hat is above {khat:g}: their importance weights have a heavy tail "
     "(Vehtari et al. 2024); no verdict depends on it",

@@ -23,7 +23,8 @@ def report(
     Args:
         audit: an audit, or the folder of a run or of an audit, or several such folders.
         path: the file to write; default `report.html` in the run's folder (with `public`: `public.html`).
-        public: leave every row of the data out, and all samples of distributions that store rows.
+        public: leave every row of the data out, and all samples of distributions that store rows or whose samples copy
+            them.
 
     Returns:
         The file.
@@ -69,8 +70,8 @@ def answer(audit: Audit) -> list[str]:
     """The first answer to the question, with this model's numbers."""
     s = audit.surgery["train"]
     told = [
-        f"The KL term keeps each posterior within {prose(s.mean_kl)} nats of N(0, I) on average (exact for these "
-        f"rows). Of these, {prose(s.information)} are what tells the data apart (at most log N = {s.log_n:.2f}), and "
+        f"On average a posterior is {prose(s.mean_kl)} nats from N(0, I) (exact for these rows). Of these, "
+        f"{prose(s.information)} are what tells the data apart (at most log N = {s.log_n:.2f}), and "
         f"{prose(s.hole)} are the distance of this sample's aggregated posterior from the prior; only "
         f"{prose(s.gaussian_part)} of that (exact) can be seen in its mean and covariance.",
     ]

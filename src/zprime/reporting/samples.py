@@ -23,7 +23,8 @@ from zprime.tables import NONE, Cell, Column, Row, Style, Table
 COPYING, FIDELITY = attributes(Copying), attributes(Fidelity)
 COPIES = {"copies": "copies", "passes": "no", "untested": "untested"}
 NOTE = (
-    "copies: no, if a share of copies at the limit is excluded at 95 %; untested, if it is not: up to as many may be. "
+    "copies: no, if a share at the limit of samples as near to training rows as known copies are is excluded at 95 %; "
+    "untested, if it is not: up to as many may be. "
     "Of the prior and the chosen candidate, which alone are tested again beside the held-out split, the second status "
     "is that one. "
     "nearer: chance that a sample is nearer to the training set than a reconstruction of an unseen row is (1/2 if "

@@ -32,11 +32,12 @@ class Sheet:
 def sheets(audit: Audit, *, public: bool) -> list[Sheet]:
     """Held-out data and reconstructions first, then the prior and every candidate.
 
-    With `public`: no data, no reconstructions, no neighbours, and no samples of a distribution that stores rows.
+    With `public`: no data, no reconstructions, no neighbours, and no samples of a distribution that stores rows or
+    whose samples copy them, be it the prior.
     """
     if not audit.images:
         return []
-    entries = [e for e in audit.leading if not (public and e.holds_rows)]
+    entries = [e for e in audit.leading if not (public and (e.holds_rows or audit.copying(e.name) == "copies"))]
     named = [(e.name, f"z′ from {e.label}") for e in entries]
     if not public:
         named += [(name, f"z′ from {name}") for name in without_density(audit)]

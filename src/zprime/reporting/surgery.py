@@ -61,7 +61,7 @@ def _note(audit: Audit) -> str:
     return (
         "mean KL(q‖p) = I + KL(q̄‖p), in nats, each split's posteriors against their own mixture q̄ (Hoffman & Johnson "
         "2016); ± one standard error, and what has none is exact for these rows. I cannot exceed log N: where it comes "
-        "near, q̄ is a lookup table of its rows, and the hole is mostly an artefact of N. The "
+        "near, q̄ is a lookup table of its rows, and the hole may be large only because N is finite. The "
         "variance of q̄ in a dimension is that of the posteriors' means plus the mean of their own (grey); at 1 it is "
         f"the prior's. A hollow bar is a collapsed dimension: its means' variance is below {audit.thresholds.active:g}."
     )

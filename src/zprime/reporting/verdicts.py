@@ -46,9 +46,11 @@ def difference(audit: Audit) -> str:
         return f"{a} is the likelier one, but its samples cover less of the data than those of its equals in distance"
     if side.verdict.decision in ("undecided", "none of these"):
         return (
-            f"{a} is the choice by likelihood, which needs fewer rows, because it is compared row by row; its samples "
-            f"are not measurably better than those of {b}"
+            f"{a} is the choice by likelihood, which is compared row by row; its samples are not measurably better "
+            f"than those of {b}"
         )
+    if theirs == "prior" and audit.verdict.decision == "undecided":
+        return f"by likelihood it could not be decided, but samples of {b} look more like the data than the prior's do"
     if theirs == "prior":
         return (
             f"by likelihood nothing was measurably better than the prior, but samples of {b} look more like the data; "

@@ -164,7 +164,7 @@ class BandwidthPath:
 
     @property
     def off(self) -> list[PathPoint]:
-        """The points at the end of the path that are measurably farther from the training set than unseen rows are."""
+        """The points at its end, measurably farther from the training set than reconstructions of unseen rows are."""
         points: list[PathPoint] = []
         for point in reversed(self.points):
             if point.copying.regional.high >= 0.5:

@@ -63,7 +63,7 @@ class VerdictOverSeeds:
             at = [c for d, c in zip(self.decisions, self.choices, strict=True) if d == decision and c != "prior"]
             chosen = ", ".join(f"{c} in {k}" for c, k in Counter(at).most_common())
             parts.append(f"{decision} in {count} of {n} seeds" + (f" ({chosen})" if chosen else ""))
-        return "; ".join(parts) + ". " + ("It does not depend on the seed" if self.unanimous else DEPENDS) + "."
+        return "; ".join(parts) + ". " + ("The same in all of them" if self.unanimous else DEPENDS) + "."
 
 
 DEPENDS = "Decision or choice depends on the seed: take none of them as a property of the data and the architecture"

@@ -1,7 +1,7 @@
 """Copying: are generated rows nearer to the training set than unseen rows would be?
 
 Every number comes from one exact search for the nearest training rows of every generated row. The reference are
-reconstructions of unseen rows, which are as blurred as generated rows but cannot be copies.
+reconstructions of unseen rows, which are as blurred as generated rows, of rows that the model has not seen.
 """
 
 import math

@@ -87,7 +87,7 @@ def nearness(copies: Float[Tensor, " n"], unseen: Float[Tensor, " m"], *, seed: 
 
     Args:
         copies: scores of known copies, two at least; the smaller, the nearer.
-        unseen: scores of rows that cannot be copies.
+        unseen: scores of rows that the model has not seen.
         seed: kept with the numbers.
     """
     chooses, measures = copies[::2].double(), copies[1::2].double()

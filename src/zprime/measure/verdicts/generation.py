@@ -16,7 +16,8 @@
 5. If reconstructions are farther from the data than real rows are (the decoder's part of the distance), and the choice
    of z' closes less than a quarter of that, none of these is the answer. The sentence names the decoder's part and what
    samples are farther than reconstructions, the latent distribution's part, each with its error.
-6. If the decoder ignores z, no choice of z' changes anything. If samples of the prior copy too, it is not praised.
+6. If the decoder ignores z, the choice of z' hardly changes anything. If samples of the prior copy too, it is not
+   praised.
 
 Steps 1 to 3 read the selection split only. The prior is left for an equal candidate with about 2.5 % in step 4 (2 s.e.,
 one-sided), however it was chosen. A candidate with a share of copies at the limit or above is cleared beside either
@@ -240,7 +241,7 @@ def _keep(found: _Found, *, leaves: bool) -> str:
 def _collapsed(ignores: str, decoder: str, *, bad: bool, why: list[str]) -> GenerationVerdict:
     """Step 6: the decoder ignores z."""
     why = [*why, f"the decoder ignores z: {ignores}"]
-    told = f"the decoder ignores z ({ignores}), so that no choice of z' changes its samples."
+    told = f"the decoder ignores z ({ignores}), so that the choice of z' hardly changes its samples."
     if not bad:
         return GenerationVerdict("keep the prior", "prior", f"Keep the prior: {told}", why, fault="collapse")
     sentence = (
