@@ -105,7 +105,7 @@ class GaussianSettings(Settings):
     """
 
     kind: ClassVar[str] = Gaussian.kind
-    about: ClassVar[About] = About("d^2 numbers", "one pass", "the hole is in mean or covariance (rare)")
+    about: ClassVar[About] = About("d^2 numbers", "one pass", "the hole is in mean or covariance")
     quick: ClassVar[bool] = True
     covariance: str = "full"
     rank: int = 0

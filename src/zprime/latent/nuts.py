@@ -100,7 +100,9 @@ class SharedNUTSSettings(Settings):
 
     kind: ClassVar[str] = SharedNUTS.kind
     about: ClassVar[About] = About(
-        "draws", "minutes: NUTS through the decoder", "as product-of-experts, but exact; draws without a density"
+        "draws",
+        "minutes: NUTS through the decoder",
+        "as product-of-experts, without the encoder; draws without a density",
     )
     needs: ClassVar[frozenset[Need]] = frozenset({"decoder", "rows"})
     small_steps: ClassVar[bool] = True

@@ -75,7 +75,7 @@ class ProductOfExpertsSettings(Settings):
 
     kind: ClassVar[str] = ProductOfExperts.kind
     about: ClassVar[About] = About(
-        "2d numbers", "one pass", "one latent behind a whole group of rows: p(z | X = D), in closed form"
+        "2d numbers", "one pass", "one latent behind a group of rows: p(z | X = D), if the encoder is exact"
     )
     quick: ClassVar[bool] = True
     group: tuple[int, ...] = ()
