@@ -115,15 +115,21 @@ def table(title: str, counts: Mapping[str, Mapping[str, float]], notes: str, com
 
 
 def by_seed(title: str, name: str, cases: Mapping[str, Callable[[int], object]], page: Callable[[Kept], str]) -> None:
-    """Run cases over seeds 0, 1, ...; keep what each seed gave as JSON, and write `docs/results/NAME.md` from all."""
+    """Run cases over seeds, and write `docs/results/NAME.md` from all that there is."""
+    text = page(runs(title, name, cases))
+    (PAGES / f"{name}.md").write_text(text)
+    print(text)
+
+
+def runs(title: str, name: str, cases: Mapping[str, Callable[[int], object]]) -> Kept:
+    """Run cases over seeds 0, 1, ..., and keep what each seed gave as JSON."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="go on from this seed, and add to what is there")
-    parser.add_argument("--only", nargs="*", type=int, help="numbers of the cases, from 0")
+    parser.add_argument("--only", nargs="*", type=int, help="numbers of the cases, from 0; none for the page alone")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    store = RESULTS / f"{name}.json"
-    kept: Kept = json.loads(store.read_text()) if store.exists() else {}
+    kept = stored(name)
     for i, (called, case) in enumerate(cases.items()):
         if args.only is not None and i not in args.only:
             continue
@@ -133,9 +139,19 @@ def by_seed(title: str, name: str, cases: Mapping[str, Callable[[int], object]],
         start = time.process_time()
         fresh = [case(seed) for seed in range(args.first, args.first + args.seeds)]
         kept[called] = (there if args.first else []) + fresh
-        print(f"{called}: {time.process_time() - start:.0f} CPU s")
+        print(f"{called}: {time.process_time() - start:.0f} CPU s", flush=True)
         RESULTS.mkdir(exist_ok=True)
-        store.write_text(json.dumps(kept) + "\n")
-    text = page(kept)
-    (PAGES / f"{name}.md").write_text(text)
-    print(text)
+        (RESULTS / f"{name}.json").write_text(json.dumps(kept) + "\n")
+    return kept
+
+
+def stored(name: str) -> Kept:
+    """What earlier runs kept."""
+    store = RESULTS / f"{name}.json"
+    kept: Kept = json.loads(store.read_text()) if store.exists() else {}
+    return kept
+
+
+def before(name: str) -> Kept:
+    """What the same cases gave under the code before its repairs (benchmarks/before.py)."""
+    return {k.removeprefix(f"{name}: "): v for k, v in stored("before").items() if k.startswith(f"{name}: ")}

@@ -1,0 +1,85 @@
+"""The same data sets under the code before its repairs, for the columns *before* of docs/results.
+
+It runs in a checkout of that code, with what it needs of this one:
+
+    git worktree add ../before b2fb11e && cd ../before
+    cp ../zprime/benchmarks/{before,worlds,pools,harness}.py benchmarks
+    cp ../zprime/tests/{bent,bimodal,oracles}.py tests
+    make .venv/.done && .venv/bin/python benchmarks/before.py
+    cp benchmarks/results/before.json ../zprime/benchmarks/results
+
+and then verdict.py, alarms.py and clearing.py write their pages again: with `--only` and no number nothing is run.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from harness import runs
+from pools import KINDS, SHARES, SIZES, Pools
+from worlds import World, alarm_cases, duplicate_cases, verdict_cases
+
+from zprime.auditing import audit
+from zprime.fitting import fit
+from zprime.latent.kind import Settings
+from zprime.measure.samples.copying import copying
+from zprime.results.audit import Audit, AuditSettings
+
+BEFORE = "b2fb11e"
+
+LIKELIHOOD = AuditSettings(rows=300, draws=120, grid=1, map=1, simulated=0, samples=0)
+SAMPLES = AuditSettings(draws=0, samples=400, grid=4, map=1, simulated=0, features="pixels")
+BOTH = AuditSettings(rows=300, draws=120, samples=400, grid=4, map=1, simulated=0, features="pixels")
+
+
+def audited(world: World, kinds: Mapping[str, Settings | str], settings: AuditSettings, seed: int) -> Audit:
+    """Fit and audit; the code before knew no groups."""
+    train, selection = world.posteriors["train"], world.posteriors["selection"]
+    fits = {name: fit(k, train, selection=selection, seed=seed) for name, k in kinds.items()}
+    return audit(fits, world.posteriors, model=world.model, rows=world.rows, settings=settings, seed=seed)
+
+
+def by_likelihood(world: Callable[[int], World], kinds: Mapping[str, Settings | str], seed: int) -> object:
+    found = audited(world(seed), kinds, LIKELIHOOD, seed).verdict
+    return found.decision, found.choice
+
+
+def by_samples(world: Callable[[int], World], kinds: Mapping[str, Settings | str], seed: int) -> object:
+    return samples_of(audited(world(seed), kinds, SAMPLES, seed))
+
+
+def by_both(world: Callable[[int], World], kinds: Mapping[str, Settings | str], seed: int) -> object:
+    """Decision and choice by likelihood and for generation."""
+    found = audited(world(seed), kinds, BOTH, seed)
+    assert found.samples is not None
+    first, second = found.verdict, found.samples.verdict
+    return first.decision, first.choice, second.decision, second.choice
+
+
+def samples_of(found: Audit) -> tuple[str, list[str]]:
+    """The decision, and the copying status of every candidate."""
+    assert found.samples is not None
+    return found.samples.verdict.decision, [e.status for e in found.samples.entries if not e.id.alone]
+
+
+def cleared(seed: int) -> object:
+    """Status of samples with a share of copies, of a training set of its own."""
+    pools = Pools(seed)
+    return {
+        f"{kind} {share:g} {n}": copying(pools.sample(kind, share, n), pools.unseen, seed=seed).status
+        for n in SIZES
+        for kind in KINDS
+        for share in SHARES
+    }
+
+
+def main() -> None:
+    cases: dict[str, Callable[[int], object]] = {
+        f"verdict: {name}": partial(by_likelihood, *case) for name, case in verdict_cases().items()
+    }
+    cases |= {f"alarms: {name}": partial(by_samples, *case) for name, case in alarm_cases().items()}
+    cases |= {f"alarms: {name}": partial(by_both, *case) for name, case in duplicate_cases().items()}
+    runs("What the code before its repairs made of the same data sets.", "before", cases | {"clearing": cleared})
+
+
+if __name__ == "__main__":
+    main()
