@@ -3,7 +3,7 @@
 It runs in a checkout of that code, with what it needs of this one:
 
     git worktree add ../before b2fb11e && cd ../before
-    cp ../zprime/benchmarks/{before,worlds,pools,harness}.py benchmarks
+    cp ../zprime/benchmarks/{before,worlds,planted,pools,harness}.py benchmarks
     cp ../zprime/tests/{bent,bimodal,oracles}.py tests
     make .venv/.done && .venv/bin/python benchmarks/before.py
     cp benchmarks/results/before.json ../zprime/benchmarks/results
@@ -15,16 +15,23 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from harness import runs
+from planted import BELIEVED, Planted, Split, believed, rule_cases
 from pools import KINDS, SHARES, SIZES, Pools
 from worlds import World, alarm_cases, duplicate_cases, verdict_cases
 
 from zprime.auditing import audit
 from zprime.fitting import fit
 from zprime.latent.kind import Settings
+from zprime.latent.selection import TIE
+from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.samples.copying import copying
+from zprime.measure.verdicts.decision import needed
+from zprime.measure.verdicts.likelihood import decide
 from zprime.results.audit import Audit, AuditSettings
+from zprime.statistics.estimate import mean_estimate
 
 BEFORE = "b2fb11e"
+LEAVE = "leave the prior"
 
 LIKELIHOOD = AuditSettings(rows=300, draws=120, grid=1, map=1, simulated=0, samples=0)
 SAMPLES = AuditSettings(draws=0, samples=400, grid=4, map=1, simulated=0, features="pixels")
@@ -72,13 +79,32 @@ def cleared(seed: int) -> object:
     }
 
 
+def ruled(make: Callable[[int], Planted], seed: int) -> object:
+    """The rule alone; the code before knew no groups and no bound."""
+    e = mean_estimate(make(seed).values, unit="nats per row", split="heldout", seed=seed)
+    return LEAVE if e.value > needed(e, TIE) else "keep the prior", "", e.value
+
+
+def decided(case: tuple[dict[str, float], str, int], seed: int) -> object:
+    candidates, first, second = believed(case, seed)
+    v = decide(candidates, split("selection", first), split("heldout", second), seed=seed)
+    return v.decision, v.choice, 0.0
+
+
+def split(name: str, planted: Split) -> RowGains:
+    return RowGains(name, **planted._asdict())
+
+
 def main() -> None:
     cases: dict[str, Callable[[int], object]] = {
         f"verdict: {name}": partial(by_likelihood, *case) for name, case in verdict_cases().items()
     }
     cases |= {f"alarms: {name}": partial(by_samples, *case) for name, case in alarm_cases().items()}
     cases |= {f"alarms: {name}": partial(by_both, *case) for name, case in duplicate_cases().items()}
-    runs("What the code before its repairs made of the same data sets.", "before", cases | {"clearing": cleared})
+    cases |= {"clearing": cleared}
+    cases |= {f"verdict: {name}": partial(ruled, make) for name, make in rule_cases().items()}
+    cases |= {f"verdict: {name}": partial(decided, case) for name, case in BELIEVED.items()}
+    runs("What the code before its repairs made of the same data sets.", "before", cases)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from zprime import likelihoods
 from zprime.vae import VAE
 
 NOISE = 0.3
-POINTS, AREA = grid(6.0, 241)
+POINTS, _ = grid(6.0, 241)
 
 
 class Bent(nn.Module):
