@@ -97,16 +97,16 @@ bench-coverage: $(VENV)/.done  ## 95 % intervals over 500 to 2,000 simulated dat
 	$(BIN)/python benchmarks/coverage.py --seeds 500 --only not-linear two-modes
 	$(BIN)/python benchmarks/coverage_latent.py
 
-bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likelihood
+bench-verdict: $(VENV)/.done  ## false alarms and power of the verdict by likelihood, easy and hard cases; 2 hours
 	$(BIN)/python benchmarks/verdict.py
 
 bench-exchange: $(VENV)/.done  ## how often the exchange check passes where it should, and fails where it should
 	$(BIN)/python benchmarks/exchange.py
 
-bench-alarms: $(VENV)/.done  ## false alarms of the x' side where nothing is wrong; 20 minutes
+bench-alarms: $(VENV)/.done  ## false alarms of the x' side where nothing is wrong, easy and hard cases; 50 minutes
 	$(BIN)/python benchmarks/alarms.py
 
-bench-generation: $(VENV)/.done  ## false alarms, coverage and power of the x' side; 10 minutes
+bench-generation: $(VENV)/.done  ## false alarms, coverage and power of the x' side on planted samples; 10 minutes
 	$(BIN)/python benchmarks/generation.py --seeds 200 --only fidelity differences verdict
 	$(BIN)/python benchmarks/generation.py --seeds 1000 --only copying labels drift
 	$(BIN)/python benchmarks/clearing.py --seeds 200
