@@ -139,7 +139,7 @@ def duplicate_lines(kept: Kept, old: Kept) -> list[str]:
         "before |",
         f"|{' --- |' * 7}",
     ]
-    for name, found in ((n, f) for n, f in kept.items() if "duplicates" in n):
+    for name, found in ((n, kept[n]) for n in cases() if n in kept and "duplicates" in n):
         earlier = old.get(name.removesuffix(TOLD), [])
         refused = sum(f[0] == REFUSED for f in found)
         cells = [left(f, at) for at in (0, 2) for f in (found, earlier)]

@@ -15,6 +15,7 @@ from zprime.rng import stream
 
 ROWS = 300
 INFINITE = 5
+SHARE = 0.01
 RARE = {share: 0.3 / (0.3 - math.log(share)) for share in (0.01, 0.1)}
 """Share of the prior -> how often a row loses its log, for a mean of 0: 0.0612 and 0.1153."""
 
@@ -81,7 +82,7 @@ def panel() -> Candidates:
     """Two candidates, each with 1 % of the prior."""
     small = Gaussian(torch.zeros(2), torch.ones(2))
     large = Mixture(torch.zeros(50).log_softmax(0), torch.zeros(50, 2), torch.ones(50, 2))
-    return Candidates({"small": Defensive(small, 0.01), "large": Defensive(large, 0.01)})
+    return Candidates({"small": Defensive(small, SHARE), "large": Defensive(large, SHARE)})
 
 
 def gains(candidates: Candidates, name: str, seed: int, case: tuple[dict[str, float], str, int]) -> Split:
@@ -93,7 +94,7 @@ def gains(candidates: Candidates, name: str, seed: int, case: tuple[dict[str, fl
     noise = 1.3 * torch.randn(rows, generator=stream(seed, "believed", name), dtype=torch.float64)
     zero = torch.zeros(rows, dtype=torch.float64)
     ids = {i: means.get(i.name) for i in candidates.eligible}
-    values = {i: zero if mean is None else mean + noise for i, mean in ids.items()}
+    values = {i: zero if mean is None else (mean + noise).clamp(min=math.log(SHARE)) for i, mean in ids.items()}
     posterior = {i: v.clone() for i, v in values.items()}
     for i, mean in ids.items():
         posterior[i][: 0 if mean is None else INFINITE] = math.inf

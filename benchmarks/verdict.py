@@ -101,7 +101,7 @@ def table(kept: Kept) -> str:
         "x = (|z1|, z2, ...) + 0.1 noise and an encoder with one mode of two, 1,000 training rows; the exact gain is "
         "below 0.05 nats. *p*: one-sided binomial test that the rate is above 5 %.",
         "",
-        *alarms({n: f for n, f in kept.items() if n in audits and n not in holes}, old),
+        *alarms({n: kept[n] for n in audits if n in kept and n not in holes}, old),
         "",
         "## Gains with a planted mean of 0 or less",
         "",
@@ -112,7 +112,7 @@ def table(kept: Kept) -> str:
         "Of several candidates the best on a selection split of the same size is tested. *Before*: the mean had to "
         "exceed 0.05 nats and two standard errors, of independent rows.",
         "",
-        *alarms({n: f for n, f in kept.items() if n in rules}, old),
+        *alarms({n: kept[n] for n in rules if n in kept}, old),
         "",
         "## Power: holes",
         "",
