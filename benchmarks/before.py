@@ -3,8 +3,8 @@
 It runs in a checkout of that code, with what it needs of this one:
 
     git worktree add ../before b2fb11e && cd ../before
-    cp ../zprime/benchmarks/{before,worlds,planted,pools,harness}.py benchmarks
-    cp ../zprime/tests/{bent,bimodal,oracles}.py tests
+    cp ../zprime/benchmarks/{before,worlds,models,planted,pools,harness}.py benchmarks
+    cp ../zprime/tests/{bimodal,oracles}.py tests
     make .venv/.done && .venv/bin/python benchmarks/before.py
     cp benchmarks/results/before.json ../zprime/benchmarks/results
 

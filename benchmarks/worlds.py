@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from models import Bent, bent
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import bimodal
-from bent import Bent, bent
 from oracles import LinearGaussian, linear_gaussian, maximum_likelihood
 from zprime.data import Rows
 from zprime.latent import MixtureSettings
