@@ -49,11 +49,11 @@ def judged(make: Make, kinds: Mapping[str, Settings | str], seed: int) -> tuple[
 
 
 def duplicates(make: Make, kinds: Mapping[str, Settings | str], keep: bool, seed: int) -> tuple[str, str, str, str]:
-    """Decision and choice by likelihood and for generation; `refused` where the audit does not measure."""
+    """Decision and choice by likelihood and for generation; `refused` where fits or audit refuse."""
     world = make(seed)
     train, selection = world.posteriors["train"], world.posteriors["selection"]
-    fits = {n: fit(k, train, selection=selection, seed=seed) for n, k in kinds.items()}
     try:
+        fits = {n: fit(k, train, selection=selection, keep_duplicates=keep, seed=seed) for n, k in kinds.items()}
         found = audit(
             fits,
             world.posteriors,

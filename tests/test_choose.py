@@ -118,8 +118,8 @@ def test_a_row_of_weight_two_is_a_row_that_stands_twice(kind: Settings, within: 
     p = posteriors(2)
     twice = torch.cat([torch.arange(p.n), torch.arange(0, p.n, 2)])
     weights = torch.where(torch.arange(p.n) % 2 == 0, 2.0, 1.0)
-    a = fit(kind, reweighted(p, weights), selection=reweighted(p, weights))
-    b = fit(kind, p.take(twice), selection=p.take(twice))
+    a = fit(kind, reweighted(p, weights), selection=reweighted(p, weights), keep_duplicates=True)
+    b = fit(kind, p.take(twice), selection=p.take(twice), keep_duplicates=True)
     z = p.draw(rng=stream(0), draws=200)
     gap = a.distribution.log_prob(z) - b.distribution.log_prob(z)
     assert float(gap.square().mean().sqrt()) < within

@@ -30,7 +30,8 @@ def narrow(n: int, seed: int, *, d: int = 2, shift: float = 0.0) -> MemoryPoster
 
 
 def components(train: MemoryPosteriors, selection: MemoryPosteriors) -> int:
-    r = base_of(fit(MixtureSettings(restarts=1, polish=0, least_rows=0.0), train, selection=selection).distribution)
+    settings = MixtureSettings(restarts=1, polish=0, least_rows=0.0)
+    r = base_of(fit(settings, train, selection=selection, keep_duplicates=True).distribution)
     assert isinstance(r, Mixture)
     return len(r.mean)
 
@@ -50,7 +51,7 @@ def test_each_label_is_fitted_to_its_rows_and_chosen_on_its_rows_of_the_selectio
     settings = ConditionalSettings(MixtureSettings(restarts=1, polish=0, least_rows=0.0))
     train = both(60, 0)
     for selection, few in ((train, False), (both(400, 1), True)):
-        r = base_of(fit(settings, train, selection=selection).distribution)
+        r = base_of(fit(settings, train, selection=selection, keep_duplicates=True).distribution)
         assert isinstance(r, Conditional)
         for y in (0, 1):
             part = r.given(y)
