@@ -41,12 +41,12 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_what_is_written_is_read_to_the_same_bits(tmp_path: Path) -> None:
     written = artifact.write(
         tmp_path / "deep" / "a",
-        Manifest("model", {"x": [1, {"y": None}]}, key="k", seed=7, inputs={"data": "h"}, seconds=1.5),
+        Manifest("model", {"x": [1, {"y": None}]}, key="k", seed=7, inputs={"data": "h"}, measured={"seconds": 1.5}),
         tensors=tensors(),
     )
     found = artifact.read(tmp_path / "deep" / "a", "model")
     assert found == written
-    assert found.seconds == 1.5
+    assert found.measured == {"seconds": 1.5}
     assert (found.config, found.key, found.seed, found.inputs) == ({"x": [1, {"y": None}]}, "k", 7, {"data": "h"})
     back = found.tensors()
     assert back.keys() == tensors().keys()
@@ -197,30 +197,41 @@ def test_what_is_no_safetensors_file_is_said_to_be_none(tmp_path: Path) -> None:
         artifact.read_tensors(tmp_path / "x", None)
 
 
-def edit(path: Path, **changes: object) -> None:
+def edit(path: Path, *, sealed: bool = True, **changes: object) -> None:
+    """Change a manifest; where it is sealed again, as whoever means to would do."""
     manifest = json.loads((path / MANIFEST).read_text()) | changes
-    (path / MANIFEST).write_text(json.dumps({k: v for k, v in manifest.items() if v is not None}))
+    manifest = {k: v for k, v in manifest.items() if v is not None and k != "sha256"}
+    manifest["sha256"] = artifact.digest(manifest) if sealed else json.loads((path / MANIFEST).read_text())["sha256"]
+    (path / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"schema": 3}, r"written with schema 3, this zprime reads up to 2; upgrade zprime"),
+        ({"schema": 4}, r"written with schema 4, this zprime reads up to 3; upgrade zprime"),
         (
-            {"schema": 1, "versions": {"zprime": "0.1.0"}},
-            r"a/manifest.json: written by zprime 0\.1\.0 with schema 1; zprime 0\.2 reads schema 2 only and no "
-            r"artefacts of 0\.1; run the same command again, into a new folder",
+            {"schema": 2, "versions": {"zprime": "0.1.0"}},
+            r"a/manifest.json: written by zprime 0\.1\.0 with schema 2; this zprime reads schema 3 only; run the same "
+            "command again, into a new folder",
         ),
         # an older schema may lack what this one expects, and be refused for its age all the same
-        ({"schema": 1, "versions": None, "inputs": None}, r"written by zprime 0\.1 with schema 1; zprime 0\.2 reads"),
+        ({"schema": 1, "versions": None, "inputs": None}, r"written by zprime 0\.1 with schema 1; this zprime reads"),
         # a newer schema may well lack what this one expects
         (
-            {"schema": 4, "config": None, "files": None},
-            r"written with schema 4, this zprime reads up to 2; upgrade zprime",
+            {"schema": 5, "config": None, "files": None},
+            r"written with schema 5, this zprime reads up to 3; upgrade zprime",
         ),
         ({"format": "other"}, r"not a readable zprime manifest \(KeyError\('format'\)\); make the artefact again"),
         ({"config": None}, r"not a readable zprime manifest \(KeyError\('config'\)\)"),
-        ({"files": 3}, r"not a readable zprime manifest \(TypeError"),
+        ({"files": 3}, r"files: expected a mapping to str"),
+        ({"files": {"../../secret": "0" * 64}}, r"files: expected names without separators, .* got '../../secret'"),
+        ({"files": {"a.b": "x"}, "sizes": {"a.b": 1}}, r"files: expected names without separators, .* got 'a.b'"),
+        ({"files": {}}, r"files: expected names"),
+        ({"sizes": {TENSORS: -1}}, r"files: expected names"),
+        ({"kind": "../model"}, r"kind and key: expected words, got '../model'"),
+        ({"kind": 3}, r"kind and key: expected words, got 3"),
+        ({"seed": "zero"}, r"seed: expected a number or null, got 'zero'"),
+        ({"inputs": {"data": 3}}, r"inputs: expected a mapping to str"),
         ({"kind": "posteriors"}, r"a: expected an artefact of kind model, got posteriors"),
     ],
 )
@@ -229,6 +240,60 @@ def test_manifests_that_cannot_be_used_are_refused(tmp_path: Path, changes: dict
     edit(tmp_path / "a", **changes)
     with pytest.raises(ArtifactError, match=text):
         artifact.read(tmp_path / "a", "model")
+
+
+def test_every_flipped_byte_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    file = tmp_path / "a" / MANIFEST
+    content = file.read_bytes()
+    for at in range(len(content)):
+        for bit in (1, 32, 255):
+            file.write_bytes(content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :])
+            with pytest.raises(ArtifactError):
+                artifact.read(tmp_path / "a", "model")
+    for other in (content[:-1], content + b" ", content.replace(b"\n", b"\r\n"), content.replace(b'": ', b'":')):
+        file.write_bytes(other)
+        with pytest.raises(ArtifactError):
+            artifact.read(tmp_path / "a", "model")
+    file.write_bytes(content)
+    assert artifact.read(tmp_path / "a", "model").seed == 0
+
+
+@pytest.mark.parametrize("name", [MANIFEST, TENSORS])
+def test_pipes_and_links_in_the_place_of_files_are_refused_at_once(tmp_path: Path, name: str) -> None:
+    found = write(tmp_path / "a")
+    file = tmp_path / "a" / name
+    elsewhere = file.rename(tmp_path / "elsewhere")
+
+    def load() -> None:
+        artifact.read(tmp_path / "a").tensors() if name == MANIFEST else found.tensors()
+
+    os.mkfifo(file)
+    with pytest.raises(ArtifactError, match="not a regular file"):
+        load()
+    file.unlink()
+    file.symlink_to(elsewhere)
+    with pytest.raises(ArtifactError, match=r"cannot be read|not a readable"):
+        load()
+
+
+def test_a_file_that_grew_is_not_read(tmp_path: Path) -> None:
+    found = write(tmp_path / "a")
+    file = tmp_path / "a" / TENSORS
+    with file.open("ab") as opened:
+        opened.truncate(1 << 36)  # 64 GiB of holes, which take no room
+    with pytest.raises(ArtifactError, match=r"cannot be read \(68,719,476,736 bytes, expected \d+ at most\)"):
+        found.tensors()
+
+
+def test_files_have_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "a")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o750
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "a").iterdir()} == {0o640}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\0", '"zprime"'])

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +48,7 @@ def test_every_box_is_there_with_its_provenance(made: tuple[Run, Audit]) -> None
     for split in SPLITS:
         assert artifact.read(path / "posteriors" / split).inputs["model"] == model.hash
     mixture = artifact.read(path / "latent" / "mixture")
-    assert mixture.inputs["train"] == artifact.read(path / "posteriors" / "train").hash
+    assert mixture.inputs["posteriors/train"] == artifact.read(path / "posteriors" / "train").hash
     assert not (path / "checkpoint").exists()
     assert not list(path.rglob(".*"))  # nothing half-written left behind
 
@@ -70,12 +72,48 @@ def test_a_new_setting_redoes_only_what_follows_from_it(data: Path, tmp_path: Pa
     before = stamps(job.path)
     job.audit(replace(small.AUDIT, rows=10), seed=0)
     changed = {k for k, v in stamps(job.path).items() if before.get(k) != v}
-    assert changed == {"audit/manifest.json"}
-    Run.create(job.path).train(DataSettings(str(data)), small.NETWORK, replace(small.TRAINING, lr=2e-3), seed=0)
-    changed = {k for k, v in stamps(job.path).items() if before.get(k) != v}
-    assert changed == {"audit/manifest.json", "model/manifest.json"}
-    with pytest.raises(ArtifactError, match="made with another model than .*; run `zprime encode"):
-        job.fit(seed=0)
+    assert changed == {"audit/manifest.json", "generator/manifest.json", "manifest.json"}
+
+
+OTHER = {
+    "training": ({}, {"lr": 2e-3}, 0, "lr 0.001, now 0.002"),
+    "network": ({"latents": 3}, {}, 0, "latents 2, now 3"),
+    "seed": ({}, {}, 1, "seed 0, now 1"),
+}
+
+
+@pytest.mark.parametrize("why", OTHER)
+def test_other_settings_replace_nothing_unless_told(data: Path, tmp_path: Path, why: str) -> None:
+    network, training, seed, difference = OTHER[why]
+    settings = (replace(small.NETWORK, **network), replace(small.TRAINING, **training))
+    job, _ = small.run(tmp_path / "run", data)
+    before = everything(job.path)
+    told = f"made with other settings .*{difference}.*would replace .*model, .*audit.*Say --replace .* another folder"
+    with pytest.raises(UsageError, match=told):
+        Run.create(job.path).train(DataSettings(str(data)), *settings, seed=seed)
+    assert everything(job.path) == before
+    zprime.report(job.path)
+    Run.create(job.path, replace=True).train(DataSettings(str(data)), *settings, seed=seed)
+    assert set(everything(job.path)) == {"data", "model", "manifest.json"} | {
+        f"{n}/{f}" for n in ("data", "model") for f in ("manifest.json", "tensors.safetensors")
+    }
+    for verb in (job.fit, job.audit):
+        with pytest.raises(ArtifactError, match="not there yet; run `zprime encode"):
+            verb(seed=0)
+
+
+def test_a_fit_of_the_same_name_is_replaced_only_when_told(data: Path, tmp_path: Path) -> None:
+    job, _ = small.run(tmp_path / "run", data)
+    before = everything(job.path)
+    fewer = zprime.latent.MixtureSettings(components=2)
+    with pytest.raises(UsageError, match=r"mixture was fitted with other settings.* replace latent/mixture, audit, gene"):
+        job.fit([fewer], seed=0)
+    assert everything(job.path) == before
+    job.fit([fewer], seed=0, names=["fewer"])  # another name replaces nothing
+    assert set(before) < set(everything(job.path))
+    Run.open(job.path, replace=True).fit([fewer], seed=0)
+    assert not {"audit", "generator"} & set(everything(job.path))
+    assert artifact.read(job.path / "latent/mixture").config["fit"]["settings"]["components"] == 2
 
 
 def test_the_same_seed_gives_the_same_bytes(made: tuple[Run, Audit], data: Path, tmp_path: Path) -> None:
@@ -220,17 +258,23 @@ def test_an_interrupted_first_run_is_kept_once_there_is_a_checkpoint(data: Path,
 
 
 def test_a_model_of_other_data_is_refused(data: Path, tmp_path: Path) -> None:
-    """Data read anew for a training that failed do not go with the model that is still there."""
+    """A model of one run copied into another one does not go with the data there."""
     job, _ = small.run(tmp_path / "run", data)
-    with pytest.raises(NumericalError):
-        job.train(DataSettings(str(data)), small.NETWORK, replace(small.TRAINING, lr=1e30), seed=1)
-    for refused in (job.encode, lambda: job.folder.model_info(), lambda: job.folder.generative("prior")):
-        with pytest.raises(ArtifactError, match="model: trained on other data than .*; run `zprime train` again"):
+    other = Run.create(tmp_path / "other")
+    other.train(DataSettings(str(data)), small.NETWORK, small.TRAINING, seed=1)
+    shutil.rmtree(job.path / "model")
+    shutil.copytree(other.path / "model", job.path / "model")
+    for refused in (job.encode, lambda: job.folder.model_info(), lambda: job.folder.generative("prior"), audit_of(job)):
+        with pytest.raises(ArtifactError, match="model: not the one that .*/run made there .*; put the right one back"):
             refused()
 
 
+def audit_of(job: Run) -> Callable[[], object]:
+    return lambda: load_audit(job.path)
+
+
 def test_rows_are_those_that_were_read_last(data: Path, tmp_path: Path) -> None:
-    job = Run.create(tmp_path / "run")
+    job = Run.create(tmp_path / "run", replace=True)
     for n in (120, 60):
         table = small.table(tmp_path / f"{n}.npz", n)
         job.train(DataSettings(str(table)), small.NETWORK, small.TRAINING, seed=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zprime import artifact
+from zprime import artifact, chain
 from zprime.artifact import Artifact, Manifest
 from zprime.errors import ArtifactError
 from zprime.stages import NewFolder, key_of, reuse_or_make
@@ -23,32 +23,65 @@ class Maker:
         return artifact.write(path, Manifest("thing", key=key), tensors={"n": torch.tensor(self.calls)})
 
 
-def test_the_same_key_is_made_once_and_another_key_again(tmp_path: Path) -> None:
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    chain.start(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_same_key_is_made_once_and_another_key_again(run: Path) -> None:
     make = Maker()
-    first = reuse_or_make(tmp_path, "deep/thing", "a", make, kind="thing")
-    assert reuse_or_make(tmp_path, "deep/thing", "a", make, kind="thing") == first
+    first = reuse_or_make(run, "deep/thing", "a", make, kind="thing")
+    assert reuse_or_make(run, "deep/thing", "a", make, kind="thing") == first
     assert make.calls == 1
-    assert int(reuse_or_make(tmp_path, "deep/thing", "b", make).tensors()["n"]) == 2
-    assert int(reuse_or_make(tmp_path, "deep/thing", "a", make).tensors()["n"]) == 3
+    assert int(reuse_or_make(run, "deep/thing", "b", make).tensors()["n"]) == 2
+    assert int(reuse_or_make(run, "deep/thing", "a", make).tensors()["n"]) == 3
+    assert [p.name for p in run.rglob(".*")] == []
 
 
-def test_another_kind_with_the_same_key_is_not_used(tmp_path: Path) -> None:
-    artifact.write(tmp_path / "thing", Manifest("other", key="a"))
+def test_another_kind_with_the_same_key_is_not_used(run: Path) -> None:
+    reuse_or_make(run, "thing", "a", lambda path, key: artifact.write(path, Manifest("other", key=key)))
     make = Maker()
-    assert reuse_or_make(tmp_path, "thing", "a", make, kind="thing").kind == "thing"
+    assert reuse_or_make(run, "thing", "a", make, kind="thing").kind == "thing"
     assert make.calls == 1
 
 
-def test_what_was_altered_is_refused_and_not_made_again(tmp_path: Path) -> None:
+def test_what_was_altered_is_refused_and_not_made_again(run: Path) -> None:
     make = Maker()
-    reuse_or_make(tmp_path, "thing", "a", make)
-    file = tmp_path / "thing" / artifact.TENSORS
+    reuse_or_make(run, "thing", "a", make)
+    file = run / "thing" / artifact.TENSORS
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match=r"thing/tensors.safetensors: its SHA-256 is not the one in"):
-        reuse_or_make(tmp_path, "thing", "a", make)
+        reuse_or_make(run, "thing", "a", make)
     assert make.calls == 1
-    reuse_or_make(tmp_path, "thing", "b", make)  # of another key it is replaced, whole or not
+    reuse_or_make(run, "thing", "b", make)  # of another key it is replaced, whole or not
     assert make.calls == 2
+
+
+def test_what_a_run_did_not_make_is_not_replaced(run: Path) -> None:
+    artifact.write(run / "thing", Manifest("thing", key="a"))
+    with pytest.raises(ArtifactError, match=r"thing: .*run does not list it, so it was not made in this run; move it"):
+        reuse_or_make(run, "thing", "a", Maker())
+    assert artifact.is_artifact(run / "thing")
+
+
+def test_what_was_made_and_not_put_in_place_is_used(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process killed after it made an artefact, and before it moved it."""
+    make = Maker()
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(chain, "place", killed)
+        reuse_or_make(run, "thing", "a", make)
+    assert not chain.has(run, "thing")
+    assert int(reuse_or_make(run, "thing", "a", make).tensors()["n"]) == 1
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(chain, "place", killed)
+        reuse_or_make(run, "thing", "b", make)
+    assert int(reuse_or_make(run, "thing", "c", make).tensors()["n"]) == 3  # of another key it is not
 
 
 def test_a_key_follows_from_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +94,7 @@ def test_a_key_follows_from_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def folder(path: Path) -> NewFolder:
-    return NewFolder(path, Manifest("run"), worth=("model",), scrap=("data",))
+    return NewFolder(path, worth=("model",), scrap=("data",))
 
 
 def fail(new: NewFolder, work: Callable[[], object]) -> None:

@@ -1,11 +1,14 @@
 """Artefacts: folders with `manifest.json` and safetensors, written whole or not at all (`atomic`).
 
-Nothing is ever pickled, so loading an artefact runs no code. Every file is listed in the manifest with its SHA-256.
+Nothing is ever pickled, so loading an artefact runs no code. Every file is listed in the manifest with its size and its
+SHA-256, and the manifest holds a SHA-256 of all that it says. This finds accidents and careless edits. It is no
+signature: who means to forge an artefact can compute the hashes again.
 """
 
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -17,11 +20,21 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
-from zprime.atomic import MANIFEST, check_replaceable, is_artifact, make_folder, staging, sweep, write_file
+from zprime.atomic import (
+    MANIFEST,
+    check_replaceable,
+    is_artifact,
+    make_folder,
+    read_regular,
+    staging,
+    sweep,
+    write_file,
+)
 from zprime.errors import ArtifactError
 
 __all__ = [
     "MANIFEST",
+    "MEASURED",
     "SCHEMA",
     "TENSORS",
     "Artifact",
@@ -43,8 +56,15 @@ __all__ = [
     "write_file",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 TENSORS = "tensors.safetensors"
+MEASURED = "measured.json"
+LARGEST = 1 << 28
+"""Bytes of a manifest; none of ours comes near."""
+FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+"""What a file of an artefact may be called: it lies in the folder itself."""
+KIND = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)?")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,8 @@ class Manifest:
         key: hash of everything that the artefact follows from; a stage with the same key uses the artefact again.
         seed: the seed that it was made with, if any.
         inputs: name -> hash of every artefact that it was made from.
-        seconds: CPU time that making it took; no part of its hash.
+        measured: what the machine measured while it was made, e.g. seconds. It is written beside, in `measured.json`, and
+            no part of any hash: who makes the artefact again gets the same bits, but for this file.
     """
 
     kind: str
@@ -65,12 +86,21 @@ class Manifest:
     key: str = ""
     seed: int | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
-    seconds: float | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder that was read and verified: its manifest and where it lies."""
+    """A folder that was read and verified: its manifest and where it lies.
+
+    Attributes:
+        path: the folder.
+        kind, config, key, seed, inputs: as in `Manifest`.
+        files: name -> SHA-256.
+        versions: of the libraries that can change a number.
+        sizes: name of a file -> bytes.
+        sha256: of the manifest: of all that it says.
+    """
 
     path: Path
     kind: str
@@ -80,12 +110,22 @@ class Artifact:
     files: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    seconds: float | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+    sha256: str = ""
 
     @property
     def hash(self) -> str:
         """SHA-256 over kind, configuration and file hashes: what other manifests cite this one by."""
         return digest({"kind": self.kind, "config": self.config, "files": self.files})
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the machine measured while it was made; empty where that was not kept."""
+        try:
+            found = json.loads(read_regular(self.path / MEASURED, LARGEST))
+            return {str(k): float(v) for k, v in found.items() if isinstance(v, int | float)}
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return {}
 
     def tensors(self, name: str = TENSORS) -> dict[str, Tensor]:
         """Read one tensor file and verify its hash.
@@ -95,7 +135,28 @@ class Artifact:
         """
         if name not in self.files:
             raise ArtifactError(f"{self.path}: its {MANIFEST} lists no file {name}; make the artefact again")
-        return read_tensors(self.path / name, self.files[name])
+        return read_tensors(self.path / name, self.files[name], size=self.sizes[name])
+
+    def content(self, name: str) -> bytes:
+        """Read one file that holds no tensors, and verify its hash.
+
+        Raises:
+            ArtifactError: the file is missing, truncated or altered.
+        """
+        if name not in self.files:
+            raise ArtifactError(f"{self.path}: its {MANIFEST} lists no file {name}; make the artefact again")
+        content = read_bytes(self.path / name, size=self.sizes[name])
+        verify(self.path / name, content, self.files[name])
+        return content
+
+    def verify(self) -> None:
+        """Verify every file.
+
+        Raises:
+            ArtifactError: one is missing, truncated or altered.
+        """
+        for name in self.files:
+            self.content(name)
 
 
 def digest(value: object) -> str:
@@ -103,9 +164,9 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def read_tensors(file: Path, sha256: str | None) -> dict[str, Tensor]:
-    """Read a safetensors file; with `sha256`, verify it first."""
-    content = read_bytes(file)
+def read_tensors(file: Path, sha256: str | None, *, size: int | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file; with `sha256` and `size`, verify these first."""
+    content = read_bytes(file, size=size)
     verify(file, content, sha256)
     try:
         return load_bytes(content)
@@ -113,14 +174,18 @@ def read_tensors(file: Path, sha256: str | None) -> dict[str, Tensor]:
         raise ArtifactError(f"{file}: not a readable safetensors file ({error})") from error
 
 
-def read_bytes(file: Path) -> bytes:
+def read_bytes(file: Path, *, size: int | None = None) -> bytes:
     """Content of one file of an artefact.
 
+    Args:
+        file: a regular file, not a link to one.
+        size: bytes that it has; a larger one is not read.
+
     Raises:
-        ArtifactError: it is missing or cannot be read.
+        ArtifactError: it is missing, cannot be read, or is larger.
     """
     try:
-        return file.read_bytes()
+        return read_regular(file, size)
     except OSError as error:
         raise ArtifactError(f"{file}: cannot be read ({error.strerror}); make the artefact again") from error
 
@@ -192,54 +257,97 @@ def seal(folder: Path, manifest: Manifest, *, files: Mapping[str, str]) -> None:
         "key": manifest.key,
         "seed": manifest.seed,
         "inputs": dict(manifest.inputs),
+        "sizes": {name: (folder / name).stat().st_size for name in files},
         "versions": library_versions(),
-        "seconds": manifest.seconds,
     }
-    write_file(folder / MANIFEST, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+    if manifest.measured:
+        write_file(folder / MEASURED, (json.dumps(dict(manifest.measured), indent=1, sort_keys=True) + "\n").encode())
+    write_file(folder / MANIFEST, _text({**content, "sha256": digest(content)}))
+
+
+def _text(content: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest: what it says has no other form, so that every altered byte is found."""
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
 def read(path: str | Path, kind: str | None = None) -> Artifact:
-    """Read and check a manifest (tensor files are verified when they are read).
+    """Read and check a manifest (other files are verified when they are read).
 
     Raises:
-        ArtifactError: missing, unreadable, of another kind, or written by a zprime with another schema.
+        ArtifactError: missing, unreadable, altered, of another kind, or written by a zprime with another schema.
     """
     path = Path(path)
     file = path / MANIFEST
-    if not file.is_file():
+    if not file.exists():
         raise ArtifactError(f"{path}: expected an artefact{f' of kind {kind}' if kind else ''}, found no {MANIFEST}")
     try:
-        manifest = json.loads(file.read_text())
+        found = read_regular(file, LARGEST)
+        manifest = json.loads(found)
         if manifest["format"] != "zprime":
             raise KeyError("format")
-        schema = int(manifest["schema"])
-        if schema > SCHEMA:
+        _check_schema(file, manifest)
+        said = manifest.pop("sha256")
+        if digest(manifest) != said or _text({**manifest, "sha256": said}) != found:
             raise ArtifactError(
-                f"{file}: written with schema {schema}, this zprime reads up to {SCHEMA}; upgrade zprime"
+                f"{file}: its own SHA-256 does not fit: it was altered after it was written; delete the folder and "
+                "make the artefact again"
             )
-        if schema < SCHEMA:
-            by = dict(manifest.get("versions", {})).get("zprime", "0.1")
-            raise ArtifactError(
-                f"{file}: written by zprime {by} with schema {schema}; zprime 0.2 reads schema {SCHEMA} only and no "
-                "artefacts of 0.1; run the same command again, into a new folder"
-            )
-        artifact = Artifact(
-            path=path,
-            kind=str(manifest["kind"]),
-            config=dict(manifest["config"]),
-            key=str(manifest["key"]),
-            seed=manifest["seed"],
-            files=dict(manifest["files"]),
-            inputs=dict(manifest["inputs"]),
-            versions=dict(manifest["versions"]),
-            seconds=manifest.get("seconds"),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        artifact = _checked(path, manifest, said)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{file}: not a readable zprime manifest ({error!r}); make the artefact again") from error
     if kind is not None and artifact.kind != kind:
         hint = "; zprime.load_latent(path) reads this one" if artifact.kind.startswith("latent/") else ""
         raise ArtifactError(f"{path}: expected an artefact of kind {kind}, got {artifact.kind}{hint}")
     return artifact
+
+
+def _check_schema(file: Path, manifest: Mapping[str, Any]) -> None:
+    schema = int(manifest["schema"])
+    if schema > SCHEMA:
+        raise ArtifactError(f"{file}: written with schema {schema}, this zprime reads up to {SCHEMA}; upgrade zprime")
+    if schema < SCHEMA:
+        by = dict(manifest.get("versions", {})).get("zprime", "0.1")
+        raise ArtifactError(
+            f"{file}: written by zprime {by} with schema {schema}; this zprime reads schema {SCHEMA} only; run the "
+            "same command again, into a new folder"
+        )
+
+
+def _checked(path: Path, manifest: Mapping[str, Any], sha256: str) -> Artifact:
+    """The manifest as typed values.
+
+    Raises:
+        TypeError: a value is of another type.
+        ValueError: a name or a hash is none.
+    """
+
+    def mapping(name: str, of: type) -> dict[str, Any]:
+        value = manifest[name]
+        if not isinstance(value, dict) or not all(isinstance(v, of) for v in value.values()):
+            raise TypeError(f"{name}: expected a mapping to {of.__name__}")
+        return value
+
+    files, sizes = mapping("files", str), mapping("sizes", int)
+    bad = [f"{n!r}" for n, h in files.items() if not (FILE.fullmatch(n) and SHA256.fullmatch(h) and n in sizes)]
+    if bad or files.keys() != sizes.keys() or min(sizes.values(), default=0) < 0:
+        raise ValueError(f"files: expected names without separators, with SHA-256 and size each, got {', '.join(bad)}")
+    kind, key, seed = (manifest[name] for name in ("kind", "key", "seed"))
+    if not isinstance(kind, str) or not KIND.fullmatch(kind) or not isinstance(key, str):
+        raise ValueError(f"kind and key: expected words, got {kind!r} and {key!r}")
+    if not isinstance(seed, int | None):
+        raise TypeError(f"seed: expected a number or null, got {seed!r}")
+    return Artifact(
+        path=path,
+        kind=kind,
+        config=mapping("config", object),
+        key=key,
+        seed=seed,
+        files=files,
+        inputs=mapping("inputs", str),
+        versions=mapping("versions", str),
+        sizes=sizes,
+        sha256=str(sha256),
+    )
 
 
 def library_versions() -> dict[str, str]:

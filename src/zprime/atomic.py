@@ -6,9 +6,12 @@ manifest lies in it: the manifest is the last file that is written.
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,17 +36,16 @@ def write_file(file: Path, content: bytes) -> None:
 
 
 def _write_file(file: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    beside = file.with_name(f".{file.name}.new-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file_beside:
-            file_beside.write(content)
-            file_beside.flush()
-            os.fsync(file_beside.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, file)
+        with beside.open("xb") as opened:  # with the rights that the user's umask leaves
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(beside, file)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            beside.unlink()
         raise
 
 
@@ -57,14 +59,13 @@ def staging(path: Path) -> Iterator[Path]:
     check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-"))
+        folder = _beside(path, "new")
     except OSError as error:
         why = "a file is in the way" if isinstance(error, FileExistsError) else error.strerror
         raise UsageError(f"{path}: cannot write here ({why}); choose another folder") from error
     with locked(folder):
         try:
             yield folder
-            os.chmod(folder, 0o755)
             move_into_place(folder, path)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -77,12 +78,25 @@ def locked(folder: Path) -> Iterator[bool]:
 
     Also False where folders cannot be locked.
     """
+    with _flock(folder, wait=False) as held:
+        yield held
+
+
+@contextlib.contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Wait for a folder's lock and hold it, where folders can be locked."""
+    with _flock(folder, wait=True):
+        yield
+
+
+@contextlib.contextmanager
+def _flock(folder: Path, *, wait: bool) -> Iterator[bool]:
     handle, held = None, False
     with contextlib.suppress(OSError, ImportError):
         import fcntl  # not on Windows
 
         handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         held = True
     try:
         yield held
@@ -92,15 +106,18 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left in `folder` while they wrote an artefact there.
+    """Remove what killed processes left in `folder` while they wrote an artefact or a file there.
 
-    Staging folders go that are older than a minute (one may just be made, and not locked yet) and that no process
+    Files beside others and staging folders go that are older than a minute (one may just be made, and not locked yet) and that no process
     holds; an artefact that was on its way out while its place is empty goes back there.
     """
     for left in folder.glob(".*.*-*"):
         name, _, rest = left.name[1:].rpartition(".")
         with contextlib.suppress(OSError):
             if not rest.startswith(("new-", "old-")) or time.time() - left.stat().st_mtime < YOUNG:
+                continue
+            if not left.is_dir():  # one file, which nobody holds for a minute
+                left.unlink()
                 continue
             with locked(left) as mine:
                 if not mine:
@@ -142,13 +159,20 @@ def move_into_place(folder: Path, path: Path) -> None:
     sync(path.parent)
 
 
+def _beside(path: Path, what: str) -> Path:
+    """A new folder beside `path`, with the rights that the user's umask leaves."""
+    folder = path.with_name(f".{path.name}.{what}-{secrets.token_hex(4)}")
+    folder.mkdir()
+    return folder
+
+
 def _replace(folder: Path, path: Path) -> None:
     """Move the older artefact aside, `folder` into its place, and the older one back if that fails.
 
     Raises:
         UsageError: the older artefact cannot be moved back; it is kept aside, and `sweep` tries again.
     """
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old-"))
+    aside = _beside(path, "old")
     older = aside / "artifact"
     try:
         os.rename(path, older)
@@ -200,6 +224,27 @@ def check_replaceable(path: Path) -> None:
 def is_artifact(path: Path) -> bool:
     """Whether a zprime manifest lies in `path`."""
     try:
-        return bool(json.loads((Path(path) / MANIFEST).read_text()).get("format") == "zprime")
-    except (OSError, ValueError, AttributeError):
+        return bool(json.loads(read_regular(Path(path) / MANIFEST)).get("format") == "zprime")
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
+
+
+def read_regular(file: Path, size: int | None = None) -> bytes:
+    """Content of a regular file; links and pipes are not followed or waited for.
+
+    Args:
+        file: to read.
+        size: the most bytes that are read.
+
+    Raises:
+        OSError: it is missing, cannot be read, is no regular file, or is larger than `size`.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(file, flags)
+    with os.fdopen(handle, "rb") as opened:
+        found = os.fstat(opened.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(file))
+        if size is not None and found.st_size > size:
+            raise OSError(errno.EFBIG, f"{found.st_size:,} bytes, expected {size:,} at most", str(file))
+        return opened.read()

@@ -57,7 +57,8 @@ class AuditStage:
         posteriors = {s: folder.posteriors(s) for s in SPLITS}
         names = list(names) if names is not None else folder.fitted
         sources = {n: folder.fit(n) for n in names}
-        inputs = {"model": folder.model.hash, **{f"posteriors/{s}": p.artifact.hash for s, p in posteriors.items()}}
+        inputs = {"data": folder.data.hash, "model": folder.model.hash}
+        inputs |= {f"posteriors/{s}": p.artifact.hash for s, p in posteriors.items()}
         inputs |= {f"latent/{n}": source.hash for n, source in sources.items()}
         column = weights_of(sources) if self.weights is None else self.weights
         shares = {s: folder.dataset.weights(column, s) for s in SPLITS} if column else {}
@@ -80,7 +81,7 @@ class AuditStage:
                 inputs=inputs,
                 command=command(folder, names, settings, seed=seed, weights=column),
             )
-            return audit.save(path, key=key, **{k.replace("/", "_"): v for k, v in inputs.items()})
+            return audit.save(path, key=key, inputs=inputs)
 
         # an audit of a version that measured less, or wrote it down in another way, is made again
         weighed = [column, artifact.digest([w.tolist() for w in shares.values()])] if column else []

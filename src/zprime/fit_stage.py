@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, latent
+from zprime import artifact, chain, latent
 from zprime.artifact import Artifact
 from zprime.distribution import LatentDistribution
 from zprime.engine import in_processes
@@ -73,6 +73,7 @@ class FitStage:
         workers: processes with one thread each, for kinds that take long, where the data are large.
         threads: how many threads torch uses, by the work.
         progress: called by every fit.
+        replace: put fits in the place of those of the same name that were made with other settings.
     """
 
     folder: RunFolder
@@ -81,6 +82,7 @@ class FitStage:
     workers: int = 1
     threads: Threads = Threads()
     progress: Progress = silent
+    replace: bool = False
 
     def run(self, settings: Mapping[str, Settings]) -> dict[str, Fit[LatentDistribution]]:
         """Fit what is not fitted yet, and read all fits.
@@ -92,17 +94,19 @@ class FitStage:
             Name -> fit, in the same order; what needs labels is left out where the data have none.
 
         Raises:
-            UsageError: settings, a name or weights that cannot be used.
+            UsageError: settings, a name or weights that cannot be used; fits with other settings would be replaced.
             ArtifactError: there are no posteriors of this run's model.
         """
         self.threads.use(heavy=False)
         folder, weights = self.folder, self.weights
         stored = {s: folder.posteriors(s) for s in ("train", "selection")}
-        inputs = {s: p.artifact.hash for s, p in stored.items()}
+        inputs = {f"posteriors/{s}": p.artifact.hash for s, p in stored.items()}
         shares = {s: folder.dataset.weights(weights, s) for s in stored} if weights else {}
         train, selection = (p.gather().weighted(shares[s]) if shares else p for s, p in stored.items())
         column = [weights, artifact.digest([w.tolist() for w in shares.values()])] if shares else []
         wanted = self._wanted(settings, labels=train.labels is not None)
+        keys = {n: key_of(s.kind, fields(s), self.seed, inputs, *column) for n, s in wanted.items()}
+        self._check_replaced(keys)
         aside = self._side_by_side(wanted)
         fits: dict[str, Fit[LatentDistribution]] = {}
         for i, (name, s) in enumerate(wanted.items()):
@@ -126,13 +130,25 @@ class FitStage:
                     fitted = replace(fitted, chosen=replace(fitted.chosen, weights=weights))
                 return save_fit(fitted, s, path, key=key, seed=self.seed, inputs=inputs)
 
-            key = key_of(s.kind, fields(s), self.seed, inputs, *column)
-            reuse_or_make(folder.path, f"latent/{name}", key, make)
+            reuse_or_make(folder.path, f"latent/{name}", keys[name], make)
             fits[name] = load_fit(folder.path / "latent" / name)
             if name in aside and not fits[name].outcome.ok:
                 log.warning("%s: %s", s.kind, fits[name].outcome.message)
         self.progress("fit", len(wanted), len(wanted))
         return fits
+
+    def _check_replaced(self, keys: Mapping[str, str]) -> None:
+        """Raise `UsageError` where fits of these names were made with other settings, unless they may be replaced."""
+        run = self.folder.path
+        there = [n for n in keys if self.folder.has(f"latent/{n}")]
+        other = [n for n in there if artifact.read(run / "latent" / n).key != keys[n]]
+        if other and not self.replace:
+            below = list(dict.fromkeys(b for n in other for b in chain.below(run, f"latent/{n}")))
+            raise UsageError(
+                f"{run}: {', '.join(other)} was fitted with other settings, another seed, or by another version of "
+                f"zprime. Going on would replace {', '.join([*(f'latent/{n}' for n in other), *below])}. Say --replace "
+                "to do that (in Python: replace=True), or give the new fit a name of its own (--name)"
+            )
 
     def _wanted(self, settings: Mapping[str, Settings], *, labels: bool) -> dict[str, Settings]:
         """What is to be fitted: not the prior, which every audit has, and nothing that needs labels without them."""
@@ -164,4 +180,4 @@ class FitStage:
 
 def _fit_one(path: Path, settings: Settings, name: str, seed: int, weights: str) -> None:
     """Fit one kind, in a process that has nothing else to do."""
-    FitStage(RunFolder.open(path), seed, weights).run({name: settings})
+    FitStage(RunFolder.open(path), seed, weights, replace=True).run({name: settings})  # asked for by the parent

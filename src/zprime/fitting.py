@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zprime import artifact, latent
+from zprime import artifact, chain, latent
 from zprime.data.duplicates import EQUAL, POSTERIOR, check_duplicates, duplicates_of, found, sentence
 from zprime.distribution import LatentDistribution, Prior, is_standard
 from zprime.errors import ArrayError, ArtifactError
@@ -158,7 +158,8 @@ def save_fit(
         "described": fit.settings,
     }
     config = {**r.config(), "fit": report}
-    manifest = artifact.Manifest(f"latent/{r.kind}", config, key, seed, inputs, fit.seconds)
+    measured = {} if fit.seconds is None else {"seconds": fit.seconds}
+    manifest = artifact.Manifest(f"latent/{r.kind}", config, key, seed, inputs, measured)
     return artifact.write(path, manifest, tensors=r.tensors())
 
 
@@ -169,7 +170,7 @@ def load_fit(path: Path) -> Fit[LatentDistribution]:
         ArtifactError: missing, altered, no latent distribution, or not written by `save_fit`.
     """
     r = latent.load(path)
-    stored = artifact.read(path)
+    stored = chain.read(path)
     report = stored.config.get("fit", {})
     try:
         return Fit(
@@ -178,7 +179,7 @@ def load_fit(path: Path) -> Fit[LatentDistribution]:
             report.get("trace", {}),
             Chosen(**report.get("chosen", {})),
             [CurvePoint(**point) for point in report.get("curve", [])],
-            stored.seconds,
+            stored.measured.get("seconds"),
             report.get("described", {}),
         )
     except (KeyError, TypeError, ValueError) as error:

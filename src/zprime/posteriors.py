@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime import artifact
+from zprime import chain
 from zprime.arrays import check_finite, check_matrix
 from zprime.components import ancestral, choose
 from zprime.errors import ArrayError
@@ -316,7 +316,7 @@ class ShardedPosteriors(Posteriors):
         Raises:
             ArtifactError: missing, altered, or of another kind.
         """
-        self.artifact = artifact.read(path, "posteriors")
+        self.artifact = chain.read(path, "posteriors")
         index = self.artifact.tensors("index.safetensors")
         self.names: list[str] = list(self.artifact.config["shards"])
         self.sizes: list[int] = list(self.artifact.config["sizes"])

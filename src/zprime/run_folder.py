@@ -1,6 +1,7 @@
-"""What lies in the folder of a run, read and checked: artefacts that do not belong together are refused.
+"""What lies in the folder of a run, read and checked: artefacts that do not belong together are refused (`chain`).
 
-RUN holds `data`, `model`, `posteriors/{train,selection,heldout}`, `latent/<name>`, `audit`, `generator`, `report.html`.
+RUN holds `data`, `model`, `posteriors/{train,selection,heldout}`, `latent/<name>`, `audit`, `drift`, `generator`,
+`report.html`.
 Where it was repeated with other seeds it also holds `seeds/<seed>`, which are runs, and `seeds/summary`.
 """
 
@@ -8,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, latent, threads, vae
+from zprime import artifact, chain, latent, threads, vae
 from zprime import data as datasets
 from zprime.artifact import Artifact
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
@@ -44,8 +45,8 @@ class RunFolder:
             ArtifactError: it is no run's folder.
         """
         folder = cls(path)
-        artifact.read(folder.path, "run")
-        for place in ("", "posteriors", "latent", "seeds"):
+        artifact.read(folder.path, chain.RUN)
+        for place in ("", "posteriors", "latent", "seeds", chain.STAGED):
             artifact.sweep(folder.path / place)
         return folder
 
@@ -56,7 +57,7 @@ class RunFolder:
 
     def has(self, name: str) -> bool:
         """Whether there is an artefact called `name`, e.g. `latent/mixture`."""
-        return artifact.is_artifact(self.path / name)
+        return chain.has(self.path, name)
 
     def need(self, name: str, kind: str | None, verb: str) -> Artifact:
         """The artefact called `name`.
@@ -69,11 +70,11 @@ class RunFolder:
         Raises:
             ArtifactError: it is not there, or of another kind.
         """
-        if not self.has(name):
+        if not artifact.is_artifact(self.path / name):
             command, *options = verb.split(" ", 1)
             words = " ".join([command, str(self.path), *options])
             raise ArtifactError(f"{self.path / name}: not there yet; run `zprime {words}` first, or `zprime run`")
-        return artifact.read(self.path / name, kind)
+        return chain.check(self.path, name, kind)
 
     @property
     def data(self) -> Artifact:
@@ -91,13 +92,7 @@ class RunFolder:
         Raises:
             ArtifactError: it is not there, or was trained on other data than this folder has now.
         """
-        model = self.need("model", "model", "train")
-        if model.inputs.get("data") != self.data.hash:
-            raise ArtifactError(
-                f"{model.path}: trained on other data than {self.data.path}, which were read since; "
-                "run `zprime train` again with the data that you want"
-            )
-        return model
+        return self.need("model", "model", "train")
 
     def posteriors(self, split: str) -> ShardedPosteriors:
         """Posteriors of one split.
@@ -105,13 +100,7 @@ class RunFolder:
         Raises:
             ArtifactError: they are not there, or made with another model than this folder has now.
         """
-        model = self.model
-        encoded = self.need(f"posteriors/{split}", "posteriors", "encode")
-        if encoded.inputs.get("model") != model.hash:
-            raise ArtifactError(
-                f"{encoded.path}: made with another model than {model.path}; run `zprime encode {self.path}`"
-            )
-        return ShardedPosteriors(encoded.path)
+        return ShardedPosteriors(self.need(f"posteriors/{split}", "posteriors", "encode").path)
 
     def fit(self, name: str) -> Artifact:
         """The fitted latent distribution called `name`.
@@ -119,12 +108,16 @@ class RunFolder:
         Raises:
             ArtifactError: it is not there, or was fitted to other posteriors than this folder has now.
         """
-        fitted = self.need(f"latent/{name}", None, f"fit --kinds {name}")
-        if fitted.inputs.get("train") != self.posteriors("train").artifact.hash:
-            raise ArtifactError(
-                f"{fitted.path}: fitted to other posteriors than this run has; run `zprime fit {self.path}` again"
-            )
-        return fitted
+        return self.need(f"latent/{name}", None, f"fit --kinds {name}")
+
+    @property
+    def audit(self) -> Artifact:
+        """What was measured.
+
+        Raises:
+            ArtifactError: it is not there, or another model or other fits were measured than this folder has now.
+        """
+        return self.need("audit", "audit", "audit")
 
     @property
     def fitted(self) -> list[str]:
@@ -203,18 +196,14 @@ class RunFolder:
         Raises:
             ArtifactError: the run was not audited.
         """
-        return str(self.need("audit", "audit", "audit").config["choice"])
+        return str(self.audit.config["choice"])
 
     def copying(self, name: str) -> str:
         """What the audit says of the samples of a latent distribution as it is now: `copies`, `passes`, `untested`."""
-        if not self.has("audit"):
-            return "untested"
-        audit = artifact.read(self.path / "audit", "audit")
         base = CandidateId.parse(name).name
-        measured = [audit.inputs.get("model"), audit.inputs.get(f"latent_{base}")]
-        now = [self.model.hash, None if base == PRIOR else artifact.read(self.path / "latent" / base).hash]
-        if measured != now:
+        if not self.has("audit") or (base != PRIOR and f"latent/{base}" not in self.audit.inputs):
             return "untested"
+        audit = self.audit
         statuses: dict[str, str] = audit.config.get("copying", {})
         others = {status for other, status in statuses.items() if CandidateId.parse(other).name == base}
         # what was not audited with this very share copies if it does with another one
@@ -242,7 +231,7 @@ class RunFolder:
         elif store == "data":
             r = latent.OnDemand(Reencoded(model, self.rows["train"], stored=self.dataset.bytes))
         elif wanted.name in self.fitted:
-            r = latent.load(self.path / "latent" / wanted.name)
+            r = latent.load(self.fit(wanted.name).path)
         else:
             known = ", ".join([PRIOR, *self.fitted])
             raise UsageError(

@@ -3,16 +3,15 @@
 `run` does everything in one call. A `Run` has one method for each stage.
 """
 
+import contextlib
 import logging
-import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, sampling, vae
+from zprime import artifact, chain, sampling, vae
 from zprime import data as datasets
-from zprime.artifact import Artifact, Manifest
+from zprime.artifact import Artifact
 from zprime.audit_stage import AuditStage
 from zprime.data import SPLITS, DataSettings
 from zprime.distribution import LatentDistribution
@@ -27,6 +26,7 @@ from zprime.progress import Progress, silent
 from zprime.reporting import report
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.audit import load as load_audit
+from zprime.results.drift import PLACE as DRIFT
 from zprime.results.drift import Drift
 from zprime.results.names import PRIOR, CandidateId
 from zprime.rng import stream
@@ -34,13 +34,15 @@ from zprime.run_folder import RunFolder
 from zprime.sampling import GenerativeModel
 from zprime.seeds import check as check_seeds
 from zprime.seeds import repeat
-from zprime.stages import Make, NewFolder, key_of, reuse_or_make
+from zprime.serialise import to_jsonable
+from zprime.stages import NewFolder, key_of, reuse_or_make
 from zprime.threads import Threads
-from zprime.train_stage import TrainStage
+from zprime.train_stage import CHECKPOINT, TrainStage
 from zprime.training import TrainSettings
 from zprime.vae import VAE, VAESettings
 
 log = logging.getLogger("zprime")
+GENERATOR = "generator"
 
 
 def run(
@@ -58,8 +60,11 @@ def run(
     workers: int = 1,
     threads: Threads = Threads(),
     progress: Progress = silent,
+    replace: bool = False,
 ) -> Audit:
     """Do everything: train, encode, fit, audit, report. What is already done in the folder is used again.
+
+    What is there and was made with other settings is not replaced unless `replace` says so.
 
     Args:
         data: what to read, e.g. `digits` or a file, or that with how to split it.
@@ -78,12 +83,14 @@ def run(
             depend on it. A script that asks for more than 1 needs `if __name__ == "__main__":` round the call.
         threads: how many threads torch uses, by the work; by default torch is left as it is.
         progress: called by every long stage.
+        replace: put the new run in the place of one with other settings.
 
     Returns:
         The audit, which is also kept in the folder.
 
     Raises:
-        UsageError: settings that cannot be used, nothing to read, or a folder that cannot be written.
+        UsageError: settings that cannot be used, nothing to read, a folder that cannot be written, that another process
+            writes in, or that holds a run with other settings.
         ArrayError: rows that cannot be used.
         ArtifactError: something in the folder was altered.
         NumericalError: training or a fit met numbers that are not finite, or a proven bound is broken.
@@ -94,11 +101,12 @@ def run(
     source = datasets.weighed_by(source, weights, seed=seed) if weights else source
 
     def make(path: Path, source: DataSettings, seed: int, progress: Progress) -> Audit:
-        job = Run.create(path, progress=progress, threads=threads)
-        job.train(source, network, training, seed=seed)
-        job.encode()
-        fitted = job.fit(wanted, seed=seed, weights=weights, workers=workers)
-        return job.audit(auditing, seed=seed, names=list(fitted), weights=weights, workers=workers)
+        job = Run.create(path, progress=progress, threads=threads, replace=replace)
+        with job.alone():
+            job.train(source, network, training, seed=seed)
+            job.encode()
+            fitted = job.fit(wanted, seed=seed, weights=weights, workers=workers)
+            return job.audit(auditing, seed=seed, names=list(fitted), weights=weights, workers=workers)
 
     audit = repeat(make, source, Path(out), range(seed, seed + seeds), progress)
     report(out)
@@ -113,39 +121,72 @@ class Run:
         folder: what is there.
         progress: called by every long stage.
         threads: how many threads torch uses, by the work.
+        replace: whether what was made with other settings may be replaced.
     """
 
     def __init__(
-        self, folder: RunFolder, new: NewFolder, *, progress: Progress = silent, threads: Threads = Threads()
+        self,
+        folder: RunFolder,
+        *,
+        progress: Progress = silent,
+        threads: Threads = Threads(),
+        replace: bool = False,
     ) -> None:
         """Use `create` or `open` instead."""
-        self.folder, self.progress, self.threads = folder, progress, threads
-        self._new = new
+        self.folder, self.progress, self.threads, self.replace = folder, progress, threads, replace
+        self._new = NewFolder(folder.path, worth=(CHECKPOINT, "model"), scrap=("data",))
 
     @classmethod
-    def create(cls, path: str | Path, *, progress: Progress = silent, threads: Threads = Threads()) -> "Run":
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        progress: Progress = silent,
+        threads: Threads = Threads(),
+        replace: bool = False,
+    ) -> "Run":
         """Open a run's folder, or make one; if its first training fails, what was made is removed again.
 
         Raises:
-            UsageError: the folder cannot be written, or holds files that are not a run.
+            UsageError: the folder cannot be written, another process writes in it, or it holds files that are no run.
         """
         path = Path(path)
         artifact.check_replaceable(path)
         if artifact.is_artifact(path):
-            return cls.open(path, progress=progress, threads=threads)
-        job = cls(RunFolder(path), _new_folder(path), progress=progress, threads=threads)
-        with job._new.attempt():
+            return cls.open(path, progress=progress, threads=threads, replace=replace)
+        job = cls(RunFolder(path), progress=progress, threads=threads, replace=replace)
+        with job.alone():
             return job
 
     @classmethod
-    def open(cls, path: str | Path, *, progress: Progress = silent, threads: Threads = Threads()) -> "Run":
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        progress: Progress = silent,
+        threads: Threads = Threads(),
+        replace: bool = False,
+    ) -> "Run":
         """Open a run's folder, and clear away what a killed process left half written.
 
         Raises:
             ArtifactError: it is no run's folder.
+            UsageError: another process writes in it.
         """
-        path = Path(path)
-        return cls(RunFolder.open(path), _new_folder(path), progress=progress, threads=threads)
+        job = cls(RunFolder.open(path), progress=progress, threads=threads, replace=replace)
+        with job.alone():
+            chain.tidy(job.path)
+        return job
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other process write in the folder; each stage does, and calls within it share the lock.
+
+        Raises:
+            UsageError: another process writes in it.
+        """
+        with self._new.attempt():
+            yield
 
     @property
     def path(self) -> Path:
@@ -175,8 +216,9 @@ class Run:
             ArrayError: rows that cannot be used.
             NumericalError: the loss is not finite.
         """
-        with self._new.attempt():
-            return TrainStage(self.folder, seed, self.threads, self.progress).run(data, network, training)
+        with self.alone():
+            stage = TrainStage(self.folder, seed, self.threads, self.progress, self.replace)
+            return stage.run(data, network, training)
 
     def encode(self) -> dict[str, Posteriors]:
         """Encode all three splits; write `posteriors/<split>`.
@@ -185,22 +227,23 @@ class Run:
             ArtifactError: there is no model, or the data are not those that it was trained on.
             NumericalError: the encoder gave numbers that are not finite, or a scale that is not above 0.
         """
-        source = self.folder.model
-        model = vae.load(source.path)
-        self.threads.use(heavy=model.settings is not None and model.settings.network == "conv")
-        inputs = {"model": source.hash, "data": source.inputs["data"]}
-        posteriors: dict[str, Posteriors] = {}
-        for split in SPLITS:
+        with self.alone():
+            source = self.folder.model
+            model = vae.load(source.path)
+            self.threads.use(heavy=model.settings is not None and model.settings.network == "conv")
+            inputs = {"model": source.hash, "data": source.inputs["data"]}
+            posteriors: dict[str, Posteriors] = {}
+            for split in SPLITS:
 
-            def make(path: Path, key: str, split: str = split) -> Artifact:
-                rows = self.folder.rows[split]
-                encode(model, rows, path, key=key, seed=source.seed, inputs=inputs, progress=self.progress)
-                return artifact.read(path)
+                def make(path: Path, key: str, split: str = split) -> Artifact:
+                    rows = self.folder.rows[split]
+                    encode(model, rows, path, key=key, seed=source.seed, inputs=inputs, progress=self.progress)
+                    return artifact.read(path)
 
-            name = f"posteriors/{split}"
-            self._stage(name, key_of(split, source.hash), make, kind="posteriors")
-            posteriors[split] = ShardedPosteriors(self.path / name)
-        return posteriors
+                name = f"posteriors/{split}"
+                reuse_or_make(self.path, name, key_of(split, source.hash), make, kind="posteriors")
+                posteriors[split] = ShardedPosteriors(self.path / name)
+            return posteriors
 
     def fit(
         self,
@@ -232,8 +275,9 @@ class Run:
         called = list(names) if names else [s.name for s in settings]
         if len(called) != len(settings):
             raise UsageError(f"names: expected {len(settings)}, one for each kind, got {len(called)}")
-        stage = FitStage(self.folder, seed, weights, workers, self.threads, self.progress)
-        return stage.run(dict(zip(called, settings, strict=True)))
+        with self.alone():
+            stage = FitStage(self.folder, seed, weights, workers, self.threads, self.progress, self.replace)
+            return stage.run(dict(zip(called, settings, strict=True)))
 
     def audit(
         self,
@@ -259,14 +303,31 @@ class Run:
             ArtifactError: something is missing, or does not belong together.
             NumericalError: a proven bound is broken.
         """
-        AuditStage(self.folder, seed, weights, workers, self.threads, self.progress).run(settings, names)
-        audit = load_audit(self.path / "audit")
-        if audit.copying(audit.shipped) == "copies":
-            log.warning("generator: nothing is shipped, for samples of %s copy training rows", audit.shipped)
-            shutil.rmtree(self.path / "generator", ignore_errors=True)
-        else:
-            self.export(audit.shipped, self.path / "generator", allow_rows=settings.allow_rows)
-        return audit
+        with self.alone():
+            AuditStage(self.folder, seed, weights, workers, self.threads, self.progress).run(settings, names)
+            audit = load_audit(self.path / "audit")
+            if audit.copying(audit.shipped) == "copies":
+                log.warning("generator: nothing is shipped, for samples of %s copy training rows", audit.shipped)
+                chain.drop(self.path, [GENERATOR])
+            else:
+                self._ship(audit.shipped, allow_rows=settings.allow_rows)
+            return audit
+
+    def _ship(self, name: str, *, allow_rows: bool) -> None:
+        """Write `generator`, with the audit that chose it among what it was made from."""
+        model = self.folder.generative(name)
+        inputs = {**self._sources(name), "audit": self.folder.audit.hash}
+
+        def make(path: Path, key: str) -> Artifact:
+            return model.save(path, key=key, seed=self.folder.model.seed, allow_rows=allow_rows, inputs=inputs)
+
+        reuse_or_make(self.path, GENERATOR, key_of(name, inputs, model.copying), make, kind="generator")
+
+    def _sources(self, name: str) -> dict[str, str]:
+        """Hashes of model and fit that a generative model consists of."""
+        base = CandidateId.parse(name).name
+        fitted = {} if base == PRIOR else {f"latent/{base}": self.folder.fit(base).hash}
+        return {"data": self.folder.data.hash, "model": self.folder.model.hash, **fitted}
 
     def export(
         self, name: str, path: str | Path, *, allow_copies: bool = False, allow_rows: bool = False
@@ -278,15 +339,18 @@ class Run:
         """
         path = Path(path)
         model = self.folder.generative(name)
-        sampling.check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
-        source = self.folder.model
-        inputs = {"model": source.hash}
-        base = CandidateId.parse(name).name
-        if base != PRIOR:
-            inputs["latent"] = artifact.read(self.path / "latent" / base).hash
+        inputs = self._sources(name)
         key = key_of(name, inputs, model.copying)
+        sampling.check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
         if not (artifact.is_artifact(path) and artifact.read(path).key == key):
-            model.save(path, key=key, seed=source.seed, allow_copies=allow_copies, allow_rows=allow_rows, **inputs)
+            model.save(
+                path,
+                key=key,
+                seed=self.folder.model.seed,
+                allow_copies=allow_copies,
+                allow_rows=allow_rows,
+                inputs=inputs,
+            )
         return model
 
     def drift(self, new_data: str | Path, *, seed: int = 0) -> Drift:
@@ -310,14 +374,18 @@ class Run:
                 f"new data: {shipped.label} knows no log r(z), which drift is measured by; ship another kind"
             )
         self.threads.use(heavy=True)
-        old = artifact.read(self.path / "audit", "audit")
-        audit = load_audit(old.path)
-        column, described = audit.data.weights, folder.data.config
+        column, described = load_audit(self.path / "audit").data.weights, folder.data.config
         rows, weights = datasets.new_rows(str(new_data), described, folder.data.tensors(), weights=column, seed=seed)
         codes = encode(vae.load(folder.model.path), rows, progress=self.progress).gather()
         new = Split("new rows", codes if weights is None else codes.weighted(weights), groups=rows.groups)
         moved = drift(shipped, new, self._heldout(column), source=shipped.label, rng=stream(seed, "drift"))
-        replace(audit, drift=moved).save(old.path, key=old.key, **old.inputs)
+        inputs = {"audit": folder.audit.hash}
+
+        def make(path: Path, key: str) -> Artifact:
+            return moved.save(path, key=key, seed=seed, inputs=inputs)
+
+        with self.alone():
+            reuse_or_make(self.path, DRIFT, key_of(to_jsonable(moved), inputs), make, kind=DRIFT)
         return moved
 
     def _heldout(self, column: str) -> Split:
@@ -327,10 +395,3 @@ class Run:
             codes = codes.weighted(self.folder.dataset.weights(column, "heldout"))
         grouped = bool(self.folder.data.config["settings"]["group"])
         return Split("heldout", codes, groups=self.folder.rows["heldout"].groups if grouped else None)
-
-    def _stage(self, name: str, key: str, make: Make, *, kind: str | None = None) -> Artifact:
-        return reuse_or_make(self.path, name, key, make, kind=kind)
-
-
-def _new_folder(path: Path) -> NewFolder:
-    return NewFolder(path, Manifest("run"), worth=("checkpoint", "model"), scrap=("data",))

@@ -1,15 +1,16 @@
 """A generative model: a latent distribution and a decoder."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime import artifact, vae
+from zprime import artifact, chain, vae
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.latent import rebuild
@@ -90,7 +91,7 @@ class GenerativeModel:
         seed: int | None = None,
         allow_copies: bool = False,
         allow_rows: bool = False,
-        **inputs: str,
+        inputs: Mapping[str, str] = MappingProxyType({}),
     ) -> artifact.Artifact:
         """Write decoder and latent distribution, and nothing else, to an artefact folder.
 
@@ -118,7 +119,7 @@ class GenerativeModel:
             "unfit_to_publish": self.copying == "copies",
             "says": self.says(),
         }
-        return artifact.write(path, artifact.Manifest("generator", config, key, seed, inputs), tensors=tensors)
+        return artifact.write(path, artifact.Manifest("generator", config, key, seed, dict(inputs)), tensors=tensors)
 
     def _repr_html_(self) -> str:
         """What it is made of, in a notebook."""
@@ -214,7 +215,7 @@ def load(path: str | Path) -> GenerativeModel:
     Raises:
         ArtifactError: missing, altered, or of another kind.
     """
-    source = artifact.read(path, "generator")
+    source = chain.read(path, "generator")
     tensors = source.tensors()
     decoder = vae.rebuild_decoder(source.config["vae"], _part(tensors, "decoder."), where=source.path)
     latent = source.config["latent"]

@@ -64,7 +64,8 @@ def repeat(make: MakeRun, data: DataSettings, out: Path, seeds: Sequence[int], p
     summary = summarise(audits)
 
     def write(path: Path, key: str) -> Artifact:
-        return summary.save(path, key=key, audits=keys)
+        first = artifact.read(out / "audit", "audit").hash
+        return summary.save(path, key=key, audits=keys, inputs={"audit": first})
 
     key = key_of("seeds", [list(pair) for pair in keys.items()], serialise.outline(Seeds))
     reuse_or_make(out, PLACE, key, write, kind=KIND)

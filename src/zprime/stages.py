@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import final
 
-from zprime import artifact
-from zprime.artifact import Artifact, Manifest
+from zprime import artifact, chain, locks
+from zprime.artifact import Artifact
+from zprime.errors import ArtifactError
 
 log = logging.getLogger("zprime")
 Make = Callable[[Path, str], Artifact]
@@ -24,69 +25,98 @@ def key_of(*parts: object) -> str:
     return artifact.digest([artifact.SCHEMA, artifact.library_versions().get("zprime"), *parts])
 
 
-def reuse_or_make(folder: Path, name: str, key: str, make: Make, *, kind: str | None = None) -> Artifact:
-    """Use the artefact `name` in `folder` if it has this key and is whole; else make it.
+def reuse_or_make(run: Path, name: str, key: str, make: Make, *, kind: str | None = None) -> Artifact:
+    """Use the artefact `name` of a run if it has this key and is whole; else make it beside, and put it in place.
+
+    What was made from an older artefact of that name leaves the run in the same step.
 
     Args:
-        folder: of the run.
+        run: the folder.
         name: path of the artefact in it.
         key: what it follows from, by `key_of`.
-        make: writes it.
+        make: writes it where it is told.
         kind: what it has to be; None for any kind.
 
     Raises:
         ArtifactError: it has this key, but one of its files was truncated or altered.
     """
-    path = folder / name
-    if artifact.is_artifact(path):
-        there = artifact.read(path)
+    chain.check_free(run, name)
+    if chain.has(run, name):
+        there = artifact.read(run / name)
         if there.key == key and (kind is None or there.kind == kind):
-            for file, sha256 in there.files.items():
-                artifact.verify(path / file, artifact.read_bytes(path / file), sha256)
+            chain.check(run, name).verify()
             log.info("%s: already done", name)
             return there
     log.info("%s", name)
-    return make(path, key)
+    staged = run / chain.STAGED / name
+    if not _is_made(staged, key):
+        make(staged, key)
+    placed = chain.place(run, name, staged, without=chain.below(run, name))
+    _clear(run / chain.STAGED, staged)
+    return placed
+
+
+def _is_made(staged: Path, key: str) -> bool:
+    """Whether a process made it and was killed before it put it in place."""
+    with contextlib.suppress(ArtifactError):
+        there = artifact.read(staged)
+        there.verify()
+        return there.key == key
+    return False
+
+
+def _clear(top: Path, staged: Path) -> None:
+    """Remove what is left where an artefact was made."""
+    for left in staged.parent.glob(f".{staged.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder = staged.parent
+        while folder != top.parent:
+            folder.rmdir()
+            folder = folder.parent
 
 
 @final
 class NewFolder:
-    """A folder of ours that is made when it is needed, and removed again if the first work in it fails.
+    """The folder of a run, made when it is needed, and removed again if the first work in it fails.
 
     Args:
         path: the folder, which may be there already.
-        manifest: what to say of it.
         worth: names of artefacts in it; while one of them is there, a failure removes nothing.
-        scrap: names of folders in it that go with it.
+        scrap: names of artefacts in it that go with it.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, *, worth: Sequence[str], scrap: Sequence[str]) -> None:
-        self.path, self.manifest, self.worth, self.scrap = path, manifest, worth, scrap
+    def __init__(self, path: Path, *, worth: Sequence[str], scrap: Sequence[str]) -> None:
+        self.path, self.worth, self.scrap = path, worth, scrap
         self._made: list[Path] | None = None  # folders that were not there before, innermost first
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
-        """Make the folder if it is none of ours yet; undo that if the block fails with nothing to go on from.
+        """Hold the folder's lock; make it if it is none of ours yet; undo that if the block fails with nothing kept.
 
         Raises:
-            UsageError: it cannot be made here.
+            UsageError: it cannot be made here, or another process is writing in it.
         """
         if not artifact.is_artifact(self.path):
             self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
+            artifact.make_folder(self.path)
         try:
-            if not artifact.is_artifact(self.path):
-                artifact.make_folder(self.path)
-                artifact.seal(self.path, self.manifest, files={})
-            yield
+            with locks.writer(self.path):
+                if not artifact.is_artifact(self.path):
+                    chain.start(self.path)
+                try:
+                    yield
+                except BaseException:
+                    if self._made is not None and not any((self.path / name).exists() for name in self.worth):
+                        self._empty()
+                    raise
         except BaseException:
-            if self._made is not None and not any((self.path / name).exists() for name in self.worth):
-                self._remove(self._made)
+            with contextlib.suppress(OSError):  # what is not empty is not ours alone, and stays
+                for folder in self._made or ():
+                    folder.rmdir()
             raise
 
-    def _remove(self, folders: Sequence[Path]) -> None:
-        for name in self.scrap:
+    def _empty(self) -> None:
+        for name in (*self.scrap, chain.STAGED):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        with contextlib.suppress(OSError):  # what is not empty is not ours alone, and stays
-            (self.path / artifact.MANIFEST).unlink(missing_ok=True)
-            for folder in folders:
-                folder.rmdir()
+        (self.path / artifact.MANIFEST).unlink(missing_ok=True)

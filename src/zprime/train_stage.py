@@ -2,20 +2,24 @@
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, likelihoods, vae
+from zprime import artifact, chain, likelihoods, vae
 from zprime import data as datasets
 from zprime.artifact import Artifact, Manifest
-from zprime.data import DataSettings
+from zprime.data import Dataset, DataSettings
+from zprime.errors import UsageError
 from zprime.progress import Progress, silent
 from zprime.run_folder import RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
-from zprime.training import TrainSettings, train
+from zprime.training import TrainSettings, check_data, checkpoint_key, train
 from zprime.vae import VAE, VAESettings
+
+CHECKPOINT = "checkpoint"
 
 
 @final
@@ -28,12 +32,14 @@ class TrainStage:
         seed: decides weights, row order and noise, and the splits where `split_seed` does not.
         threads: how many threads torch uses, by the work.
         progress: called once an epoch.
+        replace: take out of the run what was made with other settings.
     """
 
     folder: RunFolder
     seed: int
     threads: Threads = Threads()
     progress: Progress = silent
+    replace: bool = False
 
     def run(self, data: DataSettings, network: VAESettings, training: TrainSettings) -> VAE:
         """Read the data and train, or use what is there already.
@@ -44,38 +50,81 @@ class TrainStage:
             training: how to train.
 
         Raises:
-            UsageError: settings that cannot be used, or nothing to read.
+            UsageError: settings that cannot be used, nothing to read, or a run with other settings is there.
             ArrayError: rows that cannot be used.
             NumericalError: the loss is not finite.
         """
         self.threads.use(heavy=False)
         training.check()  # what can be refused now is not refused after the data were read
         likelihoods.build(network.likelihood, scale=network.scale or None)
-        source = self._read(data)
-        return self._train(source, network.resolve(self.folder.dataset.shape), training)
-
-    def _read(self, settings: DataSettings) -> Artifact:
-        dataset = datasets.load(replace(settings, data=_absolute(settings.data)), seed=self.seed)
-        self.folder.keep(dataset)
-        config = dataset.describe()
-
-        def make(path: Path, key: str) -> Artifact:
-            return artifact.write(path, Manifest("data", config, key, dataset.seed), tensors=dataset.tensors())
-
-        return reuse_or_make(self.folder.path, "data", key_of(config, dataset.seed), make, kind="data")
-
-    def _train(self, source: Artifact, network: VAESettings, training: TrainSettings) -> VAE:
-        dataset, checkpoint = self.folder.dataset, self.folder.path / "checkpoint"
+        dataset = datasets.load(replace(data, data=_absolute(data.data)), seed=self.seed)
+        network = network.resolve(dataset.shape)
         # how often progress is saved does not change the result
         settings = {name: value for name, value in asdict(training).items() if name != "checkpoint"}
-        self.threads.use(heavy=network.network == "conv")
+        described = dataset.describe()
+        key = key_of(described, dataset.seed)
+        wanted = {
+            "data": Wanted(key, {**described["settings"], "seed": dataset.seed, "content": described["content"][:12]}),
+            "model": Wanted(
+                key_of(asdict(network), settings, self.seed, key), {**asdict(network), **settings, "seed": self.seed}
+            ),
+        }
+        start = Start(dataset, network, training, self.seed)
+        self._make_room(wanted, start)
+        self.folder.keep(dataset)
+        source = self._read(dataset, wanted["data"].key)
+        return self._train(source, start, settings, wanted["model"].key)
+
+    def _make_room(self, wanted: Mapping[str, "Wanted"], start: "Start") -> None:
+        """Take out of the run what was made with other settings, if that was asked for.
+
+        Raises:
+            UsageError: there is such, and it was not asked for.
+        """
+        run, checkpoint = self.folder.path, self.folder.path / CHECKPOINT
+        there = {name: artifact.read(run / name) for name in wanted if self.folder.has(name)}
+        other = [name for name, found in there.items() if found.key != wanted[name].key]
+        begun = artifact.is_artifact(checkpoint) and "model" not in there
+        if begun and not other and artifact.read(checkpoint).key != start.key:
+            other = ["model"]
+        if not other:
+            return
+        start.check()
+        if "model" in there or begun:
+            found = [d for name in other if name in there for d in wanted[name].differences(there[name])]
+            leaving = [*other, *chain.below(run, other[0])]
+            self._refuse(found, leaving, begun=begun)
+        chain.drop(run, [other[0], *chain.below(run, other[0])])
+        for place in (checkpoint, run / chain.STAGED):
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _refuse(self, differences: Sequence[str], leaving: Sequence[str], *, begun: bool) -> None:
+        if self.replace:
+            return
+        names = [n for n in dict.fromkeys(leaving) if self.folder.has(n)] + ["an unfinished training"] * begun
+        raise UsageError(
+            f"{self.folder.path}: this run was made with other settings "
+            f"({'; '.join(differences) or 'of training, or by another version of zprime'}). Going on would replace "
+            f"{', '.join(names)}. Say --replace to do that (in Python: replace=True), or choose another folder (--out)"
+        )
+
+    def _read(self, dataset: Dataset, key: str) -> Artifact:
+        def make(path: Path, key: str) -> Artifact:
+            manifest = Manifest("data", dataset.describe(), key, dataset.seed)
+            return artifact.write(path, manifest, tensors=dataset.tensors())
+
+        return reuse_or_make(self.folder.path, "data", key, make, kind="data")
+
+    def _train(self, source: Artifact, start: "Start", settings: Mapping[str, object], key: str) -> VAE:
+        checkpoint = self.folder.path / CHECKPOINT
+        self.threads.use(heavy=start.network.network == "conv")
 
         def make(path: Path, key: str) -> Artifact:
             trained = train(
-                VAE.build(dataset.shape, network, seed=self.seed),
-                dataset.rows("train"),
-                dataset.rows("selection"),
-                training,
+                start.vae(),
+                start.dataset.rows("train"),
+                start.dataset.rows("selection"),
+                start.training,
                 seed=self.seed,
                 checkpoint=checkpoint,
                 progress=self.progress,
@@ -88,13 +137,71 @@ class TrainStage:
                 "stopped": trained.stopped,
             }
             manifest = Manifest("model", config, key, self.seed, {"data": source.hash})
-            model = artifact.write(path, manifest, tensors=trained.vae.state_dict())
-            shutil.rmtree(checkpoint, ignore_errors=True)
-            return model
+            return artifact.write(path, manifest, tensors=trained.vae.state_dict())
 
-        key = key_of(asdict(network), settings, self.seed, source.hash)
-        reuse_or_make(self.folder.path, "model", key, make, kind="model")
-        return vae.load(self.folder.path / "model")
+        model = reuse_or_make(self.folder.path, "model", key, make, kind="model")
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        return vae.load(model.path)
+
+
+@final
+@dataclass(frozen=True)
+class Wanted:
+    """What a stage is to be made with.
+
+    Attributes:
+        key: of the artefact.
+        settings: name -> value, for what is told of differences.
+    """
+
+    key: str
+    settings: Mapping[str, object]
+
+    def differences(self, there: Artifact) -> list[str]:
+        """In words, what an artefact was made with that is now different."""
+        if there.kind == "data":
+            content = {"content": str(there.config.get("content", ""))[:12]}
+            was = {**there.config.get("settings", {}), **content, "seed": there.seed}
+        else:
+            network = there.config.get("vae", {}).get("settings", {})
+            was = {**network, **there.config.get("training", {}), "seed": there.seed}
+        return [
+            f"{name} {_word(was.get(name))}, now {_word(value)}"
+            for name, value in self.settings.items()
+            if _word(was.get(name)) != _word(value)
+        ]
+
+
+@final
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from."""
+
+    dataset: Dataset
+    network: VAESettings
+    training: TrainSettings
+    seed: int
+
+    def vae(self) -> VAE:
+        """The network with its first weights."""
+        return VAE.build(self.dataset.shape, self.network, seed=self.seed)
+
+    def check(self) -> None:
+        """Raise what training would raise before its first step."""
+        model = self.vae()
+        for split in ("train", "selection"):
+            check_data(model, self.dataset.rows(split))
+
+    @property
+    def key(self) -> str:
+        """Of its checkpoint."""
+        return checkpoint_key(
+            self.vae(), self.dataset.rows("train"), self.dataset.rows("selection"), self.training, seed=self.seed
+        )
+
+
+def _word(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _absolute(data: str) -> str:

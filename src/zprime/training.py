@@ -133,8 +133,7 @@ def train(
         vae.requires_grad_(requires_grad=True)  # it was trained before, and is to be trained on
     epochs = settings.plan(len(rows))
     optimiser = torch.optim.Adam(vae.parameters(), lr=settings.lr, fused=True)
-    parts = [_fingerprint(rows), _fingerprint(selection), repr(vae), _hash(vae.state_dict())]
-    key = artifact.digest([asdict(settings), seed, *parts])
+    key = checkpoint_key(vae, rows, selection, settings, seed=seed)
     state = _resume(checkpoint, key, vae, optimiser) or _snapshot(vae, optimiser, 0, 0, [], {})
     warm = math.floor(settings.warmup * epochs)
     clock = _Clock(settings.checkpoint)
@@ -174,6 +173,12 @@ def train(
     vae.load_state_dict({k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")})
     vae.eval().requires_grad_(requires_grad=False)
     return Trained(vae, state.best_epoch, state.history, stopped)
+
+
+def checkpoint_key(vae: VAE, rows: Rows, selection: Rows, settings: TrainSettings, *, seed: int) -> str:
+    """Hash of all that a training follows from; a checkpoint with the same one is of the same training."""
+    parts = [_fingerprint(rows), _fingerprint(selection), repr(vae), _hash(vae.state_dict())]
+    return artifact.digest([asdict(settings), seed, *parts])
 
 
 @dataclass(frozen=True)

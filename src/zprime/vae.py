@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from zprime import artifact, likelihoods, networks
+from zprime import chain, likelihoods, networks
 from zprime.arrays import blocks, standard_kl
 from zprime.errors import ArtifactError, UsageError
 from zprime.rng import fork, stream
@@ -218,5 +218,5 @@ def load(path: Path) -> VAE:
     Raises:
         ArtifactError: missing, altered, or of another kind.
     """
-    stored = artifact.read(path, "model")
+    stored = chain.read(path, "model")
     return rebuild(stored.config.get("vae", {}), stored.tensors(), where=path)

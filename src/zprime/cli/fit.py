@@ -24,6 +24,7 @@ def fit(
     weights: str = "",
     name: str = "",
     seed: int = 0,
+    replace: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Fit latent distributions to a run's posteriors.
 
@@ -43,10 +44,12 @@ def fit(
         What to call it, instead of its kind; for one kind only.
     seed
         Decides every random choice.
+    replace
+        Put the new fits in the place of those of the same name that were made with other settings.
     """
     wanted = kinds_with(kinds, set, by)
     with bars() as progress:
-        job = Run.open(run, progress=progress, threads=Threads.by_work(OPTIONS.threads))
+        job = Run.open(run, progress=progress, threads=Threads.by_work(OPTIONS.threads), replace=replace)
         called = [name] if name else None
         fits = job.fit(wanted, seed=seed, names=called, weights=weights, workers=cores(OPTIONS.threads))
     for key, f in fits.items():

@@ -33,6 +33,7 @@ def run(
     auditing: Annotated[AuditSettings, FLAT] = AuditSettings(),
     seed: int = 0,
     seeds: int = 1,
+    replace: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Do everything: train, encode, fit, audit, report. What is already done is used again.
 
@@ -53,6 +54,8 @@ def run(
     seeds
         Trainings: more than one repeats everything with the next seeds, in the run's seeds/SEED, on the same splits,
         and says what gains and verdicts are over seeds.
+    replace
+        Put the new run in the place of one in this folder that was made with other settings.
     """
     wanted = kinds_with(kinds, set, by)
     with bars() as progress:
@@ -69,6 +72,7 @@ def run(
             workers=cores(OPTIONS.threads),
             threads=Threads.by_work(OPTIONS.threads),
             progress=progress,
+            replace=replace,
         )
     say_table(audit)
     shipped, page = RunFolder.open(out).generative(audit.shipped), out / "report.html"

@@ -4,6 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+from cyclopts import Parameter
+
 from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.cli.run import FLAT
 from zprime.data import DataSettings
@@ -20,6 +22,7 @@ def train(
     network: Annotated[VAESettings, FLAT] = VAESettings(),
     training: Annotated[TrainSettings, FLAT] = TrainSettings(),
     seed: int = 0,
+    replace: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Read and split a data set, and train a VAE on it.
 
@@ -29,9 +32,11 @@ def train(
         Folder of the run; new, empty, or of an earlier run.
     seed
         Decides splits, weights, row order and noise.
+    replace
+        Put the new model in the place of a run in this folder that was made with other settings.
     """
     with bars() as progress:
-        job = Run.create(out, progress=progress, threads=Threads.by_work(OPTIONS.threads))
+        job = Run.create(out, progress=progress, threads=Threads.by_work(OPTIONS.threads), replace=replace)
         job.train(data, network, training, seed=seed)
     info = job.folder.model_info()
     say(

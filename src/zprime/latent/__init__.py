@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from zprime import artifact
+from zprime import chain
 from zprime.distribution import LatentDistribution, Prior, rebuild
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent.active import Active
@@ -74,7 +74,7 @@ def load(path: str | Path) -> LatentDistribution:
     Raises:
         ArtifactError: missing, altered, or no latent distribution.
     """
-    stored = artifact.read(path)
+    stored = chain.read(path)
     if not stored.kind.startswith("latent/"):
         raise ArtifactError(f"{path}: expected a latent distribution, got an artefact of kind {stored.kind}")
     return rebuild(stored.kind.removeprefix("latent/"), stored.config, stored.tensors())

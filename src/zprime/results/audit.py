@@ -4,13 +4,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
-from zprime import artifact, serialise
+from zprime import artifact, chain, serialise
 from zprime.errors import ArtifactError
 from zprime.results.drift import Drift
+from zprime.results.drift import of_run as drift_of_run
 from zprime.results.entries import Entry, Score, Scores
 from zprime.results.facts import DataInfo, ModelInfo, Storage
 from zprime.results.latents import ALWAYS, Averages, LatentsSide, Surgery
@@ -48,7 +50,8 @@ class Audit:
         membership: whether training rows can be told from held-out rows by their scores; None where it was left out.
         samples: fidelity and copying of generated rows, with the verdict for generation; None without a decoder.
         averages: the "average" of the posteriors under each criterion.
-        drift: whether new rows still fit what was shipped; None until `zprime audit --new-data` looks.
+        drift: whether new rows still fit what was shipped; None until `zprime audit --new-data` looks. An artefact of
+            its own, not in the JSON.
         seeds: gains and verdicts over seeds, where the run was repeated; an artefact of its own, not in the JSON.
         versions: library -> version that measured.
         inputs: model, posteriors and latent distributions -> hash.
@@ -176,21 +179,52 @@ class Audit:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All but the tensors and the summary over seeds, which is an artefact of its own."""
-        fields: dict[str, Any] = serialise.to_jsonable(replace(self, tensors={}, seeds=None))
-        del fields["tensors"], fields["seeds"]
+        """All but the tensors, and the drift and the summary over seeds, which are artefacts of their own."""
+        fields: dict[str, Any] = serialise.to_jsonable(replace(self, tensors={}, seeds=None, drift=None))
+        for name in ("tensors", "seeds", "drift"):
+            del fields[name]
         return fields
 
-    def save(self, path: str | Path, *, key: str = "", **inputs: str) -> artifact.Artifact:
-        """Write the artefact folder: `audit.json` and tensors."""
-        content = (json.dumps(self.to_json(), indent=1) + "\n").encode()
+    def save(
+        self, path: str | Path, *, key: str = "", inputs: Mapping[str, str] = MappingProxyType({})
+    ) -> artifact.Artifact:
+        """Write the artefact folder: `audit.json` and tensors; what the machine measured is kept beside."""
+        alone, measured = _apart(self)
+        content = (json.dumps(alone.to_json(), indent=1) + "\n").encode()
         config = {
             "verdict": self.verdict.decision,
             "choice": self.shipped,
             "copying": {str(e.id): self.copying(e.name) for e in self.entries},
         }
-        manifest = artifact.Manifest("audit", config, key, self.seed, inputs)
+        manifest = artifact.Manifest("audit", config, key, self.seed, dict(inputs), measured)
         return artifact.write(path, manifest, tensors=self.tensors, extra={"audit.json": content})
+
+
+def _apart(audit: Audit) -> tuple[Audit, dict[str, float]]:
+    """The audit without what the machine measured, which differs from one run to the next, and these numbers."""
+    measured = {f"draws/{e.id}": e.draws_per_second for e in audit.entries}
+    measured |= {f"seconds/{e.id}": e.seconds for e in audit.entries if e.seconds is not None}
+    measured["draws of posteriors"] = audit.storage.posteriors_draws
+    if audit.storage.data_draws is not None:
+        measured["draws of data"] = audit.storage.data_draws
+    entries = [replace(e, draws_per_second=0.0, seconds=None) for e in audit.entries]
+    storage = replace(audit.storage, posteriors_draws=0, data_draws=None)
+    return replace(audit, entries=entries, storage=storage), measured
+
+
+def _together(audit: Audit, measured: Mapping[str, float]) -> Audit:
+    """The audit with what the machine measured."""
+    entries = [
+        replace(e, draws_per_second=measured.get(f"draws/{e.id}", 0.0), seconds=measured.get(f"seconds/{e.id}"))
+        for e in audit.entries
+    ]
+    data = measured.get("draws of data")
+    storage = replace(
+        audit.storage,
+        posteriors_draws=int(measured.get("draws of posteriors", 0)),
+        data_draws=None if data is None else int(data),
+    )
+    return replace(audit, entries=entries, storage=storage)
 
 
 def _marked(cell: Cell, density: str) -> Cell:
@@ -218,17 +252,17 @@ def load(path: str | Path) -> Audit:
         ArtifactError: missing, altered, or of another kind.
     """
     inner = Path(path) / "audit"
-    stored = artifact.read(inner if artifact.is_artifact(inner) else path, "audit")
+    stored = chain.read(inner if artifact.is_artifact(inner) else path, "audit")
     file = stored.path / "audit.json"
-    content = artifact.read_bytes(file)
-    artifact.verify(file, content, stored.files.get("audit.json"))
     try:
-        audit = serialise.from_jsonable(Audit, {**json.loads(content), "tensors": {}})
+        audit = serialise.from_jsonable(Audit, {**json.loads(stored.content(file.name)), "tensors": {}})
+        audit = _together(audit, stored.measured)
         _check_names(audit)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{file}: made by another version of zprime ({error}); audit the run again") from error
-    summary = of_run(stored.path.parent, seed=audit.seed, audit=stored.key)
-    return replace(audit, tensors=stored.tensors(), seeds=summary)
+    run = stored.path.parent
+    moved = drift_of_run(run, audit=stored.hash)
+    return replace(audit, tensors=stored.tensors(), drift=moved, seeds=of_run(run, seed=audit.seed, audit=stored.key))
 
 
 def _check_names(audit: Audit) -> None:

@@ -1,8 +1,16 @@
 """Whether rows that came after a run still fit it."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
+from zprime import artifact, chain, serialise
+from zprime.artifact import Artifact, Manifest
+from zprime.errors import ArtifactError
 from zprime.statistics.estimate import Estimate
+
+KIND = PLACE = "drift"
+FILE = "drift.json"
 
 
 @dataclass(frozen=True)
@@ -55,3 +63,39 @@ class Drift:
     p_value: float
     drifted: bool
     sentence: str
+
+    def save(self, path: Path, *, key: str, seed: int, inputs: dict[str, str]) -> Artifact:
+        """Write the artefact.
+
+        Args:
+            path: its folder.
+            key: what it follows from.
+            seed: of draws and shuffles.
+            inputs: `audit` -> hash of the audit that says what is shipped.
+        """
+        content = (json.dumps(serialise.to_jsonable(self), indent=1) + "\n").encode()
+        return artifact.write(path, Manifest(KIND, {}, key, seed, inputs), extra={FILE: content})
+
+
+def of_run(run: Path, *, audit: str) -> Drift | None:
+    """What was found last in the folder of a run; None where nothing was, or beside another audit.
+
+    Args:
+        run: the folder.
+        audit: hash of its audit.
+
+    Raises:
+        ArtifactError: it was altered, or written by another version.
+    """
+    path = run / PLACE
+    if not artifact.is_artifact(path):
+        return None
+    stored = chain.read(path, KIND)
+    if stored.inputs.get("audit") != audit:
+        return None
+    try:
+        return serialise.from_jsonable(Drift, json.loads(stored.content(FILE)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: made by another version of zprime ({error}); run `zprime audit --new-data` again"
+        ) from error

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from zprime import artifact, serialise
+from zprime import artifact, chain, serialise
 from zprime.artifact import Artifact, Manifest
 from zprime.errors import ArtifactError
 from zprime.results.names import Gain
@@ -89,16 +89,17 @@ class Seeds:
     generation: VerdictOverSeeds | None
     shipped: list[str]
 
-    def save(self, path: Path, *, key: str, audits: dict[int, str]) -> Artifact:
+    def save(self, path: Path, *, key: str, audits: dict[int, str], inputs: dict[str, str]) -> Artifact:
         """Write the artefact.
 
         Args:
             path: its folder.
             key: what it follows from.
             audits: seed -> key of the audit that it was made from.
+            inputs: `audit` -> hash of the audit of the first seed.
         """
         content = (json.dumps(serialise.to_jsonable(self), indent=1) + "\n").encode()
-        manifest = Manifest(KIND, {"audits": {str(s): k for s, k in audits.items()}}, key, self.seeds[0])
+        manifest = Manifest(KIND, {"audits": {str(s): k for s, k in audits.items()}}, key, self.seeds[0], inputs)
         return artifact.write(path, manifest, extra={"seeds.json": content})
 
 
@@ -116,14 +117,16 @@ def of_run(run: Path, *, seed: int, audit: str) -> Seeds | None:
     path = run / PLACE
     if not artifact.is_artifact(path):
         return None
-    stored = artifact.read(path, KIND)
-    if not audit or stored.config.get("audits", {}).get(str(seed)) != audit:
+    stored = chain.read(path, KIND)
+    audits = stored.config.get("audits", {})
+    if not audit or audits.get(str(seed)) != audit:
         return None
+    for other in audits:
+        if other != str(seed) and chain.read(path.parent / other / "audit").key != audits[other]:
+            return None
     file = path / "seeds.json"
-    content = artifact.read_bytes(file)
-    artifact.verify(file, content, stored.files.get(file.name))
     try:
-        return serialise.from_jsonable(Seeds, json.loads(content))
+        return serialise.from_jsonable(Seeds, json.loads(stored.content(file.name)))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{file}: made by another version of zprime ({error}); give `zprime run` with --seeds again"

@@ -1,0 +1,219 @@
+"""What lies in the folder of a run belongs together: the run lists its artefacts, and each names what it was made from.
+
+The manifest of a run names the SHA-256 of the manifest of every artefact in it. An artefact that is not listed, or is
+another one, is none of the run's. To put one in place takes three steps: the run lists the new one beside the old, the
+new one is moved there, the run lists the new one alone. Whenever the process is killed, what lies there is listed.
+
+Every artefact names the hashes of what it was made from, by the paths that these have in the run. Whoever reads one
+checks the whole chain.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from zprime import artifact, atomic
+from zprime.artifact import MANIFEST, Artifact, Manifest
+from zprime.errors import ArtifactError
+
+RUN = "run"
+STAGED = ".staged"
+"""Where artefacts of a run are made, before they are moved into place."""
+PAGES = ("report.html", "public.html")
+"""Files that are made from a run's artefacts, and go with them."""
+DEPTH = 2
+"""How many folders an artefact may lie below that of its run."""
+
+Listed = dict[str, list[str]]
+
+
+def start(run: Path) -> None:
+    """Make `run` the folder of a run without artefacts."""
+    _write(run, {}, {})
+
+
+def listed(run: Path) -> Listed:
+    """Path of an artefact in the run -> SHA-256 of the manifests that may lie there.
+
+    Raises:
+        ArtifactError: no run, or its manifest was altered.
+    """
+    return _part(artifact.read(run, RUN), "artifacts")
+
+
+def has(run: Path, name: str) -> bool:
+    """Whether the run lists an artefact at `name`, and there is one."""
+    return name in listed(run) and atomic.is_artifact(run / name)
+
+
+def read(path: str | Path, kind: str | None = None) -> Artifact:
+    """Read an artefact; where it lies in the folder of a run, check that it belongs there, with all it was made from.
+
+    Raises:
+        ArtifactError: as for `artifact.read`; or it is not the run's, or made from something that the run has not.
+    """
+    path = Path(path)
+    found = artifact.read(path, kind)
+    if found.kind == RUN:
+        return found
+    whole = path.absolute()
+    for up in range(DEPTH):
+        run = path.parents[up] if up < len(path.parents) else whole.parents[up]
+        name = Path(*whole.parts[-up - 1 :]).as_posix()
+        if name.startswith("."):  # still in the making
+            break
+        if atomic.is_artifact(run) and artifact.read(run).kind == RUN:
+            return check(run, name, kind)
+    return found
+
+
+def check(run: Path, name: str, kind: str | None = None) -> Artifact:
+    """The artefact called `name` of a run.
+
+    Raises:
+        ArtifactError: it is not there, unreadable, not the run's, or made from something that the run has not.
+    """
+    return _check(run, name, kind, {})
+
+
+def _check(run: Path, name: str, kind: str | None, seen: dict[str, Artifact]) -> Artifact:
+    if name in seen:
+        return seen[name]
+    seen[name] = found = _own(run, name, kind)
+    for source, wanted in found.inputs.items():
+        if not atomic.is_artifact(run / source):
+            raise ArtifactError(
+                f"{found.path}: made from {source}, which is not in {run} any more; {remedy(run, name)}"
+            )
+        if _check(run, source, None, seen).hash != wanted:
+            raise ArtifactError(
+                f"{found.path}: made from another {source} than {run} has now (SHA-256 {wanted[:12]}, now "
+                f"{seen[source].hash[:12]}); {remedy(run, name)}"
+            )
+    return found
+
+
+def _own(run: Path, name: str, kind: str | None) -> Artifact:
+    """An artefact that the run lists."""
+    for _ in range(3):  # a writer may put another one in place between the two reads
+        found, allowed = artifact.read(run / name, kind), listed(run)
+        if found.sha256 in allowed.get(name, []):
+            return found
+    if name not in allowed:
+        raise ArtifactError(
+            f"{found.path}: {run} does not list it, so it was not made in this run; move it elsewhere to read it by "
+            f"itself, or {remedy(run, name)}"
+        )
+    raise ArtifactError(
+        f"{found.path}: not the one that {run} made there (its {MANIFEST} has SHA-256 {found.sha256[:12]}, the run "
+        f"lists {allowed[name][-1][:12]}); put the right one back, or delete the folder and {remedy(run, name)}"
+    )
+
+
+def remedy(run: Path, name: str) -> str:
+    """What to do where an artefact is missing or does not belong."""
+    first, _, rest = name.partition("/")
+    command = {
+        "data": f"train --out {run}",
+        "model": f"train --out {run}",
+        "posteriors": f"encode {run}",
+        "latent": f"fit {run} --name {rest}",
+    }.get(first, f"audit {run}")
+    return f"run `zprime {command}` again"
+
+
+def place(run: Path, name: str, staged: Path, *, without: Iterable[str] = ()) -> Artifact:
+    """Move an artefact that was made beside into its place in the run, in one step for whoever reads.
+
+    Args:
+        run: the folder.
+        name: path in it.
+        staged: the artefact.
+        without: names of artefacts that leave the run in the same step.
+
+    Raises:
+        UsageError: it cannot be moved there.
+    """
+    new = artifact.read(staged).sha256
+    check_free(run, name)
+    atomic.make_folder((run / name).parent)
+    with atomic.in_turn(run):
+        there, dropped = listed(run), _dropped(run)
+        leaving = {n: there.pop(n) for n in without if n in there and n != name}
+        _write(run, {**there, name: [*(h for h in there.get(name, []) if h != new), new]}, {**dropped, **leaving})
+    atomic.move_into_place(staged, run / name)
+    with atomic.in_turn(run):
+        _write(run, {**listed(run), name: [new]}, _dropped(run))
+    _remove(run, leaving)
+    return artifact.read(run / name)
+
+
+def check_free(run: Path, name: str) -> None:
+    """Raise `ArtifactError` where something lies at `name` that this run did not make: it would be lost."""
+    if atomic.is_artifact(run / name) and name not in listed(run) and name not in _dropped(run):
+        raise ArtifactError(f"{run / name}: {run} does not list it, so it was not made in this run; move it elsewhere")
+    atomic.check_replaceable(run / name)
+
+
+def drop(run: Path, names: Iterable[str]) -> None:
+    """Take artefacts out of a run, all in one step, then delete them and the pages made from them."""
+    with atomic.in_turn(run):
+        there, dropped = listed(run), _dropped(run)
+        leaving = {n: there.pop(n) for n in names if n in there}
+        if leaving:
+            _pages(run)
+            _write(run, there, {**dropped, **leaving})
+    _remove(run, leaving)
+
+
+def tidy(run: Path) -> None:
+    """Delete what a killed process had taken out of the run and not deleted yet."""
+    _remove(run, _dropped(run))
+
+
+def below(run: Path, name: str) -> list[str]:
+    """Names of the artefacts of a run that were made from `name`, directly or not."""
+    found = {name}
+    sources = {}
+    for n in listed(run):
+        with contextlib.suppress(ArtifactError):
+            sources[n] = artifact.read(run / n).inputs
+    while more := {n for n, inputs in sources.items() if n not in found and found & inputs.keys()}:
+        found |= more
+    return [n for n in sources if n in found and n != name]
+
+
+def _remove(run: Path, leaving: Mapping[str, list[str]]) -> None:
+    """Delete artefacts that left, if they still lie there, and forget them."""
+    if not leaving:
+        return
+    _pages(run)
+    for name, hashes in leaving.items():
+        with contextlib.suppress(ArtifactError, OSError):
+            if artifact.read(run / name).sha256 in hashes and name not in listed(run):
+                shutil.rmtree(run / name)
+                (run / name).parent.rmdir()
+    with atomic.in_turn(run):
+        _write(run, listed(run), {n: h for n, h in _dropped(run).items() if n not in leaving})
+
+
+def _pages(run: Path) -> None:
+    for page in PAGES:
+        (run / page).unlink(missing_ok=True)
+
+
+def _dropped(run: Path) -> Listed:
+    return _part(artifact.read(run, RUN), "dropped")
+
+
+def _write(run: Path, artifacts: Mapping[str, list[str]], dropped: Mapping[str, list[str]]) -> None:
+    config = {"artifacts": dict(artifacts), "dropped": dict(dropped)}
+    artifact.seal(run, Manifest(RUN, config), files={})
+
+
+def _part(run: Artifact, name: str) -> Listed:
+    part = run.config.get(name)
+    if not isinstance(part, dict):
+        raise ArtifactError(f"{run.path}: its {MANIFEST} has no {name}; run the same command again, into a new folder")
+    return {str(n): [str(h) for h in hashes] for n, hashes in part.items()}
