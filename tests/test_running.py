@@ -106,7 +106,9 @@ def test_a_fit_of_the_same_name_is_replaced_only_when_told(data: Path, tmp_path:
     job, _ = small.run(tmp_path / "run", data)
     before = everything(job.path)
     fewer = zprime.latent.MixtureSettings(components=2)
-    with pytest.raises(UsageError, match=r"mixture was fitted with other settings.* replace latent/mixture, audit, gene"):
+    with pytest.raises(
+        UsageError, match=r"mixture was fitted with other settings.* replace latent/mixture, audit, gene"
+    ):
         job.fit([fewer], seed=0)
     assert everything(job.path) == before
     job.fit([fewer], seed=0, names=["fewer"])  # another name replaces nothing

@@ -73,14 +73,16 @@ def test_what_was_made_and_not_put_in_place_is_used(run: Path, monkeypatch: pyte
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(chain, "place", killed)
-        reuse_or_make(run, "thing", "a", make)
+    def interrupted(key: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(chain, "place", killed)
+            with pytest.raises(KeyboardInterrupt):
+                reuse_or_make(run, "thing", key, make)
+
+    interrupted("a")
     assert not chain.has(run, "thing")
     assert int(reuse_or_make(run, "thing", "a", make).tensors()["n"]) == 1
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(chain, "place", killed)
-        reuse_or_make(run, "thing", "b", make)
+    interrupted("b")
     assert int(reuse_or_make(run, "thing", "c", make).tensors()["n"]) == 3  # of another key it is not
 
 

@@ -77,8 +77,8 @@ class Manifest:
         key: hash of everything that the artefact follows from; a stage with the same key uses the artefact again.
         seed: the seed that it was made with, if any.
         inputs: name -> hash of every artefact that it was made from.
-        measured: what the machine measured while it was made, e.g. seconds. It is written beside, in `measured.json`, and
-            no part of any hash: who makes the artefact again gets the same bits, but for this file.
+        measured: what the machine measured while it was made, e.g. seconds. It is written beside, in `measured.json`,
+            and no part of any hash: who makes the artefact again gets the same bits, but for this file.
     """
 
     kind: str

@@ -108,8 +108,8 @@ def _flock(folder: Path, *, wait: bool) -> Iterator[bool]:
 def sweep(folder: Path) -> None:
     """Remove what killed processes left in `folder` while they wrote an artefact or a file there.
 
-    Files beside others and staging folders go that are older than a minute (one may just be made, and not locked yet) and that no process
-    holds; an artefact that was on its way out while its place is empty goes back there.
+    Files beside others and staging folders go that are older than a minute (one may just be made, and not locked yet)
+    and that no process holds; an artefact that was on its way out while its place is empty goes back there.
     """
     for left in folder.glob(".*.*-*"):
         name, _, rest = left.name[1:].rpartition(".")

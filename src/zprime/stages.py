@@ -41,14 +41,15 @@ def reuse_or_make(run: Path, name: str, key: str, make: Make, *, kind: str | Non
         ArtifactError: it has this key, but one of its files was truncated or altered.
     """
     chain.check_free(run, name)
+    staged = run / chain.STAGED / name
     if chain.has(run, name):
         there = artifact.read(run / name)
         if there.key == key and (kind is None or there.kind == kind):
             chain.check(run, name).verify()
             log.info("%s: already done", name)
+            _clear(run / chain.STAGED, staged)  # of a process that was killed in its last steps
             return there
     log.info("%s", name)
-    staged = run / chain.STAGED / name
     if not _is_made(staged, key):
         make(staged, key)
     placed = chain.place(run, name, staged, without=chain.below(run, name))
@@ -67,6 +68,7 @@ def _is_made(staged: Path, key: str) -> bool:
 
 def _clear(top: Path, staged: Path) -> None:
     """Remove what is left where an artefact was made."""
+    shutil.rmtree(staged, ignore_errors=True)
     for left in staged.parent.glob(f".{staged.name}.*"):
         shutil.rmtree(left, ignore_errors=True)
     with contextlib.suppress(OSError):

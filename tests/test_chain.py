@@ -1,0 +1,196 @@
+"""Artefacts of a run belong together: whoever reads one checks all it was made from, whatever a killed process left."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from zprime import artifact, atomic, chain
+from zprime.artifact import Artifact, Manifest
+from zprime.errors import ArtifactError, UsageError
+from zprime.stages import reuse_or_make
+
+ORDER = ("data", "model", "posteriors/train", "latent/r", "audit", "generator")
+
+
+def make(run: Path, name: str, seed: int, *sources: str) -> Artifact:
+    """An artefact of a run, made from others."""
+    inputs = {s: artifact.read(run / s).hash for s in sources}
+
+    def write(path: Path, key: str) -> Artifact:
+        return artifact.write(
+            path, Manifest("thing", {"seed": seed}, key, inputs=inputs), tensors={"n": torch.tensor(seed)}
+        )
+
+    return reuse_or_make(run, name, f"{name} {seed} {inputs}", write)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return whole(tmp_path / "run")
+
+
+def whole(path: Path, seed: int = 0) -> Path:
+    """A run in which each artefact is made from the one before."""
+    path.mkdir()
+    chain.start(path)
+    for name, source in zip(ORDER, (None, *ORDER), strict=False):
+        make(path, name, seed, *([source] if source else []))
+    return path
+
+
+def names(run: Path) -> list[str]:
+    return sorted(chain.listed(run))
+
+
+def test_a_whole_run_is_read_by_path_and_by_name(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ORDER:
+        assert chain.check(run, name) == chain.read(run / name)
+    assert chain.read(run).kind == chain.RUN
+    monkeypatch.chdir(run)
+    assert chain.read("audit").kind == "thing"
+    monkeypatch.chdir(run / "latent")
+    assert chain.read("r").kind == "thing"
+
+
+@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("read", ORDER)
+def test_an_artefact_of_another_run_is_found_by_all_that_stand_on_it(
+    run: Path, tmp_path: Path, name: str, read: str
+) -> None:
+    other = whole(tmp_path / "other", seed=1)
+    shutil.rmtree(run / name)
+    shutil.copytree(other / name, run / name)
+    if ORDER.index(read) < ORDER.index(name):
+        chain.read(run / read)
+    else:
+        with pytest.raises(
+            ArtifactError, match=f"{name}: not the one that .* made there .*; put the right one back, or"
+        ):
+            chain.read(run / read)
+
+
+@pytest.mark.parametrize("name", ORDER[:-1])
+def test_what_was_made_from_something_that_is_gone_is_refused(run: Path, name: str) -> None:
+    shutil.rmtree(run / name)
+    for later in ORDER[ORDER.index(name) + 1 :]:
+        with pytest.raises(ArtifactError, match=f"made from {name}, which is not in .* any more; run `zprime"):
+            chain.read(run / later)
+
+
+def test_a_whole_chain_that_the_run_did_not_make_is_refused(run: Path, tmp_path: Path) -> None:
+    """Hashes that fit one another do not make artefacts those of this run."""
+    other = whole(tmp_path / "other", seed=1)
+    for name in ("data", "model"):
+        shutil.rmtree(run / name)
+        shutil.copytree(other / name, run / name)
+    with pytest.raises(ArtifactError, match="not the one that"):
+        chain.read(run / "model")
+    shutil.copytree(other / "latent" / "r", run / "latent" / "s")
+    with pytest.raises(ArtifactError, match=r"latent/s: .*run does not list it, so it was not made in this run"):
+        chain.read(run / "latent" / "s")
+
+
+def test_what_stands_on_an_older_artefact_leaves_with_it(run: Path) -> None:
+    assert chain.below(run, "posteriors/train") == ["audit", "generator", "latent/r"]
+    (run / "report.html").write_text("of the older one")
+    (run / "notes.txt").write_text("of the user")
+    make(run, "posteriors/train", 1, "model")
+    assert names(run) == ["data", "model", "posteriors/train"]
+    assert sorted(p.name for p in run.iterdir()) == ["data", "manifest.json", "model", "notes.txt", "posteriors"]
+
+
+class Crash(BaseException):
+    """Not an error that anything may catch and go on."""
+
+
+CALLS = ("fsync", "replace", "rename", "rmdir", "unlink")
+
+
+@pytest.mark.parametrize("swap", [True, False], ids=["folders swapped", "two renames"])
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("action", ["replace", "drop"])
+def test_a_crash_at_any_step_leaves_a_run_that_is_whole_and_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, swap: bool, call: str, action: str
+) -> None:
+    if not swap:
+        monkeypatch.setattr(atomic, "_swap", lambda a, b: False)
+
+    def act(run: Path) -> None:
+        if action == "replace":
+            make(run, "latent/r", 1, "posteriors/train")
+        else:
+            chain.drop(run, ["latent/r", *chain.below(run, "latent/r")])
+
+    for at in range(1, 60):
+        run = whole(tmp_path / f"{at}")
+        crashed = _crash_at(monkeypatch, call, at, lambda run=run: act(run))  # type: ignore[misc]
+        for name in names(run):
+            if atomic.is_artifact(run / name):
+                chain.read(run / name)  # what is listed and there is whole, or was taken out with all below it
+        with_old = {"latent/r", "audit", "generator"} & set(names(run))
+        assert with_old in ({"latent/r", "audit", "generator"}, {"latent/r"}, set())
+        for left in run.rglob(".*.old-*"):
+            os.utime(left, (0, 0))
+        artifact.sweep(run / "latent")
+        chain.tidy(run)
+        act(run)
+        assert names(run) == sorted(["data", "model", "posteriors/train", *["latent/r"] * (action == "replace")])
+        there = {p.relative_to(run).as_posix() for p in run.rglob("manifest.json")}
+        assert there == {"manifest.json", *(f"{n}/manifest.json" for n in names(run))}
+        if not crashed:
+            return
+    pytest.fail(f"{call} was called more than 60 times")
+
+
+def _crash_at(monkeypatch: pytest.MonkeyPatch, call: str, at: int, act: Callable[[], None]) -> bool:
+    real, calls = getattr(os, call), 0
+
+    def crash(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise Crash
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, crash)
+        try:
+            act()
+        except Crash:
+            return True
+    return False
+
+
+def test_a_reader_between_two_writes_of_the_list_looks_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = chain.listed, 0
+
+    def late(path: Path) -> dict[str, list[str]]:
+        nonlocal calls
+        calls += 1
+        return {"audit": ["0" * 64]} if calls == 1 else real(path)
+
+    monkeypatch.setattr(chain, "listed", late)
+    assert chain.check(run, "data").kind == "thing"
+    assert calls == 2
+
+
+def test_the_list_of_a_run_is_covered_by_its_hash(run: Path) -> None:
+    file = run / artifact.MANIFEST
+    text = file.read_text()
+    file.write_text(text.replace('"audit"', '"audio"', 1))
+    with pytest.raises(ArtifactError, match="its own SHA-256 does not fit"):
+        chain.read(run / "audit")
+
+
+def test_an_artefact_in_the_way_of_another_is_not_lost(run: Path) -> None:
+    artifact.write(run / "latent" / "mine", Manifest("thing"))
+    with pytest.raises(ArtifactError, match="latent/mine: .* does not list it"):
+        make(run, "latent/mine", 0)
+    (run / "latent" / "theirs").mkdir()
+    (run / "latent" / "theirs" / "thesis.tex").write_text("all of it")
+    with pytest.raises(UsageError, match="this folder holds files that zprime did not write"):
+        make(run, "latent/theirs", 0)
