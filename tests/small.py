@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zprime import artifact, chain
 from zprime.data import DataSettings
 from zprime.results.audit import Audit, AuditSettings
 from zprime.running import Run
@@ -31,6 +32,14 @@ def run(folder: Path, data: Path, *, seed: int = 0) -> tuple[Run, Audit]:
     job.encode()
     job.fit(seed=seed)
     return job, job.audit(AUDIT, seed=seed)
+
+
+def put_audit(job: Run, audit: Audit) -> None:
+    """Put another audit in the place of the one that the run has, as if the run had made it."""
+    there = artifact.read(job.path / "audit")
+    staged = job.path / chain.STAGED / "audit"
+    audit.save(staged, key=there.key, inputs=there.inputs)
+    chain.place(job.path, "audit", staged)
 
 
 def candidate(audit: Audit, name: str) -> str:

@@ -198,9 +198,19 @@ def test_errors_are_sentences_with_their_exit_code(
         ),
         (["run", "--data", "digits", "--out", tmp_path / "r", "--flatents", "3"], 2, 'Unknown option: "--flatents"'),
         (
-            ["fit", digits, "--set", "mixture.components=5000"],
+            ["fit", digits, "--kinds", "mixture", "--name", "m", "--set", "mixture.components=5000"],
             2,
             "components: expected 1 to 1197 (the number of posteriors), or 0 to choose, got 5000",
+        ),
+        (
+            ["fit", digits, "--set", "mixture.components=5"],
+            2,
+            "Going on would replace latent/mixture, audit, generator.",
+        ),
+        (
+            ["train", "--data", "digits", "--latents", "3", "--out", digits],
+            2,
+            "this run was made with other settings (latents",
         ),
         (["fit", digits, "--set", "mixture.componets=5"], 2, "set: mixture has "),
         (["fit", digits, "--set", "mixture.components=five"], 2, "set: mixture.components expected int, got 'five'"),

@@ -10,7 +10,7 @@ import pytest
 
 import small
 from test_cli import call
-from zprime import artifact, latent
+from zprime import artifact, chain, latent
 from zprime.cli.settings import kinds_with
 from zprime.command import changes, command, options, settings_from
 from zprime.data import DataSettings
@@ -114,7 +114,8 @@ def test_an_audit_of_no_run_has_no_command(data: Path, tmp_path: Path) -> None:
     fit = artifact.read(job.path / "latent" / "gaussian")
     strange = {**fit.config, "fit": {**fit.config["fit"], "settings": {"kind": "of-my-own"}}}
     manifest = artifact.Manifest(fit.kind, strange, fit.key, fit.seed, fit.inputs)
-    artifact.write(job.path / "latent" / "gaussian", manifest, tensors=fit.tensors())
+    artifact.write(tmp_path / "staged", manifest, tensors=fit.tensors())
+    chain.place(job.path, "latent/gaussian", tmp_path / "staged")
     assert command(job.folder, ["gaussian"], small.AUDIT, seed=0) == ""
 
 
