@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zprime.data import load as load_data
     from zprime.distribution import LatentDistribution
     from zprime.encoding import encode
-    from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError, ZprimeError
+    from zprime.errors import ArrayError, ArtifactError, NumericalError, ResourceError, UsageError, ZprimeError
     from zprime.fitting import fit
     from zprime.latent import load as load_latent
     from zprime.latent.kind import Fit, Outcome
@@ -52,6 +52,7 @@ _WHERE = {
     "NumericalError": "errors",
     "Outcome": "latent.kind",
     "Posteriors": "posteriors",
+    "ResourceError": "errors",
     "Rows": "data",
     "Run": "running",
     "RunFolder": "run_folder",
@@ -93,6 +94,7 @@ __all__ = [
     "NumericalError",
     "Outcome",
     "Posteriors",
+    "ResourceError",
     "Rows",
     "Run",
     "RunFolder",

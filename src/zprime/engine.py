@@ -1,16 +1,16 @@
 """Independent work side by side: in processes of their own, or in threads that share their memory."""
 
-import multiprocessing
-import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
-from typing import Any, TypeVar
-
-import torch
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
+from typing import Any, TypeVar, cast
 
 from zprime.progress import Progress
 from zprime.threads import one_thread
+from zprime.workers import Worker, dismiss, stop
 
 T = TypeVar("T")
 
@@ -29,30 +29,31 @@ def in_processes(
         done: called with the number of tasks that are done.
 
     Raises:
-        Exception: what the first failing task raised. The other processes are then stopped, as they are by Ctrl-C.
+        Exception: what the first failing task raised. The other processes are then stopped, as they are by Ctrl-C; and
+            they end with this process, also where it is killed.
+        ResourceError: a process ended before its work was done.
     """
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_alone) as pool:
-        futures = [pool.submit(work, *t) for t in tasks]
-        try:
-            for i, future in enumerate(as_completed(futures)):
-                future.result()
-                done(i + 1)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            ours = set(multiprocessing.active_children()) - others
-            for process in ours:
-                process.terminate()
-            for process in ours:
-                process.join()
-            raise
-
-
-def _alone() -> None:
-    """Set up a worker process: one thread; it ignores SIGINT, because the parent stops it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    left, done_so_far = deque(tasks), 0
+    crew: list[Worker] = []
+    try:
+        for _ in range(min(workers, len(tasks))):
+            crew.append(Worker.start())
+            crew[-1].give(work, left.popleft())
+        busy = {w.connection: w for w in crew}
+        while busy:
+            for ready in wait_for(list(busy)):
+                worker = busy[cast(Connection, ready)]
+                worker.answer()
+                done_so_far += 1
+                done(done_so_far)
+                if left:
+                    worker.give(work, left.popleft())
+                else:
+                    del busy[worker.connection]
+    except BaseException:
+        stop(crew)
+        raise
+    dismiss(crew)
 
 
 class StoppedError(Exception):
@@ -76,10 +77,10 @@ def in_threads(calls: Sequence[Callable[[Progress], T]], *, workers: int, progre
     """
     if workers < 2 or len(calls) < 2:
         return [call(progress) for call in calls]
-    stop, lock = threading.Event(), threading.Lock()
+    halt, lock = threading.Event(), threading.Lock()
 
     def report(what: str, done: int, total: int) -> None:
-        if stop.is_set():
+        if halt.is_set():
             raise StoppedError(what)
         with lock:
             progress(what, done, total)
@@ -94,4 +95,5 @@ def in_threads(calls: Sequence[Callable[[Progress], T]], *, workers: int, progre
                     raise error
             return [f.result() for f in futures]
         finally:
-            stop.set()
+            halt.set()
+            pool.shutdown(wait=False, cancel_futures=True)  # what has not begun does not

@@ -4,12 +4,13 @@
     ├── UsageError              exit 2   a setting or a path: says what was expected and what it got
     ├── ArtifactError           exit 3   a file or folder on disk: missing, altered, newer; names it
     ├── NumericalError          exit 4   a number that is not finite; names the row, dimension or step
-    └── ArrayError (ValueError) exit 5   data: wrong shape, empty, not finite, constant
+    ├── ArrayError (ValueError) exit 5   data: wrong shape, empty, not finite, constant
+    └── ResourceError           exit 6   memory ran out, or a worker process was ended; says what to make smaller
 
 A fit that ends badly raises no error: it returns an `Outcome` with advice (see `zprime.distribution`).
 """
 
-__all__ = ["ArrayError", "ArtifactError", "NumericalError", "UsageError", "ZprimeError"]
+__all__ = ["ArrayError", "ArtifactError", "NumericalError", "ResourceError", "UsageError", "ZprimeError"]
 
 
 class ZprimeError(Exception):
@@ -40,3 +41,9 @@ class ArrayError(ZprimeError, ValueError):
     """An array that cannot be used; the text is *expected ..., got ...*."""
 
     exit_code = 5
+
+
+class ResourceError(ZprimeError):
+    """The machine has too little memory for the work, or it ended a worker process."""
+
+    exit_code = 6

@@ -1,18 +1,19 @@
 """The command line: one verb a file, loaded when it is called, so that `zprime --help` needs no torch."""
 
 import logging
-import os
-import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 from cyclopts.config import Env, Toml
 
-from zprime import __version__
-from zprime.cli.console import CONSOLE, OPTIONS
-from zprime.errors import UsageError, ZprimeError
+from zprime import __version__, interrupts
+from zprime.cli.console import OPTIONS
+from zprime.cli.ending import ended
+from zprime.errors import UsageError
 
 app = App(
     name="zprime",
@@ -50,7 +51,7 @@ def launch(
     threads: Annotated[
         int, Parameter(help="CPU threads; 0 takes one for small networks, all cores for convolutions and matrices.")
     ] = 0,
-) -> None:
+) -> Callable[[], object]:
     """From which distribution should z' be drawn? Measured, on your model and your data.
 
     A flag goes before an environment variable (ZPRIME_LATENTS=16), that before the TOML file, that before the default.
@@ -63,7 +64,8 @@ def launch(
     level = logging.ERROR if quiet else logging.INFO
     logging.getLogger("zprime").setLevel(level)
     app.config = [Env("ZPRIME_", command=False), *([Toml(config)] if config else [])]
-    app(tokens, exit_on_error=False, print_error=False)
+    command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    return partial(command, *bound.args, **bound.kwargs)  # with all modules loaded that the verb needs
 
 
 app.meta.suppress_keyboard_interrupt = False
@@ -73,49 +75,36 @@ app.meta.config = [Env("ZPRIME_", command=False)]
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line, and exit.
 
-    Exit codes: 0 done, 2 usage, 3 artefact, 4 numbers, 5 data, 130 interrupted, 141 the reader of the output is gone,
-    143 terminated.
+    Exit codes: 0 done, 2 usage, 3 artefact, 4 numbers, 5 data, 6 memory or a worker process, 129 the terminal was
+    closed, 130 interrupted, 141 the reader of the output is gone, 143 terminated; 1 for other errors.
     """
     from zprime.cli.console import handler, keep_memory
 
     keep_memory()
     logger, messages = logging.getLogger("zprime"), handler()
-    level, term = logger.level, signal.signal(signal.SIGTERM, _terminate)
+    level = logger.level
     logger.addHandler(messages)
     try:
-        app.meta(argv, exit_on_error=False, print_error=False)
-        sys.stdout.flush()  # a broken pipe is noticed here, not when Python ends
-    except CycloptsError as error:
-        CONSOLE.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
-        sys.exit(2)
-    except ZprimeError as error:
-        CONSOLE.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
-        sys.exit(error.exit_code)
-    except _Terminated:
-        CONSOLE.print("terminated; what is finished is kept, and the same command goes on from there")
-        sys.exit(143)
-    except KeyboardInterrupt:
-        CONSOLE.print("interrupted; what is finished is kept, and the same command goes on from there")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    finally:  # what called main() from Python has its logger and signals as before
+        with interrupts.listening() as heard:
+            code = _code(argv, heard)
+    finally:  # what called main() from Python has its logger as before
         logger.removeHandler(messages)
         logger.setLevel(level)
-        signal.signal(signal.SIGTERM, term)
-    sys.exit(0)
+    sys.exit(code)
 
 
-class _Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM, which ends a run as Ctrl-C does."""
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise _Terminated
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _code(argv: list[str] | None, heard: interrupts.Listener) -> int:
+    """Run one command; its exit code."""
+    verb = next((word for word in (sys.argv[1:] if argv is None else argv) if word in VERBS), "")
+    try:
+        try:
+            call = app.meta(argv, exit_on_error=False, print_error=False)
+            heard.working = True
+            if call is not None:  # None of --help and --version
+                call()
+            sys.stdout.flush()  # a broken pipe is noticed here, not when Python ends
+        finally:
+            heard.working = False  # what comes now ends at once
+    except BaseException as error:
+        return ended(error, heard, verb)
+    return 0
