@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zprime import artifact
+from zprime import artifact, memory
 from zprime.data import Rows
 from zprime.data.duplicates import sentence
 from zprime.distribution import LatentDistribution, Prior, is_standard
@@ -90,7 +90,8 @@ def audit(
         progress: called by the long parts.
 
     Raises:
-        UsageError: a split is missing, settings that cannot be used, or another prior than N(0, I).
+        UsageError: a split is missing, settings that cannot be used or whose tables do not fit into memory, or another
+            prior than N(0, I).
         ArrayError: rows and posteriors do not belong together, a group lies in two splits, or more than 1 % of the rows
             equal training rows.
         NumericalError: a proven bound is broken.
@@ -117,7 +118,29 @@ def audit(
     )
     fits = {name: r if isinstance(r, Fit) else Fit(r) for name, r in candidates.items()}
     made = {name: candidate_of(f.distribution, f.chosen.epsilon, study.prior) for name, f in fits.items()}
+    _check_memory(study)
     return _measure(study, Candidates(made, prior=study.prior), fits)
+
+
+def _check_memory(study: Study) -> None:
+    """Refuse settings whose smallest tables do not fit into memory: float64 weights of draws, and float32 samples.
+
+    Raises:
+        UsageError: they do not.
+    """
+    settings, d = study.settings, study.prior.d
+    rows = min(settings.rows, study.heldout.posteriors.n)
+    size = 1 if study.heldout.rows is None else study.heldout.rows.x[0].numel()
+    tables = {
+        "draws": (8 * rows * settings.draws, f"{rows:,} rows x {settings.draws:,} draws"),
+        "samples": (4 * settings.samples * (d + size), f"{settings.samples:,} samples of {d + size:,} numbers"),
+        "grid": (4 * settings.grid * (d + size), f"{settings.grid:,} pictures of {d + size:,} numbers"),
+        "map": (4 * settings.map * d, f"{settings.map:,} codes of {d:,} numbers"),
+        "simulated": (4 * settings.simulated * (d + size), f"{settings.simulated:,} rows of {d + size:,} numbers"),
+        "exchange": (4 * settings.exchange * (d + size), f"{settings.exchange:,} rows of {d + size:,} numbers"),
+    }
+    for name, (count, what) in tables.items():
+        memory.need(count, f"{name}: {what}", f"lower {name}")
 
 
 def _splits(

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -36,10 +37,8 @@ def need(count: float, what: str, advice: str) -> None:
     """
     there = available()
     if there is not None and count > there:
-        raise UsageError(
-            f"{what}: needs {'more' if count == float('inf') else 'at least ' + amount(count)} of memory"
-            f"{' than can be counted' if count == float('inf') else ''}, and {amount(there)} are free; {advice}"
-        )
+        wanted = "more memory than can be counted" if count == math.inf else f"at least {amount(count)} of memory"
+        raise UsageError(f"{what}: needs {wanted}, and {amount(there)} are free; {advice}")
 
 
 def available() -> int | None:

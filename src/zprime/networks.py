@@ -1,5 +1,6 @@
 """Small encoders and decoders: enough to train a useful VAE on a laptop."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -149,6 +150,20 @@ def build(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], wid
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net
     raise UsageError(f"network: expected mlp or conv, got {name!r}")
+
+
+def count(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int) -> float:
+    """Number of weights that `build` would make, without making them; inf where torch cannot count them.
+
+    Raises:
+        UsageError: as for `build`.
+    """
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            parts = build(name, shape, d, hidden=hidden, width=width)
+    except (RuntimeError, TypeError, OverflowError):  # sizes beyond 64 bits
+        return math.inf
+    return sum(p.numel() for part in parts for p in part.parameters())
 
 
 def gradient_step(optimiser: torch.optim.Optimizer, loss: Tensor, *, clip: float | None = None) -> None:

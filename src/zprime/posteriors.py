@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime import chain
+from zprime import chain, memory
 from zprime.arrays import check_finite, check_matrix
 from zprime.components import ancestral, choose
 from zprime.errors import ArrayError
@@ -96,7 +96,16 @@ class Posteriors(ABC):
         return float(self.n) if self.weights is None else 1 / float(self.weights.double().square().sum())
 
     def gather(self) -> "MemoryPosteriors":
-        """All rows as one pair of tensors."""
+        """All rows as one pair of tensors.
+
+        Raises:
+            UsageError: they do not fit into memory.
+        """
+        memory.need(  # the shards, and these joined
+            16 * self.n * self.d,
+            f"posteriors: {self.n:,} rows of {self.d:,} dimensions",
+            "train with fewer latents, or on fewer rows (--limit)",
+        )
         shards = list(self.shards())
         return MemoryPosteriors(
             torch.cat([s.mean for s in shards]),

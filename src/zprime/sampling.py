@@ -1,6 +1,7 @@
 """A generative model: a latent distribution and a decoder."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime import artifact, chain, vae
+from zprime import artifact, chain, memory, vae
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.latent import rebuild
@@ -65,10 +66,13 @@ class GenerativeModel:
             noise: `mean` gives the mean of p(x|z'), `draw` a draw from it.
 
         Raises:
-            UsageError: n < 1, or an unknown `noise`.
+            UsageError: n < 1, more than the memory holds, or an unknown `noise`.
         """
         if n < 1:
             raise UsageError(f"n: expected at least 1 sample, got {n}")
+        memory.need(
+            4 * n * self.latent.d, f"sample: {n:,} draws of z' ({self.latent.d:,} numbers each)", "draw fewer at a time"
+        )
         z = self.latent.sample(n, rng=fork(rng, "z"))
         yield from decoded(self.decoder, z, noise=noise, rng=rng)
 
@@ -76,6 +80,10 @@ class GenerativeModel:
         self, n: int, *, rng: torch.Generator, noise: str = "mean"
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n *datum"]]:
         """Draw z' and x' in one call; x' is in the decoder's scaled units."""
+        numbers = self.latent.d + max(self.shift.numel(), math.prod(getattr(self.decoder, "shape", None) or (1,)))
+        memory.need(  # the batches, and these joined
+            8 * n * numbers, f"sample: {n:,} draws of z' and x' ({numbers:,} numbers each)", "draw fewer at a time (-n)"
+        )
         z, x = zip(*self.stream(n, rng=rng, noise=noise), strict=True)
         return torch.cat(z), torch.cat(x)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zprime import artifact
+from zprime import artifact, memory
 from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.errors import ArrayError, NumericalError, UsageError
@@ -123,7 +123,8 @@ def train(
 
     Raises:
         NumericalError: the loss is not finite; the last good checkpoint is kept.
-        UsageError: settings that cannot be used.
+        UsageError: settings that cannot be used, or a network too large for the memory: gradients, the two moments of
+            Adam, and the parameters now and at the best epoch are 20 bytes a weight.
         ArrayError: data that the likelihood cannot take.
     """
     settings.check()
@@ -132,6 +133,8 @@ def train(
     if not any(p.requires_grad for p in vae.parameters()):
         vae.requires_grad_(requires_grad=True)  # it was trained before, and is to be trained on
     epochs = settings.plan(len(rows))
+    weights = sum(p.numel() for p in vae.parameters())
+    memory.need(20 * weights, f"training: {weights:,} weights", "lower latents, or hidden (mlp) or width (conv)")
     optimiser = torch.optim.Adam(vae.parameters(), lr=settings.lr, fused=True)
     key = checkpoint_key(vae, rows, selection, settings, seed=seed)
     state = _resume(checkpoint, key, vae, optimiser) or _snapshot(vae, optimiser, 0, 0, [], {})

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from zprime import chain, likelihoods, networks
+from zprime import chain, likelihoods, memory, networks
 from zprime.arrays import blocks, standard_kl
 from zprime.errors import ArtifactError, UsageError
 from zprime.rng import fork, stream
@@ -126,6 +126,14 @@ class VAE(nn.Module):
     def build(cls, shape: tuple[int, ...], settings: VAESettings, *, seed: int = 0) -> "VAE":
         """Make an untrained VAE for data of `shape`; the seed alone decides its weights."""
         settings = settings.resolve(tuple(shape))
+        weights = networks.count(
+            settings.network, shape, settings.latents, hidden=settings.hidden, width=settings.width
+        )
+        memory.need(
+            4 * weights,
+            f"network: {weights:,.0f} weights ({settings.latents:,} latents)",
+            "lower latents, or hidden (mlp) or width (conv)",
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(seed, "weights").initial_seed())
             encoder, decoder = networks.build(

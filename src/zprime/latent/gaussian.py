@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zprime import memory
 from zprime.arrays import cholesky
 from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
@@ -116,7 +117,7 @@ class GaussianSettings(Settings):
         """Match mean and covariance of the aggregated posterior: exactly, or as far as the rank allows.
 
         Raises:
-            UsageError: unknown covariance, or a rank out of range.
+            UsageError: unknown covariance, a rank out of range, or dimensions too many for the memory.
         """
         if self.covariance not in COVARIANCES:
             raise UsageError(
@@ -126,6 +127,12 @@ class GaussianSettings(Settings):
             raise UsageError(
                 f"rank: expected 0 with covariance {self.covariance!r}, got {self.rank}; set covariance to 'low-rank'"
             )
+        # the covariance twice, in float64, and its factor
+        memory.need(
+            24 * task.train.d**2,
+            f"gaussian: the covariance of {task.train.d:,} dimensions",
+            "train with fewer latents",
+        )
         mean, covariance = moments(task.train)
         dtype = next(iter(task.train.shards())).mean.dtype
         if self.covariance == "low-rank":

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zprime import memory
 from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
@@ -168,10 +169,19 @@ class MixtureSettings(Settings):
         """Reduce to one K, or to each of several and choose.
 
         Raises:
-            UsageError: settings that cannot be used, e.g. more components than rows.
+            UsageError: settings that cannot be used, e.g. more components than rows, or than the memory holds.
         """
         train = task.train
         self.check(train.n)
+        most = self.components or max([k for k in COMPONENTS if k <= max(1, train.n // 5)], default=1)
+        each = train.d if self.covariance == "diagonal" else train.d**2
+        # covariances before and after a step, and factors, in float64
+        memory.need(
+            24 * most * each,
+            f"mixture: {most:,} {self.covariance} covariances of {train.d:,} dimensions",
+            "set components lower (--set mixture.components=20), or covariance to diagonal "
+            "(--set mixture.covariance=diagonal)",
+        )
         data = train.gather()
         if self.codes == "draws":
             drawn = data.draw(rng=fork(task.rng, "draws"))
