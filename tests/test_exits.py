@@ -24,8 +24,8 @@ from pathlib import Path
 from zprime import interrupts
 
 def nap(folder, name):
-    (folder / name).write_text(str(os.getpid()))
     try:
+        (folder / name).write_text(str(os.getpid()))
         time.sleep(60)
     finally:
         (folder / f"{name}-clean").touch()

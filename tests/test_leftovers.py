@@ -58,12 +58,14 @@ def test_a_killed_writer_s_folder_goes_and_a_living_one_s_stays(tmp_path: Path) 
 def test_a_folder_that_was_just_made_stays(tmp_path: Path) -> None:
     """Its maker may not have locked it yet."""
     run = Run.create(tmp_path / "run").path
-    (run / ".model.new-abc").mkdir()
+    (run / ".model.new-0123abcd").mkdir()
     Run.open(run)
-    assert (run / ".model.new-abc").exists()
+    assert (run / ".model.new-0123abcd").exists()
 
 
-@pytest.mark.parametrize("name", ["posteriors/.train.partial-0123", "latent/.notes", ".model.new-file", "model.new-x"])
+@pytest.mark.parametrize(
+    "name", ["posteriors/.train.partial-0123", "latent/.notes", ".model.new-file", "model.new-x", ".model.new-0123abcg"]
+)
 def test_nothing_else_is_touched(tmp_path: Path, name: str) -> None:
     run = Run.create(tmp_path / "run").path
     path = run / name
@@ -81,21 +83,36 @@ def test_an_artefact_that_was_on_its_way_out_goes_back(tmp_path: Path) -> None:
     """Where folders cannot be swapped, a kill between two renames leaves the old one aside and nothing in its place."""
     run = Run.create(tmp_path / "run").path
     made = artifact.write(run / "model", artifact.Manifest("model"), tensors={"a": torch.ones(2)})
-    (run / ".model.old-1").mkdir()
-    os.rename(run / "model", run / ".model.old-1" / "artifact")
-    age(run / ".model.old-1")
+    (run / ".model.old-0123abcd").mkdir()
+    os.rename(run / "model", run / ".model.old-0123abcd" / "artifact")
+    age(run / ".model.old-0123abcd")
     Run.open(run)
     assert artifact.read(run / "model").hash == made.hash
-    assert not (run / ".model.old-1").exists()
+    assert not (run / ".model.old-0123abcd").exists()
 
 
 def test_an_artefact_whose_place_is_taken_does_not_go_back(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run").path
     artifact.write(run / "model", artifact.Manifest("model"), tensors={"a": torch.ones(2)})
-    (run / ".model.old-1").mkdir()
-    os.rename(run / "model", run / ".model.old-1" / "artifact")
+    (run / ".model.old-0123abcd").mkdir()
+    os.rename(run / "model", run / ".model.old-0123abcd" / "artifact")
     newer = artifact.write(run / "model", artifact.Manifest("model"), tensors={"a": torch.zeros(2)})
-    age(run / ".model.old-1")
+    age(run / ".model.old-0123abcd")
     Run.open(run)
     assert artifact.read(run / "model").hash == newer.hash
-    assert not (run / ".model.old-1").exists()
+    assert not (run / ".model.old-0123abcd").exists()
+
+
+@pytest.mark.parametrize(
+    "name", [".report.html.new-0123abcd", "samples/.prior.npz.new-0123abcd", ".staged/latent/.m.new-0123abcd"]
+)
+def test_a_file_beside_goes_when_it_is_old(tmp_path: Path, name: str) -> None:
+    run = Run.create(tmp_path / "run").path
+    path = run / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("half")
+    Run.open(run)
+    assert path.exists()
+    age(path)
+    Run.open(run)
+    assert not path.exists()

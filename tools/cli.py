@@ -14,9 +14,10 @@ Four options go with every command: `--config FILE` (TOML, a table for each verb
 A flag has precedence over an environment variable (`ZPRIME_LATENTS=16`), that over the TOML file, and that over the
 default.
 
-Exit codes: 0 done, 2 usage, 3 artefact missing or altered, 4 numbers not finite, 5 data, 130 interrupted (Ctrl-C),
-141 the reader of the output is gone, 143 terminated (SIGTERM). After 130 and 143 finished results are kept, and the
-same command goes on from there.
+Exit codes: 0 done, 2 usage, 3 artefact missing or altered, 4 numbers not finite, 5 data, 6 memory ran out or a worker
+process was ended, 129 the terminal was closed (SIGHUP), 130 interrupted (Ctrl-C), 141 the reader of the output is gone,
+143 terminated (SIGTERM), 1 other errors. After 6, 129, 130 and 143 finished results are kept, and the same command goes
+on from there.
 """
 EVERYWHERE = re.compile(r"^\* `--(config|quiet|json|threads)\b.*\n", re.M)
 

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -21,6 +22,8 @@ from zprime.errors import UsageError
 
 MANIFEST = "manifest.json"
 YOUNG = 60.0  # seconds
+OURS = re.compile(r"\.(?P<name>.+)\.(?P<rest>(new|old)-[0-9a-f]{8})")
+"""Names of what is written beside, as `_beside` and `write_file` make them."""
 
 
 def write_file(file: Path, content: bytes) -> None:
@@ -112,9 +115,12 @@ def sweep(folder: Path) -> None:
     and that no process holds; an artefact that was on its way out while its place is empty goes back there.
     """
     for left in folder.glob(".*.*-*"):
-        name, _, rest = left.name[1:].rpartition(".")
+        ours = OURS.fullmatch(left.name)
+        if not ours:
+            continue
+        name, rest = ours["name"], ours["rest"]
         with contextlib.suppress(OSError):
-            if not rest.startswith(("new-", "old-")) or time.time() - left.stat().st_mtime < YOUNG:
+            if time.time() - left.stat().st_mtime < YOUNG:
                 continue
             if not left.is_dir():  # one file, which nobody holds for a minute
                 left.unlink()

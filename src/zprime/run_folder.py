@@ -23,6 +23,10 @@ from zprime.results.names import PRIOR, CandidateId
 from zprime.sampling import GenerativeModel
 
 
+PLACES = ("", "posteriors", "latent", "seeds", "samples")
+"""Folders of a run in which something is written beside its place."""
+
+
 @final
 class RunFolder:
     """The folder of a run. Nothing here makes an artefact: `Run` does.
@@ -46,8 +50,9 @@ class RunFolder:
         """
         folder = cls(path)
         artifact.read(folder.path, chain.RUN)
-        for place in ("", "posteriors", "latent", "seeds", chain.STAGED):
+        for place in PLACES:
             artifact.sweep(folder.path / place)
+            artifact.sweep(folder.path / chain.STAGED / place)
         return folder
 
     def __repr__(self) -> str:
