@@ -24,7 +24,7 @@ SIGNS = (
 """What errors of torch, numpy and the system say where memory ran out."""
 
 
-def need(count: float, what: str, advice: str) -> None:
+def need(count: int | float, what: str, advice: str) -> None:
     """Refuse work that needs more memory than there is, before any of it is allocated.
 
     Args:
@@ -47,7 +47,7 @@ def available() -> int | None:
     return max(0, min(found)) if found else None
 
 
-def amount(count: float) -> str:
+def amount(count: int | float) -> str:
     """A number of bytes in a unit that people read."""
     unit = 0
     while count >= 1000 and unit < len(UNITS) - 1:

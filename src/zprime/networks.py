@@ -152,7 +152,7 @@ def build(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], wid
     raise UsageError(f"network: expected mlp or conv, got {name!r}")
 
 
-def count(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int) -> float:
+def count(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int) -> int | float:
     """Number of weights that `build` would make, without making them; inf where torch cannot count them.
 
     Raises:

@@ -22,7 +22,6 @@ from zprime.results.facts import ModelInfo
 from zprime.results.names import PRIOR, CandidateId
 from zprime.sampling import GenerativeModel
 
-
 PLACES = ("", "posteriors", "latent", "seeds", "samples")
 """Folders of a run in which something is written beside its place."""
 

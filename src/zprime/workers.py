@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, NoReturn, final
@@ -107,6 +108,9 @@ def serve(connection: Connection) -> None:
     """Be a worker: call what comes through the connection until it is closed. It computes with one thread."""
     _end_with_parent()
     signal.signal(signal.SIGTERM, _terminate)
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(signal.Signals[name], signal.SIG_IGN)
     import torch  # after the watch has begun
 
     torch.set_num_threads(1)
@@ -148,6 +152,7 @@ def _blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # which lets SIGINT through when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
