@@ -105,7 +105,7 @@ def test_what_a_manifest_records_is_enough_to_find_every_row_again() -> None:
     data = Dataset(table(y=np.arange(60) % 3), DataSettings("t"), seed=5)
     record, tensors = data.describe(), data.tensors()
     assert record["sizes"] == {"train": 40, "selection": 10, "heldout": 10}
-    assert (record["seed"], record["shape"], record["dtype"], record["settings"]["data"]) == (5, [4], "float32", "t")
+    assert (record["seed"], record["shape"], record["dtype"], record["settings"]["data"]) == (5, [4], "float64", "t")
     for split in SPLITS:
         rows = data.rows(split)
         assert torch.equal(rows.ids, tensors[f"ids.{split}"])
@@ -750,7 +750,7 @@ def test_a_column_of_groups_in_a_csv_file_is_no_part_of_the_rows(tmp_path: Path,
     path.write_text("\n".join(["a,who,b,label", *lines]))
     data = load(DataSettings(str(path), group="who"))
     assert (data.names, data.shape) == (("a", "b"), (2,))
-    assert torch.equal(data.raw, torch.tensor([[i, i * i] for i in range(40)], dtype=torch.float32))
+    assert torch.equal(data.raw, torch.tensor([[i, i * i] for i in range(40)], dtype=torch.float64))
     assert data.labels.tolist() == [i % 2 for i in range(40)]
     expected = np.unique([names[i % 4] for i in range(40)], return_inverse=True)[1]
     assert data.groups.tolist() == expected.tolist()

@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from zprime.data import Rows
+from zprime.data.scaling import scaled, standard
 from zprime.distribution import LatentDistribution
 from zprime.encoding import encode
 from zprime.fitting import fit
@@ -139,10 +140,9 @@ class VAESampler(BaseEstimator):  # type: ignore[misc]
         """
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         seed = _seed(self.random_state)
-        raw = torch.from_numpy(np.array(X, dtype=np.float32))
-        spread = raw.std(0, correction=0)
-        self.shift_, self.scale_ = raw.mean(0), torch.where(spread > 0, spread, 1.0)
-        x = (raw - self.shift_) / self.scale_
+        raw = torch.from_numpy(np.array(X))
+        self.shift_, self.scale_ = standard(raw)
+        x = scaled(raw, self.shift_, self.scale_)
         order = torch.randperm(len(x), generator=stream(seed, "selection"))
         cut = min(len(x) - 1, max(1, round(len(x) * self.selection)))
         ids = {"selection": order[:cut].sort().values, "train": order[cut:].sort().values}

@@ -14,9 +14,11 @@ from torch import Tensor
 from zprime.arrays import check_finite
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, sentence
 from zprime.data.groups import groups_of
+from zprime.data.labels import labels_of
 from zprime.data.readers import read_source, sets_aside
+from zprime.data.scaling import in_unit, scaled, scaling, stored
 from zprime.data.settings import DataSettings
-from zprime.data.source import Array, Source
+from zprime.data.source import Source
 from zprime.data.splitting import split_rows
 from zprime.data.weights import no_column, weights_of
 from zprime.errors import ArrayError, UsageError
@@ -83,8 +85,10 @@ class Dataset:
         ids: split -> row ids.
         source: what stands beside the rows: columns, names, lines.
         names: of a table's columns, where they have names.
+        raw: the rows in the type that they are stored in.
         shift, scale: `stored = scaled * scale + shift`, per datum entry; from the training split where not known.
-        hash: SHA-256 of the stored rows and labels.
+            Float64 where float32 would not do (`zprime.data.scaling`).
+        hash: SHA-256 of the stored rows and labels, in the type that they are stored in.
         groups: shape [n], integers, the group of each row; None where rows are independent.
         duplicates: split -> selection and held-out rows that equal a training row exactly, where there are any. They
             are not in `ids`, unless the settings keep them.
@@ -94,10 +98,8 @@ class Dataset:
         self.settings, self.seed = settings, seed
         self.source = replace(source, x=np.empty(0))  # the rows themselves are in `raw`, once
         self.name = source.name
-        self.raw = torch.from_numpy(np.array(source.x))
-        if self.raw.dtype == torch.float64:
-            self.raw = self.raw.float()
-        self.labels = None if source.y is None else _labels(source.y)
+        self.raw = stored(source.x)
+        self.labels = None if source.y is None else labels_of(source.y, source)
         self.names = source.names
         missing = [column for column in settings.weighing if column not in source.columns]
         if missing:
@@ -105,8 +107,10 @@ class Dataset:
         n = len(self.raw)
         if n < 3:
             raise ArrayError(f"data: expected at least 3 rows, one for each split, got {n}")
-        check_finite("data", self.raw)
         self.shape = tuple(self.raw.shape[1:])
+        if 0 in self.shape:
+            raise ArrayError(f"data: expected at least one number in a row, got rows of shape {list(self.shape)}")
+        check_finite("data", self.raw)
         self.groups = groups_of(source, settings.group) if settings.group else None
         self.ids = split_rows(n, source.test, settings, seed, self.groups)
         train = self.raw[self.ids["train"]]
@@ -114,8 +118,8 @@ class Dataset:
             raise ArrayError(
                 f"data: all {len(train)} training rows are the same; nothing can be learned from constant data"
             )
-        self.shift, self.scale = _scaling(train, source.top)
-        if settings.binarise and not all(_unit(self._scaled(s)) for s in SPLITS):
+        self.shift, self.scale = scaling(train, source.top)
+        if settings.binarise and not all(in_unit(self._scaled(s)) for s in SPLITS):
             raise UsageError("binarise: expected grey values between black and white; these data are no images")
         self.hash = _hash(self.raw, self.labels)
         self.duplicates = self._leave_out_duplicates()
@@ -187,7 +191,7 @@ class Dataset:
         return {**{f"ids.{s}": i for s, i in self.ids.items()}, "shift": self.shift, "scale": self.scale}
 
     def _scaled(self, split: str) -> Tensor:
-        return (self.raw[self.ids[split]].float() - self.shift) / self.scale
+        return scaled(self.raw[self.ids[split]], self.shift, self.scale)
 
     def _leave_out_duplicates(self) -> dict[str, Duplicates]:
         """Take rows that training has seen out of the other splits, unless the settings keep them."""
@@ -232,7 +236,7 @@ def weighed_by(settings: DataSettings, column: str, *, seed: int = 0) -> DataSet
 
 
 def new_rows(
-    data: str, described: Mapping[str, Any], scaling: Mapping[str, Tensor], *, weights: str = "", seed: int = 0
+    data: str, described: Mapping[str, Any], tensors: Mapping[str, Tensor], *, weights: str = "", seed: int = 0
 ) -> tuple[Rows, Float[Tensor, " n"] | None]:
     """Rows of another source, scaled (and binarised) as a data set that was described before; all of them.
 
@@ -241,7 +245,7 @@ def new_rows(
     Args:
         data: what to read.
         described: what `Dataset.describe` gave.
-        scaling: what `Dataset.tensors` gave.
+        tensors: what `Dataset.tensors` gave.
         weights: column to weigh them by; empty for equal weights.
         seed: decides binarised rows.
 
@@ -254,44 +258,18 @@ def new_rows(
     """
     settings = DataSettings(**described["settings"])
     source = read_source(data, {*settings.columns, *filter(None, [weights])})
-    x = torch.from_numpy(np.array(source.x)).float()
+    x = stored(source.x)
     shape = list(described["shape"])
     if list(x.shape[1:]) != shape:
         raise ArrayError(f"{data}: expected rows of shape {shape}, as the run has, got {list(x.shape[1:])}")
     check_finite(data, x)
-    x = (x - scaling["shift"]) / scaling["scale"]
+    x = scaled(x, tensors["shift"], tensors["scale"])
     if settings.binarise:
         x = torch.bernoulli(x.clamp(0, 1), generator=stream(seed, "binarise", "new"))
     ids = torch.arange(len(x))
     groups = groups_of(source, settings.group) if settings.group else None
-    rows = Rows("new rows", x, ids, None if source.y is None else _labels(source.y), groups=groups)
+    rows = Rows("new rows", x, ids, None if source.y is None else labels_of(source.y, source), groups=groups)
     return rows, weights_of(source, weights, ids, rows.name) if weights else None
-
-
-def _labels(y: Array) -> Tensor:
-    """Any labels as integers 0, 1, ..."""
-    if y.dtype.kind in "iub":
-        return torch.from_numpy(y.astype(np.int64))
-    return torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
-
-
-def _unit(x: Tensor) -> bool:
-    return bool(x.min() >= 0) and bool(x.max() <= 1)
-
-
-def _scaling(train: Tensor, top: float | None) -> tuple[Tensor, Tensor]:
-    """Images go to [0, 1]; values already there stay; other columns are standardised by the training split."""
-    zero, one = torch.zeros(train.shape[1:]), torch.ones(train.shape[1:])
-    if top is not None:
-        return zero, one * top
-    values = train.float()
-    if _unit(values):
-        return zero, one
-    if values.ndim == 4:
-        low, high = values.min(), values.max()
-        return zero + low, one * (high - low)
-    scale = values.std(0, correction=0)
-    return values.mean(0), torch.where(scale > 0, scale, 1.0)
 
 
 def _hash(x: Tensor, y: Tensor | None) -> str:

@@ -1,14 +1,20 @@
 """MNIST's IDX files."""
 
 import gzip
+import math
 import struct
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
 
+from zprime.data.limits import check_unpacked
 from zprime.data.source import Array, Reader, Source
 from zprime.errors import ArrayError, UsageError
+
+MORE = 1 << 16
+"""Bytes that are looked for after those that a header declares."""
 
 
 def read_idx_folder(path: Path) -> Source:
@@ -22,6 +28,8 @@ def read_idx_folder(path: Path) -> Source:
     if train is None:
         raise UsageError(f"{path}: expected a file named train-images-idx3-ubyte or train-images-idx3-ubyte.gz")
     x = read_idx_file(train)
+    if x.ndim != 3:
+        raise ArrayError(f"{train}: expected images of shape [n, height, width], got {list(x.shape)}")
     labels, test = find("train", "labels"), find("t10k", "images")
     y = read_idx_file(labels) if labels else None
     n_test = 0
@@ -32,9 +40,10 @@ def read_idx_folder(path: Path) -> Source:
         n_test = len(x_test)
         x = np.concatenate([x, x_test])
         test_labels = find("t10k", "labels")
-        y = np.concatenate([y, read_idx_file(test_labels)]) if y is not None and test_labels else None
-    if y is not None and len(y) != len(x):
-        raise ArrayError(f"{path}: expected {len(x)} labels, got {len(y)}")
+        y = np.concatenate([y.ravel(), read_idx_file(test_labels).ravel()]) if y is not None and test_labels else None
+    if y is not None and y.shape != (len(x),):
+        got = len(y) if y.ndim == 1 else f"shape {list(y.shape)}"
+        raise ArrayError(f"{path}: expected {len(x)} labels, got {got}")
     return Source(path.name, x[:, None], None if y is None else y.astype(np.int64), n_test, 255.0)
 
 
@@ -45,22 +54,38 @@ def read_idx_file(file: Path) -> Array:
         ArrayError: not IDX, truncated, or longer than its header says.
     """
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as opened:
+            return _read(opened, file)
     except (OSError, EOFError, zlib.error) as error:
         raise ArrayError(f"{file}: truncated or not gzip ({error}); fetch the file again") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != 8:
-        raise ArrayError(f"{file}: expected an IDX file of unsigned bytes (magic 0x0000_08xx), got {content[:4].hex()}")
-    ndim = content[3]
-    start = 4 + 4 * ndim
-    if len(content) < start:
+
+
+def _read(opened: BufferedIOBase, file: Path) -> Array:
+    """The array of an open file; what it declares is compared with the file's size before it is read."""
+    start = opened.read(4)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] != 8:
+        raise ArrayError(f"{file}: expected an IDX file of unsigned bytes (magic 0x0000_08xx), got {start.hex()}")
+    ndim = start[3]
+    sizes = opened.read(4 * ndim)
+    if len(sizes) < 4 * ndim:
         raise ArrayError(f"{file}: truncated in its header; fetch the file again")
-    shape = struct.unpack(f">{ndim}I", content[4:start])
-    size = int(np.prod(shape))
-    if len(content) - start != size:
-        raise ArrayError(
-            f"{file}: expected {size} bytes for shape {list(shape)}, got {len(content) - start}; fetch the file again"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    shape = struct.unpack(f">{ndim}I", sizes)
+    declared, packed = math.prod(shape), file.stat().st_size
+    if file.suffix == ".gz":
+        check_unpacked(f"{file}", declared, packed)
+    elif declared != packed - 4 - 4 * ndim:
+        raise _other_size(file, declared, shape, f"{packed - 4 - 4 * ndim}")
+    check_unpacked(f"{file}", declared)
+    content = opened.read(declared)
+    more = opened.read(MORE)
+    if len(content) != declared or more:
+        got = f"{len(content) + len(more)}"
+        raise _other_size(file, declared, shape, f"at least {got}" if len(more) == MORE else got)
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _other_size(file: Path, declared: int, shape: tuple[int, ...], got: str) -> ArrayError:
+    return ArrayError(f"{file}: expected {declared} bytes for shape {list(shape)}, got {got}; fetch the file again")
 
 
 IDX = Reader(

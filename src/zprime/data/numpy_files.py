@@ -1,10 +1,15 @@
-"""Arrays in .npy and .npz files."""
+"""Arrays in .npy and .npz files. What they declare is compared with their size before anything is allocated."""
 
+import math
+import os
+import zipfile
 from collections.abc import Mapping
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
 
+from zprime.data.limits import check_unpacked
 from zprime.data.source import Array, Reader, Source, file_named
 from zprime.errors import ArrayError
 
@@ -12,11 +17,63 @@ from zprime.errors import ArrayError
 def read_npy(path: Path) -> Source:
     """One array in a .npy file, a row a datum."""
     try:
-        x = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        with path.open("rb") as file:
+            _check_declared(f"{path}", file, os.fstat(file.fileno()).st_size)
+            file.seek(0)
+            x = np.lib.format.read_array(file, allow_pickle=False)
+    except ArrayError:
+        raise
+    except Exception as error:  # a header is text that numpy parses; what it raises depends on what is wrong with it
         raise ArrayError(f"{path}: not a readable .npy file of numbers ({error})") from error
     x, top = _oriented(path, x)
     return Source(path.stem, x, top=top)
+
+
+def _check_declared(where: str, file: BufferedIOBase, held: int) -> None:
+    """Refuse an array whose header declares more or less than the file holds.
+
+    Args:
+        where: the file, for the error.
+        file: at the start of the header.
+        held: bytes of header and array.
+
+    Raises:
+        ArrayError: it does, or the array would not fit in memory.
+        ValueError: no header of an array, or one of Python objects.
+    """
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
+    declared, there = math.prod(shape) * dtype.itemsize, held - file.tell()
+    if declared != there:
+        raise ArrayError(
+            f"{where}: its header declares {declared} bytes ({dtype} of shape {list(shape)}), and {there} follow; the "
+            "file is damaged or incomplete, write it again"
+        )
+    check_unpacked(where, declared)
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    """All arrays of a .npz file.
+
+    Raises:
+        ArrayError: one that declares what it does not hold, or that would not fit in memory with the others.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = [m for m in archive.infolist() if not m.is_dir()]
+        for name in sorted({m.filename for m in members if [n.filename for n in members].count(m.filename) > 1}):
+            raise ArrayError(f"{path}: expected arrays of different names, got two named {name}; write the file again")
+        check_unpacked(f"{path}", sum(m.file_size for m in members), sum(m.compress_size for m in members))
+        arrays = {}
+        for member in members:
+            where = f"{path}, {member.filename}"
+            with archive.open(member) as file:
+                _check_declared(where, file, member.file_size)
+            with archive.open(member) as file:
+                arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+        return arrays
 
 
 def read_npz(path: Path) -> Source:
@@ -25,8 +82,9 @@ def read_npz(path: Path) -> Source:
     Any other array of one number a row (`w`, or `w_train` and `w_test`) is a column.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
+        arrays = _arrays(path)
+    except ArrayError:
+        raise
     except Exception as error:  # zip, zlib, pickle and numpy each raise their own
         raise ArrayError(f"{path}: not a readable .npz file of numbers ({error})") from error
     x = arrays.get("x_train", arrays.get("x"))

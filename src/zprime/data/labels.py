@@ -1,0 +1,42 @@
+"""Labels of rows as integers."""
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from zprime.data.source import Array, Source
+from zprime.errors import ArrayError
+
+EXACT = 2.0**53  # up to here every whole number is a float64
+
+
+def labels_of(y: Array, source: Source) -> Int[Tensor, " n"]:
+    """Any labels as integers: whole numbers as they are, others as 0, 1, ... in the order of their sorted values.
+
+    Raises:
+        ArrayError: a label is missing: NaN, infinite or an empty text.
+    """
+    missing = _missing(y)
+    if len(missing):
+        at = int(missing[0])
+        which = f"row {at}" if source.lines is None else f"line {int(source.lines[at])}"
+        raise ArrayError(
+            f"{source.name}: expected a label in every row, got {y[at].item()!r} in {which} ({len(missing)} of "
+            f"{len(y)} rows); fill it in, leave these rows out, or leave the labels out"
+        )
+    if y.dtype.kind == "f" and bool(((y == np.round(y)) & (np.abs(y) <= EXACT)).all()):
+        y = y.astype(np.int64)
+    if y.dtype.kind in "ib" or (y.dtype.kind == "u" and y.dtype.itemsize < 8):
+        return torch.from_numpy(y.astype(np.int64))
+    return torch.from_numpy(np.unique(y, return_inverse=True)[1].reshape(-1).astype(np.int64))
+
+
+def _missing(y: Array) -> Array:
+    """Positions of the labels that are none."""
+    if y.dtype.kind in "fc":
+        return np.flatnonzero(~np.isfinite(y))
+    if y.dtype.kind in "US":
+        words = ("", "nan") if y.dtype.kind == "U" else (b"", b"nan")
+        return np.flatnonzero([word.strip().lower() in words for word in y.tolist()])
+    return np.empty(0, dtype=np.int64)

@@ -1,0 +1,119 @@
+"""From the units of the data to those of a model: pixels to [0, 1], other columns standardised.
+
+What float32 cannot hold is scaled in float64 and rounded once, after the column's mean was taken off: a column of UNIX
+times, or one of 1e9 +- 1, has few different values in float32, but its standardised form keeps all of them.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from zprime.arrays import check_finite
+from zprime.data.source import Array
+from zprime.errors import ArrayError
+
+WIDE = (torch.float64, torch.int32, torch.int64)
+"""Types with numbers that float32 cannot hold. Rows of other types are scaled in float32."""
+SMALL = 2**16  # whole numbers up to here are scaled in float32, which holds them and, nearly enough, their mean
+LOST = 1e-3  # of a column's standard deviation: what float32 may round off a column that is left as it is
+
+
+def stored(x: Array) -> Tensor:
+    """Rows as a tensor in the type that they are stored in; unsigned ones that torch cannot subtract get a wider one.
+
+    Raises:
+        ArrayError: whole numbers beyond 2^63.
+    """
+    if x.dtype == np.uint64 and len(x) and int(x.max(initial=0)) > np.iinfo(np.int64).max:
+        raise ArrayError(f"data: expected whole numbers below 2^63, got {int(x.max())}; give them as float64")
+    if x.dtype in (np.uint32, np.uint64):
+        x = x.astype(np.int64)
+    return torch.from_numpy(np.array(x))
+
+
+def scaling(
+    train: Shaped[Tensor, "n *datum"], top: float | None
+) -> tuple[Float[Tensor, "*datum"], Float[Tensor, "*datum"]]:
+    """Shift and scale of each entry of a datum, from the training rows: `stored = scaled * scale + shift`.
+
+    Images go to [0, 1]. Values in [0, 1] stay, unless float32 would round off much of how far a column varies. Other
+    columns are standardised; a constant one is only shifted.
+
+    Args:
+        train: training rows as they are stored.
+        top: value of full intensity, where there is one.
+
+    Returns:
+        Float64 for rows of a type of `WIDE` (whole numbers: beyond `SMALL`), and for float32 rows whose squares float32
+        cannot hold; else float32.
+    """
+    if top is None and train.dtype in WIDE and not _small(train):
+        return _wide(train.double())
+    zero, one = torch.zeros(train.shape[1:]), torch.ones(train.shape[1:])
+    if top is not None:
+        return zero, one * top
+    values = train.float()
+    if in_unit(values):
+        return zero, one
+    if values.ndim != 4:
+        return standard(values)
+    low, high = values.min(), values.max()
+    return (zero + low, one * (high - low)) if bool(torch.isfinite(high - low)) else _wide(values.double())
+
+
+def standard(values: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "*datum"], Float[Tensor, "*datum"]]:
+    """Mean and standard deviation over rows, of constant columns the constant and 1.
+
+    Float32 for float32 rows whose squares float32 can hold, else float64.
+    """
+    if values.dtype == torch.float32:
+        mean, deviation = values.mean(0), values.std(0, correction=0)
+        lost = (deviation == 0) & (values != values[:1]).any(0)  # the square is below the least number of float32
+        if bool(torch.isfinite(mean).all() and torch.isfinite(deviation).all()) and not bool(lost.any()):
+            return mean, torch.where(deviation > 0, deviation, 1.0)
+    # differences from the first row, in units of the largest: nothing cancels, and no square over- or underflows
+    values = values.double()
+    first = values[0]
+    gap = values - first
+    unit = gap.abs().amax(0)
+    inside = gap / torch.where(unit > 0, unit, 1.0)
+    centre = inside.mean(0)
+    scale = unit * (inside - centre).square().mean(0).sqrt()
+    return first + unit * centre, torch.where(scale > 0, scale, 1.0)
+
+
+def scaled(
+    x: Shaped[Tensor, "n *datum"], shift: Float[Tensor, "*datum"], scale: Float[Tensor, "*datum"]
+) -> Float[Tensor, "n *datum"]:
+    """Rows in the units of a model, float32; computed in the type of `shift` and rounded once.
+
+    Raises:
+        ArrayError: rows so far from the training rows that float32 cannot hold them, in units of their deviation.
+    """
+    inside = ((x.to(shift.dtype) - shift) / scale).float()
+    check_finite("data, in standard deviations of the training rows (float32)", inside)
+    return inside
+
+
+def _small(x: Tensor) -> bool:
+    return not x.is_floating_point() and int(x.min()) >= -SMALL and int(x.max()) <= SMALL
+
+
+def in_unit(x: Tensor) -> bool:
+    """Whether all entries lie in [0, 1]."""
+    return bool(x.min() >= 0) and bool(x.max() <= 1)
+
+
+def _wide(values: Float[Tensor, "n *datum"]) -> tuple[Tensor, Tensor]:
+    """Shift and scale in float64."""
+    zero, one = torch.zeros_like(values[0]), torch.ones_like(values[0])
+    shift, scale = standard(values)
+    if in_unit(values):
+        off = (values.float().double() - values).abs().amax(0)
+        if values.ndim != 2 or not bool((off > LOST * scale).any()):
+            return zero, one
+    if values.ndim == 4:
+        low, high = values.min(), values.max()
+        return zero + low, one * (high - low)
+    return shift, scale
