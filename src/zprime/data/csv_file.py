@@ -1,8 +1,9 @@
 """A table of numbers in a .csv file."""
 
 import csv
+import re
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,20 @@ from zprime.errors import ArrayError
 
 LABEL = "label"
 """The column that holds labels."""
+MISSING = ("", "na", "n/a", "nan", "null", "none", "inf", "+inf", "-inf", "infinity", "?", "-")
+"""What tables write, in small or capital letters, where a number is missing: never the name of a column."""
+MEANT = re.compile(r"[+-]?[.,]?\d[\d.,:/+ -]*(e[+-]?\d*)?", re.IGNORECASE)
+"""Text that was meant as a number, or a date: `1.2.3`, `1,5`, `2.5e`, `2020-01-31`."""
+
+SEMICOLONS = "put commas between the columns, and points before decimals"
 
 
 def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
     """Numbers with commas between them, a line a datum; a column named `label` holds the labels, numbers or text.
 
-    A first line with a cell that is no number names the columns, and so does 0, 1, 2, ..., as pandas writes columns
-    without names. Blank lines are left out.
+    A first line in which no cell is a number names the columns, and so does 0, 1, 2, ..., as pandas writes columns
+    without names. A first line of names and numbers is refused: it may be a row with a missing or mistyped number.
+    Blank lines are left out.
 
     Args:
         path: the file.
@@ -26,19 +34,20 @@ def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
             these names.
 
     Raises:
-        ArrayError: no rows, lines of different lengths, cells that are no finite numbers, columns without a name.
+        ArrayError: no rows, lines of different lengths, cells that are no finite numbers, columns without a name or
+            with the same one, a file that is not UTF-8 or has an open quote.
     """
     values, lines, width, names = array("d"), array("q"), 0, list[str]()
     texts: dict[int, list[str]] = {}  # position of a column that is no part of the rows -> its cells
     at = -1  # position of the labels' column
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, strict=True)
             for cells in filter(None, reader):
                 if not width:
                     width = len(cells)
                     if not all(map(_is_number, cells)):
-                        names = [name.strip() for name in cells]
+                        names = _names(cells, f"{path}, line {reader.line_num}")
                         at = _labels_among(names, f"{path}, line {reader.line_num}")
                         texts = {i: [] for i, name in enumerate(names) if name in (LABEL, *aside)}
                         if len(texts) > len({names[i] for i in texts}) or len(texts) == width:
@@ -46,13 +55,14 @@ def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
                                 f"{path}: expected one column named {', one named '.join(aside)} beside others, got "
                                 f"{', '.join(names)}"
                             )
+                        _check_different(names, f"{path}, line {reader.line_num}")
                         continue
                     if width > 2 and cells == [str(i) for i in range(width)]:
                         continue
                 if len(cells) != width:
                     raise ArrayError(
                         f"{path}, line {reader.line_num}: expected {width} cells, as in the first line, got "
-                        f"{len(cells)}"
+                        f"{len(cells)}{_comma_hint(len(cells), width)}"
                     )
                 for i, text in texts.items():
                     text.append(cells[i].strip())
@@ -62,8 +72,17 @@ def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
                 except ValueError:
                     raise _no_number(path, reader.line_num, cells) from None
                 lines.append(reader.line_num)
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise ArrayError(f"{path}: not a readable .csv file in UTF-8 ({error})") from error
+    except UnicodeDecodeError as error:
+        raise ArrayError(
+            f"{path}: not a readable .csv file in UTF-8 ({error}); save it with the encoding UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise ArrayError(
+            f"{path}, line {reader.line_num}: not a readable .csv file ({error}); look for a quote that is not closed, "
+            "or a cell that holds something else than a number, a name or a label"
+        ) from error
+    except OSError as error:
+        raise ArrayError(f"{path}: cannot be read ({error.strerror})") from error
     if not lines:
         raise ArrayError(f"{path}: expected rows of numbers, got {'only a header' if width else 'an empty file'}")
     x = np.frombuffer(values, np.float64).reshape(len(lines), width)
@@ -100,28 +119,87 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _labels_among(names: list[str], where: str) -> int:
-    """Position of the labels among the named columns, -1 if there are none."""
-    if "" in names:
+def _names(cells: Sequence[str], where: str) -> list[str]:
+    """A first line with text in it as names of columns; refused where it may be a row.
+
+    Raises:
+        ArrayError: it holds numbers, missing values, or text that was meant as a number.
+    """
+    names = [" ".join(cell.split()) for cell in cells]
+    unseen = next((i for i, name in enumerate(names) if not name.isprintable()), None)
+    if unseen is not None:
+        raise ArrayError(f"{where}, column {unseen + 1}: expected a name that can be printed, got {names[unseen]!r}")
+    odd = [i for i, name in enumerate(names) if name and (_is_number(name) or _stands_for_one(name))]
+    if not odd and "" in names and not any(map(_is_number, names)):
         raise ArrayError(
             f"{where}, column {names.index('') + 1}: expected a name, or a number if the file has no header, got "
             "an empty cell; leave a column of row numbers out (pandas: to_csv(index=False))"
         )
+    if odd:
+        column = next((i for i, name in enumerate(names) if not _is_number(name)), odd[0])
+        if ";" in "".join(cells):
+            advice = SEMICOLONS
+        else:
+            advice = (
+                "if this line is a row, correct that cell or leave the line out; if it holds the names of the columns, "
+                f"none may be a number ({names[odd[0]]!r}) or a word for a missing value"
+            )
+        raise ArrayError(
+            f"{where}, column {column + 1}: expected numbers alone, or names alone, got {names[column][:40]!r} beside "
+            f"others; {advice}"
+            if len(names) > 1
+            else f"{where}: expected a number or a name, got {names[column][:40]!r}; {_advice(names[column])}"
+        )
+    return names
+
+
+def _stands_for_one(name: str) -> bool:
+    """Whether text was meant as a number, or says that one is missing."""
+    return name.lower() in MISSING or MEANT.fullmatch(name) is not None
+
+
+def _labels_among(names: list[str], where: str) -> int:
+    """Position of the labels among the named columns, -1 if there are none."""
     if names.count(LABEL) > 1 or names == [LABEL]:
         raise ArrayError(f"{where}: expected one column named {LABEL} beside others, got {', '.join(names)}")
     return names.index(LABEL) if LABEL in names else -1
 
 
+def _check_different(names: Sequence[str], where: str) -> None:
+    """Refuse two columns of one name."""
+    for i, name in enumerate(names):
+        first = names.index(name)
+        if first < i:
+            raise ArrayError(
+                f"{where}: expected a different name for each column, got {name!r} in columns {first + 1} "
+                f"and {i + 1}; rename one, or leave it out"
+            )
+
+
+def _comma_hint(cells: int, width: int) -> str:
+    """What may be the cause where a line has too many cells."""
+    return "; decimals need a point, not a comma, and text with commas needs quotes" if cells > width else ""
+
+
 def _no_number(path: Path, line: int, cells: list[str]) -> ArrayError:
     """What is wrong with the first cell of a line that is no number, and what to do."""
     column, cell = next((i, c) for i, c in enumerate(cells, 1) if not _is_number(c))
-    if not cell.strip():
-        what, advice = "an empty cell", "fill it in, or leave the line out"
-    elif len(cells) == 1 and (";" in cell or "\t" in cell):
-        what, advice = repr(cell[:40]), "put commas between the columns, and points before decimals"
-    else:
-        what, advice = repr(cell[:40]), f"leave the column out, name it {LABEL} if it holds labels, or encode it"
-    return ArrayError(f"{path}, line {line}, column {column}: expected a number, got {what}; {advice}")
+    what = repr(cell[:40]) if cell.strip() else "an empty cell"
+    return ArrayError(f"{path}, line {line}, column {column}: expected a number, got {what}; {_advice(cell)}")
+
+
+def _advice(cell: str) -> str:
+    """What to do about a cell that is no number."""
+    word = cell.strip()
+    if word.lower() in MISSING:
+        return "fill it in, or leave the line out"
+    if ";" in word or "\t" in word:
+        return SEMICOLONS
+    if re.fullmatch(r"[+-]?\d*,\d+", word):
+        return f"write decimals with a point ({word.replace(',', '.')})"
+    if MEANT.fullmatch(word):
+        return "correct it, or leave the line out"
+    return f"leave the column out, name it {LABEL} if it holds labels, or encode it"
 
 
 def _numbered(labels: list[str]) -> Array:

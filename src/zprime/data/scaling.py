@@ -69,9 +69,11 @@ def standard(values: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "*datum"]
     """
     if values.dtype == torch.float32:
         mean, deviation = values.mean(0), values.std(0, correction=0)
-        lost = (deviation == 0) & (values != values[:1]).any(0)  # the square is below the least number of float32
+        varies = (values != values[:1]).any(0)
+        lost = varies & (deviation == 0)  # the square is below the least number of float32
         if bool(torch.isfinite(mean).all() and torch.isfinite(deviation).all()) and not bool(lost.any()):
-            return mean, torch.where(deviation > 0, deviation, 1.0)
+            # the mean of equal numbers need not be that number
+            return torch.where(varies, mean, values[0]), torch.where(varies, deviation, 1.0)
     # differences from the first row, in units of the largest: nothing cancels, and no square over- or underflows
     values = values.double()
     first = values[0]
