@@ -65,10 +65,22 @@ def check_finite(name: str, x: Tensor) -> None:
 def gaussian_log_prob(
     z: Float[Tensor, "*n d"], mean: Float[Tensor, "*#n d"], scale: Float[Tensor, "*#n d"]
 ) -> Float[Tensor, "*n"]:
-    """Log-density in nats of diagonal Gaussians, row by row: log N(z; mean, diag(scale^2))."""
+    """Log-density in nats of diagonal Gaussians, row by row: log N(z; mean, diag(scale^2)).
+
+    In the inputs' dtype; in float64 where float32 cannot hold the squares.
+    """
     d = z.shape[-1]
     u = (z - mean) / scale
-    return -0.5 * (d * LOG_2PI + u.square().sum(-1)) - scale.log().sum(-1)
+    log_prob = -0.5 * (d * LOG_2PI + u.square().sum(-1)) - scale.log().sum(-1)
+    if log_prob.dtype == torch.float64 or bool(torch.isfinite(log_prob).all()):
+        return log_prob
+    return gaussian_log_prob(z.double(), mean.double(), scale.double())
+
+
+def weighed(log_terms: Float[Tensor, "*m k"], log_weight: Float[Tensor, " k"]) -> Float[Tensor, "*m k"]:
+    """Terms plus the log-weights of their components; a component of weight 0 adds nothing, whatever its term."""
+    total, empty = log_terms + log_weight, log_weight == -torch.inf
+    return total.masked_fill(empty, -torch.inf) if bool(empty.any()) else total
 
 
 def standard_log_prob(z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
@@ -78,8 +90,14 @@ def standard_log_prob(z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
 
 
 def standard_kl(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """KL(N(mean, scale^2) || N(0, 1)) in nats, per row and dimension (Kingma & Welling 2014, B)."""
-    return 0.5 * (mean.square() + scale.square() - 1) - scale.log()
+    """KL(N(mean, scale^2) || N(0, 1)) in nats, per row and dimension (Kingma & Welling 2014, B).
+
+    In the inputs' dtype; in float64 where float32 cannot hold the squares.
+    """
+    kl = 0.5 * (mean.square() + scale.square() - 1) - scale.log()
+    if kl.dtype == torch.float64 or bool(torch.isfinite(kl).all()):
+        return kl
+    return standard_kl(mean.double(), scale.double())
 
 
 def cholesky(name: str, covariance: Float[Tensor, "*k d d"]) -> Float[Tensor, "*k d d"]:

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import blocks
-from zprime.errors import UsageError
+from zprime.arrays import blocks, weighed
+from zprime.errors import NumericalError, UsageError
 from zprime.kernels import (
     DiagonalMixture,
-    diagonal_log_ratio,
+    diagonal_ratio_form,
+    far,
     full_log_ratio,
     full_mixture_log_prob,
     full_mixture_score,
@@ -36,6 +37,15 @@ class Tilted:
 
     log_ratio: Float[Tensor, " m"]
     draws: Float[Tensor, "m k d"]
+
+    def __post_init__(self) -> None:
+        """Raise `NumericalError` for a log-ratio that is not a number."""
+        lost = self.log_ratio.isnan().nonzero().flatten()
+        if len(lost):
+            raise NumericalError(
+                f"E_q[r/p]: not a number for {len(lost)} of {len(self.log_ratio)} posteriors (row {int(lost[0])}); "
+                "look at the means and standard deviations of these rows and of the components"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,19 +88,21 @@ class Diagonal:
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
     ) -> Tilted:
         """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form)."""
-        dtype = torch.promote_types(mean.dtype, self.mean.dtype)
+        form = diagonal_ratio_form(mean, scale, self.mean, self.scale)
+        wide = form is far.diagonal_log_ratio
+        dtype = torch.float64 if wide else torch.promote_types(mean.dtype, self.mean.dtype)
         mu, s = mean.to(dtype), scale.to(dtype)
         m, t = self.mean.to(dtype), self.scale.to(dtype)
         ratio = torch.empty(len(mu), dtype=torch.float64, device=mu.device)
         u, z = _noise(len(mu), draws, self.d, dtype, rng)
         for rows in blocks(len(mu), max(1, PAIRS // len(m))):
-            terms = diagonal_log_ratio(mu[rows], s[rows], m, t) + self.log_weight.to(dtype)
+            terms = weighed(form(mu[rows], s[rows], m, t), self.log_weight.to(dtype))
             ratio[rows] = torch.logsumexp(terms.double(), 1)
             if draws:
                 k = choose_rows(terms, u[rows])
                 tk, mk = t[k].square(), m[k]
                 v = s[rows, None].square()
-                a = v + tk - v * tk
+                a = far.product(s[rows, None], t[k]) if wide else v + tk - v * tk
                 z[rows] = (mu[rows, None] * tk + mk * v) / a + (v * tk / a).sqrt() * z[rows]
         return Tilted(ratio, z)
 
@@ -142,7 +154,7 @@ class Full:
         u, z = _noise(len(mean), draws, self.d, torch.float64, rng)
         for rows in blocks(len(mean), max(1, PAIRS // (len(self.mean) * self.d**2))):
             terms, centre, factor = full_log_ratio(mean[rows], scale[rows], self.mean, self.scale_tril)
-            terms = terms + self.log_weight.double()
+            terms = weighed(terms, self.log_weight.double())
             ratio[rows] = torch.logsumexp(terms, 1)
             if draws:
                 k = choose_rows(terms, u[rows])

@@ -25,11 +25,18 @@ class _Spherical(Independent):  # type: ignore[type-arg]
         self.log_scale = log_scale
 
     def log_prob(self, value: Tensor) -> Tensor:
-        square = (value - self.base_dist.loc).square()
+        log_density = self._log_prob(value, self.base_dist.loc, self.log_scale)
+        if log_density.dtype == torch.float64 or bool(torch.isfinite(log_density).all()):
+            return log_density
+        # beyond float32: a scale whose square it cannot hold, or rows that lie too far off
+        return self._log_prob(value.double(), self.base_dist.loc.double(), self.log_scale.double())
+
+    def _log_prob(self, value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+        square = (value - mean).square()
         if self.event_shape:
             square = square.flatten(-len(self.event_shape)).sum(-1)
-        constant = self.event_shape.numel() * (self.log_scale + 0.5 * LOG_2PI)
-        log_density: Tensor = -0.5 * square * (-2 * self.log_scale).exp() - constant
+        constant = self.event_shape.numel() * (log_scale + 0.5 * LOG_2PI)
+        log_density: Tensor = -0.5 * square * (-2 * log_scale).exp() - constant
         return log_density
 
     def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> Distribution:

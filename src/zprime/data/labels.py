@@ -25,8 +25,10 @@ def labels_of(y: Array, source: Source) -> Int[Tensor, " n"]:
             f"{source.name}: expected a label in every row, got {y[at].item()!r} in {which} ({len(missing)} of "
             f"{len(y)} rows); fill it in, leave these rows out, or leave the labels out"
         )
-    if y.dtype.kind == "f" and bool(((y == np.round(y)) & (np.abs(y) <= EXACT)).all()):
-        y = y.astype(np.int64)
+    if y.dtype.kind == "f":
+        numbers = y.astype(np.float64)
+        if bool(np.all((numbers == np.round(numbers)) & (np.abs(numbers) <= EXACT))):
+            y = y.astype(np.int64)
     if y.dtype.kind in "ib" or (y.dtype.kind == "u" and y.dtype.itemsize < 8):
         return torch.from_numpy(y.astype(np.int64))
     return torch.from_numpy(np.unique(y, return_inverse=True)[1].reshape(-1).astype(np.int64))

@@ -70,6 +70,7 @@ def _arrays(path: Path) -> dict[str, Array]:
         for member in members:
             where = f"{path}, {member.filename}"
             with archive.open(member) as file:
+                assert isinstance(file, BufferedIOBase)
                 _check_declared(where, file, member.file_size)
             with archive.open(member) as file:
                 arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)

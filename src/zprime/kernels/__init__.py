@@ -1,11 +1,13 @@
 """The hot paths, as plain functions on tensors: compiled where they can be, else in torch, with the same signatures."""
 
+from zprime.kernels import far
 from zprime.kernels.dense import full_log_ratio, full_mixture_log_prob, full_mixture_score
 from zprime.kernels.expectation import Expectation
 from zprime.kernels.mixture import (
     DiagonalMixture,
     LabelledMixture,
     diagonal_log_ratio,
+    diagonal_ratio_form,
     mixture_log_prob,
     trainable_mixture_log_prob,
 )
@@ -17,6 +19,8 @@ __all__ = [
     "Expectation",
     "LabelledMixture",
     "diagonal_log_ratio",
+    "diagonal_ratio_form",
+    "far",
     "full_log_ratio",
     "full_mixture_log_prob",
     "full_mixture_score",

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.arrays import LOG_2PI, blocks
+from zprime.kernels import far
 
 POINTS = 8192
 FLOATS = 1 << 20  # entries of whitened points held at once where a gradient is wanted
@@ -73,7 +74,13 @@ def full_log_ratio(
 
     The product q N_k / p has precision `P = diag(1/s^2) + C^-1 - I`. Where P is not positive definite the integral
     is +inf and the mean NaN. Returns the log-ratio in nats, the product's mean, the Cholesky factor of P, all float64.
+    Means of more than 1e4 standard deviations, and scales beyond 1e4 or its reciprocal, take another form (`far`).
+
+    Raises:
+        NumericalError: scales so far apart that float64 cannot tell whether it is finite.
     """
+    if far.is_far_full(mu, s, mean, scale_tril):
+        return far.full_log_ratio(mu, s, mean, scale_tril)
     mu, s, mean, tril = mu.double(), s.double(), mean.double(), scale_tril.double()
     d = mu.shape[1]
     eye = torch.eye(d, dtype=torch.float64, device=mu.device)

@@ -1,12 +1,14 @@
 """Densities of mixtures of diagonal Gaussians, and what tilting one Gaussian by another makes of it."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import LOG_2PI
 from zprime.errors import ArrayError
-from zprime.kernels import compiled, mixture_compiled, mixture_torch
+from zprime.kernels import compiled, far, mixture_compiled, mixture_torch
 from zprime.kernels.gaussians import Gaussians
 
 
@@ -111,14 +113,28 @@ def trainable_mixture_log_prob(
 ) -> Float[Tensor, " m"]:
     """The same with gradients of any order in everything, for few components: all m n d differences are held at once.
 
-    Computed in the inputs' dtype by the direct form, which does not cancel in float32.
+    Computed in the inputs' dtype by the direct form, which does not cancel in float32; in float64 where float32 cannot
+    hold the squares.
     """
     u = (z[:, None] - mean) / scale
     constant = log_weight - scale.log().sum(1) - 0.5 * z.shape[1] * LOG_2PI
-    return torch.logsumexp(constant - 0.5 * u.square().sum(2), 1)
+    log_prob = torch.logsumexp(constant - 0.5 * u.square().sum(2), 1)
+    if log_prob.dtype == torch.float64 or bool(torch.isfinite(log_prob).all()):
+        return log_prob
+    return trainable_mixture_log_prob(z.double(), mean.double(), scale.double(), log_weight.double())
 
 
-@torch.no_grad()
+Ratio = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""`diagonal_log_ratio`, or a form of it."""
+
+
+def diagonal_ratio_form(
+    mu: Float[Tensor, "m d"], s: Float[Tensor, "m d"], mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]
+) -> Ratio:
+    """The form of `diagonal_log_ratio` that is right for all of these, to be used block by block."""
+    return far.diagonal_log_ratio if far.is_far(mu, s, mean, scale) else _near
+
+
 def diagonal_log_ratio(
     mu: Float[Tensor, "m d"],
     s: Float[Tensor, "m d"],
@@ -129,8 +145,18 @@ def diagonal_log_ratio(
 
     With A = s^2 + t^2 - s^2 t^2 per dimension, the value is
     `1/2 sum_j { -log A + [mu^2 t^2 + m^2 s^2 - (mu - m)^2] / A }`, and +inf where some A <= 0 (then s > 1 and t > 1).
-    Computed in the inputs' dtype; error in float32 below 1e-4 nats for scales from 0.01 to 1 (tested).
+    Computed in the inputs' dtype for scales from 1e-4 to 1e2 and means up to 1e2 (error in float32 below 1e-4 nats for
+    scales from 0.01 to 1, tested), else in float64 and in another arrangement (`far`).
+
+    Raises:
+        NumericalError: scales or means beyond about 1e37.
     """
+    return diagonal_ratio_form(mu, s, mean, scale)(mu, s, mean, scale)
+
+
+@torch.no_grad()
+def _near(mu: Tensor, s: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """The form for ordinary codes, one fused pass a dimension."""
     v, t2 = s.square(), scale.square()
     log_ratio = torch.zeros(mu.shape[0], mean.shape[0], dtype=mu.dtype, device=mu.device)
     product: Tensor | None = None

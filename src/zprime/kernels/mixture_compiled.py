@@ -11,6 +11,7 @@ from torch import Tensor
 from zprime.arrays import blocks
 from zprime.kernels import compiled
 from zprime.kernels.gaussians import Gaussians
+from zprime.kernels.scaling import reach
 
 ROUNDING = 4e-5  # nats that float32 terms may cost; where more is possible they are computed again in float64
 DROPPED = 1e-6  # nats that float32 inputs lose at a tolerance of 0; float64 inputs lose 1e-15
@@ -18,6 +19,7 @@ SORTED = 256  # points from which on it pays to sort the components by neighbour
 PANEL = 1 << 23  # numbers of one array of a panel: means of the components that are packed at once
 KEPT = 1 << 28  # bytes of packed components that are kept for the next call
 LOG2_E = 1 / math.log(2)
+FAR = 1e15  # standard deviations, and scales or their reciprocals: beyond, squares would leave the range of float32
 
 
 class Packed:
@@ -26,13 +28,17 @@ class Packed:
     Float32 unless some input is float64. A term's rounding error is at most `(d + 9) 2^-24` of its exponent. Terms that
     are much of the sum, and terms that count and could err by more than `ROUNDING`, are computed again in float64 from
     the inputs, a 64th of the components at most. Points at which the errors of the others, each weighted by its part of
-    the sum, could still add up to more than `ROUNDING` are evaluated in float64 altogether.
+    the sum, could still add up to more than `ROUNDING` are evaluated in float64 altogether. So is everything where a
+    square could leave the range of float32 (`FAR`): a term that overflows would be passed over.
     """
 
     def __init__(self, gaussians: Gaussians) -> None:
         self.mean, self.scale = gaussians.mean.detach(), gaussians.scale.detach()
         self.log_weight = gaussians.log_weight.detach().double().contiguous()
         self.broken = any(bool(t.isnan().any()) for t in (self.mean, self.scale, self.log_weight))
+        least, most = (float(v) for v in self.scale.aminmax()) if self.scale.numel() else (1.0, 1.0)
+        self.wild = not (least > 1 / FAR and most < FAR)
+        self.least, self.reach = least, reach(self.mean)
         self.panels: dict[tuple[torch.dtype, bool], list[tuple[slice, Any]]] = {}
 
     def evaluate(
@@ -42,7 +48,7 @@ class Packed:
         if self.broken:  # the sweep would pass over a component that is not a number
             lost = torch.full((len(z),), torch.nan, dtype=torch.float64)
             return lost, torch.full_like(z, torch.nan, dtype=torch.float64) if score else None
-        wide = torch.float64 in (z.dtype, self.mean.dtype, self.scale.dtype)
+        wide = torch.float64 in (z.dtype, self.mean.dtype, self.scale.dtype) or self._overflows(z.detach())
         without = None if leave_out is None else leave_out.to(torch.int64).contiguous()
         log_prob, gradient, unsure = self._sweep(z.detach(), without, tolerance, score=score, wide=wide)
         rows = unsure.nonzero().flatten()
@@ -52,6 +58,10 @@ class Packed:
             if gradient is not None and again is not None:
                 gradient[rows] = again
         return log_prob, gradient
+
+    def _overflows(self, z: Tensor) -> bool:
+        """Whether a square could leave the range of float32; looks at every number of the points once."""
+        return self.wild or not reach(z) + self.reach < FAR * self.least
 
     def _sweep(
         self, z: Tensor, without: Tensor | None, tolerance: float, *, score: bool, wide: bool

@@ -17,6 +17,9 @@ FLOOR = -80.0  # exp(-80) is nothing beside 1, and exp of less is 13 to 38 times
 DROPPED = 1e-12  # nats that may be lost at a tolerance of 0
 FEW = 32  # where less than one pair in so many can matter, these are computed one by one
 GIVE_UP = 8  # tiles without that in a row, after which it is not tried any more
+LOSSY = 1e-5  # nats that an expanded square may cost in float64; where more is possible the direct form is taken
+BEYOND = 1e30  # sizes of terms from which on the float32 product is not to be trusted: it could overflow
+NUMBERS = 1 << 22  # differences that are held at once in the direct form
 
 
 def evaluate(
@@ -55,7 +58,8 @@ class _Sums:
     """Running sums over components at every point, in units of exp(top)."""
 
     def __init__(self, z: Tensor, centre: Tensor, leave_out: Tensor | None, *, score: bool) -> None:
-        self.points, self.centre, self.leave_out = z.double() - centre, centre, leave_out
+        self.raw, self.centre, self.leave_out = z.double(), centre, leave_out
+        self.points = self.raw - centre
         self.features = torch.cat([self.points.square(), self.points, torch.ones_like(self.points[:, :1])], 1)
         self.rough = self.features.float()
         self.rough[:, : z.shape[1]] *= -0.5  # here, and not at every component
@@ -69,7 +73,12 @@ class _Sums:
             mask(tile, self.leave_out[rows] - start)
 
     def add_tile(self, rows: slice, part: "_Panel", columns: slice) -> None:
-        """Every pair of some points and components, by the expanded square in float64."""
+        """Every pair of some points and components, by the expanded square in float64, or by the direct form."""
+        if part.lossy(rows):
+            step = max(1, NUMBERS // (self.raw[rows].numel()))
+            for some in blocks(columns.stop - columns.start, step):
+                self._add_direct(rows, part, slice(columns.start + some.start, columns.start + some.stop))
+            return
         weights = part.weights[columns]
         tile = self.features[rows] @ weights.T
         self.mask(tile, rows, part.start + columns.start)
@@ -80,6 +89,19 @@ class _Sums:
             self._rescale(rows, before)
             self.score[rows] += tile @ weights[:, d : 2 * d] + 2 * self.points[rows] * (tile @ weights[:, :d])
 
+    def _add_direct(self, rows: slice, part: "_Panel", columns: slice) -> None:
+        """Every pair, from the numbers as they were given: no square is expanded, and no centre is taken off."""
+        u = (self.raw[rows][:, None] - part.given[columns]) * part.inverse[columns]
+        tile = part.constant[columns] - 0.5 * u.square().sum(2)
+        self.mask(tile, rows, part.start + columns.start)
+        before = self.top[rows].clone()
+        counts = tile >= torch.maximum(before, tile.amax(1))[:, None] + FLOOR
+        accumulate(tile, self.top[rows], self.total[rows])
+        if self.score is not None:
+            self._rescale(rows, before)
+            slope = u.mul_(part.inverse[columns]).masked_fill_(~counts[..., None], 0.0)
+            self.score[rows] -= torch.einsum("mk,mkd->md", tile, slope)
+
     def add_pairs(self, rows: slice, part: "_Panel", row: Tensor, column: Tensor) -> None:
         """Some pairs, by the direct form in float64; `row` counts from the first of `rows`."""
         if self.leave_out is not None:
@@ -87,7 +109,7 @@ class _Sums:
             row, column = row[kept], column[kept]
         top = self.top[rows]
         before = top.clone()
-        u = (self.points[rows][row] - part.mean[column]) * part.inverse[column]
+        u = (self.raw[rows][row] - part.given[column]) * part.inverse[column]
         term = part.constant[column] - 0.5 * u.square().sum(1)
         top.scatter_reduce_(0, row, term, "amax")
         scaled = (term - top[row]).exp_().nan_to_num_(0.0)  # -inf - -inf
@@ -113,16 +135,20 @@ class _Panel:
     def __init__(self, sums: _Sums, mean: Tensor, scale: Tensor, log_weight: Tensor, start: int) -> None:
         d = mean.shape[1]
         self.sums, self.start = sums, start
-        self.mean, self.inverse = mean.double() - sums.centre, scale.double().reciprocal()
+        self.given, self.inverse = mean.double(), scale.double().reciprocal()
+        self.mean = self.given - sums.centre
         self.constant = log_weight.double() - 0.5 * d * LOG_2PI + self.inverse.log().sum(1)
         precision, natural, spread = self._natural()
         constant = self.constant - 0.5 * spread
         # A float32 product errs by at most (2 d + 8) 2^-24 of the sum of its terms' sizes, which is at most
         # z^2 W + mu^2 w + |c| with the largest precisions W (Higham 2002, 3.1): one part for points, one for components
         rounding = (2 * d + 8) * 2.0**-24
-        self.slack = rounding * (self.sums.points.square() @ precision.amax(0))
-        extra = rounding * (spread + constant.abs())
+        reach = self.sums.points.square() @ precision.amax(0)
+        self.slack = rounding * reach
+        empty = self.constant == -torch.inf  # components of weight zero
+        extra = (rounding * (spread + constant.abs())).masked_fill(empty, 0.0)
         self.extra = float(extra.amax())
+        self.size = reach + self.extra / rounding
         self.rough = torch.empty(len(mean), 2 * d + 1, device=mean.device)
         self.rough[:, :d] = precision
         self.rough[:, d : 2 * d] = natural
@@ -140,8 +166,15 @@ class _Panel:
         natural = self.mean * precision
         return precision, natural, (natural * self.mean).sum(1)
 
+    def lossy(self, rows: slice) -> bool:
+        """Whether the expanded square could err by more than `LOSSY` in float64 at some of these points."""
+        error = (2 * self.mean.shape[1] + 8) * 2.0**-53
+        return not float(self.size[rows].amax()) * error < LOSSY
+
     def near(self, rows: slice, columns: slice, dropped: float) -> tuple[Tensor, Tensor] | None:
-        """Pairs of points and components that can matter; None where they are many."""
+        """Pairs of points and components that can matter; None where they are many, or float32 cannot tell."""
+        if not float(self.size[rows].amax()) < BEYOND:
+            return None
         tile = self.sums.rough[rows] @ self.rough[columns].T
         self.sums.mask(tile, rows, self.start + columns.start)
         slack = self.slack[rows]

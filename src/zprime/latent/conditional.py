@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime import distribution
-from zprime.arrays import cholesky
+from zprime.arrays import cholesky, weighed
 from zprime.components import Tilted, choose, choose_rows
 from zprime.distribution import REGISTRY, Density, LatentDistribution
 from zprime.errors import ArrayError, UsageError
@@ -126,7 +126,7 @@ class Conditional(LatentDistribution):
         known = [t for t in tilts if t is not None]
         if len(known) < len(tilts):
             return None
-        terms = torch.stack([t.log_ratio for t in known], 1) + self.log_weight.double()
+        terms = weighed(torch.stack([t.log_ratio for t in known], 1), self.log_weight.double())
         ratio = torch.logsumexp(terms, 1)
         if not draws:
             return Tilted(ratio, known[0].draws)

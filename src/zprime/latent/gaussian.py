@@ -42,7 +42,7 @@ class Gaussian(GaussianDistribution):
         one = torch.zeros(1, dtype=self.mean.dtype, device=self.mean.device)
         if self.factor is not None:
             f = self.factor.double()
-            tril = torch.linalg.cholesky(f @ f.T + torch.diag(self.scale_tril.double().square()))
+            tril = cholesky("gaussian", f @ f.T + torch.diag(self.scale_tril.double().square()))
             return Full(one, self.mean[None], tril.to(self.mean.dtype)[None])
         shape: type[Diagonal] | type[Full] = Diagonal if self.scale_tril.ndim == 1 else Full
         return shape(one, self.mean[None], self.scale_tril[None])

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, blocks
+from zprime.arrays import LOG_2PI, blocks, weighed
 from zprime.components import Tilted, choose, choose_rows, differentiable
 from zprime.kernels import full_log_ratio
 from zprime.kernels.mixture_torch import FLOOR, accumulate, mask
@@ -150,7 +150,7 @@ class Smoothed:
             terms = torch.empty(len(mu), k, dtype=torch.float64, device=device)
             for columns in blocks(k, max(1, PAIRS // (some * d**2))):
                 terms[:, columns] = full_log_ratio(mu, s, self.mean[columns], self._tril(self.scale[columns]))[0]
-            terms += self.log_weight.double()
+            terms = weighed(terms, self.log_weight.double())
             ratio[rows] = torch.logsumexp(terms, 1)
             if draws:
                 picked = choose_rows(terms, u[rows])

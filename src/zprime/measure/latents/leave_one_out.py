@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import blocks, gaussian_log_prob
+from zprime.arrays import blocks, gaussian_log_prob, weighed
 from zprime.components import PAIRS, Diagonal
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.kernels import diagonal_log_ratio
+from zprime.kernels import diagonal_ratio_form
 from zprime.latent import Active, Aggregated, Exemplars
 from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.gains import DIVERGE, RowGains
@@ -160,9 +160,10 @@ def masked_exact_posterior_gain(
     others = torch.empty(1, len(position), dtype=torch.float64)
     groups = _shared(groups)
     names = torch.arange(len(c.mean)) if groups is None else groups
+    form = diagonal_ratio_form(mean, scale, c.mean, c.scale)
     for rows in blocks(len(position), max(1, PAIRS // len(c.mean))):
-        terms = diagonal_log_ratio(mean[rows].to(dtype), scale[rows].to(dtype), c.mean.to(dtype), c.scale.to(dtype))
-        terms = (terms + c.log_weight.to(dtype)).double()
+        terms = form(mean[rows].to(dtype), scale[rows].to(dtype), c.mean.to(dtype), c.scale.to(dtype))
+        terms = weighed(terms, c.log_weight.to(dtype)).double()
         theirs = names[position[rows], None] == names
         own = torch.logsumexp(terms.masked_fill(~theirs, -torch.inf), 1)
         others[0, rows] = torch.logsumexp(terms.masked_fill_(theirs, -torch.inf), 1)
