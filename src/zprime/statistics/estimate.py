@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zprime.errors import NumericalError
 from zprime.statistics.design import EQUAL, Design, kish
 from zprime.statistics.format import signed
 
@@ -43,6 +44,15 @@ class Estimate:
     because: str = ""
     groups: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise `NumericalError` where it is not a number: no table shows NaN."""
+        if any(math.isnan(v) for v in (self.value, self.low, self.high, self.stderr or 0.0)):
+            raise NumericalError(
+                f"estimate ({self.unit}, {self.split}, {self.n} rows): not a number (value {self.value}, standard "
+                f"error {self.stderr}, interval {self.low} to {self.high}); a row of it is NaN, or rows are infinite "
+                "in both directions"
+            )
+
     @property
     def independent(self) -> int:
         """Number of independent units behind it: groups, or rows where these are independent."""
@@ -69,7 +79,7 @@ def mean_estimate(
     """
     values, design = design.on(values.double())
     if not design.plain and len(values):
-        return _grouped_mean(values, design, Estimate(math.nan, None, math.nan, math.nan, 0, unit, split, seed))
+        return _grouped_mean(values, design, Estimate(0.0, None, 0.0, 0.0, 0, unit, split, seed))
     n = len(values)
     mean = float(values.mean())
     if n < 2 or not math.isfinite(mean):
@@ -116,6 +126,8 @@ def widened(e: Estimate, error: float, *, because: str) -> Estimate:
         because: where that comes from, for the reader.
     """
     wide = Z95 * error
+    if not math.isfinite(e.value):
+        return replace(e, because="; ".join(filter(None, (e.because, because))))
     return replace(
         e,
         stderr=math.hypot(e.stderr or 0.0, error),
@@ -135,15 +147,22 @@ def skewness(values: Float[Tensor, " n"]) -> float:
 def finite_mean(
     values: Float[Tensor, " n"], *, unit: str, split: str, seed: int | None, because: str, design: Design = EQUAL
 ) -> Estimate:
-    """Mean over the rows that are finite; where some are not, not stable, and `because` says what they are."""
+    """Mean over the rows that are finite; where some are not, not stable, and `because` says what they are.
+
+    Raises:
+        NumericalError: a row is not a number.
+    """
+    lost = values.isnan().nonzero().flatten()
+    if len(lost):
+        raise NumericalError(f"{unit}, {split}: {len(lost)} of {len(values)} rows are NaN (row {int(lost[0])})")
     there = torch.isfinite(values)
     finite = values[there]
-    lost = len(values) - len(finite)
+    left_out = len(values) - len(finite)
     if len(finite):
         e = mean_estimate(finite, unit=unit, split=split, seed=seed, design=design.take(there))
     else:
-        e = Estimate(math.nan, math.inf, -math.inf, math.inf, 0, unit, split, seed)
-    return replace(e, stable=False, because=f"{lost} rows {because}") if lost else e
+        e = Estimate(float(values.sum()) if len(values) else 0.0, math.inf, -math.inf, math.inf, 0, unit, split, seed)
+    return replace(e, stable=False, because=f"{left_out} rows {because}") if left_out else e
 
 
 def skew_checked(e: Estimate, values: Float[Tensor, " n"], design: Design = EQUAL) -> Estimate:

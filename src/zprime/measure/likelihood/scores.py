@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from zprime.errors import UsageError
+from zprime.errors import NumericalError, UsageError
 from zprime.measure.likelihood.density_error import with_density_error
 from zprime.measure.likelihood.gains import DIVERGE, PRIOR, RowGains, deciding, moved
 from zprime.results.audit import Score, Scores
@@ -79,12 +79,17 @@ def _score(row_gains: RowGains, gain: Gain, wanted: CandidateId, seed: int) -> S
         Gain.LIKELIHOOD: likelihood_estimate,
     }[gain]
     design = row_gains.design
-    heavy = design.mean(row_gains.khat[wanted] > THRESHOLDS.khat) if gain is Gain.LIKELIHOOD else None
+    khat = row_gains.khat[wanted] if gain is Gain.LIKELIHOOD else None
+    try:
+        found = estimate(row_gains, wanted, seed)
+    except NumericalError as error:
+        raise NumericalError(f"{gain.value} gain of {wanted}: {error}") from error
     return Score(
-        estimate(row_gains, wanted, seed),
+        found,
         median=design.median(values),
         above=design.mean(values > 0),
         below=design.mean(values < THRESHOLDS.lost),
         diverged=int((~torch.isfinite(values)).sum()),
-        khat=heavy,
+        # of few draws there is no k-hat
+        khat=None if khat is None or bool(khat.isnan().any()) else design.mean(khat > THRESHOLDS.khat),
     )
