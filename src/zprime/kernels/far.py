@@ -68,8 +68,9 @@ def diagonal_log_ratio(
         apart, below = left * w + right * v, left * ((1 - t) * (1 + t)) + right * ((1 - sj) * (1 + sj))
         out = left * ((1 - t) * (1 + t)).abs() + right * ((1 - sj) * (1 + sj)).abs() + cross.abs()
         total += torch.where(apart + gap <= out, apart - gap, cross - below) / a - a.log()
-        diverges |= a <= 0
-    return checked(total.mul_(0.5).masked_fill_(diverges, torch.inf))
+        diverges |= (a <= 0) & (sj > 1) & (t > 1)
+    beyond = ~torch.isfinite(total) & ~diverges  # squares out of the range of float64
+    return checked(total.mul_(0.5).masked_fill_(diverges, torch.inf).masked_fill_(beyond, torch.nan))
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from zprime.statistics.design import EQUAL, Design, kish
 from zprime.statistics.format import signed
 
 Z95 = 1.959963984540054
+ALONE = 1e-12  # what is left of the variance's divisor where one weight is all but 1e-6 of the sum
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ def _grouped_mean(values: Float[Tensor, " n"], design: Design, about: Estimate) 
     totals = design.totals(shares * (values - mean))
     second = float(weight.square().sum())
     lacks = 1 - 2 * float(weight.pow(3).sum()) / second + second
+    if lacks <= ALONE:
+        what = "row" if design.groups is None else "group"
+        return replace(e, stable=False, because=f"one {what} has all the weight: no error can be given")
     stderr = math.sqrt(float(totals.square().sum()) / lacks)
     quantile = student95(units - 1)
     half, push = quantile * stderr, _skewness_of_sum(totals) * (1 + 2 * quantile**2) / 6 * stderr
