@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime import artifact
+from zprime import artifact, schema
 from zprime.arrays import check_matrix, standard_log_prob
 from zprime.as_torch import TorchDistribution
 from zprime.components import Diagonal, Full, Tilted
-from zprime.errors import ArtifactError, UsageError
+from zprime.errors import UsageError
 
 Density = Literal["exact", "bound", "estimate", "none"]
 """What `log_prob` is.
@@ -25,6 +25,8 @@ random numbers; at every z its expectation over these is at most log r(z), but a
 kind consists of draws, and `log_prob` raises.
 """
 
+NESTED = 8
+"""How deep wrappers may be nested."""
 REGISTRY: dict[str, type["LatentDistribution"]] = {}
 """Kind -> class, for loading: filled as classes are defined (importing `zprime.latent` defines all of them)."""
 
@@ -42,6 +44,8 @@ class LatentDistribution(ABC):
     """Whether the kind stores rows one by one by its definition, however it is fitted."""
     only_shown: ClassVar[bool] = False
     """Whether it is there for the answer to the question only: no verdict may choose it."""
+    schema: ClassVar[schema.Schema] = schema.Schema(tensors={"*": schema.Array({"*": schema.FINITE}, "any")})
+    """What `config()` and `tensors()` hold; checked before `rebuild` is called."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Enter a final class in the registry, by its kind."""
@@ -73,7 +77,7 @@ class LatentDistribution(ABC):
     @classmethod
     @abstractmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "LatentDistribution":
-        """Make the distribution that gave this `config()` and these `tensors()`."""
+        """Make the distribution that gave this `config()` and these `tensors()`, which fit the `schema`."""
 
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
@@ -187,6 +191,9 @@ class Prior(GaussianDistribution):
     """
 
     kind: ClassVar[str] = "prior"
+    schema: ClassVar[schema.Schema] = schema.Schema(
+        {"dim": schema.Whole(1, schema.LATENTS), "tau": schema.Real(1 / schema.LARGEST)}
+    )
     dim: int
     tau: float = 1.0
 
@@ -226,7 +233,7 @@ class Prior(GaussianDistribution):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From the dimension and tau."""
-        return cls(int(config["dim"]), float(config.get("tau", 1.0)))
+        return cls(int(config["dim"]), float(config["tau"]))
 
 
 def is_standard(r: LatentDistribution) -> bool:
@@ -247,19 +254,52 @@ def need_standard(prior: LatentDistribution, what: str) -> None:
         )
 
 
-def rebuild(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
-    """Rebuild a distribution of `kind` from its parts.
+def rebuild(
+    kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: Path | str = "latent distribution"
+) -> LatentDistribution:
+    """Rebuild a distribution of `kind` from its parts, after they were compared with its schema.
+
+    Args:
+        kind: of the distribution.
+        config: what its `config()` gave.
+        tensors: what its `tensors()` gave.
+        where: folder that they were read from, for the message.
 
     Raises:
-        ArtifactError: unknown kind, or parts that do not fit together.
+        ArtifactError: unknown kind, or parts that it does not have or that do not fit together.
     """
-    if kind not in REGISTRY:
-        raise ArtifactError(
-            f"unknown kind of latent distribution {kind!r}; this zprime knows {', '.join(sorted(REGISTRY))}"
-        )
+    with schema.guarded(where, "fit it again"):
+        deep = _depth({name: value for name, value in config.items() if name != "fit"})
+        schema.need("config", deep <= 2 * NESTED, f"at most {NESTED} distributions inside each other", deep // 2)
+        return part("", {"kind": kind, "config": config}, tensors)
+
+
+def part(name: str, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
+    """Rebuild a distribution inside another one; for the `rebuild` of kinds that wrap others.
+
+    Args:
+        name: of the part; its tensors are those whose names begin with it and a dot. All of them where it is empty.
+        described: `kind` and `config`.
+        tensors: those of the whole.
+
+    Raises:
+        Refused: unknown kind, or parts that it does not have.
+    """
+    kind, config = described["kind"], described["config"]
+    own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")} if name else tensors
     try:
-        return REGISTRY[kind].rebuild(config, tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise ArtifactError(
-            f"latent distribution {kind}: its configuration and tensors do not fit together ({error!r})"
-        ) from error
+        schema.need("kind", kind in REGISTRY, f"one of {', '.join(sorted(REGISTRY))}", kind)
+        REGISTRY[kind].schema.check(config, own)
+        return REGISTRY[kind].rebuild(config, own)
+    except schema.Refused as error:
+        raise error.inside(name or kind) from error
+
+
+def _depth(config: Mapping[str, Any]) -> int:
+    """How many mappings lie inside each other."""
+    level, deep = [config], 0
+    while level:
+        inner = [v for c in level for v in c.values()]
+        level = [v for x in inner for v in (x if isinstance(x, list) else [x]) if isinstance(v, Mapping)]
+        deep += 1
+    return deep - 1

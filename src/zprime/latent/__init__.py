@@ -77,4 +77,4 @@ def load(path: str | Path) -> LatentDistribution:
     stored = chain.read(path)
     if not stored.kind.startswith("latent/"):
         raise ArtifactError(f"{path}: expected a latent distribution, got an artefact of kind {stored.kind}")
-    return rebuild(stored.kind.removeprefix("latent/"), stored.config, stored.tensors())
+    return rebuild(stored.kind.removeprefix("latent/"), stored.config, stored.tensors(), where=path)

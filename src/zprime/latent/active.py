@@ -16,6 +16,7 @@ from zprime.latent.gaussian import moments
 from zprime.latent.wrapper import Wrapper
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.results.thresholds import THRESHOLDS
+from zprime.schema import ANY, LATENTS, Array, Items, Part, Schema, Whole, need
 
 THRESHOLD = THRESHOLDS.active
 """A dimension is active if the variance of its posterior mean over the data is above this (Burda et al. 2016)."""
@@ -31,6 +32,10 @@ class Active(Wrapper):
     """
 
     kind: ClassVar[str] = "active"
+    schema: ClassVar[Schema] = Schema(
+        {"dims": Items(Whole(0, LATENTS), 1), "dim": Whole(1, LATENTS), "base": Part()},
+        {"base.*": Array({"*": ANY}, "any")},
+    )
     dims: tuple[int, ...]
     dim: int
 
@@ -93,9 +98,11 @@ class Active(Wrapper):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From the base's parts."""
-        inner = {k.removeprefix("base."): v for k, v in tensors.items()}
-        base = distribution.rebuild(config["base"]["kind"], config["base"]["config"], inner)
-        return cls(base, tuple(int(j) for j in config["dims"]), int(config["dim"]))
+        base, dims, dim = distribution.part("base", config["base"], tensors), config["dims"], config["dim"]
+        known = len(set(dims)) == len(dims) and max(dims) < dim
+        need("dims", known, f"different dimensions below {dim}", dims)
+        need("base", base.d == len(dims), f"{len(dims)} dimensions, as many as dims has", base.d)
+        return cls(base, tuple(dims), dim)
 
 
 def active_dimensions(posteriors: Posteriors, threshold: float = THRESHOLD) -> list[int]:

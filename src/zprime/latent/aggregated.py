@@ -14,6 +14,7 @@ from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 from zprime.posteriors import Posteriors
+from zprime.schema import FINITE, POSITIVE, WEIGHTS, Array, Schema
 
 
 @final
@@ -22,6 +23,14 @@ class Aggregated(GaussianDistribution):
     """The equal-weight (or weighted) mixture of all q(z|x_i): sampling draws a datum, then z' from its posterior."""
 
     kind: ClassVar[str] = "aggregated"
+    schema: ClassVar[Schema] = Schema(
+        {},
+        {
+            "mean": Array({"n d": FINITE}),
+            "scale": Array({"n d": POSITIVE}),
+            "weights": Array({"n": WEIGHTS}, "real", optional=True),
+        },
+    )
     stores_rows: ClassVar[bool] = True
     mean: Float[Tensor, "n d"]
     scale: Float[Tensor, "n d"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,12 +11,16 @@ from torch import Tensor
 from zprime.components import Diagonal
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.posteriors import Posteriors, Shard
+from zprime.schema import FINITE, POSITIVE, Array, Maybe, Real, Schema
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Centre(GaussianDistribution):
     """N(mean, diag(scale^2))."""
 
+    schema: ClassVar[Schema] = Schema(
+        {"least_rows": Maybe(Real(0))}, {"mean": Array({"d": FINITE}), "scale": Array({"d": POSITIVE})}
+    )
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, " d"]
     least_rows: float | None = None

@@ -21,6 +21,7 @@ from zprime.latent.mixture import MixtureSettings
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.facts import Chosen
 from zprime.rng import fork
+from zprime.schema import ANY, LOG_WEIGHTS, WHOLE, Array, Items, Part, Schema, Whole, need
 
 FEWEST = 20
 """A label with fewer rows gets one Gaussian; the covariance within all labels then counts like that many rows."""
@@ -32,6 +33,10 @@ class Conditional(LatentDistribution):
     """r(z) = sum_y w_y r(z|y); `given(y)` is r(z|y), `weighted({y: w})` a population with other weights w."""
 
     kind: ClassVar[str] = "conditional"
+    schema: ClassVar[Schema] = Schema(
+        {"labels": Items(Whole(-WHOLE), 1, size="k"), "bases": Items(Part(), size="k")},
+        {"log_weight": Array({"k": LOG_WEIGHTS}, "real"), "*": Array({"*": ANY}, "any")},
+    )
     labels: tuple[int, ...]
     log_weight: Float[Tensor, " k"]
     bases: tuple[LatentDistribution, ...]
@@ -149,11 +154,13 @@ class Conditional(LatentDistribution):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From the parts."""
-        bases = []
-        for y, base in zip(config["labels"], config["bases"], strict=True):
-            inner = {k.removeprefix(f"{y}."): v for k, v in tensors.items() if k.startswith(f"{y}.")}
-            bases.append(distribution.rebuild(base["kind"], base["config"], inner))
-        return cls(tuple(int(y) for y in config["labels"]), tensors["log_weight"], tuple(bases))
+        labels = config["labels"]
+        need("labels", len(set(labels)) == len(labels), "different labels", labels)
+        described = zip(labels, config["bases"], strict=True)
+        bases = tuple(distribution.part(str(y), base, tensors) for y, base in described)
+        dims = sorted({b.d for b in bases})
+        need("bases", len(dims) == 1, "parts of one dimension", dims)
+        return cls(tuple(labels), tensors["log_weight"], bases)
 
 
 def given(r: LatentDistribution, label: int) -> LatentDistribution:

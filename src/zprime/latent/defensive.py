@@ -14,6 +14,7 @@ from zprime.components import Tilted
 from zprime.distribution import LatentDistribution, Prior, is_standard, need_standard
 from zprime.errors import UsageError
 from zprime.latent.wrapper import Wrapper
+from zprime.schema import ANY, Array, Maybe, Part, Real, Schema, need
 
 
 def has_candidate(r: LatentDistribution, prior: LatentDistribution) -> bool:
@@ -43,6 +44,10 @@ class Defensive(Wrapper):
     """
 
     kind: ClassVar[str] = "defensive"
+    schema: ClassVar[Schema] = Schema(
+        {"epsilon": Real(0, 1, inside=True), "base": Part(), "prior": Maybe(Part())},
+        {"base.*": Array({"*": ANY}, "any"), "prior.*": Array({"*": ANY}, "any")},
+    )
     epsilon: float
     other_prior: LatentDistribution | None = None
 
@@ -121,9 +126,9 @@ class Defensive(Wrapper):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From the parts of the base and of the prior."""
-
-        def part(name: str) -> LatentDistribution:
-            inner = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-            return distribution.rebuild(config[name]["kind"], config[name]["config"], inner)
-
-        return cls(part("base"), float(config["epsilon"]), part("prior") if "prior" in config else None)
+        base = distribution.part("base", config["base"], tensors)
+        if config.get("prior") is None:
+            return cls(base, config["epsilon"])
+        prior = distribution.part("prior", config["prior"], tensors)
+        need("prior", prior.d == base.d, f"{base.d} dimensions, as the base has", prior.d)
+        return cls(base, config["epsilon"], prior)

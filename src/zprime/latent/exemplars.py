@@ -22,6 +22,7 @@ from zprime.latent.subset import Subset, at_random, k_medoids, npmle
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.facts import Chosen, CurvePoint, Setting
 from zprime.rng import fork
+from zprime.schema import FACTOR, FINITE, POSITIVE, WEIGHTS, Array, Real, Schema
 
 GRID = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 NPMLE_ROWS = 2000
@@ -40,6 +41,16 @@ class Exemplars(LatentDistribution):
     """
 
     kind: ClassVar[str] = "exemplars"
+    schema: ClassVar[Schema] = Schema(
+        {"bandwidth": Real(0, 1)},
+        {
+            "mean": Array({"n d": FINITE}),
+            "scale": Array({"n d": POSITIVE}),
+            "centre": Array({"d": FINITE}),
+            "tril": Array({"d": POSITIVE, "d d": FACTOR}),
+            "weights": Array({"n": WEIGHTS}, "real", optional=True),
+        },
+    )
     stores_rows: ClassVar[bool] = True
     mean: Float[Tensor, "n d"]
     scale: Float[Tensor, "n d"]

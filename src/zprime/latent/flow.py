@@ -14,10 +14,21 @@ from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, widths
 from zprime.latent.kind import About, Fit, Task
-from zprime.latent.network import NetworkDistribution, Whitening, build, by_rows, frozen, precise, skeleton
+from zprime.latent.network import (
+    HIDDEN,
+    TENSORS,
+    NetworkDistribution,
+    Whitening,
+    build,
+    by_rows,
+    frozen,
+    precise,
+    skeleton,
+)
 from zprime.latent.selection import Codes
 from zprime.results.facts import Chosen
 from zprime.rng import fork
+from zprime.schema import Schema, Text, Whole
 
 FLOWS = ("nsf", "maf")
 BINS = 8
@@ -100,6 +111,7 @@ class Flow(NetworkDistribution[Chain]):
     """`log r(z) = log N(e; 0, I) + log |det de/du| - log det L`, e = net(u), u = L^-1 (z - m) (see `Whitening`)."""
 
     kind: ClassVar[str] = "flow"
+    schema: ClassVar[Schema] = Schema({"flow": Text(FLOWS), "transforms": Whole(1, 1 << 12), "hidden": HIDDEN}, TENSORS)
     flow: str
     hidden: tuple[int, ...]
 
@@ -138,7 +150,9 @@ class Flow(NetworkDistribution[Chain]):
         """From the architecture and the weights."""
         whitening = Whitening.stored(tensors)
         flow, transforms, hidden = str(config["flow"]), int(config["transforms"]), tuple(config["hidden"])
-        net = skeleton(lambda: Chain(flow, whitening.d, transforms, hidden), tensors)
+        d = whitening.d
+        layers = (d, *hidden, d) if d > 1 else ()  # one dimension takes no network
+        net = skeleton(lambda: Chain(flow, d, transforms, hidden), tensors, *layers, times=transforms)
         return cls(net, whitening, flow, hidden)
 
 

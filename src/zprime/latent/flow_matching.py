@@ -14,10 +14,11 @@ from zprime.arrays import standard_log_prob
 from zprime.distribution import Density, LatentDistribution
 from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, some_codes
 from zprime.latent.kind import About, Fit, Outcome, Task
-from zprime.latent.network import NetworkDistribution, Whitening, build, by_rows, frozen, precise, skeleton
+from zprime.latent.network import TENSORS, NetworkDistribution, Whitening, build, by_rows, frozen, precise, skeleton
 from zprime.latent.selection import Codes
 from zprime.results.facts import Chosen
 from zprime.rng import fork
+from zprime.schema import FINITE, Array, Number, Schema, Whole
 
 WAVES = 6  # frequencies of the time features
 STEPS_TRIED = (8, 16, 32, 64)  # Runge-Kutta steps that are tried for the density
@@ -134,6 +135,10 @@ class FlowMatching(NetworkDistribution[Velocity]):
     """
 
     kind: ClassVar[str] = "flow-matching"
+    schema: ClassVar[Schema] = Schema(
+        {"steps": Whole(1, 1 << 14), "error": Number()},
+        {**TENSORS, "net.second.bias": Array({"width": FINITE}, "real")},
+    )
     density_of_kind: ClassVar[Density] = "estimate"
     steps: int
     error: float
@@ -172,7 +177,7 @@ class FlowMatching(NetworkDistribution[Velocity]):
         """From the weights, whose shapes give the architecture."""
         whitening = Whitening.stored(tensors)
         width = len(tensors["net.second.bias"])
-        net = skeleton(lambda: Velocity(whitening.d, width), tensors)
+        net = skeleton(lambda: Velocity(whitening.d, width), tensors, whitening.d, width, width, whitening.d)
         return cls(net, whitening, int(config["steps"]), float(config["error"]))
 
 

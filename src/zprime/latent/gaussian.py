@@ -17,6 +17,7 @@ from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 from zprime.latent.selection import Codes, best_epsilon, point, smallest_of_best
 from zprime.posteriors import Posteriors
 from zprime.results.facts import Chosen
+from zprime.schema import FACTOR, FINITE, POSITIVE, Array, Maybe, Real, Schema, need
 
 COVARIANCES = ("full", "diagonal", "low-rank")
 FLOOR = 1e-6  # of a dimension's variance, at least so much is left unexplained by the factors (Heywood cases)
@@ -31,6 +32,14 @@ class Gaussian(GaussianDistribution):
     """
 
     kind: ClassVar[str] = "gaussian"
+    schema: ClassVar[Schema] = Schema(
+        {"least_rows": Maybe(Real(0))},
+        {
+            "mean": Array({"d": FINITE}),
+            "scale_tril": Array({"d": POSITIVE, "d d": FACTOR}),
+            "factor": Array({"d r": FINITE}, optional=True),
+        },
+    )
     mean: Float[Tensor, " d"]
     scale_tril: Float[Tensor, "d d"] | Float[Tensor, " d"]
     factor: Float[Tensor, "d r"] | None = None
@@ -71,7 +80,11 @@ class Gaussian(GaussianDistribution):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From its tensors."""
-        return cls(tensors["mean"], tensors["scale_tril"], tensors.get("factor"), config["least_rows"])
+        r = cls(tensors["mean"], tensors["scale_tril"], tensors.get("factor"), config["least_rows"])
+        if r.factor is not None:
+            need("scale_tril", r.scale_tril.ndim == 1, "shape [d] beside a factor", list(r.scale_tril.shape))
+            _ = r.components  # raises where factor and standard deviations have no covariance in float64
+        return r
 
 
 def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:

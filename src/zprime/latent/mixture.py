@@ -20,6 +20,7 @@ from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress
 from zprime.results.facts import Chosen, Setting
 from zprime.rng import fork
+from zprime.schema import FACTOR, FINITE, LOG_WEIGHTS, POSITIVE, Array, Maybe, Real, Schema
 
 COMPONENTS = (2, 5, 10, 20, 50, 100, 200)
 """K that are tried where none is given."""
@@ -31,6 +32,14 @@ class Mixture(GaussianDistribution):
     """K Gaussians with full covariances (`scale_tril` [k, d, d]) or diagonal ones (`scale_tril` [k, d])."""
 
     kind: ClassVar[str] = "mixture"
+    schema: ClassVar[Schema] = Schema(
+        {"least_rows": Maybe(Real(0))},
+        {
+            "log_weight": Array({"k": LOG_WEIGHTS}),
+            "mean": Array({"k d": FINITE}),
+            "scale_tril": Array({"k d": POSITIVE, "k d d": FACTOR}),
+        },
+    )
     log_weight: Float[Tensor, " k"]
     mean: Float[Tensor, "k d"]
     scale_tril: Float[Tensor, "k d d"] | Float[Tensor, "k d"]

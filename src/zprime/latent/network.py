@@ -13,10 +13,20 @@ from zprime.arrays import blocks, check_matrix
 from zprime.distribution import LatentDistribution
 from zprime.latent.gaussian import moments
 from zprime.posteriors import Posteriors
+from zprime.schema import FACTOR, FINITE, Array, Items, Whole, enough
 
 ROWS = 1024  # points that a network sees at once where nothing is trained: its numbers stay in cache
 
 M = TypeVar("M", bound=nn.Module)
+
+TENSORS = {
+    "mean": Array({"d": FINITE}),
+    "scale_tril": Array({"d d": FACTOR}),
+    "net.*": Array({"*": FINITE}, "any"),
+}
+"""What `NetworkDistribution.tensors` gives, for the schemas of its kinds."""
+HIDDEN = Items(Whole(1, 1 << 20), 1, 64)
+"""Widths of hidden layers, for schemas."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +124,20 @@ def build(make: Callable[[], M], *, rng: torch.Generator) -> M:
         return make()
 
 
-def skeleton(make: Callable[[], M], tensors: Mapping[str, Tensor]) -> M:
+def skeleton(make: Callable[[], M], tensors: Mapping[str, Tensor], *widths: int, times: int = 1) -> M:
     """Make a network and give it stored weights, under the names `net.*`.
 
+    Args:
+        make: makes it.
+        tensors: where the weights are.
+        widths: of the layers of one network in it; it is not made if it has more weights than were stored.
+        times: how many such networks it has.
+
     Raises:
+        Refused: it has more weights than `tensors`.
         RuntimeError: names or shapes do not fit (`distribution.rebuild` turns it into an ArtifactError).
     """
+    enough(tensors, widths, times=times)
     net = build(make, rng=torch.Generator())
     net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}, strict=True)
     device = next(iter(tensors.values())).device

@@ -20,6 +20,7 @@ from zprime.latent.kind import About, Fit, Need, Outcome, Settings, Task
 from zprime.latent.product_of_experts import members
 from zprime.results.facts import Chosen
 from zprime.rng import fork
+from zprime.schema import FINITE, Array, Schema, Whole
 from zprime.vae import Decoder
 
 RHAT = 1.01  # Vehtari et al. 2021
@@ -32,6 +33,7 @@ class SharedNUTS(LatentDistribution):
     """Draws from p(z | X = D), all of D sharing one z, and no density: `sample` picks among them at random."""
 
     kind: ClassVar[str] = "shared-nuts"
+    schema: ClassVar[Schema] = Schema({"rows": Whole(1)}, {"draws": Array({"k d": FINITE})})
     density_of_kind: ClassVar[Density] = "none"
     only_shown: ClassVar[bool] = True
     draws: Float[Tensor, "k d"]

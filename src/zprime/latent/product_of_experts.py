@@ -14,6 +14,7 @@ from zprime.distribution import GaussianDistribution, LatentDistribution, need_s
 from zprime.errors import UsageError
 from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 from zprime.posteriors import Posteriors
+from zprime.schema import FINITE, POSITIVE, Array, Maybe, Real, Schema, Whole
 
 
 @final
@@ -28,6 +29,10 @@ class ProductOfExperts(GaussianDistribution):
     """
 
     kind: ClassVar[str] = "product-of-experts"
+    schema: ClassVar[Schema] = Schema(
+        {"rows": Whole(1), "least_rows": Maybe(Real(0))},
+        {"mean": Array({"d": FINITE}), "scale": Array({"d": POSITIVE})},
+    )
     only_shown: ClassVar[bool] = True
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, " d"]

@@ -15,10 +15,23 @@ from zprime.distribution import Density, LatentDistribution, need_standard
 from zprime.errors import UsageError
 from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, widths
 from zprime.latent.kind import About, Fit, Outcome, Task
-from zprime.latent.network import MLP, ROWS, NetworkDistribution, Whitening, build, by_rows, frozen, precise, skeleton
+from zprime.latent.network import (
+    HIDDEN,
+    MLP,
+    ROWS,
+    TENSORS,
+    NetworkDistribution,
+    Whitening,
+    build,
+    by_rows,
+    frozen,
+    precise,
+    skeleton,
+)
 from zprime.latent.selection import Codes
 from zprime.results.facts import Chosen, Setting
 from zprime.rng import fork, stream
+from zprime.schema import FINITE, Array, Number, Real, Schema, Text, Whole, need
 
 METHODS = ("rejection", "energy")
 BASES = ("gaussian", "prior")
@@ -83,6 +96,17 @@ class Resampled(NetworkDistribution[MLP]):
     """
 
     kind: ClassVar[str] = "resampled"
+    schema: ClassVar[Schema] = Schema(
+        {
+            "method": Text(METHODS),
+            "hidden": HIDDEN,
+            "proposals": Whole(2, 1 << 16),
+            "log_normaliser": Real(),
+            "log_normaliser_stderr": Number(),
+            "effective_proposals": Number(),
+        },
+        {**TENSORS, "log_sums": Array({"sets": FINITE}, "real", optional=True)},
+    )
     density_of_kind: ClassVar[Density] = "estimate"
     method: str
     hidden: tuple[int, ...]
@@ -185,7 +209,9 @@ class Resampled(NetworkDistribution[MLP]):
         """From the configuration and the weights."""
         base, method = Whitening.stored(tensors), str(config["method"])
         hidden = tuple(config["hidden"])
-        net = skeleton(lambda: MLP(base.d, hidden, 1), tensors)
+        wanted = "stored sums of sets for energy, none for rejection"
+        need("log_sums", (method == "energy") == ("log_sums" in tensors), wanted, sorted(tensors))
+        net = skeleton(lambda: MLP(base.d, hidden, 1), tensors, base.d, *hidden, 1)
         log_sums = tensors["log_sums"] if method == "energy" else torch.empty(0, dtype=torch.float64)
         numbers = (config["log_normaliser"], config["log_normaliser_stderr"], config["effective_proposals"])
         log_z, stderr, effective = (float(v) for v in numbers)

@@ -13,9 +13,21 @@ from zprime.arrays import LOG_2PI
 from zprime.distribution import Density, LatentDistribution
 from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, some_codes, widths
 from zprime.latent.kind import About, Fit, Task
-from zprime.latent.network import MLP, NetworkDistribution, Whitening, build, by_rows, frozen, precise, skeleton
+from zprime.latent.network import (
+    HIDDEN,
+    MLP,
+    TENSORS,
+    NetworkDistribution,
+    Whitening,
+    build,
+    by_rows,
+    frozen,
+    precise,
+    skeleton,
+)
 from zprime.results.facts import Chosen
 from zprime.rng import fork, stream
+from zprime.schema import LOG_SCALES, Array, Schema, Whole
 
 START = 0.5  # decoder scale at the start, in whitened units
 BOUND = 6.0  # of the log-scale of q(w|u), about its start
@@ -82,6 +94,10 @@ class TwoStage(NetworkDistribution[Second]):
     """
 
     kind: ClassVar[str] = "two-stage"
+    schema: ClassVar[Schema] = Schema(
+        {"hidden": HIDDEN, "draws": Whole(1, 1 << 16), "seed": Whole()},
+        {**TENSORS, "net.log_scale": Array({"d": LOG_SCALES}, "real")},
+    )
     density_of_kind: ClassVar[Density] = "bound"
     hidden: tuple[int, ...]
     draws: int
@@ -121,8 +137,9 @@ class TwoStage(NetworkDistribution[Second]):
     def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
         """From the architecture and the weights."""
         whitening, hidden = Whitening.stored(tensors), tuple(config["hidden"])
-        net = skeleton(lambda: Second(whitening.d, hidden), tensors)
-        return cls(net, whitening, hidden, int(config["draws"]), int(config.get("seed", SEED)))
+        d = whitening.d
+        net = skeleton(lambda: Second(d, hidden), tensors, d, *hidden, 2 * d)
+        return cls(net, whitening, hidden, int(config["draws"]), int(config["seed"]))
 
 
 @final

@@ -20,6 +20,7 @@ from zprime.latent.selection import Codes
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.facts import Chosen
 from zprime.rng import fork
+from zprime.schema import FINITE, LOG_WEIGHTS, POSITIVE, Array, Flag, Schema
 from zprime.statistics.kmeans import lloyd
 
 LLOYD = 10  # rounds of k-means for the starting rows
@@ -36,6 +37,10 @@ class Vamp(GaussianDistribution):
     """
 
     kind: ClassVar[str] = "vamp"
+    schema: ClassVar[Schema] = Schema(
+        {"learned": Flag()},
+        {"log_weight": Array({"k": LOG_WEIGHTS}), "mean": Array({"k d": FINITE}), "scale": Array({"k d": POSITIVE})},
+    )
     log_weight: Float[Tensor, " k"]
     mean: Float[Tensor, "k d"]
     scale: Float[Tensor, "k d"]
