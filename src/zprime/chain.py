@@ -16,6 +16,7 @@ from pathlib import Path
 from zprime import artifact, atomic
 from zprime.artifact import MANIFEST, Artifact, Manifest
 from zprime.errors import ArtifactError
+from zprime.schema.kinds import check_settings
 
 RUN = "run"
 STAGED = ".staged"
@@ -213,7 +214,5 @@ def _write(run: Path, artifacts: Mapping[str, list[str]], dropped: Mapping[str, 
 
 
 def _part(run: Artifact, name: str) -> Listed:
-    part = run.config.get(name)
-    if not isinstance(part, dict):
-        raise ArtifactError(f"{run.path}: its {MANIFEST} has no {name}; run the same command again, into a new folder")
-    return {str(n): [str(h) for h in hashes] for n, hashes in part.items()}
+    check_settings(run.path, RUN, run.config)
+    return {str(n): [str(h) for h in hashes] for n, hashes in run.config[name].items()}

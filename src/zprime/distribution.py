@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime import artifact, schema
+from zprime import artifact
 from zprime.arrays import check_matrix, standard_log_prob
 from zprime.as_torch import TorchDistribution
 from zprime.components import Diagonal, Full, Tilted
 from zprime.errors import UsageError
+from zprime.schema import FINITE, LARGEST, LATENTS, Array, Real, Refused, Schema, Whole, guarded, need
 
 Density = Literal["exact", "bound", "estimate", "none"]
 """What `log_prob` is.
@@ -44,7 +45,7 @@ class LatentDistribution(ABC):
     """Whether the kind stores rows one by one by its definition, however it is fitted."""
     only_shown: ClassVar[bool] = False
     """Whether it is there for the answer to the question only: no verdict may choose it."""
-    schema: ClassVar[schema.Schema] = schema.Schema(tensors={"*": schema.Array({"*": schema.FINITE}, "any")})
+    schema: ClassVar[Schema] = Schema(tensors={"*": Array({"*": FINITE}, "any")})
     """What `config()` and `tensors()` hold; checked before `rebuild` is called."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -191,9 +192,7 @@ class Prior(GaussianDistribution):
     """
 
     kind: ClassVar[str] = "prior"
-    schema: ClassVar[schema.Schema] = schema.Schema(
-        {"dim": schema.Whole(1, schema.LATENTS), "tau": schema.Real(1 / schema.LARGEST)}
-    )
+    schema: ClassVar[Schema] = Schema({"dim": Whole(1, LATENTS), "tau": Real(1 / LARGEST)})
     dim: int
     tau: float = 1.0
 
@@ -268,9 +267,9 @@ def rebuild(
     Raises:
         ArtifactError: unknown kind, or parts that it does not have or that do not fit together.
     """
-    with schema.guarded(where, "fit it again"):
+    with guarded(where, "fit it again"):
         deep = _depth({name: value for name, value in config.items() if name != "fit"})
-        schema.need("config", deep <= 2 * NESTED, f"at most {NESTED} distributions inside each other", deep // 2)
+        need("config", deep <= 2 * NESTED, f"at most {NESTED} distributions inside each other", deep // 2)
         return part("", {"kind": kind, "config": config}, tensors)
 
 
@@ -288,10 +287,10 @@ def part(name: str, described: Mapping[str, Any], tensors: Mapping[str, Tensor])
     kind, config = described["kind"], described["config"]
     own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")} if name else tensors
     try:
-        schema.need("kind", kind in REGISTRY, f"one of {', '.join(sorted(REGISTRY))}", kind)
+        need("kind", kind in REGISTRY, f"one of {', '.join(sorted(REGISTRY))}", kind)
         REGISTRY[kind].schema.check(config, own)
         return REGISTRY[kind].rebuild(config, own)
-    except schema.Refused as error:
+    except Refused as error:
         raise error.inside(name or kind) from error
 
 

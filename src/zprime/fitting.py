@@ -12,7 +12,7 @@ from torch import Tensor
 from zprime import artifact, chain, latent
 from zprime.data.duplicates import EQUAL, POSTERIOR, check_duplicates, duplicates_of, found, sentence
 from zprime.distribution import LatentDistribution, Prior, is_standard
-from zprime.errors import ArrayError, ArtifactError
+from zprime.errors import ArrayError
 from zprime.latent import Active, settings_for
 from zprime.latent.active import active_dimensions, restrict
 from zprime.latent.defensive import has_candidate
@@ -171,16 +171,17 @@ def load_fit(path: Path) -> Fit[LatentDistribution]:
     """
     r = latent.load(path)
     stored = chain.read(path)
-    report = stored.config.get("fit", {})
-    try:
+    if "fit" not in stored.config:  # saved by itself
+        return Fit(r)
+    check_settings(path, stored.kind, stored.config)
+    report = stored.config["fit"]
+    with guarded(path, "fit it again"):
         return Fit(
             r,
-            Outcome(**report["outcome"]) if "outcome" in report else Outcome(),
-            report.get("trace", {}),
-            Chosen(**report.get("chosen", {})),
-            [CurvePoint(**point) for point in report.get("curve", [])],
+            Outcome(**report["outcome"]),
+            report["trace"],
+            Chosen(**report["chosen"]),
+            [CurvePoint(**point) for point in report["curve"]],
             stored.measured.get("seconds"),
-            report.get("described", {}),
+            report["described"],
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: what it says of its fit cannot be read ({error!r}); fit it again") from error

@@ -18,6 +18,8 @@ from zprime.arrays import check_finite, check_matrix
 from zprime.components import ancestral, choose
 from zprime.errors import ArrayError
 from zprime.kernels import DiagonalMixture, LabelledMixture
+from zprime.schema import guarded
+from zprime.schema.kinds import SHARD, check
 from zprime.statistics.format import size
 from zprime.tables import facts, to_html
 
@@ -326,18 +328,25 @@ class ShardedPosteriors(Posteriors):
             ArtifactError: missing, altered, or of another kind.
         """
         self.artifact = chain.read(path, "posteriors")
-        index = self.artifact.tensors("index.safetensors")
-        self.names: list[str] = list(self.artifact.config["shards"])
-        self.sizes: list[int] = list(self.artifact.config["sizes"])
-        self.n, self.d = int(self.artifact.config["n"]), int(self.artifact.config["d"])
+        config, index = self.artifact.config, self.artifact.tensors("index.safetensors")
+        check(path, "posteriors", config, index)
+        self.names: list[str] = config["shards"]
+        self.sizes: list[int] = config["sizes"]
+        self.n, self.d = config["n"], config["d"]
         self.row_ids = index["row_ids"]
         self.labels = index.get("labels")
         self.weights = index.get("weights")
 
     def shards(self) -> Iterator[Shard]:
-        """Each shard file, verified as it is read."""
+        """Each shard file, verified as it is read.
+
+        Raises:
+            ArtifactError: one is missing, altered, or holds something else than the settings say.
+        """
         start = 0
         for name, rows in zip(self.names, self.sizes, strict=True):
             tensors = self.artifact.tensors(name)
+            with guarded(self.artifact.path / name):
+                SHARD.check({"rows": rows, "d": self.d}, tensors)
             yield Shard(start, tensors["mean"], tensors["scale"])
             start += rows

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, chain, latent, threads, vae
+from torch import Tensor
+
+from zprime import artifact, chain, latent, sampling, threads, vae
 from zprime import data as datasets
 from zprime.artifact import Artifact
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
@@ -21,6 +23,8 @@ from zprime.posteriors import ShardedPosteriors
 from zprime.results.facts import ModelInfo
 from zprime.results.names import PRIOR, CandidateId
 from zprime.sampling import GenerativeModel
+from zprime.schema import guarded, need
+from zprime.schema.kinds import check, check_settings
 
 PLACES = ("", "posteriors", "latent", "seeds", "samples")
 """Folders of a run in which something is written beside its place."""
@@ -78,7 +82,9 @@ class RunFolder:
             command, *options = verb.split(" ", 1)
             words = " ".join([command, str(self.path), *options])
             raise ArtifactError(f"{self.path / name}: not there yet; run `zprime {words}` first, or `zprime run`")
-        return chain.check(self.path, name, kind)
+        found = chain.check(self.path, name, kind)
+        check_settings(found.path, found.kind, found.config)
+        return found
 
     @property
     def data(self) -> Artifact:
@@ -173,6 +179,17 @@ class RunFolder:
             self._rows = {s: dataset.rows(s) for s in SPLITS}
         return self._rows
 
+    def scaling(self) -> Mapping[str, Tensor]:
+        """Row ids of the splits, and `shift` and `scale` between the units of the data and those of the model.
+
+        Raises:
+            ArtifactError: they are missing, or fit no data.
+        """
+        data = self.data
+        tensors = data.tensors()
+        check(data.path, "data", data.config, tensors)
+        return tensors
+
     def context(self) -> Context:
         """Model and rows, for kinds whose fit needs them."""
         return Context(vae.load(self.model.path), self.rows["train"], self.rows["selection"])
@@ -183,6 +200,8 @@ class RunFolder:
         """The model, and how its training went."""
         trained = self.model.config
         settings, history = trained["vae"]["settings"], trained["history"]
+        with guarded(self.path / "model"):
+            need("epoch", trained["epoch"] <= len(history), f"one of {len(history)}", trained["epoch"])
         return ModelInfo(
             latents=settings["latents"],
             settings=settings,
@@ -242,8 +261,11 @@ class RunFolder:
                 f"from: expected one of {known}, or one of the fitted ones with a share of the prior, such as "
                 f"aggregated+p10 (10 %), got {name!r}"
             )
+        sampling.check_fits(r, model.latents, where=self.path / "latent" / wanted.name)
         if wanted.percent:
             r = latent.Defensive(r, wanted.epsilon)
-        scaling, shape = self.data.tensors(), tuple(self.data.config["shape"])
+        scaling, shape = self.scaling(), tuple(self.data.config["shape"])
+        with guarded(self.data.path):
+            need("shape", shape == model.shape, f"{model.shape}, as the model has", shape)
         image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
         return GenerativeModel(r, model, scaling["shift"], scaling["scale"], image, self.copying(name))

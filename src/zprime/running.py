@@ -375,7 +375,7 @@ class Run:
             )
         self.threads.use(heavy=True)
         column, described = load_audit(self.path / "audit").data.weights, folder.data.config
-        rows, weights = datasets.new_rows(str(new_data), described, folder.data.tensors(), weights=column, seed=seed)
+        rows, weights = datasets.new_rows(str(new_data), described, folder.scaling(), weights=column, seed=seed)
         codes = encode(vae.load(folder.model.path), rows, progress=self.progress).gather()
         new = Split("new rows", codes if weights is None else codes.weighted(weights), groups=rows.groups)
         moved = drift(shipped, new, self._heldout(column), source=shipped.label, rng=stream(seed, "drift"))

@@ -17,6 +17,8 @@ from zprime.errors import UsageError
 from zprime.latent import rebuild
 from zprime.results.kept import kept
 from zprime.rng import fork, stream
+from zprime.schema import guarded, need
+from zprime.schema.kinds import check
 from zprime.statistics.format import size
 from zprime.tables import facts, to_html
 from zprime.vae import Decoder, decoded
@@ -224,18 +226,23 @@ def load(path: str | Path) -> GenerativeModel:
         ArtifactError: missing, altered, or of another kind.
     """
     source = chain.read(path, "generator")
-    tensors = source.tensors()
-    decoder = vae.rebuild_decoder(source.config["vae"], _part(tensors, "decoder."), where=source.path)
-    latent = source.config["latent"]
-    image = source.config["image"]
+    config, tensors = source.config, source.tensors()
+    check(path, "generator", config, tensors)
+    decoder = vae.rebuild_decoder(config["vae"], _part(tensors, "decoder."), where=path)
+    described, image = config["latent"], config["image"]
+    r = rebuild(described["kind"], described["config"], _part(tensors, "latent."), where=path)
+    check_fits(r, decoder.latents, where=path)
+    with guarded(path):
+        need("holds_training_rows", config["holds_training_rows"] == r.holds_rows, "what latent says", not r.holds_rows)
     return GenerativeModel(
-        rebuild(latent["kind"], latent["config"], _part(tensors, "latent.")),
-        decoder,
-        tensors["shift"],
-        tensors["scale"],
-        None if image is None else tuple(image),
-        str(source.config.get("copying", "untested")),
+        r, decoder, tensors["shift"], tensors["scale"], None if image is None else tuple(image), config["copying"]
     )
+
+
+def check_fits(latent: LatentDistribution, latents: int, *, where: Path | str) -> None:
+    """Raise `ArtifactError` where a latent distribution has another dimension than the decoder takes."""
+    with guarded(where):
+        need("latent", latent.d == latents, f"{latents} dimensions, as the decoder takes", latent.d)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ the same parameters, bit for bit, as one that was not.
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from zprime.data import Rows
 from zprime.errors import ArrayError, NumericalError, UsageError
 from zprime.progress import Progress, silent
 from zprime.rng import stream
+from zprime.schema import guarded, need
+from zprime.schema.kinds import check
 from zprime.vae import VAE
 
 log = logging.getLogger("zprime")
@@ -288,19 +290,35 @@ def _resume(folder: Path | None, key: str, vae: VAE, optimiser: torch.optim.Opti
         log.info("checkpoint in %s is of other settings or data: training starts anew", folder)
         return None
     tensors = saved.tensors()
-    vae.load_state_dict({k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")})
+    check(folder, "checkpoint", saved.config, tensors)
     parameters = [p.detach() for group in optimiser.param_groups for p in group["params"]]
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("adam."):
-            _, i, slot = name.split(".")
-            like = parameters[int(i)]
-            # fused Adam walks through memory: its moments must lie as the parameter does (channels_last)
-            laid = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
-            slots.setdefault(int(i), {})[slot] = laid
-    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+    with guarded(folder, "delete it to train anew"):
+        _check_state(tensors, vae, parameters)
+        vae.load_state_dict({k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")})
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, i, slot = name.split(".")
+                like = parameters[int(i)]
+                # fused Adam walks through memory: its moments must lie as the parameter does (channels_last)
+                laid = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
+                slots.setdefault(int(i), {})[slot] = laid
+        optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
     log.info("training goes on after epoch %d", saved.config["epoch"])
-    return _State(int(saved.config["epoch"]), int(saved.config["best_epoch"]), list(saved.config["history"]), tensors)
+    return _State(saved.config["epoch"], saved.config["best_epoch"], saved.config["history"], tensors)
+
+
+def _check_state(tensors: Mapping[str, Tensor], vae: VAE, parameters: Sequence[Tensor]) -> None:
+    """Raise `Refused` for names or shapes that are not those of this network and its Adam."""
+    wanted = {f"{which}.{k}": v.shape for which in ("now", "best") for k, v in vae.state_dict().items()}
+    if any(name.startswith("adam.") for name in tensors):
+        for i, p in enumerate(parameters):
+            wanted |= {f"adam.{i}.exp_avg": p.shape, f"adam.{i}.exp_avg_sq": p.shape, f"adam.{i}.step": torch.Size()}
+    need("tensors", wanted.keys() == tensors.keys(), "those of this network", sorted(wanted.keys() ^ tensors.keys()))
+    for name, value in tensors.items():
+        need(name, value.shape == wanted[name], f"shape {list(wanted[name])}", list(value.shape))
+        if name.startswith("adam.") and not name.endswith("exp_avg"):
+            need(name, value.numel() == 0 or bool(value.min() >= 0), "numbers from 0", float(value.min()))
 
 
 def _fingerprint(rows: Rows) -> str:

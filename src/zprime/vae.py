@@ -12,8 +12,11 @@ from torch.distributions import Distribution
 
 from zprime import chain, likelihoods, memory, networks
 from zprime.arrays import blocks, standard_kl
-from zprime.errors import ArtifactError, UsageError
+from zprime.errors import UsageError
 from zprime.rng import fork, stream
+from zprime.schema import Schema, guarded, need
+from zprime.schema.kinds import VAE as VAE_SCHEMA
+from zprime.schema.kinds import WEIGHTS_OF_VAE
 
 
 @runtime_checkable
@@ -204,14 +207,19 @@ def rebuild_decoder(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *,
 def _rebuild(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: Path | str, change: Callable[[VAE], None]
 ) -> VAE:
-    try:
-        settings = dict(config["settings"])
-        settings["hidden"] = tuple(settings["hidden"])
-        model = VAE.build(tuple(config["shape"]), VAESettings(**settings))
+    with guarded(f"{where}: weights and settings", "train it again"):
+        Schema({"vae": VAE_SCHEMA}, WEIGHTS_OF_VAE).check({"vae": config}, tensors)
+        settings = VAESettings(**{**config["settings"], "hidden": tuple(config["settings"]["hidden"])})
+        shape = tuple(config["shape"])
+        with torch.device("meta"):  # shapes only: a network that was not stored takes no memory
+            outline = VAE.build(shape, settings)
+        change(outline)
+        for name, weights in outline.state_dict().items():
+            found = tensors[name].shape if name in tensors else None
+            need(name, weights.shape == found, f"shape {list(weights.shape)}", found and list(found))
+        model = VAE.build(shape, settings)
         change(model)
         model.load_state_dict(dict(tensors), strict=True)
-    except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
-        raise ArtifactError(f"{where}: weights and settings do not fit together ({error})") from error
     return model.eval().requires_grad_(requires_grad=False)
 
 

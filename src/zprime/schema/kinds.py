@@ -1,0 +1,265 @@
+"""The schemas of the kinds of artefacts that are no latent distributions."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zprime.schema import (
+    ANY,
+    FINITE,
+    LATENTS,
+    LOG_SCALES,
+    MOST,
+    POSITIVE,
+    ROW_IDS,
+    WEIGHTS,
+    Array,
+    Flag,
+    Items,
+    Maybe,
+    Named,
+    Number,
+    Part,
+    Plain,
+    Real,
+    Record,
+    Schema,
+    Sizes,
+    Text,
+    Whole,
+    guarded,
+    need,
+)
+
+SHA256 = Text(pattern="[0-9a-f]{64}")
+NAME = r"(?!\.)[^/\\\x00]{1,255}"
+"""Part of a path: not empty, nothing hidden, no separator."""
+PATH = rf"{NAME}(/{NAME}){{0,2}}"
+"""Of an artefact in the folder of its run."""
+FILE = Text(pattern="[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+SPLITS = ("train", "selection", "heldout")
+COPYING = Text(("passes", "copies", "untested"))
+
+RUN = Schema({"artifacts": Named(Items(SHA256, 1), PATH), "dropped": Named(Items(SHA256), PATH)})
+
+VAE = Record(
+    {
+        "shape": Items(Whole(1, MOST), 1, 8),
+        "settings": Record(
+            {
+                "latents": Whole(1, LATENTS),
+                "network": Text(("mlp", "conv")),
+                "likelihood": Text(("gaussian", "bernoulli")),
+                "scale": Real(0),
+                "hidden": Items(Whole(1, MOST), 0, 64),
+                "width": Whole(1, MOST),
+            }
+        ),
+    }
+)
+EPOCH = Record({"beta": Real(0), "loss": Number(), "selection": Number()})
+WEIGHTS_OF_VAE = {
+    "likelihood.log_scale": Array({"": LOG_SCALES}, "real", optional=True),
+    "*": Array({"*": FINITE}, "real"),
+}
+"""Their names and shapes are compared with those of the network, before it takes any memory (`vae.rebuild`)."""
+
+
+def _data(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
+    _shapes(tensors, config["shape"])
+    ids = [tensors[f"ids.{s}"] for s in SPLITS]
+    need("ids", len(torch.cat(ids).unique()) == sum(map(len, ids)), "every row in one split", [len(i) for i in ids])
+    need("sizes", config["sizes"] == dict(zip(SPLITS, map(len, ids), strict=True)), "as many as ids", config["sizes"])
+
+
+def _shapes(tensors: Mapping[str, Tensor], shape: list[int]) -> None:
+    for name in ("shift", "scale"):
+        need(name, list(tensors[name].shape) == shape, f"shape {shape}, that of a row", list(tensors[name].shape))
+
+
+SCALING = {"shift": Array({"*": FINITE}, "real"), "scale": Array({"*": POSITIVE}, "real")}
+DATA = Schema(
+    {
+        "settings": Record(
+            {
+                "data": Text(),
+                "selection": Real(0, 1, inside=True),
+                "heldout": Real(0, 1, inside=True),
+                "limit": Whole(),
+                "binarise": Flag(),
+                "split_seed": Maybe(Whole(-(1 << 62))),
+                "group": Text(),
+                "aside": Text(),
+                "keep_duplicates": Flag(),
+            }
+        ),
+        "seed": Whole(-(1 << 62)),
+        "name": Text(),
+        "shape": Items(Whole(1, MOST), 1, 8),
+        "sizes": Record({s: Whole(1) for s in SPLITS}),
+        "content": SHA256,
+        "duplicates": Named(
+            Record({"count": Whole(), "rows": Whole(), "ids": Items(Whole()), "kept": Flag()}), "selection|heldout"
+        ),
+        "bytes": Whole(),
+        "columns": Maybe(Items(Text())),
+    },
+    {**SCALING, **{f"ids.{s}": Array({f"rows_of_{s}": ROW_IDS}, "int64") for s in SPLITS}},
+    _data,
+)
+MODEL = Schema(
+    {
+        "vae": VAE,
+        "training": Record(
+            {
+                "epochs": Whole(),
+                "batch": Whole(1),
+                "lr": Real(0),
+                "beta": Real(0),
+                "warmup": Real(0, 1),
+                "patience": Whole(),
+            }
+        ),
+        "epoch": Whole(1),
+        "history": Items(EPOCH, 1),
+        "stopped": Text(),
+    },
+    WEIGHTS_OF_VAE,
+)
+
+
+def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
+    epochs, best = len(config["history"]), config["best_epoch"]
+    need("epoch", config["epoch"] == epochs, f"{epochs}, as many as history has", config["epoch"])
+    need("best_epoch", best <= epochs and (best > 0 or not epochs), f"an epoch up to {epochs}", best)
+
+
+CHECKPOINT = Schema(
+    {"epoch": Whole(), "best_epoch": Whole(), "history": Items(EPOCH)}, {"*": Array({"*": FINITE}, "real")}, _checkpoint
+)
+
+
+def _posteriors(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
+    shards, rows = config["shards"], config["sizes"]
+    need("shards", len(set(shards)) == len(shards), "different files", shards)
+    need("sizes", sum(rows) == config["n"], f"numbers that sum to n = {config['n']}", rows)
+
+
+POSTERIORS = Schema(
+    {
+        "split": Maybe(Text()),
+        "n": Whole(1, size="n"),
+        "d": Whole(1, LATENTS),
+        "shards": Items(FILE, 1, size="shards"),
+        "sizes": Items(Whole(1), 1, size="shards"),
+    },
+    {
+        "row_ids": Array({"n": ROW_IDS}, "int64"),
+        "labels": Array({"n": ANY}, "int64", optional=True),
+        "weights": Array({"n": WEIGHTS}, "real", optional=True),
+    },
+    _posteriors,
+)
+SHARD = Schema(
+    {"rows": Whole(1, size="rows"), "d": Whole(1, size="d")},
+    {"mean": Array({"rows d": FINITE}), "scale": Array({"rows d": POSITIVE})},
+)
+"""One file of posteriors, with the rows that `sizes` says it has."""
+
+
+def _generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
+    shape, image = config["vae"]["shape"], config["image"]
+    _shapes(tensors, shape)
+    need("image", image is None or (image == shape and len(shape) == 3 and shape[0] in (1, 3)), f"{shape}", image)
+    unfit = config["copying"] == "copies"
+    need("unfit_to_publish", config["unfit_to_publish"] == unfit, f"{unfit}, as copying says", not unfit)
+
+
+GENERATOR = Schema(
+    {
+        "vae": VAE,
+        "latent": Part(),
+        "image": Maybe(Items(Whole(1, MOST), 3, 3)),
+        "holds_training_rows": Flag(),
+        "least_rows": Maybe(Real(0)),
+        "copying": COPYING,
+        "unfit_to_publish": Flag(),
+        "says": Text(),
+    },
+    {
+        **SCALING,
+        "decoder.likelihood.log_scale": Array({"": LOG_SCALES}, "real", optional=True),
+        "decoder.*": Array({"*": FINITE}, "real"),
+        "latent.*": Array({"*": ANY}, "any"),
+    },
+    _generator,
+)
+FIT = Record(
+    {
+        "outcome": Record({"ok": Flag(), "message": Text()}),
+        "chosen": Record(
+            {
+                "epsilon": Maybe(Real(0, 1, inside=True)),
+                "gain": Maybe(Number()),
+                "active": Maybe(Items(Whole(0, LATENTS), 1)),
+                "weights": Text(),
+                "settings": Named(Plain()),
+            }
+        ),
+        "curve": Items(
+            Record(
+                {
+                    "setting": Text(),
+                    "value": Number(),
+                    "bytes": Whole(),
+                    "epsilon": Real(0, 1),
+                    "gain": Number(),
+                    "stderr": Maybe(Number()),
+                }
+            )
+        ),
+        "trace": Named(Items(Number())),
+        "settings": Record({"kind": Text()}),
+        "described": Named(Plain()),
+    }
+)
+"""How the fit of a latent distribution went."""
+AUDIT = Schema(
+    {"verdict": Text(), "choice": Text(pattern=NAME), "copying": Named(COPYING, NAME)},
+    {"*": Array({"*": ANY}, "any")},
+)
+KINDS = {
+    "run": RUN,
+    "data": DATA,
+    "model": MODEL,
+    "posteriors": POSTERIORS,
+    "audit": AUDIT,
+    "drift": Schema(),
+    "seeds": Schema({"audits": Named(Text(), r"-?[0-9]{1,20}")}),
+    "generator": GENERATOR,
+    "checkpoint": CHECKPOINT,
+}
+
+
+def check_settings(where: Path | str, kind: str, config: Mapping[str, Any]) -> None:
+    """Compare the settings of an artefact with what its kind has; those of a fit with what is told of fits.
+
+    Raises:
+        ArtifactError: one is missing, or is another.
+    """
+    wanted = Schema({"fit": FIT}) if kind.startswith("latent/") else KINDS.get(kind, Schema())
+    with guarded(where):
+        wanted.settings(config)
+
+
+def check(where: Path | str, kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Compare settings and tensors with what the kind has.
+
+    Raises:
+        ArtifactError: one is missing, or is another.
+    """
+    with guarded(where):
+        KINDS[kind].check(config, tensors)
