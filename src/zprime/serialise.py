@@ -9,6 +9,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
+NOT_FINITE = ("nan", "inf", "-inf")
+
 
 def to_jsonable(value: Any) -> Any:
     """Dictionaries, lists, strings and numbers; JSON has no infinity or NaN: they become strings that float() reads."""
@@ -45,20 +47,50 @@ def _read(hint: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in inner:
             return None
-        kinds = [t for t in inner if t is not type(None)]
-        return _read(kinds[0], value) if len(kinds) == 1 else value  # several kinds of plain values: as JSON has it
+        return _one_of([t for t in inner if t is not type(None)], value)
     if (dataclasses.is_dataclass(hint) or origin is dict) and not isinstance(value, Mapping):
         raise TypeError(f"expected names and values for {hint}, got {value!r:.80}")
     if dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint)
+        other = value.keys() - hints.keys()
+        if other:
+            raise TypeError(f"{hint.__name__}: expected {', '.join(hints)}, got {sorted(map(str, other))[0]!r:.80}")
         return hint(**{k: _read(hints[k], v) for k, v in value.items()})  # type: ignore[operator]
     if origin is dict:
         return {_key(inner[0], k): _read(inner[1], v) for k, v in value.items()}
     if origin in (list, tuple):
+        if not isinstance(value, list):
+            raise TypeError(f"expected a list, got {value!r:.80}")
         return origin(_read(inner[0], v) for v in value)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
-    return float(value) if hint is float else value
+    return _plain(hint, value)
+
+
+def _one_of(hints: list[Any], value: Any) -> Any:
+    """What the first type that fits makes of a value; of plain ones each takes its own only."""
+    for hint in hints[:-1]:
+        try:
+            return _read(hint, value)
+        except (KeyError, TypeError, ValueError):
+            continue
+    return _read(hints[-1], value)
+
+
+def _plain(hint: Any, value: Any) -> Any:
+    """A truth value, number or text, of that type and no other; `float` also takes what `to_jsonable` makes of NaN.
+
+    Raises:
+        TypeError: it is of another type.
+    """
+    if hint is float and value in NOT_FINITE:
+        return float(value)
+    if hint in (bool, int, str, float):
+        taken = (int, float) if hint is float else hint
+        if not isinstance(value, taken) or (isinstance(value, bool) and hint is not bool):
+            raise TypeError(f"expected {hint.__name__}, got {type(value).__name__}")
+        return float(value) if hint is float else value
+    return value
 
 
 def _key(hint: Any, text: str) -> Any:

@@ -128,7 +128,7 @@ class Defensive(Wrapper):
         """From the parts of the base and of the prior."""
         base = distribution.part("base", config["base"], tensors)
         if config.get("prior") is None:
-            return cls(base, config["epsilon"])
+            return cls(base, float(config["epsilon"]))
         prior = distribution.part("prior", config["prior"], tensors)
         need("prior", prior.d == base.d, f"{base.d} dimensions, as the base has", prior.d)
-        return cls(base, config["epsilon"], prior)
+        return cls(base, float(config["epsilon"]), prior)

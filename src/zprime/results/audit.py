@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from zprime import artifact, chain, serialise
-from zprime.errors import ArtifactError
+from zprime.errors import ArtifactError, UsageError
 from zprime.results.drift import Drift
 from zprime.results.drift import of_run as drift_of_run
 from zprime.results.entries import Entry, Score, Scores
@@ -23,6 +23,8 @@ from zprime.results.seeds import Seeds, of_run
 from zprime.results.settings import AuditSettings
 from zprime.results.thresholds import THRESHOLDS, Thresholds
 from zprime.results.verdicts import Verdict, worst
+from zprime.schema import FAULTS, guarded, need
+from zprime.schema.kinds import check
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import explained, size
 from zprime.tables import Cell, Column, Row, Style, Table, to_html, to_text
@@ -258,11 +260,15 @@ def load(path: str | Path) -> Audit:
         audit = serialise.from_jsonable(Audit, {**json.loads(stored.content(file.name)), "tensors": {}})
         audit = _together(audit, stored.measured)
         _check_names(audit)
-    except (KeyError, TypeError, ValueError) as error:
+    except (*FAULTS, UsageError) as error:
         raise ArtifactError(f"{file}: made by another version of zprime ({error}); audit the run again") from error
+    tensors = stored.tensors()
+    check(stored.path, "audit", stored.config, tensors)
+    with guarded(stored.path, "audit the run again"):
+        need("choice", stored.config["choice"] == audit.shipped, f"{audit.shipped}, as {file.name} says", "another")
     run = stored.path.parent
     moved = drift_of_run(run, audit=stored.hash)
-    return replace(audit, tensors=stored.tensors(), drift=moved, seeds=of_run(run, seed=audit.seed, audit=stored.key))
+    return replace(audit, tensors=tensors, drift=moved, seeds=of_run(run, seed=audit.seed, audit=stored.key))
 
 
 def _check_names(audit: Audit) -> None:

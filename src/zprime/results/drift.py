@@ -7,6 +7,7 @@ from pathlib import Path
 from zprime import artifact, chain, serialise
 from zprime.artifact import Artifact, Manifest
 from zprime.errors import ArtifactError
+from zprime.schema import FAULTS
 from zprime.statistics.estimate import Estimate
 
 KIND = PLACE = "drift"
@@ -95,7 +96,7 @@ def of_run(run: Path, *, audit: str) -> Drift | None:
         return None
     try:
         return serialise.from_jsonable(Drift, json.loads(stored.content(FILE)))
-    except (KeyError, TypeError, ValueError) as error:
+    except FAULTS as error:
         raise ArtifactError(
             f"{path}: made by another version of zprime ({error}); run `zprime audit --new-data` again"
         ) from error

@@ -9,6 +9,8 @@ from zprime import artifact, chain, serialise
 from zprime.artifact import Artifact, Manifest
 from zprime.errors import ArtifactError
 from zprime.results.names import Gain
+from zprime.schema import FAULTS
+from zprime.schema.kinds import check_settings
 from zprime.statistics.estimate import Estimate
 
 KIND = "seeds"
@@ -118,7 +120,8 @@ def of_run(run: Path, *, seed: int, audit: str) -> Seeds | None:
     if not artifact.is_artifact(path):
         return None
     stored = chain.read(path, KIND)
-    audits = stored.config.get("audits", {})
+    check_settings(path, KIND, stored.config)
+    audits = stored.config["audits"]
     if not audit or audits.get(str(seed)) != audit:
         return None
     for other in audits:
@@ -127,7 +130,7 @@ def of_run(run: Path, *, seed: int, audit: str) -> Seeds | None:
     file = path / "seeds.json"
     try:
         return serialise.from_jsonable(Seeds, json.loads(stored.content(file.name)))
-    except (KeyError, TypeError, ValueError) as error:
+    except FAULTS as error:
         raise ArtifactError(
             f"{file}: made by another version of zprime ({error}); give `zprime run` with --seeds again"
         ) from error

@@ -45,12 +45,13 @@ from zprime.schema.fields import (
     Text,
     Whole,
 )
-from zprime.schema.refusal import Found, Refused, enough, guarded, need
+from zprime.schema.refusal import FAULTS, Found, Refused, enough, guarded, need
 
 __all__ = [
     "ANY",
     "COUNTS",
     "FACTOR",
+    "FAULTS",
     "FINITE",
     "LARGEST",
     "LATENTS",

@@ -25,7 +25,7 @@ class Values:
     holds: Callable[[Tensor], bool]
 
 
-def _within(low: float, high: float) -> Callable[[Tensor], bool]:
+def _within(low: int | float, high: int | float) -> Callable[[Tensor], bool]:
     def holds(t: Tensor) -> bool:
         least, most = t.aminmax()  # one pass; NaN if there is any
         return bool(least >= low) and bool(most <= high)
@@ -68,7 +68,8 @@ class Array:
     """What a tensor may be.
 
     Attributes:
-        shapes: names of sizes with blanks between them -> what the values of such a tensor are; `*` for any shape.
+        shapes: names of sizes with blanks between them -> what the values of such a tensor are. `*` among them stands
+            for any size, and alone for any shape.
         dtype: see `Dtype`.
         optional: whether it may be missing.
     """
@@ -85,7 +86,7 @@ class Array:
             if shape != "*" and len(wanted) != tensor.ndim:
                 continue
             for axis, length in zip(wanted, tensor.shape, strict=False):
-                if shape != "*" and (length < 1 or sizes.setdefault(axis, length) != length):
+                if shape != "*" and (length < 1 or (axis != "*" and sizes.setdefault(axis, length) != length)):
                     known = ", ".join(f"{a} = {sizes[a]}" for a in dict.fromkeys(wanted) if a in sizes)
                     raise Refused(name, f"shape [{', '.join(wanted)}] with {known}", list(tensor.shape))
             if tensor.numel() and tensor.is_floating_point() | (self.dtype == "int64") and not values.holds(tensor):

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from zprime.schema.refusal import Found, Refused
 
@@ -20,6 +20,7 @@ Sizes = dict[str, int]
 """Name of a size -> the number that it has in one artefact."""
 
 
+@runtime_checkable
 class Field(Protocol):
     """What a setting may be."""
 
@@ -48,8 +49,8 @@ class Whole:
 class Real:
     """A finite number from `low` to `high`; `inside` leaves the two ends out."""
 
-    low: float = -LARGEST
-    high: float = LARGEST
+    low: int | float = -LARGEST
+    high: int | float = LARGEST
     inside: bool = False
 
     def check(self, name: str, value: object, sizes: Sizes) -> None:

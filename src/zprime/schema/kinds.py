@@ -227,9 +227,26 @@ FIT = Record(
     }
 )
 """How the fit of a latent distribution went."""
+
+
+def _audit(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
+    """Pictures of one size."""
+    for kind in ("grid.", "near."):
+        shapes = {tuple(t.shape[1:]) for name, t in tensors.items() if name.startswith(kind)}
+        need(f"{kind}*", len(shapes) <= 1, "rows of one shape", sorted(shapes))
+
+
 AUDIT = Schema(
     {"verdict": Text(), "choice": Text(pattern=NAME), "copying": Named(COPYING, NAME)},
-    {"*": Array({"*": ANY}, "any")},
+    {
+        "map.codes": Array({"codes latents": FINITE}, "real", optional=True),
+        "map.labels": Array({"codes": ANY}, "int64", optional=True),
+        "map.*": Array({"* latents": FINITE}, "real"),
+        "grid.*": Array({"*": FINITE}, "real"),
+        "near.*": Array({"*": FINITE}, "real"),
+        "*": Array({"*": ANY}, "any"),
+    },
+    _audit,
 )
 KINDS = {
     "run": RUN,
