@@ -184,7 +184,7 @@ def test_settings_and_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path
     config = {"vae": vae.describe(model)}
     change(config)
     artifact.write(tmp_path / "m", artifact.Manifest("model", config), tensors=model.state_dict())
-    with pytest.raises(ArtifactError, match="m: weights and settings do not fit together"):
+    with pytest.raises(ArtifactError, match="m: "):
         vae.load(tmp_path / "m")
 
 

@@ -122,7 +122,7 @@ class Items:
 
     def check(self, name: str, value: object, sizes: Sizes) -> None:
         """Raise `Refused` for another value."""
-        if not isinstance(value, list) or not self.least <= len(value) <= self.most:
+        if not isinstance(value, list | tuple) or not self.least <= len(value) <= self.most:
             raise Refused(name, f"a list of {self.least} to {self.most} values", value)
         if self.size:
             Whole(size=self.size).check(f"length of {name}", len(value), sizes)
