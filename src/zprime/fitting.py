@@ -22,6 +22,8 @@ from zprime.posteriors import MemoryPosteriors, Posteriors, Shard
 from zprime.progress import Progress, silent
 from zprime.results.facts import Chosen, CurvePoint
 from zprime.rng import fork, stream
+from zprime.schema import guarded
+from zprime.schema.kinds import check_settings
 
 log = logging.getLogger("zprime")
 

@@ -303,9 +303,10 @@ def _resume(folder: Path | None, key: str, vae: VAE, optimiser: torch.optim.Opti
                 # fused Adam walks through memory: its moments must lie as the parameter does (channels_last)
                 laid = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
                 slots.setdefault(int(i), {})[slot] = laid
+        history = [{name: float(value) for name, value in epoch.items()} for epoch in saved.config["history"]]
         optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
     log.info("training goes on after epoch %d", saved.config["epoch"])
-    return _State(saved.config["epoch"], saved.config["best_epoch"], saved.config["history"], tensors)
+    return _State(saved.config["epoch"], saved.config["best_epoch"], history, tensors)
 
 
 def _check_state(tensors: Mapping[str, Tensor], vae: VAE, parameters: Sequence[Tensor]) -> None:
