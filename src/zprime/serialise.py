@@ -54,7 +54,9 @@ def _read(hint: Any, value: Any) -> Any:
         hints = get_type_hints(hint)
         other = value.keys() - hints.keys()
         if other:
-            raise TypeError(f"{hint.__name__}: expected {', '.join(hints)}, got {sorted(map(str, other))[0]!r:.80}")
+            raise TypeError(
+                f"{getattr(hint, '__name__', hint)}: expected {', '.join(hints)}, got {sorted(map(str, other))[0]!r:.80}"
+            )
         return hint(**{k: _read(hints[k], v) for k, v in value.items()})  # type: ignore[operator]
     if origin is dict:
         return {_key(inner[0], k): _read(inner[1], v) for k, v in value.items()}
