@@ -55,7 +55,7 @@ def _read(hint: Any, value: Any) -> Any:
         other = value.keys() - hints.keys()
         if other:
             raise TypeError(
-                f"{getattr(hint, '__name__', hint)}: expected {', '.join(hints)}, got {sorted(map(str, other))[0]!r:.80}"
+                f"{getattr(hint, '__name__', hint)}: expected {', '.join(hints)}, got {min(map(str, other))!r:.80}"
             )
         return hint(**{k: _read(hints[k], v) for k, v in value.items()})  # type: ignore[operator]
     if origin is dict:
