@@ -36,6 +36,7 @@ __all__ = [
     "MANIFEST",
     "MEASURED",
     "SCHEMA",
+    "SOURCE",
     "TENSORS",
     "Artifact",
     "Manifest",
@@ -44,6 +45,7 @@ __all__ = [
     "is_artifact",
     "library_versions",
     "make_folder",
+    "note",
     "pack",
     "read",
     "read_bytes",
@@ -59,6 +61,8 @@ __all__ = [
 SCHEMA = 3
 TENSORS = "tensors.safetensors"
 MEASURED = "measured.json"
+SOURCE = "source"
+"""In `measured.json`: where the data lie."""
 LARGEST = 1 << 28
 """Bytes of a manifest; none of ours comes near."""
 FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
@@ -77,8 +81,9 @@ class Manifest:
         key: hash of everything that the artefact follows from; a stage with the same key uses the artefact again.
         seed: the seed that it was made with, if any.
         inputs: name -> hash of every artefact that it was made from.
-        measured: what the machine measured while it was made, e.g. seconds. It is written beside, in `measured.json`,
-            and no part of any hash: who makes the artefact again gets the same bits, but for this file.
+        measured: what the machine measured while it was made, e.g. seconds, and where on it things lie. It is written
+            beside, in `measured.json`, and no part of any hash: who makes the artefact again gets the same bits, but
+            for this file.
     """
 
     kind: str
@@ -86,7 +91,7 @@ class Manifest:
     key: str = ""
     seed: int | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
-    measured: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,10 +126,17 @@ class Artifact:
     @property
     def measured(self) -> dict[str, float]:
         """What the machine measured while it was made; empty where that was not kept."""
+        return {k: float(v) for k, v in self._beside().items() if isinstance(v, int | float)}
+
+    @property
+    def source(self) -> str:
+        """Where the data lie that it was made from; empty where that was not kept."""
+        return str(self._beside().get(SOURCE, ""))
+
+    def _beside(self) -> dict[str, Any]:
         try:
-            found = json.loads(read_regular(self.path / MEASURED, LARGEST))
-            return {str(k): float(v) for k, v in found.items() if isinstance(v, int | float)}
-        except (OSError, ValueError, AttributeError, RecursionError):
+            return dict(json.loads(read_regular(self.path / MEASURED, LARGEST)))
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError):
             return {}
 
     def tensors(self, name: str = TENSORS) -> dict[str, Tensor]:
@@ -261,8 +273,13 @@ def seal(folder: Path, manifest: Manifest, *, files: Mapping[str, str]) -> None:
         "versions": library_versions(),
     }
     if manifest.measured:
-        write_file(folder / MEASURED, (json.dumps(dict(manifest.measured), indent=1, sort_keys=True) + "\n").encode())
+        note(folder, manifest.measured)
     write_file(folder / MANIFEST, _text({**content, "sha256": digest(content)}))
+
+
+def note(folder: Path, measured: Mapping[str, float | str]) -> None:
+    """Write down beside an artefact what the machine measured, or where something lies."""
+    write_file(folder / MEASURED, (json.dumps(dict(measured), indent=1, sort_keys=True) + "\n").encode())
 
 
 def _text(content: Mapping[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ Where it was repeated with other seeds it also holds `seeds/<seed>`, which are r
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -159,7 +160,7 @@ class RunFolder:
         """
         if self._dataset is None:
             data = self.data
-            settings = DataSettings(**data.config["settings"])
+            settings = self._settings(data)
             dataset = datasets.load(settings, seed=int(data.seed or 0))
             if dataset.hash != data.config["content"]:
                 raise ArtifactError(
@@ -170,6 +171,21 @@ class RunFolder:
             self.keep(dataset)
             return dataset
         return self._dataset
+
+    def _settings(self, data: Artifact) -> DataSettings:
+        """What to read, from where it lies.
+
+        Raises:
+            ArtifactError: it is not there any more.
+        """
+        recorded = DataSettings(**data.config["settings"])
+        settings = replace(recorded, data=data.source or recorded.data)
+        if settings.data != "digits" and not Path(settings.data).exists():
+            raise ArtifactError(
+                f"{settings.data}: the data of the run {self.path} are not there any more; put them back, or say where "
+                f"they are: run the same `zprime train --data PATH --out {self.path}` again, which only notes the path"
+            )
+        return settings
 
     @property
     def rows(self) -> Mapping[str, Rows]:

@@ -57,12 +57,14 @@ class TrainStage:
         self.threads.use(heavy=False)
         training.check()  # what can be refused now is not refused after the data were read
         likelihoods.build(network.likelihood, scale=network.scale or None)
-        dataset = datasets.load(replace(data, data=_absolute(data.data)), seed=self.seed)
+        lies = _absolute(data.data)
+        dataset = datasets.load(replace(data, data=lies), seed=self.seed)
         network = network.resolve(dataset.shape)
         # how often progress is saved does not change the result
         settings = {name: value for name, value in asdict(training).items() if name != "checkpoint"}
         described = dataset.describe()
-        key = key_of(described, dataset.seed)
+        # nor does it matter where the data lie, or what their file is called: `content` says what they are
+        key = key_of({**described, "settings": {**described["settings"], "data": ""}, "name": ""}, dataset.seed)
         wanted = {
             "data": Wanted(key, {**described["settings"], "seed": dataset.seed, "content": described["content"][:12]}),
             "model": Wanted(
@@ -72,7 +74,7 @@ class TrainStage:
         start = Start(dataset, network, training, self.seed)
         self._make_room(wanted, start)
         self.folder.keep(dataset)
-        source = self._read(dataset, wanted["data"].key)
+        source = self._read(dataset, wanted["data"].key, lies)
         return self._train(source, start, settings, wanted["model"].key)
 
     def _make_room(self, wanted: Mapping[str, "Wanted"], start: "Start") -> None:
@@ -108,12 +110,17 @@ class TrainStage:
             f"{', '.join(names)}. Say --replace to do that (in Python: replace=True), or choose another folder (--out)"
         )
 
-    def _read(self, dataset: Dataset, key: str) -> Artifact:
+    def _read(self, dataset: Dataset, key: str, lies: str) -> Artifact:
+        place = {artifact.SOURCE: lies}
+
         def make(path: Path, key: str) -> Artifact:
-            manifest = Manifest("data", dataset.describe(), key, dataset.seed)
+            manifest = Manifest("data", dataset.describe(), key, dataset.seed, measured=place)
             return artifact.write(path, manifest, tensors=dataset.tensors())
 
-        return reuse_or_make(self.folder.path, "data", key, make, kind="data")
+        source = reuse_or_make(self.folder.path, "data", key, make, kind="data")
+        if source.source != lies:  # the same data, at another place or on another machine
+            artifact.note(source.path, place)
+        return source
 
     def _train(self, source: Artifact, start: "Start", settings: Mapping[str, object], key: str) -> VAE:
         checkpoint = self.folder.path / CHECKPOINT

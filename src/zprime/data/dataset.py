@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,7 @@ class Dataset:
     def describe(self) -> dict[str, Any]:
         """For a manifest: JSON-able."""
         return {
-            "settings": asdict(self.settings),
+            "settings": {**asdict(self.settings), "data": Path(self.settings.data).name},  # wherever they lie
             "seed": self.seed,
             "name": self.name,
             "shape": list(self.shape),

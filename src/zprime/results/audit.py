@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import Any
 
@@ -267,8 +268,18 @@ def load(path: str | Path) -> Audit:
     with guarded(stored.path, "audit the run again"):
         need("choice", stored.config["choice"] == audit.shipped, f"{audit.shipped}, as {file.name} says", "another")
     run = stored.path.parent
+    audit = replace(audit, command=_with_path(audit.command, run / "data"))
     moved = drift_of_run(run, audit=stored.hash)
     return replace(audit, tensors=tensors, drift=moved, seeds=of_run(run, seed=audit.seed, audit=stored.key))
+
+
+def _with_path(command: str, data: Path) -> str:
+    """The command with the path that leads to the data on this machine; as an artefact it has their name alone."""
+    if not artifact.is_artifact(data):
+        return command
+    found = artifact.read(data, "data")
+    name = str(found.config.get("settings", {}).get("data", ""))
+    return command.replace(f"--data {quote(name)} ", f"--data {quote(found.source)} ", 1) if found.source else command
 
 
 def _check_names(audit: Audit) -> None:
