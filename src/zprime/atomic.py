@@ -21,6 +21,9 @@ from pathlib import Path
 from zprime.errors import UsageError
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
+LEFT = re.compile(r"\.lock|\..+\.new-[0-9a-f]{8}")
+"""What a process leaves in a new folder that is killed before its first artefact is there."""
 YOUNG = 60.0  # seconds
 OURS = re.compile(r"\.(?P<name>.+)\.(?P<rest>(new|old)-[0-9a-f]{8})")
 """Names of what is written beside, as `_beside` and `write_file` make them."""
@@ -219,11 +222,11 @@ def sync(folder: Path) -> None:
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise `UsageError` unless `path` is free, empty, or an artefact of ours."""
+    """Raise `UsageError` unless `path` is free, empty but for what a killed process left, or an artefact of ours."""
     path = Path(path)
     if path.is_file():
         raise UsageError(f"{path}: expected a folder, got a file; choose another path")
-    if path.is_dir() and any(path.iterdir()) and not is_artifact(path):
+    if path.is_dir() and not is_artifact(path) and not all(LEFT.fullmatch(p.name) for p in path.iterdir()):
         raise UsageError(f"{path}: this folder holds files that zprime did not write; choose an empty or a new folder")
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from zprime.atomic import LOCK
 from zprime.errors import UsageError
 
 log = logging.getLogger("zprime")
-LOCK = ".lock"
 _held: dict[str, int] = {}
 _guard = threading.Lock()
 

@@ -154,6 +154,7 @@ class Run:
         artifact.check_replaceable(path)
         if artifact.is_artifact(path):
             return cls.open(path, progress=progress, threads=threads, replace=replace)
+        artifact.sweep(path)
         job = cls(RunFolder(path), progress=progress, threads=threads, replace=replace)
         with job.alone():
             return job
