@@ -94,6 +94,26 @@ def test_a_whole_chain_that_the_run_did_not_make_is_refused(run: Path, tmp_path:
         chain.read(run / "latent" / "s")
 
 
+@pytest.mark.parametrize("damage", ["cut", "format", "empty", "garbage"])
+def test_the_artefacts_of_a_run_whose_list_is_damaged_are_not_read_by_themselves(run: Path, damage: str) -> None:
+    file = run / "manifest.json"
+    whole = file.read_text()
+    file.write_text(
+        {"cut": whole[:-3], "format": whole.replace('"zprime"', '"zqrime"'), "empty": "", "garbage": "[1]"}[damage]
+    )
+    for name in ORDER:
+        with pytest.raises(ArtifactError, match=r"manifest\.json: (not a readable|its own SHA-256)"):
+            chain.read(run / name)
+
+
+def test_a_manifest_of_another_program_above_an_artefact_does_not_matter(run: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "manifest.json").write_text('{"name": "a web page", "config": {}}')
+    shutil.copytree(run / "generator", site / "generator")
+    assert chain.read(site / "generator").kind == "thing"
+
+
 def test_what_stands_on_an_older_artefact_leaves_with_it(run: Path) -> None:
     assert chain.below(run, "posteriors/train") == ["audit", "generator", "latent/r"]
     (run / "report.html").write_text("of the older one")

@@ -1,4 +1,4 @@
-"""Two undisturbed runs end in the same bits, wherever they and their data lie: what belongs to the machine is beside."""
+"""Two undisturbed runs end in the same bits, wherever they and their data lie; what is the machine's is beside."""
 
 import json
 import os

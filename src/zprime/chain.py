@@ -9,6 +9,7 @@ checks the whole chain.
 """
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -64,9 +65,29 @@ def read(path: str | Path, kind: str | None = None) -> Artifact:
         name = Path(*whole.parts[-up - 1 :]).as_posix()
         if name.startswith("."):  # still in the making
             break
-        if atomic.is_artifact(run) and artifact.read(run).kind == RUN:
+        if _is_run(run):
             return check(run, name, kind)
     return found
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run.
+
+    Raises:
+        ArtifactError: its manifest cannot be read, is damaged, or is of something else than a run, in which no artefact
+            lies. What is there may then not belong together. (A manifest that another program wrote is valid JSON, and
+            names none of what ours does.)
+    """
+    try:
+        content = json.loads(atomic.read_regular(folder / MANIFEST))
+        if content.get("format") != "zprime" and "artifacts" not in content.get("config", {}):
+            return False
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        pass  # told in words by what reads it
+    artifact.read(folder, RUN)
+    return True
 
 
 def check(run: Path, name: str, kind: str | None = None) -> Artifact:
