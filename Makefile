@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo check lint types layers test doctest test-slow browser docs cli-docs fashion picture question-pictures toy \
-	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation mutants bring bring-tests clean
+	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants bring bring-tests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -110,6 +110,12 @@ bench-generation: $(VENV)/.done  ## false alarms, coverage and power of the x' s
 	$(BIN)/python benchmarks/generation.py --seeds 200 --only fidelity differences verdict
 	$(BIN)/python benchmarks/generation.py --seeds 1000 --only copying labels drift
 	$(BIN)/python benchmarks/clearing.py --seeds 200
+
+chaos: $(VENV)/.done  ## docs/reliability.md: every call of the system fails once, runs are killed, files damaged; 15 minutes
+	$(BIN)/python tools/chaos
+
+chaos-short: $(VENV)/.done  ## some of each of these, in a minute
+	$(BIN)/python tools/chaos --short
 
 mutants: $(VENV)/.done  ## docs/tests.md: how many small changes of the code the tests notice; MUTANTS=50 for fewer, KEEP=1 after new tests; 35 minutes
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt cosmic-ray coverage

@@ -1,4 +1,4 @@
-"""The n-th call fails, for n = 1, 2, .. until the command does without it: then the same command ends with the same bits."""
+"""The n-th call fails, n = 1, 2, .. until a command does without it; the same command then ends with the same bits."""
 
 import hashlib
 from collections import Counter
@@ -71,12 +71,10 @@ def scenes(top: Path, data: Path) -> list[Scene]:
     done = step("report", audited.after, lambda w: verb("report", w / "run"), read=True)
     sampled = step("sample", done.after, lambda w: verb("sample", w / "run", "-n", "5"), read=True)
     exported = step("export", done.after, _export, read=True)
-    again = step(
-        "fit --replace", done.after, lambda w: verb("fit", w / "run", "--kinds", "mixture", "--set", "mixture.components=3", "--replace"), read=True
-    )  # fmt: skip
-    other = step(
-        "audit with other settings", done.after, lambda w: verb("audit", w / "run", *AUDIT, "--seed", "5"), read=True
-    )
+    more = ("--kinds", "mixture", "--set", "mixture.components=3", "--replace")
+    again = step("fit --replace", done.after, lambda w: verb("fit", w / "run", *more), read=True)
+    five = (*AUDIT, "--seed", "5")
+    other = step("audit with other settings", done.after, lambda w: verb("audit", w / "run", *five), read=True)
     retrained = step("train --replace", done.after, train(1, "--replace"), read=True)
     rerun = step("run --replace", done.after, whole(1, "--replace"), read=True)
     return [first, encoded, fitted, audited, done, sampled, exported, again, other, retrained, rerun]

@@ -60,12 +60,12 @@ class Faults:
         """The path of what a call is about, if it lies in the folder."""
         if isinstance(path, int):
             try:
-                whole = os.readlink(f"/proc/self/fd/{path}")
+                whole = str(Path(f"/proc/self/fd/{path}").readlink())
             except OSError:
                 return None
         else:
-            start = os.getcwd() if dir_fd is None else os.readlink(f"/proc/self/fd/{dir_fd}")
-            whole = os.path.normpath(os.path.join(start, os.fsdecode(path)))
+            start = Path.cwd() if dir_fd is None else Path(f"/proc/self/fd/{dir_fd}").readlink()
+            whole = os.path.normpath(start / os.fsdecode(path))
         return whole if whole == self.root or whole.startswith(self.root + os.sep) else None
 
     def install(self) -> None:

@@ -1,7 +1,8 @@
-"""A whole run that is killed at a moment or a call drawn by chance; two runs at once; readers while a run is replaced."""
+"""A whole run that is killed at a random moment or call; two runs at once; readers while a run is replaced."""
 
 import contextlib
 import hashlib
+import logging
 import os
 import random
 import signal
@@ -102,6 +103,7 @@ def together(data: Path, top: Path, rounds: int, seed: int) -> Tally:
 
 def watch(data: Path, top: Path, times: int) -> Tally:
     """Read a run again and again while another process replaces it."""
+    logging.getLogger("zprime").setLevel(logging.ERROR)
     tally, folder = Tally(), fresh(top / "watched", None)
     allowed: dict[str, set[str]] = {}
     for seed in (1, 0):

@@ -1,6 +1,6 @@
 """Operations of torch that find no memory: the n-th raises what torch's allocator does.
 
-This stands for allocations of tensors. Those of numpy, of Python itself and inside the compiled kernels are not counted.
+This stands for allocations of tensors. Those of numpy, of Python itself and inside the compiled kernels do not count.
 """
 
 import random

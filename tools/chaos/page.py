@@ -40,8 +40,9 @@ def table(calls: Tally, other: Tally, *, seed: int, seconds: float, kinds: Count
         f"| one call fails (EIO, ENOSPC) | {_n(modes['error'])} | {_same(calls, 'error')} |",
         f"| the process ends at a call, half of a write written | {_n(modes['kill'])} | {_same(calls, 'kill')} |",
         f"| the disk is full from a call on, then has room again | {_n(modes['full'])} | {_same(calls, 'full')} |",
-        f"| an operation of torch finds no memory | {_n(memory)} | {_n(ends['no memory: same bits by the same command'])} "
-        f"times the same bits by the same command; {_n(ends['no memory: ended cleanly'])} ended with a message |",
+        f"| an operation of torch finds no memory | {_n(memory)} | "
+        f"{_n(ends['no memory: same bits by the same command'])} times the same bits by the same command; "
+        f"{_n(ends['no memory: ended cleanly'])} ended with a message |",
         f"| readers (`sample`, `explain`, `report`) after these | {_n(sum(calls.readers.values()))} | "
         f"{_n(calls.readers['older or newer, whole'])} from the older or the newer run, whole; "
         f"{_n(calls.readers['refused'])} refused |",
@@ -87,7 +88,7 @@ def _same(calls: Tally, mode: str) -> str:
 
 
 def write(text: str, page: Path) -> Path:
-    """Put the figures between the markers of a page, or into a part of their own beside it where there is no such page."""
+    """Put the figures between the markers of a page, or into a part beside it where there is no such page."""
     content = page.read_text() if page.exists() else ""
     if BEGIN not in content or END not in content:
         page = page.with_name("reliability-chaos.part")
