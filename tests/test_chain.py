@@ -1,5 +1,6 @@
 """Artefacts of a run belong together: whoever reads one checks all it was made from, whatever a killed process left."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from zprime import artifact, atomic, chain
 from zprime.artifact import Artifact, Manifest
 from zprime.errors import ArtifactError, UsageError
-from zprime.stages import reuse_or_make
+from zprime.stages import NewFolder, reuse_or_make
 
 ORDER = ("data", "model", "posteriors/train", "latent/r", "audit", "generator")
 
@@ -214,3 +215,36 @@ def test_an_artefact_in_the_way_of_another_is_not_lost(run: Path) -> None:
     (run / "latent" / "theirs" / "thesis.tex").write_text("all of it")
     with pytest.raises(UsageError, match="this folder holds files that zprime did not write"):
         make(run, "latent/theirs", 0)
+
+
+def test_a_run_whose_manifest_cannot_be_read_for_once_keeps_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the disk must not look like a folder without a run, which would be started anew."""
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    real, calls = os.open, 0
+
+    def broken(path: object, *args: object, **kwargs: object) -> int:
+        nonlocal calls
+        calls += str(path).endswith("manifest.json")
+        if calls == at and str(path).endswith("manifest.json"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    ended = set()
+    for n in range(1, 12):
+        at, calls = n, 0
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", broken)
+            try:
+                with NewFolder(run, worth=("model",), scrap=("data",)).attempt():
+                    make(run, "data", 0)
+                ended.add("done")
+            except ArtifactError:
+                ended.add("refused")
+        assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    assert ended == {"done", "refused"}
+
+
+def test_folders_where_artefacts_were_made_go_though_one_of_them_is_gone_already(run: Path) -> None:
+    (run / chain.STAGED).mkdir()
+    make(run, "posteriors/train", 0, "model")
+    assert not (run / chain.STAGED).exists()

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from zprime.errors import UsageError
+from zprime.errors import ArtifactError, UsageError
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -27,6 +27,8 @@ LEFT = re.compile(r"\.lock|\..+\.new-[0-9a-f]{8}")
 YOUNG = 60.0  # seconds
 OURS = re.compile(r"\.(?P<name>.+)\.(?P<rest>(new|old)-[0-9a-f]{8})")
 """Names of what is written beside, as `_beside` and `write_file` make them."""
+NONE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG, errno.ENXIO)
+"""Errors that say that there is no such file, or something else than a file."""
 
 
 def write_file(file: Path, content: bytes) -> None:
@@ -231,10 +233,19 @@ def check_replaceable(path: Path) -> None:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether a zprime manifest lies in `path`."""
+    """Whether a zprime manifest lies in `path`.
+
+    Raises:
+        ArtifactError: there is a manifest, and the system cannot read it now: what must not be taken for none.
+    """
+    file = Path(path) / MANIFEST
     try:
-        return bool(json.loads(read_regular(Path(path) / MANIFEST)).get("format") == "zprime")
-    except (OSError, ValueError, AttributeError, RecursionError):
+        return bool(json.loads(read_regular(file)).get("format") == "zprime")
+    except OSError as error:
+        if error.errno in NONE:
+            return False
+        raise ArtifactError(f"{file}: cannot be read ({error.strerror}); run the same command again") from error
+    except (ValueError, AttributeError, RecursionError):
         return False
 
 

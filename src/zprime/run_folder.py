@@ -27,7 +27,7 @@ from zprime.sampling import GenerativeModel
 from zprime.schema import guarded, need
 from zprime.schema.kinds import check, check_settings
 
-PLACES = ("", "posteriors", "latent", "seeds", "samples")
+PLACES = ("", "data", "posteriors", "latent", "seeds", "samples")
 """Folders of a run in which something is written beside its place."""
 
 

@@ -6,6 +6,7 @@ A first stage that fails leaves nothing behind.
 
 import contextlib
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -71,11 +72,9 @@ def _clear(top: Path, staged: Path) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     for left in staged.parent.glob(f".{staged.name}.*"):
         shutil.rmtree(left, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        folder = staged.parent
-        while folder != top.parent:
+    for folder in (f for f in staged.parents if f.is_relative_to(top)):
+        with contextlib.suppress(OSError):  # not empty, or gone already
             folder.rmdir()
-            folder = folder.parent
 
 
 @final
@@ -99,12 +98,13 @@ class NewFolder:
         Raises:
             UsageError: it cannot be made here, or another process is writing in it.
         """
-        if not artifact.is_artifact(self.path):
+        # by its name, not by what it says: what is there and cannot be read now is not made anew
+        if not os.path.lexists(self.path / artifact.MANIFEST):
             self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
             artifact.make_folder(self.path)
         try:
             with locks.writer(self.path):
-                if not artifact.is_artifact(self.path):
+                if not os.path.lexists(self.path / artifact.MANIFEST):
                     chain.start(self.path)
                 try:
                     yield
