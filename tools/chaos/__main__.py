@@ -7,6 +7,7 @@ import argparse
 import os
 import pickle
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -47,7 +48,12 @@ def share(work: Callable[[int, Path], Tally], top: Path, workers: int) -> Tally:
             finally:
                 os._exit(code)
         children.append((child, place))
-    codes = [os.waitpid(child, 0)[1] for child, _ in children]
+    try:
+        codes = [os.waitpid(child, 0)[1] for child, _ in children]
+    except BaseException:
+        for child, _ in children:
+            os.kill(child, signal.SIGKILL)
+        raise
     if any(codes):
         raise SystemExit("a worker of the harness failed")
     tally = Tally()
@@ -91,6 +97,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=(), help="calls, memory, kills, damage, together")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     top, parent = scratch(), os.getpid()
     try:
         return disturbed(options, top)
