@@ -94,7 +94,7 @@ def test_other_settings_replace_nothing_unless_told(data: Path, tmp_path: Path, 
     assert everything(job.path) == before
     zprime.report(job.path)
     Run.create(job.path, replace=True).train(DataSettings(str(data)), *settings, seed=seed)
-    assert set(everything(job.path)) == {"data", "model", "manifest.json"} | {
+    assert set(everything(job.path)) == {"data", "model", "manifest.json", "data/measured.json"} | {
         f"{n}/{f}" for n in ("data", "model") for f in ("manifest.json", "tensors.safetensors")
     }
     for verb in (job.fit, job.audit):
