@@ -25,6 +25,7 @@ from zprime.reporting.provenance import facts
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.facts import Chosen, Duplicates
 from zprime.results.names import CandidateId, Gain
+from zprime.results.public import publish
 from zprime.rng import stream
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
@@ -407,7 +408,7 @@ def test_duplicates_of_training_rows_are_left_out_of_the_gains(keep: bool) -> No
     assert found.surgery["heldout"].mean_kl.n == (200 if keep else 199)
     what = "gains on them flatter whatever memorises" if keep else "they were left out"
     assert f"1 of 200 held-out rows equal a training row exactly; {what}" in found.warnings
-    lines, public = dict(facts(found)), dict(facts(found, public=True))
+    lines, public = dict(facts(found)), dict(facts(publish(found)))
     assert lines["duplicates, heldout"].endswith("row 0")
     assert "row 0" not in public["duplicates, heldout"]
     assert found.data.near is not None

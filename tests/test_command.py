@@ -94,7 +94,7 @@ def test_what_one_run_cannot_make_takes_several_commands(
     assert call(quiet, "encode", folder) == 0
     few = ("--kinds", "mixture", "--set", "mixture.components=2")
     assert call(quiet, "fit", folder, *few, "--name", "two", "--seed", "5") == 0
-    assert call(quiet, "fit", folder, "--kinds", "gaussian", "--weights", "second", "--name", "second ones") == 0
+    assert call(quiet, "fit", folder, "--kinds", "gaussian", "--weights", "second", "--name", "second-ones") == 0
     assert call(quiet, "fit", folder, "--kinds", "gaussian", "--by", "label", "--name", "labels") == 0
     assert call(quiet, "fit", folder, "--kinds", "gaussian", "mixture", "aggregated", "--seed", "1") == 0
     assert call(quiet, "fit", folder, "--kinds", "prior", "--set", "prior.tau=0.5") == 0

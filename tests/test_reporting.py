@@ -29,10 +29,12 @@ from zprime.reporting.latent_map import map_data
 from zprime.reporting.latents import lines
 from zprime.reporting.page import html
 from zprime.reporting.sections import shown
-from zprime.reporting.sheets import Sheet, sheets
+from zprime.reporting.sheets import sheets
 from zprime.reporting.terminal import details, show
 from zprime.results.audit import Audit
 from zprime.results.names import CandidateId, Gain
+from zprime.results.public import publish
+from zprime.results.samples import Sampled
 from zprime.rng import stream
 from zprime.running import Run
 from zprime.statistics.estimate import Estimate
@@ -74,44 +76,56 @@ def test_page_shows_every_grid_and_number(digits: tuple[Path, Audit]) -> None:
         assert str(e.heldout.likelihood.gain) in page
 
 
+def cleared(audit: Audit, status: str = "passes") -> Audit:
+    """The audit with every sample cleared of copying, or of another status."""
+    assert audit.samples is not None
+
+    def marked(e: Sampled) -> Sampled:
+        both = (None if c is None else replace(c, status=status) for c in (e.copying, e.copying_draws))
+        return replace(e, **dict(zip(("copying", "copying_draws"), both, strict=True)))
+
+    verdict = replace(audit.samples.verdict, copying={})
+    entries = [marked(e) for e in audit.samples.entries]
+    return replace(audit, samples=replace(audit.samples, entries=entries, verdict=verdict))
+
+
 def test_public_page_shows_no_row_of_the_data(digits: tuple[Path, Audit]) -> None:
     """Every image of the private page that stems from a row is missing; what the mixture makes is there."""
-    audit = digits[1]
+    audit = cleared(digits[1])
     private, public = html(audit), html(audit, public=True)
-
-    def urls(sheets: list[Sheet]) -> dict[str, str]:
-        return {s.title: s.url for s in sheets}
-
-    shown = urls(sheets(audit, public=False))
+    shown = {s.title: s.url for s in sheets(audit)}
+    assert len(shown) == 6
+    kept = {f"z′ from {e.label}" for e in audit.leading if not e.holds_rows}
     for title, url in shown.items():
         assert url in private
-        kept = title == "z′ from prior" or any(
-            title == f"z′ from {e.label}" and not e.holds_rows for e in audit.leading
-        )
-        assert (url in public) == kept, title
-    assert len(urls(sheets(audit, public=True))) == 3
-    assert map_data(audit, public=False)["codes"]
-    assert map_data(audit, public=True)["codes"] is None
-    assert [d["label"] for d in map_data(audit, public=True)["draws"]] == [
+        assert (url in public) == (title in kept), title
+    assert len(sheets(publish(audit))) == len(kept) == 3
+    assert map_data(audit)["codes"]
+    assert map_data(publish(audit))["codes"] is None
+    assert [d["label"] for d in map_data(publish(audit))["draws"]] == [
         e.label for e in audit.entries if not e.id.percent and not e.holds_rows
     ]
 
 
-def test_samples_that_copy_are_not_on_a_public_page(digits: tuple[Path, Audit]) -> None:
+@pytest.mark.parametrize("status", ["copies", "untested"])
+def test_samples_that_are_not_cleared_of_copying_are_not_on_a_public_page(
+    digits: tuple[Path, Audit], status: str
+) -> None:
     """Those of the prior too: a decoder that memorises makes training rows of any z'."""
-    audit = digits[1]
+    audit = cleared(digits[1])
     assert audit.samples is not None
     names = [e.name for e in audit.leading if not e.holds_rows]
     assert "prior" in names
     for name in names:
-        copying = {**audit.samples.verdict.copying, name: "copies"}
-        verdict = replace(audit.samples.verdict, copying=copying)
+        verdict = replace(audit.samples.verdict, copying={name: status})
         found = replace(audit, samples=replace(audit.samples, verdict=verdict))
         title = f"z′ from {audit.entry(name).label}"
-        assert title in [s.title for s in sheets(audit, public=True)]
-        assert title not in [s.title for s in sheets(found, public=True)]
-        assert title in [s.title for s in sheets(found, public=False)]
-        assert html(found, public=True)  # also where nothing is left to show
+        assert title in [s.title for s in sheets(publish(audit))]
+        assert title not in [s.title for s in sheets(publish(found))]
+        assert title in [s.title for s in sheets(found)]
+        assert f"map.{name}" not in publish(found).tensors
+    assert html(cleared(audit, status), public=True)  # also where nothing is left to show
+    assert publish(cleared(audit, status)).tensors == {}
 
 
 def test_neighbours_are_on_the_page_but_never_on_a_public_one(digits: tuple[Path, Audit]) -> None:
@@ -289,10 +303,10 @@ def test_tables_have_their_columns_in_place_of_picture_grids(made: Audit) -> Non
 
 
 def test_columns_show_the_data_and_the_farthest_column_first(made: Audit) -> None:
-    prior, held = (made.tensors[f"grid.{n}"].clone() for n in ("prior", "held-out data"))
+    prior, held = (made.tensors[n].clone() for n in ("grid.prior", "data.rows"))
     prior[:], held[:] = torch.arange(len(prior))[:, None], torch.arange(len(held))[:, None]
     held[:, 2] += 1000
-    figure = plot.columns(replace(made, tensors={**made.tensors, "grid.prior": prior, "grid.held-out data": held}))
+    figure = plot.columns(replace(made, tensors={**made.tensors, "grid.prior": prior, "data.rows": held}))
     assert figure is not None
     assert figure.axes[0].get_title() == "column 2"
     line = figure.axes[0].lines[0]
@@ -303,7 +317,7 @@ def test_columns_show_the_data_and_the_farthest_column_first(made: Audit) -> Non
 
 def counted(made: Audit, prior: torch.Tensor, held: torch.Tensor) -> Audit:
     drawn = {f"grid.{e.name}": prior for e in made.entries}
-    return replace(made, tensors={**made.tensors, **drawn, "grid.held-out data": held})
+    return replace(made, tensors={**made.tensors, **drawn, "data.rows": held})
 
 
 def test_counts_have_their_means_zeros_and_totals(made: Audit) -> None:
@@ -471,7 +485,7 @@ def test_averages_are_not_called_like_fits_of_the_same_name(digits: tuple[Path, 
     audit = digits[1]
     assert audit.averages is not None
     mixed = replace(audit.entries[1], id=CandidateId("log-pool"), label="log-pool of mine")
-    found = shown(replace(audit, entries=[*audit.entries, mixed]), public=False)
+    found = shown(replace(audit, entries=[*audit.entries, mixed]))
     averages = next(s for s in found if s.section.title == "Averages")
     names = [row.name for t in averages.numbers for row in t.rows]
     assert "log-pool" in names

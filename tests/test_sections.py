@@ -42,7 +42,7 @@ def test_a_report_loads_no_model_no_data_and_no_measure() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     rooms = {m.split(".")[1] for m in loaded if m.startswith("zprime.")}
     assert rooms <= {
-        "arrays", "artifact", "atomic", "errors", "plot", "progress", "reporting", "results", "rng", "serialise",
+        "arrays", "artifact", "atomic", "chain", "errors", "escape", "plot", "progress", "reporting", "results", "rng", "serialise",
         "statistics", "tables",
     }  # fmt: skip
 
@@ -67,12 +67,12 @@ def test_the_verdict_is_told_field_by_field(audit: Audit) -> None:
 
 
 def test_a_section_is_left_out_where_its_field_was_not_measured(audit: Audit) -> None:
-    names = [s.section.name for s in shown(audit, public=False)]
+    names = [s.section.name for s in shown(audit)]
     assert names == [s.name for s in SECTIONS if s.name in names]  # in the order of the registry
     assert {"gains", "surgery", "latents", "likelihood", "samples", "averages", "costs", "provenance"} <= set(names)
     assert "drift" not in names
     bare = replace(audit, latents=None, likelihood=None, samples=None, averages=None)
-    left = {s.section.name for s in shown(bare, public=False)}
+    left = {s.section.name for s in shown(bare)}
     assert not left & {"latents", "likelihood", "samples", "averages"}
     details(bare)
 

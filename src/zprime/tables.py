@@ -1,7 +1,7 @@
 """One model of a table, for the terminal, a notebook, a page, plain text and Markdown.
 
 A cell has its text, a shorter one for terminals, what it sorts by, and a sentence that explains it. Code that makes a
-table says nothing of how it is shown; the functions here, and the templates of the report, show it.
+table says nothing of how it is shown; the functions here, and the templates of the report, show it, and escape it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from html import escape
 from typing import TYPE_CHECKING
+
+from zprime.escape import visible, visible_lines
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -139,16 +141,17 @@ def facts(title: str, pairs: Iterable[tuple[str, object]]) -> Table:
 
 def to_text(table: Table) -> str:
     """Plain text in columns, without title and note."""
-    cells = [[c.heading for c in table.columns], *([c.text for c in r.cells] for r in table.rows)]
+    texts = [[c.heading for c in table.columns], *([c.text for c in r.cells] for r in table.rows)]
+    cells = [[visible(text) for text in line] for line in texts]
     widths = [max(len(line[j]) for line in cells) for j in range(len(table.columns))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
 
 def to_markdown(table: Table) -> str:
-    """A table of Markdown, without title and note; the chosen row's name is bold."""
+    """A table of Markdown, without title and note, of texts that are Markdown; the chosen row's name is bold."""
 
     def line(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |"
+        return f"| {' | '.join(visible(c).replace('|', chr(92) + '|') for c in cells)} |"
 
     lines = [line(c.heading for c in table.columns), line("---" for _ in table.columns)]
     for row in table.rows:
@@ -160,18 +163,19 @@ def to_markdown(table: Table) -> str:
 def to_html(table: Table) -> str:
     """For a notebook: without script, in the notebook's own colours; everything is escaped."""
 
+    def safe(text: str) -> str:
+        return escape(visible(text))
+
     def line(row: Row) -> str:
         weight = "bold" if row.style is Style.CHOSEN else "normal"
-        name = f'<th scope="row" style="text-align:left;font-weight:{weight}">{escape(row.name)}</th>'
-        cells = "".join(
-            f'<td style="text-align:left;font-weight:{weight}">{escape(c.text)}</td>' for c in row.cells[1:]
-        )
+        name = f'<th scope="row" style="text-align:left;font-weight:{weight}">{safe(row.name)}</th>'
+        cells = "".join(f'<td style="text-align:left;font-weight:{weight}">{safe(c.text)}</td>' for c in row.cells[1:])
         return f"<tr>{name}{cells}</tr>"
 
-    head = "".join(f'<th scope="col" style="text-align:left">{escape(c.heading)}</th>' for c in table.columns)
+    head = "".join(f'<th scope="col" style="text-align:left">{safe(c.heading)}</th>' for c in table.columns)
     with_head = any(c.heading for c in table.columns)
     return (
-        f"<div><strong>{escape(table.title)}</strong><table>{f'<thead><tr>{head}</tr></thead>' if with_head else ''}"
+        f"<div><strong>{safe(table.title)}</strong><table>{f'<thead><tr>{head}</tr></thead>' if with_head else ''}"
         f"<tbody>{''.join(map(line, table.rows))}</tbody></table></div>"
     )
 
@@ -188,24 +192,24 @@ def to_rich(table: Table, width: int) -> "RichTable":
     from rich.text import Text
 
     table = table.pick(*(c.name for c in table.columns if not c.page_only))
-    heads = [c.short or c.heading for c in table.columns]
-    names = [MARKS.get(r.style, "") + r.name for r in table.rows]
-    numbers = [[c.short or c.text for c in r.cells[1:]] for r in table.rows]
+    heads = [visible(c.short or c.heading) for c in table.columns]
+    names = [MARKS.get(r.style, "") + visible(r.name) for r in table.rows]
+    numbers = [[visible(c.short or c.text) for c in r.cells[1:]] for r in table.rows]
     taken = sum(max(len(head), *(len(n[j]) for n in numbers), 0) for j, head in enumerate(heads[1:]))
     longest = max([len(heads[0]), *map(len, names)])
     between = 2 if width - taken - 2 * len(heads) >= longest else 1  # 2: the blanks at both ends, and one less between
     room = max(width - taken - between * (len(heads) - 1) - 2, NARROWEST)
     rich_table = RichTable(
-        title=table.title,
-        caption=table.note or None,
+        title=Text(visible(table.title), style="table.title") if table.title else None,
+        caption=Text(visible_lines(table.note), style="table.caption") if table.note else None,
         box=SIMPLE_HEAD,
         padding=(0, between - 1, 0, 0),
         pad_edge=False,
         show_header=any(heads),
     )
-    rich_table.add_column(heads[0], max_width=room)
+    rich_table.add_column(Text(heads[0]), max_width=room)
     for column, head in zip(table.columns[1:], heads[1:], strict=True):
-        rich_table.add_column(head, justify="right" if column.numeric else "left", no_wrap=column.numeric)
+        rich_table.add_column(Text(head), justify="right" if column.numeric else "left", no_wrap=column.numeric)
     for row, name, cells in zip(table.rows, names, numbers, strict=True):
         rich_table.add_row(Text(name if len(name) <= room else _in_two(name)), *map(Text, cells), style=RICH[row.style])
     return rich_table

@@ -3,12 +3,12 @@
 import ctypes
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType
 from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
@@ -20,15 +20,30 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
+from zprime.escape import visible, visible_lines
 from zprime.progress import silent
 
 if TYPE_CHECKING:
     from zprime.results.audit import Audit
 
 
-class Output(Console):
+class SafeConsole(Console):
+    """A console that writes no control character but its own, whatever it is asked to show; and no emoji for `:x:`."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        """On standard output, or standard error."""
+        super().__init__(stderr=stderr, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """All that is shown passes here, as text with its style."""
+        for s in super().render(renderable, options):
+            yield s if s.control else Segment(visible_lines(s.text), s.style)
+
+
+class Output(SafeConsole):
     """Standard output; writing to it when its reader is gone ends the command with exit code 141."""
 
     def on_broken_pipe(self) -> None:
@@ -36,7 +51,7 @@ class Output(Console):
         raise BrokenPipeError
 
 
-CONSOLE = Console(stderr=True)
+CONSOLE = SafeConsole(stderr=True)
 OUT = Output()
 
 
@@ -70,7 +85,7 @@ def bars() -> Iterator[Any]:
         yield silent
         return
     columns = (
-        TextColumn("{task.description:<22}"),
+        TextColumn("{task.description:<22}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         Speed(),
@@ -82,7 +97,7 @@ def bars() -> Iterator[Any]:
 
         def progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = shown.add_task(what, total=total, completed=done)
+                tasks[what] = shown.add_task(visible(what), total=total, completed=done)
             shown.update(tasks[what], total=total, completed=done)
             if done >= total:
                 shown.remove_task(tasks.pop(what))
@@ -90,15 +105,24 @@ def bars() -> Iterator[Any]:
         yield progress
 
 
+class Messages(RichHandler):
+    """One message a line, whatever names are in it."""
+
+    def render_message(self, record: logging.LogRecord, message: str) -> ConsoleRenderable:
+        """Nothing in it is markup."""
+        return super().render_message(record, visible(message))
+
+
 def handler() -> logging.Handler:
     """Messages of the library, on standard error."""
-    return RichHandler(console=CONSOLE, show_path=False, show_level=False, log_time_format="[%X]")
+    return Messages(console=CONSOLE, show_path=False, show_level=False, log_time_format="[%X]")
 
 
 def say(value: Any) -> None:
-    """Print something for people, unless JSON was asked for."""
+    """Print something for people, unless JSON was asked for; a text is one line."""
     if not OPTIONS.json:
-        OUT.print(value, highlight=False, markup=False, soft_wrap=isinstance(value, str))
+        shown = visible(value) if isinstance(value, str) else value
+        OUT.print(shown, highlight=False, markup=False, soft_wrap=isinstance(value, str))
 
 
 def say_table(audit: "Audit") -> None:
@@ -122,7 +146,7 @@ def verdicts(audit: "Audit") -> dict[str, Any]:
 def give(value: dict[str, Any]) -> None:
     """Print the result as JSON, if that was asked for."""
     if OPTIONS.json:
-        print(json.dumps(value, indent=1, default=str))  # noqa: T201
+        print(json.dumps(value, indent=1, default=str).replace("\x7f", "\\u007f"))  # noqa: T201
 
 
 def keep_memory() -> None:

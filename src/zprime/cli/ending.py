@@ -10,6 +10,7 @@ from cyclopts import CycloptsError
 from zprime import interrupts, memory
 from zprime.cli.console import CONSOLE
 from zprime.errors import ResourceError, ZprimeError
+from zprime.escape import visible_lines
 
 SMALLER = {
     "run": "lower --latents, --hidden, --width, --batch, --rows, --draws or --samples, or fit smaller kinds",
@@ -60,7 +61,7 @@ def ended(error: BaseException, heard: interrupts.Listener, verb: str) -> int:
 def _error(text: str) -> None:
     from rich.markup import escape
 
-    _say(f"[bold red]error:[/] {escape(text)}")
+    _say(f"[bold red]error:[/] {escape(visible_lines(text))}")
 
 
 def _say(text: str) -> None:

@@ -21,7 +21,7 @@ def explain(run: Path, *, out: Path | None = None) -> None:
     if out is None:
         from rich.markdown import Markdown
 
-        say(Markdown(text))
+        say(Markdown(text, hyperlinks=False))
     else:
         artifact.make_folder(out.parent)
         artifact.write_file(out, text.encode())

@@ -77,6 +77,7 @@ def run(
     say_table(audit)
     shipped, page = RunFolder.open(out).generative(audit.shipped), out / "report.html"
     where = out / "generator" if shipped.copying != "copies" else "nothing"
-    say(f"Report: {page}\nShipped: {where}  ({shipped.says()})")
+    say(f"Report: {page}")
+    say(f"Shipped: {where}  ({shipped.says()})")
     summary = {} if audit.seeds is None else {"seeds": to_jsonable(audit.seeds)}
     give({"run": out, **verdicts(audit), **summary, "report": page, "generator": where})

@@ -9,6 +9,7 @@ from zprime.reporting.render import render
 from zprime.reporting.sheets import Sheet, sheets
 from zprime.reporting.words import data_name
 from zprime.results.audit import Audit
+from zprime.results.public import publish
 from zprime.statistics.format import explained
 from zprime.tables import Cell, Column, Row, Table
 
@@ -38,10 +39,12 @@ UNLIKE = "These runs are not of the same data ({}): neither gains nor log p(x) a
 
 
 def compare(audits: Sequence[Audit], names: Sequence[str], *, public: bool = False) -> str:
-    """The page as text: a pure function of the audits."""
-    sets = sorted({data_name(a) for a in audits})
+    """The page as text: a pure function of the audits; a public one counts the runs, whose names are paths."""
     same = len({a.data.content or a.data.name for a in audits}) == 1
-    runs = [_compared(a, n, public=public) for a, n in zip(audits, short(names), strict=True)]
+    if public:
+        audits, names = [publish(a) for a in audits], [f"run {i}" for i in range(1, len(names) + 1)]
+    sets = sorted({data_name(a) for a in audits})
+    runs = [_compared(a, n) for a, n in zip(audits, short(names), strict=True)]
     return render(
         "compare.html.j2",
         runs=runs,
@@ -60,12 +63,12 @@ def short(names: Sequence[str]) -> list[str]:
     return ["/".join(p) for p in parts]
 
 
-def _compared(audit: Audit, name: str, *, public: bool) -> Compared:
+def _compared(audit: Audit, name: str) -> Compared:
     s = audit.surgery["train"]
     about = (
         f"{audit.data.name or 'data'}, {s.mean_kl.n:,} training rows, {len(s.dimension_kl)} latents, seed {audit.seed}"
     )
-    return Compared(name, about, audit, sheets(audit, public=public))
+    return Compared(name, about, audit, sheets(audit))
 
 
 def _row(run: Compared) -> Row:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from zprime.escape import markdown
 from zprime.reporting import aggregated, averages, membership, seeds
+from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import difference
 from zprime.reporting.words import bullets, gloss
 from zprime.results.audit import Audit, Entry, load
@@ -47,7 +49,7 @@ def explain(audit: Audit | str | Path) -> str:
     Raises:
         ArtifactError: no audit there.
     """
-    audit = audit if isinstance(audit, Audit) else load(audit)
+    audit = texts(audit if isinstance(audit, Audit) else load(audit), markdown)
     name = audit.data.name or "these data"
     parts = [f"# Where z′ should come from: {name}", f"*{QUESTION}*"]
     for heading, say in PARTS.items():

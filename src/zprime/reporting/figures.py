@@ -15,7 +15,7 @@ from zprime.errors import UsageError
 from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, quiet, styled
 from zprime.reporting.words import drawn
 from zprime.results.audit import Audit
-from zprime.results.names import Gain
+from zprime.results.names import CODES, Gain
 from zprime.statistics.format import size
 
 __all__ = [
@@ -96,7 +96,7 @@ def verdict(audit: Audit) -> Figure | None:
 def latent_map(audit: Audit) -> Figure:
     """Held-out codes beside draws from every distribution itself, on the codes' first two principal axes."""
     shown = drawn(audit)
-    codes = audit.tensors["map.codes"].double()
+    codes = audit.tensors[CODES].double()
     plane, centre = principal_axes(codes), codes.mean(0)
 
     def flat(z: Tensor) -> npt.NDArray[np.float64]:

@@ -9,26 +9,28 @@ from zprime.reporting.figures import principal_axes
 from zprime.reporting.section import Section
 from zprime.reporting.words import drawn
 from zprime.results.audit import Audit
+from zprime.results.names import CODES
 
 POINTS = 700
 NUMBERS = 260_000
 """At most this many coordinates go into the page: half a megabyte or so."""
 
 
-def map_data(audit: Audit, *, public: bool) -> dict[str, Any] | None:
+def map_data(audit: Audit) -> dict[str, Any] | None:
     """Codes and draws in hundredths, principal axes, and the names of the axes; None if there is nothing to draw.
 
-    With `public` neither codes nor draws of a distribution that stores rows are in it.
+    Where the audit has no codes, because it is to be public, the axes are those of the first draws.
     """
-    shown = drawn(audit, public=public)
-    codes = audit.tensors.get("map.codes")
-    if codes is None or not shown:
+    shown = drawn(audit)
+    if not shown:
         return None
-    d = codes.shape[1]
+    codes = audit.tensors.get(CODES)
+    spread = audit.tensors[f"map.{shown[0][0]}"] if codes is None else codes
+    d = spread.shape[1]
     points = min(POINTS, max(100, NUMBERS // (d * (len(shown) + 1))))
     variance = audit.surgery["train"].mean_variance
     order = sorted(range(d), key=lambda j: -variance[j])[:64]
-    plane = principal_axes(codes.double(), min(4, d))
+    plane = principal_axes(spread.double(), min(4, d))
     axes = [f"principal axis {i + 1}" for i in range(plane.shape[1])]
     axes += [f"dimension {j}{'' if variance[j] > audit.thresholds.active else ' (collapsed)'}" for j in order]
     columns = torch.cat([plane, torch.eye(d, dtype=plane.dtype)[:, order]], 1)
@@ -40,7 +42,7 @@ def map_data(audit: Audit, *, public: bool) -> dict[str, Any] | None:
 
     return {
         "axes": axes,
-        "codes": None if public else seen(codes),
+        "codes": None if codes is None else seen(codes),
         "draws": [{"label": label, "z": seen(audit.tensors[f"map.{n}"])} for n, label in shown],
         "total": int(audit.tensors[f"map.{shown[0][0]}"].shape[0]),
     }

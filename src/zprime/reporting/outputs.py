@@ -13,6 +13,7 @@ from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, quiet, style
 from zprime.reporting.pictures import grid
 from zprime.reporting.section import Drawing, Section
 from zprime.results.audit import Audit
+from zprime.results.names import RECONSTRUCTIONS, ROWS
 
 __all__ = ["columns", "counts", "samples"]
 
@@ -26,16 +27,17 @@ def samples(audit: Audit, *, columns: int = 8) -> Figure:
     Raises:
         UsageError: the data are no images.
     """
-    names = ["held-out data", "reconstructions", *(e.name for e in audit.leading)]
-    names = [n for n in names if f"grid.{n}" in audit.tensors]
-    if not audit.images or not names:
+    named = [(ROWS, "held-out data"), (RECONSTRUCTIONS, "reconstructions")]
+    named += [(f"grid.{e.name}", f"z' from {e.label}") for e in audit.leading]
+    named = [(key, title) for key, title in named if key in audit.tensors]
+    if not audit.images or not named:
         raise UsageError("samples: expected an audit of images with sample grids, got one without")
-    across = min(3, len(names))
-    figure = Figure(figsize=(3.1 * across, 3.3 * -(-len(names) // across)), layout="constrained")
-    for i, name in enumerate(names):
-        axis = figure.add_subplot(-(-len(names) // across), across, i + 1)
-        axis.imshow(grid(audit.tensors[f"grid.{name}"], columns=columns), cmap="gray")
-        axis.set_title(name if i < 2 else f"z' from {audit.entry(name).label}", color=INK)
+    across = min(3, len(named))
+    figure = Figure(figsize=(3.1 * across, 3.3 * -(-len(named) // across)), layout="constrained")
+    for i, (key, title) in enumerate(named):
+        axis = figure.add_subplot(-(-len(named) // across), across, i + 1)
+        axis.imshow(grid(audit.tensors[key], columns=columns), cmap="gray")
+        axis.set_title(title, color=INK)
         axis.set_axis_off()
     return figure
 
@@ -46,12 +48,12 @@ def columns(audit: Audit, *, most: int = 12) -> Figure | None:
 
     The columns in which the prior's samples are farthest from the data come first. None for images.
     """
-    held = audit.tensors.get("grid.held-out data")
+    held = audit.tensors.get(ROWS)
     if audit.images or held is None:
         return None
-    drawn = {"held-out data": (held, DATA), **_sources(audit)}
-    parts = {n: (x.flatten(1).double().sort(0).values, colour) for n, (x, colour) in drawn.items()}
-    real, prior = parts["held-out data"][0], parts["prior"][0]
+    drawn = [("held-out data", held, DATA), *_sources(audit)]
+    parts = [(n, x.flatten(1).double().sort(0).values, colour) for n, x, colour in drawn]
+    real, prior = parts[0][1], parts[1][1]
     apart = [_gap(real[:, j], prior[:, j]) for j in range(real.shape[1])]
     order = sorted(range(len(apart)), key=lambda j: -apart[j])[:most]
     across = min(4, len(order))
@@ -60,7 +62,7 @@ def columns(audit: Audit, *, most: int = 12) -> Figure | None:
     names = audit.data.columns or [f"column {j}" for j in range(len(apart))]
     for i, j in enumerate(order):
         axis = quiet(figure.add_subplot(lines, across, i + 1))
-        for name, (x, colour) in parts.items():
+        for name, x, colour in parts:
             axis.ecdf(x[:, j].numpy(), color=colour, linewidth=1.4, label=name)
         axis.set_title(_short(names[j]), color=INK, fontsize=9)
         axis.set_yticks([])
@@ -79,7 +81,7 @@ def counts(audit: Audit) -> Figure | None:
 
     At most 2,000 columns are drawn. None for other data.
     """
-    held = audit.tensors.get("grid.held-out data")
+    held = audit.tensors.get(ROWS)
     whole = None if held is None or audit.images else count_columns(held)
     if held is None or whole is None:
         return None
@@ -88,7 +90,7 @@ def counts(audit: Audit) -> Figure | None:
     at = whole.nonzero().flatten()
     at = at[:: -(-len(at) // DOTS)]
     real = held.double()
-    for name, (x, colour) in _sources(audit).items():
+    for name, x, colour in _sources(audit):
         generated = x.flatten(1).double()
         style: Any = {"s": 5, "color": colour, "alpha": 0.5, "linewidths": 0, "label": name}
         means.scatter(1 + real[:, at].mean(0), 1 + generated[:, at].mean(0), **style)
@@ -121,12 +123,12 @@ def counts(audit: Audit) -> Figure | None:
 
 def _columns_unless_counts(audit: Audit) -> Figure | None:
     """The columns of a table; None where it holds counts, which have a figure of their own."""
-    held = audit.tensors.get("grid.held-out data")
+    held = audit.tensors.get(ROWS)
     return None if held is None or audit.images or count_columns(held) is not None else columns(audit)
 
 
 def _rows_shown(audit: Audit) -> int:
-    return len(audit.tensors.get("grid.held-out data", ()))
+    return len(audit.tensors.get(ROWS, ()))
 
 
 COUNTS = Section(
@@ -145,7 +147,6 @@ COUNTS = Section(
         f"choice; on the line they agree. Right: totals of rows. With {_rows_shown(audit)} rows the dots of two equal "
         "samples scatter round the line, too."
     ),
-    private=True,
 )
 COLUMNS = Section(
     "columns",
@@ -163,16 +164,15 @@ COLUMNS = Section(
         "prior and from the verdict's choice. First the columns in which the prior's samples are farthest from the "
         "data."
     ),
-    private=True,
 )
 
 
-def _sources(audit: Audit) -> dict[str, tuple[Tensor, str]]:
-    """Samples of the prior and of the verdict's choice, each with its colour."""
+def _sources(audit: Audit) -> list[tuple[str, Tensor, str]]:
+    """Samples of the prior and of the verdict's choice: what they are called, the samples, and the colour."""
     choice = audit.verdict.choice or "prior"
-    sources = {"prior": (audit.tensors["grid.prior"], SECOND)}
+    sources = [("prior", audit.tensors["grid.prior"], SECOND)]
     if choice != "prior":
-        sources[audit.entry(choice).label] = (audit.tensors[f"grid.{choice}"], MARK)
+        sources.append((audit.entry(choice).label, audit.tensors[f"grid.{choice}"], MARK))
     return sources
 
 

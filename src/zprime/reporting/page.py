@@ -12,6 +12,7 @@ from zprime.reporting.sections import shown
 from zprime.reporting.verdicts import shipped, verdicts
 from zprime.reporting.words import data_name
 from zprime.results.audit import Audit, load
+from zprime.results.public import publish
 from zprime.statistics.format import prose, size
 
 
@@ -23,8 +24,8 @@ def report(
     Args:
         audit: an audit, or the folder of a run or of an audit, or several such folders.
         path: the file to write; default `report.html` in the run's folder (with `public`: `public.html`).
-        public: leave every row of the data out, and all samples of distributions that store rows or whose samples copy
-            them.
+        public: make it of what may be public (`results.public`): no row of the data, no samples but of distributions
+            that store no rows and are cleared of copying, no name of data or columns, no path, no hash.
 
     Returns:
         The file.
@@ -53,7 +54,8 @@ def report(
 
 
 def html(audit: Audit, *, public: bool = False) -> str:
-    """The page as text: a pure function of the audit."""
+    """The page as text: a pure function of the audit; a public one, of what of it may be public."""
+    audit = publish(audit) if public else audit
     return render(
         "page.html.j2",
         a=audit,
@@ -62,7 +64,7 @@ def html(audit: Audit, *, public: bool = False) -> str:
         verdicts=verdicts(audit),
         shipped=shipped(audit),
         answer=answer(audit),
-        sections=shown(audit, public=public),
+        sections=shown(audit),
     )
 
 

@@ -1,12 +1,16 @@
-"""The look of all figures: colours, type, and axes in the soft colour."""
+"""The look of all figures: colours, type, and axes in the soft colour; and text in them as it is."""
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from zprime.escape import label
+from zprime.reporting.texts import texts
+from zprime.results.audit import Audit
 
 STYLE: Any = {
     "svg.hashsalt": "zprime",
@@ -15,6 +19,8 @@ STYLE: Any = {
     "font.family": "sans-serif",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,
+    "text.usetex": False,
 }
 INK, SOFT, LINE, DATA, MARK, SECOND = "#1d2430", "#5b6470", "#c9d0da", "#7b8798", "#b3263c", "#2f6690"
 """Text, axes, rules, the data, the chosen one, what it is compared with; the page has two shades of each."""
@@ -23,13 +29,13 @@ P = ParamSpec("P")
 F = TypeVar("F", Figure, Figure | None)
 
 
-def styled(draw: Callable[P, F]) -> Callable[P, F]:
-    """Draw in our style, and leave the user's matplotlib settings as they are."""
+def styled(draw: Callable[Concatenate[Audit, P], F]) -> Callable[Concatenate[Audit, P], F]:
+    """Draw in our style, and leave the user's matplotlib settings as they are; names are drawn as they are."""
 
     @wraps(draw)
-    def inner(*args: P.args, **kwargs: P.kwargs) -> F:
+    def inner(audit: Audit, *args: P.args, **kwargs: P.kwargs) -> F:
         with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
+            return draw(texts(audit, label), *args, **kwargs)
 
     return inner
 

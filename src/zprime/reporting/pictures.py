@@ -50,8 +50,37 @@ def svg(figure: Figure, name: str) -> str:
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = UNIVERSAL.sub("", text[text.index("<svg") :])
+    return TAG.sub(lambda tag: _of_the_page(tag[0], name), text)
+
+
+TAG = re.compile(r"<[^<>]*>")
+"""What matplotlib writes around text, in which `<` and `>` are escaped."""
+UNIVERSAL = re.compile(r"<style\b[^>]*>\*\{[^{}]*\}</style>")
+"""Its style sheet, which would hold for all of the page; its values are given to the root instead, and inherited."""
+ROOT = '<svg stroke-linejoin="round" stroke-linecap="butt" '
+FONT = re.compile(r"^(?:(\w+) )??(?:(\d{3}|bold) )?([\d.]+px) (.+)$")
+"""`font`, which is no attribute of SVG: style, weight, size, families."""
+
+
+def _of_the_page(tag: str, name: str) -> str:
+    """A tag with ids of its own, in the page's colours, and without a `style`, which the page's policy forbids."""
+    tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", tag)
     for colour, variable in SHADES.items():
-        text = text.replace(colour, f"var(--{variable})")
-    return text
+        tag = tag.replace(colour, f"var(--{variable})")
+    tag = re.sub(r' style="([^"]*)"', lambda found: _attributes(found[1]), tag)
+    return ROOT + tag.removeprefix("<svg ") if tag.startswith("<svg ") else tag
+
+
+def _attributes(style: str) -> str:
+    """The declarations of a `style` as attributes of their own."""
+    pairs = [(k.strip(), v.strip()) for k, _, v in (part.partition(":") for part in style.split(";")) if k.strip()]
+    found = []
+    for key, value in pairs:
+        font = FONT.match(value) if key == "font" else None
+        if font is None:
+            found.append((key, value))
+        else:
+            names = ("font-style", "font-weight", "font-size", "font-family")
+            found += [(k, v) for k, v in zip(names, font.groups(), strict=True) if v]
+    return "".join(f' {k}="{v}"' for k, v in found)

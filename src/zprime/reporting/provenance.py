@@ -1,7 +1,5 @@
 """Where an audit comes from: hashes, seeds, versions, and the command that makes the run again."""
 
-from typing import Any
-
 from zprime.reporting.section import Section
 from zprime.reporting.words import data_name
 from zprime.results.audit import Audit
@@ -9,12 +7,12 @@ from zprime.results.facts import DataInfo
 from zprime.statistics.format import setting, size
 
 
-def facts(audit: Audit, *, public: bool = False) -> list[tuple[str, str]]:
-    """Name and value of everything that one needs to know to make it again; no row ids where `public`."""
+def facts(audit: Audit) -> list[tuple[str, str]]:
+    """Name and value of everything that is known to make it again."""
     data, model, storage = audit.data, audit.model, audit.storage
     sizes = ", ".join(f"{n:,} {split}" for split, n in data.sizes.items())
     rows = [("data", f"{data_name(audit)}{': ' + sizes + ' rows' if sizes else ''}")]
-    rows += _rows(data, public=public)
+    rows += _rows(data)
     if data.content:
         rows.append(("SHA-256 of the data", data.content))
     if model.settings:
@@ -37,7 +35,7 @@ def facts(audit: Audit, *, public: bool = False) -> list[tuple[str, str]]:
     return rows
 
 
-def _rows(data: DataInfo, *, public: bool) -> list[tuple[str, str]]:
+def _rows(data: DataInfo) -> list[tuple[str, str]]:
     """What is known of rows that are not independent, do not count the same, or were seen by training."""
     rows = []
     if data.groups:
@@ -48,7 +46,7 @@ def _rows(data: DataInfo, *, public: bool) -> list[tuple[str, str]]:
         rows.append(("weights of the rows", f"{data.weights}; numbers of rows are effective ones (Kish 1965)"))
     for split, d in (data.duplicates or {}).items():
         what = f"{d.count:,} of {d.rows:,} rows equal a training row, {'kept' if d.kept else 'left out'}"
-        rows.append((f"duplicates, {split}", what if public else f"{what}: {d.named()}"))
+        rows.append((f"duplicates, {split}", f"{what}: {d.named()}" if d.ids else what))
     if data.near is not None:
         share = data.near.share
         rows.append(
@@ -66,8 +64,4 @@ def _seed(seed: int | None) -> str:
     return "" if seed is None else f", seed {seed}"
 
 
-def _extra(audit: Audit, *, public: bool) -> Any:
-    return facts(audit, public=public)
-
-
-SECTION = Section("provenance", "Where this comes from", template="provenance.html.j2", extra=_extra)
+SECTION = Section("provenance", "Where this comes from", template="provenance.html.j2", extra=facts)

@@ -93,7 +93,7 @@ def _row(side: SamplesSide, e: Sampled, places: int) -> Row:
 def _style(side: SamplesSide, e: Sampled) -> Style:
     if e.name == side.verdict.choice:
         return Style.CHOSEN
-    if e.name in side.controls:
+    if any(e is control for control in side.controls.values()):
         return Style.CONTROL
     if e.id.eligible:
         return Style.PLAIN
@@ -234,7 +234,6 @@ COPIED = Section(
     field="samples",
     tables=copied,
     note="Row ids, as in the splits of the data; ten rows at most of every candidate that is not cleared of copying.",
-    private=True,
 )
 
 SECTION = Section(

@@ -27,8 +27,8 @@ def say(text: Callable[[Audit], str] | str, audit: Audit) -> str:
 class Extra(Protocol):
     """What a template of its own shows; None where there is nothing."""
 
-    def __call__(self, audit: Audit, *, public: bool) -> Any:
-        """Made of the audit; with `public`, of nothing that shows a row of the data."""
+    def __call__(self, audit: Audit) -> Any:
+        """Made of the audit."""
         ...
 
 
@@ -74,7 +74,6 @@ class Section:
         numbers: whether all numbers of the field follow, as its docstrings tell of them, folded away.
         template: of its content, in `templates`.
         extra: what that template needs beside the audit.
-        private: whether it shows rows of the data: a public page leaves it out.
         summary: its table in the terminal after every audit, in so many columns.
         details: whether `zprime report` prints its sentences or tables.
     """
@@ -91,6 +90,5 @@ class Section:
     numbers: bool = False
     template: str = "section.html.j2"
     extra: Extra | None = None
-    private: bool = False
     summary: Callable[[Audit, int], Table | None] | None = None
     details: bool = False

@@ -105,10 +105,9 @@ class Shown:
         return bool(self.sentences or self.plots or self.tables or self.numbers or self.extra)
 
 
-def shown(audit: Audit, *, public: bool) -> list[Shown]:
+def shown(audit: Audit) -> list[Shown]:
     """The sections that have something to show of this audit."""
-    sections = [s for s in SECTIONS if applies(s, audit) and not (public and s.private)]
-    return [s for s in (_show(s, audit, public=public) for s in sections) if s.filled]
+    return [s for s in (_show(s, audit) for s in SECTIONS if applies(s, audit)) if s.filled]
 
 
 def applies(section: Section, audit: Audit) -> bool:
@@ -116,7 +115,7 @@ def applies(section: Section, audit: Audit) -> bool:
     return not section.field or getattr(audit, section.field) is not None
 
 
-def _show(s: Section, audit: Audit, *, public: bool) -> Shown:
+def _show(s: Section, audit: Audit) -> Shown:
     drawn = [(d, d.draw(audit)) for d in s.drawings]
     plots = [
         Plot(pictures.svg(figure, f"{s.name}{i}"), say(d.alt, audit), d.said)
@@ -132,5 +131,5 @@ def _show(s: Section, audit: Audit, *, public: bool) -> Shown:
         say(s.note, audit),
         by_field.about(s.field) if s.numbers else "",
         by_field.numbers(audit, s.field) if s.numbers else (),
-        s.extra(audit, public=public) if s.extra else None,
+        s.extra(audit) if s.extra else None,
     )

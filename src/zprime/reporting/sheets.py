@@ -8,6 +8,7 @@ from zprime.reporting.pictures import data_url, grid, png
 from zprime.reporting.section import Section
 from zprime.reporting.words import without_density
 from zprime.results.audit import Audit
+from zprime.results.names import RECONSTRUCTIONS, ROWS
 
 COLUMNS = 8
 SIDE = 28
@@ -29,26 +30,19 @@ class Sheet:
     near: str = ""
 
 
-def sheets(audit: Audit, *, public: bool) -> list[Sheet]:
-    """Held-out data and reconstructions first, then the prior and every candidate.
-
-    With `public`: no data, no reconstructions, no neighbours, and no samples of a distribution that stores rows or
-    whose samples copy them, be it the prior.
-    """
+def sheets(audit: Audit) -> list[Sheet]:
+    """Held-out data and reconstructions first, then the prior and every candidate: what the audit has of them."""
     if not audit.images:
         return []
-    entries = [e for e in audit.leading if not (public and (e.holds_rows or audit.copying(e.name) == "copies"))]
-    named = [(e.name, f"z′ from {e.label}") for e in entries]
-    if not public:
-        named += [(name, f"z′ from {name}") for name in without_density(audit)]
-        named = [("held-out data", "Held-out data"), ("reconstructions", "Their reconstructions"), *named]
-    shown = []
+    data = [(ROWS, "Held-out data"), (RECONSTRUCTIONS, "Their reconstructions")]
+    named = [(e.name, f"z′ from {e.label}") for e in audit.leading]
+    named += [(name, f"z′ from {name}") for name in without_density(audit)]
+    kept = audit.tensors
+    shown = [_sheet(title, kept[key][:MOST], None, chosen=False) for key, title in data if key in kept]
     for name, title in named:
-        x = audit.tensors.get(f"grid.{name}")
-        if x is None:
-            continue
-        near = None if public else audit.tensors.get(f"near.{name}")
-        shown.append(_sheet(title, x[:MOST], near, chosen=name == audit.verdict.choice))
+        x = kept.get(f"grid.{name}")
+        if x is not None:
+            shown.append(_sheet(title, x[:MOST], kept.get(f"near.{name}"), chosen=name == audit.verdict.choice))
     return shown
 
 

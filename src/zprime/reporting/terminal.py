@@ -6,8 +6,10 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from zprime.escape import visible
 from zprime.reporting.section import Section
 from zprime.reporting.sections import SECTIONS, applies
+from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import reasons, verdicts
 from zprime.results.audit import Audit
 from zprime.results.verdicts import Decision
@@ -17,6 +19,7 @@ from zprime.tables import to_rich
 
 def show(audit: Audit, *, width: int = 80) -> Group:
     """What a terminal of `width` columns should end with: gains, surgery, samples, verdicts."""
+    audit = texts(audit, visible)
     summaries = [s.summary(audit, width) for s in SECTIONS if s.summary is not None and applies(s, audit)]
     return Group(
         *(to_rich(t, width) for t in summaries if t is not None),
@@ -27,6 +30,7 @@ def show(audit: Audit, *, width: int = 80) -> Group:
 
 def details(audit: Audit, *, width: int = 80) -> Group:
     """The rest of the audit, which the page shows too: latent side, likelihood and encoder, costs."""
+    audit = texts(audit, visible)
     return Group(*(part for s in SECTIONS if s.details and applies(s, audit) for part in _section(s, audit, width)))
 
 
@@ -39,7 +43,8 @@ def _section(s: Section, audit: Audit, width: int) -> list[RichTable | Text]:
 
 
 def _told(title: str, pairs: list[tuple[str, str]]) -> RichTable:
-    table = RichTable(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_header=False)
+    heading = Text(title, style="table.title")
+    table = RichTable(title=heading, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_header=False)
     table.add_column(ratio=1)
     table.add_column(ratio=3)
     for name, text in pairs:
@@ -64,4 +69,4 @@ def _verdict(audit: Audit, name: str, verdict: Decision) -> Panel:
     body = Text(verdict.sentence, style="bold")
     for reason in reasons(audit, verdict):
         body.append(f"\n· {reason}", style="not bold")
-    return Panel(body, title=f"Verdict {name}: {verdict.decision}")
+    return Panel(body, title=Text(f"Verdict {name}: {verdict.decision}"))

@@ -10,21 +10,16 @@ def gloss(e: Entry) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def drawn(audit: Audit, *, public: bool = False) -> list[tuple[str, str]]:
-    """Name and label of every distribution itself that has draws for the latent map.
-
-    Args:
-        audit: what was measured.
-        public: leave out what stores functions of single rows, and what has no row in the table to tell.
-    """
-    named = [(e.name, e.label) for e in audit.entries if not (public and e.holds_rows)]
-    others = [] if public else [(name, name) for name in without_density(audit)]
-    return [(name, label) for name, label in [*named, *others] if f"map.{name}" in audit.tensors]
+def drawn(audit: Audit) -> list[tuple[str, str]]:
+    """Name and label of every distribution itself that has draws for the latent map."""
+    named = [(e.name, e.label) for e in audit.entries]
+    named += [(name, name) for name in without_density(audit)]
+    return [(name, label) for name, label in named if f"map.{name}" in audit.tensors]
 
 
 def without_density(audit: Audit) -> list[str]:
     """Names of what was drawn from but knows no log r(z), and so has no row in the table."""
-    known = {"codes", "labels", *(e.name for e in audit.entries)}
+    known = {e.name for e in audit.entries}
     names = (k.removeprefix("map.") for k in audit.tensors if k.startswith("map."))
     return sorted(name for name in names if name not in known)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zprime import artifact, chain, serialise
 from zprime.errors import ArtifactError, UsageError
+from zprime.escape import visible
 from zprime.results.drift import Drift
 from zprime.results.drift import of_run as drift_of_run
 from zprime.results.entries import Entry, Score, Scores
@@ -129,7 +130,8 @@ class Audit:
     def __repr__(self) -> str:
         """Both verdicts, in words."""
         generation = "" if self.samples is None else f" For generation: {self.samples.verdict.sentence}"
-        return f"<Audit of {len(self.entries)} candidates, seed {self.seed}. {self.verdict.sentence}{generation}>"
+        said = f"{self.verdict.sentence}{generation}"
+        return f"<Audit of {len(self.entries)} candidates, seed {self.seed}. {visible(said)}>"
 
     def __str__(self) -> str:
         """The verdicts and the table; `zprime.report(audit, "audit.html")` shows everything."""
@@ -137,10 +139,10 @@ class Audit:
         lines = [
             to_text(self._measured()),
             f"gains over the prior ± one standard error, nats a row: {heldout.n} held-out rows, seed {self.seed}",
-            f"By likelihood: {self.verdict.sentence}",
+            f"By likelihood: {visible(self.verdict.sentence)}",
         ]
         if self.samples is not None:
-            lines.append(f"For generation: {self.samples.verdict.sentence}")
+            lines.append(f"For generation: {visible(self.samples.verdict.sentence)}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

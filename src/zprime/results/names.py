@@ -1,4 +1,4 @@
-"""Names of what is measured: the three gains, and candidates."""
+"""Names of what is measured: the three gains, candidates, tensors."""
 
 import re
 from collections.abc import Sequence
@@ -100,21 +100,38 @@ SHARE = re.compile(r"\+p(\d+(?:\.\d+)?(?:e[+-]?\d+)?)$")
 """What the name of a candidate ends in: `+p` and a share of the prior in percent."""
 
 
+LONGEST = 64
+"""Characters of a name, at most."""
+NAME = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9._-]{{0,{LONGEST - 2}}}[A-Za-z0-9])?")
+"""What a name is: letters, digits, and between them also `-`, `_` and `.`."""
+RESERVED = ("train", "selection", "heldout", "reconstructions")
+"""What an audit calls splits and controls: no fit is called like one of them."""
+
+
 def check_name(name: str) -> None:
-    """Refuse a name that cannot be told from a path or from the name of a candidate.
+    """Refuse a name that cannot be that of a folder everywhere, or be told from what an audit itself calls so.
 
     Raises:
-        UsageError: it is empty, has a slash or a dot in front, or ends in `+p` and a number.
+        UsageError: it ends in `+p` and a number; it has other characters than letters, digits and, between them, `-`,
+            `_` and `.`, or more than 64; or it is that of a split or a control.
     """
-    if not name or name.startswith(".") or "/" in name or "\\" in name:
-        raise UsageError(
-            f"name: expected one without a slash and without a dot in front, got {name!r}; call it something else"
-        )
     if SHARE.search(name):
         raise UsageError(
             f"name: expected one that does not end in +p and a number, got {name!r}: that names a candidate with a "
             "share of the prior; call it something else"
         )
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"name: expected 1 to {LONGEST} letters (a to z), digits and, between them, -, _ and ., got {name!r:.80}; "
+            "call it something else"
+        )
+    if name in RESERVED:
+        raise UsageError(f"name: {name} is what an audit calls a split or a control; call it something else")
+
+
+CODES, LABELS, ROWS, RECONSTRUCTIONS = "data.codes", "data.labels", "data.rows", "data.reconstructions"
+"""Tensors of an audit that are of held-out rows. Those of a latent distribution are `<what>.<id>` with another first
+part, so that no name of one can be taken for these."""
 
 
 @runtime_checkable

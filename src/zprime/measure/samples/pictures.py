@@ -10,17 +10,18 @@ from zprime.kernels import ExactIndex
 from zprime.measure.candidates import Candidates
 from zprime.measure.samples.features import Entries
 from zprime.measure.study import Study
+from zprime.results.names import CODES, LABELS, RECONSTRUCTIONS, ROWS
 from zprime.rng import fork
 
 
 @torch.no_grad()
 def latent_map(study: Study, candidates: Candidates) -> dict[str, Tensor]:
-    """`map.codes` (and `map.labels`): codes of held-out rows; `map.<name>`: draws of every distribution itself."""
+    """`data.codes` (and `data.labels`): codes of held-out rows; `map.<name>`: draws of every distribution itself."""
     heldout, n = study.heldout.posteriors, study.settings.map
     some = heldout.take(torch.randperm(heldout.n, generator=study.stream("map"))[:n])
-    tensors = {"map.codes": some.draw(rng=study.stream("map codes")).float()}
+    tensors = {CODES: some.draw(rng=study.stream("map codes")).float()}
     if some.labels is not None:
-        tensors["map.labels"] = some.labels
+        tensors[LABELS] = some.labels
     for wanted, r in candidates.distributions.items():
         if not wanted.percent:
             tensors[f"map.{wanted}"] = r.sample(n, rng=study.stream("map", wanted.name)).float()
@@ -29,13 +30,13 @@ def latent_map(study: Study, candidates: Candidates) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def held_out_grids(study: Study) -> dict[str, Tensor]:
-    """`grid.held-out data` and `grid.reconstructions`: held-out rows, and their posterior means decoded."""
+    """`data.rows` and `data.reconstructions`: held-out rows, and their posterior means decoded."""
     if study.model is None or study.heldout.rows is None:
         return {}
     rows = study.heldout.rows
     x = rows.x[torch.randperm(len(rows), generator=study.stream("grid"))[: study.settings.grid]]
     decoded = study.model.decode(study.model.encode(x)[0]).mean.float()
-    return {"grid.held-out data": x, "grid.reconstructions": decoded}
+    return {ROWS: x, RECONSTRUCTIONS: decoded}
 
 
 def candidate_grids(study: Study, candidates: Candidates) -> dict[str, Tensor]:
