@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def styled(draw: Callable[Concatenate[Audit, P], F]) -> Callable[Concatenate[Aud
         with mpl.rc_context(STYLE):
             return draw(texts(audit, label), *args, **kwargs)
 
-    return inner
+    return cast("Callable[Concatenate[Audit, P], F]", inner)
 
 
 def quiet(axis: Axes) -> Axes:

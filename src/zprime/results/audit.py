@@ -19,7 +19,7 @@ from zprime.results.entries import Entry, Score, Scores
 from zprime.results.facts import DataInfo, ModelInfo, Storage
 from zprime.results.latents import ALWAYS, Averages, LatentsSide, Surgery
 from zprime.results.likelihood import LikelihoodSide, Membership
-from zprime.results.names import CandidateId, Gain, by_id
+from zprime.results.names import NAME, CandidateId, Gain, by_id
 from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, SamplesSide
 from zprime.results.seeds import Seeds, of_run
 from zprime.results.settings import AuditSettings
@@ -285,7 +285,10 @@ def _with_path(command: str, data: Path) -> str:
 
 
 def _check_names(audit: Audit) -> None:
-    """Raise `KeyError` where a name is missing that every audit has, which no type tells."""
+    """Raise `KeyError` where a name is missing that every audit has, `ValueError` where one cannot be that of a fit."""
+    wrong = next((e.id.name for e in audit.entries if not NAME.fullmatch(e.id.name)), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong!r:.80} is no name of a fit")
     splits = ("train", "selection", "heldout")
     named: list[tuple[str, Mapping[str, object], tuple[str, ...]]] = [("surgery", audit.surgery, splits)]
     named += [(f"scores of {e.id}", e.scores, splits[1:]) for e in audit.entries]
