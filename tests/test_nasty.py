@@ -22,7 +22,6 @@ from zprime.cli import console as terminal
 from zprime.errors import ArtifactError, UsageError
 from zprime.escape import label, markdown, visible
 from zprime.posteriors import MemoryPosteriors
-from zprime.reporting.compare import compare
 from zprime.reporting.page import html
 from zprime.reporting.pictures import svg
 from zprime.reporting.terminal import details, show
@@ -40,24 +39,33 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     return small.run(folder / "run", small.table(folder / "table.npz", 400))[1]
 
 
-def named(audit: Audit, nasty: str) -> Audit:
-    """Everything that has a name from outside has this one: data, columns, labels, and the sentences made of them."""
+def named(audit: Audit, names: list[str]) -> Audit:
+    """The same audit with as many candidates as names, each with a name as label, gloss, outcome and in a sentence."""
     assert audit.samples is not None
-    said = f"Leave the prior: {nasty} is better."
+    one, sampled = audit.entries[0], audit.samples.entries[0]
+    said = [f"Leave the prior: {n} is better." for n in names]
+    ids = [CandidateId("prior"), *(CandidateId(f"c{i}") for i in range(1, len(names)))]
     samples = replace(
         audit.samples,
-        entries=[replace(e, label=nasty) for e in audit.samples.entries],
-        verdict=replace(audit.samples.verdict, sentence=said, why=[said]),
+        entries=[replace(sampled, id=i, label=n) for i, n in zip(ids, names, strict=True)],
+        verdict=replace(audit.samples.verdict, sentence=said[0], why=said, choice="prior", best="prior"),
     )
     return replace(
         audit,
-        data=replace(audit.data, name=nasty, columns=[nasty] * len(audit.data.columns or range(5)), weights=nasty),
-        entries=[replace(e, label=nasty, gloss=nasty, outcome=nasty) for e in audit.entries],
-        verdict=replace(audit.verdict, sentence=said, why=[said], choice=small.candidate(audit, "mixture")),
-        warnings=[said],
+        data=replace(audit.data, name=names[0], columns=names[:5], weights=names[1]),
+        entries=[replace(one, id=i, label=n, gloss=n, outcome=n) for i, n in zip(ids, names, strict=True)],
+        verdict=replace(audit.verdict, sentence=said[0], why=said, choice="prior"),
+        warnings=said,
         samples=samples,
-        command=f"zprime run --data '{nasty}'",
+        latents=None,
+        likelihood=None,
+        membership=None,
+        command=f"zprime run --data '{names[0]}'",
     )
+
+
+ALL = list(NASTY.values())
+PLAIN = [f"plain{i}" for i in range(len(ALL))]
 
 
 def hidden(text: str) -> set[str]:
@@ -82,39 +90,37 @@ class Tags(HTMLParser):
         self.text += data
 
 
-@each
-def test_on_a_page(made: Audit, nasty: str) -> None:
-    plain, page = Tags(html(named(made, "plain"))), html(named(made, nasty))
+def test_on_a_page(made: Audit) -> None:
+    page = html(named(made, ALL))
     found = Tags(page)
-    assert found.tags == plain.tags  # no tag and no attribute more
+    assert found.tags == Tags(html(named(made, PLAIN))).tags  # none more, none less
     assert not hidden(page)
     page.encode()
-    assert "\n".join(map(visible, nasty.split("\n"))) in found.text
-    assert Tags(compare([named(made, nasty)] * 2, [nasty, "b"])).tags == Tags(compare([made] * 2, ["a", "b"])).tags
+    for nasty in ALL:
+        assert "\n".join(map(visible, nasty.split("\n"))) in found.text
 
 
-@each
-def test_in_a_terminal(made: Audit, nasty: str, capsys: pytest.CaptureFixture[str]) -> None:
-    audit = named(made, nasty)
+def test_in_a_terminal(made: Audit, capsys: pytest.CaptureFixture[str]) -> None:
+    audit = named(made, ALL)
     file = io.StringIO()
-    console = Console(file=file, width=5000, force_terminal=False, color_system=None)
-    console.print(show(audit, width=5000))
-    console.print(details(audit, width=5000))
+    console = Console(file=file, width=20_000, force_terminal=False, color_system=None)
+    console.print(show(audit, width=20_000))
+    console.print(details(audit, width=20_000))
     text = file.getvalue()
-    assert not hidden(text)
-    assert visible(nasty) in text  # whole: nothing of it was taken for markup
-    assert not hidden(str(audit) + repr(audit))
-    terminal.OUT.file = None  # standard output as it is now
-    terminal.say(nasty)
+    assert not hidden(text + str(audit) + repr(audit))
+    for nasty in ALL:
+        assert visible(nasty) in text  # whole: nothing of it was taken for markup
     terminal.say(show(audit, width=80))
     log = logging.getLogger("zprime.nasty")
     messages = terminal.handler()
     log.addHandler(messages)
-    log.error("%s", nasty)
+    for nasty in ALL:
+        terminal.say(nasty)
+        log.error("%s", nasty)
     log.removeHandler(messages)
     out, err = capsys.readouterr()
     assert not hidden(out + err)
-    assert out.startswith(visible(nasty) + "\n")
+    assert out.endswith("\n".join(map(visible, ALL)) + "\n")
 
 
 @each
@@ -127,35 +133,31 @@ def test_a_console_writes_no_control_character_that_it_was_asked_to_show(nasty: 
     assert not hidden(file.getvalue())
 
 
-@each
-def test_in_markdown(made: Audit, nasty: str) -> None:
-    text = explain(named(made, nasty))
-    assert not hidden(text)
+def test_in_markdown(made: Audit) -> None:
     reader = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
     def kinds(source: str) -> list[str]:
         return [t.type for block in reader.parse(source) for t in (block, *(block.children or ())) if t.type != "text"]
 
-    assert kinds(text) == kinds(explain(named(made, "plain")))  # no emphasis, link, HTML or heading more
-    shown = Tags(reader.render(f"before {markdown(nasty)} after")).text.strip()
-    assert shown == f"before {visible(nasty)} after"
+    wanted = kinds(explain(named(made, PLAIN)))
+    for first in range(len(ALL)):
+        text = explain(named(made, ALL[first:] + ALL[:first]))
+        assert not hidden(text)
+        assert kinds(text) == wanted  # no emphasis, link, HTML or heading more
+        shown = Tags(reader.render(f"before {markdown(ALL[first])} after")).text.strip()
+        assert shown == f"before {visible(ALL[first])} after"
 
 
-@each
-def test_in_figures(made: Audit, nasty: str) -> None:
-    audit = named(made, nasty)
-    drawn = 0
-    for name in plot.__all__:
-        figure = None if name == "samples" else getattr(plot, name)(audit)
-        if figure is None:
-            continue
-        element = svg(figure, name)
-        found = Tags(element)
-        assert not [a for _, names in found.tags for a in names if a == "style" or a.startswith("on")]
-        assert {tag for tag, _ in found.tags} <= {"svg", "g", "path", "text", "tspan", "defs", "metadata", "use", *RDF}
-        assert not hidden(element)
-        drawn += label(nasty).strip() in found.text
-    assert drawn >= 2  # the gains' rows and the columns at least
+@pytest.mark.parametrize("name", ["gains", "columns"])
+def test_in_figures(made: Audit, name: str) -> None:
+    figure = getattr(plot, name)(named(made, ALL))
+    element = svg(figure, name)
+    found = Tags(element)
+    assert not [a for _, names in found.tags for a in names if a == "style" or a.startswith("on")]
+    assert {tag for tag, _ in found.tags} <= {"svg", "g", "path", "text", "tspan", "defs", "metadata", "use", *RDF}
+    assert not hidden(element)
+    for nasty in ALL if name == "gains" else ALL[1:2]:
+        assert label(nasty).strip()[:20] in found.text
 
 
 RDF = ("clippath", "rect", "image", "rdf:rdf", "cc:work", "dc:type", "dc:format", "dc:creator", "cc:agent", "dc:title")
@@ -175,17 +177,18 @@ def test_in_tables(nasty: str) -> None:
 
 
 @each
-def test_in_json(made: Audit, nasty: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    audit = named(made, nasty)
-    text = json.dumps(audit.to_json())
-    again = serialise.from_jsonable(Audit, {**json.loads(text), "tensors": {}})
-    assert again.data == audit.data
-    assert [e.label for e in again.entries] == [nasty] * len(again.entries)
+def test_in_json(nasty: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal.OPTIONS, "json", True)
     terminal.give({"name": nasty, "path": Path(nasty.replace("\0", ""))})
     out = capsys.readouterr().out
     assert not hidden(out)
     assert json.loads(out)["name"] == nasty
+
+
+def test_in_the_json_of_an_audit(made: Audit) -> None:
+    text = json.dumps(named(made, ALL).to_json())
+    again = serialise.from_jsonable(Audit, {**json.loads(text), "tensors": {}})
+    assert [e.label for e in again.entries] == ALL
 
 
 @each

@@ -23,7 +23,8 @@ def report(*run: Path, out: Path | None = None, public: Annotated[bool, Paramete
         File to write; default: report.html (public.html with --public) in that folder, and compare.html here for
         several.
     public
-        Leave every row of the data out, and the samples of distributions that store rows or whose samples copy them.
+        Leave out every row of the data, names of data and columns, paths and hashes, and the samples of distributions
+        that store rows or are not cleared of copying them.
     """
     if not run:
         raise UsageError("run: expected the folder of a run, or several, got none")

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import warnings
 
 import matplotlib as mpl
 import numpy as np
@@ -47,7 +48,8 @@ def data_url(content: bytes, kind: str = "image/png") -> str:
 def svg(figure: Figure, name: str) -> str:
     """A figure as an inline SVG element, without date; its ids begin with `name`, its colours are the page's."""
     buffer = io.StringIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the browser has its own fonts
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     text = UNIVERSAL.sub("", text[text.index("<svg") :])
