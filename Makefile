@@ -5,14 +5,15 @@ BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo check lint types layers test doctest test-slow browser docs cli-docs fashion picture question-pictures toy \
+	lock wheels sbom min-versions release \
 	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants bring bring-tests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-$(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/zprime/kernels/_native/*)
+$(VENV)/.done: pyproject.toml constraints.txt CMakeLists.txt $(wildcard requirements/*/dev.txt src/zprime/kernels/_native/*)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python tools/install.py dev
 	touch $@
 
 demo: $(VENV)/.done  ## the main job on scikit-learn's digits, in a minute
@@ -49,8 +50,8 @@ docs: $(VENV)/.docs  ## the documentation site, into site/
 	$(BIN)/python tools/changes.py
 	$(BIN)/zensical build
 
-$(VENV)/.docs: $(VENV)/.done
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+$(VENV)/.docs: $(VENV)/.done $(wildcard requirements/*/docs.txt)
+	$(BIN)/python tools/install.py docs
 	touch $@
 
 cli-docs: $(VENV)/.done  ## docs/cli.md, from the commands' own help
@@ -146,6 +147,34 @@ bring-tests: $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its 
 		scikit-learn pytest pytest-xdist hypothesis beartype $(BESIDE)
 	$(if $(TABLES),.venvs/$*/bin/pip install -q --disable-pip-version-check -c constraints.txt --no-deps $(TABLES))
 	touch $@
+
+.venvs/tools/.done: $(wildcard requirements/*/tools.txt)
+	$(PYTHON) -m venv .venvs/tools
+	.venvs/tools/bin/python tools/install.py tools
+	touch $@
+
+lock: .venvs/tools/.done  ## the hashed lists of what is installed on this platform, requirements/; UPGRADE=1 for newer versions
+	.venvs/tools/bin/python tools/lock.py $(if $(UPGRADE),--upgrade)
+
+wheels: .venvs/tools/.done  ## dist/: sdist and wheel, installed and tried in clean environments; on Python 3.12 and 3.13 too, where they are
+	.venvs/tools/bin/python tools/wheels.py $(ONLY)
+
+sbom: .venvs/tools/.done  ## dist/zprime-VERSION.cdx.json: what is installed with zprime, in CycloneDX
+	.venvs/tools/bin/python tools/sbom.py
+
+min-versions: .venvs/minimum/.done  ## a part of the tests beside the lowest versions that pyproject.toml allows
+	.venvs/minimum/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
+	.venvs/minimum/bin/python -m pytest -n 0 $(MINIMUM)
+
+MINIMUM := $(addprefix tests/test_,artifact.py kernels.py compiled.py mixture.py flow.py tables.py running.py cli.py)
+
+.venvs/minimum/.done: $(wildcard requirements/*/minimum.txt)
+	$(PYTHON) -m venv --clear .venvs/minimum
+	.venvs/minimum/bin/python tools/install.py minimum
+	touch $@
+
+release: .venvs/tools/.done  ## VERSION=x.y.z: changelog, version, commit, tag, and dist/; DRY=1 says what it would do
+	.venvs/tools/bin/python tools/release.py $(VERSION) $(if $(DRY),--dry-run) $(if $(REPOSITORY),--repository $(REPOSITORY))
 
 clean:  ## remove environments, caches and what was built
 	rm -rf $(VENV) .venvs build/bring build/mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache site

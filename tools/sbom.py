@@ -1,0 +1,32 @@
+"""Write dist/zprime-VERSION.cdx.json, a CycloneDX list of what is installed with zprime: python tools/sbom.py.
+
+The list is of an environment that holds what zprime imports and nothing else, by the lock of this platform.
+"""
+
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    out = ROOT / "dist" / f"zprime-{version}.cdx.json"
+    out.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="zprime-sbom-") as name:
+        python = Path(name) / "venv" / "bin" / "python"
+        subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
+        subprocess.run([python, ROOT / "tools" / "install.py", "run"], check=True)
+        gone = ["pip", "setuptools"]  # of the environment, not of zprime
+        subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", *reversed(gone)], check=True)
+        command = [sys.executable, "-m", "cyclonedx_py", "environment", python, "--pyproject", ROOT / "pyproject.toml"]
+        command += ["--mc-type", "library", "--output-reproducible", "--of", "JSON", "-o", out]
+        subprocess.run(command, check=True)
+    print(f"{out.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
