@@ -1,7 +1,7 @@
 """Install what a target of the Makefile needs, by the lock of this platform: python tools/install.py GROUP.
 
-With a lock every file that pip takes must have a hash that the lock lists, and nothing third-party is built from source.
-A failure under the lock is final: it never falls back to an installation without hashes.
+With a lock every file that pip takes must have a hash that the lock lists, and nothing third-party is built from
+source. A failure under the lock is final: it never falls back to an installation without hashes.
 """
 
 import platform

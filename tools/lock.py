@@ -1,7 +1,7 @@
 """Write the locks of this platform, requirements/PLATFORM/*.txt, from pyproject.toml: python tools/lock.py [--upgrade].
 
-Needs uv. Packages come from PyPI, the CPU build of torch from the places that pip's setting `find-links` names, else from
-torch's own index. No address is written into the locks.
+Needs uv. Packages come from PyPI, the CPU build of torch from the places that pip's setting `find-links` names, else
+from torch's own index. No address is written into the locks.
 """
 
 import subprocess
@@ -12,7 +12,7 @@ from typing import Any
 
 from install import GROUPS, ROOT, TOOLS, here
 
-OPTIONS = "--quiet --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url".split()
+OPTIONS = ["--quiet", "--generate-hashes", "--no-annotate", "--no-header", "--no-emit-find-links"]
 HEAD = "# Made by `make lock` from pyproject.toml and constraints.txt, for {}: {}.\n"
 WHAT = {
     "run": "what zprime imports",

@@ -1,8 +1,8 @@
 """Build an sdist and a wheel, and try the wheel away from the sources: python tools/wheels.py [3.11] [3.12] [3.13].
 
-Python 3.11 has a lock: the wheel is installed beside what zprime imports and nothing else, then the tests' packages come and a
-few tests run against the wheel. On 3.12 and 3.13, where such an interpreter is on PATH, the wheel is built from the sdist,
-installed, every module imported, and `--help` run. What is not there is skipped, and it says so.
+Python 3.11 has a lock: the wheel is installed beside what zprime imports and nothing else, then the tests' packages
+come and a few tests run against the wheel. On 3.12 and 3.13, where there is such an interpreter, the wheel is built
+from the sdist, installed, every module imported, and `--help` run. What is not there is skipped, and it says so.
 """
 
 import os
