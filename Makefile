@@ -6,7 +6,7 @@ DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo check lint types layers test doctest test-slow browser docs cli-docs fashion picture question-pictures toy \
 	lock wheels sbom min-versions release \
-	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants bring bring-tests clean
+	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -121,6 +121,10 @@ chaos-short: $(VENV)/.done  ## some of each of these, in a minute
 mutants: $(VENV)/.done  ## docs/tests.md: how many small changes of the code the tests notice; MUTANTS=50 for fewer, KEEP=1 after new tests; 35 minutes
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt cosmic-ray coverage
 	$(BIN)/python tools/mutants --sample $(or $(MUTANTS),300) $(if $(KEEP),--keep)
+
+fuzz: $(VENV)/.done  ## a million cases for what reads files, names and arguments, guided by coverage; CASES=10000 for fewer
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt atheris
+	$(BIN)/python tools/fuzz --cases $(or $(CASES),1000000)
 
 BRING := pythae scvi tvae diffusers
 
