@@ -1,4 +1,4 @@
-"""A public page is scanned for every row of the data, as pixels and numbers, and for every name, path, hash and row id."""
+"""A public page is scanned for every row of the data, in pixels and numbers, and for every name, path, hash and id."""
 
 import base64
 import io

@@ -8,7 +8,6 @@ signature: who means to forge an artefact can compute the hashes again.
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +30,7 @@ from zprime.atomic import (
     write_file,
 )
 from zprime.errors import ArtifactError
+from zprime.manifest import LARGEST, MEASURED, SCHEMA, SOURCE, TENSORS, Manifest, check_schema, checked, digest, text_of
 
 __all__ = [
     "MANIFEST",
@@ -57,41 +57,6 @@ __all__ = [
     "write",
     "write_file",
 ]
-
-SCHEMA = 3
-TENSORS = "tensors.safetensors"
-MEASURED = "measured.json"
-SOURCE = "source"
-"""In `measured.json`: where the data lie."""
-LARGEST = 1 << 28
-"""Bytes of a manifest; none of ours comes near."""
-FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-"""What a file of an artefact may be called: it lies in the folder itself."""
-KIND = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)?")
-SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a manifest says beside the files that it lists.
-
-    Attributes:
-        kind: what the folder holds, e.g. "model".
-        config: JSON-able settings, enough to rebuild the object with the tensors.
-        key: hash of everything that the artefact follows from; a stage with the same key uses the artefact again.
-        seed: the seed that it was made with, if any.
-        inputs: name -> hash of every artefact that it was made from.
-        measured: what the machine measured while it was made, e.g. seconds, and where on it things lie. It is written
-            beside, in `measured.json`, and no part of any hash: who makes the artefact again gets the same bits, but
-            for this file.
-    """
-
-    kind: str
-    config: Mapping[str, Any] = field(default_factory=dict)
-    key: str = ""
-    seed: int | None = None
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    measured: Mapping[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,11 +134,6 @@ class Artifact:
         """
         for name in self.files:
             self.content(name)
-
-
-def digest(value: object) -> str:
-    """SHA-256 of a JSON-able value, independent of key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def read_tensors(file: Path, sha256: str | None, *, size: int | None = None) -> dict[str, Tensor]:
@@ -274,17 +234,12 @@ def seal(folder: Path, manifest: Manifest, *, files: Mapping[str, str]) -> None:
     }
     if manifest.measured:
         note(folder, manifest.measured)
-    write_file(folder / MANIFEST, _text({**content, "sha256": digest(content)}))
+    write_file(folder / MANIFEST, text_of({**content, "sha256": digest(content)}))
 
 
 def note(folder: Path, measured: Mapping[str, float | str]) -> None:
     """Write down beside an artefact what the machine measured, or where something lies."""
     write_file(folder / MEASURED, (json.dumps(dict(measured), indent=1, sort_keys=True) + "\n").encode())
-
-
-def _text(content: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest: what it says has no other form, so that every altered byte is found."""
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
 def read(path: str | Path, kind: str | None = None) -> Artifact:
@@ -302,69 +257,20 @@ def read(path: str | Path, kind: str | None = None) -> Artifact:
         manifest = json.loads(found)
         if manifest["format"] != "zprime":
             raise KeyError("format")
-        _check_schema(file, manifest)
+        check_schema(file, manifest)
         said = manifest.pop("sha256")
-        if digest(manifest) != said or _text({**manifest, "sha256": said}) != found:
+        if digest(manifest) != said or text_of({**manifest, "sha256": said}) != found:
             raise ArtifactError(
                 f"{file}: its own SHA-256 does not fit: it was altered after it was written; delete the folder and "
                 "make the artefact again"
             )
-        artifact = _checked(path, manifest, said)
+        artifact = Artifact(path=path, sha256=str(said), **checked(manifest))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{file}: not a readable zprime manifest ({error!r}); make the artefact again") from error
     if kind is not None and artifact.kind != kind:
         hint = "; zprime.load_latent(path) reads this one" if artifact.kind.startswith("latent/") else ""
         raise ArtifactError(f"{path}: expected an artefact of kind {kind}, got {artifact.kind}{hint}")
     return artifact
-
-
-def _check_schema(file: Path, manifest: Mapping[str, Any]) -> None:
-    schema = int(manifest["schema"])
-    if schema > SCHEMA:
-        raise ArtifactError(f"{file}: written with schema {schema}, this zprime reads up to {SCHEMA}; upgrade zprime")
-    if schema < SCHEMA:
-        by = dict(manifest.get("versions", {})).get("zprime", "0.1")
-        raise ArtifactError(
-            f"{file}: written by zprime {by} with schema {schema}; this zprime reads schema {SCHEMA} only; run the "
-            "same command again, into a new folder"
-        )
-
-
-def _checked(path: Path, manifest: Mapping[str, Any], sha256: str) -> Artifact:
-    """The manifest as typed values.
-
-    Raises:
-        TypeError: a value is of another type.
-        ValueError: a name or a hash is none.
-    """
-
-    def mapping(name: str, of: type) -> dict[str, Any]:
-        value = manifest[name]
-        if not isinstance(value, dict) or not all(isinstance(v, of) for v in value.values()):
-            raise TypeError(f"{name}: expected a mapping to {of.__name__}")
-        return value
-
-    files, sizes = mapping("files", str), mapping("sizes", int)
-    bad = [f"{n!r}" for n, h in files.items() if not (FILE.fullmatch(n) and SHA256.fullmatch(h) and n in sizes)]
-    if bad or files.keys() != sizes.keys() or min(sizes.values(), default=0) < 0:
-        raise ValueError(f"files: expected names without separators, with SHA-256 and size each, got {', '.join(bad)}")
-    kind, key, seed = (manifest[name] for name in ("kind", "key", "seed"))
-    if not isinstance(kind, str) or not KIND.fullmatch(kind) or not isinstance(key, str):
-        raise ValueError(f"kind and key: expected words, got {kind!r} and {key!r}")
-    if not isinstance(seed, int | None):
-        raise TypeError(f"seed: expected a number or null, got {seed!r}")
-    return Artifact(
-        path=path,
-        kind=kind,
-        config=mapping("config", object),
-        key=key,
-        seed=seed,
-        files=files,
-        inputs=mapping("inputs", str),
-        versions=mapping("versions", str),
-        sizes=sizes,
-        sha256=str(sha256),
-    )
 
 
 def library_versions() -> dict[str, str]:

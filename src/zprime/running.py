@@ -9,32 +9,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, chain, sampling, vae
+from zprime import artifact, chain, vae
 from zprime import data as datasets
 from zprime.artifact import Artifact
 from zprime.audit_stage import AuditStage
 from zprime.data import SPLITS, DataSettings
 from zprime.distribution import LatentDistribution
+from zprime.drift_stage import DriftStage
 from zprime.encoding import encode
 from zprime.errors import UsageError
 from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
 from zprime.latent.kind import Fit
-from zprime.measure.latents.drift import drift
-from zprime.measure.study import Split
 from zprime.posteriors import Posteriors, ShardedPosteriors
 from zprime.progress import Progress, silent
 from zprime.reporting import report
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.audit import load as load_audit
-from zprime.results.drift import PLACE as DRIFT
 from zprime.results.drift import Drift
-from zprime.results.names import PRIOR, CandidateId
-from zprime.rng import stream
 from zprime.run_folder import RunFolder
 from zprime.sampling import GenerativeModel
 from zprime.seeds import check as check_seeds
 from zprime.seeds import repeat
-from zprime.serialise import to_jsonable
+from zprime.ship_stage import ShipStage
 from zprime.stages import NewFolder, key_of, reuse_or_make
 from zprime.threads import Threads
 from zprime.train_stage import CHECKPOINT, TrainStage
@@ -307,28 +303,8 @@ class Run:
         with self.alone():
             AuditStage(self.folder, seed, weights, workers, self.threads, self.progress).run(settings, names)
             audit = load_audit(self.path / "audit")
-            if audit.copying(audit.shipped) == "copies":
-                log.warning("generator: nothing is shipped, for samples of %s copy training rows", audit.shipped)
-                chain.drop(self.path, [GENERATOR])
-            else:
-                self._ship(audit.shipped, allow_rows=settings.allow_rows)
+            ShipStage(self.folder).ship(audit, allow_rows=settings.allow_rows)
             return audit
-
-    def _ship(self, name: str, *, allow_rows: bool) -> None:
-        """Write `generator`, with the audit that chose it among what it was made from."""
-        model = self.folder.generative(name)
-        inputs = {**self._sources(name), "audit": self.folder.audit.hash}
-
-        def make(path: Path, key: str) -> Artifact:
-            return model.save(path, key=key, seed=self.folder.model.seed, allow_rows=allow_rows, inputs=inputs)
-
-        reuse_or_make(self.path, GENERATOR, key_of(name, inputs, model.copying), make, kind="generator")
-
-    def _sources(self, name: str) -> dict[str, str]:
-        """Hashes of model and fit that a generative model consists of."""
-        base = CandidateId.parse(name).name
-        fitted = {} if base == PRIOR else {f"latent/{base}": self.folder.fit(base).hash}
-        return {"data": self.folder.data.hash, "model": self.folder.model.hash, **fitted}
 
     def export(
         self, name: str, path: str | Path, *, allow_copies: bool = False, allow_rows: bool = False
@@ -338,21 +314,7 @@ class Run:
         Raises:
             UsageError: its samples copy training rows, or it stores such rows, and that was not allowed.
         """
-        path = Path(path)
-        model = self.folder.generative(name)
-        inputs = self._sources(name)
-        key = key_of(name, inputs, model.copying)
-        sampling.check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
-        if not (artifact.is_artifact(path) and artifact.read(path).key == key):
-            model.save(
-                path,
-                key=key,
-                seed=self.folder.model.seed,
-                allow_copies=allow_copies,
-                allow_rows=allow_rows,
-                inputs=inputs,
-            )
-        return model
+        return ShipStage(self.folder).export(name, Path(path), allow_copies=allow_copies, allow_rows=allow_rows)
 
     def drift(self, new_data: str | Path, *, seed: int = 0) -> Drift:
         """Compare codes of new rows with those of held-out rows, under what was shipped; the audit keeps the result.
@@ -368,31 +330,5 @@ class Run:
             ArrayError: rows of another shape, that are not finite, or fewer than 8.
             ArtifactError: the run was not audited.
         """
-        folder = self.folder
-        shipped = folder.generative(folder.choice()).latent
-        if shipped.density == "none":
-            raise UsageError(
-                f"new data: {shipped.label} knows no log r(z), which drift is measured by; ship another kind"
-            )
-        self.threads.use(heavy=True)
-        column, described = load_audit(self.path / "audit").data.weights, folder.data.config
-        rows, weights = datasets.new_rows(str(new_data), described, folder.scaling(), weights=column, seed=seed)
-        codes = encode(vae.load(folder.model.path), rows, progress=self.progress).gather()
-        new = Split("new rows", codes if weights is None else codes.weighted(weights), groups=rows.groups)
-        moved = drift(shipped, new, self._heldout(column), source=shipped.label, rng=stream(seed, "drift"))
-        inputs = {"audit": folder.audit.hash}
-
-        def make(path: Path, key: str) -> Artifact:
-            return moved.save(path, key=key, seed=seed, inputs=inputs)
-
         with self.alone():
-            reuse_or_make(self.path, DRIFT, key_of(to_jsonable(moved), inputs), make, kind=DRIFT)
-        return moved
-
-    def _heldout(self, column: str) -> Split:
-        """Held-out codes, weighed by a column, in the groups of the run; the data are read only where these matter."""
-        codes = self.folder.posteriors("heldout").gather()
-        if column:
-            codes = codes.weighted(self.folder.dataset.weights(column, "heldout"))
-        grouped = bool(self.folder.data.config["settings"]["group"])
-        return Split("heldout", codes, groups=self.folder.rows["heldout"].groups if grouped else None)
+            return DriftStage(self.folder, seed, self.threads, self.progress).run(str(new_data))
