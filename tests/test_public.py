@@ -132,9 +132,7 @@ def test_a_row_that_is_shown_is_found(digits: Made, place: str) -> None:
     run, audit = digits
     x = rows(run)
     planted = replace(publish(audit), tensors={**publish(audit).tensors, place: x[:4]})
-    assert rows_in_pictures(html(planted), x) == (
-        0 if place == "near.prior" and "grid.prior" not in planted.tensors else 4
-    )
+    assert rows_in_pictures(html(planted), x) >= 4
     assert rows_in_pictures(html(publish(planted)), x) == 0
     for zoom in (1, 2, 4):
         assert rows_in_pictures(f'<img src="{data_url(png(grid(x[5:6], zoom=zoom)))}">', x) >= 1
