@@ -63,7 +63,9 @@ def share(work: Callable[[int, Path], Tally], top: Path, workers: int) -> Tally:
 
 
 def step(scene: Scene, mode: str, *, short: bool) -> int:
-    """Every how manieth call is made to fail: all of them on a new run; some where a finished one is replaced."""
+    """Every how manieth call is made to fail: of those that change a new run all; some of others."""
+    if mode == "read":
+        return 211 if short else 37
     if scene.name == "run --replace":
         return 211 if short else 17
     if scene.name in REPLACING:
@@ -131,7 +133,7 @@ def disturbed(options: argparse.Namespace, top: Path) -> int:
 
     if wanted("calls"):
         for scene in made:
-            for mode in ("error", "kill", "full"):
+            for mode in ("error", "kill", "full", "read"):
                 every = step(scene, mode, short=short)
 
                 def some(i: int, place: Path, scene: Scene = scene, mode: str = mode, every: int = every) -> Tally:

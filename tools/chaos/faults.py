@@ -18,9 +18,7 @@ from zprime import atomic
 GROW = {"write", "create", "mkdir", "fsync"}
 """What needs room on the disk."""
 READ = {"open", "read"}
-MODES = ("error", "kill", "full", "count")
 KILLED = 9
-MARK = "/injected/"
 
 
 class Faults:
@@ -28,8 +26,9 @@ class Faults:
 
     Args:
         root: calls that touch files in this folder are counted.
-        mode: `error`: the call `at` fails; `kill`: the process ends there, with half of a write written; `full`: from
-            there on nothing can be written that needs room; `count`: nothing fails.
+        mode: `error`: the call `at` fails, of those that change something; `kill`: the process ends there, with half of
+            a write written; `full`: from there on nothing can be written that needs room; `read`: a call fails of
+            those that read; `count`: all are counted, and nothing fails.
         at: the first call is 1.
     """
 
@@ -41,6 +40,8 @@ class Faults:
 
     def due(self, what: str) -> bool:
         """Count a call; whether it is to fail."""
+        if self.mode != "count" and (self.mode == "read") != (what in READ):
+            return False
         self.n += 1
         self.calls[what] += 1
         if self.mode == "full":

@@ -27,7 +27,7 @@ def table(calls: Tally, other: Tally, *, seed: int, seconds: float, kinds: Count
     verbs: dict[str, Counter[str]] = {}
     for name, n in calls.injected.items():
         verb, _, mode = name.rpartition("/")
-        if mode in ("error", "kill", "full"):
+        if mode in ("error", "kill", "full", "read"):
             modes[mode] += n
             verbs.setdefault(verb, Counter())[mode] += n
     memory = calls.injected["operation of torch without memory"]
@@ -37,7 +37,8 @@ def table(calls: Tally, other: Tally, *, seed: int, seconds: float, kinds: Count
         "",
         "| what was done | how often | what came of it |",
         "|---|---:|---|",
-        f"| one call fails (EIO, ENOSPC) | {_n(modes['error'])} | {_same(calls, 'error')} |",
+        f"| one call that changes something fails (EIO, ENOSPC) | {_n(modes['error'])} | {_same(calls, 'error')} |",
+        f"| one read or open for reading fails (EIO) | {_n(modes['read'])} | {_same(calls, 'read')} |",
         f"| the process ends at a call, half of a write written | {_n(modes['kill'])} | {_same(calls, 'kill')} |",
         f"| the disk is full from a call on, then has room again | {_n(modes['full'])} | {_same(calls, 'full')} |",
         f"| an operation of torch finds no memory | {_n(memory)} | "
@@ -70,8 +71,10 @@ def table(calls: Tally, other: Tally, *, seed: int, seconds: float, kinds: Count
         also = f"; {_n(harmless)} of `measured.json`, harmless" if harmless and refused else ""
         outcome = f"{_n(refused)} refused{also}" if refused else f"{_n(harmless)} harmless"
         lines.append(f"| {what} | {_n(other.injected[what])} | {outcome} |")
-    lines += ["", "| command | calls that failed | killed at | full from |", "|---|---:|---:|---:|"]
-    lines += [f"| {v} | {_n(c['error'])} | {_n(c['kill'])} | {_n(c['full'])} |" for v, c in verbs.items()]
+    lines += ["", "| command | calls that failed | reads | killed at | full from |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        f"| {v} | {_n(c['error'])} | {_n(c['read'])} | {_n(c['kill'])} | {_n(c['full'])} |" for v, c in verbs.items()
+    ]
     made = ", ".join(f"{name} {_n(n)}" for name, n in kinds.most_common())
     return "\n".join([*lines, "", f"Calls of the undisturbed commands: {made}.", ""])
 
