@@ -333,9 +333,7 @@ class ShardedPosteriors(Posteriors):
         self.names: list[str] = config["shards"]
         self.sizes: list[int] = config["sizes"]
         self.n, self.d = config["n"], config["d"]
-        self.row_ids = index["row_ids"]
-        self.labels = index.get("labels")
-        self.weights = index.get("weights")
+        self.row_ids, self.labels, self.weights = index["row_ids"], index.get("labels"), index.get("weights")
 
     def shards(self) -> Iterator[Shard]:
         """Each shard file, verified as it is read.

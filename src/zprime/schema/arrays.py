@@ -55,7 +55,7 @@ LOG_SCALES = Values("log-scales from -60 to 60", _within(-60, 60))
 FACTOR = Values("a lower triangular matrix with a diagonal above 0", _factor)
 WEIGHTS = Values("numbers >= 0 that sum to 1", lambda t: COUNTS.holds(t) and _sums_to_1(t))
 LOG_WEIGHTS = Values("logarithms of weights that sum to 1", _log_weights)
-ROW_IDS = Values("row ids, from 0 and each once", lambda t: bool(t.min() >= 0) and len(t.unique()) == len(t))
+ROW_IDS = Values("row ids, from 0 and each once", lambda t: bool(t.min() >= 0) and len(torch.unique(t)) == len(t))
 ANY = Values("any numbers", lambda t: True)
 
 Dtype = Literal["shared", "real", "int64", "any"]

@@ -71,7 +71,9 @@ WEIGHTS_OF_VAE = {
 def _data(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
     _shapes(tensors, config["shape"])
     ids = [tensors[f"ids.{s}"] for s in SPLITS]
-    need("ids", len(torch.cat(ids).unique()) == sum(map(len, ids)), "every row in one split", [len(i) for i in ids])
+    need(
+        "ids", len(torch.unique(torch.cat(ids))) == sum(map(len, ids)), "every row in one split", [len(i) for i in ids]
+    )
     need("sizes", config["sizes"] == dict(zip(SPLITS, map(len, ids), strict=True)), "as many as ids", config["sizes"])
 
 
