@@ -1,6 +1,7 @@
 """Folders on disk: whole or not at all, verified when read, the same bytes for the same content."""
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -223,6 +224,7 @@ def edit(path: Path, *, sealed: bool = True, **changes: object) -> None:
         ),
         ({"format": "other"}, r"not a readable zprime manifest \(KeyError\('format'\)\); make the artefact again"),
         ({"config": None}, r"not a readable zprime manifest \(KeyError\('config'\)\)"),
+        ({"schema": math.inf}, r"not a readable zprime manifest \(OverflowError"),
         ({"files": 3}, r"files: expected a mapping to str"),
         ({"files": {"../../secret": "0" * 64}}, r"files: expected names without separators, .* got '../../secret'"),
         ({"files": {"a.b": "x"}, "sizes": {"a.b": 1}}, r"files: expected names without separators, .* got 'a.b'"),

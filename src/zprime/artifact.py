@@ -265,7 +265,7 @@ def read(path: str | Path, kind: str | None = None) -> Artifact:
                 "make the artefact again"
             )
         artifact = Artifact(path=path, sha256=str(said), **checked(manifest))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ArtifactError(f"{file}: not a readable zprime manifest ({error!r}); make the artefact again") from error
     if kind is not None and artifact.kind != kind:
         hint = "; zprime.load_latent(path) reads this one" if artifact.kind.startswith("latent/") else ""
