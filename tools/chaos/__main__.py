@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "src"))
 
 import torch
 from damage import cuts, flips, swaps
-from failures import Scene, Tally, disturb, scenes
+from failures import Scene, Tally, disturb, scenes, undisturbed
 from faults import Faults
 from kills import kills, together, watch
 from memory import allocations
@@ -133,6 +133,7 @@ def disturbed(options: argparse.Namespace, top: Path) -> int:
 
     if wanted("calls"):
         for scene in made:
+            undisturbed(scene, top)
             for mode in ("error", "kill", "full", "read"):
                 every = step(scene, mode, short=short)
 

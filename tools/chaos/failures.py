@@ -121,16 +121,27 @@ def readers(work: Path, top: Path) -> dict[str, tuple[Ended, str]]:
     return found
 
 
+READ: dict[Path, dict[str, str]] = {}
+"""Folder -> what each reader makes of it, undisturbed. Filled before processes are forked, each folder is read once."""
+
+
+def undisturbed(scene: Scene, top: Path) -> dict[str, set[str]]:
+    """What each reader may make during a scene."""
+    allowed: dict[str, set[str]] = {}
+    for folder in filter(None, (scene.before, scene.after)) if scene.read else ():
+        if folder not in READ:
+            found = readers(fresh(top / "work" / "w", folder), top)
+            READ[folder] = {name: made for name, (ended, made) in found.items() if ended.code == 0}
+        for name, made in READ[folder].items():
+            allowed.setdefault(name, set()).add(made)
+    return allowed
+
+
 def disturb(scene: Scene, mode: str, top: Path, at: Iterator[int], *, read_every: int = 1) -> Tally:
     """Make calls of a command fail, one in each process, and repeat the command."""
     tally, work = Tally(), top / "work" / "w"
     wanted = snapshot(scene.after)
-    allowed: dict[str, set[str]] = {}
-    if scene.read:
-        for folder in filter(None, (scene.before, scene.after)):
-            for name, (ended, made) in readers(fresh(work, folder), top).items():
-                if ended.code == 0:
-                    allowed.setdefault(name, set()).add(made)
+    allowed = undisturbed(scene, top)
     for n in at:
         fresh(work, scene.before)
         work.mkdir(parents=True, exist_ok=True)
