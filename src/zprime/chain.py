@@ -213,7 +213,9 @@ def _remove(run: Path, leaving: Mapping[str, list[str]]) -> None:
     _pages(run)
     for name, hashes in leaving.items():
         with contextlib.suppress(ArtifactError, OSError):
-            if artifact.read(run / name).sha256 in hashes and name not in listed(run):
+            # without a manifest it is what a process left that was killed while it deleted this
+            ours = not atomic.is_artifact(run / name) or artifact.read(run / name).sha256 in hashes
+            if ours and name not in listed(run):
                 shutil.rmtree(run / name)
                 (run / name).parent.rmdir()
     with atomic.in_turn(run):
