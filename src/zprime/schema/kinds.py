@@ -13,8 +13,10 @@ from zprime.schema import (
     LATENTS,
     LOG_SCALES,
     MOST,
+    ORIGINS,
     POSITIVE,
     ROW_IDS,
+    UNITS,
     WEIGHTS,
     Array,
     Flag,
@@ -82,7 +84,8 @@ def _shapes(tensors: Mapping[str, Tensor], shape: list[int]) -> None:
         need(name, list(tensors[name].shape) == shape, f"shape {shape}, that of a row", list(tensors[name].shape))
 
 
-SCALING = {"shift": Array({"*": FINITE}, "real"), "scale": Array({"*": POSITIVE}, "real")}
+SCALING = {"shift": Array({"*": ORIGINS}, "real"), "scale": Array({"*": UNITS}, "real")}
+"""In the units of the data, whatever these are."""
 DATA = Schema(
     {
         "settings": Record(
