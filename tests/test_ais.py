@@ -79,7 +79,7 @@ def test_more_temperatures_close_the_sandwich(name: str) -> None:
     assert 0 < gaps[1] < 0.4 * gaps[0]
 
 
-@pytest.mark.parametrize("name", ["aggregated", "flow", "defensive mixture", "active mixture"])
+@pytest.mark.parametrize("name", ["aggregated", "flow", "defensive-mixture", "active-mixture"])
 def test_any_kind_that_has_a_gradient(name: str) -> None:
     forward, reverse = run(
         name, MODEL.vae(), 12, AISSettings(8, 2, 3), start=lambda x: MemoryPosteriors(*MODEL.posterior(x))

@@ -18,7 +18,7 @@ from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.results.audit import Audit, AuditSettings
 
 MODEL = linear_gaussian(D=5, d=2, var=0.5)
-NAMES = ("mixture", "defensive aggregated", "flow", "exemplars full")
+NAMES = ("mixture", "defensive-aggregated", "flow", "exemplars-full")
 SETTINGS = AuditSettings(rows=18, draws=120, grid=4, map=10, simulated=100, ais=3, temperatures=5, samples=0)
 
 

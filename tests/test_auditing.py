@@ -107,9 +107,9 @@ def test_fits_bare_distributions_and_candidates_of_your_own_are_all_taken() -> N
         "fit": Fit(shifted(1.0), chosen=Chosen(epsilon=0.05)),
         "bare": shifted(1.0),
         "mine": Defensive(shifted(1.0), 0.01),
-        "too little": Defensive(shifted(1.0), 0.005),
+        "too-little": Defensive(shifted(1.0), 0.005),
         "pool": LogPool(torch.zeros(2).double(), torch.ones(2).double()),
-        "mixed pool": Defensive(LogPool(torch.zeros(2).double(), torch.ones(2).double()), 0.1),
+        "mixed-pool": Defensive(LogPool(torch.zeros(2).double(), torch.ones(2).double()), 0.1),
         "again": Prior(2),
     }
     found = audit(given, posteriors, settings=SMALL)
@@ -117,8 +117,8 @@ def test_fits_bare_distributions_and_candidates_of_your_own_are_all_taken() -> N
     assert [e.name for e in found.entries if e.eligible] == ["prior", *candidates]
     assert [e.name for e in found.entries if not e.eligible] == [*list(given)]
     assert [r.name for r in found.verdict.chosen.ranking] == ["prior", *candidates]
-    assert [e.name for e in found.leading] == ["prior", *candidates, "pool", "mixed pool", "again"]
-    assert found.entry("mixed pool").label == "log-pool"
+    assert [e.name for e in found.leading] == ["prior", *candidates, "pool", "mixed-pool", "again"]
+    assert found.entry("mixed-pool").label == "log-pool"
     for name in candidates:
         e = found.entry(name)
         lowest = float(found.tensors[f"gain.heldout.elbo.{name}"].min())
@@ -207,8 +207,8 @@ def test_each_picture_is_decoded_once(samples: int, pictures: int) -> None:
     for grid in (4, 24):
         model, settings = Counting(), replace(SMALL, samples=samples, grid=grid, simulated=0)
         measured = audit({"shifted": shifted(1.0)}, posteriors, model=model, rows=rows, settings=settings)
-        for name in ("prior", "shifted", "reconstructions", "held-out data"):
-            assert len(measured.tensors[f"grid.{name}"]) == grid
+        for name in ("grid.prior", "grid.shifted", "data.reconstructions", "data.rows"):
+            assert len(measured.tensors[name]) == grid
         counts.append(model.decoded)
     assert counts[1] - counts[0] == pictures * 20
 

@@ -43,7 +43,7 @@ def run(model, name: str = "prior", *, seed: int = 0, rows: int = 400) -> Calibr
     return found
 
 
-@pytest.mark.parametrize("name", ["prior", "mixture", "defensive aggregated", "gaussian"])
+@pytest.mark.parametrize("name", ["prior", "mixture", "defensive-aggregated", "gaussian"])
 def test_an_exact_encoder_passes_at_the_nominal_rate_under_any_r(name: str) -> None:
     """A bad r is not blamed for a bad q: the false-alarm rate is 5 % or less, and single p-values are uniform."""
     found = [run(Wrong(), name, seed=s, rows=150) for s in range(60)]

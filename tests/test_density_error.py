@@ -158,7 +158,7 @@ INEXACT = [name for name in ZOO if ZOO[name](2, torch.float64).density in ("boun
 
 
 def test_bounds_and_estimates_are_all_here() -> None:
-    assert {"flow-matching", "resampled energy", "resampled rejection", "two-stage"} <= set(INEXACT)
+    assert {"flow-matching", "resampled-energy", "resampled-rejection", "two-stage"} <= set(INEXACT)
 
 
 @pytest.mark.parametrize("name", ZOO)

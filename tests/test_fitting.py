@@ -224,6 +224,6 @@ def test_a_fit_tells_its_settings_and_the_audit_records_them(tmp_path) -> None:
     again = load_fit(tmp_path / "fit")
     assert again.settings == found.settings
     heldout = sharp(40, 2)
-    done = audit({"by label": again}, {"train": train, "selection": selection, "heldout": heldout})
-    assert done.entry("by label").settings == found.settings
+    done = audit({"by-label": again}, {"train": train, "selection": selection, "heldout": heldout})
+    assert done.entry("by-label").settings == found.settings
     assert done.entry("prior").settings == {}

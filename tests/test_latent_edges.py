@@ -47,14 +47,14 @@ WITHIN = {"exact": 0.02, "estimate": 0.05, "bound": 0.3}
 CLOSED: dict[str, Settings] = {
     "prior": PriorSettings(0.7),
     "gaussian": GaussianSettings(),
-    "gaussian diagonal": GaussianSettings("diagonal"),
-    "gaussian low-rank": GaussianSettings("low-rank", rank=1),
+    "gaussian-diagonal": GaussianSettings("diagonal"),
+    "gaussian-low-rank": GaussianSettings("low-rank", rank=1),
     "log-pool": LogPoolSettings(),
     "barycentre": BarycentreSettings(),
     "product-of-experts": ProductOfExpertsSettings(),
     "aggregated": AggregatedSettings(),
     "exemplars": ExemplarsSettings(bandwidth=0.4),
-    "exemplars full": ExemplarsSettings(bandwidth=0.4, covariance="full"),
+    "exemplars-full": ExemplarsSettings(bandwidth=0.4, covariance="full"),
     "mixture merged": MixtureSettings(components=2, method="merge", polish=0),
 }
 """Kinds whose fit is in closed form, or merges pair by pair: no random choice in it."""
@@ -203,7 +203,7 @@ def test_of_one_posterior_a_learned_fit_stays_close_to_it(kind: str) -> None:
     assert -1e-3 < float((log_q.exp() * gap).sum()) * AREA < (0.001 if kind == "mixture" else 0.1)
 
 
-@pytest.mark.parametrize("name", ["gaussian", "aggregated", "exemplars full", "mixture merged"])
+@pytest.mark.parametrize("name", ["gaussian", "aggregated", "exemplars-full", "mixture merged"])
 def test_of_two_posteriors_mean_and_covariance_are_kept(name: str) -> None:
     p = two()
     r = plain(CLOSED[name], p)

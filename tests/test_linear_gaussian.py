@@ -112,7 +112,7 @@ def test_evidence_gain_is_exactly_the_change_of_the_evidence(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["mixture", "mixture diagonal", "aggregated", "gaussian"])
+@pytest.mark.parametrize("name", ["mixture", "mixture-diagonal", "aggregated", "gaussian"])
 def test_q_r_is_the_posterior_under_r(name: str) -> None:
     """The posterior of the model with r in the prior's place, by importance weights on draws of r: no encoder."""
     r = ZOO[name](2, torch.float64)

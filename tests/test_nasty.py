@@ -114,6 +114,7 @@ def test_in_a_terminal(made: Audit, capsys: pytest.CaptureFixture[str]) -> None:
     log = logging.getLogger("zprime.nasty")
     messages = terminal.handler()
     log.addHandler(messages)
+    log.propagate = False  # what pytest keeps of it would not go from a worker of xdist to its parent
     for nasty in ALL:
         terminal.say(nasty)
         log.error("%s", nasty)

@@ -195,7 +195,7 @@ def test_the_choice_does_not_read_the_held_out_split() -> None:
     wide = {
         "gaussian": Gaussian(torch.zeros(2), torch.eye(2)),
         "narrow": Gaussian(torch.zeros(2), 0.3 * torch.eye(2)),
-        "one label": Gaussian(2.5 * heavy.float(), 0.05 * torch.eye(2)),
+        "one-label": Gaussian(2.5 * heavy.float(), 0.05 * torch.eye(2)),
     }
     labels = {s: (r.x[:, 0] > r.x[:, 0].mean()).long() for s, r in case.rows.items()}
     rows = {s: Rows(s, r.x, r.ids, labels[s]) for s, r in case.rows.items()}

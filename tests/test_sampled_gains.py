@@ -239,7 +239,7 @@ def test_a_density_is_evaluated_once_a_draw() -> None:
 
 def test_the_proposal_is_what_the_draws_follow() -> None:
     """E_proposal[p(z) / proposal(z)] = 1 and E_proposal[q / proposal] = 1, for every row."""
-    candidates = Candidates({n: r(n) for n in ("mixture", "flow", "resampled rejection", "aggregated")})
+    candidates = Candidates({n: r(n) for n in ("mixture", "flow", "resampled-rejection", "aggregated")})
     plan = Plan.of(candidates, 4000)
     for widen in (1.0, 2.5):  # 2.5 times these scales are wider than the prior
         drawn = propose(candidates, plan, MEAN[:4], SCALE[:4] * widen, stream(0, "p"))

@@ -68,9 +68,9 @@ def candidates() -> dict[str, LatentDistribution]:
     train = POSTERIORS["train"]
     return {
         "truth": truth(),
-        "two modes": truth(2),
+        "two-modes": truth(2),
         "blur": truth(width=0.2 * WIDTH),
-        **{f"{j:g} junk": with_junk(j) for j in JUNK},
+        **{f"{j:g}-junk": with_junk(j) for j in JUNK},
         "gaussian": Gaussian(CENTRES.mean(0), 1.5 * torch.eye(2, dtype=torch.float64)),
         "aggregated": Defensive(Aggregated(train.mean, 0.2 * train.scale), 0.1),
     }
@@ -124,14 +124,14 @@ def test_every_candidate_is_judged_rightly(made: SamplesSide) -> None:
     assert list(made.verdict.ranking) == ["prior", *(candidate for candidate, _ in wanted)]
     ranking = {name.rsplit("+", 1)[0]: state for name, state in made.verdict.ranking.items()}
     assert ranking["aggregated"] == "copies"
-    assert ranking["two modes"] == "loses modes"
+    assert ranking["two-modes"] == "loses modes"
     assert ranking["truth"] == "best"
     assert ranking["prior"] == ranking["gaussian"] == "behind"
     assert ranking["blur"] == "covers less"  # its Frechet distance is as good as the truth's
-    assert {ranking[f"{j:g} junk"] for j in JUNK} <= {"behind", "loses modes"}
+    assert {ranking[f"{j:g}-junk"] for j in JUNK} <= {"behind", "loses modes"}
     assert made.verdict.decision == "leave the prior"
     assert made.verdict.choice == "truth+p1"
-    assert made.entry("two modes").fidelity.labels.missing == ["2"]  # type: ignore[union-attr]
+    assert made.entry("two-modes").fidelity.labels.missing == ["2"]  # type: ignore[union-attr]
 
 
 def test_fidelity_alone_would_choose_the_copies(made: SamplesSide) -> None:
@@ -144,7 +144,7 @@ def test_fidelity_alone_would_choose_the_copies(made: SamplesSide) -> None:
 def test_students_say_what_comes_out(made: SamplesSide) -> None:
     accuracy = {e.name: e.tstr.accuracy.value for e in made.entries if e.tstr is not None}
     assert accuracy["truth"] > 0.95
-    assert accuracy["two modes"] < 0.8
+    assert accuracy["two-modes"] < 0.8
     assert made.classifier is not None
     assert made.classifier.value > 0.95
 

@@ -315,7 +315,7 @@ def test_nothing_is_allocated_that_was_not_stored(run: Path, tmp_path: Path) -> 
         for key, value in change.items():
             merge(config, key, value)
         tampering.rewrite(folder / name, config=config)
-    networks = {"flow": "flow", "resampled rejection": "resampled", "two-stage": "two-stage"}
+    networks = {"flow": "flow", "resampled-rejection": "resampled", "two-stage": "two-stage"}
     for name in networks:
         zoo.ZOO[name](2, torch.float32).save(folder / f"latent-{name}")
         config = {**artifact.read(folder / f"latent-{name}").config, "hidden": [1 << 20, 1 << 20]}

@@ -209,7 +209,7 @@ def test_they_are_on_the_page_as_themselves_and_no_verdict_may_choose_them(run: 
     assert {r.name for r in audit.verdict.chosen.ranking} == candidates
     assert audit.samples is not None
     assert set(audit.samples.verdict.ranking) == candidates
-    labels = [d["label"] for d in (map_data(audit, public=False) or {})["draws"]]
+    labels = [d["label"] for d in (map_data(audit) or {})["draws"]]
     assert not [label for label in labels if "% p" in label]
     assert ("shared-nuts" in labels) is NUTS
     for name in SHOWN:

@@ -71,7 +71,7 @@ def test_a_run_sets_them_by_the_work(tmp_path: Path, counts: list[int], monkeypa
         counts.clear()
         return seen
 
-    job = Run.create(tmp_path / "run", threads=Threads(light=11, heavy=22))
+    job = Run.create(tmp_path / "run", threads=Threads(light=11, heavy=22), replace=True)
     job.train(data, small.NETWORK, small.TRAINING, seed=0)
     job.encode()
     job.fit(["gaussian"], seed=0)

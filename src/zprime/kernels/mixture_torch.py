@@ -18,7 +18,7 @@ DROPPED = 1e-12  # nats that may be lost at a tolerance of 0
 FEW = 32  # where less than one pair in so many can matter, these are computed one by one
 GIVE_UP = 8  # tiles without that in a row, after which it is not tried any more
 LOSSY = 1e-5  # nats that an expanded square may cost in float64; where more is possible the direct form is taken
-BEYOND = 1e30  # sizes of terms from which on the float32 product is not to be trusted: it could overflow
+BEYOND = 1e30  # sizes of terms from which on the float32 product could overflow, so that the product is not taken
 NUMBERS = 1 << 22  # differences that are held at once in the direct form
 
 
@@ -51,7 +51,8 @@ def evaluate(
                     sums.add_tile(rows, part, columns)
                 else:
                     sums.add_pairs(rows, part, *pairs)
-    return sums.top + sums.total.log(), None if sums.score is None else sums.score / sums.total[:, None]
+    log_prob = (sums.top + sums.total.log()).masked_fill_(~z.isfinite().all(1), torch.nan)
+    return log_prob, None if sums.score is None else sums.score / sums.total[:, None]
 
 
 class _Sums:

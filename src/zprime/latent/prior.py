@@ -24,7 +24,7 @@ class PriorSettings(Settings):
     @property
     def name(self) -> str:
         """With tau where it is not 1."""
-        return self.kind if self.tau == 1 else f"{self.kind}({self.tau:g})"
+        return self.kind if self.tau == 1 else f"{self.kind}-{self.tau:g}"
 
     def fit(self, task: Task) -> Fit[LatentDistribution]:
         """The prior of this latent space, scaled.

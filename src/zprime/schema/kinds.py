@@ -234,18 +234,21 @@ FIT = Record(
 """How the fit of a latent distribution went."""
 
 
+SHOWN = ("data.rows", "data.reconstructions")
+
+
 def _audit(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
     """Pictures of one size."""
-    for kind in ("grid.", "near."):
-        shapes = {tuple(t.shape[1:]) for name, t in tensors.items() if name.startswith(kind)}
-        need(f"{kind}*", len(shapes) <= 1, "rows of one shape", sorted(shapes))
+    pictures = {n: tuple(t.shape[1:]) for n, t in tensors.items() if n.startswith(("grid.", "near.", *SHOWN))}
+    need("pictures", len(set(pictures.values())) <= 1, "rows of one shape", sorted(set(pictures.values())))
 
 
 AUDIT = Schema(
     {"verdict": Text(), "choice": Text(pattern=NAME), "copying": Named(COPYING, NAME)},
     {
-        "map.codes": Array({"codes latents": FINITE}, "real", optional=True),
-        "map.labels": Array({"codes": ANY}, "int64", optional=True),
+        "data.codes": Array({"codes latents": FINITE}, "real", optional=True),
+        "data.labels": Array({"codes": ANY}, "int64", optional=True),
+        "data.*": Array({"*": FINITE}, "real"),
         "map.*": Array({"* latents": FINITE}, "real"),
         "grid.*": Array({"*": FINITE}, "real"),
         "near.*": Array({"*": FINITE}, "real"),

@@ -232,5 +232,6 @@ def _summarise(
         if wanted in held:
             used = seed if gain is Gain.ELBO else None
             estimates[gain]["held-out"] = estimate(held[wanted], used, of=heldout)
-        memorised[gain] = estimate(with_own - others, seed)
+        both = with_own.isinf() & others.isinf()  # a gain that diverges with its own row and without it
+        memorised[gain] = estimate((with_own - others).masked_fill(both, torch.inf), seed)
     return LeaveOneOut(estimates[Gain.ELBO], estimates[Gain.EXACT_POSTERIOR], memorised)
