@@ -113,7 +113,7 @@ def test_fits_bare_distributions_and_candidates_of_your_own_are_all_taken() -> N
         "again": Prior(2),
     }
     found = audit(given, posteriors, settings=SMALL)
-    candidates = ["fit+p5", "bare+p1", "mine+p1", "too little+p1"]
+    candidates = ["fit+p5", "bare+p1", "mine+p1", "too-little+p1"]
     assert [e.name for e in found.entries if e.eligible] == ["prior", *candidates]
     assert [e.name for e in found.entries if not e.eligible] == [*list(given)]
     assert [r.name for r in found.verdict.chosen.ranking] == ["prior", *candidates]

@@ -160,7 +160,7 @@ def test_means_and_draws_are_told_apart(made: SamplesSide) -> None:
 def test_what_is_kept_comes_back_from_its_file(made: SamplesSide) -> None:
     again = serialise.from_jsonable(SamplesSide, json.loads(json.dumps(serialise.to_jsonable(made))))
     assert again == made
-    with pytest.raises(UsageError, match="name: expected one of prior, truth.p1, truth, two modes"):
+    with pytest.raises(UsageError, match="name: expected one of prior, truth.p1, truth, two-modes"):
         made.entry("flowery")
 
 
