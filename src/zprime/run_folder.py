@@ -226,7 +226,7 @@ class RunFolder:
             epochs=len(history),
             stopped=trained["stopped"],
             beta=trained["training"]["beta"],
-            elbo=history[trained["epoch"] - 1]["selection"],
+            elbo=float(history[trained["epoch"] - 1]["selection"]),
         )
 
     def choice(self) -> str:

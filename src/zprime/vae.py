@@ -235,4 +235,7 @@ def load(path: Path) -> VAE:
         ArtifactError: missing, altered, or of another kind.
     """
     stored = chain.read(path, "model")
-    return rebuild(stored.config.get("vae", {}), stored.tensors(), where=path)
+    config: dict[str, Any] = stored.config.get("vae", {})
+    with guarded(path):
+        need("vae", isinstance(config, dict), "settings of a VAE", config)
+    return rebuild(config, stored.tensors(), where=path)

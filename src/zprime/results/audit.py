@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from zprime import artifact, chain, serialise
-from zprime.errors import ArtifactError, UsageError
+from zprime.errors import ArtifactError, NumericalError, UsageError
 from zprime.escape import visible
 from zprime.results.drift import Drift
 from zprime.results.drift import of_run as drift_of_run
@@ -263,7 +263,7 @@ def load(path: str | Path) -> Audit:
         audit = serialise.from_jsonable(Audit, {**json.loads(stored.content(file.name)), "tensors": {}})
         audit = _together(audit, stored.measured)
         _check_names(audit)
-    except (*FAULTS, UsageError) as error:
+    except (*FAULTS, UsageError, NumericalError) as error:
         raise ArtifactError(f"{file}: made by another version of zprime ({error}); audit the run again") from error
     tensors = stored.tensors()
     check(stored.path, "audit", stored.config, tensors)

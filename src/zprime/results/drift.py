@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zprime import artifact, chain, serialise
 from zprime.artifact import Artifact, Manifest
-from zprime.errors import ArtifactError
+from zprime.errors import ArtifactError, NumericalError
 from zprime.schema import FAULTS
 from zprime.statistics.estimate import Estimate
 
@@ -96,7 +96,7 @@ def of_run(run: Path, *, audit: str) -> Drift | None:
         return None
     try:
         return serialise.from_jsonable(Drift, json.loads(stored.content(FILE)))
-    except FAULTS as error:
+    except (*FAULTS, NumericalError) as error:
         raise ArtifactError(
             f"{path}: made by another version of zprime ({error}); run `zprime audit --new-data` again"
         ) from error

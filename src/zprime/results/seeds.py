@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zprime import artifact, chain, serialise
 from zprime.artifact import Artifact, Manifest
-from zprime.errors import ArtifactError
+from zprime.errors import ArtifactError, NumericalError
 from zprime.results.names import Gain
 from zprime.schema import FAULTS
 from zprime.schema.kinds import check_settings
@@ -130,7 +130,7 @@ def of_run(run: Path, *, seed: int, audit: str) -> Seeds | None:
     file = path / "seeds.json"
     try:
         return serialise.from_jsonable(Seeds, json.loads(stored.content(file.name)))
-    except FAULTS as error:
+    except (*FAULTS, NumericalError) as error:
         raise ArtifactError(
             f"{file}: made by another version of zprime ({error}); give `zprime run` with --seeds again"
         ) from error

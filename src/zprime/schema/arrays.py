@@ -1,7 +1,6 @@
 """What a tensor of an artefact may be: dtype, shape, values."""
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -51,8 +50,8 @@ def _log_weights(t: Tensor) -> bool:
 
 FINITE = Values(f"finite numbers, none beyond {LARGEST:g}", _within(-LARGEST, LARGEST))
 POSITIVE = Values(f"numbers above 0, from {1 / LARGEST:g} to {LARGEST:g}", _within(1 / LARGEST, LARGEST))
-UNITS = Values("finite numbers above 0", _within(sys.float_info.min, sys.float_info.max))
-ORIGINS = Values("finite numbers", _within(-sys.float_info.max, sys.float_info.max))
+UNITS = Values("finite numbers above 0", lambda t: bool((torch.isfinite(t) & (t > 0)).all()))
+ORIGINS = Values("finite numbers", lambda t: bool(torch.isfinite(t).all()))
 COUNTS = Values("numbers from 0", _within(0, LARGEST))
 LOG_SCALES = Values("log-scales from -60 to 60", _within(-60, 60))
 FACTOR = Values("a lower triangular matrix with a diagonal above 0", _factor)
