@@ -36,7 +36,7 @@ class Ended:
     def clean(self) -> bool:
         """Whether it ended as documented: a code of the table, and a sentence if it failed."""
         said = "error:" in self.err
-        return "Traceback" not in self.err and (self.code == 0 or (self.code in (2, 3, 4, 5) and said))
+        return "Traceback" not in self.err and (self.code == 0 or (self.code in (1, 2, 3, 4, 5, 6) and said))
 
 
 def verb(*words: str | Path) -> Action:
