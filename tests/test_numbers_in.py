@@ -23,8 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from zprime import memory
 from zprime.cli import main
-from zprime.data import SPLITS, Dataset, DataSettings, Source, limits, load, new_rows, read_source
+from zprime.data import SPLITS, Dataset, DataSettings, Source, load, new_rows, read_source
 from zprime.data.scaling import scaled, scaling, standard
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Prior
@@ -358,7 +359,7 @@ def test_what_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pyte
         pixels = np.repeat(x, 8, axis=0).astype(np.uint8)
         content = struct.pack(">HBB3I", 0, 8, 3, *pixels.shape) + pixels.tobytes()
         (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content, 1))
-        monkeypatch.setattr(limits, "free_memory", lambda: 4_000_000)
+        monkeypatch.setattr(memory, "available", lambda: 4_000_000)
         for path in (tmp_path / "x.npy", tmp_path / "x.npz", folder):
             if fits:
                 assert len(read_source(str(path)).x) in (n, 8 * n)
@@ -423,7 +424,7 @@ def test_images_are_measured_before_they_are_decoded(tmp_path: Path, monkeypatch
     refused(tmp_path, r"a.png: not a readable image \(Image size \(3600000000 pixels\) exceeds limit")
     (tmp_path / "a.png").write_bytes(png(10_000, 10_000))  # of which PIL only warns
     refused(tmp_path, r"a.png: not a readable image \(Image size \(100000000 pixels\) exceeds limit")
-    monkeypatch.setattr(limits, "free_memory", lambda: 1_000_000_000)
+    monkeypatch.setattr(memory, "available", lambda: 1_000_000_000)
     for i in range(3):
         (tmp_path / f"{'abc'[i]}.png").write_bytes(png(6000, 6000))
     refused(tmp_path, "3 images of 6000 x 6000: 324.0 MB when unpacked, and 1.0 GB of memory are free")

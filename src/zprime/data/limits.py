@@ -1,8 +1,6 @@
 """How much a file may unpack to: known from its header and its size, before anything is unpacked."""
 
-import os
-from pathlib import Path
-
+from zprime import memory
 from zprime.errors import ArrayError
 from zprime.statistics.format import size
 
@@ -12,12 +10,6 @@ DEFLATE = 1032
 """No stream of deflate (gzip, zip, PNG) unpacks to more than so many times its size (zlib's technical notes)."""
 RATIO, LARGE = 200, 1 << 28
 """A file of more than `LARGE` bytes that is `RATIO` times smaller when packed holds next to nothing but one value."""
-
-
-def free_memory() -> int:
-    """Bytes of memory that are free here: of the machine, and of the control group where that has a limit."""
-    found = [_available(), _group()]
-    return min([f for f in found if f is not None], default=1 << 33)
 
 
 def check_unpacked(where: str, unpacked: int, packed: int | None = None) -> None:
@@ -41,32 +33,9 @@ def check_unpacked(where: str, unpacked: int, packed: int | None = None) -> None
             f"{where}: unpacks from {size(packed)} to {size(unpacked)}, {unpacked // max(packed, 1)} times as much; "
             "data that hold something do not, so it was not unpacked. If this is wanted, unpack it yourself (as .npy)"
         )
-    free = free_memory()
-    if unpacked > SHARE * free:
+    free = memory.available()
+    if free is not None and unpacked > SHARE * free:
         raise ArrayError(
             f"{where}: {size(unpacked)} when unpacked, and {size(free)} of memory are free, of which rows may take "
             f"{SHARE:.0%}; give fewer rows, or smaller ones (float32 or uint8)".replace("%", " %")
         )
-
-
-def _available() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every system knows these
-        return None
-
-
-def _group() -> int | None:
-    """What version 2 of Linux' control groups leaves to this process."""
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")
-        return None if limit == "max" else max(0, int(limit) - int(used))
-    except (OSError, ValueError):
-        return None
