@@ -30,6 +30,7 @@ def from_jsonable(hint: type[T], value: Any) -> T:
 
     Raises:
         KeyError, TypeError, ValueError: `value` is not of that form.
+        ZprimeError: a dataclass refuses its values.
     """
     out: T = _read(hint, value)
     return out

@@ -25,9 +25,7 @@ from zprime.data.weights import no_column, weights_of
 from zprime.errors import ArrayError, UsageError
 from zprime.results.facts import DataInfo, Duplicates
 from zprime.rng import stream
-
-SPLITS = ("train", "selection", "heldout")
-"""Train: VAE and posteriors. Selection: early stopping and choices. Held-out: what the audit reports."""
+from zprime.schema.kinds import SPLITS
 
 log = logging.getLogger("zprime")
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.data import Rows
+from zprime.data import SPLITS, Rows
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, near_duplicates
 from zprime.data.groups import codes_of_splits
 from zprime.distribution import LatentDistribution
@@ -22,8 +22,6 @@ from zprime.results.settings import AuditSettings
 from zprime.rng import stream
 from zprime.statistics.design import Design
 from zprime.vae import Model, decoded
-
-SPLITS = ("train", "selection", "heldout")
 
 Space = Callable[[Tensor], Tensor]
 """A feature space: rows [n, *datum] in the model's scaled units -> features [n, f]."""

@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from zprime import artifact, chain, serialise
-from zprime.errors import ArtifactError, NumericalError, UsageError
 from zprime.escape import visible
 from zprime.results.drift import Drift
 from zprime.results.drift import of_run as drift_of_run
@@ -25,7 +24,7 @@ from zprime.results.seeds import Seeds, of_run
 from zprime.results.settings import AuditSettings
 from zprime.results.thresholds import THRESHOLDS, Thresholds
 from zprime.results.verdicts import Verdict, worst
-from zprime.schema import FAULTS, guarded, need
+from zprime.schema import guarded, need, of_this_version
 from zprime.schema.kinds import check
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import explained, size
@@ -259,12 +258,10 @@ def load(path: str | Path) -> Audit:
     inner = Path(path) / "audit"
     stored = chain.read(inner if artifact.is_artifact(inner) else path, "audit")
     file = stored.path / "audit.json"
-    try:
+    with of_this_version(file, "audit the run again"):
         audit = serialise.from_jsonable(Audit, {**json.loads(stored.content(file.name)), "tensors": {}})
         audit = _together(audit, stored.measured)
         _check_names(audit)
-    except (*FAULTS, UsageError, NumericalError) as error:
-        raise ArtifactError(f"{file}: made by another version of zprime ({error}); audit the run again") from error
     tensors = stored.tensors()
     check(stored.path, "audit", stored.config, tensors)
     with guarded(stored.path, "audit the run again"):

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from zprime import artifact, chain, serialise
 from zprime.artifact import Artifact, Manifest
-from zprime.errors import ArtifactError, NumericalError
-from zprime.schema import FAULTS
+from zprime.schema import of_this_version
 from zprime.statistics.estimate import Estimate
 
 KIND = PLACE = "drift"
@@ -94,9 +93,5 @@ def of_run(run: Path, *, audit: str) -> Drift | None:
     stored = chain.read(path, KIND)
     if stored.inputs.get("audit") != audit:
         return None
-    try:
+    with of_this_version(path, "run `zprime audit --new-data` again"):
         return serialise.from_jsonable(Drift, json.loads(stored.content(FILE)))
-    except (*FAULTS, NumericalError) as error:
-        raise ArtifactError(
-            f"{path}: made by another version of zprime ({error}); run `zprime audit --new-data` again"
-        ) from error

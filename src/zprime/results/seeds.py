@@ -7,9 +7,8 @@ from pathlib import Path
 
 from zprime import artifact, chain, serialise
 from zprime.artifact import Artifact, Manifest
-from zprime.errors import ArtifactError, NumericalError
 from zprime.results.names import Gain
-from zprime.schema import FAULTS
+from zprime.schema import of_this_version
 from zprime.schema.kinds import check_settings
 from zprime.statistics.estimate import Estimate
 
@@ -128,9 +127,5 @@ def of_run(run: Path, *, seed: int, audit: str) -> Seeds | None:
         if other != str(seed) and chain.read(path.parent / other / "audit").key != audits[other]:
             return None
     file = path / "seeds.json"
-    try:
+    with of_this_version(file, "give `zprime run` with --seeds again"):
         return serialise.from_jsonable(Seeds, json.loads(stored.content(file.name)))
-    except (*FAULTS, NumericalError) as error:
-        raise ArtifactError(
-            f"{file}: made by another version of zprime ({error}); give `zprime run` with --seeds again"
-        ) from error

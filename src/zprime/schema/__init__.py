@@ -47,13 +47,12 @@ from zprime.schema.fields import (
     Text,
     Whole,
 )
-from zprime.schema.refusal import FAULTS, Found, Refused, enough, guarded, need
+from zprime.schema.refusal import Found, Refused, enough, guarded, need, of_this_version
 
 __all__ = [
     "ANY",
     "COUNTS",
     "FACTOR",
-    "FAULTS",
     "FINITE",
     "LARGEST",
     "LATENTS",
@@ -87,6 +86,7 @@ __all__ = [
     "enough",
     "guarded",
     "need",
+    "of_this_version",
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zprime import manifest
 from zprime.schema import (
     ANY,
     FINITE,
@@ -36,13 +37,14 @@ from zprime.schema import (
     need,
 )
 
-SHA256 = Text(pattern="[0-9a-f]{64}")
+SHA256 = Text(pattern=manifest.SHA256.pattern)
 NAME = r"(?!\.)[^/\\\x00]{1,255}"
 """Part of a path: not empty, nothing hidden, no separator."""
 PATH = rf"{NAME}(/{NAME}){{0,2}}"
 """Of an artefact in the folder of its run."""
-FILE = Text(pattern="[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+FILE = Text(pattern=manifest.FILE.pattern)
 SPLITS = ("train", "selection", "heldout")
+"""Train: VAE and posteriors. Selection: early stopping and choices. Held-out: what the audit reports."""
 COPYING = Text(("passes", "copies", "untested"))
 
 RUN = Schema({"artifacts": Named(Items(SHA256, 1), PATH), "dropped": Named(Items(SHA256), PATH)})

@@ -52,6 +52,23 @@ def guarded(where: Path | str, todo: str = "make the artefact again") -> Iterato
         raise ArtifactError(f"{where}: what it holds does not fit together ({why}); {todo}") from error
 
 
+@contextlib.contextmanager
+def of_this_version(where: Path | str, todo: str) -> Iterator[None]:
+    """Turn what does not fit the types that this version writes into an `ArtifactError` that says so.
+
+    Args:
+        where: folder or file that was read, for the message.
+        todo: what to do.
+
+    Raises:
+        ArtifactError: a name, a type or a number does not fit.
+    """
+    try:
+        yield
+    except (*FAULTS, UsageError, NumericalError) as error:
+        raise ArtifactError(f"{where}: made by another version of zprime ({error}); {todo}") from error
+
+
 def shown(value: object) -> str:
     """A value in a message, in a few characters."""
     if isinstance(value, Found):
