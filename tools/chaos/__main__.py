@@ -15,16 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads cannot be forked
+sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "examples"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "src"))
 
+import pages
 import torch
 from damage import cuts, flips, swaps
-from failures import Scene, Tally, disturb, scenes, undisturbed
+from failures import Scene, Tally, disturb, prepare, scenes, undisturbed
 from faults import Faults
 from kills import kills, together, watch
 from memory import allocations
-from page import table, write
-from stage import AUDIT, DATA, ROOT, fresh, run, scratch, steady_clock, verb, warm
+from page import table
+from stage import AUDIT, DATA, fresh, run, scratch, steady_clock, verb, warm
 from stage import table as rows
 
 REPLACING = ("fit --replace", "audit with other settings", "train --replace", "run --replace")
@@ -77,8 +79,8 @@ def step(scene: Scene, mode: str, *, short: bool) -> int:
 
 def calls_of(scene: Scene, top: Path) -> Counter[str]:
     """The calls of an undisturbed command."""
-    work = fresh(top / "work" / "w", scene.before)
-    work.mkdir(parents=True, exist_ok=True)
+    work = top / "work" / "w"
+    prepare(scene, work)
     faults = Faults(work, "count")
 
     def act() -> int:
@@ -93,7 +95,7 @@ def calls_of(scene: Scene, top: Path) -> Counter[str]:
 def main() -> int:
     """Everything, in order."""
     parser = argparse.ArgumentParser(prog="chaos")
-    parser.add_argument("--short", action="store_true", help="some of everything, in a minute")
+    parser.add_argument("--short", action="store_true", help="some of everything, in a few minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 4))
     parser.add_argument("--only", nargs="*", default=(), help="calls, memory, kills, damage, together")
@@ -173,7 +175,9 @@ def disturbed(options: argparse.Namespace, top: Path) -> int:
     if not options.only:
         form = "make chaos-short" if short else "make chaos"
         text = table(calls, other, seed=options.seed, seconds=time.monotonic() - began, kinds=kinds, form=form)
-        print(text if short else f"written to {write(text, ROOT / 'docs' / 'reliability.md')}")
+        print(text)
+        if not short:
+            pages.put(pages.DOCS / "reliability.md", "chaos", text)
     print(f"{len(faults)} faults")
     return 1 if faults else 0
 

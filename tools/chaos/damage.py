@@ -54,19 +54,20 @@ def files(run: Path) -> list[tuple[str, Path]]:
 def check(tally: Tally, what: str, where: str, reads: list[Read], *, harmless: bool) -> None:
     """Read, and see that it is refused, or harmless where it has to be."""
     tally.injected[what] += 1
+    before = len(tally.faults)
     for read in reads:
         try:
             read()
         except ArtifactError:
             if harmless:
                 tally.faults.append(f"{where}: refused, and it is harmless")
-            continue
-        except BaseException as error:
+        except Exception as error:
             tally.faults.append(f"{where}: {type(error).__name__}: {str(error)[:200]}")
-            continue
-        if not harmless:
-            tally.faults.append(f"{where}: passed")
-    tally.ended[f"{what}: {'harmless' if harmless else 'refused'}"] += 1
+        else:
+            if not harmless:
+                tally.faults.append(f"{where}: passed")
+    if len(tally.faults) == before:
+        tally.ended[f"{what}: {'harmless' if harmless else 'refused'}"] += 1
 
 
 def flips(run: Path, seed: int, share: tuple[int, int], *, few: int = 0) -> Tally:

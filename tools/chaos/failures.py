@@ -80,6 +80,35 @@ def scenes(top: Path, data: Path) -> list[Scene]:
     return [first, encoded, fitted, audited, done, sampled, exported, again, other, retrained, rerun]
 
 
+def prepare(scene: Scene, work: Path) -> None:
+    """Make a folder as it is before a scene."""
+    fresh(work, scene.before)
+    work.mkdir(parents=True, exist_ok=True)
+
+
+def again(
+    tally: Tally, action: Action, folder: Path, log: Path, wanted: dict[str, str], *, what: str, where: str
+) -> None:
+    """Repeat a command that was disturbed, when what was left is old enough to be swept: it has to end as undisturbed.
+
+    Args:
+        tally: takes what comes out.
+        action: the command.
+        folder: in which all has to be as `wanted`.
+        log: folder for what the command says.
+        wanted: what lies there after the undisturbed command.
+        what: kind of disturbance, for the count.
+        where: the disturbance, for a fault.
+    """
+    age(folder)
+    ended = run(action, log)
+    wrong = [ended.err[-300:]] if ended.code else differences(snapshot(folder), wanted)
+    if wrong:
+        tally.faults.append(f"{where}, then again: {'; '.join(wrong[:4])}")
+    else:
+        tally.ended[f"{what}: same bits by the same command"] += 1
+
+
 def _export(work: Path) -> Action:
     def act() -> int:
         from zprime.errors import ZprimeError
@@ -143,8 +172,7 @@ def disturb(scene: Scene, mode: str, top: Path, at: Iterator[int], *, read_every
     wanted = snapshot(scene.after)
     allowed = undisturbed(scene, top)
     for n in at:
-        fresh(work, scene.before)
-        work.mkdir(parents=True, exist_ok=True)
+        prepare(scene, work)
         faults = Faults(work, mode, n)
         ended = run(_told(scene.action(work), faults, top), top / "log", faults)
         where = f"{scene.name}, {mode} at {n}"
@@ -169,13 +197,7 @@ def disturb(scene: Scene, mode: str, top: Path, at: Iterator[int], *, read_every
             wrong = differences(kept, wanted)
             if wrong:
                 tally.faults.append(f"{where}: exit 0, but {'; '.join(wrong[:4])}")
-        age(work)
-        second = run(scene.action(work), top / "log")
-        wrong = [second.err[-300:]] if second.code else differences(snapshot(work), wanted)
-        if wrong:
-            tally.faults.append(f"{where}, then again: {'; '.join(wrong[:4])}")
-        else:
-            tally.ended[f"{mode}: same bits by the same command"] += 1
+        again(tally, scene.action(work), work, top / "log", wanted, what=mode, where=where)
     return tally
 
 

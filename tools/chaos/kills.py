@@ -10,9 +10,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from failures import Tally
+from failures import Tally, again
 from faults import KILLED, Faults
-from stage import AUDIT, DATA, Action, age, differences, finish, fresh, run, snapshot, start, verb
+from stage import AUDIT, DATA, Action, differences, done, finish, fresh, run, snapshot, start, verb
 
 from zprime import sampling
 from zprime.errors import ArtifactError, UsageError
@@ -67,13 +67,8 @@ def kills(data: Path, top: Path, numbers: range, seed: int, *, replace: Path | N
         tally.injected["whole run killed"] += 1
         killed = ended.code in (KILLED, -signal.SIGKILL)
         tally.ended["run: killed" if killed else "run: done before the kill"] += 1
-        age(folder)
-        second = run(command, top / "log")
-        wrong = [second.err[-300:]] if second.code else differences(snapshot(folder), wanted)
-        if wrong:
-            tally.faults.append(f"{where}, {'replacing' if older else 'new'}, then again: {'; '.join(wrong[:4])}")
-        else:
-            tally.ended["run: same bits by the same command"] += 1
+        where += ", replacing" if older else ", new"
+        again(tally, command, folder, top / "log", wanted, what="run", where=where)
     return tally
 
 
@@ -90,10 +85,10 @@ def together(data: Path, top: Path, rounds: int, seed: int) -> Tally:
         ended = [finish(first, top / "one"), finish(second, top / "two")]
         tally.injected["two processes"] += 1
         told = [e for e in ended if e.code == 2 and "is writing here" in " ".join(e.err.split())]
-        done = [e for e in ended if e.code == 0]
+        whole_ones = [e for e in ended if e.code == 0]
         tally.ended["two processes: one is told who writes"] += len(told)
         wrong = differences(snapshot(folder), wanted)
-        if len(told) + len(done) < 2 or not done or wrong:
+        if len(told) + len(whole_ones) < 2 or not whole_ones or wrong:
             said = "; ".join(f"exit {e.code} {e.err[-200:]}" for e in ended)
             tally.faults.append(f"two processes, round {i}: {said}; {'; '.join(wrong[:4])}")
         else:
@@ -115,7 +110,7 @@ def watch(data: Path, top: Path, times: int) -> Tally:
         return max(whole(data, folder, (i + 1) % 2, "--replace")() for i in range(times))
 
     child, found = start(write, top / "log"), Counter[str]()
-    while os.waitpid(child, os.WNOHANG)[0] == 0:
+    while (ended := done(child, top / "log")) is None:
         for name, read in READS.items():
             tally.injected["read while a run is replaced"] += 1
             try:
@@ -123,15 +118,15 @@ def watch(data: Path, top: Path, times: int) -> Tally:
             except (ArtifactError, UsageError):
                 found["refused"] += 1
                 continue
-            except BaseException as error:
+            except Exception as error:
                 tally.faults.append(f"{name} while replaced: {type(error).__name__} {str(error)[:200]}")
                 continue
             found["older or newer, whole"] += 1
             if made not in allowed[name]:
                 tally.faults.append(f"{name} while replaced: a mix")
     tally.readers.update(found)
-    if "error" in (top / "log" / "err").read_text():
-        tally.faults.append(f"the writer that was watched: {(top / 'log' / 'err').read_text()[-300:]}")
+    if ended.code or not ended.clean:
+        tally.faults.append(f"the writer that was watched: exit {ended.code}, {ended.err[-300:]}")
     return tally
 
 

@@ -1,11 +1,9 @@
-"""The figures, in Markdown, between two markers of docs/reliability.md."""
+"""The figures of a run of the harness, in Markdown."""
 
 from collections import Counter
-from pathlib import Path
 
 from failures import Tally
-
-BEGIN, END = "<!-- chaos -->", "<!-- end chaos -->"
+from memory import RAN_OUT
 
 
 def _n(value: int) -> str:
@@ -43,7 +41,7 @@ def table(calls: Tally, other: Tally, *, seed: int, seconds: float, kinds: Count
         f"| the disk is full from a call on, then has room again | {_n(modes['full'])} | {_same(calls, 'full')} |",
         f"| an operation of torch finds no memory | {_n(memory)} | "
         f"{_n(ends['no memory: same bits by the same command'])} times the same bits by the same command; "
-        f"{_n(ends['no memory: ended cleanly'])} ended with a message |",
+        f"{_n(ends[f'no memory: exit {RAN_OUT}'])} ended with a message and exit code {RAN_OUT} |",
         f"| readers (`sample`, `explain`, `report`) after these | {_n(sum(calls.readers.values()))} | "
         f"{_n(calls.readers['older or newer, whole'])} from the older or the newer run, whole; "
         f"{_n(calls.readers['refused'])} refused |",
@@ -88,14 +86,3 @@ def _same(calls: Tally, mode: str) -> str:
             f"{_n(refused)} ended with a message and an exit code, {_n(ends[f'{mode}: done all the same'])} did without"
         )
     return "; ".join(parts)
-
-
-def write(text: str, page: Path) -> Path:
-    """Put the figures between the markers of a page, or into a part beside it where there is no such page."""
-    content = page.read_text() if page.exists() else ""
-    if BEGIN not in content or END not in content:
-        page = page.with_name("reliability-chaos.part")
-        content = page.read_text() if page.exists() else f"{BEGIN}\n{END}\n"
-    before, _, rest = content.partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
-    return page

@@ -81,7 +81,17 @@ def start(action: Action, folder: Path, faults: Faults | None = None) -> int:
 
 def finish(child: int, folder: Path) -> Ended:
     """Wait for a process."""
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return _ended(os.waitpid(child, 0)[1], folder)
+
+
+def done(child: int, folder: Path) -> Ended | None:
+    """How a process ended; None while it has not."""
+    found, status = os.waitpid(child, os.WNOHANG)
+    return _ended(status, folder) if found else None
+
+
+def _ended(status: int, folder: Path) -> Ended:
+    code = os.waitstatus_to_exitcode(status)
     out, err = (
         (folder / name).read_text(errors="replace") if (folder / name).exists() else "" for name in ("out", "err")
     )

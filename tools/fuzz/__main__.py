@@ -17,8 +17,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "tests" / "corpus"
 BUILD = ROOT / "build" / "fuzz"
-PAGE = ROOT / "docs" / "reliability.md"
-PLACE = re.compile(r"(<!-- fuzz -->\n).*?(<!-- /fuzz -->)", re.S)
 SECONDS = 10
 """The longest that one case may take."""
 MEGABYTES = 6000
@@ -80,10 +78,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "examples")]
     if args.one:
         one(args.one, args.cases, args.seed)
         return
+    import pages
     import targets
 
     shares = {n: t.share for n, t in targets.TARGETS.items() if not args.only or n in args.only}
@@ -95,9 +94,10 @@ def main() -> None:
         print(f"{name}: {cases:,} cases, {len(faults)} faults{''.join(f', {f}' for f in faults)}", flush=True)
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "found.json").write_text(json.dumps(found))
-    if not args.only and PAGE.exists():
-        PAGE.write_text(PLACE.sub(lambda m: f"{m[1]}\n{table(found)}\n\n{m[2]}", PAGE.read_text()))
-    print(table(found))
+    text = f"By `make fuzz CASES={args.cases}`, seed {args.seed}.\n\n{table(found)}"
+    print(text)
+    if not args.only:
+        pages.put(pages.DOCS / "reliability.md", "fuzz", text)
     sys.exit(any(f[1] for f in found.values()))
 
 

@@ -28,7 +28,7 @@ from zprime.results.names import CandidateId, check_name
 
 MEMORY = Path("/dev/shm")
 CODES = {0, 1, 2, 3, 4, 5}
-"""Exit codes of the command line, without those of signals."""
+"""Exit codes of the command line, without those of signals, and without 6: nothing here needs much memory."""
 
 
 @dataclass(frozen=True)
