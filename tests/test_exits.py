@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,15 +46,21 @@ if __name__ == "__main__":
 """
 
 
+def _hear() -> None:
+    """What the tests themselves ignore (Ctrl-C in the background of a shell, SIGHUP under nohup) is not ignored."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def heard(command: list[str]) -> "subprocess.Popen[str]":
-    """A process that hears Ctrl-C, as one in the background of a shell does not; the leader of a group of its own."""
+    """A process that hears every signal; the leader of a group of its own."""
     return subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_hear,
     )
 
 

@@ -337,6 +337,11 @@ def test_loading_says_what_does_not_fit() -> None:
         match=r"nonsense.kind: expected one of .*aggregated, .*prior",
     ):
         distribution.rebuild("nonsense", {}, {})
-    for kind, config in {"gaussian": {}, "prior": {"dim": "many"}, "defensive": {"epsilon": 0.1}}.items():
-        with pytest.raises(ArtifactError, match=f"latent distribution: {kind}.* expected .*; fit it again"):
+    wrong = {
+        "gaussian": ({}, "gaussian.mean: expected a tensor, got none"),
+        "prior": ({"dim": "many"}, "prior.dim: expected a whole number from 1 to 65536, got 'many'"),
+        "defensive": ({"epsilon": 0.1}, "defensive.base: expected a value, got none"),
+    }
+    for kind, (config, why) in wrong.items():
+        with pytest.raises(ArtifactError, match=f"latent distribution: {why}; fit it again"):
             distribution.rebuild(kind, config, {})

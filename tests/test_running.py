@@ -102,6 +102,32 @@ def test_other_settings_replace_nothing_unless_told(data: Path, tmp_path: Path, 
             verb(seed=0)
 
 
+def test_a_replacement_that_cannot_begin_leaves_the_older_run_whole(data: Path, tmp_path: Path) -> None:
+    job, _ = small.run(tmp_path / "run", data)
+    before = stamps(job.path)
+    for network, seed in (
+        (replace(small.NETWORK, likelihood="bernoulli"), 0),
+        (replace(small.NETWORK, network="x"), 1),
+    ):
+        with pytest.raises((ArrayError, UsageError)):
+            Run.open(job.path, replace=True).train(DataSettings(str(data)), network, small.TRAINING, seed=seed)
+        assert stamps(job.path) == before
+
+
+def test_a_replacement_that_diverges_leaves_nothing_mixed(data: Path, tmp_path: Path) -> None:
+    """The older run left when the new training began, as was asked for; what is there is the new one's data alone."""
+    job, _ = small.run(tmp_path / "run", data)
+    with pytest.raises(NumericalError):
+        Run.open(job.path, replace=True).train(
+            DataSettings(str(data)), small.NETWORK, replace(small.TRAINING, lr=1e30), seed=1
+        )
+    for refused in (job.encode, lambda: job.folder.model_info(), lambda: job.folder.generative("prior")):
+        with pytest.raises(ArtifactError, match="not there yet; run `zprime train"):
+            refused()
+    with pytest.raises(ArtifactError, match="expected an artefact of kind audit, found no manifest"):
+        load_audit(job.path)
+
+
 def test_a_fit_of_the_same_name_is_replaced_only_when_told(data: Path, tmp_path: Path) -> None:
     job, _ = small.run(tmp_path / "run", data)
     before = everything(job.path)

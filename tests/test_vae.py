@@ -168,23 +168,32 @@ def test_a_decoder_can_be_rebuilt_without_its_encoder_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "why"),
     [
-        lambda c: c["vae"]["settings"].update(latents=5),
-        lambda c: c["vae"]["settings"].update(network="transformer"),
-        lambda c: c["vae"]["settings"].update(depth=3),
-        lambda c: c["vae"]["settings"].update(latents=0),
-        lambda c: c["vae"].pop("shape"),
-        lambda c: c.pop("vae"),
+        (
+            lambda c: c["vae"]["settings"].update(latents=5),
+            r"encoder.head.mean.weight: expected shape \[5, 8\], got \[3, 8\]",
+        ),
+        (
+            lambda c: c["vae"]["settings"].update(network="transformer"),
+            "vae.settings.network: expected one of mlp, conv, got 'transformer'",
+        ),
+        (lambda c: c["vae"]["settings"].update(depth=3), "what it holds does not fit together .*'depth'"),
+        (
+            lambda c: c["vae"]["settings"].update(latents=0),
+            "vae.settings.latents: expected a whole number from 1 to 65536, got 0",
+        ),
+        (lambda c: c["vae"].pop("shape"), "vae.shape: expected a value, got none"),
+        (lambda c: c.pop("vae"), "vae.shape: expected a value, got none"),
     ],
     ids=["other size", "unknown network", "unknown setting", "bad value", "no shape", "nothing"],
 )
-def test_settings_and_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, change) -> None:
+def test_settings_and_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, change, why: str) -> None:
     model = VAE.build((4,), VAESettings(latents=3, hidden=(8,)))
     config = {"vae": vae.describe(model)}
     change(config)
     artifact.write(tmp_path / "m", artifact.Manifest("model", config), tensors=model.state_dict())
-    with pytest.raises(ArtifactError, match="m: "):
+    with pytest.raises(ArtifactError, match=f"/m: weights and settings: {why}"):
         vae.load(tmp_path / "m")
 
 
