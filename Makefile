@@ -115,7 +115,7 @@ bench-generation: $(VENV)/.done  ## false alarms, coverage and power of the x' s
 chaos: $(VENV)/.done  ## docs/reliability.md: every call of the system fails once, runs are killed, files damaged; 15 minutes
 	$(BIN)/python tools/chaos
 
-chaos-short: $(VENV)/.done  ## some of each of these, in a minute
+chaos-short: $(VENV)/.done  ## some of each of these; 3 minutes
 	$(BIN)/python tools/chaos --short
 
 mutants: $(VENV)/.done  ## docs/tests.md: how many small changes of the code the tests notice; MUTANTS=50 for fewer, KEEP=1 after new tests; 35 minutes

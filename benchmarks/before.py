@@ -8,7 +8,7 @@ It runs in a checkout of that code, with what it needs of this one:
     make .venv/.done && .venv/bin/python benchmarks/before.py
     cp benchmarks/results/before.json ../zprime/benchmarks/results
 
-and then verdict.py, alarms.py and clearing.py write their pages again: with `--only` and no number nothing is run.
+and then verdict.py, alarms.py (`--only` and no number: nothing is run) and clearing.py (`--page`) write their pages.
 """
 
 from collections.abc import Callable, Mapping

@@ -7,13 +7,19 @@ PAGE = ROOT / "docs" / "changes.md"
 KINDS = {"added": "Added", "changed": "Changed", "fixed": "Fixed", "removed": "Removed"}
 
 
-def text(root: Path = ROOT) -> str:
-    """What is not released yet by kind of change, then the releases."""
-    parts = ["# Changes", "## Not released yet"]
+def unreleased(root: Path = ROOT) -> list[str]:
+    """What is not released yet, a paragraph for each kind of change."""
+    parts = []
     for kind, title in KINDS.items():
         found = sorted((root / "news").glob(f"*.{kind}.md"))
         if found:
             parts.append(f"**{title}**\n\n" + "\n".join(f"- {' '.join(f.read_text().split())}" for f in found))
+    return parts
+
+
+def text(root: Path = ROOT) -> str:
+    """What is not released yet by kind of change, then the releases."""
+    parts = ["# Changes", "## Not released yet", *unreleased(root)]
     released = root / "CHANGELOG.md"
     if released.exists():
         parts.append(released.read_text().split("\n", 1)[1].strip())

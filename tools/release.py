@@ -15,10 +15,10 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from changes import KINDS
+from changes import KINDS, unreleased
 
 ROOT = Path(__file__).parent.parent
-CHECKS = ("make check", "make browser", "make docs", "make min-versions")
+CHECKS = ("make check", "make chaos-short", "make browser", "make docs", "make min-versions")
 BUILDS = ("make wheels", "make sbom")
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 ADDRESS = re.compile(r"https://[A-Za-z0-9.-]+(/[A-Za-z0-9._-]+)+")  # no user, password, port or query
@@ -116,11 +116,7 @@ def changelog(asked: Release, day: str) -> str:
     """CHANGELOG.md with this release first."""
     path = asked.root / "CHANGELOG.md"
     before = path.read_text().split("\n", 1)[1].strip() if path.exists() else ""
-    parts = ["# Changelog", f"## {asked.version} ({day})"]
-    files = fragments(asked.root)
-    for kind, title in KINDS.items():
-        lines = [f"- {' '.join(f.read_text().split())}" for f in files if f.name.endswith(f".{kind}.md")]
-        parts += [f"**{title}**\n\n" + "\n".join(lines)] if lines else []
+    parts = ["# Changelog", f"## {asked.version} ({day})", *unreleased(asked.root)]
     return "\n\n".join([*parts, before] if before else parts) + "\n"
 
 

@@ -23,7 +23,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
         subprocess.run([python, ROOT / "tools" / "install.py", "run"], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheels[0]], check=True)
-        # They came with the environment. What imports setuptools has it in the lock.
+        # It came with the environment. What imports setuptools has it in the lock.
         subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "pip"], check=True)
         command = [sys.executable, "-m", "cyclonedx_py", "environment", python, "--pyproject", ROOT / "pyproject.toml"]
         command += ["--mc-type", "library", "--output-reproducible", "--of", "JSON", "-o", out]

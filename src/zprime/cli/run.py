@@ -55,7 +55,8 @@ def run(
         Trainings: more than one repeats everything with the next seeds, in the run's seeds/SEED, on the same splits,
         and says what gains and verdicts are over seeds.
     replace
-        Put the new run in the place of one in this folder that was made with other settings.
+        Put the new run in the place of one in this folder that was made with other settings. The older
+        run leaves when the new training begins.
     """
     wanted = kinds_with(kinds, set, by)
     with bars() as progress:

@@ -33,7 +33,8 @@ def train(
     seed
         Decides splits, weights, row order and noise.
     replace
-        Put the new model in the place of a run in this folder that was made with other settings.
+        Put the new model in the place of a run in this folder that was made with other settings. The older
+        run leaves when the new training begins.
     """
     with bars() as progress:
         job = Run.create(out, progress=progress, threads=Threads.by_work(OPTIONS.threads), replace=replace)
