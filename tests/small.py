@@ -1,5 +1,6 @@
 """A small run that several tests look at."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from zprime import artifact, chain
 from zprime.data import DataSettings
 from zprime.results.audit import Audit, AuditSettings
+from zprime.results.samples import Sampled
 from zprime.running import Run
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
@@ -40,6 +42,20 @@ def put_audit(job: Run, audit: Audit) -> None:
     staged = job.path / chain.STAGED / "audit"
     audit.save(staged, key=there.key, inputs=there.inputs)
     chain.place(job.path, "audit", staged)
+
+
+def cleared(audit: Audit, status: str = "passes") -> Audit:
+    """The audit with every sample cleared of copying, or of another status."""
+    if audit.samples is None:
+        return audit
+
+    def marked(e: Sampled) -> Sampled:
+        both = (None if c is None else replace(c, status=status) for c in (e.copying, e.copying_draws))
+        return replace(e, **dict(zip(("copying", "copying_draws"), both, strict=True)))
+
+    verdict = replace(audit.samples.verdict, copying={})
+    entries = [marked(e) for e in audit.samples.entries]
+    return replace(audit, samples=replace(audit.samples, entries=entries, verdict=verdict))
 
 
 def candidate(audit: Audit, name: str) -> str:

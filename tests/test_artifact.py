@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from crash import crash_at
 from zprime import artifact, atomic, latent
 from zprime.artifact import MANIFEST, TENSORS, Manifest
 from zprime.errors import ArtifactError, UsageError
@@ -91,10 +92,6 @@ def test_an_older_artefact_is_replaced_and_nothing_is_left_behind(tmp_path: Path
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", MANIFEST, TENSORS]
 
 
-class Crash(BaseException):
-    """Not an error that anything may catch and go on."""
-
-
 @pytest.mark.parametrize("swap", [True, False], ids=["folders swapped", "two renames"])
 @pytest.mark.parametrize("old", [True, False], ids=["over an older one", "new"])
 @pytest.mark.parametrize("call", ["fsync", "replace", "rename", "chmod"])
@@ -108,25 +105,11 @@ def test_a_crash_at_any_step_leaves_the_older_artefact_whole(
     before = content(tmp_path)
     if not swap:
         monkeypatch.setattr(atomic, "_swap", lambda a, b: False)
-    real, calls = getattr(os, call), 0
-
-    def crash(*args: object, **kwargs: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == at:
-            raise Crash
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, call, crash)
-        try:
-            write(path, seed=1)
-        except Crash:
-            # either not yet in place, or (a crash of the very last flush) in place and whole
-            assert content(tmp_path) == before or artifact.read(path).tensors()["b"].equal(tensors(1)["b"])
-        else:
-            assert calls < at
-            assert artifact.read(path).tensors()["b"].equal(tensors(1)["b"])
+    if crash_at(monkeypatch, call, at, lambda: write(path, seed=1)):
+        # either not yet in place, or (a crash of the very last flush) in place and whole
+        assert content(tmp_path) == before or artifact.read(path).tensors()["b"].equal(tensors(1)["b"])
+    else:
+        assert artifact.read(path).tensors()["b"].equal(tensors(1)["b"])
     assert litter(tmp_path) == []
     write(path, seed=2)
     assert artifact.read(path).seed == 2

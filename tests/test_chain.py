@@ -3,12 +3,12 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from crash import crash_at
 from zprime import artifact, atomic, chain
 from zprime.artifact import Artifact, Manifest
 from zprime.errors import ArtifactError, UsageError
@@ -124,10 +124,6 @@ def test_what_stands_on_an_older_artefact_leaves_with_it(run: Path) -> None:
     assert sorted(p.name for p in run.iterdir()) == ["data", "manifest.json", "model", "notes.txt", "posteriors"]
 
 
-class Crash(BaseException):
-    """Not an error that anything may catch and go on."""
-
-
 CALLS = ("fsync", "replace", "rename", "rmdir", "unlink")
 
 
@@ -148,7 +144,7 @@ def test_a_crash_at_any_step_leaves_a_run_that_is_whole_and_can_go_on(
 
     for at in range(1, 60):
         run = whole(tmp_path / f"{at}")
-        crashed = _crash_at(monkeypatch, call, at, lambda run=run: act(run))  # type: ignore[misc]
+        crashed = crash_at(monkeypatch, call, at, lambda run=run: act(run))  # type: ignore[misc]
         for name in names(run):
             if atomic.is_artifact(run / name):
                 chain.read(run / name)  # what is listed and there is whole, or was taken out with all below it
@@ -165,25 +161,6 @@ def test_a_crash_at_any_step_leaves_a_run_that_is_whole_and_can_go_on(
         if not crashed:
             return
     pytest.fail(f"{call} was called more than 60 times")
-
-
-def _crash_at(monkeypatch: pytest.MonkeyPatch, call: str, at: int, act: Callable[[], None]) -> bool:
-    real, calls = getattr(os, call), 0
-
-    def crash(*args: object, **kwargs: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == at:
-            raise Crash
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, call, crash)
-        try:
-            act()
-        except Crash:
-            return True
-    return False
 
 
 def test_a_reader_between_two_writes_of_the_list_looks_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

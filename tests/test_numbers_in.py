@@ -23,8 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from test_cli import call
 from zprime import memory
-from zprime.cli import main
 from zprime.data import SPLITS, Dataset, DataSettings, Source, load, new_rows, read_source
 from zprime.data.scaling import scaled, scaling, standard
 from zprime.errors import ArrayError, UsageError
@@ -32,12 +32,6 @@ from zprime.latent import Prior
 from zprime.sampling import GenerativeModel
 
 TINY = ["--latents", "1", "--hidden", "4", "--epochs", "1", "--batch", "32", "--keep-duplicates", "--quiet"]
-
-
-def call(*argv: str | Path) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(a) for a in argv])
-    return end.value.code if isinstance(end.value.code, int) else 1
 
 
 def rows_of(data: Dataset) -> torch.Tensor:

@@ -23,23 +23,10 @@ from zprime.running import Run
 Made = tuple[Run, Audit]
 
 
-def cleared(audit: Audit) -> Audit:
-    """Every sample passes, so that all that may be shown is."""
-    if audit.samples is None:
-        return audit
-    entries = [
-        replace(e, copying=e.copying and replace(e.copying, status="passes"),
-                copying_draws=e.copying_draws and replace(e.copying_draws, status="passes"))
-        for e in audit.samples.entries
-    ]  # fmt: skip
-    verdict = replace(audit.samples.verdict, copying={})
-    return replace(audit, samples=replace(audit.samples, entries=entries, verdict=verdict))
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Made:
     run, audit = small.run(tmp_path_factory.mktemp("secret-digits") / "run", Path("digits"))
-    return run, cleared(audit)
+    return run, small.cleared(audit)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +38,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Made:
     lines = ["weight_kg,serum_x,height_cm,age_at_onset", *(",".join(f"{v:.3f}" for v in row) for row in x)]
     file.write_text("\n".join(lines) + "\n")
     run, audit = small.run(folder / "run", file)
-    return run, cleared(audit)
+    return run, small.cleared(audit)
 
 
 def rows(run: Run) -> torch.Tensor:

@@ -34,7 +34,6 @@ from zprime.reporting.terminal import details, show
 from zprime.results.audit import Audit
 from zprime.results.names import CandidateId, Gain
 from zprime.results.public import publish
-from zprime.results.samples import Sampled
 from zprime.rng import stream
 from zprime.running import Run
 from zprime.statistics.estimate import Estimate
@@ -76,22 +75,9 @@ def test_page_shows_every_grid_and_number(digits: tuple[Path, Audit]) -> None:
         assert str(e.heldout.likelihood.gain) in page
 
 
-def cleared(audit: Audit, status: str = "passes") -> Audit:
-    """The audit with every sample cleared of copying, or of another status."""
-    assert audit.samples is not None
-
-    def marked(e: Sampled) -> Sampled:
-        both = (None if c is None else replace(c, status=status) for c in (e.copying, e.copying_draws))
-        return replace(e, **dict(zip(("copying", "copying_draws"), both, strict=True)))
-
-    verdict = replace(audit.samples.verdict, copying={})
-    entries = [marked(e) for e in audit.samples.entries]
-    return replace(audit, samples=replace(audit.samples, entries=entries, verdict=verdict))
-
-
 def test_public_page_shows_no_row_of_the_data(digits: tuple[Path, Audit]) -> None:
     """Every image of the private page that stems from a row is missing; what the mixture makes is there."""
-    audit = cleared(digits[1])
+    audit = small.cleared(digits[1])
     private, public = html(audit), html(audit, public=True)
     shown = {s.title: s.url for s in sheets(audit)}
     assert len(shown) == 6
@@ -112,7 +98,7 @@ def test_samples_that_are_not_cleared_of_copying_are_not_on_a_public_page(
     digits: tuple[Path, Audit], status: str
 ) -> None:
     """Those of the prior too: a decoder that memorises makes training rows of any z'."""
-    audit = cleared(digits[1])
+    audit = small.cleared(digits[1])
     assert audit.samples is not None
     names = [e.name for e in audit.leading if not e.holds_rows]
     assert "prior" in names
@@ -124,8 +110,8 @@ def test_samples_that_are_not_cleared_of_copying_are_not_on_a_public_page(
         assert title not in [s.title for s in sheets(publish(found))]
         assert title in [s.title for s in sheets(found)]
         assert f"map.{name}" not in publish(found).tensors
-    assert html(cleared(audit, status), public=True)  # also where nothing is left to show
-    assert publish(cleared(audit, status)).tensors == {}
+    assert html(small.cleared(audit, status), public=True)  # also where nothing is left to show
+    assert publish(small.cleared(audit, status)).tensors == {}
 
 
 def test_neighbours_are_on_the_page_but_never_on_a_public_one(digits: tuple[Path, Audit]) -> None:
