@@ -3,12 +3,13 @@
 import errno
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from crash import crash_at
+from crash import Crash, crash_at, fails_at
 from zprime import artifact, atomic, chain
 from zprime.artifact import Artifact, Manifest
 from zprime.errors import ArtifactError, UsageError
@@ -161,6 +162,52 @@ def test_a_crash_at_any_step_leaves_a_run_that_is_whole_and_can_go_on(
         if not crashed:
             return
     pytest.fail(f"{call} was called more than 60 times")
+
+
+@pytest.mark.parametrize("call", ["unlink", "rmdir", "open"])
+def test_what_cannot_be_deleted_now_goes_with_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """An error of the disk while an artefact is deleted: it left the run, and is not forgotten."""
+    left = 0
+    for at in range(1, 200):
+        run = whole(tmp_path / f"{at}")
+        leaving = ["latent/r", *chain.below(run, "latent/r")]
+        failed = fails_at(monkeypatch, call, at, partial(chain.drop, run, leaving))
+        left += any((run / name).exists() for name in leaving)
+        chain.tidy(run)
+        chain.drop(run, leaving)
+        make(run, "latent/r", 1, "posteriors/train")
+        assert sorted(p.name for p in run.iterdir()) == ["data", "latent", "manifest.json", "model", "posteriors"]
+        assert artifact.read(run).config["dropped"] == {}
+        if not failed:
+            assert left
+            return
+    pytest.fail(f"os.{call} was called more than 200 times")
+
+
+def test_what_was_put_in_place_before_a_kill_is_then_listed_alone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(run, "latent/r", 1, "posteriors/train")
+    wanted = (run / artifact.MANIFEST).read_bytes()
+    other = whole(tmp_path / "other")
+    real, calls = chain._write, 0
+
+    def crash(*parts: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Crash
+        real(*parts)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chain, "_write", crash)
+        with pytest.raises(Crash):
+            make(other, "latent/r", 1, "posteriors/train")
+    assert len(chain.listed(other)["latent/r"]) == 2
+    chain.tidy(other)
+    assert (other / artifact.MANIFEST).read_bytes() == wanted
 
 
 def test_a_reader_between_two_writes_of_the_list_looks_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

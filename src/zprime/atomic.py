@@ -7,6 +7,7 @@ manifest lies in it: the manifest is the last file that is written.
 import contextlib
 import ctypes
 import errno
+import glob
 import json
 import os
 import re
@@ -44,6 +45,7 @@ def write_file(file: Path, content: bytes) -> None:
 
 
 def _write_file(file: Path, content: bytes) -> None:
+    sweep(file.parent, file.name)
     beside = file.with_name(f".{file.name}.new-{secrets.token_hex(4)}")
     try:
         with beside.open("xb") as opened:  # with the rights that the user's umask leaves
@@ -67,6 +69,7 @@ def staging(path: Path) -> Iterator[Path]:
     check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, path.name)
         folder = _beside(path, "new")
     except OSError as error:
         why = "a file is in the way" if isinstance(error, FileExistsError) else error.strerror
@@ -113,13 +116,13 @@ def _flock(folder: Path, *, wait: bool) -> Iterator[bool]:
             os.close(handle)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left in `folder` while they wrote an artefact or a file there.
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left in `folder` while they wrote an artefact or a file there, or one of this name.
 
     Files beside others and staging folders go that are older than a minute (one may just be made, and not locked yet)
     and that no process holds; an artefact that was on its way out while its place is empty goes back there.
     """
-    for left in folder.glob(".*.*-*"):
+    for left in folder.glob(".*.*-*" if name is None else f".{glob.escape(name)}.*-*"):
         ours = OURS.fullmatch(left.name)
         if not ours:
             continue

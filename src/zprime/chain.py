@@ -158,6 +158,7 @@ def place(run: Path, name: str, staged: Path, *, without: Iterable[str] = ()) ->
         UsageError: it cannot be moved there.
     """
     new = artifact.read(staged).sha256
+    _remove(run, {n: hashes for n, hashes in _dropped(run).items() if n == name})
     check_free(run, name)
     atomic.make_folder((run / name).parent)
     with atomic.in_turn(run):
@@ -190,8 +191,23 @@ def drop(run: Path, names: Iterable[str]) -> None:
 
 
 def tidy(run: Path) -> None:
-    """Delete what a killed process had taken out of the run and not deleted yet."""
+    """Finish what a killed process had begun: what it put in place is listed alone, what it took out is deleted."""
+    with atomic.in_turn(run):
+        there = listed(run)
+        alone = {n: _alone(run / n, hashes) for n, hashes in there.items()}
+        if alone != there:
+            _write(run, alone, _dropped(run))
     _remove(run, _dropped(run))
+
+
+def _alone(path: Path, hashes: list[str]) -> list[str]:
+    """Of the manifests that may lie at `path`, the one that does, where there are several."""
+    if len(hashes) < 2:
+        return hashes
+    with contextlib.suppress(ArtifactError):
+        found = artifact.read(path).sha256
+        return [found] if found in hashes else hashes
+    return hashes
 
 
 def below(run: Path, name: str) -> list[str]:
@@ -207,19 +223,29 @@ def below(run: Path, name: str) -> list[str]:
 
 
 def _remove(run: Path, leaving: Mapping[str, list[str]]) -> None:
-    """Delete artefacts that left, if they still lie there, and forget them."""
+    """Delete artefacts that left, if they still lie there, and forget those that are gone."""
     if not leaving:
         return
     _pages(run)
-    for name, hashes in leaving.items():
-        with contextlib.suppress(ArtifactError, OSError):
-            # without a manifest it is what a process left that was killed while it deleted this
-            ours = not atomic.is_artifact(run / name) or artifact.read(run / name).sha256 in hashes
-            if ours and name not in listed(run):
-                shutil.rmtree(run / name)
-                (run / name).parent.rmdir()
+    gone = [name for name, hashes in leaving.items() if _gone(run, name, hashes)]
     with atomic.in_turn(run):
-        _write(run, listed(run), {n: h for n, h in _dropped(run).items() if n not in leaving})
+        _write(run, listed(run), {n: h for n, h in _dropped(run).items() if n not in gone})
+
+
+def _gone(run: Path, name: str, hashes: list[str]) -> bool:
+    """Delete an artefact that left the run; False where that failed, so that the next command tries it again."""
+    path = run / name
+    try:
+        # without a manifest it is what a process left that was killed while it deleted this
+        ours = not atomic.is_artifact(path) or artifact.read(path).sha256 in hashes
+        if ours and name not in listed(run):
+            if path.exists():
+                shutil.rmtree(path)
+            if path.parent != run and path.parent.exists() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+    except (ArtifactError, OSError):
+        return False
+    return True
 
 
 def _pages(run: Path) -> None:

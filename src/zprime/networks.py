@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zprime import memory
 from zprime.errors import UsageError
 
 
@@ -161,8 +162,10 @@ def count(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], wid
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             parts = build(name, shape, d, hidden=hidden, width=width)
-    except (RuntimeError, TypeError, OverflowError):  # sizes beyond 64 bits
-        return math.inf
+    except (RuntimeError, TypeError, OverflowError) as error:
+        if memory.ran_out(error) is not None:
+            raise
+        return math.inf  # sizes beyond 64 bits
     return sum(p.numel() for part in parts for p in part.parameters())
 
 
