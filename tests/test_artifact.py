@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from crash import crash_at
-from zprime import artifact, atomic, latent
+from zprime import artifact, atomic, chain, latent
 from zprime.artifact import MANIFEST, TENSORS, Manifest
 from zprime.errors import ArtifactError, UsageError
 from zprime.rng import stream
@@ -90,6 +90,63 @@ def test_an_older_artefact_is_replaced_and_nothing_is_left_behind(tmp_path: Path
     write(tmp_path / "a", seed=1)
     assert torch.equal(artifact.read(tmp_path / "a").tensors()["b"], tensors(1)["b"])
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", MANIFEST, TENSORS]
+
+
+@pytest.mark.parametrize("value", ["1e345", "1" + 400 * "0", "true", "NaN", "Infinity", '"much"'])
+def test_what_no_machine_measures_is_left_out(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "a"
+    write(path)
+    (path / "measured.json").write_text(f'{{"seconds": {value}, "draws": 7}}')
+    assert artifact.read(path).measured == {"draws": 7}
+
+
+def test_a_manifest_without_end_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "a" / MANIFEST
+    file.parent.mkdir()
+    with file.open("wb") as sparse:
+        sparse.truncate(50 << 30)
+    assert not atomic.is_artifact(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="50|53,687,091,200 bytes"):
+        artifact.read(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="not a readable zprime manifest"):
+        chain.read(written(tmp_path / "a" / "b"))
+
+
+def written(path: Path) -> Path:
+    write(path)
+    return path
+
+
+def test_names_that_no_system_has_are_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="expected an artefact"):
+        artifact.read(tmp_path / ("a" * 300))
+    with pytest.raises(UsageError, match="cannot write here"):
+        write(tmp_path / ("a" * 300))
+
+
+def test_a_link_in_the_place_of_an_artefact_is_not_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(UsageError, match="b: a symbolic link"):
+        write(tmp_path / "b")
+    left = tmp_path / ".a.new-00000000"
+    left.symlink_to(tmp_path / "a")
+    os.utime(left, (0, 0), follow_symlinks=False)
+    os.utime(tmp_path / "a", (0, 0))
+    artifact.sweep(tmp_path)
+    assert not left.is_symlink()
+    artifact.read(tmp_path / "a").verify()
+
+
+def test_a_new_write_sweeps_what_an_older_one_of_the_same_name_left(tmp_path: Path) -> None:
+    for name in (".a.new-00000000", ".page.html.new-00000000", ".[ab].new-00000000"):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (0, 0))
+    write(tmp_path / "a")
+    atomic.write_file(tmp_path / "page.html", b"whole")
+    assert litter(tmp_path) == [".[ab].new-00000000"]
+    atomic.write_file(tmp_path / "[ab]", b"whole")
+    assert litter(tmp_path) == []
 
 
 @pytest.mark.parametrize("swap", [True, False], ids=["folders swapped", "two renames"])
@@ -207,7 +264,9 @@ def edit(path: Path, *, sealed: bool = True, **changes: object) -> None:
         ),
         ({"format": "other"}, r"not a readable zprime manifest \(KeyError\('format'\)\); make the artefact again"),
         ({"config": None}, r"not a readable zprime manifest \(KeyError\('config'\)\)"),
-        ({"schema": math.inf}, r"not a readable zprime manifest \(OverflowError"),
+        ({"schema": math.inf}, r"schema: expected a number, got inf"),
+        ({"schema": True}, r"schema: expected a number, got True"),
+        ({"seed": True}, r"seed and sizes: expected numbers, got true"),
         ({"files": 3}, r"files: expected a mapping to str"),
         ({"files": {"../../secret": "0" * 64}}, r"files: expected names without separators, .* got '../../secret'"),
         ({"files": {"a.b": "x"}, "sizes": {"a.b": 1}}, r"files: expected names without separators, .* got 'a.b'"),

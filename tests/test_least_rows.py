@@ -203,7 +203,8 @@ def test_a_label_with_one_row_is_left_out_and_named() -> None:
     assert r.labels == (0,)
     assert float(r.log_weight.exp().sum()) == pytest.approx(1)
     assert r.least_rows == 40
-    assert "; fewer than 10 rows, and left out (least_rows): labels [1, 2]" in found.outcome.message
+    assert "2 of 3 labels had fewer than 10 rows and were left out (least_rows)" in found.outcome.message
+    assert found.chosen.settings["left out"] == [1, 2]
     with pytest.raises(UsageError, match="label: expected one of 0, got 1; labels with few rows are left out"):
         r.given(1)
     z, area = grid()
@@ -229,7 +230,7 @@ def test_where_no_label_has_enough_rows_the_prior_is_returned() -> None:
     found = fit(ConditionalSettings(GaussianSettings()), p)
     assert isinstance(found.distribution, Prior)
     assert not found.outcome.ok
-    assert found.outcome.message.startswith("fewer than 10 rows, and left out (least_rows): labels [0, 1, 2]")
+    assert found.outcome.message.startswith("3 of 3 labels had fewer than 10 rows and were left out (least_rows)")
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import small
+from zprime.data import DataSettings
 from zprime.reporting.page import html
 from zprime.reporting.pictures import data_url, grid, png
 from zprime.results.audit import Audit
@@ -154,3 +155,20 @@ def test_the_farthest_draws_are_left_out(digits: Made) -> None:
     kept = publish(replace(audit, tensors={**audit.tensors, "map.prior": draws})).tensors["map.prior"]
     assert len(kept) == 990
     assert float(kept.abs().max()) < 10
+
+
+def test_no_label_of_few_rows_is_told(tmp_path: Path) -> None:
+    """Neither which labels were left out, nor which kinds their parts are of."""
+    rng = np.random.default_rng(0)
+    y = np.r_[np.zeros(150), np.full(145, 71), np.full(5, 7379)].astype(int)
+    x = rng.standard_normal((300, 3)) + y[:, None] % 5
+    np.savez(tmp_path / "t.npz", x=x.astype("float32"), y=y)
+    job = Run.create(tmp_path / "run")
+    job.train(DataSettings(str(tmp_path / "t.npz")), small.NETWORK, small.TRAINING, seed=0)
+    job.encode()
+    job.fit(["conditional"], seed=0)
+    audit = job.audit(small.AUDIT, seed=0)
+    assert "7379" in html(audit)
+    assert "labels had fewer than 10 rows" in html(audit, public=True)
+    assert "7379" not in html(audit, public=True)
+    assert "71: mixture" not in html(audit, public=True)

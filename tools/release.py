@@ -127,7 +127,7 @@ def metadata(asked: Release) -> str:
     if changed != 1 or tomllib.loads(text)["project"]["version"] != asked.version:
         raise NotReadyError("pyproject.toml: expected a line `version = ...` in [project]")
     if asked.repository and "urls" not in project(asked.root):
-        base = asked.repository.rstrip("/")
+        base = asked.repository
         lines = [f'{name} = "{base}{"/" + tail if tail else ""}"' for name, tail in PLACES.items()]
         text = text.replace("[project.scripts]", "[project.urls]\n" + "\n".join(lines) + "\n\n[project.scripts]", 1)
     return text
@@ -182,7 +182,7 @@ def release(asked: Release, *, checked: bool, day: str) -> None:
 def plan(asked: Release, *, checked: bool, day: str) -> str:
     """What `release` would do."""
     steps = [] if checked else [*CHECKS]
-    added = " and [project.urls]" if metadata(asked).count("[project.urls]") and asked.repository else ""
+    added = " and [project.urls]" if asked.repository and "urls" not in project(asked.root) else ""
     steps += [
         f"write CHANGELOG.md from {len(fragments(asked.root))} fragments, and delete these",
         f"set version {asked.version}{added} in pyproject.toml (now {project(asked.root)['version']})",

@@ -8,6 +8,7 @@ signature: who means to forge an artefact can compute the hashes again.
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,9 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
+from zprime import memory
 from zprime.atomic import (
+    LARGEST,
     MANIFEST,
     check_replaceable,
     is_artifact,
@@ -30,7 +33,7 @@ from zprime.atomic import (
     write_file,
 )
 from zprime.errors import ArtifactError
-from zprime.manifest import LARGEST, MEASURED, SCHEMA, SOURCE, TENSORS, Manifest, check_schema, checked, digest, text_of
+from zprime.manifest import MEASURED, SCHEMA, SOURCE, TENSORS, Manifest, check_schema, checked, digest, text_of
 
 __all__ = [
     "MANIFEST",
@@ -57,6 +60,10 @@ __all__ = [
     "write",
     "write_file",
 ]
+
+
+MOST_MEASURED = 1e18
+"""What a machine measures is smaller; a larger number was altered."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,9 @@ class Artifact:
 
     @property
     def measured(self) -> dict[str, float]:
-        """What the machine measured while it was made; empty where that was not kept."""
-        return {k: float(v) for k, v in self._beside().items() if isinstance(v, int | float)}
+        """What the machine measured while it was made; without what was not kept, or is no number of this size."""
+        found = {k: v for k, v in self._beside().items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        return {k: float(v) for k, v in found.items() if abs(v) <= MOST_MEASURED}  # not so of NaN
 
     @property
     def source(self) -> str:
@@ -143,6 +151,8 @@ def read_tensors(file: Path, sha256: str | None, *, size: int | None = None) -> 
     try:
         return load_bytes(content)
     except Exception as error:  # safetensors raises its own, undocumented type
+        if memory.ran_out(error) is not None:
+            raise
         raise ArtifactError(f"{file}: not a readable safetensors file ({error})") from error
 
 
@@ -250,7 +260,7 @@ def read(path: str | Path, kind: str | None = None) -> Artifact:
     """
     path = Path(path)
     file = path / MANIFEST
-    if not file.exists():
+    if not os.path.exists(file):  # noqa: PTH110  (Path.exists raises for names that are too long)
         raise ArtifactError(f"{path}: expected an artefact{f' of kind {kind}' if kind else ''}, found no {MANIFEST}")
     try:
         found = read_regular(file, LARGEST)

@@ -22,14 +22,25 @@ from pathlib import Path
 from zprime.errors import ArtifactError, UsageError
 
 MANIFEST = "manifest.json"
+LARGEST = 1 << 28
+"""Bytes of a manifest, or of a file beside it, at most."""
 LOCK = ".lock"
 LEFT = re.compile(r"\.lock|\..+\.new-[0-9a-f]{8}")
 """What a process leaves in a new folder that is killed before its first artefact is there."""
 YOUNG = 60.0  # seconds
 OURS = re.compile(r"\.(?P<name>.+)\.(?P<rest>(new|old)-[0-9a-f]{8})")
 """Names of what is written beside, as `_beside` and `write_file` make them."""
-NONE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG, errno.ENXIO)
-"""Errors that say that there is no such file, or something else than a file."""
+NONE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EINVAL,
+    errno.ELOOP,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENXIO,
+    errno.EFBIG,
+)
+"""Errors that say that there is no such file, or something else than a file that we wrote."""
 
 
 def write_file(file: Path, content: bytes) -> None:
@@ -66,6 +77,7 @@ def staging(path: Path) -> Iterator[Path]:
     A process that is killed leaves the folder behind; `sweep` removes it. While the block runs the folder is locked.
     """
     path = Path(path)
+    check_no_link(path)
     check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +142,7 @@ def sweep(folder: Path, name: str | None = None) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime < YOUNG:
                 continue
-            if not left.is_dir():  # one file, which nobody holds for a minute
+            if left.is_symlink() or not left.is_dir():  # one file, which nobody holds for a minute
                 left.unlink()
                 continue
             with locked(left) as mine:
@@ -229,10 +241,17 @@ def sync(folder: Path) -> None:
 def check_replaceable(path: Path) -> None:
     """Raise `UsageError` unless `path` is free, empty but for what a killed process left, or an artefact of ours."""
     path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113  (Path's raise for names that are too long)
         raise UsageError(f"{path}: expected a folder, got a file; choose another path")
-    if path.is_dir() and not is_artifact(path) and not all(LEFT.fullmatch(p.name) for p in path.iterdir()):
+    there = os.path.isdir(path)  # noqa: PTH112
+    if there and not is_artifact(path) and not all(LEFT.fullmatch(p.name) for p in path.iterdir()):
         raise UsageError(f"{path}: this folder holds files that zprime did not write; choose an empty or a new folder")
+
+
+def check_no_link(path: Path) -> None:
+    """Raise `UsageError` where a symbolic link lies: not what it points to would be replaced, but the link."""
+    if os.path.islink(path):  # noqa: PTH114
+        raise UsageError(f"{path}: a symbolic link, which would be replaced itself; give the folder that it points to")
 
 
 def is_artifact(path: Path) -> bool:
@@ -243,7 +262,7 @@ def is_artifact(path: Path) -> bool:
     """
     file = Path(path) / MANIFEST
     try:
-        return bool(json.loads(read_regular(file)).get("format") == "zprime")
+        return bool(json.loads(read_regular(file, LARGEST)).get("format") == "zprime")
     except OSError as error:
         if error.errno in NONE:
             return False

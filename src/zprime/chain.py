@@ -79,7 +79,7 @@ def _is_run(folder: Path) -> bool:
             names none of what ours does.)
     """
     try:
-        content = json.loads(atomic.read_regular(folder / MANIFEST))
+        content = json.loads(atomic.read_regular(folder / MANIFEST, atomic.LARGEST))
         if content.get("format") != "zprime" and "artifacts" not in content.get("config", {}):
             return False
     except (FileNotFoundError, NotADirectoryError):
@@ -176,6 +176,7 @@ def check_free(run: Path, name: str) -> None:
     """Raise `ArtifactError` where something lies at `name` that this run did not make: it would be lost."""
     if atomic.is_artifact(run / name) and name not in listed(run) and name not in _dropped(run):
         raise ArtifactError(f"{run / name}: {run} does not list it, so it was not made in this run; move it elsewhere")
+    atomic.check_no_link(run / name)
     atomic.check_replaceable(run / name)
 
 

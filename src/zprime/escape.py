@@ -6,12 +6,13 @@ HTML is escaped by its templates, after `visible`.
 import re
 
 HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0001-\U000e007f]"
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0001-\U000e007f\U000e0100-\U000e01ef]"
 )
 """Characters that control a terminal, the direction or the lines of a text, or show nothing; and what is no character.
 
-The joiners U+200C and U+200D are not among them: emoji and several scripts are spelled with them.
+The joiners U+200C and U+200D and the variation selectors U+FE00 to U+FE0F are not among them: emoji and several
+scripts are spelled with them.
 """
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 MARKUP = re.compile(

@@ -15,7 +15,6 @@ TENSORS = "tensors.safetensors"
 MEASURED = "measured.json"
 SOURCE = "source"
 """In `measured.json`: where the data lie."""
-LARGEST = 1 << 28
 """Bytes of a manifest; none of ours comes near."""
 FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 """What a file of an artefact may be called: it lies in the folder itself."""
@@ -58,7 +57,9 @@ def text_of(content: Mapping[str, Any]) -> bytes:
 
 def check_schema(file: Path, manifest: Mapping[str, Any]) -> None:
     """Raise `ArtifactError` for a manifest that another version wrote in another form."""
-    schema = int(manifest["schema"])
+    schema = manifest["schema"]
+    if type(schema) is not int:
+        raise TypeError(f"schema: expected a number, got {schema!r}")
     if schema > SCHEMA:
         raise ArtifactError(f"{file}: written with schema {schema}, this zprime reads up to {SCHEMA}; upgrade zprime")
     if schema < SCHEMA:
@@ -84,6 +85,8 @@ def checked(manifest: Mapping[str, Any]) -> dict[str, Any]:
         return value
 
     files, sizes = mapping("files", str), mapping("sizes", int)
+    if any(isinstance(v, bool) for v in (manifest["seed"], *sizes.values())):
+        raise TypeError("seed and sizes: expected numbers, got true or false")
     bad = [f"{n!r}" for n, h in files.items() if not (FILE.fullmatch(n) and SHA256.fullmatch(h) and n in sizes)]
     if bad or files.keys() != sizes.keys() or min(sizes.values(), default=0) < 0:
         raise ValueError(f"files: expected names without separators, with SHA-256 and size each, got {', '.join(bad)}")

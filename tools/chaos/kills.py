@@ -66,6 +66,8 @@ def kills(data: Path, top: Path, numbers: range, seed: int, *, replace: Path | N
             where = f"kill {i}, after {after:.3f} s"
         tally.injected["whole run killed"] += 1
         killed = ended.code in (KILLED, -signal.SIGKILL)
+        if not killed and ended.code:
+            tally.faults.append(f"{where}: exit {ended.code}, {ended.err[-300:]}")
         tally.ended["run: killed" if killed else "run: done before the kill"] += 1
         where += ", replacing" if older else ", new"
         again(tally, command, folder, top / "log", wanted, what="run", where=where)
@@ -125,6 +127,8 @@ def watch(data: Path, top: Path, times: int) -> Tally:
             if made not in allowed[name]:
                 tally.faults.append(f"{name} while replaced: a mix")
     tally.readers.update(found)
+    if not found["older or newer, whole"]:
+        tally.faults.append("no reader ever answered while the run was replaced")
     if ended.code or not ended.clean:
         tally.faults.append(f"the writer that was watched: exit {ended.code}, {ended.err[-300:]}")
     return tally

@@ -52,6 +52,8 @@ def allocations(scene: Scene, top: Path, times: int, seed: int) -> Tally:
     prepare(scene, work)
     run(_with(scene.action(work), 0, told), top / "log")
     total = int(told.read_text())
+    if not total:
+        tally.faults.append(f"{scene.name}: no operation of torch to fail")
     for at in sorted({1, *(rng.randrange(1, total + 1) for _ in range(times - 1))}) if total else []:
         prepare(scene, work)
         ended = run(_with(scene.action(work), at, told), top / "log")

@@ -237,9 +237,13 @@ class ConditionalSettings(Settings):
         weights = data.log_weights.exp()
         rows = {int(y): (train.labels == y).nonzero().flatten() for y in torch.unique(train.labels)}
         rows = {y: at for y, at in rows.items() if float(weights[at].sum()) > 0}
-        rows, rare = self._enough(rows, data)
+        few = self._few(rows, data)
+        rare = (
+            f"{len(few)} of {len(rows)} labels had fewer than {self.least_rows:g} rows and were left out (least_rows)"
+        )
+        rows = {y: at for y, at in rows.items() if y not in few}
         if not rows:
-            return Fit(task.prior, Outcome(ok=False, message=f"{rare[2:]}; the prior is returned in its place"))
+            return Fit(task.prior, Outcome(ok=False, message=f"{rare}; the prior is returned in its place"))
         weight = torch.stack([weights[at].sum() for at in rows.values()])
         within: Tensor | None = None
         parts: list[LatentDistribution] = []
@@ -268,18 +272,18 @@ class ConditionalSettings(Settings):
                 notes.setdefault(part.outcome.message, []).append(y)
             parts.append(part.distribution)
         task.progress("conditional", len(rows), len(rows))
-        said = "".join(f"; {text}: {labels}" for text, labels in notes.items())
-        outcome = Outcome(message=f"one part for each of {len(rows)} labels{said}{rare}")
-        chosen = Chosen(settings={"parts": [f"{y}: {p.label}" for y, p in zip(rows, parts, strict=True)]})
-        weight = weight / weight.sum() if rare else weight
+        said = [f"{text}: {len(labels)} of them" for text, labels in notes.items()] + [rare] * bool(few)
+        outcome = Outcome(message="; ".join([f"one part for each of {len(rows)} labels", *said]))
+        of_parts = [f"{y}: {p.label}" for y, p in zip(rows, parts, strict=True)]
+        by_label: dict[str, list[int] | list[str]] = {"parts": of_parts, "left out": few, **notes}
+        chosen = Chosen(settings={name: labels for name, labels in by_label.items() if labels})
+        weight = weight / weight.sum() if few else weight
         return Fit(Conditional(tuple(rows), weight.log(), tuple(parts)), outcome, chosen=chosen)
 
-    def _enough(self, rows: Mapping[int, Tensor], data: MemoryPosteriors) -> tuple[dict[int, Tensor], str]:
-        """The rows of labels that have `least_rows` effective ones, and which labels have not."""
+    def _few(self, rows: Mapping[int, Tensor], data: MemoryPosteriors) -> list[int]:
+        """Labels with fewer than `least_rows` effective rows."""
         least = 0.0 if REGISTRY[self.base.kind].stores_rows else self.least_rows
-        few = [y for y, at in rows.items() if data.take(at).effective_rows < least]
-        said = f"; fewer than {least:g} rows, and left out (least_rows): labels {few}" if few else ""
-        return {y: at for y, at in rows.items() if y not in few}, said
+        return [y for y, at in rows.items() if data.take(at).effective_rows < least]
 
 
 def _within(data: MemoryPosteriors, rows: Mapping[int, Tensor], weight: Float[Tensor, " k"]) -> Float[Tensor, "d d"]:

@@ -65,9 +65,7 @@ def short(names: Sequence[str]) -> list[str]:
 
 def _compared(audit: Audit, name: str) -> Compared:
     s = audit.surgery["train"]
-    about = (
-        f"{audit.data.name or 'data'}, {s.mean_kl.n:,} training rows, {len(s.dimension_kl)} latents, seed {audit.seed}"
-    )
+    about = f"{data_name(audit)}, {s.mean_kl.n:,} training rows, {len(s.dimension_kl)} latents, seed {audit.seed}"
     return Compared(name, about, audit, sheets(audit))
 
 

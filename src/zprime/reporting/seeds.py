@@ -11,6 +11,8 @@ MEAN = "Mean over seeds, with its standard error over seeds"
 BETWEEN = "Standard deviation of the gain between seeds, nats per row: what another training changes."
 WITHIN = "Mean standard error of the gain within a seed, nats per row: what other held-out rows change."
 
+MADE = " Made by the command below with --seeds {}; each run has a page of its own in seeds/SEED."
+
 
 def table(audit: Audit) -> Table:
     """One row for each fit: its gain in every seed, the mean, and the spread between seeds and within one."""
@@ -106,8 +108,7 @@ def _note(audit: Audit) -> str:
         f"{found.seeds[0]}. Here weights, row order, noise, fits and audit have other seeds, and the rows are split as "
         "before. A spread between seeds that is larger than the error within one says that the verdict is as much "
         "about the training as about the data. Where a split has more rows than an audit scores, each seed also draws "
-        f"its own. Made by the command below with --seeds {len(found.seeds)}; each run has a page of its own in "
-        "seeds/SEED."
+        "its own." + (MADE.format(len(found.seeds)) if audit.command else "")
     )
 
 

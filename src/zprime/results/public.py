@@ -33,7 +33,7 @@ def publish(audit: Audit) -> Audit:
     Taken out are: all tensors but decoded samples and latent draws of distributions that are cleared of copying and
     store no rows, the farthest draws too (`Thresholds.edge`); names of data and columns; hashes of data, model, codes
     and fits; the command; row ids of duplicates and of copied rows; proportions by label where a label has few rows
-    (`Thresholds.few`); settings that are paths.
+    (`Thresholds.few`), and what a fit chose label by label; settings that are paths.
     """
     return replace(
         audit,
@@ -57,7 +57,9 @@ def _data(data: DataInfo) -> DataInfo:
 
 
 def _entry(e: Entry) -> Entry:
-    chosen = replace(e.chosen, weights=COLUMN if e.chosen.weights else "", settings=_settings(e.chosen.settings))
+    lists = {k for k, v in e.chosen.settings.items() if isinstance(v, list)}  # what is told label by label
+    settings = _settings({k: v for k, v in e.chosen.settings.items() if k not in lists})
+    chosen = replace(e.chosen, weights=COLUMN if e.chosen.weights else "", settings=settings)
     return replace(e, settings=_settings(e.settings), chosen=chosen)
 
 
@@ -100,5 +102,5 @@ def _fidelity(f: Fidelity, few: int) -> Fidelity:
 
 
 def _many(labels: Labels, rows: int, few: int) -> bool:
-    """Whether every label has at least `few` of so many real rows; else the others tell of those that have not."""
+    """Whether the classifier gives every label to `few` of so many real rows; else the others tell of those."""
     return all(round(p * rows) >= few for p in labels.expected.values())

@@ -29,7 +29,7 @@ class Thresholds:
             else.
         level: p-value below which calibration and drift are called significant.
         duplicates: proportion of a split that may equal training rows; more is refused.
-        few: real rows that every label has at least where a public page shows proportions by label.
+        few: real rows that the classifier gives every label at least where a public page shows proportions by label.
         edge: proportion of draws, the farthest, that a public page leaves out of the latent map.
         isolation: quantile of the distances between training rows below which a held-out row is a near-duplicate.
     """

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
+from zprime import memory
+from zprime.errors import ArtifactError, NumericalError, UsageError
 
-FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+FAULTS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Refused(ValueError):  # noqa: N818  (an answer, which `guarded` turns into an error)
@@ -47,7 +48,9 @@ def guarded(where: Path | str, todo: str = "make the artefact again") -> Iterato
         yield
     except Refused as error:
         raise ArtifactError(f"{where}: {error}; {todo}") from error
-    except (*FAULTS, UsageError, ArrayError, NumericalError) as error:
+    except (*FAULTS, UsageError, NumericalError) as error:
+        if memory.ran_out(error) is not None:
+            raise
         why = f"{type(error).__name__}: {error!s:.300}"
         raise ArtifactError(f"{where}: what it holds does not fit together ({why}); {todo}") from error
 
@@ -66,6 +69,8 @@ def of_this_version(where: Path | str, todo: str) -> Iterator[None]:
     try:
         yield
     except (*FAULTS, UsageError, NumericalError) as error:
+        if memory.ran_out(error) is not None:
+            raise
         raise ArtifactError(f"{where}: made by another version of zprime ({error}); {todo}") from error
 
 

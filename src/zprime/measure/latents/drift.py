@@ -15,7 +15,7 @@ from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
 from zprime.latent.gaussian import moments
 from zprime.measure.prior import prior_log_prob
-from zprime.measure.study import Split
+from zprime.measure.study import Split, counted
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.drift import Drift, Shift
 from zprime.results.thresholds import THRESHOLDS
@@ -59,6 +59,7 @@ def drift(
     Raises:
         ArrayError: fewer than 8 rows, or independent rows, or other latents.
     """
+    new, heldout = counted(new), counted(heldout)
     if new.n < FEWEST or heldout.n < FEWEST:
         raise ArrayError(f"new data: expected at least {FEWEST} rows, held-out ones too, got {new.n} and {heldout.n}")
     d = new.posteriors.d
@@ -138,7 +139,7 @@ def _shift(new: Split, heldout: Split, *, rng: torch.Generator) -> Estimate:
     n = new.design.effective(new.n)
     replicates = leave_out(replicate, groups=parts, pairs=False)
     e = replicates.estimate(0, About(n, BOTH, rng.initial_seed()), unit="nats", scale="distance")
-    return e if units[0] == new.n else replace(e, groups=units[0])
+    return e if new.design.groups is None else replace(e, groups=units[0])
 
 
 def _tally(split: Split, parts: int, rng: torch.Generator) -> Float[Tensor, "g f"]:
