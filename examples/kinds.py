@@ -5,12 +5,13 @@ from pathlib import Path
 
 from pages import DOCS, put, table
 
+from zprime.memory import size
 from zprime.reporting import gains
 from zprime.results.audit import Audit
 from zprime.results.audit import load as load_audit
 from zprime.results.facts import CurvePoint
 from zprime.results.names import Gain
-from zprime.statistics.format import proportion, size
+from zprime.statistics.format import proportion
 from zprime.tables import NONE, Style
 
 PAGE = DOCS / "kinds" / "compared.md"

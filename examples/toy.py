@@ -23,10 +23,11 @@ from zprime.distribution import LatentDistribution
 from zprime.latent import SETTINGS
 from zprime.latent.kind import Context, Fit
 from zprime.measure.candidates import mix
+from zprime.memory import size
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import pictures
 from zprime.rng import stream
-from zprime.statistics.format import proportion, size
+from zprime.statistics.format import proportion
 from zprime.tables import NONE
 
 N, SEED = 200, 0

@@ -319,3 +319,36 @@ def test_killed_training_goes_on_and_ends_with_the_same_parameters(how: signal.S
     assert "training goes on after epoch" in " ".join(err.split())
     undisturbed.communicate(timeout=120)
     assert artifact.read(tmp_path / "cut" / "model").files == artifact.read(tmp_path / "whole" / "model").files
+
+
+def test_arguments_that_no_system_takes_are_refused_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*argv: str | Path) -> str:
+        assert call(*argv) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "threads: expected a number from 0 to 4096, got 99999999999999999999" in said(
+        "--threads", "99999999999999999999", "kinds"
+    )
+    for name, content, text in (
+        ("null.toml", '[train]\nout = "a\\u0000b"\n', "out: expected text without the character of code 0"),
+        ("cut.toml", "[train\n", "cut.toml is not a readable TOML file in UTF-8"),
+        ("deep.toml", "a = " + 5000 * "[" + 5000 * "]", "deep.toml is not a readable TOML file in UTF-8"),
+    ):
+        (tmp_path / name).write_text(content)
+        assert text in said("--config", tmp_path / name, "train", "--data", "digits")
+
+
+def test_no_reader_and_no_letters(tmp_path: Path) -> None:
+    """Standard error without a reader ends a command as a pipe does; an encoding that lacks letters does not end it."""
+    program = [sys.executable, "-m", "zprime"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    wrong = subprocess.run([*program, "train", "--data", str(tmp_path / "none")], stderr=writer, check=False)
+    os.close(writer)
+    assert wrong.returncode == 2
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    told = subprocess.run([*program, "kinds"], env=plain, capture_output=True, check=False)
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert told.stdout.isascii()

@@ -20,6 +20,7 @@ import zprime
 from zprime import artifact, explain, load_audit, plot, reporting
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent.kind import Outcome
+from zprime.memory import size
 from zprime.posteriors import ShardedPosteriors
 from zprime.reporting import gains, pictures
 from zprime.reporting.by_field import tables_of
@@ -37,7 +38,7 @@ from zprime.results.public import publish
 from zprime.rng import stream
 from zprime.running import Run
 from zprime.statistics.estimate import Estimate
-from zprime.statistics.format import size, tight
+from zprime.statistics.format import tight
 from zprime.tables import WIDTH
 
 

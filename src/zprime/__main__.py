@@ -1,5 +1,7 @@
 """zprime, and python -m zprime: signals are heard before anything that takes time is loaded."""
 
+import io
+import sys
 from typing import NoReturn
 
 from zprime import interrupts
@@ -8,6 +10,9 @@ from zprime import interrupts
 def main() -> NoReturn:
     """Run the command line, and exit."""
     interrupts.Listener().install()  # to the end of the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is spelled out, and no error
+            stream.reconfigure(errors="backslashreplace")
     from zprime.cli import main as command_line
 
     command_line()

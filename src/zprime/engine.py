@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar, cast
 
+from zprime import interrupts
 from zprime.progress import Progress
 from zprime.threads import one_thread
 from zprime.workers import Worker, dismiss, stop
@@ -37,7 +38,8 @@ def in_processes(
     crew: list[Worker] = []
     try:
         for _ in range(min(workers, len(tasks))):
-            crew.append(Worker.start())
+            with interrupts.deferred():  # until `stop` can find it
+                crew.append(Worker.start())
             crew[-1].give(work, left.popleft())
         busy = {w.connection: w for w in crew}
         while busy:

@@ -44,6 +44,6 @@ class ArrayError(ZprimeError, ValueError):
 
 
 class ResourceError(ZprimeError):
-    """The machine has too little memory for the work, or it ended a worker process."""
+    """Memory ran out, or the system ended a worker process."""
 
     exit_code = 6

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zprime.errors import UsageError
 
-UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 SIGNS = (
     "not enough memory",
     "DefaultCPUAllocator",
@@ -37,8 +37,8 @@ def need(count: int | float, what: str, advice: str) -> None:
     """
     there = available()
     if there is not None and count > there:
-        wanted = "more memory than can be counted" if count == math.inf else f"at least {amount(count)} of memory"
-        raise UsageError(f"{what}: needs {wanted}, and {amount(there)} are free; {advice}")
+        wanted = "more memory than can be counted" if count == math.inf else f"at least {size(count)} of memory"
+        raise UsageError(f"{what}: needs {wanted}, and {size(there)} are free; {advice}")
 
 
 def available() -> int | None:
@@ -47,12 +47,12 @@ def available() -> int | None:
     return max(0, min(found)) if found else None
 
 
-def amount(count: int | float) -> str:
-    """A number of bytes in a unit that people read."""
+def size(count: int | float) -> str:
+    """Bytes: `76.6 kB`."""
     unit = 0
-    while count >= 1000 and unit < len(UNITS) - 1:
+    while count >= 999.95 and unit < len(UNITS) - 1:
         count, unit = count / 1000, unit + 1
-    return f"{count:,.{0 if unit == 0 or count >= 100 else 1}f} {UNITS[unit]}"
+    return f"{count:,.{min(unit, 1)}f} {UNITS[unit]}"
 
 
 def ran_out(error: BaseException) -> str | None:
@@ -78,7 +78,7 @@ def _wanted(text: str) -> str:
     """How much was asked for, where the error tells."""
     if found := re.search(r"allocate ([\d.]+) ?(bytes|[KMGTPE]iB)", text):
         power = 0 if found[2] == "bytes" else 1 + "KMGTPE".index(found[2][0])
-        return f"{amount(float(found[1]) * 1024**power)} more were asked for"
+        return f"{size(float(found[1]) * 1024**power)} more were asked for"
     return ""
 
 
@@ -100,7 +100,8 @@ def _group() -> int | None:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if not controllers or "memory" in controllers.split(","):
             top = places[1] if controllers else places[0]
-            places.append(top / path.lstrip("/"))
+            below = Path(path.lstrip("/"))
+            places += [top / part for part in (below, *below.parents)]  # a limit above counts as well
     left = []
     for place in places:
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):

@@ -18,9 +18,9 @@ from zprime.arrays import check_finite, check_matrix
 from zprime.components import ancestral, choose
 from zprime.errors import ArrayError
 from zprime.kernels import DiagonalMixture, LabelledMixture
+from zprime.memory import size
 from zprime.schema import guarded
 from zprime.schema.kinds import SHARD, check
-from zprime.statistics.format import size
 from zprime.tables import facts, to_html
 
 

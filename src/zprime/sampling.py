@@ -15,11 +15,11 @@ from zprime import artifact, chain, memory, vae
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.latent import rebuild
+from zprime.memory import size
 from zprime.results.kept import kept
 from zprime.rng import fork, stream
 from zprime.schema import guarded, need
 from zprime.schema.kinds import check
-from zprime.statistics.format import size
 from zprime.tables import facts, to_html
 from zprime.vae import Decoder, decoded
 

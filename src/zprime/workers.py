@@ -21,9 +21,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, NoReturn, final
 
-from zprime import interrupts
+from zprime import memory
 from zprime.errors import ResourceError
 
+FEWER = (
+    "fit fewer kinds at a time, or smaller ones, or let nothing run side by side (--threads 1; in Python: workers=1); "
+    "the same command goes on from there"
+)
 PATIENCE = 3.0
 """Seconds that a worker has to clean up before it is killed."""
 
@@ -40,12 +44,11 @@ class Worker:
     def start(cls) -> "Worker":
         """Start one that hears neither Ctrl-C nor the end of the terminal: its parent ends it."""
         context = multiprocessing.get_context("spawn")
-        with interrupts.deferred():  # half started, it would be nobody's
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs,))
-            with _blocked():  # which the new process inherits
-                process.start()
-            theirs.close()
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs,))
+        with _blocked():  # which the new process inherits
+            process.start()
+        theirs.close()
         return cls(process, ours)
 
     def give(self, work: Callable[..., object], task: Sequence[Any]) -> None:
@@ -78,10 +81,7 @@ class Worker:
         code = self.process.exitcode or 0
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         why = "; the system ends processes so where memory runs out" if code == -9 else ""
-        return ResourceError(
-            f"a worker process ended {how} before its work was done{why}. Fit fewer kinds at a time, or smaller ones, "
-            "or let nothing run side by side (--threads 1; in Python: workers=1); the same command goes on from there"
-        )
+        return ResourceError(f"a worker process ended {how} before its work was done{why}; {FEWER}")
 
 
 def dismiss(workers: Sequence[Worker]) -> None:
@@ -161,10 +161,20 @@ def _blocked() -> Iterator[None]:
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error with its traceback as a note; another one with the same text where it cannot be sent."""
-    error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))
+    """The error with its traceback as a note; another one with the same text where it cannot be sent.
+
+    What an error came from is lost on the way, and with it that memory ran out: that is told by an error of its own.
+    """
+    note = "in a worker process:\n" + "".join(traceback.format_exception(error))
+    lacking = memory.ran_out(error)
+    if lacking is not None:
+        asked = f" ({lacking})" if lacking else ""
+        error = ResourceError(f"memory ran out in a worker process{asked}; {FEWER}")
+    error.add_note(note)
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # whatever a class of somebody else's does
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        other = RuntimeError(f"{type(error).__name__}: {error}")
+        other.add_note(note)
+        return other
     return error

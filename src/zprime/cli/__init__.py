@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,9 @@ for _verb, _help in VERBS.items():
     app.command(f"zprime.cli.{_verb}:{_verb}", name=_verb, help=_help)
 
 
+MOST_THREADS = 4096
+
+
 @app.meta.default
 def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -56,16 +60,29 @@ def launch(
 
     A flag goes before an environment variable (ZPRIME_LATENTS=16), that before the TOML file, that before the default.
     """
-    if config is not None and not config.is_file():
-        raise UsageError(f"config: expected a TOML file, found none at {config}")
-    if threads < 0:
-        raise UsageError(f"threads: expected 0 or more, got {threads}")
+    if config is not None:
+        _check_config(config)
+    if not 0 <= threads <= MOST_THREADS:
+        raise UsageError(f"threads: expected a number from 0 to {MOST_THREADS}, got {threads}")
     OPTIONS.quiet, OPTIONS.json, OPTIONS.threads = quiet, json, threads
     level = logging.ERROR if quiet else logging.INFO
     logging.getLogger("zprime").setLevel(level)
     app.config = [Env("ZPRIME_", command=False), *([Toml(config)] if config else [])]
     command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    for name, value in bound.arguments.items():
+        if any("\0" in str(v) for v in (value if isinstance(value, tuple) else (value,))):
+            raise UsageError(f"{name}: expected text without the character of code 0, got {value!r}")
     return partial(command, *bound.args, **bound.kwargs)  # with all modules loaded that the verb needs
+
+
+def _check_config(config: Path) -> None:
+    """Raise `UsageError` unless it is a TOML file."""
+    if not config.is_file():
+        raise UsageError(f"config: expected a TOML file, found none at {config}")
+    try:
+        tomllib.loads(config.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"config: {config} is not a readable TOML file in UTF-8 ({error}); correct it") from error
 
 
 app.meta.suppress_keyboard_interrupt = False

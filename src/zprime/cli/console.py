@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 
 class SafeConsole(Console):
-    """A console that writes no control character but its own, whatever it is asked to show; and no emoji for `:x:`."""
+    """A console that writes no control character but its own, whatever it is asked to show; and no emoji for `:x:`.
+
+    Writing to it when its reader is gone ends the command with exit code 141.
+    """
 
     def __init__(self, *, stderr: bool = False) -> None:
         """On standard output, or standard error."""
@@ -42,17 +45,13 @@ class SafeConsole(Console):
         for s in super().render(renderable, options):
             yield s if s.control else Segment(visible_lines(s.text), s.style)
 
-
-class Output(SafeConsole):
-    """Standard output; writing to it when its reader is gone ends the command with exit code 141."""
-
     def on_broken_pipe(self) -> None:
         """Raise `BrokenPipeError`, where rich would exit with code 1."""
         raise BrokenPipeError
 
 
 CONSOLE = SafeConsole(stderr=True)
-OUT = Output()
+OUT = SafeConsole()
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from zprime.cli.console import OPTIONS, bars, give, say
+from zprime.memory import size
 from zprime.running import Run
-from zprime.statistics.format import size
 from zprime.threads import Threads
 
 

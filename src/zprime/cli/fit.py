@@ -8,10 +8,10 @@ from cyclopts import Parameter
 from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.cli.settings import kinds_with
 from zprime.fit_stage import KINDS
+from zprime.memory import size
 from zprime.results.names import CandidateId
 from zprime.running import Run
 from zprime.serialise import to_jsonable
-from zprime.statistics.format import size
 from zprime.threads import Threads, cores
 
 

@@ -2,7 +2,7 @@
 
 from zprime import memory
 from zprime.errors import ArrayError
-from zprime.statistics.format import size
+from zprime.memory import size
 
 SHARE = 1 / 4
 """Of the memory that is free: rows are held about twice in float32 beside what was read."""

@@ -12,12 +12,12 @@ from zprime import threads
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
+from zprime.memory import size
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.facts import Chosen, CurvePoint, Setting
 from zprime.results.kept import kept
 from zprime.results.thresholds import THRESHOLDS
-from zprime.statistics.format import size
 from zprime.tables import facts, to_html
 from zprime.vae import Model
 

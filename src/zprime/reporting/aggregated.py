@@ -1,11 +1,12 @@
 """What drawing from the mixture of all posteriors, the aggregated posterior, does: part (3) of `zprime explain`."""
 
+from zprime.memory import size
 from zprime.reporting.words import bullets
 from zprime.results.audit import Audit, Entry
 from zprime.results.names import CandidateId, Gain
 from zprime.results.samples import CODES, REAL, BandwidthPath
 from zprime.statistics.estimate import Estimate
-from zprime.statistics.format import magnitude, percent, prose, size
+from zprime.statistics.format import magnitude, percent, prose
 
 TITLES = {
     "copies": "Its samples are copies.",

@@ -1,10 +1,11 @@
 """What each latent distribution costs: to fit, to keep, to draw from; and how its fit ended."""
 
+from zprime.memory import size
 from zprime.reporting.numbers import SAYS
 from zprime.reporting.section import Section
 from zprime.results.audit import Audit, Entry
 from zprime.results.facts import Setting
-from zprime.statistics.format import seconds, setting, size
+from zprime.statistics.format import seconds, setting
 from zprime.tables import NONE, Cell, Column, Row, Table
 
 COLUMNS = (

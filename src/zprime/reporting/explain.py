@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zprime.escape import markdown
+from zprime.memory import size
 from zprime.reporting import aggregated, averages, membership, seeds
 from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import difference
@@ -17,7 +18,7 @@ from zprime.results.latents import Surgery
 from zprime.results.names import CandidateId
 from zprime.results.samples import REAL
 from zprime.statistics.estimate import Estimate
-from zprime.statistics.format import figures, nats, percent, prose, size
+from zprime.statistics.format import figures, nats, percent, prose
 from zprime.tables import to_markdown
 
 QUESTION = (

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zprime.errors import UsageError
+from zprime.memory import size
 from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, quiet, styled
 from zprime.reporting.words import drawn
 from zprime.results.audit import Audit
 from zprime.results.names import CODES, Gain
-from zprime.statistics.format import size
 
 __all__ = [
     "bandwidth_path",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from zprime import artifact
 from zprime.errors import ArtifactError, UsageError
+from zprime.memory import size
 from zprime.reporting import aggregated
 from zprime.reporting.compare import compare
 from zprime.reporting.render import render
@@ -13,7 +14,7 @@ from zprime.reporting.verdicts import shipped, verdicts
 from zprime.reporting.words import data_name
 from zprime.results.audit import Audit, load
 from zprime.results.public import publish
-from zprime.statistics.format import prose, size
+from zprime.statistics.format import prose
 
 
 def report(

@@ -1,10 +1,11 @@
 """Where an audit comes from: hashes, seeds, versions, and the command that makes the run again."""
 
+from zprime.memory import size
 from zprime.reporting.section import Section
 from zprime.reporting.words import data_name
 from zprime.results.audit import Audit
 from zprime.results.facts import DataInfo
-from zprime.statistics.format import setting, size
+from zprime.statistics.format import setting
 
 
 def facts(audit: Audit) -> list[tuple[str, str]]:

@@ -7,13 +7,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from zprime.escape import visible
+from zprime.memory import size
 from zprime.reporting.section import Section
 from zprime.reporting.sections import SECTIONS, applies
 from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import reasons, verdicts
 from zprime.results.audit import Audit
 from zprime.results.verdicts import Decision
-from zprime.statistics.format import size
 from zprime.tables import to_rich
 
 

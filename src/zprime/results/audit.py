@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zprime import artifact, chain, serialise
 from zprime.escape import visible
+from zprime.memory import size
 from zprime.results.drift import Drift
 from zprime.results.drift import of_run as drift_of_run
 from zprime.results.entries import Entry, Score, Scores
@@ -27,7 +28,7 @@ from zprime.results.verdicts import Verdict, worst
 from zprime.schema import guarded, need, of_this_version
 from zprime.schema.kinds import check
 from zprime.statistics.estimate import Estimate
-from zprime.statistics.format import explained, size
+from zprime.statistics.format import explained
 from zprime.tables import Cell, Column, Row, Style, Table, to_html, to_text
 
 __all__ = ["Audit", "AuditSettings", "Entry", "Score", "Scores", "load"]

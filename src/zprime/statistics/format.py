@@ -155,16 +155,6 @@ def figures(x: float, count: int) -> str:
     return f"{x:,.0f}" if 10 ** (count - 1) <= abs(x) < 1e6 else f"{x:.{count}g}"
 
 
-def size(count: int) -> str:
-    """Bytes: `76.6 kB`."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
-
-
 def seconds(s: float | None) -> str:
     """Seconds to a tenth; a dash for None."""
     return NONE if s is None else f"{s:,.1f}"
