@@ -21,6 +21,7 @@ WHAT = {
     "tools": "the tools of a release, and what zprime is built with",
     "minimum": "the lowest versions that pyproject.toml allows, with their tests",
 }
+BINARIES = ("cmake>=3.26", "ninja>=1.11")  # what CMakeLists.txt is run by; older ones have no wheel
 TESTED = ("pytest", "pytest-xdist", "hypothesis", "beartype", "scikit-learn")  # beside the lowest versions
 
 
@@ -32,10 +33,10 @@ def asked(group: str, project: dict[str, Any], torch: str) -> list[str]:
     tests = [line for line in extras["dev"] if line.split(">")[0] in TESTED]
     return {
         "run": [*run, torch],
-        "dev": [*run, torch, *extras["dev"], *build, "cmake", "ninja"],
+        "dev": [*run, torch, *extras["dev"], *build, *BINARIES],
         "docs": extras["docs"],
         "tools": [*TOOLS, *build],
-        "minimum": [*run, *tests, *build, "cmake", "ninja"],
+        "minimum": [*run, *tests, *build, *BINARIES],
     }[group]
 
 

@@ -17,15 +17,23 @@ ROOT = Path(__file__).parent.parent
 DIST = ROOT / "dist"
 OTHERS = ("3.12", "3.13")
 TESTS = ("test_artifact.py", "test_kernels.py", "test_compiled.py", "test_mixture.py")
-IMPORT_ALL = """
+EXTRAS = ("sklearn", "pyro", "arviz_stats", "pythae", "scvi", "ctgan", "diffusers")
+IMPORT_ALL = (
+    f"EXTRAS = {EXTRAS}"
+    + """
 import pathlib, pkgutil, importlib, zprime
 assert "site-packages" in zprime.__file__, zprime.__file__
 names = [m.name for m in pkgutil.walk_packages(zprime.__path__, "zprime.")]
 for name in names:
-    importlib.import_module(name)
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        assert error.name.split(".")[0] in EXTRAS, f"{name} needs {error.name}"
+        print(f"{name} needs the extra that has {error.name}")
 from zprime.kernels import compiled
 print(f"{len(names)} modules imported, kernels: {compiled.missing or 'compiled'}")
 """
+)
 
 
 def run(*command: str | Path, where: Path) -> None:
