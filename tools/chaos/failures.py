@@ -210,10 +210,8 @@ def waiting(run: Path) -> tuple[str, ...]:
     from zprime import artifact
 
     dropped = artifact.read(run, "run").config["dropped"] if artifact.is_artifact(run) else {}
-    folders = {name.split("/")[0] for name in dropped}  # one that is empty then goes too
-    return tuple(
-        f"run/{name}" for name in (*dropped, *(f"{f}: left over" for f in folders), "manifest.json") if dropped
-    )
+    empty = [f"{name.split('/')[0]}: left over" for name in dropped]  # a folder that goes with what was in it
+    return tuple(f"run/{name}" for name in (*dropped, *empty, "manifest.json")) if dropped else ()
 
 
 def _told(action: Action, faults: Faults, top: Path) -> Action:
