@@ -23,6 +23,7 @@ from torch import Tensor
 from zprime import memory
 from zprime.atomic import (
     LARGEST,
+    NONE,
     MANIFEST,
     check_replaceable,
     is_artifact,
@@ -109,7 +110,13 @@ class Artifact:
     def _beside(self) -> dict[str, Any]:
         try:
             return dict(json.loads(read_regular(self.path / MEASURED, LARGEST)))
-        except (OSError, ValueError, TypeError, OverflowError, RecursionError):
+        except OSError as error:
+            if error.errno in NONE:
+                return {}
+            raise ArtifactError(
+                f"{self.path / MEASURED}: cannot be read ({error.strerror}); run the same command again"
+            ) from error
+        except (ValueError, TypeError, OverflowError, RecursionError):
             return {}
 
     def tensors(self, name: str = TENSORS) -> dict[str, Tensor]:

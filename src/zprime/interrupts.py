@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
@@ -78,7 +78,7 @@ def listening() -> Iterator[Listener]:
     listener, hook = Listener(), sys.unraisablehook
     before = listener.install()
 
-    def unraisable(what: "sys.UnraisableHookArgs") -> None:
+    def unraisable(what: Any) -> None:
         if isinstance(what.exc_value, Stopped):
             listener.dropped()
         else:
