@@ -23,8 +23,8 @@ from torch import Tensor
 from zprime import memory
 from zprime.atomic import (
     LARGEST,
-    NONE,
     MANIFEST,
+    NONE,
     check_replaceable,
     is_artifact,
     make_folder,
