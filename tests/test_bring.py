@@ -12,7 +12,6 @@ from oracles import linear_gaussian
 from zprime import audit, fit, load_generator, load_latent, sample
 from zprime.bring import READINGS, arrays, modules
 from zprime.errors import ArrayError, ArtifactError, UsageError
-from zprime.latent import Prior
 from zprime.likelihoods import Gaussian
 from zprime.results.audit import AuditSettings
 
@@ -122,15 +121,6 @@ def test_bare_arrays_serve_all_that_needs_no_decoder() -> None:
     assert b.context is None
 
 
-def test_the_prior_is_an_argument_whose_only_value_so_far_is_n_0_i() -> None:
-    assert modules(Encoder("std"), decode, data(), gives="std", prior=Prior(2)).prior is None  # stands for N(0, I)
-    both = {s: MODEL.posterior(x) for s, x in data().items()}
-    codes = {s: m for s, (m, _) in both.items()}, {s: v for s, (_, v) in both.items()}
-    assert arrays(*codes, prior=Prior(2)).prior is None
-    with pytest.raises(UsageError, match="other priors are not supported yet"):
-        arrays(*codes, prior=Prior(2, 2.0))
-
-
 def test_without_a_selection_split_half_of_the_heldout_rows_make_one() -> None:
     b = modules(
         Encoder("std"), decode, data(), gives="std", labels={"heldout": np.arange(200), "train": np.arange(300)}
@@ -191,7 +181,7 @@ def test_arrays_whose_variance_cannot_be_right() -> None:
     arrays(mean, log_variance, gives="log-variance")
     # collapsed dimensions, given as log-variances of 1 and read as if they were deviations of e: a factor 7 too wide
     wide = {s: np.full_like(m, 1.0) + 1.0 for s, m in mean.items()}
-    with pytest.raises(UsageError, match="a factor 7.* away from 1"):
+    with pytest.raises(UsageError, match="a factor 7.* away from the prior's"):
         arrays({s: 0.1 * m for s, m in mean.items()}, {s: v - 1.0 for s, v in wide.items()}, gives="log-std")
 
 
@@ -214,8 +204,6 @@ def test_arrays_whose_variance_cannot_be_right() -> None:
             r"of shape \[5\], as the rows are, got \[5, 1\]",
         ),
         ({"labels": {"train": torch.zeros(3)}}, ArrayError, "labels: expected 300 integers for train"),
-        ({"prior": Prior(2, 0.5)}, UsageError, r"prior: expected None or Prior\(2\), .* got prior\(0.5\) in 2; other"),
-        ({"prior": Prior(3)}, UsageError, "got prior in 3; other priors are not supported yet"),
     ],
 )
 def test_what_is_wrong_is_said(change, error, text) -> None:

@@ -18,6 +18,7 @@ from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent.active import Active
+from zprime.latent.affine import Affine
 from zprime.latent.aggregated import AggregatedSettings
 from zprime.latent.barycentre import BarycentreSettings
 from zprime.latent.conditional import ConditionalSettings
@@ -92,6 +93,11 @@ def context(p: MemoryPosteriors) -> Context:
     return Context(Reader(), rows, rows)
 
 
+def moved(d: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A shift, and scales."""
+    return torch.linspace(0.1, 0.2, d, dtype=torch.float64), torch.linspace(0.8, 1.1, d, dtype=torch.float64)
+
+
 def fitted(settings: Settings, p: MemoryPosteriors) -> LatentDistribution:
     """What the settings make of posteriors."""
     with patch("zprime.latent.gradient.STEPS", 60):  # laws hold for bad fits too
@@ -127,6 +133,8 @@ ZOO: dict[str, Make] = {
     "two-stage": lambda d, t: fitted(TwoStageSettings(**SHORT), apart(d, t)),
     "shared-nuts": lambda d, t: SharedNUTS(posteriors(d, t).mean, 3),
     "active-mixture": lambda d, t: Active(ZOO["mixture"](d - 1, t), tuple(range(1, d)), d),
+    "affine-mixture": lambda d, t: Affine(ZOO["mixture"](d, t), *moved(d)),
+    "affine-gaussian": lambda d, t: Affine(ZOO["gaussian"](d, t), *moved(d)),
     "defensive-mixture": lambda d, t: Defensive(ZOO["mixture"](d, t), 0.1),
     "defensive-aggregated": lambda d, t: Defensive(ZOO["aggregated"](d, t), 0.01),
 }

@@ -98,7 +98,10 @@ def audit(
     """
     settings.check()
     if prior is not None and not is_standard(prior):
-        raise UsageError(f"prior: expected N(0, I), got {prior.label}; other priors are not supported yet")
+        raise UsageError(
+            f"prior: expected N(0, I), got {prior.label}; bring.modules and bring.arrays take a Gaussian prior, and "
+            "give posteriors and model in whose coordinates it is N(0, I)"
+        )
     if model is not None and rows is None:
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
     splits, info = _splits(posteriors, rows, data or DataInfo(), groups, keep=keep_duplicates, seed=seed)

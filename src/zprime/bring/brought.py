@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from zprime.bring.coordinates import Coordinates, Moved
 from zprime.data import Rows
-from zprime.distribution import LatentDistribution, is_standard
+from zprime.distribution import LatentDistribution
 from zprime.encoding import encode
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.kind import Context
@@ -31,6 +32,8 @@ class Brought:
         rows: the rows themselves, or None.
         prior: what the VAE was trained with; None stands for N(0, I). A learned one (pythae's VAMP) is a candidate like
             any other, and gains are over N(0, I).
+        coordinates: in which the prior is N(0, I), where it is another Gaussian: all latents here are
+            `(z - loc) / scale` of the model's z. None where they are the model's own.
         says: what to know of this model before reading an audit: sentences.
         groups: split -> integers, where rows come in groups, for `audit(..., groups=...)`; None where they do not.
     """
@@ -41,6 +44,7 @@ class Brought:
     prior: LatentDistribution | None = None
     says: tuple[str, ...] = ()
     groups: Mapping[str, Int[Tensor, " n"]] | None = None
+    coordinates: Coordinates | None = None
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -58,13 +62,21 @@ class Brought:
             return None
         return Context(self.model, self.rows["train"], self.rows["selection"])
 
+    def inside(self, r: LatentDistribution) -> LatentDistribution:
+        """A distribution of the model's own z, as `fit` and `audit` see it here, e.g. N(0, I) as a candidate."""
+        return r if self.coordinates is None else self.coordinates.inside(r)
+
+    def outside(self, r: LatentDistribution) -> LatentDistribution:
+        """A distribution that was fitted here, as one of the model's own z: what its decoder takes."""
+        return r if self.coordinates is None else self.coordinates.outside(r)
+
     def generator(
         self, latent: LatentDistribution, *, copying: str = "untested", allow_rows: bool = False
     ) -> GenerativeModel:
         """The decoder with another latent distribution: what `sample` takes. x' is in the units of the rows.
 
         Args:
-            latent: where z' is drawn from.
+            latent: where z' is drawn from, as it was fitted here.
             copying: what `audit.copying(name)` says of it.
             allow_rows: take it even if it stores functions of single training rows.
 
@@ -77,31 +89,41 @@ class Brought:
         return GenerativeModel(latent, self.model, torch.zeros(()), torch.ones(()), copying=copying)
 
 
-def check_prior(prior: LatentDistribution | None, d: int) -> None:
-    """Accept a prior that is N(0, I), which None stands for.
-
-    Raises:
-        UsageError: another prior.
-    """
-    if prior is None or (is_standard(prior) and prior.d == d):
-        return
-    raise UsageError(
-        f"prior: expected None or Prior({d}), which is N(0, I) in {d} dimensions, got {prior.label} in {prior.d}; "
-        "other priors are not supported yet"
-    )
-
-
 def bring(
-    model: Model, rows: Mapping[str, Rows], *, prior: LatentDistribution | None = None, says: tuple[str, ...] = ()
+    model: Model,
+    rows: Mapping[str, Rows],
+    *,
+    prior: LatentDistribution | None = None,
+    coordinates: Coordinates | None = None,
+    says: tuple[str, ...] = (),
 ) -> Brought:
     """Encode all rows, after a check that encoder, decoder and rows belong together.
+
+    Args:
+        model: encoder and decoder, with their own latents.
+        rows: split -> rows.
+        prior: a learned one, which is a candidate.
+        coordinates: in which the prior is N(0, I); None for the model's own.
+        says: sentences on the model.
 
     Raises:
         ArrayError: see `look`.
         NumericalError: the encoder gave NaN, infinity or a scale that is not above 0.
     """
     look(model, rows["train"].x[:LOOK])
-    return Brought({s: encode(model, r) for s, r in rows.items()}, model, rows, prior, says, groups_of(rows))
+    if coordinates is not None:
+        model, says = Moved(model, coordinates), (*says, told(coordinates))
+    posteriors = {s: encode(model, r) for s, r in rows.items()}
+    return Brought(posteriors, model, rows, prior, says, groups_of(rows), coordinates)
+
+
+def told(at: Coordinates) -> str:
+    """What to know of latents in other coordinates."""
+    low, high = float(at.scale.min()), float(at.scale.max())
+    return (
+        f"the prior is a Gaussian with standard deviations from {low:.3g} to {high:.3g}: latents are shown in units of "
+        "it, in which it is N(0, I), and no gain changes; mine.outside(r) is a fitted distribution in the model's own"
+    )
 
 
 def groups_of(rows: Mapping[str, Rows]) -> dict[str, Int[Tensor, " n"]] | None:

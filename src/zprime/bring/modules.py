@@ -12,7 +12,8 @@ from torch.distributions import Distribution
 
 from zprime.arrays import blocks, standard_kl
 from zprime.bring import readings
-from zprime.bring.brought import LOOK, Brought, bring, check_prior, groups_of, look
+from zprime.bring.brought import LOOK, Brought, bring, groups_of, look, told
+from zprime.bring.coordinates import Coordinates, coordinates_of
 from zprime.bring.splits import split
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
@@ -34,11 +35,18 @@ class Answers:
         mean: of q(z|x).
         second: its spread.
         gives: what the second is said to be: `std`, `variance`, `log-variance` or `log-std`.
+        at: coordinates in which the prior is N(0, I); None for those of the answers.
     """
 
     mean: Float[Tensor, "n d"]
     second: Float[Tensor, "n d"]
     gives: str
+    at: Coordinates | None = None
+
+    def kl(self, rows: slice, scale: Float[Tensor, "n d"]) -> Float[Tensor, " m"]:
+        """KL(q||p) of some rows, for these standard deviations of all; nats, float64."""
+        q = self.mean[rows].double(), scale[rows].double()
+        return standard_kl(*(q if self.at is None else self.at.of(*q))).sum(1)
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def modules(
     likelihood: Callable[[Tensor], Distribution] | None = None,
     labels: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
-    prior: LatentDistribution | None = None,
+    prior: LatentDistribution | Distribution | None = None,
     check: bool = True,
     seed: int = 0,
 ) -> Brought:
@@ -112,7 +120,8 @@ def modules(
         labels: split -> integers, for conditional kinds.
         groups: split -> one name a row, numbers or text, where rows come in groups, e.g. several of a subject: these
             are in one split, and the errors of an audit are by group.
-        prior: what the VAE was trained with; only N(0, I), which None stands for, is supported so far.
+        prior: what the VAE was trained with: one Gaussian with independent dimensions, ours or torch's; None is
+            N(0, I). All latents of what is returned are then in units of the prior (`Brought.coordinates`).
         check: whether to check `gives` by the ELBO on some training rows.
         seed: decides the selection split and the noise of the check.
 
@@ -132,16 +141,17 @@ def modules(
 
     model = Callables(encoder, decode, gives, rows["train"].x.dtype)
     some = rows["train"].x[:CHECKED]
+    with torch.no_grad():
+        at = coordinates_of(prior, model.raw(some[:LOOK])[0].shape[1])
     look(model, some[:LOOK])
     with torch.no_grad():
         mean, raw = model.raw(some)
         if check:
-            plausible(model.decode, some, Answers(mean, raw, gives), seed=seed)
+            plausible(model.decode, some, Answers(mean, raw, gives, at), seed=seed)
         says = misfit(model.decode, some, mean)
     for sentence in says:
         log.warning("%s", sentence)
-    check_prior(prior, mean.shape[1])
-    return bring(model, rows, says=says)
+    return bring(model, rows, coordinates=at, says=says)
 
 
 def arrays(
@@ -151,7 +161,7 @@ def arrays(
     gives: str = "std",
     labels: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
-    prior: LatentDistribution | None = None,
+    prior: LatentDistribution | Distribution | None = None,
     check: bool = True,
     seed: int = 0,
 ) -> Brought:
@@ -163,7 +173,8 @@ def arrays(
         gives: what `scale` holds: `std`, `variance`, `log-variance` or `log-std`.
         labels: split -> integers.
         groups: split -> one name a row (see `modules`); give `audit` the `groups` of what is returned.
-        prior: what the VAE was trained with; only N(0, I), which None stands for, is supported so far.
+        prior: what the VAE was trained with: one Gaussian with independent dimensions, ours or torch's; None is
+            N(0, I). All latents of what is returned are then in units of the prior (`Brought.coordinates`).
         check: whether to check `gives` by the variance of the codes.
         seed: decides the selection split.
 
@@ -177,16 +188,21 @@ def arrays(
         if raw[s].shape != r.x.shape:
             raise ArrayError(f"scale: expected shape {list(r.x.shape)} in {s} as mean has, got {list(raw[s].shape)}")
     scales = {s: readings.read(x, gives) for s, x in raw.items()}
+    d = means["train"].x.shape[1]
+    at = coordinates_of(prior, d)
+    unit = torch.ones(d, dtype=torch.float64) if at is None else at.scale
     if check:
-        readings.check_moments(means["train"].x, raw["train"], gives)
-    posteriors = {s: MemoryPosteriors(r.x, scales[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
-    total = readings.code_variance(means["train"].x, scales["train"])
-    says = (
+        readings.check_moments(means["train"].x, raw["train"], gives, unit)
+    total = readings.code_variance(means["train"].x, scales["train"]) / unit.square()
+    says = [
         f"read as {gives}, codes have variance {float(total.min()):.2f} to {float(total.max()):.2f} in the "
-        f"{len(total)} dimensions (training rows); a trained VAE has about 1",
-    )
-    check_prior(prior, means["train"].x.shape[1])
-    return Brought(posteriors, says=says, groups=groups_of(means))
+        f"{len(total)} dimensions (training rows{'' if at is None else ', in units of the prior'}); a trained VAE has "
+        "about 1"
+    ]
+    codes = {s: (r.x, scales[s]) if at is None else at.of(r.x, scales[s]) for s, r in means.items()}
+    posteriors = {s: MemoryPosteriors(*codes[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
+    says += [] if at is None else [told(at)]
+    return Brought(posteriors, says=tuple(says), groups=groups_of(means), coordinates=at)
 
 
 def network(f: object) -> nn.Module | None:
@@ -253,7 +269,7 @@ def plausible(
         parts = []
         for i in blocks(len(x), BATCH):
             log_x = decode(mean[i] + scale[i] * noise[i]).log_prob(x[i])
-            parts.append(weight * log_x.double() - standard_kl(mean[i].double(), scale[i].double()).sum(1))
+            parts.append(weight * log_x.double() - answers.kl(i, scale))
         return torch.cat(parts)
 
     readings.check(answers.second, answers.gives, elbo, **how)

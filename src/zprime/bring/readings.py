@@ -89,10 +89,10 @@ def code_variance(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]) -> Fl
     return mean.double().var(0, correction=0) + scale.double().square().mean(0)
 
 
-def check_moments(mean: Float[Tensor, "n d"], raw: Float[Tensor, "n d"], gives: str) -> None:
-    """The same without a decoder, by the variance of the aggregated posterior: about 1 in every dimension.
+def check_moments(mean: Float[Tensor, "n d"], raw: Float[Tensor, "n d"], gives: str, unit: Float[Tensor, " d"]) -> None:
+    """The same without a decoder, by the variance of the aggregated posterior: about that of the prior, unit^2.
 
-    At a stationary point of the ELBO the variance of the means and the mean of the variances add up to 1
+    At a stationary point of the ELBO the variance of the means and the mean of the variances add up to it
     (docs/theory.md, section 4); trained VAEs were seen between 0.86 and 1.31. This only catches a gross mistake.
 
     Raises:
@@ -100,13 +100,13 @@ def check_moments(mean: Float[Tensor, "n d"], raw: Float[Tensor, "n d"], gives: 
     """
 
     def away(name: str) -> float:
-        return float(code_variance(mean, READINGS[name](raw)).log().abs().mean().exp())
+        return float((code_variance(mean, READINGS[name](raw)) / unit.square()).log().abs().mean().exp())
 
     factors = {name: away(name) for name in possible(raw)}
     best = min(factors, key=lambda name: factors[name])
     if factors[gives] > 2 and factors[best] < 2:
         raise UsageError(
-            f"gives: read as {gives}, the codes' variance is a factor {factors[gives]:.1f} away from 1, where a "
-            f"trained VAE has about 1; read as {best}, a factor {factors[best]:.2f}. Say gives={best!r}, or "
-            "check=False if you are sure"
+            f"gives: read as {gives}, the codes' variance is a factor {factors[gives]:.1f} away from the "
+            f"prior's, where a trained VAE has about that; read as {best}, a factor {factors[best]:.2f}. Say "
+            f"gives={best!r}, or check=False if you are sure"
         )

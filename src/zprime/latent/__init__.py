@@ -7,6 +7,7 @@ from zprime import chain
 from zprime.distribution import LatentDistribution, Prior, rebuild
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent.active import Active
+from zprime.latent.affine import Affine
 from zprime.latent.aggregated import OnDemand
 from zprime.latent.conditional import given, labels_of
 from zprime.latent.defensive import Defensive
@@ -42,6 +43,7 @@ __all__ = [  # and what is imported `as` itself
     "SETTINGS",
     "About",
     "Active",
+    "Affine",
     "Context",
     "Defensive",
     "LatentDistribution",

@@ -1,0 +1,118 @@
+"""A Gaussian prior N(loc, diag scale^2) as origin and units of the latent space: there it is N(0, I).
+
+docs/theory.md, section 9. The change u = (z - loc) / scale takes prior, posteriors and candidates along, so that no
+gain changes: r and p have the same Jacobian. All closed forms for the prior N(0, I) then hold.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from zprime.components import Diagonal
+from zprime.distribution import GaussianDistribution, LatentDistribution
+from zprime.errors import UsageError
+from zprime.latent.affine import Affine
+from zprime.vae import Model
+
+WAY_OUT = "give a learned prior to the audit as a candidate, and read gains as over N(0, I)"
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Where N(0, I) stands for the prior of the model.
+
+    Attributes:
+        loc, scale: shape [d], float64: mean and standard deviation of the prior in every dimension.
+    """
+
+    loc: Float[Tensor, " d"]
+    scale: Float[Tensor, " d"]
+
+    def of(
+        self, mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """Means and standard deviations of the model's z in these coordinates; computed in float64, rounded once."""
+        u = (mean.double() - self.loc) / self.scale
+        return u.to(mean.dtype), (scale.double() / self.scale).to(scale.dtype)
+
+    def inside(self, r: LatentDistribution) -> Affine:
+        """A distribution of the model's z, as one in these coordinates."""
+        return Affine(r, -self.loc / self.scale, 1 / self.scale)
+
+    def outside(self, r: LatentDistribution) -> Affine:
+        """A distribution in these coordinates, as one of the model's z."""
+        return Affine(r, self.loc, self.scale)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A model whose latents are taken and given in other coordinates."""
+
+    model: Model
+    coordinates: Coordinates
+
+    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """Mean and standard deviation of q(u|x)."""
+        return self.coordinates.of(*self.model.encode(x))
+
+    def decode(self, u: Float[Tensor, "n d"]) -> Distribution:
+        """p(x|z) at z = loc + scale u."""
+        at = self.coordinates
+        return self.model.decode((at.loc + at.scale * u.double()).to(u.dtype))
+
+
+def coordinates_of(prior: LatentDistribution | Distribution | None, d: int) -> Coordinates | None:
+    """The coordinates in which a prior is N(0, I); None where it is that already.
+
+    Args:
+        prior: one Gaussian with independent dimensions, ours or torch's (`Normal`, `Independent`,
+            `MultivariateNormal`), with one latent as its event or one parameter for all dimensions; None is N(0, I).
+        d: latent dimension.
+
+    Raises:
+        UsageError: another prior, or one of other dimensions.
+    """
+    if prior is None:
+        return None
+    found = _torch(prior) if isinstance(prior, Distribution) else _ours(prior)
+    if found is None:
+        name = type(prior).__name__ if isinstance(prior, Distribution) else prior.label
+        raise UsageError(
+            f"prior: expected one Gaussian with independent dimensions, or None for N(0, I), got {name}; {WAY_OUT}"
+        )
+    loc, scale = (t.detach().double().cpu() for t in found)
+    if loc.ndim > 1 or (loc.ndim == 1 and len(loc) not in (1, d)):
+        raise UsageError(f"prior: expected a Gaussian in {d} dimensions, got one of shape {list(loc.shape)}")
+    loc, scale = loc.expand(d).clone(), scale.expand(d).clone()
+    if not bool((torch.isfinite(loc) & torch.isfinite(scale) & (scale > 0)).all()):
+        raise UsageError(
+            "prior: expected finite means and standard deviations above 0, got standard deviations from "
+            f"{float(scale.min()):g} to {float(scale.max()):g}"
+        )
+    return None if bool((loc == 0).all() and (scale == 1).all()) else Coordinates(loc, scale)
+
+
+def _torch(prior: Distribution) -> tuple[Tensor, Tensor] | None:
+    while isinstance(prior, Independent):
+        prior = prior.base_dist
+    if isinstance(prior, MultivariateNormal):
+        tril = prior.scale_tril
+        return (prior.loc, tril.diagonal(dim1=-2, dim2=-1)) if torch.equal(tril, _diagonal(tril)) else None
+    return (prior.loc, prior.scale) if isinstance(prior, Normal) else None
+
+
+def _ours(prior: LatentDistribution) -> tuple[Tensor, Tensor] | None:
+    if not isinstance(prior, GaussianDistribution) or len(prior.components.mean) != 1:
+        return None
+    c = prior.components
+    if isinstance(c, Diagonal):
+        return c.mean[0], c.scale[0]
+    tril = c.scale_tril[0]
+    return (c.mean[0], tril.diagonal()) if torch.equal(tril, _diagonal(tril)) else None
+
+
+def _diagonal(tril: Tensor) -> Tensor:
+    return torch.diag_embed(tril.diagonal(dim1=-2, dim2=-1))
