@@ -106,7 +106,7 @@ class TrainStage:
         names = [n for n in dict.fromkeys(leaving) if self.folder.has(n)] + ["an unfinished training"] * begun
         raise UsageError(
             f"{self.folder.path}: this run was made with other settings "
-            f"({'; '.join(differences) or 'of training, or by another version of zprime'}). Going on would replace "
+            f"({'; '.join(dict.fromkeys(differences)) or 'of training, or by another version of zprime'}). Going on would replace "
             f"{', '.join(names)}. Say --replace to do that (in Python: replace=True), or choose another folder (--out)"
         )
 
