@@ -10,11 +10,9 @@ import logging
 import math
 import os
 import struct
-import time
 import tracemalloc
 import zipfile
 import zlib
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from PIL import Image
 
 from test_cli import call
 from zprime import memory
-from zprime.data import SPLITS, Dataset, DataSettings, Source, load, new_rows, read_source, weighed_by
+from zprime.data import SPLITS, Dataset, DataSettings, Source, load, new_rows, read_source
 from zprime.data.scaling import scaled, scaling, standard
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Prior
@@ -166,11 +164,11 @@ def test_rows_that_float32_cannot_hold_when_scaled_are_refused() -> None:
     assert bool(torch.isfinite(rows_of(data)).all())
     x[55, 0] = 1e30
     with pytest.raises(
-        ArrayError, match=r"1 of 10 rows \(first row 5\) lie further from the training rows than float32 holds"
+        ArrayError, match=r"standard deviations of the training rows .*got inf in 1 of 10 rows \(row 5\)"
     ):
         Dataset(Source("t", x, test=10), DataSettings("t"))
     known = scaling(torch.tensor([[1e-3], [5.0]], dtype=torch.float64), None)
-    with pytest.raises(ArrayError, match="lie further from the training rows than float32 holds"):
+    with pytest.raises(ArrayError, match="data, in standard deviations"):
         scaled(torch.tensor([[1e308], [-1e308]], dtype=torch.float64), *known)
 
 
@@ -371,7 +369,7 @@ def test_archives_that_hide_or_repeat_arrays_are_refused(tmp_path: Path) -> None
         archive.writestr("x.npy", content.getvalue())
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("x.npy", content.getvalue())
-    with pytest.raises(ArrayError, match="got two named x;"):
+    with pytest.raises(ArrayError, match="got two named x.npy"):
         read_source(str(path))
     for file in ("x.npy", "x.npz"):
         (tmp_path / file).write_bytes(header("(2, 1)", "'|O'") + bytes(16))
@@ -400,7 +398,7 @@ def test_idx_files_that_declare_what_they_cannot_hold_are_refused(tmp_path: Path
     write((2, 2, 2), bytes(100_000), packed=True)
     refused(tmp_path, r"expected 8 bytes for shape \[2, 2, 2\], got at least 65544")
     write((), b"1", packed=False)
-    refused(tmp_path, r"expected labels \[n\] or images \[n, height, width\], got shape \[\]")
+    refused(tmp_path, r"expected images of shape \[n, height, width\], got \[\]")
     write((9,), bytes(9), packed=False)
     refused(tmp_path, r"expected images of shape \[n, height, width\], got \[9\]")
 
@@ -453,76 +451,3 @@ def test_hidden_images_are_left_out_with_a_warning_that_counts_them(
     (tmp_path / "cat" / "1.png").rename(only / ".git" / "1.png")
     with pytest.raises(UsageError, match="expected PNG or JPEG images or IDX files, found none"):
         read_source(str(only))
-
-
-# -- what a review found -----------------------------------------------------------------------------------------------
-
-
-def test_a_word_for_a_missing_value_is_a_name_beside_names(tmp_path: Path) -> None:
-    file = tmp_path / "glass.csv"
-    file.write_text("RI,Na,None,-\n" + "\n".join(f"{i},{2 * i},{i % 3},1" for i in range(9)) + "\n")
-    assert read_source(str(file)).names == ("RI", "Na", "None", "-")
-    for line in ("NA,7", "RI,Na,3", "NA,nan"):
-        file.write_text(f"{line}\n1,2,3\n")
-        with pytest.raises(ArrayError, match="line 1, column 1"):
-            read_source(str(file))
-
-
-def test_arrays_of_one_name_and_many_members(tmp_path: Path) -> None:
-    file = tmp_path / "a.npz"
-    np.savez(file, x=np.ones((3, 2)))
-    with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr("x", zipfile.ZipFile(file).read("x.npy"))
-    with pytest.raises(ArrayError, match="got two named x"):
-        read_source(str(file))
-    with zipfile.ZipFile(file, "w") as archive:
-        for i in range(20_000):
-            archive.writestr(f"{i}", b"")
-    began = time.process_time()
-    with pytest.raises(ArrayError):
-        read_source(str(file))
-    assert time.process_time() - began < 5
-
-
-def test_bytes_in_the_other_order_keep_their_values(tmp_path: Path) -> None:
-    np.save(tmp_path / "f.npy", np.arange(12, dtype=">f4").reshape(6, 2))
-    x = read_source(str(tmp_path / "f.npy")).x
-    assert x.dtype == np.float32
-    assert x.tolist() == np.arange(12.0).reshape(6, 2).tolist()
-    np.save(tmp_path / "u.npy", np.full((6, 2), 2**63 + 5, dtype=">u8"))
-    with pytest.raises(ArrayError, match="below 2\\^63, got 9223372036854775813"):
-        load(DataSettings(str(tmp_path / "u.npy")))
-
-
-def test_columns_set_aside_by_their_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = tmp_path / "t.csv"
-    rows = [f"{i % 40},{i % 7},{1 + i % 2}" for i in range(300)]
-    file.write_text("a,b,the  weight\n" + "\n".join(rows) + "\n")
-    settings = DataSettings(str(file), keep_duplicates=True)
-    wanted = weighed_by(settings, "the weight")
-    assert not caplog.messages
-    assert load(wanted).names == ("a", "b")
-    assert load(replace(settings, aside=" the   weight ")).names == ("a", "b")
-    with pytest.raises(UsageError, match="^aside: expected a column of t .*, got 'Nb'"):
-        load(replace(settings, aside="Nb"))
-    file.write_text('"Nb, kg",b\n' + "\n".join(f"{i},{i % 7}" for i in range(60)) + "\n")
-    with pytest.raises(UsageError, match="rename a column that has one in its name"):
-        load(replace(settings, aside="Nb, kg"))
-
-
-def test_rows_that_float64_cannot_span_or_float32_cannot_reach(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).standard_normal((60, 2))
-    x[:, 1] = np.clip(x[:, 1], -1, 1) * 1.7e308
-    np.save(tmp_path / "wide.npy", x)
-    with pytest.raises(ArrayError, match="entry 1 of the rows .* spans more than float64 holds"):
-        load(DataSettings(str(tmp_path / "wide.npy")))
-    shift, scale = torch.zeros(2).double(), torch.tensor([1e-300, 1.0], dtype=torch.float64)
-    with pytest.raises(ArrayError, match="1 of 2 rows .first row 1. lie further .* than float32 holds"):
-        scaled(torch.tensor([[0.0, 0.0], [1.0, 0.0]]).double(), shift, scale)
-
-
-def test_no_time_is_no_label(tmp_path: Path) -> None:
-    y = np.array(["2020-01-01"] * 8 + ["NaT"], dtype="datetime64[D]")
-    np.savez(tmp_path / "t.npz", x=np.arange(18.0).reshape(9, 2), y=y)
-    with pytest.raises(ArrayError, match="expected a label in every row, got None in row 8"):
-        load(DataSettings(str(tmp_path / "t.npz")))

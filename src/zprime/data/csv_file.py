@@ -129,10 +129,7 @@ def _names(cells: Sequence[str], where: str) -> list[str]:
     unseen = next((i for i, name in enumerate(names) if not name.isprintable()), None)
     if unseen is not None:
         raise ArrayError(f"{where}, column {unseen + 1}: expected a name that can be printed, got {names[unseen]!r}")
-    odd = [i for i, name in enumerate(names) if name and (_is_number(name) or MEANT.fullmatch(name))]
-    missing = [i for i, name in enumerate(names) if name.lower() in MISSING and not _is_number(name)]
-    if odd or len(missing) == len(names):  # beside names alone such a word is a name: Na for sodium
-        odd = sorted({*odd, *missing} - {i for i, name in enumerate(names) if not name})
+    odd = [i for i, name in enumerate(names) if name and (_is_number(name) or _stands_for_one(name))]
     if not odd and "" in names and not any(map(_is_number, names)):
         raise ArrayError(
             f"{where}, column {names.index('') + 1}: expected a name, or a number if the file has no header, got "
@@ -154,6 +151,11 @@ def _names(cells: Sequence[str], where: str) -> list[str]:
             else f"{where}: expected a number or a name, got {names[column][:40]!r}; {_advice(names[column])}"
         )
     return names
+
+
+def _stands_for_one(name: str) -> bool:
+    """Whether text was meant as a number, or says that one is missing."""
+    return name.lower() in MISSING or MEANT.fullmatch(name) is not None
 
 
 def _labels_among(names: list[str], where: str) -> int:

@@ -102,8 +102,10 @@ class Dataset:
         self.names = source.names
         missing = [column for column in settings.weighing if column not in source.columns]
         if missing:
-            raise no_column(source, missing[0], "aside")
+            raise no_column(source, missing[0])
         n = len(self.raw)
+        if n < 3:
+            raise ArrayError(f"data: expected at least 3 rows, one for each split, got {n}")
         self.shape = tuple(self.raw.shape[1:])
         if 0 in self.shape:
             raise ArrayError(f"data: expected at least one number in a row, got rows of shape {list(self.shape)}")
@@ -226,12 +228,9 @@ def weighed_by(settings: DataSettings, column: str, *, seed: int = 0) -> DataSet
     """
     if sets_aside(settings.data) and column not in settings.columns:
         settings = replace(settings, aside=",".join(filter(None, (settings.aside, column))))
-    settings.check()
-    source = read_source(settings.data, settings.columns)
-    groups = groups_of(source, settings.group) if settings.group else None
-    chosen = seed if settings.split_seed is None else settings.split_seed
-    for split, ids in split_rows(len(source.x), source.test, settings, chosen, groups).items():
-        weights_of(source, column, ids, split)
+    found = load(settings, seed=seed)
+    for split in SPLITS:
+        found.weights(column, split)
     return settings
 
 

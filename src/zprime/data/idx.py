@@ -70,8 +70,6 @@ def _read(opened: BufferedIOBase, file: Path) -> Array:
     if len(sizes) < 4 * ndim:
         raise ArrayError(f"{file}: truncated in its header; fetch the file again")
     shape = struct.unpack(f">{ndim}I", sizes)
-    if ndim not in (1, 3) or 0 in shape:
-        raise ArrayError(f"{file}: expected labels [n] or images [n, height, width], got shape {list(shape)[:8]}")
     declared, packed = math.prod(shape), file.stat().st_size
     if file.suffix == ".gz":
         check_unpacked(f"{file}", declared, packed)

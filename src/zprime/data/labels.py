@@ -41,6 +41,4 @@ def _missing(y: Array) -> Array:
     if y.dtype.kind in "US":
         words = ("", "nan") if y.dtype.kind == "U" else (b"", b"nan")
         return np.flatnonzero([word.strip().lower() in words for word in y.tolist()])
-    if y.dtype.kind in "mM":
-        return np.flatnonzero(np.isnat(y))
     return np.empty(0, dtype=np.int64)

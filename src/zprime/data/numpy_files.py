@@ -3,7 +3,6 @@
 import math
 import os
 import zipfile
-from collections import Counter
 from collections.abc import Mapping
 from io import BufferedIOBase
 from pathlib import Path
@@ -64,8 +63,7 @@ def _arrays(path: Path) -> dict[str, Array]:
     """
     with zipfile.ZipFile(path) as archive:
         members = [m for m in archive.infolist() if not m.is_dir()]
-        counts = Counter(m.filename.removesuffix(".npy") for m in members)
-        for name in sorted(name for name, times in counts.items() if times > 1):
+        for name in sorted({m.filename for m in members if [n.filename for n in members].count(m.filename) > 1}):
             raise ArrayError(f"{path}: expected arrays of different names, got two named {name}; write the file again")
         check_unpacked(f"{path}", sum(m.file_size for m in members), sum(m.compress_size for m in members))
         arrays = {}
@@ -128,10 +126,8 @@ def _oriented(path: Path, x: Array) -> tuple[Array, float | None]:
     """Check an array, and turn [n, h, w] and [n, h, w, c] images to [n, c, h, w]; with the value of full intensity."""
     if x.ndim < 2 or x.dtype.kind not in "fiub":
         raise ArrayError(f"{path}: expected numbers of shape [n, ...], got {x.dtype} of shape {list(x.shape)}")
-    if not x.dtype.isnative:
-        x = x.astype(x.dtype.newbyteorder("="))
-    if x.dtype == np.longdouble:
-        x = x.astype(np.float64)
+    if not x.dtype.isnative or x.dtype == np.longdouble:
+        x = x.astype(np.float64 if x.dtype.kind == "f" else np.int64)
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from zprime.arrays import check_finite
 from zprime.data.source import Array
 from zprime.errors import ArrayError
 
@@ -78,11 +79,6 @@ def standard(values: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "*datum"]
     first = values[0]
     gap = values - first
     unit = gap.abs().amax(0)
-    if not bool(torch.isfinite(unit).all()):
-        raise ArrayError(
-            f"data: entry {int((~torch.isfinite(unit.flatten())).nonzero()[0])} of the rows (from 0) spans more than "
-            "float64 holds; give it in another unit"
-        )
     inside = gap / torch.where(unit > 0, unit, 1.0)
     centre = inside.mean(0)
     scale = unit * (inside - centre).square().mean(0).sqrt()
@@ -98,12 +94,7 @@ def scaled(
         ArrayError: rows so far from the training rows that float32 cannot hold them, in units of their deviation.
     """
     inside = ((x.to(shift.dtype) - shift) / scale).float()
-    far = (~torch.isfinite(inside)).flatten(1).any(1).nonzero().flatten()
-    if len(far):
-        raise ArrayError(
-            f"data: {len(far)} of {len(x)} rows (first row {int(far[0])}) lie further from the training rows than "
-            "float32 holds, in units of their standard deviation; look at these rows, or leave them out"
-        )
+    check_finite("data, in standard deviations of the training rows (float32)", inside)
     return inside
 
 

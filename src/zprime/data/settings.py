@@ -46,7 +46,7 @@ class DataSettings:
     @property
     def weighing(self) -> tuple[str, ...]:
         """Names of the columns set aside."""
-        return tuple(filter(None, (" ".join(name.split()) for name in self.aside.split(","))))
+        return tuple(filter(None, (name.strip() for name in self.aside.split(","))))
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""

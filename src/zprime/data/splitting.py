@@ -27,11 +27,9 @@ def split_rows(
 
     Raises:
         UsageError: a limit above the number of training rows.
-        ArrayError: fewer than three rows, or none left to train on; fewer than one group a split, or a group that the
-            set's own test part shares with the others.
+        ArrayError: no rows are left to train on, fewer than one group a split, or a group that the set's own test part
+            shares with the others.
     """
-    if n < 3:
-        raise ArrayError(f"data: expected at least 3 rows, one for each split, got {n}")
     rest = n - test
     rng = stream(seed, "split")
     n_heldout = max(1, round(rest * settings.heldout))

@@ -25,7 +25,7 @@ def weights_of(source: Source, column: str, ids: Int[Tensor, " n"], split: str) 
         ArrayError: it holds something else than numbers >= 0, or nothing above 0.
     """
     if column not in source.columns:
-        raise no_column(source, column, "weights")
+        raise no_column(source, column)
 
     def where(row: int) -> str:
         return f"row {row}" if source.lines is None else f"line {int(source.lines[row])}"
@@ -45,18 +45,16 @@ def weights_of(source: Source, column: str, ids: Int[Tensor, " n"], split: str) 
     return weights
 
 
-def no_column(source: Source, column: str, setting: str) -> UsageError:
-    """What to say of a column that a setting names and that is not there, or that is one of the rows' own."""
+def no_column(source: Source, column: str) -> UsageError:
+    """What to say of a column of weights that is not there, or that is one of the rows' own."""
     if column in source.names:
         return UsageError(
-            f"{setting}: {column} is one of the columns of {source.name} that the rows are made of; train with --aside "
+            f"weights: {column} is one of the columns of {source.name} that the rows are made of; train with --aside "
             f"{column} (aside={column!r}), so that it is none"
         )
-    names = [*sorted(source.columns), *source.names]
-    known = ", ".join(names)
+    known = ", ".join([*sorted(source.columns), *source.names])
     known = known or "none: an .npz file, or a .csv file with named columns, can have one"
-    hint = "; commas stand between names: rename a column that has one in its name" if "," in "".join(names) else ""
-    return UsageError(f"{setting}: expected a column of {source.name} ({known}), got {column!r}{hint}")
+    return UsageError(f"weights: expected a column of {source.name} ({known}), got {column!r}")
 
 
 def _numbers(cells: Array | Iterable[object], what: str, where: Callable[[int], str]) -> Iterable[float]:
