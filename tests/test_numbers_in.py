@@ -25,7 +25,8 @@ from PIL import Image
 
 from test_cli import call
 from zprime import memory
-from zprime.data import SPLITS, Dataset, DataSettings, Source, load, new_rows, read_source
+from zprime.data import SPLITS, Dataset, DataSettings, Source, load, new_rows, numpy_files, read_source
+from zprime.data.limits import check_unpacked
 from zprime.data.scaling import scaled, scaling, standard
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Prior
@@ -163,13 +164,28 @@ def test_rows_that_float32_cannot_hold_when_scaled_are_refused() -> None:
     data = Dataset(Source("t", x.copy(), test=10), DataSettings("t"))
     assert bool(torch.isfinite(rows_of(data)).all())
     x[55, 0] = 1e30
-    with pytest.raises(
-        ArrayError, match=r"standard deviations of the training rows .*got inf in 1 of 10 rows \(row 5\)"
-    ):
+    says = r"in standard deviations of the training rows, got 1 of 10 rows that lie farther away \(row 5\); see whether"
+    with pytest.raises(ArrayError, match=says):
         Dataset(Source("t", x, test=10), DataSettings("t"))
     known = scaling(torch.tensor([[1e-3], [5.0]], dtype=torch.float64), None)
-    with pytest.raises(ArrayError, match="data, in standard deviations"):
+    with pytest.raises(ArrayError, match=r"got 2 of 2 rows that lie farther away \(row 0, 1\)"):
         scaled(torch.tensor([[1e308], [-1e308]], dtype=torch.float64), *known)
+
+
+@pytest.mark.parametrize("entries", [(-1.7e308, 1.7e308), (0.0, -1.5e308, 1.5e308)], ids=["two", "first between"])
+def test_finite_columns_that_span_more_than_float64_holds_are_refused(entries: tuple[float, ...]) -> None:
+    x = np.stack([np.arange(60.0), np.resize(entries, 60)], 1)
+    with pytest.raises(
+        ArrayError, match=r"data: column 1 \(counted from 0\) spans more than float64 holds .*; give it in another unit"
+    ):
+        Dataset(Source("t", x), DataSettings("t"))
+    pixels = np.linspace(-1, 1, 240).reshape(60, 1, 2, 2) * 0.1e308  # each of them spans little, but not all together
+    pixels[:, 0, 0, 0] += 1e308
+    pixels[:, 0, 1, 1] -= 1e308
+    with pytest.raises(ArrayError, match="data: the pixels span more than float64 holds"):
+        Dataset(Source("t", pixels), DataSettings("t"))
+    with pytest.raises(ArrayError, match=r"data: entry \[0, 1, 0\] of the rows spans more than float64 holds"):
+        Dataset(Source("t", np.resize([0, 0, -1.7e308, 0, 0, 0, 1.7e308, 0], (60, 1, 2, 2))), DataSettings("t"))
 
 
 def test_float32_columns_whose_squares_overflow_or_vanish_are_standardised() -> None:
@@ -220,7 +236,13 @@ def test_samples_of_such_a_column_are_written_in_float64(column: np.ndarray, kep
         ("1.2.3\n3\n", "line 1: expected a number or a name, got '1.2.3'; correct it"),
         ("1,3O\n3,4\n", "line 1, column 2: expected numbers alone"),
         ("height,2019\n3,4\n", r"got 'height' beside others; .* none may be a number \('2019'\)"),
-        ("a,inf\n3,4\n", "line 1, column 1: expected numbers alone"),
+        ("a,inf,3\n3,4,5\n", r"line 1, column 1: .* got 'a' beside others; .* none may be a number \('3'\)$"),
+        ("Na,1,b\n3,4,5\n", r"line 1, column 1: .* got 'Na' beside others; .* none may be a number \('1'\)$"),
+        ("inf,2,Mg\n3,4,5\n", "line 1, column 1: expected numbers alone, or names alone, got 'inf'"),
+        ("1,-\n3,4\n", "line 1, column 2: expected numbers alone, or names alone, got '-'"),
+        ("?,n/a\n3,4\n", r"line 1, column 1: .* got '\?' .*; if it holds .* not all may be words for missing values$"),
+        ("NA\n3\n", "line 1: expected a number or a name, got 'NA'; fill it in, or leave the line out"),
+        ("Na,,b\n1,2,3\n", "line 1, column 2: expected a name"),
         ("nan,2\n3,4\n", "line 1, column 1: expected a finite number, got nan"),
         ("a,b,a\n1,2,3\n", "line 1: expected a different name for each column, got 'a' in columns 1 and 3"),
         (" a,a \n1,2\n", "line 1: expected a different name for each column, got 'a' in columns 1 and 2"),
@@ -242,6 +264,15 @@ def test_a_first_line_is_a_header_or_a_row_and_never_guessed(text: str | bytes, 
     (tmp_path / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ArrayError, match=says):
         read_source(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("header", ["RI,Na,Mg,Al", "inf,Na,-,Al", "None,b,NaN,?", "NA,n/a,null,d"])
+def test_a_word_for_a_missing_number_is_a_name_among_names(header: str, tmp_path: Path) -> None:
+    """Sodium (`Na`) is a column of a well-known table of kinds of glass."""
+    (tmp_path / "t.csv").write_text(f"{header}\n1,2,3,4\n5,6,7,8\n")
+    found = read_source(str(tmp_path / "t.csv"))
+    assert found.names == tuple(header.split(","))
+    assert found.x.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
 
 
 def test_names_in_quotes_over_two_lines_with_a_byte_order_mark_are_read(tmp_path: Path) -> None:
@@ -270,6 +301,8 @@ def test_no_row_of_a_table_is_taken_for_its_header(tmp_path: Path, capsys: pytes
         ([0.0, 1.0, np.inf, 1.0], r"got inf in row 2"),
         (["a", "", "b", "c"], r"got '' in row 1"),
         (["a", "b", "NaN", "c"], r"got 'NaN' in row 2"),
+        (np.array(["2020-01-31", "NaT", "2020-02-01", "NaT"], "M8[D]"), r"got NaT in row 1 \(2 of 4 rows\)"),
+        (np.array([5, 6, "NaT", 7], "m8[s]"), r"got NaT in row 2"),
     ],
 )
 def test_labels_that_are_missing_are_named(labels: list[object], says: str, tmp_path: Path) -> None:
@@ -341,6 +374,12 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     refused(path, r"x.npz: unpacks from .* to 320.0 MB, \d+ times as much; data that hold something do not")
 
 
+def test_who_wants_a_zip_bomb_is_told_how_to_unpack_it() -> None:
+    """An IDX file that was unpacked is still an IDX file, and no .npy file."""
+    with pytest.raises(ArrayError, match=r"unpack it yourself \(.gz: gunzip; .npz: save the arrays as .npy\)$"):
+        check_unpacked("train-images-idx3-ubyte.gz", 300_000_000, 1_000_000)
+
+
 def test_what_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 4 MB free, 8 MB are too much in every format, and 0.8 MB are not."""
     rng = np.random.default_rng(0)
@@ -369,7 +408,12 @@ def test_archives_that_hide_or_repeat_arrays_are_refused(tmp_path: Path) -> None
         archive.writestr("x.npy", content.getvalue())
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("x.npy", content.getvalue())
-    with pytest.raises(ArrayError, match="got two named x.npy"):
+    with pytest.raises(ArrayError, match="got two named x; write the file again"):
+        read_source(str(path))
+    with zipfile.ZipFile(path, "w") as archive:  # numpy calls both `x`
+        archive.writestr("x.npy", content.getvalue())
+        archive.writestr("x", content.getvalue())
+    with pytest.raises(ArrayError, match="got two named x; write the file again"):
         read_source(str(path))
     for file in ("x.npy", "x.npz"):
         (tmp_path / file).write_bytes(header("(2, 1)", "'|O'") + bytes(16))
@@ -380,6 +424,35 @@ def test_archives_that_hide_or_repeat_arrays_are_refused(tmp_path: Path) -> None
     for file in ("z.npy", "z.npz"):
         with pytest.raises(ArrayError, match=r"not a readable .np[yz] file of numbers \("):
             read_source(str(tmp_path / file))
+
+
+def test_an_archive_of_many_members_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each name was compared with each other before, and free memory asked for each: 30,000 members took 30 s."""
+    looked, asked = [], []
+    monkeypatch.setattr(memory, "available", lambda: asked.append(0) or 1 << 30)
+    real = numpy_files._name
+    monkeypatch.setattr(numpy_files, "_name", lambda member: looked.append(member) or real(member))
+    content = io.BytesIO()
+    np.save(content, np.arange(12.0).reshape(6, 2))
+    path = zipped(tmp_path / "x.npz", **{f"x{i}": content.getvalue() for i in range(200)}, x=content.getvalue())
+    assert read_source(str(path)).x.shape == (6, 2)
+    assert (len(looked), len(asked)) == (2 * 201, 1)
+    zipped(path, **{f"x{i}": content.getvalue() for i in range(200)})
+    with pytest.raises(ArrayError, match=r"expected an array named x or x_train, got x0, .*, x9, \.\.\.$"):
+        read_source(str(path))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_order_of_bytes_changes_no_number(order: str, tmp_path: Path) -> None:
+    """2^63 + 5 became negative where bytes stood in the other order, before it could be refused."""
+    np.save(tmp_path / "x.npy", np.array([[1, 2], [2**63 + 5, 3], [4, 5]], f"{order}u8"))
+    with pytest.raises(ArrayError, match="expected whole numbers below 2.63, got 9223372036854775813"):
+        load(DataSettings(str(tmp_path / "x.npy")))
+    for kind in ("f2", "f4", "f8", "i2", "i8", "u2", "u4", "u8"):
+        np.save(tmp_path / "x.npy", np.array([[1, 2], [7, 3], [4, 5]], order + kind))
+        found = read_source(str(tmp_path / "x.npy")).x
+        assert found.dtype == np.dtype(kind)
+        assert found.tolist() == [[1, 2], [7, 3], [4, 5]]
 
 
 def test_idx_files_that_declare_what_they_cannot_hold_are_refused(tmp_path: Path) -> None:
@@ -397,8 +470,16 @@ def test_idx_files_that_declare_what_they_cannot_hold_are_refused(tmp_path: Path
     refused(tmp_path, "declares .* more than .* on disk can hold")
     write((2, 2, 2), bytes(100_000), packed=True)
     refused(tmp_path, r"expected 8 bytes for shape \[2, 2, 2\], got at least 65544")
+    none = r"expected labels of shape \[n\] or images of shape \[n, height, width\], none of these 0, got "
     write((), b"1", packed=False)
-    refused(tmp_path, r"expected images of shape \[n, height, width\], got \[\]")
+    refused(tmp_path, none + r"\[\] \(0 sizes\)")
+    for packed in (False, True):
+        write((1,) * 65, b"1", packed=packed)
+        refused(tmp_path, none + r"\[1, 1, 1, 1, 1, ...\] \(65 sizes\); fetch the file again")
+        write((0, 2**32 - 1, 2**32 - 1, 2**32 - 1), b"", packed=packed)
+        refused(tmp_path, none + r"\[0, 4294967295, 4294967295, 4294967295\] \(4 sizes\)")
+        write((0, 2**32 - 1, 2**32 - 1), b"", packed=packed)
+        refused(tmp_path, none + r"\[0, 4294967295, 4294967295\] \(3 sizes\)")
     write((9,), bytes(9), packed=False)
     refused(tmp_path, r"expected images of shape \[n, height, width\], got \[9\]")
 

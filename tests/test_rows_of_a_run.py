@@ -1,5 +1,6 @@
 """Groups, weights and duplicates through a whole run, and through the command line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 import small
 from zprime.cli import main
 from zprime.command import command
-from zprime.data import DataSettings, duplicates
-from zprime.errors import UsageError
+from zprime.data import DataSettings, dataset, duplicates
+from zprime.data import load as read
+from zprime.data.dataset import weighed_by
+from zprime.errors import ArrayError, UsageError
 from zprime.results.audit import AuditSettings, load
 from zprime.running import Run
 
@@ -217,6 +220,94 @@ def test_a_column_of_weights_that_is_not_there_is_named_with_those_that_are(
         assert call("run", "--data", source, *words) == 2
         assert f"weights: expected a column of t ({known}), got 'v'" in " ".join(capsys.readouterr().err.split())
         assert not (tmp_path / "run").exists()
+
+
+def test_a_column_set_aside_that_is_not_there_is_blamed_on_that_setting(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody had asked for weights."""
+    assert call("train", "--data", table(tmp_path, data), "--out", tmp_path / "run", "--aside", "w,Nx", *MODEL) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "aside: expected a column of t (w, a, b, c, d, who), got 'Nx'" in told
+    assert "weights:" not in told
+
+
+def with_names(path: Path, header: str) -> str:
+    """A table of 60 rows with these names; the second column is 1, 2, ..., 60."""
+    rng = np.random.default_rng(0)
+    path.write_text(
+        "\n".join([header, *(f"{a!r},{i},{b!r}" for i, (a, b) in enumerate(rng.normal(size=(60, 2)).tolist(), 1))])
+    )
+    return str(path)
+
+
+def test_a_name_with_a_comma_cannot_be_set_aside(tmp_path: Path) -> None:
+    """Commas stand between the names that are; as column of groups, which is one name, it can be used for both."""
+    data = with_names(tmp_path / "t.csv", 'RI,"Nb, kg",Mg')
+    with pytest.raises(UsageError, match="weights: expected a name without a comma, got 'Nb, kg'; .*rename the column"):
+        weighed_by(DataSettings(data), "Nb, kg")
+    assert weighed_by(DataSettings(data, group="Nb, kg"), "Nb, kg").aside == ""
+    says = r"aside: expected a column of t \(RI, Nb, kg, Mg\), got 'Nb'; commas .*, so rename columns that have one"
+    with pytest.raises(UsageError, match=says):
+        read(DataSettings(data, aside="Nb, kg"))
+    with pytest.raises(UsageError, match="weights: Nb, kg is one of the columns .*; rename it, and train with --aside"):
+        read(DataSettings(data)).weights("Nb, kg", "train")
+
+
+@pytest.mark.parametrize("name", ["body mass", " body mass ", "body  mass"])
+def test_names_of_columns_are_found_with_any_spaces(name: str, tmp_path: Path) -> None:
+    """Those of a header have single ones, whatever the file has."""
+    data = with_names(tmp_path / "t.csv", "a, body  mass ,c")
+    settings = weighed_by(DataSettings(data), name)
+    assert weighed_by(settings, "body mass") == settings
+    found = read(settings)
+    assert found.names == ("a", "c")
+    assert found.weights(name, "train").tolist() == (found.ids["train"] + 1).tolist()
+    assert len(read(DataSettings(data, group=name)).groups) == 60
+
+
+def test_names_of_arrays_keep_their_spaces(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "t.npz", **{"x": rng.normal(size=(60, 2)), "body  mass": np.arange(60) + 1})
+    settings = weighed_by(DataSettings(str(tmp_path / "t.npz")), "body  mass")
+    assert read(settings).weights("body  mass", "heldout").min() >= 1
+
+
+def test_looking_at_weights_reads_once_and_warns_of_nothing(
+    data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows are scaled, hashed and compared when they are loaded for training: once, with each warning once."""
+    found = dict(np.load(data))
+    parts = {"x_test": found["x"][100:].copy(), "w_test": found["w"][100:]}
+    parts["x_test"] = np.concatenate([parts["x_test"], parts["x_test"] + 9])
+    parts["w_test"] = np.concatenate([parts["w_test"]] * 2)
+    parts["x_test"][0] = found["x"][0]  # one of 200 held-out rows: it is warned of
+    np.savez(data, x_train=found["x"][:100], w_train=found["w"][:100], **parts)
+    settings = DataSettings(str(data), selection=0.01)
+    reads = []
+    real = dataset.read_source
+    monkeypatch.setattr(dataset, "read_source", lambda *args: reads.append(args) or real(*args))
+    hashed = []
+    monkeypatch.setattr(duplicates, "_digest", lambda row: hashed.append(row) or row)
+    with caplog.at_level("WARNING", "zprime"):
+        assert weighed_by(settings, "w", seed=3) == settings
+        assert (len(reads), len(hashed), caplog.text) == (1, 0, "")
+        read(settings, seed=3)
+    assert caplog.text.count("equal a training row exactly") == 1
+
+
+def test_weights_are_looked_at_in_the_splits_of_the_run(tmp_path: Path) -> None:
+    """Those of the seed, or of `split_seed`: all weights above 0 lie in one split."""
+    path = tmp_path / "t.npz"
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    np.savez(path, x=x, w=np.ones(60), who=np.arange(60) // 3)
+    for settings, seed in ((DataSettings(str(path)), 5), (DataSettings(str(path), split_seed=7, group="who"), 5)):
+        w = np.ones(60)
+        w[read(settings, seed=seed).ids["selection"].numpy()] = 0
+        zeros = tmp_path / "zeros.npz"
+        np.savez(zeros, x=x, w=w, who=np.arange(60) // 3)
+        with pytest.raises(ArrayError, match=r"expected a weight above 0 in column w, got \d+ zeros \(selection\)"):
+            weighed_by(replace(settings, data=str(zeros)), "w", seed=seed)
 
 
 def test_new_rows_are_weighed_and_grouped_as_the_run_is(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from zprime.data.source import Array, Reader, Source, file_named
+from zprime.data.source import Array, Reader, Source, file_named, in_one_line
 from zprime.errors import ArrayError
 
 LABEL = "label"
 """The column that holds labels."""
 MISSING = ("", "na", "n/a", "nan", "null", "none", "inf", "+inf", "-inf", "infinity", "?", "-")
-"""What tables write, in small or capital letters, where a number is missing: never the name of a column."""
+"""What tables write, in small or capital letters, where a number is missing. Among names it is one: `Na` is sodium."""
 MEANT = re.compile(r"[+-]?[.,]?\d[\d.,:/+ -]*(e[+-]?\d*)?", re.IGNORECASE)
 """Text that was meant as a number, or a date: `1.2.3`, `1,5`, `2.5e`, `2020-01-31`."""
 
@@ -25,8 +25,8 @@ def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
     """Numbers with commas between them, a line a datum; a column named `label` holds the labels, numbers or text.
 
     A first line in which no cell is a number names the columns, and so does 0, 1, 2, ..., as pandas writes columns
-    without names. A first line of names and numbers is refused: it may be a row with a missing or mistyped number.
-    Blank lines are left out.
+    without names. A first line of numbers and names is refused, and so is one in which all numbers are missing: it may
+    be a row. Blank lines are left out.
 
     Args:
         path: the file.
@@ -37,6 +37,7 @@ def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
         ArrayError: no rows, lines of different lengths, cells that are no finite numbers, columns without a name or
             with the same one, a file that is not UTF-8 or has an open quote.
     """
+    aside = [in_one_line(name) for name in aside]
     values, lines, width, names = array("d"), array("q"), 0, list[str]()
     texts: dict[int, list[str]] = {}  # position of a column that is no part of the rows -> its cells
     at = -1  # position of the labels' column
@@ -123,26 +124,27 @@ def _names(cells: Sequence[str], where: str) -> list[str]:
     """A first line with text in it as names of columns; refused where it may be a row.
 
     Raises:
-        ArrayError: it holds numbers, missing values, or text that was meant as a number.
+        ArrayError: it holds numbers, text that was meant as a number, or nothing but words for missing values.
     """
-    names = [" ".join(cell.split()) for cell in cells]
+    names = [in_one_line(cell) for cell in cells]
     unseen = next((i for i, name in enumerate(names) if not name.isprintable()), None)
     if unseen is not None:
         raise ArrayError(f"{where}, column {unseen + 1}: expected a name that can be printed, got {names[unseen]!r}")
-    odd = [i for i, name in enumerate(names) if name and (_is_number(name) or _stands_for_one(name))]
-    if not odd and "" in names and not any(map(_is_number, names)):
+    number = next((name for name in names if _stands_for_one(name)), None)
+    if number is None and "" in names:
         raise ArrayError(
             f"{where}, column {names.index('') + 1}: expected a name, or a number if the file has no header, got "
             "an empty cell; leave a column of row numbers out (pandas: to_csv(index=False))"
         )
-    if odd:
-        column = next((i for i, name in enumerate(names) if not _is_number(name)), odd[0])
+    if number is not None or all(name.lower() in MISSING for name in names):
+        column = next((i for i, name in enumerate(names) if name.lower() in MISSING or not _is_number(name)), 0)
         if ";" in "".join(cells):
             advice = SEMICOLONS
         else:
+            rule = "not all may be words for missing values" if number is None else f"none may be a number ({number!r})"
             advice = (
                 "if this line is a row, correct that cell or leave the line out; if it holds the names of the columns, "
-                f"none may be a number ({names[odd[0]]!r}) or a word for a missing value"
+                f"{rule}"
             )
         raise ArrayError(
             f"{where}, column {column + 1}: expected numbers alone, or names alone, got {names[column][:40]!r} beside "
@@ -154,8 +156,8 @@ def _names(cells: Sequence[str], where: str) -> list[str]:
 
 
 def _stands_for_one(name: str) -> bool:
-    """Whether text was meant as a number, or says that one is missing."""
-    return name.lower() in MISSING or MEANT.fullmatch(name) is not None
+    """Whether text is a number, or was meant as one; a word for a missing number is none."""
+    return name.lower() not in MISSING and (_is_number(name) or MEANT.fullmatch(name) is not None)
 
 
 def _labels_among(names: list[str], where: str) -> int:

@@ -19,9 +19,9 @@ from zprime.data.labels import labels_of
 from zprime.data.readers import read_source, sets_aside
 from zprime.data.scaling import in_unit, scaled, scaling, stored
 from zprime.data.settings import DataSettings
-from zprime.data.source import Source
+from zprime.data.source import Source, in_one_line
 from zprime.data.splitting import split_rows
-from zprime.data.weights import no_column, weights_of
+from zprime.data.weights import NO_COMMA, no_column, weights_of
 from zprime.errors import ArrayError, UsageError
 from zprime.results.facts import DataInfo, Duplicates
 from zprime.rng import stream
@@ -100,9 +100,9 @@ class Dataset:
         self.raw = stored(source.x)
         self.labels = None if source.y is None else labels_of(source.y, source)
         self.names = source.names
-        missing = [column for column in settings.weighing if column not in source.columns]
+        missing = [column for column in settings.weighing if source.column(column) is None]
         if missing:
-            raise no_column(source, missing[0])
+            raise no_column(source, missing[0], "aside")
         n = len(self.raw)
         if n < 3:
             raise ArrayError(f"data: expected at least 3 rows, one for each split, got {n}")
@@ -213,24 +213,29 @@ def load(settings: DataSettings, *, seed: int = 0) -> Dataset:
         ArrayError: rows that cannot be used: not finite, constant, too few, of different sizes.
     """
     settings.check()
-    chosen = seed if settings.split_seed is None else settings.split_seed
-    return Dataset(read_source(settings.data, settings.columns), settings, seed=chosen)
+    return Dataset(read_source(settings.data, settings.columns), settings, seed=settings.seed_of_splits(seed))
 
 
 def weighed_by(settings: DataSettings, column: str, *, seed: int = 0) -> DataSettings:
     """The same data with a column of weights that is no part of the rows.
 
-    The column is read, so that weights that cannot be used are found before anything is trained.
+    The column is read, so that weights that cannot be used are found before anything is trained. All else about the
+    data is checked, and warned of, when they are loaded.
 
     Raises:
-        UsageError: no such column.
+        UsageError: no such column, or one that cannot be set aside.
         ArrayError: it holds something else than numbers >= 0, or nothing above 0 in one of the splits.
     """
-    if sets_aside(settings.data) and column not in settings.columns:
+    settings.check()
+    if sets_aside(settings.data) and in_one_line(column) not in map(in_one_line, settings.columns):
+        if "," in column:
+            raise UsageError(f"weights: expected a name without a comma, got {column!r}; {NO_COMMA}; rename the column")
         settings = replace(settings, aside=",".join(filter(None, (settings.aside, column))))
-    found = load(settings, seed=seed)
+    source = read_source(settings.data, settings.columns)
+    groups = groups_of(source, settings.group) if settings.group else None
+    ids = split_rows(len(source.x), source.test, settings, settings.seed_of_splits(seed), groups)
     for split in SPLITS:
-        found.weights(column, split)
+        weights_of(source, column, ids[split], split)
     return settings
 
 

@@ -31,11 +31,12 @@ def groups_of(source: Source, column: str) -> Int[Tensor, " n"]:
         UsageError: no such column.
         ArrayError: a name is missing.
     """
-    if column not in source.columns:
+    values = source.column(column)
+    if values is None:
         known = ", ".join(sorted(source.columns)) or "none"
         hint = "a .csv file with named columns, or an .npz file, can have one"
         raise UsageError(f"group: expected a column of {source.name} beside the rows ({known}; {hint}), got {column!r}")
-    return group_codes(source.columns[column], f"{source.name}, column {column}")
+    return group_codes(values, f"{source.name}, column {column}")
 
 
 def codes_of_splits(given: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Int[Tensor, " n"]]:

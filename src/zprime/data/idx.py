@@ -51,7 +51,7 @@ def read_idx_file(file: Path) -> Array:
     """One IDX file of unsigned bytes.
 
     Raises:
-        ArrayError: not IDX, truncated, or longer than its header says.
+        ArrayError: not IDX, of another shape than labels or images have, truncated, or longer than its header says.
     """
     try:
         with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as opened:
@@ -70,6 +70,13 @@ def _read(opened: BufferedIOBase, file: Path) -> Array:
     if len(sizes) < 4 * ndim:
         raise ArrayError(f"{file}: truncated in its header; fetch the file again")
     shape = struct.unpack(f">{ndim}I", sizes)
+    # numpy cannot reshape to more than 64 sizes, nor to 0 rows of sizes whose product is beyond 64 bits
+    if ndim not in (1, 3) or 0 in shape:
+        shown = ", ".join(map(str, shape[:5])) + (", ..." if ndim > 5 else "")
+        raise ArrayError(
+            f"{file}: expected labels of shape [n] or images of shape [n, height, width], none of these 0, got "
+            f"[{shown}] ({ndim} sizes); fetch the file again"
+        )
     declared, packed = math.prod(shape), file.stat().st_size
     if file.suffix == ".gz":
         check_unpacked(f"{file}", declared, packed)

@@ -15,14 +15,15 @@ def labels_of(y: Array, source: Source) -> Int[Tensor, " n"]:
     """Any labels as integers: whole numbers as they are, others as 0, 1, ... in the order of their sorted values.
 
     Raises:
-        ArrayError: a label is missing: NaN, infinite or an empty text.
+        ArrayError: a label is missing: NaN, infinite, no date (NaT) or an empty text.
     """
     missing = _missing(y)
     if len(missing):
         at = int(missing[0])
         which = f"row {at}" if source.lines is None else f"line {int(source.lines[at])}"
+        got = "NaT" if y.dtype.kind in "mM" else repr(y[at].item())
         raise ArrayError(
-            f"{source.name}: expected a label in every row, got {y[at].item()!r} in {which} ({len(missing)} of "
+            f"{source.name}: expected a label in every row, got {got} in {which} ({len(missing)} of "
             f"{len(y)} rows); fill it in, leave these rows out, or leave the labels out"
         )
     if y.dtype.kind == "f":
@@ -38,6 +39,8 @@ def _missing(y: Array) -> Array:
     """Positions of the labels that are none."""
     if y.dtype.kind in "fc":
         return np.flatnonzero(~np.isfinite(y))
+    if y.dtype.kind in "mM":
+        return np.flatnonzero(np.isnat(y))
     if y.dtype.kind in "US":
         words = ("", "nan") if y.dtype.kind == "U" else (b"", b"nan")
         return np.flatnonzero([word.strip().lower() in words for word in y.tolist()])

@@ -31,7 +31,8 @@ def check_unpacked(where: str, unpacked: int, packed: int | None = None) -> None
     if packed is not None and unpacked > LARGE and unpacked > RATIO * packed:
         raise ArrayError(
             f"{where}: unpacks from {size(packed)} to {size(unpacked)}, {unpacked // max(packed, 1)} times as much; "
-            "data that hold something do not, so it was not unpacked. If this is wanted, unpack it yourself (as .npy)"
+            "data that hold something do not, so it was not unpacked. If this is wanted, unpack it yourself "
+            "(.gz: gunzip; .npz: save the arrays as .npy)"
         )
     free = memory.available()
     if free is not None and unpacked > SHARE * free:

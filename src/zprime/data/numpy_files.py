@@ -3,6 +3,7 @@
 import math
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from io import BufferedIOBase
 from pathlib import Path
@@ -18,7 +19,9 @@ def read_npy(path: Path) -> Source:
     """One array in a .npy file, a row a datum."""
     try:
         with path.open("rb") as file:
-            _check_declared(f"{path}", file, os.fstat(file.fileno()).st_size)
+            held = os.fstat(file.fileno()).st_size
+            _check_declared(f"{path}", file, held)
+            check_unpacked(f"{path}", held)
             file.seek(0)
             x = np.lib.format.read_array(file, allow_pickle=False)
     except ArrayError:
@@ -38,7 +41,7 @@ def _check_declared(where: str, file: BufferedIOBase, held: int) -> None:
         held: bytes of header and array.
 
     Raises:
-        ArrayError: it does, or the array would not fit in memory.
+        ArrayError: it does.
         ValueError: no header of an array, or one of Python objects.
     """
     version = np.lib.format.read_magic(file)
@@ -52,7 +55,6 @@ def _check_declared(where: str, file: BufferedIOBase, held: int) -> None:
             f"{where}: its header declares {declared} bytes ({dtype} of shape {list(shape)}), and {there} follow; the "
             "file is damaged or incomplete, write it again"
         )
-    check_unpacked(where, declared)
 
 
 def _arrays(path: Path) -> dict[str, Array]:
@@ -63,18 +65,26 @@ def _arrays(path: Path) -> dict[str, Array]:
     """
     with zipfile.ZipFile(path) as archive:
         members = [m for m in archive.infolist() if not m.is_dir()]
-        for name in sorted({m.filename for m in members if [n.filename for n in members].count(m.filename) > 1}):
-            raise ArrayError(f"{path}: expected arrays of different names, got two named {name}; write the file again")
+        twice = [name for name, times in Counter(map(_name, members)).items() if times > 1]
+        if twice:
+            raise ArrayError(
+                f"{path}: expected arrays of different names, got two named {twice[0]}; write the file again"
+            )
         check_unpacked(f"{path}", sum(m.file_size for m in members), sum(m.compress_size for m in members))
-        arrays = {}
+        arrays = {}  # they fit in memory together: none holds more than its part of what was checked
         for member in members:
             where = f"{path}, {member.filename}"
             with archive.open(member) as file:
                 assert isinstance(file, BufferedIOBase)
                 _check_declared(where, file, member.file_size)
             with archive.open(member) as file:
-                arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+                arrays[_name(member)] = np.lib.format.read_array(file, allow_pickle=False)
         return arrays
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """What numpy calls an array of a .npz file."""
+    return member.filename.removesuffix(".npy")
 
 
 def read_npz(path: Path) -> Source:
@@ -92,7 +102,8 @@ def read_npz(path: Path) -> Source:
     if x is None and len(arrays) == 1:
         x = next(iter(arrays.values()))
     if x is None:
-        raise ArrayError(f"{path}: expected an array named x or x_train, got {', '.join(arrays) or 'none'}")
+        shown = ", ".join(list(arrays)[:10]) + (", ..." if len(arrays) > 10 else "")
+        raise ArrayError(f"{path}: expected an array named x or x_train, got {shown or 'none'}")
     y = arrays.get("y_train", arrays.get("y"))
     x, top = _oriented(path, x)
     test = 0
@@ -126,8 +137,11 @@ def _oriented(path: Path, x: Array) -> tuple[Array, float | None]:
     """Check an array, and turn [n, h, w] and [n, h, w, c] images to [n, c, h, w]; with the value of full intensity."""
     if x.ndim < 2 or x.dtype.kind not in "fiub":
         raise ArrayError(f"{path}: expected numbers of shape [n, ...], got {x.dtype} of shape {list(x.shape)}")
-    if not x.dtype.isnative or x.dtype == np.longdouble:
-        x = x.astype(np.float64 if x.dtype.kind == "f" else np.int64)
+    # torch takes neither another order of bytes nor longdouble; which values it can hold is for `stored` to say
+    if x.dtype.type is np.longdouble:
+        x = x.astype(np.float64)
+    elif not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):

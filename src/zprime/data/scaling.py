@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from zprime.arrays import check_finite
 from zprime.data.source import Array
 from zprime.errors import ArrayError
 
@@ -66,6 +65,9 @@ def standard(values: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "*datum"]
     """Mean and standard deviation over rows, of constant columns the constant and 1.
 
     Float32 for float32 rows whose squares float32 can hold, else float64.
+
+    Raises:
+        ArrayError: a column whose largest and least entry lie further apart than float64 holds.
     """
     if values.dtype == torch.float32:
         mean, deviation = values.mean(0), values.std(0, correction=0)
@@ -76,6 +78,7 @@ def standard(values: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "*datum"]
             return torch.where(varies, mean, values[0]), torch.where(varies, deviation, 1.0)
     # differences from the first row, in units of the largest: nothing cancels, and no square over- or underflows
     values = values.double()
+    _check_spans(values)
     first = values[0]
     gap = values - first
     unit = gap.abs().amax(0)
@@ -94,8 +97,23 @@ def scaled(
         ArrayError: rows so far from the training rows that float32 cannot hold them, in units of their deviation.
     """
     inside = ((x.to(shift.dtype) - shift) / scale).float()
-    check_finite("data, in standard deviations of the training rows (float32)", inside)
+    far = (~inside.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if far:
+        shown = ", ".join(map(str, far[:5])) + (", ..." if len(far) > 5 else "")
+        raise ArrayError(
+            "data: expected rows near enough to the training rows that float32 holds them in standard deviations of "
+            f"the training rows, got {len(far)} of {len(x)} rows that lie farther away (row {shown}); see whether "
+            "their units are those of the training rows, and leave out what is wrong"
+        )
     return inside
+
+
+def _check_spans(values: Float[Tensor, "n *datum"]) -> None:
+    """Refuse float64 columns in which differences of entries overflow, though all entries are finite."""
+    wide = (~(values.amax(0) - values.amin(0)).isfinite()).nonzero().tolist()
+    if wide:
+        which = f"column {wide[0][0]} (counted from 0)" if values.ndim == 2 else f"entry {wide[0]} of the rows"
+        raise ArrayError(f"data: {which} spans more than float64 holds (1.8e308); give it in another unit")
 
 
 def _small(x: Tensor) -> bool:
@@ -117,5 +135,7 @@ def _wide(values: Float[Tensor, "n *datum"]) -> tuple[Tensor, Tensor]:
             return zero, one
     if values.ndim == 4:
         low, high = values.min(), values.max()
+        if not bool(torch.isfinite(high - low)):
+            raise ArrayError("data: the pixels span more than float64 holds (1.8e308); give them in another unit")
         return zero + low, one * (high - low)
     return shift, scale

@@ -48,6 +48,10 @@ class DataSettings:
         """Names of the columns set aside."""
         return tuple(filter(None, (name.strip() for name in self.aside.split(","))))
 
+    def seed_of_splits(self, seed: int) -> int:
+        """What decides the splits of a run with this seed."""
+        return seed if self.split_seed is None else self.split_seed
+
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""
         for name, value in (("selection", self.selection), ("heldout", self.heldout)):

@@ -34,6 +34,15 @@ class Source:
     names: tuple[str, ...] = ()
     lines: Array | None = None
 
+    def column(self, name: str) -> Array | None:
+        """The further array of this name, or None; names of a table have single spaces, however one is asked for."""
+        return self.columns.get(name, self.columns.get(in_one_line(name)))
+
+
+def in_one_line(name: str) -> str:
+    """A name with single spaces in place of line breaks, tabs and several spaces, as columns of tables have it."""
+    return " ".join(name.split())
+
 
 @dataclass(frozen=True)
 class Reader:

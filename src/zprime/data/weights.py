@@ -7,8 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.data.source import Array, Source
+from zprime.data.source import Array, Source, in_one_line
 from zprime.errors import ArrayError, UsageError
+
+NO_COMMA = "commas stand between the names of columns that are set aside"
+"""Why no column with a comma in its name can be set aside."""
 
 
 def weights_of(source: Source, column: str, ids: Int[Tensor, " n"], split: str) -> Float[Tensor, " n"]:
@@ -24,13 +27,13 @@ def weights_of(source: Source, column: str, ids: Int[Tensor, " n"], split: str) 
         UsageError: no such column beside the rows.
         ArrayError: it holds something else than numbers >= 0, or nothing above 0.
     """
-    if column not in source.columns:
-        raise no_column(source, column)
+    values = source.column(column)
+    if values is None:
+        raise no_column(source, column, "weights")
 
     def where(row: int) -> str:
         return f"row {row}" if source.lines is None else f"line {int(source.lines[row])}"
 
-    values = source.columns[column]
     if values.dtype.kind not in "fiub":
         values = np.array(list(_numbers(values.tolist(), f"{source.name}: expected numbers in column {column}", where)))
     weights = torch.from_numpy(values.astype(np.float64))[ids]
@@ -45,16 +48,20 @@ def weights_of(source: Source, column: str, ids: Int[Tensor, " n"], split: str) 
     return weights
 
 
-def no_column(source: Source, column: str) -> UsageError:
-    """What to say of a column of weights that is not there, or that is one of the rows' own."""
-    if column in source.names:
+def no_column(source: Source, column: str, setting: str) -> UsageError:
+    """What to say of a column that a setting names and that is not there, or that is one of the rows' own."""
+    if in_one_line(column) in source.names:
+        way = f"train with --aside {column} (aside={column!r}), so that it is none"
+        if "," in column:
+            way = f"{NO_COMMA}; rename it, and train with --aside and its new name"
         return UsageError(
-            f"weights: {column} is one of the columns of {source.name} that the rows are made of; train with --aside "
-            f"{column} (aside={column!r}), so that it is none"
+            f"{setting}: {column} is one of the columns of {source.name} that the rows are made of; {way}"
         )
-    known = ", ".join([*sorted(source.columns), *source.names])
-    known = known or "none: an .npz file, or a .csv file with named columns, can have one"
-    return UsageError(f"weights: expected a column of {source.name} ({known}), got {column!r}")
+    names = [*sorted(source.columns), *source.names]
+    known = ", ".join(names) or "none: an .npz file, or a .csv file with named columns, can have one"
+    cut = any("," in name and column in name for name in names)
+    hint = f"; {NO_COMMA}, so rename columns that have one in their name" if cut else ""
+    return UsageError(f"{setting}: expected a column of {source.name} ({known}), got {column!r}{hint}")
 
 
 def _numbers(cells: Array | Iterable[object], what: str, where: Callable[[int], str]) -> Iterable[float]:
