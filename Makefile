@@ -112,7 +112,7 @@ bench-generation: $(VENV)/.done  ## false alarms, coverage and power of the x' s
 	$(BIN)/python benchmarks/generation.py --seeds 1000 --only copying labels drift
 	$(BIN)/python benchmarks/clearing.py --seeds 200
 
-chaos: $(VENV)/.done  ## docs/reliability.md: every call of the system fails once, runs are killed, files damaged; 15 minutes
+chaos: $(VENV)/.done  ## docs/reliability.md: every call of the system fails once, runs are killed, files damaged; 17 minutes
 	$(BIN)/python tools/chaos
 
 chaos-short: $(VENV)/.done  ## some of each of these; 3 minutes
@@ -122,7 +122,7 @@ mutants: $(VENV)/.done  ## docs/tests.md: how many small changes of the code the
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt cosmic-ray coverage
 	$(BIN)/python tools/mutants --sample $(or $(MUTANTS),300) $(if $(KEEP),--keep)
 
-fuzz: $(VENV)/.done  ## a million cases for what reads files, names and arguments, guided by coverage; CASES=10000 for fewer
+fuzz: $(VENV)/.done  ## a million cases for what reads files, names and arguments, guided by coverage; 6 minutes, CASES=10000 for fewer
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt atheris
 	$(BIN)/python tools/fuzz --cases $(or $(CASES),1000000)
 

@@ -88,7 +88,8 @@ def test_other_settings_replace_nothing_unless_told(data: Path, tmp_path: Path, 
     settings = (replace(small.NETWORK, **network), replace(small.TRAINING, **training))
     job, _ = small.run(tmp_path / "run", data)
     before = everything(job.path)
-    told = f"made with other settings .{difference}.. Going on would replace .*model, .*audit.*Say --replace .* another folder"
+    replaced = "Going on would replace .*model, .*audit.*Say --replace .* another folder"
+    told = f"made with other settings .{difference}.. {replaced}"
     with pytest.raises(UsageError, match=told):
         Run.create(job.path).train(DataSettings(str(data)), *settings, seed=seed)
     assert everything(job.path) == before

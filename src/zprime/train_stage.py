@@ -104,9 +104,9 @@ class TrainStage:
         if self.replace:
             return
         names = [n for n in dict.fromkeys(leaving) if self.folder.has(n)] + ["an unfinished training"] * begun
+        why = "; ".join(dict.fromkeys(differences)) or "of training, or by another version of zprime"
         raise UsageError(
-            f"{self.folder.path}: this run was made with other settings "
-            f"({'; '.join(dict.fromkeys(differences)) or 'of training, or by another version of zprime'}). Going on would replace "
+            f"{self.folder.path}: this run was made with other settings ({why}). Going on would replace "
             f"{', '.join(names)}. Say --replace to do that (in Python: replace=True), or choose another folder (--out)"
         )
 
