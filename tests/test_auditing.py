@@ -238,7 +238,7 @@ def test_the_prior_is_an_argument_and_n_0_i_is_its_default() -> None:
         assert torch.equal(values, given.tensors[name]), name
     assert default.latents == given.latents
     with pytest.raises(
-        UsageError, match=r"prior: expected N\(0, I\), got prior\(2\); other priors are not supported yet"
+        UsageError, match=r"prior: expected N\(0, I\), got prior\(2\); bring.modules and bring.arrays take"
     ):
         audit({"s": shifted(1.0)}, posteriors, settings=SMALL, prior=Prior(2, 2.0))
     with pytest.raises(UsageError, match=r"prior: expected N\(0, I\), got gaussian"):

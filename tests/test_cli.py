@@ -239,7 +239,7 @@ def test_errors_are_sentences_with_their_exit_code(
         (["audit", other], 3, "expected an artefact of kind run, found no manifest.json"),
         (["report", empty], 3, "expected an artefact of kind audit, found no manifest.json"),
         (["run", "--config", tmp_path / "no.toml"], 2, "config: expected a TOML file, found none at"),
-        (["audit", digits, "--threads", "-1"], 2, "threads: expected 0 or more, got -1"),
+        (["audit", digits, "--threads", "-1"], 2, "threads: expected a number from 0 to 4096, got -1"),
         (["flowery"], 2, 'Unknown command "flowery"'),
     ]
     for argv, code, sentence in cases:
@@ -326,18 +326,16 @@ def test_arguments_that_no_system_takes_are_refused_in_words(
 ) -> None:
     def said(*argv: str | Path) -> str:
         assert call(*argv) == 2
-        return " ".join(capsys.readouterr().err.split())
+        return "".join(capsys.readouterr().err.split())  # which a terminal breaks anywhere
 
-    assert "threads: expected a number from 0 to 4096, got 99999999999999999999" in said(
-        "--threads", "99999999999999999999", "kinds"
-    )
+    assert "from0to4096,got99999999999999999999" in said("--threads", "99999999999999999999", "kinds")
     for name, content, text in (
         ("null.toml", '[train]\nout = "a\\u0000b"\n', "out: expected text without the character of code 0"),
         ("cut.toml", "[train\n", "cut.toml is not a readable TOML file in UTF-8"),
         ("deep.toml", "a = " + 5000 * "[" + 5000 * "]", "deep.toml is not a readable TOML file in UTF-8"),
     ):
         (tmp_path / name).write_text(content)
-        assert text in said("--config", tmp_path / name, "train", "--data", "digits")
+        assert text.replace(" ", "") in said("--config", tmp_path / name, "train", "--data", "digits")
 
 
 def test_no_reader_and_no_letters(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def test_few_rows_get_one_gaussian_and_are_named() -> None:
     settings = ConditionalSettings(MixtureSettings(components=2), least_rows=0.0)
     found = settings.fit(task(few, selection=few, rng=stream(0, "f")))
     assert isinstance(found.distribution.given(2), Gaussian)
-    assert "one Gaussian for labels with few rows: [2]" in found.outcome.message
+    assert "one Gaussian for labels with few rows: 1 of them" in found.outcome.message
+    assert found.chosen.settings["one Gaussian for labels with few rows"] == [2]
 
 
 def test_labels_are_needed() -> None:

@@ -303,6 +303,16 @@ def test_equal_weights_and_groups_of_one_row_change_no_bit_of_drift() -> None:
     assert drift(Prior(3), fresh(equal, torch.arange(40) * 3), held(old, torch.arange(60)), rng=stream(0, "d")) == plain
 
 
+def test_rows_of_weight_0_are_no_new_rows() -> None:
+    new, old = codes(40, 1), codes(60, 2)
+    weight = torch.ones(40).double()
+    weight[::4] = 0
+    weighed = drift(Prior(3), fresh(new.weighted(weight)), held(old), rng=stream(0, "d"))
+    assert (weighed.rows, weighed.moments.n, weighed.moments.groups) == (30, 30, 0)
+    with pytest.raises(ArrayError, match="expected at least 8 rows, held-out ones too, got 5 and 60"):
+        drift(Prior(3), fresh(new.weighted((torch.arange(40) < 5).double())), held(old), rng=stream(0, "d"))
+
+
 @pytest.mark.usefixtures("few")
 def test_whole_weights_are_rows_that_are_there_so_often() -> None:
     """In every estimate of moments; and in errors by group, where the rows are one group."""

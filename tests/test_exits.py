@@ -219,7 +219,7 @@ def test_a_signal_while_a_worker_starts_leaves_no_process(monkeypatch: pytest.Mo
     def start(process: SpawnProcess) -> None:
         real(process)
         started.append(process)
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(SpawnProcess, "start", start)
     with interrupts.listening() as listener:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from zprime.memory import size
 from zprime.statistics import format as written  # noqa: A004
 from zprime.statistics.estimate import Estimate, exact
 
@@ -119,7 +120,7 @@ def test_significant_figures(x: float, count: int, text: str) -> None:
 
 
 def test_sizes_seconds_settings() -> None:
-    assert [written.size(n) for n in (0, 999, 1000, 76_608, 43_120_000, 5_000_000_000)] == [
+    assert [size(n) for n in (0, 999, 1000, 76_608, 43_120_000, 5_000_000_000)] == [
         "0 B",
         "999 B",
         "1.0 kB",

@@ -59,11 +59,12 @@ def test_readings_are_each_others_inverse() -> None:
 
 
 @pytest.mark.parametrize(("factor", "refused"), [(1.9, False), (2.1, True)])
-def test_codes_must_be_within_a_factor_2_of_variance_1(factor: float, refused: bool) -> None:  # noqa: FBT001
-    """Means without variance: the codes' variance is `factor` with the answer as a scale, its root as a variance."""
-    mean, raw = torch.zeros(50, 2), torch.full((50, 2), math.sqrt(factor))
+def test_codes_must_be_within_a_factor_2_of_the_priors_variance(factor: float, refused: bool) -> None:  # noqa: FBT001
+    """Means without variance: the codes' variance is `factor` that of the prior with the answer as a scale."""
+    unit = torch.tensor([1.0, 3.0]).double()
+    mean, raw = torch.zeros(50, 2), (math.sqrt(factor) * unit).expand(50, 2)
     if refused:
-        with pytest.raises(UsageError, match=f"a factor {factor:.1f} away from 1"):
-            check_moments(mean, raw, "std")
+        with pytest.raises(UsageError, match=f"a factor {factor:.1f} away from the prior's"):
+            check_moments(mean, raw, "std", unit)
     else:
-        check_moments(mean, raw, "std")
+        check_moments(mean, raw, "std", unit)

@@ -139,7 +139,7 @@ def _shift(new: Split, heldout: Split, *, rng: torch.Generator) -> Estimate:
     n = new.design.effective(new.n)
     replicates = leave_out(replicate, groups=parts, pairs=False)
     e = replicates.estimate(0, About(n, BOTH, rng.initial_seed()), unit="nats", scale="distance")
-    return e if new.design.groups is None else replace(e, groups=units[0])
+    return e if units[0] == new.n else replace(e, groups=units[0])
 
 
 def _tally(split: Split, parts: int, rng: torch.Generator) -> Float[Tensor, "g f"]:
