@@ -143,6 +143,7 @@ def _watch(sentinel: int) -> None:
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # sent to the whole group it comes again from the parent: cleaning up goes on
     raise SystemExit(128 + number)
 
 
