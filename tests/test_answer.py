@@ -9,12 +9,13 @@ import pytest
 
 import small
 from zprime.cli import main
-from zprime.reporting import seeds
+from zprime.reporting import aggregated, seeds
 from zprime.reporting.explain import PARTS, explain
 from zprime.reporting.verdicts import difference
 from zprime.reporting.words import gloss
 from zprime.results.audit import Audit, Score, Scores
 from zprime.results.audit import load as load_audit
+from zprime.results.names import CandidateId
 from zprime.results.verdicts import Decision
 from zprime.statistics.estimate import exact
 from zprime.statistics.format import nats, prose
@@ -126,6 +127,19 @@ def test_what_is_shipped_is_said_first(audit: Audit) -> None:
     ):
         assert said in part(explain(with_verdict(audit, "none of these", "prior", fault=fault)), "In short")
     assert "**For sampling** it is, here, what to draw from." in explain(with_verdict(audit, "keep the prior", "prior"))
+
+
+def test_the_aggregated_posterior_is_known_by_its_kind_not_by_its_name(audit: Audit) -> None:
+    def renamed(**names: str) -> Audit:
+        ids = {old: replace(e.id, name=names.get(e.id.name, e.id.name)) for old, e in enumerate(audit.entries)}
+        return replace(audit, entries=[replace(e, id=ids[i]) for i, e in enumerate(audit.entries)])
+
+    assert aggregated.entry(renamed(aggregated="all", gaussian="aggregated")) == replace(
+        audit.entry("aggregated"), id=CandidateId("all")
+    )
+    without = replace(audit, entries=[e for e in audit.entries if e.kind != "aggregated"])
+    mistaken = replace(without, entries=[replace(e, id=CandidateId("aggregated")) for e in without.entries[1:2]])
+    assert aggregated.entry(mistaken) is None
 
 
 def test_a_mixture_that_does_harm_is_told_from_one_that_does_not(audit: Audit) -> None:

@@ -13,7 +13,7 @@ import torch
 
 import small
 import zprime
-from zprime import artifact, sampling
+from zprime import artifact, latent, sampling
 from zprime.data import SPLITS, DataSettings
 from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
 from zprime.fitting import load_fit
@@ -232,6 +232,8 @@ def test_the_aggregated_posterior_can_be_drawn_from_the_data(made: tuple[Run, Au
     assert audit.storage.data_draws > 0
     with pytest.raises(UsageError, match="store: only aggregated can be drawn from the data, got from 'mixture'"):
         job.folder.generative("mixture", store="data")
+    with pytest.raises(UsageError, match="store: only aggregated can be drawn from the data, got from 'prior'"):
+        job.folder.generative("prior", store="data")
     with pytest.raises(UsageError, match="a view of posteriors kept elsewhere"):
         again.latent.tensors()
 
@@ -358,6 +360,28 @@ def test_names_are_one_for_each_kind_and_prior_is_the_prior_s(made: tuple[Run, A
     with pytest.raises(UsageError, match="name: prior is N.0, I., which every audit has; choose another for this mix"):
         made[0].fit(["mixture"], seed=0, names=["prior"])
     assert made[0].fit(["prior"], seed=0) == {}
+
+
+@pytest.mark.parametrize("kind", ["gaussian", latent.ConditionalSettings()])
+def test_no_fit_is_called_by_the_name_of_another_kind(made: tuple[Run, Audit], kind: str | latent.Settings) -> None:
+    before = stamps(made[0].path)
+    with pytest.raises(UsageError, match="name: aggregated is another kind than the (gaussian|conditional) that is"):
+        made[0].fit([kind], seed=0, names=["aggregated"])
+    assert stamps(made[0].path) == before
+
+
+def test_a_fit_to_weighted_rows_is_not_drawn_from_the_data(tmp_path: Path) -> None:
+    data = tmp_path / "table.npz"
+    rng = np.random.default_rng(0)
+    np.savez(data, x=rng.normal(size=(120, 5)), often=rng.uniform(1, 2, 120))
+    job = Run.create(tmp_path / "run")
+    job.train(DataSettings(str(data), aside="often"), small.NETWORK, small.TRAINING, seed=0)
+    job.encode()
+    job.fit(["aggregated"], seed=0, names=["mine"])
+    job.fit(["aggregated"], seed=0, names=["weighted"], weights="often")
+    assert job.folder.generative("mine", store="data").latent.label.startswith("aggregated(80) on demand")
+    with pytest.raises(UsageError, match="but 'weighted' was fitted to weighted rows; leave --store out"):
+        job.folder.generative("weighted", store="data")
 
 
 def test_a_fit_that_is_not_there_yet_is_told_with_a_command_that_makes_it(made: tuple[Run, Audit]) -> None:

@@ -155,6 +155,10 @@ class FitStage:
         wanted: dict[str, Settings] = {}
         for name, s in settings.items():
             check_name(name)  # it is the name of a folder, too
+            if name in latent.SETTINGS and name not in ("prior", s.kind):
+                raise UsageError(
+                    f"name: {name} is another kind than the {s.kind} that is to be called so; choose another name"
+                )
             if name == "prior":
                 if s != latent.PriorSettings():
                     raise UsageError(f"name: prior is N(0, I), which every audit has; choose another for this {s.kind}")

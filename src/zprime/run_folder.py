@@ -262,13 +262,9 @@ class RunFolder:
         if store not in ("latents", "data"):
             raise UsageError(f"store: expected latents or data, got {store!r}")
         wanted = CandidateId.parse(name)
-        if store == "data" and wanted.name != "aggregated":
-            raise UsageError(f"store: only aggregated can be drawn from the data, got from {name!r}")
         model = vae.load(self.model.path)
         if name == PRIOR:
             r: LatentDistribution = latent.Prior(model.latents)
-        elif store == "data":
-            r = latent.OnDemand(Reencoded(model, self.rows["train"], stored=self.dataset.bytes))
         elif wanted.name in self.fitted:
             r = latent.load(self.fit(wanted.name).path)
         else:
@@ -278,6 +274,9 @@ class RunFolder:
                 f"aggregated+p10 (10 %), got {name!r}"
             )
         sampling.check_fits(r, model.latents, where=self.path / "latent" / wanted.name)
+        if store == "data":
+            _check_on_demand(name, r)
+            r = latent.OnDemand(Reencoded(model, self.rows["train"], stored=self.dataset.bytes))
         if wanted.percent:
             r = latent.Defensive(r, wanted.epsilon)
         scaling, shape = self.scaling(), tuple(self.data.config["shape"])
@@ -285,3 +284,15 @@ class RunFolder:
             need("shape", shape == model.shape, f"{model.shape}, as the model has", shape)
         image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
         return GenerativeModel(r, model, scaling["shift"], scaling["scale"], image, self.copying(name))
+
+
+def _check_on_demand(name: str, r: LatentDistribution) -> None:
+    """Raise `UsageError` unless drawing a datum and then its posterior is drawing from `r`."""
+    kept = r.base if isinstance(r, latent.Active) else r
+    if not isinstance(kept, latent.Aggregated):
+        raise UsageError(f"store: only aggregated can be drawn from the data, got from {name!r}, which is {r.label}")
+    if kept.weights is not None:
+        raise UsageError(
+            f"store: each datum is drawn as often as any other from the data, but {name!r} was fitted to weighted "
+            "rows; leave --store out"
+        )

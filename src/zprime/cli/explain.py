@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zprime import artifact
+from zprime import artifact, chain
 from zprime.cli.console import give, say
 from zprime.reporting.explain import explain as answer
 
@@ -17,6 +17,8 @@ def explain(run: Path, *, out: Path | None = None) -> None:
     out
         Markdown file to write it to, instead of printing it.
     """
+    if out is not None:
+        chain.check_output(out, run)
     text = answer(run)
     if out is None:
         from rich.markdown import Markdown

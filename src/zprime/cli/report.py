@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime import reporting
+from zprime import chain, reporting
 from zprime.cli.console import OUT, give, say, say_table
 from zprime.errors import UsageError
 from zprime.reporting.terminal import details
@@ -28,7 +28,9 @@ def report(*run: Path, out: Path | None = None, public: Annotated[bool, Paramete
     """
     if not run:
         raise UsageError("run: expected the folder of a run, or several, got none")
-    file = out or (Path("compare.html") if len(run) > 1 else None)
+    file = Path("compare.html") if out is None and len(run) > 1 else out
+    if file is not None:
+        chain.check_output(file, *run)
     audits = [load(r) for r in run]
     page = reporting.report(run, file, public=public)
     for folder, audit in zip(run, audits, strict=True):

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from cyclopts import Parameter
 
-from zprime import artifact, latent, sampling
+from zprime import artifact, chain, latent, sampling
 from zprime.cli.console import OPTIONS, give, say
 from zprime.cli.settings import label_of
 from zprime.errors import UsageError
@@ -60,15 +60,13 @@ def sample(
     """
     Threads.by_work(OPTIONS.threads).use(heavy=True)
     model, default = _model(run, source, store, given)
+    files = _files(default if out is None else out, run, pictures_too=model.image is not None)
     z, x = sampling.sample(model, n, seed=seed, noise=noise, allow_copies=allow_copies, allow_rows=allow_rows)
-    target = out or default
-    artifact.make_folder(target.parent)
+    artifact.make_folder(files[0].parent)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, z=z.numpy(), x=x.numpy())
-    files = [target.with_name(target.name + ".npz")]
     artifact.write_file(files[0], buffer.getvalue())
     if model.image is not None:
-        files.append(target.with_name(target.name + ".png"))
         unit = (x - model.shift) / model.scale
         artifact.write_file(files[1], pictures.png(pictures.grid(unit[:4096], zoom=max(1, 56 // max(model.image[1:])))))
     where = f"{model.latent.label}{f' of {given}' if given else ''}"
@@ -84,6 +82,20 @@ def sample(
             "copying": model.copying,
         }
     )
+
+
+def _files(target: Path, run: Path, *, pictures_too: bool) -> list[Path]:
+    """What is written.
+
+    Raises:
+        UsageError: `target` is no name of a file, or something would be lost.
+    """
+    if target.name in ("", ".."):
+        raise UsageError(f"out: expected the path of the files, without ending, got {str(target)!r}")
+    files = [target.with_name(target.name + ending) for ending in [".npz", *[".png"] * pictures_too]]
+    for file in files:
+        chain.check_output(file, run)
+    return files
 
 
 def _model(run: Path, source: str, store: str, given: str) -> tuple[sampling.GenerativeModel, Path]:

@@ -17,8 +17,8 @@ TITLES = {
 
 
 def entry(audit: Audit) -> Entry | None:
-    """The aggregated posterior itself."""
-    return next((e for e in audit.entries if e.id == CandidateId("aggregated")), None)
+    """The aggregated posterior itself, whatever it is called; None where it was not measured."""
+    return next((e for e in audit.entries if e.kind == "aggregated" and not e.id.percent), None)
 
 
 def harm(audit: Audit) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from zprime import artifact
+from zprime import artifact, chain
 from zprime.errors import ArtifactError, UsageError
 from zprime.memory import size
 from zprime.reporting import aggregated
@@ -33,25 +33,26 @@ def report(
 
     Raises:
         ArtifactError: no audit there, or no path for an audit in memory or for several runs.
-        UsageError: no folder, or the file cannot be written.
+        UsageError: no folder, or the file cannot be written, or something else than a page would be lost by it.
     """
+    folders = (
+        [] if isinstance(audit, Audit) else [Path(audit)] if isinstance(audit, str | Path) else [*map(Path, audit)]
+    )
+    if not isinstance(audit, Audit) and not folders:
+        raise UsageError("report: expected the folder of a run, or several, got none")
+    if path is None and len(folders) != 1:
+        raise ArtifactError("report: expected a path for the page of several runs or of an audit in memory, got none")
+    file = folders[0] / ("public.html" if public else "report.html") if path is None else Path(path)
+    chain.check_output(file, *folders)
     if isinstance(audit, Audit):
         content = html(audit, public=public)
+    elif len(folders) == 1:
+        content = html(load(folders[0]), public=public)
     else:
-        folders = [Path(audit)] if isinstance(audit, str | Path) else [Path(a) for a in audit]
-        if not folders:
-            raise UsageError("report: expected the folder of a run, or several, got none")
-        if len(folders) == 1:
-            path = path or folders[0] / ("public.html" if public else "report.html")
-            content = html(load(folders[0]), public=public)
-        else:
-            content = compare([load(f) for f in folders], [str(f) for f in folders], public=public)
-    if path is None:
-        raise ArtifactError("report: expected a path for the page of several runs or of an audit in memory, got none")
-    path = Path(path)
-    artifact.make_folder(path.parent)
-    artifact.write_file(path, content.encode())
-    return path
+        content = compare([load(f) for f in folders], [str(f) for f in folders], public=public)
+    artifact.make_folder(file.parent)
+    artifact.write_file(file, content.encode())
+    return file
 
 
 def html(audit: Audit, *, public: bool = False) -> str:
