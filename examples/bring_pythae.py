@@ -192,9 +192,7 @@ def models(folder: str) -> None:
         model = trained(made(), x["train"], x["selection"], folder, EPOCHS["digits"])
         mine = bring.pythae(model, x)
         fits: dict[str, Any] = {k: zprime.fit(k, **mine.splits) for k in ("gaussian", "mixture")}
-        if mine.prior is not None:
-            fits["trained prior"] = mine.prior
-        audit = zprime.audit(fits, mine.posteriors, model=mine.model, rows=mine.rows, settings=AUDIT)
+        audit = zprime.audit(fits, mine.posteriors, model=mine.model, rows=mine.rows, prior=mine.prior, settings=AUDIT)
         print(f"\n# {model.model_name} on scikit-learn's digits\n")
         print("\n".join(f"- {s}" for s in mine.says), "\n")
         print(written(audit))

@@ -123,7 +123,7 @@ def test_what_is_shipped_is_said_first(audit: Audit) -> None:
         ("latents", "most of what separates its samples from the data is in the distribution of z′"),
         ("both", "the choice of z′ is half of the answer"),
         ("collapse", "the choice of z′ changes hardly anything, because its decoder ignores z"),
-        ("copies", "its samples copy training rows, those from N(0, I) too"),
+        ("copies", "its samples copy training rows, those from the prior too"),
     ):
         assert said in part(explain(with_verdict(audit, "none of these", "prior", fault=fault)), "In short")
     assert "**For sampling** it is, here, what to draw from." in explain(with_verdict(audit, "keep the prior", "prior"))

@@ -237,12 +237,6 @@ def test_the_prior_is_an_argument_and_n_0_i_is_its_default() -> None:
     for name, values in default.tensors.items():
         assert torch.equal(values, given.tensors[name]), name
     assert default.latents == given.latents
-    with pytest.raises(
-        UsageError, match=r"prior: expected N\(0, I\), got prior\(2\); bring.modules and bring.arrays take"
-    ):
-        audit({"s": shifted(1.0)}, posteriors, settings=SMALL, prior=Prior(2, 2.0))
-    with pytest.raises(UsageError, match=r"prior: expected N\(0, I\), got gaussian"):
-        audit({"s": shifted(1.0)}, posteriors, settings=SMALL, prior=shifted(0.0))
 
 
 def test_what_mixes_in_another_prior_is_not_measured_as_if_it_were_this_one() -> None:
@@ -250,8 +244,9 @@ def test_what_mixes_in_another_prior_is_not_measured_as_if_it_were_this_one() ->
     candidates = Candidates({"mixed": r})
     z = torch.zeros(1, 2, dtype=torch.float64)
     torch.testing.assert_close(candidates.log_probs(z)[CandidateId("mixed")], r.log_prob(z))
-    with pytest.raises(UsageError, match=r"closed form is known for the prior N\(0, I\) only, got gaussian"):
-        audit({"mixed": r}, splits()[0], settings=SMALL)
+    found = audit({"mixed": r}, splits()[0], settings=SMALL).entry("mixed").heldout
+    assert found.exact_posterior is not None  # by draws: it has no closed form
+    assert found.exact_posterior.gain.value > found.elbo.gain.value
 
 
 def test_refusals() -> None:

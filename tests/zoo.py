@@ -32,6 +32,7 @@ from zprime.latent.log_pool import LogPoolSettings
 from zprime.latent.mixture import MixtureSettings
 from zprime.latent.nuts import SharedNUTS
 from zprime.latent.prior import Prior
+from zprime.latent.priors import StandardNormal
 from zprime.latent.product_of_experts import ProductOfExpertsSettings
 from zprime.latent.resampled import ResampledSettings
 from zprime.latent.two_stage import TwoStageSettings
@@ -111,6 +112,7 @@ Make = Callable[[int, torch.dtype], LatentDistribution]
 ZOO: dict[str, Make] = {
     "prior": lambda d, t: Prior(d),
     "prior-0.8": lambda d, t: Prior(d, 0.8),
+    "standard-normal": lambda d, t: StandardNormal(d),
     "gaussian": lambda d, t: fitted(GaussianSettings(), posteriors(d, t)),
     "gaussian-diagonal": lambda d, t: fitted(GaussianSettings("diagonal"), posteriors(d, t)),
     "gaussian-low-rank": lambda d, t: fitted(GaussianSettings("low-rank", rank=1), posteriors(d, t)),

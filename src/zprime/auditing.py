@@ -6,13 +6,15 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.distributions import Distribution
 
 from zprime import artifact, memory
 from zprime.data import Rows
 from zprime.data.duplicates import sentence
-from zprime.distribution import LatentDistribution, Prior, is_standard
+from zprime.distribution import LatentDistribution
 from zprime.encoding import Reencoded
 from zprime.errors import UsageError
+from zprime.latent import StandardNormal, prior_of
 from zprime.latent.kind import Fit
 from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.entries import draws_per_second, entry
@@ -23,6 +25,7 @@ from zprime.measure.likelihood.membership import membership
 from zprime.measure.likelihood.modes import unsearchable
 from zprime.measure.likelihood.scores import UNIT
 from zprime.measure.likelihood.side import check_choice, likelihood_side, measure_splits
+from zprime.measure.prior import closed, prior_width
 from zprime.measure.samples.pictures import candidate_grids, held_out_grids, latent_map
 from zprime.measure.samples.side import measure_samples
 from zprime.measure.study import Space, Split, Study, gather, near, without_duplicates
@@ -32,6 +35,7 @@ from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.facts import DataInfo, ModelInfo, Storage
+from zprime.results.names import STANDARD
 from zprime.results.samples import SamplesSide
 from zprime.results.settings import FEWEST
 from zprime.results.thresholds import THRESHOLDS
@@ -55,7 +59,7 @@ def audit(
     *,
     model: Model | None = None,
     rows: Mapping[str, Rows] | None = None,
-    prior: LatentDistribution | None = None,
+    prior: LatentDistribution | Distribution | None = None,
     data: DataInfo | None = None,
     settings: AuditSettings = AuditSettings(),
     features: Space | None = None,
@@ -75,7 +79,9 @@ def audit(
         model: for the likelihood gain and the sample grids; without it only what needs no decoder is measured.
         rows: `selection` and `heldout` rows, in the order of their posteriors; needed with a model. With `train` rows
             too, samples are compared with data.
-        prior: what the VAE was trained with; None is N(0, I), the only one that is supported yet.
+        prior: what the VAE was trained with, the base of every gain: ours, or a torch Distribution with one latent as
+            its event; None is N(0, I). Where it is another, the exact-posterior gain is by draws, and N(0, I) is a
+            candidate (`standard-normal`).
         data: a description of the data set, for the report. Where its `duplicates` are not None, the splits have been
             looked through: that is not done again.
         settings: how much to measure.
@@ -90,18 +96,13 @@ def audit(
         progress: called by the long parts.
 
     Raises:
-        UsageError: a split is missing, settings that cannot be used or whose tables do not fit into memory, or another
-            prior than N(0, I).
+        UsageError: a split is missing, settings that cannot be used or whose tables do not fit into memory, or a prior
+            without a density or of another dimension.
         ArrayError: rows and posteriors do not belong together, a group lies in two splits, or more than 1 % of the rows
             equal training rows.
         NumericalError: a proven bound is broken.
     """
     settings.check()
-    if prior is not None and not is_standard(prior):
-        raise UsageError(
-            f"prior: expected N(0, I), got {prior.label}; bring.modules and bring.arrays take a Gaussian prior, and "
-            "give posteriors and model in whose coordinates it is N(0, I)"
-        )
     if model is not None and rows is None:
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
     splits, info = _splits(posteriors, rows, data or DataInfo(), groups, keep=keep_duplicates, seed=seed)
@@ -110,7 +111,7 @@ def audit(
         train,
         selection,
         heldout,
-        prior=Prior(train.posteriors.d) if prior is None else prior,
+        prior=prior_of(prior, train.posteriors.d),
         model=model,
         settings=settings,
         features=features or settings.features,
@@ -120,6 +121,8 @@ def audit(
         progress=progress,
     )
     fits = {name: r if isinstance(r, Fit) else Fit(r) for name, r in candidates.items()}
+    if not closed(study.prior) and not any(isinstance(f.distribution, StandardNormal) for f in fits.values()):
+        fits[StandardNormal.kind] = Fit(StandardNormal(study.prior.d))
     made = {name: candidate_of(f.distribution, f.chosen.epsilon, study.prior) for name, f in fits.items()}
     _check_memory(study)
     return _measure(study, Candidates(made, prior=study.prior), fits)
@@ -220,6 +223,7 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
         membership=attacked,
         samples=samples,
         averages=averages(study, cuts["train"]),
+        prior=STANDARD if closed(study.prior) else study.prior.label,
         versions=artifact.library_versions(),
     )
 
@@ -265,7 +269,7 @@ def _warnings(study: Study, samples: SamplesSide | None) -> list[str]:
             "one another: near-duplicates, which flatter whatever memorises"
         )
     heldout = study.heldout.posteriors
-    wide = int((heldout.scale > 1).any(1).sum())
+    wide = int((heldout.scale > prior_width(study.prior, heldout.d)).any(1).sum())
     if wide:
         warnings.append(
             f"{wide} of {heldout.n} held-out posteriors are wider than the prior in some dimension: "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from zprime import artifact, chain, latent
 from zprime.data.duplicates import EQUAL, POSTERIOR, check_duplicates, duplicates_of, found, sentence
@@ -17,6 +18,7 @@ from zprime.latent import Active, settings_for
 from zprime.latent.active import active_dimensions, restrict
 from zprime.latent.defensive import has_candidate
 from zprime.latent.kind import Context, Fit, Outcome, Settings, Task, described, fields
+from zprime.latent.priors import prior_of
 from zprime.latent.selection import Codes, best_epsilon, smallest_of_best
 from zprime.posteriors import MemoryPosteriors, Posteriors, Shard
 from zprime.progress import Progress, silent
@@ -34,7 +36,7 @@ def fit(
     *,
     selection: Posteriors,
     context: Context | None = None,
-    prior: LatentDistribution | None = None,
+    prior: LatentDistribution | Distribution | None = None,
     keep_duplicates: bool = False,
     seed: int = 0,
     progress: Progress = silent,
@@ -58,23 +60,23 @@ def fit(
         train: posteriors of the training split: what r is fitted to.
         selection: posteriors of the selection split: what settings and e are chosen on.
         context: model and rows, for kinds that need them.
-        prior: p(z), what the VAE was trained with; by default N(0, I).
+        prior: p(z), what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
+            N(0, I).
         keep_duplicates: keep rows of the selection split that equal a training row, and do not look for them. Without
             it more than 1 % is refused.
         seed: decides every random choice.
         progress: called by long fits.
 
     Raises:
-        UsageError: unknown kind, or settings that cannot be used.
-        ArrayError: posteriors, prior or context do not belong together, or more than 1 % of the selection split equals
+        UsageError: unknown kind, settings or a prior that cannot be used.
+        ArrayError: posteriors or context do not belong together, or more than 1 % of the selection split equals
             training rows.
     """
     if isinstance(settings, str):
         settings = settings_for(settings)
-    p = Prior(train.d) if prior is None else prior
-    for name, d in (("selection", selection.d), ("prior", p.d)):
-        if d != train.d:
-            raise ArrayError(f"{name}: expected {train.d} latent dimensions as in train, got {d}")
+    p = prior_of(prior, train.d)
+    if selection.d != train.d:
+        raise ArrayError(f"selection: expected {train.d} latent dimensions as in train, got {selection.d}")
     start = time.process_time()
     if not keep_duplicates:
         selection, context = _unseen(train, selection, context)

@@ -30,8 +30,8 @@ class Brought:
         model: encoder and decoder, or None for bare arrays. Conditions, where the decoder takes any, are entries of a
             row, and p(x|z) is then p(x|z, conditions of x).
         rows: the rows themselves, or None.
-        prior: what the VAE was trained with; None stands for N(0, I). A learned one (pythae's VAMP) is a candidate like
-            any other, and gains are over N(0, I).
+        prior: what the VAE was trained with, for `audit(..., prior=...)`: a learned one, such as pythae's VAMP; None
+            stands for N(0, I), and for other Gaussians too, in the `coordinates`.
         coordinates: in which the prior is N(0, I), where it is another Gaussian: all latents here are
             `(z - loc) / scale` of the model's z. None where they are the model's own.
         says: what to know of this model before reading an audit: sentences.
@@ -50,6 +50,7 @@ class Brought:
     def splits(self) -> dict[str, Any]:
         """What `fit` takes after the kind: `fit(kind, **splits)`."""
         return {
+            "prior": self.prior,
             "train": self.posteriors["train"],
             "selection": self.posteriors["selection"],
             "context": self.context,
@@ -102,7 +103,7 @@ def bring(
     Args:
         model: encoder and decoder, with their own latents.
         rows: split -> rows.
-        prior: a learned one, which is a candidate.
+        prior: what the model was trained with; None is N(0, I), in the coordinates.
         coordinates: in which the prior is N(0, I); None for the model's own.
         says: sentences on the model.
 
@@ -112,18 +113,25 @@ def bring(
     """
     look(model, rows["train"].x[:LOOK])
     if coordinates is not None:
-        model, says = Moved(model, coordinates), (*says, told(coordinates))
+        model = Moved(model, coordinates)
     posteriors = {s: encode(model, r) for s, r in rows.items()}
-    return Brought(posteriors, model, rows, prior, says, groups_of(rows), coordinates)
+    return Brought(posteriors, model, rows, prior, (*says, *told(coordinates, prior)), groups_of(rows), coordinates)
 
 
-def told(at: Coordinates) -> str:
-    """What to know of latents in other coordinates."""
+def told(at: Coordinates | None, prior: LatentDistribution | None) -> list[str]:
+    """What to know of a prior that is not N(0, I)."""
+    if prior is not None:
+        return [
+            f"trained with its own prior, {prior.label}, not N(0, I): give it to audit (prior=mine.prior), so that "
+            "gains are over it; N(0, I) is then a candidate, and the exact-posterior gain is by draws"
+        ]
+    if at is None:
+        return []
     low, high = float(at.scale.min()), float(at.scale.max())
-    return (
+    return [
         f"the prior is a Gaussian with standard deviations from {low:.3g} to {high:.3g}: latents are shown in units of "
         "it, in which it is N(0, I), and no gain changes; mine.outside(r) is a fitted distribution in the model's own"
-    )
+    ]
 
 
 def groups_of(rows: Mapping[str, Rows]) -> dict[str, Int[Tensor, " n"]] | None:

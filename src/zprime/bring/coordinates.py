@@ -17,8 +17,6 @@ from zprime.errors import UsageError
 from zprime.latent.affine import Affine
 from zprime.vae import Model
 
-WAY_OUT = "give a learned prior to the audit as a candidate, and read gains as over N(0, I)"
-
 
 @dataclass(frozen=True)
 class Coordinates:
@@ -65,24 +63,22 @@ class Moved:
 
 
 def coordinates_of(prior: LatentDistribution | Distribution | None, d: int) -> Coordinates | None:
-    """The coordinates in which a prior is N(0, I); None where it is that already.
+    """The coordinates in which a Gaussian prior is N(0, I); None where it is that already, or where there are none.
 
     Args:
-        prior: one Gaussian with independent dimensions, ours or torch's (`Normal`, `Independent`,
-            `MultivariateNormal`), with one latent as its event or one parameter for all dimensions; None is N(0, I).
+        prior: ours or torch's. One Gaussian with independent dimensions (`Normal`, `Independent`,
+            `MultivariateNormal`), with one latent as its event or one parameter for all dimensions, has such
+            coordinates; other priors have none.
         d: latent dimension.
 
     Raises:
-        UsageError: another prior, or one of other dimensions.
+        UsageError: a Gaussian of other dimensions, or one with scales that are not above 0.
     """
     if prior is None:
         return None
     found = _torch(prior) if isinstance(prior, Distribution) else _ours(prior)
     if found is None:
-        name = type(prior).__name__ if isinstance(prior, Distribution) else prior.label
-        raise UsageError(
-            f"prior: expected one Gaussian with independent dimensions, or None for N(0, I), got {name}; {WAY_OUT}"
-        )
+        return None
     loc, scale = (t.detach().double().cpu() for t in found)
     if loc.ndim > 1 or (loc.ndim == 1 and len(loc) not in (1, d)):
         raise UsageError(f"prior: expected a Gaussian in {d} dimensions, got one of shape {list(loc.shape)}")

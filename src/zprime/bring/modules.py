@@ -10,13 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from zprime.arrays import blocks, standard_kl
+from zprime.arrays import blocks
 from zprime.bring import readings
 from zprime.bring.brought import LOOK, Brought, bring, groups_of, look, told
 from zprime.bring.coordinates import Coordinates, coordinates_of
 from zprime.bring.splits import split
-from zprime.distribution import LatentDistribution
+from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import ArrayError
+from zprime.latent.priors import Given, prior_of
+from zprime.measure.prior import closed, prior_kl, prior_width
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -36,17 +38,20 @@ class Answers:
         second: its spread.
         gives: what the second is said to be: `std`, `variance`, `log-variance` or `log-std`.
         at: coordinates in which the prior is N(0, I); None for those of the answers.
+        prior: what the KL is from, in those coordinates; None is N(0, I).
     """
 
     mean: Float[Tensor, "n d"]
     second: Float[Tensor, "n d"]
     gives: str
     at: Coordinates | None = None
+    prior: LatentDistribution | None = None
 
     def kl(self, rows: slice, scale: Float[Tensor, "n d"]) -> Float[Tensor, " m"]:
-        """KL(q||p) of some rows, for these standard deviations of all; nats, float64."""
+        """KL(q||p) of some rows, for these standard deviations of all; nats, float64; the same draws at every call."""
         q = self.mean[rows].double(), scale[rows].double()
-        return standard_kl(*(q if self.at is None else self.at.of(*q))).sum(1)
+        at = q if self.at is None else self.at.of(*q)
+        return prior_kl(self.prior, MemoryPosteriors(*at), rng=stream(0, "bring kl", rows.start))
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def modules(
     likelihood: Callable[[Tensor], Distribution] | None = None,
     labels: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
-    prior: LatentDistribution | Distribution | None = None,
+    prior: Given = None,
     check: bool = True,
     seed: int = 0,
 ) -> Brought:
@@ -120,13 +125,15 @@ def modules(
         labels: split -> integers, for conditional kinds.
         groups: split -> one name a row, numbers or text, where rows come in groups, e.g. several of a subject: these
             are in one split, and the errors of an audit are by group.
-        prior: what the VAE was trained with: one Gaussian with independent dimensions, ours or torch's; None is
-            N(0, I). All latents of what is returned are then in units of the prior (`Brought.coordinates`).
+        prior: what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
+            N(0, I). For one Gaussian with independent dimensions all latents of what is returned are in units of the
+            prior (`Brought.coordinates`). Any other is `Brought.prior`, which `audit` has to be given.
         check: whether to check `gives` by the ELBO on some training rows.
         seed: decides the selection split and the noise of the check.
 
     Raises:
-        UsageError: a split is missing, an unknown reading, or one that the ELBO contradicts; another prior.
+        UsageError: a split is missing, an unknown reading, or one that the ELBO contradicts; a prior that
+            cannot be used.
         ArrayError: shapes that do not fit, rows that are not finite.
     """
     networks = [n for n in map(network, (encoder, decoder)) if n is not None]
@@ -142,16 +149,23 @@ def modules(
     model = Callables(encoder, decode, gives, rows["train"].x.dtype)
     some = rows["train"].x[:CHECKED]
     with torch.no_grad():
-        at = coordinates_of(prior, model.raw(some[:LOOK])[0].shape[1])
+        at, learned = _known(prior, model.raw(some[:LOOK])[0].shape[1])
     look(model, some[:LOOK])
     with torch.no_grad():
         mean, raw = model.raw(some)
         if check:
-            plausible(model.decode, some, Answers(mean, raw, gives, at), seed=seed)
+            plausible(model.decode, some, Answers(mean, raw, gives, at, learned), seed=seed)
         says = misfit(model.decode, some, mean)
     for sentence in says:
         log.warning("%s", sentence)
-    return bring(model, rows, coordinates=at, says=says)
+    return bring(model, rows, prior=learned, coordinates=at, says=says)
+
+
+def _known(prior: Given, d: int) -> tuple[Coordinates | None, LatentDistribution | None]:
+    """The coordinates in which a prior is N(0, I), or the prior itself where there are none; neither for N(0, I)."""
+    at = coordinates_of(prior, d)
+    ours = Prior(d) if at is not None else prior_of(prior, d)
+    return at, None if closed(ours) else ours
 
 
 def arrays(
@@ -161,7 +175,7 @@ def arrays(
     gives: str = "std",
     labels: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
-    prior: LatentDistribution | Distribution | None = None,
+    prior: Given = None,
     check: bool = True,
     seed: int = 0,
 ) -> Brought:
@@ -173,13 +187,15 @@ def arrays(
         gives: what `scale` holds: `std`, `variance`, `log-variance` or `log-std`.
         labels: split -> integers.
         groups: split -> one name a row (see `modules`); give `audit` the `groups` of what is returned.
-        prior: what the VAE was trained with: one Gaussian with independent dimensions, ours or torch's; None is
-            N(0, I). All latents of what is returned are then in units of the prior (`Brought.coordinates`).
+        prior: what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
+            N(0, I). For one Gaussian with independent dimensions all latents of what is returned are in units of the
+            prior (`Brought.coordinates`). Any other is `Brought.prior`, which `audit` has to be given.
         check: whether to check `gives` by the variance of the codes.
         seed: decides the selection split.
 
     Raises:
-        UsageError: a split is missing, an unknown reading, or one that the codes contradict; another prior.
+        UsageError: a split is missing, an unknown reading, or one that the codes contradict; a prior that
+            cannot be used.
         ArrayError: shapes that do not fit, numbers that are not finite.
     """
     means = split(mean, labels or {}, groups, seed=seed)
@@ -189,20 +205,20 @@ def arrays(
             raise ArrayError(f"scale: expected shape {list(r.x.shape)} in {s} as mean has, got {list(raw[s].shape)}")
     scales = {s: readings.read(x, gives) for s, x in raw.items()}
     d = means["train"].x.shape[1]
-    at = coordinates_of(prior, d)
-    unit = torch.ones(d, dtype=torch.float64) if at is None else at.scale
+    at, learned = _known(prior, d)
+    unit = prior_width(learned, d) if at is None else at.scale
     if check:
         readings.check_moments(means["train"].x, raw["train"], gives, unit)
     total = readings.code_variance(means["train"].x, scales["train"]) / unit.square()
     says = [
         f"read as {gives}, codes have variance {float(total.min()):.2f} to {float(total.max()):.2f} in the "
-        f"{len(total)} dimensions (training rows{'' if at is None else ', in units of the prior'}); a trained VAE has "
-        "about 1"
+        f"{len(total)} dimensions (training rows{'' if prior is None else ', in units of the prior'}); a trained VAE "
+        "has about 1"
     ]
     codes = {s: (r.x, scales[s]) if at is None else at.of(r.x, scales[s]) for s, r in means.items()}
     posteriors = {s: MemoryPosteriors(*codes[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
-    says += [] if at is None else [told(at)]
-    return Brought(posteriors, says=tuple(says), groups=groups_of(means), coordinates=at)
+    says += told(at, learned)
+    return Brought(posteriors, prior=learned, says=tuple(says), groups=groups_of(means), coordinates=at)
 
 
 def network(f: object) -> nn.Module | None:

@@ -99,7 +99,7 @@ def pythae(
         weight = 1 / beta if loss == "bce" else 1.0  # mse with beta is an ELBO already, of variance beta
         plausible(brought.decode, x, Answers(mean, raw, "log-variance"), weight=weight, seed=seed, remedy=REMEDY)
     prior = _vamp(model) if name == "VAMP" else None
-    says = _says(name, loss, beta, prior)
+    says = _says(name, loss, beta)
     return bring(brought, rows, prior=prior, says=says)
 
 
@@ -111,7 +111,7 @@ def _vamp(model: Any) -> Vamp:
     return Vamp(torch.zeros(k).log_softmax(0), components["embedding"], (0.5 * components["log_covariance"]).exp())
 
 
-def _says(name: str, loss: str, beta: float, prior: Vamp | None) -> tuple[str, ...]:
+def _says(name: str, loss: str, beta: float) -> tuple[str, ...]:
     """Sentences on which p(x|z) is used, and what q(z|x) stands for."""
     says = []
     if loss == "mse":
@@ -125,11 +125,6 @@ def _says(name: str, loss: str, beta: float, prior: Vamp | None) -> tuple[str, .
                 f"trained with beta = {beta:g}: q(z|x) is no approximation of the posterior under this p(x|z), so "
                 "the exact-posterior gain is neither bound nor estimate; the likelihood gain is as exact as ever"
             )
-    if prior is not None:
-        says.append(
-            f"trained with its own prior, {prior.label}, not N(0, I): it is a candidate (`prior`), gains are over "
-            "N(0, I), and the exact-posterior gain, which takes N(0, I) for the prior in training, does not hold"
-        )
     if TRAINED[name]:
         says.append(
             f"trained with {TRAINED[name]}, not the ELBO: q(z|x) is what the encoder gives, not the q of that bound, "

@@ -12,6 +12,7 @@ from zprime.latent.aggregated import OnDemand
 from zprime.latent.conditional import given, labels_of
 from zprime.latent.defensive import Defensive
 from zprime.latent.kind import About, Context, Settings, Task
+from zprime.latent.priors import FromTorch, StandardNormal, prior_of
 
 # A line for every kind, in the order of tables.
 # isort: off
@@ -46,14 +47,17 @@ __all__ = [  # and what is imported `as` itself
     "Affine",
     "Context",
     "Defensive",
+    "FromTorch",
     "LatentDistribution",
     "OnDemand",
     "Prior",
     "Settings",
+    "StandardNormal",
     "Task",
     "given",
     "labels_of",
     "load",
+    "prior_of",
     "rebuild",
     "settings_for",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zprime import distribution
 from zprime.components import Tilted
-from zprime.distribution import LatentDistribution, Prior, is_standard, need_standard
+from zprime.distribution import LatentDistribution, Prior, is_standard
 from zprime.errors import UsageError
 from zprime.latent.wrapper import Wrapper
 from zprime.schema import ANY, Array, Maybe, Part, Real, Schema, need
@@ -95,12 +95,9 @@ class Defensive(Wrapper):
     def tilt(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
     ) -> Tilted | None:
-        """Closed form where the base has one: E_q[p/p] = 1, and q_p = q.
-
-        Raises:
-            UsageError: the prior is not N(0, I).
-        """
-        need_standard(self.prior, self.label)
+        """Closed form where the base has one and N(0, I) is mixed in: E_q[p/p] = 1, and q_p = q."""
+        if self.other_prior is not None:
+            return None
         tilted = self.base.tilt(mean, scale, draws=draws, rng=rng)
         if tilted is None:
             return None

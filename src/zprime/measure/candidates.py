@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -14,7 +15,7 @@ from zprime.errors import UsageError
 from zprime.latent import Defensive, Prior
 from zprime.latent.defensive import defended, has_candidate, is_prior
 from zprime.latent.selection import EPSILONS
-from zprime.measure.prior import prior_log_prob
+from zprime.measure.prior import prior_log_prob, prior_width, tilt
 from zprime.results.names import PRIOR, CandidateId, check_name
 from zprime.rng import fork
 
@@ -81,6 +82,11 @@ class Candidates:
             if not epsilon:
                 self.bases[wanted.name] = r
 
+    @cached_property
+    def width(self) -> Float[Tensor, " d"]:
+        """Standard deviation of the prior in each dimension, float64."""
+        return prior_width(self.prior, self.prior.d)
+
     @property
     def ids(self) -> list[CandidateId]:
         """All that is reported on, in the order of `distributions`."""
@@ -124,10 +130,14 @@ class Candidates:
     def tilts(
         self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: Mapping[str, int], rng: torch.Generator
     ) -> dict[str, Tilted]:
-        """The tilt of every base that has one in closed form, with the stated number of draws (default 0)."""
+        """The tilt of every base that has one in closed form, with the stated number of draws (default 0).
+
+        Under another prior than N(0, I) only the prior itself has one.
+        """
         tilts = {}
         for name, r in self.bases.items():
-            tilted = r.tilt(mean, scale, draws=draws.get(name, 0), rng=fork(rng, "tilt", name))
+            rng_of = fork(rng, "tilt", name)
+            tilted = tilt(self.prior, r, mean, scale, draws=draws.get(name, 0), rng=rng_of)
             if tilted is not None:
                 tilts[name] = tilted
         return tilts

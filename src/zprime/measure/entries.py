@@ -9,10 +9,11 @@ from zprime.latent.kind import Fit
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.likelihood.scores import scores
+from zprime.measure.prior import closed
 from zprime.posteriors import Posteriors
 from zprime.results.audit import Entry
 from zprime.results.facts import Chosen
-from zprime.results.names import CandidateId
+from zprime.results.names import PRIOR, CandidateId
 from zprime.rng import stream
 
 
@@ -37,7 +38,7 @@ def entry(
     return Entry(
         id=wanted,
         kind=kind_of(r),
-        label=r.label,
+        label=r.label if wanted.name != PRIOR or closed(r) else f"prior: {r.label}",
         gloss=r.gloss,
         epsilon=candidates.blends[wanted].epsilon,
         bytes=r.bytes,

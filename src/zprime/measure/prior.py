@@ -1,25 +1,27 @@
-"""What measures ask of the prior p(z): its log-density, draws, and the KL from it.
+"""What measures ask of the prior p(z): its log-density, draws, the KL from it, its width, and tilts by it.
 
-For N(0, I) these are cheap closed forms; any other prior is asked for them by its own methods, where it has them.
+For N(0, I) these are cheap closed forms. Any other prior is asked for its log-density and its draws, and what has no
+closed form under it is an average over draws of the posteriors.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime import distribution
-from zprime.arrays import standard_kl, standard_log_prob
+from zprime.arrays import gaussian_log_prob, standard_kl, standard_log_prob
+from zprime.components import Tilted
 from zprime.distribution import LatentDistribution, is_standard
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
+
+WIDTH = 10_000
+"""Draws that the width of a prior is measured at."""
+KL_DRAWS = 16
 
 
-def need_standard(prior: LatentDistribution | None, what: str) -> None:
-    """Refuse a prior other than N(0, I), for a closed form that is known for N(0, I) alone; None stands for N(0, I).
-
-    Raises:
-        UsageError: it is another one.
-    """
-    if prior is not None:
-        distribution.need_standard(prior, what)
+def closed(prior: LatentDistribution | None) -> bool:
+    """Whether what is asked about the prior has closed forms: it is N(0, I), for which None stands too."""
+    return prior is None or is_standard(prior)
 
 
 def prior_log_prob(prior: LatentDistribution | None, z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
@@ -38,13 +40,47 @@ def prior_sample(
     return prior.sample(shape[0], rng=rng).to(dtype)
 
 
-def prior_kl(
-    prior: LatentDistribution | None, mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]
-) -> Float[Tensor, "n d"]:
-    """KL(N(mean, scale^2) || p) in nats, float64, by row and dimension.
+def prior_width(prior: LatentDistribution | None, d: int) -> Float[Tensor, " d"]:
+    """Standard deviation of p in each dimension, float64; that of 10,000 draws where p is not N(0, I)."""
+    if prior is None or is_standard(prior):
+        return torch.ones(d, dtype=torch.float64)
+    return prior.sample(WIDTH, rng=stream(0, "width of the prior")).double().std(0)
 
-    Raises:
-        UsageError: the prior is not N(0, I).
+
+def prior_kl(
+    prior: LatentDistribution | None, posteriors: MemoryPosteriors, *, rng: torch.Generator
+) -> Float[Tensor, " n"]:
+    """KL(q_i||p) of every row in nats, float64: in closed form for N(0, I), else the mean over 16 draws of the row."""
+    if prior is None or is_standard(prior):
+        return standard_kl(posteriors.mean.double(), posteriors.scale.double()).sum(1)
+    z = posteriors.draw(rng=rng, draws=KL_DRAWS)
+    return (own_log_prob(posteriors, z) - prior_log_prob(prior, z)).reshape(KL_DRAWS, -1).mean(0)
+
+
+def own_log_prob(posteriors: MemoryPosteriors, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+    """Log q_i at the draws of each row, in nats, float64: draw 0 of all rows, then draw 1, as `draw` gives them."""
+    repeat = (len(z) // posteriors.n, 1)
+    return gaussian_log_prob(
+        z.double(), posteriors.mean.double().repeat(repeat), posteriors.scale.double().repeat(repeat)
+    )
+
+
+def tilt(
+    prior: LatentDistribution | None,
+    r: LatentDistribution,
+    mean: Float[Tensor, "m d"],
+    scale: Float[Tensor, "m d"],
+    *,
+    draws: int,
+    rng: torch.Generator,
+) -> Tilted | None:
+    """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2); None where no closed form is known.
+
+    `LatentDistribution.tilt` has them for p = N(0, I). For another prior there is one case: r = p, whose q_r is q.
     """
-    need_standard(prior, "KL(q||p)")
-    return standard_kl(mean.double(), scale.double())
+    if prior is None or is_standard(prior):
+        return r.tilt(mean, scale, draws=draws, rng=rng)
+    if r is not prior:
+        return None
+    noise = torch.randn(len(mean), draws, mean.shape[1], generator=rng, dtype=mean.dtype, device=mean.device)
+    return Tilted(torch.zeros(len(mean), dtype=torch.float64), mean[:, None] + scale[:, None] * noise)

@@ -65,7 +65,7 @@ def short(names: Sequence[str]) -> list[str]:
 
 def _compared(audit: Audit, name: str) -> Compared:
     s = audit.surgery["train"]
-    about = f"{data_name(audit)}, {s.mean_kl.n:,} training rows, {len(s.dimension_kl)} latents, seed {audit.seed}"
+    about = f"{data_name(audit)}, {s.mean_kl.n:,} training rows, {len(s.mean_variance)} latents, seed {audit.seed}"
     return Compared(name, about, audit, sheets(audit))
 
 
@@ -83,7 +83,7 @@ def _row(run: Compared) -> Row:
         explained(gain.gain if gain else None, drawn.says),
         explained(audit.log_prior, log_prior, plain=True),
         *(explained(getattr(s, n), SAYS[n], plain=True) for n in ("mean_kl", "information", "hole")),
-        Cell(f"{s.active} of {len(s.dimension_kl)}", active + ".", s.active),
+        Cell(f"{s.active} of {len(s.mean_variance)}", active + ".", s.active),
         Cell(f"{s.mean_kl.n:,}", "Training rows.", s.mean_kl.n),
     ]
     return Row(cells)

@@ -12,10 +12,10 @@ from zprime.memory import size
 from zprime.reporting import aggregated, averages, membership, seeds
 from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import difference
-from zprime.reporting.words import bullets, gloss
+from zprime.reporting.words import bullets, gloss, prior_name
 from zprime.results.audit import Audit, Entry, load
 from zprime.results.latents import Surgery
-from zprime.results.names import CandidateId
+from zprime.results.names import STANDARD, CandidateId
 from zprime.results.samples import REAL
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import figures, nats, percent, prose
@@ -36,7 +36,7 @@ FAULTS = {
     "samples from the data is in the distribution of z′.",
     "both": "For this model the choice of z′ is half of the answer: its decoder has to be improved too.",
     "collapse": "For this model the choice of z′ changes hardly anything, because its decoder ignores z.",
-    "copies": "For this model no z′ is the answer: its samples copy training rows, those from N(0, I) too.",
+    "copies": "For this model no z′ is the answer: its samples copy training rows, those from the prior too.",
 }
 """What is said first where the verdict for generation is `none of these`, by its fault."""
 
@@ -62,31 +62,33 @@ def explain(audit: Audit | str | Path) -> str:
 
 def _short(audit: Audit) -> list[str]:
     s, side = audit.surgery["train"], audit.samples
-    choice = audit.entry(audit.shipped)
+    choice, p = audit.entry(audit.shipped), prior_name(audit)
     if choice.name != "prior":
         answer = (
-            f"For this model: do not draw z′ from N(0, I). Draw it from {choice.label}{gloss(choice)}, which takes "
+            f"For this model: do not draw z′ from {p}. Draw it from {choice.label}{gloss(choice)}, which takes "
             f"{size(choice.bytes)}: {choice.kept}."
         )
     elif side is not None and side.verdict.decision == "none of these":
         answer = FAULTS[side.verdict.fault]
     elif audit.verdict.decision == "undecided":
-        answer = "For this model it could not be decided; until it is, N(0, I) is what to draw z′ from."
+        answer = f"For this model it could not be decided; until it is, {p} is what to draw z′ from."
     else:
-        answer = "For this model N(0, I) is what to draw z′ from: nothing that was tried is measurably better."
+        answer = f"For this model {p} is what to draw z′ from: nothing that was tried is measurably better."
     reasons = [
-        "A VAE draws z′ from N(0, I) because, given its decoder, the z of a new row does not depend on D: its "
+        f"A VAE draws z′ from {p} because, given its decoder, the z of a new row does not depend on D: its "
         "distribution is the prior p(z). Whether codes of data are distributed like that is another question.",
-        f"(1) The *average* of the posteriors is near N(0, I) in mean and covariance "
+        f"(1) The *average* of the posteriors is near {p} in mean and covariance "
         f"({nats(s.gaussian_part.value)} nats apart), but not each posterior ({nats(s.mean_kl.value)} nats)."
         if _alike(s)
-        else "(1) The KL term asks the *average* of the posteriors to be near N(0, I); here even its mean and "
+        else f"(1) The KL term asks the *average* of the posteriors to be near {p}; here even its mean and "
         f"covariance are {nats(s.gaussian_part.value)} nats off, and each posterior {nats(s.mean_kl.value)} nats.",
     ]
     a = audit.averages
     if a is not None:
         gap, guess = averages.gaussian_gap(a)
         verdict = f"that is p(Z) to within {nats(gap)} nats" if guess else f"p(Z) is not, by {nats(gap)} nats"
+        if gap < 0:
+            verdict = f"none is as close as p(Z), {audit.prior}, which is {nats(-gap)} nats closer"
         reasons.append(
             "(2) In the KL of the ELBO, the distribution closest to every posterior is their mixture; among single "
             f"Gaussians {verdict}."
@@ -117,8 +119,8 @@ def _posterior(audit: Audit) -> list[str]:
         "It depends on whose z is meant. A VAE gives every row a z of its own. Given the decoder, the rows of D say "
         "nothing about the z of a new row, so the posterior predictive distribution of z′ *is* p(z). Sampling a VAE "
         "that way is correct Bayesian inference given the decoder, **if the model is right**; what is learned from D "
-        "is in the decoder’s parameters. That codes are distributed as N(0, I) is an assumption of the model, like any "
-        "other, and can be checked on unseen rows."
+        f"is in the decoder’s parameters. That codes are distributed as {prior_name(audit)} is an assumption of the "
+        "model, like any other, and can be checked on unseen rows."
     ]
     if a is None:
         return told
@@ -143,7 +145,8 @@ def _kl_term(audit: Audit) -> list[str]:
     width = (
         ""
         if audit.averages is None
-        else f", with a standard deviation of about {_width(audit.averages.width)} (the prior’s is 1)"
+        else f", with a standard deviation of about {_width(audit.averages.width)} (the prior’s is "
+        f"{_width(audit.averages.members['prior'].width)})"
     )
     if s.mean_kl.value < 0.1:
         near = "They are so near that the codes tell hardly anything about the data."
@@ -165,13 +168,7 @@ def _kl_term(audit: Audit) -> list[str]:
                 f"({percentage:.0f} %) can be seen in its mean and covariance. The rest is shape.",
             ]
         ),
-        "So something is near N(0, I): the mean and the covariance of the average. For a linear VAE at its optimum "
-        "they agree exactly, whatever the data (Tipping & Bishop 1999). The shape of the average need not agree."
-        if _alike(s)
-        else "At the optimum of a linear VAE mean and covariance of the average are those of N(0, I), whatever the "
-        "data (Tipping & Bishop 1999); where only the encoder’s last layer and the decoder’s first are affine, its "
-        "mean and its variances are. Here they are not near. Possible causes: training ended before, latents depend on "
-        "each other, the layers are others, or so is the prior. The shape of the average need not agree in any case.",
+        _moments(audit),
     ]
     hole = audit.latents.hole if audit.latents is not None else None
     if hole is not None:
@@ -183,13 +180,36 @@ def _kl_term(audit: Audit) -> list[str]:
     return told
 
 
+def _moments(audit: Audit) -> str:
+    """What is known of mean and covariance of the average."""
+    near = _alike(audit.surgery["train"])
+    if audit.prior != STANDARD:
+        return (
+            f"Mean and covariance of the average say {'hardly anything' if near else 'part'} of that distance. The "
+            "shape of the average need not agree with the prior's in any case."
+        )
+    if near:
+        return (
+            "So something is near N(0, I): the mean and the covariance of the average. For a linear VAE at its optimum "
+            "they agree exactly, whatever the data (Tipping & Bishop 1999). The shape of the average need not agree."
+        )
+    return (
+        "At the optimum of a linear VAE mean and covariance of the average are those of N(0, I), whatever the "
+        "data (Tipping & Bishop 1999); where only the encoder’s last layer and the decoder’s first are affine, its "
+        "mean and its variances are. Here they are not near. Possible causes: training ended before, latents depend on "
+        "each other, the layers are others, or so is the prior. The shape of the average need not agree in any case."
+    )
+
+
 def _average(audit: Audit) -> list[str]:
     a = audit.averages
     if a is None:
         return []
     match, exact, prior = a.members["moment match"], a.members["aggregated posterior"], a.members["prior"]
     gap, right = averages.gaussian_gap(a)
-    if right:
+    if gap < 0:
+        guess = f"p(Z), {audit.prior}, is {nats(-gap)} nats closer than that."
+    elif right:
         guess = (
             f"here that is p(Z) to within {nats(gap)} of {nats(prior.forward.value)} nats: among single Gaussians the "
             "answer is nearly yes."
@@ -228,12 +248,12 @@ def _beside(e: Estimate, prior: Estimate) -> str:
 
 def _role(audit: Audit) -> list[str]:
     s = audit.surgery["train"]
-    d = len(s.dimension_kl)
+    d = len(s.mean_variance)
     points = [
         "**In training** it is the common scale. Nothing else in the ELBO keeps the encoder from spreading the codes "
         f"out and shrinking each to a point. Here it costs {nats(s.mean_kl.value)} nats per row.",
-        "**In the finished model** it is the claim that codes of new rows are distributed as N(0, I). The claim is as "
-        "good as the agreement of N(0, I) with the aggregated posterior of all rows.",
+        f"**In the finished model** it is the claim that codes of new rows are distributed as {prior_name(audit)}. The "
+        "claim is as good as the agreement of p(Z) with the aggregated posterior of all rows.",
     ]
     choice = audit.entry(audit.shipped)
     epsilon = choice.epsilon
@@ -270,7 +290,7 @@ def _role(audit: Audit) -> list[str]:
 def _limits(audit: Audit) -> list[str]:
     side = audit.samples
     held = audit.entries[0].heldout.elbo.gain.n
-    d = len(audit.surgery["train"].dimension_kl)
+    d = len(audit.surgery["train"].mean_variance)
     text = (
         f"One model with {d} latents, seed {audit.seed}. ± is one standard error; gains are over {held:,} unseen rows"
     )

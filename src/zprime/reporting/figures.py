@@ -197,6 +197,8 @@ def surgery(audit: Audit, *, split: str = "train") -> Figure:
 def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     """Every latent dimension: its mean KL, and the aggregated posterior's variance, of the means and within posteriors.
 
+    Without the KL where the prior is not N(0, I): it is no sum over dimensions then.
+
     The two variances add up to 1 where the encoder is stationary and linear (docs/theory.md, section 4). A bar is
     hollow where it has collapsed: the variance of its means is below `Thresholds.active` (Burda et al. 2016).
 
@@ -206,18 +208,21 @@ def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     if split not in audit.surgery:
         raise UsageError(f"split: expected one of {', '.join(audit.surgery)}, got {split!r}")
     s = audit.surgery[split]
-    d = len(s.dimension_kl)
+    d = len(s.mean_variance)
     within = s.posterior_variance or [0.0] * d
-    figure = Figure(figsize=(max(4.6, min(9.0, 1.2 + 0.32 * d)), 3.4), layout="constrained")
-    top, bottom = (quiet(a) for a in figure.subplots(2, 1, sharex=True))
-    for i, (kl, variance, inner) in enumerate(zip(s.dimension_kl, s.mean_variance, within, strict=True)):
-        active = variance > audit.thresholds.active
-        top.bar(i, kl, width=0.7, color=SECOND if active else "none", edgecolor=SECOND)
-        bottom.bar(i, variance, width=0.7, color=MARK if active else "none", edgecolor=MARK)
-        bottom.bar(i, inner, bottom=variance, width=0.7, color=DATA if active else "none", edgecolor=DATA)
-    top.set_ylabel("mean KL, nats")
+    panels = 2 if s.dimension_kl else 1
+    figure = Figure(figsize=(max(4.6, min(9.0, 1.2 + 0.32 * d)), 1.7 * panels), layout="constrained")
+    *above, bottom = (quiet(a) for a in figure.subplots(panels, 1, sharex=True, squeeze=False).flat)
+    active = [variance > audit.thresholds.active for variance in s.mean_variance]
+    for i, (variance, inner) in enumerate(zip(s.mean_variance, within, strict=True)):
+        bottom.bar(i, variance, width=0.7, color=MARK if active[i] else "none", edgecolor=MARK)
+        bottom.bar(i, inner, bottom=variance, width=0.7, color=DATA if active[i] else "none", edgecolor=DATA)
     bottom.set_ylabel("variance: means,\nand within (grey)")
-    bottom.axhline(1, color=SOFT, linewidth=0.8, linestyle="--")
+    for top in above:
+        for i, kl in enumerate(s.dimension_kl):
+            top.bar(i, kl, width=0.7, color=SECOND if active[i] else "none", edgecolor=SECOND)
+        top.set_ylabel("mean KL, nats")
+        bottom.axhline(1, color=SOFT, linewidth=0.8, linestyle="--")
     bottom.set_xlabel("latent dimension (hollow: collapsed)")
     bottom.set_xticks(range(d) if d <= 16 else range(0, d, -(-d // 16)))
     return figure

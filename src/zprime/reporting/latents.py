@@ -2,7 +2,7 @@
 
 from zprime.reporting.section import Section
 from zprime.results.audit import Audit
-from zprime.results.latents import Hole, LatentsSide, LeaveOneOut
+from zprime.results.latents import Hole, LatentsSide, LeaveOneOut, TotalCorrelation
 from zprime.results.names import CandidateId, Gain
 from zprime.statistics.format import interval, marked, p_value, prose
 
@@ -47,22 +47,29 @@ def _hole(hole: Hole) -> list[tuple[str, str]]:
 
 def _memorised(memory: LeaveOneOut) -> str:
     parts = []
-    for gain, estimates in ((Gain.ELBO, memory.elbo), (Gain.EXACT_POSTERIOR, memory.exact_posterior)):
+    measured = {Gain.ELBO: memory.elbo, Gain.EXACT_POSTERIOR: memory.exact_posterior}
+    for gain in memory.memorised:
+        estimates = measured[gain]
         shown = ", ".join(f"{k} {marked(e)}" for k, e in estimates.items())
         parts.append(f"{gain.words}: {shown}")
-    own = marked(memory.memorised[Gain.EXACT_POSTERIOR])
-    return f"{'; '.join(parts)}. A row's own component is worth {own} nats of exact-posterior gain to it."
+    last = list(memory.memorised)[-1]
+    own = marked(memory.memorised[last])
+    return f"{'; '.join(parts)}. A row's own component is worth {own} nats of {last.words} to it."
+
+
+def _split(t: TotalCorrelation) -> str:
+    return f"{t.total} total correlation and {t.dimensions} in single dimensions."
 
 
 def _mixture(audit: Audit, side: LatentsSide) -> list[tuple[str, str]]:
     cut = audit.surgery["train"]
     t = side.total_correlation
-    told = [
-        ("Training codes' KL(qbar||p), nats", f"{t.total} total correlation and {t.dimensions} in single dimensions."),
+    told = [] if t is None else [("Training codes' KL(qbar||p), nats", _split(t))]
+    told += [
         (
             "Data told apart by the code",
             f"exp(I) = {prose(cut.told_apart)} of {cut.mean_kl.n} training rows; {cut.active} of "
-            f"{len(cut.dimension_kl)} latents are active.",
+            f"{len(cut.mean_variance)} latents are active.",
         ),
     ]
     if side.minibatch is not None:

@@ -11,9 +11,10 @@ from zprime.reporting.compare import compare
 from zprime.reporting.render import render
 from zprime.reporting.sections import shown
 from zprime.reporting.verdicts import shipped, verdicts
-from zprime.reporting.words import data_name
+from zprime.reporting.words import data_name, prior_name
 from zprime.results.audit import Audit, load
 from zprime.results.public import publish
+from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import prose
 
 
@@ -74,10 +75,10 @@ def answer(audit: Audit) -> list[str]:
     """The first answer to the question, with this model's numbers."""
     s = audit.surgery["train"]
     told = [
-        f"On average a posterior is {prose(s.mean_kl)} nats from N(0, I) (exact for these rows). Of these, "
+        f"On average a posterior is {prose(s.mean_kl)} nats from {prior_name(audit)}{_exact(s.mean_kl)}. Of these, "
         f"{prose(s.information)} are what tells the data apart (at most log N = {s.log_n:.2f}), and "
         f"{prose(s.hole)} are the distance of this sample's aggregated posterior from the prior; only "
-        f"{prose(s.gaussian_part)} of that (exact) can be seen in its mean and covariance.",
+        f"{prose(s.gaussian_part)} of that{_exact(s.gaussian_part, '')} can be seen in its mean and covariance.",
     ]
     exact = aggregated.entry(audit)
     if exact is not None and exact.heldout.likelihood is not None:
@@ -87,3 +88,8 @@ def answer(audit: Audit) -> list[str]:
             f"held-out data by {gain} nats per row against the prior."
         )
     return told
+
+
+def _exact(e: Estimate, of: str = " for these rows") -> str:
+    """That a number without an error has none."""
+    return f" (exact{of})" if e.stderr is None else ""

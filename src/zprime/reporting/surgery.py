@@ -34,7 +34,7 @@ def table(audit: Audit) -> Table:
 
 
 def _row(split: str, s: Surgery, active: float) -> Row:
-    d = len(s.dimension_kl)
+    d = len(s.mean_variance)
     cells = {name: explained(getattr(s, name), SAYS[name], plain=True) for name in ("mean_kl", "gaussian_part")}
     kl, part = (replace(c, short=f"{getattr(s, name).value:.2f}") for name, c in cells.items())
     return Row(

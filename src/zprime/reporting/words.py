@@ -1,6 +1,7 @@
 """Names and labels in prose."""
 
 from zprime.results.audit import Audit, Entry
+from zprime.results.names import STANDARD
 
 
 def gloss(e: Entry) -> str:
@@ -32,3 +33,8 @@ def data_name(audit: Audit) -> str:
 def bullets(points: list[str]) -> str:
     """A list in Markdown."""
     return "\n".join(f"- {p}" for p in points)
+
+
+def prior_name(audit: Audit) -> str:
+    """The prior in the middle of a sentence: N(0, I), or what stands for p(Z) in this model."""
+    return STANDARD if audit.prior == STANDARD else f"its own prior, {audit.prior}"

@@ -19,7 +19,7 @@ from zprime.results.entries import Entry, Score, Scores
 from zprime.results.facts import DataInfo, ModelInfo, Storage
 from zprime.results.latents import ALWAYS, Averages, LatentsSide, Surgery
 from zprime.results.likelihood import LikelihoodSide, Membership
-from zprime.results.names import NAME, CandidateId, Gain, by_id
+from zprime.results.names import NAME, STANDARD, CandidateId, Gain, by_id
 from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, SamplesSide
 from zprime.results.seeds import Seeds, of_run
 from zprime.results.settings import AuditSettings
@@ -60,6 +60,7 @@ class Audit:
         versions: library -> version that measured.
         inputs: model, posteriors and latent distributions -> hash.
         command: shell command that makes the run again; empty where the audit comes from no run.
+        prior: what the model was trained with, and all gains are over: `N(0, I)`, or the label of another.
     """
 
     data: DataInfo
@@ -85,6 +86,7 @@ class Audit:
     inputs: dict[str, str] = field(default_factory=dict)
     thresholds: Thresholds = THRESHOLDS
     command: str = ""
+    prior: str = STANDARD
 
     def entry(self, name: str) -> Entry:
         """The row of the table called `name`: `aggregated+p10` is a candidate, `aggregated` the distribution itself.

@@ -16,15 +16,17 @@ class Surgery:
     """`mean KL(q_i||p) = I + KL(qbar||p)`, on the posteriors of one split and their own mixture qbar.
 
     Attributes:
-        mean_kl: mean of KL(q_i||p), exact.
+        mean_kl: mean of KL(q_i||p): exact where p is N(0, I), else with the error of draws, as are `hole` and
+            `gaussian_part`.
         information: I = mean of KL(q_i||qbar), the index-code mutual information; 0 <= I <= log N. Its error is that of
             the draws, since I belongs to these very rows; with one draw a row (above 30,000 rows) the spread of the
             rows is used in its place, which is wider.
-        hole: KL(qbar||p), by the identity.
-        gaussian_part: KL of qbar's moment match from p: a lower bound of the hole, exact.
+        hole: KL(qbar||p), by the identity, or by the same draws.
+        gaussian_part: mean over qbar of log r/p, r the moment match of qbar: a lower bound of the hole. Where p is
+            N(0, I) it is KL(r||p), exact.
         log_n: log N, which I cannot exceed.
         told_apart: exp(I), the number of data that the code tells apart, with its interval.
-        dimension_kl: mean KL of each dimension, exact, shape [d].
+        dimension_kl: mean KL of each dimension, exact, shape [d]; empty where p is not N(0, I).
         mean_variance: variance over the data of each dimension's posterior mean, shape [d].
         active: number of dimensions where that variance is above 0.01.
         posterior_variance: mean over the data of each dimension's posterior variance, shape [d]; with `mean_variance`
@@ -94,7 +96,8 @@ class LeaveOneOut:
 
     Attributes:
         elbo: ELBO gain of each of the three.
-        exact_posterior: exact-posterior gain of each of the three.
+        exact_posterior: exact-posterior gain of each of the three; empty where it has no closed form, since the prior
+            is not N(0, I).
         memorised: of both gains, self-included less leave-one-out, paired over the training rows.
     """
 
@@ -145,7 +148,8 @@ class Average:
         forward: mean KL(q_i||r) over training rows; exact where r is one Gaussian.
         heldout: the same over held-out rows, which r has not seen; for the aggregated posterior over at most 1,000 of
             them, by four draws each.
-        reverse: mean KL(r||q_i) over training rows, exact; None for the aggregated posterior.
+        reverse: mean KL(r||q_i) over training rows, exact (by draws for a prior that is not N(0, I)); None for the
+            aggregated posterior.
         to_prior: KL(r||p).
         width: geometric mean of the standard deviations of r (the prior's is 1); of its moment match for a mixture.
         offset: length of the mean of r, over the square root of the latent dimension.
@@ -191,7 +195,7 @@ class LatentsSide:
     Attributes:
         leave_one_out: candidate -> what is memorised, for the aggregated posterior and exemplars.
         hole: of the population, between two bounds, and of the training rows; None with fewer than 3 held-out rows.
-        total_correlation: of the training rows' mixture.
+        total_correlation: of the training rows' mixture; None where the prior is not N(0, I).
         minibatch: what minibatch estimators say of the I in the training rows' surgery; None where rows have weights,
             or there is one only.
         low_density: `1 %` and `5 %` -> proportion of prior draws below that quantile of log qbar at held-out codes.
@@ -201,7 +205,7 @@ class LatentsSide:
 
     leave_one_out: dict[CandidateId, LeaveOneOut]
     hole: Hole | None
-    total_correlation: TotalCorrelation
+    total_correlation: TotalCorrelation | None
     minibatch: Minibatch | None
     low_density: dict[str, Estimate]
     two_sample: dict[str, TwoSample]

@@ -96,6 +96,8 @@ class CandidateId:
 
 
 PRIOR = "prior"
+STANDARD = "N(0, I)"
+"""What the prior of an audit is called where it is that."""
 SHARE = re.compile(r"\+p(\d+(?:\.\d+)?(?:e[+-]?\d+)?)$")
 """What the name of a candidate ends in: `+p` and a share of the prior in percent."""
 

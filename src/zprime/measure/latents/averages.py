@@ -10,19 +10,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import gaussian_log_prob
+from zprime.arrays import LOG_2PI, cholesky, gaussian_log_prob
+from zprime.latent import Gaussian
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.kind import Task
 from zprime.latent.log_pool import LogPool, LogPoolSettings
 from zprime.latent.product_of_experts import ProductOfExperts, ProductOfExpertsSettings
-from zprime.measure.prior import need_standard
+from zprime.measure.prior import closed, prior_kl, prior_log_prob
 from zprime.measure.study import Split, Study
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Average, Averages, Surgery
+from zprime.rng import fork
 from zprime.statistics.estimate import Estimate, exact, mean_estimate
 
 UNIT = "nats per row"
 ROWS, DRAWS = 1000, 4
+PRIOR_DRAWS = 10_000
+OTHER_PRIOR = "its closed form is known for the prior N(0, I) only"
 ORDER = ("prior", "aggregated posterior", "moment match", "log-pool", "barycentre", "product-of-experts")
 
 
@@ -32,28 +36,29 @@ def averages(study: Study, cut: Surgery) -> Averages:
     Args:
         study: its training and held-out split, prior and seed.
         cut: ELBO surgery of the training split, for what has no closed form.
-
-    Raises:
-        UsageError: the prior is not N(0, I).
     """
-    need_standard(study.prior, "averages of the posteriors")
     train = study.train.posteriors
     rng = torch.Generator()  # not used: these fits draw nothing
     task = Task(train, train, study.prior, rng)
     log_pool = LogPoolSettings().fit(task).distribution
     barycentre = BarycentreSettings().fit(task).distribution
-    product = ProductOfExpertsSettings().fit(task)
     mean, covariance = study.train.moments
-    eye = torch.eye(train.d, dtype=torch.float64)
     gaussians = {
-        "prior": ("nothing: it does not depend on the data", torch.zeros(train.d, dtype=torch.float64), eye),
         "moment match": ("mean KL(q||r) over Gaussians r", mean, covariance),
         "log-pool": ("mean KL(r||q)", *_moments(log_pool)),
         "barycentre": ("mean squared Wasserstein-2 distance", *_moments(barycentre)),
     }
-    if isinstance(product.distribution, ProductOfExperts):
-        gaussians["product-of-experts"] = ("p(z|D) if all rows shared one z", *_moments(product.distribution))
-    members = {n: _gaussian(n, c, m, s, study.train, study.heldout) for n, (c, m, s) in gaussians.items()}
+    fails, unmoved = OTHER_PRIOR, "nothing: it does not depend on the data"
+    if closed(study.prior):
+        eye, zero = torch.eye(train.d, dtype=torch.float64), torch.zeros(train.d, dtype=torch.float64)
+        gaussians["prior"] = (unmoved, zero, eye)
+        product = ProductOfExpertsSettings().fit(task)
+        fails = "" if product.outcome.ok else product.outcome.message
+        if isinstance(product.distribution, ProductOfExperts):
+            gaussians["product-of-experts"] = ("p(z|D) if all rows shared one z", *_moments(product.distribution))
+    members = {n: _gaussian(n, c, m, s, study) for n, (c, m, s) in gaussians.items()}
+    if not closed(study.prior):
+        members["prior"] = _prior(unmoved, cut, study)
     match = members["moment match"]
     members["aggregated posterior"] = Average(
         "aggregated posterior",
@@ -68,7 +73,32 @@ def averages(study: Study, cut: Surgery) -> Averages:
     members = {n: members[n] for n in ORDER if n in members}
     weights = train.log_weights.exp()
     width = math.exp(float(weights @ train.scale.double().log().mean(1)))
-    return Averages(members, width, "" if product.outcome.ok else product.outcome.message)
+    return Averages(members, width, fails)
+
+
+def _prior(criterion: str, cut: Surgery, study: Study) -> Average:
+    """The figures of a prior that is not N(0, I), by its draws."""
+    p, train, rng = study.prior, study.train.posteriors, study.stream("averages", "prior")
+    z = p.sample(PRIOR_DRAWS, rng=fork(rng, "p"))
+    weights, precision = train.log_weights.exp()[:, None], train.scale.double() ** -2
+    # the weighted mean of log q_i(z) is a quadratic form of z
+    wide, mu = z.double(), train.mean.double()
+    square, linear, constant = (
+        (weights * precision * v).sum(0)
+        for v in (torch.ones_like(mu), mu, mu.square() + (LOG_2PI - precision.log()) / precision)
+    )
+    log_q = -0.5 * (wide.square() @ square - 2 * wide @ linear + constant.sum())
+    heldout = prior_kl(p, study.heldout.posteriors, rng=fork(rng, "held-out"))
+    return Average(
+        "prior",
+        criterion,
+        cut.mean_kl,
+        mean_estimate(heldout, unit=UNIT, split="heldout", seed=study.seed, design=study.heldout.design),
+        mean_estimate(p.log_prob(z) - log_q, unit=UNIT, split="train", seed=study.seed),
+        exact(0.0, n=study.train.design.effective(train.n), unit="nats", split="train"),
+        math.exp(float(wide.std(0).log().mean())),
+        float(wide.mean(0).norm()) / math.sqrt(p.d),
+    )
 
 
 def _mixture(train: MemoryPosteriors, heldout: Split, rng: torch.Generator, seed: int) -> Estimate:
@@ -86,13 +116,19 @@ def _moments(r: LogPool | Barycentre | ProductOfExperts) -> tuple[Float[Tensor, 
     return r.mean.double(), torch.diag(r.scale.double().square())
 
 
-def _gaussian(name: str, criterion: str, mean: Tensor, covariance: Tensor, fitted: Split, heldout: Split) -> Average:
+def _gaussian(name: str, criterion: str, mean: Tensor, covariance: Tensor, study: Study) -> Average:
     """The figures of one Gaussian."""
-    train, n = fitted.posteriors, fitted.design.effective(fitted.n)
+    heldout, train, n = study.heldout, study.train.posteriors, study.train.design.effective(study.train.n)
     d = train.d
     log_det = float(torch.logdet(covariance))
     weights = train.log_weights.exp()
-    to_prior = 0.5 * float(covariance.trace() + mean @ mean - d - log_det)
+    if closed(study.prior):
+        to_prior = exact(0.5 * float(covariance.trace() + mean @ mean - d - log_det), n=n, unit="nats", split="train")
+    else:
+        r = Gaussian(mean, cholesky(name, covariance))
+        z = r.sample(PRIOR_DRAWS, rng=study.stream("averages", name))
+        gap = r.log_prob(z) - prior_log_prob(study.prior, z)
+        to_prior = mean_estimate(gap, unit="nats", split="train", seed=study.seed)
     return Average(
         name,
         criterion,
@@ -105,7 +141,7 @@ def _gaussian(name: str, criterion: str, mean: Tensor, covariance: Tensor, fitte
             design=heldout.design,
         ),
         exact(float(weights @ reverse_kl(train, mean, covariance)), n=n, unit=UNIT, split="train"),
-        exact(to_prior, n=n, unit="nats", split="train"),
+        to_prior,
         math.exp(log_det / (2 * d)),
         float(mean.norm()) / math.sqrt(d),
     )

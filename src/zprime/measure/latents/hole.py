@@ -13,19 +13,18 @@ import math
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import gaussian_log_prob
+from zprime.arrays import cholesky
 from zprime.components import Diagonal
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
+from zprime.latent import Gaussian
 from zprime.measure.latents.leave_one_out import RowMixture, masked_elbo_gain
 from zprime.measure.likelihood.density_error import with_density_error
-from zprime.measure.likelihood.gains import RowGains
-from zprime.measure.prior import need_standard, prior_kl, prior_log_prob
+from zprime.measure.likelihood.gains import ELBO_DRAWS, RowGains
+from zprime.measure.prior import closed, own_log_prob, prior_kl, prior_log_prob
 from zprime.measure.study import Split, Study
-from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Bound, Hole, Surgery
 from zprime.results.names import Gain
 from zprime.rng import stream
@@ -48,12 +47,12 @@ def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *,
         rows: held-out rows at whose codes the mixture of all held-out rows is evaluated, at most.
 
     Raises:
-        UsageError: fewer than three held-out rows, or another prior than N(0, I).
+        UsageError: fewer than three held-out rows.
     """
     held, prior = study.heldout.posteriors, study.prior
     if held.n < 3:
         raise UsageError(f"hole: expected at least 3 held-out rows, got {held.n}")
-    gaussian = gaussian_bound(study.train, study.heldout, prior=prior)
+    gaussian = gaussian_bound(study.train, study.heldout, seed=study.seed, prior=prior)
     below = [
         Bound("moment-matched Gaussian", "population", "below", gaussian),
         best_elbo_gain(split_gains["selection"], split_gains["heldout"], study.seed),
@@ -68,7 +67,7 @@ def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *,
     ]
     low = max(_lower_end(b.estimate, 0.025 / len(below)) for b in below)
     log_n = math.log(held.n)
-    kl = study.heldout.design.mean(prior_kl(prior, held.mean, held.scale).sum(1))
+    kl = study.heldout.design.mean(prior_kl(prior, held, rng=stream(study.seed, "hole kl")))
     return Hole(
         [*below, above, *empirical],
         max(0.0, low),
@@ -80,15 +79,15 @@ def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *,
     )
 
 
-def gaussian_bound(train: Split, heldout: Split, *, prior: LatentDistribution | None = None) -> Estimate:
-    """ELBO gain of the training posteriors' moment match on held-out rows, in closed form.
-
-    Raises:
-        UsageError: the prior is not N(0, I).
-    """
-    need_standard(prior, "bound by the moment match")
+def gaussian_bound(train: Split, heldout: Split, *, seed: int, prior: LatentDistribution | None = None) -> Estimate:
+    """ELBO gain of the training posteriors' moment match on held-out rows: in closed form where p is N(0, I)."""
     mean, covariance = train.moments
     held = heldout.posteriors
+    if not closed(prior):
+        z = held.draw(rng=stream(seed, "bound by the moment match"), draws=ELBO_DRAWS)
+        match = Gaussian(mean, cholesky("moments of the posteriors", covariance))
+        gain = (match.log_prob(z.double()) - prior_log_prob(prior, z)).reshape(ELBO_DRAWS, -1).mean(0)
+        return mean_estimate(gain, unit=UNIT, split="heldout", seed=seed, design=heldout.design)
     mu, var = held.mean.double(), held.scale.double().square()
     precision = torch.linalg.inv(covariance)
     gap = mu - mean
@@ -109,7 +108,7 @@ def own_mixture(
 ) -> tuple[Estimate, Estimate, Estimate]:
     """Bounds from some rows and the mixture of the same rows: leave-one-out (below), self-included (above), and I.
 
-    In the bound from above `KL(q_i||p)` is exact and only I is sampled.
+    In the bound from above only I is sampled where `KL(q_i||p)` is exact, under N(0, I).
     """
     rng, held = stream(seed, "hole"), heldout.posteriors
     picked = torch.randperm(held.n, generator=rng)[:rows].sort().values
@@ -118,20 +117,14 @@ def own_mixture(
     z = some.draw(rng=rng, draws=DRAWS)
     mixture = RowMixture(Diagonal(held.log_weights, held.mean, held.scale), list(range(held.d)))
     gains = masked_elbo_gain(mixture, picked, z, prior=prior, groups=heldout.groups)
-    ratio = (_log_q(some, z) - prior_log_prob(prior, z)).reshape(DRAWS, -1)
+    ratio = (own_log_prob(some, z) - prior_log_prob(prior, z)).reshape(DRAWS, -1)
     information = (ratio - gains.with_own).mean(0)
-    kl = prior_kl(prior, some.mean, some.scale).sum(1)
+    kl = prior_kl(prior, some, rng=stream(seed, "hole kl", "some"))
 
     def estimate(values: Tensor) -> Estimate:
         return mean_estimate(values, unit=UNIT, split="heldout", seed=seed, design=taken.design)
 
     return estimate(gains.others.mean(0)), estimate(kl - information), estimate(information)
-
-
-def _log_q(p: MemoryPosteriors, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
-    """Log q_i at the draws of each row."""
-    k = len(z) // p.n
-    return gaussian_log_prob(z.double(), p.mean.double().repeat(k, 1), p.scale.double().repeat(k, 1))
 
 
 def _lower_end(e: Estimate, error: float) -> float:

@@ -19,7 +19,7 @@ from zprime.kernels import diagonal_ratio_form
 from zprime.latent import Active, Aggregated, Exemplars
 from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.gains import DIVERGE, RowGains
-from zprime.measure.prior import need_standard, prior_log_prob
+from zprime.measure.prior import closed, prior_log_prob
 from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
@@ -87,10 +87,8 @@ def leave_one_out(
         progress: called once a candidate.
 
     Raises:
-        UsageError: fewer than two training rows (or groups), or one that has all the weight: nothing would be left;
-            or another prior than N(0, I).
+        UsageError: fewer than two training rows (or groups), or one that has all the weight: nothing would be left.
     """
-    need_standard(candidates.prior, "leave-one-out")
     train = split.posteriors
     mixtures = {k: m for k, r in candidates.bases.items() if (m := row_mixture(r, train)) is not None}
     rng = stream(seed, "leave one out")
@@ -101,10 +99,9 @@ def leave_one_out(
     measured: dict[CandidateId, LeaveOneOut] = {}
     for step, (base, m) in enumerate(mixtures.items()):
         progress("leave-one-out", step, len(mixtures))
-        gains = {
-            Gain.ELBO: masked_elbo_gain(m, picked, z, prior=candidates.prior, groups=split.groups),
-            Gain.EXACT_POSTERIOR: masked_exact_posterior_gain(m, picked, some, groups=split.groups),
-        }
+        gains = {Gain.ELBO: masked_elbo_gain(m, picked, z, prior=candidates.prior, groups=split.groups)}
+        if closed(candidates.prior):
+            gains[Gain.EXACT_POSTERIOR] = masked_exact_posterior_gain(m, picked, some, groups=split.groups)
         for wanted, blend in candidates.blends.items():
             if blend.base == base:
                 measured[wanted] = _summarise(wanted, blend.epsilon, gains, taken, heldout, seed)
@@ -234,4 +231,4 @@ def _summarise(
             estimates[gain]["held-out"] = estimate(held[wanted], used, of=heldout)
         both = with_own.isinf() & others.isinf()  # a gain that diverges with its own row and without it
         memorised[gain] = estimate((with_own - others).masked_fill(both, torch.inf), seed)
-    return LeaveOneOut(estimates[Gain.ELBO], estimates[Gain.EXACT_POSTERIOR], memorised)
+    return LeaveOneOut(estimates[Gain.ELBO], estimates.get(Gain.EXACT_POSTERIOR, {}), memorised)

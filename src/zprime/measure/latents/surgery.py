@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import gaussian_log_prob
+from zprime.arrays import cholesky, standard_kl
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError
-from zprime.measure.prior import need_standard, prior_kl
+from zprime.latent import Gaussian
+from zprime.measure.prior import closed, own_log_prob, prior_log_prob
 from zprime.measure.study import Split
 from zprime.results.latents import Surgery
 from zprime.results.thresholds import THRESHOLDS
@@ -29,52 +30,65 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
 
     Raises:
         NumericalError: a proven bound is broken (then a density is wrong).
-        UsageError: another prior than N(0, I).
     """
-    need_standard(prior, "ELBO surgery")
     data, name, n = split.posteriors, split.name, split.n
     draws = max(1, min(8, POINTS // n))
     z = data.draw(rng=rng, draws=draws)
-    repeat = (draws, 1)
-    own = gaussian_log_prob(z.double(), data.mean.double().repeat(repeat), data.scale.double().repeat(repeat))
-    gap = (own - data.log_prob(z)).reshape(draws, n)
-    kl = prior_kl(prior, data.mean, data.scale)
+    own, mixed = own_log_prob(data, z), data.log_prob(z)
+    gap = (own - mixed).reshape(draws, n)
     weights = data.log_weights.exp()
     seed = rng.initial_seed()
-    information = _information(gap, split, seed=seed)
+    information = _over_draws(gap, split, seed=seed)
     effective = split.design.effective(n)
-    mean_kl = exact(float(weights @ kl.sum(1)), n=effective, unit="nats per row", split=name)
-    error = information.stderr if information.stderr is not None and math.isfinite(information.stderr) else 0.0
-    hole = Estimate(
-        mean_kl.value - information.value,
-        information.stderr,
-        mean_kl.value - information.high,
-        mean_kl.value - information.low,
-        effective,
-        "nats",
-        name,
-        seed,
-    )
-    mean, covariance = split.moments
-    gaussian = 0.5 * float(covariance.trace() + mean @ mean - data.d - torch.logdet(covariance))
-    _check_bounds(gap, data.log_weights, information.value, hole.value, gaussian, error)
+    if closed(prior):
+        kl = standard_kl(data.mean.double(), data.scale.double())
+        mean_kl = exact(float(weights @ kl.sum(1)), n=effective, unit="nats per row", split=name)
+        hole = Estimate(
+            mean_kl.value - information.value,
+            information.stderr,
+            mean_kl.value - information.high,
+            mean_kl.value - information.low,
+            effective,
+            "nats",
+            name,
+            seed,
+        )
+        gaussian = exact(_gaussian_part(split), n=effective, unit="nats", split=name)
+        dimension_kl = (weights @ kl).tolist()
+    else:
+        log_p = prior_log_prob(prior, z)
+        mean, covariance = split.moments
+        match = Gaussian(mean, cholesky("moments of the posteriors", covariance)).log_prob(z.double())
+        mean_kl, hole, gaussian = (
+            replace(_over_draws(v.reshape(draws, n), split, seed=seed), unit=unit)
+            for v, unit in ((own - log_p, "nats per row"), (mixed - log_p, "nats"), (match - log_p, "nats"))
+        )
+        dimension_kl = []
+    errors = [e.stderr for e in (information, hole, gaussian) if e.stderr is not None and math.isfinite(e.stderr)]
+    _check_bounds(gap, data.log_weights, information.value, hole.value, gaussian.value, max(errors, default=0.0))
     variance = (weights @ (data.mean.double() - weights @ data.mean.double()).square()).tolist()
     return Surgery(
         mean_kl=mean_kl,
         information=information,
         hole=hole,
-        gaussian_part=exact(gaussian, n=effective, unit="nats", split=name),
+        gaussian_part=gaussian,
         log_n=math.log(n),
         told_apart=_exp(information),
-        dimension_kl=(weights @ kl).tolist(),
+        dimension_kl=dimension_kl,
         mean_variance=variance,
         active=sum(v > THRESHOLDS.active for v in variance),
         posterior_variance=(weights @ data.scale.double().square()).tolist(),
     )
 
 
-def _information(gap: Float[Tensor, "k n"], split: Split, *, seed: int) -> Estimate:
-    """Weighted mean over rows of log q_i - log qbar, with the error of its draws."""
+def _gaussian_part(split: Split) -> float:
+    """KL of the moment match from N(0, I), nats."""
+    mean, covariance = split.moments
+    return 0.5 * float(covariance.trace() + mean @ mean - len(mean) - torch.logdet(covariance))
+
+
+def _over_draws(gap: Float[Tensor, "k n"], split: Split, *, seed: int) -> Estimate:
+    """Weighted mean over rows of what was measured at draws of each row, with the error of the draws."""
     draws, n = gap.shape
     e = mean_estimate(gap.mean(0), unit="nats per row", split=split.name, seed=seed, design=split.design)
     if draws == 1 or not e.stable:

@@ -10,7 +10,7 @@ import torch
 from zprime.arrays import LOG_2PI
 from zprime.distribution import LatentDistribution
 from zprime.kernels import mixture_log_prob
-from zprime.measure.prior import need_standard
+from zprime.measure.prior import closed
 from zprime.measure.study import Split
 from zprime.progress import Progress, silent
 from zprime.results.latents import TotalCorrelation
@@ -27,8 +27,11 @@ def total_correlation(
     prior: LatentDistribution | None = None,
     points: int = POINTS,
     progress: Progress = silent,
-) -> TotalCorrelation:
+) -> TotalCorrelation | None:
     """Measure both terms with the exact densities of qbar and of its marginals at independent draws from qbar.
+
+    None where the prior is not N(0, I): the split holds for priors of independent dimensions. (A Gaussian of
+    independent dimensions is N(0, I) in its own coordinates, which `bring` goes to.)
 
     Args:
         split: posteriors, whose mixture is qbar.
@@ -36,11 +39,9 @@ def total_correlation(
         prior: p(z); None is N(0, I).
         points: how many draws.
         progress: called once a dimension.
-
-    Raises:
-        UsageError: another prior than N(0, I).
     """
-    need_standard(prior, "total correlation")
+    if not closed(prior):
+        return None
     data = split.posteriors
     z = data.sample(points, rng=stream(seed, "total correlation", split.name))
     joint = data.log_prob(z)

@@ -15,7 +15,7 @@ from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.measure.likelihood.simulation import Simulator
-from zprime.measure.prior import need_standard
+from zprime.measure.prior import tilt
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.likelihood import Calibration
 from zprime.results.thresholds import THRESHOLDS
@@ -43,13 +43,12 @@ def calibration(
         prior: p(z); None is N(0, I).
 
     Raises:
-        UsageError: fewer than 100 rows asked for, or another prior than N(0, I).
+        UsageError: fewer than 100 rows asked for.
     """
     if rows < LEAST:
         raise UsageError(f"rows: expected at least {LEAST} simulated rows for histograms of {BINS} bins, got {rows}")
-    need_standard(prior, "calibration")
     simulated = simulator.simulate(rows, rng=fork(rng, "simulate"))
-    ranked = ranks(simulator.r, simulated.z, simulated.posteriors, rng=fork(rng, "ranks"))
+    ranked = ranks(simulator.r, simulated.z, simulated.posteriors, rng=fork(rng, "ranks"), prior=prior)
     if ranked is None:
         return None
     exists = (ranked >= 0).all(1)
@@ -60,13 +59,18 @@ def calibration(
 
 
 def ranks(
-    r: LatentDistribution, z: Float[Tensor, "n d"], posteriors: MemoryPosteriors, *, rng: torch.Generator
+    r: LatentDistribution,
+    z: Float[Tensor, "n d"],
+    posteriors: MemoryPosteriors,
+    *,
+    rng: torch.Generator,
+    prior: LatentDistribution | None = None,
 ) -> Int[Tensor, "n c"] | None:
     """Ranks of each z_j, and of the distance, among 99 draws of q_r: from 0 to 99; -1 where there is no q_r."""
     parts = []
     for part in blocks(posteriors.n, BLOCK):
         mean, scale = posteriors.mean[part], posteriors.scale[part]
-        tilted = r.tilt(mean, scale, draws=DRAWS, rng=fork(rng, part.start))
+        tilted = tilt(prior, r, mean, scale, draws=DRAWS, rng=fork(rng, part.start))
         if tilted is None:
             return None
         centre, width = mean.double()[:, None], scale.double()[:, None]

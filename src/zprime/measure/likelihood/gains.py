@@ -50,7 +50,7 @@ class RowGains:
         log_prior: log p_p(x) by the same draws, nats a row.
         log_prior_quarter: the same from the first quarter of the draws.
         reconstruction: E_q[log p(x|z)], the mean over those of the draws that are of q itself, nats a row.
-        kl: KL(q||p), exact, nats a row.
+        kl: KL(q||p), nats a row: exact where p is N(0, I), else the mean over 16 draws of the row.
         khat: Pareto k-hat of each row's weights.
         draws: draws a row of the likelihood gain, and of the exact-posterior gain where it has no closed form; 0 where
             none were needed.
@@ -216,7 +216,7 @@ def sampled_gains(
             full[k][part], quarter[k][part] = log_means(terms)
             khat[k][part] = tail
     progress(what, n, n)
-    wide = (posteriors.scale > 1).any(1).nonzero().flatten()
+    wide = (posteriors.scale > candidates.width).any(1).nonzero().flatten()
     if len(wide):  # the proposal's scales are capped there, those of the exact-posterior gain are not
         for k, values in exact_posterior_gain(candidates, posteriors.take(wide), rng=rng).items():
             exact_posterior[k][wide] = values
@@ -230,7 +230,7 @@ def sampled_gains(
         log_prior=full[PRIOR],
         log_prior_quarter=quarter[PRIOR],
         reconstruction=reconstruction,
-        kl=prior_kl(candidates.prior, posteriors.mean, posteriors.scale).sum(1),
+        kl=prior_kl(candidates.prior, posteriors, rng=fork(rng, "kl")),
         khat=khat,
     )
 

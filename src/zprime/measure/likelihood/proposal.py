@@ -88,7 +88,8 @@ class Draws:
         prior: log p(z).
         posterior: log q(z|x), q as the encoder gave it.
         proposal: log-density of the mixture that z was drawn from.
-        log_ratio: log E_q[r/p] of the bases that have it in closed form, with q's scales capped at 1, shape [rows].
+        log_ratio: log E_q[r/p] of the bases that have it in closed form, with q's scales capped at the prior's, shape
+            [rows].
         from_posterior: which draws of a row are of q itself, shape [draws].
     """
 
@@ -109,9 +110,9 @@ def propose(
     rng: torch.Generator,
     modes: Float[Tensor, "b m d"] | None = None,
 ) -> Draws:
-    """Draw for a chunk of rows. Where q is wider than the prior its scales count as 1 (all but in q itself)."""
+    """Draw for a chunk of rows. Where q is wider than the prior its scales count as the prior's (but in q itself)."""
     b, d = mean.shape
-    capped = scale.clamp(max=1.0)
+    capped = torch.minimum(scale, candidates.width.to(scale))
     modes = None if modes is None else modes.to(mean.dtype)
     tilts = candidates.tilts(mean, capped, draws={k: 4 * c for k, c in plan.matched.items()}, rng=rng)
     untilted = [k for k in plan.matched if k not in tilts]
