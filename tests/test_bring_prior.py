@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 import zoo
 from oracles import linear_gaussian
@@ -12,7 +12,7 @@ from zprime import audit, fit, sample
 from zprime.bring import arrays, modules
 from zprime.bring.coordinates import Coordinates, coordinates_of
 from zprime.errors import UsageError
-from zprime.latent import Gaussian, Mixture, Prior
+from zprime.latent import Gaussian, Prior
 from zprime.results.audit import AuditSettings
 from zprime.results.names import CandidateId
 from zprime.rng import stream
