@@ -248,6 +248,13 @@ def check_replaceable(path: Path) -> None:
         raise UsageError(f"{path}: this folder holds files that zprime did not write; choose an empty or a new folder")
 
 
+def kind_of(mode: int) -> str:
+    """In words, what has this mode (`st_mode`)."""
+    words = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link"}
+    others = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return (words | others).get(stat.S_IFMT(mode), "a device")
+
+
 def check_no_link(path: Path) -> None:
     """Raise `UsageError` where a symbolic link lies: not what it points to would be replaced, but the link."""
     if os.path.islink(path):  # noqa: PTH114

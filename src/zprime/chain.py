@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from zprime import artifact, atomic
+from zprime import artifact, atomic, locks
 from zprime.artifact import MANIFEST, Artifact, Manifest
 from zprime.errors import ArtifactError
 from zprime.schema.kinds import check_settings
@@ -155,13 +155,15 @@ def place(run: Path, name: str, staged: Path, *, without: Iterable[str] = ()) ->
         without: names of artefacts that leave the run in the same step.
 
     Raises:
-        UsageError: it cannot be moved there.
+        UsageError: it cannot be moved there, or this process lost the lock of the run.
     """
+    locks.check_kept(run)
     new = artifact.read(staged).sha256
     _remove(run, {n: hashes for n, hashes in _dropped(run).items() if n == name})
     check_free(run, name)
     atomic.make_folder((run / name).parent)
     with atomic.in_turn(run):
+        locks.check_kept(run)
         there, dropped = listed(run), _dropped(run)
         leaving = {n: there.pop(n) for n in without if n in there and n != name}
         _write(run, {**there, name: [*(h for h in there.get(name, []) if h != new), new]}, {**dropped, **leaving})
@@ -183,6 +185,7 @@ def check_free(run: Path, name: str) -> None:
 def drop(run: Path, names: Iterable[str]) -> None:
     """Take artefacts out of a run, all in one step, then delete them and the pages made from them."""
     with atomic.in_turn(run):
+        locks.check_kept(run)
         there, dropped = listed(run), _dropped(run)
         leaving = {n: there.pop(n) for n in names if n in there}
         if leaving:

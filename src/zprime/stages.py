@@ -109,7 +109,8 @@ class NewFolder:
                 try:
                     yield
                 except BaseException:
-                    if self._made is not None and not any((self.path / name).exists() for name in self.worth):
+                    worth = locks.lost(self.path) or any((self.path / name).exists() for name in self.worth)
+                    if self._made is not None and not worth:
                         self._empty()
                     raise
         except BaseException:
