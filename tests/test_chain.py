@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -239,6 +240,36 @@ def test_an_artefact_in_the_way_of_another_is_not_lost(run: Path) -> None:
     (run / "latent" / "theirs" / "thesis.tex").write_text("all of it")
     with pytest.raises(UsageError, match="this folder holds files that zprime did not write"):
         make(run, "latent/theirs", 0)
+
+
+@pytest.mark.parametrize("name", ["latent/r", "latent", f"{chain.STAGED}/latent/r", chain.STAGED])
+@pytest.mark.parametrize("what", ["file", "pipe", "link"])
+def test_what_is_no_folder_in_the_place_of_one_is_refused(run: Path, tmp_path: Path, name: str, what: str) -> None:
+    path = run / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "elsewhere").mkdir()
+    {
+        "file": Path.touch,
+        "pipe": os.mkfifo,
+        "link": lambda path: path.symlink_to(tmp_path / "elsewhere"),
+    }[what](path)
+    told = rf"{re.escape(name)}: expected a folder, got a .*{what}; (move it elsewhere|put the folder itself there)"
+    with pytest.raises(UsageError, match=told):
+        chain.check_folders(run, ["data", "latent/r"])
+    chain.check_folders(run, ["data", "posteriors/train"] if name.endswith("latent/r") else [])
+    assert path.lstat()
+
+
+def test_a_pipe_in_the_place_of_what_left_is_neither_waited_for_nor_deleted(run: Path) -> None:
+    shutil.rmtree(run / "audit")
+    os.mkfifo(run / "audit")
+    chain.drop(run, ["audit", "generator"])
+    assert "audit" not in names(run)
+    assert artifact.read(run).config["dropped"] == {}
+    assert (run / "audit").is_fifo()
+    with pytest.raises(UsageError, match="audit: expected a folder, got a pipe"):
+        make(run, "audit", 0, "latent/r")
 
 
 def test_a_run_whose_manifest_cannot_be_read_for_once_keeps_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

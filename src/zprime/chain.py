@@ -182,6 +182,24 @@ def check_free(run: Path, name: str) -> None:
     atomic.check_replaceable(run / name)
 
 
+def check_folders(run: Path, names: Iterable[str]) -> None:
+    """Refuse what is no folder in the place of an artefact, of a folder above it, or of where it is made.
+
+    To be called before work that would be lost, or written or deleted through a link.
+
+    Args:
+        run: the folder, which need not be there yet.
+        names: paths in it.
+
+    Raises:
+        UsageError: something else than a folder lies in one of these places, also where it is a link to a folder.
+    """
+    for name in names:
+        for place in (Path(name), Path(STAGED, name)):
+            for path in (*reversed(place.parents[:-1]), place):
+                atomic.check_folder(run / path)
+
+
 def drop(run: Path, names: Iterable[str]) -> None:
     """Take artefacts out of a run, all in one step, then delete them and the pages made from them."""
     with atomic.in_turn(run):
@@ -243,7 +261,7 @@ def _gone(run: Path, name: str, hashes: list[str]) -> bool:
         # without a manifest it is what a process left that was killed while it deleted this
         ours = not atomic.is_artifact(path) or artifact.read(path).sha256 in hashes
         if ours and name not in listed(run):
-            if path.exists():
+            if path.is_dir() and not path.is_symlink():  # else it is none of ours
                 shutil.rmtree(path)
             if path.parent != run and path.parent.exists() and not any(path.parent.iterdir()):
                 path.parent.rmdir()

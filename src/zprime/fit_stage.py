@@ -107,6 +107,7 @@ class FitStage:
         wanted = self._wanted(settings, labels=train.labels is not None)
         keys = {n: key_of(s.kind, fields(s), self.seed, inputs, *column) for n, s in wanted.items()}
         self._check_replaced(keys)
+        chain.check_folders(folder.path, [f"latent/{n}" for n in wanted])
         aside = self._side_by_side(wanted)
         fits: dict[str, Fit[LatentDistribution]] = {}
         for i, (name, s) in enumerate(wanted.items()):

@@ -29,6 +29,19 @@ from zprime.schema.kinds import check, check_settings
 
 PLACES = ("", "data", "posteriors", "latent", "seeds", "samples")
 """Folders of a run in which something is written beside its place."""
+CHECKPOINT = "checkpoint"
+FOLDERS = (
+    "data",
+    "model",
+    CHECKPOINT,
+    *(f"posteriors/{s}" for s in SPLITS),
+    "latent",
+    "audit",
+    "generator",
+    "drift",
+    "seeds/summary",
+)
+"""Folders that a run has, or will have."""
 
 
 @final
@@ -54,9 +67,9 @@ class RunFolder:
         """
         folder = cls(path)
         artifact.read(folder.path, chain.RUN)
-        for place in PLACES:
-            artifact.sweep(folder.path / place)
-            artifact.sweep(folder.path / chain.STAGED / place)
+        for place in (*PLACES, *(f"{chain.STAGED}/{place}" for place in PLACES)):
+            if not _by_link(folder.path, place):
+                artifact.sweep(folder.path / place)
         return folder
 
     def __repr__(self) -> str:
@@ -285,3 +298,8 @@ class RunFolder:
             need("shape", shape == model.shape, f"{model.shape}, as the model has", shape)
         image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
         return GenerativeModel(r, model, scaling["shift"], scaling["scale"], image, self.copying(name))
+
+
+def _by_link(run: Path, place: str) -> bool:
+    """Whether a symbolic link in the run leads to `place`, so that what lies there is not the run's alone."""
+    return any((run / part).is_symlink() for part in (Path(place), *Path(place).parents) if part != Path())
