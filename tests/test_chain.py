@@ -14,6 +14,7 @@ from crash import Crash, crash_at, fails_at
 from zprime import artifact, atomic, chain
 from zprime.artifact import Artifact, Manifest
 from zprime.errors import ArtifactError, UsageError
+from zprime.run_folder import RunFolder
 from zprime.stages import NewFolder, reuse_or_make
 
 ORDER = ("data", "model", "posteriors/train", "latent/r", "audit", "generator")
@@ -82,6 +83,23 @@ def test_what_was_made_from_something_that_is_gone_is_refused(run: Path, name: s
     for later in ORDER[ORDER.index(name) + 1 :]:
         with pytest.raises(ArtifactError, match=f"made from {name}, which is not in .* any more; run `zprime"):
             chain.read(run / later)
+
+
+@pytest.mark.parametrize("what", ["pipe", "link", "folder", "other"])
+def test_a_manifest_that_cannot_be_read_is_not_said_to_be_gone(run: Path, tmp_path: Path, what: str) -> None:
+    file = run / "model" / artifact.MANIFEST
+    file.rename(tmp_path / "elsewhere")
+    {
+        "pipe": os.mkfifo,
+        "link": lambda file: file.symlink_to(tmp_path / "elsewhere"),
+        "folder": Path.mkdir,
+        "other": lambda file: file.write_text("{}"),
+    }[what](file)
+    why = {"pipe": "not a regular file", "link": "Too many levels of symbolic links", "folder": "Is a directory"}
+    told = rf"model/manifest.json: not a readable zprime manifest \({why.get(what, 'KeyError')}"
+    for act in (lambda: chain.check(run, "audit"), lambda: RunFolder(run).need("model", None, "train")):
+        with pytest.raises(ArtifactError, match=told):
+            act()
 
 
 def test_a_whole_chain_that_the_run_did_not_make_is_refused(run: Path, tmp_path: Path) -> None:

@@ -283,6 +283,11 @@ def check_no_link(path: Path) -> None:
         raise UsageError(f"{path}: a symbolic link, which would be replaced itself; give the folder that it points to")
 
 
+def has_manifest(path: Path) -> bool:
+    """Whether something lies where the manifest of an artefact in `path` does, also what cannot be read as one."""
+    return os.path.lexists(Path(path) / MANIFEST)
+
+
 def is_artifact(path: Path) -> bool:
     """Whether a zprime manifest lies in `path`.
 

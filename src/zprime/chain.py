@@ -104,7 +104,7 @@ def _check(run: Path, name: str, kind: str | None, seen: dict[str, Artifact]) ->
         return seen[name]
     seen[name] = found = _own(run, name, kind)
     for source, wanted in found.inputs.items():
-        if not atomic.is_artifact(run / source):
+        if not atomic.has_manifest(run / source):
             raise ArtifactError(
                 f"{found.path}: made from {source}, which is not in {run} any more; {remedy(run, name)}"
             )

@@ -92,7 +92,7 @@ class RunFolder:
         Raises:
             ArtifactError: it is not there, or of another kind.
         """
-        if not artifact.is_artifact(self.path / name):
+        if not artifact.has_manifest(self.path / name):
             command, *options = verb.split(" ", 1)
             words = " ".join([command, str(self.path), *options])
             raise ArtifactError(f"{self.path / name}: not there yet; run `zprime {words}` first, or `zprime run`")
