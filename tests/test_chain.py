@@ -144,6 +144,55 @@ def test_what_stands_on_an_older_artefact_leaves_with_it(run: Path) -> None:
     assert sorted(p.name for p in run.iterdir()) == ["data", "manifest.json", "model", "notes.txt", "posteriors"]
 
 
+DRAWN = {
+    "prior": ["prior.npz", "prior.png"],
+    "r": ["r.npz", "r.png", "r+p10.npz", "r+p0.5.png", "r+p1e-05.npz", "r-3.npz", "r+p10--1.png"],
+    "r-1": ["r-1.npz", "r-1+p5.png"],
+    "generator": ["generator.npz", "generator-3.png"],
+    "none": ["mine.npz", "r.txt", "r-notes.npz", "prior.npz.bak"],
+}
+
+
+@pytest.mark.parametrize(
+    ("leaves", "goes"),
+    [("data", ["prior", "r", "r-1", "generator"]), ("latent/r", ["r", "generator"]), ("audit", ["generator"])],
+)
+@pytest.mark.parametrize("how", ["dropped", "replaced"])
+def test_samples_leave_with_what_they_were_drawn_from(run: Path, leaves: str, goes: list[str], how: str) -> None:
+    make(run, "latent/r-1", 0, "posteriors/train")
+    (run / chain.SAMPLES).mkdir()
+    for file in (f for files in DRAWN.values() for f in files):
+        (run / chain.SAMPLES / file).write_text("of the older one")
+    told = {f"samples/{f}" for name in goes for f in DRAWN[name]}
+    assert set(chain.outputs(run, [leaves, *chain.below(run, leaves)])) == told
+    if how == "dropped":
+        chain.drop(run, [leaves, *chain.below(run, leaves)])
+    else:
+        make(run, leaves, 1, *artifact.read(run / leaves).inputs)
+    left = {f"samples/{f}" for name, files in DRAWN.items() if name not in goes for f in files}
+    assert {p.relative_to(run).as_posix() for p in (run / chain.SAMPLES).iterdir()} == left
+
+
+def test_samples_and_pages_of_what_stays_stay(run: Path) -> None:
+    (run / chain.SAMPLES).mkdir()
+    for file in ("report.html", "samples/r.npz"):
+        (run / file).write_text("whole")
+    make(run, "latent/new", 0, "posteriors/train")
+    make(run, "latent/r", 0, "posteriors/train")
+    assert chain.outputs(run, ["model", "latent/r"]) == ["report.html", "samples/r.npz"]
+    make(run, "latent/r", 1, "posteriors/train")
+    assert chain.outputs(run, ["model", "latent/r"]) == []
+    assert not (run / chain.SAMPLES).exists()
+
+
+def test_samples_behind_a_link_are_the_user_s(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "r.npz").write_text("whole")
+    (run / chain.SAMPLES).symlink_to(tmp_path / "elsewhere")
+    make(run, "latent/r", 1, "posteriors/train")
+    assert (run / chain.SAMPLES / "r.npz").read_text() == "whole"
+
+
 CALLS = ("fsync", "replace", "rename", "rmdir", "unlink")
 
 

@@ -15,6 +15,7 @@ import torch
 import small
 import zprime
 from zprime import artifact, sampling
+from zprime.cli.sample import sample as draw
 from zprime.data import SPLITS, DataSettings
 from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
 from zprime.fitting import load_fit
@@ -89,13 +90,16 @@ def test_other_settings_replace_nothing_unless_told(data: Path, tmp_path: Path, 
     network, training, seed, difference = OTHER[why]
     settings = (replace(small.NETWORK, **network), replace(small.TRAINING, **training))
     job, _ = small.run(tmp_path / "run", data)
+    zprime.report(job.path)
+    draw(job.path, source="gaussian", n=2, out=None)
     before = everything(job.path)
-    replaced = "Going on would replace .*model, .*audit.*Say --replace .* another folder"
+    replaced = (
+        "Going on would replace .*model, .*audit.*, report.html, samples/gaussian.npz. Say --replace .* another folder"
+    )
     told = f"made with other settings .{difference}.. {replaced}"
     with pytest.raises(UsageError, match=told):
         Run.create(job.path).train(DataSettings(str(data)), *settings, seed=seed)
     assert everything(job.path) == before
-    zprime.report(job.path)
     Run.create(job.path, replace=True).train(DataSettings(str(data)), *settings, seed=seed)
     assert set(everything(job.path)) == {"data", "model", "manifest.json", "data/measured.json"} | {
         f"{n}/{f}" for n in ("data", "model") for f in ("manifest.json", "tensors.safetensors")

@@ -10,6 +10,7 @@ checks the whole chain.
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,6 +25,10 @@ STAGED = ".staged"
 """Where artefacts of a run are made, before they are moved into place."""
 PAGES = ("report.html", "public.html")
 """Files that are made from a run's artefacts, and go with them."""
+SAMPLES = "samples"
+"""Folder of a run for what was drawn from it."""
+DRAWN = r"(\+p[\d.e+-]+)?(-[+-]?\d+)?\.(npz|png)"
+"""What follows the name of what was drawn from, in the name of a file of samples: a share of the prior, a label."""
 DEPTH = 2
 """How many folders an artefact may lie below that of its run."""
 
@@ -166,7 +171,10 @@ def place(run: Path, name: str, staged: Path, *, without: Iterable[str] = ()) ->
         locks.check_kept(run)
         there, dropped = listed(run), _dropped(run)
         leaving = {n: there.pop(n) for n in without if n in there and n != name}
-        _write(run, {**there, name: [*(h for h in there.get(name, []) if h != new), new]}, {**dropped, **leaving})
+        older = [h for h in there.get(name, []) if h != new]
+        _write(run, {**there, name: [*older, new]}, {**dropped, **leaving})
+    if older:
+        _discard(run, [name])
     atomic.move_into_place(staged, run / name)
     with atomic.in_turn(run):
         _write(run, {**listed(run), name: [new]}, _dropped(run))
@@ -201,13 +209,13 @@ def check_folders(run: Path, names: Iterable[str]) -> None:
 
 
 def drop(run: Path, names: Iterable[str]) -> None:
-    """Take artefacts out of a run, all in one step, then delete them and the pages made from them."""
+    """Take artefacts out of a run, all in one step, then delete them and the pages and samples made from them."""
     with atomic.in_turn(run):
         locks.check_kept(run)
         there, dropped = listed(run), _dropped(run)
         leaving = {n: there.pop(n) for n in names if n in there}
         if leaving:
-            _pages(run)
+            _discard(run, leaving)
             _write(run, there, {**dropped, **leaving})
     _remove(run, leaving)
 
@@ -248,7 +256,7 @@ def _remove(run: Path, leaving: Mapping[str, list[str]]) -> None:
     """Delete artefacts that left, if they still lie there, and forget those that are gone."""
     if not leaving:
         return
-    _pages(run)
+    _discard(run, leaving)
     gone = [name for name, hashes in leaving.items() if _gone(run, name, hashes)]
     with atomic.in_turn(run):
         _write(run, listed(run), {n: h for n, h in _dropped(run).items() if n not in gone})
@@ -270,9 +278,36 @@ def _gone(run: Path, name: str, hashes: list[str]) -> bool:
     return True
 
 
-def _pages(run: Path) -> None:
-    for page in PAGES:
-        (run / page).unlink(missing_ok=True)
+def outputs(run: Path, names: Iterable[str]) -> list[str]:
+    """Paths in the run of the files that were made from these of its artefacts: its pages, and samples.
+
+    Samples are known by the names that `zprime sample` gives them. Files that are called otherwise are the user's.
+    """
+    leaving = {n for name in names if (n := _drawn_as(name))}
+    known = leaving | {n for name in listed(run) if (n := _drawn_as(name))}
+    folder = run / SAMPLES
+    files = sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+    samples = [f"{SAMPLES}/{f.name}" for f in files if _drawn_from(f.name, known) in leaving]
+    return [file for file in (*PAGES, *samples) if (run / file).is_file()]
+
+
+def _drawn_as(name: str) -> str:
+    """How files of samples are called that were drawn from an artefact; empty where nothing is drawn from it."""
+    first, _, rest = name.partition("/")
+    return {"model": "prior", "generator": "generator", "latent": rest}.get(first, "")
+
+
+def _drawn_from(file: str, names: Iterable[str]) -> str:
+    """The one of these names that a file of samples is called by; of `a` and `a-1` it may be either: the longer one."""
+    return max((n for n in names if re.fullmatch(re.escape(n) + DRAWN, file)), key=len, default="")
+
+
+def _discard(run: Path, names: Iterable[str]) -> None:
+    """Delete what was made from artefacts that leave."""
+    for file in outputs(run, names):
+        (run / file).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, or not there
+        (run / SAMPLES).rmdir()
 
 
 def _dropped(run: Path) -> Listed:

@@ -100,7 +100,8 @@ class TrainStage:
     def _refuse(self, differences: Sequence[str], leaving: Sequence[str], *, begun: bool) -> None:
         if self.replace:
             return
-        names = [n for n in dict.fromkeys(leaving) if self.folder.has(n)] + ["an unfinished training"] * begun
+        names = [n for n in dict.fromkeys(leaving) if self.folder.has(n)]
+        names += [*chain.outputs(self.folder.path, names), *["an unfinished training"] * begun]
         why = "; ".join(dict.fromkeys(differences)) or "of training, or by another version of zprime"
         raise UsageError(
             f"{self.folder.path}: this run was made with other settings ({why}). Going on would replace "
