@@ -100,6 +100,11 @@ def test_a_manifest_that_cannot_be_read_is_not_said_to_be_gone(run: Path, tmp_pa
     for act in (lambda: chain.check(run, "audit"), lambda: RunFolder(run).need("model", None, "train")):
         with pytest.raises(ArtifactError, match=told):
             act()
+    with pytest.raises(ArtifactError, match=r"model/manifest.json: not a readable .*; move .*/model elsewhere and run"):
+        make(run, "model", 0, "data")
+    (run / "model").rename(tmp_path / "moved")
+    make(run, "model", 0, "data")
+    assert names(run) == ["data", "model"]
 
 
 def test_a_whole_chain_that_the_run_did_not_make_is_refused(run: Path, tmp_path: Path) -> None:

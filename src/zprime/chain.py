@@ -183,11 +183,17 @@ def place(run: Path, name: str, staged: Path, *, without: Iterable[str] = ()) ->
 
 
 def check_free(run: Path, name: str) -> None:
-    """Raise `ArtifactError` where something lies at `name` that this run did not make: it would be lost."""
-    if atomic.is_artifact(run / name) and name not in listed(run) and name not in _dropped(run):
-        raise ArtifactError(f"{run / name}: {run} does not list it, so it was not made in this run; move it elsewhere")
-    atomic.check_no_link(run / name)
-    atomic.check_replaceable(run / name)
+    """Raise `ArtifactError` where something lies at `name` that this run did not make, or not so: it would be lost."""
+    path = run / name
+    ours = name in listed(run)
+    if atomic.is_artifact(path) and not ours and name not in _dropped(run):
+        raise ArtifactError(f"{path}: {run} does not list it, so it was not made in this run; move it elsewhere")
+    if ours and atomic.has_manifest(path) and not atomic.is_artifact(path):
+        raise ArtifactError(
+            f"{path / MANIFEST}: not a readable zprime manifest; move {path} elsewhere and run the same command again"
+        )
+    atomic.check_no_link(path)
+    atomic.check_replaceable(path)
 
 
 def check_folders(run: Path, names: Iterable[str]) -> None:
