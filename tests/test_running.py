@@ -15,7 +15,6 @@ import torch
 import small
 import zprime
 from zprime import artifact, sampling
-from zprime.cli.sample import sample as draw
 from zprime.data import SPLITS, DataSettings
 from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
 from zprime.fitting import load_fit
@@ -91,7 +90,8 @@ def test_other_settings_replace_nothing_unless_told(data: Path, tmp_path: Path, 
     settings = (replace(small.NETWORK, **network), replace(small.TRAINING, **training))
     job, _ = small.run(tmp_path / "run", data)
     zprime.report(job.path)
-    draw(job.path, source="gaussian", n=2, out=None)
+    artifact.make_folder(job.path / "samples")
+    artifact.write_file(job.path / "samples" / "gaussian.npz", b"of the older run")
     before = everything(job.path)
     replaced = (
         "Going on would replace .*model, .*audit.*, report.html, samples/gaussian.npz. Say --replace .* another folder"
