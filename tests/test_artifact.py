@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -376,6 +377,23 @@ def test_an_empty_folder_may_be_used_and_a_file_may_not(tmp_path: Path) -> None:
             match=r"below: cannot write here \((Not a directory|a file is in the way)\); choose another folder",
         ):
             make(tmp_path / "file" / "below")
+
+
+def test_a_pipe_in_the_place_of_an_artefact_is_refused_at_once_and_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(UsageError, match=r"a: expected a folder, got a pipe; choose another path"):
+        write(tmp_path / "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("what", [os.mkfifo, Path.touch], ids=["pipe", "file"])
+def test_what_came_while_an_artefact_was_made_is_not_replaced(tmp_path: Path, what: Callable[[Path], None]) -> None:
+    with (
+        pytest.raises(UsageError, match=r"a: expected a folder, got a (pipe|file); move it elsewhere, then run"),
+        artifact.staging(tmp_path / "a"),
+    ):
+        what(tmp_path / "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_full_disk_is_an_error_of_ours_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

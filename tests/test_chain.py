@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from crash import Crash, crash_at, fails_at
 from zprime import artifact, atomic, chain
 from zprime.artifact import Artifact, Manifest
 from zprime.errors import ArtifactError, UsageError
+from zprime.run_folder import RunFolder
 from zprime.stages import NewFolder, reuse_or_make
 
 ORDER = ("data", "model", "posteriors/train", "latent/r", "audit", "generator")
@@ -83,6 +85,28 @@ def test_what_was_made_from_something_that_is_gone_is_refused(run: Path, name: s
             chain.read(run / later)
 
 
+@pytest.mark.parametrize("what", ["pipe", "link", "folder", "other"])
+def test_a_manifest_that_cannot_be_read_is_not_said_to_be_gone(run: Path, tmp_path: Path, what: str) -> None:
+    file = run / "model" / artifact.MANIFEST
+    file.rename(tmp_path / "elsewhere")
+    {
+        "pipe": os.mkfifo,
+        "link": lambda file: file.symlink_to(tmp_path / "elsewhere"),
+        "folder": Path.mkdir,
+        "other": lambda file: file.write_text("{}"),
+    }[what](file)
+    why = {"pipe": "not a regular file", "link": "Too many levels of symbolic links", "folder": "Is a directory"}
+    told = rf"model/manifest.json: not a readable zprime manifest \({why.get(what, 'KeyError')}"
+    for act in (lambda: chain.check(run, "audit"), lambda: RunFolder(run).need("model", None, "train")):
+        with pytest.raises(ArtifactError, match=told):
+            act()
+    with pytest.raises(ArtifactError, match=r"model/manifest.json: not a readable .*; move .*/model elsewhere and run"):
+        make(run, "model", 0, "data")
+    (run / "model").rename(tmp_path / "moved")
+    make(run, "model", 0, "data")
+    assert names(run) == ["data", "model"]
+
+
 def test_a_whole_chain_that_the_run_did_not_make_is_refused(run: Path, tmp_path: Path) -> None:
     """Hashes that fit one another do not make artefacts those of this run."""
     other = whole(tmp_path / "other", seed=1)
@@ -123,6 +147,55 @@ def test_what_stands_on_an_older_artefact_leaves_with_it(run: Path) -> None:
     make(run, "posteriors/train", 1, "model")
     assert names(run) == ["data", "model", "posteriors/train"]
     assert sorted(p.name for p in run.iterdir()) == ["data", "manifest.json", "model", "notes.txt", "posteriors"]
+
+
+DRAWN = {
+    "prior": ["prior.npz", "prior.png"],
+    "r": ["r.npz", "r.png", "r+p10.npz", "r+p0.5.png", "r+p1e-05.npz", "r-3.npz", "r+p10--1.png"],
+    "r-1": ["r-1.npz", "r-1+p5.png"],
+    "generator": ["generator.npz", "generator-3.png"],
+    "none": ["mine.npz", "r.txt", "r-notes.npz", "prior.npz.bak"],
+}
+
+
+@pytest.mark.parametrize(
+    ("leaves", "goes"),
+    [("data", ["prior", "r", "r-1", "generator"]), ("latent/r", ["r", "generator"]), ("audit", ["generator"])],
+)
+@pytest.mark.parametrize("how", ["dropped", "replaced"])
+def test_samples_leave_with_what_they_were_drawn_from(run: Path, leaves: str, goes: list[str], how: str) -> None:
+    make(run, "latent/r-1", 0, "posteriors/train")
+    (run / chain.SAMPLES).mkdir()
+    for file in (f for files in DRAWN.values() for f in files):
+        (run / chain.SAMPLES / file).write_text("of the older one")
+    told = {f"samples/{f}" for name in goes for f in DRAWN[name]}
+    assert set(chain.outputs(run, [leaves, *chain.below(run, leaves)])) == told
+    if how == "dropped":
+        chain.drop(run, [leaves, *chain.below(run, leaves)])
+    else:
+        make(run, leaves, 1, *artifact.read(run / leaves).inputs)
+    left = {f"samples/{f}" for name, files in DRAWN.items() if name not in goes for f in files}
+    assert {p.relative_to(run).as_posix() for p in (run / chain.SAMPLES).iterdir()} == left
+
+
+def test_samples_and_pages_of_what_stays_stay(run: Path) -> None:
+    (run / chain.SAMPLES).mkdir()
+    for file in ("report.html", "samples/r.npz"):
+        (run / file).write_text("whole")
+    make(run, "latent/new", 0, "posteriors/train")
+    make(run, "latent/r", 0, "posteriors/train")
+    assert chain.outputs(run, ["model", "latent/r"]) == ["report.html", "samples/r.npz"]
+    make(run, "latent/r", 1, "posteriors/train")
+    assert chain.outputs(run, ["model", "latent/r"]) == []
+    assert not (run / chain.SAMPLES).exists()
+
+
+def test_samples_behind_a_link_are_the_user_s(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "r.npz").write_text("whole")
+    (run / chain.SAMPLES).symlink_to(tmp_path / "elsewhere")
+    make(run, "latent/r", 1, "posteriors/train")
+    assert (run / chain.SAMPLES / "r.npz").read_text() == "whole"
 
 
 CALLS = ("fsync", "replace", "rename", "rmdir", "unlink")
@@ -239,6 +312,36 @@ def test_an_artefact_in_the_way_of_another_is_not_lost(run: Path) -> None:
     (run / "latent" / "theirs" / "thesis.tex").write_text("all of it")
     with pytest.raises(UsageError, match="this folder holds files that zprime did not write"):
         make(run, "latent/theirs", 0)
+
+
+@pytest.mark.parametrize("name", ["latent/r", "latent", f"{chain.STAGED}/latent/r", chain.STAGED])
+@pytest.mark.parametrize("what", ["file", "pipe", "link"])
+def test_what_is_no_folder_in_the_place_of_one_is_refused(run: Path, tmp_path: Path, name: str, what: str) -> None:
+    path = run / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "elsewhere").mkdir()
+    {
+        "file": Path.touch,
+        "pipe": os.mkfifo,
+        "link": lambda path: path.symlink_to(tmp_path / "elsewhere"),
+    }[what](path)
+    told = rf"{re.escape(name)}: expected a folder, got a .*{what}; (move it elsewhere|put the folder itself there)"
+    with pytest.raises(UsageError, match=told):
+        chain.check_folders(run, ["data", "latent/r"])
+    chain.check_folders(run, ["data", "posteriors/train"] if name.endswith("latent/r") else [])
+    assert path.lstat()
+
+
+def test_a_pipe_in_the_place_of_what_left_is_neither_waited_for_nor_deleted(run: Path) -> None:
+    shutil.rmtree(run / "audit")
+    os.mkfifo(run / "audit")
+    chain.drop(run, ["audit", "generator"])
+    assert "audit" not in names(run)
+    assert artifact.read(run).config["dropped"] == {}
+    assert (run / "audit").is_fifo()
+    with pytest.raises(UsageError, match="audit: expected a folder, got a pipe"):
+        make(run, "audit", 0, "latent/r")
 
 
 def test_a_run_whose_manifest_cannot_be_read_for_once_keeps_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

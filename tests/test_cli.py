@@ -205,7 +205,7 @@ def test_errors_are_sentences_with_their_exit_code(
         (
             ["fit", digits, "--set", "mixture.components=5"],
             2,
-            "Going on would replace latent/mixture, audit, generator.",
+            "Going on would replace latent/mixture, audit, generator, report.html",
         ),
         (
             ["train", "--data", "digits", "--latents", "3", "--out", digits],

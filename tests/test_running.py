@@ -1,6 +1,7 @@
 """The main job in one folder: reused by hash, refused when altered."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from zprime.fitting import load_fit
 from zprime.results.audit import Audit
 from zprime.results.audit import load as load_audit
 from zprime.rng import stream
+from zprime.run_folder import RunFolder
 from zprime.running import Run
 
 
@@ -87,13 +89,17 @@ def test_other_settings_replace_nothing_unless_told(data: Path, tmp_path: Path, 
     network, training, seed, difference = OTHER[why]
     settings = (replace(small.NETWORK, **network), replace(small.TRAINING, **training))
     job, _ = small.run(tmp_path / "run", data)
+    zprime.report(job.path)
+    artifact.make_folder(job.path / "samples")
+    artifact.write_file(job.path / "samples" / "gaussian.npz", b"of the older run")
     before = everything(job.path)
-    replaced = "Going on would replace .*model, .*audit.*Say --replace .* another folder"
+    replaced = (
+        "Going on would replace .*model, .*audit.*, report.html, samples/gaussian.npz. Say --replace .* another folder"
+    )
     told = f"made with other settings .{difference}.. {replaced}"
     with pytest.raises(UsageError, match=told):
         Run.create(job.path).train(DataSettings(str(data)), *settings, seed=seed)
     assert everything(job.path) == before
-    zprime.report(job.path)
     Run.create(job.path, replace=True).train(DataSettings(str(data)), *settings, seed=seed)
     assert set(everything(job.path)) == {"data", "model", "manifest.json", "data/measured.json"} | {
         f"{n}/{f}" for n in ("data", "model") for f in ("manifest.json", "tensors.safetensors")
@@ -101,6 +107,42 @@ def test_other_settings_replace_nothing_unless_told(data: Path, tmp_path: Path, 
     for verb in (job.fit, job.audit):
         with pytest.raises(ArtifactError, match="not there yet; run `zprime encode"):
             verb(seed=0)
+
+
+WAY = ("model", "checkpoint", "audit", "latent/gaussian", "latent", "posteriors/train", ".staged", "seeds/1")
+
+
+@pytest.mark.parametrize("name", WAY)
+def test_what_is_in_the_way_is_refused_before_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = Run.create(tmp_path / "run").path
+    (path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(path / name)
+    monkeypatch.setattr("zprime.train_stage.train", None)
+    before = everything(path)
+    told = f"{name}: expected a folder, got a pipe; move it elsewhere, then run the same command again"
+    with pytest.raises(UsageError, match=told):
+        zprime.run(data, path, seeds=2)
+    if name not in ("latent/gaussian", "seeds/1"):  # which training by itself does not lead to
+        with pytest.raises(UsageError, match=told):
+            Run.open(path, replace=True).train(DataSettings(str(data)), seed=0)
+    assert everything(path) == before
+
+
+def test_opening_a_run_clears_nothing_away_behind_a_link(tmp_path: Path) -> None:
+    run, elsewhere = Run.create(tmp_path / "run").path, tmp_path / "elsewhere"
+    for folder in (elsewhere, elsewhere / "latent"):
+        folder.mkdir()
+        (folder / ".a.new-0123abcd").mkdir()
+        os.utime(folder / ".a.new-0123abcd", (0, 0))
+    before = everything(elsewhere)
+    for name in ("latent", ".staged"):
+        (run / name).symlink_to(elsewhere)
+    RunFolder.open(run)
+    with pytest.raises(UsageError, match=r"a symbolic link; put the folder itself there"):
+        Run.open(run)
+    assert everything(elsewhere) == before
 
 
 def test_a_replacement_that_cannot_begin_leaves_the_older_run_whole(data: Path, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ signature: who means to forge an artefact can compute the hashes again.
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +25,7 @@ from zprime.atomic import (
     MANIFEST,
     NONE,
     check_replaceable,
+    has_manifest,
     is_artifact,
     make_folder,
     read_regular,
@@ -46,6 +46,7 @@ __all__ = [
     "Manifest",
     "check_replaceable",
     "digest",
+    "has_manifest",
     "is_artifact",
     "library_versions",
     "make_folder",
@@ -267,7 +268,7 @@ def read(path: str | Path, kind: str | None = None) -> Artifact:
     """
     path = Path(path)
     file = path / MANIFEST
-    if not os.path.exists(file):  # noqa: PTH110  (Path.exists raises for names that are too long)
+    if not has_manifest(path):
         raise ArtifactError(f"{path}: expected an artefact{f' of kind {kind}' if kind else ''}, found no {MANIFEST}")
     try:
         found = read_regular(file, LARGEST)
@@ -283,7 +284,8 @@ def read(path: str | Path, kind: str | None = None) -> Artifact:
             )
         artifact = Artifact(path=path, sha256=str(said), **checked(manifest))
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise ArtifactError(f"{file}: not a readable zprime manifest ({error!r}); make the artefact again") from error
+        why = error.strerror if isinstance(error, OSError) else repr(error)
+        raise ArtifactError(f"{file}: not a readable zprime manifest ({why}); make the artefact again") from error
     if kind is not None and artifact.kind != kind:
         hint = "; zprime.load_latent(path) reads this one" if artifact.kind.startswith("latent/") else ""
         raise ArtifactError(f"{path}: expected an artefact of kind {kind}, got {artifact.kind}{hint}")

@@ -173,6 +173,7 @@ def move_into_place(folder: Path, path: Path) -> None:
     Raises:
         UsageError: it cannot be moved there; the older artefact is where it was, or the message says where it lies.
     """
+    check_folder(path)  # what came there since the work began
     try:
         if not path.exists():
             os.rename(folder, path)
@@ -241,17 +242,50 @@ def sync(folder: Path) -> None:
 def check_replaceable(path: Path) -> None:
     """Raise `UsageError` unless `path` is free, empty but for what a killed process left, or an artefact of ours."""
     path = Path(path)
-    if os.path.isfile(path):  # noqa: PTH113  (Path's raise for names that are too long)
-        raise UsageError(f"{path}: expected a folder, got a file; choose another path")
-    there = os.path.isdir(path)  # noqa: PTH112
-    if there and not is_artifact(path) and not all(LEFT.fullmatch(p.name) for p in path.iterdir()):
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # not there, or not reachable: told by what makes it
+        return
+    if not stat.S_ISDIR(mode):
+        raise UsageError(f"{path}: expected a folder, got {kind_of(mode)}; choose another path")
+    if not is_artifact(path) and not all(LEFT.fullmatch(p.name) for p in path.iterdir()):
         raise UsageError(f"{path}: this folder holds files that zprime did not write; choose an empty or a new folder")
+
+
+def kind_of(mode: int) -> str:
+    """In words, what has this mode (`st_mode`)."""
+    words = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link"}
+    others = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return (words | others).get(stat.S_IFMT(mode), "a device")
+
+
+def check_folder(path: Path) -> None:
+    """Raise `UsageError` where something else than a folder lies at `path`, also where it is a link to one."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if stat.S_ISDIR(mode):
+        return
+    remedy = "put the folder itself there" if stat.S_ISLNK(mode) else "move it elsewhere"
+    raise UsageError(f"{path}: expected a folder, got {kind_of(mode)}; {remedy}, then run the same command again")
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder with all in it, as far as that goes; what is no folder, or a link to one, is left."""
+    if folder.is_dir() and not folder.is_symlink():  # to open a pipe would be to wait for it
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_no_link(path: Path) -> None:
     """Raise `UsageError` where a symbolic link lies: not what it points to would be replaced, but the link."""
     if os.path.islink(path):  # noqa: PTH114
         raise UsageError(f"{path}: a symbolic link, which would be replaced itself; give the folder that it points to")
+
+
+def has_manifest(path: Path) -> bool:
+    """Whether something lies where the manifest of an artefact in `path` does, also what cannot be read as one."""
+    return os.path.lexists(Path(path) / MANIFEST)
 
 
 def is_artifact(path: Path) -> bool:

@@ -11,12 +11,13 @@ checks the whole chain.
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from zprime import artifact, atomic
+from zprime import artifact, atomic, locks
 from zprime.artifact import MANIFEST, Artifact, Manifest
 from zprime.atomic import LOCK
 from zprime.errors import ArtifactError, UsageError
@@ -28,6 +29,10 @@ STAGED = ".staged"
 """Where artefacts of a run are made, before they are moved into place."""
 PAGES = ("report.html", "public.html")
 """Files that are made from a run's artefacts, and go with them."""
+SAMPLES = "samples"
+"""Folder of a run for what was drawn from it."""
+DRAWN = r"(\+p[\d.e+-]+)?(-[+-]?\d+)?\.(npz|png)"
+"""What follows the name of what was drawn from, in the name of a file of samples: a share of the prior, a label."""
 DEPTH = 2
 """How many folders an artefact may lie below that of its run."""
 
@@ -108,7 +113,7 @@ def _check(run: Path, name: str, kind: str | None, seen: dict[str, Artifact]) ->
         return seen[name]
     seen[name] = found = _own(run, name, kind)
     for source, wanted in found.inputs.items():
-        if not atomic.is_artifact(run / source):
+        if not atomic.has_manifest(run / source):
             raise ArtifactError(
                 f"{found.path}: made from {source}, which is not in {run} any more; {remedy(run, name)}"
             )
@@ -159,16 +164,21 @@ def place(run: Path, name: str, staged: Path, *, without: Iterable[str] = ()) ->
         without: names of artefacts that leave the run in the same step.
 
     Raises:
-        UsageError: it cannot be moved there.
+        UsageError: it cannot be moved there, or this process lost the lock of the run.
     """
+    locks.check_kept(run)
     new = artifact.read(staged).sha256
     _remove(run, {n: hashes for n, hashes in _dropped(run).items() if n == name})
     check_free(run, name)
     atomic.make_folder((run / name).parent)
     with atomic.in_turn(run):
+        locks.check_kept(run)
         there, dropped = listed(run), _dropped(run)
         leaving = {n: there.pop(n) for n in without if n in there and n != name}
-        _write(run, {**there, name: [*(h for h in there.get(name, []) if h != new), new]}, {**dropped, **leaving})
+        older = [h for h in there.get(name, []) if h != new]
+        _write(run, {**there, name: [*older, new]}, {**dropped, **leaving})
+    if older:
+        _discard(run, [name])
     atomic.move_into_place(staged, run / name)
     with atomic.in_turn(run):
         _write(run, {**listed(run), name: [new]}, _dropped(run))
@@ -177,11 +187,35 @@ def place(run: Path, name: str, staged: Path, *, without: Iterable[str] = ()) ->
 
 
 def check_free(run: Path, name: str) -> None:
-    """Raise `ArtifactError` where something lies at `name` that this run did not make: it would be lost."""
-    if atomic.is_artifact(run / name) and name not in listed(run) and name not in _dropped(run):
-        raise ArtifactError(f"{run / name}: {run} does not list it, so it was not made in this run; move it elsewhere")
-    atomic.check_no_link(run / name)
-    atomic.check_replaceable(run / name)
+    """Raise `ArtifactError` where something lies at `name` that this run did not make, or not so: it would be lost."""
+    path = run / name
+    ours = name in listed(run)
+    if atomic.is_artifact(path) and not ours and name not in _dropped(run):
+        raise ArtifactError(f"{path}: {run} does not list it, so it was not made in this run; move it elsewhere")
+    if ours and atomic.has_manifest(path) and not atomic.is_artifact(path):
+        raise ArtifactError(
+            f"{path / MANIFEST}: not a readable zprime manifest; move {path} elsewhere and run the same command again"
+        )
+    atomic.check_no_link(path)
+    atomic.check_replaceable(path)
+
+
+def check_folders(run: Path, names: Iterable[str]) -> None:
+    """Refuse what is no folder in the place of an artefact, of a folder above it, or of where it is made.
+
+    To be called before work that would be lost, or written or deleted through a link.
+
+    Args:
+        run: the folder, which need not be there yet.
+        names: paths in it.
+
+    Raises:
+        UsageError: something else than a folder lies in one of these places, also where it is a link to a folder.
+    """
+    for name in names:
+        for place in (Path(name), Path(STAGED, name)):
+            for path in (*reversed(place.parents[:-1]), place):
+                atomic.check_folder(run / path)
 
 
 def check_output(file: Path, *runs: Path) -> None:
@@ -215,12 +249,13 @@ def check_output(file: Path, *runs: Path) -> None:
 
 
 def drop(run: Path, names: Iterable[str]) -> None:
-    """Take artefacts out of a run, all in one step, then delete them and the pages made from them."""
+    """Take artefacts out of a run, all in one step, then delete them and the pages and samples made from them."""
     with atomic.in_turn(run):
+        locks.check_kept(run)
         there, dropped = listed(run), _dropped(run)
         leaving = {n: there.pop(n) for n in names if n in there}
         if leaving:
-            _pages(run)
+            _discard(run, leaving)
             _write(run, there, {**dropped, **leaving})
     _remove(run, leaving)
 
@@ -261,7 +296,7 @@ def _remove(run: Path, leaving: Mapping[str, list[str]]) -> None:
     """Delete artefacts that left, if they still lie there, and forget those that are gone."""
     if not leaving:
         return
-    _pages(run)
+    _discard(run, leaving)
     gone = [name for name, hashes in leaving.items() if _gone(run, name, hashes)]
     with atomic.in_turn(run):
         _write(run, listed(run), {n: h for n, h in _dropped(run).items() if n not in gone})
@@ -274,7 +309,7 @@ def _gone(run: Path, name: str, hashes: list[str]) -> bool:
         # without a manifest it is what a process left that was killed while it deleted this
         ours = not atomic.is_artifact(path) or artifact.read(path).sha256 in hashes
         if ours and name not in listed(run):
-            if path.exists():
+            if path.is_dir() and not path.is_symlink():  # else it is none of ours
                 shutil.rmtree(path)
             if path.parent != run and path.parent.exists() and not any(path.parent.iterdir()):
                 path.parent.rmdir()
@@ -283,9 +318,36 @@ def _gone(run: Path, name: str, hashes: list[str]) -> bool:
     return True
 
 
-def _pages(run: Path) -> None:
-    for page in PAGES:
-        (run / page).unlink(missing_ok=True)
+def outputs(run: Path, names: Iterable[str]) -> list[str]:
+    """Paths in the run of the files that were made from these of its artefacts: its pages, and samples.
+
+    Samples are known by the names that `zprime sample` gives them. Files that are called otherwise are the user's.
+    """
+    leaving = {n for name in names if (n := _drawn_as(name))}
+    known = leaving | {n for name in listed(run) if (n := _drawn_as(name))}
+    folder = run / SAMPLES
+    files = sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+    samples = [f"{SAMPLES}/{f.name}" for f in files if _drawn_from(f.name, known) in leaving]
+    return [file for file in (*PAGES, *samples) if (run / file).is_file()]
+
+
+def _drawn_as(name: str) -> str:
+    """How files of samples are called that were drawn from an artefact; empty where nothing is drawn from it."""
+    first, _, rest = name.partition("/")
+    return {"model": "prior", "generator": "generator", "latent": rest}.get(first, "")
+
+
+def _drawn_from(file: str, names: Iterable[str]) -> str:
+    """The one of these names that a file of samples is called by; of `a` and `a-1` it may be either: the longer one."""
+    return max((n for n in names if re.fullmatch(re.escape(n) + DRAWN, file)), key=len, default="")
+
+
+def _discard(run: Path, names: Iterable[str]) -> None:
+    """Delete what was made from artefacts that leave."""
+    for file in outputs(run, names):
+        (run / file).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, or not there
+        (run / SAMPLES).rmdir()
 
 
 def _dropped(run: Path) -> Listed:

@@ -107,6 +107,7 @@ class FitStage:
         wanted = self._wanted(settings, labels=train.labels is not None)
         keys = {n: key_of(s.kind, fields(s), self.seed, inputs, *column) for n, s in wanted.items()}
         self._check_replaced(keys)
+        chain.check_folders(folder.path, [f"latent/{n}" for n in wanted])
         aside = self._side_by_side(wanted)
         fits: dict[str, Fit[LatentDistribution]] = {}
         for i, (name, s) in enumerate(wanted.items()):
@@ -143,10 +144,11 @@ class FitStage:
         there = [n for n in keys if self.folder.has(f"latent/{n}")]
         other = [n for n in there if artifact.read(run / "latent" / n).key != keys[n]]
         if other and not self.replace:
-            below = list(dict.fromkeys(b for n in other for b in chain.below(run, f"latent/{n}")))
+            names = [f"latent/{n}" for n in other]
+            names = list(dict.fromkeys([*names, *(b for n in names for b in chain.below(run, n))]))
             raise UsageError(
                 f"{run}: {', '.join(other)} was fitted with other settings, another seed, or by another version of "
-                f"zprime. Going on would replace {', '.join([*(f'latent/{n}' for n in other), *below])}. Say --replace "
+                f"zprime. Going on would replace {', '.join([*names, *chain.outputs(run, names)])}. Say --replace "
                 "to do that (in Python: replace=True), or give the new fit a name of its own (--name)"
             )
 

@@ -29,6 +29,19 @@ from zprime.schema.kinds import check, check_settings
 
 PLACES = ("", "data", "posteriors", "latent", "seeds", "samples")
 """Folders of a run in which something is written beside its place."""
+CHECKPOINT = "checkpoint"
+FOLDERS = (
+    "data",
+    "model",
+    CHECKPOINT,
+    *(f"posteriors/{s}" for s in SPLITS),
+    "latent",
+    "audit",
+    "generator",
+    "drift",
+    "seeds/summary",
+)
+"""Folders that a run has, or will have."""
 
 
 @final
@@ -54,9 +67,9 @@ class RunFolder:
         """
         folder = cls(path)
         artifact.read(folder.path, chain.RUN)
-        for place in PLACES:
-            artifact.sweep(folder.path / place)
-            artifact.sweep(folder.path / chain.STAGED / place)
+        for place in (*PLACES, *(f"{chain.STAGED}/{place}" for place in PLACES)):
+            if not _by_link(folder.path, place):
+                artifact.sweep(folder.path / place)
         return folder
 
     def __repr__(self) -> str:
@@ -79,7 +92,7 @@ class RunFolder:
         Raises:
             ArtifactError: it is not there, or of another kind.
         """
-        if not artifact.is_artifact(self.path / name):
+        if not artifact.has_manifest(self.path / name):
             command, *options = verb.split(" ", 1)
             words = " ".join([command, str(self.path), *options])
             raise ArtifactError(f"{self.path / name}: not there yet; run `zprime {words}` first, or `zprime run`")
@@ -296,3 +309,8 @@ def _check_on_demand(name: str, r: LatentDistribution) -> None:
             f"store: each datum is drawn as often as any other from the data, but {name!r} was fitted to weighted "
             "rows; leave --store out"
         )
+
+
+def _by_link(run: Path, place: str) -> bool:
+    """Whether a symbolic link in the run leads to `place`, so that what lies there is not the run's alone."""
+    return any((run / part).is_symlink() for part in (Path(place), *Path(place).parents) if part != Path())

@@ -26,14 +26,14 @@ from zprime.reporting import report
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.audit import load as load_audit
 from zprime.results.drift import Drift
-from zprime.run_folder import RunFolder
+from zprime.run_folder import CHECKPOINT, FOLDERS, RunFolder
 from zprime.sampling import GenerativeModel
 from zprime.seeds import check as check_seeds
 from zprime.seeds import repeat
 from zprime.ship_stage import ShipStage
 from zprime.stages import NewFolder, key_of, reuse_or_make
 from zprime.threads import Threads
-from zprime.train_stage import CHECKPOINT, TrainStage
+from zprime.train_stage import TrainStage
 from zprime.training import TrainSettings
 from zprime.vae import VAE, VAESettings
 
@@ -94,6 +94,7 @@ def run(
     wanted = settings_of(kinds, by)
     source = data if isinstance(data, DataSettings) else DataSettings(str(data))
     check_seeds(seeds)
+    _check_room(Path(out), [s.name for s in wanted], range(seed + 1, seed + seeds))
     source = datasets.weighed_by(source, weights, seed=seed) if weights else source
 
     def make(path: Path, source: DataSettings, seed: int, progress: Progress) -> Audit:
@@ -107,6 +108,13 @@ def run(
     audit = repeat(make, source, Path(out), range(seed, seed + seeds), progress)
     report(out)
     return audit
+
+
+def _check_room(out: Path, fits: Sequence[str], others: Sequence[int]) -> None:
+    """Refuse what is in the way of a run, or of one with another seed, before the first training."""
+    chain.check_folders(out, [f"seeds/{seed}" for seed in others])
+    for place in (out, *(out / "seeds" / str(seed) for seed in others)):
+        chain.check_folders(place, [*FOLDERS, *(f"latent/{name}" for name in fits)])
 
 
 @final
@@ -168,8 +176,9 @@ class Run:
 
         Raises:
             ArtifactError: it is no run's folder.
-            UsageError: another process writes in it.
+            UsageError: another process writes in it, or something else than a folder is in the place of one.
         """
+        chain.check_folders(Path(path), FOLDERS)
         job = cls(RunFolder.open(path), progress=progress, threads=threads, replace=replace)
         with job.alone():
             chain.tidy(job.path)

@@ -7,12 +7,11 @@ A first stage that fails leaves nothing behind.
 import contextlib
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, chain, locks
+from zprime import artifact, atomic, chain, locks
 from zprime.artifact import Artifact
 from zprime.errors import ArtifactError
 
@@ -69,9 +68,9 @@ def _is_made(staged: Path, key: str) -> bool:
 
 def _clear(top: Path, staged: Path) -> None:
     """Remove what is left where an artefact was made."""
-    shutil.rmtree(staged, ignore_errors=True)
+    atomic.remove(staged)
     for left in staged.parent.glob(f".{staged.name}.*"):
-        shutil.rmtree(left, ignore_errors=True)
+        atomic.remove(left)
     for folder in (f for f in staged.parents if f.is_relative_to(top)):
         with contextlib.suppress(OSError):  # not empty, or gone already
             folder.rmdir()
@@ -109,7 +108,8 @@ class NewFolder:
                 try:
                     yield
                 except BaseException:
-                    if self._made is not None and not any((self.path / name).exists() for name in self.worth):
+                    worth = locks.lost(self.path) or any((self.path / name).exists() for name in self.worth)
+                    if self._made is not None and not worth:
                         self._empty()
                     raise
         except BaseException:
@@ -120,5 +120,5 @@ class NewFolder:
 
     def _empty(self) -> None:
         for name in (*self.scrap, chain.STAGED):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            atomic.remove(self.path / name)
         (self.path / artifact.MANIFEST).unlink(missing_ok=True)

@@ -1,25 +1,22 @@
 """The stage of a run that reads and splits the data and trains a VAE: the artefacts `data` and `model`."""
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, chain, likelihoods, vae
+from zprime import artifact, atomic, chain, likelihoods, vae
 from zprime import data as datasets
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.errors import UsageError
 from zprime.progress import Progress, silent
-from zprime.run_folder import RunFolder
+from zprime.run_folder import CHECKPOINT, RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
 from zprime.training import TrainSettings, check_data, checkpoint_key, train
 from zprime.vae import VAE, VAESettings
-
-CHECKPOINT = "checkpoint"
 
 
 @final
@@ -98,12 +95,13 @@ class TrainStage:
             self._refuse(found, leaving, begun=begun)
         chain.drop(run, [other[0], *chain.below(run, other[0])])
         for place in (checkpoint, run / chain.STAGED):
-            shutil.rmtree(place, ignore_errors=True)
+            atomic.remove(place)
 
     def _refuse(self, differences: Sequence[str], leaving: Sequence[str], *, begun: bool) -> None:
         if self.replace:
             return
-        names = [n for n in dict.fromkeys(leaving) if self.folder.has(n)] + ["an unfinished training"] * begun
+        names = [n for n in dict.fromkeys(leaving) if self.folder.has(n)]
+        names += [*chain.outputs(self.folder.path, names), *["an unfinished training"] * begun]
         why = "; ".join(dict.fromkeys(differences)) or "of training, or by another version of zprime"
         raise UsageError(
             f"{self.folder.path}: this run was made with other settings ({why}). Going on would replace "
@@ -147,7 +145,7 @@ class TrainStage:
             return artifact.write(path, manifest, tensors=trained.vae.state_dict())
 
         model = reuse_or_make(self.folder.path, "model", key, make, kind="model")
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        atomic.remove(checkpoint)
         return vae.load(model.path)
 
 

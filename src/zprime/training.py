@@ -126,12 +126,15 @@ def train(
     Raises:
         NumericalError: the loss is not finite; the last good checkpoint is kept.
         UsageError: settings that cannot be used, or a network too large for the memory: gradients, the two moments of
-            Adam, and the parameters now and at the best epoch are 20 bytes a weight.
+            Adam, and the parameters now and at the best epoch are 20 bytes a weight; or a checkpoint that would take
+            the place of something else.
         ArrayError: data that the likelihood cannot take.
     """
     settings.check()
     check_data(vae, rows)
     check_data(vae, selection)
+    if checkpoint is not None:
+        artifact.check_replaceable(checkpoint)
     if not any(p.requires_grad for p in vae.parameters()):
         vae.requires_grad_(requires_grad=True)  # it was trained before, and is to be trained on
     epochs = settings.plan(len(rows))

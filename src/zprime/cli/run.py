@@ -56,7 +56,7 @@ def run(
         and says what gains and verdicts are over seeds.
     replace
         Put the new run in the place of one in this folder that was made with other settings. The older
-        run leaves when the new training begins.
+        run leaves when the new training begins, with its pages and samples.
     """
     wanted = kinds_with(kinds, set, by)
     with bars() as progress:

@@ -34,7 +34,7 @@ def train(
         Decides splits, weights, row order and noise.
     replace
         Put the new model in the place of a run in this folder that was made with other settings. The older
-        run leaves when the new training begins.
+        run leaves when the new training begins, with its pages and samples.
     """
     with bars() as progress:
         job = Run.create(out, progress=progress, threads=Threads.by_work(OPTIONS.threads), replace=replace)
