@@ -14,6 +14,8 @@ from zprime.arrays import blocks
 from zprime.bring import readings
 from zprime.bring.brought import LOOK, Brought, bring, groups_of, look, told
 from zprime.bring.coordinates import Coordinates, coordinates_of
+from zprime.bring.places import Place, back, modules_of, tensor
+from zprime.bring.refusals import check_codes, check_form, check_steady
 from zprime.bring.splits import split
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import ArrayError
@@ -26,6 +28,14 @@ log = logging.getLogger("zprime")
 CHECKED = 256  # rows that the reading of the scale is checked on
 OFF = 3.0  # a scale of p(x|z) this many times off what reconstructions miss by is spoken of
 BATCH = 512
+SCALINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "2x - 1": lambda x: 2 * x - 1,
+    "(x + 1) / 2": lambda x: (x + 1) / 2,
+    "x / 255": lambda x: x / 255,
+    "255 x": lambda x: 255 * x,
+    "the standardised x": lambda x: (x - x.mean(0)) / x.std(0).clamp(min=1e-6),
+}
+"""What rows may have been to the networks in training, where they are given otherwise."""
 ENCODERS = Callable[[Tensor], Any]
 
 
@@ -61,22 +71,31 @@ class Callables:
     encoder: ENCODERS
     decoder: Callable[[Tensor], Any]
     gives: str
-    dtype: torch.dtype  # what the networks compute in
+    place: Place  # where the networks compute, and in what
 
-    def raw(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """The encoder's two answers as they are.
+    def matrices(self, x: Float[Tensor, "n *datum"]) -> list[Float[Tensor, "n d"]]:
+        """All matrices that the encoder answers, on the CPU and in float32 at least; two or more of one shape.
 
         Raises:
-            ArrayError: not two matrices of one shape, a row for each datum.
+            ArrayError: there are not two matrices of one shape, a row for each datum.
+            UsageError: it is the answer of a model whose latents are of another sort.
         """
-        answer = self.encoder(x)
-        shapes = [list(t.shape) for t in answer if isinstance(t, Tensor)] if isinstance(answer, tuple | list) else []
+        answer = self.encoder(self.place.go(x))
+        check_form(answer, len(x))
+        parts = answer if isinstance(answer, tuple | list) else []
+        found = [self.place.back(t) for t in parts if hasattr(t, "shape")]
+        shapes = [list(t.shape) for t in found]
         if len(shapes) < 2 or shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != len(x):
             raise ArrayError(
                 f"encode: expected two matrices (mean and scale) of shape [{len(x)}, d], got "
                 f"{shapes or type(answer).__name__}; wrap your encoder so that it returns (mean, scale)"
             )
-        return answer[0], answer[1]
+        return [t for t, shape in zip(found, shapes, strict=True) if shape == shapes[0]]
+
+    def raw(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """The encoder's first two answers, mean and scale as it gives them."""
+        mean, second, *_ = self.matrices(x)
+        return mean, second
 
     def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """Mean and standard deviation of q(z|x)."""
@@ -85,14 +104,14 @@ class Callables:
 
     def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
         """p(x|z), with a datum as its event."""
-        p = self.decoder(z.to(self.dtype))
+        p = self.decoder(self.place.go(z))
         if not isinstance(p, Distribution) or p.batch_shape != z.shape[:1]:
             got = f"batch shape {list(p.batch_shape)}" if isinstance(p, Distribution) else type(p).__name__
             raise ArrayError(
                 f"decode: expected a torch Distribution with batch shape [{len(z)}] and a datum as its event, got "
                 f"{got}; wrap the last dimensions in torch.distributions.Independent, or give likelihood="
             )
-        return p
+        return back(p)
 
 
 def modules(
@@ -110,15 +129,17 @@ def modules(
 ) -> Brought:
     """Bring any trained VAE: two torch modules or methods of one, or any two callables on batches of tensors.
 
-    Modules, and the modules that methods belong to, are put into evaluation mode, and the data into the precision that
-    they compute in. A public facade: it takes as many arguments as a VAE has parts.
+    Modules, and the modules behind methods, partials, lambdas, DataParallel and torch.compile, are put into evaluation
+    mode. Batches go to their device in their precision; what comes back is on the CPU, in float32 at least. A public
+    facade: it takes as many arguments as a VAE has parts.
 
     Args:
         encoder: x, shape [n, *datum] -> (mean, scale), both [n, d].
         decoder: z, shape [n, d] -> a torch Distribution with a datum as its event, or what `likelihood` makes one of.
         data: `train`, the rows that the VAE was trained on, `heldout`, rows that it was not; and `selection`, if you
             have one: without it half of the held-out rows, at most 5,000, are set aside as selection split (rows that
-            the VAE was trained on would flatter it). Numpy or torch, in the units that the encoder takes.
+            the VAE was trained on would flatter it). Arrays of torch, numpy or jax, lists, a torch Dataset or
+            DataLoader (of rows, or of tuples that begin with one), in the units that the encoder takes.
         gives: what the second answer of the encoder is: `std`, `variance`, `log-variance` or `log-std`.
         likelihood: decoder's output -> Distribution, e.g. `zprime.likelihoods.Bernoulli()` (logits) or
             `zprime.likelihoods.Gaussian(scale=0.1)`, where `decoder` gives a plain tensor.
@@ -133,26 +154,32 @@ def modules(
 
     Raises:
         UsageError: a split is missing, an unknown reading, or one that the ELBO contradicts; a prior that
-            cannot be used.
+            cannot be used; an encoder whose answers are no Gaussian posteriors in R^d, or change with the call or the
+            batch.
         ArrayError: shapes that do not fit, rows that are not finite.
     """
-    networks = [n for n in map(network, (encoder, decoder)) if n is not None]
-    dtype = next((d for d in map(precision, networks) if d), None)
-    rows = split(data, labels or {}, groups, seed=seed, dtype=dtype)
+    networks = [m for f in (encoder, decoder) for m in modules_of(f)]
+    place = Place.of(networks)
+    rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
     for module in networks:
         module.eval()
 
     def decode(z: Tensor) -> Any:
         answer = decoder(z)
-        return answer if likelihood is None else likelihood(answer)
+        if likelihood is None:
+            return answer
+        return likelihood(answer if isinstance(answer, Tensor) else tensor(answer))
 
-    model = Callables(encoder, decode, gives, rows["train"].x.dtype)
+    model = Callables(encoder, decode, gives, place or Place(dtype=rows["train"].x.dtype))
     some = rows["train"].x[:CHECKED]
     with torch.no_grad():
         at, learned = _known(prior, model.raw(some[:LOOK])[0].shape[1])
+    with torch.no_grad():
+        check_steady(model.matrices, some, half=model.place.dtype != model.place.wide)
     look(model, some[:LOOK])
     with torch.no_grad():
         mean, raw = model.raw(some)
+        check_codes(mean)
         if check:
             plausible(model.decode, some, Answers(mean, raw, gives, at, learned), seed=seed)
         says = misfit(model.decode, some, mean)
@@ -203,6 +230,7 @@ def arrays(
     for s, r in means.items():
         if raw[s].shape != r.x.shape:
             raise ArrayError(f"scale: expected shape {list(r.x.shape)} in {s} as mean has, got {list(raw[s].shape)}")
+    check_codes(means["train"].x, "mean")
     scales = {s: readings.read(x, gives) for s, x in raw.items()}
     d = means["train"].x.shape[1]
     at, learned = _known(prior, d)
@@ -219,12 +247,6 @@ def arrays(
     posteriors = {s: MemoryPosteriors(*codes[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
     says += told(at, learned)
     return Brought(posteriors, prior=learned, says=tuple(says), groups=groups_of(means), coordinates=at)
-
-
-def network(f: object) -> nn.Module | None:
-    """The torch module that a callable is, or is a method of."""
-    owner = f if isinstance(f, nn.Module) else getattr(f, "__self__", None)
-    return owner if isinstance(owner, nn.Module) else None
 
 
 def precision(module: nn.Module) -> torch.dtype | None:
@@ -246,6 +268,12 @@ def misfit(
         missed, scale = float((x - p.mean).square().mean().sqrt()), float(p.variance.mean().sqrt())
     except NotImplementedError:  # some distributions have no moments, or no support
         return ()
+    for name, other in SCALINGS.items():
+        if missed > OFF * float((other(x) - p.mean).square().mean().sqrt()):
+            return (
+                f"reconstructions look like {name} of the rows x: they miss x by {missed:.3g} (root mean square), and "
+                f"{name} by a third of that or less; were the networks trained on {name}? Give the rows so",
+            )
     if not missed > 0 or 1 / OFF <= missed / scale <= OFF:
         return ()
     return (

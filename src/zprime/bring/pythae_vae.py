@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from zprime.bring.brought import Brought, bring
-from zprime.bring.modules import CHECKED, Answers, Callables, plausible, precision
+from zprime.bring.modules import CHECKED, Answers, Callables, plausible
+from zprime.bring.places import Place
 from zprime.bring.splits import split
 from zprime.errors import UsageError
 from zprime.latent.vamp import Vamp
@@ -79,7 +80,7 @@ def pythae(
         raise UsageError(f"model: expected a reconstruction_loss that is bce or mse, got {loss!r}")
     beta = float(model.model_config.beta) if name == "BetaVAE" else 1.0
     model.eval()
-    dtype = precision(model) or torch.float32
+    place = Place.of([model]) or Place()
 
     def encode(x: Tensor) -> tuple[Tensor, Tensor]:
         answer = model.encoder(x)
@@ -90,8 +91,8 @@ def pythae(
         p = Bernoulli(mean, validate_args=False) if loss == "bce" else Normal(mean, beta**0.5, validate_args=False)
         return Independent(p, mean.ndim - 1, validate_args=False)
 
-    rows = split(data, labels or {}, groups, seed=seed, dtype=dtype)
-    brought = Callables(encode, decode, "log-variance", dtype)
+    rows = split(data, labels or {}, groups, seed=seed, dtype=place.wide)
+    brought = Callables(encode, decode, "log-variance", place)
     if check and not _shipped(model.encoder) and name in ("VAE", "BetaVAE"):
         x = rows["train"].x[:CHECKED]
         with torch.no_grad():

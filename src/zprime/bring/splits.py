@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from zprime.arrays import check_finite
+from zprime.bring.places import tensor
 from zprime.data import SPLITS, Rows
 from zprime.data.groups import codes_of_splits, take_groups
 from zprime.errors import ArrayError, UsageError
@@ -77,7 +79,7 @@ def split(
 
 
 def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:
-    data = torch.as_tensor(x).detach().cpu()
+    data = _whole(x)
     if data.ndim < 2 or len(data) < 2:
         raise ArrayError(
             f"data: expected at least 2 rows of at least one entry in {name}, got shape {list(data.shape)}"
@@ -92,3 +94,18 @@ def _labels(name: str, y: Any, n: int) -> Tensor:
     if labels.shape != (n,) or labels.is_floating_point():
         raise ArrayError(f"labels: expected {n} integers for {name}, got {labels.dtype} of shape {list(labels.shape)}")
     return labels.long()
+
+
+def _whole(x: Any) -> Tensor:
+    """All rows as one tensor: of arrays, lists, a Dataset or a DataLoader (whose order does not matter)."""
+    if isinstance(x, DataLoader):
+        return torch.cat([_first(batch) for batch in DataLoader(x.dataset, x.batch_size or 1, collate_fn=x.collate_fn)])
+    if isinstance(x, Dataset):
+        each = x if isinstance(x, IterableDataset) else (x[i] for i in range(len(x)))  # type: ignore[arg-type]
+        return torch.stack([_first(row) for row in each])
+    return tensor(x).detach().cpu()
+
+
+def _first(x: Any) -> Tensor:
+    """A row or a batch: the first part, where labels stand beside it."""
+    return tensor(x[0] if isinstance(x, tuple | list) else x).detach().cpu()

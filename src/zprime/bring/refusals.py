@@ -1,0 +1,105 @@
+"""Encoders whose answers are no posteriors: refused by name, with the way out."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.errors import UsageError
+
+CLOSE = 1e-3  # of a standard deviation over rows: farther apart, two answers to a row are not the same
+CLOSE_HALF = 0.03  # the same for networks in half precision, whose rounding depends on the batch
+SPHERE = 1e-3  # relative spread of norms
+FEW = 10  # values of a column, at most, that make it discrete where there are five times as many rows
+MATRICES = Callable[[Tensor], list[Tensor]]
+
+
+def check_steady(answers: MATRICES, x: Float[Tensor, "n *datum"], *, used: int = 2, half: bool = False) -> None:
+    """Refuse an encoder whose answer to a row changes from call to call, or with the rows beside it.
+
+    Args:
+        answers: rows -> all matrices that the encoder answers.
+        x: some rows.
+        used: how many of the matrices are read.
+        half: whether the networks compute in half precision.
+
+    Raises:
+        UsageError: it changes.
+    """
+    n, close = max(1, len(x) // 2), CLOSE_HALF if half else CLOSE
+    first, again, part = answers(x), answers(x), answers(x[:n])
+    moves = [_apart(a, b, close) for a, b in zip(first, again, strict=True)]
+    if any(moves[:used]):
+        steady = [i + 1 for i, moved in enumerate(moves) if not moved]
+        raise UsageError(
+            f"encode: answer {1 + moves.index(True)} of {len(moves)} to the same rows differs between two calls: it is "
+            "a draw of z, or dropout is on. "
+            + (
+                f"Answers {' and '.join(map(str, steady))} do not: if they are mean and scale, give "
+                f"`lambda x: [encoder(x)[i] for i in {[i - 1 for i in steady[:2]]}]`"
+                if len(steady) >= used > 1
+                else "Give an encoder that answers the mean and the scale of q(z|x), in evaluation mode"
+            )
+        )
+    if any(_apart(a[:n], b, close) for a, b in list(zip(first, part, strict=True))[:used]):
+        raise UsageError(
+            f"encode: the answer to a row depends on the other rows of its batch ({len(x)} and {n} rows were tried): "
+            "batch normalisation is in training mode, say. Put the model into evaluation mode: model.eval()"
+        )
+
+
+def _apart(a: Tensor, b: Tensor, close: float) -> bool:
+    a, b = a.double(), b.double()
+    return bool(((a - b).abs() > close * (a.std(0, correction=0) + a.abs() / 100) + 1e-6).any())
+
+
+def check_codes(mean: Float[Tensor, "n d"], what: str = "encode") -> None:
+    """Refuse codes that have no density in R^d: on a sphere, or discrete.
+
+    Raises:
+        UsageError: they are.
+    """
+    wide = mean.double()
+    n, d = wide.shape
+    if n < FEW:
+        return
+    norm = wide.norm(dim=1)
+    if d > 1 and float(norm.std()) < SPHERE * float(norm.mean()) and float(wide.std(0).max()) > SPHERE:
+        raise UsageError(
+            f"{what}: all codes have norm {float(norm.mean()):.3g}, so they lie on a sphere, and a density of R^{d} is "
+            "none there: spherical latents are not supported. Give what comes before the normalisation, with the "
+            "decoder of it"
+        )
+    rows = len(torch.unique(wide, dim=0))
+    for j in range(d):
+        values = len(torch.unique(wide[:, j]))
+        if 1 < values <= FEW and rows >= 5 * values:
+            raise UsageError(
+                f"{what}: dimension {j} of the codes takes {values} values only over {rows} different rows: a discrete "
+                "latent has no density. Leave it out of z and give it as `labels` (the kind conditional fits r(z|y))"
+            )
+
+
+def check_form(answer: object, n: int) -> None:
+    """Refuse, by name, answers of models whose latents are of another sort.
+
+    Raises:
+        UsageError: code indices (VQ), or several groups of latents (a hierarchy).
+    """
+    parts = list(answer) if isinstance(answer, tuple | list) else [answer]
+    tensors = [t for t in parts if isinstance(t, Tensor)]
+    if any(not t.is_floating_point() and not t.is_complex() and t.dtype != torch.bool for t in tensors[:2]):
+        raise UsageError(
+            "encode: the answer holds whole numbers, as the indices of a code book (VQ-VAE) do: discrete latents have "
+            "no density here; fit a prior over the indices with the library that trained the model"
+        )
+    nested = [p for p in parts if isinstance(p, tuple | list)]
+    dims = {t.shape[1:] for t in tensors if t.ndim >= 2 and len(t) == n}
+    if len(nested) > 1 or (len(tensors) >= 4 and len(dims) > 1):
+        count = max(len(nested), len(dims))
+        raise UsageError(
+            f"encode: the answer holds {count} groups of latents, as a hierarchical VAE's do. Only "
+            "the top group z_1 can be replaced: bring an encoder that answers its mean and scale, and a decoder that "
+            "draws the other groups itself; the ELBO gain is then exact, the other gains are not to be had"
+        )
