@@ -15,7 +15,8 @@ from zprime.arrays import standard_log_prob
 from zprime.distribution import rebuild
 from zprime.errors import UsageError
 from zprime.latent.barycentre import BarycentreSettings
-from zprime.latent.gaussian import Gaussian, GaussianSettings, factor_analysis, moments
+from zprime.latent.factors import Matrix, factor_analysis
+from zprime.latent.gaussian import Gaussian, GaussianSettings, moments
 from zprime.latent.log_pool import LogPoolSettings
 from zprime.latent.prior import Prior, PriorSettings
 from zprime.posteriors import MemoryPosteriors
@@ -176,17 +177,17 @@ def assemble(factor, var):
 
 def test_low_rank_recovers_a_covariance_of_that_rank():
     target = covariance()
-    factor, var, _ = factor_analysis(target, 2, iterations=5000, tolerance=1e-13)
+    factor, var, _ = factor_analysis(Matrix(target), 2, iterations=5000, tolerance=1e-13)
     assert kl(target, assemble(factor, var)) < 1e-8
 
 
 def test_low_rank_objective_never_falls_and_is_minus_the_kl():
     target = covariance(6, 5)
-    _, _, trace = factor_analysis(target, 2, iterations=300, tolerance=0.0)
+    _, _, trace = factor_analysis(Matrix(target), 2, iterations=300, tolerance=0.0)
     assert all(b >= a - 1e-12 for a, b in zip(trace, trace[1:], strict=False))
     assert trace[-1] - trace[0] > 1e-3  # there was something to gain
     for steps in (0, 7):
-        factor, var, trace = factor_analysis(target, 2, iterations=steps, tolerance=0.0)
+        factor, var, trace = factor_analysis(Matrix(target), 2, iterations=steps, tolerance=0.0)
         correlation = target / target.diagonal().sqrt() / target.diagonal().sqrt()[:, None]
         constant = -0.5 * (torch.logdet(correlation) + 6)
         assert trace[-1] == pytest.approx(float(constant) - kl(target, assemble(factor, var)), abs=1e-9)
@@ -195,12 +196,12 @@ def test_low_rank_objective_never_falls_and_is_minus_the_kl():
 def test_low_rank_takes_the_step_of_em():
     """Rubin & Thayer 1982, with explicit inverses: moments of the factors given x, then regression on them."""
     target = covariance(6, 5)
-    f, v, _ = factor_analysis(target, 2, iterations=0, tolerance=0.0)
+    f, v, _ = factor_analysis(Matrix(target), 2, iterations=0, tolerance=0.0)
     beta = f.T @ torch.linalg.inv(assemble(f, v))
     second = torch.eye(2, dtype=torch.float64) - beta @ f + beta @ target @ beta.T
     factor = target @ beta.T @ torch.linalg.inv(second)
     var = (target - factor @ beta @ target).diagonal()
-    found, left, _ = factor_analysis(target, 2, iterations=1, tolerance=0.0)
+    found, left, _ = factor_analysis(Matrix(target), 2, iterations=1, tolerance=0.0)
     torch.testing.assert_close(found, factor, atol=1e-10, rtol=0)
     torch.testing.assert_close(left, var, atol=1e-10, rtol=0)
 
@@ -208,7 +209,7 @@ def test_low_rank_takes_the_step_of_em():
 def test_low_rank_is_as_good_as_scikit_learn_and_a_numerical_search():
     # nearly of rank 2, so that the optimum lies inside
     target = covariance(6, 2) + 0.05 * covariance(6, 5)
-    factor, var, _ = factor_analysis(target, 2, iterations=20_000, tolerance=1e-13)
+    factor, var, _ = factor_analysis(Matrix(target), 2, iterations=20_000, tolerance=1e-13)
     assert float(var.min()) > 0.05
     mine = kl(target, assemble(factor, var))
     assert mine > 1e-4  # nothing to compare otherwise
@@ -235,8 +236,8 @@ def test_low_rank_is_as_good_as_scikit_learn_and_a_numerical_search():
 def test_low_rank_does_not_depend_on_units():
     target = covariance(5, 4)
     unit = torch.tensor([1e-3, 1, 10, 1e2, 0.5], dtype=torch.float64)
-    a = assemble(*factor_analysis(target, 2, iterations=50, tolerance=0.0)[:2])
-    b = assemble(*factor_analysis(target * unit * unit[:, None], 2, iterations=50, tolerance=0.0)[:2])
+    a = assemble(*factor_analysis(Matrix(target), 2, iterations=50, tolerance=0.0)[:2])
+    b = assemble(*factor_analysis(Matrix(target * unit * unit[:, None]), 2, iterations=50, tolerance=0.0)[:2])
     torch.testing.assert_close(b / unit / unit[:, None], a, atol=1e-8, rtol=0)
 
 
@@ -274,7 +275,8 @@ def test_low_rank_of_one_dimension():
     q = posteriors(5, 1)
     low = fit(GaussianSettings(covariance="low-rank"), q).distribution
     assert isinstance(low, Gaussian)
-    assert float(low.components.scale_tril.square()) == pytest.approx(float(moments(q)[1]), rel=1e-6)
+    variance = low.scale_tril.square() + low.factor.square().sum(1)
+    assert float(variance) == pytest.approx(float(moments(q)[1]), rel=1e-6)
 
 
 def test_gaussian_that_stops_early_says_so():
@@ -287,8 +289,8 @@ def test_gaussian_that_stops_early_says_so():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        (GaussianSettings(covariance="banded"), "covariance: expected full, diagonal or low-rank, got 'banded'"),
-        (GaussianSettings(rank=2), "rank: expected 0 with covariance 'full', got 2"),
+        (GaussianSettings(covariance="banded"), "covariance: expected auto, full, diagonal or low-rank, got 'banded'"),
+        (GaussianSettings("full", rank=2), "rank: expected 0 with covariance 'full', got 2"),
         (GaussianSettings(covariance="low-rank", rank=4), "rank: expected 1 to 3"),
         (GaussianSettings(covariance="low-rank", iterations=0), "iterations: expected at least 1, got 0"),
     ],

@@ -106,7 +106,7 @@ def test_float32_posteriors_give_a_float32_gaussian_summed_in_float64() -> None:
 
 def test_what_cannot_be_fitted_is_said() -> None:
     p = posteriors(2)
-    with pytest.raises(UsageError, match=r"covariance: expected full, diagonal or low-rank, got 'round'"):
+    with pytest.raises(UsageError, match=r"covariance: expected auto, full, diagonal or low-rank, got 'round'"):
         fitted(GaussianSettings("round"), p)
     mean = torch.tensor([[0.0, 0.0], [1e4, 1e4]], dtype=torch.float64)
     singular = MemoryPosteriors(mean, torch.full_like(mean, 1e-6))

@@ -277,7 +277,7 @@ def test_settings_that_cannot_be_used_are_refused() -> None:
             UsageError, match=rf"components: expected 1 to 7 \(the number of posteriors\), or 0 to choose, got {k}"
         ):
             fit(p, k)
-    with pytest.raises(UsageError, match="covariance: expected full or diagonal, got 'tied'"):
+    with pytest.raises(UsageError, match="covariance: expected auto, full or diagonal, got 'tied'"):
         fit(p, 2, covariance="tied")
     with pytest.raises(UsageError, match="iterations: expected at least 1, got 0"):
         fit(p, 2, iterations=0)

@@ -16,6 +16,7 @@ from zprime.arrays import check_matrix, standard_log_prob
 from zprime.as_torch import TorchDistribution
 from zprime.components import Diagonal, Full, Tilted
 from zprime.errors import UsageError
+from zprime.low_rank import LowRank
 from zprime.schema import FINITE, LARGEST, LATENTS, Array, Real, Refused, Schema, Whole, guarded, need
 
 Density = Literal["exact", "bound", "estimate", "none"]
@@ -155,7 +156,7 @@ class GaussianDistribution(LatentDistribution):
 
     @property
     @abstractmethod
-    def components(self) -> Diagonal | Full:
+    def components(self) -> Diagonal | Full | LowRank:
         """The mixture that this distribution is."""
 
     @property

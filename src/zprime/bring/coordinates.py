@@ -15,6 +15,7 @@ from zprime.components import Diagonal
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.affine import Affine
+from zprime.low_rank import LowRank
 from zprime.vae import Model
 
 
@@ -106,6 +107,8 @@ def _ours(prior: LatentDistribution) -> tuple[Tensor, Tensor] | None:
     c = prior.components
     if isinstance(c, Diagonal):
         return c.mean[0], c.scale[0]
+    if isinstance(c, LowRank):
+        return None
     tril = c.scale_tril[0]
     return (c.mean[0], tril.diagonal()) if torch.equal(tril, _diagonal(tril)) else None
 

@@ -12,7 +12,7 @@ from zprime import distribution
 from zprime.arrays import check_matrix, standard_log_prob
 from zprime.components import Tilted
 from zprime.distribution import LatentDistribution
-from zprime.latent.gaussian import moments
+from zprime.latent.gaussian import marginal_moments
 from zprime.latent.wrapper import Wrapper
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.results.thresholds import THRESHOLDS
@@ -107,12 +107,12 @@ class Active(Wrapper):
 
 def active_dimensions(posteriors: Posteriors, threshold: float = THRESHOLD) -> list[int]:
     """Dimensions in which the posterior mean varies over the data by more than `threshold` (a variance)."""
-    _, covariance = moments(posteriors)
+    _, variance = marginal_moments(posteriors)
     noise = torch.zeros(posteriors.d, dtype=torch.float64)
     weights = posteriors.log_weights.exp()
     for s in posteriors.shards():
         noise = noise + weights[s.rows] @ s.scale.double().square()
-    return [j for j, v in enumerate((covariance.diagonal() - noise).tolist()) if v > threshold]
+    return [j for j, v in enumerate((variance - noise).tolist()) if v > threshold]
 
 
 def restrict(posteriors: Posteriors, dims: list[int]) -> MemoryPosteriors:

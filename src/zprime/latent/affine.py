@@ -13,6 +13,7 @@ from zprime.arrays import check_matrix
 from zprime.components import Diagonal, Full, Tilted
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.latent.wrapper import Wrapper
+from zprime.low_rank import LowRank
 from zprime.schema import ANY, FINITE, POSITIVE, Array, Part, Schema, need
 
 
@@ -75,8 +76,13 @@ class Affine(Wrapper):
             return None
         c = self.base.components
         centre = self.loc + self.scale * c.mean.double()
-        if isinstance(c, Full):
-            moved: Diagonal | Full = Full(c.log_weight.double(), centre, self.scale[:, None] * c.scale_tril.double())
+        if isinstance(c, LowRank):
+            factor = self.scale[:, None] * c.factor.double()
+            moved: Diagonal | Full | LowRank = LowRank(
+                c.log_weight.double(), centre, self.scale * c.scale.double(), factor
+            )
+        elif isinstance(c, Full):
+            moved = Full(c.log_weight.double(), centre, self.scale[:, None] * c.scale_tril.double())
         else:
             moved = Diagonal(c.log_weight.double(), centre, self.scale * c.scale.double())
         return moved.tilt(mean.double(), scale.double(), draws=draws, rng=rng)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zprime.arrays import blocks, cholesky
 from zprime.kernels import Expectation
-from zprime.latent.gaussian import moments
+from zprime.latent.gaussian import marginal_moments, moments
 from zprime.latent.merge import Gaussians, Merged, merge
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
@@ -37,14 +37,20 @@ class ComponentEM:
     def __init__(self, data: MemoryPosteriors, *, diagonal: bool, spread: bool = True) -> None:
         """Take the posteriors; with `spread=False` their means alone, as points."""
         self.n, self.d, self.diagonal = data.n, data.d, diagonal
-        self.centre, covariance = moments(data)
-        self.unit = covariance.diagonal().sqrt()
+        if diagonal:
+            self.centre, variance = marginal_moments(data)
+        else:
+            self.centre, covariance = moments(data)
+            variance = covariance.diagonal()
+        self.unit = variance.sqrt()
         self.mean = (data.mean.double() - self.centre) / self.unit
         self.variance = (data.scale.double() / self.unit).square()
         self.weight = data.log_weights.exp()
-        self.covariance = covariance / (self.unit[:, None] * self.unit)
+        # of all data together: a matrix, or variances
+        self.covariance = torch.ones_like(variance) if diagonal else covariance / (self.unit[:, None] * self.unit)
         if not spread:
-            self.covariance -= torch.diag(self.weight @ self.variance)
+            noise = self.weight @ self.variance
+            self.covariance -= noise if diagonal else torch.diag(noise)
         self.data = Expectation(self.mean, self.variance if spread else None, diagonal=diagonal)
         # points have no spread of their own that would bound a component's covariance from below
         self.floor = 1e-12 if spread else 1e-6
@@ -59,9 +65,7 @@ class ComponentEM:
         first = int(torch.randint(len(points), (1,), generator=rng))
         chosen = seeds(points, k, first=first, rng=rng)
         covariance = self.covariance * k ** (-2 / self.d)
-        covariance.diagonal().clamp_(min=self.floor)
-        if self.diagonal:
-            covariance = covariance.diagonal()
+        (covariance if self.diagonal else covariance.diagonal()).clamp_(min=self.floor)
         return State(
             torch.full((k,), -math.log(k), dtype=torch.float64),
             points[chosen].clone(),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
@@ -13,14 +14,17 @@ from zprime.arrays import cholesky
 from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
+from zprime.latent.factors import Matrix, RowsAndNoise, Scatter, factor_analysis
 from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 from zprime.latent.selection import Codes, best_epsilon, point, smallest_of_best
+from zprime.low_rank import LowRank
 from zprime.posteriors import Posteriors
 from zprime.results.facts import Chosen
 from zprime.schema import FACTOR, FINITE, POSITIVE, Array, Maybe, Real, Schema, need
 
-COVARIANCES = ("full", "diagonal", "low-rank")
-FLOOR = 1e-6  # of a dimension's variance, at least so much is left unexplained by the factors (Heywood cases)
+COVARIANCES = ("auto", "full", "diagonal", "low-rank")
+FULL = 1024  # dimensions up to which `auto` takes a full covariance, if it fits into memory
+MOST = 64  # factors, at most, among which a rank is chosen
 
 
 @final
@@ -45,14 +49,12 @@ class Gaussian(GaussianDistribution):
     factor: Float[Tensor, "d r"] | None = None
     least_rows: float | None = None
 
-    @property
-    def components(self) -> Diagonal | Full:
+    @cached_property
+    def components(self) -> Diagonal | Full | LowRank:
         """A mixture of one."""
         one = torch.zeros(1, dtype=self.mean.dtype, device=self.mean.device)
         if self.factor is not None:
-            f = self.factor.double()
-            tril = cholesky("gaussian", f @ f.T + torch.diag(self.scale_tril.double().square()))
-            return Full(one, self.mean[None], tril.to(self.mean.dtype)[None])
+            return LowRank(one, self.mean[None], self.scale_tril[None], self.factor[None])
         shape: type[Diagonal] | type[Full] = Diagonal if self.scale_tril.ndim == 1 else Full
         return shape(one, self.mean[None], self.scale_tril[None])
 
@@ -83,8 +85,30 @@ class Gaussian(GaussianDistribution):
         r = cls(tensors["mean"], tensors["scale_tril"], tensors.get("factor"), config["least_rows"])
         if r.factor is not None:
             need("scale_tril", r.scale_tril.ndim == 1, "shape [d] beside a factor", list(r.scale_tril.shape))
-            _ = r.components  # raises where factor and standard deviations have no covariance in float64
         return r
+
+
+def marginal_moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Mean and variances of the aggregated posterior, float64, as sums over shards: `moments` without a matrix."""
+    weights = posteriors.log_weights.exp()
+    mean = torch.zeros(posteriors.d, dtype=torch.float64)
+    for s in posteriors.shards():
+        mean = mean + weights[s.rows] @ s.mean.double()
+    variance = torch.zeros(posteriors.d, dtype=torch.float64)
+    for s in posteriors.shards():
+        variance += weights[s.rows] @ ((s.mean.double() - mean).square() + s.scale.double().square())
+    return mean, variance
+
+
+def scatter_of(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Scatter]:
+    """Mean and covariance of the aggregated posterior; the covariance as rows where these are fewer than dimensions."""
+    if posteriors.n >= posteriors.d:
+        mean, covariance = moments(posteriors)
+        return mean, Matrix(covariance)
+    mean, variance = marginal_moments(posteriors)
+    weights, data = posteriors.log_weights.exp(), posteriors.gather()
+    rows = (data.mean.double() - mean) * weights.sqrt()[:, None]
+    return mean, RowsAndNoise(rows, variance - rows.square().sum(0))
 
 
 def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
@@ -112,16 +136,18 @@ class GaussianSettings(Settings):
     change, m and S the moments, so it is maximum-likelihood factor analysis of S (Rubin & Thayer 1982).
 
     Attributes:
-        covariance: `full`, `diagonal` or `low-rank`.
-        rank: columns of F; 0 tries 1, 2, 4, ... below d and chooses on the selection split. For `low-rank` only.
+        covariance: `full`, `diagonal` or `low-rank`; `auto` is `full` up to 1,024 dimensions, if that fits into memory,
+            and `low-rank` above.
+        rank: columns of F; 0 tries 1, 2, 4, ... below d, 64 at most, and chooses on the selection split. For `low-rank`
+            only.
         iterations: EM steps at most, for `low-rank` only.
-        tolerance: stop when a step of that EM gains less, in nats.
+        tolerance: stop when a step of that EM gains less, in nats; above 1,024 dimensions 1e-6 nats a dimension.
     """
 
     kind: ClassVar[str] = Gaussian.kind
     about: ClassVar[About] = About("d^2 numbers", "one pass", "the hole is in mean or covariance")
     quick: ClassVar[bool] = True
-    covariance: str = "full"
+    covariance: str = "auto"
     rank: int = 0
     iterations: int = 2000
     tolerance: float = 1e-8
@@ -136,45 +162,44 @@ class GaussianSettings(Settings):
             raise UsageError(
                 f"covariance: expected {', '.join(COVARIANCES[:-1])} or {COVARIANCES[-1]}, got {self.covariance!r}"
             )
-        if self.rank and self.covariance != "low-rank":
+        d = task.train.d
+        covariance = self.covariance
+        if covariance == "auto":
+            there = memory.available()
+            fits = d <= FULL and (there is None or 24 * d**2 < there)
+            covariance = "full" if fits and not self.rank else "low-rank"
+        if self.rank and covariance != "low-rank":
             raise UsageError(
-                f"rank: expected 0 with covariance {self.covariance!r}, got {self.rank}; set covariance to 'low-rank'"
+                f"rank: expected 0 with covariance {covariance!r}, got {self.rank}; set covariance to 'low-rank'"
             )
-        # the covariance twice, in float64, and its factor
-        memory.need(
-            24 * task.train.d**2,
-            f"gaussian: the covariance of {task.train.d:,} dimensions",
-            "train with fewer latents",
-        )
-        mean, covariance = moments(task.train)
         dtype = next(iter(task.train.shards())).mean.dtype
-        if self.covariance == "low-rank":
-            return self._low_rank(mean, covariance, dtype, task)
-        if self.covariance == "diagonal":
-            factor = covariance.diagonal().sqrt()
+        if covariance == "low-rank":
+            return self._low_rank(dtype, task, asked=self.covariance != "auto")
+        if covariance == "diagonal":
+            mean, variance = marginal_moments(task.train)
+            factor = variance.sqrt()
         else:
-            factor = cholesky("gaussian", covariance)
+            # the covariance twice, in float64, and its factor
+            memory.need(24 * d**2, f"gaussian: the covariance of {d:,} dimensions", "set covariance to low-rank")
+            mean, matrix = moments(task.train)
+            factor = cholesky("gaussian", matrix)
         gaussian = Gaussian(mean.to(dtype), factor.to(dtype), least_rows=task.train.effective_rows)
         return Fit(gaussian, Outcome(message="exact, in closed form"))
 
-    def _low_rank(
-        self,
-        mean: Float[Tensor, " d"],
-        covariance: Float[Tensor, "d d"],
-        dtype: torch.dtype,
-        task: Task,
-    ) -> Fit[Gaussian]:
+    def _low_rank(self, dtype: torch.dtype, task: Task, *, asked: bool) -> Fit[Gaussian]:
         """Factor analysis for the rank asked for, or for 1, 2, 4, ... below d."""
-        d = len(mean)
+        d = task.train.d
         if not 0 <= self.rank <= d:
             raise UsageError(f"rank: expected 1 to {d} (the latent dimension), or 0 to choose, got {self.rank}")
         if self.iterations < 1:
             raise UsageError(f"iterations: expected at least 1, got {self.iterations}")
-        tried = [self.rank] if self.rank else [k for k in (2**i for i in range(d)) if k < d] or [1]
+        tried = [self.rank] if self.rank else [2**i for i in range(d.bit_length()) if 2**i < min(d, MOST + 1)] or [1]
+        mean, scatter = scatter_of(task.train)
+        tolerance = self.tolerance if d <= FULL else max(self.tolerance, 1e-6 * d)
         fits: list[tuple[Gaussian, list[float]]] = []
         for step, k in enumerate(tried):
             task.progress("gaussian, low rank", step, len(tried))
-            factor, var, trace = factor_analysis(covariance, k, iterations=self.iterations, tolerance=self.tolerance)
+            factor, var, trace = factor_analysis(scatter, k, iterations=self.iterations, tolerance=tolerance)
             rows = task.train.effective_rows
             fits.append((Gaussian(mean.to(dtype), var.sqrt().to(dtype), factor.to(dtype), rows), trace))
         task.progress("gaussian, low rank", len(tried), len(tried))
@@ -185,7 +210,8 @@ class GaussianSettings(Settings):
             best = smallest_of_best([g for _, g in scored], [r.bytes for r, _ in fits])
             curve = [point("rank", k, r, e, g) for k, (r, _), (e, g) in zip(tried, fits, scored, strict=True)]
         gaussian, trace = fits[best]
-        outcome = Outcome(message=f"converged in {len(trace)} steps")
+        form = "" if asked else f"{d:,} dimensions are many: a covariance of {tried[best]} factors and a diagonal; "
+        outcome = Outcome(message=f"{form}converged in {len(trace)} steps")
         if len(trace) > self.iterations:
             gained = trace[-1] - trace[-2]
             outcome = Outcome(
@@ -194,36 +220,3 @@ class GaussianSettings(Settings):
                 "usually harmless; raise iterations",
             )
         return Fit(gaussian, outcome, {"objective": trace}, Chosen(settings={"rank": tried[best]}), curve)
-
-
-def factor_analysis(
-    covariance: Float[Tensor, "d d"], rank: int, *, iterations: int, tolerance: float
-) -> tuple[Float[Tensor, "d r"], Float[Tensor, " d"], list[float]]:
-    """Maximum-likelihood factor analysis of a covariance by EM (Rubin & Thayer 1982): F and v of F F^T + diag(v).
-
-    No step lowers the objective, `-1/2 [log det C + tr(C^-1 S)]` with C = F F^T + diag(v) in units in which S has a
-    unit diagonal (the fit does not depend on units): in nats, -KL(N(0, S) || N(0, C)) up to a constant. The trace holds
-    it before every step and after the last. v is kept above 1e-6 of each dimension's variance.
-    """
-    d = len(covariance)
-    unit = covariance.diagonal().sqrt()
-    target = covariance / unit / unit[:, None]
-    values, vectors = torch.linalg.eigh(target)
-    # start from probabilistic PCA (Tipping & Bishop 1999)
-    noise = values[: d - rank].mean().clamp(min=FLOOR) if rank < d else torch.tensor(FLOOR, dtype=torch.float64)
-    factor = vectors[:, d - rank :] * (values[d - rank :] - noise).clamp(min=FLOOR).sqrt()
-    var = (1 - factor.square().sum(1)).clamp(min=FLOOR)
-    eye = torch.eye(rank, dtype=torch.float64)
-    trace: list[float] = []
-    for step in range(iterations + 1):
-        tril = torch.linalg.cholesky(factor @ factor.T + torch.diag(var))
-        solved = torch.cholesky_solve(torch.cat([target, factor], 1), tril)
-        trace.append(-float(tril.diagonal().log().sum()) - 0.5 * float(solved[:, :d].diagonal().sum()))
-        if step == iterations or (step and trace[-1] - trace[-2] < tolerance):
-            break
-        beta = solved[:, d:].T
-        cross = target @ beta.T
-        factor = torch.linalg.solve(eye - beta @ factor + beta @ cross, cross, left=False)
-        # the best v in closed form; where it is below the floor, the floor is the best allowed
-        var = (1 - (factor * cross).sum(1)).clamp(min=FLOOR)
-    return factor * unit[:, None], var * unit.square(), trace

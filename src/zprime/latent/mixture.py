@@ -75,6 +75,9 @@ class Mixture(GaussianDistribution):
         return cls(tensors["log_weight"], tensors["mean"], tensors["scale_tril"], config["least_rows"])
 
 
+FULL = 512  # dimensions up to which `auto` takes full covariances, if they fit into memory
+
+
 @dataclass(frozen=True)
 class EMRun:
     """One run of EM.
@@ -118,7 +121,8 @@ class MixtureSettings(Settings):
 
     Attributes:
         components: K; 0 tries 2, 5, 10, ... 200 (up to a fifth of the rows) and chooses on the selection split.
-        covariance: `full` or `diagonal`.
+        covariance: `full` or `diagonal`; `auto` is `full` up to 512 dimensions, if that fits into memory, and
+            `diagonal` above.
         method: `em`, or `merge` for greedy merging alone (Runnalls 2007), which proves a bound on its KL.
         start: where EM begins: `kmeans` (k-means++ seeds) or `merge`.
         codes: `posteriors` uses means and variances. `means` throws the variances away, as is often done: right for
@@ -142,7 +146,7 @@ class MixtureSettings(Settings):
         "first choice: small, exact density, no rows",
     )
     components: int = 0
-    covariance: str = "full"
+    covariance: str = "auto"
     method: str = "em"
     start: str = "kmeans"
     codes: str = "posteriors"
@@ -157,14 +161,16 @@ class MixtureSettings(Settings):
     def check(self, n: int) -> None:
         """Raise `UsageError` for a value that cannot be used with `n` posteriors."""
         words = {
-            "covariance": ("full", "diagonal"),
+            "covariance": ("auto", "full", "diagonal"),
             "method": ("em", "merge"),
             "start": ("kmeans", "merge"),
             "codes": ("posteriors", "means", "draws"),
         }
         for name, known in words.items():
             if getattr(self, name) not in known:
-                raise UsageError(f"{name}: expected {' or '.join(known)}, got {getattr(self, name)!r}")
+                raise UsageError(
+                    f"{name}: expected {', '.join(known[:-1])} or {known[-1]}, got {getattr(self, name)!r}"
+                )
         if self.components < 0 or self.components > n:
             raise UsageError(
                 f"components: expected 1 to {n} (the number of posteriors), or 0 to choose, got {self.components}"
@@ -183,6 +189,8 @@ class MixtureSettings(Settings):
         train = task.train
         self.check(train.n)
         most = self.components or max([k for k in COMPONENTS if k <= max(1, train.n // 5)], default=1)
+        if self.covariance == "auto":
+            return self._auto(task, most)
         each = train.d if self.covariance == "diagonal" else train.d**2
         # covariances before and after a step, and factors, in float64
         memory.need(
@@ -211,6 +219,15 @@ class MixtureSettings(Settings):
         if outcome.ok and tried[best] == COMPONENTS[-1]:
             outcome = Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
         return replace(fit, outcome=outcome, curve=curve)
+
+    def _auto(self, task: Task, most: int) -> Fit[Mixture]:
+        """With full covariances where these are few numbers, else with diagonal ones."""
+        d, there = task.train.d, memory.available()
+        if d <= FULL and (there is None or 24 * most * d**2 < there):
+            return replace(self, covariance="full").fit(task)
+        fit = replace(self, covariance="diagonal").fit(task)
+        said = f"{d:,} dimensions are many: diagonal covariances; {fit.outcome.message}"
+        return replace(fit, outcome=replace(fit.outcome, message=said))
 
     def _reduce(self, reduction: Reduction, k: int) -> Fit[Mixture]:
         """To K components, polished."""

@@ -18,6 +18,7 @@ from zprime.errors import UsageError
 from zprime.latent.gaussian import Gaussian
 from zprime.latent.mixture import Mixture
 from zprime.likelihoods import draw
+from zprime.low_rank import LowRank
 from zprime.schema import Schema
 
 Given = LatentDistribution | Distribution | None
@@ -52,7 +53,7 @@ def prior_of(prior: Given, d: int) -> LatentDistribution:
 
 def _is_standard(r: GaussianDistribution) -> bool:
     c = r.components
-    if len(c.mean) != 1 or bool((c.mean != 0).any()):
+    if len(c.mean) != 1 or isinstance(c, LowRank) or bool((c.mean != 0).any()):
         return False
     scale = c.scale[0] if isinstance(c, Diagonal) else c.scale_tril[0]
     return torch.equal(scale, torch.ones_like(scale) if scale.ndim == 1 else torch.eye(len(scale)).to(scale))

@@ -1,0 +1,167 @@
+"""Mixtures of Gaussians whose covariances are a diagonal and a few factors: density, score, draws, products with q.
+
+No d x d matrix is ever made: all is by Woodbury's identity in r x r matrices (docs/theory.md, section 3). A Gaussian
+with r factors is `z = m + F u + v^1/2 e`, u ~ N(0, I) in r dimensions.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.arrays import LOG_2PI, blocks, weighed
+from zprime.components import Tilted, choose, choose_rows, differentiable
+
+NUMBERS = 1 << 24  # numbers handled at once
+
+
+@dataclass(frozen=True)
+class _Inner:
+    """What Woodbury's identity needs of each component, float64."""
+
+    precision: Float[Tensor, "k d"]  # 1 / v
+    solved: Float[Tensor, "k r d"]  # L^-1 F^T / v, with L L^T = I + F^T diag(1/v) F
+    constant: Float[Tensor, " k"]  # log-weight and normaliser
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Mixture of N(mean, diag(scale^2) + factor factor^T): log-weights, means, standard deviations, factors."""
+
+    log_weight: Float[Tensor, " k"]
+    mean: Float[Tensor, "k d"]
+    scale: Float[Tensor, "k d"]
+    factor: Float[Tensor, "k d r"]
+
+    @property
+    def d(self) -> int:
+        """Latent dimension."""
+        return self.mean.shape[1]
+
+    @cached_property
+    def _inner(self) -> _Inner:
+        variance, factor = self.scale.double().square(), self.factor.double()
+        scaled = factor.mT / variance[:, None]  # F^T / v
+        tril = torch.linalg.cholesky(torch.eye(factor.shape[2], dtype=torch.float64) + scaled @ factor)
+        log_det = variance.log().sum(1) + 2 * tril.diagonal(dim1=1, dim2=2).log().sum(1)
+        solved = torch.linalg.solve_triangular(tril, scaled, upper=False)
+        constant = self.log_weight.double() - 0.5 * (self.d * LOG_2PI + log_det)
+        return _Inner(variance.reciprocal(), solved, constant)
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Exact log-density in nats, float64; differentiable in z."""
+        return differentiable(z, self)
+
+    def _terms(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Log weight and log-density of every component."""
+        inner, terms = self._inner, torch.empty(len(z), len(self.mean), dtype=torch.float64)
+        for rows in blocks(len(z), max(1, NUMBERS // self.d)):
+            wide = z[rows].double()
+            for k, mean in enumerate(self.mean.double()):
+                gap = wide - mean
+                away = gap.square() @ inner.precision[k] - (gap @ inner.solved[k].T).square().sum(1)
+                terms[rows, k] = inner.constant[k] - 0.5 * away
+        return terms
+
+    def value(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """The log-density without a gradient."""
+        return torch.logsumexp(self._terms(z), 1)
+
+    def value_and_score(self, z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
+        """The log-density and its gradient in z."""
+        inner, terms = self._inner, self._terms(z)
+        share, score = torch.softmax(terms, 1), torch.zeros(z.shape, dtype=torch.float64)
+        for k, mean in enumerate(self.mean.double()):
+            gap = z.double() - mean
+            solved = inner.solved[k]
+            score -= share[:, [k]] * (gap * inner.precision[k] - gap @ solved.T @ solved)
+        return torch.logsumexp(terms, 1), score
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Ancestral draws."""
+        which = choose(self.log_weight, n, rng)
+        u = torch.randn(n, self.factor.shape[2], generator=rng, dtype=self.mean.dtype)
+        z = torch.randn(n, self.d, generator=rng, dtype=self.mean.dtype)
+        for k in range(len(self.mean)):
+            at = (which == k).nonzero().flatten() if len(self.mean) > 1 else slice(None)
+            z[at] = self.mean[k] + self.scale[k] * z[at] + u[at] @ self.factor[k].T
+        return z
+
+    def tilt(
+        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+    ) -> Tilted:
+        """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form).
+
+        Given u every dimension stands alone, as in a diagonal mixture; what is left is a Gaussian integral over u, with
+        a precision of r x r for each pair of posterior and component.
+        """
+        n, components, rank = len(mean), len(self.mean), self.factor.shape[2]
+        ratio = torch.empty(n, dtype=torch.float64)
+        pick = torch.rand(n, draws, generator=rng, dtype=torch.float64)
+        u = torch.randn(n, draws, rank, generator=rng, dtype=torch.float64)
+        z = torch.randn(n, draws, self.d, generator=rng, dtype=torch.float64)
+        for rows in blocks(n, max(1, NUMBERS // (components * (self.d * (1 + rank) + rank**2)))):
+            mu, square = mean[rows].double(), scale[rows].double().square()
+            pairs = [_pair(mu, square, *self._component(k)) for k in range(components)]
+            terms = weighed(torch.stack([p.log_ratio for p in pairs], 1), self.log_weight.double())
+            ratio[rows] = torch.logsumexp(terms, 1)
+            which = choose_rows(terms, pick[rows])
+            for k, p in enumerate(pairs):
+                row, at = (which == k).nonzero(as_tuple=True)
+                z[rows][row, at] = p.draw(row, u[rows][row, at], z[rows][row, at], mu, square, *self._component(k))
+        return Tilted(ratio, z)
+
+    def _component(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variances and factor of one component, float64."""
+        return self.mean[k].double(), self.scale[k].double().square(), self.factor[k].double()
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One component beside a block of posteriors.
+
+    Attributes:
+        log_ratio: log E_q[r/p]; +inf where it diverges.
+        total: a = v + s^2 - v s^2, the denominator of what is known given u.
+        centre: mean of u under q_r.
+        tril: Cholesky factor of the precision of u under q_r; NaN where there is none.
+    """
+
+    log_ratio: Float[Tensor, " b"]
+    total: Float[Tensor, "b d"]
+    centre: Float[Tensor, "b r"]
+    tril: Float[Tensor, "b r r"]
+
+    def draw(
+        self, row: Tensor, u: Tensor, noise: Tensor, mu: Tensor, square: Tensor, m: Tensor, v: Tensor, factor: Tensor
+    ) -> Float[Tensor, "c d"]:
+        """Draws of q_r for posteriors at `row`: u first, then z given u."""
+        spread = torch.linalg.solve_triangular(self.tril[row].mT, u[..., None], upper=True)[..., 0]
+        t = m + (self.centre[row] + spread) @ factor.T
+        total, s2 = self.total[row], square[row]
+        z: Tensor = (mu[row] * v + t * s2) / total + (v * s2 / total).sqrt() * noise
+        return z
+
+
+def _pair(mu: Tensor, square: Tensor, m: Tensor, v: Tensor, factor: Tensor) -> _Pair:
+    total = v + square - v * square
+    held = (total > 0).all(1)
+    total = torch.where(held[:, None], total, 1.0)
+    g, h = (1 - square) / total, mu / total
+    weighted = g[:, None] * factor.T  # [b, r, d]
+    precision = torch.eye(factor.shape[1], dtype=torch.float64) + weighted @ factor
+    tril, info = torch.linalg.cholesky_ex(precision)
+    held &= info == 0
+    pull = (h - g * m) @ factor
+    solved = torch.cholesky_solve(pull[..., None], tril)[..., 0]
+    alone = total.log() + g * m.square() - 2 * h * m + mu.square() * (1 - v) / total
+    log_ratio = -0.5 * alone.sum(1) - tril.diagonal(dim1=1, dim2=2).log().sum(1) + 0.5 * (pull * solved).sum(1)
+    lost = ~held
+    return _Pair(
+        log_ratio.masked_fill(lost, torch.inf),
+        total,
+        solved.masked_fill(lost[:, None], torch.nan),
+        tril.masked_fill(lost[:, None, None], torch.nan),
+    )
