@@ -267,6 +267,35 @@ def test_a_worker_that_the_system_killed_is_told() -> None:
         stop([worker])
 
 
+# -- standard streams --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", ["--help", "--version", "run --help", "kinds", "--json kinds", "doctor"])
+def test_text_without_standard_output_ends_as_without_a_reader(words: str, closed: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m zprime {words} {closed}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == ((0 if closed == "2>&-" else 141), "")
+    assert bool(done.stdout) == (closed == "2>&-")
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_run_needs_no_standard_streams(closed: str, tmp_path: Path) -> None:
+    """Its product is files; and what is said is in none of them."""
+    words = "run --data digits --latents 2 --hidden 16 --epochs 1 --rows 12 --draws 120 --map 20 --kinds gaussian"
+    command = f"exec {sys.executable} -m zprime {words} --samples 0 --exchange 0 --out {tmp_path}/run {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    audited = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m zprime --json explain {tmp_path}/run {closed}"],
+        capture_output=True,
+        check=False,
+    )
+    assert (audited.returncode, audited.stderr) == (141, b"")
+    assert (tmp_path / "run" / "report.html").read_text().rstrip().endswith("</html>")
+
+
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 

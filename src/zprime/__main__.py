@@ -4,11 +4,12 @@ import io
 import sys
 from typing import NoReturn
 
-from zprime import interrupts
+from zprime import interrupts, stdio
 
 
 def main() -> NoReturn:
     """Run the command line, and exit."""
+    stdio.fill()  # before any other file is opened
     interrupts.Listener().install()  # to the end of the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is spelled out, and no error
