@@ -20,9 +20,8 @@ def doctor() -> None:
         "built": [] if module is None else list(module.built),
         "can_run": [] if module is None else module.sets(),
     }
-    product(
-        f"zprime {__version__}, Python {platform.python_version()}, torch {torch.__version__} on {platform.machine()}"
-    )
+    python = platform.python_version()
+    product(f"zprime {__version__}, Python {python}, torch {torch.__version__} on {platform.machine()}")
     if module is None:
         say(f"kernels: torch; no compiled ones: {compiled.missing}")
         say("Results are the same but for rounding; densities and neighbours take several times as long, EM twice.")
