@@ -363,3 +363,39 @@ def test_free_memory_obeys_ulimit() -> None:
     code += "print(m.available())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert 0 < int(out) < 2**30
+
+
+def within(kilobytes: int, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A command under `ulimit -v`."""
+    command = f"ulimit -v {kilobytes}; exec {sys.executable} -m zprime {' '.join(words)}"
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=120)
+
+
+@linux
+@pytest.mark.parametrize("kilobytes", [24_000, 30_000, 60_000, 300_000, 450_000, 550_000, 600_000, 640_000])
+def test_memory_that_runs_out_while_modules_are_loaded_is_one_sentence(kilobytes: int) -> None:
+    """numpy and torch end the process with words of their own, or by SIGABRT, where they find too little."""
+    done = within(kilobytes, "doctor")
+    said = " ".join(done.stderr.split())
+    assert (done.returncode, done.stdout) == (6, "")
+    assert said.startswith("error: ")
+    assert said.count("error") == 1
+    assert "let the process have more memory" in said
+
+
+@linux
+def test_help_needs_no_memory_for_torch() -> None:
+    assert within(100_000, "--help").returncode == 0
+
+
+@linux
+def test_a_library_that_finds_no_memory_is_told_as_memory(capfd: pytest.CaptureFixture[str]) -> None:
+    error = ImportError("Cannot import module 'zprime.cli.run'")
+    error.__cause__ = ImportError("libtorch_cpu.so: failed to map segment from shared object")
+    assert ended(error, interrupts.Listener(), "run") == 6
+    assert memory.ran_out(ImportError("No module named 'torch'")) is None
+    pid = os.fork()
+    if not pid:
+        memory.give_up()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 6
+    assert capfd.readouterr().err.encode().endswith(memory.LAST_WORDS)

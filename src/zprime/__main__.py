@@ -4,7 +4,7 @@ import io
 import sys
 from typing import NoReturn
 
-from zprime import interrupts, stdio
+from zprime import interrupts, memory, stdio
 
 
 def main() -> NoReturn:
@@ -14,9 +14,14 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is spelled out, and no error
             stream.reconfigure(errors="backslashreplace")
-    from zprime.cli import main as command_line
+    try:
+        from zprime.cli import main as command_line
 
-    command_line()
+        command_line()
+    except (MemoryError, ImportError) as error:
+        if memory.ran_out(error) is None:
+            raise
+        memory.give_up()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
-from zprime.errors import UsageError
+from zprime.errors import ResourceError, UsageError
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 SIGNS = (
@@ -20,8 +21,14 @@ SIGNS = (
     "Unable to allocate",
     "Storage size calculation overflowed",
     "can't start new thread",
+    "failed to map segment",
 )
 """What errors of torch, numpy and the system say where memory ran out."""
+
+LIBRARIES = 640_000_000
+"""Bytes of addresses that loading torch 2.13 and numpy takes; with fewer, they end the process themselves."""
+LAST_WORDS = b"error: memory ran out; let the process have more memory\n"
+"""Made before memory runs out."""
 
 
 def need(count: int | float, what: str, advice: str) -> None:
@@ -39,6 +46,23 @@ def need(count: int | float, what: str, advice: str) -> None:
     if there is not None and count > there:
         wanted = "more memory than can be counted" if count == math.inf else f"at least {size(count)} of memory"
         raise UsageError(f"{what}: needs {wanted}, and {size(there)} are free; {advice}")
+
+
+def need_libraries() -> None:
+    """Raise `ResourceError` where `ulimit -v` leaves too little to load torch."""
+    left = _own_limit()
+    if left is not None and left < LIBRARIES:
+        raise ResourceError(
+            f"ulimit -v: expected at least {size(LIBRARIES)} of memory, to load torch alone, got {size(max(0, left))}; "
+            "let the process have more memory"
+        )
+
+
+def give_up() -> NoReturn:
+    """Say that memory ran out, and end the process, without any more memory."""
+    with contextlib.suppress(OSError):
+        os.write(2, LAST_WORDS)
+    os._exit(ResourceError.exit_code)
 
 
 def available() -> int | None:
@@ -61,7 +85,7 @@ def ran_out(error: BaseException) -> str | None:
         text = str(e)
         if isinstance(e, MemoryError) or (isinstance(e, OSError) and e.errno == errno.ENOMEM):
             return _wanted(text)
-        if isinstance(e, RuntimeError | OSError) and any(sign in text for sign in SIGNS):
+        if isinstance(e, RuntimeError | OSError | ImportError) and any(sign in text for sign in SIGNS):
             return _wanted(text)
     return None
 

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 from cyclopts import App, Parameter
 from cyclopts.config import Env, Toml
 
-from zprime import __version__, interrupts, stdio
+from zprime import __version__, interrupts, memory, stdio
 from zprime.cli.console import OPTIONS
 from zprime.cli.ending import ended
 from zprime.errors import UsageError
@@ -116,6 +116,8 @@ def _code(argv: list[str] | None, heard: interrupts.Listener) -> int:
     verb = next((word for word in (sys.argv[1:] if argv is None else argv) if word in VERBS), "")
     try:
         try:
+            if verb:
+                memory.need_libraries()  # before the module of the verb loads them
             call = app.meta(argv, exit_on_error=False, print_error=False)
             heard.working = True
             if call is None:  # of --help and --version, whose text is all that was asked for
