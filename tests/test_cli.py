@@ -321,6 +321,65 @@ def test_killed_training_goes_on_and_ends_with_the_same_parameters(how: signal.S
     assert artifact.read(tmp_path / "cut" / "model").files == artifact.read(tmp_path / "whole" / "model").files
 
 
+LATE = [
+    "--rows=1",
+    "--draws=8",
+    "--draws=20",
+    "--draws=10",
+    "--grid=0",
+    "--map=0",
+    "--simulated=5",
+    "--exchange=3",
+    "--repair=1",
+    "--ais=1",
+    "--temperatures=0",
+    "--samples=3",
+    "--members=1",
+    "--features=x",
+    "--copies-limit=1.0",
+    "--copies-limit=nan",
+    "--seeds=0",
+    "--by=colour",
+    "--kinds=flowery",
+    "--weights=nope",
+    "--checkpoint=nan",
+    "--scale=inf",
+    "--set=mixture.components=-1",
+    "--set=mixture.method=x",
+    "--set=mixture.least_rows=nan",
+    "--set=mixture.tolerance=nan",
+    "--set=gaussian.covariance=x",
+    "--set=gaussian.rank=2",
+    "--set=gaussian.rank=-1",
+]
+OF_KINDS = [
+    "flow.epochs=0",
+    "exemplars.rows=-1",
+    "exemplars.bandwidth=2",
+    "vamp.components=0",
+    "prior.tau=0",
+    "conditional.least_rows=-1",
+    "conditional.base=conditional",
+    "conditional.base.iterations=0",
+    "shared-nuts.chains=0",
+    "resampled.method=x",
+    "flow-matching.width=0",
+    "two-stage.draws=0",
+]
+
+
+@pytest.mark.parametrize(
+    "words", [*([word] for word in LATE), *(["--kinds", s.partition(".")[0], "--set", s] for s in OF_KINDS)]
+)
+def test_settings_that_no_data_could_suit_are_refused_before_the_training(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("zprime.train_stage.train", lambda *a, **k: pytest.fail("it trained"))
+    assert call("run", "--data", "digits", "--out", tmp_path / "run", *words) == 2
+    assert "expected" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_arguments_that_no_system_takes_are_refused_in_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

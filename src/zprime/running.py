@@ -19,7 +19,8 @@ from zprime.drift_stage import DriftStage
 from zprime.encoding import encode
 from zprime.errors import UsageError
 from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
-from zprime.latent.kind import Fit
+from zprime.latent.kind import Fit, Settings
+from zprime.measure.likelihood.proposal import least_draws
 from zprime.posteriors import Posteriors, ShardedPosteriors
 from zprime.progress import Progress, silent
 from zprime.reporting import report
@@ -92,6 +93,7 @@ def run(
         NumericalError: training or a fit met numbers that are not finite, or a proven bound is broken.
     """
     wanted = settings_of(kinds, by)
+    _check(wanted, auditing)
     source = data if isinstance(data, DataSettings) else DataSettings(str(data))
     check_seeds(seeds)
     source = datasets.weighed_by(source, weights, seed=seed) if weights else source
@@ -107,6 +109,23 @@ def run(
     audit = repeat(make, source, Path(out), range(seed, seed + seeds), progress)
     report(out)
     return audit
+
+
+def _check(kinds: Sequence[Settings], auditing: AuditSettings) -> None:
+    """Refuse what would be refused after the training, as far as it is known without data.
+
+    Raises:
+        UsageError: settings of a kind or of the audit cannot be used, or there are too few draws for so many kinds.
+    """
+    for settings in kinds:
+        settings.check()
+    auditing.check()
+    scored = {"prior", *(s.name for s in kinds if s.has_density and "labels" not in s.needs)}  # labels may be missing
+    if auditing.draws and auditing.draws < least_draws(len(scored)):
+        raise UsageError(
+            f"draws: expected 0, or at least {least_draws(len(scored))} for {', '.join(sorted(scored))}, got "
+            f"{auditing.draws}"
+        )
 
 
 @final
