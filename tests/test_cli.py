@@ -164,6 +164,12 @@ def test_errors_are_sentences_with_their_exit_code(
     np.save(same, np.ones((30, 3)))
     empty = tmp_path / "empty"
     empty.mkdir()
+    trained = tmp_path / "trained"
+    assert call("train", "--data", "digits", "--out", trained, *QUICK[:8], "--quiet") == 0
+    pipe, piped = tmp_path / "pipe.csv", tmp_path / "piped"
+    os.mkfifo(pipe)
+    piped.mkdir()
+    os.mkfifo(piped / "train-images-idx3-ubyte")
     cases: list[tuple[list[str | Path], int, str]] = [
         (
             ["run", "--data", "nope", "--out", tmp_path / "r"],
@@ -238,6 +244,19 @@ def test_errors_are_sentences_with_their_exit_code(
         (["sample", digits, "-n", "0"], 2, "n: expected at least 1 sample, got 0"),
         (["audit", other], 3, "expected an artefact of kind run, found no manifest.json"),
         (["report", empty], 3, "expected an artefact of kind audit, found no manifest.json"),
+        (["report", trained], 3, "this run has not been audited yet; run `zprime audit "),
+        (["explain", trained], 3, "this run has not been audited yet"),
+        (["run", "--data", "", "--out", tmp_path / "r"], 2, "got an empty text; for this folder write --data ."),
+        (["train", "--data", "", "--out", tmp_path / "r"], 2, "got an empty text; for this folder write --data ."),
+        (["run", "--data", "digits", "--out", ""], 2, "out: expected the path of a folder, got an empty text"),
+        (["train", "--data", "digits", "--out", ""], 2, "out: expected the path of a folder, got an empty text"),
+        *(
+            ([verb, ""], 2, "run: expected the path of a folder, got an empty text")
+            for verb in ("encode", "fit", "audit")
+        ),
+        (["train", "--data", pipe, "--out", tmp_path / "r"], 2, "a regular file but a pipe or a device; write what it"),
+        (["train", "--data", "/dev/null", "--out", tmp_path / "r"], 2, "not a regular file but a pipe or a device"),
+        (["train", "--data", piped, "--out", tmp_path / "r"], 5, "expected a regular file, got none (a folder, a pipe"),
         (["run", "--config", tmp_path / "no.toml"], 2, "config: expected a TOML file, found none at"),
         (["audit", digits, "--threads", "-1"], 2, "threads: expected a number from 0 to 4096, got -1"),
         (["flowery"], 2, 'Unknown command "flowery"'),

@@ -12,15 +12,14 @@ from typing import final
 from zprime import artifact, chain, vae
 from zprime import data as datasets
 from zprime.artifact import Artifact
-from zprime.audit_stage import AuditStage
+from zprime.audit_stage import AuditStage, check_ahead
 from zprime.data import SPLITS, DataSettings
 from zprime.distribution import LatentDistribution
 from zprime.drift_stage import DriftStage
 from zprime.encoding import encode
 from zprime.errors import UsageError
 from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
-from zprime.latent.kind import Fit, Settings
-from zprime.measure.likelihood.proposal import least_draws
+from zprime.latent.kind import Fit
 from zprime.posteriors import Posteriors, ShardedPosteriors
 from zprime.progress import Progress, silent
 from zprime.reporting import report
@@ -93,7 +92,7 @@ def run(
         NumericalError: training or a fit met numbers that are not finite, or a proven bound is broken.
     """
     wanted = settings_of(kinds, by)
-    _check(wanted, auditing)
+    check_ahead(wanted, auditing)
     source = data if isinstance(data, DataSettings) else DataSettings(str(data))
     check_seeds(seeds)
     source = datasets.weighed_by(source, weights, seed=seed) if weights else source
@@ -109,23 +108,6 @@ def run(
     audit = repeat(make, source, Path(out), range(seed, seed + seeds), progress)
     report(out)
     return audit
-
-
-def _check(kinds: Sequence[Settings], auditing: AuditSettings) -> None:
-    """Refuse what would be refused after the training, as far as it is known without data.
-
-    Raises:
-        UsageError: settings of a kind or of the audit cannot be used, or there are too few draws for so many kinds.
-    """
-    for settings in kinds:
-        settings.check()
-    auditing.check()
-    scored = {"prior", *(s.name for s in kinds if s.has_density and "labels" not in s.needs)}  # labels may be missing
-    if auditing.draws and auditing.draws < least_draws(len(scored)):
-        raise UsageError(
-            f"draws: expected 0, or at least {least_draws(len(scored))} for {', '.join(sorted(scored))}, got "
-            f"{auditing.draws}"
-        )
 
 
 @final
