@@ -13,7 +13,7 @@ from zprime.arrays import cholesky
 from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
-from zprime.latent.kind import About, Fit, Outcome, Settings, Task
+from zprime.latent.kind import About, Fit, Outcome, Settings, Task, check_tolerance
 from zprime.latent.selection import Codes, best_epsilon, point, smallest_of_best
 from zprime.posteriors import Posteriors
 from zprime.results.facts import Chosen
@@ -126,12 +126,8 @@ class GaussianSettings(Settings):
     iterations: int = 2000
     tolerance: float = 1e-8
 
-    def fit(self, task: Task) -> Fit[Gaussian]:
-        """Match mean and covariance of the aggregated posterior: exactly, or as far as the rank allows.
-
-        Raises:
-            UsageError: unknown covariance, a rank out of range, or dimensions too many for the memory.
-        """
+    def check(self) -> None:
+        """Raise `UsageError` for an unknown covariance, or a value out of range."""
         if self.covariance not in COVARIANCES:
             raise UsageError(
                 f"covariance: expected {', '.join(COVARIANCES[:-1])} or {COVARIANCES[-1]}, got {self.covariance!r}"
@@ -140,6 +136,19 @@ class GaussianSettings(Settings):
             raise UsageError(
                 f"rank: expected 0 with covariance {self.covariance!r}, got {self.rank}; set covariance to 'low-rank'"
             )
+        if self.rank < 0:
+            raise UsageError(f"rank: expected 1 or more, or 0 to choose, got {self.rank}")
+        if self.iterations < 1:
+            raise UsageError(f"iterations: expected at least 1, got {self.iterations}")
+        check_tolerance(self.tolerance)
+
+    def fit(self, task: Task) -> Fit[Gaussian]:
+        """Match mean and covariance of the aggregated posterior: exactly, or as far as the rank allows.
+
+        Raises:
+            UsageError: unknown covariance, a rank out of range, or dimensions too many for the memory.
+        """
+        self.check()
         # the covariance twice, in float64, and its factor
         memory.need(
             24 * task.train.d**2,
@@ -166,10 +175,8 @@ class GaussianSettings(Settings):
     ) -> Fit[Gaussian]:
         """Factor analysis for the rank asked for, or for 1, 2, 4, ... below d."""
         d = len(mean)
-        if not 0 <= self.rank <= d:
+        if self.rank > d:
             raise UsageError(f"rank: expected 1 to {d} (the latent dimension), or 0 to choose, got {self.rank}")
-        if self.iterations < 1:
-            raise UsageError(f"iterations: expected at least 1, got {self.iterations}")
         tried = [self.rank] if self.rank else [k for k in (2**i for i in range(d)) if k < d] or [1]
         fits: list[tuple[Gaussian, list[float]]] = []
         for step, k in enumerate(tried):
