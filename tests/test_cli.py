@@ -164,6 +164,12 @@ def test_errors_are_sentences_with_their_exit_code(
     np.save(same, np.ones((30, 3)))
     empty = tmp_path / "empty"
     empty.mkdir()
+    trained = tmp_path / "trained"
+    assert call("train", "--data", "digits", "--out", trained, *QUICK[:8], "--quiet") == 0
+    pipe, piped = tmp_path / "pipe.csv", tmp_path / "piped"
+    os.mkfifo(pipe)
+    piped.mkdir()
+    os.mkfifo(piped / "train-images-idx3-ubyte")
     cases: list[tuple[list[str | Path], int, str]] = [
         (
             ["run", "--data", "nope", "--out", tmp_path / "r"],
@@ -238,6 +244,19 @@ def test_errors_are_sentences_with_their_exit_code(
         (["sample", digits, "-n", "0"], 2, "n: expected at least 1 sample, got 0"),
         (["audit", other], 3, "expected an artefact of kind run, found no manifest.json"),
         (["report", empty], 3, "expected an artefact of kind audit, found no manifest.json"),
+        (["report", trained], 3, "this run has not been audited yet; run `zprime audit "),
+        (["explain", trained], 3, "this run has not been audited yet"),
+        (["run", "--data", "", "--out", tmp_path / "r"], 2, "got an empty text; for this folder write --data ."),
+        (["train", "--data", "", "--out", tmp_path / "r"], 2, "got an empty text; for this folder write --data ."),
+        (["run", "--data", "digits", "--out", ""], 2, "out: expected the path of a folder, got an empty text"),
+        (["train", "--data", "digits", "--out", ""], 2, "out: expected the path of a folder, got an empty text"),
+        *(
+            ([verb, ""], 2, "run: expected the path of a folder, got an empty text")
+            for verb in ("encode", "fit", "audit")
+        ),
+        (["train", "--data", pipe, "--out", tmp_path / "r"], 2, "a regular file but a pipe or a device; write what it"),
+        (["train", "--data", "/dev/null", "--out", tmp_path / "r"], 2, "not a regular file but a pipe or a device"),
+        (["train", "--data", piped, "--out", tmp_path / "r"], 5, "expected a regular file, got none (a folder, a pipe"),
         (["run", "--config", tmp_path / "no.toml"], 2, "config: expected a TOML file, found none at"),
         (["audit", digits, "--threads", "-1"], 2, "threads: expected a number from 0 to 4096, got -1"),
         (["flowery"], 2, 'Unknown command "flowery"'),
@@ -319,6 +338,65 @@ def test_killed_training_goes_on_and_ends_with_the_same_parameters(how: signal.S
     assert "training goes on after epoch" in " ".join(err.split())
     undisturbed.communicate(timeout=120)
     assert artifact.read(tmp_path / "cut" / "model").files == artifact.read(tmp_path / "whole" / "model").files
+
+
+LATE = [
+    "--rows=1",
+    "--draws=8",
+    "--draws=20",
+    "--draws=10",
+    "--grid=0",
+    "--map=0",
+    "--simulated=5",
+    "--exchange=3",
+    "--repair=1",
+    "--ais=1",
+    "--temperatures=0",
+    "--samples=3",
+    "--members=1",
+    "--features=x",
+    "--copies-limit=1.0",
+    "--copies-limit=nan",
+    "--seeds=0",
+    "--by=colour",
+    "--kinds=flowery",
+    "--weights=nope",
+    "--checkpoint=nan",
+    "--scale=inf",
+    "--set=mixture.components=-1",
+    "--set=mixture.method=x",
+    "--set=mixture.least_rows=nan",
+    "--set=mixture.tolerance=nan",
+    "--set=gaussian.covariance=x",
+    "--set=gaussian.rank=2",
+    "--set=gaussian.rank=-1",
+]
+OF_KINDS = [
+    "flow.epochs=0",
+    "exemplars.rows=-1",
+    "exemplars.bandwidth=2",
+    "vamp.components=0",
+    "prior.tau=0",
+    "conditional.least_rows=-1",
+    "conditional.base=conditional",
+    "conditional.base.iterations=0",
+    "shared-nuts.chains=0",
+    "resampled.method=x",
+    "flow-matching.width=0",
+    "two-stage.draws=0",
+]
+
+
+@pytest.mark.parametrize(
+    "words", [*([word] for word in LATE), *(["--kinds", s.partition(".")[0], "--set", s] for s in OF_KINDS)]
+)
+def test_settings_that_no_data_could_suit_are_refused_before_the_training(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("zprime.train_stage.train", lambda *a, **k: pytest.fail("it trained"))
+    assert call("run", "--data", "digits", "--out", tmp_path / "run", *words) == 2
+    assert "expected" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_arguments_that_no_system_takes_are_refused_in_words(

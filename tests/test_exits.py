@@ -267,6 +267,35 @@ def test_a_worker_that_the_system_killed_is_told() -> None:
         stop([worker])
 
 
+# -- standard streams --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", ["--help", "--version", "run --help", "kinds", "--json kinds", "doctor"])
+def test_text_without_standard_output_ends_as_without_a_reader(words: str, closed: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m zprime {words} {closed}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == ((0 if closed == "2>&-" else 141), "")
+    assert bool(done.stdout) == (closed == "2>&-")
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_run_needs_no_standard_streams(closed: str, tmp_path: Path) -> None:
+    """Its product is files; and what is said is in none of them."""
+    words = "run --data digits --latents 2 --hidden 16 --epochs 1 --rows 12 --draws 120 --map 20 --kinds gaussian"
+    command = f"exec {sys.executable} -m zprime {words} --samples 0 --exchange 0 --out {tmp_path}/run {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    audited = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m zprime --json explain {tmp_path}/run {closed}"],
+        capture_output=True,
+        check=False,
+    )
+    assert (audited.returncode, audited.stderr) == (141, b"")
+    assert (tmp_path / "run" / "report.html").read_text().rstrip().endswith("</html>")
+
+
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
@@ -307,10 +336,12 @@ def test_full_covariances_that_do_not_fit_are_refused_before_they_are_made(monke
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000 bytes."), "4.0 GB"),
         (MemoryError("Unable to allocate 7.45 GiB for an array with shape (1000000000,)"), "8.0 GB"),
         (OSError(12, "Cannot allocate memory"), ""),
+        (SystemError("error return without exception set"), ""),
+        (type("PanicException", (BaseException,), {})("PyObject pointer is null"), ""),
     ],
 )
 def test_memory_that_ran_out_is_told_with_what_to_change(
-    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+    error: BaseException, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrapped = UsageError("weights and settings do not fit together")
     wrapped.__cause__ = error
@@ -334,3 +365,40 @@ def test_free_memory_obeys_ulimit() -> None:
     code += "print(m.available())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert 0 < int(out) < 2**30
+
+
+def within(kilobytes: int, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A command under `ulimit -v`."""
+    command = f"ulimit -v {kilobytes}; exec {sys.executable} -m zprime {' '.join(words)}"
+    two = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    return subprocess.run(["sh", "-c", command], env=two, capture_output=True, text=True, check=False, timeout=120)
+
+
+@linux
+@pytest.mark.parametrize("kilobytes", [24_000, 30_000, 60_000, 300_000, 450_000, 550_000, 640_000, 800_000])
+def test_memory_that_runs_out_while_modules_are_loaded_is_one_sentence(kilobytes: int) -> None:
+    """numpy and torch end the process with words of their own, or by SIGABRT, and scipy never does."""
+    done = within(kilobytes, "doctor")
+    said = " ".join(done.stderr.split())
+    assert (done.returncode, done.stdout) == (6, "")
+    assert said.startswith("error: ")
+    assert said.count("error") == 1
+    assert "let the process have more memory" in said
+
+
+@linux
+def test_help_needs_no_memory_for_torch() -> None:
+    assert within(100_000, "--help").returncode == 0
+
+
+@linux
+def test_a_library_that_finds_no_memory_is_told_as_memory(capfd: pytest.CaptureFixture[str]) -> None:
+    error = ImportError("Cannot import module 'zprime.cli.run'")
+    error.__cause__ = ImportError("libtorch_cpu.so: failed to map segment from shared object")
+    assert ended(error, interrupts.Listener(), "run") == 6
+    assert memory.ran_out(ImportError("No module named 'torch'")) is None
+    pid = os.fork()
+    if not pid:
+        memory.give_up()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 6
+    assert capfd.readouterr().err.encode().endswith(memory.LAST_WORDS)

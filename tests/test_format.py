@@ -26,6 +26,7 @@ def estimate(value: float, stderr: float | None = 0.1, *, stable: bool = True) -
         (0.24, None, "+0.24"),
         (0.0, 0.0, "+0.00 ± 0.00"),
         (math.inf, 1.0, "+inf"),
+        (1.9871, math.inf, "+1.99 ± ?"),
     ],
 )
 def test_value_and_error_have_two_figures_of_the_error(value: float, stderr: float | None, text: str) -> None:
@@ -33,7 +34,7 @@ def test_value_and_error_have_two_figures_of_the_error(value: float, stderr: flo
     assert str(e) == written.signed(e) == text
     assert written.unsigned(e) == text.removeprefix("+")
     assert written.marked(e) == text
-    assert written.marked(estimate(value, stderr, stable=False)) == f"{text} ?"
+    assert written.marked(estimate(value, stderr, stable=False)) == (text if "?" in text else f"{text} ?")
 
 
 @pytest.mark.parametrize(
@@ -47,11 +48,23 @@ def test_value_and_error_have_two_figures_of_the_error(value: float, stderr: flo
         (10_000.0, 3.0, "+1.0e+04"),
         (0.24, None, "+0.24"),
         (0.0, 0.0, "+0.00±0.00"),
+        (1.9871, math.inf, "+1.99±?"),
     ],
 )
 def test_a_narrow_column_has_two_decimals_at_most(value: float, stderr: float | None, text: str) -> None:
     assert written.tight(estimate(value, stderr)) == text
-    assert written.tight(estimate(value, stderr, stable=False)) == f"{text}?"
+    assert written.tight(estimate(value, stderr, stable=False)) == (text if "?" in text else f"{text}?")
+
+
+def test_an_error_that_is_not_known_is_a_question_mark_and_never_inf() -> None:
+    e = Estimate(123.4, math.inf, -math.inf, math.inf, 1, "nats", "heldout", 7, stable=False, because="one row only")
+    assert written.prose(e) == "123 ± ?"
+    assert written.fixed(e, 1) == "123.4±?"
+    assert written.percent(e) == "12340 ± ? %"
+    cell = written.explained(e, "What it is")
+    assert cell.text == "+123.40 ± ?"
+    assert "no interval is known; 1 rows" in cell.why
+    assert "inf" not in cell.why
 
 
 def test_what_was_not_measured_is_a_dash() -> None:

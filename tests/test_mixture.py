@@ -272,11 +272,10 @@ def test_components_left_without_data_are_dropped_and_counted() -> None:
 
 def test_settings_that_cannot_be_used_are_refused() -> None:
     p = posteriors(2, n=7)
-    for k in (8, -1):
-        with pytest.raises(
-            UsageError, match=rf"components: expected 1 to 7 \(the number of posteriors\), or 0 to choose, got {k}"
-        ):
-            fit(p, k)
+    with pytest.raises(UsageError, match=r"components: expected 1 to 7 \(the number of posteriors\), .* got 8"):
+        fit(p, 8)
+    with pytest.raises(UsageError, match="components: expected 1 or more, or 0 to choose, got -1"):
+        fit(p, -1)
     with pytest.raises(UsageError, match="covariance: expected auto, full or diagonal, got 'tied'"):
         fit(p, 2, covariance="tied")
     with pytest.raises(UsageError, match="iterations: expected at least 1, got 0"):

@@ -256,6 +256,11 @@ def test_samples_of_such_a_column_are_written_in_float64(column: np.ndarray, kep
         ("a,b\n1,2020-01-31\n", "line 2, column 2: expected a number, got '2020-01-31'"),
         ('a,b\n"1,2\n3,4\n', r"not a readable .csv file \(unexpected end of data\); look for a quote"),
         ("a,b\n" + "1" * 200_000 + ",2\n", r"line 2: not a readable .csv file \(field larger than field limit"),
+        ("a_1,b_2\n1,2\n3,4_5\n", "line 3, column 2: expected a number, got '4_5'; correct it, or leave the line out"),
+        ("1_000,2\n3,4\n", "line 1, column 1: expected numbers alone, or names alone, got '1_000'"),
+        ("4_5,5_6\n3,4\n", r"line 1, column 1: .* none may be a number \('4_5'\)"),
+        ("1,2\n3,٣\n", "line 2, column 2: expected a number, got '٣'; correct it, or leave the line out"),
+        ('a,b\n1,"\n4_5"\n', r"column 2: expected a number, got '\\n4_5'"),
         ("größe,b\n1,2\n".encode("latin-1"), r"not a readable .csv file in UTF-8 .* save it with the encoding UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), r"not a readable .csv file in UTF-8 .* save it with the encoding UTF-8"),
     ],
@@ -301,6 +306,8 @@ def test_no_row_of_a_table_is_taken_for_its_header(tmp_path: Path, capsys: pytes
         ([0.0, 1.0, np.inf, 1.0], r"got inf in row 2"),
         (["a", "", "b", "c"], r"got '' in row 1"),
         (["a", "b", "NaN", "c"], r"got 'NaN' in row 2"),
+        (["a", "b", "n/a", "?"], r"got 'n/a' in row 2 \(2 of 4 rows\)"),
+        (["01", "2", "1", "2"], "expected one spelling of each label, got '01' and '1'"),
         (np.array(["2020-01-31", "NaT", "2020-02-01", "NaT"], "M8[D]"), r"got NaT in row 1 \(2 of 4 rows\)"),
         (np.array([5, 6, "NaT", 7], "m8[s]"), r"got NaT in row 2"),
     ],
@@ -316,6 +323,46 @@ def test_whole_labels_in_floats_mean_what_they_say(tmp_path: Path) -> None:
     for labels, expected in (([3.0, 9, 3, 7, 7, 9], [3, 9, 3, 7, 7, 9]), ([0.5, 2, 0.5, 1, 1, 2], [0, 2, 0, 1, 1, 2])):
         np.savez(tmp_path / "t.npz", x=x, y=np.array(labels))
         assert load(DataSettings(str(tmp_path / "t.npz"))).labels.tolist() == expected
+
+
+def labelled(path: Path, labels: list[str], name: str = "label") -> DataSettings:
+    """A table of 12 rows with these labels in turn."""
+    rows = [f"{i},{i * i},{labels[i % len(labels)]}" for i in range(12)]
+    path.write_text("\n".join([f"a,b,{name}", *rows]))
+    return DataSettings(str(path), group=name if name != "label" else "")
+
+
+@pytest.mark.parametrize("word", ["NA", "N/A", "null", "None", "nan", "?", "-", "", " na "])
+def test_words_for_nothing_are_no_labels_and_no_groups(word: str, tmp_path: Path) -> None:
+    with pytest.raises(ArrayError, match="line 4, column 3: expected a label, got "):
+        load(labelled(tmp_path / "t.csv", ["1", "2", word]))
+    with pytest.raises(ArrayError, match="line 4, column 3: expected a value of who, got "):
+        load(labelled(tmp_path / "t.csv", ["1", "2", word], "who"))
+
+
+def test_spellings_of_a_label_are_never_merged(tmp_path: Path) -> None:
+    for same in (["01", "1", "001"], ["+1", "1"], ["0", "-0"]):
+        with pytest.raises(ArrayError, match="expected one spelling of each label, got '.*1?' and"):
+            load(labelled(tmp_path / "t.csv", same))
+        with pytest.raises(ArrayError, match="column who: expected one spelling of each group, got"):
+            load(labelled(tmp_path / "t.csv", same, "who"))
+    for written, expected in (
+        (["3", "-7", "3"], [3, -7, 3]),
+        (["01", "02", "03"], [1, 2, 3]),
+        (["10", "1_0", "3"], [0, 1, 2]),  # names, sorted
+        (["9" * 5000, "1", "a"], [1, 0, 2]),
+    ):
+        assert load(labelled(tmp_path / "t.csv", written)).labels.tolist() == 4 * expected
+
+
+def test_lines_that_are_read_together_hide_no_number_that_is_none(tmp_path: Path) -> None:
+    """The first line of a row in quotes may have been read before those of its end."""
+    plain = "1.25,2.5\n" * 20_000
+    (tmp_path / "t.csv").write_text(plain + '3,"4_5\n"\n' + plain)
+    with pytest.raises(ArrayError, match=r"line 2000., column 2: expected a number, got '4_5"):
+        read_source(str(tmp_path / "t.csv"))
+    (tmp_path / "t.csv").write_text(plain + '3," 4.5"\n' + plain)
+    assert read_source(str(tmp_path / "t.csv")).x[19_999:20_001].tolist() == [[1.25, 2.5], [3, 4.5]]
 
 
 # Files that declare more than they hold

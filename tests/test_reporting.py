@@ -33,11 +33,12 @@ from zprime.reporting.sections import shown
 from zprime.reporting.sheets import sheets
 from zprime.reporting.terminal import details, show
 from zprime.results.audit import Audit
+from zprime.results.latents import Minibatch
 from zprime.results.names import CandidateId, Gain
 from zprime.results.public import publish
 from zprime.rng import stream
 from zprime.running import Run
-from zprime.statistics.estimate import Estimate
+from zprime.statistics.estimate import Estimate, mean_estimate
 from zprime.statistics.format import tight
 from zprime.tables import WIDTH
 
@@ -377,6 +378,15 @@ def test_latent_side_is_told_on_page_and_terminal(made: Audit, width: int) -> No
         assert b.name in page
         assert str(b.estimate) in page
     assert lines(replace(made, latents=None)) == []
+
+
+def test_one_minibatch_has_no_error_and_says_why(made: Audit) -> None:
+    assert made.latents is not None
+    few = mean_estimate(torch.tensor([3.21]), unit="nats", split="train", seed=0)
+    side = replace(made.latents, minibatch=Minibatch(100, 120, {"plug-in": few}))
+    told = dict(lines(replace(made, latents=side)))["I by minibatches of 100, nats"]
+    assert told.startswith("plug-in +3.21 ± ?; exact ")
+    assert told.endswith("There are rows for one minibatch only, so its errors are not known.")
 
 
 @pytest.mark.parametrize("width", [80, 140])

@@ -4,18 +4,24 @@ import io
 import sys
 from typing import NoReturn
 
-from zprime import interrupts
+from zprime import interrupts, memory, stdio
 
 
 def main() -> NoReturn:
     """Run the command line, and exit."""
+    stdio.fill()  # before any other file is opened
     interrupts.Listener().install()  # to the end of the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is spelled out, and no error
             stream.reconfigure(errors="backslashreplace")
-    from zprime.cli import main as command_line
+    try:
+        from zprime.cli import main as command_line
 
-    command_line()
+        command_line()
+    except (MemoryError, ImportError) as error:
+        if memory.ran_out(error) is None:
+            raise
+        memory.give_up()
 
 
 if __name__ == "__main__":

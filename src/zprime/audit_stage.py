@@ -9,13 +9,33 @@ from zprime import artifact, auditing, serialise, vae
 from zprime.artifact import Artifact
 from zprime.command import command
 from zprime.data import SPLITS
+from zprime.errors import UsageError
 from zprime.fit_stage import weights_of
 from zprime.fitting import load_fit
+from zprime.latent.kind import Settings
+from zprime.measure.likelihood.proposal import least_draws
 from zprime.progress import Progress, silent
 from zprime.results.audit import Audit, AuditSettings
 from zprime.run_folder import RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
+
+
+def check_ahead(kinds: Sequence[Settings], auditing: AuditSettings) -> None:
+    """Refuse what would be refused after the training, as far as it is known without data.
+
+    Raises:
+        UsageError: settings of a kind or of the audit cannot be used, or there are too few draws for so many kinds.
+    """
+    for settings in kinds:
+        settings.check()
+    auditing.check()
+    scored = {"prior", *(s.name for s in kinds if s.has_density and "labels" not in s.needs)}  # labels may be missing
+    if auditing.draws and auditing.draws < least_draws(len(scored)):
+        raise UsageError(
+            f"draws: expected 0, or at least {least_draws(len(scored))} for {', '.join(sorted(scored))}, got "
+            f"{auditing.draws}"
+        )
 
 
 @final

@@ -51,7 +51,7 @@ class Gaussian(nn.Module):
     def __init__(self, *, scale: float | None = None, init: float = 0.3) -> None:
         """Fix the standard deviation at `scale`, or learn it from `init` (Rybkin 2021, sigma-VAE)."""
         super().__init__()
-        if scale is not None and not scale > 0:
+        if scale is not None and not 0 < scale < math.inf:
             raise UsageError(f"scale: expected a standard deviation above 0, got {scale}")
         start = torch.tensor(math.log(scale if scale is not None else init))
         if scale is None:

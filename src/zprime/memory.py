@@ -7,8 +7,9 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
-from zprime.errors import UsageError
+from zprime.errors import ResourceError, UsageError
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 SIGNS = (
@@ -20,8 +21,19 @@ SIGNS = (
     "Unable to allocate",
     "Storage size calculation overflowed",
     "can't start new thread",
+    "failed to map segment",
+    "error return without exception set",
+    "PyObject pointer is null",
 )
-"""What errors of torch, numpy and the system say where memory ran out."""
+"""What errors of torch, numpy, safetensors, Python and the system say where memory ran out."""
+
+LIBRARIES, EACH_THREAD = 800_000_000, 85_000_000
+"""Bytes of addresses that torch 2.13, numpy and scipy take when they are loaded, and those that the two OpenBLAS take
+for each thread. With fewer, these libraries end the process themselves, or try again for ever."""
+PANIC = "PanicException"
+"""What libraries in Rust raise; it has no type that could be imported."""
+LAST_WORDS = b"error: memory ran out; let the process have more memory\n"
+"""Made before memory runs out."""
 
 
 def need(count: int | float, what: str, advice: str) -> None:
@@ -39,6 +51,31 @@ def need(count: int | float, what: str, advice: str) -> None:
     if there is not None and count > there:
         wanted = "more memory than can be counted" if count == math.inf else f"at least {size(count)} of memory"
         raise UsageError(f"{what}: needs {wanted}, and {size(there)} are free; {advice}")
+
+
+def need_libraries() -> None:
+    """Load what needs a fixed amount of memory while there is some, where `ulimit -v` sets a limit.
+
+    Raises:
+        ResourceError: it leaves too little.
+    """
+    left = _own_limit()
+    if left is None:
+        return
+    wanted = LIBRARIES + EACH_THREAD * _blas_threads()
+    if left < wanted:
+        raise ResourceError(
+            f"ulimit -v: expected at least {size(wanted)} of memory, to load torch and scipy alone, got "
+            f"{size(max(0, left))}; let the process have more memory, or set OMP_NUM_THREADS=1"
+        )
+    import scipy.special  # noqa: F401
+
+
+def give_up() -> NoReturn:
+    """Say that memory ran out, and end the process, without any more memory."""
+    with contextlib.suppress(OSError):
+        os.write(2, LAST_WORDS)
+    os._exit(ResourceError.exit_code)
 
 
 def available() -> int | None:
@@ -61,7 +98,8 @@ def ran_out(error: BaseException) -> str | None:
         text = str(e)
         if isinstance(e, MemoryError) or (isinstance(e, OSError) and e.errno == errno.ENOMEM):
             return _wanted(text)
-        if isinstance(e, RuntimeError | OSError) and any(sign in text for sign in SIGNS):
+        library = isinstance(e, RuntimeError | OSError | ImportError | SystemError) or type(e).__name__ == PANIC
+        if library and any(sign in text for sign in SIGNS):
             return _wanted(text)
     return None
 
@@ -80,6 +118,14 @@ def _wanted(text: str) -> str:
         power = 0 if found[2] == "bytes" else 1 + "KMGTPE".index(found[2][0])
         return f"{size(float(found[1]) * 1024**power)} more were asked for"
     return ""
+
+
+def _blas_threads() -> int:
+    """How many threads OpenBLAS starts, each with memory of its own."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        if os.environ.get(name, "").isdigit():
+            return max(1, int(os.environ[name]))
+    return os.cpu_count() or 1
 
 
 def _machine() -> int | None:

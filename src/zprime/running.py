@@ -12,7 +12,7 @@ from typing import final
 from zprime import artifact, chain, vae
 from zprime import data as datasets
 from zprime.artifact import Artifact
-from zprime.audit_stage import AuditStage
+from zprime.audit_stage import AuditStage, check_ahead
 from zprime.data import SPLITS, DataSettings
 from zprime.distribution import LatentDistribution
 from zprime.drift_stage import DriftStage
@@ -92,6 +92,7 @@ def run(
         NumericalError: training or a fit met numbers that are not finite, or a proven bound is broken.
     """
     wanted = settings_of(kinds, by)
+    check_ahead(wanted, auditing)
     source = data if isinstance(data, DataSettings) else DataSettings(str(data))
     check_seeds(seeds)
     _check_room(Path(out), [s.name for s in wanted], range(seed + 1, seed + seeds))

@@ -52,6 +52,7 @@ class TrainStage:
             NumericalError: the loss is not finite.
         """
         self.threads.use(heavy=False)
+        data.check()
         training.check()  # what can be refused now is not refused after the data were read
         likelihoods.build(network.likelihood, scale=network.scale or None)
         lies = _absolute(data.data)

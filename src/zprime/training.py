@@ -61,6 +61,8 @@ class TrainSettings:
         for name in ("lr", "beta"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        if not self.checkpoint >= 0:
+            raise UsageError(f"checkpoint: expected a number of seconds from 0 on, got {self.checkpoint}")
         if not 0 <= self.warmup < 1:
             raise UsageError(f"warmup: expected a proportion from 0 to below 1, got {self.warmup}")
 

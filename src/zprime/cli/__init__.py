@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 from cyclopts import App, Parameter
 from cyclopts.config import Env, Toml
 
-from zprime import __version__, interrupts
+from zprime import __version__, interrupts, memory, stdio
 from zprime.cli.console import OPTIONS
 from zprime.cli.ending import ended
 from zprime.errors import UsageError
@@ -97,6 +97,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     """
     from zprime.cli.console import handler, keep_memory
 
+    stdio.fill()
     keep_memory()
     logger, messages = logging.getLogger("zprime"), handler()
     level = logger.level
@@ -115,9 +116,13 @@ def _code(argv: list[str] | None, heard: interrupts.Listener) -> int:
     verb = next((word for word in (sys.argv[1:] if argv is None else argv) if word in VERBS), "")
     try:
         try:
+            if verb:
+                memory.need_libraries()  # before the module of the verb loads them
             call = app.meta(argv, exit_on_error=False, print_error=False)
             heard.working = True
-            if call is not None:  # None of --help and --version
+            if call is None:  # of --help and --version, whose text is all that was asked for
+                stdio.need_reader()
+            else:
                 call()
             sys.stdout.flush()  # a broken pipe is noticed here, not when Python ends
         finally:

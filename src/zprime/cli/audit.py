@@ -1,9 +1,9 @@
 """zprime audit."""
 
-from pathlib import Path
 from typing import Annotated
 
 from zprime.cli.console import OPTIONS, OUT, bars, give, say, say_table, verdicts
+from zprime.cli.folder import Folder
 from zprime.cli.run import FLAT
 from zprime.reporting import report
 from zprime.reporting.drift import table as drift_table
@@ -15,7 +15,7 @@ from zprime.threads import Threads, cores
 
 
 def audit(
-    run: Path,
+    run: Folder,
     *,
     settings: Annotated[AuditSettings, FLAT] = AuditSettings(),
     new_data: str = "",

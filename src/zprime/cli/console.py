@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
+from zprime import stdio
 from zprime.escape import visible, visible_lines
 from zprime.progress import silent
 
@@ -124,6 +125,13 @@ def say(value: Any) -> None:
         OUT.print(shown, highlight=False, markup=False, soft_wrap=isinstance(value, str))
 
 
+def product(value: Any) -> None:
+    """Print what a command is called for, as `say` prints what is said beside it; without a reader this ends it."""
+    if not OPTIONS.json:
+        stdio.need_reader()
+    say(value)
+
+
 def say_table(audit: "Audit") -> None:
     """Print the table of an audit, as wide as the terminal allows."""
     from zprime.reporting import show  # the root of the command line must not import torch
@@ -145,6 +153,7 @@ def verdicts(audit: "Audit") -> dict[str, Any]:
 def give(value: dict[str, Any]) -> None:
     """Print the result as JSON, if that was asked for."""
     if OPTIONS.json:
+        stdio.need_reader()
         print(json.dumps(value, indent=1, default=str).replace("\x7f", "\\u007f"))  # noqa: T201
 
 

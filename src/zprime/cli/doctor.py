@@ -5,7 +5,7 @@ import platform
 import torch
 
 from zprime import __version__
-from zprime.cli.console import give, say
+from zprime.cli.console import give, product, say
 from zprime.kernels import compiled
 
 UNTRIED = ("avx512",)  # built, but no machine of ours can run it
@@ -20,7 +20,8 @@ def doctor() -> None:
         "built": [] if module is None else list(module.built),
         "can_run": [] if module is None else module.sets(),
     }
-    say(f"zprime {__version__}, Python {platform.python_version()}, torch {torch.__version__} on {platform.machine()}")
+    python = platform.python_version()
+    product(f"zprime {__version__}, Python {python}, torch {torch.__version__} on {platform.machine()}")
     if module is None:
         say(f"kernels: torch; no compiled ones: {compiled.missing}")
         say("Results are the same but for rounding; densities and neighbours take several times as long, EM twice.")
@@ -31,4 +32,4 @@ def doctor() -> None:
             notes += ["built, but not tested on such a machine yet"] if name in UNTRIED else []
             say(f"  {name}: {'; '.join(notes) or 'can be run here'}")
     say("ZPRIME_KERNELS=torch, or the name of an instruction set, chooses another.")
-    give({"zprime": __version__, "python": platform.python_version(), "torch": torch.__version__, "kernels": kernels})
+    give({"zprime": __version__, "python": python, "torch": torch.__version__, "kernels": kernels})

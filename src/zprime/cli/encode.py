@@ -1,14 +1,13 @@
 """zprime encode."""
 
-from pathlib import Path
-
 from zprime.cli.console import OPTIONS, bars, give, say
+from zprime.cli.folder import Folder
 from zprime.memory import size
 from zprime.running import Run
 from zprime.threads import Threads
 
 
-def encode(run: Path) -> None:
+def encode(run: Folder) -> None:
     """Encode the three splits of a run into posteriors.
 
     Parameters

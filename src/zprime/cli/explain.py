@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from zprime import artifact, chain
-from zprime.cli.console import give, say
+from zprime.cli.console import give, product, say
 from zprime.reporting.explain import explain as answer
 
 
@@ -23,7 +23,7 @@ def explain(run: Path, *, out: Path | None = None) -> None:
     if out is None:
         from rich.markdown import Markdown
 
-        say(Markdown(text, hyperlinks=False))
+        product(Markdown(text, hyperlinks=False))
     else:
         artifact.make_folder(out.parent)
         artifact.write_file(out, text.encode())

@@ -1,11 +1,11 @@
 """zprime fit."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, bars, give, say
+from zprime.cli.folder import Folder
 from zprime.cli.settings import kinds_with
 from zprime.fit_stage import KINDS
 from zprime.memory import size
@@ -16,7 +16,7 @@ from zprime.threads import Threads, cores
 
 
 def fit(
-    run: Path,
+    run: Folder,
     *,
     kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,
     set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),

@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from zprime.cli.console import give, say
+from zprime.cli.console import give, product, say
 from zprime.latent import SETTINGS
 
 
@@ -14,6 +14,6 @@ def kinds() -> None:
     about = {kind: settings.about for kind, settings in SETTINGS.items()}
     for name, a in about.items():
         table.add_row(name, a.stores, a.cost, a.when)
-    say(table)
+    product(table)
     say("Each can be mixed with the prior, and kept to the active dimensions: the selection split decides both.")
     give({n: {"stores": a.stores, "cost": a.cost, "when": a.when} for n, a in about.items()})

@@ -1,12 +1,12 @@
 """zprime run."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from zprime import running
 from zprime.cli.console import OPTIONS, bars, give, say, say_table, verdicts
+from zprime.cli.folder import Folder
 from zprime.cli.settings import kinds_with
 from zprime.data import DataSettings
 from zprime.fit_stage import KINDS
@@ -23,7 +23,7 @@ FLAT = Parameter(name="*")
 def run(
     *,
     data: Annotated[DataSettings, FLAT],
-    out: Path,
+    out: Folder,
     network: Annotated[VAESettings, FLAT] = VAESettings(),
     training: Annotated[TrainSettings, FLAT] = TrainSettings(),
     kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,

@@ -1,12 +1,12 @@
 """zprime train."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, bars, give, say
+from zprime.cli.folder import Folder
 from zprime.cli.run import FLAT
 from zprime.data import DataSettings
 from zprime.running import Run
@@ -18,7 +18,7 @@ from zprime.vae import VAESettings
 def train(
     *,
     data: Annotated[DataSettings, FLAT],
-    out: Path,
+    out: Folder,
     network: Annotated[VAESettings, FLAT] = VAESettings(),
     training: Annotated[TrainSettings, FLAT] = TrainSettings(),
     seed: int = 0,

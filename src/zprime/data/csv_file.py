@@ -3,20 +3,22 @@
 import csv
 import re
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from zprime.data.source import Array, Reader, Source, file_named, in_one_line
+from zprime.data.spelling import MISSING, is_nothing, is_number, no_odd_number, whole
 from zprime.errors import ArrayError
 
 LABEL = "label"
 """The column that holds labels."""
-MISSING = ("", "na", "n/a", "nan", "null", "none", "inf", "+inf", "-inf", "infinity", "?", "-")
-"""What tables write, in small or capital letters, where a number is missing. Among names it is one: `Na` is sodium."""
-MEANT = re.compile(r"[+-]?[.,]?\d[\d.,:/+ -]*(e[+-]?\d*)?", re.IGNORECASE)
-"""Text that was meant as a number, or a date: `1.2.3`, `1,5`, `2.5e`, `2020-01-31`."""
+MEANT = re.compile(r"[+-]?[.,]?\d[\d.,:/+ _-]*(e[+-]?[\d_]*)?", re.IGNORECASE)
+"""Text that was meant as a number, or a date: `1.2.3`, `1,5`, `4_5`, `2.5e`, `2020-01-31`."""
+TOGETHER = 1 << 16
+"""Characters that are read at once."""
 
 SEMICOLONS = "put commas between the columns, and points before decimals"
 
@@ -43,11 +45,12 @@ def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
     at = -1  # position of the labels' column
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
+            read = _Lines(file)
+            reader = csv.reader(read, strict=True)
             for cells in filter(None, reader):
                 if not width:
                     width = len(cells)
-                    if not all(map(_is_number, cells)):
+                    if not all(map(is_number, cells)):
                         names = _names(cells, f"{path}, line {reader.line_num}")
                         at = _labels_among(names, f"{path}, line {reader.line_num}")
                         texts = {i: [] for i, name in enumerate(names) if name in (LABEL, *aside)}
@@ -68,6 +71,8 @@ def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
                 for i, text in texts.items():
                     text.append(cells[i].strip())
                     cells[i] = "0"
+                if read.odd and not no_odd_number(cells):
+                    raise _no_number(path, reader.line_num, cells)
                 try:
                     values.extend(map(float, cells))
                 except ValueError:
@@ -95,12 +100,13 @@ def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
             "fill it in, or leave the line out"
         )
     for i, text in texts.items():
-        empty = next((line for line, cell in enumerate(text) if cell.lower() in ("", "nan")), None)
-        if empty is not None:
+        nothing = set(filter(is_nothing, set(text)))
+        if nothing:
+            empty = next(at for at, cell in enumerate(text) if cell in nothing)
             what = "a label" if i == at else f"a value of {names[i]}"
             raise ArrayError(
-                f"{path}, line {lines[empty]}, column {i + 1}: expected {what}, got {text[empty]!r}; fill it in, or "
-                "leave the line out"
+                f"{path}, line {lines[empty]}, column {i + 1}: expected {what}, got {text[empty]!r}; fill it in, "
+                "leave the line out, or write it in another way if it is a name"
             )
     return Source(
         path.stem,
@@ -112,12 +118,23 @@ def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
     )
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+class _Lines:
+    """The lines of a file, many of them read at once.
+
+    Attributes:
+        odd: whether those lines have anything that makes `float` take what is no number, such as `4_5`. To look at many
+            lines at once costs next to nothing.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self.odd, self._file = False, file
+
+    def __iter__(self) -> Iterator[str]:
+        """Each line. A row over several lines has a quote in its last one, so none escapes."""
+        while lines := self._file.readlines(TOGETHER):
+            text = "".join(lines)
+            self.odd = not text.isascii() or "_" in text or '"' in text
+            yield from lines
 
 
 def _names(cells: Sequence[str], where: str) -> list[str]:
@@ -137,7 +154,7 @@ def _names(cells: Sequence[str], where: str) -> list[str]:
             "an empty cell; leave a column of row numbers out (pandas: to_csv(index=False))"
         )
     if number is not None or all(name.lower() in MISSING for name in names):
-        column = next((i for i, name in enumerate(names) if name.lower() in MISSING or not _is_number(name)), 0)
+        column = next((i for i, name in enumerate(names) if name.lower() in MISSING or not is_number(name)), 0)
         if ";" in "".join(cells):
             advice = SEMICOLONS
         else:
@@ -157,7 +174,7 @@ def _names(cells: Sequence[str], where: str) -> list[str]:
 
 def _stands_for_one(name: str) -> bool:
     """Whether text is a number, or was meant as one; a word for a missing number is none."""
-    return name.lower() not in MISSING and (_is_number(name) or MEANT.fullmatch(name) is not None)
+    return name.lower() not in MISSING and (is_number(name) or MEANT.fullmatch(name) is not None)
 
 
 def _labels_among(names: list[str], where: str) -> int:
@@ -185,7 +202,7 @@ def _comma_hint(cells: int, width: int) -> str:
 
 def _no_number(path: Path, line: int, cells: list[str]) -> ArrayError:
     """What is wrong with the first cell of a line that is no number, and what to do."""
-    column, cell = next((i, c) for i, c in enumerate(cells, 1) if not _is_number(c))
+    column, cell = next((i, c) for i, c in enumerate(cells, 1) if not is_number(c))
     what = repr(cell[:40]) if cell.strip() else "an empty cell"
     return ArrayError(f"{path}, line {line}, column {column}: expected a number, got {what}; {_advice(cell)}")
 
@@ -204,12 +221,15 @@ def _advice(cell: str) -> str:
     return f"leave the column out, name it {LABEL} if it holds labels, or encode it"
 
 
-def _numbered(labels: list[str]) -> Array:
-    """Labels as whole numbers where all of them are, else as text."""
+def _numbered(cells: list[str]) -> Array:
+    """Cells as whole numbers where all of them are, and none is spelled in two ways; else as text."""
+    numbers = whole(cells)
+    if numbers is None or len(set(numbers.values())) < len(numbers):
+        return np.array(cells)
     try:
-        return np.array([int(label) for label in labels], dtype=np.int64)
-    except (ValueError, OverflowError):
-        return np.array(labels)
+        return np.array([numbers[cell] for cell in cells], dtype=np.int64)
+    except OverflowError:
+        return np.array(cells)
 
 
 CSV = Reader("a .csv file", f"numbers; a column named {LABEL} holds labels", file_named(".csv"), read_csv, read_csv)

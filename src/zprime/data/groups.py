@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from zprime.data.source import Array, Source
+from zprime.data.spelling import check_spelled_once, is_nothing
 from zprime.errors import ArrayError, UsageError
 
 
@@ -16,11 +17,14 @@ def group_codes(values: Array, where: str) -> Int[Tensor, " n"]:
     """Any names of groups as integers 0, 1, ... in the order of the sorted names.
 
     Raises:
-        ArrayError: a name is missing: an empty text or NaN.
+        ArrayError: a name is missing: NaN, an empty text, or a word for nothing such as `NA`; or one whole number is
+            spelled in two ways: `01` and `1`.
     """
-    row = next((i for i, name in enumerate(values.tolist()) if str(name).strip() in ("", "nan", "None")), None)
+    row = next((i for i, name in enumerate(values.tolist()) if is_nothing(str(name))), None)
     if row is not None:
         raise ArrayError(f"{where}: expected the name of a group in every row, got none in row {row}; fill it in")
+    if values.dtype.kind == "U":
+        check_spelled_once(where, "group", values.tolist())
     return torch.from_numpy(np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64))
 
 

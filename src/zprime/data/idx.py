@@ -53,6 +53,8 @@ def read_idx_file(file: Path) -> Array:
     Raises:
         ArrayError: not IDX, of another shape than labels or images have, truncated, or longer than its header says.
     """
+    if not file.is_file():
+        raise ArrayError(f"{file}: expected a regular file, got none (a folder, a pipe, or a link to nothing)")
     try:
         with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as opened:
             return _read(opened, file)

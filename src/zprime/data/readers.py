@@ -46,6 +46,11 @@ def read_source(data: str, columns: Collection[str] = ()) -> Source:
             return reader.set_aside(path, columns) if columns and reader.set_aside else reader.read(path)
     if not path.exists():
         raise UsageError(f"data: expected {formats()}, got {data!r}, which does not exist")
+    if not (path.is_file() or path.is_dir()):
+        raise UsageError(
+            f"data: expected a file or a folder, got {data!r}, which is not a regular file but a pipe or a device; "
+            "write what it gives to a file, and give that file"
+        )
     hint = "; save it with commas between the columns, as .csv" if path.suffix.lower() in (".tsv", ".txt") else ""
     raise UsageError(f"data: expected {formats()}, got {path.name}{hint}")
 

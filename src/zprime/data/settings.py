@@ -54,6 +54,8 @@ class DataSettings:
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""
+        if not self.data:
+            raise UsageError(f"data: expected {formats()}, got an empty text; for this folder write --data .")
         for name, value in (("selection", self.selection), ("heldout", self.heldout)):
             if not 0 < value < 1:
                 raise UsageError(f"{name}: expected a proportion between 0 and 1, got {value:g}")

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.data.source import Array, Source, in_one_line
+from zprime.data.spelling import number
 from zprime.errors import ArrayError, UsageError
 
 NO_COMMA = "commas stand between the names of columns that are set aside"
@@ -68,6 +69,6 @@ def _numbers(cells: Array | Iterable[object], what: str, where: Callable[[int], 
     """Text as numbers."""
     for row, cell in enumerate(cells):
         try:
-            yield float(str(cell))
+            yield number(str(cell))
         except ValueError:
             raise ArrayError(f"{what}, got {cell!r} in {where(row)}") from None

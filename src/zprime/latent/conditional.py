@@ -218,6 +218,13 @@ class ConditionalSettings(Settings):
         """As fitting the base is."""
         return self.base.heavy(numbers)
 
+    def check(self) -> None:
+        """Raise `UsageError` for `least_rows` below 0, or a base that cannot be conditioned or has such a value."""
+        check_least_rows(self.least_rows)
+        if "labels" in self.base.needs:
+            raise UsageError(f"base: expected a kind that needs no labels itself, got {self.base.kind}")
+        self.base.check()
+
     def fit(self, task: Task) -> Fit[LatentDistribution]:
         """Fit each label's part on its rows, and choose what has to be chosen on its rows of the selection split.
 
@@ -228,11 +235,9 @@ class ConditionalSettings(Settings):
             UsageError: a base that cannot be conditioned, or `least_rows` below 0.
         """
         train = task.train
-        check_least_rows(self.least_rows)
+        self.check()
         if train.labels is None:
             raise ArrayError("kind conditional: needs labels, and these posteriors have none; give the data set labels")
-        if "labels" in self.base.needs:
-            raise UsageError(f"base: expected a kind that needs no labels itself, got {self.base.kind}")
         data, chooser = train.gather(), task.selection.gather()
         weights = data.log_weights.exp()
         rows = {int(y): (train.labels == y).nonzero().flatten() for y in torch.unique(train.labels)}

@@ -195,7 +195,8 @@ class ExemplarsSettings(Settings):
             UsageError: a setting that cannot be used, more rows than there are, or `npmle` under a prior that is not
                 N(0, I).
         """
-        self._check(task.train.n)
+        self.check()
+        self._check_rows(task.train.n)
         rng, data = task.rng, task.train.gather()
         centre, covariance = moments(data)
         tril = torch.linalg.cholesky(covariance)
@@ -270,8 +271,8 @@ class ExemplarsSettings(Settings):
         kept = npmle(rows, components, self.rows, codes, rng=fork(rng, "ties"), progress=task.progress)
         return replace(kept, rows=some.rows[kept.rows])
 
-    def _check(self, n: int) -> None:
-        """Raise `UsageError` for a setting that cannot be used."""
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
         if self.bandwidth != -1 and not 0 <= self.bandwidth <= 1:
             raise UsageError(f"bandwidth: expected 0 to 1, or -1 to choose, got {self.bandwidth:g}")
         for name, value, known in (
@@ -281,7 +282,12 @@ class ExemplarsSettings(Settings):
         ):
             if value not in known:
                 raise UsageError(f"{name}: expected {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
-        if not 0 <= self.rows <= n:
+        if self.rows < 0:
+            raise UsageError(f"rows: expected 1 or more, or 0 for all, got {self.rows}")
+
+    def _check_rows(self, n: int) -> None:
+        """Raise `UsageError` for a setting that cannot be used with `n` posteriors."""
+        if self.rows > n:
             raise UsageError(f"rows: expected 1 to {n} (the number of posteriors), or 0 for all, got {self.rows}")
         if self.method == "leave-one-out" and self.bandwidth == -1 and (n == 1 or self.rows == 1):
             raise UsageError(

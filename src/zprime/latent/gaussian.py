@@ -15,7 +15,7 @@ from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.factors import Matrix, RowsAndNoise, Scatter, factor_analysis
-from zprime.latent.kind import About, Fit, Outcome, Settings, Task
+from zprime.latent.kind import About, Fit, Outcome, Settings, Task, check_tolerance
 from zprime.latent.selection import Codes, best_epsilon, point, smallest_of_best
 from zprime.low_rank import LowRank
 from zprime.posteriors import Posteriors
@@ -152,29 +152,32 @@ class GaussianSettings(Settings):
     iterations: int = 2000
     tolerance: float = 1e-8
 
+    def check(self) -> None:
+        """Raise `UsageError` for an unknown covariance, or a value out of range."""
+        if self.covariance not in COVARIANCES:
+            raise UsageError(
+                f"covariance: expected {', '.join(COVARIANCES[:-1])} or {COVARIANCES[-1]}, got {self.covariance!r}"
+            )
+        if self.rank and self.covariance in ("full", "diagonal"):
+            raise UsageError(
+                f"rank: expected 0 with covariance {self.covariance!r}, got {self.rank}; set covariance to 'low-rank'"
+            )
+        if self.rank < 0:
+            raise UsageError(f"rank: expected 1 or more, or 0 to choose, got {self.rank}")
+        if self.iterations < 1:
+            raise UsageError(f"iterations: expected at least 1, got {self.iterations}")
+        check_tolerance(self.tolerance)
+
     def fit(self, task: Task) -> Fit[Gaussian]:
         """Match mean and covariance of the aggregated posterior: exactly, or as far as the rank allows.
 
         Raises:
             UsageError: unknown covariance, a rank out of range, or dimensions too many for the memory.
         """
-        if self.covariance not in COVARIANCES:
-            raise UsageError(
-                f"covariance: expected {', '.join(COVARIANCES[:-1])} or {COVARIANCES[-1]}, got {self.covariance!r}"
-            )
-        d = task.train.d
-        covariance = self.covariance
-        if covariance == "auto":
-            there = memory.available()
-            fits = d <= FULL and (there is None or 24 * d**2 < there)
-            covariance = "full" if fits and not self.rank else "low-rank"
-        if self.rank and covariance != "low-rank":
-            raise UsageError(
-                f"rank: expected 0 with covariance {covariance!r}, got {self.rank}; set covariance to 'low-rank'"
-            )
-        dtype = next(iter(task.train.shards())).mean.dtype
+        self.check()
+        covariance, d = self._form(task.train.d), task.train.d
         if covariance == "low-rank":
-            return self._low_rank(dtype, task, asked=self.covariance != "auto")
+            return self._low_rank(task)
         if covariance == "diagonal":
             mean, variance = marginal_moments(task.train)
             factor = variance.sqrt()
@@ -183,16 +186,23 @@ class GaussianSettings(Settings):
             memory.need(24 * d**2, f"gaussian: the covariance of {d:,} dimensions", "set covariance to low-rank")
             mean, matrix = moments(task.train)
             factor = cholesky("gaussian", matrix)
+        dtype = next(iter(task.train.shards())).mean.dtype
         gaussian = Gaussian(mean.to(dtype), factor.to(dtype), least_rows=task.train.effective_rows)
         return Fit(gaussian, Outcome(message="exact, in closed form"))
 
-    def _low_rank(self, dtype: torch.dtype, task: Task, *, asked: bool) -> Fit[Gaussian]:
+    def _form(self, d: int) -> str:
+        """The covariance that is fitted in `d` dimensions."""
+        if self.covariance != "auto":
+            return self.covariance
+        there = memory.available()
+        full = not self.rank and d <= FULL and (there is None or 24 * d**2 < there)
+        return "full" if full else "low-rank"
+
+    def _low_rank(self, task: Task) -> Fit[Gaussian]:
         """Factor analysis for the rank asked for, or for 1, 2, 4, ... below d."""
-        d = task.train.d
-        if not 0 <= self.rank <= d:
+        d, dtype = task.train.d, next(iter(task.train.shards())).mean.dtype
+        if self.rank > d:
             raise UsageError(f"rank: expected 1 to {d} (the latent dimension), or 0 to choose, got {self.rank}")
-        if self.iterations < 1:
-            raise UsageError(f"iterations: expected at least 1, got {self.iterations}")
         tried = [self.rank] if self.rank else [2**i for i in range(d.bit_length()) if 2**i < min(d, MOST + 1)] or [1]
         mean, scatter = scatter_of(task.train)
         tolerance = self.tolerance if d <= FULL else max(self.tolerance, 1e-6 * d)
@@ -210,7 +220,11 @@ class GaussianSettings(Settings):
             best = smallest_of_best([g for _, g in scored], [r.bytes for r, _ in fits])
             curve = [point("rank", k, r, e, g) for k, (r, _), (e, g) in zip(tried, fits, scored, strict=True)]
         gaussian, trace = fits[best]
-        form = "" if asked else f"{d:,} dimensions are many: a covariance of {tried[best]} factors and a diagonal; "
+        form = (
+            ""
+            if self.covariance == "low-rank"
+            else f"{d:,} dimensions are many: a covariance of {tried[best]} factors and a diagonal; "
+        )
         outcome = Outcome(message=f"{form}converged in {len(trace)} steps")
         if len(trace) > self.iterations:
             gained = trace[-1] - trace[-2]

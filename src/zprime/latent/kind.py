@@ -157,6 +157,10 @@ class Settings(ABC):
         """Whether fitting to so many numbers (rows times latents) is faster on several threads."""
         return threads.large(numbers) and not self.small_steps
 
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used, whatever the posteriors are."""
+        return  # what has nothing to set has nothing to check
+
     @abstractmethod
     def fit(self, task: Task) -> Fit[LatentDistribution]:
         """Fit to the training posteriors; choose what has to be chosen on those of the selection split."""
@@ -166,6 +170,12 @@ def check_least_rows(value: float) -> None:
     """Raise `UsageError` for a `least_rows` that cannot be used."""
     if not 0 <= value < math.inf:
         raise UsageError(f"least_rows: expected a number of rows, or 0 to keep all components, got {value:g}")
+
+
+def check_tolerance(value: float) -> None:
+    """Raise `UsageError` for a `tolerance` that cannot be used."""
+    if not 0 <= value < math.inf:
+        raise UsageError(f"tolerance: expected a number of nats from 0 on, got {value:g}")
 
 
 def described(settings: Settings) -> dict[str, Setting]:

@@ -14,7 +14,7 @@ from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.em import ComponentEM, State
-from zprime.latent.kind import LEAST_ROWS, About, Fit, Outcome, Settings, Task, check_least_rows
+from zprime.latent.kind import LEAST_ROWS, About, Fit, Outcome, Settings, Task, check_least_rows, check_tolerance
 from zprime.latent.selection import EPSILONS, Codes, best_epsilon, point, smallest_of_best
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress
@@ -158,8 +158,8 @@ class MixtureSettings(Settings):
     restarts: int = 3
     least_rows: float = LEAST_ROWS
 
-    def check(self, n: int) -> None:
-        """Raise `UsageError` for a value that cannot be used with `n` posteriors."""
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
         words = {
             "covariance": ("auto", "full", "diagonal"),
             "method": ("em", "merge"),
@@ -171,14 +171,13 @@ class MixtureSettings(Settings):
                 raise UsageError(
                     f"{name}: expected {', '.join(known[:-1])} or {known[-1]}, got {getattr(self, name)!r}"
                 )
-        if self.components < 0 or self.components > n:
-            raise UsageError(
-                f"components: expected 1 to {n} (the number of posteriors), or 0 to choose, got {self.components}"
-            )
+        if self.components < 0:
+            raise UsageError(f"components: expected 1 or more, or 0 to choose, got {self.components}")
         for name, least in (("iterations", 1), ("epochs", 1), ("batch", 0), ("polish", 0), ("restarts", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         check_least_rows(self.least_rows)
+        check_tolerance(self.tolerance)
 
     def fit(self, task: Task) -> Fit[Mixture]:
         """Reduce to one K, or to each of several and choose.
@@ -187,7 +186,11 @@ class MixtureSettings(Settings):
             UsageError: settings that cannot be used, e.g. more components than rows, or than the memory holds.
         """
         train = task.train
-        self.check(train.n)
+        self.check()
+        if self.components > train.n:
+            raise UsageError(
+                f"components: expected 1 to {train.n} (the number of posteriors), or 0 to choose, got {self.components}"
+            )
         most = self.components or max([k for k in COMPONENTS if k <= max(1, train.n // 5)], default=1)
         if self.covariance == "auto":
             return self._auto(task, most)

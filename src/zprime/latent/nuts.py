@@ -115,6 +115,14 @@ class SharedNUTSSettings(Settings):
     chains: int = 4
     warmup: int = 300
 
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        least_of = {"chains": 1, "warmup": 10, "draws": 4 * self.chains}
+        for name, least in least_of.items():
+            value = getattr(self, name)
+            if value < least:
+                raise UsageError(f"{name}: expected at least {least}, got {value}")
+
     def fit(self, task: Task) -> Fit[SharedNUTS]:
         """Run the chains; the outcome is bad where R-hat is above 1.01 or the effective sample size below 100.
 
@@ -122,11 +130,7 @@ class SharedNUTSSettings(Settings):
             UsageError: Pyro is not installed, no context, no such rows, or too few draws or chains.
             NumericalError: log p(x|z) is not finite where a chain starts.
         """
-        least_of = {"chains": 1, "warmup": 10, "draws": 4 * self.chains}
-        for name, least in least_of.items():
-            value = getattr(self, name)
-            if value < least:
-                raise UsageError(f"{name}: expected at least {least}, got {value}")
+        self.check()
         context, train, rng = task.need_context(self.kind), task.train, task.rng
         take = members(train, group=self.group, label=self.label)
         x = context.train.x[take]

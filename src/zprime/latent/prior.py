@@ -26,6 +26,10 @@ class PriorSettings(Settings):
         """With tau where it is not 1."""
         return self.kind if self.tau == 1 else f"{self.kind}-{self.tau:g}"
 
+    def check(self) -> None:
+        """Raise `UsageError` where tau is not above 0."""
+        Prior(1, self.tau)
+
     def fit(self, task: Task) -> Fit[LatentDistribution]:
         """The prior of this latent space, scaled.
 

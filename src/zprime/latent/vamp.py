@@ -104,6 +104,11 @@ class VampSettings(Schedule):
     lr: float = 1e-2
     patience: int = 5
 
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        super().check()
+        at_least("components", self.components, 1)
+
     def fit(self, task: Task) -> Fit[Vamp]:
         """Start at the training rows nearest to k-means centres, keep each entry inside the range of the training rows.
 
@@ -112,7 +117,6 @@ class VampSettings(Schedule):
             ArrayError: the rows are not the ones that the posteriors belong to.
         """
         context = task.need_context(self.kind)
-        at_least("components", self.components, 1)
         self.check()
         data, rows = task.train.gather(), context.train.x
         if len(rows) != data.n:

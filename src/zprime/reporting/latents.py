@@ -75,7 +75,9 @@ def _mixture(audit: Audit, side: LatentsSide) -> list[tuple[str, str]]:
     if side.minibatch is not None:
         m = side.minibatch
         said = ", ".join(f"{k} {e}" for k, e in m.estimates.items())
-        told.append((f"I by minibatches of {m.batch}, nats", f"{said}; exact {cut.information}."))
+        alone = any(e.n == 1 for e in m.estimates.values())
+        why = " There are rows for one minibatch only, so its errors are not known." if alone else ""
+        told.append((f"I by minibatches of {m.batch}, nats", f"{said}; exact {cut.information}.{why}"))
     proportions = ", ".join(f"{k}: {interval(e)}" for k, e in side.low_density.items())
     told.append(
         (

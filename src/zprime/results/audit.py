@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from zprime import artifact, chain, serialise
+from zprime.errors import ArtifactError
 from zprime.escape import visible
 from zprime.memory import size
 from zprime.results.drift import Drift
@@ -256,9 +257,12 @@ def load(path: str | Path) -> Audit:
         path: folder of a run, or of an audit itself.
 
     Raises:
-        ArtifactError: missing, altered, or of another kind.
+        ArtifactError: missing, altered, or of another kind; the run was not audited yet.
     """
-    inner = Path(path) / "audit"
+    path = Path(path)
+    inner = path / "audit"
+    if not artifact.is_artifact(inner) and artifact.is_artifact(path) and artifact.read(path).kind == chain.RUN:
+        raise ArtifactError(f"{path}: this run has not been audited yet; run `zprime audit {path}` first")
     stored = chain.read(inner if artifact.is_artifact(inner) else path, "audit")
     file = stored.path / "audit.json"
     with of_this_version(file, "audit the run again"):

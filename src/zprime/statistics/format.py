@@ -73,11 +73,21 @@ def decimals(stderr: float) -> int:
     return max(1, min(4, 1 - math.floor(math.log10(stderr))))
 
 
+def plus_minus(stderr: float, places: int, *, between: str = " ± ") -> str:
+    """A standard error behind its value; a question mark where there is none, as of one row."""
+    return f"{between}{stderr:.{places}f}" if math.isfinite(stderr) else f"{between}?"
+
+
 def signed(e: Measured) -> str:
     """Value and standard error with a sign, for differences: `+1.99 ± 0.11`."""
-    error = "" if e.stderr is None else f" ± {e.stderr:.{decimals(e.stderr)}f}"
     places = 2 if e.stderr is None else decimals(e.stderr)
+    error = "" if e.stderr is None else plus_minus(e.stderr, places)
     return f"{e.value:+.{places}f}{error}" if math.isfinite(e.value) else f"{e.value:+}"
+
+
+def _doubt(e: Measured, mark: str) -> str:
+    """The mark of a check that failed; where no error is known, the error says so itself."""
+    return "" if e.stable or not math.isfinite(e.stderr or 0.0) else mark
 
 
 def unsigned(e: Measured) -> str:
@@ -87,7 +97,7 @@ def unsigned(e: Measured) -> str:
 
 def marked(e: Measured | None) -> str:
     """As `signed`, with a question mark where its own check failed; a dash for None."""
-    return NONE if e is None else f"{signed(e)}{'' if e.stable else ' ?'}"
+    return NONE if e is None else f"{signed(e)}{_doubt(e, ' ?')}"
 
 
 def tight(e: Measured | None) -> str:
@@ -97,13 +107,13 @@ def tight(e: Measured | None) -> str:
     if abs(e.value) >= 10_000:
         return f"{e.value:+.1e}{'' if e.stable else '?'}"
     places = min(2, decimals(e.stderr)) if e.stderr else 2
-    error = "" if e.stderr is None else f"±{e.stderr:.{places}f}"
-    return f"{e.value:+.{places}f}{error}{'' if e.stable else '?'}"
+    error = "" if e.stderr is None else plus_minus(e.stderr, places, between="±")
+    return f"{e.value:+.{places}f}{error}{_doubt(e, '?')}"
 
 
 def fixed(e: Measured | None, places: int, *, between: str = "±") -> str:
     """Value and standard error in so many decimals, as all of its column: `0.96±0.01`."""
-    return NONE if e is None else f"{e.value:.{places}f}{between}{e.stderr or 0.0:.{places}f}"
+    return NONE if e is None else f"{e.value:.{places}f}{plus_minus(e.stderr or 0.0, places, between=between)}"
 
 
 def distance(e: Measured) -> str:
@@ -116,7 +126,8 @@ def prose(e: Measured) -> str:
     if e.stderr is None:
         return nats(e.value)
     if abs(e.value) >= 100 and e.stderr >= 1:
-        return f"{e.value:,.0f} ± {e.stderr:,.0f}"
+        error = f"{e.stderr:,.0f}" if math.isfinite(e.stderr) else "?"
+        return f"{e.value:,.0f} ± {error}"
     return unsigned(e)
 
 
@@ -132,7 +143,7 @@ def interval(e: Measured) -> str:
 
 def percent(e: Measured, *, places: int = 0) -> str:
     """A proportion in per cent, with its standard error: `12 ± 3 %`."""
-    return f"{100 * e.value:.{places}f} ± {100 * (e.stderr or 0.0):.{places}f} %"
+    return f"{100 * e.value:.{places}f}{plus_minus(100 * (e.stderr or 0.0), places)} %"
 
 
 def proportion(x: float) -> str:
@@ -178,7 +189,9 @@ def explained(e: Measured | None, says: str, *, plain: bool = False) -> Cell:
     if e is None:
         return Cell(NONE, says)
     parts = [says.rstrip(".")]
-    if e.stderr is not None:
+    if e.stderr is not None and not math.isfinite(e.stderr):
+        parts.append("no interval is known")
+    elif e.stderr is not None:
         parts.append(f"95 % interval {figures(e.low, 4)} to {figures(e.high, 4)} {e.unit}")
     else:
         parts.append("exact for these rows")
@@ -189,5 +202,5 @@ def explained(e: Measured | None, says: str, *, plain: bool = False) -> Cell:
         parts.append(e.because)
     if not e.stable:
         parts.append("not stable")
-    text = (unsigned(e) if plain else signed(e)) + ("" if e.stable else " ?")
+    text = (unsigned(e) if plain else signed(e)) + _doubt(e, " ?")
     return Cell(text, "; ".join(parts) + ".", e.value, tight(e))

@@ -28,6 +28,12 @@ INFLATE = 1.2  # of the match's scales: a proposal should be wider than its targ
 TEMPERS = 11
 
 
+def least_draws(candidates: int) -> int:
+    """Draws a row that a plan for so many candidates needs, the prior among them: one for each of its parts."""
+    matched = candidates - 1
+    return 4 * (len(WIDENED) + matched + candidates)
+
+
 @dataclass(frozen=True)
 class Plan:
     """How many draws each part of the proposal gets in each quarter.
@@ -58,17 +64,15 @@ class Plan:
         """
         if draws % 4 or draws < 8:
             raise UsageError(f"draws: expected a multiple of 4, at least 8, got {draws}")
+        least = least_draws(len(candidates.bases)) + (4 * MODES if modes else 0)
+        if draws < least:
+            raise UsageError(f"draws: expected at least {least} for {len(candidates.bases)} candidates, got {draws}")
         quarter = draws // 4
         # the q_r of the prior is q
         matched = [name for name in candidates.bases if name != "prior"]
         parts = len(WIDENED) + len(matched) + (MODES if modes else 0)
         direct = max(1, round(DIRECT * quarter / len(candidates.bases)))
         rest = quarter - direct * len(candidates.bases)
-        if rest < parts:
-            raise UsageError(
-                f"draws: expected at least {4 * (parts + direct * len(candidates.bases))} for {len(candidates.bases)} "
-                f"candidates, got {draws}"
-            )
         counts = [rest // parts + (1 if i < rest % parts else 0) for i in range(parts)]
         return cls(
             counts[: len(WIDENED)],
