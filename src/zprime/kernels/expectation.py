@@ -4,7 +4,7 @@ import math
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks
@@ -28,7 +28,11 @@ class Expectation:
         """Take the data, float64; without variances they are points."""
         self.mean, self.variance, self.diagonal = mean, variance, diagonal
         self.d = mean.shape[1]
-        self.upper = torch.triu_indices(self.d, self.d)
+
+    @cached_property
+    def upper(self) -> Int[Tensor, "2 f"]:
+        """Rows and columns of the upper triangle; not made where covariances are diagonal."""
+        return torch.triu_indices(self.d, self.d)
 
     def statistics(
         self,

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks, cholesky
@@ -54,9 +55,16 @@ class ComponentEM:
         self.data = Expectation(self.mean, self.variance if spread else None, diagonal=diagonal)
         # points have no spread of their own that would bound a component's covariance from below
         self.floor = 1e-12 if spread else 1e-6
-        self.upper = torch.triu_indices(self.d, self.d)
-        # an off-diagonal entry of a symmetric matrix counts twice in the trace
-        self.twice = torch.where(self.upper[0] == self.upper[1], 1.0, 2.0).double()
+
+    @cached_property
+    def upper(self) -> Int[Tensor, "2 f"]:
+        """Rows and columns of the upper triangle; for full covariances."""
+        return torch.triu_indices(self.d, self.d)
+
+    @cached_property
+    def twice(self) -> Float[Tensor, " f"]:
+        """How often an entry of the upper triangle counts in a trace: twice off the diagonal."""
+        return torch.where(self.upper[0] == self.upper[1], 1.0, 2.0).double()
 
     def start(self, k: int, *, rng: torch.Generator) -> State:
         """k-means++ seeds among the means, with the covariance of all over k^(2/d)."""
@@ -119,7 +127,7 @@ class ComponentEM:
             trace.append(bound + self._constant)
         return state, trace
 
-    def polish(self, state: State, *, steps: int, rng: torch.Generator, points: int = 20_000) -> State:
+    def polish(self, state: State, *, steps: int, rng: torch.Generator, points: int) -> State:
         """EM on fresh draws from the posteriors: towards E_qbar[log r] itself, which `step` only bounds.
 
         Every step draws at least `points` codes anew; its statistics are averaged with earlier ones at (t + 1)^-0.6.

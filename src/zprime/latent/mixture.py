@@ -75,6 +75,7 @@ class Mixture(GaussianDistribution):
         return cls(tensors["log_weight"], tensors["mean"], tensors["scale_tril"], config["least_rows"])
 
 
+POLISHED = 20_000  # codes drawn for a step of polishing, at least
 FULL = 512  # dimensions up to which `auto` takes full covariances, if they fit into memory
 
 
@@ -265,9 +266,12 @@ class MixtureSettings(Settings):
         rows = em.rows(state) if rows is None or self.method == "em" else rows
         mixture = _mixture(em, state, reduction.dtype, rows)
         if self.polish and self.codes == "posteriors":
+            points = POLISHED if em.d <= FULL else POLISHED * FULL // em.d  # as many numbers
 
             def polish(state: State) -> EMRun:
-                return EMRun(em.polish(state, steps=self.polish, rng=fork(rng, "polish", k)), [], outcome)
+                return EMRun(
+                    em.polish(state, steps=self.polish, rng=fork(rng, "polish", k), points=points), [], outcome
+                )
 
             run = self._keep(em, polish(state), polish)
             polished = _mixture(em, run.state, reduction.dtype, em.rows(run.state))
