@@ -13,12 +13,13 @@ from torch.distributions import Distribution
 from zprime.arrays import blocks
 from zprime.bring import readings
 from zprime.bring.brought import LOOK, Brought, bring, groups_of, look, told
+from zprime.bring.conditions import Conditioned, Told, gaussians, joined, spoken
 from zprime.bring.coordinates import Coordinates, coordinates_of
 from zprime.bring.places import Place, back, modules_of, tensor
 from zprime.bring.refusals import check_codes, check_form, check_steady
 from zprime.bring.splits import split
 from zprime.distribution import LatentDistribution, Prior
-from zprime.errors import ArrayError
+from zprime.errors import ArrayError, UsageError
 from zprime.latent.priors import Given, prior_of
 from zprime.measure.prior import closed, prior_kl, prior_width
 from zprime.posteriors import MemoryPosteriors
@@ -36,7 +37,7 @@ SCALINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "the standardised x": lambda x: (x - x.mean(0)) / x.std(0).clamp(min=1e-6),
 }
 """What rows may have been to the networks in training, where they are given otherwise."""
-ENCODERS = Callable[[Tensor], Any]
+ENCODERS = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,15 @@ class Callables:
 
 def modules(
     encoder: ENCODERS,
-    decoder: Callable[[Tensor], Any],
+    decoder: Callable[..., Any],
     data: Mapping[str, Any],
     *,
     gives: str,
     likelihood: Callable[[Tensor], Distribution] | None = None,
     labels: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
-    prior: Given = None,
+    prior: Given | Callable[[Tensor], Distribution] = None,
+    conditions: Mapping[str, Any] | None = None,
     check: bool = True,
     seed: int = 0,
 ) -> Brought:
@@ -148,7 +150,11 @@ def modules(
             are in one split, and the errors of an audit are by group.
         prior: what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
             N(0, I). For one Gaussian with independent dimensions all latents of what is returned are in units of the
-            prior (`Brought.coordinates`). Any other is `Brought.prior`, which `audit` has to be given.
+            prior (`Brought.coordinates`). Any other is `Brought.prior`, which `audit` has to be given. With
+            `conditions` also a function c -> Normal of shape [n, d]: latents are then in units of p(z|c).
+        conditions: split -> c of each row, numbers or a matrix [n, k], of a model that is told it (a class, a batch, an
+            embedding): `encoder(x, c)` and `decoder(z, c)`. Rows then hold x, flat, and c behind it; draws of x' take
+            the c of training rows.
         check: whether to check `gives` by the ELBO on some training rows.
         seed: decides the selection split and the noise of the check.
 
@@ -158,22 +164,37 @@ def modules(
             batch.
         ArrayError: shapes that do not fit, rows that are not finite.
     """
-    networks = [m for f in (encoder, decoder) for m in modules_of(f)]
+    networks = [m for f in (encoder, decoder, prior) for m in modules_of(f)]
     place = Place.of(networks)
+    one: Given = None
+    per_row = None
+    if prior is None or isinstance(prior, LatentDistribution | Distribution):
+        one = prior
+    else:
+        per_row = gaussians(prior)
+    if conditions is not None:
+        data, layout = joined(data, conditions)
+    elif per_row is not None:
+        raise UsageError("prior: expected one distribution, got a function; give the conditions that it takes, too")
     rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
     for module in networks:
         module.eval()
 
-    def decode(z: Tensor) -> Any:
-        answer = decoder(z)
+    def decode(z: Tensor, *c: Tensor) -> Any:
+        answer = decoder(z, *c)
         if likelihood is None:
             return answer
         return likelihood(answer if isinstance(answer, Tensor) else tensor(answer))
 
-    model = Callables(encoder, decode, gives, place or Place(dtype=rows["train"].x.dtype))
-    some = rows["train"].x[:CHECKED]
+    some, place = rows["train"].x[:CHECKED], place or Place(dtype=rows["train"].x.dtype)
+    says: tuple[str, ...] = ()
+    if conditions is None:
+        model = Callables(encoder, decode, gives, place)
+    else:
+        told = Told(encoder, decode, per_row, gives, layout, layout.parts(rows["train"].x)[1], place)
+        model, says = Callables(told.encode, told.decode, gives, Place(dtype=place.wide)), spoken(told)
     with torch.no_grad():
-        at, learned = _known(prior, model.raw(some[:LOOK])[0].shape[1])
+        at, learned = _known(one, model.raw(some[:LOOK])[0].shape[1])
     with torch.no_grad():
         check_steady(model.matrices, some, half=model.place.dtype != model.place.wide)
     look(model, some[:LOOK])
@@ -182,9 +203,10 @@ def modules(
         check_codes(mean)
         if check:
             plausible(model.decode, some, Answers(mean, raw, gives, at, learned), seed=seed)
-        says = misfit(model.decode, some, mean)
-    for sentence in says:
+        missed = misfit(model.decode, some, mean)
+    for sentence in missed:
         log.warning("%s", sentence)
+    says = (*says, *missed)
     return bring(model, rows, prior=learned, coordinates=at, says=says)
 
 
@@ -262,6 +284,8 @@ def misfit(
     `mean` is the encoder's first answer to the rows `x`.
     """
     p = decode(mean)
+    if isinstance(p, Conditioned):
+        p, x = p.beside(x)
     try:
         if p.support is None or p.support.is_discrete:
             return ()

@@ -79,7 +79,7 @@ def split(
 
 
 def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:
-    data = _whole(x)
+    data = whole(x)
     if data.ndim < 2 or len(data) < 2:
         raise ArrayError(
             f"data: expected at least 2 rows of at least one entry in {name}, got shape {list(data.shape)}"
@@ -96,7 +96,7 @@ def _labels(name: str, y: Any, n: int) -> Tensor:
     return labels.long()
 
 
-def _whole(x: Any) -> Tensor:
+def whole(x: Any) -> Tensor:
     """All rows as one tensor: of arrays, lists, a Dataset or a DataLoader (whose order does not matter)."""
     if isinstance(x, DataLoader):
         return torch.cat([_first(batch) for batch in DataLoader(x.dataset, x.batch_size or 1, collate_fn=x.collate_fn)])
