@@ -10,18 +10,14 @@ checks the whole chain.
 
 import contextlib
 import json
-import os
 import re
 import shutil
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from zprime import artifact, atomic, locks
 from zprime.artifact import MANIFEST, Artifact, Manifest
-from zprime.atomic import LOCK
-from zprime.errors import ArtifactError, UsageError
-from zprime.manifest import MEASURED
+from zprime.errors import ArtifactError
 from zprime.schema.kinds import check_settings
 
 RUN = "run"
@@ -216,36 +212,6 @@ def check_folders(run: Path, names: Iterable[str]) -> None:
         for place in (Path(name), Path(STAGED, name)):
             for path in (*reversed(place.parents[:-1]), place):
                 atomic.check_folder(run / path)
-
-
-def check_output(file: Path, *runs: Path) -> None:
-    """Refuse a file that a page, an answer or samples cannot be written to without losing something.
-
-    Args:
-        file: to write.
-        runs: folders of the runs or audits that it is made from.
-
-    Raises:
-        UsageError: it is no name of a file, or something else than a file lies there; or it is part of an artefact, or
-            one of the data that a run was made from.
-    """
-    if file.name in ("", "..") or os.path.isdir(file):  # noqa: PTH112  (Path's raise for names that are too long)
-        raise UsageError(f"{str(file)!r}: expected the path of a file to write, got a folder; add a name to it")
-    if os.path.lexists(file) and not stat.S_ISREG(os.lstat(file).st_mode):
-        raise UsageError(
-            f"{file}: there is something else than a regular file, which would be lost; choose another path"
-        )
-    whole = Path(os.path.realpath(file))
-    for up, folder in enumerate(whole.parents):
-        inside = Path(*whole.parts[-up - 1 :]).as_posix()
-        if atomic.is_artifact(folder) and inside in (MANIFEST, MEASURED, LOCK, *artifact.read(folder).files):
-            raise UsageError(f"{file}: that is a file of the artefact {folder}; choose another path")
-    for run in runs:
-        for data in (run / "data", run.parent / "data"):
-            source = artifact.read(data).source if atomic.is_artifact(data) else ""
-            there = Path(os.path.realpath(source)) if source else None
-            if there is not None and whole.is_file() and (whole == there or there in whole.parents):
-                raise UsageError(f"{file}: the data of the run {data.parent} lie there; choose another path")
 
 
 def drop(run: Path, names: Iterable[str]) -> None:

@@ -104,13 +104,13 @@ class LowRank:
         z = torch.randn(n, draws, self.d, generator=rng, dtype=torch.float64)
         for rows in blocks(n, max(1, NUMBERS // (components * (self.d * (1 + rank) + rank**2)))):
             mu, square = mean[rows].double(), scale[rows].double().square()
-            pairs = [_pair(mu, square, *self._component(k)) for k in range(components)]
+            pairs = [_Pair(mu, square, *self._component(k)) for k in range(components)]
             terms = weighed(torch.stack([p.log_ratio for p in pairs], 1), self.log_weight.double())
             ratio[rows] = torch.logsumexp(terms, 1)
             which = choose_rows(terms, pick[rows])
             for k, p in enumerate(pairs):
                 row, at = (which == k).nonzero(as_tuple=True)
-                z[rows][row, at] = p.draw(row, u[rows][row, at], z[rows][row, at], mu, square, *self._component(k))
+                z[rows][row, at] = p.draw(row, u[rows][row, at], z[rows][row, at])
         return Tilted(ratio, z)
 
     def _component(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,50 +118,37 @@ class LowRank:
         return self.mean[k].double(), self.scale[k].double().square(), self.factor[k].double()
 
 
-@dataclass(frozen=True)
 class _Pair:
-    """One component beside a block of posteriors.
+    """One component beside a block of posteriors N(mu, square).
 
     Attributes:
-        log_ratio: log E_q[r/p]; +inf where it diverges.
-        total: a = v + s^2 - v s^2, the denominator of what is known given u.
-        centre: mean of u under q_r.
-        tril: Cholesky factor of the precision of u under q_r; NaN where there is none.
+        log_ratio: log E_q[r/p], shape [b]; +inf where it diverges.
     """
 
-    log_ratio: Float[Tensor, " b"]
-    total: Float[Tensor, "b d"]
-    centre: Float[Tensor, "b r"]
-    tril: Float[Tensor, "b r r"]
+    def __init__(self, mu: Tensor, square: Tensor, m: Tensor, v: Tensor, factor: Tensor) -> None:
+        """Integrate z out given u, then u."""
+        self.mu, self.square, self.m, self.v, self.factor = mu, square, m, v, factor
+        total = v + square - v * square  # the denominator of what is known of z given u
+        held = (total > 0).all(1)
+        self.total = torch.where(held[:, None], total, 1.0)
+        g, h = (1 - square) / self.total, mu / self.total
+        weighted = g[:, None] * factor.T  # [b, r, d]
+        precision = torch.eye(factor.shape[1], dtype=torch.float64) + weighted @ factor
+        tril, info = torch.linalg.cholesky_ex(precision)
+        lost = ~(held & (info == 0))
+        pull = (h - g * m) @ factor
+        solved = torch.cholesky_solve(pull[..., None], tril)[..., 0]
+        alone = self.total.log() + g * m.square() - 2 * h * m + mu.square() * (1 - v) / self.total
+        log_det = tril.diagonal(dim1=1, dim2=2).log().sum(1)
+        self.log_ratio = (-0.5 * alone.sum(1) - log_det + 0.5 * (pull * solved).sum(1)).masked_fill(lost, torch.inf)
+        # mean of u under q_r, and the factor of its precision; NaN where there is no q_r
+        self.centre = solved.masked_fill(lost[:, None], torch.nan)
+        self.tril = tril.masked_fill(lost[:, None, None], torch.nan)
 
-    def draw(
-        self, row: Tensor, u: Tensor, noise: Tensor, mu: Tensor, square: Tensor, m: Tensor, v: Tensor, factor: Tensor
-    ) -> Float[Tensor, "c d"]:
-        """Draws of q_r for posteriors at `row`: u first, then z given u."""
+    def draw(self, row: Tensor, u: Tensor, noise: Tensor) -> Float[Tensor, "c d"]:
+        """Draws of q_r for posteriors at `row`, from standard normal numbers: u first, then z given u."""
         spread = torch.linalg.solve_triangular(self.tril[row].mT, u[..., None], upper=True)[..., 0]
-        t = m + (self.centre[row] + spread) @ factor.T
-        total, s2 = self.total[row], square[row]
-        z: Tensor = (mu[row] * v + t * s2) / total + (v * s2 / total).sqrt() * noise
+        t = self.m + (self.centre[row] + spread) @ self.factor.T
+        total, s2 = self.total[row], self.square[row]
+        z: Tensor = (self.mu[row] * self.v + t * s2) / total + (self.v * s2 / total).sqrt() * noise
         return z
-
-
-def _pair(mu: Tensor, square: Tensor, m: Tensor, v: Tensor, factor: Tensor) -> _Pair:
-    total = v + square - v * square
-    held = (total > 0).all(1)
-    total = torch.where(held[:, None], total, 1.0)
-    g, h = (1 - square) / total, mu / total
-    weighted = g[:, None] * factor.T  # [b, r, d]
-    precision = torch.eye(factor.shape[1], dtype=torch.float64) + weighted @ factor
-    tril, info = torch.linalg.cholesky_ex(precision)
-    held &= info == 0
-    pull = (h - g * m) @ factor
-    solved = torch.cholesky_solve(pull[..., None], tril)[..., 0]
-    alone = total.log() + g * m.square() - 2 * h * m + mu.square() * (1 - v) / total
-    log_ratio = -0.5 * alone.sum(1) - tril.diagonal(dim1=1, dim2=2).log().sum(1) + 0.5 * (pull * solved).sum(1)
-    lost = ~held
-    return _Pair(
-        log_ratio.masked_fill(lost, torch.inf),
-        total,
-        solved.masked_fill(lost[:, None], torch.nan),
-        tril.masked_fill(lost[:, None, None], torch.nan),
-    )

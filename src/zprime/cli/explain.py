@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zprime import artifact, chain
+from zprime import artifact, outputs
 from zprime.cli.console import give, product, say
 from zprime.reporting.explain import explain as answer
 
@@ -18,7 +18,7 @@ def explain(run: Path, *, out: Path | None = None) -> None:
         Markdown file to write it to, instead of printing it.
     """
     if out is not None:
-        chain.check_output(out, run)
+        outputs.check_output(out, run)
     text = answer(run)
     if out is None:
         from rich.markdown import Markdown

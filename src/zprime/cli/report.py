@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime import chain, reporting
+from zprime import outputs, reporting
 from zprime.cli.console import OUT, give, say, say_table
 from zprime.errors import UsageError
 from zprime.reporting.terminal import details
@@ -30,7 +30,7 @@ def report(*run: Path, out: Path | None = None, public: Annotated[bool, Paramete
         raise UsageError("run: expected the folder of a run, or several, got none")
     file = Path("compare.html") if out is None and len(run) > 1 else out
     if file is not None:
-        chain.check_output(file, *run)
+        outputs.check_output(file, *run)
     audits = [load(r) for r in run]
     page = reporting.report(run, file, public=public)
     for folder, audit in zip(run, audits, strict=True):

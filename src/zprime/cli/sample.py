@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from cyclopts import Parameter
 
-from zprime import artifact, chain, latent, sampling
+from zprime import artifact, latent, outputs, sampling
 from zprime.cli.console import OPTIONS, give, say
 from zprime.cli.settings import label_of
 from zprime.errors import UsageError
@@ -94,7 +94,7 @@ def _files(target: Path, run: Path, *, pictures_too: bool) -> list[Path]:
         raise UsageError(f"out: expected the path of the files, without ending, got {str(target)!r}")
     files = [target.with_name(target.name + ending) for ending in [".npz", *[".png"] * pictures_too]]
     for file in files:
-        chain.check_output(file, run)
+        outputs.check_output(file, run)
     return files
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from zprime import artifact, chain
+from zprime import artifact, outputs
 from zprime.errors import ArtifactError, UsageError
 from zprime.memory import size
 from zprime.reporting import aggregated
@@ -44,7 +44,7 @@ def report(
     if path is None and len(folders) != 1:
         raise ArtifactError("report: expected a path for the page of several runs or of an audit in memory, got none")
     file = folders[0] / ("public.html" if public else "report.html") if path is None else Path(path)
-    chain.check_output(file, *folders)
+    outputs.check_output(file, *folders)
     if isinstance(audit, Audit):
         content = html(audit, public=public)
     elif len(folders) == 1:
