@@ -16,6 +16,7 @@ from zprime import likelihoods
 from zprime.components import Diagonal
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.latent import Defensive
+from zprime.low_rank import LowRank
 from zprime.rng import stream
 from zprime.vae import VAE
 
@@ -157,9 +158,10 @@ def evidence(model: LinearGaussian, x: Tensor, r: LatentDistribution) -> Tensor:
         log_joint = [log_r + p.log_prob(row) for row in x]
         return torch.logsumexp(torch.stack(log_joint), 1) + math.log(area)
     c = r.components
-    covariance = (
-        torch.diag_embed(c.scale.double().square())
-        if isinstance(c, Diagonal)
-        else c.scale_tril.double() @ c.scale_tril.double().mT
-    )
+    if isinstance(c, Diagonal | LowRank):
+        covariance = torch.diag_embed(c.scale.double().square())
+    else:
+        covariance = c.scale_tril.double() @ c.scale_tril.double().mT
+    if isinstance(c, LowRank):
+        covariance += c.factor.double() @ c.factor.double().mT
     return model.log_evidence(x, log_weight=c.log_weight, mean=c.mean, covariance=covariance)

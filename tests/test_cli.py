@@ -368,7 +368,6 @@ LATE = [
     "--set=mixture.least_rows=nan",
     "--set=mixture.tolerance=nan",
     "--set=gaussian.covariance=x",
-    "--set=gaussian.rank=2",
     "--set=gaussian.rank=-1",
 ]
 OF_KINDS = [

@@ -326,7 +326,7 @@ def test_full_covariances_that_do_not_fit_are_refused_before_they_are_made(monke
     d, n = 4096, 40
     posteriors = MemoryPosteriors(torch.zeros(n, d), torch.ones(n, d))
     with pytest.raises(UsageError, match=r"20 full covariances of 4,096 dimensions: needs at least 8.1 GB .*diagonal"):
-        fit(MixtureSettings(components=20), posteriors, selection=posteriors, keep_duplicates=True)
+        fit(MixtureSettings(20, "full"), posteriors, selection=posteriors, keep_duplicates=True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from zoo import ZOO, posteriors
 from zprime import latent
 from zprime.arrays import standard_log_prob
 from zprime.distribution import LatentDistribution, Prior, is_standard
-from zprime.errors import ArrayError, UsageError
+from zprime.errors import UsageError
 from zprime.fitting import fit, load_fit, save_fit
 from zprime.latent import (
     SETTINGS,
@@ -200,7 +200,7 @@ def test_the_prior_kind_gives_the_prior_that_is_known() -> None:
 
 def test_a_prior_of_another_dimension_is_refused() -> None:
     q = posteriors(2)
-    with pytest.raises(ArrayError, match="prior: expected 2 latent dimensions as in train, got 3"):
+    with pytest.raises(UsageError, match="prior: expected 2 latents, as the posteriors have, got 3"):
         fit("gaussian", q, selection=q, prior=wide(3))
 
 

@@ -136,7 +136,7 @@ def test_polish_climbs_where_the_bound_is_loose_and_is_kept_only_if_it_helps() -
     [
         ({"method": "magic"}, "method: expected em or merge, got 'magic'"),
         ({"start": "magic"}, "start: expected kmeans or merge, got 'magic'"),
-        ({"codes": "magic"}, "codes: expected posteriors or means or draws, got 'magic'"),
+        ({"codes": "magic"}, "codes: expected posteriors, means or draws, got 'magic'"),
         ({"batch": -1}, "batch: expected at least 0, got -1"),
         ({"epochs": 0}, "epochs: expected at least 1, got 0"),
         ({"polish": -1}, "polish: expected at least 0, got -1"),

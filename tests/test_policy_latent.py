@@ -82,7 +82,7 @@ def test_polish_is_kept_if_the_selection_split_gains(helps: bool, monkeypatch: p
     def begin(self: ComponentEM, k: int, *, rng: torch.Generator) -> State:
         return State(torch.zeros(k).double(), torch.full((k, 2), -0.5).double(), torch.eye(2).double().repeat(k, 1, 1))
 
-    def polish(self: ComponentEM, state: State, *, steps: int, rng: torch.Generator) -> State:
+    def polish(self: ComponentEM, state: State, *, steps: int, rng: torch.Generator, points: int) -> State:
         return State(state.log_weight, state.mean + step, state.covariance)
 
     monkeypatch.setattr(

@@ -22,7 +22,7 @@ from zprime.results.thresholds import THRESHOLDS
 
 TOLD_BY_THE_PAGE = {
     "data", "model", "log_prior", "storage", "settings", "seed", "tensors", "images", "warnings", "versions",
-    "inputs", "thresholds", "command",
+    "inputs", "thresholds", "command", "prior",
 }  # fmt: skip
 """Fields that the head of the page, the provenance or other sections tell of."""
 LETTERS = re.compile(r"\([abc]\)")
@@ -42,8 +42,8 @@ def test_a_report_loads_no_model_no_data_and_no_measure() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     rooms = {m.split(".")[1] for m in loaded if m.startswith("zprime.")}
     assert rooms <= {
-        "arrays", "artifact", "atomic", "chain", "errors", "escape", "manifest", "memory", "plot", "progress",
-        "reporting", "results", "rng", "schema", "serialise", "statistics", "tables",
+        "arrays", "artifact", "atomic", "chain", "errors", "escape", "locks", "manifest", "memory", "outputs",
+        "plot", "progress", "reporting", "results", "rng", "schema", "serialise", "statistics", "tables",
     }  # fmt: skip
 
 
