@@ -371,6 +371,25 @@ def test_a_run_whose_manifest_cannot_be_read_for_once_keeps_it(run: Path, monkey
     assert ended == {"done", "refused"}
 
 
+@pytest.mark.parametrize("call", ["open", "lstat"])
+def test_what_cannot_be_read_for_once_is_not_left_behind(call: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made from an artefact that is replaced leaves with it, or the command ends and is run again."""
+    assert chain.below(run, "latent/r") == ["audit", "generator"]
+    real = getattr(os, call)
+
+    def broken(path: object, *args: object, **kwargs: object) -> object:
+        if str(path).endswith("audit/manifest.json"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, broken)
+        with pytest.raises(ArtifactError, match=r"audit/manifest.json: .*Input/output error"):
+            chain.below(run, "latent/r")
+    (run / "audit" / "manifest.json").write_text("damaged")
+    assert chain.below(run, "latent/r") == []  # what is damaged stands in nobody's way
+
+
 def test_folders_where_artefacts_were_made_go_though_one_of_them_is_gone_already(run: Path) -> None:
     (run / chain.STAGED).mkdir()
     make(run, "posteriors/train", 0, "model")

@@ -284,8 +284,21 @@ def check_no_link(path: Path) -> None:
 
 
 def has_manifest(path: Path) -> bool:
-    """Whether something lies where the manifest of an artefact in `path` does, also what cannot be read as one."""
-    return os.path.lexists(Path(path) / MANIFEST)
+    """Whether something lies where the manifest of an artefact in `path` does, also what cannot be read as one.
+
+    Raises:
+        ArtifactError: the system cannot say so now: what must not be taken for none.
+    """
+    file = Path(path) / MANIFEST
+    try:
+        os.lstat(file)
+    except OSError as error:
+        if error.errno in NONE:
+            return False
+        raise ArtifactError(f"{file}: cannot be read ({error.strerror}); run the same command again") from error
+    except ValueError:  # a name that no system takes
+        return False
+    return True
 
 
 def is_artifact(path: Path) -> bool:

@@ -247,12 +247,19 @@ def _alone(path: Path, hashes: list[str]) -> list[str]:
 
 
 def below(run: Path, name: str) -> list[str]:
-    """Names of the artefacts of a run that were made from `name`, directly or not."""
+    """Names of the artefacts of a run that were made from `name`, directly or not; without those that are damaged.
+
+    Raises:
+        ArtifactError: one of them cannot be read now: it would be left behind.
+    """
     found = {name}
     sources = {}
     for n in listed(run):
-        with contextlib.suppress(ArtifactError):
+        try:
             sources[n] = artifact.read(run / n).inputs
+        except ArtifactError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno not in atomic.NONE:
+                raise
     while more := {n for n, inputs in sources.items() if n not in found and found & inputs.keys()}:
         found |= more
     return [n for n in sources if n in found and n != name]
