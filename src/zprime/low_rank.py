@@ -102,9 +102,10 @@ class LowRank:
         pick = torch.rand(n, draws, generator=rng, dtype=torch.float64)
         u = torch.randn(n, draws, rank, generator=rng, dtype=torch.float64)
         z = torch.randn(n, draws, self.d, generator=rng, dtype=torch.float64)
+        parts = [self._component(k) for k in range(components)]
         for rows in blocks(n, max(1, NUMBERS // (components * (self.d * (1 + rank) + rank**2)))):
             mu, square = mean[rows].double(), scale[rows].double().square()
-            pairs = [_Pair(mu, square, *self._component(k)) for k in range(components)]
+            pairs = [_Pair(mu, square, *part) for part in parts]
             terms = weighed(torch.stack([p.log_ratio for p in pairs], 1), self.log_weight.double())
             ratio[rows] = torch.logsumexp(terms, 1)
             which = choose_rows(terms, pick[rows])

@@ -78,6 +78,12 @@ def give_up() -> NoReturn:
     os._exit(ResourceError.exit_code)
 
 
+def fits(count: int) -> bool:
+    """Whether so many bytes are free, as far as the system says."""
+    there = available()
+    return there is None or count < there
+
+
 def available() -> int | None:
     """Bytes that this process can still allocate; None where the system does not say."""
     found = [b for b in (_machine(), _group(), _own_limit()) if b is not None]

@@ -1,7 +1,6 @@
 """Models that are told a condition c beside x and z: encoder, decoder and prior of a class, a batch, an embedding.
 
-A row is x and, behind it, c. So log p(x|z, c) takes c from the row itself; draws take it from the training rows, or are
-told it.
+A row is x and, behind it, c. So log p(x|z, c) takes c from the row itself; draws take it from the training rows.
 """
 
 from collections.abc import Callable, Mapping

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime import outputs, reporting
+from zprime import reporting
 from zprime.cli.console import OUT, give, say, say_table
 from zprime.errors import UsageError
 from zprime.reporting.terminal import details
@@ -29,10 +29,8 @@ def report(*run: Path, out: Path | None = None, public: Annotated[bool, Paramete
     if not run:
         raise UsageError("run: expected the folder of a run, or several, got none")
     file = Path("compare.html") if out is None and len(run) > 1 else out
-    if file is not None:
-        outputs.check_output(file, *run)
-    audits = [load(r) for r in run]
     page = reporting.report(run, file, public=public)
+    audits = [load(r) for r in run]
     for folder, audit in zip(run, audits, strict=True):
         if len(run) > 1:
             say(f"{folder}:")

@@ -194,8 +194,7 @@ class GaussianSettings(Settings):
         """The covariance that is fitted in `d` dimensions."""
         if self.covariance != "auto":
             return self.covariance
-        there = memory.available()
-        full = not self.rank and d <= FULL and (there is None or 24 * d**2 < there)
+        full = not self.rank and d <= FULL and memory.fits(24 * d**2)
         return "full" if full else "low-rank"
 
     def _low_rank(self, task: Task) -> Fit[Gaussian]:

@@ -226,8 +226,8 @@ class MixtureSettings(Settings):
 
     def _auto(self, task: Task, most: int) -> Fit[Mixture]:
         """With full covariances where these are few numbers, else with diagonal ones."""
-        d, there = task.train.d, memory.available()
-        if d <= FULL and (there is None or 24 * most * d**2 < there):
+        d = task.train.d
+        if d <= FULL and memory.fits(24 * most * d**2):
             return replace(self, covariance="full").fit(task)
         fit = replace(self, covariance="diagonal").fit(task)
         said = f"{d:,} dimensions are many: diagonal covariances; {fit.outcome.message}"

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, cholesky, gaussian_log_prob
+from zprime.arrays import LOG_2PI, cholesky
 from zprime.latent import Gaussian
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.kind import Task
 from zprime.latent.log_pool import LogPool, LogPoolSettings
 from zprime.latent.product_of_experts import ProductOfExperts, ProductOfExpertsSettings
-from zprime.measure.prior import closed, prior_kl, prior_log_prob
+from zprime.measure.prior import closed, own_log_prob, prior_kl, prior_log_prob
 from zprime.measure.study import Split, Study
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Average, Averages, Surgery
@@ -106,8 +106,7 @@ def _mixture(train: MemoryPosteriors, heldout: Split, rng: torch.Generator, seed
     taken = heldout.take(torch.randperm(heldout.n, generator=rng)[:ROWS])
     some = taken.posteriors
     z = some.draw(rng=rng, draws=DRAWS)
-    own = gaussian_log_prob(z.double(), some.mean.repeat(DRAWS, 1).double(), some.scale.repeat(DRAWS, 1).double())
-    values = (own - train.log_prob(z)).reshape(DRAWS, -1).mean(0)
+    values = (own_log_prob(some, z) - train.log_prob(z)).reshape(DRAWS, -1).mean(0)
     return mean_estimate(values, unit=UNIT, split="heldout", seed=seed, design=taken.design)
 
 
