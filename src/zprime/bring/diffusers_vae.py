@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zprime.arrays import blocks
 from zprime.bring.brought import Brought
-from zprime.bring.modules import precision
+from zprime.bring.places import Place
 from zprime.bring.splits import split
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.gaussian import moments
@@ -118,8 +118,8 @@ def diffusers(
     """
     if isinstance(vae, torch.nn.Module):
         vae.eval()
-    dtype = precision(vae) if isinstance(vae, torch.nn.Module) else None
-    rows = split(images, labels or {}, groups, seed=seed, dtype=dtype)
+    place = Place.of([vae]) if isinstance(vae, torch.nn.Module) else None
+    rows = split(images, labels or {}, groups, seed=seed, dtype=None if place is None else place.dtype)
     grids = {s: _encode(vae, r.x) for s, r in rows.items()}
     positions = grids["train"][0].shape[1]
     flat = MemoryPosteriors(*(g.flatten(0, 1) for g in grids["train"]))

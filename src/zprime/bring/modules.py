@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from zprime.arrays import blocks
@@ -269,11 +269,6 @@ def arrays(
     posteriors = {s: MemoryPosteriors(*codes[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
     says += told(at, learned)
     return Brought(posteriors, prior=learned, says=tuple(says), groups=groups_of(means), coordinates=at)
-
-
-def precision(module: nn.Module) -> torch.dtype | None:
-    """What a module computes in; None if it has no parameters."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
 
 
 def misfit(

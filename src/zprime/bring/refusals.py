@@ -10,18 +10,18 @@ from zprime.errors import UsageError
 
 CLOSE = 1e-3  # of a standard deviation over rows: farther apart, two answers to a row are not the same
 CLOSE_HALF = 0.03  # the same for networks in half precision, whose rounding depends on the batch
+USED = 2  # matrices that are read: mean and scale
 SPHERE = 1e-3  # relative spread of norms
 FEW = 10  # values of a column, at most, that make it discrete where there are five times as many rows
 MATRICES = Callable[[Tensor], list[Tensor]]
 
 
-def check_steady(answers: MATRICES, x: Float[Tensor, "n *datum"], *, used: int = 2, half: bool = False) -> None:
+def check_steady(answers: MATRICES, x: Float[Tensor, "n *datum"], *, half: bool = False) -> None:
     """Refuse an encoder whose answer to a row changes from call to call, or with the rows beside it.
 
     Args:
         answers: rows -> all matrices that the encoder answers.
         x: some rows.
-        used: how many of the matrices are read.
         half: whether the networks compute in half precision.
 
     Raises:
@@ -30,7 +30,7 @@ def check_steady(answers: MATRICES, x: Float[Tensor, "n *datum"], *, used: int =
     n, close = max(1, len(x) // 2), CLOSE_HALF if half else CLOSE
     first, again, part = answers(x), answers(x), answers(x[:n])
     moves = [_apart(a, b, close) for a, b in zip(first, again, strict=True)]
-    if any(moves[:used]):
+    if any(moves[:USED]):
         steady = [i + 1 for i, moved in enumerate(moves) if not moved]
         raise UsageError(
             f"encode: answer {1 + moves.index(True)} of {len(moves)} to the same rows differs between two calls: it is "
@@ -38,11 +38,11 @@ def check_steady(answers: MATRICES, x: Float[Tensor, "n *datum"], *, used: int =
             + (
                 f"Answers {' and '.join(map(str, steady))} do not: if they are mean and scale, give "
                 f"`lambda x: [encoder(x)[i] for i in {[i - 1 for i in steady[:2]]}]`"
-                if len(steady) >= used > 1
+                if len(steady) >= USED
                 else "Give an encoder that answers the mean and the scale of q(z|x), in evaluation mode"
             )
         )
-    if any(_apart(a[:n], b, close) for a, b in list(zip(first, part, strict=True))[:used]):
+    if any(_apart(a[:n], b, close) for a, b in list(zip(first, part, strict=True))[:USED]):
         raise UsageError(
             f"encode: the answer to a row depends on the other rows of its batch ({len(x)} and {n} rows were tried): "
             "batch normalisation is in training mode, say. Put the model into evaluation mode: model.eval()"

@@ -36,9 +36,7 @@ def report(
         ArtifactError: no audit there, or no path for an audit in memory or for several runs.
         UsageError: no folder, or the file cannot be written, or something else than a page would be lost by it.
     """
-    folders = (
-        [] if isinstance(audit, Audit) else [Path(audit)] if isinstance(audit, str | Path) else [*map(Path, audit)]
-    )
+    folders = _folders(audit)
     if not isinstance(audit, Audit) and not folders:
         raise UsageError("report: expected the folder of a run, or several, got none")
     if path is None and len(folders) != 1:
@@ -54,6 +52,13 @@ def report(
     artifact.make_folder(file.parent)
     artifact.write_file(file, content.encode())
     return file
+
+
+def _folders(audit: Audit | str | Path | Sequence[str | Path]) -> list[Path]:
+    """Where audits lie; none for one in memory."""
+    if isinstance(audit, Audit):
+        return []
+    return [Path(audit)] if isinstance(audit, str | Path) else [Path(a) for a in audit]
 
 
 def html(audit: Audit, *, public: bool = False) -> str:
