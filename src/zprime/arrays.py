@@ -62,14 +62,64 @@ def check_finite(name: str, x: Tensor) -> None:
         )
 
 
-def gaussian_log_prob(
-    z: Float[Tensor, "*n d"], mean: Float[Tensor, "*#n d"], scale: Float[Tensor, "*#n d"]
+def is_full(mean: Float[Tensor, "*n d"], scale: Float[Tensor, "*n d"] | Float[Tensor, "*n d d"]) -> bool:
+    """Whether a scale is a Cholesky factor (lower triangular), one for each mean, not standard deviations."""
+    return scale.ndim == mean.ndim + 1
+
+
+def times(scale: Float[Tensor, "*#n d"] | Float[Tensor, "*#n d d"], noise: Float[Tensor, "*n d"]) -> Tensor:
+    """Standard normal numbers given this scale: by standard deviations, or by a Cholesky factor."""
+    if not is_full(noise, scale):
+        return scale * noise
+    if scale.ndim > 3 and scale.shape[-3] == 1:  # one factor for many numbers
+        return noise @ scale.squeeze(-3).mT
+    return (scale @ noise[..., None])[..., 0]
+
+
+def variances(
+    mean: Float[Tensor, "*n d"], scale: Float[Tensor, "*n d"] | Float[Tensor, "*n d d"]
+) -> Float[Tensor, "*n d"]:
+    """Variance in every dimension, in the dtype of the scale."""
+    return scale.square().sum(-1) if is_full(mean, scale) else scale.square()
+
+
+def covariances(
+    mean: Float[Tensor, "*n d"], scale: Float[Tensor, "*n d"] | Float[Tensor, "*n d d"]
+) -> Float[Tensor, "*n d d"]:
+    """Covariance matrices, float64."""
+    wide = scale.double()
+    return wide @ wide.mT if is_full(mean, scale) else torch.diag_embed(wide.square())
+
+
+def log_volume(
+    mean: Float[Tensor, "*n d"], scale: Float[Tensor, "*n d"] | Float[Tensor, "*n d d"]
 ) -> Float[Tensor, "*n"]:
-    """Log-density in nats of diagonal Gaussians, row by row: log N(z; mean, diag(scale^2)).
+    """Half the log-determinant of the covariance."""
+    return (scale.diagonal(dim1=-2, dim2=-1) if is_full(mean, scale) else scale).log().sum(-1)
+
+
+def whitened(gap: Float[Tensor, "*n d"], scale: Float[Tensor, "*#n d"] | Float[Tensor, "*#n d d"]) -> Tensor:
+    """The inverse of `times`: a difference from the mean in units of the scale."""
+    if not is_full(gap, scale):
+        return gap / scale
+    if scale.ndim > 3 and scale.shape[-3] == 1:
+        together: Tensor = torch.linalg.solve_triangular(scale.squeeze(-3), gap.mT, upper=False)
+        return together.mT
+    solved: Tensor = torch.linalg.solve_triangular(scale, gap[..., None], upper=False)
+    return solved[..., 0]
+
+
+def gaussian_log_prob(
+    z: Float[Tensor, "*n d"], mean: Float[Tensor, "*#n d"], scale: Float[Tensor, "*#n d"] | Float[Tensor, "*#n d d"]
+) -> Float[Tensor, "*n"]:
+    """Log-density in nats of Gaussians, row by row: log N(z; mean, diag(scale^2)), or N(z; mean, scale scale^T).
 
     In the inputs' dtype; in float64 where float32 cannot hold the squares.
     """
     d = z.shape[-1]
+    if is_full(mean, scale):
+        u = whitened(z - mean, scale)
+        return -0.5 * (d * LOG_2PI + u.square().sum(-1)) - log_volume(mean, scale)
     u = (z - mean) / scale
     log_prob = -0.5 * (d * LOG_2PI + u.square().sum(-1)) - scale.log().sum(-1)
     if log_prob.dtype == torch.float64 or bool(torch.isfinite(log_prob).all()):
@@ -98,6 +148,17 @@ def standard_kl(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]) -> Floa
     if kl.dtype == torch.float64 or bool(torch.isfinite(kl).all()):
         return kl
     return standard_kl(mean.double(), scale.double())
+
+
+def standard_kl_rows(
+    mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"] | Float[Tensor, "n d d"]
+) -> Float[Tensor, " n"]:
+    """KL(q_i || N(0, I)) in nats, per row, float64."""
+    mean, scale = mean.double(), scale.double()
+    if not is_full(mean, scale):
+        return standard_kl(mean, scale).sum(1)
+    trace = scale.square().sum((-2, -1))
+    return 0.5 * (trace + mean.square().sum(1) - mean.shape[1]) - log_volume(mean, scale)
 
 
 def cholesky(name: str, covariance: Float[Tensor, "*k d d"]) -> Float[Tensor, "*k d d"]:

@@ -23,6 +23,7 @@ from zprime.measure.latents.side import latents_side, surgeries
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.likelihood.membership import membership
 from zprime.measure.likelihood.modes import unsearchable
+from zprime.measure.likelihood.proposal import wider
 from zprime.measure.likelihood.scores import UNIT
 from zprime.measure.likelihood.side import check_choice, likelihood_side, measure_splits
 from zprime.measure.prior import closed, prior_width
@@ -269,7 +270,7 @@ def _warnings(study: Study, samples: SamplesSide | None) -> list[str]:
             "one another: near-duplicates, which flatter whatever memorises"
         )
     heldout = study.heldout.posteriors
-    wide = int((heldout.scale > prior_width(study.prior, heldout.d)).any(1).sum())
+    wide = int(wider(heldout.mean, heldout.scale, prior_width(study.prior, heldout.d)).sum())
     if wide:
         warnings.append(
             f"{wide} of {heldout.n} held-out posteriors are wider than the prior in some dimension: "

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import blocks, weighed
+from zprime.arrays import blocks, is_full, times, weighed
 from zprime.errors import NumericalError, UsageError
 from zprime.kernels import (
     DiagonalMixture,
+    FullMixture,
     diagonal_ratio_form,
     far,
     full_log_ratio,
@@ -85,9 +86,18 @@ class Diagonal:
         return ancestral(noise, which, self.mean, self.scale)
 
     def tilt(
-        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+        self,
+        mean: Float[Tensor, "m d"],
+        scale: Float[Tensor, "m d"] | Float[Tensor, "m d d"],
+        *,
+        draws: int,
+        rng: torch.Generator,
     ) -> Tilted:
-        """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form)."""
+        """Log E_q[r/p] and draws of q_r, p = N(0, I) (closed form); q has standard deviations or Cholesky factors."""
+        if is_full(mean, scale):
+            return Full(self.log_weight, self.mean, torch.diag_embed(self.scale)).tilt(
+                mean, scale, draws=draws, rng=rng
+            )
         form = diagonal_ratio_form(mean, scale, self.mean, self.scale)
         wide = form is far.diagonal_log_ratio
         dtype = torch.float64 if wide else torch.promote_types(mean.dtype, self.mean.dtype)
@@ -120,6 +130,11 @@ class Full:
         """Latent dimension."""
         return self.mean.shape[1]
 
+    @property
+    def prepared(self) -> FullMixture:
+        """What evaluates the density, with a component left out where that is asked for."""
+        return FullMixture(self.mean, self.scale_tril, self.log_weight)
+
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Exact log-density in nats, float64; differentiable in z."""
         return differentiable(z, self)
@@ -147,9 +162,14 @@ class Full:
         return by_component[torch.randperm(n, generator=rng, device=by_component.device)]
 
     def tilt(
-        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+        self,
+        mean: Float[Tensor, "m d"],
+        scale: Float[Tensor, "m d"] | Float[Tensor, "m d d"],
+        *,
+        draws: int,
+        rng: torch.Generator,
     ) -> Tilted:
-        """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form)."""
+        """Log E_q[r/p] and draws of q_r, p = N(0, I) (closed form); q has standard deviations or Cholesky factors."""
         ratio = torch.empty(len(mean), dtype=torch.float64, device=mean.device)
         u, z = _noise(len(mean), draws, self.d, torch.float64, rng)
         for rows in blocks(len(mean), max(1, PAIRS // (len(self.mean) * self.d**2))):
@@ -234,11 +254,17 @@ def choose(log_weight: Float[Tensor, " k"], n: int, rng: torch.Generator) -> Ten
 
 
 def ancestral(
-    noise: Float[Tensor, "n d"], which: Int[Tensor, " n"], mean: Float[Tensor, "k d"], scale: Float[Tensor, "k d"]
+    noise: Float[Tensor, "n d"],
+    which: Int[Tensor, " n"],
+    mean: Float[Tensor, "k d"],
+    scale: Float[Tensor, "k d"] | Float[Tensor, "k d d"],
 ) -> Float[Tensor, "n d"]:
     """Turn standard normal numbers into draws of the chosen components, in place, block by block."""
     for rows in blocks(len(noise), DRAWN):
         k = which[rows]
+        if is_full(mean, scale):
+            noise[rows] = times(scale.index_select(0, k), noise[rows]).add_(mean.index_select(0, k))
+            continue
         noise[rows].mul_(scale.index_select(0, k)).add_(mean.index_select(0, k))
     return noise
 

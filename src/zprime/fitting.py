@@ -85,6 +85,7 @@ def fit(
         return Task(train, selection, prior, stream(seed, "fit", settings.kind), context, progress)
 
     task = fresh(train, selection, p, context)
+    task.need_form(settings)
     whole = settings.fit(task)
     r, dims = whole.distribution, active_dimensions(train) if is_standard(p) else []
     if r.eligible and not settings.needs and r.density != "none" and 0 < len(dims) < train.d:
@@ -120,7 +121,7 @@ def _unseen(train: Posteriors, selection: Posteriors, context: Context | None) -
 
 def _numbers(part: Shard | MemoryPosteriors) -> Tensor:
     """Means and standard deviations side by side, in the type that holds either."""
-    return torch.cat([part.mean, part.scale], 1).double()
+    return torch.cat([part.mean, part.scale.flatten(1)], 1).double()
 
 
 def _widen(narrow: Fit[LatentDistribution], dims: list[int], d: int) -> Fit[LatentDistribution]:

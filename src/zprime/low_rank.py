@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, blocks, weighed
-from zprime.components import Tilted, choose, choose_rows, differentiable
+from zprime.arrays import LOG_2PI, blocks, cholesky, is_full, weighed
+from zprime.components import Full, Tilted, choose, choose_rows, differentiable
 
 NUMBERS = 1 << 24  # numbers handled at once
 
@@ -90,13 +90,24 @@ class LowRank:
         return z
 
     def tilt(
-        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+        self,
+        mean: Float[Tensor, "m d"],
+        scale: Float[Tensor, "m d"] | Float[Tensor, "m d d"],
+        *,
+        draws: int,
+        rng: torch.Generator,
     ) -> Tilted:
         """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I) (closed form).
 
         Given u every dimension stands alone, as in a diagonal mixture; what is left is a Gaussian integral over u, with
-        a precision of r x r for each pair of posterior and component.
+        a precision of r x r for each pair of posterior and component. Beside posteriors with full covariance, which are
+        d x d each, the components are made full too.
         """
+        if is_full(mean, scale):
+            factor = self.factor.double()
+            spread = factor @ factor.mT + torch.diag_embed(self.scale.double().square())
+            whole = Full(self.log_weight, self.mean, cholesky("components of low rank", spread))
+            return whole.tilt(mean, scale, draws=draws, rng=rng)
         n, components, rank = len(mean), len(self.mean), self.factor.shape[2]
         ratio = torch.empty(n, dtype=torch.float64)
         pick = torch.rand(n, draws, generator=rng, dtype=torch.float64)

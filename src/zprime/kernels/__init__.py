@@ -1,7 +1,7 @@
 """The hot paths, as plain functions on tensors: compiled where they can be, else in torch, with the same signatures."""
 
 from zprime.kernels import far
-from zprime.kernels.dense import full_log_ratio, full_mixture_log_prob, full_mixture_score
+from zprime.kernels.dense import FullMixture, full_log_ratio, full_mixture_log_prob, full_mixture_score
 from zprime.kernels.expectation import Expectation
 from zprime.kernels.mixture import (
     DiagonalMixture,
@@ -17,6 +17,7 @@ __all__ = [
     "DiagonalMixture",
     "ExactIndex",
     "Expectation",
+    "FullMixture",
     "LabelledMixture",
     "diagonal_log_ratio",
     "diagonal_ratio_form",

@@ -1,13 +1,16 @@
 """Densities of mixtures of Gaussians with full covariance, given by Cholesky factors."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, blocks
+from zprime.arrays import LOG_2PI, blocks, is_full, log_volume, whitened
+from zprime.errors import NumericalError
 from zprime.kernels import far
 
 POINTS = 8192
+MANY = 256  # components from which on they are evaluated together
+TERMS = 1 << 24  # log-densities of pairs of point and component held at once
 FLOATS = 1 << 20  # entries of whitened points held at once where a gradient is wanted
 
 
@@ -17,19 +20,60 @@ def full_mixture_log_prob(
     mean: Float[Tensor, "k d"],
     scale_tril: Float[Tensor, "k d d"],
     log_weight: Float[Tensor, " k"],
+    *,
+    leave_out: Int[Tensor, " m"] | None = None,
 ) -> Float[Tensor, " m"]:
-    """Exact log sum_k w_k N(z; mean_k, L_k L_k^T) in nats, float64, in blocks of points."""
+    """Exact log sum_k w_k N(z; mean_k, L_k L_k^T) in nats, float64, in blocks of points.
+
+    With `leave_out`, for every point the position of a component to leave out, or -1; the rest is not renormalised.
+    """
     whiten, constant = _whitening(scale_tril, log_weight)
     centre = mean.double()
     log_prob = torch.empty(z.shape[0], dtype=torch.float64, device=z.device)
-    for rows in blocks(z.shape[0], POINTS):
+    for rows in blocks(z.shape[0], max(1, min(POINTS, TERMS // len(mean)))):
         points = z[rows].double()
         terms = torch.empty(mean.shape[0], len(points), dtype=torch.float64, device=z.device)
-        for k in range(mean.shape[0]):
-            u = (points - centre[k]) @ whiten[k].T
-            terms[k] = constant[k] - 0.5 * u.square_().sum(1)
+        if len(mean) > MANY:
+            _together(points, centre, whiten, terms)
+            terms.mul_(-0.5).add_(constant[:, None])
+        else:
+            for k in range(mean.shape[0]):
+                u = (points - centre[k]) @ whiten[k].T
+                terms[k] = constant[k] - 0.5 * u.square_().sum(1)
+        if leave_out is not None:
+            out = leave_out[rows]
+            at = (out >= 0).nonzero().flatten()
+            terms[out[at], at] = -torch.inf
         log_prob[rows] = torch.logsumexp(terms, 0)
     return log_prob
+
+
+def _together(
+    z: Float[Tensor, "m d"], mean: Float[Tensor, "k d"], whiten: Float[Tensor, "k d d"], out: Float[Tensor, "k m"]
+) -> None:
+    """Squared lengths of all whitened differences, many components by one matrix product."""
+    d = z.shape[1]
+    middle = mean.mean(0)  # what is subtracted twice is then small
+    gap, shift = z - middle, (whiten @ (mean - middle)[..., None])[..., 0]
+    for some in blocks(len(mean), max(1, FLOATS // max(1, len(z) * d))):
+        u = (whiten[some].reshape(-1, d) @ gap.T).reshape(-1, d, len(z))
+        out[some] = u.sub_(shift[some][..., None]).square_().sum(1)
+
+
+class FullMixture:
+    """A mixture of Gaussians with full covariance, with the methods of a `DiagonalMixture` that measures need."""
+
+    def __init__(
+        self, mean: Float[Tensor, "k d"], scale_tril: Float[Tensor, "k d d"], log_weight: Float[Tensor, " k"]
+    ) -> None:
+        """Take means, Cholesky factors, log-weights (-inf is allowed; nothing is normalised)."""
+        self.mean, self.scale_tril, self.log_weight = mean, scale_tril, log_weight
+
+    def log_prob(
+        self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None, tolerance: float = 0.0
+    ) -> Float[Tensor, " m"]:
+        """Log sum_k w_k N(z; mean_k, L_k L_k^T) in nats, float64; all terms are computed, whatever the tolerance."""
+        return full_mixture_log_prob(z, self.mean, self.scale_tril, self.log_weight, leave_out=leave_out)
 
 
 @torch.no_grad()
@@ -66,36 +110,46 @@ def _whitening(
 @torch.no_grad()
 def full_log_ratio(
     mu: Float[Tensor, "m d"],
-    s: Float[Tensor, "m d"],
+    s: Float[Tensor, "m d"] | Float[Tensor, "m d d"],
     mean: Float[Tensor, "k d"],
     scale_tril: Float[Tensor, "k d d"],
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m k d"], Float[Tensor, "m k d d"]]:
-    """Log E_q[N(z; mean_k, L_k L_k^T) / N(z; 0, I)] for q = N(mu_i, diag(s_i^2)), with the product's own moments.
+    """Log E_q[N(z; mean_k, L_k L_k^T) / N(z; 0, I)] for q = N(mu_i, R_i), with the product's own moments.
 
-    The product q N_k / p has precision `P = diag(1/s^2) + C^-1 - I`. Where P is not positive definite the integral
+    R is `diag(s^2)`, or `s s^T` where s are Cholesky factors. The product q N_k / p has precision
+    `P = R^-1 + C^-1 - I`. Where P is not positive definite the integral
     is +inf and the mean NaN. Returns the log-ratio in nats, the product's mean, the Cholesky factor of P, all float64.
     Means of more than 1e4 standard deviations, and scales beyond 1e4 or its reciprocal, take another form (`far`).
 
     Raises:
-        NumericalError: scales so far apart that float64 cannot tell whether it is finite.
+        NumericalError: scales so far apart that float64 cannot tell whether it is finite; or such scales and means
+            beside posteriors with full covariance, for which that other form is not known.
     """
-    if far.is_far_full(mu, s, mean, scale_tril):
+    full = is_full(mu, s)
+    if far.is_far_full(mu, s.diagonal(dim1=-2, dim2=-1) if full else s, mean, scale_tril):
+        if full:
+            raise NumericalError(
+                "E_q[r/p]: a posterior with full covariance, or a component, lies more than 1e4 of its standard "
+                "deviations from 0, or has one beyond 1e4 or below 1e-4; scale the latents, or give standard deviations"
+            )
         return far.full_log_ratio(mu, s, mean, scale_tril)
     mu, s, mean, tril = mu.double(), s.double(), mean.double(), scale_tril.double()
     d = mu.shape[1]
     eye = torch.eye(d, dtype=torch.float64, device=mu.device)
     inverse = torch.cholesky_inverse(tril)
     shift = torch.einsum("kij,kj->ki", inverse, mean)
-    precision = torch.diag_embed(s.pow(-2))[:, None] + inverse - eye
+    own = torch.cholesky_inverse(s) if full else torch.diag_embed(s.pow(-2))
+    precision = own[:, None] + inverse - eye
     factor, info = torch.linalg.cholesky_ex(precision)
     bad = info != 0
     factor = torch.where(bad[..., None, None], eye, factor)
-    h = (mu / s.square())[:, None] + shift
+    pull = (own @ mu[..., None])[..., 0] if full else mu / s.square()
+    h = pull[:, None] + shift
     u = torch.linalg.solve_triangular(factor, h[..., None], upper=False)
     centre = torch.linalg.solve_triangular(factor.transpose(-1, -2), u, upper=True)[..., 0]
-    quadratic = u[..., 0].square().sum(-1) - (mu / s).square().sum(-1)[:, None] - (mean * shift).sum(-1)
+    quadratic = u[..., 0].square().sum(-1) - whitened(mu, s).square().sum(-1)[:, None] - (mean * shift).sum(-1)
     log_det = (
-        2 * s.log().sum(-1)[:, None]
+        2 * log_volume(mu, s)[:, None]
         + 2 * tril.diagonal(dim1=1, dim2=2).log().sum(1)
         + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     )

@@ -24,9 +24,19 @@ class Expectation:
     Compiled, features are made block by block; in torch they are kept.
     """
 
-    def __init__(self, mean: Float[Tensor, "n d"], variance: Float[Tensor, "n d"] | None, *, diagonal: bool) -> None:
-        """Take the data, float64; without variances they are points."""
-        self.mean, self.variance, self.diagonal = mean, variance, diagonal
+    def __init__(
+        self,
+        mean: Float[Tensor, "n d"],
+        variance: Float[Tensor, "n d"] | Float[Tensor, "n f"] | None,
+        *,
+        diagonal: bool,
+        full: bool = False,
+    ) -> None:
+        """Take the data, float64; without variances they are points.
+
+        With `full`, variances are the upper triangles of covariances, in the order of `upper`.
+        """
+        self.mean, self.variance, self.diagonal, self.full = mean, variance, diagonal, full
         self.d = mean.shape[1]
 
     @cached_property
@@ -47,7 +57,7 @@ class Expectation:
             parameters: what the features are multiplied with.
             rows: which data, by position; all if not given.
         """
-        if compiled.usable(self.mean):
+        if compiled.usable(self.mean) and not self.full:
             every: slice | Tensor = slice(None) if rows is None else rows
             variance = None if self.variance is None else self.variance[every]
             return _compiled(self.mean[every], variance, weight, parameters)
@@ -59,10 +69,19 @@ class Expectation:
         return total, bound
 
     def shares(
-        self, weight: Float[Tensor, " n"], parameters: Float[Tensor, "f k"]
+        self, weight: Float[Tensor, " n"], parameters: Float[Tensor, "f k"], datum: Int[Tensor, " n"] | None = None
     ) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
-        """Sums over all data of weight times responsibility, and of the squares of these products."""
+        """Sums over all data of weight times responsibility, and of the squares of these products.
+
+        Where several entries are parts of one `datum`, their products are added up before they are squared.
+        """
         total, square = (torch.zeros(parameters.shape[1], dtype=torch.float64, device=self.mean.device) for _ in "ab")
+        if datum is not None:
+            of_data = torch.zeros(int(datum.max()) + 1, parameters.shape[1], dtype=torch.float64)
+            for block in blocks(len(weight), ROWS):
+                share = torch.softmax(self._make(block) @ parameters, 1) * weight[block, None]
+                of_data.index_add_(0, datum[block], share)
+            return of_data.sum(0), of_data.square().sum(0)
         for block in blocks(len(weight), ROWS):
             share = torch.softmax(self._make(block) @ parameters, 1) * weight[block, None]
             total += share.sum(0)
@@ -83,7 +102,9 @@ class Expectation:
     def _make(self, rows: slice | Tensor) -> Float[Tensor, "b f"]:
         mu = self.mean[rows]
         second = mu.square() if self.diagonal else self._products(mu)
-        if self.variance is not None:
+        if self.variance is not None and self.full:
+            second += self.variance[rows]
+        elif self.variance is not None:
             own = slice(None) if self.diagonal else self.upper[0] == self.upper[1]
             second[:, own] += self.variance[rows]
         return torch.cat([second, mu, torch.ones_like(mu[:, :1])], 1)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import distribution
-from zprime.arrays import check_matrix, standard_log_prob
+from zprime.arrays import check_matrix, standard_log_prob, variances
 from zprime.components import Tilted
 from zprime.distribution import LatentDistribution
 from zprime.latent.gaussian import marginal_moments
@@ -111,11 +111,10 @@ def active_dimensions(posteriors: Posteriors, threshold: float = THRESHOLD) -> l
     noise = torch.zeros(posteriors.d, dtype=torch.float64)
     weights = posteriors.log_weights.exp()
     for s in posteriors.shards():
-        noise = noise + weights[s.rows] @ s.scale.double().square()
+        noise = noise + weights[s.rows] @ variances(s.mean, s.scale.double())
     return [j for j, v in enumerate((variance - noise).tolist()) if v > threshold]
 
 
 def restrict(posteriors: Posteriors, dims: list[int]) -> MemoryPosteriors:
     """The posteriors of some dimensions."""
-    p = posteriors.gather()
-    return MemoryPosteriors(p.mean[:, dims], p.scale[:, dims], row_ids=p.row_ids, weights=p.weights, labels=p.labels)
+    return posteriors.gather().restrict(dims)

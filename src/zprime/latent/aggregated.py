@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.components import Diagonal
+from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.kind import About, Fit, Outcome, Settings, Task
-from zprime.posteriors import Posteriors
-from zprime.schema import FINITE, POSITIVE, WEIGHTS, Array, Schema
+from zprime.posteriors import Form, Posteriors
+from zprime.schema import FACTOR, FINITE, POSITIVE, WEIGHTS, Array, Schema
 
 
 @final
@@ -27,21 +27,22 @@ class Aggregated(GaussianDistribution):
         {},
         {
             "mean": Array({"n d": FINITE}),
-            "scale": Array({"n d": POSITIVE}),
+            "scale": Array({"n d": POSITIVE, "n d d": FACTOR}),
             "weights": Array({"n": WEIGHTS}, "real", optional=True),
         },
     )
     stores_rows: ClassVar[bool] = True
     mean: Float[Tensor, "n d"]
-    scale: Float[Tensor, "n d"]
+    scale: Float[Tensor, "n d"] | Float[Tensor, "n d d"]
     weights: Float[Tensor, " n"] | None = None
 
     @cached_property
-    def components(self) -> Diagonal:
+    def components(self) -> Diagonal | Full:
         """The N posteriors."""
         n = len(self.mean)
         weights = torch.full((n,), 1 / n, dtype=torch.float64) if self.weights is None else self.weights.double()
-        return Diagonal(weights.log().to(self.mean.device), self.mean, self.scale)
+        form: type[Diagonal] | type[Full] = Full if self.scale.ndim == 3 else Diagonal
+        return form(weights.log().to(self.mean.device), self.mean, self.scale)
 
     @property
     def label(self) -> str:
@@ -49,7 +50,7 @@ class Aggregated(GaussianDistribution):
         return f"aggregated({len(self.mean)})"
 
     def tensors(self) -> dict[str, Tensor]:
-        """Means and standard deviations of all N posteriors; weights where they differ."""
+        """Means, and standard deviations or Cholesky factors, of all N posteriors; weights where they differ."""
         tensors = {"mean": self.mean, "scale": self.scale}
         return tensors if self.weights is None else {**tensors, "weights": self.weights}
 
@@ -73,6 +74,7 @@ class AggregatedSettings(Settings):
         "2 N d numbers, rows", "none", "the other extreme, as a reference: all rows, exactly"
     )
     quick: ClassVar[bool] = True
+    takes: ClassVar[frozenset[Form]] = frozenset({"diagonal", "full"})
 
     def fit(self, task: Task) -> Fit[Aggregated]:
         """Keep every posterior."""

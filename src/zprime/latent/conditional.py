@@ -16,9 +16,9 @@ from zprime.errors import ArrayError, UsageError
 from zprime.latent.active import Active
 from zprime.latent.defensive import Defensive
 from zprime.latent.gaussian import Gaussian, moments
-from zprime.latent.kind import LEAST_ROWS, About, Context, Fit, Need, Outcome, Settings, Task, check_least_rows
+from zprime.latent.kind import FORMS, LEAST_ROWS, About, Context, Fit, Need, Outcome, Settings, Task, check_least_rows
 from zprime.latent.mixture import MixtureSettings
-from zprime.posteriors import MemoryPosteriors
+from zprime.posteriors import Form, MemoryPosteriors
 from zprime.results.facts import Chosen
 from zprime.rng import fork
 from zprime.schema import ANY, LOG_WEIGHTS, WHOLE, Array, Items, Part, Schema, Whole, need
@@ -200,6 +200,7 @@ class ConditionalSettings(Settings):
     """
 
     kind: ClassVar[str] = Conditional.kind
+    takes: ClassVar[frozenset[Form]] = FORMS
     about: ClassVar[About] = About(
         "K d^2 numbers a label",
         "as mixture (or another base)",
@@ -238,6 +239,7 @@ class ConditionalSettings(Settings):
         self.check()
         if train.labels is None:
             raise ArrayError("kind conditional: needs labels, and these posteriors have none; give the data set labels")
+        task.need_form(self.base)
         data, chooser = train.gather(), task.selection.gather()
         weights = data.log_weights.exp()
         rows = {int(y): (train.labels == y).nonzero().flatten() for y in torch.unique(train.labels)}

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import blocks, cholesky
+from zprime.arrays import blocks, cholesky, covariances, times, variances
 from zprime.kernels import Expectation
 from zprime.latent.gaussian import marginal_moments, moments
 from zprime.latent.merge import Gaussians, Merged, merge
@@ -45,14 +45,22 @@ class ComponentEM:
             variance = covariance.diagonal()
         self.unit = variance.sqrt()
         self.mean = (data.mean.double() - self.centre) / self.unit
-        self.variance = (data.scale.double() / self.unit).square()
+        # of each datum, in units; with full covariances a factor
+        self.full = data.form == "full"
+        self.scale = data.scale.double() / (self.unit[:, None] if self.full else self.unit)
+        self.variance = variances(self.mean, self.scale)
+        self.datum, self.spread = data.datum, spread
         self.weight = data.log_weights.exp()
         # of all data together: a matrix, or variances
         self.covariance = torch.ones_like(variance) if diagonal else covariance / (self.unit[:, None] * self.unit)
         if not spread:
             noise = self.weight @ self.variance
             self.covariance -= noise if diagonal else torch.diag(noise)
-        self.data = Expectation(self.mean, self.variance if spread else None, diagonal=diagonal)
+        own = self.variance
+        if self.full and not diagonal:
+            own = covariances(self.mean, self.scale)[:, self.upper[0], self.upper[1]]
+        full = self.full and not diagonal and spread
+        self.data = Expectation(self.mean, own if spread else None, diagonal=diagonal, full=full)
         # points have no spread of their own that would bound a component's covariance from below
         self.floor = 1e-12 if spread else 1e-6
 
@@ -134,14 +142,15 @@ class ComponentEM:
         """
         repeat = max(1, -(-points // self.n))
         every = torch.arange(self.n).repeat(repeat)  # a few rows many times over, in blocks of full size
-        scale, running = self.variance.sqrt(), None
+        running: Tensor | None = None
+        scale = self.scale if self.full else self.variance.sqrt()
         for t in range(steps):
             weights = self._weights(state)
             fresh = torch.zeros(*weights.T.shape, dtype=torch.float64)
             for block in blocks(len(every), DRAWN):
                 rows = every[block]
                 noise = torch.randn(len(rows), self.d, generator=rng, dtype=torch.float64)
-                z = Expectation(self.mean[rows] + scale[rows] * noise, None, diagonal=self.diagonal)
+                z = Expectation(self.mean[rows] + times(scale[rows], noise), None, diagonal=self.diagonal)
                 fresh += z.statistics(self.weight[rows] / repeat, weights)[0]
             step = (t + 1) ** -0.6
             running = fresh if running is None else (1 - step) * running + step * fresh
@@ -182,7 +191,7 @@ class ComponentEM:
 
     def rows(self, state: State) -> Float[Tensor, " k"]:
         """Kish's effective number of rows of each component, `(sum_i w_i c_ik)^2 / sum_i (w_i c_ik)^2`."""
-        total, square = self.data.shares(self.weight, self._weights(state))
+        total, square = self.data.shares(self.weight, self._weights(state), self.datum)
         return torch.where(square > 0, total.square() / square, 0.0)
 
     def thinned(self, state: State, least: float) -> State:

@@ -13,7 +13,7 @@ from zprime.arrays import LOG_2PI, standard_log_prob
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, widths
-from zprime.latent.kind import About, Fit, Task
+from zprime.latent.kind import FORMS, About, Fit, Task
 from zprime.latent.network import (
     HIDDEN,
     TENSORS,
@@ -26,6 +26,7 @@ from zprime.latent.network import (
     skeleton,
 )
 from zprime.latent.selection import Codes
+from zprime.posteriors import Form
 from zprime.results.facts import Chosen
 from zprime.rng import fork
 from zprime.schema import Schema, Text, Whole
@@ -169,6 +170,7 @@ class FlowSettings(Schedule):
     """
 
     kind: ClassVar[str] = Flow.kind
+    takes: ClassVar[frozenset[Form]] = FORMS
     about: ClassVar[About] = About(
         "a network", "minutes: likelihood by gradient", "a shape that few Gaussians cannot follow"
     )

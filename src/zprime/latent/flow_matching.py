@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from zprime.arrays import standard_log_prob
 from zprime.distribution import Density, LatentDistribution
 from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, some_codes
-from zprime.latent.kind import About, Fit, Outcome, Task
+from zprime.latent.kind import FORMS, About, Fit, Outcome, Task
 from zprime.latent.network import TENSORS, NetworkDistribution, Whitening, build, by_rows, frozen, precise, skeleton
 from zprime.latent.selection import Codes
+from zprime.posteriors import Form
 from zprime.results.facts import Chosen
 from zprime.rng import fork
 from zprime.schema import FINITE, Array, Number, Schema, Whole
@@ -195,6 +196,7 @@ class FlowMatchingSettings(Schedule):
     """
 
     kind: ClassVar[str] = FlowMatching.kind
+    takes: ClassVar[frozenset[Form]] = FORMS
     about: ClassVar[About] = About(
         "a network", "minutes; density by an ODE", "as flow, with a density that is an estimate"
     )

@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import memory
-from zprime.arrays import cholesky
+from zprime.arrays import cholesky, is_full, variances
 from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.factors import Matrix, RowsAndNoise, Scatter, factor_analysis
-from zprime.latent.kind import About, Fit, Outcome, Settings, Task, check_tolerance
+from zprime.latent.kind import FORMS, About, Fit, Outcome, Settings, Task, check_tolerance
 from zprime.latent.selection import Codes, best_epsilon, point, smallest_of_best
 from zprime.low_rank import LowRank
-from zprime.posteriors import Posteriors
+from zprime.posteriors import Form, Posteriors, Shard
 from zprime.results.facts import Chosen
 from zprime.schema import FACTOR, FINITE, POSITIVE, Array, Maybe, Real, Schema, need
 
@@ -96,13 +96,13 @@ def marginal_moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float
         mean = mean + weights[s.rows] @ s.mean.double()
     variance = torch.zeros(posteriors.d, dtype=torch.float64)
     for s in posteriors.shards():
-        variance += weights[s.rows] @ ((s.mean.double() - mean).square() + s.scale.double().square())
+        variance += weights[s.rows] @ ((s.mean.double() - mean).square() + variances(s.mean, s.scale.double()))
     return mean, variance
 
 
 def scatter_of(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Scatter]:
     """Mean and covariance of the aggregated posterior; the covariance as rows where these are fewer than dimensions."""
-    if posteriors.n >= posteriors.d:
+    if posteriors.n >= posteriors.d or posteriors.form == "full":
         mean, covariance = moments(posteriors)
         return mean, Matrix(covariance)
     mean, variance = marginal_moments(posteriors)
@@ -114,7 +114,8 @@ def scatter_of(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Scatter]:
 def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
     """Mean and covariance of the aggregated posterior, float64, as sums over shards.
 
-    `m = sum w_i mu_i`, `S = sum w_i (diag(s_i^2) + (mu_i - m)(mu_i - m)^T)`, in two passes so that nothing cancels.
+    `m = sum w_i mu_i`, `S = sum w_i (R_i + (mu_i - m)(mu_i - m)^T)`, R_i the covariance of q_i; in two passes, so
+    that nothing cancels.
     """
     weights = posteriors.log_weights.exp()
     mean = torch.zeros(posteriors.d, dtype=torch.float64)
@@ -123,8 +124,18 @@ def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, 
     covariance = torch.zeros(posteriors.d, posteriors.d, dtype=torch.float64)
     for s in posteriors.shards():
         w, gap = weights[s.rows], s.mean.double() - mean
-        covariance += (gap * w[:, None]).T @ gap + torch.diag(w @ s.scale.double().square())
+        covariance += (gap * w[:, None]).T @ gap + own_covariance(s, w)
     return mean, covariance
+
+
+def own_covariance(shard: Shard, weights: Float[Tensor, " n"]) -> Float[Tensor, "d d"]:
+    """Weighted sum of the covariances of the rows of a shard, float64."""
+    scale = shard.scale.double()
+    if not is_full(shard.mean, scale):
+        return torch.diag(weights @ scale.square())
+    d, rooted = scale.shape[1], scale * weights.sqrt()[:, None, None]
+    side_by_side = rooted.transpose(0, 1).reshape(d, -1)
+    return side_by_side @ side_by_side.T
 
 
 @final
@@ -145,6 +156,7 @@ class GaussianSettings(Settings):
     """
 
     kind: ClassVar[str] = Gaussian.kind
+    takes: ClassVar[frozenset[Form]] = FORMS
     about: ClassVar[About] = About("d^2 numbers", "one pass", "the hole is in mean or covariance")
     quick: ClassVar[bool] = True
     covariance: str = "auto"

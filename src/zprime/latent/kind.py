@@ -13,7 +13,7 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.memory import size
-from zprime.posteriors import Posteriors
+from zprime.posteriors import WORDS, Form, Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.facts import Chosen, CurvePoint, Setting
 from zprime.results.kept import kept
@@ -23,6 +23,9 @@ from zprime.vae import Model
 
 LEAST_ROWS = THRESHOLDS.least_rows
 """Effective rows that every stored component of a fit has at least, where nothing else is said."""
+
+FORMS: frozenset[Form] = frozenset({"diagonal", "full", "points"})
+"""Every form of posteriors: for fits that use moments and draws of them alone."""
 
 Need = Literal["encoder", "decoder", "rows", "labels"]
 """What a fit may need beside the means and scales of posteriors."""
@@ -56,6 +59,15 @@ class Task:
     rng: torch.Generator
     context: Context | None = None
     progress: Progress = silent
+
+    def need_form(self, settings: "Settings") -> None:
+        """Raise `UsageError` where the fit of these settings is not written for posteriors of this form."""
+        if self.train.form not in settings.takes:
+            known = " or ".join(WORDS[f] for f in sorted(settings.takes))
+            raise UsageError(
+                f"kind {settings.kind}: takes {known}, and these posteriors are {WORDS[self.train.form]}; leave it "
+                "out, or fit gaussian, mixture or flow"
+            )
 
     def need_context(self, kind: str) -> Context:
         """Model and rows, for a kind that cannot be fitted without them.
@@ -145,6 +157,8 @@ class Settings(ABC):
     """Whether a fit is one pass over the posteriors at most."""
     small_steps: ClassVar[bool] = False
     """Whether a fit takes many steps on little data each, where several threads are slower than one."""
+    takes: ClassVar[frozenset[Form]] = frozenset({"diagonal"})
+    """What posteriors a fit is written for; see `Posteriors.form`."""
     has_density: ClassVar[bool] = True
     """Whether what is fitted knows log r(z)."""
 

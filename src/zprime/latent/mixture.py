@@ -14,9 +14,9 @@ from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.em import ComponentEM, State
-from zprime.latent.kind import LEAST_ROWS, About, Fit, Outcome, Settings, Task, check_least_rows, check_tolerance
+from zprime.latent.kind import FORMS, LEAST_ROWS, About, Fit, Outcome, Settings, Task, check_least_rows, check_tolerance
 from zprime.latent.selection import EPSILONS, Codes, best_epsilon, point, smallest_of_best
-from zprime.posteriors import MemoryPosteriors
+from zprime.posteriors import WORDS, Form, MemoryPosteriors
 from zprime.progress import Progress
 from zprime.results.facts import Chosen, Setting
 from zprime.rng import fork
@@ -141,6 +141,7 @@ class MixtureSettings(Settings):
     """
 
     kind: ClassVar[str] = Mixture.kind
+    takes: ClassVar[frozenset[Form]] = FORMS
     about: ClassVar[About] = About(
         "K d^2 numbers",
         "seconds to a minute: EM on posteriors",
@@ -188,6 +189,8 @@ class MixtureSettings(Settings):
         """
         train = task.train
         self.check()
+        if train.form != "diagonal" and "merge" in (self.method, self.start):
+            raise UsageError(f"method: merging takes {WORDS['diagonal']}, got {WORDS[train.form]}; take em and kmeans")
         if self.components > train.n:
             raise UsageError(
                 f"components: expected 1 to {train.n} (the number of posteriors), or 0 to choose, got {self.components}"
@@ -207,7 +210,8 @@ class MixtureSettings(Settings):
         if self.codes == "draws":
             drawn = data.draw(rng=fork(task.rng, "draws"))
             data = MemoryPosteriors(drawn, data.scale, row_ids=data.row_ids, weights=data.weights)
-        em = ComponentEM(data, diagonal=self.covariance == "diagonal", spread=self.codes == "posteriors")
+        spread = self.codes == "posteriors" and data.form != "points"
+        em = ComponentEM(data, diagonal=self.covariance == "diagonal", spread=spread)
         codes = Codes.draw(task.selection, task.prior, rng=task.rng)
         reduction = Reduction(em, codes, data.mean.dtype, task)
         if self.components:
@@ -265,7 +269,7 @@ class MixtureSettings(Settings):
                 decided["bounds"] = [runs[k, i].bounds[-1] for i in starts]
         rows = em.rows(state) if rows is None or self.method == "em" else rows
         mixture = _mixture(em, state, reduction.dtype, rows)
-        if self.polish and self.codes == "posteriors":
+        if self.polish and em.spread:
             points = POLISHED if em.d <= FULL else POLISHED * FULL // em.d  # as many numbers
 
             def polish(state: State) -> EMRun:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from zprime.distribution import LatentDistribution, Prior, need_standard
-from zprime.latent.kind import About, Fit, Settings, Task
+from zprime.latent.kind import FORMS, About, Fit, Settings, Task
+from zprime.posteriors import Form
 
 
 @final
@@ -17,6 +18,7 @@ class PriorSettings(Settings):
     """
 
     kind: ClassVar[str] = Prior.kind
+    takes: ClassVar[frozenset[Form]] = FORMS
     about: ClassVar[About] = About("nothing (tau)", "none", "the reference; tau other than 1 shrinks or widens it")
     quick: ClassVar[bool] = True
     tau: float = 1.0

@@ -14,7 +14,7 @@ from zprime.arrays import blocks, standard_log_prob
 from zprime.distribution import Density, LatentDistribution, need_standard
 from zprime.errors import UsageError
 from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, widths
-from zprime.latent.kind import About, Fit, Outcome, Task
+from zprime.latent.kind import FORMS, About, Fit, Outcome, Task
 from zprime.latent.network import (
     HIDDEN,
     MLP,
@@ -29,6 +29,7 @@ from zprime.latent.network import (
     skeleton,
 )
 from zprime.latent.selection import Codes
+from zprime.posteriors import Form
 from zprime.results.facts import Chosen, Setting
 from zprime.rng import fork, stream
 from zprime.schema import FINITE, Array, Number, Real, Schema, Text, Whole, need
@@ -248,6 +249,7 @@ class ResampledSettings(Schedule):
     """
 
     kind: ClassVar[str] = Resampled.kind
+    takes: ClassVar[frozenset[Form]] = FORMS
     about: ClassVar[About] = About(
         "a network", "a minute", "re-weights a Gaussian by what it lacks; density is an estimate"
     )

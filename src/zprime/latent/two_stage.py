@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zprime.arrays import LOG_2PI
 from zprime.distribution import Density, LatentDistribution
 from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score, some_codes, widths
-from zprime.latent.kind import About, Fit, Task
+from zprime.latent.kind import FORMS, About, Fit, Task
 from zprime.latent.network import (
     HIDDEN,
     MLP,
@@ -25,6 +25,7 @@ from zprime.latent.network import (
     precise,
     skeleton,
 )
+from zprime.posteriors import Form
 from zprime.results.facts import Chosen
 from zprime.rng import fork, stream
 from zprime.schema import LOG_SCALES, Array, Schema, Whole
@@ -158,6 +159,7 @@ class TwoStageSettings(Schedule):
     """
 
     kind: ClassVar[str] = TwoStage.kind
+    takes: ClassVar[frozenset[Form]] = FORMS
     about: ClassVar[About] = About(
         "a network", "minutes: a second VAE", "comparison with Dai & Wipf 2019; density is a bound"
     )

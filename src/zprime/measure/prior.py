@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import gaussian_log_prob, standard_kl, standard_log_prob
+from zprime.arrays import is_full, standard_kl_rows, standard_log_prob, times
 from zprime.components import Tilted
-from zprime.distribution import LatentDistribution, is_standard
+from zprime.distribution import GaussianDistribution, LatentDistribution, is_standard
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -50,37 +50,35 @@ def prior_width(prior: LatentDistribution | None, d: int) -> Float[Tensor, " d"]
 def prior_kl(
     prior: LatentDistribution | None, posteriors: MemoryPosteriors, *, rng: torch.Generator
 ) -> Float[Tensor, " n"]:
-    """KL(q_i||p) of every row in nats, float64: in closed form for N(0, I), else the mean over 16 draws of the row."""
-    if prior is None or is_standard(prior):
-        return standard_kl(posteriors.mean.double(), posteriors.scale.double()).sum(1)
+    """KL(q_i||p) of every row in nats, float64: in closed form for N(0, I), else the mean over 16 draws of the row.
+
+    Where the posterior of a datum has several components, by draws too: of each component, with the density of all.
+    """
+    if (prior is None or is_standard(prior)) and posteriors.datum is None:
+        return standard_kl_rows(posteriors.mean, posteriors.scale)
     z = posteriors.draw(rng=rng, draws=KL_DRAWS)
-    return (own_log_prob(posteriors, z) - prior_log_prob(prior, z)).reshape(KL_DRAWS, -1).mean(0)
-
-
-def own_log_prob(posteriors: MemoryPosteriors, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
-    """Log q_i at the draws of each row, in nats, float64: draw 0 of all rows, then draw 1, as `draw` gives them."""
-    repeat = (len(z) // posteriors.n, 1)
-    return gaussian_log_prob(
-        z.double(), posteriors.mean.double().repeat(repeat), posteriors.scale.double().repeat(repeat)
-    )
+    return (posteriors.own_log_prob(z) - prior_log_prob(prior, z)).reshape(KL_DRAWS, -1).mean(0)
 
 
 def tilt(
     prior: LatentDistribution | None,
     r: LatentDistribution,
     mean: Float[Tensor, "m d"],
-    scale: Float[Tensor, "m d"],
+    scale: Float[Tensor, "m d"] | Float[Tensor, "m d d"],
     *,
     draws: int,
     rng: torch.Generator,
 ) -> Tilted | None:
     """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2); None where no closed form is known.
 
+    Scales may be Cholesky factors, [m, d, d]: then what is a Gaussian or a mixture of Gaussians has closed forms.
     `LatentDistribution.tilt` has them for p = N(0, I). For another prior there is one case: r = p, whose q_r is q.
     """
     if prior is None or is_standard(prior):
+        if is_full(mean, scale) and not isinstance(r, GaussianDistribution):
+            return None
         return r.tilt(mean, scale, draws=draws, rng=rng)
     if r is not prior:
         return None
     noise = torch.randn(len(mean), draws, mean.shape[1], generator=rng, dtype=mean.dtype, device=mean.device)
-    return Tilted(torch.zeros(len(mean), dtype=torch.float64), mean[:, None] + scale[:, None] * noise)
+    return Tilted(torch.zeros(len(mean), dtype=torch.float64), mean[:, None] + times(scale[:, None], noise))

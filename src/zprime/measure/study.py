@@ -81,9 +81,7 @@ class Split:
         if self.design.plain:
             return self
         picked = self.take(self.design.independent(self.n, rng))
-        p = picked.posteriors
-        equal = MemoryPosteriors(p.mean, p.scale, row_ids=p.row_ids, labels=p.labels)
-        return Split(self.name, equal, picked.rows)
+        return Split(self.name, picked.posteriors.alone(), picked.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,10 +166,18 @@ def gather(
     elif not {"selection", "heldout"} <= groups.keys():
         raise UsageError(f"groups: expected those of the selection and heldout rows, got {', '.join(groups) or 'none'}")
     codes = codes_of_splits(groups, {name: posteriors[name].n for name in SPLITS})
-    train, selection, heldout = (
-        Split(name, posteriors[name].gather(), given.get(name), codes.get(name)) for name in SPLITS
-    )
+    train, selection, heldout = (_split(name, posteriors[name], given.get(name), codes.get(name)) for name in SPLITS)
     return train, counted(selection), counted(heldout)
+
+
+def _split(name: str, posteriors: Posteriors, rows: Rows | None, groups: Tensor | None) -> Split:
+    """One split in memory; where posteriors have several parts, with these as groups, and their means as modes."""
+    data = posteriors.gather()
+    if groups is None:
+        groups = data.datum
+    family = data.family
+    modes = None if family is None or data.datum is None else family.means(data.datum)
+    return Split(name, data, rows, groups, modes)
 
 
 def without_duplicates(train: Split, *others: Split, keep: bool) -> tuple[list[Split], dict[str, Duplicates] | None]:

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, cholesky
+from zprime.arrays import LOG_2PI, cholesky, log_volume, whitened
 from zprime.latent import Gaussian
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.kind import Task
 from zprime.latent.log_pool import LogPool, LogPoolSettings
 from zprime.latent.product_of_experts import ProductOfExperts, ProductOfExpertsSettings
-from zprime.measure.prior import closed, own_log_prob, prior_kl, prior_log_prob
+from zprime.measure.prior import closed, prior_kl, prior_log_prob
 from zprime.measure.study import Split, Study
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Average, Averages, Surgery
@@ -26,6 +26,7 @@ from zprime.statistics.estimate import Estimate, exact, mean_estimate
 UNIT = "nats per row"
 ROWS, DRAWS = 1000, 4
 PRIOR_DRAWS = 10_000
+FULL = "its closed form is written for posteriors of independent dimensions only, as are log-pool and barycentre"
 OTHER_PRIOR = "its closed form is known for the prior N(0, I) only"
 ORDER = ("prior", "aggregated posterior", "moment match", "log-pool", "barycentre", "product-of-experts")
 
@@ -40,18 +41,19 @@ def averages(study: Study, cut: Surgery) -> Averages:
     train = study.train.posteriors
     rng = torch.Generator()  # not used: these fits draw nothing
     task = Task(train, train, study.prior, rng)
-    log_pool = LogPoolSettings().fit(task).distribution
-    barycentre = BarycentreSettings().fit(task).distribution
     mean, covariance = study.train.moments
-    gaussians = {
-        "moment match": ("mean KL(q||r) over Gaussians r", mean, covariance),
-        "log-pool": ("mean KL(r||q)", *_moments(log_pool)),
-        "barycentre": ("mean squared Wasserstein-2 distance", *_moments(barycentre)),
-    }
+    gaussians = {"moment match": ("mean KL(q||r) over Gaussians r", mean, covariance)}
     fails, unmoved = OTHER_PRIOR, "nothing: it does not depend on the data"
+    diagonal = train.form == "diagonal"
+    if diagonal:
+        gaussians["log-pool"] = ("mean KL(r||q)", *_moments(LogPoolSettings().fit(task).distribution))
+        barycentre = BarycentreSettings().fit(task).distribution
+        gaussians["barycentre"] = ("mean squared Wasserstein-2 distance", *_moments(barycentre))
     if closed(study.prior):
         eye, zero = torch.eye(train.d, dtype=torch.float64), torch.zeros(train.d, dtype=torch.float64)
         gaussians["prior"] = (unmoved, zero, eye)
+        fails = FULL
+    if closed(study.prior) and diagonal:
         product = ProductOfExpertsSettings().fit(task)
         fails = "" if product.outcome.ok else product.outcome.message
         if isinstance(product.distribution, ProductOfExperts):
@@ -72,7 +74,7 @@ def averages(study: Study, cut: Surgery) -> Averages:
     )
     members = {n: members[n] for n in ORDER if n in members}
     weights = train.log_weights.exp()
-    width = math.exp(float(weights @ train.scale.double().log().mean(1)))
+    width = math.exp(float(weights @ log_volume(train.mean, train.scale.double())) / train.d)
     return Averages(members, width, fails)
 
 
@@ -80,14 +82,8 @@ def _prior(criterion: str, cut: Surgery, study: Study) -> Average:
     """The figures of a prior that is not N(0, I), by its draws."""
     p, train, rng = study.prior, study.train.posteriors, study.stream("averages", "prior")
     z = p.sample(PRIOR_DRAWS, rng=fork(rng, "p"))
-    weights, precision = train.log_weights.exp()[:, None], train.scale.double() ** -2
-    # the weighted mean of log q_i(z) is a quadratic form of z
-    wide, mu = z.double(), train.mean.double()
-    square, linear, constant = (
-        (weights * precision * v).sum(0)
-        for v in (torch.ones_like(mu), mu, mu.square() + (LOG_2PI - precision.log()) / precision)
-    )
-    log_q = -0.5 * (wide.square() @ square - 2 * wide @ linear + constant.sum())
+    wide = z.double()
+    log_q = _mean_log_prob(train, wide)
     heldout = prior_kl(p, study.heldout.posteriors, rng=fork(rng, "held-out"))
     return Average(
         "prior",
@@ -101,12 +97,30 @@ def _prior(criterion: str, cut: Surgery, study: Study) -> Average:
     )
 
 
+def _mean_log_prob(train: MemoryPosteriors, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+    """The weighted mean of log q_i(z) over all rows, a quadratic form of z; float64."""
+    weights, mu = train.log_weights.exp(), train.mean.double()
+    if train.form == "full":
+        precision = torch.cholesky_inverse(train.scale.double())
+        pull = (precision @ mu[..., None])[..., 0]
+        constant = (mu * pull).sum(1) + 2 * log_volume(mu, train.scale.double()) + train.d * LOG_2PI
+        square = torch.einsum("n,nij->ij", weights, precision)
+        form: Tensor = ((z @ square) * z).sum(1) - 2 * z @ (weights @ pull) + weights @ constant
+        return -0.5 * form
+    precision = train.scale.double() ** -2
+    by_dimension, linear, constant = (
+        (weights[:, None] * precision * v).sum(0)
+        for v in (torch.ones_like(mu), mu, mu.square() + (LOG_2PI - precision.log()) / precision)
+    )
+    return -0.5 * (z.square() @ by_dimension - 2 * z @ linear + constant.sum())
+
+
 def _mixture(train: MemoryPosteriors, heldout: Split, rng: torch.Generator, seed: int) -> Estimate:
     """Mean of E_q[log q - log qbar] over held-out rows."""
     taken = heldout.take(torch.randperm(heldout.n, generator=rng)[:ROWS])
     some = taken.posteriors
     z = some.draw(rng=rng, draws=DRAWS)
-    values = (own_log_prob(some, z) - train.log_prob(z)).reshape(DRAWS, -1).mean(0)
+    values = (some.own_log_prob(z) - train.log_prob(z)).reshape(DRAWS, -1).mean(0)
     return mean_estimate(values, unit=UNIT, split="heldout", seed=seed, design=taken.design)
 
 
@@ -150,13 +164,15 @@ def forward_kl(
     posteriors: MemoryPosteriors, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
 ) -> Float[Tensor, " n"]:
     """KL(q_i || N(mean, covariance)) in nats, for every row, float64."""
-    var = posteriors.scale.double().square()
     precision = torch.linalg.inv(covariance)
-    gap = posteriors.mean.double() - mean
-    trace = var @ precision.diagonal()
-    kl: Tensor = 0.5 * (
-        trace + ((gap @ precision) * gap).sum(1) - posteriors.d + torch.logdet(covariance) - var.log().sum(1)
-    )
+    gap, scale = posteriors.mean.double() - mean, posteriors.scale.double()
+    if posteriors.form == "full":
+        trace = ((precision @ scale) * scale).sum((1, 2))
+        log_det = 2 * log_volume(gap, scale)
+    else:
+        var = scale.square()
+        trace, log_det = var @ precision.diagonal(), var.log().sum(1)
+    kl: Tensor = 0.5 * (trace + ((gap @ precision) * gap).sum(1) - posteriors.d + torch.logdet(covariance) - log_det)
     return kl
 
 
@@ -164,6 +180,13 @@ def reverse_kl(
     posteriors: MemoryPosteriors, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
 ) -> Float[Tensor, " n"]:
     """KL(N(mean, covariance) || q_i) in nats, for every row, float64."""
+    if posteriors.form == "full":
+        scale, factor = posteriors.scale.double(), cholesky("moments", covariance)
+        inner = torch.linalg.solve_triangular(scale, factor.expand_as(scale), upper=False)
+        away = whitened(posteriors.mean.double() - mean, scale).square().sum(1)
+        log_dets = 2 * log_volume(away[:, None], scale) - torch.logdet(covariance)
+        reverse: Tensor = 0.5 * (inner.square().sum((1, 2)) + away - posteriors.d + log_dets)
+        return reverse
     var = posteriors.scale.double().square()
     gap = (posteriors.mean.double() - mean).square() + covariance.diagonal()
     return 0.5 * ((gap / var).sum(1) - posteriors.d + var.log().sum(1) - torch.logdet(covariance))

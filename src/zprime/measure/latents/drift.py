@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import blocks
+from zprime.arrays import blocks, covariances
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError
 from zprime.latent.gaussian import moments
@@ -173,7 +173,7 @@ def _shuffled(new: MemoryPosteriors, heldout: MemoryPosteriors, *, rng: torch.Ge
 def _row_moments(p: MemoryPosteriors) -> Float[Tensor, "n f"]:
     """Per row: 1, mean, and E[z z^T], so that moments of any subset are sums."""
     mean = p.mean.double()
-    second = mean[:, :, None] * mean[:, None, :] + torch.diag_embed(p.scale.double().square())
+    second = mean[:, :, None] * mean[:, None, :] + covariances(p.mean, p.scale)
     return torch.cat([torch.ones(p.n, 1, dtype=torch.float64), mean, second.flatten(1)], 1)
 
 

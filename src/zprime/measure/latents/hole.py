@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from zprime.arrays import cholesky
-from zprime.components import Diagonal
+from zprime.components import Diagonal, Full
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent import Gaussian
 from zprime.measure.latents.leave_one_out import RowMixture, masked_elbo_gain
 from zprime.measure.likelihood.density_error import with_density_error
 from zprime.measure.likelihood.gains import ELBO_DRAWS, RowGains
-from zprime.measure.prior import closed, own_log_prob, prior_kl, prior_log_prob
+from zprime.measure.prior import closed, prior_kl, prior_log_prob
 from zprime.measure.study import Split, Study
 from zprime.results.latents import Bound, Hole, Surgery
 from zprime.results.names import Gain
@@ -66,7 +66,7 @@ def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *,
         Bound(f"KL(qbar||p), {n} training rows", "empirical", "equal", surgery.hole),
     ]
     low = max(_lower_end(b.estimate, 0.025 / len(below)) for b in below)
-    log_n = math.log(held.n)
+    log_n = math.log(held.n if held.datum is None else len(torch.unique(held.datum)))
     kl = study.heldout.design.mean(prior_kl(prior, held, rng=stream(study.seed, "hole kl")))
     return Hole(
         [*below, above, *empirical],
@@ -88,10 +88,14 @@ def gaussian_bound(train: Split, heldout: Split, *, seed: int, prior: LatentDist
         match = Gaussian(mean, cholesky("moments of the posteriors", covariance))
         gain = (match.log_prob(z.double()) - prior_log_prob(prior, z)).reshape(ELBO_DRAWS, -1).mean(0)
         return mean_estimate(gain, unit=UNIT, split="heldout", seed=seed, design=heldout.design)
-    mu, var = held.mean.double(), held.scale.double().square()
+    mu, var = held.mean.double(), held.variance
     precision = torch.linalg.inv(covariance)
     gap = mu - mean
-    under_r = torch.logdet(covariance) + ((gap @ precision) * gap).sum(1) + var @ precision.diagonal()
+    trace = var @ precision.diagonal()
+    if held.form == "full":
+        scale = held.scale.double()
+        trace = ((precision @ scale) * scale).sum((1, 2))
+    under_r = torch.logdet(covariance) + ((gap @ precision) * gap).sum(1) + trace
     under_p = (mu.square() + var).sum(1)
     return mean_estimate(0.5 * (under_p - under_r), unit=UNIT, split="heldout", seed=None, design=heldout.design)
 
@@ -111,13 +115,14 @@ def own_mixture(
     In the bound from above only I is sampled where `KL(q_i||p)` is exact, under N(0, I).
     """
     rng, held = stream(seed, "hole"), heldout.posteriors
-    picked = torch.randperm(held.n, generator=rng)[:rows].sort().values
+    picked = held.pick(rows, rng=rng)
     taken = heldout.take(picked)
     some = taken.posteriors
     z = some.draw(rng=rng, draws=DRAWS)
-    mixture = RowMixture(Diagonal(held.log_weights, held.mean, held.scale), list(range(held.d)))
+    form = Full if held.form == "full" else Diagonal
+    mixture = RowMixture(form(held.log_weights, held.mean, held.scale), list(range(held.d)))
     gains = masked_elbo_gain(mixture, picked, z, prior=prior, groups=heldout.groups)
-    ratio = (own_log_prob(some, z) - prior_log_prob(prior, z)).reshape(DRAWS, -1)
+    ratio = (some.own_log_prob(z) - prior_log_prob(prior, z)).reshape(DRAWS, -1)
     information = (ratio - gains.with_own).mean(0)
     kl = prior_kl(prior, some, rng=stream(seed, "hole kl", "some"))
 

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks, gaussian_log_prob, weighed
-from zprime.components import PAIRS, Diagonal
+from zprime.components import PAIRS, Diagonal, Full
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.kernels import diagonal_ratio_form
+from zprime.kernels import diagonal_ratio_form, full_log_ratio
 from zprime.latent import Active, Aggregated, Exemplars
+from zprime.latent.active import restrict
 from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.gains import DIVERGE, RowGains
 from zprime.measure.prior import closed, prior_log_prob
@@ -41,14 +42,14 @@ UNIT = "nats per row"
 class RowMixture:
     """A mixture of which component i belongs to training row i, on the dimensions `dims`; elsewhere it is the prior."""
 
-    components: Diagonal
+    components: Diagonal | Full
     dims: list[int]
 
 
 def row_mixture(r: LatentDistribution, train: MemoryPosteriors) -> RowMixture | None:
     """The components of `r`, one for each training row; None where `r` is not a mixture of that form.
 
-    Components are diagonal Gaussians. So exemplars with a full kernel, or of some of the rows only, give None.
+    Exemplars with a full kernel, or of some of the rows only, give None.
     """
     if isinstance(r, Active):
         inner = row_mixture(r.base, _some(train, list(r.dims)))
@@ -56,11 +57,11 @@ def row_mixture(r: LatentDistribution, train: MemoryPosteriors) -> RowMixture | 
     if not isinstance(r, Aggregated | Exemplars) or not torch.equal(r.mean, train.mean):
         return None
     c = r.components
-    return RowMixture(c, list(range(r.d))) if isinstance(c, Diagonal) and len(c.mean) == train.n else None
+    return RowMixture(c, list(range(r.d))) if isinstance(c, Diagonal | Full) and len(c.mean) == train.n else None
 
 
 def _some(train: MemoryPosteriors, dims: list[int]) -> MemoryPosteriors:
-    return MemoryPosteriors(train.mean[:, dims], train.scale[:, dims], row_ids=train.row_ids, weights=train.weights)
+    return restrict(train, dims)
 
 
 def leave_one_out(
@@ -92,7 +93,7 @@ def leave_one_out(
     train = split.posteriors
     mixtures = {k: m for k, r in candidates.bases.items() if (m := row_mixture(r, train)) is not None}
     rng = stream(seed, "leave one out")
-    picked = torch.randperm(train.n, generator=rng)[: rows or max(LEAST, PAIRS_SCORED // train.n)].sort().values
+    picked = train.pick(rows or max(LEAST, PAIRS_SCORED // train.n), rng=rng)
     taken = split.take(picked)
     some = taken.posteriors
     z = some.draw(rng=rng, draws=DRAWS)
@@ -100,7 +101,7 @@ def leave_one_out(
     for step, (base, m) in enumerate(mixtures.items()):
         progress("leave-one-out", step, len(mixtures))
         gains = {Gain.ELBO: masked_elbo_gain(m, picked, z, prior=candidates.prior, groups=split.groups)}
-        if closed(candidates.prior):
+        if closed(candidates.prior) and train.datum is None:
             gains[Gain.EXACT_POSTERIOR] = masked_exact_posterior_gain(m, picked, some, groups=split.groups)
         for wanted, blend in candidates.blends.items():
             if blend.base == base:
@@ -135,7 +136,8 @@ def masked_elbo_gain(
     if groups is None:
         repeated = position.repeat(len(z) // len(position))
         others = c.prepared.log_prob(z, leave_out=repeated)
-        own = gaussian_log_prob(z.double(), c.mean[repeated].double(), c.scale[repeated].double())
+        scale = c.scale if isinstance(c, Diagonal) else c.scale_tril
+        own = gaussian_log_prob(z.double(), c.mean[repeated].double(), scale[repeated].double())
         own = own + c.log_weight[repeated].double()
     else:
         others, own = _by_group(c, groups, groups[position].repeat(len(z) // len(position)), z)
@@ -151,15 +153,28 @@ def masked_exact_posterior_gain(
     groups: Int[Tensor, " k"] | None = None,
 ) -> MaskedGains:
     """Exact-posterior gain, in closed form, of the rows that have the components at `position`; groups as above."""
-    c, mean, scale = m.components, posteriors.mean[:, m.dims], posteriors.scale[:, m.dims]
+    c, own_rows = m.components, posteriors if len(m.dims) == posteriors.d else restrict(posteriors, m.dims)
+    mean, scale = own_rows.mean, own_rows.scale
     dtype = torch.promote_types(mean.dtype, c.mean.dtype)
     with_own = torch.empty(1, len(position), dtype=torch.float64)
     others = torch.empty(1, len(position), dtype=torch.float64)
     groups = _shared(groups)
     names = torch.arange(len(c.mean)) if groups is None else groups
-    form = diagonal_ratio_form(mean, scale, c.mean, c.scale)
-    for rows in blocks(len(position), max(1, PAIRS // len(c.mean))):
-        terms = form(mean[rows].to(dtype), scale[rows].to(dtype), c.mean.to(dtype), c.scale.to(dtype))
+    if isinstance(c, Full):
+        size, tril = PAIRS // (len(c.mean) * posteriors.d**2), c.scale_tril
+
+        def terms_of(rows: slice) -> Tensor:
+            return full_log_ratio(mean[rows], scale[rows], c.mean, tril)[0].to(dtype)
+
+    else:
+        size, width = PAIRS // len(c.mean), c.scale
+        form = diagonal_ratio_form(mean, scale, c.mean, width)
+
+        def terms_of(rows: slice) -> Tensor:
+            return form(mean[rows].to(dtype), scale[rows].to(dtype), c.mean.to(dtype), width.to(dtype))
+
+    for rows in blocks(len(position), max(1, size)):
+        terms = terms_of(rows)
         terms = weighed(terms, c.log_weight.to(dtype)).double()
         theirs = names[position[rows], None] == names
         own = torch.logsumexp(terms.masked_fill(~theirs, -torch.inf), 1)
@@ -174,19 +189,25 @@ def _shared(groups: Int[Tensor, " k"] | None) -> Int[Tensor, " k"] | None:
 
 
 def _by_group(
-    c: Diagonal, groups: Int[Tensor, " k"], theirs: Int[Tensor, " m"], z: Float[Tensor, "m d"]
+    c: Diagonal | Full, groups: Int[Tensor, " k"], theirs: Int[Tensor, " m"], z: Float[Tensor, "m d"]
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
     """Log of the weighted sum of all other groups' components, and of the own group's, at draws of groups `theirs`."""
     others, own = torch.empty(2, len(z), dtype=torch.float64)
     for group in torch.unique(theirs):
         at, inside = theirs == group, groups == group
         for out, kept in ((others, ~inside), (own, inside)):
-            some = Diagonal(c.log_weight[kept], c.mean[kept], c.scale[kept])
+            some = _those(c, kept)
             out[at] = some.value(z[at]) if bool(kept.any()) else -torch.inf
     return others, own
 
 
-def _left(c: Diagonal, position: Int[Tensor, " n"], groups: Int[Tensor, " k"] | None) -> Float[Tensor, " n"]:
+def _those(c: Diagonal | Full, kept: Bool[Tensor, " k"]) -> Diagonal | Full:
+    if isinstance(c, Full):
+        return Full(c.log_weight[kept], c.mean[kept], c.scale_tril[kept])
+    return Diagonal(c.log_weight[kept], c.mean[kept], c.scale[kept])
+
+
+def _left(c: Diagonal | Full, position: Int[Tensor, " n"], groups: Int[Tensor, " k"] | None) -> Float[Tensor, " n"]:
     """Log(1 - w): what is left of the weights without a row, or without its group."""
     if groups is None:
         weight = c.log_weight.double()[position].exp()

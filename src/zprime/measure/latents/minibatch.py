@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import gaussian_log_prob
+from zprime.arrays import gaussian_log_prob, times
 from zprime.errors import UsageError
 from zprime.measure.study import Split
 from zprime.results.latents import Minibatch
@@ -50,7 +50,7 @@ def minibatch(split: Split, *, seed: int, batch: int = BATCH) -> Minibatch:
     order = torch.randperm(data.n, generator=rng)[: size * min(BATCHES, data.n // size)].reshape(-1, size)
     noise = torch.randn(*order.shape, data.d, generator=rng, dtype=data.mean.dtype)
     mean, scale = data.mean[order].double(), data.scale[order].double()
-    z = mean + scale * noise.double()
+    z = mean + times(scale, noise.double())
     # [b, i, j]: log q_j at the draw of row i
     spread = z[:, :, None].expand(-1, -1, size, -1)
     pairs = torch.stack([gaussian_log_prob(u, m[None], s[None]) for u, m, s in zip(spread, mean, scale, strict=True)])

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -63,7 +62,7 @@ def latents_side(
         leave_one_out=_leave_one_out(study, candidates, split_gains["heldout"]),
         hole=hole(study, split_gains, cut) if heldout.n > 2 and _units(study.heldout) > 1 else None,
         total_correlation=total_correlation(study.train, seed=seed, prior=prior, progress=study.progress),
-        minibatch=minibatch(study.train, seed=seed) if train.weights is None and train.n > 1 else None,
+        minibatch=minibatch(study.train, seed=seed) if _plain(train) and train.n > 1 else None,
         low_density=low_density(train, independent, seed=seed, prior=prior),
         two_sample=two_sample(study, candidates, independent),
     )
@@ -81,7 +80,8 @@ def _leave_one_out(study: Study, candidates: Candidates, heldout: RowGains) -> d
     alone = Candidates({"aggregated": aggregated}, prior=study.prior)
     taken = study.heldout.take(_pick(study.heldout.posteriors, ALONE, seed))
     some, rng = taken.posteriors, study.stream("aggregated alone")
-    elbo, exact = elbo_gain(alone, some, rng=rng), exact_posterior_gain(alone, some, rng=rng)
+    elbo = elbo_gain(alone, some, rng=rng)
+    exact = {k: some.by_datum(v) for k, v in exact_posterior_gain(alone, some, rng=rng).items()}
     row_gains = RowGains("heldout", some.row_ids, elbo, exact, weights=taken.weights, groups=taken.groups)
     return measured | leave_one_out(alone, study.train, row_gains, seed=seed, progress=progress)
 
@@ -122,6 +122,11 @@ def _independent(split: Split, seed: int) -> MemoryPosteriors:
     return split.independent(stream(seed, "independent", split.name)).posteriors
 
 
+def _plain(train: MemoryPosteriors) -> bool:
+    """Whether every row is a datum that counts the same, as minibatch estimators take it."""
+    return train.weights is None and train.datum is None
+
+
 def _units(split: Split) -> int:
     """Groups, or independent rows: one of them cannot be left out if it is the only one."""
     return split.design.units(split.n)
@@ -129,4 +134,4 @@ def _units(split: Split) -> int:
 
 def _pick(p: MemoryPosteriors, n: int, seed: int) -> Int[Tensor, " m"]:
     """Positions of `n` rows at random, ascending."""
-    return torch.randperm(p.n, generator=stream(seed, "latent side rows"))[:n].sort().values
+    return p.pick(n, rng=stream(seed, "latent side rows"))

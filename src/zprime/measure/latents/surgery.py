@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import cholesky, standard_kl
+from zprime.arrays import cholesky, standard_kl, standard_kl_rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError
 from zprime.latent import Gaussian
-from zprime.measure.prior import closed, own_log_prob, prior_log_prob
+from zprime.measure.prior import closed, prior_log_prob
 from zprime.measure.study import Split
 from zprime.results.latents import Surgery
 from zprime.results.thresholds import THRESHOLDS
@@ -34,15 +34,17 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
     data, name, n = split.posteriors, split.name, split.n
     draws = max(1, min(8, POINTS // n))
     z = data.draw(rng=rng, draws=draws)
-    own, mixed = own_log_prob(data, z), data.log_prob(z)
+    own, mixed = data.own_log_prob(z), data.log_prob(z)
     gap = (own - mixed).reshape(draws, n)
     weights = data.log_weights.exp()
     seed = rng.initial_seed()
     information = _over_draws(gap, split, seed=seed)
     effective = split.design.effective(n)
-    if closed(prior):
-        kl = standard_kl(data.mean.double(), data.scale.double())
-        mean_kl = exact(float(weights @ kl.sum(1)), n=effective, unit="nats per row", split=name)
+    of_data = weights.log() if data.datum is None else torch.bincount(data.datum, weights)[data.datum].log()
+    if closed(prior) and data.datum is None:
+        mean_kl = exact(
+            float(weights @ standard_kl_rows(data.mean, data.scale)), n=effective, unit="nats per row", split=name
+        )
         hole = Estimate(
             mean_kl.value - information.value,
             information.stderr,
@@ -54,7 +56,9 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
             seed,
         )
         gaussian = exact(_gaussian_part(split), n=effective, unit="nats", split=name)
-        dimension_kl = (weights @ kl).tolist()
+        dimension_kl = []
+        if data.form == "diagonal":
+            dimension_kl = (weights @ standard_kl(data.mean.double(), data.scale.double())).tolist()
     else:
         log_p = prior_log_prob(prior, z)
         mean, covariance = split.moments
@@ -65,19 +69,19 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
         )
         dimension_kl = []
     errors = [e.stderr for e in (information, hole, gaussian) if e.stderr is not None and math.isfinite(e.stderr)]
-    _check_bounds(gap, data.log_weights, information.value, hole.value, gaussian.value, max(errors, default=0.0))
+    _check_bounds(gap, of_data, information.value, hole.value, gaussian.value, max(errors, default=0.0))
     variance = (weights @ (data.mean.double() - weights @ data.mean.double()).square()).tolist()
     return Surgery(
         mean_kl=mean_kl,
         information=information,
         hole=hole,
         gaussian_part=gaussian,
-        log_n=math.log(n),
+        log_n=math.log(n if data.datum is None else len(torch.unique(data.datum))),
         told_apart=_exp(information),
         dimension_kl=dimension_kl,
         mean_variance=variance,
         active=sum(v > THRESHOLDS.active for v in variance),
-        posterior_variance=(weights @ data.scale.double().square()).tolist(),
+        posterior_variance=(weights @ data.variance).tolist(),
     )
 
 

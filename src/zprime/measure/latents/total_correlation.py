@@ -43,12 +43,13 @@ def total_correlation(
     if not closed(prior):
         return None
     data = split.posteriors
+    width = data.deviation
     z = data.sample(points, rng=stream(seed, "total correlation", split.name))
     joint = data.log_prob(z)
     marginal = torch.empty(data.d, points, dtype=torch.float64)
     for j in range(data.d):
         progress("total correlation", j, data.d)
-        marginal[j] = mixture_log_prob(z[:, [j]], data.mean[:, [j]], data.scale[:, [j]], data.log_weights)
+        marginal[j] = mixture_log_prob(z[:, [j]], data.mean[:, [j]], width[:, [j]], data.log_weights)
     progress("total correlation", data.d, data.d)
     log_p = -0.5 * (LOG_2PI + z.double().square().T)
     gap = marginal - log_p

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import blocks, gaussian_log_prob
+from zprime.arrays import blocks, gaussian_log_prob, is_full, times, whitened
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, UsageError
 from zprime.posteriors import MemoryPosteriors
@@ -214,7 +214,7 @@ class Annealer:
     def _scale(self) -> Float[Tensor, "n d"]:
         """Standard deviations that trajectories are measured in."""
         if self.start is not None:
-            return self.start.scale.double()
+            return self.start.deviation.double()
         spread = self.r.sample(SPREAD, rng=fork(self.rng, "spread")).double().std(0).clamp(min=1e-6)
         return spread.expand(len(self.x), -1)
 
@@ -223,7 +223,7 @@ class Annealer:
         if self.start is None:
             return self._at(self.r.sample(len(self.x) * chains, rng=rng).double())
         mean, scale = (v.double().repeat_interleave(chains, 0) for v in (self.start.mean, self.start.scale))
-        return self._at(mean + scale * torch.randn(mean.shape, generator=rng, dtype=torch.float64))
+        return self._at(mean + times(scale, torch.randn(mean.shape, generator=rng, dtype=torch.float64)))
 
     def _at(self, z: Float[Tensor, "m d"]) -> _State:
         """Densities and gradients, in blocks."""
@@ -246,7 +246,7 @@ class Annealer:
         if self.start is None:
             return log_r, log_r + log_x, of_r, of_r + of_x
         mean, scale = self.start.mean[row].double(), self.start.scale[row].double()
-        return gaussian_log_prob(z, mean, scale), log_r + log_x, (mean - z) / scale.square(), of_r + of_x
+        return gaussian_log_prob(z, mean, scale), log_r + log_x, _score(z, mean, scale), of_r + of_x
 
     def _move(self, now: _State, t: int, rng: torch.Generator) -> tuple[_State, Float[Tensor, " m"]]:
         """One trajectory of every chain at temperature t, accepted or not, and the chance that it was."""
@@ -281,3 +281,12 @@ class Annealer:
         n = len(log_steps)
         windows = [log_steps[max(0, t - SMOOTH) : t + SMOOTH + 1].mean(0) for t in range(n)]
         self.steps = torch.stack(windows).exp()
+
+
+def _score(z: Tensor, mean: Tensor, scale: Tensor) -> Float[Tensor, "m d"]:
+    """Gradient in z of log N(z; mean, scale)."""
+    if not is_full(mean, scale):
+        return (mean - z) / scale.square()
+    u = whitened(mean - z, scale)
+    solved: Tensor = torch.linalg.solve_triangular(scale.mT, u[..., None], upper=True)
+    return solved[..., 0]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import blocks
+from zprime.arrays import blocks, whitened
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.measure.likelihood.simulation import Simulator
@@ -75,8 +75,8 @@ def ranks(
             return None
         centre, width = mean.double()[:, None], scale.double()[:, None]
         own, draws = z[part].double()[:, None], tilted.draws.double()
-        own = torch.cat([own, ((own - centre) / width).square().sum(-1, keepdim=True)], -1)
-        draws = torch.cat([draws, ((draws - centre) / width).square().sum(-1, keepdim=True)], -1)
+        own = torch.cat([own, whitened(own - centre, width).square().sum(-1, keepdim=True)], -1)
+        draws = torch.cat([draws, whitened(draws - centre, width).square().sum(-1, keepdim=True)], -1)
         below = (draws < own).sum(1)
         lost = ~torch.isfinite(tilted.log_ratio) | ~torch.isfinite(draws).all(2).all(1)
         parts.append(below.masked_fill(lost[:, None], -1))

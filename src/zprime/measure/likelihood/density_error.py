@@ -56,7 +56,7 @@ def density_errors(
     z = posteriors.draw(rng=fork(rng, "code"), draws=ELBO_DRAWS)
     made = {name: [r.log_prob(z) for r in (few.bases[name], *others)] for name, others in replicates.items()}
     errors: Errors = {Gain.ELBO: _errors(few, made, prior_log_prob(few.prior, z), _mean(some.design))}
-    if not draws:
+    if not draws or posteriors.form == "points":
         return errors
     plan = Plan.of(few, draws, modes=some.modes is not None)
     drawn = propose(few, plan, posteriors.mean, posteriors.scale, fork(rng, "likelihood"), some.modes)

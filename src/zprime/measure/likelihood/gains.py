@@ -14,7 +14,7 @@ from zprime.arrays import blocks
 from zprime.errors import NumericalError, UsageError
 from zprime.latent.selection import TIE
 from zprime.measure.candidates import Candidates, mix
-from zprime.measure.likelihood.proposal import Draws, Plan, propose
+from zprime.measure.likelihood.proposal import Draws, Plan, propose, wider
 from zprime.measure.prior import prior_kl, prior_log_prob
 from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
@@ -133,6 +133,40 @@ def measure_gains(
         NumericalError: the decoder answers NaN.
     """
     posteriors = split.posteriors
+    if posteriors.form == "points":
+        return _of_points(candidates, split)
+    gains = _of_gaussians(candidates, split, model, draws, rng=rng, progress=progress)
+    exact, quarter = (
+        {k: posteriors.by_datum(v) for k, v in of.items()}
+        for of in (gains.exact_posterior, gains.exact_posterior_quarter)
+    )
+    return replace(gains, exact_posterior=exact, exact_posterior_quarter=quarter)
+
+
+def _of_points(candidates: Candidates, split: Split) -> RowGains:
+    """Gains of draws or codes without a density: log r - log p there, and the log of its mean over draws of a datum.
+
+    No likelihood gain: it asks for log q. No exact-posterior gain of single codes: there is no q to average over.
+    """
+    points = split.posteriors
+    z = points.mean
+    log_p = prior_log_prob(candidates.prior, z)
+    elbo = {i: log_r - log_p for i, log_r in candidates.log_probs(z).items()}
+    exact = {} if points.datum is None else {i: points.by_datum(v) for i, v in elbo.items()}
+    return RowGains(split.name, points.row_ids, elbo, exact, weights=split.weights, groups=split.groups)
+
+
+def _of_gaussians(
+    candidates: Candidates,
+    split: Split,
+    model: Decoder | None,
+    draws: int,
+    *,
+    rng: torch.Generator,
+    progress: Progress,
+) -> RowGains:
+    """The gains of rows with Gaussian posteriors, each component of a datum's posterior by itself."""
+    posteriors = split.posteriors
     elbo = elbo_gain(candidates, posteriors, rng=fork(rng, "code"))
     sampling = fork(rng, "likelihood")
     if model is not None and split.rows is not None and draws:
@@ -216,7 +250,7 @@ def sampled_gains(
             full[k][part], quarter[k][part] = log_means(terms)
             khat[k][part] = tail
     progress(what, n, n)
-    wide = (posteriors.scale > candidates.width).any(1).nonzero().flatten()
+    wide = wider(posteriors.mean, posteriors.scale, candidates.width).nonzero().flatten()
     if len(wide):  # the proposal's scales are capped there, those of the exact-posterior gain are not
         for k, values in exact_posterior_gain(candidates, posteriors.take(wide), rng=rng).items():
             exact_posterior[k][wide] = values

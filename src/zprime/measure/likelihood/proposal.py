@@ -8,10 +8,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from zprime.arrays import gaussian_log_prob
+from zprime.arrays import covariances, gaussian_log_prob, is_full, times, variances
 from zprime.errors import UsageError
 from zprime.measure.candidates import Candidates
 from zprime.measure.prior import prior_log_prob
@@ -110,13 +110,13 @@ def propose(
     candidates: Candidates,
     plan: Plan,
     mean: Float[Tensor, "b d"],
-    scale: Float[Tensor, "b d"],
+    scale: Float[Tensor, "b d"] | Float[Tensor, "b d d"],
     rng: torch.Generator,
     modes: Float[Tensor, "b m d"] | None = None,
 ) -> Draws:
     """Draw for a chunk of rows. Where q is wider than the prior its scales count as the prior's (but in q itself)."""
     b, d = mean.shape
-    capped = torch.minimum(scale, candidates.width.to(scale))
+    capped = cap(mean, scale, candidates.width)
     modes = None if modes is None else modes.to(mean.dtype)
     tilts = candidates.tilts(mean, capped, draws={k: 4 * c for k, c in plan.matched.items()}, rng=rng)
     untilted = [k for k in plan.matched if k not in tilts]
@@ -163,11 +163,34 @@ def propose(
     return Draws(z, base, prior, log_q[0], proposal, log_ratio, position < plan.widened[0])
 
 
+def cap(
+    mean: Float[Tensor, "b d"], scale: Float[Tensor, "b d"] | Float[Tensor, "b d d"], width: Float[Tensor, " d"]
+) -> Float[Tensor, "b d"] | Float[Tensor, "b d d"]:
+    """Scales at most the prior's, in every dimension; of a full covariance in every direction, in units of `width`."""
+    if not is_full(mean, scale):
+        return torch.minimum(scale, width.to(scale))
+    if not bool(wider(mean, scale, width).any()):
+        return scale
+    value, axis = torch.linalg.eigh(covariances(mean, scale / width[:, None]))
+    most: Tensor = torch.linalg.cholesky((axis * value.clamp(max=1)[:, None]) @ axis.mT)
+    return (width[:, None] * most).to(scale.dtype)
+
+
+def wider(
+    mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"] | Float[Tensor, "n d d"], width: Float[Tensor, " d"]
+) -> Bool[Tensor, " n"]:
+    """Which posteriors are wider than the prior in some dimension, or direction."""
+    if not is_full(mean, scale):
+        return (scale > width).any(1)
+    largest: Tensor = torch.linalg.matrix_norm(scale.double() / width[:, None], ord=2)
+    return largest > 1 + 1e-12
+
+
 def match(
     candidates: Candidates,
     names: list[str],
     mean: Float[Tensor, "b d"],
-    scale: Float[Tensor, "b d"],
+    scale: Float[Tensor, "b d"] | Float[Tensor, "b d d"],
     *,
     rng: torch.Generator,
 ) -> dict[str, tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]]:
@@ -200,7 +223,7 @@ def match(
         w, n = w[pick, row][..., None], effective[pick, row][:, None]
         centre = (w * wide).sum(1)
         var = (w * (wide - centre[:, None]).square()).sum(1)
-        var = (n * var + PSEUDO * s[:, 0].square()) / (n - 1 + PSEUDO)
+        var = (n * var + PSEUDO * variances(mean, scale.double())) / (n - 1 + PSEUDO)
         matches[name] = (centre.to(mean.dtype), (INFLATE * var.sqrt()).to(mean.dtype))
     return matches
 
@@ -210,9 +233,9 @@ def _around(modes: Tensor, scale: Tensor, count: int, rng: torch.Generator) -> F
     b, m, d = modes.shape
     pick = torch.randint(m, (b, count, 1), generator=rng).expand(-1, -1, d)
     noise = torch.randn(b, count, d, generator=rng, dtype=modes.dtype)
-    return modes.gather(1, pick) + scale[:, None] * noise
+    return modes.gather(1, pick) + times(scale[:, None], noise)
 
 
 def _gaussian(mean: Tensor, scale: Tensor, count: int, rng: torch.Generator) -> Float[Tensor, "b k d"]:
     noise = torch.randn(len(mean), count, mean.shape[1], generator=rng, dtype=mean.dtype, device=mean.device)
-    return mean[:, None] + scale[:, None] * noise
+    return mean[:, None] + times(scale[:, None], noise)

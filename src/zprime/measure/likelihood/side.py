@@ -40,7 +40,7 @@ def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
 
     def measure(split: Split, progress: Progress) -> RowGains:
         rng = study.stream("audit", split.name)
-        picked = torch.randperm(split.n, generator=rng)[:most].sort().values
+        picked = split.posteriors.pick(most, rng=rng)
         some, draws = split.take(picked), study.settings.draws
         some = searched(study, candidates, some, rng=study.stream("modes", split.name), progress=progress)
         gains = measure_gains(candidates, some, rng=rng, model=study.model, draws=draws, progress=progress)

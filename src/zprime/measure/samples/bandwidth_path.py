@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zprime.arrays import times
 from zprime.components import choose
 from zprime.measure.samples.copying import Neighbours, TrainingSet, copying
 from zprime.measure.study import Split
@@ -53,7 +54,7 @@ def path_draws(train: Split, n: int, *, rng: torch.Generator) -> Iterator[tuple[
     row = choose(p.log_weights, n, rng)
     noise, kernel = torch.randn(2, n, p.d, generator=rng, dtype=torch.float64)
     code = p.mean[row].double()
-    draw = code + p.scale[row].double() * noise
+    draw = code + times(p.scale[row].double(), noise)
     kernel = kernel @ torch.linalg.cholesky(covariance).T
     yield CODES, 0.0, code.to(p.mean.dtype)
     for h in BANDWIDTHS:

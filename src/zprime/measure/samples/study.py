@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from zprime.arrays import times
 from zprime.distribution import LatentDistribution
 from zprime.engine import in_threads
 from zprime.latent import Conditional
@@ -120,7 +121,7 @@ class SampleStudy:
         noise = torch.randn(n, p.d, generator=rng, dtype=p.mean.dtype)
         found = []
         for part in SPREADS:
-            x = self.study.decode(p.mean[at] + part * p.scale[at] * noise, noise="mean", rng=rng)
+            x = self.study.decode(p.mean[at] + times(part * p.scale[at], noise), noise="mean", rng=rng)
             found.append(self.sampler.training.neighbours(x))
         return tuple(found)
 

@@ -1,0 +1,212 @@
+"""The aggregated posterior: the mixture of N Gaussians, streamed over shards."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zprime.arrays import check_matrix, variances
+from zprime.components import ancestral, choose
+from zprime.errors import ArrayError
+from zprime.kernels import DiagonalMixture, FullMixture, LabelledMixture
+from zprime.memory import size
+from zprime.tables import facts, to_html
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some consecutive rows of posteriors: their first position, means, and standard deviations or factors."""
+
+    start: int
+    mean: Float[Tensor, "n d"]
+    scale: Float[Tensor, "n d"] | Float[Tensor, "n d d"]
+
+    @property
+    def rows(self) -> slice:
+        """Their positions."""
+        return slice(self.start, self.start + len(self.mean))
+
+
+Form = Literal["diagonal", "full", "points"]
+"""What rows are: Gaussians with standard deviations, with full covariances, or points without a density."""
+
+
+WORDS: Mapping[Form, str] = {
+    "diagonal": "Gaussians with standard deviations",
+    "full": "Gaussians with full covariances",
+    "points": "draws or codes without a density",
+}
+"""What to call each form in a message."""
+
+
+class Aggregate(ABC):
+    """The mixture of N Gaussians, the aggregated posterior.
+
+    Attributes:
+        n: number of rows.
+        d: latent dimension.
+        form: what the rows are.
+        row_ids: shape [n], the rows of the data set that they belong to.
+        weights: shape [n], adding up to 1, or None for 1/n each.
+        labels: shape [n], or None.
+    """
+
+    n: int
+    d: int
+    form: Form = "diagonal"
+    row_ids: Int[Tensor, " n"]
+    weights: Float[Tensor, " n"] | None
+    labels: Int[Tensor, " n"] | None
+
+    @abstractmethod
+    def shards(self) -> Iterator[Shard]:
+        """All rows in order, some at a time."""
+
+    @property
+    def bytes(self) -> int:
+        """What it takes to keep means, and standard deviations or Cholesky factors."""
+        numbers = self.d * {"diagonal": 2, "full": 1 + self.d, "points": 1}[self.form]
+        return self.n * numbers * next(iter(self.shards())).mean.element_size()
+
+    def _repr_html_(self) -> str:
+        """How many, how wide, how far apart, in a notebook; in shards, of the first shard."""
+        first = next(iter(self.shards()))
+        scale, mean = variances(first.mean, first.scale).double().sqrt(), first.mean.double()
+        spread = mean.std(0, correction=0)
+        return to_html(
+            facts(
+                f"{self.n:,} posteriors in {self.d} dimensions",
+                [
+                    ("stored", size(self.bytes)),
+                    (
+                        "standard deviations",
+                        f"median {scale.median():.3g}, from {scale.min():.3g} to {scale.max():.3g}",
+                    ),
+                    ("their means' standard deviations", f"from {spread.min():.3g} to {spread.max():.3g}"),
+                    ("labels", "no" if self.labels is None else f"{len(set(self.labels.tolist()))} different"),
+                    ("weights", "equal" if self.weights is None else "given"),
+                ],
+            )
+        )
+
+    @property
+    def log_weights(self) -> Float[Tensor, " n"]:
+        """Log w_i, float64."""
+        if self.weights is None:
+            return torch.full((self.n,), 1 / self.n, dtype=torch.float64, device=self.row_ids.device).log()
+        return self.weights.double().log()
+
+    @property
+    def effective_rows(self) -> float:
+        """Kish's effective number of rows, `1 / sum_i w_i^2`: N for equal weights."""
+        return float(self.n) if self.weights is None else 1 / float(self.weights.double().square().sum())
+
+    def log_prob(
+        self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None, tolerance: float = 0.0
+    ) -> Float[Tensor, " m"]:
+        """Exact log-density of the aggregated posterior in nats, float64, streamed over shards.
+
+        Args:
+            z: points.
+            leave_out: one row id for every point: the mixture of all *other* rows, renormalised by 1 - w_i (masked,
+                never subtracted). An id that is not among `row_ids` leaves nothing out.
+            tolerance: nats that the answer may be too small, for speed; see `zprime.kernels.mixture_log_prob`.
+
+        Raises:
+            ArrayError: `z` is not a finite [m, d] matrix, leaving out would leave nothing, or the rows are points.
+        """
+        check_matrix("z", z, d=self.d)
+        self.need_density("the density of the aggregated posterior")
+        position: Tensor | None = None
+        if leave_out is not None:
+            if leave_out.shape != (len(z),):
+                raise ArrayError(f"leave_out: expected {len(z)} row ids, one a point, got {list(leave_out.shape)}")
+            position = self.positions(leave_out)
+        log_weights = self.log_weights
+        if leave_out is not None and position is not None:
+            alone = (position >= 0) & (log_weights[position.clamp(min=0)] > -1e-12)
+            if bool(alone.any()):
+                raise ArrayError(
+                    f"leave_out: row {int(leave_out[alone][0])} has all the weight of {self.n} posteriors: "
+                    "nothing would be left"
+                )
+        parts = [
+            self._mixture(s).log_prob(
+                z,
+                leave_out=None if position is None else torch.where(position >= s.start, position - s.start, -1),
+                tolerance=tolerance,
+            )
+            for s in self.shards()
+        ]
+        log_density = torch.logsumexp(torch.stack(parts), 0) if len(parts) > 1 else parts[0]
+        if position is not None:
+            w = log_weights.exp()[position.clamp(min=0)]
+            log_density = log_density - torch.where(position >= 0, torch.log1p(-w), 0.0)
+        return log_density
+
+    def label_log_prob(
+        self, z: Float[Tensor, "m d"], *, tolerance: float = 0.0
+    ) -> tuple[Float[Tensor, "m l"], Int[Tensor, " l"]]:
+        """Log of what the rows of each label add to the aggregated posterior, in nats, float64, and which labels.
+
+        `logsumexp` over labels is `log_prob(z)`; `softmax` over them the probability of each label given z.
+
+        Args:
+            z: points.
+            tolerance: nats that each label's answer may be too small, for speed.
+
+        Raises:
+            ArrayError: `z` is not a finite [m, d] matrix, or the posteriors carry no labels.
+        """
+        check_matrix("z", z, d=self.d)
+        if self.form != "diagonal":
+            raise ArrayError(f"labels: expected posteriors with standard deviations, got {self.form} ones")
+        if self.labels is None:
+            raise ArrayError("labels: these posteriors carry none; give them as MemoryPosteriors(..., labels=...)")
+        labels: Tensor = torch.unique(self.labels)
+        log_joint = torch.full((len(z), len(labels)), -torch.inf, dtype=torch.float64, device=z.device)
+        weight = self.log_weights
+        for s in self.shards():
+            part = LabelledMixture(s.mean, s.scale, weight[s.rows], self.labels[s.rows])
+            at = torch.searchsorted(labels, part.labels)
+            log_joint[:, at] = torch.logaddexp(log_joint[:, at], part.log_prob(z, tolerance=tolerance))
+        return log_joint, labels
+
+    def _mixture(self, shard: Shard) -> DiagonalMixture | FullMixture:
+        """What evaluates the mixture of a shard's rows."""
+        form: type[DiagonalMixture] | type[FullMixture] = FullMixture if self.form == "full" else DiagonalMixture
+        return form(shard.mean, shard.scale, self.log_weights[shard.rows])
+
+    def need_density(self, what: str) -> None:
+        """Refuse points, for what needs the density of q(z|x).
+
+        Raises:
+            ArrayError: the rows are points.
+        """
+        if self.form == "points":
+            raise ArrayError(f"{what}: needs Gaussian posteriors, and these are draws or codes, without a density")
+
+    def positions(self, ids: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
+        """Where each row id stands in `row_ids`, or -1."""
+        order = self.row_ids.argsort()
+        ranked = self.row_ids[order]
+        at = torch.searchsorted(ranked, ids.contiguous()).clamp(max=self.n - 1)
+        return torch.where(ranked[at] == ids, order[at], -1)
+
+    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """The aggregated posterior by ancestral sampling: a datum at random, then z' from its posterior."""
+        which = choose(self.log_weights.to(rng.device), n, rng)
+        first = next(iter(self.shards())).mean
+        noise = torch.randn(n, self.d, generator=rng, dtype=first.dtype, device=rng.device)
+        out, which = noise.to(first.device), which.to(first.device)
+        for s in self.shards():
+            k = which - s.start
+            mine = (k >= 0) & (k < len(s.mean))
+            if bool(mine.all()):
+                return ancestral(out, k, s.mean, s.scale)
+            out[mine] = ancestral(out[mine], k[mine], s.mean, s.scale)
+        return out
