@@ -62,12 +62,12 @@ def check_finite(name: str, x: Tensor) -> None:
         )
 
 
-def is_full(mean: Float[Tensor, "*n d"], scale: Float[Tensor, "*n d"] | Float[Tensor, "*n d d"]) -> bool:
-    """Whether a scale is a Cholesky factor (lower triangular), one for each mean, not standard deviations."""
+def is_full(mean: Tensor, scale: Tensor) -> bool:
+    """Whether a scale is a lower triangular Cholesky factor, [..., d, d] for means [..., d]."""
     return scale.ndim == mean.ndim + 1
 
 
-def times(scale: Float[Tensor, "*#n d"] | Float[Tensor, "*#n d d"], noise: Float[Tensor, "*n d"]) -> Tensor:
+def times(scale: Tensor, noise: Float[Tensor, "*n d"]) -> Tensor:
     """Standard normal numbers given this scale: by standard deviations, or by a Cholesky factor."""
     if not is_full(noise, scale):
         return scale * noise
@@ -98,7 +98,7 @@ def log_volume(
     return (scale.diagonal(dim1=-2, dim2=-1) if is_full(mean, scale) else scale).log().sum(-1)
 
 
-def whitened(gap: Float[Tensor, "*n d"], scale: Float[Tensor, "*#n d"] | Float[Tensor, "*#n d d"]) -> Tensor:
+def whitened(gap: Float[Tensor, "*n d"], scale: Tensor) -> Tensor:
     """The inverse of `times`: a difference from the mean in units of the scale."""
     if not is_full(gap, scale):
         return gap / scale

@@ -82,7 +82,12 @@ class LatentDistribution(ABC):
         """Make the distribution that gave this `config()` and these `tensors()`, which fit the `schema`."""
 
     def tilt(
-        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+        self,
+        mean: Float[Tensor, "m d"],
+        scale: Float[Tensor, "m d"] | Float[Tensor, "m d d"],
+        *,
+        draws: int,
+        rng: torch.Generator,
     ) -> Tilted | None:
         """Log E_q[r/p] and draws of q_r for q = N(mean, scale^2), p = N(0, I); None where no closed form is known."""
         return None
@@ -177,7 +182,12 @@ class GaussianDistribution(LatentDistribution):
         return self.components.sample(n, rng=rng)
 
     def tilt(
-        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+        self,
+        mean: Float[Tensor, "m d"],
+        scale: Float[Tensor, "m d"] | Float[Tensor, "m d d"],
+        *,
+        draws: int,
+        rng: torch.Generator,
     ) -> Tilted | None:
         """Closed form (docs/theory.md, section 3)."""
         return self.components.tilt(mean, scale, draws=draws, rng=rng)

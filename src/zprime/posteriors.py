@@ -121,6 +121,24 @@ class MemoryPosteriors(Posteriors):
             return None
         return Family.of(self.mean, self.scale, self.log_weights, self.datum)
 
+    def log_prob(
+        self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None, tolerance: float = 0.0
+    ) -> Float[Tensor, " m"]:
+        """As for all posteriors; a row id leaves out all components of its datum."""
+        position = None if leave_out is None or leave_out.shape != (len(z),) else self.positions(leave_out)
+        if self.datum is None or position is None:
+            return super().log_prob(z, leave_out=leave_out, tolerance=tolerance)
+        out = torch.where(position >= 0, self.datum[position], -1)
+        log_density = torch.empty(len(z), dtype=torch.float64)
+        for datum in torch.unique(out).tolist():
+            kept = (self.datum != datum).nonzero().flatten()
+            if not len(kept):
+                raise ArrayError("leave_out: all components belong to one datum: nothing would be left")
+            at = out == datum
+            others: Posteriors = self if datum < 0 else self.take(kept)
+            log_density[at] = others.log_prob(z[at], tolerance=tolerance)
+        return log_density
+
     def by_datum(self, log_values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Log of the weighted mean of exp over the rows of each datum, at each of its rows; float64."""
         if self.datum is None:

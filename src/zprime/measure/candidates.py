@@ -128,7 +128,12 @@ class Candidates:
         return self.blend_log_probs(self.base_log_probs(z), prior_log_prob(self.prior, z))
 
     def tilts(
-        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: Mapping[str, int], rng: torch.Generator
+        self,
+        mean: Float[Tensor, "m d"],
+        scale: Float[Tensor, "m d"] | Float[Tensor, "m d d"],
+        *,
+        draws: Mapping[str, int],
+        rng: torch.Generator,
     ) -> dict[str, Tilted]:
         """The tilt of every base that has one in closed form, with the stated number of draws (default 0).
 

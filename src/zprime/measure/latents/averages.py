@@ -184,7 +184,7 @@ def reverse_kl(
         scale, factor = posteriors.scale.double(), cholesky("moments", covariance)
         inner = torch.linalg.solve_triangular(scale, factor.expand_as(scale), upper=False)
         away = whitened(posteriors.mean.double() - mean, scale).square().sum(1)
-        log_dets = 2 * log_volume(away[:, None], scale) - torch.logdet(covariance)
+        log_dets = 2 * log_volume(posteriors.mean, scale) - torch.logdet(covariance)
         reverse: Tensor = 0.5 * (inner.square().sum((1, 2)) + away - posteriors.d + log_dets)
         return reverse
     var = posteriors.scale.double().square()

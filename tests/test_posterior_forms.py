@@ -1,0 +1,316 @@
+"""Posteriors that are not diagonal Gaussians: full covariances, several components a datum, draws (docs/theory.md, 10).
+
+A posterior that is written in another form is the same posterior: nothing that is measured may change.
+"""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+import zprime
+from zprime.arrays import gaussian_log_prob, times, whitened
+from zprime.errors import ArrayError, UsageError
+from zprime.latent import Aggregated, Gaussian, Prior
+from zprime.latent.gaussian import moments
+from zprime.latent.kind import Task
+from zprime.latent.mixture import MixtureSettings
+from zprime.measure.candidates import Candidates
+from zprime.measure.latents.averages import forward_kl, reverse_kl
+from zprime.measure.latents.hole import gaussian_bound, own_mixture
+from zprime.measure.latents.leave_one_out import leave_one_out
+from zprime.measure.latents.surgery import surgery
+from zprime.measure.likelihood.ais import _score
+from zprime.measure.likelihood.gains import elbo_gain, exact_posterior_gain, measure_gains
+from zprime.measure.likelihood.proposal import cap, wider
+from zprime.measure.prior import prior_kl
+from zprime.measure.study import Split, gather
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.names import CandidateId
+from zprime.rng import stream
+
+N, D = 60, 3
+
+
+def diagonal(n: int = N, seed: int = 0, first: int = 0) -> MemoryPosteriors:
+    rng = stream(seed, "forms")
+    mean = torch.randn(n, D, generator=rng, dtype=torch.float64)
+    scale = 0.2 + 0.5 * torch.rand(n, D, generator=rng, dtype=torch.float64)
+    return MemoryPosteriors(mean, scale, row_ids=first + torch.arange(n))
+
+
+def full(n: int = N, seed: int = 0, first: int = 0) -> MemoryPosteriors:
+    rng = stream(seed, "full forms")
+    mean = torch.randn(n, D, generator=rng, dtype=torch.float64)
+    a = torch.randn(n, D, D, generator=rng, dtype=torch.float64)
+    covariance = 0.05 * a @ a.mT + 0.05 * torch.eye(D, dtype=torch.float64)
+    return MemoryPosteriors(mean, torch.linalg.cholesky(covariance), row_ids=first + torch.arange(n))
+
+
+def as_full(p: MemoryPosteriors) -> MemoryPosteriors:
+    return MemoryPosteriors(p.mean, torch.diag_embed(p.scale), row_ids=p.row_ids, weights=p.weights, labels=p.labels)
+
+
+def twice(p: MemoryPosteriors) -> MemoryPosteriors:
+    """Every posterior as a mixture of two equal components."""
+    ids = p.row_ids.repeat(2)
+    return MemoryPosteriors(p.mean.repeat(2, 1), p.scale.repeat(2, *[1] * (p.scale.ndim - 1)), row_ids=ids)
+
+
+def bimodal(n: int = 20) -> MemoryPosteriors:
+    """Two components of weights 1/4 and 3/4 a datum, in one dimension."""
+    rng = stream(3, "bimodal")
+    mean = torch.randn(n, 1, generator=rng, dtype=torch.float64)
+    both = torch.stack([mean - 1, mean + 0.5], 1).reshape(-1, 1)
+    scale = torch.tensor([0.3, 0.6], dtype=torch.float64).repeat(n)[:, None]
+    weights = torch.tensor([0.25, 0.75], dtype=torch.float64).repeat(n) / n
+    return MemoryPosteriors(both, scale, row_ids=torch.arange(n).repeat_interleave(2), weights=weights)
+
+
+def test_scales_and_factors_say_the_same() -> None:
+    p, z = full(), torch.randn(N, D, generator=stream(0, "z"), dtype=torch.float64)
+    want = MultivariateNormal(p.mean, scale_tril=p.scale)
+    assert torch.allclose(gaussian_log_prob(z, p.mean, p.scale), want.log_prob(z), atol=1e-10)
+    assert torch.allclose(times(p.scale, whitened(z, p.scale)), z, atol=1e-10)
+    many = torch.randn(N, 5, D, generator=stream(1, "z"), dtype=torch.float64)
+    one = torch.stack([gaussian_log_prob(many[:, i], p.mean, p.scale) for i in range(5)], 1)
+    assert torch.allclose(gaussian_log_prob(many, p.mean[:, None], p.scale[:, None]), one, atol=1e-10)
+    wide = z.clone().requires_grad_()
+    gaussian_log_prob(wide, p.mean, p.scale).sum().backward()
+    assert torch.allclose(_score(z, p.mean, p.scale), wide.grad, atol=1e-9)
+
+
+def test_moments_and_density_of_full_posteriors() -> None:
+    p = full()
+    mean, covariance = moments(p)
+    inner = (p.scale @ p.scale.mT).mean(0)
+    gap = p.mean - p.mean.mean(0)
+    assert torch.allclose(mean, p.mean.mean(0), atol=1e-12)
+    assert torch.allclose(covariance, inner + gap.T @ gap / N, atol=1e-12)
+    z = torch.randn(7, D, generator=stream(0, "z"), dtype=torch.float64)
+    terms = MultivariateNormal(p.mean, scale_tril=p.scale).log_prob(z[:, None]) - math.log(N)
+    assert torch.allclose(p.log_prob(z), torch.logsumexp(terms, 1), atol=1e-10)
+    out = torch.tensor([3, -1, 5, 0, 59, 99, 2])
+    masked = terms.clone()
+    for i, k in enumerate(out.tolist()):
+        if 0 <= k < N:
+            masked[i, k] = -torch.inf
+    kept = torch.where((out >= 0) & (out < N), math.log1p(-1 / N), 0.0)
+    assert torch.allclose(p.log_prob(z, leave_out=out), torch.logsumexp(masked, 1) - kept, atol=1e-10)
+
+
+def test_many_full_components_are_evaluated_together_with_the_same_answer() -> None:
+    p = full(400, seed=5)
+    z = p.draw(rng=stream(0, "z"))
+    terms = MultivariateNormal(p.mean, scale_tril=p.scale).log_prob(z[:, None]) - math.log(400)
+    assert torch.allclose(p.log_prob(z), torch.logsumexp(terms, 1), atol=1e-9)
+
+
+def gains_of(p: MemoryPosteriors) -> dict[str, torch.Tensor]:
+    r = Gaussian(torch.full((D,), 0.3, dtype=torch.float64), torch.linalg.cholesky(COVARIANCE))
+    few = full(40, seed=9)
+    candidates = Candidates({"gaussian": r, "many": Aggregated(few.mean, few.scale), "wide": Prior(D, 0.9)})
+    exact = exact_posterior_gain(candidates, p, rng=stream(0, "e"))
+    return {str(k): v for k, v in exact.items()}
+
+
+COVARIANCE = torch.tensor([[0.9, 0.4, 0.0], [0.4, 0.8, -0.2], [0.0, -0.2, 0.7]], dtype=torch.float64)
+
+
+def test_diagonal_posteriors_written_as_full_ones_give_the_same_numbers() -> None:
+    p, train = diagonal(), diagonal(seed=1, first=1000)
+    q, held = as_full(p), as_full(train)
+    for name, value in gains_of(p).items():
+        assert torch.allclose(gains_of(q)[name], value, atol=1e-9), name
+    assert torch.allclose(prior_kl(None, q, rng=stream(0, "k")), prior_kl(None, p, rng=stream(0, "k")), atol=1e-12)
+    mean, covariance = moments(p)
+    assert torch.allclose(forward_kl(q, mean, covariance), forward_kl(p, mean, covariance), atol=1e-10)
+    assert torch.allclose(reverse_kl(q, mean, covariance), reverse_kl(p, mean, covariance), atol=1e-9)
+    one, other = (surgery(Split("train", x), rng=stream(0, "s")) for x in (p, q))
+    for field in ("mean_kl", "information", "hole", "gaussian_part"):
+        assert getattr(one, field).value == pytest.approx(getattr(other, field).value, abs=1e-9), field
+    assert one.posterior_variance == pytest.approx(other.posterior_variance)
+    one, other = (gaussian_bound(Split("train", a), Split("heldout", b), seed=0) for a, b in ((p, train), (q, held)))
+    assert one.value == pytest.approx(other.value, abs=1e-10)
+    for a, b in zip(*(own_mixture(Split("heldout", x), seed=0) for x in (train, held)), strict=True):
+        assert a.value == pytest.approx(b.value, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "mixture", "aggregated"])
+def test_kinds_fitted_to_either_form_are_the_same(kind: str) -> None:
+    p, chosen = diagonal(200), diagonal(80, seed=1, first=1000)
+    settings = MixtureSettings(components=2) if kind == "mixture" else kind
+    one = zprime.fit(settings, p, selection=chosen).distribution
+    other = zprime.fit(settings, as_full(p), selection=as_full(chosen)).distribution
+    z = p.draw(rng=stream(4, "z"))
+    assert torch.allclose(one.log_prob(z), other.log_prob(z), atol=1e-6)
+
+
+def test_leave_one_out_of_full_posteriors() -> None:
+    p, held = diagonal(40), diagonal(20, seed=1, first=1000)
+    found = []
+    for a, b in ((p, held), (as_full(p), as_full(held))):
+        candidates = Candidates({"aggregated": Aggregated(a.mean, a.scale)})
+        gains = measure_gains(candidates, Split("heldout", b), rng=stream(0, "g"), draws=0)
+        found.append(leave_one_out(candidates, Split("train", a), gains, seed=0)[CandidateId("aggregated")])
+    for field in ("elbo", "exact_posterior"):
+        one, other = (getattr(x, field) for x in found)
+        assert set(one) == {"self-included", "leave-one-out", "held-out"}
+        for name, e in one.items():
+            assert other[name].value == pytest.approx(e.value, abs=1e-8), (field, name)
+
+
+def test_turning_all_latents_changes_no_gain() -> None:
+    """z -> A z for orthogonal A takes prior, posteriors and a full-covariance candidate along."""
+    p, fresh = full(300), full(100, seed=1, first=1000)
+    turn, _ = torch.linalg.qr(torch.randn(D, D, generator=stream(7, "turn"), dtype=torch.float64))
+
+    def turned(p: MemoryPosteriors) -> MemoryPosteriors:
+        scale = turn @ p.scale
+        return MemoryPosteriors(p.mean @ turn.T, torch.linalg.cholesky(scale @ scale.mT), row_ids=p.row_ids)
+
+    found = []
+    for a, b in ((p, fresh), (turned(p), turned(fresh))):
+        r = zprime.fit("gaussian", a, selection=b, keep_duplicates=True).distribution
+        found.append(exact_posterior_gain(Candidates({"gaussian": r}), b, rng=stream(0, "e")))
+    for name, value in found[0].items():
+        assert torch.allclose(found[1][name], value, atol=1e-6), name
+
+
+def test_correlated_posteriors_whose_mixture_is_the_prior_keep_it() -> None:
+    """R = s^2 [[1, rho], [rho, 1]], mu ~ N(0, I - R): the diagonal alone seems to gain -1/2 log(1 - rho^2 s^4)."""
+    s, rho, n = 0.7, 0.9, 4000
+    r = s * s * torch.tensor([[1, rho], [rho, 1.0]], dtype=torch.float64)
+    factor = torch.linalg.cholesky(r).expand(n, 2, 2).clone()
+    spread = torch.linalg.cholesky(torch.eye(2, dtype=torch.float64) - r)
+
+    def means(seed: int) -> torch.Tensor:
+        return torch.randn(n, 2, generator=stream(seed, "mu"), dtype=torch.float64) @ spread.T
+
+    gains = {}
+    for form, scale in (("full", factor), ("diagonal", torch.full((n, 2), s, dtype=torch.float64))):
+        train, fresh = (MemoryPosteriors(means(i), scale, row_ids=torch.arange(n) + n * i) for i in range(2))
+        fitted = zprime.fit("gaussian", train, selection=fresh).distribution
+        gains[form] = float(elbo_gain(Candidates({"g": fitted}), fresh, rng=stream(0, "g"))[CandidateId("g")].mean())
+    assert abs(gains["full"]) < 0.01
+    assert gains["diagonal"] == pytest.approx(-0.5 * math.log(1 - rho**2 * s**4), abs=0.03)
+
+
+def test_the_density_of_a_posterior_of_several_components_is_that_of_all() -> None:
+    p = bimodal()
+    z = p.draw(rng=stream(0, "z"), draws=2)
+    pairs = p.mean.reshape(-1, 2), p.scale.reshape(-1, 2)
+    datum = torch.arange(20).repeat_interleave(2).repeat(2)
+    terms = torch.stack(
+        [gaussian_log_prob(z, pairs[0][datum, [k]][:, None], pairs[1][datum, [k]][:, None]) for k in (0, 1)]
+    )
+    want = torch.logsumexp(terms + torch.tensor([[0.25], [0.75]], dtype=torch.float64).log(), 0)
+    assert torch.allclose(p.own_log_prob(z), want, atol=1e-10)
+    some = p.take(torch.tensor([4, 7]))  # what is taken alone still knows the other component
+    assert torch.allclose(some.own_log_prob(z[[4, 7]]), want[[4, 7]], atol=1e-10)
+
+
+def test_the_exact_posterior_gain_of_several_components_is_by_datum() -> None:
+    """log E_q[r/p] of the whole posterior, by quadrature."""
+    p = bimodal()
+    r = Gaussian(torch.tensor([0.4], dtype=torch.float64), torch.tensor([[0.7]], dtype=torch.float64))
+    gains = measure_gains(Candidates({"r": r}), Split("heldout", p, groups=p.datum), rng=stream(0, "g"), draws=0)
+    z = torch.linspace(-12, 12, 20_001, dtype=torch.float64)[:, None]
+    step = float(z[1, 0] - z[0, 0])
+    ratio = r.log_prob(z) - Prior(1).log_prob(z)
+    q = torch.stack([gaussian_log_prob(z, m, s) for m, s in zip(p.mean, p.scale, strict=True)]).reshape(20, 2, -1)
+    q = torch.logsumexp(q + torch.tensor([0.25, 0.75], dtype=torch.float64).log()[:, None], 1)
+    want = torch.logsumexp(q + ratio, 1) + math.log(step)
+    found = gains.exact_posterior[CandidateId("r")]
+    assert torch.allclose(found.reshape(20, 2), want[:, None].expand(20, 2), atol=1e-6)
+
+
+def test_two_equal_components_are_one_posterior() -> None:
+    p, fresh = full(), full(seed=1, first=1000)
+    q, other = twice(p), twice(fresh)
+    for name, value in gains_of(fresh).items():
+        assert torch.allclose(gains_of(other)[name], value.repeat(2), atol=1e-9), name
+    assert q.effective_rows == pytest.approx(p.effective_rows)
+    z = p.draw(rng=stream(0, "z"))
+    assert torch.allclose(q.log_prob(z), p.log_prob(z), atol=1e-9)
+    assert torch.allclose(q.log_prob(z, leave_out=p.row_ids), p.log_prob(z, leave_out=p.row_ids), atol=1e-9)
+    one, two = (
+        surgery(gather({"train": x, "selection": y, "heldout": y})[0], rng=stream(0, "s"))
+        for x, y in ((p, fresh), (q, other))
+    )
+    assert two.log_n == pytest.approx(one.log_n)
+    assert two.information.value == pytest.approx(one.information.value, abs=0.15)
+    assert two.mean_kl.value == pytest.approx(one.mean_kl.value, abs=0.15)
+
+
+def test_errors_and_effective_rows_count_data_not_components() -> None:
+    p = bimodal(50)
+    train, _, held = gather({"train": p, "selection": bimodal(50), "heldout": bimodal(50)})
+    assert held.groups is not None
+    assert held.design.units(held.n) == 50
+    assert held.modes is not None
+    assert torch.equal(held.modes[0], torch.stack([p.mean[0], p.mean[1]]))
+    assert p.effective_rows == pytest.approx(50)
+    one = MixtureSettings(components=2, least_rows=0.0).fit(Task(p, p, Prior(1), stream(0, "m"))).distribution
+    alone = MemoryPosteriors(p.mean, p.scale, weights=p.weights)
+    other = MixtureSettings(components=2, least_rows=0.0).fit(Task(alone, alone, Prior(1), stream(0, "m"))).distribution
+    assert one.least_rows is not None
+    assert other.least_rows is not None
+    assert one.least_rows < other.least_rows
+    assert p.pick(20, rng=stream(0, "p")).reshape(-1, 2).diff(dim=1).eq(1).all()
+
+
+def test_draws_of_a_posterior_give_what_the_posterior_gives() -> None:
+    p, fresh = full(400), full(300, seed=1, first=1000)
+    m = 64
+
+    def drawn(p: MemoryPosteriors) -> MemoryPosteriors:
+        return MemoryPosteriors(p.draw(rng=stream(8, "d"), draws=m), None, row_ids=p.row_ids.repeat(m))
+
+    q, other = drawn(p), drawn(fresh)
+    assert q.form == "points"
+    assert q.effective_rows == pytest.approx(400)
+    candidates = Candidates({"g": zprime.fit("gaussian", p, selection=fresh).distribution})
+    exact = exact_posterior_gain(candidates, fresh, rng=stream(0, "e"))[CandidateId("g")].mean()
+    gains = measure_gains(candidates, Split("heldout", other, groups=other.datum), rng=stream(0, "g"), draws=400)
+    elbo = elbo_gain(candidates, fresh, rng=stream(0, "e"))[CandidateId("g")].mean()
+    assert float(gains.elbo[CandidateId("g")].mean()) == pytest.approx(float(elbo), abs=0.02)
+    assert float(gains.exact_posterior[CandidateId("g")].mean()) == pytest.approx(float(exact), abs=0.02)
+    by_datum = gains.elbo[CandidateId("g")].reshape(m, -1).mean(0)
+    assert bool((gains.exact_posterior[CandidateId("g")][:300] >= by_datum - 1e-12).all())  # Jensen
+    assert not gains.likelihood
+    fitted = zprime.fit("gaussian", q, selection=other, keep_duplicates=True).distribution
+    z = fresh.draw(rng=stream(0, "z"))
+    gap = fitted.log_prob(z) - candidates.distribution(CandidateId("g")).log_prob(z)
+    assert float(gap.mean().abs()) < 0.01
+
+
+def test_what_needs_a_density_refuses_points() -> None:
+    p = MemoryPosteriors(torch.randn(20, 2, generator=stream(0, "p")), None)
+    with pytest.raises(ArrayError, match="needs Gaussian posteriors, and these are draws or codes"):
+        p.log_prob(torch.zeros(1, 2))
+    with pytest.raises(UsageError, match="kind aggregated: takes .* these posteriors are draws or codes"):
+        zprime.fit("aggregated", p, selection=p, keep_duplicates=True)
+    with pytest.raises(UsageError, match="kind exemplars: takes Gaussians with standard deviations"):
+        zprime.fit("exemplars", full(), selection=full(seed=1))
+
+
+def test_scales_that_are_no_factors_are_refused() -> None:
+    p = full()
+    with pytest.raises(ArrayError, match="lower triangular Cholesky factors, got .* above the diagonal in row 0"):
+        MemoryPosteriors(p.mean, p.scale @ p.scale.mT)
+    with pytest.raises(ArrayError, match="standard deviations above 0, got -0"):
+        MemoryPosteriors(p.mean, -p.scale)
+
+
+def test_scales_of_proposals_are_at_most_the_priors_in_every_direction() -> None:
+    p = full()
+    wide = MemoryPosteriors(p.mean, 3 * p.scale)
+    width = torch.full((D,), 0.8, dtype=torch.float64)
+    assert bool(wider(wide.mean, wide.scale, width).any())
+    capped = cap(wide.mean, wide.scale, width)
+    assert not bool(wider(wide.mean, capped * (1 - 1e-9), width).any())
+    narrow = ~wider(wide.mean, wide.scale, width)
+    assert torch.allclose(capped[narrow], wide.scale[narrow], atol=1e-9)
+    assert torch.equal(cap(p.mean, p.scale, 100 * width), p.scale)
