@@ -15,7 +15,9 @@ PARAMETERS = 6
 FACADES = {
     "auditing.py audit",
     "bring/ctgan_tvae.py tvae",
-    "bring/modules.py arrays",
+    "bring/arrays.py arrays",
+    "bring/codes.py codes",
+    "bring/codes.py draws",
     "bring/modules.py modules",
     "encoding.py encode",
     "fitting.py fit",

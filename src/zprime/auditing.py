@@ -15,6 +15,7 @@ from zprime.distribution import LatentDistribution
 from zprime.encoding import Reencoded
 from zprime.errors import UsageError
 from zprime.latent import StandardNormal, prior_of
+from zprime.latent.gaussian import marginal_moments as moments_of
 from zprime.latent.kind import Fit
 from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.entries import draws_per_second, entry
@@ -189,7 +190,7 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
             split_gains, verdict = _by_likelihood(study, candidates)
             verdict = replace(verdict, repaired=True, why=[f"{first}; {REPAIRED}", *verdict.why])
     cuts = surgeries(study)
-    latents = latents_side(study, candidates, split_gains, cuts["train"])
+    latents = latents_side(study, candidates, split_gains, cuts.get("train"))
     likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best)
     attacked = membership(study, candidates, split_gains["heldout"])
     tensors = {name: values for row_gains in split_gains.values() for name, values in row_gains.tensors().items()}
@@ -208,7 +209,7 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
     shape = tensors["grid.prior"].shape[1:] if "grid.prior" in tensors else ()
     return Audit(
         data=study.data,
-        model=ModelInfo(study.train.posteriors.d),
+        model=_model(study.train),
         entries=[make(wanted, fits.get(wanted.name)) for wanted in candidates.ids],
         surgery=cuts,
         verdict=verdict,
@@ -223,7 +224,7 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
         likelihood=likelihood,
         membership=attacked,
         samples=samples,
-        averages=averages(study, cuts["train"]),
+        averages=averages(study, cuts["train"]) if cuts else None,
         prior=STANDARD if closed(study.prior) else study.prior.label,
         versions=artifact.library_versions(),
     )
@@ -239,6 +240,16 @@ def _by_likelihood(study: Study, candidates: Candidates) -> tuple[dict[str, RowG
     return split_gains, decide(candidates, chosen, heldout, checked, seed=study.seed, most=most)
 
 
+def _model(train: Split) -> ModelInfo:
+    """What is known of the model: its latents, and what ELBO surgery does not say of codes without a density."""
+    codes = train.posteriors
+    if codes.form != "points":
+        return ModelInfo(codes.d)
+    variance = moments_of(codes)[1].tolist()
+    data = codes.n if codes.datum is None else len(torch.unique(codes.datum))
+    return ModelInfo(codes.d, posterior="none" if codes.datum is None else "draws", codes=data, variance=variance)
+
+
 def _log_prior(heldout: RowGains, seed: int) -> Estimate | None:
     """Mean log p(x) of held-out rows under the prior."""
     if heldout.log_prior is None:
@@ -250,7 +261,7 @@ def _storage(study: Study) -> Storage:
     """The two ways to keep the aggregated posterior, measured."""
     train, rows = study.train.posteriors, study.train.rows
     data_draws: int | None = None
-    if study.model is not None and rows is not None:
+    if study.model is not None and rows is not None and train.form != "points":
         data_draws = round(draws_per_second(Reencoded(study.model, rows), seed=study.seed, n=1000))
     return Storage(
         posteriors=train.bytes,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import artifact
-from zprime.arrays import blocks
+from zprime.arrays import blocks, is_full, times
 from zprime.components import choose
 from zprime.data import Rows
 from zprime.errors import NumericalError
@@ -33,7 +33,7 @@ def encode(
     inputs: dict[str, str] | None = None,
     progress: Progress = silent,
 ) -> Posteriors:
-    """Encode every row to its posterior q(z|x) = N(mean, diag(scale^2)).
+    """Encode every row to its posterior q(z|x) = N(mean, diag(scale^2)), or N(mean, scale scale^T).
 
     Args:
         model: anything with `encode(x) -> (mean, scale)`.
@@ -57,7 +57,7 @@ def encode(
     partial = path.parent / f".{path.name}.partial-{key[:16]}"
     artifact.make_folder(partial)
     names: list[str] = []
-    d = 0
+    d, full = 0, False
     for block in blocks(len(rows), SHARD):
         progress(f"encode {rows.name}", block.start, len(rows))
         name = f"shard-{block.start // SHARD:05d}.safetensors"
@@ -65,12 +65,14 @@ def encode(
         if not (partial / name).is_file():
             mean, scale = _encode(model, rows, block)
             artifact.write_file(partial / name, artifact.pack({"mean": mean, "scale": scale}))
-        d = artifact.read_tensors(partial / name, None)["mean"].shape[1]
+        stored = artifact.read_tensors(partial / name, None)
+        d, full = stored["mean"].shape[1], is_full(stored["mean"], stored["scale"])
     index = {"row_ids": rows.ids} | ({} if rows.labels is None else {"labels": rows.labels})
     artifact.write_file(partial / "index.safetensors", artifact.pack(index))
     files = {n: hashlib.sha256((partial / n).read_bytes()).hexdigest() for n in [*names, "index.safetensors"]}
     sizes = [b.stop - b.start for b in blocks(len(rows), SHARD)]
     config = {"split": rows.name, "n": len(rows), "d": d, "shards": names, "sizes": sizes}
+    config |= {"form": "full"} if full else {}
     with artifact.staging(path) as folder:
         for name in files:
             os.replace(partial / name, folder / name)
@@ -90,7 +92,9 @@ class Reencoded(Posteriors):
     def __init__(self, model: Encoder, rows: Rows, *, stored: int | None = None) -> None:
         """Take the encoder and the rows; `stored` is the size of the rows on disk, in bytes (default: in memory)."""
         self.model, self.rows = model, rows
-        self.n, self.d = len(rows), _encode(model, rows, slice(0, 1))[0].shape[1]
+        first = _encode(model, rows, slice(0, 1))
+        self.n, self.d = len(rows), first[0].shape[1]
+        self.form = "full" if is_full(*first) else "diagonal"
         self.row_ids, self.weights, self.labels = rows.ids, None, rows.labels
         self._stored = rows.x.numel() * rows.x.element_size() if stored is None else stored
 
@@ -112,7 +116,7 @@ class Reencoded(Posteriors):
         some = Rows(self.rows.name, self.rows.x[unique], self.rows.ids[unique])
         mean, scale = _encode(self.model, some, slice(0, len(some)))
         noise = torch.randn(n, self.d, generator=rng, dtype=mean.dtype, device=rng.device)
-        return mean[back] + scale[back] * noise.to(mean.device)
+        return mean[back] + times(scale[back], noise.to(mean.device))
 
 
 @torch.no_grad()
@@ -121,12 +125,15 @@ def _encode(model: Encoder, rows: Rows, part: slice) -> tuple[Tensor, Tensor]:
     for block in blocks(part.stop - part.start, BATCH):
         cut = slice(part.start + block.start, part.start + block.stop)
         mean, scale = model.encode(rows.x[cut])
-        bad = ~(torch.isfinite(mean) & torch.isfinite(scale) & (scale > 0))
+        full = is_full(mean, scale)
+        whole = torch.isfinite(scale).all(2) if full else torch.isfinite(scale)
+        above = scale.diagonal(dim1=1, dim2=2) if full else scale
+        bad = ~(torch.isfinite(mean) & whole & (above > 0))
         if bool(bad.any()):
             row, j = bad.nonzero()[0].tolist()
             raise NumericalError(
                 f"encode: row {int(rows.ids[cut][row])} of {rows.name} got mean {mean[row, j].item():g} and scale "
-                f"{scale[row, j].item():g} in dimension {j}; expected finite numbers and a scale above 0: the encoder "
+                f"{above[row, j].item():g} in dimension {j}; expected finite numbers and a scale above 0: the encoder "
                 "is not usable on this row"
             )
         means.append(mean.detach())

@@ -148,11 +148,11 @@ class MemoryPosteriors(Posteriors):
         return (log_sums(log_values.double() + weight, index) - log_sums(weight, index))[index]
 
     def pick(self, n: int, *, rng: torch.Generator) -> Int[Tensor, " m"]:
-        """Positions of `n` rows at random, ascending; where rows are parts of data, of whole data of about as many."""
+        """Positions of `n` rows at random, ascending; where rows are parts of data, of all parts of `n` data."""
         if self.datum is None:
             return torch.randperm(self.n, generator=rng)[:n].sort().values
         data, index = torch.unique(self.datum, return_inverse=True)
-        kept = torch.randperm(len(data), generator=rng)[: max(1, n * len(data) // self.n)]
+        kept = torch.randperm(len(data), generator=rng)[:n]
         return torch.isin(index, kept).nonzero().flatten()
 
     def own_log_prob(self, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
@@ -288,6 +288,7 @@ class ShardedPosteriors(Posteriors):
         self.names: list[str] = config["shards"]
         self.sizes: list[int] = config["sizes"]
         self.n, self.d = config["n"], config["d"]
+        self.form = config.get("form") or "diagonal"
         self.row_ids, self.labels, self.weights = index["row_ids"], index.get("labels"), index.get("weights")
 
     def shards(self) -> Iterator[Shard]:

@@ -1,11 +1,13 @@
 """Bring a trained VAE: any torch modules or callables, a library's model, or bare means and scales with no model."""
 
+from zprime.bring.arrays import arrays
 from zprime.bring.brought import Brought
+from zprime.bring.codes import codes, draws
 from zprime.bring.ctgan_tvae import drawing as tvae_drawing
 from zprime.bring.ctgan_tvae import keeping as tvae_keeping
 from zprime.bring.ctgan_tvae import tvae
 from zprime.bring.diffusers_vae import Latents, diffusers
-from zprime.bring.modules import arrays, modules
+from zprime.bring.modules import modules
 from zprime.bring.pythae_vae import pythae
 from zprime.bring.readings import READINGS
 from zprime.bring.scvi_vae import scvi
@@ -15,7 +17,9 @@ __all__ = [
     "Brought",
     "Latents",
     "arrays",
+    "codes",
     "diffusers",
+    "draws",
     "modules",
     "pythae",
     "scvi",

@@ -11,11 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from zprime.arrays import is_full
 from zprime.components import Diagonal
-from zprime.distribution import GaussianDistribution, LatentDistribution
+from zprime.distribution import GaussianDistribution, LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.latent.affine import Affine
+from zprime.latent.priors import Given, prior_of
 from zprime.low_rank import LowRank
+from zprime.measure.prior import closed
 from zprime.vae import Model
 
 
@@ -31,11 +34,12 @@ class Coordinates:
     scale: Float[Tensor, " d"]
 
     def of(
-        self, mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]
-    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Means and standard deviations of the model's z in these coordinates; computed in float64, rounded once."""
+        self, mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"] | Float[Tensor, "n d d"]
+    ) -> tuple[Tensor, Tensor]:
+        """Means, and standard deviations or factors, of the model's z in these coordinates; rounded once."""
         u = (mean.double() - self.loc) / self.scale
-        return u.to(mean.dtype), (scale.double() / self.scale).to(scale.dtype)
+        unit = self.scale[:, None] if is_full(mean, scale) else self.scale
+        return u.to(mean.dtype), (scale.double() / unit).to(scale.dtype)
 
     def inside(self, r: LatentDistribution) -> Affine:
         """A distribution of the model's z, as one in these coordinates."""
@@ -53,8 +57,8 @@ class Moved:
     model: Model
     coordinates: Coordinates
 
-    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Mean and standard deviation of q(u|x)."""
+    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Tensor, Tensor]:
+        """Mean of q(u|x), and its standard deviations or Cholesky factor."""
         return self.coordinates.of(*self.model.encode(x))
 
     def decode(self, u: Float[Tensor, "n d"]) -> Distribution:
@@ -115,3 +119,10 @@ def _ours(prior: LatentDistribution) -> tuple[Tensor, Tensor] | None:
 
 def _diagonal(tril: Tensor) -> Tensor:
     return torch.diag_embed(tril.diagonal(dim1=-2, dim2=-1))
+
+
+def known(prior: Given, d: int) -> tuple[Coordinates | None, LatentDistribution | None]:
+    """The coordinates in which a prior is N(0, I), or the prior itself where there are none; neither for N(0, I)."""
+    at = coordinates_of(prior, d)
+    ours = Prior(d) if at is not None else prior_of(prior, d)
+    return at, None if closed(ours) else ours

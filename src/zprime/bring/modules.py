@@ -12,16 +12,16 @@ from torch.distributions import Distribution
 
 from zprime.arrays import blocks
 from zprime.bring import readings
-from zprime.bring.brought import LOOK, Brought, bring, groups_of, look, told
+from zprime.bring.brought import LOOK, Brought, bring, look
 from zprime.bring.conditions import Conditioned, Told, gaussians, joined, spoken
-from zprime.bring.coordinates import Coordinates, coordinates_of
+from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.places import Place, back, modules_of, tensor
 from zprime.bring.refusals import check_codes, check_form, check_steady
 from zprime.bring.splits import split
-from zprime.distribution import LatentDistribution, Prior
+from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, UsageError
-from zprime.latent.priors import Given, prior_of
-from zprime.measure.prior import closed, prior_kl, prior_width
+from zprime.latent.priors import Given
+from zprime.measure.prior import prior_kl
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -86,20 +86,26 @@ class Callables:
         parts = answer if isinstance(answer, tuple | list) else []
         found = [self.place.back(t) for t in parts if hasattr(t, "shape")]
         shapes = [list(t.shape) for t in found]
-        if len(shapes) < 2 or shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != len(x):
+        full = self.gives in readings.FULL
+        if full and len(shapes) >= 2 and len(shapes[0]) == 2 and shapes[1] == [*shapes[0], shapes[0][1]]:
+            return found[:2]
+        if full or len(shapes) < 2 or shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != len(x):
+            want = f"two matrices (mean and scale) of shape [{len(x)}, d]"
+            if full:
+                want = f"a mean of shape [{len(x)}, d] and a {self.gives} of shape [{len(x)}, d, d]"
             raise ArrayError(
-                f"encode: expected two matrices (mean and scale) of shape [{len(x)}, d], got "
-                f"{shapes or type(answer).__name__}; wrap your encoder so that it returns (mean, scale)"
+                f"encode: expected {want}, got {shapes or type(answer).__name__}; wrap your encoder so that it returns "
+                "(mean, scale)"
             )
         return [t for t, shape in zip(found, shapes, strict=True) if shape == shapes[0]]
 
-    def raw(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+    def raw(self, x: Float[Tensor, "n *datum"]) -> tuple[Tensor, Tensor]:
         """The encoder's first two answers, mean and scale as it gives them."""
         mean, second, *_ = self.matrices(x)
         return mean, second
 
-    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Mean and standard deviation of q(z|x)."""
+    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Tensor, Tensor]:
+        """Mean of q(z|x), and its standard deviations or Cholesky factor."""
         mean, raw = self.raw(x)
         return mean, readings.read(raw, self.gives)
 
@@ -142,7 +148,8 @@ def modules(
             have one: without it half of the held-out rows, at most 5,000, are set aside as selection split (rows that
             the VAE was trained on would flatter it). Arrays of torch, numpy or jax, lists, a torch Dataset or
             DataLoader (of rows, or of tuples that begin with one), in the units that the encoder takes.
-        gives: what the second answer of the encoder is: `std`, `variance`, `log-variance` or `log-std`.
+        gives: what the second answer of the encoder is: `std`, `variance`, `log-variance` or `log-std`; or, of shape
+            [n, d, d], `scale_tril` (lower triangular) or `covariance`.
         likelihood: decoder's output -> Distribution, e.g. `zprime.likelihoods.Bernoulli()` (logits) or
             `zprime.likelihoods.Gaussian(scale=0.1)`, where `decoder` gives a plain tensor.
         labels: split -> integers, for conditional kinds.
@@ -194,81 +201,20 @@ def modules(
         told = Told(encoder, decode, per_row, gives, layout, layout.parts(rows["train"].x)[1], place)
         model, says = Callables(told.encode, told.decode, gives, Place(dtype=place.wide)), spoken(told)
     with torch.no_grad():
-        at, learned = _known(one, model.raw(some[:LOOK])[0].shape[1])
+        at, learned = known(one, model.raw(some[:LOOK])[0].shape[1])
     with torch.no_grad():
         check_steady(model.matrices, some, half=model.place.dtype != model.place.wide)
     look(model, some[:LOOK])
     with torch.no_grad():
         mean, raw = model.raw(some)
         check_codes(mean)
-        if check:
+        if check and gives not in readings.FULL:
             plausible(model.decode, some, Answers(mean, raw, gives, at, learned), seed=seed)
         missed = misfit(model.decode, some, mean)
     for sentence in missed:
         log.warning("%s", sentence)
     says = (*says, *missed)
     return bring(model, rows, prior=learned, coordinates=at, says=says)
-
-
-def _known(prior: Given, d: int) -> tuple[Coordinates | None, LatentDistribution | None]:
-    """The coordinates in which a prior is N(0, I), or the prior itself where there are none; neither for N(0, I)."""
-    at = coordinates_of(prior, d)
-    ours = Prior(d) if at is not None else prior_of(prior, d)
-    return at, None if closed(ours) else ours
-
-
-def arrays(
-    mean: Mapping[str, Any],
-    scale: Mapping[str, Any],
-    *,
-    gives: str = "std",
-    labels: Mapping[str, Any] | None = None,
-    groups: Mapping[str, Any] | None = None,
-    prior: Given = None,
-    check: bool = True,
-    seed: int = 0,
-) -> Brought:
-    """Bring bare arrays: posterior means and scales, and no model; all that needs no decoder works. A public facade.
-
-    Args:
-        mean: split -> [n, d]; `train` and `heldout`, and `selection` if there is one (see `modules`).
-        scale: split -> [n, d], of the same splits.
-        gives: what `scale` holds: `std`, `variance`, `log-variance` or `log-std`.
-        labels: split -> integers.
-        groups: split -> one name a row (see `modules`); give `audit` the `groups` of what is returned.
-        prior: what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
-            N(0, I). For one Gaussian with independent dimensions all latents of what is returned are in units of the
-            prior (`Brought.coordinates`). Any other is `Brought.prior`, which `audit` has to be given.
-        check: whether to check `gives` by the variance of the codes.
-        seed: decides the selection split.
-
-    Raises:
-        UsageError: a split is missing, an unknown reading, or one that the codes contradict; a prior that
-            cannot be used.
-        ArrayError: shapes that do not fit, numbers that are not finite.
-    """
-    means = split(mean, labels or {}, groups, seed=seed)
-    raw = {k: v.x for k, v in split(scale, {}, groups, seed=seed, dtype=means["train"].x.dtype).items()}
-    for s, r in means.items():
-        if raw[s].shape != r.x.shape:
-            raise ArrayError(f"scale: expected shape {list(r.x.shape)} in {s} as mean has, got {list(raw[s].shape)}")
-    check_codes(means["train"].x, "mean")
-    scales = {s: readings.read(x, gives) for s, x in raw.items()}
-    d = means["train"].x.shape[1]
-    at, learned = _known(prior, d)
-    unit = prior_width(learned, d) if at is None else at.scale
-    if check:
-        readings.check_moments(means["train"].x, raw["train"], gives, unit)
-    total = readings.code_variance(means["train"].x, scales["train"]) / unit.square()
-    says = [
-        f"read as {gives}, codes have variance {float(total.min()):.2f} to {float(total.max()):.2f} in the "
-        f"{len(total)} dimensions (training rows{'' if prior is None else ', in units of the prior'}); a trained VAE "
-        "has about 1"
-    ]
-    codes = {s: (r.x, scales[s]) if at is None else at.of(r.x, scales[s]) for s, r in means.items()}
-    posteriors = {s: MemoryPosteriors(*codes[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
-    says += told(at, learned)
-    return Brought(posteriors, prior=learned, says=tuple(says), groups=groups_of(means), coordinates=at)
 
 
 def misfit(
@@ -338,4 +284,4 @@ def plausible(
     readings.check(answers.second, answers.gives, elbo, **how)
 
 
-__all__ = ["Answers", "Callables", "arrays", "modules", "plausible"]
+__all__ = ["Answers", "Callables", "modules", "plausible"]

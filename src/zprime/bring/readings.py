@@ -16,19 +16,30 @@ READINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 """Name -> how to make a standard deviation of it."""
 
+FULL: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "scale_tril": lambda x: x,
+    "covariance": torch.linalg.cholesky,
+}
+"""The same for answers of shape [n, d, d]: how to make a Cholesky factor of it."""
+
 CLEARLY = 4.0  # standard errors by which another reading must be the better one
 LEAST = 0.1  # nats a row by which it must be so
 
 
-def read(raw: Float[Tensor, "n d"], gives: str) -> Float[Tensor, "n d"]:
-    """The standard deviations that an encoder's second answer stands for.
+def read(raw: Tensor, gives: str) -> Tensor:
+    """The standard deviations, or Cholesky factors, that an encoder's second answer stands for.
 
     Raises:
         UsageError: no such reading.
         ArrayError: numbers that cannot be of this reading.
     """
+    if gives in FULL:
+        try:
+            return FULL[gives](raw)
+        except torch.linalg.LinAlgError as error:
+            raise ArrayError("gives: expected covariances, and some are not positive definite") from error
     if gives not in READINGS:
-        raise UsageError(f"gives: expected one of {', '.join(READINGS)}, got {gives!r}")
+        raise UsageError(f"gives: expected one of {', '.join([*READINGS, *FULL])}, got {gives!r}")
     if gives in ("std", "variance") and bool((raw <= 0).any()):
         raise ArrayError(
             f"gives: a {gives} is above 0, and the encoder's second answer goes down to {float(raw.min()):.3g}; "

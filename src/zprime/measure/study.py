@@ -207,6 +207,8 @@ def without_duplicates(train: Split, *others: Split, keep: bool) -> tuple[list[S
 def near(train: Split, heldout: Split, seed: int) -> NearDuplicates | None:
     """Held-out rows next to a training row; None where rows are not known, or few."""
     rows = heldout.independent(stream(seed, "near duplicates")).rows
+    if train.posteriors.datum is not None:
+        train = train.independent(stream(seed, "near duplicates", "train"))
     if train.rows is None or rows is None:
         return None
     return near_duplicates(train.rows.compared, rows.compared, seed=seed)

@@ -46,9 +46,11 @@ def _held_gain(e: Entry) -> Estimate | None:
 def paragraphs(audit: Audit) -> list[str]:
     """What it stores, what it does to new rows and to training rows, and whether its samples are copies."""
     exact = entry(audit)
+    if exact is None and not audit.surgery:
+        return []
     if exact is None:
         return ["It was not measured in this audit: fit the kind `aggregated`, and audit again."]
-    n = audit.surgery["train"].mean_kl.n
+    n = audit.rows
     stored = f"The {n:,} posteriors take {size(exact.bytes)} as means and standard deviations"
     if audit.storage.data is not None:
         stored += f", or {size(audit.storage.data)} as the rows themselves, encoded when they are drawn"

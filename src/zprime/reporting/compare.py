@@ -64,8 +64,7 @@ def short(names: Sequence[str]) -> list[str]:
 
 
 def _compared(audit: Audit, name: str) -> Compared:
-    s = audit.surgery["train"]
-    about = f"{data_name(audit)}, {s.mean_kl.n:,} training rows, {len(s.mean_variance)} latents, seed {audit.seed}"
+    about = f"{data_name(audit)}, {audit.rows:,} training rows, {len(audit.variance)} latents, seed {audit.seed}"
     return Compared(name, about, audit, sheets(audit))
 
 
@@ -74,7 +73,7 @@ def _row(run: Compared) -> Row:
     choice = audit.entry(audit.verdict.choice)
     drawn = gains.drawn_gain(audit)
     gain = choice.heldout.of(drawn)
-    s = audit.surgery["train"]
+    s = audit.surgery.get("train")
     log_prior = "Mean of log p(x) of held-out rows under the prior, in nats (a lower bound in expectation)"
     active = SAYS["active"].format(active=audit.thresholds.active)
     cells = [
@@ -82,9 +81,12 @@ def _row(run: Compared) -> Row:
         Cell(choice.label, f"{audit.verdict.sentence}", choice.label),
         explained(gain.gain if gain else None, drawn.says),
         explained(audit.log_prior, log_prior, plain=True),
-        *(explained(getattr(s, n), SAYS[n], plain=True) for n in ("mean_kl", "information", "hole")),
-        Cell(f"{s.active} of {len(s.mean_variance)}", active + ".", s.active),
-        Cell(f"{s.mean_kl.n:,}", "Training rows.", s.mean_kl.n),
+        *(
+            explained(None if s is None else getattr(s, n), SAYS[n], plain=True)
+            for n in ("mean_kl", "information", "hole")
+        ),
+        Cell(f"{audit.active} of {len(audit.variance)}", active + ".", audit.active),
+        Cell(f"{audit.rows:,}", "Training rows.", audit.rows),
     ]
     return Row(cells)
 

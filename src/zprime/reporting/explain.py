@@ -12,9 +12,9 @@ from zprime.memory import size
 from zprime.reporting import aggregated, averages, membership, seeds
 from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import difference
-from zprime.reporting.words import bullets, gloss, prior_name
+from zprime.reporting.words import NO_POSTERIOR, bullets, gloss, prior_name
 from zprime.results.audit import Audit, Entry, load
-from zprime.results.latents import Surgery
+from zprime.results.latents import Averages, Surgery
 from zprime.results.names import STANDARD, CandidateId
 from zprime.results.samples import REAL
 from zprime.statistics.estimate import Estimate
@@ -61,7 +61,7 @@ def explain(audit: Audit | str | Path) -> str:
 
 
 def _short(audit: Audit) -> list[str]:
-    s, side = audit.surgery["train"], audit.samples
+    side = audit.samples
     choice, p = audit.entry(audit.shipped), prior_name(audit)
     if choice.name != "prior":
         answer = (
@@ -74,6 +74,19 @@ def _short(audit: Audit) -> list[str]:
         answer = f"For this model it could not be decided; until it is, {p} is what to draw z′ from."
     else:
         answer = f"For this model {p} is what to draw z′ from: nothing that was tried is measurably better."
+    reasons = [NO_POSTERIOR[audit.model.posterior]] if not audit.surgery else _reasons(audit)
+    verdicts = [f"By likelihood: {audit.verdict.sentence}"]
+    if side is not None:
+        verdicts.append(f"For generation: {side.verdict.sentence}")
+    why = difference(audit)
+    if why:
+        verdicts.append(f"They differ: {why}.")
+    return [f"**{answer}**", " ".join(reasons), bullets(verdicts)]
+
+
+def _reasons(audit: Audit) -> list[str]:
+    """What the three ideas come to."""
+    s, p = audit.surgery["train"], prior_name(audit)
     reasons = [
         f"A VAE draws z′ from {p} because, given its decoder, the z of a new row does not depend on D: its "
         "distribution is the prior p(z). Whether codes of data are distributed like that is another question.",
@@ -93,14 +106,7 @@ def _short(audit: Audit) -> list[str]:
             "(2) In the KL of the ELBO, the distribution closest to every posterior is their mixture; among single "
             f"Gaussians {verdict}."
         )
-    reasons.append(f"(3) That mixture can be stored. {aggregated.harm(audit)}")
-    verdicts = [f"By likelihood: {audit.verdict.sentence}"]
-    if side is not None:
-        verdicts.append(f"For generation: {side.verdict.sentence}")
-    why = difference(audit)
-    if why:
-        verdicts.append(f"They differ: {why}.")
-    return [f"**{answer}**", " ".join(reasons), bullets(verdicts)]
+    return [*reasons, f"(3) That mixture can be stored. {aggregated.harm(audit)}"]
 
 
 def _width(x: float) -> str:
@@ -114,6 +120,8 @@ def _alike(s: Surgery) -> bool:
 
 
 def _posterior(audit: Audit) -> list[str]:
+    if audit.model.posterior == "none":
+        return []
     a = audit.averages
     told = [
         "It depends on whose z is meant. A VAE gives every row a z of its own. Given the decoder, the rows of D say "
@@ -140,6 +148,8 @@ def _posterior(audit: Audit) -> list[str]:
 
 
 def _kl_term(audit: Audit) -> list[str]:
+    if not audit.surgery:
+        return []
     s = audit.surgery["train"]
     n, info, seen = s.mean_kl.n, s.information, s.gaussian_part.value
     width = (
@@ -224,10 +234,8 @@ def _average(audit: Audit) -> list[str]:
         f"{prior.forward.n:,} training rows; q is one row’s posterior):",
         to_markdown(averages.table(a)),
         "With KL(q‖r), the direction of the ELBO, the closest r of all is the mixture of all posteriors, the "
-        f"aggregated posterior. The closest *single Gaussian* takes over its mean and covariance, and {guess} With "
-        "KL(r‖q), or in Wasserstein distance, the average collapses to the width of about one posterior "
-        f"({_width(a.members['log-pool'].width)} and {_width(a.members['barycentre'].width)}): draws from it all make "
-        f"much the same x′{_samples(audit, 'log-pool') or _samples(audit, 'barycentre')}.",
+        f"aggregated posterior. The closest *single Gaussian* takes over its mean and covariance, and {guess}"
+        f"{_collapsed(audit, a)}",
         "The average is not Gaussian: the mixture is "
         f"{prose(replace(exact.forward, value=match.forward.value - exact.forward.value))} nats closer still to the "
         f"rows that it is made of. To unseen rows it is {_beside(exact.heldout, prior.heldout)}. What counts is how "
@@ -242,16 +250,32 @@ def _average(audit: Audit) -> list[str]:
     return told
 
 
+def _collapsed(audit: Audit, a: Averages) -> str:
+    """What the averages in the other directions come to, where they are known."""
+    if "log-pool" not in a.members or "barycentre" not in a.members:
+        return ""
+    return (
+        " With KL(r‖q), or in Wasserstein distance, the average collapses to the width of about one posterior "
+        f"({_width(a.members['log-pool'].width)} and {_width(a.members['barycentre'].width)}): draws from it all make "
+        f"much the same x′{_samples(audit, 'log-pool') or _samples(audit, 'barycentre')}."
+    )
+
+
 def _beside(e: Estimate, prior: Estimate) -> str:
     return f"at {prose(e)}, {'farther' if e.value > prior.value else 'closer'} than p(Z) ({prose(prior)})"
 
 
 def _role(audit: Audit) -> list[str]:
-    s = audit.surgery["train"]
-    d = len(s.mean_variance)
+    d, active = len(audit.variance), audit.active
+    cost = f" Here it costs {nats(audit.surgery['train'].mean_kl.value)} nats per row." if audit.surgery else ""
+    trained = "there was none: the autoencoder has no posteriors."
+    if audit.model.posterior != "none":
+        trained = (
+            "it is the common scale. Nothing else in the ELBO keeps the encoder from spreading the codes out and "
+            f"shrinking each to a point.{cost}"
+        )
     points = [
-        "**In training** it is the common scale. Nothing else in the ELBO keeps the encoder from spreading the codes "
-        f"out and shrinking each to a point. Here it costs {nats(s.mean_kl.value)} nats per row.",
+        f"**In training** {trained}",
         f"**In the finished model** it is the claim that codes of new rows are distributed as {prior_name(audit)}. The "
         "claim is as good as the agreement of p(Z) with the aggregated posterior of all rows.",
     ]
@@ -268,9 +292,9 @@ def _role(audit: Audit) -> list[str]:
         points.append(
             f"**For sampling** it is one candidate among others, and here it loses to {choice.label}.{insured}"
         )
-    if s.active < d:
+    if active < d:
         points.append(
-            f"**In {d - s.active} of {d} dimensions** the posteriors hardly depend on x. They are the prior there, and "
+            f"**In {d - active} of {d} dimensions** the posteriors hardly depend on x. They are the prior there, and "
             "the prior is the right choice."
         )
     side = audit.samples
@@ -290,7 +314,7 @@ def _role(audit: Audit) -> list[str]:
 def _limits(audit: Audit) -> list[str]:
     side = audit.samples
     held = audit.entries[0].heldout.elbo.gain.n
-    d = len(audit.surgery["train"].mean_variance)
+    d = len(audit.variance)
     text = (
         f"One model with {d} latents, seed {audit.seed}. ± is one standard error; gains are over {held:,} unseen rows"
     )

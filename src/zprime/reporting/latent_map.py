@@ -28,7 +28,7 @@ def map_data(audit: Audit) -> dict[str, Any] | None:
     spread = audit.tensors[f"map.{shown[0][0]}"] if codes is None else codes
     d = spread.shape[1]
     points = min(POINTS, max(100, NUMBERS // (d * (len(shown) + 1))))
-    variance = audit.surgery["train"].mean_variance
+    variance = audit.variance
     order = sorted(range(d), key=lambda j: -variance[j])[:64]
     plane = principal_axes(spread.double(), min(4, d))
     axes = [f"principal axis {i + 1}" for i in range(plane.shape[1])]

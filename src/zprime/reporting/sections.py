@@ -112,7 +112,7 @@ def shown(audit: Audit) -> list[Shown]:
 
 def applies(section: Section, audit: Audit) -> bool:
     """Whether the field that it tells of was measured."""
-    return not section.field or getattr(audit, section.field) is not None
+    return not section.field or getattr(audit, section.field) not in (None, {})
 
 
 def _show(s: Section, audit: Audit) -> Shown:

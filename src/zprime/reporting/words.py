@@ -35,6 +35,19 @@ def bullets(points: list[str]) -> str:
     return "\n".join(f"- {p}" for p in points)
 
 
+NO_POSTERIOR = {
+    "draws": "Of the posteriors only draws are known, without a density. So there is no ELBO surgery, no bound on the "
+    "hole, no mixture of posteriors and no likelihood gain: they ask for log q(z|x).",
+    "none": "The encoder gives one code a row and no posterior. So there is no KL term, no ELBO surgery, no "
+    "exact-posterior gain and no likelihood gain. A small made-up variance would not help: these numbers would then "
+    "depend on it, by log s a dimension. Gains compare the density of held-out codes with that of the Gaussian that "
+    "has the mean and covariance of the training codes.",
+}
+"""Why some parts are not there, by `model.posterior`."""
+
+
 def prior_name(audit: Audit) -> str:
     """The prior in the middle of a sentence: N(0, I), or what stands for p(Z) in this model."""
+    if audit.model.posterior == "none":
+        return "the Gaussian with mean and covariance of the codes"
     return STANDARD if audit.prior == STANDARD else f"its own prior, {audit.prior}"

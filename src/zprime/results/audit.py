@@ -43,7 +43,7 @@ class Audit:
         data: the data set, as it describes itself.
         model: the model, and how it was trained.
         entries: the table.
-        surgery: split -> ELBO surgery.
+        surgery: split -> ELBO surgery; empty where the posteriors have no density (`model.posterior`).
         verdict: by likelihood.
         log_prior: log p(x) of held-out rows under the prior (a lower bound in expectation), or None.
         storage: the two ways to keep the aggregated posterior.
@@ -88,6 +88,21 @@ class Audit:
     thresholds: Thresholds = THRESHOLDS
     command: str = ""
     prior: str = STANDARD
+
+    @property
+    def rows(self) -> int:
+        """Training rows whose codes were measured."""
+        return self.surgery["train"].mean_kl.n if self.surgery else self.model.codes
+
+    @property
+    def variance(self) -> list[float]:
+        """Variance over training rows of the posterior means, or of the codes, in every dimension."""
+        return self.surgery["train"].mean_variance if self.surgery else self.model.variance
+
+    @property
+    def active(self) -> int:
+        """Dimensions in which that is above the threshold."""
+        return sum(v > self.thresholds.active for v in self.variance)
 
     def entry(self, name: str) -> Entry:
         """The row of the table called `name`: `aggregated+p10` is a candidate, `aggregated` the distribution itself.
@@ -294,7 +309,8 @@ def _check_names(audit: Audit) -> None:
     if wrong is not None:
         raise ValueError(f"{wrong!r:.80} is no name of a fit")
     splits = ("train", "selection", "heldout")
-    named: list[tuple[str, Mapping[str, object], tuple[str, ...]]] = [("surgery", audit.surgery, splits)]
+    cut = splits if audit.model.posterior == "density" else ()
+    named: list[tuple[str, Mapping[str, object], tuple[str, ...]]] = [("surgery", audit.surgery, cut)]
     named += [(f"scores of {e.id}", e.scores, splits[1:]) for e in audit.entries]
     if audit.averages is not None:
         named.append(("averages", audit.averages.members, ALWAYS))

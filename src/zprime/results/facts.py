@@ -129,6 +129,9 @@ class ModelInfo:
         stopped: why training ended, in words.
         beta: weight of the KL term in training.
         elbo: on the selection split at that epoch, nats a row.
+        posterior: what is known of q(z|x): its `density`; `draws` of it alone; `none`, where the encoder gives codes.
+        codes: training rows, with `draws` and `none`, where no ELBO surgery counts them.
+        variance: of the training codes in every dimension, there too.
     """
 
     latents: int
@@ -139,6 +142,9 @@ class ModelInfo:
     stopped: str = ""
     beta: float | None = None
     elbo: float | None = None
+    posterior: str = "density"
+    codes: int = 0
+    variance: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

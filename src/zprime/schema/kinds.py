@@ -10,6 +10,7 @@ from torch import Tensor
 from zprime import manifest
 from zprime.schema import (
     ANY,
+    FACTOR,
     FINITE,
     LATENTS,
     LOG_SCALES,
@@ -160,6 +161,7 @@ POSTERIORS = Schema(
         "split": Maybe(Text()),
         "n": Whole(1, size="n"),
         "d": Whole(1, LATENTS),
+        "form": Maybe(Text(("diagonal", "full"))),
         "shards": Items(FILE, 1, size="shards"),
         "sizes": Items(Whole(1), 1, size="shards"),
     },
@@ -172,7 +174,7 @@ POSTERIORS = Schema(
 )
 SHARD = Schema(
     {"rows": Whole(1, size="rows"), "d": Whole(1, size="d")},
-    {"mean": Array({"rows d": FINITE}), "scale": Array({"rows d": POSITIVE})},
+    {"mean": Array({"rows d": FINITE}), "scale": Array({"rows d": POSITIVE, "rows d d": FACTOR})},
 )
 """One file of posteriors, with the rows that `sizes` says it has."""
 

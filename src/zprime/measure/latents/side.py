@@ -35,6 +35,8 @@ def surgeries(study: Study) -> dict[str, Surgery]:
         NumericalError: a proven bound is broken.
     """
     cuts: dict[str, Surgery] = {}
+    if study.train.posteriors.form == "points":
+        return cuts
     for i, split in enumerate(study.splits):
         study.progress("ELBO surgery", i, len(study.splits))
         cuts[split.name] = surgery(split, rng=study.stream("surgery", split.name), prior=study.prior)
@@ -43,7 +45,7 @@ def surgeries(study: Study) -> dict[str, Surgery]:
 
 
 def latents_side(
-    study: Study, candidates: Candidates, split_gains: Mapping[str, RowGains], cut: Surgery
+    study: Study, candidates: Candidates, split_gains: Mapping[str, RowGains], cut: Surgery | None
 ) -> LatentsSide:
     """Measure what is memorised, the hole, total correlation, and how held-out codes differ from draws.
 
@@ -53,11 +55,14 @@ def latents_side(
         study: what the audit works on.
         candidates: the candidates.
         split_gains: of `selection` and `heldout`, measured with the same candidates.
-        cut: ELBO surgery of the training split.
+        cut: ELBO surgery of the training split; None where posteriors have no density: then most is not to be had.
     """
     seed, prior = study.seed, study.prior
     train, heldout = study.train.posteriors, study.heldout.posteriors
     independent = _independent(study.heldout, seed)
+    if cut is None:
+        tests = two_sample(study, candidates, independent)
+        return LatentsSide({}, hole=None, total_correlation=None, minibatch=None, low_density={}, two_sample=tests)
     return LatentsSide(
         leave_one_out=_leave_one_out(study, candidates, split_gains["heldout"]),
         hole=hole(study, split_gains, cut) if heldout.n > 2 and _units(study.heldout) > 1 else None,

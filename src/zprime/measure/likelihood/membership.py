@@ -51,7 +51,8 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
         draws=study.settings.draws,
         progress=study.progress,
     )
-    gain = _score(train, heldout)
+    # of a datum with several parts one is taken, so that a gain of the whole is not to be had
+    gain = _score(train, heldout) if study.train.posteriors.datum is None else Gain.ELBO
     inside, outside = train.of(gain), {i: v[kept] for i, v in heldout.of(gain).items()}
     model = None
     if train.log_prior is not None and heldout.log_prior is not None:

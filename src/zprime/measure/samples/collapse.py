@@ -18,7 +18,7 @@ def ignores_z(study: Study, *, rng: torch.Generator) -> str:
     split. Counts are compared by log(1 + count).
     """
     active = int((study.train.posteriors.mean.double().var(0) > THRESHOLDS.active).sum())
-    if active == 0:
+    if active == 0 and study.train.posteriors.form != "points":  # the scale of codes alone says nothing
         return "no latent is active"
     if study.selection.rows is None:
         return ""

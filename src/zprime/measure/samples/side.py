@@ -120,7 +120,10 @@ def measure_samples(study: Study, candidates: Candidates) -> MeasuredSamples | N
         s.name: s.independent(study.stream("generation", "independent", s.name))
         for s in (study.selection, study.heldout)
     }
-    study = replace(study, selection=kept["selection"], heldout=kept["heldout"])
+    train = study.train
+    if train.posteriors.datum is not None:  # rows stand there once for each part of their posterior
+        train = train.independent(study.stream("generation", "independent", train.name))
+    study = replace(study, train=train, selection=kept["selection"], heldout=kept["heldout"])
     selection, heldout = study.selection.rows, study.heldout.rows
     if study.model is None or study.train.rows is None or selection is None or heldout is None:
         return None

@@ -1,0 +1,282 @@
+"""Models without Gaussian posteriors: deterministic autoencoders, and encoders of which only draws are known."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from zprime import fitting
+from zprime.arrays import blocks
+from zprime.bring.brought import Brought, groups_of, told
+from zprime.bring.coordinates import Moved, known
+from zprime.bring.places import Place, back, modules_of, tensor
+from zprime.bring.refusals import check_codes, check_form, check_steady
+from zprime.bring.splits import split
+from zprime.data import Rows
+from zprime.errors import ArrayError, UsageError
+from zprime.latent.priors import Given
+from zprime.measure.prior import prior_log_prob
+from zprime.posteriors import MemoryPosteriors
+from zprime.statistics.estimate import mean_estimate
+
+BATCH = 512
+LOOK_AT = 256  # rows that are looked at before all are encoded
+CALL = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class CodesModel:
+    """An encoder of codes and a decoder, as fit and audit take a model; scales are 0, which no density takes.
+
+    Attributes:
+        encoder: x -> z, or (z, what is not looked at).
+        decoder: z -> p(x|z).
+        place: where they compute.
+    """
+
+    encoder: CALL
+    decoder: CALL
+    place: Place
+
+    def code(self, x: Float[Tensor, "n *datum"]) -> Float[Tensor, "n d"]:
+        """The codes of some rows.
+
+        Raises:
+            ArrayError: the answer is no matrix with a row for each datum.
+        """
+        answer = self.encoder(self.place.go(x))
+        check_form(answer, len(x))
+        z = self.place.back(answer[0] if isinstance(answer, tuple | list) else answer)
+        if z.ndim != 2 or len(z) != len(x):
+            raise ArrayError(f"encode: expected codes of shape [{len(x)}, d], got {list(z.shape)}; flatten them")
+        return z
+
+    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """Codes, and zeros."""
+        z = self.code(x)
+        return z, torch.zeros_like(z)
+
+    def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
+        """p(x|z), with a datum as its event."""
+        p = self.decoder(self.place.go(z))
+        if not isinstance(p, Distribution):
+            raise ArrayError(f"decode: expected a torch Distribution, got {type(p).__name__}; give likelihood=")
+        return back(p)
+
+
+def codes(
+    encoder: CALL | None,
+    data: Mapping[str, Any],
+    decoder: CALL | None = None,
+    *,
+    likelihood: Callable[[Tensor], Distribution] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Brought:
+    """Bring a deterministic autoencoder: one code a row, and no posterior.
+
+    There is then no KL term, no surgery, no exact-posterior gain and no likelihood gain. Gains are those of held-out
+    log r(code) over the Gaussian with mean and covariance of the training codes, which is `Brought.prior`: give it to
+    `audit`. Samples are compared with data as for any model. (docs/theory.md, section 10.)
+
+    Args:
+        encoder: x, shape [n, *datum] -> z, shape [n, d]; None where `data` holds the codes themselves.
+        data: `train`, `heldout` and perhaps `selection`: see `modules`.
+        decoder: z -> a torch Distribution with a datum as its event, or a tensor: then p(x|z) is N(decoder(z), s^2),
+            s the root mean square error of reconstructions of training rows, unless `likelihood` makes one.
+        likelihood: decoder's output -> Distribution.
+        labels: split -> integers.
+        groups: split -> one name a row; see `modules`.
+        seed: decides the selection split.
+
+    Raises:
+        UsageError: a split is missing, or codes that have no density in R^d: on a sphere, or discrete.
+        ArrayError: shapes that do not fit, numbers that are not finite.
+    """
+    if encoder is None and decoder is not None:
+        raise UsageError("encoder: expected one beside a decoder, got None: rows are needed to compare samples with")
+    rows, model, says = _model(encoder, decoder, data, likelihood, (labels, groups, seed))
+    if encoder is None:
+        found = {s: r.x for s, r in rows.items()}
+    else:
+        with torch.no_grad():
+            found = {s: torch.cat([model.code(r.x[i]) for i in blocks(len(r), BATCH)]) for s, r in rows.items()}
+            check_steady(
+                lambda x: [model.code(x)], rows["train"].x[:LOOK_AT], half=model.place.dtype != model.place.wide
+            )
+    check_codes(found["train"], "codes")
+    posteriors = {s: MemoryPosteriors(z, None, row_ids=rows[s].ids, labels=rows[s].labels) for s, z in found.items()}
+    train, selection = posteriors["train"], posteriors["selection"]
+    base = fitting.fit("gaussian", train, selection=selection, keep_duplicates=True, seed=seed).distribution
+    says = (
+        "the encoder gives codes without posteriors: no KL term, no surgery, no exact-posterior or likelihood gain; "
+        "gains are over the Gaussian with mean and covariance of the training codes (audit with prior=mine.prior)",
+        *says,
+    )
+    return Brought(
+        posteriors,
+        None if decoder is None else model,
+        None if encoder is None else rows,
+        base,
+        says,
+        groups_of(rows),
+    )
+
+
+def draws(
+    encoder: CALL | None,
+    data: Mapping[str, Any],
+    decoder: CALL | None = None,
+    *,
+    draws: int = 16,
+    log_q: Mapping[str, Any] | None = None,
+    likelihood: Callable[[Tensor], Distribution] | None = None,
+    prior: Given = None,
+    labels: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Brought:
+    """Bring a model of whose posteriors only draws are known, e.g. flow posteriors: z is what the prior is on.
+
+    Kinds are fitted to the draws. The ELBO gain is the mean of log r/p over the draws of a datum, the exact-posterior
+    gain the log of the mean of r/p over them: a lower bound in expectation. Errors count data. (docs/theory.md, 10.)
+
+    Args:
+        encoder: x, shape [n, *datum] -> one draw z ~ q(z|x) each, shape [n, d], or (z, log q(z|x)), another at every
+            call; None where `data` holds the draws themselves, [n, draws, d].
+        data: `train`, `heldout` and perhaps `selection`: see `modules`.
+        decoder: as for `codes`.
+        draws: draws a row, where there is an encoder.
+        log_q: split -> [n, draws], nats, beside draws that are given: for the KL, which is then said.
+        likelihood: decoder's output -> Distribution.
+        prior: what the VAE was trained with; see `modules`.
+        labels: split -> integers.
+        groups: split -> one name a row; see `modules`.
+        seed: decides the selection split, and what torch draws in the encoder.
+
+    Raises:
+        UsageError: a split is missing, fewer than two draws, a prior that cannot be used.
+        ArrayError: shapes that do not fit, numbers that are not finite.
+    """
+    if encoder is None and decoder is not None:
+        raise UsageError("encoder: expected one beside a decoder, got None: rows are needed to compare samples with")
+    rows, model, says = _model(encoder, decoder, data, likelihood, (labels, groups, seed))
+    if encoder is None:
+        z = {s: r.x for s, r in rows.items()}
+        log_density = {} if log_q is None else {k: v.x for k, v in split(log_q, {}, groups, seed=seed).items()}
+    else:
+        z, log_density = _drawn(encoder, model.place, rows, draws, seed)
+    shape = z["train"].shape
+    if len(shape) != 3 or shape[1] < 2:
+        raise UsageError(
+            f"draws: expected [n, draws, d] with at least 2 draws a row, got {list(shape)}; one code a row goes to "
+            "bring.codes"
+        )
+    m, d = shape[1:]
+    at, learned = known(prior, d)
+    check_codes(z["train"][:, 0], "draws")
+    flat = {s: v.reshape(-1, d) for s, v in z.items()}
+    if at is not None:
+        flat = {s: ((v.double() - at.loc) / at.scale).to(v.dtype) for s, v in flat.items()}
+    again = {s: r.take(torch.arange(len(r)).repeat_interleave(m)) for s, r in rows.items()}
+    posteriors = {s: MemoryPosteriors(flat[s], None, row_ids=r.ids, labels=r.labels) for s, r in again.items()}
+    says = (f"of the posteriors {m} draws a row are known: no surgery and no likelihood gain", *says)
+    if "train" in log_density:
+        log_p = prior_log_prob(learned, flat["train"]) - (0.0 if at is None else at.scale.log().sum())
+        gap = (log_density["train"].double().flatten() - log_p).reshape(-1, m).mean(1)
+        kl = mean_estimate(gap, unit="nats per row", split="train", seed=seed)
+        says = (*says, f"mean KL(q||p) of training rows, from log q at their draws: {kl} nats per row")
+    moved = model if at is None or decoder is None else Moved(model, at)
+    return Brought(
+        posteriors,
+        None if decoder is None else moved,
+        None if encoder is None else again,
+        learned,
+        (*says, *told(at, learned)),
+        None if groups is None else groups_of(again),
+        at,
+    )
+
+
+@torch.no_grad()
+def _drawn(
+    encoder: CALL, place: Place, rows: Mapping[str, Rows], draws: int, seed: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Draws of every row, [n, draws, d], and log q there where the encoder tells it; torch's global state is kept."""
+    z, log_q = {}, {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for s, r in rows.items():
+            parts: list[tuple[Tensor, ...]] = []
+            for block in blocks(len(r), BATCH):
+                x = place.go(r.x[block])
+                answers = [encoder(x) for _ in range(draws)]
+                pairs = [a if isinstance(a, tuple | list) else (a,) for a in answers]
+                parts.append(
+                    tuple(torch.stack([place.back(t) for t in column], 1) for column in zip(*pairs, strict=True))
+                )
+            columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+            z[s] = columns[0]
+            if len(columns) > 1 and columns[1].shape == columns[0].shape[:2]:
+                log_q[s] = columns[1]
+    return z, log_q
+
+
+Asked = tuple[Mapping[str, Any] | None, Mapping[str, Any] | None, int]
+
+
+@torch.no_grad()
+def _model(
+    encoder: CALL | None,
+    decoder: CALL | None,
+    data: Mapping[str, Any],
+    likelihood: Callable[[Tensor], Distribution] | None,
+    given: Asked,
+) -> tuple[dict[str, Rows], CodesModel, tuple[str, ...]]:
+    """Rows of the splits, the networks as a model in evaluation mode, and what to know of it.
+
+    `given` has labels, groups and seed.
+    """
+    labels, groups, seed = given
+    networks = [m for f in (encoder, decoder) if f is not None for m in modules_of(f)]
+    for module in networks:
+        module.eval()
+    place = Place.of(networks)
+    rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
+    place = place or Place(dtype=rows["train"].x.dtype)
+
+    def decode(z: Tensor) -> Any:
+        answer = None if decoder is None else decoder(z)
+        return answer if likelihood is None else likelihood(tensor(answer))
+
+    model = CodesModel(encoder or (lambda x: x), decode, place)
+    if decoder is None:
+        return rows, model, ()
+    x = rows["train"].x[:LOOK_AT]
+    looks = decode(place.go(model.code(x)))
+    if isinstance(looks, Distribution):
+        if looks.event_shape != x.shape[1:]:
+            raise ArrayError(
+                f"decode: expected p(x|z) of data of shape {list(x.shape[1:])}, as the rows are, got "
+                f"{list(looks.event_shape)}; wrap the last dimensions in torch.distributions.Independent"
+            )
+        return rows, model, ()
+    made = place.back(looks)
+    if made.shape != x.shape:
+        raise ArrayError(f"decode: expected rows of shape {list(x.shape)}, got {list(made.shape)}")
+    sigma = float((made - x).square().mean().sqrt().clamp(min=1e-6))
+
+    def noisy(z: Tensor) -> Distribution:
+        mean = tensor(decode(z))
+        return Independent(Normal(mean, torch.full_like(mean, sigma)), mean.ndim - 1)
+
+    says = (
+        f"the decoder gives one x a z: p(x|z) is taken as N(decoder(z), s^2) with s = {sigma:.3g}, the root mean "
+        f"square error of reconstructions of {len(x)} training rows",
+    )
+    return rows, CodesModel(model.encoder, noisy, place), says
