@@ -74,7 +74,7 @@ class Callables:
     gives: str
     place: Place  # where the networks compute, and in what
 
-    def matrices(self, x: Float[Tensor, "n *datum"]) -> list[Float[Tensor, "n d"]]:
+    def matrices(self, x: Float[Tensor, "n *datum"]) -> list[Tensor]:
         """All matrices that the encoder answers, on the CPU and in float32 at least; two or more of one shape.
 
         Raises:

@@ -36,7 +36,7 @@ def read(raw: Tensor, gives: str) -> Tensor:
     if gives in FULL:
         try:
             return FULL[gives](raw)
-        except torch.linalg.LinAlgError as error:
+        except RuntimeError as error:
             raise ArrayError("gives: expected covariances, and some are not positive definite") from error
     if gives not in READINGS:
         raise UsageError(f"gives: expected one of {', '.join([*READINGS, *FULL])}, got {gives!r}")
