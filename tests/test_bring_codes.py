@@ -17,7 +17,7 @@ from zprime.reporting.terminal import show
 from zprime.results.audit import AuditSettings, load
 from zprime.rng import stream
 
-QUICK = AuditSettings(rows=100, samples=100, draws=0)
+QUICK = AuditSettings(rows=100, samples=100, draws=0, members=50, map=50, grid=4)
 
 
 def digits() -> dict[str, torch.Tensor]:

@@ -59,6 +59,43 @@ class Gaussian(nn.Module):
         else:
             self.register_buffer("log_scale", start)
 
+    @classmethod
+    def from_loss(
+        cls,
+        *,
+        reconstruction: str = "sum",
+        weight: float = 1.0,
+        entries: int = 1,
+        kl: str = "sum",
+        beta: float = 1.0,
+        latents: int = 1,
+    ) -> "Gaussian":
+        """The p(x|z) of a loss `weight * squared error + beta * KL`, each a sum or a mean over the numbers of a row.
+
+        Such a loss is, times a constant, the negative ELBO of a Gaussian with `scale^2 = beta D / (2 weight d)`, where
+        D counts only for a mean of the squared error, and d only for a mean of the KL (Rybkin 2021; Lucas et al. 2019).
+
+        Args:
+            reconstruction: `sum` or `mean` of the squared error over the entries of a row.
+            weight: of the reconstruction term.
+            entries: D, numbers in a row; for `mean`.
+            kl: `sum` or `mean` of the KL over the latents.
+            beta: weight of the KL term.
+            latents: d; for a `mean` of the KL.
+
+        Raises:
+            UsageError: another word, or a number that is not above 0.
+        """
+        for name, word in (("reconstruction", reconstruction), ("kl", kl)):
+            if word not in ("sum", "mean"):
+                raise UsageError(f"{name}: expected sum or mean, got {word!r}")
+        for name, value in (("weight", weight), ("beta", beta), ("entries", entries), ("latents", latents)):
+            if not 0 < value < math.inf:
+                raise UsageError(f"{name}: expected a number above 0, got {value}")
+        variance = beta / (2 * weight)
+        variance *= (entries if reconstruction == "mean" else 1) / (latents if kl == "mean" else 1)
+        return cls(scale=math.sqrt(variance))
+
     def forward(self, output: Tensor) -> Distribution:
         """The distribution of a batch, shape [n, *datum]."""
         return _Spherical(output, self.log_scale)

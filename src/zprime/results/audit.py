@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from zprime import artifact, chain, serialise
-from zprime.errors import ArtifactError
+from zprime.errors import ArtifactError, UsageError
 from zprime.escape import visible
 from zprime.memory import size
 from zprime.results.drift import Drift
@@ -111,6 +111,25 @@ class Audit:
             UsageError: no such row.
         """
         return by_id(self.entries, CandidateId.parse(name))
+
+    def log_prob(self, name: str) -> Tensor:
+        """Log p_r(x) of each held-out row that was measured, in nats, e.g. to rank rows by how unusual they are.
+
+        An estimate by importance sampling (`settings.draws` a row). It is low for rows that the decoder cannot make,
+        and for rows whose z is unlikely under r. Shape [n], in the order of the rows.
+
+        Args:
+            name: of a row of the table, e.g. `prior` or `mixture+p1`.
+
+        Raises:
+            UsageError: no such row, or no likelihood gain was measured.
+        """
+        wanted = self.entry(name).id
+        prior = self.tensors.get("log_prior.heldout")
+        gain = self.tensors.get(f"gain.heldout.{Gain.LIKELIHOOD}.{wanted}")
+        if prior is None or gain is None:
+            raise UsageError(f"{name}: log p(x) was not measured: it needs the decoder, the rows and draws of them")
+        return prior + gain
 
     @property
     def leading(self) -> list[Entry]:
