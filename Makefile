@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: help demo check lint types layers test doctest test-slow browser docs cli-docs fashion picture question-pictures toy \
+.PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture question-pictures toy \
 	lock wheels sbom min-versions release \
 	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests clean
 
@@ -24,6 +24,9 @@ test: $(VENV)/.done  ## the tests, on all cores
 
 test-slow: $(VENV)/.done  ## the checks that take minutes
 	$(BIN)/pytest -m slow -n 0
+
+gpu-check:  ## the tests that need a GPU, with whatever torch PYTHON has: no environment, no build; skipped where there is none
+	PYTHONPATH=src $(PYTHON) -m pytest -m gpu --noconftest -p no:cacheprovider -rs tests/test_gpu.py
 
 check: lint types layers test doctest  ## all that must pass before a merge: lint, types, layers, tests, doctests
 
