@@ -16,6 +16,7 @@ from zprime.latent import Aggregated, Gaussian, Prior
 from zprime.latent.gaussian import moments
 from zprime.latent.kind import Task
 from zprime.latent.mixture import MixtureSettings
+from zprime.latent.selection import Codes
 from zprime.measure.candidates import Candidates
 from zprime.measure.latents.averages import forward_kl, reverse_kl
 from zprime.measure.latents.hole import gaussian_bound, own_mixture
@@ -314,3 +315,25 @@ def test_scales_of_proposals_are_at_most_the_priors_in_every_direction() -> None
     narrow = ~wider(wide.mean, wide.scale, width)
     assert torch.allclose(capped[narrow], wide.scale[narrow], atol=1e-9)
     assert torch.equal(cap(p.mean, p.scale, 100 * width), p.scale)
+
+
+def test_kinds_that_take_rows_for_data_refuse_parts_of_posteriors() -> None:
+    p = twice(diagonal())
+    for kind in ("exemplars", "log-pool", "product-of-experts"):
+        with pytest.raises(UsageError, match=f"kind {kind}: takes one Gaussian a datum, .* have several parts"):
+            zprime.fit(kind, p, selection=p, keep_duplicates=True)
+
+
+def test_choices_on_the_selection_split_count_data() -> None:
+    p = diagonal()
+    z = torch.randn(len(p.mean) * 2, D, generator=stream(0, "z"), dtype=torch.float64)
+    log_r = z[:, 0]
+    one, two = (
+        Codes(z, torch.zeros(len(z), dtype=torch.float64), 2 * N, None, groups).gain(log_r)
+        for groups in (None, torch.arange(N).repeat(2))
+    )
+    assert one.mean == two.mean
+    assert one.stderr != two.stderr
+    drawn = Codes.draw(twice(p), Prior(D), rng=stream(0, "c"))
+    assert drawn.groups is not None
+    assert torch.equal(drawn.groups, torch.arange(N).repeat(2))

@@ -224,7 +224,7 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
         likelihood=likelihood,
         membership=attacked,
         samples=samples,
-        averages=averages(study, cuts["train"]) if cuts else None,
+        averages=averages(study, cuts["train"]) if cuts and study.train.posteriors.datum is None else None,
         prior=STANDARD if closed(study.prior) else study.prior.label,
         versions=artifact.library_versions(),
     )

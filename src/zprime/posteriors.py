@@ -28,6 +28,12 @@ __all__ = ["WORDS", "Form", "MemoryPosteriors", "Posteriors", "Shard", "ShardedP
 class Posteriors(Aggregate):
     """N Gaussians, one or several a datum, and their mixture, the aggregated posterior; attributes as `Aggregate`."""
 
+    @cached_property
+    def datum(self) -> Int[Tensor, " n"] | None:
+        """From 0 on: rows with the same number are parts of one datum's posterior; None where every row is a datum."""
+        found, index = torch.unique(self.row_ids, return_inverse=True)
+        return None if len(found) == self.n else index
+
     def gather(self) -> "MemoryPosteriors":
         """All rows as one pair of tensors.
 
@@ -107,12 +113,6 @@ class MemoryPosteriors(Posteriors):
         if self.row_ids.shape != (n,) or (labels is not None and labels.shape != (n,)):
             got = [list(t.shape) for t in (self.row_ids, labels) if t is not None]
             raise ArrayError(f"row_ids and labels: expected {n} each, as mean has rows, got shapes {got}")
-
-    @cached_property
-    def datum(self) -> Int[Tensor, " n"] | None:
-        """From 0 on: rows with the same number are parts of one datum's posterior; None where every row is a datum."""
-        found, index = torch.unique(self.row_ids, return_inverse=True)
-        return None if len(found) == self.n else index
 
     @cached_property
     def family(self) -> Family | None:

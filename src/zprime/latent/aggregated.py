@@ -75,6 +75,7 @@ class AggregatedSettings(Settings):
     )
     quick: ClassVar[bool] = True
     takes: ClassVar[frozenset[Form]] = frozenset({"diagonal", "full"})
+    parts: ClassVar[bool] = True
 
     def fit(self, task: Task) -> Fit[Aggregated]:
         """Keep every posterior."""

@@ -201,6 +201,7 @@ class ConditionalSettings(Settings):
 
     kind: ClassVar[str] = Conditional.kind
     takes: ClassVar[frozenset[Form]] = FORMS
+    parts: ClassVar[bool] = True
     about: ClassVar[About] = About(
         "K d^2 numbers a label",
         "as mixture (or another base)",

@@ -171,6 +171,7 @@ class FlowSettings(Schedule):
 
     kind: ClassVar[str] = Flow.kind
     takes: ClassVar[frozenset[Form]] = FORMS
+    parts: ClassVar[bool] = True
     about: ClassVar[About] = About(
         "a network", "minutes: likelihood by gradient", "a shape that few Gaussians cannot follow"
     )

@@ -197,6 +197,7 @@ class FlowMatchingSettings(Schedule):
 
     kind: ClassVar[str] = FlowMatching.kind
     takes: ClassVar[frozenset[Form]] = FORMS
+    parts: ClassVar[bool] = True
     about: ClassVar[About] = About(
         "a network", "minutes; density by an ODE", "as flow, with a density that is an estimate"
     )

@@ -157,6 +157,7 @@ class GaussianSettings(Settings):
 
     kind: ClassVar[str] = Gaussian.kind
     takes: ClassVar[frozenset[Form]] = FORMS
+    parts: ClassVar[bool] = True
     about: ClassVar[About] = About("d^2 numbers", "one pass", "the hole is in mean or covariance")
     quick: ClassVar[bool] = True
     covariance: str = "auto"

@@ -68,6 +68,11 @@ class Task:
                 f"kind {settings.kind}: takes {known}, and these posteriors are {WORDS[self.train.form]}; leave it "
                 "out, or fit gaussian, mixture or flow"
             )
+        if self.train.datum is not None and not settings.parts:
+            raise UsageError(
+                f"kind {settings.kind}: takes one Gaussian a datum, and these posteriors have several parts; leave it "
+                "out, or fit gaussian, mixture or flow"
+            )
 
     def need_context(self, kind: str) -> Context:
         """Model and rows, for a kind that cannot be fitted without them.
@@ -159,6 +164,8 @@ class Settings(ABC):
     """Whether a fit takes many steps on little data each, where several threads are slower than one."""
     takes: ClassVar[frozenset[Form]] = frozenset({"diagonal"})
     """What posteriors a fit is written for; see `Posteriors.form`."""
+    parts: ClassVar[bool] = False
+    """Whether a fit is right where several rows are parts of one datum's posterior; see `Posteriors.datum`."""
     has_density: ClassVar[bool] = True
     """Whether what is fitted knows log r(z)."""
 

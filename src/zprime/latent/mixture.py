@@ -142,6 +142,7 @@ class MixtureSettings(Settings):
 
     kind: ClassVar[str] = Mixture.kind
     takes: ClassVar[frozenset[Form]] = FORMS
+    parts: ClassVar[bool] = True
     about: ClassVar[About] = About(
         "K d^2 numbers",
         "seconds to a minute: EM on posteriors",

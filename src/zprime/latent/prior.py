@@ -19,6 +19,7 @@ class PriorSettings(Settings):
 
     kind: ClassVar[str] = Prior.kind
     takes: ClassVar[frozenset[Form]] = FORMS
+    parts: ClassVar[bool] = True
     about: ClassVar[About] = About("nothing (tau)", "none", "the reference; tau other than 1 shrinks or widens it")
     quick: ClassVar[bool] = True
     tau: float = 1.0

@@ -250,6 +250,7 @@ class ResampledSettings(Schedule):
 
     kind: ClassVar[str] = Resampled.kind
     takes: ClassVar[frozenset[Form]] = FORMS
+    parts: ClassVar[bool] = True
     about: ClassVar[About] = About(
         "a network", "a minute", "re-weights a Gaussian by what it lacks; density is an estimate"
     )

@@ -77,12 +77,15 @@ class Codes:
         log_prior: log p(z), nats.
         rows: how many.
         weight: of each row, adding up to 1, or None for equal ones.
+        groups: rows of one group are dependent, as the components of one datum's posterior are; None where all are
+            independent.
     """
 
     z: Float[Tensor, "m d"]
     log_prior: Float[Tensor, " m"]
     rows: int
     weight: Float[Tensor, " n"] | None = None
+    groups: Int[Tensor, " n"] | None = None
 
     @classmethod
     def draw(
@@ -98,14 +101,14 @@ class Codes:
         """
         draws = max(1, min(16, -(-points // selection.n)))
         z = selection.draw(rng=fork(rng, "selection codes"), draws=draws)
-        return cls(z, prior.log_prob(z), selection.n, selection.weights)
+        return cls(z, prior.log_prob(z), selection.n, selection.weights, selection.datum)
 
     def gain(self, log_prob: Float[Tensor, " m"], epsilon: float = 0.0) -> RowScores:
         """ELBO gain log[(1-e) r + e p] - log p in nats, averaged over each row's draws."""
         gain = log_prob.double() - self.log_prior
         if epsilon > 0:
             gain = torch.logaddexp(gain + math.log1p(-epsilon), torch.full_like(gain, math.log(epsilon)))
-        return RowScores(gain.reshape(-1, self.rows).mean(0), self.weight)
+        return RowScores(gain.reshape(-1, self.rows).mean(0), self.weight, self.groups)
 
 
 def best_epsilon(codes: Codes, r: LatentDistribution) -> tuple[float, RowScores]:

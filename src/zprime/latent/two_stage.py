@@ -160,6 +160,7 @@ class TwoStageSettings(Schedule):
 
     kind: ClassVar[str] = TwoStage.kind
     takes: ClassVar[frozenset[Form]] = FORMS
+    parts: ClassVar[bool] = True
     about: ClassVar[About] = About(
         "a network", "minutes: a second VAE", "comparison with Dai & Wipf 2019; density is a bound"
     )

@@ -12,7 +12,7 @@ from zprime.memory import size
 from zprime.reporting import aggregated, averages, membership, seeds
 from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import difference
-from zprime.reporting.words import NO_POSTERIOR, bullets, gloss, prior_name
+from zprime.reporting.words import FAULTS, NO_POSTERIOR, bullets, gloss, prior_name
 from zprime.results.audit import Audit, Entry, load
 from zprime.results.latents import Averages, Surgery
 from zprime.results.names import STANDARD, CandidateId
@@ -27,18 +27,6 @@ QUESTION = (
     "Because (2) the posterior given all of D is hard to compute, and the average r(Z) closest in KL to every "
     "posterior is p(Z)? And why not (3) draw x from D, z′ from q(z|x) and x′ from p(x|z′)?"
 )
-
-
-FAULTS = {
-    "": "For this model none of the candidates is the answer.",
-    "decoder": "For this model the choice of z′ comes second: first its encoder or decoder has to be improved.",
-    "latents": "For this model no candidate is the answer, but another one could be: most of what separates its "
-    "samples from the data is in the distribution of z′.",
-    "both": "For this model the choice of z′ is half of the answer: its decoder has to be improved too.",
-    "collapse": "For this model the choice of z′ changes hardly anything, because its decoder ignores z.",
-    "copies": "For this model no z′ is the answer: its samples copy training rows, those from the prior too.",
-}
-"""What is said first where the verdict for generation is `none of these`, by its fault."""
 
 
 def explain(audit: Audit | str | Path) -> str:

@@ -46,6 +46,18 @@ NO_POSTERIOR = {
 """Why some parts are not there, by `model.posterior`."""
 
 
+FAULTS = {
+    "": "For this model none of the candidates is the answer.",
+    "decoder": "For this model the choice of z′ comes second: first its encoder or decoder has to be improved.",
+    "latents": "For this model no candidate is the answer, but another one could be: most of what separates its "
+    "samples from the data is in the distribution of z′.",
+    "both": "For this model the choice of z′ is half of the answer: its decoder has to be improved too.",
+    "collapse": "For this model the choice of z′ changes hardly anything, because its decoder ignores z.",
+    "copies": "For this model no z′ is the answer: its samples copy training rows, those from the prior too.",
+}
+"""What is said first where the verdict for generation is `none of these`, by its fault."""
+
+
 def prior_name(audit: Audit) -> str:
     """The prior in the middle of a sentence: N(0, I), or what stands for p(Z) in this model."""
     if audit.model.posterior == "none":
