@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import cholesky, standard_kl
+from zprime.arrays import standard_kl
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError
-from zprime.latent import Gaussian
+from zprime.latent.gaussian import gaussian_of
 from zprime.measure.prior import closed, own_log_prob, prior_log_prob
 from zprime.measure.study import Split
 from zprime.results.latents import Surgery
@@ -57,8 +57,7 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
         dimension_kl = (weights @ kl).tolist()
     else:
         log_p = prior_log_prob(prior, z)
-        mean, covariance = split.moments
-        match = Gaussian(mean, cholesky("moments of the posteriors", covariance)).log_prob(z.double())
+        match = gaussian_of(*split.match, what="moments of the posteriors").log_prob(z.double())
         mean_kl, hole, gaussian = (
             replace(_over_draws(v.reshape(draws, n), split, seed=seed), unit=unit)
             for v, unit in ((own - log_p, "nats per row"), (mixed - log_p, "nats"), (match - log_p, "nats"))
@@ -83,8 +82,8 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
 
 def _gaussian_part(split: Split) -> float:
     """KL of the moment match from N(0, I), nats."""
-    mean, covariance = split.moments
-    return 0.5 * float(covariance.trace() + mean @ mean - len(mean) - torch.logdet(covariance))
+    mean, covariance = split.match
+    return 0.5 * float(covariance.trace + mean @ mean - len(mean) - covariance.log_det)
 
 
 def _over_draws(gap: Float[Tensor, "k n"], split: Split, *, seed: int) -> Estimate:
