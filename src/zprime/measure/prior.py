@@ -59,10 +59,8 @@ def prior_kl(
 
 def own_log_prob(posteriors: MemoryPosteriors, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
     """Log q_i at the draws of each row, in nats, float64: draw 0 of all rows, then draw 1, as `draw` gives them."""
-    repeat = (len(z) // posteriors.n, 1)
-    return gaussian_log_prob(
-        z.double(), posteriors.mean.double().repeat(repeat), posteriors.scale.double().repeat(repeat)
-    )
+    mean, scale = posteriors.mean.double(), posteriors.scale.double()
+    return torch.cat([gaussian_log_prob(draw.double(), mean, scale) for draw in z.split(posteriors.n)])
 
 
 def tilt(

@@ -18,6 +18,7 @@ from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import Estimate, exact, mean_estimate, student95
 
 POINTS = 60_000
+WIDE = 1024  # dimensions up to which there are so many draws; above as many numbers
 
 
 def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | None = None) -> Surgery:
@@ -32,7 +33,7 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
         NumericalError: a proven bound is broken (then a density is wrong).
     """
     data, name, n = split.posteriors, split.name, split.n
-    draws = max(1, min(8, POINTS // n))
+    draws = max(1, min(8, POINTS * WIDE // max(WIDE, data.d) // n))
     z = data.draw(rng=rng, draws=draws)
     own, mixed = own_log_prob(data, z), data.log_prob(z)
     gap = (own - mixed).reshape(draws, n)
