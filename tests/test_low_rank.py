@@ -191,8 +191,8 @@ def test_kinds_choose_a_form_that_fits_the_dimensions_and_say_so() -> None:
         fit(MixtureSettings(2, least_rows=0.0), p["train"], selection=p["selection"], seed=0) for p in (few, many)
     )
     assert isinstance(small.distribution.components, Full)
-    assert isinstance(large.distribution.components, Diagonal)
-    assert large.outcome.message.startswith("1,025 dimensions are many: diagonal covariances; ")
+    assert isinstance(large.distribution.components, LowRank)
+    assert large.outcome.message.startswith("1,025 dimensions are many: covariances of 2 factors and a diagonal; ")
 
 
 def test_kinds_choose_a_form_that_fits_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +209,7 @@ def test_kinds_choose_a_form_that_fits_the_memory(monkeypatch: pytest.MonkeyPatc
         GaussianSettings("diagonal"),
         GaussianSettings("low-rank", rank=2),
         MixtureSettings(2, "diagonal", polish=0, least_rows=0.0),
+        MixtureSettings(2, "low-rank", rank=2, least_rows=0.0),
     ],
 )
 def test_no_matrix_of_all_dimensions_is_made_where_none_is_asked_for(wanted: object) -> None:

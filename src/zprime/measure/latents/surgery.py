@@ -33,7 +33,7 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
         NumericalError: a proven bound is broken (then a density is wrong).
     """
     data, name, n = split.posteriors, split.name, split.n
-    draws = max(1, min(8, POINTS * WIDE // max(WIDE, data.d) // n))
+    draws = draws_of(n, data.d)
     z = data.draw(rng=rng, draws=draws)
     own, mixed = own_log_prob(data, z), data.log_prob(z)
     gap = (own - mixed).reshape(draws, n)
@@ -79,6 +79,11 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
         active=sum(v > THRESHOLDS.active for v in variance),
         posterior_variance=(weights @ data.scale.double().square()).tolist(),
     )
+
+
+def draws_of(n: int, d: int) -> int:
+    """Draws of each of n rows: 8 at most, and so many that they fit into memory."""
+    return max(1, min(8, POINTS * WIDE // max(WIDE, d) // n))
 
 
 def _gaussian_part(split: Split) -> float:
