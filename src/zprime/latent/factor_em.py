@@ -41,12 +41,14 @@ class FactorEM(ComponentEM):
         """k-means++ seeds with one diagonal covariance; then factor analysis of what falls to each."""
         seeds = super().start(k, rng=rng)
         none = torch.zeros(k, self.d, self.rank, dtype=torch.float64)
-        return self._maximised(replace(seeds, factor=none), begin=False)
+        begin = replace(seeds, factor=none)
+        return self._maximised(begin, self._terms(begin), scratch=True)
 
     def step(self, state: State) -> tuple[State, float]:
         """One step of generalised EM; the bound of E_qbar[log r] in nats that the *given* state has."""
-        bound = float(self.weight @ torch.logsumexp(self._terms(state), 1))
-        return self._maximised(state, begin=True), bound - float(self.unit.log().sum())
+        terms = self._terms(state)
+        bound = float(self.weight @ torch.logsumexp(terms, 1))
+        return self._maximised(state, terms, scratch=False), bound - float(self.unit.log().sum())
 
     def rows(self, state: State) -> Float[Tensor, " k"]:
         """Kish's effective number of rows of each component."""
@@ -57,14 +59,14 @@ class FactorEM(ComponentEM):
     def _terms(self, state: State) -> Float[Tensor, "n k"]:
         """Log c_ik: log-weight and expected log-density of every component at every datum."""
         mixture = LowRank(state.log_weight, state.mean, state.covariance.sqrt(), factors(state))
-        return mixture.terms(self.mean) - 0.5 * self.noise @ mixture.precisions.T
+        return mixture.terms(self.mean) - 0.5 * (self.noise @ mixture.precisions.T)
 
-    def _maximised(self, state: State, *, begin: bool) -> State:
-        """Weights and means in closed form; factors by steps from those of the state, or (`begin=False`) from scratch.
+    def _maximised(self, state: State, terms: Float[Tensor, "n k"], *, scratch: bool) -> State:
+        """Weights and means in closed form; factors by steps from those of the state, or from scratch.
 
         Components that hold less than 1e-3 of a datum are dropped.
         """
-        share = torch.softmax(self._terms(state), 1) * self.weight[:, None]
+        share = torch.softmax(terms, 1) * self.weight[:, None]
         total = share.sum(0)
         kept = (total > 1e-3 / self.n).nonzero().flatten().tolist()
         means, variances, loadings = [], [], []
@@ -74,10 +76,10 @@ class FactorEM(ComponentEM):
             at = (own > LEAST).nonzero().flatten()
             rows = (self.mean[at] - mean) * own[at, None].sqrt()
             scatter = RowsAndNoise(rows, own @ self.noise + self.floor)
-            if begin:
-                found = improved(scatter, (factors(state)[k], state.covariance[k]), floor=self.least, iterations=STEPS)
-            else:
+            if scratch:
                 found = factor_analysis(scatter, self.rank, iterations=FIRST, tolerance=1e-6 * self.d, dense=DENSE)
+            else:
+                found = improved(scatter, (factors(state)[k], state.covariance[k]), floor=self.least, iterations=STEPS)
             means.append(mean)
             loadings.append(found[0])
             variances.append(found[1])
