@@ -5,6 +5,7 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from studies import study
+from zprime.latent.factors import Matrix
 from zprime.measure.latents.averages import averages, forward_kl, reverse_kl
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.study import Split
@@ -34,8 +35,12 @@ def test_kl_is_torchs() -> None:
     mean, covariance = torch.tensor([0.3, -1.0, 2.0]).double(), root @ root.T + torch.eye(D)
     r = MultivariateNormal(mean, covariance)
     for i in (0, 7):
-        assert float(forward_kl(TRAIN, mean, covariance)[i]) == pytest.approx(float(kl_divergence(torchs(TRAIN, i), r)))
-        assert float(reverse_kl(TRAIN, mean, covariance)[i]) == pytest.approx(float(kl_divergence(r, torchs(TRAIN, i))))
+        assert float(forward_kl(TRAIN, mean, Matrix(covariance))[i]) == pytest.approx(
+            float(kl_divergence(torchs(TRAIN, i), r))
+        )
+        assert float(reverse_kl(TRAIN, mean, Matrix(covariance))[i]) == pytest.approx(
+            float(kl_divergence(r, torchs(TRAIN, i)))
+        )
 
 
 def test_each_is_the_best_by_its_own_criterion() -> None:
@@ -47,10 +52,10 @@ def test_each_is_the_best_by_its_own_criterion() -> None:
     assert FOUND.members["aggregated posterior"].forward.value < forward["moment match"]
     # and no small change of the moment match does better
     mean, var = TRAIN.mean.mean(0), (TRAIN.scale.square() + (TRAIN.mean - TRAIN.mean.mean(0)).square()).mean(0)
-    best = float(forward_kl(TRAIN, mean, torch.diag(var)).mean())
+    best = float(forward_kl(TRAIN, mean, Matrix(torch.diag(var))).mean())
     for step in (-0.02, 0.02):
-        assert float(forward_kl(TRAIN, mean + step, torch.diag(var)).mean()) > best
-        assert float(forward_kl(TRAIN, mean, torch.diag(var * (1 + step))).mean()) > best
+        assert float(forward_kl(TRAIN, mean + step, Matrix(torch.diag(var))).mean()) > best
+        assert float(forward_kl(TRAIN, mean, Matrix(torch.diag(var * (1 + step)))).mean()) > best
 
 
 def test_compensation_identity() -> None:
@@ -83,7 +88,7 @@ def test_the_mixture_on_rows_it_has_not_seen(monkeypatch: pytest.MonkeyPatch) ->
     one = MemoryPosteriors(TRAIN.mean[:1].repeat(5, 1), TRAIN.scale[:1].repeat(5, 1))
     cut = surgery(Split("train", one), rng=stream(0, "s"))
     found = averages(study({"train": one, "heldout": HELD}), cut).members["aggregated posterior"].heldout
-    truth = forward_kl(HELD, one.mean[0], torch.diag(one.scale[0].square())).mean()
+    truth = forward_kl(HELD, one.mean[0], Matrix(torch.diag(one.scale[0].square()))).mean()
     assert found.value == pytest.approx(float(truth), rel=0.01)
     # narrow posteriors: closest of all to the rows it was made of, farther than the prior from others
     narrow, new = posteriors(60, 0, scale=0.02), posteriors(40, 1, scale=0.02)

@@ -1,6 +1,7 @@
 """Covariances of a few factors and a diagonal: as the dense ones, without a d x d matrix."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal
 
+from studies import study
 from tasks import task
 from zprime import fit, memory
 from zprime.components import Diagonal, Full
 from zprime.latent import GaussianSettings, MixtureSettings
-from zprime.latent.factors import DENSE, Matrix, RowsAndNoise, factor_analysis
-from zprime.latent.gaussian import FULL, Gaussian, marginal_moments, moments, scatter_of
+from zprime.latent.factors import DENSE, Matrix, RowsAndNoise, Variances, factor_analysis
+from zprime.latent.gaussian import FULL, Gaussian, gaussian_of, marginal_moments, moments, scatter_of
 from zprime.low_rank import LowRank
+from zprime.measure.latents.averages import averages
+from zprime.measure.latents.hole import gaussian_bound
+from zprime.measure.latents.surgery import surgery
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -104,6 +109,54 @@ def test_a_scatter_is_the_covariance_by_its_products(n: int, form: type) -> None
     torch.testing.assert_close(scatter.times(columns), covariance @ columns)
     for a, b in zip(marginal_moments(p), (want, covariance.diagonal()), strict=True):
         torch.testing.assert_close(a, b)
+    # determinant and inverse
+    torch.testing.assert_close(scatter.log_det, torch.logdet(covariance))
+    torch.testing.assert_close(scatter.trace, covariance.trace())
+    inverse = torch.linalg.inv(covariance)
+    torch.testing.assert_close(scatter.precisions, inverse.diagonal())
+    torch.testing.assert_close(scatter.form(columns.T), ((columns.T @ inverse) * columns.T).sum(1))
+    match = gaussian_of(mean, scatter, what="the match")
+    z = p.mean[:5]
+    torch.testing.assert_close(match.log_prob(z), MultivariateNormal(mean, covariance).log_prob(z))
+
+
+def test_a_diagonal_covariance_is_as_its_matrix() -> None:
+    variance = 0.1 + torch.rand(7, generator=stream(0), dtype=torch.float64)
+    rows = torch.randn(4, 7, generator=stream(1), dtype=torch.float64)
+    one, matrix = Variances(variance), Matrix(torch.diag(variance))
+    for name in ("diagonal", "trace", "log_det", "precisions"):
+        torch.testing.assert_close(getattr(one, name), getattr(matrix, name))
+    torch.testing.assert_close(one.dense(), matrix.dense())
+    for f in (lambda s: s.form(rows), lambda s: s.times(rows.T)):
+        torch.testing.assert_close(f(one), f(matrix))
+    z = rows[:2]
+    a, b = (gaussian_of(rows[3], s, what="it").log_prob(z) for s in (one, matrix))
+    torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("prior", [None, Gaussian(torch.zeros(20), torch.full((20,), 1.5))])
+def test_measures_of_many_dimensions_are_those_by_matrices(
+    prior: Gaussian | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Surgery, hole and averages, with the moments as a matrix and as rows, and with diagonals as vectors."""
+    p = {s: posteriors(15, 20, i) for i, s in enumerate(("train", "heldout"))}
+    found = []
+    for dense in (DENSE, 10):
+        for module in ("zprime.measure.study", "zprime.measure.latents.averages"):
+            monkeypatch.setattr(f"{module}.DENSE", dense)
+        made = study(p) if prior is None else replace(study(p), prior=prior)
+        assert isinstance(made.train.match[1], Matrix if dense == DENSE else RowsAndNoise)
+        cut = surgery(made.train, rng=stream(0, "surgery"), prior=prior)
+        bound = gaussian_bound(made.train, made.heldout, seed=0, prior=prior)
+        members = averages(made, cut).members
+        numbers = [cut.gaussian_part.value, bound.value]
+        for m in members.values():
+            reverse = math.nan if m.reverse is None else m.reverse.value
+            numbers += [m.forward.value, m.heldout.value, reverse, m.width, m.offset]
+            if prior is None:
+                numbers.append(m.to_prior.value)
+        found.append(torch.tensor(numbers, dtype=torch.float64))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9, equal_nan=True)
 
 
 @pytest.mark.parametrize("n", [60, 1500])
@@ -138,8 +191,8 @@ def test_kinds_choose_a_form_that_fits_the_dimensions_and_say_so() -> None:
         fit(MixtureSettings(2, least_rows=0.0), p["train"], selection=p["selection"], seed=0) for p in (few, many)
     )
     assert isinstance(small.distribution.components, Full)
-    assert isinstance(large.distribution.components, Diagonal)
-    assert large.outcome.message.startswith("1,025 dimensions are many: diagonal covariances; ")
+    assert isinstance(large.distribution.components, LowRank)
+    assert large.outcome.message.startswith("1,025 dimensions are many: covariances of 2 factors and a diagonal; ")
 
 
 def test_kinds_choose_a_form_that_fits_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +209,7 @@ def test_kinds_choose_a_form_that_fits_the_memory(monkeypatch: pytest.MonkeyPatc
         GaussianSettings("diagonal"),
         GaussianSettings("low-rank", rank=2),
         MixtureSettings(2, "diagonal", polish=0, least_rows=0.0),
+        MixtureSettings(2, "low-rank", rank=2, least_rows=0.0),
     ],
 )
 def test_no_matrix_of_all_dimensions_is_made_where_none_is_asked_for(wanted: object) -> None:

@@ -13,7 +13,7 @@ import zprime
 from zprime.arrays import gaussian_log_prob, times, whitened
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Aggregated, Gaussian, Prior
-from zprime.latent.gaussian import moments
+from zprime.latent.gaussian import moments, scatter_of
 from zprime.latent.kind import Task
 from zprime.latent.mixture import MixtureSettings
 from zprime.latent.selection import Codes
@@ -125,7 +125,7 @@ def test_diagonal_posteriors_written_as_full_ones_give_the_same_numbers() -> Non
     for name, value in gains_of(p).items():
         assert torch.allclose(gains_of(q)[name], value, atol=1e-9), name
     assert torch.allclose(prior_kl(None, q, rng=stream(0, "k")), prior_kl(None, p, rng=stream(0, "k")), atol=1e-12)
-    mean, covariance = moments(p)
+    mean, covariance = scatter_of(p)
     assert torch.allclose(forward_kl(q, mean, covariance), forward_kl(p, mean, covariance), atol=1e-10)
     assert torch.allclose(reverse_kl(q, mean, covariance), reverse_kl(p, mean, covariance), atol=1e-9)
     one, other = (surgery(Split("train", x), rng=stream(0, "s")) for x in (p, q))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from densities import accuracy, densities, expectation, memory, peak, pruning, scores
+from dimensions import LIMIT, dimensions
 from growth import growth
 from jobs import auditing, neighbours, reduction, sampling, training
 from page import page, plots
@@ -66,6 +67,7 @@ def main() -> None:
         "audit": lambda: auditing(args.run, args.pythae) if args.run and args.pythae else [],
         "accuracy": accuracy,
         "memory": memory,
+        "dimensions": dimensions,
         "growth": lambda: growth(*posteriors()),
     }
     for name, measure in groups.items():
@@ -85,6 +87,7 @@ def main() -> None:
 
         put(DOCS / "performance.md", "speed", text)
     missed = [f"{r.job} against {r.against}: {r.ratio:.3g}" for r in rows if r.least is not None and r.ratio < r.least]
+    missed += [f"{what}: {most:,.0f} MB" for what, (_, most) in found.get("dimensions", {}).items() if most > LIMIT]
     print(f"\nbelow what was to be reached: {missed or 'nothing'}")
 
 
@@ -95,7 +98,7 @@ def keep(store: Path, name: str, result: object) -> None:
     found["machine"] = f"{processor()}, one thread, torch {torch.__version__}, kernels: {kernel}"
     if name == "reduction":
         result, found["heldout"] = result
-    if name in ("accuracy", "memory", "growth"):
+    if name in ("accuracy", "memory", "dimensions", "growth"):
         found[name] = result
     elif result:
         found["rows"][name] = [asdict(r) for r in result]

@@ -3,6 +3,8 @@
 import sys
 
 from densities import AS_CALLED, SCIKIT, TORCH, TORCH_32
+from dimensions import D as MANY
+from dimensions import N as ROWS
 from matplotlib.figure import Figure
 from mixtures import N
 from timing import DOCS, HERE, Row
@@ -49,6 +51,7 @@ def page(found: dict[str, object], rows: list[Row]) -> str:
     errors = [[f"{e['d']}", f"{e['scale']:g}", f"{e['error']:.1e}", f"{e['torch']:.1e}"] for e in found["accuracy"]]
     held = ", ".join(f"{k} {v:.2f}" for k, v in found["heldout"].items())
     used = ", ".join(f"{k}: {v:.0f} MB" for k, v in found["memory"].items())
+    wide = [[what, f"{seconds:.0f}", f"{most:,.0f}"] for what, (seconds, most) in found.get("dimensions", {}).items()]
     took = f", {found['minutes']:.0f} minutes in all" if "minutes" in found else ""
     return "\n\n".join(
         [
@@ -57,6 +60,7 @@ def page(found: dict[str, object], rows: list[Row]) -> str:
             f"Held-out log r of the reduction, nats: {held}.",
             f"Peak memory of log-densities under {N:,} components, d = 16, beyond what the process had before: {used}.",
             table(["cost in", "exponent", "sizes", "CPU s"], growing),
+            *([table([f"{MANY:,} dimensions, {ROWS:,} rows", "CPU s", "MB until then"], wide)] if wide else []),
             table(["d", "scale", "largest error, nats", "MixtureSameFamily in float32"], errors),
             f"*{found['machine']}; `make bench`, seed 0{took}.*",
         ]

@@ -15,6 +15,7 @@ from zprime.arrays import LOG_2PI, blocks, cholesky, is_full, weighed
 from zprime.components import Full, Tilted, choose, choose_rows, differentiable
 
 NUMBERS = 1 << 24  # numbers handled at once
+EXPANDED = 1e8  # squares of the means up to which squares are expanded: with a rounding of 1e-7 nats at most
 
 
 @dataclass(frozen=True)
@@ -54,24 +55,53 @@ class LowRank:
         """Exact log-density in nats, float64; differentiable in z."""
         return differentiable(z, self)
 
-    def _terms(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Log weight and log-density of every component."""
+    @property
+    def precisions(self) -> Float[Tensor, "k d"]:
+        """The diagonals of the inverse covariances, float64."""
+        return self._inner.precision - self._inner.solved.square().sum(1)
+
+    def terms(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Log weight and log-density of every component, float64."""
         inner, terms = self._inner, torch.empty(len(z), len(self.mean), dtype=torch.float64)
-        for rows in blocks(len(z), max(1, NUMBERS // self.d)):
-            wide = z[rows].double()
-            for k, mean in enumerate(self.mean.double()):
-                gap = wide - mean
-                away = gap.square() @ inner.precision[k] - (gap @ inner.solved[k].T).square().sum(1)
-                terms[rows, k] = inner.constant[k] - 0.5 * away
+        forms = self._expanded if self._near else self._one_by_one
+        for rows in blocks(len(z), max(1, NUMBERS // max(self.d, inner.solved[:, :, 0].numel()))):
+            terms[rows] = inner.constant - 0.5 * forms(z[rows].double())
         return terms
+
+    @cached_property
+    def _near(self) -> bool:
+        """Whether squares may be expanded: where means are far apart, in units of the widths, nothing would be left."""
+        if len(self.mean) == 1:
+            return False
+        gap = self.mean.double() - self.mean.double().mean(0)
+        return float((gap.square() * self._inner.precision).sum(1).max()) < EXPANDED
+
+    def _one_by_one(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """`(z - m)^T S^-1 (z - m)`, component by component."""
+        inner, forms = self._inner, []
+        for k, mean in enumerate(self.mean.double()):
+            gap = z - mean
+            forms.append(gap.square() @ inner.precision[k] - (gap @ inner.solved[k].T).square().sum(1))
+        return torch.stack(forms, 1)
+
+    def _expanded(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """The same of all components by matrix products, about the mean of their means."""
+        inner, (k, r, _) = self._inner, self._inner.solved.shape
+        centre = self.mean.double().mean(0)
+        z, mean = z - centre, self.mean.double() - centre
+        pull = inner.precision * mean
+        away = z.square() @ inner.precision.T - 2 * z @ pull.T + (pull * mean).sum(1)
+        along = (z @ inner.solved.reshape(k * r, -1).T).reshape(-1, k, r) - (inner.solved @ mean[..., None])[..., 0]
+        form: Tensor = away - along.square().sum(2)
+        return form
 
     def value(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The log-density without a gradient."""
-        return torch.logsumexp(self._terms(z), 1)
+        return torch.logsumexp(self.terms(z), 1)
 
     def value_and_score(self, z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
         """The log-density and its gradient in z."""
-        inner, terms = self._inner, self._terms(z)
+        inner, terms = self._inner, self.terms(z)
         share, score = torch.softmax(terms, 1), torch.zeros(z.shape, dtype=torch.float64)
         for k, mean in enumerate(self.mean.double()):
             gap = z.double() - mean

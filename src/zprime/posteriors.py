@@ -164,15 +164,11 @@ class MemoryPosteriors(Posteriors):
             ArrayError: the rows are points.
         """
         self.need_density("log q(z|x)")
-        draws = len(z) // self.n
         family = self.family
         if family is not None and self.datum is not None:
-            return family.log_prob(self.datum.repeat(draws), z)
-        if self.form == "full":
-            parts = z.double().reshape(draws, self.n, self.d)
-            return torch.cat([gaussian_log_prob(part, self.mean.double(), self.scale.double()) for part in parts])
-        repeat = (draws, 1)
-        return gaussian_log_prob(z.double(), self.mean.double().repeat(repeat), self.scale.double().repeat(repeat))
+            return family.log_prob(self.datum.repeat(len(z) // self.n), z)
+        mean, scale = self.mean.double(), self.scale.double()
+        return torch.cat([gaussian_log_prob(part.double(), mean, scale) for part in z.reshape(-1, self.n, self.d)])
 
     @property
     def effective_rows(self) -> float:

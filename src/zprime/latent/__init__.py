@@ -22,7 +22,8 @@ from zprime.latent.log_pool import LogPool as LogPool, LogPoolSettings as LogPoo
 from zprime.latent.barycentre import Barycentre as Barycentre, BarycentreSettings as BarycentreSettings
 from zprime.latent.product_of_experts import ProductOfExpertsSettings as ProductOfExpertsSettings
 from zprime.latent.nuts import SharedNUTS as SharedNUTS, SharedNUTSSettings as SharedNUTSSettings
-from zprime.latent.mixture import Mixture as Mixture, MixtureSettings as MixtureSettings
+from zprime.latent.gaussians import Mixture as Mixture
+from zprime.latent.mixture import MixtureSettings as MixtureSettings
 from zprime.latent.conditional import Conditional as Conditional, ConditionalSettings as ConditionalSettings
 from zprime.latent.aggregated import Aggregated as Aggregated, AggregatedSettings as AggregatedSettings
 from zprime.latent.exemplars import Exemplars as Exemplars, ExemplarsSettings as ExemplarsSettings

@@ -11,6 +11,7 @@ from torch import Tensor
 from zprime.arrays import blocks, cholesky, covariances, times, variances
 from zprime.kernels import Expectation
 from zprime.latent.gaussian import marginal_moments, moments
+from zprime.latent.kind import Outcome
 from zprime.latent.merge import Gaussians, Merged, merge
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import Progress, silent
@@ -21,11 +22,12 @@ DRAWN = 1 << 14  # codes that are drawn at a time
 
 @dataclass(frozen=True)
 class State:
-    """A mixture in whitened coordinates: log-weights, means, and covariances (or variances)."""
+    """A mixture in whitened coordinates: log-weights, means, covariances (or variances), and factors of low rank."""
 
     log_weight: Float[Tensor, " k"]
     mean: Float[Tensor, "k d"]
     covariance: Float[Tensor, "k d d"] | Float[Tensor, "k d"]
+    factor: Float[Tensor, "k d r"] | None = None
 
 
 class ComponentEM:
@@ -205,4 +207,47 @@ class ComponentEM:
         if not drop:
             return state
         keep = rows.argsort(stable=True)[drop:].sort().values
-        return State(state.log_weight[keep].log_softmax(0), state.mean[keep], state.covariance[keep])
+        factor = None if state.factor is None else state.factor[keep]
+        return State(state.log_weight[keep].log_softmax(0), state.mean[keep], state.covariance[keep], factor)
+
+
+@dataclass(frozen=True)
+class EMRun:
+    """One run of EM.
+
+    Attributes:
+        state: where it ended.
+        bounds: its bound at every step, nats.
+        outcome: how it went.
+        few: components that were dropped on the way because they had few rows.
+    """
+
+    state: State
+    bounds: list[float]
+    outcome: Outcome
+    few: int = 0
+
+
+def run_em(
+    em: ComponentEM, state: State, what: str, *, iterations: int, tolerance: float, progress: Progress = silent
+) -> EMRun:
+    """EM until a step raises the bound by less than `tolerance`; `what` it is called in the progress."""
+    k, trace, converged = len(state.mean), list[float](), False
+    for step in range(iterations):
+        progress(what, step, iterations)
+        new, bound = em.step(state)
+        trace.append(bound)
+        converged = len(trace) > 1 and trace[-1] - trace[-2] < tolerance
+        if converged:
+            break
+        state = new
+    progress(what, iterations, iterations)
+    if not converged:
+        rise = f"rose by {trace[-1] - trace[-2]:.1e} nats" if len(trace) > 1 else "was looked at once"
+        advice = f"the bound still {rise} after {len(trace)} steps: usually harmless; raise iterations"
+        return EMRun(state, trace, Outcome(ok=False, message=advice))
+    if len(state.mean) < k:
+        gone = k - len(state.mean)
+        message = f"{gone} of {k} components were left without data and dropped: lower components"
+        return EMRun(state, trace, Outcome(message=message))
+    return EMRun(state, trace, Outcome(message=f"converged in {len(trace)} steps"))

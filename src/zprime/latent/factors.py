@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -16,7 +17,7 @@ ROUNDS = 8  # of subspace iteration above that
 SPARE = 8  # columns more than are asked for, in subspace iteration
 
 
-class Scatter(ABC):
+class Covariance(ABC):
     """A covariance that is known by its diagonal and by its products with a few columns."""
 
     @property
@@ -27,6 +28,34 @@ class Scatter(ABC):
     @abstractmethod
     def times(self, columns: Float[Tensor, "d r"]) -> Float[Tensor, "d r"]:
         """The covariance times some columns, float64."""
+
+
+class Scatter(Covariance):
+    """A covariance of which determinant and inverse are known too, all in float64."""
+
+    @property
+    def trace(self) -> Tensor:
+        """Sum of the variances."""
+        return self.diagonal.sum()
+
+    @property
+    @abstractmethod
+    def log_det(self) -> Tensor:
+        """Log-determinant."""
+
+    @property
+    @abstractmethod
+    def precisions(self) -> Float[Tensor, " d"]:
+        """The diagonal of the inverse."""
+
+    @abstractmethod
+    def form(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """`g^T S^-1 g` for every row g."""
+
+    def traces(self, scale: Float[Tensor, "n d d"]) -> Float[Tensor, " n"]:
+        """`tr(S^-1 L L^T)` for every Cholesky factor L."""
+        n, d, _ = scale.shape
+        return self.form(scale.mT.reshape(-1, d)).reshape(n, d).sum(1)
 
     @abstractmethod
     def dense(self) -> Float[Tensor, "d d"]:
@@ -45,6 +74,11 @@ class Matrix(Scatter):
         """Its diagonal."""
         return self.covariance.diagonal()
 
+    @property
+    def trace(self) -> Tensor:
+        """Its trace."""
+        return self.covariance.trace()
+
     def times(self, columns: Float[Tensor, "d r"]) -> Float[Tensor, "d r"]:
         """A matrix product."""
         return self.covariance @ columns
@@ -52,6 +86,59 @@ class Matrix(Scatter):
     def dense(self) -> Float[Tensor, "d d"]:
         """The matrix."""
         return self.covariance
+
+    @cached_property
+    def log_det(self) -> Tensor:
+        """Of the matrix."""
+        return torch.logdet(self.covariance)
+
+    @cached_property
+    def _inverse(self) -> Float[Tensor, "d d"]:
+        return torch.linalg.inv(self.covariance)
+
+    @property
+    def precisions(self) -> Float[Tensor, " d"]:
+        """Of the inverse matrix."""
+        return self._inverse.diagonal()
+
+    def form(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """A product with the inverse matrix."""
+        return ((rows @ self._inverse) * rows).sum(1)
+
+
+@final
+@dataclass(frozen=True)
+class Variances(Scatter):
+    """A diagonal covariance."""
+
+    variance: Float[Tensor, " d"]
+
+    @property
+    def diagonal(self) -> Float[Tensor, " d"]:
+        """All there is."""
+        return self.variance
+
+    def times(self, columns: Float[Tensor, "d r"]) -> Float[Tensor, "d r"]:
+        """Dimension by dimension."""
+        return self.variance[:, None] * columns
+
+    def dense(self) -> Float[Tensor, "d d"]:
+        """A diagonal matrix."""
+        return torch.diag(self.variance)
+
+    @property
+    def log_det(self) -> Tensor:
+        """Sum of the logs."""
+        return self.variance.log().sum()
+
+    @property
+    def precisions(self) -> Float[Tensor, " d"]:
+        """Reciprocals."""
+        return self.variance.reciprocal()
+
+    def form(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Weighted sums of squares."""
+        return rows.square() @ self.precisions
 
 
 @final
@@ -75,55 +162,133 @@ class RowsAndNoise(Scatter):
         """All of it."""
         return self.rows.T @ self.rows + torch.diag(self.noise)
 
+    @cached_property
+    def _tril(self) -> Float[Tensor, "n n"]:
+        """L of `L L^T = I + G diag(1/noise) G^T`, for Woodbury's identity."""
+        eye = torch.eye(len(self.rows), dtype=torch.float64)
+        return torch.linalg.cholesky(eye + (self.rows / self.noise) @ self.rows.T)
+
+    @cached_property
+    def _solved(self) -> Float[Tensor, "n d"]:
+        """`L^-1 G diag(1/noise)`: the inverse is diag(1/noise) less the product of it with itself."""
+        return torch.linalg.solve_triangular(self._tril, self.rows / self.noise, upper=False)
+
+    @property
+    def log_det(self) -> Tensor:
+        """By the determinant of a matrix of all rows."""
+        return self.noise.log().sum() + 2 * self._tril.diagonal().log().sum()
+
+    @property
+    def precisions(self) -> Float[Tensor, " d"]:
+        """By Woodbury's identity."""
+        return self.noise.reciprocal() - self._solved.square().sum(0)
+
+    def form(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """By Woodbury's identity."""
+        return rows.square() @ self.noise.reciprocal() - (rows @ self._solved.T).square().sum(1)
+
+
+@final
+@dataclass(frozen=True)
+class Scaled(Covariance):
+    """A covariance in units of its standard deviations."""
+
+    inner: Covariance
+    unit: Float[Tensor, " d"]
+
+    @property
+    def diagonal(self) -> Float[Tensor, " d"]:
+        """Ones."""
+        return torch.ones_like(self.unit)
+
+    def times(self, columns: Float[Tensor, "d r"]) -> Float[Tensor, "d r"]:
+        """In these units."""
+        return self.inner.times(columns / self.unit[:, None]) / self.unit[:, None]
+
 
 def factor_analysis(
-    scatter: Scatter, rank: int, *, iterations: int, tolerance: float
+    scatter: Scatter, rank: int, *, iterations: int, tolerance: float, dense: int = DENSE
 ) -> tuple[Float[Tensor, "d r"], Float[Tensor, " d"], list[float]]:
     """Maximum-likelihood factor analysis of a covariance by EM (Rubin & Thayer 1982): F and v of F F^T + diag(v).
 
-    No step lowers the objective, `-1/2 [log det C + tr(C^-1 S)]` with C = F F^T + diag(v) in units in which S has a
-    unit diagonal (the fit does not depend on units): in nats, -KL(N(0, S) || N(0, C)) up to a constant. The trace holds
-    it before every step and after the last. v is kept above 1e-6 of each dimension's variance. A step costs the product
-    of S with `rank` columns.
+    It begins with probabilistic PCA. The trace is that of `improved`, in units in which S has a unit diagonal (the fit
+    does not depend on units): in nats, -KL(N(0, S) || N(0, C)) up to a constant. v is kept above 1e-6 of each
+    dimension's variance.
+
+    Args:
+        scatter: S.
+        rank: columns of F.
+        iterations: steps at most.
+        tolerance: stop when a step gains less, in nats.
+        dense: dimensions up to which it begins with all eigenvectors.
     """
     unit = scatter.diagonal.sqrt()
-    factor = _start(scatter, unit, rank)
-    var = (1 - factor.square().sum(1)).clamp(min=FLOOR)
-    eye = torch.eye(rank, dtype=torch.float64)
+    scaled = Scaled(scatter, unit)
+    if len(unit) <= dense:
+        factor = _start(scatter.dense() / unit / unit[:, None], rank)
+    else:
+        factor = _subspace_start(scaled, rank)
+    var, floor = (1 - factor.square().sum(1)).clamp(min=FLOOR), torch.full_like(unit, FLOOR)
+    factor, var, trace = improved(scaled, (factor, var), floor=floor, iterations=iterations, tolerance=tolerance)
+    return factor * unit[:, None], var * unit.square(), trace
+
+
+def improved(
+    covariance: Covariance,
+    begin: tuple[Float[Tensor, "d r"], Float[Tensor, " d"]],
+    *,
+    floor: Float[Tensor, " d"],
+    iterations: int,
+    tolerance: float = 0.0,
+) -> tuple[Float[Tensor, "d r"], Float[Tensor, " d"], list[float]]:
+    """EM steps of factor analysis from F and v on; v is kept above `floor`.
+
+    No step lowers the objective, `-1/2 [log det C + tr(C^-1 S)]` with C = F F^T + diag(v). The trace holds it before
+    every step and after the last. A step costs the product of S with the columns of F.
+    """
+    factor, var = begin
+    diagonal, eye = covariance.diagonal, torch.eye(factor.shape[1], dtype=torch.float64)
     trace: list[float] = []
     for step in range(iterations + 1):
         scaled = factor.T / var
         tril = torch.linalg.cholesky(eye + scaled @ factor)
         solved = torch.linalg.solve_triangular(tril, scaled, upper=False)  # C^-1 = diag(1/v) - solved^T solved
-        product = scatter.times((solved / unit).T) / unit[:, None]
+        product = covariance.times(solved.T)
         log_det = var.log().sum() + 2 * tril.diagonal().log().sum()
-        trace.append(-0.5 * float(log_det + var.reciprocal().sum() - (solved.T * product).sum()))
+        trace.append(-0.5 * float(log_det + (diagonal / var).sum() - (solved.T * product).sum()))
         if step == iterations or (step and trace[-1] - trace[-2] < tolerance):
             break
         beta = torch.linalg.solve_triangular(tril.T, solved, upper=True)
         cross = torch.linalg.solve_triangular(tril.T, product.T, upper=True).T
         factor = torch.linalg.solve(eye - beta @ factor + beta @ cross, cross, left=False)
         # the best v in closed form; where it is below the floor, the floor is the best allowed
-        var = (1 - (factor * cross).sum(1)).clamp(min=FLOOR)
-    return factor * unit[:, None], var * unit.square(), trace
+        var = (diagonal - (factor * cross).sum(1)).clamp(min=floor)
+    return factor, var, trace
 
 
-def _start(scatter: Scatter, unit: Float[Tensor, " d"], rank: int) -> Float[Tensor, "d r"]:
-    """Probabilistic PCA (Tipping & Bishop 1999) in units of the standard deviations; by subspace iteration if large."""
-    d = len(unit)
-    if d <= DENSE:
-        values, vectors = torch.linalg.eigh(scatter.dense() / unit / unit[:, None])
-        top, left = values[d - rank :], values[: d - rank].sum()
-        vectors = vectors[:, d - rank :]
-    else:
-        more = min(d, rank + SPARE)
-        basis = torch.randn(d, more, generator=stream(0, "factor analysis"), dtype=torch.float64)
-        for _ in range(ROUNDS):
-            basis = torch.linalg.qr(scatter.times(basis / unit[:, None]) / unit[:, None])[0]
-        inner = basis.T @ (scatter.times(basis / unit[:, None]) / unit[:, None])
-        values, rotation = torch.linalg.eigh(0.5 * (inner + inner.T))
-        top, vectors = values[more - rank :], basis @ rotation[:, more - rank :]
-        left = d - top.sum()
+def _start(correlation: Float[Tensor, "d d"], rank: int) -> Float[Tensor, "d r"]:
+    """Probabilistic PCA (Tipping & Bishop 1999) of a matrix with a unit diagonal."""
+    d = len(correlation)
+    values, vectors = torch.linalg.eigh(correlation)
+    return _loadings(vectors[:, d - rank :], values[d - rank :], values[: d - rank].sum())
+
+
+def _subspace_start(scaled: Scaled, rank: int) -> Float[Tensor, "d r"]:
+    """Probabilistic PCA by subspace iteration."""
+    d = len(scaled.unit)
+    more = min(d, rank + SPARE)
+    basis = torch.randn(d, more, generator=stream(0, "factor analysis"), dtype=torch.float64)
+    for _ in range(ROUNDS):
+        basis = torch.linalg.qr(scaled.times(basis))[0]
+    inner = basis.T @ scaled.times(basis)
+    values, rotation = torch.linalg.eigh(0.5 * (inner + inner.T))
+    top = values[more - rank :]
+    return _loadings(basis @ rotation[:, more - rank :], top, d - top.sum())
+
+
+def _loadings(vectors: Float[Tensor, "d r"], top: Float[Tensor, " r"], left: Tensor) -> Float[Tensor, "d r"]:
+    """From the largest eigenvalues, and the sum of the others."""
+    d, rank = vectors.shape
     noise = (left / (d - rank)).clamp(min=FLOOR) if rank < d else torch.tensor(FLOOR, dtype=torch.float64)
     start: Tensor = vectors * (top - noise).clamp(min=FLOOR).sqrt()
     return start

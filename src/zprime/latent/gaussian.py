@@ -14,7 +14,7 @@ from zprime.arrays import cholesky, is_full, variances
 from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
-from zprime.latent.factors import Matrix, RowsAndNoise, Scatter, factor_analysis
+from zprime.latent.factors import Matrix, RowsAndNoise, Scatter, Variances, factor_analysis
 from zprime.latent.kind import FORMS, About, Fit, Outcome, Settings, Task, check_tolerance
 from zprime.latent.selection import Codes, best_epsilon, point, smallest_of_best
 from zprime.low_rank import LowRank
@@ -105,10 +105,19 @@ def scatter_of(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Scatter]:
     if posteriors.n >= posteriors.d or posteriors.form == "full":
         mean, covariance = moments(posteriors)
         return mean, Matrix(covariance)
-    mean, variance = marginal_moments(posteriors)
+    mean, _ = marginal_moments(posteriors)
     weights, data = posteriors.log_weights.exp(), posteriors.gather()
     rows = (data.mean.double() - mean) * weights.sqrt()[:, None]
-    return mean, RowsAndNoise(rows, variance - rows.square().sum(0))
+    return mean, RowsAndNoise(rows, weights @ data.scale.double().square())
+
+
+def gaussian_of(mean: Float[Tensor, " d"], scatter: Scatter, *, what: str) -> Gaussian:
+    """The Gaussian with this mean and covariance; `what` it is, for an error."""
+    if isinstance(scatter, RowsAndNoise):
+        return Gaussian(mean, scatter.noise.sqrt(), scatter.rows.T)
+    if isinstance(scatter, Variances):
+        return Gaussian(mean, scatter.variance.sqrt())
+    return Gaussian(mean, cholesky(what, scatter.dense()))
 
 
 def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:

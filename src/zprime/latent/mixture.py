@@ -1,99 +1,33 @@
 """mixture: K Gaussians reduced from N posteriors by EM on the posteriors themselves, without sampling."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from zprime import memory
-from zprime.components import Diagonal, Full
-from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import UsageError
-from zprime.latent.em import ComponentEM, State
+from zprime.latent.em import ComponentEM, EMRun, State, run_em
+from zprime.latent.factor_em import FactorEM
+from zprime.latent.gaussians import Mixture
 from zprime.latent.kind import FORMS, LEAST_ROWS, About, Fit, Outcome, Settings, Task, check_least_rows, check_tolerance
 from zprime.latent.selection import EPSILONS, Codes, best_epsilon, point, smallest_of_best
-from zprime.posteriors import WORDS, Form, MemoryPosteriors
+from zprime.posteriors import WORDS, Form, MemoryPosteriors, Posteriors
 from zprime.progress import Progress
-from zprime.results.facts import Chosen, Setting
+from zprime.results.facts import Chosen, CurvePoint, Setting
 from zprime.rng import fork
-from zprime.schema import FACTOR, FINITE, LOG_WEIGHTS, POSITIVE, Array, Maybe, Real, Schema
 
 COMPONENTS = (2, 5, 10, 20, 50, 100, 200)
 """K that are tried where none is given."""
 
 
-@final
-@dataclass(frozen=True, repr=False, eq=False)
-class Mixture(GaussianDistribution):
-    """K Gaussians with full covariances (`scale_tril` [k, d, d]) or diagonal ones (`scale_tril` [k, d])."""
-
-    kind: ClassVar[str] = "mixture"
-    schema: ClassVar[Schema] = Schema(
-        {"least_rows": Maybe(Real(0))},
-        {
-            "log_weight": Array({"k": LOG_WEIGHTS}),
-            "mean": Array({"k d": FINITE}),
-            "scale_tril": Array({"k d": POSITIVE, "k d d": FACTOR}),
-        },
-    )
-    log_weight: Float[Tensor, " k"]
-    mean: Float[Tensor, "k d"]
-    scale_tril: Float[Tensor, "k d d"] | Float[Tensor, "k d"]
-    least_rows: float | None = None
-
-    @cached_property
-    def components(self) -> Diagonal | Full:
-        """The K Gaussians."""
-        shape: type[Diagonal] | type[Full] = Diagonal if self.scale_tril.ndim == 2 else Full
-        return shape(self.log_weight, self.mean, self.scale_tril)
-
-    @property
-    def gloss(self) -> str:
-        """What it is, for readers who do not know the kind."""
-        return f"{len(self.mean)} Gaussians fitted to all posteriors"
-
-    @property
-    def label(self) -> str:
-        """With the number of components."""
-        return f"mixture({len(self.mean)})"
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Log-weights, means, Cholesky factors (or standard deviations)."""
-        return {"log_weight": self.log_weight, "mean": self.mean, "scale_tril": self.scale_tril}
-
-    def config(self) -> dict[str, Any]:
-        """The effective rows behind the component that has fewest."""
-        return {"least_rows": self.least_rows}
-
-    @classmethod
-    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
-        """From its tensors."""
-        return cls(tensors["log_weight"], tensors["mean"], tensors["scale_tril"], config["least_rows"])
-
-
+RANK = 4  # factors with which K is chosen, where the rank is too
+RANKS = (1, 2, 4, 8, 16, 32, 64)
 POLISHED = 20_000  # codes drawn for a step of polishing, at least
 FULL = 512  # dimensions up to which `auto` takes full covariances, if they fit into memory
-
-
-@dataclass(frozen=True)
-class EMRun:
-    """One run of EM.
-
-    Attributes:
-        state: where it ended.
-        bounds: its bound at every step, nats.
-        outcome: how it went.
-        few: components that were dropped on the way because they had few rows.
-    """
-
-    state: State
-    bounds: list[float]
-    outcome: Outcome
-    few: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,15 +56,19 @@ class MixtureSettings(Settings):
 
     Attributes:
         components: K; 0 tries 2, 5, 10, ... 200 (up to a fifth of the rows) and chooses on the selection split.
-        covariance: `full` or `diagonal`; `auto` is `full` up to 512 dimensions, if that fits into memory, and
-            `diagonal` above.
+        covariance: `full`, `diagonal`, or `low-rank`: F F^T + diag(v) for every component, a mixture of factor
+            analysers (Ghahramani & Hinton 1996). `auto` is `full` up to 512 dimensions, if that fits into memory;
+            above, the selection split chooses between `diagonal` and `low-rank`.
+        rank: columns of F, for `low-rank` only; 0 chooses K with 4, then 1, 2, 4, ... on the selection split: 64 at
+            most, and so many that there are five rows for every column and mean.
         method: `em`, or `merge` for greedy merging alone (Runnalls 2007), which proves a bound on its KL.
         start: where EM begins: `kmeans` (k-means++ seeds) or `merge`.
         codes: `posteriors` uses means and variances. `means` throws the variances away, as is often done: right for
             deterministic autoencoders only. `draws` takes one draw a row, as fitting any mixture to samples does.
         batch: rows a step of minibatch EM; 0 takes all rows in every step.
         epochs: passes of minibatch EM.
-        polish: steps of EM on fresh posterior draws at the end, kept if the selection split improves.
+        polish: steps of EM on fresh posterior draws at the end, kept if the selection split improves; not for
+            `low-rank`.
         iterations: EM steps at most.
         tolerance: stop when the bound rises by less, in nats a row.
         restarts: starts of EM at the K that is taken; the one with the highest bound is kept. (While K is being chosen,
@@ -160,11 +98,12 @@ class MixtureSettings(Settings):
     tolerance: float = 1e-3
     restarts: int = 3
     least_rows: float = LEAST_ROWS
+    rank: int = 0
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""
         words = {
-            "covariance": ("auto", "full", "diagonal"),
+            "covariance": ("auto", "full", "diagonal", "low-rank"),
             "method": ("em", "merge"),
             "start": ("kmeans", "merge"),
             "codes": ("posteriors", "means", "draws"),
@@ -176,11 +115,36 @@ class MixtureSettings(Settings):
                 )
         if self.components < 0:
             raise UsageError(f"components: expected 1 or more, or 0 to choose, got {self.components}")
-        for name, least in (("iterations", 1), ("epochs", 1), ("batch", 0), ("polish", 0), ("restarts", 1)):
+        for name, least in (
+            ("iterations", 1),
+            ("epochs", 1),
+            ("batch", 0),
+            ("polish", 0),
+            ("restarts", 1),
+            ("rank", 0),
+        ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        if self.rank and self.covariance in ("full", "diagonal"):
+            raise UsageError(
+                f"rank: expected 0 with covariance {self.covariance!r}, got {self.rank}; set covariance to 'low-rank'"
+            )
+        if self.low_rank and not self._plain:
+            raise UsageError(
+                f"covariance: low-rank is fitted by EM from k-means++ seeds on all rows, got method {self.method!r}, "
+                f"start {self.start!r} and batch {self.batch}; set them to 'em', 'kmeans' and 0"
+            )
         check_least_rows(self.least_rows)
         check_tolerance(self.tolerance)
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether components of low rank are asked for."""
+        return self.covariance == "low-rank" or self.rank > 0
+
+    @property
+    def _plain(self) -> bool:
+        return (self.method, self.start, self.batch) == ("em", "kmeans", 0)
 
     def fit(self, task: Task) -> Fit[Mixture]:
         """Reduce to one K, or to each of several and choose.
@@ -192,18 +156,25 @@ class MixtureSettings(Settings):
         self.check()
         if train.form != "diagonal" and "merge" in (self.method, self.start):
             raise UsageError(f"method: merging takes {WORDS['diagonal']}, got {WORDS[train.form]}; take em and kmeans")
+        if train.form == "full" and self.covariance == "low-rank":
+            raise UsageError(
+                f"covariance: low-rank takes {WORDS['diagonal']}, got {WORDS['full']}; take full or diagonal"
+            )
         if self.components > train.n:
             raise UsageError(
                 f"components: expected 1 to {train.n} (the number of posteriors), or 0 to choose, got {self.components}"
             )
-        most = self.components or max([k for k in COMPONENTS if k <= max(1, train.n // 5)], default=1)
-        if self.covariance == "auto":
-            return self._auto(task, most)
-        each = train.d if self.covariance == "diagonal" else train.d**2
+        if self.rank > train.d:
+            raise UsageError(f"rank: expected 1 to {train.d} (the latent dimension), or 0 to choose, got {self.rank}")
+        tried = [self.components] if self.components else [k for k in COMPONENTS if k <= max(1, train.n // 5)] or [1]
+        rank = (self.rank or min(RANK, train.d)) if self.low_rank else 0
+        if self.covariance == "auto" and not rank:
+            return self._auto(task, tried[-1])
+        each = train.d * (1 + rank) if rank or self.covariance == "diagonal" else train.d**2
         # covariances before and after a step, and factors, in float64
         memory.need(
-            24 * most * each,
-            f"mixture: {most:,} {self.covariance} covariances of {train.d:,} dimensions",
+            24 * tried[-1] * each,
+            f"mixture: {tried[-1]:,} {self.covariance} covariances of {train.d:,} dimensions",
             "set components lower (--set mixture.components=20), or covariance to diagonal "
             "(--set mixture.covariance=diagonal)",
         )
@@ -212,30 +183,57 @@ class MixtureSettings(Settings):
             drawn = data.draw(rng=fork(task.rng, "draws"))
             data = MemoryPosteriors(drawn, data.scale, row_ids=data.row_ids, weights=data.weights)
         spread = self.codes == "posteriors" and data.form != "points"
-        em = ComponentEM(data, diagonal=self.covariance == "diagonal", spread=spread)
+
+        def em(rank: int) -> ComponentEM:
+            if rank:
+                return FactorEM(data, rank=rank, spread=spread)
+            return ComponentEM(data, diagonal=self.covariance == "diagonal", spread=spread)
+
         codes = Codes.draw(task.selection, task.prior, rng=task.rng)
-        reduction = Reduction(em, codes, data.mean.dtype, task)
-        if self.components:
-            return self._reduce(reduction, self.components)
-        once = replace(self, restarts=1)
-        tried = [k for k in COMPONENTS if k <= max(1, train.n // 5)] or [1]
-        fits = [once._reduce(reduction, k) for k in tried]
-        scored = [best_epsilon(codes, f.distribution) for f in fits]
-        best = smallest_of_best([g for _, g in scored], [f.distribution.bytes for f in fits])
-        curve = [point("components", k, f.distribution, e, g) for k, f, (e, g) in zip(tried, fits, scored, strict=True)]
-        fit = self._reduce(reduction, tried[best]) if self.restarts > 1 else fits[best]
+        reduction = Reduction(em(rank), codes, data.mean.dtype, task)
+        k, fit, curve = tried[0], None, list[CurvePoint]()
+        if not self.components:
+            k, fit, curve = self._best("components", {k: (reduction, k) for k in tried})
+        if rank and not self.rank:
+            reductions = {r: reduction if r == rank else replace(reduction, em=em(r), runs={}) for r in ranks(train, k)}
+            chosen, fit, by_rank = self._best("rank", {r: (each, k) for r, each in reductions.items()})
+            reduction, curve = reductions[chosen], curve or by_rank
+        if fit is None or self.restarts > 1:
+            fit = self._reduce(reduction, k)
         outcome = fit.outcome
-        if outcome.ok and tried[best] == COMPONENTS[-1]:
+        if outcome.ok and not self.components and k == COMPONENTS[-1]:
             outcome = Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
         return replace(fit, outcome=outcome, curve=curve)
 
+    def _best(
+        self, setting: str, tried: dict[int, tuple[Reduction, int]]
+    ) -> tuple[int, Fit[Mixture], list[CurvePoint]]:
+        """Of values of a setting, each with what is reduced to how many components, the one that serves best."""
+        once = replace(self, restarts=1)
+        fits = [once._reduce(reduction, k) for reduction, k in tried.values()]
+        codes = next(iter(tried.values()))[0].codes
+        scored = [best_epsilon(codes, f.distribution) for f in fits]
+        best = smallest_of_best([g for _, g in scored], [f.distribution.bytes for f in fits])
+        curve = [point(setting, v, f.distribution, e, g) for v, f, (e, g) in zip(tried, fits, scored, strict=True)]
+        return list(tried)[best], fits[best], curve
+
     def _auto(self, task: Task, most: int) -> Fit[Mixture]:
-        """With full covariances where these are few numbers, else with diagonal ones."""
+        """With full covariances where these are few numbers; else diagonal or of low rank, what serves better."""
         d = task.train.d
         if d <= FULL and memory.fits(24 * most * d**2):
             return replace(self, covariance="full").fit(task)
-        fit = replace(self, covariance="diagonal").fit(task)
-        said = f"{d:,} dimensions are many: diagonal covariances; {fit.outcome.message}"
+        forms = ["diagonal"]
+        if d > FULL and self._plain and memory.fits(24 * most * d * (1 + RANK)):
+            forms.append("low-rank")
+        fits = [replace(self, covariance=form).fit(task) for form in forms]
+        best = 0
+        if len(fits) > 1:
+            codes = Codes.draw(task.selection, task.prior, rng=task.rng)
+            gains = [best_epsilon(codes, f.distribution)[1] for f in fits]
+            best = smallest_of_best(gains, [f.distribution.bytes for f in fits])
+        fit, factor = fits[best], fits[best].distribution.factor
+        form = "diagonal covariances" if factor is None else f"covariances of {factor.shape[2]} factors and a diagonal"
+        said = f"{d:,} dimensions are many: {form}; {fit.outcome.message}"
         return replace(fit, outcome=replace(fit.outcome, message=said))
 
     def _reduce(self, reduction: Reduction, k: int) -> Fit[Mixture]:
@@ -269,9 +267,11 @@ class MixtureSettings(Settings):
             if len(starts) > 1:
                 decided["bounds"] = [runs[k, i].bounds[-1] for i in starts]
         rows = em.rows(state) if rows is None or self.method == "em" else rows
+        if state.factor is not None:
+            decided["rank"] = state.factor.shape[2]
         mixture = _mixture(em, state, reduction.dtype, rows)
-        if self.polish and em.spread:
-            points = POLISHED if em.d <= FULL else POLISHED * FULL // em.d  # as many numbers
+        if self.polish and em.spread and state.factor is None:
+            points = POLISHED if em.d <= FULL else POLISHED * FULL**2 // em.d**2  # posteriors overlap less and less
 
             def polish(state: State) -> EMRun:
                 return EMRun(
@@ -313,28 +313,16 @@ class MixtureSettings(Settings):
 
     def _run_em(self, em: ComponentEM, state: State, what: str, progress: Progress) -> EMRun:
         """EM until a step raises the bound by less than `tolerance`."""
-        k, trace, converged = len(state.mean), list[float](), False
-        for step in range(self.iterations):
-            progress(what, step, self.iterations)
-            new, bound = em.step(state)
-            trace.append(bound)
-            converged = len(trace) > 1 and trace[-1] - trace[-2] < self.tolerance
-            if converged:
-                break
-            state = new
-        progress(what, self.iterations, self.iterations)
-        if not converged:
-            rise = f"rose by {trace[-1] - trace[-2]:.1e} nats" if len(trace) > 1 else "was looked at once"
-            advice = f"the bound still {rise} after {len(trace)} steps: usually harmless; raise iterations"
-            return EMRun(state, trace, Outcome(ok=False, message=advice))
-        if len(state.mean) < k:
-            gone = k - len(state.mean)
-            message = f"{gone} of {k} components were left without data and dropped: lower components"
-            return EMRun(state, trace, Outcome(message=message))
-        return EMRun(state, trace, Outcome(message=f"converged in {len(trace)} steps"))
+        return run_em(em, state, what, iterations=self.iterations, tolerance=self.tolerance, progress=progress)
 
 
 def _mixture(em: ComponentEM, state: State, dtype: torch.dtype, rows: Float[Tensor, " k"]) -> Mixture:
     """The mixture that a state of EM stands for; `rows` are the effective rows of its components."""
     log_weight, mean, tril = (t.to(dtype) for t in em.finish(state))
-    return Mixture(log_weight, mean, tril, float(rows.min()))
+    factor = None if state.factor is None else (state.factor * em.unit[:, None]).to(dtype)
+    return Mixture(log_weight, mean, tril, float(rows.min()), factor)
+
+
+def ranks(train: Posteriors, k: int) -> list[int]:
+    """Numbers of factors that K components may have: so many that there are five rows for every factor and mean."""
+    return [r for r in RANKS if r <= train.d and k * (1 + r) <= train.n / 5] or [1]

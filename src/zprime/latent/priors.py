@@ -16,7 +16,7 @@ from zprime.components import Diagonal
 from zprime.distribution import GaussianDistribution, LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.latent.gaussian import Gaussian
-from zprime.latent.mixture import Mixture
+from zprime.latent.gaussians import Mixture
 from zprime.likelihoods import draw
 from zprime.low_rank import LowRank
 from zprime.schema import Schema

@@ -14,7 +14,8 @@ from zprime.data.duplicates import check_duplicates, duplicates_of, found, near_
 from zprime.data.groups import codes_of_splits
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, UsageError
-from zprime.latent.gaussian import moments
+from zprime.latent.factors import DENSE, Matrix, Scatter
+from zprime.latent.gaussian import moments, scatter_of
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.facts import DataInfo, Duplicates, NearDuplicates
@@ -65,6 +66,14 @@ class Split:
     def moments(self) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
         """Mean and covariance of the aggregated posterior, float64; computed once."""
         return moments(self.posteriors)
+
+    @cached_property
+    def match(self) -> tuple[Float[Tensor, " d"], Scatter]:
+        """The same in a form that fits the dimensions: above 1,024, of the rows where these are fewer."""
+        if self.posteriors.d > DENSE:
+            return scatter_of(self.posteriors)
+        mean, covariance = self.moments
+        return mean, Matrix(covariance)
 
     def take(self, at: Int[Tensor, " m"]) -> "Split":
         """Some of the rows."""

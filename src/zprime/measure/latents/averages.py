@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.arrays import LOG_2PI, cholesky, log_volume, whitened
-from zprime.latent import Gaussian
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
+from zprime.latent.factors import DENSE, Matrix, Scatter, Variances
+from zprime.latent.gaussian import gaussian_of
 from zprime.latent.kind import Task
 from zprime.latent.log_pool import LogPool, LogPoolSettings
 from zprime.latent.product_of_experts import ProductOfExperts, ProductOfExpertsSettings
@@ -41,7 +42,7 @@ def averages(study: Study, cut: Surgery) -> Averages:
     train = study.train.posteriors
     rng = torch.Generator()  # not used: these fits draw nothing
     task = Task(train, train, study.prior, rng)
-    mean, covariance = study.train.moments
+    mean, covariance = study.train.match
     gaussians = {"moment match": ("mean KL(q||r) over Gaussians r", mean, covariance)}
     fails, unmoved = OTHER_PRIOR, "nothing: it does not depend on the data"
     diagonal = train.form == "diagonal"
@@ -50,8 +51,8 @@ def averages(study: Study, cut: Surgery) -> Averages:
         barycentre = BarycentreSettings().fit(task).distribution
         gaussians["barycentre"] = ("mean squared Wasserstein-2 distance", *_moments(barycentre))
     if closed(study.prior):
-        eye, zero = torch.eye(train.d, dtype=torch.float64), torch.zeros(train.d, dtype=torch.float64)
-        gaussians["prior"] = (unmoved, zero, eye)
+        zero = torch.zeros(train.d, dtype=torch.float64)
+        gaussians["prior"] = (unmoved, zero, _scatter(torch.ones_like(zero)))
         fails = FULL
     if closed(study.prior) and diagonal:
         product = ProductOfExpertsSettings().fit(task)
@@ -124,21 +125,26 @@ def _mixture(train: MemoryPosteriors, heldout: Split, rng: torch.Generator, seed
     return mean_estimate(values, unit=UNIT, split="heldout", seed=seed, design=taken.design)
 
 
-def _moments(r: LogPool | Barycentre | ProductOfExperts) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+def _moments(r: LogPool | Barycentre | ProductOfExperts) -> tuple[Float[Tensor, " d"], Scatter]:
     """Mean and covariance of one diagonal Gaussian, float64."""
-    return r.mean.double(), torch.diag(r.scale.double().square())
+    return r.mean.double(), _scatter(r.scale.double().square())
 
 
-def _gaussian(name: str, criterion: str, mean: Tensor, covariance: Tensor, study: Study) -> Average:
+def _scatter(variance: Float[Tensor, " d"]) -> Scatter:
+    """A diagonal covariance: as a matrix where that is small, with the numbers of other matrices."""
+    return Matrix(torch.diag(variance)) if len(variance) <= DENSE else Variances(variance)
+
+
+def _gaussian(name: str, criterion: str, mean: Tensor, covariance: Scatter, study: Study) -> Average:
     """The figures of one Gaussian."""
     heldout, train, n = study.heldout, study.train.posteriors, study.train.design.effective(study.train.n)
     d = train.d
-    log_det = float(torch.logdet(covariance))
+    log_det = float(covariance.log_det)
     weights = train.log_weights.exp()
     if closed(study.prior):
-        to_prior = exact(0.5 * float(covariance.trace() + mean @ mean - d - log_det), n=n, unit="nats", split="train")
+        to_prior = exact(0.5 * float(covariance.trace + mean @ mean - d - log_det), n=n, unit="nats", split="train")
     else:
-        r = Gaussian(mean, cholesky(name, covariance))
+        r = gaussian_of(mean, covariance, what=name)
         z = r.sample(PRIOR_DRAWS, rng=study.stream("averages", name))
         gap = r.log_prob(z) - prior_log_prob(study.prior, z)
         to_prior = mean_estimate(gap, unit="nats", split="train", seed=study.seed)
@@ -160,33 +166,27 @@ def _gaussian(name: str, criterion: str, mean: Tensor, covariance: Tensor, study
     )
 
 
-def forward_kl(
-    posteriors: MemoryPosteriors, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
-) -> Float[Tensor, " n"]:
+def forward_kl(posteriors: MemoryPosteriors, mean: Float[Tensor, " d"], covariance: Scatter) -> Float[Tensor, " n"]:
     """KL(q_i || N(mean, covariance)) in nats, for every row, float64."""
-    precision = torch.linalg.inv(covariance)
     gap, scale = posteriors.mean.double() - mean, posteriors.scale.double()
     if posteriors.form == "full":
-        trace = ((precision @ scale) * scale).sum((1, 2))
-        log_det = 2 * log_volume(gap, scale)
+        trace, log_det = covariance.traces(scale), 2 * log_volume(gap, scale)
     else:
         var = scale.square()
-        trace, log_det = var @ precision.diagonal(), var.log().sum(1)
-    kl: Tensor = 0.5 * (trace + ((gap @ precision) * gap).sum(1) - posteriors.d + torch.logdet(covariance) - log_det)
+        trace, log_det = var @ covariance.precisions, var.log().sum(1)
+    kl: Tensor = 0.5 * (trace + covariance.form(gap) - posteriors.d + covariance.log_det - log_det)
     return kl
 
 
-def reverse_kl(
-    posteriors: MemoryPosteriors, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
-) -> Float[Tensor, " n"]:
+def reverse_kl(posteriors: MemoryPosteriors, mean: Float[Tensor, " d"], covariance: Scatter) -> Float[Tensor, " n"]:
     """KL(N(mean, covariance) || q_i) in nats, for every row, float64."""
     if posteriors.form == "full":
-        scale, factor = posteriors.scale.double(), cholesky("moments", covariance)
+        scale, factor = posteriors.scale.double(), cholesky("moments", covariance.dense())
         inner = torch.linalg.solve_triangular(scale, factor.expand_as(scale), upper=False)
         away = whitened(posteriors.mean.double() - mean, scale).square().sum(1)
-        log_dets = 2 * log_volume(posteriors.mean, scale) - torch.logdet(covariance)
+        log_dets = 2 * log_volume(posteriors.mean, scale) - covariance.log_det
         reverse: Tensor = 0.5 * (inner.square().sum((1, 2)) + away - posteriors.d + log_dets)
         return reverse
     var = posteriors.scale.double().square()
-    gap = (posteriors.mean.double() - mean).square() + covariance.diagonal()
-    return 0.5 * ((gap / var).sum(1) - posteriors.d + var.log().sum(1) - torch.logdet(covariance))
+    gap = (posteriors.mean.double() - mean).square() + covariance.diagonal
+    return 0.5 * ((gap / var).sum(1) - posteriors.d + var.log().sum(1) - covariance.log_det)

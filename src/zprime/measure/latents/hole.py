@@ -15,11 +15,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zprime.arrays import cholesky
 from zprime.components import Diagonal, Full
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.latent import Gaussian
+from zprime.latent.gaussian import gaussian_of
 from zprime.measure.latents.leave_one_out import RowMixture, masked_elbo_gain
 from zprime.measure.likelihood.density_error import with_density_error
 from zprime.measure.likelihood.gains import ELBO_DRAWS, RowGains
@@ -81,21 +80,16 @@ def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *,
 
 def gaussian_bound(train: Split, heldout: Split, *, seed: int, prior: LatentDistribution | None = None) -> Estimate:
     """ELBO gain of the training posteriors' moment match on held-out rows: in closed form where p is N(0, I)."""
-    mean, covariance = train.moments
+    mean, covariance = train.match
     held = heldout.posteriors
     if not closed(prior):
         z = held.draw(rng=stream(seed, "bound by the moment match"), draws=ELBO_DRAWS)
-        match = Gaussian(mean, cholesky("moments of the posteriors", covariance))
+        match = gaussian_of(mean, covariance, what="moments of the posteriors")
         gain = (match.log_prob(z.double()) - prior_log_prob(prior, z)).reshape(ELBO_DRAWS, -1).mean(0)
         return mean_estimate(gain, unit=UNIT, split="heldout", seed=seed, design=heldout.design)
     mu, var = held.mean.double(), held.variance
-    precision = torch.linalg.inv(covariance)
-    gap = mu - mean
-    trace = var @ precision.diagonal()
-    if held.form == "full":
-        scale = held.scale.double()
-        trace = ((precision @ scale) * scale).sum((1, 2))
-    under_r = torch.logdet(covariance) + ((gap @ precision) * gap).sum(1) + trace
+    trace = covariance.traces(held.scale.double()) if held.form == "full" else var @ covariance.precisions
+    under_r = covariance.log_det + covariance.form(mu - mean) + trace
     under_p = (mu.square() + var).sum(1)
     return mean_estimate(0.5 * (under_p - under_r), unit=UNIT, split="heldout", seed=None, design=heldout.design)
 

@@ -34,6 +34,7 @@ PAIRS_SCORED = (
     500 * 60_000
 )  # rows times components: 2 s for the ELBO gain, 5 s for the exact-posterior gain, with 16 latents
 LEAST = 100
+WIDE = 1024  # dimensions up to which the cost of a pair is not counted
 DRAWS = 4
 UNIT = "nats per row"
 
@@ -84,7 +85,8 @@ def leave_one_out(
         split: the training split, whose posteriors they were fitted to.
         heldout: gains of held-out rows, measured with the same candidates.
         seed: of the choice of rows and of their draws.
-        rows: training rows that are scored, drawn at random; 0 for all of them up to 5,000 or so, 500 of 60,000.
+        rows: training rows that are scored, drawn at random; 0 for all of them up to 5,000 or so, 500 of 60,000, and
+            fewer in proportion above 1,024 dimensions.
         progress: called once a candidate.
 
     Raises:
@@ -93,7 +95,7 @@ def leave_one_out(
     train = split.posteriors
     mixtures = {k: m for k, r in candidates.bases.items() if (m := row_mixture(r, train)) is not None}
     rng = stream(seed, "leave one out")
-    picked = train.pick(rows or max(LEAST, PAIRS_SCORED // train.n), rng=rng)
+    picked = train.pick(rows or scored(train.n, train.d), rng=rng)
     taken = split.take(picked)
     some = taken.posteriors
     z = some.draw(rng=rng, draws=DRAWS)
@@ -108,6 +110,11 @@ def leave_one_out(
                 measured[wanted] = _summarise(wanted, blend.epsilon, gains, taken, heldout, seed)
     progress("leave-one-out", len(mixtures), len(mixtures))
     return measured
+
+
+def scored(n: int, d: int) -> int:
+    """How many of n training rows are scored: as many pairs as can be, and fewer above 1,024 dimensions."""
+    return max(LEAST, PAIRS_SCORED * WIDE // max(WIDE, d) // n)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import cholesky, standard_kl, standard_kl_rows
+from zprime.arrays import standard_kl, standard_kl_rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError
-from zprime.latent import Gaussian
+from zprime.latent.gaussian import gaussian_of
 from zprime.measure.prior import closed, prior_log_prob
 from zprime.measure.study import Split
 from zprime.results.latents import Surgery
@@ -18,6 +18,7 @@ from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import Estimate, exact, mean_estimate, student95
 
 POINTS = 60_000
+WIDE = 1024  # dimensions up to which there are so many draws; above as many numbers
 
 
 def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | None = None) -> Surgery:
@@ -32,7 +33,7 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
         NumericalError: a proven bound is broken (then a density is wrong).
     """
     data, name, n = split.posteriors, split.name, split.n
-    draws = max(1, min(8, POINTS // n))
+    draws = draws_of(n, data.d)
     z = data.draw(rng=rng, draws=draws)
     own, mixed = data.own_log_prob(z), data.log_prob(z)
     gap = (own - mixed).reshape(draws, n)
@@ -61,8 +62,7 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
             dimension_kl = (weights @ standard_kl(data.mean.double(), data.scale.double())).tolist()
     else:
         log_p = prior_log_prob(prior, z)
-        mean, covariance = split.moments
-        match = Gaussian(mean, cholesky("moments of the posteriors", covariance)).log_prob(z.double())
+        match = gaussian_of(*split.match, what="moments of the posteriors").log_prob(z.double())
         mean_kl, hole, gaussian = (
             replace(_over_draws(v.reshape(draws, n), split, seed=seed), unit=unit)
             for v, unit in ((own - log_p, "nats per row"), (mixed - log_p, "nats"), (match - log_p, "nats"))
@@ -85,10 +85,15 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
     )
 
 
+def draws_of(n: int, d: int) -> int:
+    """Draws of each of n rows: 8 at most, and so many that they fit into memory."""
+    return max(1, min(8, POINTS * WIDE // max(WIDE, d) // n))
+
+
 def _gaussian_part(split: Split) -> float:
     """KL of the moment match from N(0, I), nats."""
-    mean, covariance = split.moments
-    return 0.5 * float(covariance.trace() + mean @ mean - len(mean) - torch.logdet(covariance))
+    mean, covariance = split.match
+    return 0.5 * float(covariance.trace + mean @ mean - len(mean) - covariance.log_det)
 
 
 def _over_draws(gap: Float[Tensor, "k n"], split: Split, *, seed: int) -> Estimate:
