@@ -47,6 +47,11 @@ def test_given_a_label_the_samples_are_of_that_label(run: Path, capsys: pytest.C
     assert call("--quiet", "fit", run, "--kinds", "gaussian", "--by", "label") == 0
     assert latent.load(run / "latent" / "conditional-gaussian")
     low, high = (drawn(run, "--given", g).mean() for g in ("label=0", "y=1"))
+    capsys.readouterr()
+    assert call("sample", run, "--given", "label=0", "-n", "5", "--out", run / "few") == 0
+    r = latent.load(run / "latent" / "conditional-gaussian").given(0)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"of label=0 ({r.least_rows:.3g} effective rows behind its smallest part)" in said
     assert low < 75 < 105 < high
     assert call("--quiet", "fit", run, "--kinds", "conditional", "--set", "conditional.base.components=1") == 0
     assert drawn(run, "--given", "label=1", "--from", "conditional").mean() > 105

@@ -10,8 +10,10 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import zprime
+from zprime import encoding
 from zprime.arrays import gaussian_log_prob, times, whitened
-from zprime.errors import ArrayError, UsageError
+from zprime.data import Rows
+from zprime.errors import ArrayError, NumericalError, UsageError
 from zprime.latent import Aggregated, Gaussian, Prior
 from zprime.latent.gaussian import moments, scatter_of
 from zprime.latent.kind import Task
@@ -27,7 +29,7 @@ from zprime.measure.likelihood.gains import elbo_gain, exact_posterior_gain, mea
 from zprime.measure.likelihood.proposal import cap, wider
 from zprime.measure.prior import prior_kl
 from zprime.measure.study import Split, gather
-from zprime.posteriors import MemoryPosteriors
+from zprime.posteriors import MemoryPosteriors, ShardedPosteriors
 from zprime.results.names import CandidateId
 from zprime.rng import stream
 
@@ -337,3 +339,44 @@ def test_choices_on_the_selection_split_count_data() -> None:
     drawn = Codes.draw(twice(p), Prior(D), rng=stream(0, "c"))
     assert drawn.groups is not None
     assert torch.equal(drawn.groups, torch.arange(N).repeat(2))
+
+
+class Correlated:
+    """An encoder with full covariances."""
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        lower = torch.eye(2).expand(len(x), 2, 2) * 0.5
+        return x, lower + torch.diag_embed(x[:, :1], -1) * 0.2
+
+
+def test_full_posteriors_are_encoded_in_shards_as_in_memory(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "SHARD", 16)
+    rows = Rows("train", torch.randn(50, 2, generator=stream(0, "rows")), torch.arange(50))
+    stored = encoding.encode(Correlated(), rows, tmp_path / "p")
+    memory = encoding.encode(Correlated(), rows).gather()
+    again = ShardedPosteriors(tmp_path / "p")
+    assert again.form == memory.form == "full"
+    assert len(list(stored.shards())) == 4
+    assert torch.equal(again.gather().scale, memory.scale)
+    z = memory.draw(rng=stream(0, "z"))
+    assert torch.allclose(again.log_prob(z), memory.log_prob(z), atol=1e-9)
+    assert torch.allclose(again.log_prob(z, leave_out=rows.ids), memory.log_prob(z, leave_out=rows.ids), atol=1e-9)
+    mean, covariance = moments(again)
+    assert torch.allclose(covariance, moments(memory)[1], atol=1e-9)
+    assert again.bytes == memory.bytes == 50 * 6 * 4
+    on_demand = encoding.Reencoded(Correlated(), rows)
+    assert on_demand.form == "full"
+    assert on_demand.sample(20, rng=stream(0, "s")).shape == (20, 2)
+
+
+def test_an_encoder_whose_factor_is_none_is_named() -> None:
+    class Wrong(Correlated):
+        def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            mean, scale = super().encode(x)
+            scale = scale.clone()
+            scale[3, 1, 1] = -0.5
+            return mean, scale
+
+    rows = Rows("train", torch.randn(5, 2, generator=stream(0, "rows")), torch.arange(10, 15))
+    with pytest.raises(NumericalError, match="row 13 of train got mean .* and scale -0.5 in dimension 1"):
+        encoding.encode(Wrong(), rows)

@@ -69,7 +69,9 @@ def sample(
     if model.image is not None:
         unit = (x - model.shift) / model.scale
         artifact.write_file(files[1], pictures.png(pictures.grid(unit[:4096], zoom=max(1, 56 // max(model.image[1:])))))
-    where = f"{model.latent.label}{f' of {given}' if given else ''}"
+    where, behind = model.latent.label, model.latent.least_rows
+    if given:
+        where += f" of {given}" + ("" if behind is None else f" ({behind:.3g} effective rows behind its smallest part)")
     say(f"{n} samples, z' from {where}, seed {seed}: {', '.join(map(str, files))}")
     say(model.says())
     give(
