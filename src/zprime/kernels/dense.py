@@ -42,7 +42,7 @@ def full_mixture_log_prob(
                 terms[k] = constant[k] - 0.5 * u.square_().sum(1)
         if leave_out is not None:
             out = leave_out[rows]
-            at = (out >= 0).nonzero().flatten()
+            at = ((out >= 0) & (out < len(mean))).nonzero().flatten()  # others are of another shard
             terms[out[at], at] = -torch.inf
         log_prob[rows] = torch.logsumexp(terms, 0)
     return log_prob
