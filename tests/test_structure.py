@@ -15,6 +15,7 @@ PARAMETERS = 6
 FACADES = {
     "auditing.py audit",
     "bring/ctgan_tvae.py tvae",
+    "bring/diffusers_vae.py diffusers",
     "bring/modules.py arrays",
     "bring/modules.py modules",
     "encoding.py encode",
