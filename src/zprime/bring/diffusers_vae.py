@@ -54,6 +54,10 @@ class Latents:
     _heldout: Design = field(default_factory=Design, repr=False)
     _seed: int = 0
 
+    def __repr__(self) -> str:
+        kinds = [f"of {n}" for n, b in (("positions", self.position), ("whole grids", self.whole)) if b is not None]
+        return f"<Latents: {list(self.layout.shape)}, posteriors {' and '.join(kinds) or 'of none: codes'}>"
+
     @property
     def brought(self) -> Brought:
         """What `fit` and `audit` take: of positions, or of whole grids where only these were asked for.

@@ -252,13 +252,13 @@ def scaling_of(vae: Any, layout: Layout) -> Scaling | None:
     one = torch.ones(1, layout.width, dtype=torch.float64)
     scale = one if factor is None else factor * one
     if mean is not None and std is not None:
-        by = "" if factor is None or bool((factor == 1).all()) else f" and scaling_factor {float(factor.mean()):.4g}"
+        by = "" if factor is None or bool((factor == 1).all()) else f" and scaling_factor {float(factor.mean()):.5g}"
         return Scaling(mean * one, scale / std, f"latents_mean, latents_std{by}", each=True)
     if factor is None and shift is None:
         return None
     zero = shift is None or not bool(shift.any())
-    says = f"scaling_factor {'1' if factor is None else f'{float(factor.mean()):.4g}'}"
-    says = f"{says} and {'no shift' if shift is None or zero else f'shift_factor {float(shift.mean()):.4g}'}"
+    says = f"scaling_factor {'1' if factor is None else f'{float(factor.mean()):.5g}'}"
+    says = f"{says} and {'no shift' if shift is None or zero else f'shift_factor {float(shift.mean()):.5g}'}"
     return Scaling(0 * one if shift is None else shift * one, scale, says, each=False)
 
 

@@ -225,7 +225,8 @@ def of_positions(
     said = (
         f"a row is one of {positions} positions of a grid, {len(mean)} channels; in units of latents_mean and "
         "latents_std, N(0, I) is one Gaussian a channel. Positions of one image depend on each other: draws of single "
-        "positions make no image"
+        "positions make no image. Equal positions, as of empty corners, are no copied data: if fit or audit refuse "
+        "them, give both keep_duplicates=True"
     )
     return Brought(posteriors, says=(said, NARROW), groups=codes or None)
 
