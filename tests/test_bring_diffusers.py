@@ -114,7 +114,7 @@ def test_what_is_wrong_is_said() -> None:
     x = images("independent")
     with pytest.raises(UsageError, match="per: expected channel or all, got 'pixel'"):
         diffusers(Grid(), x).config("pixel")
-    with pytest.raises(ArrayError, match=r"got \[32, 32\]; vectors go to bring.modules"):
+    with pytest.raises(ArrayError, match=r"got \[8, 32\]; vectors go to bring.modules"):
         diffusers(Grid(), {s: v.flatten(1) for s, v in x.items()})
 
 

@@ -18,6 +18,7 @@ FACADES = {
     "bring/arrays.py arrays",
     "bring/codes.py codes",
     "bring/codes.py draws",
+    "bring/diffusers_vae.py diffusers",
     "bring/modules.py modules",
     "encoding.py encode",
     "fitting.py fit",
