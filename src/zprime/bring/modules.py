@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,14 +12,15 @@ from torch.distributions import Distribution
 
 from zprime.arrays import blocks
 from zprime.bring import readings
-from zprime.bring.brought import LOOK, Brought, bring, groups_of, look, told
-from zprime.bring.conditions import Conditioned, Told, gaussians, joined, spoken
+from zprime.bring.brought import LOOK, Brought, beside, bring, groups_of, look, told
+from zprime.bring.conditional_priors import of_prior, one_or_each
+from zprime.bring.conditions import Conditioned, Told, in_units, joined, spoken
 from zprime.bring.coordinates import Coordinates, coordinates_of
 from zprime.bring.places import Place, back, modules_of, tensor
 from zprime.bring.refusals import check_codes, check_form, check_steady
 from zprime.bring.splits import split
 from zprime.distribution import LatentDistribution, Prior
-from zprime.errors import ArrayError, UsageError
+from zprime.errors import ArrayError
 from zprime.latent.priors import Given, prior_of
 from zprime.measure.prior import closed, prior_kl, prior_width
 from zprime.posteriors import MemoryPosteriors
@@ -166,16 +167,9 @@ def modules(
     """
     networks = [m for f in (encoder, decoder, prior) for m in modules_of(f)]
     place = Place.of(networks)
-    one: Given = None
-    per_row = None
-    if prior is None or isinstance(prior, LatentDistribution | Distribution):
-        one = prior
-    else:
-        per_row = gaussians(prior)
+    one, per_row = one_or_each(prior, conditions)
     if conditions is not None:
         data, layout = joined(data, conditions)
-    elif per_row is not None:
-        raise UsageError("prior: expected one distribution, got a function; give the conditions that it takes, too")
     rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
     for module in networks:
         module.eval()
@@ -188,14 +182,15 @@ def modules(
 
     some, place = rows["train"].x[:CHECKED], place or Place(dtype=rows["train"].x.dtype)
     says: tuple[str, ...] = ()
+    given: Told | None = None
     if conditions is None:
         model = Callables(encoder, decode, gives, place)
     else:
-        told = Told(encoder, decode, per_row, gives, layout, layout.parts(rows["train"].x)[1], place)
-        model, says = Callables(told.encode, told.decode, gives, Place(dtype=place.wide)), spoken(told)
+        given = Told(encoder, decode, per_row, gives, layout, layout.parts(rows["train"].x)[1], place)
+        model = Callables(given.encode, given.decode, gives, Place(dtype=place.wide))
+        says = spoken(given, rows["train"].x)
     with torch.no_grad():
         at, learned = _known(one, model.raw(some[:LOOK])[0].shape[1])
-    with torch.no_grad():
         check_steady(model.matrices, some, half=model.place.dtype != model.place.wide)
     look(model, some[:LOOK])
     with torch.no_grad():
@@ -207,7 +202,11 @@ def modules(
     for sentence in missed:
         log.warning("%s", sentence)
     says = (*says, *missed)
-    return bring(model, rows, prior=learned, coordinates=at, says=says)
+    mine = bring(model, rows, prior=learned, coordinates=at, says=says)
+    if given is None or given.prior is None:
+        return mine
+    own, priors = replace(given, prior=None), {s: given.prior_of(r.x) for s, r in rows.items()}
+    return beside(mine, priors, replace(model, encoder=own.encode, decoder=own.decode))
 
 
 def _known(prior: Given, d: int) -> tuple[Coordinates | None, LatentDistribution | None]:
@@ -224,7 +223,8 @@ def arrays(
     gives: str = "std",
     labels: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
-    prior: Given = None,
+    prior: Given | Callable[[Tensor], Distribution] = None,
+    conditions: Mapping[str, Any] | None = None,
     check: bool = True,
     seed: int = 0,
 ) -> Brought:
@@ -238,7 +238,9 @@ def arrays(
         groups: split -> one name a row (see `modules`); give `audit` the `groups` of what is returned.
         prior: what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
             N(0, I). For one Gaussian with independent dimensions all latents of what is returned are in units of the
-            prior (`Brought.coordinates`). Any other is `Brought.prior`, which `audit` has to be given.
+            prior (`Brought.coordinates`). Any other is `Brought.prior`, which `audit` has to be given. With
+            `conditions` a function of them, as in `modules`.
+        conditions: split -> c of each row, numbers or a matrix [n, k], that a prior p(z|c) is told.
         check: whether to check `gives` by the variance of the codes.
         seed: decides the selection split.
 
@@ -247,6 +249,11 @@ def arrays(
             cannot be used.
         ArrayError: shapes that do not fit, numbers that are not finite.
     """
+    one, per_row = one_or_each(prior, conditions)
+    priors: dict[str, Coordinates] = {}
+    if conditions is not None:
+        mean, scale, of_rows = in_units(mean, scale, gives, per_row, conditions)
+        priors = {s: Coordinates(*r.x.chunk(2, 1)) for s, r in split(of_rows, {}, groups, seed=seed).items()}
     means = split(mean, labels or {}, groups, seed=seed)
     raw = {k: v.x for k, v in split(scale, {}, groups, seed=seed, dtype=means["train"].x.dtype).items()}
     for s, r in means.items():
@@ -255,20 +262,22 @@ def arrays(
     check_codes(means["train"].x, "mean")
     scales = {s: readings.read(x, gives) for s, x in raw.items()}
     d = means["train"].x.shape[1]
-    at, learned = _known(prior, d)
+    at, learned = _known(one, d)
     unit = prior_width(learned, d) if at is None else at.scale
     if check:
         readings.check_moments(means["train"].x, raw["train"], gives, unit)
     total = readings.code_variance(means["train"].x, scales["train"]) / unit.square()
+    units = "" if prior is None else ", in units of the prior"
     says = [
         f"read as {gives}, codes have variance {float(total.min()):.2f} to {float(total.max()):.2f} in the "
-        f"{len(total)} dimensions (training rows{'' if prior is None else ', in units of the prior'}); a trained VAE "
-        "has about 1"
+        f"{len(total)} dimensions (training rows{units}); a trained VAE has about 1"
     ]
     codes = {s: (r.x, scales[s]) if at is None else at.of(r.x, scales[s]) for s, r in means.items()}
     posteriors = {s: MemoryPosteriors(*codes[s], row_ids=r.ids, labels=r.labels) for s, r in means.items()}
     says += told(at, learned)
-    return Brought(posteriors, prior=learned, says=tuple(says), groups=groups_of(means), coordinates=at)
+    says += [of_prior(priors["train"])] if priors else []
+    mine = Brought(posteriors, prior=learned, says=tuple(says), groups=groups_of(means), coordinates=at)
+    return beside(mine, priors, None) if priors else mine
 
 
 def misfit(
