@@ -188,7 +188,11 @@ def test_arrays_whose_variance_cannot_be_right() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"gives": "sigma"}, UsageError, "gives: expected one of std, variance, log-variance, log-std, got 'sigma'"),
+        (
+            {"gives": "sigma"},
+            UsageError,
+            "gives: expected one of std, variance, log-variance, log-std, scale_tril, covariance, got 'sigma'",
+        ),
         ({"data": {"train": torch.zeros(5, 5)}}, UsageError, "expected train and heldout"),
         ({"data": {"train": torch.full((5, 5), torch.nan), "heldout": torch.zeros(9, 5)}}, ArrayError, "finite"),
         ({"data": {"train": torch.zeros(5, 5), "heldout": torch.zeros(3, 5)}}, ArrayError, "at least 4 held-out"),

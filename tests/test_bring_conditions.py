@@ -13,6 +13,7 @@ from zprime import audit, fit, sample
 from zprime.bring import arrays, modules
 from zprime.bring.conditions import Layout
 from zprime.errors import ArrayError, UsageError
+from zprime.latent import Prior
 from zprime.likelihoods import Gaussian
 from zprime.results.audit import AuditSettings
 
@@ -79,6 +80,49 @@ def test_density_is_under_the_condition_of_the_row_and_draws_are_under_those_of_
         torch.testing.assert_close(of_class.mean(0), data()["train"][c::2].mean(0), rtol=0, atol=0.6)
 
 
+def test_samples_are_under_the_condition_that_is_given() -> None:
+    mine = modules(encoder, decoder, data(), conditions=classes(), gives="std")
+    gen = mine.generator(Prior(2))
+    z, x = sample(gen, 40, given=1)
+    torch.testing.assert_close(x[:, :-1], decoder(z.double(), torch.ones(40).long()).mean)
+    assert bool((x[:, -1] == 1).all())
+    _, drawn = sample(gen, 40, given=1, noise="draw")
+    assert bool((drawn[:, -1] == 1).all())
+    c = (torch.arange(600) >= 520).long()  # more than are decoded at a time
+    z, x = sample(gen, 600, given=c)
+    torch.testing.assert_close(x[:, :-1], decoder(z.double(), c).mean)
+    assert torch.equal(x[:, -1].long(), c)
+    assert torch.equal(sample(gen, 600, given=c.tolist())[1], x)
+    assert set(sample(gen, 40, noise="draw")[1][:, -1].tolist()) == {0, 1}  # those of the data
+
+
+def test_a_given_condition_that_cannot_be_used_is_refused_in_words() -> None:
+    gen = modules(encoder, decoder, data(), conditions=classes(), gives="std").generator(Prior(2))
+    vectors = {s: torch.rand(n, 3) for s, n in SIZES.items()}
+    vague = modules(
+        lambda x, c: MODEL.posterior(x.double()),
+        lambda z, c: decoder(z, 0 * z[:, 0].long()),
+        data(),
+        conditions=vectors,
+        gives="std",
+        check=False,
+    ).generator(Prior(2))
+    plain = modules(MODEL.posterior, lambda z: decoder(z, 0 * z[:, 0].long()), clean(), gives="std").generator(Prior(2))
+    assert torch.equal(
+        sample(vague, 5, given=vectors["train"][3])[1][:, -3:], vectors["train"][3].double().expand(5, 3)
+    )
+    assert torch.equal(sample(vague, 5, given=vectors["train"][:5])[1][:, -3:], vectors["train"][:5].double())
+    for model, given, error, text in (
+        (gen, 2, UsageError, "given: expected one of 0, 1, as training rows have, got 2"),
+        (gen, [0, 1], ArrayError, r"one condition, shape \[\], or one for each of 5 samples, shape \[5\], got \[2\]"),
+        (vague, [0.0, 1.0], ArrayError, r"one condition, shape \[3\], or one for each of 5 samples, shape \[5, 3\]"),
+        (vague, [0.0, 1.0, math.nan], ArrayError, "given: expected finite numbers"),
+        (plain, 0, UsageError, "given: expected None, for this decoder takes z alone"),
+    ):
+        with pytest.raises(error, match=text):
+            sample(model, 5, given=given)
+
+
 def conditional_prior(c):
     """Means of -2 and 2, by class, in the first dimension; the second is wider."""
     loc = torch.stack([4.0 * c.double() - 2, torch.zeros(len(c)).double()], 1)
@@ -135,11 +179,21 @@ def test_codes_of_a_conditional_prior_keep_it_and_seem_to_gain_over_n_0_i() -> N
     kept = audit({"g": fit("gaussian", **after.splits)}, after.posteriors, settings=bare)
     assert kept.verdict.choice == "prior"
     assert abs(kept.entry("g").heldout.elbo.gain.value) < 0.05
-    # p(z|a) over N(0, I), by its own density: 1/2 E a^2 a dimension
-    m, s = e["heldout"] + a["heldout"], scale["heldout"]
-    z = m + s * torch.randn(m.shape, generator=rng, dtype=torch.float64)
-    gain = (Normal(a["heldout"], 1.0).log_prob(z) - Normal(0.0, 1.0).log_prob(z)).mean()
-    assert float(gain) == pytest.approx(0.25, abs=0.02)
+    # p(z|a) over N(0, I): 1/2 E a^2 = .25 nats a dimension, 1/2 E a^2 (1 - s^2) = .1875 by the exact posterior
+    told = arrays(
+        {s: e[s] + a[s] for s in e},
+        scale,
+        prior=lambda c: Normal(c.double()[:, None].expand(-1, d), 1.0),
+        conditions={s: v[:, 0] for s, v in a.items()},
+    )
+    found = told.compare({"g": fit("gaussian", **told.splits)}, {"N(0, I)": Prior(d)})
+    over = found.unconditional["N(0, I)"]
+    assert -over.elbo.gain.value / d == pytest.approx(0.25, abs=0.01)
+    assert -over.exact_posterior.gain.value / d == pytest.approx(0.1875, abs=0.01)
+    assert abs(found.conditional["g"].elbo.gain.value) < 0.05
+    for s, p in told.posteriors.items():  # and so the audit is the same
+        torch.testing.assert_close(p.gather().mean, after.posteriors[s].gather().mean)
+        torch.testing.assert_close(p.gather().scale, after.posteriors[s].gather().scale)
 
 
 class Net(nn.Module):

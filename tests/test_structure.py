@@ -23,6 +23,7 @@ FACADES = {
     "encoding.py encode",
     "fitting.py fit",
     "running.py run",
+    "sampling.py sample",
     "training.py train",
 }
 """Public functions that take everything which their users may want to say; command-line verbs are the others."""

@@ -89,6 +89,7 @@ class AuditStage:
                 {s: p.gather().weighted(shares[s]) if shares else p for s, p in posteriors.items()},
                 model=vae.load(folder.model.path),
                 rows=folder.rows,
+                prior=folder.prior,
                 data=replace(folder.dataset.info(), weights=column),
                 settings=settings,
                 seed=seed,

@@ -48,9 +48,12 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
         weights: column that the audit weighed rows by.
 
     Returns:
-        One command, or several joined by ` && `; empty where a fit is of a kind that the command line does not know.
+        One command, or several joined by ` && `; empty where a fit is of a kind that the command line does not know, or
+        the VAE was trained with another prior than N(0, I), which is given in Python.
     """
     data, model = folder.data, folder.model
+    if model.config.get("prior") is not None:
+        return ""
     try:
         fits = [_fit(folder, name) for name in names]
     except UsageError:

@@ -99,7 +99,7 @@ class FitStage:
         """
         self.threads.use(heavy=False)
         folder, weights = self.folder, self.weights
-        stored = {s: folder.posteriors(s) for s in ("train", "selection")}
+        stored, prior = {s: folder.posteriors(s) for s in ("train", "selection")}, folder.prior
         inputs = {f"posteriors/{s}": p.artifact.hash for s, p in stored.items()}
         shares = {s: folder.dataset.weights(weights, s) for s in stored} if weights else {}
         train, selection = (p.gather().weighted(shares[s]) if shares else p for s, p in stored.items())
@@ -121,6 +121,7 @@ class FitStage:
                     train,
                     selection=selection,
                     context=context,
+                    prior=prior,
                     keep_duplicates=True,  # looked for where the data were split
                     seed=self.seed,
                     progress=self.progress,
@@ -163,7 +164,9 @@ class FitStage:
                 )
             if name == "prior":
                 if s != latent.PriorSettings():
-                    raise UsageError(f"name: prior is N(0, I), which every audit has; choose another for this {s.kind}")
+                    raise UsageError(
+                        f"name: prior is the VAE's own, which every audit has; choose another for this {s.kind}"
+                    )
             elif "labels" in s.needs and not labels and len(settings) > 1:
                 log.warning("%s: left out, the data have no labels", name)
             else:

@@ -12,13 +12,14 @@ from typing import final
 
 from torch import Tensor
 
-from zprime import artifact, chain, latent, sampling, threads, vae
+from zprime import artifact, chain, latent, model_prior, sampling, threads, vae
 from zprime import data as datasets
 from zprime.artifact import Artifact
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
-from zprime.distribution import LatentDistribution
+from zprime.distribution import LatentDistribution, is_standard
 from zprime.encoding import Reencoded
 from zprime.errors import ArtifactError, UsageError
+from zprime.latent.defensive import defended
 from zprime.latent.kind import Context
 from zprime.posteriors import ShardedPosteriors
 from zprime.results.facts import ModelInfo
@@ -117,6 +118,17 @@ class RunFolder:
             ArtifactError: it is not there, or was trained on other data than this folder has now.
         """
         return self.need("model", "model", "train")
+
+    @property
+    def prior(self) -> LatentDistribution:
+        """What the VAE was trained with.
+
+        Raises:
+            ArtifactError: there is no model, or it was altered.
+        """
+        model = self.model
+        prior = model_prior.load(model)
+        return latent.Prior(int(model.config["vae"]["settings"]["latents"])) if prior is None else prior
 
     def posteriors(self, split: str) -> ShardedPosteriors:
         """Posteriors of one split.
@@ -253,7 +265,9 @@ class RunFolder:
     def copying(self, name: str) -> str:
         """What the audit says of the samples of a latent distribution as it is now: `copies`, `passes`, `untested`."""
         base = CandidateId.parse(name).name
-        if not self.has("audit") or (base != PRIOR and f"latent/{base}" not in self.audit.inputs):
+        if not self.has("audit"):
+            return "untested"
+        if base not in (PRIOR, *_unfitted(self.prior)) and f"latent/{base}" not in self.audit.inputs:
             return "untested"
         audit = self.audit
         statuses: dict[str, str] = audit.config.get("copying", {})
@@ -275,9 +289,11 @@ class RunFolder:
         if store not in ("latents", "data"):
             raise UsageError(f"store: expected latents or data, got {store!r}")
         wanted = CandidateId.parse(name)
-        model = vae.load(self.model.path)
+        model, prior = vae.load(self.model.path), self.prior
         if name == PRIOR:
-            r: LatentDistribution = latent.Prior(model.latents)
+            r: LatentDistribution = prior
+        elif wanted.name in _unfitted(prior):
+            r = latent.StandardNormal(model.latents)
         elif wanted.name in self.fitted:
             r = latent.load(self.fit(wanted.name).path)
         else:
@@ -291,12 +307,17 @@ class RunFolder:
             _check_on_demand(name, r)
             r = latent.OnDemand(Reencoded(model, self.rows["train"], stored=self.dataset.bytes))
         if wanted.percent:
-            r = latent.Defensive(r, wanted.epsilon)
+            r = defended(r, wanted.epsilon, prior)
         scaling, shape = self.scaling(), tuple(self.data.config["shape"])
         with guarded(self.data.path):
             need("shape", shape == model.shape, f"{model.shape}, as the model has", shape)
         image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
         return GenerativeModel(r, model, scaling["shift"], scaling["scale"], image, self.copying(name))
+
+
+def _unfitted(prior: LatentDistribution) -> tuple[str, ...]:
+    """What every audit measures beside the prior, though nobody fitted it: N(0, I), where the prior is another."""
+    return () if is_standard(prior) else (latent.StandardNormal.kind,)
 
 
 def _check_on_demand(name: str, r: LatentDistribution) -> None:

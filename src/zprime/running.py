@@ -20,6 +20,7 @@ from zprime.encoding import encode
 from zprime.errors import UsageError
 from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
 from zprime.latent.kind import Fit
+from zprime.latent.priors import Given, prior_of
 from zprime.posteriors import Posteriors, ShardedPosteriors
 from zprime.progress import Progress, silent
 from zprime.reporting import report
@@ -47,6 +48,7 @@ def run(
     *,
     network: VAESettings = VAESettings(),
     training: TrainSettings = TrainSettings(),
+    prior: Given = None,
     kinds: Wanted = KINDS,
     by: str = "",
     weights: str = "",
@@ -67,6 +69,7 @@ def run(
         out: folder of the run: new, empty, or of an earlier run. It then also holds `report.html`.
         network: the architecture of the VAE.
         training: how to train it.
+        prior: p(z), kept as it is: ours, or a Gaussian of torch or a mixture of them; None is N(0, I).
         kinds: latent distributions to fit beside the prior, by name or as settings.
         by: `label` fits each kind once for each label: r(z|y).
         weights: column of the data that rows are weighed by, in fits and in every average of the audit: another
@@ -101,7 +104,7 @@ def run(
     def make(path: Path, source: DataSettings, seed: int, progress: Progress) -> Audit:
         job = Run.create(path, progress=progress, threads=threads, replace=replace)
         with job.alone():
-            job.train(source, network, training, seed=seed)
+            job.train(source, network, training, seed=seed, prior=prior)
             job.encode()
             fitted = job.fit(wanted, seed=seed, weights=weights, workers=workers)
             return job.audit(auditing, seed=seed, names=list(fitted), weights=weights, workers=workers)
@@ -209,6 +212,7 @@ class Run:
         training: TrainSettings = TrainSettings(),
         *,
         seed: int,
+        prior: Given = None,
     ) -> VAE:
         """Read and split the data, train a VAE, write `data` and `model`.
 
@@ -217,14 +221,16 @@ class Run:
             network: the architecture.
             training: how to train.
             seed: decides splits, weights, row order and noise.
+            prior: p(z); None is N(0, I).
 
         Raises:
-            UsageError: settings that cannot be used, or nothing to read.
+            UsageError: settings or a prior that cannot be used, or nothing to read.
             ArrayError: rows that cannot be used.
             NumericalError: the loss is not finite.
         """
         with self.alone():
-            stage = TrainStage(self.folder, seed, self.threads, self.progress, self.replace)
+            own = None if prior is None else prior_of(prior, network.latents)
+            stage = TrainStage(self.folder, seed, self.threads, self.progress, self.replace, own)
             return stage.run(data, network, training)
 
     def encode(self) -> dict[str, Posteriors]:

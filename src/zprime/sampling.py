@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -58,7 +59,7 @@ class GenerativeModel:
             )
 
     def stream(
-        self, n: int, *, rng: torch.Generator, noise: str = "mean"
+        self, n: int, *, rng: torch.Generator, noise: str = "mean", given: Any = None
     ) -> Iterator[tuple[Float[Tensor, "b d"], Float[Tensor, "b *datum"]]]:
         """Batches of (z', x'), x' in the decoder's scaled units.
 
@@ -66,9 +67,12 @@ class GenerativeModel:
             n: how many in all.
             rng: source of randomness.
             noise: `mean` gives the mean of p(x|z'), `draw` a draw from it.
+            given: a condition, or one for each sample (see `zprime.sample`).
 
         Raises:
-            UsageError: n < 1, more than the memory holds, or an unknown `noise`.
+            UsageError: n < 1, more than the memory holds, an unknown `noise`, or conditions that the decoder is not
+                told.
+            ArrayError: conditions of another shape than the decoder takes.
         """
         if n < 1:
             raise UsageError(f"n: expected at least 1 sample, got {n}")
@@ -76,17 +80,17 @@ class GenerativeModel:
             4 * n * self.latent.d, f"sample: {n:,} draws of z' ({self.latent.d:,} numbers each)", "draw fewer at a time"
         )
         z = self.latent.sample(n, rng=fork(rng, "z"))
-        yield from decoded(self.decoder, z, noise=noise, rng=rng)
+        yield from decoded(self.decoder, z, noise=noise, rng=rng, given=given)
 
     def sample(
-        self, n: int, *, rng: torch.Generator, noise: str = "mean"
+        self, n: int, *, rng: torch.Generator, noise: str = "mean", given: Any = None
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n *datum"]]:
         """Draw z' and x' in one call; x' is in the decoder's scaled units."""
         numbers = self.latent.d + max(self.shift.numel(), math.prod(getattr(self.decoder, "shape", None) or (1,)))
         memory.need(  # the batches, and these joined
             8 * n * numbers, f"sample: {n:,} draws of z' and x' ({numbers:,} numbers each)", "draw fewer at a time (-n)"
         )
-        z, x = zip(*self.stream(n, rng=rng, noise=noise), strict=True)
+        z, x = zip(*self.stream(n, rng=rng, noise=noise, given=given), strict=True)
         return torch.cat(z), torch.cat(x)
 
     def restore(self, x: Float[Tensor, "n *datum"]) -> Float[Tensor, "n *datum"]:
@@ -198,6 +202,7 @@ def sample(
     *,
     seed: int = 0,
     noise: str = "mean",
+    given: Any = None,
     allow_copies: bool = False,
     allow_rows: bool = False,
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n *datum"]]:
@@ -208,14 +213,19 @@ def sample(
         n: how many.
         seed: decides the draws.
         noise: `mean` gives the mean of p(x|z'), `draw` a draw from it.
+        given: of a model that is told conditions (`zprime.bring.modules(conditions=...)`): the condition of all
+            samples, or one for each, in the form in which the rows' were given. None draws them from those of the
+            training rows. z' is drawn as ever; for r(z|label) give a model with `latent.given(r, label)`.
         allow_copies: draw even where an audit found that the samples copy training rows.
         allow_rows: draw even from a latent distribution that stores functions of single training rows.
 
     Raises:
-        UsageError: n < 1, an unknown `noise`, or samples that copy training rows or come from stored ones.
+        UsageError: n < 1, an unknown `noise`, samples that copy training rows or come from stored ones, or conditions
+            for a decoder that is told none, or that no training row has.
+        ArrayError: conditions of another shape than the decoder takes.
     """
     check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
-    z, x = model.sample(n, rng=stream(seed, "sample"), noise=noise)
+    z, x = model.sample(n, rng=stream(seed, "sample"), noise=noise, given=given)
     return z, model.restore(x)
 
 

@@ -7,6 +7,7 @@ from typing import final
 
 from zprime import artifact, chain, sampling
 from zprime.artifact import Artifact
+from zprime.latent import StandardNormal
 from zprime.results.audit import Audit
 from zprime.results.names import PRIOR, CandidateId
 from zprime.run_folder import RunFolder
@@ -70,5 +71,6 @@ class ShipStage:
     def _sources(self, name: str) -> dict[str, str]:
         """Hashes of what a generative model consists of."""
         base = CandidateId.parse(name).name
-        fitted = {} if base == PRIOR else {f"latent/{base}": self.folder.fit(base).hash}
+        there = base not in (PRIOR, StandardNormal.kind) or self.folder.has(f"latent/{base}")
+        fitted = {f"latent/{base}": self.folder.fit(base).hash} if there else {}
         return {"data": self.folder.data.hash, "model": self.folder.model.hash, **fitted}

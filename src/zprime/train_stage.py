@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, atomic, chain, likelihoods, vae
+from zprime import artifact, atomic, chain, likelihoods, model_prior, vae
 from zprime import data as datasets
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
+from zprime.distribution import LatentDistribution, is_standard
 from zprime.errors import UsageError
 from zprime.progress import Progress, silent
+from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
@@ -30,6 +32,7 @@ class TrainStage:
         threads: how many threads torch uses, by the work.
         progress: called once an epoch.
         replace: take out of the run what was made with other settings.
+        prior: p(z); None is N(0, I).
     """
 
     folder: RunFolder
@@ -37,6 +40,7 @@ class TrainStage:
     threads: Threads = Threads()
     progress: Progress = silent
     replace: bool = False
+    prior: LatentDistribution | None = None
 
     def run(self, data: DataSettings, network: VAESettings, training: TrainSettings) -> VAE:
         """Read the data and train, or use what is there already.
@@ -55,6 +59,9 @@ class TrainStage:
         data.check()
         training.check()  # what can be refused now is not refused after the data were read
         likelihoods.build(network.likelihood, scale=network.scale or None)
+        if self.prior is not None:
+            model_prior.checked(self.prior, network.latents)
+            model_prior.tensors(self.prior)  # can it be kept?
         lies = _absolute(data.data)
         dataset = datasets.load(replace(data, data=lies), seed=self.seed)
         network = network.resolve(dataset.shape)
@@ -63,13 +70,12 @@ class TrainStage:
         described = dataset.describe()
         # nor does it matter where the data lie, or what their file is called: `content` says what they are
         key = key_of({**described, "settings": {**described["settings"], "data": ""}, "name": ""}, dataset.seed)
+        of_model = {**asdict(network), **settings, "prior": _kind(self.prior), "seed": self.seed}
         wanted = {
             "data": Wanted(key, {**described["settings"], "seed": dataset.seed, "content": described["content"][:12]}),
-            "model": Wanted(
-                key_of(asdict(network), settings, self.seed, key), {**asdict(network), **settings, "seed": self.seed}
-            ),
+            "model": Wanted(key_of(asdict(network), settings, self.seed, key, *model_prior.key(self.prior)), of_model),
         }
-        start = Start(dataset, network, training, self.seed)
+        start = Start(dataset, network, training, self.seed, self.prior)
         self._make_room(wanted, start)
         self.folder.keep(dataset)
         source = self._read(dataset, wanted["data"].key, lies)
@@ -141,9 +147,11 @@ class TrainStage:
                 "epoch": trained.epoch,
                 "history": trained.history,
                 "stopped": trained.stopped,
+                **model_prior.described(self.prior),
             }
             manifest = Manifest("model", config, key, self.seed, {"data": source.hash})
-            return artifact.write(path, manifest, tensors=trained.vae.state_dict())
+            weights = {**trained.vae.state_dict(), **model_prior.tensors(self.prior)}
+            return artifact.write(path, manifest, tensors=weights)
 
         model = reuse_or_make(self.folder.path, "model", key, make, kind="model")
         atomic.remove(checkpoint)
@@ -170,7 +178,8 @@ class Wanted:
             was = {**there.config.get("settings", {}), **content, "seed": there.seed}
         else:
             network = there.config.get("vae", {}).get("settings", {})
-            was = {**network, **there.config.get("training", {}), "seed": there.seed}
+            prior = (there.config.get("prior") or {"kind": STANDARD})["kind"]
+            was = {**network, **there.config.get("training", {}), "prior": prior, "seed": there.seed}
         return [
             f"{name} {_word(was.get(name))}, now {_word(value)}"
             for name, value in self.settings.items()
@@ -187,10 +196,11 @@ class Start:
     network: VAESettings
     training: TrainSettings
     seed: int
+    prior: LatentDistribution | None = None
 
     def vae(self) -> VAE:
         """The network with its first weights."""
-        return VAE.build(self.dataset.shape, self.network, seed=self.seed)
+        return VAE.build(self.dataset.shape, self.network, seed=self.seed, prior=self.prior)
 
     def check(self) -> None:
         """Raise what training would raise before its first step."""
@@ -204,6 +214,10 @@ class Start:
         return checkpoint_key(
             self.vae(), self.dataset.rows("train"), self.dataset.rows("selection"), self.training, seed=self.seed
         )
+
+
+def _kind(prior: LatentDistribution | None) -> str:
+    return STANDARD if prior is None or is_standard(prior) else prior.kind
 
 
 def _word(value: object) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zprime import artifact, memory
+from zprime import artifact, memory, model_prior
 from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.errors import ArrayError, NumericalError, UsageError
@@ -188,7 +188,7 @@ def train(
 def checkpoint_key(vae: VAE, rows: Rows, selection: Rows, settings: TrainSettings, *, seed: int) -> str:
     """Hash of all that a training follows from; a checkpoint with the same one is of the same training."""
     parts = [_fingerprint(rows), _fingerprint(selection), repr(vae), _hash(vae.state_dict())]
-    return artifact.digest([asdict(settings), seed, *parts])
+    return artifact.digest([asdict(settings), seed, *parts, *model_prior.key(vae.prior)])
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from zprime import chain, likelihoods, memory, networks
-from zprime.arrays import blocks, standard_kl
+from zprime import chain, likelihoods, memory, model_prior, networks
+from zprime.arrays import blocks, gaussian_log_prob, standard_kl
+from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.rng import fork, stream
 from zprime.schema import Schema, guarded, need
@@ -42,11 +43,24 @@ class Model(Encoder, Decoder, Protocol):
     """Encoder and decoder: all that fitting and measuring need of a VAE."""
 
 
+@runtime_checkable
+class Told(Protocol):
+    """What p(x|z, c) has where a decoder is told conditions c beside z: one may choose them."""
+
+    def conditions(self, given: Any, n: int) -> Float[Tensor, "n c"]:
+        """Conditions of n rows, from one for all of them or one for each."""
+        ...
+
+    def given(self, c: Float[Tensor, "n c"]) -> Distribution:
+        """p(x|z, c) with one condition for each z."""
+        ...
+
+
 DECODE = 512
 
 
 def decoded(
-    decoder: Decoder, z: Float[Tensor, "n d"], *, noise: str, rng: torch.Generator
+    decoder: Decoder, z: Float[Tensor, "n d"], *, noise: str, rng: torch.Generator, given: Any = None
 ) -> Iterator[tuple[Float[Tensor, "b d"], Float[Tensor, "b *datum"]]]:
     """Batches of (z, x), without gradients.
 
@@ -55,9 +69,11 @@ def decoded(
         z: latents; converted to the decoder's dtype.
         noise: `mean` gives the mean of p(x|z), `draw` a draw from it.
         rng: decides the draws.
+        given: a condition, or one for each z, of a decoder that is told them; None draws them from the data's.
 
     Raises:
-        UsageError: an unknown `noise`.
+        UsageError: an unknown `noise`, or conditions for a decoder that is told none.
+        ArrayError: conditions of another shape than the decoder takes.
     """
     if noise not in ("mean", "draw"):
         raise UsageError(f"noise: expected mean or draw, got {noise!r}")
@@ -65,7 +81,19 @@ def decoded(
     for part in blocks(len(z), DECODE):
         with torch.no_grad():
             p = decoder.decode(z[part])
-        yield z[part], p.mean if noise == "mean" else likelihoods.draw(p, rng=fork(rng, "x", part.start))
+            if given is not None:
+                p = _told(p).given(_told(p).conditions(given, len(z))[part])
+            x = p.mean if noise == "mean" else likelihoods.draw(p, rng=fork(rng, "x", part.start))
+        yield z[part], x
+
+
+def _told(p: Distribution) -> Told:
+    if not isinstance(p, Told):
+        raise UsageError(
+            "given: expected None, for this decoder takes z alone; a model from zprime.bring.modules(conditions=...) "
+            "is told conditions, and latent.given(r, label) is r(z|label)"
+        )
+    return p
 
 
 def _dtype(decoder: Decoder) -> torch.dtype:
@@ -113,21 +141,52 @@ class VAESettings:
 
 
 class VAE(nn.Module):
-    """Encoder, decoder and likelihood, with the prior N(0, I) that the KL term of the ELBO pulls towards.
+    """Encoder, decoder and likelihood, with the prior that the KL term of the ELBO pulls towards.
 
     The modules: `encoder(x) -> (mean, scale)`, `decoder(z) -> output`, `likelihood(output) -> Distribution`.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: nn.Module, *, latents: int) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: nn.Module,
+        *,
+        latents: int,
+        prior: LatentDistribution | Distribution | None = None,
+    ) -> None:
+        """Put a VAE together.
+
+        Args:
+            encoder: x -> mean and standard deviation of q(z|x).
+            decoder: z -> what the likelihood takes.
+            likelihood: the decoder's output -> p(x|z).
+            latents: latent dimension d.
+            prior: p(z), which is not trained: ours, e.g. a mixture of Gaussians, or a torch Distribution with one
+                latent as its event; None is N(0, I). Give it to `fit` and `audit` too (`vae.prior`).
+
+        Raises:
+            UsageError: a prior of other dimensions, or without a log-density that has a gradient.
+        """
         super().__init__()
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self.latents = latents
+        self.prior: LatentDistribution | Distribution = (
+            Prior(latents) if prior is None else model_prior.checked(prior, latents)
+        )
         self.settings: VAESettings | None = None
         self.shape: tuple[int, ...] | None = None
 
     @classmethod
-    def build(cls, shape: tuple[int, ...], settings: VAESettings, *, seed: int = 0) -> "VAE":
-        """Make an untrained VAE for data of `shape`; the seed alone decides its weights."""
+    def build(
+        cls,
+        shape: tuple[int, ...],
+        settings: VAESettings,
+        *,
+        seed: int = 0,
+        prior: LatentDistribution | Distribution | None = None,
+    ) -> "VAE":
+        """Make an untrained VAE for data of `shape`, with a prior (None is N(0, I)); the seed decides its weights."""
         settings = settings.resolve(tuple(shape))
         weights = networks.count(
             settings.network, shape, settings.latents, hidden=settings.hidden, width=settings.width
@@ -143,7 +202,7 @@ class VAE(nn.Module):
                 settings.network, shape, settings.latents, hidden=settings.hidden, width=settings.width
             )
         likelihood = likelihoods.build(settings.likelihood, scale=settings.scale or None)
-        model = cls(encoder, decoder, likelihood, latents=settings.latents)
+        model = cls(encoder, decoder, likelihood, latents=settings.latents, prior=prior)
         model.settings, model.shape = settings, tuple(shape)
         return model
 
@@ -160,13 +219,20 @@ class VAE(nn.Module):
     def elbo_terms(
         self, x: Float[Tensor, "n *datum"], *, rng: torch.Generator
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Log p(x|z) at one draw z ~ q(z|x), and KL(q(z|x) || p(z)) in closed form; nats, for each row.
+        """Log p(x|z) at one draw z ~ q(z|x), and KL(q(z|x) || p(z)); nats, for each row.
 
-        Their difference is an unbiased estimate of each row's ELBO.
+        The KL is a closed form where p is N(0, I), else log q(z|x) - log p(z) at the same draw. The difference of the
+        two is an unbiased estimate of each row's ELBO.
         """
         mean, scale = self.encode(x)
         z = mean + scale * torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
-        return self.decode(z).log_prob(x), standard_kl(mean, scale).sum(1)
+        if model_prior.standard(self.prior):
+            kl = standard_kl(mean, scale).sum(1)
+        elif bool(torch.isfinite(z).all()):
+            kl = gaussian_log_prob(z, mean, scale) - model_prior.log_prob(self.prior, z)
+        else:  # a density takes finite z only; whoever trains sees that the loss is not finite
+            kl = torch.full_like(z[:, 0], torch.nan)
+        return self.decode(z).log_prob(x), kl
 
 
 def describe(vae: VAE) -> dict[str, Any]:
@@ -182,13 +248,25 @@ def describe(vae: VAE) -> dict[str, Any]:
     return {"shape": list(vae.shape), "settings": asdict(vae.settings)}
 
 
-def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: Path | str = "model") -> VAE:
-    """Make the VAE that `describe` described, with its weights.
+def rebuild(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    where: Path | str = "model",
+    prior: LatentDistribution | None = None,
+) -> VAE:
+    """Make the VAE that `describe` described, with its weights and its prior (None is N(0, I)).
 
     Raises:
-        ArtifactError: configuration and weights do not fit together.
+        ArtifactError: configuration, weights and prior do not fit together.
     """
-    return _rebuild(config, tensors, where, lambda vae: None)
+
+    def take(vae: VAE) -> None:
+        if prior is not None:
+            need("prior", prior.d == vae.latents, f"{vae.latents} dimensions, as the VAE has", prior.d)
+            vae.prior = prior
+
+    return _rebuild(config, tensors, where, take)
 
 
 def rebuild_decoder(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: Path | str) -> VAE:
@@ -234,8 +312,9 @@ def load(path: Path) -> VAE:
     Raises:
         ArtifactError: missing, altered, or of another kind.
     """
-    stored = chain.read(path, "model")
-    config: dict[str, Any] = stored.config.get("vae", {})
+    source = chain.read(path, "model")
+    config: dict[str, Any] = source.config.get("vae", {})
     with guarded(path):
         need("vae", isinstance(config, dict), "settings of a VAE", config)
-    return rebuild(config, stored.tensors(), where=path)
+    weights = {k: v for k, v in source.tensors().items() if not k.startswith(model_prior.BEGINS)}
+    return rebuild(config, weights, where=path, prior=model_prior.load(source))

@@ -1,17 +1,20 @@
 """Bare arrays: posteriors of any form, and no model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.distributions import Distribution
 
 from zprime import memory
 from zprime.bring import readings
-from zprime.bring.brought import Brought, groups_of, told
-from zprime.bring.coordinates import known
+from zprime.bring.brought import Brought, beside, groups_of, told
+from zprime.bring.conditional_priors import of_prior, one_or_each
+from zprime.bring.conditions import in_units
+from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.refusals import check_codes
 from zprime.bring.splits import split
 from zprime.data import Rows
@@ -32,7 +35,8 @@ def arrays(
     weights: Mapping[str, Any] | None = None,
     labels: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
-    prior: Given = None,
+    prior: Given | Callable[[Tensor], Distribution] = None,
+    conditions: Mapping[str, Any] | None = None,
     check: bool = True,
     seed: int = 0,
 ) -> Brought:
@@ -54,7 +58,9 @@ def arrays(
         groups: split -> one name a row (see `modules`); give `audit` the `groups` of what is returned.
         prior: what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
             N(0, I). For one Gaussian with independent dimensions all latents of what is returned are in units of the
-            prior (`Brought.coordinates`). Any other is `Brought.prior`, which `audit` has to be given.
+            prior (`Brought.coordinates`). Any other is `Brought.prior`, which `audit` has to be given. With
+            `conditions` a function of them, as in `modules`.
+        conditions: split -> c of each row, numbers or a matrix [n, k], that a prior p(z|c) is told; with `scale` alone.
         check: whether to check `gives` by the variance of the codes.
         seed: decides the selection split.
 
@@ -68,8 +74,18 @@ def arrays(
         raise UsageError(
             f"scale: expected scale, scale_tril, or scale and factor, got {' and '.join(given) or 'none of them'}"
         )
+    one, per_row = one_or_each(prior, conditions)
     parts = Parts.of(mean, row_ids, weights)
     together = groups if groups is not None else row_ids
+    priors: dict[str, Coordinates] = {}
+    if conditions is not None:
+        if scale is None or factor is not None or row_ids is not None:
+            raise UsageError(
+                "conditions: a prior p(z|c) is taken beside standard deviations of one Gaussian a row; give scale, and "
+                "no factor or row_ids"
+            )
+        mean, scale, of_rows = in_units(mean, scale, gives, per_row, conditions)
+        priors = {s: Coordinates(*r.x.chunk(2, 1)) for s, r in split(of_rows, {}, together, seed=seed).items()}
     means = split(mean, labels or {}, together, seed=seed)
     dtype = means["train"].x.dtype
     # what belongs to a row is set aside with it: the rows of all arrays are the same ones
@@ -89,7 +105,7 @@ def arrays(
             )
     check_codes(means["train"].x, "mean")
     scales = {s: x if scale is None else readings.read(x, gives) for s, x in given_scale.items()}
-    at, learned = known(prior, d)
+    at, learned = known(one, d)
     unit = prior_width(learned, d) if at is None else at.scale
     says = []
     if scale is not None and factors is None and row_ids is None:
@@ -106,8 +122,10 @@ def arrays(
     codes = {s: (r.x, scales[s]) if at is None else at.of(r.x, scales[s]) for s, r in means.items()}
     posteriors = {s: parts.posteriors(r, *codes[s]) for s, r in means.items()}
     says += [*parts.says(posteriors["train"]), *told(at, learned)]
+    says += [of_prior(priors["train"])] if priors else []
     grouped = groups_of(means) if groups is not None else None
-    return Brought(posteriors, prior=learned, says=tuple(says), groups=grouped, coordinates=at)
+    mine = Brought(posteriors, prior=learned, says=tuple(says), groups=grouped, coordinates=at)
+    return beside(mine, priors, None) if priors else mine
 
 
 @dataclass(frozen=True)

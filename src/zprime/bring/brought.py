@@ -1,20 +1,23 @@
 """A trained VAE and its data, in the form that `fit`, `audit` and `sample` take."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from zprime.bring.beside import MARGINAL, Beside, Given, compare, marginal
 from zprime.bring.coordinates import Coordinates, Moved
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.encoding import encode
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.kind import Context
-from zprime.posteriors import Posteriors
+from zprime.measure.study import Split
+from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.sampling import GenerativeModel, check_rows
 from zprime.vae import Model
 
@@ -34,6 +37,10 @@ class Brought:
             stands for N(0, I), and for other Gaussians too, in the `coordinates`.
         coordinates: in which the prior is N(0, I), where it is another Gaussian: all latents here are
             `(z - loc) / scale` of the model's z. None where they are the model's own.
+        priors: split -> means and standard deviations of p(z|c) of each row, [n, d]: all latents here are in units of
+            it. None where the prior is the same for all rows.
+        unconditional: the same in the model's own z, for an r(z) that ignores c: its `prior` is the mean of p(z|c) over
+            the training rows. None where `priors` is.
         says: what to know of this model before reading an audit: sentences.
         groups: split -> integers, where rows come in groups, for `audit(..., groups=...)`; None where they do not.
     """
@@ -45,6 +52,8 @@ class Brought:
     says: tuple[str, ...] = ()
     groups: Mapping[str, Int[Tensor, " n"]] | None = None
     coordinates: Coordinates | None = None
+    priors: Mapping[str, Coordinates] | None = None
+    unconditional: "Brought | None" = None
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -64,12 +73,58 @@ class Brought:
         return Context(self.model, self.rows["train"], self.rows["selection"])
 
     def inside(self, r: LatentDistribution) -> LatentDistribution:
-        """A distribution of the model's own z, as `fit` and `audit` see it here, e.g. N(0, I) as a candidate."""
+        """A distribution of the model's own z, as `fit` and `audit` see it here, e.g. N(0, I) as a candidate.
+
+        Raises:
+            UsageError: the prior is a p(z|c): there it is another one for each c.
+        """
+        self._need_one_prior()
         return r if self.coordinates is None else self.coordinates.inside(r)
 
     def outside(self, r: LatentDistribution) -> LatentDistribution:
-        """A distribution that was fitted here, as one of the model's own z: what its decoder takes."""
+        """A distribution that was fitted here, as one of the model's own z: what its decoder takes.
+
+        Raises:
+            UsageError: the prior is a p(z|c): there it is another one for each c.
+        """
+        self._need_one_prior()
         return r if self.coordinates is None else self.coordinates.outside(r)
+
+    def _need_one_prior(self) -> None:
+        if self.priors is not None:
+            raise UsageError(
+                "latents are in units of p(z|c): a distribution here is another one of the model's own z for each c; "
+                "compare(conditional, unconditional) measures both sorts, and unconditional is the model in its own z"
+            )
+
+    def compare(
+        self, conditional: Given = MappingProxyType({}), unconditional: Given = MappingProxyType({}), *, seed: int = 0
+    ) -> Beside:
+        """ELBO gains and exact-posterior gains over p(z|c) on the held-out rows, of r(z|c) and r(z) side by side.
+
+        Args:
+            conditional: name -> r(z|c), as it was fitted here: `fit(kind, **mine.splits)`.
+            unconditional: name -> r(z) of the model's own z: `fit(kind, **mine.unconditional.splits)`, or any latent
+                distribution, such as N(0, I). The mean of p(z|c) over the training rows is added as `marginal`.
+            seed: of the draws, which all of them share.
+
+        Returns:
+            The gains. The exact-posterior gain is a closed form where the distribution is one Gaussian or a mixture,
+            also with a share of such a prior; else it is by draws, and says so.
+
+        Raises:
+            UsageError: the prior does not depend on conditions; a distribution of other dimensions, or without a
+                density.
+        """
+        if self.priors is None or self.unconditional is None or self.unconditional.prior is None:
+            raise UsageError(
+                "compare: expected a model with a prior p(z|c) (prior= a function of conditions), got one whose prior "
+                "is the same for all rows; audit measures its candidates"
+            )
+        groups = None if self.groups is None else self.groups.get("heldout")
+        rows = Split("heldout", self.posteriors["heldout"].gather(), groups=groups)
+        plain = {MARGINAL: self.unconditional.prior, **unconditional}
+        return compare(conditional, plain, rows, self.priors["heldout"], seed=seed)
 
     def generator(
         self, latent: LatentDistribution, *, copying: str = "untested", allow_rows: bool = False
@@ -116,6 +171,25 @@ def bring(
         model = Moved(model, coordinates)
     posteriors = {s: encode(model, r) for s, r in rows.items()}
     return Brought(posteriors, model, rows, prior, (*says, *told(coordinates, prior)), groups_of(rows), coordinates)
+
+
+def beside(mine: Brought, priors: Mapping[str, Coordinates], model: Model | None) -> Brought:
+    """What was brought in units of p(z|c), with the same in the model's own z beside it.
+
+    Args:
+        mine: in units of it.
+        priors: of each split.
+        model: encoder and decoder of the model's own z; None for bare arrays.
+    """
+    posteriors: dict[str, Posteriors] = {}
+    for s, p in mine.posteriors.items():
+        here, at = p.gather(), priors[s]
+        mean, scale = at.loc + at.scale * here.mean.double(), at.scale * here.scale.double()
+        posteriors[s] = MemoryPosteriors(
+            mean.to(here.mean), scale.to(here.scale), row_ids=here.row_ids, labels=here.labels
+        )
+    own = Brought(posteriors, model, mine.rows, marginal(priors["train"]), mine.says, mine.groups)
+    return replace(mine, priors=priors, unconditional=own)
 
 
 def told(at: Coordinates | None, prior: LatentDistribution | None) -> list[str]:

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, constraints
+from torch.distributions import Distribution, constraints
 
-from zprime.arrays import blocks
-from zprime.bring.places import Place, back
+from zprime.arrays import blocks, check_finite
+from zprime.bring.conditional_priors import NARROWER, Gaussians, of_prior
+from zprime.bring.coordinates import Coordinates
+from zprime.bring.places import Place, back, tensor
+from zprime.bring.readings import read
 from zprime.bring.splits import whole
 from zprime.errors import ArrayError, UsageError
 
@@ -31,12 +34,14 @@ class Layout:
         width: columns of c.
         whole: whether c is whole numbers, e.g. of classes, which an embedding wants as such.
         flat: whether c was given as one number a row, not as a matrix.
+        support: where rows lie, for torch.
     """
 
     shape: tuple[int, ...]
     width: int
     whole: bool = False
     flat: bool = False
+    support: constraints.Constraint = constraints.real_vector
 
     def join(self, x: Tensor, c: Tensor) -> Tensor:
         """Rows of data and their conditions."""
@@ -51,39 +56,102 @@ class Layout:
         c = c[:, 0] if self.flat else c
         return c.long() if self.whole else c
 
+    @property
+    def entries(self) -> int:
+        """Numbers in a row."""
+        return int(torch.Size(self.shape).numel()) + self.width
+
+    def check(self, c: Float[Tensor, "n c"], pool: Float[Tensor, "m c"]) -> None:
+        """Raise `UsageError` for conditions that a decoder was never told: classes that no training row has."""
+        if not self.whole:
+            return
+        for column, known in zip(c.T, pool.T, strict=True):
+            new = column[~torch.isin(column, known)]
+            if len(new):
+                there = known.unique().tolist()
+                names = ", ".join(f"{k:g}" for k in there[:SHOWN]) + (", ..." if len(there) > SHOWN else "")
+                raise UsageError(f"given: expected one of {names}, as training rows have, got {float(new[0]):g}")
+
 
 class Conditioned(Distribution):
     """p(x|z, c) of rows that hold x and c.
 
     `log_prob` takes c from the row itself. A draw takes that of a row of the pool at random. The mean goes through some
-    of them in turn.
+    of them in turn. `given` has one c for each z instead.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's contract)
-    support = constraints.real_vector
 
-    def __init__(self, px: PX, z: Float[Tensor, "n d"], layout: Layout, pool: Float[Tensor, "m c"]) -> None:
+    def __init__(
+        self,
+        px: PX,
+        z: Float[Tensor, "n d"],
+        layout: Layout,
+        pool: Float[Tensor, "m c"],
+        *,
+        shown: Float[Tensor, "k c"] | None = None,
+    ) -> None:
+        """Take what it consists of.
+
+        Args:
+            px: (z, c) -> p(x|z, c).
+            z: latents.
+            layout: of a row.
+            pool: conditions that draws take.
+            shown: conditions that means take in turn; by default the first of the pool.
+        """
         self.px, self.z, self.layout, self.pool = px, z, layout, pool
-        size = int(torch.Size(layout.shape).numel()) + layout.width
-        super().__init__(z.shape[:1], torch.Size([size]), validate_args=False)
+        self.shown = pool[:SHOWN] if shown is None else shown
+        self.fixed: Tensor | None = None
+        super().__init__(z.shape[:1], torch.Size([layout.entries]), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Of a row."""
+        return self.layout.support
 
     def log_prob(self, value: Tensor) -> Float[Tensor, " n"]:
         """Log p(x|z, c) in nats a row."""
         x, c = self.layout.parts(value)
         log_density: Tensor = self.px(self.z, c).log_prob(x)
-        return log_density
+        return log_density.reshape(len(self.z), -1).sum(1)  # entries of x may be a batch
 
     @property
     def mean(self) -> Tensor:
-        """Means of p(x|z, c), c in turn."""
-        at = torch.arange(len(self.z)) % min(len(self.pool), SHOWN)
-        return self._rows(self.pool[at], lambda p: p.mean)
+        """Means of p(x|z, c), c as it was given, else in turn."""
+        c = self.shown[torch.arange(len(self.z)) % len(self.shown)] if self.fixed is None else self.fixed
+        return self._rows(c, lambda p: p.mean)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """One row for each z."""
         with torch.no_grad():
-            which = torch.randint(len(self.pool), (len(self.z),))
-            return self._rows(self.pool[which], lambda p: p.sample())
+            c = self.pool[torch.randint(len(self.pool), (len(self.z),))] if self.fixed is None else self.fixed
+            return self._rows(c, lambda p: p.sample())
+
+    def conditions(self, given: Any, n: int) -> Float[Tensor, "n c"]:
+        """Conditions of n rows, from one for all of them or one for each.
+
+        Raises:
+            ArrayError: neither, or not finite.
+            UsageError: whole numbers that no training row has.
+        """
+        c, width, flat = tensor(given), self.layout.width, self.layout.flat
+        one: tuple[int, ...] = () if flat else (width,)
+        if c.shape not in (one, (n, *one)):
+            raise ArrayError(
+                f"given: expected one condition, shape {list(one)}, or one for each of {n} samples, shape "
+                f"{[n, *one]}, got {list(c.shape)}"
+            )
+        c = c.expand(n, *one).reshape(n, width).to(self.pool.dtype)
+        check_finite("given", c)
+        self.layout.check(c, self.pool)
+        return c
+
+    def given(self, c: Float[Tensor, "n c"]) -> "Conditioned":
+        """The same with one condition for each z, which draws and means take; `conditions` makes them."""
+        p = Conditioned(self.px, self.z, self.layout, self.pool, shown=self.shown)
+        p.fixed = c
+        return p
 
     def beside(self, value: Tensor) -> tuple[Distribution, Tensor]:
         """p(x|z, c) under the conditions of some rows, one for each z, and the data of these rows."""
@@ -143,7 +211,7 @@ class Told:
 
     encoder: Callable[[Tensor, Tensor], Any]
     decoder: PX
-    prior: Callable[[Tensor], tuple[Tensor, Tensor]] | None
+    prior: Gaussians | None
     gives: str
     layout: Layout
     pool: Float[Tensor, "m c"]
@@ -167,6 +235,19 @@ class Told:
         """p(x|z, c), z = loc(c) + scale(c) u."""
         return Conditioned(self._px, self.place.back(u), self.layout, self.pool)
 
+    @torch.no_grad()
+    def prior_of(self, row: Float[Tensor, "n e"]) -> Coordinates:
+        """Means and standard deviations of p(z|c) of some rows.
+
+        Raises:
+            UsageError: the prior does not depend on c.
+        """
+        if self.prior is None:
+            raise UsageError("prior: expected a function of conditions, got none")
+        c = self.layout.parts(row)[1]
+        asked = [self.prior(self.go(c[i])) for i in blocks(len(c), BATCH)]
+        return Coordinates(*(torch.cat([a[i] for a in asked]) for i in range(2)))
+
     def _px(self, u: Tensor, c: Tensor) -> Distribution:
         if self.prior is not None:
             loc, width = self.prior(self.go(c))
@@ -179,51 +260,43 @@ class Told:
         return told.to(self.place.device) if self.layout.whole else self.place.go(told)
 
 
-NARROWER: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "std": lambda raw, width: raw / width,
-    "variance": lambda raw, width: raw / width.square(),
-    "log-variance": lambda raw, width: raw - 2 * width.log(),
-    "log-std": lambda raw, width: raw - width.log(),
-}
-"""What a spread is in units of a prior, for each way of giving it."""
-
-
-def gaussians(prior: Callable[[Tensor], Any]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Means and standard deviations of p(z|c), float64, from a function that answers a torch Distribution.
-
-    Raises:
-        UsageError (when it is asked): it answers something else than Gaussians of independent dimensions.
-    """
-
-    def ask(c: Tensor) -> tuple[Tensor, Tensor]:
-        p = prior(c)
-        while isinstance(p, Independent):
-            p = p.base_dist
-        if not isinstance(p, Normal) or p.loc.ndim != 2 or len(p.loc) not in (1, len(c)):
-            raise UsageError(
-                "prior: expected a function from conditions to torch Normal distributions of shape [n, d] (in "
-                f"Independent, or not), got {type(p).__name__}; a p(z|c) of another form is not supported"
-            )
-        loc, scale = p.loc.detach().double().cpu(), p.scale.detach().double().cpu()
-        return loc.expand(len(c), -1), scale.expand(len(c), -1)
-
-    return ask
-
-
-@torch.no_grad()
-def spoken(told: Told) -> tuple[str, ...]:
-    """What to know of a model that is told conditions."""
+def spoken(told: Told, row: Float[Tensor, "n e"]) -> tuple[str, ...]:
+    """What to know of a model that is told conditions, by its training rows."""
     says = (
         "x and its conditions stand side by side in a row; draws of x' take the conditions of training rows at random"
     )
-    if told.prior is None:
-        return (says,)
-    asked = [told.prior(told.go(told.pool[i])) for i in blocks(len(told.pool), BATCH)]
-    loc, width = (torch.cat([a[i] for a in asked]) for i in range(2))
-    return (
-        says,
-        f"the prior is p(z|c), with means up to {float(loc.abs().max()):.3g} and standard deviations from "
-        f"{float(width.min()):.3g} to {float(width.max()):.3g}: latents are shown in units of it, "
-        "(z - loc(c)) / scale(c), where it is N(0, I); what is fitted there is an r(z|c) that shifts with c as the "
-        "prior does",
-    )
+    return (says,) if told.prior is None else (says, of_prior(told.prior_of(row)))
+
+
+@torch.no_grad()
+def in_units(
+    mean: Mapping[str, Any],
+    scale: Mapping[str, Any],
+    gives: str,
+    prior: Gaussians | None,
+    conditions: Mapping[str, Any],
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Means and spreads in units of p(z|c), and p(z|c) itself as loc and scale beside each other, float64; by split.
+
+    Raises:
+        UsageError: the prior is no function of conditions; an unknown reading; conditions of other splits.
+        ArrayError: not one c for each row, or shapes that do not fit.
+    """
+    if prior is None:
+        raise UsageError("conditions: expected a prior that is a function of them, for bare arrays have no decoder")
+    rows, layout = joined(mean, conditions)
+    means, raws, priors = {}, {}, {}
+    for s, row in rows.items():
+        m, c = layout.parts(row)
+        raw = whole(scale[s])
+        read(raw, gives)  # is it one?
+        at = Coordinates(*prior(layout.told(c)))
+        if not raw.shape == m.shape == at.loc.shape:
+            raise ArrayError(
+                f"prior: expected means and scales of shape {list(m.shape)} in {s}, as mean has, got scale "
+                f"{list(raw.shape)} and p(z|c) {list(at.loc.shape)}"
+            )
+        means[s] = ((m.double() - at.loc) / at.scale).to(m)
+        raws[s] = NARROWER[gives](raw.double(), at.scale).to(m)
+        priors[s] = torch.cat([at.loc, at.scale], 1)
+    return means, raws, priors

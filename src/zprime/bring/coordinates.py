@@ -27,11 +27,12 @@ class Coordinates:
     """Where N(0, I) stands for the prior of the model.
 
     Attributes:
-        loc, scale: shape [d], float64: mean and standard deviation of the prior in every dimension.
+        loc, scale: shape [d], float64: mean and standard deviation of the prior in every dimension; [n, d] for the
+            priors of n rows.
     """
 
-    loc: Float[Tensor, " d"]
-    scale: Float[Tensor, " d"]
+    loc: Float[Tensor, "*n d"]
+    scale: Float[Tensor, "*n d"]
 
     def of(
         self, mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"] | Float[Tensor, "n d d"]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,14 +12,15 @@ from torch.distributions import Distribution
 
 from zprime.arrays import blocks
 from zprime.bring import readings
-from zprime.bring.brought import LOOK, Brought, bring, look
-from zprime.bring.conditions import Conditioned, Told, gaussians, joined, spoken
+from zprime.bring.brought import LOOK, Brought, beside, bring, look
+from zprime.bring.conditional_priors import one_or_each
+from zprime.bring.conditions import Conditioned, Told, joined, spoken
 from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.places import Place, back, modules_of, tensor
 from zprime.bring.refusals import check_codes, check_form, check_steady
 from zprime.bring.splits import split
 from zprime.distribution import LatentDistribution
-from zprime.errors import ArrayError, UsageError
+from zprime.errors import ArrayError
 from zprime.latent.priors import Given
 from zprime.measure.prior import prior_kl
 from zprime.posteriors import MemoryPosteriors
@@ -173,16 +174,9 @@ def modules(
     """
     networks = [m for f in (encoder, decoder, prior) for m in modules_of(f)]
     place = Place.of(networks)
-    one: Given = None
-    per_row = None
-    if prior is None or isinstance(prior, LatentDistribution | Distribution):
-        one = prior
-    else:
-        per_row = gaussians(prior)
+    one, per_row = one_or_each(prior, conditions)
     if conditions is not None:
         data, layout = joined(data, conditions)
-    elif per_row is not None:
-        raise UsageError("prior: expected one distribution, got a function; give the conditions that it takes, too")
     rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
     for module in networks:
         module.eval()
@@ -195,14 +189,15 @@ def modules(
 
     some, place = rows["train"].x[:CHECKED], place or Place(dtype=rows["train"].x.dtype)
     says: tuple[str, ...] = ()
+    given: Told | None = None
     if conditions is None:
         model = Callables(encoder, decode, gives, place)
     else:
-        told = Told(encoder, decode, per_row, gives, layout, layout.parts(rows["train"].x)[1], place)
-        model, says = Callables(told.encode, told.decode, gives, Place(dtype=place.wide)), spoken(told)
+        given = Told(encoder, decode, per_row, gives, layout, layout.parts(rows["train"].x)[1], place)
+        model = Callables(given.encode, given.decode, gives, Place(dtype=place.wide))
+        says = spoken(given, rows["train"].x)
     with torch.no_grad():
         at, learned = known(one, model.raw(some[:LOOK])[0].shape[1])
-    with torch.no_grad():
         check_steady(model.matrices, some, half=model.place.dtype != model.place.wide)
     look(model, some[:LOOK])
     with torch.no_grad():
@@ -214,7 +209,11 @@ def modules(
     for sentence in missed:
         log.warning("%s", sentence)
     says = (*says, *missed)
-    return bring(model, rows, prior=learned, coordinates=at, says=says)
+    mine = bring(model, rows, prior=learned, coordinates=at, says=says)
+    if given is None or given.prior is None:
+        return mine
+    own, priors = replace(given, prior=None), {s: given.prior_of(r.x) for s, r in rows.items()}
+    return beside(mine, priors, replace(model, encoder=own.encode, decoder=own.decode))
 
 
 def misfit(

@@ -4,7 +4,7 @@ A row is a cell: its counts, and behind them its conditions (batch, label, covar
 library size is the sum of the counts, as in scvi's own loss.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,80 +16,71 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from zprime.bring.brought import Brought, bring
+from zprime.bring.conditions import Conditioned, Layout
 from zprime.bring.splits import split
 from zprime.errors import UsageError
 
 FIELDS = {"batch": 1, "labels": 1, "extra_continuous_covs": 0, "extra_categorical_covs": 0}
 """Registered fields that the decoder may be told, and how many columns each always has (0: as many as there are)."""
 
-PX = Callable[[Tensor, Tensor, Tensor], Distribution]
 
+@dataclass(frozen=True)
+class CellLayout(Layout):
+    """A cell: its counts, and conditions behind them. Told are the library size, the sum of the counts, and these."""
 
-class Counts(Distribution):
-    """p(counts|z, conditions): the conditions of a row stand behind its counts.
+    def join(self, x: Tensor, c: Tensor) -> Tensor:
+        """Counts and conditions of cells; the library size is in the counts."""
+        return torch.cat([x, c[:, 1:]], 1)
 
-    `log_prob` takes conditions and library size from the row itself. Draws take both from a training cell at random;
-    the mean takes those of the training cell of median library size.
-    """
-
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's contract)
-    support = constraints.nonnegative
-
-    def __init__(self, px: PX, z: Float[Tensor, "n d"], genes: int, pool: Float[Tensor, "m c"]) -> None:
-        self.px, self.z, self.genes, self.pool = px, z, genes, pool
-        super().__init__(z.shape[:1], torch.Size([genes + pool.shape[1] - 1]), validate_args=False)
-
-    def log_prob(self, value: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
-        """Nats a cell."""
-        counts, conditions = value[:, : self.genes], value[:, self.genes :]
-        log_density: Tensor = self.px(self.z, counts.sum(1, keepdim=True), conditions).log_prob(counts)
-        return log_density.sum(1)
+    def parts(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Counts, and library sizes and conditions."""
+        counts, conditions = row.tensor_split([self.shape[0]], 1)
+        return counts, torch.cat([counts.sum(1, keepdim=True), conditions], 1)
 
     @property
-    def mean(self) -> Float[Tensor, "n c"]:
-        """Expected counts of a cell of median library size, under its conditions."""
-        middle = self.pool[:, 0].argsort()[len(self.pool) // 2]
-        return self._cells(middle.expand(len(self.z)), lambda p: p.mean)
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Float[Tensor, "n c"]:
-        """One cell for each z."""
-        with torch.no_grad():
-            which = torch.randint(len(self.pool), (len(self.z),))
-            return self._cells(which, lambda p: p.sample())
-
-    def _cells(self, which: Tensor, answer: Callable[[Any], Tensor]) -> Tensor:
-        library, conditions = self.pool[which, :1], self.pool[which, 1:]
-        return torch.cat([answer(self.px(self.z, library, conditions)), conditions], 1)
+    def entries(self) -> int:
+        """Counts and conditions."""
+        return self.shape[0] + self.width - 1
 
 
 @dataclass(frozen=True)
 class Cells:
-    """SCVI's module as a model of cells with their conditions."""
+    """SCVI's module as a model of cells with their conditions.
+
+    Attributes:
+        module: of scvi.
+        widths: name -> columns, of the conditions.
+        layout: of a row.
+        pool: library sizes and conditions of the training cells: draws take those of one at random, the mean those of
+            the cell of median library size.
+    """
 
     module: Any
     widths: Mapping[str, int]
-    genes: int
-    pool: Tensor  # library size and conditions of the training cells
+    layout: CellLayout
+    pool: Float[Tensor, "m c"]
 
     def encode(self, x: Float[Tensor, "n c"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """Mean and standard deviation of q(z|x)."""
-        told = self._told(x[:, self.genes :])
+        counts, c = self.layout.parts(x)
+        told = self._told(c)
         told.pop("y")
         with torch.random.fork_rng(devices=[]):  # it draws a z as well, by the global generator
-            qz = self.module.inference(x=x[:, : self.genes], **told)["qz"]
+            qz = self.module.inference(x=counts, **told)["qz"]
         return qz.loc, qz.scale
 
     def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
         """p(x|z) of cells."""
-        return Counts(self._px, z.float(), self.genes, self.pool)
+        middle = self.pool[:, 0].argsort()[len(self.pool) // 2]
+        return Conditioned(self._px, z.float(), self.layout, self.pool, shown=self.pool[middle, None])
 
-    def _px(self, z: Tensor, library: Tensor, conditions: Tensor) -> Distribution:
-        px: Distribution = self.module.generative(z=z, library=library.log(), **self._told(conditions))["px"]
+    def _px(self, z: Tensor, c: Tensor) -> Distribution:
+        px: Distribution = self.module.generative(z=z, library=c[:, :1].log(), **self._told(c))["px"]
         return px
 
-    def _told(self, conditions: Tensor) -> dict[str, Tensor | None]:
-        """Conditions by the names of scvi's own arguments."""
-        columns = dict(zip(self.widths, torch.split(conditions, list(self.widths.values()), 1), strict=True))
+    def _told(self, c: Tensor) -> dict[str, Tensor | None]:
+        """Conditions by the names of scvi's own arguments; the library size is before them."""
+        columns = dict(zip(self.widths, torch.split(c[:, 1:], list(self.widths.values()), 1), strict=True))
         numbers = columns.pop("extra_continuous_covs", None)
         codes = {name: column.long() for name, column in columns.items()}
         return {
@@ -149,11 +140,10 @@ def scvi(
         seed=seed,
         dtype=torch.float32,
     )
-    genes = counts.shape[1]
-    x = rows["train"].x
-    pool = torch.cat([x[:, :genes].sum(1, keepdim=True), x[:, genes:]], 1)
     widths = {name: c.shape[1] for name, c in conditions.items()}
-    return bring(Cells(module, widths, genes, pool), rows, says=_says(model, module, conditions))
+    layout = CellLayout((counts.shape[1],), 1 + sum(widths.values()), support=constraints.nonnegative)
+    cells_ = Cells(module, widths, layout, layout.parts(rows["train"].x)[1])
+    return bring(cells_, rows, says=_says(model, module, conditions))
 
 
 def _splits(model: Any) -> dict[str, Any]:

@@ -134,9 +134,11 @@ MODEL = Schema(
         "epoch": Whole(1),
         "history": Items(EPOCH, 1),
         "stopped": Text(),
+        "prior": Maybe(Part()),
     },
-    WEIGHTS_OF_VAE,
+    {"prior.*": Array({"*": ANY}, "any"), **WEIGHTS_OF_VAE},
 )
+"""Without `prior` it is N(0, I)."""
 
 
 def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
