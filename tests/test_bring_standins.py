@@ -143,10 +143,12 @@ def test_scvi_splits_given_or_its_own_and_what_cannot_be_brought() -> None:
     assert "at KL weight 0.4" in warm.says[1]
     empty = cells()
     empty.adata_manager.fields["X"][7] = 0
-    odd, sized, latent = Module(), Module(), Module()
+    odd, sized, latent, two = Module(), Module(), Module(), Module()
+    two.encoder_z2_z1 = nn.Linear(2, 2)  # as SCANVI's
     odd.latent_distribution, sized.use_size_factor_key, latent.use_observed_lib_size = "ln", True, False
     for model, text in (
         (cells(is_trained=False), "expected a trained scvi.model.SCVI, got SimpleNamespace"),
+        (cells(module=two), r"got SCANVI's two: the prior of z1 is p\(z1\|z2, y\)"),
         (cells(module=odd), "latent_distribution='normal', got 'ln'"),
         (cells(module=sized), "no size factor"),
         (cells(module=latent), "use_observed_lib_size=True"),

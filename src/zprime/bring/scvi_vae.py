@@ -106,13 +106,19 @@ def scvi(
         seed: decides the selection split.
 
     Raises:
-        UsageError: not trained; the library size is a latent of its own, or a size factor is given; q(z|x) is no
+        UsageError: not trained; a SCANVI, which has two latents; the library size is a latent of its own, or a size factor is given; q(z|x) is no
             Gaussian; no held-out cells.
         ArrayError: numbers that are not finite, cells without a single count.
     """
     module = getattr(model, "module", None)
     if module is None or not hasattr(module, "gene_likelihood") or not getattr(model, "is_trained", False):
         raise UsageError(f"model: expected a trained scvi.model.SCVI, got {type(model).__name__}")
+    if hasattr(module, "encoder_z2_z1"):
+        raise UsageError(
+            "model: expected one latent, got SCANVI's two: the prior of z1 is p(z1|z2, y), a network of its own, with z2 "
+            "and the label of each cell. Gains over N(0, I) would be over another model: bring the SCVI model that it was "
+            "made from"
+        )
     if module.latent_distribution != "normal":
         raise UsageError(f"model: expected latent_distribution='normal', got {module.latent_distribution!r}")
     if module.use_size_factor_key or not module.use_observed_lib_size:
