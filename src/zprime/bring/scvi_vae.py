@@ -106,8 +106,8 @@ def scvi(
         seed: decides the selection split.
 
     Raises:
-        UsageError: not trained; a SCANVI, which has two latents; the library size is a latent of its own, or a size factor is given; q(z|x) is no
-            Gaussian; no held-out cells.
+        UsageError: not trained; a SCANVI, which has two latents; the library size is a latent of its own, or a size
+            factor is given; q(z|x) is no Gaussian; no held-out cells.
         ArrayError: numbers that are not finite, cells without a single count.
     """
     module = getattr(model, "module", None)
@@ -115,9 +115,9 @@ def scvi(
         raise UsageError(f"model: expected a trained scvi.model.SCVI, got {type(model).__name__}")
     if hasattr(module, "encoder_z2_z1"):
         raise UsageError(
-            "model: expected one latent, got SCANVI's two: the prior of z1 is p(z1|z2, y), a network of its own, with z2 "
-            "and the label of each cell. Gains over N(0, I) would be over another model: bring the SCVI model that it was "
-            "made from"
+            "model: expected one latent, got SCANVI's two: the prior of z1 is p(z1|z2, y), a network of its own, with "
+            "z2 and the label of each cell. Gains over N(0, I) would be over another model: bring the SCVI model that "
+            "it was made from"
         )
     if module.latent_distribution != "normal":
         raise UsageError(f"model: expected latent_distribution='normal', got {module.latent_distribution!r}")
