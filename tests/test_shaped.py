@@ -82,7 +82,7 @@ def test_errors_are_over_groups_where_there_are_any() -> None:
 
 
 def test_an_autoencoder_that_normalises_itself_gets_no_second_normalisation() -> None:
-    """Codes of shape [n, 768, 16, 16]: means 0 and standard deviations 1, nothing to write, and no posteriors."""
+    """Codes of shape [n, 768, 16, 16]: means 0 and standard deviations 1, nothing to write, and points alone."""
     latents = diffusers(
         Answers(name="latent", config={"latents_mean": [3.0] * 768, "latents_std": [2.0] * 768}),
         data(lambda n, rng: torch.randn(n, 768, 16, 16, generator=rng), train=16, selection=4, heldout=4),
@@ -96,8 +96,8 @@ def test_an_autoencoder_that_normalises_itself_gets_no_second_normalisation() ->
     # (0 - 3) / 2 and 1 / 2, if the pipeline did it again
     assert latents.comparison.off.value == pytest.approx(0.5 * (0.25 + 2.25 - 1 + math.log(4)), abs=0.01)
     assert "If a pipeline applies what your config says (latents_mean, latents_std)" in latents.scaling
-    with pytest.raises(UsageError, match="this encoder answers codes and no distribution"):
-        latents.brought  # noqa: B018
+    assert latents.brought.posteriors["train"].form == "points"
+    assert any("the encoder answers codes and no distribution" in s for s in latents.brought.says)
 
 
 def test_positions_of_768_channels_are_joined_without_covariances_of_channels() -> None:
@@ -285,7 +285,7 @@ def test_a_distribution_without_width_is_codes() -> None:
     identity = SimpleNamespace(encode=lambda x: SimpleNamespace(latent_dist=Mode(x)))
     for vae in (Answers(0.0), identity, Answers(name="latent")):
         latents = diffusers(vae, normal(2, 4, 4, std=2.0))
-        assert latents.position is None
+        assert latents.brought.posteriors["train"].form == "points"
         assert latents.measured.std == latents.measured.std_of_means
         assert latents.std == pytest.approx((2, 2), rel=0.05)
         assert latents.joint_gain().estimate.seed is None

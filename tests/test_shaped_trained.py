@@ -164,7 +164,13 @@ def test_an_autoencoder_with_codes_alone_is_measured_and_joined() -> None:
     vae, left = trained(lambda: Images(codes=True), x["train"], 0.0)
     assert left < 0.1
     latents = bringing(vae, x)
-    assert latents.position is None
+    mine = latents.brought
+    r = fit(GaussianSettings(), keep_duplicates=True, **mine.splits)  # corners of images are alike
+    found = audit({"full": r}, mine.posteriors, settings=SMALL, keep_duplicates=True)
+    assert found.surgery == {}
+    assert found.entry("full+p1").heldout.elbo.gain.low > 0
+    assert found.entry("full+p1").heldout.likelihood is None
+    assert "One Gaussian a channel (latents_mean, latents_std)" in latents.sentence(found.verdict)
     assert latents.measured.std == latents.measured.std_of_means
     assert latents.joint_gain().joined
     assert "Draws of single positions make no image" in latents.sentence()

@@ -37,8 +37,8 @@ class Latents:
         measured: mean and standard deviation of each channel, with errors over data.
         comparison: what the config of the VAE says, and by how much that is off; None where it says nothing.
         position: posteriors of positions in units of `mean` and `std`: there N(0, I) *is* one Gaussian a channel, so
-            gains over the prior are gains over it, and a verdict for the prior says that it is enough. None where that
-            was not asked for, or where the encoder answers codes alone.
+            gains over the prior are gains over it, and a verdict for the prior says that it is enough. Points, where
+            the encoder answers codes alone. None where that was not asked for.
         whole: posteriors of whole grids, flat, in the same units; None likewise.
         layout: shape of a datum's latents.
         inside: whether the VAE says that its `encode` normalises latents itself.
@@ -56,21 +56,17 @@ class Latents:
 
     def __repr__(self) -> str:
         kinds = [f"of {n}" for n, b in (("positions", self.position), ("whole grids", self.whole)) if b is not None]
-        return f"<Latents: {list(self.layout.shape)}, posteriors {' and '.join(kinds) or 'of none: codes'}>"
+        what = "codes" if self._grids["train"].scale is None else "posteriors"
+        return f"<Latents: {list(self.layout.shape)}, {what} {' and '.join(kinds)}>"
 
     @property
     def brought(self) -> Brought:
         """What `fit` and `audit` take: of positions, or of whole grids where only these were asked for.
 
-        Raises:
-            UsageError: the encoder answers codes, so that there are no posteriors.
+        Where the encoder answers codes and no distribution, they are points, without a density: see `bring.codes`.
         """
         found = self.position or self.whole
-        if found is None:
-            raise UsageError(
-                "brought: this encoder answers codes and no distribution (no standard deviations), so there are no "
-                "posteriors to fit to; measured mean and std, config() and joint_gain() do not need them"
-            )
+        assert found is not None  # one of them was asked for
         return found
 
     @property
@@ -231,7 +227,7 @@ def diffusers(
     Args:
         vae: a model whose `encode(x)` answers with `latent_dist` (AutoencoderKL, video VAEs), `latent` (DC, RAE) or
             `latents` (Tiny); put into evaluation mode. Batches go to its device in its precision. Without a
-            distribution there are codes: what needs posteriors is None.
+            distribution there are codes: see `bring.codes`.
         images: `train`, `heldout` and perhaps `selection`, as the VAE takes them: images, clips, sequences.
         labels: split -> one integer an image, for conditional kinds.
         groups: split -> one name an image (see `modules`); give `audit` the `groups` of what is brought.

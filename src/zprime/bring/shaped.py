@@ -198,25 +198,21 @@ def of_positions(
     std: Float[Tensor, " c"],
     *,
     seed: int,
-) -> Brought | None:
-    """Posteriors of positions in units of each channel: all of training, a random one of each other datum.
-
-    None where there are codes alone.
-    """
+) -> Brought:
+    """Posteriors (or codes) of positions in units of each channel: all of training, a random one of each other datum."""
     posteriors, codes = {}, {}
     for s, r in rows.items():
         g, n = grids[s], len(r)
-        if g.scale is None:
-            return None  # no posteriors: what brings codes has its place here, and in `of_grids`
         positions = g.mean.shape[1]
         at = torch.arange(positions).expand(n, positions)
         if s != "train":
             at = torch.randint(positions, (n, 1), generator=stream(seed, "position", s))
         which = torch.arange(n)[:, None]
-        m, scale = (t[which, at].flatten(0, 1) for t in (g.mean, g.scale))
+        m, scale = (None if t is None else t[which, at].flatten(0, 1) for t in (g.mean, g.scale))
+        assert m is not None  # a grid has means
         posteriors[s] = MemoryPosteriors(
             ((m - mean) / std).to(m.dtype),
-            (scale / std).to(m.dtype),
+            None if scale is None else (scale / std).to(m.dtype),
             row_ids=(r.ids[:, None] * positions + at).flatten(),
             labels=None if r.labels is None else r.labels[:, None].expand(at.shape).flatten(),
         )
@@ -228,7 +224,7 @@ def of_positions(
         "positions make no image. Equal positions, as of empty corners, are no copied data: if fit or audit refuse "
         "them, give both keep_duplicates=True"
     )
-    return Brought(posteriors, says=(said, NARROW), groups=codes or None)
+    return Brought(posteriors, says=(said, narrow(grids)), groups=codes or None)
 
 
 def of_grids(
@@ -237,27 +233,31 @@ def of_grids(
     layout: Layout,
     mean: Float[Tensor, " c"],
     std: Float[Tensor, " c"],
-) -> Brought | None:
-    """Posteriors of whole grids, a row each, in units of each channel and in the model's order of numbers.
-
-    None where there are codes alone.
-    """
+) -> Brought:
+    """Posteriors (or codes) of whole grids, a row each, in units of each channel, in the model's order of numbers."""
     posteriors = {}
     for s, r in rows.items():
         g = grids[s]
-        if g.scale is None:
-            return None
-        m, scale = ((g.mean - mean) / std, g.scale / std)
-        flat = [layout.grid(t.to(g.mean.dtype)).flatten(1) for t in (m, scale)]
-        posteriors[s] = MemoryPosteriors(*flat, row_ids=r.ids, labels=r.labels)
+        flat = layout.grid(((g.mean - mean) / std).to(g.mean.dtype)).flatten(1)
+        scale = None if g.scale is None else layout.grid((g.scale / std).to(g.mean.dtype)).flatten(1)
+        posteriors[s] = MemoryPosteriors(flat, scale, row_ids=r.ids, labels=r.labels)
     said = (
         f"a row is a whole grid of shape {list(layout.shape)}, flat; in units of latents_mean and latents_std of its "
         "channel"
     )
-    return Brought(posteriors, says=(said, NARROW), groups=groups_of(rows))
+    return Brought(posteriors, says=(said, narrow(grids)), groups=groups_of(rows))
+
+
+def narrow(grids: Mapping[str, Grid]) -> str:
+    """What to know of the posteriors of such models."""
+    return CODES if grids["train"].scale is None else NARROW
 
 
 NARROW = (
     "the VAE does not say with which weight its KL term was trained (often 1e-6): q(z|x) is then far narrower than a "
     "posterior, and N(0, I) was hardly its prior; gains compare codes, and nothing else"
+)
+CODES = (
+    "the encoder answers codes and no distribution: gains are those in the log-density of held-out codes over one "
+    "Gaussian a channel; no KL, surgery, exact-posterior or likelihood gain"
 )

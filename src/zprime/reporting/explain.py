@@ -12,7 +12,7 @@ from zprime.memory import size
 from zprime.reporting import aggregated, averages, membership, seeds
 from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import difference
-from zprime.reporting.words import FAULTS, NO_POSTERIOR, bullets, gloss, prior_name
+from zprime.reporting.words import FAULTS, bullets, gloss, no_posterior, prior_name
 from zprime.results.audit import Audit, Entry, load
 from zprime.results.latents import Averages, Surgery
 from zprime.results.names import STANDARD, CandidateId
@@ -62,7 +62,7 @@ def _short(audit: Audit) -> list[str]:
         answer = f"For this model it could not be decided; until it is, {p} is what to draw z′ from."
     else:
         answer = f"For this model {p} is what to draw z′ from: nothing that was tried is measurably better."
-    reasons = [NO_POSTERIOR[audit.model.posterior]] if not audit.surgery else _reasons(audit)
+    reasons = [no_posterior(audit)] if not audit.surgery else _reasons(audit)
     verdicts = [f"By likelihood: {audit.verdict.sentence}"]
     if side is not None:
         verdicts.append(f"For generation: {side.verdict.sentence}")

@@ -1,7 +1,7 @@
 """The latent side as the lines of one table, which terminal and page share."""
 
 from zprime.reporting.section import Section
-from zprime.reporting.words import NO_POSTERIOR
+from zprime.reporting.words import no_posterior
 from zprime.results.audit import Audit
 from zprime.results.latents import Hole, LatentsSide, LeaveOneOut, TotalCorrelation
 from zprime.results.names import CandidateId, Gain
@@ -64,7 +64,7 @@ def _split(t: TotalCorrelation) -> str:
 
 def _mixture(audit: Audit, side: LatentsSide) -> list[tuple[str, str]]:
     if not audit.surgery:
-        return [("Posteriors", NO_POSTERIOR[audit.model.posterior])]
+        return [("Posteriors", no_posterior(audit))]
     cut = audit.surgery["train"]
     t = side.total_correlation
     told = [] if t is None else [("Training codes' KL(qbar||p), nats", _split(t))]

@@ -11,7 +11,7 @@ from zprime.reporting.compare import compare
 from zprime.reporting.render import render
 from zprime.reporting.sections import shown
 from zprime.reporting.verdicts import shipped, verdicts
-from zprime.reporting.words import NO_POSTERIOR, data_name, prior_name
+from zprime.reporting.words import data_name, no_posterior, prior_name
 from zprime.results.audit import Audit, load
 from zprime.results.public import publish
 from zprime.statistics.estimate import Estimate
@@ -79,7 +79,7 @@ def html(audit: Audit, *, public: bool = False) -> str:
 def answer(audit: Audit) -> list[str]:
     """The first answer to the question, with this model's numbers."""
     if not audit.surgery:
-        return [NO_POSTERIOR[audit.model.posterior]]
+        return [no_posterior(audit)]
     s = audit.surgery["train"]
     told = [
         f"On average a posterior is {prose(s.mean_kl)} nats from {prior_name(audit)}{_exact(s.mean_kl)}. Of these, "

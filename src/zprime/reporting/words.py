@@ -40,8 +40,7 @@ NO_POSTERIOR = {
     "hole, no mixture of posteriors and no likelihood gain: they ask for log q(z|x).",
     "none": "The encoder gives one code a row and no posterior. So there is no KL term, no ELBO surgery, no "
     "exact-posterior gain and no likelihood gain. A small made-up variance would not help: these numbers would then "
-    "depend on it, by log s a dimension. Gains compare the density of held-out codes with that of the Gaussian that "
-    "has the mean and covariance of the training codes.",
+    "depend on it, by log s a dimension. Gains are those in the log-density of held-out codes, over {base}.",
 }
 """Why some parts are not there, by `model.posterior`."""
 
@@ -60,6 +59,12 @@ FAULTS = {
 
 def prior_name(audit: Audit) -> str:
     """The prior in the middle of a sentence: N(0, I), or what stands for p(Z) in this model."""
-    if audit.model.posterior == "none":
-        return "the Gaussian with mean and covariance of the codes"
-    return STANDARD if audit.prior == STANDARD else f"its own prior, {audit.prior}"
+    if audit.prior == STANDARD:
+        return STANDARD
+    codes = "the Gaussian with mean and covariance of the codes"
+    return codes if audit.model.posterior == "none" else f"its own prior, {audit.prior}"
+
+
+def no_posterior(audit: Audit) -> str:
+    """Why some parts are not there."""
+    return NO_POSTERIOR[audit.model.posterior].format(base=prior_name(audit))
