@@ -199,7 +199,7 @@ def of_positions(
     *,
     seed: int,
 ) -> Brought:
-    """Posteriors (or codes) of positions in units of each channel: all of training, a random one of each other datum."""
+    """Posteriors (or codes) of positions in units of a channel: all of training, a random one of each other datum."""
     posteriors, codes = {}, {}
     for s, r in rows.items():
         g, n = grids[s], len(r)
