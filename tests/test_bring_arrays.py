@@ -114,3 +114,21 @@ def test_arrays_that_do_not_fit_are_refused(change: dict, text: str) -> None:
     mean, scale = made()
     with pytest.raises((UsageError, ArrayError), match=text):
         bring.arrays(**{"mean": mean, "scale": scale, **change})
+
+
+def test_data_with_more_parts_count_no_more_than_others() -> None:
+    mean, scale = made()
+    ids = {s: [*range(n // 2), *[n // 2 + i // 5 for i in range(n - n // 2)]] for s, n in SIZES.items()}
+    ids = {s: [f"{s} {i}" for i in v] for s, v in ids.items()}
+    p = bring.arrays(mean, scale, row_ids=ids).posteriors["train"].gather()
+    totals = torch.bincount(p.datum, p.log_weights.exp())
+    assert torch.allclose(totals, torch.full_like(totals, 1 / 180))
+
+
+def test_groups_that_part_a_datum_are_refused() -> None:
+    mean, scale = made()
+    del mean["selection"], scale["selection"]
+    ids = {s: [f"{s} {i // 2}" for i in range(SIZES[s])] for s in mean}
+    groups = {s: [f"{s} {i}" for i in range(SIZES[s])] for s in mean}
+    with pytest.raises(ArrayError, match="expected all parts of a datum .* in one group"):
+        bring.arrays(mean, scale, row_ids=ids, groups=groups)

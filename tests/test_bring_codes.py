@@ -182,3 +182,23 @@ def test_what_cannot_be_brought_is_said(make, text: str) -> None:
     x = torch.randn(20, 2, generator=stream(0, "x"))
     with pytest.raises((UsageError, ArrayError), match=text):
         make({"train": x, "heldout": x})
+
+
+def test_an_encoder_that_draws_nothing_is_refused() -> None:
+    x = torch.randn(20, 2, generator=stream(0, "x"))
+    with pytest.raises(UsageError, match="all draws of a row are equal, so the encoder draws nothing"):
+        bring.draws(nn.Identity(), {"train": x, "heldout": x})
+
+
+def test_the_error_of_the_kl_of_draws_is_by_group() -> None:
+    rng = stream(2, "groups")
+    shift = torch.randn(20, 1, generator=rng, dtype=torch.float64).repeat_interleave(10, 0)
+    z = {
+        s: shift[:, None] + 0.1 * torch.randn(200, 4, 1, generator=rng, dtype=torch.float64)
+        for s in ("train", "heldout")
+    }
+    log_q = {s: torch.zeros(200, 4) for s in z}
+    groups = {s: [f"{s} {i // 10}" for i in range(200)] for s in z}
+    alone, grouped = (bring.draws(None, z, log_q=log_q, groups=g) for g in (None, groups))
+    errors = [float(m.says[1].split("± ")[1].split(" ")[0]) for m in (alone, grouped)]
+    assert errors[1] > 2 * errors[0]

@@ -17,6 +17,7 @@ from zprime.data import Rows
 from zprime.distribution import Density, LatentDistribution
 from zprime.errors import ArrayError, NumericalError, UsageError
 from zprime.latent import Aggregated, Gaussian, Prior
+from zprime.latent.active import active_dimensions
 from zprime.latent.gaussian import moments, scatter_of
 from zprime.latent.kind import Task
 from zprime.latent.mixture import MixtureSettings
@@ -436,3 +437,75 @@ def test_an_affine_change_of_latents_with_prior_and_candidate_changes_no_gain(na
     assert torch.allclose(*gains, atol=1e-5), (gains[0] - gains[1]).abs().max()
     # the prior itself gains nothing, in either
     assert float(elbo_gain(there, moved, rng=stream(0, "g"))[CandidateId("prior")].abs().max()) < 1e-9
+
+
+def spread_apart(n: int = 40) -> MemoryPosteriors:
+    """The same two components for every datum: the code of a row says nothing of it."""
+    mean = torch.tensor([[-0.8, 0.8]], dtype=torch.float64).T.repeat(n, 1)
+    return MemoryPosteriors(mean, torch.full_like(mean, 0.6), row_ids=torch.arange(n).repeat_interleave(2))
+
+
+def test_spread_between_parts_of_a_datum_is_no_signal() -> None:
+    p = spread_apart()
+    train = gather({"train": p, "selection": p, "heldout": p})[0]
+    found = surgery(train, rng=stream(0, "s"))
+    assert found.active == 0
+    assert found.mean_variance == pytest.approx([0])
+    assert found.posterior_variance == pytest.approx([1.0])
+    assert found.information.value == pytest.approx(0, abs=1e-6)
+    assert active_dimensions(p) == []
+    assert active_dimensions(bimodal()) == [0]
+
+
+def test_a_datum_is_there_twice_only_if_all_of_its_parts_are() -> None:
+    rng = stream(0, "shared")
+    own = torch.randn(60, 1, generator=rng, dtype=torch.float64)
+
+    def with_shared(mean: torch.Tensor, first: int) -> MemoryPosteriors:
+        both = torch.stack([mean, torch.zeros_like(mean)], 1).reshape(-1, 1)
+        ids = first + torch.arange(len(mean)).repeat_interleave(2)
+        return MemoryPosteriors(both, torch.full_like(both, 0.5), row_ids=ids)
+
+    train, other = with_shared(own[:30], 0), with_shared(own[30:], 100)
+    assert zprime.fit("gaussian", train, selection=other).distribution.d == 1
+    with pytest.raises(ArrayError, match="60 of 60 selection rows have the posterior of a training row"):
+        zprime.fit("gaussian", train, selection=with_shared(own[:30], 100))
+
+
+def test_one_part_of_each_datum_is_drawn_by_its_weight() -> None:
+    p = bimodal(4000)
+    at = p.one_each(rng=stream(0, "one"))
+    assert torch.equal(p.row_ids[at], torch.arange(4000))
+    assert float((at % 2).double().mean()) == pytest.approx(0.75, abs=0.03)
+    assert torch.equal(full().one_each(rng=stream(0, "one")), torch.arange(N))
+
+
+@pytest.mark.parametrize("codes", ["means", "draws", "posteriors"])
+def test_mixtures_of_correlated_posteriors_start_from_what_is_between_them(codes: str) -> None:
+    r = torch.tensor([[1.0, 0.95, 0.0], [0.95, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    tril = torch.linalg.cholesky(0.6 * r).expand(200, 3, 3).clone()
+    mean = torch.randn(200, 3, generator=stream(0, "m"), dtype=torch.float64) * 0.6
+    p = MemoryPosteriors(mean, tril)
+    settings = MixtureSettings(components=2, codes=codes)
+    assert zprime.fit(settings, p, selection=p, keep_duplicates=True).outcome.ok
+    points = MemoryPosteriors(mean, None)
+    assert zprime.fit(settings, points, selection=points, keep_duplicates=True).outcome.ok
+
+
+def test_what_is_taken_or_weighted_keeps_what_it_is_a_part_of() -> None:
+    p = twice(diagonal())
+    some = p.take(torch.tensor([0, 0, 1]))
+    assert some.datum is not None
+    alone = diagonal().take(torch.tensor([0, 0, 1]))  # drawn with replacement: two data
+    assert alone.datum is None
+    assert alone.restrict([0]).datum is None
+    assert alone.weighted(torch.tensor([1.0, 2.0, 3.0])).datum is None
+    assert Split("heldout", p).design.units(p.n) == N
+
+
+def test_parts_of_a_datum_in_two_groups_are_refused() -> None:
+    p = twice(diagonal())
+    groups = {"train": torch.arange(2 * N), "selection": torch.arange(2 * N), "heldout": torch.arange(2 * N)}
+    groups = {s: [f"{s} {i}" for i in g.tolist()] for s, g in groups.items()}
+    with pytest.raises(ArrayError, match="groups: expected all parts of a datum in one group"):
+        gather({"train": p, "selection": p, "heldout": p}, groups=groups)

@@ -246,8 +246,7 @@ def _model(train: Split) -> ModelInfo:
     if codes.form != "points":
         return ModelInfo(codes.d)
     variance = moments_of(codes)[1].tolist()
-    data = codes.n if codes.datum is None else len(torch.unique(codes.datum))
-    return ModelInfo(codes.d, posterior="none" if codes.datum is None else "draws", codes=data, variance=variance)
+    return ModelInfo(codes.d, posterior="none" if codes.datum is None else "draws", codes=codes.data, variance=variance)
 
 
 def _log_prior(heldout: RowGains, seed: int) -> Estimate | None:

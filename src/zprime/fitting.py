@@ -109,6 +109,10 @@ def _unseen(train: Posteriors, selection: Posteriors, context: Context | None) -
         if len(looked_at) != selection.n:
             raise ArrayError(f"context: expected the {selection.n} rows of selection, got {len(looked_at)}")
     equal = duplicates_of(seen, {"selection": looked_at})
+    parts = selection.datum
+    if parts is not None and "selection" in equal:  # a datum is there twice if all of its parts are
+        different = torch.bincount(parts, (~equal["selection"]).double()) > 0
+        equal = {"selection": ~different[parts]}
     told = found(equal, {"selection": selection.row_ids}, kept=False)
     check_duplicates(told, same)
     for split, d in told.items():

@@ -114,6 +114,31 @@ class MemoryPosteriors(Posteriors):
             got = [list(t.shape) for t in (self.row_ids, labels) if t is not None]
             raise ArrayError(f"row_ids and labels: expected {n} each, as mean has rows, got shapes {got}")
 
+    @property
+    def data(self) -> int:
+        """Number of data: of rows, or of those that they are parts of."""
+        return self.n if self.datum is None else len(torch.unique(self.datum))
+
+    @cached_property
+    def centres(self) -> Float[Tensor, "n d"]:
+        """Mean of q(z|x) of the datum of each row, float64: of all its parts."""
+        mean = self.mean.double()
+        if self.datum is None:
+            return mean
+        index, weight = torch.unique(self.datum, return_inverse=True)[1], self.log_weights.exp()
+        sums = torch.zeros(self.data, self.d, dtype=torch.float64).index_add_(0, index, weight[:, None] * mean)
+        return (sums / torch.bincount(index, weight)[:, None])[index]
+
+    def one_each(self, *, rng: torch.Generator) -> Int[Tensor, " u"]:
+        """Positions of one row of every datum, ascending: a part at random, by its weight within the datum."""
+        if self.datum is None:
+            return torch.arange(self.n)
+        index = torch.unique(self.datum, return_inverse=True)[1]
+        chance = torch.rand(self.n, generator=rng, dtype=torch.float64).clamp(min=1e-300)
+        score = self.log_weights - (-chance.log()).log()  # the largest is drawn by weight (Gumbel)
+        best = torch.full((self.data,), -torch.inf, dtype=torch.float64).scatter_reduce(0, index, score, "amax")
+        return (score == best[index]).nonzero().flatten()
+
     @cached_property
     def family(self) -> Family | None:
         """The components of each datum, where some have more than one; also those of rows that `take` left out."""
@@ -194,13 +219,15 @@ class MemoryPosteriors(Posteriors):
             scale = torch.linalg.cholesky(rows @ rows.mT).to(self.scale)
         else:
             scale = self.scale[:, dims]
-        return MemoryPosteriors(
+        some = MemoryPosteriors(
             self.mean[:, dims],
             None if self.form == "points" else scale,
             row_ids=self.row_ids,
             weights=self.weights,
             labels=self.labels,
         )
+        some.__dict__["datum"] = self.datum
+        return some
 
     def alone(self) -> "MemoryPosteriors":
         """The same rows, each a datum of its own that counts as much as any other."""
@@ -266,7 +293,9 @@ class MemoryPosteriors(Posteriors):
             )
         normalised = weights.double() / total
         scale = None if self.form == "points" else self.scale
-        return MemoryPosteriors(self.mean, scale, row_ids=self.row_ids, weights=normalised, labels=self.labels)
+        other = MemoryPosteriors(self.mean, scale, row_ids=self.row_ids, weights=normalised, labels=self.labels)
+        other.__dict__["datum"] = self.datum
+        return other
 
 
 class ShardedPosteriors(Posteriors):

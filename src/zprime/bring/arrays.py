@@ -53,7 +53,8 @@ def arrays(
         scale_tril: split -> [n, d, d], lower triangular, in place of `scale`.
         factor: split -> [n, d, r], beside `scale`. They are kept as [n, d, d].
         row_ids: split -> [n], which datum each row is a part of: integers or text; None where every row is a datum.
-        weights: split -> [n], numbers above 0: what each row counts within its split, normalised here; None for equal.
+        weights: split -> [n], numbers above 0: what each row counts within its split, normalised here. None for equal
+            data, each with equal parts.
         labels: split -> integers.
         groups: split -> one name a row (see `modules`); give `audit` the `groups` of what is returned.
         prior: what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
@@ -121,6 +122,7 @@ def arrays(
         scales = {s: _joined(scales[s], factors[s]) for s in scales}
     codes = {s: (r.x, scales[s]) if at is None else at.of(r.x, scales[s]) for s, r in means.items()}
     posteriors = {s: parts.posteriors(r, *codes[s]) for s, r in means.items()}
+    parts.check(posteriors)
     says += [*parts.says(posteriors["train"]), *told(at, learned)]
     says += [of_prior(priors["train"])] if priors else []
     grouped = groups_of(means) if groups is not None else None
@@ -177,14 +179,25 @@ class Parts:
 
     def posteriors(self, rows: Rows, mean: Tensor, scale: Tensor | None) -> MemoryPosteriors:
         """Posteriors of some of the rows, whose ids say where they stood."""
+        datum = rows.ids if self.datum is None else self.datum[rows.ids]
         weight = None if self.weight is None else self.weight[rows.ids]
+        if weight is None and self.datum is not None:  # every datum counts the same, however many parts it has
+            weight = 1 / torch.bincount(datum)[datum].double()
         return MemoryPosteriors(
             mean,
             scale,
-            row_ids=rows.ids if self.datum is None else self.datum[rows.ids],
+            row_ids=datum,
             weights=None if weight is None else weight / weight.sum(),
             labels=rows.labels,
         )
+
+    def check(self, posteriors: Mapping[str, MemoryPosteriors]) -> None:
+        """Raise `ArrayError` where groups have put the parts of a datum into two splits."""
+        if self.datum is None:
+            return
+        seen = torch.cat([torch.unique(p.row_ids) for p in posteriors.values()])
+        if len(torch.unique(seen)) < len(seen):
+            raise ArrayError("groups: expected all parts of a datum (row_ids) in one group, got some in two")
 
     def says(self, train: MemoryPosteriors) -> list[str]:
         """What to know of these posteriors."""

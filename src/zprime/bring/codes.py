@@ -21,6 +21,7 @@ from zprime.errors import ArrayError, UsageError
 from zprime.latent.priors import Given
 from zprime.measure.prior import prior_log_prob
 from zprime.posteriors import MemoryPosteriors
+from zprime.statistics.design import Design
 from zprime.statistics.estimate import mean_estimate
 
 BATCH = 512
@@ -179,6 +180,8 @@ def draws(
         )
     m, d = shape[1:]
     at, learned = known(prior, d)
+    if torch.equal(z["train"][:, 0], z["train"][:, 1]):
+        raise UsageError("draws: all draws of a row are equal, so the encoder draws nothing; bring.codes takes codes")
     check_codes(z["train"][:, 0], "draws")
     flat = {s: v.reshape(-1, d) for s, v in z.items()}
     if at is not None:
@@ -189,7 +192,8 @@ def draws(
     if "train" in log_density:
         log_p = prior_log_prob(learned, flat["train"]) - (0.0 if at is None else at.scale.log().sum())
         gap = (log_density["train"].double().flatten() - log_p).reshape(-1, m).mean(1)
-        kl = mean_estimate(gap, unit="nats per row", split="train", seed=seed)
+        design = Design(groups=rows["train"].groups)
+        kl = mean_estimate(gap, unit="nats per row", split="train", seed=seed, design=design)
         says = (*says, f"mean KL(q||p) of training rows, from log q at their draws: {kl} nats per row")
     moved = model if at is None or decoder is None else Moved(model, at)
     return Brought(

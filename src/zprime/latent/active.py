@@ -108,6 +108,11 @@ class Active(Wrapper):
 def active_dimensions(posteriors: Posteriors, threshold: float = THRESHOLD) -> list[int]:
     """Dimensions in which the posterior mean varies over the data by more than `threshold` (a variance)."""
     _, variance = marginal_moments(posteriors)
+    if posteriors.datum is not None:  # the spread between parts of one datum says nothing of x
+        data = posteriors.gather()
+        weights = data.log_weights.exp()
+        between = weights @ (data.centres - weights @ data.centres).square()
+        return [j for j, v in enumerate(between.tolist()) if v > threshold]
     noise = torch.zeros(posteriors.d, dtype=torch.float64)
     weights = posteriors.log_weights.exp()
     for s in posteriors.shards():

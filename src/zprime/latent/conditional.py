@@ -259,7 +259,7 @@ class ConditionalSettings(Settings):
         for i, (y, at) in enumerate(rows.items()):
             task.progress("conditional", i, len(rows))
             mine = data.take(at)
-            if len(at) < FEWEST:
+            if mine.data < FEWEST:
                 within = _within(data, rows, weight) if within is None else within
                 parts.append(_rare(mine, within))
                 notes.setdefault("one Gaussian for labels with few rows", []).append(y)
@@ -303,7 +303,7 @@ def _within(data: MemoryPosteriors, rows: Mapping[int, Tensor], weight: Float[Te
 def _rare(mine: MemoryPosteriors, within: Float[Tensor, "d d"]) -> Gaussian:
     """One Gaussian for a label with few rows."""
     mean, covariance = moments(mine)
-    shrunk = (mine.n * covariance + FEWEST * within) / (mine.n + FEWEST)
+    shrunk = (mine.data * covariance + FEWEST * within) / (mine.data + FEWEST)
     dtype = mine.mean.dtype
     tril = cholesky("conditional", shrunk).to(dtype)
     return Gaussian(mean.to(dtype), tril, least_rows=mine.effective_rows)
@@ -315,7 +315,7 @@ def _positions(posteriors: MemoryPosteriors, label: int) -> Int[Tensor, " m"] | 
         return None
     weights = posteriors.log_weights.exp()
     rows = ((posteriors.labels == label) & (weights > 0)).nonzero().flatten()
-    return rows if len(rows) > 1 else None
+    return rows if len(rows) > 1 and posteriors.take(rows).data > 1 else None
 
 
 def _narrowed(

@@ -57,7 +57,11 @@ class ComponentEM:
         self.covariance = torch.ones_like(variance) if diagonal else covariance / (self.unit[:, None] * self.unit)
         if not spread:
             noise = self.weight @ self.variance
-            self.covariance -= noise if diagonal else torch.diag(noise)
+            if self.full and not diagonal:
+                inner = torch.einsum("n,nij->ij", self.weight, covariances(self.mean, self.scale))
+                self.covariance -= inner
+            else:
+                self.covariance -= noise if diagonal else torch.diag(noise)
         own = self.variance
         if self.full and not diagonal:
             own = covariances(self.mean, self.scale)[:, self.upper[0], self.upper[1]]

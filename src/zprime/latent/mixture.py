@@ -179,7 +179,7 @@ class MixtureSettings(Settings):
             "(--set mixture.covariance=diagonal)",
         )
         data = train.gather()
-        if self.codes == "draws":
+        if self.codes == "draws" and data.form != "points":
             drawn = data.draw(rng=fork(task.rng, "draws"))
             data = MemoryPosteriors(drawn, data.scale, row_ids=data.row_ids, weights=data.weights)
         spread = self.codes == "posteriors" and data.form != "points"
@@ -223,7 +223,8 @@ class MixtureSettings(Settings):
         if d <= FULL and memory.fits(24 * most * d**2):
             return replace(self, covariance="full").fit(task)
         forms = ["diagonal"]
-        if d > FULL and self._plain and memory.fits(24 * most * d * (1 + RANK)):
+        plain = self._plain and task.train.form != "full"
+        if d > FULL and plain and memory.fits(24 * most * d * (1 + RANK)):
             forms.append("low-rank")
         fits = [replace(self, covariance=form).fit(task) for form in forms]
         best = 0

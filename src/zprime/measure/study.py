@@ -60,7 +60,7 @@ class Split:
     @property
     def design(self) -> Design:
         """Weights and groups, as means over rows take them."""
-        return Design(self.weights, self.groups)
+        return Design(self.weights, self.posteriors.datum if self.groups is None else self.groups)
 
     @cached_property
     def moments(self) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
@@ -90,7 +90,7 @@ class Split:
         if self.design.plain:
             return self
         picked = self.take(self.design.independent(self.n, rng))
-        return Split(self.name, picked.posteriors.alone(), picked.rows)
+        return Split(self.name, picked.posteriors.alone(), picked.rows, None, picked.modes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +184,10 @@ def _split(name: str, posteriors: Posteriors, rows: Rows | None, groups: Tensor 
     data = posteriors.gather()
     if groups is None:
         groups = data.datum
+    elif data.datum is not None:
+        one = torch.full((data.n,), -1).scatter_(0, data.datum, groups)  # the group of some row of each datum
+        if not torch.equal(one[data.datum], groups):
+            raise ArrayError(f"groups: expected all parts of a datum in one group, got two of some datum in {name}")
     family = data.family
     modes = None if family is None or data.datum is None else family.means(data.datum)
     return Split(name, data, rows, groups, modes)
@@ -217,7 +221,7 @@ def near(train: Split, heldout: Split, seed: int) -> NearDuplicates | None:
     """Held-out rows next to a training row; None where rows are not known, or few."""
     rows = heldout.independent(stream(seed, "near duplicates")).rows
     if train.posteriors.datum is not None:
-        train = train.independent(stream(seed, "near duplicates", "train"))
+        train = train.take(train.posteriors.one_each(rng=stream(seed, "near duplicates", "parts")))
     if train.rows is None or rows is None:
         return None
     return near_duplicates(train.rows.compared, rows.compared, seed=seed)

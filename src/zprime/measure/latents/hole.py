@@ -12,7 +12,6 @@ hole is that of `E_{x~data} q(z|x)` over the distribution of the data. It is not
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from zprime.components import Diagonal, Full
@@ -65,7 +64,7 @@ def hole(study: Study, split_gains: Mapping[str, RowGains], surgery: Surgery, *,
         Bound(f"KL(qbar||p), {n} training rows", "empirical", "equal", surgery.hole),
     ]
     low = max(_lower_end(b.estimate, 0.025 / len(below)) for b in below)
-    log_n = math.log(held.n if held.datum is None else len(torch.unique(held.datum)))
+    log_n = math.log(held.data)
     kl = study.heldout.design.mean(prior_kl(prior, held, rng=stream(study.seed, "hole kl")))
     return Hole(
         [*below, above, *empirical],
@@ -109,7 +108,7 @@ def own_mixture(
     In the bound from above only I is sampled where `KL(q_i||p)` is exact, under N(0, I).
     """
     rng, held = stream(seed, "hole"), heldout.posteriors
-    picked = held.pick(rows, rng=rng)
+    picked = held.pick(max(1, rows * held.data // held.n), rng=rng)
     taken = heldout.take(picked)
     some = taken.posteriors
     z = some.draw(rng=rng, draws=DRAWS)

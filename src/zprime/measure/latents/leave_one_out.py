@@ -95,7 +95,8 @@ def leave_one_out(
     train = split.posteriors
     mixtures = {k: m for k, r in candidates.bases.items() if (m := row_mixture(r, train)) is not None}
     rng = stream(seed, "leave one out")
-    picked = train.pick(rows or scored(train.n, train.d), rng=rng)
+    most = rows or scored(train.n, train.d)
+    picked = train.pick(max(1, most * train.data // train.n), rng=rng)
     taken = split.take(picked)
     some = taken.posteriors
     z = some.draw(rng=rng, draws=DRAWS)

@@ -70,18 +70,19 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
         dimension_kl = []
     errors = [e.stderr for e in (information, hole, gaussian) if e.stderr is not None and math.isfinite(e.stderr)]
     _check_bounds(gap, of_data, information.value, hole.value, gaussian.value, max(errors, default=0.0))
-    variance = (weights @ (data.mean.double() - weights @ data.mean.double()).square()).tolist()
+    variance = (weights @ (data.centres - weights @ data.centres).square()).tolist()
+    own = data.variance if data.datum is None else data.variance + (data.mean.double() - data.centres).square()
     return Surgery(
         mean_kl=mean_kl,
         information=information,
         hole=hole,
         gaussian_part=gaussian,
-        log_n=math.log(n if data.datum is None else len(torch.unique(data.datum))),
+        log_n=math.log(data.data),
         told_apart=_exp(information),
         dimension_kl=dimension_kl,
         mean_variance=variance,
         active=sum(v > THRESHOLDS.active for v in variance),
-        posterior_variance=(weights @ data.variance).tolist(),
+        posterior_variance=(weights @ own).tolist(),
     )
 
 

@@ -1,6 +1,5 @@
 """Membership: can training rows be told from held-out rows by how likely the model, or a candidate, finds them?"""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,7 +34,7 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
         None where it is switched off, or one of the two has fewer than two rows.
     """
     rng = study.stream("audit", "members")
-    picked = torch.randperm(study.train.n, generator=rng)[: study.settings.members].sort().values
+    picked = study.train.posteriors.pick(study.settings.members, rng=rng)
     kept = heldout.design.independent(len(heldout.ids), fork(rng, "independent", "heldout"))
     if min(len(picked), len(kept)) < 2:
         return None

@@ -17,7 +17,7 @@ def ignores_z(study: Study, *, rng: torch.Generator) -> str:
     entries, is below 1 % of that of real rows of the selection split: both over the prior and over posteriors of that
     split. Counts are compared by log(1 + count).
     """
-    active = int((study.train.posteriors.mean.double().var(0) > THRESHOLDS.active).sum())
+    active = int((study.train.posteriors.centres.var(0) > THRESHOLDS.active).sum())
     if active == 0 and study.train.posteriors.form != "points":  # the scale of codes alone says nothing
         return "no latent is active"
     if study.selection.rows is None:

@@ -122,7 +122,7 @@ def measure_samples(study: Study, candidates: Candidates) -> MeasuredSamples | N
     }
     train = study.train
     if train.posteriors.datum is not None:  # rows stand there once for each part of their posterior
-        train = train.independent(study.stream("generation", "independent", train.name))
+        train = train.take(train.posteriors.one_each(rng=study.stream("generation", "parts")))
     study = replace(study, train=train, selection=kept["selection"], heldout=kept["heldout"])
     selection, heldout = study.selection.rows, study.heldout.rows
     if study.model is None or study.train.rows is None or selection is None or heldout is None:
