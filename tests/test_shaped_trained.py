@@ -1,5 +1,6 @@
 """Autoencoders with latents of a shape, trained here and audited: with a distribution, with codes, and of sequences."""
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from zprime.latent import GaussianSettings, Prior
 from zprime.results.audit import AuditSettings
 from zprime.rng import stream
 
-SMALL = AuditSettings(rows=200, draws=0, simulated=0)
+SMALL = AuditSettings(rows=150, draws=0, simulated=0)
 CHANNELS, STEPS, BATCH = 4, 150, 64
 
 
@@ -116,11 +117,17 @@ def bringing(vae: Any, x: dict[str, Tensor], **how: Any) -> Latents:
     return latents
 
 
-def test_an_autoencoder_with_posteriors_is_audited_by_position_and_whole() -> None:
+@cache
+def with_posteriors() -> tuple[Any, dict[str, Tensor], Latents]:
     x = {s: v[:, None] for s, v in digits().items()}
     vae, left = trained(lambda: Images(codes=False), x["train"], 1e-5)
     assert left < 0.1
-    latents = bringing(vae, x, unit="both")
+    return vae, x, bringing(vae, x, unit="both")
+
+
+def test_an_autoencoder_with_posteriors_is_scaled_as_measured() -> None:
+    vae, x, latents = with_posteriors()
+    vae = copy.deepcopy(vae)
     assert repr(latents) == "<Latents: [4, 8, 8], posteriors of positions and of whole grids>"
     # the config of another model, as many saved autoencoders have it
     assert latents.comparison.off.value > 0.1
@@ -130,6 +137,9 @@ def test_an_autoencoder_with_posteriors_is_audited_by_position_and_whole() -> No
     assert after.comparison.agrees
     assert abs(after.comparison.off.value) < 0.01
 
+
+def test_an_autoencoder_with_posteriors_is_audited_by_position() -> None:
+    _, _, latents = with_posteriors()
     # empty corners have one code: these are no copies
     assert "give both keep_duplicates=True" in latents.position.says[0]
     full = fit(GaussianSettings(), **latents.position.splits, keep_duplicates=True)
@@ -140,6 +150,9 @@ def test_an_autoencoder_with_posteriors_is_audited_by_position_and_whole() -> No
     gain = latents.joint_gain()
     assert gain.estimate.low > 5
 
+
+def test_an_autoencoder_with_posteriors_is_audited_whole() -> None:
+    vae, x, latents = with_posteriors()
     low = fit(GaussianSettings(covariance="low-rank", rank=16), **latents.whole.splits)
     found = audit({"low": low, "flat": Prior(CHANNELS * 64)}, latents.whole.posteriors, settings=SMALL)
     assert found.verdict.best.startswith("low")

@@ -1,4 +1,4 @@
-"""The joint gain: what a density of whole grids says more than one of each position (docs/theory.md, section 11).
+"""The joint gain: what a density of whole grids says more than one of each position (docs/theory.md, section 10).
 
 Held-out mean of `log r_whole(z) - sum_j log r_j(z_j)`. All densities are fitted to training data, each sort's best is
 taken on the selection split, and the held-out split is opened once. Whole ones are Gaussian copulas over the r_j of
@@ -215,8 +215,10 @@ def _terms(u: Z, weight: Tensor, at: Tensor, scale: Tensor) -> Float[Tensor, "k 
 def _wholes(train: Z, selection: OTHER) -> Iterator[Whole]:
     """Gaussians of whole grids, fitted to coordinates in which positions are N(0, I)."""
     n, p, c = train.shape
+    # a number that hardly varies (`LEAST`) is as wide as its r_j says: a smaller width is nothing that positions share
+    lacks = (1 - train.square().mean(0)).clamp(min=0)
     if p <= DENSE:
-        shared = torch.einsum("npc,nqc->pq", train, train) / (n * c)
+        shared = torch.einsum("npc,nqc->pq", train, train) / (n * c) + torch.diag(lacks.mean(1))
         tril = _factor(shared, n * c)
         yield Whole(
             "one correlation of positions for all channels",
@@ -224,14 +226,11 @@ def _wholes(train: Z, selection: OTHER) -> Iterator[Whole]:
             None,  # of a position it says what r_j does
         )
     flat = train.flatten(1)
+    scatter: Scatter = RowsAndNoise(flat / math.sqrt(n), lacks.flatten())
+    if n >= p * c:
+        scatter = Matrix(scatter.dense())
     if p * c <= DENSE and n >= 2 * p * c:
-        covariance = flat.T @ flat / n
-        yield _full(covariance, n, p)
-    scatter: Scatter = (
-        Matrix(flat.T @ flat / n)
-        if n >= p * c
-        else RowsAndNoise(flat / math.sqrt(n), torch.zeros(p * c, dtype=flat.dtype))
-    )
+        yield _full(scatter.dense(), n, p)
     most = 0.0
     for rank in RANKS:
         if rank > min(p * c - 1, n // 4):
@@ -267,8 +266,7 @@ def _full(covariance: Float[Tensor, "d d"], n: int, p: int) -> Whole:
 def _of_rank(scatter: Scatter, rank: int, p: int) -> Whole:
     d = len(scatter.diagonal)
     factor, noise, _ = factor_analysis(scatter, rank, iterations=ITERATIONS, tolerance=max(1e-3, 1e-6 * d))
-    # by the diagonal of u's covariance, in units of which the factors are, a constant number would have no noise at all
-    noise = noise.clamp(min=LEAST**2)
+    noise = noise.clamp(min=LEAST**2)  # numbers that follow from the others are known to so much, not without error
     return Whole(
         f"a covariance of rank {rank} and a diagonal",
         lambda u: _low_rank(u.flatten(1)[:, None], noise[None], factor[None]) - _standard(u),
