@@ -199,7 +199,8 @@ def test_conditions_follow_their_rows_into_the_selection_split() -> None:
     for s in ("selection", "heldout"):
         p = mine.posteriors[s].gather()
         torch.testing.assert_close(p.mean, torch.full_like(p.mean, 0.05))
-        torch.testing.assert_close(mine.priors[s].loc + 0.1, mine.unconditional.posteriors[s].gather().mean)
+        torch.testing.assert_close(mine.priors[s].loc[:, 0], (p.row_ids - 40).double())  # c of the row with this id
+        torch.testing.assert_close(mine.unconditional.posteriors[s].gather().mean, mine.priors[s].loc + 0.1)
 
 
 def test_what_cannot_be_compared_is_refused_in_words(mine: Brought) -> None:
