@@ -116,6 +116,16 @@ def test_exact_posterior_gain_is_that_of_quadrature_for_every_form(mine: Brought
     assert one == pytest.approx(other, abs=1e-5)
 
 
+def test_a_share_of_the_prior_counts_in_either_sort(mine: Brought) -> None:
+    """(1 - e) r + e p: each row's exact-posterior gain is log[(1 - e) exp(gain of r) + e]."""
+    r = fit("gaussian", **mine.splits).distribution
+    rows = mine.posteriors["heldout"].gather()
+    alone = r.tilt(rows.mean, rows.scale, draws=0, rng=torch.Generator()).log_ratio
+    found = mine.compare({"alone": r, "shared": Defensive(r, 0.1)}, {}).conditional
+    for name, want in (("alone", alone), ("shared", torch.log(0.9 * alone.exp() + 0.1))):
+        assert found[name].exact_posterior.gain.value == pytest.approx(float(want.mean()), abs=1e-6)
+
+
 def test_gains_are_those_in_other_coordinates(mine: Brought) -> None:
     """z -> A z + b with p(z|c) and with each candidate; and written as N(c, I) or shifted to N(0, I)."""
     a, b = torch.tensor([0.5, 4.0]).double(), torch.tensor([3.0, -7.0]).double()
@@ -189,7 +199,8 @@ def test_conditions_follow_their_rows_into_the_selection_split() -> None:
     for s in ("selection", "heldout"):
         p = mine.posteriors[s].gather()
         torch.testing.assert_close(p.mean, torch.full_like(p.mean, 0.05))
-        torch.testing.assert_close(mine.priors[s].loc + 0.1, mine.unconditional.posteriors[s].gather().mean)
+        torch.testing.assert_close(mine.priors[s].loc[:, 0], (p.row_ids - 40).double())  # c of the row with this id
+        torch.testing.assert_close(mine.unconditional.posteriors[s].gather().mean, mine.priors[s].loc + 0.1)
 
 
 def test_what_cannot_be_compared_is_refused_in_words(mine: Brought) -> None:

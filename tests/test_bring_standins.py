@@ -133,6 +133,15 @@ def test_scvi_cells_are_drawn_under_the_conditions_of_one_training_cell() -> Non
     torch.testing.assert_close(middle[:, :GENES].sum(1), typical[:GENES].sum().expand(5))
 
 
+def test_scvi_cells_are_drawn_under_conditions_that_are_given() -> None:
+    """The library size, and behind it the conditions in the order of a row."""
+    mine = scvi(cells())
+    z, x = sample(mine.generator(Prior(2)), 6, given=[50.0, 1.0, 0.25])
+    assert torch.equal(x[:, GENES:], torch.tensor([[1.0, 0.25]]).expand(6, 2))
+    want = 50 * (z @ WEIGHT + SHIFT + 0.25 * SHIFT.flip(0)).softmax(1)
+    torch.testing.assert_close(x[:, :GENES], want)
+
+
 def test_scvi_splits_given_or_its_own_and_what_cannot_be_brought() -> None:
     given = scvi(cells(), {"train": range(40), "heldout": range(40, 60)}, labels=np.arange(CELLS))
     assert [given.posteriors[s].n for s in ("train", "selection", "heldout")] == [40, 10, 10]

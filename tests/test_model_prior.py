@@ -188,7 +188,7 @@ def test_another_prior_does_not_replace_a_run_unless_told(made: tuple[Run, Path]
         again.train(DataSettings(str(data)), small.NETWORK, TRAINING, seed=0)
     with pytest.raises(UsageError, match="made with other settings"):
         again.train(DataSettings(str(data)), small.NETWORK, TRAINING, seed=0, prior=Gaussian(LOC, 2 * WIDTH))
-    with pytest.raises(UsageError, match="expected 2 latents, as the VAE has, got 3"):
+    with pytest.raises(UsageError, match="expected 2 latents, as the posteriors have, got 3"):
         again.train(DataSettings("there-is-none.npz"), small.NETWORK, TRAINING, seed=0, prior=Prior(3))
 
 

@@ -39,6 +39,8 @@ def checked(prior: Own, d: int) -> Own:
             f"{list(prior.batch_shape)} of events of shape {list(prior.event_shape)}; Independent(..., 1) makes the "
             "last dimension of a batch the event"
         )
+    if standard(prior):
+        return prior
     with torch.enable_grad():
         if not log_prob(prior, torch.zeros(1, d, requires_grad=True)).requires_grad:
             raise UsageError(f"prior: expected a log-density with a gradient in z, got {prior}, whose has none")

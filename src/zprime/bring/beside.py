@@ -67,8 +67,10 @@ def compare(conditional: Given, unconditional: Given, heldout: Split, at: Coordi
     scored = {name: scores(over, CandidateId(name), seed) for name in plain}
     if not told:
         return Beside({}, scored)
-    found = measure_gains(Candidates(told), heldout, rng=rng, draws=DRAWS)
-    return Beside({name: scores(found, CandidateId(name), seed) for name in told}, scored)
+    candidates = Candidates(told)
+    found = measure_gains(candidates, heldout, rng=rng, draws=DRAWS)
+    ids = {i.name: i for i in candidates.leading}  # of what was given with a share of the prior, that and not its base
+    return Beside({name: scores(found, ids[name], seed) for name in told}, scored)
 
 
 def marginal(at: Coordinates) -> Mixture:
