@@ -276,7 +276,7 @@ def test_settings_that_cannot_be_used_are_refused() -> None:
         fit(p, 8)
     with pytest.raises(UsageError, match="components: expected 1 or more, or 0 to choose, got -1"):
         fit(p, -1)
-    with pytest.raises(UsageError, match="covariance: expected auto, full or diagonal, got 'tied'"):
+    with pytest.raises(UsageError, match="covariance: expected auto, full, diagonal or low-rank, got 'tied'"):
         fit(p, 2, covariance="tied")
     with pytest.raises(UsageError, match="iterations: expected at least 1, got 0"):
         fit(p, 2, iterations=0)
