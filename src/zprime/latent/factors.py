@@ -89,7 +89,8 @@ class Matrix(Scatter):
 
     @cached_property
     def _inverse(self) -> Float[Tensor, "d d"]:
-        return torch.linalg.inv(self.covariance)
+        inverse: Tensor = torch.linalg.inv(self.covariance)
+        return inverse
 
     @property
     def precisions(self) -> Float[Tensor, " d"]:
@@ -161,12 +162,14 @@ class RowsAndNoise(Scatter):
     def _tril(self) -> Float[Tensor, "n n"]:
         """L of `L L^T = I + G diag(1/noise) G^T`, for Woodbury's identity."""
         eye = torch.eye(len(self.rows), dtype=torch.float64)
-        return torch.linalg.cholesky(eye + (self.rows / self.noise) @ self.rows.T)
+        tril: Tensor = torch.linalg.cholesky(eye + (self.rows / self.noise) @ self.rows.T)
+        return tril
 
     @cached_property
     def _solved(self) -> Float[Tensor, "n d"]:
         """`L^-1 G diag(1/noise)`: the inverse is diag(1/noise) less the product of it with itself."""
-        return torch.linalg.solve_triangular(self._tril, self.rows / self.noise, upper=False)
+        solved: Tensor = torch.linalg.solve_triangular(self._tril, self.rows / self.noise, upper=False)
+        return solved
 
     @property
     def log_det(self) -> Tensor:

@@ -60,7 +60,7 @@ def prior_kl(
 def own_log_prob(posteriors: MemoryPosteriors, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
     """Log q_i at the draws of each row, in nats, float64: draw 0 of all rows, then draw 1, as `draw` gives them."""
     mean, scale = posteriors.mean.double(), posteriors.scale.double()
-    return torch.cat([gaussian_log_prob(draw.double(), mean, scale) for draw in z.split(posteriors.n)])
+    return torch.cat([gaussian_log_prob(draw.double(), mean, scale) for draw in torch.split(z, posteriors.n)])
 
 
 def tilt(
