@@ -61,7 +61,7 @@ def finished(em: FactorEM, state: State) -> Mixture:
 
 def test_the_bound_of_a_step_is_that_by_dense_covariances() -> None:
     p, _ = planted(60, 6)
-    em = FactorEM(p, rank=2)
+    em = FactorEM(p, 2)
     state = em.start(3, rng=stream(0))
     for _ in range(3):
         new, found = em.step(state)
@@ -92,7 +92,7 @@ def test_the_bound_never_falls(
     elif oddity == "outlier":
         mean[0] *= 30
     scale = 10**exponent * (0.5 * torch.randn(n, d, generator=rng, dtype=torch.float64)).exp()
-    em = FactorEM(MemoryPosteriors(mean, scale), rank=min(rank, d), spread=spread)
+    em = FactorEM(MemoryPosteriors(mean, scale), min(rank, d), spread=spread)
     state = em.start(max(1, round(share * n)), rng=rng)
     trace = []
     for _ in range(12):
@@ -159,7 +159,7 @@ def test_components_and_factors_are_chosen_on_the_selection_split() -> None:
     assert found.chosen.settings["components"] == 2
     assert found.chosen.settings["rank"] == 2
     assert found.distribution.label == "mixture(2, rank 2)"
-    assert {point.setting for point in found.curve} == {"components"}
+    assert [(point.setting, point.value) for point in found.curve] == [("components", 2), ("components", 5)]
     by_rank = MixtureSettings(2, **wanted).fit(task(p, selection=fresh, rng=stream(0, "fit"))).curve
     assert [point.value for point in by_rank] == [1, 2, 4, 8]
     assert all(point.setting == "rank" for point in by_rank)

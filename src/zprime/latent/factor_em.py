@@ -4,6 +4,7 @@ A mixture of factor analysers (Ghahramani & Hinton 1996) fitted to N posteriors 
 made above 64 dimensions.
 """
 
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -29,13 +30,19 @@ class FactorEM(ComponentEM):
     steps of that, from the factors it has, do not lower the bound (generalised EM).
     """
 
-    def __init__(self, data: MemoryPosteriors, *, rank: int, spread: bool = True) -> None:
+    def __init__(self, data: MemoryPosteriors, rank: int, *, spread: bool = True) -> None:
         """Take the posteriors and the number of factors; with `spread=False` their means alone, as points."""
         super().__init__(data, diagonal=True, spread=spread)
         self.rank = rank
         self.noise = self.variance if spread else torch.zeros_like(self.variance)
         # v is kept above a millionth of the narrowest posterior's variance: far below any sum of these
         self.least = FLOOR * (self.noise.amin(0) + self.floor)
+
+    def of(self, rank: int) -> "FactorEM":
+        """The same data for another number of factors."""
+        other = copy(self)
+        other.rank = rank
+        return other
 
     def start(self, k: int, *, rng: torch.Generator) -> State:
         """k-means++ seeds with one diagonal covariance; then factor analysis of what falls to each."""

@@ -211,7 +211,7 @@ class Scaled(Covariance):
 
 
 def factor_analysis(
-    scatter: Scatter, rank: int, *, iterations: int, tolerance: float, dense: int = DENSE
+    scatter: Scatter, rank: int, *, iterations: int, tolerance: float, dense: int | None = None
 ) -> tuple[Float[Tensor, "d r"], Float[Tensor, " d"], list[float]]:
     """Maximum-likelihood factor analysis of a covariance by EM (Rubin & Thayer 1982): F and v of F F^T + diag(v).
 
@@ -224,11 +224,11 @@ def factor_analysis(
         rank: columns of F.
         iterations: steps at most.
         tolerance: stop when a step gains less, in nats.
-        dense: dimensions up to which it begins with all eigenvectors.
+        dense: dimensions up to which it begins with all eigenvectors; 1,024 if not given.
     """
     unit = scatter.diagonal.sqrt()
     scaled = Scaled(scatter, unit)
-    if len(unit) <= dense:
+    if len(unit) <= (DENSE if dense is None else dense):
         factor = _start(scatter.dense() / unit / unit[:, None], rank)
     else:
         factor = _subspace_start(scaled, rank)

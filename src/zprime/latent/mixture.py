@@ -55,12 +55,13 @@ class MixtureSettings(Settings):
     """EM for the K-component mixture closest in KL to the aggregated posterior (docs/theory.md, section 6).
 
     Attributes:
-        components: K; 0 tries 2, 5, 10, ... 200 (up to a fifth of the rows) and chooses on the selection split.
+        components: K; 0 tries 2, 5, 10, ... 200 (with five rows at least for every mean, and factor of `low-rank`) and
+            chooses on the selection split.
         covariance: `full`, `diagonal`, or `low-rank`: F F^T + diag(v) for every component, a mixture of factor
             analysers (Ghahramani & Hinton 1996). `auto` is `full` up to 512 dimensions, if that fits into memory;
             above, the selection split chooses between `diagonal` and `low-rank`.
-        rank: columns of F, for `low-rank` only; 0 chooses K with 4, then 1, 2, 4, ... on the selection split: 64 at
-            most, and so many that there are five rows for every column and mean.
+        rank: columns of F, for `low-rank` only; 0 chooses K with 4, then 1, 2, 4, ... 64 on the selection split, with
+            five rows at least for every mean and factor.
         method: `em`, or `merge` for greedy merging alone (Runnalls 2007), which proves a bound on its KL.
         start: where EM begins: `kmeans` (k-means++ seeds) or `merge`.
         codes: `posteriors` uses means and variances. `means` throws the variances away, as is often done: right for
@@ -168,6 +169,8 @@ class MixtureSettings(Settings):
             raise UsageError(f"rank: expected 1 to {train.d} (the latent dimension), or 0 to choose, got {self.rank}")
         tried = [self.components] if self.components else [k for k in COMPONENTS if k <= max(1, train.n // 5)] or [1]
         rank = (self.rank or min(RANK, train.d)) if self.low_rank else 0
+        if not self.components:
+            tried = [k for k in tried if enough(train, k, rank)] or tried[:1]
         if self.covariance == "auto" and not rank:
             return self._auto(task, tried[-1])
         each = train.d * (1 + rank) if rank or self.covariance == "diagonal" else train.d**2
@@ -182,20 +185,16 @@ class MixtureSettings(Settings):
         if self.codes == "draws" and data.form != "points":
             drawn = data.draw(rng=fork(task.rng, "draws"))
             data = MemoryPosteriors(drawn, data.scale, row_ids=data.row_ids, weights=data.weights)
-        spread = self.codes == "posteriors" and data.form != "points"
-
-        def em(rank: int) -> ComponentEM:
-            if rank:
-                return FactorEM(data, rank=rank, spread=spread)
-            return ComponentEM(data, diagonal=self.covariance == "diagonal", spread=spread)
-
+        spread, diagonal = self.codes == "posteriors" and data.form != "points", self.covariance == "diagonal"
+        em = FactorEM(data, rank, spread=spread) if rank else ComponentEM(data, diagonal=diagonal, spread=spread)
         codes = Codes.draw(task.selection, task.prior, rng=task.rng)
-        reduction = Reduction(em(rank), codes, data.mean.dtype, task)
+        reduction = Reduction(em, codes, data.mean.dtype, task)
         k, fit, curve = tried[0], None, list[CurvePoint]()
         if not self.components:
             k, fit, curve = self._best("components", {k: (reduction, k) for k in tried})
-        if rank and not self.rank:
-            reductions = {r: reduction if r == rank else replace(reduction, em=em(r), runs={}) for r in ranks(train, k)}
+        if isinstance(em, FactorEM) and not self.rank:
+            reductions = {r: replace(reduction, em=em.of(r), runs={}) for r in ranks(train, k)}
+            reductions |= {rank: reduction} if rank in reductions else {}
             chosen, fit, by_rank = self._best("rank", {r: (each, k) for r, each in reductions.items()})
             reduction, curve = reductions[chosen], curve or by_rank
         if fit is None or self.restarts > 1:
@@ -325,5 +324,10 @@ def _mixture(em: ComponentEM, state: State, dtype: torch.dtype, rows: Float[Tens
 
 
 def ranks(train: Posteriors, k: int) -> list[int]:
-    """Numbers of factors that K components may have: so many that there are five rows for every factor and mean."""
-    return [r for r in RANKS if r <= train.d and k * (1 + r) <= train.n / 5] or [1]
+    """Numbers of factors that K components may have, 1 at least."""
+    return [r for r in RANKS if r <= train.d and enough(train, k, r)] or [1]
+
+
+def enough(train: Posteriors, k: int, rank: int) -> bool:
+    """Whether there are five rows for every mean and factor of K components."""
+    return 5 * k * (1 + rank) <= train.n
