@@ -86,17 +86,21 @@ class Latents:
 
     @property
     def normalised(self) -> bool:
-        """Whether latents come out of `encode` with mean 0 and standard deviation 1, or the VAE says that they do."""
-        return self.inside or self.measured.normalised
+        """Whether latents come out of `encode` with mean 0 and standard deviation 1, or the VAE says that they do.
+
+        Not where the VAE has posteriors and a config that would still scale them: that is to be replaced. Autoencoders
+        without posteriors may read these fields in `encode`, so theirs are left alone.
+        """
+        codes = self._grids["train"].scale is None
+        left = codes or self.comparison is None or self.comparison.agrees
+        return self.inside or (self.measured.normalised and left)
 
     def config(self, per: str = "channel") -> dict[str, Any]:
         """What `vae.register_to_config(**...)` takes; nothing where `encode` normalises latents itself.
 
         Pipelines compute `(z - latents_mean) * scaling_factor / latents_std`, or `(z - shift_factor) * scaling_factor`
         where those two are not there. So with one number a channel the factor has to be 1: both together would scale
-        twice. Where latents are already normalised no second normalisation is written. A config that would still scale
-        them is then set to the identity, if the VAE has posteriors; autoencoders without posteriors may read these
-        fields in `encode`, so theirs are left alone.
+        twice. Where latents are `normalised` already, no second normalisation is written.
 
         Args:
             per: `channel`, or `all` for one number (older pipelines know `scaling_factor` alone, without the shift).
@@ -107,10 +111,7 @@ class Latents:
         if per not in ("channel", "all"):
             raise UsageError(f"per: expected channel or all, got {per!r}")
         if self.normalised:
-            codes = self._grids["train"].scale is None
-            if self.inside or codes or self.comparison is None or self.comparison.agrees:
-                return {}
-            return {"latents_mean": None, "latents_std": None, "scaling_factor": 1.0, "shift_factor": None}
+            return {}
         if per == "channel":
             return {
                 "latents_mean": self.mean,
