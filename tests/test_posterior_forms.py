@@ -450,6 +450,7 @@ def test_spread_between_parts_of_a_datum_is_no_signal() -> None:
     train = gather({"train": p, "selection": p, "heldout": p})[0]
     found = surgery(train, rng=stream(0, "s"))
     assert found.active == 0
+    assert found.mean_kl.n == 40
     assert found.mean_variance == pytest.approx([0])
     assert found.posterior_variance == pytest.approx([1.0])
     assert found.information.value == pytest.approx(0, abs=1e-6)

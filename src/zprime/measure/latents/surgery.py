@@ -73,7 +73,7 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
     variance = (weights @ (data.centres - weights @ data.centres).square()).tolist()
     own = data.variance if data.datum is None else data.variance + (data.mean.double() - data.centres).square()
     return Surgery(
-        mean_kl=mean_kl,
+        mean_kl=mean_kl if data.datum is None else replace(mean_kl, n=data.data),
         information=information,
         hole=hole,
         gaussian_part=gaussian,
