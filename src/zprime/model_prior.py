@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, Normal
 
 from zprime import artifact, distribution
 from zprime.artifact import Artifact
-from zprime.distribution import LatentDistribution, is_standard
+from zprime.components import Diagonal
+from zprime.distribution import GaussianDistribution, LatentDistribution, is_standard
 from zprime.errors import UsageError
 from zprime.rng import stream
 from zprime.schema import Part, guarded
@@ -56,6 +57,16 @@ def log_prob(prior: Own, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
 def standard(prior: Own | None) -> bool:
     """Whether it is N(0, I), for which None stands too."""
     return prior is None or (isinstance(prior, LatentDistribution) and is_standard(prior))
+
+
+def diagonal(prior: Own | None) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviations of one Gaussian of independent dimensions; None for what is no such Gaussian."""
+    if isinstance(prior, Independent) and isinstance(prior.base_dist, Normal):
+        return prior.base_dist.loc, prior.base_dist.scale
+    if not isinstance(prior, GaussianDistribution) or len(prior.components.mean) != 1:
+        return None
+    c = prior.components
+    return (c.mean[0], c.scale[0]) if isinstance(c, Diagonal) else None
 
 
 def key(prior: Own | None) -> list[str]:

@@ -221,13 +221,17 @@ class VAE(nn.Module):
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Log p(x|z) at one draw z ~ q(z|x), and KL(q(z|x) || p(z)); nats, for each row.
 
-        The KL is a closed form where p is N(0, I), else log q(z|x) - log p(z) at the same draw. The difference of the
-        two is an unbiased estimate of each row's ELBO.
+        The KL is a closed form where p is one Gaussian of independent dimensions, else log q(z|x) - log p(z) at the
+        same draw. The difference of the two is an unbiased estimate of each row's ELBO.
         """
         mean, scale = self.encode(x)
         z = mean + scale * torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
+        units = model_prior.diagonal(self.prior)
         if model_prior.standard(self.prior):
             kl = standard_kl(mean, scale).sum(1)
+        elif units is not None:  # in units of the prior it is N(0, I)
+            loc, width = (t.to(mean) for t in units)
+            kl = standard_kl((mean - loc) / width, scale / width).sum(1)
         elif bool(torch.isfinite(z).all()):
             kl = gaussian_log_prob(z, mean, scale) - model_prior.log_prob(self.prior, z)
         else:  # a density takes finite z only; whoever trains sees that the loss is not finite
