@@ -33,6 +33,10 @@ from zprime.measure.likelihood.proposal import cap, wider
 from zprime.measure.prior import prior_kl
 from zprime.measure.study import Split, gather
 from zprime.posteriors import MemoryPosteriors, ShardedPosteriors
+from zprime.reporting.explain import explain
+from zprime.reporting.page import html
+from zprime.reporting.terminal import details, show
+from zprime.results.audit import AuditSettings, load
 from zprime.results.names import CandidateId
 from zprime.rng import stream
 
@@ -510,3 +514,17 @@ def test_parts_of_a_datum_in_two_groups_are_refused() -> None:
     groups = {s: [f"{s} {i}" for i in g.tolist()] for s, g in groups.items()}
     with pytest.raises(ArrayError, match="groups: expected all parts of a datum in one group"):
         gather({"train": p, "selection": p, "heldout": p}, groups=groups)
+
+
+@pytest.mark.parametrize("make", [full, lambda *a, **k: twice(full(*a, **k)), lambda *a, **k: twice(diagonal(*a, **k))])
+def test_an_audit_of_any_form_is_told_saved_and_read_again(make, tmp_path) -> None:
+    p = {s: make(60, seed=i, first=1000 * i) for i, s in enumerate(("train", "selection", "heldout"))}
+    fits = {k: zprime.fit(k, p["train"], selection=p["selection"]) for k in ("gaussian", "aggregated")}
+    audit = zprime.audit(fits, p, settings=AuditSettings(rows=60))
+    audit.save(tmp_path / "audit")
+    again = load(tmp_path / "audit")
+    assert again.averages == audit.averages
+    for told in (explain(again), html(again)):
+        assert "aggregated" in told
+    show(again)
+    details(again)

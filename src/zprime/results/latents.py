@@ -7,8 +7,8 @@ from zprime.statistics.c2st import C2ST
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.mmd import MMD
 
-ALWAYS = ("prior", "aggregated posterior", "moment match", "log-pool", "barycentre")
-"""Averages that every audit has; `product-of-experts` may fail."""
+ALWAYS = ("prior", "aggregated posterior", "moment match")
+"""Averages that every audit has; those of other criteria are known for posteriors of independent dimensions."""
 
 
 @dataclass(frozen=True)
