@@ -28,6 +28,7 @@ from zprime.latent.flow import FlowSettings
 from zprime.latent.flow_matching import FlowMatchingSettings
 from zprime.latent.gaussian import GaussianSettings
 from zprime.latent.kind import Context, Settings
+from zprime.latent.kronecker import KroneckerSettings
 from zprime.latent.log_pool import LogPoolSettings
 from zprime.latent.mixture import MixtureSettings
 from zprime.latent.nuts import SharedNUTS
@@ -116,6 +117,7 @@ ZOO: dict[str, Make] = {
     "gaussian": lambda d, t: fitted(GaussianSettings(), posteriors(d, t)),
     "gaussian-diagonal": lambda d, t: fitted(GaussianSettings("diagonal"), posteriors(d, t)),
     "gaussian-low-rank": lambda d, t: fitted(GaussianSettings("low-rank", rank=1), posteriors(d, t)),
+    "kronecker": lambda d, t: fitted(KroneckerSettings((2, d // 2) if d % 2 == 0 else (d, 1)), posteriors(d, t)),
     "log-pool": lambda d, t: fitted(LogPoolSettings(), posteriors(d, t)),
     "barycentre": lambda d, t: fitted(BarycentreSettings(), posteriors(d, t)),
     "product-of-experts": lambda d, t: fitted(ProductOfExpertsSettings(group=(0, 1, 2)), posteriors(d, t)),

@@ -15,7 +15,7 @@ from zprime.distribution import LatentDistribution
 from zprime.encoding import Reencoded
 from zprime.errors import UsageError
 from zprime.latent import StandardNormal, prior_of
-from zprime.latent.gaussian import marginal_moments as moments_of
+from zprime.latent.gaussian import marginal_moments
 from zprime.latent.kind import Fit
 from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.entries import draws_per_second, entry
@@ -245,7 +245,7 @@ def _model(train: Split) -> ModelInfo:
     codes = train.posteriors
     if codes.form != "points":
         return ModelInfo(codes.d)
-    variance = moments_of(codes)[1].tolist()
+    variance = marginal_moments(codes)[1].tolist()
     return ModelInfo(codes.d, posterior="none" if codes.datum is None else "draws", codes=codes.data, variance=variance)
 
 

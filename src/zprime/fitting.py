@@ -88,7 +88,7 @@ def fit(
     task.need_form(settings)
     whole = settings.fit(task)
     r, dims = whole.distribution, active_dimensions(train) if is_standard(p) else []
-    if r.eligible and not settings.needs and r.density != "none" and 0 < len(dims) < train.d:
+    if r.eligible and not settings.needs and not settings.whole and r.density != "none" and 0 < len(dims) < train.d:
         inner = fresh(restrict(train, dims), restrict(selection, dims), Prior(len(dims)), None)
         whole = _better(whole, _widen(settings.fit(inner), dims, train.d), task, seed)
     whole = with_share(whole, task, seed=seed)

@@ -114,10 +114,16 @@ class MemoryPosteriors(Posteriors):
             got = [list(t.shape) for t in (self.row_ids, labels) if t is not None]
             raise ArrayError(f"row_ids and labels: expected {n} each, as mean has rows, got shapes {got}")
 
+    @cached_property
+    def _index(self) -> Int[Tensor, " n"]:
+        """The data that are here, numbered without gaps: after `take` some of `datum` may be missing."""
+        index: Tensor = torch.unique(torch.arange(self.n) if self.datum is None else self.datum, return_inverse=True)[1]
+        return index
+
     @property
     def data(self) -> int:
         """Number of data: of rows, or of those that they are parts of."""
-        return self.n if self.datum is None else len(torch.unique(self.datum))
+        return self.n if self.datum is None else int(self._index.max()) + 1
 
     @cached_property
     def centres(self) -> Float[Tensor, "n d"]:
@@ -125,7 +131,7 @@ class MemoryPosteriors(Posteriors):
         mean = self.mean.double()
         if self.datum is None:
             return mean
-        index, weight = torch.unique(self.datum, return_inverse=True)[1], self.log_weights.exp()
+        index, weight = self._index, self.log_weights.exp()
         sums = torch.zeros(self.data, self.d, dtype=torch.float64).index_add_(0, index, weight[:, None] * mean)
         return (sums / torch.bincount(index, weight)[:, None])[index]
 
@@ -133,7 +139,7 @@ class MemoryPosteriors(Posteriors):
         """Positions of one row of every datum, ascending: a part at random, by its weight within the datum."""
         if self.datum is None:
             return torch.arange(self.n)
-        index = torch.unique(self.datum, return_inverse=True)[1]
+        index = self._index
         chance = torch.rand(self.n, generator=rng, dtype=torch.float64).clamp(min=1e-300)
         score = self.log_weights - (-chance.log()).log()  # the largest is drawn by weight (Gumbel)
         best = torch.full((self.data,), -torch.inf, dtype=torch.float64).scatter_reduce(0, index, score, "amax")
@@ -168,8 +174,7 @@ class MemoryPosteriors(Posteriors):
         """Log of the weighted mean of exp over the rows of each datum, at each of its rows; float64."""
         if self.datum is None:
             return log_values
-        index = torch.unique(self.datum, return_inverse=True)[1]
-        weight = self.log_weights
+        index, weight = self._index, self.log_weights
         return (log_sums(log_values.double() + weight, index) - log_sums(weight, index))[index]
 
     def pick(self, n: int, *, rng: torch.Generator) -> Int[Tensor, " m"]:

@@ -18,6 +18,7 @@ from zprime.latent.priors import FromTorch, StandardNormal, prior_of
 # isort: off
 from zprime.latent.prior import PriorSettings as PriorSettings
 from zprime.latent.gaussian import Gaussian as Gaussian, GaussianSettings as GaussianSettings
+from zprime.latent.kronecker import Kronecker as Kronecker, KroneckerSettings as KroneckerSettings
 from zprime.latent.log_pool import LogPool as LogPool, LogPoolSettings as LogPoolSettings
 from zprime.latent.barycentre import Barycentre as Barycentre, BarycentreSettings as BarycentreSettings
 from zprime.latent.product_of_experts import ProductOfExpertsSettings as ProductOfExpertsSettings

@@ -55,18 +55,16 @@ class ComponentEM:
         self.weight = data.log_weights.exp()
         # of all data together: a matrix, or variances
         self.covariance = torch.ones_like(variance) if diagonal else covariance / (self.unit[:, None] * self.unit)
+        whole = self.full and not diagonal
         if not spread:
             noise = self.weight @ self.variance
-            if self.full and not diagonal:
-                inner = torch.einsum("n,nij->ij", self.weight, covariances(self.mean, self.scale))
-                self.covariance -= inner
-            else:
-                self.covariance -= noise if diagonal else torch.diag(noise)
-        own = self.variance
-        if self.full and not diagonal:
+            if whole:
+                noise = torch.einsum("n,nij->ij", self.weight, covariances(self.mean, self.scale))
+            self.covariance -= noise if diagonal or whole else torch.diag(noise)
+        own = self.variance if spread else None
+        if spread and whole:
             own = covariances(self.mean, self.scale)[:, self.upper[0], self.upper[1]]
-        full = self.full and not diagonal and spread
-        self.data = Expectation(self.mean, own if spread else None, diagonal=diagonal, full=full)
+        self.data = Expectation(self.mean, own, diagonal=diagonal, full=spread and whole)
         # points have no spread of their own that would bound a component's covariance from below
         self.floor = 1e-12 if spread else 1e-6
 

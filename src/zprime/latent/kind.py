@@ -166,6 +166,8 @@ class Settings(ABC):
     """What posteriors a fit is written for; see `Posteriors.form`."""
     parts: ClassVar[bool] = False
     """Whether a fit is right where several rows are parts of one datum's posterior; see `Posteriors.datum`."""
+    whole: ClassVar[bool] = False
+    """Whether a fit takes all dimensions, never some of them, e.g. because they are a grid."""
     has_density: ClassVar[bool] = True
     """Whether what is fitted knows log r(z)."""
 

@@ -43,9 +43,9 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
     effective = split.design.effective(n)
     of_data = weights.log() if data.datum is None else torch.bincount(data.datum, weights)[data.datum].log()
     if closed(prior) and data.datum is None:
-        mean_kl = exact(
-            float(weights @ standard_kl_rows(data.mean, data.scale)), n=effective, unit="nats per row", split=name
-        )
+        kl = standard_kl(data.mean.double(), data.scale.double()) if data.form == "diagonal" else None
+        rows = standard_kl_rows(data.mean, data.scale) if kl is None else kl.sum(1)
+        mean_kl = exact(float(weights @ rows), n=effective, unit="nats per row", split=name)
         hole = Estimate(
             mean_kl.value - information.value,
             information.stderr,
@@ -57,9 +57,7 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
             seed,
         )
         gaussian = exact(_gaussian_part(split), n=effective, unit="nats", split=name)
-        dimension_kl = []
-        if data.form == "diagonal":
-            dimension_kl = (weights @ standard_kl(data.mean.double(), data.scale.double())).tolist()
+        dimension_kl = [] if kl is None else (weights @ kl).tolist()
     else:
         log_p = prior_log_prob(prior, z)
         match = gaussian_of(*split.match, what="moments of the posteriors").log_prob(z.double())
