@@ -34,9 +34,10 @@ class FactorEM(ComponentEM):
         """Take the posteriors and the number of factors; with `spread=False` their means alone, as points."""
         super().__init__(data, diagonal=True, spread=spread)
         self.rank = rank
-        self.noise = self.variance if spread else torch.zeros_like(self.variance)
+        # points are Gaussians of the floor's variance, in the bound as in the scatter, or the bound could fall
+        self.noise = (self.variance if spread else torch.zeros_like(self.variance)) + self.floor
         # v is kept above a millionth of the narrowest posterior's variance: far below any sum of these
-        self.least = FLOOR * (self.noise.amin(0) + self.floor)
+        self.least = FLOOR * self.noise.amin(0)
 
     def of(self, rank: int) -> "FactorEM":
         """The same data for another number of factors."""
@@ -85,7 +86,7 @@ class FactorEM(ComponentEM):
             mean = own @ self.mean
             at = (own > LEAST).nonzero().flatten()
             rows = (self.mean[at] - mean) * own[at, None].sqrt()
-            scatter = RowsAndNoise(rows, own @ self.noise + self.floor)
+            scatter = RowsAndNoise(rows, own @ self.noise)
             if scratch:
                 found = factor_analysis(scatter, self.rank, iterations=FIRST, tolerance=1e-6 * self.d, dense=DENSE)
             else:
