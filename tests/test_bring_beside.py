@@ -157,6 +157,15 @@ def test_gains_are_those_in_other_coordinates(mine: Brought) -> None:
     assert one.unconditional["gaussian"].exact_posterior.gain.value == pytest.approx(total, abs=1e-5)
 
 
+def test_an_r_of_z_in_units_of_a_matrix_is_the_one_written_out(mine: Brought) -> None:
+    a, b = torch.tensor([[1.5, 0.0], [-0.7, 0.6]]).double(), torch.tensor([0.5, -1.0]).double()
+    found = mine.compare({}, {"moved": Affine(Prior(2), b, a), "written": Gaussian(b, a)}).unconditional
+    one, other = (found[k].elbo.gain.value for k in ("moved", "written"))
+    assert one == pytest.approx(other, abs=1e-8)
+    one, other = (found[k].exact_posterior.gain.value for k in ("moved", "written"))
+    assert one == pytest.approx(other, abs=0.05)  # by draws
+
+
 def test_the_model_in_its_own_z_is_the_one_that_was_given(mine: Brought) -> None:
     own = mine.unconditional
     mean, scale = MODEL.posterior(data()["heldout"])

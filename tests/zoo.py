@@ -100,6 +100,11 @@ def moved(d: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.linspace(0.1, 0.2, d, dtype=torch.float64), torch.linspace(0.8, 1.1, d, dtype=torch.float64)
 
 
+def turned(d: int) -> torch.Tensor:
+    """A lower triangular matrix that stretches like those scales."""
+    return torch.diag(moved(d)[1]) + 0.3 * torch.ones(d, d, dtype=torch.float64).tril(-1)
+
+
 def fitted(settings: Settings, p: MemoryPosteriors) -> LatentDistribution:
     """What the settings make of posteriors."""
     with patch("zprime.latent.gradient.STEPS", 60):  # laws hold for bad fits too
@@ -139,6 +144,7 @@ ZOO: dict[str, Make] = {
     "active-mixture": lambda d, t: Active(ZOO["mixture"](d - 1, t), tuple(range(1, d)), d),
     "affine-mixture": lambda d, t: Affine(ZOO["mixture"](d, t), *moved(d)),
     "affine-gaussian": lambda d, t: Affine(ZOO["gaussian"](d, t), *moved(d)),
+    "affine-full": lambda d, t: Affine(ZOO["mixture"](d, t), moved(d)[0], turned(d)),
     "defensive-mixture": lambda d, t: Defensive(ZOO["mixture"](d, t), 0.1),
     "defensive-aggregated": lambda d, t: Defensive(ZOO["aggregated"](d, t), 0.01),
 }

@@ -58,9 +58,10 @@ def arrays(
         labels: split -> integers.
         groups: split -> one name a row (see `modules`); give `audit` the `groups` of what is returned.
         prior: what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
-            N(0, I). For one Gaussian with independent dimensions all latents of what is returned are in units of the
-            prior (`Brought.coordinates`). Any other is `Brought.prior`, which `audit` has to be given. With
-            `conditions` a function of them, as in `modules`.
+            N(0, I). For one Gaussian all latents of what is returned are in units of the prior
+            (`Brought.coordinates`); if its covariance is full those of the posteriors are full then, and this is done
+            up to 64 dimensions, if they fit into memory. Any other is `Brought.prior`, which `audit` has to be given.
+            With `conditions` a function of them, as in `modules`.
         conditions: split -> c of each row, numbers or a matrix [n, k], that a prior p(z|c) is told; with `scale` alone.
         check: whether to check `gives` by the variance of the codes.
         seed: decides the selection split.
@@ -106,10 +107,11 @@ def arrays(
             )
     check_codes(means["train"].x, "mean")
     scales = {s: x if scale is None else readings.read(x, gives) for s, x in given_scale.items()}
-    at, learned = known(one, d)
-    unit = prior_width(learned, d) if at is None else at.scale
+    diagonal = scale is not None and factors is None
+    at, learned = known(one, d, factors=sum(len(r) for r in means.values()) if diagonal else 0)
+    unit = prior_width(learned, d) if at is None else at.width
     says = []
-    if scale is not None and factors is None and row_ids is None:
+    if diagonal and row_ids is None:
         if check:
             readings.check_moments(means["train"].x, given_scale["train"], gives, unit)
         total = readings.code_variance(means["train"].x, scales["train"]) / unit.square()

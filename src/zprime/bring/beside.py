@@ -117,7 +117,7 @@ def _log_prob(r: LatentDistribution, u: Float[Tensor, "m d"], at: Coordinates) -
 
 def _log_ratio(r: LatentDistribution, split: Split, at: Coordinates) -> Float[Tensor, " n"] | None:
     """Log E_q[r(z)/p(z|c)] in closed form, all rows of one condition at a time; None where there is none."""
-    while isinstance(r, Affine):  # as its base, where p(z|c) and the row are moved instead
+    while isinstance(r, Affine) and r.scale.ndim == 1:  # as its base, where p(z|c) and the row are moved instead
         at, r = Coordinates((at.loc - r.loc) / r.scale, at.scale / r.scale), r.base
     if isinstance(r, Defensive):
         parts = [_log_ratio(part, split, at) for part in (r.base, r.prior)]

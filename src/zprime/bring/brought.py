@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.bring.beside import MARGINAL, Beside, Given, compare, marginal
-from zprime.bring.coordinates import Coordinates, Moved
+from zprime.bring.coordinates import WIDEST, Coordinates, Moved, coordinates_of
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.encoding import encode
@@ -36,7 +36,8 @@ class Brought:
         prior: what the VAE was trained with, for `audit(..., prior=...)`: a learned one, such as pythae's VAMP; None
             stands for N(0, I), and for other Gaussians too, in the `coordinates`.
         coordinates: in which the prior is N(0, I), where it is another Gaussian: all latents here are
-            `(z - loc) / scale` of the model's z. None where they are the model's own.
+            `(z - loc) / scale` of the model's z, or `scale^-1 (z - loc)` with a matrix for a prior with a full
+            covariance. None where they are the model's own.
         priors: split -> means and standard deviations of p(z|c) of each row, [n, d]: all latents here are in units of
             it. None where the prior is the same for all rows.
         unconditional: the same in the model's own z, for an r(z) that ignores c: its `prior` is the mean of p(z|c) over
@@ -195,16 +196,28 @@ def beside(mine: Brought, priors: Mapping[str, Coordinates], model: Model | None
 def told(at: Coordinates | None, prior: LatentDistribution | None) -> list[str]:
     """What to know of a prior that is not N(0, I)."""
     if prior is not None:
-        return [
+        said = (
             f"trained with its own prior, {prior.label}, not N(0, I): give it to audit (prior=mine.prior), so that "
             "gains are over it; N(0, I) is then a candidate, and the exact-posterior gain is by draws"
+        )
+        if coordinates_of(prior, prior.d) is None:
+            return [said]
+        return [
+            f"{said}; there would be closed forms in units of the prior, but posteriors of independent dimensions have "
+            f"full covariances there, which are made up to {WIDEST} dimensions and if they fit into memory"
         ]
     if at is None:
         return []
-    low, high = float(at.scale.min()), float(at.scale.max())
+    low, high = float(at.width.min()), float(at.width.max())
+    form = (
+        " and a full covariance: latents are shown whitened by it, S^-1 (z - loc) with S its Cholesky factor, where "
+        "it is N(0, I); Gaussian posteriors have full covariances there, which some kinds do not take"
+        if at.full
+        else ": latents are shown in units of it, in which it is N(0, I)"
+    )
     return [
-        f"the prior is a Gaussian with standard deviations from {low:.3g} to {high:.3g}: latents are shown in units of "
-        "it, in which it is N(0, I), and no gain changes; mine.outside(r) is a fitted distribution in the model's own"
+        f"the prior is a Gaussian with standard deviations from {low:.3g} to {high:.3g}{form}, and no gain changes; "
+        "mine.outside(r) is a fitted distribution in the model's own"
     ]
 
 

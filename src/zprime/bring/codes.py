@@ -185,12 +185,12 @@ def draws(
     check_codes(z["train"][:, 0], "draws")
     flat = {s: v.reshape(-1, d) for s, v in z.items()}
     if at is not None:
-        flat = {s: ((v.double() - at.loc) / at.scale).to(v.dtype) for s, v in flat.items()}
+        flat = {s: at.into(v).to(v.dtype) for s, v in flat.items()}
     again = {s: r.take(torch.arange(len(r)).repeat_interleave(m)) for s, r in rows.items()}
     posteriors = {s: MemoryPosteriors(flat[s], None, row_ids=r.ids, labels=r.labels) for s, r in again.items()}
     says = (f"of the posteriors {m} draws a row are known: no surgery and no likelihood gain", *says)
     if "train" in log_density:
-        log_p = prior_log_prob(learned, flat["train"]) - (0.0 if at is None else at.scale.log().sum())
+        log_p = prior_log_prob(learned, flat["train"]) - (0.0 if at is None else at.log_volume)
         gap = (log_density["train"].double().flatten() - log_p).reshape(-1, m).mean(1)
         design = Design(groups=rows["train"].groups)
         kl = mean_estimate(gap, unit="nats per row", split="train", seed=seed, design=design)

@@ -157,9 +157,10 @@ def modules(
         groups: split -> one name a row, numbers or text, where rows come in groups, e.g. several of a subject: these
             are in one split, and the errors of an audit are by group.
         prior: what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
-            N(0, I). For one Gaussian with independent dimensions all latents of what is returned are in units of the
-            prior (`Brought.coordinates`). Any other is `Brought.prior`, which `audit` has to be given. With
-            `conditions` also a function c -> Normal of shape [n, d]: latents are then in units of p(z|c).
+            N(0, I). For one Gaussian all latents of what is returned are in units of the prior
+            (`Brought.coordinates`); if its covariance is full those of the posteriors are full then, and this is done
+            up to 64 dimensions, if they fit into memory. Any other is `Brought.prior`, which `audit` has to be given.
+            With `conditions` also a function c -> Normal of shape [n, d]: latents are then in units of p(z|c).
         conditions: split -> c of each row, numbers or a matrix [n, k], of a model that is told it (a class, a batch, an
             embedding): `encoder(x, c)` and `decoder(z, c)`. Rows then hold x, flat, and c behind it; draws of x' take
             the c of training rows.
@@ -197,7 +198,8 @@ def modules(
         model = Callables(given.encode, given.decode, gives, Place(dtype=place.wide))
         says = spoken(given, rows["train"].x)
     with torch.no_grad():
-        at, learned = known(one, model.raw(some[:LOOK])[0].shape[1])
+        wide = 0 if gives in readings.FULL else sum(len(r) for r in rows.values())
+        at, learned = known(one, model.raw(some[:LOOK])[0].shape[1], factors=wide)
         check_steady(model.matrices, some, half=model.place.dtype != model.place.wide)
     look(model, some[:LOOK])
     with torch.no_grad():

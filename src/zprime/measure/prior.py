@@ -11,6 +11,7 @@ from torch import Tensor
 from zprime.arrays import is_full, standard_kl_rows, standard_log_prob, times
 from zprime.components import Tilted
 from zprime.distribution import GaussianDistribution, LatentDistribution, is_standard
+from zprime.latent.affine import Affine
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -75,7 +76,7 @@ def tilt(
     `LatentDistribution.tilt` has them for p = N(0, I). For another prior there is one case: r = p, whose q_r is q.
     """
     if prior is None or is_standard(prior):
-        if is_full(mean, scale) and not isinstance(r, GaussianDistribution):
+        if is_full(mean, scale) and not isinstance(r, GaussianDistribution | Affine):
             return None
         return r.tilt(mean, scale, draws=draws, rng=rng)
     if r is not prior:
