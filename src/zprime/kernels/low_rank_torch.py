@@ -67,7 +67,7 @@ class Blocks:
         k, r = len(self.factors.mean), self.rank
         z = z - self.centre
         products = z @ self.columns.T
-        along = products[:, : k * r].sub_(self.along).unflatten(1, (k, r))
+        along = products[:, : k * r].sub_(self.along).view(len(z), k, r)
         torch.addmm(self.constant, z.square(), self.precision.T, out=terms)
         terms.sub_(products[:, k * r :], alpha=2).sub_(torch.linalg.vecdot(along, along))
         terms.mul_(-0.5).add_(self.factors.constant)
@@ -82,4 +82,5 @@ class Blocks:
 
 
 def _squares(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    return torch.linalg.vecdot(x, x)
+    squares: Tensor = torch.linalg.vecdot(x, x)
+    return squares
