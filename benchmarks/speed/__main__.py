@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from densities import accuracy, densities, expectation, memory, peak, pruning, scores
+from densities import accuracy, densities, expectation, low_rank, memory, peak, pruning, scores
 from dimensions import LIMIT, dimensions
 from growth import growth
 from jobs import auditing, neighbours, reduction, sampling, training
@@ -61,6 +61,7 @@ def main() -> None:
         "scores": lambda: scores(posteriors()[0]),
         "sampling": lambda: sampling(posteriors()[0]),
         "expectation": lambda: expectation(posteriors()[0]),
+        "low rank": low_rank,
         "reduction": lambda: reduction(*posteriors()),
         "training": lambda: training(args.pythae) if args.pythae else [],
         "neighbours": lambda: neighbours(*posteriors()),

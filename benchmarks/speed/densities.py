@@ -14,7 +14,7 @@ import torch
 from mixtures import FLOATS, Mixture, N, brute, draw, in_torch, made, scikits, torch_log_prob, torchs, uncompiled
 from timing import HERE, MORE, Row, interleaved, seconds
 
-from zprime.kernels import DiagonalMixture, compiled, trainable_mixture_log_prob
+from zprime.kernels import DiagonalMixture, LowRankMixture, compiled, trainable_mixture_log_prob
 from zprime.latent.em import ComponentEM
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
@@ -111,6 +111,27 @@ def expectation(train: MemoryPosteriors) -> list[Row]:
 
         twin()  # makes the features that it keeps
         out.append(interleaved(f"{E_STEP}, K = {k}", "the same in torch", step, twin, rounds=MORE))
+    return out
+
+
+def low_rank() -> list[Row]:
+    out = []
+    for d, m in ((64, 20_000), (512, 20_000), (4096, 1_000)):
+        for k, r in ((1, 16), (10, 4), (50, 16)):
+            rng = stream(0, "low rank", d, k)
+            mean, z = torch.randn(k, d, generator=rng), torch.randn(m, d, generator=rng)
+            scale, factor = 0.5 * (0.3 * torch.randn(k, d, generator=rng)).exp(), torch.randn(k, d, r, generator=rng)
+            mixture = LowRankMixture(mean, scale, factor / math.sqrt(r), torch.full((k,), -math.log(k)))
+            for job, ours in (("log-density", mixture.log_prob), ("value and score", mixture.log_prob_and_score)):
+
+                def twin(ours: Callable[[torch.Tensor], object] = ours, z: torch.Tensor = z) -> None:
+                    with uncompiled():
+                        ours(z)
+
+                twin()  # prepares what it keeps
+                run = lambda ours=ours, z=z: ours(z)  # noqa: E731
+                name = f"{job}, mixture of low rank, d = {d}, K = {k}, rank {r}"
+                out.append(interleaved(name, "the same in torch", run, twin, rounds=MORE))
     return out
 
 

@@ -11,20 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, blocks, cholesky, is_full, weighed
+from zprime.arrays import blocks, cholesky, is_full, weighed
 from zprime.components import Full, Tilted, choose, choose_rows, differentiable
+from zprime.kernels import LowRankMixture
 
 NUMBERS = 1 << 24  # numbers handled at once
-EXPANDED = 1e8  # squares of the means up to which squares are expanded: with a rounding of 1e-7 nats at most
-
-
-@dataclass(frozen=True)
-class _Inner:
-    """What Woodbury's identity needs of each component, float64."""
-
-    precision: Float[Tensor, "k d"]  # 1 / v
-    solved: Float[Tensor, "k r d"]  # L^-1 F^T / v, with L L^T = I + F^T diag(1/v) F
-    constant: Float[Tensor, " k"]  # log-weight and normaliser
 
 
 @dataclass(frozen=True)
@@ -42,14 +33,9 @@ class LowRank:
         return self.mean.shape[1]
 
     @cached_property
-    def _inner(self) -> _Inner:
-        variance, factor = self.scale.double().square(), self.factor.double()
-        scaled = factor.mT / variance[:, None]  # F^T / v
-        tril = torch.linalg.cholesky(torch.eye(factor.shape[2], dtype=torch.float64) + scaled @ factor)
-        log_det = variance.log().sum(1) + 2 * tril.diagonal(dim1=1, dim2=2).log().sum(1)
-        solved = torch.linalg.solve_triangular(tril, scaled, upper=False)
-        constant = self.log_weight.double() - 0.5 * (self.d * LOG_2PI + log_det)
-        return _Inner(variance.reciprocal(), solved, constant)
+    def prepared(self) -> LowRankMixture:
+        """The kernel that evaluates the density; it is prepared once."""
+        return LowRankMixture(self.mean, self.scale, self.factor, self.log_weight)
 
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Exact log-density in nats, float64; differentiable in z."""
@@ -58,56 +44,19 @@ class LowRank:
     @property
     def precisions(self) -> Float[Tensor, "k d"]:
         """The diagonals of the inverse covariances, float64."""
-        return self._inner.precision - self._inner.solved.square().sum(1)
+        return self.prepared.precisions
 
     def terms(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """Log weight and log-density of every component, float64."""
-        inner, terms = self._inner, torch.empty(len(z), len(self.mean), dtype=torch.float64)
-        forms = self._expanded if self._near else self._one_by_one
-        for rows in blocks(len(z), max(1, NUMBERS // max(self.d, inner.solved[:, :, 0].numel()))):
-            terms[rows] = inner.constant - 0.5 * forms(z[rows].double())
-        return terms
-
-    @cached_property
-    def _near(self) -> bool:
-        """Whether squares may be expanded: where means are far apart, in units of the widths, nothing would be left."""
-        if len(self.mean) == 1:
-            return False
-        gap = self.mean.double() - self.mean.double().mean(0)
-        return float((gap.square() * self._inner.precision).sum(1).max()) < EXPANDED
-
-    def _one_by_one(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """`(z - m)^T S^-1 (z - m)`, component by component."""
-        inner, forms = self._inner, []
-        for k, mean in enumerate(self.mean.double()):
-            gap = z - mean
-            forms.append(gap.square() @ inner.precision[k] - (gap @ inner.solved[k].T).square().sum(1))
-        return torch.stack(forms, 1)
-
-    def _expanded(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """The same of all components by matrix products, about the mean of their means."""
-        inner, (k, r, _) = self._inner, self._inner.solved.shape
-        centre = self.mean.double().mean(0)
-        z, mean = z - centre, self.mean.double() - centre
-        pull = inner.precision * mean
-        away = z.square() @ inner.precision.T - 2 * z @ pull.T + (pull * mean).sum(1)
-        along = (z @ inner.solved.reshape(k * r, -1).T).reshape(-1, k, r) - (inner.solved @ mean[..., None])[..., 0]
-        form: Tensor = away - along.square().sum(2)
-        return form
+        return self.prepared.terms(z)
 
     def value(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The log-density without a gradient."""
-        return torch.logsumexp(self.terms(z), 1)
+        return self.prepared.log_prob(z)
 
     def value_and_score(self, z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
         """The log-density and its gradient in z."""
-        inner, terms = self._inner, self.terms(z)
-        share, score = torch.softmax(terms, 1), torch.zeros(z.shape, dtype=torch.float64)
-        for k, mean in enumerate(self.mean.double()):
-            gap = z.double() - mean
-            solved = inner.solved[k]
-            score -= share[:, [k]] * (gap * inner.precision[k] - gap @ solved.T @ solved)
-        return torch.logsumexp(terms, 1), score
+        return self.prepared.log_prob_and_score(z)
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Ancestral draws."""

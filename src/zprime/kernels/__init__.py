@@ -3,6 +3,7 @@
 from zprime.kernels import far
 from zprime.kernels.dense import FullMixture, full_log_ratio, full_mixture_log_prob, full_mixture_score
 from zprime.kernels.expectation import Expectation
+from zprime.kernels.low_rank import LowRankMixture
 from zprime.kernels.mixture import (
     DiagonalMixture,
     LabelledMixture,
@@ -19,6 +20,7 @@ __all__ = [
     "Expectation",
     "FullMixture",
     "LabelledMixture",
+    "LowRankMixture",
     "diagonal_log_ratio",
     "diagonal_ratio_form",
     "far",

@@ -23,6 +23,8 @@
 
 #include "neighbours_kernel.hpp"
 
+#include "low_rank_kernel.hpp"
+
 #define NAME_(set) #set
 #define NAME(set) NAME_(set)
 namespace zprime {
@@ -32,5 +34,7 @@ const Kernels SET = {NAME(SET),
                      INSIDE(SET)::mixture<double>,
                      INSIDE(SET)::expectation,
                      INSIDE(SET)::neighbours<float>,
-                     INSIDE(SET)::neighbours<double>};
+                     INSIDE(SET)::neighbours<double>,
+                     INSIDE(SET)::low_rank<float>,
+                     INSIDE(SET)::low_rank<double>};
 }  // namespace zprime

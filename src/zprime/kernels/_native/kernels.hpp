@@ -1,6 +1,7 @@
 // The kernels of one instruction set.
 #pragma once
 #include "expectation.hpp"
+#include "low_rank.hpp"
 #include "mixture.hpp"
 #include "neighbours.hpp"
 
@@ -14,6 +15,8 @@ struct Kernels {
     ExpectationKernel expectation;
     NeighboursKernel<float> neighbours_single;
     NeighboursKernel<double> neighbours_double;
+    LowRankKernel<float> low_rank_single;
+    LowRankKernel<double> low_rank_double;
 };
 
 extern const Kernels baseline, avx2, avx512;

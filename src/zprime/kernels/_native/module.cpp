@@ -50,7 +50,8 @@ NB_MODULE(_compiled, m) {
     bind_mixture(m);
     bind_expectation(m);
     bind_neighbours(m);
-    m.attr("interface") = 3;  // counted up with every change of what is below, here and in compiled.py
+    bind_low_rank(m);
+    m.attr("interface") = 4;  // counted up with every change of what is below, here and in compiled.py
 #if defined(ZPRIME_X86)
     m.attr("built") = std::vector<std::string>{avx512.name, avx2.name, baseline.name};
 #else
