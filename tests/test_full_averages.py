@@ -14,7 +14,8 @@ from zoo import sharded
 from zprime.arrays import covariances
 from zprime.distribution import rebuild
 from zprime.errors import UsageError
-from zprime.latent import barycentre as module, centre
+from zprime.latent import barycentre as module
+from zprime.latent import centre
 from zprime.latent.barycentre import BarycentreSettings
 from zprime.latent.kind import Settings
 from zprime.latent.log_pool import LogPool, LogPoolSettings

@@ -70,8 +70,9 @@ class ProductOfExpertsSettings(Settings):
     """`p(z) prod_i [q_i(z) / p(z)]` over a group of rows (docs/theory.md, section 5).
 
     With P_i the precision of q_i that of the product is `I + sum_i (P_i - I)`, and its mean the inverse of that times
-    `sum_i P_i mu_i`. Exact if every q_i is the true posterior; the encoder's errors are multiplied by the size of the group. It concentrates
-    like 1/n: its draws make one average datum over and over, which is what p(z | X = D) means if taken literally.
+    `sum_i P_i mu_i`. Exact if every q_i is the true posterior; the encoder's errors are multiplied by the size of the
+    group. It concentrates like 1/n: its draws make one average datum over and over, which is what p(z | X = D) means if
+    taken literally.
 
     Attributes:
         group: row ids of the group; empty means the whole data set. Every row counts once, whatever its weight.
