@@ -302,8 +302,8 @@ def test_what_needs_a_density_refuses_points() -> None:
         p.log_prob(torch.zeros(1, 2))
     with pytest.raises(UsageError, match="kind aggregated: takes .* these posteriors are draws or codes"):
         zprime.fit("aggregated", p, selection=p, keep_duplicates=True)
-    with pytest.raises(UsageError, match="kind exemplars: takes Gaussians with standard deviations"):
-        zprime.fit("exemplars", full(), selection=full(seed=1))
+    with pytest.raises(UsageError, match="kind kronecker: takes Gaussians with standard deviations"):
+        zprime.fit("kronecker", full(), selection=full(seed=1))
 
 
 def test_scales_that_are_no_factors_are_refused() -> None:
@@ -328,7 +328,7 @@ def test_scales_of_proposals_are_at_most_the_priors_in_every_direction() -> None
 
 def test_kinds_that_take_rows_for_data_refuse_parts_of_posteriors() -> None:
     p = twice(diagonal())
-    for kind in ("exemplars", "log-pool", "product-of-experts"):
+    for kind in ("barycentre", "log-pool", "product-of-experts"):
         with pytest.raises(UsageError, match=f"kind {kind}: takes one Gaussian a datum, .* have several parts"):
             zprime.fit(kind, p, selection=p, keep_duplicates=True)
 

@@ -1,7 +1,13 @@
 """The hot paths, as plain functions on tensors: compiled where they can be, else in torch, with the same signatures."""
 
 from zprime.kernels import far
-from zprime.kernels.dense import FullMixture, full_log_ratio, full_mixture_log_prob, full_mixture_score
+from zprime.kernels.dense import (
+    FullMixture,
+    full_log_ratio,
+    full_mixture_log_prob,
+    full_mixture_score,
+    trainable_full_mixture_log_prob,
+)
 from zprime.kernels.expectation import Expectation
 from zprime.kernels.low_rank import LowRankMixture
 from zprime.kernels.mixture import (
@@ -29,5 +35,6 @@ __all__ = [
     "full_mixture_score",
     "mixture_log_prob",
     "nearest",
+    "trainable_full_mixture_log_prob",
     "trainable_mixture_log_prob",
 ]

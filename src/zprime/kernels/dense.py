@@ -60,6 +60,22 @@ def _together(
         out[some] = u.sub_(shift[some][..., None]).square_().sum(1)
 
 
+def trainable_full_mixture_log_prob(
+    z: Float[Tensor, "m d"],
+    mean: Float[Tensor, "k d"],
+    scale_tril: Float[Tensor, "k d d"],
+    log_weight: Float[Tensor, " k"],
+) -> Float[Tensor, " m"]:
+    """The same with gradients of any order in everything, for few components: all m k d differences are held at once.
+
+    Computed in the inputs' dtype.
+    """
+    gap = (z - mean[:, None]).mT  # [k, d, m]
+    u: Tensor = torch.linalg.solve_triangular(scale_tril, gap, upper=False)
+    constant = log_weight - log_volume(mean, scale_tril) - 0.5 * z.shape[1] * LOG_2PI
+    return torch.logsumexp(constant[:, None] - 0.5 * u.square().sum(1), 0)
+
+
 class FullMixture:
     """A mixture of Gaussians with full covariance, with the methods of a `DiagonalMixture` that measures need."""
 

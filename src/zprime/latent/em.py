@@ -189,7 +189,8 @@ class ComponentEM:
         self, k: int, *, rng: torch.Generator, progress: Progress = silent, least: float = 0.0
     ) -> tuple[State, Merged]:
         """K components by greedy merging, or fewer of at least `least` rows each; and what merging says of them."""
-        gaussians = Gaussians(self.weight, self.mean, self.variance)
+        var = covariances(self.mean, self.scale) if self.full else self.variance
+        gaussians = Gaussians(self.weight, self.mean, var, self.datum)
         merged = merge(gaussians, k, diagonal=self.diagonal, rng=rng, progress=progress, least=least)
         return State(merged.weight.log(), merged.mean, merged.covariance), merged
 

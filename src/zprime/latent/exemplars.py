@@ -1,155 +1,29 @@
 """exemplars: the N posteriors, or some of them, smoothed by a kernel that keeps their mean and variances."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from zprime.arrays import check_matrix
-from zprime.components import Diagonal, Full, Tilted
 from zprime.distribution import LatentDistribution, need_standard
 from zprime.errors import UsageError
+from zprime.latent.centre import GAUSSIANS
+from zprime.latent.exemplar_mixture import Exemplars, diagonal_kernel
 from zprime.latent.gaussian import moments
 from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 from zprime.latent.selection import EPSILONS, Codes, point
-from zprime.latent.smoothed import Smoothed
 from zprime.latent.subset import Subset, at_random, k_medoids, npmle
-from zprime.posteriors import MemoryPosteriors
+from zprime.posteriors import WORDS, Form, MemoryPosteriors
 from zprime.results.facts import Chosen, CurvePoint, Setting
 from zprime.rng import fork
-from zprime.schema import FACTOR, FINITE, POSITIVE, WEIGHTS, Array, Real, Schema
+
+__all__ = ["GRID", "Exemplars", "ExemplarsSettings"]
 
 GRID = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 NPMLE_ROWS = 2000
 POINTS = 5000  # codes that a bandwidth is chosen on: 60,000 x 5,000 pairs take 2 s, diagonal, and 4 s, full
-
-
-@final
-@dataclass(frozen=True, repr=False, eq=False)
-class Exemplars(LatentDistribution):
-    """Liu & West's kernel: components `N(a (mu_i - m) + m, a^2 diag(s_i^2) + h^2 S)`, `a = sqrt(1 - h^2)`.
-
-    With m and S the mean and covariance of the aggregated posterior the mixture has them too, for every bandwidth h:
-    h = 0 is the aggregated posterior, h = 1 one Gaussian. Stored are the posteriors as they were, m, and in `tril` the
-    Cholesky factor of S; or, shape [d], its standard deviations: then the kernel is diagonal, and correlations shrink
-    by a^2.
-    """
-
-    kind: ClassVar[str] = "exemplars"
-    schema: ClassVar[Schema] = Schema(
-        {"bandwidth": Real(0, 1)},
-        {
-            "mean": Array({"n d": FINITE}),
-            "scale": Array({"n d": POSITIVE}),
-            "centre": Array({"d": FINITE}),
-            "tril": Array({"d": POSITIVE, "d d": FACTOR}),
-            "weights": Array({"n": WEIGHTS}, "real", optional=True),
-        },
-    )
-    stores_rows: ClassVar[bool] = True
-    mean: Float[Tensor, "n d"]
-    scale: Float[Tensor, "n d"]
-    centre: Float[Tensor, " d"]
-    tril: Float[Tensor, "d d"] | Float[Tensor, " d"]
-    bandwidth: float
-    weights: Float[Tensor, " n"] | None = None
-
-    @property
-    def d(self) -> int:
-        """Latent dimension."""
-        return self.mean.shape[1]
-
-    @cached_property
-    def components(self) -> Diagonal | Full | Smoothed:
-        """The mixture that this distribution is, in the dtype of what is stored."""
-        h = self.bandwidth
-        if h == 1:  # all components are the same
-            one = torch.zeros(1, dtype=self.mean.dtype, device=self.mean.device)
-            shape: type[Diagonal] | type[Full] = Diagonal if self.tril.ndim == 1 else Full
-            return shape(one, self.centre[None], self.tril[None])
-        if self.tril.ndim == 1 or h == 0:
-            return _diagonal(self)
-        mean, scale = self._shrunk()
-        dtype = self.mean.dtype
-        return Smoothed(self._log_weight(), mean.to(dtype), scale.to(dtype), (h * self.tril.double()).to(dtype))
-
-    def _log_weight(self) -> Float[Tensor, " n"]:
-        n = len(self.mean)
-        weights = torch.full((n,), 1 / n, dtype=torch.float64) if self.weights is None else self.weights.double()
-        return weights.log().to(self.mean.device)
-
-    def _shrunk(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """A (mu - m) + m and a s, float64."""
-        a = math.sqrt(1 - self.bandwidth**2)
-        mean = self.mean.double()
-        # in this form nothing is rounded at h = 0
-        return mean - (1 - a) * (mean - self.centre.double()), a * self.scale.double()
-
-    @property
-    def gloss(self) -> str:
-        """What it is, for readers who do not know the kind."""
-        return "the posteriors, smoothed"
-
-    @property
-    def label(self) -> str:
-        """With the number of rows and the bandwidth."""
-        return f"exemplars({len(self.mean)}, h={self.bandwidth:g})"
-
-    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Exact log r(z) in nats, float64.
-
-        Raises:
-            ArrayError: `z` is not a finite [n, d] matrix.
-        """
-        return self.components.log_prob(check_matrix("z", z, d=self.d))
-
-    def log_prob_without(self, z: Float[Tensor, "n d"], position: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Log r(z) with one component masked for every point and the rest renormalised by 1 - w_i; -1 masks none."""
-        r = self.components
-        if isinstance(r, Full) or len(r.mean) == 1:
-            return r.log_prob(z)
-        if isinstance(r, Smoothed):
-            others = r.value(z, leave_out=position)
-        else:
-            others = r.prepared.log_prob(z, leave_out=position)
-        left = torch.log1p(-r.log_weight.double().exp()[position.clamp(min=0)])
-        return others - torch.where(position >= 0, left, 0.0)
-
-    def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
-        """Ancestral draws: a row at random, its posterior drawn towards the middle, and the kernel's noise."""
-        return self.components.sample(n, rng=rng)
-
-    def tilt(
-        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
-    ) -> Tilted | None:
-        """Closed form; None for full covariances of more than 1,024 rows, which would take hours."""
-        return self.components.tilt(mean, scale, draws=draws, rng=rng)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Means and standard deviations of the rows, mean and factor of the whole; weights where they differ."""
-        tensors = {"mean": self.mean, "scale": self.scale, "centre": self.centre, "tril": self.tril}
-        return tensors if self.weights is None else {**tensors, "weights": self.weights}
-
-    def config(self) -> dict[str, Any]:
-        """The bandwidth."""
-        return {"bandwidth": self.bandwidth}
-
-    @classmethod
-    def rebuild(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LatentDistribution:
-        """From its tensors and bandwidth."""
-        return cls(
-            tensors["mean"],
-            tensors["scale"],
-            tensors["centre"],
-            tensors["tril"],
-            float(config["bandwidth"]),
-            tensors.get("weights"),
-        )
 
 
 @final
@@ -165,14 +39,16 @@ class ExemplarsSettings(Settings):
     grows. The closed form of the exact-posterior gain takes a Cholesky factor for every pair of a posterior and a
     row, 12 microseconds each, so it is offered up to 1,024 rows only.
 
+    Posteriors with full covariances keep them: every component is full, whatever the kernel.
+
     Attributes:
         bandwidth: h, from 0 (the aggregated posterior) to 1 (one Gaussian); -1 tries 0.05, 0.1, ... 1 and chooses.
         method: choose by the ELBO gain of the `selection` split, or of the training rows, each under the mixture
-            of the others (`leave-one-out`).
-        rows: how many rows to keep; 0 keeps all.
+            of the others (`leave-one-out`): of the other data, where posteriors have several components.
+        rows: how many data to keep, with all components of each (`kmedoids`: how many components); 0 keeps all.
         subset: which: `random`, `kmedoids` (weighted by their clusters), `npmle` (the largest mixing
             weights by maximum likelihood, found on at most 2,000 rows and stopped early on the selection split; with
-            `rows` 0 all of these that have any).
+            `rows` 0 all of these that have any); the last for one Gaussian of independent dimensions a datum only.
         covariance: `diagonal` or `full`.
     """
 
@@ -182,6 +58,8 @@ class ExemplarsSettings(Settings):
         "a search over bandwidths",
         "many rows, none of them private: smoothed posteriors",
     )
+    takes: ClassVar[frozenset[Form]] = GAUSSIANS
+    parts: ClassVar[bool] = True
     bandwidth: float = -1.0
     method: str = "selection"
     rows: int = 0
@@ -196,8 +74,8 @@ class ExemplarsSettings(Settings):
                 N(0, I).
         """
         self.check()
-        self._check_rows(task.train.n)
         rng, data = task.rng, task.train.gather()
+        self._check_rows(data)
         centre, covariance = moments(data)
         tril = torch.linalg.cholesky(covariance)
         codes = _selection_codes(task)
@@ -208,7 +86,7 @@ class ExemplarsSettings(Settings):
         )
         if self.subset == "npmle":
             subset = self._weigh(data, whole, codes, task)
-        elif self.rows in (0, data.n):
+        elif self.rows in (0, data.data if self.subset == "random" else data.n):
             subset = Subset(torch.arange(data.n), data.weights, 0, {})
         elif self.subset == "random":
             subset = at_random(data, self.rows, rng=fork(rng, "subset"))
@@ -241,13 +119,15 @@ class ExemplarsSettings(Settings):
     ) -> tuple[float, list[CurvePoint]]:
         """Choose the bandwidth with the best ELBO gain, each with its best epsilon."""
         position: Tensor | None = None
+        datum: Tensor | None = None
         if self.method == "leave-one-out":
             codes, position = _training_codes(data, subset, task)
+            datum = None if data.datum is None else data.datum[subset.rows]
         curve: list[CurvePoint] = []
         for step, h in enumerate(GRID):
             task.progress("exemplars: bandwidth", step, len(GRID))
             tried = replace(r, bandwidth=h)
-            log_prob = tried.log_prob(codes.z) if position is None else tried.log_prob_without(codes.z, position)
+            log_prob = tried.log_prob(codes.z) if position is None else tried.log_prob_without(codes.z, position, datum)
             gains = {e: codes.gain(log_prob, e) for e in EPSILONS}
             epsilon = max(EPSILONS, key=lambda e: gains[e].mean)
             curve.append(point("bandwidth", h, tried, epsilon, gains[epsilon]))
@@ -266,7 +146,7 @@ class ExemplarsSettings(Settings):
         if self.bandwidth < 0:
             r = replace(r, bandwidth=self._choose(r, data, some, codes, task)[0])
         # the weights are found with a diagonal kernel, and short of one Gaussian, where there are none to find
-        components = _diagonal(replace(r, bandwidth=min(r.bandwidth, GRID[-2])))
+        components = diagonal_kernel(replace(r, bandwidth=min(r.bandwidth, GRID[-2])))
         rows = MemoryPosteriors(r.mean, r.scale, weights=r.weights)
         kept = npmle(rows, components, self.rows, codes, rng=fork(rng, "ties"), progress=task.progress)
         return replace(kept, rows=some.rows[kept.rows])
@@ -285,22 +165,21 @@ class ExemplarsSettings(Settings):
         if self.rows < 0:
             raise UsageError(f"rows: expected 1 or more, or 0 for all, got {self.rows}")
 
-    def _check_rows(self, n: int) -> None:
-        """Raise `UsageError` for a setting that cannot be used with `n` posteriors."""
+    def _check_rows(self, data: MemoryPosteriors) -> None:
+        """Raise `UsageError` for a setting that cannot be used with these posteriors."""
+        n, what = (data.n, "posteriors") if self.subset != "random" else (data.data, "data")
+        what = "posteriors" if data.datum is None else what
         if self.rows > n:
-            raise UsageError(f"rows: expected 1 to {n} (the number of posteriors), or 0 for all, got {self.rows}")
-        if self.method == "leave-one-out" and self.bandwidth == -1 and (n == 1 or self.rows == 1):
+            raise UsageError(f"rows: expected 1 to {n} (the number of {what}), or 0 for all, got {self.rows}")
+        if self.method == "leave-one-out" and self.bandwidth == -1 and (data.data == 1 or self.rows == 1):
             raise UsageError(
                 "method: leave-one-out expected at least two rows, got one: nothing would be left; use selection"
             )
-
-
-def _diagonal(r: Exemplars) -> Diagonal:
-    """The mixture with the diagonal of S for S."""
-    mean, scale = r._shrunk()
-    kernel = (r.tril if r.tril.ndim == 1 else r.tril.square().sum(1).sqrt()).double()
-    scale = (scale.square() + (r.bandwidth * kernel).square()).sqrt()
-    return Diagonal(r._log_weight(), mean.to(r.mean.dtype), scale.to(r.mean.dtype))
+        if self.subset == "npmle" and (data.form != "diagonal" or data.datum is not None):
+            got = WORDS[data.form] if data.datum is None else "several components a datum"
+            raise UsageError(
+                f"subset: npmle takes one posterior of {WORDS['diagonal']} a datum, got {got}; take random or kmedoids"
+            )
 
 
 def _take(r: Exemplars, subset: Subset) -> Exemplars:
@@ -321,14 +200,18 @@ def _codes(
     """Fresh codes of some rows, about 5,000, with the prior's log-density at them."""
     some = data.take(rows)
     z = some.draw(rng=rng, draws=_draws(len(rows)))
-    return Codes(z, prior.log_prob(z), len(rows), some.weights)
+    return Codes(z, prior.log_prob(z), len(rows), some.weights, some.datum)
 
 
 def _training_codes(data: MemoryPosteriors, subset: Subset, task: Task) -> tuple[Codes, Int[Tensor, " m"]]:
-    """About 5,000 fresh codes of training rows, and where each stands among the exemplars, or -1."""
+    """About 5,000 fresh codes of training rows, and what is left out for each.
+
+    That is its place among the exemplars, or -1; its datum, where posteriors have several components.
+    """
     rows = torch.randperm(data.n, generator=fork(task.rng, "training rows"))[:POINTS]
     at = torch.searchsorted(subset.rows, rows).clamp(max=len(subset.rows) - 1)
     position = torch.where(subset.rows[at] == rows, at, -1)
+    position = position if data.datum is None else data.datum[rows]
     codes = _codes(data, rows, task.prior, rng=fork(task.rng, "training codes"))
     return codes, position.repeat(_draws(len(rows)))
 

@@ -70,8 +70,8 @@ class Task:
             )
         if self.train.datum is not None and not settings.parts:
             raise UsageError(
-                f"kind {settings.kind}: takes one Gaussian a datum, and these posteriors have several parts; leave it "
-                "out, or fit gaussian, mixture or flow"
+                f"kind {settings.kind}: takes one Gaussian a datum, and these posteriors have several parts; "
+                f"{settings.instead_of_parts}"
             )
 
     def need_context(self, kind: str) -> Context:
@@ -166,6 +166,8 @@ class Settings(ABC):
     """What posteriors a fit is written for; see `Posteriors.form`."""
     parts: ClassVar[bool] = False
     """Whether a fit is right where several rows are parts of one datum's posterior; see `Posteriors.datum`."""
+    instead_of_parts: ClassVar[str] = "leave it out, or fit gaussian, mixture or flow"
+    """What to do where it is not, in words."""
     whole: ClassVar[bool] = False
     """Whether a fit takes all dimensions, never some of them, e.g. because they are a grid."""
     has_density: ClassVar[bool] = True

@@ -5,15 +5,15 @@ from typing import ClassVar, final
 
 import torch
 
-from zprime.latent.centre import Centre, averages
+from zprime.latent.centre import GAUSSIANS, NO_AVERAGE, Centre, Natural, averages, from_precision
 from zprime.latent.kind import About, Fit, Outcome, Settings, Task
-from zprime.posteriors import Posteriors
+from zprime.posteriors import Form, Posteriors
 
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
 class LogPool(Centre):
-    """One diagonal Gaussian, about as narrow as a single posterior: shown for the answer, never recommended."""
+    """One Gaussian, about as narrow as a single posterior: shown for the answer, never recommended."""
 
     kind: ClassVar[str] = "log-pool"
     only_shown: ClassVar[bool] = True
@@ -24,8 +24,8 @@ class LogPool(Centre):
 class LogPoolSettings(Settings):
     """Nothing to set: the minimiser of `sum w_i KL(r || q_i)` over all r, the logarithmic opinion pool.
 
-    r is proportional to `prod q_i^w_i` (Genest & Zidek 1986): for diagonal Gaussians the one of precision
-    `L = sum w_i s_i^-2` and mean `L^-1 sum w_i s_i^-2 mu_i` (docs/theory.md, section 1).
+    r is proportional to `prod q_i^w_i` (Genest & Zidek 1986): for Gaussians of covariance S_i the one of precision
+    `L = sum w_i S_i^-1` and mean `L^-1 sum w_i S_i^-1 mu_i` (docs/theory.md, section 1).
     """
 
     kind: ClassVar[str] = LogPool.kind
@@ -33,9 +33,16 @@ class LogPoolSettings(Settings):
         "2d numbers", "one pass", "to see that the reverse-KL average collapses; never to generate"
     )
     quick: ClassVar[bool] = True
+    takes: ClassVar[frozenset[Form]] = GAUSSIANS
+    instead_of_parts: ClassVar[str] = NO_AVERAGE
 
     def fit(self, task: Task) -> Fit[LogPool]:
         """Add up precisions, shard by shard; a row counts by its weight times its precision."""
+        if task.train.form == "full":
+            sums = Natural.of(task.train, task.train.log_weights.exp())
+            mean, tril = from_precision(sums.precision, sums.shift)
+            pool = LogPool(mean.to(sums.dtype), tril.to(sums.dtype), sums.least_rows)
+            return Fit(pool, Outcome(message="exact, in closed form"))
         (precision, shift), dtype = averages(
             task.train,
             lambda s: s.scale.double().pow(-2),

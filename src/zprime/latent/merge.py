@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.progress import Progress, silent
@@ -14,11 +14,18 @@ DIRECT = 600
 
 @dataclass(frozen=True)
 class Gaussians:
-    """N diagonal Gaussians: weights that add up to 1, means, variances."""
+    """N Gaussians: weights that add up to 1, means, variances or full covariances.
+
+    Attributes:
+        weight, mean: of each.
+        var: variances, shape [n, d], or covariances, shape [n, d, d].
+        datum: from 0 on, what each is a part of; None where each is a datum of its own.
+    """
 
     weight: Float[Tensor, " n"]
     mean: Float[Tensor, "n d"]
-    var: Float[Tensor, "n d"]
+    var: Float[Tensor, "n d"] | Float[Tensor, "n d d"]
+    datum: Int[Tensor, " n"] | None = None
 
 
 @dataclass(frozen=True)
@@ -26,10 +33,12 @@ class Merged:
     """What merging gives.
 
     Attributes:
-        weight, mean, covariance: K components; the covariance is a vector of variances where the data's was.
+        weight, mean, covariance: K components; the covariance is a vector of variances where that was asked for.
         bound: `sum_i w_i KL(q_i || N_c(i))` of the partition c that merging made, in nats: at least KL(qbar || r_K).
-            It is the sum of the costs of all merges, which telescope.
-        rows: Kish's effective number of rows in each cluster, `(sum w_i)^2 / sum w_i^2`.
+            It is the sum of the costs of all merges, which telescope (and of what the data's correlations cost where
+            variances were asked for).
+        rows: Kish's effective number of data in each cluster, `(sum w_i)^2 / sum w_i^2` with the weight of all parts of
+            a datum in it together.
     """
 
     weight: Float[Tensor, " k"]
@@ -56,10 +65,10 @@ def merge(
     partner, until none is left (or one cluster is): the answer then has fewer than K components.
     """
     weight, mean, var = gaussians.weight, gaussians.mean, gaussians.var
-    entropy = float(weight @ var.log().sum(1))
+    entropy = float(weight @ _log_det(var))
     cells = _cells(mean, weight, max(k, DIRECT), rng)
     w, m, c = _match(mean, var, weight, cells, diagonal=diagonal)
-    square = torch.zeros_like(w).index_add_(0, cells, weight.square())
+    square = _squares(gaussians, cells, len(w))
     log_det = _log_det(c)
     cost = torch.full((len(w), len(w)), torch.inf, dtype=torch.float64)
     for i in range(len(w) - 1):
@@ -72,7 +81,13 @@ def merge(
         proportion = w[pair] / w[pair].sum()
         centre = proportion @ m[pair]
         c[i] = _joined(proportion, m[pair] - centre, c[pair])
-        w[i], m[i], square[i] = w[pair].sum(), centre, square[pair].sum()
+        w[i], m[i] = w[pair].sum(), centre
+        if gaussians.datum is None:
+            square[i] = square[pair].sum()
+        else:  # parts of one datum may have met
+            cells[cells == j] = i
+            inside = cells == i
+            square[i] = torch.bincount(gaussians.datum[inside], weight[inside]).square().sum()
         log_det[i] = _log_det(c[i : i + 1])[0]
         w[j] = 0.0
         cost[j, :] = torch.inf
@@ -99,6 +114,15 @@ def merge(
     return Merged(w, m, c, 0.5 * (float(w @ log_det) - entropy), rows[keep])
 
 
+def _squares(gaussians: Gaussians, cells: Int[Tensor, " n"], count: int) -> Float[Tensor, " k"]:
+    """Sum of the squared weights of the data in each cell, a datum's parts there together."""
+    if gaussians.datum is None:
+        return torch.zeros(count, dtype=torch.float64).index_add_(0, cells, gaussians.weight.square())
+    pair, index = torch.unique(torch.stack([cells, gaussians.datum]), dim=1, return_inverse=True)
+    mass = torch.bincount(index, gaussians.weight)
+    return torch.zeros(count, dtype=torch.float64).index_add_(0, pair[0], mass.square())
+
+
 def _cells(mean: Tensor, weight: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """A cell for every row: its own where there are few, else that of the nearest of `count` random rows."""
     n = len(mean)
@@ -119,11 +143,13 @@ def _match(
     proportion = (weight / w[cells])[:, None]
     m = torch.zeros(count, mean.shape[1], dtype=torch.float64).index_add_(0, cells, proportion * mean)
     gap = mean - m[cells]
+    full = var.ndim == 3
     if diagonal:
+        var = var.diagonal(dim1=1, dim2=2) if full else var
         return w, m, torch.zeros_like(m).index_add_(0, cells, proportion * (gap.square() + var))
     c = torch.zeros(count, mean.shape[1], mean.shape[1], dtype=torch.float64)
     for rows in torch.split(torch.arange(len(mean)), 8192):
-        outer = gap[rows, :, None] * gap[rows, None, :] + torch.diag_embed(var[rows])
+        outer = gap[rows, :, None] * gap[rows, None, :] + (var[rows] if full else torch.diag_embed(var[rows]))
         c.index_add_(0, cells[rows], proportion[rows, :, None] * outer)
     return w, m, c
 

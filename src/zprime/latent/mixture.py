@@ -155,8 +155,11 @@ class MixtureSettings(Settings):
         """
         train = task.train
         self.check()
-        if train.form != "diagonal" and "merge" in (self.method, self.start):
-            raise UsageError(f"method: merging takes {WORDS['diagonal']}, got {WORDS[train.form]}; take em and kmeans")
+        if train.form == "points" and "merge" in (self.method, self.start):
+            raise UsageError(
+                f"method: merging takes Gaussians, whose widths say what a merge costs, got {WORDS['points']}; "
+                "take em and kmeans"
+            )
         if train.form == "full" and self.covariance == "low-rank":
             raise UsageError(
                 f"covariance: low-rank takes {WORDS['diagonal']}, got {WORDS['full']}; take full or diagonal"

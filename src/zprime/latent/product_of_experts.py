@@ -6,44 +6,44 @@ from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zprime.components import Diagonal
+from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution, need_standard
 from zprime.errors import UsageError
+from zprime.latent.centre import GAUSSIANS, NO_AVERAGE, Natural, from_precision, mixture_of_one
 from zprime.latent.kind import About, Fit, Outcome, Settings, Task
-from zprime.posteriors import Posteriors
-from zprime.schema import FINITE, POSITIVE, Array, Maybe, Real, Schema, Whole
+from zprime.posteriors import Form, Posteriors
+from zprime.schema import FACTOR, FINITE, POSITIVE, Array, Maybe, Real, Schema, Whole
 
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
 class ProductOfExperts(GaussianDistribution):
-    """One diagonal Gaussian, the narrower the more rows share it.
+    """One Gaussian, the narrower the more rows share it.
 
     Attributes:
-        mean, scale: of the Gaussian.
+        mean, scale: of the Gaussian; `scale` is standard deviations, or a lower triangular factor of its covariance.
         rows: how many share it.
-        least_rows: effective ones, in the dimension where they are fewest: a row enters with weight s_i^-2.
+        least_rows: effective ones, in the dimension where they are fewest: a row enters with its precision there.
     """
 
     kind: ClassVar[str] = "product-of-experts"
     schema: ClassVar[Schema] = Schema(
         {"rows": Whole(1), "least_rows": Maybe(Real(0))},
-        {"mean": Array({"d": FINITE}), "scale": Array({"d": POSITIVE})},
+        {"mean": Array({"d": FINITE}), "scale": Array({"d": POSITIVE, "d d": FACTOR})},
     )
     only_shown: ClassVar[bool] = True
     mean: Float[Tensor, " d"]
-    scale: Float[Tensor, " d"]
+    scale: Float[Tensor, " d"] | Float[Tensor, "d d"]
     rows: int
     least_rows: float | None = None
 
     @cached_property
-    def components(self) -> Diagonal:
+    def components(self) -> Diagonal | Full:
         """A mixture of one."""
-        one = torch.zeros(1, dtype=self.mean.dtype, device=self.mean.device)
-        return Diagonal(one, self.mean[None], self.scale[None])
+        return mixture_of_one(self.mean, self.scale)
 
     @property
     def label(self) -> str:
@@ -51,7 +51,7 @@ class ProductOfExperts(GaussianDistribution):
         return f"product-of-experts({self.rows})"
 
     def tensors(self) -> dict[str, Tensor]:
-        """Mean and standard deviations."""
+        """Mean, and standard deviations or Cholesky factor."""
         return {"mean": self.mean, "scale": self.scale}
 
     def config(self) -> dict[str, Any]:
@@ -69,9 +69,10 @@ class ProductOfExperts(GaussianDistribution):
 class ProductOfExpertsSettings(Settings):
     """`p(z) prod_i [q_i(z) / p(z)]` over a group of rows (docs/theory.md, section 5).
 
-    The precision is `I + sum_i (diag(s_i^-2) - I)`, the mean that precision's inverse times `sum_i s_i^-2 mu_i`. Exact
-    if every q_i is the true posterior; the encoder's errors are multiplied by the size of the group. It concentrates
-    like 1/n: its draws make one average datum over and over, which is what p(z | X = D) means if taken literally.
+    With P_i the precision of q_i that of the product is `I + sum_i (P_i - I)`, and its mean the inverse of that times
+    `sum_i P_i mu_i`. Exact if every q_i is the true posterior; the encoder's errors are multiplied by the size of the
+    group. It concentrates like 1/n: its draws make one average datum over and over, which is what p(z | X = D) means if
+    taken literally.
 
     Attributes:
         group: row ids of the group; empty means the whole data set. Every row counts once, whatever its weight.
@@ -83,6 +84,8 @@ class ProductOfExpertsSettings(Settings):
         "2d numbers", "one pass", "one latent behind a group of rows: p(z | X = D), if the encoder is exact"
     )
     quick: ClassVar[bool] = True
+    takes: ClassVar[frozenset[Form]] = GAUSSIANS
+    instead_of_parts: ClassVar[str] = NO_AVERAGE
     group: tuple[int, ...] = ()
     label: int | None = None
 
@@ -99,6 +102,8 @@ class ProductOfExpertsSettings(Settings):
         inside = torch.zeros(train.n, dtype=torch.bool)
         inside[take] = True
         n = len(take)
+        if train.form == "full":
+            return _full(task, inside)
         precision = torch.full((train.d,), float(1 - n), dtype=torch.float64)
         shift = torch.zeros(train.d, dtype=torch.float64)
         total, square = shift.clone(), shift.clone()
@@ -113,19 +118,39 @@ class ProductOfExpertsSettings(Settings):
         bad = (precision <= 1e-12 * n).nonzero().flatten().tolist()
         if bad:
             shown = ", ".join(str(j) for j in bad[:5]) + (", ..." if len(bad) > 5 else "")
-            return Fit(
-                task.prior,
-                Outcome(
-                    ok=False,
-                    message=f"the product of {n} posteriors is no density: its precision in {len(bad)} of {train.d} "
-                    f"dimensions ({shown}) is {float(precision[bad[0]]):.3g}, because posteriors there are wider than "
-                    "the prior (no exact Gaussian posterior is, under a bounded likelihood); the prior is returned in "
-                    "its place: train the encoder for longer, or use kind shared-nuts, which asks the decoder alone",
-                ),
-            )
+            return _no_density(task.prior, n, f"{len(bad)} of {train.d} dimensions ({shown})", float(precision[bad[0]]))
         least = float((total.square() / square).min())
         product = ProductOfExperts((shift / precision).to(dtype), precision.rsqrt().to(dtype), n, least)
         return Fit(product, Outcome(message="exact, in closed form"))
+
+
+def _full(task: Task, inside: Bool[Tensor, " n"]) -> Fit[LatentDistribution]:
+    """The product of posteriors with full covariances."""
+    n, d = int(inside.sum()), task.train.d
+    sums = Natural.of(task.train, inside.double())
+    precision = sums.precision - (n - 1) * torch.eye(d, dtype=torch.float64)
+    value = torch.linalg.eigvalsh(precision)
+    # rounding leaves what the sum leaves, about 1e-16 times its largest entries
+    bad = value <= max(1e-12 * n, 1e-14 * float(value[-1]))
+    if bool(bad.any()):
+        return _no_density(task.prior, n, f"{int(bad.sum())} of {d} principal directions", float(value[0]))
+    mean, tril = from_precision(precision, sums.shift)
+    product = ProductOfExperts(mean.to(sums.dtype), tril.to(sums.dtype), n, sums.least_rows)
+    return Fit(product, Outcome(message="exact, in closed form"))
+
+
+def _no_density(prior: LatentDistribution, n: int, where: str, precision: float) -> Fit[LatentDistribution]:
+    """The prior, and why the product of n posteriors is no distribution."""
+    return Fit(
+        prior,
+        Outcome(
+            ok=False,
+            message=f"the product of {n} posteriors is no density: its precision in {where} is {precision:.3g}, "
+            "because posteriors there are wider than the prior (no exact Gaussian posterior is, under a bounded "
+            "likelihood); the prior is returned in its place: train the encoder for longer, or use kind shared-nuts, "
+            "which asks the decoder alone",
+        ),
+    )
 
 
 def members(posteriors: Posteriors, *, group: tuple[int, ...], label: int | None) -> Int[Tensor, " m"]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, blocks, weighed
+from zprime.arrays import LOG_2PI, blocks, is_full, weighed
 from zprime.components import Tilted, choose, choose_rows, differentiable
 from zprime.kernels import full_log_ratio
 from zprime.kernels.mixture_torch import FLOOR, accumulate, mask
@@ -128,7 +128,12 @@ class Smoothed:
         return self.mean[which] + self.scale[which] * own + common @ self.tril.T
 
     def tilt(
-        self, mean: Float[Tensor, "m d"], scale: Float[Tensor, "m d"], *, draws: int, rng: torch.Generator
+        self,
+        mean: Float[Tensor, "m d"],
+        scale: Float[Tensor, "m d"] | Float[Tensor, "m d d"],
+        *,
+        draws: int,
+        rng: torch.Generator,
     ) -> Tilted | None:
         """Log E_q[r/p] and draws of q_r (closed form); None above 1,024 components.
 
@@ -156,10 +161,11 @@ class Smoothed:
                 picked = choose_rows(terms, u[rows])
                 # the product q N_k / p again, for the pairs that were drawn
                 inverse = torch.cholesky_inverse(self._tril(self.scale[picked.flatten()])).reshape(*picked.shape, d, d)
-                precision = torch.diag_embed(s.pow(-2))[:, None] + inverse - eye
+                own = torch.cholesky_inverse(s) if is_full(mu, s) else torch.diag_embed(s.pow(-2))
+                precision = own[:, None] + inverse - eye
                 factor, info = torch.linalg.cholesky_ex(precision)
                 factor = factor.masked_fill((info != 0)[..., None, None], torch.nan)  # there is no such product
-                shift = (mu / s.square())[:, None, :, None] + inverse @ self.mean[picked].double()[..., None]
+                shift = (own @ mu[..., None])[:, None] + inverse @ self.mean[picked].double()[..., None]
                 half = torch.linalg.solve_triangular(factor, shift, upper=False) + z[rows, :, :, None]
                 z[rows] = torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0]
         return Tilted(ratio, z)

@@ -53,8 +53,8 @@ class Subset:
 
 
 def at_random(data: MemoryPosteriors, k: int, *, rng: torch.Generator) -> Subset:
-    """`k` rows without replacement, with their weights renormalised."""
-    rows = torch.randperm(data.n, generator=rng)[:k]
+    """`k` data without replacement, with all their rows, whose weights are renormalised."""
+    rows = torch.randperm(data.n, generator=rng)[:k] if data.datum is None else data.pick(k, rng=rng)
     return Subset.of(rows, None if data.weights is None else data.weights[rows])
 
 

@@ -10,17 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.components import Diagonal
+from zprime.arrays import is_full
+from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import ArrayError, UsageError
-from zprime.kernels import trainable_mixture_log_prob
+from zprime.kernels import trainable_full_mixture_log_prob, trainable_mixture_log_prob
+from zprime.latent.centre import GAUSSIANS
 from zprime.latent.gradient import Problem, Schedule, ascend, at_least, score
 from zprime.latent.kind import About, Fit, Need, Task
 from zprime.latent.selection import Codes
-from zprime.posteriors import MemoryPosteriors
+from zprime.posteriors import Form, MemoryPosteriors
 from zprime.results.facts import Chosen
 from zprime.rng import fork
-from zprime.schema import FINITE, LOG_WEIGHTS, POSITIVE, Array, Flag, Schema
+from zprime.schema import FACTOR, FINITE, LOG_WEIGHTS, POSITIVE, Array, Flag, Schema
 from zprime.statistics.kmeans import lloyd
 
 LLOYD = 10  # rounds of k-means for the starting rows
@@ -30,8 +32,9 @@ SUBSET = 20_000  # rows that are looked at for them
 @final
 @dataclass(frozen=True, repr=False, eq=False)
 class Vamp(GaussianDistribution):
-    """`r(z) = sum_k w_k q(z|u_k)` (Tomczak & Welling 2018, eq. 10), kept as K diagonal Gaussians and their weights.
+    """`r(z) = sum_k w_k q(z|u_k)` (Tomczak & Welling 2018, eq. 10), kept as K Gaussians and their weights.
 
+    They have standard deviations, or in `scale` Cholesky factors where the encoder gives full covariances.
     The pseudo-inputs u_k stay behind. They start at training rows. Where steps of the fit have moved them away
     (`learned`), each depends on many rows and no rows are counted; where the fit kept its start, they are rows.
     """
@@ -39,17 +42,22 @@ class Vamp(GaussianDistribution):
     kind: ClassVar[str] = "vamp"
     schema: ClassVar[Schema] = Schema(
         {"learned": Flag()},
-        {"log_weight": Array({"k": LOG_WEIGHTS}), "mean": Array({"k d": FINITE}), "scale": Array({"k d": POSITIVE})},
+        {
+            "log_weight": Array({"k": LOG_WEIGHTS}),
+            "mean": Array({"k d": FINITE}),
+            "scale": Array({"k d": POSITIVE, "k d d": FACTOR}),
+        },
     )
     log_weight: Float[Tensor, " k"]
     mean: Float[Tensor, "k d"]
-    scale: Float[Tensor, "k d"]
+    scale: Float[Tensor, "k d"] | Float[Tensor, "k d d"]
     learned: bool = True
 
     @cached_property
-    def components(self) -> Diagonal:
+    def components(self) -> Diagonal | Full:
         """The K Gaussians."""
-        return Diagonal(self.log_weight, self.mean, self.scale)
+        form: type[Diagonal] | type[Full] = Full if is_full(self.mean, self.scale) else Diagonal
+        return form(self.log_weight, self.mean, self.scale)
 
     @property
     def gloss(self) -> str:
@@ -67,7 +75,7 @@ class Vamp(GaussianDistribution):
         return f"vamp({len(self.mean)})"
 
     def tensors(self) -> dict[str, Tensor]:
-        """Log-weights, means, standard deviations."""
+        """Log-weights, means, standard deviations or Cholesky factors."""
         return {"log_weight": self.log_weight, "mean": self.mean, "scale": self.scale}
 
     def config(self) -> dict[str, Any]:
@@ -96,6 +104,8 @@ class VampSettings(Schedule):
         "a minute: gradients through the encoder",
         "components that the encoder itself could give",
     )
+    takes: ClassVar[frozenset[Form]] = GAUSSIANS
+    instead_of_parts: ClassVar[str] = "an encoder gives one Gaussian a datum; fit mixture or flow"
     needs: ClassVar[frozenset[Need]] = frozenset({"encoder", "rows"})
     components: int = 50
     _: KW_ONLY
@@ -143,7 +153,8 @@ class VampSettings(Schedule):
                     "kind vamp: the encoder's answer carries no gradient with respect to its input; "
                     "give a model whose encode() does not run under torch.no_grad()"
                 )
-            return trainable_mixture_log_prob(z.to(mean.dtype), mean, scale, log_weight.log_softmax(0)).mean()
+            density = trainable_full_mixture_log_prob if is_full(mean, scale) else trainable_mixture_log_prob
+            return density(z.to(mean.dtype), mean, scale, log_weight.log_softmax(0)).mean()
 
         problem = Problem(
             f"vamp({len(inputs.free)})",

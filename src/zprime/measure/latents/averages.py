@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, cholesky, log_volume, whitened
+from zprime.arrays import LOG_2PI, cholesky, covariances, log_volume, whitened
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.factors import DENSE, Matrix, Scatter, Variances
 from zprime.latent.gaussian import gaussian_of
@@ -27,7 +27,6 @@ from zprime.statistics.estimate import Estimate, exact, mean_estimate
 UNIT = "nats per row"
 ROWS, DRAWS = 1000, 4
 PRIOR_DRAWS = 10_000
-FULL = "its closed form is written for posteriors of independent dimensions only, as are log-pool and barycentre"
 OTHER_PRIOR = "its closed form is known for the prior N(0, I) only"
 ORDER = ("prior", "aggregated posterior", "moment match", "log-pool", "barycentre", "product-of-experts")
 
@@ -45,16 +44,12 @@ def averages(study: Study, cut: Surgery) -> Averages:
     mean, covariance = study.train.match
     gaussians = {"moment match": ("mean KL(q||r) over Gaussians r", mean, covariance)}
     fails, unmoved = OTHER_PRIOR, "nothing: it does not depend on the data"
-    diagonal = train.form == "diagonal"
-    if diagonal:
-        gaussians["log-pool"] = ("mean KL(r||q)", *_moments(LogPoolSettings().fit(task).distribution))
-        barycentre = BarycentreSettings().fit(task).distribution
-        gaussians["barycentre"] = ("mean squared Wasserstein-2 distance", *_moments(barycentre))
+    gaussians["log-pool"] = ("mean KL(r||q)", *_moments(LogPoolSettings().fit(task).distribution))
+    barycentre = BarycentreSettings().fit(task).distribution
+    gaussians["barycentre"] = ("mean squared Wasserstein-2 distance", *_moments(barycentre))
     if closed(study.prior):
         zero = torch.zeros(train.d, dtype=torch.float64)
         gaussians["prior"] = (unmoved, zero, _scatter(torch.ones_like(zero)))
-        fails = FULL
-    if closed(study.prior) and diagonal:
         product = ProductOfExpertsSettings().fit(task)
         fails = "" if product.outcome.ok else product.outcome.message
         if isinstance(product.distribution, ProductOfExperts):
@@ -126,7 +121,9 @@ def _mixture(train: MemoryPosteriors, heldout: Split, rng: torch.Generator, seed
 
 
 def _moments(r: LogPool | Barycentre | ProductOfExperts) -> tuple[Float[Tensor, " d"], Scatter]:
-    """Mean and covariance of one diagonal Gaussian, float64."""
+    """Mean and covariance of one Gaussian, float64."""
+    if r.scale.ndim == 2:
+        return r.mean.double(), Matrix(covariances(r.mean, r.scale))
     return r.mean.double(), _scatter(r.scale.double().square())
 
 

@@ -50,7 +50,7 @@ class RowMixture:
 def row_mixture(r: LatentDistribution, train: MemoryPosteriors) -> RowMixture | None:
     """The components of `r`, one for each training row; None where `r` is not a mixture of that form.
 
-    Exemplars with a full kernel, or of some of the rows only, give None.
+    Exemplars of some of the rows only give None, and so do those with a full kernel and diagonal posteriors.
     """
     if isinstance(r, Active):
         inner = row_mixture(r.base, _some(train, list(r.dims)))
