@@ -15,6 +15,7 @@ from zprime.distribution import Prior
 from zprime.fit_stage import KINDS
 from zprime.latent import GaussianSettings, MixtureSettings
 from zprime.latent.selection import Codes
+from zprime.measure.entries import draws_per_second
 from zprime.measure.latents.leave_one_out import scored
 from zprime.measure.latents.surgery import draws_of
 from zprime.measure.latents.total_correlation import total_correlation
@@ -106,7 +107,8 @@ def whole(d):
     with tempfile.TemporaryDirectory() as folder:
         zprime.audit(fits, splits, settings=AuditSettings(rows=16)).save(Path(folder) / "audit")
         page = zprime.report(Path(folder) / "audit", Path(folder) / "page.html")
-        assert zprime.load_audit(Path(folder) / "audit").variance
+        codes = zprime.load_audit(Path(folder) / "audit").tensors["map.prior"]
+        assert len(codes) == 2000 * 1024 // max(1024, d)
         return page.stat().st_size / 1e6
 
 torch.set_num_threads(1)
@@ -153,6 +155,14 @@ def test_points_of_the_total_correlation_are_fewer_above_1024_dimensions(d: int,
     with pytest.raises(StopIteration):
         total_correlation(Split("train", p), seed=0)
     assert asked == [points]
+
+
+@pytest.mark.parametrize(("d", "drawn"), [(16, 10_000), (4096, 2500)])
+def test_fewer_draws_are_timed_above_1024_dimensions(d: int, drawn: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Prior, "sample", lambda _, n, **__: asked.append(n))
+    draws_per_second(Prior(d), seed=0)
+    assert asked == [drawn]
 
 
 def _stop(*_: object) -> torch.Tensor:
