@@ -183,6 +183,26 @@ def test_log_ratio_in_float32_is_right_to_1e_4_nats_where_it_matters(d: int) -> 
     assert float(error[near].max()) < 1e-4
 
 
+@pytest.mark.parametrize("high", [0.9, 2.0])
+def test_blocks_of_pairs_change_no_bit_of_a_log_ratio(high: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = stream(0, "blocks")
+    mu, mean = torch.randn(7, 5, generator=rng), torch.randn(11, 5, generator=rng)
+    s, scale = (0.1 + high * torch.rand(n, 5, generator=rng) for n in (7, 11))
+    whole = diagonal_log_ratio(mu, s, mean, scale)
+    assert bool(whole.isinf().any()) == (high > 1)
+    assert not bool(whole.isinf().all())
+    monkeypatch.setattr("zprime.kernels.mixture.NEAR", 1)
+    assert torch.equal(diagonal_log_ratio(mu, s, mean, scale), whole)
+
+
+def test_a_log_ratio_with_the_inverse_given_is_the_same() -> None:
+    rng = stream(0, "inverse")
+    tril = torch.randn(2, 3, 3, generator=rng, dtype=torch.float64).tril(-1) + torch.eye(3).double()
+    mu, s, mean = torch.randn(4, 3, generator=rng), torch.full((4, 3), 0.5), torch.randn(2, 3, generator=rng)
+    found = full_log_ratio(mu, s, mean, tril, inverse=torch.cholesky_inverse(tril))
+    assert all(map(torch.equal, found, full_log_ratio(mu, s, mean, tril)))
+
+
 @pytest.mark.parametrize(
     ("mu", "s", "m", "t"), [(0.5, 0.8, -1.0, 0.3), (2.0, 0.05, 1.9, 0.1), (0.3, 1.2, 0.1, 1.3), (0.0, 0.4, 0.0, 50.0)]
 )

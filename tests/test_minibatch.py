@@ -90,6 +90,13 @@ def test_implied_information_by_hand() -> None:
     assert float(implied_information(pairs, w.log())) == pytest.approx((first + second) / 2)
 
 
+def test_blocks_of_pairs_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split("train", posteriors(30))
+    whole = minibatch(split, seed=0, batch=7)
+    monkeypatch.setattr("zprime.measure.latents.minibatch.NUMBERS", 1)
+    assert minibatch(split, seed=0, batch=7) == whole
+
+
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="minibatch: expected posteriors of equal weight, got weights"):
         minibatch(Split("train", weighted(2, torch.float64)), seed=0)

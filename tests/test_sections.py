@@ -12,6 +12,7 @@ import pytest
 import small
 from zprime import plot, reporting
 from zprime.reporting import by_field, samples
+from zprime.reporting.figures import BARS
 from zprime.reporting.page import html
 from zprime.reporting.section import Section
 from zprime.reporting.sections import SECTIONS, shown
@@ -147,6 +148,17 @@ def test_all_numbers_are_called_as_in_the_table_of_gains(audit: Audit) -> None:
     wanted = [audit.entry(str(i)).title for i in audit.latents.leave_one_out]
     assert [r.name for r in tables[0].rows] == wanted
     assert all(r.name in titles for t in by_field.numbers(audit, "samples") if t.title == "Entries" for r in t.rows)
+
+
+def test_many_dimensions_are_drawn_as_one_area(audit: Audit) -> None:
+    """As many bars as dimensions would make a page of megabytes."""
+    for d, bars in ((BARS, 2 * BARS), (BARS + 1, 0)):
+        heights = [0.1 + i / d for i in range(d)]
+        cut = replace(audit.surgery["train"], mean_variance=heights, posterior_variance=heights, dimension_kl=heights)
+        bottom = plot.dimensions(replace(audit, surgery={**audit.surgery, "train": cut})).axes[-1]
+        assert len(bottom.patches) == bars
+        assert len(bottom.collections) == (0 if bars else 2)
+        assert bottom.get_ylim()[1] >= 2 * heights[-1]  # the one stands on the other
 
 
 def test_figures_and_sentences_use_the_thresholds_of_the_audit(audit: Audit) -> None:

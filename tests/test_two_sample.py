@@ -13,7 +13,7 @@ from zprime.errors import UsageError
 from zprime.rng import stream
 from zprime.statistics.c2st import Features, binomial_p, c2st
 from zprime.statistics.logistic import fit_logistic
-from zprime.statistics.mmd import gaussian_kernel, mmd, unbiased
+from zprime.statistics.mmd import WIDE, gaussian_kernel, mmd, unbiased
 
 
 def normal(n: int, d: int, *names: str | int, shift: float = 0.0) -> Tensor:
@@ -92,6 +92,15 @@ def test_mmd_by_definition_and_by_scikit_learn() -> None:
     left = torch.tensor([by_definition([i for i in range(12) if i != out]) for out in range(12)])
     jackknife = float(((left - left.mean()).square().sum() * 11 / 12).sqrt())
     assert found.squared.stderr == pytest.approx(jackknife, rel=1e-4)
+
+
+def test_in_many_dimensions_the_kernel_is_the_same_far_from_zero() -> None:
+    """Distances by a matrix product, of points about their mean: else squares of 1e6 would be left of 1e12."""
+    pooled = 1e6 + torch.randn(20, WIDE + 1, generator=stream(0, "wide"), dtype=torch.float64)
+    square = (pooled[:, None] - pooled).square().sum(2)
+    k, bandwidth = gaussian_kernel(pooled)
+    assert bandwidth == pytest.approx(float(torch.pdist(pooled).median()), rel=1e-9)
+    torch.testing.assert_close(k, (-0.5 * square / bandwidth**2).exp().fill_diagonal_(0), rtol=1e-9, atol=0)
 
 
 def test_mmd_of_two_normals_in_closed_form() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -49,8 +50,13 @@ def work(d: int, n: int) -> None:
         fits[kind] = zprime.fit(kind, splits["train"], selection=splits["selection"], keep_duplicates=True)
         told(fits[kind].distribution.label, start)
     start = time.process_time()
-    zprime.audit(fits, splits, settings=AuditSettings(rows=200))
+    found = zprime.audit(fits, splits, settings=AuditSettings(rows=200))
     told("audit", start)
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        found.save(Path(folder) / "audit")
+        zprime.report(Path(folder) / "audit", Path(folder) / "report.html")
+    told("audit saved and read again, and its page", start)
 
 
 def told(what: str, start: float) -> None:

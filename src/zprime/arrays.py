@@ -10,12 +10,18 @@ from torch import Tensor
 from zprime.errors import ArrayError, NumericalError
 
 LOG_2PI = math.log(2 * math.pi)
+WIDE = 1024  # dimensions up to which what is drawn or scored does not depend on them
 
 
 def blocks(n: int, size: int) -> Iterator[slice]:
     """Cut `range(n)` into slices of at most `size`."""
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))
+
+
+def in_proportion(count: int, d: int) -> int:
+    """`count`, and fewer above 1,024 dimensions: so many that they are as many numbers."""
+    return count * WIDE // max(WIDE, d)
 
 
 def check_matrix(name: str, x: Tensor, *, d: int | None = None) -> Tensor:

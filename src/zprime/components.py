@@ -172,8 +172,10 @@ class Full:
         """Log E_q[r/p] and draws of q_r, p = N(0, I) (closed form); q has standard deviations or Cholesky factors."""
         ratio = torch.empty(len(mean), dtype=torch.float64, device=mean.device)
         u, z = _noise(len(mean), draws, self.d, torch.float64, rng)
+        inverse = torch.cholesky_inverse(self.scale_tril.double())
         for rows in blocks(len(mean), max(1, PAIRS // (len(self.mean) * self.d**2))):
-            terms, centre, factor = full_log_ratio(mean[rows], scale[rows], self.mean, self.scale_tril)
+            block = mean[rows], scale[rows]
+            terms, centre, factor = full_log_ratio(*block, self.mean, self.scale_tril, inverse=inverse)
             terms = weighed(terms, self.log_weight.double())
             ratio[rows] = torch.logsumexp(terms, 1)
             if draws:

@@ -129,6 +129,8 @@ def full_log_ratio(
     s: Float[Tensor, "m d"] | Float[Tensor, "m d d"],
     mean: Float[Tensor, "k d"],
     scale_tril: Float[Tensor, "k d d"],
+    *,
+    inverse: Float[Tensor, "k d d"] | None = None,
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m k d"], Float[Tensor, "m k d d"]]:
     """Log E_q[N(z; mean_k, L_k L_k^T) / N(z; 0, I)] for q = N(mu_i, R_i), with the product's own moments.
 
@@ -136,6 +138,7 @@ def full_log_ratio(
     `P = R^-1 + C^-1 - I`. Where P is not positive definite the integral
     is +inf and the mean NaN. Returns the log-ratio in nats, the product's mean, the Cholesky factor of P, all float64.
     Means of more than 1e4 standard deviations, and scales beyond 1e4 or its reciprocal, take another form (`far`).
+    `inverse` may give C^-1, float64, where it is known from other rows: to compute it costs as much as two rows.
 
     Raises:
         NumericalError: scales so far apart that float64 cannot tell whether it is finite; or such scales and means
@@ -151,14 +154,16 @@ def full_log_ratio(
         return far.full_log_ratio(mu, s, mean, scale_tril)
     mu, s, mean, tril = mu.double(), s.double(), mean.double(), scale_tril.double()
     d = mu.shape[1]
-    eye = torch.eye(d, dtype=torch.float64, device=mu.device)
-    inverse = torch.cholesky_inverse(tril)
+    inverse = torch.cholesky_inverse(tril) if inverse is None else inverse
     shift = torch.einsum("kij,kj->ki", inverse, mean)
-    own = torch.cholesky_inverse(s) if full else torch.diag_embed(s.pow(-2))
-    precision = own[:, None] + inverse - eye
+    own = torch.cholesky_inverse(s) if full else s.pow(-2)
+    precision = inverse.repeat(len(mu), 1, 1, 1)
+    (precision if full else precision.diagonal(dim1=-2, dim2=-1)).add_(own[:, None])
+    precision.diagonal(dim1=-2, dim2=-1).sub_(1)
     factor, info = torch.linalg.cholesky_ex(precision)
     bad = info != 0
-    factor = torch.where(bad[..., None, None], eye, factor)
+    if bool(bad.any()):
+        factor = torch.where(bad[..., None, None], torch.eye(d, dtype=torch.float64, device=mu.device), factor)
     pull = (own @ mu[..., None])[..., 0] if full else mu / s.square()
     h = pull[:, None] + shift
     u = torch.linalg.solve_triangular(factor, h[..., None], upper=False)

@@ -6,10 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI
+from zprime.arrays import LOG_2PI, blocks
 from zprime.errors import ArrayError
 from zprime.kernels import compiled, far, mixture_compiled, mixture_torch
 from zprime.kernels.gaussians import Gaussians
+
+NEAR = 1 << 17  # pairs of posterior and component that are worked on at once, for each thread
 
 
 class DiagonalMixture:
@@ -156,21 +158,30 @@ def diagonal_log_ratio(
 
 @torch.no_grad()
 def _near(mu: Tensor, s: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """The form for ordinary codes, one fused pass a dimension."""
-    v, t2 = s.square(), scale.square()
-    log_ratio = torch.zeros(mu.shape[0], mean.shape[0], dtype=mu.dtype, device=mu.device)
+    """The form for ordinary codes, one fused pass a dimension, in blocks that stay in cache."""
+    risky = bool((s > 1).any()) and bool((scale > 1).any())
+    # dimensions first: a pass reads numbers that lie side by side, which takes a quarter of the time
+    x, v, m, t2 = (t.T.contiguous() for t in (mu, s.square(), mean, scale.square()))
+    log_ratio = torch.zeros(len(mu), len(mean), dtype=mu.dtype, device=mu.device)
+    at_once = NEAR * torch.get_num_threads() if mu.device.type == "cpu" else log_ratio.numel()
+    for rows in blocks(len(mu), max(1, at_once // max(1, len(mean)))):
+        _add_near(x[:, rows], v[:, rows], m, t2, log_ratio[rows], risky=risky)
+    return log_ratio
+
+
+def _add_near(x: Tensor, v: Tensor, m: Tensor, t2: Tensor, log_ratio: Tensor, *, risky: bool) -> None:
+    """Log-ratios of posteriors x [d, b] with variances v, and components m [d, n] with variances t2, into zeros."""
     product: Tensor | None = None
     worst: Tensor | None = None
-    risky = bool((s > 1).any()) and bool((scale > 1).any())
-    d = mu.shape[1]
+    d = len(x)
     for j in range(d):
-        vj, tj = v[:, j, None], t2[None, :, j]
+        xj, vj, mj, tj = x[j, :, None], v[j, :, None], m[None, j], t2[None, j]
         # s^2 (1 - t^2) + t^2 is one multiply-add a pair
         a = torch.addcmul(tj, vj, 1 - tj)
         if risky:
             worst = a if worst is None else torch.minimum(worst, a)
-        gap = mu[:, j, None] - mean[None, :, j]
-        top = torch.addcmul(mean[None, :, j].square() * vj, mu[:, j, None].square(), tj)
+        gap = xj - mj
+        top = torch.addcmul(mj.square() * vj, xj.square(), tj)
         top.sub_(gap.square_()).div_(a)
         log_ratio.add_(top)
         product = (a.clone() if risky else a) if product is None else product.mul_(a)
@@ -181,4 +192,3 @@ def _near(mu: Tensor, s: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     log_ratio.mul_(0.5)
     if worst is not None:
         log_ratio.masked_fill_(worst <= 0, torch.inf)
-    return log_ratio

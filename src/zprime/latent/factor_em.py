@@ -80,23 +80,22 @@ class FactorEM(ComponentEM):
         share = torch.softmax(terms, 1) * self.weight[:, None]
         total = share.sum(0)
         kept = (total > 1e-3 / self.n).nonzero().flatten().tolist()
-        means, variances, loadings = [], [], []
-        for k in kept:
-            own = share[:, k] / total[k]
-            mean = own @ self.mean
+        within = (share[:, kept] / total[kept]).T
+        means, noises = within @ self.mean, within @ self.noise  # of all at once: the data are read once
+        variances, loadings = [], []
+        for k, own, mean, noise in zip(kept, within, means, noises, strict=True):
             at = (own > LEAST).nonzero().flatten()
             rows = (self.mean[at] - mean) * own[at, None].sqrt()
-            scatter = RowsAndNoise(rows, own @ self.noise)
+            scatter = RowsAndNoise(rows, noise)
             if scratch:
                 found = factor_analysis(scatter, self.rank, iterations=FIRST, tolerance=1e-6 * self.d, dense=DENSE)
             else:
                 found = improved(scatter, (factors(state)[k], state.covariance[k]), floor=self.least, iterations=STEPS)
-            means.append(mean)
             loadings.append(found[0])
             variances.append(found[1])
         weight = total[kept]
         log_weight = (weight / weight.sum()).log()
-        return State(log_weight, torch.stack(means), torch.stack(variances), torch.stack(loadings))
+        return State(log_weight, means, torch.stack(variances), torch.stack(loadings))
 
 
 def factors(state: State) -> Float[Tensor, "k d r"]:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from zprime.arrays import in_proportion
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError
 from zprime.posteriors import Posteriors
@@ -93,13 +94,15 @@ class Codes:
     ) -> "Codes":
         """Draw from the posterior of every row, at most 16 times, so that there are `points` draws in all if possible.
 
+        Above 1,024 dimensions there are fewer in proportion.
+
         Args:
             selection: the rows' posteriors.
             prior: p(z).
             rng: source of randomness.
             points: draws that are wanted.
         """
-        draws = max(1, min(16, -(-points // selection.n)))
+        draws = max(1, min(16, -(-in_proportion(points, selection.d) // selection.n)))
         z = selection.draw(rng=fork(rng, "selection codes"), draws=draws)
         return cls(z, prior.log_prob(z), selection.n, selection.weights, selection.datum)
 

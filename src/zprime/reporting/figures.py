@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -17,6 +18,8 @@ from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, quiet,
 from zprime.reporting.words import drawn
 from zprime.results.audit import Audit
 from zprime.results.names import CODES, Gain
+
+BARS = 256  # dimensions that are drawn as a bar each
 
 __all__ = [
     "bandwidth_path",
@@ -214,18 +217,29 @@ def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     figure = Figure(figsize=(max(4.6, min(9.0, 1.2 + 0.32 * d)), 1.7 * panels), layout="constrained")
     *above, bottom = (quiet(a) for a in figure.subplots(panels, 1, sharex=True, squeeze=False).flat)
     active = [variance > audit.thresholds.active for variance in s.mean_variance]
-    for i, (variance, inner) in enumerate(zip(s.mean_variance, within, strict=True)):
-        bottom.bar(i, variance, width=0.7, color=MARK if active[i] else "none", edgecolor=MARK)
-        bottom.bar(i, inner, bottom=variance, width=0.7, color=DATA if active[i] else "none", edgecolor=DATA)
+    _bars(bottom, s.mean_variance, active, MARK)
+    _bars(bottom, within, active, DATA, on=s.mean_variance)
     bottom.set_ylabel("variance: means,\nand within (grey)")
     for top in above:
-        for i, kl in enumerate(s.dimension_kl):
-            top.bar(i, kl, width=0.7, color=SECOND if active[i] else "none", edgecolor=SECOND)
+        _bars(top, s.dimension_kl, active, SECOND)
         top.set_ylabel("mean KL, nats")
         bottom.axhline(1, color=SOFT, linewidth=0.8, linestyle="--")
     bottom.set_xlabel("latent dimension (hollow: collapsed)")
     bottom.set_xticks(range(d) if d <= 16 else range(0, d, -(-d // 16)))
     return figure
+
+
+def _bars(axis: Axes, heights: list[float], active: list[bool], colour: str, *, on: list[float] | None = None) -> None:
+    """A bar for each dimension, hollow where it is not active; where there are many, one area in place of its bars."""
+    base = np.zeros(len(heights)) if on is None else np.array(on)
+    if len(heights) <= BARS:
+        for i, height in enumerate(heights):
+            face = colour if active[i] else "none"
+            axis.bar(i, height, bottom=base[i], width=0.7, color=face, edgecolor=colour)
+        return
+    places, top = np.arange(len(heights)), base + np.array(heights)
+    axis.fill_between(places, base, top, where=active, step="mid", color=colour, linewidth=0)
+    axis.step(places, top, where="mid", color=colour, linewidth=0.3)
 
 
 @styled

@@ -33,11 +33,11 @@ def map_data(audit: Audit) -> dict[str, Any] | None:
     plane = principal_axes(spread.double(), min(4, d))
     axes = [f"principal axis {i + 1}" for i in range(plane.shape[1])]
     axes += [f"dimension {j}{'' if variance[j] > audit.thresholds.active else ' (collapsed)'}" for j in order]
-    columns = torch.cat([plane, torch.eye(d, dtype=plane.dtype)[:, order]], 1)
 
     def seen(z: Tensor) -> list[list[int]]:
         """One list an axis: hundredths along it."""
-        hundredths: list[list[int]] = (100 * z[:points].double() @ columns).round().to(torch.int64).T.tolist()
+        some = 100 * z[:points].double()
+        hundredths: list[list[int]] = torch.cat([some @ plane, some[:, order]], 1).round().to(torch.int64).T.tolist()
         return hundredths
 
     return {

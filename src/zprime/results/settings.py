@@ -22,7 +22,7 @@ class AuditSettings:
         rows: rows of the selection and of the held-out split that are scored, at most (drawn at random).
         draws: draws a row for the likelihood gain, a multiple of 4; 0 leaves it out.
         grid: samples of each candidate that are decoded for the pictures.
-        map: codes and draws that the picture of the latent space shows.
+        map: codes and draws that the picture of the latent space shows; fewer in proportion above 1,024 dimensions.
         simulated: simulated rows that the encoder is calibrated on, at least 100; 0 leaves it out.
         exchange: rows that the exchange check simulates from the prior, and as many from the candidate that looks best,
             at least 50; 0 leaves it out, and then no likelihood gain is used.

@@ -15,6 +15,7 @@ from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, student95
 
 PERMUTATIONS = 499
+WIDE = 1024  # dimensions above which distances are by a matrix product
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ def mmd(
 
 def gaussian_kernel(pooled: Float[Tensor, "k d"]) -> tuple[Float[Tensor, "k k"], float]:
     """Kernel matrix with a diagonal of zeros, and its bandwidth: the median distance between two points."""
-    square = torch.cdist(pooled, pooled, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    mode = "donot_use_mm_for_euclid_dist"
+    if pooled.shape[1] > WIDE:  # it loses about 1e-15 of the squares of what it is given
+        pooled, mode = pooled - pooled.mean(0), "use_mm_for_euclid_dist"
+    square = torch.cdist(pooled, pooled, compute_mode=mode).square_()
     above = torch.triu_indices(len(pooled), len(pooled), 1)
     bandwidth = float(square[above[0], above[1]].median().sqrt())
     # where more than half of all points are the same, any bandwidth will do

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zprime.arrays import blocks, gaussian_log_prob, weighed
+from zprime.arrays import blocks, gaussian_log_prob, in_proportion, weighed
 from zprime.components import PAIRS, Diagonal, Full
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
@@ -34,7 +34,6 @@ PAIRS_SCORED = (
     500 * 60_000
 )  # rows times components: 2 s for the ELBO gain, 5 s for the exact-posterior gain, with 16 latents
 LEAST = 100
-WIDE = 1024  # dimensions up to which the cost of a pair is not counted
 DRAWS = 4
 UNIT = "nats per row"
 
@@ -115,7 +114,7 @@ def leave_one_out(
 
 def scored(n: int, d: int) -> int:
     """How many of n training rows are scored: as many pairs as can be, and fewer above 1,024 dimensions."""
-    return max(LEAST, PAIRS_SCORED * WIDE // max(WIDE, d) // n)
+    return max(LEAST, in_proportion(PAIRS_SCORED, d) // n)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import gaussian_log_prob, times
+from zprime.arrays import blocks, gaussian_log_prob, times
 from zprime.errors import UsageError
 from zprime.measure.study import Split
 from zprime.results.latents import Minibatch
@@ -27,6 +27,7 @@ from zprime.statistics.estimate import mean_estimate
 
 BATCH = 100
 BATCHES = 50
+NUMBERS = 1 << 22  # of pairs and dimensions, held at once
 
 
 def minibatch(split: Split, *, seed: int, batch: int = BATCH) -> Minibatch:
@@ -49,11 +50,13 @@ def minibatch(split: Split, *, seed: int, batch: int = BATCH) -> Minibatch:
     rng = stream(seed, "minibatch", split.name)
     order = torch.randperm(data.n, generator=rng)[: size * min(BATCHES, data.n // size)].reshape(-1, size)
     noise = torch.randn(*order.shape, data.d, generator=rng, dtype=data.mean.dtype)
-    mean, scale = data.mean[order].double(), data.scale[order].double()
-    z = mean + times(scale, noise.double())
-    # [b, i, j]: log q_j at the draw of row i
-    spread = z[:, :, None].expand(-1, -1, size, -1)
-    pairs = torch.stack([gaussian_log_prob(u, m[None], s[None]) for u, m, s in zip(spread, mean, scale, strict=True)])
+    pairs = torch.empty(len(order), size, size, dtype=torch.float64)  # [b, i, j]: log q_j at the draw of row i
+    for b, rows in enumerate(order):
+        mean, scale = data.mean[rows].double(), data.scale[rows].double()
+        z = mean + times(scale, noise[b].double())
+        for at in blocks(size, max(1, NUMBERS // mean.numel())):
+            spread = z[at, None].expand(-1, size, -1)
+            pairs[b, at] = gaussian_log_prob(spread, mean[None], scale[None])
     estimates = {
         name: mean_estimate(
             implied_information(pairs, log_weight), unit="nats per row, over minibatches", split=split.name, seed=seed

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import standard_kl, standard_kl_rows
+from zprime.arrays import in_proportion, standard_kl, standard_kl_rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError
 from zprime.latent.gaussian import gaussian_of
@@ -18,7 +18,6 @@ from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import Estimate, exact, mean_estimate, student95
 
 POINTS = 60_000
-WIDE = 1024  # dimensions up to which there are so many draws; above as many numbers
 
 
 def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | None = None) -> Surgery:
@@ -86,7 +85,7 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
 
 def draws_of(n: int, d: int) -> int:
     """Draws of each of n rows: 8 at most, and so many that they fit into memory."""
-    return max(1, min(8, POINTS * WIDE // max(WIDE, d) // n))
+    return max(1, min(8, in_proportion(POINTS, d) // n))
 
 
 def _gaussian_part(split: Split) -> float:

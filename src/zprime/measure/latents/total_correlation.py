@@ -7,7 +7,7 @@ about the empirical qbar of the rows given, as in `surgery.py`.
 
 import torch
 
-from zprime.arrays import LOG_2PI
+from zprime.arrays import LOG_2PI, in_proportion
 from zprime.distribution import LatentDistribution
 from zprime.kernels import mixture_log_prob
 from zprime.measure.prior import closed
@@ -18,6 +18,7 @@ from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, mean_estimate
 
 POINTS = 1000  # with 60,000 components and 16 dimensions 6 s
+LEAST = 100
 
 
 def total_correlation(
@@ -37,13 +38,14 @@ def total_correlation(
         split: posteriors, whose mixture is qbar.
         seed: of the draws.
         prior: p(z); None is N(0, I).
-        points: how many draws.
+        points: how many draws; fewer in proportion above 1,024 dimensions, but 100 at least.
         progress: called once a dimension.
     """
     if not closed(prior):
         return None
     data = split.posteriors
     width = data.deviation
+    points = min(points, max(LEAST, in_proportion(points, data.d)))
     z = data.sample(points, rng=stream(seed, "total correlation", split.name))
     joint = data.log_prob(z)
     marginal = torch.empty(data.d, points, dtype=torch.float64)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zprime.arrays import count_columns
+from zprime.arrays import count_columns, in_proportion
 from zprime.kernels import ExactIndex
 from zprime.measure.candidates import Candidates
 from zprime.measure.samples.features import Entries
@@ -13,11 +13,14 @@ from zprime.measure.study import Study
 from zprime.results.names import CODES, LABELS, RECONSTRUCTIONS, ROWS
 from zprime.rng import fork
 
+FEWEST = 100  # codes of the latent map, however many dimensions there are
+
 
 @torch.no_grad()
 def latent_map(study: Study, candidates: Candidates) -> dict[str, Tensor]:
     """`data.codes` (and `data.labels`): codes of held-out rows; `map.<name>`: draws of every distribution itself."""
     heldout, n = study.heldout.posteriors, study.settings.map
+    n = min(n, max(FEWEST, in_proportion(n, heldout.d)))
     some = heldout.take(torch.randperm(heldout.n, generator=study.stream("map"))[:n])
     tensors = {CODES: some.draw(rng=study.stream("map codes")).float()}
     if some.labels is not None:
