@@ -24,6 +24,7 @@ from zprime.latent import Affine, Defensive, FromTorch, Gaussian, Mixture, Prior
 from zprime.latent.wrapper import Wrapper
 from zprime.measure.likelihood.exchange import FINEST, Chain, Pool
 from zprime.measure.study import Split, Study
+from zprime.posteriors import MemoryPosteriors
 from zprime.results.audit import AuditSettings
 from zprime.results.names import CandidateId, Gain
 from zprime.rng import stream
@@ -76,6 +77,11 @@ def log_evidence(x: Tensor, mean: list[float], scale: list[float]) -> Tensor:
     covariance = torch.tensor(scale).double().square()[:, None, None]
     weight = torch.zeros(len(mean)).double().log_softmax(0)
     return MODEL.log_evidence(x, log_weight=weight, mean=torch.tensor(mean).double()[:, None], covariance=covariance)
+
+
+def _cross(q: MemoryPosteriors, mean: Tensor, scale: Tensor) -> Tensor:
+    """E_q log N(z; mean, scale^2) of each row, up to a constant."""
+    return (-scale.log() - ((q.mean - mean).square() + q.scale.square()) / (2 * scale.square())).sum(1)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +138,11 @@ def test_likelihood_gains_are_those_of_closed_forms_and_p_z_c_is_kept(mine: Brou
         assert "from 30 to 120 draws" in gain.because, name
         assert scores.likelihood.khat is not None, name
         assert ("by importance sampling" in scores.exact_posterior.gain.because) is ("torch" in name), name
+    q, p = mine.unconditional.posteriors["heldout"].gather(), mine.priors["heldout"]
+    coded = _cross(q, torch.ones(1), 2 * torch.ones(1)) - _cross(q, p.loc, p.scale)
+    elbo = found.unconditional["moved"].elbo.gain
+    assert elbo.value == pytest.approx(float(coded.mean()), abs=0.1)
+    assert elbo.stderr == pytest.approx(float(coded.std() / 10), rel=0.1)
     assert found.conditional["near"] is found.entries["r(z|c) near"]  # as they were given
     assert found.conditional["shared"] is found.entries["r(z|c) shared+p10"]
     assert found.unconditional["two"] is found.entries["r(z) two"]
