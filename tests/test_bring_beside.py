@@ -14,9 +14,11 @@ from zprime.bring import arrays, modules
 from zprime.bring.brought import Brought
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Affine, Defensive, FromTorch, Gaussian, Mixture, Prior
+from zprime.results.audit import AuditSettings
 
 MODEL = linear_gaussian(D=5, d=2, var=0.3)
 SIZES = {"train": 300, "selection": 80, "heldout": 80}
+QUICK = AuditSettings(draws=80, exchange=0)
 LOC = torch.tensor([[-2.0, 0.0], [1.0, 0.5]]).double()
 WIDTH = torch.tensor([[1.0, 3.0], [0.5, 1.0]]).double()
 
@@ -95,7 +97,7 @@ def test_exact_posterior_gain_is_that_of_quadrature_for_every_form(mine: Brought
             )
         ),
     }
-    found = mine.compare({}, r)
+    found = mine.compare({}, r, settings=AuditSettings(exchange=0))
     q, at = mine.unconditional.posteriors["heldout"].gather(), mine.priors["heldout"]
     grid = torch.linspace(-6, 6, 161, dtype=torch.float64)
     g = torch.stack(torch.meshgrid(grid, grid, indexing="ij"), -1).reshape(-1, 2)
@@ -121,7 +123,7 @@ def test_a_share_of_the_prior_counts_in_either_sort(mine: Brought) -> None:
     r = fit("gaussian", **mine.splits).distribution
     rows = mine.posteriors["heldout"].gather()
     alone = r.tilt(rows.mean, rows.scale, draws=0, rng=torch.Generator()).log_ratio
-    found = mine.compare({"alone": r, "shared": Defensive(r, 0.1)}, {}).conditional
+    found = mine.compare({"alone": r, "shared": Defensive(r, 0.1)}, {}, settings=QUICK).conditional
     for name, want in (("alone", alone), ("shared", torch.log(0.9 * alone.exp() + 0.1))):
         assert found[name].exact_posterior.gain.value == pytest.approx(float(want.mean()), abs=1e-6)
 
@@ -132,16 +134,16 @@ def test_gains_are_those_in_other_coordinates(mine: Brought) -> None:
     there = brought(b + a * LOC, a * WIDTH)
     told = {k: fit(k, **mine.splits).distribution for k in ("gaussian", "mixture")}
     plain = {k: fit(k, **mine.unconditional.splits).distribution for k in ("gaussian", "mixture")}
-    one = mine.compare(told, plain)
-    other = there.compare(told, {k: Affine(r, b, a) for k, r in plain.items()})
+    one = mine.compare(told, plain, settings=QUICK)
+    other = there.compare(told, {k: Affine(r, b, a) for k, r in plain.items()}, settings=QUICK)
     for here, moved in ((one.conditional, other.conditional), (one.unconditional, other.unconditional)):
         assert list(here) == list(moved)
         for name in here:
-            for of in ("elbo", "exact_posterior"):
+            for of in ("elbo", "exact_posterior", "likelihood"):
                 x, y = (getattr(s[name], of).gain.value for s in (here, moved))
                 assert x == pytest.approx(y, abs=1e-5), (name, of)
     shifted = brought(0 * LOC, 0 * WIDTH + 1)  # z - loc(c), over scale(c): its prior is N(0, I)
-    back = shifted.compare(told, told)
+    back = shifted.compare(told, told, settings=QUICK)
     for name in told:  # there an r(z|c) is an r(z)
         for of in ("elbo", "exact_posterior"):
             x, y, w = (getattr(s[name], of).gain.value for s in (one.conditional, back.conditional, back.unconditional))

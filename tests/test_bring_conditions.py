@@ -186,7 +186,7 @@ def test_codes_of_a_conditional_prior_keep_it_and_seem_to_gain_over_n_0_i() -> N
         prior=lambda c: Normal(c.double()[:, None].expand(-1, d), 1.0),
         conditions={s: v[:, 0] for s, v in a.items()},
     )
-    found = told.compare({"g": fit("gaussian", **told.splits)}, {"N(0, I)": Prior(d)})
+    found = told.compare({"g": fit("gaussian", **told.splits)}, {"N(0, I)": Prior(d)}, settings=bare)
     over = found.unconditional["N(0, I)"]
     assert -over.elbo.gain.value / d == pytest.approx(0.25, abs=0.01)
     assert -over.exact_posterior.gain.value / d == pytest.approx(0.1875, abs=0.01)

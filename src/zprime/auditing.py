@@ -23,16 +23,15 @@ from zprime.measure.latents.averages import averages
 from zprime.measure.latents.side import latents_side, surgeries
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.likelihood.membership import membership
-from zprime.measure.likelihood.modes import unsearchable
 from zprime.measure.likelihood.proposal import wider
 from zprime.measure.likelihood.scores import UNIT
-from zprime.measure.likelihood.side import check_choice, likelihood_side, measure_splits
+from zprime.measure.likelihood.side import likelihood_side
 from zprime.measure.prior import closed, prior_width
 from zprime.measure.samples.pictures import candidate_grids, held_out_grids, latent_map
 from zprime.measure.samples.side import measure_samples
 from zprime.measure.study import Space, Split, Study, gather, near, without_duplicates
 from zprime.measure.verdicts.generation import decide_generation
-from zprime.measure.verdicts.likelihood import choose, decide, largest_group, told
+from zprime.measure.verdicts.likelihood import by_likelihood
 from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.audit import Audit, AuditSettings
@@ -41,15 +40,10 @@ from zprime.results.names import STANDARD
 from zprime.results.samples import SamplesSide
 from zprime.results.settings import FEWEST
 from zprime.results.thresholds import THRESHOLDS
-from zprime.results.verdicts import Verdict
 from zprime.statistics.estimate import Estimate, mean_estimate
 from zprime.statistics.format import percent
 from zprime.vae import Model
 
-REPAIRED = (
-    "so the gains were measured again on fewer rows, with proposals around modes that annealed chains from the prior "
-    "found"
-)
 MOST_WIDE = (
     "; where most are, see whether the data are scaled as in training, and whether the encoder answers (mean, scale)"
 )
@@ -179,16 +173,7 @@ def _splits(
 
 def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[LatentDistribution]]) -> Audit:
     """All measures, in order: each may use what was measured before it."""
-    split_gains, verdict = _by_likelihood(study, candidates)
-    checked = verdict.exchange
-    if checked is not None and checked.failed and study.settings.repair:
-        why_not = unsearchable(study, candidates)
-        if why_not:
-            verdict = replace(verdict, why=[*verdict.why, f"the gains were not measured again: {why_not}"])
-        else:
-            first, study = told(checked), replace(study, search=True)
-            split_gains, verdict = _by_likelihood(study, candidates)
-            verdict = replace(verdict, repaired=True, why=[f"{first}; {REPAIRED}", *verdict.why])
+    study, split_gains, verdict = by_likelihood(study, candidates)
     cuts = surgeries(study)
     latents = latents_side(study, candidates, split_gains, cuts.get("train"))
     likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best)
@@ -228,16 +213,6 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
         prior=STANDARD if closed(study.prior) else study.prior.label,
         versions=artifact.library_versions(),
     )
-
-
-def _by_likelihood(study: Study, candidates: Candidates) -> tuple[dict[str, RowGains], Verdict]:
-    """Gains, the choice among the candidates, its exchange check, and the verdict."""
-    split_gains = measure_splits(study, candidates)
-    chosen = choose(candidates, split_gains["selection"], seed=study.seed)
-    checked = check_choice(study, candidates, chosen)
-    heldout = split_gains["heldout"]
-    most = largest_group(study, heldout)
-    return split_gains, decide(candidates, chosen, heldout, checked, seed=study.seed, most=most)
 
 
 def _model(train: Split) -> ModelInfo:

@@ -56,6 +56,15 @@ class Told(Protocol):
         ...
 
 
+@runtime_checkable
+class Alike(Protocol):
+    """What p(x|z, c) has where rows of data hold c."""
+
+    def like(self, rows: Float[Tensor, "n *datum"]) -> Distribution:
+        """p(x|z, c) with the conditions of some rows of data, one for each z."""
+        ...
+
+
 DECODE = 512
 
 

@@ -10,15 +10,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.bring.beside import MARGINAL, Beside, Given, compare, marginal
+from zprime.bring.by_row import units_of
 from zprime.bring.coordinates import WIDEST, Coordinates, Moved, coordinates_of
 from zprime.data import Rows
-from zprime.distribution import LatentDistribution
+from zprime.distribution import LatentDistribution, Prior
 from zprime.encoding import encode
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.kind import Context
-from zprime.measure.study import Split
+from zprime.measure.study import Split, Study, counted, without_duplicates
 from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.results.settings import AuditSettings
 from zprime.sampling import GenerativeModel, check_rows
+from zprime.schema.kinds import SPLITS
 from zprime.vae import Model
 
 LOOK = 2  # rows that are decoded to see whether the shapes fit
@@ -99,33 +102,56 @@ class Brought:
             )
 
     def compare(
-        self, conditional: Given = MappingProxyType({}), unconditional: Given = MappingProxyType({}), *, seed: int = 0
+        self,
+        conditional: Given = MappingProxyType({}),
+        unconditional: Given = MappingProxyType({}),
+        *,
+        settings: AuditSettings = AuditSettings(),
+        keep_duplicates: bool = False,
+        seed: int = 0,
     ) -> Beside:
-        """ELBO gains and exact-posterior gains over p(z|c) on the held-out rows, of r(z|c) and r(z) side by side.
+        """All gains over p(z|c) on held-out rows, of r(z|c) and r(z) side by side, and which of them to draw z' from.
+
+        The verdict is by the rule of an audit: chosen on the selection split among p(z|c) and all of them, each with at
+        least 1 % of p(z|c); checked on rows that the model makes, under the conditions of training rows; confirmed on
+        the held-out split. Without a decoder there is no likelihood gain, and it is undecided.
 
         Args:
             conditional: name -> r(z|c), as it was fitted here: `fit(kind, **mine.splits)`.
             unconditional: name -> r(z) of the model's own z: `fit(kind, **mine.unconditional.splits)`, or any latent
                 distribution, such as N(0, I). The mean of p(z|c) over the training rows is added as `marginal`.
+            settings: how much to measure: `rows`, `draws`, `exchange` and `repair` of them count.
+            keep_duplicates: keep selection and held-out rows that equal a training row. Without it they are left out,
+                and more than 1 % of a split is refused.
             seed: of the draws, which all of them share.
 
         Returns:
-            The gains. The exact-posterior gain is a closed form where the distribution is one Gaussian or a mixture,
-            also with a share of such a prior; else it is by draws, and says so.
+            Gains in nats a row, with the verdict. The exact-posterior gain is a closed form where the distribution is
+            one Gaussian or a mixture, also with a share of such a prior; else it is by draws, and says so.
 
         Raises:
             UsageError: the prior does not depend on conditions; a distribution of other dimensions, or without a
-                density.
+                density; settings that cannot be used.
+            ArrayError: more than 1 % of the rows equal training rows.
+            NumericalError: the decoder answers NaN.
         """
         if self.priors is None or self.unconditional is None or self.unconditional.prior is None:
             raise UsageError(
                 "compare: expected a model with a prior p(z|c) (prior= a function of conditions), got one whose prior "
                 "is the same for all rows; audit measures its candidates"
             )
-        groups = None if self.groups is None else self.groups.get("heldout")
-        rows = Split("heldout", self.posteriors["heldout"].gather(), groups=groups)
-        plain = {MARGINAL: self.unconditional.prior, **unconditional}
-        return compare(conditional, plain, rows, self.priors["heldout"], seed=seed)
+        settings.check()
+        splits = [self._split(name, at) for name, at in self.priors.items()]
+        train, selection, heldout = sorted(splits, key=lambda s: SPLITS.index(s.name))
+        others, _ = without_duplicates(train, counted(selection), counted(heldout), keep=keep_duplicates)
+        prior = Prior(heldout.posteriors.d)
+        study = Study(train, *others, prior=prior, model=self.model, settings=settings, seed=seed)
+        return compare(conditional, {MARGINAL: self.unconditional.prior, **unconditional}, study)
+
+    def _split(self, name: str, at: Coordinates) -> Split:
+        rows = None if self.rows is None or self.model is None else self.rows[name]
+        groups = None if self.groups is None else self.groups.get(name)
+        return Split(name, self.posteriors[name].gather(), rows, groups, told=units_of(at))
 
     def generator(
         self, latent: LatentDistribution, *, copying: str = "untested", allow_rows: bool = False

@@ -153,6 +153,10 @@ class Conditioned(Distribution):
         p.fixed = c
         return p
 
+    def like(self, rows: Float[Tensor, "n e"]) -> "Conditioned":
+        """The same with the conditions of some rows, one for each z."""
+        return self.given(self.layout.parts(rows)[1])
+
     def beside(self, value: Tensor) -> tuple[Distribution, Tensor]:
         """p(x|z, c) under the conditions of some rows, one for each z, and the data of these rows."""
         x, c = self.layout.parts(value)

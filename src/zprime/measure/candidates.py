@@ -59,7 +59,7 @@ class Candidates:
         if not candidates:
             raise UsageError("candidates: expected at least one latent distribution, got none")
         for name in candidates:
-            check_name(name)
+            self.check_name(name)
         self.prior = Prior(next(iter(dims))) if prior is None else prior
         if self.prior.d not in dims:
             raise UsageError(f"prior: expected {next(iter(dims))} latents as the candidates have, got {self.prior.d}")
@@ -74,6 +74,10 @@ class Candidates:
                 if has_candidate(itself, self.prior):
                     self._report(CandidateId.of(name, r.epsilon), r, r.epsilon)
             self._report(CandidateId(name), itself, 0.0)
+
+    def check_name(self, name: str) -> None:
+        """Raise `UsageError` for a name that cannot be used."""
+        check_name(name)
 
     def _report(self, wanted: CandidateId, r: LatentDistribution, epsilon: float) -> None:
         self.distributions[wanted] = r
@@ -109,7 +113,11 @@ class Candidates:
     def only(self, names: Iterable[str]) -> "Candidates":
         """Some of the names, and the prior."""
         kept = set(names) | {PRIOR}
-        return Candidates({k: r for k, r in self.given.items() if k in kept}, prior=self.prior)
+        return type(self)({k: r for k, r in self.given.items() if k in kept}, prior=self.prior)
+
+    def told(self, rows: Float[Tensor, "n k"] | None) -> "Candidates":
+        """What they are for some rows, by what is told of these (`Split.told`). These here are the same for all."""
+        return self
 
     def base_log_probs(
         self, z: Float[Tensor, "n d"], names: Iterable[str] | None = None

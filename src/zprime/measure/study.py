@@ -39,6 +39,7 @@ class Split:
         groups: shape [n], integers: rows of one group are dependent; None where all are independent.
         modes: z of every row that may lie in modes of its posterior which the encoder misses; None where none were
             searched for.
+        told: what distributions that differ by row are told of each, e.g. its p(z|c); None where none differ.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Split:
     rows: Rows | None = None
     groups: Int[Tensor, " n"] | None = None
     modes: Float[Tensor, "n m d"] | None = None
+    told: Float[Tensor, "n k"] | None = None
 
     @property
     def n(self) -> int:
@@ -75,6 +77,10 @@ class Split:
         mean, covariance = self.moments
         return mean, Matrix(covariance)
 
+    def each(self, draws: int) -> Float[Tensor, "m k"] | None:
+        """What is told of the rows of so many draws: draw 0 of all rows, then draw 1, as posteriors draw."""
+        return None if self.told is None else self.told.repeat(draws, 1)
+
     def take(self, at: Int[Tensor, " m"]) -> "Split":
         """Some of the rows."""
         return Split(
@@ -83,6 +89,7 @@ class Split:
             None if self.rows is None else self.rows.take(at),
             None if self.groups is None else self.groups[at],
             None if self.modes is None else self.modes[at],
+            None if self.told is None else self.told[at],
         )
 
     def independent(self, rng: torch.Generator) -> "Split":
@@ -90,7 +97,7 @@ class Split:
         if self.design.plain:
             return self
         picked = self.take(self.design.independent(self.n, rng))
-        return Split(self.name, picked.posteriors.alone(), picked.rows, None, picked.modes)
+        return Split(self.name, picked.posteriors.alone(), picked.rows, None, picked.modes, picked.told)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zprime.distribution import LatentDistribution
 from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.gains import ELBO_DRAWS, RowGains, log_probs_of_rows
 from zprime.measure.likelihood.proposal import Plan, propose
@@ -47,21 +48,22 @@ def density_errors(
     Raises:
         UsageError: too few draws for the number of candidates.
     """
-    replicates = {name: r.replicates() for name, r in candidates.bases.items()}
-    replicates = {name: others for name, others in replicates.items() if others}
-    if not replicates:
+    names = [name for name, r in candidates.bases.items() if r.replicates()]
+    if not names:
         return {}
     some = split.take(torch.linspace(0, split.n - 1, min(ROWS, split.n)).long())
-    few, posteriors = candidates.only(replicates), some.posteriors
+    few, posteriors = candidates.only(names), some.posteriors
     z = posteriors.draw(rng=fork(rng, "code"), draws=ELBO_DRAWS)
-    made = {name: [r.log_prob(z) for r in (few.bases[name], *others)] for name, others in replicates.items()}
+    made = {name: [r.log_prob(z) for r in _made(few, some.each(ELBO_DRAWS), name)] for name in names}
     errors: Errors = {Gain.ELBO: _errors(few, made, prior_log_prob(few.prior, z), _mean(some.design))}
     if not draws or posteriors.form == "points":
         return errors
     plan = Plan.of(few, draws, modes=some.modes is not None)
-    drawn = propose(few, plan, posteriors.mean, posteriors.scale, fork(rng, "likelihood"), some.modes)
+    here, q = few.told(some.told), (posteriors.mean, posteriors.scale)
+    drawn = propose(here, plan, *q, fork(rng, "likelihood"), some.modes)
     flat, shape = drawn.z.flatten(0, 1), drawn.prior.shape
-    for name, others in replicates.items():
+    for name in names:
+        _, *others = _made(few, some.told, name)
         made[name] = [drawn.base[name], *(r.log_prob(flat).reshape(shape) for r in others)]
     sampled = {name: values for name, values in made.items() if name not in drawn.log_ratio}  # others: closed forms
     under_q = _log_mean(drawn.posterior - drawn.prior - drawn.proposal, some.design)
@@ -78,6 +80,12 @@ def with_density_error(e: Estimate, row_gains: RowGains, gain: Gain, wanted: Can
     if error is None:
         return e
     return widened(e, error, because=f"its log r(z) is not exact, which is ± {error:.2g} of the error")
+
+
+def _made(candidates: Candidates, told: Tensor | None, name: str) -> list[LatentDistribution]:
+    """A base, and its replicates, as they are for some rows."""
+    r = candidates.told(told).bases[name]
+    return [r, *r.replicates()]
 
 
 def _errors(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks
@@ -102,7 +102,9 @@ class Chain:
         self.study, self.model, self.candidates, self.wanted = study, model, candidates, wanted
         self.rows = study.settings.exchange
         self.plan = Plan.of(candidates, study.settings.draws, modes=study.search)
-        self.pool = Pool(candidates, wanted, rng=self._rng("pool"))
+        self.like = self._like(study.train)
+        told = None if self.like is None else self.like.told
+        self.pool = Pool(candidates, wanted, rng=self._rng("pool"), told=told)
         self._terms: dict[int, Terms] = {}
         self._log_prob: dict[tuple[int, int], Float[Tensor, " n"]] = {}
 
@@ -150,12 +152,26 @@ class Chain:
         rng = self._rng("simulate", place)
         heldout = self.study.heldout
         dtype = heldout.posteriors.mean.dtype if heldout.rows is None else heldout.rows.x.dtype
+        like = self.like
         if place in (0, FINEST):
-            r: LatentDistribution = self.candidates.prior if place == 0 else self.candidates.distribution(self.wanted)
-            _, rows = simulate(r, self.model, self.rows, dtype=dtype, rng=rng)
+            here = self.candidates.told(None if like is None else like.told)
+            r: LatentDistribution = here.prior if place == 0 else here.distribution(self.wanted)
+            _, rows = simulate(r, self.model, self.rows, dtype=dtype, rng=rng, like=_data(like))
         else:
-            rows = simulate_from(self.pool.draw(place, self.rows, rng=rng).to(dtype), self.model, rng=rng)
-        return Split(SIMULATED, encode(self.model, rows), rows), rows.x
+            at = self.pool.pick(place, self.rows, rng=rng)
+            like = None if like is None else like.take(self.pool.owner[at])
+            rows = simulate_from(self.pool.z[at].to(dtype), self.model, rng=rng, like=_data(like))
+        told = None if like is None else like.told
+        return Split(SIMULATED, encode(self.model, rows), rows, told=told), rows.x
+
+    def _like(self, train: Split) -> Split | None:
+        """Training rows whose conditions the simulated rows have; None where no candidate is told of any.
+
+        All places have the same ones. With them beside z, a bridge is between two distributions of both.
+        """
+        if train.told is None:
+            return None
+        return train.take(torch.randint(train.n, (self.rows,), generator=self._rng("like")))
 
     def _decode(self, simulated: Split, x: Tensor, rng: torch.Generator) -> Terms:
         posteriors = simulated.posteriors
@@ -164,8 +180,9 @@ class Chain:
             self.study.progress(WHAT, part.start, len(x))
             scale = posteriors.scale[part]
             modes = None if simulated.modes is None else simulated.modes[part]
-            drawn = propose(self.candidates, self.plan, posteriors.mean[part], scale, fork(rng, part.start), modes)
-            log_r = self.candidates.blend_log_probs(drawn.base, drawn.prior)[self.wanted]
+            here = self.candidates.told(None if simulated.told is None else simulated.told[part])
+            drawn = propose(here, self.plan, posteriors.mean[part], scale, fork(rng, part.start), modes)
+            log_r = here.blend_log_probs(drawn.base, drawn.prior)[self.wanted]
             log_x = log_probs_of_rows(self.model, drawn, x[part])
             check_decoded(log_x, simulated.posteriors.row_ids[part])
             found.append((log_x - drawn.proposal, log_r, drawn.prior))
@@ -176,19 +193,33 @@ class Chain:
         return self.study.stream("exchange", str(self.wanted), *names)
 
 
+def _data(like: Split | None) -> Tensor | None:
+    """The rows themselves."""
+    return None if like is None or like.rows is None else like.rows.x
+
+
 class Pool:
     """Latents from prior and candidate, half and half, from which bridges between the two are resampled.
 
-    They are drawn when a bridge first asks for them: most checks need none.
+    They are drawn when a bridge first asks for them: most checks need none. Where a candidate differs by row, a latent
+    belongs to one of some rows (`owner`), of which `told` is told: each row has as many, or one more.
     """
 
-    def __init__(self, candidates: Candidates, wanted: CandidateId, *, rng: torch.Generator) -> None:
-        self._r, self._p, self._rng = candidates.distribution(wanted), candidates.prior, rng
+    def __init__(
+        self,
+        candidates: Candidates,
+        wanted: CandidateId,
+        *,
+        rng: torch.Generator,
+        told: Float[Tensor, "n k"] | None = None,
+    ) -> None:
+        self._candidates, self._wanted, self._rng, self._told = candidates, wanted, rng, told
+        self.owner = (torch.arange(POOL // 2) % (1 if told is None else len(told))).repeat(2)
 
     @cached_property
     def z(self) -> Float[Tensor, "m d"]:
         """The latents, float64."""
-        both = (("p", self._p), ("r", self._r))
+        both = (("p", self._candidates.prior), ("r", self._r(self.owner[: POOL // 2])))
         return torch.cat([d.sample(POOL // 2, rng=fork(self._rng, name)).double() for name, d in both])
 
     def log_prob(self, place: int, log_r: Tensor, log_p: Tensor) -> Tensor:
@@ -199,8 +230,12 @@ class Pool:
 
     def draw(self, place: int, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Draws of a bridge."""
+        return self.z[self.pick(place, n, rng=rng)]
+
+    def pick(self, place: int, n: int, *, rng: torch.Generator) -> Int[Tensor, " n"]:
+        """Which latents of the pool are draws of a bridge."""
         share = torch.softmax(self._log_weight(place), 0)
-        return self.z[torch.multinomial(share, n, replacement=True, generator=rng)]
+        return torch.multinomial(share, n, replacement=True, generator=rng)
 
     def effective(self, place: int) -> float:
         """Effective number of draws of a bridge that the pool holds (Kish)."""
@@ -209,7 +244,11 @@ class Pool:
     @cached_property
     def _log_densities(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
         """Of candidate and prior at the latents."""
-        return self._r.log_prob(self.z), prior_log_prob(self._p, self.z)
+        return self._r(self.owner).log_prob(self.z), prior_log_prob(self._candidates.prior, self.z)
+
+    def _r(self, owner: Int[Tensor, " m"]) -> LatentDistribution:
+        """The candidate, for the rows that latents belong to."""
+        return self._candidates.told(None if self._told is None else self._told[owner]).distribution(self._wanted)
 
     def _log_weight(self, place: int) -> Float[Tensor, " m"]:
         log_r, log_p = self._log_densities

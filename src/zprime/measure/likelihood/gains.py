@@ -167,12 +167,12 @@ def _of_gaussians(
 ) -> RowGains:
     """The gains of rows with Gaussian posteriors, each component of a datum's posterior by itself."""
     posteriors = split.posteriors
-    elbo = elbo_gain(candidates, posteriors, rng=fork(rng, "code"))
+    elbo = elbo_gain(candidates.told(split.each(ELBO_DRAWS)), posteriors, rng=fork(rng, "code"))
     sampling = fork(rng, "likelihood")
     if model is not None and split.rows is not None and draws:
         sampled = sampled_gains(candidates, split, model, draws, rng=sampling, progress=progress)
         return replace(sampled, elbo=elbo, weights=split.weights, groups=split.groups)
-    closed = exact_posterior_gain(candidates, posteriors, rng=fork(rng, "evidence"))
+    closed = exact_posterior_gain(candidates.told(split.told), posteriors, rng=fork(rng, "evidence"))
     if not draws or len(closed) == len(candidates.blends):
         return RowGains(split.name, posteriors.row_ids, elbo, closed, weights=split.weights, groups=split.groups)
     others = candidates.only({blend.base for i, blend in candidates.blends.items() if i not in closed})
@@ -230,8 +230,9 @@ def sampled_gains(
     for part in blocks(n, CHUNK):
         progress(what, part.start, n)
         modes = None if split.modes is None else split.modes[part]
-        drawn = propose(candidates, plan, posteriors.mean[part], posteriors.scale[part], fork(rng, part.start), modes)
-        blends = candidates.blend_log_probs(drawn.base, drawn.prior)
+        here = candidates.told(None if split.told is None else split.told[part])
+        drawn = propose(here, plan, posteriors.mean[part], posteriors.scale[part], fork(rng, part.start), modes)
+        blends = here.blend_log_probs(drawn.base, drawn.prior)
         for k, v in candidates.blends.items():
             if v.base in drawn.log_ratio:
                 closed = drawn.log_ratio[v.base]
@@ -252,7 +253,8 @@ def sampled_gains(
     progress(what, n, n)
     wide = wider(posteriors.mean, posteriors.scale, candidates.width).nonzero().flatten()
     if len(wide):  # the proposal's scales are capped there, those of the exact-posterior gain are not
-        for k, values in exact_posterior_gain(candidates, posteriors.take(wide), rng=rng).items():
+        some = split.take(wide)
+        for k, values in exact_posterior_gain(candidates.told(some.told), some.posteriors, rng=rng).items():
             exact_posterior[k][wide] = values
     gains = RowGains(split.name, posteriors.row_ids, {}, exact_posterior, exact_posterior_quarter, draws=draws)
     if rows is None:

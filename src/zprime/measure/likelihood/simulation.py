@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Distribution
 
 from zprime.arrays import blocks
 from zprime.data import Rows
@@ -12,7 +13,7 @@ from zprime.distribution import LatentDistribution
 from zprime.likelihoods import draw
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import fork
-from zprime.vae import Decoder, Encoder, Model
+from zprime.vae import Alike, Decoder, Encoder, Model
 
 BATCH = 256  # part of the random streams' names, so a constant
 SIMULATED = "simulated"
@@ -56,7 +57,13 @@ class Simulated:
 
 
 def simulate(
-    r: LatentDistribution, model: Decoder, n: int, *, dtype: torch.dtype, rng: torch.Generator
+    r: LatentDistribution,
+    model: Decoder,
+    n: int,
+    *,
+    dtype: torch.dtype,
+    rng: torch.Generator,
+    like: Float[Tensor, "n *datum"] | None = None,
 ) -> tuple[Float[Tensor, "n d"], Rows]:
     """Draw z ~ r and x ~ p(x|z), noise included: each z is a draw from the posterior of its x under r.
 
@@ -66,17 +73,28 @@ def simulate(
         n: how many.
         dtype: what the decoder computes in.
         rng: source of randomness.
+        like: rows of data whose conditions the simulated ones have, one for each; None for what the model draws.
     """
     z = r.sample(n, rng=fork(rng, "z")).to(dtype)
-    return z, simulate_from(z, model, rng=rng)
+    return z, simulate_from(z, model, rng=rng, like=like)
 
 
-def simulate_from(z: Float[Tensor, "n d"], model: Decoder, *, rng: torch.Generator) -> Rows:
-    """Draw x ~ p(x|z), noise included, for given z."""
+def simulate_from(
+    z: Float[Tensor, "n d"], model: Decoder, *, rng: torch.Generator, like: Float[Tensor, "n *datum"] | None = None
+) -> Rows:
+    """Draw x ~ p(x|z), noise included, for given z; under the conditions of the rows `like`, if there are any."""
     n = len(z)
     with torch.no_grad():
-        parts = [draw(model.decode(z[i]), rng=fork(rng, "x", i.start)) for i in blocks(n, BATCH)]
+        parts = [
+            draw(_decoded(model, z[i], None if like is None else like[i]), rng=fork(rng, "x", i.start))
+            for i in blocks(n, BATCH)
+        ]
     return Rows(SIMULATED, torch.cat(parts), torch.arange(n))
+
+
+def _decoded(model: Decoder, z: Tensor, like: Tensor | None) -> Distribution:
+    p = model.decode(z)
+    return p.like(like) if like is not None and isinstance(p, Alike) else p
 
 
 def encode(model: Encoder, rows: Rows) -> MemoryPosteriors:

@@ -21,7 +21,9 @@ from dataclasses import replace
 from zprime.latent.selection import TIE, RowScores, paired, smallest_of_best
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import PRIOR, RowGains
+from zprime.measure.likelihood.modes import unsearchable
 from zprime.measure.likelihood.scores import elbo_estimate, likelihood_estimate
+from zprime.measure.likelihood.side import check_choice, measure_splits
 from zprime.measure.study import Study
 from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
@@ -38,6 +40,41 @@ NO_DECODER = (
     "The decoder, the rows and draws of them (`--draws`) would settle it: ELBO gain and exact-posterior gain do not "
     "count as two votes"
 )
+
+
+REPAIRED = (
+    "so the gains were measured again on fewer rows, with proposals around modes that annealed chains from the prior "
+    "found"
+)
+
+
+def by_likelihood(study: Study, candidates: Candidates) -> tuple[Study, dict[str, RowGains], Verdict]:
+    """Gains on both splits, the choice, its exchange check and the verdict.
+
+    Where the check fails all is done once more on fewer rows, with modes that chains from the prior find.
+
+    Returns:
+        The study, which says whether modes were searched for; gains by split; the verdict.
+    """
+    split_gains, verdict = _measured(study, candidates)
+    checked = verdict.exchange
+    if checked is None or not checked.failed or not study.settings.repair:
+        return study, split_gains, verdict
+    why_not = unsearchable(study, candidates)
+    if why_not:
+        why = [*verdict.why, f"the gains were not measured again: {why_not}"]
+        return study, split_gains, replace(verdict, why=why)
+    study = replace(study, search=True)
+    split_gains, verdict = _measured(study, candidates)
+    return study, split_gains, replace(verdict, repaired=True, why=[f"{told(checked)}; {REPAIRED}", *verdict.why])
+
+
+def _measured(study: Study, candidates: Candidates) -> tuple[dict[str, RowGains], Verdict]:
+    split_gains = measure_splits(study, candidates)
+    chosen = choose(candidates, split_gains["selection"], seed=study.seed)
+    checked, heldout = check_choice(study, candidates, chosen), split_gains["heldout"]
+    most = largest_group(study, heldout)
+    return split_gains, decide(candidates, chosen, heldout, checked, seed=study.seed, most=most)
 
 
 def choose(candidates: Candidates, selection: RowGains, *, seed: int) -> Choice:
