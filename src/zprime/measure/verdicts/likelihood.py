@@ -189,6 +189,11 @@ def _doubt(chosen: Choice, exchange: Exchange | None, label: str) -> str:
         return _unstable("selection split", worst.name, worst.gain)
     if not chosen.selection.stable:
         return _unstable("selection split", label, chosen.selection)
+    if exchange is None and chosen.unchecked:
+        return (
+            f"{label} looked best, but the exchange check cannot be made: {chosen.unchecked}. No likelihood gain is "
+            "used without it"
+        )
     if exchange is None:
         return "the exchange check was left out, and no likelihood gain is used without it. Ask for it (`--exchange`)"
     if exchange.failed:
