@@ -343,3 +343,29 @@ def test_the_error_of_an_inexact_density_is_in_all_three_gains() -> None:
         want = abs(float((own.of(gain)[NAME] - other.of(gain)[NAME])[some].mean()))
         assert errors[gain][NAME] == pytest.approx(want, rel=1e-6), gain
     assert set(density_errors(candidates, split, None, 200, rng=stream(0, "d"))) == {Gain.ELBO, Gain.EXACT_POSTERIOR}
+
+
+def test_posteriors_of_several_components_have_no_exchange_check_and_the_verdict_says_why() -> None:
+    """`model.encode` answers one Gaussian to a simulated row: calibration and check would be of another encoder."""
+    given = {}
+    for s, x in SPLITS.items():
+        mean, scale = MODEL.posterior(x)
+        two = torch.stack([mean - 0.2 * scale, mean + 0.2 * scale], 1).flatten(0, 1)
+        ids = torch.arange(len(x)) + 1000 * list(SPLITS).index(s)
+        parts = ids.repeat_interleave(2)
+        given[s] = (
+            MemoryPosteriors(two, scale.repeat_interleave(2, 0), row_ids=parts),
+            Rows(s, x.repeat_interleave(2, 0), parts),
+        )
+    posteriors, x = ({s: v[i] for s, v in given.items()} for i in (0, 1))
+    settings = replace(QUICK, draws=40, rows=60, ais=0)
+    audit = zprime.audit(
+        {"r": R}, posteriors, model=VAE, rows={s: x[s] for s in ("selection", "heldout")}, settings=settings
+    )
+    assert audit.entry("r+p1").heldout.likelihood is not None
+    assert audit.verdict.exchange is None
+    assert audit.verdict.decision == "undecided"
+    assert "the exchange check cannot be made: posteriors have several components" in audit.verdict.sentence
+    assert audit.likelihood is not None
+    assert audit.likelihood.calibration == []
+    assert "posteriors have several components" in html(audit)
