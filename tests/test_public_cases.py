@@ -11,7 +11,11 @@ import zprime
 from oracles import linear_gaussian
 from zprime import bring, likelihoods
 from zprime.errors import UsageError
+from zprime.reporting.page import html
+from zprime.reporting.samples import summary
 from zprime.results.audit import AuditSettings
+from zprime.results.names import CandidateId
+from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED
 from zprime.rng import stream
 
 QUICK = AuditSettings(rows=100, samples=0, draws=200, exchange=0, members=50, simulated=0, grid=4, map=50)
@@ -126,3 +130,92 @@ def test_a_wrapped_lambda_is_put_into_evaluation_mode_and_its_statistics_stay() 
     )
     assert not norm.training
     assert torch.equal(norm.running_mean, before)
+
+
+def test_whether_the_images_were_checked_to_be_copies() -> None:
+    """A strong fit in 64 latents, whose scales are tiny: the aggregated posterior decodes to the training rows.
+
+    The controls fire, `aggregated` copies, the prior does not; and membership stands beside the distances.
+    """
+    rng, d, D = stream(23, "strong fit"), 64, 72
+    basis = torch.linalg.qr(torch.randn(D, d, generator=rng, dtype=torch.float64)).Q
+    z = {s: torch.randn(n, d, generator=rng, dtype=torch.float64) for s, n in (("train", 150), ("heldout", 240))}
+    rows = {s: v @ basis.T + 0.01 * torch.randn(len(v), D, generator=rng, dtype=torch.float64) for s, v in z.items()}
+    mine = bring.modules(
+        lambda x: (x @ basis, torch.full((len(x), d), 0.01, dtype=torch.float64)),
+        lambda z: z @ basis.T,
+        rows,
+        gives="std",
+        likelihood=likelihoods.Gaussian(scale=0.01),
+        check=False,
+    )
+    fits = {"aggregated": zprime.fit("aggregated", **mine.splits)}
+    settings = replace(QUICK, rows=80, samples=100, draws=40, members=80)
+    audit = zprime.audit(fits, mine.posteriors, model=mine.model, rows=mine.rows, settings=settings)
+    side = audit.samples
+    assert side is not None
+    status = {name: side.controls[name].copying for name in (PLANTED, RECONSTRUCTED, REAL)}
+    assert status[PLANTED] is not None
+    assert status[PLANTED].status == "copies"
+    assert status[RECONSTRUCTED] is None or status[RECONSTRUCTED].status != "copies"
+    assert status[REAL] is None or status[REAL].status != "copies"
+    assert audit.copying("aggregated") == "copies"
+    assert audit.copying("prior") != "copies"
+    assert audit.shipped != "aggregated+p1"
+    attacked = audit.membership
+    assert attacked is not None
+    assert attacked.candidates[CandidateId("aggregated")].auc.low > 0.95
+    assert attacked.model is not None
+    assert attacked.model.auc.low < 0.5 < attacked.model.auc.high  # nothing was trained: the decoder knows no row
+    row = next(r for r in summary(audit, 100).rows if r.cells[0].key == audit.entry("aggregated").label)
+    assert "copies" in {c.text for c in row.cells}
+    page = html(audit)
+    start, end = page.index('id="membership"'), page.index('id="samples"')
+    beside = page[start:end]
+    assert beside.count("<h2") == 1  # the heading of the distances: no other section is between
+    assert "gain of aggregated" in beside
+
+
+def match_rate(x: torch.Tensor) -> float:
+    """Proportion of rows of a table of n in {1, 2, 3} and one-hot c whose c is the one that belongs to n."""
+    n = x[:, 0].round().clamp(1, 3)
+    return float((n == 1 + x[:, 1:].argmax(1)).double().mean())
+
+
+def test_a_table_that_loses_a_relation_of_its_columns_loses_it_in_z() -> None:
+    """n in {1, 2, 3} with c = a, b, c: 1.00 in data, 1/3 if columns are independent.
+
+    Reconstructions keep the relation and draws of the prior do not: so it is z', and one that follows the codes mends
+    it. Codes lie in three places along one of two latents, where N(0, I) has its mass in between, too.
+    """
+    rng = stream(20, "relation")
+    sizes = {"train": 600, "heldout": 400}
+    n = {s: 1 + torch.randint(3, (size,), generator=rng) for s, size in sizes.items()}
+    rows = {
+        s: torch.cat([v[:, None].double(), nn.functional.one_hot(v - 1, 3).double()], 1)
+        + 0.05 * torch.randn(len(v), 4, generator=rng, dtype=torch.float64)
+        for s, v in n.items()
+    }
+    assert match_rate(rows["train"]) == 1.0
+    alone = torch.cat([rows["train"][:, :1], rows["train"][torch.randperm(600, generator=rng)][:, 1:]], 1)
+    assert match_rate(alone) == pytest.approx(1 / 3, abs=0.06)
+    corner = 1.5 * torch.tensor([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]], dtype=torch.float64)
+
+    def encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x[:, 1:] @ corner, torch.full((len(x), 2), 0.1, dtype=torch.float64)
+
+    def decode(z: torch.Tensor) -> torch.Tensor:  # n is linear in z, and c is what lies nearest
+        which = torch.softmax(8 * z @ corner.T, 1)
+        return torch.cat([2 + z @ (corner.T @ torch.tensor([-1.0, 0.0, 1.0]).double() / 3.375)[:, None], which], 1)
+
+    mine = bring.modules(encode, decode, rows, gives="std", likelihood=likelihoods.Gaussian(scale=0.2), check=False)
+    assert mine.model is not None
+    assert match_rate(mine.model.decode(mine.posteriors["heldout"].gather().mean).mean) == 1.0
+    drawn = {
+        "prior": zprime.latent.Prior(2),
+        "mixture": zprime.fit(zprime.latent.MixtureSettings(components=3), **mine.splits).distribution,
+    }
+    rate = {name: match_rate(zprime.sample(mine.generator(r), 600, seed=1)[1]) for name, r in drawn.items()}
+    assert rate["mixture"] > 0.95
+    assert rate["prior"] < 0.85
+    assert rate["prior"] > 1 / 3

@@ -21,12 +21,13 @@ from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.entries import draws_per_second, entry
 from zprime.measure.latents.averages import averages
 from zprime.measure.latents.side import latents_side, surgeries
+from zprime.measure.likelihood.by_datum import ByDatum
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.likelihood.membership import membership
 from zprime.measure.likelihood.proposal import wider
 from zprime.measure.likelihood.scores import UNIT
 from zprime.measure.likelihood.side import likelihood_side
-from zprime.measure.prior import closed, prior_width
+from zprime.measure.prior import closed, prior_log_prob, prior_width
 from zprime.measure.samples.pictures import candidate_grids, held_out_grids, latent_map
 from zprime.measure.samples.side import measure_samples
 from zprime.measure.study import Space, Split, Study, gather, near, without_duplicates
@@ -194,7 +195,7 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
     shape = tensors["grid.prior"].shape[1:] if "grid.prior" in tensors else ()
     return Audit(
         data=study.data,
-        model=_model(study.train),
+        model=_model(study),
         entries=[make(wanted, fits.get(wanted.name)) for wanted in candidates.ids],
         surgery=cuts,
         verdict=verdict,
@@ -215,13 +216,24 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
     )
 
 
-def _model(train: Split) -> ModelInfo:
+def _model(study: Study) -> ModelInfo:
     """What is known of the model: its latents, and what ELBO surgery does not say of codes without a density."""
-    codes = train.posteriors
+    codes = study.train.posteriors
     if codes.form != "points":
         return ModelInfo(codes.d)
     variance = marginal_moments(codes)[1].tolist()
-    return ModelInfo(codes.d, posterior="none" if codes.datum is None else "draws", codes=codes.data, variance=variance)
+    kind = "none" if codes.datum is None and codes.log_q is None else "draws"
+    return ModelInfo(codes.d, posterior=kind, codes=codes.data, variance=variance, kl=_kl_of_draws(study))
+
+
+def _kl_of_draws(study: Study) -> Estimate | None:
+    """Mean KL(q||p) of training rows where draws are known with log q there."""
+    codes = study.train.posteriors
+    if codes.log_q is None:
+        return None
+    by = ByDatum.of(codes)
+    rows = by.mean(codes.log_q - prior_log_prob(study.prior, codes.mean))
+    return mean_estimate(rows, unit=UNIT, split="train", seed=study.seed, design=by.design(study.train))
 
 
 def _log_prior(heldout: RowGains, seed: int) -> Estimate | None:

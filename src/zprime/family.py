@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import check_matrix, gaussian_log_prob
+from zprime.arrays import check_finite, check_matrix, gaussian_log_prob
 from zprime.errors import ArrayError
 
 
@@ -83,3 +83,18 @@ def check_scale(mean: Tensor, scale: Tensor) -> None:
             f"scale: expected lower triangular Cholesky factors, got {scale[row, i, j].item():g} above the diagonal in "
             f"row {row}; torch.linalg.cholesky gives them from covariances"
         )
+
+
+def check_log_q(log_q: Tensor | None, mean: Tensor, *, points: bool) -> Float[Tensor, " n"] | None:
+    """Log q(z|x) at draws in float64; raise `ArrayError` unless it is one finite number a row, and rows are points."""
+    if log_q is None:
+        return None
+    if not points:
+        raise ArrayError("log_q: expected it beside draws alone, got it beside a scale, which says log q everywhere")
+    if log_q.shape != mean.shape[:1] or not log_q.is_floating_point():
+        raise ArrayError(
+            f"log_q: expected {len(mean)} numbers, log q(z|x) of each draw in nats, got {log_q.dtype} of shape "
+            f"{list(log_q.shape)}; add up what is given for each latent"
+        )
+    check_finite("log_q", log_q)
+    return log_q.detach().to(mean.device).double()

@@ -2,7 +2,7 @@
 
 Their mixture is the aggregated posterior. In memory or in shards on disk, the same methods. A Gaussian has standard
 deviations, or the Cholesky factor of a full covariance. Rows with the same id are the components of one datum's
-posterior. A row may also be a point: a draw from a posterior of which nothing else is known, or a code without one.
+posterior. A row may also be a point: a draw from a posterior of which at most log q there is known, or a code.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from zprime import chain, memory
 from zprime.aggregate import WORDS, Aggregate, Form, Shard
 from zprime.arrays import check_finite, check_matrix, gaussian_log_prob, variances
 from zprime.errors import ArrayError
-from zprime.family import Family, check_scale, log_sums
+from zprime.family import Family, check_log_q, check_scale, log_sums
 from zprime.kernels import DiagonalMixture, FullMixture
 from zprime.schema import guarded
 from zprime.schema.kinds import SHARD, check
@@ -71,6 +71,8 @@ class MemoryPosteriors(Posteriors):
         mean: shape [n, d].
         scale: standard deviations, shape [n, d]; lower triangular factors of full covariances, shape [n, d, d]; zeros
             where the rows are points.
+        log_q: shape [n], float64: log q(z|x) of the datum of each row, in nats, where rows are draws of which it is
+            known; else None.
     """
 
     def __init__(
@@ -81,13 +83,15 @@ class MemoryPosteriors(Posteriors):
         row_ids: Int[Tensor, " n"] | None = None,
         weights: Float[Tensor, " n"] | None = None,
         labels: Int[Tensor, " n"] | None = None,
+        log_q: Float[Tensor, " n"] | None = None,
     ) -> None:
         """Take means, and standard deviations or lower triangular Cholesky factors; None for points.
 
         Rows with the same id are components of one datum's posterior, with weights that say what each counts.
 
         Raises:
-            ArrayError: shapes differ, something is not finite, a scale is not above 0, weights do not add up to 1.
+            ArrayError: shapes differ, something is not finite, a scale is not above 0, weights do not add up to 1, or
+                log_q beside a scale.
         """
         check_matrix("mean", mean)
         n, d = mean.shape
@@ -110,6 +114,7 @@ class MemoryPosteriors(Posteriors):
         self.row_ids = (torch.arange(n, device=mean.device) if row_ids is None else row_ids).to(mean.device)
         self.weights = None if weights is None else weights.to(mean.device)
         self.labels = None if labels is None else labels.to(mean.device)
+        self.log_q = check_log_q(log_q, mean, points=self.form == "points")
         if self.row_ids.shape != (n,) or (labels is not None and labels.shape != (n,)):
             got = [list(t.shape) for t in (self.row_ids, labels) if t is not None]
             raise ArrayError(f"row_ids and labels: expected {n} each, as mean has rows, got shapes {got}")
@@ -245,6 +250,7 @@ class MemoryPosteriors(Posteriors):
             None if self.form == "points" else self.scale[rows],
             row_ids=self.row_ids[rows],
             labels=None if self.labels is None else self.labels[rows],
+            log_q=None if self.log_q is None else self.log_q[rows],
         )
         some.__dict__["datum"] = datum  # ids may be there twice where rows are drawn with replacement
         some.__dict__["family"] = None if datum is None else self.family
@@ -298,7 +304,9 @@ class MemoryPosteriors(Posteriors):
             )
         normalised = weights.double() / total
         scale = None if self.form == "points" else self.scale
-        other = MemoryPosteriors(self.mean, scale, row_ids=self.row_ids, weights=normalised, labels=self.labels)
+        other = MemoryPosteriors(
+            self.mean, scale, row_ids=self.row_ids, weights=normalised, labels=self.labels, log_q=self.log_q
+        )
         other.__dict__["datum"] = self.datum
         return other
 

@@ -164,7 +164,8 @@ def gather(
 
     Raises:
         UsageError: a split is missing.
-        ArrayError: rows and posteriors do not belong together, or a group lies in two splits.
+        ArrayError: rows and posteriors do not belong together, a group lies in two splits, or log q is known at the
+            draws of some splits only.
     """
     for name in SPLITS:
         if name not in posteriors:
@@ -183,6 +184,9 @@ def gather(
         raise UsageError(f"groups: expected those of the selection and heldout rows, got {', '.join(groups) or 'none'}")
     codes = codes_of_splits(groups, {name: posteriors[name].n for name in SPLITS})
     train, selection, heldout = (_split(name, posteriors[name], given.get(name), codes.get(name)) for name in SPLITS)
+    known = [s.name for s in (train, selection, heldout) if s.posteriors.log_q is not None]
+    if len(known) not in (0, len(SPLITS)):
+        raise ArrayError(f"log_q: expected it at the draws of all splits or of none, got it for {', '.join(known)}")
     return train, counted(selection), counted(heldout)
 
 

@@ -255,7 +255,8 @@ def _beside(e: Estimate, prior: Estimate) -> str:
 
 def _role(audit: Audit) -> list[str]:
     d, active = len(audit.variance), audit.active
-    cost = f" Here it costs {nats(audit.surgery['train'].mean_kl.value)} nats per row." if audit.surgery else ""
+    kl = audit.surgery["train"].mean_kl if audit.surgery else audit.model.kl
+    cost = "" if kl is None else f" Here it costs {nats(kl.value)} nats per row."
     trained = "there was none: the autoencoder has no posteriors."
     if audit.model.posterior != "none":
         trained = (

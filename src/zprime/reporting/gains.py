@@ -14,7 +14,7 @@ NOTE = (
     "Gain over the prior in nats per row ± one standard error, paired over {rows:,} held-out rows, conditional on this "
     "model. ELBO gain: change of the ELBO with the encoder as it is; exact-posterior gain: change of log p(x) if the "
     "encoder were exact; likelihood gain: change of log p(x), with the decoder, by importance sampling on {draws} "
-    "draws a row that all candidates share. “?” marks a figure whose own check failed; (bound) and (estimate) say what "
+    "that all candidates share. “?” marks a figure whose own check failed; (bound) and (estimate) say what "
     "log r(z) is where it is not exact, and its own error is in the interval. “+ e % p” is a candidate: mixed "
     "with that much of the prior. Grey rows are distributions themselves: shown, never chosen. Drawn: 95 % intervals "
     "on one scale, an arrow where one is beyond it. Rows behind, at least: effective training rows (Kish 1965) of the "
@@ -110,7 +110,8 @@ def _bar(e: Estimate, low: float, high: float) -> Bar:
 
 
 def _note(audit: Audit) -> str:
-    note = NOTE.format(rows=audit.entries[0].heldout.elbo.gain.n, draws=audit.settings.draws)
+    draws = f"{audit.settings.draws} draws a row" if audit.model.kl is None else "the known draws of each posterior"
+    note = NOTE.format(rows=audit.entries[0].heldout.elbo.gain.n, draws=draws)
     return note + (LIKELIHOOD_NOTE if drawn_gain(audit) is Gain.LIKELIHOOD else "")
 
 

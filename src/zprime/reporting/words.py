@@ -43,6 +43,17 @@ NO_POSTERIOR = {
     "depend on it, by log s a dimension. Gains are those in the log-density of held-out codes, over {base}.",
 }
 """Why some parts are not there, by `model.posterior`."""
+KNOWN_AT_DRAWS = (
+    "Of the posteriors only draws are known, with log q(z|x) there: mean KL(q‖p) of training rows is {kl} nats. There "
+    "is no ELBO surgery, no bound on the hole and no mixture of posteriors: they ask for log q elsewhere."
+)
+"""The same where log q is known at the draws."""
+SAMPLED = (
+    " These draws are the proposal of the likelihood gain. The exchange check and the calibration encode simulated "
+    "rows, which have no such draws: they are left out, and without that check the verdict by likelihood does not "
+    "leave the prior."
+)
+"""And where there is a likelihood gain."""
 
 
 FAULTS = {
@@ -67,4 +78,7 @@ def prior_name(audit: Audit) -> str:
 
 def no_posterior(audit: Audit) -> str:
     """Why some parts are not there."""
+    kl = audit.model.kl
+    if kl is not None:
+        return KNOWN_AT_DRAWS.format(kl=kl) + (SAMPLED if audit.likelihood is not None else "")
     return NO_POSTERIOR[audit.model.posterior].format(base=prior_name(audit))

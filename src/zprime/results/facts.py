@@ -132,6 +132,7 @@ class ModelInfo:
         posterior: what is known of q(z|x): its `density`; `draws` of it alone; `none`, where the encoder gives codes.
         codes: training rows, with `draws` and `none`, where no ELBO surgery counts them.
         variance: of the training codes in every dimension, there too.
+        kl: mean KL(q||p) of training rows, with `draws` where log q is known at them: the mean of log q - log p.
     """
 
     latents: int
@@ -145,6 +146,7 @@ class ModelInfo:
     posterior: str = "density"
     codes: int = 0
     variance: list[float] = field(default_factory=list)
+    kl: Estimate | None = None
 
 
 @dataclass(frozen=True)

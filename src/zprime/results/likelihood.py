@@ -33,7 +33,7 @@ class InferenceGap:
         log_prob: mean log p(x) under the prior, by the draws of the likelihood gain: a lower bound in expectation.
         elbo: mean ELBO.
         reconstruction: mean of E_q[log p(x|z)].
-        kl: mean KL(q||p), exact.
+        kl: mean KL(q||p), exact; of posteriors of which only draws are known, the mean of log q - log p at these.
         gap: mean of log p(x) - ELBO, paired over rows: KL(q(z|x) || p(z|x)); a lower bound in expectation, as log p(x)
             is. Stable if it moved by less than 0.2 nats (`Thresholds.drift`) from a quarter of the draws to all.
     """

@@ -57,12 +57,14 @@ class Choice:
         gain: which gain chose: the likelihood gain, or the ELBO gain where there is no decoder.
         selection: that gain of `best` on the selection split, nats a row.
         ranking: every candidate on the selection split.
+        unchecked: why no exchange check of these posteriors can be made; empty where it can.
     """
 
     best: str
     gain: Gain
     selection: Estimate
     ranking: list[Ranking]
+    unchecked: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from zprime.distribution import LatentDistribution
 from zprime.measure.candidates import Candidates, mix
-from zprime.measure.likelihood.gains import ELBO_DRAWS, RowGains, log_probs_of_rows
+from zprime.measure.likelihood.by_datum import ByDatum
+from zprime.measure.likelihood.decoding import log_probs_at, log_probs_of_rows
+from zprime.measure.likelihood.gains import ELBO_DRAWS, RowGains
 from zprime.measure.likelihood.proposal import Plan, propose
 from zprime.measure.prior import prior_log_prob
 from zprime.measure.study import Split
@@ -51,6 +53,9 @@ def density_errors(
     names = [name for name, r in candidates.bases.items() if r.replicates()]
     if not names:
         return {}
+    known = split.posteriors.datum is not None and split.posteriors.log_q is not None
+    if known:
+        return _of_draws(candidates.only(names), _some_data(split), model if draws else None)
     some = split.take(torch.linspace(0, split.n - 1, min(ROWS, split.n)).long())
     few, posteriors = candidates.only(names), some.posteriors
     z = posteriors.draw(rng=fork(rng, "code"), draws=ELBO_DRAWS)
@@ -72,6 +77,28 @@ def density_errors(
         with_x = _log_mean(log_probs_of_rows(model, drawn, some.rows.x) - drawn.proposal, some.design)
         errors[Gain.LIKELIHOOD] = _errors(few, made, drawn.prior, with_x)
     return errors
+
+
+def _some_data(split: Split) -> Split:
+    """All draws of at most 16 data, evenly spaced."""
+    index = ByDatum.of(split.posteriors).index
+    kept = torch.linspace(0, int(index.max()), min(ROWS, int(index.max()) + 1)).long()
+    return split.take(torch.isin(index, kept).nonzero().flatten())
+
+
+def _of_draws(few: Candidates, some: Split, model: Decoder | None) -> Errors:
+    """The same where rows are draws with a known log q: on these draws."""
+    by, z = ByDatum.of(some.posteriors), some.posteriors.mean
+    log_p, design = prior_log_prob(few.prior, z), by.design(some)
+    made = {name: [r.log_prob(z) for r in _made(few, some.told, name)] for name in few.bases}
+    means: dict[Gain, Mean] = {
+        Gain.ELBO: lambda log_r: design.mean(by.mean(log_r)),
+        Gain.EXACT_POSTERIOR: lambda log_r: design.mean(by.log_mean(log_r - log_p)),
+    }
+    if model is not None and some.rows is not None and some.posteriors.log_q is not None:
+        fixed = log_probs_at(model, z, some.rows.x, torch.arange(len(z))) - some.posteriors.log_q
+        means[Gain.LIKELIHOOD] = lambda log_r: design.mean(by.log_mean(log_r + fixed))
+    return {gain: _errors(few, made, log_p, mean) for gain, mean in means.items()}
 
 
 def with_density_error(e: Estimate, row_gains: RowGains, gain: Gain, wanted: CandidateId) -> Estimate:

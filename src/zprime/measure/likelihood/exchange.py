@@ -22,7 +22,8 @@ from torch import Tensor
 from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.measure.candidates import Candidates
-from zprime.measure.likelihood.gains import CHUNK, check_decoded, log_means, log_probs_of_rows
+from zprime.measure.likelihood.decoding import check_decoded, log_probs_of_rows
+from zprime.measure.likelihood.gains import CHUNK, log_means
 from zprime.measure.likelihood.modes import searched
 from zprime.measure.likelihood.proposal import Plan, propose
 from zprime.measure.likelihood.simulation import SIMULATED, encode, simulate, simulate_from
@@ -53,10 +54,10 @@ def exchange_check(study: Study, candidates: Candidates, wanted: CandidateId, ga
         gain: its gain on the selection split, nats a row: what the error of the shift is held against.
 
     Returns:
-        None without a model, or where no rows or no draws are asked for.
+        None without a model, where no rows or no draws are asked for, or where `uncheckable` says why not.
     """
     settings, model = study.settings, study.model
-    if model is None or not settings.exchange or not settings.draws:
+    if model is None or not settings.exchange or not settings.draws or uncheckable(study):
         return None
     chain = Chain(study, model, candidates, wanted)
     steps = 1
@@ -78,6 +79,20 @@ def exchange_check(study: Study, candidates: Candidates, wanted: CandidateId, ga
         on_candidate=mean_estimate(from_candidate, unit=UNIT, split=SIMULATED, seed=study.seed),
         informative=stderr <= THRESHOLDS.informative * abs(gain),
     )
+
+
+def uncheckable(study: Study) -> str:
+    """Why simulated rows cannot be encoded as the rows of the study were; empty where they can.
+
+    The check runs the estimator of the likelihood gain on rows that the model made, and `model.encode` answers one
+    Gaussian to each: where posteriors are something else, that is not the same estimator.
+    """
+    posteriors = study.heldout.posteriors
+    if posteriors.form == "points":
+        return "posteriors are known by their draws, and `model.encode` gives none of simulated rows with log q there"
+    if posteriors.family is not None:
+        return "posteriors have several components, and `model.encode` answers one Gaussian to a simulated row"
+    return ""
 
 
 @dataclass(frozen=True, eq=False)

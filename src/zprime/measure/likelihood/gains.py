@@ -11,10 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks
-from zprime.errors import NumericalError, UsageError
+from zprime.errors import UsageError
 from zprime.latent.selection import TIE
 from zprime.measure.candidates import Candidates, mix
-from zprime.measure.likelihood.proposal import Draws, Plan, propose, wider
+from zprime.measure.likelihood.by_datum import ByDatum
+from zprime.measure.likelihood.decoding import check_decoded, log_probs_at, log_probs_of_rows
+from zprime.measure.likelihood.proposal import Plan, propose, wider
 from zprime.measure.prior import prior_kl, prior_log_prob
 from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
@@ -29,7 +31,6 @@ from zprime.vae import Decoder
 ELBO_DRAWS = 16
 CHUNK = 8  # rows whose draws are decoded together: part of the random streams' names, so a constant
 BARE = "gains: expected gains that were measured with a decoder, got gains without a likelihood gain"
-DECODE = 256  # latents a block: their decoded rows stay in cache
 PRIOR = CandidateId("prior")
 DIVERGE = "diverge: q is wider than the prior there"
 
@@ -50,10 +51,12 @@ class RowGains:
         log_prior: log p_p(x) by the same draws, nats a row.
         log_prior_quarter: the same from the first quarter of the draws.
         reconstruction: E_q[log p(x|z)], the mean over those of the draws that are of q itself, nats a row.
-        kl: KL(q||p), nats a row: exact where p is N(0, I), else the mean over 16 draws of the row.
+        kl: KL(q||p), nats a row: exact where p is N(0, I), else the mean over 16 draws of the row, or over those that
+            were brought.
         khat: Pareto k-hat of each row's weights.
         draws: draws a row of the likelihood gain, and of the exact-posterior gain where it has no closed form; 0 where
             none were needed.
+        brought: whether these were brought, with log q there: then each row here is a datum, with all of its draws.
         weights: what each row counts; None for equal weights.
         groups: integers: rows of one group are dependent; None where all are independent.
         density_error: gain -> candidate -> standard error that the gain has because log r is a bound or an estimate,
@@ -73,6 +76,7 @@ class RowGains:
     kl: Float[Tensor, " n"] | None = None
     khat: dict[CandidateId, Float[Tensor, " n"]] = field(default_factory=dict)
     draws: int = 0
+    brought: bool = False
     weights: Float[Tensor, " n"] | None = None
     groups: Int[Tensor, " n"] | None = None
     density_error: dict[Gain, dict[CandidateId, float]] = field(default_factory=dict)
@@ -134,7 +138,8 @@ def measure_gains(
     """
     posteriors = split.posteriors
     if posteriors.form == "points":
-        return _of_points(candidates, split)
+        known = None if posteriors.datum is None else posteriors.log_q
+        return _of_points(candidates, split) if known is None else _of_draws(candidates, split, known, model, draws)
     gains = _of_gaussians(candidates, split, model, draws, rng=rng, progress=progress)
     exact, quarter = (
         {k: posteriors.by_datum(v) for k, v in of.items()}
@@ -154,6 +159,48 @@ def _of_points(candidates: Candidates, split: Split) -> RowGains:
     elbo = {i: log_r - log_p for i, log_r in candidates.log_probs(z).items()}
     exact = {} if points.datum is None else {i: points.by_datum(v) for i, v in elbo.items()}
     return RowGains(split.name, points.row_ids, elbo, exact, weights=split.weights, groups=split.groups)
+
+
+def _of_draws(
+    candidates: Candidates, split: Split, log_q: Float[Tensor, " n"], model: Decoder | None, draws: int
+) -> RowGains:
+    """Gains of draws where log q is known: one row a datum. The proposal of the likelihood gain is q itself."""
+    points, by = split.posteriors, ByDatum.of(split.posteriors)
+    log_p = prior_log_prob(candidates.prior, points.mean)
+    log_r, design = candidates.log_probs(points.mean), by.design(split)
+    gains = RowGains(
+        split.name,
+        points.row_ids[by.first],
+        {i: by.mean(v - log_p) for i, v in log_r.items()},
+        {i: by.log_mean(v - log_p) for i, v in log_r.items()},
+        kl=by.mean(log_q - log_p),
+        brought=True,
+        weights=design.weights,
+        groups=design.groups,
+    )
+    if model is None or split.rows is None or not draws:
+        return gains
+    log_x = log_probs_at(model, points.mean, split.rows.x, torch.arange(points.n))
+    for lost in (~torch.isfinite(by.log_mean(log_x))).nonzero().flatten()[:1]:
+        check_decoded(log_x[by.index == lost][None], gains.ids[lost][None])
+    terms = {i: log_x + v - log_q for i, v in log_r.items()}
+    full, quarter = ({i: by.log_means(v)[part] for i, v in terms.items()} for part in (0, 1))
+    khat = {i: by.khat(v) for i, v in terms.items()}
+    decoded = replace(gains, reconstruction=by.mean(log_x), khat=khat, draws=int(by.count.min()))
+    return _over_prior(decoded, full, quarter)
+
+
+def _over_prior(
+    gains: RowGains, full: dict[CandidateId, Float[Tensor, " n"]], quarter: dict[CandidateId, Float[Tensor, " n"]]
+) -> RowGains:
+    """With the likelihood gains of log p_r(x) under every candidate, by all draws and by the first quarter."""
+    return replace(
+        gains,
+        likelihood={k: v - full[PRIOR] for k, v in full.items()},
+        quarter={k: v - quarter[PRIOR] for k, v in quarter.items()},
+        log_prior=full[PRIOR],
+        log_prior_quarter=quarter[PRIOR],
+    )
 
 
 def _of_gaussians(
@@ -259,16 +306,8 @@ def sampled_gains(
     gains = RowGains(split.name, posteriors.row_ids, {}, exact_posterior, exact_posterior_quarter, draws=draws)
     if rows is None:
         return gains
-    return replace(
-        gains,
-        likelihood={k: v - full[PRIOR] for k, v in full.items()},
-        quarter={k: v - quarter[PRIOR] for k, v in quarter.items()},
-        log_prior=full[PRIOR],
-        log_prior_quarter=quarter[PRIOR],
-        reconstruction=reconstruction,
-        kl=prior_kl(candidates.prior, posteriors, rng=fork(rng, "kl")),
-        khat=khat,
-    )
+    kl = prior_kl(candidates.prior, posteriors, rng=fork(rng, "kl"))
+    return _over_prior(replace(gains, reconstruction=reconstruction, kl=kl, khat=khat), full, quarter)
 
 
 def moved(
@@ -287,7 +326,7 @@ def moved(
     if not e.stable:
         return e
     by = design.mean(full) - design.mean(quarter)
-    because = f"moved {by:+.3f} nats from {draws // 4} to {draws} draws (limit {limit:.3f})"
+    because = f"moved {by:+.3f} nats from {max(draws // 4, 1)} to {draws} draws (limit {limit:.3f})"
     return replace(e, stable=abs(by) < limit, because=because)
 
 
@@ -301,28 +340,3 @@ def log_means(terms: Float[Tensor, "b k"]) -> tuple[Float[Tensor, " b"], Float[T
     k = terms.shape[1]
     few = k // 4
     return torch.logsumexp(terms, 1) - math.log(k), torch.logsumexp(terms[:, :few], 1) - math.log(few)
-
-
-def log_probs_of_rows(model: Decoder, drawn: Draws, x: Tensor) -> Float[Tensor, "b k"]:
-    """Log p(x_i|z_ik) of a few rows, in nats, in blocks of latents."""
-    b, k, d = drawn.z.shape
-    flat = drawn.z.reshape(-1, d).to(x.dtype)
-    row = torch.arange(b).repeat_interleave(k)
-    parts = [model.decode(flat[i]).log_prob(x[row[i]]).double() for i in blocks(len(flat), DECODE)]
-    return torch.cat(parts).reshape(b, k)
-
-
-def check_decoded(log_x: Float[Tensor, "b k"], ids: Tensor) -> None:
-    """Raise `NumericalError` where the decoder answers NaN, or 0 at every draw: no gain could be computed from it."""
-    dead = torch.isneginf(log_x).all(1)
-    if bool(dead.any()):
-        raise NumericalError(
-            f"decoder: p(x|z) is 0 for row {int(ids[dead][0])} at all of {log_x.shape[1]} draws; check that the rows "
-            "are of the kind that p(x|z) can make"
-        )
-    bad = torch.isnan(log_x).any(1)
-    if bool(bad.any()):
-        raise NumericalError(
-            f"decoder: log p(x|z) is NaN for row {int(ids[bad][0])} at {int(torch.isnan(log_x[bad][0]).sum())} of "
-            f"{log_x.shape[1]} draws; check that the rows are scaled as in training, and that the weights are finite"
-        )

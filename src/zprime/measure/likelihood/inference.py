@@ -30,10 +30,11 @@ def inference_gap(row_gains: RowGains, *, seed: int) -> InferenceGap:
     gap, log_prob = (
         moved(mean(v), whole, quarter, row_gains.draws, design, limit=THRESHOLDS.drift) for v in (whole - elbo, whole)
     )
+    kl = exact(design.mean(row_gains.kl), n=design.effective(len(row_gains.kl)), unit=UNIT, split=row_gains.split)
     return InferenceGap(
         log_prob=log_prob,
         elbo=mean(elbo),
         reconstruction=mean(row_gains.reconstruction),
-        kl=exact(design.mean(row_gains.kl), n=design.effective(len(row_gains.kl)), unit=UNIT, split=row_gains.split),
+        kl=mean(row_gains.kl) if row_gains.brought else kl,
         gap=gap,
     )

@@ -1,5 +1,6 @@
 """Membership: can training rows be told from held-out rows by how likely the model, or a candidate, finds them?"""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,7 +39,9 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
     kept = heldout.design.independent(len(heldout.ids), fork(rng, "independent", "heldout"))
     if min(len(picked), len(kept)) < 2:
         return None
-    some = study.train.take(picked).independent(fork(rng, "independent"))
+    taken = study.train.take(picked)
+    joined = taken.posteriors.datum is not None and taken.posteriors.log_q is not None  # gains are then by datum
+    some = taken if joined else taken.independent(fork(rng, "independent"))
     if some.n < 2:
         return None
     some = searched(study, candidates, some, rng=fork(rng, "modes"), progress=study.progress)
@@ -51,13 +54,16 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
         progress=study.progress,
     )
     # of a datum with several parts one is taken, so that a gain of the whole is not to be had
-    gain = _score(train, heldout) if study.train.posteriors.datum is None else Gain.ELBO
-    inside, outside = train.of(gain), {i: v[kept] for i, v in heldout.of(gain).items()}
+    gain = _score(train, heldout) if joined or study.train.posteriors.datum is None else Gain.ELBO
+    chosen = train.design.independent(len(train.ids), fork(rng, "data")) if joined else torch.arange(some.n)
+    if len(chosen) < 2:
+        return None
+    inside, outside = ({i: v[at] for i, v in g.of(gain).items()} for g, at in ((train, chosen), (heldout, kept)))
     model = None
     if train.log_prior is not None and heldout.log_prior is not None:
-        model = attack(train.log_prior, heldout.log_prior[kept], seed=study.seed)
+        model = attack(train.log_prior[chosen], heldout.log_prior[kept], seed=study.seed)
     attacks = {i: attack(inside[i], outside[i], seed=study.seed) for i in inside if i != PRIOR}
-    return Membership(some.n, len(kept), gain, model, attacks)
+    return Membership(len(chosen), len(kept), gain, model, attacks)
 
 
 def _score(train: RowGains, heldout: RowGains) -> Gain:

@@ -12,7 +12,7 @@ from zprime.measure.likelihood.ais import AISSettings
 from zprime.measure.likelihood.bits import bits_per_dimension, units
 from zprime.measure.likelihood.calibration import calibration
 from zprime.measure.likelihood.density_error import density_errors, with_density_error
-from zprime.measure.likelihood.exchange import exchange_check
+from zprime.measure.likelihood.exchange import exchange_check, uncheckable
 from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains, moved
 from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.modes import searched
@@ -75,13 +75,13 @@ def likelihood_side(
     if model is None or rows is None or not heldout.likelihood:
         return None
     log_prob = {wanted: _log_prob(heldout, wanted, study.seed) for wanted in heldout.likelihood}
-    x = rows.x[:LOOK]
+    x, codes = rows.x[:LOOK], study.heldout.posteriors
     with torch.no_grad():
-        mean, _ = model.encode(x)
+        mean = codes.mean[:LOOK] if codes.form == "points" else model.encode(x)[0]
     unit = units(model, x, mean, log_scale=study.data.log_scale)
     names = dict.fromkeys(("prior", best))
     found = {name: candidates.distribution(CandidateId.parse(name)) for name in names}
-    simulators = [Simulator(name, r, model, mean.dtype) for name, r in found.items()]
+    simulators = [Simulator(name, r, model, mean.dtype) for name, r in found.items()] if not uncheckable(study) else []
     calibrations, sandwiches = _simulated(study, candidates, simulators)
     return LikelihoodSide(
         log_prob=log_prob,

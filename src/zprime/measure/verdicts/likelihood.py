@@ -20,6 +20,7 @@ from dataclasses import replace
 
 from zprime.latent.selection import TIE, RowScores, paired, smallest_of_best
 from zprime.measure.candidates import Candidates
+from zprime.measure.likelihood.exchange import uncheckable
 from zprime.measure.likelihood.gains import PRIOR, RowGains
 from zprime.measure.likelihood.modes import unsearchable
 from zprime.measure.likelihood.scores import elbo_estimate, likelihood_estimate
@@ -72,6 +73,7 @@ def by_likelihood(study: Study, candidates: Candidates) -> tuple[Study, dict[str
 def _measured(study: Study, candidates: Candidates) -> tuple[dict[str, RowGains], Verdict]:
     split_gains = measure_splits(study, candidates)
     chosen = choose(candidates, split_gains["selection"], seed=study.seed)
+    chosen = replace(chosen, unchecked="" if study.model is None else uncheckable(study))
     checked, heldout = check_choice(study, candidates, chosen), split_gains["heldout"]
     most = largest_group(study, heldout)
     return split_gains, decide(candidates, chosen, heldout, checked, seed=study.seed, most=most)
@@ -226,6 +228,11 @@ def _doubt(chosen: Choice, exchange: Exchange | None, label: str) -> str:
         return _unstable("selection split", worst.name, worst.gain)
     if not chosen.selection.stable:
         return _unstable("selection split", label, chosen.selection)
+    if exchange is None and chosen.unchecked:
+        return (
+            f"{label} looked best, but the exchange check cannot be made: {chosen.unchecked}. No likelihood gain is "
+            "used without it"
+        )
     if exchange is None:
         return "the exchange check was left out, and no likelihood gain is used without it. Ask for it (`--exchange`)"
     if exchange.failed:
