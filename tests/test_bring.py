@@ -158,7 +158,8 @@ def test_methods_of_a_module_are_evaluated_in_its_precision_whatever_the_data_co
     for kind in (np.float64, np.float32):
         rows = {s: x.numpy().astype(kind) for s, x in data().items()}
         b = modules(whole.encode, whole.decode, rows, gives="std", likelihood=Gaussian(scale=MODEL.var**0.5))
-        assert not whole.training
+        assert whole.training
+        assert whole.drop.training  # as it was: in evaluation mode while it computes
         assert b.rows["train"].x.dtype == torch.float32
         want = MODEL.posterior(data()["train"])[0].float()
         torch.testing.assert_close(b.posteriors["train"].gather().mean, want, atol=1e-5, rtol=1e-5)
@@ -189,9 +190,9 @@ def test_arrays_whose_variance_cannot_be_right() -> None:
     ("change", "error", "text"),
     [
         (
-            {"gives": "sigma"},
+            {"gives": "precision"},
             UsageError,
-            "gives: expected one of std, variance, log-variance, log-std, scale_tril, covariance, got 'sigma'",
+            "gives: expected one of std, variance, log-variance, log-std, scale_tril, covariance, got 'precision'",
         ),
         ({"data": {"train": torch.zeros(5, 5)}}, UsageError, "expected train and heldout"),
         ({"data": {"train": torch.full((5, 5), torch.nan), "heldout": torch.zeros(9, 5)}}, ArrayError, "finite"),

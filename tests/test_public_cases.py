@@ -115,7 +115,7 @@ def test_log_p_of_each_row_is_offered_and_exact_on_a_linear_model() -> None:
         audit.log_prob("nobody")
 
 
-def test_a_wrapped_lambda_is_put_into_evaluation_mode_and_its_statistics_stay() -> None:
+def test_a_wrapped_lambda_computes_in_evaluation_mode_and_its_statistics_stay() -> None:
     norm = nn.BatchNorm1d(3)
     net = nn.Sequential(nn.Linear(3, 3), norm)
     x = torch.randn(200, 3, generator=stream(0, "x"))
@@ -128,7 +128,7 @@ def test_a_wrapped_lambda_is_put_into_evaluation_mode_and_its_statistics_stay() 
         likelihood=likelihoods.Gaussian(scale=1.0),
         check=False,
     )
-    assert not norm.training
+    assert norm.training
     assert torch.equal(norm.running_mean, before)
 
 

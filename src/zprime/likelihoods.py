@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Laplace as TorchLaplace
+from torch.distributions import Poisson as TorchPoisson
 
 from zprime.arrays import LOG_2PI
-from zprime.errors import UsageError
+from zprime.errors import ArrayError, UsageError
 
 _GLOBAL = threading.Lock()  # one thread at a time uses torch's global generator
 Name = Literal["gaussian", "bernoulli"]
@@ -107,6 +109,55 @@ class Bernoulli(nn.Module):
     def forward(self, output: Tensor) -> Distribution:
         """The distribution of a batch, shape [n, *datum]."""
         return Independent(TorchBernoulli(logits=output, validate_args=False), output.ndim - 1, validate_args=False)
+
+
+class BernoulliProbs(nn.Module):
+    """Independent 0/1 pixels; `output` are their probabilities, as behind a sigmoid."""
+
+    def forward(self, output: Tensor) -> Distribution:
+        """The distribution of a batch, shape [n, *datum].
+
+        Raises:
+            ArrayError: outputs that are no probabilities, e.g. logits.
+        """
+        low, high = float(output.min()), float(output.max())
+        if not (low >= 0 and high <= 1):
+            raise ArrayError(
+                f"decode: expected probabilities from 0 to 1, got {low:.3g} to {high:.3g}; for logits take "
+                "likelihood='bernoulli'"
+            )
+        return Independent(TorchBernoulli(probs=output, validate_args=False), output.ndim - 1, validate_args=False)
+
+
+class Laplace(nn.Module):
+    """Independent entries with Laplace errors of one scale b: what a loss of absolute differences stands for.
+
+    Sum of absolute differences plus KL is b = 1.
+    """
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        """Fix b, which is the standard deviation over the square root of 2.
+
+        Raises:
+            UsageError: a scale that is not above 0.
+        """
+        super().__init__()
+        if not 0 < scale < math.inf:
+            raise UsageError(f"scale: expected a number above 0, got {scale}")
+        self.b = scale
+
+    def forward(self, output: Tensor) -> Distribution:
+        """The distribution of a batch, shape [n, *datum]."""
+        p = TorchLaplace(output, torch.full_like(output, self.b), validate_args=False)
+        return Independent(p, output.ndim - 1, validate_args=False)
+
+
+class Poisson(nn.Module):
+    """Independent counts; `output` are the logs of their rates."""
+
+    def forward(self, output: Tensor) -> Distribution:
+        """The distribution of a batch, shape [n, *datum]."""
+        return Independent(TorchPoisson(output.exp(), validate_args=False), output.ndim - 1, validate_args=False)
 
 
 def draw(p: Distribution, *, rng: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from zprime.bring.modules import modules
 from zprime.bring.pythae_vae import pythae
 from zprime.bring.readings import READINGS
 from zprime.bring.scvi_vae import scvi
+from zprime.bring.whole import model
 
 __all__ = [
     "READINGS",
@@ -20,6 +21,7 @@ __all__ = [
     "codes",
     "diffusers",
     "draws",
+    "model",
     "modules",
     "pythae",
     "scvi",

@@ -13,7 +13,7 @@ from zprime import fitting
 from zprime.arrays import blocks, check_finite
 from zprime.bring.brought import Brought, groups_of, told
 from zprime.bring.coordinates import Moved, known
-from zprime.bring.places import Place, back, modules_of, tensor
+from zprime.bring.places import Place, back, evaluating, modules_of, tensor
 from zprime.bring.refusals import check_codes, check_form, check_steady
 from zprime.bring.splits import split, whole
 from zprime.data import Rows
@@ -49,7 +49,8 @@ class CodesModel:
         Raises:
             ArrayError: the answer is no matrix with a row for each datum.
         """
-        answer = self.encoder(self.place.go(x))
+        with evaluating(self.place.networks):
+            answer = self.encoder(self.place.go(x))
         check_form(answer, len(x))
         z = self.place.back(answer[0] if isinstance(answer, tuple | list) else answer)
         if z.ndim != 2 or len(z) != len(x):
@@ -63,7 +64,8 @@ class CodesModel:
 
     def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
         """p(x|z), with a datum as its event."""
-        p = self.decoder(self.place.go(z))
+        with evaluating(self.place.networks):
+            p = self.decoder(self.place.go(z))
         if not isinstance(p, Distribution):
             raise ArrayError(f"decode: expected a torch Distribution, got {type(p).__name__}; give likelihood=")
         return back(p)
@@ -228,7 +230,7 @@ def _drawn(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Draws of every row, [n, draws, d], and log q there where the encoder tells it; torch's global state is kept."""
     z, log_q = {}, {}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), evaluating(place.networks):
         torch.manual_seed(seed)
         for s, r in rows.items():
             parts: list[tuple[Tensor, ...]] = []
@@ -293,11 +295,9 @@ def _model(
     """
     labels, groups, seed = given
     networks = [m for f in (encoder, decoder) if f is not None for m in modules_of(f)]
-    for module in networks:
-        module.eval()
     place = Place.of(networks)
     rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
-    place = place or Place(dtype=rows["train"].x.dtype)
+    place = place or Place(dtype=rows["train"].x.dtype, networks=tuple(networks))
 
     def decode(z: Tensor) -> Any:
         answer = None if decoder is None else decoder(z)
@@ -307,7 +307,8 @@ def _model(
     if decoder is None:
         return rows, model, ()
     x = rows["train"].x[:LOOK_AT]
-    looks = decode(place.go(model.code(x)))
+    with evaluating(networks):
+        looks = decode(place.go(model.code(x)))
     if isinstance(looks, Distribution):
         if looks.event_shape != x.shape[1:]:
             raise ArrayError(

@@ -15,7 +15,7 @@ from torch.distributions import Distribution, constraints
 from zprime.arrays import blocks, check_finite
 from zprime.bring.conditional_priors import NARROWER, Gaussians, of_prior
 from zprime.bring.coordinates import Coordinates
-from zprime.bring.places import Place, back, tensor
+from zprime.bring.places import Place, back, evaluating, tensor
 from zprime.bring.readings import read
 from zprime.bring.splits import whole
 from zprime.errors import ArrayError, UsageError
@@ -224,10 +224,11 @@ class Told:
     def encode(self, row: Float[Tensor, "n e"]) -> Any:
         """Mean and spread of q(u|x, c), u in units of p(z|c); what else the encoder answers is left as it is."""
         x, c = self.layout.parts(row)
-        answer = self.encoder(self.place.go(x), self.go(c))
-        if self.prior is None or not isinstance(answer, tuple | list) or len(answer) < 2:
-            return answer
-        loc, width = self.prior(self.go(c))
+        with evaluating(self.place.networks):
+            answer = self.encoder(self.place.go(x), self.go(c))
+            if self.prior is None or not isinstance(answer, tuple | list) or len(answer) < 2:
+                return answer
+            loc, width = self.prior(self.go(c))
         mean, raw = (self.place.back(t) for t in answer[:2])
         return [
             ((mean.double() - loc) / width).to(mean),
@@ -249,14 +250,16 @@ class Told:
         if self.prior is None:
             raise UsageError("prior: expected a function of conditions, got none")
         c = self.layout.parts(row)[1]
-        asked = [self.prior(self.go(c[i])) for i in blocks(len(c), BATCH)]
+        with evaluating(self.place.networks):
+            asked = [self.prior(self.go(c[i])) for i in blocks(len(c), BATCH)]
         return Coordinates(*(torch.cat([a[i] for a in asked]) for i in range(2)))
 
     def _px(self, u: Tensor, c: Tensor) -> Distribution:
-        if self.prior is not None:
-            loc, width = self.prior(self.go(c))
-            u = (loc + width * u.double()).to(u.dtype)
-        return back(self.decoder(self.place.go(u), self.go(c)))
+        with evaluating(self.place.networks):
+            if self.prior is not None:
+                loc, width = self.prior(self.go(c))
+                u = (loc + width * u.double()).to(u.dtype)
+            return back(self.decoder(self.place.go(u), self.go(c)))
 
     def go(self, c: Tensor) -> Tensor:
         """Conditions to the networks; whole numbers stay such."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, constraints
 
 from zprime.bring.brought import Brought, bring
-from zprime.bring.modules import CHECKED, Answers, plausible
+from zprime.bring.modules import CHECKED, Answers, Loss, plausible
 from zprime.bring.refitting import refit
 from zprime.bring.splits import split
 from zprime.distribution import LatentDistribution
@@ -218,7 +218,7 @@ def tvae(
             with torch.no_grad():
                 mean, scale = encoder(x)[:2]
             decode = TableModel(encoder, decoder, spans).decode
-            plausible(decode, x, Answers(mean, scale, "std"), weight=factor, seed=seed, remedy=REMEDY)
+            plausible(decode, x, Answers(mean, scale, "std"), Loss(factor), seed=seed, remedy=REMEDY)
         says.append(
             "q(z|x) is that of the encoder in training, kept"
             + (

@@ -1,6 +1,7 @@
 """Any torch modules or callables as a trained VAE; or bare arrays."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,15 +13,19 @@ from torch.distributions import Distribution
 
 from zprime.arrays import blocks
 from zprime.bring import readings
+from zprime.bring.answers import Spelled, reading
 from zprime.bring.brought import LOOK, Brought, beside, bring, look
+from zprime.bring.callables import ENCODERS, Parts
 from zprime.bring.conditional_priors import one_or_each
-from zprime.bring.conditions import Conditioned, Told, joined, spoken
+from zprime.bring.conditions import joined, spoken
 from zprime.bring.coordinates import Coordinates, known
-from zprime.bring.places import Place, back, modules_of, tensor
-from zprime.bring.refusals import check_codes, check_form, check_steady
-from zprime.bring.splits import split
+from zprime.bring.named import Likelihood, distribution_of, measured, most_likely, need_callable
+from zprime.bring.places import Place, modules_of
+from zprime.bring.probe import Misfit, differentiable, misfit, probe
+from zprime.bring.refusals import check_codes, check_steady
+from zprime.bring.splits import need_mapping, split
 from zprime.distribution import LatentDistribution
-from zprime.errors import ArrayError
+from zprime.errors import UsageError
 from zprime.latent.priors import Given
 from zprime.measure.prior import prior_kl
 from zprime.posteriors import MemoryPosteriors
@@ -28,17 +33,8 @@ from zprime.rng import stream
 
 log = logging.getLogger("zprime")
 CHECKED = 256  # rows that the reading of the scale is checked on
-OFF = 3.0  # a scale of p(x|z) this many times off what reconstructions miss by is spoken of
+NEAR = 1.5  # the same before a reading is doubted
 BATCH = 512
-SCALINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "2x - 1": lambda x: 2 * x - 1,
-    "(x + 1) / 2": lambda x: (x + 1) / 2,
-    "x / 255": lambda x: x / 255,
-    "255 x": lambda x: 255 * x,
-    "the standardised x": lambda x: (x - x.mean(0)) / x.std(0).clamp(min=1e-6),
-}
-"""What rows may have been to the networks in training, where they are given otherwise."""
-ENCODERS = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -66,93 +62,41 @@ class Answers:
         return prior_kl(self.prior, MemoryPosteriors(*at), rng=stream(0, "bring kl", rows.start))
 
 
-@dataclass(frozen=True)
-class Callables:
-    """Two callables as a model, with the `encode` and `decode` that zprime needs."""
-
-    encoder: ENCODERS
-    decoder: Callable[[Tensor], Any]
-    gives: str
-    place: Place  # where the networks compute, and in what
-
-    def matrices(self, x: Float[Tensor, "n *datum"]) -> list[Tensor]:
-        """All matrices that the encoder answers, on the CPU and in float32 at least; two or more of one shape.
-
-        Raises:
-            ArrayError: there are not two matrices of one shape, a row for each datum.
-            UsageError: it is the answer of a model whose latents are of another sort.
-        """
-        answer = self.encoder(self.place.go(x))
-        check_form(answer, len(x))
-        parts = answer if isinstance(answer, tuple | list) else []
-        found = [self.place.back(t) for t in parts if hasattr(t, "shape")]
-        shapes = [list(t.shape) for t in found]
-        full = self.gives in readings.FULL
-        if full and len(shapes) >= 2 and len(shapes[0]) == 2 and shapes[1] == [*shapes[0], shapes[0][1]]:
-            return found[:2]
-        if full or len(shapes) < 2 or shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != len(x):
-            want = f"two matrices (mean and scale) of shape [{len(x)}, d]"
-            if full:
-                want = f"a mean of shape [{len(x)}, d] and a {self.gives} of shape [{len(x)}, d, d]"
-            raise ArrayError(
-                f"encode: expected {want}, got {shapes or type(answer).__name__}; wrap your encoder so that it returns "
-                "(mean, scale)"
-            )
-        return [t for t, shape in zip(found, shapes, strict=True) if shape == shapes[0]]
-
-    def raw(self, x: Float[Tensor, "n *datum"]) -> tuple[Tensor, Tensor]:
-        """The encoder's first two answers, mean and scale as it gives them."""
-        mean, second, *_ = self.matrices(x)
-        return mean, second
-
-    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Tensor, Tensor]:
-        """Mean of q(z|x), and its standard deviations or Cholesky factor."""
-        mean, raw = self.raw(x)
-        return mean, readings.read(raw, self.gives)
-
-    def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
-        """p(x|z), with a datum as its event."""
-        p = self.decoder(self.place.go(z))
-        if not isinstance(p, Distribution) or p.batch_shape != z.shape[:1]:
-            got = f"batch shape {list(p.batch_shape)}" if isinstance(p, Distribution) else type(p).__name__
-            raise ArrayError(
-                f"decode: expected a torch Distribution with batch shape [{len(z)}] and a datum as its event, got "
-                f"{got}; wrap the last dimensions in torch.distributions.Independent, or give likelihood="
-            )
-        return back(p)
-
-
 def modules(
     encoder: ENCODERS,
     decoder: Callable[..., Any],
     data: Mapping[str, Any],
     *,
-    gives: str,
-    likelihood: Callable[[Tensor], Distribution] | None = None,
+    gives: str | None = None,
+    likelihood: Likelihood = None,
     labels: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
     prior: Given | Callable[[Tensor], Distribution] = None,
     conditions: Mapping[str, Any] | None = None,
+    beta: float = 1.0,
     check: bool = True,
     seed: int = 0,
 ) -> Brought:
     """Bring any trained VAE: two torch modules or methods of one, or any two callables on batches of tensors.
 
-    Modules, and the modules behind methods, partials, lambdas, DataParallel and torch.compile, are put into evaluation
-    mode. Batches go to their device in their precision; what comes back is on the CPU, in float32 at least. A public
-    facade: it takes as many arguments as a VAE has parts.
+    Modules, and the modules behind methods, partials, lambdas, DataParallel and torch.compile, are in evaluation mode
+    while they compute, and as they were afterwards. Batches go to their device in their precision; what comes back is
+    on the CPU, in float32 at least. A public facade: it takes as many arguments as a VAE has parts.
 
     Args:
-        encoder: x, shape [n, *datum] -> (mean, scale), both [n, d].
+        encoder: x, shape [n, *datum] -> (mean, scale), both [n, d]; or (reconstruction, mean, scale), or a dict,
+            dataclass or named tuple with the usual names (mu, logvar, ...), or a torch Normal or MultivariateNormal.
         decoder: z, shape [n, d] -> a torch Distribution with a datum as its event, or what `likelihood` makes one of.
         data: `train`, the rows that the VAE was trained on, `heldout`, rows that it was not; and `selection`, if you
             have one: without it half of the held-out rows, at most 5,000, are set aside as selection split (rows that
             the VAE was trained on would flatter it). Arrays of torch, numpy or jax, lists, a torch Dataset or
             DataLoader (of rows, or of tuples that begin with one), in the units that the encoder takes.
-        gives: what the second answer of the encoder is: `std`, `variance`, `log-variance` or `log-std`; or, of shape
-            [n, d, d], `scale_tril` (lower triangular) or `covariance`.
+        gives: what the second answer of the encoder is: `std`, `variance`, `log-variance` (`logvar`) or `log-std`; or,
+            of shape [n, d, d], `scale_tril` (lower triangular) or `covariance`. None where the answer's names say it.
         likelihood: decoder's output -> Distribution, e.g. `zprime.likelihoods.Bernoulli()` (logits) or
-            `zprime.likelihoods.Gaussian(scale=0.1)`, where `decoder` gives a plain tensor.
+            `zprime.likelihoods.Gaussian(scale=0.1)`, where `decoder` gives a plain tensor. Or a name: `bernoulli`
+            (logits), `bernoulli-probs`, `poisson` (log-rates); `gaussian` and `laplace` have the scale at which the
+            reconstructions of training rows are most likely.
         labels: split -> integers, for conditional kinds.
         groups: split -> one name a row, numbers or text, where rows come in groups, e.g. several of a subject: these
             are in one split, and the errors of an audit are by group.
@@ -164,89 +108,111 @@ def modules(
         conditions: split -> c of each row, numbers or a matrix [n, k], of a model that is told it (a class, a batch, an
             embedding): `encoder(x, c)` and `decoder(z, c)`. Rows then hold x, flat, and c behind it; draws of x' take
             the c of training rows.
-        check: whether to check `gives` by the ELBO on some training rows.
+        beta: weight of the KL term in training, beside `likelihood`; for the check of `gives` alone.
+        check: whether to check on some training rows that reconstructions are nearer to the rows than their mean is,
+            and `gives` by the ELBO.
         seed: decides the selection split and the noise of the check.
 
     Raises:
         UsageError: a split is missing, an unknown reading, or one that the ELBO contradicts; a prior that
             cannot be used; an encoder whose answers are no Gaussian posteriors in R^d, or change with the call or the
-            batch.
+            batch; rows that p(x|z) cannot make, or that the networks do not reconstruct.
         ArrayError: shapes that do not fit, rows that are not finite.
+        NumericalError: log p(x|z) is not finite.
     """
+    need_callable("encoder", encoder)
+    need_callable("decoder", decoder)
+    need_mapping("data", data)
+    if not 0 < beta < math.inf:
+        raise UsageError(f"beta: expected a number above 0, got {beta}")
     networks = [m for f in (encoder, decoder, prior) for m in modules_of(f)]
     place = Place.of(networks)
     one, per_row = one_or_each(prior, conditions)
+    layout = None
     if conditions is not None:
         data, layout = joined(data, conditions)
     rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
-    for module in networks:
-        module.eval()
-
-    def decode(z: Tensor, *c: Tensor) -> Any:
-        answer = decoder(z, *c)
-        if likelihood is None:
-            return answer
-        return likelihood(answer if isinstance(answer, Tensor) else tensor(answer))
-
-    some, place = rows["train"].x[:CHECKED], place or Place(dtype=rows["train"].x.dtype)
+    x = rows["train"].x
+    place = replace(place or Place(dtype=x.dtype), networks=(*networks, *modules_of(likelihood)))
+    entries = int(x[0].numel()) - (0 if layout is None else layout.width)
+    parts = Parts(Spelled(encoder, entries), decoder, distribution_of(likelihood), place, layout, per_row)
+    gives = reading(gives, parts.named(x[:LOOK]))
     says: tuple[str, ...] = ()
-    given: Told | None = None
-    if conditions is None:
-        model = Callables(encoder, decode, gives, place)
-    else:
-        given = Told(encoder, decode, per_row, gives, layout, layout.parts(rows["train"].x)[1], place)
-        model = Callables(given.encode, given.decode, gives, Place(dtype=place.wide))
-        says = spoken(given, rows["train"].x)
+    if measured(likelihood):
+        parts, says = _scaled(parts, likelihood, x, gives)
+    model, told = parts.model(x, gives), parts.told(x, gives)
+    if told is not None:
+        says = (*says, *spoken(told, x))
+    some = x[:CHECKED]
     with torch.no_grad():
         wide = 0 if gives in readings.FULL else sum(len(r) for r in rows.values())
         at, learned = known(one, model.raw(some[:LOOK])[0].shape[1], factors=wide)
-        check_steady(model.matrices, some, half=model.place.dtype != model.place.wide)
+        check_steady(model.matrices, some, half=place.dtype != place.wide)
     look(model, some[:LOOK])
     with torch.no_grad():
         mean, raw = model.raw(some)
         check_codes(mean)
-        if check and gives not in readings.FULL:
-            plausible(model.decode, some, Answers(mean, raw, gives, at, learned), seed=seed)
+        if check:
+            probe(model.decode, some, mean)
         missed = misfit(model.decode, some, mean)
-    for sentence in missed:
+        if check and gives not in readings.FULL:
+            plausible(model.decode, some, Answers(mean, raw, gives, at, learned), Loss(1 / beta, missed), seed=seed)
+    spoken_of = () if missed is None else missed.says()
+    for sentence in spoken_of:
         log.warning("%s", sentence)
-    says = (*says, *missed)
-    mine = bring(model, rows, prior=learned, coordinates=at, says=says)
-    if given is None or given.prior is None:
+    if not differentiable(model.decode, some, mean):
+        says = (
+            *says,
+            "log p(x|z) has no gradient in z: posterior modes, annealing and kinds that need it are left out",
+        )
+    mine = bring(model, rows, prior=learned, coordinates=at, says=(*says, *spoken_of))
+    if told is None or per_row is None:
         return mine
-    own, priors = replace(given, prior=None), {s: given.prior_of(r.x) for s, r in rows.items()}
-    return beside(mine, priors, replace(model, encoder=own.encode, decoder=own.decode))
+    priors = {s: told.prior_of(r.x) for s, r in rows.items()}
+    return beside(mine, priors, parts.unconditional(x, gives))
 
 
-def misfit(
-    decode: Callable[[Tensor], Distribution], x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]
-) -> tuple[str, ...]:
-    """Say so if the standard deviation of p(x|z) is far from the error of reconstructions: all gains depend on it.
-
-    `mean` is the encoder's first answer to the rows `x`.
-    """
-    p = decode(mean)
-    if isinstance(p, Conditioned):
-        p, x = p.beside(x)
-    try:
-        if p.support is None or p.support.is_discrete:
-            return ()
-        missed, scale = float((x - p.mean).square().mean().sqrt()), float(p.variance.mean().sqrt())
-    except NotImplementedError:  # some distributions have no moments, or no support
-        return ()
-    for name, other in SCALINGS.items():
-        if missed > OFF * float((other(x) - p.mean).square().mean().sqrt()):
-            return (
-                f"reconstructions look like {name} of the rows x: they miss x by {missed:.3g} (root mean square), and "
-                f"{name} by a third of that or less; were the networks trained on {name}? Give the rows so",
-            )
-    if not missed > 0 or 1 / OFF <= missed / scale <= OFF:
-        return ()
-    return (
-        f"reconstructions of {len(x)} training rows miss by {missed:.3g} (root mean square), and p(x|z) has a standard "
-        f"deviation of {scale:.3g}: if that is not the sigma of the loss that the VAE was trained with, gains and "
-        "verdict are of another model",
+def _scaled(parts: Parts, likelihood: Likelihood, x: Tensor, gives: str) -> tuple[Parts, tuple[str, ...]]:
+    """A named likelihood with the scale at which the reconstructions of some rows are most likely."""
+    some = x[:CHECKED]
+    with torch.no_grad():
+        model = parts.model(some, gives)
+        scale = most_likely(likelihood, model.decode(model.raw(some)[0]), some)
+    say = (
+        f"p(x|z) is {likelihood} with scale {scale:.3g}, at which reconstructions of {len(some)} training rows are "
+        "most likely (at the encoder's means); if the loss stands for another, give it: likelihoods.Gaussian(scale=...)"
     )
+    return replace(parts, likelihood=distribution_of(likelihood, scale)), (say,)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What log p(x|z) counted in training.
+
+    Attributes:
+        weight: beside the KL term.
+        misfit: of reconstructions; None where p(x|z) has no standard deviation.
+    """
+
+    weight: float = 1.0
+    misfit: Misfit | None = None
+
+    @property
+    def tempered(self) -> float:
+        """The weight if p(x|z) had the standard deviation that reconstructions miss by."""
+        return self.weight * (1.0 if self.misfit is None else self.misfit.tempering)
+
+    @property
+    def doubts(self) -> str:
+        """What to look at before the reading of the spread is doubted."""
+        if self.misfit is None or 1 / NEAR < self.misfit.missed / self.misfit.scale < NEAR:
+            return ""
+        m = self.misfit
+        return (
+            f"First look at p(x|z): its standard deviation is {m.scale:.3g}, and reconstructions miss by "
+            f"{m.missed:.3g}. likelihoods.Gaussian.from_loss tells which one a loss stands for, and beta= is the "
+            "weight of its KL term. "
+        )
 
 
 @torch.no_grad()
@@ -254,10 +220,10 @@ def plausible(
     decode: Callable[[Tensor], Distribution],
     x: Float[Tensor, "n *datum"],
     answers: Answers,
+    loss: Loss,
     *,
-    weight: float = 1.0,
     seed: int = 0,
-    **how: str,
+    remedy: str = readings.REMEDY,
 ) -> None:
     """Compare the claimed reading with the others by what training raised, with the same noise for all.
 
@@ -265,9 +231,9 @@ def plausible(
         decode: p(x|z).
         x: training rows.
         answers: the encoder's to them.
-        weight: of log p(x|z) beside the KL term, in training.
+        loss: what log p(x|z) counted in training.
         seed: of the noise.
-        how: `remedy`, see `readings.check`.
+        remedy: what to do about it; `{other}` is the best reading.
 
     Raises:
         UsageError: another reading is clearly better.
@@ -275,14 +241,17 @@ def plausible(
     mean = answers.mean
     noise = torch.randn(mean.shape, generator=stream(seed, "bring noise"), dtype=mean.dtype)
 
-    def elbo(scale: Tensor) -> Tensor:
+    def elbo(scale: Tensor, weight: float = loss.weight) -> Tensor:
         parts = []
         for i in blocks(len(x), BATCH):
             log_x = decode(mean[i] + scale[i] * noise[i]).log_prob(x[i])
             parts.append(weight * log_x.double() - answers.kl(i, scale))
         return torch.cat(parts)
 
-    readings.check(answers.second, answers.gives, elbo, **how)
+    gives, raw, doubts = answers.gives, answers.second, loss.doubts
+    if doubts and readings.better(raw, gives, lambda scale: elbo(scale, loss.tempered)) is None:
+        remedy = f"With that standard deviation {gives} is right; say check=False if it is right with this one, too"
+    readings.check(raw, gives, elbo, remedy=doubts + remedy)
 
 
-__all__ = ["Answers", "Callables", "modules", "plausible"]
+__all__ = ["Answers", "Loss", "modules", "plausible"]

@@ -2,8 +2,10 @@
 
 import copy
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -72,6 +74,29 @@ def _parts(f: object) -> Iterator[object]:
         yield from (f.__globals__[n] for n in f.__code__.co_names if n in f.__globals__)
 
 
+_MODES = threading.Lock()
+_INSIDE: dict[nn.Module, int] = {}  # modules that were in training mode -> how many threads hold them in evaluation
+
+
+@contextmanager
+def evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Networks in evaluation mode; each of their modules is as it was afterwards, once no thread computes with it."""
+    with _MODES:
+        held = [m for network in networks for m in network.modules() if m.training or m in _INSIDE]
+        for m in held:
+            _INSIDE[m] = _INSIDE.get(m, 0) + 1
+            m.training = False
+    try:
+        yield
+    finally:
+        with _MODES:
+            for m in held:
+                _INSIDE[m] -= 1
+                if not _INSIDE[m]:
+                    del _INSIDE[m]
+                    m.training = True
+
+
 @dataclass(frozen=True)
 class Place:
     """Where networks compute, and in what.
@@ -79,18 +104,20 @@ class Place:
     Attributes:
         device: of their parameters.
         dtype: of their parameters, e.g. float16.
+        networks: those whose mode is evaluation while they compute.
     """
 
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
+    networks: tuple[nn.Module, ...] = field(default=(), compare=False)
 
     @classmethod
-    def of(cls, modules: list[nn.Module]) -> "Place | None":
+    def of(cls, modules: Sequence[nn.Module]) -> "Place | None":
         """That of the first module that has parameters; None where none has any."""
         for module in modules:
             for p in (*module.parameters(), *module.buffers()):
                 if p.is_floating_point():
-                    return cls(p.device, p.dtype)
+                    return cls(p.device, p.dtype, tuple(modules))
         return None
 
     @property

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from zprime.bring.brought import Brought, bring
-from zprime.bring.modules import CHECKED, Answers, Callables, plausible
-from zprime.bring.places import Place
+from zprime.bring.callables import Callables
+from zprime.bring.modules import CHECKED, Answers, Loss, plausible
+from zprime.bring.places import Place, evaluating
 from zprime.bring.splits import split
 from zprime.errors import UsageError
 from zprime.latent.vamp import Vamp
@@ -79,7 +80,6 @@ def pythae(
     if loss not in ("bce", "mse"):
         raise UsageError(f"model: expected a reconstruction_loss that is bce or mse, got {loss!r}")
     beta = float(model.model_config.beta) if name == "BetaVAE" else 1.0
-    model.eval()
     place = Place.of([model]) or Place()
 
     def encode(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,8 +98,9 @@ def pythae(
         with torch.no_grad():
             mean, raw = brought.raw(x)
         weight = 1 / beta if loss == "bce" else 1.0  # mse with beta is an ELBO already, of variance beta
-        plausible(brought.decode, x, Answers(mean, raw, "log-variance"), weight=weight, seed=seed, remedy=REMEDY)
-    prior = _vamp(model) if name == "VAMP" else None
+        plausible(brought.decode, x, Answers(mean, raw, "log-variance"), Loss(weight), seed=seed, remedy=REMEDY)
+    with evaluating([model]):
+        prior = _vamp(model) if name == "VAMP" else None
     says = _says(name, loss, beta)
     return bring(brought, rows, prior=prior, says=says)
 

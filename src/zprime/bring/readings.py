@@ -23,6 +23,7 @@ FULL: Mapping[str, Callable[[Tensor], Tensor]] = {
 """The same for answers of shape [n, d, d]: how to make a Cholesky factor of it."""
 
 CLEARLY = 4.0  # standard errors by which another reading must be the better one
+REMEDY = "Say gives={other!r}, or check=False if you are sure"
 LEAST = 0.1  # nats a row by which it must be so
 
 
@@ -58,14 +59,10 @@ def possible(raw: Float[Tensor, "n d"]) -> list[str]:
     return names
 
 
-def check(
-    raw: Float[Tensor, "n d"],
-    gives: str,
-    elbo: Callable[[Float[Tensor, "n d"]], Float[Tensor, " n"]],
-    *,
-    remedy: str = "Say gives={other!r}, or check=False if you are sure",
-) -> None:
-    """Raise if another reading makes the model's own ELBO clearly better, row by row.
+def better(
+    raw: Float[Tensor, "n d"], gives: str, elbo: Callable[[Float[Tensor, "n d"]], Float[Tensor, " n"]]
+) -> tuple[str, str] | None:
+    """Another reading that makes the model's own ELBO clearly better, row by row, and by how much; None without one.
 
     A VAE was trained to raise its ELBO with the right reading, so a wrong one lowers it: with too small a scale by the
     KL term, with too large a one by the reconstruction.
@@ -74,24 +71,40 @@ def check(
         raw: the encoder's second answer.
         gives: what is claimed.
         elbo: nats a row, for standard deviations; with the same noise at every call.
-        remedy: what to do about it; `{other}` is the best reading.
-
-    Raises:
-        UsageError: another reading is clearly better.
     """
     claimed = elbo(read(raw, gives))
-    better = {}
+    found = {}
     for other in possible(raw):
         gap = elbo(READINGS[other](raw)) - claimed
         mean, error = float(gap.mean()), float(gap.std() / len(gap) ** 0.5)
         if mean > CLEARLY * error and mean > LEAST:
-            better[other] = (mean, error)
-    if better:
-        best = max(better, key=lambda name: better[name])
-        mean, error = better[best]
+            found[other] = (mean, error)
+    if not found:
+        return None
+    best = max(found, key=lambda name: found[name])
+    return best, "{:.1f} ± {:.1f}".format(*found[best])
+
+
+def check(
+    raw: Float[Tensor, "n d"],
+    gives: str,
+    elbo: Callable[[Float[Tensor, "n d"]], Float[Tensor, " n"]],
+    *,
+    remedy: str = REMEDY,
+) -> None:
+    """Raise if another reading makes the model's own ELBO clearly better: see `better`.
+
+    `remedy` says what to do about it; `{other}` is the best reading.
+
+    Raises:
+        UsageError: another reading is clearly better.
+    """
+    found = better(raw, gives, elbo)
+    if found is not None:
+        other, gap = found
         raise UsageError(
-            f"gives: read as {gives}, the ELBO of {len(raw)} rows is {mean:.1f} ± {error:.1f} nats a row lower "
-            f"than read as {best}; a VAE trained with beta = 1 has the higher one. {remedy.format(other=best)}"
+            f"gives: read as {gives}, the ELBO of {len(raw)} rows is {gap} nats a row lower than read as {other}; a "
+            f"trained VAE has the higher one. {remedy.format(other=other)}"
         )
 
 

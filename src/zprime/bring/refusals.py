@@ -42,6 +42,12 @@ def check_steady(answers: MATRICES, x: Float[Tensor, "n *datum"], *, half: bool 
                 else "Give an encoder that answers the mean and the scale of q(z|x), in evaluation mode"
             )
         )
+    if len(moves) > USED and not any(moves):
+        raise UsageError(
+            f"encode: got {len(moves)} matrices of one shape, none of which differs between two calls: which are the "
+            "mean and the scale of q(z|x)? Give `lambda x: [encoder(x)[i] for i in (0, 1)]`, or (1, 2) where the first "
+            "is z"
+        )
     if any(_apart(a[:n], b, close) for a, b in list(zip(first, part, strict=True))[:USED]):
         raise UsageError(
             f"encode: the answer to a row depends on the other rows of its batch ({len(x)} and {n} rows were tried): "

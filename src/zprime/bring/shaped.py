@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zprime.arrays import blocks, check_finite
 from zprime.bring.brought import Brought, groups_of
-from zprime.bring.places import Place, modules_of, tensor, unwrapped
+from zprime.bring.places import Place, evaluating, modules_of, tensor, unwrapped
 from zprime.bring.refusals import check_steady
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
@@ -95,15 +95,17 @@ class Encoder:
         vae: the model.
         channels: the axis of its latents that holds the channels, as in [n, C, *grid].
         place: None where it has no parameters.
+        networks: in evaluation mode while it computes.
     """
 
     vae: Any
     channels: int
     place: Place | None
+    networks: tuple[nn.Module, ...] = ()
 
     @classmethod
     def of(cls, vae: Any, channels: int) -> "Encoder":
-        """Find where the model lives, and put it into evaluation mode.
+        """Find where the model lives.
 
         Raises:
             UsageError: it has no `encode`, its latents are discrete, or axis 0 is said to hold the channels.
@@ -119,15 +121,14 @@ class Encoder:
         if channels == 0:
             raise UsageError("channels: expected an axis of the latents other than 0 (which counts the data), got 0")
         networks = [vae] if isinstance(vae, nn.Module) else modules_of(vae.encode)
-        for module in networks:
-            module.eval()
-        return cls(vae, channels, Place.of(networks))
+        return cls(vae, channels, Place.of(networks), tuple(networks))
 
     @torch.no_grad()
     def answers(self, x: Float[Tensor, "n *datum"]) -> tuple[Tensor, Tensor | None]:
         """Means and standard deviations (or codes and None) as the model shapes them, in float32 at least."""
         place = self.place or Place(dtype=x.dtype)
-        answer = self.vae.encode(place.go(x))
+        with evaluating(self.networks):
+            answer = self.vae.encode(place.go(x))
         q = getattr(answer, "latent_dist", None)
         found = next((t for t in (getattr(answer, n, None) for n in ("latent", "latents")) if t is not None), None)
         if q is None and found is None:

@@ -39,6 +39,7 @@ def split(
         UsageError: a split is missing or unknown.
         ArrayError: not finite, empty, labels or groups that do not fit, or a group that lies in two splits.
     """
+    need_mapping("data", data)
     unknown = sorted(set(data) - set(SPLITS))
     if unknown or "train" not in data or "heldout" not in data:
         raise UsageError(
@@ -78,8 +79,22 @@ def split(
     return {s: Rows(s, x[s], ids[s], y.get(s), groups=g.get(s)) for s in SPLITS}
 
 
+def need_mapping(what: str, data: object) -> None:
+    """Raise `UsageError` for rows that are not given by split."""
+    if not isinstance(data, Mapping):
+        raise UsageError(
+            f"{what}: expected a mapping of splits to rows, {{'train': ..., 'heldout': ...}}, got "
+            f"{type(data).__name__}; held-out rows are rows that the VAE was not trained on"
+        )
+
+
 def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:
-    data = whole(x)
+    try:
+        data = whole(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"data: expected rows of numbers in {name}, got {type(x).__name__} ({error}); load and encode them first"
+        ) from error
     if data.ndim < 2 or len(data) < 2:
         raise ArrayError(
             f"data: expected at least 2 rows of at least one entry in {name}, got shape {list(data.shape)}"

@@ -33,6 +33,7 @@ VERBS = {
     "kinds": "List every kind of latent distribution: what it stores, its cost, when to use it.",
     "explain": "Answer why a VAE draws z' from N(0, I), and whether it should, with the numbers of a run.",
     "doctor": "Say which versions, kernels and instruction set are in use, and why no better ones.",
+    "card": "Write a model card of what a run ships, with the metrics of its audit.",
     "report": "Write the page of a run again and print its table, or one page that compares several runs.",
 }
 for _verb, _help in VERBS.items():

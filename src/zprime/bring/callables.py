@@ -1,0 +1,130 @@
+"""Two callables as a model; and what these are made of: encoder, decoder, likelihood, conditions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
+
+from zprime.bring import readings
+from zprime.bring.answers import Spelled
+from zprime.bring.conditional_priors import Gaussians
+from zprime.bring.conditions import Layout, Told
+from zprime.bring.places import Place, back, evaluating
+from zprime.bring.refusals import check_form
+from zprime.errors import ArrayError
+
+ENCODERS = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Callables:
+    """Two callables as a model, with the `encode` and `decode` that zprime needs."""
+
+    encoder: ENCODERS
+    decoder: Callable[[Tensor], Any]
+    gives: str
+    place: Place  # where the networks compute, and in what
+
+    def matrices(self, x: Float[Tensor, "n *datum"]) -> list[Tensor]:
+        """All matrices that the encoder answers, on the CPU and in float32 at least; two or more of one shape.
+
+        Raises:
+            ArrayError: there are not two matrices of one shape, a row for each datum.
+            UsageError: it is the answer of a model whose latents are of another sort.
+        """
+        with evaluating(self.place.networks):
+            answer = self.encoder(self.place.go(x))
+        check_form(answer, len(x))
+        parts = answer if isinstance(answer, tuple | list) else []
+        found = [self.place.back(t) for t in parts if hasattr(t, "shape")]
+        shapes = [list(t.shape) for t in found]
+        full = self.gives in readings.FULL
+        if full and len(shapes) >= 2 and len(shapes[0]) == 2 and shapes[1] == [*shapes[0], shapes[0][1]]:
+            return found[:2]
+        if full or len(shapes) < 2 or shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != len(x):
+            want = f"two matrices (mean and scale) of shape [{len(x)}, d]"
+            if full:
+                want = f"a mean of shape [{len(x)}, d] and a {self.gives} of shape [{len(x)}, d, d]"
+            raise ArrayError(
+                f"encode: expected {want}, got {shapes or type(answer).__name__}; wrap your encoder so that it returns "
+                "(mean, scale)"
+            )
+        return [t for t, shape in zip(found, shapes, strict=True) if shape == shapes[0]]
+
+    def raw(self, x: Float[Tensor, "n *datum"]) -> tuple[Tensor, Tensor]:
+        """The encoder's first two answers, mean and scale as it gives them."""
+        mean, second, *_ = self.matrices(x)
+        return mean, second
+
+    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Tensor, Tensor]:
+        """Mean of q(z|x), and its standard deviations or Cholesky factor."""
+        mean, raw = self.raw(x)
+        return mean, readings.read(raw, self.gives)
+
+    def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
+        """p(x|z), with a datum as its event."""
+        with evaluating(self.place.networks):
+            p = self.decoder(self.place.go(z))
+        if not isinstance(p, Distribution) or p.batch_shape != z.shape[:1]:
+            got = f"batch shape {list(p.batch_shape)}" if isinstance(p, Distribution) else type(p).__name__
+            raise ArrayError(
+                f"decode: expected a torch Distribution with batch shape [{len(z)}] and a datum as its event, got "
+                f"{got}; wrap the last dimensions in torch.distributions.Independent, or give likelihood="
+            )
+        return back(p)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model is brought as.
+
+    Attributes:
+        encoder: x, and c where there are conditions -> mean and spread.
+        decoder: z, and c -> what `likelihood` takes.
+        likelihood: the decoder's output -> p(x|z).
+        place: where the networks compute.
+        layout: of a row that holds x and c; None without conditions.
+        prior: of p(z|c); None for one that does not depend on c.
+    """
+
+    encoder: Spelled
+    decoder: Callable[..., Any]
+    likelihood: Callable[[Any], Any]
+    place: Place
+    layout: Layout | None
+    prior: Gaussians | None
+
+    @torch.no_grad()
+    def named(self, row: Float[Tensor, "n *datum"]) -> str | None:
+        """The reading that the names in the encoder's answer say; None where it has no names."""
+        told = self.told(row, "")
+        with evaluating(self.place.networks):
+            if told is None:
+                return self.encoder.named(self.place.go(row))[1]
+            x, c = told.layout.parts(row)
+            return self.encoder.named(self.place.go(x), told.go(c))[1]
+
+    def told(self, row: Float[Tensor, "n *datum"], gives: str) -> Told | None:
+        """The same with the conditions of some rows as those that draws take; None without conditions."""
+        if self.layout is None:
+            return None
+        pool = self.layout.parts(row)[1]
+        return Told(self.encoder, self._decode, self.prior, gives, self.layout, pool, self.place)
+
+    def model(self, row: Float[Tensor, "n *datum"], gives: str) -> Callables:
+        """Encoder and decoder of rows."""
+        told = self.told(row, gives)
+        if told is None:
+            return Callables(self.encoder, self._decode, gives, self.place)
+        return Callables(told.encode, told.decode, gives, Place(dtype=self.place.wide))
+
+    def unconditional(self, row: Float[Tensor, "n *datum"], gives: str) -> Callables:
+        """The same with its own z, where latents are in units of p(z|c) else."""
+        return replace(self, prior=None).model(row, gives)
+
+    def _decode(self, z: Tensor, *c: Tensor) -> Any:
+        return self.likelihood(self.decoder(z, *c))

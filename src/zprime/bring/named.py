@@ -1,0 +1,83 @@
+"""Likelihoods by name, for decoders that answer a plain tensor."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from zprime.bring.conditions import Conditioned
+from zprime.bring.places import tensor
+from zprime.errors import UsageError
+from zprime.likelihoods import Bernoulli, BernoulliProbs, Gaussian, Laplace, Poisson
+
+Likelihood = str | Callable[[Tensor], Distribution] | None
+NAMES = ("bernoulli", "bernoulli-probs", "gaussian", "laplace", "poisson")
+LEAST = 1e-6
+MEASURED = ("gaussian", "laplace")
+"""Those whose scale is taken from the errors of reconstructions, where only the name is given."""
+
+
+def need_callable(what: str, f: object) -> None:
+    """Raise `UsageError` for an encoder or decoder that is none."""
+    if not callable(f):
+        raise UsageError(f"{what}: expected a module or a function, got {type(f).__name__}")
+
+
+def distribution_of(likelihood: object, scale: float = 1.0) -> Callable[[Any], Any]:
+    """What makes a distribution of a decoder's output; the output as it is where there is no likelihood.
+
+    Args:
+        likelihood: a name, or what makes the distribution.
+        scale: of a Gaussian or Laplace that is given by name.
+
+    Raises:
+        UsageError: an unknown name, or something that cannot be called.
+    """
+    if likelihood is None:
+        return lambda output: output
+    if isinstance(likelihood, str):
+        make = _named(likelihood, scale)
+    elif callable(likelihood):
+        make = likelihood
+    else:
+        raise UsageError(
+            f"likelihood: expected a name ({', '.join(NAMES)}), or what makes a torch Distribution of the decoder's "
+            f"output, got {type(likelihood).__name__}"
+        )
+    return lambda output: make(output if isinstance(output, Tensor) else tensor(output))
+
+
+def measured(likelihood: object) -> bool:
+    """Whether its scale has to be measured."""
+    return isinstance(likelihood, str) and plain(likelihood) in MEASURED
+
+
+def most_likely(likelihood: object, p: Distribution, x: Tensor) -> float:
+    """The scale at which some rows are most likely: root mean square error, or mean absolute error for Laplace."""
+    if isinstance(p, Conditioned):
+        p, x = p.beside(x)
+    gap = (x - p.mean).double()
+    scale = float(gap.abs().mean() if plain(str(likelihood)) == "laplace" else gap.square().mean().sqrt())
+    return max(scale, LEAST)
+
+
+def plain(name: str) -> str:
+    """A name without marks of spelling."""
+    return name.lower().replace("_", "-").replace(" ", "-")
+
+
+def _named(name: str, scale: float) -> Callable[[Tensor], Distribution]:
+    known: dict[str, Callable[[], Callable[[Tensor], Distribution]]] = {
+        "bernoulli": Bernoulli,
+        "bernoulli-probs": BernoulliProbs,
+        "gaussian": lambda: Gaussian(scale=scale),
+        "laplace": lambda: Laplace(scale=scale),
+        "poisson": Poisson,
+    }
+    if plain(name) not in known:
+        raise UsageError(
+            f"likelihood: expected one of {', '.join(NAMES)}, or what makes a torch Distribution of the decoder's "
+            f"output, got {name!r}"
+        )
+    return known[plain(name)]()

@@ -1,0 +1,243 @@
+"""Whether encoder, decoder, p(x|z) and rows belong together: tried on some training rows before all are encoded."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from zprime.bring.conditions import Conditioned
+from zprime.errors import NumericalError, UsageError
+
+CLEARLY = 4.0  # standard errors by which reconstructions must be worse than the mean row to be refused
+FARTHER = 1.1  # and so many times farther from the rows
+SCALINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "2x - 1": lambda x: 2 * x - 1,
+    "(x + 1) / 2": lambda x: (x + 1) / 2,
+    "x / 255": lambda x: x / 255,
+    "255 x": lambda x: 255 * x,
+    "1 - x": lambda x: 1 - x,
+    "the standardised x": lambda x: (x - x.mean(0)) / x.std(0).clamp(min=1e-6),
+}
+"""What rows may have been to the networks in training, where they are given otherwise."""
+OFF = 3.0  # a scale of p(x|z) this many times off what reconstructions miss by is spoken of
+LIKE = 3.0  # times nearer to another scaling of the rows than to the rows: spoken of
+Decode = Callable[[Float[Tensor, "n d"]], Distribution]
+
+
+def probe(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> None:
+    """Try the decoder at the encoder's means of some rows: support, log-density, mean and draws of p(x|z).
+
+    Args:
+        decode: z -> p(x|z).
+        x: training rows.
+        mean: the encoder's first answer to them.
+
+    Raises:
+        UsageError: rows outside the support of p(x|z); a p(x|z) without a log-density, a mean or draws; reconstructions
+            that are farther from the rows than the mean of all rows is.
+        NumericalError: log p(x|z) is not finite at all rows.
+    """
+    p = decode(mean)
+    if isinstance(p, Conditioned):
+        p, x = p.beside(x)
+    check_support(p, x)
+    check_abilities(p, x)
+    check_reconstructions(p.mean, x)
+
+
+def check_support(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
+    """Refuse rows that p(x|z) cannot make: torch gives such rows a density all the same, and verdicts follow from it.
+
+    Grey values from 0 to 1 under a Bernoulli are let through: its loss, binary cross-entropy, is used on them.
+
+    Raises:
+        UsageError: some are outside.
+    """
+    try:
+        support = p.support
+    except NotImplementedError:
+        return
+    inner = support
+    while isinstance(inner, constraints.independent):
+        inner = inner.base_constraint
+    allowed = constraints.unit_interval if inner is constraints.boolean else support
+    if allowed is None or getattr(allowed, "is_dependent", False):
+        return
+    inside: Tensor = allowed.check(x)  # type: ignore[no-untyped-call]
+    if bool(inside.all()):
+        return
+    low, high = float(x.min()), float(x.max())
+    name = type(_plain(p)).__name__
+    share = float((~inside.reshape(len(inside), -1).all(1)).double().mean())
+    raise UsageError(
+        f"data: {share:.0%} of {len(x)} training rows lie outside the support of p(x|z), {name} on {_words(inner)}: "
+        f"values go from {low:.3g} to {high:.3g}. Give the rows as they were in training, or the likelihood of these "
+        "rows"
+    )
+
+
+def check_abilities(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
+    """Refuse a p(x|z) that lacks what an audit asks of it, and say what.
+
+    Raises:
+        UsageError: it has no mean, no draws, or no log-density of these rows.
+        NumericalError: its log-density is not finite at all of these rows.
+    """
+    name = type(_plain(p)).__name__
+    asked: dict[str, Callable[[], Tensor]] = {
+        "mean": lambda: p.mean,
+        "sample()": lambda: p.sample(),
+        "log_prob(x)": lambda: p.log_prob(x),
+    }
+    wanted = {"log_prob(x)": [len(x)]}
+    with torch.random.fork_rng():
+        for what, ask in asked.items():
+            try:
+                answer = ask()
+            except Exception as error:
+                raise UsageError(
+                    f"decode: expected a p(x|z) with {what}, and that of {name} fails ({type(error).__name__}: "
+                    f"{str(error) or 'not implemented'}); give another torch Distribution, or a subclass that has it"
+                ) from error
+            shape = wanted.get(what, list(x.shape))
+            if list(answer.shape) != shape:
+                raise UsageError(
+                    f"decode: expected {what} of p(x|z) of shape {shape}, got {list(answer.shape)} from {name}; wrap "
+                    "the dimensions of a datum in torch.distributions.Independent"
+                )
+    if not bool(torch.isfinite(answer).any()) or bool(torch.isnan(answer).any()):
+        raise NumericalError(
+            f"decode: log p(x|z) is {float(answer[~torch.isfinite(answer)][0]):g} at training rows and their own z; "
+            "check that the rows are scaled as in training, and that the weights are finite"
+        )
+
+
+def check_reconstructions(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *datum"]) -> None:
+    """Refuse reconstructions that are farther from their rows than the mean of all rows is.
+
+    No VAE that was trained on such rows does so, not even one whose decoder ignores z. It is what swapped answers,
+    inverted or otherwise scaled rows, and probabilities taken for logits come to.
+
+    Raises:
+        UsageError: they are clearly farther.
+    """
+    x, made = x.double().flatten(1), made.double().flatten(1)
+    missed, best = (x - made).square().mean(1), (x - x.mean(0)).square().mean(1)
+    gap = missed - best
+    if len(x) < 2 or not float(gap.mean()) > CLEARLY * float(gap.std()) / len(x) ** 0.5:
+        return
+    rms, plain = float(missed.mean().sqrt()), float(best.mean().sqrt())
+    if not rms > FARTHER * plain:
+        return
+    like = looks_like(made, x)
+    hint = (
+        f"They look like {like} of the rows: if the networks were trained on {like}, give the rows so"
+        if like
+        else "See whether the encoder's two answers are in the order (mean, scale), the rows scaled as in training, "
+        "and the decoder's output what the likelihood takes (logits or probabilities)"
+    )
+    raise UsageError(
+        f"reconstructions of {len(x)} training rows miss them by {rms:.3g} (root mean square), and the mean of these "
+        f"rows by only {plain:.3g}: encoder, decoder, likelihood and rows do not belong together. {hint}. check=False "
+        "leaves this out"
+    )
+
+
+def looks_like(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *datum"]) -> str | None:
+    """The scaling of the rows that reconstructions are much nearer to than to the rows; None where there is none."""
+    missed = float((x - made).square().mean().sqrt())
+    off = {}
+    for name, f in SCALINGS.items():
+        other = f(x)
+        error = float((other - made).square().mean().sqrt())
+        if missed > LIKE * error and error < float((other - other.mean(0)).square().mean().sqrt()):
+            off[name] = error
+    return min(off, key=lambda name: off[name]) if off else None
+
+
+def differentiable(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> bool:
+    """Whether log p(x|z) has a gradient in z: what posterior modes, annealing and some kinds ask for."""
+    with torch.enable_grad():
+        z = mean[:2].detach().clone().requires_grad_()
+        try:
+            value = decode(z).log_prob(x[:2]).sum()
+        except Exception:  # e.g. numpy cannot take a tensor with a gradient
+            return False
+        return bool(value.requires_grad)
+
+
+def _plain(p: Distribution) -> Distribution:
+    while hasattr(p, "base_dist") and isinstance(p.base_dist, Distribution):
+        p = p.base_dist
+    return p
+
+
+def _words(constraint: object) -> str:
+    known = {
+        id(constraints.boolean): "0 and 1",
+        id(constraints.unit_interval): "0 to 1",
+        id(constraints.nonnegative_integer): "whole numbers from 0 up",
+        id(constraints.positive): "numbers above 0",
+        id(constraints.nonnegative): "numbers from 0 up",
+        id(constraints.simplex): "rows from 0 to 1 that add up to 1",
+    }
+    return known.get(id(constraint), str(constraint))
+
+
+def misfit(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> "Misfit | None":
+    """How far reconstructions miss the rows, and what p(x|z) says of it; None where p(x|z) is discrete or bare.
+
+    `mean` is the encoder's first answer to the rows `x`.
+    """
+    p = decode(mean)
+    if isinstance(p, Conditioned):
+        p, x = p.beside(x)
+    try:
+        if p.support is None or p.support.is_discrete:
+            return None
+        missed, scale = float((x - p.mean).square().mean().sqrt()), float(p.variance.mean().sqrt())
+    except NotImplementedError:  # some distributions have no moments, or no support
+        return None
+    return Misfit(len(x), missed, scale, looks_like(p.mean.double().flatten(1), x.double().flatten(1)))
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Errors of reconstructions beside the standard deviation of p(x|z).
+
+    Attributes:
+        rows: how many were looked at.
+        missed: root mean square error of reconstructions.
+        scale: root mean variance of p(x|z).
+        like: the scaling of the rows that reconstructions look like, if they do not look like the rows.
+    """
+
+    rows: int
+    missed: float
+    scale: float
+    like: str | None
+
+    @property
+    def tempering(self) -> float:
+        """What log p(x|z) counts, up to a constant, under the standard deviation that reconstructions miss by."""
+        return (self.scale / self.missed) ** 2 if self.missed > 0 else 1.0
+
+    def says(self) -> tuple[str, ...]:
+        """What to know of it: gains and verdict depend on the standard deviation."""
+        if self.like:
+            return (
+                f"reconstructions look like {self.like} of the rows x: they miss x by {self.missed:.3g} (root mean "
+                f"square), and {self.like} by a third of that or less; were the networks trained on {self.like}? Give "
+                "the rows so",
+            )
+        if not self.missed > 0 or 1 / OFF <= self.missed / self.scale <= OFF:
+            return ()
+        return (
+            f"reconstructions of {self.rows} training rows miss by {self.missed:.3g} (root mean square), and p(x|z) "
+            f"has a standard deviation of {self.scale:.3g}: if that is not the sigma of the loss that the VAE was "
+            "trained with, gains and verdict are of another model; likelihoods.Gaussian.from_loss tells that of a "
+            "loss",
+        )

@@ -1,0 +1,346 @@
+"""Wrong ways to bring a model: none passes without a word, and each message names the remedy."""
+
+import math
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, MultivariateNormal, Normal, RelaxedBernoulli, StudentT
+
+from oracles import linear_gaussian
+from zprime import bring, likelihoods
+from zprime.bring.named import distribution_of, need_callable
+from zprime.bring.places import evaluating
+from zprime.bring.splits import need_mapping
+from zprime.errors import UsageError, ZprimeError
+
+MODEL = linear_gaussian(D=6, d=2, var=0.05)
+BASE = torch.full((6,), 0.5, dtype=torch.float64)
+SIGMA = MODEL.var**0.5
+
+
+def rows(n: int, seed: int) -> Tensor:
+    """Rows about 1/2, most of them between 0 and 1."""
+    return (0.12 * MODEL.sample(n, seed=seed)[0] + BASE).float()
+
+
+DATA = {"train": rows(400, 1), "selection": rows(100, 2), "heldout": rows(100, 3)}
+
+
+def inner(x: Tensor) -> Tensor:
+    return (x.double() - BASE) / 0.12
+
+
+def posterior(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance."""
+    mean, scale = MODEL.posterior(inner(x))
+    return mean.float(), 2 * scale.float().log()
+
+
+def decoder(z: Tensor) -> Tensor:
+    return (0.12 * (z.double() @ MODEL.weight.T + MODEL.bias) + BASE).float()
+
+
+RIGHT = {"gives": "log-variance", "likelihood": likelihoods.Gaussian(scale=0.12 * SIGMA)}
+
+
+def brought(encoder: Callable = posterior, decode: Callable = decoder, **how: object) -> bring.Brought:
+    return bring.modules(encoder, decode, how.pop("data", DATA), **{**RIGHT, **how})
+
+
+def scaled(f: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    return {s: f(x) for s, x in DATA.items()}
+
+
+def images(x: Tensor) -> dict[str, Tensor]:
+    return {"train": x, "selection": x[:20], "heldout": x[20:60] + 1e-3}
+
+
+def logits(z: Tensor) -> Tensor:
+    return 6 * (decoder(z) - 0.5)
+
+
+BITS = {s: (x > 0.5).float() for s, x in DATA.items()}
+BERNOULLI = {"data": BITS, "likelihood": "bernoulli"}
+
+
+class Stub:
+    def __init__(self, **parts: object) -> None:
+        self.__dict__.update(parts)
+
+
+WRONG: dict[str, tuple[Callable[[], object], str]] = {
+    "normalised images under a Bernoulli": (
+        lambda: brought(decode=logits, data=scaled(lambda x: 4 * x - 2), likelihood="bernoulli"),
+        r"lie outside the support of p\(x\|z\), Bernoulli on 0 and 1: values go from -.* Give the rows as they were",
+    ),
+    "rows of 0 to 255 for 0 to 1": (
+        lambda: brought(data=scaled(lambda x: 255 * x)),
+        r"do not belong together.*rows scaled as in training",
+    ),
+    "rows of -1 to 1 for 0 to 1": (
+        lambda: brought(data=scaled(lambda x: 2 * x - 1)),
+        "do not belong together.*rows scaled as in training",
+    ),
+    "a decoder of -1 to 1 for rows of 0 to 1": (
+        lambda: brought(decode=lambda z: 2 * decoder(z) - 1),
+        "They look like 2x - 1 of the rows: if the networks were trained on 2x - 1, give the rows so",
+    ),
+    "inverted images": (
+        lambda: brought(data=scaled(lambda x: 1 - x)),
+        "do not belong together",
+    ),
+    "mean and log-variance swapped": (
+        lambda: brought(lambda x: posterior(x)[::-1]),
+        r"do not belong together.*encoder's two answers are in the order \(mean, scale\)",
+    ),
+    "probabilities taken for logits": (
+        lambda: brought(decode=lambda z: 1 + torch.sigmoid(logits(z)), **BERNOULLI),
+        "do not belong together.*decoder's output what the likelihood takes",
+    ),
+    "logits taken for probabilities": (
+        lambda: brought(decode=logits, data=BITS, likelihood="bernoulli-probs"),
+        "expected probabilities from 0 to 1, got .*likelihood='bernoulli'",
+    ),
+    "a decoder for other latents": (
+        lambda: brought(decode=lambda z: decoder(z.flip(1) * 3)),
+        "do not belong together",
+    ),
+    "negative rows under a Poisson": (
+        lambda: brought(data=scaled(lambda x: x - 1), likelihood="poisson"),
+        "outside the support.*Poisson on whole numbers from 0 up",
+    ),
+    "the name of an encoder for the encoder": (
+        lambda: need_callable("encoder", "encoder"),
+        "encoder: expected a module or a function, got str",
+    ),
+    "no decoder": (lambda: need_callable("decoder", None), "decoder: expected a module or a function, got NoneType"),
+    "(z, mean, logvar) where z is the mean in evaluation": (
+        lambda: brought(lambda x: (posterior(x)[0], *posterior(x))),
+        "got 3 matrices of one shape, none of which differs.*which are the mean and the scale.*or .1, 2. where",
+    ),
+    "no reading": (lambda: brought(gives=None), "gives: expected what the encoder's second answer is.*got None"),
+    "an unknown reading": (lambda: brought(gives="precision"), "gives: expected one of std, .*got 'precision'"),
+    "names that contradict the reading": (
+        lambda: brought(lambda x: dict(zip(("mu", "logvar"), posterior(x), strict=True)), gives="std"),
+        "the encoder's own names say log-variance, got std; leave gives out",
+    ),
+    "a dict without a spread": (
+        lambda: brought(lambda x: {"mu": posterior(x)[0], "hidden": x}, gives=None),
+        "expected an answer with a mean .* and a spread .*got one with mu, hidden",
+    ),
+    "an unknown likelihood": (
+        lambda: brought(likelihood="normal-ish"),
+        "likelihood: expected one of bernoulli, .*got 'normal-ish'",
+    ),
+    "a number for the likelihood": (lambda: distribution_of(0.1), "likelihood: expected a name .*got float"),
+    "data that is one array": (
+        lambda: need_mapping("data", DATA["train"]),
+        "data: expected a mapping.*train.*got Tensor",
+    ),
+    "no held-out rows": (lambda: brought(data={"train": DATA["train"]}), "data: expected train and heldout"),
+    "a path for rows": (
+        lambda: brought(data={"train": "train.npy", "heldout": "test.npy"}),
+        "data: expected rows of numbers in train, got str",
+    ),
+    "rows of text": (
+        lambda: brought(data={"train": np.array([["a"], ["b"]]), "heldout": np.array([["a"], ["b"]])}),
+        "data: expected rows of numbers in train, got",
+    ),
+    "None among the splits": (
+        lambda: brought(data={**DATA, "heldout": None}),
+        "data: expected rows of numbers in heldout, got NoneType",
+    ),
+    "a variance of the loss as sigma": (
+        lambda: brought(likelihood=likelihoods.Gaussian(scale=(0.12 * SIGMA) ** 2 / 3)),
+        "First look at p.x.z.: its standard deviation is .*from_loss.*beta= is the weight.*log-variance is right",
+    ),
+    "std taken for a variance": (
+        lambda: brought(lambda x: (posterior(x)[0], (0.5 * posterior(x)[1]).exp()), gives="variance"),
+        "gives: read as variance, the ELBO of .* lower than read as std.*Say gives='std'",
+    ),
+    "a likelihood without a mean": (
+        lambda: brought(
+            decode=lambda z: Independent(RelaxedBernoulli(torch.tensor(0.5), logits=logits(z)), 1),
+            data=scaled(lambda x: x.clamp(0.01, 0.99)),
+            likelihood=None,
+        ),
+        r"a p\(x\|z\) with mean, and that of \w+ fails \(NotImplementedError.*give another torch Distribution",
+    ),
+    "pixels as a batch": (
+        lambda: brought(decode=lambda z: Normal(decoder(z), 0.1), likelihood=None),
+        r"decode: expected a torch Distribution with batch shape \[2\].*Independent, or give likelihood=",
+    ),
+    "a plain tensor and no likelihood": (
+        lambda: brought(likelihood=None),
+        "decode: expected a torch Distribution.*got Tensor; .*give likelihood=",
+    ),
+    "weights that are NaN": (
+        lambda: brought(decode=lambda z: decoder(z) * math.nan),
+        r"decode: log p\(x\|z\) is nan at training rows.*weights are finite",
+    ),
+    "beta of zero": (lambda: brought(beta=0.0), "beta: expected a number above 0, got 0"),
+    "a posterior that is no Gaussian": (
+        lambda: brought(lambda x: StudentT(3.0, posterior(x)[0], 1.0), gives=None),
+        "expected q.z.x. as a Normal or MultivariateNormal, got StudentT; bring.draws takes",
+    ),
+    "a model without a decoder": (
+        lambda: bring.model(Stub(encode=posterior), DATA, **RIGHT),
+        "vae: expected an object with decode.z., got Stub with none of decode, decoder",
+    ),
+    "a model that answers one tensor": (
+        lambda: bring.model(Stub(encode=lambda x: posterior(x)[0], decode=decoder), DATA, **RIGHT),
+        r"to answer the mean and the spread.*got encode: one tensor \[2, 2\]; bring.modules takes",
+    ),
+    "a model that is a path": (lambda: bring.model("vae.pt", DATA), "vae: expected an object with decode.z., got str"),
+}
+
+
+@pytest.mark.parametrize("way", WRONG)
+def test_a_wrong_way_is_refused_and_the_remedy_is_named(way: str) -> None:
+    make, text = WRONG[way]
+    with pytest.raises(ZprimeError, match=f"(?s){text}"):
+        make()
+
+
+Answer = namedtuple("Answer", "z mean scale")
+
+
+@dataclass
+class Posterior:
+    mu: Tensor
+    log_var: Tensor
+
+
+class Forward(nn.Module):
+    """forward -> (recon, mu, logvar), as most VAEs are written; `encode` gives hidden units."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        return decoder(z)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return decoder(posterior(x)[0]), *posterior(x)
+
+
+def _std(x: Tensor) -> Tensor:
+    return (0.5 * posterior(x)[1]).exp()
+
+
+SAME: dict[str, tuple[Callable, str | None]] = {
+    "(mean, logvar)": (posterior, "log-variance"),
+    "(recon, mean, logvar)": (lambda x: (decoder(posterior(x)[0]), *posterior(x)), "logvar"),
+    "a dict": (lambda x: dict(zip(("mu", "logvar"), posterior(x), strict=True)), None),
+    "a ModelOutput": (lambda x: OrderedDict(embedding=posterior(x)[0], log_covariance=posterior(x)[1]), None),
+    "a dataclass": (lambda x: Posterior(*posterior(x)), None),
+    "a named tuple": (lambda x: Answer(x, posterior(x)[0], _std(x)), None),
+    "a Normal": (lambda x: Normal(posterior(x)[0], _std(x)), None),
+    "an Independent Normal": (lambda x: Independent(Normal(posterior(x)[0], _std(x)), 1), "std"),
+}
+
+
+@pytest.mark.parametrize("way", SAME)
+def test_outputs_as_people_write_them_give_the_same_posteriors(way: str) -> None:
+    encoder, gives = SAME[way]
+    p = brought(encoder, gives=gives).posteriors["train"].gather()
+    torch.testing.assert_close(p.mean, posterior(DATA["train"])[0])
+    torch.testing.assert_close(p.scale, _std(DATA["train"]))
+
+
+def test_a_torch_normal_with_full_covariance_is_read_as_its_factor() -> None:
+    encoder = lambda x: MultivariateNormal(posterior(x)[0], scale_tril=torch.diag_embed(_std(x)))  # noqa: E731
+    p = brought(encoder, gives=None).posteriors["train"].gather()
+    assert p.form == "full"
+    torch.testing.assert_close(p.scale.diagonal(dim1=1, dim2=2), _std(DATA["train"]))
+
+
+@pytest.mark.parametrize(
+    "vae",
+    [
+        Forward(),
+        Stub(encode=posterior, decode=decoder),
+        Stub(encoder=posterior, decoder=decoder),
+        Stub(encode=lambda x: posterior(x)[0], encoder=posterior, generate=decoder),
+    ],
+    ids=["forward", "encode and decode", "encoder and decoder", "encode gives one tensor"],
+)
+def test_a_whole_model_is_taken_apart(vae: object) -> None:
+    p = bring.model(vae, DATA, **RIGHT).posteriors["train"].gather()
+    torch.testing.assert_close(p.mean, posterior(DATA["train"])[0])
+
+
+@pytest.mark.parametrize("spelling", ["logvar", "log_var", "Log Variance", "log-variance", "log_variance"])
+def test_a_reading_may_be_spelled_in_the_usual_ways(spelling: str) -> None:
+    torch.testing.assert_close(brought(gives=spelling).posteriors["train"].gather().scale, _std(DATA["train"]))
+
+
+def test_a_likelihood_by_name_has_the_scale_of_the_reconstructions_and_says_so() -> None:
+    mine = brought(likelihood="gaussian")
+    missed = float((DATA["train"][:256] - decoder(posterior(DATA["train"][:256])[0])).square().mean().sqrt())
+    p = mine.model.decode(torch.zeros(1, 2))
+    assert float(p.variance.sqrt().mean()) == pytest.approx(missed, rel=1e-4)
+    assert any(f"scale {missed:.3g}" in s for s in mine.says)
+    laplace = brought(likelihood="laplace").model.decode(torch.zeros(1, 2))
+    off = float((DATA["train"][:256] - decoder(posterior(DATA["train"][:256])[0])).abs().mean())
+    assert float(laplace.base_dist.scale.mean()) == pytest.approx(off, rel=1e-4)
+
+
+def test_probabilities_by_name_are_the_logits_of_the_other_name() -> None:
+    z = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    x = BITS["train"][:5]
+    a = brought(decode=logits, **BERNOULLI).model.decode(z).log_prob(x)
+    b = brought(decode=lambda z: logits(z).sigmoid(), data=BITS, likelihood="bernoulli-probs").model.decode(z)
+    torch.testing.assert_close(a, b.log_prob(x))
+
+
+def test_grey_values_under_a_bernoulli_are_let_through() -> None:
+    grey = scaled(lambda x: x.clamp(0, 1))
+    assert brought(decode=logits, data=grey, likelihood="bernoulli", check=False).posteriors["train"].n == 400
+
+
+def test_a_decoder_that_ignores_z_is_no_reason_to_refuse() -> None:
+    mean = DATA["train"].mean(0)
+    prior = lambda x: (1e-3 * posterior(x)[0], torch.zeros(len(x), 2))  # noqa: E731
+    mine = brought(prior, lambda z: mean.expand(len(z), 6) + 0 * z[:, :1], likelihood="gaussian")
+    assert mine.posteriors["train"].n == 400
+
+
+def test_a_decoder_without_a_gradient_is_spoken_of() -> None:
+    assert not any("no gradient" in s for s in brought().says)
+    mine = brought(decode=lambda z: decoder(z).detach().numpy())
+    assert any("log p(x|z) has no gradient in z" in s for s in mine.says)
+
+
+def test_the_weight_of_the_kl_term_is_known_to_the_check_of_the_reading() -> None:
+    """Trained with beta = 16 the posteriors are 4 times as wide as those of beta = 1: the ELBO alone would object."""
+    gram = MODEL.weight.T @ MODEL.weight / MODEL.var
+    eye = torch.eye(2, dtype=torch.float64)
+    covariance = torch.linalg.inv(gram / 16 + eye)
+    pull = covariance @ MODEL.weight.T / (16 * MODEL.var)
+    variance = 1 / torch.linalg.inv(covariance).diagonal()  # the best diagonal
+
+    def wide(x: Tensor) -> tuple[Tensor, Tensor]:
+        return ((inner(x) - MODEL.bias) @ pull.T).float(), variance.float().expand(len(x), 2)
+
+    assert brought(wide, gives="variance", beta=16.0).posteriors["train"].n == 400
+    with pytest.raises(UsageError, match="gives: read as variance"):
+        brought(wide, gives="variance")
+
+
+def test_modes_are_kept_while_other_threads_compute() -> None:
+    """The last thread to leave restores the mode; none computes with a network in training mode."""
+    net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(2)).train()
+    net[1].eval()
+    first, second = evaluating([net]), evaluating([net])
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not net[0].training
+    second.__exit__(None, None, None)
+    assert (net.training, net[0].training, net[1].training) == (True, True, False)

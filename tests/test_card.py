@@ -1,0 +1,76 @@
+"""The model card: numbers of the audit, a head that YAML reads, nothing of single rows."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import small
+from zprime import cli
+from zprime.reporting.card import card, digest, metrics
+from zprime.results.audit import Audit
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Audit]:
+    folder = tmp_path_factory.mktemp("card") / "run"
+    return folder, small.run(folder, Path("digits"))[1]
+
+
+def head(text: str) -> dict[str, object]:
+    """The head: every value is JSON, which is YAML too."""
+    inside = text.split("---\n")[1]
+    found = re.split(r"^([a-z_-]+): ", inside, flags=re.MULTILINE)[1:]
+    return {key: json.loads(value) for key, value in zip(found[::2], found[1::2], strict=True)}
+
+
+def test_the_head_has_the_metrics_of_the_audit(made: tuple[Path, Audit]) -> None:
+    audit = made[1]
+    (model,) = head(card(audit, name="mine", licence="mit"))["model-index"]
+    assert model["name"] == "mine"
+    (result,) = model["results"]
+    shown = {m["type"]: m for m in result["metrics"]}
+    shipped = audit.entry(audit.shipped)
+    gain = shipped.heldout.likelihood.gain
+    assert shown["likelihood_gain"]["value"] == gain.value
+    assert shown["likelihood_gain"]["args"] == {"stderr": gain.stderr, "rows": gain.n, "seed": audit.seed}
+    assert shown["copying"]["value"] == audit.copying(audit.shipped)
+    numbers = audit.samples.verdict.numbers
+    assert shown["frechet_real_rows"]["value"] == numbers["real rows"].value
+    assert shown["frechet_reconstructions"]["value"] == numbers["reconstructions"].value
+    assert head(card(audit, licence="mit"))["license"] == "mit"
+
+
+def test_the_guaranteed_limit_is_that_of_what_is_shipped(made: tuple[Path, Audit]) -> None:
+    audit = made[1]
+    kinds = {m.kind for m in metrics(audit, audit.entry(audit.verdict.choice))}
+    assert ("likelihood_gain_lower" in kinds) == (audit.verdict.bet is not None)
+    other = next(e for e in audit.entries if e.name not in (audit.verdict.choice, audit.verdict.best))
+    assert "likelihood_gain_lower" not in {m.kind for m in metrics(audit, other)}
+
+
+def test_the_sentence_has_a_hash_that_changes_with_the_numbers(made: tuple[Path, Audit]) -> None:
+    audit = made[1]
+    found = metrics(audit, audit.entry(audit.shipped))
+    assert f"numbers {digest(found)}" in card(audit)
+    assert digest(found) != digest([replace(found[0], value=found[0].value + 1e-9), *found[1:]])
+    assert digest(found) == digest(list(found))
+
+
+def test_a_card_says_nothing_of_single_rows_or_of_where_they_lie(made: tuple[Path, Audit]) -> None:
+    audit = made[1]
+    private = replace(audit, data=replace(audit.data, name="patients of ward 7", columns=["hiv"], content="f" * 64))
+    text = card(private)
+    assert not re.search("ward 7|hiv|f{12}", text)
+    hashes = {h for h in audit.inputs.values() if h} | {audit.data.content}
+    assert hashes
+    assert not any(h[:12] in text for h in hashes)
+
+
+def test_the_command_writes_it_beside_the_run(made: tuple[Path, Audit], tmp_path: Path) -> None:
+    folder, audit = made
+    file = tmp_path / "README.md"
+    cli.app(["card", str(folder), "--out", str(file), "--license", "mit"])
+    assert file.read_text("utf-8") == card(audit, licence="mit")
