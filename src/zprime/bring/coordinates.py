@@ -89,7 +89,8 @@ class Coordinates:
         if not self.full:
             return 1 / self.scale
         one = torch.eye(len(self.scale), dtype=self.scale.dtype)
-        return torch.linalg.solve_triangular(self.scale, one, upper=False).tril()
+        inverse: Tensor = torch.linalg.solve_triangular(self.scale, one, upper=False)
+        return inverse.tril()
 
 
 @dataclass(frozen=True)
