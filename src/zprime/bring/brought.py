@@ -143,8 +143,7 @@ class Brought:
         settings.check()
         splits = [self._split(name, at) for name, at in self.priors.items()]
         train, selection, heldout = sorted(splits, key=lambda s: SPLITS.index(s.name))
-        others, _ = without_duplicates(train, counted(selection), counted(heldout), keep=keep_duplicates)
-        selection, heldout = others
+        (selection, heldout), _ = without_duplicates(train, counted(selection), counted(heldout), keep=keep_duplicates)
         prior = Prior(heldout.posteriors.d)
         study = Study(train, selection, heldout, prior=prior, model=self.model, settings=settings, seed=seed)
         return compare(conditional, {MARGINAL: self.unconditional.prior, **unconditional}, study)
