@@ -11,8 +11,8 @@ import zprime
 from studies import study
 from tasks import task
 from zoo import sharded
+from zprime import latent
 from zprime.arrays import covariances
-from zprime.distribution import rebuild
 from zprime.errors import UsageError
 from zprime.latent import barycentre as module
 from zprime.latent import centre
@@ -125,9 +125,10 @@ def test_sums_do_not_depend_on_blocks_or_shards(settings: Settings, monkeypatch:
 
 
 @every
-def test_the_fit_is_saved_and_read_again(settings: Settings) -> None:
+def test_the_fit_is_saved_and_read_again(settings: Settings, tmp_path) -> None:
     r = fit(settings, posteriors()).distribution
-    again = rebuild(r.kind, r.config(), r.tensors())
+    r.save(tmp_path / "r")
+    again = latent.load(tmp_path / "r")
     z = torch.randn(5, D, generator=stream(0, "z"), dtype=torch.float64)
     want = MultivariateNormal(r.mean, scale_tril=r.scale).log_prob(z)
     torch.testing.assert_close(again.log_prob(z), want, rtol=1e-9, atol=1e-9)

@@ -1,6 +1,7 @@
 """exemplars of posteriors with full covariances, and of several components a datum."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 import zprime
 from tasks import task
 from test_full_averages import as_full, diagonal, posteriors
+from zprime import latent
 from zprime.arrays import covariances
 from zprime.components import Diagonal, Full
-from zprime.distribution import rebuild
 from zprime.errors import UsageError
 from zprime.latent import exemplar_mixture
 from zprime.latent.exemplars import Exemplars, ExemplarsSettings
@@ -49,7 +50,7 @@ def points(m: int) -> Tensor:
 @kernels
 @pytest.mark.parametrize("h", [0.0, 0.05, 0.4, 1.0])
 def test_the_density_is_the_brute_force_mixture_with_the_moments_of_all(
-    h: float, covariance: str, monkeypatch: pytest.MonkeyPatch
+    h: float, covariance: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     p = posteriors(14)
     monkeypatch.setattr(exemplar_mixture, "FLOATS", 4 * D**2)
@@ -65,7 +66,8 @@ def test_the_density_is_the_brute_force_mixture_with_the_moments_of_all(
         target = target * (1 - h**2) + torch.diag(target.diagonal()) * h**2
     found = torch.einsum("n,nij->ij", weights, inner + gap[:, :, None] * gap[:, None])
     torch.testing.assert_close(found, target, rtol=0, atol=1e-12)
-    again = rebuild("exemplars", r.config(), r.tensors())
+    r.save(tmp_path / "r")
+    again = latent.load(tmp_path / "r")
     assert bool((again.log_prob(z) == r.log_prob(z)).all())
 
 

@@ -98,6 +98,13 @@ def test_merging_counts_data_and_not_their_parts() -> None:
     assert float(merged(p, 1).rows) == pytest.approx(6)
 
 
+def test_a_merged_mixture_says_how_many_data_are_behind_it() -> None:
+    p = parts_of(posteriors(12, weighted=False), 2)
+    p.mean[:2] = 100.0
+    settings = MixtureSettings(2, method="merge", polish=0, least_rows=0.0)
+    assert settings.fit(task(p, selection=p, rng=stream(0, "fit"))).distribution.least_rows == pytest.approx(1)
+
+
 def test_cells_count_data_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zprime.latent.merge.DIRECT", 3)
     p = parts_of(posteriors(40), 4)

@@ -1,6 +1,7 @@
 """vamp with an encoder that gives full covariances."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 import zprime
 from ring import fit
+from zprime import latent
 from zprime.data import Rows
-from zprime.distribution import rebuild
 from zprime.errors import UsageError
 from zprime.kernels import trainable_full_mixture_log_prob, trainable_mixture_log_prob
 from zprime.latent.kind import Context, Fit
@@ -51,7 +52,7 @@ def fitted(encoder: Encoder) -> Fit[Vamp]:
     return fit(settings, train, selection, context=Context(encoder, TRAIN, SELECTION))
 
 
-def test_components_are_the_encoders_answers_with_their_covariances() -> None:
+def test_components_are_the_encoders_answers_with_their_covariances(tmp_path: Path) -> None:
     found = fitted(Encoder())
     r = found.distribution
     assert r.scale.shape == (8, 2, 2)
@@ -59,7 +60,8 @@ def test_components_are_the_encoders_answers_with_their_covariances() -> None:
     want = MixtureSameFamily(Categorical(r.log_weight.exp()), MultivariateNormal(r.mean, scale_tril=r.scale))
     torch.testing.assert_close(r.log_prob(z), want.log_prob(z))
     assert float(r.scale[:, 1, 0].abs().max()) > 0.1
-    again = rebuild("vamp", r.config(), r.tensors())
+    r.save(tmp_path / "r")
+    again = latent.load(tmp_path / "r")
     assert bool((again.log_prob(z) == r.log_prob(z)).all())
     assert r.sample(5, rng=stream(0)).shape == (5, 2)
 
