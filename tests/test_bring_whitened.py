@@ -13,7 +13,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 from oracles import linear_gaussian
 from zprime import audit, bring, fit, load_latent
 from zprime.bring import arrays, modules
-from zprime.bring.coordinates import WIDEST, Coordinates, coordinates_of, known
+from zprime.bring.coordinates import MOST, Coordinates, coordinates_of, known
 from zprime.errors import UsageError
 from zprime.latent import Affine, Gaussian, Mixture, Prior
 from zprime.measure.candidates import Candidates
@@ -138,7 +138,7 @@ def test_draws_of_posteriors_are_whitened_too() -> None:
     rng = stream(0, "drawn")
     z = {s: LOC + torch.randn(40, 6, 2, generator=rng, dtype=torch.float64) @ TRIL.T for s in SIZES}
     log_q = {s: PRIOR.log_prob(v) + 0.25 for s, v in z.items()}
-    with patch("zprime.bring.coordinates.WIDEST", 1):  # no factor is made, so there is no limit
+    with patch("zprime.bring.coordinates.MOST", 1):  # no factor is made, so there is no limit
         mine = bring.draws(None, z, log_q=log_q, prior=PRIOR)
     assert mine.prior is None
     u = mine.posteriors["train"].gather().mean
@@ -208,25 +208,22 @@ def test_a_candidate_of_the_models_own_z_has_its_gain_in_closed_form() -> None:
     torch.testing.assert_close(*gains, rtol=1e-9, atol=1e-9)
 
 
-def test_factors_are_made_up_to_64_dimensions_and_if_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fits", [True, False])
+def test_factors_are_made_where_they_are_few(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
     mean, scale = given()
-    asked: list[int] = []
-    monkeypatch.setattr("zprime.memory.fits", lambda count: asked.append(count) or len(asked) == 1)
-    for fits in (True, False):
-        mine = arrays(mean, scale, prior=PRIOR, check=False)
-        assert (mine.prior is None) == fits
-        assert mine.posteriors["train"].form == ("full" if fits else "diagonal")
-        assert any("whitened by it" in s for s in mine.says) == fits
-        assert any("made up to 64 dimensions and if they fit into memory" in s for s in mine.says) == (not fits)
-    assert asked[0] == 24 * sum(SIZES.values()) * 4
-    # posteriors that are full already need no more memory
+    monkeypatch.setattr("zprime.bring.coordinates.MOST", sum(SIZES.values()) * 4 - (not fits))
+    mine = arrays(mean, scale, prior=PRIOR, check=False)
+    assert (mine.prior is None) == fits
+    assert mine.posteriors["train"].form == ("full" if fits else "diagonal")
+    assert any("whitened by it" in s for s in mine.says) == fits
+    assert any("which are made where rows x d x d is 200,000 at most" in s for s in mine.says) == (not fits)
+    # posteriors that are full already take no more numbers than they have
     assert arrays(mean, scale_tril={s: torch.diag_embed(v) for s, v in scale.items()}, prior=PRIOR).prior is None
-    assert len(asked) == 2
 
 
-@pytest.mark.parametrize(("d", "factors", "whitened"), [(64, 9, True), (65, 9, False), (65, 0, True)])
-def test_more_dimensions_keep_the_prior_as_it_is(d: int, factors: int, whitened: bool) -> None:
-    assert WIDEST == 64
+@pytest.mark.parametrize(("d", "factors", "whitened"), [(20, 500, True), (20, 501, False), (65, 0, True)])
+def test_more_numbers_keep_the_prior_as_it_is(d: int, factors: int, whitened: bool) -> None:  # noqa: FBT001
+    assert MOST == 200_000
     tril = torch.eye(d, dtype=torch.float64) + 0.1 * torch.ones(d, d, dtype=torch.float64).tril(-1)
     at, prior = known(Gaussian(torch.zeros(d).double(), tril), d, factors=factors)
     assert (at is not None, prior is None) == (whitened, whitened)

@@ -60,7 +60,7 @@ def arrays(
         prior: what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
             N(0, I). For one Gaussian all latents of what is returned are in units of the prior
             (`Brought.coordinates`); if its covariance is full those of the posteriors are full then, and this is done
-            up to 64 dimensions, if they fit into memory. Any other is `Brought.prior`, which `audit` has to be given.
+            where rows x d x d is 200,000 at most. Any other is `Brought.prior`, which `audit` has to be given.
             With `conditions` a function of them, as in `modules`.
         conditions: split -> c of each row, numbers or a matrix [n, k], that a prior p(z|c) is told; with `scale` alone.
         check: whether to check `gives` by the variance of the codes.

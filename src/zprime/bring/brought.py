@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zprime.bring.beside import MARGINAL, Beside, Given, compare, marginal
 from zprime.bring.by_row import units_of
-from zprime.bring.coordinates import WIDEST, Coordinates, Moved, coordinates_of
+from zprime.bring.coordinates import MOST, Coordinates, Moved, coordinates_of
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Prior
 from zprime.encoding import encode
@@ -230,7 +230,7 @@ def told(at: Coordinates | None, prior: LatentDistribution | None) -> list[str]:
             return [said]
         return [
             f"{said}; there would be closed forms in units of the prior, but posteriors of independent dimensions have "
-            f"full covariances there, which are made up to {WIDEST} dimensions and if they fit into memory"
+            f"full covariances there, which are made where rows x d x d is {MOST:,} at most"
         ]
     if at is None:
         return []

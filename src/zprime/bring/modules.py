@@ -103,7 +103,7 @@ def modules(
         prior: what the VAE was trained with: ours, or a torch Distribution with one latent as its event; None is
             N(0, I). For one Gaussian all latents of what is returned are in units of the prior
             (`Brought.coordinates`); if its covariance is full those of the posteriors are full then, and this is done
-            up to 64 dimensions, if they fit into memory. Any other is `Brought.prior`, which `audit` has to be given.
+            where rows x d x d is 200,000 at most. Any other is `Brought.prior`, which `audit` has to be given.
             With `conditions` also a function c -> Normal of shape [n, d]: latents are then in units of p(z|c).
         conditions: split -> c of each row, numbers or a matrix [n, k], of a model that is told it (a class, a batch, an
             embedding): `encoder(x, c)` and `decoder(z, c)`. Rows then hold x, flat, and c behind it; draws of x' take
