@@ -85,7 +85,7 @@ def leave_one_out(
         heldout: gains of held-out rows, measured with the same candidates.
         seed: of the choice of rows and of their draws.
         rows: training rows that are scored, drawn at random; 0 for all of them up to 5,000 or so, 500 of 60,000, and
-            fewer in proportion above 1,024 dimensions.
+            fewer in proportion above 1,024 dimensions and with full covariances.
         progress: called once a candidate.
 
     Raises:
@@ -94,7 +94,7 @@ def leave_one_out(
     train = split.posteriors
     mixtures = {k: m for k, r in candidates.bases.items() if (m := row_mixture(r, train)) is not None}
     rng = stream(seed, "leave one out")
-    most = rows or scored(train.n, train.d)
+    most = rows or scored(train.n, train.d, full=train.form == "full")
     picked = train.pick(max(1, most * train.data // train.n), rng=rng)
     taken = split.take(picked)
     some = taken.posteriors
@@ -112,9 +112,13 @@ def leave_one_out(
     return measured
 
 
-def scored(n: int, d: int) -> int:
-    """How many of n training rows are scored: as many pairs as can be, and fewer above 1,024 dimensions."""
-    return max(LEAST, in_proportion(PAIRS_SCORED, d) // n)
+def scored(n: int, d: int, *, full: bool = False) -> int:
+    """How many of n training rows are scored: as many pairs as can be, and fewer above 1,024 dimensions.
+
+    With full covariances a pair takes a Cholesky factor of its own, 2 d times as long.
+    """
+    pairs = in_proportion(PAIRS_SCORED, d) // (2 * d if full else 1)
+    return max(LEAST, pairs // n)
 
 
 @dataclass(frozen=True)
