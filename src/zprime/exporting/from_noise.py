@@ -129,16 +129,14 @@ def _parts(r: LatentDistribution) -> _Parts:
         factor = torch.kron(r.channels.cpu().double(), r.positions.cpu().double())
         return _full(torch.zeros(1), r.mean[None], factor[None])
     if isinstance(r, GaussianDistribution | Exemplars):
-        found = _of_components(r.components)
-        if found is not None:
-            return found
+        return _of_components(r.components)
     raise UsageError(
         f"export: {r.label} is neither a Gaussian nor a mixture of Gaussians, and has no sampler of a few lines; take "
         "another latent distribution, such as gaussian, mixture or exemplars, or save it for zprime: model.save(path)"
     )
 
 
-def _of_components(c: Diagonal | Full | LowRank | Smoothed) -> _Parts | None:
+def _of_components(c: Diagonal | Full | LowRank | Smoothed) -> _Parts:
     if isinstance(c, Full):
         return _full(c.log_weight, c.mean, c.scale_tril)
     log_weight, mean, scale = (t.cpu().double() for t in (c.log_weight, c.mean, c.scale))
@@ -146,9 +144,8 @@ def _of_components(c: Diagonal | Full | LowRank | Smoothed) -> _Parts | None:
         return _Parts(log_weight, mean, scale)
     if isinstance(c, LowRank):
         return _Parts(log_weight, mean, scale, c.factor.cpu().double(), torch.arange(len(mean)))
-    if isinstance(c, Smoothed):
-        return _Parts(log_weight, mean, scale, c.tril.cpu().double()[None], torch.zeros(len(mean), dtype=torch.long))
-    return None
+    one = torch.zeros(len(mean), dtype=torch.long)  # the kernel's factor is that of all components
+    return _Parts(log_weight, mean, scale, c.tril.cpu().double()[None], one)
 
 
 def _full(log_weight: Float[Tensor, " k"], mean: Float[Tensor, "k d"], tril: Float[Tensor, "k d d"]) -> _Parts:

@@ -88,9 +88,15 @@ def _traced(whole: nn.Module, columns: int) -> torch.export.ExportedProgram:
 
 
 def _converted(program: torch.export.ExportedProgram) -> Any:
-    names = {"input_names": ["uniform", "normal"], "output_names": ["x", "z"]}
     try:
-        made = torch.onnx.export(program, dynamo=True, external_data=False, verbose=False, **names)
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=["uniform", "normal"],
+            output_names=["x", "z"],
+        )
         assert made is not None  # so with dynamo
         return made.model_proto
     except Exception as error:  # torch.onnx raises internal types, with the operator in their text only
@@ -127,7 +133,7 @@ def _quiet() -> Iterator[None]:
     logger, checks = logging.getLogger("torch.onnx"), Distribution._validate_args
     level = logger.level
     logger.setLevel(logging.ERROR)
-    Distribution.set_default_validate_args(False)  # type: ignore[no-untyped-call]
+    Distribution.set_default_validate_args(False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -135,4 +141,4 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-        Distribution.set_default_validate_args(checks)  # type: ignore[no-untyped-call]
+        Distribution.set_default_validate_args(checks)
