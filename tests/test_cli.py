@@ -427,3 +427,26 @@ def test_no_reader_and_no_letters(tmp_path: Path) -> None:
     told = subprocess.run([*program, "kinds"], env=plain, capture_output=True, check=False)
     assert (told.returncode, told.stderr) == (0, b"")
     assert told.stdout.isascii()
+
+
+def test_export_writes_a_folder_that_draws_with_numpy_alone(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("export", digits, "--from", "gaussian", "--out", tmp_path / "out", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["label"] == "gaussian"
+    assert said["files"] == ["README.md", "latent.json", "latent.safetensors", "sample.py"]
+    subprocess.run([sys.executable, "sample.py", "5"], cwd=tmp_path / "out", check=True)
+    assert np.load(tmp_path / "out" / "z.npy").shape == (5, 2)
+    monkeypatch.chdir(tmp_path)
+    assert call("export", digits, "--from", "prior", "--quiet") == 0
+    assert (tmp_path / "run-export" / "latent.json").is_file()
+    for name, text in (("aggregated", "stores functions of single training rows"), ("flowery", "expected one of")):
+        assert call("export", digits, "--from", name, "--out", tmp_path / "no") == 2
+        assert text in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "no").exists()
+    assert call("export", digits, "--from", "aggregated", "--allow-rows", "--out", tmp_path / "rows") == 0
+    for run in (digits, digits / "latent" / "gaussian"):
+        assert call("export", digits, "--from", "gaussian", "--out", run) == 2
+        assert "would be lost" in " ".join(capsys.readouterr().err.split())
+    assert load_audit(digits).shipped

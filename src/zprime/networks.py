@@ -64,7 +64,7 @@ class MLPDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Likelihood parameters, shape [n, *shape]."""
         parameters: Tensor = self.out(self.body(z))
-        return parameters.reshape(len(z), *self.shape)
+        return parameters.reshape(z.shape[0], *self.shape)  # a number that torch.export keeps open, not so len(z)
 
 
 class ConvEncoder(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime import artifact, chain, memory, vae
+from zprime import artifact, chain, exporting, memory, vae
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.latent import rebuild
@@ -134,6 +134,40 @@ class GenerativeModel:
             "says": self.says(),
         }
         return artifact.write(path, artifact.Manifest("generator", config, key, seed, dict(inputs)), tensors=tensors)
+
+    def export(
+        self, path: str | Path, *, onnx: bool = False, allow_copies: bool = False, allow_rows: bool = False
+    ) -> artifact.Artifact:
+        """Write a folder by which anyone can draw z', and x', without zprime and without torch.
+
+        It holds the arrays of r(z) (`latent.safetensors`), what they are (`latent.json`), a sampler that needs NumPy
+        only (`sample.py`) and a `README.md`. z' is what the decoder of this model takes.
+
+        Args:
+            path: the folder to make; an earlier export there is replaced.
+            onnx: write `generator.onnx` too: random numbers in, the mean of p(x|z') in the units of the data out.
+            allow_copies: write even where an audit found that the samples copy training rows.
+            allow_rows: write even a latent distribution that stores functions of single training rows.
+
+        Raises:
+            UsageError: `latent` is no Gaussian and no mixture of Gaussians; the folder holds something else; samples
+                copy training rows or come from stored ones, and that was not allowed; or with `onnx`: the decoder
+                cannot be written in ONNX, or the extra `onnx` is not installed.
+        """
+        check_leaks(self, allow_copies=allow_copies, allow_rows=allow_rows)
+        about = {
+            "kind": self.latent.kind,
+            "label": self.latent.label,
+            "holds_training_rows": self.latent.holds_rows,
+            "least_rows": self.latent.least_rows,
+            "copying": self.copying,
+            "unfit_to_publish": self.copying == "copies",
+            "says": self.says(),
+        }
+        drawn = exporting.from_noise(self.latent)
+        exporting.check_place(Path(path))
+        content = exporting.to_onnx(drawn, self.decoder, self.shift, self.scale) if onnx else None
+        return exporting.write(path, drawn, about, onnx=content)
 
     def _repr_html_(self) -> str:
         """What it is made of, in a notebook."""

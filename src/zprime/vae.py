@@ -86,7 +86,7 @@ def decoded(
     """
     if noise not in ("mean", "draw"):
         raise UsageError(f"noise: expected mean or draw, got {noise!r}")
-    z = z.to(_dtype(decoder))
+    z = z.to(dtype_of(decoder))
     for part in blocks(len(z), DECODE):
         with torch.no_grad():
             p = decoder.decode(z[part])
@@ -105,7 +105,7 @@ def _told(p: Distribution) -> Told:
     return p
 
 
-def _dtype(decoder: Decoder) -> torch.dtype:
+def dtype_of(decoder: Decoder) -> torch.dtype:
     """The dtype of the decoder's parameters; float32 if it has none."""
     if isinstance(decoder, nn.Module):
         for t in (*decoder.parameters(), *decoder.buffers()):

@@ -1,6 +1,5 @@
 """zprime sample."""
 
-import dataclasses
 import io
 from pathlib import Path
 from typing import Annotated
@@ -8,12 +7,11 @@ from typing import Annotated
 import numpy as np
 from cyclopts import Parameter
 
-from zprime import artifact, latent, outputs, sampling
+from zprime import artifact, outputs, sampling
+from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, say
-from zprime.cli.settings import label_of
 from zprime.errors import UsageError
 from zprime.reporting import pictures
-from zprime.run_folder import RunFolder
 from zprime.threads import Threads
 
 
@@ -59,7 +57,7 @@ def sample(
         Decides the draws.
     """
     Threads.by_work(OPTIONS.threads).use(heavy=True)
-    model, default = _model(run, source, store, given)
+    model, default = chosen(run, source, given, store=store)
     files = _files(default if out is None else out, run, pictures_too=model.image is not None)
     z, x = sampling.sample(model, n, seed=seed, noise=noise, allow_copies=allow_copies, allow_rows=allow_rows)
     artifact.make_folder(files[0].parent)
@@ -98,31 +96,3 @@ def _files(target: Path, run: Path, *, pictures_too: bool) -> list[Path]:
     for file in files:
         outputs.check_output(file, run)
     return files
-
-
-def _model(run: Path, source: str, store: str, given: str) -> tuple[sampling.GenerativeModel, Path]:
-    """The model, and where its samples go if nothing else is said."""
-    label = label_of(given) if given else None
-    mark = "" if label is None else f"-{label}"
-    if artifact.is_artifact(run) and artifact.read(run).kind == "generator":
-        if source:
-            raise UsageError(f"from: a shipped generator has one latent distribution; leave --from {source} out")
-        model, default = sampling.load(run), run.parent / "samples" / (run.name + mark)
-    else:
-        folder = RunFolder.open(run)
-        name = source or (folder.choice() if label is None else _conditional(folder))
-        model, default = folder.generative(name, store=store), run / "samples" / (name + mark)
-    if label is None:
-        return model, default
-    return dataclasses.replace(model, latent=latent.given(model.latent, label)), default
-
-
-def _conditional(folder: RunFolder) -> str:
-    """The first latent distribution of a run that is conditional on a label."""
-    for name in folder.fitted:
-        if latent.labels_of(latent.load(folder.path / "latent" / name)):
-            return name
-    raise UsageError(
-        f"given: expected a conditional latent distribution in {folder.path}, found none; run "
-        f"`zprime fit {folder.path} --kinds conditional` first (or any kind with --by label)"
-    )

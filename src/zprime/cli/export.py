@@ -1,0 +1,49 @@
+"""zprime export."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from zprime.cli.chosen import chosen
+from zprime.cli.console import OPTIONS, give, say
+from zprime.threads import Threads
+
+
+def export(
+    run: Path,
+    *,
+    source: Annotated[str, Parameter(name="--from")] = "",
+    given: str = "",
+    onnx: Annotated[bool, Parameter(negative="")] = False,
+    allow_copies: Annotated[bool, Parameter(negative="")] = False,
+    allow_rows: Annotated[bool, Parameter(negative="")] = False,
+    out: Path | None = None,
+) -> None:
+    """Write a folder by which anyone can draw z', with NumPy alone, and x' with any runtime of ONNX.
+
+    Parameters
+    ----------
+    run
+        Folder of a run, or of a generator.
+    source
+        What z' is drawn from: `prior`, a fit by its name, or a fit with a share of the prior in percent, as in
+        mixture+p10; default: the verdict's. One Gaussian, or a mixture of Gaussians.
+    given
+        `label=3` takes r(z|y = 3): of --from, or of the run's first conditional latent distribution.
+    onnx
+        Write generator.onnx too: random numbers in, the mean of p(x|z') in the units of the data out (extra `onnx`).
+    allow_copies
+        Write even where the audit found that the samples copy training rows.
+    allow_rows
+        Write even a latent distribution that stores functions of single training rows, such as aggregated.
+    out
+        Folder to make; default: <name of the run>-export, here.
+    """
+    Threads.by_work(OPTIONS.threads).use(heavy=False)
+    model, _ = chosen(run, source, given)
+    folder = Path(f"{run.absolute().name}-export") if out is None else out
+    made = model.export(folder, onnx=onnx, allow_copies=allow_copies, allow_rows=allow_rows)
+    say(f"z' from {model.latent.label}: {made.path}; its README.md says how to draw from it")
+    say(model.says())
+    give({"folder": made.path, "files": sorted(made.files), **made.config})
