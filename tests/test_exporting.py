@@ -53,6 +53,7 @@ MORE: dict[str, LatentDistribution] = {
     "defensive-exemplars-full": Defensive(ZOO["exemplars-full"](D, torch.float32), 0.1),
     "other-prior": Defensive(low_rank(), 0.2, Gaussian(torch.ones(D), torch.full((D,), 2.0))),
     "affine-defensive": Affine(Defensive(low_rank(), 0.2), torch.arange(4.0).double(), torch.ones(D).double() * 3),
+    "affine-matrix": Affine(Defensive(low_rank(), 0.2), torch.zeros(D).double(), (torch.eye(D) + 0.3).tril().double()),
     "exemplars-one": Exemplars(torch.randn(9, D), torch.ones(9, D), torch.zeros(D), torch.eye(D), 1.0),
 }
 
