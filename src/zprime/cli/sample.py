@@ -1,18 +1,16 @@
 """zprime sample."""
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from cyclopts import Parameter
 
-from zprime import artifact, latent, outputs, sampling
+from zprime import artifact, latent, sampling
 from zprime.cli.console import OPTIONS, give, say
+from zprime.cli.sample_files import Files
 from zprime.cli.settings import label_of
 from zprime.errors import UsageError
-from zprime.reporting import pictures
 from zprime.run_folder import RunFolder
 from zprime.threads import Threads
 
@@ -27,10 +25,10 @@ def sample(
     store: str = "latents",
     allow_copies: Annotated[bool, Parameter(negative="")] = False,
     allow_rows: Annotated[bool, Parameter(negative="")] = False,
-    out: Path | None = None,
+    out: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Draw z' and x' from a run or a shipped generator: an .npz file, and a PNG grid where the data are pictures.
+    """Draw z' and x' from a run or a shipped generator: an .npz file, and a PNG grid of pictures or a .csv of a table.
 
     Parameters
     ----------
@@ -53,30 +51,26 @@ def sample(
     allow_rows
         Draw even from a latent distribution that stores functions of single training rows, such as aggregated.
     out
-        Path of the files, without ending; default: samples/<from> in the run, or
+        Where to. NAME.npz (arrays z and x), NAME.csv (a table, with the names of its columns), NAME.png (pictures in a
+        grid) and NAME/ (a new folder with a .png for each picture) write that alone; NAME without such an ending writes
+        NAME.npz, and NAME.png or NAME.csv. Numbers are in the units of the data. Default: samples/<from> in the run, or
         samples/<name> beside the generator.
     seed
         Decides the draws.
     """
     Threads.by_work(OPTIONS.threads).use(heavy=True)
-    model, default = _model(run, source, store, given)
-    files = _files(default if out is None else out, run, pictures_too=model.image is not None)
+    model, default, names = _model(run, source, store, given)
+    files = Files.of(out, default, run, model)
     z, x = sampling.sample(model, n, seed=seed, noise=noise, allow_copies=allow_copies, allow_rows=allow_rows)
-    artifact.make_folder(files[0].parent)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, z=z.numpy(), x=x.numpy())
-    artifact.write_file(files[0], buffer.getvalue())
-    if model.image is not None:
-        unit = (x - model.shift) / model.scale
-        artifact.write_file(files[1], pictures.png(pictures.grid(unit[:4096], zoom=max(1, 56 // max(model.image[1:])))))
+    files.write(model, z, x, names)
     where, behind = model.latent.label, model.latent.least_rows
     if given:
         where += f" of {given}" + ("" if behind is None else f" ({behind:.3g} effective rows behind its smallest part)")
-    say(f"{n} samples, z' from {where}, seed {seed}: {', '.join(map(str, files))}")
+    say(f"{n} samples, z' from {where}, seed {seed}: {files}")
     say(model.says())
     give(
         {
-            "files": files,
+            "files": list(files.paths),
             "latent": model.latent.label,
             "n": n,
             "seed": seed,
@@ -86,24 +80,10 @@ def sample(
     )
 
 
-def _files(target: Path, run: Path, *, pictures_too: bool) -> list[Path]:
-    """What is written.
-
-    Raises:
-        UsageError: `target` is no name of a file, or something would be lost.
-    """
-    if target.name in ("", ".."):
-        raise UsageError(f"out: expected the path of the files, without ending, got {str(target)!r}")
-    files = [target.with_name(target.name + ending) for ending in [".npz", *[".png"] * pictures_too]]
-    for file in files:
-        outputs.check_output(file, run)
-    return files
-
-
-def _model(run: Path, source: str, store: str, given: str) -> tuple[sampling.GenerativeModel, Path]:
-    """The model, and where its samples go if nothing else is said."""
+def _model(run: Path, source: str, store: str, given: str) -> tuple[sampling.GenerativeModel, Path, list[str]]:
+    """The model, where its samples go if nothing else is said, and names of columns: a generator carries none."""
     label = label_of(given) if given else None
-    mark = "" if label is None else f"-{label}"
+    mark, names = "" if label is None else f"-{label}", list[str]()
     if artifact.is_artifact(run) and artifact.read(run).kind == "generator":
         if source:
             raise UsageError(f"from: a shipped generator has one latent distribution; leave --from {source} out")
@@ -112,9 +92,10 @@ def _model(run: Path, source: str, store: str, given: str) -> tuple[sampling.Gen
         folder = RunFolder.open(run)
         name = source or (folder.choice() if label is None else _conditional(folder))
         model, default = folder.generative(name, store=store), run / "samples" / (name + mark)
+        names = list(folder.data.config.get("columns") or [])
     if label is None:
-        return model, default
-    return dataclasses.replace(model, latent=latent.given(model.latent, label)), default
+        return model, default, names
+    return dataclasses.replace(model, latent=latent.given(model.latent, label)), default, names
 
 
 def _conditional(folder: RunFolder) -> str:
