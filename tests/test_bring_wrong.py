@@ -14,8 +14,8 @@ from torch.distributions import Independent, MultivariateNormal, Normal, Relaxed
 from oracles import linear_gaussian
 from zprime import bring, likelihoods
 from zprime.bring.named import distribution_of, need_callable
-from zprime.bring.places import evaluating
 from zprime.bring.splits import need_mapping
+from zprime.decoders import evaluating
 from zprime.errors import UsageError, ZprimeError
 
 MODEL = linear_gaussian(D=6, d=2, var=0.05)

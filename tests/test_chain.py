@@ -150,7 +150,7 @@ def test_what_stands_on_an_older_artefact_leaves_with_it(run: Path) -> None:
 
 
 DRAWN = {
-    "prior": ["prior.npz", "prior.png"],
+    "prior": ["prior.npz", "prior.png", "prior.csv"],
     "r": ["r.npz", "r.png", "r+p10.npz", "r+p0.5.png", "r+p1e-05.npz", "r-3.npz", "r+p10--1.png"],
     "r-1": ["r-1.npz", "r-1+p5.png"],
     "generator": ["generator.npz", "generator-3.png"],

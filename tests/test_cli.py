@@ -91,6 +91,26 @@ def test_sample_writes_a_grid_and_an_npz(digits: Path, tmp_path: Path, capsys: p
     assert "[/bold].npz" in capsys.readouterr().out.replace("\n", "")
 
 
+def test_pictures_are_written_as_a_grid_or_each_in_a_file(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("sample", digits, "-n", "11", "--from", "prior", "--out")
+    for out in ("s.png", "s.npz", "all/"):
+        assert call(*argv, f"{tmp_path}/{out}") == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"s.png", "s.npz", "all"}
+    files = sorted((tmp_path / "all").iterdir())
+    assert [p.name for p in files] == [f"{i:02d}.png" for i in range(11)]
+    with np.load(tmp_path / "s.npz") as found:
+        for file, x in zip(files, found["x"], strict=True):
+            np.testing.assert_array_equal(np.asarray(Image.open(file)), (255 * x[0] / 16).clip(0, 255).round())
+    capsys.readouterr()
+    assert call(*argv, f"{tmp_path}/all/") == 2
+    assert "expected a new or an empty folder" in " ".join(capsys.readouterr().err.split())
+    assert call(*argv, tmp_path / "s.csv") == 2
+    assert "each x' is an array; take NAME.npz or NAME.png" in " ".join(capsys.readouterr().err.split())
+    assert call(*argv, f"{digits}/model/") == 2  # no place for pictures
+
+
 @pytest.mark.parametrize("argv", [[], ["--store", "data"], ["--allow-copies"]])
 def test_stored_rows_are_drawn_from_only_by_leave(
     argv: list[str], digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

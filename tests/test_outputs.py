@@ -1,14 +1,19 @@
 """What a user has is not lost by a page, an answer or samples that are written in its place."""
 
+import csv
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import small
 from zprime.cli import main
+from zprime.data import DataSettings
+from zprime.data.csv_file import read_csv
+from zprime.running import Run
 
 
 def call(*argv: str | Path) -> int:
@@ -103,6 +108,53 @@ def test_what_is_no_regular_file_stays(
         assert "something else than a regular file" in " ".join(capsys.readouterr().err.split())
         assert (tmp_path / f"{name}{ending}").is_fifo() or (tmp_path / f"{name}{ending}").is_symlink()
     assert precious.read_text() == "mine"
+
+
+def rows_of(file: Path) -> np.ndarray:
+    with np.load(file) as found:
+        return np.asarray(found["x"])
+
+
+@pytest.mark.parametrize("ending", ["", ".npz", ".csv"])
+def test_the_ending_of_a_path_says_which_file_is_written(ending: str, run: Path, tmp_path: Path) -> None:
+    """A table: with an ending that file alone, and no second ending behind it; a .csv has the numbers of the .npz."""
+    folder = tmp_path / "out"
+    assert call("sample", run, "-n", "7", "--from", "prior", "--out", folder / f"s{ending}") == 0
+    assert {p.name for p in folder.iterdir()} == ({f"s{ending}"} if ending else {"s.npz", "s.csv"})
+    assert call("sample", run, "-n", "7", "--from", "prior") == 0
+    kept = rows_of(run / "samples" / "prior.npz")
+    assert kept.shape == (7, 5)
+    assert 0 < kept.mean() < 200  # in the units of the data, which are about 90
+    if ending != ".csv":
+        np.testing.assert_array_equal(rows_of(folder / "s.npz"), kept)
+    if ending != ".npz":
+        read = read_csv(folder / "s.csv")
+        assert read.names == ("x0", "x1", "x2", "x3", "x4")  # an .npz has no names of columns
+        np.testing.assert_array_equal(np.asarray(read.x, dtype=kept.dtype), kept)
+
+
+def test_a_table_of_samples_has_the_names_of_the_columns(tmp_path: Path) -> None:
+    names = ("weight, kg", 'the "best"', "plain")
+    rows = np.random.default_rng(0).normal(50, 10, (90, 3)).round(3)
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows.tolist()])
+    Run.create(tmp_path / "run").train(DataSettings(str(tmp_path / "rows.csv")), small.NETWORK, small.TRAINING, seed=0)
+    assert call("sample", tmp_path / "run", "-n", "5", "--from", "prior", "--out", tmp_path / "s.csv") == 0
+    read = read_csv(tmp_path / "s.csv")
+    assert read.names == names
+    assert read.x.shape == (5, 3)
+    assert 20 < read.x.mean() < 80
+
+
+@pytest.mark.parametrize("out", ["s.png", "s/"])
+def test_rows_of_numbers_are_no_pictures(
+    out: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("sample", run, "-n", "2", "--from", "prior", "--out", f"{tmp_path}/none/{out}") == 2
+    assert "is of pictures, and x' are rows of numbers; take NAME.npz or NAME.csv" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("verb", VERBS)

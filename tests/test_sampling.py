@@ -10,8 +10,9 @@ import torch
 from zprime import sampling, vae
 from zprime.bring import Brought
 from zprime.distribution import LatentDistribution
-from zprime.errors import ArtifactError, UsageError
+from zprime.errors import ArrayError, ArtifactError, UsageError
 from zprime.latent import Aggregated, Defensive, Mixture, Prior
+from zprime.latent import load as load_latent
 from zprime.results.settings import AuditSettings
 from zprime.rng import fork, stream
 from zprime.sampling import GenerativeModel
@@ -206,3 +207,97 @@ def test_a_model_that_passed_says_what_was_tested() -> None:
     assert "with 95 % confidence the share of them that are as near to training rows as copies are is below" in told
     assert f"{100 * AuditSettings().copies_limit:g} % unless it was set" in told
     assert model().says() == "prior: nothing is stored."  # what was not tested is not praised
+
+
+WEIGHTS = torch.tensor([[1.0, 2.0, 0.0], [0.0, -1.0, 3.0]])
+
+
+class Linear(torch.nn.Module):
+    """x = dropout(z W): what is decoded is known in evaluation mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.dropout = torch.nn.Parameter(WEIGHTS.clone()), torch.nn.Dropout(0.9)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.dropout(z @ self.w)
+        return out
+
+
+class Method:
+    """A decoder with `decode`, not a torch module."""
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return z @ WEIGHTS
+
+
+class Whole(Linear):
+    """A VAE with `decode`, whose forward takes x."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("forward is given x, never z")
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return Linear.forward(self, z)
+
+
+def drawn(z: torch.Tensor) -> torch.distributions.Distribution:
+    return torch.distributions.Independent(torch.distributions.Normal(z @ WEIGHTS, 0.5), 1)
+
+
+DECODERS = {
+    "module": Linear(),
+    "module with decode": Whole(),
+    "object with decode": Method(),
+    "function": lambda z: z @ WEIGHTS,
+    "method of a module": Whole().decode,
+    "numpy": lambda z: z.numpy() @ WEIGHTS.numpy(),
+    "Distribution": drawn,
+    "float64": Linear().double(),
+    "half": Linear().to(torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_any_decoder_makes_a_generative_model_without_rows(name: str, tmp_path: Path) -> None:
+    """What a new process has: a saved latent distribution, and a decoder."""
+    mixture().save(tmp_path / "r")
+    known = GenerativeModel(load_latent(tmp_path / "r"), DECODERS[name])
+    z, x = sampling.sample(known, 40, seed=3)
+    right = z.double() @ WEIGHTS.double()
+    torch.testing.assert_close(x.double(), right, rtol=0, atol=0.1 if name == "half" else 1e-5)
+    assert x.dtype == (torch.float64 if name == "float64" else torch.float32)
+    assert "mixture(3)" in known._repr_html_()
+
+
+def test_a_module_decodes_in_evaluation_mode_and_is_then_as_it_was() -> None:
+    decoder = Linear()
+    decoder.dropout.train()
+    decoder.training = False
+    z, x = sampling.sample(GenerativeModel(Prior(2), decoder), 20)
+    torch.testing.assert_close(x, z @ WEIGHTS)
+    assert (decoder.training, decoder.dropout.training) == (False, True)
+
+    def broken(z: torch.Tensor) -> torch.Tensor:
+        raise ValueError("broken")
+
+    decoder.forward = broken  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="broken"):
+        sampling.sample(GenerativeModel(Prior(2), decoder), 2)
+    assert decoder.dropout.training
+
+
+def test_draws_are_only_made_of_a_distribution() -> None:
+    gap = torch.sub(*(sampling.sample(GenerativeModel(Prior(2), drawn), 4000, noise=n)[1] for n in ("draw", "mean")))
+    assert float(gap.std()) == pytest.approx(0.5, rel=0.05)
+    with pytest.raises(UsageError, match=r"noise: expected mean.*answers an array.*got draw.*Gaussian"):
+        sampling.sample(GenerativeModel(Prior(2), Linear()), 2, noise="draw")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_decoder_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"decoder: expected an object with decode\(z\).*got str.*mine.generator"):
+        GenerativeModel(Prior(2), "decoder.pt")  # type: ignore[arg-type]
+    for answer, got in ((lambda z: (z, z), "tuple"), (lambda z: z[:1], r"shape \[1, 2\]"), (torch.mean, r"shape \[\]")):
+        with pytest.raises(ArrayError, match=f"decoder: expected a torch Distribution.* each of 3 z, got {got}"):
+            sampling.sample(GenerativeModel(Prior(2), answer), 3)

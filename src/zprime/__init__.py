@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zprime import bring, latent, plot
     from zprime.auditing import audit
+    from zprime.code_table import codes_table
     from zprime.data import Dataset, DataSettings, Rows
     from zprime.data import load as load_data
     from zprime.distribution import LatentDistribution
@@ -64,6 +65,7 @@ _WHERE = {
     "VAESettings": "vae",
     "ZprimeError": "errors",
     "audit": "auditing",
+    "codes_table": "code_table",
     "encode": "encoding",
     "explain": "reporting.explain",
     "fit": "fitting",
@@ -106,6 +108,7 @@ __all__ = [
     "ZprimeError",
     "audit",
     "bring",
+    "codes_table",
     "encode",
     "explain",
     "fit",

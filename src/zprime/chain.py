@@ -23,11 +23,11 @@ from zprime.schema.kinds import check_settings
 RUN = "run"
 STAGED = ".staged"
 """Where artefacts of a run are made, before they are moved into place."""
-PAGES = ("report.html", "public.html")
+PAGES = ("report.html", "public.html", "codes.parquet")
 """Files that are made from a run's artefacts, and go with them."""
 SAMPLES = "samples"
 """Folder of a run for what was drawn from it."""
-DRAWN = r"(\+p[\d.e+-]+)?(-[+-]?\d+)?\.(npz|png)"
+DRAWN = r"(\+p[\d.e+-]+)?(-[+-]?\d+)?\.(npz|png|csv)"
 """What follows the name of what was drawn from, in the name of a file of samples: a share of the prior, a label."""
 DEPTH = 2
 """How many folders an artefact may lie below that of its run."""

@@ -17,7 +17,10 @@ from zprime.as_torch import TorchDistribution
 from zprime.components import Diagonal, Full, Tilted
 from zprime.errors import UsageError
 from zprime.low_rank import LowRank
+from zprime.memory import size
+from zprime.results.kept import kept
 from zprime.schema import FINITE, LARGEST, LATENTS, Array, Real, Refused, Schema, Whole, guarded, need
+from zprime.tables import facts, to_html
 
 Density = Literal["exact", "bound", "estimate", "none"]
 """What `log_prob` is.
@@ -149,6 +152,16 @@ class LatentDistribution(ABC):
 
     def __repr__(self) -> str:
         return f"<{self.label}: d={self.d}, {self.bytes} bytes>"
+
+    def _repr_html_(self) -> str:
+        """What it is and stores, in a notebook."""
+        rows = [
+            ("dimensions", f"{self.d:,}"),
+            ("log r(z)", self.density),
+            ("stored", size(self.bytes)),
+            ("rows", kept(self.least_rows, stored=self.bytes)),
+        ]
+        return to_html(facts(f"{self.label}: {self.gloss}" if self.gloss else self.label, rows))
 
     def save(self, path: str | Path, *, key: str = "", seed: int | None = None, **inputs: str) -> artifact.Artifact:
         """Write the artefact folder of this distribution."""

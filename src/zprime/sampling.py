@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import artifact, chain, exporting, memory, vae
+from zprime.decoders import as_decoder
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.latent import rebuild
@@ -31,32 +33,27 @@ log = logging.getLogger("zprime")
 class GenerativeModel:
     """Draws z' from a latent distribution, and x' from the decoder.
 
+    `GenerativeModel(r, decoder)` takes a decoder of any make; nothing of the data is needed.
+
     Attributes:
         latent: the distribution that z' is drawn from.
-        decoder: p(x|z).
+        decoder: p(x|z): an object with `decode(z)`, a torch module, or a function of z. It answers a torch
+            Distribution, or the mean of one as an array with a row for each z: probabilities, not logits.
         shift, scale: `x' = decoded * scale + shift` gives the units of the data as they were stored.
         image: (channels, height, width) if x' are images of range 0 to 1, else None.
         copying: whether its samples copy training rows: `passes` or `copies`, by an audit, or `untested`.
     """
 
     latent: LatentDistribution
-    decoder: Decoder
-    shift: Tensor
-    scale: Tensor
+    decoder: Decoder | Callable[..., object]
+    shift: Tensor = field(default_factory=partial(torch.zeros, ()))
+    scale: Tensor = field(default_factory=partial(torch.ones, ()))
     image: tuple[int, ...] | None = None
     copying: str = "untested"
 
     def __post_init__(self) -> None:
-        """Check the decoder.
-
-        Raises:
-            UsageError: it has no `decode(z)`.
-        """
-        if not callable(getattr(self.decoder, "decode", None)):
-            raise UsageError(
-                f"decoder: expected something with decode(z), which answers p(x|z), got {type(self.decoder).__name__}; "
-                "for a model from zprime.bring use mine.generator(latent)"
-            )
+        """Raise `UsageError` where the decoder is none."""
+        as_decoder(self.decoder)
 
     def stream(
         self, n: int, *, rng: torch.Generator, noise: str = "mean", given: Any = None
@@ -80,13 +77,15 @@ class GenerativeModel:
             4 * n * self.latent.d, f"sample: {n:,} draws of z' ({self.latent.d:,} numbers each)", "draw fewer at a time"
         )
         z = self.latent.sample(n, rng=fork(rng, "z"))
-        yield from decoded(self.decoder, z, noise=noise, rng=rng, given=given)
+        for part, x in decoded(as_decoder(self.decoder), z, noise=noise, rng=rng, given=given):
+            yield part, x.cpu().to(torch.promote_types(x.dtype, torch.float32))
 
     def sample(
         self, n: int, *, rng: torch.Generator, noise: str = "mean", given: Any = None
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n *datum"]]:
         """Draw z' and x' in one call; x' is in the decoder's scaled units."""
-        numbers = self.latent.d + max(self.shift.numel(), math.prod(getattr(self.decoder, "shape", None) or (1,)))
+        shape = self.decoder.shape if isinstance(self.decoder, vae.VAE) else None
+        numbers = self.latent.d + max(self.shift.numel(), math.prod(shape or (1,)))
         memory.need(  # the batches, and these joined
             8 * n * numbers, f"sample: {n:,} draws of z' and x' ({numbers:,} numbers each)", "draw fewer at a time (-n)"
         )
@@ -117,7 +116,8 @@ class GenerativeModel:
         if not isinstance(self.decoder, vae.VAE):
             raise UsageError(
                 "save: zprime cannot save a decoder of your own without pickle: save it yourself, "
-                "and the latent distribution by model.latent.save(path); zprime.load_latent(path) loads that"
+                "and the latent distribution by model.latent.save(path); zprime.load_latent(path) loads that, and "
+                "zprime.GenerativeModel(latent, decoder) puts the two together again"
             )
         weights = {k: v for k, v in self.decoder.state_dict().items() if not k.startswith("encoder.")}
         tensors = {f"decoder.{k}": v for k, v in weights.items()}
@@ -166,7 +166,7 @@ class GenerativeModel:
         }
         drawn = exporting.from_noise(self.latent)
         exporting.check_place(Path(path))
-        content = exporting.to_onnx(drawn, self.decoder, self.shift, self.scale) if onnx else None
+        content = exporting.to_onnx(drawn, as_decoder(self.decoder), self.shift, self.scale) if onnx else None
         return exporting.write(path, drawn, about, onnx=content)
 
     def _repr_html_(self) -> str:

@@ -106,11 +106,12 @@ def _told(p: Distribution) -> Told:
 
 
 def dtype_of(decoder: Decoder) -> torch.dtype:
-    """The dtype of the decoder's parameters; float32 if it has none."""
+    """The dtype of the decoder's parameters, or what it says; float32 otherwise."""
     if isinstance(decoder, nn.Module):
         for t in (*decoder.parameters(), *decoder.buffers()):
             return t.dtype
-    return torch.float32
+    dtype: torch.dtype = getattr(decoder, "dtype", torch.float32)
+    return dtype
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from zprime.encoding import encode
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.kind import Context
 from zprime.measure.study import Split, Study, counted, without_duplicates
-from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.posteriors import WORDS, MemoryPosteriors, Posteriors
 from zprime.results.settings import AuditSettings
 from zprime.sampling import GenerativeModel, check_rows
 from zprime.schema.kinds import SPLITS
+from zprime.tables import facts, to_html
 from zprime.vae import Model
 
 LOOK = 2  # rows that are decoded to see whether the shapes fit
@@ -58,6 +59,22 @@ class Brought:
     coordinates: Coordinates | None = None
     priors: Mapping[str, Coordinates] | None = None
     unconditional: "Brought | None" = None
+
+    def _repr_html_(self) -> str:
+        """What was brought, in a notebook."""
+        prior = "N(0, I)" if self.prior is None else self.prior.label
+        if self.priors is not None:
+            prior = "p(z|c), another one for each row; latents are in units of it"
+        elif self.coordinates is not None:
+            prior = "a Gaussian of independent dimensions; latents are in units of it"
+        shown = [
+            ("posteriors", ", ".join(f"{p.n:,} {split}" for split, p in self.posteriors.items())),
+            *(("latents", f"{p.d:,} dimensions, {WORDS[p.form]}") for p in list(self.posteriors.values())[:1]),
+            ("prior", prior),
+            ("decoder", "none" if self.model is None else "there"),
+            *(("note", sentence) for sentence in self.says),
+        ]
+        return to_html(facts("brought model", shown))
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -169,7 +186,15 @@ class Brought:
         check_rows(latent, allow_rows=allow_rows)
         if self.model is None:
             raise UsageError("generator: bare arrays have no decoder; draw z' by latent.sample(n, rng=...)")
-        return GenerativeModel(latent, self.model, torch.zeros(()), torch.ones(()), copying=copying)
+        return GenerativeModel(latent, self.model, image=self._image, copying=copying)
+
+    @property
+    def _image(self) -> tuple[int, ...] | None:
+        """(channels, height, width), where the rows are images with values from 0 to 1."""
+        x = None if self.rows is None else self.rows["train"].x
+        if x is None or x.ndim != 4 or x.shape[1] not in (1, 3) or float(x.min()) < 0 or float(x.max()) > 1:
+            return None
+        return tuple(x.shape[1:])
 
 
 def bring(

@@ -13,8 +13,9 @@ from zprime.bring import readings
 from zprime.bring.answers import Spelled
 from zprime.bring.conditional_priors import Gaussians
 from zprime.bring.conditions import Layout, Told
-from zprime.bring.places import Place, back, evaluating
+from zprime.bring.places import Place, back
 from zprime.bring.refusals import check_form
+from zprime.decoders import evaluating
 from zprime.errors import ArrayError
 
 ENCODERS = Callable[..., Any]

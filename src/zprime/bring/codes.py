@@ -13,10 +13,11 @@ from zprime import fitting
 from zprime.arrays import blocks, check_finite
 from zprime.bring.brought import Brought, groups_of, told
 from zprime.bring.coordinates import Moved, known
-from zprime.bring.places import Place, back, evaluating, modules_of, tensor
+from zprime.bring.places import Place, back, modules_of, tensor
 from zprime.bring.refusals import check_codes, check_form, check_steady
 from zprime.bring.splits import split, whole
 from zprime.data import Rows
+from zprime.decoders import evaluating
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.priors import Given
 from zprime.measure.prior import prior_log_prob

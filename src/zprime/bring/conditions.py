@@ -15,9 +15,10 @@ from torch.distributions import Distribution, constraints
 from zprime.arrays import blocks, check_finite
 from zprime.bring.conditional_priors import NARROWER, Gaussians, of_prior
 from zprime.bring.coordinates import Coordinates
-from zprime.bring.places import Place, back, evaluating, tensor
+from zprime.bring.places import Place, back, tensor
 from zprime.bring.readings import read
 from zprime.bring.splits import whole
+from zprime.decoders import evaluating
 from zprime.errors import ArrayError, UsageError
 
 PX = Callable[[Tensor, Tensor], Distribution]

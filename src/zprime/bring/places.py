@@ -2,9 +2,7 @@
 
 import copy
 import functools
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType, MethodType
 from typing import Any
@@ -72,29 +70,6 @@ def _parts(f: object) -> Iterator[object]:
                 continue
         yield from f.__defaults__ or ()
         yield from (f.__globals__[n] for n in f.__code__.co_names if n in f.__globals__)
-
-
-_MODES = threading.Lock()
-_INSIDE: dict[nn.Module, int] = {}  # modules that were in training mode -> how many threads hold them in evaluation
-
-
-@contextmanager
-def evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Networks in evaluation mode; each of their modules is as it was afterwards, once no thread computes with it."""
-    with _MODES:
-        held = [m for network in networks for m in network.modules() if m.training or m in _INSIDE]
-        for m in held:
-            _INSIDE[m] = _INSIDE.get(m, 0) + 1
-            m.training = False
-    try:
-        yield
-    finally:
-        with _MODES:
-            for m in held:
-                _INSIDE[m] -= 1
-                if not _INSIDE[m]:
-                    del _INSIDE[m]
-                    m.training = True
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from zprime.arrays import blocks, check_finite
 from zprime.bring.brought import Brought, groups_of
-from zprime.bring.places import Place, evaluating, modules_of, tensor, unwrapped
+from zprime.bring.places import Place, modules_of, tensor, unwrapped
 from zprime.bring.refusals import check_steady
 from zprime.data import Rows
+from zprime.decoders import evaluating
 from zprime.errors import ArrayError, UsageError
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream

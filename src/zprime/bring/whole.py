@@ -9,8 +9,9 @@ from torch import Tensor
 from zprime.bring.answers import Spelled
 from zprime.bring.brought import LOOK, Brought
 from zprime.bring.modules import modules
-from zprime.bring.places import Place, evaluating, modules_of, unwrapped
+from zprime.bring.places import Place, modules_of, unwrapped
 from zprime.bring.splits import whole
+from zprime.decoders import evaluating
 from zprime.errors import UsageError
 
 ENCODERS = ("encode", "encoder", "forward")

@@ -36,6 +36,13 @@ def chosen(run: Path, source: str, given: str, *, store: str = "latents") -> tup
     return dataclasses.replace(model, latent=latent.given(model.latent, label)), default
 
 
+def columns(run: Path) -> list[str]:
+    """Names of the columns of a run's data; none of a shipped generator, which carries none."""
+    if artifact.is_artifact(run) and artifact.read(run).kind == "generator":
+        return []
+    return list(RunFolder.open(run).data.config.get("columns") or [])
+
+
 def _conditional(folder: RunFolder) -> str:
     """The first latent distribution of a run that is conditional on a label."""
     for name in folder.fitted:

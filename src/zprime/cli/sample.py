@@ -1,17 +1,14 @@
 """zprime sample."""
 
-import io
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from cyclopts import Parameter
 
-from zprime import artifact, outputs, sampling
-from zprime.cli.chosen import chosen
+from zprime import sampling
+from zprime.cli.chosen import chosen, columns
 from zprime.cli.console import OPTIONS, give, say
-from zprime.errors import UsageError
-from zprime.reporting import pictures
+from zprime.cli.sample_files import Files
 from zprime.threads import Threads
 
 
@@ -25,10 +22,10 @@ def sample(
     store: str = "latents",
     allow_copies: Annotated[bool, Parameter(negative="")] = False,
     allow_rows: Annotated[bool, Parameter(negative="")] = False,
-    out: Path | None = None,
+    out: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Draw z' and x' from a run or a shipped generator: an .npz file, and a PNG grid where the data are pictures.
+    """Draw z' and x' from a run or a shipped generator: an .npz file, and a PNG grid of pictures or a .csv of a table.
 
     Parameters
     ----------
@@ -51,30 +48,26 @@ def sample(
     allow_rows
         Draw even from a latent distribution that stores functions of single training rows, such as aggregated.
     out
-        Path of the files, without ending; default: samples/<from> in the run, or
+        Where to. NAME.npz (arrays z and x), NAME.csv (a table, with the names of its columns), NAME.png (pictures in a
+        grid) and NAME/ (a new folder with a .png for each picture) write that alone; NAME without such an ending writes
+        NAME.npz, and NAME.png or NAME.csv. Numbers are in the units of the data. Default: samples/<from> in the run, or
         samples/<name> beside the generator.
     seed
         Decides the draws.
     """
     Threads.by_work(OPTIONS.threads).use(heavy=True)
     model, default = chosen(run, source, given, store=store)
-    files = _files(default if out is None else out, run, pictures_too=model.image is not None)
+    files = Files.of(out, default, run, model)
     z, x = sampling.sample(model, n, seed=seed, noise=noise, allow_copies=allow_copies, allow_rows=allow_rows)
-    artifact.make_folder(files[0].parent)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, z=z.numpy(), x=x.numpy())
-    artifact.write_file(files[0], buffer.getvalue())
-    if model.image is not None:
-        unit = (x - model.shift) / model.scale
-        artifact.write_file(files[1], pictures.png(pictures.grid(unit[:4096], zoom=max(1, 56 // max(model.image[1:])))))
+    files.write(model, z, x, columns(run))
     where, behind = model.latent.label, model.latent.least_rows
     if given:
         where += f" of {given}" + ("" if behind is None else f" ({behind:.3g} effective rows behind its smallest part)")
-    say(f"{n} samples, z' from {where}, seed {seed}: {', '.join(map(str, files))}")
+    say(f"{n} samples, z' from {where}, seed {seed}: {files}")
     say(model.says())
     give(
         {
-            "files": files,
+            "files": list(files.paths),
             "latent": model.latent.label,
             "n": n,
             "seed": seed,
@@ -82,17 +75,3 @@ def sample(
             "copying": model.copying,
         }
     )
-
-
-def _files(target: Path, run: Path, *, pictures_too: bool) -> list[Path]:
-    """What is written.
-
-    Raises:
-        UsageError: `target` is no name of a file, or something would be lost.
-    """
-    if target.name in ("", ".."):
-        raise UsageError(f"out: expected the path of the files, without ending, got {str(target)!r}")
-    files = [target.with_name(target.name + ending) for ending in [".npz", *[".png"] * pictures_too]]
-    for file in files:
-        outputs.check_output(file, run)
-    return files

@@ -99,12 +99,12 @@ class _Parts:
     def moved(self, loc: Float[Tensor, " d"], scale: Float[Tensor, " d"] | Float[Tensor, "d d"]) -> "_Parts":
         """Of `loc + scale z'`; by a matrix, every component gets a factor of its own."""
         if scale.ndim == 2:
-            factor = scale * self.scale[:, None]
+            factors = scale * self.scale[:, None]
             if self.factor is not None and self.which is not None:
                 own = torch.where((self.which >= 0)[:, None, None], self.factor[self.which], 0.0)
-                factor = torch.cat([factor, scale @ own], 2)
+                factors = torch.cat([factors, scale @ own], 2)
             mean, none = loc + self.mean @ scale.T, torch.zeros_like(self.scale)
-            return _Parts(self.log_weight, mean, none, factor, torch.arange(len(mean)))
+            return _Parts(self.log_weight, mean, none, factors, torch.arange(len(mean)))
         factor = None if self.factor is None else scale[:, None] * self.factor
         return replace(self, mean=loc + scale * self.mean, scale=scale * self.scale, factor=factor)
 

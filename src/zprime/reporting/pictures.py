@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from zprime.escape import label
 from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, STYLE
 
 SHADES = {INK: "ink", SOFT: "soft", LINE: "line", DATA: "data", MARK: "mark", SECOND: "second"}
@@ -25,12 +26,37 @@ def grid(x: Float[Tensor, "n c h w"], *, columns: int = 8, zoom: int = 1) -> Ima
     columns = min(columns, n)
     rows = -(-n // columns)
     sheet = np.full((rows * (h + 1) + 1, columns * (w + 1) + 1, c), 255, np.uint8)
-    pixels: npt.NDArray[np.uint8] = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pixels = _bytes(x)
     for i in range(n):
         top, left = 1 + i // columns * (h + 1), 1 + i % columns * (w + 1)
         sheet[top : top + h, left : left + w] = pixels[i]
     image = Image.fromarray(sheet[..., 0] if c == 1 else sheet)
     return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+
+
+def picture(x: Float[Tensor, "c h w"]) -> Image.Image:
+    """One image with values from 0 to 1, pixel by pixel."""
+    pixels: npt.NDArray[np.uint8] = _bytes(x[None])[0]
+    return Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels)
+
+
+def _bytes(x: Float[Tensor, "n c h w"]) -> npt.NDArray[np.uint8]:
+    """Values from 0 to 1 as bytes, channels last."""
+    pixels: npt.NDArray[np.uint8] = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return pixels
+
+
+def sheet(x: Float[Tensor, "n c h w"], *, title: str = "", columns: int = 8) -> Figure:
+    """The same as a figure, under a title."""
+    across = min(columns, len(x))
+    height = 0.62 * -(-len(x) // across) * x.shape[2] / x.shape[3]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(0.62 * across, height + 0.3 * bool(title)), layout="constrained")
+        axis = figure.add_subplot()
+        axis.imshow(np.asarray(grid(x, columns=columns)), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(label(title), color=INK)
+        axis.set_axis_off()
+    return figure
 
 
 def png(image: Image.Image) -> bytes:

@@ -1,12 +1,11 @@
 """What an audit keeps: JSON and tensors, enough to draw every page without a model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shlex import quote
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -14,23 +13,30 @@ from zprime import artifact, chain, serialise
 from zprime.errors import ArtifactError, UsageError
 from zprime.escape import visible
 from zprime.memory import size
+from zprime.results.density import marked
 from zprime.results.drift import Drift
 from zprime.results.drift import of_run as drift_of_run
 from zprime.results.entries import Entry, Score, Scores
 from zprime.results.facts import DataInfo, ModelInfo, Storage
 from zprime.results.latents import ALWAYS, Averages, LatentsSide, Surgery
 from zprime.results.likelihood import LikelihoodSide, Membership
+from zprime.results.machine import apart, together, with_path
 from zprime.results.names import NAME, STANDARD, CandidateId, Gain, by_id
 from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, SamplesSide
 from zprime.results.seeds import Seeds, of_run
 from zprime.results.settings import AuditSettings
 from zprime.results.thresholds import THRESHOLDS, Thresholds
+from zprime.results.to_arviz import Scored
 from zprime.results.verdicts import Verdict, worst
 from zprime.schema import guarded, need, of_this_version
 from zprime.schema.kinds import check
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import explained
 from zprime.tables import Cell, Column, Row, Style, Table, to_html, to_text
+
+if TYPE_CHECKING:
+    import arviz_stats.utils
+    import xarray
 
 __all__ = ["Audit", "AuditSettings", "Entry", "Score", "Scores", "load"]
 
@@ -205,7 +211,7 @@ class Audit:
         kept = f"Bytes of the arrays that a shipped model carries for this latent distribution: {e.bytes:,}."
         stored = Cell(size(e.bytes), kept, e.bytes, size(e.bytes) + ("*" if e.holds_rows else " "))
         scores = [(g, e.heldout.of(g)) for g in Gain]
-        gains = [_marked(explained(s.gain if s else None, g.says), e.density) for g, s in scores]
+        gains = [marked(explained(s.gain if s else None, g.says), e.density) for g, s in scores]
         return Row([Cell(e.title, key=e.title), stored, *gains], self._style(e))
 
     def _style(self, e: Entry) -> Style:
@@ -221,6 +227,55 @@ class Audit:
             "name", "stored", *(g for g in Gain if any(e.heldout.of(g) is not None for e in self.entries))
         )
 
+    def to_datatree(self) -> "xarray.DataTree":
+        """Log p(x) and gains row by row, as an xarray DataTree, the form of ArviZ.
+
+        Returns:
+            Group `log_likelihood` with `x`, log p_r(x) in nats (where it was measured), and group `gain` with the gains
+            over the prior: each by candidate and row. Coordinates of a row are its id, its split and, where rows have
+            them, its weight and its group; those of a candidate its label, share of the prior, whether a verdict may
+            choose it, and what its log r(z) is. Attributes are seed, unit, prior, draws a row and the verdict. Log p(x)
+            is of a mean over z, so there are no dimensions `chain` and `draw`. It holds row ids: do not publish it.
+
+        Raises:
+            UsageError: xarray is not installed (`zprime[arviz]`); an audit without row ids.
+        """
+        return self._scored.datatree()
+
+    def to_elpd(
+        self, split: str = "heldout", *, names: Sequence[str] | None = None, over_prior: bool = False
+    ) -> "dict[str, arviz_stats.utils.ELPDData]":
+        """Candidate -> ELPDData, for `arviz_stats.compare(audit.to_elpd())`.
+
+        Nothing is left out one by one: no model was fitted to the rows of these splits. Differences and their errors
+        are sums over rows, where the audit has means; of rows in groups a data point is the sum over a group.
+
+        Args:
+            split: `heldout` or `selection`.
+            names: candidates, e.g. `mixture+p1`; None for all that a verdict may choose.
+            over_prior: log p_r(x) - log p_p(x) in place of log p_r(x). Ranks, differences and stacking weights are the
+                same; take it where log p(x) is beyond +-700 nats, so that `compare` cannot compute weights.
+
+        Raises:
+            UsageError: arviz-stats is not installed (`zprime[arviz]`); no such split or candidate; log p(x) was not
+                measured, or rows are weighted.
+        """
+        return self._scored.elpd(split, names, over_prior=over_prior)
+
+    @property
+    def _scored(self) -> Scored:
+        says: dict[str, str | int] = {
+            "inference_library": "zprime",
+            "inference_library_version": self.versions.get("zprime", ""),
+            "seed": self.seed,
+            "unit": "nats per row",
+            "prior": self.prior,
+            "draws": self.settings.draws,
+            "decision": self.verdict.decision,
+            "choice": self.verdict.choice,
+        }
+        return Scored(self.entries, self.tensors, self.settings.draws, self.thresholds.khat, says)
+
     def to_json(self) -> dict[str, Any]:
         """All but the tensors, and the drift and the summary over seeds, which are artefacts of their own."""
         fields: dict[str, Any] = serialise.to_jsonable(replace(self, tensors={}, seeds=None, drift=None))
@@ -232,7 +287,8 @@ class Audit:
         self, path: str | Path, *, key: str = "", inputs: Mapping[str, str] = MappingProxyType({})
     ) -> artifact.Artifact:
         """Write the artefact folder: `audit.json` and tensors; what the machine measured is kept beside."""
-        alone, measured = _apart(self)
+        entries, storage, measured = apart(self.entries, self.storage)
+        alone = replace(self, entries=entries, storage=storage)
         content = (json.dumps(alone.to_json(), indent=1) + "\n").encode()
         config = {
             "verdict": self.verdict.decision,
@@ -241,48 +297,6 @@ class Audit:
         }
         manifest = artifact.Manifest("audit", config, key, self.seed, dict(inputs), measured)
         return artifact.write(path, manifest, tensors=self.tensors, extra={"audit.json": content})
-
-
-def _apart(audit: Audit) -> tuple[Audit, dict[str, float]]:
-    """The audit without what the machine measured, which differs from one run to the next, and these numbers."""
-    measured = {f"draws/{e.id}": e.draws_per_second for e in audit.entries}
-    measured |= {f"seconds/{e.id}": e.seconds for e in audit.entries if e.seconds is not None}
-    measured["draws of posteriors"] = audit.storage.posteriors_draws
-    if audit.storage.data_draws is not None:
-        measured["draws of data"] = audit.storage.data_draws
-    entries = [replace(e, draws_per_second=0.0, seconds=None) for e in audit.entries]
-    storage = replace(audit.storage, posteriors_draws=0, data_draws=None)
-    return replace(audit, entries=entries, storage=storage), measured
-
-
-def _together(audit: Audit, measured: Mapping[str, float]) -> Audit:
-    """The audit with what the machine measured."""
-    entries = [
-        replace(e, draws_per_second=measured.get(f"draws/{e.id}", 0.0), seconds=measured.get(f"seconds/{e.id}"))
-        for e in audit.entries
-    ]
-    data = measured.get("draws of data")
-    storage = replace(
-        audit.storage,
-        posteriors_draws=int(measured.get("draws of posteriors", 0)),
-        data_draws=None if data is None else int(data),
-    )
-    return replace(audit, entries=entries, storage=storage)
-
-
-def _marked(cell: Cell, density: str) -> Cell:
-    """A cell of a gain, marked where log r(z) is a bound or an estimate: such a gain is no exact-looking number."""
-    if density not in DENSITIES or cell.key is None:
-        return cell
-    short = f"{cell.short or cell.text}{density[0]}"
-    return replace(cell, text=f"{cell.text} ({density})", why=f"{cell.why} {DENSITIES[density]}", short=short)
-
-
-DENSITIES = {
-    "bound": "Log r(z) is a lower bound in expectation, made with random numbers; the error of these is included.",
-    "estimate": "Log r(z) is an estimate; its own error is included.",
-}
-"""What a reader of a gain must know of a log r(z) that is not exact."""
 
 
 def load(path: str | Path) -> Audit:
@@ -302,25 +316,17 @@ def load(path: str | Path) -> Audit:
     file = stored.path / "audit.json"
     with of_this_version(file, "audit the run again"):
         audit = serialise.from_jsonable(Audit, {**json.loads(stored.content(file.name)), "tensors": {}})
-        audit = _together(audit, stored.measured)
+        entries, storage = together(audit.entries, audit.storage, stored.measured)
+        audit = replace(audit, entries=entries, storage=storage)
         _check_names(audit)
     tensors = stored.tensors()
     check(stored.path, "audit", stored.config, tensors)
     with guarded(stored.path, "audit the run again"):
         need("choice", stored.config["choice"] == audit.shipped, f"{audit.shipped}, as {file.name} says", "another")
     run = stored.path.parent
-    audit = replace(audit, command=_with_path(audit.command, run / "data"))
+    audit = replace(audit, command=with_path(audit.command, run / "data"))
     moved = drift_of_run(run, audit=stored.hash)
     return replace(audit, tensors=tensors, drift=moved, seeds=of_run(run, seed=audit.seed, audit=stored.key))
-
-
-def _with_path(command: str, data: Path) -> str:
-    """The command with the path that leads to the data on this machine; as an artefact it has their name alone."""
-    if not artifact.is_artifact(data):
-        return command
-    found = artifact.read(data, "data")
-    name = str(found.config.get("settings", {}).get("data", ""))
-    return command.replace(f"--data {quote(name)} ", f"--data {quote(found.source)} ", 1) if found.source else command
 
 
 def _check_names(audit: Audit) -> None:

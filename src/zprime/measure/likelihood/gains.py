@@ -105,11 +105,12 @@ class RowGains:
             raise UsageError(BARE)
         return self.likelihood[wanted] + self.log_prior, self.quarter[wanted] + self.log_prior_quarter
 
-    def tensors(self) -> dict[str, Float[Tensor, " n"]]:
-        """All that figures are drawn from, by the names of an audit's tensors."""
+    def tensors(self) -> dict[str, Float[Tensor, " n"] | Int[Tensor, " n"]]:
+        """All that is kept row by row, by the names of an audit's tensors."""
         tensors = {f"gain.{self.split}.{gain}.{i}": v for gain in Gain for i, v in self.of(gain).items()}
         tensors |= {f"quarter.{self.split}.{i}": v for i, v in self.quarter.items()}
         parts = {"log_prior": self.log_prior, "reconstruction": self.reconstruction, "kl": self.kl}
+        parts |= {"row_ids": self.ids, "weights": self.weights, "groups": self.groups}
         return tensors | {f"{part}.{self.split}": v for part, v in parts.items() if v is not None}
 
 
