@@ -13,6 +13,7 @@ from zprime import audit, fit, sample
 from zprime.bring import modules
 from zprime.bring.brought import Brought
 from zprime.results.audit import AuditSettings
+from zprime.results.names import Gain
 
 SCALE = 0.25
 STEPS, BATCH = 1500, 128
@@ -86,15 +87,12 @@ def test_a_class_that_is_given_is_the_class_that_is_drawn(mine: Brought) -> None
 
 def test_it_is_audited_in_one_call_and_r_of_z_stands_beside(mine: Brought) -> None:
     fits = {"gaussian": fit("gaussian", **mine.splits)}
-    found = audit(
-        fits,
-        mine.posteriors,
-        model=mine.model,
-        rows=mine.rows,
-        settings=AuditSettings(rows=20, draws=80, grid=4, map=10, simulated=0, samples=0),
-    )
+    few = AuditSettings(rows=20, draws=80, grid=4, map=10, simulated=0, samples=0)
+    found = audit(fits, mine.posteriors, model=mine.model, rows=mine.rows, settings=few)
     assert found.entry("gaussian").heldout.likelihood is not None
-    beside = mine.compare(fits, {"gaussian": fit("gaussian", **mine.unconditional.splits)})
+    many = AuditSettings(rows=200, draws=80, exchange=0)
+    beside = mine.compare(fits, {"gaussian": fit("gaussian", **mine.unconditional.splits)}, settings=many)
     # the prior network knows the class, and codes differ by it
-    told, plain = beside.conditional["gaussian"].elbo.gain, beside.unconditional["gaussian"].elbo.gain
-    assert told.value > plain.value
+    for gain in (Gain.ELBO, Gain.LIKELIHOOD):
+        told, plain = (of["gaussian"].of(gain).gain for of in (beside.conditional, beside.unconditional))
+        assert told.value > plain.value, gain
