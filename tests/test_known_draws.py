@@ -16,14 +16,17 @@ from zprime.bring.brought import Brought
 from zprime.data import Rows
 from zprime.errors import ArrayError, NumericalError, UsageError
 from zprime.family import check_log_q
-from zprime.latent import Gaussian
-from zprime.measure.candidates import Candidates
+from zprime.latent import Gaussian, Prior
+from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.likelihood.by_datum import ByDatum
 from zprime.measure.likelihood.density_error import density_errors
+from zprime.measure.likelihood.exchange import uncheckable
 from zprime.measure.likelihood.gains import PRIOR, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.scores import likelihood_estimate
-from zprime.measure.study import Split
+from zprime.measure.likelihood.side import check_choice, likelihood_side, measure_splits
+from zprime.measure.study import Split, Study, gather
+from zprime.measure.verdicts.likelihood import choose, decide
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting.explain import explain
 from zprime.reporting.page import html
@@ -358,14 +361,20 @@ def test_posteriors_of_several_components_have_no_exchange_check_and_the_verdict
             Rows(s, x.repeat_interleave(2, 0), parts),
         )
     posteriors, x = ({s: v[i] for s, v in given.items()} for i in (0, 1))
-    settings = replace(QUICK, draws=40, rows=60, ais=0)
-    audit = zprime.audit(
-        {"r": R}, posteriors, model=VAE, rows={s: x[s] for s in ("selection", "heldout")}, settings=settings
-    )
-    assert audit.entry("r+p1").heldout.likelihood is not None
-    assert audit.verdict.exchange is None
-    assert audit.verdict.decision == "undecided"
-    assert "the exchange check cannot be made: posteriors have several components" in audit.verdict.sentence
-    assert audit.likelihood is not None
-    assert audit.likelihood.calibration == []
-    assert "posteriors have several components" in html(audit)
+    prior = Prior(2)
+    settings = replace(QUICK, draws=40, rows=40)
+    study = Study(*gather(posteriors, x), prior=prior, model=VAE, settings=settings)
+    candidates = Candidates({"r": candidate_of(R, 0.01, prior)}, prior=prior)
+    split_gains = measure_splits(study, candidates)
+    assert uncheckable(study).startswith("posteriors have several components, and `model.encode` answers one Gaussian")
+    assert uncheckable(replace(study, heldout=replace(study.heldout, posteriors=posteriors["heldout"].alone()))) == ""
+    chosen = replace(choose(candidates, split_gains["selection"], seed=0), unchecked=uncheckable(study))
+    assert chosen.best == "r+p1"
+    checked = check_choice(study, candidates, chosen)
+    assert checked is None
+    verdict = decide(candidates, chosen, split_gains["heldout"], checked, seed=0)
+    assert verdict.decision == "undecided"
+    assert "the exchange check cannot be made: posteriors have several components" in verdict.sentence
+    side = likelihood_side(study, candidates, split_gains, best=verdict.best)
+    assert side is not None
+    assert side.calibration == []
