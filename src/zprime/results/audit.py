@@ -263,7 +263,7 @@ class Audit:
 
     @property
     def _scored(self) -> Scored:
-        says = {
+        says: dict[str, str | int] = {
             "inference_library": "zprime",
             "inference_library_version": self.versions.get("zprime", ""),
             "seed": self.seed,

@@ -99,7 +99,7 @@ class Scored:
                 "mean nothing; with over_prior=True ranks and differences are the same, and weights can be computed"
             )
         groups = self.tensors.get(f"groups.{split}")
-        dim, at = ("row", self._rows(split)) if groups is None else ("group", groups.unique().numpy())
+        dim, at = ("row", self._rows(split)) if groups is None else ("group", torch.unique(groups).numpy())
         found = {}
         for e in entries:
             v, score = values[e.name].numpy(), e.scores[split].likelihood
@@ -127,7 +127,7 @@ class Scored:
         groups = self.tensors.get(f"groups.{split}")
         if groups is None:
             return v
-        _, place = groups.unique(return_inverse=True)
+        _, place = torch.unique(groups, return_inverse=True)
         return torch.zeros(int(place.max()) + 1, dtype=v.dtype).index_add(0, place, v)
 
     def _rows(self, split: str) -> Array:
