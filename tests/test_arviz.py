@@ -73,7 +73,7 @@ def test_compare_ranks_the_candidates_of_an_audit_as_the_audit_does(whole: Audit
     assert list(table.index)[-1].startswith("bad")
     for name, r in ranking.items():
         assert table.loc[name, "elpd_diff"] / N == pytest.approx(r.behind, abs=1e-9)
-        expected = r.stderr * (1 - 1 / N) ** 0.5  # ArviZ divides by n, an audit by n - 1
+        expected = r.behind_stderr * (1 - 1 / N) ** 0.5  # ArviZ divides by n, an audit by n - 1
         assert table.loc[name, "dse"] / N == pytest.approx(expected, abs=1e-9)
     assert table["weight"].sum() == pytest.approx(1, abs=1e-6)
 
