@@ -149,7 +149,7 @@ def masked_elbo_gain(
         others = c.prepared.log_prob(z, leave_out=repeated)
         scale = c.scale if isinstance(c, Diagonal) else c.scale_tril
         theirs = c.mean[position].double(), scale[position].double()
-        own = torch.cat([gaussian_log_prob(part.double(), *theirs) for part in z.split(len(position))])
+        own = torch.cat([gaussian_log_prob(part.double(), *theirs) for part in torch.split(z, len(position))])
         own = own + c.log_weight[repeated].double()
     else:
         others, own = _by_group(c, groups, groups[position].repeat(len(z) // len(position)), z)
