@@ -90,7 +90,8 @@ def _of_draws(few: Candidates, some: Split, model: Decoder | None) -> Errors:
     """The same where rows are draws with a known log q: on these draws."""
     by, z = ByDatum.of(some.posteriors), some.posteriors.mean
     log_p, design = prior_log_prob(few.prior, z), by.design(some)
-    made = {name: [r.log_prob(z) for r in _made(few, some.told, name)] for name in few.bases}
+    names = [name for name, r in few.bases.items() if r.replicates()]
+    made = {name: [r.log_prob(z) for r in _made(few, some.told, name)] for name in names}
     means: dict[Gain, Mean] = {
         Gain.ELBO: lambda log_r: design.mean(by.mean(log_r)),
         Gain.EXACT_POSTERIOR: lambda log_r: design.mean(by.log_mean(log_r - log_p)),
