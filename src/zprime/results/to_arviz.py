@@ -40,7 +40,7 @@ class Scored:
         tensors: `gain.<split>.<gain>.<candidate>`, `log_prior.<split>`, `row_ids.<split>`, and where there are any,
             `weights.<split>` and `groups.<split>`.
         draws: a row.
-        khat: Pareto k-hat above which importance sampling is not trusted.
+        khat: Pareto k-hat above which importance sampling is not relied on.
         says: name -> what is said of the whole.
     """
 
