@@ -6,7 +6,7 @@ DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture question-pictures toy \
 	lock wheels sbom min-versions release \
-	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests clean
+	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests extras-tests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -143,6 +143,15 @@ bring-%: .venvs/%/.done  ## the same for one library: pythae, scvi, tvae or diff
 
 bring-tests: $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its library
 	for v in $(BRING); do .venvs/$$v/bin/python -m pytest -n 0 tests/test_bring_$$v.py || exit 1; done
+
+extras-tests: .venvs/extras/.done  ## what is written for other tools: ONNX, ArviZ, Parquet; tests that are skipped without them
+	.venvs/extras/bin/python -m pytest -n 0 tests/test_exporting_onnx.py tests/test_arviz.py tests/test_code_table.py
+
+.venvs/extras/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venvs/extras
+	.venvs/extras/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[onnx,arviz,parquet,digits]' \
+		onnxruntime scikit-learn pytest pytest-xdist hypothesis beartype
+	touch $@
 
 # What an example reads: celltypist's and plotnine's tables come with their wheels, their code is not run.
 .venvs/scvi/.done: TABLES := celltypist
