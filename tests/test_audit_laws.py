@@ -12,8 +12,7 @@ from zprime import encoding
 from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
-from zprime.measure.likelihood import ais
-from zprime.measure.likelihood import gains as ladder
+from zprime.measure.likelihood import ais, decoding
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.results.audit import Audit, AuditSettings
 
@@ -83,7 +82,7 @@ def test_the_comparison_sees_a_change(whole: Audit) -> None:
 
 
 def test_not_with_the_number_of_latents_decoded_at_once(whole: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ladder, "DECODE", 37)
+    monkeypatch.setattr(decoding, "DECODE", 37)
     monkeypatch.setattr(ais, "DECODE", 5)
     same(measure(), whole)
 

@@ -148,12 +148,12 @@ def test_wide_posteriors_are_counted_and_said() -> None:
 
 
 def test_results_do_not_depend_on_how_many_rows_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zprime.measure.likelihood import gains as ladder
+    from zprime.measure.likelihood import decoding
 
     posteriors, rows = splits(shift=0.5)
     call = {"model": MODEL.vae(), "rows": rows, "settings": SMALL}
     whole = audit({"shifted": shifted(0.5)}, posteriors, **call)
-    monkeypatch.setattr(ladder, "DECODE", 37)
+    monkeypatch.setattr(decoding, "DECODE", 37)
     again = audit({"shifted": shifted(0.5)}, posteriors, **call)
     torch.testing.assert_close(
         again.tensors["gain.heldout.likelihood.shifted"], whole.tensors["gain.heldout.likelihood.shifted"]
