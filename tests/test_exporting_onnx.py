@@ -71,6 +71,26 @@ def test_onnx_makes_what_torch_makes(network: str, likelihood: str, latent: Late
 
 
 @needs_onnx
+def test_a_decoder_of_probabilities_is_exported() -> None:
+    """Their check is left out there: a branch on values cannot be traced."""
+    torch.manual_seed(0)
+    net, bits = nn.Sequential(nn.Linear(2, 5), nn.Sigmoid()), (torch.rand(120, 5) > 0.5).float()
+    mine = bring.modules(
+        lambda x: (x[:, :2], torch.zeros(len(x), 2)),
+        net,
+        {"train": bits[:80] + 0.01 * torch.rand(80, 1) * (1 - bits[:80]), "heldout": bits[80:]},
+        gives="log-variance",
+        likelihood="bernoulli-probs",
+        check=False,
+    )
+    r = Gaussian(torch.ones(2), torch.ones(2))
+    generator = mine.generator(r, copying="passes")
+    content = exporting.to_onnx(from_noise(r), generator.decoder, generator.shift, generator.scale)
+    found, _, u = run(content, from_noise(r), 9)
+    np.testing.assert_allclose(found, net(u).detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+@needs_onnx
 def test_a_brought_decoder_in_other_coordinates_is_exported_without_its_encoder() -> None:
     """The prior is a Gaussian of other units; the decoder is a closure, and its distribution checks its values."""
     import onnx

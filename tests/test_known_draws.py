@@ -23,7 +23,7 @@ from zprime.measure.likelihood.density_error import density_errors
 from zprime.measure.likelihood.exchange import uncheckable
 from zprime.measure.likelihood.gains import PRIOR, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
-from zprime.measure.likelihood.scores import likelihood_estimate
+from zprime.measure.likelihood.scores import exact_posterior_estimate, likelihood_estimate
 from zprime.measure.likelihood.side import check_choice, likelihood_side, measure_splits
 from zprime.measure.study import Split, Study, gather
 from zprime.measure.verdicts.likelihood import choose, decide
@@ -73,6 +73,10 @@ def test_with_exact_posteriors_log_p_is_exact_to_rounding_and_the_gain_to_its_dr
     assert float(gap.mean()) == pytest.approx(0, abs=0.02)
     assert float(gap.abs().max()) < 0.5
     assert torch.allclose(gains.likelihood[NAME], gains.exact_posterior[NAME], atol=1e-9)
+    e = exact_posterior_estimate(gains, NAME, 0)
+    assert e.because.startswith("no closed form, by the draws of q: moved")
+    assert "from 50 to 200 draws" in e.because
+    assert PRIOR not in gains.exact_posterior_quarter
     e = likelihood_estimate(gains, NAME, 0)
     assert (e.n, e.groups, e.stable) == (40, 0, True)
     assert "from 50 to 200 draws" in e.because

@@ -23,7 +23,7 @@ from zprime.schema.kinds import check_settings
 RUN = "run"
 STAGED = ".staged"
 """Where artefacts of a run are made, before they are moved into place."""
-PAGES = ("report.html", "public.html", "codes.parquet")
+PAGES = ("report.html", "public.html", "codes.parquet", "card.md")
 """Files that are made from a run's artefacts, and go with them."""
 SAMPLES = "samples"
 """Folder of a run for what was drawn from it."""

@@ -120,7 +120,8 @@ class BernoulliProbs(nn.Module):
         Raises:
             ArrayError: outputs that are no probabilities, e.g. logits.
         """
-        low, high = float(output.min()), float(output.max())
+        # a branch on values cannot be exported
+        low, high = (0.0, 1.0) if torch.compiler.is_compiling() else (float(output.min()), float(output.max()))
         if not (low >= 0 and high <= 1):
             raise ArrayError(
                 f"decode: expected probabilities from 0 to 1, got {low:.3g} to {high:.3g}; for logits take "

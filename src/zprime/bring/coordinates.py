@@ -70,7 +70,7 @@ class Coordinates:
         if self.full:
             wide = self._inverse @ wide if whole else self._inverse * wide[:, None]
         else:
-            wide = wide / (self.scale[:, None] if whole else self.scale)
+            wide = wide / (self.scale[..., None] if whole else self.scale)
         return self.into(mean).to(mean.dtype), wide.to(scale.dtype)
 
     def inside(self, r: LatentDistribution) -> Affine:

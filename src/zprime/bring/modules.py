@@ -138,12 +138,13 @@ def modules(
     parts = Parts(Spelled(encoder, entries), decoder, distribution_of(likelihood), place, layout, per_row)
     gives = reading(gives, parts.named(x[:LOOK]))
     says: tuple[str, ...] = ()
+    # at random: rows often come in an order, by class or by time
+    some = x[torch.randperm(len(x), generator=stream(seed, "bring rows"))[:CHECKED].sort().values]
     if measured(likelihood):
-        parts, says = _scaled(parts, likelihood, x, gives)
+        parts, says = _scaled(parts, likelihood, some, gives)
     model, told = parts.model(x, gives), parts.told(x, gives)
     if told is not None:
         says = (*says, *spoken(told, x))
-    some = x[:CHECKED]
     with torch.no_grad():
         wide = 0 if gives in readings.FULL else sum(len(r) for r in rows.values())
         at, learned = known(one, model.raw(some[:LOOK])[0].shape[1], factors=wide)
@@ -152,8 +153,7 @@ def modules(
     with torch.no_grad():
         mean, raw = model.raw(some)
         check_codes(mean)
-        if check:
-            probe(model.decode, some, mean)
+        probe(model.decode, some, mean, reconstructions=check)
         missed = misfit(model.decode, some, mean)
         if check and gives not in readings.FULL:
             plausible(model.decode, some, Answers(mean, raw, gives, at, learned), Loss(1 / beta, missed), seed=seed)
@@ -172,9 +172,8 @@ def modules(
     return beside(mine, priors, parts.unconditional(x, gives))
 
 
-def _scaled(parts: Parts, likelihood: Likelihood, x: Tensor, gives: str) -> tuple[Parts, tuple[str, ...]]:
+def _scaled(parts: Parts, likelihood: Likelihood, some: Tensor, gives: str) -> tuple[Parts, tuple[str, ...]]:
     """A named likelihood with the scale at which the reconstructions of some rows are most likely."""
-    some = x[:CHECKED]
     with torch.no_grad():
         model = parts.model(some, gives)
         scale = most_likely(likelihood, model.decode(model.raw(some)[0]), some)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from zprime import memory
 from zprime.arrays import check_finite
 from zprime.bring.places import tensor
 from zprime.data import SPLITS, Rows
@@ -92,6 +93,8 @@ def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:
     try:
         data = whole(x)
     except (TypeError, ValueError, RuntimeError) as error:
+        if memory.ran_out(error):
+            raise
         raise UsageError(
             f"data: expected rows of numbers in {name}, got {type(x).__name__} ({error}); load and encode them first"
         ) from error

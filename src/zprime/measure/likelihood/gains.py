@@ -169,11 +169,14 @@ def _of_draws(
     points, by = split.posteriors, ByDatum.of(split.posteriors)
     log_p = prior_log_prob(candidates.prior, points.mean)
     log_r, design = candidates.log_probs(points.mean), by.design(split)
+    over_q = {i: by.log_means(v - log_p) for i, v in log_r.items()}
     gains = RowGains(
         split.name,
         points.row_ids[by.first],
         {i: by.mean(v - log_p) for i, v in log_r.items()},
-        {i: by.log_mean(v - log_p) for i, v in log_r.items()},
+        {i: full for i, (full, _) in over_q.items()},
+        {i: quarter for i, (_, quarter) in over_q.items() if i != PRIOR},
+        draws=int(by.count.min()),
         kl=by.mean(log_q - log_p),
         brought=True,
         weights=design.weights,
@@ -187,7 +190,7 @@ def _of_draws(
     terms = {i: log_x + v - log_q for i, v in log_r.items()}
     full, quarter = ({i: by.log_means(v)[part] for i, v in terms.items()} for part in (0, 1))
     khat = {i: by.khat(v) for i, v in terms.items()}
-    decoded = replace(gains, reconstruction=by.mean(log_x), khat=khat, draws=int(by.count.min()))
+    decoded = replace(gains, reconstruction=by.mean(log_x), khat=khat)
     return _over_prior(decoded, full, quarter)
 
 

@@ -38,7 +38,8 @@ def exact_posterior_estimate(row_gains: RowGains, wanted: CandidateId, seed: int
         return e
     quarter = row_gains.exact_posterior_quarter[wanted]
     e = moved(e, values, quarter, row_gains.draws, design, limit=deciding(e.value))
-    e = replace(e, because=f"no closed form, by importance sampling: {e.because}")
+    how = "by the draws of q" if row_gains.brought else "by importance sampling"
+    e = replace(e, because=f"no closed form, {how}: {e.because}")
     return with_density_error(e, row_gains, Gain.EXACT_POSTERIOR, wanted)
 
 
