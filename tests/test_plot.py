@@ -56,6 +56,8 @@ def test_other_ranges_take_quantiles_and_limits_take_what_is_said() -> None:
         assert shades(plot.samples(y)).max() == 255
         assert shades(plot.samples(y))[-2, -2] == 255
     assert shades(plot.samples(x, limits=(-100.0, 100.0)))[1, 1] == round(255 * 93 / 200)
+    with pytest.raises(UsageError, match="expected a GenerativeModel, an audit or a tensor of images, got str"):
+        plot.samples("generator")
     with pytest.raises(UsageError, match=r"limits: expected a number for black below that for white, got 1 and 0"):
         plot.samples(x, limits=(1.0, 0.0))
 

@@ -1,11 +1,12 @@
 """Figures as matplotlib figures: `zprime.plot.gains(audit)`, in a notebook or for a paper."""
 
+from importlib import import_module
+
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zprime import sampling
 from zprime.errors import UsageError
 from zprime.reporting import outputs
 from zprime.reporting.figures import (
@@ -21,7 +22,6 @@ from zprime.reporting.figures import (
 from zprime.reporting.outputs import columns, counts
 from zprime.reporting.pictures import sheet
 from zprime.results.audit import Audit
-from zprime.sampling import GenerativeModel
 
 __all__ = [
     "bandwidth_path",
@@ -43,7 +43,7 @@ SLACK = 0.1
 
 
 def samples(
-    source: Audit | GenerativeModel | Tensor,
+    source: object,
     *,
     n: int = 64,
     seed: int = 0,
@@ -54,9 +54,9 @@ def samples(
     """Images side by side: what a generative model draws, those of an audit, or images of your own.
 
     Args:
-        source: a model, e.g. `mine.generator(r)`, of which `n` samples are drawn (means of p(x|z')); an audit, whose
-            held-out rows, reconstructions and samples of every latent distribution are shown; or images, e.g. x' of
-            `zprime.sample(model, n, given=3)`.
+        source: a `GenerativeModel`, e.g. `mine.generator(r)`, of which `n` samples are drawn (means of p(x|z')); an
+            audit, whose held-out rows, reconstructions and samples of every latent distribution are shown; or images,
+            e.g. x' of `zprime.sample(model, n, given=3)`.
         n: how many samples of a model.
         seed: decides them.
         columns: images in a line.
@@ -65,8 +65,8 @@ def samples(
             nearly all values; else the 0.5 % and the 99.5 % quantile.
 
     Raises:
-        UsageError: they are no images; or the model copies or stores training rows (`zprime.sample` draws with leave,
-            and its x' may be given here).
+        UsageError: it is none of these, they are no images; or the model copies or stores training rows
+            (`zprime.sample` draws with leave, and its x' may be given here).
         ArrayError: images of another number of channels than 1 or 3.
     """
     if isinstance(source, Audit):
@@ -74,6 +74,11 @@ def samples(
     if isinstance(source, Tensor):
         x, title = source, ""
     else:
+        sampling = import_module("zprime.sampling")  # who only draws figures of audits needs no model
+        if not isinstance(source, sampling.GenerativeModel):
+            raise UsageError(
+                f"samples: expected a GenerativeModel, an audit or a tensor of images, got {type(source).__name__}"
+            )
         _, x = sampling.sample(source, n, seed=seed)
         title = f"z' from {source.latent.label}"
         if source.image is not None and limits is None:
