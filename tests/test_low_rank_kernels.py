@@ -4,7 +4,6 @@ All against dense Gaussians in float64, and against one another.
 """
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,22 +14,8 @@ from zprime.kernels import LowRankMixture, compiled, low_rank_torch
 from zprime.kernels import low_rank as kernel
 from zprime.rng import stream
 
-SETS = [] if compiled.module is None else list(compiled.module.sets())
 needs_compiled = pytest.mark.skipif(compiled.module is None, reason=f"compiled kernels: {compiled.missing}")
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-@pytest.fixture(params=[*SETS, "torch"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Each test with every instruction set, and in torch."""
-    if request.param == "torch":
-        monkeypatch.setattr(compiled, "module", None)
-        yield "torch"
-        return
-    before = compiled.module.used()
-    compiled.module.use(request.param)
-    yield request.param
-    compiled.module.use(before)
 
 
 def case(k: int, d: int, r: int, *, apart: float = 1.0, scale: float = 1.0) -> Parts:
