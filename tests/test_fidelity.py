@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from samples import clumps, junk, mixed, prdc
 from zprime.errors import ArrayError, NumericalError
 from zprime.measure.samples.fidelity import fidelity
-from zprime.measure.samples.frechet import frechet, frechet_replicates
+from zprime.measure.samples.frechet import _FewRows, _Moments, _statistic, frechet, frechet_replicates
 from zprime.measure.samples.labels import label_coverage
 from zprime.measure.samples.manifold import NAMES, manifold_replicates
 from zprime.measure.samples.sliced import directions, sliced_replicates
@@ -249,3 +249,12 @@ def test_many_features_leave_pairs_out() -> None:
     assert len(found.double) == 0
     assert len(found.single) == 10
     assert bool((found.stderr() > 0).all())
+
+
+def test_frechet_of_fewer_rows_than_features_is_the_same_by_smaller_matrices() -> None:
+    rng = torch.Generator().manual_seed(3)
+    real, fake = (torch.randn(30, 50, generator=rng) * scale for scale in (1.0, 1.5))
+    short, long = (kind(real, fake, 10)(~torch.eye(10, dtype=torch.bool)) for kind in (_FewRows, _Moments))
+    torch.testing.assert_close(short, long, rtol=1e-6, atol=0)
+    assert isinstance(_statistic(real, fake, 1), _FewRows)
+    assert isinstance(_statistic(real[:, :20], fake[:, :20], 1), _Moments)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, auditing, serialise, vae
+from zprime import artifact, auditing, chain, serialise, vae
 from zprime.artifact import Artifact
 from zprime.command import command
 from zprime.data import SPLITS
@@ -31,7 +31,7 @@ def check_ahead(kinds: Sequence[Settings], auditing: AuditSettings) -> None:
         settings.check()
     auditing.check()
     scored = {"prior", *(s.name for s in kinds if s.has_density and "labels" not in s.needs)}  # labels may be missing
-    if auditing.draws and auditing.draws < least_draws(len(scored)):
+    if auditing.draws and not auditing.quick and auditing.draws < least_draws(len(scored)):
         raise UsageError(
             f"draws: expected 0, or at least {least_draws(len(scored))} for {', '.join(sorted(scored))}, got "
             f"{auditing.draws}"
@@ -51,6 +51,7 @@ class AuditStage:
         workers: threads that measure side by side, where the data are large.
         threads: how many threads torch uses, by the work.
         progress: called by the long parts.
+        replace: whether a quick audit may take the place of a whole one.
     """
 
     folder: RunFolder
@@ -59,6 +60,7 @@ class AuditStage:
     workers: int = 1
     threads: Threads = Threads()
     progress: Progress = silent
+    replace: bool = False
 
     def run(self, settings: AuditSettings, names: Sequence[str] | None = None) -> Artifact:
         """Measure, or use what was measured already.
@@ -68,10 +70,13 @@ class AuditStage:
             names: fitted latent distributions; default all.
 
         Raises:
-            UsageError: settings that cannot be used, or fits that were weighed by different columns.
+            UsageError: settings that cannot be used, or fits that were weighed by different columns; a quick audit in
+                the place of a whole one, unless `replace` says so.
             ArtifactError: something is missing, or does not belong together.
             NumericalError: a proven bound is broken.
         """
+        settings = settings.resolve()
+        self._check_quick(settings)
         folder, seed = self.folder, self.seed
         self.threads.use(heavy=folder.large)
         posteriors = {s: folder.posteriors(s) for s in SPLITS}
@@ -108,3 +113,18 @@ class AuditStage:
         weighed = [column, artifact.digest([w.tolist() for w in shares.values()])] if column else []
         key = key_of(asdict(settings), seed, inputs, serialise.outline(Audit), *weighed)
         return reuse_or_make(folder.path, "audit", key, make, kind="audit")
+
+    def _check_quick(self, settings: AuditSettings) -> None:
+        """Refuse to lose the numbers of a whole audit for those of a quick one.
+
+        Raises:
+            UsageError: the run holds a whole audit, and replacing it was not asked for.
+        """
+        folder = self.folder
+        if not settings.quick or self.replace or not folder.has("audit") or folder.audit.config.get("quick", False):
+            return
+        gone = ", ".join(["audit", *chain.below(folder.path, "audit"), *chain.outputs(folder.path, ["audit"])])
+        raise UsageError(
+            f"quick: {folder.path} holds a whole audit, which says more than a quick one; a quick one in its "
+            f"place takes {gone} out of the run. Leave --quick out, or say --replace (in Python replace=True)"
+        )

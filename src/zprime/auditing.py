@@ -24,7 +24,7 @@ from zprime.measure.latents.side import latents_side, surgeries
 from zprime.measure.likelihood.by_datum import ByDatum
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.likelihood.membership import membership
-from zprime.measure.likelihood.proposal import wider
+from zprime.measure.likelihood.proposal import enough_draws, wider
 from zprime.measure.likelihood.scores import UNIT
 from zprime.measure.likelihood.side import likelihood_side
 from zprime.measure.prior import closed, prior_log_prob, prior_width
@@ -64,6 +64,7 @@ def audit(
     keep_duplicates: bool = False,
     seed: int = 0,
     workers: int = 1,
+    quick: bool = False,
     progress: Progress = silent,
 ) -> Audit:
     """Measure all candidates and the prior, and give two verdicts: by likelihood and for generation.
@@ -90,6 +91,8 @@ def audit(
         seed: of every draw.
         workers: threads that measure side by side, each with one core. More than one only if `model` uses neither
             torch's global random numbers nor other state of its own; the numbers do not depend on it.
+        quick: measure at most what a quick audit does, as `settings.quick`: a fraction of the time, with wider
+            intervals. The audit says what was left out.
         progress: called by the long parts.
 
     Raises:
@@ -99,6 +102,7 @@ def audit(
             equal training rows.
         NumericalError: a proven bound is broken.
     """
+    settings = replace(settings, quick=quick or settings.quick).resolve()
     settings.check()
     if model is not None and rows is None:
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
@@ -121,8 +125,10 @@ def audit(
     if not closed(study.prior) and not any(isinstance(f.distribution, StandardNormal) for f in fits.values()):
         fits[StandardNormal.kind] = Fit(StandardNormal(study.prior.d))
     made = {name: candidate_of(f.distribution, f.chosen.epsilon, study.prior) for name, f in fits.items()}
+    among = Candidates(made, prior=study.prior)
+    study = replace(study, settings=enough_draws(study.settings, len(among.bases)))
     _check_memory(study)
-    return _measure(study, Candidates(made, prior=study.prior), fits)
+    return _measure(study, among, fits)
 
 
 def _check_memory(study: Study) -> None:
@@ -176,7 +182,8 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
     """All measures, in order: each may use what was measured before it."""
     study, split_gains, verdict = by_likelihood(study, candidates)
     cuts = surgeries(study)
-    latents = latents_side(study, candidates, split_gains, cuts.get("train"))
+    told = study.settings.latent_side
+    latents = latents_side(study, candidates, split_gains, cuts.get("train")) if told else None
     likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best)
     attacked = membership(study, candidates, split_gains["heldout"])
     tensors = {name: values for row_gains in split_gains.values() for name, values in row_gains.tensors().items()}
@@ -259,7 +266,8 @@ def _storage(study: Study) -> Storage:
 
 def _warnings(study: Study, samples: SamplesSide | None) -> list[str]:
     """What a reader must know beside the numbers."""
-    warnings = [sentence(split, d) for split, d in (study.data.duplicates or {}).items()]
+    warnings = [study.settings.says] if study.settings.quick else []
+    warnings += [sentence(split, d) for split, d in (study.data.duplicates or {}).items()]
     beside = study.data.near
     if beside is not None and beside.share.low > THRESHOLDS.isolation:
         warnings.append(

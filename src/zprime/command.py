@@ -63,7 +63,9 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
     train = ["--data", source.data, *options(DataSettings(source.data), data.config["settings"])]
     train += options(VAESettings().resolve(tuple(data.config["shape"])), network)
     train += options(TrainSettings(), training)
-    audit = options(AuditSettings(), vars(settings))
+    audit = (["--quick"] if settings.quick else []) + options(
+        AuditSettings(quick=settings.quick).resolve(), vars(settings)
+    )
     first = int(model.seed or 0)
     together = _kinds(fits)
     if (

@@ -317,8 +317,8 @@ class Run:
             NumericalError: a proven bound is broken.
         """
         with self.alone():
-            AuditStage(self.folder, seed, weights, workers, self.threads, self.progress).run(settings, names)
-            audit = load_audit(self.path / "audit")
+            stage = AuditStage(self.folder, seed, weights, workers, self.threads, self.progress, self.replace)
+            audit = load_audit(stage.run(settings, names).path)
             ShipStage(self.folder).ship(audit, allow_rows=settings.allow_rows)
             return audit
 

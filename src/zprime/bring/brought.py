@@ -157,6 +157,7 @@ class Brought:
                 "compare: expected a model with a prior p(z|c) (prior= a function of conditions), got one whose prior "
                 "is the same for all rows; audit measures its candidates"
             )
+        settings = settings.resolve()
         settings.check()
         splits = [self._split(name, at) for name, at in self.priors.items()]
         train, selection, heldout = sorted(splits, key=lambda s: SPLITS.index(s.name))

@@ -1,6 +1,9 @@
 """zprime audit."""
 
+import shlex
 from typing import Annotated
+
+from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, OUT, bars, give, say, say_table, verdicts
 from zprime.cli.folder import Folder
@@ -21,6 +24,7 @@ def audit(
     new_data: str = "",
     weights: str | None = None,
     seed: int = 0,
+    replace: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Measure every fitted latent distribution on held-out data, with verdicts.
 
@@ -36,6 +40,8 @@ def audit(
         fits were weighed by.
     seed
         Decides every draw.
+    replace
+        Put a quick audit in the place of a whole one, which leaves the run with what was made from it.
     """
     threads = Threads.by_work(OPTIONS.threads)
     if new_data:
@@ -48,9 +54,11 @@ def audit(
         give({"drift": to_jsonable(moved), "report": page})
         return
     with bars() as progress:
-        job = Run.open(run, progress=progress, threads=threads)
+        job = Run.open(run, progress=progress, threads=threads, replace=replace)
         measured = job.audit(settings, seed=seed, weights=weights, workers=cores(OPTIONS.threads))
         page = report(run)
     say_table(measured)
+    if measured.settings.quick:
+        say(f"The whole audit: zprime audit {shlex.quote(str(run))}")
     say(f"Report: {page}")
     give({**verdicts(measured), "report": page})

@@ -147,6 +147,7 @@ def verdicts(audit: "Audit") -> dict[str, Any]:
         "verdict": plain["verdict"],
         "generation": None if samples is None else samples["verdict"],
         "shipped": audit.shipped,
+        "quick": audit.settings.quick,
     }
 
 

@@ -65,6 +65,7 @@ def short(names: Sequence[str]) -> list[str]:
 
 def _compared(audit: Audit, name: str) -> Compared:
     about = f"{data_name(audit)}, {audit.rows:,} training rows, {len(audit.variance)} latents, seed {audit.seed}"
+    about += ", a quick audit" if audit.settings.quick else ""
     return Compared(name, about, audit, sheets(audit))
 
 

@@ -12,7 +12,7 @@ from zprime.memory import size
 from zprime.reporting import aggregated, averages, membership, seeds
 from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import difference
-from zprime.reporting.words import FAULTS, bullets, gloss, no_posterior, prior_name
+from zprime.reporting.words import FAULTS, bullets, gloss, no_posterior, prior_name, quick
 from zprime.results.audit import Audit, Entry, load
 from zprime.results.latents import Averages, Surgery
 from zprime.results.names import STANDARD, CandidateId
@@ -312,14 +312,12 @@ def _limits(audit: Audit) -> list[str]:
             f", Frechet distance, coverage and “off the data” over {side.rows:,} rows a sample in {side.features} "
             f"features ({side.says}), and they depend on both"
         )
-    another = (
-        ". For another model the answer may differ: `zprime run`, then `zprime explain`; `zprime run --seeds 3` says "
-        "by how much for the same data and architecture."
-    )
-    return [text + another]
+    text += ". For another model the answer may differ: `zprime run`, then `zprime explain`; `zprime run --seeds 3` "
+    return [text + "says by how much for the same data and architecture."]
 
 
 PARTS: dict[str, Callable[[Audit], list[str]]] = {
+    "This is a quick audit": quick,
     "In short": _short,
     "Does it depend on the training?": seeds.paragraphs,
     "What would p(Z|X=D) be?": _posterior,

@@ -6,8 +6,9 @@ from zprime.results.verdicts import Decision
 
 def verdicts(audit: Audit) -> list[tuple[str, Decision]]:
     """What each verdict is called, and the verdict."""
-    told: list[tuple[str, Decision]] = [("by likelihood", audit.verdict)]
-    return told if audit.samples is None else [*told, ("for generation", audit.samples.verdict)]
+    mark = " of a quick audit" if audit.settings.quick else ""
+    told: list[tuple[str, Decision]] = [(f"by likelihood{mark}", audit.verdict)]
+    return told if audit.samples is None else [*told, (f"for generation{mark}", audit.samples.verdict)]
 
 
 def reasons(audit: Audit, verdict: Decision) -> list[str]:

@@ -30,6 +30,12 @@ def data_name(audit: Audit) -> str:
     return audit.data.name or "unnamed data"
 
 
+def quick(audit: Audit) -> list[str]:
+    """Of a quick audit, what it leaves out; nothing of any other."""
+    says = audit.settings.says
+    return [f"{says[0].upper()}{says[1:]}."] if says else []
+
+
 def bullets(points: list[str]) -> str:
     """A list in Markdown."""
     return "\n".join(f"- {p}" for p in points)

@@ -174,8 +174,8 @@ class Audit:
     def __repr__(self) -> str:
         """Both verdicts, in words."""
         generation = "" if self.samples is None else f" For generation: {self.samples.verdict.sentence}"
-        said = f"{self.verdict.sentence}{generation}"
-        return f"<Audit of {len(self.entries)} candidates, seed {self.seed}. {visible(said)}>"
+        said = f"{len(self.entries)} candidates, seed {self.seed}. {self.verdict.sentence}{generation}"
+        return f"<{'Quick audit' if self.settings.quick else 'Audit'} of {visible(said)}>"
 
     def __str__(self) -> str:
         """The verdicts and the table; `zprime.report(audit, "audit.html")` shows everything."""
@@ -187,6 +187,7 @@ class Audit:
         ]
         if self.samples is not None:
             lines.append(f"For generation: {visible(self.samples.verdict.sentence)}")
+        lines += [f"Note: {self.settings.says}."] if self.settings.quick else []
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -293,6 +294,7 @@ class Audit:
         config = {
             "verdict": self.verdict.decision,
             "choice": self.shipped,
+            "quick": self.settings.quick,
             "copying": {str(e.id): self.copying(e.name) for e in self.entries},
         }
         manifest = artifact.Manifest("audit", config, key, self.seed, dict(inputs), measured)

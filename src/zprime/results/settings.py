@@ -1,17 +1,48 @@
 """Settings of an audit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zprime.errors import UsageError
 
 SPACES = ("pixels", "log-counts", "codes", "classifier", "selfsupervised")
 """Feature spaces that samples can be compared in, by name."""
 
+TRAINED = ("classifier", "selfsupervised")
+"""Those that a network is trained for."""
+
 ENOUGH = 300
 """Held-out rows from which on a true-positive rate at 1 % false positives is told."""
 
 FEWEST = 40
 """Rows that a sample must have at least, to be compared with data."""
+
+
+MOST = {
+    "rows": 200,
+    "draws": 100,
+    "grid": 16,
+    "map": 500,
+    "simulated": 0,
+    "exchange": 100,
+    "repair": 0,
+    "ais": 0,
+    "samples": 200,
+    "members": 0,
+    "latent_side": False,
+    "feature_networks": False,
+    "bandwidth_path": False,
+}
+"""What a quick audit measures of everything, at most."""
+
+PARTS = {
+    "repair": "the second measurement with proposals around other modes, where the exchange check fails",
+    "simulated": "calibration of the encoder",
+    "members": "the membership attack",
+    "latent_side": "the latent side (what is memorised, bounds on the hole, total correlation, two-sample tests)",
+    "feature_networks": "features, shares of labels and train-on-synthetic accuracy by networks trained on the rows",
+    "bandwidth_path": "copying over the bandwidth",
+}
+"""Parts of an audit by the setting that leaves them out, where that is 0 or False."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +68,15 @@ class AuditSettings:
         features: where they are compared: `auto`, `pixels`, `log-counts`, `codes`, `classifier` or `selfsupervised`.
         copies_limit: a candidate is cleared of copying only if the upper 95 % limit of the share of copies among its
             samples is below this.
+        quick: measure at most what a quick audit does, whatever else is asked for: 200 rows, 100 draws a row (more
+            only where there are so many candidates that each would have none), 200 samples, and no part that takes
+            long. The audit says what was left out. The rules of the verdicts are the
+            same, their intervals wider.
+        latent_side: whether what needs no decoder is measured beside gains and surgery: what is memorised, bounds on
+            the hole, total correlation, two-sample tests.
+        feature_networks: whether networks may be trained on the rows, to compare samples: a classifier of the labels,
+            or one that learns without them. Else `auto` compares entries of rows, and nothing is measured by label.
+        bandwidth_path: whether copying is measured over the bandwidth, from single rows to a Gaussian.
     """
 
     rows: int = 1000
@@ -53,6 +93,33 @@ class AuditSettings:
     members: int = 500
     features: str = "auto"
     copies_limit: float = 0.1
+    quick: bool = False
+    latent_side: bool = True
+    feature_networks: bool = True
+    bandwidth_path: bool = True
+
+    def resolve(self) -> "AuditSettings":
+        """These settings with nothing above what a quick audit measures, if they ask for one."""
+        if not self.quick:
+            return self
+        return replace(self, **{name: min(getattr(self, name), most) for name, most in MOST.items()})
+
+    @property
+    def left_out(self) -> list[str]:
+        """Parts that a whole audit has and one with these settings has not, in words."""
+        return [words for name, words in PARTS.items() if not getattr(self, name)]
+
+    @property
+    def says(self) -> str:
+        """Of a quick audit, that it is one, what it leaves out and how to have the rest; empty of any other."""
+        if not self.quick:
+            return ""
+        return (
+            f"this is a quick audit: at most {self.rows} rows a split with {self.draws} draws each, {self.exchange} "
+            f"simulated rows for the exchange check and {self.samples} samples of each candidate. The rules of the "
+            f"verdicts are those of a whole audit; their intervals are wider. Left out: {'; '.join(self.left_out)}. "
+            "The whole audit is the same command without --quick (in Python without quick=True)"
+        )
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""
@@ -80,3 +147,8 @@ class AuditSettings:
             raise UsageError(f"copies_limit: expected a number above 0 and below 1, got {self.copies_limit}")
         if self.features not in ("auto", *SPACES):
             raise UsageError(f"features: expected auto, {', '.join(SPACES)}, got {self.features!r}")
+        if self.features in TRAINED and not self.resolve().feature_networks:
+            raise UsageError(
+                f"features: {self.features} trains a network, and these settings leave that out; use auto, "
+                f"{', '.join(s for s in SPACES if s not in TRAINED)}, or leave out quick and no-feature-networks"
+            )

@@ -5,7 +5,7 @@ with a fixed number of the draws in every quarter (stratified, balance heuristic
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +15,7 @@ from zprime.arrays import covariances, gaussian_log_prob, is_full, times, varian
 from zprime.errors import UsageError
 from zprime.measure.candidates import Candidates
 from zprime.measure.prior import prior_log_prob
+from zprime.results.settings import AuditSettings
 from zprime.rng import fork
 
 WIDENED = (1.0, 1.5, 2.5)
@@ -32,6 +33,12 @@ def least_draws(candidates: int) -> int:
     """Draws a row that a plan for so many candidates needs, the prior among them: one for each of its parts."""
     matched = candidates - 1
     return 4 * (len(WIDENED) + matched + candidates)
+
+
+def enough_draws(settings: AuditSettings, candidates: int) -> AuditSettings:
+    """Settings of a quick audit with as many draws as so many candidates need; others as they are."""
+    short = settings.quick and 0 < settings.draws < least_draws(candidates)
+    return replace(settings, draws=least_draws(candidates)) if short else settings
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,11 @@ class Entries:
         return y if self.counts is None else torch.where(self.counts, y.expm1(), y)
 
 
+def entrywise(rows: Rows) -> str:
+    """Name of the space that compares such rows entry by entry."""
+    return "pixels" if Entries.fitting(rows.x).counts is None else "log-counts"
+
+
 def build_features(
     wanted: str | Space,
     rows: Rows,
@@ -197,8 +202,7 @@ def build_features(
     shape = tuple(rows.x.shape[1:])
     name = wanted
     if name == "auto":
-        entrywise = "pixels" if Entries.fitting(rows.x).counts is None else "log-counts"
-        name = "classifier" if classifier is not None else "selfsupervised" if square(shape) else entrywise
+        name = "classifier" if classifier is not None else "selfsupervised" if square(shape) else entrywise(rows)
     if name == "pixels":
         size = int(torch.Size(shape).numel())
         return Features("pixels", f"the {size} entries of a row as they are", lambda x: x.flatten(1))

@@ -16,14 +16,39 @@ def frechet(real: Float[Tensor, "n f"], fake: Float[Tensor, "m f"]) -> float:
 
     It is called FID only in the features of one particular Inception network, which is not used here.
     """
-    return float(_Moments(real, fake, 1)(torch.ones(1, 1, dtype=torch.bool)))
+    return float(_statistic(real, fake, 1)(torch.ones(1, 1, dtype=torch.bool)))
 
 
 def frechet_replicates(real: Float[Tensor, "n f"], fake: Float[Tensor, "n f"]) -> Groups:
     """The same with groups of rows left out of both samples together."""
     small = real.shape[1] <= SECOND_ORDER
     groups = min(GROUPS if small else GROUPS // 3, len(real) // 2)
-    return leave_out(_Moments(real, fake, groups), groups=groups, pairs=small and groups == GROUPS)
+    return leave_out(_statistic(real, fake, groups), groups=groups, pairs=small and groups == GROUPS)
+
+
+def _statistic(real: Tensor, fake: Tensor, groups: int) -> "_Moments | _FewRows":
+    """The one that decomposes the smaller matrices."""
+    return _FewRows(real, fake, groups) if max(len(real), len(fake)) < real.shape[1] else _Moments(real, fake, groups)
+
+
+class _FewRows:
+    """The distance of fewer rows than features: centred rows are the roots of the covariances, [n, m] their product."""
+
+    def __init__(self, real: Tensor, fake: Tensor, groups: int) -> None:
+        centre = real.double().mean(0)
+        self.rows = [x.double() - centre for x in (real, fake)]
+        self.groups = [group_of(len(x), groups) for x in self.rows]
+
+    def __call__(self, keep: Bool[Tensor, "b g"]) -> Float[Tensor, "b 1"]:
+        return torch.stack([self._distance(k) for k in keep])[:, None]
+
+    def _distance(self, keep: Bool[Tensor, " g"]) -> Tensor:
+        kept = [x[keep[group]] for x, group in zip(self.rows, self.groups, strict=True)]
+        means = [x.mean(0) for x in kept]
+        a, b = ((x - mean) / (len(x) - 1) ** 0.5 for x, mean in zip(kept, means, strict=True))
+        cross = torch.linalg.svdvals(a @ b.T).sum()
+        distance: Tensor = (means[0] - means[1]).square().sum() + a.square().sum() + b.square().sum() - 2 * cross
+        return distance
 
 
 class _Moments:

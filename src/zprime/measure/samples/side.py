@@ -25,13 +25,13 @@ class MeasuredSamples:
         study: what they were measured with.
         measured_controls: `real rows`, `reconstructions` and `planted copies`.
         candidates: every candidate, and every distribution itself.
-        path: copying over the bandwidth.
+        path: copying over the bandwidth; None where it is left out.
     """
 
     study: SampleStudy
     measured_controls: dict[str, Measured]
     candidates: list[Measured]
-    path: BandwidthPath
+    path: BandwidthPath | None
 
     @cached_property
     def tested(self) -> bool:
@@ -83,10 +83,10 @@ class MeasuredSamples:
     def side(self, verdict: GenerationVerdict) -> SamplesSide:
         """What the audit keeps."""
         sampling, study = self.study, self.study.study
-        entries, points = [m.entry for m in self.candidates], self.path.points
+        entries, path = [m.entry for m in self.candidates], self.path
         if not self.tested:
             entries = [_untested(e) for e in entries]
-            points = [replace(p, copying=_mark(p.copying)) for p in points]
+            path = path and replace(path, points=[replace(p, copying=_mark(p.copying)) for p in path.points])
         classifier = None
         if sampling.classifier is not None and study.heldout.rows is not None:
             classifier = sampling.classifier.accuracy(study.heldout.rows, seed=study.seed)
@@ -100,7 +100,7 @@ class MeasuredSamples:
             controls={name: m.entry for name, m in self.measured_controls.items()},
             classifier=classifier,
             verdict=verdict,
-            path=replace(self.path, points=points),
+            path=path,
             forms=sampling.forms,
             memorises=self.memorises,
             ignores=self.ignores,
@@ -133,7 +133,7 @@ def measure_samples(study: Study, candidates: Candidates) -> MeasuredSamples | N
     sampling = SampleStudy(study, candidates, n)
     controls = sampling.measure_controls()
     measured = sampling.measure_candidates()
-    return MeasuredSamples(sampling, controls, measured, sampling.path())
+    return MeasuredSamples(sampling, controls, measured, sampling.path() if study.settings.bandwidth_path else None)
 
 
 def _untested(entry: Sampled) -> Sampled:

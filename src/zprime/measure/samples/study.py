@@ -21,7 +21,7 @@ from zprime.measure.candidates import Candidates
 from zprime.measure.samples.bandwidth_path import Surroundings, bandwidth_path
 from zprime.measure.samples.contender import Confirmed, Contender
 from zprime.measure.samples.copying import Neighbours, TrainingSet, copying
-from zprime.measure.samples.features import Classifier, Entries, Features, build_features, train_classifier
+from zprime.measure.samples.features import Classifier, Entries, Features, build_features, entrywise, train_classifier
 from zprime.measure.samples.fidelity import Compared, fidelity
 from zprime.measure.samples.frechet import frechet_replicates
 from zprime.measure.samples.known import KNOWN, SPREADS, Errors, Known, Reference
@@ -45,7 +45,7 @@ class SampleStudy:
 
     Attributes:
         n: rows in each sample that fidelity compares.
-        classifier: trained on labelled training rows; None without labels.
+        classifier: trained on labelled training rows; None without labels, or where no network may be trained.
         space: the feature space.
         forms: `mean` and `draw` -> Frechet distance of reconstructions of the selection split to its real rows; the
             form with the smaller is compared. Of discrete data draws only.
@@ -62,9 +62,14 @@ class SampleStudy:
         train = rows_of(study.train)
         self.study, self.candidates, self.n = study, candidates, n
         self.samples, self.seed, self.limit = study.settings.samples, study.seed, study.settings.copies_limit
-        self.classifier: Classifier | None = train_classifier(train, seed=study.seed, progress=study.progress)
+        self.classifier: Classifier | None = None
+        wanted = study.features
+        if study.settings.feature_networks:
+            self.classifier = train_classifier(train, seed=study.seed, progress=study.progress)
+        elif wanted == "auto":
+            wanted = entrywise(train)
         self.space: Features = build_features(
-            study.features,
+            wanted,
             train,
             encoder=study.model,
             classifier=self.classifier,
