@@ -18,6 +18,7 @@ from zprime.latent import StandardNormal, prior_of
 from zprime.latent.gaussian import marginal_moments
 from zprime.latent.kind import Fit
 from zprime.measure.candidates import Candidates, candidate_of
+from zprime.measure.duration import duration
 from zprime.measure.entries import draws_per_second, entry
 from zprime.measure.latents.averages import averages
 from zprime.measure.latents.side import latents_side, surgeries
@@ -34,7 +35,7 @@ from zprime.measure.study import Space, Split, Study, gather, near, without_dupl
 from zprime.measure.verdicts.generation import decide_generation
 from zprime.measure.verdicts.likelihood import by_likelihood
 from zprime.posteriors import Posteriors
-from zprime.progress import Progress, silent
+from zprime.progress import Expectation, Progress, shown
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.facts import DataInfo, ModelInfo, Storage
 from zprime.results.names import STANDARD
@@ -65,7 +66,7 @@ def audit(
     seed: int = 0,
     workers: int = 1,
     quick: bool = False,
-    progress: Progress = silent,
+    progress: Progress = shown,
 ) -> Audit:
     """Measure all candidates and the prior, and give two verdicts: by likelihood and for generation.
 
@@ -93,7 +94,8 @@ def audit(
             torch's global random numbers nor other state of its own; the numbers do not depend on it.
         quick: measure at most what a quick audit does, as `settings.quick`: a fraction of the time, with wider
             intervals. The audit says what was left out.
-        progress: called by the long parts.
+        progress: called by the long parts, and first with about how long the audit will take. By default a line of
+            standard error, in a terminal or a notebook.
 
     Raises:
         UsageError: a split is missing, settings that cannot be used or whose tables do not fit into memory, or a prior
@@ -128,7 +130,12 @@ def audit(
     among = Candidates(made, prior=study.prior)
     study = replace(study, settings=enough_draws(study.settings, len(among.bases)))
     _check_memory(study)
-    return _measure(study, among, fits)
+    expectation = Expectation(progress, "audit")
+    if expectation.wanted:
+        expectation.tell(duration(study, among))
+    found = _measure(study, among, fits)
+    expectation.done()
+    return found
 
 
 def _check_memory(study: Study) -> None:

@@ -16,7 +16,7 @@ from zprime.components import choose
 from zprime.data import Rows
 from zprime.errors import NumericalError
 from zprime.posteriors import MemoryPosteriors, Posteriors, Shard, ShardedPosteriors
-from zprime.progress import Progress, silent
+from zprime.progress import Progress, shown
 from zprime.vae import Encoder
 
 BATCH = 512
@@ -31,7 +31,7 @@ def encode(
     key: str = "",
     seed: int | None = None,
     inputs: dict[str, str] | None = None,
-    progress: Progress = silent,
+    progress: Progress = shown,
 ) -> Posteriors:
     """Encode every row to its posterior q(z|x) = N(mean, diag(scale^2)), or N(mean, scale scale^T).
 

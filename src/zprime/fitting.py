@@ -21,7 +21,7 @@ from zprime.latent.kind import Context, Fit, Outcome, Settings, Task, described,
 from zprime.latent.priors import prior_of
 from zprime.latent.selection import Codes, best_epsilon, smallest_of_best
 from zprime.posteriors import MemoryPosteriors, Posteriors, Shard
-from zprime.progress import Progress, silent
+from zprime.progress import Progress, shown
 from zprime.results.facts import Chosen, CurvePoint
 from zprime.rng import fork, stream
 from zprime.schema import guarded
@@ -39,7 +39,7 @@ def fit(
     prior: LatentDistribution | Distribution | None = None,
     keep_duplicates: bool = False,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress = shown,
 ) -> Fit[LatentDistribution]:
     """Fit one kind: the distribution itself, without any share of the prior.
 

@@ -22,7 +22,7 @@ from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
 from zprime.latent.kind import Fit
 from zprime.latent.priors import Given, prior_of
 from zprime.posteriors import Posteriors, ShardedPosteriors
-from zprime.progress import Progress, silent
+from zprime.progress import Progress, shown
 from zprime.reporting import report
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.audit import load as load_audit
@@ -57,7 +57,7 @@ def run(
     seeds: int = 1,
     workers: int = 1,
     threads: Threads = Threads(),
-    progress: Progress = silent,
+    progress: Progress = shown,
     replace: bool = False,
 ) -> Audit:
     """Do everything: train, encode, fit, audit, report. What is already done in the folder is used again.
@@ -136,7 +136,7 @@ class Run:
         self,
         folder: RunFolder,
         *,
-        progress: Progress = silent,
+        progress: Progress = shown,
         threads: Threads = Threads(),
         replace: bool = False,
     ) -> None:
@@ -149,7 +149,7 @@ class Run:
         cls,
         path: str | Path,
         *,
-        progress: Progress = silent,
+        progress: Progress = shown,
         threads: Threads = Threads(),
         replace: bool = False,
     ) -> "Run":
@@ -172,7 +172,7 @@ class Run:
         cls,
         path: str | Path,
         *,
-        progress: Progress = silent,
+        progress: Progress = shown,
         threads: Threads = Threads(),
         replace: bool = False,
     ) -> "Run":

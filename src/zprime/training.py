@@ -7,6 +7,7 @@ the same parameters, bit for bit, as one that was not.
 import hashlib
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,13 +19,14 @@ from zprime import artifact, memory, model_prior
 from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.errors import ArrayError, NumericalError, UsageError
-from zprime.progress import Progress, silent
+from zprime.progress import Expectation, Progress, shown
 from zprime.rng import stream
 from zprime.schema import guarded, need
 from zprime.schema.kinds import check
 from zprime.vae import VAE
 
 log = logging.getLogger("zprime")
+PIECE = 20  # steps after which it is told about how long the training will take
 BATCH = 512  # rows at a time where nothing is trained
 
 
@@ -110,7 +112,7 @@ def train(
     *,
     seed: int = 0,
     checkpoint: Path | None = None,
-    progress: Progress = silent,
+    progress: Progress = shown,
 ) -> Trained:
     """Maximise the ELBO on `rows` by Adam; keep the parameters with the best ELBO on `selection`.
 
@@ -123,7 +125,8 @@ def train(
         settings: see `TrainSettings`.
         seed: decides row order, noise and binarised rows (the initial weights are those of `vae`).
         checkpoint: a folder to save the state in; the same call continues from there.
-        progress: called once an epoch.
+        progress: called once an epoch, and after a few steps with about how long all epochs will take. By default a
+            line of standard error, in a terminal or a notebook.
 
     Raises:
         NumericalError: the loss is not finite; the last good checkpoint is kept.
@@ -149,6 +152,8 @@ def train(
     clock = _Clock(settings.checkpoint)
     stopped = f"all {epochs} epochs done"
     progress("train", state.epoch, epochs)
+    steps = math.ceil(len(rows) / settings.batch) * (epochs - state.epoch)
+    expectation = Expectation(progress, f"train, {epochs} epochs at most", pieces=steps)
     try:
         for epoch in range(state.epoch + 1, epochs + 1):
             # before the epoch, so that a run that goes on from its last checkpoint stops where it stopped before
@@ -159,7 +164,8 @@ def train(
             beta = settings.beta * min(1.0, epoch / (warm + 1))
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs)))
-            loss = _epoch(vae, rows, optimiser, settings, _Pass(epoch, beta, stream(seed, "epoch", epoch)))
+            now = _Pass(epoch, beta, stream(seed, "epoch", epoch), expectation)
+            loss = _epoch(vae, rows, optimiser, settings, now)
             elbo = evaluate(vae, selection, seed=seed, beta=settings.beta)
             if not math.isfinite(elbo):
                 raise NumericalError(
@@ -178,6 +184,7 @@ def train(
             state.save(checkpoint, key)
             log.info("checkpoint of epoch %d kept in %s", state.epoch, checkpoint)
         raise
+    expectation.done()
     if checkpoint is not None:
         state.save(checkpoint, key)
     vae.load_state_dict({k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")})
@@ -193,17 +200,18 @@ def checkpoint_key(vae: VAE, rows: Rows, selection: Rows, settings: TrainSetting
 
 @dataclass(frozen=True)
 class _Pass:
-    """One pass over the training rows: its number from 1, the weight of the KL term, and its random stream."""
+    """One pass over the training rows: its number from 1, the weight of the KL term, its random stream, who is told."""
 
     epoch: int
     beta: float
     rng: torch.Generator
+    expectation: Expectation
 
 
 def _epoch(vae: VAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: TrainSettings, now: _Pass) -> float:
     """One pass; the mean loss in nats a row."""
     vae.train()
-    total = 0.0
+    total, start = 0.0, time.monotonic()
     for step, x in enumerate(_batches(rows, settings.batch, now.rng)):
         log_likelihood, kl = vae.elbo_terms(x, rng=now.rng)
         loss = (now.beta * kl - log_likelihood).mean()
@@ -217,6 +225,8 @@ def _epoch(vae: VAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: Tra
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         total += value * len(x)
+        if step + 1 == PIECE:
+            now.expectation.tell((time.monotonic() - start) / PIECE)
     return total / len(rows)
 
 
@@ -257,8 +267,6 @@ def check_data(vae: VAE, rows: Rows) -> None:
 
 class _Clock:
     def __init__(self, seconds: float) -> None:
-        import time
-
         self.now, self.seconds = time.monotonic, seconds
         self.last = self.now()
 

@@ -1,0 +1,124 @@
+"""Progress as users see it: one line in a terminal, nothing elsewhere, and about how long something will take."""
+
+import io
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import small
+from studies import study
+from test_auditing import MODEL, SMALL, shifted, splits
+from zprime import auditing, training
+from zprime.auditing import audit
+from zprime.data import Rows
+from zprime.measure.candidates import Candidates, candidate_of
+from zprime.measure.duration import duration
+from zprime.progress import Expectation, Line, about, shown, silent
+from zprime.training import train
+from zprime.vae import VAE
+
+
+class Terminal(io.StringIO):
+    """What somebody sees."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_the_first_and_the_last_open_task_and_is_clean_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, line = Terminal(), Line(every=0.0)
+    monkeypatch.setattr(sys, "stderr", seen)
+    line("audit: about 3 minutes on this machine", 0, 1)
+    line("gains", 8, 1000)
+    assert seen.getvalue().rpartition("\r")[2].rstrip() == "audit: about 3 minutes on this machine · gains 8/1,000"
+    line("gains\x1b[2J", 8, 1000)
+    assert "\x1b" not in seen.getvalue()
+    for what in ("gains", "gains\x1b[2J", "audit: about 3 minutes on this machine"):
+        line(what, 1, 1)
+    written = seen.getvalue()
+    assert written.endswith("\r")
+    assert not written.rstrip("\r").rpartition("\r")[2].strip()
+
+
+def test_what_is_no_terminal_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = io.StringIO()
+    for stream in (seen, None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        shown("gains", 8, 1000)
+        assert not shown.seen
+    assert seen.getvalue() == ""
+
+
+def test_durations_in_words() -> None:
+    words = {7: "about 10 seconds", 44: "about 40 seconds", 70: "about 1 minute", 171: "about 3 minutes"}
+    assert {s: about(float(s)) for s in words} == words
+    assert about(9000.0) == "about 2.5 hours"
+
+
+def test_an_expectation_is_told_once_and_of_what_is_long_alone() -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def heard(what: str, done: int, total: int) -> None:
+        told.append((what, done, total))
+
+    short = Expectation(heard, "audit")
+    short.tell(1.0)
+    short.done()
+    assert told == []
+    long = Expectation(heard, "train", pieces=100)
+    long.tell(1.2)
+    long.tell(5.0)
+    long.done()
+    says = "train: about 2 minutes on this machine"
+    assert told == [(says, 0, 1), (says, 1, 1)]
+    assert not Expectation(silent, "audit").wanted
+    assert not Expectation(shown, "audit").wanted  # under pytest nobody sees standard error
+
+
+def test_an_audit_and_a_training_tell_first_and_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    posteriors, rows = splits(60)
+    told: list[str] = []
+
+    def heard(what: str, done: int, total: int) -> None:
+        told.append(what)
+
+    monkeypatch.setattr(auditing, "duration", lambda study, candidates: 100.0)
+    found, before = (
+        audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=SMALL, progress=p)
+        for p in (heard, silent)
+    )
+    assert told[0] == told[-1] == "audit: about 2 minutes on this machine"
+    assert all(torch.equal(v, before.tensors[k]) for k, v in found.tensors.items())
+
+
+def test_a_training_tells_after_a_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    x = torch.randn(120, 5, generator=torch.Generator().manual_seed(0))
+    vae = VAE.build((5,), small.NETWORK)
+    monkeypatch.setattr(training, "PIECE", 2)
+    monkeypatch.setattr("zprime.progress.SHORT", 0.0)
+    train(
+        vae,
+        Rows("train", x, torch.arange(120)),
+        Rows("selection", x[:20], torch.arange(20)),
+        replace(small.TRAINING, epochs=2),
+        progress=lambda what, done, total: told.append(what),
+    )
+    assert told[1] == told[-1] == "train, 2 epochs at most: about 10 seconds on this machine"
+
+
+def test_the_duration_grows_with_the_work() -> None:
+    posteriors, rows = splits(60)
+    r = shifted(1.0)
+
+    def seconds(**changes: int) -> float:
+        s = study(posteriors, rows, model=MODEL.vae(), settings=replace(SMALL, **changes))
+        return duration(s, Candidates({"shifted": candidate_of(r, 0.01, s.prior)}, prior=s.prior))
+
+    few = min(seconds(samples=0, members=0, exchange=0, rows=2) for _ in range(3))
+    assert 0 < few < 0.5 * seconds(samples=0, members=0, exchange=0, rows=60)
+    assert seconds(samples=5_000_000, members=0, exchange=0) > 1.5 * few
