@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from zprime.threads import Threads
     from zprime.training import TrainSettings, train
     from zprime.vae import VAE, VAESettings
+    from zprime.verifying import Verification, verify
 
 _WHERE = {
     "ArrayError": "errors",
@@ -63,6 +64,7 @@ _WHERE = {
     "UsageError": "errors",
     "VAE": "vae",
     "VAESettings": "vae",
+    "Verification": "verifying",
     "ZprimeError": "errors",
     "audit": "auditing",
     "codes_table": "code_table",
@@ -77,6 +79,7 @@ _WHERE = {
     "run": "running",
     "sample": "sampling",
     "train": "training",
+    "verify": "verifying",
 }
 _MODULES = ("bring", "latent", "plot")
 
@@ -105,6 +108,7 @@ __all__ = [
     "TrainSettings",
     "UsageError",
     "VAESettings",
+    "Verification",
     "ZprimeError",
     "audit",
     "bring",
@@ -122,6 +126,7 @@ __all__ = [
     "run",
     "sample",
     "train",
+    "verify",
 ]
 
 try:

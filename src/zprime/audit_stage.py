@@ -62,12 +62,13 @@ class AuditStage:
     progress: Progress = silent
     replace: bool = False
 
-    def run(self, settings: AuditSettings, names: Sequence[str] | None = None) -> Artifact:
+    def run(self, settings: AuditSettings, names: Sequence[str] | None = None, *, into: Path | None = None) -> Artifact:
         """Measure, or use what was measured already.
 
         Args:
             settings: how much to measure.
             names: fitted latent distributions; default all.
+            into: measure whatever the run holds, and write the audit to this folder; the run stays as it is.
 
         Raises:
             UsageError: settings that cannot be used, or fits that were weighed by different columns; a quick audit in
@@ -76,7 +77,8 @@ class AuditStage:
             NumericalError: a proven bound is broken.
         """
         settings = settings.resolve()
-        self._check_quick(settings)
+        if into is None:
+            self._check_quick(settings)
         folder, seed = self.folder, self.seed
         self.threads.use(heavy=folder.large)
         posteriors = {s: folder.posteriors(s) for s in SPLITS}
@@ -112,6 +114,8 @@ class AuditStage:
         # an audit of a version that measured less, or wrote it down in another way, is made again
         weighed = [column, artifact.digest([w.tolist() for w in shares.values()])] if column else []
         key = key_of(asdict(settings), seed, inputs, serialise.outline(Audit), *weighed)
+        if into is not None:
+            return make(into, key)
         return reuse_or_make(folder.path, "audit", key, make, kind="audit")
 
     def _check_quick(self, settings: AuditSettings) -> None:

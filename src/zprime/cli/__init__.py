@@ -36,6 +36,7 @@ VERBS = {
     "explain": "Answer why a VAE draws z' from N(0, I), and whether it should, with the numbers of a run.",
     "doctor": "Say which versions, kernels and instruction set are in use, and why no better ones.",
     "card": "Write a model card of what a run ships, with the metrics of its audit.",
+    "verify": "Measure a run again as its audit records, and say whether every number of audit and card is the same.",
     "report": "Write the page of a run again and print its table, or one page that compares several runs.",
 }
 for _verb, _help in VERBS.items():

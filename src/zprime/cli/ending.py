@@ -18,6 +18,7 @@ SMALLER = {
     "encode": "train with fewer latents, or on fewer rows (--limit)",
     "fit": "fit smaller kinds: fewer components, or covariance=diagonal (--set mixture.components=20)",
     "audit": "lower --rows, --draws, --samples, --members, --simulated or --map",
+    "verify": "the audit asks for so much; verify where there is as much memory as it was made with",
     "sample": "draw fewer at a time (-n), each time with another --seed",
 }
 """What to change where memory ran out, by verb."""

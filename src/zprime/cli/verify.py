@@ -1,0 +1,54 @@
+"""zprime verify."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from zprime.cli.console import OPTIONS, bars, give, product, say
+from zprime.cli.folder import Folder
+from zprime.results.differences import ROUNDING
+from zprime.serialise import to_jsonable
+from zprime.threads import Threads, cores
+from zprime.verifying import verify as verified
+
+MOST = 20  # differences that are printed; --json has all
+
+
+def verify(
+    run: Folder,
+    *,
+    data: str | None = None,
+    files_only: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Measure a run again as its audit records, and say whether every number of audit and card is the same.
+
+    The exit code is 0 where they are, 1 where something was altered or differs.
+
+    Parameters
+    ----------
+    run
+        Folder of a run that `zprime audit` has been through; with --files-only also one with an audit and its card.
+    data
+        Where the data lie, if not where the run says.
+    files_only
+        Check the hashes of all files and the card, and measure nothing.
+    """
+    with bars() as progress:
+        found = verified(
+            run,
+            data=data,
+            files_only=files_only,
+            workers=cores(OPTIONS.threads),
+            threads=Threads.by_work(OPTIONS.threads),
+            progress=progress,
+        )
+    for line in found.altered.values():
+        say(f"Altered: {line}")
+    for d in found.different[:MOST]:
+        say(f"Different: {d}")
+    if len(found.different) > MOST:
+        say(f"... and {len(found.different) - MOST} more; --json has all")
+    product(found.sentence)
+    give({**to_jsonable(found), "passed": found.passed, "tolerance": ROUNDING})
+    if not found.passed:
+        raise SystemExit(1)

@@ -1,0 +1,226 @@
+"""Verify: measure a run again with the settings and the seed that its audit records, and compare every number.
+
+Nothing is written in the run. What was altered is found by its hash, what was altered and hashed again by its number.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from zprime import artifact, chain
+from zprime import data as datasets
+from zprime.artifact import Artifact
+from zprime.audit_stage import AuditStage
+from zprime.data import DataSettings
+from zprime.errors import ArtifactError, UsageError
+from zprime.progress import Progress, shown
+from zprime.reporting import card_check
+from zprime.results.audit import AuditSettings
+from zprime.results.audit import load as load_audit
+from zprime.results.differences import ROUNDING, Compared, Difference, compare, compare_tensors
+from zprime.run_folder import RunFolder
+from zprime.threads import Threads
+
+FILE = "audit.json"
+CARDS = ("card.md", "README.md")
+SOURCES = ("data", "model", "posteriors", "latent")
+"""Artefacts that an audit is made from, by the first part of their names."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of a verification.
+
+    Attributes:
+        folder: that was verified.
+        altered: name of an artefact of the run -> how it is seen that it was altered, or does not belong to the run.
+        equal: numbers of the audit, and tensors, that are equal to the bit.
+        rounded: those that are equal within rounding (1e-5 of the larger of the two, or of 1).
+        different: all others, and what a card says otherwise than the audit.
+        card: the file of the card that was compared; empty where there is none.
+        versions: library -> version that measured, and version now, where they differ.
+        measured: whether the audit was measured again.
+    """
+
+    folder: str
+    altered: dict[str, str] = field(default_factory=dict)
+    equal: int = 0
+    rounded: int = 0
+    different: list[Difference] = field(default_factory=list)
+    card: str = ""
+    versions: dict[str, list[str]] = field(default_factory=dict)
+    measured: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was altered and nothing differs."""
+        return not self.altered and not self.different
+
+    @property
+    def sentence(self) -> str:
+        """The outcome."""
+        counted = f"{self.equal:,} numbers are equal to the bit, {self.rounded:,} within rounding ({ROUNDING:g})"
+        if self.passed:
+            beside = f", and {self.card} says what the audit says" if self.card else ""
+            if self.measured:
+                return f"Verified: measured again, {counted}, none differs{beside}."
+            return f"The files of {self.folder} are as they were written{beside}. Nothing was measured again."
+        told = [f"Not verified: altered {len(self.altered)}, different {len(self.different)}."]
+        told += [f"Measured again, {counted}." if self.measured else "Nothing was measured again."]
+        if self.versions:
+            libraries = ", ".join(f"{k} {then}, now {now}" for k, (then, now) in self.versions.items())
+            told.append(f"It was measured with other versions, which may be why: {libraries}.")
+        return " ".join(told)
+
+
+def verify(
+    folder: str | Path,
+    *,
+    data: str | Path | None = None,
+    files_only: bool = False,
+    workers: int = 1,
+    threads: Threads = Threads(),
+    progress: Progress = shown,
+) -> Verification:
+    """Check the hashes of a run, measure it again as its audit records, and compare all numbers, and those of its card.
+
+    Args:
+        folder: of a run; with `files_only` also one that holds an audit and its card.
+        data: where the data lie, if not where the run says.
+        files_only: check hashes and the card, and measure nothing.
+        workers: threads that measure side by side, where the data are large.
+        threads: how many threads torch uses, by the work; bits are the same for the same number.
+        progress: called by the long parts.
+
+    Raises:
+        UsageError: no audit there, or an audit without its run and not `files_only`; the data are not there.
+        ArtifactError: the data are others than those of the run.
+    """
+    path = Path(folder)
+    place = path / "audit" if artifact.has_manifest(path / "audit") else path
+    if not (place / FILE).is_file():
+        raise UsageError(f"verify: expected the folder of a run that was audited, found no {FILE} in {place}")
+    is_run = place != path and artifact.has_manifest(path) and artifact.read(path).kind == chain.RUN
+    if not is_run and not files_only:
+        raise UsageError(
+            f"verify: {path} holds an audit and no run. To measure again takes the run, with model, posteriors and "
+            "fits; --files-only (in Python files_only=True) checks hashes and the card alone"
+        )
+    found = Verification(str(path), _altered(path, place, is_run=is_run))
+    if files_only or any(name.split("/")[0] in SOURCES for name in found.altered):
+        return _with_card(found, path, place)
+
+    def stage(seed: int, weights: str) -> AuditStage:
+        return AuditStage(run, seed, weights, workers, threads, progress)
+
+    run, recorded = RunFolder(path), _json(place / FILE)
+    _take(run, data)
+    with tempfile.TemporaryDirectory() as room:
+        again = _measure(recorded, place, stage, Path(room) / "audit")
+        told = compare(recorded, _json(again.path / FILE)) + _tensors(place, again)
+        versions = {k: [str(recorded.get("versions", {}).get(k)), now] for k, now in again.versions.items()}
+        found = replace(
+            found,
+            equal=told.equal,
+            rounded=told.rounded,
+            different=told.different,
+            versions={k: v for k, v in versions.items() if v[0] != v[1]},
+            measured=True,
+        )
+        return _with_card(found, path, place, again)
+
+
+def _altered(path: Path, place: Path, *, is_run: bool) -> dict[str, str]:
+    """What does not fit its hash, or does not belong to the run."""
+    altered: dict[str, str] = {}
+    for name in sorted(chain.listed(path)) if is_run else ["audit"]:
+        try:
+            (chain.check(path, name) if is_run else artifact.read(place)).verify()
+        except ArtifactError as error:
+            if str(error) not in altered.values():  # of what was made from it, the same is told
+                altered[name] = str(error)
+    return altered
+
+
+def _json(file: Path) -> Any:
+    """Its content, whatever its hash.
+
+    Raises:
+        ArtifactError: it is no JSON of names and values.
+    """
+    try:
+        found = json.loads(file.read_bytes())
+        if not isinstance(found, Mapping):
+            raise TypeError("no names and values")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{file}: not readable as JSON ({error}); audit the run again") from error
+    return found
+
+
+def _take(folder: RunFolder, data: str | Path | None) -> None:
+    """Read the data from where they lie now.
+
+    Raises:
+        UsageError: nothing there.
+        ArtifactError: they are others.
+    """
+    source = folder.data
+    settings = DataSettings(**source.config["settings"])
+    if data is None:
+        lies = source.source or settings.data
+        if lies != "digits" and not Path(lies).exists():
+            raise UsageError(
+                f"data: {lies}, where the run {folder.path} says that its data lie, is not there; say where they are "
+                "now (--data PATH)"
+            )
+        return
+    dataset = datasets.load(replace(settings, data=str(data)), seed=int(source.seed or 0))
+    if dataset.hash != source.config["content"]:
+        raise ArtifactError(
+            f"{data}: these are not the rows of the run {folder.path} (SHA-256 {dataset.hash[:12]}, recorded "
+            f"{source.config['content'][:12]}); say where those lie (--data PATH)"
+        )
+    folder.keep(dataset)
+
+
+def _measure(recorded: Mapping[str, Any], place: Path, stage: Callable[[int, str], AuditStage], into: Path) -> Artifact:
+    """The audit again, by what the recorded one says of settings, seed, candidates and weights."""
+    try:
+        settings = AuditSettings(**recorded["settings"])
+        names = [n.removeprefix("latent/") for n in recorded["inputs"] if n.startswith("latent/")]
+        how = stage(int(recorded["seed"]), str(recorded["data"]["weights"]))
+        settings.check()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"{place / FILE}: does not say how it was measured ({error!r}); it was altered, or written by another "
+            "version: audit the run again"
+        ) from error
+    return how.run(settings, names, into=into)
+
+
+def _tensors(place: Path, again: Artifact) -> Compared:
+    """Tensors of the two audits; nothing where the recorded ones cannot be read, which their hash says."""
+    try:
+        recorded = artifact.read_tensors(place / artifact.TENSORS, None)
+    except ArtifactError:
+        return Compared()
+    return compare_tensors(recorded, again.tensors())
+
+
+def _with_card(found: Verification, path: Path, place: Path, again: Artifact | None = None) -> Verification:
+    """With the card beside the audit, compared with the recorded audit, or with the new one where that was altered."""
+    texts = {n: (path / n).read_text("utf-8", "replace") for n in CARDS if (path / n).is_file()}
+    card = next((n for n, text in texts.items() if card_check.is_card(text)), None)
+    if card is None:
+        return found
+    try:
+        audit = load_audit(place)
+    except ArtifactError:
+        if again is None:
+            return found
+        audit = load_audit(again.path)
+    different = card_check.differences(texts[card], audit, name=card)
+    return replace(found, card=card, different=[*found.different, *different])
