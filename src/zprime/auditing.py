@@ -34,10 +34,12 @@ from zprime.measure.samples.side import measure_samples
 from zprime.measure.study import Space, Split, Study, gather, near, without_duplicates
 from zprime.measure.verdicts.generation import decide_generation
 from zprime.measure.verdicts.likelihood import by_likelihood
+from zprime.measure.verdicts.other_scale import under_other_scale
 from zprime.posteriors import Posteriors
 from zprime.progress import Expectation, Progress, shown
 from zprime.results.audit import Audit, AuditSettings
 from zprime.results.facts import DataInfo, ModelInfo, Storage
+from zprime.results.likelihood import LikelihoodSide
 from zprime.results.names import STANDARD
 from zprime.results.samples import SamplesSide
 from zprime.results.settings import FEWEST
@@ -192,6 +194,8 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
     told = study.settings.latent_side
     latents = latents_side(study, candidates, split_gains, cuts.get("train")) if told else None
     likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best)
+    if likelihood is not None:
+        likelihood = replace(likelihood, other_scale=under_other_scale(study, candidates, verdict))
     attacked = membership(study, candidates, split_gains["heldout"])
     tensors = {name: values for row_gains in split_gains.values() for name, values in row_gains.tensors().items()}
     tensors |= latent_map(study, candidates) | held_out_grids(study)
@@ -219,7 +223,7 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
         seed=study.seed,
         tensors=tensors,
         images=len(shape) == 3 and shape[0] in (1, 3),
-        warnings=_warnings(study, samples),
+        warnings=_warnings(study, samples, likelihood),
         latents=latents,
         likelihood=likelihood,
         membership=attacked,
@@ -271,9 +275,11 @@ def _storage(study: Study) -> Storage:
     )
 
 
-def _warnings(study: Study, samples: SamplesSide | None) -> list[str]:
+def _warnings(study: Study, samples: SamplesSide | None, likelihood: LikelihoodSide | None) -> list[str]:
     """What a reader must know beside the numbers."""
     warnings = [study.settings.says] if study.settings.quick else []
+    if likelihood is not None and likelihood.other_scale is not None:
+        warnings.append(likelihood.other_scale.says)
     warnings += [sentence(split, d) for split, d in (study.data.duplicates or {}).items()]
     beside = study.data.near
     if beside is not None and beside.share.low > THRESHOLDS.isolation:

@@ -12,7 +12,7 @@ from zprime.memory import size
 from zprime.reporting import aggregated, averages, membership, seeds
 from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import difference
-from zprime.reporting.words import FAULTS, bullets, gloss, no_posterior, prior_name, quick
+from zprime.reporting.words import FAULTS, bullets, gloss, no_posterior, other_scale, prior_name, quick
 from zprime.results.audit import Audit, Entry, load
 from zprime.results.latents import Averages, Surgery
 from zprime.results.names import STANDARD, CandidateId
@@ -313,7 +313,7 @@ def _limits(audit: Audit) -> list[str]:
             f"features ({side.says}), and they depend on both"
         )
     text += ". For another model the answer may differ: `zprime run`, then `zprime explain`; `zprime run --seeds 3` "
-    return [text + "says by how much for the same data and architecture."]
+    return [text + "says by how much for the same data and architecture.", *other_scale(audit)]
 
 
 PARTS: dict[str, Callable[[Audit], list[str]]] = {

@@ -36,6 +36,12 @@ def quick(audit: Audit) -> list[str]:
     return [f"{says[0].upper()}{says[1:]}."] if says else []
 
 
+def other_scale(audit: Audit) -> list[str]:
+    """What the verdict would be under another standard deviation of p(x|z), where reconstructions fit another."""
+    side = audit.likelihood
+    return [] if side is None or side.other_scale is None else [f"{side.other_scale.says}."]
+
+
 def bullets(points: list[str]) -> str:
     """A list in Markdown."""
     return "\n".join(f"- {p}" for p in points)

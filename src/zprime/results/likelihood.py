@@ -214,6 +214,41 @@ class Membership:
 
 
 @dataclass(frozen=True)
+class OtherScale:
+    """The verdict by likelihood under the standard deviation of p(x|z) that held-out reconstructions fit.
+
+    Attributes:
+        scale: standard deviation of p(x|z), one for all entries, in the units of the rows as the model sees them.
+        fits: the one at which reconstructions of held-out rows are most likely: their root mean square error.
+        label: of the candidate that the verdict looked at.
+        gain: its likelihood gain under `fits`, on held-out rows; None for the prior.
+        decision, choice: what the same rule decides under it, and the label of what it chooses.
+        same: whether decision and choice are those of the verdict.
+    """
+
+    scale: float
+    fits: float
+    label: str
+    gain: Estimate | None
+    decision: str
+    choice: str
+    same: bool
+
+    @property
+    def says(self) -> str:
+        """The verdict under it, in one line."""
+        gain = (
+            "" if self.gain is None else f"the likelihood gain of {self.label} would be {self.gain} nats per row, and "
+        )
+        of = f" ({self.choice})" if self.decision == "leave the prior" else ""
+        return (
+            f"p(x|z) has a standard deviation of {self.scale:.3g}, and reconstructions of held-out rows fit one of "
+            f"{self.fits:.3g}. Under that {gain}the verdict by likelihood would be "
+            f"{'the same' if self.same else 'another'}: {self.decision}{of}"
+        )
+
+
+@dataclass(frozen=True)
 class LikelihoodSide:
     """Log p(x) under every candidate, and what the encoder loses.
 
@@ -225,6 +260,8 @@ class LikelihoodSide:
         gaps: split -> what the encoder loses.
         calibration: of the encoder on data simulated from the prior, and from the candidate that the verdict looked at.
         sandwiches: annealed bounds beside the likelihood gain's estimator, where they were asked for.
+        other_scale: the verdict under another standard deviation of p(x|z); None where reconstructions fit the one that
+            it has.
     """
 
     log_prob: dict[CandidateId, Estimate]
@@ -233,3 +270,4 @@ class LikelihoodSide:
     gaps: dict[str, InferenceGap]
     calibration: list[Calibration] = field(default_factory=list)
     sandwiches: list[Sandwich] = field(default_factory=list)
+    other_scale: OtherScale | None = None

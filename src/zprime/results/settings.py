@@ -25,6 +25,7 @@ MOST = {
     "simulated": 0,
     "exchange": 100,
     "repair": 0,
+    "other_scale": 0,
     "ais": 0,
     "samples": 200,
     "members": 0,
@@ -36,6 +37,7 @@ MOST = {
 
 PARTS = {
     "repair": "the second measurement with proposals around other modes, where the exchange check fails",
+    "other_scale": "the verdict under another standard deviation of p(x|z), where reconstructions fit another",
     "simulated": "calibration of the encoder",
     "members": "the membership attack",
     "latent_side": "the latent side (what is memorised, bounds on the hole, total correlation, two-sample tests)",
@@ -59,6 +61,9 @@ class AuditSettings:
             at least 50; 0 leaves it out, and then no likelihood gain is used.
         repair: rows of either split that are measured again where the check fails, with proposals from annealed chains
             that find modes of the posterior which the encoder misses; 0 leaves it out.
+        other_scale: rows of either split that gains are measured on once more, where held-out reconstructions fit
+            another standard deviation of a Gaussian p(x|z) by more than 1.5 times: what the verdict would be under it;
+            0 leaves it out.
         ais: simulated rows on which annealing bounds log p(x) from both sides, about 5 seconds a row; 0 leaves it out.
         temperatures: of the annealing.
         samples: generated rows of each candidate that are compared with data, at least 40; 0 leaves it out.
@@ -86,6 +91,7 @@ class AuditSettings:
     simulated: int = 1000
     exchange: int = 200
     repair: int = 300
+    other_scale: int = 300
     ais: int = 0
     temperatures: int = 200
     samples: int = 2000
@@ -135,6 +141,8 @@ class AuditSettings:
             raise UsageError(f"exchange: expected 0, or at least 50 rows, got {self.exchange}")
         if self.repair < 0 or self.repair == 1:
             raise UsageError(f"repair: expected 0, or at least 2 rows, got {self.repair}")
+        if self.other_scale < 0 or self.other_scale == 1:
+            raise UsageError(f"other_scale: expected 0, or at least 2 rows, got {self.other_scale}")
         if self.ais < 0 or self.ais == 1:
             raise UsageError(f"ais: expected 0, or at least 2 rows, got {self.ais}")
         if self.temperatures < 1:

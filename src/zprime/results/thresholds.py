@@ -31,6 +31,8 @@ class Thresholds:
         duplicates: proportion of a split that may equal training rows; more is refused.
         few: real rows that the classifier gives every label at least where a public page shows proportions by label.
         edge: proportion of draws, the farthest, that a public page leaves out of the latent map.
+        other_scale: times that the standard deviation of p(x|z) may be off that of held-out reconstructions, before the
+            verdict under theirs is told too.
         isolation: quantile of the distances between training rows below which a held-out row is a near-duplicate.
     """
 
@@ -53,6 +55,7 @@ class Thresholds:
     level: float = 0.05
     duplicates: float = 0.01
     isolation: float = 0.01
+    other_scale: float = 1.5
     few: int = 10
     edge: float = 0.01
 
