@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import small
+from tampering import WRONG
 from test_cli import call
 from zprime import chain, verify
 from zprime.errors import ArtifactError, UsageError
@@ -170,6 +171,17 @@ def test_numbers_equal_within_rounding_are_counted_apart() -> None:
     assert compare_tensors(tensors, {"t": torch.tensor([1.0 + 1e-6, torch.inf])}).rounded == 1
     assert compare_tensors(tensors, {"t": torch.tensor([1.0, 5.0])}).different
     assert compare_tensors(tensors, {}).different
+
+
+@pytest.mark.parametrize("value", [*WRONG, -(10**400)])
+def test_whatever_stands_in_an_audit_is_compared_without_a_fault(value: Any) -> None:
+    right = {"entries": [{"id": {"name": "a", "percent": 1.0}, "name": "a", "gain": 2.0}]}
+    for key in ("name", "gain"):
+        entry = {**right["entries"][0], key: value}
+        assert compare({"entries": [entry]}, right).different
+    for identity in (value, {"name": value, "percent": value}):
+        assert compare({"entries": [{**right["entries"][0], "id": identity}]}, right).different
+    assert compare(value, right).different
 
 
 def test_the_command_ends_with_0_or_1(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

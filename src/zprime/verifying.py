@@ -121,7 +121,9 @@ def verify(
     with tempfile.TemporaryDirectory() as room:
         again = _measure(recorded, place, stage, Path(room) / "audit")
         told = compare(recorded, _json(again.path / FILE)) + _tensors(place, again)
-        versions = {k: [str(recorded.get("versions", {}).get(k)), now] for k, now in again.versions.items()}
+        then = recorded.get("versions")
+        then = then if isinstance(then, Mapping) else {}
+        versions = {k: [str(then.get(k)), now] for k, now in again.versions.items()}
         found = replace(
             found,
             equal=told.equal,

@@ -32,7 +32,7 @@ def duration(study: Study, candidates: Candidates) -> float:
 
 def _gains(study: Study, candidates: Candidates) -> float:
     settings, split = study.settings, study.selection
-    some = split.take(torch.arange(min(CHUNK, split.n)))
+    some = split.take(split.posteriors.pick(CHUNK, rng=study.stream("duration", "rows")))
 
     def measure() -> None:
         rng = study.stream("duration", "gains")
@@ -42,7 +42,8 @@ def _gains(study: Study, candidates: Candidates) -> float:
     rows = sum(min(settings.rows, s.n) for s in (study.selection, study.heldout)) / side_by_side
     rows += min(settings.members, study.train.n)
     rows += 2 * settings.exchange if study.model is not None and split.rows is not None else 0
-    return rows * _timed(measure) / some.n
+    data = some.n if some.posteriors.datum is None else len(some.posteriors.datum.unique())
+    return rows * _timed(measure) / data
 
 
 def _samples(study: Study, candidates: Candidates) -> float:

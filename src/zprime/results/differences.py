@@ -14,6 +14,8 @@ ROUNDING = 1e-5
 BESIDE = ("versions", "command", "data.name")
 """What an audit says of the machine and the place that it was made at, which may be others."""
 MISSING = "nothing"
+LARGEST = 1e300
+"""Numbers above it are no measured ones, and are equal to the bit or not at all."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,18 @@ def _called(value: Any, i: int) -> str:
     identity = value.get("id") if isinstance(value, Mapping) else None
     if isinstance(identity, Mapping) and {"name", "percent"} <= identity.keys():
         percent = identity["percent"]
-        return str(CandidateId(str(identity["name"]), float(percent))) if 0 <= percent < 100 else str(i)
+        known = isinstance(percent, int | float) and 0 <= percent < 100
+        return str(CandidateId(str(identity["name"]), float(percent))) if known else str(i)
     name = value.get("name") if isinstance(value, Mapping) else None
     return name if isinstance(name, str) and name else str(i)
 
 
 def _near(a: Any, b: Any) -> bool:
     """Whether two numbers are equal within rounding."""
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (a, b))
-    return numbers and abs(a - b) <= ROUNDING * max(abs(a), abs(b), 1.0)
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= LARGEST for v in (a, b)):
+        return False
+    near: bool = abs(float(a) - float(b)) <= ROUNDING * max(abs(a), abs(b), 1.0)
+    return near
 
 
 def _shown(value: Any) -> str:
