@@ -42,7 +42,7 @@ def _gains(study: Study, candidates: Candidates) -> float:
     rows = sum(min(settings.rows, s.n) for s in (study.selection, study.heldout)) / side_by_side
     rows += min(settings.members, study.train.n)
     rows += 2 * settings.exchange if study.model is not None and split.rows is not None else 0
-    data = some.n if some.posteriors.datum is None else len(some.posteriors.datum.unique())
+    data = some.n if some.posteriors.datum is None else len(torch.unique(some.posteriors.datum))
     return rows * _timed(measure) / data
 
 
