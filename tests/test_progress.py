@@ -13,6 +13,7 @@ from test_auditing import MODEL, SMALL, shifted, splits
 from zprime import auditing, training
 from zprime.auditing import audit
 from zprime.data import Rows
+from zprime.fitting import fit
 from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.duration import duration
 from zprime.progress import Expectation, Line, about, shown, silent
@@ -109,6 +110,22 @@ def test_a_training_tells_after_a_few_steps(monkeypatch: pytest.MonkeyPatch) -> 
         progress=lambda what, done, total: told.append(what),
     )
     assert told[1] == told[-1] == "train, 2 epochs at most: about 10 seconds on this machine"
+
+
+def test_a_fit_of_several_sizes_tells_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, int, int]] = []
+    monkeypatch.setattr("zprime.progress.SHORT", 0.0)
+    posteriors, _ = splits(n=200)
+    fit(
+        "mixture",
+        posteriors["train"],
+        selection=posteriors["selection"],
+        keep_duplicates=True,
+        progress=lambda what, done, total: told.append((what, done, total)),
+    )
+    says = "fit, mixture: about 10 seconds on this machine"
+    assert told.count((says, 0, 1)) == told.count((says, 1, 1)) == 1
+    assert 0 < told.index((says, 0, 1)) < told.index((says, 1, 1))
 
 
 def test_the_duration_grows_with_the_work() -> None:

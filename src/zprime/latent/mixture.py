@@ -1,5 +1,6 @@
 """mixture: K Gaussians reduced from N posteriors by EM on the posteriors themselves, without sampling."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
@@ -16,11 +17,12 @@ from zprime.latent.gaussians import Mixture
 from zprime.latent.kind import FORMS, LEAST_ROWS, About, Fit, Outcome, Settings, Task, check_least_rows, check_tolerance
 from zprime.latent.selection import EPSILONS, Codes, best_epsilon, point, smallest_of_best
 from zprime.posteriors import WORDS, Form, MemoryPosteriors, Posteriors
-from zprime.progress import Progress
+from zprime.progress import Expectation, Progress
 from zprime.results.facts import Chosen, CurvePoint, Setting
 from zprime.rng import fork
 
 COMPONENTS = (2, 5, 10, 20, 50, 100, 200)
+FIRST = 0.05  # of all components that are tried: fitted before it is told about how long it will take
 """K that are tried where none is given."""
 
 
@@ -212,8 +214,15 @@ class MixtureSettings(Settings):
     ) -> tuple[int, Fit[Mixture], list[CurvePoint]]:
         """Of values of a setting, each with what is reduced to how many components, the one that serves best."""
         once = replace(self, restarts=1)
-        fits = [once._reduce(reduction, k) for reduction, k in tried.values()]
-        codes = next(iter(tried.values()))[0].codes
+        first = next(iter(tried.values()))[0]
+        every, start, done = sum(k for _, k in tried.values()), time.perf_counter(), 0
+        expectation, codes, fits = Expectation(first.task.progress, "fit, mixture", pieces=every), first.codes, []
+        for reduction, k in tried.values():
+            fits.append(once._reduce(reduction, k))
+            done += k
+            if done > FIRST * every:  # the smallest take longer a component than those that follow
+                expectation.tell((time.perf_counter() - start) / done)
+        expectation.done()
         scored = [best_epsilon(codes, f.distribution) for f in fits]
         best = smallest_of_best([g for _, g in scored], [f.distribution.bytes for f in fits])
         curve = [point(setting, v, f.distribution, e, g) for v, f, (e, g) in zip(tried, fits, scored, strict=True)]
