@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -53,6 +54,8 @@ class Aggregate(ABC):
         row_ids: shape [n], the rows of the data set that they belong to.
         weights: shape [n], adding up to 1, or None for 1/n each.
         labels: shape [n], or None.
+        log_q: shape [n], float64: log q(z|x) of the datum of each row, in nats, where rows are draws of which it is
+            known; else None.
     """
 
     n: int
@@ -61,6 +64,13 @@ class Aggregate(ABC):
     row_ids: Int[Tensor, " n"]
     weights: Float[Tensor, " n"] | None
     labels: Int[Tensor, " n"] | None
+    log_q: Float[Tensor, " n"] | None = None
+
+    @cached_property
+    def datum(self) -> Int[Tensor, " n"] | None:
+        """From 0 on: rows with the same number are parts of one datum's posterior; None where every row is a datum."""
+        found, index = torch.unique(self.row_ids, return_inverse=True)
+        return None if len(found) == self.n else index
 
     @abstractmethod
     def shards(self) -> Iterator[Shard]:
@@ -102,7 +112,9 @@ class Aggregate(ABC):
 
     @property
     def effective_rows(self) -> float:
-        """Kish's effective number of rows, `1 / sum_i w_i^2`: N for equal weights."""
+        """Kish's effective number of data, `1 / sum_i w_i^2` with the weight of all parts of a datum together."""
+        if self.datum is not None:
+            return 1 / float(torch.bincount(self.datum, self.log_weights.exp()).square().sum())
         return float(self.n) if self.weights is None else 1 / float(self.weights.double().square().sum())
 
     def log_prob(
@@ -113,7 +125,8 @@ class Aggregate(ABC):
         Args:
             z: points.
             leave_out: one row id for every point: the mixture of all *other* rows, renormalised by 1 - w_i (masked,
-                never subtracted). An id that is not among `row_ids` leaves nothing out.
+                never subtracted). It leaves out all parts of its datum. An id that is not among `row_ids` leaves
+                nothing out.
             tolerance: nats that the answer may be too small, for speed; see `zprime.kernels.mixture_log_prob`.
 
         Raises:
@@ -121,31 +134,52 @@ class Aggregate(ABC):
         """
         check_matrix("z", z, d=self.d)
         self.need_density("the density of the aggregated posterior")
-        position: Tensor | None = None
-        if leave_out is not None:
-            if leave_out.shape != (len(z),):
-                raise ArrayError(f"leave_out: expected {len(z)} row ids, one a point, got {list(leave_out.shape)}")
-            position = self.positions(leave_out)
-        log_weights = self.log_weights
-        if leave_out is not None and position is not None:
-            alone = (position >= 0) & (log_weights[position.clamp(min=0)] > -1e-12)
-            if bool(alone.any()):
-                raise ArrayError(
-                    f"leave_out: row {int(leave_out[alone][0])} has all the weight of {self.n} posteriors: "
-                    "nothing would be left"
-                )
-        parts = [
-            self._mixture(s).log_prob(
-                z,
-                leave_out=None if position is None else torch.where(position >= s.start, position - s.start, -1),
-                tolerance=tolerance,
-            )
-            for s in self.shards()
-        ]
+        position = None if leave_out is None else self._left_out(leave_out, len(z))
+        parts = [self._shard_log_prob(s, z, position, tolerance) for s in self.shards()]
         log_density = torch.logsumexp(torch.stack(parts), 0) if len(parts) > 1 else parts[0]
         if position is not None:
-            w = log_weights.exp()[position.clamp(min=0)]
+            w = self._datum_weights[position.clamp(min=0)]
             log_density = log_density - torch.where(position >= 0, torch.log1p(-w), 0.0)
+        return log_density
+
+    @property
+    def _datum_weights(self) -> Float[Tensor, " n"]:
+        """Weight of the datum of each row: of all its parts."""
+        weight = self.log_weights.exp()
+        return weight if self.datum is None else torch.bincount(self.datum, weight)[self.datum]
+
+    def _left_out(self, ids: Int[Tensor, " m"], points: int) -> Int[Tensor, " m"]:
+        """Position of a row of the datum that each point leaves out, or -1.
+
+        Raises:
+            ArrayError: not one id a point, or leaving out would leave nothing.
+        """
+        if ids.shape != (points,):
+            raise ArrayError(f"leave_out: expected {points} row ids, one a point, got {list(ids.shape)}")
+        position = self.positions(ids)
+        alone = (position >= 0) & (self._datum_weights[position.clamp(min=0)] > 1 - 1e-12)
+        if bool(alone.any()):
+            raise ArrayError(
+                f"leave_out: row {int(ids[alone][0])} has all the weight of {self.n} posteriors: nothing would be left"
+            )
+        return position
+
+    def _shard_log_prob(
+        self, shard: Shard, z: Float[Tensor, "m d"], position: Int[Tensor, " m"] | None, tolerance: float
+    ) -> Float[Tensor, " m"]:
+        """Log of what the rows of a shard add at each point, without those of the datum of the row at its position."""
+        mixture = self._mixture(shard)
+        if position is None or self.datum is None:
+            out = None if position is None else torch.where(position >= shard.start, position - shard.start, -1)
+            return mixture.log_prob(z, leave_out=out, tolerance=tolerance)
+        datum, own = torch.where(position >= 0, self.datum[position], -1), self.datum[shard.rows]
+        here = torch.isin(datum, own)
+        log_density = torch.full((len(z),), -torch.inf, dtype=torch.float64, device=z.device)
+        log_density[~here] = mixture.log_prob(z[~here], tolerance=tolerance)
+        for one in torch.unique(datum[here]).tolist():
+            at, kept = datum == one, own != one
+            if bool(kept.any()):
+                log_density[at] = self._part(shard, kept).log_prob(z[at], tolerance=tolerance)
         return log_density
 
     def label_log_prob(
@@ -178,8 +212,12 @@ class Aggregate(ABC):
 
     def _mixture(self, shard: Shard) -> DiagonalMixture | FullMixture:
         """What evaluates the mixture of a shard's rows."""
+        return self._part(shard, slice(None))
+
+    def _part(self, shard: Shard, kept: Tensor | slice) -> DiagonalMixture | FullMixture:
+        """What evaluates the mixture of some of a shard's rows."""
         form: type[DiagonalMixture] | type[FullMixture] = FullMixture if self.form == "full" else DiagonalMixture
-        return form(shard.mean, shard.scale, self.log_weights[shard.rows])
+        return form(shard.mean[kept], shard.scale[kept], self.log_weights[shard.rows][kept])
 
     def need_density(self, what: str) -> None:
         """Refuse points, for what needs the density of q(z|x).

@@ -5,6 +5,7 @@ deviations, or the Cholesky factor of a full covariance. Rows with the same id a
 posterior. A row may also be a point: a draw from a posterior of which at most log q there is known, or a code.
 """
 
+import itertools
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +29,6 @@ __all__ = ["WORDS", "Form", "MemoryPosteriors", "Posteriors", "Shard", "ShardedP
 class Posteriors(Aggregate):
     """N Gaussians, one or several a datum, and their mixture, the aggregated posterior; attributes as `Aggregate`."""
 
-    @cached_property
-    def datum(self) -> Int[Tensor, " n"] | None:
-        """From 0 on: rows with the same number are parts of one datum's posterior; None where every row is a datum."""
-        found, index = torch.unique(self.row_ids, return_inverse=True)
-        return None if len(found) == self.n else index
-
     def gather(self) -> "MemoryPosteriors":
         """All rows as one pair of tensors.
 
@@ -48,20 +43,60 @@ class Posteriors(Aggregate):
         shards = list(self.shards())
         return MemoryPosteriors(
             torch.cat([s.mean for s in shards]),
-            torch.cat([s.scale for s in shards]),
+            None if self.form == "points" else torch.cat([s.scale for s in shards]),
             row_ids=self.row_ids,
             weights=self.weights,
             labels=self.labels,
+            log_q=self.log_q,
         )
 
     def draw(self, *, rng: torch.Generator, draws: int = 1) -> Float[Tensor, "m d"]:
         """`draws` codes of every row in order, shape [n * draws, d]: draw 0 of all rows, then draw 1 of all rows."""
-        all_ = self.gather()
-        noise = torch.randn(draws, self.n, self.d, generator=rng, dtype=all_.mean.dtype, device=rng.device)
-        if self.form == "full":
-            spread = torch.einsum("nij,knj->kni", all_.scale, noise.to(all_.mean.device))
-            return (all_.mean + spread).reshape(-1, self.d)
-        return (all_.mean + all_.scale * noise.to(all_.mean.device)).reshape(-1, self.d)
+        shards = self.shards()
+        first = next(shards)
+        z = torch.randn(draws, self.n, self.d, generator=rng, dtype=first.mean.dtype, device=rng.device)
+        z = z.to(first.mean.device)
+        for s in itertools.chain([first], shards):
+            noise = z[:, s.rows]
+            spread = torch.einsum("nij,knj->kni", s.scale, noise) if self.form == "full" else s.scale * noise
+            z[:, s.rows] = s.mean + spread
+        return z.reshape(-1, self.d)
+
+    @cached_property
+    def _index(self) -> Int[Tensor, " n"]:
+        """The data that are here, numbered without gaps: after `take` some of `datum` may be missing."""
+        index: Tensor = torch.unique(torch.arange(self.n) if self.datum is None else self.datum, return_inverse=True)[1]
+        return index
+
+    @property
+    def data(self) -> int:
+        """Number of data: of rows, or of those that they are parts of."""
+        return self.n if self.datum is None else int(self._index.max()) + 1
+
+    def one_each(self, *, rng: torch.Generator) -> Int[Tensor, " u"]:
+        """Positions of one row of every datum, ascending: a part at random, by its weight within the datum."""
+        if self.datum is None:
+            return torch.arange(self.n)
+        index = self._index
+        chance = torch.rand(self.n, generator=rng, dtype=torch.float64).clamp(min=1e-300)
+        score = self.log_weights - (-chance.log()).log()  # the largest is drawn by weight (Gumbel)
+        best = torch.full((self.data,), -torch.inf, dtype=torch.float64).scatter_reduce(0, index, score, "amax")
+        return (score == best[index]).nonzero().flatten()
+
+    def by_datum(self, log_values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Log of the weighted mean of exp over the rows of each datum, at each of its rows; float64."""
+        if self.datum is None:
+            return log_values
+        index, weight = self._index, self.log_weights
+        return (log_sums(log_values.double() + weight, index) - log_sums(weight, index))[index]
+
+    def pick(self, n: int, *, rng: torch.Generator) -> Int[Tensor, " m"]:
+        """Positions of `n` rows at random, ascending; where rows are parts of data, of all parts of `n` data."""
+        if self.datum is None:
+            return torch.randperm(self.n, generator=rng)[:n].sort().values
+        data, index = torch.unique(self.datum, return_inverse=True)
+        kept = torch.randperm(len(data), generator=rng)[:n]
+        return torch.isin(index, kept).nonzero().flatten()
 
 
 class MemoryPosteriors(Posteriors):
@@ -120,17 +155,6 @@ class MemoryPosteriors(Posteriors):
             raise ArrayError(f"row_ids and labels: expected {n} each, as mean has rows, got shapes {got}")
 
     @cached_property
-    def _index(self) -> Int[Tensor, " n"]:
-        """The data that are here, numbered without gaps: after `take` some of `datum` may be missing."""
-        index: Tensor = torch.unique(torch.arange(self.n) if self.datum is None else self.datum, return_inverse=True)[1]
-        return index
-
-    @property
-    def data(self) -> int:
-        """Number of data: of rows, or of those that they are parts of."""
-        return self.n if self.datum is None else int(self._index.max()) + 1
-
-    @cached_property
     def centres(self) -> Float[Tensor, "n d"]:
         """Mean of q(z|x) of the datum of each row, float64: of all its parts."""
         mean = self.mean.double()
@@ -140,55 +164,12 @@ class MemoryPosteriors(Posteriors):
         sums = torch.zeros(self.data, self.d, dtype=torch.float64).index_add_(0, index, weight[:, None] * mean)
         return (sums / torch.bincount(index, weight)[:, None])[index]
 
-    def one_each(self, *, rng: torch.Generator) -> Int[Tensor, " u"]:
-        """Positions of one row of every datum, ascending: a part at random, by its weight within the datum."""
-        if self.datum is None:
-            return torch.arange(self.n)
-        index = self._index
-        chance = torch.rand(self.n, generator=rng, dtype=torch.float64).clamp(min=1e-300)
-        score = self.log_weights - (-chance.log()).log()  # the largest is drawn by weight (Gumbel)
-        best = torch.full((self.data,), -torch.inf, dtype=torch.float64).scatter_reduce(0, index, score, "amax")
-        return (score == best[index]).nonzero().flatten()
-
     @cached_property
     def family(self) -> Family | None:
         """The components of each datum, where some have more than one; also those of rows that `take` left out."""
         if self.datum is None or self.form == "points":
             return None
         return Family.of(self.mean, self.scale, self.log_weights, self.datum)
-
-    def log_prob(
-        self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None, tolerance: float = 0.0
-    ) -> Float[Tensor, " m"]:
-        """As for all posteriors; a row id leaves out all components of its datum."""
-        position = None if leave_out is None or leave_out.shape != (len(z),) else self.positions(leave_out)
-        if self.datum is None or position is None:
-            return super().log_prob(z, leave_out=leave_out, tolerance=tolerance)
-        out = torch.where(position >= 0, self.datum[position], -1)
-        log_density = torch.empty(len(z), dtype=torch.float64)
-        for datum in torch.unique(out).tolist():
-            kept = (self.datum != datum).nonzero().flatten()
-            if not len(kept):
-                raise ArrayError("leave_out: all components belong to one datum: nothing would be left")
-            at = out == datum
-            others: Posteriors = self if datum < 0 else self.take(kept)
-            log_density[at] = others.log_prob(z[at], tolerance=tolerance)
-        return log_density
-
-    def by_datum(self, log_values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Log of the weighted mean of exp over the rows of each datum, at each of its rows; float64."""
-        if self.datum is None:
-            return log_values
-        index, weight = self._index, self.log_weights
-        return (log_sums(log_values.double() + weight, index) - log_sums(weight, index))[index]
-
-    def pick(self, n: int, *, rng: torch.Generator) -> Int[Tensor, " m"]:
-        """Positions of `n` rows at random, ascending; where rows are parts of data, of all parts of `n` data."""
-        if self.datum is None:
-            return torch.randperm(self.n, generator=rng)[:n].sort().values
-        data, index = torch.unique(self.datum, return_inverse=True)
-        kept = torch.randperm(len(data), generator=rng)[:n]
-        return torch.isin(index, kept).nonzero().flatten()
 
     def own_log_prob(self, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
         """Log q(z|x) at the draws of each row, in nats, float64: draw 0 of all rows, then draw 1, as `draw` gives them.
@@ -204,13 +185,6 @@ class MemoryPosteriors(Posteriors):
             return family.log_prob(self.datum.repeat(len(z) // self.n), z)
         mean, scale = self.mean.double(), self.scale.double()
         return torch.cat([gaussian_log_prob(part.double(), mean, scale) for part in z.reshape(-1, self.n, self.d)])
-
-    @property
-    def effective_rows(self) -> float:
-        """Kish's effective number of data, `1 / sum_i w_i^2` with the weight of all parts of a datum together."""
-        if self.datum is None:
-            return super().effective_rows
-        return 1 / float(torch.bincount(self.datum, self.log_weights.exp()).square().sum())
 
     @property
     def variance(self) -> Float[Tensor, "n d"]:
