@@ -72,6 +72,35 @@ class Aggregate(ABC):
         found, index = torch.unique(self.row_ids, return_inverse=True)
         return None if len(found) == self.n else index
 
+    @cached_property
+    def _index(self) -> Int[Tensor, " n"]:
+        """The data that are here, numbered without gaps: after `take` some of `datum` may be missing."""
+        index: Tensor = torch.unique(torch.arange(self.n) if self.datum is None else self.datum, return_inverse=True)[1]
+        return index
+
+    @property
+    def data(self) -> int:
+        """Number of data: of rows, or of those that they are parts of."""
+        return self.n if self.datum is None else int(self._index.max()) + 1
+
+    def one_each(self, *, rng: torch.Generator) -> Int[Tensor, " u"]:
+        """Positions of one row of every datum, ascending: a part at random, by its weight within the datum."""
+        if self.datum is None:
+            return torch.arange(self.n)
+        index = self._index
+        chance = torch.rand(self.n, generator=rng, dtype=torch.float64).clamp(min=1e-300)
+        score = self.log_weights - (-chance.log()).log()  # the largest is drawn by weight (Gumbel)
+        best = torch.full((self.data,), -torch.inf, dtype=torch.float64).scatter_reduce(0, index, score, "amax")
+        return (score == best[index]).nonzero().flatten()
+
+    def pick(self, n: int, *, rng: torch.Generator) -> Int[Tensor, " m"]:
+        """Positions of `n` rows at random, ascending; where rows are parts of data, of all parts of `n` data."""
+        if self.datum is None:
+            return torch.randperm(self.n, generator=rng)[:n].sort().values
+        data, index = torch.unique(self.datum, return_inverse=True)
+        kept = torch.randperm(len(data), generator=rng)[:n]
+        return torch.isin(index, kept).nonzero().flatten()
+
     @abstractmethod
     def shards(self) -> Iterator[Shard]:
         """All rows in order, some at a time."""
