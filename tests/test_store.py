@@ -208,6 +208,19 @@ def test_a_shard_is_no_larger_than_it_should_be_whatever_a_row_has(
         assert full().save(tmp_path / "p").config["sizes"] == sizes
 
 
+def test_a_notebook_is_told_what_the_rows_are(tmp_path: Path) -> None:
+    for make, says, silent in (
+        (diagonal, ["Gaussians with standard deviations", ">median"], "parts of"),
+        (components, ["Gaussians with standard deviations, parts of the posteriors of 4 data"], "log q"),
+        (known_draws, ["draws or codes without a density, parts of", "known at every row"], "median"),
+        (codes, ["draws or codes without a density", "not known"], "parts of"),
+    ):
+        make().save(tmp_path / "p")
+        shown = zprime.load_posteriors(tmp_path / "p")._repr_html_()
+        assert all(s in shown for s in says)
+        assert silent not in shown
+
+
 # -- what cannot be stored, and what cannot be read ------------------------------------------------------------------
 
 

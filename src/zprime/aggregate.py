@@ -116,15 +116,16 @@ class Aggregate(ABC):
         first = next(iter(self.shards()))
         scale, mean = variances(first.mean, first.scale).double().sqrt(), first.mean.double()
         spread = mean.std(0, correction=0)
+        parts = "" if self.datum is None else f", parts of the posteriors of {self.data:,} data"
+        widths = f"median {scale.median():.3g}, from {scale.min():.3g} to {scale.max():.3g}"
+        of_points = ("log q(z|x)", "not known" if self.log_q is None else "known at every row")
         return to_html(
             facts(
                 f"{self.n:,} posteriors in {self.d} dimensions",
                 [
+                    ("rows", f"{WORDS[self.form]}{parts}"),
                     ("stored", size(self.bytes)),
-                    (
-                        "standard deviations",
-                        f"median {scale.median():.3g}, from {scale.min():.3g} to {scale.max():.3g}",
-                    ),
+                    of_points if self.form == "points" else ("standard deviations", widths),
                     ("their means' standard deviations", f"from {spread.min():.3g} to {spread.max():.3g}"),
                     ("labels", "no" if self.labels is None else f"{len(set(self.labels.tolist()))} different"),
                     ("weights", "equal" if self.weights is None else "given"),
