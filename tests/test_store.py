@@ -13,6 +13,8 @@ from torch.distributions import MultivariateNormal
 import tampering
 import zprime
 from zprime import artifact, atomic, latent, posteriors, shards
+from zprime.data import Rows
+from zprime.encoding import Reencoded, encode
 from zprime.errors import ArrayError, ArtifactError, UsageError
 from zprime.latent.active import active_dimensions
 from zprime.latent.gaussian import marginal_moments, moments
@@ -198,6 +200,27 @@ def test_what_lies_on_disk_can_be_stored_elsewhere_and_over_itself(tmp_path: Pat
         again = zprime.load_posteriors(tmp_path / "p").save(tmp_path / path)
         assert again.hash == first.hash
         assert same(zprime.load_posteriors(tmp_path / path).gather().mean, p.mean)
+
+
+def test_rows_that_are_encoded_only_now_are_stored_as_the_encoder_answers(tmp_path: Path) -> None:
+    class Halves:
+        def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x[:, :D], x[:, D:].exp()
+
+    rows = Rows("train", normal(N, 2 * D), ids(N), labels=torch.arange(N))
+    Reencoded(Halves(), rows).save(tmp_path / "p")
+    q = zprime.load_posteriors(tmp_path / "p").gather()
+    wanted = encode(Halves(), rows).gather()
+    for name in ("mean", "scale", "row_ids", "labels"):
+        assert same(getattr(q, name), getattr(wanted, name)), name
+
+
+def test_ids_and_labels_of_32_bits_are_stored_as_such_of_64(tmp_path: Path) -> None:
+    p = diagonal()
+    MemoryPosteriors(p.mean, p.scale, row_ids=p.row_ids.int(), labels=torch.arange(N).int()).save(tmp_path / "p")
+    q = zprime.load_posteriors(tmp_path / "p")
+    assert same(q.row_ids, p.row_ids)
+    assert same(q.labels, torch.arange(N))
 
 
 def test_a_shard_is_no_larger_than_it_should_be_whatever_a_row_has(

@@ -22,7 +22,7 @@ from zprime.family import Family, check_log_q, check_scale, log_sums
 from zprime.kernels import DiagonalMixture, FullMixture
 from zprime.schema.kinds import check
 
-__all__ = ["WORDS", "Form", "MemoryPosteriors", "Posteriors", "Shard", "ShardedPosteriors"]
+__all__ = ["WORDS", "Form", "MemoryPosteriors", "Posteriors", "Shard", "ShardedPosteriors", "load"]
 
 LEFT_OUT = (
     "rows: expected all components of every datum, got some of them; take all of them (`pick`), or make every row a "

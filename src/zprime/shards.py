@@ -44,7 +44,7 @@ def write(path: Path, rows: Aggregate, *, key: str, seed: int | None, inputs: Ma
         UsageError: `path` cannot be written, or holds files that are not an artefact.
     """
     known = {"row_ids": rows.row_ids, "labels": rows.labels, "weights": rows.weights, "log_q": rows.log_q}
-    index = {name: t for name, t in known.items() if t is not None}
+    index = {name: t if t.is_floating_point() else t.long() for name, t in known.items() if t is not None}
     files: dict[str, str] = {}
     sizes = []
     with artifact.staging(path) as folder:
