@@ -144,13 +144,15 @@ bring-%: .venvs/%/.done  ## the same for one library: pythae, scvi, tvae or diff
 bring-tests: $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its library
 	for v in $(BRING); do .venvs/$$v/bin/python -m pytest -n 0 tests/test_bring_$$v.py || exit 1; done
 
-extras-tests: .venvs/extras/.done  ## what is written for other tools: ONNX, ArviZ, Parquet; tests that are skipped without them
+extras-tests: .venvs/extras/.done  ## what is written for other tools: ONNX (in chromium, too), ArviZ, Parquet; tests that are skipped without them; fetches onnxruntime-web by npm
 	.venvs/extras/bin/python -m pytest -n 0 tests/test_exporting_onnx.py tests/test_arviz.py tests/test_code_table.py
+	$(PYTHON) tools/onnx_web.py build/onnxruntime-web
+	.venvs/extras/bin/python -m pytest -n 0 -m browser tests/test_exporting_web.py
 
 .venvs/extras/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venvs/extras
 	.venvs/extras/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[onnx,arviz,parquet,digits]' \
-		onnxruntime scikit-learn pytest pytest-xdist hypothesis beartype
+		onnxruntime scikit-learn pytest pytest-xdist hypothesis beartype playwright
 	touch $@
 
 # What an example reads: celltypist's and plotnine's tables come with their wheels, their code is not run.
