@@ -121,7 +121,7 @@ class BernoulliProbs(nn.Module):
             ArrayError: outputs that are no probabilities, e.g. logits.
         """
         # a branch on values cannot be exported
-        low, high = (0.0, 1.0) if torch.compiler.is_compiling() else (float(output.min()), float(output.max()))
+        low, high = (0.0, 1.0) if torch.compiler.is_compiling() else map(float, output.detach().aminmax())
         if not (low >= 0 and high <= 1):
             raise ArrayError(
                 f"decode: expected probabilities from 0 to 1, got {low:.3g} to {high:.3g}; for logits take "

@@ -135,7 +135,8 @@ def modules(
     x = rows["train"].x
     place = replace(place or Place(dtype=x.dtype), networks=(*networks, *modules_of(likelihood)))
     entries = int(x[0].numel()) - (0 if layout is None else layout.width)
-    parts = Parts(Spelled(encoder, entries), decoder, distribution_of(likelihood), place, layout, per_row)
+    datum = tuple(x.shape[1:]) if layout is None else layout.shape
+    parts = Parts(Spelled(encoder, entries), decoder, distribution_of(likelihood), place, layout, per_row, datum)
     gives = reading(gives, parts.named(x[:LOOK]))
     says: tuple[str, ...] = ()
     # at random: rows often come in an order, by class or by time

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Bernoulli, Distribution, constraints
 
 from zprime import memory
 from zprime.bring.conditions import Conditioned
@@ -16,6 +16,7 @@ from zprime.likelihoods import draw
 from zprime.rng import stream
 
 CLEARLY = 4.0  # standard errors by which reconstructions must be worse than the mean row to be refused
+BEYOND = 0.1  # share of values outside the range of the rows that no mean of such rows has
 FARTHER = 1.5  # and so many times farther from the rows: the median of 0s and 1s is up to 1.41 times as far as the mean
 SCALINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "2x - 1": lambda x: 2 * x - 1,
@@ -54,6 +55,7 @@ def probe(
     check_support(p, x)
     check_abilities(p, x, log_prob)
     if reconstructions:
+        check_logits(p, x)
         check_reconstructions(p.mean, x)
 
 
@@ -125,6 +127,32 @@ def check_abilities(p: Distribution, x: Float[Tensor, "n *datum"], log_prob: Cal
         )
 
 
+def check_logits(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
+    """Refuse probabilities that were taken for logits.
+
+    Logits of a trained decoder go beyond 0 and 1. Where they do not, and the rows are clearly more likely if these
+    numbers are their probabilities, that is what they are: of true logits, which maximise the likelihood of the rows,
+    this cannot be.
+
+    Raises:
+        UsageError: they are probabilities.
+    """
+    inner = _plain(p)
+    if not isinstance(inner, Bernoulli):
+        return
+    said = inner.logits.detach().double()
+    if not 0 <= float(said.min()) <= float(said.max()) <= 1:
+        return
+    as_logits, as_probabilities = (Bernoulli(**k, validate_args=False) for k in ({"logits": said}, {"probs": said}))
+    gap = (as_probabilities.log_prob(x) - as_logits.log_prob(x)).flatten(1).sum(1)
+    if len(x) > 1 and float(gap.mean()) > CLEARLY * float(gap.std()) / len(x) ** 0.5:
+        raise UsageError(
+            f"decode: the logits of p(x|z) go from {float(said.min()):.3g} to {float(said.max()):.3g}, and {len(x)} "
+            f"training rows are {float(gap.mean()):.3g} nats a row more likely if these are probabilities, as behind a "
+            "sigmoid: take likelihood='bernoulli-probs'. check=False leaves this out"
+        )
+
+
 def check_reconstructions(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *datum"]) -> None:
     """Refuse reconstructions that are farther from their rows than the mean of all rows is.
 
@@ -140,7 +168,8 @@ def check_reconstructions(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *
     if len(x) < 2 or not float(gap.mean()) > CLEARLY * float(gap.std()) / len(x) ** 0.5:
         return
     rms, plain = float(missed.mean().sqrt()), float(best.mean().sqrt())
-    if not rms > FARTHER * plain:
+    outside = beyond(made, x)
+    if not rms > FARTHER * plain and not outside > BEYOND:
         return
     like = looks_like(made, x)
     hint = (
@@ -149,11 +178,23 @@ def check_reconstructions(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *
         else "See whether the encoder's two answers are in the order (mean, scale), the rows scaled as in training, "
         "and the decoder's output what the likelihood takes (logits or probabilities)"
     )
+    if outside > BEYOND:
+        hint = (
+            f"{outside:.0%} of their values are far outside those of the rows: they go from {float(made.min()):.3g} to "
+            f"{float(made.max()):.3g}, and rows from {float(x.min()):.3g} to {float(x.max()):.3g}. {hint}"
+        )
     raise UsageError(
         f"reconstructions of {len(x)} training rows miss them by {rms:.3g} (root mean square), and the mean of these "
         f"rows by only {plain:.3g}: encoder, decoder, likelihood and rows do not belong together. {hint}. check=False "
         "leaves this out"
     )
+
+
+def beyond(made: Float[Tensor, "n d"], x: Float[Tensor, "n d"]) -> float:
+    """The share of values that lie outside the range of all values of the rows by more than a tenth of it."""
+    low, high = float(x.min()), float(x.max())
+    slack = (high - low) / 10
+    return float(((made < low - slack) | (made > high + slack)).double().mean())
 
 
 def looks_like(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *datum"]) -> str | None:
