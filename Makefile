@@ -141,7 +141,8 @@ bring-%: .venvs/%/.done  ## the same for one library: pythae, scvi, tvae or diff
 	cat build/bring/$*.txt
 	cd examples && ../.venvs/$*/bin/python bring_page.py $* ../build/bring/$*.txt
 
-bring-tests: $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its library
+bring-tests: $(VENV)/.done $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its library; VAEs as other codebases write them
+	$(BIN)/pytest -n 0 -m "slow or not slow" tests/test_bring_shapes.py
 	for v in $(BRING); do .venvs/$$v/bin/python -m pytest -n 0 tests/test_bring_$$v.py || exit 1; done
 
 extras-tests: .venvs/extras/.done  ## what is written for other tools: ONNX (in chromium, too), ArviZ, Parquet; tests that are skipped without them; fetches onnxruntime-web by npm

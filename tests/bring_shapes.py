@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (as everybody writes it)
 from torch import Tensor, nn
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 D, LATENTS = 64, 2
 
@@ -71,7 +71,7 @@ class VanillaVAE(nn.Module):
         self.fc_mu = nn.Linear(hidden_dims[-1] * 4, latent_dim)
         self.fc_var = nn.Linear(hidden_dims[-1] * 4, latent_dim)
         self.decoder_input = nn.Linear(latent_dim, hidden_dims[-1] * 4)
-        up = dict(kernel_size=3, stride=2, padding=1, output_padding=1)
+        up = {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1}
         self.decoder = nn.Sequential(
             nn.ConvTranspose2d(hidden_dims[1], hidden_dims[0], **up), nn.BatchNorm2d(hidden_dims[0]), nn.LeakyReLU()
         )
@@ -181,11 +181,11 @@ def log_normal_diag(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 class SentenceVAE(nn.Module):
-    """As in timbmg/Sentence-VAE: forward(input_sequence, length) -> logp, mean, logv, z; decoding is teacher-forced."""
+    """As in timbmg/Sentence-VAE: forward(input_sequence, length) -> logp, mean, logv, z; word dropout, KL annealing."""
 
-    def __init__(self, vocab_size: int, hidden_size: int = 24, latent_size: int = 1, sos_idx: int = 0) -> None:
+    def __init__(self, vocab_size: int, hidden_size: int = 24, latent_size: int = 1, word_dropout: float = 0.7) -> None:
         super().__init__()
-        self.sos_idx, self.vocab_size = sos_idx, vocab_size
+        self.sos_idx, self.unk_idx, self.word_dropout_rate, self.step = 0, 1, word_dropout, 0
         self.embedding = nn.Embedding(vocab_size, 12)
         self.encoder_rnn = nn.GRU(12, hidden_size, batch_first=True)
         self.decoder_rnn = nn.GRU(12, hidden_size, batch_first=True)
@@ -202,13 +202,20 @@ class SentenceVAE(nn.Module):
         hidden = hidden[0][torch.sort(sorted_idx)[1]]
         mean, logv = self.hidden2mean(hidden), self.hidden2logv(hidden)
         z = torch.randn_like(mean) * torch.exp(0.5 * logv) + mean
-        return self.decode(z, input_sequence), mean, logv, z
+        drop = torch.rand(input_sequence.shape) < self.word_dropout_rate
+        return self.decode(z, input_sequence.masked_fill(drop, self.unk_idx)), mean, logv, z
 
     def decode(self, z: Tensor, input_sequence: Tensor) -> Tensor:
         """Log-probabilities [n, T, vocab_size] of each token, given those before it."""
         shifted = F.pad(input_sequence[:, :-1], (1, 0), value=self.sos_idx)
         outputs, _ = self.decoder_rnn(self.embedding(shifted), self.latent2hidden(z).unsqueeze(0))
         return F.log_softmax(self.outputs2vocab(outputs), dim=-1)
+
+    def loss_fn(self, logp: Tensor, target: Tensor, mean: Tensor, logv: Tensor) -> Tensor:
+        self.step += 1
+        nll_loss = F.nll_loss(logp.flatten(0, 1), target.flatten(), reduction="sum")
+        kl_loss = -0.5 * torch.sum(1 + logv - mean.pow(2) - logv.exp())
+        return (nll_loss + min(1, self.step / 1000) * kl_loss) / len(target)
 
 
 class ProdLDA(nn.Module):
@@ -245,3 +252,52 @@ class ProdLDA(nn.Module):
         ratio = lv.exp() / self.prior_var + (mu - self.prior_mean) ** 2 / self.prior_var
         kld = 0.5 * (ratio + self.prior_var.log() - lv - 1).sum(1)
         return (nl + kld).mean()
+
+
+class NormVAE(nn.Module):
+    """Batch norm and dropout in encoder and decoder, and a dict as its answer."""
+
+    def __init__(self, features: int, latents: int = LATENTS) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(features, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Dropout(0.1))
+        self.decoder = nn.Sequential(nn.Linear(latents, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Dropout(0.1))
+        self.to_mu, self.to_logvar = nn.Linear(40, latents), nn.Linear(40, latents)
+        self.to_x = nn.Linear(40, features)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.to_x(self.decoder(z))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = self.encoder(x)
+        mu, logvar = self.to_mu(h), self.to_logvar(h)
+        z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+        return {"recon": self.decode(z), "z": z, "mu": mu, "logvar": logvar}
+
+    def loss(self, x: Tensor, sigma: float = 0.3) -> dict[str, Tensor]:
+        out = self(x)
+        recon = (out["recon"] - x).pow(2).sum(1) / (2 * sigma**2)
+        kl = -0.5 * (1 + out["logvar"] - out["mu"].pow(2) - out["logvar"].exp()).sum(1)
+        return {"loss": (recon + kl).mean(), "recon": recon.mean(), "kl": kl.mean()}
+
+
+def linear_vae(x: Tensor, latents: int = LATENTS) -> dict[str, np.ndarray]:
+    """Parameters, as arrays, of a VAE of linear maps at its optimum (probabilistic PCA), for `encode` and `decode`."""
+    x = x.double()
+    _, s, v = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    variance = s.square() / len(x)
+    noise = variance[latents:].mean()
+    weight = v[:latents].T * (variance[:latents] - noise).sqrt()
+    shrunk = weight.T @ weight + noise * torch.eye(latents)
+    params = {"mean": x.mean(0), "w": weight, "back": torch.linalg.solve(shrunk, weight.T).T, "sigma": noise.sqrt()}
+    params["std"] = (noise / shrunk.diagonal()).sqrt()
+    return {k: t.numpy() for k, t in params.items()}
+
+
+def encode(params: dict[str, Any], x: Any) -> tuple[Any, Any]:
+    """Functions of parameters and arrays, as jax codebases write them; numpy's arrays serve as well."""
+    mean = (x - params["mean"]) @ params["back"]
+    return mean, 0 * mean + params["std"]
+
+
+def decode(params: dict[str, Any], z: Any) -> Any:
+    return z @ params["w"].T + params["mean"]

@@ -109,9 +109,12 @@ class Parts:
         told = self.told(row, "")
         with evaluating(self.place.networks):
             if told is None:
-                return asked("encoder", self.encoder.named, self.place.go(row))[1]
-            x, c = told.layout.parts(row)
-            return asked("encoder", self.encoder.named, self.place.go(x), told.go(c))[1]
+                given = [self.place.go(row)]
+            else:
+                x, c = told.layout.parts(row)
+                given = [self.place.go(x), told.go(c)]
+            reading: str | None = asked("encoder", self.encoder.named, *given)[1]
+            return reading
 
     def told(self, row: Float[Tensor, "n *datum"], gives: str) -> Told | None:
         """The same with the conditions of some rows as those that draws take; None without conditions."""
@@ -166,7 +169,12 @@ def asked(name: str, f: Callable[..., Any], *given: Tensor) -> Any:
 def remedy(said: str, *, conditions: bool) -> str:
     """What to do about an encoder or a decoder that fails; `conditions` says whether it was told any."""
     if "positional argument" in said and not conditions:
-        return "give what else it asks for, such as a class, as conditions={'train': c, 'heldout': c}"
+        return (
+            "give what else it asks for, such as a class, as conditions={'train': c, 'heldout': c}, or a function of "
+            "one argument that knows it"
+        )
+    if "embedding" in said or "Long" in said:
+        return "numbers come as floating point: where it wants whole ones, give e.g. `lambda x: encoder(x.long())`"
     if conditions:
         return (
             "give data and conditions as they were in training (classes may have been one-hot: "

@@ -21,7 +21,7 @@ from zprime.bring.conditions import joined, spoken
 from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.named import Likelihood, distribution_of, measured, most_likely, need_callable
 from zprime.bring.places import Place, modules_of
-from zprime.bring.probe import Misfit, differentiable, misfit, probe
+from zprime.bring.probe import Misfit, differentiable, misfit, other_prior, probe
 from zprime.bring.refusals import check_codes, check_steady
 from zprime.bring.splits import need_mapping, split
 from zprime.distribution import LatentDistribution
@@ -159,6 +159,8 @@ def modules(
         if check and gives not in readings.FULL:
             plausible(model.decode, some, Answers(mean, raw, gives, at, learned), Loss(1 / beta, missed), seed=seed)
     spoken_of = () if missed is None else missed.says()
+    if prior is None:
+        spoken_of = (*spoken_of, *other_prior(mean, readings.read(raw, gives)))
     for sentence in spoken_of:
         log.warning("%s", sentence)
     if not differentiable(model.decode, some, mean):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, constraints
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, constraints
 
 from zprime import memory
 from zprime.bring.conditions import Conditioned
 from zprime.errors import NumericalError, UsageError
-from zprime.likelihoods import draw
+from zprime.likelihoods import Autoregressive, draw
 from zprime.rng import stream
 
 CLEARLY = 4.0  # standard errors by which reconstructions must be worse than the mean row to be refused
@@ -27,6 +27,8 @@ SCALINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "the standardised x": lambda x: (x - x.mean(0)) / x.std(0).clamp(min=1e-6),
 }
 """What rows may have been to the networks in training, where they are given otherwise."""
+SAME = 1e-3  # of a standard deviation over rows, and of a nat: farther apart, two log p(x|z) are not the same
+WIDE = 2.0  # a second moment of the codes this many times off that of the prior is spoken of
 OFF = 3.0  # a scale of p(x|z) this many times off what reconstructions miss by is spoken of
 LIKE = 3.0  # times nearer to another scaling of the rows than to the rows: spoken of
 Decode = Callable[[Float[Tensor, "n d"]], Distribution]
@@ -37,6 +39,8 @@ def probe(
 ) -> None:
     """Try the decoder at the encoder's means of some rows: support, log-density, mean and draws of p(x|z).
 
+    Tokens are names: reconstructions of them are not compared with rows.
+
     Args:
         decode: z -> p(x|z).
         x: training rows.
@@ -44,8 +48,9 @@ def probe(
         reconstructions: whether to compare them with the rows.
 
     Raises:
-        UsageError: rows outside the support of p(x|z); a p(x|z) without a log-density, a mean or draws; reconstructions
-            that are farther from the rows than the mean of all rows is.
+        UsageError: rows outside the support of p(x|z); a p(x|z) without a log-density, a mean or draws, or whose
+            log-density changes from call to call; probabilities that were taken for logits; reconstructions that are
+            farther from the rows than the mean of all rows is.
         NumericalError: log p(x|z) is not finite at all rows.
     """
     p = decode(mean)
@@ -54,7 +59,7 @@ def probe(
         p, x = p.beside(x)
     check_support(p, x)
     check_abilities(p, x, log_prob)
-    if reconstructions:
+    if reconstructions and not isinstance(_plain(p), Autoregressive | Categorical):
         check_logits(p, x)
         check_reconstructions(p.mean, x)
 
@@ -125,6 +130,22 @@ def check_abilities(p: Distribution, x: Float[Tensor, "n *datum"], log_prob: Cal
             f"decode: log p(x|z) is {float(answer[~torch.isfinite(answer)][0]):g} at training rows and their own z; "
             "check that the rows are scaled as in training, and that the weights are finite"
         )
+    check_same(answer, log_prob())
+
+
+def check_same(one: Float[Tensor, " n"], other: Float[Tensor, " n"]) -> None:
+    """Refuse a log p(x|z) that is another one at the next call.
+
+    Raises:
+        UsageError: it is.
+    """
+    apart = (one.double() - other.double()).abs()
+    if float(apart[torch.isfinite(apart)].max()) > SAME * (1 + float(one.double().std(correction=0))):
+        raise UsageError(
+            "decode: log p(x|z) of the same rows at the same z differs between two calls: dropout is on, or the "
+            "decoder draws something. Put the networks that a Distribution computes with into evaluation mode: "
+            "model.eval()"
+        )
 
 
 def check_logits(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
@@ -143,8 +164,9 @@ def check_logits(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
     said = inner.logits.detach().double()
     if not 0 <= float(said.min()) <= float(said.max()) <= 1:
         return
-    as_logits, as_probabilities = (Bernoulli(**k, validate_args=False) for k in ({"logits": said}, {"probs": said}))
-    gap = (as_probabilities.log_prob(x) - as_logits.log_prob(x)).flatten(1).sum(1)
+    # log p under either reading differs by this, with x as it is: 0 and 1, or between them
+    loss = [nn.functional.binary_cross_entropy(k, x.double(), reduction="none") for k in (said.sigmoid(), said)]
+    gap = (loss[0] - loss[1]).flatten(1).sum(1)
     if len(x) > 1 and float(gap.mean()) > CLEARLY * float(gap.std()) / len(x) ** 0.5:
         raise UsageError(
             f"decode: the logits of p(x|z) go from {float(said.min()):.3g} to {float(said.max()):.3g}, and {len(x)} "
@@ -236,6 +258,29 @@ def _words(constraint: object) -> str:
         id(constraints.simplex): "rows from 0 to 1 that add up to 1",
     }
     return known.get(id(constraint), str(constraint))
+
+
+def other_prior(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n *form"]) -> tuple[str, ...]:
+    """Whether codes look as if the VAE was trained with another prior than N(0, I), in a sentence.
+
+    Where the KL to N(0, I) is at its minimum under a rescaling of the latents, as it is after training, the mean of
+    mu^2 + sigma^2 is 1 in each dimension (docs/theory.md, section 4).
+
+    Args:
+        mean: of q(z|x) of some rows.
+        scale: standard deviations, or Cholesky factors.
+    """
+    variance = scale.double().square()
+    variance = variance.sum(2) if variance.ndim == 3 else variance
+    second = (mean.double().square() + variance).mean(0)
+    away = float(second.log().abs().mean().exp())
+    if not away > WIDE:
+        return ()
+    return (
+        f"the mean of mu^2 + sigma^2 goes from {float(second.min()):.3g} to {float(second.max()):.3g} over the "
+        f"{len(second)} latents, and is about 1 in each after training with the prior N(0, I): if the VAE has another "
+        "prior (a VampPrior, a mixture, another scale), give it as prior=; every gain and the verdict are over it",
+    )
 
 
 def misfit(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> "Misfit | None":
