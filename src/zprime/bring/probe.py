@@ -55,10 +55,12 @@ def probe(
     """
     p = decode(mean)
     log_prob = functools.partial(p.log_prob, x)
+    again = functools.partial(decode(mean).log_prob, x)
     if isinstance(p, Conditioned):
         p, x = p.beside(x)
     check_support(p, x)
     check_abilities(p, x, log_prob)
+    check_same(log_prob(), again())
     if reconstructions and not isinstance(_plain(p), Autoregressive | Categorical):
         check_logits(p, x)
         check_reconstructions(p.mean, x)
@@ -130,7 +132,6 @@ def check_abilities(p: Distribution, x: Float[Tensor, "n *datum"], log_prob: Cal
             f"decode: log p(x|z) is {float(answer[~torch.isfinite(answer)][0]):g} at training rows and their own z; "
             "check that the rows are scaled as in training, and that the weights are finite"
         )
-    check_same(answer, log_prob())
 
 
 def check_same(one: Float[Tensor, " n"], other: Float[Tensor, " n"]) -> None:
@@ -143,8 +144,7 @@ def check_same(one: Float[Tensor, " n"], other: Float[Tensor, " n"]) -> None:
     if float(apart[torch.isfinite(apart)].max()) > SAME * (1 + float(one.double().std(correction=0))):
         raise UsageError(
             "decode: log p(x|z) of the same rows at the same z differs between two calls: dropout is on, or the "
-            "decoder draws something. Put the networks that a Distribution computes with into evaluation mode: "
-            "model.eval()"
+            "decoder draws something. Put the networks that it computes with into evaluation mode: model.eval()"
         )
 
 
