@@ -279,6 +279,16 @@ def test_it_is_brought_in_few_lines_and_the_verdict_is_right(name: str) -> None:
     assert found.verdict.choice == ("mixture+p1" if shape.decision == "leave the prior" else "prior")
 
 
+def test_what_is_printed_is_one_line() -> None:
+    """And not all layers of the networks."""
+    mine = bring_mlp(*trained(mlp))
+    wanted = "<Brought: posteriors 500 train, 150 selection, 150 heldout; latents 2 dimensions, Gaussians with"
+    assert repr(mine).startswith(wanted)
+    assert repr(mine).endswith("; prior N(0, I); decoder there>")
+    made = mine.generator(zprime.latent.Prior(2))
+    assert repr(made) == f"<GenerativeModel: {zprime.latent.Prior(2)!r}, decoder Callables, copying untested>"
+
+
 def test_modules_are_as_they_were() -> None:
     vae, data = trained(norm)
     vae.train()
@@ -322,6 +332,11 @@ WRONG: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[..., object], str
         mlp,
         lambda vae, data: bring.model(vae, data, **PROBS | {"gives": "std"}),
         "a std is above 0, and the encoder's second answer goes down to .* Say gives='log-variance'",
+    ),
+    "mlp: no likelihood": (
+        mlp,
+        lambda vae, data: bring.model(vae, data, gives="logvar"),
+        "give likelihood=, which says what it stands for: 'gaussian' .means., 'bernoulli' .logits., 'bernoulli-probs'",
     ),
     "mlp: images where the encoder wants rows": (
         mlp,

@@ -181,7 +181,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a plain tensor and no likelihood": (
         lambda: brought(likelihood=None),
-        "decode: expected a torch Distribution.*got Tensor; .*give likelihood=",
+        "decode: expected a torch Distribution.*got Tensor.*give likelihood=",
     ),
     "weights that are NaN": (
         lambda: brought(decode=lambda z: decoder(z) * math.nan),

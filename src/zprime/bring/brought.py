@@ -64,21 +64,28 @@ class Brought:
     priors: Mapping[str, Coordinates] | None = None
     unconditional: "Brought | None" = None
 
+    def __repr__(self) -> str:
+        """What was brought, in a line."""
+        return f"<Brought: {'; '.join(f'{name} {value}' for name, value in self._shown)}>"
+
     def _repr_html_(self) -> str:
         """What was brought, in a notebook."""
+        return to_html(facts("brought model", self._shown))
+
+    @property
+    def _shown(self) -> list[tuple[str, str]]:
         prior = "N(0, I)" if self.prior is None else self.prior.label
         if self.priors is not None:
             prior = "p(z|c), another one for each row; latents are in units of it"
         elif self.coordinates is not None:
             prior = "a Gaussian of independent dimensions; latents are in units of it"
-        shown = [
+        return [
             ("posteriors", ", ".join(f"{p.n:,} {split}" for split, p in self.posteriors.items())),
             *(("latents", f"{p.d:,} dimensions, {WORDS[p.form]}") for p in list(self.posteriors.values())[:1]),
             ("prior", prior),
             ("decoder", "none" if self.model is None else "there"),
             *(("note", sentence) for sentence in self.says),
         ]
-        return to_html(facts("brought model", shown))
 
     @property
     def splits(self) -> dict[str, Any]:

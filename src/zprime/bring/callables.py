@@ -72,6 +72,12 @@ class Callables:
         """p(x|z), with a datum as its event."""
         with evaluating(self.place.networks):
             p = self.decoder(self.place.go(z))
+        if isinstance(p, Tensor):
+            raise ArrayError(
+                f"decode: expected a torch Distribution, got Tensor, shape {list(p.shape)}: give likelihood=, which "
+                "says what it stands for: 'gaussian' (means), 'bernoulli' (logits), 'bernoulli-probs', 'laplace', "
+                "'poisson', or likelihoods.Gaussian(scale=...) with the sigma of the loss"
+            )
         if not isinstance(p, Distribution) or p.batch_shape != z.shape[:1]:
             got = f"batch shape {list(p.batch_shape)}" if isinstance(p, Distribution) else type(p).__name__
             raise ArrayError(
