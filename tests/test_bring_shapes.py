@@ -419,7 +419,7 @@ WRONG: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[..., object], str
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n[:9] in SLOW)) for n in WRONG])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n.split(":")[0] in SLOW)) for n in WRONG])
 def test_the_typical_mistake_is_named(name: str) -> None:
     train, wrong, text = WRONG[name]
     with pytest.raises(ZprimeError, match=f"(?s){text}"):
