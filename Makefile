@@ -141,16 +141,19 @@ bring-%: .venvs/%/.done  ## the same for one library: pythae, scvi, tvae or diff
 	cat build/bring/$*.txt
 	cd examples && ../.venvs/$*/bin/python bring_page.py $* ../build/bring/$*.txt
 
-bring-tests: $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its library
+bring-tests: $(VENV)/.done $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its library; VAEs as other codebases write them
+	$(BIN)/pytest -n 0 -m "slow or not slow" tests/test_bring_shapes.py
 	for v in $(BRING); do .venvs/$$v/bin/python -m pytest -n 0 tests/test_bring_$$v.py || exit 1; done
 
-extras-tests: .venvs/extras/.done  ## what is written for other tools: ONNX, ArviZ, Parquet; tests that are skipped without them
+extras-tests: .venvs/extras/.done  ## what is written for other tools: ONNX (in chromium, too), ArviZ, Parquet; tests that are skipped without them; fetches onnxruntime-web by npm
 	.venvs/extras/bin/python -m pytest -n 0 tests/test_exporting_onnx.py tests/test_arviz.py tests/test_code_table.py
+	$(PYTHON) tools/onnx_web.py build/onnxruntime-web
+	.venvs/extras/bin/python -m pytest -n 0 -m browser tests/test_exporting_web.py
 
 .venvs/extras/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venvs/extras
 	.venvs/extras/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[onnx,arviz,parquet,digits]' \
-		onnxruntime scikit-learn pytest pytest-xdist hypothesis beartype
+		onnxruntime scikit-learn pytest pytest-xdist hypothesis beartype playwright
 	touch $@
 
 # What an example reads: celltypist's and plotnine's tables come with their wheels, their code is not run.
