@@ -110,6 +110,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: brought(decode=lambda z: decoder(z.flip(1) * 3)),
         "do not belong together",
     ),
+    "a decoder that draws": (
+        lambda: brought(decode=lambda z: decoder(z) + 0.01 * torch.randn(len(z), 6)),
+        r"log p\(x\|z\) of the same rows at the same z differs between two calls: dropout is on, or the decoder draws",
+    ),
     "negative rows under a Poisson": (
         lambda: brought(data=scaled(lambda x: x - 1), likelihood="poisson"),
         "outside the support.*Poisson on whole numbers from 0 up",
@@ -177,7 +181,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a plain tensor and no likelihood": (
         lambda: brought(likelihood=None),
-        "decode: expected a torch Distribution.*got Tensor; .*give likelihood=",
+        "decode: expected a torch Distribution.*got Tensor.*give likelihood=",
     ),
     "weights that are NaN": (
         lambda: brought(decode=lambda z: decoder(z) * math.nan),
@@ -372,3 +376,17 @@ def test_modes_are_kept_while_other_threads_compute() -> None:
     assert not net[0].training
     second.__exit__(None, None, None)
     assert (net.training, net[0].training, net[1].training) == (True, True, False)
+
+
+def test_held_out_rows_that_equal_training_rows_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Few of them are a sentence; more than 1 % of a split are a warning, since fit and audit refuse them."""
+    few = {**DATA, "heldout": torch.cat([rows(200, 3), DATA["train"][:1]])}
+    mine = brought(data=few)
+    told = "1 of 201 held-out rows equal a training row exactly; gains on them flatter whatever memorises; fit and"
+    assert any(said.startswith(told) and "leave them out" in said for said in mine.says)
+    assert "held-out" not in caplog.text
+    mine = brought(data={**DATA, "heldout": DATA["train"][:100]})
+    told = "100 of 100 held-out rows equal a training row exactly"
+    assert any(said.startswith(told) and "were the held-out rows used in training?" in said for said in mine.says)
+    assert told in caplog.text
+    assert not any("equal a training row" in said for said in brought().says)

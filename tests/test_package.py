@@ -14,7 +14,8 @@ PUBLIC = """
     VAE ArrayError ArtifactError Audit AuditSettings DataSettings Dataset Estimate Fit GenerativeModel
     LatentDistribution MemoryPosteriors NumericalError Outcome Posteriors ResourceError Rows Run RunFolder
     ShardedPosteriors Threads TrainSettings UsageError VAESettings Verification ZprimeError audit bring codes_table
-    encode explain fit latent load_audit load_data load_generator load_latent plot report run sample train verify
+    encode explain fit latent load_audit load_data load_generator load_latent load_posteriors plot report run sample
+    train verify
 """
 
 

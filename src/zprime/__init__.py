@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zprime.latent import load as load_latent
     from zprime.latent.kind import Fit, Outcome
     from zprime.posteriors import MemoryPosteriors, Posteriors, ShardedPosteriors
+    from zprime.posteriors import load as load_posteriors
     from zprime.reporting import report
     from zprime.reporting.explain import explain
     from zprime.results.audit import Audit, AuditSettings
@@ -75,6 +76,7 @@ _WHERE = {
     "load_data": "data",
     "load_generator": "sampling",
     "load_latent": "latent",
+    "load_posteriors": "posteriors",
     "report": "reporting",
     "run": "running",
     "sample": "sampling",
@@ -121,6 +123,7 @@ __all__ = [
     "load_data",
     "load_generator",
     "load_latent",
+    "load_posteriors",
     "plot",
     "report",
     "run",

@@ -4,16 +4,20 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from zprime.escape import visible
 
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total) by every long operation."""
 
 SHORT = 5.0
 """Seconds up to which nothing is said of how long something takes."""
 MINUTE, HOUR = 60, 3600
+FIRST = 0.05
+"""Of many pieces, finished before it is told about how long all take."""
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -74,6 +78,7 @@ class Expectation:
     def __init__(self, progress: Progress, what: str, *, pieces: int = 1) -> None:
         """Of what is done, in how many pieces, to whom."""
         self.progress, self.what, self.pieces, self.says = progress, what, pieces, ""
+        self._start, self._finished = time.monotonic(), 0
 
     @property
     def wanted(self) -> bool:
@@ -87,7 +92,24 @@ class Expectation:
             self.says = f"{self.what}: {about(self.pieces * seconds)} on this machine"
             self.progress(self.says, 0, 1)
 
+    def finished(self, pieces: int) -> None:
+        """Say it once a twentieth of the pieces is finished, by how long these took: the smallest tell little."""
+        self._finished += pieces
+        if self._finished > FIRST * self.pieces:
+            self.tell((time.monotonic() - self._start) / self._finished)
+
     def done(self) -> None:
         """Say no more of it."""
         if self.says:
             self.progress(self.says, 1, 1)
+
+
+def in_pieces(progress: Progress, what: str, pieces: Sequence[tuple[T, int]]) -> Iterator[tuple[T, int]]:
+    """Each piece of some work with its size, in order; once some are finished it is told about how long all take."""
+    expectation = Expectation(progress, what, pieces=sum(size for _, size in pieces))
+    try:
+        for piece in pieces:
+            yield piece
+            expectation.finished(piece[1])
+    finally:
+        expectation.done()

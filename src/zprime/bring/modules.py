@@ -21,7 +21,7 @@ from zprime.bring.conditions import joined, spoken
 from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.named import Likelihood, distribution_of, measured, most_likely, need_callable
 from zprime.bring.places import Place, modules_of
-from zprime.bring.probe import Misfit, differentiable, misfit, probe
+from zprime.bring.probe import Misfit, differentiable, misfit, other_prior, probe
 from zprime.bring.refusals import check_codes, check_steady
 from zprime.bring.splits import need_mapping, split
 from zprime.distribution import LatentDistribution
@@ -135,7 +135,8 @@ def modules(
     x = rows["train"].x
     place = replace(place or Place(dtype=x.dtype), networks=(*networks, *modules_of(likelihood)))
     entries = int(x[0].numel()) - (0 if layout is None else layout.width)
-    parts = Parts(Spelled(encoder, entries), decoder, distribution_of(likelihood), place, layout, per_row)
+    datum = tuple(x.shape[1:]) if layout is None else layout.shape
+    parts = Parts(Spelled(encoder, entries), decoder, distribution_of(likelihood), place, layout, per_row, datum)
     gives = reading(gives, parts.named(x[:LOOK]))
     says: tuple[str, ...] = ()
     # at random: rows often come in an order, by class or by time
@@ -158,6 +159,8 @@ def modules(
         if check and gives not in readings.FULL:
             plausible(model.decode, some, Answers(mean, raw, gives, at, learned), Loss(1 / beta, missed), seed=seed)
     spoken_of = () if missed is None else missed.says()
+    if prior is None:
+        spoken_of = (*spoken_of, *other_prior(mean, readings.read(raw, gives)))
     for sentence in spoken_of:
         log.warning("%s", sentence)
     if not differentiable(model.decode, some, mean):

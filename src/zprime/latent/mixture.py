@@ -1,33 +1,28 @@
 """mixture: K Gaussians reduced from N posteriors by EM on the posteriors themselves, without sampling."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, final
+from typing import ClassVar, cast, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from zprime import memory
+from zprime.arrays import WIDE
 from zprime.errors import UsageError
+from zprime.latent import sizes
 from zprime.latent.em import ComponentEM, EMRun, State, run_em
 from zprime.latent.factor_em import FactorEM
 from zprime.latent.gaussians import Mixture
 from zprime.latent.kind import FORMS, LEAST_ROWS, About, Fit, Outcome, Settings, Task, check_least_rows, check_tolerance
-from zprime.latent.selection import EPSILONS, Codes, best_epsilon, point, smallest_of_best
-from zprime.posteriors import WORDS, Form, MemoryPosteriors, Posteriors
-from zprime.progress import Expectation, Progress
+from zprime.latent.selection import EPSILONS, Codes, RowScores, best_epsilon, point, smallest_of_best
+from zprime.latent.sizes import COMPONENTS, RANK
+from zprime.posteriors import WORDS, Form, MemoryPosteriors
+from zprime.progress import Progress, in_pieces
 from zprime.results.facts import Chosen, CurvePoint, Setting
 from zprime.rng import fork
 
-COMPONENTS = (2, 5, 10, 20, 50, 100, 200)
-FIRST = 0.05  # of all components that are tried: fitted before it is told about how long it will take
-"""K that are tried where none is given."""
-
-
-RANK = 4  # factors with which K is chosen, where the rank is too
-RANKS = (1, 2, 4, 8, 16, 32, 64)
 POLISHED = 20_000  # codes drawn for a step of polishing, at least
 FULL = 512  # dimensions up to which `auto` takes full covariances, if they fit into memory
 
@@ -58,7 +53,8 @@ class MixtureSettings(Settings):
 
     Attributes:
         components: K; 0 tries 2, 5, 10, ... 200 (with five rows at least for every mean, and factor of `low-rank`) and
-            chooses on the selection split.
+            chooses on the selection split. Above 1,024 dimensions it stops after two that gain no more than the
+            best before them (by 0.05 nats); so does the choice of a rank.
         covariance: `full`, `diagonal`, or `low-rank`: F F^T + diag(v) for every component, a mixture of factor
             analysers (Ghahramani & Hinton 1996). `auto` is `full` up to 512 dimensions, if that fits into memory;
             above, the selection split chooses between `diagonal` and `low-rank`.
@@ -71,9 +67,10 @@ class MixtureSettings(Settings):
         batch: rows a step of minibatch EM; 0 takes all rows in every step.
         epochs: passes of minibatch EM.
         polish: steps of EM on fresh posterior draws at the end, kept if the selection split improves; not for
-            `low-rank`.
+            `low-rank`, and above 1,024 dimensions only for the K that is taken.
         iterations: EM steps at most.
-        tolerance: stop when the bound rises by less, in nats a row.
+        tolerance: stop when the bound rises by less, in nats a row. Above 1,024 dimensions EM stops at 0.05 nats while
+            K, rank and the best start are chosen, and goes on from there.
         restarts: starts of EM at the K that is taken; the one with the highest bound is kept. (While K is being chosen,
             each K has one start.) For k-means++ starts with all rows in every step.
         least_rows: effective rows that every component has at least (Kish 1965, of its responsibilities); components
@@ -172,10 +169,8 @@ class MixtureSettings(Settings):
             )
         if self.rank > train.d:
             raise UsageError(f"rank: expected 1 to {train.d} (the latent dimension), or 0 to choose, got {self.rank}")
-        tried = [self.components] if self.components else [k for k in COMPONENTS if k <= max(1, train.n // 5)] or [1]
         rank = (self.rank or min(RANK, train.d)) if self.low_rank else 0
-        if not self.components:
-            tried = [k for k in tried if enough(train, k, rank)] or tried[:1]
+        tried = [self.components] if self.components else sizes.components(train, rank)
         if self.covariance == "auto" and not rank:
             return self._auto(task, tried[-1])
         each = train.d * (1 + rank) if rank or self.covariance == "diagonal" else train.d**2
@@ -198,35 +193,35 @@ class MixtureSettings(Settings):
         if not self.components:
             k, fit, curve = self._best("components", {k: (reduction, k) for k in tried})
         if isinstance(em, FactorEM) and not self.rank:
-            reductions = {r: replace(reduction, em=em.of(r), runs={}) for r in ranks(train, k)}
+            reductions = {r: replace(reduction, em=em.of(r), runs={}) for r in sizes.ranks(train, k)}
             reductions |= {rank: reduction} if rank in reductions else {}
             chosen, fit, by_rank = self._best("rank", {r: (each, k) for r, each in reductions.items()})
             reduction, curve = reductions[chosen], curve or by_rank
-        if fit is None or self.restarts > 1:
+        if fit is None or self != self._once(data.d):
             fit = self._reduce(reduction, k)
-        outcome = fit.outcome
-        if outcome.ok and not self.components and k == COMPONENTS[-1]:
-            outcome = Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
-        return replace(fit, outcome=outcome, curve=curve)
+        return replace(fit, outcome=fit.outcome if self.components else _largest(fit.outcome, k), curve=curve)
 
     def _best(
         self, setting: str, tried: dict[int, tuple[Reduction, int]]
     ) -> tuple[int, Fit[Mixture], list[CurvePoint]]:
         """Of values of a setting, each with what is reduced to how many components, the one that serves best."""
-        once = replace(self, restarts=1)
-        first = next(iter(tried.values()))[0]
-        every, start, done = sum(k for _, k in tried.values()), time.perf_counter(), 0
-        expectation, codes, fits = Expectation(first.task.progress, "fit, mixture", pieces=every), first.codes, []
-        for reduction, k in tried.values():
-            fits.append(once._reduce(reduction, k))
-            done += k
-            if done > FIRST * every:  # the smallest take longer a component than those that follow
-                expectation.tell((time.perf_counter() - start) / done)
-        expectation.done()
-        scored = [best_epsilon(codes, f.distribution) for f in fits]
+        fits: list[Fit[Mixture]] = []
+        scored: list[tuple[float, RowScores]] = []
+        (first, _), *_ = tried.values()
+        for reduction, k in in_pieces(first.task.progress, "fit, mixture", list(tried.values())):
+            fits.append(self._once(reduction.em.d)._reduce(reduction, k))
+            scored.append(best_epsilon(reduction.codes, fits[-1].distribution))
+            if sizes.past_best(reduction.em.d, [g.mean for _, g in scored]):
+                break
         best = smallest_of_best([g for _, g in scored], [f.distribution.bytes for f in fits])
-        curve = [point(setting, v, f.distribution, e, g) for v, f, (e, g) in zip(tried, fits, scored, strict=True)]
+        curve = [point(setting, v, f.distribution, e, g) for v, f, (e, g) in zip(tried, fits, scored, strict=False)]
         return list(tried)[best], fits[best], curve
+
+    def _once(self, d: int) -> "MixtureSettings":
+        """How each of several values is tried: from one start, and where steps take long only roughly."""
+        if d <= WIDE:
+            return replace(self, restarts=1)
+        return replace(self, restarts=1, polish=0, tolerance=sizes.tolerance(d, self.tolerance))
 
     def _auto(self, task: Task, most: int) -> Fit[Mixture]:
         """With full covariances where these are few numbers; else diagonal or of low rank, what serves better."""
@@ -237,13 +232,19 @@ class MixtureSettings(Settings):
         plain = self._plain and task.train.form != "full"
         if d > FULL and plain and memory.fits(24 * most * d * (1 + RANK)):
             forms.append("low-rank")
-        fits = [replace(self, covariance=form).fit(task) for form in forms]
+        tried = self._once(d) if d > WIDE and len(forms) > 1 else self
+        fits = [replace(tried, covariance=form).fit(task) for form in forms]
         best = 0
         if len(fits) > 1:
             codes = Codes.draw(task.selection, task.prior, rng=task.rng)
             gains = [best_epsilon(codes, f.distribution)[1] for f in fits]
             best = smallest_of_best(gains, [f.distribution.bytes for f in fits])
-        fit, factor = fits[best], fits[best].distribution.factor
+        fit = fits[best]
+        if tried != self:  # only the form that is taken is finished
+            k, rank = (cast("int", fit.chosen.settings.get(name, 0)) for name in ("components", "rank"))
+            end = replace(self, covariance=forms[best], components=k, rank=rank).fit(task)
+            fit = replace(end, outcome=end.outcome if self.components else _largest(end.outcome, k), curve=fit.curve)
+        factor = fit.distribution.factor
         form = "diagonal covariances" if factor is None else f"covariances of {factor.shape[2]} factors and a diagonal"
         said = f"{d:,} dimensions are many: {form}; {fit.outcome.message}"
         return replace(fit, outcome=replace(fit.outcome, message=said))
@@ -268,13 +269,21 @@ class MixtureSettings(Settings):
             run = self._passes(em, state, what, reduction.task)
             state, trace["bound"], outcome, few = run.state, run.bounds, run.outcome, run.few
         elif self.method == "em":
+            coarse = sizes.tolerance(em.d, self.tolerance)
+
+            def roughly(state: State) -> EMRun:
+                return replace(self, tolerance=coarse)._run_em(em, state, what, progress)
+
             starts = range(self.restarts if self.start == "kmeans" else 1)
             for i in starts:
                 if (k, i) not in runs:
                     begin = em.start(k, rng=fork(rng, "start", k, i)) if i else state
-                    runs[k, i] = self._run_em(em, begin, what, progress)
+                    runs[k, i] = roughly(begin)
             best = max((runs[k, i] for i in starts), key=lambda run: run.bounds[-1])
-            best = self._keep(em, best, lambda state: self._run_em(em, state, what, progress))
+            best = self._keep(em, best, roughly)
+            if coarse > self.tolerance:
+                finished = self._keep(em, self._run_em(em, best.state, what, progress), roughly)
+                best = replace(finished, few=best.few + finished.few)
             state, trace["bound"], outcome, few = best.state, best.bounds, best.outcome, best.few
             if len(starts) > 1:
                 decided["bounds"] = [runs[k, i].bounds[-1] for i in starts]
@@ -286,9 +295,8 @@ class MixtureSettings(Settings):
             points = POLISHED if em.d <= FULL else POLISHED * FULL**2 // em.d**2  # posteriors overlap less and less
 
             def polish(state: State) -> EMRun:
-                return EMRun(
-                    em.polish(state, steps=self.polish, rng=fork(rng, "polish", k), points=points), [], outcome
-                )
+                made = em.polish(state, steps=self.polish, rng=fork(rng, "polish", k), points=points)
+                return EMRun(made, [], outcome)
 
             run = self._keep(em, polish(state), polish)
             polished = _mixture(em, run.state, reduction.dtype, em.rows(run.state))
@@ -328,18 +336,15 @@ class MixtureSettings(Settings):
         return run_em(em, state, what, iterations=self.iterations, tolerance=self.tolerance, progress=progress)
 
 
+def _largest(outcome: Outcome, k: int) -> Outcome:
+    """What is told of a fit whose K was chosen."""
+    if not outcome.ok or k != COMPONENTS[-1]:
+        return outcome
+    return Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
+
+
 def _mixture(em: ComponentEM, state: State, dtype: torch.dtype, rows: Float[Tensor, " k"]) -> Mixture:
     """The mixture that a state of EM stands for; `rows` are the effective rows of its components."""
     log_weight, mean, tril = (t.to(dtype) for t in em.finish(state))
     factor = None if state.factor is None else (state.factor * em.unit[:, None]).to(dtype)
     return Mixture(log_weight, mean, tril, float(rows.min()), factor)
-
-
-def ranks(train: Posteriors, k: int) -> list[int]:
-    """Numbers of factors that K components may have, 1 at least."""
-    return [r for r in RANKS if r <= train.d and enough(train, k, r)] or [1]
-
-
-def enough(train: Posteriors, k: int, rank: int) -> bool:
-    """Whether there are five rows for every mean and factor of K components."""
-    return 5 * k * (1 + rank) <= train.n
