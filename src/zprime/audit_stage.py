@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, auditing, serialise, vae
+from zprime import artifact, auditing, serialise
 from zprime.artifact import Artifact
 from zprime.command import command
 from zprime.data import SPLITS
@@ -87,7 +87,7 @@ class AuditStage:
             audit = auditing.audit(
                 {n: load_fit(source.path) for n, source in sources.items()},
                 {s: p.gather().weighted(shares[s]) if shares else p for s, p in posteriors.items()},
-                model=vae.load(folder.model.path),
+                model=folder.vae,
                 rows=folder.rows,
                 prior=folder.prior,
                 data=replace(folder.dataset.info(), weights=column),

@@ -12,7 +12,7 @@ from typing import final
 
 from torch import Tensor
 
-from zprime import artifact, chain, latent, model_prior, sampling, threads, vae
+from zprime import artifact, chain, latent, sampling, threads
 from zprime import data as datasets
 from zprime.artifact import Artifact
 from zprime.data import SPLITS, Dataset, DataSettings, Rows
@@ -24,9 +24,11 @@ from zprime.latent.kind import Context
 from zprime.posteriors import ShardedPosteriors
 from zprime.results.facts import ModelInfo
 from zprime.results.names import PRIOR, CandidateId
+from zprime.run_model import RunModel
 from zprime.sampling import GenerativeModel
 from zprime.schema import guarded, need
 from zprime.schema.kinds import check, check_settings
+from zprime.vae import Model
 
 PLACES = ("", "data", "posteriors", "latent", "seeds", "samples")
 """Folders of a run in which something is written beside its place."""
@@ -120,15 +122,31 @@ class RunFolder:
         return self.need("model", "model", "train")
 
     @property
+    def of_model(self) -> RunModel:
+        """What the artefact of the model says.
+
+        Raises:
+            ArtifactError: there is no model.
+        """
+        return RunModel(self.model)
+
+    @property
+    def vae(self) -> Model:
+        """Encoder and decoder of this run.
+
+        Raises:
+            ArtifactError: there is no model, or it was altered.
+        """
+        return self.of_model.load()
+
+    @property
     def prior(self) -> LatentDistribution:
         """What the VAE was trained with.
 
         Raises:
             ArtifactError: there is no model, or it was altered.
         """
-        model = self.model
-        prior = model_prior.load(model)
-        return latent.Prior(int(model.config["vae"]["settings"]["latents"])) if prior is None else prior
+        return self.of_model.prior
 
     def posteriors(self, split: str) -> ShardedPosteriors:
         """Posteriors of one split.
@@ -233,26 +251,13 @@ class RunFolder:
 
     def context(self) -> Context:
         """Model and rows, for kinds whose fit needs them."""
-        return Context(vae.load(self.model.path), self.rows["train"], self.rows["selection"])
+        return Context(self.vae, self.rows["train"], self.rows["selection"])
 
     # -- results ---------------------------------------------------------------------------------------------------
 
     def model_info(self) -> ModelInfo:
         """The model, and how its training went."""
-        trained = self.model.config
-        settings, history = trained["vae"]["settings"], trained["history"]
-        with guarded(self.path / "model"):
-            need("epoch", trained["epoch"] <= len(history), f"one of {len(history)}", trained["epoch"])
-        return ModelInfo(
-            latents=settings["latents"],
-            settings=settings,
-            training=trained["training"],
-            epoch=trained["epoch"],
-            epochs=len(history),
-            stopped=trained["stopped"],
-            beta=trained["training"]["beta"],
-            elbo=float(history[trained["epoch"] - 1]["selection"]),
-        )
+        return self.of_model.info()
 
     def choice(self) -> str:
         """Name of the candidate that the verdict chose, e.g. `aggregated+p10`.
@@ -289,11 +294,11 @@ class RunFolder:
         if store not in ("latents", "data"):
             raise UsageError(f"store: expected latents or data, got {store!r}")
         wanted = CandidateId.parse(name)
-        model, prior = vae.load(self.model.path), self.prior
+        of_model, model, prior = self.of_model, self.vae, self.prior
         if name == PRIOR:
             r: LatentDistribution = prior
         elif wanted.name in _unfitted(prior):
-            r = latent.StandardNormal(model.latents)
+            r = latent.StandardNormal(of_model.latents)
         elif wanted.name in self.fitted:
             r = latent.load(self.fit(wanted.name).path)
         else:
@@ -302,7 +307,7 @@ class RunFolder:
                 f"from: expected one of {known}, or one of the fitted ones with a share of the prior, such as "
                 f"aggregated+p10 (10 %), got {name!r}"
             )
-        sampling.check_fits(r, model.latents, where=self.path / "latent" / wanted.name)
+        sampling.check_fits(r, of_model.latents, where=self.path / "latent" / wanted.name)
         if store == "data":
             _check_on_demand(name, r)
             r = latent.OnDemand(Reencoded(model, self.rows["train"], stored=self.dataset.bytes))
@@ -310,7 +315,7 @@ class RunFolder:
             r = defended(r, wanted.epsilon, prior)
         scaling, shape = self.scaling(), tuple(self.data.config["shape"])
         with guarded(self.data.path):
-            need("shape", shape == model.shape, f"{model.shape}, as the model has", shape)
+            need("shape", shape == of_model.shape, f"{of_model.shape}, as the model has", shape)
         image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
         return GenerativeModel(r, model, scaling["shift"], scaling["scale"], image, self.copying(name))
 

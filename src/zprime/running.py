@@ -9,19 +9,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, chain, vae
+from zprime import artifact, chain
 from zprime import data as datasets
-from zprime.artifact import Artifact
 from zprime.audit_stage import AuditStage, check_ahead
-from zprime.data import SPLITS, DataSettings
+from zprime.data import DataSettings
 from zprime.distribution import LatentDistribution
 from zprime.drift_stage import DriftStage
-from zprime.encoding import encode
+from zprime.encode_stage import EncodeStage
 from zprime.errors import UsageError
 from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
 from zprime.latent.kind import Fit
 from zprime.latent.priors import Given, prior_of
-from zprime.posteriors import Posteriors, ShardedPosteriors
+from zprime.posteriors import Posteriors
 from zprime.progress import Progress, silent
 from zprime.reporting import report
 from zprime.results.audit import Audit, AuditSettings
@@ -32,7 +31,7 @@ from zprime.sampling import GenerativeModel
 from zprime.seeds import check as check_seeds
 from zprime.seeds import repeat
 from zprime.ship_stage import ShipStage
-from zprime.stages import NewFolder, key_of, reuse_or_make
+from zprime.stages import NewFolder
 from zprime.threads import Threads
 from zprime.train_stage import TrainStage
 from zprime.training import TrainSettings
@@ -241,22 +240,7 @@ class Run:
             NumericalError: the encoder gave numbers that are not finite, or a scale that is not above 0.
         """
         with self.alone():
-            source = self.folder.model
-            model = vae.load(source.path)
-            self.threads.use(heavy=model.settings is not None and model.settings.network == "conv")
-            inputs = {"model": source.hash, "data": source.inputs["data"]}
-            posteriors: dict[str, Posteriors] = {}
-            for split in SPLITS:
-
-                def make(path: Path, key: str, split: str = split) -> Artifact:
-                    rows = self.folder.rows[split]
-                    encode(model, rows, path, key=key, seed=source.seed, inputs=inputs, progress=self.progress)
-                    return artifact.read(path)
-
-                name = f"posteriors/{split}"
-                reuse_or_make(self.path, name, key_of(split, source.hash), make, kind="posteriors")
-                posteriors[split] = ShardedPosteriors(self.path / name)
-            return posteriors
+            return EncodeStage(self.folder, self.threads, self.progress).run()
 
     def fit(
         self,
