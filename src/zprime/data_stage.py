@@ -53,33 +53,40 @@ class DataStage:
     Attributes:
         folder: of the run.
         dataset: its rows.
-        lies: the path that leads to them from any working directory.
+        lies: the paths that lead to them, and to held-out rows of a file of their own, from any working directory.
         replace: take out of the run what was made with other settings.
     """
 
     folder: RunFolder
     dataset: Dataset
-    lies: str
+    lies: Mapping[str, str]
     replace: bool = False
 
     @classmethod
-    def load(cls, folder: RunFolder, data: DataSettings, *, seed: int, replaced: bool) -> "DataStage":
-        """Read the data set.
+    def load(
+        cls, folder: RunFolder, data: DataSettings, *, seed: int, replaced: bool, brought: bool = False
+    ) -> "DataStage":
+        """Read the data set; `brought` for a model that was trained elsewhere.
 
         Raises:
             UsageError: settings that cannot be used, or nothing to read.
             ArrayError: rows that cannot be used.
         """
-        lies = _absolute(data.data)
-        return cls(folder, datasets.load(replace(data, data=lies), seed=seed), lies, replaced)
+        lies = {artifact.SOURCE: _absolute(data.data)}
+        if data.heldout_data:
+            lies[artifact.HELDOUT_SOURCE] = _absolute(data.heldout_data)
+        there = replace(data, data=lies[artifact.SOURCE], heldout_data=lies.get(artifact.HELDOUT_SOURCE, ""))
+        return cls(folder, datasets.load(there, seed=seed, brought=brought), lies, replaced)
 
     @property
     def wanted(self) -> Wanted:
         """What the artefact is to be made with."""
         described = self.dataset.describe()
+        settings = described["settings"]
         # it does not matter where the data lie, or what their file is called: `content` says what they are
-        key = key_of({**described, "settings": {**described["settings"], "data": ""}, "name": ""}, self.dataset.seed)
-        return Wanted(key, {**described["settings"], "seed": self.dataset.seed, "content": described["content"][:12]})
+        unnamed = {name: "" if name in ("data", "heldout_data") else value for name, value in settings.items()}
+        key = key_of({**described, "settings": unnamed, "name": ""}, self.dataset.seed)
+        return Wanted(key, {**settings, "seed": self.dataset.seed, "content": described["content"][:12]})
 
     def make_room(self, model: Wanted, unfinished: Callable[[], str], check: Callable[[], None]) -> None:
         """Take data and model out of the run that were made with other settings, if that was asked for.
@@ -123,16 +130,16 @@ class DataStage:
 
     def run(self) -> Artifact:
         """Write the artefact, or use what is there already."""
-        place = {artifact.SOURCE: self.lies}
         self.folder.keep(self.dataset)
 
         def make(path: Path, key: str) -> Artifact:
-            manifest = Manifest("data", self.dataset.describe(), key, self.dataset.seed, measured=place)
+            manifest = Manifest("data", self.dataset.describe(), key, self.dataset.seed, measured=self.lies)
             return artifact.write(path, manifest, tensors=self.dataset.tensors())
 
         source = reuse_or_make(self.folder.path, "data", self.wanted.key, make, kind="data")
-        if source.source != self.lies:  # the same data, at another place or on another machine
-            artifact.note(source.path, place)
+        lay = {artifact.SOURCE: source.source, artifact.HELDOUT_SOURCE: source.heldout_source}
+        if any(lay[name] != place for name, place in self.lies.items()):  # the same data, at another place
+            artifact.note(source.path, self.lies)
         return source
 
 

@@ -204,7 +204,8 @@ class RunFolder:
         if self._dataset is None:
             data = self.data
             settings = self._settings(data)
-            dataset = datasets.load(settings, seed=int(data.seed or 0))
+            brought = bool(data.config.get("brought"))
+            dataset = datasets.load(settings, seed=int(data.seed or 0), brought=brought)
             if dataset.hash != data.config["content"]:
                 raise ArtifactError(
                     f"{settings.data}: these are not the rows that the run {self.path} was trained on (SHA-256 "
@@ -222,12 +223,15 @@ class RunFolder:
             ArtifactError: it is not there any more.
         """
         recorded = DataSettings(**data.config["settings"])
-        settings = replace(recorded, data=data.source or recorded.data)
-        if settings.data != "digits" and not Path(settings.data).exists():
-            raise ArtifactError(
-                f"{settings.data}: the data of the run {self.path} are not there any more; put them back, or say where "
-                f"they are: run the same `zprime train --data PATH --out {self.path}` again, which only notes the path"
-            )
+        aside = (data.heldout_source or recorded.heldout_data) if recorded.heldout_data else ""
+        settings = replace(recorded, data=data.source or recorded.data, heldout_data=aside)
+        for option, place in (("data", settings.data), ("heldout-data", settings.heldout_data)):
+            if place not in ("", "digits") and not Path(place).exists():
+                again = f"zprime train --{option} PATH --out {self.path}"
+                raise ArtifactError(
+                    f"{place}: the data of the run {self.path} are not there any more; put them back, or say where "
+                    f"they are: run the same `{again}` again, which only notes the path"
+                )
         return settings
 
     @property

@@ -16,6 +16,8 @@ class DataSettings:
             at most 5,000 rows then).
         heldout: proportion of the rows for the held-out split; where the set has a test part, that is the held-out
             split instead.
+        heldout_data: what to read the held-out rows from, where the set has no test part of its own; in the same form
+            and units.
         limit: keep this many training rows only, at random; 0 keeps all.
         binarise: draw 0/1 pixels with the grey value as probability: afresh every epoch in training, once elsewhere.
         split_seed: decides the splits (and the binarised rows) instead of the seed of the run, so that runs with other
@@ -31,6 +33,7 @@ class DataSettings:
     data: str
     selection: float = 1 / 6
     heldout: float = 1 / 6
+    heldout_data: str = ""
     limit: int = 0
     binarise: bool = False
     split_seed: int | None = None
@@ -61,6 +64,8 @@ class DataSettings:
                 raise UsageError(f"{name}: expected a proportion between 0 and 1, got {value:g}")
         if self.selection + self.heldout >= 1:
             raise UsageError(f"selection + heldout: expected less than 1, got {self.selection + self.heldout:g}")
+        if self.heldout_data and self.heldout_data == self.data:
+            raise UsageError(f"heldout-data: expected other rows than --data, got the same, {self.data}")
         if self.limit < 0:
             raise UsageError(f"limit: expected 0 (all rows) or more, got {self.limit}")
 
