@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zprime.fitting import fit
     from zprime.latent import load as load_latent
     from zprime.latent.kind import Fit, Outcome
+    from zprime.own_model import OwnModel
     from zprime.posteriors import MemoryPosteriors, Posteriors, ShardedPosteriors
     from zprime.reporting import report
     from zprime.reporting.explain import explain
@@ -52,6 +53,7 @@ _WHERE = {
     "MemoryPosteriors": "posteriors",
     "NumericalError": "errors",
     "Outcome": "latent.kind",
+    "OwnModel": "own_model",
     "Posteriors": "posteriors",
     "ResourceError": "errors",
     "Rows": "data",
@@ -95,6 +97,7 @@ __all__ = [
     "MemoryPosteriors",
     "NumericalError",
     "Outcome",
+    "OwnModel",
     "Posteriors",
     "ResourceError",
     "Rows",

@@ -99,6 +99,7 @@ class AuditStage:
             audit = replace(
                 audit,
                 model=folder.model_info(),
+                warnings=[*folder.of_model.says, *audit.warnings],
                 inputs=inputs,
                 command=command(folder, names, settings, seed=seed, weights=column),
             )

@@ -4,15 +4,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
-from zprime import artifact, atomic, chain
+from zprime import artifact, atomic, chain, own_model
 from zprime import data as datasets
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.errors import UsageError
 from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
+from zprime.schema.kinds import check_settings
 from zprime.stages import key_of, reuse_or_make
 
 
@@ -33,11 +34,17 @@ class Wanted:
         """In words, what an artefact was made with that is now different."""
         if there.kind == "data":
             content = {"content": str(there.config.get("content", ""))[:12]}
-            was = {**there.config.get("settings", {}), **content, "seed": there.seed}
+            was = {"heldout_data": "", **there.config.get("settings", {}), **content, "seed": there.seed}
         else:
-            network = there.config.get("vae", {}).get("settings", {})
-            prior = (there.config.get("prior") or {"kind": STANDARD})["kind"]
-            was = {**network, **there.config.get("training", {}), "prior": prior, "seed": there.seed}
+            own = there.kind == own_model.KIND
+            check_settings(there.path, there.kind if own else "", there.config)
+            if own != ("model" in self.settings):
+                was_made, now = "trained by zprime", str(self.settings.get("model"))
+                if own:
+                    was_made, now = there.config["code"]["named"], was_made
+                return [f"model {was_made}, now {now}"]
+            was = own_model.told(there.config) if own else _trained(there)
+            was["seed"] = there.seed
         return [
             f"{name} {_word(was.get(name))}, now {_word(value)}"
             for name, value in self.settings.items()
@@ -86,9 +93,11 @@ class DataStage:
         # it does not matter where the data lie, or what their file is called: `content` says what they are
         unnamed = {name: "" if name in ("data", "heldout_data") else value for name, value in settings.items()}
         key = key_of({**described, "settings": unnamed, "name": ""}, self.dataset.seed)
-        return Wanted(key, {**settings, "seed": self.dataset.seed, "content": described["content"][:12]})
+        return Wanted(
+            key, {"heldout_data": "", **settings, "seed": self.dataset.seed, "content": described["content"][:12]}
+        )
 
-    def make_room(self, model: Wanted, unfinished: Callable[[], str], check: Callable[[], None]) -> None:
+    def make_room(self, model: Wanted, unfinished: Callable[[], str], check: Callable[[], object]) -> None:
         """Take data and model out of the run that were made with other settings, if that was asked for.
 
         Args:
@@ -141,6 +150,13 @@ class DataStage:
         if any(lay[name] != place for name, place in self.lies.items()):  # the same data, at another place
             artifact.note(source.path, self.lies)
         return source
+
+
+def _trained(there: Artifact) -> dict[str, Any]:
+    """What a VAE was trained with."""
+    network = there.config.get("vae", {}).get("settings", {})
+    prior = (there.config.get("prior") or {"kind": STANDARD})["kind"]
+    return {**network, **there.config.get("training", {}), "prior": prior}
 
 
 def _word(value: object) -> str:

@@ -46,7 +46,7 @@ class DriftStage:
             ArtifactError: the run was not audited.
         """
         folder, seed = self.folder, self.seed
-        shipped = folder.generative(folder.choice()).latent
+        shipped = folder.distribution(folder.choice())
         if shipped.density == "none":
             raise UsageError(
                 f"new data: {shipped.label} knows no log r(z), which drift is measured by; ship another kind"

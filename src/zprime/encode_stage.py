@@ -1,5 +1,6 @@
 """The stage of a run that encodes the three splits: the artefacts `posteriors/<split>`."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -38,7 +39,8 @@ class EncodeStage:
             NumericalError: the encoder gave numbers that are not finite, or a scale that is not above 0.
         """
         folder, source = self.folder, self.folder.model
-        model = folder.vae
+        source.verify()
+        model = functools.cache(lambda: folder.vae)  # code of the user's own runs only where something is to be encoded
         self.threads.use(heavy=folder.of_model.heavy)
         inputs = {"model": source.hash, "data": source.inputs["data"]}
         posteriors: dict[str, Posteriors] = {}
@@ -46,7 +48,7 @@ class EncodeStage:
 
             def make(path: Path, key: str, split: str = split) -> Artifact:
                 rows = folder.rows[split]
-                encode(model, rows, path, key=key, seed=source.seed, inputs=inputs, progress=self.progress)
+                encode(model(), rows, path, key=key, seed=source.seed, inputs=inputs, progress=self.progress)
                 return artifact.read(path)
 
             name = f"posteriors/{split}"
