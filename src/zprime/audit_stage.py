@@ -93,13 +93,15 @@ class AuditStage:
                 data=replace(folder.dataset.info(), weights=column),
                 settings=settings,
                 seed=seed,
-                workers=self.workers if folder.large else 1,
+                # whether code of the user's own may be called from several threads is not known
+                workers=self.workers if folder.large and not folder.of_model.brought else 1,
                 progress=self.progress,
             )
             audit = replace(
                 audit,
                 model=folder.model_info(),
                 warnings=[*folder.of_model.says, *audit.warnings],
+                images=audit.images and folder.of_model.unit,
                 inputs=inputs,
                 command=command(folder, names, settings, seed=seed, weights=column),
             )

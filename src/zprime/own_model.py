@@ -18,6 +18,7 @@ from zprime import model_prior
 from zprime.artifact import Artifact
 from zprime.bring.coordinates import Coordinates
 from zprime.bring.own import Chosen, Own, alike, answers, likelihood_name
+from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.own_code import Code
 from zprime.schema.kinds import check
@@ -94,6 +95,7 @@ def take(code: Code, x: Float[Tensor, "n *datum"], *, n: int, seed: int) -> Take
     """
     own = Own.of(code.run(), code.guard, seed=seed)
     found, encoder = own.tried(x, n=n)
+    kept = _kept(found.prior)
     chosen = Chosen(encoder, found.gives, found.scale, found.coordinates)
     model, d = own.again(x[0], chosen), _latents(found.model, x)
     at = found.coordinates
@@ -115,10 +117,26 @@ def take(code: Code, x: Float[Tensor, "n *datum"], *, n: int, seed: int) -> Take
     }
     tensors = {
         "answers": answers(model, d),
-        **model_prior.tensors(found.prior),
+        **kept,
         **({} if at is None else {"coordinates.loc": at.loc, "coordinates.scale": at.scale}),
     }
     return Taken(model, config, tensors, found.says)
+
+
+def _kept(prior: LatentDistribution | None) -> dict[str, Tensor]:
+    """The arrays of a prior.
+
+    Raises:
+        UsageError: it cannot be saved.
+    """
+    try:
+        return model_prior.tensors(prior)
+    except UsageError as error:
+        what = "it" if prior is None else prior.label
+        raise UsageError(
+            f"prior: a run keeps its prior, and {what} cannot be saved; give Gaussians or a mixture of them, or use "
+            "zprime.bring.model in Python"
+        ) from error
 
 
 @torch.no_grad()
@@ -146,7 +164,8 @@ def load(own: OwnModel, source: Artifact) -> Model:
     loc, scale = tensors.get("coordinates.loc"), tensors.get("coordinates.scale")
     at = None if loc is None or scale is None else Coordinates(loc, scale)
     built = Own.of(code.run(), code.guard, seed=int(source.seed or 0))
-    model = built.again(torch.zeros(config["shape"]), Chosen(config["encoder"], config["gives"], config["scale"], at))
+    row = torch.zeros(()).expand(config["shape"])  # which takes no memory
+    model = built.again(row, Chosen(config["encoder"], config["gives"], config["scale"], at))
     if not alike(tensors["answers"], answers(model, config["latents"])):
         raise UsageError(
             f"model: {code.named} answers otherwise than when {source.path} was made, though its file is the same: "

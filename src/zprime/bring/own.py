@@ -113,8 +113,9 @@ class Own:
         return model if chosen.coordinates is None else Moved(model, chosen.coordinates)
 
     def _parts(self, encoder: Any, row: Tensor, likelihood: Likelihood, scale: float) -> Parts:
-        networks = [m for f in (encoder, self.decoder, self.claims.prior, likelihood) for m in modules_of(f)]
-        place = replace(Place.of(networks) or Place(dtype=row.dtype), networks=tuple(networks))
+        networks = [m for f in (encoder, self.decoder, self.claims.prior) for m in modules_of(f)]
+        place = Place.of(networks) or Place(dtype=row.dtype)
+        place = replace(place, networks=(*networks, *modules_of(likelihood)))
         made = distribution_of(likelihood, scale)
         encode, decode = self._guarded(encoder, "the encoder"), self._guarded(self.decoder, "the decoder")
         return Parts(Spelled(encode, row.numel()), decode, self._guarded(made, "the likelihood"), place, None, None)
