@@ -88,7 +88,7 @@ def own_options(model: Artifact) -> list[str]:
     """What names the code of a model of the user's own; nothing for a VAE of zprime."""
     if model.kind != own_model.KIND:
         return []
-    weights = model.config["weights"]
+    weights = model.config.get("weights")
     return [
         "--model",
         model.config["code"]["named"],

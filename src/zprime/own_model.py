@@ -164,8 +164,9 @@ def load(own: OwnModel, source: Artifact) -> Model:
     loc, scale = tensors.get("coordinates.loc"), tensors.get("coordinates.scale")
     at = None if loc is None or scale is None else Coordinates(loc, scale)
     built = Own.of(code.run(), code.guard, seed=int(source.seed or 0))
+    scale = None if config.get("scale") is None else float(config["scale"])
     row = torch.zeros(()).expand(config["shape"])  # which takes no memory
-    model = built.again(row, Chosen(config["encoder"], config["gives"], config["scale"], at))
+    model = built.again(row, Chosen(config["encoder"], config["gives"], scale, at))
     if not alike(tensors["answers"], answers(model, config["latents"])):
         raise UsageError(
             f"model: {code.named} answers otherwise than when {source.path} was made, though its file is the same: "
@@ -195,7 +196,7 @@ ANOTHER = "make another run with what there is now (zprime run --out ANOTHER, or
 
 def missing(source: Artifact) -> str:
     """What to say where the model is needed and no code is named."""
-    named, weights = source.config["code"]["named"], source.config["weights"]
+    named, weights = source.config["code"]["named"], source.config.get("weights")
     options = f"--model {named}" + ("" if weights is None else f" --model-weights {weights['file']}")
     return (
         f"{source.path}: this run's model is made by {named}, and zprime runs no code that it was not told to run; add "
@@ -205,7 +206,7 @@ def missing(source: Artifact) -> str:
 
 def check_same(code: Code, source: Artifact) -> None:
     """Raise `UsageError` unless code and weights are those that a model was made with."""
-    was, weights = source.config["code"], source.config["weights"]
+    was, weights = source.config["code"], source.config.get("weights")
     if code.function != was["function"]:
         raise UsageError(
             f"model: {source.path} was made by {was['named']}, got {code.named}; give --model {was['named']}"
@@ -226,13 +227,13 @@ def check_same(code: Code, source: Artifact) -> None:
 
 def told(config: Mapping[str, Any]) -> dict[str, Any]:
     """What is told of differences between two models of the user's own."""
-    weights = "" if config["weights"] is None else config["weights"]["sha256"]
+    weights = (config.get("weights") or {"sha256": ""})["sha256"]
     return {"model": config["code"]["named"], "code": config["code"]["sha256"][:12], "weights": weights[:12]}
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a page tells of the model."""
-    weights = config["weights"]
+    weights = config.get("weights")
     told = {"built by": config["code"]["named"], "weights": None if weights is None else weights["file"]}
-    told |= {"p(x|z)": config["likelihood"], "scale": config["scale"], "second answer": config["gives"]}
+    told |= {"p(x|z)": config["likelihood"], "scale": config.get("scale"), "second answer": config["gives"]}
     return {name: value for name, value in told.items() if value is not None}

@@ -68,7 +68,10 @@ class OwnStage:
             manifest = Manifest(own_model.KIND, found.config, key, self.seed, {"data": source.hash})
             return artifact.write(path, manifest, tensors=found.tensors)
 
-        return reuse_or_make(self.folder.path, "model", key, make, kind=own_model.KIND)
+        made = reuse_or_make(self.folder.path, "model", key, make, kind=own_model.KIND)
+        if taken.cache_info().currsize:
+            self.folder.keep_vae(taken().model)
+        return made
 
 
 def check_own(network: VAESettings, training: TrainSettings, prior: object = None, seeds: int = 1) -> None:

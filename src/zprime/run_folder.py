@@ -203,6 +203,10 @@ class RunFolder:
         """Keep a data set that was just read, so that it is not read again."""
         self._dataset, self._rows = dataset, {}
 
+    def keep_vae(self, model: Model) -> None:
+        """Keep the user's own model that was just built, so that its code does not run again."""
+        self._own = self.model.sha256, model
+
     @property
     def dataset(self) -> Dataset:
         """The data set of this run, read again from its source and checked against the recorded hash.

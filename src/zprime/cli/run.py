@@ -1,5 +1,6 @@
 """zprime run."""
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -79,13 +80,15 @@ def run(
             replace=replace,
         )
     say_table(audit)
-    shipped, page = RunFolder.open(out, own).generative(audit.shipped), out / "report.html"
-    there = shipped.copying != "copies" and not own.given
-    where = out / "generator" if there else "nothing"
+    page = out / "report.html"
+    where: Path | str = out / "generator"
     say(f"Report: {page}")
     if own.given:
+        where = "nothing"
         say(f"The decoder is yours: `zprime sample {out}` with --model draws x', `zprime export {out}` writes r(z)")
     else:
+        shipped = RunFolder.open(out).generative(audit.shipped)
+        where = where if shipped.copying != "copies" else "nothing"
         say(f"Shipped: {where}  ({shipped.says()})")
     summary = {} if audit.seeds is None else {"seeds": to_jsonable(audit.seeds)}
     give({"run": out, **verdicts(audit), **summary, "report": page, "generator": where})
