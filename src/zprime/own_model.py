@@ -161,8 +161,8 @@ def load(own: OwnModel, source: Artifact) -> Model:
         raise UsageError(missing(source))
     code = own.code()
     check_same(code, source)
-    loc, scale = tensors.get("coordinates.loc"), tensors.get("coordinates.scale")
-    at = None if loc is None or scale is None else Coordinates(loc, scale)
+    loc, width = tensors.get("coordinates.loc"), tensors.get("coordinates.scale")
+    at = None if loc is None or width is None else Coordinates(loc, width)
     built = Own.of(code.run(), code.guard, seed=int(source.seed or 0))
     scale = None if config.get("scale") is None else float(config["scale"])
     row = torch.zeros(()).expand(config["shape"])  # which takes no memory
