@@ -34,6 +34,43 @@ TAKES_ONE = (
 
 @final
 @dataclass(frozen=True)
+class Guard:
+    """Names the user's file and line where its code raises an error.
+
+    Attributes:
+        place: the code, as it was given.
+        file: where it lies.
+    """
+
+    place: str
+    file: Path
+
+    @contextlib.contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """Turn what the user's code raises into an error that names it and its line.
+
+        Raises:
+            UsageError: the block raised an error that is none of zprime's, and memory did not run out.
+        """
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            if isinstance(error, ZprimeError) or memory.ran_out(error) is not None:
+                raise
+            raise UsageError(f"model: {self.place}: {what} failed: {self._told(error)}") from error
+
+    def _told(self, error: BaseException) -> str:
+        """An error in one line, with the last line of the user's file that it passed."""
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.file)]
+        if isinstance(error, SyntaxError) and error.filename == str(self.file):
+            lines = [error.lineno]
+        at = f" ({self.file.name}, line {lines[-1]})" if lines else ""
+        message = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+        return f"{type(error).__name__}{': ' if message else ''}{message}{at}"
+
+
+@final
+@dataclass(frozen=True)
 class Code:
     """A function in a file, read and not run, and weights beside it.
 
@@ -123,28 +160,10 @@ class Code:
                 answer = function()
             return self._filled(answer, weights)
 
-    @contextlib.contextmanager
-    def guard(self, what: str) -> Iterator[None]:
-        """Turn what the user's code raises into an error that names it and its line.
-
-        Raises:
-            UsageError: the block raised an error that is none of zprime's, and memory did not run out.
-        """
-        try:
-            yield
-        except (Exception, SystemExit) as error:
-            if isinstance(error, ZprimeError) or memory.ran_out(error) is not None:
-                raise
-            raise UsageError(f"model: {self.place}: {what} failed: {self._told(error)}") from error
-
-    def _told(self, error: BaseException) -> str:
-        """An error in one line, with the last line of the user's file that it passed."""
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.file)]
-        if isinstance(error, SyntaxError) and error.filename == str(self.file):
-            lines = [error.lineno]
-        at = f" ({self.file.name}, line {lines[-1]})" if lines else ""
-        message = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
-        return f"{type(error).__name__}{': ' if message else ''}{message}{at}"
+    @property
+    def guard(self) -> "Guard":
+        """For whatever of the user's code is called: it does not keep the weights in memory."""
+        return Guard(self.place, self.file)
 
     def _module(self) -> types.ModuleType:
         if not _is_path(self.place):
