@@ -6,7 +6,7 @@ DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture question-pictures toy \
 	lock wheels sbom min-versions release \
-	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests extras-tests clean
+	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -43,7 +43,8 @@ layers: $(VENV)/.done  ## import-linter: no room imports upward
 doctest: $(VENV)/.done  ## the examples in docstrings
 	$(BIN)/pytest --doctest-modules src -p no:cacheprovider
 
-browser: $(VENV)/.done  ## the report in Debian's chromium; screenshots in build/screenshots
+browser: $(VENV)/.done  ## in Debian's chromium: the report, with screenshots in build/screenshots; the ONNX file, where npm fetches onnxruntime-web
+	command -v npm >/dev/null && $(BIN)/python tools/onnx_web.py build/onnxruntime-web || echo "no onnxruntime-web: its test is skipped"
 	$(BIN)/pytest -m browser -n 0
 
 docs: $(VENV)/.docs  ## the documentation site, into site/
@@ -141,17 +142,9 @@ bring-%: .venvs/%/.done  ## the same for one library: pythae, scvi, tvae or diff
 	cat build/bring/$*.txt
 	cd examples && ../.venvs/$*/bin/python bring_page.py $* ../build/bring/$*.txt
 
-bring-tests: $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its library
+bring-tests: $(VENV)/.done $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its library; VAEs as other codebases write them
+	$(BIN)/pytest -n 0 -m "slow or not slow" tests/test_bring_shapes.py
 	for v in $(BRING); do .venvs/$$v/bin/python -m pytest -n 0 tests/test_bring_$$v.py || exit 1; done
-
-extras-tests: .venvs/extras/.done  ## what is written for other tools: ONNX, ArviZ, Parquet; tests that are skipped without them
-	.venvs/extras/bin/python -m pytest -n 0 tests/test_exporting_onnx.py tests/test_arviz.py tests/test_code_table.py
-
-.venvs/extras/.done: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venvs/extras
-	.venvs/extras/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[onnx,arviz,parquet,digits]' \
-		onnxruntime scikit-learn pytest pytest-xdist hypothesis beartype
-	touch $@
 
 # What an example reads: celltypist's and plotnine's tables come with their wheels, their code is not run.
 .venvs/scvi/.done: TABLES := celltypist

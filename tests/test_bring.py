@@ -12,8 +12,10 @@ from oracles import linear_gaussian
 from zprime import audit, fit, load_generator, load_latent, sample
 from zprime.bring import READINGS, arrays, modules
 from zprime.errors import ArrayError, ArtifactError, UsageError
+from zprime.latent import Defensive, Prior
 from zprime.likelihoods import Gaussian
 from zprime.results.audit import AuditSettings
+from zprime.rng import stream
 
 MODEL = linear_gaussian(D=5, d=2, var=0.3)
 BACK = {"std": lambda s: s, "variance": lambda s: s**2, "log-variance": lambda s: 2 * s.log(), "log-std": torch.log}
@@ -108,6 +110,32 @@ def test_what_is_brought_can_be_shown_saved_and_read_again(tmp_path: Path) -> No
     object.__setattr__(shown, "decoder", "decoder.pt")
     with pytest.raises(UsageError, match=r"decode\(z\).*got str.*mine.generator"):
         shown.__post_init__()
+
+
+def test_what_an_audit_ships_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of the prior is that of the verdict, a Defensive is taken as it is, and the prior may be the answer."""
+    b = modules(Encoder("std"), decode, data(), gives="std")
+    r = fit("gaussian", **b.splits)
+    own = Defensive(r.distribution, 0.3)
+    candidates = {"gaussian": r, "bare": r.distribution, "own": own}
+    found = audit(candidates, b.posteriors, model=b.model, rows=b.rows, settings=SMALL)
+    assert b.shipped(found, candidates).copying == found.copying(found.shipped)
+    z = torch.randn(20, 2, generator=stream(0, "z")).double()
+    share = lambda e: Defensive(r.distribution, e).log_prob(z)  # noqa: E731
+    wanted = {
+        "gaussian+p5": share(0.05),
+        "bare+p1": share(0.01),
+        "own+p30": share(0.3),
+        "bare": r.distribution.log_prob(z),
+        "prior": Prior(2).log_prob(z),
+        "standard-normal": Prior(2).log_prob(z),
+    }
+    for name, log_r in wanted.items():
+        monkeypatch.setattr(type(found), "shipped", property(lambda self, name=name: name))  # noqa: ARG005
+        torch.testing.assert_close(b.shipped(found, candidates).latent.log_prob(z), log_r)
+    monkeypatch.setattr(type(found), "shipped", property(lambda self: "mixture+p1"))  # noqa: ARG005
+    with pytest.raises(UsageError, match="with 'mixture', which it ships, got gaussian, bare, own"):
+        b.shipped(found, candidates)
 
 
 def test_bare_arrays_serve_all_that_needs_no_decoder() -> None:

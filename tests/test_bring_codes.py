@@ -183,12 +183,36 @@ def test_wae_codes_held_out_difference_of_mixture_and_normal_with_its_error() ->
         (lambda d: bring.codes(nn.Linear(2, 2), d, nn.Linear(2, 3)), r"decode: expected rows of shape \[20, 2\], got"),
         (lambda d: bring.codes(lambda x: x[None], d), r"encode: expected codes of shape \[20, d\]"),
         (lambda d: bring.codes(lambda x: x + torch.rand_like(x), d), "differs between two calls"),
+        (
+            lambda d: bring.codes(nn.Linear(2, 2), d, nn.Linear(3, 2)),
+            r"decoder: it fails when it is given \[20, 2\] float32 .*mat1",
+        ),
+        (
+            lambda d: bring.codes(nn.Linear(2, 2), d, nn.Linear(2, 2), likelihood="laplace"),
+            "give 'laplace' with its scale",
+        ),
+        (lambda d: bring.codes(nn.Linear(2, 2), d, nn.Linear(2, 2), likelihood="normal"), "likelihood: expected one"),
     ],
 )
 def test_what_cannot_be_brought_is_said(make, text: str) -> None:
     x = torch.randn(20, 2, generator=stream(0, "x"))
     with pytest.raises((UsageError, ArrayError), match=text):
         make({"train": x, "heldout": x})
+
+
+def test_images_may_be_decoded_flat_and_likelihoods_have_names() -> None:
+    x = torch.rand(60, 1, 2, 2, generator=stream(0, "x"))
+    data = {"train": x[:40], "heldout": x[40:]}
+    z = torch.randn(5, 2, generator=stream(0, "z"))
+    flat = lambda z: z.repeat(1, 2)  # noqa: E731
+    made = {
+        name: bring.codes(lambda x: x.flatten(1)[:, :2], data, flat, likelihood=name).model.decode(z)
+        for name in (None, "gaussian", "bernoulli")
+    }
+    for name, p in made.items():
+        wanted = flat(z).reshape(5, 1, 2, 2)
+        torch.testing.assert_close(p.mean, wanted.sigmoid() if name == "bernoulli" else wanted)
+    torch.testing.assert_close(made[None].variance, made["gaussian"].variance)
 
 
 def test_an_encoder_that_draws_nothing_is_refused() -> None:

@@ -110,6 +110,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: brought(decode=lambda z: decoder(z.flip(1) * 3)),
         "do not belong together",
     ),
+    "a decoder that draws": (
+        lambda: brought(decode=lambda z: decoder(z) + 0.01 * torch.randn(len(z), 6)),
+        r"log p\(x\|z\) of the same rows at the same z differs between two calls: dropout is on, or the decoder draws",
+    ),
     "negative rows under a Poisson": (
         lambda: brought(data=scaled(lambda x: x - 1), likelihood="poisson"),
         "outside the support.*Poisson on whole numbers from 0 up",
@@ -177,7 +181,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a plain tensor and no likelihood": (
         lambda: brought(likelihood=None),
-        "decode: expected a torch Distribution.*got Tensor; .*give likelihood=",
+        "decode: expected a torch Distribution.*got Tensor.*give likelihood=",
     ),
     "weights that are NaN": (
         lambda: brought(decode=lambda z: decoder(z) * math.nan),

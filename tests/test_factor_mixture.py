@@ -17,7 +17,7 @@ from zprime.latent import Gaussian, GaussianSettings, Mixture, MixtureSettings, 
 from zprime.latent.em import State
 from zprime.latent.factor_em import FactorEM
 from zprime.latent.factors import RowsAndNoise, improved
-from zprime.latent.mixture import ranks
+from zprime.latent.sizes import ranks
 from zprime.low_rank import LowRank
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream

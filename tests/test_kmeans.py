@@ -1,8 +1,11 @@
 """Seeds of k-means: each point once, by squared distance and weight."""
 
+import pytest
 import torch
 
+from zprime.arrays import WIDE
 from zprime.rng import stream
+from zprime.statistics import kmeans
 from zprime.statistics.kmeans import seeds
 
 
@@ -26,3 +29,14 @@ def test_the_chance_is_in_proportion_to_squared_distance_and_weight() -> None:
     )
     torch.testing.assert_close(plain, torch.tensor([0, 1, 4, 4]) / 9, rtol=0, atol=0.03)
     torch.testing.assert_close(weighted, torch.tensor([0.0, 0.5, 0.5, 0.0]), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_distances_in_many_dimensions_are_those_of_differences(offset: float) -> None:
+    """Above 1,024 dimensions squares are expanded; points that coincide are at distance 0 all the same."""
+    points = torch.randn(40, WIDE + 1, generator=stream(0, "wide"), dtype=torch.float64) + offset
+    points[7] = points[3]
+    found = kmeans._distances(points)(3)
+    torch.testing.assert_close(found, (points - points[3]).square().sum(1), rtol=1e-6, atol=0)
+    assert float(found[7]) == float(found[3]) == 0
+    assert sorted(seeds(points[[3, 7, 7, 0]], 4, first=0, rng=stream(0)))[:2] == [0, 1]

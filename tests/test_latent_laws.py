@@ -339,7 +339,7 @@ def test_loading_says_what_does_not_fit() -> None:
         distribution.rebuild("nonsense", {}, {})
     wrong = {
         "gaussian": ({}, "gaussian.mean: expected a tensor, got none"),
-        "prior": ({"dim": "many"}, "prior.dim: expected a whole number from 1 to 65536, got 'many'"),
+        "prior": ({"dim": "many"}, "prior.dim: expected a whole number from 1 to 1048576, got 'many'"),
         "defensive": ({"epsilon": 0.1}, "defensive.base: expected a value, got none"),
     }
     for kind, (config, why) in wrong.items():

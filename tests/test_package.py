@@ -14,7 +14,7 @@ PUBLIC = """
     VAE ArrayError ArtifactError Audit AuditSettings DataSettings Dataset Estimate Fit GenerativeModel
     LatentDistribution MemoryPosteriors NumericalError Outcome OwnModel Posteriors ResourceError Rows Run RunFolder
     ShardedPosteriors Threads TrainSettings UsageError VAESettings ZprimeError audit bring codes_table encode
-    explain fit latent load_audit load_data load_generator load_latent plot report run sample train
+    explain fit latent load_audit load_data load_generator load_latent load_posteriors plot report run sample train
 """
 
 

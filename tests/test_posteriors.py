@@ -98,9 +98,9 @@ def test_the_label_of_a_point_is_that_of_the_posteriors_about_it() -> None:
 
 def test_an_altered_shard_is_refused_by_name(tmp_path: Path) -> None:
     q = sharded(rich(), tmp_path / "p", 5)
-    file = tmp_path / "p" / "shard-5.safetensors"
+    file = tmp_path / "p" / "shard-00001.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
-    with pytest.raises(ArtifactError, match=r"shard-5.safetensors: its SHA-256 is not the one in manifest.json"):
+    with pytest.raises(ArtifactError, match=r"shard-00001.safetensors: its SHA-256 is not the one in manifest.json"):
         q.log_prob(POINTS)
     artifact.write(tmp_path / "m", artifact.Manifest("model"))
     with pytest.raises(ArtifactError, match="expected an artefact of kind posteriors, got model"):

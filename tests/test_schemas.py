@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import small
 import tampering
@@ -25,7 +26,7 @@ from zprime.cli import main
 from zprime.data import DataSettings, Rows
 from zprime.distribution import REGISTRY, LatentDistribution
 from zprime.errors import ArtifactError
-from zprime.posteriors import ShardedPosteriors
+from zprime.posteriors import MemoryPosteriors, ShardedPosteriors
 from zprime.results import drift, seeds
 from zprime.results.audit import load as load_audit
 from zprime.results.drift import Drift, Shift
@@ -158,6 +159,23 @@ def test_posteriors(run: Path, file: str) -> None:
     def load() -> None:
         found = ShardedPosteriors(path)
         assert bool(found.log_prob(found.gather().mean[:3], leave_out=found.row_ids[:3]).isfinite().all())
+
+    finish(tamper(path, load, file), 50)
+
+
+@pytest.mark.parametrize("file", ["index.safetensors", "shard-00000.safetensors"])
+@pytest.mark.parametrize("scale", [None, torch.ones(4, 2)], ids=["draws", "components"])
+def test_posteriors_of_other_forms(tmp_path: Path, scale: Tensor | None, file: str) -> None:
+    path, mean, ids = tmp_path / "p", torch.randn(4, 2, generator=stream(0)), torch.tensor([5, 5, 7, 7])
+    log_q = torch.zeros(4) if scale is None else None
+    MemoryPosteriors(mean, scale, row_ids=ids, log_q=log_q, labels=ids).save(path)
+
+    def load() -> None:
+        found = ShardedPosteriors(path)
+        values = [found.gather().draw(rng=stream(0)), found.draw(rng=stream(0)), found.by_datum(torch.zeros(4))]
+        values += [] if found.form == "points" else [found.log_prob(torch.zeros(1, 2), leave_out=found.row_ids[:1])]
+        assert all(bool(v.isfinite().all()) for v in values)
+        assert found.data == 2
 
     finish(tamper(path, load, file), 50)
 

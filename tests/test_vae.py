@@ -181,7 +181,7 @@ def test_a_decoder_can_be_rebuilt_without_its_encoder_and_says_so() -> None:
         (lambda c: c["vae"]["settings"].update(depth=3), "what it holds does not fit together .*'depth'"),
         (
             lambda c: c["vae"]["settings"].update(latents=0),
-            "vae.settings.latents: expected a whole number from 1 to 65536, got 0",
+            "vae.settings.latents: expected a whole number from 1 to 1048576, got 0",
         ),
         (lambda c: c["vae"].pop("shape"), "vae.shape: expected a value, got none"),
         (lambda c: c.pop("vae"), "vae.shape: expected a value, got none"),

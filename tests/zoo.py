@@ -3,7 +3,6 @@
 Every law in test_latent_laws.py is tested on every entry: a new kind is one new line here.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
@@ -13,8 +12,6 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from tasks import task
-from zprime import artifact
-from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.latent.active import Active
@@ -59,17 +56,9 @@ def weighted(d: int, dtype: torch.dtype) -> MemoryPosteriors:
 
 
 def sharded(p: MemoryPosteriors, path: Path, size: int) -> ShardedPosteriors:
-    """The folder that encoding writes, with shards of `size` rows."""
-    files = {f"shard-{b.start}.safetensors": {"mean": p.mean[b], "scale": p.scale[b]} for b in blocks(p.n, size)}
-    config = {"n": p.n, "d": p.d, "shards": list(files), "sizes": [len(t["mean"]) for t in files.values()]}
-    index = {"row_ids": p.row_ids, "labels": p.labels, "weights": p.weights}
-    files["index.safetensors"] = {k: v for k, v in index.items() if v is not None}
-    with artifact.staging(path) as folder:
-        hashes = {}
-        for name, tensors in files.items():
-            (folder / name).write_bytes(artifact.pack(tensors))
-            hashes[name] = hashlib.sha256(artifact.pack(tensors)).hexdigest()
-        artifact.seal(folder, artifact.Manifest("posteriors", config), files=hashes)
+    """The same on disk, with shards of `size` rows."""
+    with patch("zprime.shards.ROWS", size):
+        p.save(path)
     return ShardedPosteriors(path)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zprime.latent.kind import Fit, Outcome
     from zprime.own_model import OwnModel
     from zprime.posteriors import MemoryPosteriors, Posteriors, ShardedPosteriors
+    from zprime.posteriors import load as load_posteriors
     from zprime.reporting import report
     from zprime.reporting.explain import explain
     from zprime.results.audit import Audit, AuditSettings
@@ -75,6 +76,7 @@ _WHERE = {
     "load_data": "data",
     "load_generator": "sampling",
     "load_latent": "latent",
+    "load_posteriors": "posteriors",
     "report": "reporting",
     "run": "running",
     "sample": "sampling",
@@ -120,6 +122,7 @@ __all__ = [
     "load_data",
     "load_generator",
     "load_latent",
+    "load_posteriors",
     "plot",
     "report",
     "run",

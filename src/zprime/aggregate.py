@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -53,6 +54,8 @@ class Aggregate(ABC):
         row_ids: shape [n], the rows of the data set that they belong to.
         weights: shape [n], adding up to 1, or None for 1/n each.
         labels: shape [n], or None.
+        log_q: shape [n], float64: log q(z|x) of the datum of each row, in nats, where rows are draws of which it is
+            known; else None.
     """
 
     n: int
@@ -61,6 +64,42 @@ class Aggregate(ABC):
     row_ids: Int[Tensor, " n"]
     weights: Float[Tensor, " n"] | None
     labels: Int[Tensor, " n"] | None
+    log_q: Float[Tensor, " n"] | None = None
+
+    @cached_property
+    def datum(self) -> Int[Tensor, " n"] | None:
+        """From 0 on: rows with the same number are parts of one datum's posterior; None where every row is a datum."""
+        found, index = torch.unique(self.row_ids, return_inverse=True)
+        return None if len(found) == self.n else index
+
+    @cached_property
+    def _index(self) -> Int[Tensor, " n"]:
+        """The data that are here, numbered without gaps: after `take` some of `datum` may be missing."""
+        index: Tensor = torch.unique(torch.arange(self.n) if self.datum is None else self.datum, return_inverse=True)[1]
+        return index
+
+    @property
+    def data(self) -> int:
+        """Number of data: of rows, or of those that they are parts of."""
+        return self.n if self.datum is None else int(self._index.max()) + 1
+
+    def one_each(self, *, rng: torch.Generator) -> Int[Tensor, " u"]:
+        """Positions of one row of every datum, ascending: a part at random, by its weight within the datum."""
+        if self.datum is None:
+            return torch.arange(self.n)
+        index = self._index
+        chance = torch.rand(self.n, generator=rng, dtype=torch.float64).clamp(min=1e-300)
+        score = self.log_weights - (-chance.log()).log()  # the largest is drawn by weight (Gumbel)
+        best = torch.full((self.data,), -torch.inf, dtype=torch.float64).scatter_reduce(0, index, score, "amax")
+        return (score == best[index]).nonzero().flatten()
+
+    def pick(self, n: int, *, rng: torch.Generator) -> Int[Tensor, " m"]:
+        """Positions of `n` rows at random, ascending; where rows are parts of data, of all parts of `n` data."""
+        if self.datum is None:
+            return torch.randperm(self.n, generator=rng)[:n].sort().values
+        data, index = torch.unique(self.datum, return_inverse=True)
+        kept = torch.randperm(len(data), generator=rng)[:n]
+        return torch.isin(index, kept).nonzero().flatten()
 
     @abstractmethod
     def shards(self) -> Iterator[Shard]:
@@ -77,15 +116,16 @@ class Aggregate(ABC):
         first = next(iter(self.shards()))
         scale, mean = variances(first.mean, first.scale).double().sqrt(), first.mean.double()
         spread = mean.std(0, correction=0)
+        parts = "" if self.datum is None else f", parts of the posteriors of {self.data:,} data"
+        widths = f"median {scale.median():.3g}, from {scale.min():.3g} to {scale.max():.3g}"
+        of_points = ("log q(z|x)", "not known" if self.log_q is None else "known at every row")
         return to_html(
             facts(
                 f"{self.n:,} posteriors in {self.d} dimensions",
                 [
+                    ("rows", f"{WORDS[self.form]}{parts}"),
                     ("stored", size(self.bytes)),
-                    (
-                        "standard deviations",
-                        f"median {scale.median():.3g}, from {scale.min():.3g} to {scale.max():.3g}",
-                    ),
+                    of_points if self.form == "points" else ("standard deviations", widths),
                     ("their means' standard deviations", f"from {spread.min():.3g} to {spread.max():.3g}"),
                     ("labels", "no" if self.labels is None else f"{len(set(self.labels.tolist()))} different"),
                     ("weights", "equal" if self.weights is None else "given"),
@@ -102,7 +142,9 @@ class Aggregate(ABC):
 
     @property
     def effective_rows(self) -> float:
-        """Kish's effective number of rows, `1 / sum_i w_i^2`: N for equal weights."""
+        """Kish's effective number of data, `1 / sum_i w_i^2` with the weight of all parts of a datum together."""
+        if self.datum is not None:
+            return 1 / float(torch.bincount(self.datum, self.log_weights.exp()).square().sum())
         return float(self.n) if self.weights is None else 1 / float(self.weights.double().square().sum())
 
     def log_prob(
@@ -113,7 +155,8 @@ class Aggregate(ABC):
         Args:
             z: points.
             leave_out: one row id for every point: the mixture of all *other* rows, renormalised by 1 - w_i (masked,
-                never subtracted). An id that is not among `row_ids` leaves nothing out.
+                never subtracted). It leaves out all parts of its datum. An id that is not among `row_ids` leaves
+                nothing out.
             tolerance: nats that the answer may be too small, for speed; see `zprime.kernels.mixture_log_prob`.
 
         Raises:
@@ -121,31 +164,52 @@ class Aggregate(ABC):
         """
         check_matrix("z", z, d=self.d)
         self.need_density("the density of the aggregated posterior")
-        position: Tensor | None = None
-        if leave_out is not None:
-            if leave_out.shape != (len(z),):
-                raise ArrayError(f"leave_out: expected {len(z)} row ids, one a point, got {list(leave_out.shape)}")
-            position = self.positions(leave_out)
-        log_weights = self.log_weights
-        if leave_out is not None and position is not None:
-            alone = (position >= 0) & (log_weights[position.clamp(min=0)] > -1e-12)
-            if bool(alone.any()):
-                raise ArrayError(
-                    f"leave_out: row {int(leave_out[alone][0])} has all the weight of {self.n} posteriors: "
-                    "nothing would be left"
-                )
-        parts = [
-            self._mixture(s).log_prob(
-                z,
-                leave_out=None if position is None else torch.where(position >= s.start, position - s.start, -1),
-                tolerance=tolerance,
-            )
-            for s in self.shards()
-        ]
+        position = None if leave_out is None else self._left_out(leave_out, len(z))
+        parts = [self._shard_log_prob(s, z, position, tolerance) for s in self.shards()]
         log_density = torch.logsumexp(torch.stack(parts), 0) if len(parts) > 1 else parts[0]
         if position is not None:
-            w = log_weights.exp()[position.clamp(min=0)]
+            w = self._datum_weights[position.clamp(min=0)]
             log_density = log_density - torch.where(position >= 0, torch.log1p(-w), 0.0)
+        return log_density
+
+    @property
+    def _datum_weights(self) -> Float[Tensor, " n"]:
+        """Weight of the datum of each row: of all its parts."""
+        weight = self.log_weights.exp()
+        return weight if self.datum is None else torch.bincount(self.datum, weight)[self.datum]
+
+    def _left_out(self, ids: Int[Tensor, " m"], points: int) -> Int[Tensor, " m"]:
+        """Position of a row of the datum that each point leaves out, or -1.
+
+        Raises:
+            ArrayError: not one id a point, or leaving out would leave nothing.
+        """
+        if ids.shape != (points,):
+            raise ArrayError(f"leave_out: expected {points} row ids, one a point, got {list(ids.shape)}")
+        position = self.positions(ids)
+        alone = (position >= 0) & (self._datum_weights[position.clamp(min=0)] > 1 - 1e-12)
+        if bool(alone.any()):
+            raise ArrayError(
+                f"leave_out: row {int(ids[alone][0])} has all the weight of {self.n} posteriors: nothing would be left"
+            )
+        return position
+
+    def _shard_log_prob(
+        self, shard: Shard, z: Float[Tensor, "m d"], position: Int[Tensor, " m"] | None, tolerance: float
+    ) -> Float[Tensor, " m"]:
+        """Log of what the rows of a shard add at each point, without those of the datum of the row at its position."""
+        mixture = self._mixture(shard)
+        if position is None or self.datum is None:
+            out = None if position is None else torch.where(position >= shard.start, position - shard.start, -1)
+            return mixture.log_prob(z, leave_out=out, tolerance=tolerance)
+        datum, own = torch.where(position >= 0, self.datum[position], -1), self.datum[shard.rows]
+        here = torch.isin(datum, own)
+        log_density = torch.full((len(z),), -torch.inf, dtype=torch.float64, device=z.device)
+        log_density[~here] = mixture.log_prob(z[~here], tolerance=tolerance)
+        for one in torch.unique(datum[here]).tolist():
+            at, kept = datum == one, own != one
+            if bool(kept.any()):
+                log_density[at] = self._part(shard, kept).log_prob(z[at], tolerance=tolerance)
         return log_density
 
     def label_log_prob(
@@ -178,8 +242,12 @@ class Aggregate(ABC):
 
     def _mixture(self, shard: Shard) -> DiagonalMixture | FullMixture:
         """What evaluates the mixture of a shard's rows."""
+        return self._part(shard, slice(None))
+
+    def _part(self, shard: Shard, kept: Tensor | slice) -> DiagonalMixture | FullMixture:
+        """What evaluates the mixture of some of a shard's rows."""
         form: type[DiagonalMixture] | type[FullMixture] = FullMixture if self.form == "full" else DiagonalMixture
-        return form(shard.mean, shard.scale, self.log_weights[shard.rows])
+        return form(shard.mean[kept], shard.scale[kept], self.log_weights[shard.rows][kept])
 
     def need_density(self, what: str) -> None:
         """Refuse points, for what needs the density of q(z|x).

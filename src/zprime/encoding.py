@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime import artifact
+from zprime import artifact, shards
 from zprime.arrays import blocks, is_full, times
 from zprime.components import choose
 from zprime.data import Rows
@@ -20,7 +20,7 @@ from zprime.progress import Progress, silent
 from zprime.vae import Encoder
 
 BATCH = 512
-SHARD = 16_384
+SHARD = shards.ROWS
 
 
 def encode(
@@ -60,7 +60,7 @@ def encode(
     d, full = 0, False
     for block in blocks(len(rows), SHARD):
         progress(f"encode {rows.name}", block.start, len(rows))
-        name = f"shard-{block.start // SHARD:05d}.safetensors"
+        name = shards.file_of(block.start // SHARD)
         names.append(name)
         if not (partial / name).is_file():
             mean, scale = _encode(model, rows, block)
@@ -68,15 +68,15 @@ def encode(
         stored = artifact.read_tensors(partial / name, None)
         d, full = stored["mean"].shape[1], is_full(stored["mean"], stored["scale"])
     index = {"row_ids": rows.ids} | ({} if rows.labels is None else {"labels": rows.labels})
-    artifact.write_file(partial / "index.safetensors", artifact.pack(index))
-    files = {n: hashlib.sha256((partial / n).read_bytes()).hexdigest() for n in [*names, "index.safetensors"]}
+    artifact.write_file(partial / shards.INDEX, artifact.pack(index))
+    files = {n: hashlib.sha256((partial / n).read_bytes()).hexdigest() for n in [*names, shards.INDEX]}
     sizes = [b.stop - b.start for b in blocks(len(rows), SHARD)]
     config = {"split": rows.name, "n": len(rows), "d": d, "shards": names, "sizes": sizes}
     config |= {"form": "full"} if full else {}
     with artifact.staging(path) as folder:
         for name in files:
             os.replace(partial / name, folder / name)
-        artifact.seal(folder, artifact.Manifest("posteriors", config, key, seed, inputs or {}), files=files)
+        artifact.seal(folder, artifact.Manifest(shards.KIND, config, key, seed, inputs or {}), files=files)
     shutil.rmtree(partial, ignore_errors=True)
     progress(f"encode {rows.name}", len(rows), len(rows))
     return ShardedPosteriors(path)

@@ -1,14 +1,15 @@
 """p(x|z) as a torch Distribution of one datum, from the output of a decoder."""
 
+import functools
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.distributions import Laplace as TorchLaplace
 from torch.distributions import Poisson as TorchPoisson
 
@@ -121,7 +122,7 @@ class BernoulliProbs(nn.Module):
             ArrayError: outputs that are no probabilities, e.g. logits.
         """
         # a branch on values cannot be exported
-        low, high = (0.0, 1.0) if torch.compiler.is_compiling() else (float(output.min()), float(output.max()))
+        low, high = (0.0, 1.0) if torch.compiler.is_compiling() else map(float, output.detach().aminmax())
         if not (low >= 0 and high <= 1):
             raise ArrayError(
                 f"decode: expected probabilities from 0 to 1, got {low:.3g} to {high:.3g}; for logits take "
@@ -159,6 +160,57 @@ class Poisson(nn.Module):
     def forward(self, output: Tensor) -> Distribution:
         """The distribution of a batch, shape [n, *datum]."""
         return Independent(TorchPoisson(output.exp(), validate_args=False), output.ndim - 1, validate_args=False)
+
+
+class Autoregressive(Distribution):
+    """Rows of tokens, each given z and the tokens before it: p(x|z) = prod_t p(x_t|x_<t, z), e.g. sentences.
+
+    Tokens are names, which have no mean: `mean` is the row that takes the most likely token at every step.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's contract)
+    support = constraints.independent(constraints.nonnegative_integer, 1)  # type: ignore[no-untyped-call]
+
+    def __init__(self, logits: Callable[[Tensor, Tensor], Tensor], z: Tensor, *, steps: int) -> None:
+        """Take what it consists of.
+
+        The networks behind `logits` compute when a density or a draw is asked for: put them into evaluation mode.
+
+        Args:
+            logits: (z, tokens [n, steps], int64) -> scores of all tokens at every step, [n, steps, vocabulary]; those
+                of a step depend on the tokens before it alone. Log-probabilities will do.
+            z: shape [n, d].
+            steps: tokens in a row; shorter sentences are padded as in training.
+        """
+        # not an attribute of its own: the place of z is that of the networks
+        self._scores, self._device = functools.partial(logits, z), z.device
+        super().__init__(z.shape[:1], torch.Size([steps]), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log p(x|z) in nats a row, shape [n]."""
+        tokens = value.to(self._device).long()
+        log_p = self._log_softmax(tokens).gather(2, tokens[:, :, None])
+        return log_p.sum((1, 2)).to(value.device)
+
+    @property
+    def mean(self) -> Tensor:
+        """The most likely token at every step, one step after the other; shape [n, steps]."""
+        return self._written(lambda log_p: log_p.argmax(1))
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """One row for each z, shape [n, steps]."""
+        return self._written(lambda log_p: torch.multinomial(log_p.exp(), 1)[:, 0])
+
+    def _log_softmax(self, tokens: Tensor) -> Tensor:
+        scores = self._scores(tokens)
+        return scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(2)
+
+    @torch.no_grad()
+    def _written(self, pick: Callable[[Tensor], Tensor]) -> Tensor:
+        tokens = torch.zeros(*self.batch_shape, *self.event_shape, dtype=torch.long, device=self._device)
+        for step in range(tokens.shape[1]):
+            tokens[:, step] = pick(self._log_softmax(tokens)[:, step])
+        return tokens.cpu().float()
 
 
 def draw(p: Distribution, *, rng: torch.Generator) -> Tensor:

@@ -13,26 +13,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime import chain, memory
+from zprime import chain, memory, shards
 from zprime.aggregate import WORDS, Aggregate, Form, Shard
 from zprime.arrays import check_finite, check_matrix, gaussian_log_prob, variances
+from zprime.artifact import Artifact
 from zprime.errors import ArrayError
 from zprime.family import Family, check_log_q, check_scale, log_sums
 from zprime.kernels import DiagonalMixture, FullMixture
-from zprime.schema import guarded
-from zprime.schema.kinds import SHARD, check
+from zprime.schema.kinds import check
 
-__all__ = ["WORDS", "Form", "MemoryPosteriors", "Posteriors", "Shard", "ShardedPosteriors"]
+__all__ = ["WORDS", "Form", "MemoryPosteriors", "Posteriors", "Shard", "ShardedPosteriors", "load"]
+
+LEFT_OUT = (
+    "rows: expected all components of every datum, got some of them; take all of them (`pick`), or make every row a "
+    "datum of its own (`alone`)"
+)
 
 
 class Posteriors(Aggregate):
     """N Gaussians, one or several a datum, and their mixture, the aggregated posterior; attributes as `Aggregate`."""
-
-    @cached_property
-    def datum(self) -> Int[Tensor, " n"] | None:
-        """From 0 on: rows with the same number are parts of one datum's posterior; None where every row is a datum."""
-        found, index = torch.unique(self.row_ids, return_inverse=True)
-        return None if len(found) == self.n else index
 
     def gather(self) -> "MemoryPosteriors":
         """All rows as one pair of tensors.
@@ -45,23 +44,66 @@ class Posteriors(Aggregate):
             f"posteriors: {self.n:,} rows of {self.d:,} dimensions",
             "train with fewer latents, or on fewer rows (--limit)",
         )
-        shards = list(self.shards())
+        parts = list(self.shards())
         return MemoryPosteriors(
-            torch.cat([s.mean for s in shards]),
-            torch.cat([s.scale for s in shards]),
+            torch.cat([s.mean for s in parts]),
+            None if self.form == "points" else torch.cat([s.scale for s in parts]),
             row_ids=self.row_ids,
             weights=self.weights,
             labels=self.labels,
+            log_q=self.log_q,
         )
+
+    def save(self, path: str | Path, *, key: str = "", seed: int | None = None, **inputs: str) -> Artifact:
+        """Write the artefact folder of these posteriors, of whatever form: `zprime.load_posteriors` opens it.
+
+        They are written in shards, with row ids, weights, labels and log q; those that lie in shards themselves are
+        never in memory as a whole. What was read gives the same numbers.
+
+        Args:
+            path: the folder to make; an older artefact there is replaced, in one step.
+            key: for the manifest.
+            seed: of what made them, for the manifest.
+            inputs: name -> hash of what they were made from, for the manifest.
+
+        Raises:
+            ArrayError: numbers that no artefact has, such as means in float16, or rows whose ids do not say which of
+                them are parts of one datum.
+            UsageError: `path` cannot be written, or holds files that are not an artefact.
+        """
+        self._check_parts()
+        return shards.write(Path(path), self, key=key, seed=seed, inputs=inputs)
+
+    def _check_parts(self) -> None:
+        """Raise `ArrayError` unless rows are parts of one datum if, and only if, they have one row id."""
+        ids, datum = torch.unique(self.row_ids, return_inverse=True)
+        known = datum if self.datum is None else torch.unique(self.datum, return_inverse=True)[1]
+        if self.datum is None and len(ids) < self.n:
+            raise ArrayError(
+                f"row_ids: expected each once, as each row is a datum of its own, got {len(ids)} for {self.n} rows; "
+                "give every row another one"
+            )
+        if self.datum is not None and (len(ids) == self.n or not torch.equal(known, datum)):
+            raise ArrayError(LEFT_OUT)
 
     def draw(self, *, rng: torch.Generator, draws: int = 1) -> Float[Tensor, "m d"]:
         """`draws` codes of every row in order, shape [n * draws, d]: draw 0 of all rows, then draw 1 of all rows."""
-        all_ = self.gather()
-        noise = torch.randn(draws, self.n, self.d, generator=rng, dtype=all_.mean.dtype, device=rng.device)
-        if self.form == "full":
-            spread = torch.einsum("nij,knj->kni", all_.scale, noise.to(all_.mean.device))
-            return (all_.mean + spread).reshape(-1, self.d)
-        return (all_.mean + all_.scale * noise.to(all_.mean.device)).reshape(-1, self.d)
+        z = torch.empty(0)
+        for s in self.shards():
+            if s.start == 0:
+                z = torch.randn(draws, self.n, self.d, generator=rng, dtype=s.mean.dtype, device=rng.device)
+                z = z.to(s.mean.device)
+            noise = z[:, s.rows]
+            spread = torch.einsum("nij,knj->kni", s.scale, noise) if self.form == "full" else s.scale * noise
+            z[:, s.rows] = s.mean + spread
+        return z.reshape(-1, self.d)
+
+    def by_datum(self, log_values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Log of the weighted mean of exp over the rows of each datum, at each of its rows; float64."""
+        if self.datum is None:
+            return log_values
+        index, weight = self._index, self.log_weights
+        return (log_sums(log_values.double() + weight, index) - log_sums(weight, index))[index]
 
 
 class MemoryPosteriors(Posteriors):
@@ -120,17 +162,6 @@ class MemoryPosteriors(Posteriors):
             raise ArrayError(f"row_ids and labels: expected {n} each, as mean has rows, got shapes {got}")
 
     @cached_property
-    def _index(self) -> Int[Tensor, " n"]:
-        """The data that are here, numbered without gaps: after `take` some of `datum` may be missing."""
-        index: Tensor = torch.unique(torch.arange(self.n) if self.datum is None else self.datum, return_inverse=True)[1]
-        return index
-
-    @property
-    def data(self) -> int:
-        """Number of data: of rows, or of those that they are parts of."""
-        return self.n if self.datum is None else int(self._index.max()) + 1
-
-    @cached_property
     def centres(self) -> Float[Tensor, "n d"]:
         """Mean of q(z|x) of the datum of each row, float64: of all its parts."""
         mean = self.mean.double()
@@ -140,55 +171,12 @@ class MemoryPosteriors(Posteriors):
         sums = torch.zeros(self.data, self.d, dtype=torch.float64).index_add_(0, index, weight[:, None] * mean)
         return (sums / torch.bincount(index, weight)[:, None])[index]
 
-    def one_each(self, *, rng: torch.Generator) -> Int[Tensor, " u"]:
-        """Positions of one row of every datum, ascending: a part at random, by its weight within the datum."""
-        if self.datum is None:
-            return torch.arange(self.n)
-        index = self._index
-        chance = torch.rand(self.n, generator=rng, dtype=torch.float64).clamp(min=1e-300)
-        score = self.log_weights - (-chance.log()).log()  # the largest is drawn by weight (Gumbel)
-        best = torch.full((self.data,), -torch.inf, dtype=torch.float64).scatter_reduce(0, index, score, "amax")
-        return (score == best[index]).nonzero().flatten()
-
     @cached_property
     def family(self) -> Family | None:
         """The components of each datum, where some have more than one; also those of rows that `take` left out."""
         if self.datum is None or self.form == "points":
             return None
         return Family.of(self.mean, self.scale, self.log_weights, self.datum)
-
-    def log_prob(
-        self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None, tolerance: float = 0.0
-    ) -> Float[Tensor, " m"]:
-        """As for all posteriors; a row id leaves out all components of its datum."""
-        position = None if leave_out is None or leave_out.shape != (len(z),) else self.positions(leave_out)
-        if self.datum is None or position is None:
-            return super().log_prob(z, leave_out=leave_out, tolerance=tolerance)
-        out = torch.where(position >= 0, self.datum[position], -1)
-        log_density = torch.empty(len(z), dtype=torch.float64)
-        for datum in torch.unique(out).tolist():
-            kept = (self.datum != datum).nonzero().flatten()
-            if not len(kept):
-                raise ArrayError("leave_out: all components belong to one datum: nothing would be left")
-            at = out == datum
-            others: Posteriors = self if datum < 0 else self.take(kept)
-            log_density[at] = others.log_prob(z[at], tolerance=tolerance)
-        return log_density
-
-    def by_datum(self, log_values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Log of the weighted mean of exp over the rows of each datum, at each of its rows; float64."""
-        if self.datum is None:
-            return log_values
-        index, weight = self._index, self.log_weights
-        return (log_sums(log_values.double() + weight, index) - log_sums(weight, index))[index]
-
-    def pick(self, n: int, *, rng: torch.Generator) -> Int[Tensor, " m"]:
-        """Positions of `n` rows at random, ascending; where rows are parts of data, of all parts of `n` data."""
-        if self.datum is None:
-            return torch.randperm(self.n, generator=rng)[:n].sort().values
-        data, index = torch.unique(self.datum, return_inverse=True)
-        kept = torch.randperm(len(data), generator=rng)[:n]
-        return torch.isin(index, kept).nonzero().flatten()
 
     def own_log_prob(self, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
         """Log q(z|x) at the draws of each row, in nats, float64: draw 0 of all rows, then draw 1, as `draw` gives them.
@@ -204,13 +192,6 @@ class MemoryPosteriors(Posteriors):
             return family.log_prob(self.datum.repeat(len(z) // self.n), z)
         mean, scale = self.mean.double(), self.scale.double()
         return torch.cat([gaussian_log_prob(part.double(), mean, scale) for part in z.reshape(-1, self.n, self.d)])
-
-    @property
-    def effective_rows(self) -> float:
-        """Kish's effective number of data, `1 / sum_i w_i^2` with the weight of all parts of a datum together."""
-        if self.datum is None:
-            return super().effective_rows
-        return 1 / float(torch.bincount(self.datum, self.log_weights.exp()).square().sum())
 
     @property
     def variance(self) -> Float[Tensor, "n d"]:
@@ -255,6 +236,14 @@ class MemoryPosteriors(Posteriors):
         some.__dict__["datum"] = datum  # ids may be there twice where rows are drawn with replacement
         some.__dict__["family"] = None if datum is None else self.family
         return some
+
+    def _check_parts(self) -> None:
+        """The same, and none of the components of a datum is left out."""
+        super()._check_parts()
+        if self.datum is not None and self.family is not None:
+            there = torch.bincount(self.datum, minlength=len(self.family.count))
+            if bool(((there > 0) & (there < self.family.count)).any()):
+                raise ArrayError(LEFT_OUT)
 
     def shards(self) -> Iterator[Shard]:
         """One shard."""
@@ -312,22 +301,20 @@ class MemoryPosteriors(Posteriors):
 
 
 class ShardedPosteriors(Posteriors):
-    """Posteriors in an artefact folder, read a shard at a time."""
+    """Posteriors in an artefact folder, read a shard at a time; `gather` reads all."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the folder that `encode` wrote.
+    def __init__(self, path: str | Path) -> None:
+        """Open the folder that `encode` or `save` wrote.
 
         Raises:
             ArtifactError: missing, altered, or of another kind.
         """
-        self.artifact = chain.read(path, "posteriors")
-        config, index = self.artifact.config, self.artifact.tensors("index.safetensors")
-        check(path, "posteriors", config, index)
-        self.names: list[str] = config["shards"]
-        self.sizes: list[int] = config["sizes"]
-        self.n, self.d = config["n"], config["d"]
-        self.form = config.get("form") or "diagonal"
+        self.artifact = chain.read(path, shards.KIND)
+        config, index = self.artifact.config, self.artifact.tensors(shards.INDEX)
+        check(path, shards.KIND, config, index)
+        self.n, self.d, self.form = config["n"], config["d"], shards.form_of(self.artifact)
         self.row_ids, self.labels, self.weights = index["row_ids"], index.get("labels"), index.get("weights")
+        self.log_q = index["log_q"].double() if "log_q" in index else None
 
     def shards(self) -> Iterator[Shard]:
         """Each shard file, verified as it is read.
@@ -335,10 +322,13 @@ class ShardedPosteriors(Posteriors):
         Raises:
             ArtifactError: one is missing, altered, or holds something else than the settings say.
         """
-        start = 0
-        for name, rows in zip(self.names, self.sizes, strict=True):
-            tensors = self.artifact.tensors(name)
-            with guarded(self.artifact.path / name):
-                SHARD.check({"rows": rows, "d": self.d}, tensors)
-            yield Shard(start, tensors["mean"], tensors["scale"])
-            start += rows
+        return shards.read(self.artifact)
+
+
+def load(path: str | Path) -> ShardedPosteriors:
+    """Open posteriors that `encode` or `Posteriors.save` wrote. They are read when they are needed, shard by shard.
+
+    Raises:
+        ArtifactError: missing, altered, or of another kind.
+    """
+    return ShardedPosteriors(path)

@@ -169,6 +169,10 @@ class GenerativeModel:
         content = exporting.to_onnx(drawn, as_decoder(self.decoder), self.shift, self.scale) if onnx else None
         return exporting.write(path, drawn, about, onnx=content)
 
+    def __repr__(self) -> str:
+        """What it is made of, in a line."""
+        return f"<GenerativeModel: {self.latent!r}, decoder {type(self.decoder).__name__}, copying {self.copying}>"
+
     def _repr_html_(self) -> str:
         """What it is made of, in a notebook."""
         module = isinstance(self.decoder, torch.nn.Module)

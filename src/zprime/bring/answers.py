@@ -14,7 +14,7 @@ MEANS = ("mean", "mu", "loc", "means", "z_mean", "z_mu", "z_loc", "mu_z", "mean_
 """What codebases call the mean of q(z|x)."""
 SPREADS: Mapping[str, str] = {
     **dict.fromkeys(("logvar", "log_var", "log_variance", "log_covariance", "z_logvar", "z_log_var"), "log-variance"),
-    **dict.fromkeys(("logvar_z", "log_var_z", "lv"), "log-variance"),
+    **dict.fromkeys(("logvar_z", "log_var_z", "logv", "lv"), "log-variance"),
     **dict.fromkeys(("log_std", "logstd", "log_sigma", "logsigma", "log_scale", "z_log_std"), "log-std"),
     **dict.fromkeys(("std", "sigma", "scale", "stddev", "z_std", "z_scale", "z_sigma"), "std"),
     **dict.fromkeys(("var", "variance", "z_var", "z_variance"), "variance"),
@@ -22,6 +22,7 @@ SPREADS: Mapping[str, str] = {
     **dict.fromkeys(("covariance_matrix", "covariance", "cov"), "covariance"),
 }
 """What they call its spread -> the reading."""
+MATRIX = 2  # dimensions
 SPELLINGS: Mapping[str, str] = {
     **{name.replace("_", "").replace("-", ""): reading for name, reading in SPREADS.items()},
     **{name.replace("-", "").replace("_", ""): name for name in (*readings.READINGS, *readings.FULL)},
@@ -136,7 +137,10 @@ def _by_name(answer: object) -> dict[str, Any] | None:
 
 
 def _without_reconstruction(answer: Any, entries: int) -> Any:
-    """(recon, mu, logvar), as `forward` of many VAEs answers, without the first; anything else as it is."""
+    """(recon, mu, logvar), as `forward` of many VAEs answers, without the first; anything else as it is.
+
+    The first is a reconstruction where it has as many numbers as a datum, or more dimensions than the two others.
+    """
     if not isinstance(answer, tuple | list) or len(answer) < 3:
         return answer
     first, mean, spread = answer[:3]
@@ -144,4 +148,5 @@ def _without_reconstruction(answer: Any, entries: int) -> Any:
         return answer
     like = tuple(mean.shape) == tuple(spread.shape[: len(mean.shape)])
     datum = int(first[0].reshape(-1).shape[0]) == entries and tuple(first.shape) != tuple(mean.shape)
-    return list(answer[1:]) if like and datum else answer
+    wider = len(first.shape) > len(mean.shape) == len(spread.shape) == MATRIX
+    return list(answer[1:]) if like and (datum or wider) else answer

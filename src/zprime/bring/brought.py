@@ -16,9 +16,13 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Prior
 from zprime.encoding import encode
 from zprime.errors import ArrayError, UsageError
-from zprime.latent.kind import Context
+from zprime.latent import StandardNormal
+from zprime.latent.kind import Context, Fit
+from zprime.measure.candidates import candidate_of
 from zprime.measure.study import Split, Study, counted, without_duplicates
 from zprime.posteriors import WORDS, MemoryPosteriors, Posteriors
+from zprime.results.audit import Audit
+from zprime.results.names import PRIOR, CandidateId
 from zprime.results.settings import AuditSettings
 from zprime.sampling import GenerativeModel, check_rows
 from zprime.schema.kinds import SPLITS
@@ -60,21 +64,28 @@ class Brought:
     priors: Mapping[str, Coordinates] | None = None
     unconditional: "Brought | None" = None
 
+    def __repr__(self) -> str:
+        """What was brought, in a line."""
+        return f"<Brought: {'; '.join(f'{name} {value}' for name, value in self._shown)}>"
+
     def _repr_html_(self) -> str:
         """What was brought, in a notebook."""
+        return to_html(facts("brought model", self._shown))
+
+    @property
+    def _shown(self) -> list[tuple[str, str]]:
         prior = "N(0, I)" if self.prior is None else self.prior.label
         if self.priors is not None:
             prior = "p(z|c), another one for each row; latents are in units of it"
         elif self.coordinates is not None:
             prior = "a Gaussian of independent dimensions; latents are in units of it"
-        shown = [
+        return [
             ("posteriors", ", ".join(f"{p.n:,} {split}" for split, p in self.posteriors.items())),
             *(("latents", f"{p.d:,} dimensions, {WORDS[p.form]}") for p in list(self.posteriors.values())[:1]),
             ("prior", prior),
             ("decoder", "none" if self.model is None else "there"),
             *(("note", sentence) for sentence in self.says),
         ]
-        return to_html(facts("brought model", shown))
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -187,6 +198,33 @@ class Brought:
         if self.model is None:
             raise UsageError("generator: bare arrays have no decoder; draw z' by latent.sample(n, rng=...)")
         return GenerativeModel(latent, self.model, image=self._image, copying=copying)
+
+    def shipped(
+        self, audit: Audit, candidates: Mapping[str, LatentDistribution | Fit[LatentDistribution]]
+    ) -> GenerativeModel:
+        """The generative model that an audit of this one ships: what its verdicts say, with the share of the prior.
+
+        Args:
+            audit: of this model.
+            candidates: what the audit was given.
+
+        Raises:
+            UsageError: there is no decoder, or the candidate that is shipped is not among these.
+        """
+        name = audit.shipped
+        wanted = CandidateId.parse(name)
+        d = self.posteriors["train"].d
+        prior = Prior(d) if self.prior is None else self.prior
+        known = {StandardNormal.kind: StandardNormal(d), **candidates, PRIOR: prior}
+        if wanted.name not in known:
+            raise UsageError(
+                f"candidates: expected what the audit was given, with {wanted.name!r}, which it ships, got "
+                f"{', '.join(candidates) or 'none'}"
+            )
+        found = known[wanted.name]
+        r = found.distribution if isinstance(found, Fit) else found
+        r = candidate_of(r, wanted.epsilon, prior) if wanted.percent else r
+        return self.generator(r, copying=audit.copying(name), allow_rows=audit.settings.allow_rows)
 
     @property
     def _image(self) -> tuple[int, ...] | None:

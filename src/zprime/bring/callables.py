@@ -1,5 +1,6 @@
 """Two callables as a model; and what these are made of: encoder, decoder, likelihood, conditions."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
+from zprime import memory
 from zprime.bring import readings
 from zprime.bring.answers import Spelled
 from zprime.bring.conditional_priors import Gaussians
@@ -16,7 +18,7 @@ from zprime.bring.conditions import Layout, Told
 from zprime.bring.places import Place, back
 from zprime.bring.refusals import check_form
 from zprime.decoders import evaluating
-from zprime.errors import ArrayError
+from zprime.errors import ArrayError, UsageError, ZprimeError
 
 ENCODERS = Callable[..., Any]
 
@@ -70,6 +72,12 @@ class Callables:
         """p(x|z), with a datum as its event."""
         with evaluating(self.place.networks):
             p = self.decoder(self.place.go(z))
+        if isinstance(p, Tensor):
+            raise ArrayError(
+                f"decode: expected a torch Distribution, got Tensor, shape {list(p.shape)}: give likelihood=, which "
+                "says what it stands for: 'gaussian' (means), 'bernoulli' (logits), 'bernoulli-probs', 'laplace', "
+                "'poisson', or likelihoods.Gaussian(scale=...) with the sigma of the loss"
+            )
         if not isinstance(p, Distribution) or p.batch_shape != z.shape[:1]:
             got = f"batch shape {list(p.batch_shape)}" if isinstance(p, Distribution) else type(p).__name__
             raise ArrayError(
@@ -90,6 +98,7 @@ class Parts:
         place: where the networks compute.
         layout: of a row that holds x and c; None without conditions.
         prior: of p(z|c); None for one that does not depend on c.
+        datum: shape of x.
     """
 
     encoder: Spelled
@@ -98,6 +107,7 @@ class Parts:
     place: Place
     layout: Layout | None
     prior: Gaussians | None
+    datum: tuple[int, ...]
 
     @torch.no_grad()
     def named(self, row: Float[Tensor, "n *datum"]) -> str | None:
@@ -105,9 +115,12 @@ class Parts:
         told = self.told(row, "")
         with evaluating(self.place.networks):
             if told is None:
-                return self.encoder.named(self.place.go(row))[1]
-            x, c = told.layout.parts(row)
-            return self.encoder.named(self.place.go(x), told.go(c))[1]
+                given = [self.place.go(row)]
+            else:
+                x, c = told.layout.parts(row)
+                given = [self.place.go(x), told.go(c)]
+            reading: str | None = asked("encoder", self.encoder.named, *given)[1]
+            return reading
 
     def told(self, row: Float[Tensor, "n *datum"], gives: str) -> Told | None:
         """The same with the conditions of some rows as those that draws take; None without conditions."""
@@ -128,4 +141,53 @@ class Parts:
         return replace(self, prior=None).model(row, gives)
 
     def _decode(self, z: Tensor, *c: Tensor) -> Any:
-        return self.likelihood(self.decoder(z, *c))
+        return self.likelihood(as_datum(asked("decoder", self.decoder, z, *c), self.datum))
+
+
+def as_datum(output: Any, datum: tuple[int, ...]) -> Any:
+    """A decoder's flat output in the shape of a datum, or the other way round; anything else as it is."""
+    shape = tuple(getattr(output, "shape", ()))[1:]
+    one_is_flat = min(len(shape), len(datum)) == 1
+    if shape == datum or not one_is_flat or math.prod(shape) != math.prod(datum):
+        return output
+    return output.reshape(-1, *datum)
+
+
+def asked(name: str, f: Callable[..., Any], *given: Tensor) -> Any:
+    """What an encoder or a decoder answers.
+
+    Raises:
+        UsageError: it fails; the message says with what it was called.
+    """
+    try:
+        return f(*given)
+    except ZprimeError:
+        raise
+    except Exception as error:
+        if memory.ran_out(error) is not None:
+            raise
+        raise UsageError(
+            f"{name}: it fails when it is given {_said(given)} ({type(error).__name__}: {error}); "
+            f"{remedy(str(error), conditions=len(given) > 1)}"
+        ) from error
+
+
+def remedy(said: str, *, conditions: bool) -> str:
+    """What to do about an encoder or a decoder that fails; `conditions` says whether it was told any."""
+    if "positional argument" in said and not conditions:
+        return (
+            "give what else it asks for, such as a class, as conditions={'train': c, 'heldout': c}, or a function of "
+            "one argument that knows it"
+        )
+    if "embedding" in said or "Long" in said:
+        return "numbers come as floating point: where it wants whole ones, give e.g. `lambda x: encoder(x.long())`"
+    if conditions:
+        return (
+            "give data and conditions as they were in training (classes may have been one-hot: "
+            "torch.nn.functional.one_hot(c, k).float()), or a function around it that makes them so"
+        )
+    return "give rows as it had them in training, or a function around it that makes them so, e.g. by x.flatten(1)"
+
+
+def _said(given: tuple[Tensor, ...]) -> str:
+    return " and ".join(f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in given)

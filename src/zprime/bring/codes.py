@@ -12,7 +12,9 @@ from torch.distributions import Distribution, Independent, Normal
 from zprime import fitting
 from zprime.arrays import blocks, check_finite
 from zprime.bring.brought import Brought, groups_of, told
+from zprime.bring.callables import as_datum, asked
 from zprime.bring.coordinates import Moved, known
+from zprime.bring.named import Likelihood, distribution_of, measured, plain
 from zprime.bring.places import Place, back, modules_of, tensor
 from zprime.bring.refusals import check_codes, check_form, check_steady
 from zprime.bring.splits import split, whole
@@ -77,7 +79,7 @@ def codes(
     data: Mapping[str, Any],
     decoder: CALL | None = None,
     *,
-    likelihood: Callable[[Tensor], Distribution] | None = None,
+    likelihood: Likelihood = None,
     labels: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -93,7 +95,7 @@ def codes(
         data: `train`, `heldout` and perhaps `selection`: see `modules`.
         decoder: z -> a torch Distribution with a datum as its event, or a tensor: then p(x|z) is N(decoder(z), s^2),
             s the root mean square error of reconstructions of training rows, unless `likelihood` makes one.
-        likelihood: decoder's output -> Distribution.
+        likelihood: decoder's output -> Distribution; or a name, see `modules`.
         labels: split -> integers.
         groups: split -> one name a row; see `modules`.
         seed: decides the selection split.
@@ -139,7 +141,7 @@ def draws(
     *,
     draws: int = 16,
     log_q: Mapping[str, Any] | None = None,
-    likelihood: Callable[[Tensor], Distribution] | None = None,
+    likelihood: Likelihood = None,
     prior: Given = None,
     labels: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
@@ -159,7 +161,7 @@ def draws(
         decoder: as for `codes`.
         draws: draws a row, where there is an encoder; a likelihood gain has a k-hat from 25 on.
         log_q: split -> [n, draws], nats, beside draws that are given.
-        likelihood: decoder's output -> Distribution.
+        likelihood: decoder's output -> Distribution; or a name, see `modules`.
         prior: what the VAE was trained with; see `modules`.
         labels: split -> integers.
         groups: split -> one name a row; see `modules`.
@@ -282,12 +284,21 @@ def _log_q(
 Asked = tuple[Mapping[str, Any] | None, Mapping[str, Any] | None, int]
 
 
+def _likelihood(likelihood: Likelihood) -> Callable[[Any], Any]:
+    """What makes p(x|z) of a decoder's output; the output as it is for a Gaussian whose scale is to be measured."""
+    if measured(likelihood):
+        if plain(str(likelihood)) == "gaussian":
+            return distribution_of(None)
+        raise UsageError(f"likelihood: give {likelihood!r} with its scale, e.g. zprime.likelihoods.Laplace(scale=0.1)")
+    return distribution_of(likelihood)
+
+
 @torch.no_grad()
 def _model(
     encoder: CALL | None,
     decoder: CALL | None,
     data: Mapping[str, Any],
-    likelihood: Callable[[Tensor], Distribution] | None,
+    likelihood: Likelihood,
     given: Asked,
 ) -> tuple[dict[str, Rows], CodesModel, tuple[str, ...]]:
     """Rows of the splits, the networks as a model in evaluation mode, and what to know of it.
@@ -300,9 +311,10 @@ def _model(
     rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
     place = place or Place(dtype=rows["train"].x.dtype, networks=tuple(networks))
 
+    datum, made_of = tuple(rows["train"].x.shape[1:]), _likelihood(likelihood)
+
     def decode(z: Tensor) -> Any:
-        answer = None if decoder is None else decoder(z)
-        return answer if likelihood is None else likelihood(tensor(answer))
+        return None if decoder is None else made_of(as_datum(asked("decoder", decoder, z), datum))
 
     model = CodesModel(encoder or (lambda x: x), decode, place)
     if decoder is None:

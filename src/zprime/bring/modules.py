@@ -94,7 +94,8 @@ def modules(
     x = rows["train"].x
     place = replace(place or Place(dtype=x.dtype), networks=(*networks, *modules_of(likelihood)))
     entries = int(x[0].numel()) - (0 if layout is None else layout.width)
-    parts = Parts(Spelled(encoder, entries), decoder, distribution_of(likelihood), place, layout, per_row)
+    datum = tuple(x.shape[1:]) if layout is None else layout.shape
+    parts = Parts(Spelled(encoder, entries), decoder, distribution_of(likelihood), place, layout, per_row, datum)
     claims = Claims(gives, likelihood, one, beta, check, seed)
     found = tried(parts, x, claims, n=sum(len(r) for r in rows.values()))
     parts, told = found.parts, found.parts.told(x, found.gives)

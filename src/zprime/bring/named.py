@@ -37,15 +37,33 @@ def distribution_of(likelihood: object, scale: float = 1.0) -> Callable[[Any], A
     if likelihood is None:
         return lambda output: output
     if isinstance(likelihood, str):
-        make = _named(likelihood, scale)
-    elif callable(likelihood):
-        make = likelihood
-    else:
+        named = _named(likelihood, scale)
+        return lambda output: named(_one(output))
+    if not callable(likelihood):
         raise UsageError(
             f"likelihood: expected a name ({', '.join(NAMES)}), or what makes a torch Distribution of the decoder's "
             f"output, got {type(likelihood).__name__}"
         )
-    return lambda output: make(output if isinstance(output, Tensor) else tensor(output))
+    own = likelihood
+    return lambda output: own(output if isinstance(output, Tensor) or not hasattr(output, "shape") else tensor(output))
+
+
+def _one(output: Any) -> Tensor:
+    """A decoder's output as one tensor.
+
+    Raises:
+        UsageError: it is several, or something else.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if not hasattr(output, "shape"):
+        many = isinstance(output, tuple | list)
+        got = f"{len(output)} things in a {type(output).__name__}" if many else type(output).__name__
+        raise UsageError(
+            f"decoder: expected one tensor or array, which a likelihood by name makes a distribution of, got {got}; "
+            "give e.g. `lambda z: decoder(z)[0]`, or as likelihood a function from this output to a torch Distribution"
+        )
+    return tensor(output)
 
 
 def measured(likelihood: object) -> bool:

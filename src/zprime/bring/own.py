@@ -118,7 +118,8 @@ class Own:
         place = replace(place, networks=(*networks, *modules_of(likelihood)))
         made = distribution_of(likelihood, scale)
         encode, decode = self._guarded(encoder, "the encoder"), self._guarded(self.decoder, "the decoder")
-        return Parts(Spelled(encode, row.numel()), decode, self._guarded(made, "the likelihood"), place, None, None)
+        likely, datum = self._guarded(made, "the likelihood"), tuple(row.shape)
+        return Parts(Spelled(encode, row.numel()), decode, likely, place, None, None, datum)
 
     def _guarded(self, f: Callable[..., Any], what: str) -> Callable[..., Any]:
         guard = self.guard

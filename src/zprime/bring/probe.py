@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, constraints
 
 from zprime import memory
 from zprime.bring.conditions import Conditioned
 from zprime.errors import NumericalError, UsageError
-from zprime.likelihoods import draw
+from zprime.likelihoods import Autoregressive, draw
 from zprime.rng import stream
 
 CLEARLY = 4.0  # standard errors by which reconstructions must be worse than the mean row to be refused
+BEYOND = 0.1  # share of values outside the range of the rows that no mean of such rows has
 FARTHER = 1.5  # and so many times farther from the rows: the median of 0s and 1s is up to 1.41 times as far as the mean
 SCALINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "2x - 1": lambda x: 2 * x - 1,
@@ -26,6 +27,8 @@ SCALINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "the standardised x": lambda x: (x - x.mean(0)) / x.std(0).clamp(min=1e-6),
 }
 """What rows may have been to the networks in training, where they are given otherwise."""
+SAME = 1e-3  # of a standard deviation over rows, and of a nat: farther apart, two log p(x|z) are not the same
+WIDE = 2.0  # a second moment of the codes this many times off that of the prior is spoken of
 OFF = 3.0  # a scale of p(x|z) this many times off what reconstructions miss by is spoken of
 LIKE = 3.0  # times nearer to another scaling of the rows than to the rows: spoken of
 Decode = Callable[[Float[Tensor, "n d"]], Distribution]
@@ -36,6 +39,8 @@ def probe(
 ) -> None:
     """Try the decoder at the encoder's means of some rows: support, log-density, mean and draws of p(x|z).
 
+    Tokens are names: reconstructions of them are not compared with rows.
+
     Args:
         decode: z -> p(x|z).
         x: training rows.
@@ -43,17 +48,21 @@ def probe(
         reconstructions: whether to compare them with the rows.
 
     Raises:
-        UsageError: rows outside the support of p(x|z); a p(x|z) without a log-density, a mean or draws; reconstructions
-            that are farther from the rows than the mean of all rows is.
+        UsageError: rows outside the support of p(x|z); a p(x|z) without a log-density, a mean or draws, or whose
+            log-density changes from call to call; probabilities that were taken for logits; reconstructions that are
+            farther from the rows than the mean of all rows is.
         NumericalError: log p(x|z) is not finite at all rows.
     """
     p = decode(mean)
     log_prob = functools.partial(p.log_prob, x)
+    again = functools.partial(decode(mean).log_prob, x)
     if isinstance(p, Conditioned):
         p, x = p.beside(x)
     check_support(p, x)
     check_abilities(p, x, log_prob)
-    if reconstructions:
+    check_same(log_prob(), again())
+    if reconstructions and not isinstance(_plain(p), Autoregressive | Categorical):
+        check_logits(p, x)
         check_reconstructions(p.mean, x)
 
 
@@ -125,6 +134,47 @@ def check_abilities(p: Distribution, x: Float[Tensor, "n *datum"], log_prob: Cal
         )
 
 
+def check_same(one: Float[Tensor, " n"], other: Float[Tensor, " n"]) -> None:
+    """Refuse a log p(x|z) that is another one at the next call.
+
+    Raises:
+        UsageError: it is.
+    """
+    apart = (one.double() - other.double()).abs()
+    if float(apart[torch.isfinite(apart)].max()) > SAME * (1 + float(one.double().std(correction=0))):
+        raise UsageError(
+            "decode: log p(x|z) of the same rows at the same z differs between two calls: dropout is on, or the "
+            "decoder draws something. Put the networks that it computes with into evaluation mode: model.eval()"
+        )
+
+
+def check_logits(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
+    """Refuse probabilities that were taken for logits.
+
+    Logits of a trained decoder go beyond 0 and 1. Where they do not, and the rows are clearly more likely if these
+    numbers are their probabilities, that is what they are: of true logits, which maximise the likelihood of the rows,
+    this cannot be.
+
+    Raises:
+        UsageError: they are probabilities.
+    """
+    inner = _plain(p)
+    if not isinstance(inner, Bernoulli):
+        return
+    said = inner.logits.detach().double()
+    if not 0 <= float(said.min()) <= float(said.max()) <= 1:
+        return
+    # log p under either reading differs by this, with x as it is: 0 and 1, or between them
+    loss = [nn.functional.binary_cross_entropy(k, x.double(), reduction="none") for k in (said.sigmoid(), said)]
+    gap = (loss[0] - loss[1]).flatten(1).sum(1)
+    if len(x) > 1 and float(gap.mean()) > CLEARLY * float(gap.std()) / len(x) ** 0.5:
+        raise UsageError(
+            f"decode: the logits of p(x|z) go from {float(said.min()):.3g} to {float(said.max()):.3g}, and {len(x)} "
+            f"training rows are {float(gap.mean()):.3g} nats a row more likely if these are probabilities, as behind a "
+            "sigmoid: take likelihood='bernoulli-probs'. check=False leaves this out"
+        )
+
+
 def check_reconstructions(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *datum"]) -> None:
     """Refuse reconstructions that are farther from their rows than the mean of all rows is.
 
@@ -140,7 +190,8 @@ def check_reconstructions(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *
     if len(x) < 2 or not float(gap.mean()) > CLEARLY * float(gap.std()) / len(x) ** 0.5:
         return
     rms, plain = float(missed.mean().sqrt()), float(best.mean().sqrt())
-    if not rms > FARTHER * plain:
+    outside = beyond(made, x)
+    if not rms > FARTHER * plain and not outside > BEYOND:
         return
     like = looks_like(made, x)
     hint = (
@@ -149,11 +200,23 @@ def check_reconstructions(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *
         else "See whether the encoder's two answers are in the order (mean, scale), the rows scaled as in training, "
         "and the decoder's output what the likelihood takes (logits or probabilities)"
     )
+    if outside > BEYOND:
+        hint = (
+            f"{outside:.0%} of their values are far outside those of the rows: they go from {float(made.min()):.3g} to "
+            f"{float(made.max()):.3g}, and rows from {float(x.min()):.3g} to {float(x.max()):.3g}. {hint}"
+        )
     raise UsageError(
         f"reconstructions of {len(x)} training rows miss them by {rms:.3g} (root mean square), and the mean of these "
         f"rows by only {plain:.3g}: encoder, decoder, likelihood and rows do not belong together. {hint}. check=False "
         "leaves this out"
     )
+
+
+def beyond(made: Float[Tensor, "n d"], x: Float[Tensor, "n d"]) -> float:
+    """The share of values that lie outside the range of all values of the rows by more than a tenth of it."""
+    low, high = float(x.min()), float(x.max())
+    slack = (high - low) / 10
+    return float(((made < low - slack) | (made > high + slack)).double().mean())
 
 
 def looks_like(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *datum"]) -> str | None:
@@ -195,6 +258,29 @@ def _words(constraint: object) -> str:
         id(constraints.simplex): "rows from 0 to 1 that add up to 1",
     }
     return known.get(id(constraint), str(constraint))
+
+
+def other_prior(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n *form"]) -> tuple[str, ...]:
+    """Whether codes look as if the VAE was trained with another prior than N(0, I), in a sentence.
+
+    Where the KL to N(0, I) is at its minimum under a rescaling of the latents, as it is after training, the mean of
+    mu^2 + sigma^2 is 1 in each dimension (docs/theory.md, section 4).
+
+    Args:
+        mean: of q(z|x) of some rows.
+        scale: standard deviations, or Cholesky factors.
+    """
+    variance = scale.double().square()
+    variance = variance.sum(2) if variance.ndim == 3 else variance
+    second = (mean.double().square() + variance).mean(0)
+    away = float(second.log().abs().mean().exp())
+    if not away > WIDE:
+        return ()
+    return (
+        f"the mean of mu^2 + sigma^2 goes from {float(second.min()):.3g} to {float(second.max()):.3g} over the "
+        f"{len(second)} latents, and is about 1 in each after training with the prior N(0, I): if the VAE has another "
+        "prior (a VampPrior, a mixture, another scale), give it as prior=; every gain and the verdict are over it",
+    )
 
 
 def misfit(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> "Misfit | None":

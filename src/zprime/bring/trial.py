@@ -17,7 +17,7 @@ from zprime.bring.callables import Callables, Parts
 from zprime.bring.conditions import spoken
 from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.named import Likelihood, distribution_of, measured, most_likely
-from zprime.bring.probe import Misfit, differentiable, misfit, probe
+from zprime.bring.probe import Misfit, differentiable, misfit, other_prior, probe
 from zprime.bring.refusals import check_codes, check_steady
 from zprime.distribution import LatentDistribution
 from zprime.latent.priors import Given
@@ -104,6 +104,8 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
             answers, loss = Answers(mean, raw, gives, at, learned), Loss(1 / claims.beta, missed)
             plausible(model.decode, some, answers, loss, seed=claims.seed)
     spoken_of = () if missed is None else missed.says()
+    if claims.prior is None and parts.prior is None:
+        spoken_of = (*spoken_of, *other_prior(mean, readings.read(raw, gives)))
     for sentence in spoken_of:
         log.warning("%s", sentence)
     if not differentiable(model.decode, some, mean):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zprime.bring.answers import Spelled
 from zprime.bring.brought import LOOK, Brought
+from zprime.bring.callables import remedy
 from zprime.bring.modules import modules
 from zprime.bring.places import Place, modules_of, unwrapped
 from zprime.bring.splits import whole
@@ -93,9 +94,12 @@ def find_encoder(
         if len(shapes) >= 2 and shapes[0] == shapes[1][: len(shapes[0])]:
             return name, f
         tried.append(f"{name}: {shapes or _shape(answer)}")
+    way = "bring.modules takes an encoder that answers (mean, scale)"
+    if any("positional argument" in t for t in tried):
+        way = f"{remedy('; '.join(tried), conditions=bool(c))}; {way}"
     raise UsageError(
         f"vae: expected {type(vae).__name__} to answer the mean and the spread of q(z|x) to two rows, by encode, "
-        f"encoder or its call, got {'; '.join(tried)}; bring.modules takes an encoder that answers (mean, scale)"
+        f"encoder or its call, got {'; '.join(tried)}; {way}"
     )
 
 

@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.latent.em import ComponentEM, State
@@ -38,6 +38,8 @@ class FactorEM(ComponentEM):
         self.noise = (self.variance if spread else torch.zeros_like(self.variance)) + self.floor
         # v is kept above a millionth of the narrowest posterior's variance: far below any sum of these
         self.least = FLOOR * self.noise.amin(0)
+        # what rows are copied to: memory that is used again is many times faster than new memory
+        self._space = torch.empty_like(self.mean)
 
     def of(self, rank: int) -> "FactorEM":
         """The same data for another number of factors."""
@@ -67,6 +69,10 @@ class FactorEM(ComponentEM):
         square = share.square().sum(0)
         return torch.where(square > 0, share.sum(0).square() / square, 0.0)
 
+    def _rows(self, at: Int[Tensor, " m"]) -> Float[Tensor, "m d"]:
+        """A copy of some means, good until the next one is made."""
+        return torch.index_select(self.mean, 0, at, out=self._space[: len(at)])
+
     def _terms(self, state: State) -> Float[Tensor, "n k"]:
         """Log c_ik: log-weight and expected log-density of every component at every datum."""
         mixture = LowRank(state.log_weight, state.mean, state.covariance.sqrt(), factors(state))
@@ -85,7 +91,7 @@ class FactorEM(ComponentEM):
         variances, loadings = [], []
         for k, own, mean, noise in zip(kept, within, means, noises, strict=True):
             at = (own > LEAST).nonzero().flatten()
-            rows = (self.mean[at] - mean) * own[at, None].sqrt()
+            rows = self._rows(at).sub_(mean).mul_(own[at, None].sqrt())
             scatter = RowsAndNoise(rows, noise)
             if scratch:
                 found = factor_analysis(scatter, self.rank, iterations=FIRST, tolerance=1e-6 * self.d, dense=DENSE)

@@ -9,23 +9,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import memory
+from zprime.arrays import WIDE
 from zprime.errors import UsageError
+from zprime.latent import sizes
 from zprime.latent.em import ComponentEM, EMRun, State, run_em
 from zprime.latent.factor_em import FactorEM
 from zprime.latent.gaussians import Mixture
 from zprime.latent.kind import FORMS, LEAST_ROWS, About, Fit, Outcome, Settings, Task, check_least_rows, check_tolerance
-from zprime.latent.selection import EPSILONS, Codes, best_epsilon, point, smallest_of_best
-from zprime.posteriors import WORDS, Form, MemoryPosteriors, Posteriors
+from zprime.latent.selection import EPSILONS, Codes, RowScores, best_epsilon, point, smallest_of_best
+from zprime.latent.sizes import COMPONENTS, RANK
+from zprime.posteriors import WORDS, Form, MemoryPosteriors
 from zprime.progress import Progress
 from zprime.results.facts import Chosen, CurvePoint, Setting
 from zprime.rng import fork
 
-COMPONENTS = (2, 5, 10, 20, 50, 100, 200)
-"""K that are tried where none is given."""
-
-
-RANK = 4  # factors with which K is chosen, where the rank is too
-RANKS = (1, 2, 4, 8, 16, 32, 64)
 POLISHED = 20_000  # codes drawn for a step of polishing, at least
 FULL = 512  # dimensions up to which `auto` takes full covariances, if they fit into memory
 
@@ -56,7 +53,8 @@ class MixtureSettings(Settings):
 
     Attributes:
         components: K; 0 tries 2, 5, 10, ... 200 (with five rows at least for every mean, and factor of `low-rank`) and
-            chooses on the selection split.
+            chooses on the selection split. Above 1,024 dimensions it stops after two that gain no more than the
+            best before them (by 0.05 nats); so does the choice of a rank.
         covariance: `full`, `diagonal`, or `low-rank`: F F^T + diag(v) for every component, a mixture of factor
             analysers (Ghahramani & Hinton 1996). `auto` is `full` up to 512 dimensions, if that fits into memory;
             above, the selection split chooses between `diagonal` and `low-rank`.
@@ -69,9 +67,10 @@ class MixtureSettings(Settings):
         batch: rows a step of minibatch EM; 0 takes all rows in every step.
         epochs: passes of minibatch EM.
         polish: steps of EM on fresh posterior draws at the end, kept if the selection split improves; not for
-            `low-rank`.
+            `low-rank`, and above 1,024 dimensions only for the K that is taken.
         iterations: EM steps at most.
-        tolerance: stop when the bound rises by less, in nats a row.
+        tolerance: stop when the bound rises by less, in nats a row. Above 1,024 dimensions EM stops at 0.05 nats while
+            K, rank and the best start are chosen, and goes on from there.
         restarts: starts of EM at the K that is taken; the one with the highest bound is kept. (While K is being chosen,
             each K has one start.) For k-means++ starts with all rows in every step.
         least_rows: effective rows that every component has at least (Kish 1965, of its responsibilities); components
@@ -170,10 +169,8 @@ class MixtureSettings(Settings):
             )
         if self.rank > train.d:
             raise UsageError(f"rank: expected 1 to {train.d} (the latent dimension), or 0 to choose, got {self.rank}")
-        tried = [self.components] if self.components else [k for k in COMPONENTS if k <= max(1, train.n // 5)] or [1]
         rank = (self.rank or min(RANK, train.d)) if self.low_rank else 0
-        if not self.components:
-            tried = [k for k in tried if enough(train, k, rank)] or tried[:1]
+        tried = [self.components] if self.components else sizes.components(train, rank)
         if self.covariance == "auto" and not rank:
             return self._auto(task, tried[-1])
         each = train.d * (1 + rank) if rank or self.covariance == "diagonal" else train.d**2
@@ -196,11 +193,11 @@ class MixtureSettings(Settings):
         if not self.components:
             k, fit, curve = self._best("components", {k: (reduction, k) for k in tried})
         if isinstance(em, FactorEM) and not self.rank:
-            reductions = {r: replace(reduction, em=em.of(r), runs={}) for r in ranks(train, k)}
+            reductions = {r: replace(reduction, em=em.of(r), runs={}) for r in sizes.ranks(train, k)}
             reductions |= {rank: reduction} if rank in reductions else {}
             chosen, fit, by_rank = self._best("rank", {r: (each, k) for r, each in reductions.items()})
             reduction, curve = reductions[chosen], curve or by_rank
-        if fit is None or self.restarts > 1:
+        if fit is None or self.restarts > 1 or data.d > WIDE:
             fit = self._reduce(reduction, k)
         outcome = fit.outcome
         if outcome.ok and not self.components and k == COMPONENTS[-1]:
@@ -211,13 +208,22 @@ class MixtureSettings(Settings):
         self, setting: str, tried: dict[int, tuple[Reduction, int]]
     ) -> tuple[int, Fit[Mixture], list[CurvePoint]]:
         """Of values of a setting, each with what is reduced to how many components, the one that serves best."""
-        once = replace(self, restarts=1)
-        fits = [once._reduce(reduction, k) for reduction, k in tried.values()]
-        codes = next(iter(tried.values()))[0].codes
-        scored = [best_epsilon(codes, f.distribution) for f in fits]
+        fits: list[Fit[Mixture]] = []
+        scored: list[tuple[float, RowScores]] = []
+        for reduction, k in tried.values():
+            fits.append(self._once(reduction.em.d)._reduce(reduction, k))
+            scored.append(best_epsilon(reduction.codes, fits[-1].distribution))
+            if sizes.past_best(reduction.em.d, [g.mean for _, g in scored]):
+                break
         best = smallest_of_best([g for _, g in scored], [f.distribution.bytes for f in fits])
-        curve = [point(setting, v, f.distribution, e, g) for v, f, (e, g) in zip(tried, fits, scored, strict=True)]
+        curve = [point(setting, v, f.distribution, e, g) for v, f, (e, g) in zip(tried, fits, scored, strict=False)]
         return list(tried)[best], fits[best], curve
+
+    def _once(self, d: int) -> "MixtureSettings":
+        """How each of several values is tried: from one start, and where steps take long only roughly."""
+        if d <= WIDE:
+            return replace(self, restarts=1)
+        return replace(self, restarts=1, polish=0, tolerance=sizes.tolerance(d, self.tolerance))
 
     def _auto(self, task: Task, most: int) -> Fit[Mixture]:
         """With full covariances where these are few numbers; else diagonal or of low rank, what serves better."""
@@ -259,13 +265,21 @@ class MixtureSettings(Settings):
             run = self._passes(em, state, what, reduction.task)
             state, trace["bound"], outcome, few = run.state, run.bounds, run.outcome, run.few
         elif self.method == "em":
+            coarse = sizes.tolerance(em.d, self.tolerance)
+
+            def roughly(state: State) -> EMRun:
+                return replace(self, tolerance=coarse)._run_em(em, state, what, progress)
+
             starts = range(self.restarts if self.start == "kmeans" else 1)
             for i in starts:
                 if (k, i) not in runs:
                     begin = em.start(k, rng=fork(rng, "start", k, i)) if i else state
-                    runs[k, i] = self._run_em(em, begin, what, progress)
+                    runs[k, i] = roughly(begin)
             best = max((runs[k, i] for i in starts), key=lambda run: run.bounds[-1])
-            best = self._keep(em, best, lambda state: self._run_em(em, state, what, progress))
+            best = self._keep(em, best, roughly)
+            if coarse > self.tolerance:
+                finished = self._keep(em, self._run_em(em, best.state, what, progress), roughly)
+                best = replace(finished, few=best.few + finished.few)
             state, trace["bound"], outcome, few = best.state, best.bounds, best.outcome, best.few
             if len(starts) > 1:
                 decided["bounds"] = [runs[k, i].bounds[-1] for i in starts]
@@ -324,13 +338,3 @@ def _mixture(em: ComponentEM, state: State, dtype: torch.dtype, rows: Float[Tens
     log_weight, mean, tril = (t.to(dtype) for t in em.finish(state))
     factor = None if state.factor is None else (state.factor * em.unit[:, None]).to(dtype)
     return Mixture(log_weight, mean, tril, float(rows.min()), factor)
-
-
-def ranks(train: Posteriors, k: int) -> list[int]:
-    """Numbers of factors that K components may have, 1 at least."""
-    return [r for r in RANKS if r <= train.d and enough(train, k, r)] or [1]
-
-
-def enough(train: Posteriors, k: int, rank: int) -> bool:
-    """Whether there are five rows for every mean and factor of K components."""
-    return 5 * k * (1 + rank) <= train.n

@@ -16,6 +16,7 @@ from torch import Tensor
 from zprime.schema.arrays import (
     ANY,
     COUNTS,
+    DATUM_IDS,
     FACTOR,
     FINITE,
     LOG_SCALES,
@@ -52,6 +53,7 @@ from zprime.schema.refusal import Found, Refused, enough, guarded, need, of_this
 __all__ = [
     "ANY",
     "COUNTS",
+    "DATUM_IDS",
     "FACTOR",
     "FINITE",
     "LARGEST",

@@ -58,6 +58,7 @@ FACTOR = Values("a lower triangular matrix with a diagonal above 0", _factor)
 WEIGHTS = Values("numbers >= 0 that sum to 1", lambda t: COUNTS.holds(t) and _sums_to_1(t))
 LOG_WEIGHTS = Values("logarithms of weights that sum to 1", _log_weights)
 ROW_IDS = Values("row ids, from 0 and each once", lambda t: bool(t.min() >= 0) and len(torch.unique(t)) == len(t))
+DATUM_IDS = Values("row ids, from 0", lambda t: bool(t.min() >= 0))
 ANY = Values("any numbers", lambda t: True)
 
 Dtype = Literal["shared", "real", "int64", "any"]

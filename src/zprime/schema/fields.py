@@ -13,7 +13,7 @@ LARGEST = 1e30
 WHOLE = (1 << 62) - 1
 MOST = 1 << 24
 """Entries of a list, or of one axis, where nothing else bounds them."""
-LATENTS = 1 << 16
+LATENTS = 1 << 20
 """Latent dimensions."""
 
 Sizes = dict[str, int]

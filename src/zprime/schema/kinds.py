@@ -10,6 +10,7 @@ from torch import Tensor
 from zprime import manifest
 from zprime.schema import (
     ANY,
+    DATUM_IDS,
     FACTOR,
     FINITE,
     LATENTS,
@@ -186,9 +187,14 @@ CHECKPOINT = Schema(
 
 
 def _posteriors(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
-    shards, rows = config["shards"], config["sizes"]
+    shards, rows, form = config["shards"], config["sizes"], config.get("form") or "diagonal"
     need("shards", len(set(shards)) == len(shards), "different files", shards)
     need("sizes", sum(rows) == config["n"], f"numbers that sum to n = {config['n']}", rows)
+    ids, data = len(torch.unique(tensors["row_ids"])), config.get("data") or config["n"]
+    need("row_ids", ids == data, f"{data} different ones, as many as there are data", ids)
+    known = bool(config.get("log_q"))
+    need("log_q", ("log_q" in tensors) == known, "a tensor of it where the settings say so, else none", sorted(tensors))
+    need("log_q", form == "points" or not known, "it beside points alone", form)
 
 
 POSTERIORS = Schema(
@@ -196,22 +202,29 @@ POSTERIORS = Schema(
         "split": Maybe(Text()),
         "n": Whole(1, size="n"),
         "d": Whole(1, LATENTS),
-        "form": Maybe(Text(("diagonal", "full"))),
+        "form": Maybe(Text(("diagonal", "full", "points"))),
+        "data": Maybe(Whole(1)),
+        "log_q": Maybe(Flag()),
         "shards": Items(FILE, 1, size="shards"),
         "sizes": Items(Whole(1), 1, size="shards"),
     },
     {
-        "row_ids": Array({"n": ROW_IDS}, "int64"),
+        "row_ids": Array({"n": DATUM_IDS}, "int64"),
         "labels": Array({"n": ANY}, "int64", optional=True),
         "weights": Array({"n": WEIGHTS}, "real", optional=True),
+        "log_q": Array({"n": FINITE}, "real", optional=True),
     },
     _posteriors,
 )
-SHARD = Schema(
-    {"rows": Whole(1, size="rows"), "d": Whole(1, size="d")},
-    {"mean": Array({"rows d": FINITE}), "scale": Array({"rows d": POSITIVE, "rows d d": FACTOR})},
-)
-"""One file of posteriors, with the rows that `sizes` says it has."""
+"""Without `form` rows are Gaussians with standard deviations; without `data` each is a datum."""
+ROWS_OF_SHARD = {"rows": Whole(1, size="rows"), "d": Whole(1, size="d")}
+MEANS = Array({"rows d": FINITE})
+SHARDS = {
+    "diagonal": Schema(ROWS_OF_SHARD, {"mean": MEANS, "scale": Array({"rows d": POSITIVE})}),
+    "full": Schema(ROWS_OF_SHARD, {"mean": MEANS, "scale": Array({"rows d d": FACTOR})}),
+    "points": Schema(ROWS_OF_SHARD, {"mean": MEANS}),
+}
+"""One file of posteriors of each form, with the rows that `sizes` says it has."""
 
 
 def _generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:

@@ -1,10 +1,14 @@
 """k-means: seeds by k-means++ (Arthur & Vassilvitskii 2007), and Lloyd's steps."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import blocks
+from zprime.arrays import WIDE, blocks
+
+SAME = 1e-10  # of the squared lengths of two points: an expanded square of their distance below is rounding
 
 
 def seeds(
@@ -27,8 +31,8 @@ def seeds(
     A point that coincides with an earlier seed is taken only where all others do too; then all of them are equally
     likely.
     """
-    chosen = [first]
-    nearest = (points - points[first]).square().sum(1)
+    chosen, distances = [first], _distances(points)
+    nearest = distances(first)
     free = torch.ones(len(points), dtype=torch.bool)
     free[first] = False
     for _ in range(k - 1):
@@ -39,8 +43,26 @@ def seeds(
         new = int(torch.searchsorted(chance.cumsum(0), u, right=True).clamp(max=len(points) - 1))
         chosen.append(new)
         free[new] = False
-        nearest = torch.minimum(nearest, (points - points[new]).square().sum(1))
+        nearest = torch.minimum(nearest, distances(new))
     return chosen
+
+
+def _distances(points: Float[Tensor, "n d"]) -> Callable[[int], Float[Tensor, " n"]]:
+    """A function that gives the squared distance of every point from the one at a position.
+
+    Above 1,024 dimensions squares are expanded: a product with the points is many times faster than their differences,
+    which are as large as the points themselves.
+    """
+    if points.shape[1] <= WIDE:
+        return lambda at: (points - points[at]).square().sum(1)
+    squares = torch.linalg.vecdot(points, points)
+
+    def distances(at: int) -> Float[Tensor, " n"]:
+        both = squares + squares[at]
+        gap = both - 2 * (points @ points[at])
+        return torch.where(gap > SAME * both, gap, 0.0)
+
+    return distances
 
 
 def lloyd(

@@ -1,0 +1,110 @@
+"""What is tried before a model is brought, rule by rule: each finds its mistake and leaves what is right alone."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Independent, Laplace, Normal
+
+from zprime.bring.callables import as_datum, asked, remedy
+from zprime.bring.named import distribution_of
+from zprime.bring.probe import beyond, check_logits, check_reconstructions, check_same, other_prior
+from zprime.errors import ArrayError, UsageError
+from zprime.rng import stream
+
+
+def rand(*shape: int, name: str = "x") -> Tensor:
+    return torch.rand(*shape, generator=stream(0, name))
+
+
+@pytest.mark.parametrize(
+    ("output", "datum", "shape"),
+    [
+        ((5, 64), (1, 8, 8), (5, 1, 8, 8)),
+        ((5, 1, 8, 8), (64,), (5, 64)),
+        ((5, 1, 8, 8), (1, 8, 8), (5, 1, 8, 8)),
+        ((5, 8, 8, 3), (3, 8, 8), (5, 8, 8, 3)),  # channels may be last: no numbers are moved
+        ((5, 63), (1, 8, 8), (5, 63)),
+    ],
+)
+def test_flat_outputs_of_a_decoder_get_the_shape_of_a_datum(
+    output: tuple[int, ...], datum: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    made = rand(*output)
+    found = as_datum(made, datum)
+    assert found.shape == shape
+    assert torch.equal(found.flatten(), made.flatten())
+    p = Independent(Normal(rand(2, 3), 1.0), 1)
+    assert as_datum(p, (3,)) is p
+
+
+def test_a_failing_encoder_is_spoken_of_and_ours_are_not_wrapped() -> None:
+    def ours(x: Tensor) -> Tensor:
+        raise ArrayError("as it is")
+
+    with pytest.raises(ArrayError, match="^as it is$"):
+        asked("encoder", ours, rand(2, 3))
+    with pytest.raises(
+        UsageError,
+        match=r"^encoder: it fails when it is given \[2, 3\] float32 \(ValueError: no\); give rows as it had them",
+    ):
+        asked("encoder", lambda x: (_ for _ in ()).throw(ValueError("no")), rand(2, 3))
+    assert "one-hot" in remedy("sizes do not match", conditions=True)
+    with pytest.raises(MemoryError):
+        asked("decoder", lambda z: (_ for _ in ()).throw(MemoryError()), rand(2, 3))
+
+
+def test_a_likelihood_of_ones_own_is_given_all_that_the_decoder_answers() -> None:
+    made = distribution_of(lambda out: Independent(Normal(*out), 1))((torch.zeros(2, 3), torch.ones(2, 3)))
+    assert made.mean.shape == (2, 3)
+    with pytest.raises(UsageError, match="got dict; give e.g."):
+        distribution_of("gaussian")({"mean": torch.zeros(2, 3)})
+
+
+def of_logits(logits: Tensor) -> Independent:
+    return Independent(Bernoulli(logits=logits), 1)
+
+
+def test_probabilities_are_not_taken_for_logits_and_true_logits_are_let_through() -> None:
+    probability = 0.9 * rand(400, 6)
+    x = torch.bernoulli(probability, generator=stream(0, "bits"))
+    with pytest.raises(UsageError, match="the logits of p.x.z. go from .* nats a row more likely if these are prob"):
+        check_logits(of_logits(probability), x)
+    check_logits(of_logits(probability.logit()), x)
+    small = rand(400, 6, name="small")  # logits between 0 and 1, as of a decoder that knows hardly anything
+    check_logits(of_logits(small), torch.bernoulli(small.sigmoid(), generator=stream(0, "more")))
+    check_logits(Independent(Normal(probability, 1.0), 1), x)  # no logits at all
+
+
+def test_reconstructions_out_of_the_range_of_the_rows_are_refused() -> None:
+    x = torch.bernoulli(rand(300, 8), generator=stream(0, "bits"))
+    assert beyond(2 * x - 1, x) == pytest.approx(float((x == 0).double().mean()))
+    assert beyond(1.05 * x, x) == 0
+    noisy = 0.7 * (2 * x - 1)
+    noisy[:, :5] *= -1
+    with pytest.raises(UsageError, match="far outside those of the rows: they go from -0.7 to 0.7, and rows from 0 to"):
+        check_reconstructions(noisy, x)
+    check_reconstructions((x.mean(0) > 0.5).double().expand_as(x), x)  # medians: farther than means, but inside
+
+
+def test_a_log_density_that_changes_is_refused() -> None:
+    p = Laplace(0.0, 1.0)
+    values = p.log_prob(rand(50))
+    check_same(values, values + 1e-5)
+    check_same(torch.cat([values, torch.tensor([-torch.inf])]), torch.cat([values, torch.tensor([-torch.inf])]))
+    with pytest.raises(UsageError, match="differs between two calls: dropout is on"):
+        check_same(values, values + 0.01 * torch.randn(50, generator=stream(0, "noise")))
+
+
+@pytest.mark.parametrize(("wide", "spoken"), [(1.0, False), (1.3, False), (2.0, True), (0.4, True)])
+def test_codes_of_another_prior_are_spoken_of(wide: float, spoken: bool) -> None:  # noqa: FBT001
+    """Means of variance 0.91 w^2 and scales of 0.3 w: the second moment is w^2."""
+    mean = 0.91**0.5 * wide * torch.randn(2000, 3, generator=stream(0, "codes"))
+    scale = torch.full((2000, 3), 0.3 * wide)
+    for form in (scale, torch.diag_embed(scale)):
+        said = other_prior(mean, form)
+        assert bool(said) == spoken
+    if spoken:
+        assert float(said[0].split("goes from ")[1].split()[0]) == pytest.approx(wide**2, rel=0.1)
+        assert "give it as prior=" in said[0]
+    off = other_prior(mean + 3, scale)  # N(3, 1), say
+    assert off
