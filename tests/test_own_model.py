@@ -420,6 +420,7 @@ def test_weights_with_objects_in_them_run_nothing(place: Path, capsys: pytest.Ca
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
+LINE = 1 + next(i for i, line in enumerate(own_code.CODE.splitlines()) if "x[:, :3]" in line)
 WRONG = {
     "build:": "model: expected mymodel.py:build or package.module:function, got",
     "gone": "model: expected a function gone in",
@@ -432,7 +433,8 @@ WRONG = {
     "silent": "gives: expected what the encoder's second answer is",
     "half": "decoder: expected a module or a function, got NoneType",
     "swapped": "gives: a std is above 0, and the encoder's second answer goes down to",
-    "narrow": "the encoder on a batch of shape [2, 5] failed: RuntimeError: mat1 and mat2",
+    "narrow": "the encoder on a batch of shape [2, 5] failed: RuntimeError: mat1 and mat2 shapes cannot be multiplied "
+    f"(2x3 and 5x2) (mymodel.py, line {LINE}); give rows as it had them in training",
     "talking": "prior: expected a torch Distribution or a latent distribution of zprime, got function",
     "beta": "beta: expected a number above 0, got -1",
 }

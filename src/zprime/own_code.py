@@ -46,8 +46,12 @@ class Guard:
     file: Path
 
     @contextlib.contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
+    def __call__(self, what: str, advice: Callable[[str], str] | None = None) -> Iterator[None]:
         """Turn what the user's code raises into an error that names it and its line.
+
+        Args:
+            what: what is being done.
+            advice: what to do about an error of such a text.
 
         Raises:
             UsageError: the block raised an error that is none of zprime's, and memory did not run out.
@@ -57,7 +61,8 @@ class Guard:
         except (Exception, SystemExit) as error:
             if isinstance(error, ZprimeError) or memory.ran_out(error) is not None:
                 raise
-            raise UsageError(f"model: {self.place}: {what} failed: {self._told(error)}") from error
+            way = "" if advice is None else f"; {advice(str(error))}"
+            raise UsageError(f"model: {self.place}: {what} failed: {self._told(error)}{way}") from error
 
     def _told(self, error: BaseException) -> str:
         """An error in one line, with the last line of the user's file that it passed."""

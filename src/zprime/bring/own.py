@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from zprime.bring.answers import Spelled
-from zprime.bring.callables import Parts
+from zprime.bring.callables import Parts, remedy
 from zprime.bring.coordinates import Coordinates, Moved
 from zprime.bring.named import Likelihood, distribution_of, need_callable, plain
 from zprime.bring.places import Place, modules_of
@@ -24,8 +25,9 @@ from zprime.vae import Model
 
 KNOWN = ("vae", "encoder", "decoder", "gives", "likelihood", "prior", "beta", "check")
 """What a dict that describes a model may hold."""
-Guard = Callable[[str], AbstractContextManager[None]]
-"""Called with what is being done; turns what the user's code raises into an error of zprime."""
+Advice = Callable[[str], str]
+Guard = Callable[[str, Advice | None], AbstractContextManager[None]]
+"""Called with what is being done, and what to do about an error; turns those of the user's code into ones of zprime."""
 POINTS = 4
 CLOSE = 0.01  # of the answers' norm: farther apart, two models are not the same
 
@@ -117,15 +119,18 @@ class Own:
         place = Place.of(networks) or Place(dtype=row.dtype)
         place = replace(place, networks=(*networks, *modules_of(likelihood)))
         made = distribution_of(likelihood, scale)
-        encode, decode = self._guarded(encoder, "the encoder"), self._guarded(self.decoder, "the decoder")
-        likely, datum = self._guarded(made, "the likelihood"), tuple(row.shape)
+        advice = partial(remedy, conditions=False)
+        encode, decode = (
+            self._guarded(f, what, advice) for f, what in ((encoder, "the encoder"), (self.decoder, "the decoder"))
+        )
+        likely, datum = self._guarded(made, "the likelihood", None), tuple(row.shape)
         return Parts(Spelled(encode, row.numel()), decode, likely, place, None, None, datum)
 
-    def _guarded(self, f: Callable[..., Any], what: str) -> Callable[..., Any]:
+    def _guarded(self, f: Callable[..., Any], what: str, advice: Advice | None) -> Callable[..., Any]:
         guard = self.guard
 
         def call(*batch: Any) -> Any:
-            with guard(f"{what} on {_batch(batch)}"):
+            with guard(f"{what} on {_batch(batch)}", advice):
                 return f(*batch)
 
         return call
