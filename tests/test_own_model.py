@@ -256,6 +256,7 @@ def test_the_same_command_again_does_nothing_and_runs_no_code(place: Path) -> No
     command = ["run", *model(place), "--data", place / "rows.npz", "--out", place / "run", *QUICK]
     assert call(*command) == 0
     assert {p: p.stat().st_mtime_ns for p in (place / "run").rglob("manifest.json")} == before
+    assert not (place / "ran").exists()
 
 
 @pytest.mark.parametrize("stage", ["encode_stage.encode", "fit_stage.fit", "auditing.audit"])

@@ -16,8 +16,6 @@ class DataSettings:
             at most 5,000 rows then).
         heldout: proportion of the rows for the held-out split; where the set has a test part, that is the held-out
             split instead.
-        heldout_data: what to read the held-out rows from, where the set has no test part of its own; in the same form
-            and units.
         limit: keep this many training rows only, at random; 0 keeps all.
         binarise: draw 0/1 pixels with the grey value as probability: afresh every epoch in training, once elsewhere.
         split_seed: decides the splits (and the binarised rows) instead of the seed of the run, so that runs with other
@@ -28,18 +26,20 @@ class DataSettings:
             `audit` are to weigh rows by. (`run` sets the column of its weights aside by itself.)
         keep_duplicates: keep selection and held-out rows that equal a training row. Without it they are left out, and
             more than 1 % of a split is refused.
+        heldout_data: what to read the held-out rows from, where the set has no test part of its own; in the same form
+            and units.
     """
 
     data: str
     selection: float = 1 / 6
     heldout: float = 1 / 6
-    heldout_data: str = ""
     limit: int = 0
     binarise: bool = False
     split_seed: int | None = None
     group: str = ""
     aside: str = ""
     keep_duplicates: bool = False
+    heldout_data: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
