@@ -376,3 +376,17 @@ def test_modes_are_kept_while_other_threads_compute() -> None:
     assert not net[0].training
     second.__exit__(None, None, None)
     assert (net.training, net[0].training, net[1].training) == (True, True, False)
+
+
+def test_held_out_rows_that_equal_training_rows_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Few of them are a sentence; more than 1 % of a split are a warning, since fit and audit refuse them."""
+    few = {**DATA, "heldout": torch.cat([rows(200, 3), DATA["train"][:1]])}
+    mine = brought(data=few)
+    told = "1 of 201 held-out rows equal a training row exactly; gains on them flatter whatever memorises; fit and"
+    assert any(said.startswith(told) and "leave them out" in said for said in mine.says)
+    assert "held-out" not in caplog.text
+    mine = brought(data={**DATA, "heldout": DATA["train"][:100]})
+    told = "100 of 100 held-out rows equal a training row exactly"
+    assert any(said.startswith(told) and "were the held-out rows used in training?" in said for said in mine.says)
+    assert told in caplog.text
+    assert not any("equal a training row" in said for said in brought().says)

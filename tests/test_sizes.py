@@ -93,3 +93,20 @@ def test_in_many_dimensions_only_the_k_that_is_taken_is_polished(monkeypatch: py
         task(two_groups(300, 0), selection=two_groups(100, 1), rng=stream(0, "fit"))
     )
     assert polished == [2]
+
+
+def test_in_many_dimensions_only_the_form_that_is_taken_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = task(two_groups(1000, 0), selection=two_groups(300, 1), rng=stream(0, "fit"))
+    for module in (mixture, sizes):
+        monkeypatch.setattr(module, "WIDE", D - 1)
+    monkeypatch.setattr(mixture, "FULL", D - 1)
+    asked = MixtureSettings(least_rows=0.0, restarts=2)
+    runs = Runs(monkeypatch)
+    fit = asked.fit(wanted)
+    assert [tolerance for _, tolerance, _ in runs.made] == [0.05] * (len(runs.made) - 1) + [asked.tolerance]
+    k = fit.chosen.settings["components"]
+    form = {"covariance": "diagonal"} if fit.distribution.factor is None else {"covariance": "low-rank"}
+    alone = MixtureSettings(k, rank=fit.chosen.settings.get("rank", 0), least_rows=0.0, restarts=2, **form).fit(wanted)
+    assert torch.equal(fit.distribution.mean, alone.distribution.mean)
+    assert fit.curve[0].value == 2
+    assert f"{D} dimensions are many" in fit.outcome.message

@@ -12,6 +12,7 @@ from torch import Tensor
 from zprime.bring.beside import MARGINAL, Beside, Given, compare, marginal
 from zprime.bring.by_row import units_of
 from zprime.bring.coordinates import MOST, Coordinates, Moved, coordinates_of
+from zprime.bring.splits import seen
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Prior
 from zprime.encoding import encode
@@ -260,7 +261,8 @@ def bring(
     if coordinates is not None:
         model = Moved(model, coordinates)
     posteriors = {s: encode(model, r) for s, r in rows.items()}
-    return Brought(posteriors, model, rows, prior, (*says, *told(coordinates, prior)), groups_of(rows), coordinates)
+    says = (*says, *seen(rows), *told(coordinates, prior))
+    return Brought(posteriors, model, rows, prior, says, groups_of(rows), coordinates)
 
 
 def beside(mine: Brought, priors: Mapping[str, Coordinates], model: Model | None) -> Brought:

@@ -1,5 +1,6 @@
 """Rows or arrays of three splits, whatever they come as."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,13 @@ from zprime import memory
 from zprime.arrays import check_finite
 from zprime.bring.places import tensor
 from zprime.data import SPLITS, Rows
+from zprime.data.duplicates import duplicates_of, found, sentence
 from zprime.data.groups import codes_of_splits, take_groups
 from zprime.errors import ArrayError, UsageError
+from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import stream
+
+log = logging.getLogger("zprime")
 
 MOST = 5000  # rows that are taken from the held-out ones to choose on
 
@@ -78,6 +83,23 @@ def split(
     if len(set(shapes.values())) > 1:
         raise ArrayError(f"data: expected rows of one shape in all splits, got {shapes}")
     return {s: Rows(s, x[s], ids[s], y.get(s), groups=g.get(s)) for s in SPLITS}
+
+
+def seen(rows: Mapping[str, Rows]) -> tuple[str, ...]:
+    """Sentences on the rows of other splits that equal a training row; more than 1 % of a split is a warning too."""
+    others = {s: r for s, r in rows.items() if s != "train"}
+    equal = duplicates_of([rows["train"].x], {s: r.x for s, r in others.items()})
+    says = []
+    for name, d in found(equal, {s: r.ids for s, r in others.items()}, kept=True).items():
+        many = d.count > THRESHOLDS.duplicates * d.rows
+        refused = (
+            "so many are refused by fit and audit: were the held-out rows used in training? If few different rows are "
+            "possible, keep_duplicates=True keeps them"
+        )
+        says.append(f"{sentence(name, d)}; {refused if many else 'fit and audit leave them out'}")
+        if many:
+            log.warning("%s", says[-1])
+    return tuple(says)
 
 
 def need_mapping(what: str, data: object) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, final
+from typing import ClassVar, cast, final
 
 import torch
 from jaxtyping import Float
@@ -197,12 +197,9 @@ class MixtureSettings(Settings):
             reductions |= {rank: reduction} if rank in reductions else {}
             chosen, fit, by_rank = self._best("rank", {r: (each, k) for r, each in reductions.items()})
             reduction, curve = reductions[chosen], curve or by_rank
-        if fit is None or self.restarts > 1 or data.d > WIDE:
+        if fit is None or self != self._once(data.d):
             fit = self._reduce(reduction, k)
-        outcome = fit.outcome
-        if outcome.ok and not self.components and k == COMPONENTS[-1]:
-            outcome = Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
-        return replace(fit, outcome=outcome, curve=curve)
+        return replace(fit, outcome=fit.outcome if self.components else _largest(fit.outcome, k), curve=curve)
 
     def _best(
         self, setting: str, tried: dict[int, tuple[Reduction, int]]
@@ -234,13 +231,19 @@ class MixtureSettings(Settings):
         plain = self._plain and task.train.form != "full"
         if d > FULL and plain and memory.fits(24 * most * d * (1 + RANK)):
             forms.append("low-rank")
-        fits = [replace(self, covariance=form).fit(task) for form in forms]
+        tried = self._once(d) if d > WIDE and len(forms) > 1 else self
+        fits = [replace(tried, covariance=form).fit(task) for form in forms]
         best = 0
         if len(fits) > 1:
             codes = Codes.draw(task.selection, task.prior, rng=task.rng)
             gains = [best_epsilon(codes, f.distribution)[1] for f in fits]
             best = smallest_of_best(gains, [f.distribution.bytes for f in fits])
-        fit, factor = fits[best], fits[best].distribution.factor
+        fit = fits[best]
+        if tried != self:  # only the form that is taken is finished
+            k, rank = (cast("int", fit.chosen.settings.get(name, 0)) for name in ("components", "rank"))
+            end = replace(self, covariance=forms[best], components=k, rank=rank).fit(task)
+            fit = replace(end, outcome=end.outcome if self.components else _largest(end.outcome, k), curve=fit.curve)
+        factor = fit.distribution.factor
         form = "diagonal covariances" if factor is None else f"covariances of {factor.shape[2]} factors and a diagonal"
         said = f"{d:,} dimensions are many: {form}; {fit.outcome.message}"
         return replace(fit, outcome=replace(fit.outcome, message=said))
@@ -331,6 +334,13 @@ class MixtureSettings(Settings):
     def _run_em(self, em: ComponentEM, state: State, what: str, progress: Progress) -> EMRun:
         """EM until a step raises the bound by less than `tolerance`."""
         return run_em(em, state, what, iterations=self.iterations, tolerance=self.tolerance, progress=progress)
+
+
+def _largest(outcome: Outcome, k: int) -> Outcome:
+    """What is told of a fit whose K was chosen."""
+    if not outcome.ok or k != COMPONENTS[-1]:
+        return outcome
+    return Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
 
 
 def _mixture(em: ComponentEM, state: State, dtype: torch.dtype, rows: Float[Tensor, " k"]) -> Mixture:
