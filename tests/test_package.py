@@ -12,7 +12,7 @@ from zprime import errors
 
 PUBLIC = """
     VAE ArrayError ArtifactError Audit AuditSettings DataSettings Dataset Estimate Fit GenerativeModel
-    LatentDistribution MemoryPosteriors NumericalError Outcome Posteriors ResourceError Rows Run RunFolder
+    LatentDistribution MemoryPosteriors NumericalError Outcome OwnModel Posteriors ResourceError Rows Run RunFolder
     ShardedPosteriors Threads TrainSettings UsageError VAESettings Verification ZprimeError audit bring codes_table
     encode explain fit latent load_audit load_data load_generator load_latent load_posteriors plot report run sample
     train verify

@@ -10,7 +10,7 @@ import torch
 import small
 from zprime.cli import main
 from zprime.command import command
-from zprime.data import DataSettings, dataset, duplicates
+from zprime.data import DataSettings, duplicates, heldout
 from zprime.data import load as read
 from zprime.data.dataset import weighed_by
 from zprime.errors import ArrayError, UsageError
@@ -285,8 +285,8 @@ def test_looking_at_weights_reads_once_and_warns_of_nothing(
     np.savez(data, x_train=found["x"][:100], w_train=found["w"][:100], **parts)
     settings = DataSettings(str(data), selection=0.01)
     reads = []
-    real = dataset.read_source
-    monkeypatch.setattr(dataset, "read_source", lambda *args: reads.append(args) or real(*args))
+    real = heldout.read_source
+    monkeypatch.setattr(heldout, "read_source", lambda *args: reads.append(args) or real(*args))
     hashed = []
     monkeypatch.setattr(duplicates, "_digest", lambda row: hashed.append(row) or row)
     with caplog.at_level("WARNING", "zprime"):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zprime.fitting import fit
     from zprime.latent import load as load_latent
     from zprime.latent.kind import Fit, Outcome
+    from zprime.own_model import OwnModel
     from zprime.posteriors import MemoryPosteriors, Posteriors, ShardedPosteriors
     from zprime.posteriors import load as load_posteriors
     from zprime.reporting import report
@@ -54,6 +55,7 @@ _WHERE = {
     "MemoryPosteriors": "posteriors",
     "NumericalError": "errors",
     "Outcome": "latent.kind",
+    "OwnModel": "own_model",
     "Posteriors": "posteriors",
     "ResourceError": "errors",
     "Rows": "data",
@@ -100,6 +102,7 @@ __all__ = [
     "MemoryPosteriors",
     "NumericalError",
     "Outcome",
+    "OwnModel",
     "Posteriors",
     "ResourceError",
     "Rows",

@@ -34,9 +34,21 @@ from zprime.atomic import (
     write_file,
 )
 from zprime.errors import ArtifactError
-from zprime.manifest import MEASURED, SCHEMA, SOURCE, TENSORS, Manifest, check_schema, checked, digest, text_of
+from zprime.manifest import (
+    HELDOUT_SOURCE,
+    MEASURED,
+    SCHEMA,
+    SOURCE,
+    TENSORS,
+    Manifest,
+    check_schema,
+    checked,
+    digest,
+    text_of,
+)
 
 __all__ = [
+    "HELDOUT_SOURCE",
     "MANIFEST",
     "MEASURED",
     "SCHEMA",
@@ -107,6 +119,11 @@ class Artifact:
     def source(self) -> str:
         """Where the data lie that it was made from; empty where that was not kept."""
         return str(self._beside().get(SOURCE, ""))
+
+    @property
+    def heldout_source(self) -> str:
+        """The same of held-out rows in a file of their own."""
+        return str(self._beside().get(HELDOUT_SOURCE, ""))
 
     def _beside(self) -> dict[str, Any]:
         try:

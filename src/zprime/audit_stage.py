@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, auditing, chain, serialise, vae
+from zprime import artifact, auditing, chain, serialise
 from zprime.artifact import Artifact
 from zprime.command import command
 from zprime.data import SPLITS
@@ -94,18 +94,21 @@ class AuditStage:
             audit = auditing.audit(
                 {n: load_fit(source.path) for n, source in sources.items()},
                 {s: p.gather().weighted(shares[s]) if shares else p for s, p in posteriors.items()},
-                model=vae.load(folder.model.path),
+                model=folder.vae,
                 rows=folder.rows,
                 prior=folder.prior,
                 data=replace(folder.dataset.info(), weights=column),
                 settings=settings,
                 seed=seed,
-                workers=self.workers if folder.large else 1,
+                # whether code of the user's own may be called from several threads is not known
+                workers=self.workers if folder.large and not folder.of_model.brought else 1,
                 progress=self.progress,
             )
             audit = replace(
                 audit,
                 model=folder.model_info(),
+                warnings=[*folder.of_model.says, *audit.warnings],
+                images=audit.images and folder.of_model.unit,
                 inputs=inputs,
                 command=command(folder, names, settings, seed=seed, weights=column),
             )

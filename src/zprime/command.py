@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from zprime import own_model
+from zprime.artifact import Artifact
 from zprime.data import DataSettings
 from zprime.errors import UsageError
 from zprime.fit_stage import KINDS
@@ -52,17 +54,17 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
         the VAE was trained with another prior than N(0, I), which is given in Python.
     """
     data, model = folder.data, folder.model
-    if model.config.get("prior") is not None:
+    if model.kind != own_model.KIND and model.config.get("prior") is not None:
         return ""
     try:
         fits = [_fit(folder, name) for name in names]
     except UsageError:
         return ""
-    source = DataSettings(**data.config["settings"])
-    network, training = model.config["vae"]["settings"], model.config["training"]
-    train = ["--data", source.data, *options(DataSettings(source.data), data.config["settings"])]
-    train += options(VAESettings().resolve(tuple(data.config["shape"])), network)
-    train += options(TrainSettings(), training)
+    source, own = DataSettings(**data.config["settings"]), own_options(model)
+    train = ["--data", source.data, *options(DataSettings(source.data), data.config["settings"]), *own]
+    if not own:
+        train += options(VAESettings().resolve(tuple(data.config["shape"])), model.config["vae"]["settings"])
+        train += options(TrainSettings(), model.config["training"])
     audit = (["--quick"] if settings.quick else []) + options(
         AuditSettings(quick=settings.quick).resolve(), vars(settings)
     )
@@ -75,13 +77,25 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
         and {seed, *(f.seed for f in fits)} == {first}
     ):
         return _line(["run", *train, "--out", OUT, *together, *audit, *_seed(first)])
-    lines = [["train", *train, "--out", OUT, *_seed(first)], ["encode", OUT]]
-    lines += [["fit", OUT, *words] for words in _calls(fits)]
+    lines = [["train", *train, "--out", OUT, *_seed(first)], ["encode", OUT, *own]]
+    lines += [["fit", OUT, *words, *own] for words in _calls(fits)]
     columns = {f.weights for f in fits}
     if columns != {weights} and (columns or weights):  # otherwise they are those of the fits
         audit += ["--weights", weights]
-    lines += [["audit", OUT, *audit, *_seed(seed)]]
+    lines += [["audit", OUT, *audit, *own, *_seed(seed)]]
     return " && \\\n".join(_line(words) for words in lines)
+
+
+def own_options(model: Artifact) -> list[str]:
+    """What names the code of a model of the user's own; nothing for a VAE of zprime."""
+    if model.kind != own_model.KIND:
+        return []
+    weights = model.config.get("weights")
+    return [
+        "--model",
+        model.config["code"]["named"],
+        *([] if weights is None else ["--model-weights", weights["file"]]),
+    ]
 
 
 def options(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import final
 
 from zprime import data as datasets
-from zprime import vae
 from zprime.artifact import Artifact
 from zprime.encoding import encode
 from zprime.errors import UsageError
@@ -47,7 +46,7 @@ class DriftStage:
             ArtifactError: the run was not audited.
         """
         folder, seed = self.folder, self.seed
-        shipped = folder.generative(folder.choice()).latent
+        shipped = folder.distribution(folder.choice())
         if shipped.density == "none":
             raise UsageError(
                 f"new data: {shipped.label} knows no log r(z), which drift is measured by; ship another kind"
@@ -55,7 +54,7 @@ class DriftStage:
         self.threads.use(heavy=True)
         column, described = load(folder.path / "audit").data.weights, folder.data.config
         rows, weights = datasets.new_rows(new_data, described, folder.scaling(), weights=column, seed=seed)
-        codes = encode(vae.load(folder.model.path), rows, progress=self.progress).gather()
+        codes = encode(folder.vae, rows, progress=self.progress).gather()
         new = Split("new rows", codes if weights is None else codes.weighted(weights), groups=rows.groups)
         moved = drift(shipped, new, self._heldout(column), source=shipped.label, rng=stream(seed, "drift"))
         inputs = {"audit": folder.audit.hash}

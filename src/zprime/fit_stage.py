@@ -13,6 +13,7 @@ from zprime.engine import in_processes
 from zprime.errors import UsageError
 from zprime.fitting import fit, load_fit, save_fit
 from zprime.latent.kind import Fit, Settings, fields
+from zprime.own_model import OwnModel
 from zprime.progress import Progress, silent
 from zprime.results.names import check_name
 from zprime.run_folder import RunFolder
@@ -182,11 +183,11 @@ class FitStage:
             return []
         log.info("%s: side by side", ", ".join(f"latent/{n}" for n in slow))
         self.progress("fit", 0, len(slow))
-        tasks = [(self.folder.path, wanted[n], n, self.seed, self.weights) for n in slow]
+        tasks = [(self.folder.path, self.folder.own, wanted[n], n, self.seed, self.weights) for n in slow]
         in_processes(_fit_one, tasks, workers=self.workers, done=lambda i: self.progress("fit", i, len(slow)))
         return slow
 
 
-def _fit_one(path: Path, settings: Settings, name: str, seed: int, weights: str) -> None:
+def _fit_one(path: Path, own: OwnModel, settings: Settings, name: str, seed: int, weights: str) -> None:
     """Fit one kind, in a process that has nothing else to do."""
-    FitStage(RunFolder.open(path), seed, weights, replace=True).run({name: settings})  # asked for by the parent
+    FitStage(RunFolder.open(path, own), seed, weights, replace=True).run({name: settings})  # asked for by the parent

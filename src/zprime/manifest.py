@@ -13,8 +13,8 @@ from zprime.errors import ArtifactError
 SCHEMA = 3
 TENSORS = "tensors.safetensors"
 MEASURED = "measured.json"
-SOURCE = "source"
-"""In `measured.json`: where the data lie."""
+SOURCE, HELDOUT_SOURCE = "source", "heldout_source"
+"""In `measured.json`: where the data lie, and held-out rows in a file of their own."""
 """Bytes of a manifest; none of ours comes near."""
 FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 """What a file of an artefact may be called: it lies in the folder itself."""

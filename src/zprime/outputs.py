@@ -34,7 +34,8 @@ def check_output(file: Path, *runs: Path) -> None:
             raise UsageError(f"{file}: that is a file of the artefact {folder}; choose another path")
     for run in runs:
         for data in (run / "data", run.parent / "data"):
-            source = artifact.read(data).source if atomic.is_artifact(data) else ""
-            there = Path(os.path.realpath(source)) if source else None
-            if there is not None and whole.is_file() and (whole == there or there in whole.parents):
-                raise UsageError(f"{file}: the data of the run {data.parent} lie there; choose another path")
+            found = artifact.read(data) if atomic.is_artifact(data) else None
+            for source in () if found is None else filter(None, (found.source, found.heldout_source)):
+                there = Path(os.path.realpath(source))
+                if whole.is_file() and (whole == there or there in whole.parents):
+                    raise UsageError(f"{file}: the data of the run {data.parent} lie there; choose another path")

@@ -6,27 +6,29 @@ Where it was repeated with other seeds it also holds `seeds/<seed>`, which are r
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import final
 
 from torch import Tensor
 
-from zprime import artifact, chain, latent, model_prior, sampling, threads, vae
-from zprime import data as datasets
+from zprime import artifact, chain, latent, own_model, sampling, threads
 from zprime.artifact import Artifact
-from zprime.data import SPLITS, Dataset, DataSettings, Rows
+from zprime.data import SPLITS, Dataset, Rows
 from zprime.distribution import LatentDistribution, is_standard
 from zprime.encoding import Reencoded
 from zprime.errors import ArtifactError, UsageError
 from zprime.latent.defensive import defended
 from zprime.latent.kind import Context
+from zprime.own_model import OwnModel, Untold
 from zprime.posteriors import ShardedPosteriors
 from zprime.results.facts import ModelInfo
 from zprime.results.names import PRIOR, CandidateId
+from zprime.run_data import RunData
+from zprime.run_model import RunModel
 from zprime.sampling import GenerativeModel
 from zprime.schema import guarded, need
-from zprime.schema.kinds import check, check_settings
+from zprime.schema.kinds import check_settings
+from zprime.vae import Decoder, Model
 
 PLACES = ("", "data", "posteriors", "latent", "seeds", "samples")
 """Folders of a run in which something is written beside its place."""
@@ -51,22 +53,24 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        own: where the code of a model of the user's own is, if that is needed.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, own: OwnModel = OwnModel()) -> None:
         """Take a folder as it is; `open` checks that it is a run's."""
-        self.path = Path(path)
+        self.path, self.own = Path(path), own
+        self._own: tuple[str, Model] | None = None
         self._dataset: Dataset | None = None
         self._rows: Mapping[str, Rows] = {}
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunFolder":
+    def open(cls, path: str | Path, own: OwnModel = OwnModel()) -> "RunFolder":
         """Open a run's folder, and clear away what a killed process left half written.
 
         Raises:
             ArtifactError: it is no run's folder.
         """
-        folder = cls(path)
+        folder = cls(path, own)
         artifact.read(folder.path, chain.RUN)
         for place in (*PLACES, *(f"{chain.STAGED}/{place}" for place in PLACES)):
             if not _by_link(folder.path, place):
@@ -112,12 +116,37 @@ class RunFolder:
 
     @property
     def model(self) -> Artifact:
-        """The trained VAE.
+        """The trained VAE, or what is told of a model of the user's own.
 
         Raises:
             ArtifactError: it is not there, or was trained on other data than this folder has now.
         """
-        return self.need("model", "model", "train")
+        found = self.need("model", None, "train")
+        return found if found.kind == own_model.KIND else self.need("model", "model", "train")
+
+    @property
+    def of_model(self) -> RunModel:
+        """What the artefact of the model says.
+
+        Raises:
+            ArtifactError: there is no model.
+        """
+        return RunModel(self.model, self.own)
+
+    @property
+    def vae(self) -> Model:
+        """Encoder and decoder of this run.
+
+        Raises:
+            ArtifactError: there is no model, or it was altered.
+            UsageError: it is made by code of the user's own that is not named, is another than then, or fails.
+        """
+        found = self.of_model
+        if not found.brought:
+            return found.load()
+        if self._own is None or self._own[0] != found.source.sha256:
+            self._own = found.source.sha256, found.load()
+        return self._own[1]
 
     @property
     def prior(self) -> LatentDistribution:
@@ -126,9 +155,7 @@ class RunFolder:
         Raises:
             ArtifactError: there is no model, or it was altered.
         """
-        model = self.model
-        prior = model_prior.load(model)
-        return latent.Prior(int(model.config["vae"]["settings"]["latents"])) if prior is None else prior
+        return self.of_model.prior
 
     def posteriors(self, split: str) -> ShardedPosteriors:
         """Posteriors of one split.
@@ -176,6 +203,10 @@ class RunFolder:
         """Keep a data set that was just read, so that it is not read again."""
         self._dataset, self._rows = dataset, {}
 
+    def keep_vae(self, model: Model) -> None:
+        """Keep the user's own model that was just built, so that its code does not run again."""
+        self._own = self.model.sha256, model
+
     @property
     def dataset(self) -> Dataset:
         """The data set of this run, read again from its source and checked against the recorded hash.
@@ -184,33 +215,9 @@ class RunFolder:
             ArtifactError: the source holds other rows now.
         """
         if self._dataset is None:
-            data = self.data
-            settings = self._settings(data)
-            dataset = datasets.load(settings, seed=int(data.seed or 0))
-            if dataset.hash != data.config["content"]:
-                raise ArtifactError(
-                    f"{settings.data}: these are not the rows that the run {self.path} was trained on (SHA-256 "
-                    f"{dataset.hash[:12]}, recorded {data.config['content'][:12]}); put the old file back, or start a "
-                    "new run"
-                )
-            self.keep(dataset)
-            return dataset
+            self.keep(RunData(self.path, self.data).load())
+            assert self._dataset is not None
         return self._dataset
-
-    def _settings(self, data: Artifact) -> DataSettings:
-        """What to read, from where it lies.
-
-        Raises:
-            ArtifactError: it is not there any more.
-        """
-        recorded = DataSettings(**data.config["settings"])
-        settings = replace(recorded, data=data.source or recorded.data)
-        if settings.data != "digits" and not Path(settings.data).exists():
-            raise ArtifactError(
-                f"{settings.data}: the data of the run {self.path} are not there any more; put them back, or say where "
-                f"they are: run the same `zprime train --data PATH --out {self.path}` again, which only notes the path"
-            )
-        return settings
 
     @property
     def rows(self) -> Mapping[str, Rows]:
@@ -226,33 +233,17 @@ class RunFolder:
         Raises:
             ArtifactError: they are missing, or fit no data.
         """
-        data = self.data
-        tensors = data.tensors()
-        check(data.path, "data", data.config, tensors)
-        return tensors
+        return RunData(self.path, self.data).tensors()
 
     def context(self) -> Context:
         """Model and rows, for kinds whose fit needs them."""
-        return Context(vae.load(self.model.path), self.rows["train"], self.rows["selection"])
+        return Context(self.vae, self.rows["train"], self.rows["selection"])
 
     # -- results ---------------------------------------------------------------------------------------------------
 
     def model_info(self) -> ModelInfo:
         """The model, and how its training went."""
-        trained = self.model.config
-        settings, history = trained["vae"]["settings"], trained["history"]
-        with guarded(self.path / "model"):
-            need("epoch", trained["epoch"] <= len(history), f"one of {len(history)}", trained["epoch"])
-        return ModelInfo(
-            latents=settings["latents"],
-            settings=settings,
-            training=trained["training"],
-            epoch=trained["epoch"],
-            epochs=len(history),
-            stopped=trained["stopped"],
-            beta=trained["training"]["beta"],
-            elbo=float(history[trained["epoch"] - 1]["selection"]),
-        )
+        return self.of_model.info()
 
     def choice(self) -> str:
         """Name of the candidate that the verdict chose, e.g. `aggregated+p10`.
@@ -275,8 +266,8 @@ class RunFolder:
         # what was not audited with this very share copies if it does with another one
         return statuses.get(name, "copies" if "copies" in others else "untested")
 
-    def generative(self, name: str, *, store: str = "latents") -> GenerativeModel:
-        """The generative model with the latent distribution called `name`.
+    def distribution(self, name: str, *, store: str = "latents") -> LatentDistribution:
+        """The latent distribution called `name`, without a decoder.
 
         Args:
             name: `prior`; what was fitted, e.g. `aggregated`; or that with a share of the prior, in percent, e.g.
@@ -288,12 +279,11 @@ class RunFolder:
         """
         if store not in ("latents", "data"):
             raise UsageError(f"store: expected latents or data, got {store!r}")
-        wanted = CandidateId.parse(name)
-        model, prior = vae.load(self.model.path), self.prior
+        wanted, prior, latents = CandidateId.parse(name), self.prior, self.of_model.latents
         if name == PRIOR:
             r: LatentDistribution = prior
         elif wanted.name in _unfitted(prior):
-            r = latent.StandardNormal(model.latents)
+            r = latent.StandardNormal(latents)
         elif wanted.name in self.fitted:
             r = latent.load(self.fit(wanted.name).path)
         else:
@@ -302,17 +292,25 @@ class RunFolder:
                 f"from: expected one of {known}, or one of the fitted ones with a share of the prior, such as "
                 f"aggregated+p10 (10 %), got {name!r}"
             )
-        sampling.check_fits(r, model.latents, where=self.path / "latent" / wanted.name)
+        sampling.check_fits(r, latents, where=self.path / "latent" / wanted.name)
         if store == "data":
             _check_on_demand(name, r)
-            r = latent.OnDemand(Reencoded(model, self.rows["train"], stored=self.dataset.bytes))
-        if wanted.percent:
-            r = defended(r, wanted.epsilon, prior)
-        scaling, shape = self.scaling(), tuple(self.data.config["shape"])
+            r = latent.OnDemand(Reencoded(self.vae, self.rows["train"], stored=self.dataset.bytes))
+        return defended(r, wanted.epsilon, prior) if wanted.percent else r
+
+    def generative(self, name: str, *, store: str = "latents") -> GenerativeModel:
+        """The generative model with a latent distribution: see `distribution`."""
+        r, of_model, scaling = self.distribution(name, store=store), self.of_model, self.scaling()
+        shape = tuple(self.data.config["shape"])
         with guarded(self.data.path):
-            need("shape", shape == model.shape, f"{model.shape}, as the model has", shape)
-        image = shape if len(shape) == 3 and shape[0] in (1, 3) else None
-        return GenerativeModel(r, model, scaling["shift"], scaling["scale"], image, self.copying(name))
+            need("shape", shape == of_model.shape, f"{of_model.shape}, as the model has", shape)
+        image = shape if len(shape) == 3 and shape[0] in (1, 3) and of_model.unit else None
+        return GenerativeModel(r, self._decoder(), scaling["shift"], scaling["scale"], image, self.copying(name))
+
+    def _decoder(self) -> Decoder:
+        """The decoder; one that says what is missing when it is used, where no code of the user's model is named."""
+        found = self.of_model
+        return Untold(found.source) if found.brought and not self.own.given else self.vae
 
 
 def _unfitted(prior: LatentDistribution) -> tuple[str, ...]:

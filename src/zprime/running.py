@@ -9,19 +9,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, chain, vae
+from zprime import artifact, chain
 from zprime import data as datasets
-from zprime.artifact import Artifact
 from zprime.audit_stage import AuditStage, check_ahead
-from zprime.data import SPLITS, DataSettings
+from zprime.data import DataSettings
 from zprime.distribution import LatentDistribution
 from zprime.drift_stage import DriftStage
-from zprime.encoding import encode
+from zprime.encode_stage import EncodeStage
 from zprime.errors import UsageError
 from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
 from zprime.latent.kind import Fit
 from zprime.latent.priors import Given, prior_of
-from zprime.posteriors import Posteriors, ShardedPosteriors
+from zprime.own_model import OwnModel
+from zprime.own_stage import OwnStage, check_own
+from zprime.posteriors import Posteriors
 from zprime.progress import Progress, shown
 from zprime.reporting import report
 from zprime.results.audit import Audit, AuditSettings
@@ -30,9 +31,9 @@ from zprime.results.drift import Drift
 from zprime.run_folder import CHECKPOINT, FOLDERS, RunFolder
 from zprime.sampling import GenerativeModel
 from zprime.seeds import check as check_seeds
-from zprime.seeds import repeat
+from zprime.seeds import check_room, repeat
 from zprime.ship_stage import ShipStage
-from zprime.stages import NewFolder, key_of, reuse_or_make
+from zprime.stages import NewFolder
 from zprime.threads import Threads
 from zprime.train_stage import TrainStage
 from zprime.training import TrainSettings
@@ -49,6 +50,7 @@ def run(
     network: VAESettings = VAESettings(),
     training: TrainSettings = TrainSettings(),
     prior: Given = None,
+    own: OwnModel = OwnModel(),
     kinds: Wanted = KINDS,
     by: str = "",
     weights: str = "",
@@ -70,6 +72,7 @@ def run(
         network: the architecture of the VAE.
         training: how to train it.
         prior: p(z), kept as it is: ours, or a Gaussian of torch or a mixture of them; None is N(0, I).
+        own: a VAE of your own in place of a training: `zprime.OwnModel("mymodel.py:build", "weights.pt")`.
         kinds: latent distributions to fit beside the prior, by name or as settings.
         by: `label` fits each kind once for each label: r(z|y).
         weights: column of the data that rows are weighed by, in fits and in every average of the audit: another
@@ -98,13 +101,18 @@ def run(
     check_ahead(wanted, auditing)
     source = data if isinstance(data, DataSettings) else DataSettings(str(data))
     check_seeds(seeds)
-    _check_room(Path(out), [s.name for s in wanted], range(seed + 1, seed + seeds))
-    source = datasets.weighed_by(source, weights, seed=seed) if weights else source
+    if own.given:
+        check_own(network, training, prior, seeds)
+    check_room(Path(out), [s.name for s in wanted], range(seed + 1, seed + seeds))
+    source = datasets.weighed_by(source, weights, seed=seed, brought=own.given) if weights else source
 
     def make(path: Path, source: DataSettings, seed: int, progress: Progress) -> Audit:
-        job = Run.create(path, progress=progress, threads=threads, replace=replace)
+        job = Run.create(path, progress=progress, threads=threads, replace=replace, own=own)
         with job.alone():
-            job.train(source, network, training, seed=seed, prior=prior)
+            if own.given:
+                job.bring(source, seed=seed)
+            else:
+                job.train(source, network, training, seed=seed, prior=prior)
             job.encode()
             fitted = job.fit(wanted, seed=seed, weights=weights, workers=workers)
             return job.audit(auditing, seed=seed, names=list(fitted), weights=weights, workers=workers)
@@ -112,13 +120,6 @@ def run(
     audit = repeat(make, source, Path(out), range(seed, seed + seeds), progress)
     report(out)
     return audit
-
-
-def _check_room(out: Path, fits: Sequence[str], others: Sequence[int]) -> None:
-    """Refuse what is in the way of a run, or of one with another seed, before the first training."""
-    chain.check_folders(out, [f"seeds/{seed}" for seed in others])
-    for place in (out, *(out / "seeds" / str(seed) for seed in others)):
-        chain.check_folders(place, [*FOLDERS, *(f"latent/{name}" for name in fits)])
 
 
 @final
@@ -152,6 +153,7 @@ class Run:
         progress: Progress = shown,
         threads: Threads = Threads(),
         replace: bool = False,
+        own: OwnModel = OwnModel(),
     ) -> "Run":
         """Open a run's folder, or make one; if its first training fails, what was made is removed again.
 
@@ -161,9 +163,9 @@ class Run:
         path = Path(path)
         artifact.check_replaceable(path)
         if artifact.is_artifact(path):
-            return cls.open(path, progress=progress, threads=threads, replace=replace)
+            return cls.open(path, progress=progress, threads=threads, replace=replace, own=own)
         artifact.sweep(path)
-        job = cls(RunFolder(path), progress=progress, threads=threads, replace=replace)
+        job = cls(RunFolder(path, own), progress=progress, threads=threads, replace=replace)
         with job.alone():
             return job
 
@@ -175,6 +177,7 @@ class Run:
         progress: Progress = shown,
         threads: Threads = Threads(),
         replace: bool = False,
+        own: OwnModel = OwnModel(),
     ) -> "Run":
         """Open a run's folder, and clear away what a killed process left half written.
 
@@ -183,7 +186,7 @@ class Run:
             UsageError: another process writes in it, or something else than a folder is in the place of one.
         """
         chain.check_folders(Path(path), FOLDERS)
-        job = cls(RunFolder.open(path), progress=progress, threads=threads, replace=replace)
+        job = cls(RunFolder.open(path, own), progress=progress, threads=threads, replace=replace)
         with job.alone():
             chain.tidy(job.path)
         return job
@@ -192,8 +195,7 @@ class Run:
     def alone(self) -> Iterator[None]:
         """Let no other process write in the folder; each stage does, and calls within it share the lock.
 
-        Raises:
-            UsageError: another process writes in it.
+        Raises `UsageError` where another process writes in it.
         """
         with self._new.attempt():
             yield
@@ -202,8 +204,6 @@ class Run:
     def path(self) -> Path:
         """The folder."""
         return self.folder.path
-
-    # -- stages, in order ------------------------------------------------------------------------------------------
 
     def train(
         self,
@@ -233,6 +233,20 @@ class Run:
             stage = TrainStage(self.folder, seed, self.threads, self.progress, self.replace, own)
             return stage.run(data, network, training)
 
+    def bring(self, data: DataSettings, *, seed: int) -> None:
+        """Read and split the data, and take a model of your own, `folder.own`; write `data` and `model`.
+
+        Args:
+            data: what to read, and from where the rows that the model has not seen.
+            seed: decides the selection split, and the rows that the model is tried on.
+
+        Raises:
+            UsageError: a model or settings that cannot be used, or no rows that the model has not seen.
+            ArrayError, NumericalError: rows or answers that cannot be used.
+        """
+        with self.alone():
+            OwnStage(self.folder, seed, self.threads, self.replace).run(data)
+
     def encode(self) -> dict[str, Posteriors]:
         """Encode all three splits; write `posteriors/<split>`.
 
@@ -241,22 +255,7 @@ class Run:
             NumericalError: the encoder gave numbers that are not finite, or a scale that is not above 0.
         """
         with self.alone():
-            source = self.folder.model
-            model = vae.load(source.path)
-            self.threads.use(heavy=model.settings is not None and model.settings.network == "conv")
-            inputs = {"model": source.hash, "data": source.inputs["data"]}
-            posteriors: dict[str, Posteriors] = {}
-            for split in SPLITS:
-
-                def make(path: Path, key: str, split: str = split) -> Artifact:
-                    rows = self.folder.rows[split]
-                    encode(model, rows, path, key=key, seed=source.seed, inputs=inputs, progress=self.progress)
-                    return artifact.read(path)
-
-                name = f"posteriors/{split}"
-                reuse_or_make(self.path, name, key_of(split, source.hash), make, kind="posteriors")
-                posteriors[split] = ShardedPosteriors(self.path / name)
-            return posteriors
+            return EncodeStage(self.folder, self.threads, self.progress).run()
 
     def fit(
         self,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from zprime import artifact, serialise
+from zprime import artifact, chain, serialise
 from zprime.artifact import Artifact
 from zprime.data import DataSettings
 from zprime.errors import UsageError
@@ -18,6 +18,7 @@ from zprime.reporting import report
 from zprime.results.audit import Audit, Entry
 from zprime.results.names import PRIOR, CandidateId, Gain
 from zprime.results.seeds import KIND, PLACE, CandidateOverSeeds, Seeds, VerdictOverSeeds
+from zprime.run_folder import FOLDERS
 from zprime.stages import key_of, reuse_or_make
 from zprime.statistics.estimate import Estimate, mean_estimate
 
@@ -29,6 +30,22 @@ def check(seeds: int) -> None:
     """Raise `UsageError` for a number of seeds that cannot be used."""
     if seeds < 1:
         raise UsageError(f"seeds: expected at least 1, got {seeds}")
+
+
+def check_room(out: Path, fits: Sequence[str], others: Sequence[int]) -> None:
+    """Refuse what is in the way of a run, or of one with another seed, before the first training.
+
+    Args:
+        out: folder of the run.
+        fits: names of the latent distributions that it will have.
+        others: the other seeds.
+
+    Raises:
+        UsageError: something else than a folder lies in the place of one.
+    """
+    chain.check_folders(out, [f"seeds/{seed}" for seed in others])
+    for place in (out, *(out / "seeds" / str(seed) for seed in others)):
+        chain.check_folders(place, [*FOLDERS, *(f"latent/{name}" for name in fits)])
 
 
 def repeat(make: MakeRun, data: DataSettings, out: Path, seeds: Sequence[int], progress: Progress) -> Audit:

@@ -32,12 +32,16 @@ class ShipStage:
     def ship(self, audit: Audit, *, allow_rows: bool) -> None:
         """Write what an audit ships, with the audit among what it was made from; nothing if its samples copy.
 
+        Nothing of a model of the user's own either, whose decoder zprime cannot save: `zprime export` writes r(z).
+
         Raises:
             UsageError: it stores single rows, and that was not allowed.
         """
         if audit.copying(audit.shipped) == "copies":
             log.warning("generator: nothing is shipped, for samples of %s copy training rows", audit.shipped)
             chain.drop(self.folder.path, [PLACE])
+            return
+        if self.folder.of_model.brought:
             return
         model = self.folder.generative(audit.shipped)
         inputs = {**self._sources(audit.shipped), "audit": self.folder.audit.hash}

@@ -1,17 +1,15 @@
 """The stage of a run that reads and splits the data and trains a VAE: the artefacts `data` and `model`."""
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, atomic, chain, likelihoods, model_prior, vae
-from zprime import data as datasets
+from zprime import artifact, atomic, likelihoods, model_prior, vae
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
+from zprime.data_stage import DataStage, Wanted
 from zprime.distribution import LatentDistribution, is_standard
-from zprime.errors import UsageError
 from zprime.progress import Progress, silent
 from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
@@ -62,70 +60,18 @@ class TrainStage:
         if self.prior is not None:
             model_prior.checked(self.prior, network.latents)
             model_prior.tensors(self.prior)  # can it be kept?
-        lies = _absolute(data.data)
-        dataset = datasets.load(replace(data, data=lies), seed=self.seed)
+        stage = DataStage.load(self.folder, data, seed=self.seed, replaced=self.replace)
+        dataset, of_data = stage.dataset, stage.wanted
         network = network.resolve(dataset.shape)
         # how often progress is saved does not change the result
         settings = {name: value for name, value in asdict(training).items() if name != "checkpoint"}
-        described = dataset.describe()
-        # nor does it matter where the data lie, or what their file is called: `content` says what they are
-        key = key_of({**described, "settings": {**described["settings"], "data": ""}, "name": ""}, dataset.seed)
-        of_model = {**asdict(network), **settings, "prior": _kind(self.prior), "seed": self.seed}
-        wanted = {
-            "data": Wanted(key, {**described["settings"], "seed": dataset.seed, "content": described["content"][:12]}),
-            "model": Wanted(key_of(asdict(network), settings, self.seed, key, *model_prior.key(self.prior)), of_model),
-        }
-        start = Start(dataset, network, training, self.seed, self.prior)
-        self._make_room(wanted, start)
-        self.folder.keep(dataset)
-        source = self._read(dataset, wanted["data"].key, lies)
-        return self._train(source, start, settings, wanted["model"].key)
-
-    def _make_room(self, wanted: Mapping[str, "Wanted"], start: "Start") -> None:
-        """Take out of the run what was made with other settings, if that was asked for.
-
-        Raises:
-            UsageError: there is such, and it was not asked for.
-        """
-        run, checkpoint = self.folder.path, self.folder.path / CHECKPOINT
-        there = {name: artifact.read(run / name) for name in wanted if self.folder.has(name)}
-        other = [name for name, found in there.items() if found.key != wanted[name].key]
-        begun = artifact.is_artifact(checkpoint) and "model" not in there
-        if begun and not other and artifact.read(checkpoint).key != start.key:
-            other = ["model"]
-        if not other:
-            return
-        start.check()
-        if "model" in there or begun:
-            found = [d for name in other if name in there for d in wanted[name].differences(there[name])]
-            leaving = [*other, *chain.below(run, other[0])]
-            self._refuse(found, leaving, begun=begun)
-        chain.drop(run, [other[0], *chain.below(run, other[0])])
-        for place in (checkpoint, run / chain.STAGED):
-            atomic.remove(place)
-
-    def _refuse(self, differences: Sequence[str], leaving: Sequence[str], *, begun: bool) -> None:
-        if self.replace:
-            return
-        names = [n for n in dict.fromkeys(leaving) if self.folder.has(n)]
-        names += [*chain.outputs(self.folder.path, names), *["an unfinished training"] * begun]
-        why = "; ".join(dict.fromkeys(differences)) or "of training, or by another version of zprime"
-        raise UsageError(
-            f"{self.folder.path}: this run was made with other settings ({why}). Going on would replace "
-            f"{', '.join(names)}. Say --replace to do that (in Python: replace=True), or choose another folder (--out)"
+        of_model = Wanted(
+            key_of(asdict(network), settings, self.seed, of_data.key, *model_prior.key(self.prior)),
+            {**asdict(network), **settings, "prior": _kind(self.prior), "seed": self.seed},
         )
-
-    def _read(self, dataset: Dataset, key: str, lies: str) -> Artifact:
-        place = {artifact.SOURCE: lies}
-
-        def make(path: Path, key: str) -> Artifact:
-            manifest = Manifest("data", dataset.describe(), key, dataset.seed, measured=place)
-            return artifact.write(path, manifest, tensors=dataset.tensors())
-
-        source = reuse_or_make(self.folder.path, "data", key, make, kind="data")
-        if source.source != lies:  # the same data, at another place or on another machine
-            artifact.note(source.path, place)
-        return source
+        start = Start(dataset, network, training, self.seed, self.prior)
+        stage.make_room(of_model, lambda: start.key, start.check)
+        return self._train(stage.run(), start, settings, of_model.key)
 
     def _train(self, source: Artifact, start: "Start", settings: Mapping[str, object], key: str) -> VAE:
         checkpoint = self.folder.path / CHECKPOINT
@@ -160,35 +106,6 @@ class TrainStage:
 
 @final
 @dataclass(frozen=True)
-class Wanted:
-    """What a stage is to be made with.
-
-    Attributes:
-        key: of the artefact.
-        settings: name -> value, for what is told of differences.
-    """
-
-    key: str
-    settings: Mapping[str, object]
-
-    def differences(self, there: Artifact) -> list[str]:
-        """In words, what an artefact was made with that is now different."""
-        if there.kind == "data":
-            content = {"content": str(there.config.get("content", ""))[:12]}
-            was = {**there.config.get("settings", {}), **content, "seed": there.seed}
-        else:
-            network = there.config.get("vae", {}).get("settings", {})
-            prior = (there.config.get("prior") or {"kind": STANDARD})["kind"]
-            was = {**network, **there.config.get("training", {}), "prior": prior, "seed": there.seed}
-        return [
-            f"{name} {_word(was.get(name))}, now {_word(value)}"
-            for name, value in self.settings.items()
-            if _word(was.get(name)) != _word(value)
-        ]
-
-
-@final
-@dataclass(frozen=True)
 class Start:
     """What a training starts from."""
 
@@ -218,15 +135,3 @@ class Start:
 
 def _kind(prior: LatentDistribution | None) -> str:
     return STANDARD if prior is None or is_standard(prior) else prior.kind
-
-
-def _word(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _absolute(data: str) -> str:
-    """The path that leads to the data from any working directory."""
-    path = Path(data).expanduser()
-    if data == "digits" or not path.exists():
-        return data
-    return os.path.abspath(path)  # noqa: PTH100  (resolve() follows links, and the data are called by the link's name)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, constraints
 
 from zprime.bring.brought import Brought, bring
-from zprime.bring.modules import CHECKED, Answers, Loss, plausible
 from zprime.bring.refitting import refit
 from zprime.bring.splits import split
+from zprime.bring.trial import CHECKED, Answers, Loss, plausible
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.rng import fork, stream

@@ -9,9 +9,9 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from zprime.bring.brought import Brought, bring
 from zprime.bring.callables import Callables
-from zprime.bring.modules import CHECKED, Answers, Loss, plausible
 from zprime.bring.places import Place
 from zprime.bring.splits import split
+from zprime.bring.trial import CHECKED, Answers, Loss, plausible
 from zprime.decoders import evaluating
 from zprime.errors import UsageError
 from zprime.latent.vamp import Vamp

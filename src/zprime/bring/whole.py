@@ -35,22 +35,49 @@ def model(vae: Any, data: Mapping[str, Any], **how: Any) -> Brought:
         UsageError: it has no decoder, or none of its encoders answers a mean and a spread; and see `modules`.
         ArrayError: see `modules`.
     """
-    vae = unwrapped(vae) if isinstance(vae, torch.nn.Module) else vae
-    decoder = next((f for name in DECODERS if callable(f := getattr(vae, name, None))), None)
+    vae = inner(vae)
+    decoder = decoder_of(vae)
+    return modules(find_encoder(vae, data, how.get("conditions"))[1], decoder, data, **how)
+
+
+def inner(vae: Any) -> Any:
+    """The model inside DataParallel, DistributedDataParallel and torch.compile; any other as it is."""
+    return unwrapped(vae) if isinstance(vae, torch.nn.Module) else vae
+
+
+def decoder_of(vae: Any) -> Callable[..., Any]:
+    """The decoder of a whole model.
+
+    Raises:
+        UsageError: it has none.
+    """
+    decoder: Callable[..., Any] | None = next((f for n in DECODERS if callable(f := getattr(vae, n, None))), None)
     if decoder is None:
         raise UsageError(
             f"vae: expected an object with decode(z), got {type(vae).__name__} with none of {', '.join(DECODERS)}; "
             "bring.modules takes encoder and decoder one by one"
         )
-    return modules(_encoder(vae, data, how.get("conditions")), decoder, data, **how)
+    return decoder
+
+
+def encoder_named(vae: Any, name: str) -> Callable[..., Any]:
+    """The encoder that `find_encoder` found, by its name."""
+    encoder: Callable[..., Any] = vae if name == "forward" else getattr(vae, name)
+    return encoder
 
 
 @torch.no_grad()
-def _encoder(vae: Any, data: Mapping[str, Any], conditions: Mapping[str, Any] | None) -> Callable[..., Any]:
-    """The first that answers a mean and a spread."""
+def find_encoder(
+    vae: Any, data: Mapping[str, Any], conditions: Mapping[str, Any] | None = None
+) -> tuple[str, Callable[..., Any]]:
+    """The first that answers a mean and a spread, with its name.
+
+    Raises:
+        UsageError: none does.
+    """
     given = (data, *(() if conditions is None else (conditions,)))
     if any(not isinstance(part, Mapping) or "train" not in part for part in given):
-        return next(f for _, f in _candidates(vae))  # `modules` says what is wrong with it
+        return next(_candidates(vae))  # `modules` says what is wrong with the data
     networks = modules_of(vae) or [m for _, f in _candidates(vae) for m in modules_of(f)]
     some = [whole(part["train"])[:LOOK] for part in given]
     place = Place.of(networks) or Place(dtype=some[0].dtype if some[0].is_floating_point() else torch.float32)
@@ -65,7 +92,7 @@ def _encoder(vae: Any, data: Mapping[str, Any], conditions: Mapping[str, Any] | 
             continue
         shapes = [list(t.shape) for t in answer if hasattr(t, "shape")] if isinstance(answer, tuple | list) else []
         if len(shapes) >= 2 and shapes[0] == shapes[1][: len(shapes[0])]:
-            return f
+            return name, f
         tried.append(f"{name}: {shapes or _shape(answer)}")
     way = "bring.modules takes an encoder that answers (mean, scale)"
     if any("positional argument" in t for t in tried):

@@ -32,6 +32,7 @@ VERBS = {
     "sample": "Draw z' and x' from a run or a shipped generator.",
     "export": "Write a folder by which anyone can draw z' with NumPy alone, and x' from one ONNX file.",
     "codes": "Write the codes of a run's rows to a Parquet file, for tools that show points.",
+    "init": "Write a commented Python file by which a VAE of your own comes to the command line.",
     "kinds": "List every kind of latent distribution: what it stores, its cost, when to use it.",
     "explain": "Answer why a VAE draws z' from N(0, I), and whether it should, with the numbers of a run.",
     "doctor": "Say which versions, kernels and instruction set are in use, and why no better ones.",

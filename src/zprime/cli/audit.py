@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from zprime.cli.console import OPTIONS, OUT, bars, give, say, say_table, verdicts
 from zprime.cli.folder import Folder
 from zprime.cli.run import FLAT
+from zprime.own_model import OwnModel
 from zprime.reporting import report
 from zprime.reporting.drift import table as drift_table
 from zprime.results.audit import AuditSettings
@@ -21,6 +22,7 @@ def audit(
     run: Folder,
     *,
     settings: Annotated[AuditSettings, FLAT] = AuditSettings(),
+    own: Annotated[OwnModel, FLAT] = OwnModel(),
     new_data: str = "",
     weights: str | None = None,
     seed: int = 0,
@@ -46,7 +48,7 @@ def audit(
     threads = Threads.by_work(OPTIONS.threads)
     if new_data:
         with bars() as progress:
-            moved = Run.open(run, progress=progress, threads=threads).drift(new_data, seed=seed)
+            moved = Run.open(run, progress=progress, threads=threads, own=own).drift(new_data, seed=seed)
         page = report(run)
         say(to_rich(drift_table(moved), OUT.width))
         say(moved.sentence)
@@ -54,7 +56,7 @@ def audit(
         give({"drift": to_jsonable(moved), "report": page})
         return
     with bars() as progress:
-        job = Run.open(run, progress=progress, threads=threads, replace=replace)
+        job = Run.open(run, progress=progress, threads=threads, replace=replace, own=own)
         measured = job.audit(settings, seed=seed, weights=weights, workers=cores(OPTIONS.threads))
         page = report(run)
     say_table(measured)

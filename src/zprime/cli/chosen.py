@@ -6,10 +6,13 @@ from pathlib import Path
 from zprime import artifact, latent, sampling
 from zprime.cli.settings import label_of
 from zprime.errors import UsageError
+from zprime.own_model import OwnModel
 from zprime.run_folder import RunFolder
 
 
-def chosen(run: Path, source: str, given: str, *, store: str = "latents") -> tuple[sampling.GenerativeModel, Path]:
+def chosen(
+    run: Path, source: str, given: str, *, store: str = "latents", own: OwnModel = OwnModel()
+) -> tuple[sampling.GenerativeModel, Path]:
     """The model, and where its samples go if nothing else is said.
 
     Args:
@@ -17,6 +20,7 @@ def chosen(run: Path, source: str, given: str, *, store: str = "latents") -> tup
         source: what to draw z' from, by its name in the run; empty takes the verdict's.
         given: `label=3` for r(z|y = 3), or empty.
         store: `data` encodes each datum when it is drawn.
+        own: where the code of a model of the user's own is.
 
     Raises:
         UsageError: no such latent distribution there.
@@ -28,7 +32,7 @@ def chosen(run: Path, source: str, given: str, *, store: str = "latents") -> tup
             raise UsageError(f"from: a shipped generator has one latent distribution; leave --from {source} out")
         model, default = sampling.load(run), run.parent / "samples" / (run.name + mark)
     else:
-        folder = RunFolder.open(run)
+        folder = RunFolder.open(run, own)
         name = source or (folder.choice() if label is None else _conditional(folder))
         model, default = folder.generative(name, store=store), run / "samples" / (name + mark)
     if label is None:

@@ -47,7 +47,7 @@ def codes(
     if file.suffix != ".parquet":
         raise UsageError(f"out: expected a path that ends in .parquet, got {str(file)!r}")
     outputs.check_output(file, run)
-    r = folder.generative(source or folder.choice()).latent
+    r = folder.distribution(source or folder.choice())
     posteriors = {s: folder.posteriors(s) for s in SPLITS}
     table = codes_table(posteriors, r, prior=folder.prior, rows=folder.rows if distances else None)
     table.save(file)

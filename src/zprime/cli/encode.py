@@ -1,13 +1,17 @@
 """zprime encode."""
 
+from typing import Annotated
+
 from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.cli.folder import Folder
+from zprime.cli.run import FLAT
 from zprime.memory import size
+from zprime.own_model import OwnModel
 from zprime.running import Run
 from zprime.threads import Threads
 
 
-def encode(run: Folder) -> None:
+def encode(run: Folder, *, own: Annotated[OwnModel, FLAT] = OwnModel()) -> None:
     """Encode the three splits of a run into posteriors.
 
     Parameters
@@ -16,7 +20,8 @@ def encode(run: Folder) -> None:
         Folder of a run that `zprime train` has been through.
     """
     with bars() as progress:
-        posteriors = Run.open(run, progress=progress, threads=Threads.by_work(OPTIONS.threads)).encode()
+        job = Run.open(run, progress=progress, threads=Threads.by_work(OPTIONS.threads), own=own)
+        posteriors = job.encode()
     for split, p in posteriors.items():
         say(f"{run / 'posteriors' / split}: {p.n} posteriors in {p.d} dimensions, {size(p.bytes)}")
     give({split: {"n": p.n, "d": p.d, "bytes": p.bytes} for split, p in posteriors.items()})

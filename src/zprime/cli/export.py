@@ -7,6 +7,8 @@ from cyclopts import Parameter
 
 from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, say
+from zprime.cli.run import FLAT
+from zprime.own_model import OwnModel
 from zprime.threads import Threads
 
 
@@ -18,6 +20,7 @@ def export(
     onnx: Annotated[bool, Parameter(negative="")] = False,
     allow_copies: Annotated[bool, Parameter(negative="")] = False,
     allow_rows: Annotated[bool, Parameter(negative="")] = False,
+    own: Annotated[OwnModel, FLAT] = OwnModel(),
     out: Path | None = None,
 ) -> None:
     """Write a folder by which anyone can draw z', with NumPy alone, and x' with any runtime of ONNX.
@@ -41,7 +44,7 @@ def export(
         Folder to make; default: <name of the run>-export, here.
     """
     Threads.by_work(OPTIONS.threads).use(heavy=False)
-    model, _ = chosen(run, source, given)
+    model, _ = chosen(run, source, given, own=own)
     folder = Path(f"{run.absolute().name}-export") if out is None else out
     made = model.export(folder, onnx=onnx, allow_copies=allow_copies, allow_rows=allow_rows)
     say(f"z' from {model.latent.label}: {made.path}; its README.md says how to draw from it")

@@ -6,9 +6,11 @@ from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.cli.folder import Folder
+from zprime.cli.run import FLAT
 from zprime.cli.settings import kinds_with
 from zprime.fit_stage import KINDS
 from zprime.memory import size
+from zprime.own_model import OwnModel
 from zprime.results.names import CandidateId
 from zprime.running import Run
 from zprime.serialise import to_jsonable
@@ -24,6 +26,7 @@ def fit(
     weights: str = "",
     name: str = "",
     seed: int = 0,
+    own: Annotated[OwnModel, FLAT] = OwnModel(),
     replace: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Fit latent distributions to a run's posteriors.
@@ -49,7 +52,7 @@ def fit(
     """
     wanted = kinds_with(kinds, set, by)
     with bars() as progress:
-        job = Run.open(run, progress=progress, threads=Threads.by_work(OPTIONS.threads), replace=replace)
+        job = Run.open(run, progress=progress, threads=Threads.by_work(OPTIONS.threads), replace=replace, own=own)
         called = [name] if name else None
         fits = job.fit(wanted, seed=seed, names=called, weights=weights, workers=cores(OPTIONS.threads))
     for key, f in fits.items():

@@ -1,5 +1,6 @@
 """zprime run."""
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -10,6 +11,7 @@ from zprime.cli.folder import Folder
 from zprime.cli.settings import kinds_with
 from zprime.data import DataSettings
 from zprime.fit_stage import KINDS
+from zprime.own_model import OwnModel
 from zprime.results.audit import AuditSettings
 from zprime.run_folder import RunFolder
 from zprime.serialise import to_jsonable
@@ -26,6 +28,7 @@ def run(
     out: Folder,
     network: Annotated[VAESettings, FLAT] = VAESettings(),
     training: Annotated[TrainSettings, FLAT] = TrainSettings(),
+    own: Annotated[OwnModel, FLAT] = OwnModel(),
     kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,
     set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     by: str = "",
@@ -65,6 +68,7 @@ def run(
             out,
             network=network,
             training=training,
+            own=own,
             kinds=wanted,
             weights=weights,
             auditing=auditing,
@@ -76,9 +80,15 @@ def run(
             replace=replace,
         )
     say_table(audit)
-    shipped, page = RunFolder.open(out).generative(audit.shipped), out / "report.html"
-    where = out / "generator" if shipped.copying != "copies" else "nothing"
+    page = out / "report.html"
+    where: Path | str = out / "generator"
     say(f"Report: {page}")
-    say(f"Shipped: {where}  ({shipped.says()})")
+    if own.given:
+        where = "nothing"
+        say(f"The decoder is yours: `zprime sample {out}` with --model draws x', `zprime export {out}` writes r(z)")
+    else:
+        shipped = RunFolder.open(out).generative(audit.shipped)
+        where = where if shipped.copying != "copies" else "nothing"
+        say(f"Shipped: {where}  ({shipped.says()})")
     summary = {} if audit.seeds is None else {"seeds": to_jsonable(audit.seeds)}
     give({"run": out, **verdicts(audit), **summary, "report": page, "generator": where})

@@ -8,7 +8,9 @@ from cyclopts import Parameter
 from zprime import sampling
 from zprime.cli.chosen import chosen, columns
 from zprime.cli.console import OPTIONS, give, say
+from zprime.cli.run import FLAT
 from zprime.cli.sample_files import Files
+from zprime.own_model import OwnModel
 from zprime.threads import Threads
 
 
@@ -22,6 +24,7 @@ def sample(
     store: str = "latents",
     allow_copies: Annotated[bool, Parameter(negative="")] = False,
     allow_rows: Annotated[bool, Parameter(negative="")] = False,
+    own: Annotated[OwnModel, FLAT] = OwnModel(),
     out: str | None = None,
     seed: int = 0,
 ) -> None:
@@ -56,7 +59,7 @@ def sample(
         Decides the draws.
     """
     Threads.by_work(OPTIONS.threads).use(heavy=True)
-    model, default = chosen(run, source, given, store=store)
+    model, default = chosen(run, source, given, store=store, own=own)
     files = Files.of(out, default, run, model)
     z, x = sampling.sample(model, n, seed=seed, noise=noise, allow_copies=allow_copies, allow_rows=allow_rows)
     files.write(model, z, x, columns(run))

@@ -9,6 +9,8 @@ from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.cli.folder import Folder
 from zprime.cli.run import FLAT
 from zprime.data import DataSettings
+from zprime.own_model import OwnModel
+from zprime.own_stage import check_own
 from zprime.running import Run
 from zprime.threads import Threads
 from zprime.training import TrainSettings
@@ -21,10 +23,11 @@ def train(
     out: Folder,
     network: Annotated[VAESettings, FLAT] = VAESettings(),
     training: Annotated[TrainSettings, FLAT] = TrainSettings(),
+    own: Annotated[OwnModel, FLAT] = OwnModel(),
     seed: int = 0,
     replace: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Read and split a data set, and train a VAE on it.
+    """Read and split a data set, and train a VAE on it; or take a model of your own (--model), which is not trained.
 
     Parameters
     ----------
@@ -36,8 +39,20 @@ def train(
         Put the new model in the place of a run in this folder that was made with other settings. The older
         run leaves when the new training begins, with its pages and samples.
     """
+    threads = Threads.by_work(OPTIONS.threads)
+    if own.given:
+        check_own(network, training)
+        with bars() as progress:
+            job = Run.create(out, progress=progress, threads=threads, replace=replace, own=own)
+            job.bring(data, seed=seed)
+        found = job.folder.of_model
+        say(f"{out / 'model'}: {found.info().settings['built by']}, taken as it is; nothing was trained")
+        for sentence in found.says:
+            say(sentence)
+        give({"model": out / "model", **asdict(found.info()), "says": found.says})
+        return
     with bars() as progress:
-        job = Run.create(out, progress=progress, threads=Threads.by_work(OPTIONS.threads), replace=replace)
+        job = Run.create(out, progress=progress, threads=threads, replace=replace)
         job.train(data, network, training, seed=seed)
     info = job.folder.model_info()
     say(

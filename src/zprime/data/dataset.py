@@ -15,9 +15,10 @@ from torch import Tensor
 from zprime.arrays import check_finite
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, sentence
 from zprime.data.groups import groups_of
+from zprime.data.heldout import source_of
 from zprime.data.labels import labels_of
 from zprime.data.readers import read_source, sets_aside
-from zprime.data.scaling import in_unit, scaled, scaling, stored
+from zprime.data.scaling import in_unit, pixels, scaled, scaling, stored
 from zprime.data.settings import DataSettings
 from zprime.data.source import Source, in_one_line
 from zprime.data.splitting import split_rows
@@ -91,10 +92,12 @@ class Dataset:
         groups: shape [n], integers, the group of each row; None where rows are independent.
         duplicates: split -> selection and held-out rows that equal a training row exactly, where there are any. They
             are not in `ids`, unless the settings keep them.
+        brought: whether they are rows of a model that was trained elsewhere: they are not scaled but for pixels of 8
+            bits, which go to [0, 1], and the selection split is taken from the rows that it has not seen.
     """
 
-    def __init__(self, source: Source, settings: DataSettings, *, seed: int = 0) -> None:
-        self.settings, self.seed = settings, seed
+    def __init__(self, source: Source, settings: DataSettings, *, seed: int = 0, brought: bool = False) -> None:
+        self.settings, self.seed, self.brought = settings, seed, brought
         self.source = replace(source, x=np.empty(0))  # the rows themselves are in `raw`, once
         self.name = source.name
         self.raw = stored(source.x)
@@ -111,13 +114,13 @@ class Dataset:
             raise ArrayError(f"data: expected at least one number in a row, got rows of shape {list(self.shape)}")
         check_finite("data", self.raw)
         self.groups = groups_of(source, settings.group) if settings.group else None
-        self.ids = split_rows(n, source.test, settings, seed, self.groups)
+        self.ids = split_rows(n, source.test, settings, seed, self.groups, brought=brought)
         train = self.raw[self.ids["train"]]
         if bool((train == train[:1]).all()):
             raise ArrayError(
                 f"data: all {len(train)} training rows are the same; nothing can be learned from constant data"
             )
-        self.shift, self.scale = scaling(train, source.top)
+        self.shift, self.scale = pixels(train, source.top) if brought else scaling(train, source.top)
         if settings.binarise and not all(in_unit(self._scaled(s)) for s in SPLITS):
             raise UsageError("binarise: expected grey values between black and white; these data are no images")
         self.hash = _hash(self.raw, self.labels)
@@ -159,8 +162,10 @@ class Dataset:
 
     def describe(self) -> dict[str, Any]:
         """For a manifest: JSON-able."""
+        settings = {**asdict(self.settings), "data": Path(self.settings.data).name}  # wherever they lie
+        aside = settings.pop("heldout_data")
         return {
-            "settings": {**asdict(self.settings), "data": Path(self.settings.data).name},  # wherever they lie
+            "settings": {**settings, **({"heldout_data": Path(aside).name} if aside else {})},
             "seed": self.seed,
             "name": self.name,
             "shape": list(self.shape),
@@ -170,6 +175,7 @@ class Dataset:
             "duplicates": {s: asdict(d) for s, d in self.duplicates.items()},
             "bytes": self.bytes,
             **({"columns": list(self.names)} if self.names else {}),
+            **({"brought": True} if self.brought else {}),
         }
 
     def info(self) -> DataInfo:
@@ -205,18 +211,23 @@ class Dataset:
         return told
 
 
-def load(settings: DataSettings, *, seed: int = 0) -> Dataset:
+def load(settings: DataSettings, *, seed: int = 0, brought: bool = False) -> Dataset:
     """Read a data set and split it; the seed, or `split_seed`, decides the splits and the binarised rows.
+
+    Args:
+        settings: what to read and how to split it.
+        seed: of the splits.
+        brought: whether the rows are those of a model that was trained elsewhere (see `Dataset`).
 
     Raises:
         UsageError: nothing to read there, or settings that cannot be used.
         ArrayError: rows that cannot be used: not finite, constant, too few, of different sizes.
     """
     settings.check()
-    return Dataset(read_source(settings.data, settings.columns), settings, seed=settings.seed_of_splits(seed))
+    return Dataset(source_of(settings), settings, seed=settings.seed_of_splits(seed), brought=brought)
 
 
-def weighed_by(settings: DataSettings, column: str, *, seed: int = 0) -> DataSettings:
+def weighed_by(settings: DataSettings, column: str, *, seed: int = 0, brought: bool = False) -> DataSettings:
     """The same data with a column of weights that is no part of the rows.
 
     The column is read, so that weights that cannot be used are found before anything is trained. All else about the
@@ -231,9 +242,9 @@ def weighed_by(settings: DataSettings, column: str, *, seed: int = 0) -> DataSet
         if "," in column:
             raise UsageError(f"weights: expected a name without a comma, got {column!r}; {NO_COMMA}; rename the column")
         settings = replace(settings, aside=",".join(filter(None, (settings.aside, column))))
-    source = read_source(settings.data, settings.columns)
+    source = source_of(settings)
     groups = groups_of(source, settings.group) if settings.group else None
-    ids = split_rows(len(source.x), source.test, settings, settings.seed_of_splits(seed), groups)
+    ids = split_rows(len(source.x), source.test, settings, settings.seed_of_splits(seed), groups, brought=brought)
     for split in SPLITS:
         weights_of(source, column, ids[split], split)
     return settings

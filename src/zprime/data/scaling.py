@@ -61,6 +61,14 @@ def scaling(
     return (zero + low, one * (high - low)) if bool(torch.isfinite(high - low)) else _wide(values.double())
 
 
+def pixels(
+    train: Shaped[Tensor, "n *datum"], top: float | None
+) -> tuple[Float[Tensor, "*datum"], Float[Tensor, "*datum"]]:
+    """Shift and scale of rows that stay as they are, but for pixels of 8 bits: these go to [0, 1]."""
+    zero, one = torch.zeros(train.shape[1:]), torch.ones(train.shape[1:])
+    return zero, one * (1.0 if top is None else top)
+
+
 def standard(values: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "*datum"], Float[Tensor, "*datum"]]:
     """Mean and standard deviation over rows, of constant columns the constant and 1.
 

@@ -26,6 +26,8 @@ class DataSettings:
             `audit` are to weigh rows by. (`run` sets the column of its weights aside by itself.)
         keep_duplicates: keep selection and held-out rows that equal a training row. Without it they are left out, and
             more than 1 % of a split is refused.
+        heldout_data: what to read the held-out rows from, where the set has no test part of its own; in the same form
+            and units.
     """
 
     data: str
@@ -37,6 +39,7 @@ class DataSettings:
     group: str = ""
     aside: str = ""
     keep_duplicates: bool = False
+    heldout_data: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -61,6 +64,8 @@ class DataSettings:
                 raise UsageError(f"{name}: expected a proportion between 0 and 1, got {value:g}")
         if self.selection + self.heldout >= 1:
             raise UsageError(f"selection + heldout: expected less than 1, got {self.selection + self.heldout:g}")
+        if self.heldout_data and self.heldout_data == self.data:
+            raise UsageError(f"heldout-data: expected other rows than --data, got the same, {self.data}")
         if self.limit < 0:
             raise UsageError(f"limit: expected 0 (all rows) or more, got {self.limit}")
 

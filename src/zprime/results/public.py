@@ -20,6 +20,8 @@ COLUMN = "a column of the data"
 """What is said in place of the name of a column."""
 PATH = re.compile(r"[/\\]|[0-9a-f]{16}")
 """What a text has that is a path or a hash."""
+FILES = ("built by", "weights")
+"""Settings of a model of the user's own that name its files."""
 
 
 def cleared(audit: Audit) -> list[Entry]:
@@ -64,8 +66,9 @@ def _entry(e: Entry) -> Entry:
 
 
 def _settings(settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """All but paths and hashes."""
-    return {k: v for k, v in settings.items() if not (isinstance(v, str | list) and PATH.search(str(v)))}
+    """All but paths, hashes and names of files."""
+    shown = {k: v for k, v in settings.items() if k not in FILES}
+    return {k: v for k, v in shown.items() if not (isinstance(v, str | list) and PATH.search(str(v)))}
 
 
 def _tensors(audit: Audit) -> dict[str, Tensor]:

@@ -97,6 +97,7 @@ DATA = Schema(
                 "data": Text(),
                 "selection": Real(0, 1, inside=True),
                 "heldout": Real(0, 1, inside=True),
+                "heldout_data": Maybe(Text()),
                 "limit": Whole(),
                 "binarise": Flag(),
                 "split_seed": Maybe(Whole(-(1 << 62))),
@@ -115,6 +116,7 @@ DATA = Schema(
         ),
         "bytes": Whole(),
         "columns": Maybe(Items(Text())),
+        "brought": Maybe(Flag()),
     },
     {**SCALING, **{f"ids.{s}": Array({f"rows_of_{s}": ROW_IDS}, "int64") for s in SPLITS}},
     _data,
@@ -140,6 +142,37 @@ MODEL = Schema(
     {"prior.*": Array({"*": ANY}, "any"), **WEIGHTS_OF_VAE},
 )
 """Without `prior` it is N(0, I)."""
+
+
+def _own_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
+    both = [name in tensors for name in ("coordinates.loc", "coordinates.scale")]
+    need("coordinates", both[0] == both[1], "loc and scale, or neither", both)
+
+
+OWN_MODEL = Schema(
+    {
+        "code": Record({"named": Text(), "function": Text(), "sha256": SHA256}),
+        "weights": Maybe(Record({"file": Text(), "sha256": SHA256})),
+        "encoder": Text(("", "encode", "encoder", "forward")),
+        "gives": Text(("std", "variance", "log-variance", "log-std", "scale_tril", "covariance")),
+        "likelihood": Text(),
+        "scale": Maybe(Real(0, inside=True)),
+        "beta": Real(0, inside=True),
+        "shape": Items(Whole(1, MOST), 1, 8),
+        "latents": Whole(1, LATENTS, size="d"),
+        "unit": Flag(),
+        "says": Items(Text()),
+        "prior": Maybe(Part()),
+    },
+    {
+        "answers": Array({"*": ANY}, "real"),
+        "coordinates.loc": Array({"d": FINITE}, "real", optional=True),
+        "coordinates.scale": Array({"d": POSITIVE, "d d": FACTOR}, "real", optional=True),
+        "prior.*": Array({"*": ANY}, "any"),
+    },
+    _own_model,
+)
+"""A model of the user's own: the code that makes it is named, and not there. Without `prior` it is N(0, I)."""
 
 
 def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
@@ -279,6 +312,7 @@ KINDS = {
     "run": RUN,
     "data": DATA,
     "model": MODEL,
+    "own-model": OWN_MODEL,
     "posteriors": POSTERIORS,
     "audit": AUDIT,
     "drift": Schema(),

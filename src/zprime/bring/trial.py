@@ -1,0 +1,222 @@
+"""Encoder, decoder and p(x|z), tried on some training rows before all rows are encoded."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
+
+from zprime.arrays import blocks
+from zprime.bring import readings
+from zprime.bring.answers import reading
+from zprime.bring.brought import LOOK, look
+from zprime.bring.callables import Callables, Parts
+from zprime.bring.conditions import spoken
+from zprime.bring.coordinates import Coordinates, known
+from zprime.bring.named import Likelihood, distribution_of, measured, most_likely
+from zprime.bring.probe import Misfit, differentiable, misfit, other_prior, probe
+from zprime.bring.refusals import check_codes, check_steady
+from zprime.distribution import LatentDistribution
+from zprime.latent.priors import Given
+from zprime.measure.prior import prior_kl
+from zprime.posteriors import MemoryPosteriors
+from zprime.rng import stream
+
+log = logging.getLogger("zprime")
+CHECKED = 256  # rows that the reading of the scale is checked on
+NEAR = 1.5  # the same before a reading is doubted
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What is said of encoder and decoder, and is tried: see `modules`."""
+
+    gives: str | None = None
+    likelihood: Likelihood = None
+    prior: Given = None
+    beta: float = 1.0
+    check: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A model that was tried.
+
+    Attributes:
+        parts: what it consists of, with a p(x|z) that has its scale.
+        model: encoder and decoder, with their own latents.
+        gives: what the second answer of the encoder is.
+        scale: of a p(x|z) that was given by name alone, as measured; None for others.
+        coordinates: in which the prior is N(0, I); None for the model's own.
+        prior: in them, where it is not N(0, I).
+        says: what to know of it: sentences.
+    """
+
+    parts: Parts
+    model: Callables
+    gives: str
+    scale: float | None = None
+    coordinates: Coordinates | None = None
+    prior: LatentDistribution | None = None
+    says: tuple[str, ...] = ()
+
+
+def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int) -> Tried:
+    """Try a model on some training rows.
+
+    Args:
+        parts: encoder and decoder, and p(x|z) as far as it is known.
+        x: all training rows.
+        claims: what is said of the model.
+        n: rows of all splits, which decide whether a prior with a full covariance is taken for the unit.
+
+    Raises:
+        UsageError: as for `modules`.
+        ArrayError: as for `modules`.
+        NumericalError: log p(x|z) is not finite.
+    """
+    gives = reading(claims.gives, parts.named(x[:LOOK]))
+    says: tuple[str, ...] = ()
+    scale: float | None = None
+    # at random: rows often come in an order, by class or by time
+    some = x[torch.randperm(len(x), generator=stream(claims.seed, "bring rows"))[:CHECKED].sort().values]
+    if measured(claims.likelihood):
+        parts, scale, says = _scaled(parts, claims.likelihood, some, gives)
+    model, told = parts.model(x, gives), parts.told(x, gives)
+    if told is not None:
+        says = (*says, *spoken(told, x))
+    with torch.no_grad():
+        wide = 0 if gives in readings.FULL else n
+        at, learned = known(claims.prior, model.raw(some[:LOOK])[0].shape[1], factors=wide)
+        check_steady(model.matrices, some, half=parts.place.dtype != parts.place.wide)
+    look(model, some[:LOOK])
+    with torch.no_grad():
+        mean, raw = model.raw(some)
+        check_codes(mean)
+        probe(model.decode, some, mean, reconstructions=claims.check)
+        missed = misfit(model.decode, some, mean)
+        if claims.check and gives not in readings.FULL:
+            answers, loss = Answers(mean, raw, gives, at, learned), Loss(1 / claims.beta, missed)
+            plausible(model.decode, some, answers, loss, seed=claims.seed)
+    spoken_of = () if missed is None else missed.says()
+    if claims.prior is None and parts.prior is None:
+        spoken_of = (*spoken_of, *other_prior(mean, readings.read(raw, gives)))
+    for sentence in spoken_of:
+        log.warning("%s", sentence)
+    if not differentiable(model.decode, some, mean):
+        says = (
+            *says,
+            "log p(x|z) has no gradient in z: posterior modes, annealing and kinds that need it are left out",
+        )
+    return Tried(parts, model, gives, scale, at, learned, (*says, *spoken_of))
+
+
+def _scaled(parts: Parts, likelihood: Likelihood, some: Tensor, gives: str) -> tuple[Parts, float, tuple[str, ...]]:
+    """A named likelihood with the scale at which the reconstructions of some rows are most likely."""
+    with torch.no_grad():
+        model = parts.model(some, gives)
+        scale = most_likely(likelihood, model.decode(model.raw(some)[0]), some)
+    say = (
+        f"p(x|z) is {likelihood} with scale {scale:.3g}, at which reconstructions of {len(some)} training rows are "
+        "most likely (at the encoder's means); if the loss stands for another, give it: likelihoods.Gaussian(scale=...)"
+    )
+    return replace(parts, likelihood=distribution_of(likelihood, scale)), scale, (say,)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an encoder answers to some rows.
+
+    Attributes:
+        mean: of q(z|x).
+        second: its spread.
+        gives: what the second is said to be: `std`, `variance`, `log-variance` or `log-std`.
+        at: coordinates in which the prior is N(0, I); None for those of the answers.
+        prior: what the KL is from, in those coordinates; None is N(0, I).
+    """
+
+    mean: Float[Tensor, "n d"]
+    second: Float[Tensor, "n d"]
+    gives: str
+    at: Coordinates | None = None
+    prior: LatentDistribution | None = None
+
+    def kl(self, rows: slice, scale: Float[Tensor, "n d"]) -> Float[Tensor, " m"]:
+        """KL(q||p) of some rows, for these standard deviations of all; nats, float64; the same draws at every call."""
+        q = self.mean[rows].double(), scale[rows].double()
+        at = q if self.at is None else self.at.of(*q)
+        return prior_kl(self.prior, MemoryPosteriors(*at), rng=stream(0, "bring kl", rows.start))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What log p(x|z) counted in training.
+
+    Attributes:
+        weight: beside the KL term.
+        misfit: of reconstructions; None where p(x|z) has no standard deviation.
+    """
+
+    weight: float = 1.0
+    misfit: Misfit | None = None
+
+    @property
+    def tempered(self) -> float:
+        """The weight if p(x|z) had the standard deviation that reconstructions miss by."""
+        return self.weight * (1.0 if self.misfit is None else self.misfit.tempering)
+
+    @property
+    def doubts(self) -> str:
+        """What to look at before the reading of the spread is doubted."""
+        if self.misfit is None or 1 / NEAR < self.misfit.missed / self.misfit.scale < NEAR:
+            return ""
+        m = self.misfit
+        return (
+            f"First look at p(x|z): its standard deviation is {m.scale:.3g}, and reconstructions miss by "
+            f"{m.missed:.3g}. likelihoods.Gaussian.from_loss tells which one a loss stands for, and beta= is the "
+            "weight of its KL term. "
+        )
+
+
+@torch.no_grad()
+def plausible(
+    decode: Callable[[Tensor], Distribution],
+    x: Float[Tensor, "n *datum"],
+    answers: Answers,
+    loss: Loss,
+    *,
+    seed: int = 0,
+    remedy: str = readings.REMEDY,
+) -> None:
+    """Compare the claimed reading with the others by what training raised, with the same noise for all.
+
+    Args:
+        decode: p(x|z).
+        x: training rows.
+        answers: the encoder's to them.
+        loss: what log p(x|z) counted in training.
+        seed: of the noise.
+        remedy: what to do about it; `{other}` is the best reading.
+
+    Raises:
+        UsageError: another reading is clearly better.
+    """
+    mean = answers.mean
+    noise = torch.randn(mean.shape, generator=stream(seed, "bring noise"), dtype=mean.dtype)
+
+    def elbo(scale: Tensor, weight: float = loss.weight) -> Tensor:
+        parts = []
+        for i in blocks(len(x), BATCH):
+            log_x = decode(mean[i] + scale[i] * noise[i]).log_prob(x[i])
+            parts.append(weight * log_x.double() - answers.kl(i, scale))
+        return torch.cat(parts)
+
+    gives, raw, doubts = answers.gives, answers.second, loss.doubts
+    if doubts and readings.better(raw, gives, lambda scale: elbo(scale, loss.tempered)) is None:
+        remedy = f"With that standard deviation {gives} is right; say check=False if it is right with this one, too"
+    readings.check(raw, gives, elbo, remedy=doubts + remedy)

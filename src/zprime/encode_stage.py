@@ -1,0 +1,57 @@
+"""The stage of a run that encodes the three splits: the artefacts `posteriors/<split>`."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from zprime import artifact
+from zprime.artifact import Artifact
+from zprime.data import SPLITS
+from zprime.encoding import encode
+from zprime.posteriors import Posteriors, ShardedPosteriors
+from zprime.progress import Progress, silent
+from zprime.run_folder import RunFolder
+from zprime.stages import key_of, reuse_or_make
+from zprime.threads import Threads
+
+
+@final
+@dataclass(frozen=True)
+class EncodeStage:
+    """How to encode the rows of a run.
+
+    Attributes:
+        folder: of the run.
+        threads: how many threads torch uses, by the work.
+        progress: called once a shard.
+    """
+
+    folder: RunFolder
+    threads: Threads = Threads()
+    progress: Progress = silent
+
+    def run(self) -> dict[str, Posteriors]:
+        """Encode what is not encoded yet.
+
+        Raises:
+            ArtifactError: there is no model, or the data are not those that it was trained on.
+            NumericalError: the encoder gave numbers that are not finite, or a scale that is not above 0.
+        """
+        folder, source = self.folder, self.folder.model
+        source.verify()
+        model = functools.cache(lambda: folder.vae)  # code of the user's own runs only where something is to be encoded
+        self.threads.use(heavy=folder.of_model.heavy)
+        inputs = {"model": source.hash, "data": source.inputs["data"]}
+        posteriors: dict[str, Posteriors] = {}
+        for split in SPLITS:
+
+            def make(path: Path, key: str, split: str = split) -> Artifact:
+                rows = folder.rows[split]
+                encode(model(), rows, path, key=key, seed=source.seed, inputs=inputs, progress=self.progress)
+                return artifact.read(path)
+
+            name = f"posteriors/{split}"
+            reuse_or_make(folder.path, name, key_of(split, source.hash), make, kind="posteriors")
+            posteriors[split] = ShardedPosteriors(folder.path / name)
+        return posteriors

@@ -1,0 +1,109 @@
+"""The model of a run: what its artefact says, and encoder and decoder themselves."""
+
+from dataclasses import dataclass
+from typing import final
+
+from zprime import latent, model_prior, own_model, vae
+from zprime.artifact import Artifact
+from zprime.distribution import LatentDistribution
+from zprime.errors import UsageError
+from zprime.own_model import OwnModel
+from zprime.results.facts import ModelInfo
+from zprime.schema import guarded, need
+from zprime.vae import Model
+
+
+@final
+@dataclass(frozen=True)
+class RunModel:
+    """The model of a run, of which nothing is loaded before it is asked for.
+
+    Attributes:
+        source: its artefact, checked: of a VAE of zprime, or of a model of the user's own, whose code is not in it.
+        own: where that code is, as far as the user said.
+    """
+
+    source: Artifact
+    own: OwnModel = OwnModel()
+
+    @property
+    def brought(self) -> bool:
+        """Whether it is the user's own."""
+        return self.source.kind == own_model.KIND
+
+    @property
+    def latents(self) -> int:
+        """Latent dimension d."""
+        config = self.source.config
+        return int(config["latents"] if self.brought else config["vae"]["settings"]["latents"])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a row."""
+        config = self.source.config
+        return tuple(config["shape"] if self.brought else config["vae"]["shape"])
+
+    @property
+    def heavy(self) -> bool:
+        """Whether its work is convolutions; of the user's own, whether rows are images."""
+        if self.brought:
+            return len(self.shape) == 3
+        return bool(self.source.config["vae"]["settings"]["network"] == "conv")
+
+    @property
+    def unit(self) -> bool:
+        """Whether rows lie in [0, 1] where they are images: always in a VAE of zprime."""
+        return bool(self.source.config["unit"]) if self.brought else True
+
+    @property
+    def prior(self) -> LatentDistribution:
+        """What it was trained with.
+
+        Raises:
+            ArtifactError: it was altered.
+        """
+        prior = model_prior.load(self.source)
+        return latent.Prior(self.latents) if prior is None else prior
+
+    def info(self) -> ModelInfo:
+        """The model, and how its training went.
+
+        Raises:
+            ArtifactError: it was altered.
+        """
+        trained = self.source.config
+        if self.brought:
+            return ModelInfo(self.latents, settings=own_model.settings(trained), beta=trained["beta"])
+        settings, history = trained["vae"]["settings"], trained["history"]
+        with guarded(self.source.path):
+            need("epoch", trained["epoch"] <= len(history), f"one of {len(history)}", trained["epoch"])
+        return ModelInfo(
+            latents=settings["latents"],
+            settings=settings,
+            training=trained["training"],
+            epoch=trained["epoch"],
+            epochs=len(history),
+            stopped=trained["stopped"],
+            beta=trained["training"]["beta"],
+            elbo=float(history[trained["epoch"] - 1]["selection"]),
+        )
+
+    @property
+    def says(self) -> list[str]:
+        """What to know of it before reading an audit: sentences."""
+        return [str(sentence) for sentence in self.source.config["says"]] if self.brought else []
+
+    def load(self) -> Model:
+        """Encoder and decoder. Code of the user's own runs here, and nowhere else after the run was begun.
+
+        Raises:
+            ArtifactError: missing, or altered.
+            UsageError: it is the user's own, and its code is not named, is another than then, or fails.
+        """
+        if self.brought:
+            return own_model.load(self.own, self.source)
+        if self.own.given:
+            raise UsageError(
+                f"model: {self.source.path} was trained by zprime, and holds encoder and decoder; leave --model out"
+            )
+        return vae.load(self.source.path)
