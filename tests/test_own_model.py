@@ -251,6 +251,28 @@ def test_what_needs_no_model_runs_no_code(place: Path, tmp_path: Path) -> None:
     assert "w.pt" not in public
 
 
+def test_a_run_of_it_is_verified_with_the_code_and_not_without(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is measured again, with the held-out rows wherever they lie now; checking files runs no code."""
+    rows = np.load(place / "rows.npz")
+    np.savez(place / "seen.npz", x=rows["x_train"])
+    np.savez(place / "unseen.npz", x=rows["x_test"])
+    source = ["--data", place / "seen.npz", "--heldout-data", place / "unseen.npz"]
+    assert call("run", *model(place), *source, "--out", place / "run", "--replace", *QUICK) == 0
+    (place / "ran").unlink()
+    assert call("verify", place / "run", "--files-only") == 0
+    assert call("verify", place / "run") == 2
+    assert "zprime runs no code that it was not told to run" in said(capsys)
+    assert not (place / "ran").exists()
+    assert call("verify", place / "run", *model(place)) == 0
+    (place / "unseen.npz").rename(place / "elsewhere.npz")
+    assert call("verify", place / "run", *model(place)) == 2
+    assert "say where they are now (--heldout-data PATH)" in said(capsys)
+    np.savez(place / "other.npz", x=rows["x_test"][::-1])
+    assert call("verify", place / "run", *model(place), "--heldout-data", place / "other.npz") == 2
+    assert "these are not the rows of the run" in said(capsys)
+    assert call("verify", place / "run", *model(place), "--heldout-data", place / "elsewhere.npz") == 0
+
+
 def test_the_same_command_again_does_nothing_and_runs_no_code(place: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (place / "run").rglob("manifest.json")}
     command = ["run", *model(place), "--data", place / "rows.npz", "--out", place / "run", *QUICK]

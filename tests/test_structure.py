@@ -25,6 +25,7 @@ FACADES = {
     "running.py run",
     "sampling.py sample",
     "training.py train",
+    "verifying.py verify",
 }
 """Public functions that take everything which their users may want to say; command-line verbs are the others."""
 

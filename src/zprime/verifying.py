@@ -16,6 +16,7 @@ from zprime.artifact import Artifact
 from zprime.audit_stage import AuditStage
 from zprime.data import DataSettings
 from zprime.errors import ArtifactError, UsageError
+from zprime.own_model import OwnModel
 from zprime.progress import Progress, shown
 from zprime.reporting import card_check
 from zprime.results.audit import AuditSettings
@@ -80,6 +81,8 @@ def verify(
     folder: str | Path,
     *,
     data: str | Path | None = None,
+    heldout_data: str | Path | None = None,
+    own: OwnModel = OwnModel(),
     files_only: bool = False,
     workers: int = 1,
     threads: Threads = Threads(),
@@ -90,6 +93,8 @@ def verify(
     Args:
         folder: of a run; with `files_only` also one that holds an audit and its card.
         data: where the data lie, if not where the run says.
+        heldout_data: where the held-out rows lie that are in a file of their own, if not where the run says.
+        own: where the code of a model of the user's own is; it runs.
         files_only: check hashes and the card, and measure nothing.
         workers: threads that measure side by side, where the data are large.
         threads: how many threads torch uses, by the work; bits are the same for the same number.
@@ -116,8 +121,8 @@ def verify(
     def stage(seed: int, weights: str) -> AuditStage:
         return AuditStage(run, seed, weights, workers, threads, progress)
 
-    run, recorded = RunFolder(path), _json(place / FILE)
-    _take(run, data)
+    run, recorded = RunFolder(path, own), _json(place / FILE)
+    _take(run, data, heldout_data)
     with tempfile.TemporaryDirectory() as room:
         again = _measure(recorded, place, stage, Path(room) / "audit")
         told = compare(recorded, _json(again.path / FILE)) + _tensors(place, again)
@@ -162,7 +167,7 @@ def _json(file: Path) -> Any:
     return found
 
 
-def _take(folder: RunFolder, data: str | Path | None) -> None:
+def _take(folder: RunFolder, data: str | Path | None, heldout_data: str | Path | None) -> None:
     """Read the data from where they lie now.
 
     Raises:
@@ -170,19 +175,27 @@ def _take(folder: RunFolder, data: str | Path | None) -> None:
         ArtifactError: they are others.
     """
     source = folder.data
-    settings = DataSettings(**source.config["settings"])
-    if data is None:
-        lies = source.source or settings.data
-        if lies != "digits" and not Path(lies).exists():
+    recorded = DataSettings(**source.config["settings"])
+    if heldout_data is not None and not recorded.heldout_data:
+        raise UsageError(
+            f"heldout-data: the run {folder.path} has no file of held-out rows beside its data, got {heldout_data}; "
+            "leave it out"
+        )
+    lies = str(data or source.source or recorded.data)
+    aside = str(heldout_data or source.heldout_source or recorded.heldout_data) if recorded.heldout_data else ""
+    for option, place in (("data", lies), ("heldout-data", aside)):
+        if place not in ("", "digits") and not Path(place).exists():
             raise UsageError(
-                f"data: {lies}, where the run {folder.path} says that its data lie, is not there; say where they are "
-                "now (--data PATH)"
+                f"{option}: {place}, where the run {folder.path} says that its data lie, is not there; say where they "
+                f"are now (--{option} PATH)"
             )
+    if data is None and heldout_data is None:
         return
-    dataset = datasets.load(replace(settings, data=str(data)), seed=int(source.seed or 0))
+    settings = replace(recorded, data=lies, heldout_data=aside)
+    dataset = datasets.load(settings, seed=int(source.seed or 0), brought=bool(source.config.get("brought")))
     if dataset.hash != source.config["content"]:
         raise ArtifactError(
-            f"{data}: these are not the rows of the run {folder.path} (SHA-256 {dataset.hash[:12]}, recorded "
+            f"{lies}: these are not the rows of the run {folder.path} (SHA-256 {dataset.hash[:12]}, recorded "
             f"{source.config['content'][:12]}); say where those lie (--data PATH)"
         )
     folder.keep(dataset)

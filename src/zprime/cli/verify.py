@@ -6,6 +6,8 @@ from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, bars, give, product, say
 from zprime.cli.folder import Folder
+from zprime.cli.run import FLAT
+from zprime.own_model import OwnModel
 from zprime.results.differences import ROUNDING
 from zprime.serialise import to_jsonable
 from zprime.threads import Threads, cores
@@ -18,6 +20,8 @@ def verify(
     run: Folder,
     *,
     data: str | None = None,
+    heldout_data: str | None = None,
+    own: Annotated[OwnModel, FLAT] = OwnModel(),
     files_only: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Measure a run again as its audit records, and say whether every number of audit and card is the same.
@@ -30,6 +34,8 @@ def verify(
         Folder of a run that `zprime audit` has been through; with --files-only also one with an audit and its card.
     data
         Where the data lie, if not where the run says.
+    heldout_data
+        Where the held-out rows lie that are in a file of their own, if not where the run says.
     files_only
         Check the hashes of all files and the card, and measure nothing.
     """
@@ -37,6 +43,8 @@ def verify(
         found = verified(
             run,
             data=data,
+            heldout_data=heldout_data,
+            own=own,
             files_only=files_only,
             workers=cores(OPTIONS.threads),
             threads=Threads.by_work(OPTIONS.threads),
