@@ -268,7 +268,7 @@ def test_a_run_of_it_is_verified_with_the_code_and_not_without(place: Path, caps
     assert call("verify", place / "run", *model(place)) == 2
     assert "say where they are now (--heldout-data PATH)" in said(capsys)
     np.savez(place / "other.npz", x=rows["x_test"][::-1])
-    assert call("verify", place / "run", *model(place), "--heldout-data", place / "other.npz") == 2
+    assert call("verify", place / "run", *model(place), "--heldout-data", place / "other.npz") == 3
     assert "these are not the rows of the run" in said(capsys)
     assert call("verify", place / "run", *model(place), "--heldout-data", place / "elsewhere.npz") == 0
 

@@ -195,8 +195,9 @@ def _take(folder: RunFolder, data: str | Path | None, heldout_data: str | Path |
     dataset = datasets.load(settings, seed=int(source.seed or 0), brought=bool(source.config.get("brought")))
     if dataset.hash != source.config["content"]:
         raise ArtifactError(
-            f"{lies}: these are not the rows of the run {folder.path} (SHA-256 {dataset.hash[:12]}, recorded "
-            f"{source.config['content'][:12]}); say where those lie (--data PATH)"
+            f"{f'{lies}, {aside}' if aside else lies}: these are not the rows of the run {folder.path} (SHA-256 "
+            f"{dataset.hash[:12]}, recorded {source.config['content'][:12]}); say where those lie (--data PATH"
+            f"{', --heldout-data PATH' if aside else ''})"
         )
     folder.keep(dataset)
 
