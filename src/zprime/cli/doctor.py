@@ -8,8 +8,6 @@ from zprime import __version__
 from zprime.cli.console import give, product, say
 from zprime.kernels import compiled
 
-UNTRIED = ("avx512",)  # built, but no machine of ours can run it
-
 
 def doctor() -> None:
     """Say which versions, kernels and instruction set are in use, and why no better ones."""
@@ -28,8 +26,6 @@ def doctor() -> None:
     else:
         say(f"kernels: compiled, {kernels['in_use']}; in torch for tensors that are not on the CPU")
         for name in kernels["built"]:
-            notes = ["this machine cannot run it"] if name not in kernels["can_run"] else []
-            notes += ["built, but not tested on such a machine yet"] if name in UNTRIED else []
-            say(f"  {name}: {'; '.join(notes) or 'can be run here'}")
+            say(f"  {name}: {'can be run here' if name in kernels['can_run'] else 'this machine cannot run it'}")
     say("ZPRIME_KERNELS=torch, or the name of an instruction set, chooses another.")
     give({"zprime": __version__, "python": python, "torch": torch.__version__, "kernels": kernels})
