@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import final
@@ -87,7 +88,10 @@ def check_own(network: VAESettings, training: TrainSettings, prior: object = Non
     changed += ["prior"] * (prior is not None) + ["seeds"] * (seeds != 1)
     if changed:
         hint = "; the function that builds it says its prior" * ("prior" in changed)
-        raise UsageError(f"{changed[0]}: a model of your own is taken as it is, and not trained{hint}; leave this out")
+        raise UsageError(
+            f"{changed[0]}: a model of your own is taken as it is, and not trained{hint}; leave this out"
+            f"{_in_environment(changed[0])}"
+        )
 
 
 def _check_given(data: DataSettings) -> None:
@@ -98,4 +102,11 @@ def _check_given(data: DataSettings) -> None:
         raise UsageError(
             f"{changed[0]}: with a model of your own the rows that it has not seen are given (--heldout-data, or a "
             f"test part of --data), and half of them are the selection split, at most 5,000; leave --{changed[0]} out"
+            f"{_in_environment(changed[0])}"
         )
+
+
+def _in_environment(setting: str) -> str:
+    """Where a setting may come from, if the environment has its variable: nobody typed it then."""
+    variable = f"ZPRIME_{setting.upper()}"
+    return f" (the environment has {variable}: unset {variable})" if variable in os.environ else ""
