@@ -370,9 +370,12 @@ def test_other_weights_and_other_functions_are_refused(place: Path, capsys: pyte
     assert not (place / "ran").exists()
 
 
-def test_a_model_that_answers_otherwise_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("change", ["FACTOR = 1.1\n", "FACTOR = 1.0\nSIGMA = 0.53\n"])
+def test_a_model_that_answers_otherwise_is_refused(
+    change: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A change in a file that the user's file loads."""
-    (place / "helper.py").write_text("FACTOR = 1.1\n")
+    (place / "helper.py").write_text(change)
     sys.modules.pop("helper", None)
     assert call("sample", place / "run", *model(place)) == 2
     sys.modules.pop("helper", None)
@@ -555,7 +558,9 @@ def test_what_does_not_apply_to_such_a_run_is_not_advised(place: Path, capsys: p
         _ = RunFolder.open(place / "run").rows
 
 
-def test_the_other_sort_of_model_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_other_sort_of_model_is_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = Run.create(tmp_path / "trained")
     job.train(DataSettings(str(small.table(tmp_path / "table.npz"))), small.NETWORK, small.TRAINING, seed=0)
     assert call("sample", job.path, "--from", "prior", *model(place)) == 2
@@ -563,6 +568,10 @@ def test_the_other_sort_of_model_is_refused(place: Path, tmp_path: Path, capsys:
     RunFolder.open(job.path).generative("prior").save(tmp_path / "generator")
     assert call("sample", tmp_path / "generator", *model(place)) == 2
     assert "is a shipped generator, and holds its decoder; leave --model out" in said(capsys)
+    with monkeypatch.context() as changed:
+        changed.setenv("ZPRIME_MODEL", f"{place / 'mymodel.py'}:build")
+        assert call("sample", job.path, "--from", "prior") == 2
+    assert "leave --model out (the environment has ZPRIME_MODEL: unset ZPRIME_MODEL)" in said(capsys)
     assert call("train", *model(place), "--data", place / "rows.npz", "--out", job.path) == 2
     assert "model trained by zprime, now mymodel.py:build" in said(capsys)
     assert call("train", "--data", place / "rows.npz", "--out", place / "run") == 2

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import final
@@ -12,6 +11,7 @@ from zprime.artifact import Artifact, Manifest
 from zprime.data import DataSettings
 from zprime.data_stage import DataStage, Wanted
 from zprime.errors import UsageError
+from zprime.own_model import in_environment
 from zprime.run_folder import RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
@@ -90,7 +90,7 @@ def check_own(network: VAESettings, training: TrainSettings, prior: object = Non
         hint = "; the function that builds it says its prior" * ("prior" in changed)
         raise UsageError(
             f"{changed[0]}: a model of your own is taken as it is, and not trained{hint}; leave this out"
-            f"{_in_environment(changed[0])}"
+            f"{in_environment(changed[0])}"
         )
 
 
@@ -102,11 +102,5 @@ def _check_given(data: DataSettings) -> None:
         raise UsageError(
             f"{changed[0]}: with a model of your own the rows that it has not seen are given (--heldout-data, or a "
             f"test part of --data), and half of them are the selection split, at most 5,000; leave --{changed[0]} out"
-            f"{_in_environment(changed[0])}"
+            f"{in_environment(changed[0])}"
         )
-
-
-def _in_environment(setting: str) -> str:
-    """Where a setting may come from, if the environment has its variable: nobody typed it then."""
-    variable = f"ZPRIME_{setting.upper()}"
-    return f" (the environment has {variable}: unset {variable})" if variable in os.environ else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from zprime import artifact, latent, sampling
 from zprime.cli.settings import label_of
 from zprime.errors import UsageError
-from zprime.own_model import OwnModel
+from zprime.own_model import OwnModel, in_environment
 from zprime.run_folder import RunFolder
 
 
@@ -31,7 +31,10 @@ def chosen(
         if source:
             raise UsageError(f"from: a shipped generator has one latent distribution; leave --from {source} out")
         if own.given:
-            raise UsageError(f"model: {run} is a shipped generator, and holds its decoder; leave --model out")
+            raise UsageError(
+                f"model: {run} is a shipped generator, and holds its decoder; leave --model out"
+                f"{in_environment('model')}"
+            )
         model, default = sampling.load(run), run.parent / "samples" / (run.name + mark)
     else:
         folder = RunFolder.open(run, own)
