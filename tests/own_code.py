@@ -36,7 +36,7 @@ class VAE(nn.Module):
         return self.back(z) * helper.FACTOR
 
 
-SAYS = {"gives": "std", "likelihood": Gaussian(scale=0.3**0.5)}
+SAYS = {"gives": "std", "likelihood": Gaussian(scale=getattr(helper, "SIGMA", 0.3**0.5))}
 
 
 def build(weights):

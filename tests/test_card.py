@@ -51,6 +51,13 @@ def test_the_guaranteed_limit_is_that_of_what_is_shipped(made: tuple[Path, Audit
     assert "likelihood_gain_lower" not in {m.kind for m in metrics(audit, other)}
 
 
+def test_a_quick_audit_is_called_one(made: tuple[Path, Audit]) -> None:
+    quick = replace(made[1], settings=replace(made[1].settings, quick=True))
+    assert re.search(r"^> .* rows of a quick audit, seed", card(quick), re.MULTILINE)
+    assert "This is a quick audit" in card(quick)
+    assert "quick audit" not in card(made[1])
+
+
 def test_the_sentence_has_a_hash_that_changes_with_the_numbers(made: tuple[Path, Audit]) -> None:
     audit = made[1]
     found = metrics(audit, audit.entry(audit.shipped))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import small
 from zprime.data import SPLITS, Dataset, DataSettings, Source, load
@@ -67,6 +68,25 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         load(DataSettings(str(tmp_path / "bytes.npy"), heldout_data=str(tmp_path / "floats.npy")))
 
 
+def test_a_label_means_the_same_in_both_folders(tmp_path: Path) -> None:
+    for part, names in (("train", "abc"), ("other", "ac"), ("same", "abc")):
+        for name in names:
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = RNG.integers(0, 256, (3, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
+    with pytest.raises(ArrayError, match=r"other: expected labels \['a', 'b', 'c'\], as .*train has, got \['a', 'c'\]"):
+        load(DataSettings(str(tmp_path / "train"), heldout_data=str(tmp_path / "other")))
+    found = load(DataSettings(str(tmp_path / "train"), heldout_data=str(tmp_path / "same")))
+    assert found.rows("heldout").labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_a_column_that_only_the_training_rows_have_is_missed_by_name(tmp_path: Path) -> None:
+    a, b = npz(tmp_path / "a.npz", 40, who=np.arange(40)), npz(tmp_path / "b.npz", 9)
+    with pytest.raises(ArrayError, match=r"b.npz: expected a column who, as .*a.npz has, got none"):
+        load(DataSettings(a, heldout_data=b, group="who"))
+
+
 def test_a_run_reads_both_files_wherever_they_lie(tmp_path: Path) -> None:
     a, b = npz(tmp_path / "a.npz", 90), npz(tmp_path / "b.npz", 30)
     settings = DataSettings(a, heldout_data=b)
@@ -116,6 +136,17 @@ def test_all_rows_but_the_test_part_are_training_rows_and_half_of_that_is_chosen
     assert len(brought(source(), limit=7).ids["train"]) == 7
     with pytest.raises(UsageError, match="limit: expected at most 40 training rows, got 41"):
         brought(source(), limit=41)
+
+
+def test_rows_beyond_the_limit_count_as_seen() -> None:
+    """The model was trained on them, though the audit takes fewer."""
+    found = source(n=640, test=400)
+    copied = found.x.copy()
+    copied[240:243] = copied[:3]
+    left = brought(source(x=copied, test=400), limit=20)
+    assert set(left.ids["train"].tolist()).isdisjoint({0, 1, 2})
+    assert {*left.ids["selection"].tolist(), *left.ids["heldout"].tolist()} == set(range(243, 640))
+    assert sum(d.count for d in left.duplicates.values()) == 3
 
 
 def test_without_rows_that_the_model_has_not_seen_there_is_no_audit() -> None:

@@ -68,11 +68,11 @@ def test_the_gain_under_the_sigma_that_fits_is_that_of_the_closed_form() -> None
 
 def test_the_sentence_stands_where_the_verdict_does() -> None:
     found = audited(0.7, normal(1.0, 1.0))
-    says = next(w for w in found.warnings if "reconstructions of held-out rows fit one of" in w)
+    says = next(w for w in found.warnings if "reconstructions of selection rows fit one of" in w)
     assert "p(x|z) has a standard deviation of 0.316" in says
     assert "would be the same: leave the prior" in says
-    assert "reconstructions of held-out rows fit one of" in explain(found)
-    assert "reconstructions of held-out rows fit one of" not in explain(replace(found, likelihood=None))
+    assert "reconstructions of selection rows fit one of" in explain(found)
+    assert "reconstructions of selection rows fit one of" not in explain(replace(found, likelihood=None))
 
 
 def test_a_verdict_that_rests_on_a_wrong_sigma_is_told_to_be_another() -> None:
@@ -87,12 +87,19 @@ def test_a_verdict_that_rests_on_a_wrong_sigma_is_told_to_be_another() -> None:
     assert "would be another" in other.says
 
 
+def test_held_out_rows_have_no_part_in_the_sigma_that_their_gain_is_told_under() -> None:
+    posteriors, rows = splits(0.7)
+    found = fitting_scale(study(posteriors, rows, model=MODEL.vae()))
+    rows["heldout"] = replace(rows["heldout"], x=3 * rows["heldout"].x)
+    assert found == fitting_scale(study(posteriors, rows, model=MODEL.vae()))
+
+
 def test_where_the_sigma_fits_or_it_is_left_out_nothing_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     for noise, changes in ((0.1**0.5, {}), (0.7, {"other_scale": 0})):
         found = audited(noise, normal(1.0, 1.0), **changes)
         assert found.likelihood is not None
         assert found.likelihood.other_scale is None
-        assert not any("reconstructions of held-out rows fit" in w for w in found.warnings)
+        assert not any("reconstructions of selection rows fit" in w for w in found.warnings)
 
 
 def test_it_changes_no_other_number() -> None:
@@ -140,6 +147,6 @@ def test_only_a_gaussian_of_one_standard_deviation_has_another(make: type, scale
     if found is not None:
         assert found[0] == pytest.approx(scale)
         # E|x - f(z)|^2 over q, in closed form
-        x, (mean, width) = rows["heldout"].x, MODEL.posterior(rows["heldout"].x)
+        x, (mean, width) = rows["selection"].x, MODEL.posterior(rows["selection"].x)
         square = (x - mean @ MODEL.weight.T - MODEL.bias).square().sum(1) + (width.square() * MODEL.gram).sum(1)
         assert found[1] == pytest.approx(float((square / 12).mean()) ** 0.5, rel=0.03)

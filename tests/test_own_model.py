@@ -22,7 +22,7 @@ import zprime
 from zprime import artifact, bring, fit_stage, own_model
 from zprime.cli import main
 from zprime.data import SPLITS, DataSettings
-from zprime.errors import UsageError, ZprimeError
+from zprime.errors import ArtifactError, UsageError, ZprimeError
 from zprime.latent import settings_for
 from zprime.likelihoods import Gaussian
 from zprime.own_code import Code
@@ -370,9 +370,12 @@ def test_other_weights_and_other_functions_are_refused(place: Path, capsys: pyte
     assert not (place / "ran").exists()
 
 
-def test_a_model_that_answers_otherwise_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("change", ["FACTOR = 1.1\n", "FACTOR = 1.0\nSIGMA = 0.53\n"])
+def test_a_model_that_answers_otherwise_is_refused(
+    change: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A change in a file that the user's file loads."""
-    (place / "helper.py").write_text("FACTOR = 1.1\n")
+    (place / "helper.py").write_text(change)
     sys.modules.pop("helper", None)
     assert call("sample", place / "run", *model(place)) == 2
     sys.modules.pop("helper", None)
@@ -533,11 +536,42 @@ def test_settings_of_a_training_are_refused(option: list[str], place: Path, caps
         zprime.run("digits", place / "new", own=OwnModel("a.py:b"), prior=zprime.latent.Prior(2))
 
 
-def test_the_other_sort_of_model_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_setting_of_the_environment_is_refused_by_its_name(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["train", *model(place), "--data", place / "rows.npz", "--out", place / "new"]
+    for variable, value in (("ZPRIME_EPOCHS", "3"), ("ZPRIME_HELDOUT", "0.3")):
+        with monkeypatch.context() as changed:
+            changed.setenv(variable, value)
+            assert call(*run) == 2
+            assert f"unset {variable}" in said(capsys)
+    assert call(*run, "--epochs", "3") == 2
+    assert "unset" not in said(capsys)
+
+
+def test_what_does_not_apply_to_such_a_run_is_not_advised(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("explain", place / "run", "--quiet") == 0
+    assert "--seeds" not in capsys.readouterr().out
+    assert call("train", *model(place), "--data", place / "rows.npz", "--out", place / "run", "--quiet") == 0
+    (place / "rows.npz").rename(place / "moved.npz")
+    with pytest.raises(ArtifactError, match="zprime train --model FILE:FUNCTION --data PATH --out"):
+        _ = RunFolder.open(place / "run").rows
+
+
+def test_the_other_sort_of_model_is_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = Run.create(tmp_path / "trained")
     job.train(DataSettings(str(small.table(tmp_path / "table.npz"))), small.NETWORK, small.TRAINING, seed=0)
     assert call("sample", job.path, "--from", "prior", *model(place)) == 2
     assert "was trained by zprime, and holds encoder and decoder; leave --model out" in said(capsys)
+    RunFolder.open(job.path).generative("prior").save(tmp_path / "generator")
+    assert call("sample", tmp_path / "generator", *model(place)) == 2
+    assert "is a shipped generator, and holds its decoder; leave --model out" in said(capsys)
+    with monkeypatch.context() as changed:
+        changed.setenv("ZPRIME_MODEL", f"{place / 'mymodel.py'}:build")
+        assert call("sample", job.path, "--from", "prior") == 2
+    assert "leave --model out (the environment has ZPRIME_MODEL: unset ZPRIME_MODEL)" in said(capsys)
     assert call("train", *model(place), "--data", place / "rows.npz", "--out", job.path) == 2
     assert "model trained by zprime, now mymodel.py:build" in said(capsys)
     assert call("train", "--data", place / "rows.npz", "--out", place / "run") == 2

@@ -74,6 +74,16 @@ def test_a_number_planted_in_the_audit_is_named_with_its_candidate_and_both_valu
     assert found.card == "card.md"  # compared with what was measured
 
 
+@pytest.mark.parametrize("value", [20.5, "x", None, [], True])
+def test_settings_that_no_audit_has_are_refused(run: Path, value: Any) -> None:
+    file = run / "audit" / "audit.json"
+    audit = json.loads(file.read_text())
+    audit["settings"]["rows"] = value
+    file.write_text(json.dumps(audit))
+    with pytest.raises(ArtifactError, match="does not say how it was measured"):
+        verify(run)
+
+
 def put(run: Path, change: Callable[[Audit], Audit]) -> None:
     """Another audit in the place of the one there, with every hash right."""
     audit = load_audit(run)

@@ -5,6 +5,7 @@ The artefact has the hashes of the file of the function and of the weights, what
 known again.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -223,6 +224,12 @@ def check_same(code: Code, source: Artifact) -> None:
             f"model-weights: expected those that {source.path} was made with, {want}, got {got}. Give these, "
             f"or {ANOTHER}"
         )
+
+
+def in_environment(setting: str) -> str:
+    """Where a setting may come from, if the environment has its variable: nobody typed it then."""
+    variable = f"ZPRIME_{setting.upper()}"
+    return f" (the environment has {variable}: unset {variable})" if variable in os.environ else ""
 
 
 def told(config: Mapping[str, Any]) -> dict[str, Any]:

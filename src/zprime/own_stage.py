@@ -11,6 +11,7 @@ from zprime.artifact import Artifact, Manifest
 from zprime.data import DataSettings
 from zprime.data_stage import DataStage, Wanted
 from zprime.errors import UsageError
+from zprime.own_model import in_environment
 from zprime.run_folder import RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
@@ -87,7 +88,10 @@ def check_own(network: VAESettings, training: TrainSettings, prior: object = Non
     changed += ["prior"] * (prior is not None) + ["seeds"] * (seeds != 1)
     if changed:
         hint = "; the function that builds it says its prior" * ("prior" in changed)
-        raise UsageError(f"{changed[0]}: a model of your own is taken as it is, and not trained{hint}; leave this out")
+        raise UsageError(
+            f"{changed[0]}: a model of your own is taken as it is, and not trained{hint}; leave this out"
+            f"{in_environment(changed[0])}"
+        )
 
 
 def _check_given(data: DataSettings) -> None:
@@ -98,4 +102,5 @@ def _check_given(data: DataSettings) -> None:
         raise UsageError(
             f"{changed[0]}: with a model of your own the rows that it has not seen are given (--heldout-data, or a "
             f"test part of --data), and half of them are the selection split, at most 5,000; leave --{changed[0]} out"
+            f"{in_environment(changed[0])}"
         )

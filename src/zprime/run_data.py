@@ -39,7 +39,8 @@ class RunData:
         settings = replace(recorded, data=self.source.source or recorded.data, heldout_data=aside)
         for option, place in (("data", settings.data), ("heldout-data", settings.heldout_data)):
             if place not in ("", "digits") and not Path(place).exists():
-                again = f"zprime train --{option} PATH --out {self.run}"
+                model = " --model FILE:FUNCTION" if self.source.config.get("brought") else ""
+                again = f"zprime train{model} --{option} PATH --out {self.run}"
                 raise ArtifactError(
                     f"{place}: the data of the run {self.run} are not there any more; put them back, or say where "
                     f"they are: run the same `{again}` again, which only notes the path"

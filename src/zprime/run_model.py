@@ -105,5 +105,6 @@ class RunModel:
         if self.own.given:
             raise UsageError(
                 f"model: {self.source.path} was trained by zprime, and holds encoder and decoder; leave --model out"
+                f"{own_model.in_environment('model')}"
             )
         return vae.load(self.source.path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from zprime import artifact, chain
+from zprime import artifact, chain, serialise
 from zprime import data as datasets
 from zprime.artifact import Artifact
 from zprime.audit_stage import AuditStage
@@ -205,7 +205,7 @@ def _take(folder: RunFolder, data: str | Path | None, heldout_data: str | Path |
 def _measure(recorded: Mapping[str, Any], place: Path, stage: Callable[[int, str], AuditStage], into: Path) -> Artifact:
     """The audit again, by what the recorded one says of settings, seed, candidates and weights."""
     try:
-        settings = AuditSettings(**recorded["settings"])
+        settings = serialise.from_jsonable(AuditSettings, recorded["settings"])
         names = [n.removeprefix("latent/") for n in recorded["inputs"] if n.startswith("latent/")]
         how = stage(int(recorded["seed"]), str(recorded["data"]["weights"]))
         settings.check()

@@ -200,7 +200,10 @@ class Dataset:
 
     def _leave_out_duplicates(self) -> dict[str, Duplicates]:
         """Take rows that training has seen out of the other splits, unless the settings keep them."""
-        train, kept = self._scaled("train"), self.settings.keep_duplicates
+        kept = self.settings.keep_duplicates
+        # a model that was trained elsewhere has seen all rows but the test part, also those beyond `limit`
+        seen = torch.arange(len(self.raw) - self.source.test) if self.brought else self.ids["train"]
+        train = scaled(self.raw[seen], self.shift, self.scale)
         equal = duplicates_of([train], {split: self._scaled(split) for split in SPLITS[1:]})
         told = found(equal, self.ids, kept=kept)
         check_duplicates(told)

@@ -38,6 +38,7 @@ def source_of(settings: DataSettings) -> Source:
         source.top,
         {name: np.concatenate([c, other.columns[name]]) for name, c in _both(source, other).items()},
         source.names,
+        classes=source.classes,
     )
 
 
@@ -52,11 +53,17 @@ def _check_alike(source: Source, other: Source, settings: DataSettings) -> None:
         ("rows of shape", list(source.x.shape[1:]), list(other.x.shape[1:])),
         ("columns", list(source.names), list(other.names)),
         ("full intensity", source.top, other.top),
+        *([("labels", list(source.classes), list(other.classes))] if source.classes and other.classes else []),
     ):
         if a != b:
             raise ArrayError(
                 f"{settings.heldout_data}: expected {what} {_word(a)}, as {settings.data} has, got {_word(b)}; give "
                 "both in the same form and units"
+            )
+    for name in settings.columns:
+        if source.column(name) is not None and other.column(name) is None:
+            raise ArrayError(
+                f"{settings.heldout_data}: expected a column {name}, as {settings.data} has, got none; give it in both"
             )
 
 

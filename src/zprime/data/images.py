@@ -49,7 +49,8 @@ def read_image_folder(path: Path) -> Source:
     x = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x[:, None]
     folders = sorted({f.parent for f in files})
     y = np.array([folders.index(f.parent) for f in files], dtype=np.int64) if len(folders) > 1 else None
-    return Source(path.name, x, y, 0, 255.0)
+    classes = () if y is None else tuple(str(f.relative_to(path)) for f in folders)
+    return Source(path.name, x, y, 0, 255.0, classes=classes)
 
 
 def _visible(path: Path) -> list[Path]:

@@ -23,6 +23,7 @@ class Source:
         columns: further arrays of shape [n], by name.
         names: of the columns of `x`, where they have names.
         lines: shape [n], the line of each row in its file; None where rows have no lines.
+        classes: names that the labels 0, 1, ... stand for, where `y` has numbers in their place.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Source:
     columns: Mapping[str, Array] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     lines: Array | None = None
+    classes: tuple[str, ...] = ()
 
     def column(self, name: str) -> Array | None:
         """The further array of this name, or None; names of a table have single spaces, however one is asked for."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zprime.escape import markdown
+from zprime.reporting.words import quick
 from zprime.results.audit import Audit
 from zprime.results.entries import Entry
 from zprime.results.kept import kept
@@ -126,8 +127,9 @@ def metrics(audit: Audit, shipped: Entry) -> list[Metric]:
 def sentence(audit: Audit, found: list[Metric]) -> str:
     """One sentence to quote, with protocol, version and a hash of the numbers."""
     first, version = found[0], audit.versions.get("zprime", "")
+    how = " of a quick audit" if audit.settings.quick else ""
     return (
-        f"> {first.name}: {first.shown}, {first.n:,} rows, seed {audit.seed}; copying test: "
+        f"> {first.name}: {first.shown}, {first.n:,} rows{how}, seed {audit.seed}; copying test: "
         f"{audit.copying(audit.shipped)} ({PROTOCOL}, zprime {version}, numbers {digest(found)})."
     )
 
@@ -164,7 +166,7 @@ def _data(audit: Audit) -> str:
 
 
 def _limits(audit: Audit) -> list[str]:
-    found = [f"- {markdown(w)}" for w in audit.warnings]
+    found = [f"- {markdown(w)}" for w in [*quick(audit), *audit.warnings]]
     return [
         *found,
         "- All numbers are conditional on this trained model, and of rows like the held-out ones.",

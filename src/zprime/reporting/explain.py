@@ -312,8 +312,10 @@ def _limits(audit: Audit) -> list[str]:
             f", Frechet distance, coverage and “off the data” over {side.rows:,} rows a sample in {side.features} "
             f"features ({side.says}), and they depend on both"
         )
-    text += ". For another model the answer may differ: `zprime run`, then `zprime explain`; `zprime run --seeds 3` "
-    return [text + "says by how much for the same data and architecture.", *other_scale(audit)]
+    text += ". For another model the answer may differ: `zprime run`, then `zprime explain`"
+    repeated = "; `zprime run --seeds 3` says by how much for the same data and architecture."
+    yours = ". By how much it differs between trainings of yours, an audit of each says."
+    return [text + (repeated if audit.model.training else yours), *other_scale(audit)]
 
 
 PARTS: dict[str, Callable[[Audit], list[str]]] = {

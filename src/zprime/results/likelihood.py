@@ -215,11 +215,12 @@ class Membership:
 
 @dataclass(frozen=True)
 class OtherScale:
-    """The verdict by likelihood under the standard deviation of p(x|z) that held-out reconstructions fit.
+    """The verdict by likelihood under the standard deviation of p(x|z) that reconstructions of unseen rows fit.
 
     Attributes:
         scale: standard deviation of p(x|z), one for all entries, in the units of the rows as the model sees them.
-        fits: the one at which reconstructions of held-out rows are most likely: their root mean square error.
+        fits: the one at which reconstructions of selection rows are most likely: their root mean square error. Held-out
+            rows have no part in it, since the gain is told on them.
         label: of the candidate that the verdict looked at.
         gain: its likelihood gain under `fits`, on held-out rows; None for the prior.
         decision, choice: what the same rule decides under it, and the label of what it chooses.
@@ -242,7 +243,7 @@ class OtherScale:
         )
         of = f" ({self.choice})" if self.decision == "leave the prior" else ""
         return (
-            f"p(x|z) has a standard deviation of {self.scale:.3g}, and reconstructions of held-out rows fit one of "
+            f"p(x|z) has a standard deviation of {self.scale:.3g}, and reconstructions of selection rows fit one of "
             f"{self.fits:.3g}. Under that {gain}the verdict by likelihood would be "
             f"{'the same' if self.same else 'another'}: {self.decision}{of}"
         )

@@ -61,7 +61,7 @@ class AuditSettings:
             at least 50; 0 leaves it out, and then no likelihood gain is used.
         repair: rows of either split that are measured again where the check fails, with proposals from annealed chains
             that find modes of the posterior which the encoder misses; 0 leaves it out.
-        other_scale: rows of either split that gains are measured on once more, where held-out reconstructions fit
+        other_scale: rows of either split that gains are measured on once more, where reconstructions of unseen rows fit
             another standard deviation of a Gaussian p(x|z) by more than 1.5 times: what the verdict would be under it;
             0 leaves it out.
         ais: simulated rows on which annealing bounds log p(x) from both sides, about 5 seconds a row; 0 leaves it out.

@@ -31,8 +31,8 @@ class Thresholds:
         duplicates: proportion of a split that may equal training rows; more is refused.
         few: real rows that the classifier gives every label at least where a public page shows proportions by label.
         edge: proportion of draws, the farthest, that a public page leaves out of the latent map.
-        other_scale: times that the standard deviation of p(x|z) may be off that of held-out reconstructions, before the
-            verdict under theirs is told too.
+        other_scale: times that the standard deviation of p(x|z) may be off that of unseen rows' reconstructions, before
+            the verdict under theirs is told too.
         isolation: quantile of the distances between training rows below which a held-out row is a near-duplicate.
     """
 

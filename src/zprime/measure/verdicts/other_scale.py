@@ -1,8 +1,9 @@
-"""What the verdict by likelihood would be under the standard deviation that held-out reconstructions fit.
+"""What the verdict by likelihood would be under the standard deviation that reconstructions of unseen rows fit.
 
 A Gaussian p(x|z) weighs rows by its standard deviation. Where it is not the one of the loss that a VAE was trained
 with, gains are of another model. The verdict is then reached once more, by the same rule, with the means of p(x|z) as
-they are and the standard deviation at which reconstructions of held-out rows are most likely.
+they are and the standard deviation at which reconstructions of selection rows are most likely: held-out rows, on which
+gains are then told, have no part in its choice.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from zprime.results.verdicts import Verdict
 from zprime.vae import Model
 
 ROWS = 256
-"""Held-out rows whose reconstructions are looked at, one draw z ~ q(z|x) of each."""
+"""Selection rows whose reconstructions are looked at, one draw z ~ q(z|x) of each."""
 SAME = 1e-4
 """Standard deviations that differ by less, in parts of one of them, are one."""
 
@@ -90,11 +91,11 @@ def _id(verdict: Verdict) -> CandidateId:
 
 @torch.no_grad()
 def fitting_scale(study: Study) -> tuple[float, float] | None:
-    """The standard deviation of p(x|z), and the one at which reconstructions of held-out rows are most likely.
+    """The standard deviation of p(x|z), and the one at which reconstructions of selection rows are most likely.
 
     None where p(x|z) is no Gaussian with one standard deviation for all entries of all rows.
     """
-    split, model = study.heldout, study.model
+    split, model = study.selection, study.model
     if model is None or split.rows is None:
         return None
     rng = study.stream("other scale")
