@@ -19,8 +19,8 @@ import own_code
 import small
 import tampering
 import zprime
+from test_cli import call
 from zprime import artifact, bring, fit_stage, own_model
-from zprime.cli import main
 from zprime.data import SPLITS, DataSettings
 from zprime.errors import ArtifactError, UsageError, ZprimeError
 from zprime.latent import settings_for
@@ -36,13 +36,6 @@ SMALL = {"rows": 12, "draws": 120, "grid": 4, "map": 20, "samples": 0, "simulate
 AUDIT = [f"--{name}={value}" for name, value in SMALL.items()]
 KINDS = ("gaussian", "aggregated")
 QUICK = ["--kinds", *KINDS, *AUDIT, "--quiet"]
-
-
-def call(*argv: str | Path) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(a) for a in argv])
-    code = end.value.code
-    return code if isinstance(code, int) else 1
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +218,14 @@ def test_verbs_that_need_it_work_with_it(place: Path, capsys: pytest.CaptureFixt
         torch.from_numpy(drawn["z"]).double() @ own_code.MODEL.weight.T + own_code.MODEL.bias
     )
     assert 0.2 < float(gap.std()) < 1.2
+
+
+def test_rows_of_numbers_are_drawn_into_a_table(place: Path) -> None:
+    out = place / "drawn.csv"
+    assert call("sample", place / "run", *model(place), "--from", "gaussian", "-n", 5, "--out", out) == 0
+    lines = out.read_text().splitlines()
+    assert lines[0].split(",")[:2] == ["x0", "x1"]
+    assert len(lines) == 6
 
 
 def test_what_needs_no_model_runs_no_code(place: Path, tmp_path: Path) -> None:

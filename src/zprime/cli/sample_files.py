@@ -14,7 +14,6 @@ from zprime import artifact, outputs
 from zprime.errors import UsageError
 from zprime.reporting import pictures
 from zprime.sampling import GenerativeModel
-from zprime.vae import VAE
 
 ENDINGS = (".npz", ".png", ".csv")
 SHOWN = 4096
@@ -51,7 +50,7 @@ class Files:
             raise UsageError(f"out: expected the path of the files to write, got {out!r}")
         apart = out is not None and out.endswith(("/", os.sep))
         kind = path.suffix if out is not None and not apart and path.suffix in ENDINGS else ""
-        table = isinstance(model.decoder, VAE) and len(model.decoder.shape or ()) == 1
+        table = model.image is None and model.shift.ndim == 1  # each entry of a row has a shift of its own
         if (apart or kind == ".png") and model.image is None:
             raise UsageError(f"out: {out!r} is of pictures, and x' are rows of numbers; take NAME.npz or NAME.csv")
         if kind == ".csv" and not table:
