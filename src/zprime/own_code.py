@@ -210,9 +210,9 @@ def _is_path(place: str) -> bool:
 
 
 def _content(option: str, file: Path) -> bytes:
-    if not file.is_file():
-        raise UsageError(f"{option}: expected a file, found none at {file}")
     try:
+        if not file.is_file():
+            raise UsageError(f"{option}: expected a file, found none at {file}")
         return file.read_bytes()
     except OSError as error:
         raise UsageError(f"{option}: {file} cannot be read ({error.strerror})") from error
