@@ -51,9 +51,9 @@ def test_trying_ends_after_two_that_gain_no_more_than_the_best_before(gains: lis
 
 
 def test_em_stops_roughly_only_in_many_dimensions_and_never_earlier_than_asked() -> None:
-    assert sizes.tolerance(WIDE, 1e-3) == 1e-3
-    assert sizes.tolerance(WIDE + 1, 1e-3) == sizes.COARSE == 0.05
-    assert sizes.tolerance(WIDE + 1, 0.2) == 0.2
+    assert sizes.rough(WIDE, 1e-3, 200) == (1e-3, 200)
+    assert sizes.rough(WIDE + 1, 1e-3, 200) == (0.05, 40)
+    assert sizes.rough(WIDE + 1, 0.2, 10) == (0.2, 10)
 
 
 @pytest.mark.parametrize("covariance", ["diagonal", "low-rank"])
@@ -66,8 +66,10 @@ def test_in_many_dimensions_k_is_chosen_by_rough_runs_and_the_one_taken_is_finis
     few = asked.fit(wanted)
     for module in (mixture, sizes):
         monkeypatch.setattr(module, "WIDE", D - 1)
+    monkeypatch.setattr(sizes, "STEPS", 2)
     runs = Runs(monkeypatch)
     many = asked.fit(wanted)
+    assert all(len(run.bounds) <= 2 for _, _, run in runs.made[:-1])
     taken = many.chosen.settings["components"]
     assert taken == few.chosen.settings["components"] == 2
     # as many K as there are in few dimensions, but for those after two that gain no more

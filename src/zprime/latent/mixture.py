@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, cast, final
 
 import torch
@@ -69,8 +70,8 @@ class MixtureSettings(Settings):
         polish: steps of EM on fresh posterior draws at the end, kept if the selection split improves; not for
             `low-rank`, and above 1,024 dimensions only for the K that is taken.
         iterations: EM steps at most.
-        tolerance: stop when the bound rises by less, in nats a row. Above 1,024 dimensions EM stops at 0.05 nats while
-            K, rank and the best start are chosen, and goes on from there.
+        tolerance: stop when the bound rises by less, in nats a row. Above 1,024 dimensions EM stops at 0.05 nats, or
+            after 40 steps, while K, rank and the best start are chosen, and goes on from there.
         restarts: starts of EM at the K that is taken; the one with the highest bound is kept. (While K is being chosen,
             each K has one start.) For k-means++ starts with all rows in every step.
         least_rows: effective rows that every component has at least (Kish 1965, of its responsibilities); components
@@ -219,9 +220,12 @@ class MixtureSettings(Settings):
 
     def _once(self, d: int) -> "MixtureSettings":
         """How each of several values is tried: from one start, and where steps take long only roughly."""
-        if d <= WIDE:
-            return replace(self, restarts=1)
-        return replace(self, restarts=1, polish=0, tolerance=sizes.tolerance(d, self.tolerance))
+        return replace(self._rough(d), restarts=1, polish=0 if d > WIDE else self.polish)
+
+    def _rough(self, d: int) -> "MixtureSettings":
+        """How EM runs while something is chosen."""
+        tolerance, iterations = sizes.rough(d, self.tolerance, self.iterations)
+        return replace(self, tolerance=tolerance, iterations=iterations)
 
     def _auto(self, task: Task, most: int) -> Fit[Mixture]:
         """With full covariances where these are few numbers; else diagonal or of low rank, what serves better."""
@@ -269,20 +273,16 @@ class MixtureSettings(Settings):
             run = self._passes(em, state, what, reduction.task)
             state, trace["bound"], outcome, few = run.state, run.bounds, run.outcome, run.few
         elif self.method == "em":
-            coarse = sizes.tolerance(em.d, self.tolerance)
-
-            def roughly(state: State) -> EMRun:
-                return replace(self, tolerance=coarse)._run_em(em, state, what, progress)
-
+            rough, wholly = self._rough(em.d), partial(self._run_em, em, what=what, progress=progress)
+            roughly = partial(rough._run_em, em, what=what, progress=progress)
             starts = range(self.restarts if self.start == "kmeans" else 1)
             for i in starts:
                 if (k, i) not in runs:
-                    begin = em.start(k, rng=fork(rng, "start", k, i)) if i else state
-                    runs[k, i] = roughly(begin)
+                    runs[k, i] = roughly(em.start(k, rng=fork(rng, "start", k, i)) if i else state)
             best = max((runs[k, i] for i in starts), key=lambda run: run.bounds[-1])
             best = self._keep(em, best, roughly)
-            if coarse > self.tolerance:
-                finished = self._keep(em, self._run_em(em, best.state, what, progress), roughly)
+            if rough != self:
+                finished = self._keep(em, wholly(best.state), wholly)
                 best = replace(finished, few=best.few + finished.few)
             state, trace["bound"], outcome, few = best.state, best.bounds, best.outcome, best.few
             if len(starts) > 1:

@@ -19,6 +19,9 @@ TIE = THRESHOLDS.tie
 COARSE = TIE
 """Nats: in more than 1,024 dimensions EM stops at such a rise of its bound until K, rank and start are chosen."""
 
+STEPS = 40
+"""Steps after which it stops there too."""
+
 
 def components(train: Posteriors, rank: int) -> list[int]:
     """K that are tried: with five rows for each at least, also for every factor."""
@@ -31,9 +34,9 @@ def ranks(train: Posteriors, k: int) -> list[int]:
     return [r for r in RANKS if r <= train.d and _enough(train, k, r)] or [1]
 
 
-def tolerance(d: int, asked: float) -> float:
-    """Where EM stops while something is chosen."""
-    return max(asked, COARSE) if d > WIDE else asked
+def rough(d: int, tolerance: float, iterations: int) -> tuple[float, int]:
+    """Where EM stops while something is chosen: at what rise of its bound in nats, and after how many steps."""
+    return (max(tolerance, COARSE), min(iterations, STEPS)) if d > WIDE else (tolerance, iterations)
 
 
 def past_best(d: int, gains: list[float]) -> bool:
