@@ -141,6 +141,22 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: brought(likelihood="normal-ish"),
         "likelihood: expected one of bernoulli, .*got 'normal-ish'",
     ),
+    "the name of a loss for the likelihood": (
+        lambda: brought(likelihood="BCE"),
+        r"likelihood: expected one of .*got 'BCE'; for that loss give 'bernoulli' \(logits\) or 'bernoulli-probs'",
+    ),
+    "a class for the likelihood": (
+        lambda: brought(likelihood=likelihoods.Gaussian),
+        r"likelihood: expected what makes .*got the class Gaussian; give an object of it: .*Gaussian\(scale=...\)",
+    ),
+    "a loss function for the likelihood": (
+        lambda: brought(likelihood=nn.functional.mse_loss),
+        r"likelihood: it fails when it is given the decoder's output, \[2, 6\] float32 .*target.*give a function",
+    ),
+    "a decoder that answers several things under a likelihood": (
+        lambda: brought(decode=lambda z: (decoder(z), z)),
+        r"likelihood: it fails when it is given the decoder's output, 2 things in a tuple .*lambda z: decoder\(z\)\[0\]",
+    ),
     "a number for the likelihood": (lambda: distribution_of(0.1), "likelihood: expected a name .*got float"),
     "data that is one array": (
         lambda: need_mapping("data", DATA["train"]),
