@@ -65,6 +65,7 @@ def logits(z: Tensor) -> Tensor:
 
 
 BITS = {s: (x > 0.5).float() for s, x in DATA.items()}
+CODES = {s: torch.randn(60, 2, generator=torch.Generator().manual_seed(i)) for i, s in enumerate(("train", "heldout"))}
 BERNOULLI = {"data": BITS, "likelihood": "bernoulli"}
 
 
@@ -151,11 +152,11 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a loss function for the likelihood": (
         lambda: brought(likelihood=nn.functional.mse_loss),
-        r"likelihood: it fails when it is given the decoder's output, \[2, 6\] float32 .*target.*give a function",
+        r"likelihood: it fails when it is given the decoder's output, \[2, 6\] .*target.*give a function",
     ),
     "a decoder that answers several things under a likelihood": (
         lambda: brought(decode=lambda z: (decoder(z), z)),
-        r"likelihood: it fails when it is given the decoder's output, 2 things in a tuple .*lambda z: decoder\(z\)\[0\]",
+        r"likelihood: it fails when it is given the .* output, 2 things in a tuple .*lambda z: decoder\(z\)\[0\]",
     ),
     "a number for the likelihood": (lambda: distribution_of(0.1), "likelihood: expected a name .*got float"),
     "data that is one array": (
@@ -163,6 +164,39 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         "data: expected a mapping.*train.*got Tensor",
     ),
     "no held-out rows": (lambda: brought(data={"train": DATA["train"]}), "data: expected train and heldout"),
+    "labels that are one array": (
+        lambda: brought(labels=torch.zeros(400)),
+        "labels: expected a mapping of splits to labels, .*got Tensor; give those of each split.*labels={'train'",
+    ),
+    "labels in words": (
+        lambda: brought(labels={"train": ["cat"] * 400}),
+        "labels: expected 400 integers for train, got list .*number the names, the same in all splits",
+    ),
+    "groups that are one array": (
+        lambda: brought(groups=torch.zeros(400)),
+        "groups: expected a mapping of splits to groups, .*got Tensor; give those of each split.*groups={'train'",
+    ),
+    "conditions that are one array": (
+        lambda: brought(conditions=torch.zeros(400)),
+        "conditions: expected a mapping of splits to conditions, .*got Tensor; give those of each split",
+    ),
+    "conditions in words": (
+        lambda: brought(conditions={s: ["cat"] * len(x) for s, x in DATA.items()}),
+        "conditions: expected numbers in train, got list .*number the names, the same in all splits",
+    ),
+    "arrays that are not given by split": (
+        lambda: bring.arrays(torch.zeros(9, 2), torch.ones(9, 2)),
+        "mean: expected a mapping of splits to arrays, .*got Tensor; give those of each split.*mean={'train'",
+    ),
+    "a scale that is not given by split": (
+        lambda: bring.arrays(CODES, torch.ones(60, 2)),
+        "scale: expected a mapping of splits to arrays, .*got Tensor; give those of each split.*scale={'train'",
+    ),
+    "the reading of factors for standard deviations": (
+        lambda: bring.arrays(CODES, CODES, gives="scale_tril"),
+        "gives: expected one of std, .*got 'scale_tril'; give Cholesky factors as scale_tril= in place of scale",
+    ),
+    "a weight in words": (lambda: brought(beta="1"), "beta: expected a number above 0, got '1'"),
     "a path for rows": (
         lambda: brought(data={"train": "train.npy", "heldout": "test.npy"}),
         "data: expected rows of numbers in train, got str",
@@ -220,6 +254,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("way", WRONG)
 def test_a_wrong_way_is_refused_and_the_remedy_is_named(way: str) -> None:
     make, text = WRONG[way]
@@ -298,6 +333,13 @@ def test_a_whole_model_is_taken_apart(vae: object) -> None:
 @pytest.mark.parametrize("spelling", ["logvar", "log_var", "Log Variance", "log-variance", "log_variance"])
 def test_a_reading_may_be_spelled_in_the_usual_ways(spelling: str) -> None:
     torch.testing.assert_close(brought(gives=spelling).posteriors["train"].gather().scale, _std(DATA["train"]))
+
+
+@pytest.mark.parametrize("spelling", ["logvar", "log_var", "Log Variance"])
+def test_a_reading_of_arrays_may_be_spelled_so_too(spelling: str) -> None:
+    logvar = {s: torch.full_like(m, -3.0) for s, m in CODES.items()}
+    p = bring.arrays(CODES, logvar, gives=spelling).posteriors["train"].gather()
+    torch.testing.assert_close(p.scale, torch.full((60, 2), math.exp(-1.5)))
 
 
 def test_a_likelihood_by_name_has_the_scale_of_the_reconstructions_and_says_so() -> None:

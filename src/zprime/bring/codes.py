@@ -308,7 +308,7 @@ def _model(
     labels, groups, seed = given
     networks = [m for f in (encoder, decoder) if f is not None for m in modules_of(f)]
     place = Place.of(networks)
-    rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
+    rows = split(data, labels, groups, seed=seed, dtype=None if place is None else place.wide)
     place = place or Place(dtype=rows["train"].x.dtype, networks=tuple(networks))
 
     datum, made_of = tuple(rows["train"].x.shape[1:]), _likelihood(likelihood)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -82,15 +83,15 @@ def modules(
     need_callable("encoder", encoder)
     need_callable("decoder", decoder)
     need_mapping("data", data)
-    if not 0 < beta < math.inf:
-        raise UsageError(f"beta: expected a number above 0, got {beta}")
+    if not (isinstance(beta, Real) and 0 < beta < math.inf):
+        raise UsageError(f"beta: expected a number above 0, got {beta!r}")
     networks = [m for f in (encoder, decoder, prior) for m in modules_of(f)]
     place = Place.of(networks)
     one, per_row = one_or_each(prior, conditions)
     layout = None
     if conditions is not None:
         data, layout = joined(data, conditions)
-    rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
+    rows = split(data, labels, groups, seed=seed, dtype=None if place is None else place.wide)
     x = rows["train"].x
     place = replace(place or Place(dtype=x.dtype), networks=(*networks, *modules_of(likelihood)))
     entries = int(x[0].numel()) - (0 if layout is None else layout.width)

@@ -97,8 +97,8 @@ def _one(output: Any) -> Tensor:
     if not hasattr(output, "shape"):
         raise UsageError(
             "decoder: expected one tensor or array, which a likelihood by name makes a distribution of, got "
-            f"{_got(output)}; give e.g. `lambda z: decoder(z)[0]`, or as likelihood a function from this output to a torch "
-            "Distribution"
+            f"{_got(output)}; give e.g. `lambda z: decoder(z)[0]`, or as likelihood a function from this output to a "
+            "torch Distribution"
         )
     return tensor(output)
 
