@@ -128,6 +128,34 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: brought(lambda x: (posterior(x)[0], *posterior(x))),
         "got 3 matrices of one shape, none of which differs.*which are the mean and the scale.*or .1, 2. where",
     ),
+    "latents with a shape": (
+        lambda: brought(lambda x: [t.reshape(len(t), 2, 1, 1) for t in posterior(x)]),
+        r"two matrices .*got \[2, 2, 1, 1\] and \[2, 2, 1, 1\]; latents with a shape go to bring.diffusers; or flatten",
+    ),
+    "mean and scale side by side": (
+        lambda: brought(lambda x: torch.cat(posterior(x), 1)),
+        r"two matrices .*got one tensor of shape \[2, 4\]; if mean and scale stand .*chunk\(2, 1\).*bring.codes",
+    ),
+    "one scale for all rows": (
+        lambda: brought(lambda x: (posterior(x)[0], posterior(x)[1][0])),
+        r"two matrices .*got \[2, 2\] and \[2\]; where rows or latents share .*torch.broadcast_tensors\(\*encoder\(x\)\)",
+    ),
+    "two matrices of other rows": (
+        lambda: brought(lambda x: [t[:1] for t in posterior(x)]),
+        r"two matrices .*got \[1, 2\] and \[1, 2\]; give an encoder that answers \(mean, scale\)",
+    ),
+    "the name of an encoder of codes": (
+        lambda: bring.codes("ae.pt", DATA, decoder),
+        "encoder: expected a module or a function, got str",
+    ),
+    "an encoder of codes that fails": (
+        lambda: bring.codes(lambda x: x @ torch.zeros(3, 2), DATA, decoder),
+        r"encoder: it fails when it is given \[256, 6\] float32 .*give rows as it had them in training",
+    ),
+    "an encoder of draws that fails": (
+        lambda: bring.draws(lambda x: x @ torch.zeros(3, 2), DATA),
+        r"encoder: it fails when it is given \[400, 6\] float32 .*give rows as it had them in training",
+    ),
     "no reading": (lambda: brought(gives=None), "gives: expected what the encoder's second answer is.*got None"),
     "an unknown reading": (lambda: brought(gives="precision"), "gives: expected one of std, .*got 'precision'"),
     "names that contradict the reading": (

@@ -16,7 +16,7 @@ from zprime.bring.answers import Spelled
 from zprime.bring.conditional_priors import Gaussians
 from zprime.bring.conditions import Layout, Told
 from zprime.bring.places import Place, back
-from zprime.bring.refusals import check_form
+from zprime.bring.refusals import check_form, way_out
 from zprime.decoders import evaluating
 from zprime.errors import ArrayError, UsageError, ZprimeError
 
@@ -53,8 +53,7 @@ class Callables:
             if full:
                 want = f"a mean of shape [{len(x)}, d] and a {self.gives} of shape [{len(x)}, d, d]"
             raise ArrayError(
-                f"encode: expected {want}, got {shapes or type(answer).__name__}; wrap your encoder so that it returns "
-                "(mean, scale)"
+                f"encode: expected {want}, got {_shapes(answer, shapes)}; {way_out(answer, shapes, len(x))}"
             )
         return [t for t, shape in zip(found, shapes, strict=True) if shape == shapes[0]]
 
@@ -187,6 +186,12 @@ def remedy(said: str, *, conditions: bool) -> str:
             "torch.nn.functional.one_hot(c, k).float()), or a function around it that makes them so"
         )
     return "give rows as it had them in training, or a function around it that makes them so, e.g. by x.flatten(1)"
+
+
+def _shapes(answer: object, shapes: list[list[int]]) -> str:
+    if isinstance(answer, Tensor):
+        return f"one tensor of shape {list(answer.shape)}"
+    return " and ".join(map(str, shapes)) or type(answer).__name__
 
 
 def _said(given: tuple[Tensor, ...]) -> str:

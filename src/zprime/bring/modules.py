@@ -1,14 +1,13 @@
 """Any torch modules or callables as a trained VAE; or bare arrays."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from numbers import Real
 from typing import Any
 
 from torch import Tensor
 from torch.distributions import Distribution
 
+from zprime.arrays import need_positive
 from zprime.bring.answers import Spelled
 from zprime.bring.brought import Brought, beside, bring
 from zprime.bring.callables import ENCODERS, Parts
@@ -18,7 +17,6 @@ from zprime.bring.named import Likelihood, distribution_of, need_callable
 from zprime.bring.places import Place, modules_of
 from zprime.bring.splits import need_mapping, split
 from zprime.bring.trial import Claims, tried
-from zprime.errors import UsageError
 from zprime.latent.priors import Given
 
 
@@ -83,8 +81,7 @@ def modules(
     need_callable("encoder", encoder)
     need_callable("decoder", decoder)
     need_mapping("data", data)
-    if not (isinstance(beta, Real) and 0 < beta < math.inf):
-        raise UsageError(f"beta: expected a number above 0, got {beta!r}")
+    need_positive("beta", beta)
     networks = [m for f in (encoder, decoder, prior) for m in modules_of(f)]
     place = Place.of(networks)
     one, per_row = one_or_each(prior, conditions)
