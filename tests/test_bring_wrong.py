@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal, RelaxedBernoulli, StudentT
 
+import zprime
 from oracles import linear_gaussian
 from zprime import bring, likelihoods
 from zprime.bring.named import distribution_of, need_callable
@@ -264,6 +265,30 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "weights that are NaN": (
         lambda: brought(decode=lambda z: decoder(z) * math.nan),
         r"decode: log p\(x\|z\) is nan at training rows.*weights are finite",
+    ),
+    "a brought model for candidates": (
+        lambda: zprime.audit(brought(), brought().posteriors),
+        r"candidates: expected a mapping, got Brought; .*audit\(fits, mine.posteriors, model=mine.model",
+    ),
+    "a brought model for posteriors": (
+        lambda: zprime.audit({}, brought()),
+        "posteriors: expected a mapping, got Brought; .*mine.posteriors",
+    ),
+    "the name of a kind for a candidate": (
+        lambda: zprime.audit({"m": "mixture"}, brought().posteriors),
+        "candidates: expected what fit.*under 'm', got str; give e.g. {'mixture': zprime.fit",
+    ),
+    "a brought model for a generator": (
+        lambda: zprime.sample(brought(), 3),
+        r"model: expected a generative model, got Brought; .*mine.generator\(r\) or mine.shipped\(audit, fits\)",
+    ),
+    "the name of a kind for a distribution": (
+        lambda: brought().generator("mixture"),
+        r"latent: expected a latent distribution, got str; fit\(...\) makes one",
+    ),
+    "a fit for a distribution": (
+        lambda: zprime.GenerativeModel(zprime.fit("gaussian", **brought().splits), decoder),
+        r"latent: expected a latent distribution, got Fit; give its distribution: fit\(...\).distribution",
     ),
     "beta of zero": (lambda: brought(beta=0.0), "beta: expected a number above 0, got 0"),
     "a posterior that is no Gaussian": (
