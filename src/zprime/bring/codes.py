@@ -17,7 +17,7 @@ from zprime.bring.coordinates import Moved, known
 from zprime.bring.named import Likelihood, distribution_of, measured, need_callable, plain
 from zprime.bring.places import Place, back, modules_of, tensor
 from zprime.bring.refusals import check_codes, check_form, check_steady
-from zprime.bring.splits import split, whole
+from zprime.bring.splits import closed, split, whole
 from zprime.data import Rows
 from zprime.decoders import evaluating
 from zprime.errors import ArrayError, UsageError
@@ -122,7 +122,7 @@ def codes(
     says = (
         "the encoder gives codes without posteriors: no KL term, no surgery, no exact-posterior or likelihood gain; "
         "gains are over the Gaussian with mean and covariance of the training codes (audit with prior=mine.prior)",
-        *says,
+        *(says if encoder is None else (*says, *closed(rows))),
     )
     return Brought(
         posteriors,

@@ -20,6 +20,7 @@ from zprime.rng import stream
 
 log = logging.getLogger("zprime")
 
+SUM = 1e-4  # from 1: within it, entries add up to 1
 MOST = 5000  # rows that are taken from the held-out ones to choose on
 
 
@@ -102,6 +103,27 @@ def seen(rows: Mapping[str, Rows]) -> tuple[str, ...]:
         if many:
             log.warning("%s", says[-1])
     return tuple(says)
+
+
+def closed(rows: Mapping[str, Rows]) -> tuple[str, ...]:
+    """A sentence where all entries of every row are shares that add up to 1; one-hot rows and such are none.
+
+    Entries that are independent given z do not add up to 1, so draws of p(x|z) are no such rows (Aitchison 1982).
+    """
+    x = rows["train"].x.double().flatten(1)
+    split_up = ((x > 0) & (x < 1)).any(1).double()
+    if (
+        x.shape[1] < 3
+        or float(x.min()) < 0
+        or not float(split_up.mean()) > 0.5
+        or float((x.sum(1) - 1).abs().max()) > SUM
+    ):
+        return ()
+    return (
+        f"all {len(x):,} training rows add up to 1, as shares do: {x.shape[1]} entries hold {x.shape[1] - 1} numbers. "
+        "Draws of a p(x|z) with independent entries do not add up to 1, nor do its means unless the decoder sees to "
+        "it; divide x' by its sum, or train on log-ratios of the entries",
+    )
 
 
 def need_mapping(what: str, given: object, each: str = "rows") -> None:
