@@ -460,6 +460,19 @@ def test_a_decoder_without_a_gradient_is_spoken_of() -> None:
     assert any("log p(x|z) has no gradient in z" in s for s in mine.says)
 
 
+def test_an_encoder_without_a_gradient_is_spoken_of_before_vamp_needs_it() -> None:
+    told = "the encoder's mean has no gradient in x: the kind vamp"
+    assert not any(told in s for s in brought().says)
+    mine = brought(lambda x: [t.detach().numpy() for t in posterior(x)])
+    assert any(told in s for s in mine.says)
+    with pytest.raises(UsageError, match="kind vamp: the encoder's answer carries no gradient"):
+        zprime.fit("vamp", **mine.splits)
+    mine = brought(lambda x: [t.numpy() for t in posterior(x)])  # fails where a gradient is asked for
+    assert any(told in s for s in mine.says)
+    with pytest.raises(UsageError, match=r"encoder: it fails .*requires grad.*numpy has none: give one that computes"):
+        zprime.fit("vamp", **mine.splits)
+
+
 def test_the_weight_of_the_kl_term_is_known_to_the_check_of_the_reading() -> None:
     """Trained with beta = 16 the posteriors are 4 times as wide as those of beta = 1: the ELBO alone would object."""
     gram = MODEL.weight.T @ MODEL.weight / MODEL.var

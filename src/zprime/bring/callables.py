@@ -40,7 +40,7 @@ class Callables:
             UsageError: it is the answer of a model whose latents are of another sort.
         """
         with evaluating(self.place.networks):
-            answer = self.encoder(self.place.go(x))
+            answer = asked("encoder", self.encoder, self.place.go(x))
         check_form(answer, len(x))
         parts = answer if isinstance(answer, tuple | list) else []
         found = [self.place.back(t) for t in parts if hasattr(t, "shape")]
@@ -178,6 +178,8 @@ def remedy(said: str, *, conditions: bool) -> str:
             "give what else it asks for, such as a class, as conditions={'train': c, 'heldout': c}, or a function of "
             "one argument that knows it"
         )
+    if "requires grad" in said:
+        return "a gradient is asked for here, and numpy has none: give one that computes with torch alone"
     if "embedding" in said or "Long" in said:
         return "numbers come as floating point: where it wants whole ones, give e.g. `lambda x: encoder(x.long())`"
     if conditions:
