@@ -225,6 +225,8 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: bring.arrays(CODES, CODES, gives="scale_tril"),
         "gives: expected one of std, .*got 'scale_tril'; give Cholesky factors as scale_tril= in place of scale",
     ),
+    "a seed that is none": (lambda: brought(seed=None), "seed: expected a whole number, got None"),
+    "a seed with a fraction": (lambda: brought(seed=0.5), "seed: expected a whole number, got 0.5"),
     "a weight in words": (lambda: brought(beta="1"), "beta: expected a number above 0, got '1'"),
     "a path for rows": (
         lambda: brought(data={"train": "train.npy", "heldout": "test.npy"}),
