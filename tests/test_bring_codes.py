@@ -8,6 +8,8 @@ from torch.distributions import Independent, Normal
 import zprime
 from zprime import bring
 from zprime.bring.brought import Brought
+from zprime.bring.splits import closed
+from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.latent import Gaussian
 from zprime.measure.prior import prior_kl
@@ -157,6 +159,35 @@ def test_draws_of_one_row_are_one_datum() -> None:
     e = audit.entry("gaussian").heldout.elbo.gain
     assert e.groups is not None
     assert e.groups < e.n
+
+
+def test_rows_that_add_up_to_1_are_noticed() -> None:
+    """Case 26 of the public questions: 700 rows on a simplex, two latents."""
+    log_share = torch.rand(700, 3, generator=stream(2, "simplex"), dtype=torch.float64).add(0.1).log()
+    x = log_share.softmax(1)
+    one_hot = nn.functional.one_hot(x.argmax(1), 3).double()
+
+    def noticed(x: torch.Tensor) -> bool:
+        rows = {"train": Rows("train", x, torch.arange(700))}
+        return any(
+            s.startswith("all 700 training rows add up to 1, as shares do: 3 entries hold 2") for s in closed(rows)
+        )
+
+    assert noticed(x)
+    assert not any(
+        noticed(other) for other in (2 * x, x - x.mean(0), log_share, one_hot, x[:, :2] / x[:, :2].sum(1, True))
+    )
+    mine = bring.codes(lambda x: x[:, :2], {"train": x[:400], "heldout": x[400:]})
+    assert any("add up to 1, as shares do" in s for s in mine.says)
+    mine = bring.modules(
+        lambda x: (x[:, :2], torch.full_like(x[:, :2], 0.1)),
+        lambda z: torch.cat([z, 1 - z.sum(1, keepdim=True)], 1),
+        {"train": x[:400], "heldout": x[400:]},
+        gives="std",
+        likelihood="gaussian",
+        check=False,
+    )
+    assert any("add up to 1, as shares do" in s for s in mine.says)
 
 
 def test_wae_codes_held_out_difference_of_mixture_and_normal_with_its_error() -> None:

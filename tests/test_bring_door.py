@@ -184,6 +184,20 @@ class Pairs(Dataset):
         return self.x[i].numpy(), i
 
 
+class Elsewhere:
+    """Rows of another library, such as jax: an object that numpy makes an array of, and no tensor."""
+
+    def __init__(self, x):
+        self.rows = x.numpy()
+        self.shape = self.rows.shape
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.rows, dtype=dtype)
+
+
 def test_rows_come_as_whatever_holds_them() -> None:
     m = VAE().eval()
     want = brought(m, m.decode).posteriors["heldout"].gather().mean
@@ -191,6 +205,7 @@ def test_rows_come_as_whatever_holds_them() -> None:
         lambda x: x.numpy(),
         lambda x: x.double().numpy(),
         lambda x: x.tolist(),
+        Elsewhere,
         TensorDataset,
         Pairs,
         lambda x: DataLoader(TensorDataset(x), batch_size=32, shuffle=True),

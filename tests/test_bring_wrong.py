@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal, RelaxedBernoulli, StudentT
 
+import zprime
 from oracles import linear_gaussian
 from zprime import bring, likelihoods
 from zprime.bring.named import distribution_of, need_callable
@@ -65,6 +66,7 @@ def logits(z: Tensor) -> Tensor:
 
 
 BITS = {s: (x > 0.5).float() for s, x in DATA.items()}
+CODES = {s: torch.randn(60, 2, generator=torch.Generator().manual_seed(i)) for i, s in enumerate(("train", "heldout"))}
 BERNOULLI = {"data": BITS, "likelihood": "bernoulli"}
 
 
@@ -127,6 +129,34 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: brought(lambda x: (posterior(x)[0], *posterior(x))),
         "got 3 matrices of one shape, none of which differs.*which are the mean and the scale.*or .1, 2. where",
     ),
+    "latents with a shape": (
+        lambda: brought(lambda x: [t.reshape(len(t), 2, 1, 1) for t in posterior(x)]),
+        r"two matrices .*got \[2, 2, 1, 1\] and \[2, 2, 1, 1\]; latents with a shape go to bring.diffusers; or flatten",
+    ),
+    "mean and scale side by side": (
+        lambda: brought(lambda x: torch.cat(posterior(x), 1)),
+        r"two matrices .*got one tensor of shape \[2, 4\]; if mean and scale stand .*chunk\(2, 1\).*bring.codes",
+    ),
+    "one scale for all rows": (
+        lambda: brought(lambda x: (posterior(x)[0], posterior(x)[1][0])),
+        r"two matrices .*got \[2, 2\] and \[2\]; where rows .*torch.broadcast_tensors\(\*encoder\(x\)\)",
+    ),
+    "two matrices of other rows": (
+        lambda: brought(lambda x: [t[:1] for t in posterior(x)]),
+        r"two matrices .*got \[1, 2\] and \[1, 2\]; give an encoder that answers \(mean, scale\)",
+    ),
+    "the name of an encoder of codes": (
+        lambda: bring.codes("ae.pt", DATA, decoder),
+        "encoder: expected a module or a function, got str",
+    ),
+    "an encoder of codes that fails": (
+        lambda: bring.codes(lambda x: x @ torch.zeros(3, 2), DATA, decoder),
+        r"encoder: it fails when it is given \[256, 6\] float32 .*give rows as it had them in training",
+    ),
+    "an encoder of draws that fails": (
+        lambda: bring.draws(lambda x: x @ torch.zeros(3, 2), DATA),
+        r"encoder: it fails when it is given \[400, 6\] float32 .*give rows as it had them in training",
+    ),
     "no reading": (lambda: brought(gives=None), "gives: expected what the encoder's second answer is.*got None"),
     "an unknown reading": (lambda: brought(gives="precision"), "gives: expected one of std, .*got 'precision'"),
     "names that contradict the reading": (
@@ -141,12 +171,63 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: brought(likelihood="normal-ish"),
         "likelihood: expected one of bernoulli, .*got 'normal-ish'",
     ),
+    "the name of a loss for the likelihood": (
+        lambda: brought(likelihood="BCE"),
+        r"likelihood: expected one of .*got 'BCE'; for that loss give 'bernoulli' \(logits\) or 'bernoulli-probs'",
+    ),
+    "a class for the likelihood": (
+        lambda: brought(likelihood=likelihoods.Gaussian),
+        r"likelihood: expected what makes .*got the class Gaussian; give an object of it: .*Gaussian\(scale=...\)",
+    ),
+    "a loss function for the likelihood": (
+        lambda: brought(likelihood=nn.functional.mse_loss),
+        r"likelihood: it fails when it is given the decoder's output, \[2, 6\] .*target.*give a function",
+    ),
+    "a decoder that answers several things under a likelihood": (
+        lambda: brought(decode=lambda z: (decoder(z), z)),
+        r"likelihood: it fails when it is given the .* output, 2 things in a tuple .*lambda z: decoder\(z\)\[0\]",
+    ),
     "a number for the likelihood": (lambda: distribution_of(0.1), "likelihood: expected a name .*got float"),
     "data that is one array": (
         lambda: need_mapping("data", DATA["train"]),
         "data: expected a mapping.*train.*got Tensor",
     ),
     "no held-out rows": (lambda: brought(data={"train": DATA["train"]}), "data: expected train and heldout"),
+    "labels that are one array": (
+        lambda: brought(labels=torch.zeros(400)),
+        "labels: expected a mapping of splits to labels, .*got Tensor; give those of each split.*labels={'train'",
+    ),
+    "labels in words": (
+        lambda: brought(labels={"train": ["cat"] * 400}),
+        "labels: expected 400 integers for train, got list .*number the names, the same in all splits",
+    ),
+    "groups that are one array": (
+        lambda: brought(groups=torch.zeros(400)),
+        "groups: expected a mapping of splits to groups, .*got Tensor; give those of each split.*groups={'train'",
+    ),
+    "conditions that are one array": (
+        lambda: brought(conditions=torch.zeros(400)),
+        "conditions: expected a mapping of splits to conditions, .*got Tensor; give those of each split",
+    ),
+    "conditions in words": (
+        lambda: brought(conditions={s: ["cat"] * len(x) for s, x in DATA.items()}),
+        "conditions: expected numbers in train, got list .*number the names, the same in all splits",
+    ),
+    "arrays that are not given by split": (
+        lambda: bring.arrays(torch.zeros(9, 2), torch.ones(9, 2)),
+        "mean: expected a mapping of splits to arrays, .*got Tensor; give those of each split.*mean={'train'",
+    ),
+    "a scale that is not given by split": (
+        lambda: bring.arrays(CODES, torch.ones(60, 2)),
+        "scale: expected a mapping of splits to arrays, .*got Tensor; give those of each split.*scale={'train'",
+    ),
+    "the reading of factors for standard deviations": (
+        lambda: bring.arrays(CODES, CODES, gives="scale_tril"),
+        "gives: expected one of std, .*got 'scale_tril'; give Cholesky factors as scale_tril= in place of scale",
+    ),
+    "a seed that is none": (lambda: brought(seed=None), "seed: expected a whole number, got None"),
+    "a seed with a fraction": (lambda: brought(seed=0.5), "seed: expected a whole number, got 0.5"),
+    "a weight in words": (lambda: brought(beta="1"), "beta: expected a number above 0, got '1'"),
     "a path for rows": (
         lambda: brought(data={"train": "train.npy", "heldout": "test.npy"}),
         "data: expected rows of numbers in train, got str",
@@ -187,6 +268,30 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: brought(decode=lambda z: decoder(z) * math.nan),
         r"decode: log p\(x\|z\) is nan at training rows.*weights are finite",
     ),
+    "a brought model for candidates": (
+        lambda: zprime.audit(brought(), brought().posteriors),
+        r"candidates: expected a mapping, got Brought; .*audit\(fits, mine.posteriors, model=mine.model",
+    ),
+    "a brought model for posteriors": (
+        lambda: zprime.audit({}, brought()),
+        "posteriors: expected a mapping, got Brought; .*mine.posteriors",
+    ),
+    "the name of a kind for a candidate": (
+        lambda: zprime.audit({"m": "mixture"}, brought().posteriors),
+        "candidates: expected what fit.*under 'm', got str; give e.g. {'mixture': zprime.fit",
+    ),
+    "a brought model for a generator": (
+        lambda: zprime.sample(brought(), 3),
+        r"model: expected a generative model, got Brought; .*mine.generator\(r\) or mine.shipped\(audit, fits\)",
+    ),
+    "the name of a kind for a distribution": (
+        lambda: brought().generator("mixture"),
+        r"latent: expected a latent distribution, got str; fit\(...\) makes one",
+    ),
+    "a fit for a distribution": (
+        lambda: zprime.GenerativeModel(zprime.fit("gaussian", **brought().splits), decoder),
+        r"latent: expected a latent distribution, got Fit; give its distribution: fit\(...\).distribution",
+    ),
     "beta of zero": (lambda: brought(beta=0.0), "beta: expected a number above 0, got 0"),
     "a posterior that is no Gaussian": (
         lambda: brought(lambda x: StudentT(3.0, posterior(x)[0], 1.0), gives=None),
@@ -204,6 +309,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("way", WRONG)
 def test_a_wrong_way_is_refused_and_the_remedy_is_named(way: str) -> None:
     make, text = WRONG[way]
@@ -284,6 +390,13 @@ def test_a_reading_may_be_spelled_in_the_usual_ways(spelling: str) -> None:
     torch.testing.assert_close(brought(gives=spelling).posteriors["train"].gather().scale, _std(DATA["train"]))
 
 
+@pytest.mark.parametrize("spelling", ["logvar", "log_var", "Log Variance"])
+def test_a_reading_of_arrays_may_be_spelled_so_too(spelling: str) -> None:
+    logvar = {s: torch.full_like(m, -3.0) for s, m in CODES.items()}
+    p = bring.arrays(CODES, logvar, gives=spelling).posteriors["train"].gather()
+    torch.testing.assert_close(p.scale, torch.full((60, 2), math.exp(-1.5)))
+
+
 def test_a_likelihood_by_name_has_the_scale_of_the_reconstructions_and_says_so() -> None:
     gap = DATA["train"] - decoder(posterior(DATA["train"])[0])
     for name, off in (("gaussian", gap.square().mean().sqrt()), ("laplace", gap.abs().mean())):
@@ -347,6 +460,19 @@ def test_a_decoder_without_a_gradient_is_spoken_of() -> None:
     assert not any("no gradient" in s for s in brought().says)
     mine = brought(decode=lambda z: decoder(z).detach().numpy())
     assert any("log p(x|z) has no gradient in z" in s for s in mine.says)
+
+
+def test_an_encoder_without_a_gradient_is_spoken_of_before_vamp_needs_it() -> None:
+    told = "the encoder's mean has no gradient in x: the kind vamp"
+    assert not any(told in s for s in brought().says)
+    mine = brought(lambda x: [t.detach().numpy() for t in posterior(x)])
+    assert any(told in s for s in mine.says)
+    with pytest.raises(UsageError, match="kind vamp: the encoder's answer carries no gradient"):
+        zprime.fit("vamp", **mine.splits)
+    mine = brought(lambda x: [t.numpy() for t in posterior(x)])  # fails where a gradient is asked for
+    assert any(told in s for s in mine.says)
+    with pytest.raises(UsageError, match=r"encoder: it fails .*requires grad.*numpy has none: give one that computes"):
+        zprime.fit("vamp", **mine.splits)
 
 
 def test_the_weight_of_the_kl_term_is_known_to_the_check_of_the_reading() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import small
+import zprime
 from zprime import cli
-from zprime.reporting.card import card, digest, metrics
+from zprime.reporting.card import PROTOCOL, card, digest, metrics
 from zprime.results.audit import Audit
 
 
@@ -64,6 +65,20 @@ def test_the_sentence_has_a_hash_that_changes_with_the_numbers(made: tuple[Path,
     assert f"numbers {digest(found)}" in card(audit)
     assert digest(found) != digest([replace(found[0], value=found[0].value + 1e-9), *found[1:]])
     assert digest(found) == digest(list(found))
+
+
+def test_the_sentence_to_quote_has_the_number_the_protocol_and_the_version(made: tuple[Path, Audit]) -> None:
+    audit = made[1]
+    gain = audit.entry(audit.shipped).heldout.likelihood.gain
+    (quoted,) = [line for line in card(audit).splitlines() if line.startswith("> ")]
+    assert f"{gain.n:,} rows, seed {audit.seed}; copying test: {audit.copying(audit.shipped)} " in quoted
+    assert f"({PROTOCOL}, zprime {audit.versions['zprime']}, numbers " in quoted
+    assert PROTOCOL == "zprime-audit-1"  # another one where the meaning of a number changes
+    assert audit.versions["zprime"] == zprime.__version__
+
+
+def test_without_a_licence_the_head_says_other(made: tuple[Path, Audit]) -> None:
+    assert head(card(made[1]))["license"] == "other"
 
 
 def test_a_card_says_nothing_of_single_rows_or_of_where_they_lie(made: tuple[Path, Audit]) -> None:

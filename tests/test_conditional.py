@@ -1,5 +1,6 @@
 """r(z|y): parts by label, other populations, and what it refuses."""
 
+import math
 from typing import Any
 
 import pytest
@@ -63,6 +64,20 @@ def test_the_whole_is_the_sum_of_its_parts() -> None:
     torch.testing.assert_close(r.log_prob(z), parts.log())
     counts = torch.stack([(r.sample(3000, rng=stream(0, "s"))[:, 0] / 3).round() == y for y in range(3)]).sum(1)
     torch.testing.assert_close(counts.double() / 3000, shares, rtol=0, atol=0.03)
+
+
+def test_unequal_classes_lose_what_their_entropy_says_under_equal_shares() -> None:
+    """Public case 7: ten classes, shares .3 ... .02: equal shares lose log 10 - H = .296 nats, `conditional` none."""
+    share = torch.tensor([0.3, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.03, 0.02], dtype=torch.float64)
+    y = torch.arange(10).repeat_interleave((1000 * share).round().long())
+    z = 100.0 * y[:, None] + torch.randn(len(y), 1, generator=stream(7, "classes"), dtype=torch.float64)
+    p = MemoryPosteriors(z, torch.full_like(z, 0.1), labels=y)
+    r = fit(ConditionalSettings(base=GaussianSettings()), p, selection=p, keep_duplicates=True).distribution
+    assert isinstance(r, Conditional)
+    equal = r.weighted(dict.fromkeys(range(10), 1.0))
+    lost = float((r.log_prob(z) - equal.log_prob(z)).mean())
+    assert lost == pytest.approx(math.log(10) + float((share * share.log()).sum()), abs=1e-3)
+    assert lost == pytest.approx(0.296, abs=1e-3)
 
 
 def test_another_population_has_other_shares() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,11 +68,45 @@ def test_the_loss_is_the_negative_elbo_times_a_constant(reconstruction: str, kl:
     [
         ({"kl": "average"}, "kl: expected sum or mean, got 'average'"),
         ({"beta": 0.0}, "beta: expected a number above 0"),
+        ({"weight": "2"}, "weight: expected a number above 0, got '2'"),
+        (
+            {"reconstruction": "mean"},
+            "entries: expected how many numbers there are in a row, beside reconstruction='mean', got None; give",
+        ),
+        ({"kl": "mean"}, "latents: expected how many latents there are, beside kl='mean', got None; give latents="),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_losses_that_are_none_are_refused(how: dict, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         likelihoods.Gaussian.from_loss(**how)
+
+
+ROWS = {  # of the table in docs/bring.md: what it says -> the same by from_loss, for w = 0.7, beta = 1.9, D = 12, d = 3
+    "| half the sum of squares + KL | 1 |": ({"weight": 0.5}, 1.0),
+    "| sum of squares + KL | √½ = 0.707 |": ({}, 0.5**0.5),
+    "| mean of squares over D entries + KL | √(D/2).": ({"reconstruction": "mean", "entries": 12}, 6**0.5),
+    "| w · sum of squares + β · KL | √(β / (2 w)) |": ({"weight": 0.7, "beta": 1.9}, (1.9 / 1.4) ** 0.5),
+    "| w · mean of squares over D entries + β · KL | √(β D / (2 w)) |": (
+        {"weight": 0.7, "beta": 1.9, "reconstruction": "mean", "entries": 12},
+        (1.9 * 12 / 1.4) ** 0.5,
+    ),
+    "| w · sum of squares + β · mean of the KL over d latents | √(β / (2 w d)) |": (
+        {"weight": 0.7, "beta": 1.9, "kl": "mean", "latents": 3},
+        (1.9 / (1.4 * 3)) ** 0.5,
+    ),
+    "| w · mean of squares over D entries + β · mean of the KL over d latents | √(β D / (2 w d)) |": (
+        {"weight": 0.7, "beta": 1.9, "reconstruction": "mean", "entries": 12, "kl": "mean", "latents": 3},
+        (1.9 * 12 / (1.4 * 3)) ** 0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_table_of_losses_says_what_from_loss_gives(row: str) -> None:
+    how, sigma = ROWS[row]
+    assert f"  {row}" in (Path(__file__).parent.parent / "docs" / "bring.md").read_text("utf-8")
+    assert math.exp(float(likelihoods.Gaussian.from_loss(**how).log_scale)) == pytest.approx(sigma, rel=1e-6)
 
 
 def test_variances_taken_for_standard_deviations_are_caught() -> None:

@@ -307,6 +307,12 @@ class Coded(nn.Module):
     [
         (Coded(), UsageError, r"Coded has a code book \(VQ\): discrete latents"),
         (SimpleNamespace(), UsageError, r"expected a model with encode\(x\), got SimpleNamespace"),
+        ("stabilityai/sd-vae", UsageError, "expected a model with encode.x., got str; give the model itself"),
+        (
+            SimpleNamespace(encode=lambda x: x @ torch.zeros(9, 9)),
+            UsageError,
+            r"vae.encode: it fails when it is given \[8, 2, 4, 4\] float32 .*give rows as it had them in training",
+        ),
         (SimpleNamespace(encode=lambda x: (x,)), UsageError, "latent_dist, latent or latents, got tuple"),
         (SimpleNamespace(encode=lambda x: SimpleNamespace(latents=x.long())), UsageError, "discrete latents"),
         (

@@ -2,15 +2,22 @@
 
 import math
 from collections.abc import Iterator
+from numbers import Real
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from zprime.errors import ArrayError, NumericalError
+from zprime.errors import ArrayError, NumericalError, UsageError
 
 LOG_2PI = math.log(2 * math.pi)
 WIDE = 1024  # dimensions up to which what is drawn or scored does not depend on them
+
+
+def need_positive(name: str, value: object) -> None:
+    """Raise `UsageError` for what is not a number above 0."""
+    if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise UsageError(f"{name}: expected a number above 0, got {value!r}")
 
 
 def blocks(n: int, size: int) -> Iterator[slice]:

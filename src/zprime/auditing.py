@@ -108,6 +108,7 @@ def audit(
     """
     settings = replace(settings, quick=quick or settings.quick).resolve()
     settings.check()
+    _check_given(candidates, posteriors, rows)
     if model is not None and rows is None:
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
     splits, info = _splits(posteriors, rows, data or DataInfo(), groups, keep=keep_duplicates, seed=seed)
@@ -159,6 +160,24 @@ def _check_memory(study: Study) -> None:
     }
     for name, (count, what) in tables.items():
         memory.need(count, f"{name}: {what}", f"lower {name}")
+
+
+def _check_given(candidates: object, posteriors: object, rows: object) -> None:
+    """Raise `UsageError` for what is not given by name, or by split."""
+    for name, given in (("candidates", candidates), ("posteriors", posteriors), ("rows", rows or {})):
+        if not isinstance(given, Mapping):
+            raise UsageError(
+                f"{name}: expected a mapping, got {type(given).__name__}; give e.g. audit({{'mixture': fit}}, "
+                "{'train': ..., 'selection': ..., 'heldout': ...}), and of a brought model audit(fits, "
+                "mine.posteriors, model=mine.model, rows=mine.rows, prior=mine.prior)"
+            )
+    assert isinstance(candidates, Mapping)
+    for name, r in candidates.items():
+        if not isinstance(r, LatentDistribution | Fit):
+            raise UsageError(
+                f"candidates: expected what fit(...) returned, or a latent distribution, under {name!r}, got "
+                f"{type(r).__name__}; give e.g. {{'mixture': zprime.fit('mixture', ...)}}"
+            )
 
 
 def _splits(

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.distributions import Laplace as TorchLaplace
 from torch.distributions import Poisson as TorchPoisson
 
-from zprime.arrays import LOG_2PI
+from zprime.arrays import LOG_2PI, need_positive
 from zprime.errors import ArrayError, UsageError
 
 _GLOBAL = threading.Lock()  # one thread at a time uses torch's global generator
@@ -68,10 +68,10 @@ class Gaussian(nn.Module):
         *,
         reconstruction: str = "sum",
         weight: float = 1.0,
-        entries: int = 1,
+        entries: int | None = None,
         kl: str = "sum",
         beta: float = 1.0,
-        latents: int = 1,
+        latents: int | None = None,
     ) -> "Gaussian":
         """The p(x|z) of a loss `weight * squared error + beta * KL`, each a sum or a mean over the numbers of a row.
 
@@ -81,22 +81,22 @@ class Gaussian(nn.Module):
         Args:
             reconstruction: `sum` or `mean` of the squared error over the entries of a row.
             weight: of the reconstruction term.
-            entries: D, numbers in a row; for `mean`.
+            entries: D, numbers in a row; for a `mean` of the squared error.
             kl: `sum` or `mean` of the KL over the latents.
             beta: weight of the KL term.
             latents: d; for a `mean` of the KL.
 
         Raises:
-            UsageError: another word, or a number that is not above 0.
+            UsageError: another word, a mean without the number that it is over, or a number that is not above 0.
         """
         for name, word in (("reconstruction", reconstruction), ("kl", kl)):
             if word not in ("sum", "mean"):
                 raise UsageError(f"{name}: expected sum or mean, got {word!r}")
-        for name, value in (("weight", weight), ("beta", beta), ("entries", entries), ("latents", latents)):
-            if not 0 < value < math.inf:
-                raise UsageError(f"{name}: expected a number above 0, got {value}")
-        variance = beta / (2 * weight)
-        variance *= (entries if reconstruction == "mean" else 1) / (latents if kl == "mean" else 1)
+        D = _mean_over("entries", entries, f"reconstruction={reconstruction!r}", "numbers there are in a row")
+        d = _mean_over("latents", latents, f"kl={kl!r}", "latents there are")
+        for name, value in (("weight", weight), ("beta", beta), ("entries", D), ("latents", d)):
+            need_positive(name, value)
+        variance = beta / (2 * weight) * D / d
         return cls(scale=math.sqrt(variance))
 
     def forward(self, output: Tensor) -> Distribution:
@@ -211,6 +211,19 @@ class Autoregressive(Distribution):
         for step in range(tokens.shape[1]):
             tokens[:, step] = pick(self._log_softmax(tokens)[:, step])
         return tokens.cpu().float()
+
+
+def _mean_over(name: str, count: int | None, word: str, what: str) -> int:
+    """What a mean is over; 1 for a sum.
+
+    Raises:
+        UsageError: a mean, and it is not said over how many.
+    """
+    if "mean" not in word:
+        return 1
+    if count is None:
+        raise UsageError(f"{name}: expected how many {what}, beside {word}, got None; give {name}=")
+    return count
 
 
 def draw(p: Distribution, *, rng: torch.Generator) -> Tensor:

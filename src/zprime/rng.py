@@ -5,18 +5,25 @@ names its streams by epoch or by block can be resumed, or run in another order, 
 """
 
 import hashlib
+import operator
 
 import torch
 
+from zprime.errors import UsageError
+
 
 def stream(seed: int, *names: str | int, device: str | torch.device = "cpu") -> torch.Generator:
-    """Give the stream called `names` under `seed`.
+    """Give the stream called `names` under `seed`; raise `UsageError` for a seed that is no whole number.
 
     >>> a, b = stream(0, "train", 3), stream(0, "train", 3)
     >>> bool((torch.randn(4, generator=a) == torch.randn(4, generator=b)).all())
     True
     """
-    name = "\x1f".join([str(int(seed)), *(str(n) for n in names)])
+    try:
+        number = operator.index(seed)
+    except TypeError as error:
+        raise UsageError(f"seed: expected a whole number, got {seed!r}") from error
+    name = "\x1f".join([str(number), *(str(n) for n in names)])
     digest = hashlib.sha256(name.encode()).digest()
     rng = torch.Generator(device=device)
     rng.manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -52,7 +52,8 @@ class GenerativeModel:
     copying: str = "untested"
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` where the decoder is none."""
+        """Raise `UsageError` where the decoder, or the latent distribution, is none."""
+        need_latent("latent", self.latent)
         as_decoder(self.decoder)
 
     def stream(
@@ -221,12 +222,20 @@ def check_leaks(model: GenerativeModel, *, allow_copies: bool, allow_rows: bool)
         log.warning("%s: no audit has cleared its samples of copying training rows", model.latent.label)
 
 
+def need_latent(name: str, r: object) -> None:
+    """Raise `UsageError` for what is no latent distribution."""
+    if not isinstance(r, LatentDistribution):
+        way = "give its distribution: fit(...).distribution" if hasattr(r, "distribution") else "fit(...) makes one"
+        raise UsageError(f"{name}: expected a latent distribution, got {type(r).__name__}; {way}")
+
+
 def check_rows(latent: LatentDistribution, *, allow_rows: bool) -> None:
     """Refuse a latent distribution that stores functions of single training rows, unless that is allowed.
 
     Raises:
-        UsageError: it does, and it is not.
+        UsageError: it does, and it is not; or it is no latent distribution.
     """
+    need_latent("latent", latent)
     if latent.holds_rows and not allow_rows:
         raise UsageError(
             f"{latent.label}: it stores functions of single training rows, which anyone who has it can decode. Take "
@@ -258,10 +267,15 @@ def sample(
         allow_rows: draw even from a latent distribution that stores functions of single training rows.
 
     Raises:
-        UsageError: n < 1, an unknown `noise`, samples that copy training rows or come from stored ones, or conditions
-            for a decoder that is told none, or that no training row has.
+        UsageError: no generative model, n < 1, an unknown `noise`, samples that copy training rows or come from stored
+            ones, or conditions for a decoder that is told none, or that no training row has.
         ArrayError: conditions of another shape than the decoder takes.
     """
+    if not isinstance(model, GenerativeModel):
+        raise UsageError(
+            f"model: expected a generative model, got {type(model).__name__}; zprime.GenerativeModel(r, decoder) makes "
+            "one, and of a brought model mine.generator(r) or mine.shipped(audit, fits)"
+        )
     check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
     z, x = model.sample(n, rng=stream(seed, "sample"), noise=noise, given=given)
     return z, model.restore(x)

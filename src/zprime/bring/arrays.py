@@ -11,12 +11,13 @@ from torch.distributions import Distribution
 
 from zprime import memory
 from zprime.bring import readings
+from zprime.bring.answers import spelled
 from zprime.bring.brought import Brought, beside, groups_of, told
 from zprime.bring.conditional_priors import of_prior, one_or_each
 from zprime.bring.conditions import in_units
 from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.refusals import check_codes
-from zprime.bring.splits import split
+from zprime.bring.splits import need_mapping, split
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.priors import Given
@@ -49,7 +50,7 @@ def arrays(
     Args:
         mean: split -> [n, d]; `train` and `heldout`, and `selection` if there is one (see `modules`).
         scale: split -> [n, d], of the same splits.
-        gives: what `scale` holds: `std`, `variance`, `log-variance` or `log-std`.
+        gives: what `scale` holds: `std`, `variance`, `log-variance` (`logvar`) or `log-std`.
         scale_tril: split -> [n, d, d], lower triangular, in place of `scale`.
         factor: split -> [n, d, r], beside `scale`. They are kept as [n, d, d].
         row_ids: split -> [n], which datum each row is a part of: integers or text; None where every row is a datum.
@@ -76,6 +77,9 @@ def arrays(
         raise UsageError(
             f"scale: expected scale, scale_tril, or scale and factor, got {' and '.join(given) or 'none of them'}"
         )
+    gives = _checked(
+        gives, mean=mean, scale=scale, scale_tril=scale_tril, factor=factor, row_ids=row_ids, weights=weights
+    )
     one, per_row = one_or_each(prior, conditions)
     parts = Parts.of(mean, row_ids, weights)
     together = groups if groups is not None else row_ids
@@ -88,7 +92,7 @@ def arrays(
             )
         mean, scale, of_rows = in_units(mean, scale, gives, per_row, conditions)
         priors = {s: Coordinates(*r.x.chunk(2, 1)) for s, r in split(of_rows, {}, together, seed=seed).items()}
-    means = split(mean, labels or {}, together, seed=seed)
+    means = split(mean, labels, together, seed=seed)
     dtype = means["train"].x.dtype
     # what belongs to a row is set aside with it: the rows of all arrays are the same ones
 
@@ -130,6 +134,23 @@ def arrays(
     grouped = groups_of(means) if groups is not None else None
     mine = Brought(posteriors, prior=learned, says=tuple(says), groups=grouped, coordinates=at)
     return beside(mine, priors, None) if priors else mine
+
+
+def _checked(gives: str, **given: Mapping[str, Any] | None) -> str:
+    """The reading that is meant, after a look at whether arrays are given by split.
+
+    Raises:
+        UsageError: one is not, or `gives` is no reading of standard deviations.
+    """
+    for name, value in given.items():
+        need_mapping(name, {} if value is None else value, "arrays")
+    reading = spelled(gives)
+    if reading in readings.FULL:
+        raise UsageError(
+            f"gives: expected one of {', '.join(readings.READINGS)}, got {gives!r}; give Cholesky factors as "
+            "scale_tril= in place of scale"
+        )
+    return reading
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from zprime.bring.beside import MARGINAL, Beside, Given, compare, marginal
 from zprime.bring.by_row import units_of
 from zprime.bring.coordinates import MOST, Coordinates, Moved, coordinates_of
-from zprime.bring.splits import seen
+from zprime.bring.splits import closed, seen
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Prior
 from zprime.encoding import encode
@@ -262,7 +262,7 @@ def bring(
     if coordinates is not None:
         model = Moved(model, coordinates)
     posteriors = {s: encode(model, r) for s, r in rows.items()}
-    says = (*says, *seen(rows), *told(coordinates, prior))
+    says = (*says, *seen(rows), *closed(rows), *told(coordinates, prior))
     return Brought(posteriors, model, rows, prior, says, groups_of(rows), coordinates)
 
 

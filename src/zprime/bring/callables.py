@@ -16,7 +16,7 @@ from zprime.bring.answers import Spelled
 from zprime.bring.conditional_priors import Gaussians
 from zprime.bring.conditions import Layout, Told
 from zprime.bring.places import Place, back
-from zprime.bring.refusals import check_form
+from zprime.bring.refusals import check_form, way_out
 from zprime.decoders import evaluating
 from zprime.errors import ArrayError, UsageError, ZprimeError
 
@@ -40,7 +40,7 @@ class Callables:
             UsageError: it is the answer of a model whose latents are of another sort.
         """
         with evaluating(self.place.networks):
-            answer = self.encoder(self.place.go(x))
+            answer = asked("encoder", self.encoder, self.place.go(x))
         check_form(answer, len(x))
         parts = answer if isinstance(answer, tuple | list) else []
         found = [self.place.back(t) for t in parts if hasattr(t, "shape")]
@@ -53,8 +53,7 @@ class Callables:
             if full:
                 want = f"a mean of shape [{len(x)}, d] and a {self.gives} of shape [{len(x)}, d, d]"
             raise ArrayError(
-                f"encode: expected {want}, got {shapes or type(answer).__name__}; wrap your encoder so that it returns "
-                "(mean, scale)"
+                f"encode: expected {want}, got {_shapes(answer, shapes)}; {way_out(answer, shapes, len(x))}"
             )
         return [t for t, shape in zip(found, shapes, strict=True) if shape == shapes[0]]
 
@@ -179,6 +178,8 @@ def remedy(said: str, *, conditions: bool) -> str:
             "give what else it asks for, such as a class, as conditions={'train': c, 'heldout': c}, or a function of "
             "one argument that knows it"
         )
+    if "requires grad" in said:
+        return "a gradient is asked for here, and numpy has none: give one that computes with torch alone"
     if "embedding" in said or "Long" in said:
         return "numbers come as floating point: where it wants whole ones, give e.g. `lambda x: encoder(x.long())`"
     if conditions:
@@ -187,6 +188,12 @@ def remedy(said: str, *, conditions: bool) -> str:
             "torch.nn.functional.one_hot(c, k).float()), or a function around it that makes them so"
         )
     return "give rows as it had them in training, or a function around it that makes them so, e.g. by x.flatten(1)"
+
+
+def _shapes(answer: object, shapes: list[list[int]]) -> str:
+    if isinstance(answer, Tensor):
+        return f"one tensor of shape {list(answer.shape)}"
+    return " and ".join(map(str, shapes)) or type(answer).__name__
 
 
 def _said(given: tuple[Tensor, ...]) -> str:

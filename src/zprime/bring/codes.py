@@ -14,10 +14,10 @@ from zprime.arrays import blocks, check_finite
 from zprime.bring.brought import Brought, groups_of, told
 from zprime.bring.callables import as_datum, asked
 from zprime.bring.coordinates import Moved, known
-from zprime.bring.named import Likelihood, distribution_of, measured, plain
+from zprime.bring.named import Likelihood, distribution_of, measured, need_callable, plain
 from zprime.bring.places import Place, back, modules_of, tensor
 from zprime.bring.refusals import check_codes, check_form, check_steady
-from zprime.bring.splits import split, whole
+from zprime.bring.splits import closed, split, whole
 from zprime.data import Rows
 from zprime.decoders import evaluating
 from zprime.errors import ArrayError, UsageError
@@ -53,7 +53,7 @@ class CodesModel:
             ArrayError: the answer is no matrix with a row for each datum.
         """
         with evaluating(self.place.networks):
-            answer = self.encoder(self.place.go(x))
+            answer = asked("encoder", self.encoder, self.place.go(x))
         check_form(answer, len(x))
         z = self.place.back(answer[0] if isinstance(answer, tuple | list) else answer)
         if z.ndim != 2 or len(z) != len(x):
@@ -122,7 +122,7 @@ def codes(
     says = (
         "the encoder gives codes without posteriors: no KL term, no surgery, no exact-posterior or likelihood gain; "
         "gains are over the Gaussian with mean and covariance of the training codes (audit with prior=mine.prior)",
-        *says,
+        *(says if encoder is None else (*says, *closed(rows))),
     )
     return Brought(
         posteriors,
@@ -239,7 +239,7 @@ def _drawn(
             parts: list[tuple[Tensor, ...]] = []
             for block in blocks(len(r), BATCH):
                 x = place.go(r.x[block])
-                answers = [encoder(x) for _ in range(draws)]
+                answers = [asked("encoder", encoder, x) for _ in range(draws)]
                 pairs = [a if isinstance(a, tuple | list) else (a,) for a in answers]
                 parts.append(
                     tuple(torch.stack([place.back(t) for t in column], 1) for column in zip(*pairs, strict=True))
@@ -306,9 +306,12 @@ def _model(
     `given` has labels, groups and seed.
     """
     labels, groups, seed = given
+    for name, f in (("encoder", encoder), ("decoder", decoder)):
+        if f is not None:
+            need_callable(name, f)
     networks = [m for f in (encoder, decoder) if f is not None for m in modules_of(f)]
     place = Place.of(networks)
-    rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
+    rows = split(data, labels, groups, seed=seed, dtype=None if place is None else place.wide)
     place = place or Place(dtype=rows["train"].x.dtype, networks=tuple(networks))
 
     datum, made_of = tuple(rows["train"].x.shape[1:]), _likelihood(likelihood)

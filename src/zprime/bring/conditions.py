@@ -17,7 +17,7 @@ from zprime.bring.conditional_priors import NARROWER, Gaussians, of_prior
 from zprime.bring.coordinates import Coordinates
 from zprime.bring.places import Place, back, tensor
 from zprime.bring.readings import read
-from zprime.bring.splits import whole
+from zprime.bring.splits import need_mapping, whole
 from zprime.decoders import evaluating
 from zprime.errors import ArrayError, UsageError
 
@@ -167,19 +167,35 @@ class Conditioned(Distribution):
         return self.layout.join(answer(self.px(self.z, c)), c)
 
 
+def _numbers(split: str, c: Any) -> Tensor:
+    """Conditions of a split.
+
+    Raises:
+        UsageError: they are no numbers.
+    """
+    try:
+        return whole(c)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"conditions: expected numbers in {split}, got {type(c).__name__} ({error}); number the names, the same in "
+            "all splits: e.g. [names.index(c) for c in conditions]"
+        ) from error
+
+
 def joined(data: Mapping[str, Any], conditions: Mapping[str, Any]) -> tuple[dict[str, Tensor], Layout]:
     """Rows that hold x and c, and how.
 
     Raises:
-        UsageError: conditions of other splits than there are data.
+        UsageError: conditions that are not given by split, are no numbers, or of other splits than there are data.
         ArrayError: not one c for each row, or c of several forms.
     """
+    need_mapping("conditions", conditions, "conditions")
     if set(data) != set(conditions):
         raise UsageError(
             f"conditions: expected those of {', '.join(data)}, as there are data, got {', '.join(conditions) or 'none'}"
         )
     x = {s: whole(v) for s, v in data.items()}
-    c = {s: whole(v) for s, v in conditions.items()}
+    c = {s: _numbers(s, v) for s, v in conditions.items()}
     for s, given in c.items():
         if given.ndim not in (1, 2) or len(given) != len(x[s]):
             raise ArrayError(

@@ -189,7 +189,7 @@ def tvae(
         one = next(iter(table.values())) if isinstance(table, Mapping) else table
         ready = one if processor is None else processor.transform(one)
         data[name] = _transform(model.transformer, ready, stream(seed, "components", name))
-    rows = split(data, labels or {}, groups, seed=seed, dtype=torch.float32)
+    rows = split(data, labels, groups, seed=seed, dtype=torch.float32)
     decoder = copy.deepcopy(model.decoder).cpu().eval().requires_grad_(requires_grad=False)
     spans = Spans.of(model.transformer)
     says = [

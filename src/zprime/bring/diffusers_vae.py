@@ -246,7 +246,7 @@ def diffusers(
         raise UsageError(f"unit: expected {', '.join(UNITS[:-1])} or {UNITS[-1]}, got {unit!r}")
     encoder = Encoder.of(vae, channels)
     dtype = None if encoder.place is None else encoder.place.wide
-    rows = split(images, labels or {}, groups, seed=seed, dtype=dtype)
+    rows = split(images, labels, groups, seed=seed, dtype=dtype)
     layout = encoder.layout(rows["train"].x)
     grids = {s: encoder.encode(r, layout) for s, r in rows.items()}
     design = Design(groups=rows["train"].groups)

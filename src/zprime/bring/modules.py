@@ -1,6 +1,5 @@
 """Any torch modules or callables as a trained VAE; or bare arrays."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributions import Distribution
 
+from zprime.arrays import need_positive
 from zprime.bring.answers import Spelled
 from zprime.bring.brought import Brought, beside, bring
 from zprime.bring.callables import ENCODERS, Parts
@@ -17,7 +17,6 @@ from zprime.bring.named import Likelihood, distribution_of, need_callable
 from zprime.bring.places import Place, modules_of
 from zprime.bring.splits import need_mapping, split
 from zprime.bring.trial import Claims, tried
-from zprime.errors import UsageError
 from zprime.latent.priors import Given
 
 
@@ -82,15 +81,14 @@ def modules(
     need_callable("encoder", encoder)
     need_callable("decoder", decoder)
     need_mapping("data", data)
-    if not 0 < beta < math.inf:
-        raise UsageError(f"beta: expected a number above 0, got {beta}")
+    need_positive("beta", beta)
     networks = [m for f in (encoder, decoder, prior) for m in modules_of(f)]
     place = Place.of(networks)
     one, per_row = one_or_each(prior, conditions)
     layout = None
     if conditions is not None:
         data, layout = joined(data, conditions)
-    rows = split(data, labels or {}, groups, seed=seed, dtype=None if place is None else place.wide)
+    rows = split(data, labels, groups, seed=seed, dtype=None if place is None else place.wide)
     x = rows["train"].x
     place = replace(place or Place(dtype=x.dtype), networks=(*networks, *modules_of(likelihood)))
     entries = int(x[0].numel()) - (0 if layout is None else layout.width)

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from zprime import memory
 from zprime.bring.conditions import Conditioned
 from zprime.bring.places import tensor
-from zprime.errors import UsageError
+from zprime.errors import UsageError, ZprimeError
 from zprime.likelihoods import Bernoulli, BernoulliProbs, Gaussian, Laplace, Poisson
 
 Likelihood = str | Callable[[Tensor], Distribution] | None
@@ -16,6 +17,13 @@ NAMES = ("bernoulli", "bernoulli-probs", "gaussian", "laplace", "poisson")
 LEAST = 1e-6
 MEASURED = ("gaussian", "laplace")
 """Those whose scale is taken from the errors of reconstructions, where only the name is given."""
+LOSSES = {
+    **dict.fromkeys(("mse", "l2", "mse-loss"), "'gaussian', or Gaussian.from_loss(...) for the sigma of the loss"),
+    **dict.fromkeys(("bce", "bce-with-logits", "binary-cross-entropy"), "'bernoulli' (logits) or 'bernoulli-probs'"),
+    **dict.fromkeys(("l1", "mae", "l1-loss"), "'laplace', or likelihoods.Laplace(scale=...)"),
+    "normal": "'gaussian'",
+}
+"""Names of losses -> the likelihoods that they stand for."""
 
 
 def need_callable(what: str, f: object) -> None:
@@ -44,8 +52,38 @@ def distribution_of(likelihood: object, scale: float = 1.0) -> Callable[[Any], A
             f"likelihood: expected a name ({', '.join(NAMES)}), or what makes a torch Distribution of the decoder's "
             f"output, got {type(likelihood).__name__}"
         )
-    own = likelihood
-    return lambda output: own(output if isinstance(output, Tensor) or not hasattr(output, "shape") else tensor(output))
+    if isinstance(likelihood, type) and issubclass(likelihood, nn.Module):
+        name = likelihood.__name__
+        raise UsageError(
+            f"likelihood: expected what makes a torch Distribution of the decoder's output, got the class {name}; give "
+            f"an object of it: {name}(), or {name}(scale=...) where it has a scale"
+        )
+    return lambda output: _made(likelihood, output)
+
+
+def _made(likelihood: Callable[[Any], Any], output: Any) -> Any:
+    """What a likelihood that was given makes of a decoder's output.
+
+    Raises:
+        UsageError: it fails; the message says with what it was called.
+    """
+    given = output if isinstance(output, Tensor) or not hasattr(output, "shape") else tensor(output)
+    try:
+        return likelihood(given)
+    except ZprimeError:
+        raise
+    except Exception as error:
+        if memory.ran_out(error) is not None:
+            raise
+        way = (
+            "give a function from this output to a torch Distribution, e.g. likelihoods.Gaussian(scale=0.1)"
+            if isinstance(given, Tensor)
+            else "give a decoder that answers one tensor, e.g. `lambda z: decoder(z)[0]`, or a function that takes this"
+        )
+        raise UsageError(
+            f"likelihood: it fails when it is given the decoder's output, {_got(given)} ({type(error).__name__}: "
+            f"{error}); {way}"
+        ) from error
 
 
 def _one(output: Any) -> Tensor:
@@ -57,13 +95,19 @@ def _one(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     if not hasattr(output, "shape"):
-        many = isinstance(output, tuple | list)
-        got = f"{len(output)} things in a {type(output).__name__}" if many else type(output).__name__
         raise UsageError(
-            f"decoder: expected one tensor or array, which a likelihood by name makes a distribution of, got {got}; "
-            "give e.g. `lambda z: decoder(z)[0]`, or as likelihood a function from this output to a torch Distribution"
+            "decoder: expected one tensor or array, which a likelihood by name makes a distribution of, got "
+            f"{_got(output)}; give e.g. `lambda z: decoder(z)[0]`, or as likelihood a function from this output to a "
+            "torch Distribution"
         )
     return tensor(output)
+
+
+def _got(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"{list(output.shape)} {str(output.dtype).removeprefix('torch.')}"
+    name = type(output).__name__
+    return f"{len(output)} things in a {name}" if isinstance(output, tuple | list) else name
 
 
 def measured(likelihood: object) -> bool:
@@ -94,8 +138,9 @@ def _named(name: str, scale: float) -> Callable[[Tensor], Distribution]:
         "poisson": Poisson,
     }
     if plain(name) not in known:
+        loss = LOSSES.get(plain(name))
         raise UsageError(
             f"likelihood: expected one of {', '.join(NAMES)}, or what makes a torch Distribution of the decoder's "
-            f"output, got {name!r}"
+            f"output, got {name!r}{'' if loss is None else f'; for that loss give {loss}'}"
         )
     return known[plain(name)]()

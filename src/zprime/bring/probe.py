@@ -242,6 +242,15 @@ def differentiable(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Ten
         return bool(value.requires_grad)
 
 
+def encodes_with_gradient(encode: Callable[[Tensor], tuple[Tensor, ...]], x: Float[Tensor, "n *datum"]) -> bool:
+    """Whether the mean of q(z|x) has a gradient in x: what the kind `vamp` asks for."""
+    with torch.enable_grad():
+        try:
+            return encode(x[:2].detach().clone().requires_grad_())[0].requires_grad
+        except Exception:  # e.g. numpy cannot take a tensor with a gradient
+            return False
+
+
 def _plain(p: Distribution) -> Distribution:
     while hasattr(p, "base_dist") and isinstance(p.base_dist, Distribution):
         p = p.base_dist

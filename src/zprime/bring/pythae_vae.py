@@ -92,7 +92,7 @@ def pythae(
         p = Bernoulli(mean, validate_args=False) if loss == "bce" else Normal(mean, beta**0.5, validate_args=False)
         return Independent(p, mean.ndim - 1, validate_args=False)
 
-    rows = split(data, labels or {}, groups, seed=seed, dtype=place.wide)
+    rows = split(data, labels, groups, seed=seed, dtype=place.wide)
     brought = Callables(encode, decode, "log-variance", place)
     if check and not _shipped(model.encoder) and name in ("VAE", "BetaVAE"):
         x = rows["train"].x[:CHECKED]

@@ -87,6 +87,31 @@ def check_codes(mean: Float[Tensor, "n d"], what: str = "encode") -> None:
             )
 
 
+def way_out(answer: object, shapes: list[list[int]], n: int) -> str:
+    """What to do about an encoder's answer that is not two matrices of one shape.
+
+    Args:
+        answer: as it came.
+        shapes: of what it holds, where that is several things.
+        n: rows that it is an answer to.
+    """
+    if isinstance(answer, Tensor) and answer.ndim == USED and len(answer) == n:
+        return (
+            "if mean and scale stand beside each other in it, give `lambda x: encoder(x).chunk(2, 1)`; an autoencoder "
+            "that answers codes alone goes to bring.codes"
+        )
+    first, second = [*shapes, [], []][:USED]
+    if len(first) > USED:
+        return (
+            "latents with a shape go to bring.diffusers; or flatten them, `lambda x: [t.flatten(1) for t in "
+            "encoder(x)]`, and give them their shape again in the decoder"
+        )
+    alone = len(shapes) < USED or len(first) != USED or first[0] != n
+    if not alone and second in ([], [1], [first[1]], [n, 1], [1, first[1]], [1, 1]):
+        return "where rows or latents share a scale give it to each: `lambda x: torch.broadcast_tensors(*encoder(x))`"
+    return "give an encoder that answers (mean, scale), e.g. `lambda x: [encoder(x)[i] for i in (0, 1)]`"
+
+
 def check_form(answer: object, n: int) -> None:
     """Refuse, by name, answers of models whose latents are of another sort.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zprime.arrays import blocks, check_finite
 from zprime.bring.brought import Brought, groups_of
+from zprime.bring.callables import asked
 from zprime.bring.places import Place, modules_of, tensor, unwrapped
 from zprime.bring.refusals import check_steady
 from zprime.data import Rows
@@ -112,8 +113,11 @@ class Encoder:
             UsageError: it has no `encode`, its latents are discrete, or axis 0 is said to hold the channels.
         """
         vae = unwrapped(vae) if isinstance(vae, nn.Module) else vae
-        if not callable(getattr(vae, "encode", None)):
-            raise UsageError(f"vae: expected a model with encode(x), got {type(vae).__name__}")
+        if isinstance(vae, str | bytes) or not callable(getattr(vae, "encode", None)):  # a text has an `encode`, too
+            raise UsageError(
+                f"vae: expected a model with encode(x), got {type(vae).__name__}; give the model itself, e.g. "
+                "AutoencoderKL.from_pretrained(folder)"
+            )
         if isinstance(getattr(vae, "quantize", None), nn.Module):
             raise UsageError(
                 f"vae: {type(vae).__name__} has a code book (VQ): discrete latents have no density here; fit a prior "
@@ -129,7 +133,7 @@ class Encoder:
         """Means and standard deviations (or codes and None) as the model shapes them, in float32 at least."""
         place = self.place or Place(dtype=x.dtype)
         with evaluating(self.networks):
-            answer = self.vae.encode(place.go(x))
+            answer = asked("vae.encode", self.vae.encode, place.go(x))
         q = getattr(answer, "latent_dist", None)
         found = next((t for t in (getattr(answer, n, None) for n in ("latent", "latents")) if t is not None), None)
         if q is None and found is None:

@@ -20,12 +20,13 @@ from zprime.rng import stream
 
 log = logging.getLogger("zprime")
 
+SUM = 1e-4  # from 1: within it, entries add up to 1
 MOST = 5000  # rows that are taken from the held-out ones to choose on
 
 
 def split(
     data: Mapping[str, Any],
-    labels: Mapping[str, Any],
+    labels: Mapping[str, Any] | None,
     groups: Mapping[str, Any] | None = None,
     *,
     seed: int,
@@ -36,7 +37,7 @@ def split(
     Args:
         data: `train` and `heldout`, and `selection` if there is one: without it half of the held-out rows, at most
             5,000, are set aside.
-        labels: split -> integers.
+        labels: split -> integers; None for none.
         groups: split -> one name a row, numbers or text; rows of one group are set aside together.
         seed: decides which.
         dtype: what the network computes in; None keeps that of floating-point data.
@@ -46,13 +47,15 @@ def split(
         ArrayError: not finite, empty, labels or groups that do not fit, or a group that lies in two splits.
     """
     need_mapping("data", data)
+    need_mapping("labels", {} if labels is None else labels, "labels")
+    need_mapping("groups", {} if groups is None else groups, "groups")
     unknown = sorted(set(data) - set(SPLITS))
     if unknown or "train" not in data or "heldout" not in data:
         raise UsageError(
             f"data: expected train and heldout (and selection, if you have one), got {', '.join(data) or 'nothing'}"
         )
     x = {s: _tensor(s, data[s], dtype) for s in SPLITS if s in data}
-    y = {s: _labels(s, labels[s], len(x[s])) for s in labels if s in x}
+    y = {s: _labels(s, given, len(x[s])) for s, given in (labels or {}).items() if s in x}
     g = codes_of_splits({s: v for s, v in (groups or {}).items() if s in x}, {s: len(t) for s, t in x.items()})
     if groups and "heldout" not in g:
         raise UsageError(f"groups: expected those of the heldout rows, got {', '.join(groups)}")
@@ -102,12 +105,38 @@ def seen(rows: Mapping[str, Rows]) -> tuple[str, ...]:
     return tuple(says)
 
 
-def need_mapping(what: str, data: object) -> None:
-    """Raise `UsageError` for rows that are not given by split."""
-    if not isinstance(data, Mapping):
+def closed(rows: Mapping[str, Rows]) -> tuple[str, ...]:
+    """A sentence where all entries of every row are shares that add up to 1; one-hot rows and such are none.
+
+    Entries that are independent given z do not add up to 1, so draws of p(x|z) are no such rows (Aitchison 1982).
+    """
+    x = rows["train"].x.double().flatten(1)
+    split_up = ((x > 0) & (x < 1)).any(1).double()
+    if (
+        x.shape[1] < 3
+        or float(x.min()) < 0
+        or not float(split_up.mean()) > 0.5
+        or float((x.sum(1) - 1).abs().max()) > SUM
+    ):
+        return ()
+    return (
+        f"all {len(x):,} training rows add up to 1, as shares do: {x.shape[1]} entries hold {x.shape[1] - 1} numbers. "
+        "Draws of a p(x|z) with independent entries do not add up to 1, nor do its means unless the decoder sees to "
+        "it; divide x' by its sum, or train on log-ratios of the entries",
+    )
+
+
+def need_mapping(what: str, given: object, each: str = "rows") -> None:
+    """Raise `UsageError` for rows, or what belongs to them (`each`), that are not given by split."""
+    if not isinstance(given, Mapping):
+        way = (
+            "held-out rows are rows that the VAE was not trained on"
+            if each == "rows"
+            else f"give those of each split, as you give the rows: {what}={{'train': a, 'heldout': b}}"
+        )
         raise UsageError(
-            f"{what}: expected a mapping of splits to rows, {{'train': ..., 'heldout': ...}}, got "
-            f"{type(data).__name__}; held-out rows are rows that the VAE was not trained on"
+            f"{what}: expected a mapping of splits to {each}, {{'train': ..., 'heldout': ...}}, got "
+            f"{type(given).__name__}; {way}"
         )
 
 
@@ -130,7 +159,13 @@ def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:
 
 
 def _labels(name: str, y: Any, n: int) -> Tensor:
-    labels = torch.as_tensor(y)
+    try:
+        labels = torch.as_tensor(y)
+    except (TypeError, ValueError) as error:
+        raise ArrayError(
+            f"labels: expected {n} integers for {name}, got {type(y).__name__} ({error}); number the names, the same "
+            "in all splits: e.g. [names.index(y) for y in labels]"
+        ) from error
     if labels.shape != (n,) or labels.is_floating_point():
         raise ArrayError(f"labels: expected {n} integers for {name}, got {labels.dtype} of shape {list(labels.shape)}")
     return labels.long()

@@ -17,7 +17,7 @@ from zprime.bring.callables import Callables, Parts
 from zprime.bring.conditions import spoken
 from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.named import Likelihood, distribution_of, measured, most_likely
-from zprime.bring.probe import Misfit, differentiable, misfit, other_prior, probe
+from zprime.bring.probe import Misfit, differentiable, encodes_with_gradient, misfit, other_prior, probe
 from zprime.bring.refusals import check_codes, check_steady
 from zprime.distribution import LatentDistribution
 from zprime.latent.priors import Given
@@ -113,6 +113,8 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
             *says,
             "log p(x|z) has no gradient in z: posterior modes, annealing and kinds that need it are left out",
         )
+    if not encodes_with_gradient(model.raw, some):
+        says = (*says, "the encoder's mean has no gradient in x: the kind vamp, which needs it, cannot be fitted")
     return Tried(parts, model, gives, scale, at, learned, (*says, *spoken_of))
 
 
