@@ -1,9 +1,12 @@
 """Wrong ways to bring a model: none passes without a word, and each message names the remedy."""
 
+import ast
 import math
+import re
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +71,9 @@ def logits(z: Tensor) -> Tensor:
 BITS = {s: (x > 0.5).float() for s, x in DATA.items()}
 CODES = {s: torch.randn(60, 2, generator=torch.Generator().manual_seed(i)) for i, s in enumerate(("train", "heldout"))}
 BERNOULLI = {"data": BITS, "likelihood": "bernoulli"}
+
+
+ELSEWHERE = ("auditing", "sampling", "likelihoods", "decoders")
 
 
 class Stub:
@@ -315,6 +321,19 @@ def test_a_wrong_way_is_refused_and_the_remedy_is_named(way: str) -> None:
     make, text = WRONG[way]
     with pytest.raises(ZprimeError, match=f"(?s){text}"):
         make()
+
+
+def test_the_page_of_errors_quotes_what_errors_say() -> None:
+    root = Path(__file__).parent.parent
+    files = [*(root / "src/zprime/bring").glob("*.py"), *(root / f"src/zprime/{n}.py" for n in ELSEWHERE)]
+    parts = [
+        node for f in files for node in ast.walk(ast.parse(f.read_text("utf-8"))) if isinstance(node, ast.Constant)
+    ]
+    said = [str(part.value) for part in parts]
+    rows = [re.split(r"(?<!\\)\|", line) for line in (root / "docs/bring-errors.md").read_text("utf-8").splitlines()]
+    quoted = [q.replace("\\|", "|") for row in rows[7:] if len(row) > 3 for q in re.findall("`([^`]+)`", row[2])]
+    assert len(quoted) > 20
+    assert [q for q in quoted if not any(q in s for s in said)] == []
 
 
 Answer = namedtuple("Answer", "z mean scale")

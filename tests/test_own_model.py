@@ -247,6 +247,8 @@ def test_what_needs_no_model_runs_no_code(place: Path, tmp_path: Path) -> None:
     assert not (place / "run" / "ran").exists()
     assert RunFolder.open(run).distribution("aggregated").d == 2
     assert (tmp_path / "both.html").is_file()
+    assert json.loads((tmp_path / "out" / "latent.json").read_text())["decoder"] == "mymodel.py:build"
+    assert "built by `mymodel.py:build`" in (tmp_path / "out" / "README.md").read_text()
     public = (run / "public.html").read_text()
     assert "mymodel" not in public
     assert "w.pt" not in public

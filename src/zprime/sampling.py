@@ -42,6 +42,7 @@ class GenerativeModel:
         shift, scale: `x' = decoded * scale + shift` gives the units of the data as they were stored.
         image: (channels, height, width) if x' are images of range 0 to 1, else None.
         copying: whether its samples copy training rows: `passes` or `copies`, by an audit, or `untested`.
+        built_by: the function that builds a decoder of the user's own, as a run names it; else empty.
     """
 
     latent: LatentDistribution
@@ -50,6 +51,7 @@ class GenerativeModel:
     scale: Tensor = field(default_factory=partial(torch.ones, ()))
     image: tuple[int, ...] | None = None
     copying: str = "untested"
+    built_by: str = ""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` where the decoder, or the latent distribution, is none."""
@@ -164,7 +166,7 @@ class GenerativeModel:
             "copying": self.copying,
             "unfit_to_publish": self.copying == "copies",
             "says": self.says(),
-        }
+        } | ({"decoder": self.built_by} if self.built_by else {})
         drawn = exporting.from_noise(self.latent)
         exporting.check_place(Path(path))
         content = exporting.to_onnx(drawn, as_decoder(self.decoder), self.shift, self.scale) if onnx else None

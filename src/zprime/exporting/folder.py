@@ -68,7 +68,8 @@ It needs NumPy only. `latent.json` says what z' is drawn from, and how a seed ma
 {said["says"]}
 """
     if not whole:
-        return text
+        built_by = said.get("decoder")
+        return text if built_by is None else f"{text}\nThe decoder is not here: it is built by `{built_by}`.\n"
     return f"""{text}
 `{ONNX}` takes `uniform`, float64 [n], in [0, 1), and `normal`, float32 [n, {columns}], standard normal numbers. It
 gives `x`, the mean of p(x|z') in the units of the data, and `z`: the z' of `sample.py` for the same numbers.
