@@ -10,7 +10,7 @@ pytest.importorskip("scvi")
 import anndata
 import pandas as pd
 from scvi import settings as settings_of_scvi
-from scvi.model import SCVI
+from scvi.model import SCANVI, SCVI
 
 from docpages import run_page
 from zprime import audit, fit, sample
@@ -163,3 +163,13 @@ def test_the_page_runs(model) -> None:
     assert {e.name for e in found["audit"].entries} > {"prior", "mixture"}
     # samples of counts are draws: a mean would have no zeros
     assert bool((found["audit"].tensors["grid.prior"] == 0).any())
+
+
+def test_a_trained_scanvi_is_refused_by_name(model) -> None:
+    """Two layers of latents, with a prior p(z1|z2, y): the top group alone would be another model's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        two = SCANVI.from_scvi_model(model, unlabeled_category="unknown", labels_key="kind")
+        two.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    with pytest.raises(UsageError, match=r"got SCANVI's SCANVAE: the prior of z1 is p\(z1\|z2, y\)"):
+        scvi(two)

@@ -12,6 +12,8 @@ import zprime
 from oracles import linear_gaussian
 from zprime import bring, likelihoods
 from zprime.errors import UsageError
+from zprime.latent.gaussian import moments
+from zprime.posteriors import MemoryPosteriors
 from zprime.reporting.page import html
 from zprime.reporting.samples import summary
 from zprime.results.audit import AuditSettings
@@ -254,3 +256,29 @@ def test_a_table_that_loses_a_relation_of_its_columns_loses_it_in_z() -> None:
     assert rate["mixture"] > 0.95
     assert rate["prior"] < 0.85
     assert rate["prior"] > 1 / 3
+
+
+def test_a_rare_class_is_drawn_at_once_and_says_from_how_many_rows() -> None:
+    """18 of 450: no draw is thrown away, the covariance is shrunk towards that within classes, 18 rows are told."""
+    rng = stream(0, "rare class")
+    y = (torch.arange(450) < 18).long()
+    mean = 4.0 * y[:, None] + 0.5 * torch.randn(450, 3, generator=rng, dtype=torch.float64)
+    p = MemoryPosteriors(mean, torch.full_like(mean, 0.1), labels=y)
+    found = zprime.fit("conditional", p, selection=p, keep_duplicates=True)
+    rare = found.distribution.given(1)
+    assert rare.least_rows == pytest.approx(18)
+    assert found.chosen.settings["one Gaussian for labels with few rows"] == [1]
+    drawn = rare.sample(5000, rng=stream(1)).double()
+    assert len(drawn) == 5000
+    torch.testing.assert_close(drawn.mean(0), mean[y == 1].mean(0), rtol=0, atol=0.05)
+    own, within = (m[1] for m in (moments(p.take((y == 1).nonzero().flatten())), pooled(p, y)))
+    shrunk = (18 * own + 20 * within) / 38
+    torch.testing.assert_close(drawn.T.cov(), shrunk, rtol=0, atol=0.03)
+    assert float((own - shrunk).abs().max()) > 0.04  # without shrinking it would be seen
+
+
+def pooled(p: MemoryPosteriors, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means, and the covariance within classes, weighted by their rows."""
+    each = [moments(p.take((y == label).nonzero().flatten())) for label in (0, 1)]
+    share = torch.bincount(y).double() / len(y)
+    return torch.stack([m for m, _ in each]), sum(w * s for w, (_, s) in zip(share, each, strict=True))
