@@ -171,5 +171,5 @@ def test_a_trained_scanvi_is_refused_by_name(model) -> None:
         warnings.simplefilter("ignore")
         two = SCANVI.from_scvi_model(model, unlabeled_category="unknown", labels_key="kind")
         two.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
-    with pytest.raises(UsageError, match=r"got SCANVI's SCANVAE: the prior of z1 is p\(z1\|z2, y\)"):
+    with pytest.raises(UsageError, match=r"got SCANVI's two: the prior of z1 is p\(z1\|z2, y\)"):
         scvi(two)
