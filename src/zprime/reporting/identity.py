@@ -47,6 +47,8 @@ def _encoder(audit: Audit) -> str:
     gap = None if side is None or "heldout" not in side.gaps else side.gaps["heldout"].gap
     if gap is None:
         return f"{told} By how much was not measured: it takes the decoder and the rows."
+    if gap.low <= 0:
+        return f"{told} Here mean KL(q(z|x) ‖ p(z|x)) of unseen rows is not measurably above 0 ({prose(gap)} nats)."
     sure = "" if gap.stable else ", and it was still rising with the number of draws"
     return (
         f"{told} Here mean KL(q(z|x) ‖ p(z|x)) of unseen rows is {prose(gap)} nats by importance sampling (a lower "

@@ -122,7 +122,7 @@ def _scale(audit: Audit) -> str:
         told = [f"The standard deviation of the codes, root mean square over dimensions, is {said}."]
     if audit.prior == STANDARD or audit.model.posterior == "none":
         told.append(
-            "N(0, I) has 1: no other scale is needed."
+            f"It is within {SAME:g} of that of N(0, I), 1: no other scale is needed."
             if abs(width - 1) <= SAME
             else f"N(0, I) has 1: the one factor that makes them agree is {figures(1 / width, 3)}, times z."
         )
@@ -180,7 +180,8 @@ def _components(audit: Audit) -> str:
     best = max(points, key=lambda p: p.gain)
     least = next(p for p in points if p.gain >= best.gain - NEAR)
     if best.gain < NEAR:
-        k = f"None: at no number of components is the ELBO gain above {NEAR:g} nats, so p(Z) does as well"
+        base = prior_name(audit) if audit.model.posterior == "none" else "p(Z)"
+        k = f"None: at no number of components is the ELBO gain above {NEAR:g} nats, so {base} does as well"
     elif best is points[-1] and least is best:
         k = f"At least {least.value:g}, the most that was tried: its ELBO gain on the selection split is {_gain(least)}"
     else:
