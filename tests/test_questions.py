@@ -105,7 +105,7 @@ def test_codes_without_a_posterior_say_what_stands(audit: Audit) -> None:
     assert "This one has: a distribution q(z|x) for every row" in answer(audit, CODES)
     scale = answer(codes, SCALE)
     assert "standard deviation of the codes, root mean square over dimensions, is 1.58" in scale  # √((4 + 1) / 2)
-    assert "the one factor that makes them agree is 0.632" in scale
+    assert "multiply z by 0.632" in scale
     assert "no scale changes them" in scale
     draws = replace(codes, model=replace(model, posterior="draws"))
     assert "Of the posteriors only draws are known" in answer(draws, CODES)
@@ -121,7 +121,7 @@ def with_variances(audit: Audit, means: list[float], own: list[float]) -> Audit:
 def test_the_scale_is_that_of_a_draw_and_not_of_the_means(audit: Audit) -> None:
     wide = answer(with_variances(audit, [15.0, 8.0], [1.0, 1.0]), SCALE)
     assert "is 3.54 over the training rows (exact for these; 3 to 4 in single dimensions), 3.54 over held-out" in wide
-    assert "the one factor that makes them agree is 0.283" in wide
+    assert "multiply z by 0.283" in wide
     right = answer(with_variances(audit, [0.9, 0.6], [0.1, 0.4]), SCALE)
     assert "no other scale is needed" in right
     gain = next(e for e in audit.entries if e.kind == "gaussian").heldout.elbo.gain

@@ -10,7 +10,7 @@ from pathlib import Path
 from zprime.escape import markdown
 from zprime.memory import size
 from zprime.reporting import aggregated, averages, closest, identity, kl_term, membership, role, seeds, whose
-from zprime.reporting.measured import drawn
+from zprime.reporting.measured import drawn, prior_symbol
 from zprime.reporting.questions import questions
 from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import difference
@@ -93,7 +93,7 @@ def _kept(audit: Audit) -> str:
 
 def _reasons(audit: Audit) -> list[str]:
     """What the identity and the three ideas come to."""
-    s, p = audit.surgery["train"], prior_name(audit)
+    s, p = audit.surgery["train"], prior_symbol(audit)
     hole = None if audit.latents is None else audit.latents.hole
     far = (
         f"{nats(s.hole.value)} nats for the rows of D"
@@ -106,7 +106,7 @@ def _reasons(audit: Audit) -> list[str]:
         else f"Not even mean and covariance of their *average* are near ({nats(s.gaussian_part.value)} nats)."
     )
     told = [
-        f"**Why {p}?** Every row has a z of its own. Given the decoder, D says nothing about the z of a new row, so "
+        "**Why p(Z)?** Every row has a z of its own. Given the decoder, D says nothing about the z of a new row, so "
         "its distribution is p(z). What was learned from D is in the decoder.",
         "**If the model is right and the encoder exact, the average of q(z|x) over the data *is* p(z).** Then p(Z), "
         "the average of (2) and idea (3) with new rows are one distribution. The distance between the average and p(z) "

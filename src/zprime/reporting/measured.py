@@ -1,7 +1,8 @@
 """What several texts say of an audit: the best candidate, what samples cover, which samples a distance is of."""
 
+from zprime.reporting.words import prior_name
 from zprime.results.audit import Audit, Entry
-from zprime.results.names import CandidateId
+from zprime.results.names import STANDARD, CandidateId
 from zprime.results.samples import SamplesSide
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import percent
@@ -13,6 +14,11 @@ def best_kind(audit: Audit) -> tuple[Entry, Estimate] | None:
     scored = [(e, e.heldout.elbo.gain) for e in some]
     best = max(scored, key=lambda pair: pair[1].value, default=None)
     return best if best is not None and best[1].low > 0 else None
+
+
+def prior_symbol(audit: Audit) -> str:
+    """The prior as short as a sentence allows: N(0, I), p(Z), or the Gaussian that stands for it."""
+    return "p(Z)" if audit.prior != STANDARD and audit.model.posterior != "none" else prior_name(audit)
 
 
 def samples_cover(audit: Audit, name: str) -> str:

@@ -124,10 +124,10 @@ def _scale(audit: Audit) -> str:
         told.append(
             f"It is within {SAME:g} of that of N(0, I), 1: no other scale is needed."
             if abs(width - 1) <= SAME
-            else f"N(0, I) has 1: the one factor that makes them agree is {figures(1 / width, 3)}, times z."
+            else f"N(0, I) has 1: multiply z by {figures(1 / width, 3)}, and divide by it before decoding."
         )
     else:
-        told.append(f"The prior is {prior_name(audit)}, so the standard deviation need not be 1.")
+        told.append(f"p(Z) is {audit.prior}, so the standard deviation need not be 1.")
     return " ".join([*told, _worth(audit)])
 
 
@@ -145,7 +145,7 @@ def _worth(audit: Audit) -> str:
     found = best_kind(audit)
     if found is None or found[0].kind == "gaussian":
         return told
-    return f"{told} A change of shape is worth {prose(found[1])} ({found[0].label})."
+    return f"{told} {found[0].label} gains {prose(found[1])}: what is more than that comes from its shape."
 
 
 def _variances(audit: Audit) -> dict[str, list[float]]:

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from zprime.reporting.words import bullets, prior_name
+from zprime.reporting.measured import prior_symbol
+from zprime.reporting.words import bullets
 from zprime.results.audit import Audit
 from zprime.results.samples import REAL
 from zprime.statistics.format import nats, percent
@@ -14,8 +15,8 @@ def paragraphs(audit: Audit) -> list[str]:
     choice = audit.entry(audit.shipped)
     points = [
         f"**In training** {_trained(audit)}",
-        f"**In the finished model** it is the claim that codes of new rows are distributed as {prior_name(audit)}. The "
-        "claim is as good as the agreement of p(Z) with the aggregated posterior of all rows.",
+        f"**In the finished model** it is the claim that codes of new rows are distributed as {prior_symbol(audit)}. "
+        "The claim is as good as the agreement of p(Z) with the aggregated posterior of all rows.",
     ]
     if choice.name == "prior":
         points.append("**For sampling** it is, here, what to draw from.")

@@ -1,8 +1,8 @@
 """Whose z is z', and what p(Z|X=D) is: a part of `zprime explain`."""
 
 from zprime.reporting.measured import samples_cover
-from zprime.reporting.words import prior_name
 from zprime.results.audit import Audit
+from zprime.results.names import STANDARD
 from zprime.statistics.format import figures, nats
 
 
@@ -15,13 +15,20 @@ def paragraphs(audit: Audit) -> list[str]:
         "decoder that all rows share. So Bayes’ rule gives one posterior for each row, p(z⁽ⁱ⁾|x⁽ⁱ⁾), which the encoder "
         "approximates by q(z|x⁽ⁱ⁾). z′ is the latent of a *new* row. Given the decoder, rows are independent of each "
         "other, so D says nothing about z′: p(z′|D) = p(z′). **To draw z′ from p(Z) is to draw from the posterior "
-        "predictive distribution, if the model is right.** What was learned from D is in the decoder’s parameters.",
-        "D would say something about z′ if p(z) had unknown parameters. "
-        f"Here it has none: it is {prior_name(audit)}. To fit an r(z) to the posteriors is to give p(z) such "
-        "parameters and to estimate them from D (empirical Bayes). This is the update of p(Z) by D that the question "
-        "asks for. Whether it is worth anything can be measured on unseen rows.",
+        "predictive distribution, if the model is right.** What was learned from D is in the decoder’s parameters. (A "
+        "fully Bayesian treatment would average over decoders, too. A VAE takes one.)",
+        f"D would say something about z′ if p(z) had unknown parameters. {_given(audit)} To fit an r(z) to the "
+        "posteriors is to give p(z) parameters and to estimate them from D (empirical Bayes). This is the update of "
+        "p(Z) by D that the question asks for. Whether it is worth anything can be measured on unseen rows.",
         *_shared(audit),
     ]
+
+
+def _given(audit: Audit) -> str:
+    """Whether p(z) has parameters that D could say something of."""
+    if audit.prior == STANDARD:
+        return f"Here it has none: it is {STANDARD}, before and after training."
+    return f"Here p(z) is {audit.prior}; what of it was trained on D has had its update."
 
 
 def _shared(audit: Audit) -> list[str]:
