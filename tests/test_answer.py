@@ -204,6 +204,14 @@ def test_posteriors_that_collapsed_are_not_called_far(audit: Audit) -> None:
     assert "**(1) No.**" in part(explain(audit), "In short")
 
 
+def test_another_prior_is_called_by_its_symbol(audit: Audit) -> None:
+    text = explain(replace(audit, prior="vamp(50)"))
+    assert "nats from p(Z) on average" in part(text, "In short")
+    assert "Here p(z) is vamp(50); what of it was trained on D has had its update" in part(text, "Whose z")
+    assert "distributed as p(Z)" in part(text, "Then what")
+    assert "Here it has none: it is N(0, I)" in part(explain(audit), "Whose z")
+
+
 def test_the_identity_is_told_with_what_fails_of_it(audit: Audit) -> None:
     side, v = audit.likelihood, audit.verdict
     assert side is not None

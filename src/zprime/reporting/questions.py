@@ -265,7 +265,7 @@ def _copies(audit: Audit) -> str:
         f"of {e.label} (nearer to a training row than a reconstruction of an unseen row with chance "
         f"{prose(c.regional)}, 1/2 without copying; {percent(c.near)} are nearer than all but 5 % of those)"
         for e, c in _copying(side)
-        if e.id.name != wanted.id.name
+        if e.id != wanted.id
     ]
     also = f" Samples that do copy: {'; '.join(listed)}." if listed else ""
     return f"{told}{also} The test compares the entries of x: of a copy that is shifted or mirrored it says nothing."
