@@ -67,7 +67,8 @@ fashion: $(VENV)/.done  ## the README's table: 60,000 images, a convolutional VA
 picture: $(VENV)/.done  ## the README's picture, from the run of `make fashion`
 	$(BIN)/python examples/picture.py runs/fashion docs/images/fashion.png
 
-question-pictures: $(VENV)/.done  ## the pictures of docs/question.md
+question-pictures: $(VENV)/.done  ## the pictures of docs/question.md, and what `zprime explain` says of its example
+	$(BIN)/python tools/answers.py
 	$(BIN)/python tools/pictures.py docs/question.md
 
 toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated posterior known in closed form

@@ -107,7 +107,8 @@ def _reasons(audit: Audit) -> list[str]:
     )
     told = [
         "**Why p(Z)?** Every row has a z of its own. Given the decoder, D says nothing about the z of a new row, so "
-        "its distribution is p(z). What was learned from D is in the decoder.",
+        "its distribution is p(z). What was learned from D is in the decoder. If p(z) may change too, to fit an r(z) "
+        "to the posteriors is its update by D.",
         "**If the model is right and the encoder exact, the average of q(z|x) over the data *is* p(z).** Then p(Z), "
         "the average of (2) and idea (3) with new rows are one distribution. The distance between the average and p(z) "
         f"measures how far that fails: {far}.",
