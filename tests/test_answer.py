@@ -15,6 +15,7 @@ from zprime.reporting.verdicts import difference
 from zprime.reporting.words import gloss, quick
 from zprime.results.audit import Audit, Score, Scores
 from zprime.results.audit import load as load_audit
+from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
 from zprime.results.verdicts import Decision
 from zprime.statistics.estimate import exact
@@ -228,6 +229,15 @@ def test_the_identity_is_told_with_what_fails_of_it(audit: Audit) -> None:
     assert f"unseen rows is {prose(side.gaps['heldout'].gap)} nats by importance sampling" in text
     assert f"between {nats(max(0.0, hole.low))} and {nats(hole.high)} nats (95 %)" in text
     assert "none that may be used" in part(explain(replace(found, verdict=replace(v, heldout=None))), "When are p(Z)")
+    small_gap = replace(side.gaps["heldout"], gap=replace(gain, value=0.01, low=-0.01, high=0.03))
+    exact_q = replace(found, likelihood=replace(side, gaps={**side.gaps, "heldout": small_gap}))
+    assert "is not measurably above 0 (0.01" in part(explain(exact_q), "When are p(Z)")
+    elbo = replace(found, verdict=replace(found.verdict, chosen=replace(choice, gain=Gain.ELBO)))
+    assert "none that may be used" in part(explain(elbo), "When are p(Z)")
+    shift = replace(gain, value=-2.0, stderr=0.1, low=-2.2, high=-1.8)
+    failed = Exchange(name, 50, 100, shift, 0, gain, gain, informative=True)
+    wrong = replace(found, verdict=replace(found.verdict, exchange=failed))
+    assert "none that may be used" in part(explain(wrong), "When are p(Z)")
     none = replace(gain, value=0.0, low=-0.2, high=0.2)
     weak = replace(found, verdict=replace(found.verdict, heldout=none))
     assert "measurably more likely" in part(explain(weak), "When are p(Z)")
