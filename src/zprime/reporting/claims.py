@@ -19,6 +19,9 @@ __all__ = ["averages", "fidelity", "hole", "low_density", "membership", "memoris
 
 AVERAGES = {"prior": "p(Z)", "product-of-experts": "posterior of one shared z"}
 """What averages are called, where not by their names."""
+LABEL, POINTS = 0.065, 185.0
+"""What a name takes of the axis of `trade_off`, and points of its height that are 1."""
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 NOT_MEASURED = (math.nan, math.nan, math.nan)
 
 
@@ -68,7 +71,7 @@ def _logarithmic(axis: Axes, low: float, high: float) -> None:
     between = (1.0, 3.0) if len(powers) < 5 else (1.0,)
     ticks = [k * 10.0**p for p in powers for k in between if low <= k * 10.0**p <= high]
     ticks = ticks[:: -(-len(ticks) // 6)]
-    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axis.set_xticks(ticks, [f"{t:g}" if t < 1e5 else f"10{str(round(math.log10(t))).translate(RAISED)}" for t in ticks])
     axis.minorticks_off()
 
 
@@ -291,11 +294,12 @@ def trade_off(audit: Audit) -> Figure | None:
                 name, (1, c.regional.value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=SOFT
             )
     middle = sum(x for *_, x, _ in points) / len(points)
-    for s, e, x, y in points:
-        colour = _colour(audit, s, "nearer")
-        axis.plot(x, y, "o", color=colour, markersize=4 + 1.3 * math.log10(1 + e.bytes))
-        right = x <= middle
-        place: Any = {"xytext": (9, 0), "ha": "left"} if right else {"xytext": (-9, 0), "ha": "right"}
+    lowest = -1.0
+    for s, e, x, y in sorted(points, key=lambda p: p[-1]):
+        axis.plot(x, y, "o", color=_colour(audit, s, "nearer"), markersize=4 + 1.3 * math.log10(1 + e.bytes))
+        lowest = max(y, lowest + LABEL)  # names of neighbours stand one above the other
+        right, up = x <= middle, POINTS * (lowest - y)
+        place: Any = {"xytext": (9, up), "ha": "left"} if right else {"xytext": (-9, up), "ha": "right"}
         text = f"{e.label}, {size(e.bytes)}"
         axis.annotate(text, (x, y), textcoords="offset points", va="center", color=INK, **place)
     axis.axvline(0, color=LINE, linewidth=0.8)

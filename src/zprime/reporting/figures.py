@@ -219,7 +219,7 @@ def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     active = [variance > audit.thresholds.active for variance in s.mean_variance]
     _bars(bottom, s.mean_variance, active, SECOND)
     _bars(bottom, within, active, LINE, on=s.mean_variance)
-    bottom.set_ylabel("variance: means,\nand within (grey)")
+    bottom.set_ylabel("variance: means,\nand within (light)")
     for top in above:
         _bars(top, s.dimension_kl, active, SECOND)
         top.set_ylabel("mean KL, nats")

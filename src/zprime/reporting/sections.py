@@ -138,7 +138,7 @@ def applies(section: Section, audit: Audit) -> bool:
 def _show(s: Section, audit: Audit) -> Shown:
     drawn = [(d, d.draw(audit)) for d in s.drawings]
     plots = [
-        Plot(pictures.svg(figure, f"{s.name}{i}"), say(d.alt, audit), d.said, figure.get_figwidth() > WIDE)
+        Plot(pictures.svg(figure, f"{s.name}{i}"), say(d.alt, audit), d.said, bool(figure.get_figwidth() > WIDE))
         for i, (d, figure) in enumerate(drawn)
         if figure is not None
     ]

@@ -56,7 +56,7 @@ def better(audit: Audit) -> Tile:
         why = "these rows cannot decide it; until then z′ is drawn from the prior"
         return Tile(question, f"Undecided: {why}.", State.UNSURE, "evidence" if v.exchange else "gains")
     if "none of these" in decisions and generation is not None:
-        return Tile(question, generation.sentence, State.PROBLEM, "samples")
+        return Tile(question, f"{generation.sentence.split('. ')[0].rstrip('.')}.", State.PROBLEM, "samples")
     return Tile(
         question, f"No: keep {prior_name(audit)}; nothing that was tried is measurably better.", State.GOOD, "gains"
     )
