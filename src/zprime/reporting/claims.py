@@ -235,12 +235,14 @@ def fidelity(audit: Audit) -> Figure | None:
     if side is None:
         return None
     shown = [*side.controls.values(), *(e for e in side.entries if e.id.eligible or e.name == "prior")]
+    panels: list[tuple[str, list[Estimate | None], float | None]]
     panels = [("Frechet distance", [s.fidelity.frechet for s in shown], None)]
     panels.append(("data covered", [s.fidelity.coverage for s in shown], None))
     panels.append(("samples inside the data", [s.fidelity.precision for s in shown], None))
     panels.append(("nearer to training rows", [None if s.copying is None else s.copying.regional for s in shown], 0.5))
     if any(s.tstr is not None for s in side.entries):
         panels.append(("accuracy trained on them", [None if s.tstr is None else s.tstr.accuracy for s in shown], None))
+    panels = [p for p in panels if any(v is not None for v in p[1])]
     figure = Figure(figsize=(10.6, 0.9 + 0.27 * len(shown)), layout="constrained")
     axes = figure.subplots(1, len(panels))
     for i, (axis, (label, values, at)) in enumerate(zip(axes, panels, strict=True)):
