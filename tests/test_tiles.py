@@ -13,6 +13,7 @@ from zprime.reporting.page import html
 from zprime.reporting.palette import MARK, PROBLEM
 from zprime.reporting.sections import SECTIONS
 from zprime.reporting.tiles import State, better, copies, encoder, fault, published, stores, tiles
+from zprime.reporting.verdicts import changes
 from zprime.results.audit import Audit
 from zprime.results.likelihood import Attack
 from zprime.results.names import CandidateId
@@ -150,6 +151,20 @@ def test_publishing(audit: Audit) -> None:
     assert published(made(nothing, found)).answer.startswith("Not as it is")
     clean = made(nothing, nothing)
     assert published(replace(clean, membership=None)).state is State.UNSURE
+
+
+def test_what_could_change_it(audit: Audit) -> None:
+    """Only what this audit did not look at is told."""
+    assert audit.seeds is None
+    assert "another training" in changes(audit)
+    assert "another population" in changes(audit)
+    undecided = replace(audit, verdict=replace(audit.verdict, decision="undecided"), samples=None)
+    kept = replace(undecided, verdict=replace(audit.verdict, decision="keep the prior"))
+    assert "more held-out rows" in changes(undecided)
+    assert "more held-out rows" not in changes(kept)
+    assert "the whole audit" not in changes(kept)
+    assert "the whole audit" in changes(replace(kept, settings=replace(kept.settings, quick=True)))
+    assert changes(audit) in html(audit)
 
 
 def test_every_claim_has_a_figure(audit: Audit) -> None:

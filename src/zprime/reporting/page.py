@@ -9,7 +9,7 @@ from zprime.reporting.compare import compare
 from zprime.reporting.render import render
 from zprime.reporting.sections import shown
 from zprime.reporting.tiles import tiles
-from zprime.reporting.verdicts import shipped, verdicts
+from zprime.reporting.verdicts import changes, shipped, verdicts
 from zprime.reporting.words import data_name, no_posterior
 from zprime.results.audit import Audit, load
 from zprime.results.public import publish
@@ -68,6 +68,7 @@ def html(audit: Audit, *, public: bool = False) -> str:
         name=data_name(audit),
         verdicts=verdicts(audit),
         shipped=shipped(audit),
+        changes=changes(audit),
         tiles=tiles(audit),
         missing="" if audit.surgery else no_posterior(audit),
         sections=shown(audit),
