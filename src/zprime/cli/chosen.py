@@ -6,7 +6,8 @@ from pathlib import Path
 from zprime import artifact, latent, sampling
 from zprime.cli.settings import label_of
 from zprime.errors import UsageError
-from zprime.own_model import OwnModel, in_environment
+from zprime.loading import load
+from zprime.own_model import OwnModel
 from zprime.run_folder import RunFolder
 
 
@@ -23,19 +24,14 @@ def chosen(
         own: where the code of a model of the user's own is.
 
     Raises:
-        UsageError: no such latent distribution there, or code for a generator that needs none.
+        UsageError: no such latent distribution there, or code for a generator that needs none, or needs another.
     """
     label = label_of(given) if given else None
     mark = "" if label is None else f"-{label}"
     if artifact.is_artifact(run) and artifact.read(run).kind == "generator":
         if source:
             raise UsageError(f"from: a shipped generator has one latent distribution; leave --from {source} out")
-        if own.given:
-            raise UsageError(
-                f"model: {run} is a shipped generator, and holds its decoder; leave --model out"
-                f"{in_environment('model')}"
-            )
-        model, default = sampling.load(run), run.parent / "samples" / (run.name + mark)
+        model, default = load(run, own), run.parent / "samples" / (run.name + mark)
     else:
         folder = RunFolder.open(run, own)
         name = source or (folder.choice() if label is None else _conditional(folder))

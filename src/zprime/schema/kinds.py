@@ -22,6 +22,7 @@ from zprime.schema import (
     UNITS,
     WEIGHTS,
     Array,
+    Field,
     Flag,
     Items,
     Maybe,
@@ -149,21 +150,22 @@ def _own_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: 
     need("coordinates", both[0] == both[1], "loc and scale, or neither", both)
 
 
+OF_OWN: dict[str, Field] = {
+    "code": Record({"named": Text(), "function": Text(), "sha256": SHA256}),
+    "weights": Maybe(Record({"file": Text(), "sha256": SHA256})),
+    "encoder": Text(("", "encode", "encoder", "forward")),
+    "gives": Text(("std", "variance", "log-variance", "log-std", "scale_tril", "covariance")),
+    "likelihood": Text(),
+    "scale": Maybe(Real(0, inside=True)),
+    "beta": Real(0, inside=True),
+    "shape": Items(Whole(1, MOST), 1, 8),
+    "latents": Whole(1, LATENTS, size="d"),
+    "unit": Flag(),
+    "says": Items(Text()),
+    "prior": Maybe(Part()),
+}
 OWN_MODEL = Schema(
-    {
-        "code": Record({"named": Text(), "function": Text(), "sha256": SHA256}),
-        "weights": Maybe(Record({"file": Text(), "sha256": SHA256})),
-        "encoder": Text(("", "encode", "encoder", "forward")),
-        "gives": Text(("std", "variance", "log-variance", "log-std", "scale_tril", "covariance")),
-        "likelihood": Text(),
-        "scale": Maybe(Real(0, inside=True)),
-        "beta": Real(0, inside=True),
-        "shape": Items(Whole(1, MOST), 1, 8),
-        "latents": Whole(1, LATENTS, size="d"),
-        "unit": Flag(),
-        "says": Items(Text()),
-        "prior": Maybe(Part()),
-    },
+    OF_OWN,
     {
         "answers": Array({"*": ANY}, "real"),
         "coordinates.loc": Array({"d": FINITE}, "real", optional=True),
@@ -228,7 +230,9 @@ SHARDS = {
 
 
 def _generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
-    shape, image = config["vae"]["shape"], config["image"]
+    both = [config.get(name) is not None for name in ("vae", "own")]
+    need("vae", sum(both) == 1, "a VAE of zprime, or own, a model of the user's own", both)
+    shape, image = (config["vae"] or config["own"])["shape"], config["image"]
     _shapes(tensors, shape)
     need("image", image is None or (image == shape and len(shape) == 3 and shape[0] in (1, 3)), f"{shape}", image)
     unfit = config["copying"] == "copies"
@@ -237,7 +241,9 @@ def _generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: 
 
 GENERATOR = Schema(
     {
-        "vae": VAE,
+        "vae": Maybe(VAE),
+        "own": Maybe(Record(OF_OWN)),
+        "prior": Maybe(Part()),
         "latent": Part(),
         "image": Maybe(Items(Whole(1, MOST), 3, 3)),
         "holds_training_rows": Flag(),
@@ -250,10 +256,15 @@ GENERATOR = Schema(
         **SCALING,
         "decoder.likelihood.log_scale": Array({"": LOG_SCALES}, "real", optional=True),
         "decoder.*": Array({"*": FINITE}, "real"),
+        "encoder.*": Array({"*": FINITE}, "real"),
         "latent.*": Array({"*": ANY}, "any"),
+        "own.*": Array({"*": ANY}, "any"),
+        "prior.*": Array({"*": ANY}, "any"),
     },
     _generator,
 )
+"""A VAE of zprime without its encoder, or with encoder and prior, by which it can be measured again. Or a model of the
+user's own, as `OWN_MODEL` tells of it, whose code is not there."""
 FIT = Record(
     {
         "outcome": Record({"ok": Flag(), "message": Text()}),
