@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zprime import artifact
+from zprime import artifact, chain
 from zprime.artifact import Artifact, Manifest
 from zprime.errors import UsageError
 from zprime.exporting import numpy_sampler
@@ -16,7 +16,7 @@ from zprime.reporting.card import card
 from zprime.reporting.card_check import lines_of
 from zprime.serialise import to_jsonable
 
-KIND = "export"
+KIND = chain.EXPORT
 ARRAYS = "latent.safetensors"
 ONNX = "generator.onnx"
 GENERATOR = "generator"
