@@ -5,7 +5,7 @@ in the run, but for the draws of likelihood gains, which all candidates of a run
 within the error of simulation. With held-out rows alone the gains are measured, and what the folder says by itself.
 """
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from zprime.data.splitting import split_rows
 from zprime.distribution import LatentDistribution, Prior
 from zprime.encoding import encode
 from zprime.errors import ArrayError, ArtifactError, UsageError
-from zprime.exporting import DataRecord, Record, same_codes
+from zprime.exporting import DataRecord, Record, same_codes, simulation_error
 from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.likelihood.gains import measure_gains
 from zprime.measure.likelihood.scores import scores
@@ -37,10 +37,16 @@ from zprime.sampling import GenerativeModel
 from zprime.threads import Threads
 from zprime.vae import Model
 
-SIMULATED = ("likelihood_gain", "likelihood_gain_lower", "membership_auc")
+GAINS = ("likelihood_gain", "likelihood_gain_lower")
 """Numbers by draws that all candidates of an audit share."""
-APART = 0.5
-"""How far such a number may be from the recorded one, in standard errors over rows of the gain, or of the AUC."""
+ATTACK = "membership_auc"
+"""So is this, by the order of such gains."""
+APART = 4.0
+"""How far such a gain may be from the recorded one, in errors of simulation of both."""
+LESS = 2.0
+"""By how much the recorded error of simulation may be above the one that is found, as far as it counts."""
+OF_ROWS = 1.0
+"""How far the attack may be from the recorded one, in standard errors over rows."""
 ALONE = "measured with training rows, which held-out rows alone have not: give the data of the run, --data"
 
 
@@ -85,10 +91,10 @@ class Remeasure:
         if not isinstance(self.model.decoder, Model):
             raise ArtifactError("verify: this folder holds no encoder; export it from the run again")
         if data:
-            found = self._of_run(told, self.model.decoder, data, heldout_data)
+            found, error = self._of_run(told, self.model.decoder, data, heldout_data)
             because = "this audit, of what was shipped and the prior alone, came to another verdict"
         elif heldout_data:
-            found = self._of_heldout(told, self.model.decoder, heldout_data)
+            found, error = self._of_heldout(told, self.model.decoder, heldout_data)
             because = ALONE
         else:
             raise UsageError(
@@ -96,14 +102,10 @@ class Remeasure:
                 "or --heldout-data PATH, its held-out rows alone; --files-only checks its files and its card"
             )
         by_kind = {m.kind: m for m in found}
-        return [checked(m, by_kind.get(m.kind), self._error(by_kind, m), because) for m in self.record.metrics]
+        limit = APART * math.hypot(error, min(self.record.simulation, LESS * error))
+        return [checked(m, by_kind.get(m.kind), limit, because) for m in self.record.metrics]
 
-    def _error(self, found: Mapping[str, Metric], m: Metric) -> float:
-        """The standard error over rows by which a number of simulation is compared."""
-        of = found.get(m.kind.removesuffix("_lower"))
-        return 0.0 if of is None or of.stderr is None else of.stderr
-
-    def _of_run(self, told: DataRecord, model: Model, data: str, heldout_data: str) -> list[Metric]:
+    def _of_run(self, told: DataRecord, model: Model, data: str, heldout_data: str) -> tuple[list[Metric], float]:
         settings = self._settings(told, data, heldout_data)
         dataset = datasets.load(settings, seed=told.seed, brought=told.brought)
         self._check_shape(dataset.shape, data)
@@ -130,9 +132,10 @@ class Remeasure:
             progress=self.progress,
         )
         public = publish(audit)
-        return metrics(public, public.entry(self.record.candidate))
+        name = self.record.candidate
+        return metrics(public, public.entry(name)), simulation_error(audit.tensors, name)
 
-    def _of_heldout(self, told: DataRecord, model: Model, file: str) -> list[Metric]:
+    def _of_heldout(self, told: DataRecord, model: Model, file: str) -> tuple[list[Metric], float]:
         settings = DataSettings(**{**told.settings, "data": file, "heldout_data": ""})
         if told.weights or settings.group:
             raise UsageError(
@@ -153,7 +156,8 @@ class Remeasure:
         gains = measure_gains(among, some, rng=rng, model=model, draws=how.draws, progress=self.progress)
         least = self.model.latent.least_rows
         found = of_gains(scores(gains, wanted, self.record.seed))
-        return found if least is None else [*found, Metric("least_rows", "", f"{least:.1f}", least)]
+        found += [] if least is None else [Metric("least_rows", "", f"{least:.1f}", least)]
+        return found, simulation_error(gains.tensors(), self.record.candidate)
 
     def _rows(self, told: DataRecord, settings: DataSettings, file: str) -> Rows:
         """Held-out rows from a file of them, or from one of all rows that the model has not seen."""
@@ -216,13 +220,13 @@ def check_rows(told: DataRecord, split: str, posteriors: Posteriors, file: str) 
         )
 
 
-def checked(recorded: Metric, found: Metric | None, error: float, because: str) -> Checked:
+def checked(recorded: Metric, found: Metric | None, limit: float, because: str) -> Checked:
     """A number of a card beside what was found.
 
     Args:
         recorded: on the card.
         found: again; None where it was not measured.
-        error: standard error over rows, for numbers of simulation.
+        limit: how far a likelihood gain may be from the recorded one, nats.
         because: why a number was not measured.
     """
     told = recorded.kind, recorded.name, recorded.shown
@@ -236,9 +240,10 @@ def checked(recorded: Metric, found: Metric | None, error: float, because: str) 
     pairs = [(recorded.value, found.value), (recorded.stderr or 0.0, found.stderr or 0.0)]
     if recorded.n == found.n and all(abs(a - b) <= ROUNDING * max(1.0, abs(a), abs(b)) for a, b in pairs):
         return Checked(*told, found.shown, "reproduced")
-    if recorded.n == found.n and recorded.kind in SIMULATED:
-        apart = max(abs(a - b) for a, b in pairs)
-        by = f"measured by other draws: {apart:.2g} apart, at most {APART * error:.2g} allowed"
-        return Checked(*told, found.shown, "reproduced" if apart <= APART * error else "differs", by)
+    limits = {ATTACK: OF_ROWS * max(recorded.stderr or 0.0, found.stderr or 0.0)} | dict.fromkeys(GAINS, limit)
+    if recorded.n == found.n and recorded.kind in limits:
+        apart, allowed = max(abs(a - b) for a, b in pairs), limits[recorded.kind]
+        by = f"measured by other draws: {apart:.2g} apart, at most {allowed:.2g} allowed"
+        return Checked(*told, found.shown, "reproduced" if apart <= allowed else "differs", by)
     rows = "" if recorded.n == found.n else f"over {found.n:,} rows, recorded {recorded.n:,}"
     return Checked(*told, found.shown, "differs", rows)

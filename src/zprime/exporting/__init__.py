@@ -10,6 +10,7 @@ from zprime.exporting.record import (
     Record,
     read_record,
     same_codes,
+    simulation_error,
     sums_of_codes,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "read_record",
     "said",
     "same_codes",
+    "simulation_error",
     "sums_of_codes",
     "to_onnx",
     "use",

@@ -97,7 +97,7 @@ def metrics(audit: Audit, shipped: Entry) -> list[Metric]:
     """The numbers of a card of one candidate of an audit, in its order."""
     found = of_gains(shipped.heldout)
     bet = audit.verdict.bet
-    if bet is not None and audit.verdict.choice == shipped.name:
+    if bet is not None and audit.verdict.best == shipped.name:  # it is of what was tested, chosen or not
         what = "that gain is at least, with 95 % confidence by betting, whatever the tails"
         found.insert(1, Metric(f"{shipped.heldout.surest.value}_gain_lower", what, nats(bet.low), bet.low))
     side = audit.samples
