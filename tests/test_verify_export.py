@@ -191,9 +191,12 @@ def test_altered_files_are_named_and_nothing_is_measured_from_them(out: Path, ma
 
 def test_the_generator_of_the_folder_draws_what_that_of_the_run_draws(out: Path, made: Path) -> None:
     name = small.candidate(load_audit(made / "gone"), "mixture")
-    there, here = RunFolder(made / "gone").generative(name), load_generator(out / "generator")
-    for a, b in zip(sample(there, 9, seed=2), sample(here, 9, seed=2), strict=True):
-        assert torch.equal(a, b)
+    there = RunFolder(made / "gone").generative(name)
+    for here in (out, out / "generator"):
+        for a, b in zip(sample(there, 9, seed=2), sample(load_generator(here), 9, seed=2), strict=True):
+            assert torch.equal(a, b)
+    assert call("sample", out, "-n", 3, "--out", out.parent / "x.npz", "--quiet") == 0
+    assert len(np.load(out.parent / "x.npz")["x"]) == 3
 
 
 @pytest.mark.parametrize("name", ["prior", "gaussian"])
@@ -352,7 +355,7 @@ def test_its_folder_draws_what_its_own_decoder_takes(own: Path) -> None:
     torch.testing.assert_close(z.std(0), 2 * inside.std(0), rtol=0.05, atol=0)
     page = (own / "out" / "README.md").read_text()
     assert "built by `mymodel.py:wide`" in page
-    assert 'zprime sample generator --model "mymodel.py:wide"' in page
+    assert 'zprime sample . --model "mymodel.py:wide"' in page
 
 
 def test_a_run_has_a_generator_of_it_too(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zprime import chain, model_prior, own_model, vae
+from zprime import artifact, chain, model_prior, own_model, vae
 from zprime.artifact import Artifact
 from zprime.distribution import LatentDistribution
+from zprime.exporting import GENERATOR
 from zprime.latent import rebuild
 from zprime.own_model import OwnModel, Untold
 from zprime.sampling import GenerativeModel, Recipe, check_fits
@@ -21,7 +22,7 @@ def load(path: str | Path, own: OwnModel = OwnModel()) -> GenerativeModel:
     """Read a generative model from its artefact folder.
 
     Args:
-        path: the folder.
+        path: the folder, or one that was exported and holds it.
         own: where the code of a decoder of your own is, `OwnModel("mymodel.py:build", "weights.pt")`: it runs if it is
             the same as then. Without it latents can be drawn, and x' cannot. Nothing for a decoder that zprime built.
 
@@ -29,6 +30,7 @@ def load(path: str | Path, own: OwnModel = OwnModel()) -> GenerativeModel:
         ArtifactError: missing, altered, or of another kind.
         UsageError: the code is another than then, or fails; or the artefact holds a decoder that zprime built.
     """
+    path = inside(Path(path))
     source = chain.read(path, KIND)
     config, tensors = source.config, source.tensors()
     check(path, KIND, config, tensors)
@@ -42,6 +44,12 @@ def load(path: str | Path, own: OwnModel = OwnModel()) -> GenerativeModel:
     decoder, recipe = _decoder(source, tensors, own)
     at = None if image is None else tuple(image)
     return GenerativeModel(r, decoder, shift, scale, at, config["copying"], recipe=recipe)
+
+
+def inside(path: Path) -> Path:
+    """Where the artefact lies: in a folder that was exported, or at the path itself."""
+    exported = artifact.is_artifact(path) and artifact.read(path).kind == chain.EXPORT
+    return path / GENERATOR if exported else path
 
 
 def prior_of(model: GenerativeModel, *, where: Path | str) -> LatentDistribution | None:

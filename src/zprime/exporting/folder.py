@@ -129,7 +129,7 @@ gives `x`, the mean of p(x|z') in the units of the data, and `z`: the z' of `sam
         text += f"\nThe decoder is not here: it is built by `{built_by}`.\n"
     if own:
         code = "" if built_by is None else f' --model "{built_by}"'
-        text += f'\nWith zprime: `zprime sample {GENERATOR}{code}`, or `zprime.load_generator("{GENERATOR}")`.\n'
+        text += f'\nWith zprime: `zprime sample .{code}`, or `zprime.load_generator(".")`.\n'
     if checked:
         text += (
             "\n`zprime verify . --data FILE`, or `--heldout-data FILE` with held-out rows alone, measures the numbers "
