@@ -12,6 +12,7 @@ import zprime
 from zprime import cli
 from zprime.reporting.card import PROTOCOL, card, digest, metrics
 from zprime.results.audit import Audit
+from zprime.statistics.betting import Bet
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_the_head_has_the_metrics_of_the_audit(made: tuple[Path, Audit]) -> None
 def test_the_guaranteed_limit_is_that_of_the_candidate_that_was_tested(made: tuple[Path, Audit]) -> None:
     """Also where the verdict keeps the prior: the limit is not of the prior then."""
     audit = made[1]
-    betted = Bet(0.01, 0.05, -0.3, 12)
+    betted = Bet(wealth=1.0, low=-0.3, bound=4.6, level=0.05, n=12)
     for choice in (audit.verdict.best, "prior"):
         kept = replace(audit, verdict=replace(audit.verdict, choice=choice, bet=betted))
         limits = {
