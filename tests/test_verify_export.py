@@ -364,3 +364,24 @@ def test_a_run_has_a_generator_of_it_too(own: Path, capsys: pytest.CaptureFixtur
     assert call("sample", own / "gone" / "generator", *code(own), "-n", 4, "--out", own / "x.npz", "--quiet") == 0
     assert np.load(own / "x.npz")["x"].shape == (4, 5)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda c: c.pop("own"), "vae: expected a VAE of zprime, or own, a model of the user's own"),
+        (lambda c: c["own"].pop("code"), "own.code: expected a value, got none"),
+        (lambda c: c["own"].update(latents=3), "latent: expected 3 dimensions, as the decoder takes, got 2"),
+        (lambda c: c["own"].update(shape=[4]), r"shift: expected shape \[4\], that of a row"),
+    ],
+)
+def test_what_is_told_of_a_model_of_ones_own_has_to_fit(
+    own: Path, tmp_path: Path, change: Callable[[dict], object], text: str
+) -> None:
+    path = shutil.copytree(own / "gone" / "generator", tmp_path / "generator")
+    there = artifact.read(path)
+    config = json.loads(json.dumps(there.config))
+    change(config)
+    artifact.seal(path, artifact.Manifest(there.kind, config, seed=there.seed), files=there.files)
+    with pytest.raises(ArtifactError, match=text):
+        load_generator(path)

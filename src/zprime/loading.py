@@ -36,7 +36,7 @@ def load(path: str | Path, own: OwnModel = OwnModel()) -> GenerativeModel:
     check(path, KIND, config, tensors)
     told, image = config["latent"], config["image"]
     r = rebuild(told["kind"], told["config"], _part(tensors, "latent."), where=path)
-    latents = (config["vae"] or {}).get("settings", config.get("own") or {})["latents"]
+    latents = (config.get("vae") or {}).get("settings", config.get("own") or {})["latents"]
     check_fits(r, latents, where=path)
     with guarded(path):
         need("holds_training_rows", config["holds_training_rows"] == r.holds_rows, "what latent says", not r.holds_rows)
@@ -67,7 +67,7 @@ def prior_of(model: GenerativeModel, *, where: Path | str) -> LatentDistribution
 def _decoder(source: Artifact, tensors: dict[str, Tensor], own: OwnModel) -> tuple[Decoder, Recipe | None]:
     """The decoder, with its encoder where that is there; of the user's own also what is told of it."""
     config = source.config
-    if config["vae"] is None:
+    if config.get("vae") is None:
         recipe = Recipe(config["own"], own_model.tensors_of(source), source.seed)
         return own_model.load(own, source) if own.given else Untold(source), recipe
     if own.given:

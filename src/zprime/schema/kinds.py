@@ -199,7 +199,7 @@ SHARDS = {
 def _generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
     both = [config.get(name) is not None for name in ("vae", "own")]
     need("vae", sum(both) == 1, "a VAE of zprime, or own, a model of the user's own", both)
-    shape, image = (config["vae"] or config["own"])["shape"], config["image"]
+    shape, image = (config.get("vae") or config["own"])["shape"], config["image"]
     _shapes(tensors, shape)
     need("image", image is None or (image == shape and len(shape) == 3 and shape[0] in (1, 3)), f"{shape}", image)
     unfit = config["copying"] == "copies"
