@@ -196,6 +196,13 @@ def test_why_the_prior_stays_is_said_by_both_verdicts(audit: Audit) -> None:
     assert "makes better samples than N(0, I), but it stores single rows" in said
 
 
+def test_what_stores_rows_is_not_called_the_closest_to_unseen_rows(audit: Audit) -> None:
+    exact_ = aggregated.entry(audit)
+    assert exact_ is not None
+    text = part(explain(with_gain(audit, 50.0, 0.1)), "(2)").split("What counts is how close")[1]
+    assert exact_.label not in text
+
+
 def test_posteriors_that_collapsed_are_not_called_far(audit: Audit) -> None:
     s = audit.surgery["train"]
     flat = replace(s, mean_kl=replace(s.mean_kl, value=0.02), gaussian_part=replace(s.gaussian_part, value=0.001))
