@@ -17,10 +17,10 @@ def paragraphs(audit: Audit) -> list[str]:
         "**∫ q(z|x) p(x) dx = ∫ p(x, z) dx = p(z).**",
         "So to draw from p(Z) is then to draw from the average posterior. Idea (3) is the same again, if each x is a "
         "new one and not a row of D. The three ways do not compete, until an assumption fails. The distance of the "
-        "average from p(z), the *hole*, measures how far they fail together:",
+        "average from p(z), the *hole*, measures how far they fail together. For the average over all data",
         "KL(average ‖ p(z)) ≤ KL(data ‖ model) + mean KL(q(z|x) ‖ p(z|x)).",
         "(The right side is the KL between two joint distributions of x and z, and it cannot grow when x is left out.) "
-        "There are three reasons for a hole:",
+        "So there are two reasons for a hole, and a third for that of the rows of D:",
         bullets([_model(audit), _encoder(audit), _sample(audit)]),
         "So a hole says that something fails, and not what.",
     ]
