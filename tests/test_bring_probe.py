@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Independent, Laplace, Normal
+from torch.distributions import Bernoulli, Independent, Laplace, Normal, Poisson
 
 from zprime.bring.callables import as_datum, asked, remedy
 from zprime.bring.named import distribution_of
-from zprime.bring.probe import beyond, check_logits, check_reconstructions, check_same, other_prior
+from zprime.bring.probe import beyond, check_logits, check_reconstructions, check_same, check_shares, other_prior
 from zprime.errors import ArrayError, UsageError
 from zprime.rng import stream
 
@@ -75,6 +75,22 @@ def test_probabilities_are_not_taken_for_logits_and_true_logits_are_let_through(
     check_logits(Independent(Normal(probability, 1.0), 1), x)  # no logits at all
 
 
+def test_shares_are_let_through_where_rows_are_shares_too() -> None:
+    p = rand(400, 6).softmax(1)
+    one_hot = torch.eye(6)[torch.multinomial(p, 1, generator=stream(0, "names"))[:, 0]]
+    check_shares(Independent(Bernoulli(probs=p), 1), one_hot)
+    check_shares(Independent(Normal(p, 0.1), 1), p)
+    with pytest.raises(UsageError, match="the means of p.x.z., Normal, add up to 1 .* and the rows add up to 2 to 2"):
+        check_shares(Independent(Normal(p, 0.1), 1), 2 * p)
+    two = rand(400, 2).softmax(1)  # of two numbers that is no softmax: p and 1 - p, say
+    check_shares(Independent(Normal(two, 0.1), 1), 2 * two)
+    nearly = p.clone()
+    nearly[0, 0] += 0.01
+    check_shares(Independent(Normal(nearly, 0.1), 1), 2 * p)
+    with pytest.raises(UsageError, match="the log-rates of p.x.z., Poisson"):  # whatever the rows are
+        check_shares(Independent(Poisson(p.exp()), 1), one_hot)
+
+
 def test_reconstructions_out_of_the_range_of_the_rows_are_refused() -> None:
     x = torch.bernoulli(rand(300, 8), generator=stream(0, "bits"))
     assert beyond(2 * x - 1, x) == pytest.approx(float((x == 0).double().mean()))
@@ -91,8 +107,15 @@ def test_a_log_density_that_changes_is_refused() -> None:
     values = p.log_prob(rand(50))
     check_same(values, values + 1e-5)
     check_same(torch.cat([values, torch.tensor([-torch.inf])]), torch.cat([values, torch.tensor([-torch.inf])]))
-    with pytest.raises(UsageError, match="differs between two calls: dropout is on"):
-        check_same(values, values + 0.01 * torch.randn(50, generator=stream(0, "noise")))
+    never = torch.tensor([-torch.inf])
+    noisy = values + 0.01 * torch.randn(50, generator=stream(0, "noise"))
+    for one, other in (
+        (values, noisy),
+        (torch.cat([values, never]), torch.cat([noisy, never])),  # beside rows that cannot be
+        (values, torch.cat([values[:-1], never])),
+    ):
+        with pytest.raises(UsageError, match="differs between two calls: dropout is on"):
+            check_same(one, other)
 
 
 @pytest.mark.parametrize(("wide", "spoken"), [(1.0, False), (1.3, False), (2.0, True), (0.4, True)])

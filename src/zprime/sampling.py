@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import artifact, chain, exporting, memory, vae
+from zprime.calls import taken
 from zprime.decoders import as_decoder
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
@@ -245,6 +247,7 @@ def check_rows(latent: LatentDistribution, *, allow_rows: bool) -> None:
         )
 
 
+@taken("sample", instead="of a brought model write sample(mine.generator(r), n)")
 def sample(
     model: GenerativeModel,
     n: int,
@@ -278,6 +281,8 @@ def sample(
             f"model: expected a generative model, got {type(model).__name__}; zprime.GenerativeModel(r, decoder) makes "
             "one, and of a brought model mine.generator(r) or mine.shipped(audit, fits)"
         )
+    if isinstance(n, bool) or not isinstance(n, Integral):
+        raise UsageError(f"n: expected how many samples to draw, a whole number, got {n!r}")
     check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
     z, x = model.sample(n, rng=stream(seed, "sample"), noise=noise, given=given)
     return z, model.restore(x)

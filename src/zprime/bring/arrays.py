@@ -18,6 +18,7 @@ from zprime.bring.conditions import in_units
 from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.refusals import check_codes
 from zprime.bring.splits import need_mapping, split
+from zprime.calls import called
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.priors import Given
@@ -25,6 +26,7 @@ from zprime.measure.prior import prior_width
 from zprime.posteriors import MemoryPosteriors
 
 
+@called("bring.arrays")
 def arrays(
     mean: Mapping[str, Any],
     scale: Mapping[str, Any] | None = None,

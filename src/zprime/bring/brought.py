@@ -13,6 +13,7 @@ from zprime.bring.beside import MARGINAL, Beside, Given, compare, marginal
 from zprime.bring.by_row import units_of
 from zprime.bring.coordinates import MOST, Coordinates, Moved, coordinates_of
 from zprime.bring.splits import closed, seen
+from zprime.calls import called
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Prior
 from zprime.encoding import encode
@@ -130,6 +131,7 @@ class Brought:
                 "compare(conditional, unconditional) measures both sorts, and unconditional is the model in its own z"
             )
 
+    @called("compare")
     def compare(
         self,
         conditional: Given = MappingProxyType({}),
@@ -166,7 +168,7 @@ class Brought:
         """
         if self.priors is None or self.unconditional is None or self.unconditional.prior is None:
             raise UsageError(
-                "compare: expected a model with a prior p(z|c) (prior= a function of conditions), got one whose prior "
+                "expected a model with a prior p(z|c) (prior= a function of conditions), got one whose prior "
                 "is the same for all rows; audit measures its candidates"
             )
         settings = settings.resolve()
@@ -183,6 +185,7 @@ class Brought:
         groups = None if self.groups is None else self.groups.get(name)
         return Split(name, self.posteriors[name].gather(), rows, groups, told=units_of(at))
 
+    @called("generator", instead="r is fit(kind, **mine.splits).distribution")
     def generator(
         self, latent: LatentDistribution, *, copying: str = "untested", allow_rows: bool = False
     ) -> GenerativeModel:
@@ -198,9 +201,10 @@ class Brought:
         """
         check_rows(latent, allow_rows=allow_rows)
         if self.model is None:
-            raise UsageError("generator: bare arrays have no decoder; draw z' by latent.sample(n, rng=...)")
+            raise UsageError("bare arrays have no decoder; draw z' by latent.sample(n, rng=...)")
         return GenerativeModel(latent, self.model, image=self._image, copying=copying)
 
+    @called("shipped")
     def shipped(
         self, audit: Audit, candidates: Mapping[str, LatentDistribution | Fit[LatentDistribution]]
     ) -> GenerativeModel:

@@ -21,6 +21,7 @@ from zprime.bring.brought import Brought, bring
 from zprime.bring.refitting import refit
 from zprime.bring.splits import split
 from zprime.bring.trial import CHECKED, Answers, Loss, plausible
+from zprime.calls import called
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.rng import fork, stream
@@ -148,6 +149,7 @@ def keeping() -> Iterator[Kept]:
         Encoder.__init__ = initial
 
 
+@called("bring.tvae")
 def tvae(
     synthesizer: Any,
     tables: Mapping[str, Any],

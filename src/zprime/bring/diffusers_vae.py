@@ -19,6 +19,7 @@ from zprime.bring.joint import JointGain, joint_gain
 from zprime.bring.scaling import Comparison, Measured, Moments, scaling_of
 from zprime.bring.shaped import Encoder, Grid, Layout, of_grids, of_positions
 from zprime.bring.splits import split
+from zprime.calls import called
 from zprime.errors import UsageError
 from zprime.latent.selection import TIE
 from zprime.results.verdicts import Verdict
@@ -210,6 +211,7 @@ def _of_verdict(verdict: Verdict) -> str:
     return f"{says}: {verdict.best} beside it, {split}: {chosen.gain.words} {gain} {gain.unit}."
 
 
+@called("bring.diffusers")
 def diffusers(
     vae: Any,
     images: Mapping[str, Any],

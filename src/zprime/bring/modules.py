@@ -17,9 +17,11 @@ from zprime.bring.named import Likelihood, distribution_of, need_callable
 from zprime.bring.places import Place, modules_of
 from zprime.bring.splits import need_mapping, split
 from zprime.bring.trial import Claims, tried
+from zprime.calls import called
 from zprime.latent.priors import Given
 
 
+@called("bring.modules", instead="a VAE in one object goes to bring.model")
 def modules(
     encoder: ENCODERS,
     decoder: Callable[..., Any],

@@ -12,6 +12,7 @@ from zprime.bring.callables import Callables
 from zprime.bring.places import Place
 from zprime.bring.splits import split
 from zprime.bring.trial import CHECKED, Answers, Loss, plausible
+from zprime.calls import called
 from zprime.decoders import evaluating
 from zprime.errors import UsageError
 from zprime.latent.vamp import Vamp
@@ -42,6 +43,7 @@ def _shipped(encoder: Any) -> bool:
     return type(encoder).__module__.startswith("pythae.")
 
 
+@called("bring.pythae")
 def pythae(
     model: Any,
     data: Mapping[str, Any],

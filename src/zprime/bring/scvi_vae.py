@@ -18,6 +18,7 @@ from torch.distributions import Distribution, constraints
 from zprime.bring.brought import Brought, bring
 from zprime.bring.conditions import Conditioned, Layout
 from zprime.bring.splits import split
+from zprime.calls import called
 from zprime.errors import UsageError
 
 FIELDS = {"batch": 1, "labels": 1, "extra_continuous_covs": 0, "extra_categorical_covs": 0}
@@ -91,6 +92,7 @@ class Cells:
         }
 
 
+@called("bring.scvi")
 def scvi(
     model: Any, cells: Mapping[str, Any] | None = None, *, labels: Any = None, groups: Any = None, seed: int = 0
 ) -> Brought:

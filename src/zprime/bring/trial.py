@@ -16,8 +16,9 @@ from zprime.bring.brought import LOOK, look
 from zprime.bring.callables import Callables, Parts
 from zprime.bring.conditions import spoken
 from zprime.bring.coordinates import Coordinates, known
+from zprime.bring.misfit import Misfit, misfit
 from zprime.bring.named import Likelihood, distribution_of, measured, most_likely
-from zprime.bring.probe import Misfit, differentiable, encodes_with_gradient, misfit, other_prior, probe
+from zprime.bring.probe import differentiable, encodes_with_gradient, other_prior, probe
 from zprime.bring.refusals import check_codes, check_steady
 from zprime.distribution import LatentDistribution
 from zprime.latent.priors import Given

@@ -1,0 +1,96 @@
+"""Public functions: their errors name the call, and arguments that they do not take are refused in words."""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any, ParamSpec, TypeVar
+
+from zprime.errors import UsageError, ZprimeError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def called(
+    name: str, *, instead: str = "", like: Callable[..., Any] | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let the errors of a function begin with its name: `bring.modules: gives: expected ...`.
+
+    Arguments that do not fit its signature are refused by a `UsageError`, which names the nearest one.
+
+    Args:
+        name: as users write it.
+        instead: what else they may have wanted to write.
+        like: the function that takes the keywords which this one takes as `**`.
+    """
+
+    def decorate(f: Callable[P, R]) -> Callable[P, R]:
+        takes = _signature(f, like)
+
+        @functools.wraps(f)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                _check(name, takes, args, kwargs, instead)
+                return f(*args, **kwargs)
+            except ZprimeError as error:
+                error.call = name  # of the outermost, where one public function calls another
+                raise
+
+        return call
+
+    return decorate
+
+
+def taken(name: str, *, instead: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """The same for the arguments alone: other errors stay as they are, e.g. of a verb that is also a command."""
+
+    def decorate(f: Callable[P, R]) -> Callable[P, R]:
+        takes = _signature(f, None)
+
+        @functools.wraps(f)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            _check(name, takes, args, kwargs, instead)
+            return f(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def _signature(f: Callable[..., Any], like: Callable[..., Any] | None) -> inspect.Signature:
+    own = inspect.signature(f)
+    if like is None:
+        return own
+    kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    others = [p for p in inspect.signature(like).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return own.replace(parameters=[*kept, *others])
+
+
+def _check(name: str, takes: inspect.Signature, args: Sequence[object], kwargs: dict[str, Any], instead: str) -> None:
+    """Raise `UsageError` for arguments that a function does not take, or for want of one that it needs."""
+    try:
+        takes.bind(*args, **kwargs)
+        return
+    except TypeError as error:
+        reason = str(error)
+    known = [n for n, p in takes.parameters.items() if p.kind in NAMED and n != "self"]
+    unknown = next((n for n in kwargs if n not in known), None)
+    if unknown is not None:
+        near = get_close_matches(unknown.lower(), known, 1)
+        what = f"{unknown}: expected one of the arguments {', '.join(known)}, got this name"
+        way = f"write {near[0]}=" if near else instead
+    else:
+        what = f"expected other arguments: {reason}"
+        way = "; ".join(part for part in (f"write {name}({_written(takes)})", instead) if part)
+    refusal = UsageError(f"{what}; {way}" if way else what)
+    refusal.call = name
+    raise refusal
+
+
+def _written(takes: inspect.Signature) -> str:
+    """The arguments that have to be given, as they are written in a call."""
+    parts = [p for n, p in takes.parameters.items() if n != "self"]
+    needed = [p.name if p.kind is not p.KEYWORD_ONLY else f"{p.name}=..." for p in parts if p.default is p.empty]
+    return ", ".join([*needed, *(["..."] if len(needed) < len(parts) else [])])
