@@ -1,5 +1,8 @@
 """What is tried before a model is brought, rule by rule: each finds its mistake and leaves what is right alone."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,8 +10,18 @@ from torch.distributions import Bernoulli, Independent, Laplace, Normal, Poisson
 
 from zprime.bring.callables import as_datum, asked, remedy
 from zprime.bring.named import distribution_of
-from zprime.bring.probe import beyond, check_logits, check_reconstructions, check_same, check_shares, other_prior
+from zprime.bring.probe import (
+    beyond,
+    check_abilities,
+    check_logits,
+    check_reconstructions,
+    check_same,
+    check_shares,
+    other_prior,
+)
+from zprime.bring.splits import split
 from zprime.errors import ArrayError, UsageError
+from zprime.own_code import Guard
 from zprime.rng import stream
 
 
@@ -49,8 +62,59 @@ def test_a_failing_encoder_is_spoken_of_and_ours_are_not_wrapped() -> None:
     ):
         asked("encoder", lambda x: (_ for _ in ()).throw(ValueError("no")), rand(2, 3))
     assert "one-hot" in remedy("sizes do not match", conditions=True)
-    with pytest.raises(MemoryError):
-        asked("decoder", lambda z: (_ for _ in ()).throw(MemoryError()), rand(2, 3))
+
+
+class Fails(Normal):
+    """A p(x|z) whose mean raises an error."""
+
+    error: Exception
+
+    @property
+    def mean(self) -> Tensor:
+        raise self.error
+
+
+class Rows:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __array__(self, *args: object, **how: object) -> object:
+        raise self.error
+
+
+def failing(error: Exception) -> dict[str, Callable[[], object]]:
+    """Every place where code of the user's is called when a model is brought."""
+
+    def fails(*given: object) -> Tensor:
+        raise error
+
+    p = Fails(torch.zeros(5, 3), 1.0)
+    p.error = error
+    rows = {"train": Rows(error), "heldout": Rows(error)}
+    return {
+        "encoder": lambda: asked("encoder", fails, rand(2, 3)),
+        "likelihood": lambda: distribution_of(fails)(rand(2, 3)),
+        "p(x|z)": lambda: check_abilities(Independent(p, 1), rand(5, 3), lambda: rand(5)),
+        "data": lambda: split(rows, None, seed=0),
+        "own": lambda: _own(fails),
+    }
+
+
+def _own(f: Callable[[], object]) -> None:
+    with Guard("mymodel.py", Path("mymodel.py"))("build()"):
+        f()
+
+
+@pytest.mark.parametrize("place", failing(ValueError()))
+def test_what_code_of_the_users_raises_is_told_but_for_memory_and_ours(place: str) -> None:
+    for error in (KeyError("no"), ValueError("no")):
+        with pytest.raises(UsageError, match="no") as told:
+            failing(error)[place]()
+        assert told.value.__cause__ is error
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), ArrayError("ours")):
+        with pytest.raises(type(error)) as raised:
+            failing(error)[place]()
+        assert raised.value is error
 
 
 def test_a_likelihood_of_ones_own_is_given_all_that_the_decoder_answers() -> None:

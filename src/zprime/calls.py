@@ -1,11 +1,13 @@
-"""Public functions: their errors name the call, and arguments that they do not take are refused in words."""
+"""Calls of public functions, whose errors name the call and say which arguments do not fit; and of the user's code."""
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, ParamSpec, TypeVar
 
+from zprime import memory
 from zprime.errors import UsageError, ZprimeError
 
 P = ParamSpec("P")
@@ -57,6 +59,29 @@ def taken(name: str, *, instead: str = "") -> Callable[[Callable[P, R]], Callabl
         return call
 
     return decorate
+
+
+@contextlib.contextmanager
+def theirs(
+    says: Callable[[BaseException], str], *, kinds: tuple[type[BaseException], ...] = (Exception,)
+) -> Iterator[None]:
+    """Run code that is not ours: of what it raises a `UsageError` is made, with the error as its cause.
+
+    Errors of zprime go through as they are, and so does an error that says that memory ran out.
+
+    Args:
+        says: the text, of the error.
+        kinds: of errors that are turned into one; others go through, too.
+
+    Raises:
+        UsageError: the block raised an error.
+    """
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, ZprimeError) or memory.ran_out(error) is not None:
+            raise
+        raise UsageError(says(error)) from error
 
 
 def _signature(f: Callable[..., Any], like: Callable[..., Any] | None) -> inspect.Signature:

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Poisson, constraints
 
-from zprime import memory
 from zprime.bring.conditions import Conditioned
+from zprime.calls import theirs
 from zprime.errors import NumericalError, UsageError
 from zprime.likelihoods import Autoregressive, draw
 from zprime.rng import stream
@@ -114,15 +114,8 @@ def check_abilities(p: Distribution, x: Float[Tensor, "n *datum"], log_prob: Cal
     }
     wanted = {"log_prob(x)": [len(x)]}
     for what, ask in asked.items():
-        try:
+        with theirs(functools.partial(_lacks, what, name)):
             answer = ask()
-        except Exception as error:
-            if memory.ran_out(error):
-                raise
-            raise UsageError(
-                f"decode: expected a p(x|z) with {what}, and that of {name} fails ({type(error).__name__}: "
-                f"{str(error) or 'not implemented'}); give another torch Distribution, or a subclass that has it"
-            ) from error
         shape = wanted.get(what, list(x.shape))
         if list(answer.shape) != shape:
             raise UsageError(
@@ -134,6 +127,13 @@ def check_abilities(p: Distribution, x: Float[Tensor, "n *datum"], log_prob: Cal
             f"decode: log p(x|z) is {float(answer[~torch.isfinite(answer)][0]):g} at training rows and their own z; "
             "check that the rows are scaled as in training, and that the weights are finite"
         )
+
+
+def _lacks(what: str, name: str, error: BaseException) -> str:
+    return (
+        f"decode: expected a p(x|z) with {what}, and that of {name} fails ({type(error).__name__}: "
+        f"{str(error) or 'not implemented'}); give another torch Distribution, or a subclass that has it"
+    )
 
 
 def check_same(one: Float[Tensor, " n"], other: Float[Tensor, " n"]) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from zprime import memory
 from zprime.arrays import check_finite
 from zprime.bring.places import tensor
+from zprime.calls import theirs
 from zprime.data import SPLITS, Rows
 from zprime.data.duplicates import duplicates_of, found, sentence
 from zprime.data.groups import codes_of_splits, take_groups
@@ -141,14 +141,13 @@ def need_mapping(what: str, given: object, each: str = "rows") -> None:
 
 
 def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:
-    try:
+
+    def says(error: BaseException) -> str:
+        got = f"{type(x).__name__} ({error})"
+        return f"data: expected rows of numbers in {name}, got {got}; load and encode them first"
+
+    with theirs(says):
         data = whole(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        if memory.ran_out(error):
-            raise
-        raise UsageError(
-            f"data: expected rows of numbers in {name}, got {type(x).__name__} ({error}); load and encode them first"
-        ) from error
     if data.ndim < 2 or len(data) < 2:
         raise ArrayError(
             f"data: expected at least 2 rows of at least one entry in {name}, got shape {list(data.shape)}"
