@@ -5,19 +5,16 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from zprime.bring.beside import MARGINAL, Beside, Given, compare, marginal
 from zprime.bring.by_row import units_of
-from zprime.bring.coordinates import MOST, Coordinates, Moved, coordinates_of
-from zprime.bring.splits import closed, seen
+from zprime.bring.coordinates import MOST, Coordinates, coordinates_of
 from zprime.calls import called
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Prior
-from zprime.encoding import encode
-from zprime.errors import ArrayError, UsageError
+from zprime.errors import UsageError
 from zprime.latent import StandardNormal
 from zprime.latent.kind import Context, Fit
 from zprime.measure.candidates import candidate_of
@@ -30,8 +27,6 @@ from zprime.sampling import GenerativeModel, check_rows
 from zprime.schema.kinds import SPLITS
 from zprime.tables import facts, to_html
 from zprime.vae import Model
-
-LOOK = 2  # rows that are decoded to see whether the shapes fit
 
 
 @dataclass(frozen=True)
@@ -241,35 +236,6 @@ class Brought:
         return tuple(x.shape[1:])
 
 
-def bring(
-    model: Model,
-    rows: Mapping[str, Rows],
-    *,
-    prior: LatentDistribution | None = None,
-    coordinates: Coordinates | None = None,
-    says: tuple[str, ...] = (),
-) -> Brought:
-    """Encode all rows, after a check that encoder, decoder and rows belong together.
-
-    Args:
-        model: encoder and decoder, with their own latents.
-        rows: split -> rows.
-        prior: what the model was trained with; None is N(0, I), in the coordinates.
-        coordinates: in which the prior is N(0, I); None for the model's own.
-        says: sentences on the model.
-
-    Raises:
-        ArrayError: see `look`.
-        NumericalError: the encoder gave NaN, infinity or a scale that is not above 0.
-    """
-    look(model, rows["train"].x[:LOOK])
-    if coordinates is not None:
-        model = Moved(model, coordinates)
-    posteriors = {s: encode(model, r) for s, r in rows.items()}
-    says = (*says, *seen(rows), *closed(rows), *told(coordinates, prior))
-    return Brought(posteriors, model, rows, prior, says, groups_of(rows), coordinates)
-
-
 def beside(mine: Brought, priors: Mapping[str, Coordinates], model: Model | None) -> Brought:
     """What was brought in units of p(z|c), with the same in the model's own z beside it.
 
@@ -320,18 +286,3 @@ def told(at: Coordinates | None, prior: LatentDistribution | None) -> list[str]:
 def groups_of(rows: Mapping[str, Rows]) -> dict[str, Int[Tensor, " n"]] | None:
     """The groups of the rows of each split, None where they come in none."""
     return {s: r.groups for s, r in rows.items() if r.groups is not None} or None
-
-
-@torch.no_grad()
-def look(model: Model, x: Float[Tensor, "n *datum"]) -> None:
-    """Encode and decode some rows.
-
-    Raises:
-        ArrayError: p(x|z) is of data of another shape than the rows are.
-    """
-    event = model.decode(model.encode(x)[0]).event_shape
-    if event != x.shape[1:]:
-        raise ArrayError(
-            f"decode: expected p(x|z) of data of shape {list(x.shape[1:])}, as the rows are, got {list(event)}; "
-            "reshape the rows, or the decoder's answer, so that they agree"
-        )

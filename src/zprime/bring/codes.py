@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from zprime import fitting
-from zprime.arrays import blocks
 from zprime.bring.brought import Brought, groups_of
 from zprime.bring.callables import as_datum, asked
+from zprime.bring.encoded import encoding
 from zprime.bring.named import Likelihood, distribution_of, measured, need_callable, plain
 from zprime.bring.places import Place, back, modules_of, tensor
 from zprime.bring.refusals import check_code, check_codes, check_form, check_steady
@@ -111,10 +111,13 @@ def codes(
         found = {s: r.x for s, r in rows.items()}
     else:
         with torch.no_grad():
-            found = {s: torch.cat([model.code(r.x[i]) for i in blocks(len(r), BATCH)]) for s, r in rows.items()}
             check_steady(
                 lambda x: [model.code(x)], rows["train"].x[:LOOK_AT], half=model.place.dtype != model.place.wide
             )
+            parts: dict[str, list[Tensor]] = {s: [] for s in rows}
+            for s, i in encoding(rows, BATCH):
+                parts[s].append(model.code(rows[s].x[i]))
+            found = {s: torch.cat(part) for s, part in parts.items()}
     check_codes(found["train"], "codes")
     posteriors = {s: MemoryPosteriors(z, None, row_ids=rows[s].ids, labels=rows[s].labels) for s, z in found.items()}
     train, selection = posteriors["train"], posteriors["selection"]

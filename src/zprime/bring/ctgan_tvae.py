@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, constraints
 
-from zprime.bring.brought import Brought, bring
+from zprime.bring.brought import Brought
+from zprime.bring.encoded import bring
 from zprime.bring.refitting import refit
 from zprime.bring.splits import split
 from zprime.bring.trial import CHECKED, Answers, Loss, plausible

@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import blocks, check_finite
+from zprime.arrays import check_finite
 from zprime.bring.brought import Brought, groups_of, told
 from zprime.bring.callables import asked
 from zprime.bring.codes import CALL, rows_and_model
 from zprime.bring.coordinates import Moved, known
+from zprime.bring.encoded import encoding
 from zprime.bring.named import Likelihood
 from zprime.bring.places import Place
 from zprime.bring.refusals import check_codes, check_plain
@@ -128,28 +129,28 @@ def _drawn(
     encoder: CALL, place: Place, rows: Mapping[str, Rows], draws: int, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Draws of every row, [n, draws, d], and log q there where the encoder tells it; torch's global state is kept."""
-    z, log_q = {}, {}
+    parts: dict[str, list[tuple[Tensor, ...]]] = {s: [] for s in rows}
     with torch.random.fork_rng(), evaluating(place.networks):
         torch.manual_seed(seed)
-        for s, r in rows.items():
-            parts: list[tuple[Tensor, ...]] = []
-            for block in blocks(len(r), BATCH):
-                x = place.go(r.x[block])
-                answers = [asked("encoder", encoder, x) for _ in range(draws)]
-                check_plain(answers[0], "a draw z, or (z, log q(z|x))", "give a function that answers these")
-                pairs = [a if isinstance(a, tuple | list) else (a,) for a in answers]
-                parts.append(
-                    tuple(torch.stack([place.back(t) for t in column], 1) for column in zip(*pairs, strict=True))
+        for s, block in encoding(rows, BATCH):
+            x = place.go(rows[s].x[block])
+            answers = [asked("encoder", encoder, x) for _ in range(draws)]
+            check_plain(answers[0], "a draw z, or (z, log q(z|x))", "give a function that answers these")
+            pairs = [a if isinstance(a, tuple | list) else (a,) for a in answers]
+            columns = (torch.stack([place.back(t) for t in column], 1) for column in zip(*pairs, strict=True))
+            parts[s].append(tuple(columns))
+    z, log_q = {}, {}
+    for s, r in rows.items():
+        whole_columns = [torch.cat(column) for column in zip(*parts[s], strict=True)]
+        z[s] = whole_columns[0]
+        if len(whole_columns) > 1:
+            density = whole_columns[1]
+            if density.shape != z[s].shape[:2]:
+                raise ArrayError(
+                    f"encode: expected one draw z, or (z, log q(z|x)) with a number a row, shape [{len(r)}], got "
+                    f"{[len(r), *density.shape[2:]]} beside z; add up log q over latents, or answer z alone"
                 )
-            columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-            z[s] = columns[0]
-            if len(columns) > 1:
-                if columns[1].shape != columns[0].shape[:2]:
-                    raise ArrayError(
-                        f"encode: expected one draw z, or (z, log q(z|x)) with a number a row, shape [{len(r)}], got "
-                        f"{[len(r), *columns[1].shape[2:]]} beside z; add up log q over latents, or answer z alone"
-                    )
-                log_q[s] = columns[1]
+            log_q[s] = density
     return z, log_q
 
 

@@ -9,10 +9,11 @@ from torch.distributions import Distribution
 
 from zprime.arrays import need_positive
 from zprime.bring.answers import Spelled
-from zprime.bring.brought import Brought, beside, bring
+from zprime.bring.brought import Brought, beside
 from zprime.bring.callables import ENCODERS, Parts
 from zprime.bring.conditional_priors import one_or_each
 from zprime.bring.conditions import joined
+from zprime.bring.encoded import bring
 from zprime.bring.named import Likelihood, distribution_of, need_callable
 from zprime.bring.places import Place, modules_of
 from zprime.bring.splits import need_mapping, split
@@ -99,7 +100,8 @@ def modules(
     claims = Claims(gives, likelihood, one, beta, check, seed)
     found = tried(parts, x, claims, n=sum(len(r) for r in rows.values()))
     parts, told = found.parts, found.parts.told(x, found.gives)
-    mine = bring(found.model, rows, prior=found.prior, coordinates=found.coordinates, says=found.says)
+    says, seconds = found.says, found.seconds
+    mine = bring(found.model, rows, prior=found.prior, coordinates=found.coordinates, says=says, seconds=seconds)
     if told is None or per_row is None:
         return mine
     priors = {s: told.prior_of(r.x) for s, r in rows.items()}

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
-from zprime.bring.brought import Brought, bring
+from zprime.bring.brought import Brought
 from zprime.bring.callables import Callables
+from zprime.bring.encoded import bring
 from zprime.bring.places import Place
 from zprime.bring.splits import split
 from zprime.bring.trial import CHECKED, Answers, Loss, plausible

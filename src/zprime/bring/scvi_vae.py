@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from zprime.bring.brought import Brought, bring
+from zprime.bring.brought import Brought
 from zprime.bring.conditions import Conditioned, Layout
+from zprime.bring.encoded import bring
 from zprime.bring.splits import split
 from zprime.calls import called
 from zprime.errors import UsageError

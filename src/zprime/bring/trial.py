@@ -1,6 +1,7 @@
 """Encoder, decoder and p(x|z), tried on some training rows before all rows are encoded."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,10 +13,10 @@ from torch.distributions import Distribution
 from zprime.arrays import blocks
 from zprime.bring import readings
 from zprime.bring.answers import reading
-from zprime.bring.brought import LOOK, look
 from zprime.bring.callables import Callables, Parts
 from zprime.bring.conditions import spoken
 from zprime.bring.coordinates import Coordinates, known
+from zprime.bring.encoded import LOOK, look
 from zprime.bring.misfit import Misfit, misfit
 from zprime.bring.named import Likelihood, distribution_of, measured, most_likely
 from zprime.bring.probe import differentiable, encodes_with_gradient, other_prior, probe
@@ -56,6 +57,7 @@ class Tried:
         coordinates: in which the prior is N(0, I); None for the model's own.
         prior: in them, where it is not N(0, I).
         says: what to know of it: sentences.
+        seconds: that the encoder took for a row.
     """
 
     parts: Parts
@@ -65,6 +67,7 @@ class Tried:
     coordinates: Coordinates | None = None
     prior: LatentDistribution | None = None
     says: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int) -> Tried:
@@ -97,7 +100,9 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
         check_steady(model.matrices, some, half=parts.place.dtype != parts.place.wide)
     look(model, some[:LOOK])
     with torch.no_grad():
+        start = time.perf_counter()
         mean, raw = model.raw(some)
+        seconds = (time.perf_counter() - start) / len(some)
         check_codes(mean)
         probe(model.decode, some, mean, reconstructions=claims.check)
         missed = misfit(model.decode, some, mean)
@@ -116,7 +121,7 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
         )
     if not encodes_with_gradient(model.raw, some):
         says = (*says, "the encoder's mean has no gradient in x: the kind vamp, which needs it, cannot be fitted")
-    return Tried(parts, model, gives, scale, at, learned, (*says, *spoken_of))
+    return Tried(parts, model, gives, scale, at, learned, (*says, *spoken_of), seconds)
 
 
 def _scaled(parts: Parts, likelihood: Likelihood, some: Tensor, gives: str) -> tuple[Parts, float, tuple[str, ...]]:

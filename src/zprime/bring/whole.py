@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from zprime.bring.answers import Spelled
-from zprime.bring.brought import LOOK, Brought
+from zprime.bring.brought import Brought
 from zprime.bring.callables import remedy
+from zprime.bring.encoded import LOOK
 from zprime.bring.modules import modules
 from zprime.bring.places import Place, modules_of, unwrapped
 from zprime.bring.splits import whole
