@@ -21,7 +21,7 @@ from zprime.bring.brought import Brought
 from zprime.bring.encoded import bring
 from zprime.bring.refitting import refit
 from zprime.bring.splits import split
-from zprime.bring.trial import CHECKED, Answers, Loss, plausible
+from zprime.bring.trial import Answers, Loss, plausible, some_of
 from zprime.calls import called
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
@@ -217,7 +217,7 @@ def tvae(
         encoder = copy.deepcopy(encoder).cpu().eval().requires_grad_(requires_grad=False)
         factor = float(model.loss_factor)
         if check and not type(encoder).__module__.startswith("ctgan."):
-            x = rows["train"].x[:CHECKED]
+            x = some_of(rows["train"].x, seed)
             with torch.no_grad():
                 mean, scale = encoder(x)[:2]
             decode = TableModel(encoder, decoder, spans).decode

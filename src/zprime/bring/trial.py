@@ -87,8 +87,7 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
     gives = reading(claims.gives, parts.named(x[:LOOK]))
     says: tuple[str, ...] = ()
     scale: float | None = None
-    # at random: rows often come in an order, by class or by time
-    some = x[torch.randperm(len(x), generator=stream(claims.seed, "bring rows"))[:CHECKED].sort().values]
+    some = some_of(x, claims.seed)
     if measured(claims.likelihood):
         parts, scale, says = _scaled(parts, claims.likelihood, some, gives)
     model, told = parts.model(x, gives), parts.told(x, gives)
@@ -122,6 +121,11 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
     if not encodes_with_gradient(model.raw, some):
         says = (*says, "the encoder's mean has no gradient in x: the kind vamp, which needs it, cannot be fitted")
     return Tried(parts, model, gives, scale, at, learned, (*says, *spoken_of), seconds)
+
+
+def some_of(x: Float[Tensor, "n *datum"], seed: int) -> Float[Tensor, "m *datum"]:
+    """The rows that a model is tried on; at random, since rows often come in an order, by class or by time."""
+    return x[torch.randperm(len(x), generator=stream(seed, "bring rows"))[:CHECKED].sort().values]
 
 
 def _scaled(parts: Parts, likelihood: Likelihood, some: Tensor, gives: str) -> tuple[Parts, float, tuple[str, ...]]:
