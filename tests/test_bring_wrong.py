@@ -667,4 +667,8 @@ def test_held_out_rows_that_equal_training_rows_are_told(caplog: pytest.LogCaptu
     told = "100 of 100 held-out rows equal a training row exactly"
     assert any(said.startswith(told) and "were the held-out rows used in training?" in said for said in mine.says)
     assert told in caplog.text
-    assert not any("equal a training row" in said for said in brought().says)
+    assert not any("equal a training row" in said or "equal a held-out row" in said for said in brought().says)
+    twice = {**DATA, "selection": torch.cat([DATA["selection"], DATA["heldout"][:2]])}
+    told = "2 of 102 selection rows equal a held-out row exactly; what is chosen on the selection split"
+    assert any(said.startswith(told) for said in brought(data=twice).says)
+    assert any(said.startswith(told) for said in bring.codes(lambda x: posterior(x)[0], twice).says)

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from zprime import artifact, memory
 from zprime.calls import taken
 from zprime.data import Rows
-from zprime.data.duplicates import sentence
+from zprime.data.duplicates import sentence, shared_sentence
 from zprime.distribution import LatentDistribution
 from zprime.encoding import Reencoded
 from zprime.errors import UsageError
@@ -32,7 +32,7 @@ from zprime.measure.likelihood.side import likelihood_side
 from zprime.measure.prior import closed, prior_log_prob, prior_width
 from zprime.measure.samples.pictures import candidate_grids, held_out_grids, latent_map
 from zprime.measure.samples.side import measure_samples
-from zprime.measure.study import Space, Split, Study, gather, near, without_duplicates
+from zprime.measure.study import Space, Split, Study, gather, near, shared_rows, without_duplicates
 from zprime.measure.verdicts.generation import decide_generation
 from zprime.measure.verdicts.likelihood import by_likelihood
 from zprime.measure.verdicts.other_scale import under_other_scale
@@ -212,6 +212,7 @@ def _splits(
     info = replace(
         data,
         duplicates=told,
+        shared=shared_rows(*others),
         near=near(train, others[1], seed),
         groups=counts,
         weights=(data.weights or "as the posteriors") if weighted else "",
@@ -313,6 +314,7 @@ def _warnings(study: Study, samples: SamplesSide | None, likelihood: LikelihoodS
     if likelihood is not None and likelihood.other_scale is not None:
         warnings.append(likelihood.other_scale.says)
     warnings += [sentence(split, d) for split, d in (study.data.duplicates or {}).items()]
+    warnings += [] if study.data.shared is None else [shared_sentence(study.data.shared)]
     beside = study.data.near
     if beside is not None and beside.share.low > THRESHOLDS.isolation:
         warnings.append(

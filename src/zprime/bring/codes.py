@@ -16,7 +16,7 @@ from zprime.bring.encoded import encoding
 from zprime.bring.named import Likelihood, distribution_of, measured, need_callable, plain
 from zprime.bring.places import Place, back, modules_of, tensor
 from zprime.bring.refusals import check_code, check_codes, check_form, check_steady
-from zprime.bring.splits import closed, split
+from zprime.bring.splits import closed, seen, split
 from zprime.calls import called
 from zprime.data import Rows
 from zprime.decoders import evaluating
@@ -125,7 +125,7 @@ def codes(
     says = (
         "the encoder gives codes without posteriors: no KL term, no surgery, no exact-posterior or likelihood gain; "
         "gains are over the Gaussian with mean and covariance of the training codes (audit with prior=mine.prior)",
-        *(says if encoder is None else (*says, *closed(rows))),
+        *(says if encoder is None else (*says, *seen(rows), *closed(rows))),
     )
     return Brought(
         posteriors,

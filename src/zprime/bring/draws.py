@@ -16,7 +16,7 @@ from zprime.bring.encoded import encoding
 from zprime.bring.named import Likelihood
 from zprime.bring.places import Place
 from zprime.bring.refusals import check_codes, check_plain
-from zprime.bring.splits import split, whole
+from zprime.bring.splits import seen, split, whole
 from zprime.calls import called
 from zprime.data import Rows
 from zprime.decoders import evaluating
@@ -118,7 +118,7 @@ def draws(
         None if decoder is None else moved,
         None if encoder is None else again,
         learned,
-        (*says, *told(at, learned)),
+        (*says, *(() if encoder is None else seen(rows)), *told(at, learned)),
         None if groups is None else groups_of(again),
         at,
     )

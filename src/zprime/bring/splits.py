@@ -12,7 +12,7 @@ from zprime.arrays import check_finite
 from zprime.bring.places import tensor
 from zprime.calls import theirs
 from zprime.data import SPLITS, Rows
-from zprime.data.duplicates import duplicates_of, found, sentence
+from zprime.data.duplicates import duplicates_of, found, sentence, shared, shared_sentence
 from zprime.data.groups import codes_of_splits, take_groups
 from zprime.errors import ArrayError, UsageError
 from zprime.results.thresholds import THRESHOLDS
@@ -89,7 +89,7 @@ def split(
 
 
 def seen(rows: Mapping[str, Rows]) -> tuple[str, ...]:
-    """Sentences on the rows of other splits that equal a training row; more than 1 % of a split is a warning too."""
+    """Sentences on rows that are in two splits; more than 1 % of a split that equal training rows is a warning too."""
     others = {s: r for s, r in rows.items() if s != "train"}
     equal = duplicates_of([rows["train"].x], {s: r.x for s, r in others.items()})
     says = []
@@ -102,7 +102,8 @@ def seen(rows: Mapping[str, Rows]) -> tuple[str, ...]:
         says.append(f"{sentence(name, d)}; {refused if many else 'fit and audit leave them out'}")
         if many:
             log.warning("%s", says[-1])
-    return tuple(says)
+    both = shared(rows["selection"].x, rows["heldout"].x, rows["selection"].ids)
+    return tuple(says if both is None else [*says, shared_sentence(both)])
 
 
 def closed(rows: Mapping[str, Rows]) -> tuple[str, ...]:

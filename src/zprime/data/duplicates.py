@@ -45,6 +45,25 @@ def found(equal: Mapping[str, Tensor], ids: Mapping[str, Tensor], *, kept: bool)
     return {s: Duplicates(int(w.sum()), len(w), ids[s][w][:NAMED].tolist(), kept) for s, w in equal.items()}
 
 
+def shared(selection: Tensor, heldout: Tensor, ids: Tensor) -> Duplicates | None:
+    """Selection rows that equal a held-out row; None without any.
+
+    Args:
+        selection: shape [n, *datum].
+        heldout: shape [m, *datum].
+        ids: row ids of the selection rows.
+    """
+    return found(duplicates_of([heldout], {"selection": selection}), {"selection": ids}, kept=True).get("selection")
+
+
+def shared_sentence(d: Duplicates) -> str:
+    """What a reader must know of selection rows that equal held-out rows."""
+    return (
+        f"{d.count} of {d.rows} selection rows equal a held-out row exactly; what is chosen on the selection split is "
+        "then measured on rows that it was chosen on"
+    )
+
+
 def check_duplicates(splits: Mapping[str, Duplicates], same: str = EQUAL) -> None:
     """Raise `ArrayError` where more than 1 % of a split are duplicates that are not to be kept.
 
