@@ -99,10 +99,10 @@ def modules(
     parts = Parts(Spelled(encoder, entries), decoder, distribution_of(likelihood), place, layout, per_row, datum)
     claims = Claims(gives, likelihood, one, beta, check, seed)
     found = tried(parts, x, claims, n=sum(len(r) for r in rows.values()))
-    parts, told = found.parts, found.parts.told(x, found.gives)
+    told = found.told
     says, seconds = found.says, found.seconds
     mine = bring(found.model, rows, prior=found.prior, coordinates=found.coordinates, says=says, seconds=seconds)
     if told is None or per_row is None:
         return mine
     priors = {s: told.prior_of(r.x) for s, r in rows.items()}
-    return beside(mine, priors, parts.unconditional(x, found.gives))
+    return beside(mine, priors, found.parts.unconditional(x, found.gives))

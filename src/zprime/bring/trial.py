@@ -14,7 +14,7 @@ from zprime.arrays import blocks
 from zprime.bring import readings
 from zprime.bring.answers import reading
 from zprime.bring.callables import Callables, Parts
-from zprime.bring.conditions import spoken
+from zprime.bring.conditions import Told, spoken
 from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.encoded import LOOK, look
 from zprime.bring.misfit import Misfit, misfit
@@ -58,6 +58,7 @@ class Tried:
         prior: in them, where it is not N(0, I).
         says: what to know of it: sentences.
         seconds: that the encoder took for a row.
+        told: encoder, decoder and prior that are told conditions; None without any.
     """
 
     parts: Parts
@@ -68,6 +69,7 @@ class Tried:
     prior: LatentDistribution | None = None
     says: tuple[str, ...] = ()
     seconds: float = 0.0
+    told: Told | None = None
 
 
 def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int) -> Tried:
@@ -120,7 +122,7 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
         )
     if not encodes_with_gradient(model.raw, some):
         says = (*says, "the encoder's mean has no gradient in x: the kind vamp, which needs it, cannot be fitted")
-    return Tried(parts, model, gives, scale, at, learned, (*says, *spoken_of), seconds)
+    return Tried(parts, model, gives, scale, at, learned, (*says, *spoken_of), seconds, told)
 
 
 def some_of(x: Float[Tensor, "n *datum"], seed: int) -> Float[Tensor, "m *datum"]:
