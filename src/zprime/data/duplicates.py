@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float
@@ -35,8 +35,8 @@ def duplicates_of(train: Iterable[Tensor], others: Mapping[str, Tensor]) -> dict
     Returns:
         Split -> bool, shape [m], for the splits that have such rows.
     """
-    seen = {_digest(row) for part in train for row in _numbers(part)}
-    equal = {s: torch.tensor([_digest(row) in seen for row in _numbers(x)]) for s, x in others.items() if len(x)}
+    seen = {row for part in train for row in _digests(part)}
+    equal = {s: torch.tensor([row in seen for row in _digests(x)]) for s, x in others.items() if len(x)}
     return {split: which for split, which in equal.items() if bool(which.any())}
 
 
@@ -126,10 +126,12 @@ def _words(split: str) -> str:
     return {"heldout": "held-out"}.get(split, split)
 
 
-def _numbers(x: Tensor) -> list[bytes]:
-    """The bytes of every row; -0 is 0."""
-    return [row.numpy().tobytes() for row in (x.detach().cpu().reshape(len(x), -1) + 0)]
-
-
-def _digest(row: bytes) -> bytes:
-    return hashlib.blake2b(row, digest_size=16).digest()
+def _digests(x: Tensor) -> Iterator[bytes]:
+    """A hash of the bytes of every row; -0 is 0."""
+    rows = (x.detach().cpu().reshape(len(x), -1) + 0).contiguous()
+    width = rows.shape[1] * rows.element_size()
+    if not rows.numel():
+        return
+    data = rows.numpy().data.cast("B")
+    for start in range(0, len(data), width):
+        yield hashlib.blake2b(data[start : start + width], digest_size=16).digest()
