@@ -385,7 +385,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a brought model for posteriors to fit": (
         lambda: zprime.fit("gaussian", brought(), selection=brought()),
-        r"^train: expected posteriors, got Brought; .*of a brought model fit\(kind, \*\*mine.splits\)",
+        r"^train: expected Posteriors, got Brought; of a brought model write fit\(kind, \*\*mine.splits\)",
     ),
     "rows for posteriors": (
         lambda: zprime.audit({}, brought().rows),
@@ -397,7 +397,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a number of samples in words": (
         lambda: zprime.sample(brought().generator(zprime.latent.Prior(2)), "3"),
-        "^n: expected how many samples to draw, a whole number, got '3'",
+        "^n: expected a whole number, got '3'",
     ),
     "a generator of nothing": (
         lambda: brought().generator(),

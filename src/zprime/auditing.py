@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -54,8 +55,10 @@ MOST_WIDE = (
 )
 OF_BROUGHT = "audit(fits, mine.posteriors, model=mine.model, rows=mine.rows, prior=mine.prior)"
 
+TYPES = {"settings": AuditSettings, "data": DataInfo | None, "groups": Mapping | None, "workers": Integral}
 
-@taken("audit", instead=f"of a brought model write {OF_BROUGHT}")
+
+@taken("audit", instead=f"of a brought model write {OF_BROUGHT}", types=TYPES)
 def audit(
     candidates: Mapping[str, LatentDistribution | Fit[LatentDistribution]],
     posteriors: Mapping[str, Posteriors],
@@ -112,7 +115,7 @@ def audit(
     settings = replace(settings, quick=quick or settings.quick).resolve()
     settings.check()
     _check_given(candidates, posteriors, rows)
-    if model is not None and not callable(getattr(model, "encode", None)):
+    if model is not None and not (hasattr(model, "encode") and hasattr(model, "decode")):
         raise UsageError(
             f"model: expected an object with encode and decode, got {type(model).__name__}; of a brought model "
             f"{OF_BROUGHT}"

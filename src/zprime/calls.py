@@ -3,20 +3,25 @@
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, ParamSpec, TypeVar
+from numbers import Integral
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeVar, get_args
 
 from zprime import memory
 from zprime.errors import UsageError, ZprimeError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Types = Mapping[str, Any]
+WORDS: Mapping[type, str] = {Integral: "a whole number", Mapping: "a mapping", type(None): "None"}
+LONGEST = 60
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def called(
-    name: str, *, instead: str = "", like: Callable[..., Any] | None = None
+    name: str, *, instead: str = "", like: Callable[..., Any] | None = None, types: Types = MappingProxyType({})
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let the errors of a function begin with its name: `bring.modules: gives: expected ...`.
 
@@ -26,6 +31,7 @@ def called(
         name: as users write it.
         instead: what else they may have wanted to write.
         like: the function that takes the keywords which this one takes as `**`.
+        types: argument -> class or union of classes that it has to be of, where that is to be checked here.
     """
 
     def decorate(f: Callable[P, R]) -> Callable[P, R]:
@@ -35,6 +41,7 @@ def called(
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 _check(name, takes, args, kwargs, instead)
+                _check_types(takes, types, args, kwargs, instead)
                 return f(*args, **kwargs)
             except ZprimeError as error:
                 error.call = name  # of the outermost, where one public function calls another
@@ -45,7 +52,9 @@ def called(
     return decorate
 
 
-def taken(name: str, *, instead: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+def taken(
+    name: str, *, instead: str = "", types: Types = MappingProxyType({})
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """The same for the arguments alone: other errors stay as they are, e.g. of a verb that is also a command."""
 
     def decorate(f: Callable[P, R]) -> Callable[P, R]:
@@ -54,6 +63,7 @@ def taken(name: str, *, instead: str = "") -> Callable[[Callable[P, R]], Callabl
         @functools.wraps(f)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             _check(name, takes, args, kwargs, instead)
+            _check_types(takes, types, args, kwargs, instead)
             return f(*args, **kwargs)
 
         return call
@@ -112,6 +122,21 @@ def _check(name: str, takes: inspect.Signature, args: Sequence[object], kwargs: 
     refusal = UsageError(f"{what}; {way}" if way else what)
     refusal.call = name
     raise refusal
+
+
+def _check_types(
+    takes: inspect.Signature, types: Types, args: Sequence[object], kwargs: dict[str, Any], instead: str
+) -> None:
+    """Raise `UsageError` for an argument of another type than it has to be of."""
+    given = takes.bind(*args, **kwargs).arguments
+    for name, kind in types.items():
+        value = given.get(name)
+        flag = kind is Integral and isinstance(value, bool)
+        if name in given and (flag or not isinstance(value, kind)):
+            kinds = get_args(kind) or (kind,)
+            wanted = " or ".join(WORDS.get(k, k.__name__) for k in kinds)
+            got = repr(value) if isinstance(value, int | float | str | None) else type(value).__name__
+            raise UsageError(f"{name}: expected {wanted}, got {got[:LONGEST]}{f'; {instead}' if instead else ''}")
 
 
 def _written(takes: inspect.Signature) -> str:

@@ -14,7 +14,7 @@ from zprime import artifact, chain, latent
 from zprime.calls import taken
 from zprime.data.duplicates import EQUAL, POSTERIOR, check_duplicates, duplicates_of, found, sentence
 from zprime.distribution import LatentDistribution, Prior, is_standard
-from zprime.errors import ArrayError, UsageError
+from zprime.errors import ArrayError
 from zprime.latent import Active, settings_for
 from zprime.latent.active import active_dimensions, restrict
 from zprime.latent.defensive import has_candidate
@@ -29,9 +29,10 @@ from zprime.schema import guarded
 from zprime.schema.kinds import check_settings
 
 log = logging.getLogger("zprime")
+TYPES = {"settings": Settings | str, "train": Posteriors, "selection": Posteriors, "context": Context | None}
 
 
-@taken("fit", instead="of a brought model write fit(kind, **mine.splits)")
+@taken("fit", instead="of a brought model write fit(kind, **mine.splits)", types=TYPES)
 def fit(
     settings: Settings | str,
     train: Posteriors,
@@ -76,7 +77,6 @@ def fit(
     """
     if isinstance(settings, str):
         settings = settings_for(settings)
-    _check_given(settings, train, selection, context)
     p = prior_of(prior, train.d)
     if selection.d != train.d:
         raise ArrayError(f"selection: expected {train.d} latent dimensions as in train, got {selection.d}")
@@ -96,22 +96,6 @@ def fit(
         whole = _better(whole, _widen(settings.fit(inner), dims, train.d), task, seed)
     whole = with_share(whole, task, seed=seed)
     return replace(whole, settings=described(settings), seconds=time.process_time() - start)
-
-
-def _check_given(settings: object, train: object, selection: object, context: object) -> None:
-    """Raise `UsageError` for what is of another type."""
-    wanted = {
-        "settings": (settings, Settings, "the name of a kind or its settings"),
-        "train": (train, Posteriors, "posteriors"),
-        "selection": (selection, Posteriors, "posteriors"),
-        "context": (context, Context | None, "zprime.latent.kind.Context(model, train, selection)"),
-    }
-    for name, (given, kind, words) in wanted.items():
-        if not isinstance(given, kind):
-            raise UsageError(
-                f"{name}: expected {words}, got {type(given).__name__}; write fit(kind, train, selection=...), and of "
-                "a brought model fit(kind, **mine.splits)"
-            )
 
 
 def _unseen(train: Posteriors, selection: Posteriors, context: Context | None) -> tuple[Posteriors, Context | None]:

@@ -2,10 +2,10 @@
 
 import logging
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -247,7 +247,7 @@ def check_rows(latent: LatentDistribution, *, allow_rows: bool) -> None:
         )
 
 
-@taken("sample", instead="of a brought model write sample(mine.generator(r), n)")
+@taken("sample", instead="of a brought model write sample(mine.generator(r), n)", types={"n": Integral})
 def sample(
     model: GenerativeModel,
     n: int,
@@ -281,10 +281,6 @@ def sample(
             f"model: expected a generative model, got {type(model).__name__}; zprime.GenerativeModel(r, decoder) makes "
             "one, and of a brought model mine.generator(r) or mine.shipped(audit, fits)"
         )
-    try:
-        n = operator.index(n)
-    except TypeError as error:
-        raise UsageError(f"n: expected how many samples to draw, a whole number, got {n!r}") from error
     check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
     z, x = model.sample(n, rng=stream(seed, "sample"), noise=noise, given=given)
     return z, model.restore(x)

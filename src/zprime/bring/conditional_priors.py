@@ -28,13 +28,8 @@ def one_or_each(prior: Any, conditions: object) -> tuple[LatentDistribution | Di
     Raises:
         UsageError: a function, and no conditions.
     """
-    if prior is None or isinstance(prior, LatentDistribution | Distribution):
+    if isinstance(prior, LatentDistribution | Distribution) or not callable(prior):
         return prior, None
-    if not callable(prior):
-        raise UsageError(
-            f"prior: expected a torch Distribution or a latent distribution of zprime, got {type(prior).__name__}; "
-            "leave it out for N(0, I)"
-        )
     if conditions is None:
         raise UsageError("prior: expected one distribution, got a function; give the conditions that it takes, too")
     return None, gaussians(prior)

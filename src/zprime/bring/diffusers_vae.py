@@ -8,6 +8,7 @@ the grid, with its channels as latents, and the question is whether one Gaussian
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -211,7 +212,7 @@ def _of_verdict(verdict: Verdict) -> str:
     return f"{says}: {verdict.best} beside it, {split}: {chosen.gain.words} {gain} {gain.unit}."
 
 
-@called("bring.diffusers")
+@called("bring.diffusers", types={"channels": Integral})
 def diffusers(
     vae: Any,
     images: Mapping[str, Any],

@@ -1,6 +1,7 @@
 """Models of whose posteriors only draws are known, e.g. flow posteriors."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -30,7 +31,11 @@ from zprime.statistics.estimate import mean_estimate
 BATCH = 512
 
 
-@called("bring.draws", instead="of a VAE with Gaussian posteriors give encoder and decoder to bring.modules")
+@called(
+    "bring.draws",
+    instead="a VAE with Gaussian posteriors goes to bring.modules",
+    types={"draws": Integral, "log_q": Mapping | None, "seed": Integral},
+)
 def draws(
     encoder: CALL | None,
     data: Mapping[str, Any],
@@ -137,6 +142,8 @@ def _drawn(
             answers = [asked("encoder", encoder, x) for _ in range(draws)]
             check_plain(answers[0], "a draw z, or (z, log q(z|x))", "give a function that answers these")
             pairs = [a if isinstance(a, tuple | list) else (a,) for a in answers]
+            if any(getattr(t, "shape", ())[:1] != (len(x),) for pair in pairs for t in pair):
+                raise ArrayError(f"encode: expected a draw z for each of {len(x)} rows, got an answer of other rows")
             columns = (torch.stack([place.back(t) for t in column], 1) for column in zip(*pairs, strict=True))
             parts[s].append(tuple(columns))
     z, log_q = {}, {}

@@ -93,7 +93,7 @@ class Cells:
         }
 
 
-@called("bring.scvi")
+@called("bring.scvi", types={"cells": Mapping | None})
 def scvi(
     model: Any, cells: Mapping[str, Any] | None = None, *, labels: Any = None, groups: Any = None, seed: int = 0
 ) -> Brought:
@@ -138,6 +138,15 @@ def scvi(
         row = int((counts.sum(1) <= 0).argmax())
         raise UsageError(f"cells: cell {row} has no counts at all, and so no library size; filter such cells first")
     whole = np.concatenate([counts, *conditions.values()], 1)
+
+    for name, values in (("labels", labels), ("groups", groups)):
+        if values is not None and np.shape(values) != (len(whole),):
+            raise UsageError(
+                f"{name}: expected one for each of {len(whole)} cells of the adata, got shape {list(np.shape(values))}"
+            )
+    for s, cells_of in where.items():
+        if np.asarray(cells_of).ndim != 1 or np.asarray(cells_of).dtype.kind not in "iub":
+            raise UsageError(f"cells: expected positions of cells in {s}, got {type(cells_of).__name__}")
 
     def each(values: Any) -> dict[str, Any]:
         return {} if values is None else {s: np.asarray(values)[np.asarray(i)] for s, i in where.items()}

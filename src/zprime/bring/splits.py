@@ -161,7 +161,7 @@ def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:
 def _labels(name: str, y: Any, n: int) -> Tensor:
     try:
         labels = torch.as_tensor(y)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ArrayError(
             f"labels: expected {n} integers for {name}, got {type(y).__name__} ({error}); number the names, the same "
             "in all splits: e.g. [names.index(y) for y in labels]"
