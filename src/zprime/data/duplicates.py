@@ -134,4 +134,8 @@ def _digests(x: Tensor) -> Iterator[bytes]:
         return
     data = rows.numpy().data.cast("B")
     for start in range(0, len(data), width):
-        yield hashlib.blake2b(data[start : start + width], digest_size=16).digest()
+        yield _digest(data[start : start + width])
+
+
+def _digest(row: memoryview) -> bytes:
+    return hashlib.blake2b(row, digest_size=16).digest()
