@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import artifact, exporting, memory, model_prior, vae
+from zprime.calls import taken
 from zprime.decoders import as_decoder
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
@@ -265,6 +267,7 @@ def _of_vae(model: vae.VAE, *, encoder: bool) -> tuple[dict[str, Any], dict[str,
     return config, tensors
 
 
+@taken("sample", instead="of a brought model write sample(mine.generator(r), n)", types={"n": Integral})
 def sample(
     model: GenerativeModel,
     n: int,

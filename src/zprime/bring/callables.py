@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zprime import memory
 from zprime.bring import readings
 from zprime.bring.answers import Spelled
 from zprime.bring.conditional_priors import Gaussians
 from zprime.bring.conditions import Layout, Told
 from zprime.bring.places import Place, back
 from zprime.bring.refusals import check_form, way_out
+from zprime.calls import theirs
 from zprime.decoders import evaluating
-from zprime.errors import ArrayError, UsageError, ZprimeError
+from zprime.errors import ArrayError
 
 ENCODERS = Callable[..., Any]
 
@@ -158,17 +158,13 @@ def asked(name: str, f: Callable[..., Any], *given: Tensor) -> Any:
     Raises:
         UsageError: it fails; the message says with what it was called.
     """
-    try:
+
+    def says(error: BaseException) -> str:
+        way = remedy(str(error), conditions=len(given) > 1)
+        return f"{name}: it fails when it is given {_said(given)} ({type(error).__name__}: {error}); {way}"
+
+    with theirs(says):
         return f(*given)
-    except ZprimeError:
-        raise
-    except Exception as error:
-        if memory.ran_out(error) is not None:
-            raise
-        raise UsageError(
-            f"{name}: it fails when it is given {_said(given)} ({type(error).__name__}: {error}); "
-            f"{remedy(str(error), conditions=len(given) > 1)}"
-        ) from error
 
 
 def remedy(said: str, *, conditions: bool) -> str:

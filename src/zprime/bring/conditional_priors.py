@@ -28,7 +28,7 @@ def one_or_each(prior: Any, conditions: object) -> tuple[LatentDistribution | Di
     Raises:
         UsageError: a function, and no conditions.
     """
-    if prior is None or isinstance(prior, LatentDistribution | Distribution):
+    if isinstance(prior, LatentDistribution | Distribution) or not callable(prior):
         return prior, None
     if conditions is None:
         raise UsageError("prior: expected one distribution, got a function; give the conditions that it takes, too")
