@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -76,9 +77,7 @@ def explore(
             say("ended")
 
 
-def _write(
-    static: Path, runtime: Path | None, run: Path, source: str, own: OwnModel, allow: tuple[bool, bool]
-) -> None:
+def _write(static: Path, runtime: Path | None, run: Path, source: str, own: OwnModel, allow: tuple[bool, bool]) -> None:
     if runtime is None:
         raise UsageError(
             "runtime: expected the folder of onnxruntime-web, whose files are copied (npm pack onnxruntime-web, and "
@@ -87,7 +86,7 @@ def _write(
     model, _ = chosen(run, source, "", own=own)
     prior = None if read(run).kind == "generator" else RunFolder.open(run).prior
     made = exploring.write(static, model, runtime, prior=prior, allow_copies=allow[0], allow_rows=allow[1])
-    command = f"python -m http.server --bind 127.0.0.1 --directory {static} 8000"
+    command = f"python -m http.server --bind 127.0.0.1 --directory {quote(str(static))} 8000"
     say(f"z' from {model.latent.label}: {made.path}. To look at it: {command}, and http://127.0.0.1:8000")
     say(model.says())
     give({"folder": made.path, "files": sorted(made.files), "command": command, **made.config})

@@ -1,4 +1,4 @@
-"""What the page shows, as functions of posteriors, a decoder and latent distributions; each answer is ready for JSON."""
+"""What the page shows, from posteriors, a decoder and latent distributions; each answer is ready for JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

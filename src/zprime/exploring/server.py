@@ -123,7 +123,7 @@ def _between(explorer: Explorer, given: Mapping[str, str]) -> dict[str, Any]:
     rows = _places(given, "rows")
     if len(rows) != 2:
         raise UsageError(f"rows: expected two, got {len(rows)}")
-    return explorer.between(*rows, given.get("source", "prior"))
+    return explorer.between(rows[0], rows[1], given.get("source", "prior"))
 
 
 ASKED: dict[str, Callable[[Explorer, Mapping[str, str]], dict[str, Any]]] = {
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
     server_version, sys_version, timeout = "zprime", "", SECONDS
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Answer."""
         path, _, query = self.path.partition("?")
         secret, _, below = path.removeprefix("/").partition("/")

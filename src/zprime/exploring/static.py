@@ -30,8 +30,8 @@ README = """# z' from {label}
 
     python -m http.server --bind 127.0.0.1 8000
 
-in this folder, then http://127.0.0.1:8000 in a browser: browsers load no module from a file. Nothing is asked of another
-machine. The page draws z' and decodes it with `decoder.onnx`, by onnxruntime-web in one thread.
+in this folder, then http://127.0.0.1:8000 in a browser: browsers load no module from a file. Nothing is asked of
+another machine. The page draws z' and decodes it with `decoder.onnx`, by onnxruntime-web in one thread.
 
 {says}
 """
@@ -131,8 +131,9 @@ def noise_of(drawn: FromNoise) -> dict[str, Any]:
     parts: dict[int, torch.Tensor] = {}
     edge = torch.cat([torch.zeros(1, dtype=torch.float64), drawn.cumulative.double()])
     share = edge[1:] - edge[:-1]
-    narrow = torch.where(share > 1e-9, drawn.scale.double().amin(1), -1.0)  # what is never drawn cannot be reached
-    for k in narrow.argsort(descending=True).tolist()[:TRIED]:
+    drawn_at_all = (share > 1e-9).nonzero().flatten()
+    narrow = drawn.scale[drawn_at_all].double().amin(1)
+    for k in drawn_at_all[narrow.argsort(descending=True)].tolist()[:TRIED]:
         wide = torch.diag(drawn.scale[k].double())
         own = torch.zeros(drawn.d, drawn.columns - drawn.d, dtype=torch.float64)
         if factor is not None and which is not None and int(which[k]) >= 0:

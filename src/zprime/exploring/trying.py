@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -109,7 +109,9 @@ class Trials:
         if setting not in values:
             raise UsageError(f"setting: expected one of {', '.join(values)}, got {setting!r:.40}")
         if value not in values[setting]:
-            raise UsageError(f"{setting}: expected one of {', '.join(f'{v:g}' for v in values[setting])}, got {value:g}")
+            raise UsageError(
+                f"{setting}: expected one of {', '.join(f'{v:g}' for v in values[setting])}, got {value:g}"
+            )
         key = setting, value
         if key not in self.made:
             self.made[key] = self._measured(_settings(setting, value).fit(self._task).distribution)
@@ -167,8 +169,6 @@ class Trials:
 
 
 def _settings(setting: str, value: float) -> Settings:
-    made = {
-        "components": partial(MixtureSettings, components=int(value), restarts=1, polish=0),
-        "bandwidth": partial(ExemplarsSettings, bandwidth=value),
-    }
-    return made[setting]()
+    if setting == "components":
+        return MixtureSettings(components=int(value), restarts=1, polish=0)
+    return ExemplarsSettings(bandwidth=value)

@@ -111,7 +111,7 @@ export function drawCurves(canvas, { reach, standard, prior, draws, gaussians, a
   p.strokeStyle = colour("ink"); p.lineWidth = 2; p.beginPath(); p.moveTo(to(at, 0)[0], base - 9); p.lineTo(to(at, 0)[0], base + 5); p.stroke();
   p.fillStyle = colour("soft"); p.font = "12px system-ui, sans-serif"; p.textAlign = "center";
   const step = reach > 6 ? 4 : reach > 3 ? 2 : 1;
-  for (let x = -Math.floor(reach / step) * step; x < reach; x += step) if (Math.abs(x) < 0.95 * reach) p.fillText(x, to(x, 0)[0], h - 5);
+  for (let x = -Math.floor(reach / step) * step; x < reach; x += step) if (Math.abs(x) < 0.95 * reach) p.fillText(short(x), to(x, 0)[0], h - 5);
 }
 
 // One x: an image on a canvas, or the columns of a table with where each value lies between least and largest.
