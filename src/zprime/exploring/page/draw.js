@@ -124,7 +124,7 @@ export function showX(x, scene, label) {
     });
     return box;
   }
-  const [c, h, w] = scene.image, canvas = make("canvas", { width: w, height: h, role: "img", ariaLabel: label });
+  const [c, h, w] = scene.image, canvas = make("canvas", { width: w, height: h, ...(label ? { role: "img", ariaLabel: label } : { ariaHidden: "true" }) });
   const levels = x.pixels ? Uint8Array.from(atob(x.pixels), k => k.charCodeAt(0)) : Uint8ClampedArray.from(x.values, v => 255 * v);
   const image = new ImageData(w, h), size = w * h;
   for (let i = 0; i < size; i++) for (let k = 0; k < 4; k++) image.data[4 * i + k] = k === 3 ? 255 : levels[(c === 1 ? 0 : k) * size + i];

@@ -296,7 +296,7 @@ async function start() {
   $("#about").textContent = `Every point of the map is a latent z of ${scene.d} dimensions, seen along two axes. Which distribution should z′ be drawn from?`;
   state.source = sources.find(s => s.name === scene.choice) || sources[0];
   state.z = state.source.draws[0];
-  $("main").hidden = false;
+  $("#all").hidden = false;
   view = plane(scene.axes.directions, 0, +$("#up").value);
   data();
   sliders();
