@@ -110,10 +110,10 @@ def test_a_datum_is_its_row_its_posterior_and_what_is_decoded_of_it() -> None:
     found, p = e.row(7), e.posteriors
     torch.testing.assert_close(pixels(found["x"]), rows()[7].flatten().double(), rtol=0, atol=0.5 / 255 + 1e-6)
     assert found["made"] == e.decode(p.mean[7].tolist())["x"]
-    assert found["gaussian"] == e.axes.gaussian(p.mean[7], p.scale[7])
+    assert found["posterior"] == e.axes.gaussian(p.mean[7], p.scale[7])
     assert replace(e, x=None).row(7)["x"] is None
     codes = MemoryPosteriors(p.mean, None, row_ids=p.row_ids)
-    assert replace(e, posteriors=codes, trials=None).row(7)["gaussian"] is None
+    assert replace(e, posteriors=codes, trials=None).row(7)["posterior"] is None
     for wrong in (-1, N):
         with pytest.raises(UsageError, match=f"rows: expected 1 to {SHARED} different numbers from 0 to {N - 1}"):
             e.row(wrong)
@@ -158,10 +158,10 @@ def test_what_data_share_is_the_closed_form_and_tightens() -> None:
         precision = 1 + (scale.pow(-2) - 1).sum(0)
         z = (mean * scale.pow(-2)).sum(0) / precision
         right = e.axes.gaussian(z, precision.rsqrt())
-        np.testing.assert_allclose(found["gaussian"]["covariance"], right["covariance"], rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(found["posterior"]["covariance"], right["covariance"], rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(found["z"], z.numpy(), rtol=1e-3, atol=1e-4)
         assert found["made"] == e.decode(z.float().tolist())["x"]
-        widths.append(math.sqrt(found["gaussian"]["covariance"][0][0]))
+        widths.append(math.sqrt(found["posterior"]["covariance"][0][0]))
     assert all(b < a for a, b in zip(widths, widths[1:], strict=False))
     assert widths[-1] == pytest.approx(widths[0] / math.sqrt(60), rel=0.2)
 
@@ -173,14 +173,14 @@ def test_full_posteriors_share_a_full_one() -> None:
     precision = 4 * torch.linalg.inv((tril[0] @ tril[0].T).double()) - 3 * torch.eye(D)
     right = full.axes.gaussian(torch.zeros(D), torch.linalg.cholesky(torch.linalg.inv(precision)))
     np.testing.assert_allclose(
-        full.shared([4, 9, 1, 0])["gaussian"]["covariance"], right["covariance"], rtol=1e-3, atol=1e-5
+        full.shared([4, 9, 1, 0])["posterior"]["covariance"], right["covariance"], rtol=1e-3, atol=1e-5
     )
 
 
 def test_what_shares_no_latent_says_why() -> None:
     e = explorer(trials=False)
     codes = replace(e, posteriors=MemoryPosteriors(e.posteriors.mean, None))
-    assert "takes" in codes.shared([0, 1])["says"]
+    assert "codes without a posterior" in codes.shared([0, 1])["says"]
     assert codes.shared([0, 1])["ok"] is False
     wide = MemoryPosteriors(e.posteriors.mean, torch.full((N, D), 1.5))
     assert "is no density" in replace(e, posteriors=wide).shared([0, 1])["says"]

@@ -277,7 +277,7 @@ def test_codes_a_table_another_prior(look: Any) -> None:
     o.page.locator("#random").click()
     o.settle()
     assert "There is a code only" in o.text("#datum-says")
-    assert o.text("#shared-says")
+    assert "codes without a posterior" in o.text("#shared-says")
     assert not o.page.locator("#like").is_visible()
     assert o.page.locator(".stop").count() == 24
     shot(o.page, "explore-codes")

@@ -138,8 +138,8 @@ class Explorer:
         """
         (i,), p = self._rows([at]).tolist(), self.posteriors
         x = None if self.x is None else shown(self._units(self.x[i]), image=self.model.image is not None)
-        gaussian = None if p.form == "points" else self.axes.gaussian(p.mean[i], p.scale[i])
-        return {"x": x, "made": self._shown(p.mean[i : i + 1])[0], "z": numbers(p.mean[i]), "gaussian": gaussian}
+        posterior = None if p.form == "points" else self.axes.gaussian(p.mean[i], p.scale[i])
+        return {"x": x, "made": self._shown(p.mean[i : i + 1])[0], "z": numbers(p.mean[i]), "posterior": posterior}
 
     def shared(self, rows: Sequence[int]) -> dict[str, Any]:
         """p(z|D) of one latent that some rows D share: the product of experts, which is exact if the encoder is.
@@ -152,19 +152,21 @@ class Explorer:
             UsageError: no rows, more than 64, one twice, or none of the map.
         """
         at, p = self._rows(rows), self.posteriors
-        settings = ProductOfExpertsSettings(group=tuple(p.row_ids[at].tolist()))
-        task = Task(p, p, self.prior, stream(self.seed, "explore", "shared"))
-        try:
-            task.need_form(settings)
-            fit = settings.fit(task)
-        except UsageError as error:  # no Gaussian posteriors, or another prior than N(0, I)
-            return {"ok": False, "says": str(error)}
+        if p.form == "points":
+            return {"ok": False, "says": "There are codes without a posterior, so it is not known what data share."}
+        if not is_standard(self.prior):
+            return {
+                "ok": False,
+                "says": f"It is known in closed form under N(0, I) only; the prior is {self.prior.label}.",
+            }
+        some = p.take(at)
+        fit = ProductOfExpertsSettings().fit(Task(some, some, self.prior, stream(self.seed, "explore", "shared")))
         if not fit.outcome.ok:
-            return {"ok": False, "says": fit.outcome.message}
+            return {"ok": False, "says": f"{fit.outcome.message}."}
         parts = fit.distribution.tensors()
-        gaussian = self.axes.gaussian(parts["mean"], parts["scale"])
+        posterior = self.axes.gaussian(parts["mean"], parts["scale"])
         made = self._shown(parts["mean"][None])[0]
-        return {"ok": True, "says": "", "z": numbers(parts["mean"]), "gaussian": gaussian, "made": made}
+        return {"ok": True, "says": "", "z": numbers(parts["mean"]), "posterior": posterior, "made": made}
 
     def between(self, start: int, end: int, source: str) -> dict[str, Any]:
         """Two ways from the mean of one row's posterior to that of another: straight, and through draws of a source.

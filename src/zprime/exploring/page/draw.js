@@ -60,9 +60,9 @@ export function drawMap(canvas, s) {
   };
   p.strokeStyle = colour("line"); p.lineWidth = 1;
   p.beginPath(); p.moveTo(w / 2, 0); p.lineTo(w / 2, h); p.moveTo(0, h / 2); p.lineTo(w, h / 2); p.stroke();
-  points(s.codes, "data", 2.4, 0.5);
   if (!s.standard) points(s.prior, "second", 2, 0.35);
-  points(s.draws, "mark", 2.4, 0.55);
+  const both = [[s.codes, "data", 2.4, 0.6], [s.draws, "mark", 2.4, 0.55]].sort((a, b) => b[0].length - a[0].length);
+  both.forEach(each => points(...each)); // the fewer on top
   if (s.standard) for (const times of [HALF, NINE]) {
     p.strokeStyle = colour("second"); p.lineWidth = 1.6;
     ellipse(p, to, { mean: [0, 0], cov: [[1, s.plane.c], [s.plane.c, 1]] }, times); p.stroke();

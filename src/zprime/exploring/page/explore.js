@@ -55,8 +55,8 @@ function redraw() {
 function paint() {
   const rows = scene.rows ? scene.rows.z : [], prior = sources[0].draws, last = state.picked.at(-1), q = last === undefined ? null : state.known.get(last);
   const gaussians = [];
-  if (q && q.gaussian) gaussians.push([q.gaussian, [5, 4], 1.4]);
-  if (state.shared && state.shared.ok) gaussians.push([state.shared.gaussian, [], 2.2]);
+  if (q && q.posterior) gaussians.push([q.posterior, [5, 4], 1.4]);
+  if (state.shared && state.shared.ok) gaussians.push([state.shared.posterior, [], 2.2]);
   const ways = state.ways ? [["straight", "ink", [3, 4]], ["through", "mark", []]].map(([way, name, dash]) => ({ name, dash, points: on(state.ways[way].map(s => s.z)) })) : [];
   const codes = on(rows), draws = on(state.source.draws);
   const reach = 1.12 * Math.max(2.6, ...[...codes, ...draws, ...(scene.standard ? [] : on(prior))].flat().map(Math.abs));
@@ -76,7 +76,7 @@ function paint() {
 function legend(q) {
   const parts = [["mark", "", `draws from ${state.source.label}`], ["second", scene.standard ? "line" : "", scene.standard ? "prior: around half and nine tenths" : "draws from the prior"]];
   if (scene.rows) parts.splice(1, 0, ["data", "", `codes of ${scene.rows.z.length} training rows`]);
-  if (q && q.gaussian) parts.push(["third", "line", "posterior of the last one picked (broken)"]);
+  if (q && q.posterior) parts.push(["third", "line", "posterior of the last one picked (broken)"]);
   if (state.shared && state.shared.ok) parts.push(["third", "line", "p(z|D) of those picked (solid)"]);
   $("#key").replaceChildren(...parts.map(([name, form, text]) => {
     const mark = make("i", { className: form });
@@ -84,7 +84,7 @@ function legend(q) {
     return make("li", {}, mark, text);
   }));
   const curves = `Densities along this axis: ${scene.standard ? "the prior" : "the prior (smoothed draws)"} blue, r (smoothed draws) red`;
-  $("#curve-note").textContent = `${curves}${q && q.gaussian ? ", posterior and p(z|D) green (narrow ones are cut at the top)" : ""}. The tick is z′.`;
+  $("#curve-note").textContent = `${curves}${q && q.posterior ? ", posterior and p(z|D) green (narrow ones are cut at the top)" : ""}. The tick is z′.`;
 }
 
 function axes() {
@@ -144,8 +144,8 @@ const datum = latest(async () => {
   if (!state.known.has(i)) state.known.set(i, await ask("row", { rows: i }));
   if (state.picked.at(-1) !== i) return;
   const found = state.known.get(i), figure = (x, words) => make("figure", {}, showX(x, scene, words), make("figcaption", {}, words));
-  $("#datum").replaceChildren(...(found.x ? [figure(found.x, `x, ${title(i)}`)] : []), figure(found.made, "decoded from the mean of its posterior"));
-  $("#datum-says").textContent = found.gaussian ? "Its posterior is drawn on the map and along the axis, beside r." : "There is a code only: this encoder gives no posterior.";
+  $("#datum").replaceChildren(...(found.x ? [figure(found.x, `x, ${title(i)}`)] : []), figure(found.made, found.posterior ? "decoded from the mean of its posterior" : "decoded from its code"));
+  $("#datum-says").textContent = found.posterior ? "Its posterior is drawn on the map and along the axis, beside r." : "There is a code only: this encoder gives no posterior.";
   redraw();
 });
 
@@ -164,7 +164,7 @@ const share = latest(async () => {
 function sharedSays() {
   const s = state.shared;
   if (!s) return;
-  const sd = s.ok ? Math.sqrt(s.gaussian.covariance[view.across][view.across]) : 0;
+  const sd = s.ok ? Math.sqrt(s.posterior.covariance[view.across][view.across]) : 0;
   $("#shared-says").textContent = s.ok ? `Standard deviation along ${scene.axes.names[view.across]}: ${short(sd)}. The more data share one latent, the narrower p(z|D) is: its draws make one average datum over and over.` : s.says;
 }
 
