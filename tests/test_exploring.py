@@ -75,6 +75,8 @@ def test_a_source_that_is_none_is_refused() -> None:
         explorer().decode([0.0] * D, "mixture")
     with pytest.raises(UsageError, match="source"):
         explorer(choice="mixture")
+    with pytest.raises(UsageError, match="explore: expected at most 4,000 latents, got 5,000"):
+        explorer(model=replace(explorer().model, latent=Prior(5000)))
     with pytest.raises(ArrayError, match=f"x: expected {N} rows"):
         explorer(x=rows(3))
 
@@ -97,12 +99,13 @@ def test_a_gaussian_along_the_axes_is_the_marginal_of_its_draws() -> None:
 
 
 def test_the_axes_are_principal_ones_and_the_dimensions_that_vary_most() -> None:
-    codes = torch.randn(500, 5, generator=stream(0, "codes")) * torch.tensor([0.1, 3.0, 1.0, 0.2, 2.0])
+    codes = torch.randn(500, 5, generator=stream(0, "codes")) * torch.tensor([0.15, 3.0, 1.0, 0.2, 2.0])
     axes = Axes.of(codes)
     assert axes.names[:4] == tuple(f"principal axis {i}" for i in (1, 2, 3, 4))
     assert axes.names[4:] == tuple(f"dimension {j}" for j in (1, 4, 2, 3, 0))
     assert float(axes.directions[1, 0].abs()) > 0.99
     assert Axes.of(torch.randn(10, 1)).names == ("principal axis 1", "dimension 0")
+    assert Axes.of(codes * torch.tensor([0.1, 1, 1, 1, 1])).names[-1] == "dimension 0 (collapsed)"
 
 
 def test_a_datum_is_its_row_its_posterior_and_what_is_decoded_of_it() -> None:

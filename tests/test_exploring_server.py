@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import own_code
 import small
 from exploring import D, N, explorer
 from test_exporting_onnx import needs_onnx
@@ -20,11 +22,13 @@ from zprime import artifact, exploring
 from zprime.cli import main
 from zprime.errors import UsageError
 from zprime.exploring import Server
-from zprime.exploring.server import AT_ONCE, LONGEST
+from zprime.exploring.server import AT_ONCE, LONGEST, Site
 from zprime.exploring.static import RUNTIME
 from zprime.interrupts import Stopped
 from zprime.latent import Aggregated
+from zprime.own_model import OwnModel
 from zprime.rng import stream
+from zprime.run_folder import RunFolder
 from zprime.sampling import GenerativeModel
 
 
@@ -159,6 +163,16 @@ def test_what_cannot_be_answered_says_why(server: Server, path: str, said: str) 
         assert ask(server, path)[0] == 400
 
 
+def test_what_a_decoder_raises_is_told() -> None:
+    def broken(z: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("out of luck")
+
+    e = explorer(trials=False)
+    answer = Site(replace(e, model=replace(e.model, decoder=broken))).answer("decode", "z=0,0,0")
+    assert answer.status == 500
+    assert json.loads(answer.body) == {"error": "RuntimeError: out of luck"}
+
+
 def test_a_first_line_without_end_is_refused(server: Server) -> None:
     assert raw(server, f"GET /{'x' * 70_000} HTTP/1.1\r\n\r\n").split()[1] == "414"
 
@@ -243,6 +257,29 @@ def test_a_run_whose_data_are_gone_is_shown_without_rows(run: Path, served: list
     assert explored.trying("components", 2.0)["copies"] is None
 
 
+def test_a_model_of_ones_own_is_asked_for_again(
+    served: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was not audited, too: the first fit is shown."""
+    place = own_code.folder(tmp_path / "own")
+    model = ["--model", f"{place / 'mymodel.py'}:build", "--model-weights", str(place / "w.pt")]
+    run = place / "run"
+    assert call("train", *model, "--data", place / "rows.npz", "--out", run, "--quiet") == 0
+    assert call("encode", run, *model, "--quiet") == 0
+    assert call("fit", run, "--kinds", "gaussian", "--quiet") == 0
+    (place / "ran").unlink()
+    capsys.readouterr()
+    assert call("explore", run) == 2
+    assert "zprime runs no code that it was not told to run" in " ".join(capsys.readouterr().err.split())
+    assert not (place / "ran").exists()
+    assert call("explore", run, *model) == 0
+    e = served[0].explorer
+    assert e.choice == "gaussian"
+    z = torch.tensor([0.5, -0.5])
+    right = RunFolder(run, OwnModel(*model[1::2])).vae.decode(z[None]).mean[0]
+    np.testing.assert_allclose(e.decode(z.tolist())["x"]["values"], right.detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -279,7 +316,6 @@ def test_the_folder_holds_the_page_and_no_row(tmp_path: Path) -> None:
         e.sources["gaussian"], e.model.decoder, e.model.shift, e.model.scale, e.model.image, "passes"
     )
     made = exploring.write(tmp_path / "out", model, place)
-    assert exploring.write(tmp_path / "out", model, place).hash == made.hash  # the same once more, over the older one
     page = {"draw.js", "explore.css", "explore.js", "index.html", "model.js"}
     assert set(made.files) == {*page, *RUNTIME, "README.md", "decoder.onnx", "scene.json"}
     scene = json.loads((tmp_path / "out" / "scene.json").read_text())

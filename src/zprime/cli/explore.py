@@ -1,6 +1,7 @@
 """zprime explore."""
 
 import signal
+import sys
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -69,6 +70,7 @@ def explore(
     with Server(_explorer(folder, source, seed), port) as server:
         product(f"{server.url} shows {run}, on this machine only. It is as confidential as the data. Ctrl-C ends it")
         give({"url": server.url, "run": run})
+        sys.stdout.flush()
         try:
             server.serve_forever()
         except interrupts.Stopped as stopped:

@@ -34,6 +34,8 @@ SHARED = 64
 """Rows that may share one latent, at most."""
 FAR = 1e4
 """Largest coordinate of a z that is decoded."""
+LATENTS = 4000
+"""Latent dimensions at most: a request holds a whole z."""
 COLUMNS = 60
 """Columns of a table that are shown."""
 
@@ -76,7 +78,9 @@ class Explorer:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise `ArrayError` or `UsageError` where the parts do not belong together."""
+        """Raise `ArrayError` or `UsageError` where the parts do not belong together, or z has too many dimensions."""
+        if self.prior.d > LATENTS:
+            raise UsageError(f"explore: expected at most {LATENTS:,} latents, got {self.prior.d:,}; see zprime report")
         if self.x is not None and len(self.x) != self.posteriors.n:
             raise ArrayError(f"x: expected {self.posteriors.n} rows, as posteriors has, got {len(self.x)}")
         self.source(self.choice)

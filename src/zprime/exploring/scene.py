@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.reporting.figures import principal_axes
+from zprime.results.thresholds import THRESHOLDS
 
 PRINCIPAL = 4
 DIMENSIONS = 24
@@ -37,7 +38,8 @@ class Axes:
         plane = principal_axes(codes, min(PRINCIPAL, d))
         variance = codes.var(0, correction=0)
         order = sorted(range(d), key=lambda j: -float(variance[j]))[:DIMENSIONS]
-        names = [f"principal axis {i + 1}" for i in range(plane.shape[1])] + [f"dimension {j}" for j in order]
+        names = [f"principal axis {i + 1}" for i in range(plane.shape[1])]
+        names += [f"dimension {j}{'' if variance[j] > THRESHOLDS.active else ' (collapsed)'}" for j in order]
         return cls(tuple(names), torch.cat([plane, torch.eye(d, dtype=torch.float64)[:, order]], 1))
 
     def gaussian(

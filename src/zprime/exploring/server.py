@@ -89,8 +89,9 @@ class Site:
                 return Answer.json(ASKED[path](self.explorer, given))
         except UsageError as error:
             return Answer.json({"error": str(error)}, 400)
-        except ZprimeError as error:  # numbers that are not finite, memory
-            return Answer.json({"error": str(error)}, 500)
+        except Exception as error:  # numbers that are not finite, memory, and whatever a decoder of the user's raises
+            said = str(error) if isinstance(error, ZprimeError) else f"{type(error).__name__}: {error}"
+            return Answer.json({"error": said}, 500)
 
 
 def _given(query: str) -> dict[str, str]:

@@ -122,6 +122,8 @@ export function showX(x, scene, label) {
       const [low, high] = scene.span[j], at = high > low ? 2 + 96 * Math.max(0, Math.min(1, (x.values[j] - low) / (high - low))) : 50;
       box.append(make("span", { title: name }, name), bar(at), make("output", {}, short(x.values[j])));
     });
+    const more = x.values.length - scene.columns.length;
+    if (more > 0) box.append(make("span", {}, `and ${more} more`));
     return box;
   }
   const [c, h, w] = scene.image, canvas = make("canvas", { width: w, height: h, ...(label ? { role: "img", ariaLabel: label } : { ariaHidden: "true" }) });
