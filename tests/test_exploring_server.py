@@ -1,5 +1,6 @@
 """The server of `zprime explore`: this machine only, bounded requests, nothing but the page; and the command."""
 
+import contextlib
 import http.client
 import json
 import signal
@@ -178,16 +179,16 @@ def test_a_first_line_without_end_is_refused(server: Server) -> None:
 
 
 def test_connections_beyond_a_number_are_closed() -> None:
-    with Server(explorer(trials=False)) as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    with Server(explorer(trials=False)) as made, contextlib.ExitStack() as silent:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
-        silent = [socket.create_connection(("127.0.0.1", made.server_port)) for _ in range(AT_ONCE)]
-        with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
-            [ask(made, "") for _ in range(50)]
-        for connection in silent:
-            connection.close()
-        made.shutdown()
-        thread.join()
+        for _ in range(AT_ONCE):
+            silent.enter_context(socket.create_connection(("127.0.0.1", made.server_port)))
+        try:
+            with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+                [ask(made, "") for _ in range(20)]
+        finally:
+            made.shutdown()
 
 
 def test_a_port_that_is_taken_or_none_is_refused(server: Server) -> None:
