@@ -300,6 +300,11 @@ def test_what_cannot_be_done_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_shipped_generator_has_nothing_to_serve(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("explore", run / "generator") == 2
+    assert "has no posteriors to show; write a page with --static" in " ".join(capsys.readouterr().err.split())
+
+
 # -- the folder without a server ---------------------------------------------------------------------------------------
 
 

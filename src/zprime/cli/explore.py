@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from zprime import exploring, interrupts
-from zprime.artifact import read
+from zprime.artifact import is_artifact, read
 from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, product, say
 from zprime.cli.run import FLAT
@@ -65,6 +65,10 @@ def explore(
         return
     if runtime is not None or allow_copies or allow_rows:
         raise UsageError("runtime, allow-copies and allow-rows: expected --static DIR too, the folder to write")
+    if is_artifact(run) and read(run).kind == "generator":
+        raise UsageError(
+            f"run: {run} is a shipped generator, which has no posteriors to show; write a page with --static"
+        )
     folder = RunFolder.open(run, own)
     Threads.by_work(OPTIONS.threads).use(heavy=folder.of_model.heavy)
     with Server(_explorer(folder, source, seed), port) as server:
