@@ -31,6 +31,7 @@ VERBS = {
     "audit": "Measure every fitted latent distribution on held-out data, with verdicts.",
     "sample": "Draw z' and x' from a run or a shipped generator.",
     "export": "Write a folder by which anyone can draw z' with NumPy alone, and x' from one ONNX file.",
+    "explore": "Look at a latent space in a browser on this machine: move z' and see x', switch what it is drawn from.",
     "codes": "Write the codes of a run's rows to a Parquet file, for tools that show points.",
     "init": "Write a commented Python file by which a VAE of your own comes to the command line.",
     "kinds": "List every kind of latent distribution: what it stores, its cost, when to use it.",

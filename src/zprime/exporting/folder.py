@@ -27,14 +27,18 @@ RANDOM = {
 }
 
 
-def check_place(path: Path) -> None:
-    """Refuse a folder that holds something else than an earlier export.
+def check_place(path: Path, wanted: str = KIND) -> None:
+    """Refuse a folder that holds something else than an earlier artefact of the same kind.
+
+    Args:
+        path: the folder.
+        wanted: the kind.
 
     Raises:
         UsageError: it holds other files, another artefact or a run, which would be lost.
     """
     artifact.check_replaceable(path)
-    if artifact.is_artifact(path) and (kind := artifact.read(path).kind) != KIND:
+    if artifact.is_artifact(path) and (kind := artifact.read(path).kind) != wanted:
         raise UsageError(f"{path}: there lies an artefact of kind {kind}, which would be lost; choose another folder")
 
 
