@@ -19,7 +19,8 @@ from zprime.exploring.scene import Axes, numbers
 from zprime.exploring.server import PAGE, page_file
 from zprime.exporting import FromNoise
 from zprime.rng import stream
-from zprime.sampling import GenerativeModel, check_leaks
+from zprime.leaks import check_leaks
+from zprime.sampling import GenerativeModel
 
 KIND = "explorer"
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -60,7 +61,7 @@ def write(
         UsageError: as `GenerativeModel.export` with `onnx`; or no onnxruntime-web in `runtime`; or no z can be decoded
             that r(z) itself would not draw.
     """
-    check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
+    check_leaks(model.latent, model.copying, allow_copies=allow_copies, allow_rows=allow_rows)
     path, runtime = Path(path), Path(runtime)
     exporting.check_place(path, KIND)
     files = {name: _runtime(runtime / name) for name in RUNTIME}
