@@ -18,8 +18,8 @@ from zprime.exploring.explorer import COLUMNS, DRAWS, NUMBERS
 from zprime.exploring.scene import Axes, numbers
 from zprime.exploring.server import PAGE, page_file
 from zprime.exporting import FromNoise
-from zprime.rng import stream
 from zprime.leaks import check_leaks
+from zprime.rng import stream
 from zprime.sampling import GenerativeModel
 
 KIND = "explorer"
