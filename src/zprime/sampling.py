@@ -43,6 +43,7 @@ class GenerativeModel:
         image: (channels, height, width) if x' are images of range 0 to 1, else None.
         copying: whether its samples copy training rows: `passes` or `copies`, by an audit, or `untested`.
         built_by: the function that builds a decoder of the user's own, as a run names it; else empty.
+        notes: what to know of z' before it is given to another decoder than this one: sentences.
     """
 
     latent: LatentDistribution
@@ -52,6 +53,7 @@ class GenerativeModel:
     image: tuple[int, ...] | None = None
     copying: str = "untested"
     built_by: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise `UsageError` where the decoder, or the latent distribution, is none."""
@@ -139,7 +141,13 @@ class GenerativeModel:
         return artifact.write(path, artifact.Manifest("generator", config, key, seed, dict(inputs)), tensors=tensors)
 
     def export(
-        self, path: str | Path, *, onnx: bool = False, allow_copies: bool = False, allow_rows: bool = False
+        self,
+        path: str | Path,
+        *,
+        onnx: bool = False,
+        given: Any = None,
+        allow_copies: bool = False,
+        allow_rows: bool = False,
     ) -> artifact.Artifact:
         """Write a folder by which anyone can draw z', and x', without zprime and without torch.
 
@@ -149,6 +157,7 @@ class GenerativeModel:
         Args:
             path: the folder to make; an earlier export there is replaced.
             onnx: write `generator.onnx` too: random numbers in, the mean of p(x|z') in the units of the data out.
+            given: the condition that `generator.onnx` is of, where the decoder is told any; x' has it behind it.
             allow_copies: write even where an audit found that the samples copy training rows.
             allow_rows: write even a latent distribution that stores functions of single training rows.
 
@@ -166,10 +175,13 @@ class GenerativeModel:
             "copying": self.copying,
             "unfit_to_publish": self.copying == "copies",
             "says": self.says(),
-        } | ({"decoder": self.built_by} if self.built_by else {})
+        }
+        about |= ({"decoder": self.built_by} if self.built_by else {}) | ({"notes": self.notes} if self.notes else {})
         drawn = exporting.from_noise(self.latent)
         exporting.check_place(Path(path))
-        content = exporting.to_onnx(drawn, as_decoder(self.decoder), self.shift, self.scale) if onnx else None
+        content = (
+            exporting.to_onnx(drawn, as_decoder(self.decoder), self.shift, self.scale, given=given) if onnx else None
+        )
         return exporting.write(path, drawn, about, onnx=content)
 
     def __repr__(self) -> str:

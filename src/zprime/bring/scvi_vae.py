@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from zprime.bring.brought import Brought, bring
-from zprime.bring.conditions import Conditioned, Layout
+from zprime.bring.conditions import Conditioned
 from zprime.bring.splits import split
+from zprime.data.conditions import Layout
 from zprime.errors import UsageError
 
 FIELDS = {"batch": 1, "labels": 1, "extra_continuous_covs": 0, "extra_categorical_covs": 0}

@@ -1,5 +1,6 @@
 """zprime export."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,8 @@ from cyclopts import Parameter
 from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, say
 from zprime.cli.run import FLAT
+from zprime.errors import UsageError
+from zprime.exporting import ONNX
 from zprime.own_model import OwnModel
 from zprime.threads import Threads
 
@@ -33,7 +36,8 @@ def export(
         What z' is drawn from: `prior`, a fit by its name, or a fit with a share of the prior in percent, as in
         mixture+p10; default: the verdict's. One Gaussian, or a mixture of Gaussians.
     given
-        `label=3` takes r(z|y = 3): of --from, or of the run's first conditional latent distribution.
+        `label=3` takes r(z|y = 3): of --from, or of the run's first conditional latent distribution. With --onnx: the
+        conditions that the decoder is told, by their names, where it is told any.
     onnx
         Write generator.onnx too: random numbers in, the mean of p(x|z') in the units of the data out (extra `onnx`).
     allow_copies
@@ -44,9 +48,17 @@ def export(
         Folder to make; default: <name of the run>-export, here.
     """
     Threads.by_work(OPTIONS.threads).use(heavy=False)
-    model, _ = chosen(run, source, given, own=own)
+    found = chosen(run, source, given, own=own)
+    model = found.model
+    if found.given is not None and not (onnx or found.labelled):
+        raise UsageError(
+            f"given: z' from {model.latent.label} does not depend on {given}; x' does, which --onnx writes. Leave "
+            "--given out, or add --onnx"
+        )
+    if found.given is not None:
+        model = replace(model, notes=(*model.notes, f"{ONNX} is of {given}: each x is a row of x' with it behind."))
     folder = Path(f"{run.absolute().name}-export") if out is None else out
-    made = model.export(folder, onnx=onnx, allow_copies=allow_copies, allow_rows=allow_rows)
+    made = model.export(folder, onnx=onnx, given=found.given, allow_copies=allow_copies, allow_rows=allow_rows)
     say(f"z' from {model.latent.label}: {made.path}; its README.md says how to draw from it")
     say(model.says())
     give({"folder": made.path, "files": sorted(made.files), **made.config})

@@ -57,7 +57,7 @@ def write(path: str | Path, drawn: FromNoise, about: dict[str, Any], *, onnx: by
 
 def readme(said: dict[str, Any], *, whole: bool) -> str:
     """How to sample from the folder, in ten lines or so."""
-    d, columns = said["d"], said["columns"]
+    d, columns, told = said["d"], said["columns"], "\n\n".join((said["says"], *said.get("notes", ())))
     text = f"""# z' from {said["label"]}
 
     python sample.py 100 0 z.npy
@@ -65,7 +65,7 @@ def readme(said: dict[str, Any], *, whole: bool) -> str:
 writes 100 draws of z', seed 0, shape [100, {d}], to `z.npy`. In Python: `from sample import sample`, `sample(100, 0)`.
 It needs NumPy only. `latent.json` says what z' is drawn from, and how a seed makes the random numbers.
 
-{said["says"]}
+{told}
 """
     if not whole:
         built_by = said.get("decoder")

@@ -1,5 +1,6 @@
 """The schemas of the kinds of artefacts that are no latent distributions."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from zprime.schema import (
     UNITS,
     WEIGHTS,
     Array,
+    Field,
     Flag,
     Items,
     Maybe,
@@ -76,6 +78,11 @@ WEIGHTS_OF_VAE = {
 
 def _data(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
     _shapes(tensors, config["shape"])
+    told = config.get("conditions")
+    need("conditions", (told is None) == (not config["settings"].get("conditions")), "them as the settings say", told)
+    if told is not None:
+        _laid_out(told, config["shape"])
+        need("names", len(told["names"]) == told["width"], f"{told['width']}, one a number", told["names"])
     ids = [tensors[f"ids.{s}"] for s in SPLITS]
     need(
         "ids", len(torch.unique(torch.cat(ids))) == sum(map(len, ids)), "every row in one split", [len(i) for i in ids]
@@ -83,11 +90,24 @@ def _data(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes
     need("sizes", config["sizes"] == dict(zip(SPLITS, map(len, ids), strict=True)), "as many as ids", config["sizes"])
 
 
+def _laid_out(layout: Mapping[str, Any], shape: list[int]) -> None:
+    entries = math.prod(layout["shape"]) + layout["width"]
+    need("shape", shape == [entries], f"[{entries}], x and its conditions", shape)
+    need("conditions", not layout["flat"] or layout["width"] == 1, "one number a row where they are flat", layout)
+
+
 def _shapes(tensors: Mapping[str, Tensor], shape: list[int]) -> None:
     for name in ("shift", "scale"):
         need(name, list(tensors[name].shape) == shape, f"shape {shape}, that of a row", list(tensors[name].shape))
 
 
+LAYOUT: Mapping[str, Field] = {
+    "shape": Items(Whole(1, MOST), 1, 8),
+    "width": Whole(1, MOST),
+    "whole": Flag(),
+    "flat": Flag(),
+}
+"""How x and conditions stand in a row."""
 SCALING = {"shift": Array({"*": ORIGINS}, "real"), "scale": Array({"*": UNITS}, "real")}
 """In the units of the data, whatever these are."""
 DATA = Schema(
@@ -104,6 +124,7 @@ DATA = Schema(
                 "group": Text(),
                 "aside": Text(),
                 "keep_duplicates": Flag(),
+                "conditions": Maybe(Text()),
             }
         ),
         "seed": Whole(-(1 << 62)),
@@ -117,6 +138,7 @@ DATA = Schema(
         "bytes": Whole(),
         "columns": Maybe(Items(Text())),
         "brought": Maybe(Flag()),
+        "conditions": Maybe(Record({**LAYOUT, "names": Items(Text(), 1), "classes": Items(Text())})),
     },
     {**SCALING, **{f"ids.{s}": Array({f"rows_of_{s}": ROW_IDS}, "int64") for s in SPLITS}},
     _data,
@@ -147,6 +169,13 @@ MODEL = Schema(
 def _own_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
     both = [name in tensors for name in ("coordinates.loc", "coordinates.scale")]
     need("coordinates", both[0] == both[1], "loc and scale, or neither", both)
+    layout = config.get("conditions")
+    need(
+        "conditions", (layout is None) == ("conditions" not in tensors), "what they are and a tensor, or neither", both
+    )
+    if layout is not None:
+        _laid_out(layout, config["shape"])
+        need("conditions", tensors["conditions"].shape[1] == layout["width"], f"{layout['width']} columns", sizes)
 
 
 OWN_MODEL = Schema(
@@ -161,11 +190,15 @@ OWN_MODEL = Schema(
         "shape": Items(Whole(1, MOST), 1, 8),
         "latents": Whole(1, LATENTS, size="d"),
         "unit": Flag(),
+        "conditions": Maybe(Record(LAYOUT)),
+        "close": Maybe(Real(0, 1)),
+        "units": Maybe(Text()),
         "says": Items(Text()),
         "prior": Maybe(Part()),
     },
     {
         "answers": Array({"*": ANY}, "real"),
+        "conditions": Array({"* *": FINITE}, "real", optional=True),
         "coordinates.loc": Array({"d": FINITE}, "real", optional=True),
         "coordinates.scale": Array({"d": POSITIVE, "d d": FACTOR}, "real", optional=True),
         "prior.*": Array({"*": ANY}, "any"),
