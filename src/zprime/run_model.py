@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import final
 
+from torch import Tensor
+
 from zprime import latent, model_prior, own_model, vae
 from zprime.artifact import Artifact
 from zprime.data.conditions import Layout
@@ -49,6 +51,15 @@ class RunModel:
         """How x and conditions stand in a row; None of a model that is told none."""
         told = self.source.config.get("conditions") if self.brought else None
         return None if told is None else Layout.of(told)
+
+    @property
+    def pool(self) -> Tensor | None:
+        """Conditions of its training rows, [n, k]; None of a model that is told none.
+
+        Raises:
+            ArtifactError: it was altered.
+        """
+        return None if self.layout is None else self.source.tensors()["conditions"]
 
     @property
     def heavy(self) -> bool:

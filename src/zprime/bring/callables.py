@@ -176,10 +176,12 @@ def asked(name: str, f: Callable[..., Any], *given: Tensor) -> Any:
 
 def remedy(said: str, *, conditions: bool) -> str:
     """What to do about an encoder or a decoder that fails; `conditions` says whether it was told any."""
-    if "positional argument" in said and not conditions:
+    if "positional argument" in said and conditions:
+        return "with conditions they are called as encoder(x, c) and decoder(z, c); give functions of two arguments"
+    if "positional argument" in said:
         return (
-            "give what else it asks for, such as a class, as conditions={'train': c, 'heldout': c}, or a function of "
-            "one argument that knows it"
+            "give what else it asks for, such as a class, as conditions={'train': c, 'heldout': c} (on the command "
+            "line --conditions label, or a column), or a function of one argument that knows it"
         )
     if "requires grad" in said:
         return "a gradient is asked for here, and numpy has none: give one that computes with torch alone"

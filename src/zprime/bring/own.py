@@ -159,7 +159,7 @@ class Own:
         place = replace(place, networks=(*networks, *modules_of(likelihood)))
         made = distribution_of(likelihood, scale)
         layout = self.layout
-        advice = partial(_remedy, conditions=layout is not None)
+        advice = partial(remedy, conditions=layout is not None)
         encode, decode = (
             self._guarded(f, what, advice) for f, what in ((encoder, "the encoder"), (self.decoder, "the decoder"))
         )
@@ -252,14 +252,3 @@ def _batch(batch: tuple[Any, ...]) -> str:
     shapes = [f"{list(t.shape)}" for t in batch if isinstance(t, Tensor)]
     told = " and conditions of shape ".join(shapes)
     return f"a batch of shape {told}" if shapes else "a batch"
-
-
-def _remedy(said: str, *, conditions: bool) -> str:
-    """What to do about an encoder or a decoder that fails, on the command line."""
-    if "positional argument" in said:
-        if conditions:
-            return "with --conditions they are called with two arguments, encoder(x, c) and decoder(z, c)"
-        return (
-            "say what else it is told, --conditions label or the name of a column, or give a function of one argument"
-        )
-    return remedy(said, conditions=conditions)

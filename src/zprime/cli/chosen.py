@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
+import torch
 from torch import Tensor
 
 from zprime import artifact, latent, sampling
@@ -11,6 +12,7 @@ from zprime.cli.given import Given
 from zprime.data.conditions import Layout
 from zprime.errors import UsageError
 from zprime.own_model import OwnModel, in_environment
+from zprime.rng import stream
 from zprime.run_folder import RunFolder
 
 
@@ -26,6 +28,7 @@ class Chosen:
         given: what the decoder is told; None where it is told nothing, or what the data have.
         layout: of x' and conditions in a row; None without conditions.
         labelled: whether z' is drawn for a label that is given.
+        pool: conditions that others are drawn from, [m, k]; None without.
         unit: whether rows lie in [0, 1] where they are images.
     """
 
@@ -35,6 +38,7 @@ class Chosen:
     given: Tensor | None = None
     layout: Layout | None = None
     labelled: bool = False
+    pool: Tensor | None = None
     unit: bool = True
 
     @property
@@ -46,6 +50,13 @@ class Chosen:
         shape = self.layout.shape
         image = shape if len(shape) == 3 and shape[0] in (1, 3) and self.unit else None
         return replace(self.model, shift=shift, scale=scale, image=image)
+
+    def conditions(self, n: int, *, seed: int) -> Tensor | None:
+        """What the decoder is told for n samples: what is given, else those of training rows at random."""
+        if self.given is not None or self.layout is None or self.pool is None:
+            return self.given
+        at = torch.randint(len(self.pool), (n,), generator=stream(seed, "conditions"))
+        return self.layout.told(self.pool[at])
 
     def parts(self, row: Tensor) -> tuple[Tensor, Tensor | None]:
         """Samples and their conditions, in the form in which the model is told them; None without."""
@@ -86,7 +97,13 @@ def chosen(run: Path, source: str, given: str, *, store: str = "latents", own: O
     name = source or (_conditional(folder) if by_label else folder.choice())
     model = folder.generative(name, store=store)
     found = Chosen(
-        model, run / "samples" / (name + str(asked)), _columns(folder), c, of_model.layout, unit=of_model.unit
+        model,
+        run / "samples" / (name + str(asked)),
+        _columns(folder),
+        c,
+        of_model.layout,
+        unit=of_model.unit,
+        pool=of_model.pool,
     )
     # a model that is told the label takes it, and r(z|y) too, where that is what z' is drawn from
     return (

@@ -62,7 +62,7 @@ def sample(
     """
     Threads.by_work(OPTIONS.threads).use(heavy=True)
     found = chosen(run, source, given, store=store, own=own)
-    model, told = found.model, found.given
+    model, told = found.model, found.conditions(n, seed=seed)
     files = Files.of(out, found.default, run, found.of_x)
     z, rows = sampling.sample(
         model, n, seed=seed, noise=noise, given=told, allow_copies=allow_copies, allow_rows=allow_rows
