@@ -1,6 +1,5 @@
 """The schemas of the kinds of artefacts that are no latent distributions."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from zprime.schema import (
     UNITS,
     WEIGHTS,
     Array,
-    Field,
     Flag,
     Items,
     Maybe,
@@ -40,6 +38,7 @@ from zprime.schema import (
     guarded,
     need,
 )
+from zprime.schema.own_model import LAYOUT, OWN_MODEL, laid_out
 
 SHA256 = Text(pattern=manifest.SHA256.pattern)
 NAME = r"(?!\.)[^/\\\x00]{1,255}"
@@ -81,7 +80,7 @@ def _data(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes
     told = config.get("conditions")
     need("conditions", (told is None) == (not config["settings"].get("conditions")), "them as the settings say", told)
     if told is not None:
-        _laid_out(told, config["shape"])
+        laid_out(told, config["shape"])
         need("names", len(told["names"]) == told["width"], f"{told['width']}, one a number", told["names"])
     ids = [tensors[f"ids.{s}"] for s in SPLITS]
     need(
@@ -90,24 +89,11 @@ def _data(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes
     need("sizes", config["sizes"] == dict(zip(SPLITS, map(len, ids), strict=True)), "as many as ids", config["sizes"])
 
 
-def _laid_out(layout: Mapping[str, Any], shape: list[int]) -> None:
-    entries = math.prod(layout["shape"]) + layout["width"]
-    need("shape", shape == [entries], f"[{entries}], x and its conditions", shape)
-    need("conditions", not layout["flat"] or layout["width"] == 1, "one number a row where they are flat", layout)
-
-
 def _shapes(tensors: Mapping[str, Tensor], shape: list[int]) -> None:
     for name in ("shift", "scale"):
         need(name, list(tensors[name].shape) == shape, f"shape {shape}, that of a row", list(tensors[name].shape))
 
 
-LAYOUT: Mapping[str, Field] = {
-    "shape": Items(Whole(1, MOST), 1, 8),
-    "width": Whole(1, MOST),
-    "whole": Flag(),
-    "flat": Flag(),
-}
-"""How x and conditions stand in a row."""
 SCALING = {"shift": Array({"*": ORIGINS}, "real"), "scale": Array({"*": UNITS}, "real")}
 """In the units of the data, whatever these are."""
 DATA = Schema(
@@ -164,48 +150,6 @@ MODEL = Schema(
     {"prior.*": Array({"*": ANY}, "any"), **WEIGHTS_OF_VAE},
 )
 """Without `prior` it is N(0, I)."""
-
-
-def _own_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
-    both = [name in tensors for name in ("coordinates.loc", "coordinates.scale")]
-    need("coordinates", both[0] == both[1], "loc and scale, or neither", both)
-    layout = config.get("conditions")
-    need(
-        "conditions", (layout is None) == ("conditions" not in tensors), "what they are and a tensor, or neither", both
-    )
-    if layout is not None:
-        _laid_out(layout, config["shape"])
-        need("conditions", tensors["conditions"].shape[1] == layout["width"], f"{layout['width']} columns", sizes)
-
-
-OWN_MODEL = Schema(
-    {
-        "code": Record({"named": Text(), "function": Text(), "sha256": SHA256}),
-        "weights": Maybe(Record({"file": Text(), "sha256": SHA256})),
-        "encoder": Text(("", "encode", "encoder", "forward")),
-        "gives": Text(("std", "variance", "log-variance", "log-std", "scale_tril", "covariance")),
-        "likelihood": Text(),
-        "scale": Maybe(Real(0, inside=True)),
-        "beta": Real(0, inside=True),
-        "shape": Items(Whole(1, MOST), 1, 8),
-        "latents": Whole(1, LATENTS, size="d"),
-        "unit": Flag(),
-        "conditions": Maybe(Record(LAYOUT)),
-        "close": Maybe(Real(0, 1)),
-        "units": Maybe(Text()),
-        "says": Items(Text()),
-        "prior": Maybe(Part()),
-    },
-    {
-        "answers": Array({"*": ANY}, "real"),
-        "conditions": Array({"* *": FINITE}, "real", optional=True),
-        "coordinates.loc": Array({"d": FINITE}, "real", optional=True),
-        "coordinates.scale": Array({"d": POSITIVE, "d d": FACTOR}, "real", optional=True),
-        "prior.*": Array({"*": ANY}, "any"),
-    },
-    _own_model,
-)
-"""A model of the user's own: the code that makes it is named, and not there. Without `prior` it is N(0, I)."""
 
 
 def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
