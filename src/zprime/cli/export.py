@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, say
-from zprime.cli.run import FLAT
+from zprime.cli.groups import OWN
 from zprime.errors import UsageError
 from zprime.exporting import ONNX
 from zprime.own_model import OwnModel
@@ -23,7 +23,7 @@ def export(
     onnx: Annotated[bool, Parameter(negative="")] = False,
     allow_copies: Annotated[bool, Parameter(negative="")] = False,
     allow_rows: Annotated[bool, Parameter(negative="")] = False,
-    own: Annotated[OwnModel, FLAT] = OwnModel(),
+    own: Annotated[OwnModel, OWN] = OwnModel(),
     out: Path | None = None,
 ) -> None:
     """Write a folder by which anyone can draw z', with NumPy alone, and x' with any runtime of ONNX.

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from zprime import sampling
 from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, say
-from zprime.cli.run import FLAT
+from zprime.cli.groups import OWN
 from zprime.cli.sample_files import Drawn, Files
 from zprime.own_model import OwnModel
 from zprime.threads import Threads
@@ -24,7 +24,7 @@ def sample(
     store: str = "latents",
     allow_copies: Annotated[bool, Parameter(negative="")] = False,
     allow_rows: Annotated[bool, Parameter(negative="")] = False,
-    own: Annotated[OwnModel, FLAT] = OwnModel(),
+    own: Annotated[OwnModel, OWN] = OwnModel(),
     out: str | None = None,
     seed: int = 0,
 ) -> None:
