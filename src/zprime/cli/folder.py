@@ -1,12 +1,14 @@
 """Folders as arguments."""
 
+import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter, Token
 
-from zprime.errors import UsageError
+from zprime.errors import ArtifactError, UsageError
 
 
 def _named(kind: type, tokens: Sequence[Token]) -> Path:
@@ -20,3 +22,17 @@ def _named(kind: type, tokens: Sequence[Token]) -> Path:
 
 Folder = Annotated[Path, Parameter(converter=_named)]
 """The folder of a run."""
+
+
+def _there(kind: type, value: Path | Sequence[Path] | None) -> None:
+    """Refuse a path at which nothing lies."""
+    for path in (value,) if isinstance(value, Path) else value or ():
+        if not os.path.lexists(path):
+            beside = path.parent
+            names = [p.name for p in beside.iterdir()] if beside.is_dir() else []
+            near = difflib.get_close_matches(path.name, names, 1)
+            raise ArtifactError(f"no such folder: {path}" + (f"; did you mean {beside / near[0]}?" if near else ""))
+
+
+There = Annotated[Path, Parameter(converter=_named, validator=_there)]
+"""The folder of a run that is there."""
