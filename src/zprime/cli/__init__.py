@@ -14,6 +14,7 @@ from cyclopts.config import Env, Toml
 from zprime import __version__, interrupts, memory, stdio
 from zprime.cli.console import OPTIONS
 from zprime.cli.ending import ended
+from zprime.cli.folder import check_there
 from zprime.cli.helping import EPILOGUE, EXAMPLES, Help, shown_default
 from zprime.errors import UsageError
 
@@ -88,6 +89,7 @@ def launch(
     for name, value in bound.arguments.items():
         if any("\0" in str(v) for v in (value if isinstance(value, tuple) else (value,))):
             raise UsageError(f"{name}: expected text without the character of code 0, got {value!r}")
+    check_there(bound.arguments.get("run", ()))  # what every verb calls the folder that it works on
     return partial(command, *bound.args, **bound.kwargs)  # with all modules loaded that the verb needs
 
 

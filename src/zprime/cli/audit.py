@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, OUT, bars, give, say, say_table, verdicts
-from zprime.cli.folder import There
+from zprime.cli.folder import Folder
 from zprime.cli.groups import AUDIT, OWN
 from zprime.own_model import OwnModel
 from zprime.reporting import report
@@ -19,7 +19,7 @@ from zprime.threads import Threads, cores
 
 
 def audit(
-    run: There,
+    run: Folder,
     *,
     settings: Annotated[AuditSettings, AUDIT] = AuditSettings(),
     own: Annotated[OwnModel, OWN] = OwnModel(),

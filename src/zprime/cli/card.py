@@ -7,14 +7,14 @@ from cyclopts import Parameter
 
 from zprime import artifact, outputs
 from zprime.cli.console import give, say
-from zprime.cli.folder import There
+from zprime.cli.folder import Folder
 from zprime.reporting.card import card as text_of
 from zprime.reporting.card import digest, metrics
 from zprime.results.audit import load
 
 
 def card(
-    run: There,
+    run: Folder,
     *,
     out: Path | None = None,
     name: str = "",

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from zprime.cli.console import OPTIONS, bars, give, say
-from zprime.cli.folder import There
+from zprime.cli.folder import Folder
 from zprime.cli.groups import OWN
 from zprime.memory import size
 from zprime.own_model import OwnModel
@@ -11,7 +11,7 @@ from zprime.running import Run
 from zprime.threads import Threads
 
 
-def encode(run: There, *, own: Annotated[OwnModel, OWN] = OwnModel()) -> None:
+def encode(run: Folder, *, own: Annotated[OwnModel, OWN] = OwnModel()) -> None:
     """Encode the three splits of a run into posteriors.
 
     Parameters

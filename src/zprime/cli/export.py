@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, say
-from zprime.cli.folder import There
+from zprime.cli.folder import Folder
 from zprime.cli.groups import OWN
 from zprime.errors import UsageError
 from zprime.exporting import ONNX
@@ -17,7 +17,7 @@ from zprime.threads import Threads
 
 
 def export(
-    run: There,
+    run: Folder,
     *,
     source: Annotated[str, Parameter(name="--from")] = "",
     given: str = "",

@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, bars, give, say
-from zprime.cli.folder import There
+from zprime.cli.folder import Folder
 from zprime.cli.groups import OWN
 from zprime.cli.settings import kinds_with
 from zprime.fit_stage import KINDS
@@ -18,7 +18,7 @@ from zprime.threads import Threads, cores
 
 
 def fit(
-    run: There,
+    run: Folder,
     *,
     kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,
     set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),

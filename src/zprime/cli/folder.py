@@ -1,5 +1,6 @@
 """Folders as arguments."""
 
+import contextlib
 import difflib
 import os
 from collections.abc import Sequence
@@ -24,15 +25,12 @@ Folder = Annotated[Path, Parameter(converter=_named)]
 """The folder of a run."""
 
 
-def _there(kind: type, value: Path | Sequence[Path] | None) -> None:
-    """Refuse a path at which nothing lies."""
-    for path in (value,) if isinstance(value, Path) else value or ():
+def check_there(value: Path | Sequence[Path]) -> None:
+    """Raise `ArtifactError` for the folder of a run at which nothing lies, with the name that may be meant."""
+    for path in (value,) if isinstance(value, Path) else value:
         if not os.path.lexists(path):
-            beside = path.parent
-            names = [p.name for p in beside.iterdir()] if beside.is_dir() else []
+            beside, names = path.parent, list[str]()
+            with contextlib.suppress(OSError):  # it may not be there either, or not be readable
+                names = [p.name for p in beside.iterdir()]
             near = difflib.get_close_matches(path.name, names, 1)
             raise ArtifactError(f"no such folder: {path}" + (f"; did you mean {beside / near[0]}?" if near else ""))
-
-
-There = Annotated[Path, Parameter(converter=_named, validator=_there)]
-"""The folder of a run that is there."""

@@ -3,7 +3,6 @@
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
 from cyclopts.help import DefaultFormatter, HelpPanel
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Help(DefaultFormatter):
     def __call__(self, console: "Console", options: "ConsoleOptions", panel: HelpPanel) -> None:
         """Show one panel."""
         entries = [
-            evolve(e, negative_names=tuple(n for n in e.negative_names if not n.startswith("--empty-")))
+            e.copy(negative_names=tuple(n for n in e.negative_names if not n.startswith("--empty-")))
             for e in panel.entries
         ]
         super().__call__(console, options, panel.copy(entries=entries))

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from zprime import sampling
 from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, say
-from zprime.cli.folder import There
+from zprime.cli.folder import Folder
 from zprime.cli.groups import OWN
 from zprime.cli.sample_files import Drawn, Files
 from zprime.own_model import OwnModel
@@ -15,7 +15,7 @@ from zprime.threads import Threads
 
 
 def sample(
-    run: There,
+    run: Folder,
     *,
     n: Annotated[int, Parameter(name=["--n", "-n"])] = 64,
     source: Annotated[str, Parameter(name="--from")] = "",

@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, bars, give, product, say
-from zprime.cli.folder import There
+from zprime.cli.folder import Folder
 from zprime.cli.groups import OWN
 from zprime.own_model import OwnModel
 from zprime.results.differences import ROUNDING
@@ -17,7 +17,7 @@ MOST = 20  # differences that are printed; --json has all
 
 
 def verify(
-    run: There,
+    run: Folder,
     *,
     data: str | None = None,
     heldout_data: str | None = None,
