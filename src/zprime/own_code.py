@@ -110,10 +110,14 @@ class Code:
         place, _, function = named.rpartition(":")
         if not place or not function.isidentifier():
             raise UsageError(f"model: expected {EXAMPLE}, got {named!r}")
+        before = sys.modules.get(place)
         file = Path(place).expanduser() if _is_path(place) else _file_of(place)
         weights_file = Path(weights).expanduser() if weights else None
         content = b"" if weights_file is None else _content("model-weights", weights_file)
-        return cls(place, function, file, _content("model", file), weights_file, content)
+        code = cls(place, function, file, _content("model", file), weights_file, content)
+        if before is None and place in sys.modules:  # a package that it is in imports it
+            _note(code)
+        return code
 
     @property
     def named(self) -> str:
@@ -174,10 +178,18 @@ class Code:
         return Guard(self.place, self.file)
 
     def _module(self) -> types.ModuleType:
+        """The module, made from the very content that was read."""
         if not _is_path(self.place):
-            return importlib.import_module(self.place)
+            if self.place not in sys.modules:
+                found = importlib.import_module(self.place)
+                _note(self)
+                return found
+            if _IMPORTED.get(self.place) == (sys.modules[self.place].__spec__, self.sha256):
+                return sys.modules[self.place]
+            # this Python imported it before, maybe with other content: what is recorded by its hash has to be what runs
         module = types.ModuleType(f"zprime_own_{self.file.stem}")
         module.__file__ = str(self.file)
+        module.__package__ = "" if _is_path(self.place) else self.place.rpartition(".")[0]
         sys.modules[module.__name__] = module  # dataclasses look their module up
         exec(compile(self.content, str(self.file), "exec"), module.__dict__)
         return module
@@ -205,6 +217,15 @@ class Code:
         with theirs(says):
             answer.load_state_dict(weights)
         return answer
+
+
+_IMPORTED: dict[str, tuple[object, str]] = {}
+"""Modules that were imported here: name -> what Python found (another object after a reload), and SHA-256 of it."""
+
+
+def _note(code: Code) -> None:
+    """Remember of which content a module is that was just imported."""
+    _IMPORTED[code.place] = getattr(sys.modules[code.place], "__spec__", None), code.sha256
 
 
 def _is_path(place: str) -> bool:

@@ -46,13 +46,13 @@ def gaussians(prior: Callable[[Tensor], Any]) -> Gaussians:
         p = prior(c)
         while isinstance(p, Independent):
             p = p.base_dist
-        if not isinstance(p, Normal) or p.loc.ndim != 2 or len(p.loc) not in (1, len(c)):
+        if not isinstance(p, Normal) or p.loc.ndim != 2 or p.loc.shape[0] not in (1, c.shape[0]):
             raise UsageError(
                 "prior: expected a function from conditions to torch Normal distributions of shape [n, d] (in "
                 f"Independent, or not), got {type(p).__name__}; a p(z|c) of another form is not supported"
             )
         loc, scale = p.loc.detach().double().cpu(), p.scale.detach().double().cpu()
-        return loc.expand(len(c), -1), scale.expand(len(c), -1)
+        return loc.expand(c.shape[0], -1), scale.expand(c.shape[0], -1)
 
     return ask
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from zprime.bring.brought import Brought
-from zprime.bring.conditions import Conditioned, Layout
+from zprime.bring.conditions import Conditioned
 from zprime.bring.encoded import bring
 from zprime.bring.splits import split
 from zprime.calls import called
+from zprime.data.conditions import Layout
 from zprime.errors import UsageError
 
 FIELDS = {"batch": 1, "labels": 1, "extra_continuous_covs": 0, "extra_categorical_covs": 0}

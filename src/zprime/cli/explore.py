@@ -12,7 +12,8 @@ from zprime import exploring, interrupts
 from zprime.artifact import is_artifact, read
 from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, product, say
-from zprime.cli.run import FLAT
+from zprime.cli.folder import Folder
+from zprime.cli.groups import OWN
 from zprime.data import Rows
 from zprime.errors import ArtifactError, UsageError
 from zprime.exploring import Explorer, Server, Trials
@@ -20,9 +21,14 @@ from zprime.own_model import OwnModel
 from zprime.run_folder import RunFolder
 from zprime.threads import Threads
 
+CONDITIONAL = (
+    "run: this model is told conditions beside z, which the page does not ask for; draw by zprime sample RUN --given, "
+    "or write x' for one condition by zprime export RUN --onnx --given"
+)
+
 
 def explore(
-    run: Path,
+    run: Folder,
     *,
     source: Annotated[str, Parameter(name="--from")] = "",
     port: int = 0,
@@ -30,7 +36,7 @@ def explore(
     runtime: Path | None = None,
     allow_copies: Annotated[bool, Parameter(negative="")] = False,
     allow_rows: Annotated[bool, Parameter(negative="")] = False,
-    own: Annotated[OwnModel, FLAT] = OwnModel(),
+    own: Annotated[OwnModel, OWN] = OwnModel(),
     seed: int = 0,
 ) -> None:
     """Look at a latent space in a browser on this machine: move z' and see x', switch what it is drawn from.
@@ -70,6 +76,8 @@ def explore(
             f"run: {run} is a shipped generator, which has no posteriors to show; write a page with --static"
         )
     folder = RunFolder.open(run, own)
+    if folder.of_model.layout is not None:
+        raise UsageError(CONDITIONAL)
     Threads.by_work(OPTIONS.threads).use(heavy=folder.of_model.heavy)
     with Server(_explorer(folder, source, seed), port) as server:
         product(f"{server.url} shows {run}, on this machine only. It is as confidential as the data. Ctrl-C ends it")
@@ -89,7 +97,10 @@ def _write(static: Path, runtime: Path | None, run: Path, source: str, own: OwnM
             "runtime: expected the folder of onnxruntime-web, whose files are copied (npm pack onnxruntime-web, and "
             "its folder dist)"
         )
-    model, _ = chosen(run, source, "", own=own)
+    found = chosen(run, source, "", own=own)
+    if found.layout is not None:
+        raise UsageError(CONDITIONAL)
+    model = found.model
     prior = None if read(run).kind == "generator" else RunFolder.open(run).prior
     made = exploring.write(static, model, runtime, prior=prior, allow_copies=allow[0], allow_rows=allow[1])
     command = f"python -m http.server --bind 127.0.0.1 --directory {quote(str(static))} 8000"

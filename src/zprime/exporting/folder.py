@@ -124,6 +124,7 @@ def use(about: Mapping[str, Any], *, whole: bool, own: bool, checked: bool) -> s
 writes 100 draws of z', seed 0, shape [100, {d}], to `z.npy`. In Python: `from sample import sample`, `sample(100, 0)`.
 It needs NumPy only. `latent.json` says what z' is drawn from, and how a seed makes the random numbers.
 """
+    text += "".join(f"\n{note}\n" for note in about.get("notes", ()))
     if whole:
         text += f"""
 `{ONNX}` takes `uniform`, float64 [n], in [0, 1), and `normal`, float32 [n, {columns}], standard normal numbers. It
