@@ -23,6 +23,7 @@ FACADES = {
     "encoding.py encode",
     "fitting.py fit",
     "running.py run",
+    "sampling.py export",
     "sampling.py sample",
     "training.py train",
     "verifying.py verify",

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 import small
 from zprime import plot
@@ -11,6 +12,7 @@ from zprime.reporting import claims
 from zprime.reporting.glossary import GLOSSARY, glossed
 from zprime.reporting.page import html
 from zprime.reporting.palette import MARK, PROBLEM
+from zprime.reporting.questions import questions
 from zprime.reporting.sections import SECTIONS
 from zprime.reporting.tiles import State, better, copies, encoder, fault, published, stores, tiles
 from zprime.reporting.verdicts import changes
@@ -234,6 +236,15 @@ def test_pages_name_latents_from_z1(audit: Audit) -> None:
     assert "dimension 0" not in page
     assert '"z1' in page  # the axes of the map
     assert "z1" in [t.get_text() for t in plot.dimensions(audit).axes[-1].get_xticklabels()]
+
+
+def test_questions_are_answered_on_the_page(audit: Audit) -> None:
+    page = html(audit)
+    asked = questions(audit)
+    assert len(asked) > 4
+    for q in asked:
+        assert f"<summary>{escape(q.question)}</summary>" in page
+        assert not q.anchor or f'<a href="#{q.anchor}">The figures.</a>' in page
 
 
 def test_contents_lead_to_every_section(audit: Audit, tmp_path: Path) -> None:

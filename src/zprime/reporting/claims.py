@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from zprime.memory import size
 from zprime.reporting.palette import DATA, INK, LINE, MARK, PROBLEM, SECOND, SOFT, quiet, styled
@@ -21,6 +22,8 @@ AVERAGES = {"prior": "p(Z)", "product-of-experts": "posterior of one shared z"}
 """What averages are called, where not by their names."""
 LABEL, POINTS = 0.065, 185.0
 """What a name takes of the axis of `trade_off`, and points of its height that are 1."""
+TICKS = 5
+"""Intervals of an axis at most, however long the names beside it are."""
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 NOT_MEASURED = (math.nan, math.nan, math.nan)
 
@@ -52,6 +55,8 @@ def _dots(axis: Axes, dots: Sequence[Dot], *, named: bool = True) -> None:
     axis.set_ylim(-0.6, len(dots) - 0.4)
     axis.set_yticks(range(len(dots)), [d.name for d in reversed(dots)] if named else [""] * len(dots), color=INK)
     axis.tick_params(axis="y", length=0)
+    if axis.get_xscale() == "linear":
+        axis.xaxis.set_major_locator(MaxNLocator(TICKS))
 
 
 def _beyond(axis: Axes, value: float, y: int, colour: str) -> None:
@@ -306,6 +311,7 @@ def trade_off(audit: Audit) -> Figure | None:
         axis.annotate(text, (x, y), textcoords="offset points", va="center", color=INK, **place)
     axis.axvline(0, color=LINE, linewidth=0.8)
     axis.set_ylim(-0.05, 1.1)
+    axis.xaxis.set_major_locator(MaxNLocator(TICKS))
     axis.margins(x=0.25)
     axis.set_xlabel(f"{gain.words} over the prior, nats per row")
     axis.set_ylabel("chance to be nearer to\nthe training set")

@@ -28,6 +28,7 @@ from zprime.reporting import (
     sheets,
     surgery,
 )
+from zprime.reporting.questions import questions
 from zprime.reporting.section import Drawing, Section, Sentence, say
 from zprime.results.audit import Audit
 from zprime.tables import Table
@@ -63,6 +64,7 @@ SECTIONS: tuple[Section, ...] = (
         ),
         numbers=True,
     ),
+    Section("questions", "Questions that people ask", template="questions.html.j2", extra=questions),
     seeds.SECTION,
     sheets.SECTION,
     outputs.COUNTS,
