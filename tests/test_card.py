@@ -12,6 +12,7 @@ import zprime
 from zprime import cli
 from zprime.reporting.card import PROTOCOL, card, digest, metrics
 from zprime.results.audit import Audit
+from zprime.statistics.betting import Bet
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,17 @@ def test_the_head_has_the_metrics_of_the_audit(made: tuple[Path, Audit]) -> None
     assert head(card(audit, licence="mit"))["license"] == "mit"
 
 
-def test_the_guaranteed_limit_is_that_of_what_is_shipped(made: tuple[Path, Audit]) -> None:
+def test_the_guaranteed_limit_is_that_of_the_candidate_that_was_tested(made: tuple[Path, Audit]) -> None:
+    """Also where the verdict keeps the prior: the limit is not of the prior then."""
     audit = made[1]
-    kinds = {m.kind for m in metrics(audit, audit.entry(audit.verdict.choice))}
-    assert ("likelihood_gain_lower" in kinds) == (audit.verdict.bet is not None)
-    other = next(e for e in audit.entries if e.name not in (audit.verdict.choice, audit.verdict.best))
-    assert "likelihood_gain_lower" not in {m.kind for m in metrics(audit, other)}
+    betted = Bet(wealth=1.0, low=-0.3, bound=4.6, level=0.05, n=12)
+    for choice in (audit.verdict.best, "prior"):
+        kept = replace(audit, verdict=replace(audit.verdict, choice=choice, bet=betted))
+        limits = {
+            e.name: [m.value for m in metrics(kept, e) if m.kind == "likelihood_gain_lower"] for e in kept.entries
+        }
+        assert limits.pop(audit.verdict.best) == [betted.low]
+        assert set(map(tuple, limits.values())) == {()}
 
 
 def test_a_quick_audit_is_called_one(made: tuple[Path, Audit]) -> None:

@@ -456,7 +456,7 @@ def test_export_writes_a_folder_that_draws_with_numpy_alone(
     assert call("export", digits, "--from", "gaussian", "--out", tmp_path / "out", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["label"] == "gaussian"
-    assert said["files"] == ["README.md", "latent.json", "latent.safetensors", "sample.py"]
+    assert said["files"] == ["README.md", "check.json", "latent.json", "latent.safetensors", "sample.py"]
     subprocess.run([sys.executable, "sample.py", "5"], cwd=tmp_path / "out", check=True)
     assert np.load(tmp_path / "out" / "z.npy").shape == (5, 2)
     monkeypatch.chdir(tmp_path)

@@ -91,7 +91,7 @@ def test_a_decoder_of_probabilities_is_exported() -> None:
 
 
 @needs_onnx
-def test_a_brought_decoder_in_other_coordinates_is_exported_without_its_encoder() -> None:
+def test_a_brought_decoder_in_other_coordinates_is_exported_without_its_encoder(tmp_path: Path) -> None:
     """The prior is a Gaussian of other units; the decoder is a closure, and its distribution checks its values."""
     import onnx
 
@@ -113,6 +113,11 @@ def test_a_brought_decoder_in_other_coordinates_is_exported_without_its_encoder(
     np.testing.assert_allclose(z, u.numpy(), rtol=1e-5, atol=1e-5)
     wanted = head(torch.tensor([1.0, 0.0]) + torch.tensor([2.0, 3.0]) * u).detach()
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5)
+    folder = generator.export(tmp_path / "out", onnx=True).path  # there z' is the model's own
+    content = (folder / "generator.onnx").read_bytes()
+    found, z, u = run(content, from_noise(mine.outside(r)), 9)
+    np.testing.assert_allclose(z, u.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, head(u).detach().numpy(), rtol=1e-5, atol=1e-5)
     model = onnx.load_from_string(content)
     assert not [i.name for i in model.graph.initializer if 37 in i.dims]
     assert [d.dim_param for i in model.graph.input for d in i.type.tensor_type.shape.dim][:1] == ["n"]

@@ -16,9 +16,9 @@ from zprime.errors import ArtifactError, UsageError
 from zprime.fitting import load_fit
 from zprime.latent import Gaussian, Mixture, Prior
 from zprime.likelihoods import Gaussian as GaussianLikelihood
+from zprime.loading import load as load_generator
 from zprime.results.audit import load
 from zprime.running import Run, run
-from zprime.sampling import load as load_generator
 from zprime.training import TrainSettings, checkpoint_key, train
 from zprime.vae import VAE, VAESettings
 

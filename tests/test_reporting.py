@@ -483,7 +483,7 @@ def test_averages_are_not_called_like_fits_of_the_same_name(digits: tuple[Path, 
     assert audit.averages is not None
     mixed = replace(audit.entries[1], id=CandidateId("log-pool"), label="log-pool of mine")
     found = shown(replace(audit, entries=[*audit.entries, mixed]))
-    averages = next(s for s in found if s.section.title == "Averages")
+    averages = next(s for s in found if s.section.name == "averages")
     names = [row.name for t in averages.numbers for row in t.rows]
     assert "log-pool" in names
     assert set(audit.averages.members) <= set(names)

@@ -14,7 +14,7 @@ import torch
 
 import small
 import zprime
-from zprime import artifact, latent, sampling
+from zprime import artifact, latent, loading
 from zprime.data import SPLITS, DataSettings
 from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
 from zprime.fitting import load_fit
@@ -234,7 +234,7 @@ def test_stages_out_of_order_say_what_comes_first(tmp_path: Path) -> None:
 
 def test_the_shipped_generator_is_the_verdicts(made: tuple[Run, Audit]) -> None:
     job, audit = made
-    shipped = sampling.load(job.path / "generator")
+    shipped = loading.load(job.path / "generator")
     inside = job.folder.generative(audit.shipped)
     assert torch.equal(sampling.sample(shipped, 8)[1], sampling.sample(inside, 8)[1])
     x = sampling.sample(shipped, 400)[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zprime import sampling, vae
+from zprime import loading, sampling, vae
 from zprime.bring import Brought
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, ArtifactError, UsageError
@@ -39,7 +39,7 @@ def aggregated() -> Aggregated:
 def test_round_trip_gives_the_same_samples(latent: LatentDistribution, tmp_path: Path) -> None:
     shipped = model(latent)
     shipped.save(tmp_path / "g", allow_rows=True)
-    again = sampling.load(tmp_path / "g")
+    again = loading.load(tmp_path / "g")
     for noise in ("mean", "draw"):
         first, second = (sampling.sample(m, 20, noise=noise, allow_rows=True) for m in (shipped, again))
         for a, b in zip(first, second, strict=True):
@@ -61,14 +61,14 @@ def test_a_model_carries_training_rows_only_where_its_kind_does_and_then_says_so
     assert model(mixture()).says().startswith("mixture(3): no rows were counted behind what is stored")
     assert model(Prior(2)).says() == "prior: nothing is stored."
     assert model(counted).save(tmp_path / "counted").config["least_rows"] == 12.9
-    assert sampling.load(tmp_path / "counted").latent.least_rows == 12.9
+    assert loading.load(tmp_path / "counted").latent.least_rows == 12.9
     names = model(mixture()).save(tmp_path / "names").tensors()
     assert not any(n.startswith("decoder.encoder") for n in names)
 
 
 def test_shipped_model_cannot_encode(tmp_path: Path) -> None:
     model().save(tmp_path / "g")
-    decoder = sampling.load(tmp_path / "g").decoder
+    decoder = loading.load(tmp_path / "g").decoder
     with pytest.raises(UsageError, match="this model was shipped without its encoder"):
         decoder.encode(torch.zeros(1, 1, 8, 8))  # type: ignore[attr-defined]
 
@@ -124,7 +124,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="noise: expected mean or draw, got 'loud'"):
         sampling.sample(model(), 1, noise="loud")
     with pytest.raises(ArtifactError, match=r"expected an artefact of kind generator, found no manifest.json"):
-        sampling.load(tmp_path)
+        loading.load(tmp_path)
 
     own = GenerativeModel(Prior(2), Identity(), torch.zeros(1), torch.ones(1))
     with pytest.raises(UsageError, match="save: zprime cannot save a decoder of your own without pickle"):
@@ -154,7 +154,7 @@ def test_copies_are_sampled_and_saved_only_where_that_is_allowed(tmp_path: Path)
             attempt()
         assert not (tmp_path / "g").exists()
         attempt(allow_copies=True)
-    again = sampling.load(tmp_path / "g")
+    again = loading.load(tmp_path / "g")
     assert again.copying == "copies"
     assert "unfit to publish" in again.says()
     for status in ("passes", "untested"):

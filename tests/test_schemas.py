@@ -20,7 +20,7 @@ import small
 import tampering
 import zoo
 from tampering import Count
-from zprime import artifact, fitting, latent, sampling, training, vae
+from zprime import artifact, fitting, latent, loading, sampling, training, vae
 from zprime.artifact import TENSORS, Manifest
 from zprime.cli import main
 from zprime.data import DataSettings, Rows
@@ -184,7 +184,7 @@ def test_generators(run: Path) -> None:
     path = alone(run, "generator")
 
     def load() -> None:
-        z, x = sampling.sample(sampling.load(path), 5, allow_copies=True, allow_rows=True)
+        z, x = sampling.sample(loading.load(path), 5, allow_copies=True, allow_rows=True)
         assert bool(torch.cat([z, x], 1).isfinite().all())
 
     finish(tamper(path, load, step=EVERY), 10)
@@ -303,11 +303,11 @@ HUGE = """
 import resource, sys
 from pathlib import Path
 import torch
-from zprime import latent, sampling, vae
+from zprime import latent, loading, vae
 from zprime.errors import ArtifactError
 from zprime.posteriors import ShardedPosteriors
 used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-loads = {"latent": latent.load, "model": vae.load, "generator": sampling.load, "posteriors": ShardedPosteriors}
+loads = {"latent": latent.load, "model": vae.load, "generator": loading.load, "posteriors": ShardedPosteriors}
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
         loads[path.name.split("-")[0]](path)

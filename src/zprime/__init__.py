@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zprime.fitting import fit
     from zprime.latent import load as load_latent
     from zprime.latent.kind import Fit, Outcome
+    from zprime.loading import load as load_generator
     from zprime.own_model import OwnModel
     from zprime.posteriors import MemoryPosteriors, Posteriors, ShardedPosteriors
     from zprime.posteriors import load as load_posteriors
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from zprime.run_folder import RunFolder
     from zprime.running import Run, run
     from zprime.sampling import GenerativeModel, sample
-    from zprime.sampling import load as load_generator
     from zprime.statistics.estimate import Estimate
     from zprime.threads import Threads
     from zprime.training import TrainSettings, train
@@ -76,7 +76,7 @@ _WHERE = {
     "fit": "fitting",
     "load_audit": "results.audit",
     "load_data": "data",
-    "load_generator": "sampling",
+    "load_generator": "loading",
     "load_latent": "latent",
     "load_posteriors": "posteriors",
     "report": "reporting",

@@ -21,6 +21,8 @@ from zprime.errors import ArtifactError
 from zprime.schema.kinds import check_settings
 
 RUN = "run"
+EXPORT = "export"
+"""A folder that was exported: it names the hash of the artefact in it."""
 STAGED = ".staged"
 """Where artefacts of a run are made, before they are moved into place."""
 PAGES = ("report.html", "public.html", "codes.parquet", "card.md")
@@ -70,9 +72,20 @@ def read(path: str | Path, kind: str | None = None) -> Artifact:
         name = Path(*whole.parts[-up - 1 :]).as_posix()
         if name.startswith("."):  # still in the making
             break
+        if not up and _in_export(run, found, name):
+            break
         if _is_run(run):
             return check(run, name, kind)
     return found
+
+
+def _in_export(folder: Path, found: Artifact, name: str) -> bool:
+    """Whether an artefact lies in an exported folder; raise `ArtifactError` if it is another than was exported."""
+    if not atomic.is_artifact(folder) or (export := artifact.read(folder)).kind != EXPORT:
+        return False
+    if export.inputs.get(name) != found.hash:
+        raise ArtifactError(f"{found.path}: another artefact than the one that was exported; export it again")
+    return True
 
 
 def _is_run(folder: Path) -> bool:

@@ -1,6 +1,8 @@
 """The prior that a VAE was trained with, beside its weights in an artefact. Of N(0, I) nothing is kept."""
 
 import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,10 +110,23 @@ def load(source: Artifact) -> LatentDistribution | None:
     Raises:
         ArtifactError: altered.
     """
-    told = source.config.get("prior")
+    if source.config.get("prior") is None:
+        return None
+    return rebuilt(source.config, source.tensors(), where=source.path)
+
+
+def rebuilt(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: Path | str
+) -> LatentDistribution | None:
+    """What `described` and `tensors` told of; None is N(0, I).
+
+    Raises:
+        ArtifactError: altered.
+    """
+    told = config.get("prior")
     if told is None:
         return None
-    with guarded(source.path):
+    with guarded(where):
         Part().check("prior", told, {})
-    own = {k.removeprefix(BEGINS): v for k, v in source.tensors().items() if k.startswith(BEGINS)}
-    return distribution.rebuild(told["kind"], told["config"], own, where=source.path)
+    own = {k.removeprefix(BEGINS): v for k, v in tensors.items() if k.startswith(BEGINS)}
+    return distribution.rebuild(told["kind"], told["config"], own, where=where)

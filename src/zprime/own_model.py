@@ -8,6 +8,7 @@ known again.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -26,6 +27,8 @@ from zprime.schema.kinds import check
 from zprime.vae import Model
 
 KIND = "own-model"
+OWN = "own"
+"""Under which a generator holds what is told of such a model."""
 
 
 @final
@@ -150,20 +153,18 @@ def load(own: OwnModel, source: Artifact) -> Model:
 
     Args:
         own: where the code is.
-        source: the artefact of the model.
+        source: the artefact of the model, or of a generator that has it as its decoder.
 
     Raises:
         UsageError: no code is named, or another one, or other weights than the run was made with; or it fails.
         ArtifactError: the artefact was altered.
     """
-    config, tensors = source.config, source.tensors()
-    check(source.path, KIND, config, tensors)
     if not own.given:
         raise UsageError(missing(source))
+    config, tensors = described(source), tensors_of(source)
     code = own.code()
     check_same(code, source)
-    loc, width = tensors.get("coordinates.loc"), tensors.get("coordinates.scale")
-    at = None if loc is None or width is None else Coordinates(loc, width)
+    at = coordinates_in(tensors)
     built = Own.of(code.run(), code.guard, seed=int(source.seed or 0))
     scale = None if config.get("scale") is None else float(config["scale"])
     row = torch.zeros(()).expand(config["shape"])  # which takes no memory
@@ -176,16 +177,51 @@ def load(own: OwnModel, source: Artifact) -> Model:
     return model
 
 
+def described(source: Artifact) -> dict[str, Any]:
+    """What is told of the model: the settings of its artefact, or a part of those of a generator."""
+    config: dict[str, Any] = source.config if source.kind == KIND else source.config[OWN]
+    return config
+
+
+def tensors_of(source: Artifact) -> dict[str, Tensor]:
+    """What is kept of the model, by the names that it has in its artefact.
+
+    Raises:
+        ArtifactError: it was altered.
+    """
+    tensors = source.tensors()
+    if source.kind != KIND:
+        tensors = {k.removeprefix(f"{OWN}."): v for k, v in tensors.items() if k.startswith(f"{OWN}.")}
+    check(source.path, KIND, described(source), tensors)
+    return tensors
+
+
+def coordinates_in(tensors: Mapping[str, Tensor]) -> Coordinates | None:
+    """The coordinates that latents of the run have; None for the model's own."""
+    loc, scale = tensors.get("coordinates.loc"), tensors.get("coordinates.scale")
+    return None if loc is None or scale is None else Coordinates(loc, scale)
+
+
 @final
 @dataclass(frozen=True)
 class Untold:
     """In place of the decoder, where no code is named: r(z) is known all the same.
 
     Attributes:
-        source: the artefact of the model.
+        source: the artefact of the model, or of a generator that has it as its decoder.
     """
 
     source: Artifact
+
+    def outside(self, r: LatentDistribution) -> LatentDistribution:
+        """A distribution of the run, as one of the model's own z (`vae.Elsewhere`)."""
+        at = coordinates_in(tensors_of(self.source))
+        return r if at is None else at.outside(r)
+
+    @property
+    def inner(self) -> "Untold":
+        """Of the model's own z there is no decoder either."""
+        return self
 
     def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
         """Raise `UsageError`: say what to add."""
@@ -197,17 +233,24 @@ ANOTHER = "make another run with what there is now (zprime run --out ANOTHER, or
 
 def missing(source: Artifact) -> str:
     """What to say where the model is needed and no code is named."""
-    named, weights = source.config["code"]["named"], source.config.get("weights")
+    named, weights = described(source)["code"]["named"], described(source).get("weights")
     options = f"--model {named}" + ("" if weights is None else f" --model-weights {weights['file']}")
     return (
-        f"{source.path}: this run's model is made by {named}, and zprime runs no code that it was not told to run; add "
+        f"{source.path}: this model is made by {named}, and zprime runs no code that it was not told to run; add "
         f"{options}"
+    )
+
+
+def not_wanted(path: Path) -> UsageError:
+    """What to say where code is named for a generator that holds its decoder."""
+    return UsageError(
+        f"model: {path} is a shipped generator, and holds its decoder; leave --model out{in_environment('model')}"
     )
 
 
 def check_same(code: Code, source: Artifact) -> None:
     """Raise `UsageError` unless code and weights are those that a model was made with."""
-    was, weights = source.config["code"], source.config.get("weights")
+    was, weights = described(source)["code"], described(source).get("weights")
     if code.function != was["function"]:
         raise UsageError(
             f"model: {source.path} was made by {was['named']}, got {code.named}; give --model {was['named']}"

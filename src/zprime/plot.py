@@ -9,6 +9,16 @@ from torch import Tensor
 
 from zprime.errors import UsageError
 from zprime.reporting import outputs
+from zprime.reporting.claims import (
+    averages,
+    fidelity,
+    hole,
+    low_density,
+    membership,
+    memorised,
+    trade_off,
+    two_samples,
+)
 from zprime.reporting.figures import (
     bandwidth_path,
     calibration,
@@ -24,6 +34,7 @@ from zprime.reporting.pictures import sheet
 from zprime.results.audit import Audit
 
 __all__ = [
+    "averages",
     "bandwidth_path",
     "calibration",
     "columns",
@@ -31,10 +42,17 @@ __all__ = [
     "counts",
     "dimensions",
     "drift",
+    "fidelity",
     "gains",
+    "hole",
     "latent_map",
+    "low_density",
+    "membership",
+    "memorised",
     "samples",
     "surgery",
+    "trade_off",
+    "two_samples",
 ]
 RANGES = ((0.0, 1.0, 0.0), (-1.0, 1.0, 0.0), (0.0, 255.0, 32.0))
 """What images go from and to, usually, and how far apart their values then are at least."""

@@ -306,7 +306,7 @@ class RunFolder:
             need("shape", shape == of_model.shape, f"{of_model.shape}, as the model has", shape)
         image = shape if len(shape) == 3 and shape[0] in (1, 3) and of_model.unit else None
         parts = r, self._decoder(), scaling["shift"], scaling["scale"], image, self.copying(name)
-        return GenerativeModel(*parts, built_by=of_model.source.config["code"]["named"] if of_model.brought else "")
+        return GenerativeModel(*parts, recipe=of_model.recipe)
 
     def _decoder(self) -> Decoder:
         """The decoder; one that says what is missing when it is used, where no code of the user's model is named."""

@@ -9,6 +9,7 @@ from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.own_model import OwnModel
 from zprime.results.facts import ModelInfo
+from zprime.sampling import Recipe
 from zprime.schema import guarded, need
 from zprime.vae import Model
 
@@ -92,6 +93,17 @@ class RunModel:
     def says(self) -> list[str]:
         """What to know of it before reading an audit: sentences."""
         return [str(sentence) for sentence in self.source.config["says"]] if self.brought else []
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What a generator keeps of a model of the user's own; None for a VAE of zprime.
+
+        Raises:
+            ArtifactError: it was altered.
+        """
+        if not self.brought:
+            return None
+        return Recipe(self.source.config, own_model.tensors_of(self.source), self.source.seed)
 
     def load(self) -> Model:
         """Encoder and decoder. Code of the user's own runs here, and nowhere else after the run was begun.

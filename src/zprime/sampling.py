@@ -13,20 +13,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime import artifact, chain, exporting, memory, vae
+from zprime import artifact, exporting, memory, model_prior, vae
 from zprime.decoders import as_decoder
-from zprime.distribution import LatentDistribution, Prior
+from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.latent import rebuild
+from zprime.leaks import SAYS, SINGLE, check_leaks, need_latent
 from zprime.memory import size
 from zprime.results.kept import kept
 from zprime.rng import fork, stream
 from zprime.schema import guarded, need
-from zprime.schema.kinds import check
 from zprime.tables import facts, to_html
 from zprime.vae import Decoder, decoded
 
 log = logging.getLogger("zprime")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is told of a model of the user's own, whose code is kept nowhere (`own_model`).
+
+    Attributes:
+        config: settings of its artefact: `code` says which function builds it.
+        tensors: arrays of its artefact.
+        seed: of its artefact.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    seed: int | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,8 @@ class GenerativeModel:
         shift, scale: `x' = decoded * scale + shift` gives the units of the data as they were stored.
         image: (channels, height, width) if x' are images of range 0 to 1, else None.
         copying: whether its samples copy training rows: `passes` or `copies`, by an audit, or `untested`.
-        built_by: the function that builds a decoder of the user's own, as a run names it; else empty.
+        recipe: what a run tells of a decoder of the user's own; None for every other.
+        audited: which audit measured it, where one did: `export` writes its card.
     """
 
     latent: LatentDistribution
@@ -51,7 +66,8 @@ class GenerativeModel:
     scale: Tensor = field(default_factory=partial(torch.ones, ()))
     image: tuple[int, ...] | None = None
     copying: str = "untested"
-    built_by: str = ""
+    recipe: Recipe | None = None
+    audited: exporting.Audited | None = None
 
     def __post_init__(self) -> None:
         """Raise `UsageError` where the decoder, or the latent distribution, is none."""
@@ -111,23 +127,35 @@ class GenerativeModel:
     ) -> artifact.Artifact:
         """Write decoder and latent distribution, and nothing else, to an artefact folder.
 
+        Of a decoder of the user's own that a run knows, the artefact names the function that builds it.
+
         Raises:
-            UsageError: the decoder is not one that zprime built, the path cannot be written, or its samples copy
-                training rows or it stores such rows, and that was not allowed.
+            UsageError: the decoder is neither one that zprime built nor one that a run knows, the path cannot be
+                written, or its samples copy training rows or it stores such rows, and that was not allowed.
         """
-        check_leaks(self, allow_copies=allow_copies, allow_rows=allow_rows)
-        if not isinstance(self.decoder, vae.VAE):
+        check_leaks(self.latent, self.copying, allow_copies=allow_copies, allow_rows=allow_rows)
+        config, tensors = self._parts(encoder=False)
+        if self.recipe is not None:
+            seed = self.recipe.seed
+        return artifact.write(path, artifact.Manifest("generator", config, key, seed, dict(inputs)), tensors=tensors)
+
+    def _parts(self, *, encoder: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Settings and arrays of the artefact; with `encoder` also encoder and prior, by which it is measured again."""
+        if isinstance(self.decoder, vae.VAE):
+            config, tensors = _of_vae(self.decoder, encoder=encoder)
+        elif self.recipe is not None:
+            config = {"vae": None, "own": dict(self.recipe.config)}
+            tensors = {f"own.{k}": v for k, v in self.recipe.tensors.items()}
+        else:
             raise UsageError(
                 "save: zprime cannot save a decoder of your own without pickle: save it yourself, "
                 "and the latent distribution by model.latent.save(path); zprime.load_latent(path) loads that, and "
                 "zprime.GenerativeModel(latent, decoder) puts the two together again"
             )
-        weights = {k: v for k, v in self.decoder.state_dict().items() if not k.startswith("encoder.")}
-        tensors = {f"decoder.{k}": v for k, v in weights.items()}
         tensors |= {f"latent.{k}": v for k, v in self.latent.tensors().items()}
-        tensors |= {"shift": self.shift, "scale": self.scale}
-        config = {
-            "vae": vae.describe(self.decoder),
+        shape = (config["vae"] or config["own"])["shape"]
+        tensors |= {name: t.expand(shape) for name, t in (("shift", self.shift), ("scale", self.scale))}
+        config |= {
             "latent": {"kind": self.latent.kind, "config": self.latent.config(), "label": self.latent.label},
             "image": None if self.image is None else list(self.image),
             "holds_training_rows": self.latent.holds_rows,
@@ -136,28 +164,60 @@ class GenerativeModel:
             "unfit_to_publish": self.copying == "copies",
             "says": self.says(),
         }
-        return artifact.write(path, artifact.Manifest("generator", config, key, seed, dict(inputs)), tensors=tensors)
+        return config, tensors
 
     def export(
-        self, path: str | Path, *, onnx: bool = False, allow_copies: bool = False, allow_rows: bool = False
+        self,
+        path: str | Path,
+        *,
+        onnx: bool = False,
+        allow_copies: bool = False,
+        allow_rows: bool = False,
+        name: str = "",
+        licence: str = "other",
     ) -> artifact.Artifact:
         """Write a folder by which anyone can draw z', and x', without zprime and without torch.
 
         It holds the arrays of r(z) (`latent.safetensors`), what they are (`latent.json`), a sampler that needs NumPy
-        only (`sample.py`) and a `README.md`. z' is what the decoder of this model takes.
+        only (`sample.py`) and a `README.md`: the card, where an audit measured this model (`audited`), and then also
+        what `zprime verify` measures again by (`check.json`). z' is what the network of this model takes. Of a decoder
+        that zprime built, or that a run knows, it also holds zprime's own artefact (`generator`).
 
         Args:
             path: the folder to make; an earlier export there is replaced.
             onnx: write `generator.onnx` too: random numbers in, the mean of p(x|z') in the units of the data out.
             allow_copies: write even where an audit found that the samples copy training rows.
             allow_rows: write even a latent distribution that stores functions of single training rows.
+            name: of the model, on the card; by default what z' is drawn from.
+            licence: on the card: an identifier of the hub, e.g. `mit`.
 
         Raises:
             UsageError: `latent` is no Gaussian and no mixture of Gaussians; the folder holds something else; samples
                 copy training rows or come from stored ones, and that was not allowed; or with `onnx`: the decoder
                 cannot be written in ONNX, or the extra `onnx` is not installed.
         """
-        check_leaks(self, allow_copies=allow_copies, allow_rows=allow_rows)
+        check_leaks(self.latent, self.copying, allow_copies=allow_copies, allow_rows=allow_rows)
+        r = self.latent
+        decoder: object = self.decoder
+        if isinstance(decoder, vae.Elsewhere):
+            r, decoder = decoder.outside(r), decoder.inner
+        drawn = exporting.from_noise(r)
+        about = exporting.said(drawn, self._about())
+        exporting.check_place(Path(path))
+        content = exporting.to_onnx(drawn, as_decoder(decoder), self.shift, self.scale) if onnx else None
+        checked = self.audited is not None and self.audited.data is not None
+        make = None
+        if isinstance(self.decoder, vae.VAE) or self.recipe is not None:
+            config, tensors = self._parts(encoder=checked)
+            manifest = artifact.Manifest("generator", config, seed=None if self.recipe is None else self.recipe.seed)
+            make = partial(artifact.write, manifest=manifest, tensors=tensors)
+        use = exporting.use(about, whole=onnx, own=make is not None, checked=checked)
+        files = exporting.pages(about, use, self.audited, name=name, licence=licence)
+        files |= {} if content is None else {exporting.ONNX: content}
+        return exporting.write(path, drawn, about, files, make)
+
+    def _about(self) -> dict[str, Any]:
+        """What is told of r(z) and its samples to who has neither zprime nor torch."""
         about = {
             "kind": self.latent.kind,
             "label": self.latent.label,
@@ -166,11 +226,8 @@ class GenerativeModel:
             "copying": self.copying,
             "unfit_to_publish": self.copying == "copies",
             "says": self.says(),
-        } | ({"decoder": self.built_by} if self.built_by else {})
-        drawn = exporting.from_noise(self.latent)
-        exporting.check_place(Path(path))
-        content = exporting.to_onnx(drawn, as_decoder(self.decoder), self.shift, self.scale) if onnx else None
-        return exporting.write(path, drawn, about, onnx=content)
+        }
+        return about if self.recipe is None else about | {"decoder": self.recipe.config["code"]["named"]}
 
     def __repr__(self) -> str:
         """What it is made of, in a line."""
@@ -194,55 +251,18 @@ class GenerativeModel:
         return f"{stored}{SINGLE if self.latent.holds_rows else ''}{SAYS[self.copying]}"
 
 
-SINGLE = (
-    " Anyone who has this model can decode each of them to about its training row. Do not publish it where the data "
-    "are private."
-)
-SAYS = {
-    "untested": "",
-    "passes": " Its samples passed the copying test: with 95 % confidence the share of them that are as near to "
-    "training rows as copies are is below the limit of the audit (`--copies-limit`, 10 % unless it was set).",
-    "copies": " Its samples copy training rows: unfit to publish.",
-}
+def _of_vae(model: vae.VAE, *, encoder: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings and weights of a VAE that zprime built; without its encoder and its prior, unless these are asked for.
 
-
-def check_leaks(model: GenerativeModel, *, allow_copies: bool, allow_rows: bool) -> None:
-    """Refuse a model whose samples copy training rows, or that stores such rows, unless that is allowed.
-
-    A model whose samples were not tested for copies, or not cleared of them, is let through with a warning.
-
-    Raises:
-        UsageError: they do, or it does, and it is not.
+    Of one that was loaded without an encoder there is none to be had.
     """
-    check_rows(model.latent, allow_rows=allow_rows)
-    if model.copying == "copies" and not allow_copies:
-        raise UsageError(
-            f"{model.latent.label}: its samples copy training rows (the audit's copying test); it is unfit to publish. "
-            "Take another latent distribution, or say --allow-copies (in Python: allow_copies=True)"
-        )
-    if model.copying == "untested" and not isinstance(model.latent, Prior):
-        log.warning("%s: no audit has cleared its samples of copying training rows", model.latent.label)
-
-
-def need_latent(name: str, r: object) -> None:
-    """Raise `UsageError` for what is no latent distribution."""
-    if not isinstance(r, LatentDistribution):
-        way = "give its distribution: fit(...).distribution" if hasattr(r, "distribution") else "fit(...) makes one"
-        raise UsageError(f"{name}: expected a latent distribution, got {type(r).__name__}; {way}")
-
-
-def check_rows(latent: LatentDistribution, *, allow_rows: bool) -> None:
-    """Refuse a latent distribution that stores functions of single training rows, unless that is allowed.
-
-    Raises:
-        UsageError: it does, and it is not; or it is no latent distribution.
-    """
-    need_latent("latent", latent)
-    if latent.holds_rows and not allow_rows:
-        raise UsageError(
-            f"{latent.label}: it stores functions of single training rows, which anyone who has it can decode. Take "
-            "another latent distribution, or say --allow-rows (in Python: allow_rows=True)"
-        )
+    weights = model.state_dict()
+    config: dict[str, Any] = {"vae": vae.describe(model)}
+    tensors = {f"decoder.{k}": v for k, v in weights.items() if not k.startswith("encoder.")}
+    if encoder and isinstance(model.prior, LatentDistribution):
+        tensors |= {k: v for k, v in weights.items() if k.startswith("encoder.")} | model_prior.tensors(model.prior)
+        config |= model_prior.described(model.prior)
+    return config, tensors
 
 
 def sample(
@@ -278,36 +298,12 @@ def sample(
             f"model: expected a generative model, got {type(model).__name__}; zprime.GenerativeModel(r, decoder) makes "
             "one, and of a brought model mine.generator(r) or mine.shipped(audit, fits)"
         )
-    check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
+    check_leaks(model.latent, model.copying, allow_copies=allow_copies, allow_rows=allow_rows)
     z, x = model.sample(n, rng=stream(seed, "sample"), noise=noise, given=given)
     return z, model.restore(x)
-
-
-def load(path: str | Path) -> GenerativeModel:
-    """Read a generative model from its artefact folder.
-
-    Raises:
-        ArtifactError: missing, altered, or of another kind.
-    """
-    source = chain.read(path, "generator")
-    config, tensors = source.config, source.tensors()
-    check(path, "generator", config, tensors)
-    decoder = vae.rebuild_decoder(config["vae"], _part(tensors, "decoder."), where=path)
-    described, image = config["latent"], config["image"]
-    r = rebuild(described["kind"], described["config"], _part(tensors, "latent."), where=path)
-    check_fits(r, decoder.latents, where=path)
-    with guarded(path):
-        need("holds_training_rows", config["holds_training_rows"] == r.holds_rows, "what latent says", not r.holds_rows)
-    return GenerativeModel(
-        r, decoder, tensors["shift"], tensors["scale"], None if image is None else tuple(image), config["copying"]
-    )
 
 
 def check_fits(latent: LatentDistribution, latents: int, *, where: Path | str) -> None:
     """Raise `ArtifactError` where a latent distribution has another dimension than the decoder takes."""
     with guarded(where):
         need("latent", latent.d == latents, f"{latents} dimensions, as the decoder takes", latent.d)
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

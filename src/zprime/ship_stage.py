@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, chain, sampling
+from zprime import artifact, chain
 from zprime.artifact import Artifact
+from zprime.data import SPLITS
+from zprime.exporting import Audited, DataRecord, sums_of_codes
 from zprime.latent import StandardNormal
+from zprime.leaks import check_leaks
 from zprime.results.audit import Audit
+from zprime.results.audit import load as load_audit
 from zprime.results.names import PRIOR, CandidateId
 from zprime.run_folder import RunFolder
 from zprime.sampling import GenerativeModel
@@ -32,7 +36,7 @@ class ShipStage:
     def ship(self, audit: Audit, *, allow_rows: bool) -> None:
         """Write what an audit ships, with the audit among what it was made from; nothing if its samples copy.
 
-        Nothing of a model of the user's own either, whose decoder zprime cannot save: `zprime export` writes r(z).
+        Of a model of the user's own it names the function that builds it, and holds no code.
 
         Raises:
             UsageError: it stores single rows, and that was not allowed.
@@ -41,8 +45,6 @@ class ShipStage:
             log.warning("generator: nothing is shipped, for samples of %s copy training rows", audit.shipped)
             chain.drop(self.folder.path, [PLACE])
             return
-        if self.folder.of_model.brought:
-            return
         model = self.folder.generative(audit.shipped)
         inputs = {**self._sources(audit.shipped), "audit": self.folder.audit.hash}
 
@@ -50,6 +52,29 @@ class ShipStage:
             return model.save(path, key=key, seed=self.folder.model.seed, allow_rows=allow_rows, inputs=inputs)
 
         reuse_or_make(self.folder.path, PLACE, key_of(audit.shipped, inputs, model.copying), make, kind="generator")
+
+    def audited(self, name: str) -> Audited | None:
+        """What the run's audit says of what is called `name`, for a card; None where it did not measure that.
+
+        Raises:
+            ArtifactError: audit, data or posteriors were altered.
+        """
+        folder = self.folder
+        audit = load_audit(folder.path) if folder.has("audit") else None
+        if audit is None or name not in {e.name for e in audit.entries}:
+            return None
+        told = dict(folder.data.config["settings"])
+        settings = {**told, "data": "", "heldout_data": "given" if told.get("heldout_data") else ""}
+        posteriors = {s: folder.posteriors(s) for s in SPLITS}
+        data = DataRecord(
+            settings,
+            seed=int(folder.data.seed or 0),
+            brought=bool(folder.data.config.get("brought")),
+            weights=audit.data.weights,
+            sizes={s: p.n for s, p in posteriors.items()},
+            codes={s: sums_of_codes(p) for s, p in posteriors.items()},
+        )
+        return Audited(audit, name, data)
 
     def export(self, name: str, path: Path, *, allow_copies: bool, allow_rows: bool) -> GenerativeModel:
         """Write the generative model with what is called `name` to a folder.
@@ -60,7 +85,7 @@ class ShipStage:
         model = self.folder.generative(name)
         inputs = self._sources(name)
         key = key_of(name, inputs, model.copying)
-        sampling.check_leaks(model, allow_copies=allow_copies, allow_rows=allow_rows)
+        check_leaks(model.latent, model.copying, allow_copies=allow_copies, allow_rows=allow_rows)
         if not (artifact.is_artifact(path) and artifact.read(path).key == key):
             model.save(
                 path,

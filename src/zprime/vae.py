@@ -57,6 +57,20 @@ class Told(Protocol):
 
 
 @runtime_checkable
+class Elsewhere(Protocol):
+    """A decoder that takes z in other coordinates than the network behind it, e.g. in units of the prior."""
+
+    @property
+    def inner(self) -> Decoder:
+        """The decoder that takes the model's own z."""
+        ...
+
+    def outside(self, r: LatentDistribution) -> LatentDistribution:
+        """A distribution in these coordinates, as one of the model's own z."""
+        ...
+
+
+@runtime_checkable
 class Alike(Protocol):
     """What p(x|z, c) has where rows of data hold c."""
 

@@ -7,10 +7,11 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zprime import artifact, chain, serialise
+from zprime import artifact, chain, exporting, loading, own_model, serialise
 from zprime import data as datasets
 from zprime.artifact import Artifact
 from zprime.audit_stage import AuditStage
@@ -18,10 +19,12 @@ from zprime.data import DataSettings
 from zprime.errors import ArtifactError, UsageError
 from zprime.own_model import OwnModel
 from zprime.progress import Progress, shown
+from zprime.remeasuring import Remeasure
 from zprime.reporting import card_check
+from zprime.reporting.card import PROTOCOL
 from zprime.results.audit import AuditSettings
 from zprime.results.audit import load as load_audit
-from zprime.results.differences import ROUNDING, Compared, Difference, compare, compare_tensors
+from zprime.results.differences import ROUNDING, Checked, Compared, Difference, compare, compare_tensors
 from zprime.run_folder import RunFolder
 from zprime.threads import Threads
 
@@ -43,7 +46,8 @@ class Verification:
         different: all others, and what a card says otherwise than the audit.
         card: the file of the card that was compared; empty where there is none.
         versions: library -> version that measured, and version now, where they differ.
-        measured: whether the audit was measured again.
+        measured: whether the audit, or the numbers of a card, were measured again.
+        numbers: of the card of an exported folder, number by number.
     """
 
     folder: str
@@ -54,15 +58,30 @@ class Verification:
     card: str = ""
     versions: dict[str, list[str]] = field(default_factory=dict)
     measured: bool = False
+    numbers: list[Checked] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
         """Whether nothing was altered and nothing differs."""
-        return not self.altered and not self.different
+        return not self.altered and not self.different and not self._of("differs")
+
+    def _of(self, status: str) -> list[Checked]:
+        return [n for n in self.numbers if n.status == status]
+
+    @property
+    def _of_card(self) -> str:
+        """The outcome for the numbers of a card."""
+        reproduced, differs, left = (len(self._of(s)) for s in ("reproduced", "differs", "not checked"))
+        counted = f"{reproduced} numbers of the card reproduced, {differs} that differ, {left} not checked"
+        if not self.passed:
+            return f"Not verified: altered {len(self.altered)}, different {len(self.different)}; {counted}."
+        return f"Verified{', as far as the rows that were given allow' if left else ''}: {counted}."
 
     @property
     def sentence(self) -> str:
         """The outcome."""
+        if self.numbers:
+            return " ".join([self._of_card, *([self._others] if not self.passed and self.versions else [])])
         counted = f"{self.equal:,} numbers are equal to the bit, {self.rounded:,} within rounding ({ROUNDING:g})"
         if self.passed:
             beside = f", and {self.card} says what the audit says" if self.card else ""
@@ -71,10 +90,13 @@ class Verification:
             return f"The files of {self.folder} are as they were written{beside}. Nothing was measured again."
         told = [f"Not verified: altered {len(self.altered)}, different {len(self.different)}."]
         told += [f"Measured again, {counted}." if self.measured else "Nothing was measured again."]
-        if self.versions:
-            libraries = ", ".join(f"{k} {then}, now {now}" for k, (then, now) in self.versions.items())
-            told.append(f"It was measured with other versions, which may be why: {libraries}.")
-        return " ".join(told)
+        return " ".join([*told, *([self._others] if self.versions else [])])
+
+    @property
+    def _others(self) -> str:
+        """Which versions are others than then."""
+        libraries = ", ".join(f"{k} {then}, now {now}" for k, (then, now) in self.versions.items())
+        return f"It was measured with other versions, which may be why: {libraries}."
 
 
 def verify(
@@ -90,10 +112,14 @@ def verify(
 ) -> Verification:
     """Check the hashes of a run, measure it again as its audit records, and compare all numbers, and those of its card.
 
+    Of a folder that was exported, the numbers of its card are measured again, as far as the rows that are given allow
+    it: `numbers` says of each whether it was reproduced, differs or was not checked, and why. No run is needed.
+
     Args:
-        folder: of a run; with `files_only` also one that holds an audit and its card.
+        folder: of a run, or one that was exported; with `files_only` also one that holds an audit and its card.
         data: where the data lie, if not where the run says.
-        heldout_data: where the held-out rows lie that are in a file of their own, if not where the run says.
+        heldout_data: where the held-out rows lie that are in a file of their own, if not where the run says. For an
+            exported folder it may be given without `data`: then what takes training rows is not checked.
         own: where the code of a model of the user's own is; it runs.
         files_only: check hashes and the card, and measure nothing.
         workers: threads that measure side by side, where the data are large.
@@ -101,10 +127,14 @@ def verify(
         progress: called by the long parts.
 
     Raises:
-        UsageError: no audit there, or an audit without its run and not `files_only`; the data are not there.
+        UsageError: no audit there, or an audit without its run and not `files_only`; the data are not there, or, of an
+            exported folder, are not given.
         ArtifactError: the data are others than those of the run.
     """
     path = Path(folder)
+    if artifact.has_manifest(path) and artifact.read(path).kind == exporting.KIND:
+        where = None if files_only else (str(data or ""), str(heldout_data or ""))
+        return _exported(path, own, where, partial(Remeasure, workers=workers, threads=threads, progress=progress))
     place = path / "audit" if artifact.has_manifest(path / "audit") else path
     if not (place / FILE).is_file():
         raise UsageError(f"verify: expected the folder of a run that was audited, found no {FILE} in {place}")
@@ -138,6 +168,66 @@ def verify(
             measured=True,
         )
         return _with_card(found, path, place, again)
+
+
+def _exported(path: Path, own: OwnModel, where: tuple[str, str] | None, how: Callable[..., Remeasure]) -> Verification:
+    """Check an exported folder.
+
+    Args:
+        path: the folder.
+        own: where the code of a model of the user's own is.
+        where: the data, and held-out rows in a file of their own; empty where not given. None measures nothing.
+        how: `Remeasure` with what is left to say.
+    """
+    source = artifact.read(path, exporting.KIND)
+    found = Verification(str(path), _altered_export(source))
+    page = path / exporting.README
+    record = None if exporting.FILE in found.altered else exporting.read_record(source)
+    if record is not None:
+        text = page.read_text("utf-8", "replace") if page.is_file() else ""
+        different = list(card_check.against(text, record.metrics, record.lines, name=page.name))
+        found = replace(found, different=different, card=page.name)
+    if where is None or found.altered:
+        return found
+    if record is None:
+        raise UsageError(
+            f"verify: {path} was exported without an audit, and has no numbers to measure again; --files-only (in "
+            "Python files_only=True) checks its files"
+        )
+    if record.protocol != PROTOCOL:
+        raise ArtifactError(
+            f"{path / exporting.FILE}: measured by {record.protocol}, and this version of zprime measures by {PROTOCOL}"
+        )
+    inner = path / exporting.GENERATOR
+    if exporting.GENERATOR not in source.inputs:
+        raise UsageError(
+            f"verify: {path} holds no decoder, which its numbers take; export it from its run, or check files only "
+            "(--files-only)"
+        )
+    model = loading.load(inner, own)
+    if model.recipe is not None and not own.given:
+        raise UsageError(own_model.missing(artifact.read(inner)))
+    numbers = how(record, model, loading.prior_of(model, where=inner)).run(*where)
+    now = artifact.library_versions()
+    versions = {k: [v, now.get(k, "none")] for k, v in record.versions.items() if now.get(k) != v}
+    return replace(found, numbers=numbers, versions=versions, measured=True)
+
+
+def _altered_export(source: Artifact) -> dict[str, str]:
+    """Files of an exported folder that do not fit their hashes; its page may be edited, and is read by its numbers."""
+    altered: dict[str, str] = {}
+    for name in source.files:
+        try:
+            if name != exporting.README or exporting.FILE not in source.files:
+                source.content(name)
+        except ArtifactError as error:
+            altered[name] = str(error)
+    for name in source.inputs:
+        try:
+            chain.read(source.path / name).verify()
+        except ArtifactError as error:
+            altered[name] = str(error)
+    return altered
 
 
 def _altered(path: Path, place: Path, *, is_run: bool) -> dict[str, str]:

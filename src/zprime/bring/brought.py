@@ -17,15 +17,17 @@ from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Prior
 from zprime.encoding import encode
 from zprime.errors import ArrayError, UsageError
+from zprime.exporting import Audited
 from zprime.latent import StandardNormal
 from zprime.latent.kind import Context, Fit
+from zprime.leaks import check_rows
 from zprime.measure.candidates import candidate_of
 from zprime.measure.study import Split, Study, counted, without_duplicates
 from zprime.posteriors import WORDS, MemoryPosteriors, Posteriors
 from zprime.results.audit import Audit
 from zprime.results.names import PRIOR, CandidateId
 from zprime.results.settings import AuditSettings
-from zprime.sampling import GenerativeModel, check_rows
+from zprime.sampling import GenerativeModel
 from zprime.schema.kinds import SPLITS
 from zprime.tables import facts, to_html
 from zprime.vae import Model
@@ -206,6 +208,8 @@ class Brought:
     ) -> GenerativeModel:
         """The generative model that an audit of this one ships: what its verdicts say, with the share of the prior.
 
+        It knows its audit, so that `export` writes the card of it.
+
         Args:
             audit: of this model.
             candidates: what the audit was given.
@@ -226,7 +230,8 @@ class Brought:
         found = known[wanted.name]
         r = found.distribution if isinstance(found, Fit) else found
         r = candidate_of(r, wanted.epsilon, prior) if wanted.percent else r
-        return self.generator(r, copying=audit.copying(name), allow_rows=audit.settings.allow_rows)
+        made = self.generator(r, copying=audit.copying(name), allow_rows=audit.settings.allow_rows)
+        return replace(made, audited=Audited(audit, name))
 
     @property
     def _image(self) -> tuple[int, ...] | None:

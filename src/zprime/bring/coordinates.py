@@ -102,6 +102,15 @@ class Moved:
         """Mean of q(u|x), and its standard deviations or Cholesky factor."""
         return self.coordinates.of(*self.model.encode(x))
 
+    def outside(self, r: LatentDistribution) -> LatentDistribution:
+        """A distribution in these coordinates, as one of the model's z (`vae.Elsewhere`)."""
+        return self.coordinates.outside(r)
+
+    @property
+    def inner(self) -> Model:
+        """The model, which takes its own z."""
+        return self.model
+
     def decode(self, u: Float[Tensor, "n d"]) -> Distribution:
         """p(x|z) at z = loc + scale u."""
         return self.model.decode(self.coordinates.out(u).to(u.dtype))

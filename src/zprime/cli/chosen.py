@@ -6,7 +6,8 @@ from pathlib import Path
 from zprime import artifact, latent, sampling
 from zprime.cli.settings import label_of
 from zprime.errors import UsageError
-from zprime.own_model import OwnModel, in_environment
+from zprime.loading import inside, load
+from zprime.own_model import OwnModel
 from zprime.run_folder import RunFolder
 
 
@@ -16,26 +17,21 @@ def chosen(
     """The model, and where its samples go if nothing else is said.
 
     Args:
-        run: folder of a run, or of a shipped generator.
+        run: folder of a run, of a shipped generator, or one that was exported with it.
         source: what to draw z' from, by its name in the run; empty takes the verdict's.
         given: `label=3` for r(z|y = 3), or empty.
         store: `data` encodes each datum when it is drawn.
         own: where the code of a model of the user's own is.
 
     Raises:
-        UsageError: no such latent distribution there, or code for a generator that needs none.
+        UsageError: no such latent distribution there, or code for a generator that needs none, or needs another.
     """
     label = label_of(given) if given else None
     mark = "" if label is None else f"-{label}"
-    if artifact.is_artifact(run) and artifact.read(run).kind == "generator":
+    if artifact.is_artifact(inside(run)) and artifact.read(inside(run)).kind == "generator":
         if source:
             raise UsageError(f"from: a shipped generator has one latent distribution; leave --from {source} out")
-        if own.given:
-            raise UsageError(
-                f"model: {run} is a shipped generator, and holds its decoder; leave --model out"
-                f"{in_environment('model')}"
-            )
-        model, default = sampling.load(run), run.parent / "samples" / (run.name + mark)
+        model, default = load(run, own), run.parent / "samples" / (run.name + mark)
     else:
         folder = RunFolder.open(run, own)
         name = source or (folder.choice() if label is None else _conditional(folder))
@@ -47,7 +43,7 @@ def chosen(
 
 def columns(run: Path) -> list[str]:
     """Names of the columns of a run's data; none of a shipped generator, which carries none."""
-    if artifact.is_artifact(run) and artifact.read(run).kind == "generator":
+    if artifact.is_artifact(inside(run)) and artifact.read(inside(run)).kind == "generator":
         return []
     return list(RunFolder.open(run).data.config.get("columns") or [])
 

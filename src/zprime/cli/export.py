@@ -1,14 +1,18 @@
 """zprime export."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from zprime import artifact, chain
 from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, say
 from zprime.cli.run import FLAT
 from zprime.own_model import OwnModel
+from zprime.run_folder import RunFolder
+from zprime.ship_stage import ShipStage
 from zprime.threads import Threads
 
 
@@ -22,8 +26,13 @@ def export(
     allow_rows: Annotated[bool, Parameter(negative="")] = False,
     own: Annotated[OwnModel, FLAT] = OwnModel(),
     out: Path | None = None,
+    name: str = "",
+    license: Annotated[str, Parameter(name="--license")] = "other",
 ) -> None:
-    """Write a folder by which anyone can draw z', with NumPy alone, and x' with any runtime of ONNX.
+    """Write a folder by which anyone can draw z', with NumPy alone, and x' with zprime or any runtime of ONNX.
+
+    Its README.md is the model card of what was audited. `zprime verify FOLDER` measures the numbers of the card again,
+    without the run.
 
     Parameters
     ----------
@@ -42,11 +51,20 @@ def export(
         Write even a latent distribution that stores functions of single training rows, such as aggregated.
     out
         Folder to make; default: <name of the run>-export, here.
+    name
+        Of the model, on the card; by default what z' is drawn from.
+    license
+        On the card: an identifier of the hub, e.g. mit.
     """
     Threads.by_work(OPTIONS.threads).use(heavy=False)
     model, _ = chosen(run, source, given, own=own)
+    if not given and artifact.read(run).kind == chain.RUN:
+        of_run = RunFolder.open(run, own)
+        model = replace(model, audited=ShipStage(of_run).audited(source or of_run.choice()))
     folder = Path(f"{run.absolute().name}-export") if out is None else out
-    made = model.export(folder, onnx=onnx, allow_copies=allow_copies, allow_rows=allow_rows)
-    say(f"z' from {model.latent.label}: {made.path}; its README.md says how to draw from it")
+    allowed = {"allow_copies": allow_copies, "allow_rows": allow_rows}
+    made = model.export(folder, onnx=onnx, **allowed, name=name, licence=license)
+    page = "how to draw from it" if model.audited is None else "how to draw from it, and is its model card"
+    say(f"z' from {model.latent.label}: {made.path}; its README.md says {page}")
     say(model.says())
     give({"folder": made.path, "files": sorted(made.files), **made.config})

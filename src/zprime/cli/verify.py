@@ -26,16 +26,20 @@ def verify(
 ) -> None:
     """Measure a run again as its audit records, and say whether every number of audit and card is the same.
 
-    The exit code is 0 where they are, 1 where something was altered or differs.
+    Of a folder that `zprime export` made, the numbers of its card are measured again without the run, from --data or
+    from --heldout-data alone; what cannot be measured from these is said. The exit code is 0 where nothing was altered
+    and nothing differs, else 1.
 
     Parameters
     ----------
     run
-        Folder of a run that `zprime audit` has been through; with --files-only also one with an audit and its card.
+        Folder of a run that `zprime audit` has been through, or one that `zprime export` made; with --files-only also
+        one with an audit and its card.
     data
-        Where the data lie, if not where the run says.
+        Where the data lie, if not where the run says. An exported folder does not say it.
     heldout_data
-        Where the held-out rows lie that are in a file of their own, if not where the run says.
+        Where the held-out rows lie that are in a file of their own, if not where the run says. For an exported folder
+        it may stand alone: a file of the held-out rows in their order.
     files_only
         Check the hashes of all files and the card, and measure nothing.
     """
@@ -52,6 +56,8 @@ def verify(
         )
     for line in found.altered.values():
         say(f"Altered: {line}")
+    for number in found.numbers:
+        say(f"{number.status.capitalize()}: {number.told}")
     for d in found.different[:MOST]:
         say(f"Different: {d}")
     if len(found.different) > MOST:

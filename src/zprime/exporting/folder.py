@@ -1,18 +1,26 @@
-"""The folder that is exported: r(z), its sampler, what to know of both, and the whole generator where asked for."""
+"""The folder that is exported: r(z), its sampler, the card, and the generator for zprime and, if asked for, as ONNX."""
 
+import hashlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zprime import artifact
+from zprime import artifact, chain
 from zprime.artifact import Artifact, Manifest
 from zprime.errors import UsageError
 from zprime.exporting import numpy_sampler
 from zprime.exporting.from_noise import FromNoise
+from zprime.exporting.record import FILE, Audited
+from zprime.reporting.card import card
+from zprime.reporting.card_check import lines_of
+from zprime.serialise import to_jsonable
 
-KIND = "export"
+KIND = chain.EXPORT
 ARRAYS = "latent.safetensors"
 ONNX = "generator.onnx"
+GENERATOR = "generator"
+README = "README.md"
 RANDOM = {
     "uniform": "rng.random(n) of rng = numpy.random.default_rng(seed)",
     "normal": "then rng.standard_normal((n, columns), dtype=float32)",
@@ -30,47 +38,101 @@ def check_place(path: Path) -> None:
         raise UsageError(f"{path}: there lies an artefact of kind {kind}, which would be lost; choose another folder")
 
 
-def write(path: str | Path, drawn: FromNoise, about: dict[str, Any], *, onnx: bytes | None = None) -> Artifact:
+def write(
+    path: str | Path,
+    drawn: FromNoise,
+    about: dict[str, Any],
+    files: Mapping[str, bytes],
+    generator: Callable[[Path], Artifact] | None = None,
+) -> Artifact:
     """Write the folder in one step; an earlier export there is replaced when this one is complete.
 
     Args:
         path: the folder to make.
         drawn: r(z) as a function of random numbers.
-        about: what `latent.json` says of it beside shapes and seeds; `label` and `says` among it.
-        onnx: content of `generator.onnx`, if there is one.
+        about: what `latent.json` says of it, as `said` puts it together.
+        files: further files, name -> content: `README.md` among them.
+        generator: writes zprime's own artefact to a path; None where there is none.
 
     Raises:
         UsageError: the folder cannot be written, or holds something else.
     """
     check_place(Path(path))
-    said = {**about, "d": drawn.d, "components": len(drawn.mean), "columns": drawn.columns, "random": RANDOM}
     files = {
         ARRAYS: artifact.pack(drawn.tensors()),
-        "latent.json": (json.dumps(said, indent=1, sort_keys=True) + "\n").encode(),
+        "latent.json": to_json(about),
         "sample.py": Path(numpy_sampler.__file__).read_bytes(),
-        "README.md": readme(said, whole=onnx is not None).encode(),
+        **files,
     }
-    if onnx is not None:
-        files[ONNX] = onnx
-    return artifact.write(path, Manifest(KIND, said), extra=files)
+    with artifact.staging(Path(path)) as folder:
+        for name, content in files.items():
+            artifact.write_file(folder / name, content)
+        inputs = {} if generator is None else {GENERATOR: generator(folder / GENERATOR).hash}
+        hashes = {n: hashlib.sha256(c).hexdigest() for n, c in files.items()}
+        artifact.seal(folder, Manifest(KIND, about, inputs=inputs), files=hashes)
+    return artifact.read(path, KIND)
 
 
-def readme(said: dict[str, Any], *, whole: bool) -> str:
-    """How to sample from the folder, in ten lines or so."""
-    d, columns = said["d"], said["columns"]
-    text = f"""# z' from {said["label"]}
+def said(drawn: FromNoise, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What `latent.json` says: of r(z), of shapes, and how a seed makes random numbers.
 
-    python sample.py 100 0 z.npy
+    Args:
+        drawn: r(z) as a function of random numbers.
+        about: kind, label, copying status and so on.
+    """
+    return {**about, "d": drawn.d, "components": len(drawn.mean), "columns": drawn.columns, "random": RANDOM}
+
+
+def to_json(content: Mapping[str, Any]) -> bytes:
+    """A file of JSON that people read."""
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+
+def pages(about: Mapping[str, Any], use: str, audited: Audited | None, *, name: str, licence: str) -> dict[str, bytes]:
+    """`README.md`: the card where an audit is known, else some lines; and `check.json`, which belongs to a card.
+
+    Args:
+        about: what `latent.json` says.
+        use: how to draw from the folder: Markdown.
+        audited: by which audit it was measured; None where none is known.
+        name: of the model, on the card.
+        licence: an identifier of the hub, e.g. `mit`.
+    """
+    if audited is None:
+        return {README: f"# z' from {about['label']}\n\n{use}\n{about['says']}\n".encode()}
+    text, numbers = (card(audited.audit, of=audited.name, name=name, licence=licence, use=u) for u in (use, ""))
+    lines = [line for line in lines_of(numbers) if not line.startswith("#")]
+    return {README: text.encode(), FILE: to_json(to_jsonable(audited.record(lines)))}
+
+
+def use(about: Mapping[str, Any], *, whole: bool, own: bool, checked: bool) -> str:
+    """How to draw from the folder.
+
+    Args:
+        about: what `latent.json` says.
+        whole: whether there is an ONNX file of the whole generator.
+        own: whether zprime's own artefact is there.
+        checked: whether there is what `zprime verify` measures again by.
+    """
+    d, columns, built_by = about["d"], about["columns"], about.get("decoder")
+    text = f"""    python sample.py 100 0 z.npy
 
 writes 100 draws of z', seed 0, shape [100, {d}], to `z.npy`. In Python: `from sample import sample`, `sample(100, 0)`.
 It needs NumPy only. `latent.json` says what z' is drawn from, and how a seed makes the random numbers.
-
-{said["says"]}
 """
-    if not whole:
-        built_by = said.get("decoder")
-        return text if built_by is None else f"{text}\nThe decoder is not here: it is built by `{built_by}`.\n"
-    return f"""{text}
+    if whole:
+        text += f"""
 `{ONNX}` takes `uniform`, float64 [n], in [0, 1), and `normal`, float32 [n, {columns}], standard normal numbers. It
 gives `x`, the mean of p(x|z') in the units of the data, and `z`: the z' of `sample.py` for the same numbers.
 """
+    elif built_by is not None:
+        text += f"\nThe decoder is not here: it is built by `{built_by}`.\n"
+    if own:
+        code = "" if built_by is None else f' --model "{built_by}"'
+        text += f'\nWith zprime: `zprime sample .{code}`, or `zprime.load_generator(".")`.\n'
+    if checked:
+        text += (
+            "\n`zprime verify . --data FILE`, or `--heldout-data FILE` with held-out rows alone, measures the numbers "
+            "of this card again.\n"
+        )
+    return text

@@ -11,9 +11,9 @@ from typing import Any
 from zprime.escape import markdown
 from zprime.reporting.words import quick
 from zprime.results.audit import Audit
-from zprime.results.entries import Entry
+from zprime.results.entries import Entry, Scores
 from zprime.results.kept import kept
-from zprime.results.names import CandidateId
+from zprime.results.names import CandidateId, Gain
 from zprime.results.public import publish
 from zprime.results.samples import REAL, RECONSTRUCTED
 from zprime.statistics.estimate import Estimate
@@ -44,16 +44,18 @@ class Metric:
     n: int = 0
 
 
-def card(audit: Audit, *, name: str = "", licence: str = "other") -> str:
+def card(audit: Audit, *, of: str = "", name: str = "", licence: str = "other", use: str = "") -> str:
     """Markdown with a YAML head: `README.md` of a folder on the Hugging Face hub.
 
     Args:
         audit: of the run.
+        of: what the card is of, as the audit calls it, e.g. `gaussian+p1`; by default what the audit ships.
         name: of the model, for `model-index`; by default what z' is drawn from.
         licence: an identifier of the hub, e.g. `mit`.
+        use: how to use what the card lies beside: Markdown; empty leaves that part out.
     """
     public = publish(audit)
-    shipped = public.entry(audit.shipped)
+    shipped = public.entry(of or audit.shipped)
     found = metrics(public, shipped)
     head = {
         "library_name": "zprime",
@@ -67,12 +69,13 @@ def card(audit: Audit, *, name: str = "", licence: str = "other") -> str:
         "---",
         "",
     ]
-    lines += [f"# {markdown(name or shipped.label)}", "", sentence(public, found), ""]
+    lines += [f"# {markdown(name or shipped.label)}", "", sentence(public, found, shipped.name), ""]
     verdicts = [public.verdict.sentence, *([] if public.samples is None else [public.samples.verdict.sentence])]
     drawn = f"z′ from {shipped.label} in {public.model.latents} dimensions, x′ from the decoder"
     lines += ["## What it draws from", "", f"{drawn}: {kept(shipped.least_rows, stored=shipped.bytes)}.", ""]
     lines += [f"- {markdown(v)}" for v in verdicts]
-    lines += ["", "## What was measured", "", "| measure | value |", "| --- | --- |"]
+    lines += ["", *(["## How to draw", "", use.rstrip(), ""] if use else [])]
+    lines += ["## What was measured", "", "| measure | value |", "| --- | --- |"]
     lines += [f"| {markdown(m.name)} | {markdown(m.shown)} |" for m in found]
     lines += [
         "",
@@ -91,16 +94,12 @@ def card(audit: Audit, *, name: str = "", licence: str = "other") -> str:
 
 
 def metrics(audit: Audit, shipped: Entry) -> list[Metric]:
-    """The numbers of a card, in its order."""
-    found: list[Metric] = []
-    gain = shipped.heldout.surest
-    score = shipped.heldout.of(gain)
-    if score is not None:
-        found.append(_metric(f"{gain.value}_gain", f"{gain.words} over the prior, nats a held-out row", score.gain))
+    """The numbers of a card of one candidate of an audit, in its order."""
+    found = of_gains(shipped.heldout)
     bet = audit.verdict.bet
-    if bet is not None and audit.verdict.choice == shipped.name:
+    if bet is not None and audit.verdict.best == shipped.name:  # it is of what was tested, chosen or not
         what = "that gain is at least, with 95 % confidence by betting, whatever the tails"
-        found.append(Metric(f"{gain.value}_gain_lower", what, nats(bet.low), bet.low))
+        found.insert(1, Metric(f"{shipped.heldout.surest.value}_gain_lower", what, nats(bet.low), bet.low))
     side = audit.samples
     if side is not None:
         numbers = side.verdict.numbers
@@ -124,13 +123,25 @@ def metrics(audit: Audit, shipped: Entry) -> list[Metric]:
     return found
 
 
-def sentence(audit: Audit, found: list[Metric]) -> str:
-    """One sentence to quote, with protocol, version and a hash of the numbers."""
+def of_gains(scores: Scores) -> list[Metric]:
+    """The gains of a card: the surest one first, and the ELBO gain, which is by the encoder as it is."""
+    sure = scores.surest
+    gains = {g: scores.of(g) for g in dict.fromkeys((sure, Gain.ELBO))}
+    words = {Gain.ELBO: f"{Gain.ELBO.words} (the encoder as it is)", sure: sure.words}
+    return [
+        _metric(f"{g.value}_gain", f"{words[g]} over the prior, nats a held-out row", score.gain)
+        for g, score in gains.items()
+        if score is not None
+    ]
+
+
+def sentence(audit: Audit, found: list[Metric], of: str) -> str:
+    """One sentence to quote of a candidate, with protocol, version and a hash of the numbers."""
     first, version = found[0], audit.versions.get("zprime", "")
     how = " of a quick audit" if audit.settings.quick else ""
     return (
         f"> {first.name}: {first.shown}, {first.n:,} rows{how}, seed {audit.seed}; copying test: "
-        f"{audit.copying(audit.shipped)} ({PROTOCOL}, zprime {version}, numbers {digest(found)})."
+        f"{audit.copying(of)} ({PROTOCOL}, zprime {version}, numbers {digest(found)})."
     )
 
 
@@ -174,4 +185,4 @@ def _limits(audit: Audit) -> list[str]:
     ]
 
 
-__all__ = ["PROTOCOL", "Metric", "card", "digest", "metrics"]
+__all__ = ["PROTOCOL", "Metric", "card", "digest", "metrics", "of_gains"]

@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
+from zprime.reporting.card import Metric, metrics
 from zprime.reporting.card import card as card_of
-from zprime.reporting.card import metrics
 from zprime.results.audit import Audit
 from zprime.results.differences import MISSING, Difference
 from zprime.results.public import publish
@@ -30,19 +30,36 @@ def differences(text: str, audit: Audit, *, name: str) -> Iterator[Difference]:
         audit: that it was made of.
         name: of the file, as it is called in what is found.
     """
-    title, licence, told = _head(text)
+    title, licence, _ = _head(text)
     public = publish(audit)
-    wanted = {m.kind: m for m in metrics(public, public.entry(audit.shipped))}
-    for kind in dict.fromkeys([*told, *wanted]):
-        m = wanted.get(kind)
+    wanted = metrics(public, public.entry(audit.shipped))
+    yield from against(text, wanted, lines_of(card_of(audit, name=title, licence=licence)), name=name)
+
+
+def against(text: str, wanted: Sequence[Metric], wanted_lines: Sequence[str], *, name: str) -> Iterator[Difference]:
+    """Metrics of a card that are not those wanted, and lines that are wanted and not there.
+
+    Args:
+        text: the card.
+        wanted: the metrics that it should have.
+        wanted_lines: lines with numbers that it should have.
+        name: of the file, as it is called in what is found.
+    """
+    told, by_kind = _head(text)[2], {m.kind: m for m in wanted}
+    for kind in dict.fromkeys([*told, *by_kind]):
+        m = by_kind.get(kind)
         there, here = told.get(kind), None if m is None else (m.shown if m.value is None else m.value, m.stderr)
         if there != here:
             yield Difference(f"{name}, metric {kind}", *(_pair(p) for p in (there, here)))
     lines = set(text.splitlines())
-    body = HEAD.sub("", card_of(audit, name=title, licence=licence), count=1)
-    for line in body.splitlines():
-        if re.search(r"\d", line) and line not in lines:
+    for line in wanted_lines:
+        if line not in lines:
             yield Difference(f"{name}, a line", _nearest(line, lines), repr(line))
+
+
+def lines_of(card: str) -> list[str]:
+    """The lines of a card that have numbers in them, without its head."""
+    return [line for line in HEAD.sub("", card, count=1).splitlines() if re.search(r"\d", line)]
 
 
 def _pair(metric: tuple[Any, Any] | None) -> str:

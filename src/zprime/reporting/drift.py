@@ -2,6 +2,7 @@
 
 from zprime.reporting import figures
 from zprime.reporting.section import Drawing, Section
+from zprime.reporting.words import latent
 from zprime.results.drift import Drift
 from zprime.tables import Cell, Column, Row, Table
 
@@ -14,7 +15,7 @@ def table(d: Drift) -> Table:
         ("mean log r(z), new less held-out, nats", str(d.log_density), f"{d.density_p:.3g}"),
         ("moments, KL from held-out, nats", str(d.moments), f"{d.moments_p:.3g}"),
         (
-            f"dimension {worst.dimension}, largest of {len(d.dimensions)}",
+            f"{latent(worst.dimension)}, largest gap of {len(d.dimensions)}",
             f"{worst.statistic:.3f}",
             f"{worst.p_value:.3g}",
         ),

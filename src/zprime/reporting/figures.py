@@ -14,8 +14,8 @@ from torch import Tensor
 
 from zprime.errors import UsageError
 from zprime.memory import size
-from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, quiet, styled
-from zprime.reporting.words import drawn
+from zprime.reporting.palette import DATA, INK, LINE, MARK, PROBLEM, SECOND, SOFT, quiet, styled
+from zprime.reporting.words import drawn, latent
 from zprime.results.audit import Audit
 from zprime.results.names import CODES, Gain
 
@@ -74,7 +74,7 @@ def verdict(audit: Audit) -> Figure | None:
     if v.exchange is None:
         return None
     shift = v.exchange.delta
-    lines = [("shift (exchange check)", shift.value, shift.low, shift.high, SECOND)]
+    lines = [("shift (exchange check)", shift.value, shift.low, shift.high, PROBLEM if v.exchange.failed else SECOND)]
     if v.heldout is not None and v.bet is not None and v.after_allowance is not None:
         gain = v.heldout
         lines = [
@@ -217,15 +217,16 @@ def dimensions(audit: Audit, *, split: str = "train") -> Figure:
     figure = Figure(figsize=(max(4.6, min(9.0, 1.2 + 0.32 * d)), 1.7 * panels), layout="constrained")
     *above, bottom = (quiet(a) for a in figure.subplots(panels, 1, sharex=True, squeeze=False).flat)
     active = [variance > audit.thresholds.active for variance in s.mean_variance]
-    _bars(bottom, s.mean_variance, active, MARK)
-    _bars(bottom, within, active, DATA, on=s.mean_variance)
-    bottom.set_ylabel("variance: means,\nand within (grey)")
+    _bars(bottom, s.mean_variance, active, SECOND)
+    _bars(bottom, within, active, LINE, on=s.mean_variance)
+    bottom.set_ylabel("variance: means,\nand within (light)")
     for top in above:
         _bars(top, s.dimension_kl, active, SECOND)
         top.set_ylabel("mean KL, nats")
         bottom.axhline(1, color=SOFT, linewidth=0.8, linestyle="--")
-    bottom.set_xlabel("latent dimension (hollow: collapsed)")
-    bottom.set_xticks(range(d) if d <= 16 else range(0, d, -(-d // 16)))
+    bottom.set_xlabel("latent (hollow: collapsed)")
+    places = range(0, d, -(-d // 16))
+    bottom.set_xticks(places, [latent(j) for j in places])
     return figure
 
 
@@ -244,14 +245,16 @@ def _bars(axis: Axes, heights: list[float], active: list[bool], colour: str, *, 
 
 @styled
 def calibration(audit: Audit, *, most: int = 12) -> Figure | None:
-    """Rank histograms of the encoder on data simulated from the prior, the worst latents first; None if not measured.
+    """Rank histograms of the encoder on data simulated from the prior, in the order of latents; None if not measured.
+
+    Where there are more than `most`, the worst of them.
 
     The grey band holds all bars of a histogram with probability 95 % if the encoder is calibrated (Talts et al. 2018).
     """
     if audit.likelihood is None or not audit.likelihood.calibration:
         return None
     c = audit.likelihood.calibration[0]
-    order = sorted(range(len(c.names)), key=lambda j: c.chi_square[j])[:most]
+    order = sorted(sorted(range(len(c.names)), key=lambda j: c.chi_square[j])[:most])
     columns = min(4, len(order))
     lines = -(-len(order) // columns)
     figure = Figure(figsize=(2.1 * columns, 0.3 + 1.35 * lines), layout="constrained")
@@ -260,7 +263,7 @@ def calibration(audit: Audit, *, most: int = 12) -> Figure | None:
         bars = c.counts[j]
         outside = [b < c.low or b > c.high for b in bars]
         axis.axhspan(c.low, c.high, color=LINE, linewidth=0, alpha=0.6)
-        axis.bar(range(len(bars)), bars, width=0.8, color=[MARK if o else SECOND for o in outside])
+        axis.bar(range(len(bars)), bars, width=0.8, color=[PROBLEM if o else SECOND for o in outside])
         axis.set_title(c.names[j], color=INK, fontsize=9)
         axis.set_xticks([])
         axis.set_ylim(0, None)
@@ -275,8 +278,8 @@ def drift(audit: Audit, *, most: int = 24) -> Figure | None:
     shifts = audit.drift.dimensions[:most]
     figure = Figure(figsize=(1.2 + 0.3 * len(shifts), 2.2), layout="constrained")
     axis = quiet(figure.add_subplot())
-    colours = [MARK if s.p_value < audit.thresholds.level else SECOND for s in shifts]
-    axis.bar([str(s.dimension) for s in shifts], [s.statistic for s in shifts], width=0.7, color=colours)
+    colours = [PROBLEM if s.p_value < audit.thresholds.level else SECOND for s in shifts]
+    axis.bar([latent(s.dimension) for s in shifts], [s.statistic for s in shifts], width=0.7, color=colours)
     axis.set_ylim(0, None)
     axis.set_xlabel("latent")
     axis.set_ylabel("largest gap")
@@ -299,7 +302,7 @@ def bandwidth_path(audit: Audit) -> Figure | None:
     places = range(len(path.points))
     for x, point in zip(places, path.points, strict=True):
         e = point.copying.regional
-        colour = {"copies": MARK, "passes": SECOND}.get(point.copying.status, DATA)
+        colour = {"copies": PROBLEM, "passes": MARK}.get(point.copying.status, DATA)
         top.plot([x, x], [e.low, e.high], color=colour, linewidth=2.5, solid_capstyle="butt")
         top.plot(x, e.value, "o", color=colour, markersize=5)
     for axis in (top, bottom):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zprime.reporting.figures import principal_axes
 from zprime.reporting.section import Section
-from zprime.reporting.words import drawn
+from zprime.reporting.words import drawn, latent
 from zprime.results.audit import Audit
 from zprime.results.names import CODES
 
@@ -32,7 +32,7 @@ def map_data(audit: Audit) -> dict[str, Any] | None:
     order = sorted(range(d), key=lambda j: -variance[j])[:64]
     plane = principal_axes(spread.double(), min(4, d))
     axes = [f"principal axis {i + 1}" for i in range(plane.shape[1])]
-    axes += [f"dimension {j}{'' if variance[j] > audit.thresholds.active else ' (collapsed)'}" for j in order]
+    axes += [f"{latent(j)}{'' if variance[j] > audit.thresholds.active else ' (collapsed)'}" for j in order]
 
     def seen(z: Tensor) -> list[list[int]]:
         """One list an axis: hundredths along it."""

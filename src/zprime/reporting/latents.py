@@ -1,6 +1,7 @@
 """The latent side as the lines of one table, which terminal and page share."""
 
-from zprime.reporting.section import Section
+from zprime.reporting import claims
+from zprime.reporting.section import Drawing, Section
 from zprime.reporting.words import no_posterior
 from zprime.results.audit import Audit
 from zprime.results.latents import Hole, LatentsSide, LeaveOneOut, TotalCorrelation
@@ -97,4 +98,38 @@ def _label(audit: Audit, name: str | CandidateId) -> str:
     return str(name) if entry is None else entry.label
 
 
-SECTION = Section("latents", "The latent side", field="latents", sentences=lines, numbers=True, details=True)
+SECTION = Section(
+    "latents",
+    "How far the codes are from each latent distribution",
+    field="latents",
+    sentences=lines,
+    drawings=(
+        Drawing(
+            claims.hole,
+            "The hole KL(q̄‖p) of the population: how far the average posterior is from the prior. Dots are bounds "
+            "from below (≥) and from above (≤), with 95 % intervals; the bar is what they leave. Where a dashed line "
+            "stands, the bound from above cannot fall below it with so few rows.",
+        ),
+        Drawing(
+            claims.memorised,
+            "What is memorised. Self-included: a training row under what holds its own component; leave-one-out: the "
+            "same row under all others; held-out: unseen rows. The distance from the first to the others is a row's "
+            "own component, which no new row has. An arrow: beyond the end of the axis.",
+        ),
+        Drawing(
+            claims.two_samples,
+            lambda audit: (
+                "Can a classifier tell held-out codes from draws? With 95 % intervals. Red: they differ (p below "
+                f"{audit.thresholds.level:g} by the classifier or by MMD). Codes of the selection split are the "
+                "control: they should not differ."
+            ),
+        ),
+        Drawing(
+            claims.low_density,
+            "Log-density of the average posterior at held-out codes and at draws of the prior, as proportions below "
+            "each value. Draws of the prior to the left of the codes fall where the decoder was hardly trained.",
+        ),
+    ),
+    numbers=True,
+    details=True,
+)

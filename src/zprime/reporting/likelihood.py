@@ -53,6 +53,19 @@ def _calibration(audit: Audit, c: Calibration) -> str:
     )
 
 
+def consequence(audit: Audit) -> str:
+    """What the calibration means for the numbers of the page, in a sentence; empty where it was not measured."""
+    side = audit.likelihood
+    if side is None or not side.calibration:
+        return ""
+    if side.calibration[0].calibrated:
+        return "Here ELBO gain and likelihood gain should tell the same."
+    return (
+        "Here q(z|x) is not the model's posterior: ELBO gain and exact-posterior gain judge r by where the encoder "
+        "puts the codes; read the likelihood gain, which weighs draws by the decoder."
+    )
+
+
 def _sandwich(audit: Audit, s: Sandwich) -> str:
     return (
         f"Annealing on {s.gap.n} rows simulated from {_label(audit, s.name)}: log p(x) lies in expectation between "
@@ -69,9 +82,11 @@ SECTION = Section(
     drawings=(
         Drawing(
             figures.calibration,
-            "Ranks of what made simulated data among draws of its posterior, latent by latent: flat if the "
-            "encoder is calibrated; a hump means too wide, a bowl too narrow for its errors, a slope off centre "
-            "(Talts et al. 2018).",
+            lambda audit: (
+                "Ranks of what made simulated data among draws of its posterior, latent by latent: flat if the "
+                "encoder is calibrated; a hump means too wide, a bowl too narrow for its errors, a slope off centre "
+                f"(Talts et al. 2018). {consequence(audit)}"
+            ),
         ),
     ),
     numbers=True,

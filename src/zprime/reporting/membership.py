@@ -1,6 +1,7 @@
 """Who was in the training set: one attack on the model, and one on every latent distribution."""
 
-from zprime.reporting.section import Section
+from zprime.reporting import claims
+from zprime.reporting.section import Drawing, Section
 from zprime.reporting.words import bullets
 from zprime.results.audit import Audit
 from zprime.results.likelihood import Attack, Membership
@@ -119,6 +120,13 @@ SECTION = Section(
     "Who was in the training set?",
     field="membership",
     sentences=sentences,
+    drawings=(
+        Drawing(
+            claims.membership,
+            "Chance that a training row scores above an unseen row, by the model itself and by the gain of each "
+            "candidate, with 95 % intervals. Red: training rows can be told from unseen ones.",
+        ),
+    ),
     tables=lambda audit: [table(audit)],
     note=_note,
     details=True,

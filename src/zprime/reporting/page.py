@@ -5,17 +5,14 @@ from pathlib import Path
 
 from zprime import artifact, outputs
 from zprime.errors import ArtifactError, UsageError
-from zprime.memory import size
-from zprime.reporting import aggregated
 from zprime.reporting.compare import compare
 from zprime.reporting.render import render
 from zprime.reporting.sections import shown
-from zprime.reporting.verdicts import shipped, verdicts
-from zprime.reporting.words import data_name, no_posterior, prior_name
+from zprime.reporting.tiles import tiles
+from zprime.reporting.verdicts import changes, shipped, verdicts
+from zprime.reporting.words import data_name, no_posterior
 from zprime.results.audit import Audit, load
 from zprime.results.public import publish
-from zprime.statistics.estimate import Estimate
-from zprime.statistics.format import prose
 
 
 def report(
@@ -71,32 +68,8 @@ def html(audit: Audit, *, public: bool = False) -> str:
         name=data_name(audit),
         verdicts=verdicts(audit),
         shipped=shipped(audit),
-        answer=answer(audit),
+        changes=changes(audit),
+        tiles=tiles(audit),
+        missing="" if audit.surgery else no_posterior(audit),
         sections=shown(audit),
     )
-
-
-def answer(audit: Audit) -> list[str]:
-    """The first answer to the question, with this model's numbers."""
-    if not audit.surgery:
-        return [no_posterior(audit)]
-    s = audit.surgery["train"]
-    told = [
-        f"On average a posterior is {prose(s.mean_kl)} nats from {prior_name(audit)}{_exact(s.mean_kl)}. Of these, "
-        f"{prose(s.information)} are what tells the data apart (at most log N = {s.log_n:.2f}), and "
-        f"{prose(s.hole)} are the distance of this sample's aggregated posterior from the prior; only "
-        f"{prose(s.gaussian_part)} of that{_exact(s.gaussian_part, '')} can be seen in its mean and covariance.",
-    ]
-    exact = aggregated.entry(audit)
-    if exact is not None and exact.heldout.likelihood is not None:
-        gain = exact.heldout.likelihood.gain
-        told.append(
-            f"Keeping all {s.mean_kl.n:,} posteriors takes {size(exact.bytes)} and changes the log-likelihood of "
-            f"held-out data by {gain} nats per row against the prior."
-        )
-    return told
-
-
-def _exact(e: Estimate, of: str = " for these rows") -> str:
-    """That a number without an error has none."""
-    return f" (exact{of})" if e.stderr is None else ""

@@ -22,8 +22,12 @@ STYLE: Any = {
     "text.parse_math": False,
     "text.usetex": False,
 }
-INK, SOFT, LINE, DATA, MARK, SECOND = "#1d2430", "#5b6470", "#c9d0da", "#7b8798", "#b3263c", "#2f6690"
-"""Text, axes, rules, the data, the chosen one, what it is compared with; the page has two shades of each."""
+INK, SOFT, LINE, DATA = "#1d2430", "#5b6470", "#c9d0da", "#7b8798"
+MARK, SECOND, PROBLEM = "#1f5fa8", "#5d7083", "#b3263c"
+"""Text, axes, rules, the data; the chosen one and what is drawn from it, what that is compared with, and what is wrong.
+
+The page has two shades of each. Red stands for a problem and for nothing else.
+"""
 
 P = ParamSpec("P")
 F = TypeVar("F", Figure, Figure | None)

@@ -15,9 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 from zprime.escape import label
-from zprime.reporting.palette import DATA, INK, LINE, MARK, SECOND, SOFT, STYLE
+from zprime.reporting.palette import DATA, INK, LINE, MARK, PROBLEM, SECOND, SOFT, STYLE
 
-SHADES = {INK: "ink", SOFT: "soft", LINE: "line", DATA: "data", MARK: "mark", SECOND: "second"}
+SHADES = {
+    INK: "ink",
+    SOFT: "soft",
+    LINE: "line",
+    DATA: "data",
+    MARK: "mark",
+    SECOND: "second",
+    PROBLEM: "problem",
+}
 
 
 def grid(x: Float[Tensor, "n c h w"], *, columns: int = 8, zoom: int = 1) -> Image.Image:

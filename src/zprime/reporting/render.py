@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from zprime.escape import visible_lines
+from zprime.reporting.glossary import glossed
 
 NOTHING = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"
 """A page loads nothing: no script, style or image but those inside it."""
@@ -27,6 +28,7 @@ def _environment() -> Environment:
     )
     style, script = (_inline(name) for name in ("style.css", "script.js"))
     policy = f"{NOTHING}; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    environment.filters["glossed"] = lambda text: glossed(visible_lines(text))
     environment.globals |= {"style": style, "script": script, "policy": Markup(policy)}
     return environment
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from zprime.reporting import (
+    averages,
     by_field,
+    claims,
     costs,
     drift,
     figures,
@@ -33,6 +35,19 @@ from zprime.tables import Table
 SECTIONS: tuple[Section, ...] = (
     gains.SECTION,
     Section(
+        "trade-off",
+        "Gain against copying against bytes",
+        field="samples",
+        drawings=(
+            Drawing(
+                claims.trade_off,
+                "Each point is a candidate; its size grows with the bytes stored. Further right: held-out data "
+                "are likelier. Higher up: samples are nearer to training rows than reconstructions of unseen rows are. "
+                "Dotted: reconstructions of unseen rows, where nothing is copied, and planted copies. Red: it copies.",
+            ),
+        ),
+    ),
+    Section(
         "evidence",
         "What the verdict by likelihood rests on",
         field="verdict",
@@ -52,6 +67,10 @@ SECTIONS: tuple[Section, ...] = (
     sheets.SECTION,
     outputs.COUNTS,
     outputs.COLUMNS,
+    samples.SECTION,
+    samples.COPIED,
+    membership.SECTION,
+    likelihood.SECTION,
     latent_map.SECTION,
     Section(
         "components",
@@ -65,24 +84,25 @@ SECTIONS: tuple[Section, ...] = (
     ),
     surgery.SECTION,
     latents.SECTION,
-    likelihood.SECTION,
-    membership.SECTION,
-    samples.SECTION,
-    samples.COPIED,
-    Section("averages", "Averages", field="averages", numbers=True),
+    averages.SECTION,
     drift.SECTION,
     costs.SECTION,
     provenance.SECTION,
 )
 
 
+WIDE = 8.0
+"""Inches; a wider figure has a line of the page to itself."""
+
+
 @dataclass(frozen=True)
 class Plot:
-    """A figure as SVG, what it shows, and whether that stands below it."""
+    """A figure as SVG, what it shows, whether that stands below it, and whether it needs the whole width."""
 
     svg: str
     alt: str
     said: bool
+    wide: bool
 
 
 @dataclass(frozen=True)
@@ -118,7 +138,7 @@ def applies(section: Section, audit: Audit) -> bool:
 def _show(s: Section, audit: Audit) -> Shown:
     drawn = [(d, d.draw(audit)) for d in s.drawings]
     plots = [
-        Plot(pictures.svg(figure, f"{s.name}{i}"), say(d.alt, audit), d.said)
+        Plot(pictures.svg(figure, f"{s.name}{i}"), say(d.alt, audit), d.said, bool(figure.get_figwidth() > WIDE))
         for i, (d, figure) in enumerate(drawn)
         if figure is not None
     ]

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
-from zprime.reporting import figures
+from zprime.memory import size
+from zprime.reporting import aggregated, figures
 from zprime.reporting.numbers import SAYS
 from zprime.reporting.section import Drawing, Section
+from zprime.reporting.words import prior_name
 from zprime.results.audit import Audit
 from zprime.results.latents import Surgery
+from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import explained, prose
 from zprime.tables import Cell, Column, Row, Table
 
@@ -57,13 +60,43 @@ def summary(audit: Audit, width: int) -> Table:
     return table(audit)
 
 
-def _note(audit: Audit) -> str:
+def sentences(audit: Audit) -> list[str]:
+    """What the KL term is made of, and what keeping all posteriors costs, with this model's numbers."""
+    s = audit.surgery["train"]
+    told = [
+        f"On average a posterior is {prose(s.mean_kl)} nats from {prior_name(audit)}{_exact(s.mean_kl)}. Of these, "
+        f"{prose(s.information)} are what tells the data apart (at most log N = {s.log_n:.2f}), and "
+        f"{prose(s.hole)} are the distance of this sample's aggregated posterior from the prior; only "
+        f"{prose(s.gaussian_part)} of that{_exact(s.gaussian_part, '')} can be seen in its mean and covariance.",
+    ]
+    exact = aggregated.entry(audit)
+    if exact is not None and exact.heldout.likelihood is not None:
+        gain = exact.heldout.likelihood.gain
+        told.append(
+            f"Keeping all {s.mean_kl.n:,} posteriors takes {size(exact.bytes)} and changes the log-likelihood of "
+            f"held-out data by {gain} nats per row against the prior."
+        )
+    return told
+
+
+def _exact(e: Estimate, of: str = " for these rows") -> str:
+    """That a number without an error has none."""
+    return f" (exact{of})" if e.stderr is None else ""
+
+
+WATERFALL = (
+    "mean KL(q‖p) = I + KL(q̄‖p), in nats, over the training rows and their mixture q̄ (Hoffman & Johnson 2016). I is "
+    "what tells the rows apart; it cannot exceed log N (dashed), and where it comes near, q̄ is a lookup table of its "
+    "rows, so the hole KL(q̄‖p) may be large only because N is finite. The hole is cut into what q̄'s mean and "
+    "covariance show, and its shape."
+)
+
+
+def _dimensions(audit: Audit) -> str:
     return (
-        "mean KL(q‖p) = I + KL(q̄‖p), in nats, each split's posteriors against their own mixture q̄ (Hoffman & Johnson "
-        "2016); ± one standard error, and what has none is exact for these rows. I cannot exceed log N: where it comes "
-        "near, q̄ is a lookup table of its rows, and the hole may be large only because N is finite. The "
-        "variance of q̄ in a dimension is that of the posteriors' means plus the mean of their own (grey); at 1 it is "
-        f"the prior's. A hollow bar is a collapsed dimension: its means' variance is below {audit.thresholds.active:g}."
+        "Each latent: its mean KL, and the variance of q̄: that of the posteriors' means (dark) plus the mean of "
+        "their own (light); at 1 it is the prior's. A hollow bar is a collapsed latent: its means' variance is below "
+        f"{audit.thresholds.active:g}."
     )
 
 
@@ -71,17 +104,12 @@ SECTION = Section(
     "surgery",
     "What the KL term is made of",
     field="surgery",
+    sentences=sentences,
     drawings=(
-        Drawing(
-            figures.surgery,
-            "Waterfall: mean KL is I plus the part of the hole in mean and covariance plus the part in its shape",
-            said=False,
-        ),
-        Drawing(
-            figures.dimensions, "Mean KL and variance of the posterior means of every latent dimension", said=False
-        ),
+        Drawing(figures.surgery, WATERFALL),
+        Drawing(figures.dimensions, _dimensions),
     ),
     tables=lambda audit: [table(audit)],
-    note=_note,
+    note="± one standard error; what has none is exact for these rows.",
     summary=summary,
 )

@@ -66,3 +66,20 @@ def difference(audit: Audit) -> str:
         f"{a} is the likelier one, but its samples are farther from held-out data than those of {b}: likelihood counts "
         "every row, however rare, and a distance of samples counts what most of them look like"
     )
+
+
+def changes(audit: Audit) -> str:
+    """What could change the answer, in a sentence: what this audit did not look at."""
+    decisions = {v.decision for _, v in verdicts(audit)}
+    found = []
+    if audit.settings.quick:
+        found.append("the whole audit, in place of this quick one")
+    if "undecided" in decisions:
+        found.append("more held-out rows (four times as many halve every interval)")
+    if audit.seeds is None:
+        found.append(f"another training (this is one, of seed {audit.seed}; --seeds 3 repeats it)")
+    if audit.drift is None:
+        found.append("rows of another population (--new-data looks at new ones)")
+    if audit.likelihood is not None and audit.likelihood.other_scale is not None:
+        found.append("another standard deviation of p(x|z) (see the note above)")
+    return f"What could change it: {'; '.join(found)}." if found else ""

@@ -25,6 +25,11 @@ def without_density(audit: Audit) -> list[str]:
     return sorted(name for name in names if name not in known)
 
 
+def latent(j: int) -> str:
+    """What latent `j`, from 0, is called: z1, z2, ..., on the page, in figures and in sentences alike."""
+    return f"z{j + 1}"
+
+
 def data_name(audit: Audit) -> str:
     """What the data are called."""
     return audit.data.name or "unnamed data"

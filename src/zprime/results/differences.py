@@ -38,6 +38,38 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """A number of a card, and what came of measuring it again.
+
+    Attributes:
+        kind: of metric, e.g. `likelihood_gain`.
+        name: in words.
+        recorded: as the card shows it.
+        found: as it was found again; empty where it was not measured.
+        status: `reproduced`, `differs` or `not checked`.
+        because: why, where that is not plain.
+    """
+
+    kind: str
+    name: str
+    recorded: str
+    found: str
+    status: str
+    because: str = ""
+
+    def __str__(self) -> str:
+        """In one line."""
+        return f"{self.status}: {self.told}"
+
+    @property
+    def told(self) -> str:
+        """The number, without the status."""
+        found = f", found {self.found}" if self.found else ""
+        why = f" ({self.because})" if self.because else ""
+        return f"{self.name}: {self.recorded} on the card{found}{why}"
+
+
+@dataclass(frozen=True)
 class Compared:
     """What came of a comparison.
 

@@ -201,6 +201,8 @@ class LatentsSide:
         low_density: `1 %` and `5 %` -> proportion of prior draws below that quantile of log qbar at held-out codes.
         two_sample: name of a candidate, or of a distribution itself that makes none -> tests of held-out codes and its
             draws; among them a control, `codes of the selection split`, which no test should tell from held-out codes.
+        density_curves: `codes` (held-out) and `prior draws` -> their quantiles of log qbar, nats, from 1 % to 99 % in
+            steps of 2 %.
     """
 
     leave_one_out: dict[CandidateId, LeaveOneOut]
@@ -209,3 +211,4 @@ class LatentsSide:
     minibatch: Minibatch | None
     low_density: dict[str, Estimate]
     two_sample: dict[str, TwoSample]
+    density_curves: dict[str, list[float]] = field(default_factory=dict)

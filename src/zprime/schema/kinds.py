@@ -38,8 +38,8 @@ from zprime.schema import (
     guarded,
     need,
 )
+from zprime.schema.own import OF_OWN, OWN_MODEL, SHA256
 
-SHA256 = Text(pattern=manifest.SHA256.pattern)
 NAME = r"(?!\.)[^/\\\x00]{1,255}"
 """Part of a path: not empty, nothing hidden, no separator."""
 PATH = rf"{NAME}(/{NAME}){{0,2}}"
@@ -144,37 +144,6 @@ MODEL = Schema(
 """Without `prior` it is N(0, I)."""
 
 
-def _own_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
-    both = [name in tensors for name in ("coordinates.loc", "coordinates.scale")]
-    need("coordinates", both[0] == both[1], "loc and scale, or neither", both)
-
-
-OWN_MODEL = Schema(
-    {
-        "code": Record({"named": Text(), "function": Text(), "sha256": SHA256}),
-        "weights": Maybe(Record({"file": Text(), "sha256": SHA256})),
-        "encoder": Text(("", "encode", "encoder", "forward")),
-        "gives": Text(("std", "variance", "log-variance", "log-std", "scale_tril", "covariance")),
-        "likelihood": Text(),
-        "scale": Maybe(Real(0, inside=True)),
-        "beta": Real(0, inside=True),
-        "shape": Items(Whole(1, MOST), 1, 8),
-        "latents": Whole(1, LATENTS, size="d"),
-        "unit": Flag(),
-        "says": Items(Text()),
-        "prior": Maybe(Part()),
-    },
-    {
-        "answers": Array({"*": ANY}, "real"),
-        "coordinates.loc": Array({"d": FINITE}, "real", optional=True),
-        "coordinates.scale": Array({"d": POSITIVE, "d d": FACTOR}, "real", optional=True),
-        "prior.*": Array({"*": ANY}, "any"),
-    },
-    _own_model,
-)
-"""A model of the user's own: the code that makes it is named, and not there. Without `prior` it is N(0, I)."""
-
-
 def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
     epochs, best = len(config["history"]), config["best_epoch"]
     need("epoch", config["epoch"] == epochs, f"{epochs}, as many as history has", config["epoch"])
@@ -228,7 +197,9 @@ SHARDS = {
 
 
 def _generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
-    shape, image = config["vae"]["shape"], config["image"]
+    both = [config.get(name) is not None for name in ("vae", "own")]
+    need("vae", sum(both) == 1, "a VAE of zprime, or own, a model of the user's own", both)
+    shape, image = (config.get("vae") or config["own"])["shape"], config["image"]
     _shapes(tensors, shape)
     need("image", image is None or (image == shape and len(shape) == 3 and shape[0] in (1, 3)), f"{shape}", image)
     unfit = config["copying"] == "copies"
@@ -237,7 +208,9 @@ def _generator(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: 
 
 GENERATOR = Schema(
     {
-        "vae": VAE,
+        "vae": Maybe(VAE),
+        "own": Maybe(Record(OF_OWN)),
+        "prior": Maybe(Part()),
         "latent": Part(),
         "image": Maybe(Items(Whole(1, MOST), 3, 3)),
         "holds_training_rows": Flag(),
@@ -250,10 +223,15 @@ GENERATOR = Schema(
         **SCALING,
         "decoder.likelihood.log_scale": Array({"": LOG_SCALES}, "real", optional=True),
         "decoder.*": Array({"*": FINITE}, "real"),
+        "encoder.*": Array({"*": FINITE}, "real"),
         "latent.*": Array({"*": ANY}, "any"),
+        "own.*": Array({"*": ANY}, "any"),
+        "prior.*": Array({"*": ANY}, "any"),
     },
     _generator,
 )
+"""A VAE of zprime without its encoder, or with encoder and prior, by which it can be measured again. Or a model of the
+user's own, as `OWN_MODEL` tells of it, whose code is not there."""
 FIT = Record(
     {
         "outcome": Record({"ok": Flag(), "message": Text()}),

@@ -220,6 +220,6 @@ def _sentence(d: Drift) -> str:
     return (
         f"The {_rows(d)} have drifted ({chance}). {d.source} finds their codes {abs(e.value):.2f} ± {e.stderr:.2f} "
         f"nats per row {word} likely than held-out codes; their mean and covariance are {d.moments.value:.3g} nats "
-        f"away; dimension {d.dimensions[0].dimension} has moved most. It is {still} (ELBO gain {d.gain} nats per row; "
+        f"away; z{d.dimensions[0].dimension + 1} has moved most. It is {still} (ELBO gain {d.gain} nats per row; "
         f"{d.gain_heldout} on held-out rows). {advice}"
     )

@@ -1,6 +1,9 @@
 """Holes as the prior sees them: how many of its draws fall where hardly any code of held-out data lies."""
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from zprime.distribution import LatentDistribution
 from zprime.measure.prior import prior_sample
@@ -10,6 +13,9 @@ from zprime.statistics.estimate import Estimate
 from zprime.statistics.order import proportion_below
 
 LEVELS = (0.01, 0.05)
+CURVE = torch.arange(1, 100, 2, dtype=torch.float64) / 100
+"""Quantiles of log qbar that are kept: from 1 % to 99 %, so that the value of no single row is told."""
+CODES, DRAWS = "codes", "prior draws"
 POINTS = 2000
 UNIT = "proportion of prior draws"
 
@@ -37,12 +43,33 @@ def low_density(
     Returns:
         `1 %` and `5 %` -> the proportion below that quantile.
     """
+    return proportions(log_densities(train, heldout, seed=seed, prior=prior, points=points), seed=seed)
+
+
+def log_densities(
+    train: MemoryPosteriors,
+    heldout: MemoryPosteriors,
+    *,
+    seed: int,
+    prior: LatentDistribution | None = None,
+    points: int = POINTS,
+) -> dict[str, Tensor]:
+    """Log qbar in nats at held-out `codes` and at `prior draws`, as `low_density` compares them."""
     rng = stream(seed, "low density")
     rows = torch.randperm(heldout.n, generator=rng)[:points]
     codes = heldout.take(rows).draw(rng=rng)
     draws = prior_sample(prior, (points, train.d), dtype=codes.dtype, rng=rng)
-    at_codes, at_prior = train.log_prob(codes), train.log_prob(draws)
+    return {CODES: train.log_prob(codes), DRAWS: train.log_prob(draws)}
+
+
+def proportions(found: Mapping[str, Tensor], *, seed: int) -> dict[str, Estimate]:
+    """Level -> proportion of prior draws below that quantile of the codes' log qbar."""
     return {
-        f"{level:.0%}".replace("%", " %"): proportion_below(at_codes, at_prior, level, unit=UNIT, seed=seed)
+        f"{level:.0%}".replace("%", " %"): proportion_below(found[CODES], found[DRAWS], level, unit=UNIT, seed=seed)
         for level in LEVELS
     }
+
+
+def curves(found: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """Quantiles of both, at `CURVE`."""
+    return {name: values.double().quantile(CURVE).tolist() for name, values in found.items()}

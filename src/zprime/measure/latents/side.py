@@ -9,7 +9,7 @@ from zprime.latent import Active, Aggregated
 from zprime.measure.candidates import Candidates
 from zprime.measure.latents.hole import hole
 from zprime.measure.latents.leave_one_out import leave_one_out
-from zprime.measure.latents.low_density import low_density
+from zprime.measure.latents.low_density import curves, log_densities, proportions
 from zprime.measure.latents.minibatch import minibatch
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.latents.total_correlation import total_correlation
@@ -63,13 +63,15 @@ def latents_side(
     if cut is None:
         tests = two_sample(study, candidates, independent)
         return LatentsSide({}, hole=None, total_correlation=None, minibatch=None, low_density={}, two_sample=tests)
+    densities = log_densities(train, independent, seed=seed, prior=prior)
     return LatentsSide(
         leave_one_out=_leave_one_out(study, candidates, split_gains["heldout"]),
         hole=hole(study, split_gains, cut) if heldout.n > 2 and _units(study.heldout) > 1 else None,
         total_correlation=total_correlation(study.train, seed=seed, prior=prior, progress=study.progress),
         minibatch=minibatch(study.train, seed=seed) if _plain(train) and train.n > 1 else None,
-        low_density=low_density(train, independent, seed=seed, prior=prior),
+        low_density=proportions(densities, seed=seed),
         two_sample=two_sample(study, candidates, independent),
+        density_curves=curves(densities),
     )
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, explanations, the lens over the sample grids, the latent map, the theme. No library, no request.
+// Sorting, explanations, the contents, the lens over the sample grids, the latent map, the theme. No library, no request.
 const $ = (query, root = document) => root.querySelector(query);
 const all = (query, root = document) => [...root.querySelectorAll(query)];
 const place = (box, x, y) => { // beside a point, inside the window
@@ -100,10 +100,24 @@ function contours(x, y, reach) {
   return lines;
 }
 
+// The contents follow: the last heading above the middle of the window is the current one.
+const links = all("#contents a"), headings = links.map(a => $(a.getAttribute("href")));
+const follow = () => {
+  const at = headings.findLastIndex(h => h.getBoundingClientRect().top < innerHeight / 3), now = links[Math.max(0, at)];
+  if (!now || now.ariaCurrent) return;
+  links.forEach(a => a.removeAttribute("aria-current"));
+  now.setAttribute("aria-current", "true");
+  const list = now.closest("ul");
+  list.scrollTo({ left: now.offsetLeft - 40 });
+};
+addEventListener("scroll", follow, { passive: true });
+addEventListener("resize", follow);
+follow();
+
 addEventListener("beforeprint", () => all("details").forEach(d => { d.open = true; }));
 
 const latent = $("#latent") && JSON.parse($("#latent").textContent), axes = $("#axes");
-const PAPER = { "--paper": "#fff", "--line": "#bbb", "--data": "#777", "--mark": "#b3263c", "--ink": "#000" };
+const PAPER = { "--paper": "#fff", "--line": "#bbb", "--data": "#777", "--mark": "#1f5fa8", "--ink": "#000" };
 function drawMaps(printed = false) {
   if (!latent) return;
   const style = getComputedStyle(document.documentElement);
