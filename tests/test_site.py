@@ -15,11 +15,13 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import changes  # noqa: E402
 import cli  # noqa: E402
+import gallery  # noqa: E402
 import katex  # noqa: E402
 import layers  # noqa: E402
 import nav as navigation  # noqa: E402
 import places  # noqa: E402
 
+from zprime import plot  # noqa: E402
 from zprime.latent import SETTINGS  # noqa: E402
 
 LOADS = re.compile(
@@ -72,6 +74,13 @@ def test_the_index_of_a_folder_has_a_line_for_every_page(folder: str) -> None:
     place = ROOT / "docs" / folder
     lines = re.findall(r"^- \[[^\]]+\]\(([\w-]+\.md)\): \S", (place / "index.md").read_text(), re.M)
     assert sorted(lines) == sorted(p.name for p in place.glob("*.md") if p.name != "index.md")
+
+
+def test_the_gallery_has_every_figure() -> None:
+    assert gallery.PAGE.read_text() == gallery.text(), "run `python tools/gallery.py runs/demo`"
+    assert sorted(name for names in gallery.GROUPS.values() for name in names) == sorted(plot.__all__)
+    drawn = {p.stem for p in gallery.IMAGES.glob("*.png")}
+    assert {"gains", "samples", "surgery", "hole"} <= drawn <= set(plot.__all__)
 
 
 def test_katex_is_what_was_fetched() -> None:
