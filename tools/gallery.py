@@ -18,9 +18,9 @@ GROUPS = {
 }
 HEAD = """# Gallery
 
-Every figure of `zprime.plot`, by name. Each takes an audit, and returns a matplotlib figure, or None where the audit has
-nothing for it. The pictures are of scikit-learn's digits (`make demo`, seed 0; `python tools/gallery.py runs/demo` makes
-them). The [report](report.md) shows the same figures with what they say.
+Every figure of `zprime.plot`, by name. Each takes an audit, and returns a matplotlib figure, or None where the audit
+has nothing for it. The pictures are of scikit-learn's digits (`make demo`, seed 0; made by
+`python tools/gallery.py runs/demo`). The [report](report.md) shows the same figures with what they say.
 
 <!-- slow -->
 ```python

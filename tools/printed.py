@@ -1,7 +1,7 @@
 """Show under the Python blocks of pages what they print: python tools/printed.py docs/kinds/*.md docs/measures/*.md.
 
 What a block printed stands under it between `<!-- printed -->` and `<!-- /printed -->`. The tests run the blocks and
-compare. A block after `<!-- slow -->` is left as it is.
+compare. A block after `<!-- slow -->` is left as it is, but with `--slow` before the pages.
 """
 
 import contextlib
@@ -42,8 +42,8 @@ def alike(shown: str, printed: str) -> bool:
     return all(abs(a - b) <= 0.02 + 0.02 * max(abs(a), abs(b)) for a, b in values)
 
 
-def filled(page: Path) -> str:
-    """The page with what each of its blocks prints."""
+def filled(page: Path, *, slow: bool = False) -> str:
+    """The page with what each of its blocks prints; without `slow`, of those that are not."""
     text, names = page.read_text(), {}
     out, at = "", 0
     for block in FENCE.finditer(text):
@@ -51,8 +51,8 @@ def filled(page: Path) -> str:
             continue  # what was shown so far
         out += text[at : block.end()]
         at = block.end()
-        slow, language, code = block.groups()
-        if language != "python" or slow:
+        late, language, code = block.groups()
+        if language != "python" or (late and not slow):
             continue
         old = SHOWN.match(text, at + 1)
         printed = run(code, page.name, names)
@@ -64,8 +64,9 @@ def filled(page: Path) -> str:
 
 
 if __name__ == "__main__":
-    pages = [Path(p).resolve() for p in sys.argv[1:]]
+    slow = sys.argv[1:2] == ["--slow"]
+    pages = [Path(p).resolve() for p in sys.argv[1 + slow :]]
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)  # where blocks write files
         for page in pages:
-            page.write_text(filled(page))
+            page.write_text(filled(page, slow=slow))
