@@ -15,6 +15,7 @@ import pytest
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 ROOT = Path(__file__).parent.parent
+AXE = ROOT / "tests" / "vendor" / "axe.min.js"
 SHOTS = ROOT / "build" / "screenshots"
 PAGES = ("index", "theory", "api", "kinds/index", "kinds/mixture", "kinds/compared", "measures/index", "measures/gains")
 pytestmark = pytest.mark.browser
@@ -74,6 +75,19 @@ def test_formulas_are_set_tables_fit_and_no_other_host_is_asked(browser: Any, si
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is wider than {width}"
         page.screenshot(path=str(SHOTS / f"site-{name.replace('/', '-')}-{width}.png"))
     assert not wrong
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 390])
+def test_axe_finds_nothing_but_what_the_theme_has(browser: Any, site: str, width: int, scheme: str) -> None:
+    """The theme's own: its navigation and the buttons of code blocks are landmarks without names of their own."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    for name in ("index", "theory", "kinds/compared", "measures/surgery"):
+        page.goto(f"{site}/{name}.html", wait_until="networkidle")
+        page.add_script_tag(path=str(AXE))
+        found = page.evaluate("axe.run({rules: {'landmark-unique': {enabled: false}}})")["violations"]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in found] == [], name
     page.close()
 
 

@@ -10,3 +10,12 @@ for (const cell of document.querySelectorAll("article td")) {
     cell.style.whiteSpace = "nowrap";
   }
 }
+
+// What scrolls is reached with the keyboard too.
+addEventListener("load", () => {
+  for (const region of document.querySelectorAll("article table, div.arithmatex")) {
+    if (region.scrollWidth > region.clientWidth) {
+      region.tabIndex = 0;
+    }
+  }
+});
