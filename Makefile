@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
 
-.PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture question-pictures toy \
+.PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture explore-picture question-pictures toy \
 	lock wheels sbom min-versions release \
 	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests clean
 
@@ -43,7 +43,7 @@ layers: $(VENV)/.done  ## import-linter: no room imports upward
 doctest: $(VENV)/.done  ## the examples in docstrings
 	$(BIN)/pytest --doctest-modules src -p no:cacheprovider
 
-browser: $(VENV)/.done  ## in Debian's chromium: the report, with screenshots in build/screenshots; the ONNX file, where npm fetches onnxruntime-web
+browser: $(VENV)/.done  ## in Debian's chromium: the report and the explorer, with screenshots in build/screenshots; the ONNX file, where npm fetches onnxruntime-web
 	command -v npm >/dev/null && $(BIN)/python tools/onnx_web.py build/onnxruntime-web || echo "no onnxruntime-web: its test is skipped"
 	$(BIN)/pytest -m browser -n 0
 
@@ -66,6 +66,9 @@ fashion: $(VENV)/.done  ## the README's table: 60,000 images, a convolutional VA
 
 picture: $(VENV)/.done  ## the README's picture, from the run of `make fashion`
 	$(BIN)/python examples/picture.py runs/fashion docs/images/fashion.png
+
+explore-picture: $(VENV)/.done  ## the picture of docs/explore.md, from the run of `make demo`
+	$(BIN)/python tools/explore_picture.py runs/demo docs/images/explore.png
 
 question-pictures: $(VENV)/.done  ## the pictures of docs/question.md
 	$(BIN)/python tools/pictures.py docs/question.md

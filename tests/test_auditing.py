@@ -19,6 +19,7 @@ from zprime.errors import ArrayError, UsageError
 from zprime.latent import Aggregated, Defensive, Gaussian, LogPool, Prior
 from zprime.latent.kind import Fit
 from zprime.measure.candidates import Candidates
+from zprime.measure.study import Split, shared_rows
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting import page
 from zprime.reporting.provenance import facts
@@ -409,6 +410,34 @@ def test_duplicates_of_training_rows_are_left_out_of_the_gains(keep: bool) -> No
     assert found.data.near is not None
     assert f"(95 % interval {100 * found.data.near.share.low:.1f} to" in lines["near-duplicates"]
     assert serialise.from_jsonable(Audit, {**found.to_json(), "tensors": {}}).data == found.data
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_selection_rows_that_equal_held_out_rows_are_told(parts: int) -> None:
+    """They are counted as data, however many parts their posteriors have."""
+    posteriors, rows = splits(n=200)
+    x = rows["selection"].x.clone()
+    x[[5, 8]] = rows["heldout"].x[[3, 3]]
+    rows["selection"] = replace(rows["selection"], x=x)
+    posteriors["selection"] = MemoryPosteriors(*MODEL.posterior(x))
+    data = {s: Split(s, posteriors[s], rows[s]) for s in posteriors}
+    if parts > 1:
+        at = torch.arange(200).repeat_interleave(parts)
+        data = {s: split.take(at) for s, split in data.items()}
+    assert shared_rows(data["selection"], data["heldout"]) == Duplicates(2, 200, [5, 8], kept=True)
+    assert shared_rows(data["selection"], replace(data["heldout"], rows=None)) is None
+    if parts > 1:
+        return
+    found = audit({"shifted": shifted(0.5)}, posteriors, rows=rows, settings=QUICK)
+    assert found.data.shared == Duplicates(2, 200, [5, 8], kept=True)
+    assert any(
+        w.startswith("2 of 200 selection rows equal a held-out row exactly; what is chosen") for w in found.warnings
+    )
+    lines, public = dict(facts(found)), dict(facts(publish(found)))
+    assert lines["duplicates, two splits"] == "2 of 200 selection rows equal a held-out row: rows 5, 8"
+    assert public["duplicates, two splits"] == "2 of 200 selection rows equal a held-out row"
+    assert serialise.from_jsonable(Audit, {**found.to_json(), "tensors": {}}).data == found.data
+    assert audit({"shifted": shifted(0.5)}, posteriors, rows=with_copies(0)[1], settings=QUICK).data.shared is None
 
 
 def test_more_duplicates_are_refused_also_without_a_model() -> None:

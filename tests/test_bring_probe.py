@@ -1,14 +1,27 @@
 """What is tried before a model is brought, rule by rule: each finds its mistake and leaves what is right alone."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Independent, Laplace, Normal
+from torch.distributions import Bernoulli, Independent, Laplace, Normal, Poisson
 
 from zprime.bring.callables import as_datum, asked, remedy
 from zprime.bring.named import distribution_of
-from zprime.bring.probe import beyond, check_logits, check_reconstructions, check_same, other_prior
+from zprime.bring.probe import (
+    beyond,
+    check_abilities,
+    check_logits,
+    check_reconstructions,
+    check_same,
+    check_shares,
+    other_prior,
+)
+from zprime.bring.splits import split
 from zprime.errors import ArrayError, UsageError
+from zprime.own_code import Guard
 from zprime.rng import stream
 
 
@@ -49,8 +62,59 @@ def test_a_failing_encoder_is_spoken_of_and_ours_are_not_wrapped() -> None:
     ):
         asked("encoder", lambda x: (_ for _ in ()).throw(ValueError("no")), rand(2, 3))
     assert "one-hot" in remedy("sizes do not match", conditions=True)
-    with pytest.raises(MemoryError):
-        asked("decoder", lambda z: (_ for _ in ()).throw(MemoryError()), rand(2, 3))
+
+
+class Fails(Normal):
+    """A p(x|z) whose mean raises an error."""
+
+    error: Exception
+
+    @property
+    def mean(self) -> Tensor:
+        raise self.error
+
+
+class Rows:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __array__(self, *args: object, **how: object) -> object:
+        raise self.error
+
+
+def failing(error: Exception) -> dict[str, Callable[[], object]]:
+    """Every place where code of the user's is called when a model is brought."""
+
+    def fails(*given: object) -> Tensor:
+        raise error
+
+    p = Fails(torch.zeros(5, 3), 1.0)
+    p.error = error
+    rows = {"train": Rows(error), "heldout": Rows(error)}
+    return {
+        "encoder": lambda: asked("encoder", fails, rand(2, 3)),
+        "likelihood": lambda: distribution_of(fails)(rand(2, 3)),
+        "p(x|z)": lambda: check_abilities(Independent(p, 1), rand(5, 3), lambda: rand(5)),
+        "data": lambda: split(rows, None, seed=0),
+        "own": lambda: _own(fails),
+    }
+
+
+def _own(f: Callable[[], object]) -> None:
+    with Guard("mymodel.py", Path("mymodel.py"))("build()"):
+        f()
+
+
+@pytest.mark.parametrize("place", failing(ValueError()))
+def test_what_code_of_the_users_raises_is_told_but_for_memory_and_ours(place: str) -> None:
+    for error in (KeyError("no"), ValueError("no")):
+        with pytest.raises(UsageError, match="no") as told:
+            failing(error)[place]()
+        assert told.value.__cause__ is error
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), ArrayError("ours")):
+        with pytest.raises(type(error)) as raised:
+            failing(error)[place]()
+        assert raised.value is error
 
 
 def test_a_likelihood_of_ones_own_is_given_all_that_the_decoder_answers() -> None:
@@ -75,6 +139,22 @@ def test_probabilities_are_not_taken_for_logits_and_true_logits_are_let_through(
     check_logits(Independent(Normal(probability, 1.0), 1), x)  # no logits at all
 
 
+def test_shares_are_let_through_where_rows_are_shares_too() -> None:
+    p = rand(400, 6).softmax(1)
+    one_hot = torch.eye(6)[torch.multinomial(p, 1, generator=stream(0, "names"))[:, 0]]
+    check_shares(Independent(Bernoulli(probs=p), 1), one_hot)
+    check_shares(Independent(Normal(p, 0.1), 1), p)
+    with pytest.raises(UsageError, match="the means of p.x.z., Normal, add up to 1 .* and the rows add up to 2 to 2"):
+        check_shares(Independent(Normal(p, 0.1), 1), 2 * p)
+    two = rand(400, 2).softmax(1)  # of two numbers that is no softmax: p and 1 - p, say
+    check_shares(Independent(Normal(two, 0.1), 1), 2 * two)
+    nearly = p.clone()
+    nearly[0, 0] += 0.01
+    check_shares(Independent(Normal(nearly, 0.1), 1), 2 * p)
+    with pytest.raises(UsageError, match="the log-rates of p.x.z., Poisson"):  # whatever the rows are
+        check_shares(Independent(Poisson(p.exp()), 1), one_hot)
+
+
 def test_reconstructions_out_of_the_range_of_the_rows_are_refused() -> None:
     x = torch.bernoulli(rand(300, 8), generator=stream(0, "bits"))
     assert beyond(2 * x - 1, x) == pytest.approx(float((x == 0).double().mean()))
@@ -91,8 +171,15 @@ def test_a_log_density_that_changes_is_refused() -> None:
     values = p.log_prob(rand(50))
     check_same(values, values + 1e-5)
     check_same(torch.cat([values, torch.tensor([-torch.inf])]), torch.cat([values, torch.tensor([-torch.inf])]))
-    with pytest.raises(UsageError, match="differs between two calls: dropout is on"):
-        check_same(values, values + 0.01 * torch.randn(50, generator=stream(0, "noise")))
+    never = torch.tensor([-torch.inf])
+    noisy = values + 0.01 * torch.randn(50, generator=stream(0, "noise"))
+    for one, other in (
+        (values, noisy),
+        (torch.cat([values, never]), torch.cat([noisy, never])),  # beside rows that cannot be
+        (values, torch.cat([values[:-1], never])),
+    ):
+        with pytest.raises(UsageError, match="differs between two calls: dropout is on"):
+            check_same(one, other)
 
 
 @pytest.mark.parametrize(("wide", "spoken"), [(1.0, False), (1.3, False), (2.0, True), (0.4, True)])

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, Poisson
 
 from zprime import sample
-from zprime.bring import scvi, tvae, tvae_drawing, tvae_keeping
+from zprime.bring import ctgan_tvae, pythae, pythae_vae, scvi, tvae, tvae_drawing, tvae_keeping
+from zprime.bring.trial import some_of
 from zprime.errors import UsageError
 from zprime.latent import Gaussian, Prior
 from zprime.rng import stream
@@ -332,3 +333,39 @@ def test_tvae_what_cannot_be_brought() -> None:
         tvae(SimpleNamespace(), TABLES)
     with pytest.raises(UsageError, match="expected one for 6 transformed columns, got one for 7"):
         tvae(Synthesizer(), TABLES, encoder=encoder(7))
+
+
+# -- rows that are looked at -------------------------------------------------------------------------------------------
+
+
+class Pythae(nn.Module):
+    """As pythae's VAE, with an encoder of one's own."""
+
+    model_name, model_config = "VAE", SimpleNamespace(reconstruction_loss="mse")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def encoder(self, x: Tensor) -> dict[str, Tensor]:
+        return {"embedding": x[:, :1], "log_covariance": torch.zeros(len(x), 1)}
+
+    def decoder(self, z: Tensor) -> dict[str, Tensor]:
+        return {"reconstruction": z}
+
+
+@pytest.mark.parametrize("library", ["pythae", "tvae"])
+def test_an_adapter_looks_at_rows_at_random(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """Rows often come in an order, by class or by time: the first do not stand for all."""
+    looked_at: list[Tensor] = []
+    ordered = {"train": np.arange(600.0)[:, None], "heldout": 600 + np.arange(8.0)[:, None]}
+    adapter = pythae_vae if library == "pythae" else ctgan_tvae
+    monkeypatch.setattr(adapter, "plausible", lambda decode, x, *others, **how: looked_at.append(x))
+    if library == "pythae":
+        mine = pythae(Pythae(), ordered)
+    else:
+        mine = tvae(Synthesizer(), ordered, encoder=encoder())
+    x = mine.rows["train"].x
+    torch.testing.assert_close(looked_at[0], some_of(x, 0))
+    assert len(looked_at[0]) == 256
+    assert float(looked_at[0][:, 0].max()) > 0.9 * float(x[:, 0].max())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, MultivariateNormal, Normal, RelaxedBernoulli, StudentT
+from torch.distributions import Independent, MultivariateNormal, Normal, Poisson, RelaxedBernoulli, StudentT
 
 import zprime
 from oracles import linear_gaussian
@@ -73,7 +73,14 @@ CODES = {s: torch.randn(60, 2, generator=torch.Generator().manual_seed(i)) for i
 BERNOULLI = {"data": BITS, "likelihood": "bernoulli"}
 
 
-ELSEWHERE = ("auditing", "sampling", "likelihoods", "decoders")
+COUNTS = {s: (9 * x).round().clamp(min=0) for s, x in DATA.items()}
+
+
+def shares(z: Tensor) -> Tensor:
+    return decoder(z).softmax(1)
+
+
+ELSEWHERE = ("auditing", "calls", "sampling", "likelihoods", "decoders")
 
 
 class Stub:
@@ -311,6 +318,91 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: bring.model(Stub(encode=lambda x: posterior(x)[0], decode=decoder), DATA, **RIGHT),
         r"to answer the mean and the spread.*got encode: one tensor \[2, 2\]; bring.modules takes",
     ),
+    "a misspelled argument": (
+        lambda: bring.model(Stub(encode=posterior, decode=decoder), DATA, gives="logvar", likelyhood="gaussian"),
+        "^bring.model: likelyhood: expected one of the arguments vae, data, gives, .*; write likelihood=$",
+    ),
+    "an argument that is like none": (
+        lambda: brought(zzz=1),
+        "^bring.modules: zzz: expected one of the arguments .*, got this name; a VAE in one object goes to bring.model",
+    ),
+    "no data": (
+        lambda: bring.modules(posterior, decoder),
+        r"^bring.modules: .*missing .* 'data'; write bring.modules\(encoder, decoder, data, ...\); a VAE in one object",
+    ),
+    "encoder and decoder for a whole model": (
+        lambda: bring.model(posterior, decoder, DATA),
+        "^bring.model: .*too many positional arguments; .*; encoder and decoder one by one go to bring.modules",
+    ),
+    "a number for a prior": (
+        lambda: brought(prior=3),
+        "prior: expected a torch Distribution or a latent distribution of zprime, got int; leave it out for N.0, I.",
+    ),
+    "mean and spread for codes": (
+        lambda: bring.codes(posterior, DATA, decoder),
+        r"^bring.codes: encode: .*got two of shape \[256, 2\], as mean and scale .*goes to bring.modules, with gives=.*"
+        r"give the code alone, `lambda x: encoder\(x\)\[0\]`",
+    ),
+    "a whole autoencoder for its encoder": (
+        lambda: bring.codes(lambda x: (decoder(posterior(x)[0]), posterior(x)[0]), DATA, decoder),
+        r"encode: .*got \[256, 6\] before \[256, 2\]: .*as a reconstruction has; give .*encoder\(x\)\[1\]`",
+    ),
+    "parts with names for codes": (
+        lambda: bring.codes(lambda x: {"z": posterior(x)[0]}, DATA, decoder),
+        "encode: expected codes, one matrix, got dict with z; .*give the code alone",
+    ),
+    "parts with names for draws": (
+        lambda: bring.draws(lambda x: {"z": posterior(x)[0]}, DATA),
+        "^bring.draws: encode: expected a draw z, or .*got dict with z; give a function that answers these",
+    ),
+    "a softmax for log-rates": (
+        lambda: brought(decode=shares, data=COUNTS, likelihood="poisson"),
+        r"the log-rates of p\(x\|z\), Poisson, add up to 1 .*as behind a softmax, .*conditions={split: x.sum\(1\)}, ",
+    ),
+    "a softmax for log-rates, with rows of one total": (
+        lambda: brought(
+            decode=shares,
+            data={s: 5 * nn.functional.one_hot(x.long().argmax(1), 6) for s, x in BITS.items()},
+            likelihood="poisson",
+        ),
+        r"log-rates .*and the rows add up to 5 to 5: these are shares; give .*Multinomial\(5, probs=p\)\. check=False",
+    ),
+    "a softmax for logits": (
+        lambda: brought(decode=shares, **BERNOULLI),
+        r"the logits of p\(x\|z\), Bernoulli, add up to 1 in each of 256 rows, as behind a softmax",
+    ),
+    "a softmax for probabilities that are none of shares": (
+        lambda: brought(decode=shares, data=BITS, likelihood="bernoulli-probs"),
+        r"the means of p\(x\|z\), Bernoulli, add up to 1 in each of 256 rows, as behind a softmax",
+    ),
+    "a softmax for rows of other sums": (
+        lambda: brought(decode=shares),
+        r"the means of p\(x\|z\), Normal, add up to 1 .*these are shares; give the rows divided by their sums",
+    ),
+    "a brought model for what is fitted": (
+        lambda: zprime.fit("gaussian", brought()),
+        r"^fit: .*missing a required argument: 'selection'; .*of a brought model write fit\(kind, \*\*mine.splits\)",
+    ),
+    "a brought model for posteriors to fit": (
+        lambda: zprime.fit("gaussian", brought(), selection=brought()),
+        r"^train: expected Posteriors, got Brought; of a brought model write fit\(kind, \*\*mine.splits\)",
+    ),
+    "rows for posteriors": (
+        lambda: zprime.audit({}, brought().rows),
+        "^posteriors: expected Posteriors under 'train', got Rows; .*mine.posteriors",
+    ),
+    "a brought model for its model": (
+        lambda: zprime.audit({"m": zprime.latent.Prior(2)}, brought().posteriors, model=brought(), rows=brought().rows),
+        "^model: expected an object with encode and decode, got Brought; .*model=mine.model",
+    ),
+    "a number of samples in words": (
+        lambda: zprime.sample(brought().generator(zprime.latent.Prior(2)), "3"),
+        "^n: expected a whole number, got '3'",
+    ),
+    "a generator of nothing": (
+        lambda: brought().generator(),
+        r"^generator: .*'latent'; write generator\(latent, ...\); r is fit\(kind, \*\*mine.splits\).distribution",
+    ),
     "a model that is a path": (lambda: bring.model("vae.pt", DATA), "vae: expected an object with decode.z., got str"),
 }
 
@@ -321,6 +413,47 @@ def test_a_wrong_way_is_refused_and_the_remedy_is_named(way: str) -> None:
     make, text = WRONG[way]
     with pytest.raises(ZprimeError, match=f"(?s){text}"):
         make()
+
+
+NOTHING: dict[str, tuple[object, ...]] = {
+    "arrays": ({},),
+    "codes": (None, {}),
+    "diffusers": (None, {}),
+    "draws": (None, {}),
+    "model": (None, {}),
+    "modules": (posterior, decoder, {}),
+    "pythae": (None, {}),
+    "scvi": (None,),
+    "tvae": (None, {}),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in bring.__all__ if n[0].islower() and n not in ("tvae_drawing", "tvae_keeping")]
+)
+def test_errors_of_a_call_begin_with_its_name(name: str) -> None:
+    """Whatever fails behind it, and once, also where one public function calls another."""
+    with pytest.raises(ZprimeError, match=f"^bring.{name}: (?!bring)"):
+        getattr(bring, name)(*NOTHING[name])
+    with pytest.raises(ZprimeError, match=f"^bring.{name}: zzz: expected one of the arguments"):
+        getattr(bring, name)(*NOTHING[name], zzz=1)
+
+
+def test_what_a_model_of_shares_is_told_to_give_is_right() -> None:
+    """Poisson rates that are a softmax times the total of the row, as the error says."""
+    with_totals = brought(
+        lambda x, c: posterior(DATA["train"].mean(0) + 0 * x),
+        lambda z, c: Independent(Poisson(c[:, None] * shares(z)), 1),
+        data=COUNTS,
+        conditions={s: x.sum(1) for s, x in COUNTS.items()},
+        likelihood=None,
+        check=True,
+    )
+    x = torch.cat([COUNTS["heldout"], COUNTS["heldout"].sum(1)[:, None]], 1)
+    z = torch.zeros(len(x), 2)
+    rates = shares(z) * COUNTS["heldout"].sum(1)[:, None]
+    expected = torch.distributions.Poisson(rates).log_prob(COUNTS["heldout"]).sum(1)
+    torch.testing.assert_close(with_totals.model.decode(z).log_prob(x), expected)
 
 
 def test_the_page_of_errors_quotes_what_errors_say() -> None:
@@ -534,4 +667,8 @@ def test_held_out_rows_that_equal_training_rows_are_told(caplog: pytest.LogCaptu
     told = "100 of 100 held-out rows equal a training row exactly"
     assert any(said.startswith(told) and "were the held-out rows used in training?" in said for said in mine.says)
     assert told in caplog.text
-    assert not any("equal a training row" in said for said in brought().says)
+    assert not any("equal a training row" in said or "equal a held-out row" in said for said in brought().says)
+    twice = {**DATA, "selection": torch.cat([DATA["selection"], DATA["heldout"][:2]])}
+    told = "2 of 102 selection rows equal a held-out row exactly; what is chosen on the selection split"
+    assert any(said.startswith(told) for said in brought(data=twice).says)
+    assert any(said.startswith(told) for said in bring.codes(lambda x: posterior(x)[0], twice).says)

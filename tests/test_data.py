@@ -644,8 +644,8 @@ def test_every_row_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[bytes] = []
     real = duplicates._digest
 
-    def digest(row: bytes) -> bytes:
-        hashed.append(row)
+    def digest(row: memoryview) -> bytes:
+        hashed.append(bytes(row))
         return real(row)
 
     monkeypatch.setattr(duplicates, "_digest", digest)

@@ -64,7 +64,7 @@ def test_auto_takes_what_the_data_allow() -> None:
 
     assert name(pictures()) == "classifier"
     assert name(pictures(labels=False)) == "selfsupervised"
-    assert name(columns()) == "pixels"
+    assert name(columns()) == "columns"  # of four columns nobody says that they are pixels
     assert name(replace(columns(), x=columns().x.mul(5).exp().floor())) == "log-counts"
     assert name(columns(labels=True)) == "classifier"
 
@@ -109,7 +109,10 @@ def test_the_same_seed_gives_the_same_features_and_batches_do_not_matter(monkeyp
 def test_refusals(unchecked: None) -> None:
     rows = columns()
     for wanted, sentence in (
-        ("inception", "features: expected auto, pixels, log-counts, codes, classifier, selfsupervised, or a function"),
+        (
+            "inception",
+            "features: expected auto, pixels, columns, log-counts, codes, classifier, selfsupervised, or a function",
+        ),
         ("classifier", "features: classifier needs training rows with two labels or more"),
         ("selfsupervised", r"features: selfsupervised needs square images of at least 8 x 8 .*, got \[5\]"),
         ("codes", "features: codes need the model's encoder"),
@@ -128,7 +131,7 @@ def test_auto_never_takes_the_codes_of_the_vae_itself() -> None:
             raise AssertionError("auto asked the encoder")
 
     counts = Rows("train", torch.poisson(torch.full((60, 4), 3.0), generator=stream(0, "counts")), torch.arange(60))
-    for rows, name in ((columns(), "pixels"), (counts, "log-counts"), (pictures(labels=False), "selfsupervised")):
+    for rows, name in ((columns(), "columns"), (counts, "log-counts"), (pictures(labels=False), "selfsupervised")):
         found = build_features("auto", rows, encoder=Own(), classifier=None, seed=0)
         assert found.name == name
         assert torch.isfinite(found.of(rows.x)).all()

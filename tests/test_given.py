@@ -10,7 +10,8 @@ import torch
 import small
 from test_cli import call
 from zprime import latent
-from zprime.cli.settings import kinds_with, label_of
+from zprime.cli.given import Given
+from zprime.cli.settings import kinds_with
 from zprime.data import DataSettings, load
 from zprime.errors import ArrayError, UsageError
 from zprime.fitting import load_fit
@@ -159,8 +160,27 @@ def test_settings_that_cannot_be_are_refused(changes: list[str], by: str, text: 
         kinds_with(["mixture", "conditional", "product-of-experts"], changes, by)
 
 
-@pytest.mark.parametrize("given", ["3", "label", "label=", "label=x", "x=3", "label=1.5"])
-def test_what_is_given_has_to_be_a_label(given: str) -> None:
-    with pytest.raises(UsageError, match="given: expected label=NUMBER"):
-        label_of(given)
-    assert label_of("label=-1") == -1
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("3", "given: expected label=NUMBER"),
+        ("label", "given: expected label=NUMBER"),
+        ("label=", "given: expected label=NUMBER"),
+        ("label=x", "given: expected label=NUMBER"),
+        ("label=nan", "given: expected label=NUMBER"),
+        ("x=3", "given: expected label=NUMBER, got 'x'"),
+        ("label=1.5", "given: expected one whole number as label"),
+        ("label=1,2", "given: expected one whole number as label"),
+        ("label=1,y=2", "given: expected one whole number as label"),
+    ],
+)
+def test_what_is_given_has_to_be_a_label(given: str, text: str) -> None:
+    def label() -> int | None:
+        asked = Given.of(given)
+        asked.check(())
+        return asked.label
+
+    with pytest.raises(UsageError, match=text):
+        label()
+    assert Given.of("label=-1").label == -1
+    assert Given.of("").label is None

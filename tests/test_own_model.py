@@ -21,6 +21,7 @@ import tampering
 import zprime
 from test_cli import call
 from zprime import artifact, bring, fit_stage, own_model
+from zprime.bring.own import Own
 from zprime.data import SPLITS, DataSettings
 from zprime.errors import ArtifactError, UsageError, ZprimeError
 from zprime.latent import settings_for
@@ -373,7 +374,7 @@ def test_other_weights_and_other_functions_are_refused(place: Path, capsys: pyte
     assert not (place / "ran").exists()
 
 
-@pytest.mark.parametrize("change", ["FACTOR = 1.1\n", "FACTOR = 1.0\nSIGMA = 0.53\n"])
+@pytest.mark.parametrize("change", ["FACTOR = 1.1\n", "FACTOR = 1.001\n", "FACTOR = 1.0\nSIGMA = 0.53\n"])
 def test_a_model_that_answers_otherwise_is_refused(
     change: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -385,6 +386,25 @@ def test_a_model_that_answers_otherwise_is_refused(
     err = said(capsys)
     assert "model: mymodel.py:build answers otherwise than when" in err
     assert "Put them back, or make another run" in err
+
+
+def test_rounding_is_no_other_answer(place: Path) -> None:
+    (place / "helper.py").write_text("FACTOR = 1.00001\n")
+    sys.modules.pop("helper", None)
+    assert call("sample", place / "run", *model(place), "--quiet") == 0
+    sys.modules.pop("helper", None)
+
+
+def test_models_in_half_precision_may_round_more() -> None:
+    def close(vae: torch.nn.Module) -> float:
+        parts = {"encoder": lambda x: (vae(x), vae(x)), "decoder": lambda z: vae(z), "gives": "std"}
+        return Own.of(parts, Code.read(f"{__file__}:model").guard, seed=0).close
+
+    layer = torch.nn.Linear(2, 2)
+    assert close(layer) == 1e-4
+    assert close(layer.double()) == 1e-4
+    assert close(layer.half()) == 1e-2
+    assert close(layer.bfloat16()) == 1e-2
 
 
 def test_replacing_takes_the_new_model(place: Path) -> None:
@@ -425,6 +445,29 @@ def test_a_module_is_found_from_this_folder(place: Path, tmp_path: Path, monkeyp
     for split in SPLITS:
         mine, theirs = (artifact.read(Path(f, "posteriors", split)).files for f in ("run", place / "run"))
         assert mine == theirs
+
+
+def test_a_module_that_this_python_imported_before_is_run_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "stale_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from . import one\n")
+    (package / "values.py").write_text("BASE = 10\n")
+    file, text = package / "one.py", "from .values import BASE\ndef build():\n    return BASE + {}\n"
+
+    def answer() -> int:
+        code = Code.read("stale_package.one:build")
+        return int(code.run())
+
+    file.write_text(text.format(1))
+    assert answer() == 11
+    assert answer() == 11
+    file.write_text(text.format(2))
+    assert sys.modules["stale_package.one"].build() == 11  # what this Python has
+    assert answer() == 12
+    assert sys.modules["stale_package.one"].build() == 11  # and keeps
 
 
 def test_weights_go_into_a_module_that_is_built_without_them(place: Path) -> None:

@@ -2,16 +2,21 @@
 
 import io
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.distributions import Independent, Normal
 
 import small
 from studies import study
 from test_auditing import MODEL, SMALL, shifted, splits
-from zprime import auditing, training
+from zprime import auditing, bring, progress, training
 from zprime.auditing import audit
+from zprime.bring import encoded
+from zprime.bring.callables import Callables
+from zprime.bring.places import Place
 from zprime.data import Rows
 from zprime.fitting import fit
 from zprime.measure.candidates import Candidates, candidate_of
@@ -52,6 +57,44 @@ def test_what_is_no_terminal_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> No
         shown("gains", 8, 1000)
         assert not shown.seen
     assert seen.getvalue() == ""
+
+
+def brings(seen: list[int]) -> dict[str, Callable[[], object]]:
+    """Models that are brought; `seen` gets the size of every batch that is encoded."""
+    x = torch.randn(3000, 3, generator=torch.Generator().manual_seed(0))
+    data = {"train": x[:2400], "selection": x[2400:2700], "heldout": x[2700:]}
+
+    def encoder(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(x))
+        return x[:, :2], torch.ones(len(x), 2)
+
+    code = lambda x: encoder(x)[0]  # noqa: E731
+    draw = lambda x: code(x) + torch.randn(len(x), 2)  # noqa: E731
+    plain = lambda z: Independent(Normal(torch.cat([z, z[:, :1]], 1), 1.0), 1)  # noqa: E731
+    rows = {s: Rows(s, v, torch.arange(len(v))) for s, v in data.items()}
+    return {
+        "modules": lambda: bring.modules(encoder, plain, data, gives="std", check=False),
+        "codes": lambda: bring.codes(code, data),
+        "draws": lambda: bring.draws(draw, data, draws=2),
+        "an adapter": lambda: encoded.bring(Callables(encoder, plain, "std", Place()), rows),
+    }
+
+
+@pytest.mark.parametrize("way", brings([]))
+def test_bringing_a_model_tells_how_long_its_rows_take(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """From what was tried, before all rows are encoded; else after the first of them."""
+    seen: list[int] = []
+    told: list[tuple[str, int, int, int]] = []  # with the size of the largest batch until then
+    monkeypatch.setattr(encoded, "shown", lambda *said: told.append((*said, max(seen))))
+    brings(seen)[way]()
+    assert not told  # it takes no 5 seconds
+    monkeypatch.setattr(progress, "SHORT", 0.0)
+    seen.clear()
+    brings(seen)[way]()
+    what = "encode 3,000 rows: about 10 seconds on this machine"
+    assert [t[:3] for t in told] == [(what, 0, 1), (what, 1, 1)]
+    assert told[0][3] == (256 if way == "modules" else 512)
+    assert sum(seen) >= 3000
 
 
 def test_durations_in_words() -> None:

@@ -86,6 +86,15 @@ def test_it_leaves_out_what_it_says_and_keeps_the_verdicts(run: Run) -> None:
     assert found.surgery
 
 
+def test_a_smaller_whole_audit_says_what_it_replaces(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    few = replace(small.AUDIT, rows=small.AUDIT.rows - 2)
+    run.audit(few, seed=0)
+    assert f"replaced by a smaller one: {few.rows} rows (it has {small.AUDIT.rows})" in caplog.text
+    caplog.clear()
+    run.audit(small.AUDIT, seed=0)
+    assert "smaller" not in caplog.text
+
+
 def test_page_terminal_card_and_answer_say_that_it_is_quick(run: Run) -> None:
     run.replace = True
     found = run.audit(replace(small.AUDIT, quick=True), seed=0)

@@ -43,7 +43,7 @@ def test_a_report_loads_no_model_no_data_and_no_measure() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     rooms = {m.split(".")[1] for m in loaded if m.startswith("zprime.")}
     assert rooms <= {
-        "arrays", "artifact", "atomic", "chain", "errors", "escape", "locks", "manifest", "memory", "outputs",
+        "arrays", "artifact", "atomic", "chain", "errors", "escape", "extras", "locks", "manifest", "memory", "outputs",
         "plot", "progress", "reporting", "results", "rng", "schema", "serialise", "statistics", "tables",
     }  # fmt: skip
 

@@ -17,7 +17,7 @@ FACADES = {
     "bring/ctgan_tvae.py tvae",
     "bring/arrays.py arrays",
     "bring/codes.py codes",
-    "bring/codes.py draws",
+    "bring/draws.py draws",
     "bring/diffusers_vae.py diffusers",
     "bring/modules.py modules",
     "encoding.py encode",

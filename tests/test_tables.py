@@ -30,6 +30,19 @@ def terminal(table: Table, width: int) -> list[str]:
     return console.export_text().splitlines()
 
 
+@pytest.mark.parametrize("width", [28, 40, 60])
+def test_no_name_is_cut(width: int) -> None:
+    names = ["aggregated(55000)", "aggregated(55000) + 10 % p", "averages-of-a-very-long-name"]
+    rows = [Row([Cell(n), Cell("+0.00±0.00"), Cell("")], Style.ITSELF) for n in names]
+    shown = terminal(Table("", TABLE.columns, rows), width)
+    assert "…" not in "".join(shown)
+    text = "".join("".join(line[:-12].split()) for line in shown)
+    for name in names:
+        assert "".join(name.split()) in text
+    if width == 28:
+        assert [" ".join(line.split()) for line in shown[3:5]] == ["aggregated +0.00±0.00", "(55000)"]
+
+
 def test_text() -> None:
     assert to_text(TABLE.pick("name", "gain")).splitlines() == [
         "z′ from               likelihood gain",

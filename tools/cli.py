@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from zprime.cli import app
+from zprime.cli.helping import EXAMPLES
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 HEAD = """# Command line
@@ -19,6 +20,7 @@ process was ended, 129 the terminal was closed (SIGHUP), 130 interrupted (Ctrl-C
 143 terminated (SIGTERM), 1 other errors. After 6, 129, 130 and 143 finished results are kept, and the same command goes
 on from there.
 """
+EXAMPLE = "\n\nExample: `{}`"
 EVERYWHERE = re.compile(r"^\* `--(config|quiet|json|threads)\b.*\n", re.M)
 
 
@@ -29,7 +31,10 @@ def text() -> str:
     commands = made[made.index("## zprime run") :]
     commands = EVERYWHERE.sub("", commands).replace("```console", "```text")
     commands = re.sub(r"\*\*Parameters\*\*:\s*(?=\n## |\Z)", "", commands)
-    commands = commands.replace("0.16666666666666666", "1/6")
+    commands = re.sub(r", `?--empty-[\w-]+", "", commands)
+    for verb, example in EXAMPLES.items():
+        usage = re.compile(rf"(## zprime {verb}\n\n```text\n.*?```)", re.S)
+        commands = usage.sub(lambda found, line=example: found[1] + EXAMPLE.format(line), commands)
     return HEAD + "\n" + re.sub(r"\n{3,}", "\n\n", commands).strip() + "\n"
 
 

@@ -164,13 +164,10 @@ class Aggregate(ABC):
         """
         check_matrix("z", z, d=self.d)
         self.need_density("the density of the aggregated posterior")
-        position = None if leave_out is None else self._left_out(leave_out, len(z))
+        position, weight = (None, None) if leave_out is None else self._left_out(leave_out, len(z))
         parts = [self._shard_log_prob(s, z, position, tolerance) for s in self.shards()]
         log_density = torch.logsumexp(torch.stack(parts), 0) if len(parts) > 1 else parts[0]
-        if position is not None:
-            w = self._datum_weights[position.clamp(min=0)]
-            log_density = log_density - torch.where(position >= 0, torch.log1p(-w), 0.0)
-        return log_density
+        return log_density if weight is None else log_density - torch.log1p(-weight)
 
     @property
     def _datum_weights(self) -> Float[Tensor, " n"]:
@@ -178,8 +175,8 @@ class Aggregate(ABC):
         weight = self.log_weights.exp()
         return weight if self.datum is None else torch.bincount(self.datum, weight)[self.datum]
 
-    def _left_out(self, ids: Int[Tensor, " m"], points: int) -> Int[Tensor, " m"]:
-        """Position of a row of the datum that each point leaves out, or -1.
+    def _left_out(self, ids: Int[Tensor, " m"], points: int) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
+        """Position of a row of the datum that each point leaves out, and the weight of that datum; or -1, and 0.
 
         Raises:
             ArrayError: not one id a point, or leaving out would leave nothing.
@@ -187,12 +184,13 @@ class Aggregate(ABC):
         if ids.shape != (points,):
             raise ArrayError(f"leave_out: expected {points} row ids, one a point, got {list(ids.shape)}")
         position = self.positions(ids)
-        alone = (position >= 0) & (self._datum_weights[position.clamp(min=0)] > 1 - 1e-12)
+        weight = torch.where(position >= 0, self._datum_weights[position.clamp(min=0)], 0.0)
+        alone = weight > 1 - 1e-12
         if bool(alone.any()):
             raise ArrayError(
                 f"leave_out: row {int(ids[alone][0])} has all the weight of {self.n} posteriors: nothing would be left"
             )
-        return position
+        return position, weight
 
     def _shard_log_prob(
         self, shard: Shard, z: Float[Tensor, "m d"], position: Int[Tensor, " m"] | None, tolerance: float

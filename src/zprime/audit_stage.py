@@ -1,5 +1,6 @@
 """The stage of a run that measures all candidates: the artefact `audit`."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,16 +10,20 @@ from zprime import artifact, auditing, chain, serialise
 from zprime.artifact import Artifact
 from zprime.command import command
 from zprime.data import SPLITS
-from zprime.errors import UsageError
+from zprime.errors import ArtifactError, UsageError
 from zprime.fit_stage import weights_of
 from zprime.fitting import load_fit
 from zprime.latent.kind import Settings
 from zprime.measure.likelihood.proposal import least_draws
 from zprime.progress import Progress, silent
-from zprime.results.audit import Audit, AuditSettings
+from zprime.results.audit import Audit, AuditSettings, load
 from zprime.run_folder import RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
+
+log = logging.getLogger("zprime")
+SIZES = ("rows", "draws", "samples")
+"""Settings that say how large an audit is."""
 
 
 def check_ahead(kinds: Sequence[Settings], auditing: AuditSettings) -> None:
@@ -91,6 +96,8 @@ class AuditStage:
         shares = {s: folder.dataset.weights(column, s) for s in SPLITS} if column else {}
 
         def make(path: Path, key: str) -> Artifact:
+            if into is None:
+                self._say_smaller(settings)
             audit = auditing.audit(
                 {n: load_fit(source.path) for n, source in sources.items()},
                 {s: p.gather().weighted(shares[s]) if shares else p for s, p in posteriors.items()},
@@ -120,6 +127,27 @@ class AuditStage:
         if into is not None:
             return make(into, key)
         return reuse_or_make(folder.path, "audit", key, make, kind="audit")
+
+    def _say_smaller(self, settings: AuditSettings) -> None:
+        """Say that a larger audit is replaced, if it is."""
+        folder = self.folder
+        if not folder.has("audit"):
+            return
+        try:
+            was = load(folder.path / "audit").settings
+        except ArtifactError:  # of another version, which nobody can read any more
+            return
+        less = [
+            f"{getattr(settings, name):,} {name} (it has {getattr(was, name):,})"
+            for name in SIZES
+            if getattr(settings, name) < getattr(was, name)
+        ]
+        if less:
+            log.warning(
+                "%s: the audit in this run is replaced by a smaller one: %s. The command of then measures it again",
+                folder.path,
+                ", ".join(less),
+            )
 
     def _check_quick(self, settings: AuditSettings) -> None:
         """Refuse to lose the numbers of a whole audit for those of a quick one.

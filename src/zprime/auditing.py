@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch.distributions import Distribution
 
 from zprime import artifact, memory
+from zprime.calls import taken
 from zprime.data import Rows
-from zprime.data.duplicates import sentence
+from zprime.data.duplicates import sentence, shared_sentence
 from zprime.distribution import LatentDistribution
 from zprime.encoding import Reencoded
 from zprime.errors import UsageError
@@ -31,7 +33,7 @@ from zprime.measure.likelihood.side import likelihood_side
 from zprime.measure.prior import closed, prior_log_prob, prior_width
 from zprime.measure.samples.pictures import candidate_grids, held_out_grids, latent_map
 from zprime.measure.samples.side import measure_samples
-from zprime.measure.study import Space, Split, Study, gather, near, without_duplicates
+from zprime.measure.study import Space, Split, Study, gather, near, shared_rows, without_duplicates
 from zprime.measure.verdicts.generation import decide_generation
 from zprime.measure.verdicts.likelihood import by_likelihood
 from zprime.measure.verdicts.other_scale import under_other_scale
@@ -51,8 +53,12 @@ from zprime.vae import Model
 MOST_WIDE = (
     "; where most are, see whether the data are scaled as in training, and whether the encoder answers (mean, scale)"
 )
+OF_BROUGHT = "audit(fits, mine.posteriors, model=mine.model, rows=mine.rows, prior=mine.prior)"
+
+TYPES = {"settings": AuditSettings, "data": DataInfo | None, "groups": Mapping | None, "workers": Integral}
 
 
+@taken("audit", instead=f"of a brought model write {OF_BROUGHT}", types=TYPES)
 def audit(
     candidates: Mapping[str, LatentDistribution | Fit[LatentDistribution]],
     posteriors: Mapping[str, Posteriors],
@@ -109,6 +115,11 @@ def audit(
     settings = replace(settings, quick=quick or settings.quick).resolve()
     settings.check()
     _check_given(candidates, posteriors, rows)
+    if model is not None and not (hasattr(model, "encode") and hasattr(model, "decode")):
+        raise UsageError(
+            f"model: expected an object with encode and decode, got {type(model).__name__}; of a brought model "
+            f"{OF_BROUGHT}"
+        )
     if model is not None and rows is None:
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
     splits, info = _splits(posteriors, rows, data or DataInfo(), groups, keep=keep_duplicates, seed=seed)
@@ -162,22 +173,27 @@ def _check_memory(study: Study) -> None:
         memory.need(count, f"{name}: {what}", f"lower {name}")
 
 
-def _check_given(candidates: object, posteriors: object, rows: object) -> None:
-    """Raise `UsageError` for what is not given by name, or by split."""
+def _check_given(candidates: Any, posteriors: Any, rows: Any) -> None:
+    """Raise `UsageError` for what is not given by name or by split, or is of another type."""
     for name, given in (("candidates", candidates), ("posteriors", posteriors), ("rows", rows or {})):
         if not isinstance(given, Mapping):
             raise UsageError(
                 f"{name}: expected a mapping, got {type(given).__name__}; give e.g. audit({{'mixture': fit}}, "
-                "{'train': ..., 'selection': ..., 'heldout': ...}), and of a brought model audit(fits, "
-                "mine.posteriors, model=mine.model, rows=mine.rows, prior=mine.prior)"
+                f"{{'train': ..., 'selection': ..., 'heldout': ...}}), and of a brought model {OF_BROUGHT}"
             )
-    assert isinstance(candidates, Mapping)
     for name, r in candidates.items():
         if not isinstance(r, LatentDistribution | Fit):
             raise UsageError(
                 f"candidates: expected what fit(...) returned, or a latent distribution, under {name!r}, got "
                 f"{type(r).__name__}; give e.g. {{'mixture': zprime.fit('mixture', ...)}}"
             )
+    for name, given, kind in (("posteriors", posteriors, Posteriors), ("rows", rows or {}, Rows)):
+        for split, one in given.items():
+            if not isinstance(one, kind):
+                raise UsageError(
+                    f"{name}: expected {kind.__name__} under {split!r}, got {type(one).__name__}; zprime.encode and "
+                    f"zprime.bring make them; of a brought model {OF_BROUGHT}"
+                )
 
 
 def _splits(
@@ -199,6 +215,7 @@ def _splits(
     info = replace(
         data,
         duplicates=told,
+        shared=shared_rows(*others),
         near=near(train, others[1], seed),
         groups=counts,
         weights=(data.weights or "as the posteriors") if weighted else "",
@@ -300,6 +317,7 @@ def _warnings(study: Study, samples: SamplesSide | None, likelihood: LikelihoodS
     if likelihood is not None and likelihood.other_scale is not None:
         warnings.append(likelihood.other_scale.says)
     warnings += [sentence(split, d) for split, d in (study.data.duplicates or {}).items()]
+    warnings += [] if study.data.shared is None else [shared_sentence(study.data.shared)]
     beside = study.data.near
     if beside is not None and beside.share.low > THRESHOLDS.isolation:
         warnings.append(

@@ -1,9 +1,9 @@
 """The codes of a data set as one table, for tools that show points: where they lie, how new they are, what r says."""
 
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from zprime import artifact
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, UsageError
+from zprime.extras import imported
 from zprime.kernels import ExactIndex
 from zprime.measure.prior import prior_log_prob
 from zprime.measure.samples.features import Entries
@@ -25,6 +26,8 @@ from zprime.schema.kinds import SPLITS
 
 Array = npt.NDArray[Any]
 TRAIN = "train"
+library = partial(imported, user="Parquet", packages="pyarrow", extra="parquet")
+"""A module of the `parquet` extra."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,17 +127,3 @@ def _distances(parts: Mapping[str, MemoryPosteriors], rows: Mapping[str, Rows]) 
         torch.full((p.n,), torch.nan) if split == TRAIN else index.nearest(entries.of(rows[split].x), 1)[0][:, 0]
         for split, p in parts.items()
     ]
-
-
-def library(module: str) -> Any:
-    """A module of the `parquet` extra.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"Parquet: expected pyarrow to be installed, got {error}; run: pip install 'zprime[parquet]'"
-        ) from error

@@ -16,6 +16,9 @@ from zprime.run_folder import CHECKPOINT, RunFolder
 from zprime.schema.kinds import check_settings
 from zprime.stages import key_of, reuse_or_make
 
+UNSAID = {"heldout_data": "", "conditions": ""}
+"""Settings of data that are written where they say something."""
+
 
 @final
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Wanted:
         """In words, what an artefact was made with that is now different."""
         if there.kind == "data":
             content = {"content": str(there.config.get("content", ""))[:12]}
-            was = {"heldout_data": "", **there.config.get("settings", {}), **content, "seed": there.seed}
+            was = {**UNSAID, **there.config.get("settings", {}), **content, "seed": there.seed}
         else:
             own = there.kind == own_model.KIND
             check_settings(there.path, there.kind if own else "", there.config)
@@ -93,9 +96,7 @@ class DataStage:
         # it does not matter where the data lie, or what their file is called: `content` says what they are
         unnamed = {name: "" if name in ("data", "heldout_data") else value for name, value in settings.items()}
         key = key_of({**described, "settings": unnamed, "name": ""}, self.dataset.seed)
-        return Wanted(
-            key, {"heldout_data": "", **settings, "seed": self.dataset.seed, "content": described["content"][:12]}
-        )
+        return Wanted(key, {**UNSAID, **settings, "seed": self.dataset.seed, "content": described["content"][:12]})
 
     def make_room(self, model: Wanted, unfinished: Callable[[], str], check: Callable[[], object]) -> None:
         """Take data and model out of the run that were made with other settings, if that was asked for.

@@ -14,9 +14,20 @@ __all__ = ["ArrayError", "ArtifactError", "NumericalError", "ResourceError", "Us
 
 
 class ZprimeError(Exception):
-    """Root of the tree; the text says what was expected, what was given, and what to do."""
+    """Root of the tree; the text says what was expected, what was given, and what to do.
+
+    Attributes:
+        call: the public function that was called, as users write it, which the text then begins with; empty where the
+            text stands for itself.
+    """
 
     exit_code = 1
+    call = ""
+
+    def __str__(self) -> str:
+        """The text, behind the call."""
+        text = super().__str__()
+        return f"{self.call}: {text}" if self.call else text
 
 
 class UsageError(ZprimeError):

@@ -8,6 +8,7 @@ from typing import final
 
 from zprime import artifact, chain, latent
 from zprime.artifact import Artifact
+from zprime.data.conditions import LABELS
 from zprime.distribution import LatentDistribution
 from zprime.engine import in_processes
 from zprime.errors import UsageError
@@ -24,8 +25,6 @@ log = logging.getLogger("zprime")
 Wanted = Sequence[str | Settings]
 KINDS = ("gaussian", "mixture", "aggregated")
 """What a run fits where nothing else is said."""
-LABELS = ("label", "y")
-"""What the column of labels may be called."""
 
 
 def settings_of(kinds: Wanted, by: str = "") -> list[Settings]:

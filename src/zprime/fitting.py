@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from zprime import artifact, chain, latent
+from zprime.calls import taken
 from zprime.data.duplicates import EQUAL, POSTERIOR, check_duplicates, duplicates_of, found, sentence
 from zprime.distribution import LatentDistribution, Prior, is_standard
 from zprime.errors import ArrayError
@@ -28,8 +29,10 @@ from zprime.schema import guarded
 from zprime.schema.kinds import check_settings
 
 log = logging.getLogger("zprime")
+TYPES = {"settings": Settings | str, "train": Posteriors, "selection": Posteriors, "context": Context | None}
 
 
+@taken("fit", instead="of a brought model write fit(kind, **mine.splits)", types=TYPES)
 def fit(
     settings: Settings | str,
     train: Posteriors,

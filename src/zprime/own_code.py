@@ -22,8 +22,11 @@ import safetensors.torch
 import torch
 
 from zprime import memory
-from zprime.errors import UsageError, ZprimeError
+from zprime.calls import theirs
+from zprime.errors import UsageError
 
+THEIRS = (Exception, SystemExit)
+"""What a script of the user's may end with."""
 EXAMPLE = "mymodel.py:build or package.module:function"
 TAKES_ONE = (
     inspect.Parameter.POSITIONAL_ONLY,
@@ -56,13 +59,13 @@ class Guard:
         Raises:
             UsageError: the block raised an error that is none of zprime's, and memory did not run out.
         """
-        try:
-            yield
-        except (Exception, SystemExit) as error:
-            if isinstance(error, ZprimeError) or memory.ran_out(error) is not None:
-                raise
+
+        def says(error: BaseException) -> str:
             way = "" if advice is None else f"; {advice(str(error))}"
-            raise UsageError(f"model: {self.place}: {what} failed: {self._told(error)}{way}") from error
+            return f"model: {self.place}: {what} failed: {self._told(error)}{way}"
+
+        with theirs(says, kinds=THEIRS):
+            yield
 
     def _told(self, error: BaseException) -> str:
         """An error in one line, with the last line of the user's file that it passed."""
@@ -107,10 +110,14 @@ class Code:
         place, _, function = named.rpartition(":")
         if not place or not function.isidentifier():
             raise UsageError(f"model: expected {EXAMPLE}, got {named!r}")
+        before = sys.modules.get(place)
         file = Path(place).expanduser() if _is_path(place) else _file_of(place)
         weights_file = Path(weights).expanduser() if weights else None
         content = b"" if weights_file is None else _content("model-weights", weights_file)
-        return cls(place, function, file, _content("model", file), weights_file, content)
+        code = cls(place, function, file, _content("model", file), weights_file, content)
+        if before is None and place in sys.modules:  # a package that it is in imports it
+            _note(code)
+        return code
 
     @property
     def named(self) -> str:
@@ -171,10 +178,18 @@ class Code:
         return Guard(self.place, self.file)
 
     def _module(self) -> types.ModuleType:
+        """The module, made from the very content that was read."""
         if not _is_path(self.place):
-            return importlib.import_module(self.place)
+            if self.place not in sys.modules:
+                found = importlib.import_module(self.place)
+                _note(self)
+                return found
+            if _IMPORTED.get(self.place) == (sys.modules[self.place].__spec__, self.sha256):
+                return sys.modules[self.place]
+            # this Python imported it before, maybe with other content: what is recorded by its hash has to be what runs
         module = types.ModuleType(f"zprime_own_{self.file.stem}")
         module.__file__ = str(self.file)
+        module.__package__ = "" if _is_path(self.place) else self.place.rpartition(".")[0]
         sys.modules[module.__name__] = module  # dataclasses look their module up
         exec(compile(self.content, str(self.file), "exec"), module.__dict__)
         return module
@@ -193,16 +208,24 @@ class Code:
                 f"model-weights: expected {self.function} of {self.place} to answer a torch module to put them into, "
                 f"got {type(answer).__name__}; {hint}"
             )
-        try:
+
+        def says(error: BaseException) -> str:
+            why = " ".join(str(error).split())[:400]
+            what = f"model-weights: {self.weights_file} does not fit {type(answer).__name__}"
+            return f"{what} ({why}); give the weights of this model, or {hint}"
+
+        with theirs(says):
             answer.load_state_dict(weights)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            if memory.ran_out(error) is not None:
-                raise
-            raise UsageError(
-                f"model-weights: {self.weights_file} does not fit {type(answer).__name__} "
-                f"({' '.join(str(error).split())[:400]}); give the weights of this model, or {hint}"
-            ) from error
         return answer
+
+
+_IMPORTED: dict[str, tuple[object, str]] = {}
+"""Modules that were imported here: name -> what Python found (another object after a reload), and SHA-256 of it."""
+
+
+def _note(code: Code) -> None:
+    """Remember of which content a module is that was just imported."""
+    _IMPORTED[code.place] = getattr(sys.modules[code.place], "__spec__", None), code.sha256
 
 
 def _is_path(place: str) -> bool:
@@ -277,16 +300,14 @@ def _opened(file: Path, content: bytes) -> Any:
     Raises:
         UsageError: it holds something else than tensors and plain values, or cannot be read.
     """
-    try:
+
+    def says(error: BaseException) -> str:
+        objects = isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error)
+        what = "holds objects of Python, and opening it would run code" if objects else "is no readable file of weights"
+        way = "save the weights alone, torch.save(vae.state_dict(), FILE), or as .safetensors"
+        return f"model-weights: {file} {what} ({type(error).__name__}); {way}"
+
+    with theirs(says):
         if file.suffix.lower() == ".safetensors":
             return safetensors.torch.load(content)
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:
-        if memory.ran_out(error) is not None:
-            raise
-        objects = isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error)
-        what = "holds objects of Python, and opening it would run code" if objects else "is no readable file of weights"
-        raise UsageError(
-            f"model-weights: {file} {what} ({type(error).__name__}); save the weights alone, "
-            "torch.save(vae.state_dict(), FILE), or as .safetensors"
-        ) from error

@@ -19,7 +19,8 @@ from torch.distributions import Distribution
 from zprime import model_prior
 from zprime.artifact import Artifact
 from zprime.bring.coordinates import Coordinates
-from zprime.bring.own import Chosen, Own, alike, answers, likelihood_name
+from zprime.bring.own import ROUGH, Chosen, Own, alike, answers, likelihood_name
+from zprime.data.conditions import Layout
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.own_code import Code
@@ -83,7 +84,7 @@ class Taken:
     says: tuple[str, ...]
 
 
-def take(code: Code, x: Float[Tensor, "n *datum"], *, n: int, seed: int) -> Taken:
+def take(code: Code, x: Float[Tensor, "n *datum"], *, n: int, seed: int, layout: Layout | None = None) -> Taken:
     """Build a model and try it on training rows.
 
     Args:
@@ -91,16 +92,18 @@ def take(code: Code, x: Float[Tensor, "n *datum"], *, n: int, seed: int) -> Take
         x: all training rows.
         n: rows of all splits.
         seed: decides the rows that it is tried on.
+        layout: of a row that holds x and conditions; None without conditions.
 
     Raises:
         UsageError: the code raised an error, or what it builds cannot be used.
         ArrayError: encoder, decoder and rows do not fit together.
         NumericalError: numbers that are not finite.
     """
-    own = Own.of(code.run(), code.guard, seed=seed)
+    own = Own.of(code.run(), code.guard, seed=seed, layout=layout)
     found, encoder = own.tried(x, n=n)
     kept = _kept(found.prior)
-    chosen = Chosen(encoder, found.gives, found.scale, found.coordinates)
+    data, pool = (x, None) if layout is None else layout.parts(x)
+    chosen = Chosen(encoder, found.gives, found.scale, found.coordinates, pool)
     model, d = own.again(x[0], chosen), _latents(found.model, x)
     at = found.coordinates
     config = {
@@ -115,16 +118,25 @@ def take(code: Code, x: Float[Tensor, "n *datum"], *, n: int, seed: int) -> Take
         "beta": own.claims.beta,
         "shape": list(x.shape[1:]),
         "latents": d,
-        "unit": bool(x.min() >= 0 and x.max() <= 1),
+        "unit": bool(data.min() >= 0 and data.max() <= 1),
+        "close": own.close,
+        **_units(conditional=found.parts.prior is not None),
+        **({} if layout is None else {"conditions": layout.config()}),
         "says": list(found.says),
         **model_prior.described(found.prior),
     }
     tensors = {
         "answers": answers(model, d),
         **kept,
+        **({} if pool is None else {"conditions": pool}),
         **({} if at is None else {"coordinates.loc": at.loc, "coordinates.scale": at.scale}),
     }
     return Taken(model, config, tensors, found.says)
+
+
+def _units(*, conditional: bool) -> dict[str, str]:
+    """What the decoder takes where latents are in units of p(z|c): in words, with z' in these units."""
+    return {"units": "loc(c) + scale(c) z', with the mean and the standard deviations of p(z|c)"} if conditional else {}
 
 
 def _kept(prior: LatentDistribution | None) -> dict[str, Tensor]:
@@ -165,11 +177,13 @@ def load(own: OwnModel, source: Artifact) -> Model:
     code = own.code()
     check_same(code, source)
     at = coordinates_in(tensors)
-    built = Own.of(code.run(), code.guard, seed=int(source.seed or 0))
+    layout = None if config.get("conditions") is None else Layout.of(config["conditions"])
+    built = Own.of(code.run(), code.guard, seed=int(source.seed or 0), layout=layout)
     scale = None if config.get("scale") is None else float(config["scale"])
     row = torch.zeros(()).expand(config["shape"])  # which takes no memory
-    model = built.again(row, Chosen(config["encoder"], config["gives"], scale, at))
-    if not alike(tensors["answers"], answers(model, config["latents"])):
+    model = built.again(row, Chosen(config["encoder"], config["gives"], scale, at, tensors.get("conditions")))
+    close = max(built.close, float(config.get("close") or ROUGH))  # where it computed then, and where it does now
+    if not alike(tensors["answers"], answers(model, config["latents"]), close):
         raise UsageError(
             f"model: {code.named} answers otherwise than when {source.path} was made, though its file is the same: "
             f"other code or weights that it loads have changed. Put them back, or {ANOTHER}"

@@ -58,7 +58,9 @@ class OwnStage:
         key = key_of(code.function, code.sha256, code.weights_sha256, self.seed, stage.wanted.key)
         told = {"model": code.named, "code": code.sha256[:12], "weights": code.weights_sha256[:12], "seed": self.seed}
         n = sum(len(ids) for ids in dataset.ids.values())
-        taken = functools.cache(lambda: own_model.take(code, dataset.rows("train").x, n=n, seed=self.seed))
+        taken = functools.cache(
+            lambda: own_model.take(code, dataset.rows("train").x, n=n, seed=self.seed, layout=dataset.layout)
+        )
         stage.make_room(Wanted(key, told), str, taken)
         source = stage.run()
 

@@ -304,9 +304,9 @@ class RunFolder:
         shape = tuple(self.data.config["shape"])
         with guarded(self.data.path):
             need("shape", shape == of_model.shape, f"{of_model.shape}, as the model has", shape)
-        image = shape if len(shape) == 3 and shape[0] in (1, 3) and of_model.unit else None
+        image = shape if of_model.layout is None and len(shape) == 3 and shape[0] in (1, 3) and of_model.unit else None
         parts = r, self._decoder(), scaling["shift"], scaling["scale"], image, self.copying(name)
-        return GenerativeModel(*parts, recipe=of_model.recipe)
+        return GenerativeModel(*parts, recipe=of_model.recipe, notes=of_model.notes)
 
     def _decoder(self) -> Decoder:
         """The decoder; one that says what is missing when it is used, where no code of the user's model is named."""

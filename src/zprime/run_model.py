@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import final
 
+from torch import Tensor
+
 from zprime import latent, model_prior, own_model, vae
 from zprime.artifact import Artifact
+from zprime.data.conditions import Layout
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.own_model import OwnModel
@@ -45,10 +48,25 @@ class RunModel:
         return tuple(config["shape"] if self.brought else config["vae"]["shape"])
 
     @property
+    def layout(self) -> Layout | None:
+        """How x and conditions stand in a row; None of a model that is told none."""
+        told = self.source.config.get("conditions") if self.brought else None
+        return None if told is None else Layout.of(told)
+
+    @property
+    def pool(self) -> Tensor | None:
+        """Conditions of its training rows, [n, k]; None of a model that is told none.
+
+        Raises:
+            ArtifactError: it was altered.
+        """
+        return None if self.layout is None else self.source.tensors()["conditions"]
+
+    @property
     def heavy(self) -> bool:
         """Whether its work is convolutions; of the user's own, whether rows are images."""
         if self.brought:
-            return len(self.shape) == 3
+            return len(self.shape if self.layout is None else self.layout.shape) == 3
         return bool(self.source.config["vae"]["settings"]["network"] == "conv")
 
     @property
@@ -104,6 +122,19 @@ class RunModel:
         if not self.brought:
             return None
         return Recipe(self.source.config, own_model.tensors_of(self.source), self.source.seed)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know of z' before it is given to the user's own decoder: sentences."""
+        if not self.brought:
+            return ()
+        config, layout = self.source.config, self.layout
+        notes = []
+        if config.get("units"):
+            notes.append(f"z' is in units of the model's prior: the decoder takes {config['units']}.")
+        if layout is not None:
+            notes.append("The decoder is told conditions beside z.")
+        return tuple(notes)
 
     def load(self) -> Model:
         """Encoder and decoder. Code of the user's own runs here, and nowhere else after the run was begun.

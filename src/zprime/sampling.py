@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import artifact, exporting, memory, model_prior, vae
+from zprime.calls import taken
 from zprime.decoders import as_decoder
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
@@ -42,6 +44,11 @@ class Recipe:
     tensors: Mapping[str, Tensor]
     seed: int | None
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the decoder is told conditions. Those of all training rows are among `tensors` then."""
+        return self.config.get("conditions") is not None
+
 
 @dataclass(frozen=True)
 class GenerativeModel:
@@ -58,6 +65,7 @@ class GenerativeModel:
         copying: whether its samples copy training rows: `passes` or `copies`, by an audit, or `untested`.
         recipe: what a run tells of a decoder of the user's own; None for every other.
         audited: which audit measured it, where one did: `export` writes its card.
+        notes: what to know of z' before it is given to another decoder than this one: sentences.
     """
 
     latent: LatentDistribution
@@ -68,6 +76,7 @@ class GenerativeModel:
     copying: str = "untested"
     recipe: Recipe | None = None
     audited: exporting.Audited | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise `UsageError` where the decoder, or the latent distribution, is none."""
@@ -143,6 +152,11 @@ class GenerativeModel:
         """Settings and arrays of the artefact; with `encoder` also encoder and prior, by which it is measured again."""
         if isinstance(self.decoder, vae.VAE):
             config, tensors = _of_vae(self.decoder, encoder=encoder)
+        elif self.recipe is not None and self.recipe.conditional:
+            raise UsageError(
+                "save: this model is told conditions, and what is known of it holds those of the training rows; export "
+                "it (zprime export, with --onnx --given for x'), or save the latent distribution: model.latent.save"
+            )
         elif self.recipe is not None:
             config = {"vae": None, "own": dict(self.recipe.config)}
             tensors = {f"own.{k}": v for k, v in self.recipe.tensors.items()}
@@ -171,6 +185,7 @@ class GenerativeModel:
         path: str | Path,
         *,
         onnx: bool = False,
+        given: Any = None,
         allow_copies: bool = False,
         allow_rows: bool = False,
         name: str = "",
@@ -186,6 +201,7 @@ class GenerativeModel:
         Args:
             path: the folder to make; an earlier export there is replaced.
             onnx: write `generator.onnx` too: random numbers in, the mean of p(x|z') in the units of the data out.
+            given: the condition that `generator.onnx` is of, where the decoder is told any; x' has it behind it.
             allow_copies: write even where an audit found that the samples copy training rows.
             allow_rows: write even a latent distribution that stores functions of single training rows.
             name: of the model, on the card; by default what z' is drawn from.
@@ -204,14 +220,16 @@ class GenerativeModel:
         drawn = exporting.from_noise(r)
         about = exporting.said(drawn, self._about())
         exporting.check_place(Path(path))
-        content = exporting.to_onnx(drawn, as_decoder(decoder), self.shift, self.scale) if onnx else None
-        checked = self.audited is not None and self.audited.data is not None
+        written = as_decoder(decoder), self.shift, self.scale
+        content = exporting.to_onnx(drawn, *written, given=given) if onnx else None
+        own = isinstance(self.decoder, vae.VAE) or (self.recipe is not None and not self.recipe.conditional)
+        checked = own and self.audited is not None and self.audited.data is not None
         make = None
-        if isinstance(self.decoder, vae.VAE) or self.recipe is not None:
+        if own:
             config, tensors = self._parts(encoder=checked)
             manifest = artifact.Manifest("generator", config, seed=None if self.recipe is None else self.recipe.seed)
             make = partial(artifact.write, manifest=manifest, tensors=tensors)
-        use = exporting.use(about, whole=onnx, own=make is not None, checked=checked)
+        use = exporting.use(about, whole=onnx, own=own, checked=checked)
         files = exporting.pages(about, use, self.audited, name=name, licence=licence)
         files |= {} if content is None else {exporting.ONNX: content}
         return exporting.write(path, drawn, about, files, make)
@@ -227,7 +245,8 @@ class GenerativeModel:
             "unfit_to_publish": self.copying == "copies",
             "says": self.says(),
         }
-        return about if self.recipe is None else about | {"decoder": self.recipe.config["code"]["named"]}
+        about |= {} if self.recipe is None else {"decoder": self.recipe.config["code"]["named"]}
+        return about | ({"notes": list(self.notes)} if self.notes else {})
 
     def __repr__(self) -> str:
         """What it is made of, in a line."""
@@ -265,6 +284,7 @@ def _of_vae(model: vae.VAE, *, encoder: bool) -> tuple[dict[str, Any], dict[str,
     return config, tensors
 
 
+@taken("sample", instead="of a brought model write sample(mine.generator(r), n)", types={"n": Integral})
 def sample(
     model: GenerativeModel,
     n: int,

@@ -36,7 +36,8 @@ class ShipStage:
     def ship(self, audit: Audit, *, allow_rows: bool) -> None:
         """Write what an audit ships, with the audit among what it was made from; nothing if its samples copy.
 
-        Of a model of the user's own it names the function that builds it, and holds no code.
+        Of a model of the user's own it names the function that builds it, and holds no code. Nothing of one that is
+        told conditions, since what is known of it holds those of the training rows: `zprime export` writes r(z).
 
         Raises:
             UsageError: it stores single rows, and that was not allowed.
@@ -46,6 +47,8 @@ class ShipStage:
             chain.drop(self.folder.path, [PLACE])
             return
         model = self.folder.generative(audit.shipped)
+        if model.recipe is not None and model.recipe.conditional:
+            return
         inputs = {**self._sources(audit.shipped), "audit": self.folder.audit.hash}
 
         def make(path: Path, key: str) -> Artifact:

@@ -186,7 +186,7 @@ NARROWEST = 12
 
 
 def to_rich(table: Table, width: int) -> "RichTable":
-    """For a terminal of `width` columns. Long names give way to the numbers: they take two lines."""
+    """For a terminal of `width` columns. Long names give way to the numbers: they take several lines."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -207,15 +207,21 @@ def to_rich(table: Table, width: int) -> "RichTable":
         pad_edge=False,
         show_header=any(heads),
     )
-    rich_table.add_column(Text(heads[0]), max_width=room)
+    rich_table.add_column(Text(heads[0]), max_width=room, overflow="fold")
     for column, head in zip(table.columns[1:], heads[1:], strict=True):
         rich_table.add_column(Text(head), justify="right" if column.numeric else "left", no_wrap=column.numeric)
     for row, name, cells in zip(table.rows, names, numbers, strict=True):
-        rich_table.add_row(Text(name if len(name) <= room else _in_two(name)), *map(Text, cells), style=RICH[row.style])
+        rich_table.add_row(Text(_broken(name, room)), *map(Text, cells), style=RICH[row.style])
     return rich_table
 
 
-def _in_two(name: str) -> str:
-    """What a candidate is mixed with on a line of its own."""
+def _broken(name: str, room: int) -> str:
+    """A name on lines of `room` columns: what a candidate is mixed with on its own, and so what is in brackets."""
+    if len(name) <= room:
+        return name
     cut = name.rfind(" + ")
-    return name if cut < 0 else f"{name[:cut]}\n   {name[cut:]}"
+    first, rest = (name, "") if cut < 0 else (name[:cut], f"\n   {name[cut:]}")
+    bracket = first.find("(")
+    if len(first) > room and bracket > 0:
+        first = f"{first[:bracket]}\n    {first[bracket:]}"
+    return first + rest

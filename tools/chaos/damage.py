@@ -7,7 +7,7 @@ from pathlib import Path
 
 from failures import Tally
 
-from zprime import artifact, sampling, vae
+from zprime import artifact, loading, vae
 from zprime.errors import ArtifactError
 from zprime.fitting import load_fit
 from zprime.posteriors import ShardedPosteriors
@@ -22,7 +22,7 @@ Read = Callable[[], object]
 def readers(run: Path, name: str) -> list[Read]:
     """What reads the artefact called `name` of a run, as the verbs do."""
     if name == ".":
-        return [lambda: RunFolder.open(run).audit, lambda: load_audit(run), lambda: sampling.load(run / "generator")]
+        return [lambda: RunFolder.open(run).audit, lambda: load_audit(run), lambda: loading.load(run / "generator")]
     first = name.split("/")[0]
     return [
         {
@@ -31,7 +31,7 @@ def readers(run: Path, name: str) -> list[Read]:
             "posteriors": lambda: ShardedPosteriors(run / name).gather(),
             "latent": lambda: load_fit(run / name),
             "audit": lambda: load_audit(run),
-            "generator": lambda: sampling.load(run / name),
+            "generator": lambda: loading.load(run / name),
         }[first]
     ]
 

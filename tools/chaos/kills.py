@@ -14,7 +14,7 @@ from failures import Tally, again
 from faults import KILLED, Faults
 from stage import AUDIT, DATA, Action, differences, done, finish, fresh, run, snapshot, start, verb
 
-from zprime import sampling
+from zprime import loading, sampling
 from zprime.errors import ArtifactError, UsageError
 from zprime.results.audit import load as load_audit
 from zprime.run_folder import RunFolder
@@ -141,6 +141,6 @@ def _samples(model: sampling.GenerativeModel) -> str:
 
 READS = {
     "sample": lambda folder: _samples(RunFolder.open(folder).generative("mixture")),
-    "sample of the generator": lambda folder: _samples(sampling.load(folder / "generator")),
+    "sample of the generator": lambda folder: _samples(loading.load(folder / "generator")),
     "audit": lambda folder: load_audit(folder).inputs["model"],
 }

@@ -18,6 +18,7 @@ from zprime.bring.conditions import in_units
 from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.refusals import check_codes
 from zprime.bring.splits import need_mapping, split
+from zprime.calls import called
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.priors import Given
@@ -25,6 +26,7 @@ from zprime.measure.prior import prior_width
 from zprime.posteriors import MemoryPosteriors
 
 
+@called("bring.arrays")
 def arrays(
     mean: Mapping[str, Any],
     scale: Mapping[str, Any] | None = None,
@@ -175,7 +177,7 @@ class Parts:
             ArrayError: not one a row, a datum in two splits, or a weight that is not above 0.
         """
         order = [s for s in ("train", "selection", "heldout") if s in rows]
-        sizes = {s: len(rows[s]) for s in order}
+        sizes = {s: _length(s, rows[s]) for s in order}
         datum, start = None, 0
         names: dict[Any, str] = {}
         if row_ids is not None:
@@ -233,10 +235,18 @@ class Parts:
         ]
 
 
+def _length(split: str, rows: Any) -> int:
+    if not hasattr(rows, "__len__") or isinstance(rows, str):
+        raise UsageError(f"mean: expected an array [n, d] in {split}, got {type(rows).__name__}")
+    return len(rows)
+
+
 def _column(name: str, given: Mapping[str, Any], split: str, n: int) -> list[Any]:
     if split not in given:
         raise ArrayError(f"{name}: expected those of the {split} rows, got {', '.join(given) or 'none'}")
     values = given[split]
+    if not hasattr(values, "__len__") or isinstance(values, str):
+        raise ArrayError(f"{name}: expected {n} for {split}, one a row, got {type(values).__name__}")
     column = values.tolist() if hasattr(values, "tolist") else list(values)
     if len(column) != n:
         raise ArrayError(f"{name}: expected {n} for {split}, one a row, got {len(column)}")

@@ -5,18 +5,16 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from zprime.bring.beside import MARGINAL, Beside, Given, compare, marginal
 from zprime.bring.by_row import units_of
-from zprime.bring.coordinates import MOST, Coordinates, Moved, coordinates_of
-from zprime.bring.splits import closed, seen
+from zprime.bring.coordinates import MOST, Coordinates, coordinates_of
+from zprime.calls import called
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution, Prior
-from zprime.encoding import encode
-from zprime.errors import ArrayError, UsageError
+from zprime.errors import UsageError
 from zprime.exporting import Audited
 from zprime.latent import StandardNormal
 from zprime.latent.kind import Context, Fit
@@ -31,8 +29,6 @@ from zprime.sampling import GenerativeModel
 from zprime.schema.kinds import SPLITS
 from zprime.tables import facts, to_html
 from zprime.vae import Model
-
-LOOK = 2  # rows that are decoded to see whether the shapes fit
 
 
 @dataclass(frozen=True)
@@ -132,6 +128,7 @@ class Brought:
                 "compare(conditional, unconditional) measures both sorts, and unconditional is the model in its own z"
             )
 
+    @called("compare")
     def compare(
         self,
         conditional: Given = MappingProxyType({}),
@@ -168,7 +165,7 @@ class Brought:
         """
         if self.priors is None or self.unconditional is None or self.unconditional.prior is None:
             raise UsageError(
-                "compare: expected a model with a prior p(z|c) (prior= a function of conditions), got one whose prior "
+                "expected a model with a prior p(z|c) (prior= a function of conditions), got one whose prior "
                 "is the same for all rows; audit measures its candidates"
             )
         settings = settings.resolve()
@@ -185,6 +182,7 @@ class Brought:
         groups = None if self.groups is None else self.groups.get(name)
         return Split(name, self.posteriors[name].gather(), rows, groups, told=units_of(at))
 
+    @called("generator", instead="r is fit(kind, **mine.splits).distribution")
     def generator(
         self, latent: LatentDistribution, *, copying: str = "untested", allow_rows: bool = False
     ) -> GenerativeModel:
@@ -200,9 +198,10 @@ class Brought:
         """
         check_rows(latent, allow_rows=allow_rows)
         if self.model is None:
-            raise UsageError("generator: bare arrays have no decoder; draw z' by latent.sample(n, rng=...)")
+            raise UsageError("bare arrays have no decoder; draw z' by latent.sample(n, rng=...)")
         return GenerativeModel(latent, self.model, image=self._image, copying=copying)
 
+    @called("shipped")
     def shipped(
         self, audit: Audit, candidates: Mapping[str, LatentDistribution | Fit[LatentDistribution]]
     ) -> GenerativeModel:
@@ -240,35 +239,6 @@ class Brought:
         if x is None or x.ndim != 4 or x.shape[1] not in (1, 3) or float(x.min()) < 0 or float(x.max()) > 1:
             return None
         return tuple(x.shape[1:])
-
-
-def bring(
-    model: Model,
-    rows: Mapping[str, Rows],
-    *,
-    prior: LatentDistribution | None = None,
-    coordinates: Coordinates | None = None,
-    says: tuple[str, ...] = (),
-) -> Brought:
-    """Encode all rows, after a check that encoder, decoder and rows belong together.
-
-    Args:
-        model: encoder and decoder, with their own latents.
-        rows: split -> rows.
-        prior: what the model was trained with; None is N(0, I), in the coordinates.
-        coordinates: in which the prior is N(0, I); None for the model's own.
-        says: sentences on the model.
-
-    Raises:
-        ArrayError: see `look`.
-        NumericalError: the encoder gave NaN, infinity or a scale that is not above 0.
-    """
-    look(model, rows["train"].x[:LOOK])
-    if coordinates is not None:
-        model = Moved(model, coordinates)
-    posteriors = {s: encode(model, r) for s, r in rows.items()}
-    says = (*says, *seen(rows), *closed(rows), *told(coordinates, prior))
-    return Brought(posteriors, model, rows, prior, says, groups_of(rows), coordinates)
 
 
 def beside(mine: Brought, priors: Mapping[str, Coordinates], model: Model | None) -> Brought:
@@ -321,18 +291,3 @@ def told(at: Coordinates | None, prior: LatentDistribution | None) -> list[str]:
 def groups_of(rows: Mapping[str, Rows]) -> dict[str, Int[Tensor, " n"]] | None:
     """The groups of the rows of each split, None where they come in none."""
     return {s: r.groups for s, r in rows.items() if r.groups is not None} or None
-
-
-@torch.no_grad()
-def look(model: Model, x: Float[Tensor, "n *datum"]) -> None:
-    """Encode and decode some rows.
-
-    Raises:
-        ArrayError: p(x|z) is of data of another shape than the rows are.
-    """
-    event = model.decode(model.encode(x)[0]).event_shape
-    if event != x.shape[1:]:
-        raise ArrayError(
-            f"decode: expected p(x|z) of data of shape {list(x.shape[1:])}, as the rows are, got {list(event)}; "
-            "reshape the rows, or the decoder's answer, so that they agree"
-        )

@@ -10,15 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zprime import memory
 from zprime.bring import readings
 from zprime.bring.answers import Spelled
 from zprime.bring.conditional_priors import Gaussians
-from zprime.bring.conditions import Layout, Told
+from zprime.bring.conditions import Told
 from zprime.bring.places import Place, back
 from zprime.bring.refusals import check_form, way_out
+from zprime.calls import theirs
+from zprime.data.conditions import Layout
 from zprime.decoders import evaluating
-from zprime.errors import ArrayError, UsageError, ZprimeError
+from zprime.errors import ArrayError
 
 ENCODERS = Callable[..., Any]
 
@@ -98,6 +99,7 @@ class Parts:
         layout: of a row that holds x and c; None without conditions.
         prior: of p(z|c); None for one that does not depend on c.
         datum: shape of x.
+        pool: conditions that draws take; None takes those of the rows at hand.
     """
 
     encoder: Spelled
@@ -107,6 +109,7 @@ class Parts:
     layout: Layout | None
     prior: Gaussians | None
     datum: tuple[int, ...]
+    pool: Float[Tensor, "m c"] | None = None
 
     @torch.no_grad()
     def named(self, row: Float[Tensor, "n *datum"]) -> str | None:
@@ -122,10 +125,10 @@ class Parts:
             return reading
 
     def told(self, row: Float[Tensor, "n *datum"], gives: str) -> Told | None:
-        """The same with the conditions of some rows as those that draws take; None without conditions."""
+        """The same, with conditions that draws take: of the pool, or of some rows; None without conditions."""
         if self.layout is None:
             return None
-        pool = self.layout.parts(row)[1]
+        pool = self.layout.parts(row)[1] if self.pool is None else self.pool
         return Told(self.encoder, self._decode, self.prior, gives, self.layout, pool, self.place)
 
     def model(self, row: Float[Tensor, "n *datum"], gives: str) -> Callables:
@@ -158,25 +161,23 @@ def asked(name: str, f: Callable[..., Any], *given: Tensor) -> Any:
     Raises:
         UsageError: it fails; the message says with what it was called.
     """
-    try:
+
+    def says(error: BaseException) -> str:
+        way = remedy(str(error), conditions=len(given) > 1)
+        return f"{name}: it fails when it is given {_said(given)} ({type(error).__name__}: {error}); {way}"
+
+    with theirs(says):
         return f(*given)
-    except ZprimeError:
-        raise
-    except Exception as error:
-        if memory.ran_out(error) is not None:
-            raise
-        raise UsageError(
-            f"{name}: it fails when it is given {_said(given)} ({type(error).__name__}: {error}); "
-            f"{remedy(str(error), conditions=len(given) > 1)}"
-        ) from error
 
 
 def remedy(said: str, *, conditions: bool) -> str:
     """What to do about an encoder or a decoder that fails; `conditions` says whether it was told any."""
-    if "positional argument" in said and not conditions:
+    if "positional argument" in said and conditions:
+        return "with conditions they are called as encoder(x, c) and decoder(z, c); give functions of two arguments"
+    if "positional argument" in said:
         return (
-            "give what else it asks for, such as a class, as conditions={'train': c, 'heldout': c}, or a function of "
-            "one argument that knows it"
+            "give what else it asks for, such as a class, as conditions={'train': c, 'heldout': c} (on the command "
+            "line --conditions label, or a column), or a function of one argument that knows it"
         )
     if "requires grad" in said:
         return "a gradient is asked for here, and numpy has none: give one that computes with torch alone"

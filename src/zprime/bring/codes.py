@@ -10,22 +10,18 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from zprime import fitting
-from zprime.arrays import blocks, check_finite
-from zprime.bring.brought import Brought, groups_of, told
+from zprime.bring.brought import Brought, groups_of
 from zprime.bring.callables import as_datum, asked
-from zprime.bring.coordinates import Moved, known
+from zprime.bring.encoded import encoding
 from zprime.bring.named import Likelihood, distribution_of, measured, need_callable, plain
 from zprime.bring.places import Place, back, modules_of, tensor
-from zprime.bring.refusals import check_codes, check_form, check_steady
-from zprime.bring.splits import closed, split, whole
+from zprime.bring.refusals import check_code, check_codes, check_form, check_steady
+from zprime.bring.splits import closed, seen, split
+from zprime.calls import called
 from zprime.data import Rows
 from zprime.decoders import evaluating
 from zprime.errors import ArrayError, UsageError
-from zprime.latent.priors import Given
-from zprime.measure.prior import prior_log_prob
 from zprime.posteriors import MemoryPosteriors
-from zprime.statistics.design import Design
-from zprime.statistics.estimate import mean_estimate
 
 BATCH = 512
 LOOK_AT = 256  # rows that are looked at before all are encoded
@@ -74,6 +70,7 @@ class CodesModel:
         return back(p)
 
 
+@called("bring.codes")
 def codes(
     encoder: CALL | None,
     data: Mapping[str, Any],
@@ -106,15 +103,21 @@ def codes(
     """
     if encoder is None and decoder is not None:
         raise UsageError("encoder: expected one beside a decoder, got None: rows are needed to compare samples with")
-    rows, model, says = _model(encoder, decoder, data, likelihood, (labels, groups, seed))
+    if encoder is not None:
+        need_callable("encoder", encoder)
+        encoder = _alone(encoder)
+    rows, model, says = rows_and_model(encoder, decoder, data, likelihood, (labels, groups, seed))
     if encoder is None:
         found = {s: r.x for s, r in rows.items()}
     else:
         with torch.no_grad():
-            found = {s: torch.cat([model.code(r.x[i]) for i in blocks(len(r), BATCH)]) for s, r in rows.items()}
             check_steady(
                 lambda x: [model.code(x)], rows["train"].x[:LOOK_AT], half=model.place.dtype != model.place.wide
             )
+            parts: dict[str, list[Tensor]] = {s: [] for s in rows}
+            for s, i in encoding(rows, BATCH):
+                parts[s].append(model.code(rows[s].x[i]))
+            found = {s: torch.cat(part) for s, part in parts.items()}
     check_codes(found["train"], "codes")
     posteriors = {s: MemoryPosteriors(z, None, row_ids=rows[s].ids, labels=rows[s].labels) for s, z in found.items()}
     train, selection = posteriors["train"], posteriors["selection"]
@@ -122,7 +125,7 @@ def codes(
     says = (
         "the encoder gives codes without posteriors: no KL term, no surgery, no exact-posterior or likelihood gain; "
         "gains are over the Gaussian with mean and covariance of the training codes (audit with prior=mine.prior)",
-        *(says if encoder is None else (*says, *closed(rows))),
+        *(says if encoder is None else (*says, *seen(rows), *closed(rows))),
     )
     return Brought(
         posteriors,
@@ -134,151 +137,15 @@ def codes(
     )
 
 
-def draws(
-    encoder: CALL | None,
-    data: Mapping[str, Any],
-    decoder: CALL | None = None,
-    *,
-    draws: int = 16,
-    log_q: Mapping[str, Any] | None = None,
-    likelihood: Likelihood = None,
-    prior: Given = None,
-    labels: Mapping[str, Any] | None = None,
-    groups: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> Brought:
-    """Bring a model of whose posteriors only draws are known, e.g. flow posteriors: z is what the prior is on.
+def _alone(encoder: CALL) -> CALL:
+    """The same encoder, whose answer is looked at: codes alone, or codes and what is no spread of them."""
 
-    Kinds are fitted to the draws. The ELBO gain is the mean of log r/p over the draws of a datum, the exact-posterior
-    gain the log of the mean of r/p over them: a lower bound in expectation. Where log q is known at the draws, there is
-    a KL, and with a decoder the likelihood gain, by importance sampling with q as its proposal. Errors count data.
-    (docs/theory.md, section 10.)
+    def code(x: Tensor) -> Any:
+        answer = encoder(x)
+        check_code(answer, x[0].numel())
+        return answer
 
-    Args:
-        encoder: x, shape [n, *datum] -> one draw z ~ q(z|x) each, shape [n, d], or (z, log q(z|x)), another at every
-            call; None where `data` holds the draws themselves, [n, draws, d].
-        data: `train`, `heldout` and perhaps `selection`: see `modules`.
-        decoder: as for `codes`.
-        draws: draws a row, where there is an encoder; a likelihood gain has a k-hat from 25 on.
-        log_q: split -> [n, draws], nats, beside draws that are given.
-        likelihood: decoder's output -> Distribution; or a name, see `modules`.
-        prior: what the VAE was trained with; see `modules`.
-        labels: split -> integers.
-        groups: split -> one name a row; see `modules`.
-        seed: decides the selection split, and what torch draws in the encoder.
-
-    Raises:
-        UsageError: a split is missing, fewer than two draws, a prior that cannot be used, or `log_q` beside an encoder.
-        ArrayError: shapes that do not fit, numbers that are not finite.
-    """
-    if encoder is None and decoder is not None:
-        raise UsageError("encoder: expected one beside a decoder, got None: rows are needed to compare samples with")
-    if encoder is not None and log_q is not None:
-        raise UsageError("log_q: expected it as the encoder's second answer, (z, log q(z|x)), got it beside an encoder")
-    rows, model, says = _model(encoder, decoder, data, likelihood, (labels, groups, seed))
-    if encoder is None:
-        z = {s: r.x for s, r in rows.items()}
-        log_density = {} if log_q is None else _log_q(log_q, data, groups, seed)
-    else:
-        z, log_density = _drawn(encoder, model.place, rows, draws, seed)
-    shape = z["train"].shape
-    if len(shape) != 3 or shape[1] < 2:
-        raise UsageError(
-            f"draws: expected [n, draws, d] with at least 2 draws a row, got {list(shape)}; one code a row goes to "
-            "bring.codes"
-        )
-    m, d = shape[1:]
-    at, learned = known(prior, d)
-    if torch.equal(z["train"][:, 0], z["train"][:, 1]):
-        raise UsageError("draws: all draws of a row are equal, so the encoder draws nothing; bring.codes takes codes")
-    check_codes(z["train"][:, 0], "draws")
-    flat = {s: v.reshape(-1, d) for s, v in z.items()}
-    log_flat = {s: v.reshape(-1).double() for s, v in log_density.items()}
-    if at is not None:
-        flat = {s: at.into(v).to(v.dtype) for s, v in flat.items()}
-        log_flat = {s: v + at.log_volume for s, v in log_flat.items()}
-    again = {s: r.take(torch.arange(len(r)).repeat_interleave(m)) for s, r in rows.items()}
-    posteriors = {
-        s: MemoryPosteriors(flat[s], None, row_ids=r.ids, labels=r.labels, log_q=log_flat.get(s))
-        for s, r in again.items()
-    }
-    says = (f"of the posteriors {m} draws a row are known: no surgery and no likelihood gain", *says)
-    if log_flat:
-        gap = (log_flat["train"] - prior_log_prob(learned, flat["train"])).reshape(-1, m).mean(1)
-        design = Design(groups=rows["train"].groups)
-        kl = mean_estimate(gap, unit="nats per row", split="train", seed=seed, design=design)
-        what = (
-            "no likelihood gain without a decoder" if decoder is None else "they are what the likelihood gain draws on"
-        )
-        says = (
-            f"of the posteriors {m} draws a row are known, with log q there: no surgery; {what}",
-            f"mean KL(q||p) of training rows, from log q at their draws: {kl} nats per row",
-            *says[1:],
-        )
-    moved = model if at is None or decoder is None else Moved(model, at)
-    return Brought(
-        posteriors,
-        None if decoder is None else moved,
-        None if encoder is None else again,
-        learned,
-        (*says, *told(at, learned)),
-        None if groups is None else groups_of(again),
-        at,
-    )
-
-
-@torch.no_grad()
-def _drawn(
-    encoder: CALL, place: Place, rows: Mapping[str, Rows], draws: int, seed: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Draws of every row, [n, draws, d], and log q there where the encoder tells it; torch's global state is kept."""
-    z, log_q = {}, {}
-    with torch.random.fork_rng(), evaluating(place.networks):
-        torch.manual_seed(seed)
-        for s, r in rows.items():
-            parts: list[tuple[Tensor, ...]] = []
-            for block in blocks(len(r), BATCH):
-                x = place.go(r.x[block])
-                answers = [asked("encoder", encoder, x) for _ in range(draws)]
-                pairs = [a if isinstance(a, tuple | list) else (a,) for a in answers]
-                parts.append(
-                    tuple(torch.stack([place.back(t) for t in column], 1) for column in zip(*pairs, strict=True))
-                )
-            columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-            z[s] = columns[0]
-            if len(columns) > 1:
-                if columns[1].shape != columns[0].shape[:2]:
-                    raise ArrayError(
-                        f"encode: expected one draw z, or (z, log q(z|x)) with a number a row, shape [{len(r)}], got "
-                        f"{[len(r), *columns[1].shape[2:]]} beside z; add up log q over latents, or answer z alone"
-                    )
-                log_q[s] = columns[1]
-    return z, log_q
-
-
-def _log_q(
-    log_q: Mapping[str, Any], data: Mapping[str, Any], groups: Mapping[str, Any] | None, seed: int
-) -> dict[str, Float[Tensor, "n m"]]:
-    """Log q at draws that are given, by split as these are.
-
-    Raises:
-        UsageError: other splits than those of the draws.
-        ArrayError: not one number a draw, or one that is not finite.
-    """
-    if set(log_q) != set(data):
-        raise UsageError(
-            f"log_q: expected the splits of the draws, {', '.join(data)}, got {', '.join(log_q) or 'none'}"
-        )
-    given = {s: whole(v) for s, v in log_q.items()}
-    for s, v in given.items():
-        wanted = list(whole(data[s]).shape[:2])
-        if list(v.shape) != wanted:
-            raise ArrayError(
-                f"log_q: expected one number a draw in {s}, shape {wanted}, got {list(v.shape)}; add up log q over "
-                "latents"
-            )
-        check_finite(f"log_q, {s}", v)
-    return {s: rows.x for s, rows in split(given, {}, groups, seed=seed).items()}
+    return code
 
 
 Asked = tuple[Mapping[str, Any] | None, Mapping[str, Any] | None, int]
@@ -294,7 +161,7 @@ def _likelihood(likelihood: Likelihood) -> Callable[[Any], Any]:
 
 
 @torch.no_grad()
-def _model(
+def rows_and_model(
     encoder: CALL | None,
     decoder: CALL | None,
     data: Mapping[str, Any],

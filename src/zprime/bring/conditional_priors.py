@@ -28,7 +28,7 @@ def one_or_each(prior: Any, conditions: object) -> tuple[LatentDistribution | Di
     Raises:
         UsageError: a function, and no conditions.
     """
-    if prior is None or isinstance(prior, LatentDistribution | Distribution):
+    if isinstance(prior, LatentDistribution | Distribution) or not callable(prior):
         return prior, None
     if conditions is None:
         raise UsageError("prior: expected one distribution, got a function; give the conditions that it takes, too")
@@ -46,13 +46,13 @@ def gaussians(prior: Callable[[Tensor], Any]) -> Gaussians:
         p = prior(c)
         while isinstance(p, Independent):
             p = p.base_dist
-        if not isinstance(p, Normal) or p.loc.ndim != 2 or len(p.loc) not in (1, len(c)):
+        if not isinstance(p, Normal) or p.loc.ndim != 2 or p.loc.shape[0] not in (1, c.shape[0]):
             raise UsageError(
                 "prior: expected a function from conditions to torch Normal distributions of shape [n, d] (in "
                 f"Independent, or not), got {type(p).__name__}; a p(z|c) of another form is not supported"
             )
         loc, scale = p.loc.detach().double().cpu(), p.scale.detach().double().cpu()
-        return loc.expand(len(c), -1), scale.expand(len(c), -1)
+        return loc.expand(c.shape[0], -1), scale.expand(c.shape[0], -1)
 
     return ask
 

@@ -18,60 +18,12 @@ from zprime.bring.coordinates import Coordinates
 from zprime.bring.places import Place, back, tensor
 from zprime.bring.readings import read
 from zprime.bring.splits import need_mapping, whole
+from zprime.data.conditions import SHOWN, Layout
 from zprime.decoders import evaluating
 from zprime.errors import ArrayError, UsageError
 
 PX = Callable[[Tensor, Tensor], Distribution]
-SHOWN = 64  # conditions that means of p(x|z, c) go through
 BATCH = 512
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How x and c stand in a row.
-
-    Attributes:
-        shape: of x.
-        width: columns of c.
-        whole: whether c is whole numbers, e.g. of classes, which an embedding wants as such.
-        flat: whether c was given as one number a row, not as a matrix.
-        support: where rows lie, for torch.
-    """
-
-    shape: tuple[int, ...]
-    width: int
-    whole: bool = False
-    flat: bool = False
-    support: constraints.Constraint = constraints.real_vector
-
-    def join(self, x: Tensor, c: Tensor) -> Tensor:
-        """Rows of data and their conditions."""
-        return torch.cat([x.flatten(1), c.reshape(len(c), -1).to(x.dtype)], 1)
-
-    def parts(self, row: Tensor) -> tuple[Tensor, Tensor]:
-        """Data and conditions of rows."""
-        return row[:, : -self.width].reshape(-1, *self.shape), row[:, -self.width :]
-
-    def told(self, c: Tensor) -> Tensor:
-        """Conditions as the networks were given them in training."""
-        c = c[:, 0] if self.flat else c
-        return c.long() if self.whole else c
-
-    @property
-    def entries(self) -> int:
-        """Numbers in a row."""
-        return int(torch.Size(self.shape).numel()) + self.width
-
-    def check(self, c: Float[Tensor, "n c"], pool: Float[Tensor, "m c"]) -> None:
-        """Raise `UsageError` for conditions that a decoder was never told: classes that no training row has."""
-        if not self.whole:
-            return
-        for column, known in zip(c.T, pool.T, strict=True):
-            new = column[~torch.isin(column, known)]
-            if len(new):
-                there = known.unique().tolist()
-                names = ", ".join(f"{k:g}" for k in there[:SHOWN]) + (", ..." if len(there) > SHOWN else "")
-                raise UsageError(f"given: expected one of {names}, as training rows have, got {float(new[0]):g}")
 
 
 class Conditioned(Distribution):

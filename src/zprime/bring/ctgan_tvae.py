@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, constraints
 
-from zprime.bring.brought import Brought, bring
+from zprime.bring.brought import Brought
+from zprime.bring.encoded import bring
 from zprime.bring.refitting import refit
 from zprime.bring.splits import split
-from zprime.bring.trial import CHECKED, Answers, Loss, plausible
+from zprime.bring.trial import Answers, Loss, plausible, some_of
+from zprime.calls import called, theirs
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.rng import fork, stream
@@ -148,6 +151,7 @@ def keeping() -> Iterator[Kept]:
         Encoder.__init__ = initial
 
 
+@called("bring.tvae", types={"tables": Mapping, "encoder": nn.Module | None})
 def tvae(
     synthesizer: Any,
     tables: Mapping[str, Any],
@@ -187,8 +191,9 @@ def tvae(
     for name, table in tables.items():
         # SDV 2 names its only table
         one = next(iter(table.values())) if isinstance(table, Mapping) else table
-        ready = one if processor is None else processor.transform(one)
-        data[name] = _transform(model.transformer, ready, stream(seed, "components", name))
+        with theirs(partial(_unfit, name, one)):
+            ready = one if processor is None else processor.transform(one)
+            data[name] = _transform(model.transformer, ready, stream(seed, "components", name))
     rows = split(data, labels, groups, seed=seed, dtype=torch.float32)
     decoder = copy.deepcopy(model.decoder).cpu().eval().requires_grad_(requires_grad=False)
     spans = Spans.of(model.transformer)
@@ -214,7 +219,7 @@ def tvae(
         encoder = copy.deepcopy(encoder).cpu().eval().requires_grad_(requires_grad=False)
         factor = float(model.loss_factor)
         if check and not type(encoder).__module__.startswith("ctgan."):
-            x = rows["train"].x[:CHECKED]
+            x = some_of(rows["train"].x, seed)
             with torch.no_grad():
                 mean, scale = encoder(x)[:2]
             decode = TableModel(encoder, decoder, spans).decode
@@ -229,6 +234,13 @@ def tvae(
             )
         )
     return bring(TableModel(encoder, decoder, spans), rows, says=tuple(says))
+
+
+def _unfit(split: str, table: object, error: BaseException) -> str:
+    return (
+        f"tables: the synthesizer cannot transform {split}, {type(table).__name__} ({type(error).__name__}: {error}); "
+        "give tables with the columns that it was fitted to"
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ the grid, with its channels as latents, and the question is whether one Gaussian
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from zprime.bring.joint import JointGain, joint_gain
 from zprime.bring.scaling import Comparison, Measured, Moments, scaling_of
 from zprime.bring.shaped import Encoder, Grid, Layout, of_grids, of_positions
 from zprime.bring.splits import split
+from zprime.calls import called
 from zprime.errors import UsageError
 from zprime.latent.selection import TIE
 from zprime.results.verdicts import Verdict
@@ -210,6 +212,7 @@ def _of_verdict(verdict: Verdict) -> str:
     return f"{says}: {verdict.best} beside it, {split}: {chosen.gain.words} {gain} {gain.unit}."
 
 
+@called("bring.diffusers", types={"channels": Integral})
 def diffusers(
     vae: Any,
     images: Mapping[str, Any],

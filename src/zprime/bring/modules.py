@@ -9,17 +9,20 @@ from torch.distributions import Distribution
 
 from zprime.arrays import need_positive
 from zprime.bring.answers import Spelled
-from zprime.bring.brought import Brought, beside, bring
+from zprime.bring.brought import Brought, beside
 from zprime.bring.callables import ENCODERS, Parts
 from zprime.bring.conditional_priors import one_or_each
 from zprime.bring.conditions import joined
+from zprime.bring.encoded import bring
 from zprime.bring.named import Likelihood, distribution_of, need_callable
 from zprime.bring.places import Place, modules_of
 from zprime.bring.splits import need_mapping, split
 from zprime.bring.trial import Claims, tried
+from zprime.calls import called
 from zprime.latent.priors import Given
 
 
+@called("bring.modules", instead="a VAE in one object goes to bring.model")
 def modules(
     encoder: ENCODERS,
     decoder: Callable[..., Any],
@@ -96,9 +99,10 @@ def modules(
     parts = Parts(Spelled(encoder, entries), decoder, distribution_of(likelihood), place, layout, per_row, datum)
     claims = Claims(gives, likelihood, one, beta, check, seed)
     found = tried(parts, x, claims, n=sum(len(r) for r in rows.values()))
-    parts, told = found.parts, found.parts.told(x, found.gives)
-    mine = bring(found.model, rows, prior=found.prior, coordinates=found.coordinates, says=found.says)
+    told = found.told
+    says, seconds = found.says, found.seconds
+    mine = bring(found.model, rows, prior=found.prior, coordinates=found.coordinates, says=says, seconds=seconds)
     if told is None or per_row is None:
         return mine
     priors = {s: told.prior_of(r.x) for s, r in rows.items()}
-    return beside(mine, priors, parts.unconditional(x, found.gives))
+    return beside(mine, priors, found.parts.unconditional(x, found.gives))

@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from zprime import memory
 from zprime.bring.conditions import Conditioned
 from zprime.bring.places import tensor
-from zprime.errors import UsageError, ZprimeError
+from zprime.calls import theirs
+from zprime.errors import UsageError
 from zprime.likelihoods import Bernoulli, BernoulliProbs, Gaussian, Laplace, Poisson
 
 Likelihood = str | Callable[[Tensor], Distribution] | None
@@ -68,22 +68,18 @@ def _made(likelihood: Callable[[Any], Any], output: Any) -> Any:
         UsageError: it fails; the message says with what it was called.
     """
     given = output if isinstance(output, Tensor) or not hasattr(output, "shape") else tensor(output)
-    try:
+    way = (
+        "give a function from this output to a torch Distribution, e.g. likelihoods.Gaussian(scale=0.1)"
+        if isinstance(given, Tensor)
+        else "give a decoder that answers one tensor, e.g. `lambda z: decoder(z)[0]`, or a function that takes this"
+    )
+
+    def says(error: BaseException) -> str:
+        what = f"likelihood: it fails when it is given the decoder's output, {_got(given)}"
+        return f"{what} ({type(error).__name__}: {error}); {way}"
+
+    with theirs(says):
         return likelihood(given)
-    except ZprimeError:
-        raise
-    except Exception as error:
-        if memory.ran_out(error) is not None:
-            raise
-        way = (
-            "give a function from this output to a torch Distribution, e.g. likelihoods.Gaussian(scale=0.1)"
-            if isinstance(given, Tensor)
-            else "give a decoder that answers one tensor, e.g. `lambda z: decoder(z)[0]`, or a function that takes this"
-        )
-        raise UsageError(
-            f"likelihood: it fails when it is given the decoder's output, {_got(given)} ({type(error).__name__}: "
-            f"{error}); {way}"
-        ) from error
 
 
 def _one(output: Any) -> Tensor:

@@ -2,15 +2,14 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, Distribution, constraints
+from torch.distributions import Bernoulli, Categorical, Distribution, Poisson, constraints
 
-from zprime import memory
 from zprime.bring.conditions import Conditioned
+from zprime.calls import theirs
 from zprime.errors import NumericalError, UsageError
 from zprime.likelihoods import Autoregressive, draw
 from zprime.rng import stream
@@ -29,8 +28,10 @@ SCALINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
 """What rows may have been to the networks in training, where they are given otherwise."""
 SAME = 1e-3  # of a standard deviation over rows, and of a nat: farther apart, two log p(x|z) are not the same
 WIDE = 2.0  # a second moment of the codes this many times off that of the prior is spoken of
-OFF = 3.0  # a scale of p(x|z) this many times off what reconstructions miss by is spoken of
 LIKE = 3.0  # times nearer to another scaling of the rows than to the rows: spoken of
+SUM = 1e-3  # from 1: within it, numbers add up to 1
+NO_SHARES = 0.1  # from 1, of most rows: farther, and they do not
+FEWEST = 3  # numbers of a row that add up to 1 by no accident
 Decode = Callable[[Float[Tensor, "n d"]], Distribution]
 
 
@@ -62,6 +63,7 @@ def probe(
     check_abilities(p, x, log_prob)
     check_same(log_prob(), again())
     if reconstructions and not isinstance(_plain(p), Autoregressive | Categorical):
+        check_shares(p, x)
         check_logits(p, x)
         check_reconstructions(p.mean, x)
 
@@ -112,15 +114,8 @@ def check_abilities(p: Distribution, x: Float[Tensor, "n *datum"], log_prob: Cal
     }
     wanted = {"log_prob(x)": [len(x)]}
     for what, ask in asked.items():
-        try:
+        with theirs(functools.partial(_lacks, what, name)):
             answer = ask()
-        except Exception as error:
-            if memory.ran_out(error):
-                raise
-            raise UsageError(
-                f"decode: expected a p(x|z) with {what}, and that of {name} fails ({type(error).__name__}: "
-                f"{str(error) or 'not implemented'}); give another torch Distribution, or a subclass that has it"
-            ) from error
         shape = wanted.get(what, list(x.shape))
         if list(answer.shape) != shape:
             raise UsageError(
@@ -134,14 +129,23 @@ def check_abilities(p: Distribution, x: Float[Tensor, "n *datum"], log_prob: Cal
         )
 
 
+def _lacks(what: str, name: str, error: BaseException) -> str:
+    return (
+        f"decode: expected a p(x|z) with {what}, and that of {name} fails ({type(error).__name__}: "
+        f"{str(error) or 'not implemented'}); give another torch Distribution, or a subclass that has it"
+    )
+
+
 def check_same(one: Float[Tensor, " n"], other: Float[Tensor, " n"]) -> None:
     """Refuse a log p(x|z) that is another one at the next call.
 
     Raises:
         UsageError: it is.
     """
-    apart = (one.double() - other.double()).abs()
-    if float(apart[torch.isfinite(apart)].max()) > SAME * (1 + float(one.double().std(correction=0))):
+    finite = torch.isfinite(one)
+    apart, near = (one.double() - other.double())[finite].abs(), one[finite].double()
+    changed = not torch.equal(finite, torch.isfinite(other))
+    if changed or (len(near) and float(apart.max()) > SAME * (1 + float(near.std(correction=0)))):
         raise UsageError(
             "decode: log p(x|z) of the same rows at the same z differs between two calls: dropout is on, or the "
             "decoder draws something. Put the networks that it computes with into evaluation mode: model.eval()"
@@ -173,6 +177,47 @@ def check_logits(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
             f"training rows are {float(gap.mean()):.3g} nats a row more likely if these are probabilities, as behind a "
             "sigmoid: take likelihood='bernoulli-probs'. check=False leaves this out"
         )
+
+
+def check_shares(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
+    """Refuse the outputs of a softmax for what is none: log-rates or logits, or means of rows that are no shares.
+
+    Log-rates and logits of a trained decoder do not add up to 1 in every row. Means do where rows do (Dirichlet,
+    one-hot); else the p(x|z) is of shares, and the rows are not.
+
+    Raises:
+        UsageError: they are shares.
+    """
+    inner, total = _plain(p), x.double().flatten(1).sum(1)
+    said = {"means": p.mean} if float((total - 1).abs().median()) > NO_SHARES else {}
+    if isinstance(inner, Bernoulli):
+        said["logits"] = inner.logits
+    elif isinstance(inner, Poisson):
+        said["log-rates"] = inner.rate.log()
+    name = next((name for name, values in said.items() if _shares(values)), None)
+    if name is None:
+        return
+    low, high = float(total.min()), float(total.max())
+    way = "give the rows divided by their sums, if the networks were trained on such, or the likelihood of the loss"
+    if bool(((x >= 0) & (x == x.round())).all()):
+        way = f"give likelihood=lambda p: torch.distributions.Multinomial({high:.0f}, probs=p)"
+        if low < high:
+            way = (
+                "give p(x|z) the total of each row: conditions={split: x.sum(1)}, encoder=lambda x, c: encoder(x), and "
+                "decoder=lambda z, c: Independent(Poisson(c[:, None] * decoder(z)), 1), of torch.distributions"
+            )
+    raise UsageError(
+        f"decode: the {name} of p(x|z), {type(inner).__name__}, add up to 1 in each of {len(x)} rows, as behind a "
+        f"softmax, and the rows add up to {low:.3g} to {high:.3g}: these are shares; {way}. check=False leaves "
+        "this out"
+    )
+
+
+def _shares(values: Tensor) -> bool:
+    """Whether the numbers of every row are from 0 to 1 and add up to 1."""
+    rows = values.detach().double().flatten(1)
+    fit = float(rows.min()) >= -SUM and float((rows.sum(1) - 1).abs().max()) <= SUM
+    return rows.shape[1] >= FEWEST and fit
 
 
 def check_reconstructions(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *datum"]) -> None:
@@ -290,59 +335,3 @@ def other_prior(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n *form"]) -> 
         f"{len(second)} latents, and is about 1 in each after training with the prior N(0, I): if the VAE has another "
         "prior (a VampPrior, a mixture, another scale), give it as prior=; every gain and the verdict are over it",
     )
-
-
-def misfit(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> "Misfit | None":
-    """How far reconstructions miss the rows, and what p(x|z) says of it; None where p(x|z) is discrete or bare.
-
-    `mean` is the encoder's first answer to the rows `x`.
-    """
-    p = decode(mean)
-    if isinstance(p, Conditioned):
-        p, x = p.beside(x)
-    try:
-        if p.support is None or p.support.is_discrete:
-            return None
-        missed, scale = float((x - p.mean).square().mean().sqrt()), float(p.variance.mean().sqrt())
-    except NotImplementedError:  # some distributions have no moments, or no support
-        return None
-    return Misfit(len(x), missed, scale, looks_like(p.mean.double().flatten(1), x.double().flatten(1)))
-
-
-@dataclass(frozen=True)
-class Misfit:
-    """Errors of reconstructions beside the standard deviation of p(x|z).
-
-    Attributes:
-        rows: how many were looked at.
-        missed: root mean square error of reconstructions.
-        scale: root mean variance of p(x|z).
-        like: the scaling of the rows that reconstructions look like, if they do not look like the rows.
-    """
-
-    rows: int
-    missed: float
-    scale: float
-    like: str | None
-
-    @property
-    def tempering(self) -> float:
-        """What log p(x|z) counts, up to a constant, under the standard deviation that reconstructions miss by."""
-        return (self.scale / self.missed) ** 2 if self.missed > 0 else 1.0
-
-    def says(self) -> tuple[str, ...]:
-        """What to know of it: gains and verdict depend on the standard deviation."""
-        if self.like:
-            return (
-                f"reconstructions look like {self.like} of the rows x: they miss x by {self.missed:.3g} (root mean "
-                f"square), and {self.like} by a third of that or less; were the networks trained on {self.like}? Give "
-                "the rows so",
-            )
-        if not self.missed > 0 or 1 / OFF <= self.missed / self.scale <= OFF:
-            return ()
-        return (
-            f"reconstructions of {self.rows} training rows miss by {self.missed:.3g} (root mean square), and p(x|z) "
-            f"has a standard deviation of {self.scale:.3g}: if that is not the sigma of the loss that the VAE was "
-            "trained with, gains and verdict are of another model; likelihoods.Gaussian.from_loss tells that of a "
-            "loss",
-        )

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
-from zprime.bring.brought import Brought, bring
+from zprime.bring.brought import Brought
 from zprime.bring.callables import Callables
+from zprime.bring.encoded import bring
 from zprime.bring.places import Place
 from zprime.bring.splits import split
-from zprime.bring.trial import CHECKED, Answers, Loss, plausible
+from zprime.bring.trial import Answers, Loss, plausible, some_of
+from zprime.calls import called
 from zprime.decoders import evaluating
 from zprime.errors import UsageError
 from zprime.latent.vamp import Vamp
@@ -42,6 +44,7 @@ def _shipped(encoder: Any) -> bool:
     return type(encoder).__module__.startswith("pythae.")
 
 
+@called("bring.pythae")
 def pythae(
     model: Any,
     data: Mapping[str, Any],
@@ -95,7 +98,7 @@ def pythae(
     rows = split(data, labels, groups, seed=seed, dtype=place.wide)
     brought = Callables(encode, decode, "log-variance", place)
     if check and not _shipped(model.encoder) and name in ("VAE", "BetaVAE"):
-        x = rows["train"].x[:CHECKED]
+        x = some_of(rows["train"].x, seed)
         with torch.no_grad():
             mean, raw = brought.raw(x)
         weight = 1 / beta if loss == "bce" else 1.0  # mse with beta is an ELBO already, of variance beta

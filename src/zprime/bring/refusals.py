@@ -1,10 +1,13 @@
 """Encoders whose answers are no posteriors: refused by name, with the way out."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Distribution
 
 from zprime.errors import UsageError
 
@@ -85,6 +88,42 @@ def check_codes(mean: Float[Tensor, "n d"], what: str = "encode") -> None:
                 f"{what}: dimension {j} of the codes takes {values} values only over {rows} different rows: a discrete "
                 "latent has no density. Leave it out of z and give it as `labels` (the kind conditional fits r(z|y))"
             )
+
+
+def check_code(answer: object, entries: int) -> None:
+    """Refuse an answer of which not one matrix is the code: of a VAE, or of a whole autoencoder.
+
+    Args:
+        answer: of an encoder of codes.
+        entries: numbers in a datum.
+
+    Raises:
+        UsageError: mean and spread of q(z|x), a reconstruction before the code, or parts with names.
+    """
+    vae = "a VAE goes to bring.modules, with gives=, which says what its second answer is"
+    check_plain(answer, "codes, one matrix", f"{vae}; of an autoencoder give the code alone")
+    parts = answer if isinstance(answer, tuple | list) else ()
+    shapes = [list(t.shape) for t in parts if hasattr(t, "shape")][:USED]
+    if len(shapes) < USED:
+        return
+    first, second = shapes
+    if first == second and len(first) == USED:
+        raise UsageError(
+            f"encode: expected codes, one matrix, got two of shape {first}, as mean and scale of q(z|x) are; {vae}; of "
+            "an autoencoder give the code alone, `lambda x: encoder(x)[0]`"
+        )
+    if math.prod(first[1:]) == entries != math.prod(second[1:]) and len(second) == USED:
+        raise UsageError(
+            f"encode: expected codes, one matrix, got {first} before {second}: the first has as many numbers as a "
+            "datum, as a reconstruction has; give the code alone, `lambda x: encoder(x)[1]`"
+        )
+
+
+def check_plain(answer: object, expected: str, way: str) -> None:
+    """Raise `UsageError` for parts with names, or a distribution, where a tensor is `expected`."""
+    if isinstance(answer, Mapping | Distribution) or is_dataclass(answer):
+        named = f" with {', '.join(map(str, answer))}" if isinstance(answer, Mapping) else ""
+        raise UsageError(f"encode: expected {expected}, got {type(answer).__name__}{named}; {way}")
 
 
 def way_out(answer: object, shapes: list[list[int]], n: int) -> str:

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from zprime.bring.brought import Brought, bring
-from zprime.bring.conditions import Conditioned, Layout
+from zprime.bring.brought import Brought
+from zprime.bring.conditions import Conditioned
+from zprime.bring.encoded import bring
 from zprime.bring.splits import split
+from zprime.calls import called
+from zprime.data.conditions import Layout
 from zprime.errors import UsageError
 
 FIELDS = {"batch": 1, "labels": 1, "extra_continuous_covs": 0, "extra_categorical_covs": 0}
@@ -91,6 +94,7 @@ class Cells:
         }
 
 
+@called("bring.scvi", types={"cells": Mapping | None})
 def scvi(
     model: Any, cells: Mapping[str, Any] | None = None, *, labels: Any = None, groups: Any = None, seed: int = 0
 ) -> Brought:
@@ -135,6 +139,15 @@ def scvi(
         row = int((counts.sum(1) <= 0).argmax())
         raise UsageError(f"cells: cell {row} has no counts at all, and so no library size; filter such cells first")
     whole = np.concatenate([counts, *conditions.values()], 1)
+
+    for name, values in (("labels", labels), ("groups", groups)):
+        if values is not None and np.shape(values) != (len(whole),):
+            raise UsageError(
+                f"{name}: expected one for each of {len(whole)} cells of the adata, got shape {list(np.shape(values))}"
+            )
+    for s, cells_of in where.items():
+        if np.asarray(cells_of).ndim != 1 or np.asarray(cells_of).dtype.kind not in "iub":
+            raise UsageError(f"cells: expected positions of cells in {s}, got {type(cells_of).__name__}")
 
     def each(values: Any) -> dict[str, Any]:
         return {} if values is None else {s: np.asarray(values)[np.asarray(i)] for s, i in where.items()}

@@ -22,6 +22,7 @@ from zprime.data import Rows
 from zprime.decoders import evaluating
 from zprime.errors import ArrayError, UsageError
 from zprime.posteriors import MemoryPosteriors
+from zprime.progress import in_pieces, shown
 from zprime.rng import stream
 
 BATCH = 32
@@ -182,7 +183,8 @@ class Encoder:
         """
         means: list[Tensor] = []
         scales: list[Tensor] = []
-        for block in blocks(len(rows), BATCH):
+        pieces = [(block, block.stop - block.start) for block in blocks(len(rows), BATCH)]
+        for block, _ in in_pieces(shown, f"encode {len(rows):,} {rows.name} rows", pieces):
             for t, into in zip(self.answers(rows.x[block]), (means, scales), strict=True):
                 if t is None:
                     continue

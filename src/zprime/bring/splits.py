@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from zprime import memory
 from zprime.arrays import check_finite
 from zprime.bring.places import tensor
+from zprime.calls import theirs
 from zprime.data import SPLITS, Rows
-from zprime.data.duplicates import duplicates_of, found, sentence
+from zprime.data.duplicates import duplicates_of, found, sentence, shared, shared_sentence
 from zprime.data.groups import codes_of_splits, take_groups
 from zprime.errors import ArrayError, UsageError
 from zprime.results.thresholds import THRESHOLDS
@@ -89,7 +89,7 @@ def split(
 
 
 def seen(rows: Mapping[str, Rows]) -> tuple[str, ...]:
-    """Sentences on the rows of other splits that equal a training row; more than 1 % of a split is a warning too."""
+    """Sentences on rows that are in two splits; more than 1 % of a split that equal training rows is a warning too."""
     others = {s: r for s, r in rows.items() if s != "train"}
     equal = duplicates_of([rows["train"].x], {s: r.x for s, r in others.items()})
     says = []
@@ -102,7 +102,8 @@ def seen(rows: Mapping[str, Rows]) -> tuple[str, ...]:
         says.append(f"{sentence(name, d)}; {refused if many else 'fit and audit leave them out'}")
         if many:
             log.warning("%s", says[-1])
-    return tuple(says)
+    both = shared(rows["selection"].x, rows["heldout"].x, rows["selection"].ids)
+    return tuple(says if both is None else [*says, shared_sentence(both)])
 
 
 def closed(rows: Mapping[str, Rows]) -> tuple[str, ...]:
@@ -141,14 +142,13 @@ def need_mapping(what: str, given: object, each: str = "rows") -> None:
 
 
 def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:
-    try:
+
+    def says(error: BaseException) -> str:
+        got = f"{type(x).__name__} ({error})"
+        return f"data: expected rows of numbers in {name}, got {got}; load and encode them first"
+
+    with theirs(says):
         data = whole(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        if memory.ran_out(error):
-            raise
-        raise UsageError(
-            f"data: expected rows of numbers in {name}, got {type(x).__name__} ({error}); load and encode them first"
-        ) from error
     if data.ndim < 2 or len(data) < 2:
         raise ArrayError(
             f"data: expected at least 2 rows of at least one entry in {name}, got shape {list(data.shape)}"
@@ -161,7 +161,7 @@ def _tensor(name: str, x: Any, dtype: torch.dtype | None) -> Tensor:
 def _labels(name: str, y: Any, n: int) -> Tensor:
     try:
         labels = torch.as_tensor(y)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ArrayError(
             f"labels: expected {n} integers for {name}, got {type(y).__name__} ({error}); number the names, the same "
             "in all splits: e.g. [names.index(y) for y in labels]"

@@ -1,6 +1,7 @@
 """Encoder, decoder and p(x|z), tried on some training rows before all rows are encoded."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,12 +13,13 @@ from torch.distributions import Distribution
 from zprime.arrays import blocks
 from zprime.bring import readings
 from zprime.bring.answers import reading
-from zprime.bring.brought import LOOK, look
 from zprime.bring.callables import Callables, Parts
-from zprime.bring.conditions import spoken
+from zprime.bring.conditions import Told, spoken
 from zprime.bring.coordinates import Coordinates, known
+from zprime.bring.encoded import LOOK, look
+from zprime.bring.misfit import Misfit, misfit
 from zprime.bring.named import Likelihood, distribution_of, measured, most_likely
-from zprime.bring.probe import Misfit, differentiable, encodes_with_gradient, misfit, other_prior, probe
+from zprime.bring.probe import differentiable, encodes_with_gradient, other_prior, probe
 from zprime.bring.refusals import check_codes, check_steady
 from zprime.distribution import LatentDistribution
 from zprime.latent.priors import Given
@@ -55,6 +57,8 @@ class Tried:
         coordinates: in which the prior is N(0, I); None for the model's own.
         prior: in them, where it is not N(0, I).
         says: what to know of it: sentences.
+        seconds: that the encoder took for a row.
+        told: encoder, decoder and prior that are told conditions; None without any.
     """
 
     parts: Parts
@@ -64,6 +68,8 @@ class Tried:
     coordinates: Coordinates | None = None
     prior: LatentDistribution | None = None
     says: tuple[str, ...] = ()
+    seconds: float = 0.0
+    told: Told | None = None
 
 
 def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int) -> Tried:
@@ -83,8 +89,7 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
     gives = reading(claims.gives, parts.named(x[:LOOK]))
     says: tuple[str, ...] = ()
     scale: float | None = None
-    # at random: rows often come in an order, by class or by time
-    some = x[torch.randperm(len(x), generator=stream(claims.seed, "bring rows"))[:CHECKED].sort().values]
+    some = some_of(x, claims.seed)
     if measured(claims.likelihood):
         parts, scale, says = _scaled(parts, claims.likelihood, some, gives)
     model, told = parts.model(x, gives), parts.told(x, gives)
@@ -96,7 +101,9 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
         check_steady(model.matrices, some, half=parts.place.dtype != parts.place.wide)
     look(model, some[:LOOK])
     with torch.no_grad():
+        start = time.perf_counter()
         mean, raw = model.raw(some)
+        seconds = (time.perf_counter() - start) / len(some)
         check_codes(mean)
         probe(model.decode, some, mean, reconstructions=claims.check)
         missed = misfit(model.decode, some, mean)
@@ -115,7 +122,12 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
         )
     if not encodes_with_gradient(model.raw, some):
         says = (*says, "the encoder's mean has no gradient in x: the kind vamp, which needs it, cannot be fitted")
-    return Tried(parts, model, gives, scale, at, learned, (*says, *spoken_of))
+    return Tried(parts, model, gives, scale, at, learned, (*says, *spoken_of), seconds, told)
+
+
+def some_of(x: Float[Tensor, "n *datum"], seed: int) -> Float[Tensor, "m *datum"]:
+    """The rows that a model is tried on; at random, since rows often come in an order, by class or by time."""
+    return x[torch.randperm(len(x), generator=stream(seed, "bring rows"))[:CHECKED].sort().values]
 
 
 def _scaled(parts: Parts, likelihood: Likelihood, some: Tensor, gives: str) -> tuple[Parts, float, tuple[str, ...]]:

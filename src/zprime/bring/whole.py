@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from zprime.bring.answers import Spelled
-from zprime.bring.brought import LOOK, Brought
+from zprime.bring.brought import Brought
 from zprime.bring.callables import remedy
+from zprime.bring.encoded import LOOK
 from zprime.bring.modules import modules
 from zprime.bring.places import Place, modules_of, unwrapped
 from zprime.bring.splits import whole
+from zprime.calls import called
 from zprime.decoders import evaluating
 from zprime.errors import UsageError
 
@@ -20,6 +22,7 @@ DECODERS = ("decode", "decoder", "generate", "generator")
 """What codebases call the two, in the order in which they are tried."""
 
 
+@called("bring.model", like=modules, instead="encoder and decoder one by one go to bring.modules")
 def model(vae: Any, data: Mapping[str, Any], **how: Any) -> Brought:
     """Bring a whole VAE: an object with `encode` and `decode`, or whose call answers (reconstruction, mean, scale).
 

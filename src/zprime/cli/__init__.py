@@ -14,34 +14,47 @@ from cyclopts.config import Env, Toml
 from zprime import __version__, interrupts, memory, stdio
 from zprime.cli.console import OPTIONS
 from zprime.cli.ending import ended
+from zprime.cli.folder import check_there
+from zprime.cli.helping import EPILOGUE, EXAMPLES, Help, shown_default
 from zprime.errors import UsageError
 
 app = App(
     name="zprime",
     help="From which distribution should z' be drawn? Measured, on your model and your data.",
     version=__version__,
+    default_parameter=Parameter(show_default=shown_default),
+    help_formatter=Help(),
+    help_epilogue=EPILOGUE,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
 VERBS = {
+    "init": "Write a commented Python file by which a VAE of your own comes to the command line.",
     "run": "Do everything: train, encode, fit, audit, report. What is already done is used again.",
     "train": "Read and split a data set, and train a VAE on it.",
     "encode": "Encode the three splits of a run into posteriors.",
     "fit": "Fit latent distributions to a run's posteriors.",
     "audit": "Measure every fitted latent distribution on held-out data, with verdicts.",
+    "explain": "Answer why a VAE draws z' from N(0, I), and whether it should, with the numbers of a run.",
+    "report": "Write the page of a run again and print its table, or one page that compares several runs.",
     "sample": "Draw z' and x' from a run or a shipped generator.",
     "export": "Write a folder by which anyone can draw z' with NumPy alone, and x' from one ONNX file.",
-    "codes": "Write the codes of a run's rows to a Parquet file, for tools that show points.",
-    "init": "Write a commented Python file by which a VAE of your own comes to the command line.",
-    "kinds": "List every kind of latent distribution: what it stores, its cost, when to use it.",
-    "explain": "Answer why a VAE draws z' from N(0, I), and whether it should, with the numbers of a run.",
-    "doctor": "Say which versions, kernels and instruction set are in use, and why no better ones.",
+    "explore": "Look at a latent space in a browser on this machine: move z' and see x', switch what it is drawn from.",
     "card": "Write a model card of what a run ships, with the metrics of its audit.",
     "verify": "Measure a run again as its audit records, and say whether every number of audit and card is the same.",
-    "report": "Write the page of a run again and print its table, or one page that compares several runs.",
+    "codes": "Write the codes of a run's rows to a Parquet file, for tools that show points.",
+    "kinds": "List every kind of latent distribution: what it stores, its cost, when to use it.",
+    "doctor": "Say which versions, kernels and instruction set are in use, and why no better ones.",
 }
-for _verb, _help in VERBS.items():
-    app.command(f"zprime.cli.{_verb}:{_verb}", name=_verb, help=_help)
+"""In the order of work."""
+for _at, (_verb, _help) in enumerate(VERBS.items()):
+    app.command(
+        f"zprime.cli.{_verb}:{_verb}",
+        name=_verb,
+        help=_help,
+        sort_key=_at,
+        help_epilogue=f"Example: {EXAMPLES[_verb]}",
+    )
 
 
 MOST_THREADS = 4096
@@ -77,6 +90,7 @@ def launch(
     for name, value in bound.arguments.items():
         if any("\0" in str(v) for v in (value if isinstance(value, tuple) else (value,))):
             raise UsageError(f"{name}: expected text without the character of code 0, got {value!r}")
+    check_there(bound.arguments.get("run", ()))  # what every verb calls the folder that it works on
     return partial(command, *bound.args, **bound.kwargs)  # with all modules loaded that the verb needs
 
 

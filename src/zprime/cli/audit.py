@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, OUT, bars, give, say, say_table, verdicts
 from zprime.cli.folder import Folder
-from zprime.cli.run import FLAT
+from zprime.cli.groups import AUDIT, OWN
 from zprime.own_model import OwnModel
 from zprime.reporting import report
 from zprime.reporting.drift import table as drift_table
@@ -21,8 +21,8 @@ from zprime.threads import Threads, cores
 def audit(
     run: Folder,
     *,
-    settings: Annotated[AuditSettings, FLAT] = AuditSettings(),
-    own: Annotated[OwnModel, FLAT] = OwnModel(),
+    settings: Annotated[AuditSettings, AUDIT] = AuditSettings(),
+    own: Annotated[OwnModel, OWN] = OwnModel(),
     new_data: str = "",
     weights: str | None = None,
     seed: int = 0,

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from zprime import outputs
 from zprime.cli.console import OPTIONS, give, say
+from zprime.cli.folder import Folder
 from zprime.code_table import codes_table, library
 from zprime.data import SPLITS
 from zprime.errors import UsageError
@@ -16,7 +17,7 @@ from zprime.threads import Threads
 
 
 def codes(
-    run: Path,
+    run: Folder,
     *,
     source: Annotated[str, Parameter(name="--from")] = "",
     distances: bool = True,

@@ -4,14 +4,14 @@ from typing import Annotated
 
 from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.cli.folder import Folder
-from zprime.cli.run import FLAT
+from zprime.cli.groups import OWN
 from zprime.memory import size
 from zprime.own_model import OwnModel
 from zprime.running import Run
 from zprime.threads import Threads
 
 
-def encode(run: Folder, *, own: Annotated[OwnModel, FLAT] = OwnModel()) -> None:
+def encode(run: Folder, *, own: Annotated[OwnModel, OWN] = OwnModel()) -> None:
     """Encode the three splits of a run into posteriors.
 
     Parameters

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from zprime import artifact, outputs
 from zprime.cli.console import give, product, say
+from zprime.cli.folder import Folder
 from zprime.reporting.explain import explain as answer
 
 
-def explain(run: Path, *, out: Path | None = None) -> None:
+def explain(run: Folder, *, out: Path | None = None) -> None:
     """Answer the question, why a VAE draws z' from N(0, I), with the numbers of a run.
 
     Parameters

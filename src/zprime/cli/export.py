@@ -9,7 +9,10 @@ from cyclopts import Parameter
 from zprime import artifact, chain
 from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, say
-from zprime.cli.run import FLAT
+from zprime.cli.folder import Folder
+from zprime.cli.groups import OWN
+from zprime.errors import UsageError
+from zprime.exporting import ONNX
 from zprime.own_model import OwnModel
 from zprime.run_folder import RunFolder
 from zprime.ship_stage import ShipStage
@@ -17,14 +20,14 @@ from zprime.threads import Threads
 
 
 def export(
-    run: Path,
+    run: Folder,
     *,
     source: Annotated[str, Parameter(name="--from")] = "",
     given: str = "",
     onnx: Annotated[bool, Parameter(negative="")] = False,
     allow_copies: Annotated[bool, Parameter(negative="")] = False,
     allow_rows: Annotated[bool, Parameter(negative="")] = False,
-    own: Annotated[OwnModel, FLAT] = OwnModel(),
+    own: Annotated[OwnModel, OWN] = OwnModel(),
     out: Path | None = None,
     name: str = "",
     license: Annotated[str, Parameter(name="--license")] = "other",
@@ -42,7 +45,8 @@ def export(
         What z' is drawn from: `prior`, a fit by its name, or a fit with a share of the prior in percent, as in
         mixture+p10; default: the verdict's. One Gaussian, or a mixture of Gaussians.
     given
-        `label=3` takes r(z|y = 3): of --from, or of the run's first conditional latent distribution.
+        `label=3` takes r(z|y = 3): of --from, or of the run's first conditional latent distribution. With --onnx: the
+        conditions that the decoder is told, by their names, where it is told any.
     onnx
         Write generator.onnx too: random numbers in, the mean of p(x|z') in the units of the data out (extra `onnx`).
     allow_copies
@@ -57,13 +61,21 @@ def export(
         On the card: an identifier of the hub, e.g. mit.
     """
     Threads.by_work(OPTIONS.threads).use(heavy=False)
-    model, _ = chosen(run, source, given, own=own)
+    found = chosen(run, source, given, own=own)
+    model = found.model
+    if found.given is not None and not (onnx or found.labelled):
+        raise UsageError(
+            f"given: z' from {model.latent.label} does not depend on {given}; x' does, which --onnx writes. Leave "
+            "--given out, or add --onnx"
+        )
+    if found.given is not None:
+        model = replace(model, notes=(*model.notes, f"{ONNX} is of {given}: each x is a row of x' with it behind."))
     if not given and artifact.read(run).kind == chain.RUN:
         of_run = RunFolder.open(run, own)
         model = replace(model, audited=ShipStage(of_run).audited(source or of_run.choice()))
     folder = Path(f"{run.absolute().name}-export") if out is None else out
     allowed = {"allow_copies": allow_copies, "allow_rows": allow_rows}
-    made = model.export(folder, onnx=onnx, **allowed, name=name, licence=license)
+    made = model.export(folder, onnx=onnx, given=found.given, **allowed, name=name, licence=license)
     page = "how to draw from it" if model.audited is None else "how to draw from it, and is its model card"
     say(f"z' from {model.latent.label}: {made.path}; its README.md says {page}")
     say(model.says())

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.cli.folder import Folder
-from zprime.cli.run import FLAT
+from zprime.cli.groups import OWN
 from zprime.cli.settings import kinds_with
 from zprime.fit_stage import KINDS
 from zprime.memory import size
@@ -26,7 +26,7 @@ def fit(
     weights: str = "",
     name: str = "",
     seed: int = 0,
-    own: Annotated[OwnModel, FLAT] = OwnModel(),
+    own: Annotated[OwnModel, OWN] = OwnModel(),
     replace: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Fit latent distributions to a run's posteriors.

@@ -7,12 +7,13 @@ from cyclopts import Parameter
 
 from zprime import reporting
 from zprime.cli.console import OUT, give, say, say_table
+from zprime.cli.folder import Folder
 from zprime.errors import UsageError
 from zprime.reporting.terminal import details
 from zprime.results.audit import load
 
 
-def report(*run: Path, out: Path | None = None, public: Annotated[bool, Parameter(negative="")] = False) -> None:
+def report(*run: Folder, out: Path | None = None, public: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Write the page of a run again and print all that was measured, or one page that compares several runs.
 
     Parameters

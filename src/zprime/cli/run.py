@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from zprime import running
 from zprime.cli.console import OPTIONS, bars, give, say, say_table, verdicts
 from zprime.cli.folder import Folder
+from zprime.cli.groups import AUDIT, DATA, NETWORK, OWN, TRAINING
 from zprime.cli.settings import kinds_with
 from zprime.data import DataSettings
 from zprime.fit_stage import KINDS
@@ -19,21 +20,19 @@ from zprime.threads import Threads, cores
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 
-FLAT = Parameter(name="*")
-
 
 def run(
     *,
-    data: Annotated[DataSettings, FLAT],
+    data: Annotated[DataSettings, DATA],
     out: Folder,
-    network: Annotated[VAESettings, FLAT] = VAESettings(),
-    training: Annotated[TrainSettings, FLAT] = TrainSettings(),
-    own: Annotated[OwnModel, FLAT] = OwnModel(),
+    network: Annotated[VAESettings, NETWORK] = VAESettings(),
+    training: Annotated[TrainSettings, TRAINING] = TrainSettings(),
+    own: Annotated[OwnModel, OWN] = OwnModel(),
     kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,
     set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     by: str = "",
     weights: str = "",
-    auditing: Annotated[AuditSettings, FLAT] = AuditSettings(),
+    auditing: Annotated[AuditSettings, AUDIT] = AuditSettings(),
     seed: int = 0,
     seeds: int = 1,
     replace: Annotated[bool, Parameter(negative="")] = False,

@@ -1,21 +1,21 @@
 """zprime sample."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from zprime import sampling
-from zprime.cli.chosen import chosen, columns
+from zprime.cli.chosen import chosen
 from zprime.cli.console import OPTIONS, give, say
-from zprime.cli.run import FLAT
-from zprime.cli.sample_files import Files
+from zprime.cli.folder import Folder
+from zprime.cli.groups import OWN
+from zprime.cli.sample_files import Drawn, Files
 from zprime.own_model import OwnModel
 from zprime.threads import Threads
 
 
 def sample(
-    run: Path,
+    run: Folder,
     *,
     n: Annotated[int, Parameter(name=["--n", "-n"])] = 64,
     source: Annotated[str, Parameter(name="--from")] = "",
@@ -24,7 +24,7 @@ def sample(
     store: str = "latents",
     allow_copies: Annotated[bool, Parameter(negative="")] = False,
     allow_rows: Annotated[bool, Parameter(negative="")] = False,
-    own: Annotated[OwnModel, FLAT] = OwnModel(),
+    own: Annotated[OwnModel, OWN] = OwnModel(),
     out: str | None = None,
     seed: int = 0,
 ) -> None:
@@ -40,7 +40,9 @@ def sample(
         What to draw z' from: `prior`, a fit by its name, or a fit with a share of the prior in percent, as in
         aggregated+p10; default: the verdict's.
     given
-        `label=3` draws from r(z|y = 3): of --from, or of the run's first conditional latent distribution.
+        `label=3` draws from r(z|y = 3): of --from, or of the run's first conditional latent distribution. A model that
+        is told conditions (`zprime run --conditions`) takes them by their names, e.g. `label=3` or `batch=1,size=0.5`;
+        without, draws take those of training rows.
     noise
         `mean`: x' is the mean of p(x|z'); `draw`: a draw from it.
     store
@@ -59,10 +61,14 @@ def sample(
         Decides the draws.
     """
     Threads.by_work(OPTIONS.threads).use(heavy=True)
-    model, default = chosen(run, source, given, store=store, own=own)
-    files = Files.of(out, default, run, model)
-    z, x = sampling.sample(model, n, seed=seed, noise=noise, allow_copies=allow_copies, allow_rows=allow_rows)
-    files.write(model, z, x, columns(run))
+    found = chosen(run, source, given, store=store, own=own)
+    model, told = found.model, found.conditions(n, seed=seed)
+    files = Files.of(out, found.default, run, found.of_x)
+    z, rows = sampling.sample(
+        model, n, seed=seed, noise=noise, given=told, allow_copies=allow_copies, allow_rows=allow_rows
+    )
+    x, c = found.parts(rows)
+    files.write(found.of_x, Drawn(z, x, c), found.columns)
     where, behind = model.latent.label, model.latent.least_rows
     if given:
         where += f" of {given}" + ("" if behind is None else f" ({behind:.3g} effective rows behind its smallest part)")

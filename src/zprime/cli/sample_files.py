@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from zprime import artifact, outputs
@@ -18,6 +20,31 @@ from zprime.sampling import GenerativeModel
 ENDINGS = (".npz", ".png", ".csv")
 SHOWN = 4096
 """Pictures of a grid, at most."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples.
+
+    Attributes:
+        z: latents.
+        x: in the units of the data.
+        c: the conditions that the decoder was told, [n] or [n, k]; None of one that is told none.
+    """
+
+    z: Tensor
+    x: Tensor
+    c: Tensor | None = None
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """NumPy's, by name, for an .npz file."""
+        return {"z": self.z.numpy(), "x": self.x.numpy(), **({} if self.c is None else {"c": self.c.numpy()})}
+
+    @property
+    def table(self) -> Tensor:
+        """Rows of x, with c behind it."""
+        return self.x if self.c is None else torch.cat([self.x, self.c.to(self.x).reshape(len(self.x), -1)], 1)
 
 
 @dataclass(frozen=True)
@@ -68,23 +95,21 @@ class Files:
             outputs.check_output(file, run)
         return cls(tuple(paths))
 
-    def write(self, model: GenerativeModel, z: Tensor, x: Tensor, names: Sequence[str]) -> None:
+    def write(self, model: GenerativeModel, drawn: Drawn, names: Sequence[str]) -> None:
         """Write all of them.
 
         Args:
             model: what was drawn from.
-            z: its latents.
-            x: its samples, in the units of the data.
+            drawn: what was.
             names: of the columns of a table; empty where they have none.
         """
         artifact.make_folder(self.paths[0] if self.apart else self.paths[0].parent)
-        for file, content in self._contents(model, z, x, names):
+        for file, content in self._contents(model, drawn, names):
             artifact.write_file(file, content)
 
-    def _contents(
-        self, model: GenerativeModel, z: Tensor, x: Tensor, names: Sequence[str]
-    ) -> Iterator[tuple[Path, bytes]]:
+    def _contents(self, model: GenerativeModel, drawn: Drawn, names: Sequence[str]) -> Iterator[tuple[Path, bytes]]:
         """Every file with its bytes, one at a time."""
+        x = drawn.x
         if self.apart:
             digits = len(str(len(x) - 1))
             for i, one in enumerate(x):
@@ -97,10 +122,10 @@ class Files:
                 zoom = max(1, 56 // max(unit.shape[2:]))
                 yield file, pictures.png(pictures.grid(unit, zoom=zoom))
             elif file.suffix == ".csv":
-                yield file, _csv(x, names)
+                yield file, _csv(drawn.table, names)
             else:
                 buffer = io.BytesIO()
-                np.savez_compressed(buffer, z=z.numpy(), x=x.numpy())
+                np.savez_compressed(buffer, **drawn.arrays)
                 yield file, buffer.getvalue()
 
     def __str__(self) -> str:

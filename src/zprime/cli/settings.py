@@ -6,7 +6,7 @@ from types import UnionType
 from typing import Any, get_type_hints
 
 from zprime.errors import UsageError
-from zprime.fit_stage import LABELS, settings_of
+from zprime.fit_stage import settings_of
 from zprime.latent import SETTINGS, Settings, settings_for
 
 
@@ -34,18 +34,6 @@ def kinds_with(kinds: Sequence[str], changes: Sequence[str], by: str = "") -> li
         at = list(kinds).index(kind)
         wanted[at] = _changed(wanted[at], name, value)
     return settings_of(wanted, by)
-
-
-def label_of(given: str) -> int:
-    """The label in `label=3` (or `y=3`).
-
-    Raises:
-        UsageError: it is none.
-    """
-    name, _, value = given.partition("=")
-    if name.strip() not in LABELS or not value.strip().lstrip("-").isdigit():
-        raise UsageError(f"given: expected label=NUMBER (or y=NUMBER), e.g. label=3, got {given!r}")
-    return int(value)
 
 
 def _changed(settings: Settings, name: str, value: str) -> Settings:

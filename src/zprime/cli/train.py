@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, bars, give, say
 from zprime.cli.folder import Folder
-from zprime.cli.run import FLAT
+from zprime.cli.groups import DATA, NETWORK, OWN, TRAINING
 from zprime.data import DataSettings
 from zprime.own_model import OwnModel
 from zprime.own_stage import check_own
@@ -19,11 +19,11 @@ from zprime.vae import VAESettings
 
 def train(
     *,
-    data: Annotated[DataSettings, FLAT],
+    data: Annotated[DataSettings, DATA],
     out: Folder,
-    network: Annotated[VAESettings, FLAT] = VAESettings(),
-    training: Annotated[TrainSettings, FLAT] = TrainSettings(),
-    own: Annotated[OwnModel, FLAT] = OwnModel(),
+    network: Annotated[VAESettings, NETWORK] = VAESettings(),
+    training: Annotated[TrainSettings, TRAINING] = TrainSettings(),
+    own: Annotated[OwnModel, OWN] = OwnModel(),
     seed: int = 0,
     replace: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from zprime.cli.console import OPTIONS, bars, give, product, say
 from zprime.cli.folder import Folder
-from zprime.cli.run import FLAT
+from zprime.cli.groups import OWN
 from zprime.own_model import OwnModel
 from zprime.results.differences import ROUNDING
 from zprime.serialise import to_jsonable
@@ -21,7 +21,7 @@ def verify(
     *,
     data: str | None = None,
     heldout_data: str | None = None,
-    own: Annotated[OwnModel, FLAT] = OwnModel(),
+    own: Annotated[OwnModel, OWN] = OwnModel(),
     files_only: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Measure a run again as its audit records, and say whether every number of audit and card is the same.

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import check_finite
+from zprime.data.conditions import Layout, conditions_of, joined, told_as
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, sentence
 from zprime.data.groups import groups_of
 from zprime.data.heldout import source_of
@@ -81,7 +82,9 @@ class Dataset:
 
     Attributes:
         name: what it is called in tables.
-        shape: shape of a datum; images are (channels, height, width).
+        shape: shape of a row: of a datum, images are (channels, height, width); or how many numbers x and c are.
+        conditions: c of each row, where the settings name any: rows are then x, flat, with c behind it.
+        layout: how x and c stand in a row; None without conditions.
         ids: split -> row ids.
         source: what stands beside the rows: columns, names, lines.
         names: of a table's columns, where they have names.
@@ -109,10 +112,13 @@ class Dataset:
         n = len(self.raw)
         if n < 3:
             raise ArrayError(f"data: expected at least 3 rows, one for each split, got {n}")
-        self.shape = tuple(self.raw.shape[1:])
-        if 0 in self.shape:
-            raise ArrayError(f"data: expected at least one number in a row, got rows of shape {list(self.shape)}")
+        shape = tuple(self.raw.shape[1:])
+        if 0 in shape:
+            raise ArrayError(f"data: expected at least one number in a row, got rows of shape {list(shape)}")
         check_finite("data", self.raw)
+        self.conditions = conditions_of(source, self.labels, settings.told) if settings.told else None
+        self.layout = None if self.conditions is None else self.conditions.layout(shape)
+        self.shape = shape if self.layout is None else (self.layout.entries,)
         self.groups = groups_of(source, settings.group) if settings.group else None
         self.ids = split_rows(n, source.test, settings, seed, self.groups, brought=brought)
         train = self.raw[self.ids["train"]]
@@ -120,10 +126,12 @@ class Dataset:
             raise ArrayError(
                 f"data: all {len(train)} training rows are the same; nothing can be learned from constant data"
             )
-        self.shift, self.scale = pixels(train, source.top) if brought else scaling(train, source.top)
+        self._of_x = pixels(train, source.top) if brought else scaling(train, source.top)
+        self.shift, self.scale = self._of_x if self.layout is None else self.layout.scaling(*self._of_x)
         if settings.binarise and not all(in_unit(self._scaled(s)) for s in SPLITS):
             raise UsageError("binarise: expected grey values between black and white; these data are no images")
-        self.hash = _hash(self.raw, self.labels)
+        told = None if self.conditions is None else self.conditions.c
+        self.hash = _hash(self.raw, self.labels, told)
         self.duplicates = self._leave_out_duplicates()
 
     def rows(self, split: str) -> Rows:
@@ -137,9 +145,9 @@ class Dataset:
         ids, x = self.ids[split], self._scaled(split)
         labels, groups = (None if t is None else t[ids] for t in (self.labels, self.groups))
         if not self.settings.binarise:
-            return Rows(split, x, ids, labels, groups=groups)
+            return Rows(split, self._joined(x, ids), ids, labels, groups=groups)
         drawn = torch.bernoulli(x, generator=stream(self.seed, "binarise", split))
-        return Rows(split, drawn, ids, labels, grey=x, groups=groups)
+        return Rows(split, self._joined(drawn, ids), ids, labels, grey=self._joined(x, ids), groups=groups)
 
     def weights(self, column: str, split: str) -> Float[Tensor, " n"]:
         """A column of the source as weights of the rows of one split, as they stand there, float64.
@@ -163,9 +171,12 @@ class Dataset:
     def describe(self) -> dict[str, Any]:
         """For a manifest: JSON-able."""
         settings = {**asdict(self.settings), "data": Path(self.settings.data).name}  # wherever they lie
-        aside = settings.pop("heldout_data")
+        aside, conditions = settings.pop("heldout_data"), settings.pop("conditions")
+        settings |= {"heldout_data": Path(aside).name} if aside else {}
+        settings |= {"conditions": conditions} if conditions else {}
+        told = None if self.conditions is None else self.conditions.describe(tuple(self.raw.shape[1:]))
         return {
-            "settings": {**settings, **({"heldout_data": Path(aside).name} if aside else {})},
+            "settings": settings,
             "seed": self.seed,
             "name": self.name,
             "shape": list(self.shape),
@@ -176,6 +187,7 @@ class Dataset:
             "bytes": self.bytes,
             **({"columns": list(self.names)} if self.names else {}),
             **({"brought": True} if self.brought else {}),
+            **({} if told is None else {"conditions": told}),
         }
 
     def info(self) -> DataInfo:
@@ -187,7 +199,7 @@ class Dataset:
             content=self.hash,
             duplicates=self.duplicates,
             bytes=self.bytes,
-            columns=list(self.names),
+            columns=[*self.names, *(self.conditions.names if self.names and self.conditions else ())],
             log_scale=self.log_scale,
         )
 
@@ -196,15 +208,20 @@ class Dataset:
         return {**{f"ids.{s}": i for s, i in self.ids.items()}, "shift": self.shift, "scale": self.scale}
 
     def _scaled(self, split: str) -> Tensor:
-        return scaled(self.raw[self.ids[split]], self.shift, self.scale)
+        return scaled(self.raw[self.ids[split]], *self._of_x)
+
+    def _joined(self, x: Tensor, ids: Int[Tensor, " n"]) -> Tensor:
+        """Rows with their conditions behind them, where there are any."""
+        return joined(x, None if self.conditions is None else self.conditions.c[ids], self.layout)
 
     def _leave_out_duplicates(self) -> dict[str, Duplicates]:
         """Take rows that training has seen out of the other splits, unless the settings keep them."""
         kept = self.settings.keep_duplicates
         # a model that was trained elsewhere has seen all rows but the test part, also those beyond `limit`
         seen = torch.arange(len(self.raw) - self.source.test) if self.brought else self.ids["train"]
-        train = scaled(self.raw[seen], self.shift, self.scale)
-        equal = duplicates_of([train], {split: self._scaled(split) for split in SPLITS[1:]})
+        train = self._joined(scaled(self.raw[seen], *self._of_x), seen)
+        others = {split: self._joined(self._scaled(split), self.ids[split]) for split in SPLITS[1:]}
+        equal = duplicates_of([train], others)
         told = found(equal, self.ids, kept=kept)
         check_duplicates(told)
         if not kept:
@@ -227,6 +244,10 @@ def load(settings: DataSettings, *, seed: int = 0, brought: bool = False) -> Dat
         ArrayError: rows that cannot be used: not finite, constant, too few, of different sizes.
     """
     settings.check()
+    if settings.conditions and not brought:
+        raise UsageError(
+            "conditions: a VAE that zprime trains is told none; they go with a model of your own, --model FILE:FUNCTION"
+        )
     return Dataset(source_of(settings), settings, seed=settings.seed_of_splits(seed), brought=brought)
 
 
@@ -276,23 +297,30 @@ def new_rows(
     """
     settings = DataSettings(**described["settings"])
     source = read_source(data, {*settings.columns, *filter(None, [weights])})
-    x = stored(source.x)
-    shape = list(described["shape"])
+    x, layout, shift, scale = stored(source.x), None, tensors["shift"], tensors["scale"]
+    if settings.told:
+        layout = Layout.of(described["conditions"])
+        shift, scale = (layout.parts(t[None])[0][0] for t in (shift, scale))
+    shape = list(described["shape"] if layout is None else layout.shape)
     if list(x.shape[1:]) != shape:
         raise ArrayError(f"{data}: expected rows of shape {shape}, as the run has, got {list(x.shape[1:])}")
     check_finite(data, x)
-    x = scaled(x, tensors["shift"], tensors["scale"])
+    x = scaled(x, shift, scale)
     if settings.binarise:
         x = torch.bernoulli(x.clamp(0, 1), generator=stream(seed, "binarise", "new"))
     ids = torch.arange(len(x))
     groups = groups_of(source, settings.group) if settings.group else None
-    rows = Rows("new rows", x, ids, None if source.y is None else labels_of(source.y, source), groups=groups)
+    labels = None if source.y is None else labels_of(source.y, source)
+    if layout is not None:
+        x = joined(x, told_as(conditions_of(source, labels, settings.told), described["conditions"], data), layout)
+    rows = Rows("new rows", x, ids, labels, groups=groups)
     return rows, weights_of(source, weights, ids, rows.name) if weights else None
 
 
-def _hash(x: Tensor, y: Tensor | None) -> str:
+def _hash(x: Tensor, *others: Tensor | None) -> str:
     digest = hashlib.sha256(f"{x.dtype} {list(x.shape)}".encode())
     digest.update(np.ascontiguousarray(x.numpy()).data)
-    if y is not None:
-        digest.update(np.ascontiguousarray(y.numpy()).data)
+    for beside in others:
+        if beside is not None:
+            digest.update(np.ascontiguousarray(beside.numpy()).data)
     return digest.hexdigest()

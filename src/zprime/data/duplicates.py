@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float
@@ -35,14 +35,33 @@ def duplicates_of(train: Iterable[Tensor], others: Mapping[str, Tensor]) -> dict
     Returns:
         Split -> bool, shape [m], for the splits that have such rows.
     """
-    seen = {_digest(row) for part in train for row in _numbers(part)}
-    equal = {s: torch.tensor([_digest(row) in seen for row in _numbers(x)]) for s, x in others.items() if len(x)}
+    seen = {row for part in train for row in _digests(part)}
+    equal = {s: torch.tensor([row in seen for row in _digests(x)]) for s, x in others.items() if len(x)}
     return {split: which for split, which in equal.items() if bool(which.any())}
 
 
 def found(equal: Mapping[str, Tensor], ids: Mapping[str, Tensor], *, kept: bool) -> dict[str, Duplicates]:
     """What is told of the duplicates of every split: how many of how many rows, and the ids of the first of them."""
     return {s: Duplicates(int(w.sum()), len(w), ids[s][w][:NAMED].tolist(), kept) for s, w in equal.items()}
+
+
+def shared(selection: Tensor, heldout: Tensor, ids: Tensor) -> Duplicates | None:
+    """Selection rows that equal a held-out row; None without any.
+
+    Args:
+        selection: shape [n, *datum].
+        heldout: shape [m, *datum].
+        ids: row ids of the selection rows.
+    """
+    return found(duplicates_of([heldout], {"selection": selection}), {"selection": ids}, kept=True).get("selection")
+
+
+def shared_sentence(d: Duplicates) -> str:
+    """What a reader must know of selection rows that equal held-out rows."""
+    return (
+        f"{d.count} of {d.rows} selection rows equal a held-out row exactly; what is chosen on the selection split is "
+        "then measured on rows that it was chosen on"
+    )
 
 
 def check_duplicates(splits: Mapping[str, Duplicates], same: str = EQUAL) -> None:
@@ -107,10 +126,16 @@ def _words(split: str) -> str:
     return {"heldout": "held-out"}.get(split, split)
 
 
-def _numbers(x: Tensor) -> list[bytes]:
-    """The bytes of every row; -0 is 0."""
-    return [row.numpy().tobytes() for row in (x.detach().cpu().reshape(len(x), -1) + 0)]
+def _digests(x: Tensor) -> Iterator[bytes]:
+    """A hash of the bytes of every row; -0 is 0."""
+    rows = (x.detach().cpu().reshape(len(x), -1) + 0).contiguous()
+    width = rows.shape[1] * rows.element_size()
+    if not rows.numel():
+        return
+    data = rows.numpy().data.cast("B")
+    for start in range(0, len(data), width):
+        yield _digest(data[start : start + width])
 
 
-def _digest(row: bytes) -> bytes:
+def _digest(row: memoryview) -> bytes:
     return hashlib.blake2b(row, digest_size=16).digest()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zprime.data.source import Array, Source
 from zprime.data.spelling import check_spelled_once, is_nothing
+from zprime.data.weights import need_one
 from zprime.errors import ArrayError, UsageError
 
 
@@ -40,6 +41,7 @@ def groups_of(source: Source, column: str) -> Int[Tensor, " n"]:
         known = ", ".join(sorted(source.columns)) or "none"
         hint = "a .csv file with named columns, or an .npz file, can have one"
         raise UsageError(f"group: expected a column of {source.name} beside the rows ({known}; {hint}), got {column!r}")
+    need_one(source, column, values, "group")
     return group_codes(values, f"{source.name}, column {column}")
 
 

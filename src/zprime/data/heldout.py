@@ -1,11 +1,15 @@
 """Rows whose held-out part lies in a file of its own."""
 
+import logging
+
 import numpy as np
 
 from zprime.data.readers import read_source
 from zprime.data.settings import DataSettings
 from zprime.data.source import Array, Source
 from zprime.errors import ArrayError, UsageError
+
+log = logging.getLogger("zprime")
 
 
 def source_of(settings: DataSettings) -> Source:
@@ -43,8 +47,9 @@ def source_of(settings: DataSettings) -> Source:
 
 
 def _both(source: Source, other: Source) -> dict[str, Array]:
-    """Columns of the first that the other has, too."""
-    return {name: c for name, c in source.columns.items() if name in other.columns}
+    """Columns of the first that the other has in the same form."""
+    found = ((name, c, other.columns.get(name)) for name, c in source.columns.items())
+    return {name: c for name, c, theirs in found if theirs is not None and theirs.shape[1:] == c.shape[1:]}
 
 
 def _check_alike(source: Source, other: Source, settings: DataSettings) -> None:
@@ -61,10 +66,21 @@ def _check_alike(source: Source, other: Source, settings: DataSettings) -> None:
                 "both in the same form and units"
             )
     for name in settings.columns:
-        if source.column(name) is not None and other.column(name) is None:
+        here, there = source.column(name), other.column(name)
+        if here is not None and (there is None or there.shape[1:] != here.shape[1:]):
+            got = "none" if there is None else f"one of shape {list(there.shape)}"
             raise ArrayError(
-                f"{settings.heldout_data}: expected a column {name}, as {settings.data} has, got none; give it in both"
+                f"{settings.heldout_data}: expected a column {name}, as {settings.data} has, got {got}; give it in both"
             )
+    if (source.y is None) != (other.y is None):
+        has, has_none = settings.data, settings.heldout_data
+        if source.y is None:
+            has, has_none = has_none, has
+        log.warning(
+            "labels: %s has them and %s has none, so they are left out: kinds and pictures by label need them in both",
+            has,
+            has_none,
+        )
 
 
 def _word(value: object) -> str:

@@ -90,7 +90,7 @@ def _name(member: zipfile.ZipInfo) -> str:
 def read_npz(path: Path) -> Source:
     """Arrays `x` or `x_train`, with `y`/`y_train` and a test part `x_test`, `y_test` where they exist.
 
-    Any other array of one number a row (`w`, or `w_train` and `w_test`) is a column.
+    Any other array with one number a row, or one row of numbers (`w`, or `w_train` and `w_test`), is a column.
     """
     try:
         arrays = _arrays(path)
@@ -125,10 +125,13 @@ def _columns(arrays: Mapping[str, Array], n: int) -> dict[str, Array]:
     columns = {}
     for name, values in arrays.items():
         base = name.removesuffix("_train")
-        if base in ("x", "y") or name.endswith("_test") or values.ndim != 1:
+        if base in ("x", "y") or name.endswith("_test") or values.ndim not in (1, 2):
             continue
-        parts = [values, arrays[f"{base}_test"].ravel()] if f"{base}_test" in arrays else [values]
-        if sum(map(len, parts)) == n:
+        parts = [values]
+        if f"{base}_test" in arrays:
+            test = arrays[f"{base}_test"]
+            parts.append(test.ravel() if values.ndim == 1 else test)
+        if len({part.shape[1:] for part in parts}) == 1 and sum(map(len, parts)) == n:
             columns[base] = np.concatenate(parts)
     return columns
 

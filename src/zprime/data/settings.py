@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from zprime.data.conditions import LABELS
 from zprime.data.readers import formats
 from zprime.errors import UsageError
 
@@ -28,6 +29,8 @@ class DataSettings:
             more than 1 % of a split is refused.
         heldout_data: what to read the held-out rows from, where the set has no test part of its own; in the same form
             and units.
+        conditions: what a model of your own is told of each row beside x, by --model: `label`, or columns of a .csv or
+            .npz file, with commas between their names. They are no part of x. Whole numbers come as whole numbers.
     """
 
     data: str
@@ -40,11 +43,18 @@ class DataSettings:
     aside: str = ""
     keep_duplicates: bool = False
     heldout_data: str = ""
+    conditions: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that are no part of the rows: those of groups and those set aside."""
-        return tuple(filter(None, (self.group, *self.weighing)))
+        """Names of the columns that are no part of x: those of groups, those set aside, and conditions."""
+        told = [name for name in self.told if name not in LABELS]
+        return tuple(dict.fromkeys(filter(None, (self.group, *self.weighing, *told))))
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Names of the conditions."""
+        return tuple(filter(None, (name.strip() for name in self.conditions.split(","))))
 
     @property
     def weighing(self) -> tuple[str, ...]:
@@ -66,6 +76,11 @@ class DataSettings:
             raise UsageError(f"selection + heldout: expected less than 1, got {self.selection + self.heldout:g}")
         if self.heldout_data and self.heldout_data == self.data:
             raise UsageError(f"heldout-data: expected other rows than --data, got the same, {self.data}")
+        if len(set(self.told)) < len(self.told) or (self.conditions and not self.told):
+            raise UsageError(
+                f"conditions: expected label, or different names of columns, with commas between them, got "
+                f"{self.conditions!r}"
+            )
         if self.limit < 0:
             raise UsageError(f"limit: expected 0 (all rows) or more, got {self.limit}")
 

@@ -20,7 +20,7 @@ class Source:
         y: labels, shape [n], or None.
         test: number of rows at the end that are the set's own test part, 0 if it has none.
         top: value that stands for full intensity (255 for bytes), or None where the columns have units of their own.
-        columns: further arrays of shape [n], by name.
+        columns: further arrays by name, shape [n], or [n, k] of k numbers a row.
         names: of the columns of `x`, where they have names.
         lines: shape [n], the line of each row in its file; None where rows have no lines.
         classes: names that the labels 0, 1, ... stand for, where `y` has numbers in their place.
@@ -39,6 +39,10 @@ class Source:
     def column(self, name: str) -> Array | None:
         """The further array of this name, or None; names of a table have single spaces, however one is asked for."""
         return self.columns.get(name, self.columns.get(in_one_line(name)))
+
+    def where(self, row: int) -> str:
+        """What a row is called in an error."""
+        return f"row {row}" if self.lines is None else f"line {int(self.lines[row])}"
 
 
 def in_one_line(name: str) -> str:

@@ -31,22 +31,29 @@ def weights_of(source: Source, column: str, ids: Int[Tensor, " n"], split: str) 
     values = source.column(column)
     if values is None:
         raise no_column(source, column, "weights")
-
-    def where(row: int) -> str:
-        return f"row {row}" if source.lines is None else f"line {int(source.lines[row])}"
-
+    need_one(source, column, values, "weights")
     if values.dtype.kind not in "fiub":
-        values = np.array(list(_numbers(values.tolist(), f"{source.name}: expected numbers in column {column}", where)))
+        values = np.array(
+            list(numbers(values.tolist(), f"{source.name}: expected numbers in column {column}", source.where))
+        )
     weights = torch.from_numpy(values.astype(np.float64))[ids]
     bad = (~(weights >= 0) | weights.isinf()).nonzero().flatten()
     if len(bad):
         raise ArrayError(
             f"{source.name}: expected weights >= 0 in column {column}, got {float(weights[bad[0]]):g} in "
-            f"{where(int(ids[bad[0]]))}"
+            f"{source.where(int(ids[bad[0]]))}"
         )
     if not float(weights.sum()) > 0:
         raise ArrayError(f"{source.name}: expected a weight above 0 in column {column}, got {len(ids)} zeros ({split})")
     return weights
+
+
+def need_one(source: Source, column: str, values: Array, setting: str) -> None:
+    """Raise `ArrayError` for a column of several numbers a row, where one is wanted."""
+    if values.ndim != 1:
+        raise ArrayError(
+            f"{setting}: expected one value a row in column {column} of {source.name}, got shape {list(values.shape)}"
+        )
 
 
 def no_column(source: Source, column: str, setting: str) -> UsageError:
@@ -65,8 +72,17 @@ def no_column(source: Source, column: str, setting: str) -> UsageError:
     return UsageError(f"{setting}: expected a column of {source.name} ({known}), got {column!r}{hint}")
 
 
-def _numbers(cells: Array | Iterable[object], what: str, where: Callable[[int], str]) -> Iterable[float]:
-    """Text as numbers."""
+def numbers(cells: Array | Iterable[object], what: str, where: Callable[[int], str]) -> Iterable[float]:
+    """Text as numbers.
+
+    Args:
+        cells: the text.
+        what: was expected, for the error.
+        where: says what a row is called.
+
+    Raises:
+        ArrayError: text that is no number.
+    """
     for row, cell in enumerate(cells):
         try:
             yield number(str(cell))

@@ -27,14 +27,18 @@ RANDOM = {
 }
 
 
-def check_place(path: Path) -> None:
-    """Refuse a folder that holds something else than an earlier export.
+def check_place(path: Path, wanted: str = KIND) -> None:
+    """Refuse a folder that holds something else than an earlier artefact of the same kind.
+
+    Args:
+        path: the folder.
+        wanted: the kind.
 
     Raises:
         UsageError: it holds other files, another artefact or a run, which would be lost.
     """
     artifact.check_replaceable(path)
-    if artifact.is_artifact(path) and (kind := artifact.read(path).kind) != KIND:
+    if artifact.is_artifact(path) and (kind := artifact.read(path).kind) != wanted:
         raise UsageError(f"{path}: there lies an artefact of kind {kind}, which would be lost; choose another folder")
 
 
@@ -120,6 +124,7 @@ def use(about: Mapping[str, Any], *, whole: bool, own: bool, checked: bool) -> s
 writes 100 draws of z', seed 0, shape [100, {d}], to `z.npy`. In Python: `from sample import sample`, `sample(100, 0)`.
 It needs NumPy only. `latent.json` says what z' is drawn from, and how a seed makes the random numbers.
 """
+    text += "".join(f"\n{note}\n" for note in about.get("notes", ()))
     if whole:
         text += f"""
 `{ONNX}` takes `uniform`, float64 [n], in [0, 1), and `normal`, float32 [n, {columns}], standard normal numbers. It

@@ -26,7 +26,12 @@ CALL = re.compile(r"The following call raised this error:\s+File \"[^\"]*\", lin
 
 
 def to_onnx(
-    drawn: FromNoise, decoder: Decoder, shift: Float[Tensor, "*datum"], scale: Float[Tensor, "*datum"]
+    drawn: FromNoise,
+    decoder: Decoder,
+    shift: Float[Tensor, "*datum"],
+    scale: Float[Tensor, "*datum"],
+    *,
+    given: Any = None,
 ) -> bytes:
     """The content of an ONNX file with all weights in it.
 
@@ -38,10 +43,11 @@ def to_onnx(
         decoder: p(x|z), on the CPU or moving z there by itself.
         shift: what is added to the decoded x', after it was scaled: then it is in the units of the data.
         scale: what the decoded x' is multiplied with.
+        given: the condition of all samples, of a decoder that is told any; x' then has it behind it.
 
     Raises:
-        UsageError: onnx or onnxscript is missing; the decoder takes conditions; or it cannot be written in ONNX: the
-            message names the operator, or the line of its code, that stands in the way.
+        UsageError: onnx or onnxscript is missing; the decoder takes conditions and none is given; or it cannot be
+            written in ONNX: the message names the operator, or the line of its code, that stands in the way.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -49,10 +55,14 @@ def to_onnx(
     memory.need(4 * sum(t.numel() for t in drawn.tensors().values()), "export: r(z) as an ONNX file", "leave onnx out")
     whole = _Generator(drawn, decoder, shift, scale).eval()
     with torch.no_grad(), _quiet():
-        if isinstance(decoder.decode(torch.zeros(1, drawn.d, dtype=whole.dtype)), Told):
-            raise UsageError(
-                "export: this decoder is told conditions beside z, which an ONNX file has no place for; leave onnx out"
-            )
+        p = decoder.decode(torch.zeros(1, drawn.d, dtype=whole.dtype))
+        if isinstance(p, Told):
+            if given is None:
+                raise UsageError(
+                    "export: this decoder is told conditions beside z, and an ONNX file is of one of them; say which "
+                    "by --given (in Python: given=), or leave onnx out"
+                )
+            whole.told = p.conditions(given, 1)
         return _content(_converted(_traced(whole, drawn.columns)))
 
 
@@ -63,10 +73,14 @@ class _Generator(nn.Module):
         super().__init__()
         self.drawn, self.decode, self.dtype = drawn, decoder.decode, dtype_of(decoder)
         self.shift, self.scale = shift.float(), scale.float()
+        self.told: Tensor | None = None
 
     def forward(self, uniform: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
         z = self.drawn(uniform, normal)
-        return self.decode(z.to(self.dtype)).mean.float() * self.scale + self.shift, z
+        p = self.decode(z.to(self.dtype))
+        if self.told is not None and isinstance(p, Told):
+            p = p.given(self.told.expand(z.shape[0], -1))
+        return p.mean.float() * self.scale + self.shift, z
 
 
 def _traced(whole: nn.Module, columns: int) -> torch.export.ExportedProgram:

@@ -1,5 +1,6 @@
 """Every kind of latent distribution: one file a kind, with its settings and its fit."""
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def settings_for(kind: str) -> Settings:
         UsageError: no such kind.
     """
     if kind not in SETTINGS:
-        raise UsageError(f"kind: expected one of {', '.join(SETTINGS)}, got {kind!r}")
+        near = difflib.get_close_matches(kind, SETTINGS, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"kind: expected one of {', '.join(SETTINGS)}, got {kind!r}{meant}")
     return SETTINGS[kind]()
 
 

@@ -1,6 +1,5 @@
 """shared-nuts: draws from the exact posterior of a latent that a group of rows shares, by Hamiltonian Monte Carlo."""
 
-import importlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from zprime.distribution import Density, LatentDistribution, is_standard
 from zprime.errors import NumericalError, UsageError
+from zprime.extras import imported
 from zprime.latent.kind import About, Fit, Need, Outcome, Settings, Task
 from zprime.latent.product_of_experts import members
 from zprime.results.facts import Chosen
@@ -218,14 +218,9 @@ def _library(module: str) -> Any:
     Raises:
         UsageError: it is not installed.
     """
-    try:
-        with contained():
-            return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"kind {SharedNUTSSettings.kind}: expected Pyro and arviz-stats to be installed, got {error}; "
-            "run: pip install 'zprime[nuts]'"
-        ) from error
+    with contained():
+        user = f"kind {SharedNUTSSettings.kind}"
+        return imported(module, user=user, packages="Pyro and arviz-stats", extra="nuts")
 
 
 @contextmanager

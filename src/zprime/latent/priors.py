@@ -37,6 +37,11 @@ def prior_of(prior: Given, d: int) -> LatentDistribution:
     """
     if prior is None:
         return Prior(d)
+    if not isinstance(prior, LatentDistribution | Distribution):
+        raise UsageError(
+            f"prior: expected a torch Distribution or a latent distribution of zprime, got {type(prior).__name__}; "
+            "leave it out for N(0, I)"
+        )
     ours = prior if isinstance(prior, LatentDistribution) else _of_torch(prior, d)
     if ours.d != d:
         raise UsageError(f"prior: expected {d} latents, as the posteriors have, got {ours.d} ({ours.label})")

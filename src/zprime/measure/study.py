@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.data import SPLITS, Rows
-from zprime.data.duplicates import check_duplicates, duplicates_of, found, near_duplicates
+from zprime.data.duplicates import check_duplicates, duplicates_of, found, near_duplicates, shared
 from zprime.data.groups import codes_of_splits
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, UsageError
@@ -226,6 +226,16 @@ def without_duplicates(train: Split, *others: Split, keep: bool) -> tuple[list[S
     if keep:
         return list(others), told
     return [s.take((~equal[s.name]).nonzero().flatten()) if s.name in equal else s for s in others], told
+
+
+def shared_rows(selection: Split, heldout: Split) -> Duplicates | None:
+    """Selection rows that equal a held-out row; None where there are none, or rows are not known."""
+    if selection.rows is None or heldout.rows is None:
+        return None
+    ids, which = torch.unique(selection.posteriors.row_ids, return_inverse=True)
+    # a row is there once for each part of its posterior
+    once = torch.zeros_like(ids).scatter_(0, which, torch.arange(selection.n))
+    return shared(selection.rows.compared[once], heldout.rows.compared, ids)
 
 
 def near(train: Split, heldout: Split, seed: int) -> NearDuplicates | None:

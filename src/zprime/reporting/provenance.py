@@ -48,6 +48,9 @@ def _rows(data: DataInfo) -> list[tuple[str, str]]:
     for split, d in (data.duplicates or {}).items():
         what = f"{d.count:,} of {d.rows:,} rows equal a training row, {'kept' if d.kept else 'left out'}"
         rows.append((f"duplicates, {split}", f"{what}: {d.named()}" if d.ids else what))
+    if data.shared is not None:
+        what = f"{data.shared.count:,} of {data.shared.rows:,} selection rows equal a held-out row"
+        rows.append(("duplicates, two splits", f"{what}: {data.shared.named()}" if data.shared.ids else what))
     if data.near is not None:
         share = data.near.share
         rows.append(

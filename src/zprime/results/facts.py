@@ -50,7 +50,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Rows of a split that equal a training row in every entry.
+    """Rows of a split that equal a training row, or one of another split, in every entry.
 
     Attributes:
         count: how many.
@@ -95,6 +95,7 @@ class DataInfo:
         sizes: split -> rows.
         content: SHA-256 of the stored rows; empty if not known.
         duplicates: split -> rows that equal a training row exactly, where there are any; None if nobody has looked.
+        shared: selection rows that equal a held-out row exactly; None where there are none, or rows are not known.
         near: held-out rows next to a training row; None where the training rows are not known, or few.
         groups: split -> number of groups that its rows come in; empty where rows are independent.
         weights: column that the rows of the audit are weighed by; empty for equal weights.
@@ -108,6 +109,7 @@ class DataInfo:
     sizes: dict[str, int] = field(default_factory=dict)
     content: str = ""
     duplicates: dict[str, Duplicates] | None = None
+    shared: Duplicates | None = None
     near: NearDuplicates | None = None
     groups: dict[str, int] = field(default_factory=dict)
     weights: str = ""

@@ -54,8 +54,9 @@ def _data(data: DataInfo) -> DataInfo:
     without: dict[str, Duplicates] | None = None
     if found is not None:
         without = {split: replace(d, ids=[]) for split, d in found.items()}
+    shared = None if data.shared is None else replace(data.shared, ids=[])
     weights = COLUMN if data.weights else ""
-    return replace(data, name="", content="", duplicates=without, weights=weights, columns=[])
+    return replace(data, name="", content="", duplicates=without, shared=shared, weights=weights, columns=[])
 
 
 def _entry(e: Entry) -> Entry:

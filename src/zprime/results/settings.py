@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from zprime.errors import UsageError
 
-SPACES = ("pixels", "log-counts", "codes", "classifier", "selfsupervised")
+SPACES = ("pixels", "columns", "log-counts", "codes", "classifier", "selfsupervised")
 """Feature spaces that samples can be compared in, by name."""
 
 TRAINED = ("classifier", "selfsupervised")
@@ -70,7 +70,8 @@ class AuditSettings:
         allow_rows: whether a latent distribution that stores functions of single training rows may be shipped.
         members: training rows that the membership attack scores, at most, each with as many draws as a held-out row; 0
             leaves it out.
-        features: where they are compared: `auto`, `pixels`, `log-counts`, `codes`, `classifier` or `selfsupervised`.
+        features: where they are compared: `auto`, `pixels` (of a table its `columns`), `log-counts`, `codes`,
+            `classifier` or `selfsupervised`.
         copies_limit: a candidate is cleared of copying only if the upper 95 % limit of the share of copies among its
             samples is below this.
         quick: measure at most what a quick audit does, whatever else is asked for: 200 rows, 100 draws a row (more

@@ -3,11 +3,11 @@
 xarray and arviz-stats are the extra `arviz`; nothing here needs them before it is called.
 """
 
-import importlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zprime.errors import UsageError
+from zprime.extras import imported
 from zprime.results.entries import Entry
 from zprime.results.names import CandidateId, Gain, by_id
 
@@ -29,6 +30,8 @@ SPLITS = ("selection", "heldout")
 EXP = 700.0
 """Numbers beyond which exp is 0 or infinite in float64."""
 Array = npt.NDArray[Any]
+_library = partial(imported, user="ArviZ", packages="xarray and arviz-stats", extra="arviz")
+"""A module of the `arviz` extra."""
 
 
 @dataclass(frozen=True)
@@ -156,17 +159,3 @@ class Scored:
             for s in SPLITS
         ]
         return np.concatenate(parts)
-
-
-def _library(module: str) -> Any:
-    """A module of the `arviz` extra.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"ArviZ: expected xarray and arviz-stats to be installed, got {error}; run: pip install 'zprime[arviz]'"
-        ) from error

@@ -38,7 +38,7 @@ from zprime.schema import (
     guarded,
     need,
 )
-from zprime.schema.own import OF_OWN, OWN_MODEL, SHA256
+from zprime.schema.own import LAYOUT, OF_OWN, OWN_MODEL, SHA256, laid_out
 
 NAME = r"(?!\.)[^/\\\x00]{1,255}"
 """Part of a path: not empty, nothing hidden, no separator."""
@@ -76,6 +76,11 @@ WEIGHTS_OF_VAE = {
 
 def _data(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
     _shapes(tensors, config["shape"])
+    told = config.get("conditions")
+    need("conditions", (told is None) == (not config["settings"].get("conditions")), "them as the settings say", told)
+    if told is not None:
+        laid_out(told, config["shape"])
+        need("names", len(told["names"]) == told["width"], f"{told['width']}, one a number", told["names"])
     ids = [tensors[f"ids.{s}"] for s in SPLITS]
     need(
         "ids", len(torch.unique(torch.cat(ids))) == sum(map(len, ids)), "every row in one split", [len(i) for i in ids]
@@ -104,6 +109,7 @@ DATA = Schema(
                 "group": Text(),
                 "aside": Text(),
                 "keep_duplicates": Flag(),
+                "conditions": Maybe(Text()),
             }
         ),
         "seed": Whole(-(1 << 62)),
@@ -117,6 +123,7 @@ DATA = Schema(
         "bytes": Whole(),
         "columns": Maybe(Items(Text())),
         "brought": Maybe(Flag()),
+        "conditions": Maybe(Record({**LAYOUT, "names": Items(Text(), 1), "classes": Items(Text())})),
     },
     {**SCALING, **{f"ids.{s}": Array({f"rows_of_{s}": ROW_IDS}, "int64") for s in SPLITS}},
     _data,

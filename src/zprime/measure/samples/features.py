@@ -18,6 +18,7 @@ from zprime.rng import stream
 from zprime.statistics.estimate import Estimate, proportion
 from zprime.vae import Encoder
 
+TABLE = 2  # dimensions of rows without further shape
 WIDTH = 32
 STEPS = 2000
 EPOCHS = 40
@@ -175,7 +176,12 @@ class Entries:
 
 def entrywise(rows: Rows) -> str:
     """Name of the space that compares such rows entry by entry."""
-    return "pixels" if Entries.fitting(rows.x).counts is None else "log-counts"
+    return _as_they_are(rows) if Entries.fitting(rows.x).counts is None else "log-counts"
+
+
+def _as_they_are(rows: Rows) -> str:
+    """What entries are called: of a table they are its columns."""
+    return "columns" if rows.x.ndim == TABLE else "pixels"
 
 
 def build_features(
@@ -191,7 +197,7 @@ def build_features(
 
     `auto` takes `classifier` where there are labels: they say which differences matter. Without labels it takes
     `selfsupervised` for square images, `log-counts` for tables of counts, whose large columns would otherwise decide
-    the comparison, and otherwise `pixels`, which for tables are their columns. It never takes `codes`: a VAE's own
+    the comparison, and otherwise `pixels`, which for tables are called `columns`. It never takes `codes`: a VAE's own
     encoder leaves out most of what its decoder cannot generate.
 
     Raises:
@@ -203,9 +209,9 @@ def build_features(
     name = wanted
     if name == "auto":
         name = "classifier" if classifier is not None else "selfsupervised" if square(shape) else entrywise(rows)
-    if name == "pixels":
+    if name in ("pixels", "columns"):
         size = int(torch.Size(shape).numel())
-        return Features("pixels", f"the {size} entries of a row as they are", lambda x: x.flatten(1))
+        return Features(_as_they_are(rows), f"the {size} entries of a row as they are", lambda x: x.flatten(1))
     if name == "log-counts":
         entries = Entries.fitting(rows.x)
         if entries.counts is None:

@@ -1,0 +1,15 @@
+"""Settings as options of a verb, a group of them in its help for each dataclass."""
+
+from cyclopts import Group, Parameter
+
+
+def _flat(title: str, at: int) -> Parameter:
+    """The fields of a dataclass as options, under a title of their own in the help."""
+    return Parameter(name="*", group=Group(title, sort_key=at))
+
+
+DATA = _flat("Data", 1)
+OWN = _flat("A model of your own", 2)
+NETWORK = _flat("Network, where zprime trains", 3)
+TRAINING = _flat("Training", 4)
+AUDIT = _flat("Audit", 5)
