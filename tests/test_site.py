@@ -73,7 +73,18 @@ def test_a_new_page_goes_to_the_end_of_its_folders_section(tmp_path: Path) -> No
 def test_the_index_of_a_folder_has_a_line_for_every_page(folder: str) -> None:
     place = ROOT / "docs" / folder
     lines = re.findall(r"^- \[[^\]]+\]\(([\w-]+\.md)\): \S", (place / "index.md").read_text(), re.M)
-    assert sorted(lines) == sorted(p.name for p in place.glob("*.md") if p.name != "index.md")
+    assert sorted(lines) == sorted(p.name for p in place.glob("*.md") if p.name != "index.md"), "run `tools/nav.py`"
+
+
+def test_a_new_page_goes_to_the_end_of_its_folders_index(tmp_path: Path) -> None:
+    page = tmp_path / "index.md"
+    page.write_text("# Kinds\n\n- [a](a.md): first.\n")
+    (tmp_path / "a.md").write_text("# a\n\nText.\n")
+    (tmp_path / "new.md").write_text("# new: one\n\nA new kind,\nwith a line. And more.\n")
+    wanted = "# Kinds\n\n- [a](a.md): first.\n- [new](new.md): A new kind, with a line.\n"
+    assert navigation.index(page) == wanted
+    page.write_text(wanted)
+    assert navigation.index(page) == wanted
 
 
 def test_the_gallery_has_every_figure() -> None:
