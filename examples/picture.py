@@ -33,4 +33,5 @@ def main(run: Path, out: Path) -> None:
     artifact.write_file(out, pictures.png(canvas))
 
 
-main(Path(sys.argv[1]), Path(sys.argv[2]))
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
