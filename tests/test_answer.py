@@ -15,7 +15,8 @@ from zprime.reporting.verdicts import difference
 from zprime.reporting.words import gloss, quick
 from zprime.results.audit import Audit, Score, Scores
 from zprime.results.audit import load as load_audit
-from zprime.results.names import CandidateId
+from zprime.results.likelihood import Exchange
+from zprime.results.names import CandidateId, Gain
 from zprime.results.verdicts import Decision
 from zprime.statistics.estimate import exact
 from zprime.statistics.format import nats, prose
@@ -95,7 +96,7 @@ def test_its_numbers_are_those_of_the_record(audit: Audit) -> None:
     kl = part(text, "(1)")
     assert f"{nats(s.mean_kl.value)} nats from p(z)" in kl
     assert f"{prose(s.information)} nats tell the rows apart" in kl
-    assert f"{prose(s.hole)} nats are the distance of their average" in kl
+    assert f"{prose(s.hole)} nats are the hole" in kl
     average = part(text, "(2)")
     for m in a.members.values():
         assert f"| {prose(m.forward)} | {prose(m.heldout)} |" in average
@@ -167,12 +168,102 @@ def test_an_average_that_is_off_is_not_called_near(audit: Audit) -> None:
     near = replace(s, mean_kl=replace(s.mean_kl, value=10.0), gaussian_part=replace(s.gaussian_part, value=0.1))
     far = replace(near, gaussian_part=replace(s.gaussian_part, value=5.0))
     for cut, said, not_said in (
-        (near, "So something is near N(0, I)", "Here they are not near"),
-        (far, "Here they are not near", "So something is near N(0, I)"),
+        (near, "are nearly equal in mean and covariance", "Here they are not near"),
+        (far, "Here they are not near", "are nearly equal in mean and covariance"),
     ):
         text = explain(replace(audit, surgery={**audit.surgery, "train": cut}))
         assert said in text
         assert not_said not in text
+
+
+def test_why_the_prior_stays_is_said_by_both_verdicts(audit: Audit) -> None:
+    ours = small.candidate(audit, "mixture")
+    likelier = replace(audit.verdict, decision="leave the prior", choice=ours)
+    label = audit.entry(ours).label
+
+    def short(audit: Audit) -> str:
+        return part(explain(audit), "In short").split("\n\n")[1]
+
+    kept = with_verdict(audit, "keep the prior", "prior")
+    said = short(replace(kept, verdict=likelier))
+    assert "no candidate makes measurably better samples" in said
+    assert f"By likelihood, {label} is better" in said
+    said = short(replace(audit, verdict=likelier, samples=None))
+    assert f"{label} is what to draw z′ from, by likelihood" in said
+    assert "not cleared of copying; until it is, N(0, I) is what is shipped" in said
+    stores = small.candidate(audit, "aggregated")
+    said = short(small.cleared(with_verdict(audit, "leave the prior", stores)))
+    assert "makes better samples than N(0, I), but it stores single rows" in said
+
+
+def test_what_stores_rows_is_not_called_the_closest_to_unseen_rows(audit: Audit) -> None:
+    exact_ = aggregated.entry(audit)
+    assert exact_ is not None
+    text = part(explain(with_gain(audit, 50.0, 0.1)), "(2)").split("What counts is how close")[1]
+    assert exact_.label not in text
+
+
+def test_posteriors_that_collapsed_are_not_called_far(audit: Audit) -> None:
+    s = audit.surgery["train"]
+    flat = replace(s, mean_kl=replace(s.mean_kl, value=0.02), gaussian_part=replace(s.gaussian_part, value=0.001))
+    text = explain(replace(audit, surgery={**audit.surgery, "train": flat}))
+    assert "**(1) Here it does.** A posterior is 0.02 nats" in part(text, "In short")
+    assert "Here it outweighs the reconstruction" in part(text, "(1)")
+    assert "**(1) No.**" in part(explain(audit), "In short")
+
+
+def test_another_prior_is_called_by_its_symbol(audit: Audit) -> None:
+    text = explain(replace(audit, prior="vamp(50)"))
+    assert "nats from p(Z) on average" in part(text, "In short")
+    assert "Here p(z) is vamp(50); what of it was trained on D has had its update" in part(text, "Whose z")
+    assert "distributed as p(Z)" in part(text, "Then what")
+    assert "Here it has none: it is N(0, I)" in part(explain(audit), "Whose z")
+
+
+def test_the_identity_is_told_with_what_fails_of_it(audit: Audit) -> None:
+    side, v = audit.likelihood, audit.verdict
+    assert side is not None
+    assert audit.latents is not None
+    hole = audit.latents.hole
+    assert hole is not None
+    name = small.candidate(audit, "mixture")
+    choice = replace(v.chosen, best=name, gain=Gain.LIKELIHOOD)
+    gain = replace(side.gaps["heldout"].gap, value=3.0, stderr=0.1, low=2.8, high=3.2)
+    found = replace(audit, verdict=replace(v, chosen=choice, heldout=gain, exchange=None))
+    text = part(explain(found), "When are p(Z)")
+    assert "∫ q(z|x) p(x) dx = ∫ p(x, z) dx = p(z)" in text
+    assert f"3.00 ± 0.10 nats more likely with {audit.entry(name).label}" in text
+    assert f"unseen rows is {prose(side.gaps['heldout'].gap)} nats by importance sampling" in text
+    assert f"between {nats(max(0.0, hole.low))} and {nats(hole.high)} nats (95 %)" in text
+    assert "none that may be used" in part(explain(replace(found, verdict=replace(v, heldout=None))), "When are p(Z)")
+    small_gap = replace(side.gaps["heldout"], gap=replace(gain, value=0.01, low=-0.01, high=0.03))
+    exact_q = replace(found, likelihood=replace(side, gaps={**side.gaps, "heldout": small_gap}))
+    assert "is not measurably above 0 (0.01" in part(explain(exact_q), "When are p(Z)")
+    elbo = replace(found, verdict=replace(found.verdict, chosen=replace(choice, gain=Gain.ELBO)))
+    assert "none that may be used" in part(explain(elbo), "When are p(Z)")
+    shift = replace(gain, value=-2.0, stderr=0.1, low=-2.2, high=-1.8)
+    failed = Exchange(name, 50, 100, shift, 0, gain, gain, informative=True)
+    wrong = replace(found, verdict=replace(found.verdict, exchange=failed))
+    assert "none that may be used" in part(explain(wrong), "When are p(Z)")
+    none = replace(gain, value=0.0, low=-0.2, high=0.2)
+    weak = replace(found, verdict=replace(found.verdict, heldout=none))
+    assert "measurably more likely" in part(explain(weak), "When are p(Z)")
+
+
+def test_a_distance_says_of_which_draws_and_memory_in_which_gain(audit: Audit) -> None:
+    side = audit.samples
+    assert side is not None
+    copies = with_status(audit, "copies")
+    assert copies.samples is not None
+    entries = [
+        replace(e, fidelity=replace(e.fidelity, frechet=replace(e.fidelity.frechet, value=0.0)))
+        if e.name == "aggregated"
+        else e
+        for e in copies.samples.entries
+    ]
+    text = part(explain(replace(copies, samples=replace(copies.samples, entries=entries))), "(3)")
+    assert f"Frechet distance to unseen rows ({side.rows:,} decoder {side.noise}s, {side.features} features)" in text
+    assert "The ELBO gain of a training row is" in text
 
 
 def test_the_road_is_told(audit: Audit) -> None:
@@ -209,7 +300,7 @@ def test_what_was_not_measured_is_not_told(audit: Audit) -> None:
     assert "(2) Is the average" not in text
     assert "For generation" not in text
     untested = with_status(audit, "untested")
-    assert "copies" not in part(explain(untested), "In short").split("(3)")[1].split("\n")[0]
+    assert "copies" not in part(explain(untested), "In short").split("**(3)")[1].split("\n")[0]
 
 
 def test_verdicts_are_found_by_what_they_are(audit: Audit) -> None:

@@ -143,7 +143,7 @@ def test_what_was_measured_is_kept_and_told(twice: tuple[Audit, Audit], tmp_path
     told = explain(back)
     assert "nats from p(z)" in told
     assert "do not draw z′ from its own prior, gaussian (diagonal)." in told
-    assert "distributed as its own prior" in told
+    assert "distributed as p(Z)" in told
     assert "near N(0, I)" not in told
     assert "those of N(0, I)" not in told
     assert back.entry("prior").label == "prior: gaussian (diagonal)"

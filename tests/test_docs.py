@@ -112,7 +112,11 @@ def test_pages_of_other_libraries_run_in_the_tests_of_their_adapters(page: Path)
     assert f'run_page("bring/{page.name}"' in (ROOT / "tests" / f"test_bring_{page.stem}.py").read_text()
 
 
-@pytest.mark.parametrize("page", [p for p in with_python(slow=False) if p.name != "README.md"], ids=name)
+RUN_ELSEWHERE = ("README.md", "question.md", "questions.md")
+"""By a test below, and by tests/test_answers.py, which compares what the blocks print with what is shown."""
+
+
+@pytest.mark.parametrize("page", [p for p in with_python(slow=False) if p.name not in RUN_ELSEWHERE], ids=name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_python(page, slow=False)

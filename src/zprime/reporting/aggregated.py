@@ -1,6 +1,7 @@
 """What drawing from the mixture of all posteriors, the aggregated posterior, does: part (3) of `zprime explain`."""
 
 from zprime.memory import size
+from zprime.reporting.measured import drawn
 from zprime.reporting.words import bullets
 from zprime.results.audit import Audit, Entry
 from zprime.results.names import CandidateId, Gain
@@ -53,12 +54,8 @@ def paragraphs(audit: Audit) -> list[str]:
     n = audit.rows
     stored = f"The {n:,} posteriors take {size(exact.bytes)} as means and standard deviations"
     if audit.storage.data is not None:
-        stored += f", or {size(audit.storage.data)} as the rows themselves, encoded when they are drawn"
-    stored += ", and it grows with |D|"
-    if audit.storage.posteriors_draws:
-        stored += f" (drawing is quick: {audit.storage.posteriors_draws:,} z′ a second from the former"
-        per_second = audit.storage.data_draws
-        stored += ")" if per_second is None else f", {per_second:,} from the latter)"
+        stored += f", or {size(audit.storage.data)} as the rows themselves, each encoded when it is drawn"
+    stored += ". That grows with |D|; the time of a draw does not"
     points = []
     gain = _held_gain(exact)
     if gain is not None:
@@ -77,11 +74,16 @@ def paragraphs(audit: Audit) -> list[str]:
         e = memory.memorised[Gain.ELBO]
         title = "It has memorised the training rows." if e.low > 1 else "Training rows."
         points.append(
-            f"**{title}** A training row gains {prose(e)} nats by its own component, and loses them if that component "
-            "is left out."
+            f"**{title}** The ELBO gain of a training row is {prose(e)} nats higher with its own component than "
+            "without it: that much is memory of the row, and no unseen row has it."
         )
     points += _copied(audit, exact.id)
-    told = [f"You would be drawing from the closest r of all, exactly. {stored}.", bullets(points)]
+    told = [
+        "A row of D at random, then z′ from its q(z|x), is a draw from the mixture of all |D| posteriors: from the "
+        "closest r of all to the posteriors of D, exactly. With *new* rows in place of those of D it would be the "
+        f"average over all data. {stored}.",
+        bullets(points),
+    ]
     if harm(audit).startswith("But"):
         told[0] += " The problem is not the storage, but that each part of it belongs to a single row:"
     path = None if audit.samples is None else audit.samples.path
@@ -131,8 +133,8 @@ def _copied(audit: Audit, wanted: CandidateId) -> list[str]:
     mine, prior = sampled.fidelity.frechet, side.entry("prior").fidelity.frechet
     if sampled.status == "copies" and mine.value < prior.value:
         told.append(
-            f"**And they look good.** Frechet distance to unseen rows in {side.features} features: {prose(mine)}; p(Z) "
-            f"{prose(prior)}, real rows {prose(side.controls[REAL].fidelity.frechet)}. By this distance alone it "
-            "would be preferred to p(Z)."
+            f"**And they look good.** Frechet distance to unseen rows ({drawn(side)}, {side.features} features): "
+            f"{prose(mine)}; with z′ from p(Z) {prose(prior)}, real rows "
+            f"{prose(side.controls[REAL].fidelity.frechet)}. By this distance alone it would be preferred to p(Z)."
         )
     return told
