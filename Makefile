@@ -43,7 +43,7 @@ layers: $(VENV)/.done  ## import-linter: no room imports upward
 doctest: $(VENV)/.done  ## the examples in docstrings
 	$(BIN)/pytest --doctest-modules src -p no:cacheprovider
 
-browser: $(VENV)/.done  ## in Debian's chromium: the report and the explorer, with screenshots in build/screenshots; the ONNX file, where npm fetches onnxruntime-web
+browser: $(VENV)/.done  ## in Debian's chromium: the report, the explorer and the site (after `make docs`), with screenshots in build/screenshots; the ONNX file, where npm fetches onnxruntime-web
 	command -v npm >/dev/null && $(BIN)/python tools/onnx_web.py build/onnxruntime-web || echo "no onnxruntime-web: its test is skipped"
 	$(BIN)/pytest -m browser -n 0
 

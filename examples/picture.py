@@ -8,27 +8,30 @@ from PIL import Image, ImageDraw, ImageFont
 from zprime import artifact
 from zprime.reporting import pictures
 from zprime.results.audit import load as load_audit
+from zprime.results.names import ROWS
 
 
 def main(run: Path, out: Path) -> None:
     """Held-out images, then samples from each latent distribution, with the held-out likelihood gain of each."""
     audit = load_audit(run / "audit")
-    titles = {"held-out data": "held-out data"}
+    titles = {ROWS: "held-out data"}
     for name in ("prior", "mixture", "aggregated"):
         entry = audit.entry(name)
         gain = entry.heldout.likelihood.gain
-        titles[name] = "z' from prior" if name == "prior" else f"z' from {entry.label}\n{gain} nats per row"
-    sheets = [pictures.grid(audit.tensors[f"grid.{n}"][:48], columns=8, zoom=1).convert("RGB") for n in titles]
-    gap, head = 16, 40
-    width = sum(s.width for s in sheets) + gap * (len(sheets) - 1)
-    canvas = Image.new("RGB", (width, sheets[0].height + head), "white")
-    pen, font, x = ImageDraw.Draw(canvas), ImageFont.load_default(12), 0
-    for title, sheet in zip(titles.values(), sheets, strict=True):
-        pen.text((x, 4 if "\n" in title else 20), title, fill="black", font=font)
-        canvas.paste(sheet, (x, head))
-        x += sheet.width + gap
+        said = "" if name == "prior" else f"\n{gain} nats per row"
+        titles[f"grid.{name}"] = f"z' from {entry.label}{said}"
+    sheets = [pictures.grid(audit.tensors[n][:32], columns=8, zoom=2).convert("RGB") for n in titles]
+    gap, head = 24, 84
+    width, height = sheets[0].width + gap, sheets[0].height + head + gap
+    canvas = Image.new("RGB", (2 * width - gap, 2 * height - gap), "white")  # two beside two: read on a phone as well
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(30)
+    for i, (title, sheet) in enumerate(zip(titles.values(), sheets, strict=True)):
+        x, y = width * (i % 2), height * (i // 2)
+        pen.text((x, y + (4 if "\n" in title else 42)), title, fill="black", font=font)
+        canvas.paste(sheet, (x, y + head))
     artifact.make_folder(out.parent)
     artifact.write_file(out, pictures.png(canvas))
 
 
-main(Path(sys.argv[1]), Path(sys.argv[2]))
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

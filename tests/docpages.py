@@ -5,7 +5,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
+import printed  # noqa: E402
 from pictures import blocks  # noqa: E402
+
+__all__ = ["ROOT", "blocks", "printed", "run_page"]
 
 
 def run_page(page: str, **given: object) -> dict[str, object]:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from docpages import ROOT, blocks
+from docpages import ROOT, blocks, printed
 from zprime.cli import app
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -65,13 +65,40 @@ def name(value: object) -> str | None:
 
 
 def run_python(page: Path, *, slow: bool) -> None:
-    """All Python blocks of a page in order; without `slow`, up to the first slow one."""
+    """All Python blocks of a page in order, which print what is shown; without `slow`, up to the first slow one."""
     names: dict[str, object] = {}
-    for late, language, text in BLOCKS[page]:
+    for (late, language, text), shown in zip(BLOCKS[page], printed.shown(page), strict=True):
         if language == "python":
             if late and not slow:
                 return
-            exec(compile(text, f"{page.name}", "exec"), names)
+            said = printed.run(text, page.name, names)
+            assert shown is None or printed.alike(shown, said), f"run `python tools/printed.py {name(page)}`:\n{said}"
+
+
+def test_what_is_shown_is_compared_but_for_last_digits() -> None:
+    assert printed.alike("x is 1.001 ± 0.020 of 1,200, p = 3e-07", "x is 1.002 ± 0.021 of 1,201, p = 4e-07")
+    assert not printed.alike("x is 1.00", "x is 1.10")
+    assert not printed.alike("x is 1.00", "y is 1.00")
+    assert not printed.alike("x is 1.00", "x is 1.00 and 2")
+
+
+def test_what_a_block_prints_is_written_under_it_and_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# x\n\n```python\na = 1\nprint(a)\n```\n\n```python\nb = a\n```\n\nText.\n")
+    wanted = page.read_text().replace(
+        "print(a)\n```\n", "print(a)\n```\n\n<!-- printed -->\n\n```text\n1\n```\n\n<!-- /printed -->\n"
+    )
+    page.write_text(printed.filled(page))
+    assert page.read_text() == wanted
+    assert printed.shown(page) == ["1", None, None]
+    page.write_text(wanted.replace("\n1\n", "\n2\n"))
+    assert printed.shown(page)[0] == "2"
+    assert printed.filled(page) == wanted
+
+
+def test_every_marker_holds_what_a_block_printed() -> None:
+    for page in PAGES:
+        assert page.read_text().count("<!-- printed -->") == sum(x is not None for x in printed.shown(page)), page
 
 
 def with_python(*, slow: bool) -> list[Path]:

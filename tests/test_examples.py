@@ -8,7 +8,9 @@ from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image
 
+import small
 from zprime.errors import UsageError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -69,3 +71,10 @@ def test_what_an_example_printed_becomes_a_section_of_its_page(example, tmp_path
     assert (tmp_path / "bring" / "x.md").read_text() == (
         "# x\n<!-- make bring-x -->\n### Digits\n\n- a # b\n<!-- /make bring-x -->\n"
     )
+
+
+@pytest.mark.slow
+def test_the_readmes_picture_is_drawn_from_a_run(example, tmp_path) -> None:
+    small.run(tmp_path / "run", Path("digits"))
+    example("picture").main(tmp_path / "run", tmp_path / "out" / "picture.png")
+    assert min(Image.open(tmp_path / "out" / "picture.png").size) > 100

@@ -15,10 +15,13 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import changes  # noqa: E402
 import cli  # noqa: E402
+import gallery  # noqa: E402
+import katex  # noqa: E402
 import layers  # noqa: E402
 import nav as navigation  # noqa: E402
 import places  # noqa: E402
 
+from zprime import plot  # noqa: E402
 from zprime.latent import SETTINGS  # noqa: E402
 
 LOADS = re.compile(
@@ -64,6 +67,71 @@ def test_a_new_page_goes_to_the_end_of_its_folders_section(tmp_path: Path) -> No
     (tmp_path / "zensical.toml").write_text("\n".join(lines))
     wanted = [*lines[:4], '    { "new" = "kinds/new.md" },', *lines[5:]]
     assert navigation.text(tmp_path) == "\n".join(wanted)
+
+
+@pytest.mark.parametrize("folder", ["kinds", "measures"])
+def test_the_index_of_a_folder_has_a_line_for_every_page(folder: str) -> None:
+    place = ROOT / "docs" / folder
+    lines = re.findall(r"^- \[[^\]]+\]\(([\w-]+\.md)\): \S", (place / "index.md").read_text(), re.M)
+    assert sorted(lines) == sorted(p.name for p in place.glob("*.md") if p.name != "index.md"), "run `tools/nav.py`"
+
+
+def test_a_new_page_goes_to_the_end_of_its_folders_index(tmp_path: Path) -> None:
+    page = tmp_path / "index.md"
+    page.write_text("# Kinds\n\n- [a](a.md): first.\n")
+    (tmp_path / "a.md").write_text("# a\n\nText.\n")
+    (tmp_path / "new.md").write_text("# new: one\n\nA new kind,\nwith a line. And more.\n")
+    wanted = "# Kinds\n\n- [a](a.md): first.\n- [new](new.md): A new kind, with a line.\n"
+    assert navigation.index(page) == wanted
+    page.write_text(wanted)
+    assert navigation.index(page) == wanted
+
+
+def test_the_gallery_has_every_figure() -> None:
+    assert gallery.PAGE.read_text() == gallery.text(), "run `python tools/gallery.py runs/demo`"
+    assert sorted(name for names in gallery.GROUPS.values() for name in names) == sorted(plot.__all__)
+    drawn = {p.stem for p in gallery.IMAGES.glob("*.png")}
+    assert {"gains", "samples", "surgery", "hole"} <= drawn <= set(plot.__all__)
+
+
+def test_katex_is_what_was_fetched() -> None:
+    said = f"KaTeX {katex.VERSION}"
+    assert (katex.FOLDER / katex.SUMS).read_text() == katex.sums(), "run `python tools/katex.py`"
+    assert said in (katex.FOLDER / "NOTICE.txt").read_text()
+    assert said in (ROOT / "docs" / "dependencies.md").read_text()
+    fonts = re.findall(r"url\((fonts/[\w-]+\.woff2)\)", (katex.FOLDER / "katex.min.css").read_text())
+    assert fonts
+    assert all((katex.FOLDER / f).is_file() for f in fonts)
+    assert sum(p.stat().st_size for p in katex.FOLDER.rglob("*") if p.is_file()) < 700_000
+
+
+def test_a_package_with_another_hash_is_not_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "katex.tgz").write_bytes(b"another")
+    with pytest.raises(SystemExit, match="expected SHA-512"):
+        katex.checked(tmp_path / "katex.tgz", katex.SHA512)
+
+
+def wrong_formulas(text: str) -> list[str]:
+    """What no browser could set: a lone $, braces that do not match, | in a row of a table, signs outside LaTeX."""
+    plain = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.S | re.M)
+    formulas = re.findall(r"^\$\$$.*?^\$\$$|\$[^$\n]+\$", plain, re.S | re.M)
+    rest = plain
+    for formula in formulas:
+        rest = rest.replace(formula, "", 1)
+    rows = [row for row in plain.splitlines() if row.startswith("|")]
+    return (
+        [line for line in rest.splitlines() if "$" in line]
+        + [f for f in formulas if f.count("{") != f.count("}") or re.search(r"[−‖Σ√∏∫≤≥∝∞²]|\\\|", f)]
+        + [row for row in rows if any("|" in f for f in re.findall(r"\$[^$]+\$", row))]
+    )
+
+
+def test_formulas_are_whole() -> None:
+    assert wrong_formulas("$a$ and `$HOME`\n\n$$\n\\frac{a}{b}\n$$\n") == []
+    for bad in ("$a", "$\\frac{a}{b$", "$KL(q‖p)$", "| $q(z|x)$ | b |", "$$\na {\n$$\n"):
+        assert wrong_formulas(bad), bad
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert wrong_formulas(page.read_text()) == [], page
 
 
 def test_command_line_page_is_what_the_commands_say() -> None:
@@ -130,3 +198,6 @@ def test_the_built_site_asks_no_outside_host(tmp_path: Path) -> None:
         found = LOADS.search(file.read_text())
         assert found is None, f"{file}: {found and found.group(0)}"
     assert "doc-heading" in (tmp_path / "site" / "api.html").read_text(), "mkdocstrings did nothing"
+    theory = (tmp_path / "site" / "theory.html").read_text()
+    assert theory.count('class="arithmatex"') > 100
+    assert 'src="./assets/katex/katex.min.js"' in theory

@@ -164,3 +164,11 @@ def test_pip_refuses_a_file_of_another_hash(tmp_path: Path) -> None:
     for digest, code in ((right, 0), ("0" * 64, 1)):
         (folder / "run.txt").write_text(f"nothing==1.0 --hash=sha256:{digest}\n")
         assert install.install("run", root=tmp_path, name="there", call=call) == code
+
+
+def test_who_cites_is_told_what_the_package_says_of_itself() -> None:
+    told = dict(re.findall(r"^([\w-]+): (.+)$", (ROOT / "CITATION.cff").read_text(), re.M))
+    said = META["project"]
+    assert (told["title"], told["abstract"], told["license"]) == (said["name"], said["description"], said["license"])
+    assert told["cff-version"] == "1.2.0"
+    assert "version" not in told, "no release would change it"

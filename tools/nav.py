@@ -1,6 +1,7 @@
 """What the site needs of new pages and kinds, written by python tools/nav.py.
 
-Pages that are missing in `nav` go to the end of their folder's section; the settings of every kind go into docs/api.md.
+Pages that are missing in `nav` go to the end of their folder's section, and into the index page of their folder, with
+their first sentence, where there is one; the settings of every kind go into docs/api.md.
 """
 
 import re
@@ -29,6 +30,16 @@ def text(root: Path = ROOT) -> str:
     return out
 
 
+def index(page: Path) -> str:
+    """An index page with a line for every page beside it; what is new goes to the end."""
+    out = page.read_text()
+    for other in sorted(page.parent.glob("*.md")):
+        if other != page and f"]({other.name})" not in out:
+            first = other.read_text().split("\n\n")[1].replace("\n", " ").split(". ")[0].removesuffix(".")
+            out += f"- [{title(other)}]({other.name}): {first}.\n"
+    return out
+
+
 def settings(root: Path = ROOT) -> str:
     """docs/api.md with the settings that `zprime.latent` imports, in that order."""
     lines = re.findall(r"import .*?\b(\w+Settings) as \1$", (root / "src/zprime/latent/__init__.py").read_text(), re.M)
@@ -41,4 +52,7 @@ def settings(root: Path = ROOT) -> str:
 
 if __name__ == "__main__":
     SITE.write_text(text())
+    for folder in ("kinds", "measures"):
+        page = ROOT / "docs" / folder / "index.md"
+        page.write_text(index(page))
     (ROOT / "docs" / "api.md").write_text(settings())
