@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from exploring import D, explorer
-from test_browser import AXE, CHROMIUM, shot
+from test_browser import AXE, shot
 from test_exporting_onnx import needs_onnx
 from test_exporting_web import FOLDER
 from zprime import exploring
@@ -23,17 +23,6 @@ from zprime.posteriors import MemoryPosteriors
 
 pytestmark = pytest.mark.browser
 MOVES = 40
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install '.[dev]')")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no chromium at {CHROMIUM} (apt-get install chromium, or set CHROMIUM)")
-    with sync.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @dataclass
@@ -84,7 +73,7 @@ class Opened:
 
 
 @pytest.fixture
-def look(chromium: Any) -> Iterator[Any]:
+def look(browser: Any) -> Iterator[Any]:
     """Serve an explorer, and open its page."""
     ends: list[Any] = []
 
@@ -98,7 +87,7 @@ def look(chromium: Any) -> Iterator[Any]:
             thread.join()
             server.server_close()
 
-        context = chromium.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
+        context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
         found = Opened(context.new_page(), server.url)
         found.watch()
         ends.append((end, context, found, expect_errors))
@@ -283,7 +272,7 @@ def test_codes_a_table_another_prior(look: Any) -> None:
     shot(o.page, "explore-codes")
 
 
-def test_when_the_command_has_ended_the_page_says_so(look: Any, chromium: Any) -> None:
+def test_when_the_command_has_ended_the_page_says_so(look: Any, browser: Any) -> None:
     o = look(explorer(trials=False), expect_errors=True)
     o.page.context.set_offline(True)
     o.page.locator("#draw").click()
@@ -324,7 +313,7 @@ def test_axe_finds_nothing(look: Any) -> None:
 
 
 @needs_onnx
-def test_a_folder_without_zprime_does_the_same(chromium: Any, tmp_path: Path) -> None:
+def test_a_folder_without_zprime_does_the_same(browser: Any, tmp_path: Path) -> None:
     """As `python -m http.server` serves it, with onnxruntime-web."""
     if not (FOLDER / "VERSION").exists():
         pytest.skip(f"no onnxruntime-web in {FOLDER} (python tools/onnx_web.py {FOLDER}; or set ONNXRUNTIME_WEB)")
@@ -339,7 +328,7 @@ def test_a_folder_without_zprime_does_the_same(chromium: Any, tmp_path: Path) ->
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path / "out"))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        o = Opened(chromium.new_page(), f"http://127.0.0.1:{server.server_port}/")
+        o = Opened(browser.new_page(), f"http://127.0.0.1:{server.server_port}/")
         o.watch()
         o.page.goto(o.url)
         o.settle()

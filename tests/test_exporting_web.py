@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from test_browser import CHROMIUM
 from test_exporting import noise, of
 from test_exporting_onnx import needs_onnx, vae
 from zprime.exporting import from_noise
@@ -71,21 +70,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
 
 
 @pytest.fixture(scope="module")
-def page(served: tuple[Path, str]) -> Iterator[Any]:
+def page(served: tuple[Path, str], browser: Any) -> Iterator[Any]:
     """A page that has loaded onnxruntime-web; at the end, nothing was asked of another machine."""
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install '.[dev]')")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no chromium at {CHROMIUM} (apt-get install chromium, or set CHROMIUM)")
     wrong: list[str] = []
-    with sync.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        opened = chromium.new_page()
-        opened.on("pageerror", lambda e: wrong.append(f"error: {e}"))
-        opened.on("request", lambda r: r.url.startswith((served[1], "blob:")) or wrong.append(f"request: {r.url}"))
-        opened.goto(served[1])
-        opened.wait_for_function("window.ready")
-        yield opened
-        chromium.close()
+    opened = browser.new_page()
+    opened.on("pageerror", lambda e: wrong.append(f"error: {e}"))
+    opened.on("request", lambda r: r.url.startswith((served[1], "blob:")) or wrong.append(f"request: {r.url}"))
+    opened.goto(served[1])
+    opened.wait_for_function("window.ready")
+    yield opened
+    opened.close()
     assert not wrong
 
 
