@@ -51,7 +51,7 @@ def _dots(axis: Axes, dots: Sequence[Dot], *, named: bool = True) -> None:
             axis.plot([d.low, d.high], [y, y], color=d.colour, linewidth=2.5, solid_capstyle="butt")
             axis.plot(d.value, y, "o", color=d.colour, markersize=5)
             continue
-        _beyond(axis, d.value, y, d.colour)
+        _beyond(axis, [d.value], y, d.colour)
     axis.set_ylim(-0.6, len(dots) - 0.4)
     axis.set_yticks(range(len(dots)), [d.name for d in reversed(dots)] if named else [""] * len(dots), color=INK)
     axis.tick_params(axis="y", length=0)
@@ -59,13 +59,15 @@ def _dots(axis: Axes, dots: Sequence[Dot], *, named: bool = True) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(TICKS))
 
 
-def _beyond(axis: Axes, value: float, y: int, colour: str) -> None:
-    """What lies beyond an end of the axis: its value, with an arrow, at that end."""
+def _beyond(axis: Axes, values: Sequence[float], y: int, colour: str) -> None:
+    """What lies beyond an end of the axis: the values, with an arrow, at that end."""
     left, right = axis.get_xlim()
-    if value < left:
-        axis.annotate(f" ◂ {value:,.0f}", (left, y), ha="left", va="center", color=colour)
-    else:
-        axis.annotate(f"{value:,.0f} ▸ ", (right, y), ha="right", va="center", color=colour)
+    below = ", ".join(f"{v:,.0f}" for v in values if v < left)
+    above = ", ".join(f"{v:,.0f}" for v in values if v > right)
+    if below:
+        axis.annotate(f" ◂ {below}", (left, y), ha="left", va="center", color=colour)
+    if above:
+        axis.annotate(f"{above} ▸ ", (right, y), ha="right", va="center", color=colour)
 
 
 def _logarithmic(axis: Axes, low: float, high: float) -> None:
@@ -148,10 +150,10 @@ def memorised(audit: Audit) -> Figure | None:
     for y, (_, found) in enumerate(reversed(lines)):
         values = [e.value for e in found.values()]
         axis.plot([min(values), max(values)], [y, y], color=LINE, linewidth=2, zorder=1)
+        _beyond(axis, [v for v in values if v < low - margin], y, INK)
         for k, e in found.items():
             shape, colour = marks[k]
             if e.value < low - margin:
-                _beyond(axis, e.value, y, colour)
                 continue
             axis.plot(e.value, y, shape, color=colour, markersize=6, label=k if y == len(lines) - 1 else None)
     axis.axvline(0, color=SOFT, linewidth=0.8)
