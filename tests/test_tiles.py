@@ -65,7 +65,8 @@ def test_better_than_the_prior(audit: Audit) -> None:
     chosen = choosing(audit, "mixture+p1")
     label = audit.entry("mixture+p1").label
     assert better(chosen).state is State.GOOD
-    assert better(chosen).answer.startswith(f"Yes: draw z′ from {label}. Both verdicts agree")
+    assert better(chosen).answer.startswith(f"Yes: draw z′ from {label} (")
+    assert "Both verdicts agree" in better(chosen).answer
     split = better(choosing(audit, "mixture+p1", generation="gaussian+p1"))
     assert "by likelihood and for generation" in split.answer
     assert "agree" not in split.answer
@@ -83,10 +84,11 @@ def test_whose_fault(audit: Audit) -> None:
         verdict = replace(audit.samples.verdict, numbers=numbers)
         return replace(audit, samples=replace(audit.samples, verdict=verdict))
 
-    assert fault(made(5.0, 1.0)).answer.startswith("The prior's")
+    assert fault(made(5.0, 1.0)).answer.startswith("The prior's, not the decoder's")
+    assert fault(made(5.0, 1.0)).state is State.PLAIN
     assert fault(made(1.0, 5.0)).answer.startswith("The decoder's")
     assert fault(made(1.0, 5.0)).state is State.PROBLEM
-    assert fault(made(1.0, 1.0)).state is State.UNSURE
+    assert fault(made(1.0, 1.0)).answer.startswith("Not one part's alone")
     assert fault(replace(audit, samples=None)).state is State.UNKNOWN
 
 
@@ -103,13 +105,14 @@ def test_copying(audit: Audit, status: str, state: str) -> None:
     kept = replace(audit.verdict, decision="keep the prior", choice="prior")
     found = copies(replace(audit, verdict=kept, samples=replace(audit.samples, entries=entries, verdict=verdict)))
     assert found.state == state
-    assert f"those of {audit.entry('mixture+p1').label} do" in found.answer
+    assert f"samples of {audit.entry('mixture+p1').label} are" in found.answer
     assert copies(replace(audit, samples=None)).state is State.UNKNOWN
 
 
 def test_stored_rows(audit: Audit) -> None:
     chosen = choosing(audit, "mixture+p1")
     assert stores(chosen).state is State.GOOD
+    assert "(10 are asked for)" in stores(chosen).answer
     rows = [replace(e, holds_rows=e.id.name == "mixture", least_rows=1.0) for e in audit.entries]
     allowed = replace(audit.settings, allow_rows=True)
     found = stores(replace(chosen, entries=rows, settings=allowed))
@@ -147,7 +150,7 @@ def test_publishing(audit: Audit) -> None:
     assert "no proof of privacy" in published(made(nothing, nothing)).answer
     slightly = Attack(number(0.6), None)
     assert published(made(nothing, slightly)).state is State.UNSURE
-    assert published(made(slightly, nothing)).answer.startswith("With care")
+    assert published(made(slightly, nothing)).answer.startswith("Only if it is no secret")
     found = Attack(number(0.9), number(0.5))
     assert published(made(found, nothing)).state is State.PROBLEM
     assert published(made(nothing, found)).answer.startswith("Not as it is")

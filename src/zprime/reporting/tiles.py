@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from zprime.reporting.words import prior_name
+from zprime.reporting.words import gloss, prior_name
 from zprime.results.audit import Audit
 from zprime.results.names import CandidateId
-from zprime.statistics.format import interval, marked, p_value, prose
+from zprime.statistics.format import interval, p_value, prose
 
 FALSE_ALARMS, CHANCE = 0.01, 0.5
 """Of an attack that finds nothing: rows that it finds at 1 % false alarms, and its AUC."""
+
+
+UNSTABLE = " (it still moves with the number of draws)"
 
 
 class State(StrEnum):
@@ -18,6 +21,8 @@ class State(StrEnum):
     GOOD = "good"
     UNSURE = "unsure"
     PROBLEM = "problem"
+    PLAIN = "plain"
+    """Neither good nor bad."""
     UNKNOWN = "unknown"
     """It was not measured."""
 
@@ -67,7 +72,8 @@ def _how(audit: Audit) -> str:
     v, side = audit.verdict, audit.samples
     leaves = v.decision == "leave the prior"
     other = side is not None and side.verdict.decision == "leave the prior"
-    drawn = f"draw z′ from {audit.entry(audit.shipped).label}"
+    shipped = audit.entry(audit.shipped)
+    drawn = f"draw z′ from {shipped.label}{gloss(shipped)}"
     sure = f"at least {v.bet.low:.2f} nats a row with 95 % confidence" if leaves and v.bet is not None else ""
     if leaves and other and side is not None and side.verdict.choice == v.choice:
         return f"{drawn}. Both verdicts agree{', by likelihood on ' if sure else ''}{sure}"
@@ -76,26 +82,26 @@ def _how(audit: Audit) -> str:
 
 
 COPYING = {
-    "passes": (State.GOOD, "No: samples of {0} are cleared of copying training rows{1}."),
+    "passes": (State.GOOD, "No: at most {2} of the samples of {0} can be copies of training rows (95 %){1}."),
     "copies": (State.PROBLEM, "Yes: samples of {0} copy training rows{1}."),
-    "untested": (State.UNSURE, "Not excluded: samples of {0} could not be cleared of copying{1}."),
+    "untested": (State.UNSURE, "Not excluded: up to {2} of the samples of {0} could be copies of training rows{1}."),
 }
 
 
 def copies(audit: Audit) -> Tile:
     """Whether samples of what is shipped copy training rows."""
     question = "Does it copy?"
-    if audit.samples is None:
+    sampled = (
+        None if audit.samples is None else next((s for s in audit.samples.entries if s.name == audit.shipped), None)
+    )
+    if sampled is None or sampled.copying is None:
         return Tile(question, "Not measured: it takes the decoder and the rows.", State.UNKNOWN, "gains")
     state, text = COPYING[audit.copying(audit.shipped)]
     others = [
         e.label for e in audit.entries if e.eligible and e.name != audit.shipped and audit.copying(e.name) == "copies"
     ]
-    return Tile(question, text.format(audit.entry(audit.shipped).label, _those(others)), state, "samples")
-
-
-def _those(others: list[str]) -> str:
-    return f"; those of {', '.join(others)} do" if others else ""
+    those = f"; samples of {', '.join(others)} are" if others else ""
+    return Tile(question, text.format(sampled.label, those, f"{100 * sampled.copying.most:.2g} %"), state, "samples")
 
 
 def stores(audit: Audit) -> Tile:
@@ -108,7 +114,9 @@ def stores(audit: Audit) -> Tile:
     those = f"; {', '.join(others)} would" if others else ""
     if e.least_rows is None and e.bytes:
         return Tile(question, f"Not counted for {e.label}: {e.kept}{those}.", State.UNSURE, "costs")
-    return Tile(question, f"No: of {e.label} {e.kept}{those}.", State.GOOD, "costs")
+    least = e.settings.get("least_rows", audit.thresholds.least_rows)
+    asked = f" ({least:g} are asked for)" if e.least_rows is not None and isinstance(least, int | float) else ""
+    return Tile(question, f"No: of {e.label} {e.kept}{asked}{those}.", State.GOOD, "costs")
 
 
 def encoder(audit: Audit) -> Tile:
@@ -121,14 +129,16 @@ def encoder(audit: Audit) -> Tile:
     if side is None or not side.calibration:
         return Tile(question, "Not measured: it takes the decoder and data simulated from it.", State.UNKNOWN, "gains")
     c, gap = side.calibration[0], side.gaps["heldout"].gap
-    lost = f"it loses {marked(gap).removeprefix('+')} nats a row against the model's own posterior"
+    lost = f"it loses {prose(gap)} nats a row against the model's own posterior{'' if gap.stable else UNSTABLE}"
     if c.calibrated:
         return Tile(question, f"No test rejects it (p = {c.p_value:.2g}); {lost}.", State.GOOD, "likelihood")
     spread = sorted(e.value for e in c.spread[:-1])
     middle = spread[len(spread) // 2]
     width = "too narrow" if middle > 1 else "too wide"
     found = f"its posteriors are {width} ({p_value(c.p_value)}), and {lost}"
-    answer = f"No: {found}. Trust the likelihood gain before the ELBO's."
+    exchange = audit.verdict.exchange
+    so = "The answer does not rest on it" if exchange is not None and exchange.passed else "So read the likelihood gain"
+    answer = f"No: {found}. {so}: the likelihood gain weighs draws by the decoder."
     return Tile(question, answer, State.PROBLEM, "likelihood")
 
 
@@ -149,8 +159,8 @@ def published(audit: Audit) -> Tile:
         return Tile(question, f"Not as it is: {'; '.join(against)}.", State.PROBLEM, "membership")
     told = [f"AUC {interval(a.auc)} by {who}" for who, a in found if a.auc.low > CHANCE]
     if told:
-        why = "one attack tells training rows from unseen ones better than chance, 1/2"
-        return Tile(question, f"With care: {why} ({', '.join(told)}).", State.UNSURE, "membership")
+        why = "it is no secret who was in the training set: one attack finds it out better than chance, 1/2"
+        return Tile(question, f"Only if {why} ({', '.join(told)}).", State.UNSURE, "membership")
     if status != "passes" or audit.membership is None:
         missing = "copying is not excluded" if audit.membership is not None else "not all that bears on it was measured"
         return Tile(question, f"Not yet: {missing}.", State.UNSURE, "samples" if audit.samples else "gains")
@@ -171,11 +181,11 @@ def fault(audit: Audit) -> Tile:
     if latents is None or decoder is None:
         return Tile(question, "Not measured: it takes the decoder and the rows.", State.UNKNOWN, "gains")
     parts = (
-        f"of the Frechet distance of the prior's samples, {prose(latents)} is where z′ is drawn and {prose(decoder)} "
+        f"of the Frechet distance of samples of the prior, {prose(latents)} is where z′ is drawn and {prose(decoder)} "
         "the decoder"
     )
     if latents.low > max(decoder.high, 0.0):
-        return Tile(question, f"The prior's: {parts}. Another r(z) can change that.", State.GOOD, "samples")
+        return Tile(question, f"The prior's, not the decoder's: {parts}.", State.PLAIN, "samples")
     if decoder.low > max(latents.high, 0.0):
-        return Tile(question, f"The decoder's: {parts}. No r(z) can change that.", State.PROBLEM, "samples")
-    return Tile(question, f"Not one part's alone: {parts}.", State.UNSURE, "samples")
+        return Tile(question, f"The decoder's: {parts}. No other z′ can change that.", State.PROBLEM, "samples")
+    return Tile(question, f"Not one part's alone: {parts}.", State.PLAIN, "samples")
