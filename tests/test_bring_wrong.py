@@ -80,7 +80,7 @@ def shares(z: Tensor) -> Tensor:
     return decoder(z).softmax(1)
 
 
-ELSEWHERE = ("auditing", "calls", "sampling", "likelihoods", "decoders")
+ELSEWHERE = ("auditing", "calls", "sampling", "leaks", "likelihoods", "decoders")
 
 
 class Stub:

@@ -207,10 +207,10 @@ def test_whether_the_images_were_checked_to_be_copies() -> None:
     row = next(r for r in summary(audit, 100).rows if r.cells[0].key == audit.entry("aggregated").label)
     assert "copies" in {c.text for c in row.cells}
     page = html(audit)
-    start, end = page.index('id="membership"'), page.index('id="samples"')
+    start, end = page.index('id="samples"'), page.index('id="membership"')
     beside = page[start:end]
-    assert beside.count("<h2") == 1  # the heading of the distances: no other section is between
-    assert "gain of aggregated" in beside
+    assert beside.count("<h2") == 1  # the heading of the attack: no other section is between
+    assert "gain of aggregated" in page[end:]
 
 
 def match_rate(x: torch.Tensor) -> float:

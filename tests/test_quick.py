@@ -79,7 +79,7 @@ def test_it_leaves_out_what_it_says_and_keeps_the_verdicts(run: Run) -> None:
     assert side is not None
     assert samples is not None
     assert (found.latents, found.membership, side.calibration) == (None, None, [])
-    assert (samples.path, samples.classifier, samples.features) == (None, None, "pixels")
+    assert (samples.path, samples.classifier, samples.features) == (None, None, "columns")
     assert all(e.tstr is None and e.fidelity.labels is None for e in samples.entries)
     assert found.verdict.decision
     assert samples.verdict.decision

@@ -14,7 +14,7 @@ import torch
 
 import small
 import zprime
-from zprime import artifact, latent, loading
+from zprime import artifact, latent, loading, sampling
 from zprime.data import SPLITS, DataSettings
 from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
 from zprime.fitting import load_fit

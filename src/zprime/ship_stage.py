@@ -46,7 +46,9 @@ class ShipStage:
             log.warning("generator: nothing is shipped, for samples of %s copy training rows", audit.shipped)
             chain.drop(self.folder.path, [PLACE])
             return
-        model = self.folder.generative(audit.shipped)
+        # of a model of the user's own no answer is needed, so its code does not run
+        folder = RunFolder.open(self.folder.path) if self.folder.of_model.brought else self.folder
+        model = folder.generative(audit.shipped)
         if model.recipe is not None and model.recipe.conditional:
             return
         inputs = {**self._sources(audit.shipped), "audit": self.folder.audit.hash}

@@ -21,7 +21,8 @@ from PIL import Image
 from zprime import artifact, latent
 from zprime.artifact import MANIFEST, TENSORS, Manifest
 from zprime.cli import main
-from zprime.cli.settings import kinds_with, label_of
+from zprime.cli.given import Given
+from zprime.cli.settings import kinds_with
 from zprime.data.readers import read_source
 from zprime.errors import ZprimeError
 from zprime.results.names import CandidateId, check_name
@@ -169,7 +170,7 @@ def settings(content: bytes) -> None:
 def names(content: bytes) -> None:
     """Names of candidates and fits, settings of kinds, labels."""
     text = content.decode("utf-8", "replace")
-    for use in (CandidateId.parse, check_name, label_of, lambda t: kinds_with(["mixture", "conditional"], [t])):
+    for use in (CandidateId.parse, check_name, Given.of, lambda t: kinds_with(["mixture", "conditional"], [t])):
         with contextlib.suppress(ZprimeError):
             use(text)
 

@@ -70,8 +70,8 @@ SECTIONS: tuple[Section, ...] = (
     outputs.COUNTS,
     outputs.COLUMNS,
     samples.SECTION,
-    samples.COPIED,
     membership.SECTION,
+    samples.COPIED,
     likelihood.SECTION,
     latent_map.SECTION,
     Section(
