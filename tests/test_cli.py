@@ -75,6 +75,21 @@ def test_verbs_one_by_one_give_what_run_gives(digits: Path, tmp_path: Path, caps
     assert "nats per row" in (tmp_path / "page.html").read_text()
 
 
+def test_quiet_prints_what_was_asked_for_and_nothing_else(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A verb that makes files says nothing; one that only answers gives its answer; errors and JSON stay."""
+    for argv in (["sample", digits, "-n", "4"], ["report", digits], ["encode", digits]):
+        assert call("--quiet", *argv) == 0
+        assert capsys.readouterr() == ("", "")
+    assert call("--quiet", "kinds") == 0
+    assert "mixture" in capsys.readouterr().out
+    assert call("--quiet", "explain", digits) == 0
+    assert "p(Z)" in capsys.readouterr().out
+    assert call("--quiet", "--json", "report", digits) == 0
+    assert json.loads(capsys.readouterr().out)["report"]
+    assert call("--quiet", "sample", digits, "--from", "none") == 2
+    assert "none" in capsys.readouterr().err
+
+
 def test_sample_writes_a_grid_and_an_npz(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("sample", digits, "-n", "9", "--from", "aggregated", "--out", tmp_path / "s", "--allow-rows") == 0
     assert "functions of single training rows are stored" in capsys.readouterr().out

@@ -56,7 +56,7 @@ class Opened:
         self.open -= "?" in request.url
 
     def settle(self) -> None:
-        """Wait until nothing is computed."""
+        """Wait until nothing is computed, and nothing waits to be painted."""
         self.page.wait_for_selector("html[data-ready]:not([data-busy])")
 
     def of(self, name: str) -> int:
@@ -68,7 +68,7 @@ class Opened:
 
     def picture(self, where: str) -> str:
         """What a canvas shows."""
-        self.page.wait_for_timeout(60)  # it is painted in the next frame
+        self.settle()
         return str(self.page.evaluate("q => document.querySelector(q).toDataURL()", where))
 
 

@@ -35,14 +35,12 @@ def called(
     """
 
     def decorate(f: Callable[P, R]) -> Callable[P, R]:
-        takes = _signature(f, like)
+        checked = _checked(f, name, instead=instead, like=like, types=types)
 
         @functools.wraps(f)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                _check(name, takes, args, kwargs, instead)
-                _check_types(takes, types, args, kwargs, instead)
-                return f(*args, **kwargs)
+                return checked(*args, **kwargs)
             except ZprimeError as error:
                 error.call = name  # of the outermost, where one public function calls another
                 raise
@@ -56,19 +54,21 @@ def taken(
     name: str, *, instead: str = "", types: Types = MappingProxyType({})
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """The same for the arguments alone: other errors stay as they are, e.g. of a verb that is also a command."""
+    return functools.partial(_checked, name=name, instead=instead, like=None, types=types)
 
-    def decorate(f: Callable[P, R]) -> Callable[P, R]:
-        takes = _signature(f, None)
 
-        @functools.wraps(f)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            _check(name, takes, args, kwargs, instead)
-            _check_types(takes, types, args, kwargs, instead)
-            return f(*args, **kwargs)
+def _checked(
+    f: Callable[P, R], name: str, *, instead: str, like: Callable[..., Any] | None, types: Types
+) -> Callable[P, R]:
+    takes = _signature(f, like)
 
-        return call
+    @functools.wraps(f)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        _check(name, takes, args, kwargs, instead)
+        _check_types(takes, types, args, kwargs, instead)
+        return f(*args, **kwargs)
 
-    return decorate
+    return call
 
 
 @contextlib.contextmanager

@@ -66,7 +66,10 @@ def launch(
     config: Annotated[
         Path | None, Parameter(help="TOML file with a table for each verb, e.g. [run] latents = 16.")
     ] = None,
-    quiet: Annotated[bool, Parameter(negative="", help="No progress bars and no messages.")] = False,
+    quiet: Annotated[
+        bool,
+        Parameter(negative="", help="Print errors, and the answers of verbs that only answer (explain); no more."),
+    ] = False,
     json: Annotated[
         bool, Parameter(negative="", help="Print the result as JSON on standard output, and nothing else there.")
     ] = False,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime.cli.console import OPTIONS, OUT, bars, give, say, say_table, verdicts
+from zprime.cli.console import OPTIONS, OUT, bars, give, product, say, say_table, verdicts
 from zprime.cli.folder import Folder
 from zprime.cli.groups import AUDIT, OWN
 from zprime.own_model import OwnModel
@@ -51,7 +51,7 @@ def audit(
             moved = Run.open(run, progress=progress, threads=threads, own=own).drift(new_data, seed=seed)
         page = report(run)
         say(to_rich(drift_table(moved), OUT.width))
-        say(moved.sentence)
+        product(moved.sentence)
         say(f"Report: {page}")
         give({"drift": to_jsonable(moved), "report": page})
         return

@@ -119,17 +119,22 @@ def handler() -> logging.Handler:
 
 
 def say(value: Any) -> None:
-    """Print something for people, unless JSON was asked for; a text is one line."""
-    if not OPTIONS.json:
-        shown = visible(value) if isinstance(value, str) else value
-        OUT.print(shown, highlight=False, markup=False, soft_wrap=isinstance(value, str))
+    """Print what a command says of its work, unless --quiet or JSON was asked for; a text is one line."""
+    if not OPTIONS.quiet:
+        _show(value)
 
 
 def product(value: Any) -> None:
-    """Print what a command is called for, as `say` prints what is said beside it; without a reader this ends it."""
+    """Print what a command is called for, with --quiet too; without a reader this ends it."""
     if not OPTIONS.json:
         stdio.need_reader()
-    say(value)
+    _show(value)
+
+
+def _show(value: Any) -> None:
+    if not OPTIONS.json:
+        shown = visible(value) if isinstance(value, str) else value
+        OUT.print(shown, highlight=False, markup=False, soft_wrap=isinstance(value, str))
 
 
 def say_table(audit: "Audit") -> None:

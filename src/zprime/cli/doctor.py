@@ -5,7 +5,7 @@ import platform
 import torch
 
 from zprime import __version__
-from zprime.cli.console import give, product, say
+from zprime.cli.console import give, product
 from zprime.kernels import compiled
 
 
@@ -21,11 +21,11 @@ def doctor() -> None:
     python = platform.python_version()
     product(f"zprime {__version__}, Python {python}, torch {torch.__version__} on {platform.machine()}")
     if module is None:
-        say(f"kernels: torch; no compiled ones: {compiled.missing}")
-        say("Results are the same but for rounding; densities and neighbours take several times as long, EM twice.")
+        product(f"kernels: torch; no compiled ones: {compiled.missing}")
+        product("Results are the same but for rounding; densities and neighbours take several times as long, EM twice.")
     else:
-        say(f"kernels: compiled, {kernels['in_use']}; in torch for tensors that are not on the CPU")
+        product(f"kernels: compiled, {kernels['in_use']}; in torch for tensors that are not on the CPU")
         for name in kernels["built"]:
-            say(f"  {name}: {'can be run here' if name in kernels['can_run'] else 'this machine cannot run it'}")
-    say("ZPRIME_KERNELS=torch, or the name of an instruction set, chooses another.")
+            product(f"  {name}: {'can be run here' if name in kernels['can_run'] else 'this machine cannot run it'}")
+    product("ZPRIME_KERNELS=torch, or the name of an instruction set, chooses another.")
     give({"zprime": __version__, "python": python, "torch": torch.__version__, "kernels": kernels})

@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from zprime.memory import size
 from zprime.reporting.palette import DATA, INK, LINE, MARK, PROBLEM, SECOND, SOFT, quiet, styled
+from zprime.reporting.words import label_of
 from zprime.results.audit import Audit
-from zprime.results.names import CandidateId
 from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, Sampled
 from zprime.statistics.estimate import Estimate
 
@@ -97,11 +97,6 @@ def _one(
     return figure
 
 
-def _label(audit: Audit, name: str | CandidateId) -> str:
-    """As the table of gains calls it; what makes no candidate keeps its name."""
-    return next((e.label for e in audit.entries if e.name == str(name)), str(name))
-
-
 @styled
 def hole(audit: Audit) -> Figure | None:
     """The hole KL(qbar||p) of the population between its bounds, in nats; None where it was not measured.
@@ -158,7 +153,7 @@ def memorised(audit: Audit) -> Figure | None:
             axis.plot(e.value, y, shape, color=colour, markersize=6, label=k if y == len(lines) - 1 else None)
     axis.axvline(0, color=SOFT, linewidth=0.8)
     axis.set_ylim(-0.6, len(lines) - 0.4)
-    axis.set_yticks(range(len(lines)), [_label(audit, name) for name, _ in reversed(lines)], color=INK)
+    axis.set_yticks(range(len(lines)), [label_of(audit, name) for name, _ in reversed(lines)], color=INK)
     exact = any(m.exact_posterior for m in side.values())
     axis.set_xlabel(f"{'exact-posterior' if exact else 'ELBO'} gain over the prior, nats per row")
     axis.legend(frameon=False, labelcolor=INK, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -173,7 +168,7 @@ def two_samples(audit: Audit) -> Figure | None:
         return None
     level = audit.thresholds.level
     dots = [
-        dot(_label(audit, name), t.c2st.accuracy, PROBLEM if min(t.c2st.p_value, t.mmd.p_value) < level else SECOND)
+        dot(label_of(audit, name), t.c2st.accuracy, PROBLEM if min(t.c2st.p_value, t.mmd.p_value) < level else SECOND)
         for name, t in tests.items()
     ]
     return _one(dots, "accuracy (1/2: cannot be told apart)", at=0.5)
@@ -204,7 +199,7 @@ def membership(audit: Audit) -> Figure | None:
     if m is None:
         return None
     attacks = [] if m.model is None else [("the model itself", m.model)]
-    attacks += [(_label(audit, i), a) for i, a in m.candidates.items() if i.eligible]
+    attacks += [(label_of(audit, i), a) for i, a in m.candidates.items() if i.eligible]
     dots = [dot(name, a.auc, PROBLEM if a.auc.low > 0.5 else SECOND) for name, a in attacks]
     return _one(dots, "AUC (1/2: training rows cannot be told from unseen rows)", at=0.5) if dots else None
 

@@ -50,18 +50,9 @@ def gains(audit: Audit, *, gain: str = "") -> Figure:
     if gain and gain not in scores.measured:
         raise UsageError(f"gain: expected one of {', '.join(scores.measured)}, got {gain!r}")
     which = Gain(gain) if gain else scores.surest
-    shown = [(e, s.gain) for e in audit.leading if (s := e.heldout.of(which)) is not None][::-1]
-    figure = Figure(figsize=(6.2, 0.9 + 0.34 * len(shown)), layout="constrained")
-    axis = quiet(figure.add_subplot())
-    for y, (e, estimate) in enumerate(shown):
-        colour = MARK if e.name == audit.verdict.choice else SECOND
-        axis.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
-        axis.plot(estimate.value, y, "o", color=colour, markersize=5)
-    axis.axvline(0, color=SOFT, linewidth=0.8)
-    axis.set_yticks(range(len(shown)), [e.label for e, _ in shown], color=INK)
-    axis.set_ylim(-0.6, len(shown) - 0.4)
-    axis.set_xlabel(f"{which.words} over the prior, nats per row")
-    return figure
+    shown = [(e, s.gain) for e in audit.leading if (s := e.heldout.of(which)) is not None]
+    lines = [(e.label, g.value, g.low, g.high, MARK if e.name == audit.verdict.choice else SECOND) for e, g in shown]
+    return _intervals(lines, f"{which.words} over the prior, nats per row")
 
 
 @styled
@@ -83,7 +74,12 @@ def verdict(audit: Audit) -> Figure | None:
             ("gain less allowance", v.after_allowance, v.after_allowance, v.after_allowance, MARK),
             *lines,
         ]
-    figure = Figure(figsize=(6.2, 0.8 + 0.34 * len(lines)), layout="constrained")
+    return _intervals(lines, "nats per row")
+
+
+def _intervals(lines: list[tuple[str, float, float, float, str]], label: str) -> Figure:
+    """Names, values, ends of their intervals and colours, from top to bottom, with a rule at 0."""
+    figure = Figure(figsize=(6.2, 0.9 + 0.34 * len(lines)), layout="constrained")
     axis = quiet(figure.add_subplot())
     for y, (_, value, low, high, colour) in enumerate(reversed(lines)):
         axis.plot([low, high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
@@ -91,7 +87,7 @@ def verdict(audit: Audit) -> Figure | None:
     axis.axvline(0, color=SOFT, linewidth=0.8)
     axis.set_yticks(range(len(lines)), [line[0] for line in reversed(lines)], color=INK)
     axis.set_ylim(-0.6, len(lines) - 0.4)
-    axis.set_xlabel("nats per row")
+    axis.set_xlabel(label)
     return figure
 
 

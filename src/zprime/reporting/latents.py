@@ -2,10 +2,10 @@
 
 from zprime.reporting import claims
 from zprime.reporting.section import Drawing, Section
-from zprime.reporting.words import no_posterior
+from zprime.reporting.words import label_of, no_posterior
 from zprime.results.audit import Audit
 from zprime.results.latents import Hole, LatentsSide, LeaveOneOut, TotalCorrelation
-from zprime.results.names import CandidateId, Gain
+from zprime.results.names import Gain
 from zprime.statistics.format import interval, marked, p_value, prose
 
 
@@ -18,10 +18,10 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
     if side.hole is not None:
         told += _hole(side.hole)
     for name, memory in side.leave_one_out.items():
-        told.append((f"Memorised by {_label(audit, name)}", _memorised(memory)))
+        told.append((f"Memorised by {label_of(audit, name)}", _memorised(memory)))
     told += _mixture(audit, side)
     tested = [
-        f"{_label(audit, k)}: {interval(v.c2st.accuracy)}, {p_value(v.c2st.p_value)}; MMD {p_value(v.mmd.p_value)}"
+        f"{label_of(audit, k)}: {interval(v.c2st.accuracy)}, {p_value(v.c2st.p_value)}; MMD {p_value(v.mmd.p_value)}"
         for k, v in side.two_sample.items()
     ]
     if tested:
@@ -90,12 +90,6 @@ def _mixture(audit: Audit, side: LatentsSide) -> list[tuple[str, str]]:
         )
     )
     return told
-
-
-def _label(audit: Audit, name: str | CandidateId) -> str:
-    """As the table of gains calls it."""
-    entry = next((e for e in audit.entries if e.name == str(name)), None)
-    return str(name) if entry is None else entry.label
 
 
 SECTION = Section(

@@ -2,6 +2,7 @@
 
 from zprime.reporting import figures
 from zprime.reporting.section import Drawing, Section
+from zprime.reporting.words import label_of
 from zprime.results.audit import Audit
 from zprime.results.likelihood import Calibration, LikelihoodSide, Sandwich
 from zprime.results.names import CandidateId
@@ -23,13 +24,9 @@ def sentences(audit: Audit) -> list[str]:
     ]
 
 
-def _label(audit: Audit, name: str) -> str:
-    return audit.entry(name).label
-
-
 def _likelihood(audit: Audit, side: LikelihoodSide) -> str:
     ids = [CandidateId.parse(n) for n in dict.fromkeys(("prior", audit.verdict.best))]
-    nats = ", ".join(f"{side.log_prob[i]} under {_label(audit, str(i))}" for i in ids)
+    nats = ", ".join(f"{side.log_prob[i]} under {label_of(audit, i)}" for i in ids)
     text = f"Held-out log p(x), nats per row: {nats}"
     if side.bits:
         bits = ", ".join(f"{fixed(side.bits[i], 4, between=' ± ')}" for i in ids)
@@ -38,7 +35,7 @@ def _likelihood(audit: Audit, side: LikelihoodSide) -> str:
 
 
 def _calibration(audit: Audit, c: Calibration) -> str:
-    start = f"Calibration on {c.rows} rows simulated from {_label(audit, c.source)}: "
+    start = f"Calibration on {c.rows} rows simulated from {label_of(audit, c.source)}: "
     if c.calibrated:
         return f"{start}no test rejects the encoder (p = {c.p_value:.2f})."
     spread = [e.value for e in c.spread[:-1]]
@@ -68,7 +65,7 @@ def consequence(audit: Audit) -> str:
 
 def _sandwich(audit: Audit, s: Sandwich) -> str:
     return (
-        f"Annealing on {s.gap.n} rows simulated from {_label(audit, s.name)}: log p(x) lies in expectation between "
+        f"Annealing on {s.gap.n} rows simulated from {label_of(audit, s.name)}: log p(x) lies in expectation between "
         f"{s.forward} and {s.reverse}, {marked(s.gap)} nats apart; the likelihood gain's estimator is "
         f"{s.below} above the lower bound and {s.above} below the upper."
     )

@@ -12,7 +12,7 @@ FALSE_ALARMS, CHANCE = 0.01, 0.5
 """Of an attack that finds nothing: rows that it finds at 1 % false alarms, and its AUC."""
 
 
-UNSTABLE = " (it still moves with the number of draws)"
+UNSTABLE = " (a lower bound, which more draws still move)"
 
 
 class State(StrEnum):
@@ -74,15 +74,22 @@ def _how(audit: Audit) -> str:
     other = side is not None and side.verdict.decision == "leave the prior"
     shipped = audit.entry(audit.shipped)
     drawn = f"draw z′ from {shipped.label}{gloss(shipped)}"
-    sure = f"at least {v.bet.low:.2f} nats a row with 95 % confidence" if leaves and v.bet is not None else ""
+    sure = (
+        f"at least {v.bet.low:.2f} nats a row (95 % limit that assumes no distribution)"
+        if leaves and v.bet is not None
+        else ""
+    )
     if leaves and other and side is not None and side.verdict.choice == v.choice:
-        return f"{drawn}. Both verdicts agree{', by likelihood on ' if sure else ''}{sure}"
+        return f"{drawn}. Both verdicts say so{'; by likelihood it gains ' if sure else ''}{sure}"
     by = " and ".join(["by likelihood"] * leaves + ["for generation"] * other)
     return f"{drawn}. So it is {by}{f': {sure}' if sure else ''}; the verdicts below say why"
 
 
 COPYING = {
-    "passes": (State.GOOD, "No: at most {2} of the samples of {0} can be copies of training rows (95 %){1}."),
+    "passes": (
+        State.GOOD,
+        "None found: at most {2} of the samples of {0} can be copies of training rows (95 % limit){1}.",
+    ),
     "copies": (State.PROBLEM, "Yes: samples of {0} copy training rows{1}."),
     "untested": (State.UNSURE, "Not excluded: up to {2} of the samples of {0} could be copies of training rows{1}."),
 }
@@ -100,7 +107,7 @@ def copies(audit: Audit) -> Tile:
     others = [
         e.label for e in audit.entries if e.eligible and e.name != audit.shipped and audit.copying(e.name) == "copies"
     ]
-    those = f"; samples of {', '.join(others)} are" if others else ""
+    those = f". Samples of {', '.join(others)} do copy" if others else ""
     return Tile(question, text.format(sampled.label, those, f"{100 * sampled.copying.most:.2g} %"), state, "samples")
 
 
@@ -111,11 +118,11 @@ def stores(audit: Audit) -> Tile:
     if e.holds_rows:
         return Tile(question, f"Yes: {e.label} stores functions of single training rows.", State.PROBLEM, "costs")
     others = [x.label for x in audit.leading if x.holds_rows]
-    those = f"; {', '.join(others)} would" if others else ""
+    those = f". {', '.join(others)} would" if others else ""
     if e.least_rows is None and e.bytes:
         return Tile(question, f"Not counted for {e.label}: {e.kept}{those}.", State.UNSURE, "costs")
     least = e.settings.get("least_rows", audit.thresholds.least_rows)
-    asked = f" ({least:g} are asked for)" if e.least_rows is not None and isinstance(least, int | float) else ""
+    asked = f" (the limit is {least:g})" if e.least_rows is not None and isinstance(least, int | float) else ""
     return Tile(question, f"No: of {e.label} {e.kept}{asked}{those}.", State.GOOD, "costs")
 
 
@@ -137,8 +144,9 @@ def encoder(audit: Audit) -> Tile:
     width = "too narrow" if middle > 1 else "too wide"
     found = f"its posteriors are {width} ({p_value(c.p_value)}), and {lost}"
     exchange = audit.verdict.exchange
-    so = "The answer does not rest on it" if exchange is not None and exchange.passed else "So read the likelihood gain"
-    answer = f"No: {found}. {so}: the likelihood gain weighs draws by the decoder."
+    sound = exchange is not None and exchange.passed
+    so = "The verdict by likelihood does not rest on them" if sound else "So read the likelihood gain"
+    answer = f"No: {found}. {so}: it weighs draws by the decoder."
     return Tile(question, answer, State.PROBLEM, "likelihood")
 
 
@@ -159,8 +167,8 @@ def published(audit: Audit) -> Tile:
         return Tile(question, f"Not as it is: {'; '.join(against)}.", State.PROBLEM, "membership")
     told = [f"AUC {interval(a.auc)} by {who}" for who, a in found if a.auc.low > CHANCE]
     if told:
-        why = "it is no secret who was in the training set: one attack finds it out better than chance, 1/2"
-        return Tile(question, f"Only if {why} ({', '.join(told)}).", State.UNSURE, "membership")
+        why = "who was in the training set is no secret: an attack tells members from others better than chance"
+        return Tile(question, f"Only if {why}, which has AUC 0.5 ({', '.join(told)}).", State.UNSURE, "membership")
     if status != "passes" or audit.membership is None:
         missing = "copying is not excluded" if audit.membership is not None else "not all that bears on it was measured"
         return Tile(question, f"Not yet: {missing}.", State.UNSURE, "samples" if audit.samples else "gains")
@@ -181,8 +189,8 @@ def fault(audit: Audit) -> Tile:
     if latents is None or decoder is None:
         return Tile(question, "Not measured: it takes the decoder and the rows.", State.UNKNOWN, "gains")
     parts = (
-        f"of the Frechet distance of samples of the prior, {prose(latents)} is where z′ is drawn and {prose(decoder)} "
-        "the decoder"
+        f"of the Frechet distance of samples of the prior, {prose(latents)} comes from where z′ is drawn, "
+        f"{prose(decoder)} from the decoder"
     )
     if latents.low > max(decoder.high, 0.0):
         return Tile(question, f"The prior's, not the decoder's: {parts}.", State.PLAIN, "samples")

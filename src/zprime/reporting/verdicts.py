@@ -77,9 +77,9 @@ def changes(audit: Audit) -> str:
     if "undecided" in decisions:
         found.append("more held-out rows (four times as many halve every interval)")
     if audit.seeds is None:
-        found.append(f"another training (this is one, of seed {audit.seed}; --seeds 3 repeats it)")
+        found.append(f"another training (this is one, of seed {audit.seed}; zprime run --seeds 3 repeats it)")
     if audit.drift is None:
-        found.append("rows of another population (--new-data looks at new ones)")
+        found.append("rows of another population (zprime audit --new-data looks at new ones)")
     if audit.likelihood is not None and audit.likelihood.other_scale is not None:
         found.append("another standard deviation of p(x|z) (see the note above)")
-    return f"What could change it: {'; '.join(found)}." if found else ""
+    return f"What could change this choice: {'; '.join(found)}." if found else ""

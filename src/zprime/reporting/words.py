@@ -1,7 +1,7 @@
 """Names and labels in prose."""
 
 from zprime.results.audit import Audit, Entry
-from zprime.results.names import STANDARD
+from zprime.results.names import STANDARD, CandidateId
 
 
 def gloss(e: Entry) -> str:
@@ -9,6 +9,11 @@ def gloss(e: Entry) -> str:
     mixed = f"with {e.id.percent:g} % of p(Z) mixed in" if e.id.percent else ""
     words = [w for w in (e.gloss, mixed) if w]
     return f" ({', '.join(words)})" if words else ""
+
+
+def label_of(audit: Audit, name: str | CandidateId) -> str:
+    """As the table of gains calls it; what makes no candidate keeps its name."""
+    return next((e.label for e in audit.entries if e.name == str(name)), str(name))
 
 
 def drawn(audit: Audit) -> list[tuple[str, str]]:

@@ -157,11 +157,11 @@ export function drawTried(canvas, tried, now) {
   const labels = [];
   for (const t of [...tried].sort((a, b) => (b === now) - (a === now))) {
     const own = t === now, y = t.nearer ? t.nearer[0] : 0.5;
-    p.strokeStyle = p.fillStyle = colour(t.copies ? "mark" : "second"); p.lineWidth = own ? 2.4 : 1.2;
+    p.strokeStyle = p.fillStyle = colour(t.copies ? "problem" : "mark"); p.lineWidth = own ? 2.4 : 1.2;
     p.beginPath(); p.moveTo(...to(t.gain - (t.half || 0), y)); p.lineTo(...to(t.gain + (t.half || 0), y)); p.stroke();
     if (t.nearer) { p.beginPath(); p.moveTo(...to(t.gain, t.nearer[1])); p.lineTo(...to(t.gain, t.nearer[2])); p.stroke(); }
     p.beginPath(); p.arc(...to(t.gain, y), own ? 6 : 4, 0, 7); p.fill();
-    const [x, top] = to(t.gain, y); p.fillStyle = colour("ink"); p.textAlign = "left"; 
+    const [x, top] = to(t.gain, y); p.fillStyle = colour("ink"); p.textAlign = "left";
     if (!own && labels.some(([a, b]) => Math.abs(a - x) < 60 && Math.abs(b - top) < 14)) continue;
     labels.push([x, top]);
     p.fillText(t.tag, Math.min(x + 8, w - 52), top - 6);

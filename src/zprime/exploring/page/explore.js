@@ -7,6 +7,9 @@ let scene, view, sources, working = 0;
 
 const fail = error => { $("#error").hidden = !error; $("#error").textContent = error ? error.message : ""; };
 
+const begin = () => { document.documentElement.dataset.busy = ++working; };
+const end = () => { if (!--working) delete document.documentElement.dataset.busy; };
+
 // One request at a time: while one is on its way, only the newest of those that come is kept.
 function latest(work) {
   let busy = false, waiting = null;
@@ -14,14 +17,14 @@ function latest(work) {
     waiting = given;
     if (busy) return;
     busy = true;
-    document.documentElement.dataset.busy = ++working;
+    begin();
     while (waiting) {
       const now = waiting;
       waiting = null;
       try { await work(...now); fail(null); } catch (error) { fail(error); }
     }
     busy = false;
-    if (!--working) delete document.documentElement.dataset.busy;
+    end();
   };
 }
 
@@ -49,8 +52,11 @@ function moved(z, stop = null) {
 
 const on = list => list.map(view.of);
 let frame = 0;
+// A frame that is to be painted is work too: whoever waits until nothing is busy sees the newest state.
 function redraw() {
-  frame ||= requestAnimationFrame(() => { frame = 0; paint(); });
+  if (frame) return;
+  begin();
+  frame = requestAnimationFrame(() => { frame = 0; try { paint(); } finally { end(); } });
 }
 function paint() {
   const rows = scene.rows ? scene.rows.z : [], prior = sources[0].draws, last = state.picked.at(-1), q = last === undefined ? null : state.known.get(last);
@@ -83,7 +89,7 @@ function legend(q) {
     mark.style.background = colour(name);
     return make("li", {}, mark, text);
   }));
-  const curves = `Densities along this axis: ${scene.standard ? "the prior" : "the prior (smoothed draws)"} blue, r (smoothed draws) red`;
+  const curves = `Densities along this axis: ${scene.standard ? "the prior" : "the prior (smoothed draws)"} grey, r (smoothed draws) blue`;
   $("#curve-note").textContent = `${curves}${q && q.posterior ? ", posterior and p(z|D) green (narrow ones are cut at the top)" : ""}. The tick is z′.`;
 }
 
@@ -181,7 +187,7 @@ const way = latest(async () => {
     button.onclick = () => moved(s.z, button);
     return button;
   }))];
-  $("#ways").replaceChildren(...strip("straight", "Straight (dotted)"), ...strip("through", `Through draws of ${state.source.label} (red)`));
+  $("#ways").replaceChildren(...strip("straight", "Straight (dotted)"), ...strip("through", `Through draws of ${state.source.label} (blue)`));
   $("#ways-says").textContent = "A click on a stop moves z′ there.";
   redraw();
 });
