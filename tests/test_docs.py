@@ -251,3 +251,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors(found), target
             if page.is_relative_to(ROOT / "docs"):  # beyond it the built site has no page
                 assert found.is_relative_to(ROOT / "docs"), target
+
+
+def test_the_paper_cites_what_its_bibliography_has_and_shows_pictures_that_are_there() -> None:
+    text = (ROOT / "paper" / "paper.md").read_text()
+    known = set(re.findall(r"^@\w+\{([\w-]+),", (ROOT / "paper" / "paper.bib").read_text(), re.M))
+    cited = set(re.findall(r"(?<![\w.])@([a-z][\w-]+)", text.split("---", 2)[2]))
+    assert cited == known
+    pictures = re.findall(r"!\[.+?\]\((\S+?)\)", text, re.S)
+    assert len(pictures) == 2
+    assert all((ROOT / "paper" / p).is_file() for p in pictures)
