@@ -28,12 +28,21 @@ PAGES = (
     "kinds/mixture",
 )
 PAGES += ("kinds/compared", "kinds/toy", "measures/index", "measures/gains")
-# Formulas in running text that stick out of the page's column, and TeX that is read as text.
+# Formulas in running text that stick out of the page's column or whose comma is on the next line; TeX that is read as text.
 WRONG = """() => {
     const article = document.querySelector("article");
     const right = article.getBoundingClientRect().right + 1;
     const out = [...article.querySelectorAll("p .katex, li .katex")].filter(
         (e) => !e.closest("table, div.arithmatex") && e.getBoundingClientRect().right > right);
+    out.push(...[...article.querySelectorAll("span.arithmatex")].filter((formula) => {
+        const after = formula.nextSibling;
+        if (!/^[.,;:!?)]/.test(after?.nodeValue ?? "")) return false;
+        const mark = document.createRange();
+        mark.setStart(after, 0);
+        mark.setEnd(after, 1);
+        const last = [...formula.querySelectorAll(".katex-base")].pop();
+        return mark.getBoundingClientRect().left < last.getBoundingClientRect().left;
+    }));
     const text = article.cloneNode(true);
     text.querySelectorAll("code, .katex").forEach((e) => e.remove());
     return [...out.map((e) => e.textContent), ...(text.textContent.match(/[$]|[\\\\][a-z]+/g) ?? [])];

@@ -27,8 +27,8 @@ WRITTEN = {  # longer ones, as `explain` has them
 $$""",
     "KL(average ‖ p(z)) ≤ KL(data ‖ model) + mean KL(q(z|x) ‖ p(z|x)).": r"""$$
 \begin{aligned}
-& \mathrm{KL}(\text{average} \Vert p(z)) \le \mathrm{KL}(\text{data} \Vert \text{model}) \\
-& \qquad + \text{mean } \mathrm{KL}(q(z \mid x) \Vert p(z \mid x)).
+& \mathrm{KL}(\text{average} \;\Vert\; p(z)) \le \mathrm{KL}(\text{data} \;\Vert\; \text{model}) \\
+& \qquad + \text{mean } \mathrm{KL}(q(z \mid x) \;\Vert\; p(z \mid x)).
 \end{aligned}
 $$""",
     "p(x) = ∫ p(x|z) p(z) dz": r"$p(x) = \int p(x \mid z)\, p(z)\, dz$",
