@@ -28,7 +28,7 @@ PAGES = (
     "kinds/mixture",
 )
 PAGES += ("kinds/compared", "kinds/toy", "measures/index", "measures/gains")
-# Formulas in running text that stick out of the page's column or whose comma is on the next line; TeX that is read as text.
+# Formulas in running text that stick out of the page's column, or whose comma is on the next line; TeX read as text.
 WRONG = """() => {
     const article = document.querySelector("article");
     const right = article.getBoundingClientRect().right + 1;
