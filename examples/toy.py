@@ -135,11 +135,12 @@ def written(rows: list[Row], truth: Tensor, qbar: Tensor, area: float) -> str:
         kept = [row.r.label, size(row.r.bytes), row.r.density]
         lines.append([f"[{row.kind}]({row.kind}.md)", *kept, shown[0], share, *shown[1:]])
     outside = abs(1 - float(truth.exp().sum()) * area)
-    heads = ["kind", "as fitted", "stored", "density", "KL(truth ‖ r)", "share of p", "KL(truth ‖ c)", "KL(q̄ ‖ c)"]
+    of_r, of_c = r"$\mathrm{KL}(\text{truth} \Vert r)$", r"$\mathrm{KL}(\text{truth} \Vert c)$"
+    heads = ["kind", "as fitted", "stored", "density", of_r, "share of p", of_c, r"$\mathrm{KL}(\bar q \Vert c)$"]
     return (
-        f"{table(heads, lines)}\n\n{N} posteriors, seed {SEED}; quadrature on {SIDE} x {SIDE} points of "
-        f"[-{HALF:g}, {HALF:g}]²: the truth's mass there is 1 to {outside:.0e}, and with half as many points each way "
-        f"KL(truth ‖ c) moves by {worst:.0e} nats at most."
+        f"{table(heads, lines)}\n\n{N} posteriors, seed {SEED}; quadrature on {SIDE} × {SIDE} points of "
+        f"$[-{HALF:g}, {HALF:g}]^2$: the truth's mass there is 1 to {outside:.0e}, and with half as many points each "
+        f"way {of_c} moves by {worst:.0e} nats at most."
     )
 
 

@@ -85,19 +85,23 @@ def test_losses_that_are_none_are_refused(how: dict, text: str) -> None:
 
 
 ROWS = {  # of the table in docs/bring.md: what it says -> the same by from_loss, for w = 0.7, beta = 1.9, D = 12, d = 3
-    "| half the sum of squares + KL | 1 |": ({"weight": 0.5}, 1.0),
-    "| sum of squares + KL | √½ = 0.707 |": ({}, 0.5**0.5),
-    "| mean of squares over D entries + KL | √(D/2).": ({"reconstruction": "mean", "entries": 12}, 6**0.5),
-    "| w · sum of squares + β · KL | √(β / (2 w)) |": ({"weight": 0.7, "beta": 1.9}, (1.9 / 1.4) ** 0.5),
-    "| w · mean of squares over D entries + β · KL | √(β D / (2 w)) |": (
+    r"| half the sum of squares + KL | 1 |": ({"weight": 0.5}, 1.0),
+    r"| sum of squares + KL | $\sqrt{1/2} = 0.707$ |": ({}, 0.5**0.5),
+    r"| mean of squares over $D$ entries + KL | $\sqrt{D/2}$.": ({"reconstruction": "mean", "entries": 12}, 6**0.5),
+    r"| $w$ × sum of squares + $\beta$ × KL | $\sqrt{\beta / (2 w)}$ |": (
+        {"weight": 0.7, "beta": 1.9},
+        (1.9 / 1.4) ** 0.5,
+    ),
+    r"| $w$ × mean of squares over $D$ entries + $\beta$ × KL | $\sqrt{\beta D / (2 w)}$ |": (
         {"weight": 0.7, "beta": 1.9, "reconstruction": "mean", "entries": 12},
         (1.9 * 12 / 1.4) ** 0.5,
     ),
-    "| w · sum of squares + β · mean of the KL over d latents | √(β / (2 w d)) |": (
+    r"| $w$ × sum of squares + $\beta$ × mean of the KL over $d$ latents | $\sqrt{\beta / (2 w d)}$ |": (
         {"weight": 0.7, "beta": 1.9, "kl": "mean", "latents": 3},
         (1.9 / (1.4 * 3)) ** 0.5,
     ),
-    "| w · mean of squares over D entries + β · mean of the KL over d latents | √(β D / (2 w d)) |": (
+    r"| $w$ × mean of squares over $D$ entries + $\beta$ × mean of the KL over $d$ latents "
+    r"| $\sqrt{\beta D / (2 w d)}$ |": (
         {"weight": 0.7, "beta": 1.9, "reconstruction": "mean", "entries": 12, "kl": "mean", "latents": 3},
         (1.9 * 12 / (1.4 * 3)) ** 0.5,
     ),

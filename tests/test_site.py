@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import changes  # noqa: E402
 import cli  # noqa: E402
+import formulas  # noqa: E402
 import gallery  # noqa: E402
 import katex  # noqa: E402
 import layers  # noqa: E402
@@ -111,27 +112,72 @@ def test_a_package_with_another_hash_is_not_unpacked(tmp_path: Path) -> None:
         katex.checked(tmp_path / "katex.tgz", katex.SHA512)
 
 
+# Pages for developers, with names of the code; and what commands write, as are all pages of results.
+AS_TEXT = {"add-a-kind", "api", "architecture", "changes", "changing", "cli", "dependencies", "performance"}
+AS_TEXT |= {"reliability", "tests"}
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```$|`[^`\n]*`", "", text, flags=re.S | re.M)
+
+
+def typeset_formulas(text: str) -> list[str]:
+    """What stands between dollars on a page."""
+    return re.findall(r"^\$\$$.*?^\$\$$|\$[^$\n]+\$", without_code(text), re.S | re.M)
+
+
 def wrong_formulas(text: str) -> list[str]:
-    """What no browser could set: a lone $, braces that do not match, | in a row of a table, signs outside LaTeX."""
-    plain = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.S | re.M)
-    formulas = re.findall(r"^\$\$$.*?^\$\$$|\$[^$\n]+\$", plain, re.S | re.M)
-    rest = plain
-    for formula in formulas:
+    """What no browser could set: a lone $, braces that do not match, | in a row of a table, signs outside LaTeX,
+    a displayed formula without empty lines around it.
+    """
+    rest = plain = without_code(text)
+    found = typeset_formulas(text)
+    for formula in found:
         rest = rest.replace(formula, "", 1)
     rows = [row for row in plain.splitlines() if row.startswith("|")]
     return (
         [line for line in rest.splitlines() if "$" in line]
-        + [f for f in formulas if f.count("{") != f.count("}") or re.search(r"[−‖Σ√∏∫≤≥∝∞²]|\\\|", f)]
+        + [f for f in found if f.count("{") != f.count("}") or re.search(r"[−‖Σ√∏∫≤≥∝∞²]|\\\|", f)]
+        + [f for f in found if f.startswith("$$") and f"\n\n{f}\n\n" not in f"\n\n{plain}\n\n"]
         + [row for row in rows if any("|" in f for f in re.findall(r"\$[^$]+\$", row))]
     )
 
 
 def test_formulas_are_whole() -> None:
     assert wrong_formulas("$a$ and `$HOME`\n\n$$\n\\frac{a}{b}\n$$\n") == []
-    for bad in ("$a", "$\\frac{a}{b$", "$KL(q‖p)$", "| $q(z|x)$ | b |", "$$\na {\n$$\n"):
+    for bad in (
+        "$a",
+        "$\\frac{a}{b$",
+        "$KL(q‖p)$",
+        "| $q(z|x)$ | b |",
+        "$$\na {\n$$\n",
+        "$$\na\n$$\nb",
+        "a\n$$\nb\n$$",
+    ):
         assert wrong_formulas(bad), bad
     for page in (ROOT / "docs").rglob("*.md"):
         assert wrong_formulas(page.read_text()) == [], page
+
+
+def test_formulas_are_typeset_where_text_becomes_a_page() -> None:
+    for text, wanted in (
+        ("mean KL(q(z|x) ‖ p(z)) of z′", r"mean $\mathrm{KL}(q(z \mid x) \Vert p(z))$ of $z'$"),
+        ("p(Z|X=D) ∏ N(0, I)", r"$p(Z \mid X = D)$ ∏ $N(0, I)$"),
+        ("I = 5.1 ± 0.2 nats, h = 0.05.", r"$I = 5.1 \pm 0.2$ nats, $h = 0.05$."),
+        ("| all \\|D\\| | log E_q[r − 1] |", r"| all $\lvert D \rvert$ | $\log E_q[r - 1]$ |"),
+        ("mixture(5) + 1 % p, `q(z|x)`, [n, d, r], $r$ and x % of 28 x 28", None),
+        ("## p(z)\n\n```text\np(z)\n```\n\n![p(z)](p.png)\n\n<!-- a -->\np(z)\n<!-- /a -->", None),
+    ):
+        assert formulas.typeset(text) == (wanted or text)
+        assert formulas.typeset(formulas.typeset(text)) == (wanted or text), "twice is once"
+    assert formulas.left("p(z) ∏ $q$") == ["p(z)", "∏"]
+
+
+def test_no_formula_stands_on_a_page_as_text() -> None:
+    pages = [p for p in (ROOT / "docs").rglob("*.md") if p.stem not in AS_TEXT and p.parent.name != "results"]
+    assert {"question", "questions", "choosing", "bring", "explore", "index"} <= {p.stem for p in pages}
+    for page in pages:
+        assert formulas.left(page.read_text()) == [], f"{page}: run `python tools/formulas.py {page}`"
 
 
 def test_command_line_page_is_what_the_commands_say() -> None:
@@ -198,6 +244,7 @@ def test_the_built_site_asks_no_outside_host(tmp_path: Path) -> None:
         found = LOADS.search(file.read_text())
         assert found is None, f"{file}: {found and found.group(0)}"
     assert "doc-heading" in (tmp_path / "site" / "api.html").read_text(), "mkdocstrings did nothing"
-    theory = (tmp_path / "site" / "theory.html").read_text()
-    assert theory.count('class="arithmatex"') > 100
-    assert 'src="./assets/katex/katex.min.js"' in theory
+    assert 'src="./assets/katex/katex.min.js"' in (tmp_path / "site" / "theory.html").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        html = (tmp_path / "site" / page.relative_to(ROOT / "docs")).with_suffix(".html").read_text()
+        assert html.count('class="arithmatex"') == len(typeset_formulas(page.read_text())), page

@@ -1,8 +1,8 @@
 """Write what zprime says of the example on docs/question.md into the docs: python tools/answers.py.
 
 In a page `<!-- answer: HEADING -->` ... `<!-- /answer -->` holds that part of what `zprime explain` says of the `audit`
-on docs/question.md (or that question's answer), and `<!-- printed -->` ... `<!-- /printed -->` what the block above it
-printed. The pictures of its blocks are written to docs/images.
+on docs/question.md (or that question's answer), with its formulas typeset (formulas.py), and `<!-- printed -->` ...
+`<!-- /printed -->` what the block above it printed. The pictures of its blocks are written to docs/images.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from formulas import typeset
 from pictures import blocks
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -53,7 +54,7 @@ def answers(audit: object) -> dict[str, str]:
 def filled(page: Path, told: Mapping[str, str], printed: list[str]) -> str:
     """The page with the answers and what its blocks printed; a heading that is none of them raises `KeyError`."""
     left = iter(printed)
-    text = ANSWER.sub(lambda m: f"{m[1]}\n{told[m[2]]}\n\n{m[3]}", page.read_text())
+    text = ANSWER.sub(lambda m: f"{m[1]}\n{typeset(told[m[2]])}\n\n{m[3]}", page.read_text())
     return PRINTED.sub(lambda m: f"{m[1]}\n```text\n{next(left)}\n```\n\n{m[2]}", text)
 
 

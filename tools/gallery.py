@@ -7,6 +7,8 @@ picture.
 import sys
 from pathlib import Path
 
+from formulas import typeset
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "gallery.md"
 IMAGES = ROOT / "docs" / "images" / "gallery"
@@ -47,7 +49,7 @@ def text(images: Path = IMAGES) -> str:
     for group, names in GROUPS.items():
         out += f"\n## {group}\n"
         for name in names:
-            out += f"\n### {name}\n\n`plot.{name}(audit)`: {told(name)}\n"
+            out += f"\n### {name}\n\n`plot.{name}(audit)`: {typeset(told(name))}\n"
             if (images / f"{name}.png").is_file():
                 out += f"\n![{told(name)}](images/gallery/{name}.png)\n"
     return out
