@@ -7,7 +7,8 @@ import torch
 
 from oracles import grid, hermite, linear_gaussian, maximum_likelihood
 from zprime.errors import NumericalError
-from zprime.measure.latents.surgery import surgery
+from zprime.measure.latents import surgery as cut
+from zprime.measure.latents.surgery import scored, surgery
 from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Surgery
@@ -151,3 +152,37 @@ def test_a_hole_smaller_than_its_gaussian_part_is_caught(monkeypatch: pytest.Mon
 def test_a_unit_is_active_from_a_variance_of_its_mean_of_a_hundredth(variance: float, active: int) -> None:
     mean = torch.tensor([-1.0, 1.0]).double().repeat(20)[:, None] * math.sqrt(variance)
     assert run(mean, torch.full((40, 1), 0.9).double()).active == active
+
+
+def test_more_rows_than_sixty_thousand_are_a_sample() -> None:
+    """As many as make as many pairs, and 1,000 at least."""
+    assert scored(60_000, 16) == 60_000
+    assert scored(60_001, 16) == 59_999
+    assert scored(1_000_000, 16) == 3_600
+    assert scored(10_000_000, 16) == 1_000
+    assert scored(60_000, 2_048) == 30_000
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_a_sample_of_rows_is_right_in_the_mean_and_knows_its_error(even: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean KL and the Gaussian part stay those of all rows; I and the hole vary by seed as their errors say."""
+    rng, n, some = stream(0, "many"), 600, 60
+    mean = torch.randn(n, 2, generator=rng, dtype=torch.float64)
+    scale = 0.2 + 0.6 * torch.rand(n, 2, generator=rng, dtype=torch.float64)
+    weights = None if even else (1 + torch.arange(n) % 3).double() / 1200
+    p = MemoryPosteriors(mean, scale, weights=weights)
+    whole = surgery(Split("train", p), rng=stream(0, "all"))
+    monkeypatch.setattr(cut, "LEAST", some)
+    monkeypatch.setattr(cut, "PAIRS", some * n)
+    monkeypatch.setattr(cut, "POINTS", 1)
+    several = [surgery(Split("train", p), rng=stream(s, "some")) for s in range(300)]
+    found = torch.tensor([s.information.value for s in several]).double()
+    for s in several:
+        assert s.mean_kl.value == whole.mean_kl.value
+        assert s.mean_kl.n == whole.mean_kl.n
+        assert s.gaussian_part.value == whole.gaussian_part.value
+        assert s.hole.value == pytest.approx(s.mean_kl.value - s.information.value)
+        assert s.hole.n == s.information.n <= some
+    spread, errors = float(found.std()), torch.tensor([s.information.stderr or 0.0 for s in several])
+    assert float(found.mean()) == pytest.approx(whole.information.value, abs=4 * spread / math.sqrt(300) + 0.01)
+    assert float(errors.square().mean().sqrt()) == pytest.approx(spread, rel=0.15)

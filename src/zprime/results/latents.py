@@ -17,10 +17,11 @@ class Surgery:
 
     Attributes:
         mean_kl: mean of KL(q_i||p): exact where p is N(0, I), else with the error of draws, as are `hole` and
-            `gaussian_part`.
+            `gaussian_part`. Its `n` is N, all rows of the split.
         information: I = mean of KL(q_i||qbar), the index-code mutual information; 0 <= I <= log N. Its error is that of
             the draws, since I belongs to these very rows; with one draw a row (above 30,000 rows) the spread of the
-            rows is used in its place, which is wider.
+            rows is used in its place, which is wider. Above 60,000 rows it is measured on a random sample
+            of them, as its `n` says, and the error is that of the sample.
         hole: KL(qbar||p), by the identity, or by the same draws.
         gaussian_part: mean over qbar of log r/p, r the moment match of qbar: a lower bound of the hole. Where p is
             N(0, I) it is KL(r||p), exact.
