@@ -675,6 +675,10 @@ def test_near_duplicates_are_one_per_cent_of_rows_of_the_same_distribution() -> 
     assert planted.share.low < 0.3 < planted.share.high
     assert planted.share.value == pytest.approx(0.3, abs=0.03)
     assert near_duplicates(train[:99], x) is None
+    few = near_duplicates(train, x, seed=0, most=300)
+    assert few is not None
+    assert few.share.n == 300
+    assert near_duplicates(train, train, most=10_000) == near_duplicates(train, train, most=2000)
 
 
 # Groups

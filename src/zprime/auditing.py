@@ -53,6 +53,7 @@ from zprime.vae import Model
 MOST_WIDE = (
     "; where most are, see whether the data are scaled as in training, and whether the encoder answers (mean, scale)"
 )
+NEAR = 2  # rows of either split that near-duplicates are looked for among, for each row whose gains are measured
 OF_BROUGHT = "audit(fits, mine.posteriors, model=mine.model, rows=mine.rows, prior=mine.prior)"
 
 TYPES = {"settings": AuditSettings, "data": DataInfo | None, "groups": Mapping | None, "workers": Integral}
@@ -122,7 +123,9 @@ def audit(
         )
     if model is not None and rows is None:
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
-    splits, info = _splits(posteriors, rows, data or DataInfo(), groups, keep=keep_duplicates, seed=seed)
+    splits, info = _splits(
+        posteriors, rows, data or DataInfo(), groups, keep=keep_duplicates, seed=seed, most=NEAR * settings.rows
+    )
     train, selection, heldout = splits if model is not None else [replace(s, rows=None) for s in splits]
     study = Study(
         train,
@@ -204,6 +207,7 @@ def _splits(
     *,
     keep: bool,
     seed: int,
+    most: int,
 ) -> tuple[list[Split], DataInfo]:
     """The three splits without duplicates of training rows, and what is told of their rows."""
     train, *others = gather(posteriors, rows, groups)
@@ -216,7 +220,7 @@ def _splits(
         data,
         duplicates=told,
         shared=shared_rows(*others),
-        near=near(train, others[1], seed),
+        near=near(train, others[1], seed=seed, most=most),
         groups=counts,
         weights=(data.weights or "as the posteriors") if weighted else "",
     )

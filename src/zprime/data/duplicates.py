@@ -93,7 +93,12 @@ def sentence(split: str, d: Duplicates, same: str = EQUAL) -> str:
 
 
 def near_duplicates(
-    train: Float[Tensor, "n *datum"], x: Float[Tensor, "m *datum"], *, split: str = "heldout", seed: int = 0
+    train: Float[Tensor, "n *datum"],
+    x: Float[Tensor, "m *datum"],
+    *,
+    split: str = "heldout",
+    seed: int = 0,
+    most: int = POINTS,
 ) -> NearDuplicates | None:
     """Proportion of rows that are nearer to a training row than nearly all training rows are to one another.
 
@@ -104,13 +109,15 @@ def near_duplicates(
         train: training rows.
         x: rows that training has not seen; independent ones.
         split: their split.
-        seed: of the choice of at most 2,000 of either.
+        seed: of the choice of rows.
+        most: rows of either that are looked at; 200 if it is less, 2,000 if it is more.
     """
     if len(train) < FEWEST or not len(x):
         return None
     points, queries = train.reshape(len(train), -1).float(), x.reshape(len(x), -1).float()
-    some = torch.randperm(len(points), generator=stream(seed, "near duplicates", "train"))[:POINTS].sort().values
-    few = torch.randperm(len(queries), generator=stream(seed, "near duplicates", split))[:POINTS].sort().values
+    most = min(max(most, 2 * FEWEST), POINTS)
+    some = torch.randperm(len(points), generator=stream(seed, "near duplicates", "train"))[:most].sort().values
+    few = torch.randperm(len(queries), generator=stream(seed, "near duplicates", split))[:most].sort().values
     index = ExactIndex(points)
     among = index.nearest(points[some], 1, exclude=some)[0][:, 0]
     among = among[among > 0]  # training rows that are there twice say nothing of how far apart rows are

@@ -238,14 +238,14 @@ def shared_rows(selection: Split, heldout: Split) -> Duplicates | None:
     return shared(selection.rows.compared[once], heldout.rows.compared, ids)
 
 
-def near(train: Split, heldout: Split, seed: int) -> NearDuplicates | None:
-    """Held-out rows next to a training row; None where rows are not known, or few."""
+def near(train: Split, heldout: Split, *, seed: int, most: int) -> NearDuplicates | None:
+    """Held-out rows next to a training row, of `most` of either; None where rows are not known, or few."""
     rows = heldout.independent(stream(seed, "near duplicates")).rows
     if train.posteriors.datum is not None:
         train = train.take(train.posteriors.one_each(rng=stream(seed, "near duplicates", "parts")))
     if train.rows is None or rows is None:
         return None
-    return near_duplicates(train.rows.compared, rows.compared, seed=seed)
+    return near_duplicates(train.rows.compared, rows.compared, seed=seed, most=most)
 
 
 def counted(split: Split) -> Split:
