@@ -70,9 +70,10 @@ picture: $(VENV)/.done  ## the README's picture, from the run of `make fashion`
 explore-picture: $(VENV)/.done  ## the picture of docs/explore.md, from the run of `make demo`
 	$(BIN)/python tools/explore_picture.py runs/demo docs/images/explore.png
 
-question-pictures: $(VENV)/.done  ## the pictures of docs/question.md, and what `zprime explain` says of its example
+question-pictures: $(VENV)/.done  ## the pictures of docs/question.md and of its tutorial, and what `zprime explain` says of its example
 	$(BIN)/python tools/answers.py
 	$(BIN)/python tools/pictures.py docs/question.md
+	$(BIN)/python tools/pictures.py docs/tutorials/one-latent.md
 
 toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated posterior known in closed form
 	$(BIN)/python examples/toy.py

@@ -15,7 +15,7 @@ def blocks(page: Path) -> list[tuple[bool, str, str]]:
 
 if __name__ == "__main__":
     page = Path(sys.argv[1]).resolve()
-    os.chdir(page.parent / "images")
+    os.chdir(Path(__file__).resolve().parent.parent / "docs" / "images")
     names: dict[str, object] = {}
     for _, language, text in blocks(page):
         if language == "python":
