@@ -72,6 +72,19 @@ def test_better_than_the_prior(audit: Audit) -> None:
     assert "Both verdicts" not in split.answer
     kept = replace(audit.verdict, decision="keep the prior", choice="prior")
     assert better(replace(audit, verdict=kept, samples=None)).answer.startswith("No: keep N(0, I)")
+    assert chosen.samples is not None
+    back = replace(chosen.samples.verdict, decision="keep the prior", choice="prior")
+    held = [
+        better(replace(chosen, samples=replace(chosen.samples, verdict=back))),
+        better(replace(chosen, samples=None)),
+    ]
+    rows = [replace(e, holds_rows=True) if e.name == "mixture+p1" else e for e in chosen.entries]
+    held.append(better(replace(chosen, entries=rows)))
+    for tile, why in zip(held, ("not measurably better", "copying", "stores functions"), strict=True):
+        assert tile.state is State.UNSURE
+        assert tile.answer.startswith(f"In part: by likelihood {label} is better, but ")
+        assert why in tile.answer
+        assert tile.answer.endswith("so N(0, I) is shipped.")
     undecided = replace(kept, decision="undecided")
     assert better(replace(audit, verdict=undecided, samples=None)).state is State.UNSURE
 

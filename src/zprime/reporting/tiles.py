@@ -54,6 +54,8 @@ def better(audit: Audit) -> Tile:
     question, side, v = "Better than the prior?", audit.samples, audit.verdict
     generation = None if side is None else side.verdict
     leaves = [d for d in (v, generation) if d is not None and d.decision == "leave the prior"]
+    if leaves and audit.shipped == "prior":
+        return Tile(question, f"In part: {_held_back(audit)}.", State.UNSURE, "gains")
     if leaves:
         return Tile(question, f"Yes: {_how(audit)}.", State.GOOD, "gains")
     decisions = {d.decision for d in (v, generation) if d is not None}
@@ -83,6 +85,22 @@ def _how(audit: Audit) -> str:
         return f"{drawn}. Both verdicts say so{'; by likelihood it gains ' if sure else ''}{sure}"
     by = " and ".join(["by likelihood"] * leaves + ["for generation"] * other)
     return f"{drawn}. So it is {by}{f': {sure}' if sure else ''}; the verdicts below say why"
+
+
+def _held_back(audit: Audit) -> str:
+    """What a verdict chose that is not shipped, and why the prior is."""
+    v, side = audit.verdict, audit.samples
+    by, choice = "by likelihood", v.choice
+    if v.decision != "leave the prior" and side is not None:
+        by, choice = "for generation", side.verdict.choice
+    copying = {"copies": "its samples copy training rows", "untested": "copying of training rows is not excluded"}
+    if side is not None and side.verdict.decision == "keep the prior":
+        why = "its samples are not measurably better"
+    elif audit.copying(choice) in copying:
+        why = copying[audit.copying(choice)]
+    else:
+        why = "it stores functions of single training rows"
+    return f"{by} {audit.entry(choice).label} is better, but {why}, so {prior_name(audit)} is shipped"
 
 
 COPYING = {
