@@ -58,9 +58,26 @@ def test_the_guaranteed_limit_is_that_of_the_candidate_that_was_tested(made: tup
         assert set(map(tuple, limits.values())) == {()}
 
 
+def test_the_distance_of_the_samples_is_that_of_the_candidate_that_was_tested(made: tuple[Path, Audit]) -> None:
+    """Where the verdict keeps the prior or is undecided, its number is still of what looked best."""
+    audit = made[1]
+    assert audit.samples is not None
+    for choice in ("gaussian+p1", "prior"):
+        verdict = replace(audit.samples.verdict, best="gaussian+p1", choice=choice)
+        kept = replace(audit, samples=replace(audit.samples, verdict=verdict))
+        told = {e.name: [m.value for m in metrics(kept, e) if m.kind == "frechet_choice"] for e in kept.entries}
+        assert told.pop("gaussian+p1") == [verdict.numbers["choice"].value]
+        assert set(map(tuple, told.values())) == {()}
+    none = replace(audit, samples=replace(audit.samples, verdict=replace(audit.samples.verdict, best="prior")))
+    assert all(m.kind != "frechet_choice" for e in none.entries for m in metrics(none, e))
+
+
 def test_a_quick_audit_is_called_one(made: tuple[Path, Audit]) -> None:
     quick = replace(made[1], settings=replace(made[1].settings, quick=True))
     assert re.search(r"^> .* rows of a quick audit, seed", card(quick), re.MULTILINE)
+    warned = card(replace(quick, warnings=[quick.settings.says, *quick.warnings]))
+    assert warned.lower().count("this is a quick audit") == 1
+    assert "No attack was made" in card(replace(quick, membership=None))
     assert "This is a quick audit" in card(quick)
     assert "quick audit" not in card(made[1])
 

@@ -138,7 +138,7 @@ def test_a_check_that_is_too_inaccurate_stands_in_the_way_of_leaving_only() -> N
     selection = ladder("selection", 0.5, 2.0)
     v = verdict(selection, ladder("heldout", 0.5, 2.0), checked(informative=False))
     assert (v.decision, v.choice) == ("undecided", "prior")
-    assert "`--exchange`" in v.sentence
+    assert "(--exchange)" in v.sentence
     assert verdict(selection, ladder("heldout", 0.5, 0.0), checked(informative=False)).decision == "keep the prior"
 
 
@@ -238,7 +238,7 @@ def test_the_prior_is_not_kept_on_an_estimate_that_drifts() -> None:
     """The prior looks best, and a candidate that may be better is known to be badly estimated."""
     near = verdict(ladder("selection", 0.0, -0.02, moved=-0.8), ladder("heldout", 0.0, 0.0))
     assert near.decision == "undecided"
-    assert "`--draws`" in near.sentence
+    assert "(--draws)" in near.sentence
     far = verdict(ladder("selection", 0.0, -9.0, moved=-20.0), ladder("heldout", 0.0, 0.0))
     assert far.decision == "keep the prior"
 

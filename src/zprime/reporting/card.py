@@ -13,7 +13,7 @@ from zprime.reporting.words import quick
 from zprime.results.audit import Audit
 from zprime.results.entries import Entry, Scores
 from zprime.results.kept import kept
-from zprime.results.names import CandidateId, Gain
+from zprime.results.names import PRIOR, CandidateId, Gain
 from zprime.results.public import publish
 from zprime.results.samples import REAL, RECONSTRUCTED
 from zprime.statistics.estimate import Estimate
@@ -104,7 +104,8 @@ def metrics(audit: Audit, shipped: Entry) -> list[Metric]:
     if side is not None:
         numbers = side.verdict.numbers
         for key, what in (("choice", "samples"), ("prior", "samples of the prior"), (RECONSTRUCTED, ""), (REAL, "")):
-            if key in numbers and (key != "choice" or side.verdict.choice == shipped.name):
+            # `choice` is of what was tested, chosen or not
+            if key in numbers and (key != "choice" or side.verdict.best == shipped.name != PRIOR):
                 words = f"Frechet distance to held-out rows of {what or key} ({side.features} features)"
                 found.append(_metric(f"frechet_{key.replace(' ', '_')}", words, numbers[key]))
     found.append(Metric("copying", "the copying test of its samples", audit.copying(shipped.name)))
@@ -177,11 +178,12 @@ def _data(audit: Audit) -> str:
 
 
 def _limits(audit: Audit) -> list[str]:
-    found = [f"- {markdown(w)}" for w in [*quick(audit), *audit.warnings]]
+    told = [*quick(audit), *(w for w in audit.warnings if w != audit.settings.says)]
+    attack = "No attack was made" if audit.membership is None else "The attack is one attack"
     return [
-        *found,
+        *(f"- {markdown(w)}" for w in told),
         "- All numbers are conditional on this trained model, and of rows like the held-out ones.",
-        "- The attack is one attack. Differential privacy is a property of training, which zprime does not give.",
+        f"- {attack}. Differential privacy is a property of training, which zprime does not give.",
     ]
 
 

@@ -199,7 +199,7 @@ def _judge(found: _Found, *, space: str) -> GenerationVerdict:
     if controls.memorises:
         why.append(f"the decoder memorises: {controls.memorises}")
     if decoder.low > 0 and max(gain.value, 0.0) < THRESHOLDS.closes * decoder.value:
-        return _none(found, choice, of, why)
+        return _none(found, choice, why)
     if choice != "prior":
         sentence = (
             f"Generate from {best.label}, not from the prior: its samples are cleared of copying, and their Frechet "
@@ -213,7 +213,7 @@ def _judge(found: _Found, *, space: str) -> GenerationVerdict:
         but = "cover less of them" if not covers else f"are not cleared of copying ({_status(found.chosen)})"
         sentence = (
             f"Undecided: samples of {best.label} are nearer to held-out data than the prior's, but {but}. "
-            "Until more rows settle it, keep the prior."
+            "Until more rows, or more samples (--samples), settle it, keep the prior."
         )
         return GenerationVerdict("undecided", "prior", sentence, why)
     return GenerationVerdict("keep the prior", "prior", _keep(found, leaves=leaves), why)
@@ -262,7 +262,7 @@ def _prior_copies(memorises: str, why: list[str]) -> GenerationVerdict:
     return GenerationVerdict("none of these", "prior", sentence, why, fault="copies")
 
 
-def _none(found: _Found, choice: str, of: dict[str, str], why: list[str]) -> GenerationVerdict:
+def _none(found: _Found, choice: str, why: list[str]) -> GenerationVerdict:
     """Step 5: the two parts of the distance, by size."""
     of_prior = " of the prior" if choice == "prior" else ""
     excess = found.numbers[f"excess{of_prior}"]
@@ -274,11 +274,17 @@ def _none(found: _Found, choice: str, of: dict[str, str], why: list[str]) -> Gen
         if found.controls.memorises:
             kept += " (the decoder memorises)"
     sentence = (
-        f"None of these: reconstructions of unseen rows are {of['decoder']} farther from held-out rows than real rows "
-        f"are, which is the decoder's part, and samples of {label} are {of[f'latents{of_prior}']} farther than "
-        f"reconstructions, the latent distribution's part. {ADVICE[fault]} Of what there is, {kept}."
+        f"None of these: reconstructions of unseen rows are {_beyond(found.numbers['decoder'])} held-out rows than "
+        f"real rows are, which is the decoder's part, and samples of {label} are "
+        f"{_beyond(found.numbers[f'latents{of_prior}'])} them than reconstructions, the latent distribution's part. "
+        f"{ADVICE[fault]} Of what there is, {kept}."
     )
     return GenerationVerdict("none of these", choice, sentence, why, fault=fault)
+
+
+def _beyond(e: Estimate) -> str:
+    """How much farther one distance is than another, or how much nearer."""
+    return f"{unsigned(e)} farther from" if e.value >= 0 else f"{unsigned(replace(e, value=-e.value))} nearer to"
 
 
 def _why(contenders: list[Contender], ranking: dict[str, str], best: Contender) -> list[str]:

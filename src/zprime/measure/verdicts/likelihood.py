@@ -34,11 +34,11 @@ from zprime.statistics.betting import Bet, bet
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import unsigned
 
-MORE_DRAWS = "More draws a row (`--draws`) would settle it, or an encoder nearer to the model's posteriors"
-MORE_ROWS = "More simulated rows (`--exchange`) or more draws a row (`--draws`) would settle it"
-BETTER_ENCODER = "A better encoder would settle it, or proposals that find what it misses; `--ais` measures it"
+MORE_DRAWS = "More draws a row (--draws) would settle it, or an encoder nearer to the model's posteriors"
+MORE_ROWS = "More simulated rows (--exchange) or more draws a row (--draws) would settle it"
+BETTER_ENCODER = "A better encoder would settle it; by how much this one is wrong, annealing measures (--ais 20)"
 NO_DECODER = (
-    "The decoder, the rows and draws of them (`--draws`) would settle it: ELBO gain and exact-posterior gain do not "
+    "The decoder, the rows and draws of them (--draws) would settle it: ELBO gain and exact-posterior gain do not "
     "count as two votes"
 )
 
@@ -234,7 +234,7 @@ def _doubt(chosen: Choice, exchange: Exchange | None, label: str) -> str:
             "used without it"
         )
     if exchange is None:
-        return "the exchange check was left out, and no likelihood gain is used without it. Ask for it (`--exchange`)"
+        return "the exchange check was left out, and no likelihood gain is used without it. Ask for it (--exchange)"
     if exchange.failed:
         return (
             f"{label} looked best, but the likelihood gain fails the exchange check: on rows that the model made it is "
