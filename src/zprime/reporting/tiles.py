@@ -12,7 +12,7 @@ FALSE_ALARMS, CHANCE = 0.01, 0.5
 """Of an attack that finds nothing: rows that it finds at 1 % false alarms, and its AUC."""
 
 
-UNSTABLE = " (a lower bound, which more draws still move)"
+UNSTABLE = " (a lower bound; more draws still change it)"
 
 
 class State(StrEnum):
