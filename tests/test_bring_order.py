@@ -219,12 +219,12 @@ def sharp_only_at_zero(z: Tensor) -> Independent:
 
 
 def sharp_but_at_zero(z: Tensor) -> Independent:
-    """So wide at 0 that other means are more likely, which are no nearer."""
-    return Independent(Normal(torch.where(z == 0, z, -0.1 * z), torch.where(z == 0, 30.0, 1.0)), 1)
+    """So wide at 0 that other means are more likely, though they are farther."""
+    return Independent(Normal(torch.where(z == 0, X + 0.01, z), torch.where(z == 0, 30.0, 1.0)), 1)
 
 
 def far(z: Tensor) -> Independent:
-    return Independent(Normal(z + 5, 1.0), 1)
+    return Independent(Normal(torch.where(z == 0, 9.0, z + 5), 1.0), 1)
 
 
 def higher(mean: Tensor, scale: Tensor) -> Tensor:
