@@ -111,7 +111,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "mean and log-variance swapped": (
         lambda: brought(lambda x: posterior(x)[::-1]),
-        r"do not belong together.*encoder's two answers are in the order \(mean, scale\)",
+        r"mean and log-variance are in the wrong order.*do not belong together.*Swap them.*\(mean, log-variance\)",
     ),
     "probabilities taken for logits": (
         lambda: brought(decode=lambda z: 1 + torch.sigmoid(logits(z)), **BERNOULLI),

@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -109,7 +111,7 @@ def test_held_out_rows_alone_give_the_gains_again_and_the_rest_is_not_checked(ou
     [
         (lambda x: x[::-1], ArtifactError, "not the rows that the folder was measured on.*in the order that they had"),
         (lambda x: np.concatenate([x[:1] + 50, x[1:]]), ArtifactError, "not the rows that the folder was measured on"),
-        (lambda x: x[1:], ArtifactError, "expected 40 held-out rows.*got 39"),
+        (lambda x: x[1:], ArtifactError, "expected 40 held-out rows.*got 39$"),
         (lambda x: x[:, :4], ArrayError, r"expected rows of shape \[5\], as the model has, got \[4\]"),
     ],
 )
@@ -119,6 +121,21 @@ def test_other_rows_are_refused(
     np.savez(tmp_path / "rows.npz", x=change(np.load(made / "heldout.npz")["x"]))
     with pytest.raises(error, match=text):
         verify(out, heldout_data=tmp_path / "rows.npz")
+
+
+def test_all_rows_given_for_held_out_rows_are_told_to_be_the_data(out: Path, made: Path, own: Path) -> None:
+    x = np.load(made / "t.npz")["x"]
+    np.savez(made / "split rows.npz", x_train=x[:-60], x_test=x[-60:])
+    for name, quoted in (("t.npz", "{}"), ("split rows.npz", "'{}'")):
+        file = made / name
+        with pytest.raises(
+            ArtifactError, match=f"expected 40 held-out rows.*give them as .*: --data {quoted}$".format(file)
+        ):
+            verify(out, heldout_data=file)
+    with pytest.raises(
+        ArtifactError, match=r"--data .*rows.npz --heldout-data HELDOUT, the file of the held-out rows$"
+    ):
+        verify(own / "out", heldout_data=own / "rows.npz", own=as_own(own))
 
 
 def test_other_data_are_refused_and_none_are_asked_for(out: Path, made: Path, tmp_path: Path) -> None:
@@ -270,8 +287,12 @@ def test_exported_in_python_it_has_the_card_of_its_audit(tmp_path: Path) -> None
     assert record is not None
     assert record.candidate == audit.shipped
     assert verify(made.path, files_only=True).passed
-    with pytest.raises(UsageError, match="holds no decoder"):
-        verify(made.path, data="digits")
+    missing = (
+        "holds no decoder and no encoder.*exported in Python.*--model does not give these.*--files-only.*zprime run"
+    )
+    for options in ({}, {"own": OwnModel("mymodel.py:build")}):
+        with pytest.raises(UsageError, match=missing):
+            verify(made.path, data="digits", **options)
 
 
 def encoder(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -355,7 +376,28 @@ def test_its_folder_draws_what_its_own_decoder_takes(own: Path) -> None:
     torch.testing.assert_close(z.std(0), 2 * inside.std(0), rtol=0.05, atol=0)
     page = (own / "out" / "README.md").read_text()
     assert "built by `mymodel.py:wide`" in page
-    assert 'zprime sample . --model "mymodel.py:wide"' in page
+    assert 'zprime sample . --model "mymodel.py:wide" --model-weights "w.pt"' in page
+
+
+def test_the_commands_on_its_page_work_as_they_stand(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the folder, with the files that the page names put there."""
+    out = shutil.copytree(own / "out", tmp_path / "out")
+    page = (out / "README.md").read_text()
+    assert "`mymodel.py` and `w.pt` are not in this folder: put them there" in page
+    for name in ("mymodel.py", "w.pt", "helper.py"):
+        shutil.copy(own / name, out / name)
+    monkeypatch.chdir(out)
+    commands = [shlex.split(c)[1:] for c in re.findall("`(zprime [^`]+)`", page)]
+    assert [c[0] for c in commands] == ["sample", "verify", "verify"]
+    places = {"FILE": f"{own / 'seen.npz'}", "HELDOUT": f"{own / 'unseen.npz'}"}
+    alone = {"FILE": places["HELDOUT"]}
+    for command, names in zip(commands, ({}, places, alone), strict=True):
+        assert call(*[names.get(word, word) for word in command], "--quiet") == 0
+    (python,) = re.findall(r"`zprime.load_generator\((.+)\)`", page)
+    assert python == '".", zprime.OwnModel("mymodel.py:wide", "w.pt")'
+    assert sample(load_generator(".", OwnModel("mymodel.py:wide", "w.pt")), 3)[1].shape == (3, 5)
 
 
 def test_a_run_has_a_generator_of_it_too(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ within the error of simulation. With held-out rows alone the gains are measured,
 """
 
 import math
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from zprime import auditing, threads
 from zprime import data as datasets
 from zprime.arrays import check_finite
-from zprime.data import SPLITS, DataSettings, Rows, read_source
+from zprime.data import SPLITS, DataSettings, Rows, Source, read_source
 from zprime.data.scaling import scaled, stored
 from zprime.data.splitting import split_rows
 from zprime.distribution import LatentDistribution, Prior
@@ -174,6 +175,7 @@ class Remeasure:
         if len(ids) != wanted:
             raise ArtifactError(
                 f"{file}: expected {wanted:,} held-out rows, in the order that they have in the data, got {len(x):,}"
+                f"{_all_rows(told, source, file)}"
             )
         x = scaled(x[ids], self.model.shift, self.model.scale)
         if settings.binarise:
@@ -204,6 +206,14 @@ class Remeasure:
     def _base(self) -> str:
         """What the candidate is called without its share of the prior."""
         return CandidateId.parse(self.record.candidate).name
+
+
+def _all_rows(told: DataRecord, source: Source, file: str) -> str:
+    """What to do where a file of held-out rows seems to hold all rows of the run; empty where it does not."""
+    if not source.test and len(source.x) < sum(told.sizes.values()):
+        return ""
+    aside = " --heldout-data HELDOUT, the file of the held-out rows" if told.settings.get("heldout_data") else ""
+    return f"; if these are all rows of the run, give them as its data: --data {shlex.quote(file)}{aside}"
 
 
 def _of_card(settings: AuditSettings) -> AuditSettings:

@@ -45,6 +45,11 @@ class Recipe:
     seed: int | None
 
     @property
+    def weights(self) -> str:
+        """Name of the file of its weights; empty where there is none."""
+        return str((self.config.get("weights") or {"file": ""})["file"])
+
+    @property
     def conditional(self) -> bool:
         """Whether the decoder is told conditions. Those of all training rows are among `tensors` then."""
         return self.config.get("conditions") is not None
@@ -223,13 +228,14 @@ class GenerativeModel:
         written = as_decoder(decoder), self.shift, self.scale
         content = exporting.to_onnx(drawn, *written, given=given) if onnx else None
         own = isinstance(self.decoder, vae.VAE) or (self.recipe is not None and not self.recipe.conditional)
-        checked = own and self.audited is not None and self.audited.data is not None
+        data = None if self.audited is None or not own else self.audited.data
         make = None
         if own:
-            config, tensors = self._parts(encoder=checked)
+            config, tensors = self._parts(encoder=data is not None)
             manifest = artifact.Manifest("generator", config, seed=None if self.recipe is None else self.recipe.seed)
             make = partial(artifact.write, manifest=manifest, tensors=tensors)
-        use = exporting.use(about, whole=onnx, own=own, checked=checked)
+        weights = "" if self.recipe is None else self.recipe.weights
+        use = exporting.use(about, whole=onnx, own=own, weights=weights, data=data)
         files = exporting.pages(about, use, self.audited, name=name, licence=licence)
         files |= {} if content is None else {exporting.ONNX: content}
         return exporting.write(path, drawn, about, files, make)

@@ -200,10 +200,7 @@ def _exported(path: Path, own: OwnModel, where: tuple[str, str] | None, how: Cal
         )
     inner = path / exporting.GENERATOR
     if exporting.GENERATOR not in source.inputs:
-        raise UsageError(
-            f"verify: {path} holds no decoder, which its numbers take; export it from its run, or check files only "
-            "(--files-only)"
-        )
+        raise UsageError(_without_generator(path, record))
     model = loading.load(inner, own)
     if model.recipe is not None and not own.given:
         raise UsageError(own_model.missing(artifact.read(inner)))
@@ -211,6 +208,22 @@ def _exported(path: Path, own: OwnModel, where: tuple[str, str] | None, how: Cal
     now = artifact.library_versions()
     versions = {k: [v, now.get(k, "none")] for k, v in record.versions.items() if now.get(k) != v}
     return replace(found, numbers=numbers, versions=versions, measured=True)
+
+
+def _without_generator(path: Path, record: exporting.Record) -> str:
+    """Why an exported folder without zprime's own artefact cannot be measured again, and what to do."""
+    files = "--files-only (in Python files_only=True) checks its files and its card"
+    if record.data is not None:  # of a run: what is known of a model with conditions holds those of training rows
+        return (
+            f"verify: {path} holds no decoder, which its numbers take: its model is told conditions, and those of "
+            f"training rows are not exported. {files}; zprime verify RUN, of its run, measures them again"
+        )
+    return (
+        f"verify: {path} holds no decoder and no encoder, and does not say how the rows are read, which its numbers "
+        f"take: it was exported in Python, of rows in memory, and --model does not give these. {files}. For a folder "
+        "that is measured again make a run: zprime run --model mymodel.py:build --data FILE --out RUN, then zprime "
+        "export RUN"
+    )
 
 
 def _altered_export(source: Artifact) -> dict[str, str]:

@@ -35,23 +35,17 @@ FEWEST = 3  # numbers of a row that add up to 1 by no accident
 Decode = Callable[[Float[Tensor, "n d"]], Distribution]
 
 
-def probe(
-    decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"], *, reconstructions: bool = True
-) -> None:
+def probe(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> None:
     """Try the decoder at the encoder's means of some rows: support, log-density, mean and draws of p(x|z).
-
-    Tokens are names: reconstructions of them are not compared with rows.
 
     Args:
         decode: z -> p(x|z).
         x: training rows.
         mean: the encoder's first answer to them.
-        reconstructions: whether to compare them with the rows.
 
     Raises:
         UsageError: rows outside the support of p(x|z); a p(x|z) without a log-density, a mean or draws, or whose
-            log-density changes from call to call; probabilities that were taken for logits; reconstructions that are
-            farther from the rows than the mean of all rows is.
+            log-density changes from call to call.
         NumericalError: log p(x|z) is not finite at all rows.
     """
     p = decode(mean)
@@ -62,7 +56,19 @@ def probe(
     check_support(p, x)
     check_abilities(p, x, log_prob)
     check_same(log_prob(), again())
-    if reconstructions and not isinstance(_plain(p), Autoregressive | Categorical):
+
+
+def compare(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> None:
+    """Compare reconstructions with rows; not of tokens, which are names. The arguments are those of `probe`.
+
+    Raises:
+        UsageError: probabilities that were taken for logits, shares for what is none; reconstructions that are farther
+            from the rows than the mean of all rows is.
+    """
+    p = decode(mean)
+    if isinstance(p, Conditioned):
+        p, x = p.beside(x)
+    if not isinstance(plain(p), Autoregressive | Categorical):
         check_shares(p, x)
         check_logits(p, x)
         check_reconstructions(p.mean, x)
@@ -90,7 +96,7 @@ def check_support(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
     if bool(inside.all()):
         return
     low, high = float(x.min()), float(x.max())
-    name = type(_plain(p)).__name__
+    name = type(plain(p)).__name__
     share = float((~inside.reshape(len(inside), -1).all(1)).double().mean())
     raise UsageError(
         f"data: {share:.0%} of {len(x)} training rows lie outside the support of p(x|z), {name} on {_words(inner)}: "
@@ -106,7 +112,7 @@ def check_abilities(p: Distribution, x: Float[Tensor, "n *datum"], log_prob: Cal
         UsageError: it has no mean, no draws, or no log-density of these rows.
         NumericalError: its log-density is not finite at all of these rows.
     """
-    name = type(_plain(p)).__name__
+    name = type(plain(p)).__name__
     asked: dict[str, Callable[[], Tensor]] = {
         "mean": lambda: p.mean,
         "sample()": lambda: draw(p, rng=stream(0, "probe")),
@@ -162,7 +168,7 @@ def check_logits(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
     Raises:
         UsageError: they are probabilities.
     """
-    inner = _plain(p)
+    inner = plain(p)
     if not isinstance(inner, Bernoulli):
         return
     said = inner.logits.detach().double()
@@ -188,7 +194,7 @@ def check_shares(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
     Raises:
         UsageError: they are shares.
     """
-    inner, total = _plain(p), x.double().flatten(1).sum(1)
+    inner, total = plain(p), x.double().flatten(1).sum(1)
     said = {"means": p.mean} if float((total - 1).abs().median()) > NO_SHARES else {}
     if isinstance(inner, Bernoulli):
         said["logits"] = inner.logits
@@ -296,7 +302,8 @@ def encodes_with_gradient(encode: Callable[[Tensor], tuple[Tensor, ...]], x: Flo
             return False
 
 
-def _plain(p: Distribution) -> Distribution:
+def plain(p: Distribution) -> Distribution:
+    """The distribution of single numbers inside Independent and its like."""
     while hasattr(p, "base_dist") and isinstance(p.base_dist, Distribution):
         p = p.base_dist
     return p
@@ -314,7 +321,9 @@ def _words(constraint: object) -> str:
     return known.get(id(constraint), str(constraint))
 
 
-def other_prior(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n *form"]) -> tuple[str, ...]:
+def other_prior(
+    mean: Float[Tensor, "n d"], scale: Float[Tensor, "n *form"], *, ordered: bool = True
+) -> tuple[str, ...]:
     """Whether codes look as if the VAE was trained with another prior than N(0, I), in a sentence.
 
     Where the KL to N(0, I) is at its minimum under a rescaling of the latents, as it is after training, the mean of
@@ -323,6 +332,7 @@ def other_prior(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n *form"]) -> 
     Args:
         mean: of q(z|x) of some rows.
         scale: standard deviations, or Cholesky factors.
+        ordered: whether the two are known not to be swapped, which is looked at first else.
     """
     variance = scale.double().square()
     variance = variance.sum(2) if variance.ndim == 3 else variance
@@ -330,8 +340,10 @@ def other_prior(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n *form"]) -> 
     away = float(second.log().abs().mean().exp())
     if not away > WIDE:
         return ()
+    order = "see first whether the encoder's two answers are in the order (mean, spread), and swap them if not; "
     return (
         f"the mean of mu^2 + sigma^2 goes from {float(second.min()):.3g} to {float(second.max()):.3g} over the "
-        f"{len(second)} latents, and is about 1 in each after training with the prior N(0, I): if the VAE has another "
-        "prior (a VampPrior, a mixture, another scale), give it as prior=; every gain and the verdict are over it",
+        f"{len(second)} latents, and is about 1 in each after training with the prior N(0, I): "
+        f"{'' if ordered else order}if the VAE has another prior (a VampPrior, a mixture, another scale), give it as "
+        "prior=; every gain and the verdict are over it",
     )

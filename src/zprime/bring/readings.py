@@ -44,7 +44,8 @@ def read(raw: Tensor, gives: str) -> Tensor:
     if gives in ("std", "variance") and bool((raw <= 0).any()):
         raise ArrayError(
             f"gives: a {gives} is above 0, and the encoder's second answer goes down to {float(raw.min()):.3g}; "
-            "is it a log-variance? Say gives='log-variance'"
+            "is it a log-variance? Say gives='log-variance'. Is it the mean, and the first answer the spread? Then "
+            f"give an encoder that answers (mean, {gives})"
         )
     return READINGS[gives](raw)
 

@@ -1,5 +1,6 @@
 """Encoder, decoder and p(x|z), tried on some training rows before all rows are encoded."""
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.encoded import LOOK, look
 from zprime.bring.misfit import Misfit, misfit
 from zprime.bring.named import Likelihood, distribution_of, measured, most_likely
-from zprime.bring.probe import differentiable, encodes_with_gradient, other_prior, probe
+from zprime.bring.order import check_order
+from zprime.bring.probe import compare, differentiable, encodes_with_gradient, other_prior, probe
 from zprime.bring.refusals import check_codes, check_steady
 from zprime.distribution import LatentDistribution
 from zprime.latent.priors import Given
@@ -105,14 +107,20 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
         mean, raw = model.raw(some)
         seconds = (time.perf_counter() - start) / len(some)
         check_codes(mean)
-        probe(model.decode, some, mean, reconstructions=claims.check)
+        probe(model.decode, some, mean)
+        ordered, weight = gives in readings.FULL, 1 / claims.beta
+        answers = None if ordered else Answers(mean, raw, gives, at, learned)
+        if claims.check and answers is not None:
+            elbo = functools.partial(_elbo, model.decode, some, answers, weight, claims.seed)
+            ordered = check_order(model.decode, some, (mean, raw), gives, elbo)
+        if claims.check:
+            compare(model.decode, some, mean)
         missed = misfit(model.decode, some, mean)
-        if claims.check and gives not in readings.FULL:
-            answers, loss = Answers(mean, raw, gives, at, learned), Loss(1 / claims.beta, missed)
-            plausible(model.decode, some, answers, loss, seed=claims.seed)
+        if claims.check and answers is not None:
+            plausible(model.decode, some, answers, Loss(weight, missed), seed=claims.seed)
     spoken_of = () if missed is None else missed.says()
     if claims.prior is None and parts.prior is None:
-        spoken_of = (*spoken_of, *other_prior(mean, readings.read(raw, gives)))
+        spoken_of = (*spoken_of, *other_prior(mean, readings.read(raw, gives), ordered=ordered))
     for sentence in spoken_of:
         log.warning("%s", sentence)
     if not differentiable(model.decode, some, mean):
@@ -197,6 +205,24 @@ class Loss:
         )
 
 
+def _elbo(
+    decode: Callable[[Tensor], Distribution],
+    x: Float[Tensor, "n *datum"],
+    answers: Answers,
+    weight: float,
+    seed: int,
+    mean: Float[Tensor, "n d"],
+    scale: Float[Tensor, "n d"],
+) -> Float[Tensor, " n"]:
+    """What training raised, of each row, where q has these means and standard deviations; the same noise for all."""
+    noise = torch.randn(mean.shape, generator=stream(seed, "bring noise"), dtype=mean.dtype)
+    q, parts = replace(answers, mean=mean), []
+    for i in blocks(len(x), BATCH):
+        log_x = decode(mean[i] + scale[i] * noise[i]).log_prob(x[i])
+        parts.append(weight * log_x.double() - q.kl(i, scale))
+    return torch.cat(parts)
+
+
 @torch.no_grad()
 def plausible(
     decode: Callable[[Tensor], Distribution],
@@ -220,15 +246,9 @@ def plausible(
     Raises:
         UsageError: another reading is clearly better.
     """
-    mean = answers.mean
-    noise = torch.randn(mean.shape, generator=stream(seed, "bring noise"), dtype=mean.dtype)
 
     def elbo(scale: Tensor, weight: float = loss.weight) -> Tensor:
-        parts = []
-        for i in blocks(len(x), BATCH):
-            log_x = decode(mean[i] + scale[i] * noise[i]).log_prob(x[i])
-            parts.append(weight * log_x.double() - answers.kl(i, scale))
-        return torch.cat(parts)
+        return _elbo(decode, x, answers, weight, seed, answers.mean, scale)
 
     gives, raw, doubts = answers.gives, answers.second, loss.doubts
     if doubts and readings.better(raw, gives, lambda scale: elbo(scale, loss.tempered)) is None:

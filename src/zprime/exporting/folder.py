@@ -11,7 +11,7 @@ from zprime.artifact import Artifact, Manifest
 from zprime.errors import UsageError
 from zprime.exporting import numpy_sampler
 from zprime.exporting.from_noise import FromNoise
-from zprime.exporting.record import FILE, Audited
+from zprime.exporting.record import FILE, Audited, DataRecord
 from zprime.reporting.card import card
 from zprime.reporting.card_check import lines_of
 from zprime.serialise import to_jsonable
@@ -109,14 +109,15 @@ def pages(about: Mapping[str, Any], use: str, audited: Audited | None, *, name: 
     return {README: text.encode(), FILE: to_json(to_jsonable(audited.record(lines)))}
 
 
-def use(about: Mapping[str, Any], *, whole: bool, own: bool, checked: bool) -> str:
-    """How to draw from the folder.
+def use(about: Mapping[str, Any], *, whole: bool, own: bool, weights: str = "", data: DataRecord | None = None) -> str:
+    """How to draw from the folder, by commands that are run in it.
 
     Args:
         about: what `latent.json` says.
         whole: whether there is an ONNX file of the whole generator.
         own: whether zprime's own artefact is there.
-        checked: whether there is what `zprime verify` measures again by.
+        weights: file of the weights of a model of the user's own; empty without one.
+        data: by which `zprime verify` reads the rows again; None where it does not measure.
     """
     d, columns, built_by = about["d"], about["columns"], about.get("decoder")
     text = f"""    python sample.py 100 0 z.npy
@@ -132,12 +133,28 @@ gives `x`, the mean of p(x|z') in the units of the data, and `z`: the z' of `sam
 """
     elif built_by is not None:
         text += f"\nThe decoder is not here: it is built by `{built_by}`.\n"
-    if own:
-        code = "" if built_by is None else f' --model "{built_by}"'
-        text += f'\nWith zprime: `zprime sample .{code}`, or `zprime.load_generator(".")`.\n'
-    if checked:
+    options = ""
+    if own and built_by is None:
+        text += '\nWith zprime: `zprime sample .`, or `zprime.load_generator(".")`.\n'
+    elif own:
+        names = [built_by, *filter(None, [weights])]
+        options = "".join(f' {o} "{n}"' for o, n in zip(("--model", "--model-weights"), names, strict=False))
+        model = ", ".join(f'"{n}"' for n in names)
         text += (
-            "\n`zprime verify . --data FILE`, or `--heldout-data FILE` with held-out rows alone, measures the numbers "
-            "of this card again.\n"
+            f'\nWith zprime: `zprime sample .{options}`, or `zprime.load_generator(".", zprime.OwnModel({model}))`.\n'
         )
-    return text
+        file = built_by.rpartition(":")[0]
+        files = [f"`{n}`" for n in (file if file.endswith(".py") else "", weights) if n]
+        if files:
+            are, them = ("is", "it") if len(files) == 1 else ("are", "them")
+            text += f"{' and '.join(files)} {are} not in this folder: put {them} there, or give the path.\n"
+    return text if data is None else f"{text}\n{_verify(options, data)}\n"
+
+
+def _verify(options: str, data: DataRecord) -> str:
+    """How to have the numbers of the card measured again: with all rows, or where these suffice with held-out ones."""
+    beside = " --heldout-data HELDOUT" if data.settings.get("heldout_data") else ""
+    text = f"`zprime verify .{options} --data FILE{beside}`"
+    if not data.weights and not data.settings.get("group"):
+        text += f", or `zprime verify .{options} --heldout-data FILE` with held-out rows alone,"
+    return f"{text} measures the numbers of this card again."
