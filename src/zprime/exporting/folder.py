@@ -134,9 +134,9 @@ gives `x`, the mean of p(x|z') in the units of the data, and `z`: the z' of `sam
     elif built_by is not None:
         text += f"\nThe decoder is not here: it is built by `{built_by}`.\n"
     options = ""
-    if own and built_by is None:
+    if own and not built_by:
         text += '\nWith zprime: `zprime sample .`, or `zprime.load_generator(".")`.\n'
-    elif own:
+    elif own and built_by:
         names = [built_by, *filter(None, [weights])]
         options = "".join(f' {o} "{n}"' for o, n in zip(("--model", "--model-weights"), names, strict=False))
         model = ", ".join(f'"{n}"' for n in names)
