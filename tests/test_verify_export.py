@@ -385,7 +385,7 @@ def test_the_commands_on_its_page_work_as_they_stand(
     """In the folder, with the files that the page names put there."""
     out = shutil.copytree(own / "out", tmp_path / "out")
     page = (out / "README.md").read_text()
-    assert "`mymodel.py` and `w.pt` are not in this folder: put them there" in page
+    assert "`mymodel.py` (with what it imports) and `w.pt` are not in this folder: put them there" in page
     for name in ("mymodel.py", "w.pt", "helper.py"):
         shutil.copy(own / name, out / name)
     monkeypatch.chdir(out)

@@ -111,7 +111,7 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
         ordered, weight = gives in readings.FULL, 1 / claims.beta
         answers = None if ordered else Answers(mean, raw, gives, at, learned)
         if claims.check and answers is not None:
-            elbo = functools.partial(_elbo, model.decode, some, answers, weight, claims.seed)
+            elbo = functools.partial(_Elbo(model.decode, some, answers, claims.seed).of, weight=weight)
             ordered = check_order(model.decode, some, (mean, raw), gives, elbo)
         if claims.check:
             compare(model.decode, some, mean)
@@ -205,22 +205,23 @@ class Loss:
         )
 
 
-def _elbo(
-    decode: Callable[[Tensor], Distribution],
-    x: Float[Tensor, "n *datum"],
-    answers: Answers,
-    weight: float,
-    seed: int,
-    mean: Float[Tensor, "n d"],
-    scale: Float[Tensor, "n d"],
-) -> Float[Tensor, " n"]:
-    """What training raised, of each row, where q has these means and standard deviations; the same noise for all."""
-    noise = torch.randn(mean.shape, generator=stream(seed, "bring noise"), dtype=mean.dtype)
-    q, parts = replace(answers, mean=mean), []
-    for i in blocks(len(x), BATCH):
-        log_x = decode(mean[i] + scale[i] * noise[i]).log_prob(x[i])
-        parts.append(weight * log_x.double() - q.kl(i, scale))
-    return torch.cat(parts)
+@dataclass(frozen=True)
+class _Elbo:
+    """What training raised, of each row, with the same noise for all means and standard deviations of q."""
+
+    decode: Callable[[Tensor], Distribution]
+    x: Float[Tensor, "n *datum"]
+    answers: Answers
+    seed: int
+
+    def of(self, mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"], weight: float) -> Float[Tensor, " n"]:
+        """Nats a row; `weight` is what log p(x|z) counts."""
+        noise = torch.randn(mean.shape, generator=stream(self.seed, "bring noise"), dtype=mean.dtype)
+        q, parts = replace(self.answers, mean=mean), []
+        for i in blocks(len(self.x), BATCH):
+            log_x = self.decode(mean[i] + scale[i] * noise[i]).log_prob(self.x[i])
+            parts.append(weight * log_x.double() - q.kl(i, scale))
+        return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -246,9 +247,10 @@ def plausible(
     Raises:
         UsageError: another reading is clearly better.
     """
+    of = functools.partial(_Elbo(decode, x, answers, seed).of, answers.mean)
 
     def elbo(scale: Tensor, weight: float = loss.weight) -> Tensor:
-        return _elbo(decode, x, answers, weight, seed, answers.mean, scale)
+        return of(scale, weight)
 
     gives, raw, doubts = answers.gives, answers.second, loss.doubts
     if doubts and readings.better(raw, gives, lambda scale: elbo(scale, loss.tempered)) is None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime.cli.console import OPTIONS, bars, give, product, say
+from zprime.cli.console import OPTIONS, bars, give, product
 from zprime.cli.folder import Folder
 from zprime.cli.groups import OWN
 from zprime.own_model import OwnModel
@@ -55,13 +55,13 @@ def verify(
             progress=progress,
         )
     for line in found.altered.values():
-        say(f"Altered: {line}")
+        product(f"Altered: {line}")
     for number in found.numbers:
-        say(f"{number.status.capitalize()}: {number.told}")
+        product(f"{number.status.capitalize()}: {number.told}")
     for d in found.different[:MOST]:
-        say(f"Different: {d}")
+        product(f"Different: {d}")
     if len(found.different) > MOST:
-        say(f"... and {len(found.different) - MOST} more; --json has all")
+        product(f"... and {len(found.different) - MOST} more; --json has all")
     product(found.sentence)
     give({**to_jsonable(found), "passed": found.passed, "tolerance": ROUNDING})
     if not found.passed:

@@ -134,9 +134,9 @@ gives `x`, the mean of p(x|z') in the units of the data, and `z`: the z' of `sam
     elif built_by is not None:
         text += f"\nThe decoder is not here: it is built by `{built_by}`.\n"
     options = ""
-    if own and built_by is None:
+    if own and not built_by:
         text += '\nWith zprime: `zprime sample .`, or `zprime.load_generator(".")`.\n'
-    elif own:
+    elif own and built_by:
         names = [built_by, *filter(None, [weights])]
         options = "".join(f' {o} "{n}"' for o, n in zip(("--model", "--model-weights"), names, strict=False))
         model = ", ".join(f'"{n}"' for n in names)
@@ -144,7 +144,8 @@ gives `x`, the mean of p(x|z') in the units of the data, and `z`: the z' of `sam
             f'\nWith zprime: `zprime sample .{options}`, or `zprime.load_generator(".", zprime.OwnModel({model}))`.\n'
         )
         file = built_by.rpartition(":")[0]
-        files = [f"`{n}`" for n in (file if file.endswith(".py") else "", weights) if n]
+        files = [f"`{file}` (with what it imports)"] if file.endswith(".py") else []
+        files += [f"`{weights}`"] if weights else []
         if files:
             are, them = ("is", "it") if len(files) == 1 else ("are", "them")
             text += f"{' and '.join(files)} {are} not in this folder: put {them} there, or give the path.\n"
