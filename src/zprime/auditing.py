@@ -149,7 +149,8 @@ def audit(
     _check_memory(study)
     expectation = Expectation(progress, "audit")
     if expectation.wanted:
-        expectation.tell(duration(study, among))
+        takes = duration(study, among)
+        expectation.tell(takes.seconds, words=takes.words)
     found = _measure(study, among, fits)
     expectation.done()
     return found
