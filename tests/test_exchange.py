@@ -20,7 +20,7 @@ from zprime.measure.likelihood import exchange as module
 from zprime.measure.likelihood.ais import AISSettings, Annealer, Target
 from zprime.measure.likelihood.exchange import FINEST, Pool, exchange_check
 from zprime.measure.likelihood.gains import measure_gains
-from zprime.measure.likelihood.modes import search_modes
+from zprime.measure.likelihood.modes import EVALUATIONS, SEARCH, search_modes
 from zprime.measure.study import Split, Study
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import silent
@@ -132,6 +132,21 @@ def test_the_repaired_gain_is_the_exact_one() -> None:
         errors.append(float((gains - truth).mean()))
     assert abs(errors[0]) > 0.2
     assert abs(errors[1]) < 0.05
+
+
+def test_a_search_decodes_each_chain_as_often_as_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, posteriors = data(1, 2, train=4, selection=4, heldout=5)
+    model, decoded = vae(2), []
+    real = model.decode
+
+    def counted(z: torch.Tensor) -> Independent:
+        decoded.append(len(z))
+        return real(z)
+
+    monkeypatch.setattr(model, "decode", counted)
+    split = Split("heldout", posteriors["heldout"], rows["heldout"])
+    search_modes(split, candidates(NEAR)[0].prior, model, rng=stream(0, "modes"), progress=silent)
+    assert sum(decoded) == 5 * SEARCH.chains * EVALUATIONS
 
 
 def test_a_shift_in_the_estimator_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,6 +168,18 @@ def test_it_is_switched_off_and_limited_by_a_setting() -> None:
         measured(codes_only=True, members=1)
 
 
+def test_where_modes_are_searched_for_no_more_rows_are_taken_than_of_a_split() -> None:
+    model, candidates = linear_gaussian(), Candidates({"wide": Gaussian(torch.zeros(2), 1.2 * torch.eye(2))})
+    posteriors, rows = splits(model, n=60)
+    settings = replace(SETTINGS, draws=40, members=50, repair=20)
+    plain = study(posteriors, rows, model=model.vae(), settings=settings)
+    for s, inside in ((plain, 50), (replace(plain, search=True), 20)):
+        heldout = measure_gains(candidates, s.heldout, rng=stream(0, "h"), model=s.model, draws=40)
+        m = membership(s, candidates, heldout)
+        assert m is not None
+        assert m.members == inside
+
+
 def test_it_is_stored_and_told_without_a_promise(found: Audit, tmp_path) -> None:
     found.save(tmp_path / "a")
     again = load(tmp_path / "a")

@@ -20,7 +20,7 @@ from zprime.bring.places import Place
 from zprime.data import Rows
 from zprime.fitting import fit
 from zprime.measure.candidates import Candidates, candidate_of
-from zprime.measure.duration import duration
+from zprime.measure.duration import Duration, duration
 from zprime.progress import Expectation, Line, about, shown, silent
 from zprime.training import train
 from zprime.vae import VAE
@@ -130,12 +130,12 @@ def test_an_audit_and_a_training_tell_first_and_change_no_number(monkeypatch: py
     def heard(what: str, done: int, total: int) -> None:
         told.append(what)
 
-    monkeypatch.setattr(auditing, "duration", lambda study, candidates: 100.0)
+    monkeypatch.setattr(auditing, "duration", lambda study, candidates: Duration(100.0, 150.0))
     found, before = (
         audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=SMALL, progress=p)
         for p in (heard, silent)
     )
-    assert told[0] == told[-1] == "audit: about 2 minutes on this machine"
+    assert told[0] == told[-1] == "audit: about 2 minutes, or about 4 minutes if the exchange check fails"
     assert all(torch.equal(v, before.tensors[k]) for k, v in found.tensors.items())
 
 
@@ -177,8 +177,36 @@ def test_the_duration_grows_with_the_work() -> None:
 
     def seconds(**changes: int) -> float:
         s = study(posteriors, rows, model=MODEL.vae(), settings=replace(SMALL, **changes))
-        return duration(s, Candidates({"shifted": candidate_of(r, 0.01, s.prior)}, prior=s.prior))
+        return duration(s, Candidates({"shifted": candidate_of(r, 0.01, s.prior)}, prior=s.prior)).seconds
 
     few = min(seconds(samples=0, members=0, exchange=0, rows=2) for _ in range(3))
     assert 0 < few < 0.5 * seconds(samples=0, members=0, exchange=0, rows=60)
     assert seconds(samples=5_000_000, members=0, exchange=0) > 1.5 * few
+
+
+def test_a_duration_says_what_a_failed_check_and_other_threads_change() -> None:
+    assert Duration(170.0).words == Duration(170.0, again=1.0, faster=1.2).words == "about 3 minutes"
+    assert Duration(60.0, again=60.0).words == "about 1 minute, or about 2 minutes if the exchange check fails"
+    assert Duration(300.0, faster=6.0).words == "about 5 minutes (torch.set_num_threads(1): about 50 seconds)"
+
+
+def test_a_second_measurement_is_expected_where_one_can_be_made() -> None:
+    posteriors, rows = splits(60)
+
+    def again(model: object = MODEL.vae(), **changes: int) -> float:
+        s = study(posteriors, rows, model=model, settings=replace(SMALL, draws=40, members=0, samples=0, **changes))
+        found = duration(s, Candidates({"shifted": candidate_of(shifted(1.0), 0.01, s.prior)}, prior=s.prior))
+        assert found.again < 1000 * found.seconds
+        return found.again
+
+    few = min(again(exchange=50, repair=2) for _ in range(3))
+    assert 0 < few < 0.5 * again(exchange=500, repair=60)
+    assert again(exchange=0, repair=60) == again(exchange=50, repair=0) == 0
+
+    class Opaque:
+        encode = MODEL.vae().encode
+
+        def decode(self, z: torch.Tensor) -> object:
+            return MODEL.vae().decode(z.detach())
+
+    assert again(Opaque(), exchange=50, repair=60) == 0

@@ -123,9 +123,8 @@ def audit(
         )
     if model is not None and rows is None:
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
-    splits, info = _splits(
-        posteriors, rows, data or DataInfo(), groups, keep=keep_duplicates, seed=seed, most=NEAR * settings.rows
-    )
+    splits, info = _splits(posteriors, rows, data or DataInfo(), groups, keep=keep_duplicates)
+    info = replace(info, near=near(splits[0], splits[2], seed=seed, most=NEAR * settings.rows))
     train, selection, heldout = splits if model is not None else [replace(s, rows=None) for s in splits]
     study = Study(
         train,
@@ -149,7 +148,8 @@ def audit(
     _check_memory(study)
     expectation = Expectation(progress, "audit")
     if expectation.wanted:
-        expectation.tell(duration(study, among))
+        takes = duration(study, among)
+        expectation.tell(takes.seconds, words=takes.words)
     found = _measure(study, among, fits)
     expectation.done()
     return found

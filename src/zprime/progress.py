@@ -86,10 +86,10 @@ class Expectation:
         seen = self.progress.seen if isinstance(self.progress, Line) else self.progress is not silent
         return seen and not self.says
 
-    def tell(self, seconds: float) -> None:
-        """Say about how long it takes, where a piece takes so many seconds."""
+    def tell(self, seconds: float, *, words: str = "") -> None:
+        """Say about how long it takes, where a piece takes so many seconds, or these words of it."""
         if self.wanted and self.pieces * seconds >= SHORT:
-            self.says = f"{self.what}: {about(self.pieces * seconds)} on this machine"
+            self.says = f"{self.what}: {words or about(self.pieces * seconds) + ' on this machine'}"
             self.progress(self.says, 0, 1)
 
     def finished(self, pieces: int) -> None:

@@ -5,15 +5,21 @@ The pieces have random numbers of their own, and held-out rows are none of them:
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
 from zprime.kernels import ExactIndex
 from zprime.measure.candidates import Candidates
+from zprime.measure.likelihood.ais import DECODE, Annealer, Target
+from zprime.measure.likelihood.exchange import uncheckable
 from zprime.measure.likelihood.gains import CHUNK, measure_gains
+from zprime.measure.likelihood.modes import CLIMB, EVALUATIONS, unsearchable
 from zprime.measure.samples.features import BATCH, EPOCHS, STEPS, train_classifier
 from zprime.measure.samples.known import KNOWN, SPREADS
 from zprime.measure.study import Study
+from zprime.progress import about
+from zprime.threads import one_thread
 
 PIECE = 64
 """Latents that are decoded, and rows that are searched for among training rows."""
@@ -22,15 +28,48 @@ CHECKED = 4
 """Samples beside those of candidates: reconstructions of two splits, fresh draws of the prior and the choice."""
 
 
-def duration(study: Study, candidates: Candidates) -> float:
-    """Seconds that gains, exchange check, attack and samples will take; what else an audit has is short beside them.
+FASTER = 1.5
+"""Times that one thread must be faster than torch's own number for a user to be told."""
 
-    A second measurement, which a failed exchange check asks for, is not among them.
+
+@dataclass(frozen=True)
+class Duration:
+    """How long an audit will take on this machine, as it is now.
+
+    Attributes:
+        seconds: of gains, exchange check, attack and samples; what else an audit has is short beside them.
+        again: seconds more where the exchange check fails and gains are measured again; 0 where they would not be.
+        faster: times that one thread is faster than as many as torch has now; 1 where it has one.
     """
-    return _gains(study, candidates) + _samples(study, candidates)
+
+    seconds: float
+    again: float = 0.0
+    faster: float = 1.0
+
+    @property
+    def words(self) -> str:
+        """About how long, e.g. `about 2 minutes, or 3 minutes if the exchange check fails`."""
+        says = about(self.seconds)
+        if self.faster > FASTER:
+            says += f" (torch.set_num_threads(1): {about(self.seconds / self.faster)})"
+        longer = about(self.seconds + self.again)
+        return says if longer == about(self.seconds) else f"{says}, or {longer} if the exchange check fails"
 
 
-def _gains(study: Study, candidates: Candidates) -> float:
+def duration(study: Study, candidates: Candidates) -> Duration:
+    """How long an audit will take; several threads may be slower than one, since many operations are small."""
+    row, alone = _gain(study, candidates)
+    settings, model = study.settings, study.model
+    side_by_side = 2 if study.workers > 1 else 1
+    rows = sum(min(settings.rows, s.n) for s in (study.selection, study.heldout)) / side_by_side
+    rows += min(settings.members, study.train.n)
+    rows += 2 * settings.exchange if model is not None and study.selection.rows is not None else 0
+    again = _again(study, candidates, row, side_by_side=side_by_side)
+    return Duration(rows * row + _samples(study, candidates), again, row / alone)
+
+
+def _gain(study: Study, candidates: Candidates) -> tuple[float, float]:
+    """Seconds of the gains of a row: with torch's threads as they are, and with one."""
     settings, split = study.settings, study.selection
     some = split.take(split.posteriors.pick(CHUNK, rng=study.stream("duration", "rows")))
 
@@ -38,12 +77,30 @@ def _gains(study: Study, candidates: Candidates) -> float:
         rng = study.stream("duration", "gains")
         measure_gains(candidates, some, rng=rng, model=study.model, draws=settings.draws)
 
-    side_by_side = 2 if study.workers > 1 else 1
-    rows = sum(min(settings.rows, s.n) for s in (study.selection, study.heldout)) / side_by_side
-    rows += min(settings.members, study.train.n)
-    rows += 2 * settings.exchange if study.model is not None and split.rows is not None else 0
     data = some.n if some.posteriors.datum is None else len(torch.unique(some.posteriors.datum))
-    return rows * _timed(measure) / data
+    now = _timed(measure)
+    if torch.get_num_threads() == 1:
+        return now / data, now / data
+    with one_thread():
+        return now / data, _timed(measure) / data
+
+
+def _again(study: Study, candidates: Candidates, gain: float, *, side_by_side: int) -> float:
+    """Seconds of what a failed exchange check asks for, where the gains of a row take `gain` seconds."""
+    settings, rows, model = study.settings, study.selection.rows, study.model
+    if not (settings.exchange and settings.draws and settings.repair) or model is None or rows is None:
+        return 0.0
+    if uncheckable(study) or unsearchable(replace(study, heldout=study.selection), candidates):
+        return 0.0
+    some = rows.head(max(1, DECODE // CLIMB.chains))
+    target = Target(candidates.prior, model, some.x)
+    # with one temperature the latents are evaluated once
+    once = _timed(lambda: Annealer(target, CLIMB, rng=study.stream("duration", "modes")))
+    search = EVALUATIONS * once / len(some)
+    measured = sum(min(settings.repair, s.n) for s in (study.selection, study.heldout)) / side_by_side
+    measured += 2 * settings.exchange
+    members = min(settings.members, settings.repair, study.train.n)  # their gains are measured in any case
+    return measured * (gain + search) + members * search
 
 
 def _samples(study: Study, candidates: Candidates) -> float:

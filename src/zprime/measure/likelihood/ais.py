@@ -121,6 +121,10 @@ class Annealer:
 
     The step sizes, one for every row and temperature, are set in a separate warm-up and are constant afterwards. So the
     estimates are bounds for any step sizes.
+
+    Attributes:
+        warm: where the chains of the warm-up ended, [n, chains, d]. They too went from the start to r(z) p(x|z), so
+            they find what `forward` finds; no bound may be made of them.
     """
 
     def __init__(
@@ -156,7 +160,7 @@ class Annealer:
         self.schedule = settings.schedule()
         self.scale = self._scale()
         self.steps = torch.full((settings.temperatures, len(x)), FIRST, dtype=torch.float64)
-        self._tune()
+        self.warm = self._tune().reshape(len(x), settings.chains, -1)
 
     def forward(self) -> Annealed:
         """Annealed importance sampling: log of the mean weight, a lower bound of log p_r(x) in expectation."""
@@ -269,8 +273,12 @@ class Annealer:
         log_ratio = log_ratio.masked_fill(lost | ~torch.isfinite(log_ratio), -torch.inf)
         return now.where(coin < log_ratio, new), log_ratio.clamp(max=0).exp()
 
-    def _tune(self) -> None:
-        """Run once, adapting each row's step size to its acceptance; keep the step size of every temperature."""
+    def _tune(self) -> Float[Tensor, "m d"]:
+        """Run once, adapting each row's step size to its acceptance; keep the step size of every temperature.
+
+        Returns:
+            Where the chains ended.
+        """
         now, log_step = self._first("warm-up"), torch.full((len(self.x),), math.log(FIRST), dtype=torch.float64)
         for t in range(1, len(self.schedule) - 1):
             self.steps[t - 1] = log_step.exp()
@@ -281,6 +289,7 @@ class Annealer:
         n = len(log_steps)
         windows = [log_steps[max(0, t - SMOOTH) : t + SMOOTH + 1].mean(0) for t in range(n)]
         self.steps = torch.stack(windows).exp()
+        return now.z
 
 
 def _score(z: Tensor, mean: Tensor, scale: Tensor) -> Float[Tensor, "m d"]:

@@ -27,7 +27,8 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
     come in groups or have weights, independent rows of the weighted population are compared.
 
     Args:
-        study: what the audit works on; `settings.members` rows of its training split are scored.
+        study: what the audit works on; `settings.members` rows of its training split are scored, and at most
+            `settings.repair` where modes are searched for, as of held-out rows.
         candidates: the candidates.
         heldout: gains of held-out rows, which are taken as they are.
 
@@ -35,7 +36,8 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
         None where it is switched off, or one of the two has fewer than two rows.
     """
     rng = study.stream("audit", "members")
-    picked = study.train.posteriors.pick(study.settings.members, rng=rng)
+    most = min(study.settings.members, study.settings.repair) if study.search else study.settings.members
+    picked = study.train.posteriors.pick(most, rng=rng)
     kept = heldout.design.independent(len(heldout.ids), fork(rng, "independent", "heldout"))
     if min(len(picked), len(kept)) < 2:
         return None

@@ -1,8 +1,9 @@
 """Modes of the posterior that the encoder misses: found by annealed chains from the prior, used in the proposal.
 
-The chains do not start from the encoder's answer, so they reach modes that it does not know. From where they end one
-goes uphill, and the proposal of the likelihood gain gets a Gaussian there with the encoder's scales. The estimate stays
-unbiased for p_r(x), whatever the chains found: what was drawn to make a proposal is not used in the estimate.
+The chains do not start from the encoder's answer, so they reach modes that it does not know. They find their step
+sizes on the way, since no bound is made of them. From where they end one goes uphill, and the proposal of the
+likelihood gain gets a Gaussian there with the encoder's scales. The estimate stays unbiased for p_r(x), whatever the
+chains found: what was drawn to make a proposal is not used in the estimate.
 """
 
 from dataclasses import replace
@@ -21,6 +22,8 @@ from zprime.vae import Model
 SEARCH = AISSettings(temperatures=40, chains=6, leapfrog=4)
 CLIMB = AISSettings(temperatures=1, chains=6, leapfrog=1)
 STEPS = 10
+EVALUATIONS = 1 + SEARCH.leapfrog * (SEARCH.temperatures - 1) + 2 + STEPS
+"""Times that each chain's latents are decoded with their gradient: by the chains, and uphill."""
 FEW = 8  # rows on which it is tried whether the decoder has a gradient
 
 
@@ -66,7 +69,7 @@ def search_modes(
     """
     if split.rows is None:
         return split
-    ends = Annealer(Target(prior, model, split.rows.x), SEARCH, rng=rng, progress=progress).forward().z
+    ends = Annealer(Target(prior, model, split.rows.x), SEARCH, rng=rng, progress=progress).warm
     # uphill by the encoder's scales, which are those of a mode, not of the prior
     at = Annealer(Target(prior, model, split.rows.x), CLIMB, rng=rng, start=split.posteriors)
     return replace(split, modes=at.climb(ends, steps=STEPS))
