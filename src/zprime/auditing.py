@@ -206,8 +206,6 @@ def _splits(
     groups: Mapping[str, Any] | None,
     *,
     keep: bool,
-    seed: int,
-    most: int,
 ) -> tuple[list[Split], DataInfo]:
     """The three splits without duplicates of training rows, and what is told of their rows."""
     train, *others = gather(posteriors, rows, groups)
@@ -220,7 +218,6 @@ def _splits(
         data,
         duplicates=told,
         shared=shared_rows(*others),
-        near=near(train, others[1], seed=seed, most=most),
         groups=counts,
         weights=(data.weights or "as the posteriors") if weighted else "",
     )
