@@ -179,17 +179,18 @@ def test_a_signal_while_modules_are_loaded_prints_no_traceback(number: signal.Si
     assert err.strip() == (interrupts.sentence(number) if process.returncode else "")
 
 
-@pytest.mark.parametrize("given", ["", "ACTIVE"])
-def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(given: dict[str, str], spins: str) -> None:
     """OpenMP reads it when torch is loaded, so the command line has to come first."""
     code = (
         "import os, sys; sys.argv = ['zprime', '--version']\nimport zprime.__main__ as m\n"
-        "assert 'torch' not in sys.modules\ntry: m.main()\nfinally: print(os.environ['OMP_WAIT_POLICY'])"
+        "assert 'torch' not in sys.modules\ntry: m.main()\nfinally: print(os.environ.get('GOMP_SPINCOUNT'))"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | given
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-1] == (given or "PASSIVE")
+    assert done.stdout.split()[-1] == spins
 
 
 def test_what_is_ignored_stays_ignored() -> None:
