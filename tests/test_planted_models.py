@@ -341,7 +341,7 @@ def test_none_of_these_names_both_parts_by_size(prior: float, made: float, fault
     assert v.numbers["latents of the prior"].stderr == pytest.approx(0.8)
     assert f"reconstructions of unseen rows are {made - 11.2:.2f} ± " in v.sentence
     assert re.search(
-        rf"samples of the prior are {prior - made:.1f}\d? ± 0\.80? farther than reconstructions", v.sentence
+        rf"samples of the prior are {prior - made:.1f}\d? ± 0\.80? farther from them than reconstructions", v.sentence
     )
     assert said in v.sentence
     assert "changes" not in v.sentence

@@ -143,9 +143,9 @@ def test_in_python_one_word_asks_for_it() -> None:
     assert torch.isfinite(found.tensors["gain.heldout.likelihood.shifted"]).all()
 
 
-@pytest.mark.parametrize(("measured", "looked"), [(30, 200), (120, 240)])
+@pytest.mark.parametrize(("measured", "looked"), [(30, 500), (300, 600)])
 def test_near_duplicates_are_looked_for_among_twice_as_many_rows_as_are_measured(measured: int, looked: int) -> None:
-    posteriors, rows = splits(n=250)
+    posteriors, rows = splits(n=650)
     settings = AuditSettings(rows=measured, draws=0, exchange=0, samples=0, latent_side=False)
     found = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=settings)
     assert found.data.near is not None

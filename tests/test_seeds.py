@@ -295,5 +295,5 @@ def test_the_command_line_prints_and_gives_it(
     assert stamps(made[0]) == before
     assert from_jsonable(Seeds, given["seeds"]) == made[1].seeds
     with pytest.raises(SystemExit, match="0"):
-        cli.main([*words, "--quiet"])
+        cli.main(words)
     assert "over the prior in 3 trainings" in " ".join(capsys.readouterr().out.split())

@@ -21,6 +21,8 @@ EQUAL, POSTERIOR = "equal a training row", "have the posterior of a training row
 """What makes a row a duplicate. An encoder that is a function of the row gives equal rows equal posteriors."""
 POINTS = 2000
 """Training rows, and held-out rows, whose nearest training row is searched for."""
+LEAST = 500
+"""Of either at least, where there are as many: of fewer, the 1 % quantile has no lower end that could show anything."""
 FEWEST = 100
 """Training rows from which on there is a 1 % quantile to speak of."""
 
@@ -110,12 +112,12 @@ def near_duplicates(
         x: rows that training has not seen; independent ones.
         split: their split.
         seed: of the choice of rows.
-        most: rows of either that are looked at; 200 if it is less, 2,000 if it is more.
+        most: rows of either that are looked at; 500 if it is less, 2,000 if it is more.
     """
     if len(train) < FEWEST or not len(x):
         return None
     points, queries = train.reshape(len(train), -1).float(), x.reshape(len(x), -1).float()
-    most = min(max(most, 2 * FEWEST), POINTS)
+    most = min(max(most, LEAST), POINTS)
     some = torch.randperm(len(points), generator=stream(seed, "near duplicates", "train"))[:most].sort().values
     few = torch.randperm(len(queries), generator=stream(seed, "near duplicates", split))[:most].sort().values
     index = ExactIndex(points)
