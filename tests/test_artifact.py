@@ -428,3 +428,18 @@ def test_loading_an_artefact_of_another_kind_as_a_latent_distribution_is_refused
     write(tmp_path / "a")
     with pytest.raises(ArtifactError, match="a: expected a latent distribution, got an artefact of kind model"):
         latent.load(tmp_path / "a")
+
+
+def test_a_folder_that_vanishes_while_it_is_swept_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may remove it between the look at the folder and that at its content."""
+    (tmp_path / "posteriors").mkdir()
+    scan = os.scandir
+
+    def gone(path: str) -> object:
+        if str(path).endswith("posteriors"):
+            (tmp_path / "posteriors").rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    artifact.sweep(tmp_path / "posteriors")
+    assert not (tmp_path / "posteriors").exists()

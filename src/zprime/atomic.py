@@ -134,7 +134,10 @@ def sweep(folder: Path, name: str | None = None) -> None:
     Files beside others and staging folders go that are older than a minute (one may just be made, and not locked yet)
     and that no process holds; an artefact that was on its way out while its place is empty goes back there.
     """
-    for left in folder.glob(".*.*-*" if name is None else f".{glob.escape(name)}.*-*"):
+    found = list[Path]()
+    with contextlib.suppress(FileNotFoundError):  # another process may remove the folder while it is looked through
+        found += folder.glob(".*.*-*" if name is None else f".{glob.escape(name)}.*-*")
+    for left in found:
         ours = OURS.fullmatch(left.name)
         if not ours:
             continue
