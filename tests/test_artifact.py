@@ -443,3 +443,11 @@ def test_a_folder_that_vanishes_while_it_is_swept_is_no_error(tmp_path: Path, mo
     monkeypatch.setattr(os, "scandir", gone)
     artifact.sweep(tmp_path / "posteriors")
     assert not (tmp_path / "posteriors").exists()
+
+
+def test_a_folder_that_vanishes_while_it_is_read_holds_nothing(tmp_path: Path) -> None:
+    """As none that is there, and as what is no folder."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").touch()
+    assert atomic.inside(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    assert atomic.inside(tmp_path / "none") == atomic.inside(tmp_path / "a") == []

@@ -128,6 +128,13 @@ def _flock(folder: Path, *, wait: bool) -> Iterator[bool]:
             os.close(handle)
 
 
+def inside(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted; nothing where there is none, also where another process removes it meanwhile."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(folder.iterdir())
+    return []
+
+
 def sweep(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes left in `folder` while they wrote an artefact or a file there, or one of this name.
 

@@ -312,7 +312,7 @@ def outputs(run: Path, names: Iterable[str]) -> list[str]:
     leaving = {n for name in names if (n := _drawn_as(name))}
     known = leaving | {n for name in listed(run) if (n := _drawn_as(name))}
     folder = run / SAMPLES
-    files = sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+    files = [] if folder.is_symlink() else atomic.inside(folder)
     samples = [f"{SAMPLES}/{f.name}" for f in files if _drawn_from(f.name, known) in leaving]
     return [file for file in (*PAGES, *samples) if (run / file).is_file()]
 

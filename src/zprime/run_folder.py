@@ -11,7 +11,7 @@ from typing import final
 
 from torch import Tensor
 
-from zprime import artifact, chain, latent, own_model, sampling, threads
+from zprime import artifact, atomic, chain, latent, own_model, sampling, threads
 from zprime.artifact import Artifact
 from zprime.data import SPLITS, Dataset, Rows
 from zprime.distribution import LatentDistribution, is_standard
@@ -185,8 +185,7 @@ class RunFolder:
     @property
     def fitted(self) -> list[str]:
         """Names of the latent distributions in this run, in the order of the kinds."""
-        folder = self.path / "latent"
-        names = [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+        names = [p.name for p in atomic.inside(self.path / "latent") if not p.name.startswith(".")]
         order = list(latent.SETTINGS)
         there = [n for n in names if self.has(f"latent/{n}")]
         return sorted(there, key=lambda n: (order.index(n) if n in order else len(order), n))

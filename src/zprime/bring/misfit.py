@@ -4,21 +4,18 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Distribution
 
-from zprime.bring.conditions import Conditioned
-from zprime.bring.probe import Decode, looks_like
+from zprime.bring.probe import looks_like
 
 OFF = 3.0  # a scale of p(x|z) this many times off what reconstructions miss by is spoken of
 
 
-def misfit(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> "Misfit | None":
+def misfit(p: Distribution, x: Float[Tensor, "n *datum"]) -> "Misfit | None":
     """How far reconstructions miss the rows, and what p(x|z) says of it; None where p(x|z) is discrete or bare.
 
-    `mean` is the encoder's first answer to the rows `x`.
+    `p` is what the decoder answers to the encoder's means of the rows `x`, as `probe` returns it.
     """
-    p = decode(mean)
-    if isinstance(p, Conditioned):
-        p, x = p.beside(x)
     try:
         if p.support is None or p.support.is_discrete:
             return None

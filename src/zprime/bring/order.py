@@ -11,8 +11,9 @@ from torch.distributions import Categorical
 from zprime.bring import readings
 from zprime.bring.conditions import Conditioned
 from zprime.bring.probe import Decode, plain
-from zprime.bring.readings import CLEARLY, LEAST
-from zprime.errors import UsageError
+from zprime.bring.readings import LEAST, clear
+from zprime.calls import theirs
+from zprime.errors import UsageError, ZprimeError
 from zprime.likelihoods import Autoregressive
 
 ELBO = Callable[[Float[Tensor, "n d"], Float[Tensor, "n d"]], Float[Tensor, " n"]]
@@ -47,9 +48,11 @@ def check_order(
         UsageError: the two are swapped.
     """
     first, second = answers
+    log_p, made = _reconstructed(decode, x, first)
     try:
-        (log_p, made), (other, better) = _reconstructed(decode, x, first), _reconstructed(decode, x, second)
-    except Exception:  # the decoder is the user's, and takes no such z: then the second is no mean
+        with theirs(str):
+            other, better = _reconstructed(decode, x, second)
+    except ZprimeError:  # the decoder takes no such z: then the second is no mean
         return True
     if _above(log_p, other, LEAST):
         return True
@@ -102,8 +105,4 @@ def _reconstructed(
 
 def _above(a: Float[Tensor, " n"], b: Float[Tensor, " n"], least: float = 0.0) -> bool:
     """Whether one is clearly above the other on average, row by row, and by more than `least`; NaN never is."""
-    gap = a - b
-    if len(gap) < 2:
-        return False
-    mean, error = float(gap.mean()), float(gap.std() / len(gap) ** 0.5)
-    return mean > CLEARLY * error and mean > least
+    return len(a) > 1 and clear(a - b, least) is not None

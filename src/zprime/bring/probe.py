@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Poisson, constraints
 
 from zprime.bring.conditions import Conditioned
+from zprime.bring.readings import clear
 from zprime.calls import theirs
 from zprime.errors import NumericalError, UsageError
 from zprime.likelihoods import Autoregressive, draw
 from zprime.rng import stream
 
-CLEARLY = 4.0  # standard errors by which reconstructions must be worse than the mean row to be refused
 BEYOND = 0.1  # share of values outside the range of the rows that no mean of such rows has
 FARTHER = 1.5  # and so many times farther from the rows: the median of 0s and 1s is up to 1.41 times as far as the mean
 SCALINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -35,13 +35,16 @@ FEWEST = 3  # numbers of a row that add up to 1 by no accident
 Decode = Callable[[Float[Tensor, "n d"]], Distribution]
 
 
-def probe(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> None:
+def probe(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> tuple[Distribution, Tensor]:
     """Try the decoder at the encoder's means of some rows: support, log-density, mean and draws of p(x|z).
 
     Args:
         decode: z -> p(x|z).
         x: training rows.
         mean: the encoder's first answer to them.
+
+    Returns:
+        p(x|z) there, and the rows beside it.
 
     Raises:
         UsageError: rows outside the support of p(x|z); a p(x|z) without a log-density, a mean or draws, or whose
@@ -56,18 +59,16 @@ def probe(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d
     check_support(p, x)
     check_abilities(p, x, log_prob)
     check_same(log_prob(), again())
+    return p, x
 
 
-def compare(decode: Decode, x: Float[Tensor, "n *datum"], mean: Float[Tensor, "n d"]) -> None:
-    """Compare reconstructions with rows; not of tokens, which are names. The arguments are those of `probe`.
+def compare(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
+    """Compare reconstructions, what `probe` returned, with rows; not of tokens, which are names.
 
     Raises:
         UsageError: probabilities that were taken for logits, shares for what is none; reconstructions that are farther
             from the rows than the mean of all rows is.
     """
-    p = decode(mean)
-    if isinstance(p, Conditioned):
-        p, x = p.beside(x)
     if not isinstance(plain(p), Autoregressive | Categorical):
         check_shares(p, x)
         check_logits(p, x)
@@ -177,7 +178,7 @@ def check_logits(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
     # log p under either reading differs by this, with x as it is: 0 and 1, or between them
     loss = [nn.functional.binary_cross_entropy(k, x.double(), reduction="none") for k in (said.sigmoid(), said)]
     gap = (loss[0] - loss[1]).flatten(1).sum(1)
-    if len(x) > 1 and float(gap.mean()) > CLEARLY * float(gap.std()) / len(x) ** 0.5:
+    if len(x) > 1 and clear(gap) is not None:
         raise UsageError(
             f"decode: the logits of p(x|z) go from {float(said.min()):.3g} to {float(said.max()):.3g}, and {len(x)} "
             f"training rows are {float(gap.mean()):.3g} nats a row more likely if these are probabilities, as behind a "
@@ -238,7 +239,7 @@ def check_reconstructions(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *
     x, made = x.double().flatten(1), made.double().flatten(1)
     missed, best = (x - made).square().mean(1), (x - x.mean(0)).square().mean(1)
     gap = missed - best
-    if len(x) < 2 or not float(gap.mean()) > CLEARLY * float(gap.std()) / len(x) ** 0.5:
+    if len(x) < 2 or clear(gap) is None:
         return
     rms, plain = float(missed.mean().sqrt()), float(best.mean().sqrt())
     outside = beyond(made, x)

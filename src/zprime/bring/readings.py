@@ -22,7 +22,7 @@ FULL: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 """The same for answers of shape [n, d, d]: how to make a Cholesky factor of it."""
 
-CLEARLY = 4.0  # standard errors by which another reading must be the better one
+CLEARLY = 4.0  # standard errors by which something must be the better one, to say so
 REMEDY = "Say gives={other!r}, or check=False if you are sure"
 LEAST = 0.1  # nats a row by which it must be so
 
@@ -48,6 +48,15 @@ def read(raw: Tensor, gives: str) -> Tensor:
             f"give an encoder that answers (mean, {gives})"
         )
     return READINGS[gives](raw)
+
+
+def clear(gap: Float[Tensor, " n"], least: float = 0.0) -> tuple[float, float] | None:
+    """Mean of a difference and its standard error, where it is clearly above 0 and above `least`; else None.
+
+    It is not where there are fewer than two rows, or a difference is NaN.
+    """
+    mean, error = float(gap.mean()), float(gap.std() / len(gap) ** 0.5)
+    return (mean, error) if mean > CLEARLY * error and mean > least else None
 
 
 def possible(raw: Float[Tensor, "n d"]) -> list[str]:
@@ -76,10 +85,9 @@ def better(
     claimed = elbo(read(raw, gives))
     found = {}
     for other in possible(raw):
-        gap = elbo(READINGS[other](raw)) - claimed
-        mean, error = float(gap.mean()), float(gap.std() / len(gap) ** 0.5)
-        if mean > CLEARLY * error and mean > LEAST:
-            found[other] = (mean, error)
+        gap = clear(elbo(READINGS[other](raw)) - claimed, LEAST)
+        if gap is not None:
+            found[other] = gap
     if not found:
         return None
     best = max(found, key=lambda name: found[name])

@@ -107,15 +107,15 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
         mean, raw = model.raw(some)
         seconds = (time.perf_counter() - start) / len(some)
         check_codes(mean)
-        probe(model.decode, some, mean)
+        made = probe(model.decode, some, mean)
         ordered, weight = gives in readings.FULL, 1 / claims.beta
         answers = None if ordered else Answers(mean, raw, gives, at, learned)
         if claims.check and answers is not None:
             elbo = functools.partial(_Elbo(model.decode, some, answers, claims.seed).of, weight=weight)
             ordered = check_order(model.decode, some, (mean, raw), gives, elbo)
         if claims.check:
-            compare(model.decode, some, mean)
-        missed = misfit(model.decode, some, mean)
+            compare(*made)
+        missed = misfit(*made)
         if claims.check and answers is not None:
             plausible(model.decode, some, answers, Loss(weight, missed), seed=claims.seed)
     spoken_of = () if missed is None else missed.says()
