@@ -172,6 +172,25 @@ def test_shell_lines_are_commands_that_exist(page: Path, slow: bool, line: str) 
             assert set(extra.split(",")) <= set(known), line
 
 
+SERVED = [
+    line
+    for _, language, text in BLOCKS[ROOT / "docs" / "explore.md"]
+    if language == "text"
+    for line in text.splitlines()
+    if line.startswith("zprime ")
+]
+"""Commands that run until Ctrl-C: test_exploring_server.py and test_exploring_browser.py run them."""
+
+
+@pytest.mark.parametrize("line", SERVED)
+def test_commands_that_serve_exist(line: str) -> None:
+    app.parse_args(shlex.split(line)[1:], exit_on_error=False, print_error=False)
+
+
+def test_there_are_two_commands_that_serve() -> None:
+    assert len(SERVED) == 2
+
+
 def shell_pages(*, slow: bool) -> list[Path]:
     return [p for p in PAGES if any(q == p and late == slow and line.startswith("zprime ") for q, late, line in LINES)]
 

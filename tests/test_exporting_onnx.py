@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from docpages import ROOT, blocks
 from test_exporting import MORE, law, noise
 from test_sampling import Identity, mixture
 from zprime import bring, exporting
@@ -68,6 +69,24 @@ def test_onnx_makes_what_torch_makes(network: str, likelihood: str, latent: Late
         assert x.shape == (n, 1, 8, 8)
         np.testing.assert_allclose(x, of_torch.numpy(), rtol=1e-5, atol=1e-5 * 16)
     assert "`generator.onnx` takes `uniform`" in (made.path / "README.md").read_text()
+
+
+@needs_onnx
+def test_the_block_of_the_docs_runs_beside_an_exported_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is marked as text, since it takes the file; a latent with factors has more columns than dimensions."""
+    page = ROOT / "docs" / "publishing.md"
+    (block,) = [text for _, language, text in blocks(page) if language == "text" and "onnxruntime" in text]
+    latent = MORE["defensive-low-rank"]
+    made = GenerativeModel(
+        latent, vae((1, 8, 8), "mlp", "gaussian"), torch.zeros(1, 8, 8), torch.ones(1, 8, 8), (1, 8, 8), "passes"
+    )
+    made.export(tmp_path / "demo-export", onnx=True, allow_rows=True)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(block, "publishing.md", "exec"), names)
+    assert names["columns"] == from_noise(latent).columns > latent.d
+    assert np.shape(names["x"]) == (64, 1, 8, 8)
+    assert np.shape(names["z"]) == (64, latent.d)
 
 
 @needs_onnx
