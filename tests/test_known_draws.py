@@ -21,6 +21,7 @@ from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.likelihood.by_datum import ByDatum
 from zprime.measure.likelihood.density_error import density_errors
 from zprime.measure.likelihood.exchange import uncheckable
+from zprime.measure.likelihood.finer import Measured
 from zprime.measure.likelihood.gains import PRIOR, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.scores import exact_posterior_estimate, likelihood_estimate
@@ -83,7 +84,7 @@ def test_with_exact_posteriors_log_p_is_exact_to_rounding_and_the_gain_to_its_dr
     assert bool(gains.khat[PRIOR].isneginf().all())  # equal but for rounding: no tail
     assert gains.khat[NAME].shape == (40,)
     fit, kl = MODEL.elbo(x)
-    gap_of = inference_gap(gains, seed=0)
+    gap_of = inference_gap(Measured(gains), seed=0)
     assert gap_of.kl.stderr is not None
     assert gap_of.kl.value == pytest.approx(float(kl.mean()), abs=0.03)
     assert gap_of.reconstruction.value == pytest.approx(float(fit.mean()), abs=0.03)
@@ -107,7 +108,7 @@ def test_few_draws_are_a_lower_bound_and_not_called_stable() -> None:
     assert gains.log_prior_quarter is not None
     exact = float(MODEL.log_evidence(x).mean())
     assert float(gains.log_prior_quarter.mean()) < float(gains.log_prior.mean()) - 0.05 < exact - 0.05
-    assert not inference_gap(gains, seed=0).log_prob.stable
+    assert not inference_gap(Measured(gains), seed=0).log_prob.stable
     assert bool(gains.khat[PRIOR].isnan().all())  # of few draws there is none
 
 
@@ -379,6 +380,6 @@ def test_posteriors_of_several_components_have_no_exchange_check_and_the_verdict
     verdict = decide(candidates, chosen, split_gains["heldout"], checked, seed=0)
     assert verdict.decision == "undecided"
     assert "the exchange check cannot be made: posteriors have several components" in verdict.sentence
-    side = likelihood_side(study, candidates, split_gains, best=verdict.best)
+    side = likelihood_side(study, candidates, split_gains, best=verdict.best, draws=study.settings.draws)
     assert side is not None
     assert side.calibration == []

@@ -18,6 +18,7 @@ from zprime.latent import Gaussian
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import AISSettings, Annealed
 from zprime.measure.likelihood.bits import bits_per_dimension, units
+from zprime.measure.likelihood.finer import Measured
 from zprime.measure.likelihood.gains import RowGains, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.sandwich import sandwich
@@ -52,7 +53,7 @@ def ladder(widen: float, n: int = 200, draws: int = 400) -> RowGains:
 
 @pytest.mark.parametrize("widen", [0.6, 1.0, 1.4])
 def test_inference_gap_is_the_divergence_from_the_posterior(widen: float) -> None:
-    found = inference_gap(ladder(widen), seed=0)
+    found = inference_gap(Measured(ladder(widen)), seed=0)
     truth = 2 * (0.5 * (widen**2 - 1) - math.log(widen))
     assert found.gap.low - 0.02 < truth < found.gap.high + 0.02
     assert found.gap.stable
@@ -64,7 +65,7 @@ def test_inference_gap_is_the_divergence_from_the_posterior(widen: float) -> Non
 
 def test_the_gap_of_an_exact_encoder_has_no_error_but_that_of_its_draws() -> None:
     found = ladder(1.0)
-    gap = inference_gap(found, seed=0).gap
+    gap = inference_gap(Measured(found), seed=0).gap
     assert gap.stderr is not None
     assert gap.stderr < 0.15
     assert abs(gap.value) < 4 * gap.stderr
@@ -74,7 +75,7 @@ def test_a_gap_that_still_moves_is_not_trusted() -> None:
     found = ladder(0.6)
     assert found.log_prior is not None
     found = replace(found, log_prior_quarter=found.log_prior - 0.3)
-    gap = inference_gap(found, seed=0).gap
+    gap = inference_gap(Measured(found), seed=0).gap
     assert not gap.stable
     assert "moved +0.300 nats from 100 to 400 draws" in gap.because
 
@@ -83,7 +84,7 @@ def test_a_ladder_without_a_decoder_has_no_gap() -> None:
     mean, scale = MODEL.posterior(MODEL.sample(5)[0])
     bare = measure_gains(PANEL, Split("heldout", MemoryPosteriors(mean, scale)), rng=stream(0, "x"))
     with pytest.raises(UsageError, match="gains: expected gains that were measured with a decoder"):
-        inference_gap(bare, seed=0)
+        inference_gap(Measured(bare), seed=0)
 
 
 class Pixels:

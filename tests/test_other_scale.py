@@ -21,7 +21,7 @@ from zprime.rng import stream
 from zprime.vae import Model
 
 MODEL = linear_gaussian(D=12, d=2, var=0.1)
-SETTINGS = replace(SMALL, samples=0, simulated=0, members=0, latent_side=False)
+SETTINGS = replace(SMALL, first_draws=SMALL.draws, samples=0, simulated=0, members=0, latent_side=False)
 
 
 def splits(noise: float, shift: float = 1.0, n: int = 120) -> tuple[dict[str, MemoryPosteriors], dict[str, Rows]]:

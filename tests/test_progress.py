@@ -135,7 +135,7 @@ def test_an_audit_and_a_training_tell_first_and_change_no_number(monkeypatch: py
         audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=SMALL, progress=p)
         for p in (heard, silent)
     )
-    assert told[0] == told[-1] == "audit: about 2 minutes, or about 4 minutes if the exchange check fails"
+    assert told[0] == told[-1] == "audit: about 2 minutes, or about 4 minutes if more draws are needed"
     assert all(torch.equal(v, before.tensors[k]) for k, v in found.tensors.items())
 
 
@@ -186,7 +186,7 @@ def test_the_duration_grows_with_the_work() -> None:
 
 def test_a_duration_says_what_a_failed_check_and_other_threads_change() -> None:
     assert Duration(170.0).words == Duration(170.0, again=1.0, faster=1.2).words == "about 3 minutes"
-    assert Duration(60.0, again=60.0).words == "about 1 minute, or about 2 minutes if the exchange check fails"
+    assert Duration(60.0, again=60.0).words == "about 1 minute, or about 2 minutes if more draws are needed"
     assert Duration(300.0, faster=6.0).words == "about 5 minutes (torch.set_num_threads(1): about 50 seconds)"
 
 

@@ -25,7 +25,7 @@ from zprime.measure.entries import draws_per_second, entry
 from zprime.measure.latents.averages import averages
 from zprime.measure.latents.side import latents_side, surgeries
 from zprime.measure.likelihood.by_datum import ByDatum
-from zprime.measure.likelihood.gains import RowGains
+from zprime.measure.likelihood.gains import PRIOR, RowGains
 from zprime.measure.likelihood.membership import membership
 from zprime.measure.likelihood.proposal import enough_draws, wider
 from zprime.measure.likelihood.scores import UNIT
@@ -226,11 +226,12 @@ def _splits(
 
 def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[LatentDistribution]]) -> Audit:
     """All measures, in order: each may use what was measured before it."""
+    asked = study.settings.draws
     study, split_gains, verdict = by_likelihood(study, candidates)
     cuts = surgeries(study)
     told = study.settings.latent_side
     latents = latents_side(study, candidates, split_gains, cuts.get("train")) if told else None
-    likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best)
+    likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best, draws=asked)
     if likelihood is not None:
         likelihood = replace(likelihood, other_scale=under_other_scale(study, candidates, verdict))
     attacked = membership(study, candidates, split_gains["heldout"])
@@ -254,7 +255,7 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
         entries=[make(wanted, fits.get(wanted.name)) for wanted in candidates.ids],
         surgery=cuts,
         verdict=verdict,
-        log_prior=_log_prior(split_gains["heldout"], study.seed),
+        log_prior=_log_prior(split_gains["heldout"], likelihood, study.seed),
         storage=_storage(study),
         settings=study.settings,
         seed=study.seed,
@@ -291,8 +292,10 @@ def _kl_of_draws(study: Study) -> Estimate | None:
     return mean_estimate(rows, unit=UNIT, split="train", seed=study.seed, design=by.design(study.train))
 
 
-def _log_prior(heldout: RowGains, seed: int) -> Estimate | None:
+def _log_prior(heldout: RowGains, likelihood: LikelihoodSide | None, seed: int) -> Estimate | None:
     """Mean log p(x) of held-out rows under the prior."""
+    if likelihood is not None:
+        return likelihood.log_prob[PRIOR]
     if heldout.log_prior is None:
         return None
     return mean_estimate(heldout.log_prior, unit=UNIT, split="heldout", seed=seed, design=heldout.design)

@@ -13,11 +13,13 @@ from zprime.kernels import ExactIndex
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import DECODE, Annealer, Target
 from zprime.measure.likelihood.exchange import uncheckable
-from zprime.measure.likelihood.gains import CHUNK, measure_gains
+from zprime.measure.likelihood.finer import some_rows
+from zprime.measure.likelihood.gains import LEAST, chunk, measure_gains
 from zprime.measure.likelihood.modes import CLIMB, EVALUATIONS, unsearchable
 from zprime.measure.samples.features import BATCH, EPOCHS, STEPS, train_classifier
 from zprime.measure.samples.known import KNOWN, SPREADS
 from zprime.measure.study import Study
+from zprime.measure.verdicts.draws import steps
 from zprime.progress import about
 from zprime.threads import one_thread
 
@@ -38,7 +40,8 @@ class Duration:
 
     Attributes:
         seconds: of gains, exchange check, attack and samples; what else an audit has is short beside them.
-        again: seconds more where the exchange check fails and gains are measured again; 0 where they would not be.
+        again: seconds more where gains are measured with all draws, and then once more because the exchange check
+            fails; 0 where they would not be.
         faster: times that one thread is faster than as many as torch has now; 1 where it has one.
     """
 
@@ -48,34 +51,39 @@ class Duration:
 
     @property
     def words(self) -> str:
-        """About how long, e.g. `about 2 minutes, or 3 minutes if the exchange check fails`."""
+        """About how long, e.g. `about 2 minutes, or 3 minutes if more draws are needed`."""
         says = about(self.seconds)
         if self.faster > FASTER:
             says += f" (torch.set_num_threads(1): {about(self.seconds / self.faster)})"
         longer = about(self.seconds + self.again)
-        return says if longer == about(self.seconds) else f"{says}, or {longer} if the exchange check fails"
+        return says if longer == about(self.seconds) else f"{says}, or {longer} if more draws are needed"
 
 
 def duration(study: Study, candidates: Candidates) -> Duration:
     """How long an audit will take; several threads may be slower than one, since many operations are small."""
-    row, alone = _gain(study, candidates)
+    few, *more = steps(study, candidates)
+    row, alone = _gain(study, candidates, few)
+    most = _gain(study, candidates, more[-1])[0] if more else row
     settings, model = study.settings, study.model
     side_by_side = 2 if study.workers > 1 else 1
-    rows = sum(min(settings.rows, s.n) for s in (study.selection, study.heldout)) / side_by_side
+    scored = [min(settings.rows, s.n) for s in (study.selection, study.heldout)]
+    rows = sum(scored) / side_by_side
     rows += min(settings.members, study.train.n)
     rows += 2 * settings.exchange if model is not None and study.selection.rows is not None else 0
-    again = _again(study, candidates, row, side_by_side=side_by_side)
-    return Duration(rows * row + _samples(study, candidates), again, row / alone)
+    seconds = rows * row + _samples(study, candidates)
+    if more:
+        seconds += sum(len(some_rows(n)) for n in scored) * most
+    again = _again(study, candidates, most, side_by_side=side_by_side) + (rows * most if more else 0.0)
+    return Duration(seconds, again, row / alone)
 
 
-def _gain(study: Study, candidates: Candidates) -> tuple[float, float]:
-    """Seconds of the gains of a row: with torch's threads as they are, and with one."""
-    settings, split = study.settings, study.selection
-    some = split.take(split.posteriors.pick(CHUNK, rng=study.stream("duration", "rows")))
+def _gain(study: Study, candidates: Candidates, draws: int) -> tuple[float, float]:
+    """Seconds of the gains of a row by so many draws: with torch's threads as they are, and with one."""
+    split = study.selection
+    some = split.take(split.posteriors.pick(chunk(draws) if draws else LEAST, rng=study.stream("duration", "rows")))
 
     def measure() -> None:
-        rng = study.stream("duration", "gains")
-        measure_gains(candidates, some, rng=rng, model=study.model, draws=settings.draws)
+        measure_gains(candidates, some, rng=study.stream("duration", "gains"), model=study.model, draws=draws)
 
     data = some.n if some.posteriors.datum is None else len(torch.unique(some.posteriors.datum))
     now = _timed(measure)

@@ -53,7 +53,10 @@ class AuditSettings:
 
     Attributes:
         rows: rows of the selection and of the held-out split that are scored, at most (drawn at random).
-        draws: draws a row for the likelihood gain, a multiple of 4; 0 leaves it out.
+        draws: draws a row for the likelihood gain, a multiple of 4, at most; 0 leaves it out.
+        first_draws: draws a row that it is first measured with; with more, up to `draws`, where they could change the
+            choice on the selection split, the exchange check or an error shown. The audit keeps how many it took.
+            As many as `draws`: all at once.
         grid: samples of each candidate that are decoded for the pictures.
         map: codes and draws that the picture of the latent space shows; fewer in proportion above 1,024 dimensions.
         simulated: simulated rows that the encoder is calibrated on, at least 100; 0 leaves it out.
@@ -87,6 +90,7 @@ class AuditSettings:
 
     rows: int = 1000
     draws: int = 400
+    first_draws: int = 52
     grid: int = 64
     map: int = 2000
     simulated: int = 1000
@@ -134,6 +138,8 @@ class AuditSettings:
             raise UsageError(f"rows: expected at least 2, got {self.rows}")
         if self.draws and (self.draws % 4 or self.draws < 8):
             raise UsageError(f"draws: expected 0, or a multiple of 4 that is at least 8, got {self.draws}")
+        if self.first_draws % 4 or self.first_draws < 8:
+            raise UsageError(f"first_draws: expected a multiple of 4 that is at least 8, got {self.first_draws}")
         if self.grid < 1 or self.map < 1:
             raise UsageError(f"grid and map: expected at least 1, got {self.grid} and {self.map}")
         if self.simulated and self.simulated < 100:

@@ -23,7 +23,7 @@ from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.decoding import check_decoded, log_probs_of_rows
-from zprime.measure.likelihood.gains import CHUNK, log_means
+from zprime.measure.likelihood.gains import chunk, log_means
 from zprime.measure.likelihood.modes import searched
 from zprime.measure.likelihood.proposal import Plan, propose
 from zprime.measure.likelihood.simulation import SIMULATED, encode, simulate, simulate_from
@@ -191,7 +191,7 @@ class Chain:
     def _decode(self, simulated: Split, x: Tensor, rng: torch.Generator) -> Terms:
         posteriors = simulated.posteriors
         found: list[tuple[Tensor, Tensor, Tensor]] = []
-        for part in blocks(len(x), CHUNK):
+        for part in blocks(len(x), chunk(self.study.settings.draws)):
             self.study.progress(WHAT, part.start, len(x))
             scale = posteriors.scale[part]
             modes = None if simulated.modes is None else simulated.modes[part]

@@ -29,7 +29,8 @@ from zprime.statistics.pareto import pareto_khat
 from zprime.vae import Decoder
 
 ELBO_DRAWS = 16
-CHUNK = 8  # rows whose draws are decoded together: part of the random streams' names, so a constant
+TOGETHER = 3328  # draws of a few rows that are handled together, where each has no more
+LEAST = 8  # rows that are, at least
 BARE = "gains: expected gains that were measured with a decoder, got gains without a likelihood gain"
 PRIOR = CandidateId("prior")
 DIVERGE = "diverge: q is wider than the prior there"
@@ -278,7 +279,7 @@ def sampled_gains(
     full, quarter, khat, exact_posterior = ({k: column() for k in candidates.blends} for _ in range(4))
     exact_posterior_quarter: dict[CandidateId, Tensor] = {}
     reconstruction = column()
-    for part in blocks(n, CHUNK):
+    for part in blocks(n, chunk(draws)):
         progress(what, part.start, n)
         modes = None if split.modes is None else split.modes[part]
         here = candidates.told(None if split.told is None else split.told[part])
@@ -312,6 +313,11 @@ def sampled_gains(
         return gains
     kl = prior_kl(candidates.prior, posteriors, rng=fork(rng, "kl"))
     return _over_prior(replace(gains, reconstruction=reconstruction, kl=kl, khat=khat), full, quarter)
+
+
+def chunk(draws: int) -> int:
+    """How many rows are handled together; their random streams are named by it, so by nothing but `draws`."""
+    return max(LEAST, TOGETHER // draws)
 
 
 def moved(

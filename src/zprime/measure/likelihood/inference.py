@@ -3,33 +3,30 @@
 from functools import partial
 
 from zprime.errors import UsageError
-from zprime.measure.likelihood.gains import BARE, PRIOR, RowGains, moved
+from zprime.measure.likelihood.finer import UNIT, Measured
+from zprime.measure.likelihood.gains import BARE, PRIOR
 from zprime.results.likelihood import InferenceGap
-from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import exact, mean_estimate
 
-UNIT = "nats per row"
 
-
-def inference_gap(row_gains: RowGains, *, seed: int) -> InferenceGap:
+def inference_gap(measured: Measured, *, seed: int) -> InferenceGap:
     """Compute the gap from by-products of the likelihood gain: nothing more is decoded.
 
     Args:
-        row_gains: measured with a decoder.
+        measured: with a decoder.
         seed: of its draws.
 
     Raises:
         UsageError: the gains were measured without a decoder.
     """
-    whole, quarter = row_gains.log_prob(PRIOR)
+    row_gains = measured.few
+    whole, _ = row_gains.log_prob(PRIOR)
     if row_gains.kl is None or row_gains.reconstruction is None:
         raise UsageError(BARE)
     elbo = row_gains.reconstruction - row_gains.kl
     design = row_gains.design
     mean = partial(mean_estimate, unit=UNIT, split=row_gains.split, seed=seed, design=design)
-    gap, log_prob = (
-        moved(mean(v), whole, quarter, row_gains.draws, design, limit=THRESHOLDS.drift) for v in (whole - elbo, whole)
-    )
+    gap, log_prob = (measured.mean(v, PRIOR, seed=seed) for v in (whole - elbo, whole))
     kl = exact(design.mean(row_gains.kl), n=design.effective(len(row_gains.kl)), unit=UNIT, split=row_gains.split)
     return InferenceGap(
         log_prob=log_prob,

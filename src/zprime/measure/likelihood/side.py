@@ -13,7 +13,8 @@ from zprime.measure.likelihood.bits import bits_per_dimension, units
 from zprime.measure.likelihood.calibration import calibration
 from zprime.measure.likelihood.density_error import density_errors, with_density_error
 from zprime.measure.likelihood.exchange import exchange_check, uncheckable
-from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains, moved
+from zprime.measure.likelihood.finer import Measured, some_rows
+from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.modes import searched
 from zprime.measure.likelihood.sandwich import sandwich
@@ -22,12 +23,10 @@ from zprime.measure.study import Split, Study
 from zprime.progress import Progress
 from zprime.results.likelihood import Calibration, Exchange, LikelihoodSide, Sandwich
 from zprime.results.names import CandidateId, Gain
-from zprime.results.thresholds import THRESHOLDS
 from zprime.results.verdicts import Choice
 from zprime.rng import fork
-from zprime.statistics.estimate import Estimate, mean_estimate
+from zprime.statistics.estimate import Estimate
 
-UNIT = "nats per row"
 LOOK = 8  # rows from which the units of p(x|z) are told
 
 
@@ -36,12 +35,10 @@ def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
 
     Where modes are searched for, on at most `settings.repair` rows.
     """
-    most = study.settings.repair if study.search else study.settings.rows
 
     def measure(split: Split, progress: Progress) -> RowGains:
-        rng = study.stream("audit", split.name)
-        picked = split.posteriors.pick(most, rng=rng)
-        some, draws = split.take(picked), study.settings.draws
+        rng, draws = study.stream("audit", split.name), study.settings.draws
+        some = _scored(study, split)
         some = searched(study, candidates, some, rng=study.stream("modes", split.name), progress=progress)
         gains = measure_gains(candidates, some, rng=rng, model=study.model, draws=draws, progress=progress)
         errors = density_errors(candidates, some, study.model, draws, rng=fork(rng, "density"))
@@ -50,6 +47,12 @@ def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
     calls = [partial(measure, split) for split in (study.selection, study.heldout)]
     measured = in_threads(calls, workers=study.workers, progress=study.progress)
     return {row_gains.split: row_gains for row_gains in measured}
+
+
+def _scored(study: Study, split: Split) -> Split:
+    """The rows of a split that gains are measured on."""
+    most = study.settings.repair if study.search else study.settings.rows
+    return split.take(split.posteriors.pick(most, rng=study.stream("audit", split.name)))
 
 
 def check_choice(study: Study, candidates: Candidates, chosen: Choice) -> Exchange | None:
@@ -61,7 +64,7 @@ def check_choice(study: Study, candidates: Candidates, chosen: Choice) -> Exchan
 
 
 def likelihood_side(
-    study: Study, candidates: Candidates, split_gains: Mapping[str, RowGains], *, best: str
+    study: Study, candidates: Candidates, split_gains: Mapping[str, RowGains], *, best: str, draws: int
 ) -> LikelihoodSide | None:
     """Log p(x), bits, the encoder's gap, calibration and annealed bounds; None where no likelihood gain was measured.
 
@@ -70,11 +73,13 @@ def likelihood_side(
         candidates: the candidates.
         split_gains: split -> gains, `heldout` among them.
         best: name of the candidate that the verdict looked at; the encoder is tested under it and under the prior.
+        draws: draws a row that were asked for; where gains took fewer, some rows are measured with so many here.
     """
     heldout, model, rows = split_gains["heldout"], study.model, study.heldout.rows
     if model is None or rows is None or not heldout.likelihood:
         return None
-    log_prob = {wanted: _log_prob(heldout, wanted, study.seed) for wanted in heldout.likelihood}
+    measured = {split: _finer(study, candidates, row_gains, draws) for split, row_gains in split_gains.items()}
+    log_prob = {wanted: _log_prob(measured["heldout"], wanted, study.seed) for wanted in heldout.likelihood}
     x, codes = rows.x[:LOOK], study.heldout.posteriors
     with torch.no_grad():
         mean = codes.mean[:LOOK] if codes.form == "points" else model.encode(x)[0]
@@ -87,18 +92,27 @@ def likelihood_side(
         log_prob=log_prob,
         units=unit,
         bits={k: bits_per_dimension(e, unit) for k, e in log_prob.items()} if unit.meaningful else {},
-        gaps={split: inference_gap(row_gains, seed=study.seed) for split, row_gains in split_gains.items()},
+        gaps={split: inference_gap(found, seed=study.seed) for split, found in measured.items()},
         calibration=calibrations,
         sandwiches=sandwiches,
     )
 
 
-def _log_prob(heldout: RowGains, wanted: CandidateId, seed: int) -> Estimate:
+def _finer(study: Study, candidates: Candidates, few: RowGains, draws: int) -> Measured:
+    """Gains of a split beside those of some of its rows with `draws` draws, where they took fewer."""
+    if few.brought or few.draws >= draws:
+        return Measured(few)
+    split = next(s for s in study.splits if s.name == few.split)
+    some, at = _scored(study, split), some_rows(len(few.ids))
+    rng = study.stream("finer", split.name)
+    many = measure_gains(candidates, some.take(at), rng=rng, model=study.model, draws=draws, progress=study.progress)
+    return Measured(few, at, many)
+
+
+def _log_prob(measured: Measured, wanted: CandidateId, seed: int) -> Estimate:
     """Mean log p_r(x), stable if it moved little from a quarter of the draws to all."""
-    whole, quarter = heldout.log_prob(wanted)
-    e = mean_estimate(whole, unit=UNIT, split="heldout", seed=seed, design=heldout.design)
-    e = moved(e, whole, quarter, heldout.draws, heldout.design, limit=THRESHOLDS.drift)
-    return with_density_error(e, heldout, Gain.LIKELIHOOD, wanted)
+    e = measured.mean(measured.few.log_prob(wanted)[0], wanted, seed=seed)
+    return with_density_error(e, measured.few, Gain.LIKELIHOOD, wanted)
 
 
 def _simulated(

@@ -26,6 +26,7 @@ from zprime.measure.likelihood.modes import unsearchable
 from zprime.measure.likelihood.scores import elbo_estimate, likelihood_estimate
 from zprime.measure.likelihood.side import check_choice, measure_splits
 from zprime.measure.study import Study
+from zprime.measure.verdicts.draws import more_wanted, steps
 from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
 from zprime.results.thresholds import THRESHOLDS
@@ -57,7 +58,7 @@ def by_likelihood(study: Study, candidates: Candidates) -> tuple[Study, dict[str
     Returns:
         The study, which says whether modes were searched for; gains by split; the verdict.
     """
-    split_gains, verdict = _measured(study, candidates)
+    study, split_gains, verdict = _adaptive(study, candidates)
     checked = verdict.exchange
     if checked is None or not checked.failed or not study.settings.repair:
         return study, split_gains, verdict
@@ -66,17 +67,41 @@ def by_likelihood(study: Study, candidates: Candidates) -> tuple[Study, dict[str
         why = [*verdict.why, f"the gains were not measured again: {why_not}"]
         return study, split_gains, replace(verdict, why=why)
     study = replace(study, search=True)
-    split_gains, verdict = _measured(study, candidates)
+    split_gains, chosen, again = _measured(study, candidates)
+    verdict = _decided(study, candidates, split_gains["heldout"], chosen, again)
     return study, split_gains, replace(verdict, repaired=True, why=[f"{told(checked)}; {REPAIRED}", *verdict.why])
 
 
-def _measured(study: Study, candidates: Candidates) -> tuple[dict[str, RowGains], Verdict]:
+def _adaptive(study: Study, candidates: Candidates) -> tuple[Study, dict[str, RowGains], Verdict]:
+    """First with few draws a row; with more where the selection split or the exchange check asks for them.
+
+    Whether they do depends on no held-out row, and the verdict is made once: what it says of those is as sure as with
+    a number of draws that was set before.
+    """
+    for draws in steps(study, candidates):
+        taken = replace(study, settings=replace(study.settings, draws=draws))
+        split_gains, chosen, checked = _measured(taken, candidates)
+        if draws == study.settings.draws:
+            break
+        selection = split_gains["selection"]
+        quarter = choose(candidates, replace(selection, likelihood=selection.quarter), seed=study.seed)
+        if not more_wanted(chosen, quarter, checked):
+            break
+    return taken, split_gains, _decided(taken, candidates, split_gains["heldout"], chosen, checked)
+
+
+def _measured(study: Study, candidates: Candidates) -> tuple[dict[str, RowGains], Choice, Exchange | None]:
     split_gains = measure_splits(study, candidates)
     chosen = choose(candidates, split_gains["selection"], seed=study.seed)
     chosen = replace(chosen, unchecked="" if study.model is None else uncheckable(study))
-    checked, heldout = check_choice(study, candidates, chosen), split_gains["heldout"]
+    return split_gains, chosen, check_choice(study, candidates, chosen)
+
+
+def _decided(
+    study: Study, candidates: Candidates, heldout: RowGains, chosen: Choice, checked: Exchange | None
+) -> Verdict:
     most = largest_group(study, heldout)
-    return split_gains, decide(candidates, chosen, heldout, checked, seed=study.seed, most=most)
+    return decide(candidates, chosen, heldout, checked, seed=study.seed, most=most)
 
 
 def choose(candidates: Candidates, selection: RowGains, *, seed: int) -> Choice:
