@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zprime import audit
+from zprime import audit, fitting
 from zprime.arrays import standard_log_prob
 from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
@@ -205,6 +205,21 @@ def test_large_matrices_get_several_threads_and_small_steps_one() -> None:
     for kind in ("flow", "flow-matching", "two-stage", "vamp", "resampled", "shared-nuts"):
         assert not settings_for(kind).heavy(many), kind
     assert not ConditionalSettings(base=settings_for("flow")).heavy(many)
+
+
+def test_fits_of_many_passes_take_some_of_very_many_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, selection = sharp(400, 0), sharp(100, 1)
+    whole = {kind: fit(kind, train, selection=selection, seed=2) for kind in ("gaussian", "exemplars")}
+    monkeypatch.setattr(fitting, "MOST", 150)
+    some = train.some(150, rng=stream(2, "fit", "some of many"))
+    found = fit("exemplars", train, selection=selection, seed=2)
+    assert found.outcome.message.startswith("fitted to 150 of 400 data, drawn at random; ")
+    assert found.distribution.label == fit("exemplars", some, selection=selection, seed=2).distribution.label
+    assert found.distribution.label != whole["exemplars"].distribution.label
+    assert "drawn at random" not in whole["exemplars"].outcome.message
+    gaussian = fit("gaussian", train, selection=selection, seed=2)  # one pass: all of them
+    assert gaussian.outcome == whole["gaussian"].outcome
+    assert torch.equal(*(f.distribution.mean for f in (gaussian, whole["gaussian"])))  # type: ignore[attr-defined]
 
 
 def test_one_pass_is_quick() -> None:

@@ -29,6 +29,8 @@ from zprime.schema import guarded
 from zprime.schema.kinds import check_settings
 
 log = logging.getLogger("zprime")
+MOST = 1_000_000
+"""Data that a fit of many passes is made to at most: their sums are then known to a part in a thousand."""
 TYPES = {"settings": Settings | str, "train": Posteriors, "selection": Posteriors, "context": Context | None}
 
 
@@ -70,6 +72,8 @@ def fit(
         seed: decides every random choice.
         progress: called by long fits.
 
+    A kind whose fit is more than one pass over the posteriors is fitted to at most 1,000,000 data, drawn at random.
+
     Raises:
         UsageError: unknown kind, settings or a prior that cannot be used.
         ArrayError: posteriors or context do not belong together, or more than 1 % of the selection split equals
@@ -83,6 +87,9 @@ def fit(
     start = time.process_time()
     if not keep_duplicates:
         selection, context = _unseen(train, selection, context)
+    many = train.data
+    if many > MOST and not settings.quick and not settings.needs:
+        train = train.some(MOST, rng=stream(seed, "fit", "some of many"))
 
     def fresh(train: Posteriors, selection: Posteriors, prior: LatentDistribution, context: Context | None) -> Task:
         return Task(train, selection, prior, stream(seed, "fit", settings.kind), context, progress)
@@ -95,6 +102,9 @@ def fit(
         inner = fresh(restrict(train, dims), restrict(selection, dims), Prior(len(dims)), None)
         whole = _better(whole, _widen(settings.fit(inner), dims, train.d), task, seed)
     whole = with_share(whole, task, seed=seed)
+    if train.data < many:
+        said = f"fitted to {train.data:,} of {many:,} data, drawn at random; {whole.outcome.message}"
+        whole = replace(whole, outcome=replace(whole.outcome, message=said))
     return replace(whole, settings=described(settings), seconds=time.process_time() - start)
 
 

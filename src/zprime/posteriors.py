@@ -39,19 +39,47 @@ class Posteriors(Aggregate):
         Raises:
             UsageError: they do not fit into memory.
         """
-        memory.need(  # the shards, and these joined
-            8 * self.n * self.d * (1 + self.d if self.form == "full" else 2),
-            f"posteriors: {self.n:,} rows of {self.d:,} dimensions",
+        mean, scale = self._room(self.n)
+        for s in self.shards():
+            mean[s.rows] = s.mean
+            if scale is not None:
+                scale[s.rows] = s.scale
+        known = {"row_ids": self.row_ids, "weights": self.weights, "labels": self.labels, "log_q": self.log_q}
+        return MemoryPosteriors(mean, scale, **known)
+
+    def some(self, n: int, *, rng: torch.Generator) -> "MemoryPosteriors":
+        """At most `n` data at random, with all of their rows, in order; only these are held in memory.
+
+        Raises:
+            UsageError: they do not fit into memory.
+        """
+        at = self.pick(n, rng=rng)
+        mean, scale = self._room(len(at))
+        for s in self.shards():
+            here = ((at >= s.rows.start) & (at < s.rows.stop)).nonzero().flatten()
+            mean[here] = s.mean[at[here] - s.start]
+            if scale is not None:
+                scale[here] = s.scale[at[here] - s.start]
+        known = {"labels": self.labels, "log_q": self.log_q}
+        weights = None if self.weights is None else self.weights[at] / self.weights[at].sum()
+        picked = {name: None if t is None else t[at] for name, t in known.items()}
+        return MemoryPosteriors(mean, scale, row_ids=self.row_ids[at], weights=weights, **picked)
+
+    def _room(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """Uninitialised means, and what says how wide they are, of so many rows.
+
+        Raises:
+            UsageError: they do not fit into memory.
+        """
+        first = next(iter(self.shards()))
+        memory.need(
+            first.mean.element_size() * n * self.d * (1 + self.d if self.form == "full" else 2),
+            f"posteriors: {n:,} rows of {self.d:,} dimensions",
             "train with fewer latents, or on fewer rows (--limit)",
         )
-        parts = list(self.shards())
-        return MemoryPosteriors(
-            torch.cat([s.mean for s in parts]),
-            None if self.form == "points" else torch.cat([s.scale for s in parts]),
-            row_ids=self.row_ids,
-            weights=self.weights,
-            labels=self.labels,
-            log_q=self.log_q,
+        return (
+            first.mean.new_empty(n, *first.mean.shape[1:]),
+            None if self.form == "points" else first.scale.new_empty(n, *first.scale.shape[1:]),
         )
 
     def save(self, path: str | Path, *, key: str = "", seed: int | None = None, **inputs: str) -> Artifact:
