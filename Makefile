@@ -6,7 +6,7 @@ DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture explore-picture question-pictures toy \
 	lock wheels sbom min-versions release \
-	bench kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests clean
+	bench scale kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -81,6 +81,9 @@ toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated poste
 bench: $(VENV)/.done  ## docs/performance.md: speed and memory against the alternatives; PYTHAE=python with pythae, RUN=a run of all kinds
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu prdc
 	$(BIN)/python benchmarks/speed $(if $(PYTHAE),--pythae $(PYTHAE)) $(if $(RUN),--run $(RUN))
+
+scale: $(VENV)/.done  ## docs/scale.md: posteriors of 10,000 to 10,000,000 rows in 4 GiB; MOST=1000000 for fewer
+	$(BIN)/python benchmarks/scale.py $(if $(MOST),--most $(MOST))
 
 # Kinds with other settings than their defaults, for docs/kinds/compared.md: name/settings.
 VARIANTS := mixture-of-means/mixture.codes=means mixture-merged/mixture.method=merge \

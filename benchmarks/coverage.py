@@ -29,6 +29,7 @@ from zprime.measure.candidates import Candidates
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.likelihood.ais import AISSettings, Annealer, Target
 from zprime.measure.likelihood.calibration import calibration
+from zprime.measure.likelihood.finer import Measured
 from zprime.measure.likelihood.gains import RowGains, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.scores import elbo_estimate, exact_posterior_estimate, likelihood_estimate
@@ -151,7 +152,7 @@ def gains(seed: int) -> Found:
         out.append(row(f"ELBO gain, {shown}", elbo_estimate(found, i, seed), truth_elbo(i)))
         out.append(row(f"exact-posterior gain, {shown}", exact_posterior_estimate(found, i, seed), truth_gain(i)))
         out.append(row(f"likelihood gain, {shown}", likelihood_estimate(found, i, seed), truth_gain(i)))
-    gap = inference_gap(found, seed=seed)
+    gap = inference_gap(Measured(found), seed=seed)
     out.append(row("log p(x) under the prior", gap.log_prob, truth_log_prob()))
     behind, stderr = paired(*(RowScores(found.likelihood[i]) for i in (BOTH, GAUSSIAN)))
     half = student95(N - 1) * stderr
@@ -168,7 +169,7 @@ def wrong(seed: int) -> Found:
         for i, shown in SHOWN.items()
     ]
     truth = 2 * (0.5 * (WRONG**2 - 1) - math.log(WRONG))
-    return [*out, row("inference gap, wrong q", inference_gap(found, seed=seed).gap, truth)]
+    return [*out, row("inference gap, wrong q", inference_gap(Measured(found), seed=seed).gap, truth)]
 
 
 def cut(seed: int) -> Found:

@@ -32,6 +32,7 @@ from zprime.latent.two_stage import TwoStage
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.density_error import density_errors
 from zprime.measure.likelihood.exchange import exchange_check
+from zprime.measure.likelihood.finer import Measured
 from zprime.measure.likelihood.gains import RowGains, elbo_gain, measure_gains
 from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.membership import membership
@@ -101,7 +102,7 @@ def curved(seed: int) -> Found:
         row(f"not linear: likelihood gain, {shown}", likelihood_estimate(found, i, seed), truth[shown])
         for i, shown in SHOWN.items()
     ]
-    gap = inference_gap(found, seed=seed)
+    gap = inference_gap(Measured(found), seed=seed)
     out.append(row("not linear: log p(x) under the prior", gap.log_prob, truth["log p"]))
     out.append(row("not linear: inference gap", gap.gap, truth["gap"]))
     settings = AuditSettings(draws=DRAWS, exchange=100)

@@ -146,7 +146,7 @@ def test_log_p_of_each_row_is_offered_and_exact_on_a_linear_model() -> None:
         mine.posteriors,
         model=mine.model,
         rows=mine.rows,
-        settings=replace(QUICK, rows=200, draws=400),
+        settings=replace(QUICK, rows=200, draws=400, first_draws=400),
     )
     found = audit.log_prob("prior")
     exact = model.log_evidence(rows["heldout"])

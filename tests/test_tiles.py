@@ -51,7 +51,7 @@ def test_there_is_a_tile_for_each_question_and_its_proof_is_on_the_page(audit: A
     page = html(audit)
     assert [t.question for t in found] == [
         "Better than the prior?", "Whose fault are bad samples?", "Does it copy?", "Does it store rows?",
-        "Is the encoder sound?", "May it be published?",
+        "Is the encoder sound?", "May the generator be published?",
     ]  # fmt: skip
     for t in found:
         assert t.proof in {s.name for s in SECTIONS}

@@ -39,13 +39,7 @@ class Posteriors(Aggregate):
         Raises:
             UsageError: they do not fit into memory.
         """
-        mean, scale = self._room(self.n)
-        for s in self.shards():
-            mean[s.rows] = s.mean
-            if scale is not None:
-                scale[s.rows] = s.scale
-        known = {"row_ids": self.row_ids, "weights": self.weights, "labels": self.labels, "log_q": self.log_q}
-        return MemoryPosteriors(mean, scale, **known)
+        return self._held(None)
 
     def some(self, n: int, *, rng: torch.Generator) -> "MemoryPosteriors":
         """At most `n` data at random, with all of their rows, in order; only these are held in memory.
@@ -53,34 +47,27 @@ class Posteriors(Aggregate):
         Raises:
             UsageError: they do not fit into memory.
         """
-        at = self.pick(n, rng=rng)
-        mean, scale = self._room(len(at))
+        return self._held(self.pick(n, rng=rng))
+
+    def _held(self, at: Int[Tensor, " m"] | None) -> "MemoryPosteriors":
+        """Rows at these positions, ascending, or all, filled in shard by shard."""
+        first, n = next(iter(self.shards())), self.n if at is None else len(at)
+        size = first.mean.element_size() * n * self.d * (1 + self.d if self.form == "full" else 2)
+        remedy = "train with fewer latents, or on fewer rows (--limit)"
+        memory.need(size, f"posteriors: {n:,} rows of {self.d:,} dimensions", remedy)
+        mean, scale = (t.new_empty(n, *t.shape[1:]) for t in (first.mean, first.scale))
         for s in self.shards():
+            if at is None:
+                mean[s.rows], scale[s.rows] = s.mean, s.scale
+                continue
             here = ((at >= s.rows.start) & (at < s.rows.stop)).nonzero().flatten()
-            mean[here] = s.mean[at[here] - s.start]
-            if scale is not None:
-                scale[here] = s.scale[at[here] - s.start]
-        known = {"labels": self.labels, "log_q": self.log_q}
-        weights = None if self.weights is None else self.weights[at] / self.weights[at].sum()
-        picked = {name: None if t is None else t[at] for name, t in known.items()}
-        return MemoryPosteriors(mean, scale, row_ids=self.row_ids[at], weights=weights, **picked)
-
-    def _room(self, n: int) -> tuple[Tensor, Tensor | None]:
-        """Uninitialised means, and what says how wide they are, of so many rows.
-
-        Raises:
-            UsageError: they do not fit into memory.
-        """
-        first = next(iter(self.shards()))
-        memory.need(
-            first.mean.element_size() * n * self.d * (1 + self.d if self.form == "full" else 2),
-            f"posteriors: {n:,} rows of {self.d:,} dimensions",
-            "train with fewer latents, or on fewer rows (--limit)",
-        )
-        return (
-            first.mean.new_empty(n, *first.mean.shape[1:]),
-            None if self.form == "points" else first.scale.new_empty(n, *first.scale.shape[1:]),
-        )
+            mean[here], scale[here] = (t[at[here] - s.start] for t in (s.mean, s.scale))
+        known = {"row_ids": self.row_ids, "weights": self.weights, "labels": self.labels, "log_q": self.log_q}
+        if at is not None:
+            known = {name: None if t is None else t[at] for name, t in known.items()}
+            if (weights := known["weights"]) is not None:
+                known["weights"] = weights / weights.sum()
+        return MemoryPosteriors(mean, None if self.form == "points" else scale, **known)
 
     def save(self, path: str | Path, *, key: str = "", seed: int | None = None, **inputs: str) -> Artifact:
         """Write the artefact folder of these posteriors, of whatever form: `zprime.load_posteriors` opens it.

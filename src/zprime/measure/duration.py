@@ -12,9 +12,10 @@ import torch
 from zprime.kernels import ExactIndex
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import DECODE, Annealer, Target
+from zprime.measure.likelihood.decoding import LEAST, chunk
 from zprime.measure.likelihood.exchange import uncheckable
 from zprime.measure.likelihood.finer import some_rows
-from zprime.measure.likelihood.gains import LEAST, chunk, measure_gains
+from zprime.measure.likelihood.gains import measure_gains
 from zprime.measure.likelihood.modes import CLIMB, EVALUATIONS, unsearchable
 from zprime.measure.samples.features import BATCH, EPOCHS, STEPS, train_classifier
 from zprime.measure.samples.known import KNOWN, SPREADS

@@ -170,7 +170,7 @@ def encoder(audit: Audit) -> Tile:
 
 def published(audit: Audit) -> Tile:
     """Whether anything that was measured speaks against publishing what is shipped."""
-    question, e, status = "May it be published?", audit.entry(audit.shipped), audit.copying(audit.shipped)
+    question, e, status = "May the generator be published?", audit.entry(audit.shipped), audit.copying(audit.shipped)
     attack = None if audit.membership is None else audit.membership.candidates.get(CandidateId.parse(e.name))
     model = None if audit.membership is None else audit.membership.model
     against = ["it stores functions of single training rows"] if e.holds_rows else []

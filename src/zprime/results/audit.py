@@ -121,9 +121,9 @@ class Audit:
     def log_prob(self, name: str) -> Tensor:
         """Log p_r(x) of each held-out row that was measured, in nats, e.g. to rank rows by how unusual they are.
 
-        An estimate by importance sampling, by `settings.draws` a row or by the draws that were brought. It is low for
-        rows that the decoder cannot make, and for rows whose z is unlikely under r. Shape [n], in the order of the
-        rows.
+        An estimate by importance sampling, by `settings.draws` a row or by the draws that were brought: the fewer, the
+        lower (`AuditSettings(first_draws=400)`). It is low for rows that the decoder cannot make, and for rows whose z
+        is unlikely under r. Shape [n], in the order of the rows.
 
         Args:
             name: of a row of the table, e.g. `prior` or `mixture+p1`.

@@ -10,6 +10,13 @@ from zprime.measure.likelihood.proposal import Draws
 from zprime.vae import Decoder
 
 DECODE = 256  # latents a block: their decoded rows stay in cache
+TOGETHER = 3328  # draws of a few rows that are handled together, where each has no more
+LEAST = 8  # rows that are, at least
+
+
+def chunk(draws: int) -> int:
+    """How many rows are handled together; their random streams are named by it, so by nothing but `draws`."""
+    return max(LEAST, TOGETHER // draws)
 
 
 def log_probs_of_rows(model: Decoder, drawn: Draws, x: Tensor) -> Float[Tensor, "b k"]:

@@ -15,7 +15,7 @@ from zprime.errors import UsageError
 from zprime.latent.selection import TIE
 from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.by_datum import ByDatum
-from zprime.measure.likelihood.decoding import check_decoded, log_probs_at, log_probs_of_rows
+from zprime.measure.likelihood.decoding import check_decoded, chunk, log_probs_at, log_probs_of_rows
 from zprime.measure.likelihood.proposal import Plan, propose, wider
 from zprime.measure.prior import prior_kl, prior_log_prob
 from zprime.measure.study import Split
@@ -29,8 +29,6 @@ from zprime.statistics.pareto import pareto_khat
 from zprime.vae import Decoder
 
 ELBO_DRAWS = 16
-TOGETHER = 3328  # draws of a few rows that are handled together, where each has no more
-LEAST = 8  # rows that are, at least
 BARE = "gains: expected gains that were measured with a decoder, got gains without a likelihood gain"
 PRIOR = CandidateId("prior")
 DIVERGE = "diverge: q is wider than the prior there"
@@ -313,11 +311,6 @@ def sampled_gains(
         return gains
     kl = prior_kl(candidates.prior, posteriors, rng=fork(rng, "kl"))
     return _over_prior(replace(gains, reconstruction=reconstruction, kl=kl, khat=khat), full, quarter)
-
-
-def chunk(draws: int) -> int:
-    """How many rows are handled together; their random streams are named by it, so by nothing but `draws`."""
-    return max(LEAST, TOGETHER // draws)
 
 
 def moved(
