@@ -121,11 +121,15 @@ def _with_rest(along: Float[Tensor, "m a"], square: Float[Tensor, " m"]) -> Floa
 
 
 def _axes(points: Float[Tensor, "n d"], scaling: Scaling) -> Float[Tensor, "d a"]:
-    """Orthonormal axes that hold most of the spread, the longest first: a randomised range finder (Halko et al. 2011, algorithm 4.4)."""
+    """Orthonormal axes that hold most of the spread, in falling order.
+
+    They are found by a randomised range finder (Halko et al. 2011, algorithm 4.4).
+    """
     rng = torch.Generator().manual_seed(0)  # any axes are right, these are good ones
     some = scaling.scaled(points[torch.randperm(len(points), generator=rng)[:SAMPLE]]).double()
     axes = torch.randn(points.shape[1], AXES, generator=rng, dtype=torch.float64)
     for _ in range(2):
         axes = torch.linalg.qr(some.T @ (some @ axes)).Q
     along = some @ axes
-    return axes @ torch.linalg.eigh(along.T @ along).eigenvectors.flip(1)
+    ordered: Tensor = axes @ torch.linalg.eigh(along.T @ along).eigenvectors.flip(1)
+    return ordered

@@ -19,8 +19,8 @@ RIDGE = 0.01
 STEPS = 100
 ROUNDED = 1e-7
 """Length of the gradient below which a step lowers the loss by less than the rounding of float64."""
-CURVATURE = 0.05
-"""Of a class's p (1 - p), a typical mean over rows; any value gives the same weights."""
+CURVATURE = 0.15
+"""Over the number of classes: a typical mean over rows of a class's p (1 - p). Any value gives the same weights."""
 
 
 def fit_logistic(
@@ -44,7 +44,7 @@ def fit_logistic(
     """
     from scipy.optimize import minimize
 
-    axes = _Axes.of(x.double(), ridge)
+    axes = _Axes.of(x.double(), ridge, CURVATURE / classes)
     problem = _Problem(axes, y, classes)
     result = minimize(
         problem.loss_and_gradient,
@@ -72,23 +72,25 @@ def predict_logistic(weight: Float[Tensor, "g c"], x: Float[Tensor, "n f"]) -> I
 class _Axes:
     """Principal axes of the features, each in a unit in which the loss has a curvature of about 1.
 
-    Curvature along an axis is about `CURVATURE` times its variance, plus the ridge. Weights outside the span of centred
-    rows are 0 at the optimum, so that there are at most n axes.
+    Curvature along an axis is about a class's mean p (1 - p) times its variance, plus the ridge. Weights outside the
+    span of centred rows are 0 at the optimum, so that there are at most n axes.
 
     Attributes:
         u: the rows in these coordinates, and a last column of constants.
         ridge: of each coordinate's weight: the same penalty as before; 0 for the constant.
         back: weights of the coordinates -> weights of the features.
         centre: of the features.
+        constant: in the last column of `u`.
     """
 
     u: Float[Tensor, "n a"]
     ridge: Float[Tensor, " a"]
     back: Float[Tensor, "f b"]
     centre: Float[Tensor, " f"]
+    constant: float
 
     @classmethod
-    def of(cls, x: Float[Tensor, "n f"], ridge: float) -> "_Axes":
+    def of(cls, x: Float[Tensor, "n f"], ridge: float, curvature: float) -> "_Axes":
         n, f = x.shape
         centre = x.mean(0)
         centred = x - centre
@@ -97,17 +99,17 @@ class _Axes:
             span, lower = torch.linalg.qr(centred.T)
             centred = lower.T
         var, axes = torch.linalg.eigh(centred.T @ centred / n)
-        unit = (CURVATURE * var.clamp(min=0) + ridge).rsqrt()
+        unit = (curvature * var.clamp(min=0) + ridge).rsqrt()
         back = axes * unit
-        constant = torch.full((n, 1), CURVATURE**-0.5, dtype=x.dtype)
-        u = torch.cat([centred @ back, constant], 1)
+        constant = curvature**-0.5
+        u = torch.cat([centred @ back, torch.full((n, 1), constant, dtype=x.dtype)], 1)
         penalty = torch.cat([ridge * unit.square(), torch.zeros(1, dtype=x.dtype)])
-        return cls(u, penalty, back if span is None else span @ back, centre)
+        return cls(u, penalty, back if span is None else span @ back, centre, constant)
 
     def weights(self, v: Float[Tensor, "a c"]) -> Float[Tensor, "g c"]:
         """Weights of the features, the intercept last, from those of the coordinates."""
         w = self.back @ v[:-1]
-        return torch.cat([w, v[-1:] * CURVATURE**-0.5 - self.centre @ w])
+        return torch.cat([w, v[-1:] * self.constant - self.centre @ w])
 
 
 class _Problem:

@@ -93,7 +93,7 @@ class _Pairs:
 
 
 def _radius(around: Neighbourhoods, keep: Tensor, k: int) -> Float[Tensor, " n"]:
-    """Of every row that is kept, the k-th smallest distance to others that are; 0 of the others, whose balls are empty."""
+    """Of every row that is kept, the k-th smallest distance to others that are; 0 of all else: empty balls."""
     rank = keep[around.index[keep]].long().cumsum(1)
     at = (rank < k).sum(1).clamp(max=rank.shape[1] - 1)
     radius = torch.zeros(len(keep), dtype=around.distance.dtype, device=keep.device)
