@@ -14,7 +14,7 @@ from zprime.kernels.scaling import Scaling, rounding, squares
 WIDE = 256  # columns from which on a sieve of few axes may pay
 AXES = 192  # of that sieve: of Fashion-MNIST's 55,000 images about 100 pass
 FIRST = 32  # of them that every pair is compared along
-ASKED = 512  # queries that make up for finding the axes
+ASKED = 96  # queries that make up for finding the axes
 SAMPLE = 4096  # points that the axes are found from
 TRIED = 96  # queries that tell whether the axes spare work,
 PASSED = 32  # which is where fewer than one in so many points passes
