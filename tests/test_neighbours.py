@@ -217,7 +217,9 @@ def test_a_sieve_of_few_axes_errs_by_the_lengths_of_whole_rows() -> None:
     axes = torch.linalg.qr(torch.randn(300, 4, generator=stream(0, "axes"), dtype=torch.float64)).Q
     columns = neighbours_compiled.Columns(points, scaling, axes)
     lengths = scaling.scaled(points).double().norm(dim=1)
-    sieved, found = columns._of(points)
-    assert sieved.shape == (50, 4)
-    torch.testing.assert_close(found, lengths)
+    of = columns._of(points)
+    assert of.fine is not None
+    assert of.fine.shape == (50, 4 + 1)  # the last is the length of the rest
+    torch.testing.assert_close(of.fine.double().norm(dim=1), lengths)
+    torch.testing.assert_close(of.length, lengths)
     assert columns.longest == pytest.approx(float(lengths.max()))

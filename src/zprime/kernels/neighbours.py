@@ -29,8 +29,8 @@ class ExactIndex:
 
     A sieve in float32, whose rounding error has a proven bound, finds what could be among the k nearest; that is
     compared by the direct form in float64. Equal distances go by position, so the answer does not depend on the size
-    of blocks. Memory: one copy of the points in float32 (from 256 columns and 512 queries on also their projections
-    on 128 axes), and the queries at hand.
+    of blocks. Memory: one copy of the points in float32 (from 256 columns and 96 queries on their projections
+    on 192 axes), and the queries at hand.
     """
 
     @torch.no_grad()

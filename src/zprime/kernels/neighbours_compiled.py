@@ -1,5 +1,8 @@
 """The compiled search for nearest neighbours: a sieve in float32, whatever passes it compared in float64."""
 
+import math
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,8 +12,9 @@ from zprime.kernels import compiled
 from zprime.kernels.scaling import Scaling, rounding, squares
 
 WIDE = 256  # columns from which on a sieve of few axes may pay
-AXES = 128  # of that sieve: 350 of Fashion-MNIST's 55,000 images pass, 800 with half as many axes
-ASKED = 512  # queries that make up for finding the axes
+AXES = 192  # of that sieve: of Fashion-MNIST's 55,000 images about 100 pass
+FIRST = 32  # of them that every pair is compared along
+ASKED = 96  # queries that make up for finding the axes
 SAMPLE = 4096  # points that the axes are found from
 TRIED = 96  # queries that tell whether the axes spare work,
 PASSED = 32  # which is where fewer than one in so many points passes
@@ -62,42 +66,70 @@ class Sieve:
 class Columns:
     """What is sieved by: the rows as they are scaled, or their projections on orthonormal axes.
 
-    Distances between projections are never larger, so what fails the sieve is not among the nearest.
+    Beside a projection stands the length of the rest of its row. Distances between such are never larger than between
+    the rows (the triangle inequality), so what fails the sieve is not among the nearest. Of projections there are two:
+    one on the first axes for every pair, and one on all axes for pairs that pass it.
     """
 
     def __init__(self, points: Float[Tensor, "n d"], scaling: Scaling, axes: Float[Tensor, "d a"] | None) -> None:
         self.scaling, self.axes = scaling, axes
         parts = [self._of(points[rows]) for rows in blocks(len(points), SAMPLE)]
-        self.packed = compiled.module.Sieve(torch.cat([sieved for sieved, _ in parts]))
-        self.longest = max(float(length.max()) for _, length in parts)
-        self.rounding = rounding(parts[0][0].shape[1])
+        fine = None if axes is None else torch.cat([part.fine for part in parts if part.fine is not None])
+        self.packed = compiled.module.Sieve(torch.cat([part.sieved for part in parts]), fine)
+        self.longest = max(float(part.length.max()) for part in parts)
+        # the length of the rest is a root of a difference of float64, which errs by 1.7 sqrt(d) of float32's roundings
+        d = points.shape[1]
+        self.rounding = rounding(d if axes is None else axes.shape[1] + 1 + math.ceil(2 * math.sqrt(d)))
 
-    def _of(self, x: Tensor) -> tuple[Float[Tensor, "m c"], Float[Tensor, " m"]]:
-        """Rows as they are sieved, and their lengths before any projection."""
+    def _of(self, x: Tensor) -> "_Sieved":
         scaled = self.scaling.scaled(x)
         wide = scaled.double()
-        if self.axes is not None:
-            scaled = (wide @ self.axes).float()
-        return scaled.contiguous(), wide.square_().sum(1).sqrt()
+        if self.axes is None:
+            return _Sieved(scaled.contiguous(), None, wide.square_().sum(1).sqrt())
+        along = wide @ self.axes
+        square = wide.square_().sum(1)
+        return _Sieved(_with_rest(along[:, :FIRST], square), _with_rest(along, square), square.sqrt())
 
     def search(self, points: Tensor, queries: Tensor, without: Tensor | None, distance: Tensor, index: Tensor) -> int:
         """Fill in the k nearest of some queries; how many pairs passed the sieve."""
-        sieved, length = self._of(queries)
-        error = self.rounding * (self.longest + length).square() + 1e-37
-        base = 0.5 * (error - squares(sieved))
-        work = len(queries) * len(points) * sieved.shape[1]
+        q = self._of(queries)
+        error = self.rounding * (self.longest + q.length).square() + 1e-37
+        base = 0.5 * (error - squares(q.sieved))
+        work = len(queries) * len(points) * q.sieved.shape[1]
         threads = torch.get_num_threads() if work > compiled.SMALL else 1
         exact = queries.double().contiguous()
         inverse = 1 / self.scaling.unit
-        passed: int = self.packed.search(points, inverse, exact, sieved, base, without, distance, index, threads)
+        passed: int = self.packed.search(
+            points, inverse, exact, q.sieved, q.fine, base, error, without, distance, index, threads
+        )
         return passed
 
 
+@dataclass(frozen=True)
+class _Sieved:
+    """Rows as they are sieved, first and then, and their lengths before any projection."""
+
+    sieved: Float[Tensor, "m c"]
+    fine: Float[Tensor, "m f"] | None
+    length: Float[Tensor, " m"]
+
+
+def _with_rest(along: Float[Tensor, "m a"], square: Float[Tensor, " m"]) -> Float[Tensor, "m f"]:
+    """Projections, and the length of what they leave of rows of these squared lengths; float32."""
+    rest = (square - along.square().sum(1)).clamp(min=0).sqrt()
+    return torch.cat([along, rest[:, None]], 1).float()
+
+
 def _axes(points: Float[Tensor, "n d"], scaling: Scaling) -> Float[Tensor, "d a"]:
-    """Orthonormal axes that hold most of the spread: a randomised range finder (Halko et al. 2011, algorithm 4.4)."""
+    """Orthonormal axes that hold most of the spread, in falling order.
+
+    They are found by a randomised range finder (Halko et al. 2011, algorithm 4.4).
+    """
     rng = torch.Generator().manual_seed(0)  # any axes are right, these are good ones
     some = scaling.scaled(points[torch.randperm(len(points), generator=rng)[:SAMPLE]]).double()
     axes = torch.randn(points.shape[1], AXES, generator=rng, dtype=torch.float64)
     for _ in range(2):
         axes = torch.linalg.qr(some.T @ (some @ axes)).Q
-    return axes
+    along = some @ axes
+    ordered: Tensor = axes @ torch.linalg.eigh(along.T @ along).eigenvectors.flip(1)
+    return ordered

@@ -124,7 +124,7 @@ def _samples(study: Study, candidates: Candidates) -> float:
     search = _timed(lambda: index.nearest(made, min(NEIGHBOURS, len(rows)))) / PIECE
     known = (1 + len(SPREADS)) * max(settings.samples, KNOWN)
     sampled = (len(candidates.bases) + CHECKED) * settings.samples
-    total = 2 * decode * sampled + 2 * search * (1.25 * sampled + known)
+    total = decode * sampled + 2 * search * (1.25 * sampled + known)
     if settings.feature_networks and rows.labels is not None:
         some = rows.take(torch.arange(min(BATCH, len(rows))))
         start = time.perf_counter()

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from zprime import likelihoods
+from zprime.arrays import blocks
 from zprime.data import SPLITS, Rows
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, near_duplicates, shared
 from zprime.data.groups import codes_of_splits
@@ -20,9 +22,9 @@ from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.facts import DataInfo, Duplicates, NearDuplicates
 from zprime.results.settings import AuditSettings
-from zprime.rng import stream
+from zprime.rng import fork, stream
 from zprime.statistics.design import Design
-from zprime.vae import Model, decoded
+from zprime.vae import DECODE, Model, decoded, dtype_of
 
 Space = Callable[[Tensor], Tensor]
 """A feature space: rows [n, *datum] in the model's scaled units -> features [n, f]."""
@@ -145,9 +147,29 @@ class Study:
         Raises:
             UsageError: there is no decoder, or an unknown `noise`.
         """
+        return torch.cat([x for _, x in decoded(self._decoder(), z, noise=noise, rng=rng)])
+
+    def decode_both(
+        self, z: Float[Tensor, "n d"], *, rng: torch.Generator
+    ) -> tuple[Float[Tensor, "n *datum"], Float[Tensor, "n *datum"]]:
+        """Means and draws of p(x|z): what `decode` gives for each, decoded once.
+
+        Raises:
+            UsageError: there is no decoder.
+        """
+        model, both = self._decoder(), list[tuple[Tensor, Tensor]]()
+        z = z.to(dtype_of(model))
+        for part in blocks(len(z), DECODE):
+            with torch.no_grad():
+                p = model.decode(z[part])
+                both.append((p.mean, likelihoods.draw(p, rng=fork(rng, "x", part.start))))
+        means, draws = zip(*both, strict=True)
+        return torch.cat(means), torch.cat(draws)
+
+    def _decoder(self) -> Model:
         if self.model is None:
             raise UsageError("model: expected a decoder, got none")
-        return torch.cat([x for _, x in decoded(self.model, z, noise=noise, rng=rng)])
+        return self.model
 
 
 def gather(

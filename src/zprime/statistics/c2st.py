@@ -18,6 +18,7 @@ from zprime.statistics.logistic import fit_logistic, predict_logistic
 
 WIDTHS = (0.35, 0.7, 1.4)  # of the median distance: three scales of structure
 FEATURES = 100  # for each width
+TYPICAL = 1000  # rows that the median distance is taken from, at most
 RIDGE = 2e-3  # of either class's weights: 1e-3 of their difference
 
 
@@ -75,9 +76,10 @@ class Features:
 
     @classmethod
     def of(cls, x: Float[Tensor, "n d"], rng: torch.Generator) -> "Features":
-        """Standardised by `x`, with frequencies in inverse proportion to its median distance."""
+        """Standardised by `x`, with frequencies in inverse proportion to the median distance of 1,000 rows at most."""
         centre, spread = x.mean(0), x.std(0).clamp(min=1e-12)
-        typical = float(torch.pdist((x - centre) / spread).median())
+        some = x[:: max(1, -(-len(x) // TYPICAL))]
+        typical = float(torch.pdist((some - centre) / spread).median())
         scales = [
             torch.randn(x.shape[1], FEATURES, generator=rng, dtype=torch.float64) / (w * max(typical, 1e-12))
             for w in WIDTHS

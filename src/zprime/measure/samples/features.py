@@ -1,7 +1,8 @@
 """Named feature spaces in which rows are compared; the networks behind two of them are trained here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,10 +21,13 @@ from zprime.vae import Encoder
 
 TABLE = 2  # dimensions of rows without further shape
 WIDTH = 32
-STEPS = 2000
+STEPS = 800
 EPOCHS = 40
-BATCH = 128
+BATCH = 96
+RATE = 1.2e-2
+TOLD = 50  # steps between two reports of progress
 APPLY = 512
+MOMENTS = 5000  # rows that tell mean and standard deviation of an image's entries
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,19 @@ class Classifier(nn.Module):
 
     Attributes:
         classes: the labels, in the order of the output.
+        centre: subtracted from every entry of an image; 0 of a table.
+        unit: that images are divided by then: with both it learns in half the steps.
     """
 
-    def __init__(self, shape: tuple[int, ...], classes: Int[Tensor, " c"]) -> None:
+    def __init__(self, x: Float[Tensor, "n *datum"], classes: Int[Tensor, " c"]) -> None:
         super().__init__()
+        shape = tuple(x.shape[1:])
         self.image = len(shape) == 3 and min(shape[1:]) >= 8
         self.classes: Tensor
         self.register_buffer("classes", classes)
+        some = x[:MOMENTS].float()
+        self.centre, self.unit = (float(some.mean()), float(some.std())) if self.image else (0.0, 1.0)
+        self.unit = self.unit or 1.0
         if self.image:
             body = ConvEncoder(shape, 1, 16, WIDTH)
             self.trunk = nn.Sequential(body.conv, nn.Flatten(), body.dense).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -77,7 +87,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Float[Tensor, "n *datum"]) -> Float[Tensor, "n f"]:
         """The last hidden layer."""
-        x = x.float()
+        x = (x.float() - self.centre) / self.unit if self.image else x.float()
         hidden: Tensor = self.trunk(x.contiguous(memory_format=torch.channels_last) if self.image else x)
         return hidden
 
@@ -242,22 +252,27 @@ def _train(
     what: str,
     progress: Progress,
 ) -> Classifier:
-    """Adam along a falling learning rate for at most 40 epochs and about 2,000 steps."""
+    """Adam along one cycle of the learning rate (Smith & Topin 2019), for at most 40 epochs and 800 steps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.initial_seed())
-        net = Classifier(tuple(x.shape[1:]), classes)
-    steps = -(-len(x) // BATCH)
-    epochs = max(1, min(EPOCHS, round(STEPS / steps)))
-    optimiser = torch.optim.Adam(net.parameters(), lr=2e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=epochs * steps)
-    for epoch in range(epochs):
-        progress(f"features: {what}", epoch, epochs)
-        order = torch.randperm(len(x), generator=rng)
-        for part in blocks(len(x), BATCH):
-            inputs, targets = batch(order[part], rng)
-            with torch.enable_grad():
-                loss = nn.functional.cross_entropy(net(inputs), targets)
-                gradient_step(optimiser, loss)
-            schedule.step()
-    progress(f"features: {what}", epochs, epochs)
+        net = Classifier(x, classes)
+    steps = min(STEPS, EPOCHS * -(-len(x) // BATCH))
+    optimiser = torch.optim.Adam(net.parameters(), lr=RATE, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
+    for step, rows in enumerate(islice(_batches(len(x), rng), steps)):
+        if step % TOLD == 0:
+            progress(f"features: {what}", step, steps)
+        inputs, targets = batch(rows, rng)
+        with torch.enable_grad():
+            loss = nn.functional.cross_entropy(net(inputs), targets)
+            gradient_step(optimiser, loss)
+        schedule.step()
+    progress(f"features: {what}", steps, steps)
     return net.eval().requires_grad_(requires_grad=False)
+
+
+def _batches(n: int, rng: torch.Generator) -> Iterator[Int[Tensor, " b"]]:
+    """Batches of row numbers without end, every row once an epoch."""
+    while True:
+        order = torch.randperm(n, generator=rng)
+        yield from (order[part] for part in blocks(n, BATCH))

@@ -49,28 +49,53 @@ def manifold_replicates(
 
 
 class _Balls:
-    """All distances once; the radii of some of the rows from each row's nearest neighbours."""
+    """Which rows of one sample lie in balls about rows of the other; the radii of some rows from their neighbours.
+
+    Of all pairs only those are kept that are nearer than the farthest neighbour that is known: no ball is larger.
+    """
 
     def __init__(
         self, real: Tensor, fake: Tensor, k: int, known: tuple[Neighbourhoods, Neighbourhoods] | None = None
     ) -> None:
         self.k = k
-        self.between = torch.cdist(real, fake)
         self.neighbourhoods = known or (neighbourhoods(real, k=k), neighbourhoods(fake, k=k))
+        between = torch.cdist(real, fake)
+        most, most2 = (around.distance[:, -1] for around in self.neighbourhoods)
+        self.near = _Pairs.of(between, between < most[:, None])
+        self.near2 = _Pairs.of(between, between < most2)
 
     def __call__(self, real: Bool[Tensor, " n"], fake: Bool[Tensor, " m"]) -> Float[Tensor, " 4"]:
         radius, radius2 = (_radius(n, kept, self.k) for n, kept in zip(self.neighbourhoods, (real, fake), strict=True))
-        between = self.between if bool(real.all() & fake.all()) else self.between[real][:, fake]
-        inside = between < radius[:, None]
-        balls = inside.double().sum(0)
-        recalled = (between < radius2).any(1)
-        numbers = ((balls > 0).double(), recalled.double(), balls / self.k, inside.any(1).double())
+        near = self.near.inside((self.near.distance < radius[self.near.real]) & fake[self.near.fake])
+        balls = torch.bincount(near.fake, minlength=len(fake))[fake]
+        covered = torch.bincount(near.real, minlength=len(real))[real]
+        near2 = self.near2.inside((self.near2.distance < radius2[self.near2.fake]) & real[self.near2.real])
+        recalled = torch.bincount(near2.real, minlength=len(real))[real]
+        numbers = ((balls > 0).double(), (recalled > 0).double(), balls.double() / self.k, (covered > 0).double())
         return torch.stack([v.mean() for v in numbers])
 
 
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of a real and a generated row: which rows they are, and how far from each other."""
+
+    real: Int[Tensor, " p"]
+    fake: Int[Tensor, " p"]
+    distance: Float[Tensor, " p"]
+
+    @classmethod
+    def of(cls, between: Float[Tensor, "n m"], kept: Bool[Tensor, "n m"]) -> "_Pairs":
+        real, fake = kept.nonzero(as_tuple=True)
+        return cls(real, fake, between[real, fake])
+
+    def inside(self, kept: Bool[Tensor, " p"]) -> "_Pairs":
+        return _Pairs(self.real[kept], self.fake[kept], self.distance[kept])
+
+
 def _radius(around: Neighbourhoods, keep: Tensor, k: int) -> Float[Tensor, " n"]:
-    """Of the rows that are kept, the k-th smallest distance to others that are."""
-    distance, index = around.distance[keep], around.index[keep]
-    rank = keep[index].long().cumsum(1)
-    at = (rank < k).sum(1).clamp(max=distance.shape[1] - 1)
-    return distance.gather(1, at[:, None])[:, 0]
+    """Of every row that is kept, the k-th smallest distance to others that are; 0 of all else: empty balls."""
+    rank = keep[around.index[keep]].long().cumsum(1)
+    at = (rank < k).sum(1).clamp(max=rank.shape[1] - 1)
+    radius = torch.zeros(len(keep), dtype=around.distance.dtype, device=keep.device)
+    radius[keep] = around.distance[keep].gather(1, at[:, None])[:, 0]
+    return radius

@@ -73,9 +73,8 @@ class Sampler:
 
     def sample(self, z: Float[Tensor, "n d"], *, rng: torch.Generator) -> Sample:
         """Decode latents; find features, labels and nearest training rows."""
-        mean = self.study.decode(z, noise="mean", rng=rng)
+        mean, draw = self.study.decode_both(z, rng=fork(rng, "draw"))
         some = max(1, round(DRAWS * len(z)))
-        draw = self.study.decode(z, noise="draw", rng=fork(rng, "draw"))
         x, other = (mean, draw) if self.noise == "mean" else (draw, mean)
         # images are shown as decoder means; rows of a table as they are compared
         made = self._look(x, mean if mean.ndim > 2 else x, self.training.neighbours(mean))
