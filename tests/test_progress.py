@@ -370,3 +370,22 @@ def test_bars_keep_an_estimate_whose_words_change(monkeypatch: pytest.MonkeyPatc
     written = seen.getvalue()
     assert "train: about 50 seconds left" in written
     assert written.rindex("about 50 seconds left") > written.rindex("about 5 minutes on this machine")
+
+
+def test_what_an_audit_tells_are_the_parts_that_its_time_is_estimated_by() -> None:
+    posteriors, rows = splits(60)
+    told: set[str] = set()
+    settings = replace(SMALL, exchange=50)
+    audit(
+        {"shifted": shifted(1.0)},
+        posteriors,
+        model=MODEL.vae(),
+        rows=rows,
+        settings=settings,
+        progress=lambda what, done, total: told.add(what),
+    )
+    s = study(posteriors, rows, model=MODEL.vae(), settings=settings)
+    found = duration(s, Candidates({"shifted": candidate_of(shifted(1.0), 0.01, s.prior)}, prior=s.prior))
+    assert found.parts.keys() <= told
+    assert found.parts.keys() >= {"likelihood gain, selection", "likelihood gain, heldout"}
+    assert found.seconds == pytest.approx(sum(p.seconds for p in found.parts.values()))
