@@ -26,6 +26,7 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+from zprime import progress  # noqa: E402
 from zprime.kernels import compiled  # noqa: E402
 
 SETS = [] if compiled.module is None else list(compiled.module.sets())
@@ -42,6 +43,13 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     compiled.module.use(request.param)
     yield request.param
     compiled.module.use(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet() -> Iterator[None]:
+    """Nothing is told of progress where a test does not look: it costs time to know how long something takes."""
+    with progress.shown.through(progress.silent):
+        yield
 
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))

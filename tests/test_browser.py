@@ -187,3 +187,37 @@ def test_axe_finds_nothing_serious(open_page: Any, pages: dict[str, Path]) -> No
                 if v["impact"] in ("serious", "critical", "moderate")
             ]
             assert not bad, "\n".join(bad)
+
+
+SIDEWAYS = """() => {
+  document.querySelectorAll('details').forEach(d => d.open = true);
+  const width = document.documentElement.clientWidth, wrong = [];
+  for (const e of document.body.querySelectorAll('*')) {
+    const says = `${e.tagName} ${e.id} ${e.className.baseVal ?? e.className} ${e.ariaLabel ?? ''}`;
+    const declared = e.closest('.scroll, .plot');
+    if (e === declared && e.scrollWidth > e.clientWidth) wrong.push(`scrolls: ${says}`);
+    if (!declared && e.getBoundingClientRect().right > width + 0.5) wrong.push(`wider than the page: ${says}`);
+  }
+  return wrong;
+}"""
+
+
+@pytest.mark.parametrize("width", [1300, 1280])
+def test_nothing_is_wider_than_a_page_of_a_laptop(open_page: Any, pages: dict[str, Path], width: int) -> None:
+    """Not the contents, and no table scrolls sideways, with all of the page unfolded."""
+    for name in names(pages):
+        page = open_page(name, viewport={"width": width, "height": 900})
+        assert page.evaluate(SIDEWAYS) == [], name
+        contents = page.locator("#contents")
+        if contents.count():
+            assert contents.evaluate("e => [e, ...e.querySelectorAll('ul')].every(x => x.scrollWidth <= x.clientWidth)")
+
+
+def test_a_phone_scrolls_tables_and_contents_alone(open_page: Any, pages: dict[str, Path]) -> None:
+    page = open_page(first(pages), viewport={"width": 390, "height": 844}, has_touch=True)
+    wrong = page.evaluate(SIDEWAYS.replace(".scroll, .plot", ".scroll, .plot, #contents ul"))
+    assert [w for w in wrong if w.startswith("wider")] == []
+    table = page.locator(".scroll").first
+    assert table.evaluate("e => { e.scrollLeft = 400; return e.scrollLeft; }") > 0
+    name = page.locator("table.sort tbody th").first.bounding_box()
+    assert 0 <= name["x"] < 390, "the names stay in sight"

@@ -30,7 +30,7 @@ def head(text: str) -> dict[str, object]:
 
 def test_the_head_has_the_metrics_of_the_audit(made: tuple[Path, Audit]) -> None:
     audit = made[1]
-    (model,) = head(card(audit, name="mine", licence="mit"))["model-index"]
+    (model,) = head(card(audit, name="mine", license="mit"))["model-index"]
     assert model["name"] == "mine"
     (result,) = model["results"]
     shown = {m["type"]: m for m in result["metrics"]}
@@ -42,7 +42,7 @@ def test_the_head_has_the_metrics_of_the_audit(made: tuple[Path, Audit]) -> None
     numbers = audit.samples.verdict.numbers
     assert shown["frechet_real_rows"]["value"] == numbers["real rows"].value
     assert shown["frechet_reconstructions"]["value"] == numbers["reconstructions"].value
-    assert head(card(audit, licence="mit"))["license"] == "mit"
+    assert head(card(audit, license="mit"))["license"] == "mit"
 
 
 def test_the_guaranteed_limit_is_that_of_the_candidate_that_was_tested(made: tuple[Path, Audit]) -> None:
@@ -118,4 +118,4 @@ def test_the_command_writes_it_beside_the_run(made: tuple[Path, Audit], tmp_path
     folder, audit = made
     file = tmp_path / "README.md"
     cli.app(["card", str(folder), "--out", str(file), "--license", "mit"])
-    assert file.read_text("utf-8") == card(audit, licence="mit")
+    assert file.read_text("utf-8") == card(audit, license="mit")

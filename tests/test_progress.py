@@ -1,12 +1,14 @@
-"""Progress as users see it: one line in a terminal, nothing elsewhere, and about how long something will take."""
+"""Progress as users see it: one line in a terminal, sparse lines elsewhere, and about how long something will take."""
 
 import io
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from torch.distributions import Independent, Normal
 
 import small
@@ -17,11 +19,14 @@ from zprime.auditing import audit
 from zprime.bring import encoded
 from zprime.bring.callables import Callables
 from zprime.bring.places import Place
+from zprime.cli import console
+from zprime.cli.console import OPTIONS, bars
 from zprime.data import Rows
+from zprime.escape import visible
 from zprime.fitting import fit
 from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.duration import Duration, duration
-from zprime.progress import Expectation, Line, about, shown, silent
+from zprime.progress import Expectation, Line, Part, Plain, about, named, shown, silent
 from zprime.training import train
 from zprime.vae import VAE
 
@@ -50,13 +55,132 @@ def test_a_terminal_shows_the_first_and_the_last_open_task_and_is_clean_in_the_e
     assert not written.rstrip("\r").rpartition("\r")[2].strip()
 
 
-def test_what_is_no_terminal_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = io.StringIO()
-    for stream in (seen, None):
-        monkeypatch.setattr(sys, "stderr", stream)
-        shown("gains", 8, 1000)
-        assert not shown.seen
-    assert seen.getvalue() == ""
+class Clock:
+    """The time, as a test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "_now", clock)
+    return clock
+
+
+def test_what_is_no_terminal_gets_sparse_lines(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """One after some seconds, then one in half a minute, with stage, share, time so far and time left."""
+    seen, line = io.StringIO(), Line()
+    monkeypatch.setattr(sys, "stderr", seen)
+    for done in range(101):
+        line("gains\x1b[2J", done, 100)
+        clock.now += 1
+    lines = seen.getvalue().splitlines()
+    assert [said.partition(";")[0] for said in lines] == [
+        f"{visible('gains' + chr(27) + '[2J')} {n}/100 ({n} %)" for n in (5, 35, 65, 95)
+    ]
+    assert lines[0].endswith("; 0:05 so far, about 2 minutes left")
+    assert lines[-1].endswith("; 1:35 so far, about 10 seconds left")
+    assert "\x1b" not in seen.getvalue()
+
+
+def test_plain_lines_say_nothing_of_what_is_short_and_the_estimate_at_the_start(clock: Clock) -> None:
+    lines: list[str] = []
+    plain = Plain(lines.append)
+    for done in range(5):
+        plain("gains", done, 4)
+        clock.now += 1
+    assert not lines
+    expectation = Expectation(plain, "audit")
+    expectation.tell(100.0, parts={"gains": Part(100, 100.0)})
+    assert lines == ["audit: about 2 minutes on this machine"]
+    for done in range(101):
+        expectation("gains", done, 100)
+        clock.now += 1
+    expectation.done()
+    assert lines[1:] == [
+        "audit: about 1 minute left; gains 30/100 (30 %); 0:30 so far",
+        "audit: about 40 seconds left; gains 60/100 (60 %); 1:00 so far",
+        "audit: about 10 seconds left; gains 90/100 (90 %); 1:30 so far",
+    ]
+
+
+def test_without_standard_error_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line()
+    monkeypatch.setattr(sys, "stderr", None)
+    line("gains", 8, 1000)
+    assert not line.seen
+
+
+def test_a_reader_that_is_gone_ends_no_work(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: False, write=closed.write, flush=closed.flush))
+    line = Line()
+    for done in range(9):
+        line("gains", done, 100)
+        clock.now += 1
+
+
+def test_what_shows_progress_can_be_replaced_for_a_while() -> None:
+    told: list[str] = []
+    line = Line()
+    with line.through(lambda what, done, total: told.append(what)):
+        assert line.seen
+        line("gains", 8, 1000)
+        with line.through(silent):
+            assert not line.seen
+            line("samples", 8, 1000)
+    assert told == ["gains"]
+
+
+def test_the_time_left_follows_what_was_done(clock: Clock) -> None:
+    """Work that takes twice as long as estimated, after other work that no estimate is of."""
+    told: list[str] = []
+    expectation = Expectation(lambda what, done, total: told.append(f"{what} {done}/{total}"), "audit")
+    expectation.tell(200.0, parts={"gains": Part(100, 100.0), "samples": Part(4, 100.0)}, again=50.0)
+    clock.now += 60
+    expectation("surgery", 0, 1)
+    expectation("gains", 0, 100)
+    assert expectation.left == pytest.approx(200)
+    for done in range(10, 101, 10):
+        clock.now += 20
+        expectation("gains", done, 100)
+    assert expectation.left == pytest.approx(100 * 240 / 140)
+    assert "audit: about 3 minutes left 0/1" in told
+    clock.now += 20
+    expectation("gains", 10, 100)  # once more: the check failed
+    assert expectation.left == pytest.approx((100 + 50 - 10) * 270 / 160)
+    expectation.done()
+    opened = [said.removesuffix(" 0/1") for said in told if said.startswith("audit") and said.endswith(" 0/1")]
+    assert len(opened) > 1
+    assert all(f"{says} 1/1" in told for says in opened), "what was opened is closed"
+
+
+def test_the_time_left_counts_down_by_pieces(clock: Clock) -> None:
+    told: list[str] = []
+    expectation = Expectation(lambda what, done, total: told.append(what), "train", pieces=100)
+    for _ in range(10):
+        clock.now += 10
+        expectation.finished(9)
+    assert told[0] == "train: about 2 minutes on this machine"
+    assert told[-2:] == ["train: about 10 seconds left", "train: about 20 seconds left"]  # the end of the older words
+
+
+def test_the_end_of_older_words_is_not_the_end_of_an_estimate(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    seen, line = Terminal(), Line(every=0.0)
+    monkeypatch.setattr(sys, "stderr", seen)
+    expectation = Expectation(named("seed 3", line), "train", pieces=100)
+    expectation.tell(3.0)
+    clock.now += 200
+    expectation.finished(80)
+    assert seen.getvalue().rpartition("\r")[2].rstrip() == "seed 3: train: about 50 seconds left"
+    expectation.done()
+    assert not seen.getvalue().rstrip("\r").rpartition("\r")[2].strip()
 
 
 def brings(seen: list[int]) -> dict[str, Callable[[], object]]:
@@ -117,10 +241,12 @@ def test_an_expectation_is_told_once_and_of_what_is_long_alone() -> None:
     long.tell(1.2)
     long.tell(5.0)
     long.done()
+    assert long.says == str(told[0][0])
     says = "train: about 2 minutes on this machine"
     assert told == [(says, 0, 1), (says, 1, 1)]
     assert not Expectation(silent, "audit").wanted
-    assert not Expectation(shown, "audit").wanted  # under pytest nobody sees standard error
+    with shown.through(silent):
+        assert not Expectation(shown, "audit").wanted
 
 
 def test_an_audit_and_a_training_tell_first_and_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,3 +336,56 @@ def test_a_second_measurement_is_expected_where_one_can_be_made() -> None:
             return MODEL.vae().decode(z.detach())
 
     assert again(Opaque(), exchange=50, repair=60) == 0
+
+
+def bars_of(told: list[tuple[str, int, int]], clock: Clock) -> None:
+    """What is told, a second apart, to what a command shows."""
+    with bars() as progress:
+        for said in told:
+            progress(*said)
+            shown(*said)  # what the library shows of its own accord
+            clock.now += 1
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_command_whose_output_is_no_terminal_writes_lines_unless_it_is_quiet(
+    quiet: bool, monkeypatch: pytest.MonkeyPatch, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(OPTIONS, "quiet", quiet)
+    bars_of([("gains", done, 40) for done in range(40)], clock)
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert [line.partition(";")[0] for line in lines] == ([] if quiet else ["gains 5/40 (12 %)", "gains 35/40 (88 %)"])
+
+
+def test_bars_keep_an_estimate_whose_words_change(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    seen = Terminal()
+    monkeypatch.setattr(console, "CONSOLE", Console(file=seen, force_terminal=True, width=100))
+    with bars() as progress:
+        expectation = Expectation(progress, "train", pieces=100)
+        expectation.tell(3.0)
+        clock.now += 200
+        expectation.finished(80)
+    written = seen.getvalue()
+    assert "train: about 50 seconds left" in written
+    assert written.rindex("about 50 seconds left") > written.rindex("about 5 minutes on this machine")
+
+
+def test_what_an_audit_tells_are_the_parts_that_its_time_is_estimated_by() -> None:
+    posteriors, rows = splits(60)
+    told: set[str] = set()
+    settings = replace(SMALL, exchange=50)
+    audit(
+        {"shifted": shifted(1.0)},
+        posteriors,
+        model=MODEL.vae(),
+        rows=rows,
+        settings=settings,
+        progress=lambda what, done, total: told.add(what),
+    )
+    s = study(posteriors, rows, model=MODEL.vae(), settings=settings)
+    found = duration(s, Candidates({"shifted": candidate_of(shifted(1.0), 0.01, s.prior)}, prior=s.prior))
+    assert found.parts.keys() <= told
+    assert found.parts.keys() >= {"likelihood gain, selection", "likelihood gain, heldout"}
+    assert found.seconds == pytest.approx(sum(p.seconds for p in found.parts.values()))

@@ -27,7 +27,7 @@ from zprime.running import Run
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     job, audit = small.run(folder / "run", small.table(folder / "t.npz", n=240))
-    (job.path / "card.md").write_text(card(audit, name="mine", licence="mit"))
+    (job.path / "card.md").write_text(card(audit, name="mine", license="mit"))
     return job.path
 
 

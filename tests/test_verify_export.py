@@ -279,7 +279,10 @@ def test_exported_in_python_it_has_the_card_of_its_audit(tmp_path: Path) -> None
     fits = {"gaussian": zprime.fit("gaussian", **mine.splits)}
     audit = zprime.audit(fits, mine.posteriors, model=mine.model, rows=mine.rows, settings=small.AUDIT)
     shipped = mine.shipped(audit, fits)
-    made = shipped.export(tmp_path / "out", name="mine", licence="mit")
+    with pytest.raises(UsageError, match=r"^export: licence: expected one of the arguments .*; write license=$"):
+        shipped.export(tmp_path / "other", licence="mit")
+    assert not (tmp_path / "other").exists()
+    made = shipped.export(tmp_path / "out", name="mine", license="mit")
     page = (made.path / "README.md").read_text()
     assert head(page)["license"] == "mit"
     assert "zprime verify" not in page

@@ -103,8 +103,8 @@ def audit(
             torch's global random numbers nor other state of its own; the numbers do not depend on it.
         quick: measure at most what a quick audit does, as `settings.quick`: a fraction of the time, with wider
             intervals. The audit says what was left out.
-        progress: called by the long parts, and first with about how long the audit will take. By default a line of
-            standard error, in a terminal or a notebook.
+        progress: called by the long parts, and with about how long the audit will take, or has left. By default lines
+            on standard error.
 
     Raises:
         UsageError: a split is missing, settings that cannot be used or whose tables do not fit into memory, or a prior
@@ -149,8 +149,8 @@ def audit(
     expectation = Expectation(progress, "audit")
     if expectation.wanted:
         takes = duration(study, among)
-        expectation.tell(takes.seconds, words=takes.words)
-    found = _measure(study, among, fits)
+        expectation.tell(takes.seconds, words=takes.words, parts=takes.parts, again=takes.again)
+    found = _measure(replace(study, progress=expectation), among, fits)
     expectation.done()
     return found
 

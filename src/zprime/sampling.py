@@ -185,6 +185,7 @@ class GenerativeModel:
         }
         return config, tensors
 
+    @taken("export")
     def export(
         self,
         path: str | Path,
@@ -194,7 +195,7 @@ class GenerativeModel:
         allow_copies: bool = False,
         allow_rows: bool = False,
         name: str = "",
-        licence: str = "other",
+        license: str = "other",
     ) -> artifact.Artifact:
         """Write a folder by which anyone can draw z', and x', without zprime and without torch.
 
@@ -210,7 +211,7 @@ class GenerativeModel:
             allow_copies: write even where an audit found that the samples copy training rows.
             allow_rows: write even a latent distribution that stores functions of single training rows.
             name: of the model, on the card; by default what z' is drawn from.
-            licence: on the card: an identifier of the hub, e.g. `mit`.
+            license: on the card: an identifier of the hub, e.g. `mit`.
 
         Raises:
             UsageError: `latent` is no Gaussian and no mixture of Gaussians; the folder holds something else; samples
@@ -236,7 +237,7 @@ class GenerativeModel:
             make = partial(artifact.write, manifest=manifest, tensors=tensors)
         weights = "" if self.recipe is None else self.recipe.weights
         use = exporting.use(about, whole=onnx, own=own, weights=weights, data=data)
-        files = exporting.pages(about, use, self.audited, name=name, licence=licence)
+        files = exporting.pages(about, use, self.audited, name=name, license=license)
         files |= {} if content is None else {exporting.ONNX: content}
         return exporting.write(path, drawn, about, files, make)
 

@@ -13,7 +13,7 @@ from zprime import artifact, chain, serialise
 from zprime.artifact import Artifact
 from zprime.data import DataSettings
 from zprime.errors import UsageError
-from zprime.progress import Progress
+from zprime.progress import Progress, named
 from zprime.reporting import report
 from zprime.results.audit import Audit, Entry
 from zprime.results.names import PRIOR, CandidateId, Gain
@@ -73,7 +73,7 @@ def repeat(make: MakeRun, data: DataSettings, out: Path, seeds: Sequence[int], p
     for i, seed in enumerate(seeds):
         progress("seeds", i, len(seeds))
         path = out / "seeds" / str(seed) if i else out
-        audit = make(path, replace(data, split_seed=split) if i else data, seed, _named(progress, seed))
+        audit = make(path, replace(data, split_seed=split) if i else data, seed, named(f"seed {seed}", progress))
         if i:
             report(path)
         audits.append(replace(audit, tensors=audit.tensors if i == 0 else {}))
@@ -134,12 +134,3 @@ def _candidate(name: str, entries: Sequence[Entry | None], gain: Gain) -> Candid
         between=float(values.std()) if several else None,
         within=sum(g.stderr or 0.0 for g in there) / len(there),
     )
-
-
-def _named(progress: Progress, seed: int) -> Progress:
-    """The same with the seed in front of what is done."""
-
-    def named(what: str, done: int, total: int) -> None:
-        progress(f"seed {seed}: {what}", done, total)
-
-    return named

@@ -125,8 +125,8 @@ def train(
         settings: see `TrainSettings`.
         seed: decides row order, noise and binarised rows (the initial weights are those of `vae`).
         checkpoint: a folder to save the state in; the same call continues from there.
-        progress: called once an epoch, and after a few steps with about how long all epochs will take. By default a
-            line of standard error, in a terminal or a notebook.
+        progress: called once an epoch, and after a few steps with about how long all epochs will take. By default
+            lines on standard error.
 
     Raises:
         NumericalError: the loss is not finite; the last good checkpoint is kept.
@@ -177,6 +177,7 @@ def train(
             best = {} if better else {k: v for k, v in state.tensors.items() if k.startswith("best.")}
             state = _snapshot(vae, optimiser, epoch, epoch if better else state.best_epoch, history, best)
             progress("train", epoch, epochs)
+            expectation.finished(math.ceil(len(rows) / settings.batch))
             if checkpoint is not None and clock.due():
                 state.save(checkpoint, key)
     except (KeyboardInterrupt, NumericalError):

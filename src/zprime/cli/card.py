@@ -37,7 +37,7 @@ def card(
     file = run / "card.md" if out is None else out
     outputs.check_output(file, run)
     artifact.make_folder(file.parent)
-    artifact.write_file(file, text_of(audit, name=name, licence=license).encode())
+    artifact.write_file(file, text_of(audit, name=name, license=license).encode())
     found = metrics(audit, audit.entry(audit.shipped))
     say(f"Card: {file}  (numbers {digest(found)})")
     give({"card": file, "numbers": digest(found), "metrics": {m.kind: m.value for m in found}})

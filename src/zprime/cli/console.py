@@ -1,5 +1,6 @@
 """What all verbs share: the console, progress bars, JSON."""
 
+import contextlib
 import ctypes
 import json
 import logging
@@ -25,7 +26,7 @@ from rich.text import Text
 
 from zprime import stdio
 from zprime.escape import visible, visible_lines
-from zprime.progress import silent
+from zprime.progress import Plain, key_of, shown, silent
 
 if TYPE_CHECKING:
     from zprime.results.audit import Audit
@@ -80,10 +81,27 @@ class Speed(ProgressColumn):
 
 @contextmanager
 def bars() -> Iterator[Any]:
-    """Progress bars with speed and time left on standard error; the value to give as `progress`."""
+    """What to give as `progress`: bars with speed and time left on standard error, sparse lines where nobody watches.
+
+    What the library shows of its own accord goes the same way.
+    """
     if OPTIONS.quiet:
-        yield silent
-        return
+        way: Any = contextlib.nullcontext(silent)
+    elif CONSOLE.is_terminal:
+        way = _drawn()
+    else:
+        way = contextlib.nullcontext(Plain(_line))
+    with way as progress, shown.through(progress):
+        yield progress
+
+
+def _line(text: str) -> None:
+    CONSOLE.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _drawn() -> Iterator[Any]:
+    """Progress bars."""
     columns = (
         TextColumn("{task.description:<22}", markup=False),
         BarColumn(bar_width=24),
@@ -92,15 +110,20 @@ def bars() -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=CONSOLE, transient=True) as shown:
+    with Progress(*columns, console=CONSOLE, transient=True) as drawn:
         tasks: dict[str, Any] = {}
 
         def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = shown.add_task(visible(what), total=total, completed=done)
-            shown.update(tasks[what], total=total, completed=done)
-            if done >= total:
-                shown.remove_task(tasks.pop(what))
+            key = key_of(what)
+            if key not in tasks:
+                tasks[key] = drawn.add_task(visible(what), total=total, completed=done), what
+            task, words = tasks[key]
+            if done >= total and words == what:  # the end of older words is not the end of the task
+                drawn.remove_task(task)
+                del tasks[key]
+            elif done < total:
+                tasks[key] = task, what
+                drawn.update(task, description=visible(what), total=total, completed=done)
 
         yield progress
 

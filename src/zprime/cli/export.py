@@ -75,7 +75,7 @@ def export(
         model = replace(model, audited=ShipStage(of_run).audited(source or of_run.choice()))
     folder = Path(f"{run.absolute().name}-export") if out is None else out
     allowed = {"allow_copies": allow_copies, "allow_rows": allow_rows}
-    made = model.export(folder, onnx=onnx, given=found.given, **allowed, name=name, licence=license)
+    made = model.export(folder, onnx=onnx, given=found.given, **allowed, name=name, license=license)
     page = "how to draw from it" if model.audited is None else "how to draw from it, and is its model card"
     say(f"z' from {model.latent.label}: {made.path}; its README.md says {page}")
     say(model.says())

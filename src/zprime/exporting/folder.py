@@ -92,7 +92,7 @@ def to_json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
-def pages(about: Mapping[str, Any], use: str, audited: Audited | None, *, name: str, licence: str) -> dict[str, bytes]:
+def pages(about: Mapping[str, Any], use: str, audited: Audited | None, *, name: str, license: str) -> dict[str, bytes]:
     """`README.md`: the card where an audit is known, else some lines; and `check.json`, which belongs to a card.
 
     Args:
@@ -100,11 +100,11 @@ def pages(about: Mapping[str, Any], use: str, audited: Audited | None, *, name: 
         use: how to draw from the folder: Markdown.
         audited: by which audit it was measured; None where none is known.
         name: of the model, on the card.
-        licence: an identifier of the hub, e.g. `mit`.
+        license: an identifier of the hub, e.g. `mit`.
     """
     if audited is None:
         return {README: f"# z' from {about['label']}\n\n{use}\n{about['says']}\n".encode()}
-    text, numbers = (card(audited.audit, of=audited.name, name=name, licence=licence, use=u) for u in (use, ""))
+    text, numbers = (card(audited.audit, of=audited.name, name=name, license=license, use=u) for u in (use, ""))
     lines = [line for line in lines_of(numbers) if not line.startswith("#")]
     return {README: text.encode(), FILE: to_json(to_jsonable(audited.record(lines)))}
 

@@ -4,8 +4,8 @@ The pieces have random numbers of their own, and held-out rows are none of them:
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -13,7 +13,7 @@ from zprime.kernels import ExactIndex
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import DECODE, Annealer, Target
 from zprime.measure.likelihood.decoding import LEAST, chunk
-from zprime.measure.likelihood.exchange import uncheckable
+from zprime.measure.likelihood.exchange import WHAT, uncheckable
 from zprime.measure.likelihood.finer import some_rows
 from zprime.measure.likelihood.gains import measure_gains
 from zprime.measure.likelihood.modes import CLIMB, EVALUATIONS, unsearchable
@@ -21,7 +21,8 @@ from zprime.measure.samples.features import BATCH, EPOCHS, STEPS, train_classifi
 from zprime.measure.samples.known import KNOWN, SPREADS
 from zprime.measure.study import Study
 from zprime.measure.verdicts.draws import steps
-from zprime.progress import about
+from zprime.progress import Part, about
+from zprime.results.names import Gain
 from zprime.threads import one_thread
 
 PIECE = 64
@@ -44,11 +45,13 @@ class Duration:
         again: seconds more where gains are measured with all draws, and then once more because the exchange check
             fails; 0 where they would not be.
         faster: times that one thread is faster than as many as torch has now; 1 where it has one.
+        parts: what the progress of an audit says of a part of it -> its pieces, and seconds.
     """
 
     seconds: float
     again: float = 0.0
     faster: float = 1.0
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
@@ -67,15 +70,21 @@ def duration(study: Study, candidates: Candidates) -> Duration:
     most = _gain(study, candidates, more[-1])[0] if more else row
     settings, model = study.settings, study.model
     side_by_side = 2 if study.workers > 1 else 1
-    scored = [min(settings.rows, s.n) for s in (study.selection, study.heldout)]
-    rows = sum(scored) / side_by_side
-    rows += min(settings.members, study.train.n)
-    rows += 2 * settings.exchange if model is not None and study.selection.rows is not None else 0
-    seconds = rows * row + _samples(study, candidates)
-    if more:
-        seconds += sum(len(some_rows(n)) for n in scored) * most
+    scored = {s.name: min(settings.rows, s.n) for s in (study.selection, study.heldout)}
+    with_rows = model is not None and study.selection.rows is not None
+    members, simulated = min(settings.members, study.train.n), 2 * settings.exchange if with_rows else 0
+    gain = (Gain.LIKELIHOOD if with_rows else Gain.EXACT_POSTERIOR).words
+    parts: dict[str, Part] = {}
+    for name, n in scored.items():
+        finer = len(some_rows(n)) if more else 0
+        parts[f"{gain}, {name}"] = Part(n + finer, n * row / side_by_side + finer * most)
+    parts[f"{gain}, {study.train.name}"] = Part(members, members * row)
+    parts[WHAT] = Part(simulated, simulated * row)
+    parts["samples"] = Part(len(candidates.given), _samples(study, candidates))
+    parts = {what: part for what, part in parts.items() if part.pieces and part.seconds}
+    rows = sum(scored.values()) / side_by_side + members + simulated
     again = _again(study, candidates, most, side_by_side=side_by_side) + (rows * most if more else 0.0)
-    return Duration(seconds, again, row / alone)
+    return Duration(sum(part.seconds for part in parts.values()), again, row / alone, parts)
 
 
 def _gain(study: Study, candidates: Candidates, draws: int) -> tuple[float, float]:

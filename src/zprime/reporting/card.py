@@ -44,14 +44,14 @@ class Metric:
     n: int = 0
 
 
-def card(audit: Audit, *, of: str = "", name: str = "", licence: str = "other", use: str = "") -> str:
+def card(audit: Audit, *, of: str = "", name: str = "", license: str = "other", use: str = "") -> str:
     """Markdown with a YAML head: `README.md` of a folder on the Hugging Face hub.
 
     Args:
         audit: of the run.
         of: what the card is of, as the audit calls it, e.g. `gaussian+p1`; by default what the audit ships.
         name: of the model, for `model-index`; by default what z' is drawn from.
-        licence: an identifier of the hub, e.g. `mit`.
+        license: an identifier of the hub, e.g. `mit`.
         use: how to use what the card lies beside: Markdown; empty leaves that part out.
     """
     public = publish(audit)
@@ -59,7 +59,7 @@ def card(audit: Audit, *, of: str = "", name: str = "", licence: str = "other", 
     found = metrics(public, shipped)
     head = {
         "library_name": "zprime",
-        "license": licence,
+        "license": license,
         "tags": ["variational-autoencoder", "synthetic-data", "latent-distribution"],
         "model-index": [{"name": name or shipped.label, "results": [_result(public, found)]}],
     }

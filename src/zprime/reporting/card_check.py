@@ -30,10 +30,10 @@ def differences(text: str, audit: Audit, *, name: str) -> Iterator[Difference]:
         audit: that it was made of.
         name: of the file, as it is called in what is found.
     """
-    title, licence, _ = _head(text)
+    title, of_card, _ = _head(text)
     public = publish(audit)
     wanted = metrics(public, public.entry(audit.shipped))
-    yield from against(text, wanted, lines_of(card_of(audit, name=title, licence=licence)), name=name)
+    yield from against(text, wanted, lines_of(card_of(audit, name=title, license=of_card)), name=name)
 
 
 def against(text: str, wanted: Sequence[Metric], wanted_lines: Sequence[str], *, name: str) -> Iterator[Difference]:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -12,6 +13,8 @@ from markupsafe import Markup
 from zprime.escape import visible_lines
 from zprime.reporting.glossary import glossed
 
+UNIT = re.compile(r"(?<=\d) (?![±+(\[])|(?<=±) |(?<=%) (?=p$)")
+"""The blank between a number and its unit, after `±`, and in `1 % p`."""
 NOTHING = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"
 """A page loads nothing: no script, style or image but those inside it."""
 
@@ -29,6 +32,7 @@ def _environment() -> Environment:
     style, script = (_inline(name) for name in ("style.css", "script.js"))
     policy = f"{NOTHING}; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     environment.filters["glossed"] = lambda text: glossed(visible_lines(text))
+    environment.filters["unbroken"] = unbroken
     environment.globals |= {"style": style, "script": script, "policy": Markup(policy)}
     return environment
 
@@ -36,6 +40,11 @@ def _environment() -> Environment:
 def _seen(value: Any) -> Any:
     """A text with its hidden characters spelled out; what is markup already stays."""
     return visible_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def unbroken(text: str) -> str:
+    """A cell's text, whose lines do not break between a number and its unit, or after `±`."""
+    return UNIT.sub("\u00a0", text)
 
 
 def _inline(name: str) -> Markup:
