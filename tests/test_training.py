@@ -4,15 +4,18 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from oracles import linear_gaussian, maximum_likelihood
 from zprime import artifact, training
-from zprime.data import Rows
+from zprime.data import DataSettings, Rows
+from zprime.data import load as load_data
 from zprime.descent import Descent
 from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
 from zprime.rng import stream
+from zprime.train_stage import Start
 from zprime.training import Trained, TrainSettings, evaluate, train
 from zprime.vae import VAE, VAESettings
 
@@ -474,3 +477,31 @@ def test_a_checkpoint_of_another_selection_split_is_not_gone_on_from(tmp_path: P
             progress=lambda _, done, n, seen=seen: seen.append(done),
         )
         assert seen[0] == first
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_a_decoder_begins_at_the_mean_of_the_training_rows(tmp_path: Path, network: str) -> None:
+    rng = stream(0)
+    x = 0.05 * torch.rand(60, 1, 8, 8, generator=rng) + torch.linspace(0, 3, 8)
+    np.savez(tmp_path / "x.npz", x=x.numpy())
+    rows = load_data(DataSettings(str(tmp_path / "x.npz"))).rows("train").x
+    data = load_data(DataSettings(str(tmp_path / "x.npz")))
+    model = Start(data, VAESettings(latents=2, network=network, width=4).resolve(data.shape), FAST, 0).vae()
+    plain = VAE.build(data.shape, VAESettings(latents=2, network=network, width=4), seed=0)
+    wanted = rows.mean(0) if network == "mlp" else rows.mean().expand(1, 8, 8)
+    with torch.no_grad():
+        z = torch.zeros(1, 2)
+        bias = plain.decoder.out.bias.view(1, 8, 8) if network == "mlp" else plain.decoder.conv[-1].bias
+        torch.testing.assert_close(model.decoder(z)[0], plain.decoder(z)[0] - bias + wanted)
+
+
+def test_a_decoder_of_ones_and_zeros_begins_at_the_logit_of_their_proportion(tmp_path: Path) -> None:
+    x = torch.zeros(60, 1, 8, 8)
+    x[::2, :, 4:] = 1.0
+    np.savez(tmp_path / "x.npz", x=x.numpy())
+    data = load_data(DataSettings(str(tmp_path / "x.npz"), binarise=True, keep_duplicates=True))
+    settings = VAESettings(latents=2, network="mlp", likelihood="bernoulli").resolve(data.shape)
+    bias = Start(data, settings, FAST, 0).vae().decoder.out.bias.sigmoid().view(8, 8)
+    share = data.rows("train").x.mean(0)[0]
+    torch.testing.assert_close(bias[:4], torch.full((4, 8), 0.01))  # none was seen: rare, not impossible
+    torch.testing.assert_close(bias[4:], share[4:])

@@ -36,7 +36,7 @@ class TrainSettings:
     """How to train.
 
     Attributes:
-        epochs: passes over the data; 0 takes as many as give 5,000 steps, but at least 10 and at most 600.
+        epochs: passes over the data; 0 takes as many as give 6,000 steps, but at least 10 and at most 600.
         batch: rows a step.
         lr: learning rate of Adam at the start; it falls to a fifth along half a cosine.
         beta: weight of the KL term after the warm-up; 1 is the ELBO.
@@ -51,7 +51,7 @@ class TrainSettings:
     lr: float = 3e-3
     beta: float = 1.0
     warmup: float = 0.1
-    patience: int = 30
+    patience: int = 15
     checkpoint: float = 20.0
 
     def check(self) -> None:
@@ -71,7 +71,7 @@ class TrainSettings:
 
     def plan(self, n: int) -> int:
         """Number of epochs for `n` training rows."""
-        return self.epochs or max(10, min(600, 5_000 // -(-n // self.batch)))
+        return self.epochs or max(10, min(600, 6_000 // -(-n // self.batch)))
 
 
 @dataclass
@@ -134,8 +134,8 @@ def train(
     Raises:
         NumericalError: the loss is not finite; the last good checkpoint is kept.
         UsageError: settings that cannot be used, or a network too large for the memory: gradients, the two moments of
-            Adam, and the parameters now, averaged and at the best epoch are 24 bytes a weight; or a checkpoint that would take
-            the place of something else.
+            Adam, and the parameters now, averaged and at the best epoch are 24 bytes a weight; or a checkpoint that
+            would take the place of something else.
         ArrayError: data that the likelihood cannot take.
     """
     settings.check()
