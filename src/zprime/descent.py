@@ -28,12 +28,10 @@ class Descent:
         """Of all parameters of `vae`, from learning rate `lr` on."""
         scale = getattr(getattr(vae, "likelihood", None), "log_scale", None)
         fast = [p for p in vae.parameters() if p is scale]
-        groups = [
-            {"params": [p for p in vae.parameters() if p is not scale], "lr": lr},
-            {"params": fast, "lr": max(lr, min(SCALE * lr, FASTEST))},
-        ]
-        self.adam = torch.optim.Adam(groups, lr=lr, fused=True)
-        self._first = [float(group["lr"]) for group in groups]
+        rest = [p for p in vae.parameters() if p is not scale]
+        self._first = [lr, max(lr, min(SCALE * lr, FASTEST))]
+        self.adam = torch.optim.Adam([{"params": rest}, {"params": fast}], lr=lr, fused=True)
+        self.fall(0.0)
         self._parameters = dict(vae.named_parameters())
         self._average = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._steps = 0
@@ -93,13 +91,14 @@ class Descent:
             if name.startswith("mean."):
                 self._average[name.removeprefix("mean.")].copy_(value)
                 continue
-            _, i, slot = name.split(".")
+            _, place, slot = name.split(".")
+            i = int(place)
             if slot != "exp_avg":
                 need(name, value.numel() == 0 or bool(value.min() >= 0), "numbers from 0", float(value.min()))
-            like = ordered[int(i)]
+            like = ordered[i]
             # fused Adam walks through memory: its moments must lie as the parameter does (channels_last)
             laid = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
-            slots.setdefault(int(i), {})[slot] = laid
+            slots.setdefault(i, {})[slot] = laid
         self.adam.load_state_dict({"state": slots, "param_groups": self.adam.state_dict()["param_groups"]})
         self._steps = steps
 

@@ -142,7 +142,7 @@ def start_at(decoder: nn.Module, output: Tensor) -> None:
         output: shape of the data; a convolution, which has one bias a channel, takes the mean of each.
     """
     if isinstance(decoder, ConvDecoder):
-        decoder.conv[-1].bias.copy_(output.mean((1, 2)))  # type: ignore[union-attr, operator]
+        decoder.conv[-1].bias.copy_(output.mean((1, 2)))  # type: ignore[operator]
     elif isinstance(decoder, MLPDecoder):
         decoder.out.bias.copy_(output.flatten())
 
