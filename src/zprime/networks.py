@@ -133,6 +133,20 @@ class ConvDecoder(nn.Module):
         return parameters[..., : self.shape[1], : self.shape[2]]
 
 
+@torch.no_grad()
+def start_at(decoder: nn.Module, output: Tensor) -> None:
+    """Set the last bias of a new decoder, so that it begins near `output` whatever z is.
+
+    Args:
+        decoder: of ours.
+        output: shape of the data; a convolution, which has one bias a channel, takes the mean of each.
+    """
+    if isinstance(decoder, ConvDecoder):
+        decoder.conv[-1].bias.copy_(output.mean((1, 2)))  # type: ignore[operator]
+    elif isinstance(decoder, MLPDecoder):
+        decoder.out.bias.copy_(output.flatten())
+
+
 def build(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int) -> tuple[nn.Module, nn.Module]:
     """Make the encoder and decoder of the architecture called `name`, for data of `shape` and `d` latents.
 

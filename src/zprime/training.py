@@ -8,7 +8,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from torch import Tensor
 from zprime import artifact, memory, model_prior
 from zprime.arrays import blocks
 from zprime.data import Rows
+from zprime.descent import Descent, check_shapes
 from zprime.errors import ArrayError, NumericalError, UsageError
 from zprime.progress import Expectation, Progress, shown
 from zprime.rng import stream
-from zprime.schema import guarded, need
+from zprime.schema import guarded
 from zprime.schema.kinds import check
 from zprime.vae import VAE
 
@@ -35,9 +36,9 @@ class TrainSettings:
     """How to train.
 
     Attributes:
-        epochs: passes over the data; 0 takes as many as give 12,000 steps, but at least 20 and at most 600.
+        epochs: passes over the data; 0 takes as many as give 6,000 steps, but at least 10 and at most 600.
         batch: rows a step.
-        lr: learning rate of Adam at the start; it falls to a twentieth along half a cosine.
+        lr: learning rate of Adam at the start; it falls to a fifth along half a cosine.
         beta: weight of the KL term after the warm-up; 1 is the ELBO.
         warmup: proportion of the epochs over which the KL term's weight rises from 0 to beta.
         patience: stop after this many epochs, counted from the end of the warm-up, without a better ELBO on the
@@ -47,10 +48,10 @@ class TrainSettings:
 
     epochs: int = 0
     batch: int = 128
-    lr: float = 1e-3
+    lr: float = 3e-3
     beta: float = 1.0
     warmup: float = 0.1
-    patience: int = 30
+    patience: int = 15
     checkpoint: float = 20.0
 
     def check(self) -> None:
@@ -70,7 +71,7 @@ class TrainSettings:
 
     def plan(self, n: int) -> int:
         """Number of epochs for `n` training rows."""
-        return self.epochs or max(20, min(600, 12_000 // -(-n // self.batch)))
+        return self.epochs or max(10, min(600, 6_000 // -(-n // self.batch)))
 
 
 @dataclass
@@ -78,9 +79,10 @@ class Trained:
     """What `train` returns.
 
     Attributes:
-        vae: with the parameters of the best epoch, in evaluation mode.
+        vae: with the averaged parameters of the best epoch, in evaluation mode.
         epoch: the best epoch, from 1.
-        history: one dictionary an epoch: beta, training loss, and the ELBO on the selection split, nats a row.
+        history: one dictionary an epoch: beta, training loss, and the ELBO on the selection split with the averaged
+            parameters, nats a row.
         stopped: a sentence saying why it ended.
     """
 
@@ -114,8 +116,9 @@ def train(
     checkpoint: Path | None = None,
     progress: Progress = shown,
 ) -> Trained:
-    """Maximise the ELBO on `rows` by Adam; keep the parameters with the best ELBO on `selection`.
+    """Maximise the ELBO on `rows` by Adam; keep the averaged parameters with the best ELBO on `selection`.
 
+    After every epoch the ELBO is that of an average of the parameters over about the last 500 steps (`descent.py`).
     A public facade: its arguments are what users choose.
 
     Args:
@@ -131,8 +134,8 @@ def train(
     Raises:
         NumericalError: the loss is not finite; the last good checkpoint is kept.
         UsageError: settings that cannot be used, or a network too large for the memory: gradients, the two moments of
-            Adam, and the parameters now and at the best epoch are 20 bytes a weight; or a checkpoint that would take
-            the place of something else.
+            Adam, and the parameters now, averaged and at the best epoch are 24 bytes a weight; or a checkpoint that
+            would take the place of something else.
         ArrayError: data that the likelihood cannot take.
     """
     settings.check()
@@ -143,17 +146,17 @@ def train(
     if not any(p.requires_grad for p in vae.parameters()):
         vae.requires_grad_(requires_grad=True)  # it was trained before, and is to be trained on
     epochs = settings.plan(len(rows))
+    per_epoch = math.ceil(len(rows) / settings.batch)
     weights = sum(p.numel() for p in vae.parameters())
-    memory.need(20 * weights, f"training: {weights:,} weights", "lower latents, or hidden (mlp) or width (conv)")
-    optimiser = torch.optim.Adam(vae.parameters(), lr=settings.lr, fused=True)
+    memory.need(24 * weights, f"training: {weights:,} weights", "lower latents, or hidden (mlp) or width (conv)")
+    descent = Descent(vae, settings.lr)
     key = checkpoint_key(vae, rows, selection, settings, seed=seed)
-    state = _resume(checkpoint, key, vae, optimiser) or _snapshot(vae, optimiser, 0, 0, [], {})
+    state = _resume(checkpoint, key, vae, descent, per_epoch) or _snapshot(vae, descent, 0, 0, [], {})
     warm = math.floor(settings.warmup * epochs)
     clock = _Clock(settings.checkpoint)
     stopped = f"all {epochs} epochs done"
     progress("train", state.epoch, epochs)
-    steps = math.ceil(len(rows) / settings.batch) * (epochs - state.epoch)
-    expectation = Expectation(progress, f"train, {epochs} epochs at most", pieces=steps)
+    expectation = Expectation(progress, f"train, {epochs} epochs at most", pieces=per_epoch * (epochs - state.epoch))
     try:
         for epoch in range(state.epoch + 1, epochs + 1):
             # before the epoch, so that a run that goes on from its last checkpoint stops where it stopped before
@@ -162,11 +165,11 @@ def train(
                 progress("train", epochs, epochs)
                 break
             beta = settings.beta * min(1.0, epoch / (warm + 1))
-            for group in optimiser.param_groups:
-                group["lr"] = settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs)))
+            descent.fall((epoch - 1) / epochs)
             now = _Pass(epoch, beta, stream(seed, "epoch", epoch), expectation)
-            loss = _epoch(vae, rows, optimiser, settings, now)
-            elbo = evaluate(vae, selection, seed=seed, beta=settings.beta)
+            loss = _epoch(vae, rows, descent, settings, now)
+            with descent.averaged():
+                elbo = evaluate(vae, selection, seed=seed, beta=settings.beta)
             if not math.isfinite(elbo):
                 raise NumericalError(
                     f"training: the ELBO on the selection split became {elbo} at epoch {epoch}; "
@@ -175,7 +178,7 @@ def train(
             history = [*state.history, {"beta": beta, "loss": loss, "selection": elbo}]
             better = state.best_epoch == 0 or elbo > history[state.best_epoch - 1]["selection"]
             best = {} if better else {k: v for k, v in state.tensors.items() if k.startswith("best.")}
-            state = _snapshot(vae, optimiser, epoch, epoch if better else state.best_epoch, history, best)
+            state = _snapshot(vae, descent, epoch, epoch if better else state.best_epoch, history, best)
             progress("train", epoch, epochs)
             expectation.finished(math.ceil(len(rows) / settings.batch))
             if checkpoint is not None and clock.due():
@@ -209,7 +212,7 @@ class _Pass:
     expectation: Expectation
 
 
-def _epoch(vae: VAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: TrainSettings, now: _Pass) -> float:
+def _epoch(vae: VAE, rows: Rows, descent: Descent, settings: TrainSettings, now: _Pass) -> float:
     """One pass; the mean loss in nats a row."""
     vae.train()
     total, start = 0.0, time.monotonic()
@@ -222,9 +225,7 @@ def _epoch(vae: VAE, rows: Rows, optimiser: torch.optim.Optimizer, settings: Tra
                 f"training: the loss became {value} at epoch {now.epoch}, step {step + 1}; "
                 f"lower the learning rate (now {settings.lr:g}) and run again"
             )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        descent.step(loss)
         total += value * len(x)
         if step + 1 == PIECE:
             now.expectation.tell((time.monotonic() - start) / PIECE)
@@ -279,23 +280,16 @@ class _Clock:
 
 
 def _snapshot(
-    vae: VAE,
-    optimiser: torch.optim.Optimizer,
-    epoch: int,
-    best_epoch: int,
-    history: list[dict[str, float]],
-    best: dict[str, Tensor],
+    vae: VAE, descent: Descent, epoch: int, best_epoch: int, history: list[dict[str, float]], best: dict[str, Tensor]
 ) -> _State:
     """Copy everything at the end of an epoch; `best` empty means that this epoch is the best."""
-    parameters = {k: v.detach().clone() for k, v in vae.state_dict().items()}
-    tensors = {f"now.{k}": v for k, v in parameters.items()}
-    tensors |= best or {f"best.{k}": v for k, v in parameters.items()}
-    for i, slots in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{i}.{k}": v.detach().clone() for k, v in slots.items()}
+    tensors = {f"now.{k}": v.detach().clone() for k, v in vae.state_dict().items()} | descent.tensors()
+    with descent.averaged():
+        tensors |= best or {f"best.{k}": v.detach().clone() for k, v in vae.state_dict().items()}
     return _State(epoch, best_epoch, history, tensors)
 
 
-def _resume(folder: Path | None, key: str, vae: VAE, optimiser: torch.optim.Optimizer) -> _State | None:
+def _resume(folder: Path | None, key: str, vae: VAE, descent: Descent, per_epoch: int) -> _State | None:
     """Load the checkpoint of the same settings, data and network, if there is one."""
     if folder is None or not artifact.is_artifact(folder):
         return None
@@ -305,35 +299,15 @@ def _resume(folder: Path | None, key: str, vae: VAE, optimiser: torch.optim.Opti
         return None
     tensors = saved.tensors()
     check(folder, "checkpoint", saved.config, tensors)
-    parameters = [p.detach() for group in optimiser.param_groups for p in group["params"]]
     with guarded(folder, "delete it to train anew"):
-        _check_state(tensors, vae, parameters)
-        vae.load_state_dict({k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")})
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("adam."):
-                _, i, slot = name.split(".")
-                like = parameters[int(i)]
-                # fused Adam walks through memory: its moments must lie as the parameter does (channels_last)
-                laid = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
-                slots.setdefault(int(i), {})[slot] = laid
+        network = {name: value for name, value in tensors.items() if not name.startswith(("mean.", "adam."))}
+        weights = vae.state_dict()
+        check_shapes(network, {f"{which}.{k}": v.shape for which in ("now", "best") for k, v in weights.items()})
+        vae.load_state_dict({k.removeprefix("now."): v for k, v in network.items() if k.startswith("now.")})
+        descent.load(tensors, per_epoch * saved.config["epoch"])
         history = [{name: float(value) for name, value in epoch.items()} for epoch in saved.config["history"]]
-        optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
     log.info("training goes on after epoch %d", saved.config["epoch"])
     return _State(saved.config["epoch"], saved.config["best_epoch"], history, tensors)
-
-
-def _check_state(tensors: Mapping[str, Tensor], vae: VAE, parameters: Sequence[Tensor]) -> None:
-    """Raise `Refused` for names or shapes that are not those of this network and its Adam."""
-    wanted = {f"{which}.{k}": v.shape for which in ("now", "best") for k, v in vae.state_dict().items()}
-    if any(name.startswith("adam.") for name in tensors):
-        for i, p in enumerate(parameters):
-            wanted |= {f"adam.{i}.exp_avg": p.shape, f"adam.{i}.exp_avg_sq": p.shape, f"adam.{i}.step": torch.Size()}
-    need("tensors", wanted.keys() == tensors.keys(), "those of this network", sorted(wanted.keys() ^ tensors.keys()))
-    for name, value in tensors.items():
-        need(name, value.shape == wanted[name], f"shape {list(wanted[name])}", list(value.shape))
-        if name.startswith("adam.") and not name.endswith("exp_avg"):
-            need(name, value.numel() == 0 or bool(value.min() >= 0), "numbers from 0", float(value.min()))
 
 
 def _fingerprint(rows: Rows) -> str:
