@@ -105,12 +105,12 @@ def test_an_audit_keeps_how_many_it_took() -> None:
     posteriors, rows = splits(shift=1.0)
     settings = replace(SMALL, draws=400, samples=0, simulated=0, members=0, latent_side=False)
     few = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=settings)
-    assert few.settings.draws == 52
+    assert (few.draws, few.settings.draws) == (52, 400)
     assert few.verdict.exchange is not None
     assert few.verdict.exchange.draws == 52
     every = replace(settings, first_draws=400)
     whole = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=every)
-    assert whole.settings.draws == 400
+    assert whole.draws == 400
     assert (few.verdict.decision, few.verdict.choice) == (whole.verdict.decision, whole.verdict.choice)
     gain, other = (a.entry("shifted").heldout.likelihood for a in (few, whole))
     assert gain is not None
@@ -128,7 +128,7 @@ def test_a_check_that_fails_with_few_draws_is_made_with_all() -> None:
     found = audit({"gaussian": r}, posteriors, model=vae(2), rows=rows, settings=settings)
     assert found.verdict.exchange is not None
     assert found.verdict.exchange.failed
-    assert (found.verdict.exchange.draws, found.settings.draws) == (120, 120)
+    assert (found.verdict.exchange.draws, found.draws) == (120, 120)
 
 
 def few_and_many(n: int = 400) -> tuple[RowGains, RowGains]:
@@ -193,7 +193,7 @@ def test_in_an_audit_log_p_is_as_near_to_the_truth_as_with_all_draws() -> None:
         rows[split] = Rows(split, x, torch.arange(200))
     settings = AuditSettings(rows=200, samples=0, simulated=0, exchange=0, members=0, latent_side=False, other_scale=0)
     found = audit({"shifted": shifted(0.0)}, posteriors, model=model.vae(), rows=rows, settings=settings)
-    assert found.settings.draws == 52
+    assert found.draws == 52
     assert found.likelihood is not None
     told = found.likelihood.log_prob[PRIOR]
     truth = float(model.log_evidence(rows["heldout"].x).mean())

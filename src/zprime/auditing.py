@@ -226,12 +226,12 @@ def _splits(
 
 def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[LatentDistribution]]) -> Audit:
     """All measures, in order: each may use what was measured before it."""
-    asked = study.settings.draws
+    asked = study.settings
     study, split_gains, verdict = by_likelihood(study, candidates)
     cuts = surgeries(study)
     told = study.settings.latent_side
     latents = latents_side(study, candidates, split_gains, cuts.get("train")) if told else None
-    likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best, draws=asked)
+    likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best, draws=asked.draws)
     if likelihood is not None:
         likelihood = replace(likelihood, other_scale=under_other_scale(study, candidates, verdict))
     attacked = membership(study, candidates, split_gains["heldout"])
@@ -257,7 +257,8 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
         verdict=verdict,
         log_prior=_log_prior(split_gains["heldout"], likelihood, study.seed),
         storage=_storage(study),
-        settings=study.settings,
+        settings=asked,
+        draws=study.settings.draws,
         seed=study.seed,
         tensors=tensors,
         images=len(shape) == 3 and shape[0] in (1, 3),

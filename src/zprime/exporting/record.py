@@ -7,7 +7,7 @@ are known again by their codes, summed up with random weights.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -97,7 +97,7 @@ class Audited:
         public = publish(self.audit)
         found = metrics(public, public.entry(self.name))
         error = simulation_error(self.audit.tensors, self.name)
-        how = self.audit.seed, public.settings
+        how = self.audit.seed, replace(public.settings, draws=public.draws)  # as many as were taken
         return Record(self.name, *how, found, lines, error, self.data, versions=dict(self.audit.versions))
 
 

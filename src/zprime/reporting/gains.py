@@ -110,7 +110,7 @@ def _bar(e: Estimate, low: float, high: float) -> Bar:
 
 
 def _note(audit: Audit) -> str:
-    draws = f"{audit.settings.draws} draws a row" if audit.model.kl is None else "the known draws of each posterior"
+    draws = f"{audit.draws} draws a row" if audit.model.kl is None else "the known draws of each posterior"
     note = NOTE.format(rows=audit.entries[0].heldout.elbo.gain.n, draws=draws)
     return note + (LIKELIHOOD_NOTE if drawn_gain(audit) is Gain.LIKELIHOOD else "")
 

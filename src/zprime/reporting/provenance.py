@@ -22,7 +22,7 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
         beta = 1.0 if model.beta is None else model.beta
         rows.append(("training", f"best epoch {model.epoch} of {model.epochs} ({model.stopped}), beta {beta:g}"))
     measured = audit.settings
-    rows.append(("audit", f"at most {measured.rows:,} rows a split, {measured.draws} draws a row, seed {audit.seed}"))
+    rows.append(("audit", f"at most {measured.rows:,} rows a split, {audit.draws} draws a row, seed {audit.seed}"))
     keep = f"{size(storage.posteriors)} as means and standard deviations"
     keep += f" ({storage.posteriors_draws:,} draws z′ per CPU second)"
     if storage.data is not None:

@@ -68,6 +68,7 @@ class Audit:
         inputs: model, posteriors and latent distributions -> hash.
         command: shell command that makes the run again; empty where the audit comes from no run.
         prior: what the model was trained with, and all gains are over: `N(0, I)`, or the label of another.
+        draws: draws a row that gains took: as many as `settings.draws`, or fewer where these were enough.
     """
 
     data: DataInfo
@@ -94,6 +95,7 @@ class Audit:
     thresholds: Thresholds = THRESHOLDS
     command: str = ""
     prior: str = STANDARD
+    draws: int = 0
 
     @property
     def rows(self) -> int:
@@ -121,9 +123,8 @@ class Audit:
     def log_prob(self, name: str) -> Tensor:
         """Log p_r(x) of each held-out row that was measured, in nats, e.g. to rank rows by how unusual they are.
 
-        An estimate by importance sampling, by `settings.draws` a row or by the draws that were brought: the fewer, the
-        lower (`AuditSettings(first_draws=400)`). It is low for rows that the decoder cannot make, and for rows whose z
-        is unlikely under r. Shape [n], in the order of the rows.
+        An estimate by importance sampling, by `draws` a row: the fewer, the lower (`AuditSettings(first_draws=400)`).
+        Low for rows that the decoder cannot make or whose z is unlikely under r. Shape [n], in the order of the rows.
 
         Args:
             name: of a row of the table, e.g. `prior` or `mixture+p1`.
@@ -132,8 +133,7 @@ class Audit:
             UsageError: no such row, or no likelihood gain was measured.
         """
         wanted = self.entry(name).id
-        prior = self.tensors.get("log_prior.heldout")
-        gain = self.tensors.get(f"gain.heldout.{Gain.LIKELIHOOD}.{wanted}")
+        prior, gain = (self.tensors.get(n) for n in ("log_prior.heldout", f"gain.heldout.{Gain.LIKELIHOOD}.{wanted}"))
         if prior is None or gain is None:
             raise UsageError(f"{name}: log p(x) was not measured: it needs the decoder, the rows and draws of them")
         return prior + gain
@@ -271,11 +271,11 @@ class Audit:
             "seed": self.seed,
             "unit": "nats per row",
             "prior": self.prior,
-            "draws": self.settings.draws,
+            "draws": self.draws,
             "decision": self.verdict.decision,
             "choice": self.verdict.choice,
         }
-        return Scored(self.entries, self.tensors, self.settings.draws, self.thresholds.khat, says)
+        return Scored(self.entries, self.tensors, self.draws, self.thresholds.khat, says)
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors, and the drift and the summary over seeds, which are artefacts of their own."""
