@@ -26,10 +26,12 @@ from zprime.errors import UsageError
 from zprime.memory import size
 
 LARGE = 1 << 26
-"""Numbers that an array in memory has at most, of those that are made here: 268 MB in float32. Fashion-MNIST's training
-rows have 47 million."""
-BLOCK = 1 << 22
-"""Numbers that are worked on at once, beyond `LARGE`."""
+"""Numbers that an array has at most that is made here in memory, and not in a file: 268 MB in float32. Fashion-MNIST's
+training rows have 47 million."""
+BLOCK = 1 << 20
+"""Numbers that are worked on at once."""
+AT_ONCE = 1 << 24
+"""Numbers of which means and the like are computed at once, as they always were: blocks round otherwise."""
 DISK = "/var/tmp"
 """Where large temporary files belong on Linux and macOS: it lies on disk, and /tmp often lies in memory."""
 
@@ -40,25 +42,27 @@ def is_large(n: int, shape: Iterable[int]) -> bool:
 
 
 def blocks(n: int, shape: Iterable[int]) -> Iterator[slice]:
-    """Row numbers of one block after another; of one block, where n rows of this shape are not large."""
-    shape = tuple(shape)
-    return arrays.blocks(n, max(1, BLOCK // max(1, math.prod(shape))) if is_large(n, shape) else max(1, n))
+    """Row numbers of one block after another."""
+    return arrays.blocks(n, max(1, BLOCK // max(1, math.prod(shape))))
 
 
-def collected(parts: Iterable[Array], shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+def collected(
+    parts: Iterable[Array], shape: tuple[int, ...], dtype: npt.DTypeLike, *, among: int | None = None
+) -> Array:
     """One array of parts that follow each other, of which only one at a time is in memory if they are large together.
 
     Args:
         parts: shape [m, *datum], each converted to `dtype`.
         shape: [n, *datum] of all together.
         dtype: of the array.
+        among: rows of which these are some: where all of them are large, these are kept in a file too.
 
     Raises:
         UsageError: no room on disk.
         ValueError: the parts have more or fewer rows than `shape` says.
     """
     dtype = np.dtype(dtype)
-    if not is_large(shape[0], shape[1:]):
+    if not is_large(max(shape[0], among or 0), shape[1:]):
         whole = np.empty(shape, dtype)
         start = 0
         for part in parts:
@@ -70,15 +74,21 @@ def collected(parts: Iterable[Array], shape: tuple[int, ...], dtype: npt.DTypeLi
     return _on_disk(parts, shape, dtype)
 
 
-def made(n: int, shape: tuple[int, ...], make: Callable[[slice], Tensor]) -> Tensor:
-    """Float32 rows from a function that gives those of a slice: in one call, or block by block if they are large.
+def made(n: int, shape: tuple[int, ...], make: Callable[[slice], Tensor], *, among: int | None = None) -> Tensor:
+    """Float32 rows from a function that gives those of a slice; in memory, or in a file if they are large.
+
+    Args:
+        n: rows.
+        shape: of a row.
+        make: gives some of them.
+        among: see `collected`.
 
     Raises:
         UsageError: no room on disk.
     """
-    if not is_large(n, shape):
+    if n * math.prod(shape) <= BLOCK:
         return make(slice(0, n))
-    return as_tensor(collected((make(b).numpy() for b in blocks(n, shape)), (n, *shape), np.float32))
+    return as_tensor(collected((make(b).numpy() for b in blocks(n, shape)), (n, *shape), np.float32, among=among))
 
 
 def converted(x: Array, dtype: npt.DTypeLike, axes: tuple[int, ...] | None = None) -> Array:
@@ -132,12 +142,12 @@ class Chosen:
 
     @property
     def large(self) -> bool:
-        """Whether there are several blocks."""
-        return is_large(len(self), self.shape)
+        """Whether they are looked at in several parts."""
+        return len(self) * math.prod(self.shape) > AT_ONCE
 
     def blocks(self) -> Iterator[Shaped[Tensor, "k *datum"]]:
         """The rows, in one part or more."""
-        for block in blocks(len(self), self.shape):
+        for block in blocks(len(self), self.shape) if self.large else (slice(None),):
             yield self.x[self.ids[block]]
 
     def all_same(self) -> bool:

@@ -147,8 +147,7 @@ class Dataset:
         labels, groups = (None if t is None else t[ids] for t in (self.labels, self.groups))
         if not self.settings.binarise:
             return Rows(split, self._joined(x, ids), ids, labels, groups=groups)
-        rng = stream(self.seed, "binarise", split)
-        drawn = made(len(x), x.shape[1:], lambda b: torch.bernoulli(x[b], generator=rng))
+        drawn = _drawn(x, stream(self.seed, "binarise", split))
         return Rows(split, self._joined(drawn, ids), ids, labels, grey=self._joined(x, ids), groups=groups)
 
     def weights(self, column: str, split: str) -> Float[Tensor, " n"]:
@@ -214,7 +213,7 @@ class Dataset:
         if split in self._large:
             return self._large[split]
         x = scaled_rows(self.raw, self.ids[split], *self._of_x)
-        if is_large(len(x), x.shape[1:]):
+        if is_large(len(self.raw), x.shape[1:]):
             self._large[split] = x
         return x
 
@@ -317,13 +316,20 @@ def new_rows(
     ids = torch.arange(len(x))
     x = scaled_rows(x, ids, shift, scale)
     if settings.binarise:
-        x = torch.bernoulli(x.clamp(0, 1), generator=stream(seed, "binarise", "new"))
+        x = _drawn(x, stream(seed, "binarise", "new"))
     groups = groups_of(source, settings.group) if settings.group else None
     labels = None if source.y is None else labels_of(source.y, source)
     if layout is not None:
         x = joined(x, told_as(conditions_of(source, labels, settings.told), described["conditions"], data), layout)
     rows = Rows("new rows", x, ids, labels, groups=groups)
     return rows, weights_of(source, weights, ids, rows.name) if weights else None
+
+
+def _drawn(x: Tensor, rng: torch.Generator) -> Tensor:
+    """0/1 pixels with the grey values as probabilities."""
+    if not is_large(len(x), x.shape[1:]):
+        return torch.bernoulli(x.clamp(0, 1), generator=rng)
+    return made(len(x), tuple(x.shape[1:]), lambda b: torch.bernoulli(x[b].clamp(0, 1), generator=rng))
 
 
 def _hash(x: Tensor, *others: Tensor | None) -> str:

@@ -31,7 +31,7 @@ class Ranges:
         for part in rows.blocks():
             values = part.double()
             low, high = torch.minimum(low, values.amin(0)), torch.maximum(high, values.amax(0))
-            if part.element_size() > 2:  # float32 holds the others
+            if part.element_size() > 2 and part.dtype != torch.float32:  # which holds the others
                 off = torch.maximum(off, (values.float().double() - values).abs().amax(0))
         return cls(low, high, off)
 

@@ -25,6 +25,8 @@ X = "x"
 SUFFIX = ".parquet"
 MOST = 1 << 16
 """Rows of a batch."""
+PAGES: Mapping[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 20}
+"""So pages are read one after another; else a file is held until its last row was read."""
 
 library = partial(imported, user="data in Parquet", packages="pyarrow", extra="parquet")
 """A module of the `parquet` extra."""
@@ -90,12 +92,13 @@ class _File:
             ArrayError: it cannot be read, or has not as many rows as its footer says.
         """
         n = 0
-        with _readable(self.file), self.parquet.ParquetFile(self.file) as opened:
+        with _readable(self.file), self.parquet.ParquetFile(self.file, **PAGES) as opened:
             wanted = [name for name in opened.schema_arrow.names if in_one_line(name) in names]
-            for batch in opened.iter_batches(most, columns=wanted):
+            for batch in opened.iter_batches(most, columns=wanted, use_threads=False):
                 n += batch.num_rows
                 if n <= self.n:
                     yield batch.rename_columns([in_one_line(name) for name in batch.schema.names])
+        library("pyarrow").default_memory_pool().release_unused()
         if n != self.n:
             raise ArrayError(f"{self.file}: expected {self.n} rows, as it says itself, got {n}; write the file again")
 
@@ -116,8 +119,8 @@ def _readable(file: Path) -> Iterator[None]:
     try:
         yield
     except (library("pyarrow").ArrowException, OSError) as error:
-        if memory.ran_out(error) is not None:
-            raise
+        if isinstance(error, MemoryError) or memory.ran_out(RuntimeError(str(error))) is not None:
+            raise MemoryError(str(error)) from error
         raise ArrayError(f"{file}: not a readable .parquet file ({error}); write the file again") from error
 
 

@@ -163,7 +163,8 @@ def scaled_rows(
         ArrayError: as `scaled`.
         UsageError: no room on disk.
     """
-    return made(len(ids), tuple(x.shape[1:]), lambda b: scaled(x[ids[b]], shift, scale, start=b.start))
+    shape = tuple(x.shape[1:])
+    return made(len(ids), shape, lambda b: scaled(x[ids[b]], shift, scale, start=b.start), among=len(x))
 
 
 def _check_spans(low: Float[Tensor, "*datum"], high: Float[Tensor, "*datum"]) -> None:
