@@ -16,7 +16,7 @@ from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import stream
 from zprime.statistics.order import proportion_below
 
-AT_ONCE = 1 << 20
+AT_ONCE = 1 << 18
 """Numbers of rows that are compared at once."""
 NAMED = 10
 """Row ids that are told of each split."""
@@ -166,13 +166,13 @@ def _keys(x: Tensor) -> Int[Tensor, " n"]:
 
     It is the sum of the row's words, each times an odd number of its own.
     """
-    parts = [torch.empty(0, dtype=torch.int64)]
+    keys = torch.empty(len(x), dtype=torch.int64)
     for block in blocks(len(x), max(1, AT_ONCE // max(1, x[:1].numel()))):
         rows = _plain(x[block])
         words = rows.view({1: torch.uint8, 2: torch.int16}.get(rows.element_size(), torch.int32))
         odd = torch.randint(-(1 << 62), 1 << 62, (words.shape[1],), generator=stream(0, "keys of rows")) * 2 + 1
-        parts.append((words.long() * odd).sum(1))
-    return torch.cat(parts)
+        keys[block] = words.long().mul_(odd).sum(1)
+    return keys
 
 
 def _plain(x: Tensor) -> Tensor:
