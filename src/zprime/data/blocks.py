@@ -167,7 +167,8 @@ def _on_disk(parts: Iterable[Array], shape: tuple[int, ...], dtype: np.dtype[np.
             )
         with tempfile.TemporaryFile(prefix="zprime-", dir=place) as file:
             for part in parts:
-                file.write(np.ascontiguousarray(part, dtype).data.cast("B"))
+                if part.size:  # an empty one has no bytes to be seen as
+                    file.write(np.ascontiguousarray(part, dtype).data.cast("B"))
             file.flush()
             if file.tell() != wanted:
                 raise ValueError(f"expected {wanted} bytes, got {file.tell()}")
