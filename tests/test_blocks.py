@@ -145,6 +145,13 @@ def test_a_large_data_set_is_the_small_one_but_for_where_it_lies(
 
 
 @linux
+def test_small_splits_of_large_data_lie_in_files_too(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "LARGE", 200)
+    data = Dataset(table(), DataSettings("t"))
+    assert all(on_disk(data.rows(split).x) for split in SPLITS)
+
+
+@linux
 def test_large_pixels_are_drawn_in_blocks_with_their_grey_values(small: Path) -> None:
     grey = np.random.default_rng(0).uniform(size=(400, 1, 4, 4))
     grey[:, 0, 0, 0] = 0.25

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zprime.data import DataSettings, Source, load, read_source, weighed_by
+from zprime.data import DataSettings, Source, load, parquet_files, read_source, weighed_by
 from zprime.errors import ArrayError, UsageError
 
 pa = pytest.importorskip("pyarrow")
@@ -120,6 +120,16 @@ def test_what_is_no_table_of_numbers_is_refused_by_name(tmp_path: Path, columns:
     file = write(tmp_path / "t.parquet", columns)
     with pytest.raises(ArrayError, match=says):
         read_source(str(file))
+
+
+def test_rows_are_numbered_by_file_whatever_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_files, "MOST", 2)
+    write(tmp_path / "1.parquet", {"a": [0.0] * 4})
+    write(tmp_path / "2.parquet", {"a": [0.0] * 5 + [np.nan]})
+    with pytest.raises(
+        ArrayError, match=r"2.parquet, column a: expected a finite number in every row, got nan in row 5"
+    ):
+        read_source(str(tmp_path))
 
 
 @pytest.mark.parametrize(
