@@ -315,11 +315,7 @@ def _resume(folder: Path | None, key: str, vae: VAE, descent: Descent, per_epoch
 def _fingerprint(rows: Rows) -> str:
     """A hash that changes when rows do; they are looked at block by block."""
     x = rows.x if rows.grey is None else rows.grey
-    found = hashlib.sha256(_hash({"ids": rows.ids}).encode())
-    found.update(f"{x.dtype} {list(x.shape)}".encode())
-    for block in blocks(len(x), BATCH):
-        found.update(_hash({"x": x[block]}).encode())
-    return found.hexdigest()
+    return artifact.digest([_hash({"ids": rows.ids}), *(_hash({"x": x[b]}) for b in blocks(len(x), BATCH))])
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:
