@@ -217,7 +217,11 @@ def test_errors_are_sentences_with_their_exit_code(
         (["run", "--data", nan, "--out", tmp_path / "r"], 5, "got nan in 1 of 20 rows (row 10)"),
         (["run", "--data", one, "--out", tmp_path / "r"], 5, "expected at least 3 rows, one for each split, got 1"),
         (["run", "--data", same, "--out", tmp_path / "r"], 5, "training rows are the same; nothing can be learned"),
-        (["run", "--data", empty, "--out", tmp_path / "r"], 2, "expected PNG or JPEG images or IDX files, found none"),
+        (
+            ["run", "--data", empty, "--out", tmp_path / "r"],
+            2,
+            "or .parquet or .npy files, found none",
+        ),
         (
             ["run", "--data", "digits", "--out", tmp_path / "r", "--kinds", "flowery"],
             2,

@@ -26,6 +26,7 @@ from PIL import Image
 from test_cli import call
 from zprime import memory
 from zprime.data import SPLITS, Dataset, DataSettings, Source, load, new_rows, numpy_files, read_source
+from zprime.data.blocks import Chosen
 from zprime.data.limits import check_unpacked
 from zprime.data.scaling import scaled, scaling, standard
 from zprime.errors import ArrayError, UsageError
@@ -167,7 +168,7 @@ def test_rows_that_float32_cannot_hold_when_scaled_are_refused() -> None:
     says = r"in standard deviations of the training rows, got 1 of 10 rows that lie farther away \(row 5\); see whether"
     with pytest.raises(ArrayError, match=says):
         Dataset(Source("t", x, test=10), DataSettings("t"))
-    known = scaling(torch.tensor([[1e-3], [5.0]], dtype=torch.float64), None)
+    known = scaling(Chosen.all_of(torch.tensor([[1e-3], [5.0]], dtype=torch.float64)), None)
     with pytest.raises(ArrayError, match=r"got 2 of 2 rows that lie farther away \(row 0, 1\)"):
         scaled(torch.tensor([[1e308], [-1e308]], dtype=torch.float64), *known)
 
@@ -577,5 +578,5 @@ def test_hidden_images_are_left_out_with_a_warning_that_counts_them(
     only = tmp_path / "only"
     (only / ".git").mkdir(parents=True)
     (tmp_path / "cat" / "1.png").rename(only / ".git" / "1.png")
-    with pytest.raises(UsageError, match="expected PNG or JPEG images or IDX files, found none"):
+    with pytest.raises(UsageError, match="or .parquet or .npy files, found none"):
         read_source(str(only))

@@ -11,6 +11,7 @@ from torch import Tensor
 from zprime.errors import ArrayError, NumericalError, UsageError
 
 LOG_2PI = math.log(2 * math.pi)
+SEARCHED = 1 << 12  # rows at a time among which those are looked for that are not finite
 WIDE = 1024  # dimensions up to which what is drawn or scored does not depend on them
 
 
@@ -63,7 +64,8 @@ def check_finite(name: str, x: Tensor) -> None:
     # a finite sum means finite entries; a sum that is not finite may have overflowed, so rows are looked at one by one
     if bool(torch.isfinite(x.sum())):
         return
-    bad = ~torch.isfinite(x.reshape(x.shape[0], -1)).all(dim=1)
+    parts = [~torch.isfinite(x[b].flatten(1)).all(dim=1) for b in blocks(len(x), SEARCHED)] if x.ndim > 1 else []
+    bad = torch.cat(parts) if parts else ~torch.isfinite(x)
     rows = bad.nonzero().flatten().tolist()
     if rows:
         shown = ", ".join(str(r) for r in rows[:5]) + (", ..." if len(rows) > 5 else "")

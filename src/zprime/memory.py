@@ -21,6 +21,7 @@ SIGNS = (
     "Unable to allocate",
     "Storage size calculation overflowed",
     "can't start new thread",
+    "Failed to launch worker thread",
     "failed to map segment",
     "error return without exception set",
     "PyObject pointer is null",

@@ -258,13 +258,15 @@ def check_data(vae: VAE, rows: Rows) -> None:
     from zprime.likelihoods import Bernoulli
 
     if isinstance(vae.likelihood, Bernoulli):
-        odd = (rows.x != 0) & (rows.x != 1)
-        if bool(odd.any()):
-            row = int(odd.flatten(1).any(1).nonzero()[0])
-            raise ArrayError(
-                f"likelihood bernoulli: expected 0 and 1 only, got {rows.x[row][odd[row]][0].item():g} in row {row}; "
-                "use binarise for grey images, or the gaussian likelihood"
-            )
+        for block in blocks(len(rows), BATCH):
+            x = rows.x[block]
+            odd = (x != 0) & (x != 1)
+            if bool(odd.any()):
+                row = int(odd.flatten(1).any(1).nonzero()[0])
+                raise ArrayError(
+                    f"likelihood bernoulli: expected 0 and 1 only, got {x[row][odd[row]][0].item():g} in row "
+                    f"{block.start + row}; use binarise for grey images, or the gaussian likelihood"
+                )
 
 
 class _Clock:
@@ -311,8 +313,9 @@ def _resume(folder: Path | None, key: str, vae: VAE, descent: Descent, per_epoch
 
 
 def _fingerprint(rows: Rows) -> str:
-    """A hash that changes when rows do."""
-    return _hash({"x": rows.x if rows.grey is None else rows.grey, "ids": rows.ids})
+    """A hash that changes when rows do; they are looked at block by block."""
+    x = rows.x if rows.grey is None else rows.grey
+    return artifact.digest([_hash({"ids": rows.ids}), *(_hash({"x": x[b]}) for b in blocks(len(x), BATCH))])
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

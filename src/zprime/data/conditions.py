@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from zprime.arrays import check_finite
+from zprime.data.blocks import made
 from zprime.data.source import Source
 from zprime.data.weights import no_column, numbers
 from zprime.errors import ArrayError, UsageError
@@ -176,4 +177,6 @@ def _column(source: Source, name: str) -> Tensor:
 
 def joined(x: Tensor, c: Tensor | None, layout: Layout | None) -> Tensor:
     """Rows that hold x and c; x as it is without conditions."""
-    return x if c is None or layout is None else layout.join(x, c)
+    if c is None or layout is None:
+        return x
+    return made(len(x), (layout.entries,), lambda b: layout.join(x[b], c[b]))

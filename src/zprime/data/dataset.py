@@ -13,13 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import check_finite
+from zprime.data.blocks import Chosen, is_large, made
 from zprime.data.conditions import Layout, conditions_of, joined, told_as
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, sentence
 from zprime.data.groups import groups_of
 from zprime.data.heldout import source_of
 from zprime.data.labels import labels_of
 from zprime.data.readers import read_source, sets_aside
-from zprime.data.scaling import in_unit, pixels, scaled, scaling, stored
+from zprime.data.scaling import in_unit, pixels, scaled_rows, scaling, stored
 from zprime.data.settings import DataSettings
 from zprime.data.source import Source, in_one_line
 from zprime.data.splitting import split_rows
@@ -121,12 +122,12 @@ class Dataset:
         self.shape = shape if self.layout is None else (self.layout.entries,)
         self.groups = groups_of(source, settings.group) if settings.group else None
         self.ids = split_rows(n, source.test, settings, seed, self.groups, brought=brought)
-        train = self.raw[self.ids["train"]]
-        if bool((train == train[:1]).all()):
+        train, self._large = Chosen(self.raw, self.ids["train"]), dict[str, Tensor]()
+        if train.all_same():
             raise ArrayError(
                 f"data: all {len(train)} training rows are the same; nothing can be learned from constant data"
             )
-        self._of_x = pixels(train, source.top) if brought else scaling(train, source.top)
+        self._of_x = (pixels if brought else scaling)(train, source.top)
         self.shift, self.scale = self._of_x if self.layout is None else self.layout.scaling(*self._of_x)
         if settings.binarise and not all(in_unit(self._scaled(s)) for s in SPLITS):
             raise UsageError("binarise: expected grey values between black and white; these data are no images")
@@ -146,7 +147,7 @@ class Dataset:
         labels, groups = (None if t is None else t[ids] for t in (self.labels, self.groups))
         if not self.settings.binarise:
             return Rows(split, self._joined(x, ids), ids, labels, groups=groups)
-        drawn = torch.bernoulli(x, generator=stream(self.seed, "binarise", split))
+        drawn = _drawn(x, stream(self.seed, "binarise", split))
         return Rows(split, self._joined(drawn, ids), ids, labels, grey=self._joined(x, ids), groups=groups)
 
     def weights(self, column: str, split: str) -> Float[Tensor, " n"]:
@@ -208,7 +209,13 @@ class Dataset:
         return {**{f"ids.{s}": i for s, i in self.ids.items()}, "shift": self.shift, "scale": self.scale}
 
     def _scaled(self, split: str) -> Tensor:
-        return scaled(self.raw[self.ids[split]], *self._of_x)
+        """Rows of x in the units of a model; those that are large are made once."""
+        if split in self._large:
+            return self._large[split]
+        x = scaled_rows(self.raw, self.ids[split], *self._of_x)
+        if is_large(len(self.raw), x.shape[1:]):
+            self._large[split] = x
+        return x
 
     def _joined(self, x: Tensor, ids: Int[Tensor, " n"]) -> Tensor:
         """Rows with their conditions behind them, where there are any."""
@@ -219,13 +226,14 @@ class Dataset:
         kept = self.settings.keep_duplicates
         # a model that was trained elsewhere has seen all rows but the test part, also those beyond `limit`
         seen = torch.arange(len(self.raw) - self.source.test) if self.brought else self.ids["train"]
-        train = self._joined(scaled(self.raw[seen], *self._of_x), seen)
+        train = self._joined(scaled_rows(self.raw, seen, *self._of_x) if self.brought else self._scaled("train"), seen)
         others = {split: self._joined(self._scaled(split), self.ids[split]) for split in SPLITS[1:]}
         equal = duplicates_of([train], others)
         told = found(equal, self.ids, kept=kept)
         check_duplicates(told)
         if not kept:
             self.ids |= {split: self.ids[split][~equal[split]] for split in told}
+            self._large = {split: x for split, x in self._large.items() if split not in told}
         for split, d in told.items():
             log.warning("%s (%s)", sentence(split, d), d.named())
         return told
@@ -305,16 +313,23 @@ def new_rows(
     if list(x.shape[1:]) != shape:
         raise ArrayError(f"{data}: expected rows of shape {shape}, as the run has, got {list(x.shape[1:])}")
     check_finite(data, x)
-    x = scaled(x, shift, scale)
-    if settings.binarise:
-        x = torch.bernoulli(x.clamp(0, 1), generator=stream(seed, "binarise", "new"))
     ids = torch.arange(len(x))
+    x = scaled_rows(x, ids, shift, scale)
+    if settings.binarise:
+        x = _drawn(x, stream(seed, "binarise", "new"))
     groups = groups_of(source, settings.group) if settings.group else None
     labels = None if source.y is None else labels_of(source.y, source)
     if layout is not None:
         x = joined(x, told_as(conditions_of(source, labels, settings.told), described["conditions"], data), layout)
     rows = Rows("new rows", x, ids, labels, groups=groups)
     return rows, weights_of(source, weights, ids, rows.name) if weights else None
+
+
+def _drawn(x: Tensor, rng: torch.Generator) -> Tensor:
+    """0/1 pixels with the grey values as probabilities."""
+    if not is_large(len(x), x.shape[1:]):
+        return torch.bernoulli(x.clamp(0, 1), generator=rng)
+    return made(len(x), tuple(x.shape[1:]), lambda b: torch.bernoulli(x[b].clamp(0, 1), generator=rng))
 
 
 def _hash(x: Tensor, *others: Tensor | None) -> str:

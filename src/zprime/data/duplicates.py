@@ -5,9 +5,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from zprime.arrays import blocks
 from zprime.errors import ArrayError
 from zprime.kernels import ExactIndex
 from zprime.results.facts import Duplicates, NearDuplicates
@@ -15,6 +16,8 @@ from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import stream
 from zprime.statistics.order import proportion_below
 
+AT_ONCE = 1 << 18
+"""Numbers of rows that are compared at once."""
 NAMED = 10
 """Row ids that are told of each split."""
 EQUAL, POSTERIOR = "equal a training row", "have the posterior of a training row"
@@ -30,15 +33,30 @@ FEWEST = 100
 def duplicates_of(train: Iterable[Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Which rows of other splits equal a training row in every entry.
 
+    Of every row a number of 64 bits is computed; only rows that share theirs with one of the other side are compared.
+    So 8 bytes for each of `others` are in memory, whatever the rows are.
+
     Args:
-        train: training rows, shape [n, *datum], in one part or more; each row is hashed once, for all splits.
+        train: training rows, shape [n, *datum], in one part or more.
         others: split -> rows, shape [m, *datum], of the same type.
 
     Returns:
         Split -> bool, shape [m], for the splits that have such rows.
     """
-    seen = {row for part in train for row in _digests(part)}
-    equal = {s: torch.tensor([row in seen for row in _digests(x)]) for s, x in others.items() if len(x)}
+    keys = {split: _keys(x) for split, x in others.items() if len(x)}
+    wanted = torch.unique(torch.cat([torch.empty(0, dtype=torch.int64), *keys.values()]))
+    seen, shared_keys = set[bytes](), torch.zeros(len(wanted), dtype=torch.bool)
+    for part in train:
+        at = _positions(_keys(part), wanted)
+        hits = (at >= 0).nonzero().flatten()
+        seen.update(_digests(part, hits))
+        shared_keys[at[hits]] = True
+    equal = {}
+    for split, key in keys.items():
+        which = shared_keys[torch.searchsorted(wanted, key)]
+        hits = which.nonzero().flatten()
+        which[hits] = torch.tensor([row in seen for row in _digests(others[split], hits)], dtype=torch.bool)
+        equal[split] = which
     return {split: which for split, which in equal.items() if bool(which.any())}
 
 
@@ -135,15 +153,43 @@ def _words(split: str) -> str:
     return {"heldout": "held-out"}.get(split, split)
 
 
-def _digests(x: Tensor) -> Iterator[bytes]:
-    """A hash of the bytes of every row; -0 is 0."""
-    rows = (x.detach().cpu().reshape(len(x), -1) + 0).contiguous()
-    width = rows.shape[1] * rows.element_size()
-    if not rows.numel():
-        return
-    data = rows.numpy().data.cast("B")
-    for start in range(0, len(data), width):
-        yield _digest(data[start : start + width])
+def _positions(key: Int[Tensor, " n"], wanted: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
+    """Where each number stands among sorted ones; -1 where it does not."""
+    if not len(wanted):
+        return torch.full_like(key, -1)
+    at = torch.searchsorted(wanted, key).clamp(max=len(wanted) - 1)
+    return torch.where(wanted[at] == key, at, -1)
+
+
+def _keys(x: Tensor) -> Int[Tensor, " n"]:
+    """A number of 64 bits for each row, the same for equal rows, and hardly ever for others.
+
+    It is the sum of the row's words, each times an odd number of its own.
+    """
+    keys = torch.empty(len(x), dtype=torch.int64)
+    for block in blocks(len(x), max(1, AT_ONCE // max(1, x[:1].numel()))):
+        rows = _plain(x[block])
+        words = rows.view({1: torch.uint8, 2: torch.int16}.get(rows.element_size(), torch.int32))
+        odd = torch.randint(-(1 << 62), 1 << 62, (words.shape[1],), generator=stream(0, "keys of rows")) * 2 + 1
+        keys[block] = words.long().mul_(odd).sum(1)
+    return keys
+
+
+def _plain(x: Tensor) -> Tensor:
+    """Rows as a matrix in which -0 is 0."""
+    return (x.detach().cpu().reshape(len(x), -1) + 0).contiguous()
+
+
+def _digests(x: Tensor, at: Int[Tensor, " m"]) -> Iterator[bytes]:
+    """A hash of the bytes of each of these rows; -0 is 0."""
+    for block in blocks(len(at), max(1, AT_ONCE // max(1, x[:1].numel()))):
+        rows = _plain(x[at[block].to(x.device)])
+        width = rows.shape[1] * rows.element_size()
+        if not rows.numel():
+            return
+        data = rows.numpy().data.cast("B")
+        for start in range(0, len(data), width):
+            yield _digest(data[start : start + width])
 
 
 def _digest(row: memoryview) -> bytes:

@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 
+from zprime.data.blocks import blocks, collected
 from zprime.data.readers import read_source
 from zprime.data.settings import DataSettings
 from zprime.data.source import Array, Source
@@ -36,7 +37,7 @@ def source_of(settings: DataSettings) -> Source:
     _check_alike(source, other, settings)
     return Source(
         source.name,
-        np.concatenate([source.x, other.x]),
+        _one_after_the_other(source.x, other.x),
         None if source.y is None or other.y is None else np.concatenate([source.y, other.y]),
         len(other.x),
         source.top,
@@ -44,6 +45,12 @@ def source_of(settings: DataSettings) -> Source:
         source.names,
         classes=source.classes,
     )
+
+
+def _one_after_the_other(a: Array, b: Array) -> Array:
+    n, shape = len(a) + len(b), a.shape[1:]
+    parts = (x[c] for x in (a, b) for c in blocks(len(x), shape))
+    return collected(parts, (n, *shape), np.result_type(a, b))
 
 
 def _both(source: Source, other: Source) -> dict[str, Array]:

@@ -23,7 +23,7 @@ def read_image_folder(path: Path) -> Source:
     """PNG or JPEG files of one size; in subfolders, the subfolder is the label."""
     files = _visible(path)
     if not files:
-        raise UsageError(f"{path}: expected PNG or JPEG images or IDX files, found none")
+        raise UsageError(f"{path}: expected PNG or JPEG images, IDX files, or .parquet or .npy files, found none")
     images: list[Array] = []
     first = (0, 0)
     for file in files:

@@ -10,30 +10,54 @@ from pathlib import Path
 
 import numpy as np
 
+from zprime.data.blocks import blocks, collected, converted, is_large
 from zprime.data.limits import check_unpacked
+from zprime.data.shards import folder_of, shards_of
 from zprime.data.source import Array, Reader, Source, file_named
 from zprime.errors import ArrayError
 
 
 def read_npy(path: Path) -> Source:
-    """One array in a .npy file, a row a datum."""
+    """One array in a .npy file, a row a datum; a large one is mapped to memory, and not read."""
+    x, top = oriented(path, _array(path))
+    return Source(path.stem, x, top=top)
+
+
+def read_npy_folder(path: Path) -> Source:
+    """Arrays in the .npy files of a folder, one after another in the order of their names; of one shape and type."""
+    files = shards_of(path, ".npy")
+    first, n = _array(files[0]), 0
+    for file in files:
+        x = _array(file)
+        if (x.shape[1:], x.dtype) != (first.shape[1:], first.dtype) or not x.ndim:
+            raise ArrayError(
+                f"{file}: expected {first.dtype} of shape [n, {', '.join(map(str, first.shape[1:]))}], as "
+                f"{files[0].name} has, got {x.dtype} of shape {list(x.shape)}"
+            )
+        n += len(x)
+    parts = (x[b] for x in map(_array, files) for b in blocks(len(x), x.shape[1:]))
+    x, top = oriented(path, collected(parts, (n, *first.shape[1:]), first.dtype))
+    return Source(path.name, x, top=top)
+
+
+def _array(path: Path) -> Array:
     try:
         with path.open("rb") as file:
             held = os.fstat(file.fileno()).st_size
-            _check_declared(f"{path}", file, held)
+            shape = _check_declared(f"{path}", file, held)
+            if is_large(1, shape):
+                return np.lib.format.open_memmap(path, mode="r")
             check_unpacked(f"{path}", held)
             file.seek(0)
-            x = np.lib.format.read_array(file, allow_pickle=False)
+            return np.lib.format.read_array(file, allow_pickle=False)
     except ArrayError:
         raise
     except Exception as error:  # a header is text that numpy parses; what it raises depends on what is wrong with it
         raise ArrayError(f"{path}: not a readable .npy file of numbers ({error})") from error
-    x, top = _oriented(path, x)
-    return Source(path.stem, x, top=top)
 
 
-def _check_declared(where: str, file: BufferedIOBase, held: int) -> None:
-    """Refuse an array whose header declares more or less than the file holds.
+def _check_declared(where: str, file: BufferedIOBase, held: int) -> tuple[int, ...]:
+    """Refuse an array whose header declares more or less than the file holds; else the shape of the array.
 
     Args:
         where: the file, for the error.
@@ -55,6 +79,7 @@ def _check_declared(where: str, file: BufferedIOBase, held: int) -> None:
             f"{where}: its header declares {declared} bytes ({dtype} of shape {list(shape)}), and {there} follow; the "
             "file is damaged or incomplete, write it again"
         )
+    return tuple(shape)
 
 
 def _arrays(path: Path) -> dict[str, Array]:
@@ -105,10 +130,10 @@ def read_npz(path: Path) -> Source:
         shown = ", ".join(list(arrays)[:10]) + (", ..." if len(arrays) > 10 else "")
         raise ArrayError(f"{path}: expected an array named x or x_train, got {shown or 'none'}")
     y = arrays.get("y_train", arrays.get("y"))
-    x, top = _oriented(path, x)
+    x, top = oriented(path, x)
     test = 0
     if "x_test" in arrays:
-        x_test = _oriented(path, arrays["x_test"])[0]
+        x_test = oriented(path, arrays["x_test"])[0]
         if x_test.shape[1:] != x.shape[1:]:
             raise ArrayError(f"{path}: expected x_test rows of shape {list(x.shape[1:])}, got {list(x_test.shape[1:])}")
         test = len(x_test)
@@ -136,23 +161,26 @@ def _columns(arrays: Mapping[str, Array], n: int) -> dict[str, Array]:
     return columns
 
 
-def _oriented(path: Path, x: Array) -> tuple[Array, float | None]:
+def oriented(path: Path, x: Array) -> tuple[Array, float | None]:
     """Check an array, and turn [n, h, w] and [n, h, w, c] images to [n, c, h, w]; with the value of full intensity."""
     if x.ndim < 2 or x.dtype.kind not in "fiub":
         raise ArrayError(f"{path}: expected numbers of shape [n, ...], got {x.dtype} of shape {list(x.shape)}")
     # torch takes neither another order of bytes nor longdouble; which values it can hold is for `stored` to say
     if x.dtype.type is np.longdouble:
-        x = x.astype(np.float64)
+        x = converted(x, np.float64)
     elif not x.dtype.isnative:
-        x = x.astype(x.dtype.newbyteorder("="))
+        x = converted(x, x.dtype.newbyteorder("="))
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
-        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        x = converted(x, x.dtype, (0, 3, 1, 2))
     return x, 255.0 if x.dtype == np.uint8 and x.ndim == 4 else None
 
 
 NPY = Reader("a .npy file", "one array, a row a datum", file_named(".npy"), read_npy)
+NPY_FOLDER = Reader(
+    "a folder of .npy files", "arrays of one shape but for their rows", folder_of(".npy"), read_npy_folder
+)
 NPZ = Reader(
     "a .npz file", "x and, if there are labels, y; or x_train, y_train, x_test, y_test", file_named(".npz"), read_npz
 )

@@ -7,7 +7,8 @@ from zprime.data.csv_file import CSV
 from zprime.data.digits import DIGITS
 from zprime.data.idx import IDX
 from zprime.data.images import IMAGES
-from zprime.data.numpy_files import NPY, NPZ
+from zprime.data.numpy_files import NPY, NPY_FOLDER, NPZ
+from zprime.data.parquet_files import PARQUET, PARQUET_FOLDER
 from zprime.data.source import Reader, Source
 from zprime.errors import UsageError
 
@@ -16,7 +17,10 @@ READERS: tuple[Reader, ...] = (
     NPY,
     NPZ,
     CSV,
+    PARQUET,
     IDX,
+    PARQUET_FOLDER,
+    NPY_FOLDER,
     IMAGES,  # any other folder
 )
 """The first one that recognises a path reads it."""

@@ -1,0 +1,185 @@
+"""Arrays of rows that are made block by block: in memory, or, where they are large, in a file that is mapped to memory.
+
+The file has no name: the system gives its room back when its last user ends, in whatever way. Pages that nobody looks
+at leave the memory.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+from zprime import arrays
+from zprime.data.source import Array
+from zprime.errors import UsageError
+from zprime.memory import size
+
+LARGE = 1 << 26
+"""Numbers that an array has at most that is made here in memory, and not in a file: 268 MB in float32. Fashion-MNIST's
+training rows have 47 million."""
+BLOCK = 1 << 20
+"""Numbers that are worked on at once."""
+AT_ONCE = 1 << 24
+"""Numbers of which means and the like are computed at once, as they always were: blocks round otherwise."""
+DISK = "/var/tmp"
+"""Where large temporary files belong on Linux and macOS: it lies on disk, and /tmp often lies in memory."""
+
+
+def is_large(n: int, shape: Iterable[int]) -> bool:
+    """Whether n rows of this shape are made block by block."""
+    return n * math.prod(shape) > LARGE
+
+
+def blocks(n: int, shape: Iterable[int]) -> Iterator[slice]:
+    """Row numbers of one block after another."""
+    return arrays.blocks(n, max(1, BLOCK // max(1, math.prod(shape))))
+
+
+def collected(
+    parts: Iterable[Array], shape: tuple[int, ...], dtype: npt.DTypeLike, *, among: int | None = None
+) -> Array:
+    """One array of parts that follow each other, of which only one at a time is in memory if they are large together.
+
+    Args:
+        parts: shape [m, *datum], each converted to `dtype`.
+        shape: [n, *datum] of all together.
+        dtype: of the array.
+        among: rows of which these are some: where all of them are large, these are kept in a file too.
+
+    Raises:
+        UsageError: no room on disk.
+        ValueError: the parts have more or fewer rows than `shape` says.
+    """
+    dtype = np.dtype(dtype)
+    if not is_large(max(shape[0], among or 0), shape[1:]):
+        whole = np.empty(shape, dtype)
+        start = 0
+        for part in parts:
+            whole[start : start + len(part)] = part
+            start += len(part)
+        if start != shape[0]:
+            raise ValueError(f"expected {shape[0]} rows, got {start}")
+        return whole
+    return _on_disk(parts, shape, dtype)
+
+
+def made(n: int, shape: tuple[int, ...], make: Callable[[slice], Tensor], *, among: int | None = None) -> Tensor:
+    """Float32 rows from a function that gives those of a slice; in memory, or in a file if they are large.
+
+    Args:
+        n: rows.
+        shape: of a row.
+        make: gives some of them.
+        among: see `collected`.
+
+    Raises:
+        UsageError: no room on disk.
+    """
+    if n * math.prod(shape) <= BLOCK:
+        return make(slice(0, n))
+    return as_tensor(collected((make(b).numpy() for b in blocks(n, shape)), (n, *shape), np.float32, among=among))
+
+
+def converted(x: Array, dtype: npt.DTypeLike, axes: tuple[int, ...] | None = None) -> Array:
+    """An array in another type and another order of axes, contiguous.
+
+    Args:
+        x: shape [n, *datum].
+        dtype: to convert to.
+        axes: as `np.transpose` takes them; the first is 0. None keeps their order.
+
+    Raises:
+        UsageError: no room on disk.
+    """
+    turned = x if axes is None else x.transpose(axes)
+    return collected((turned[b] for b in blocks(len(x), x.shape[1:])), turned.shape, dtype)
+
+
+def as_tensor(x: Array) -> Tensor:
+    """An array as a tensor that shares its memory, or its file. It is not to be written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(x)
+
+
+@final
+@dataclass(frozen=True)
+class Chosen:
+    """Some rows of a tensor, which are looked at block by block.
+
+    Attributes:
+        x: shape [n, *datum].
+        ids: rows of it.
+    """
+
+    x: Shaped[Tensor, "n *datum"]
+    ids: Int[Tensor, " m"]
+
+    @classmethod
+    def all_of(cls, x: Shaped[Tensor, "n *datum"]) -> "Chosen":
+        """All rows of a tensor."""
+        return cls(x, torch.arange(len(x)))
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.ids)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a row."""
+        return tuple(self.x.shape[1:])
+
+    @property
+    def large(self) -> bool:
+        """Whether they are looked at in several parts."""
+        return len(self) * math.prod(self.shape) > AT_ONCE
+
+    def blocks(self) -> Iterator[Shaped[Tensor, "k *datum"]]:
+        """The rows, in one part or more."""
+        for block in blocks(len(self), self.shape) if self.large else (slice(None),):
+            yield self.x[self.ids[block]]
+
+    def all_same(self) -> bool:
+        """Whether all rows equal the first one."""
+        first = self.x[self.ids[:1]]
+        return all(bool((part == first).all()) for part in self.blocks())
+
+
+def _on_disk(parts: Iterable[Array], shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    wanted, place = math.prod(shape) * dtype.itemsize, _place()
+    try:
+        free = shutil.disk_usage(place).free
+        if wanted > free:
+            raise UsageError(
+                f"{place}: expected {size(wanted)} of room for a temporary file of rows, got {size(free)}; free some, "
+                "or let TMPDIR name a folder with more"
+            )
+        with tempfile.TemporaryFile(prefix="zprime-", dir=place) as file:
+            for part in parts:
+                if part.size:  # an empty one has no bytes to be seen as
+                    file.write(np.ascontiguousarray(part, dtype).data.cast("B"))
+            file.flush()
+            if file.tell() != wanted:
+                raise ValueError(f"expected {wanted} bytes, got {file.tell()}")
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError as error:
+        raise UsageError(
+            f"{place}: cannot write the rows to a temporary file of {size(wanted)} ({error.strerror}); free some room, "
+            "or let TMPDIR name another folder"
+        ) from error
+
+
+def _place() -> Path:
+    """The folder that TMPDIR names; without one a folder on disk."""
+    return Path(tempfile.gettempdir() if "TMPDIR" in os.environ or not os.access(DISK, os.W_OK) else DISK)
