@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zprime.schema import need
 
 DECAY = 0.998  # of the average a step: it is over about the last 500 steps
-FLOOR = 0.5  # of the learning rate, at the end: the average, and not a small rate, quiets the last steps
+FLOOR = 0.2  # of the learning rate, at the end
 SCALE = 10.0  # times the learning rate: that of the standard deviation of p(x|z)
 FASTEST = 0.03  # no faster than so, unless all other parameters are
 

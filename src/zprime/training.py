@@ -38,7 +38,7 @@ class TrainSettings:
     Attributes:
         epochs: passes over the data; 0 takes as many as give 6,000 steps, but at least 10 and at most 600.
         batch: rows a step.
-        lr: learning rate of Adam at the start; it falls to a half along half a cosine.
+        lr: learning rate of Adam at the start; it falls to a fifth along half a cosine.
         beta: weight of the KL term after the warm-up; 1 is the ELBO.
         warmup: proportion of the epochs over which the KL term's weight rises from 0 to beta.
         patience: stop after this many epochs, counted from the end of the warm-up, without a better ELBO on the
