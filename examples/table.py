@@ -46,7 +46,7 @@ def main(run: Path) -> None:
     s = audit.surgery["train"]
     print(
         f"\n{audit.data.name}: {audit.data.sizes}, seed {audit.seed}, {audit.settings.rows} rows at most, "
-        f"{audit.settings.draws} draws. Training split: mean KL(q‖p) {s.mean_kl.value:.2f}, I {s.information} "
+        f"{audit.draws} draws. Training split: mean KL(q‖p) {s.mean_kl.value:.2f}, I {s.information} "
         f"of log N = {s.log_n:.2f}, KL(q̄‖p) {s.hole}, Gaussian part {s.gaussian_part.value:.2f}."
     )
     print(f"Verdict: {audit.verdict.sentence}")

@@ -313,6 +313,7 @@ def test_the_duration_grows_with_the_work() -> None:
 def test_a_duration_says_what_a_failed_check_and_other_threads_change() -> None:
     assert Duration(170.0).words == Duration(170.0, again=1.0, faster=1.2).words == "about 3 minutes"
     assert Duration(60.0, again=60.0).words == "about 1 minute, or about 2 minutes if more draws are needed"
+    assert Duration(10.0, faster=1.6).words == "about 10 seconds"  # not the same words twice
     assert Duration(300.0, faster=6.0).words == "about 5 minutes (torch.set_num_threads(1): about 50 seconds)"
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, atomic, likelihoods, model_prior, networks, vae
+from zprime import artifact, atomic, likelihoods, model_prior, vae
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.data_stage import DataStage, Wanted
@@ -17,8 +17,6 @@ from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
 from zprime.training import TrainSettings, check_data, checkpoint_key, train
 from zprime.vae import VAE, VAESettings
-
-RARE = 0.01  # the least proportion of ones in a pixel that a decoder begins at
 
 
 @final
@@ -118,13 +116,8 @@ class Start:
     prior: LatentDistribution | None = None
 
     def vae(self) -> VAE:
-        """The network with its first weights; its decoder begins at the mean of the training rows."""
-        model = VAE.build(self.dataset.shape, self.network, seed=self.seed, prior=self.prior)
-        mean = self.dataset.rows("train").x.mean(0)
-        if self.network.likelihood == "bernoulli":
-            mean = mean.clamp(RARE, 1 - RARE).logit()
-        networks.start_at(model.decoder, mean)
-        return model
+        """The network with its first weights."""
+        return VAE.build(self.dataset.shape, self.network, seed=self.seed, prior=self.prior)
 
     def check(self) -> None:
         """Raise what training would raise before its first step."""

@@ -20,6 +20,7 @@ from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.descent import Descent, check_shapes
 from zprime.errors import ArrayError, NumericalError, UsageError
+from zprime.networks import start_at
 from zprime.progress import Expectation, Progress, shown
 from zprime.rng import stream
 from zprime.schema import guarded
@@ -29,6 +30,7 @@ from zprime.vae import VAE
 log = logging.getLogger("zprime")
 PIECE = 20  # steps after which it is told about how long the training will take
 BATCH = 512  # rows at a time where nothing is trained
+RARE = 0.01  # the least proportion of ones in a pixel that a decoder begins at
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def train(
 ) -> Trained:
     """Maximise the ELBO on `rows` by Adam; keep the averaged parameters with the best ELBO on `selection`.
 
-    After every epoch the ELBO is that of an average of the parameters over about the last 500 steps (`descent.py`).
+    The decoder of a VAE that was just built begins at the mean of `rows`. After every epoch the ELBO is that of an
+    average of the parameters over about the last 500 steps (`descent.py`).
     A public facade: its arguments are what users choose.
 
     Args:
@@ -149,8 +152,9 @@ def train(
     per_epoch = math.ceil(len(rows) / settings.batch)
     weights = sum(p.numel() for p in vae.parameters())
     memory.need(24 * weights, f"training: {weights:,} weights", "lower latents, or hidden (mlp) or width (conv)")
-    descent = Descent(vae, settings.lr)
     key = checkpoint_key(vae, rows, selection, settings, seed=seed)
+    _begin(vae, rows)
+    descent = Descent(vae, settings.lr)
     state = _resume(checkpoint, key, vae, descent, per_epoch) or _snapshot(vae, descent, 0, 0, [], {})
     warm = math.floor(settings.warmup * epochs)
     clock = _Clock(settings.checkpoint)
@@ -194,6 +198,17 @@ def train(
     vae.load_state_dict({k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")})
     vae.eval().requires_grad_(requires_grad=False)
     return Trained(vae, state.best_epoch, state.history, stopped)
+
+
+@torch.no_grad()
+def _begin(vae: VAE, rows: Rows) -> None:
+    """Let a decoder that was just built begin at the mean of the rows."""
+    if vae.fresh:
+        mean = rows.x.mean(0)
+        if vae.settings is not None and vae.settings.likelihood == "bernoulli":
+            mean = mean.clamp(RARE, 1 - RARE).logit()
+        start_at(vae.decoder, mean)
+    vae.fresh = False
 
 
 def checkpoint_key(vae: VAE, rows: Rows, selection: Rows, settings: TrainSettings, *, seed: int) -> str:

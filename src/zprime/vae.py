@@ -200,6 +200,8 @@ class VAE(nn.Module):
         )
         self.settings: VAESettings | None = None
         self.shape: tuple[int, ...] | None = None
+        self.fresh = False
+        """Whether nothing was trained since `build`."""
 
     @classmethod
     def build(
@@ -227,7 +229,7 @@ class VAE(nn.Module):
             )
         likelihood = likelihoods.build(settings.likelihood, scale=settings.scale or None)
         model = cls(encoder, decoder, likelihood, latents=settings.latents, prior=prior)
-        model.settings, model.shape = settings, tuple(shape)
+        model.settings, model.shape, model.fresh = settings, tuple(shape), True
         return model
 
     def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:

@@ -56,9 +56,9 @@ class Duration:
     @property
     def words(self) -> str:
         """About how long, e.g. `about 2 minutes, or 3 minutes if more draws are needed`."""
-        says = about(self.seconds)
-        if self.faster > FASTER:
-            says += f" (torch.set_num_threads(1): {about(self.seconds / self.faster)})"
+        says, alone = about(self.seconds), about(self.seconds / self.faster)
+        if self.faster > FASTER and alone != says:
+            says += f" (torch.set_num_threads(1): {alone})"
         longer = about(self.seconds + self.again)
         return says if longer == about(self.seconds) else f"{says}, or {longer} if more draws are needed"
 
