@@ -362,6 +362,7 @@ def test_a_command_whose_output_is_no_terminal_writes_lines_unless_it_is_quiet(
 
 def test_bars_keep_an_estimate_whose_words_change(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     seen = Terminal()
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one has no bars
     monkeypatch.setattr(console, "CONSOLE", Console(file=seen, force_terminal=True, width=100))
     with bars() as progress:
         expectation = Expectation(progress, "train", pieces=100)

@@ -78,7 +78,7 @@ def test_a_new_setting_redoes_only_what_follows_from_it(data: Path, tmp_path: Pa
 
 
 OTHER = {
-    "training": ({}, {"lr": 2e-3}, 0, "lr 0.001, now 0.002"),
+    "training": ({}, {"lr": 2e-3}, 0, "lr 0.003, now 0.002"),
     "network": ({"latents": 3}, {}, 0, "latents 2, now 3"),
     "seed": ({}, {}, 1, "seed 0, now 1"),
 }

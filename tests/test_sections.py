@@ -23,7 +23,7 @@ from zprime.results.thresholds import THRESHOLDS
 
 TOLD_BY_THE_PAGE = {
     "data", "model", "log_prior", "storage", "settings", "seed", "tensors", "images", "warnings", "versions",
-    "inputs", "thresholds", "command", "prior",
+    "inputs", "thresholds", "command", "prior", "draws",
 }  # fmt: skip
 """Fields that the head of the page, the provenance or other sections tell of."""
 LETTERS = re.compile(r"\([abc]\)")

@@ -18,8 +18,8 @@ PAIRED = {"latent side rows", "c2st", "mmd", "halves", "sliced"}
 """The same for every candidate on purpose, so that candidates differ by themselves alone; rows are picked alike."""
 UNSEEN = {"rate"}
 """Draws that are counted by the second, and not looked at."""
-FIXED = {"halves", "sliced"}
-"""The same under every seed: which rows are left out, and directions to look from."""
+FIXED = {"halves", "sliced", "keys of rows"}
+"""The same under every seed: which rows are left out, directions to look from, and multipliers of a hash."""
 
 
 def audited(seed: int) -> Made:

@@ -24,6 +24,7 @@ from zprime.schema.kinds import check
 
 __all__ = ["WORDS", "Form", "MemoryPosteriors", "Posteriors", "Shard", "ShardedPosteriors", "load"]
 
+FEWER = "train with fewer latents, or on fewer rows (--limit)"
 LEFT_OUT = (
     "rows: expected all components of every datum, got some of them; take all of them (`pick`), or make every row a "
     "datum of its own (`alone`)"
@@ -51,12 +52,12 @@ class Posteriors(Aggregate):
 
     def _held(self, at: Int[Tensor, " m"] | None) -> "MemoryPosteriors":
         """Rows at these positions, ascending, or all, filled in shard by shard."""
-        first, n = next(iter(self.shards())), self.n if at is None else len(at)
-        size = first.mean.element_size() * n * self.d * (1 + self.d if self.form == "full" else 2)
-        remedy = "train with fewer latents, or on fewer rows (--limit)"
-        memory.need(size, f"posteriors: {n:,} rows of {self.d:,} dimensions", remedy)
-        mean, scale = (t.new_empty(n, *t.shape[1:]) for t in (first.mean, first.scale))
+        n, mean, scale = self.n if at is None else len(at), torch.empty(0), torch.empty(0)
         for s in self.shards():
+            if s.start == 0:
+                size = s.mean.element_size() * n * self.d * (1 + self.d if self.form == "full" else 2)
+                memory.need(size, f"posteriors: {n:,} rows of {self.d:,} dimensions", FEWER)
+                mean, scale = (t.new_empty(n, *t.shape[1:]) for t in (s.mean, s.scale))
             if at is None:
                 mean[s.rows], scale[s.rows] = s.mean, s.scale
                 continue

@@ -35,10 +35,12 @@ def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
 
     Where modes are searched for, on at most `settings.repair` rows.
     """
+    most = study.settings.repair if study.search else study.settings.rows
 
     def measure(split: Split, progress: Progress) -> RowGains:
         rng, draws = study.stream("audit", split.name), study.settings.draws
-        some = _scored(study, split)
+        picked = split.posteriors.pick(most, rng=rng)
+        some = split.take(picked)
         some = searched(study, candidates, some, rng=study.stream("modes", split.name), progress=progress)
         gains = measure_gains(candidates, some, rng=rng, model=study.model, draws=draws, progress=progress)
         errors = density_errors(candidates, some, study.model, draws, rng=fork(rng, "density"))
@@ -47,12 +49,6 @@ def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
     calls = [partial(measure, split) for split in (study.selection, study.heldout)]
     measured = in_threads(calls, workers=study.workers, progress=study.progress)
     return {row_gains.split: row_gains for row_gains in measured}
-
-
-def _scored(study: Study, split: Split) -> Split:
-    """The rows of a split that gains are measured on."""
-    most = study.settings.repair if study.search else study.settings.rows
-    return split.take(split.posteriors.pick(most, rng=study.stream("audit", split.name)))
 
 
 def check_choice(study: Study, candidates: Candidates, chosen: Choice) -> Exchange | None:
@@ -103,9 +99,10 @@ def _finer(study: Study, candidates: Candidates, few: RowGains, draws: int) -> M
     if few.brought or few.draws >= draws:
         return Measured(few)
     split = next(s for s in study.splits if s.name == few.split)
-    some, at = _scored(study, split), some_rows(len(few.ids))
+    at = some_rows(len(few.ids))
+    some = split.take(torch.isin(split.posteriors.row_ids, few.ids[at]).nonzero().flatten())
     rng = study.stream("finer", split.name)
-    many = measure_gains(candidates, some.take(at), rng=rng, model=study.model, draws=draws, progress=study.progress)
+    many = measure_gains(candidates, some, rng=rng, model=study.model, draws=draws, progress=study.progress)
     return Measured(few, at, many)
 
 

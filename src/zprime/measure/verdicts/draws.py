@@ -19,10 +19,11 @@ SMALL = 0.5  # standard errors that this bias may be
 def steps(study: Study, candidates: Candidates) -> list[int]:
     """Numbers of draws a row to measure with, one after the other until one is enough; the last is what was asked for.
 
-    Without a decoder there is nothing to save, and draws that were brought are taken as they are.
+    Without a decoder there is nothing to save; draws that were brought are taken as they are; and of posteriors with
+    several components only all draws are taken.
     """
-    draws = study.settings.draws
-    if study.model is None or study.selection.rows is None or study.selection.posteriors.form == "points":
+    draws, codes = study.settings.draws, study.selection.posteriors
+    if study.model is None or study.selection.rows is None or codes.form == "points" or codes.datum is not None:
         return [draws]
     few, found = max(study.settings.first_draws, least_draws(len(candidates.bases))), []
     while few < draws / 2:
