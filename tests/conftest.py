@@ -27,6 +27,7 @@ def unchecked() -> Iterator[None]:
 
 
 from zprime import progress  # noqa: E402
+from zprime.cli import console  # noqa: E402
 from zprime.kernels import compiled  # noqa: E402
 
 SETS = [] if compiled.module is None else list(compiled.module.sets())
@@ -50,6 +51,13 @@ def quiet() -> Iterator[None]:
     """Nothing is told of progress where a test does not look: it costs time to know how long something takes."""
     with progress.shown.through(progress.silent):
         yield
+
+
+@pytest.fixture(autouse=True)
+def switches() -> None:
+    """What a process keeps of `--quiet` and of torch's first export is not kept for the next test."""
+    vars(console.OPTIONS).update(vars(console.Options()))
+    torch.distributions.Distribution.set_default_validate_args(True)
 
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
