@@ -170,7 +170,7 @@ def test_log_ratio_equals_the_theory_page_in_both_kernels(d: int, low: float, hi
 
 
 @pytest.mark.parametrize("d", [1, 16, 64])
-def test_log_ratio_in_float32_is_right_to_1e_4_nats_where_it_matters(d: int) -> None:
+def test_log_ratio_in_float32_is_right_to_1e_4_nats_where_it_matters(d: int, backend: str) -> None:
     """Scales from 0.01 to 1, q and r within a few scales of each other; elsewhere right to 1e-5 of the value."""
     mu, s, m, t = (x.float() for x in pairs(d, 0.01, 1.0))
     found = diagonal_log_ratio(mu, s, m, t)
@@ -183,8 +183,42 @@ def test_log_ratio_in_float32_is_right_to_1e_4_nats_where_it_matters(d: int) -> 
     assert float(error[near].max()) < 1e-4
 
 
+@pytest.mark.parametrize("d", [1, 3, 5, 16])
+def test_log_ratio_in_float32_diverges_where_it_does_in_float64(d: int, backend: str) -> None:
+    """Scales of both below and above 1, for which A is above 0, below it, and exactly 0."""
+    mu, s, m, t = (x.float() for x in pairs(d, 0.01, 3.0))
+    s[0], t[0] = 2.0, (4 / 3) ** 0.5
+    s[1], t[1] = 2.0, 1.0
+    expected = theory(mu.double(), s.double(), m.double(), t.double())
+    product = s.double()[:, None] ** 2 * (1 - t.double() ** 2) + t.double() ** 2
+    clear = (product.abs() > 1e-5).all(2)  # elsewhere rounding decides
+    found = diagonal_log_ratio(mu, s, m, t)
+    assert torch.equal(found.isinf()[clear], expected.isinf()[clear])
+    assert expected[clear].isinf().any() or d == 16
+    assert not found.isnan().any()
+
+
+def test_log_ratio_in_float32_holds_over_the_scales_it_is_tested_for(backend: str) -> None:
+    """Products of A over many dimensions leave float32 on both sides; components are no multiple of any block."""
+    rng = stream(0, "wide scales")
+    mu, m = torch.randn(3, 90, generator=rng), torch.randn(700, 90, generator=rng)
+    for low, high in ((1e-4, 2e-4), (0.3, 0.9), (50.0, 99.0)):
+        s = (
+            0.5 + 0.4 * torch.rand(3, 90, generator=rng)
+            if high > 1
+            else low + (high - low) * torch.rand(3, 90, generator=rng)
+        )
+        t = low + (high - low) * torch.rand(700, 90, generator=rng)
+        expected = theory(mu.double(), s.double(), m.double(), t.double())
+        found = diagonal_log_ratio(mu, s, m, t)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("high", [0.9, 2.0])
-def test_blocks_of_pairs_change_no_bit_of_a_log_ratio(high: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_pairs_change_no_bit_of_a_log_ratio(
+    high: float, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = stream(0, "blocks")
     mu, mean = torch.randn(7, 5, generator=rng), torch.randn(11, 5, generator=rng)
     s, scale = (0.1 + high * torch.rand(n, 5, generator=rng) for n in (7, 11))
@@ -192,6 +226,7 @@ def test_blocks_of_pairs_change_no_bit_of_a_log_ratio(high: float, monkeypatch: 
     assert bool(whole.isinf().any()) == (high > 1)
     assert not bool(whole.isinf().all())
     monkeypatch.setattr("zprime.kernels.mixture.NEAR", 1)
+    monkeypatch.setattr(compiled, "WORK", 1)
     assert torch.equal(diagonal_log_ratio(mu, s, mean, scale), whole)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from zprime.arrays import blocks, is_full, times, weighed
 from zprime.errors import NumericalError, UsageError
@@ -107,9 +108,8 @@ class Diagonal:
         u, z = _noise(len(mu), draws, self.d, dtype, rng)
         for rows in blocks(len(mu), max(1, PAIRS // len(m))):
             terms = weighed(form(mu[rows], s[rows], m, t), self.log_weight.to(dtype))
-            ratio[rows] = torch.logsumexp(terms.double(), 1)
+            ratio[rows], k = total_and_choice(terms, u[rows])
             if draws:
-                k = choose_rows(terms, u[rows])
                 tk, mk = t[k].square(), m[k]
                 v = s[rows, None].square()
                 a = far.product(s[rows, None], t[k]) if wide else v + tk - v * tk
@@ -283,6 +283,35 @@ def choose_rows(log_terms: Float[Tensor, "m k"], u: Float[Tensor, "m draws"]) ->
         terms = torch.where(diverged, torch.where(infinite, 0.0, -torch.inf), terms)
     cumulative = torch.softmax(terms, 1).cumsum(1)
     return torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).clamp_(max=terms.shape[1] - 1)
+
+
+PART = 512  # terms whose sum is known when one of them is chosen
+NOTHING = -80.0
+"""A term so far below the largest counts as this, which changes no sum; smaller exponentials are slow to compute."""
+
+
+def total_and_choice(
+    log_terms: Float[Tensor, "m k"], u: Float[Tensor, "m draws"]
+) -> tuple[Float[Tensor, " m"], Int[Tensor, "m draws"]]:
+    """Log of the sum of each row's terms in nats, float64, and what `choose_rows` gives: each term has one exponential.
+
+    It is computed in the terms' own type, in parts whose sums are added up in float64.
+    """
+    top = log_terms.amax(1, keepdim=True)
+    if not bool(torch.isfinite(top).all()):
+        return torch.logsumexp(log_terms.double(), 1), choose_rows(log_terms, u)
+    terms = (log_terms - top).clamp_(min=NOTHING).exp_()
+    parts = functional.pad(terms, (0, -terms.shape[1] % PART)).unflatten(1, (-1, PART))
+    sums = parts.sum(2).double()
+    cumulative = sums.cumsum(1)
+    wanted = u * cumulative[:, -1:]
+    # first the part of the terms, then the term in it: no running sum over all of them
+    part = torch.searchsorted(cumulative, wanted, right=True).clamp_(max=sums.shape[1] - 1)
+    rest = (wanted - (cumulative - sums).gather(1, part)) / sums.gather(1, part)
+    inside = parts[torch.arange(len(u), device=u.device)[:, None], part].cumsum(2, dtype=torch.float64)
+    term = torch.searchsorted(inside, rest[..., None] * inside[..., -1:], right=True)[..., 0].clamp_(max=PART - 1)
+    chosen = (part * PART + term).clamp_(max=terms.shape[1] - 1)
+    return top[:, 0].double() + cumulative[:, -1].log(), chosen
 
 
 def _noise(m: int, draws: int, d: int, dtype: torch.dtype, rng: torch.Generator) -> tuple[Tensor, Tensor]:

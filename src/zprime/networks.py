@@ -21,7 +21,8 @@ class Head(nn.Module):
         self.mean = nn.Linear(features, d)
         self.log_scale = nn.Linear(features, d)
         # start near the prior: scales of 1/2, so that the first steps see little noise
-        nn.init.normal_(self.log_scale.weight, std=1e-3)
+        if not self.log_scale.weight.is_meta:  # there it has no effect, and loads torch's compiler
+            nn.init.normal_(self.log_scale.weight, std=1e-3)
         nn.init.constant_(self.log_scale.bias, -0.7)
 
     def forward(self, h: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:

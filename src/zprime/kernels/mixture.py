@@ -159,6 +159,8 @@ def diagonal_log_ratio(
 @torch.no_grad()
 def _near(mu: Tensor, s: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """The form for ordinary codes, one fused pass a dimension, in blocks that stay in cache."""
+    if compiled.usable(mu, s, mean, scale) and {t.dtype for t in (mu, s, mean, scale)} == {torch.float32}:
+        return _near_compiled(mu, s, mean, scale)
     risky = bool((s > 1).any()) and bool((scale > 1).any())
     # dimensions first: a pass reads numbers that lie side by side, which takes a quarter of the time
     x, v, m, t2 = (t.T.contiguous() for t in (mu, s.square(), mean, scale.square()))
@@ -167,6 +169,22 @@ def _near(mu: Tensor, s: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     for rows in blocks(len(mu), max(1, at_once // max(1, len(mean)))):
         _add_near(x[:, rows], v[:, rows], m, t2, log_ratio[rows], risky=risky)
     return log_ratio
+
+
+def _near_compiled(mu: Tensor, s: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """The same in one pass, with components side by side in vector registers."""
+    (m, d), n = mu.shape, len(mean)
+    padded = -(-n // compiled.module.stretch) * compiled.module.stretch
+    centre, variance = torch.zeros(d, padded), torch.ones(d, padded)
+    centre[:, :n], variance[:, :n] = mean.T, scale.square().T
+    out = torch.empty(m, padded)
+    threads = torch.get_num_threads() if m * n * d > compiled.SMALL else 1
+    at_once = max(1, compiled.WORK // max(1, n * d))
+    for rows in blocks(m, at_once):
+        compiled.module.log_ratio(
+            mu[rows].contiguous(), s[rows].square().contiguous(), centre, variance, out[rows], threads
+        )
+    return out[:, :n]
 
 
 def _add_near(x: Tensor, v: Tensor, m: Tensor, t2: Tensor, log_ratio: Tensor, *, risky: bool) -> None:

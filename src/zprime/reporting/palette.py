@@ -1,5 +1,6 @@
 """The look of all figures: colours, type, and axes in the soft colour; and text in them as it is."""
 
+import weakref
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -39,9 +40,23 @@ def styled(draw: Callable[Concatenate[Audit, P], F]) -> Callable[Concatenate[Aud
     @wraps(draw)
     def inner(audit: Audit, *args: P.args, **kwargs: P.kwargs) -> F:
         with mpl.rc_context(STYLE):
-            return draw(texts(audit, label), *args, **kwargs)
+            return draw(_labelled(audit), *args, **kwargs)
 
     return cast("Callable[Concatenate[Audit, P], F]", inner)
+
+
+_drawn: list[tuple[weakref.ref[Audit], Audit]] = []
+"""The audit that was drawn last, and its copy for pictures: a page draws one audit many times."""
+
+
+def _labelled(audit: Audit) -> Audit:
+    """The same audit with names and sentences that matplotlib draws as they are."""
+    for known, copy in _drawn:
+        if known() is audit:
+            return copy
+    copy = texts(audit, label)
+    _drawn[:] = [(weakref.ref(audit), copy)]
+    return copy
 
 
 def quiet(axis: Axes) -> Axes:

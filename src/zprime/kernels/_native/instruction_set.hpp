@@ -25,6 +25,8 @@
 
 #include "low_rank_kernel.hpp"
 
+#include "ratio_kernel.hpp"
+
 #define NAME_(set) #set
 #define NAME(set) NAME_(set)
 namespace zprime {
@@ -36,5 +38,6 @@ const Kernels SET = {NAME(SET),
                      INSIDE(SET)::neighbours<float>,
                      INSIDE(SET)::neighbours<double>,
                      INSIDE(SET)::low_rank<float>,
-                     INSIDE(SET)::low_rank<double>};
+                     INSIDE(SET)::low_rank<double>,
+                     INSIDE(SET)::ratio};
 }  // namespace zprime

@@ -4,6 +4,7 @@
 #include "low_rank.hpp"
 #include "mixture.hpp"
 #include "neighbours.hpp"
+#include "ratio.hpp"
 
 namespace zprime {
 
@@ -17,6 +18,7 @@ struct Kernels {
     NeighboursKernel<double> neighbours_double;
     LowRankKernel<float> low_rank_single;
     LowRankKernel<double> low_rank_double;
+    RatioKernel ratio;
 };
 
 extern const Kernels baseline, avx2, avx512;
