@@ -203,11 +203,8 @@ def test_log_ratio_in_float32_holds_over_the_scales_it_is_tested_for(backend: st
     rng = stream(0, "wide scales")
     mu, m = torch.randn(3, 90, generator=rng), torch.randn(700, 90, generator=rng)
     for low, high in ((1e-4, 2e-4), (0.3, 0.9), (50.0, 99.0)):
-        s = (
-            0.5 + 0.4 * torch.rand(3, 90, generator=rng)
-            if high > 1
-            else low + (high - low) * torch.rand(3, 90, generator=rng)
-        )
+        least, most = (low, high) if high < 1 else (0.5, 0.9)
+        s = least + (most - least) * torch.rand(3, 90, generator=rng)
         t = low + (high - low) * torch.rand(700, 90, generator=rng)
         expected = theory(mu.double(), s.double(), m.double(), t.double())
         found = diagonal_log_ratio(mu, s, m, t)

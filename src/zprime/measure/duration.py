@@ -27,6 +27,8 @@ from zprime.threads import one_thread
 
 PIECE = 64
 """Latents that are decoded, and rows that are searched for among training rows."""
+SEARCHED = 8192
+"""Training rows among which it is searched, at most; with all of them it takes as much longer as there are more."""
 NEIGHBOURS = 5
 CHECKED = 4
 """Samples beside those of candidates: reconstructions of two splits, fresh draws of the prior and the choice."""
@@ -67,7 +69,7 @@ def duration(study: Study, candidates: Candidates) -> Duration:
     """How long an audit will take; several threads may be slower than one, since many operations are small."""
     few, *more = steps(study, candidates)
     row, alone = _gain(study, candidates, few)
-    most = _gain(study, candidates, more[-1])[0] if more else row
+    most = row * more[-1] / few if more else row
     settings, model = study.settings, study.model
     side_by_side = 2 if study.workers > 1 else 1
     scored = {s.name: min(settings.rows, s.n) for s in (study.selection, study.heldout)}
@@ -129,8 +131,10 @@ def _samples(study: Study, candidates: Candidates) -> float:
     z = study.prior.sample(PIECE, rng=rng)
     made = study.decode(z, noise="draw", rng=rng).flatten(1).float()
     decode = _timed(lambda: study.decode(z, noise="draw", rng=rng)) / PIECE
-    index = ExactIndex(rows.x.flatten(1).float())
-    search = _timed(lambda: index.nearest(made, min(NEIGHBOURS, len(rows)))) / PIECE
+    searched = rows.x[:SEARCHED].flatten(1).float()
+    index = ExactIndex(searched)
+    search = _timed(lambda: index.nearest(made, min(NEIGHBOURS, len(searched)))) / PIECE
+    search *= len(rows) / len(searched)
     known = (1 + len(SPREADS)) * max(settings.samples, KNOWN)
     sampled = (len(candidates.bases) + CHECKED) * settings.samples
     total = decode * sampled + 2 * search * (1.25 * sampled + known)

@@ -18,8 +18,8 @@ from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import Estimate, mean_estimate, widened
 
 UNIT = "nats per row"
-PART = 8  # one row of so many is measured with all draws
-FEWEST = 32  # rows, or all where there are fewer
+PART = 16  # one row of so many is measured with all draws
+FEWEST = 64  # rows, or all where there are fewer
 
 
 def some_rows(n: int) -> Int[Tensor, " m"]:
