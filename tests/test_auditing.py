@@ -447,3 +447,13 @@ def test_more_duplicates_are_refused_also_without_a_model() -> None:
             audit({"shifted": shifted(0.5)}, posteriors, model=model, rows=rows, settings=QUICK)
     kept = audit({"shifted": shifted(0.5)}, posteriors, rows=rows, settings=QUICK, keep_duplicates=True)
     assert any("near-duplicates, which flatter" in w for w in kept.warnings)
+
+
+def test_an_audit_that_was_told_nothing_of_the_data_says_their_shape_and_number() -> None:
+    posteriors, rows = splits(60)
+    settings = replace(SMALL, exchange=0, samples=0)
+    found = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=settings)
+    assert found.data.shape == list(rows["train"].x.shape[1:])
+    assert found.data.sizes == {name: p.n for name, p in posteriors.items()}
+    codes = audit({"shifted": shifted(1.0)}, posteriors, settings=settings)
+    assert (codes.data.shape, codes.data.sizes) == ([], found.data.sizes)

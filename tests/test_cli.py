@@ -486,6 +486,9 @@ def test_export_writes_a_folder_that_draws_with_numpy_alone(
         assert text in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "no").exists()
     assert call("export", digits, "--from", "aggregated", "--allow-rows", "--out", tmp_path / "rows") == 0
+    assert call("export", digits, "--name", "aggregated+p1", "--out", tmp_path / "no") == 2  # it would be the choice
+    assert "for z' from aggregated+p1 say --from aggregated+p1" in " ".join(capsys.readouterr().err.split())
+    assert call("export", digits, "--name", "for-two", "--from", "gaussian", "--out", tmp_path / "named") == 0
     for run in (digits, digits / "latent" / "gaussian"):
         assert call("export", digits, "--from", "gaussian", "--out", run) == 2
         assert "would be lost" in " ".join(capsys.readouterr().err.split())

@@ -1,6 +1,7 @@
 """Audit: every candidate measured on held-out data, with verdicts. Nothing is fitted here."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
-from zprime import artifact, memory
+from zprime import artifact
 from zprime.calls import taken
 from zprime.data import Rows
 from zprime.data.duplicates import sentence, shared_sentence
@@ -20,7 +21,7 @@ from zprime.latent import StandardNormal, prior_of
 from zprime.latent.gaussian import marginal_moments
 from zprime.latent.kind import Fit
 from zprime.measure.candidates import Candidates, candidate_of
-from zprime.measure.duration import duration
+from zprime.measure.duration import check_memory, duration
 from zprime.measure.entries import draws_per_second, entry
 from zprime.measure.latents.averages import averages
 from zprime.measure.latents.side import latents_side, surgeries
@@ -33,7 +34,16 @@ from zprime.measure.likelihood.side import likelihood_side
 from zprime.measure.prior import closed, prior_log_prob, prior_width
 from zprime.measure.samples.pictures import candidate_grids, held_out_grids, latent_map
 from zprime.measure.samples.side import measure_samples
-from zprime.measure.study import Space, Split, Study, gather, near, shared_rows, without_duplicates
+from zprime.measure.study import (
+    Space,
+    Split,
+    Study,
+    described,
+    gather,
+    near,
+    shared_rows,
+    without_duplicates,
+)
 from zprime.measure.verdicts.generation import decide_generation
 from zprime.measure.verdicts.likelihood import by_likelihood
 from zprime.measure.verdicts.other_scale import under_other_scale
@@ -48,6 +58,7 @@ from zprime.results.settings import FEWEST
 from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import Estimate, mean_estimate
 from zprime.statistics.format import percent
+from zprime.threads import one_thread
 from zprime.vae import Model
 
 MOST_WIDE = (
@@ -145,35 +156,15 @@ def audit(
     made = {name: candidate_of(f.distribution, f.chosen.epsilon, study.prior) for name, f in fits.items()}
     among = Candidates(made, prior=study.prior)
     study = replace(study, settings=enough_draws(study.settings, len(among.bases)))
-    _check_memory(study)
+    check_memory(study)
     expectation = Expectation(progress, "audit")
-    if expectation.wanted:
-        takes = duration(study, among)
+    takes = duration(study, among) if expectation.wanted else None
+    if takes is not None:
         expectation.tell(takes.seconds, words=takes.words, parts=takes.parts, again=takes.again)
-    found = _measure(replace(study, progress=expectation), among, fits)
+    with one_thread() if takes is not None and takes.alone else nullcontext():
+        found = _measure(replace(study, progress=expectation), among, fits)
     expectation.done()
     return found
-
-
-def _check_memory(study: Study) -> None:
-    """Refuse settings whose smallest tables do not fit into memory: float64 weights of draws, and float32 samples.
-
-    Raises:
-        UsageError: they do not.
-    """
-    settings, d = study.settings, study.prior.d
-    rows = min(settings.rows, study.heldout.posteriors.n)
-    size = 1 if study.heldout.rows is None else study.heldout.rows.x[0].numel()
-    tables = {
-        "draws": (8 * rows * settings.draws, f"{rows:,} rows x {settings.draws:,} draws"),
-        "samples": (4 * settings.samples * (d + size), f"{settings.samples:,} samples of {d + size:,} numbers"),
-        "grid": (4 * settings.grid * (d + size), f"{settings.grid:,} pictures of {d + size:,} numbers"),
-        "map": (4 * settings.map * d, f"{settings.map:,} codes of {d:,} numbers"),
-        "simulated": (4 * settings.simulated * (d + size), f"{settings.simulated:,} rows of {d + size:,} numbers"),
-        "exchange": (4 * settings.exchange * (d + size), f"{settings.exchange:,} rows of {d + size:,} numbers"),
-    }
-    for name, (count, what) in tables.items():
-        memory.need(count, f"{name}: {what}", f"lower {name}")
 
 
 def _check_given(candidates: Any, posteriors: Any, rows: Any) -> None:
@@ -209,7 +200,7 @@ def _splits(
 ) -> tuple[list[Split], DataInfo]:
     """The three splits without duplicates of training rows, and what is told of their rows."""
     train, *others = gather(posteriors, rows, groups)
-    told = data.duplicates
+    data, told = described(data, [train, *others]), data.duplicates
     if told is None:
         others, told = without_duplicates(train, *others, keep=keep)
     counts = {s.name: len(torch.unique(s.groups)) for s in (train, *others) if s.groups is not None}

@@ -14,6 +14,7 @@ from zprime.cli.groups import OWN
 from zprime.errors import UsageError
 from zprime.exporting import ONNX
 from zprime.own_model import OwnModel
+from zprime.results.names import PRIOR, CandidateId
 from zprime.run_folder import RunFolder
 from zprime.ship_stage import ShipStage
 from zprime.threads import Threads
@@ -54,7 +55,7 @@ def export(
     allow_rows
         Write even a latent distribution that stores functions of single training rows, such as aggregated.
     out
-        Folder to make; default: <name of the run>-export, here.
+        Folder to make; default: the run's name with -export behind it, here.
     name
         Of the model, on the card; by default what z' is drawn from.
     license
@@ -72,6 +73,7 @@ def export(
         model = replace(model, notes=(*model.notes, f"{ONNX} is of {given}: each x is a row of x' with it behind."))
     if not given and artifact.read(run).kind == chain.RUN:
         of_run = RunFolder.open(run, own)
+        _check_name(of_run, name, source)
         model = replace(model, audited=ShipStage(of_run).audited(source or of_run.choice()))
     folder = Path(f"{run.absolute().name}-export") if out is None else out
     allowed = {"allow_copies": allow_copies, "allow_rows": allow_rows}
@@ -80,3 +82,14 @@ def export(
     say(f"z' from {model.latent.label}: {made.path}; its README.md says {page}")
     say(model.says())
     give({"folder": made.path, "files": sorted(made.files), **made.config})
+
+
+def _check_name(run: RunFolder, name: str, source: str) -> None:
+    """Refuse a name on the card that is that of another latent distribution than the one that z' is drawn from."""
+    shipped = run.choice()
+    if source or name == shipped or CandidateId.parse(name or shipped).name not in {*run.fitted, PRIOR}:
+        return
+    raise UsageError(
+        f"name: expected a name of your own for the card, got {name}, a latent distribution of this run, while z' is "
+        f"drawn from {shipped}; for z' from {name} say --from {name}"
+    )

@@ -27,8 +27,9 @@ def verify(
     """Measure a run again as its audit records, and say whether every number of audit and card is the same.
 
     Of a folder that `zprime export` made, the numbers of its card are measured again without the run, from --data or
-    from --heldout-data alone; what cannot be measured from these is said. The exit code is 0 where nothing was altered
-    and nothing differs, else 1.
+    from --heldout-data alone, and of a model of your own with --model, as in `zprime verify FOLDER --data rows.npz
+    --model mymodel.py:build --model-weights w.pt`; what cannot be measured from these is said. The exit code is 0 where
+    nothing was altered and nothing differs, else 1.
 
     Parameters
     ----------

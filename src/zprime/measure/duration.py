@@ -1,14 +1,16 @@
-"""About how long an audit will take, by small first pieces of its work, timed on the machine that it runs on.
+"""What an audit will take: memory, and about how long, by small first pieces of its work that are timed beforehand.
 
 The pieces have random numbers of their own, and held-out rows are none of them: no number of the audit changes.
 """
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
 
+from zprime import memory
 from zprime.kernels import ExactIndex
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import DECODE, Annealer, Target
@@ -35,7 +37,9 @@ CHECKED = 4
 
 
 FASTER = 1.5
-"""Times that one thread must be faster than torch's own number for a user to be told."""
+"""Times that one thread must be faster than torch's own number to be used."""
+LONG = 300.0
+"""Seconds from which on a quick audit is spoken of."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +50,42 @@ class Duration:
         seconds: of gains, exchange check, attack and samples; what else an audit has is short beside them.
         again: seconds more where gains are measured with all draws, and then once more because the exchange check
             fails; 0 where they would not be.
-        faster: times that one thread is faster than as many as torch has now; 1 where it has one.
+        alone: one thread is much faster here than as many as torch has now; the seconds are those of one.
+        quick: it is a quick audit.
         parts: what the progress of an audit says of a part of it -> its pieces, and seconds.
     """
 
     seconds: float
     again: float = 0.0
-    faster: float = 1.0
+    alone: bool = False
+    quick: bool = False
     parts: Mapping[str, Part] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
         """About how long, e.g. `about 2 minutes, or 3 minutes if more draws are needed`."""
-        says, alone = about(self.seconds), about(self.seconds / self.faster)
-        if self.faster > FASTER and alone != says:
-            says += f" (torch.set_num_threads(1): {alone})"
-        longer = about(self.seconds + self.again)
-        return says if longer == about(self.seconds) else f"{says}, or {longer} if more draws are needed"
+        says, longer = about(self.seconds), about(self.seconds + self.again)
+        if longer != says:
+            says += f", or {longer} if more draws are needed"
+        if self.alone:
+            says += ", on one thread, which is faster here"
+        if self.seconds > LONG and not self.quick:
+            says += "; a quick audit (quick=True, --quick) takes a small part of it"
+        return says
 
 
 def duration(study: Study, candidates: Candidates) -> Duration:
     """How long an audit will take; several threads may be slower than one, since many operations are small."""
+    few, *_ = steps(study, candidates)
+    row, single = _gain(study, candidates, few)
+    alone = row > FASTER * single
+    with one_thread() if alone else nullcontext():
+        return replace(_of_rows(study, candidates, single if alone else row), alone=alone)
+
+
+def _of_rows(study: Study, candidates: Candidates, row: float) -> Duration:
+    """How long it takes where the gains of a row with few draws take `row` seconds."""
     few, *more = steps(study, candidates)
-    row, alone = _gain(study, candidates, few)
     most = row * more[-1] / few if more else row
     settings, model = study.settings, study.model
     side_by_side = 2 if study.workers > 1 else 1
@@ -86,7 +103,28 @@ def duration(study: Study, candidates: Candidates) -> Duration:
     parts = {what: part for what, part in parts.items() if part.pieces and part.seconds}
     rows = sum(scored.values()) / side_by_side + members + simulated
     again = _again(study, candidates, most, side_by_side=side_by_side) + (rows * most if more else 0.0)
-    return Duration(sum(part.seconds for part in parts.values()), again, row / alone, parts)
+    return Duration(sum(part.seconds for part in parts.values()), again, quick=settings.quick, parts=parts)
+
+
+def check_memory(study: Study) -> None:
+    """Refuse settings whose smallest tables do not fit into memory: float64 weights of draws, and float32 samples.
+
+    Raises:
+        UsageError: they do not.
+    """
+    settings, d = study.settings, study.prior.d
+    rows = min(settings.rows, study.heldout.posteriors.n)
+    size = 1 if study.heldout.rows is None else study.heldout.rows.x[0].numel()
+    tables = {
+        "draws": (8 * rows * settings.draws, f"{rows:,} rows x {settings.draws:,} draws"),
+        "samples": (4 * settings.samples * (d + size), f"{settings.samples:,} samples of {d + size:,} numbers"),
+        "grid": (4 * settings.grid * (d + size), f"{settings.grid:,} pictures of {d + size:,} numbers"),
+        "map": (4 * settings.map * d, f"{settings.map:,} codes of {d:,} numbers"),
+        "simulated": (4 * settings.simulated * (d + size), f"{settings.simulated:,} rows of {d + size:,} numbers"),
+        "exchange": (4 * settings.exchange * (d + size), f"{settings.exchange:,} rows of {d + size:,} numbers"),
+    }
+    for name, (count, what) in tables.items():
+        memory.need(count, f"{name}: {what}", f"lower {name}")
 
 
 def _gain(study: Study, candidates: Candidates, draws: int) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """What an audit works on: posteriors and rows of the three splits, model, prior, settings and seed."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -268,6 +268,14 @@ def near(train: Split, heldout: Split, *, seed: int, most: int) -> NearDuplicate
     if train.rows is None or rows is None:
         return None
     return near_duplicates(train.rows.compared, rows.compared, seed=seed, most=most)
+
+
+def described(data: DataInfo, splits: Sequence[Split]) -> DataInfo:
+    """What is told of the data; shape and number of rows by the splits, where nobody told them."""
+    rows = splits[0].rows
+    shape = list(rows.x.shape[1:]) if rows is not None and not data.shape else data.shape
+    sizes = {s.name: len(torch.unique(s.posteriors.row_ids)) for s in splits}
+    return replace(data, shape=shape, sizes=data.sizes or sizes)
 
 
 def counted(split: Split) -> Split:

@@ -152,7 +152,10 @@ def encoder(audit: Audit) -> Tile:
             question, "It gives one code a row and no posterior, so there is none to check.", State.UNKNOWN, "gains"
         )
     if side is None or not side.calibration:
-        return Tile(question, "Not measured: it takes the decoder and data simulated from it.", State.UNKNOWN, "gains")
+        why = (
+            "a quick audit leaves it out" if audit.settings.quick else "it takes the decoder and data simulated from it"
+        )
+        return Tile(question, f"Not measured: {why}.", State.UNKNOWN, "gains")
     c, gap = side.calibration[0], side.gaps["heldout"].gap
     lost = f"it loses {prose(gap)} nats a row against the model's own posterior{'' if gap.stable else UNSTABLE}"
     if c.calibrated:
