@@ -301,7 +301,8 @@ def total_and_choice(
     if not bool(torch.isfinite(top).all()):
         return torch.logsumexp(log_terms.double(), 1), choose_rows(log_terms, u)
     terms = (log_terms - top).clamp_(min=NOTHING).exp_()
-    parts = functional.pad(terms, (0, -terms.shape[1] % PART)).unflatten(1, (-1, PART))
+    some = -(-terms.shape[1] // PART)
+    parts = functional.pad(terms, (0, some * PART - terms.shape[1])).view(len(terms), some, PART)
     sums = parts.sum(2).double()
     cumulative = sums.cumsum(1)
     wanted = u * cumulative[:, -1:]
