@@ -36,7 +36,11 @@ class Tree:
         paths = {"PYTHONPATH": str(self.path / "src")}
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), os.times().elapsed
         done = subprocess.run(
-            [sys.executable, *command], capture_output=True, text=True, check=False, env={**os.environ, **ONE_THREAD, **paths}
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **ONE_THREAD, **paths},
         )
         after, end = resource.getrusage(resource.RUSAGE_CHILDREN), os.times().elapsed
         if done.returncode:
@@ -49,13 +53,17 @@ class Tree:
         return commit(self.path)
 
 
-def commit(path: Path, *written: str) -> str:
-    """The commit of a checkout, and `, changed` where a file differs from it other than those that are `written`."""
+SOURCES = ("src", "benchmarks", "CMakeLists.txt", "pyproject.toml", "constraints.txt")
+RESULTS = "benchmarks/results"
+
+
+def commit(path: Path) -> str:
+    """The commit of a checkout, and `, changed` where what is measured differs from it."""
 
     def git(*command: str) -> str:
         return subprocess.run(["git", *command], cwd=path, capture_output=True, text=True, check=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", ".", *(f":(exclude){name}" for name in written))
+    changed = git("status", "--porcelain", "--", *SOURCES, f":(exclude){RESULTS}")
     return git("rev-parse", "--short=7", "HEAD") + (", changed" if changed else "")
 
 

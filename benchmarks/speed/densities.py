@@ -210,7 +210,11 @@ def scores(posteriors: MemoryPosteriors) -> list[Row]:
         point = some.clone().requires_grad_()
         torch.autograd.grad(density.log_prob(point).sum(), point)
 
-    both, own, peer = "value and score together, d = 16", "own value and score", "autograd, MixtureSameFamily, at its best"
+    both, own, peer = (
+        "value and score together, d = 16",
+        "own value and score",
+        "autograd, MixtureSameFamily, at its best",
+    )
     value = "value alone: share of value and score, d = 16"
     tasks = {
         peer: at_its_best(autograd, z, BLOCKS, len(z)),

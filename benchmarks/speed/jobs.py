@@ -20,7 +20,8 @@ from timing import FASHION, HERE, Missing, Pair, Row, Task, compared, fastest
 
 import zprime
 from zprime.kernels import ExactIndex
-from zprime.latent import MixtureSettings, Prior, Task as FitTask
+from zprime.latent import MixtureSettings, Prior
+from zprime.latent import Task as FitTask
 from zprime.measure.samples.manifold import manifold, manifold_replicates
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
@@ -112,7 +113,9 @@ def trainer(python: str, network: str, n: int, epochs: int) -> Iterator[Callable
     """A process of training.py; what it is asked to train takes so many CPU seconds."""
     command = [python, str(HERE / "training.py"), network, str(n), str(epochs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent / "src")}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
 
@@ -205,7 +208,10 @@ def prepared(images: tuple[torch.Tensor, torch.Tensor]) -> list[Row]:
     """What is prepared once included."""
     points, queries = images[0], images[1][:1000].contiguous()
     job = "the same, 1,000 images, what is prepared once included"
-    tasks = {SCIKIT_BRUTE: lambda: scikit(points, queries, Search())(), job: lambda: ExactIndex(points).nearest(queries, 5)}
+    tasks = {
+        SCIKIT_BRUTE: lambda: scikit(points, queries, Search())(),
+        job: lambda: ExactIndex(points).nearest(queries, 5),
+    }
     return compared(tasks, [Pair(job, SCIKIT_BRUTE)])
 
 

@@ -1,5 +1,6 @@
 """Pieces of work that take turns, timed in CPU seconds of one thread."""
 
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,8 +14,8 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 ROUNDS, MORE = 3, 7
 NARROW = 0.1
 LONG = 20.0
-"""Every comparison has 3 rounds. It gets up to 7, where its ratios spread by more than a tenth of their median and it has
-taken less than 20 CPU seconds so far."""
+"""Every comparison has 3 rounds. It gets up to 7, where its ratios spread by more than a tenth of their median and it
+has taken less than 20 CPU seconds so far."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,16 @@ def seconds(f: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def cpu() -> float:
+    """CPU seconds of this process and of those that it waited for."""
+    own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
+
+
 def compared(
-    tasks: Mapping[str, Task | Callable[[], object]], pairs: Sequence[Pair], clock: Callable[[str, Task], float] | None = None
+    tasks: Mapping[str, Task | Callable[[], object]],
+    pairs: Sequence[Pair],
+    clock: Callable[[str, Task], float] | None = None,
 ) -> list[Row]:
     """Ratios of pairs of tasks, each task run once a round: what is in several pairs is measured once.
 
@@ -97,7 +106,9 @@ def row(pair: Pair, found: Mapping[str, list[float]]) -> Row:
     """Of the rounds so far."""
     ours, peer = found[pair.job], found[pair.against]
     ratios = [p / o for o, p in zip(ours, peer, strict=True)]
-    return Row(pair.job, pair.against, ratios, statistics.median(ours), statistics.median(peer), pair.least, pair.stretch)
+    return Row(
+        pair.job, pair.against, ratios, statistics.median(ours), statistics.median(peer), pair.least, pair.stretch
+    )
 
 
 def show(rows: Iterable[Row]) -> None:
