@@ -24,9 +24,8 @@ from page import page, plots, rows_of
 from runs import posteriors, run
 from store import Results, told
 from threadpoolctl import threadpool_limits
-from timing import DOCS, HERE, Missing, cpu
+from timing import DOCS, HERE, Missing, cpu, keep_memory
 
-from zprime.cli.console import keep_memory
 from zprime.posteriors import MemoryPosteriors
 
 RUN = HERE.parent / "runs" / "bench"
@@ -98,7 +97,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     threadpool_limits(1)  # scikit-learn's libraries have threads of their own, which wait in CPU time
-    keep_memory()  # as the command line does; peers gain more by it than zprime
+    keep_memory()  # peers gain more by it than zprime
     jobs = groups(args.pythae)
     if args.only:
         for name in args.only:

@@ -52,8 +52,8 @@ def reduction(train: MemoryPosteriors, heldout: MemoryPosteriors) -> tuple[list[
         found = GaussianMixture(100, covariance_type="full", init_params=init, random_state=0).fit(one.astype(dtype))
         held[name] = float(found.score(codes.double().numpy()))
 
-    tasks: dict[str, Callable[[], object]] = {
-        GAUSSIANS: partial(peer, "scikit-learn", np.float64, "kmeans"),
+    tasks: dict[str, Task | Callable[[], object]] = {
+        GAUSSIANS: Task(partial(peer, "scikit-learn", np.float64, "kmeans"), as_it_comes=True),
         GAUSSIANS_BEST: partial(peer, "scikit-learn, at its best", np.float32, "k-means++"),
     }
     pairs = []

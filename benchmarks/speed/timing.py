@@ -1,5 +1,6 @@
 """Pieces of work that take turns, timed in CPU seconds of one thread."""
 
+import ctypes
 import resource
 import statistics
 import time
@@ -46,10 +47,11 @@ class Missing(Exception):  # noqa: N818
 
 
 class Task(NamedTuple):
-    """Something to be timed; `scale` times its work is the whole."""
+    """Something to be timed; `scale` times its work is the whole. `as_it_comes`: memory is not kept for it."""
 
     run: Callable[[], object]
     scale: float = 1.0
+    as_it_comes: bool = False
 
 
 class Pair(NamedTuple):
@@ -73,6 +75,35 @@ def cpu() -> float:
     return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
 
 
+def keep_memory(kept: bool = True) -> None:
+    """Let glibc keep what is given back, where it is the C library; or do as it does by itself in large processes.
+
+    Else every large temporary array is new pages of the system: they are a large and unsteady part of what peers take.
+    """
+    try:
+        c = ctypes.CDLL(None)
+        settle, trim = c.mallopt, c.malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return
+    trim_at, map_from, most_mapped = -1, -3, -4  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX of malloc.h
+    settle(trim_at, (1 << 31) - 1 if kept else 1 << 26)
+    settle(map_from, 1 << 25)
+    settle(most_mapped, 0 if kept else 1 << 16)
+    if not kept:
+        trim(0)
+
+
+def timed(task: "Task") -> float:
+    """CPU seconds of a task, with memory as it is to have it."""
+    if not task.as_it_comes:
+        return seconds(task.run)
+    keep_memory(kept=False)
+    try:
+        return seconds(task.run)
+    finally:
+        keep_memory()
+
+
 def compared(
     tasks: Mapping[str, Task | Callable[[], object]],
     pairs: Sequence[Pair],
@@ -83,10 +114,10 @@ def compared(
     `clock` is what a task takes, given its name; by default its CPU seconds in this process.
     """
     each = {name: task if isinstance(task, Task) else Task(task) for name, task in tasks.items()}
-    taken = clock or (lambda name, task: seconds(task.run))
+    taken = clock or (lambda name, task: timed(task))
     if clock is None:
         for task in each.values():
-            task.run()  # caches, and what is laid out once
+            timed(task)  # caches, and what is laid out once
     found: dict[str, list[float]] = {name: [] for name in each}
     spent = 0.0
     while True:
@@ -137,7 +168,7 @@ def fastest(ways: Mapping[str, Task | Callable[[], object]]) -> str:
     spent = {}
     for name, given in ways.items():
         task = given if isinstance(given, Task) else Task(given)
-        spent[name] = min(seconds(task.run) for _ in range(2)) * task.scale
+        spent[name] = min(timed(task) for _ in range(2)) * task.scale
     best = min(spent, key=spent.__getitem__)
     print("    tried: " + ", ".join(f"{name} {s:.3g} s" for name, s in spent.items()) + f"; best: {best}", flush=True)
     return best
