@@ -65,7 +65,7 @@ def reduction(train: MemoryPosteriors, heldout: MemoryPosteriors) -> tuple[list[
         job = f"reduction to K = 100, full covariance, {how}"
         tasks[job] = partial(ours, how, replace(plain, **changed))
         pairs += [Pair(job, GAUSSIANS, least), Pair(job, GAUSSIANS_BEST)]
-    rows = compared(tasks, pairs)
+    rows = compared(tasks, pairs, rounds=2)
     print(f"    held-out log r: {held}", flush=True)
     return rows, held
 

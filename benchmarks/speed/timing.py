@@ -108,14 +108,16 @@ def compared(
     tasks: Mapping[str, Task | Callable[[], object]],
     pairs: Sequence[Pair],
     clock: Callable[[str, Task], float] | None = None,
+    rounds: int = 0,
 ) -> list[Row]:
     """Ratios of pairs of tasks, each task run once a round: what is in several pairs is measured once.
 
-    `clock` is what a task takes, given its name; by default its CPU seconds in this process.
+    `clock` is what a task takes, given its name; by default its CPU seconds in this process. `rounds` are for what takes
+    long: so many, and no try before.
     """
     each = {name: task if isinstance(task, Task) else Task(task) for name, task in tasks.items()}
     taken = clock or (lambda name, task: timed(task))
-    if clock is None:
+    if clock is None and not rounds:
         for task in each.values():
             timed(task)  # caches, and what is laid out once
     found: dict[str, list[float]] = {name: [] for name in each}
@@ -127,7 +129,7 @@ def compared(
             found[name].append(one * task.scale)
         rows = [row(pair, found) for pair in pairs]
         done = len(found[pairs[0].job])
-        if done >= MORE or (done >= ROUNDS and (spent > LONG or all(r.spread <= NARROW for r in rows))):
+        if done >= (rounds or MORE) or (done >= ROUNDS and (spent > LONG or all(r.spread <= NARROW for r in rows))):
             break
     show(rows)
     return rows
