@@ -177,7 +177,7 @@ def scikit(points: torch.Tensor, queries: torch.Tensor, how: Search) -> Callable
 
 def best_search(points: torch.Tensor, queries: torch.Tensor) -> Callable[[], object]:
     """The fastest of both precisions, several chunks, and in few dimensions trees."""
-    ways = [Search(dtype=dtype, chunk=chunk) for dtype in (np.float32, np.float64) for chunk in (128, 256, 512, 1024)]
+    ways = [Search(dtype=dtype, chunk=chunk) for dtype in (np.float32, np.float64) for chunk in (256, 1024)]
     if points.shape[1] <= 32:
         ways += [Search(algorithm=name) for name in ("kd_tree", "ball_tree")]
     return best({f"{how.algorithm} {how.dtype.__name__} {how.chunk}": scikit(points, queries, how) for how in ways})
@@ -196,7 +196,7 @@ def best_faiss(points: torch.Tensor, queries: torch.Tensor) -> Callable[[], obje
         faiss.cvar.distance_compute_blas_query_bs, faiss.cvar.distance_compute_blas_database_bs = rows, many
         return index.search(asked, 5)
 
-    sizes = [(4096, 1024), (4096, 256), (256, 1024), (256, 4096), (64, 1024)]  # the first is its default
+    sizes = [(4096, 1024), (256, 1024), (256, 4096)]  # the first is its default
     return best({f"{rows} x {many}": partial(search, rows, many) for rows, many in sizes})
 
 

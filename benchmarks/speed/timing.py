@@ -112,8 +112,8 @@ def compared(
 ) -> list[Row]:
     """Ratios of pairs of tasks, each task run once a round: what is in several pairs is measured once.
 
-    `clock` is what a task takes, given its name; by default its CPU seconds in this process. `rounds` are for what takes
-    long: so many, and no try before.
+    `clock` is what a task takes, given its name; by default its CPU seconds in this process. With `rounds`, for what
+    takes long, it has so many, and no try before.
     """
     each = {name: task if isinstance(task, Task) else Task(task) for name, task in tasks.items()}
     taken = clock or (lambda name, task: timed(task))
