@@ -6,7 +6,7 @@ DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture explore-picture question-pictures toy \
 	lock wheels sbom min-versions release \
-	bench scale kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests clean
+	bench scale bench-audit bench-elbo kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -78,9 +78,19 @@ question-pictures: $(VENV)/.done  ## the pictures of docs/question.md and of its
 toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated posterior known in closed form
 	$(BIN)/python examples/toy.py
 
-bench: $(VENV)/.done  ## docs/performance.md: speed and memory against the alternatives; PYTHAE=python with pythae, RUN=a run of all kinds
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu prdc
-	$(BIN)/python benchmarks/speed $(if $(PYTHAE),--pythae $(PYTHAE)) $(if $(RUN),--run $(RUN))
+bench: $(VENV)/.done  ## docs/performance.md: speed and memory against the alternatives; MINUTES on one core; an interrupted one goes on, AGAIN=1 begins anew
+	-$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu prdc
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speed $(if $(PYTHAE),--pythae $(PYTHAE)) $(if $(AGAIN),--again)
+
+# Another checkout of this repository, whose audits and trainings take turns with those of this one.
+BEFORE := ../before
+
+bench-audit: $(VENV)/.done  ## CPU seconds of audits here and in BEFORE=another checkout: RUN="runs of make demo, make fashion, ..."
+	$(BIN)/python benchmarks/audit.py $(or $(RUN),runs/demo) --before $(BEFORE)
+
+bench-elbo: $(VENV)/.done  ## CPU seconds of trainings here and in BEFORE=another checkout, and the ELBOs that they reach; CASES="digits table"
+	$(BIN)/python benchmarks/elbo.py $(or $(CASES),digits table fashion-mlp) --before $(BEFORE)
+
 
 scale: $(VENV)/.done  ## docs/scale.md: posteriors of 10,000 to 10,000,000 rows in 4 GiB; MOST=1000000 for fewer
 	$(BIN)/python benchmarks/scale.py $(if $(MOST),--most $(MOST))

@@ -10,10 +10,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from trees import commit
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parent / "src" / "zprime" / "kernels"
@@ -98,8 +100,9 @@ def main() -> None:
         rows.append([f"{d}", f"{once / steps:.2f}", f"{share:.1%}"])
         print(d, rows[-1], where, flush=True)
     text = table(["d", "instructions a step (callgrind)", "CPU time in the sweep's own loop (perf)"], rows)
-    text += f"\n\n*`make bench-instructions`: {POINTS} points, {COMPONENTS:,} components; perf with {PERF_POINTS:,} and"
-    text += f" {PERF_COMPONENTS:,}; seed 0.*"
+    of = f"commit {commit(HERE.parent)}, {time.strftime('%Y-%m-%d')}"
+    text += f"\n\n*`make bench-instructions` at {of}: {POINTS} points, {COMPONENTS:,} components;"
+    text += f" perf with {PERF_POINTS:,} and {PERF_COMPONENTS:,}; seed 0.*"
     put(HERE.parent / "docs" / "performance.md", "instructions", text)
 
 

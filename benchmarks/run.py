@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from trees import commit
+
 from zprime.cli import main as zprime
 
 HERE = Path(__file__).parent
@@ -54,7 +56,8 @@ def main() -> None:
     rows += [[f"... {name}", f"{spent(w):.1f}", f"{spent(w) / whole:.0%}"] for name, w in WITHIN.items()]
     rows.append(["all", f"{whole:.1f}", "100%"])
     text = table(["stage, or ... function within stages", "CPU s", "share"], rows)
-    text += f"\n\n*`python benchmarks/run.py {out} {' '.join(options)}`, one thread, under Python's profiler.*"
+    of = f"commit {commit(HERE.parent)}, {time.strftime('%Y-%m-%d')}"
+    text += f"\n\n*`python benchmarks/run.py {out} {' '.join(options)}` at {of}, one thread, under Python's profiler.*"
     print(text)
     put(HERE.parent / "docs" / "performance.md", "run", text)
 

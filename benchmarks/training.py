@@ -1,8 +1,9 @@
-"""CPU seconds of one training, by zprime or by pythae's trainer, of the same network on the same images.
+"""CPU seconds of trainings, by zprime or by pythae's trainer, of the same network on the same images.
 
-Called by speed/jobs.py in an environment that has pythae: python training.py ours|pythae|nchw mlp|conv ROWS EPOCHS
-A short training comes before it: what is loaded or compiled at first use is not timed. `nchw` is pythae's trainer with
-the convolutions in torch's usual layout; else both have ours, channels_last.
+Started by speed/jobs.py in an environment that has pythae: python training.py mlp|conv ROWS EPOCHS. Every line of its
+standard input asks for a training: ours, pythae, fused or nchw. `fused` is pythae's trainer with torch's fused Adam,
+which zprime uses; `nchw` is as it comes, with the convolutions in torch's usual layout; else both have channels_last.
+A short training comes before the first of each: what is loaded or compiled at first use is not timed.
 """
 
 import sys
@@ -72,7 +73,7 @@ def theirs(vae: VAE, rows: Rows) -> nn.Module:
     return models.VAE(config, encoder=Encoder(vae.encoder), decoder=Decoder(vae.decoder))
 
 
-def pythaes(vae: VAE, rows: Rows, epochs: int) -> float:
+def pythaes(vae: VAE, rows: Rows, epochs: int, *, fused: bool) -> float:
     from pythae.data.datasets import BaseDataset
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
@@ -83,6 +84,7 @@ def pythaes(vae: VAE, rows: Rows, epochs: int) -> float:
             learning_rate=1e-3,
             per_device_train_batch_size=128,
             no_cuda=True,
+            optimizer_params={"fused": True} if fused else None,
         )
         data = BaseDataset(rows.x, torch.zeros(len(rows)))
         trainer = BaseTrainer(theirs(vae, rows), data, training_config=settings)
@@ -91,18 +93,27 @@ def pythaes(vae: VAE, rows: Rows, epochs: int) -> float:
         return time.process_time() - start
 
 
-def main(who: str, network: str, n: int, epochs: int) -> None:
+def main(network: str, n: int, epochs: int) -> None:
     torch.set_num_threads(1)
     data = load_data(DataSettings(FASHION), seed=0)
-    vae = VAE.build(data.shape, VAESettings(latents=16, network=network), seed=0)
-    if who == "nchw":
-        vae.encoder, vae.decoder = PlainEncoder(vae.encoder), PlainDecoder(vae.decoder)
-    spent = 0.0
-    for size, times in ((256, 1), (n, epochs)):
+    known: set[str] = set()
+
+    def spent(who: str, size: int, times: int) -> float:
         rows, selection = data.rows("train").head(size), data.rows("selection").head(max(1, size // 11))
-        spent = ours(vae, rows, selection, times) if who == "ours" else pythaes(vae, rows, times)
-    print(spent)
+        vae = VAE.build(data.shape, VAESettings(latents=16, network=network), seed=0)
+        if who == "nchw":
+            vae.encoder, vae.decoder = PlainEncoder(vae.encoder), PlainDecoder(vae.decoder)
+        if who == "ours":
+            return ours(vae, rows, selection, times)
+        return pythaes(vae, rows, times, fused=who == "fused")
+
+    for line in sys.stdin:
+        who = line.strip()
+        if who not in known:
+            spent(who, 256, 1)
+            known.add(who)
+        print(f"\nspent {spent(who, n, epochs)}", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from mixtures import FLOATS, Mixture, N, brute, draw, in_torch, made, scikits, torch_log_prob, torchs, uncompiled
-from timing import HERE, MORE, Row, interleaved, seconds
+from mixtures import Mixture, N, at_its_best, brute, draw, in_blocks, in_torch, made, scikits, torchs, uncompiled
+from timing import HERE, MORE, Missing, Pair, Row, Task, compared, interleaved, seconds
 
 from zprime.kernels import DiagonalMixture, LowRankMixture, compiled, trainable_mixture_log_prob
 from zprime.latent.em import ComponentEM
@@ -22,49 +24,63 @@ from zprime.rng import stream
 AS_CALLED = "exact log-density, as called"
 EVERY_PAIR = "the same, every pair"
 IN_TORCH = "the same in torch, without a compiler"
-TORCH, SCIKIT = "MixtureSameFamily, at its best", "scikit-learn score_samples"
+TORCH = "MixtureSameFamily, at its best"
 TORCH_32 = "MixtureSameFamily, 32 points at once"
+SCIKIT_WHOLE = "scikit-learn score_samples, 160 rows at once"
+SCIKIT = "scikit-learn score_samples, at its best"
 E_STEP = "E-step of EM, full covariance, d = 16"
 PEAK = "FMA peak of the core"
+BLOCKS = (1, 2, 4, 8, 16)
+SCIKIT_BLOCKS = (32, 64, 128, 256, 512)
+WIDTHS = {"avx2": ("-mavx2", "-mfma"), "avx512": ("-mavx512f", "-mfma", "-mprefer-vector-width=512")}
 
 
 def densities() -> list[Row]:
     out = []
-    sizes = {16: (10_000, 8), 32: (4_000, 4), 64: (2_000, 4), 128: (2_000, 4)}
-    for d, (m, few) in sizes.items():
+    sizes = {16: 10_000, 32: 4_000, 64: 2_000, 128: 2_000}
+    for d, m in sizes.items():
         mixture = made(d)
-        z, peer = draw(mixture, m), scikits(mixture)
+        z, scikit = draw(mixture, m), scikits(mixture)
         called, every = DiagonalMixture(*mixture), brute(mixture)
-        some = z[: 20 * few]
-        wide = some.double().numpy()
-        torchs_own = (lambda mixture=mixture, z=z[:few]: torch_log_prob(mixture, z)), m / few
-        torchs_32 = (lambda mixture=mixture, z=z[:32]: torchs(mixture).log_prob(z)), m / 32
-        scikits_own = (lambda peer=peer, wide=wide: peer.score_samples(wide)), m / len(wide)
-        against_torch = 60 if d == 16 else 250
-        against_scikit = {16: 20, 32: 20, 64: 14, 128: 8}[d]
-        for job, ours, (other, theirs, scale), least in (
-            (AS_CALLED, called.log_prob, (TORCH, *torchs_own), None),
-            (AS_CALLED, called.log_prob, (TORCH_32, *torchs_32), against_torch),
-            (AS_CALLED, called.log_prob, (SCIKIT, *scikits_own), against_scikit),
-            (EVERY_PAIR, every.log_prob, (TORCH, *torchs_own), None),
-            (EVERY_PAIR, every.log_prob, (SCIKIT, *scikits_own), None),
-            (IN_TORCH, lambda z, mixture=mixture: in_torch(mixture, z), (SCIKIT, *scikits_own), 6),
-        ):
-            run = lambda ours=ours, z=z: ours(z)  # noqa: E731
-            out.append(interleaved(f"{job}, d = {d}", other, run, theirs, scale=scale, least=least))
+        wide = z.double().numpy()
+        density = torchs(mixture)
+        torch_sizes = [b for b in BLOCKS if b * d <= 16 * 16]  # a number for every row, component and dimension
+        names = [f"{job}, d = {d}" for job in (AS_CALLED, EVERY_PAIR, IN_TORCH)]
+        ours = {
+            names[0]: partial(called.log_prob, z),
+            names[1]: partial(every.log_prob, z),
+            names[2]: partial(in_torch, mixture, z),
+        }
+        come = {
+            TORCH_32: Task(partial(density.log_prob, z[:32]), m / 32, as_it_comes=True),
+            SCIKIT_WHOLE: Task(partial(scikit.score_samples, wide[:160]), m / 160, as_it_comes=True),
+        }
+        best = {
+            TORCH: at_its_best(density.log_prob, z, torch_sizes, m),
+            SCIKIT: at_its_best(scikit.score_samples, wide, SCIKIT_BLOCKS, m),
+        }
+        goals = [
+            Pair(names[0], TORCH_32, 60 if d == 16 else 250),
+            Pair(names[0], SCIKIT_WHOLE, {16: 20, 32: 20, 64: 14, 128: 8}[d]),
+            Pair(names[2], SCIKIT_WHOLE, 6),
+        ]
+        out += compared(come | ours, goals)
+        out += compared(
+            best | ours, [Pair(name, peer) for name in names[:2] for peer in best] + [Pair(names[2], SCIKIT)]
+        )
     return out
 
 
 def peak(train: MemoryPosteriors) -> list[Row]:
     """Operations a second, as a share of what a loop of nothing but fused multiply-adds reaches at the same moment."""
     compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None or compiled.module is None or compiled.module.used() != "avx2":
-        print("FMA peak: needs a compiler, and the AVX2 kernel in use")
-        return []
+    kernel = "torch" if compiled.module is None else compiled.module.used()
+    if compiler is None or kernel not in WIDTHS:
+        raise Missing(f"the FMA peak needs a C++ compiler, and AVX2 or AVX-512 (kernels in use: {kernel})")
     out = []
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder) / "peak")
-        flags = ["-O3", "-mavx2", "-mfma", "-ffp-contract=fast"]
+        flags = ["-O3", *WIDTHS[kernel], "-ffp-contract=fast"]
         subprocess.run([compiler, *flags, str(HERE / "peak.cpp"), "-o", program], check=True)
 
         def reached(job: str, against: str, work: float, f: Callable[[], object], least: float | None) -> None:
@@ -110,7 +126,7 @@ def expectation(train: MemoryPosteriors) -> list[Row]:
                 step()
 
         twin()  # makes the features that it keeps
-        out.append(interleaved(f"{E_STEP}, K = {k}", "the same in torch", step, twin, rounds=MORE))
+        out.append(interleaved(f"{E_STEP}, K = {k}", "the same in torch", step, twin))
     return out
 
 
@@ -131,7 +147,7 @@ def low_rank() -> list[Row]:
                 twin()  # prepares what it keeps
                 run = lambda ours=ours, z=z: ours(z)  # noqa: E731
                 name = f"{job}, mixture of low rank, d = {d}, K = {k}, rank {r}"
-                out.append(interleaved(name, "the same in torch", run, twin, rounds=MORE))
+                out.append(interleaved(name, "the same in torch", run, twin))
     return out
 
 
@@ -148,7 +164,7 @@ def accuracy() -> list[dict[str, float]]:
             wide = [t.double() for t in (z, *mixture)]
             exact = torch.cat([trainable_mixture_log_prob(b, *wide[1:]) for b in wide[0].split(20)])
             error = (DiagonalMixture(*mixture).log_prob(z) - exact).abs()
-            naive = (torch_log_prob(mixture, z) - exact).abs()
+            naive = (torch.cat(in_blocks(torchs(mixture).log_prob, z, 8)) - exact).abs()
             relative = 1e-12 * exact.abs()
             out.append(
                 {
@@ -180,7 +196,6 @@ def pruning(posteriors: MemoryPosteriors) -> list[Row]:
                 lambda z=z: all_pairs.log_prob(z),
                 least=least,
                 stretch=5.0,
-                rounds=5,
             )
         )
         gap = (all_pairs.log_prob(z) - ours.log_prob(z, tolerance=1e-6)).abs()
@@ -191,30 +206,25 @@ def pruning(posteriors: MemoryPosteriors) -> list[Row]:
 def scores(posteriors: MemoryPosteriors) -> list[Row]:
     mixture = (posteriors.mean, posteriors.scale, posteriors.log_weights)
     ours, z = DiagonalMixture(*mixture), draw(mixture, 10_000)
+    density = torchs(mixture)
 
-    def autograd() -> None:
-        for b in z[:8].split(max(1, FLOATS // mixture[0].numel())):
-            point = b.clone().requires_grad_()
-            torch.autograd.grad(torchs(mixture).log_prob(point).sum(), point)
+    def autograd(some: torch.Tensor) -> None:
+        point = some.clone().requires_grad_()
+        torch.autograd.grad(density.log_prob(point).sum(), point)
 
-    return [
-        interleaved(
-            "value and score together, d = 16",
-            "autograd, MixtureSameFamily",
-            lambda: ours.log_prob_and_score(z),
-            autograd,
-            scale=len(z) / 8,
-            least=30,
-        ),
-        interleaved(
-            "value alone: share of value and score, d = 16",
-            "own value and score",
-            lambda: ours.log_prob_and_score(z),
-            lambda: ours.log_prob(z),
-            stretch=1 / 1.5,
-            rounds=5,
-        ),
-    ]
+    both, own, peer = (
+        "value and score together, d = 16",
+        "own value and score",
+        "autograd, MixtureSameFamily, at its best",
+    )
+    value = "value alone"
+    tasks = {
+        peer: at_its_best(autograd, z, BLOCKS, len(z)),
+        both: lambda: ours.log_prob_and_score(z),
+        value: lambda: ours.log_prob(z),
+    }
+    one, other = compared(tasks, [Pair(both, peer, 30), Pair(both, value, None, 1 / 1.2)])
+    return [one, replace(other, job=f"{value}: share of value and score, d = 16", against=own)]
 
 
 def used_megabytes(what: str) -> float:

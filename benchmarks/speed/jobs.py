@@ -1,194 +1,238 @@
-"""Whole jobs: reduction, sampling, training, neighbours, an audit."""
+"""Whole jobs: reduction, sampling, training, neighbours, the parts of a run."""
 
 import contextlib
 import importlib.util
 import io
-import json
 import os
-import resource
-import shutil
-import statistics
 import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import sklearn
 import torch
 from mixtures import torchs, uncompiled
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
-from timing import FASHION, HERE, MORE, Row, interleaved
+from timing import FASHION, HERE, Missing, Pair, Row, Task, compared, fastest
 
 import zprime
 from zprime.kernels import ExactIndex
-from zprime.latent import MixtureSettings, Prior, Task
+from zprime.latent import MixtureSettings, Prior
+from zprime.latent import Task as FitTask
 from zprime.measure.samples.manifold import manifold, manifold_replicates
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
 SCIKIT_BRUTE = "scikit-learn NearestNeighbors, brute"
+SCIKIT_BEST = "scikit-learn NearestNeighbors, at its best"
+GAUSSIANS = "scikit-learn GaussianMixture"
+GAUSSIANS_BEST = "scikit-learn GaussianMixture, at its best"
 
 
 def reduction(train: MemoryPosteriors, heldout: MemoryPosteriors) -> tuple[list[Row], dict[str, object]]:
-    """To 100 Gaussians with full covariance; held-out log r at codes of rows that nothing was fitted to."""
+    """To 100 Gaussians with full covariance; held-out log r at codes of rows that nothing was fitted to.
+
+    scikit-learn fits one draw of each posterior. At its best it computes in single precision and starts from k-means++
+    seeds, without k-means.
+    """
     plain = MixtureSettings(components=100, covariance="full", restarts=1)  # theirs has one start, too
     rng = stream(0, "reduction")
     codes = heldout.draw(rng=rng)
-    one = train.draw(rng=rng).double().numpy()
-    held: dict[str, list[float]] = {"ours": [], "scikit-learn": []}
+    one = train.draw(rng=rng).float().numpy()
+    held: dict[str, float] = {"exact qbar": float(train.log_prob(codes).mean())}
 
-    def ours() -> None:
-        r = settings.fit(Task(train, heldout, Prior(train.d), stream(0, "fit"))).distribution
-        held["ours"].append(float(r.log_prob(codes).mean()))
+    def ours(name: str, settings: MixtureSettings) -> None:
+        r = settings.fit(FitTask(train, heldout, Prior(train.d), stream(0, "fit"))).distribution
+        held[f"ours, {name}"] = float(r.log_prob(codes).mean())
 
-    def peer() -> None:
-        found = GaussianMixture(100, covariance_type="full", random_state=0).fit(one)
-        held["scikit-learn"].append(float(found.score(codes.double().numpy())))
+    def peer(name: str, dtype: type, init: str) -> None:
+        found = GaussianMixture(100, covariance_type="full", init_params=init, random_state=0).fit(one.astype(dtype))
+        held[name] = float(found.score(codes.double().numpy()))
 
-    against, out, found = "scikit-learn GaussianMixture", [], {"exact qbar": float(train.log_prob(codes).mean())}
+    tasks: dict[str, Task | Callable[[], object]] = {
+        GAUSSIANS: Task(partial(peer, "scikit-learn", np.float64, "kmeans"), as_it_comes=True),
+        GAUSSIANS_BEST: partial(peer, "scikit-learn, at its best", np.float32, "k-means++"),
+    }
+    pairs = []
     for how, changed, least in (
         ("EM until it stands still", {}, None),
         ("12 steps of EM", {"iterations": 12, "polish": 0}, 25),
         ("3 passes of minibatches", {"batch": 2000, "polish": 0}, None),
     ):
-        settings = replace(plain, **changed)
         job = f"reduction to K = 100, full covariance, {how}"
-        out.append(interleaved(job, against, ours, peer, least=least, rounds=1))
-        found |= {f"ours, {how}": held["ours"][-1], "scikit-learn": held["scikit-learn"][-1]}
-    print(f"    held-out log r: {found}", flush=True)
-    return out, found
+        tasks[job] = partial(ours, how, replace(plain, **changed))
+        pairs += [Pair(job, GAUSSIANS, least), Pair(job, GAUSSIANS_BEST)]
+    rows = compared(tasks, pairs, rounds=2)
+    print(f"    held-out log r: {held}", flush=True)
+    return rows, held
 
 
 def sampling(posteriors: MemoryPosteriors) -> list[Row]:
-    mixture = (posteriors.mean, posteriors.scale, posteriors.log_weights)
-    rows, few, rng = 1_000_000, 50, stream(0, "sampling")
-    return [
-        interleaved(
-            "1e6 draws of qbar, d = 16",
-            "MixtureSameFamily",
-            lambda: posteriors.sample(rows, rng=rng),
-            lambda: torchs(mixture).sample((few,)),
-            scale=rows / few,
-            least=10_000,
-        ),
-        interleaved(
-            "1e6 draws of qbar, d = 16",
-            "randn of as many numbers",
-            lambda: posteriors.sample(rows, rng=rng),
-            lambda: torch.randn(rows, posteriors.d, generator=rng),
-            stretch=0.45,
-        ),
-    ]
+    mean, scale, log_weights = posteriors.mean, posteriors.scale, posteriors.log_weights
+    n, few, rng = 1_000_000, 50, stream(0, "sampling")
+    density = torchs((mean, scale, log_weights))
+
+    def by_hand() -> torch.Tensor:
+        i = torch.randint(posteriors.n, (n,), generator=rng)
+        return mean[i] + scale[i] * torch.randn(n, posteriors.d, generator=rng)
+
+    job, randn, hand = "1e6 draws of qbar, d = 16", "randn of as many numbers", "torch by hand: randint, rows, randn"
+    tasks = {
+        "MixtureSameFamily": Task(lambda: density.sample((few,)), n / few),
+        hand: by_hand,
+        randn: lambda: torch.randn(n, posteriors.d, generator=rng),
+        job: lambda: posteriors.sample(n, rng=rng),
+    }
+    return compared(tasks, [Pair(job, "MixtureSameFamily", 10_000), Pair(job, hand), Pair(job, randn, None, 0.45)])
 
 
-def training(pythae: Path) -> list[Row]:
-    """In an environment that has pythae, both of them."""
-
-    def spent(who: str, *given: str) -> float:
-        command = [str(pythae), str(HERE / "training.py"), who, *given]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent / "src")}
-        out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        return float(out.stdout.split()[-1])
-
+def training(python: str) -> list[Row]:
+    """In an environment that has pythae, zprime and pythae's trainer in one process that takes orders."""
     out = []
-    for network, n, epochs, peer in (
-        ("mlp", 20_000, 4, "pythae"),
-        ("conv", 4_000, 2, "pythae"),
-        ("conv", 4_000, 2, "nchw"),
-    ):
-        given = (network, str(n), str(epochs))
-        a, b = [], []
-        for _ in range(MORE):
-            b.append(spent(peer, *given))
-            a.append(spent("ours", *given))
-        ratios = [y / x for x, y in zip(a, b, strict=True)]
+    for network, n, epochs in (("mlp", 20_000, 2), ("conv", 4_000, 2)):
         job = f"training, {network}, {n:,} images, {epochs} epochs"
-        against = "pythae's trainer"
+        best = "pythae's trainer, at its best (fused Adam"
+        peers = {"pythae's trainer": "pythae", f"{best})": "fused"}
+        least: dict[str, float | None] = {"pythae": 1.2}
         if network == "conv":
-            against += ", torch's usual layout" if peer == "nchw" else ", given our layout"
-        least = None if network == "conv" and peer == "pythae" else 1.2  # people's networks have the usual layout
-        row = Row(job, against, ratios, statistics.median(a), statistics.median(b), least)
-        print(f"{job:52} {row.against:34} {row.ratio:10.2f}  ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
-        out.append(row)
+            peers = {"pythae's trainer, torch's usual layout": "nchw", f"{best}, our layout)": "fused"}
+            least = {"nchw": 1.2}  # people's networks have the usual layout
+        names = {**peers, job: "ours"}
+        with trainer(python, network, n, epochs) as spent:
+            tasks = {name: Task(lambda: None) for name in names}
+            pairs = [Pair(job, name, least.get(who)) for name, who in peers.items()]
+            out += compared(tasks, pairs, lambda name, task, names=names, spent=spent: spent(names[name]))
     return out
+
+
+@contextlib.contextmanager
+def trainer(python: str, network: str, n: int, epochs: int) -> Iterator[Callable[[str], float]]:
+    """A process of training.py; what it is asked to train takes so many CPU seconds."""
+    command = [python, str(HERE / "training.py"), network, str(n), str(epochs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent / "src")}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def spent(who: str) -> float:
+            print(who, file=process.stdin, flush=True)
+            line = process.stdout.readline()
+            while line and not line.startswith("spent "):  # pythae prints, too
+                line = process.stdout.readline()
+            if not line:
+                raise Missing(f"{' '.join(command)} ended: see above")
+            return float(line.split()[1])
+
+        yield spent
+        process.stdin.close()
 
 
 def neighbours(train: MemoryPosteriors, heldout: MemoryPosteriors) -> list[Row]:
     """Exact search among images and among codes, and what is made of distances: shares of rows in balls."""
     data = zprime.load_data(zprime.DataSettings(str(FASHION)), seed=0)
     images = data.rows("train").x.flatten(1), data.rows("heldout").x.flatten(1)
-    points, queries = images
     rng = stream(0, "neighbours")
     codes = train.draw(rng=rng), heldout.draw(rng=rng)
     out = []
     for what, (points, some), m in (("images", images, 1_000), ("images", images, 100), ("codes", codes, 1_000)):
         queries = some[:m].contiguous()
         job = f"5 nearest of {m:,} {what} among {len(points):,}, exact"
-        brute_force = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(points.numpy())
         with uncompiled():
             twin = ExactIndex(points)
-        peers: dict[str, Callable[[], object]] = {
-            SCIKIT_BRUTE: partial(brute_force.kneighbors, queries.numpy()),
+        tasks: dict[str, Callable[[], object]] = {
+            SCIKIT_BRUTE: scikit(points, queries, Search()),
+            SCIKIT_BEST: best_search(points, queries),
             "the same in torch": partial(twin.nearest, queries, 5),
+            job: partial(ExactIndex(points).nearest, queries, 5),
         }
         if importlib.util.find_spec("faiss"):
-            import faiss
+            tasks |= {"faiss IndexFlatL2 (float32), at its best": best_faiss(points, queries)}
+        out += compared(tasks, [Pair(job, peer) for peer in tasks if peer != job])
+    return out + prepared(images) + balls(images[0])
 
-            faiss.omp_set_num_threads(1)
-            index = faiss.IndexFlatL2(points.shape[1])
-            index.add(points.numpy())
-            peers["faiss IndexFlatL2 (float32)"] = partial(index.search, queries.numpy(), 5)
-        ours = partial(ExactIndex(points).nearest, queries, 5)
-        out += [interleaved(job, against, ours, peer) for against, peer in peers.items()]
-    points, queries = images
+
+class Search(NamedTuple):
+    """How scikit-learn searches: its algorithm, precision and rows a chunk."""
+
+    algorithm: str = "brute"
+    dtype: type = np.float32
+    chunk: int = 256
+
+
+def scikit(points: torch.Tensor, queries: torch.Tensor, how: Search) -> Callable[[], object]:
+    index = NearestNeighbors(n_neighbors=5, algorithm=how.algorithm).fit(points.numpy().astype(how.dtype))
+    asked = queries.numpy().astype(how.dtype)
+
+    def run() -> object:
+        with sklearn.config_context(pairwise_dist_chunk_size=how.chunk):
+            return index.kneighbors(asked)
+
+    return run
+
+
+def best_search(points: torch.Tensor, queries: torch.Tensor) -> Callable[[], object]:
+    """The fastest of both precisions, several chunks, and in few dimensions trees."""
+    ways = [Search(dtype=dtype, chunk=chunk) for dtype in (np.float32, np.float64) for chunk in (256, 1024)]
+    if points.shape[1] <= 32:
+        ways += [Search(algorithm=name) for name in ("kd_tree", "ball_tree")]
+    return best({f"{how.algorithm} {how.dtype.__name__} {how.chunk}": scikit(points, queries, how) for how in ways})
+
+
+def best_faiss(points: torch.Tensor, queries: torch.Tensor) -> Callable[[], object]:
+    """The fastest of several sizes of blocks."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexFlatL2(points.shape[1])
+    index.add(points.numpy())
+    asked = queries.numpy()
+
+    def search(rows: int, many: int) -> object:
+        faiss.cvar.distance_compute_blas_query_bs, faiss.cvar.distance_compute_blas_database_bs = rows, many
+        return index.search(asked, 5)
+
+    sizes = [(4096, 1024), (256, 1024), (256, 4096)]  # the first is its default
+    return best({f"{rows} x {many}": partial(search, rows, many) for rows, many in sizes})
+
+
+def best(ways: dict[str, Callable[[], object]]) -> Callable[[], object]:
+    return ways[fastest(ways)]
+
+
+def prepared(images: tuple[torch.Tensor, torch.Tensor]) -> list[Row]:
+    """What is prepared once included."""
+    points, queries = images[0], images[1][:1000].contiguous()
     job = "the same, 1,000 images, what is prepared once included"
-
-    def fresh() -> None:
-        ExactIndex(points).nearest(queries[:1000], 5)
-
-    def peer() -> None:
-        NearestNeighbors(n_neighbors=5, algorithm="brute").fit(points.numpy()).kneighbors(queries[:1000].numpy())
-
-    out.append(interleaved(job, SCIKIT_BRUTE, fresh, peer))
-    if importlib.util.find_spec("prdc"):
-        from prdc import compute_prdc
-
-        a, b = points[:2000, :256], points[2000:4000, :256]
-
-        def theirs() -> None:
-            with contextlib.redirect_stdout(io.StringIO()):
-                compute_prdc(a.double().numpy(), b.double().numpy(), 5)
-
-        job = "precision, recall, density, coverage, 2,000 rows of 256"
-        out.append(interleaved(job, "prdc", lambda: manifold(a, b), theirs))
-        job += ", with 24 replicates for their errors"
-        out.append(interleaved(job, "prdc, without errors", lambda: manifold_replicates(a, b), theirs))
-    return out
+    tasks = {
+        SCIKIT_BRUTE: lambda: scikit(points, queries, Search())(),
+        job: lambda: ExactIndex(points).nearest(queries, 5),
+    }
+    return compared(tasks, [Pair(job, SCIKIT_BRUTE)])
 
 
-def auditing(run: Path, pythae: Path) -> list[Row]:
-    """The whole audit of a run, beside the time in which pythae fits three samplers to the same model."""
-    one = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [str(pythae), str(HERE / "samplers.py"), str(run), "4"]
-    found = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**one, "PYTHONPATH": str(HERE.parent / "src")}
-    )
-    parts: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
-    against = "pythae fitting mixture, MAF, two-stage"
-    print("   ", {k: round(v) for k, v in parts.items()}, flush=True)
-    kinds = sum(1 for p in (run / "latent").iterdir() if not p.name.startswith("."))
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "run"
-        shutil.copytree(run, place, ignore=shutil.ignore_patterns("audit", "generator", "report.html"))
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [str(Path(sys.executable).with_name("zprime")), "--threads", "1", "--quiet", "audit", str(place)]
-        subprocess.run(command, check=True, env=one, stdout=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ours = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    theirs = sum(parts.values())
-    row = Row(f"whole audit, {kinds} kinds, {run.name}", against, [theirs / ours], ours, theirs, 1.0, 2.0)
-    print(f"{row.job:52} {row.against:34} {row.ratio:10.2f}", flush=True)
-    return [row]
+def balls(points: torch.Tensor) -> list[Row]:
+    """Precision, recall, density and coverage."""
+    if not importlib.util.find_spec("prdc"):
+        return []
+    from prdc import compute_prdc
+
+    a, b = points[:2000, :256], points[2000:4000, :256]
+
+    def theirs(dtype: torch.dtype) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            compute_prdc(a.to(dtype).numpy(), b.to(dtype).numpy(), 5)
+
+    one = "precision, recall, density, coverage, 2,000 rows of 256"
+    many, peer = f"{one}, with 24 replicates for their errors", "prdc"
+    tasks = {
+        peer: best({"float64": partial(theirs, torch.float64), "float32": partial(theirs, torch.float32)}),
+        one: lambda: manifold(a, b),
+        many: lambda: manifold_replicates(a, b),
+    }
+    first, second = compared(tasks, [Pair(one, peer), Pair(many, peer)])
+    return [first, replace(second, against="prdc, without errors")]

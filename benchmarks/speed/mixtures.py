@@ -2,11 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.mixture import GaussianMixture
+from timing import Task, fastest
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
@@ -14,7 +17,6 @@ from zprime.kernels import DiagonalMixture, compiled, mixture_compiled
 from zprime.rng import stream
 
 N = 60_000
-FLOATS = 1 << 23  # of one temporary of MixtureSameFamily, at which it is fastest (tried: 1 to 64 points at once)
 Mixture = tuple[Tensor, Tensor, Tensor]
 
 
@@ -38,10 +40,20 @@ def torchs(mixture: Mixture) -> MixtureSameFamily:
     return MixtureSameFamily(Categorical(logits=log_weight.float()), parts, validate_args=False)
 
 
-def torch_log_prob(mixture: Mixture, z: Tensor) -> Tensor:
-    """In chunks of points that it is fastest with."""
-    density = torchs(mixture)
-    return torch.cat([density.log_prob(b) for b in z.split(max(1, FLOATS // mixture[0].numel()))])
+def in_blocks(f: Callable[[Any], Any], rows: Any, size: int) -> list[Any]:
+    """`f` of so many rows at a time."""
+    return [f(rows[i : i + size]) for i in range(0, len(rows), size)]
+
+
+def at_its_best(f: Callable[[Any], Any], rows: Any, sizes: Sequence[int], m: int) -> Task:
+    """`f` on some of the rows, in blocks of the size that is fastest; the whole is `m` rows."""
+
+    def in_size(size: int) -> Task:
+        few = min(len(rows), max(size, sizes[-1]))
+        return Task(partial(in_blocks, f, rows[:few], size), m / few)
+
+    tasks = {f"{size}": in_size(size) for size in sizes}
+    return tasks[fastest(tasks)]
 
 
 def scikits(mixture: Mixture) -> GaussianMixture:
