@@ -165,9 +165,13 @@ class Aggregate(ABC):
         check_matrix("z", z, d=self.d)
         self.need_density("the density of the aggregated posterior")
         position, weight = (None, None) if leave_out is None else self._left_out(leave_out, len(z))
-        parts = [self._shard_log_prob(s, z, position, tolerance) for s in self.shards()]
+        parts = [self._shard_log_prob(s, z, position, tolerance) for s in self._mixtures()]
         log_density = torch.logsumexp(torch.stack(parts), 0) if len(parts) > 1 else parts[0]
         return log_density if weight is None else log_density - torch.log1p(-weight)
+
+    def _mixtures(self) -> Iterator[Shard]:
+        """All rows, as many at a time as are one mixture for the kernels."""
+        return self.shards()
 
     @property
     def _datum_weights(self) -> Float[Tensor, " n"]:
