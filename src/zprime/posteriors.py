@@ -24,7 +24,7 @@ from zprime.schema.kinds import check
 
 __all__ = ["WORDS", "Form", "MemoryPosteriors", "Posteriors", "Shard", "ShardedPosteriors", "load"]
 
-LEAST, NUMBERS = 1 << 16, 1 << 24  # rows of a shard in memory, and numbers of its means, at least and about
+LEAST, NUMBERS = 1 << 16, 1 << 22  # rows of a shard in memory, and numbers of its means, at least and about
 FEWER = "train with fewer latents, or on fewer rows (--limit)"
 
 
