@@ -161,7 +161,13 @@ def page(told: dict[str, object], found: dict[str, dict[str, dict[str, object]]]
     start, end = "<!-- measured -->\n", "<!-- end -->"
     before, rest = text.split(start)
     after = rest.split(end)[1]
-    said = f"Measured at commit {told['commit']} on {told['date']}, one thread of a machine with {told['cores']} cores:"
+    of_step = {name: {str(found[n][name]["commit"]) for n in found if name in found[n]} for name in STEPS}
+    of_all = {
+        c: [STEPS[k] for k, those in of_step.items() if c in those] for c in sorted(set().union(*of_step.values()))
+    }
+    first = max(of_all, key=lambda c: len(of_all[c]))
+    others = "".join(f"; at {c}: {', '.join(names)}" for c, names in of_all.items() if c != first)
+    said = f"Measured at commit {first}{others}. {told['date']}, one thread of a machine with {told['cores']} cores:"
     PAGE.write_text(f"{before}{start}\n{said}\n\n{table(found)}\n\n{end}{after}")
 
 
@@ -169,6 +175,9 @@ def main() -> None:
     """Measure all sizes up to the largest that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, default=SIZES[-1])
+    parser.add_argument(
+        "--only", nargs="+", choices=STEPS, help="measure these again, and keep what there is of others"
+    )
     parser.add_argument("--page", action="store_true", help="write the page from the results there are")
     parser.add_argument("--step", choices=STEPS)
     parser.add_argument("--size", type=int)
@@ -181,18 +190,17 @@ def main() -> None:
         kept = json.loads(STORE.read_text())
         page(kept["told"], kept["found"])
         return
-    found: dict[str, dict[str, dict[str, object]]] = {}
-    told: dict[str, object] = {
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d"),
-        "cores": os.cpu_count(),
-    }
+    kept = json.loads(STORE.read_text()) if args.only else {"found": {}}
+    found: dict[str, dict[str, dict[str, object]]] = kept["found"]
+    told: dict[str, object] = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count()}
     for n in (n for n in SIZES if n <= args.most):
         with tempfile.TemporaryDirectory() as folder:
-            found[str(n)] = {}
+            of_size = found.setdefault(str(n), {})
             for name in STEPS:
-                found[str(n)][name] = alone(name, n, Path(folder))
-                print(f"{n:>11,} {name:9} {found[str(n)][name]}", flush=True)
+                if args.only and name != "store" and name not in args.only:
+                    continue
+                of_size[name] = alone(name, n, Path(folder)) | {"commit": commit()}
+                print(f"{n:>11,} {name:9} {of_size[name]}", flush=True)
         STORE.write_text(json.dumps({"told": told, "found": found}, indent=1) + "\n")
     page(told, found)
 

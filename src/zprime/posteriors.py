@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime import chain, memory, shards
-from zprime.aggregate import WORDS, Aggregate, Form, Shard
+from zprime.aggregate import WORDS, Aggregate, Form, Shard, among
 from zprime.arrays import blocks, check_finite, check_matrix, gaussian_log_prob, variances
 from zprime.artifact import Artifact
 from zprime.errors import ArrayError
@@ -58,7 +58,7 @@ class Posteriors(Aggregate):
             if at is None:
                 mean[s.rows], scale[s.rows] = s.mean, s.scale
                 continue
-            here = ((at >= s.rows.start) & (at < s.rows.stop)).nonzero().flatten()
+            here = among(at, s.rows)
             mean[here], scale[here] = (t[at[here] - s.start] for t in (s.mean, s.scale))
         known = {"row_ids": self.row_ids, "weights": self.weights, "labels": self.labels, "log_q": self.log_q}
         if at is not None:
