@@ -5,13 +5,14 @@ For a prior of independent dimensions (Chen et al. 2018, equation 2):
 about the empirical qbar of the rows given, as in `surgery.py`.
 
 Of up to 60,000 rows all components make the marginals. Of more, 60,000 at random do: in one dimension posteriors
-overlap, so that few of them tell as much. What their choice adds to bias and error is found by the jackknife.
+overlap, so that few of them tell as much. What their choice adds to bias and error is found by the jackknife. Points
+where it would add too much are evaluated with all components.
 """
 
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import LOG_2PI, blocks, in_proportion
@@ -30,6 +31,8 @@ POINTS = 1000  # with 60,000 components and 16 dimensions 6 s
 LEAST = 100
 PARTS = 10
 """Of the components that are taken at random: each is left out once."""
+ROUGH = 0.1
+"""Relative error of a marginal density from which on all components are taken at that point."""
 
 
 def total_correlation(
@@ -55,7 +58,7 @@ def total_correlation(
     if not closed(prior):
         return None
     data = split.posteriors
-    width = data.deviation if data.n <= MARGINAL else data.mean[:0]
+    width = data.deviation
     points = min(points, max(LEAST, in_proportion(points, data.d)))
     z = data.sample(points, rng=stream(seed, "total correlation", split.name))
     joint = data.log_prob(z)
@@ -66,10 +69,13 @@ def total_correlation(
     for j in range(data.d):
         progress("total correlation", j, data.d)
         x = z[:, [j]]
+        exactly = torch.arange(points)
         if some:
-            marginal[j] = _but_one(torch.stack([_equal_log_prob(x, m[:, [j]], s[:, [j]]) for m, s in some]))
-        else:
-            marginal[j, 0] = mixture_log_prob(x, data.mean[:, [j]], width[:, [j]], data.log_weights)
+            parts = torch.stack([_equal_log_prob(x, m[:, [j]], s[:, [j]]) for m, s in some])
+            marginal[j], exactly = _but_one(parts), _rare(parts)
+        if len(exactly):
+            exact = mixture_log_prob(x[exactly], data.mean[:, [j]], width[:, [j]], data.log_weights)
+            marginal[j][:, exactly] = exact
     progress("total correlation", data.d, data.d)
     gap = marginal - log_p[:, None]
 
@@ -91,6 +97,12 @@ def _equal_log_prob(
 ) -> Float[Tensor, " m"]:
     """Log-density of the mixture with equal weights."""
     return mixture_log_prob(x, mean, scale, torch.full((len(mean),), -math.log(len(mean)), dtype=torch.float64))
+
+
+def _rare(log_parts: Float[Tensor, "p m"]) -> Int[Tensor, " k"]:
+    """Points at which so few components count that parts of them say too little: far out, or of narrow posteriors."""
+    density = (log_parts - log_parts.amax(0)).exp()
+    return (density.std(0) > ROUGH * math.sqrt(len(log_parts)) * density.mean(0)).nonzero().flatten()
 
 
 def _but_one(log_parts: Float[Tensor, "p m"]) -> Float[Tensor, "c m"]:
