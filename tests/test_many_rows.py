@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from zoo import posteriors, sharded, weighted
-from zprime import fitting
+from zprime import fitting, latent
 from zprime import posteriors as held
-from zprime.latent import ConditionalSettings, Prior, VampSettings
+from zprime.latent import ConditionalSettings, Prior, PriorSettings, VampSettings
 from zprime.latent.gaussian import marginal_moments, moments
 from zprime.measure.latents.averages import averages
 from zprime.measure.latents.surgery import surgery
 from zprime.measure.study import Split, Study
-from zprime.posteriors import MemoryPosteriors
+from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.progress import silent
 from zprime.rng import stream
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA as Linux counts it")
@@ -95,51 +96,65 @@ def test_log_weights_of_a_shard_are_not_made_for_all_rows(tmp_path: Path, monkey
     assert asked == [5, 5, 5, 5, 4]
 
 
-def test_which_kinds_are_fitted_to_some_of_many_rows() -> None:
+@pytest.mark.parametrize("kind", latent.SETTINGS)
+def test_a_kind_of_many_passes_is_fitted_to_some_of_many_rows(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kind of one pass takes the shards; one that needs model and rows takes them all, as these fit to all."""
+    many = sharded(posteriors(2), tmp_path / "q", 5)
+    monkeypatch.setattr(fitting, "MOST", 10)
+    settings = latent.settings_for(kind)
+    given: list[Posteriors] = []
+    inner = PriorSettings()
+    monkeypatch.setattr(type(settings), "fit", lambda _, task: given.append(task.train) or type(inner).fit(inner, task))
+    if kind == "prior":
+        return
+    fitting.fit(settings, many, selection=many, keep_duplicates=True, progress=silent)
+    some = not settings.quick and not settings.needs - {"labels"}
+    assert given[0].n == (10 if some else 24)
+    assert isinstance(given[0], MemoryPosteriors) is some
+
+
+def test_conditional_takes_all_rows_where_its_base_needs_them() -> None:
     assert fitting._of_posteriors(ConditionalSettings())
     assert not fitting._of_posteriors(ConditionalSettings(base=VampSettings()))
-    assert not fitting._of_posteriors(VampSettings())
 
 
 LIMITED = """
 import resource, sys
-import scipy.special, scipy.stats
 import zprime
 from zprime import fitting, latent
 fitting.MOST = 500
 quiet = lambda *rest: None
-short = {"epochs": 1, "hidden": (8,), "batch": 128}
 kinds = {
     "gaussian": {}, "log-pool": {}, "barycentre": {}, "product-of-experts": {}, "mixture": {"components": 4},
-    "conditional": {"base": latent.MixtureSettings(components=2)}, "exemplars": {}, "flow": short,
-    "flow-matching": {"width": 8, "epochs": 1}, "two-stage": short, "resampled": short,
+    "exemplars": {"bandwidth": 0.5}
 }
 some, many, selection = (zprime.load_posteriors(sys.argv[1] + name) for name in ("some", "many", "selection"))
-def fit(kind, train):
-    settings = type(latent.settings_for(kind))(**kinds[kind])
-    return zprime.fit(settings, train, selection=selection, keep_duplicates=True, seed=0, progress=quiet)
-for kind in kinds:
-    fit(kind, some)
+def work(train):
+    for kind, values in kinds.items():
+        settings = type(latent.settings_for(kind))(**values)
+        zprime.fit(settings, train, selection=selection, keep_duplicates=True, seed=0, progress=quiet)
+    z = selection.gather().mean
+    train.log_prob(z), train.sample(1000, rng=zprime.rng.stream(0, "z"))
+work(some)
 now = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmData"))
 resource.setrlimit(resource.RLIMIT_DATA, (now * 1024 + int(sys.argv[2]),) * 2)
-for kind in kinds:
-    fit(kind, many)
-    print(kind, flush=True)
+work(many)
 """
 
 
 @linux
-def test_every_kind_that_needs_posteriors_alone_is_fitted_from_shards(tmp_path: Path) -> None:
-    """The posteriors are three times what the process may take beside what fits to few rows took."""
-    n = 400_000
+def test_fits_densities_and_draws_hold_no_copy_of_all_posteriors(tmp_path: Path) -> None:
+    """The posteriors are twice what the process may take beside what fits to few rows took."""
+    n, d = 200_000, 32
     for name, size in (("some", 500), ("selection", 300), ("many", n)):
         rng = stream(0, name)
         label = torch.randint(4, (size,), generator=rng)
-        mean = 0.3 * torch.randn(size, 16, generator=rng) + label[:, None] - 1.5
-        scale = 0.1 + 0.2 * torch.rand(size, 16, generator=rng)
-        MemoryPosteriors(mean, scale, labels=label).save(tmp_path / name)
-    args = [sys.executable, "-c", LIMITED, f"{tmp_path}/", str(2 * n * 16 * 4 // 3)]
+        mean = 0.3 * torch.randn(size, d, generator=rng) + label[:, None] - 1.5
+        scale = 0.1 + 0.2 * torch.rand(size, d, generator=rng)
+        sharded(MemoryPosteriors(mean, scale, labels=label), tmp_path / name, 2_000)
+    args = [sys.executable, "-c", LIMITED, f"{tmp_path}/", str(2 * n * d * 4 // 2)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(args, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout[-200:] + done.stderr[-800:]
-    assert len(done.stdout.splitlines()) == 11
