@@ -23,6 +23,8 @@ from zprime.aggregate import Shard
 from zprime.fitting import load_fit, save_fit
 from zprime.latent import GaussianSettings, MixtureSettings
 from zprime.latent.kind import Settings
+from zprime.measure.latents.surgery import surgery
+from zprime.measure.study import Split
 from zprime.posteriors import Posteriors, ShardedPosteriors
 from zprime.results.audit import AuditSettings
 from zprime.rng import stream
@@ -76,6 +78,10 @@ def step(name: str, n: int, folder: Path) -> str:
         return f"mean log qbar {float(posteriors['train'].log_prob(z).mean()):.3f}"
     if name == "sample":
         return f"mean {float(posteriors['train'].sample(1_000_000, rng=stream(0, 'z')).mean()):+.4f}"
+    if name == "surgery":
+        split = Split("train", posteriors["train"].gather())
+        cut = surgery(split, rng=stream(0, "surgery"))
+        return f"KL(qbar || p) {cut.hole}, I {cut.information}, of {cut.information.n:,} rows"
     fits = {kind: load_fit(folder / kind) for kind in FITS}
     audit = zprime.audit(fits, posteriors, settings=AuditSettings(), keep_duplicates=True, seed=0)
     (folder / "audit.json").write_text(json.dumps(str(audit)))
@@ -89,6 +95,7 @@ STEPS = {
     "mixture": "`mixture`, K = 100",
     "density": "log-density of the aggregated posterior at 1,000 points, one pass",
     "sample": "1,000,000 draws of it",
+    "surgery": "ELBO surgery, with rows of a sample under all components",
     "audit": "audit of both fits without a decoder: surgery, gains, latent side",
 }
 
@@ -115,18 +122,16 @@ def run(name: str, n: int, folder: Path) -> None:
 
 
 def exponent(sizes: list[int], seconds: list[float]) -> str:
-    """Of the power law through the last two sizes; earlier ones are mostly what a process begins with."""
-    if len(sizes) < 2:
-        return ""
-    return f"{float(np.polyfit(np.log(sizes[-2:]), np.log(seconds[-2:]), 1)[0]):.2f}"
+    """Of the power law through these sizes, by least squares of logs."""
+    return f"{float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]):.2f}" if len(sizes) > 1 else ""
 
 
 def table(found: dict[str, dict[str, dict[str, object]]]) -> str:
     """CPU seconds and peak memory of every step, and how they grow."""
     sizes = sorted((int(n) for n in found), key=int)
     lines = [
-        "| | " + " | ".join(f"N = {n:,}" for n in sizes) + " | exponent |",
-        "| --- |" + " --- |" * (len(sizes) + 1),
+        "| | " + " | ".join(f"N = {n:,}" for n in sizes) + " | exponent, all sizes | the last two |",
+        "| --- |" + " --- |" * (len(sizes) + 2),
     ]
     for name, words in STEPS.items():
         cells, known, cpu = [], [], []
@@ -138,7 +143,9 @@ def table(found: dict[str, dict[str, dict[str, object]]]) -> str:
                 cells.append(f"{cpu[-1]:.1f} s, {float(str(one['peak'])) / 2**30:.2f} GiB")
             else:
                 cells.append(str(one.get("failed", "not measured")))
-        lines.append(f"| {words} | " + " | ".join(cells) + f" | {exponent(known, cpu)} |")
+        lines.append(
+            f"| {words} | " + " | ".join([*cells, exponent(known, cpu), exponent(known[-2:], cpu[-2:])]) + " |"
+        )
     return "\n".join(lines)
 
 
@@ -154,7 +161,13 @@ def page(told: dict[str, object], found: dict[str, dict[str, dict[str, object]]]
     start, end = "<!-- measured -->\n", "<!-- end -->"
     before, rest = text.split(start)
     after = rest.split(end)[1]
-    said = f"Measured at commit {told['commit']} on {told['date']}, one thread of a machine with {told['cores']} cores:"
+    of_step = {name: {str(found[n][name]["commit"]) for n in found if name in found[n]} for name in STEPS}
+    of_all = {
+        c: [STEPS[k] for k, those in of_step.items() if c in those] for c in sorted(set().union(*of_step.values()))
+    }
+    first = max(of_all, key=lambda c: len(of_all[c]))
+    others = "".join(f"; at {c}: {', '.join(names)}" for c, names in of_all.items() if c != first)
+    said = f"Measured at commit {first}{others}. {told['date']}, one thread of a machine with {told['cores']} cores:"
     PAGE.write_text(f"{before}{start}\n{said}\n\n{table(found)}\n\n{end}{after}")
 
 
@@ -162,6 +175,9 @@ def main() -> None:
     """Measure all sizes up to the largest that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, default=SIZES[-1])
+    parser.add_argument(
+        "--only", nargs="+", choices=STEPS, help="measure these again, and keep what there is of others"
+    )
     parser.add_argument("--page", action="store_true", help="write the page from the results there are")
     parser.add_argument("--step", choices=STEPS)
     parser.add_argument("--size", type=int)
@@ -174,18 +190,17 @@ def main() -> None:
         kept = json.loads(STORE.read_text())
         page(kept["told"], kept["found"])
         return
-    found: dict[str, dict[str, dict[str, object]]] = {}
-    told: dict[str, object] = {
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d"),
-        "cores": os.cpu_count(),
-    }
+    kept = json.loads(STORE.read_text()) if args.only else {"found": {}}
+    found: dict[str, dict[str, dict[str, object]]] = kept["found"]
+    told: dict[str, object] = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count()}
     for n in (n for n in SIZES if n <= args.most):
         with tempfile.TemporaryDirectory() as folder:
-            found[str(n)] = {}
+            of_size = found.setdefault(str(n), {})
             for name in STEPS:
-                found[str(n)][name] = alone(name, n, Path(folder))
-                print(f"{n:>11,} {name:9} {found[str(n)][name]}", flush=True)
+                if args.only and name != "store" and name not in args.only:
+                    continue
+                of_size[name] = alone(name, n, Path(folder)) | {"commit": commit()}
+                print(f"{n:>11,} {name:9} {of_size[name]}", flush=True)
         STORE.write_text(json.dumps({"told": told, "found": found}, indent=1) + "\n")
     page(told, found)
 

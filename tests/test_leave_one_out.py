@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from scipy.stats import skew
+from torch import Tensor
 
 from oracles import linear_gaussian
 from zoo import fitted, posteriors, weighted
 from zprime.errors import UsageError
+from zprime.kernels import ratios
 from zprime.latent import Active, Aggregated, Defensive, ExemplarsSettings, Gaussian
 from zprime.latent.active import restrict
 from zprime.measure.candidates import Candidates
@@ -270,3 +272,28 @@ def test_one_group_of_training_rows_cannot_be_left_out() -> None:
     assert m is not None
     with pytest.raises(UsageError, match="leave-one-out: one of 1 groups has all the weight"):
         masked_elbo_gain(m, torch.tensor([0]), p.mean[:1], groups=torch.zeros(p.n, dtype=torch.long))
+
+
+@pytest.mark.parametrize("groups", [None, torch.arange(24) // 4], ids=["rows", "groups"])
+@pytest.mark.parametrize("p", [posteriors(3), weighted(3, DOUBLE)], ids=["equal", "weighted"])
+def test_sums_over_many_components_are_made_in_panels(
+    p: MemoryPosteriors, groups: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m = row_mixture(aggregated(p), p)
+    assert m is not None
+    position = torch.tensor([1, 5, 7, 21])
+    rows, nothing = p.take(position), {"draws": 0, "rng": stream(0)}
+
+    def both() -> tuple[Tensor, Tensor, Tensor]:
+        gains = masked_exact_posterior_gain(m, position, rows, groups=groups)
+        return gains.with_own, gains.others, aggregated(p).tilt(rows.mean, rows.scale, **nothing).log_ratio
+
+    whole = both()
+    monkeypatch.setattr(ratios, "PANEL", 5)
+    monkeypatch.setattr(ratios, "ROWS", 3)
+    made = ratios.blocks
+    cut: list[int] = []
+    monkeypatch.setattr(ratios, "blocks", lambda n, size: cut.append(n) or made(n, size))
+    for a, b in zip(both(), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    assert 24 in cut

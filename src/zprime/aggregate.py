@@ -136,9 +136,14 @@ class Aggregate(ABC):
     @property
     def log_weights(self) -> Float[Tensor, " n"]:
         """Log w_i, float64."""
+        return self._log_weights_of(slice(0, self.n))
+
+    def _log_weights_of(self, rows: slice) -> Float[Tensor, " m"]:
+        """Of some rows alone: all of them for every shard would take time in proportion to the square of n."""
         if self.weights is None:
-            return torch.full((self.n,), 1 / self.n, dtype=torch.float64, device=self.row_ids.device).log()
-        return self.weights.double().log()
+            n, device = rows.stop - rows.start, self.row_ids.device
+            return torch.full((n,), 1 / self.n, dtype=torch.float64, device=device).log()
+        return self.weights[rows].double().log()
 
     @property
     def effective_rows(self) -> float:
@@ -165,9 +170,13 @@ class Aggregate(ABC):
         check_matrix("z", z, d=self.d)
         self.need_density("the density of the aggregated posterior")
         position, weight = (None, None) if leave_out is None else self._left_out(leave_out, len(z))
-        parts = [self._shard_log_prob(s, z, position, tolerance) for s in self.shards()]
+        parts = [self._shard_log_prob(s, z, position, tolerance) for s in self._mixtures()]
         log_density = torch.logsumexp(torch.stack(parts), 0) if len(parts) > 1 else parts[0]
         return log_density if weight is None else log_density - torch.log1p(-weight)
+
+    def _mixtures(self) -> Iterator[Shard]:
+        """All rows, as many at a time as are one mixture for the kernels."""
+        return self.shards()
 
     @property
     def _datum_weights(self) -> Float[Tensor, " n"]:
@@ -245,7 +254,7 @@ class Aggregate(ABC):
     def _part(self, shard: Shard, kept: Tensor | slice) -> DiagonalMixture | FullMixture:
         """What evaluates the mixture of some of a shard's rows."""
         form: type[DiagonalMixture] | type[FullMixture] = FullMixture if self.form == "full" else DiagonalMixture
-        return form(shard.mean[kept], shard.scale[kept], self.log_weights[shard.rows][kept])
+        return form(shard.mean[kept], shard.scale[kept], self._log_weights_of(shard.rows)[kept])
 
     def need_density(self, what: str) -> None:
         """Refuse points, for what needs the density of q(z|x).
@@ -266,13 +275,20 @@ class Aggregate(ABC):
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """The aggregated posterior by ancestral sampling: a datum at random, then z' from its posterior."""
         which = choose(self.log_weights.to(rng.device), n, rng)
-        first = next(iter(self.shards())).mean
-        noise = torch.randn(n, self.d, generator=rng, dtype=first.dtype, device=rng.device)
-        out, which = noise.to(first.device), which.to(first.device)
+        one = next(iter(self.shards()))
+        noise = torch.randn(n, self.d, generator=rng, dtype=one.mean.dtype, device=rng.device)
+        out, which = noise.to(one.mean.device), which.to(one.mean.device)
+        if len(one.mean) == self.n:
+            return ancestral(out, which, one.mean, one.scale)
+        order = which.argsort()
+        ranked = which[order]
         for s in self.shards():
-            k = which - s.start
-            mine = (k >= 0) & (k < len(s.mean))
-            if bool(mine.all()):
-                return ancestral(out, k, s.mean, s.scale)
-            out[mine] = ancestral(out[mine], k[mine], s.mean, s.scale)
+            at = order[among(ranked, s.rows)]
+            out[at] = ancestral(out[at], which[at] - s.start, s.mean, s.scale)
         return out
+
+
+def among(ranked: Int[Tensor, " m"], rows: slice) -> slice:
+    """Where the positions that lie in `rows` stand among ascending ones."""
+    ends = torch.tensor([rows.start, rows.stop], device=ranked.device)
+    return slice(*torch.searchsorted(ranked, ends).tolist())

@@ -22,6 +22,8 @@ from zprime.kernels import (
     full_log_ratio,
     full_mixture_log_prob,
     full_mixture_score,
+    log_ratio_sums,
+    ratios,
 )
 
 PAIRS = 1 << 20  # pairs of posterior and component handled at once
@@ -104,8 +106,10 @@ class Diagonal:
         dtype = torch.float64 if wide else torch.promote_types(mean.dtype, self.mean.dtype)
         mu, s = mean.to(dtype), scale.to(dtype)
         m, t = self.mean.to(dtype), self.scale.to(dtype)
-        ratio = torch.empty(len(mu), dtype=torch.float64, device=mu.device)
         u, z = _noise(len(mu), draws, self.d, dtype, rng)
+        if not draws and len(m) > ratios.PANEL:
+            return Tilted(log_ratio_sums(form, (mu, s), (self.log_weight, m, t))[0], z)
+        ratio = torch.empty(len(mu), dtype=torch.float64, device=mu.device)
         for rows in blocks(len(mu), max(1, PAIRS // len(m))):
             terms = weighed(form(mu[rows], s[rows], m, t), self.log_weight.to(dtype))
             ratio[rows], k = total_and_choice(terms, u[rows])

@@ -9,6 +9,11 @@ from torch import Tensor
 from zprime.arrays import check_finite, check_matrix, gaussian_log_prob
 from zprime.errors import ArrayError
 
+LEFT_OUT = (
+    "rows: expected all components of every datum, got some of them; take all of them (`pick`), or make every row a "
+    "datum of its own (`alone`)"
+)
+
 
 @dataclass(frozen=True)
 class Family:

@@ -15,7 +15,7 @@ from zprime.calls import taken
 from zprime.data.duplicates import EQUAL, POSTERIOR, check_duplicates, duplicates_of, found, sentence
 from zprime.distribution import LatentDistribution, Prior, is_standard
 from zprime.errors import ArrayError
-from zprime.latent import Active, settings_for
+from zprime.latent import Active, ConditionalSettings, settings_for
 from zprime.latent.active import active_dimensions, restrict
 from zprime.latent.defensive import has_candidate
 from zprime.latent.kind import Context, Fit, Outcome, Settings, Task, described, fields
@@ -88,8 +88,8 @@ def fit(
     if not keep_duplicates:
         selection, context = _unseen(train, selection, context)
     many = train.data
-    if many > MOST and not settings.quick and not settings.needs:
-        train = train.some(MOST, rng=stream(seed, "fit", "some of many"))
+    if many > MOST and _of_posteriors(settings):
+        train, context = train.some(MOST, rng=stream(seed, "fit", "some of many")), None
 
     def fresh(train: Posteriors, selection: Posteriors, prior: LatentDistribution, context: Context | None) -> Task:
         return Task(train, selection, prior, stream(seed, "fit", settings.kind), context, progress)
@@ -106,6 +106,12 @@ def fit(
         said = f"fitted to {train.data:,} of {many:,} data, drawn at random; {whole.outcome.message}"
         whole = replace(whole, outcome=replace(whole.outcome, message=said))
     return replace(whole, settings=described(settings), seconds=time.process_time() - start)
+
+
+def _of_posteriors(settings: Settings) -> bool:
+    """Whether a fit takes many passes over posteriors, or their labels, and neither model nor rows."""
+    base = settings.base if isinstance(settings, ConditionalSettings) else settings
+    return not settings.quick and not (settings.needs - {"labels"}) and not base.needs - {"labels"}
 
 
 def _unseen(train: Posteriors, selection: Posteriors, context: Context | None) -> tuple[Posteriors, Context | None]:

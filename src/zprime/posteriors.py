@@ -14,21 +14,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime import chain, memory, shards
-from zprime.aggregate import WORDS, Aggregate, Form, Shard
-from zprime.arrays import check_finite, check_matrix, gaussian_log_prob, variances
+from zprime.aggregate import WORDS, Aggregate, Form, Shard, among
+from zprime.arrays import blocks, check_finite, check_matrix, gaussian_log_prob, variances
 from zprime.artifact import Artifact
 from zprime.errors import ArrayError
-from zprime.family import Family, check_log_q, check_scale, log_sums
+from zprime.family import LEFT_OUT, Family, check_log_q, check_scale, log_sums
 from zprime.kernels import DiagonalMixture, FullMixture
 from zprime.schema.kinds import check
 
 __all__ = ["WORDS", "Form", "MemoryPosteriors", "Posteriors", "Shard", "ShardedPosteriors", "load"]
 
+LEAST, NUMBERS = 1 << 16, 1 << 22  # rows of a shard in memory, and numbers of its means, at least and about
 FEWER = "train with fewer latents, or on fewer rows (--limit)"
-LEFT_OUT = (
-    "rows: expected all components of every datum, got some of them; take all of them (`pick`), or make every row a "
-    "datum of its own (`alone`)"
-)
 
 
 class Posteriors(Aggregate):
@@ -61,7 +58,7 @@ class Posteriors(Aggregate):
             if at is None:
                 mean[s.rows], scale[s.rows] = s.mean, s.scale
                 continue
-            here = ((at >= s.rows.start) & (at < s.rows.stop)).nonzero().flatten()
+            here = among(at, s.rows)
             mean[here], scale[here] = (t[at[here] - s.start] for t in (s.mean, s.scale))
         known = {"row_ids": self.row_ids, "weights": self.weights, "labels": self.labels, "log_q": self.log_q}
         if at is not None:
@@ -123,14 +120,12 @@ class Posteriors(Aggregate):
 
 
 class MemoryPosteriors(Posteriors):
-    """Posteriors held as two tensors.
+    """Posteriors held as two tensors; the other attributes as `Aggregate`.
 
     Attributes:
         mean: shape [n, d].
         scale: standard deviations, shape [n, d]; lower triangular factors of full covariances, shape [n, d, d]; zeros
             where the rows are points.
-        log_q: shape [n], float64: log q(z|x) of the datum of each row, in nats, where rows are draws of which it is
-            known; else None.
     """
 
     def __init__(
@@ -262,7 +257,11 @@ class MemoryPosteriors(Posteriors):
                 raise ArrayError(LEFT_OUT)
 
     def shards(self) -> Iterator[Shard]:
-        """One shard."""
+        """One shard, or several of so many rows that sums over them in float64 take little memory beside all."""
+        for rows in blocks(self.n, max(LEAST, NUMBERS // self.d)):
+            yield Shard(rows.start, self.mean[rows], self.scale[rows])
+
+    def _mixtures(self) -> Iterator[Shard]:
         yield Shard(0, self.mean, self.scale)
 
     def gather(self) -> "MemoryPosteriors":

@@ -1,6 +1,6 @@
 """The hot paths, as plain functions on tensors: compiled where they can be, else in torch, with the same signatures."""
 
-from zprime.kernels import far
+from zprime.kernels import far, ratios
 from zprime.kernels.dense import (
     FullMixture,
     full_log_ratio,
@@ -19,6 +19,7 @@ from zprime.kernels.mixture import (
     trainable_mixture_log_prob,
 )
 from zprime.kernels.neighbours import ExactIndex, nearest
+from zprime.kernels.ratios import log_ratio_sums
 
 __all__ = [
     "DiagonalMixture",
@@ -33,8 +34,10 @@ __all__ = [
     "full_log_ratio",
     "full_mixture_log_prob",
     "full_mixture_score",
+    "log_ratio_sums",
     "mixture_log_prob",
     "nearest",
+    "ratios",
     "trainable_full_mixture_log_prob",
     "trainable_mixture_log_prob",
 ]

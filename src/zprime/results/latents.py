@@ -7,6 +7,8 @@ from zprime.statistics.c2st import C2ST
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.mmd import MMD
 
+MARGINAL = 60_000
+"""Components of which marginals are made, at most: of more, so many at random."""
 ALWAYS = ("prior", "aggregated posterior", "moment match")
 """Averages that every audit has; those of other criteria are known for posteriors of independent dimensions."""
 

@@ -5,12 +5,13 @@ collapse to about one posterior's width. The product of all of them (section 5) 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, cholesky, covariances, log_volume, whitened
+from zprime.arrays import LOG_2PI, cholesky, covariances, is_full, log_volume, whitened
 from zprime.latent.barycentre import Barycentre, BarycentreSettings
 from zprime.latent.factors import DENSE, Matrix, Scatter, Variances
 from zprime.latent.gaussian import gaussian_of
@@ -19,7 +20,7 @@ from zprime.latent.log_pool import LogPool, LogPoolSettings
 from zprime.latent.product_of_experts import ProductOfExperts, ProductOfExpertsSettings
 from zprime.measure.prior import closed, prior_kl, prior_log_prob
 from zprime.measure.study import Split, Study
-from zprime.posteriors import MemoryPosteriors
+from zprime.posteriors import MemoryPosteriors, Shard
 from zprime.results.latents import Average, Averages, Surgery
 from zprime.rng import fork
 from zprime.statistics.estimate import Estimate, exact, mean_estimate
@@ -70,8 +71,8 @@ def averages(study: Study, cut: Surgery) -> Averages:
     )
     members = {n: members[n] for n in ORDER if n in members}
     weights = train.log_weights.exp()
-    width = math.exp(float(weights @ log_volume(train.mean, train.scale.double())) / train.d)
-    return Averages(members, width, fails)
+    volume = sum(float(weights[s.rows] @ log_volume(s.mean, s.scale.double())) for s in train.shards())
+    return Averages(members, math.exp(volume / train.d), fails)
 
 
 def _prior(criterion: str, cut: Surgery, study: Study) -> Average:
@@ -95,15 +96,23 @@ def _prior(criterion: str, cut: Surgery, study: Study) -> Average:
 
 def _mean_log_prob(train: MemoryPosteriors, z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
     """The weighted mean of log q_i(z) over all rows, a quadratic form of z; float64."""
-    weights, mu = train.log_weights.exp(), train.mean.double()
-    if train.form == "full":
-        precision = torch.cholesky_inverse(train.scale.double())
+    weights, total = train.log_weights.exp(), torch.zeros(len(z), dtype=torch.float64)
+    for s in train.shards():
+        total = total + _weighted_log_prob(s, weights[s.rows], z)
+    return total
+
+
+def _weighted_log_prob(shard: Shard, weights: Float[Tensor, " n"], z: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+    """The sum of w_i log q_i(z) over the rows of a shard."""
+    mu, d = shard.mean.double(), z.shape[1]
+    if is_full(shard.mean, shard.scale):
+        precision = torch.cholesky_inverse(shard.scale.double())
         pull = (precision @ mu[..., None])[..., 0]
-        constant = (mu * pull).sum(1) + 2 * log_volume(mu, train.scale.double()) + train.d * LOG_2PI
+        constant = (mu * pull).sum(1) + 2 * log_volume(mu, shard.scale.double()) + d * LOG_2PI
         square = torch.einsum("n,nij->ij", weights, precision)
         form: Tensor = ((z @ square) * z).sum(1) - 2 * z @ (weights @ pull) + weights @ constant
         return -0.5 * form
-    precision = train.scale.double() ** -2
+    precision = shard.scale.double() ** -2
     by_dimension, linear, constant = (
         (weights[:, None] * precision * v).sum(0)
         for v in (torch.ones_like(mu), mu, mu.square() + (LOG_2PI - precision.log()) / precision)
@@ -137,7 +146,6 @@ def _gaussian(name: str, criterion: str, mean: Tensor, covariance: Scatter, stud
     heldout, train, n = study.heldout, study.train.posteriors, study.train.design.effective(study.train.n)
     d = train.d
     log_det = float(covariance.log_det)
-    weights = train.log_weights.exp()
     if closed(study.prior):
         to_prior = exact(0.5 * float(covariance.trace + mean @ mean - d - log_det), n=n, unit="nats", split="train")
     else:
@@ -148,7 +156,7 @@ def _gaussian(name: str, criterion: str, mean: Tensor, covariance: Scatter, stud
     return Average(
         name,
         criterion,
-        exact(float(weights @ forward_kl(train, mean, covariance)), n=n, unit=UNIT, split="train"),
+        exact(_mean_of(forward_kl, train, mean, covariance), n=n, unit=UNIT, split="train"),
         mean_estimate(
             forward_kl(heldout.posteriors, mean, covariance),
             unit=UNIT,
@@ -156,34 +164,45 @@ def _gaussian(name: str, criterion: str, mean: Tensor, covariance: Scatter, stud
             seed=None,
             design=heldout.design,
         ),
-        exact(float(weights @ reverse_kl(train, mean, covariance)), n=n, unit=UNIT, split="train"),
+        exact(_mean_of(reverse_kl, train, mean, covariance), n=n, unit=UNIT, split="train"),
         to_prior,
         math.exp(log_det / (2 * d)),
         float(mean.norm()) / math.sqrt(d),
     )
 
 
-def forward_kl(posteriors: MemoryPosteriors, mean: Float[Tensor, " d"], covariance: Scatter) -> Float[Tensor, " n"]:
+def _mean_of(
+    kl: Callable[[Shard, Tensor, Scatter], Tensor],
+    train: MemoryPosteriors,
+    mean: Float[Tensor, " d"],
+    covariance: Scatter,
+) -> float:
+    """Weighted mean of a divergence over all rows, shard by shard."""
+    weights = train.log_weights.exp()
+    return sum(float(weights[s.rows] @ kl(s, mean, covariance)) for s in train.shards())
+
+
+def forward_kl(q: MemoryPosteriors | Shard, mean: Float[Tensor, " d"], covariance: Scatter) -> Float[Tensor, " n"]:
     """KL(q_i || N(mean, covariance)) in nats, for every row, float64."""
-    gap, scale = posteriors.mean.double() - mean, posteriors.scale.double()
-    if posteriors.form == "full":
+    gap, scale = q.mean.double() - mean, q.scale.double()
+    if is_full(q.mean, q.scale):
         trace, log_det = covariance.traces(scale), 2 * log_volume(gap, scale)
     else:
         var = scale.square()
         trace, log_det = var @ covariance.precisions, var.log().sum(1)
-    kl: Tensor = 0.5 * (trace + covariance.form(gap) - posteriors.d + covariance.log_det - log_det)
+    kl: Tensor = 0.5 * (trace + covariance.form(gap) - len(mean) + covariance.log_det - log_det)
     return kl
 
 
-def reverse_kl(posteriors: MemoryPosteriors, mean: Float[Tensor, " d"], covariance: Scatter) -> Float[Tensor, " n"]:
+def reverse_kl(q: MemoryPosteriors | Shard, mean: Float[Tensor, " d"], covariance: Scatter) -> Float[Tensor, " n"]:
     """KL(N(mean, covariance) || q_i) in nats, for every row, float64."""
-    if posteriors.form == "full":
-        scale, factor = posteriors.scale.double(), cholesky("moments", covariance.dense())
+    if is_full(q.mean, q.scale):
+        scale, factor = q.scale.double(), cholesky("moments", covariance.dense())
         inner = torch.linalg.solve_triangular(scale, factor.expand_as(scale), upper=False)
-        away = whitened(posteriors.mean.double() - mean, scale).square().sum(1)
-        log_dets = 2 * log_volume(posteriors.mean, scale) - covariance.log_det
-        reverse: Tensor = 0.5 * (inner.square().sum((1, 2)) + away - posteriors.d + log_dets)
+        away = whitened(q.mean.double() - mean, scale).square().sum(1)
+        log_dets = 2 * log_volume(q.mean, scale) - covariance.log_det
+        reverse: Tensor = 0.5 * (inner.square().sum((1, 2)) + away - len(mean) + log_dets)
         return reverse
-    var = posteriors.scale.double().square()
-    gap = (posteriors.mean.double() - mean).square() + covariance.diagonal
-    return 0.5 * ((gap / var).sum(1) - posteriors.d + var.log().sum(1) - covariance.log_det)
+    var = q.scale.double().square()
+    gap = (q.mean.double() - mean).square() + covariance.diagonal
+    return 0.5 * ((gap / var).sum(1) - len(mean) + var.log().sum(1) - covariance.log_det)

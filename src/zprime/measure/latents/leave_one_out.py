@@ -15,7 +15,7 @@ from zprime.arrays import blocks, gaussian_log_prob, in_proportion, weighed
 from zprime.components import PAIRS, Diagonal, Full
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.kernels import diagonal_ratio_form, full_log_ratio
+from zprime.kernels import diagonal_ratio_form, full_log_ratio, log_ratio_sums, ratios
 from zprime.latent import Active, Aggregated, Exemplars
 from zprime.latent.active import restrict
 from zprime.measure.candidates import Candidates, mix
@@ -181,6 +181,10 @@ def masked_exact_posterior_gain(
     else:
         size, width = PAIRS // len(c.mean), c.scale
         form = diagonal_ratio_form(mean, scale, c.mean, width)
+        if len(c.mean) > ratios.PANEL:
+            q = mean.to(dtype), scale.to(dtype)
+            out, own = log_ratio_sums(form, q, (c.log_weight, c.mean, width), groups=(names[position], names))
+            return MaskedGains(torch.logaddexp(out, own)[None], out[None] - _left(c, position, groups))
 
         def terms_of(rows: slice) -> Tensor:
             return form(mean[rows].to(dtype), scale[rows].to(dtype), c.mean.to(dtype), width.to(dtype))

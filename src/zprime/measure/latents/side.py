@@ -8,7 +8,7 @@ from torch import Tensor
 from zprime.latent import Active, Aggregated
 from zprime.measure.candidates import Candidates
 from zprime.measure.latents.hole import hole
-from zprime.measure.latents.leave_one_out import leave_one_out
+from zprime.measure.latents.leave_one_out import leave_one_out, scored
 from zprime.measure.latents.low_density import curves, log_densities, proportions
 from zprime.measure.latents.minibatch import minibatch
 from zprime.measure.latents.surgery import surgery
@@ -24,7 +24,7 @@ from zprime.statistics.mmd import mmd
 
 SAMPLE = 1000  # held-out codes, and draws of each candidate, for the two-sample tests
 FEWEST = 8
-ALONE = 500  # held-out rows for an aggregated posterior that is no candidate
+ALONE = 500  # held-out rows for an aggregated posterior that is no candidate; fewer beside more than 60,000 components
 CONTROL = "codes of the selection split"
 
 
@@ -85,7 +85,7 @@ def _leave_one_out(study: Study, candidates: Candidates, heldout: RowGains) -> d
         return measured
     aggregated = Aggregated(train.mean, train.scale, train.weights)
     alone = Candidates({"aggregated": aggregated}, prior=study.prior)
-    taken = study.heldout.take(_pick(study.heldout.posteriors, ALONE, seed))
+    taken = study.heldout.take(_pick(study.heldout.posteriors, min(ALONE, scored(train.n, 1)), seed))
     some, rng = taken.posteriors, study.stream("aggregated alone")
     elbo = elbo_gain(alone, some, rng=rng)
     exact = {k: some.by_datum(v) for k, v in exact_posterior_gain(alone, some, rng=rng).items()}

@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import in_proportion, standard_kl, standard_kl_rows
+from zprime.arrays import in_proportion, standard_kl, standard_kl_rows, variances
 from zprime.distribution import LatentDistribution
 from zprime.errors import NumericalError
 from zprime.latent.gaussian import gaussian_of
 from zprime.measure.prior import closed, prior_log_prob
 from zprime.measure.study import Split
+from zprime.posteriors import MemoryPosteriors
 from zprime.results.latents import Surgery
 from zprime.results.thresholds import THRESHOLDS
 from zprime.rng import fork
@@ -54,9 +55,8 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
     of_data = weights.log() if data.datum is None else torch.bincount(data.datum, weights)[data.datum].log()
     of_data = of_data if picked is None else of_data[picked]
     if closed(prior) and data.datum is None:
-        kl = standard_kl(data.mean.double(), data.scale.double()) if data.form == "diagonal" else None
-        rows = standard_kl_rows(data.mean, data.scale) if kl is None else kl.sum(1)
-        mean_kl = exact(float(weights @ rows), n=effective, unit="nats per row", split=name)
+        value, dimension_kl = _mean_kl(data, weights)
+        mean_kl = exact(value, n=effective, unit="nats per row", split=name)
         hole = Estimate(
             mean_kl.value - information.value,
             information.stderr,
@@ -68,7 +68,6 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
             seed,
         )
         gaussian = exact(_gaussian_part(split), n=effective, unit="nats", split=name)
-        dimension_kl = [] if kl is None else (weights @ kl).tolist()
     else:
         log_p = prior_log_prob(prior, z)
         match = gaussian_of(*split.match, what="moments of the posteriors").log_prob(z.double())
@@ -79,8 +78,7 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
         dimension_kl = []
     errors = [e.stderr for e in (information, hole, gaussian) if e.stderr is not None and math.isfinite(e.stderr)]
     _check_bounds(gap, of_data, information.value, hole.value, gaussian.value, max(errors, default=0.0))
-    variance = (weights @ (data.centres - weights @ data.centres).square()).tolist()
-    own = data.variance if data.datum is None else data.variance + (data.mean.double() - data.centres).square()
+    variance, within = _variances(data, weights)
     return Surgery(
         mean_kl=replace(mean_kl, n=effective if data.datum is None else data.data),
         information=information,
@@ -91,8 +89,34 @@ def surgery(split: Split, *, rng: torch.Generator, prior: LatentDistribution | N
         dimension_kl=dimension_kl,
         mean_variance=variance,
         active=sum(v > THRESHOLDS.active for v in variance),
-        posterior_variance=(weights @ own).tolist(),
+        posterior_variance=within,
     )
+
+
+def _mean_kl(data: MemoryPosteriors, weights: Float[Tensor, " n"]) -> tuple[float, list[float]]:
+    """Weighted mean of KL(q_i||N(0, I)) over all rows; of each dimension too where dimensions are independent."""
+    total, dimension = 0.0, torch.zeros(data.d, dtype=torch.float64)
+    for s in data.shards():
+        w = weights[s.rows]
+        if data.form != "diagonal":
+            total += float(w @ standard_kl_rows(s.mean, s.scale))
+            continue
+        kl = standard_kl(s.mean.double(), s.scale.double())
+        total, dimension = total + float(w @ kl.sum(1)), dimension + w @ kl
+    return total, dimension.tolist() if data.form == "diagonal" else []
+
+
+def _variances(data: MemoryPosteriors, weights: Float[Tensor, " n"]) -> tuple[list[float], list[float]]:
+    """Of every dimension the variance of the means of all data, and the mean of the variances of their posteriors."""
+    centre, between, within = torch.zeros(3, data.d, dtype=torch.float64)
+    means = [s.mean if data.datum is None else data.centres[s.rows] for s in data.shards()]
+    for s, mean in zip(data.shards(), means, strict=True):
+        centre = centre + weights[s.rows] @ mean.double()
+    for s, mean in zip(data.shards(), means, strict=True):
+        w, own = weights[s.rows], variances(s.mean, s.scale.double())
+        between = between + w @ (mean.double() - centre).square()
+        within = within + w @ (own if data.datum is None else own + (s.mean.double() - mean).square())
+    return between.tolist(), within.tolist()
 
 
 def draws_of(n: int, d: int) -> int:
