@@ -16,7 +16,7 @@ from zprime import auditing, threads
 from zprime import data as datasets
 from zprime.arrays import check_finite
 from zprime.data import SPLITS, DataSettings, Rows, Source, read_source
-from zprime.data.scaling import scaled, stored
+from zprime.data.scaling import scaled_rows, stored
 from zprime.data.splitting import split_rows
 from zprime.distribution import LatentDistribution, Prior
 from zprime.encoding import encode
@@ -177,7 +177,7 @@ class Remeasure:
                 f"{file}: expected {wanted:,} held-out rows, in the order that they have in the data, got {len(x):,}"
                 f"{_all_rows(told, source, file)}"
             )
-        x = scaled(x[ids], self.model.shift, self.model.scale)
+        x = scaled_rows(x, ids, self.model.shift, self.model.scale)
         if settings.binarise:
             rng = stream(settings.seed_of_splits(told.seed), "binarise", "heldout")
             x = torch.bernoulli(x.clamp(0, 1), generator=rng)

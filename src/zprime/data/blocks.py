@@ -17,7 +17,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from zprime import arrays
@@ -104,6 +104,42 @@ def converted(x: Array, dtype: npt.DTypeLike, axes: tuple[int, ...] | None = Non
     """
     turned = x if axes is None else x.transpose(axes)
     return collected((turned[b] for b in blocks(len(x), x.shape[1:])), turned.shape, dtype)
+
+
+def taken(x: Shaped[Tensor, "n *datum"], ids: Int[Tensor, " m"]) -> Shaped[Tensor, "m *datum"]:
+    """Some rows of a tensor, by position; in a file if they are large.
+
+    Raises:
+        UsageError: no room on disk.
+    """
+    shape = tuple(x.shape[1:])
+    if not is_large(len(ids), shape) or x.device.type != "cpu" or x.dtype == torch.bfloat16:
+        return x[ids]
+    parts = (x[ids[b]].numpy() for b in blocks(len(ids), shape))
+    return as_tensor(collected(parts, (len(ids), *shape), x[:0].numpy().dtype))
+
+
+def as_matrix(
+    x: Shaped[Tensor, "n *datum"], change: Callable[[Float[Tensor, "k f"]], Float[Tensor, "k f"]] | None = None
+) -> Float[Tensor, "n f"]:
+    """Rows as a float32 matrix: no copy where they are one, and in a file if they are large.
+
+    Args:
+        x: the rows.
+        change: what else is done to each row.
+
+    Raises:
+        UsageError: no room on disk.
+    """
+
+    def of(part: Tensor) -> Tensor:
+        flat = part.flatten(1).float()
+        return flat if change is None else change(flat)
+
+    copies = change is not None or x.dtype != torch.float32 or not x.is_contiguous()
+    if not copies or not is_large(len(x), x.shape[1:]) or x.device.type != "cpu":
+        return of(x)
+    return made(len(x), (math.prod(x.shape[1:]),), lambda b: of(x[b]))
 
 
 def as_tensor(x: Array) -> Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import check_finite
-from zprime.data.blocks import Chosen, is_large, made
+from zprime.data.blocks import Chosen, blocks, is_large, made, taken
 from zprime.data.conditions import Layout, conditions_of, joined, told_as
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, sentence
 from zprime.data.groups import groups_of
@@ -70,10 +71,10 @@ class Rows:
         """Some rows, by position."""
         return Rows(
             self.name,
-            self.x[at],
+            taken(self.x, at),
             self.ids[at],
             None if self.labels is None else self.labels[at],
-            None if self.grey is None else self.grey[at],
+            None if self.grey is None else taken(self.grey, at),
             None if self.groups is None else self.groups[at],
         )
 
@@ -162,7 +163,7 @@ class Dataset:
     @property
     def bytes(self) -> int:
         """What the training rows take as they are stored: the other way to keep the aggregated posterior."""
-        return self.raw[self.ids["train"]].numel() * self.raw.element_size()
+        return len(self.ids["train"]) * math.prod(self.raw.shape[1:]) * self.raw.element_size()
 
     @property
     def log_scale(self) -> float:
@@ -334,7 +335,8 @@ def _drawn(x: Tensor, rng: torch.Generator) -> Tensor:
 
 def _hash(x: Tensor, *others: Tensor | None) -> str:
     digest = hashlib.sha256(f"{x.dtype} {list(x.shape)}".encode())
-    digest.update(np.ascontiguousarray(x.numpy()).data)
+    for block in blocks(len(x), x.shape[1:]):
+        digest.update(np.ascontiguousarray(x[block].numpy()).data)
     for beside in others:
         if beside is not None:
             digest.update(np.ascontiguousarray(beside.numpy()).data)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from zprime.data.blocks import as_matrix
 from zprime.kernels import ExactIndex
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import DECODE, Annealer, Target
@@ -129,7 +130,7 @@ def _samples(study: Study, candidates: Candidates) -> float:
     z = study.prior.sample(PIECE, rng=rng)
     made = study.decode(z, noise="draw", rng=rng).flatten(1).float()
     decode = _timed(lambda: study.decode(z, noise="draw", rng=rng)) / PIECE
-    index = ExactIndex(rows.x.flatten(1).float())
+    index = ExactIndex(as_matrix(rows.x))
     search = _timed(lambda: index.nearest(made, min(NEIGHBOURS, len(rows)))) / PIECE
     known = (1 + len(SPREADS)) * max(settings.samples, KNOWN)
     sampled = (len(candidates.bases) + CHECKED) * settings.samples
