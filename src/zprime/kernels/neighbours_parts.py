@@ -40,9 +40,9 @@ class Parts:
         near = torch.empty(len(queries), 0, dtype=torch.float64, device=queries.device)
         index = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
         for start, stop in pairwise(n * i // count for i in range(count + 1)):
-            inside = (
-                None if exclude is None else torch.where((exclude >= start) & (exclude < stop), exclude - start, -1)
-            )
+            within = None
+            if exclude is not None:
+                within = torch.where((exclude >= start) & (exclude < stop), exclude - start, -1)
             found, at = self.search(self.points[start:stop]).nearest(queries, k, within)
             near, index = torch.cat([near, found], 1), torch.cat([index, at + start], 1)
             near, order = near.sort(dim=1, stable=True)  # positions ascend from part to part
