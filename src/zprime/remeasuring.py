@@ -18,6 +18,7 @@ from zprime.arrays import check_finite
 from zprime.data import SPLITS, DataSettings, Rows, Source, read_source
 from zprime.data.scaling import scaled_rows, stored
 from zprime.data.splitting import split_rows
+from zprime.data.stores import is_missing
 from zprime.distribution import LatentDistribution, Prior
 from zprime.encoding import encode
 from zprime.errors import ArrayError, ArtifactError, UsageError
@@ -162,7 +163,7 @@ class Remeasure:
 
     def _rows(self, told: DataRecord, settings: DataSettings, file: str) -> Rows:
         """Held-out rows from a file of them, or from one of all rows that the model has not seen."""
-        if file != "digits" and not Path(file).exists():
+        if is_missing(file):
             raise UsageError(f"heldout-data: {file} is not there; say where the held-out rows are")
         source = read_source(file, settings.columns)
         x = stored(source.x)

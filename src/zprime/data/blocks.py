@@ -4,6 +4,7 @@ The file has no name: the system gives its room back when its last user ends, in
 at leave the memory.
 """
 
+import itertools
 import math
 import os
 import shutil
@@ -43,7 +44,19 @@ def is_large(n: int, shape: Iterable[int]) -> bool:
 
 def blocks(n: int, shape: Iterable[int]) -> Iterator[slice]:
     """Row numbers of one block after another."""
-    return arrays.blocks(n, max(1, BLOCK // max(1, math.prod(shape))))
+    return arrays.blocks(n, rows_at_once(shape))
+
+
+def rows_at_once(shape: Iterable[int]) -> int:
+    """How many rows of this shape a block has."""
+    return max(1, BLOCK // max(1, math.prod(shape)))
+
+
+def stacked(rows: Iterable[Array], shape: tuple[int, ...]) -> Iterator[Array]:
+    """Rows that come one by one, a block of them at a time."""
+    rows = iter(rows)
+    while block := list(itertools.islice(rows, rows_at_once(shape))):
+        yield np.stack(block)
 
 
 def collected(
@@ -72,6 +85,24 @@ def collected(
             raise ValueError(f"expected {shape[0]} rows, got {start}")
         return whole
     return _on_disk(parts, shape, dtype)
+
+
+def gathered(parts: Iterable[Array]) -> Array | None:
+    """As `collected`, where nobody knows beforehand how many rows there are; None of no parts.
+
+    Args:
+        parts: shape [m, *datum], of one type.
+
+    Raises:
+        UsageError: no room on disk.
+    """
+    parts, kept, n = iter(parts), list[Array](), 0
+    for part in parts:
+        kept.append(part)
+        n += len(part)
+        if is_large(n, part.shape[1:]):
+            return _on_disk(itertools.chain(kept, parts), (None, *part.shape[1:]), part.dtype)
+    return np.concatenate(kept) if kept else None
 
 
 def made(n: int, shape: tuple[int, ...], make: Callable[[slice], Tensor], *, among: int | None = None) -> Tensor:
@@ -192,8 +223,11 @@ class Chosen:
         return all(bool((part == first).all()) for part in self.blocks())
 
 
-def _on_disk(parts: Iterable[Array], shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-    wanted, place = math.prod(shape) * dtype.itemsize, _place()
+def _on_disk(parts: Iterable[Array], shape: tuple[int | None, ...], dtype: np.dtype[np.generic]) -> Array:
+    """The parts in a file without a name; where the first entry of the shape is None, however many rows they have."""
+    n, *datum = shape
+    row, place = math.prod(s or 0 for s in datum) * dtype.itemsize, _place()
+    wanted = row * (n or 0)
     try:
         free = shutil.disk_usage(place).free
         if wanted > free:
@@ -206,12 +240,13 @@ def _on_disk(parts: Iterable[Array], shape: tuple[int, ...], dtype: np.dtype[np.
                 if part.size:  # an empty one has no bytes to be seen as
                     file.write(np.ascontiguousarray(part, dtype).data.cast("B"))
             file.flush()
-            if file.tell() != wanted:
+            if n is not None and file.tell() != wanted:
                 raise ValueError(f"expected {wanted} bytes, got {file.tell()}")
-            return np.memmap(file, dtype, "r+", shape=shape)
+            return np.memmap(file, dtype, "r+", shape=(file.tell() // row, *(s or 0 for s in datum)))
     except OSError as error:
+        how_large = "" if n is None else f" of {size(wanted)}"
         raise UsageError(
-            f"{place}: cannot write the rows to a temporary file of {size(wanted)} ({error.strerror}); free some room, "
+            f"{place}: cannot write the rows to a temporary file{how_large} ({error.strerror}); free some room, "
             "or let TMPDIR name another folder"
         ) from error
 

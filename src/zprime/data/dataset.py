@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from zprime.data.scaling import in_unit, pixels, scaled_rows, scaling, stored
 from zprime.data.settings import DataSettings
 from zprime.data.source import Source, in_one_line
 from zprime.data.splitting import split_rows
+from zprime.data.stores import last_name
 from zprime.data.weights import NO_COMMA, no_column, weights_of
 from zprime.errors import ArrayError, UsageError
 from zprime.results.facts import DataInfo, Duplicates
@@ -172,9 +172,9 @@ class Dataset:
 
     def describe(self) -> dict[str, Any]:
         """For a manifest: JSON-able."""
-        settings = {**asdict(self.settings), "data": Path(self.settings.data).name}  # wherever they lie
+        settings = {**asdict(self.settings), "data": last_name(self.settings.data)}  # wherever they lie
         aside, conditions = settings.pop("heldout_data"), settings.pop("conditions")
-        settings |= {"heldout_data": Path(aside).name} if aside else {}
+        settings |= {"heldout_data": last_name(aside)} if aside else {}
         settings |= {"conditions": conditions} if conditions else {}
         told = None if self.conditions is None else self.conditions.describe(tuple(self.raw.shape[1:]))
         return {
