@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import final
+from typing import cast, final
 
 import numpy as np
 
@@ -96,10 +96,12 @@ def _members(file: Path) -> Iterator[_Member]:
                 continue
             where = f"{file}, {found.name}"
             content = tar.extractfile(found) if found.isreg() else None
-            if not isinstance(content, BufferedIOBase):
+            if content is None:
                 raise ArrayError(f"{where}: expected a regular file, got a link or a device; write the file itself")
             name, dot, ending = parts[-1].partition(".")
-            yield _Member(where, "/".join([*parts[:-1], name]), (dot + ending).lower(), content, found.size)
+            yield _Member(
+                where, "/".join([*parts[:-1], name]), (dot + ending).lower(), cast(BufferedIOBase, content), found.size
+            )
 
 
 @contextmanager
