@@ -6,7 +6,7 @@ DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture explore-picture question-pictures toy \
 	lock wheels sbom min-versions release \
-	bench scale kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests s3-test clean
+	bench scale kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests store-tests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -154,7 +154,7 @@ bring-tests: $(VENV)/.done $(BRING:%=.venvs/%/.done)  ## the adapters' tests, ea
 	$(BIN)/pytest -n 0 -m "slow or not slow" tests/test_bring_shapes.py
 	for v in $(BRING); do .venvs/$$v/bin/python -m pytest -n 0 tests/test_bring_$$v.py || exit 1; done
 
-s3-test: .venvs/s3/.done  ## rows in S3, as moto's server plays it, in an environment of its own
+store-tests: .venvs/s3/.done  ## rows in S3, as moto's server plays it, in an environment of its own
 	.venvs/s3/bin/python -m pytest -n 0 tests/test_s3.py
 
 .venvs/s3/.done: pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""Parquet in S3, as moto's server plays it; in an environment of its own: `make s3-test`."""
+"""Parquet in S3, as moto's server plays it; in an environment of its own: `make store-tests`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_a_data_set_in_s3_is_the_one_on_disk(bucket: str, tmp_path: Path) -> Non
     [
         (
             "s3://rows/nothing",
-            r"s3://rows/nothing.* does not exist; see whether the address, the region and the creden",
+            r"s3://rows/nothing.* does not exist; see whether the address, the region and the cred",
         ),
         ("s3://other/shards", r"s3://other/shards.* (does not exist|cannot be reached)"),
     ],
