@@ -263,5 +263,9 @@ PARQUET = Reader(
     read_parquet,
 )
 PARQUET_FOLDER = Reader(
-    "a folder of .parquet files", "with the same columns", folder_of(SUFFIX), read_parquet, read_parquet
+    "a folder of .parquet files",
+    "with the same columns; a file or a folder may be at an address, such as s3://bucket/folder",
+    folder_of(SUFFIX),
+    read_parquet,
+    read_parquet,
 )

@@ -11,6 +11,7 @@ import torch
 
 from zprime.data.blocks import as_matrix
 from zprime.kernels import ExactIndex
+from zprime.kernels.scaling import is_large
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import DECODE, Annealer, Target
 from zprime.measure.likelihood.decoding import LEAST, chunk
@@ -131,7 +132,9 @@ def _samples(study: Study, candidates: Candidates) -> float:
     made = study.decode(z, noise="draw", rng=rng).flatten(1).float()
     decode = _timed(lambda: study.decode(z, noise="draw", rng=rng)) / PIECE
     index = ExactIndex(as_matrix(rows.x))
-    search = _timed(lambda: index.nearest(made, min(NEIGHBOURS, len(rows)))) / PIECE
+    if is_large(index.points):  # a search goes through all of them, for however few
+        made = study.decode(study.prior.sample(settings.samples, rng=rng), noise="draw", rng=rng).flatten(1).float()
+    search = _timed(lambda: index.nearest(made, min(NEIGHBOURS, len(rows)))) / len(made)
     known = (1 + len(SPREADS)) * max(settings.samples, KNOWN)
     sampled = (len(candidates.bases) + CHECKED) * settings.samples
     total = decode * sampled + 2 * search * (1.25 * sampled + known)
