@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -398,3 +398,27 @@ def test_a_run_of_images_in_files_is_scaled_as_one_in_memory(tmp_path: Path, mon
     two = load(DataSettings(str(file), keep_duplicates=True))
     assert two.hash == one.hash
     assert torch.equal(two.rows("train").x, one.rows("train").x)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_file_of_rows_without_a_known_number_has_no_name(small: None, tmp_path: Path, fails: bool) -> None:
+    """So a command that is killed leaves nothing."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    seen: list[Path] = []
+
+    def parts() -> Iterator[np.ndarray]:
+        for _ in range(10):
+            seen.extend(place.iterdir())
+            yield np.ones((10, 10))
+        if fails:
+            raise ArrayError("no more")
+
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(blocks, "_place", lambda: place)
+        if fails:
+            with pytest.raises(ArrayError, match="no more"):
+                gathered(parts())
+        else:
+            assert gathered(parts()) is not None
+    assert (seen, list(place.iterdir())) == ([], [])
