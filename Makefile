@@ -6,7 +6,7 @@ DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture explore-picture question-pictures toy \
 	lock wheels sbom min-versions release \
-	bench scale bench-audit bench-elbo kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests clean
+	bench scale bench-audit bench-elbo kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests store-tests clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -163,6 +163,15 @@ bring-%: .venvs/%/.done  ## the same for one library: pythae, scvi, tvae or diff
 bring-tests: $(VENV)/.done $(BRING:%=.venvs/%/.done)  ## the adapters' tests, each beside its library; VAEs as other codebases write them
 	$(BIN)/pytest -n 0 -m "slow or not slow" tests/test_bring_shapes.py
 	for v in $(BRING); do .venvs/$$v/bin/python -m pytest -n 0 tests/test_bring_$$v.py || exit 1; done
+
+store-tests: .venvs/s3/.done  ## rows in S3, as moto's server plays it, in an environment of its own
+	.venvs/s3/bin/python -m pytest -n 0 tests/test_s3.py
+
+.venvs/s3/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venvs/s3
+	.venvs/s3/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[parquet]' \
+		'moto[server]' boto3 pytest pytest-xdist hypothesis beartype
+	touch $@
 
 # What an example reads: celltypist's and plotnine's tables come with their wheels, their code is not run.
 .venvs/scvi/.done: TABLES := celltypist

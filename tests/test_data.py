@@ -387,7 +387,7 @@ def test_a_csv_column_named_label_becomes_the_labels(tmp_path: Path, written: li
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="or .parquet or .npy files, found none"):
+    with pytest.raises(UsageError, match="or .parquet, .npy or .tar files, found none"):
         load(DataSettings(str(tmp_path)))
 
 

@@ -547,10 +547,13 @@ def test_images_are_measured_before_they_are_decoded(tmp_path: Path, monkeypatch
     refused(tmp_path, r"a.png: not a readable image \(Image size \(3600000000 pixels\) exceeds limit")
     (tmp_path / "a.png").write_bytes(png(10_000, 10_000))  # of which PIL only warns
     refused(tmp_path, r"a.png: not a readable image \(Image size \(100000000 pixels\) exceeds limit")
-    monkeypatch.setattr(memory, "available", lambda: 1_000_000_000)
+    monkeypatch.setattr(memory, "available", lambda: 100_000_000)
     for i in range(3):
-        (tmp_path / f"{'abc'[i]}.png").write_bytes(png(6000, 6000))
-    refused(tmp_path, "3 images of 6000 x 6000: 324.0 MB when unpacked, and 1.0 GB of memory are free")
+        (tmp_path / f"{'abc'[i]}.png").write_bytes(png(2000, 2000))
+    refused(tmp_path, "3 images of 2000 x 2000: 36.0 MB when unpacked, and 100.0 MB of memory are free")
+    (tmp_path / "a.png").write_bytes(png(6000, 6000))  # of many that are large one alone is in memory
+    refused(tmp_path, "a.png: 6000 x 6000: 108.0 MB when unpacked, and 100.0 MB of memory are free")
+    monkeypatch.setattr(memory, "available", lambda: 1_000_000_000)
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "0.png")
     refused(tmp_path, "a.png: expected images of one size, 4 x 4 as 0.png, got 6000 x 6000")
 
@@ -578,5 +581,5 @@ def test_hidden_images_are_left_out_with_a_warning_that_counts_them(
     only = tmp_path / "only"
     (only / ".git").mkdir(parents=True)
     (tmp_path / "cat" / "1.png").rename(only / ".git" / "1.png")
-    with pytest.raises(UsageError, match="or .parquet or .npy files, found none"):
+    with pytest.raises(UsageError, match="or .parquet, .npy or .tar files, found none"):
         read_source(str(only))

@@ -205,6 +205,6 @@ def test_a_folder_of_images_with_an_array_beside_its_folders_stays_one_of_images
 
 def test_a_folder_of_nothing_says_what_could_be_there(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"expected PNG or JPEG images, IDX files, or .parquet or .npy files, found no"
+        UsageError, match=r"expected PNG or JPEG images, IDX files, a Zarr array, or .parquet, .npy or .tar f"
     ):
         read_source(str(tmp_path))

@@ -11,6 +11,7 @@ from torch import Tensor
 from zprime.errors import ArrayError, NumericalError, UsageError
 
 LOG_2PI = math.log(2 * math.pi)
+LOOKED_AT = 1 << 20  # numbers at a time that are compared with something
 SEARCHED = 1 << 12  # rows at a time among which those are looked for that are not finite
 WIDE = 1024  # dimensions up to which what is drawn or scored does not depend on them
 
@@ -53,8 +54,24 @@ def count_columns(x: Float[Tensor, "n *datum"]) -> Bool[Tensor, " c"] | None:
     """Which columns of a table hold counts (whole numbers, 0 or more); None unless 90 % do and some entry exceeds 1."""
     if x.ndim != 2 or not len(x):
         return None
-    whole = ((x >= 0) & (x == x.round())).all(0)
-    return whole if bool(whole.double().mean() >= 0.9) and bool((x[:, whole] > 1).any()) else None
+    whole, above = (torch.full(x.shape[1:], value, dtype=torch.bool, device=x.device) for value in (True, False))
+    for part in _parts(x):
+        whole &= ((part >= 0) & (part == part.round())).all(0)
+        if bool(whole.double().mean() < 0.9):
+            return None
+        above |= (part > 1).any(0)
+    return whole if bool((whole & above).any()) else None
+
+
+def is_binary(x: Float[Tensor, "n *datum"]) -> bool:
+    """Whether every entry is 0 or 1."""
+    return all(bool(((part == 0) | (part == 1)).all()) for part in _parts(x))
+
+
+def _parts(x: Float[Tensor, "n *datum"]) -> Iterator[Float[Tensor, "k *datum"]]:
+    """The rows, so few at a time that what is made of them is small."""
+    for block in blocks(len(x), max(1, LOOKED_AT // max(1, x[:1].numel()))):
+        yield x[block]
 
 
 def check_finite(name: str, x: Tensor) -> None:

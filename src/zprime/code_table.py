@@ -122,8 +122,8 @@ def _distances(parts: Mapping[str, MemoryPosteriors], rows: Mapping[str, Rows]) 
         if split not in rows or not torch.equal(rows[split].ids, p.row_ids):
             raise ArrayError(f"rows: expected the {split} rows in the order of their posteriors, got other rows")
     entries = Entries.fitting(rows[TRAIN].x)
-    index = ExactIndex(entries.of(rows[TRAIN].x))
+    index = ExactIndex(entries.whole(rows[TRAIN].x))
     return [
-        torch.full((p.n,), torch.nan) if split == TRAIN else index.nearest(entries.of(rows[split].x), 1)[0][:, 0]
+        torch.full((p.n,), torch.nan) if split == TRAIN else index.nearest(entries.whole(rows[split].x), 1)[0][:, 0]
         for split, p in parts.items()
     ]

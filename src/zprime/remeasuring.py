@@ -16,8 +16,9 @@ from zprime import auditing, threads
 from zprime import data as datasets
 from zprime.arrays import check_finite
 from zprime.data import SPLITS, DataSettings, Rows, Source, read_source
-from zprime.data.scaling import scaled, stored
+from zprime.data.scaling import scaled_rows, stored
 from zprime.data.splitting import split_rows
+from zprime.data.stores import is_missing
 from zprime.distribution import LatentDistribution, Prior
 from zprime.encoding import encode
 from zprime.errors import ArrayError, ArtifactError, UsageError
@@ -162,7 +163,7 @@ class Remeasure:
 
     def _rows(self, told: DataRecord, settings: DataSettings, file: str) -> Rows:
         """Held-out rows from a file of them, or from one of all rows that the model has not seen."""
-        if file != "digits" and not Path(file).exists():
+        if is_missing(file):
             raise UsageError(f"heldout-data: {file} is not there; say where the held-out rows are")
         source = read_source(file, settings.columns)
         x = stored(source.x)
@@ -177,7 +178,7 @@ class Remeasure:
                 f"{file}: expected {wanted:,} held-out rows, in the order that they have in the data, got {len(x):,}"
                 f"{_all_rows(told, source, file)}"
             )
-        x = scaled(x[ids], self.model.shift, self.model.scale)
+        x = scaled_rows(x, ids, self.model.shift, self.model.scale)
         if settings.binarise:
             rng = stream(settings.seed_of_splits(told.seed), "binarise", "heldout")
             x = torch.bernoulli(x.clamp(0, 1), generator=rng)

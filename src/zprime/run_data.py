@@ -10,6 +10,7 @@ from torch import Tensor
 from zprime import data as datasets
 from zprime.artifact import Artifact
 from zprime.data import Dataset, DataSettings
+from zprime.data.stores import is_missing
 from zprime.errors import ArtifactError
 from zprime.schema.kinds import check
 
@@ -38,7 +39,7 @@ class RunData:
         aside = (self.source.heldout_source or recorded.heldout_data) if recorded.heldout_data else ""
         settings = replace(recorded, data=self.source.source or recorded.data, heldout_data=aside)
         for option, place in (("data", settings.data), ("heldout-data", settings.heldout_data)):
-            if place not in ("", "digits") and not Path(place).exists():
+            if is_missing(place):
                 model = " --model FILE:FUNCTION" if self.source.config.get("brought") else ""
                 again = f"zprime train{model} --{option} PATH --out {self.run}"
                 raise ArtifactError(

@@ -16,6 +16,7 @@ from zprime import data as datasets
 from zprime.artifact import Artifact
 from zprime.audit_stage import AuditStage
 from zprime.data import DataSettings
+from zprime.data.stores import is_missing
 from zprime.errors import ArtifactError, UsageError
 from zprime.own_model import OwnModel
 from zprime.progress import Progress, shown
@@ -287,7 +288,7 @@ def _take(folder: RunFolder, data: str | Path | None, heldout_data: str | Path |
     lies = str(data or source.source or recorded.data)
     aside = str(heldout_data or source.heldout_source or recorded.heldout_data) if recorded.heldout_data else ""
     for option, place in (("data", lies), ("heldout-data", aside)):
-        if place not in ("", "digits") and not Path(place).exists():
+        if is_missing(place):
             raise UsageError(
                 f"{option}: {place}, where the run {folder.path} says that its data lie, is not there; say where they "
                 f"are now (--{option} PATH)"

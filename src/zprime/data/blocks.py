@@ -4,6 +4,7 @@ The file has no name: the system gives its room back when its last user ends, in
 at leave the memory.
 """
 
+import itertools
 import math
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from zprime import arrays
@@ -43,7 +44,19 @@ def is_large(n: int, shape: Iterable[int]) -> bool:
 
 def blocks(n: int, shape: Iterable[int]) -> Iterator[slice]:
     """Row numbers of one block after another."""
-    return arrays.blocks(n, max(1, BLOCK // max(1, math.prod(shape))))
+    return arrays.blocks(n, rows_at_once(shape))
+
+
+def rows_at_once(shape: Iterable[int]) -> int:
+    """How many rows of this shape a block has."""
+    return max(1, BLOCK // max(1, math.prod(shape)))
+
+
+def stacked(rows: Iterable[Array], shape: tuple[int, ...]) -> Iterator[Array]:
+    """Rows that come one by one, a block of them at a time."""
+    rows = iter(rows)
+    while block := list(itertools.islice(rows, rows_at_once(shape))):
+        yield np.stack(block)
 
 
 def collected(
@@ -72,6 +85,24 @@ def collected(
             raise ValueError(f"expected {shape[0]} rows, got {start}")
         return whole
     return _on_disk(parts, shape, dtype)
+
+
+def gathered(parts: Iterable[Array]) -> Array | None:
+    """As `collected`, where nobody knows beforehand how many rows there are; None of no parts.
+
+    Args:
+        parts: shape [m, *datum], of one type.
+
+    Raises:
+        UsageError: no room on disk.
+    """
+    parts, kept, n = iter(parts), list[Array](), 0
+    for part in parts:
+        kept.append(part)
+        n += len(part)
+        if is_large(n, part.shape[1:]):
+            return _on_disk(itertools.chain(kept, parts), (None, *part.shape[1:]), part.dtype)
+    return np.concatenate(kept) if kept else None
 
 
 def made(n: int, shape: tuple[int, ...], make: Callable[[slice], Tensor], *, among: int | None = None) -> Tensor:
@@ -104,6 +135,42 @@ def converted(x: Array, dtype: npt.DTypeLike, axes: tuple[int, ...] | None = Non
     """
     turned = x if axes is None else x.transpose(axes)
     return collected((turned[b] for b in blocks(len(x), x.shape[1:])), turned.shape, dtype)
+
+
+def taken(x: Shaped[Tensor, "n *datum"], ids: Int[Tensor, " m"]) -> Shaped[Tensor, "m *datum"]:
+    """Some rows of a tensor, by position; in a file if they are large.
+
+    Raises:
+        UsageError: no room on disk.
+    """
+    shape = tuple(x.shape[1:])
+    if not is_large(len(ids), shape) or x.device.type != "cpu" or x.dtype == torch.bfloat16:
+        return x[ids]
+    parts = (x[ids[b]].numpy() for b in blocks(len(ids), shape))
+    return as_tensor(collected(parts, (len(ids), *shape), x[:0].numpy().dtype))
+
+
+def as_matrix(
+    x: Shaped[Tensor, "n *datum"], change: Callable[[Float[Tensor, "k f"]], Float[Tensor, "k f"]] | None = None
+) -> Float[Tensor, "n f"]:
+    """Rows as a float32 matrix: no copy where they are one, and in a file if they are large.
+
+    Args:
+        x: the rows.
+        change: what else is done to each row.
+
+    Raises:
+        UsageError: no room on disk.
+    """
+
+    def of(part: Tensor) -> Tensor:
+        flat = part.flatten(1).float()
+        return flat if change is None else change(flat)
+
+    copies = change is not None or x.dtype != torch.float32 or not x.is_contiguous()
+    if not copies or not is_large(len(x), x.shape[1:]) or x.device.type != "cpu":
+        return of(x)
+    return made(len(x), (math.prod(x.shape[1:]),), lambda b: of(x[b]))
 
 
 def as_tensor(x: Array) -> Tensor:
@@ -156,8 +223,11 @@ class Chosen:
         return all(bool((part == first).all()) for part in self.blocks())
 
 
-def _on_disk(parts: Iterable[Array], shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-    wanted, place = math.prod(shape) * dtype.itemsize, _place()
+def _on_disk(parts: Iterable[Array], shape: tuple[int | None, ...], dtype: np.dtype[np.generic]) -> Array:
+    """The parts in a file without a name; where the first entry of the shape is None, however many rows they have."""
+    n, *datum = shape
+    row, place = math.prod(s or 0 for s in datum) * dtype.itemsize, _place()
+    wanted = row * (n or 0)
     try:
         free = shutil.disk_usage(place).free
         if wanted > free:
@@ -170,12 +240,13 @@ def _on_disk(parts: Iterable[Array], shape: tuple[int, ...], dtype: np.dtype[np.
                 if part.size:  # an empty one has no bytes to be seen as
                     file.write(np.ascontiguousarray(part, dtype).data.cast("B"))
             file.flush()
-            if file.tell() != wanted:
+            if n is not None and file.tell() != wanted:
                 raise ValueError(f"expected {wanted} bytes, got {file.tell()}")
-            return np.memmap(file, dtype, "r+", shape=shape)
+            return np.memmap(file, dtype, "r+", shape=(file.tell() // row, *(s or 0 for s in datum)))
     except OSError as error:
+        how_large = "" if n is None else f" of {size(wanted)}"
         raise UsageError(
-            f"{place}: cannot write the rows to a temporary file of {size(wanted)} ({error.strerror}); free some room, "
+            f"{place}: cannot write the rows to a temporary file{how_large} ({error.strerror}); free some room, "
             "or let TMPDIR name another folder"
         ) from error
 

@@ -9,6 +9,7 @@ from typing import TextIO
 
 import numpy as np
 
+from zprime.data.blocks import gathered, rows_at_once
 from zprime.data.source import Array, Reader, Source, file_named, in_one_line
 from zprime.data.spelling import MISSING, is_nothing, is_number, no_odd_number, whole
 from zprime.errors import ArrayError
@@ -28,7 +29,7 @@ def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
 
     A first line in which no cell is a number names the columns, and so does 0, 1, 2, ..., as pandas writes columns
     without names. A first line of numbers and names is refused, and so is one in which all numbers are missing: it may
-    be a row. Blank lines are left out.
+    be a row. Blank lines are left out. Only a block of lines is in memory at a time, if the rows are large.
 
     Args:
         path: the file.
@@ -39,83 +40,135 @@ def read_csv(path: Path, aside: Collection[str] = ()) -> Source:
         ArrayError: no rows, lines of different lengths, cells that are no finite numbers, columns without a name or
             with the same one, a file that is not UTF-8 or has an open quote.
     """
-    aside = [in_one_line(name) for name in aside]
-    values, lines, width, names = array("d"), array("q"), 0, list[str]()
-    texts: dict[int, list[str]] = {}  # position of a column that is no part of the rows -> its cells
-    at = -1  # position of the labels' column
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            read = _Lines(file)
-            reader = csv.reader(read, strict=True)
-            for cells in filter(None, reader):
-                if not width:
-                    width = len(cells)
-                    if not all(map(is_number, cells)):
-                        names = _names(cells, f"{path}, line {reader.line_num}")
-                        at = _labels_among(names, f"{path}, line {reader.line_num}")
-                        texts = {i: [] for i, name in enumerate(names) if name in (LABEL, *aside)}
-                        if len(texts) > len({names[i] for i in texts}) or len(texts) == width:
-                            raise ArrayError(
-                                f"{path}: expected one column named {', one named '.join(aside)} beside others, got "
-                                f"{', '.join(names)}"
-                            )
-                        _check_different(names, f"{path}, line {reader.line_num}")
-                        continue
-                    if width > 2 and cells == [str(i) for i in range(width)]:
-                        continue
-                if len(cells) != width:
-                    raise ArrayError(
-                        f"{path}, line {reader.line_num}: expected {width} cells, as in the first line, got "
-                        f"{len(cells)}{_comma_hint(len(cells), width)}"
-                    )
-                for i, text in texts.items():
-                    text.append(cells[i].strip())
-                    cells[i] = "0"
-                if read.odd and not no_odd_number(cells):
-                    raise _no_number(path, reader.line_num, cells)
-                try:
-                    values.extend(map(float, cells))
-                except ValueError:
-                    raise _no_number(path, reader.line_num, cells) from None
-                lines.append(reader.line_num)
-    except UnicodeDecodeError as error:
-        raise ArrayError(
-            f"{path}: not a readable .csv file in UTF-8 ({error}); save it with the encoding UTF-8"
-        ) from error
-    except csv.Error as error:
-        raise ArrayError(
-            f"{path}, line {reader.line_num}: not a readable .csv file ({error}); look for a quote that is not closed, "
-            "or a cell that holds something else than a number, a name or a label"
-        ) from error
-    except OSError as error:
-        raise ArrayError(f"{path}: cannot be read ({error.strerror})") from error
-    if not lines:
-        raise ArrayError(f"{path}: expected rows of numbers, got {'only a header' if width else 'an empty file'}")
-    x = np.frombuffer(values, np.float64).reshape(len(lines), width)
-    bad = np.argwhere(~np.isfinite(x))
-    if len(bad):
-        row, at_fault = bad[0]
-        raise ArrayError(
-            f"{path}, line {lines[row]}, column {at_fault + 1}: expected a finite number, got {x[row, at_fault]:g}; "
-            "fill it in, or leave the line out"
-        )
-    for i, text in texts.items():
-        nothing = set(filter(is_nothing, set(text)))
-        if nothing:
-            empty = next(at for at, cell in enumerate(text) if cell in nothing)
-            what = "a label" if i == at else f"a value of {names[i]}"
-            raise ArrayError(
-                f"{path}, line {lines[empty]}, column {i + 1}: expected {what}, got {text[empty]!r}; fill it in, "
-                "leave the line out, or write it in another way if it is a name"
-            )
+    table = _Table(path, [in_one_line(name) for name in aside])
+    x = gathered(table.parts())
+    if x is None:
+        raise ArrayError(f"{path}: expected rows of numbers, got {'only a header' if table.width else 'an empty file'}")
+    table.check_texts()
+    names, texts = table.names, table.texts
     return Source(
         path.stem,
-        np.delete(x, list(texts), axis=1),
-        _numbered(texts[at]) if at >= 0 else None,
-        columns={names[i]: _numbered(text) for i, text in texts.items() if names[i] in aside},
+        x,
+        numbered(texts[table.at]) if table.at >= 0 else None,
+        columns={names[i]: numbered(text) for i, text in texts.items() if names[i] in table.aside},
         names=tuple(name for i, name in enumerate(names) if i not in texts),
-        lines=np.array(lines),
+        lines=np.array(table.lines),
     )
+
+
+class _Table:
+    """A file that is read a block of rows at a time.
+
+    Attributes:
+        path: the file.
+        aside: columns that are no part of the rows, by their names.
+        width: columns; 0 before the first line.
+        names: of all columns; none without a header.
+        texts: position of a column that is no part of the rows -> its cells.
+        at: position of the labels' column; -1 without labels.
+        lines: number of each row's line in the file.
+    """
+
+    def __init__(self, path: Path, aside: Sequence[str]) -> None:
+        self.path, self.aside = path, aside
+        self.width, self.at, self.names, self.lines = 0, -1, list[str](), array("q")
+        self.texts: dict[int, list[str]] = {}
+        self._spelled: dict[str, str] = {}  # of equal cells one is kept
+
+    def parts(self) -> Iterator[Array]:
+        """The rows, float64, without the columns that are no part of them.
+
+        Raises:
+            ArrayError: a line that cannot be used.
+        """
+        path, values = self.path, array("d")
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                read = _Lines(file)
+                reader = csv.reader(read, strict=True)
+                for cells in filter(None, reader):
+                    if not self._is_row(cells, reader.line_num):
+                        continue
+                    for i, text in self.texts.items():
+                        cell = cells[i].strip()
+                        text.append(self._spelled.setdefault(cell, cell))
+                        cells[i] = "0"
+                    if read.odd and not no_odd_number(cells):
+                        raise _no_number(path, reader.line_num, cells)
+                    try:
+                        values.extend(map(float, cells))
+                    except ValueError:
+                        raise _no_number(path, reader.line_num, cells) from None
+                    self.lines.append(reader.line_num)
+                    if len(values) >= self.width * rows_at_once((self.width,)):
+                        yield self._finite(values)
+                        values = array("d")
+        except UnicodeDecodeError as error:
+            raise ArrayError(
+                f"{path}: not a readable .csv file in UTF-8 ({error}); save it with the encoding UTF-8"
+            ) from error
+        except csv.Error as error:
+            raise ArrayError(
+                f"{path}, line {reader.line_num}: not a readable .csv file ({error}); look for a quote that is not "
+                "closed, or a cell that holds something else than a number, a name or a label"
+            ) from error
+        except OSError as error:
+            raise ArrayError(f"{path}: cannot be read ({error.strerror})") from error
+        if values:
+            yield self._finite(values)
+
+    def _is_row(self, cells: list[str], line: int) -> bool:
+        """Whether a line is no header; the first one says how many columns there are, and what they are called."""
+        where = f"{self.path}, line {line}"
+        if not self.width:
+            self.width = len(cells)
+            if not all(map(is_number, cells)):
+                self._take_names(cells, where)
+                return False
+            if self.width > 2 and cells == [str(i) for i in range(self.width)]:
+                return False
+        if len(cells) != self.width:
+            raise ArrayError(
+                f"{where}: expected {self.width} cells, as in the first line, got {len(cells)}"
+                f"{_comma_hint(len(cells), self.width)}"
+            )
+        return True
+
+    def _take_names(self, cells: list[str], where: str) -> None:
+        self.names = names = _names(cells, where)
+        self.at = _labels_among(names, where)
+        self.texts = {i: [] for i, name in enumerate(names) if name == LABEL or name in self.aside}
+        if len(self.texts) > len({names[i] for i in self.texts}) or len(self.texts) == self.width:
+            raise ArrayError(
+                f"{self.path}: expected one column named {', one named '.join(self.aside)} beside others, got "
+                f"{', '.join(names)}"
+            )
+        _check_different(names, where)
+
+    def _finite(self, values: "array[float]") -> Array:
+        """The last lines as rows, where all cells are finite."""
+        x = np.frombuffer(values, np.float64).reshape(-1, self.width)
+        bad = np.argwhere(~np.isfinite(x))
+        if len(bad):
+            row, column = bad[0]
+            line = self.lines[len(self.lines) - len(x) + row]
+            raise ArrayError(
+                f"{self.path}, line {line}, column {column + 1}: expected a finite number, got {x[row, column]:g}; "
+                "fill it in, or leave the line out"
+            )
+        return np.delete(x, list(self.texts), axis=1)
+
+    def check_texts(self) -> None:
+        """Raise `ArrayError` where a cell beside the rows holds nothing."""
+        for i, text in self.texts.items():
+            nothing = set(filter(is_nothing, set(text)))
+            if nothing:
+                empty = next(at for at, cell in enumerate(text) if cell in nothing)
+                what = "a label" if i == self.at else f"a value of {self.names[i]}"
+                raise ArrayError(
+                    f"{self.path}, line {self.lines[empty]}, column {i + 1}: expected {what}, got {text[empty]!r}; "
+                    "fill it in, leave the line out, or write it in another way if it is a name"
+                )
 
 
 class _Lines:
@@ -221,7 +274,7 @@ def _advice(cell: str) -> str:
     return f"leave the column out, name it {LABEL} if it holds labels, or encode it"
 
 
-def _numbered(cells: list[str]) -> Array:
+def numbered(cells: list[str]) -> Array:
     """Cells as whole numbers where all of them are, and none is spelled in two ways; else as text."""
     numbers = whole(cells)
     if numbers is None or len(set(numbers.values())) < len(numbers):

@@ -2,9 +2,9 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import check_finite
-from zprime.data.blocks import Chosen, is_large, made
+from zprime.data.blocks import Chosen, blocks, is_large, made, taken
 from zprime.data.conditions import Layout, conditions_of, joined, told_as
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, sentence
 from zprime.data.groups import groups_of
@@ -24,6 +24,7 @@ from zprime.data.scaling import in_unit, pixels, scaled_rows, scaling, stored
 from zprime.data.settings import DataSettings
 from zprime.data.source import Source, in_one_line
 from zprime.data.splitting import split_rows
+from zprime.data.stores import last_name
 from zprime.data.weights import NO_COMMA, no_column, weights_of
 from zprime.errors import ArrayError, UsageError
 from zprime.results.facts import DataInfo, Duplicates
@@ -70,10 +71,10 @@ class Rows:
         """Some rows, by position."""
         return Rows(
             self.name,
-            self.x[at],
+            taken(self.x, at),
             self.ids[at],
             None if self.labels is None else self.labels[at],
-            None if self.grey is None else self.grey[at],
+            None if self.grey is None else taken(self.grey, at),
             None if self.groups is None else self.groups[at],
         )
 
@@ -162,7 +163,7 @@ class Dataset:
     @property
     def bytes(self) -> int:
         """What the training rows take as they are stored: the other way to keep the aggregated posterior."""
-        return self.raw[self.ids["train"]].numel() * self.raw.element_size()
+        return len(self.ids["train"]) * math.prod(self.raw.shape[1:]) * self.raw.element_size()
 
     @property
     def log_scale(self) -> float:
@@ -171,9 +172,9 @@ class Dataset:
 
     def describe(self) -> dict[str, Any]:
         """For a manifest: JSON-able."""
-        settings = {**asdict(self.settings), "data": Path(self.settings.data).name}  # wherever they lie
+        settings = {**asdict(self.settings), "data": last_name(self.settings.data)}  # wherever they lie
         aside, conditions = settings.pop("heldout_data"), settings.pop("conditions")
-        settings |= {"heldout_data": Path(aside).name} if aside else {}
+        settings |= {"heldout_data": last_name(aside)} if aside else {}
         settings |= {"conditions": conditions} if conditions else {}
         told = None if self.conditions is None else self.conditions.describe(tuple(self.raw.shape[1:]))
         return {
@@ -334,7 +335,8 @@ def _drawn(x: Tensor, rng: torch.Generator) -> Tensor:
 
 def _hash(x: Tensor, *others: Tensor | None) -> str:
     digest = hashlib.sha256(f"{x.dtype} {list(x.shape)}".encode())
-    digest.update(np.ascontiguousarray(x.numpy()).data)
+    for block in blocks(len(x), x.shape[1:]):
+        digest.update(np.ascontiguousarray(x[block].numpy()).data)
     for beside in others:
         if beside is not None:
             digest.update(np.ascontiguousarray(beside.numpy()).data)

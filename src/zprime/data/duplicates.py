@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks
+from zprime.data.blocks import as_matrix
 from zprime.errors import ArrayError
 from zprime.kernels import ExactIndex
 from zprime.results.facts import Duplicates, NearDuplicates
@@ -134,7 +135,7 @@ def near_duplicates(
     """
     if len(train) < FEWEST or not len(x):
         return None
-    points, queries = train.reshape(len(train), -1).float(), x.reshape(len(x), -1).float()
+    points, queries = as_matrix(train), as_matrix(x)
     most = min(max(most, LEAST), POINTS)
     some = torch.randperm(len(points), generator=stream(seed, "near duplicates", "train"))[:most].sort().values
     few = torch.randperm(len(queries), generator=stream(seed, "near duplicates", split))[:most].sort().values

@@ -1,18 +1,16 @@
 """Folders of images."""
 
 import logging
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from zprime.data.blocks import blocks, collected, is_large
 from zprime.data.limits import check_unpacked
-from zprime.data.source import Array, Reader, Source
+from zprime.data.pixels import SUFFIXES, Form, form_of, pixels
+from zprime.data.source import Reader, Source
 from zprime.errors import ArrayError, UsageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
 UNSEEN = "__MACOSX"
 """A folder that macOS puts into archives, with a file of its own for each image."""
 
@@ -20,37 +18,43 @@ log = logging.getLogger("zprime")
 
 
 def read_image_folder(path: Path) -> Source:
-    """PNG or JPEG files of one size; in subfolders, the subfolder is the label."""
+    """PNG or JPEG files of one size; in subfolders, the subfolder is the label.
+
+    All headers are read first, then the images, a block of them at a time.
+    """
     files = _visible(path)
     if not files:
-        raise UsageError(f"{path}: expected PNG or JPEG images, IDX files, or .parquet or .npy files, found none")
-    images: list[Array] = []
-    first = (0, 0)
+        raise UsageError(
+            f"{path}: expected PNG or JPEG images, IDX files, a Zarr array, or .parquet, .npy or .tar files, found none"
+        )
+    form = _form(files)
+    shape = (len(files), *form.shape)
+    if not is_large(shape[0], shape[1:]):
+        width, height = form.size
+        check_unpacked(f"{path}: {len(files)} images of {width} x {height}", 3 * len(files) * width * height)
+    parts = (np.stack([pixels(f, f"{f}", form) for f in files[b]]) for b in blocks(shape[0], shape[1:]))
+    x = collected(parts, shape, np.uint8)
+    folders = sorted({f.parent for f in files})
+    number = {folder: i for i, folder in enumerate(folders)}
+    y = np.array([number[f.parent] for f in files], dtype=np.int64) if len(folders) > 1 else None
+    classes = () if y is None else tuple(str(f.relative_to(path)) for f in folders)
+    return Source(path.name, x, y, 0, 255.0, classes=classes)
+
+
+def _form(files: list[Path]) -> Form:
+    """The form that all files have.
+
+    Raises:
+        ArrayError: one cannot be read, or has another size than the first.
+    """
+    form: Form | None = None
     for file in files:
         if not file.is_file():
             raise ArrayError(f"{file}: expected an image file, got none (a folder, a pipe, or a link to nothing)")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(file) as image:  # reads the header only
-                    first = first if images else image.size
-                    _check_size(file, image.size, files, first)
-                    if image.mode == "I;16":  # PIL would clip these at 255
-                        images.append((np.asarray(image) >> 8).astype(np.uint8))
-                    else:
-                        images.append(np.asarray(image.convert("L" if image.mode in ("L", "1", "LA") else "RGB")))
-        except ArrayError:
-            raise
-        except Exception as error:  # every format of PIL raises its own, and so do zlib and struct
-            raise ArrayError(f"{file}: not a readable image ({error})") from error
-    if any(i.ndim == 3 for i in images):
-        images = [i if i.ndim == 3 else np.repeat(i[..., None], 3, axis=2) for i in images]
-    x = np.stack(images)
-    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x[:, None]
-    folders = sorted({f.parent for f in files})
-    y = np.array([folders.index(f.parent) for f in files], dtype=np.int64) if len(folders) > 1 else None
-    classes = () if y is None else tuple(str(f.relative_to(path)) for f in folders)
-    return Source(path.name, x, y, 0, 255.0, classes=classes)
+        found = form_of(file, f"{file}", file.name)
+        form = found if form is None else form.joined(f"{file}", found)
+    assert form is not None
+    return form
 
 
 def _visible(path: Path) -> list[Path]:
@@ -70,19 +74,6 @@ def _visible(path: Path) -> list[Path]:
         )
     left = set(hidden)
     return [p for p in found if p not in left]
-
-
-def _check_size(file: Path, shape: tuple[int, int], files: Sequence[Path], first: tuple[int, int]) -> None:
-    """Refuse an image of another size than the first, or one of which so many fill the memory, before it is decoded."""
-    if shape != first:
-        raise ArrayError(
-            f"{file}: expected images of one size, {first[0]} x {first[1]} as {files[0].name}, got {shape[0]} x "
-            f"{shape[1]}; resize them first"
-        )
-    if file is files[0]:
-        check_unpacked(
-            f"{file.parent}: {len(files)} images of {shape[0]} x {shape[1]}", 3 * len(files) * shape[0] * shape[1]
-        )
 
 
 IMAGES = Reader("a folder of images", "PNG or JPEG of one size; subfolders are labels", Path.is_dir, read_image_folder)

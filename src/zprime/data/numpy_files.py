@@ -44,7 +44,7 @@ def _array(path: Path) -> Array:
     try:
         with path.open("rb") as file:
             held = os.fstat(file.fileno()).st_size
-            shape = _check_declared(f"{path}", file, held)
+            shape, _ = check_declared(f"{path}", file, held)
             if is_large(1, shape):
                 return np.lib.format.open_memmap(path, mode="r")
             check_unpacked(f"{path}", held)
@@ -56,8 +56,8 @@ def _array(path: Path) -> Array:
         raise ArrayError(f"{path}: not a readable .npy file of numbers ({error})") from error
 
 
-def _check_declared(where: str, file: BufferedIOBase, held: int) -> tuple[int, ...]:
-    """Refuse an array whose header declares more or less than the file holds; else the shape of the array.
+def check_declared(where: str, file: BufferedIOBase, held: int) -> "tuple[tuple[int, ...], np.dtype[np.generic]]":
+    """Refuse an array whose header declares more or less than the file holds; else shape and type of the array.
 
     Args:
         where: the file, for the error.
@@ -79,7 +79,7 @@ def _check_declared(where: str, file: BufferedIOBase, held: int) -> tuple[int, .
             f"{where}: its header declares {declared} bytes ({dtype} of shape {list(shape)}), and {there} follow; the "
             "file is damaged or incomplete, write it again"
         )
-    return tuple(shape)
+    return tuple(shape), dtype
 
 
 def _arrays(path: Path) -> dict[str, Array]:
@@ -101,7 +101,7 @@ def _arrays(path: Path) -> dict[str, Array]:
             where = f"{path}, {member.filename}"
             with archive.open(member) as file:
                 assert isinstance(file, BufferedIOBase)
-                _check_declared(where, file, member.file_size)
+                check_declared(where, file, member.file_size)
             with archive.open(member) as file:
                 arrays[_name(member)] = np.lib.format.read_array(file, allow_pickle=False)
         return arrays

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from zprime.data.csv_file import LABEL
 from zprime.data.numpy_files import oriented
 from zprime.data.shards import folder_of, shards_of
 from zprime.data.source import Array, Reader, Source, file_named, in_one_line
+from zprime.data.stores import Place, last_name, places_at
 from zprime.errors import ArrayError
 from zprime.extras import imported
 
@@ -27,6 +28,8 @@ MOST = 1 << 16
 """Rows of a batch."""
 PAGES: Mapping[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 20}
 """So pages are read one after another; else a file is held until its last row was read."""
+FAR: Mapping[str, Any] = {"buffer_size": 1 << 23}
+"""Of a file in an object store more is read at once: each request takes long, whatever it asks for."""
 
 library = partial(imported, user="data in Parquet", packages="pyarrow", extra="parquet")
 """A module of the `parquet` extra."""
@@ -48,8 +51,24 @@ def read_parquet(path: Path, aside: Collection[str] = ()) -> Source:
         ArrayError: files that cannot be read, other columns than in the first file, cells that are missing or no finite
             numbers, lists of different lengths.
     """
+    library("pyarrow.parquet")
+    return _read([Place.local(file) for file in shards_of(path, SUFFIX)], path, aside)
+
+
+def read_parquet_at(address: str, aside: Collection[str] = ()) -> Source:
+    """The same of a file, or of a folder of files, in an object store: `s3://bucket/folder`.
+
+    Raises:
+        UsageError: no such file, no way to the store, or pyarrow is not installed (`zprime[parquet]`).
+        ArrayError: as `read_parquet`.
+    """
+    return _read(places_at(library("pyarrow.fs"), address, SUFFIX), Path(last_name(address)), aside)
+
+
+def _read(places: Sequence[Place], path: Path, aside: Collection[str]) -> Source:
+    """The rows of some files, which follow each other; `path` says what they are called together."""
     parquet = library("pyarrow.parquet")
-    files = [_opened(parquet, file) for file in shards_of(path, SUFFIX)]
+    files = [_opened(parquet, place) for place in places]
     columns = _Columns.of(files[0], {in_one_line(name) for name in aside})
     for other in files[1:]:
         columns.check(other, files[0])
@@ -74,13 +93,13 @@ class _File:
     """A file whose footer was read.
 
     Attributes:
-        file: where it lies.
+        file: what it is, and how it is opened.
         n: rows, as the footer says.
         types: of its columns, by their names.
         parquet: the library.
     """
 
-    file: Path
+    file: Place
     n: int
     types: Mapping[str, Any]
     parquet: Any
@@ -92,7 +111,8 @@ class _File:
             ArrayError: it cannot be read, or has not as many rows as its footer says.
         """
         n = 0
-        with _readable(self.file), self.parquet.ParquetFile(self.file, **PAGES) as opened:
+        options = {**PAGES, **({} if self.file.filesystem is None else FAR)}
+        with _readable(self.file), self.file.opened(self.parquet, **options) as opened:
             wanted = [name for name in opened.schema_arrow.names if in_one_line(name) in names]
             for batch in opened.iter_batches(most, columns=wanted, use_threads=False):
                 n += batch.num_rows
@@ -103,8 +123,8 @@ class _File:
             raise ArrayError(f"{self.file}: expected {self.n} rows, as it says itself, got {n}; write the file again")
 
 
-def _opened(parquet: Any, file: Path) -> _File:
-    with _readable(file), parquet.ParquetFile(file) as opened:
+def _opened(parquet: Any, file: Place) -> _File:
+    with _readable(file), file.opened(parquet) as opened:
         schema, n = opened.schema_arrow, int(opened.metadata.num_rows)
     names = [in_one_line(name) for name in schema.names]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -114,7 +134,7 @@ def _opened(parquet: Any, file: Path) -> _File:
 
 
 @contextlib.contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def _readable(file: Place) -> Iterator[None]:
     """What pyarrow raises as an `ArrayError` that names the file."""
     try:
         yield
@@ -243,5 +263,9 @@ PARQUET = Reader(
     read_parquet,
 )
 PARQUET_FOLDER = Reader(
-    "a folder of .parquet files", "with the same columns", folder_of(SUFFIX), read_parquet, read_parquet
+    "a folder of .parquet files",
+    "with the same columns; a file or a folder may be at an address, such as s3://bucket/folder",
+    folder_of(SUFFIX),
+    read_parquet,
+    read_parquet,
 )

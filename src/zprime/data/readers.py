@@ -8,8 +8,11 @@ from zprime.data.digits import DIGITS
 from zprime.data.idx import IDX
 from zprime.data.images import IMAGES
 from zprime.data.numpy_files import NPY, NPY_FOLDER, NPZ
-from zprime.data.parquet_files import PARQUET, PARQUET_FOLDER
+from zprime.data.parquet_files import PARQUET, PARQUET_FOLDER, read_parquet_at
 from zprime.data.source import Reader, Source
+from zprime.data.stores import is_address
+from zprime.data.tar_files import TAR, TAR_FOLDER
+from zprime.data.zarr_files import ZARR
 from zprime.errors import UsageError
 
 READERS: tuple[Reader, ...] = (
@@ -18,9 +21,12 @@ READERS: tuple[Reader, ...] = (
     NPZ,
     CSV,
     PARQUET,
+    TAR,
+    ZARR,
     IDX,
     PARQUET_FOLDER,
     NPY_FOLDER,
+    TAR_FOLDER,
     IMAGES,  # any other folder
 )
 """The first one that recognises a path reads it."""
@@ -33,7 +39,7 @@ def formats(*, details: bool = False) -> str:
 
 
 def read_source(data: str, columns: Collection[str] = ()) -> Source:
-    """Read the name of a built-in set, a file or a folder, in one of `READERS`.
+    """Read the name of a built-in set, a file or a folder, in one of `READERS`; or Parquet in an object store.
 
     Args:
         data: what to read.
@@ -44,6 +50,8 @@ def read_source(data: str, columns: Collection[str] = ()) -> Source:
         ArrayError: arrays of the wrong shape or type, cells that are no numbers, images of different sizes, truncated
             files.
     """
+    if is_address(data):
+        return read_parquet_at(data, columns)
     path = Path(data).expanduser()
     for reader in READERS:
         if reader.recognises(path):
@@ -61,6 +69,8 @@ def read_source(data: str, columns: Collection[str] = ()) -> Source:
 
 def sets_aside(data: str) -> bool:
     """Whether columns of this source are rows unless they are named: a table, and not arrays with names."""
+    if is_address(data):
+        return True
     path = Path(data).expanduser()
     reader = next((r for r in READERS if r.recognises(path)), None)
     return reader is not None and reader.set_aside is not None

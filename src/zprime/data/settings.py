@@ -21,8 +21,9 @@ class DataSettings:
         binarise: draw 0/1 pixels with the grey value as probability: afresh every epoch in training, once elsewhere.
         split_seed: decides the splits (and the binarised rows) instead of the seed of the run, so that runs with other
             seeds have the same rows to train on and to be scored on.
-        group: column of a .csv, .parquet or .npz file that says which rows belong together, e.g. a subject: they come
-            into one split, and errors are by group. It is no part of the rows. Empty where rows are independent.
+        group: column of a .csv, .parquet or .npz file, or of Zarr, that says which rows belong together, e.g. a
+            subject: they come into one split, and errors are by group. It is no part of the rows. Empty where rows are
+            independent.
         aside: columns of a .csv or .parquet file that are no part of the rows, with commas between their names: those
             that `fit` and `audit` are to weigh rows by. (`run` sets the column of its weights aside by itself.)
         keep_duplicates: keep selection and held-out rows that equal a training row. Without it they are left out, and
@@ -30,8 +31,8 @@ class DataSettings:
         heldout_data: what to read the held-out rows from, where the set has no test part of its own; in the same form
             and units.
         conditions: what a model of your own is told of each row beside x, by --model: `label`, or columns of a .csv,
-            .parquet or .npz file, with commas between their names. They are no part of x. Whole numbers come as whole
-            numbers.
+            .parquet or .npz file, or of Zarr, with commas between their names. They are no part of x. Whole numbers
+            come as whole numbers.
     """
 
     data: str

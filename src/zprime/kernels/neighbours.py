@@ -1,5 +1,8 @@
 """Exact k nearest neighbours: float32 finds the candidates, float64 decides between them."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,7 +10,8 @@ from torch import Tensor
 from zprime.arrays import check_matrix
 from zprime.errors import ArrayError
 from zprime.kernels import neighbours_compiled, neighbours_torch
-from zprime.kernels.scaling import Scaling, reach
+from zprime.kernels.neighbours_parts import Parts, Search
+from zprime.kernels.scaling import Scaling, is_large, reach
 
 FAR = 1e9  # times the points' largest entry, from which on queries need a scale of their own
 
@@ -30,7 +34,8 @@ class ExactIndex:
     A sieve in float32, whose rounding error has a proven bound, finds what could be among the k nearest; that is
     compared by the direct form in float64. Equal distances go by position, so the answer does not depend on the size
     of blocks. Memory: one copy of the points in float32 (from 256 columns and 96 queries on their projections
-    on 192 axes), and the queries at hand.
+    on 192 axes), and the queries at hand. Of more than 67 million numbers no copy is kept: each search goes through
+    them part by part, so that they may be mapped from a file.
     """
 
     @torch.no_grad()
@@ -47,8 +52,11 @@ class ExactIndex:
         check_matrix("points", points)
         self.points = points
         self.scaling = Scaling.of(points, far)
-        search = neighbours_compiled.Sieve if neighbours_compiled.takes(points) else neighbours_torch.Tiles
-        self._search = search(points, self.scaling)
+        search: Callable[[Tensor], Search] = partial(neighbours_torch.Tiles, scaling=self.scaling)
+        if neighbours_compiled.takes(points):
+            axes = neighbours_compiled.Axes(points, self.scaling)
+            search = partial(neighbours_compiled.Sieve, scaling=self.scaling, axes=axes)
+        self._search = Parts(points, search) if is_large(points) else search(points)
 
     @torch.no_grad()
     def nearest(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -29,8 +30,8 @@ def takes(points: Tensor) -> bool:
 class Sieve:
     """Points to search in, packed for the sieve when they are first searched."""
 
-    def __init__(self, points: Float[Tensor, "n d"], scaling: Scaling) -> None:
-        self.points, self.scaling = points.contiguous(), scaling
+    def __init__(self, points: Float[Tensor, "n d"], scaling: Scaling, axes: "Axes") -> None:
+        self.points, self.scaling, self.axes = points.contiguous(), scaling, axes
         self.asked = 0
         self.whole: Columns | None = None
         self.few: Columns | None = None
@@ -51,7 +52,7 @@ class Sieve:
         self.asked += m
         columns, start = None, 0
         if d >= WIDE and self.asked >= ASKED and n > AXES:
-            columns = self.few = self.few or Columns(self.points, self.scaling, _axes(self.points, self.scaling))
+            columns = self.few = self.few or Columns(self.points, self.scaling, self.axes.found)
             start = min(TRIED, m)
             if search(columns, slice(0, start)) * PASSED > n * start:
                 columns = None
@@ -61,6 +62,18 @@ class Sieve:
         for rows in blocks(m - start, step):
             search(columns, slice(start + rows.start, start + rows.stop))
         return distance, index
+
+
+class Axes:
+    """Orthonormal axes that hold most of the spread of some points, found when they are first asked for."""
+
+    def __init__(self, points: Float[Tensor, "n d"], scaling: Scaling) -> None:
+        self.points, self.scaling = points, scaling
+
+    @cached_property
+    def found(self) -> Float[Tensor, "d a"]:
+        """In falling order of the spread along them; any are right, these are good ones."""
+        return _axes(self.points, self.scaling)
 
 
 class Columns:

@@ -91,7 +91,9 @@ class _Search:
 
     def _among_all(self, rows: Tensor, scaled: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
         """Neighbours of queries among every point whose tile entry is at most `limit`, however many there are."""
-        row, column = (self._tile(rows, scaled, slice(None)).double() <= limit[:, None]).nonzero().unbind(1)
+        row, column = (
+            (self._tile(rows, scaled, slice(0, len(self.points))).double() <= limit[:, None]).nonzero().unbind(1)
+        )
         parts = [self._exact(rows[row[p]], column[p]) for p in blocks(len(row), max(1, NUMBERS // scaled.shape[1]))]
         exact, order = torch.cat(parts).sort(stable=True)  # pairs come by row and position, and stay so where equal
         row, by_row = row[order].sort(stable=True)

@@ -9,6 +9,11 @@ from torch import Tensor
 
 from zprime.arrays import blocks
 
+LARGE = 1 << 26
+"""Numbers of points, 268 MB, from which on no copy of them is made."""
+SOME = 1 << 20
+"""Numbers of those that decide their centre then."""
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -21,6 +26,8 @@ class Scaling:
     def of(cls, points: Float[Tensor, "n d"], far: float) -> "Scaling":
         """Centre and unit of some points, or of queries whose largest entry is `far` where that is more."""
         largest = max(far, reach(points))
+        if is_large(points):
+            points = points[:: math.ceil(points.numel() / SOME)]
         # a power of two: scaling rounds nothing; of denormal numbers the reciprocal would be infinite
         unit = 2.0 ** math.ceil(math.log2(max(largest, torch.finfo(points.dtype).tiny))) if largest > 0 else 1.0
         return cls(unit, (points * (1 / unit)).mean(0))  # subtracted from both, so any centre will do
@@ -29,6 +36,11 @@ class Scaling:
         """In float32; subtracted in the wider type of the two, so that the centre is the same for all."""
         wide = torch.promote_types(x.dtype, self.centre.dtype)
         return (x.to(wide) * (1 / self.unit)).sub_(self.centre).float()
+
+
+def is_large(points: Tensor) -> bool:
+    """Whether no copy of the points is made."""
+    return points.numel() > LARGE
 
 
 def reach(x: Tensor) -> float:

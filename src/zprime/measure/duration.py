@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from zprime import memory
+from zprime.data.blocks import as_matrix
 from zprime.kernels import ExactIndex
+from zprime.kernels.scaling import is_large
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import DECODE, Annealer, Target
 from zprime.measure.likelihood.decoding import LEAST, chunk
@@ -169,7 +171,7 @@ def _samples(study: Study, candidates: Candidates) -> float:
     z = study.prior.sample(PIECE, rng=rng)
     made = study.decode(z, noise="draw", rng=rng).flatten(1).float()
     decode = _timed(lambda: study.decode(z, noise="draw", rng=rng)) / PIECE
-    searched = rows.x[:SEARCHED].flatten(1).float()
+    searched = as_matrix(rows.x[:SEARCHED])
     index = ExactIndex(searched)
     search = _timed(lambda: index.nearest(made, min(NEIGHBOURS, len(searched)))) / PIECE
     search *= len(rows) / len(searched)

@@ -12,6 +12,7 @@ from torch import Tensor
 from zprime import likelihoods
 from zprime.arrays import blocks
 from zprime.data import SPLITS, Rows
+from zprime.data.blocks import taken
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, near_duplicates, shared
 from zprime.data.groups import codes_of_splits
 from zprime.distribution import LatentDistribution
@@ -257,7 +258,9 @@ def shared_rows(selection: Split, heldout: Split) -> Duplicates | None:
     ids, which = torch.unique(selection.posteriors.row_ids, return_inverse=True)
     # a row is there once for each part of its posterior
     once = torch.zeros_like(ids).scatter_(0, which, torch.arange(selection.n))
-    return shared(selection.rows.compared[once], heldout.rows.compared, ids)
+    x = selection.rows.compared
+    x = x if torch.equal(once, torch.arange(len(x))) else taken(x, once)
+    return shared(x, heldout.rows.compared, ids)
 
 
 def near(train: Split, heldout: Split, *, seed: int, most: int) -> NearDuplicates | None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from zprime.data.blocks import blocks, is_large
 from zprime.measure.samples.features import Entries
 from zprime.measure.study import Study
 from zprime.results.thresholds import THRESHOLDS
@@ -26,7 +27,13 @@ def ignores_z(study: Study, *, rng: torch.Generator) -> str:
     entries = Entries.fitting(x)
 
     def spread(rows: torch.Tensor) -> float:
-        return float(entries.of(rows).double().var(0).sum())
+        shape = tuple(rows.shape[1:])
+        if not is_large(len(rows), shape):
+            return float(entries.of(rows).double().var(0).sum())
+        parts = [entries.of(rows[b]).double().sum(0) for b in blocks(len(rows), shape)]
+        centre = torch.stack(parts).sum(0) / len(rows)
+        apart = (entries.of(rows[b]).double() - centre for b in blocks(len(rows), shape))
+        return sum(float(part.square().sum()) for part in apart) / (len(rows) - 1)
 
     some = p.take(torch.randperm(p.n, generator=rng)[:ROWS])
     latents = (study.prior.sample(ROWS, rng=rng), some.draw(rng=rng))

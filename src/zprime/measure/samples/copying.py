@@ -83,7 +83,7 @@ class TrainingSet:
         if len(x) < 3:
             raise ArrayError(f"copying: expected at least 3 training rows, got {len(x)}")
         self.entries = entries
-        self.x = entries.of(x)
+        self.x = entries.whole(x)
         self._index = ExactIndex(self.x)
         cells = max(1, min(CELLS, reference // CELL_ROWS))
         self.cells = cells_of(codes, cells, seed=seed)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zprime.arrays import blocks, check_finite, count_columns
 from zprime.data import Rows
+from zprime.data.blocks import as_matrix
 from zprime.errors import ArrayError, UsageError
 from zprime.measure.study import Space
 from zprime.networks import ConvEncoder, MLPEncoder, gradient_step
@@ -178,6 +179,10 @@ class Entries:
         """Rows as they are compared, float32."""
         flat = x.flatten(1).float()
         return flat if self.counts is None else torch.where(self.counts, flat.clamp(min=0).log1p(), flat)
+
+    def whole(self, x: Float[Tensor, "n *datum"]) -> Float[Tensor, "n f"]:
+        """The same of all rows of a split, in a file where they are large; no copy of float32 rows as they are."""
+        return as_matrix(x, None if self.counts is None else self.of)
 
     def back(self, y: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
         """The rows that are compared as `y`; counts among them need not be whole numbers."""

@@ -64,5 +64,5 @@ def _nearest(study: Study, grids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
     x = study.train.rows.x
     entries = Entries.fitting(x)
-    index = ExactIndex(entries.of(x))
+    index = ExactIndex(entries.whole(x))
     return {f"near.{k}": x[index.nearest(entries.of(g), 1)[1][:, 0]].float() for k, g in grids.items()}

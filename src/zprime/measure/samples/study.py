@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from zprime.arrays import times
+from zprime.arrays import is_binary, times
 from zprime.distribution import LatentDistribution
 from zprime.engine import in_threads
 from zprime.latent import Conditional
@@ -80,7 +80,7 @@ class SampleStudy:
         reference = min(self.samples, study.selection.n)
         codes = study.train.posteriors.mean
         training = TrainingSet(train.x, codes, reference=reference, seed=study.seed, entries=entries)
-        discrete = bool(((train.x == 0) | (train.x == 1)).all()) or entries.counts is not None
+        discrete = is_binary(train.x) or entries.counts is not None
         self.selection, self.heldout = (self._real(split) for split in (study.selection, study.heldout))
         self.forms = self._forms(("draw",) if discrete else FORMS)  # the mean of a discrete p(x|z) is no datum
         form = min(self.forms, key=lambda name: self.forms[name].value)

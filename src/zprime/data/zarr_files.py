@@ -1,0 +1,120 @@
+"""Zarr arrays (versions 2 and 3 of the format): folders of chunks, read some rows at a time."""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zprime import memory
+from zprime.arrays import blocks
+from zprime.data.blocks import collected, is_large, rows_at_once
+from zprime.data.numpy_files import oriented
+from zprime.data.source import Array, Reader, Source
+from zprime.errors import ArrayError, ZprimeError
+from zprime.extras import imported
+
+SIGNS = (".zarray", ".zgroup", "zarr.json")
+"""A file that says what a folder holds: in version 2, and in version 3."""
+X, Y = "x", "y"
+
+log = logging.getLogger("zprime")
+library = partial(imported, user="data in Zarr", packages="zarr", extra="zarr")
+"""A module of the `zarr` extra."""
+
+
+def read_zarr(path: Path) -> Source:
+    """One array, a row a datum; or a group with an array `x`, and labels `y` if there are any.
+
+    Any other array of a group with one number a row, or one row of numbers, is a column. Only some rows are in memory
+    at a time, if the rows are large.
+
+    Args:
+        path: the folder of the array, or of the group.
+
+    Raises:
+        UsageError: zarr is not installed (`zprime[zarr]`), no room on disk, or chunks that do not fit in memory.
+        ArrayError: it cannot be read, or holds other arrays.
+    """
+    zarr = library("zarr")
+    with _readable(path):
+        node = zarr.open(str(path), mode="r")
+        group = dict(node.arrays()) if isinstance(node, zarr.Group) else {X: node}
+    found = _rows_among(path, group)
+    where = path if not isinstance(node, zarr.Group) else path / found.name.rpartition("/")[2]
+    if not found.ndim or found.dtype.kind not in "fiub":
+        raise ArrayError(f"{where}: expected numbers of shape [n, ...], got {found.dtype} of shape {list(found.shape)}")
+    x, top = oriented(where, collected(_parts(where, found), found.shape, found.dtype))
+    beside = {name: _whole(path / name, a) for name, a in group.items() if a is not found and _is_column(a, len(x))}
+    if Y in group and (Y not in beside or beside[Y].ndim != 1):
+        raise ArrayError(f"{path / Y}: expected {len(x)} labels, one a row, got shape {list(group[Y].shape)}")
+    return Source(path.stem, x, beside.pop(Y, None), top=top, columns=beside)
+
+
+def _rows_among(path: Path, group: dict[str, Any]) -> Any:
+    """The array of the rows."""
+    if X in group or len(group) == 1:
+        return group.get(X, next(iter(group.values())))
+    if not group:
+        raise ArrayError(f"{path}: expected an array, got a group with none; give the folder of the array itself")
+    shown = ", ".join(sorted(group)[:10]) + (", ..." if len(group) > 10 else "")
+    raise ArrayError(
+        f"{path}: expected one array, or one named {X} among others, got {shown}; give the folder of one of them"
+    )
+
+
+def _is_column(array: Any, n: int) -> bool:
+    """Whether it holds one entry a row, and not rows of its own that are large."""
+    return array.ndim in (1, 2) and array.shape[0] == n and not is_large(n, array.shape[1:])
+
+
+def _parts(where: Path, array: Any) -> Iterator[Array]:
+    """The rows, as many at a time as whole chunks hold."""
+    shape, chunk = array.shape[1:], max(1, int(array.chunks[0]))
+    step = max(1, rows_at_once(shape) // chunk) * chunk
+    memory.need(
+        2 * chunk * math.prod(shape) * array.dtype.itemsize,
+        f"{where}, chunks of {chunk:,} rows",
+        "write the array with fewer rows in a chunk",
+    )
+    with _readable(where):
+        missing = array.nchunks - array.nchunks_initialized
+    if missing:
+        log.warning(
+            "%s: %d of %d chunks are not there, and stand for %s", where, missing, array.nchunks, array.fill_value
+        )
+    for part in blocks(array.shape[0], step):
+        with _readable(where, f", rows {part.start} to {part.stop - 1}"):
+            yield np.asarray(array[part.start : part.stop])
+
+
+def _whole(where: Path, array: Any) -> Array:
+    """A column; text as numpy's own."""
+    with _readable(where):
+        values = np.asarray(array[:])
+        return values if values.dtype.kind in "fiubUSmM" else np.array([str(v) for v in values.tolist()])
+
+
+@contextmanager
+def _readable(where: Path, which: str = "") -> Iterator[None]:
+    """What zarr and its codecs raise as an `ArrayError` that names the array."""
+    try:
+        yield
+    except (ZprimeError, MemoryError):
+        raise
+    except Exception as error:  # every codec raises its own, and so do json and the store
+        if memory.ran_out(error) is not None:
+            raise MemoryError(str(error)) from error
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ArrayError(f"{where}{which}: not a readable Zarr array ({said}); write it again") from error
+
+
+def _is_zarr(path: Path) -> bool:
+    return path.is_dir() and any((path / sign).is_file() for sign in SIGNS)
+
+
+ZARR = Reader("a folder of Zarr", f"an array, or a group with {X} and, if there are labels, {Y}", _is_zarr, read_zarr)
