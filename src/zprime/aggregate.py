@@ -1,21 +1,24 @@
 """The aggregated posterior: the mixture of N Gaussians, streamed over shards."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from zprime import distributed
 from zprime.arrays import check_matrix, variances
 from zprime.components import ancestral, choose
 from zprime.errors import ArrayError
 from zprime.kernels import DiagonalMixture, FullMixture, LabelledMixture
 from zprime.memory import size
 from zprime.tables import facts, to_html
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,14 @@ class Aggregate(ABC):
     def shards(self) -> Iterator[Shard]:
         """All rows in order, some at a time."""
 
+    def each(self, work: Callable[..., T], *args: Any) -> list[T]:
+        """`work(self, shard, *args)` of every shard, in order; the processes of a job share shards that are stored."""
+        return [work(self, s, *args) for s in self.shards()]
+
+    def total(self, work: Callable[..., Sequence[Tensor]], *args: Any) -> list[Tensor]:
+        """The sums over shards of the tensors that `work(self, shard, *args)` gives, added up in order."""
+        return distributed.added(work(self, s, *args) for s in self.shards())
+
     @property
     def bytes(self) -> int:
         """What it takes to keep means, and standard deviations or Cholesky factors."""
@@ -140,6 +151,13 @@ class Aggregate(ABC):
             return torch.full((self.n,), 1 / self.n, dtype=torch.float64, device=self.row_ids.device).log()
         return self.weights.double().log()
 
+    def log_weights_of(self, shard: Shard) -> Float[Tensor, " n"]:
+        """Log w_i of the rows of a shard, float64."""
+        if self.weights is None:
+            equal = torch.full((len(shard.mean),), 1 / self.n, dtype=torch.float64, device=self.row_ids.device)
+            return equal.log()
+        return self.weights[shard.rows].double().log()
+
     @property
     def effective_rows(self) -> float:
         """Kish's effective number of data, `1 / sum_i w_i^2` with the weight of all parts of a datum together."""
@@ -165,7 +183,7 @@ class Aggregate(ABC):
         check_matrix("z", z, d=self.d)
         self.need_density("the density of the aggregated posterior")
         position, weight = (None, None) if leave_out is None else self._left_out(leave_out, len(z))
-        parts = [self._shard_log_prob(s, z, position, tolerance) for s in self.shards()]
+        parts = self.each(type(self)._shard_log_prob, z, position, tolerance)
         log_density = torch.logsumexp(torch.stack(parts), 0) if len(parts) > 1 else parts[0]
         return log_density if weight is None else log_density - torch.log1p(-weight)
 
@@ -245,7 +263,7 @@ class Aggregate(ABC):
     def _part(self, shard: Shard, kept: Tensor | slice) -> DiagonalMixture | FullMixture:
         """What evaluates the mixture of some of a shard's rows."""
         form: type[DiagonalMixture] | type[FullMixture] = FullMixture if self.form == "full" else DiagonalMixture
-        return form(shard.mean[kept], shard.scale[kept], self.log_weights[shard.rows][kept])
+        return form(shard.mean[kept], shard.scale[kept], self.log_weights_of(shard)[kept])
 
     def need_density(self, what: str) -> None:
         """Refuse points, for what needs the density of q(z|x).

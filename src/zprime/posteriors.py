@@ -316,7 +316,7 @@ class MemoryPosteriors(Posteriors):
         return other
 
 
-class ShardedPosteriors(Posteriors):
+class ShardedPosteriors(shards.Stored, Posteriors):
     """Posteriors in an artefact folder, read a shard at a time; `gather` reads all."""
 
     def __init__(self, path: str | Path) -> None:
@@ -331,14 +331,6 @@ class ShardedPosteriors(Posteriors):
         self.n, self.d, self.form = config["n"], config["d"], shards.form_of(self.artifact)
         self.row_ids, self.labels, self.weights = index["row_ids"], index.get("labels"), index.get("weights")
         self.log_q = index["log_q"].double() if "log_q" in index else None
-
-    def shards(self) -> Iterator[Shard]:
-        """Each shard file, verified as it is read.
-
-        Raises:
-            ArtifactError: one is missing, altered, or holds something else than the settings say.
-        """
-        return shards.read(self.artifact)
 
 
 def load(path: str | Path) -> ShardedPosteriors:
