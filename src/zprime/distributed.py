@@ -75,7 +75,13 @@ def lead(main: Callable[[], T]) -> T | None:
             dist.destroy_process_group()
 
 
-def each(work: Callable[..., T], common: Sequence[Any], units: Sequence[Any]) -> list[T]:
+def each(
+    work: Callable[..., T],
+    common: Sequence[Any],
+    units: Sequence[Any],
+    *,
+    before: Callable[[Any], object] = lambda unit: None,
+) -> list[T]:
     """`[work(*common, unit) for unit in units]`, shared among the processes.
 
     Args:
@@ -83,12 +89,18 @@ def each(work: Callable[..., T], common: Sequence[Any], units: Sequence[Any]) ->
         common: its first arguments, sent to all processes. What cannot be pickled is not sent: then this process does
             all units.
         units: its last argument in each call; process r does units r, r + world, ...
+        before: called with each unit that this process does, before it does it; it is not sent.
 
     Raises:
         Exception: what the first failing unit raised, in whatever process.
         ResourceError: a process ended, or did not answer in time.
     """
-    found: list[T] = _shared("each", work, common, units)
+
+    def own(*args: Any) -> T:
+        before(args[-1])
+        return work(*args)
+
+    found: list[T] = _shared("each", work, common, units, own=own)
     return found
 
 
@@ -158,18 +170,26 @@ def _free() -> Group | None:
     return None if _group is None or _group.rank or _group.broken or _group.turn.locked() else _group
 
 
-def _shared(how: str, work: Callable[..., Any], common: Sequence[Any], units: Sequence[Any], held: int = 0) -> Any:
-    """Let all processes do their share; one result a unit, or for large sums one a process."""
-    group = _free()
+def _shared(
+    how: str,
+    work: Callable[..., Any],
+    common: Sequence[Any],
+    units: Sequence[Any],
+    *,
+    held: int = 0,
+    own: Callable[..., Any] | None = None,
+) -> Any:
+    """Let all processes do their share; one result a unit, or for large sums one a process. `own` is `work` here."""
+    group, here = _free(), own or work
     if group is None or len(units) < 2 or not group.turn.acquire(blocking=False):
-        return [work(*common, *([] if how == "together" else [unit])) for unit in units]
+        return [here(*common, *([] if how == "together" else [unit])) for unit in units]
     try:
         call = (how, work, tuple(common), None if held else units, held, len(units), torch.get_num_threads())
         try:
             message = peers.packed((*call, group.gone))
         except (pickle.PicklingError, AttributeError, TypeError, NotImplementedError, RuntimeError):
-            return [work(*common, unit) for unit in units]  # e.g. a model whose code is in no module
-        answers = _asked(group, how, message, partial(_done, group, how, work, common, units, len(units)))
+            return [here(*common, unit) for unit in units]  # e.g. a model whose code is in no module
+        answers = _asked(group, how, message, partial(_done, group, how, here, common, units, len(units)))
         for error in answers:
             if isinstance(error, Exception):
                 raise error
