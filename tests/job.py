@@ -1,4 +1,4 @@
-"""What each process of a job runs in the tests: python tests/job.py WHAT FOLDER."""
+"""What each process of a job runs in the tests: python tests/job.py WHAT FOLDER [arguments of the command line]."""
 
 import os
 import signal
@@ -9,17 +9,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import small
-from zprime import distributed, encoding, shards
+from zprime import cli, distributed, encoding, shards
 from zprime.errors import NumericalError
 from zprime.kernels import expectation
 from zprime.latent.em import ComponentEM
 from zprime.latent.gaussian import marginal_moments, moments
 from zprime.latent.mixture import MixtureSettings
+from zprime.results.audit import AuditSettings
 from zprime.running import Run
 from zprime.sampling import sample
 
 SHARD, UNIT = 40, 64
+AUDIT = AuditSettings(
+    rows=24,
+    draws=80,
+    grid=4,
+    map=20,
+    simulated=0,
+    exchange=0,
+    repair=0,
+    other_scale=0,
+    samples=0,
+    members=0,
+    latent_side=False,
+    feature_networks=False,
+)
 KINDS = ("gaussian", MixtureSettings(components=3), "barycentre", "log-pool")
 
 
@@ -46,7 +60,7 @@ def whole(run: Path) -> dict[str, np.ndarray]:
         state, bound = em.step(state)
     found["step"], found["bound"], found["rows"] = state.mean, torch.tensor(bound), em.rows(state)
     job.fit(KINDS, seed=0)
-    audit = job.audit(small.AUDIT, seed=0)
+    audit = job.audit(AUDIT, seed=0)
     found |= audit.tensors
     z, x = sample(job.folder.generative("mixture"), 1500, seed=3, noise="draw", allow_copies=True)
     return {name: t.numpy() for name, t in {**found, "z": z, "x": x}.items()}
@@ -74,6 +88,22 @@ def sleeps(unit: int) -> int:
     return unit
 
 
+def command(folder: Path, arguments: list[str]) -> None:
+    """The command line; who encoded which shard is noted, and the last process is killed once, after its first."""
+    real, last = encoding._encode, int(os.environ["WORLD_SIZE"]) - 1
+
+    def encode(model: object, rows: object, part: slice) -> object:
+        killed = folder / "killed"
+        if distributed.rank() == last and not killed.exists() and list(folder.glob(f"*-of-{last}-*")):
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        (folder / f"{rows.name}-{part.start}-of-{distributed.rank()}-{os.getpid()}").touch()  # type: ignore[attr-defined]
+        return real(model, rows, part)  # type: ignore[arg-type]
+
+    encoding._encode = encode  # type: ignore[assignment]
+    cli.main(arguments)
+
+
 def main(what: str, folder: Path) -> None:
     """In rank 0."""
     if what == "whole":
@@ -84,4 +114,6 @@ def main(what: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     settle()
+    if sys.argv[1] == "command":
+        command(Path(sys.argv[2]), sys.argv[3:])
     distributed.lead(lambda: main(sys.argv[1], Path(sys.argv[2])))

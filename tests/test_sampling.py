@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zprime import loading, sampling, vae
+from zprime import decoding, loading, sampling
 from zprime.bring import Brought
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, ArtifactError, UsageError

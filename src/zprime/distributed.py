@@ -60,11 +60,14 @@ def lead(main: Callable[[], T]) -> T | None:
     global _group
     if not asked() or _group is not None:
         return main()
+    before = _end_at_once()
     _group = peers.joined()
     try:
         if _group.rank:
             _serve(_group)
             return None
+        for number, handler in before.items():
+            signal.signal(number, handler)
         try:
             return main()
         finally:
@@ -259,9 +262,6 @@ def _keep(group: Group, units: Sequence[Any]) -> int:
 
 def _serve(group: Group) -> None:
     """Do what rank 0 asks for, until it says that all is done."""
-    for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # files are written whole or not at all: there is nothing to clean up
-        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.Signals[name], signal.SIG_DFL)
     with told(group):
         while True:
             peers.sleep(group)
@@ -278,6 +278,17 @@ def _serve(group: Group) -> None:
                 units = _Mine(group.held[held])
             found = _done(group, how, work, common, units, n)
             peers.send(peers.packed(sendable(found) if isinstance(found, Exception) else found), 0)
+
+
+def _end_at_once() -> dict[signal.Signals, Any]:
+    """Let signals end this process at once, also while it waits for others; the handlers that there were.
+
+    Files are written whole or not at all, so that there is nothing to clean up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    numbers = [signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+    return {n: signal.signal(n, signal.SIG_DFL) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
 
 
 class _Mine(list[Any]):

@@ -83,7 +83,7 @@ def joined() -> Group:
         raise UsageError("processes: this torch was built without torch.distributed; unset WORLD_SIZE")
     gpu = torch.cuda.is_available() and dist.is_nccl_available()
     try:
-        store, _, _ = next(rendezvous("env://", timeout=wait))
+        store = _own_part(next(rendezvous("env://", timeout=wait))[0])
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=number, world_size=size, timeout=wait
         )
@@ -93,6 +93,12 @@ def joined() -> Group:
             f"{_short(error)}; start all of them, and see whether the machines reach each other at that address"
         ) from error
     return Group(number, size, store)
+
+
+def _own_part(store: Any) -> Any:
+    """Of the store that torchrun keeps over restarts, a part that is this start's: addresses of before lead nowhere."""
+    now = [os.environ.get(name, "0") for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE")]
+    return dist.PrefixStore("/".join(["zprime", *now]), store)
 
 
 class _Pickler(pickle.Pickler):
@@ -178,7 +184,7 @@ def _lost(group: Group, error: RuntimeError, other: int | None = None) -> Except
 def _short(error: Exception) -> str:
     """The first line of what torch says, without its place in the source."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return line.rpartition("] ")[2][:160]
+    return line.rpartition("] ")[2].split(". ")[0][:160]
 
 
 def answer(group: Group, r: int) -> Any:
