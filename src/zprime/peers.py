@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from zprime.errors import ResourceError, UsageError
@@ -98,7 +99,7 @@ def joined() -> Group:
 def _own_part(store: Any) -> Any:
     """Of the store that torchrun keeps over restarts, a part that is this start's: addresses of before lead nowhere."""
     now = [os.environ.get(name, "0") for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE")]
-    return dist.PrefixStore("/".join(["zprime", *now]), store)
+    return PrefixStore("/".join(["zprime", *now]), store)
 
 
 class _Pickler(pickle.Pickler):
