@@ -47,7 +47,7 @@ def mixture(*, diagonal: bool) -> Mixture:
     tril = torch.full((K, D), 4.0, dtype=torch.float64)
     if not diagonal:
         tril = torch.diag_embed(tril) + torch.randn(K, D, D, generator=rng, dtype=torch.float64).tril(-1)
-    return Mixture(torch.tensor([0.1, 0.2, 0.3, 0.4]).double().log(), mean, tril)
+    return Mixture(torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64).log(), mean, tril)
 
 
 def merged(rows: MemoryPosteriors, sizes: list[int], with_mixture: Mixture | None = None) -> Sums:
@@ -149,7 +149,7 @@ def test_batches_and_runs_that_cannot_be_encoded_are_refused(run: Run, tmp_path:
     encode = Encode.of_run(run.path)
     with pytest.raises(ArrayError, match="batch: expected a column 'x', got 'y'"):
         encode({"y": np.zeros((2, 5))})
-    with pytest.raises(ArrayError, match="finite"):
+    with pytest.raises(ArrayError, match="batch: .*finite"):
         encode(np.full((2, 5), np.nan))
     with pytest.raises(UsageError, match="model: expected an object with encode"):
         Encode(3)

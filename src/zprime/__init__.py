@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zprime import bring, latent, plot
     from zprime.auditing import audit
+    from zprime.batches import Encode, Sums
     from zprime.code_table import codes_table
     from zprime.data import Dataset, DataSettings, Rows
     from zprime.data import load as load_data
+    from zprime.distributed import lead
     from zprime.distribution import LatentDistribution
     from zprime.encoding import encode
     from zprime.errors import ArrayError, ArtifactError, NumericalError, ResourceError, UsageError, ZprimeError

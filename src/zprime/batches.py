@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zprime.arrays import cholesky, covariances
+from zprime.arrays import check_finite, cholesky, covariances
 from zprime.data.scaling import scaled_rows, stored
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import Expectation
@@ -21,7 +21,6 @@ from zprime.latent.gaussian import Gaussian
 from zprime.latent.gaussians import Mixture
 from zprime.posteriors import MemoryPosteriors
 from zprime.run_folder import RunFolder
-from zprime.vae import Encoder
 
 Batch = Mapping[str, np.ndarray] | np.ndarray
 
@@ -38,7 +37,7 @@ class Encode:
     """
 
     def __init__(
-        self, model: Encoder, *, column: str = "x", shift: Tensor | float = 0.0, scale: Tensor | float = 1.0
+        self, model: Any, *, column: str = "x", shift: Tensor | float = 0.0, scale: Tensor | float = 1.0
     ) -> None:
         if not callable(getattr(model, "encode", None)):
             raise UsageError(f"model: expected an object with encode(x), got {type(model).__name__}")
@@ -84,6 +83,7 @@ class Encode:
         if isinstance(batch, Mapping) and self.column not in batch:
             raise ArrayError(f"batch: expected a column {self.column!r}, got {', '.join(map(repr, batch)) or 'none'}")
         x = stored(np.asarray(batch[self.column] if isinstance(batch, Mapping) else batch))
+        check_finite("batch", x)
         mean, scale = self.model.encode(scaled_rows(x, torch.arange(len(x)), self.shift, self.scale))
         MemoryPosteriors(mean, scale)  # refuses what is no posterior, with row and dimension
         return {**others, "mean": mean.numpy(), "scale": scale.numpy()}
