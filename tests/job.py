@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import small
 from zprime import cli, distributed, encoding, shards
+from zprime.data import DataSettings
+from zprime.data_parallel import BatchLoss
 from zprime.errors import NumericalError
 from zprime.kernels import expectation
 from zprime.latent.em import ComponentEM
@@ -18,6 +21,7 @@ from zprime.latent.mixture import MixtureSettings
 from zprime.results.audit import AuditSettings
 from zprime.running import Run
 from zprime.sampling import sample
+from zprime.vae import VAE
 
 SHARD, UNIT = 40, 64
 AUDIT = AuditSettings(
@@ -66,6 +70,30 @@ def whole(run: Path) -> dict[str, np.ndarray]:
     return {name: t.numpy() for name, t in {**found, "z": z, "x": x}.items()}
 
 
+def gradient(folder: Path) -> dict[str, torch.Tensor]:
+    """Of the first batch, in float64, and of a batch with fewer rows than processes."""
+    found: dict[str, torch.Tensor] = {}
+    for rows in (30, 3):
+        vae = VAE.build((5,), small.NETWORK, seed=0).double()
+        x = torch.randn(rows, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        batch_loss = BatchLoss(vae)
+        loss, value = batch_loss(x, beta=0.5, rng=torch.Generator().manual_seed(2))
+        loss.backward()
+        found[f"loss {rows}"] = torch.tensor(value)
+        found |= {f"{name} {rows}": p.grad for name, p in vae.named_parameters() if p.grad is not None}
+    return found
+
+
+def train(folder: Path) -> dict[str, np.ndarray]:
+    """Gradients, and a training of a few epochs."""
+    found = distributed.together(gradient, folder)
+    run = Run.create(folder / "trained")
+    run.train(DataSettings(str(folder / "t.npz")), small.NETWORK, small.TRAINING, seed=0)
+    history = run.folder.model.config["history"]
+    found["history"] = torch.tensor([[e["loss"], e["selection"]] for e in history])
+    return {name: t.numpy() for name, t in found.items()}
+
+
 def fails(unit: int) -> int:
     """One unit cannot be done."""
     if unit == 3:
@@ -107,6 +135,7 @@ def command(folder: Path, arguments: list[str]) -> None:
 def main(what: str, folder: Path) -> None:
     """In rank 0."""
     if what == "whole":
+        np.savez(folder / "training.npz", **train(folder))
         np.savez(folder / "numbers.npz", **whole(folder / "run"))
     else:
         distributed.each(globals()[what], (), range(8))

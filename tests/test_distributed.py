@@ -74,6 +74,7 @@ def made(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, P
     for world in WORLDS:
         folders[world] = tmp_path_factory.mktemp(f"world{world}")
         shutil.copytree(trained, folders[world] / "run")
+        shutil.copy(trained.parent / "t.npz", folders[world])
         for code, _, err in ended(start([sys.executable, str(JOB), "whole", str(folders[world])], world)):
             assert code == 0, err
     return folders
@@ -84,6 +85,18 @@ def test_the_numbers_are_those_of_one_process(made: dict[int, Path], world: int)
     one, several = (np.load(made[w] / "numbers.npz") for w in (1, world))
     assert {"density", "step", "covariance", "x"} < set(one.files) == set(several.files)
     assert [name for name in one.files if not np.array_equal(one[name], several[name], equal_nan=True)] == []
+
+
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_training_is_that_of_one_process_but_for_rounding(made: dict[int, Path], world: int) -> None:
+    one, several = (np.load(made[w] / "training.npz") for w in (1, world))
+    assert set(one.files) == set(several.files)
+    gradients = [name for name in one.files if name != "history"]
+    assert len(gradients) > 10
+    for name in gradients:
+        np.testing.assert_allclose(several[name], one[name], rtol=1e-10, atol=1e-12, err_msg=name)
+    assert len(one["history"]) == small.TRAINING.epochs
+    np.testing.assert_allclose(several["history"], one["history"], rtol=1e-4)
 
 
 @pytest.mark.parametrize("world", WORLDS[1:])

@@ -41,6 +41,11 @@ def world() -> int:
     return 1 if _group is None else _group.size
 
 
+def share() -> tuple[int, int]:
+    """Number of this process, and of all, within `together`; else 0 and 1: this process does all of the work."""
+    return (_group.rank, _group.size) if _group is not None and _group.abreast else (0, 1)
+
+
 def lead(main: Callable[[], T]) -> T | None:
     """Run `main` with all processes of a job: in rank 0; the others do their share of its work until it ends.
 
@@ -229,6 +234,7 @@ def _done(group: Group, how: str, work: Callable[..., Any], common: Sequence[Any
     """Results of the units of this process; an exception where one failed, so that nobody waits for it."""
     try:
         if how == "together":
+            group.abreast = True
             return [work(*common)]
         mine = units[group.rank :: group.size]
         if how == "each":
@@ -245,6 +251,8 @@ def _done(group: Group, how: str, work: Callable[..., Any], common: Sequence[Any
             if group.rank:
                 os._exit(1)  # the others wait for this one's numbers: a closed connection ends that
         return error
+    finally:
+        group.abreast = False
 
 
 def _keep(group: Group, units: Sequence[Any]) -> int:

@@ -45,6 +45,7 @@ class Group:
         gone: numbers of those that the others may forget.
         turn: held during a call, which is one thread's at a time.
         broken: whether messages between the processes got out of step, so that no more can be sent.
+        abreast: whether all processes do the same work at once now.
     """
 
     rank: int
@@ -55,6 +56,7 @@ class Group:
     gone: list[int] = field(default_factory=list)
     turn: threading.Lock = field(default_factory=threading.Lock)
     broken: bool = False
+    abreast: bool = False
 
 
 def asked() -> bool:

@@ -194,15 +194,23 @@ class VAE(nn.Module):
         return likelihood
 
     def elbo_terms(
-        self, x: Float[Tensor, "n *datum"], *, rng: torch.Generator
+        self,
+        x: Float[Tensor, "n *datum"],
+        *,
+        rng: torch.Generator | None = None,
+        noise: Float[Tensor, "n d"] | None = None,
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Log p(x|z) at one draw z ~ q(z|x), and KL(q(z|x) || p(z)); nats, for each row.
+
+        The draw is from `rng`, or of standard normal `noise`.
 
         The KL is a closed form where p is one Gaussian of independent dimensions, else log q(z|x) - log p(z) at the
         same draw. The difference of the two is an unbiased estimate of each row's ELBO.
         """
         mean, scale = self.encode(x)
-        z = mean + scale * torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
+        if noise is None:
+            noise = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
+        z = mean + scale * noise
         units = model_prior.diagonal(self.prior)
         if model_prior.standard(self.prior):
             kl = standard_kl(mean, scale).sum(1)
