@@ -27,6 +27,7 @@ def main(folder: Path) -> None:
     run, rows = engines.trained(folder)
     mixture = engines.start(run)
     encode = zprime.Encode.of_run(run.path, column="data")  # what Ray calls the rows of an array
+    ray.data.DataContext.get_current().enable_progress_bars = False
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     x = np.load(rows)
     codes = ray.data.from_numpy(np.array_split(x, 8)).map_batches(encode, batch_size=1024).materialize()

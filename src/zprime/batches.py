@@ -172,7 +172,7 @@ class Sums:
             NumericalError: the covariance is singular.
         """
         covariance = torch.from_numpy(self.scatter / self.count)
-        return Gaussian(torch.from_numpy(self.mean), cholesky("gaussian", covariance), least_rows=self.count)
+        return Gaussian(torch.from_numpy(self.mean), cholesky("sums", covariance), least_rows=self.count)
 
     def mixture_step(self) -> tuple[Mixture, float]:
         """The mixture after a step of EM, and the bound of E_q[log r] that the mixture before it has, in nats a row.
