@@ -131,6 +131,9 @@ def test_the_encoder_of_a_run_gives_its_posteriors(run: Run) -> None:
         np.testing.assert_allclose(np.concatenate([p[name] for p in parts]), t.numpy(), rtol=1e-5, atol=1e-6)
     assert list(parts[0]["id"]) == list(range(7))
     np.testing.assert_array_equal(encode(x)["mean"], encode({"x": x})["mean"])
+    inner = Encode(encode.model, shift=1.0, scale=2.0)  # one number for all columns
+    scaled = run.folder.rows["train"].x.numpy()
+    np.testing.assert_allclose(inner(2 * scaled + 1)["mean"], want.mean.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_encoded_batches_and_their_sums_make_the_fit_of_a_run(run: Run) -> None:

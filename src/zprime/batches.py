@@ -84,7 +84,8 @@ class Encode:
             raise ArrayError(f"batch: expected a column {self.column!r}, got {', '.join(map(repr, batch)) or 'none'}")
         x = stored(np.asarray(batch[self.column] if isinstance(batch, Mapping) else batch))
         check_finite("batch", x)
-        mean, scale = self.model.encode(scaled_rows(x, torch.arange(len(x)), self.shift, self.scale))
+        shift, scale = (t.expand(x.shape[1:]) for t in (self.shift, self.scale))
+        mean, scale = self.model.encode(scaled_rows(x, torch.arange(len(x)), shift, scale))
         MemoryPosteriors(mean, scale)  # refuses what is no posterior, with row and dimension
         return {**others, "mean": mean.numpy(), "scale": scale.numpy()}
 
