@@ -6,7 +6,7 @@ DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture explore-picture question-pictures toy \
 	lock wheels sbom min-versions release \
-	bench scale bench-audit bench-elbo kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests store-tests clean
+	bench scale bench-audit bench-elbo kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests store-tests engines clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -171,6 +171,14 @@ store-tests: .venvs/s3/.done  ## rows in S3, as moto's server plays it, in an en
 	$(PYTHON) -m venv .venvs/s3
 	.venvs/s3/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[parquet]' \
 		'moto[server]' boto3 pytest pytest-xdist hypothesis beartype
+	touch $@
+
+engines: .venvs/engines/.done  ## examples/ray_data.py and dask_bag.py: Encode and Sums with Ray Data and Dask, in an environment of their own
+	cd examples && for e in ray_data dask_bag; do OMP_NUM_THREADS=1 ../.venvs/engines/bin/python $$e.py || exit 1; done
+
+.venvs/engines/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venvs/engines
+	.venvs/engines/bin/pip install -q --disable-pip-version-check -c constraints.txt -e . 'ray[data]' 'dask[distributed]'
 	touch $@
 
 # What an example reads: celltypist's and plotnine's tables come with their wheels, their code is not run.

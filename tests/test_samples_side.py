@@ -185,7 +185,7 @@ def test_a_mixed_candidate_shares_the_rows_of_its_parts(monkeypatch: pytest.Monk
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zprime.measure.samples.features.EPOCHS", 2)
     once = measure({"truth": truth()})
-    monkeypatch.setattr("zprime.vae.DECODE", 37)
+    monkeypatch.setattr("zprime.decoding.DECODE", 37)
     monkeypatch.setattr("zprime.measure.samples.features.APPLY", 41)
     again = measure({"truth": truth()})
     assert again.entry("truth").copying == once.entry("truth").copying

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zprime import loading, sampling, vae
+from zprime import decoding, loading, sampling
 from zprime.bring import Brought
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, ArtifactError, UsageError
@@ -108,7 +108,7 @@ def test_samples_are_in_the_units_of_the_data() -> None:
 
 def test_streaming_in_blocks_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = model().sample(50, rng=stream(0, "s"))[1]
-    monkeypatch.setattr(vae, "DECODE", 7)
+    monkeypatch.setattr(decoding, "DECODE", 7)
     torch.testing.assert_close(model().sample(50, rng=stream(0, "s"))[1], whole)
 
 

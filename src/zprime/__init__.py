@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zprime import bring, latent, plot
     from zprime.auditing import audit
+    from zprime.batches import Encode, Sums
     from zprime.code_table import codes_table
     from zprime.data import Dataset, DataSettings, Rows
     from zprime.data import load as load_data
+    from zprime.distributed import lead
     from zprime.distribution import LatentDistribution
     from zprime.encoding import encode
     from zprime.errors import ArrayError, ArtifactError, NumericalError, ResourceError, UsageError, ZprimeError
@@ -48,6 +50,7 @@ _WHERE = {
     "AuditSettings": "results.audit",
     "DataSettings": "data",
     "Dataset": "data",
+    "Encode": "batches",
     "Estimate": "statistics.estimate",
     "Fit": "latent.kind",
     "GenerativeModel": "sampling",
@@ -62,6 +65,7 @@ _WHERE = {
     "Run": "running",
     "RunFolder": "run_folder",
     "ShardedPosteriors": "posteriors",
+    "Sums": "batches",
     "Threads": "threads",
     "TrainSettings": "training",
     "UsageError": "errors",
@@ -74,6 +78,7 @@ _WHERE = {
     "encode": "encoding",
     "explain": "reporting.explain",
     "fit": "fitting",
+    "lead": "distributed",
     "load_audit": "results.audit",
     "load_data": "data",
     "load_generator": "loading",
@@ -95,6 +100,7 @@ __all__ = [
     "AuditSettings",
     "DataSettings",
     "Dataset",
+    "Encode",
     "Estimate",
     "Fit",
     "GenerativeModel",
@@ -109,6 +115,7 @@ __all__ = [
     "Run",
     "RunFolder",
     "ShardedPosteriors",
+    "Sums",
     "Threads",
     "TrainSettings",
     "UsageError",
@@ -122,6 +129,7 @@ __all__ = [
     "explain",
     "fit",
     "latent",
+    "lead",
     "load_audit",
     "load_data",
     "load_generator",

@@ -1,21 +1,24 @@
 """The aggregated posterior: the mixture of N Gaussians, streamed over shards."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from zprime import distributed
 from zprime.arrays import check_matrix, variances
 from zprime.components import ancestral, choose
 from zprime.errors import ArrayError
 from zprime.kernels import DiagonalMixture, FullMixture, LabelledMixture
 from zprime.memory import size
 from zprime.tables import facts, to_html
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,14 @@ class Aggregate(ABC):
     def shards(self) -> Iterator[Shard]:
         """All rows in order, some at a time."""
 
+    def each(self, work: Callable[..., T], *args: Any) -> list[T]:
+        """`work(self, shard, *args)` of every shard, in order; the processes of a job share shards that are stored."""
+        return [work(self, s, *args) for s in self.shards()]
+
+    def total(self, work: Callable[..., Sequence[Tensor]], *args: Any) -> list[Tensor]:
+        """The sums over shards of the tensors that `work(self, shard, *args)` gives, added up in order."""
+        return distributed.added(work(self, s, *args) for s in self.shards())
+
     @property
     def bytes(self) -> int:
         """What it takes to keep means, and standard deviations or Cholesky factors."""
@@ -138,6 +149,10 @@ class Aggregate(ABC):
         """Log w_i, float64."""
         return self._log_weights_of(slice(0, self.n))
 
+    def log_weights_of(self, shard: Shard) -> Float[Tensor, " n"]:
+        """Log w_i of the rows of a shard, float64."""
+        return self._log_weights_of(shard.rows)
+
     def _log_weights_of(self, rows: slice) -> Float[Tensor, " m"]:
         """Of some rows alone: all of them for every shard would take time in proportion to the square of n."""
         if self.weights is None:
@@ -170,13 +185,13 @@ class Aggregate(ABC):
         check_matrix("z", z, d=self.d)
         self.need_density("the density of the aggregated posterior")
         position, weight = (None, None) if leave_out is None else self._left_out(leave_out, len(z))
-        parts = [self._shard_log_prob(s, z, position, tolerance) for s in self._mixtures()]
+        parts = self._each_mixture(type(self)._shard_log_prob, z, position, tolerance)
         log_density = torch.logsumexp(torch.stack(parts), 0) if len(parts) > 1 else parts[0]
         return log_density if weight is None else log_density - torch.log1p(-weight)
 
-    def _mixtures(self) -> Iterator[Shard]:
-        """All rows, as many at a time as are one mixture for the kernels."""
-        return self.shards()
+    def _each_mixture(self, work: Callable[..., T], *args: Any) -> list[T]:
+        """The same as `each`, of as many rows at a time as are one mixture for the kernels."""
+        return self.each(work, *args)
 
     @property
     def _datum_weights(self) -> Float[Tensor, " n"]:
@@ -254,7 +269,7 @@ class Aggregate(ABC):
     def _part(self, shard: Shard, kept: Tensor | slice) -> DiagonalMixture | FullMixture:
         """What evaluates the mixture of some of a shard's rows."""
         form: type[DiagonalMixture] | type[FullMixture] = FullMixture if self.form == "full" else DiagonalMixture
-        return form(shard.mean[kept], shard.scale[kept], self._log_weights_of(shard.rows)[kept])
+        return form(shard.mean[kept], shard.scale[kept], self.log_weights_of(shard)[kept])
 
     def need_density(self, what: str) -> None:
         """Refuse points, for what needs the density of q(z|x).

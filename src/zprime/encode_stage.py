@@ -1,25 +1,33 @@
 """The stage of a run that encodes the three splits: the artefacts `posteriors/<split>`."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from zprime import artifact
+from zprime import artifact, distributed
 from zprime.artifact import Artifact
-from zprime.data import SPLITS
-from zprime.encoding import encode
+from zprime.data import SPLITS, Rows
+from zprime.encoding import encode, encode_shard, shard_count
+from zprime.own_model import OwnModel
 from zprime.posteriors import Posteriors, ShardedPosteriors
 from zprime.progress import Progress, silent
 from zprime.run_folder import RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
+from zprime.vae import Encoder
+
+Source = tuple[Path, OwnModel, str]
+"""Folder of a run, code of its model, hash of its model."""
+_open: dict[Source, tuple[Encoder, Mapping[str, Rows]]] = {}
+"""Model and rows of the run that this process encodes, read once."""
 
 
 @final
 @dataclass(frozen=True)
 class EncodeStage:
-    """How to encode the rows of a run.
+    """How to encode the rows of a run; the processes of a job share the shards.
 
     Attributes:
         folder: of the run.
@@ -48,6 +56,11 @@ class EncodeStage:
 
             def make(path: Path, key: str, split: str = split) -> Artifact:
                 rows = folder.rows[split]
+                if distributed.world() > 1:
+                    at = (folder.path, folder.own, source.hash)
+                    _open.clear()
+                    _open[at] = model(), folder.rows
+                    distributed.each(_encode_shard, (at, split, path, key), range(shard_count(rows)))
                 encode(model(), rows, path, key=key, seed=source.seed, inputs=inputs, progress=self.progress)
                 return artifact.read(path)
 
@@ -55,3 +68,13 @@ class EncodeStage:
             reuse_or_make(folder.path, name, key_of(split, source.hash), make, kind="posteriors")
             posteriors[split] = ShardedPosteriors(folder.path / name)
         return posteriors
+
+
+def _encode_shard(at: Source, split: str, path: Path, key: str, k: int) -> None:
+    """Encode one shard of a split, in whatever process."""
+    if at not in _open:
+        folder = RunFolder(*at[:2])
+        _open.clear()
+        _open[at] = folder.vae, folder.rows
+    model, rows = _open[at]
+    encode_shard(model, rows[split], path, key, k)

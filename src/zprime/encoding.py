@@ -54,17 +54,14 @@ def encode(
         return MemoryPosteriors(mean, scale, row_ids=rows.ids, labels=rows.labels)
     path = Path(path)
     artifact.check_replaceable(path)
-    partial = path.parent / f".{path.name}.partial-{key[:16]}"
-    artifact.make_folder(partial)
+    partial = _partial(path, key)
     names: list[str] = []
     d, full = 0, False
     for block in blocks(len(rows), SHARD):
         progress(f"encode {rows.name}", block.start, len(rows))
         name = shards.file_of(block.start // SHARD)
         names.append(name)
-        if not (partial / name).is_file():
-            mean, scale = _encode(model, rows, block)
-            artifact.write_file(partial / name, artifact.pack({"mean": mean, "scale": scale}))
+        _make_shard(model, rows, partial, block.start // SHARD)
         stored = artifact.read_tensors(partial / name, None)
         d, full = stored["mean"].shape[1], is_full(stored["mean"], stored["scale"])
     index = {"row_ids": rows.ids} | ({} if rows.labels is None else {"labels": rows.labels})
@@ -80,6 +77,44 @@ def encode(
     shutil.rmtree(partial, ignore_errors=True)
     progress(f"encode {rows.name}", len(rows), len(rows))
     return ShardedPosteriors(path)
+
+
+def encode_shard(model: Encoder, rows: Rows, path: Path, key: str, k: int) -> None:
+    """Encode shard `k` of what `encode` is to write to `path`, unless it is there; `encode` then takes it from there.
+
+    So several processes can encode the shards of one artefact.
+
+    Args:
+        model: anything with `encode(x) -> (mean, scale)`.
+        rows: one split.
+        path: as for `encode`.
+        key: as for `encode`.
+        k: which shard, below `shard_count(rows)`.
+
+    Raises:
+        NumericalError: as `encode`.
+        UsageError: as `encode`.
+    """
+    _make_shard(model, rows, _partial(path, key), k)
+
+
+def shard_count(rows: Rows) -> int:
+    """How many shards the posteriors of these rows have."""
+    return -(-len(rows) // SHARD)
+
+
+def _partial(path: Path, key: str) -> Path:
+    """Where the shards of an artefact lie until all are there."""
+    partial = path.parent / f".{path.name}.partial-{key[:16]}"
+    artifact.make_folder(partial)
+    return partial
+
+
+def _make_shard(model: Encoder, rows: Rows, partial: Path, k: int) -> None:
+    file = partial / shards.file_of(k)
+    if not file.is_file():
+        mean, scale = _encode(model, rows, slice(k * SHARD, min(len(rows), (k + 1) * SHARD)))
+        artifact.write_file(file, artifact.pack({"mean": mean, "scale": scale}))
 
 
 class Reencoded(Posteriors):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, chain, latent
+from zprime import artifact, chain, distributed, latent
 from zprime.artifact import Artifact
 from zprime.data.conditions import LABELS
 from zprime.distribution import LatentDistribution
@@ -175,7 +175,7 @@ class FitStage:
 
     def _side_by_side(self, wanted: Mapping[str, Settings]) -> list[str]:
         """Fit kinds that take long in processes of their own, if there are several; they are then found done."""
-        if self.workers < 2 or not self.folder.large:
+        if self.workers < 2 or distributed.world() > 1 or not self.folder.large:
             return []
         slow = [n for n, s in wanted.items() if not s.quick and not self.folder.has(f"latent/{n}")]
         if len(slow) < 2:

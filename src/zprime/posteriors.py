@@ -5,16 +5,17 @@ deviations, or the Cholesky factor of a full covariance. Rows with the same id a
 posterior. A row may also be a point: a draw from a posterior of which at most log q there is known, or a code.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime import chain, memory, shards
-from zprime.aggregate import WORDS, Aggregate, Form, Shard, among
+from zprime.aggregate import WORDS, Aggregate, Form, Shard, T, among
 from zprime.arrays import blocks, check_finite, check_matrix, gaussian_log_prob, variances
 from zprime.artifact import Artifact
 from zprime.errors import ArrayError
@@ -261,8 +262,8 @@ class MemoryPosteriors(Posteriors):
         for rows in blocks(self.n, max(LEAST, NUMBERS // self.d)):
             yield Shard(rows.start, self.mean[rows], self.scale[rows])
 
-    def _mixtures(self) -> Iterator[Shard]:
-        yield Shard(0, self.mean, self.scale)
+    def _each_mixture(self, work: Callable[..., T], *args: Any) -> list[T]:
+        return [work(self, Shard(0, self.mean, self.scale), *args)]
 
     def gather(self) -> "MemoryPosteriors":
         """Itself."""
@@ -315,7 +316,7 @@ class MemoryPosteriors(Posteriors):
         return other
 
 
-class ShardedPosteriors(Posteriors):
+class ShardedPosteriors(shards.Stored, Posteriors):
     """Posteriors in an artefact folder, read a shard at a time; `gather` reads all."""
 
     def __init__(self, path: str | Path) -> None:
@@ -330,14 +331,6 @@ class ShardedPosteriors(Posteriors):
         self.n, self.d, self.form = config["n"], config["d"], shards.form_of(self.artifact)
         self.row_ids, self.labels, self.weights = index["row_ids"], index.get("labels"), index.get("weights")
         self.log_q = index["log_q"].double() if "log_q" in index else None
-
-    def shards(self) -> Iterator[Shard]:
-        """Each shard file, verified as it is read.
-
-        Raises:
-            ArtifactError: one is missing, altered, or holds something else than the settings say.
-        """
-        return shards.read(self.artifact)
 
 
 def load(path: str | Path) -> ShardedPosteriors:

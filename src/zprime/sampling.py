@@ -17,6 +17,7 @@ from torch import Tensor
 from zprime import artifact, exporting, memory, model_prior, vae
 from zprime.calls import taken
 from zprime.decoders import as_decoder
+from zprime.decoding import all_decoded, decoded
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.leaks import SAYS, SINGLE, check_leaks, need_latent
@@ -25,7 +26,7 @@ from zprime.results.kept import kept
 from zprime.rng import fork, stream
 from zprime.schema import guarded, need
 from zprime.tables import facts, to_html
-from zprime.vae import Decoder, decoded
+from zprime.vae import Decoder
 
 log = logging.getLogger("zprime")
 
@@ -104,14 +105,17 @@ class GenerativeModel:
                 told.
             ArrayError: conditions of another shape than the decoder takes.
         """
+        z = self._latents(n, rng)
+        for part, x in decoded(as_decoder(self.decoder), z, noise=noise, rng=rng, given=given):
+            yield part, _at_least_float32(x)
+
+    def _latents(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
         if n < 1:
             raise UsageError(f"n: expected at least 1 sample, got {n}")
         memory.need(
             4 * n * self.latent.d, f"sample: {n:,} draws of z' ({self.latent.d:,} numbers each)", "draw fewer at a time"
         )
-        z = self.latent.sample(n, rng=fork(rng, "z"))
-        for part, x in decoded(as_decoder(self.decoder), z, noise=noise, rng=rng, given=given):
-            yield part, x.cpu().to(torch.promote_types(x.dtype, torch.float32))
+        return self.latent.sample(n, rng=fork(rng, "z"))
 
     def sample(
         self, n: int, *, rng: torch.Generator, noise: str = "mean", given: Any = None
@@ -122,8 +126,8 @@ class GenerativeModel:
         memory.need(  # the batches, and these joined
             8 * n * numbers, f"sample: {n:,} draws of z' and x' ({numbers:,} numbers each)", "draw fewer at a time (-n)"
         )
-        z, x = zip(*self.stream(n, rng=rng, noise=noise, given=given), strict=True)
-        return torch.cat(z), torch.cat(x)
+        z, x = all_decoded(as_decoder(self.decoder), self._latents(n, rng), noise=noise, rng=rng, given=given)
+        return z, _at_least_float32(x)
 
     def restore(self, x: Float[Tensor, "n *datum"]) -> Float[Tensor, "n *datum"]:
         """From the decoder's scaled units to the units of the data."""
@@ -275,6 +279,10 @@ class GenerativeModel:
         """How many training rows stand behind what this model carries, and whether it copies them, in words."""
         stored = f"{self.latent.label}: {kept(self.latent.least_rows, stored=self.latent.bytes)}."
         return f"{stored}{SINGLE if self.latent.holds_rows else ''}{SAYS[self.copying]}"
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.cpu().to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _of_vae(model: vae.VAE, *, encoder: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -2,19 +2,23 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from zprime import artifact
+from zprime import artifact, distributed
 from zprime.aggregate import Aggregate, Form, Shard
 from zprime.arrays import blocks
 from zprime.errors import ArrayError
 from zprime.schema import Refused, guarded
 from zprime.schema.kinds import POSTERIORS, SHARDS
 
+T = TypeVar("T")
 KIND = "posteriors"
 INDEX = "index.safetensors"
 """What is known of every row: ids, and labels, weights and log q where there are any."""
@@ -88,23 +92,60 @@ def _put(file: Path, tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read(found: artifact.Artifact) -> Iterator[Shard]:
-    """Each shard of posteriors, verified as it is read; the scale of points is 0.
+class Stored(Aggregate):
+    """What lies in shards on disk: it is read a shard at a time, and the processes of a job share the shards.
 
-    Args:
-        found: their artefact, the settings of which were checked.
+    A copy that another process gets is opened there: all processes must find the folder at the same path.
 
-    Raises:
-        ArtifactError: one is missing, altered, or holds something else than the settings say.
+    Attributes:
+        artifact: the folder, the settings of which were checked.
     """
-    start, d, form = 0, found.config["d"], form_of(found)
-    for name, rows in zip(found.config["shards"], found.config["sizes"], strict=True):
+
+    artifact: artifact.Artifact
+
+    def shards(self) -> Iterator[Shard]:
+        """Each shard file, verified as it is read; the scale of points is 0.
+
+        Raises:
+            ArtifactError: one is missing, altered, or holds something else than the settings say.
+        """
+        return map(self.shard, range(len(self._starts)))
+
+    def shard(self, k: int) -> Shard:
+        """One of them; raises as `shards`."""
+        found, form = self.artifact, form_of(self.artifact)
+        name, rows = found.config["shards"][k], found.config["sizes"][k]
         tensors = found.tensors(name)
         with guarded(found.path / name):
-            SHARDS[form].check({"rows": rows, "d": d}, tensors)
+            SHARDS[form].check({"rows": rows, "d": found.config["d"]}, tensors)
         mean = tensors["mean"]
-        yield Shard(start, mean, torch.zeros_like(mean) if form == "points" else tensors["scale"])
-        start += rows
+        return Shard(self._starts[k], mean, torch.zeros_like(mean) if form == "points" else tensors["scale"])
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Position of the first row of each shard."""
+        return list(accumulate(self.artifact.config["sizes"], initial=0))[:-1]
+
+    def each(self, work: Callable[..., T], *args: Any) -> list[T]:
+        """`work(self, shard, *args)` of every shard, in order; the processes of a job share the shards."""
+        return distributed.each(_of_shard, (self, work, args), range(len(self._starts)))
+
+    def total(self, work: Callable[..., Sequence[Tensor]], *args: Any) -> list[Tensor]:
+        """The sums over shards of the tensors that `work(self, shard, *args)` gives; see `distributed.total`."""
+        return distributed.total(_of_shard, (self, work, args), range(len(self._starts)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (type(self), self.artifact.path, self.artifact.sha256)
+
+
+def _of_shard(rows: Stored, work: Callable[..., T], args: tuple[Any, ...], k: int) -> T:
+    return work(rows, rows.shard(k), *args)
+
+
+@lru_cache(maxsize=4)
+def _opened(kind: Callable[[Path], Stored], path: Path, sha256: str) -> Stored:
+    """The posteriors in a folder, opened once in this process; `sha256` is of their manifest."""
+    return kind(path)
 
 
 def form_of(found: artifact.Artifact) -> Form:

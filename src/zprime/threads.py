@@ -21,10 +21,15 @@ def large(numbers: int) -> bool:
 
 
 def cores(asked: int = 0) -> int:
-    """Cores to use: as many as were asked for, else all that this process may use."""
+    """Cores to use: as many as were asked for, else all that this process may use.
+
+    Where torchrun started several processes on this machine, its share of them.
+    """
     if asked:
         return asked
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, there // int(beside)) if beside.isdecimal() and int(beside) else there
 
 
 @final

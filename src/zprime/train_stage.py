@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
-from zprime import artifact, atomic, likelihoods, model_prior, vae
+from zprime import artifact, atomic, distributed, likelihoods, model_prior, vae
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.data_stage import DataStage, Wanted
@@ -15,7 +15,7 @@ from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
-from zprime.training import TrainSettings, check_data, checkpoint_key, train
+from zprime.training import Trained, TrainSettings, check_data, checkpoint_key, train
 from zprime.vae import VAE, VAESettings
 
 
@@ -78,15 +78,7 @@ class TrainStage:
         self.threads.use(heavy=start.network.network == "conv")
 
         def make(path: Path, key: str) -> Artifact:
-            trained = train(
-                start.vae(),
-                start.dataset.rows("train"),
-                start.dataset.rows("selection"),
-                start.training,
-                seed=self.seed,
-                checkpoint=checkpoint,
-                progress=self.progress,
-            )
+            trained = self._together(start, checkpoint)
             config = {
                 "vae": vae.describe(trained.vae),
                 "training": settings,
@@ -102,6 +94,19 @@ class TrainStage:
         model = reuse_or_make(self.folder.path, "model", key, make, kind="model")
         atomic.remove(checkpoint)
         return vae.load(model.path)
+
+    def _together(self, start: "Start", checkpoint: Path) -> Trained:
+        """Train, in all processes of a job at once."""
+        if distributed.world() == 1:
+            return _trained(start, checkpoint, self.progress)
+        _begun[self.folder.path] = start, self.progress
+        try:
+            told = start.network, start.training, start.seed, start.prior
+            trained = distributed.together(_share, self.folder.path, told, checkpoint)
+        finally:
+            del _begun[self.folder.path]
+        assert trained is not None  # in the first process
+        return trained
 
 
 @final
@@ -135,3 +140,26 @@ class Start:
 
 def _kind(prior: LatentDistribution | None) -> str:
     return STANDARD if prior is None or is_standard(prior) else prior.kind
+
+
+_begun: dict[Path, tuple[Start, Progress]] = {}
+"""Folder of a run -> what its training starts from, in the process that read it."""
+
+
+def _share(folder: Path, told: tuple[Any, ...], checkpoint: Path) -> Trained | None:
+    """Train, as one of several processes; the others read the rows again, and what they have is that of the first."""
+    start, progress = _begun.get(folder) or (Start(RunFolder(folder).dataset, *told), silent)
+    trained = _trained(start, checkpoint, progress)
+    return None if distributed.rank() else trained
+
+
+def _trained(start: Start, checkpoint: Path, progress: Progress) -> Trained:
+    return train(
+        start.vae(),
+        start.dataset.rows("train"),
+        start.dataset.rows("selection"),
+        start.training,
+        seed=start.seed,
+        checkpoint=checkpoint,
+        progress=progress,
+    )

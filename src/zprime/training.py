@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zprime import artifact, memory, model_prior
+from zprime import artifact, distributed, memory, model_prior
 from zprime.arrays import blocks
 from zprime.data import Rows
+from zprime.data_parallel import BatchLoss
 from zprime.descent import Descent, check_shapes
 from zprime.errors import ArrayError, NumericalError, UsageError
 from zprime.networks import start_at
@@ -154,7 +155,7 @@ def train(
     memory.need(24 * weights, f"training: {weights:,} weights", "lower latents, or hidden (mlp) or width (conv)")
     key = checkpoint_key(vae, rows, selection, settings, seed=seed)
     _begin(vae, rows)
-    descent = Descent(vae, settings.lr)
+    descent, batch_loss = Descent(vae, settings.lr), BatchLoss(vae)
     state = _resume(checkpoint, key, vae, descent, per_epoch) or _snapshot(vae, descent, 0, 0, [], {})
     warm = math.floor(settings.warmup * epochs)
     clock = _Clock(settings.checkpoint)
@@ -171,7 +172,7 @@ def train(
             beta = settings.beta * min(1.0, epoch / (warm + 1))
             descent.fall((epoch - 1) / epochs)
             now = _Pass(epoch, beta, stream(seed, "epoch", epoch), expectation)
-            loss = _epoch(vae, rows, descent, settings, now)
+            loss = _epoch(batch_loss, rows, descent, settings, now)
             with descent.averaged():
                 elbo = evaluate(vae, selection, seed=seed, beta=settings.beta)
             if not math.isfinite(elbo):
@@ -185,15 +186,15 @@ def train(
             state = _snapshot(vae, descent, epoch, epoch if better else state.best_epoch, history, best)
             progress("train", epoch, epochs)
             expectation.finished(math.ceil(len(rows) / settings.batch))
-            if checkpoint is not None and clock.due():
+            if checkpoint is not None and not distributed.rank() and clock.due():
                 state.save(checkpoint, key)
     except (KeyboardInterrupt, NumericalError):
-        if checkpoint is not None and state.epoch:
+        if checkpoint is not None and not distributed.rank() and state.epoch:
             state.save(checkpoint, key)
             log.info("checkpoint of epoch %d kept in %s", state.epoch, checkpoint)
         raise
     expectation.done()
-    if checkpoint is not None:
+    if checkpoint is not None and not distributed.rank():
         state.save(checkpoint, key)
     vae.load_state_dict({k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")})
     vae.eval().requires_grad_(requires_grad=False)
@@ -227,14 +228,12 @@ class _Pass:
     expectation: Expectation
 
 
-def _epoch(vae: VAE, rows: Rows, descent: Descent, settings: TrainSettings, now: _Pass) -> float:
+def _epoch(batch_loss: BatchLoss, rows: Rows, descent: Descent, settings: TrainSettings, now: _Pass) -> float:
     """One pass; the mean loss in nats a row."""
-    vae.train()
+    batch_loss.vae.train()
     total, start = 0.0, time.monotonic()
     for step, x in enumerate(_batches(rows, settings.batch, now.rng)):
-        log_likelihood, kl = vae.elbo_terms(x, rng=now.rng)
-        loss = (now.beta * kl - log_likelihood).mean()
-        value = loss.item()
+        loss, value = batch_loss(x, beta=now.beta, rng=now.rng)
         if not math.isfinite(value):
             raise NumericalError(
                 f"training: the loss became {value} at epoch {now.epoch}, step {step + 1}; "

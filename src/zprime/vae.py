@@ -1,6 +1,6 @@
 """The variational autoencoder (Kingma & Welling 2014): an encoder, a decoder, and the prior between them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from zprime import chain, likelihoods, memory, model_prior, networks
-from zprime.arrays import blocks, gaussian_log_prob, standard_kl
+from zprime.arrays import gaussian_log_prob, standard_kl
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
-from zprime.rng import fork, stream
+from zprime.rng import stream
 from zprime.schema import Schema, guarded, need
 from zprime.schema.kinds import VAE as VAE_SCHEMA
 from zprime.schema.kinds import WEIGHTS_OF_VAE
@@ -77,55 +77,6 @@ class Alike(Protocol):
     def like(self, rows: Float[Tensor, "n *datum"]) -> Distribution:
         """p(x|z, c) with the conditions of some rows of data, one for each z."""
         ...
-
-
-DECODE = 512
-
-
-def decoded(
-    decoder: Decoder, z: Float[Tensor, "n d"], *, noise: str, rng: torch.Generator, given: Any = None
-) -> Iterator[tuple[Float[Tensor, "b d"], Float[Tensor, "b *datum"]]]:
-    """Batches of (z, x), without gradients.
-
-    Args:
-        decoder: p(x|z).
-        z: latents; converted to the decoder's dtype.
-        noise: `mean` gives the mean of p(x|z), `draw` a draw from it.
-        rng: decides the draws.
-        given: a condition, or one for each z, of a decoder that is told them; None draws them from the data's.
-
-    Raises:
-        UsageError: an unknown `noise`, or conditions for a decoder that is told none.
-        ArrayError: conditions of another shape than the decoder takes.
-    """
-    if noise not in ("mean", "draw"):
-        raise UsageError(f"noise: expected mean or draw, got {noise!r}")
-    z = z.to(dtype_of(decoder))
-    for part in blocks(len(z), DECODE):
-        with torch.no_grad():
-            p = decoder.decode(z[part])
-            if given is not None:
-                p = _told(p).given(_told(p).conditions(given, len(z))[part])
-            x = p.mean if noise == "mean" else likelihoods.draw(p, rng=fork(rng, "x", part.start))
-        yield z[part], x
-
-
-def _told(p: Distribution) -> Told:
-    if not isinstance(p, Told):
-        raise UsageError(
-            "given: expected None, for this decoder takes z alone; a model from zprime.bring.modules(conditions=...) "
-            "is told conditions, and latent.given(r, label) is r(z|label)"
-        )
-    return p
-
-
-def dtype_of(decoder: Decoder) -> torch.dtype:
-    """The dtype of the decoder's parameters, or what it says; float32 otherwise."""
-    if isinstance(decoder, nn.Module):
-        for t in (*decoder.parameters(), *decoder.buffers()):
-            return t.dtype
-    dtype: torch.dtype = getattr(decoder, "dtype", torch.float32)
-    return dtype
 
 
 @dataclass(frozen=True)
@@ -243,15 +194,23 @@ class VAE(nn.Module):
         return likelihood
 
     def elbo_terms(
-        self, x: Float[Tensor, "n *datum"], *, rng: torch.Generator
+        self,
+        x: Float[Tensor, "n *datum"],
+        *,
+        rng: torch.Generator | None = None,
+        noise: Float[Tensor, "n d"] | None = None,
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Log p(x|z) at one draw z ~ q(z|x), and KL(q(z|x) || p(z)); nats, for each row.
+
+        The draw is from `rng`, or of standard normal `noise`.
 
         The KL is a closed form where p is one Gaussian of independent dimensions, else log q(z|x) - log p(z) at the
         same draw. The difference of the two is an unbiased estimate of each row's ELBO.
         """
         mean, scale = self.encode(x)
-        z = mean + scale * torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
+        if noise is None:
+            noise = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
+        z = mean + scale * noise
         units = model_prior.diagonal(self.prior)
         if model_prior.standard(self.prior):
             kl = standard_kl(mean, scale).sum(1)

@@ -120,7 +120,7 @@ def serve(connection: Connection) -> None:
             try:
                 work(*task)
             except Exception as error:
-                connection.send(_sendable(error))
+                connection.send(sendable(error))
             else:
                 connection.send(None)
 
@@ -161,7 +161,7 @@ def _blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _sendable(error: Exception) -> Exception:
+def sendable(error: Exception) -> Exception:
     """The error with its traceback as a note; another one with the same text where it cannot be sent.
 
     What an error came from is lost on the way, and with it that memory ran out: that is told by an error of its own.

@@ -1,6 +1,7 @@
 """The command line: one verb a file, loaded when it is called, so that `zprime --help` needs no torch."""
 
 import logging
+import os
 import sys
 import tomllib
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from zprime.cli.console import OPTIONS
 from zprime.cli.ending import ended
 from zprime.cli.folder import check_there
 from zprime.cli.helping import EPILOGUE, EXAMPLES, Help, shown_default
-from zprime.errors import UsageError
+from zprime.errors import UsageError, ZprimeError
 
 app = App(
     name="zprime",
@@ -126,11 +127,22 @@ def main(argv: list[str] | None = None) -> NoReturn:
     logger.addHandler(messages)
     try:
         with interrupts.listening() as heard:
-            code = _code(argv, heard)
+            several = os.environ.get("WORLD_SIZE", "1") != "1"  # as torchrun says
+            code = _code_of_several(argv, heard) if several else _code(argv, heard)
     finally:  # what called main() from Python has its logger as before
         logger.removeHandler(messages)
         logger.setLevel(level)
     sys.exit(code)
+
+
+def _code_of_several(argv: list[str] | None, heard: interrupts.Listener) -> int:
+    """The same as one of several processes: rank 0 runs the command, the others help."""
+    from zprime.distributed import lead  # which loads torch
+
+    try:
+        return lead(partial(_code, argv, heard)) or 0
+    except ZprimeError as error:
+        return ended(error, heard, "")
 
 
 def _code(argv: list[str] | None, heard: interrupts.Listener) -> int:

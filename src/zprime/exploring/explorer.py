@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.decoders import as_decoder
+from zprime.decoding import decoded
 from zprime.distribution import LatentDistribution, is_standard
 from zprime.errors import ArrayError, UsageError
 from zprime.exploring.paths import straight, through
@@ -22,7 +23,6 @@ from zprime.measure.prior import prior_log_prob
 from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.rng import stream
 from zprime.sampling import GenerativeModel
-from zprime.vae import decoded
 
 ROWS, DRAWS = 600, 400
 """Training rows, and draws of each distribution, on the map at most."""

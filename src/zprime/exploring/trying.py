@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zprime.data import Rows
 from zprime.decoders import as_decoder
+from zprime.decoding import decoded
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent import ExemplarsSettings, MixtureSettings, sizes
@@ -23,7 +24,7 @@ from zprime.posteriors import MemoryPosteriors
 from zprime.results.samples import Copying
 from zprime.rng import stream
 from zprime.statistics.estimate import Z95
-from zprime.vae import Decoder, decoded
+from zprime.vae import Decoder
 
 FITTED = 5000
 """Training posteriors that a fit is made to, at most: it is to take seconds."""

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from zprime import memory
+from zprime.decoding import dtype_of
 from zprime.errors import UsageError
 from zprime.exporting.from_noise import FromNoise
-from zprime.vae import Decoder, Told, dtype_of
+from zprime.vae import Decoder, Told
 
 NEEDED = ("onnx", "onnxscript")
 SOME = 4  # draws that the generator is traced with

@@ -8,8 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks
+from zprime.distributed import Held
 from zprime.kernels import compiled
 
+UNIT = 1 << 16
+"""Data that are added up apart, so that several processes can; the sums of these are added up in order."""
 ROWS = 1024  # at a time, in torch: what a step makes of them stays in cache
 KEPT = 1 << 24  # numbers of the features that are kept there: 134 MB
 
@@ -31,13 +34,17 @@ class Expectation:
         *,
         diagonal: bool,
         full: bool = False,
+        kept: int = KEPT,
     ) -> None:
         """Take the data, float64; without variances they are points.
 
-        With `full`, variances are the upper triangles of covariances, in the order of `upper`.
+        With `full`, variances are the upper triangles of covariances, in the order of `upper`. Up to `kept` numbers of
+        features are kept in torch.
         """
+        self.kept = kept
         self.mean, self.variance, self.diagonal, self.full = mean, variance, diagonal, full
         self.d = mean.shape[1]
+        self._divided: tuple[Tensor, Held[tuple[Expectation, Tensor]]] | None = None
 
     @cached_property
     def upper(self) -> Int[Tensor, "2 f"]:
@@ -57,16 +64,31 @@ class Expectation:
             parameters: what the features are multiplied with.
             rows: which data, by position; all if not given.
         """
+        if rows is None and len(weight) > UNIT:
+            total, bound = self._units(weight).total(_statistics, parameters)
+            return total, float(bound)
         if compiled.usable(self.mean) and not self.full:
             every: slice | Tensor = slice(None) if rows is None else rows
             variance = None if self.variance is None else self.variance[every]
             return _compiled(self.mean[every], variance, weight, parameters)
-        total = torch.zeros(*parameters.T.shape, dtype=torch.float64, device=self.mean.device)
-        bound = 0.0
+        sums = torch.zeros(*parameters.T.shape, dtype=torch.float64, device=self.mean.device)
+        value = 0.0
         for block in blocks(len(weight), ROWS):
             features = self._features(block if rows is None else rows[block])
-            bound += _accumulate(features, weight[block], parameters, total)
-        return total, bound
+            value += _accumulate(features, weight[block], parameters, sums)
+        return sums, value
+
+    def _units(self, weight: Float[Tensor, " n"]) -> Held[tuple["Expectation", Tensor]]:
+        """Parts of the data with their weights, which the processes of a job share; made once for the same weights."""
+        if self._divided is None or self._divided[0] is not weight:
+            parts = []
+            for b in blocks(len(weight), UNIT):
+                variance = None if self.variance is None else self.variance[b]
+                kept = self.kept * len(weight[b]) // len(weight)
+                part = Expectation(self.mean[b], variance, diagonal=self.diagonal, full=self.full, kept=kept)
+                parts.append((part, weight[b]))
+            self._divided = weight, Held(parts)
+        return self._divided[1]
 
     def shares(
         self, weight: Float[Tensor, " n"], parameters: Float[Tensor, "f k"], datum: Int[Tensor, " n"] | None = None
@@ -75,6 +97,9 @@ class Expectation:
 
         Where several entries are parts of one `datum`, their products are added up before they are squared.
         """
+        if datum is None and len(weight) > UNIT:
+            total, square = self._units(weight).total(_shares, parameters)
+            return total, square
         total, square = (torch.zeros(parameters.shape[1], dtype=torch.float64, device=self.mean.device) for _ in "ab")
         if datum is not None:
             of_data = torch.zeros(int(datum.max()) + 1, parameters.shape[1], dtype=torch.float64)
@@ -97,7 +122,7 @@ class Expectation:
     def _table(self) -> Float[Tensor, "n f"] | None:
         """The features of all data, where they are not too many: to make them takes half of a step."""
         numbers = len(self.mean) * (1 + self.d + (self.d if self.diagonal else self.upper.shape[1]))
-        return self._make(slice(None)) if numbers <= KEPT else None
+        return self._make(slice(None)) if numbers <= self.kept else None
 
     def _make(self, rows: slice | Tensor) -> Float[Tensor, "b f"]:
         mu = self.mean[rows]
@@ -116,6 +141,17 @@ class Expectation:
             torch.mul(mu[:, j : j + 1], mu[:, j:], out=products[:, at : at + self.d - j])
             at += self.d - j
         return products
+
+
+def _statistics(parameters: Tensor, part: tuple[Expectation, Tensor]) -> tuple[Tensor, Tensor]:
+    data, weight = part
+    total, bound = data.statistics(weight, parameters)
+    return total, torch.tensor(bound, dtype=torch.float64)
+
+
+def _shares(parameters: Tensor, part: tuple[Expectation, Tensor]) -> tuple[Tensor, Tensor]:
+    data, weight = part
+    return data.shares(weight, parameters)
 
 
 def _accumulate(features: Tensor, weight: Tensor, parameters: Tensor, total: Tensor) -> float:

@@ -14,7 +14,7 @@ from zprime.components import Tilted
 from zprime.distribution import LatentDistribution
 from zprime.latent.gaussian import marginal_moments
 from zprime.latent.wrapper import Wrapper
-from zprime.posteriors import MemoryPosteriors, Posteriors
+from zprime.posteriors import MemoryPosteriors, Posteriors, Shard
 from zprime.results.thresholds import THRESHOLDS
 from zprime.schema import ANY, LATENTS, Array, Items, Part, Schema, Whole, need
 
@@ -113,11 +113,12 @@ def active_dimensions(posteriors: Posteriors, threshold: float = THRESHOLD) -> l
         weights = data.log_weights.exp()
         between = weights @ (data.centres - weights @ data.centres).square()
         return [j for j, v in enumerate(between.tolist()) if v > threshold]
-    noise = torch.zeros(posteriors.d, dtype=torch.float64)
-    weights = posteriors.log_weights.exp()
-    for s in posteriors.shards():
-        noise = noise + weights[s.rows] @ variances(s.mean, s.scale.double())
+    (noise,) = posteriors.total(_noise)
     return [j for j, v in enumerate((variance - noise).tolist()) if v > threshold]
+
+
+def _noise(posteriors: Posteriors, s: Shard) -> list[Tensor]:
+    return [posteriors.log_weights_of(s).exp() @ variances(s.mean, s.scale.double())]
 
 
 def restrict(posteriors: Posteriors, dims: list[int]) -> MemoryPosteriors:

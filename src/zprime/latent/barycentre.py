@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zprime.arrays import cholesky, covariances
 from zprime.errors import UsageError
-from zprime.latent.centre import GAUSSIANS, NO_AVERAGE, Centre, averages, parts
+from zprime.latent.centre import GAUSSIANS, NO_AVERAGE, Centre, averages, deviations, means, parts
 from zprime.latent.gaussian import own_covariance
 from zprime.latent.kind import About, Fit, Outcome, Settings, Task
 from zprime.posteriors import Form, Posteriors
@@ -68,10 +68,10 @@ class BarycentreSettings(Settings):
         self.check()
         rows = task.train.effective_rows
         if task.train.form == "full":
-            (mean,), dtype = averages(task.train, lambda s: s.mean.double())
+            (mean,), dtype = averages(task.train, means)
             tril, outcome, trace = self._full(task)
             return Fit(Barycentre(mean.to(dtype), tril.to(dtype), rows), outcome, {"wasserstein": trace})
-        (mean, scale), dtype = averages(task.train, lambda s: s.mean.double(), lambda s: s.scale.double())
+        (mean, scale), dtype = averages(task.train, means, deviations)
         return Fit(Barycentre(mean.to(dtype), scale.to(dtype), rows), Outcome(message="exact, in closed form"))
 
     def _full(self, task: Task) -> tuple[Float[Tensor, "d d"], Outcome, list[float]]:

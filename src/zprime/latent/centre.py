@@ -1,6 +1,6 @@
 """What log-pool, barycentre and product-of-experts have in common: one Gaussian, from sums over all posteriors."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -67,14 +67,37 @@ def mixture_of_one(mean: Float[Tensor, " d"], scale: Float[Tensor, " d"] | Float
 def averages(
     posteriors: Posteriors, *quantities: Callable[[Shard], Float[Tensor, "b d"]]
 ) -> tuple[list[Float[Tensor, " d"]], torch.dtype]:
-    """Weighted means over all rows of quantities of a shard, float64, and the dtype of the posteriors."""
-    weights = posteriors.log_weights.exp()
-    totals = [torch.zeros(posteriors.d, dtype=torch.float64) for _ in quantities]
-    dtype = torch.float32
-    for shard in posteriors.shards():
-        dtype = shard.mean.dtype
-        totals = [t + weights[shard.rows] @ f(shard) for t, f in zip(totals, quantities, strict=True)]
-    return totals, dtype
+    """Weighted means over all rows of quantities of a shard, float64, and the dtype of the posteriors.
+
+    Quantities that are functions of a module are computed by all processes of a job.
+    """
+    dtype = next(iter(posteriors.shards())).mean.dtype
+    return posteriors.total(_weighted, quantities), dtype
+
+
+def _weighted(posteriors: Posteriors, s: Shard, quantities: Sequence[Callable[[Shard], Tensor]]) -> list[Tensor]:
+    weights = posteriors.log_weights_of(s).exp()
+    return [weights @ f(s) for f in quantities]
+
+
+def means(s: Shard) -> Float[Tensor, "b d"]:
+    """Means, float64."""
+    return s.mean.double()
+
+
+def deviations(s: Shard) -> Float[Tensor, "b d"]:
+    """Standard deviations, float64."""
+    return s.scale.double()
+
+
+def precisions(s: Shard) -> Float[Tensor, "b d"]:
+    """Precisions, float64."""
+    return s.scale.double().pow(-2)
+
+
+def shifts(s: Shard) -> Float[Tensor, "b d"]:
+    """Means times precisions, float64."""
+    return s.mean.double() * s.scale.double().pow(-2)
 
 
 def parts(posteriors: Posteriors) -> Iterator[Shard]:

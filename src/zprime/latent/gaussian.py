@@ -90,13 +90,8 @@ class Gaussian(GaussianDistribution):
 
 def marginal_moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
     """Mean and variances of the aggregated posterior, float64, as sums over shards: `moments` without a matrix."""
-    weights = posteriors.log_weights.exp()
-    mean = torch.zeros(posteriors.d, dtype=torch.float64)
-    for s in posteriors.shards():
-        mean = mean + weights[s.rows] @ s.mean.double()
-    variance = torch.zeros(posteriors.d, dtype=torch.float64)
-    for s in posteriors.shards():
-        variance += weights[s.rows] @ ((s.mean.double() - mean).square() + variances(s.mean, s.scale.double()))
+    (mean,) = posteriors.total(_mean)
+    (variance,) = posteriors.total(_variance, mean)
     return mean, variance
 
 
@@ -126,15 +121,23 @@ def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, 
     `m = sum w_i mu_i`, `S = sum w_i (R_i + (mu_i - m)(mu_i - m)^T)`, R_i the covariance of q_i; in two passes, so
     that nothing cancels.
     """
-    weights = posteriors.log_weights.exp()
-    mean = torch.zeros(posteriors.d, dtype=torch.float64)
-    for s in posteriors.shards():
-        mean = mean + weights[s.rows] @ s.mean.double()
-    covariance = torch.zeros(posteriors.d, posteriors.d, dtype=torch.float64)
-    for s in posteriors.shards():
-        w, gap = weights[s.rows], s.mean.double() - mean
-        covariance += (gap * w[:, None]).T @ gap + own_covariance(s, w)
+    (mean,) = posteriors.total(_mean)
+    (covariance,) = posteriors.total(_covariance, mean)
     return mean, covariance
+
+
+def _mean(posteriors: Posteriors, s: Shard) -> list[Tensor]:
+    return [posteriors.log_weights_of(s).exp() @ s.mean.double()]
+
+
+def _variance(posteriors: Posteriors, s: Shard, mean: Tensor) -> list[Tensor]:
+    own = variances(s.mean, s.scale.double())
+    return [posteriors.log_weights_of(s).exp() @ ((s.mean.double() - mean).square() + own)]
+
+
+def _covariance(posteriors: Posteriors, s: Shard, mean: Tensor) -> list[Tensor]:
+    w, gap = posteriors.log_weights_of(s).exp(), s.mean.double() - mean
+    return [(gap * w[:, None]).T @ gap + own_covariance(s, w)]
 
 
 def own_covariance(shard: Shard, weights: Float[Tensor, " n"]) -> Float[Tensor, "d d"]:

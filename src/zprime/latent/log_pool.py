@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
+from torch import Tensor
 
-from zprime.latent.centre import GAUSSIANS, NO_AVERAGE, Centre, Natural, averages, from_precision
+from zprime.latent.centre import GAUSSIANS, NO_AVERAGE, Centre, Natural, averages, from_precision, precisions, shifts
 from zprime.latent.kind import About, Fit, Outcome, Settings, Task
-from zprime.posteriors import Form, Posteriors
+from zprime.posteriors import Form, Posteriors, Shard
 
 
 @final
@@ -43,20 +43,17 @@ class LogPoolSettings(Settings):
             mean, tril = from_precision(sums.precision, sums.shift)
             pool = LogPool(mean.to(sums.dtype), tril.to(sums.dtype), sums.least_rows)
             return Fit(pool, Outcome(message="exact, in closed form"))
-        (precision, shift), dtype = averages(
-            task.train,
-            lambda s: s.scale.double().pow(-2),
-            lambda s: s.mean.double() * s.scale.double().pow(-2),
-        )
+        (precision, shift), dtype = averages(task.train, precisions, shifts)
         pool = LogPool((shift / precision).to(dtype), precision.rsqrt().to(dtype), _least_rows(task.train))
         return Fit(pool, Outcome(message="exact, in closed form"))
 
 
 def _least_rows(posteriors: Posteriors) -> float:
     """Effective rows in the dimension where they are fewest."""
-    weights = posteriors.log_weights.exp()
-    total, square = (torch.zeros(posteriors.d, dtype=torch.float64) for _ in range(2))
-    for s in posteriors.shards():
-        share = weights[s.rows, None] * s.scale.double().pow(-2)
-        total, square = total + share.sum(0), square + share.square().sum(0)
+    total, square = posteriors.total(_shares)
     return float((total.square() / square).min())
+
+
+def _shares(posteriors: Posteriors, s: Shard) -> list[Tensor]:
+    share = posteriors.log_weights_of(s).exp()[:, None] * precisions(s)
+    return [share.sum(0), share.square().sum(0)]

@@ -9,12 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime import likelihoods
-from zprime.arrays import blocks
 from zprime.data import SPLITS, Rows
 from zprime.data.blocks import taken
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, near_duplicates, shared
 from zprime.data.groups import codes_of_splits
+from zprime.decoding import all_decoded, both_decoded
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.factors import DENSE, Matrix, Scatter
@@ -23,9 +22,9 @@ from zprime.posteriors import MemoryPosteriors, Posteriors
 from zprime.progress import Progress, silent
 from zprime.results.facts import DataInfo, Duplicates, NearDuplicates
 from zprime.results.settings import AuditSettings
-from zprime.rng import fork, stream
+from zprime.rng import stream
 from zprime.statistics.design import Design
-from zprime.vae import DECODE, Model, decoded, dtype_of
+from zprime.vae import Model
 
 Space = Callable[[Tensor], Tensor]
 """A feature space: rows [n, *datum] in the model's scaled units -> features [n, f]."""
@@ -148,7 +147,7 @@ class Study:
         Raises:
             UsageError: there is no decoder, or an unknown `noise`.
         """
-        return torch.cat([x for _, x in decoded(self._decoder(), z, noise=noise, rng=rng)])
+        return all_decoded(self._decoder(), z, noise=noise, rng=rng)[1]
 
     def decode_both(
         self, z: Float[Tensor, "n d"], *, rng: torch.Generator
@@ -158,14 +157,7 @@ class Study:
         Raises:
             UsageError: there is no decoder.
         """
-        model, both = self._decoder(), list[tuple[Tensor, Tensor]]()
-        z = z.to(dtype_of(model))
-        for part in blocks(len(z), DECODE):
-            with torch.no_grad():
-                p = model.decode(z[part])
-                both.append((p.mean, likelihoods.draw(p, rng=fork(rng, "x", part.start))))
-        means, draws = zip(*both, strict=True)
-        return torch.cat(means), torch.cat(draws)
+        return both_decoded(self._decoder(), z, rng=rng)
 
     def _decoder(self) -> Model:
         if self.model is None:

@@ -23,9 +23,9 @@ from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.decoding import check_decoded, chunk, log_probs_of_rows
-from zprime.measure.likelihood.gains import log_means
 from zprime.measure.likelihood.modes import searched
 from zprime.measure.likelihood.proposal import Plan, propose
+from zprime.measure.likelihood.row_draws import log_means
 from zprime.measure.likelihood.simulation import SIMULATED, encode, simulate, simulate_from
 from zprime.measure.prior import prior_log_prob
 from zprime.measure.study import Split, Study

@@ -3,20 +3,21 @@
 docs/theory.md, section 3. All are paired over rows, in nats a row, and conditional on this model.
 """
 
-import math
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from zprime import distributed
 from zprime.arrays import blocks
 from zprime.errors import UsageError
 from zprime.latent.selection import TIE
 from zprime.measure.candidates import Candidates, mix
 from zprime.measure.likelihood.by_datum import ByDatum
-from zprime.measure.likelihood.decoding import check_decoded, chunk, log_probs_at, log_probs_of_rows
-from zprime.measure.likelihood.proposal import Plan, propose, wider
+from zprime.measure.likelihood.decoding import check_decoded, chunk, log_probs_at
+from zprime.measure.likelihood.proposal import Plan, wider
+from zprime.measure.likelihood.row_draws import Sampled, sample_rows
 from zprime.measure.prior import prior_kl, prior_log_prob
 from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
@@ -25,7 +26,6 @@ from zprime.results.names import CandidateId, Gain
 from zprime.rng import fork
 from zprime.statistics.design import EQUAL, Design
 from zprime.statistics.estimate import Estimate
-from zprime.statistics.pareto import pareto_khat
 from zprime.vae import Decoder
 
 ELBO_DRAWS = 16
@@ -268,49 +268,30 @@ def sampled_gains(
     One pass over the rows with one set of draws.
     """
     plan, posteriors, n = Plan.of(candidates, draws, modes=split.modes is not None), split.posteriors, split.n
+    model = None if split.rows is None else model
     rows = None if model is None else split.rows
     what = f"{(Gain.EXACT_POSTERIOR if rows is None else Gain.LIKELIHOOD).words}, {split.name}"
 
-    def column() -> Tensor:
-        return torch.empty(n, dtype=torch.float64)
-
-    full, quarter, khat, exact_posterior = ({k: column() for k in candidates.blends} for _ in range(4))
-    exact_posterior_quarter: dict[CandidateId, Tensor] = {}
-    reconstruction = column()
-    for part in blocks(n, chunk(draws)):
-        progress(what, part.start, n)
-        modes = None if split.modes is None else split.modes[part]
-        here = candidates.told(None if split.told is None else split.told[part])
-        drawn = propose(here, plan, posteriors.mean[part], posteriors.scale[part], fork(rng, part.start), modes)
-        blends = here.blend_log_probs(drawn.base, drawn.prior)
-        for k, v in candidates.blends.items():
-            if v.base in drawn.log_ratio:
-                closed = drawn.log_ratio[v.base]
-                exact_posterior[k][part] = mix(closed, torch.zeros_like(closed), v.epsilon)
-            else:
-                terms = drawn.posterior + blends[k] - drawn.prior - drawn.proposal
-                exact_posterior[k][part], exact_posterior_quarter.setdefault(k, column())[part] = log_means(terms)
-        if model is None or rows is None:
-            continue
-        log_x = log_probs_of_rows(model, drawn, rows.x[part])
-        check_decoded(log_x, rows.ids[part])
-        reconstruction[part] = log_x[:, drawn.from_posterior].mean(1)
-        every = {k: log_x + log_r - drawn.proposal for k, log_r in blends.items()}
-        tails = pareto_khat(torch.cat(list(every.values()))).chunk(len(every))
-        for (k, terms), tail in zip(every.items(), tails, strict=True):
-            full[k][part], quarter[k][part] = log_means(terms)
-            khat[k][part] = tail
+    found = Sampled.joined(
+        distributed.each(
+            sample_rows,
+            (candidates, split, model, plan, rng),
+            list(blocks(n, chunk(draws))),
+            before=lambda part: progress(what, part.start, n),
+        )
+    )
     progress(what, n, n)
     wide = wider(posteriors.mean, posteriors.scale, candidates.width).nonzero().flatten()
     if len(wide):  # the proposal's scales are capped there, those of the exact-posterior gain are not
         some = split.take(wide)
         for k, values in exact_posterior_gain(candidates.told(some.told), some.posteriors, rng=rng).items():
-            exact_posterior[k][wide] = values
-    gains = RowGains(split.name, posteriors.row_ids, {}, exact_posterior, exact_posterior_quarter, draws=draws)
+            found.exact[k][wide] = values
+    gains = RowGains(split.name, posteriors.row_ids, {}, found.exact, found.exact_quarter, draws=draws)
     if rows is None:
         return gains
     kl = prior_kl(candidates.prior, posteriors, rng=fork(rng, "kl"))
-    return _over_prior(replace(gains, reconstruction=reconstruction, kl=kl, khat=khat), full, quarter)
+    measured = replace(gains, reconstruction=found.reconstruction, kl=kl, khat=found.khat)
+    return _over_prior(measured, found.full, found.quarter)
 
 
 def moved(
@@ -336,10 +317,3 @@ def moved(
 def deciding(value: float) -> float:
     """How far a gain may move: its distance from 0.05 nats, where decisions turn, and at least 0.05 nats."""
     return max(TIE, abs(value - TIE))
-
-
-def log_means(terms: Float[Tensor, "b k"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Log of the mean weight of each row, from all draws and from the first quarter."""
-    k = terms.shape[1]
-    few = k // 4
-    return torch.logsumexp(terms, 1) - math.log(k), torch.logsumexp(terms[:, :few], 1) - math.log(few)

@@ -1,0 +1,63 @@
+"""The gradient of a batch in the training of a VAE: from one process, or from the processes of a job, each with a part.
+
+Several processes train as one does: the same batches in the same order with the same noise. Each takes its part of
+every batch, and DistributedDataParallel averages the gradients. What differs is rounding, for sums are made in another
+order.
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from zprime import distributed
+from zprime.vae import VAE
+
+
+@final
+class BatchLoss:
+    """The loss of a batch: of all of it, or of the part of this process, in nats a row of the whole batch.
+
+    It has to be kept until after the backward pass: it averages the gradients of the processes.
+    """
+
+    def __init__(self, vae: VAE) -> None:
+        """Of this VAE, which all processes have with the same parameters."""
+        self.vae, self.rank, self.size = vae, *distributed.share()
+        self._terms = DistributedDataParallel(_Loss(vae)) if self.size > 1 else None
+
+    def __call__(self, x: Tensor, *, beta: float, rng: torch.Generator) -> tuple[Tensor, float]:
+        """A number to go down by its gradient, and the mean loss of the whole batch, `KL * beta - log p(x|z)`.
+
+        Args:
+            x: the whole batch, in every process.
+            beta: weight of the KL term.
+            rng: of the noise, the same in every process.
+        """
+        if self._terms is None:
+            log_likelihood, kl = self.vae.elbo_terms(x, rng=rng)
+            loss = (beta * kl - log_likelihood).mean()
+            return loss, loss.item()
+        n, dtype = len(x), next(self.vae.parameters()).dtype
+        noise = torch.randn(n, self.vae.latents, generator=rng, dtype=dtype, device=x.device)
+        # a batch with fewer rows than processes is done by all of them
+        mine = slice(self.rank * n // self.size, (self.rank + 1) * n // self.size) if n >= self.size else slice(0, n)
+        parts = self.size if n >= self.size else 1
+        loss = self._terms(x[mine], noise[mine], beta).sum() * (parts / n)  # the gradients are averaged
+        whole = loss.detach().double().clone()
+        dist.all_reduce(whole)
+        return loss, float(whole) / self.size
+
+
+class _Loss(nn.Module):
+    """The loss of each row, as DistributedDataParallel calls it."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, noise: Tensor, beta: float) -> Tensor:
+        log_likelihood, kl = self.vae.elbo_terms(x, noise=noise)
+        return beta * kl - log_likelihood

@@ -1,0 +1,148 @@
+"""What each process of a job runs in the tests: python tests/job.py WHAT FOLDER [arguments of the command line]."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import small
+from zprime import cli, distributed, encoding, shards
+from zprime.data import DataSettings
+from zprime.data_parallel import BatchLoss
+from zprime.errors import NumericalError
+from zprime.kernels import expectation
+from zprime.latent.em import ComponentEM
+from zprime.latent.gaussian import marginal_moments, moments
+from zprime.latent.mixture import MixtureSettings
+from zprime.results.audit import AuditSettings
+from zprime.running import Run
+from zprime.sampling import sample
+from zprime.vae import VAE
+
+SHARD, UNIT = 40, 64
+AUDIT = AuditSettings(
+    rows=24,
+    draws=80,
+    grid=4,
+    map=20,
+    simulated=0,
+    exchange=0,
+    repair=0,
+    other_scale=0,
+    samples=0,
+    members=0,
+    latent_side=False,
+    feature_networks=False,
+)
+KINDS = ("gaussian", MixtureSettings(components=3), "barycentre", "log-pool")
+
+
+def settle() -> None:
+    """Small shards and units, so that few data are divided: the same in every process."""
+    encoding.SHARD = shards.ROWS = SHARD
+    expectation.UNIT = UNIT
+    torch.set_num_threads(1)
+
+
+def whole(run: Path) -> dict[str, np.ndarray]:
+    """Everything from a trained model on; what is to be the same on any number of processes."""
+    job = Run.open(run)
+    found: dict[str, torch.Tensor] = {}
+    train = job.encode()["train"]
+    z = torch.randn(50, train.d, generator=torch.Generator().manual_seed(0))
+    found["density"] = train.log_prob(z)
+    found["left out"] = train.log_prob(z, leave_out=train.row_ids[:50])
+    found["mean"], found["covariance"] = moments(train)
+    found["variances"] = marginal_moments(train)[1]
+    em = ComponentEM(train.gather(), diagonal=False)
+    state = em.start(3, rng=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        state, bound = em.step(state)
+    found["step"], found["bound"], found["rows"] = state.mean, torch.tensor(bound), em.rows(state)
+    job.fit(KINDS, seed=0)
+    audit = job.audit(AUDIT, seed=0)
+    found |= audit.tensors
+    z, x = sample(job.folder.generative("mixture"), 1500, seed=3, noise="draw", allow_copies=True)
+    return {name: t.numpy() for name, t in {**found, "z": z, "x": x}.items()}
+
+
+def gradient(folder: Path) -> dict[str, torch.Tensor]:
+    """Of the first batch, in float64, and of a batch with fewer rows than processes."""
+    found: dict[str, torch.Tensor] = {}
+    for rows in (30, 3):
+        vae = VAE.build((5,), small.NETWORK, seed=0).double()
+        x = torch.randn(rows, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        batch_loss = BatchLoss(vae)
+        loss, value = batch_loss(x, beta=0.5, rng=torch.Generator().manual_seed(2))
+        loss.backward()
+        found[f"loss {rows}"] = torch.tensor(value)
+        found |= {f"{name} {rows}": p.grad for name, p in vae.named_parameters() if p.grad is not None}
+    return found
+
+
+def train(folder: Path) -> dict[str, np.ndarray]:
+    """Gradients, and a training of a few epochs."""
+    found = distributed.together(gradient, folder)
+    run = Run.create(folder / "trained")
+    run.train(DataSettings(str(folder / "t.npz")), small.NETWORK, small.TRAINING, seed=0)
+    history = run.folder.model.config["history"]
+    found["history"] = torch.tensor([[e["loss"], e["selection"]] for e in history])
+    return {name: t.numpy() for name, t in found.items()}
+
+
+def fails(unit: int) -> int:
+    """One unit cannot be done."""
+    if unit == 3:
+        raise NumericalError("unit 3 is wrong")
+    return unit
+
+
+def dies(unit: int) -> int:
+    """The last process is killed in the midst of its work."""
+    if distributed.rank() == int(os.environ["WORLD_SIZE"]) - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)
+    return unit
+
+
+def sleeps(unit: int) -> int:
+    """The last process does not answer."""
+    if distributed.rank():
+        time.sleep(1000)
+    return unit
+
+
+def command(folder: Path, arguments: list[str]) -> None:
+    """The command line; who encoded which shard is noted, and the last process is killed once, after its first."""
+    real, last = encoding._encode, int(os.environ["WORLD_SIZE"]) - 1
+
+    def encode(model: object, rows: object, part: slice) -> object:
+        killed = folder / "killed"
+        if distributed.rank() == last and not killed.exists() and list(folder.glob(f"*-of-{last}-*")):
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        (folder / f"{rows.name}-{part.start}-of-{distributed.rank()}-{os.getpid()}").touch()  # type: ignore[attr-defined]
+        return real(model, rows, part)  # type: ignore[arg-type]
+
+    encoding._encode = encode  # type: ignore[assignment]
+    cli.main(arguments)
+
+
+def main(what: str, folder: Path) -> None:
+    """In rank 0."""
+    if what == "whole":
+        np.savez(folder / "training.npz", **train(folder))
+        np.savez(folder / "numbers.npz", **whole(folder / "run"))
+    else:
+        distributed.each(globals()[what], (), range(8))
+
+
+if __name__ == "__main__":
+    settle()
+    if sys.argv[1] == "command":
+        command(Path(sys.argv[2]), sys.argv[3:])
+    distributed.lead(lambda: main(sys.argv[1], Path(sys.argv[2])))

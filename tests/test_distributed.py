@@ -1,0 +1,213 @@
+"""Several processes end in the numbers of one; one that is gone ends the job in words; a restart goes on."""
+
+import os
+import pickle
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import job
+import small
+from zprime import artifact, distributed
+from zprime.data import DataSettings
+from zprime.errors import UsageError
+from zprime.peers import Group, packed
+from zprime.rng import stream
+from zprime.running import Run
+from zprime.threads import cores
+
+JOB = Path(__file__).parent / "job.py"
+WORLDS = (1, 2, 4)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def start(command: list[str], world: int, **more: str) -> list[subprocess.Popen[str]]:
+    """A command in several processes, as torchrun starts it; one without any of that where `world` is 1."""
+    alone = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    env = alone | {"OMP_NUM_THREADS": "1", **more}
+    several = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    of_each = [env | several | {"RANK": str(r)} for r in range(world)] if world > 1 else [env]
+    return [
+        subprocess.Popen(command, env=e, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for e in of_each
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]], seconds: float = 100) -> list[tuple[int, str, str]]:
+    """Exit code, output and messages of each."""
+    found = []
+    try:
+        for p in processes:
+            out, err = p.communicate(timeout=seconds)
+            found.append((p.returncode, out, err))
+    finally:
+        for p in processes:
+            p.kill()
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a model and no more."""
+    folder = tmp_path_factory.mktemp("trained")
+    run = Run.create(folder / "run")
+    run.train(DataSettings(str(small.table(folder / "t.npz", 400))), small.NETWORK, small.TRAINING, seed=0)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def made(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Number of processes -> folder with all that they made."""
+    folders = {}
+    for world in WORLDS:
+        folders[world] = tmp_path_factory.mktemp(f"world{world}")
+        shutil.copytree(trained, folders[world] / "run")
+        shutil.copy(trained.parent / "t.npz", folders[world])
+        for code, _, err in ended(start([sys.executable, str(JOB), "whole", str(folders[world])], world)):
+            assert code == 0, err
+    return folders
+
+
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_the_numbers_are_those_of_one_process(made: dict[int, Path], world: int) -> None:
+    one, several = (np.load(made[w] / "numbers.npz") for w in (1, world))
+    assert {"density", "step", "covariance", "x"} < set(one.files) == set(several.files)
+    assert [name for name in one.files if not np.array_equal(one[name], several[name], equal_nan=True)] == []
+
+
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_training_is_that_of_one_process_but_for_rounding(made: dict[int, Path], world: int) -> None:
+    one, several = (np.load(made[w] / "training.npz") for w in (1, world))
+    assert set(one.files) == set(several.files)
+    gradients = [name for name in one.files if name != "history"]
+    assert len(gradients) > 10
+    for name in gradients:
+        np.testing.assert_allclose(several[name], one[name], rtol=1e-10, atol=1e-12, err_msg=name)
+    assert len(one["history"]) == small.TRAINING.epochs
+    np.testing.assert_allclose(several["history"], one["history"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_every_artefact_is_that_of_one_process(made: dict[int, Path], world: int) -> None:
+    """Posteriors, fits and audit have the same files, bit for bit."""
+    names = ["posteriors/train", "posteriors/heldout", *(f"latent/{k}" for k in ("gaussian", "mixture", "barycentre"))]
+    for name in names:
+        one, several = (artifact.read(made[w] / "run" / name) for w in (1, world))
+        assert one.files == several.files, name
+        assert one.hash == several.hash, name
+
+
+def test_the_work_was_divided(made: dict[int, Path]) -> None:
+    assert len(artifact.read(made[1] / "run" / "posteriors" / "train").config["shards"]) > max(WORLDS)
+
+
+def test_an_error_in_another_process_is_raised_in_the_first_one_alone() -> None:
+    (code, _, err), other = ended(start([sys.executable, str(JOB), "fails", "."], 2))
+    assert code == 1
+    assert "zprime.errors.NumericalError: unit 3 is wrong" in err
+    assert other[:2] == (0, "")
+    assert "Traceback" not in other[2]
+
+
+def test_a_process_that_is_killed_ends_the_job_in_words() -> None:
+    begun = time.monotonic()
+    first, *_, killed = ended(start([sys.executable, str(JOB), "dies", "."], 2))
+    assert time.monotonic() - begun < 60
+    assert killed[0] == -9
+    assert first[0] != 0
+    assert re.search(r"ResourceError: process 0 of 2: process 1 of this job ended, or did not answer", first[2])
+    assert "start the same command again" in first[2]
+
+
+def test_a_process_that_does_not_answer_ends_the_job_in_time() -> None:
+    first, second = start([sys.executable, str(JOB), "sleeps", "."], 2, ZPRIME_PROCESS_TIMEOUT="5")
+    _, err = first.communicate(timeout=60)
+    second.kill()
+    second.communicate()
+    assert first.returncode != 0
+    assert "process 1 of this job ended, or did not answer within 5 s" in err
+
+
+def test_processes_that_do_not_come_end_the_job_in_words() -> None:
+    first, second = start([sys.executable, str(JOB), "fails", "."], 2, ZPRIME_PROCESS_TIMEOUT="4")
+    second.kill()
+    second.communicate()
+    _, err = first.communicate(timeout=60)
+    assert first.returncode != 0
+    assert re.search(r"process 0 of 2: did not find the others within 4 s \(RANK=0, WORLD_SIZE=2, MASTER_ADDR=127", err)
+
+
+def test_torchrun_starts_again_and_goes_on_from_finished_shards(trained: Path, tmp_path: Path) -> None:
+    """The last of two processes is killed after its first shard; no shard that is there is encoded again."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    torchrun += ["--standalone", str(JOB), "command", str(tmp_path), "encode", str(run)]
+    ((code, out, err),) = ended(start(torchrun, 1))
+    assert code == 0, err
+    assert (tmp_path / "killed").exists()
+    noted = [f.name.split("-of-") for f in tmp_path.glob("*-of-*")]
+    shards = {name: [who for n, who in noted if n == name] for name, _ in noted}
+    assert len({who for _, who in noted}) == 4  # two processes, twice
+    total = {s: artifact.read(run / "posteriors" / s).config["shards"] for s in ("train", "selection", "heldout")}
+    assert len(shards) == sum(map(len, total.values()))
+    assert [n for n, whose in shards.items() if len(whose) > 1] == []
+    assert out.count("posteriors in 2 dimensions") == 3  # rank 0 says it of three splits, nobody else does
+
+
+def test_without_torchrun_nothing_is_different() -> None:
+    assert distributed.world() == 1
+    assert distributed.lead(lambda: distributed.world()) == 1
+    assert distributed.each(job.fails, (), range(3)) == [0, 1, 2]
+    assert distributed.together(abs, -3) == 3
+
+
+def test_a_job_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "3", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"expected RANK below WORLD_SIZE.*got RANK=3, WORLD_SIZE=2.*unset WORLD_SIZE"):
+        distributed.lead(lambda: None)
+
+
+def test_large_sums_are_added_up_by_each_process_first() -> None:
+    """What `total` sends above `MOST` bytes: one sum a process."""
+    group = Group(1, 2, None)
+    parts = [[torch.full((4,), float(i))] for i in range(6)]
+    few = distributed._done(group, "total", lambda u: u, (), parts, len(parts))
+    assert [float(p[0][0]) for p in few] == [1, 3, 5]
+    many = distributed._done(group, "total", lambda u: u, (), parts, distributed.MOST)
+    assert [type(p) for p in many] == [distributed._Sum]
+    assert float(many[0][0][0]) == 9
+
+
+def test_of_a_part_of_a_tensor_that_part_is_sent() -> None:
+    part = torch.arange(100_000.0)[:5]
+    message = packed((part, stream(3, "x")))
+    assert len(message) < 20_000
+    again, rng = pickle.loads(message)
+    assert torch.equal(again, part)
+    assert torch.equal(torch.randn(3, generator=rng), torch.randn(3, generator=stream(3, "x")))
+    empty = pickle.loads(packed(torch.empty(0, 3, dtype=torch.long)))
+    assert empty.shape == (0, 3)
+    assert empty.dtype == torch.long
+
+
+def test_a_process_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert cores() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert cores() == 2
+    assert cores(5) == 5
