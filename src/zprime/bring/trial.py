@@ -18,6 +18,7 @@ from zprime.bring.callables import Callables, Parts
 from zprime.bring.conditions import Told, spoken
 from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.encoded import LOOK, look
+from zprime.bring.logits import of_tanh
 from zprime.bring.misfit import Misfit, misfit
 from zprime.bring.named import USUAL, Likelihood, distribution_of, measured, most_likely, plain
 from zprime.bring.order import check_order
@@ -121,7 +122,9 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
             named = "" if scale is None else plain(str(claims.likelihood))
             plausible(model.decode, some, answers, Loss(weight, missed, named), seed=claims.seed)
     spoken_of = () if missed is None else missed.says()
-    if claims.prior is None and parts.prior is None:
+    wrong = of_tanh(*made)
+    spoken_of = (*wrong, *spoken_of)
+    if claims.prior is None and parts.prior is None and not wrong:
         spoken_of = (*spoken_of, *other_prior(mean, readings.read(raw, gives), ordered=ordered))
     for sentence in spoken_of:
         log.warning("%s", sentence)
