@@ -21,6 +21,7 @@ from zprime.bring.encoded import LOOK, look
 from zprime.bring.logits import of_tanh
 from zprime.bring.misfit import Misfit, misfit
 from zprime.bring.named import USUAL, Likelihood, distribution_of, measured, most_likely, plain
+from zprime.bring.nearness import no_nearer
 from zprime.bring.order import check_order
 from zprime.bring.probe import compare, differentiable, encodes_with_gradient, other_prior, probe
 from zprime.bring.refusals import check_codes, check_steady
@@ -122,7 +123,7 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
             named = "" if scale is None else plain(str(claims.likelihood))
             plausible(model.decode, some, answers, Loss(weight, missed, named), seed=claims.seed)
     spoken_of = () if missed is None else missed.says()
-    wrong = of_tanh(*made)
+    wrong = of_tanh(*made) or (() if missed is not None and missed.like else no_nearer(*made))
     spoken_of = (*wrong, *spoken_of)
     if claims.prior is None and parts.prior is None and not wrong:
         spoken_of = (*spoken_of, *other_prior(mean, readings.read(raw, gives), ordered=ordered))
