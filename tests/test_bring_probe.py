@@ -9,14 +9,15 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Laplace, Normal, Poisson
 
 from zprime.bring.callables import as_datum, asked, remedy
+from zprime.bring.logits import of_tanh
 from zprime.bring.named import distribution_of
 from zprime.bring.probe import (
     beyond,
     check_abilities,
-    check_logits,
     check_reconstructions,
     check_same,
     check_shares,
+    compare,
     other_prior,
 )
 from zprime.bring.splits import split
@@ -132,11 +133,26 @@ def test_probabilities_are_not_taken_for_logits_and_true_logits_are_let_through(
     probability = 0.9 * rand(400, 6)
     x = torch.bernoulli(probability, generator=stream(0, "bits"))
     with pytest.raises(UsageError, match="the logits of p.x.z. go from .* nats a row more likely if these are prob"):
-        check_logits(of_logits(probability), x)
-    check_logits(of_logits(probability.logit()), x)
+        compare(of_logits(probability), x)
+    compare(of_logits(probability.logit()), x)
     small = rand(400, 6, name="small")  # logits between 0 and 1, as of a decoder that knows hardly anything
-    check_logits(of_logits(small), torch.bernoulli(small.sigmoid(), generator=stream(0, "more")))
-    check_logits(Independent(Normal(probability, 1.0), 1), x)  # no logits at all
+    compare(of_logits(small), torch.bernoulli(small.sigmoid(), generator=stream(0, "more")))
+    compare(Independent(Normal(probability, 1.0), 1), x)  # no logits at all
+
+
+def test_outputs_of_a_tanh_are_not_taken_for_logits_and_true_logits_are_let_through() -> None:
+    means = 1.98 * rand(400, 6) - 0.99
+    x = torch.bernoulli(0.5 * (means + 1), generator=stream(0, "bits"))
+    told = of_tanh(of_logits(means), x)
+    assert len(told) == 1
+    assert "they look like the outputs of a tanh" in told[0]
+    assert "give the rows so (2x - 1), with likelihood=Gaussian(scale=...)" in told[0]
+    dark = torch.bernoulli(0.3 * (means + 1), generator=stream(0, "dark"))
+    assert of_tanh(of_logits(means), dark)
+    assert of_tanh(of_logits(means), torch.bernoulli(means.sigmoid(), generator=stream(0, "true"))) == ()
+    assert of_tanh(of_logits(2 * means), x) == ()  # beyond -1 and 1
+    assert of_tanh(of_logits(means), 0.2 + 0.5 * x) == ()  # grey rows
+    assert of_tanh(Independent(Normal(means, 1.0), 1), x) == ()  # no logits at all
 
 
 def test_shares_are_let_through_where_rows_are_shares_too() -> None:

@@ -13,10 +13,12 @@ from rich.console import Console
 import small
 from test_auditing import MODEL, shifted, splits
 from test_cli import call
+from test_verdict import checked
 from zprime import artifact
 from zprime.auditing import audit
 from zprime.errors import UsageError
 from zprime.measure.likelihood.proposal import enough_draws, least_draws
+from zprime.measure.verdicts import likelihood
 from zprime.reporting import report
 from zprime.reporting.explain import explain
 from zprime.reporting.terminal import show
@@ -150,3 +152,14 @@ def test_near_duplicates_are_looked_for_among_twice_as_many_rows_as_are_measured
     found = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=settings)
     assert found.data.near is not None
     assert found.data.near.share.n == looked
+
+
+def test_an_undecided_one_says_first_to_run_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likelihood, "check_choice", lambda *_: checked(-0.5))  # as of a poor encoder
+    posteriors, rows = splits(60)
+    for quick in (True, False):
+        settings = AuditSettings(rows=30, draws=40, samples=0, repair=0, simulated=0, latent_side=False, quick=quick)
+        found = audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=settings)
+        said = found.verdict.sentence
+        assert said.startswith("Undecided: ")
+        assert (f"{likelihood.WHOLE_FIRST}. {likelihood.BETTER_ENCODER}. Until" in said) is quick

@@ -12,7 +12,7 @@ from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.likelihood.scores import exact_posterior_estimate, likelihood_estimate
 from zprime.measure.study import Split, Study
-from zprime.measure.verdicts.likelihood import choose, decide, largest_group
+from zprime.measure.verdicts.likelihood import choose, decide, largest_group, whole_first
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
@@ -132,6 +132,24 @@ def test_where_the_likelihood_gain_may_not_be_used_nothing_else_decides(elbo: fl
         assert (v.decision, v.choice, v.heldout) == ("undecided", "prior", None)
         assert "Until then keep the prior" in v.sentence
     assert "fails the exchange check" in verdict(selection, heldout, checked(-0.5)).sentence
+
+
+def test_what_to_do_after_an_undecided_quick_audit_is_the_whole_one() -> None:
+    selection, heldout = ladder("selection", 0.5, 2.0), ladder("heldout", 0.5, 2.0)
+    drifts = ladder("selection", 0.5, 2.0, moved=4.0)
+    cases = [
+        (selection, checked(-0.5), "A better encoder would settle it"),
+        (selection, checked(informative=False), "More simulated rows"),
+        (selection, checked(stderr=1.5), "More simulated rows"),
+        (drifts, checked(), "More draws a row"),
+    ]
+    first = "First run the whole audit, which measures more: without --quick (in Python without quick=True). "
+    for gained, exchange, way in cases:
+        chosen = choose(PANEL, gained, seed=0)
+        whole = decide(PANEL, chosen, heldout, exchange, seed=0)
+        quick = whole_first(whole)
+        assert whole.decision == quick.decision == "undecided"
+        assert quick.sentence == whole.sentence.replace(way, first + way) != whole.sentence
 
 
 def test_a_check_that_is_too_inaccurate_stands_in_the_way_of_leaving_only() -> None:

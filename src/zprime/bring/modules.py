@@ -70,8 +70,8 @@ def modules(
             embedding): `encoder(x, c)` and `decoder(z, c)`. Rows then hold x, flat, and c behind it; draws of x' take
             the c of training rows.
         beta: weight of the KL term in training, beside `likelihood`; for the check of `gives` alone.
-        check: whether to check on some training rows that reconstructions are nearer to the rows than their mean is,
-            and `gives` by the ELBO.
+        check: whether to check on some training rows that reconstructions are not far from the rows (those no nearer
+            than the mean row are told), and `gives` by the ELBO.
         seed: decides the selection split and the noise of the check.
 
     Raises:

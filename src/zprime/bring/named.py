@@ -1,6 +1,7 @@
 """Likelihoods by name, for decoders that answer a plain tensor."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,43 @@ NAMES = ("bernoulli", "bernoulli-probs", "gaussian", "laplace", "poisson")
 LEAST = 1e-6
 MEASURED = ("gaussian", "laplace")
 """Those whose scale is taken from the errors of reconstructions, where only the name is given."""
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What the usual loss of a likelihood stands for, where both of its terms are sums over the numbers of a row.
+
+    Attributes:
+        loss: in words.
+        example: how the likelihood of that loss is written.
+        deviation: its standard deviation.
+        power: of 1 / deviation that the loss has as a factor.
+        others: where the scales of other losses are told.
+    """
+
+    loss: str
+    example: str
+    deviation: float
+    power: int
+    others: str
+
+    @property
+    def says(self) -> str:
+        """What to give."""
+        return f"{self.loss} plus the KL is likelihood={self.example}"
+
+
+USUAL = {
+    "gaussian": Usual(
+        "a summed squared error",
+        "Gaussian(scale=2**-0.5)",
+        2**-0.5,
+        2,
+        ", and likelihoods.Gaussian.from_loss(...) tells it of other losses",
+    ),
+    "laplace": Usual("a sum of absolute differences", "Laplace(scale=1.0)", 2**0.5, 1, ""),
+}
+"""Of the likelihoods whose scale is measured."""
 LOSSES = {
     **dict.fromkeys(("mse", "l2", "mse-loss"), "'gaussian', or Gaussian.from_loss(...) for the sigma of the loss"),
     **dict.fromkeys(("bce", "bce-with-logits", "binary-cross-entropy"), "'bernoulli' (logits) or 'bernoulli-probs'"),

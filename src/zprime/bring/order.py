@@ -10,7 +10,8 @@ from torch.distributions import Categorical
 
 from zprime.bring import readings
 from zprime.bring.conditions import Conditioned
-from zprime.bring.probe import Decode, plain
+from zprime.bring.logits import plain
+from zprime.bring.probe import Decode
 from zprime.bring.readings import LEAST, clear
 from zprime.calls import theirs
 from zprime.errors import UsageError, ZprimeError

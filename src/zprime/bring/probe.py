@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Poisson, constraints
 
 from zprime.bring.conditions import Conditioned
+from zprime.bring.logits import check_logits, plain
 from zprime.bring.readings import clear
 from zprime.calls import theirs
 from zprime.errors import NumericalError, UsageError
@@ -17,6 +18,7 @@ from zprime.rng import stream
 
 BEYOND = 0.1  # share of values outside the range of the rows that no mean of such rows has
 FARTHER = 1.5  # and so many times farther from the rows: the median of 0s and 1s is up to 1.41 times as far as the mean
+BELOW = -0.5  # a reconstruction of rows from 0 to 1 is not so low, unless the decoder answers -1 to 1
 SCALINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "2x - 1": lambda x: 2 * x - 1,
     "(x + 1) / 2": lambda x: (x + 1) / 2,
@@ -71,7 +73,9 @@ def compare(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
     """
     if not isinstance(plain(p), Autoregressive | Categorical):
         check_shares(p, x)
-        check_logits(p, x)
+        inner = plain(p)
+        if isinstance(inner, Bernoulli):
+            check_logits(inner, x)
         check_reconstructions(p.mean, x)
 
 
@@ -159,33 +163,6 @@ def check_same(one: Float[Tensor, " n"], other: Float[Tensor, " n"]) -> None:
         )
 
 
-def check_logits(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
-    """Refuse probabilities that were taken for logits.
-
-    Logits of a trained decoder go beyond 0 and 1. Where they do not, and the rows are clearly more likely if these
-    numbers are their probabilities, that is what they are: of true logits, which maximise the likelihood of the rows,
-    this cannot be.
-
-    Raises:
-        UsageError: they are probabilities.
-    """
-    inner = plain(p)
-    if not isinstance(inner, Bernoulli):
-        return
-    said = inner.logits.detach().double()
-    if not 0 <= float(said.min()) <= float(said.max()) <= 1:
-        return
-    # log p under either reading differs by this, with x as it is: 0 and 1, or between them
-    loss = [nn.functional.binary_cross_entropy(k, x.double(), reduction="none") for k in (said.sigmoid(), said)]
-    gap = (loss[0] - loss[1]).flatten(1).sum(1)
-    if len(x) > 1 and clear(gap) is not None:
-        raise UsageError(
-            f"decode: the logits of p(x|z) go from {float(said.min()):.3g} to {float(said.max()):.3g}, and {len(x)} "
-            f"training rows are {float(gap.mean()):.3g} nats a row more likely if these are probabilities, as behind a "
-            "sigmoid: take likelihood='bernoulli-probs'. check=False leaves this out"
-        )
-
-
 def check_shares(p: Distribution, x: Float[Tensor, "n *datum"]) -> None:
     """Refuse the outputs of a softmax for what is none: log-rates or logits, or means of rows that are no shares.
 
@@ -245,13 +222,7 @@ def check_reconstructions(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *
     outside = beyond(made, x)
     if not rms > FARTHER * plain and not outside > BEYOND:
         return
-    like = looks_like(made, x)
-    hint = (
-        f"They look like {like} of the rows: if the networks were trained on {like}, give the rows so"
-        if like
-        else "See whether the encoder's two answers are in the order (mean, scale), the rows scaled as in training, "
-        "and the decoder's output what the likelihood takes (logits or probabilities)"
-    )
+    hint = _hint(made, x)
     if outside > BEYOND:
         hint = (
             f"{outside:.0%} of their values are far outside those of the rows: they go from {float(made.min()):.3g} to "
@@ -261,6 +232,22 @@ def check_reconstructions(made: Float[Tensor, "n *datum"], x: Float[Tensor, "n *
         f"reconstructions of {len(x)} training rows miss them by {rms:.3g} (root mean square), and the mean of these "
         f"rows by only {plain:.3g}: encoder, decoder, likelihood and rows do not belong together. {hint}. check=False "
         "leaves this out"
+    )
+
+
+def _hint(made: Float[Tensor, "n d"], x: Float[Tensor, "n d"]) -> str:
+    """What may be wrong with reconstructions that do not belong to the rows."""
+    like = looks_like(made, x)
+    if like:
+        return f"They look like {like} of the rows: if the networks were trained on {like}, give the rows so"
+    if float(x.min()) >= 0 and float(x.max()) <= 1 and -1 <= float(made.min()) < BELOW and float(made.max()) <= 1:
+        return (
+            "The decoder seems to answer values from -1 to 1, as behind a tanh: the rows were probably from -1 to 1 in "
+            "training; then give them so (2x - 1)"
+        )
+    return (
+        "See whether the encoder's two answers are in the order (mean, scale), the rows scaled as in training, and the "
+        "decoder's output what the likelihood takes (logits or probabilities)"
     )
 
 
@@ -301,13 +288,6 @@ def encodes_with_gradient(encode: Callable[[Tensor], tuple[Tensor, ...]], x: Flo
             return encode(x[:2].detach().clone().requires_grad_())[0].requires_grad
         except Exception:  # e.g. numpy cannot take a tensor with a gradient
             return False
-
-
-def plain(p: Distribution) -> Distribution:
-    """The distribution of single numbers inside Independent and its like."""
-    while hasattr(p, "base_dist") and isinstance(p.base_dist, Distribution):
-        p = p.base_dist
-    return p
 
 
 def _words(constraint: object) -> str:

@@ -18,12 +18,15 @@ from zprime.bring.callables import Callables, Parts
 from zprime.bring.conditions import Told, spoken
 from zprime.bring.coordinates import Coordinates, known
 from zprime.bring.encoded import LOOK, look
+from zprime.bring.logits import of_tanh
 from zprime.bring.misfit import Misfit, misfit
-from zprime.bring.named import Likelihood, distribution_of, measured, most_likely
+from zprime.bring.named import USUAL, Likelihood, distribution_of, measured, most_likely, plain
+from zprime.bring.nearness import no_nearer
 from zprime.bring.order import check_order
 from zprime.bring.probe import compare, differentiable, encodes_with_gradient, other_prior, probe
 from zprime.bring.refusals import check_codes, check_steady
 from zprime.distribution import LatentDistribution
+from zprime.errors import UsageError
 from zprime.latent.priors import Given
 from zprime.measure.prior import prior_kl
 from zprime.posteriors import MemoryPosteriors
@@ -117,9 +120,12 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
             compare(*made)
         missed = misfit(*made)
         if claims.check and answers is not None:
-            plausible(model.decode, some, answers, Loss(weight, missed), seed=claims.seed)
+            named = "" if scale is None else plain(str(claims.likelihood))
+            plausible(model.decode, some, answers, Loss(weight, missed, named), seed=claims.seed)
     spoken_of = () if missed is None else missed.says()
-    if claims.prior is None and parts.prior is None:
+    wrong = of_tanh(*made) or (() if missed is not None and missed.like else no_nearer(*made))
+    spoken_of = (*wrong, *spoken_of)
+    if claims.prior is None and parts.prior is None and not wrong:
         spoken_of = (*spoken_of, *other_prior(mean, readings.read(raw, gives), ordered=ordered))
     for sentence in spoken_of:
         log.warning("%s", sentence)
@@ -143,9 +149,11 @@ def _scaled(parts: Parts, likelihood: Likelihood, some: Tensor, gives: str) -> t
     with torch.no_grad():
         model = parts.model(some, gives)
         scale = most_likely(likelihood, model.decode(model.raw(some)[0]), some)
+    usual = USUAL[plain(str(likelihood))]
     say = (
         f"p(x|z) is {likelihood} with scale {scale:.3g}, at which reconstructions of {len(some)} training rows are "
-        "most likely (at the encoder's means); if the loss stands for another, give it: likelihoods.Gaussian(scale=...)"
+        "most likely (at the encoder's means); if the loss stands for another, give it: "
+        f"{usual.says}{usual.others}"
     )
     return replace(parts, likelihood=distribution_of(likelihood, scale)), scale, (say,)
 
@@ -182,15 +190,25 @@ class Loss:
     Attributes:
         weight: beside the KL term.
         misfit: of reconstructions; None where p(x|z) has no standard deviation.
+        named: the likelihood, if only its name was given and its scale is measured; empty else.
     """
 
     weight: float = 1.0
     misfit: Misfit | None = None
+    named: str = ""
 
     @property
     def tempered(self) -> float:
         """The weight if p(x|z) had the standard deviation that reconstructions miss by."""
         return self.weight * (1.0 if self.misfit is None else self.misfit.tempering)
+
+    @property
+    def usual(self) -> float:
+        """The weight if a likelihood by name had the scale of the usual loss, sums over entries and latents."""
+        usual = USUAL.get(self.named)
+        if usual is None or self.misfit is None:
+            return self.weight
+        return float(self.weight * (self.misfit.scale / usual.deviation) ** usual.power)
 
     @property
     def doubts(self) -> str:
@@ -253,6 +271,24 @@ def plausible(
         return of(scale, weight)
 
     gives, raw, doubts = answers.gives, answers.second, loss.doubts
+    if loss.named and (found := readings.better(raw, gives, elbo)) is not None:
+        # a measured scale always fits the reconstructions, and need not be that of the loss: it is doubted first
+        right = readings.better(raw, gives, lambda scale: elbo(scale, loss.usual)) is None
+        raise UsageError(_other_scale(loss, answers, found, right=right))
     if doubts and readings.better(raw, gives, lambda scale: elbo(scale, loss.tempered)) is None:
         remedy = f"With that standard deviation {gives} is right; say check=False if it is right with this one, too"
     readings.check(raw, gives, elbo, remedy=doubts + remedy)
+
+
+def _other_scale(loss: Loss, answers: Answers, found: tuple[str, str], *, right: bool) -> str:
+    """What to say where a measured scale and `gives` contradict each other; `right` is whether the usual one fits."""
+    other, gap = found
+    usual, scale = USUAL[loss.named], "" if loss.misfit is None else f", {loss.misfit.scale:.3g},"
+    fits = f" (with it gives={answers.gives!r} is right)" if right else ""
+    return (
+        f"likelihood: the standard deviation of p(x|z){scale} was measured, since only the name {loss.named!r} was "
+        f"given, and need not be that of the loss: with it the ELBO of {len(answers.mean)} rows is {gap} nats a row "
+        f"lower with gives={answers.gives!r} than with {other!r}. First give the p(x|z) of the loss: {usual.says}{fits}"
+        f"{usual.others}; binary cross-entropy is likelihood='bernoulli-probs', or 'bernoulli' for logits. Only if the "
+        f"measured one is right say gives={other!r}, or check=False if you are sure of both"
+    )

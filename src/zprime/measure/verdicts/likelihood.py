@@ -35,6 +35,8 @@ from zprime.statistics.betting import Bet, bet
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import unsigned
 
+WHOLE_FIRST = "First run the whole audit, which measures more: without --quick (in Python without quick=True)"
+MORE = "More rows would settle it"
 MORE_DRAWS = "More draws a row (--draws) would settle it, or an encoder nearer to the model's posteriors"
 MORE_ROWS = "More simulated rows (--exchange) or more draws a row (--draws) would settle it"
 BETTER_ENCODER = "A better encoder would settle it; by how much this one is wrong, annealing measures (--ais 20)"
@@ -101,7 +103,19 @@ def _decided(
     study: Study, candidates: Candidates, heldout: RowGains, chosen: Choice, checked: Exchange | None
 ) -> Verdict:
     most = largest_group(study, heldout)
-    return decide(candidates, chosen, heldout, checked, seed=study.seed, most=most)
+    verdict = decide(candidates, chosen, heldout, checked, seed=study.seed, most=most)
+    return whole_first(verdict) if study.settings.quick else verdict
+
+
+def whole_first(verdict: Verdict) -> Verdict:
+    """The verdict of a quick audit: where it is undecided, the whole audit comes before all else that would settle it.
+
+    Without a decoder no audit settles it.
+    """
+    sentence = verdict.sentence
+    for way in (MORE, MORE_DRAWS, MORE_ROWS, BETTER_ENCODER):
+        sentence = sentence.replace(way, f"{WHOLE_FIRST}. {way}")
+    return replace(verdict, sentence=sentence)
 
 
 def choose(candidates: Candidates, selection: RowGains, *, seed: int) -> Choice:
@@ -271,7 +285,7 @@ def _doubt(chosen: Choice, exchange: Exchange | None, label: str) -> str:
 def _unstable(split: str, label: str, gain: Estimate) -> str:
     """What an estimate that failed its own check says, and what would settle it."""
     if gain.stderr is None or not math.isfinite(gain.stderr):
-        return f"on the {split} the gain of {label} cannot be judged ({gain.because}). More rows would settle it"
+        return f"on the {split} the gain of {label} cannot be judged ({gain.because}). {MORE}"
     return f"on the {split} the likelihood gain of {label} {gain.because}. {MORE_DRAWS}"
 
 
