@@ -13,7 +13,6 @@ import torch
 from zprime import memory
 from zprime.data.blocks import as_matrix
 from zprime.kernels import ExactIndex
-from zprime.kernels.scaling import is_large
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.ais import DECODE, Annealer, Target
 from zprime.measure.likelihood.decoding import LEAST, chunk
