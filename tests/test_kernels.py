@@ -198,6 +198,12 @@ def test_log_ratio_in_float32_diverges_where_it_does_in_float64(d: int, backend:
     assert not found.isnan().any()
 
 
+def test_log_ratio_of_the_prior_is_exactly_0(backend: str) -> None:
+    rng = stream(0, "prior")
+    mu, s = 3 * torch.randn(40, 7, generator=rng), 0.01 + 2 * torch.rand(40, 7, generator=rng)
+    assert torch.equal(diagonal_log_ratio(mu, s, torch.zeros(3, 7), torch.ones(3, 7)), torch.zeros(40, 3))
+
+
 def test_log_ratio_in_float32_holds_over_the_scales_it_is_tested_for(backend: str) -> None:
     """Products of A over many dimensions leave float32 on both sides; components are no multiple of any block."""
     rng = stream(0, "wide scales")

@@ -28,6 +28,18 @@ static inline V<float> logarithm(V<float> mantissa, M<float> exponent) {
     return p * s + 0.693147180559945f * __builtin_convertvector(exponent, V<float>);
 }
 
+// The same number, rounded: no fused multiply-add takes the product in. So r = p gives exactly 0, as it must.
+static inline V<float> rounded(V<float> product) {
+#if defined(__AVX512F__) && BYTES == 64
+    __asm__("" : "+v"(product));
+#elif defined(__SSE2__)
+    __asm__("" : "+x"(product));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(product));
+#endif
+    return product;
+}
+
 static void ratio(const Ratio &r, std::size_t first) {
     for (std::size_t i = 0; i < r.m; ++i)
         for (std::size_t c = first; c < first + STRETCH; c += ABREAST * WIDTH) {
@@ -36,13 +48,13 @@ static void ratio(const Ratio &r, std::size_t first) {
             for (int u = 0; u < ABREAST; ++u) total[u] = all(0.0f), product[u] = least[u] = all(1.0f), exponent[u] = M<float>{};
             const float *x = r.x + i * r.d, *v = r.v + i * r.d;
             for (std::size_t j = 0; j < r.d; ++j) {
-                const V<float> xj = all(x[j]), vj = all(v[j]), square = xj * xj;
+                const V<float> xj = all(x[j]), vj = all(v[j]), square = rounded(xj * xj);
                 const float *mean = r.mean + j * r.n + c, *variance = r.variance + j * r.n + c;
                 for (int u = 0; u < ABREAST; ++u) {
                     const V<float> m = load(mean + u * WIDTH), t = load(variance + u * WIDTH);
-                    const V<float> a = vj * (1.0f - t) + t, gap = xj - m;
+                    const V<float> a = vj * (1.0f - t) + t, gap = xj - m, away = rounded(gap * gap);
                     least[u] = choose<float>(a < least[u], a, least[u]);
-                    total[u] += (m * m * vj + square * t - gap * gap) / a;
+                    total[u] += (m * m * vj + square * t - away) / a;
                     product[u] *= a;
                 }
                 if (j % 3 == 2)  // a product of three, each from 1e-8 to 1e8, and a mantissa
