@@ -78,7 +78,7 @@ question-pictures: $(VENV)/.done  ## the pictures of docs/question.md and of its
 toy: $(VENV)/.done  ## docs/kinds/toy.md: every kind against an aggregated posterior known in closed form
 	$(BIN)/python examples/toy.py
 
-bench: $(VENV)/.done  ## docs/performance.md: speed and memory against the alternatives; MINUTES on one core; an interrupted one goes on, AGAIN=1 begins anew
+bench: $(VENV)/.done  ## docs/performance.md: speed and memory against the alternatives; about 30 minutes on one core; an interrupted one goes on, AGAIN=1 begins anew
 	-$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu prdc
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speed $(if $(PYTHAE),--pythae $(PYTHAE)) $(if $(AGAIN),--again)
 

@@ -5,10 +5,11 @@ import importlib.util
 import io
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
@@ -16,7 +17,7 @@ import torch
 from mixtures import torchs, uncompiled
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
-from timing import FASHION, HERE, Missing, Pair, Row, Task, compared, fastest
+from timing import FASHION, HERE, Pair, Row, Task, compared, fastest
 
 import zprime
 from zprime.kernels import ExactIndex
@@ -113,9 +114,11 @@ def trainer(python: str, network: str, n: int, epochs: int) -> Iterator[Callable
     """A process of training.py; what it is asked to train takes so many CPU seconds."""
     command = [python, str(HERE / "training.py"), network, str(n), str(epochs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent / "src")}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with (
+        tempfile.TemporaryFile("w+") as told,  # a bar of every epoch
+        subprocess.Popen(command, stderr=told, **pipes) as process,
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
 
@@ -125,7 +128,8 @@ def trainer(python: str, network: str, n: int, epochs: int) -> Iterator[Callable
             while line and not line.startswith("spent "):  # pythae prints, too
                 line = process.stdout.readline()
             if not line:
-                raise Missing(f"{' '.join(command)} ended: see above")
+                told.seek(0)
+                raise RuntimeError(f"{' '.join(command)} ended: {told.read()[-200:]}")
             return float(line.split()[1])
 
         yield spent

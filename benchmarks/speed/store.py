@@ -42,6 +42,8 @@ class Results:
     def stored(cls, file: Path = STORE) -> "Results":
         """All that there is, of whatever commit, to be shown."""
         kept = json.loads(file.read_text())
+        if "of" not in kept:
+            sys.exit(f"{file}: of an earlier form, which does not say its commit; run make bench")
         out = cls(kept["of"], file)
         out.groups = kept["groups"]
         return out
