@@ -81,7 +81,7 @@ def gradient(folder: Path) -> dict[str, torch.Tensor]:
         batch_loss = BatchLoss(vae)
         loss, value = batch_loss(x, beta=0.5, rng=torch.Generator().manual_seed(2))
         loss.backward()
-        found[f"loss {rows}"] = torch.tensor(value)
+        found[f"loss {rows}"] = torch.tensor(value, dtype=torch.float64)
         found |= {f"{name} {rows}": p.grad for name, p in vae.named_parameters() if p.grad is not None}
     return found
 
