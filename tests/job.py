@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -66,6 +67,7 @@ def whole(run: Path) -> dict[str, np.ndarray]:
     job.fit(KINDS, seed=0)
     audit = job.audit(AUDIT, seed=0)
     found |= audit.tensors
+    found["alone"] = torch.tensor(distributed.each(doubled, (only_here(),), range(5)))
     z, x = sample(job.folder.generative("mixture"), 1500, seed=3, noise="draw", allow_copies=True)
     return {name: t.numpy() for name, t in {**found, "z": z, "x": x}.items()}
 
@@ -79,7 +81,7 @@ def gradient(folder: Path) -> dict[str, torch.Tensor]:
         batch_loss = BatchLoss(vae)
         loss, value = batch_loss(x, beta=0.5, rng=torch.Generator().manual_seed(2))
         loss.backward()
-        found[f"loss {rows}"] = torch.tensor(value)
+        found[f"loss {rows}"] = torch.tensor(value, dtype=torch.float64)
         found |= {f"{name} {rows}": p.grad for name, p in vae.named_parameters() if p.grad is not None}
     return found
 
@@ -92,6 +94,18 @@ def train(folder: Path) -> dict[str, np.ndarray]:
     history = run.folder.model.config["history"]
     found["history"] = torch.tensor([[e["loss"], e["selection"]] for e in history])
     return {name: t.numpy() for name, t in found.items()}
+
+
+def only_here() -> object:
+    """An object whose class only this process has; the others are told of it, and cannot read it."""
+    module = ModuleType("only_here")
+    exec("class Odd: value = 2", module.__dict__)
+    sys.modules["only_here"] = module
+    return module.Odd()
+
+
+def doubled(odd: object, unit: int) -> int:
+    return odd.value * unit  # type: ignore[attr-defined]
 
 
 def fails(unit: int) -> int:

@@ -84,6 +84,7 @@ def made(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, P
 def test_the_numbers_are_those_of_one_process(made: dict[int, Path], world: int) -> None:
     one, several = (np.load(made[w] / "numbers.npz") for w in (1, world))
     assert {"density", "step", "covariance", "x"} < set(one.files) == set(several.files)
+    assert several["alone"].tolist() == [0, 2, 4, 6, 8]
     assert [name for name in one.files if not np.array_equal(one[name], several[name], equal_nan=True)] == []
 
 

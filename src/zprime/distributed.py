@@ -189,15 +189,21 @@ def _shared(
 ) -> Any:
     """Let all processes do their share; one result a unit, or for large sums one a process. `own` is `work` here."""
     group, here = _free(), own or work
+
+    def alone() -> list[Any]:
+        return [here(*common)] if how == "together" else [here(*common, unit) for unit in units]
+
     if group is None or len(units) < 2 or not group.turn.acquire(blocking=False):
-        return [here(*common, *([] if how == "together" else [unit])) for unit in units]
+        return alone()
     try:
-        call = (how, work, tuple(common), None if held else units, held, len(units), torch.get_num_threads())
         try:
-            message = peers.packed((*call, group.gone))
+            call = peers.packed((work, tuple(common), None if held else units))
         except (pickle.PicklingError, AttributeError, TypeError, NotImplementedError, RuntimeError):
-            return [here(*common, unit) for unit in units]  # e.g. a model whose code is in no module
+            return alone()  # e.g. a model whose code is in no module
+        message = peers.packed((how, call, held, len(units), torch.get_num_threads(), group.gone))
         answers = _asked(group, how, message, partial(_done, group, how, here, common, units, len(units)))
+        if any(isinstance(answer, _Unreadable) for answer in answers):
+            return alone()  # e.g. a model whose code only this process has loaded
         for error in answers:
             if isinstance(error, Exception):
                 raise error
@@ -258,13 +264,14 @@ def _done(group: Group, how: str, work: Callable[..., Any], common: Sequence[Any
 def _keep(group: Group, units: Sequence[Any]) -> int:
     """Send each process its units; their number."""
     with group.turn:
-        number = group.asked + 1
+        number, group.broken = group.asked + 1, True  # until all have theirs
         with told(group):
             peers.wake(group)
-            peers.to_all(peers.packed(("keep", None, (), None, number, 0, torch.get_num_threads(), group.gone)))
+            peers.to_all(peers.packed(("keep", b"", number, 0, torch.get_num_threads(), group.gone)))
             group.gone = []
             for r in range(1, group.size):
                 peers.send(peers.packed(list(units[r :: group.size])), r)
+        group.broken = False
         return number
 
 
@@ -273,7 +280,7 @@ def _serve(group: Group) -> None:
     with told(group):
         while True:
             peers.sleep(group)
-            how, work, common, units, held, n, threads, gone = pickle.loads(peers.from_leader())
+            how, call, held, n, threads, gone = pickle.loads(peers.from_leader())
             for number in gone:
                 group.held.pop(number, None)
             if how == "end":
@@ -282,10 +289,27 @@ def _serve(group: Group) -> None:
                 group.held[held] = pickle.loads(peers.receive(0))
                 continue
             torch.set_num_threads(threads)  # as rank 0 has them: the same bits
-            if held:
-                units = _Mine(group.held[held])
-            found = _done(group, how, work, common, units, n)
+            found = _did(group, how, call, held, n)
             peers.send(peers.packed(sendable(found) if isinstance(found, Exception) else found), 0)
+
+
+def _did(group: Group, how: str, call: bytes, held: int, n: int) -> Any:
+    """Results of the units of this process, for a call that rank 0 sent."""
+    try:
+        work, common, units = pickle.loads(call)
+    except Exception as error:
+        if how == "together":
+            return _done(group, how, partial(_raise, error), (), [], 1)
+        return _Unreadable()
+    return _done(group, how, work, common, _Mine(group.held[held]) if held else units, n)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+class _Unreadable:
+    """The answer of a process that cannot read what it is to work on."""
 
 
 def _end_at_once() -> dict[signal.Signals, Any]:
@@ -313,4 +337,4 @@ def _dismiss(group: Group) -> None:
         return
     with contextlib.suppress(RuntimeError, ResourceError):
         peers.wake(group)
-        peers.to_all(peers.packed(("end", None, (), None, 0, 0, 1, [])))
+        peers.to_all(peers.packed(("end", b"", 0, 0, 1, [])))
