@@ -92,7 +92,7 @@ def step(name: str, n: int, folder: Path) -> str:
 STEPS = {
     "store": "written to disk, in shards",
     "gaussian": "`gaussian`, exact moments",
-    "mixture": "`mixture`, K = 100",
+    "mixture": "`mixture`, $K = 100$",
     "density": "log-density of the aggregated posterior at 1,000 points, one pass",
     "sample": "1,000,000 draws of it",
     "surgery": "ELBO surgery, with rows of a sample under all components",
@@ -130,7 +130,7 @@ def table(found: dict[str, dict[str, dict[str, object]]]) -> str:
     """CPU seconds and peak memory of every step, and how they grow."""
     sizes = sorted((int(n) for n in found), key=int)
     lines = [
-        "| | " + " | ".join(f"N = {n:,}" for n in sizes) + " | exponent, all sizes | the last two |",
+        "| | " + " | ".join(f"$N$ = {n:,}" for n in sizes) + " | exponent, all sizes | the last two |",
         "| --- |" + " --- |" * (len(sizes) + 2),
     ]
     for name, words in STEPS.items():
