@@ -151,3 +151,11 @@ def test_an_error_of_the_users_code_is_quoted_as_it_is() -> None:
         own({"encoder": encoder, "decoder": fails, "gives": "logvar", "likelihood": "gaussian"}).tried(
             DATA["train"], n=500
         )
+
+
+def test_each_sentence_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    caplog.set_level("INFO", logger="zprime")
+    found = own({"vae": Untrained(), "gives": "logvar", "likelihood": "gaussian"}).tried(DATA["train"], n=500)[0]
+    assert len(found.says) > 1
+    assert [caplog.text.count(said) for said in found.says] == [1] * len(found.says)

@@ -140,6 +140,8 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
         )
     if not encodes_with_gradient(model.raw, some):
         says = (*says, "the encoder's mean has no gradient in x: the kind vamp, which needs it, cannot be fitted")
+    for sentence in says:
+        log.info("%s", claims.words(sentence))
     says = tuple(map(claims.words, (*says, *spoken_of)))
     return Tried(parts, model, gives, scale, at, learned, says, seconds, told)
 
