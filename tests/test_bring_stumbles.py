@@ -1,5 +1,7 @@
 """Mistakes of a first try: what is named first, and what is named at all."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,9 +11,12 @@ from oracles import linear_gaussian
 from zprime import bring
 from zprime.bring.brought import Brought
 from zprime.bring.nearness import no_nearer
+from zprime.bring.own import Own
 from zprime.bring.probe import compare
+from zprime.bring.spelling import in_dict
 from zprime.errors import UsageError
 from zprime.likelihoods import Gaussian, Laplace
+from zprime.own_code import Guard
 
 # A VAE as a summed squared error plus the KL trains it, sigma^2 = 1/2, on rows with much less noise.
 MODEL = linear_gaussian(D=12, d=2, var=0.5)
@@ -101,3 +106,56 @@ def test_rows_of_0_to_1_for_a_decoder_that_ends_with_tanh() -> None:
     x = 0.5 * (torch.where(torch.rand(400, 12, generator=rng) < 0.5, -1.0, 1.0) + 1)
     with pytest.raises(UsageError, match=r"as behind a tanh: the rows were probably from -1 to 1 in training"):
         compare(Independent(Normal(0.99 * signs, 1.0), 1), x)
+
+
+def own(answer: dict[str, object]) -> Own:
+    return Own.of(answer, Guard("mymodel.py", Path("mymodel.py")), seed=0)
+
+
+def test_a_model_of_the_command_line_is_told_of_its_dict(caplog: pytest.LogCaptureFixture) -> None:
+    """In Python the same messages name arguments."""
+    swapped = {"encoder": lambda x: encoder(x)[::-1], "decoder": decoder, "gives": "logvar"}
+    right = {"likelihood": Gaussian(scale=2**-0.5)}
+    with pytest.raises(UsageError, match=r"wrong order") as told:
+        own({**swapped, **right}).tried(DATA["train"], n=500)
+    assert '"encoder": lambda x: f(x)[::-1]' in str(told.value)
+    assert '"check": False leaves this out' in str(told.value)
+    with pytest.raises(UsageError, match=r"encoder=lambda x: f\(x\)\[::-1\].*check=False leaves this out"):
+        bring.modules(**swapped, data=DATA, **right)
+    with pytest.raises(UsageError, match=r'Say "gives": \'log-std\', or "check": False if you are sure'):
+        own({**swapped, "encoder": encoder, "likelihood": Gaussian(scale=0.1)}).tried(DATA["train"], n=500)
+    with pytest.raises(UsageError, match=r'a dict with "encoder" and "decoder" takes the two one by one'):
+        own({"vae": torch.nn.Linear(2, 2)})
+    wide = {
+        "encoder": lambda x: (3 * encoder(x)[0], encoder(x)[1]),
+        "decoder": lambda z: decoder(z / 3),
+        "gives": "logvar",
+    }
+    found = own({**wide, **right}).tried(DATA["train"], n=500)[0]
+    said = next(s for s in found.says if "mu^2 + sigma^2" in s)
+    assert 'give it as "prior";' in said
+    assert said in caplog.text
+
+
+def test_what_a_dict_says_of_arguments() -> None:
+    assert in_dict("give likelihood=, which says; beta= is") == 'give "likelihood", which says; "beta" is'
+    assert in_dict("take likelihood='bernoulli-probs'") == "take \"likelihood\": 'bernoulli-probs'"
+    assert in_dict("beta=4.0 or Gaussian(scale=0.1)") == '"beta": 4.0 or Gaussian(scale=0.1)'
+
+
+def test_an_error_of_the_users_code_is_quoted_as_it_is() -> None:
+    def fails(z: Tensor) -> Tensor:
+        raise ValueError("bad prior=3")
+
+    with pytest.raises(UsageError, match="bad prior=3"):
+        own({"encoder": encoder, "decoder": fails, "gives": "logvar", "likelihood": "gaussian"}).tried(
+            DATA["train"], n=500
+        )
+
+
+def test_each_sentence_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    caplog.set_level("INFO", logger="zprime")
+    found = own({"vae": Untrained(), "gives": "logvar", "likelihood": "gaussian"}).tried(DATA["train"], n=500)[0]
+    assert len(found.says) > 1
+    assert [caplog.text.count(said) for said in found.says] == [1] * len(found.says)

@@ -660,13 +660,21 @@ def test_held_out_rows_that_equal_training_rows_are_told(caplog: pytest.LogCaptu
     """Few of them are a sentence; more than 1 % of a split are a warning, since fit and audit refuse them."""
     few = {**DATA, "heldout": torch.cat([rows(200, 3), DATA["train"][:1]])}
     mine = brought(data=few)
-    told = "1 of 201 held-out rows equal a training row exactly; gains on them flatter whatever memorises; fit and"
+    told = (
+        "1 of 201 held-out rows equal a training row exactly (row 700, counted from 0 over all rows that were given, "
+        "train first, heldout last); gains on them flatter whatever memorises; fit and"
+    )
     assert any(said.startswith(told) and "leave them out" in said for said in mine.says)
     assert "held-out" not in caplog.text
     mine = brought(data={**DATA, "heldout": DATA["train"][:100]})
     told = "100 of 100 held-out rows equal a training row exactly"
     assert any(said.startswith(told) and "were the held-out rows used in training?" in said for said in mine.says)
     assert told in caplog.text
+    caplog.clear()
+    mine = brought(data={"train": DATA["train"], "heldout": DATA["train"][:100]})
+    told = "50 of 50 selection rows and 50 of 50 held-out rows equal a training row exactly (rows 40"
+    assert len([said for said in mine.says if said.startswith(told)]) == 1
+    assert caplog.text.count("equal a training row") == 1
     assert not any("equal a training row" in said or "equal a held-out row" in said for said in brought().says)
     twice = {**DATA, "selection": torch.cat([DATA["selection"], DATA["heldout"][:2]])}
     told = "2 of 102 selection rows equal a held-out row exactly; what is chosen on the selection split"

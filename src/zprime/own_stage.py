@@ -1,7 +1,6 @@
 """The stage of a run that takes a model of the user's own, in place of training: the artefacts `data` and `model`."""
 
 import functools
-import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import final
@@ -18,7 +17,6 @@ from zprime.threads import Threads
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 
-log = logging.getLogger("zprime")
 GIVEN = ("selection", "heldout")
 """Settings of the data that say nothing where the model was trained elsewhere."""
 
@@ -66,8 +64,6 @@ class OwnStage:
 
         def make(path: Path, key: str) -> Artifact:
             found = taken()
-            for sentence in found.says:
-                log.info("%s", sentence)
             manifest = Manifest(own_model.KIND, found.config, key, self.seed, {"data": source.hash})
             return artifact.write(path, manifest, tensors=found.tensors)
 

@@ -77,7 +77,7 @@ def check_order(
         f"reconstructions of {len(x)} training rows from the encoder's first answer miss them by {here:.3g} (root mean "
         f"square), from its second by only {there:.3g}, and with the two swapped the ELBO is "
         f"{float(gaps[best].mean()):.1f} nats a row higher. Swap them{say}: give an encoder that answers (mean, "
-        f"{best}), e.g. bring.modules(lambda x: encoder(x)[::-1], decoder, ...). check=False leaves this out"
+        f"{best}), e.g. encoder=lambda x: f(x)[::-1], where f is yours. check=False leaves this out"
     )
 
 

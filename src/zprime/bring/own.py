@@ -19,6 +19,7 @@ from zprime.bring.conditions import Conditioned
 from zprime.bring.coordinates import Coordinates, Moved
 from zprime.bring.named import Likelihood, distribution_of, need_callable, plain
 from zprime.bring.places import Place, modules_of
+from zprime.bring.spelling import KNOWN, in_dict, of_dict
 from zprime.bring.trial import Claims, Tried, tried
 from zprime.bring.whole import decoder_of, encoder_named, find_encoder, inner
 from zprime.data.conditions import Layout
@@ -27,8 +28,6 @@ from zprime.errors import UsageError
 from zprime.rng import stream
 from zprime.vae import Model
 
-KNOWN = ("vae", "encoder", "decoder", "gives", "likelihood", "prior", "beta", "check")
-"""What a dict that describes a model may hold."""
 Advice = Callable[[str], str]
 Guard = Callable[[str, Advice | None], AbstractContextManager[None]]
 """Called with what is being done, and what to do about an error; turns those of the user's code into ones of zprime."""
@@ -91,7 +90,8 @@ class Own:
             need_callable("decoder", decoder)
         else:
             vae = inner(vae)
-            decoder = decoder_of(vae)
+            with of_dict():
+                decoder = decoder_of(vae)
         prior = given.get("prior")
         one = isinstance(prior, LatentDistribution | Distribution | None)
         if not one and (layout is None or not callable(prior)):
@@ -111,6 +111,7 @@ class Own:
             float(beta),
             check,
             seed,
+            in_dict,
         )
         return cls(vae, encoder, decoder, claims, guard, layout, None if one else prior)
 
@@ -123,8 +124,9 @@ class Own:
         Raises:
             UsageError, ArrayError, NumericalError: as `bring.modules` does.
         """
-        name, encoder = ("", self.encoder) if self.vae is None else self._found(x[:2])
-        return tried(self._parts(encoder, x[0], self.claims.likelihood, 1.0), x, self.claims, n=n), name
+        with of_dict():
+            name, encoder = ("", self.encoder) if self.vae is None else self._found(x[:2])
+            return tried(self._parts(encoder, x[0], self.claims.likelihood, 1.0), x, self.claims, n=n), name
 
     @property
     def close(self) -> float:

@@ -12,7 +12,7 @@ from zprime.arrays import check_finite
 from zprime.bring.places import tensor
 from zprime.calls import theirs
 from zprime.data import SPLITS, Rows
-from zprime.data.duplicates import duplicates_of, found, sentence, shared, shared_sentence
+from zprime.data.duplicates import duplicates_of, found, sentence_of_splits, shared, shared_sentence
 from zprime.data.groups import codes_of_splits, take_groups
 from zprime.errors import ArrayError, UsageError
 from zprime.results.thresholds import THRESHOLDS
@@ -89,19 +89,24 @@ def split(
 
 
 def seen(rows: Mapping[str, Rows]) -> tuple[str, ...]:
-    """Sentences on rows that are in two splits; more than 1 % of a split that equal training rows is a warning too."""
+    """Sentences on rows that are in two splits; more than 1 % of a split that equal training rows is a warning too.
+
+    Both splits are in one sentence, since most users give one array, half of which is set aside.
+    """
     others = {s: r for s, r in rows.items() if s != "train"}
     equal = duplicates_of([rows["train"].x], {s: r.x for s, r in others.items()})
+    told = found(equal, {s: r.ids for s, r in others.items()}, kept=True)
+    many = {s: d for s, d in told.items() if d.count > THRESHOLDS.duplicates * d.rows}
     says = []
-    for name, d in found(equal, {s: r.ids for s, r in others.items()}, kept=True).items():
-        many = d.count > THRESHOLDS.duplicates * d.rows
-        refused = (
-            "so many are refused by fit and audit: were the held-out rows used in training? If few different rows are "
-            "possible, keep_duplicates=True keeps them"
+    if many:
+        says.append(
+            f"{sentence_of_splits(many)}; so many are refused by fit and audit: were the held-out rows used in "
+            "training? If few different rows are possible, keep_duplicates=True keeps them"
         )
-        says.append(f"{sentence(name, d)}; {refused if many else 'fit and audit leave them out'}")
-        if many:
-            log.warning("%s", says[-1])
+        log.warning("%s", says[-1])
+    few = {s: d for s, d in told.items() if s not in many}
+    if few:
+        says.append(f"{sentence_of_splits(few)}; fit and audit leave them out")
     both = shared(rows["selection"].x, rows["heldout"].x, rows["selection"].ids)
     return tuple(says if both is None else [*says, shared_sentence(both)])
 

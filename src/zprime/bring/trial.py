@@ -40,7 +40,10 @@ BATCH = 512
 
 @dataclass(frozen=True)
 class Claims:
-    """What is said of encoder and decoder, and is tried: see `modules`."""
+    """What is said of encoder and decoder, and is tried: see `modules`.
+
+    `words` says sentences as they are written where the model was described.
+    """
 
     gives: str | None = None
     likelihood: Likelihood = None
@@ -48,6 +51,7 @@ class Claims:
     beta: float = 1.0
     check: bool = True
     seed: int = 0
+    words: Callable[[str], str] = str
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
     if claims.prior is None and parts.prior is None and not wrong:
         spoken_of = (*spoken_of, *other_prior(mean, readings.read(raw, gives), ordered=ordered))
     for sentence in spoken_of:
-        log.warning("%s", sentence)
+        log.warning("%s", claims.words(sentence))
     if not differentiable(model.decode, some, mean):
         says = (
             *says,
@@ -136,7 +140,10 @@ def tried(parts: Parts, x: Float[Tensor, "n *datum"], claims: Claims, *, n: int)
         )
     if not encodes_with_gradient(model.raw, some):
         says = (*says, "the encoder's mean has no gradient in x: the kind vamp, which needs it, cannot be fitted")
-    return Tried(parts, model, gives, scale, at, learned, (*says, *spoken_of), seconds, told)
+    for sentence in says:
+        log.info("%s", claims.words(sentence))
+    says = tuple(map(claims.words, (*says, *spoken_of)))
+    return Tried(parts, model, gives, scale, at, learned, says, seconds, told)
 
 
 def some_of(x: Float[Tensor, "n *datum"], seed: int) -> Float[Tensor, "m *datum"]:

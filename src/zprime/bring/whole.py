@@ -58,7 +58,7 @@ def decoder_of(vae: Any) -> Callable[..., Any]:
     if decoder is None:
         raise UsageError(
             f"vae: expected an object with decode(z), got {type(vae).__name__} with none of {', '.join(DECODERS)}; "
-            "bring.modules takes encoder and decoder one by one"
+            "bring.modules takes the two one by one"
         )
     return decoder
 

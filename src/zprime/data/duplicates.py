@@ -113,6 +113,17 @@ def sentence(split: str, d: Duplicates, same: str = EQUAL) -> str:
     return f"{what}; gains on them flatter whatever memorises" if d.kept else f"{what}; they were left out"
 
 
+def sentence_of_splits(splits: Mapping[str, Duplicates]) -> str:
+    """What a reader must know of the duplicates of all splits that were brought, and which rows they are."""
+    what = " and ".join(f"{d.count} of {d.rows} {_words(split)} rows" for split, d in splits.items())
+    ids = sorted(i for d in splits.values() for i in d.ids)[:NAMED]
+    named = Duplicates(sum(d.count for d in splits.values()), sum(d.rows for d in splits.values()), ids).named()
+    return (
+        f"{what} equal a training row exactly ({named}, counted from 0 over all rows that were given, train first, "
+        "heldout last); gains on them flatter whatever memorises"
+    )
+
+
 def near_duplicates(
     train: Float[Tensor, "n *datum"],
     x: Float[Tensor, "m *datum"],
