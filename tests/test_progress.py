@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -312,42 +311,14 @@ def test_the_duration_grows_with_the_work() -> None:
 
 
 def test_a_duration_says_what_a_failed_check_and_other_threads_change() -> None:
-    assert Duration(170.0).words == Duration(170.0, again=1.0).words == "about 3 minutes"
+    assert Duration(170.0).words == Duration(170.0, again=1.0, faster=1.2).words == "about 3 minutes"
     assert Duration(60.0, again=60.0).words == "about 1 minute, or about 2 minutes if more draws are needed"
-    assert Duration(50.0, alone=True).words == "about 50 seconds, on one thread, which is faster here"
+    assert Duration(10.0, faster=1.6).words == "about 10 seconds"  # not the same words twice
+    alone = "about 5 minutes; on one thread (--threads 1, torch.set_num_threads(1)) about 50 seconds"
+    assert Duration(300.0, faster=6.0).words == alone
     long = "about 10 minutes; a quick audit (quick=True, --quick) takes a small part of it"
     assert Duration(600.0).words == long
     assert Duration(600.0, quick=True).words == "about 10 minutes"
-
-
-@pytest.mark.parametrize(("single", "alone"), [(0.5, True), (0.9, False)])
-def test_an_audit_stays_on_one_thread_where_that_is_much_faster(
-    single: float, alone: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    posteriors, rows = splits(60)
-    measured, used = iter([1.0, single]), []
-    before, within = torch.get_num_threads(), auditing._measure
-
-    def measure(*args: Any) -> Any:
-        used.append(torch.get_num_threads())
-        return within(*args)
-
-    monkeypatch.setattr("zprime.measure.duration._timed", lambda work: next(measured, 0.001))
-    monkeypatch.setattr(auditing, "_measure", measure)
-    torch.set_num_threads(2)
-    try:
-        audit(
-            {"shifted": shifted(1.0)},
-            posteriors,
-            model=MODEL.vae(),
-            rows=rows,
-            settings=replace(SMALL, exchange=0, samples=0),
-            progress=lambda what, done, total: None,
-        )
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert used == [1 if alone else 2]
 
 
 def test_a_second_measurement_is_expected_where_one_can_be_made() -> None:

@@ -1,7 +1,6 @@
 """Audit: every candidate measured on held-out data, with verdicts. Nothing is fitted here."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
@@ -58,7 +57,6 @@ from zprime.results.settings import FEWEST
 from zprime.results.thresholds import THRESHOLDS
 from zprime.statistics.estimate import Estimate, mean_estimate
 from zprime.statistics.format import percent
-from zprime.threads import one_thread
 from zprime.vae import Model
 
 MOST_WIDE = (
@@ -158,11 +156,10 @@ def audit(
     study = replace(study, settings=enough_draws(study.settings, len(among.bases)))
     check_memory(study)
     expectation = Expectation(progress, "audit")
-    takes = duration(study, among) if expectation.wanted else None
-    if takes is not None:
+    if expectation.wanted:
+        takes = duration(study, among)
         expectation.tell(takes.seconds, words=takes.words, parts=takes.parts, again=takes.again)
-    with one_thread() if takes is not None and takes.alone else nullcontext():
-        found = _measure(replace(study, progress=expectation), among, fits)
+    found = _measure(replace(study, progress=expectation), among, fits)
     expectation.done()
     return found
 

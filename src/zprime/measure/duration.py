@@ -5,7 +5,6 @@ The pieces have random numbers of their own, and held-out rows are none of them:
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -28,8 +27,8 @@ from zprime.progress import Part, about
 from zprime.results.names import Gain
 from zprime.threads import one_thread
 
-PIECE = 64
-"""Latents that are decoded, and rows that are searched for among training rows."""
+PIECE = 128
+"""Latents that are decoded, and rows that are searched for among training rows: so many that the search is by axes."""
 SEARCHED = 8192
 """Training rows among which it is searched, at most; with all of them it takes as much longer as there are more."""
 NEIGHBOURS = 5
@@ -38,7 +37,7 @@ CHECKED = 4
 
 
 FASTER = 1.5
-"""Times that one thread must be faster than torch's own number to be used."""
+"""Times that one thread must be faster than torch's own number for a user to be told."""
 LONG = 300.0
 """Seconds from which on a quick audit is spoken of."""
 
@@ -51,14 +50,14 @@ class Duration:
         seconds: of gains, exchange check, attack and samples; what else an audit has is short beside them.
         again: seconds more where gains are measured with all draws, and then once more because the exchange check
             fails; 0 where they would not be.
-        alone: one thread is much faster here than as many as torch has now; the seconds are those of one.
+        faster: times that one thread is faster than as many as torch has now; 1 where it has one.
         quick: it is a quick audit.
         parts: what the progress of an audit says of a part of it -> its pieces, and seconds.
     """
 
     seconds: float
     again: float = 0.0
-    alone: bool = False
+    faster: float = 1.0
     quick: bool = False
     parts: Mapping[str, Part] = field(default_factory=dict)
 
@@ -68,8 +67,9 @@ class Duration:
         says, longer = about(self.seconds), about(self.seconds + self.again)
         if longer != says:
             says += f", or {longer} if more draws are needed"
-        if self.alone:
-            says += ", on one thread, which is faster here"
+        alone = about(self.seconds / self.faster)
+        if self.faster > FASTER and alone != about(self.seconds):
+            says += f"; on one thread (--threads 1, torch.set_num_threads(1)) {alone}"
         if self.seconds > LONG and not self.quick:
             says += "; a quick audit (quick=True, --quick) takes a small part of it"
         return says
@@ -77,16 +77,8 @@ class Duration:
 
 def duration(study: Study, candidates: Candidates) -> Duration:
     """How long an audit will take; several threads may be slower than one, since many operations are small."""
-    few, *_ = steps(study, candidates)
-    row, single = _gain(study, candidates, few)
-    alone = row > FASTER * single
-    with one_thread() if alone else nullcontext():
-        return replace(_of_rows(study, candidates, single if alone else row), alone=alone)
-
-
-def _of_rows(study: Study, candidates: Candidates, row: float) -> Duration:
-    """How long it takes where the gains of a row with few draws take `row` seconds."""
     few, *more = steps(study, candidates)
+    row, alone = _gain(study, candidates, few)
     most = row * more[-1] / few if more else row
     settings, model = study.settings, study.model
     side_by_side = 2 if study.workers > 1 else 1
@@ -104,7 +96,7 @@ def _of_rows(study: Study, candidates: Candidates, row: float) -> Duration:
     parts = {what: part for what, part in parts.items() if part.pieces and part.seconds}
     rows = sum(scored.values()) / side_by_side + members + simulated
     again = _again(study, candidates, most, side_by_side=side_by_side) + (rows * most if more else 0.0)
-    return Duration(sum(part.seconds for part in parts.values()), again, quick=settings.quick, parts=parts)
+    return Duration(sum(part.seconds for part in parts.values()), again, row / alone, quick=settings.quick, parts=parts)
 
 
 def check_memory(study: Study) -> None:
