@@ -469,6 +469,12 @@ def test_no_reader_and_no_letters(tmp_path: Path) -> None:
     assert told.stdout.isascii()
 
 
+def test_a_run_without_an_audit_is_exported_from_a_fit(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "audit")
+    assert call("export", tmp_path / "run", "--from", "gaussian", "--out", tmp_path / "out") == 0
+
+
 def test_export_writes_a_folder_that_draws_with_numpy_alone(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

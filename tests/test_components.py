@@ -124,21 +124,21 @@ def test_where_the_tilt_diverges_there_is_no_draw(shape: int) -> None:
     assert not torch.isfinite(out.draws[1]).all(1).any()
 
 
-@pytest.mark.parametrize("k", [1, 7, 512, 513, 5000])
+@pytest.mark.parametrize("k", [1, 7, 513, 5000, 40_000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_sum_in_parts_and_its_choice_are_those_of_all_terms_at_once(k: int, dtype: torch.dtype) -> None:
     rng = stream(0, "parts", k)
-    terms = (5 * torch.randn(30, k, generator=rng)).to(dtype)
+    terms = (5 * torch.randn(10, k, generator=rng)).to(dtype)
     terms[:, -1] -= 300  # far below, and it may not be chosen
     terms[0, k // 2 :] = -torch.inf if k > 1 else 0.0
-    u = torch.rand(30, 50, generator=rng, dtype=torch.float64)
+    u = torch.rand(10, 50, generator=rng, dtype=torch.float64)
     u[:, 0], u[:, 1] = 0.0, 1 - 2**-53
     total, chosen = total_and_choice(terms, u)
     torch.testing.assert_close(total, torch.logsumexp(terms.double(), 1), rtol=0, atol=1e-6)
     wanted = choose_rows(terms, u)
     assert torch.equal(chosen[:, 2:], wanted[:, 2:])
     assert bool((chosen[1:, 1] < max(1, k - 1)).all())
-    assert total_and_choice(terms, u[:, :0])[1].shape == (30, 0)
+    assert total_and_choice(terms, u[:, :0])[1].shape == (10, 0)
 
 
 def test_a_sum_with_a_term_beyond_all_others_is_as_it_was() -> None:

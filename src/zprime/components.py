@@ -305,13 +305,17 @@ def total_and_choice(
     if not bool(torch.isfinite(top).all()):
         return torch.logsumexp(log_terms.double(), 1), choose_rows(log_terms, u)
     terms = (log_terms - top).clamp_(min=NOTHING).exp_()
+    if terms.shape[1] <= PART * max(8, u.shape[1]):  # then a running sum over all terms costs less
+        cumulative = terms.cumsum(1, dtype=torch.float64)
+        chosen = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).clamp_(max=terms.shape[1] - 1)
+        return top[:, 0].double() + cumulative[:, -1].log(), chosen
     some = -(-terms.shape[1] // PART)
     parts = functional.pad(terms, (0, some * PART - terms.shape[1])).view(len(terms), some, PART)
     sums = parts.sum(2).double()
     cumulative = sums.cumsum(1)
     wanted = u * cumulative[:, -1:]
-    # first the part of the terms, then the term in it: no running sum over all of them
-    part = torch.searchsorted(cumulative, wanted, right=True).clamp_(max=sums.shape[1] - 1)
+    # first the part of the terms, then the term in it
+    part = torch.searchsorted(cumulative, wanted, right=True).clamp_(max=some - 1)
     rest = (wanted - (cumulative - sums).gather(1, part)) / sums.gather(1, part)
     inside = parts[torch.arange(len(u), device=u.device)[:, None], part].cumsum(2, dtype=torch.float64)
     term = torch.searchsorted(inside, rest[..., None] * inside[..., -1:], right=True)[..., 0].clamp_(max=PART - 1)

@@ -17,7 +17,7 @@ def in_dict(text: str) -> str:
 
     def entry(found: re.Match[str]) -> str:
         name, value = found.group(1), found.group(2)
-        return f'"{name}": ' if value.isalnum() or value in ("'", '"', "(", "-") else f'"{name}"'
+        return f'"{name}": ' if value.isalnum() or value in ("'", '"', "(", "[", "{", "-") else f'"{name}"'
 
     return _ARGUMENT.sub(entry, text.replace(_PARTS, 'a dict with "encoder" and "decoder" takes'))
 

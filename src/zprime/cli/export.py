@@ -86,8 +86,10 @@ def export(
 
 def _check_name(run: RunFolder, name: str, source: str) -> None:
     """Refuse a name on the card that is that of another latent distribution than the one that z' is drawn from."""
+    if source or not name:
+        return
     shipped = run.choice()
-    if source or name == shipped or CandidateId.parse(name or shipped).name not in {*run.fitted, PRIOR}:
+    if name == shipped or CandidateId.parse(name).name not in {*run.fitted, PRIOR}:
         return
     raise UsageError(
         f"name: expected a name of your own for the card, got {name}, a latent distribution of this run, while z' is "

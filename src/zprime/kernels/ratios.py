@@ -7,7 +7,7 @@ from torch import Tensor
 from zprime.arrays import blocks, weighed
 from zprime.kernels.mixture import Ratio
 
-PANEL = 1 << 16  # components of a panel: laid out once for all posteriors
+PANEL = 1 << 16  # components of a panel
 ROWS = 64  # posteriors beside them
 
 
@@ -21,7 +21,7 @@ def log_ratio_sums(
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
     """Log sum_k w_k E_{q_i}[r_k/p] for every i, and the same over the components of the posterior's own group alone.
 
-    Terms of one panel of components are held at a time, and no component is laid out more than once.
+    Terms of one panel of components and `ROWS` posteriors are held at a time.
 
     Args:
         ratio: `diagonal_ratio_form` of these posteriors and components.

@@ -55,7 +55,7 @@ def _labelled(audit: Audit) -> Audit:
         if known() is audit:
             return copy
     copy = texts(audit, label)
-    _drawn[:] = [(weakref.ref(audit), copy)]
+    _drawn[:] = [(weakref.ref(audit, lambda _: _drawn.clear()), copy)]
     return copy
 
 
