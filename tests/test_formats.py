@@ -210,6 +210,32 @@ def test_what_is_no_tar_file_or_a_part_of_one_is_refused(tmp_path: Path) -> None
         read_source(str(file))
 
 
+@pytest.mark.parametrize("cut", [-1, 0, 1, 300, 511])
+def test_a_tar_file_that_is_cut_at_or_in_a_header_is_refused(tmp_path: Path, cut: int) -> None:
+    """Also at the last header, or where only the end is lost."""
+    file = tar(tmp_path / "t.tar", {f"{i}.npy": np.zeros(300) for i in range(10)})
+    whole, each = file.read_bytes(), 512 + 2560  # a header, and 2,528 bytes in blocks of 512
+    for rows in (1, 5, 9, 10):
+        file.write_bytes(whole[: rows * each + cut])
+        with pytest.raises(
+            ArrayError, match=r"t.tar: not a readable .tar file \(.*(at byte|unexpected end).*; write it"
+        ):
+            read_source(str(file))
+    file.write_bytes(whole[: 10 * each + 512])  # one block of zeros is an end
+    assert len(read_source(str(file)).x) == 10
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, b"x"), (148, b"9"), (257, b"?"), (0, bytes(512))])
+def test_a_tar_file_with_a_damaged_header_is_refused(tmp_path: Path, at: int, value: bytes) -> None:
+    file = tar(tmp_path / "t.tar", {f"{i}.npy": np.zeros(300) for i in range(10)})
+    data = bytearray(file.read_bytes())
+    start = 5 * (512 + 2560) + at
+    data[start : start + len(value)] = value
+    file.write_bytes(data)
+    with pytest.raises(ArrayError, match=r"t.tar: not a readable .tar file \(expected .* at byte 15360, got"):
+        read_source(str(file))
+
+
 # Tables
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import cast, final
+from typing import BinaryIO, cast, final
 
 import numpy as np
 
@@ -26,6 +26,8 @@ SUFFIX = ".tar"
 ARRAY, LABEL = ".npy", ".cls"
 LONGEST = 1000
 """Bytes of a label, at most."""
+PIECE = 1 << 20
+"""Bytes that are read at once behind the last file."""
 
 log = logging.getLogger("zprime")
 
@@ -86,7 +88,7 @@ def _members(file: Path) -> Iterator[_Member]:
     """The files of a tar file in their order, without folders and hidden ones.
 
     Raises:
-        ArrayError: it cannot be read, or holds links or devices.
+        ArrayError: it cannot be read, is cut or damaged, or holds links or devices.
     """
     with _readable(file), tarfile.open(file, "r:") as tar:
         while (found := tar.next()) is not None:
@@ -102,6 +104,22 @@ def _members(file: Path) -> Iterator[_Member]:
             yield _Member(
                 where, "/".join([*parts[:-1], name]), (dot + ending).lower(), cast(BufferedIOBase, content), found.size
             )
+        _check_end(tar)
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Refuse what follows the last file, if it is not the end that tar writes: zeros. tarfile stops there in silence.
+
+    Raises:
+        tarfile.ReadError: the file is cut, or a header in it is damaged.
+    """
+    file = cast(BinaryIO, tar.fileobj)
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"expected the next file or the end at byte {tar.offset}, got a part or damaged data")
+    while rest := file.read(PIECE):
+        if any(rest):
+            raise tarfile.ReadError(f"expected nothing behind its end at byte {tar.offset}, got more data")
 
 
 @contextmanager
