@@ -186,6 +186,11 @@ NPY = encoded(np.zeros(3), "npy")
         ({"a.png": GREY[0], "b.png": GREY[0], "b.cls": b"1"}, r"b.png: expected a label .* got 1 for the first 2 rows"),
         ({"a.cls": b"1", "a.png": GREY[0], "b.png": GREY[0]}, r"b.png: expected a label .* got 1 for the first 2 rows"),
         ({"a.png": GREY[0], "a.cls": b" "}, r"a.cls: expected a label, got ''"),
+        ({"a.png": GREY[0], "a.cls": b"x" * 1001}, r"a.cls: expected a label of at most 1,000 bytes, got more"),
+        (
+            {"a.png": GREY[0], "a.cls": b"caf\xe9"},
+            r"a.cls: expected a label in UTF-8, got b'caf\\xe9'; write it",
+        ),
     ],
 )
 def test_a_tar_file_that_cannot_be_used_is_refused_by_name(tmp_path: Path, files: dict[str, Any], says: str) -> None:
@@ -311,6 +316,24 @@ def test_a_shard_of_zarr_is_read_too(zarr: Any, tmp_path: Path, monkeypatch: pyt
     x = RNG.normal(size=(40, 4))
     zarr.create_array(tmp_path / "x.zarr", data=x, chunks=(5, 4), shards=(20, 4))
     assert np.array_equal(both_ways(tmp_path / "x.zarr", monkeypatch).x, x)
+
+
+@pytest.mark.parametrize(("version", "shards"), [(2, None), (3, None), (3, (4, 2))])
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_what_is_not_there_is_counted_in_whole_files(
+    version: int, shards: tuple[int, int] | None, lost: int, zarr: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the last shard goes beyond the array, or two files lie beside each other."""
+    path, x = tmp_path / "x.zarr", RNG.normal(size=(10, 3))
+    zarr.create_array(path, data=x, chunks=(2, 2), shards=shards, zarr_format=version)
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0].isdigit())
+    for file in files[:lost]:
+        file.unlink()
+    read_source(str(path))
+    assert len(files) == (6 if shards else 10)
+    what = "shards" if shards else "chunks"
+    said = f"{path}: {lost} of {len(files)} {what} are not there, and stand for 0.0"
+    assert [r.getMessage() for r in caplog.records] == ([said] if lost else [])
 
 
 def test_zarr_that_cannot_be_used_is_refused_by_name(

@@ -165,9 +165,8 @@ class _Seen:
         if member.ending == LABEL:
             self._once("label", member.where)
             with _usable(member, "label"):
-                label = member.file.read(LONGEST + 1).decode("utf-8", "replace").strip()
-            if not label or len(label) > LONGEST:
-                raise ArrayError(f"{member.where}: expected a label, got {label[:40]!r}; write one, or leave all out")
+                written = member.file.read(LONGEST + 1)
+            label = _label(member.where, written)
             self.labels.append(self._spelled.setdefault(label, label))
         elif member.ending in (*SUFFIXES, ARRAY):
             self._once("row", member.where)
@@ -218,6 +217,23 @@ class _Seen:
         if self.form is not None and not isinstance(self.form, Form):
             raise ArrayError(f"{member.where}: expected an array, as {self._first}, got an image")
         self.form = found if self.form is None else self.form.joined(member.where, found)
+
+
+def _label(where: str, written: bytes) -> str:
+    """A label as text. What is no UTF-8 is refused: replaced, different labels could become one.
+
+    Raises:
+        ArrayError: it is no text, empty, or too long.
+    """
+    if len(written) > LONGEST:
+        raise ArrayError(f"{where}: expected a label of at most {LONGEST:,} bytes, got more; write a shorter one")
+    try:
+        label = written.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ArrayError(f"{where}: expected a label in UTF-8, got {written[:40]!r}; write it in UTF-8") from error
+    if not label:
+        raise ArrayError(f"{where}: expected a label, got {label!r}; write one, or leave all out")
+    return label
 
 
 def _header(member: _Member) -> tuple[tuple[int, ...], "np.dtype[np.generic]"]:
