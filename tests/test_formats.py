@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,25 @@ def test_parts_are_gathered_in_memory_or_in_a_file(sizes: list[int], small: None
     assert gathered([]) is None
 
 
+def test_parts_that_are_written_are_kept_no_longer(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+    most: list[int] = []
+
+    def parts() -> Iterator[np.ndarray]:
+        for i in range(12):
+            if i > 6:  # 60 numbers: what came before is in the file
+                most.append(sum(part() is not None for part in alive))
+            made = np.full((5, 2), float(i))
+            alive.append(weakref.ref(made))
+            yield made
+            del made
+
+    found = gathered(parts())
+    assert found is not None
+    assert found[:, 0].tolist() == [float(i) for i in range(12) for _ in range(5)]
+    assert max(most) <= 1  # the one that was written last
+
+
 def test_a_disk_that_is_full_is_said(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(blocks, "_place", lambda: tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"nowhere: cannot write the rows to a temporary file \(No such file"):
@@ -124,6 +144,16 @@ def test_an_image_is_called_by_its_name_wherever_it_is_damaged(tmp_path: Path, s
     (tmp_path / "7.png").write_bytes(whole[:60])  # its header is whole
     with pytest.raises(ArrayError, match=r"7.png: not a readable image"):
         read_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["eps", "bmp", "gif"])
+def test_another_format_is_not_opened_whatever_it_is_called(kind: str, tmp_path: Path) -> None:
+    """For EPS Pillow would start Ghostscript."""
+    Image.fromarray(GREY[0]).save(tmp_path / "0.png", kind)
+    with pytest.raises(ArrayError, match=r"0.png: not a readable image in PNG or JPEG \(cannot identify"):
+        read_source(str(tmp_path))
+    with pytest.raises(ArrayError, match=r"t.tar, 0.png: not a readable image in PNG or JPEG \(cannot identify"):
+        read_source(str(tar(tmp_path / "t.tar", {"0.png": (tmp_path / "0.png").read_bytes()})))
 
 
 # Tar files
