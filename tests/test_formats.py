@@ -18,6 +18,7 @@ from PIL import Image
 from zprime import memory
 from zprime.data import DataSettings, Source, blocks, load, read_source
 from zprime.data.blocks import gathered, stacked
+from zprime.data.csv_file import read_csv
 from zprime.errors import ArrayError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -271,7 +272,42 @@ def test_a_tar_file_with_a_damaged_header_is_refused(tmp_path: Path, at: int, va
         read_source(str(file))
 
 
+def test_a_row_of_a_tar_file_must_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tar(tmp_path / "t.tar", {"0.npy": np.zeros(3000)})
+    monkeypatch.setattr(memory, "available", lambda: 40_000)
+    with pytest.raises(UsageError, match=r"t.tar, 0.npy, a row: needs at least 48.3 kB .*; write smaller rows"):
+        read_source(str(file))
+
+
+def test_a_sparse_file_in_a_tar_file_is_refused(tmp_path: Path) -> None:
+    """A few bytes may declare terabytes."""
+    head = encoded(np.zeros(0, np.uint8), "npy")  # its header alone
+    info = tarfile.TarInfo("0.npy")
+    info.size = len(head)
+    info.pax_headers = {"GNU.sparse.map": f"0,{len(head)}", "GNU.sparse.size": str(1 << 40)}
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.PAX_FORMAT) as out:
+        out.addfile(info, io.BytesIO(head))
+    with pytest.raises(ArrayError, match=r"t.tar, 0.npy: expected a whole file, got a sparse one; write it without"):
+        read_source(str(tmp_path / "t.tar"))
+
+
 # Tables
+
+
+class Counted(type(Path())):  # type: ignore[misc]
+    """A path that counts how often it is written out."""
+
+    times = 0
+
+    def __str__(self) -> str:
+        Counted.times += 1
+        return super().__str__()
+
+
+def test_the_name_of_a_table_is_not_written_out_for_each_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n" * 500)
+    assert len(read_csv(Counted(tmp_path / "t.csv")).x) == 500
+    assert Counted.times < 50
 
 
 def test_a_table_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,8 +427,23 @@ def test_zarr_that_cannot_be_used_is_refused_by_name(
     with pytest.raises(ArrayError, match=r"b: not a readable Zarr array"):
         read_source(str(path / "b"))
     monkeypatch.setattr(memory, "available", lambda: 300)
-    with pytest.raises(UsageError, match=r"chunks of 10 rows: needs at least 320 B of memory.*with fewer rows in a"):
+    with pytest.raises(UsageError, match=r"chunks of shape \[10, 2\]: needs at least 320 B .*with smaller chunks"):
         read_source(str(path / "a"))
+
+
+def test_a_chunk_that_goes_far_beyond_its_array_must_fit_in_memory(
+    zarr: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns beside the rows too: a chunk of them is unpacked whole."""
+    group = zarr.open_group(tmp_path / "g", mode="w")
+    group.create_array("x", data=np.ones((4, 2), np.uint8), chunks=(4, 2))
+    group.create_array("y", data=np.ones(4, np.uint8), chunks=(40_000,))
+    zarr.create_array(tmp_path / "x", data=np.ones((4, 2), np.uint8), chunks=(4, 10_000))
+    monkeypatch.setattr(memory, "available", lambda: 39_000)
+    with pytest.raises(UsageError, match=r"x, chunks of shape \[4, 10000\]: needs at least 40.0 kB of memory"):
+        read_source(str(tmp_path / "x"))
+    with pytest.raises(UsageError, match=r"y, chunks of shape \[40000\]: needs at least 40.0 kB of memory"):
+        read_source(str(tmp_path / "g"))
 
 
 def test_numbers_in_zarr_must_be_numbers(zarr: Any, tmp_path: Path) -> None:

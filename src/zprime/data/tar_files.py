@@ -13,6 +13,7 @@ from typing import BinaryIO, cast, final
 
 import numpy as np
 
+from zprime import memory
 from zprime.data.blocks import collected, stacked
 from zprime.data.csv_file import numbered
 from zprime.data.images import UNSEEN
@@ -42,7 +43,7 @@ def read_tar(path: Path) -> Source:
         path: a file, or a folder of files, which follow each other in the order of their names.
 
     Raises:
-        UsageError: no room on disk.
+        UsageError: no room on disk, or rows that do not fit in memory.
         ArrayError: no tar file, no rows in it, rows of different sizes, labels of some rows only, or a file in it that
             cannot be read.
     """
@@ -88,7 +89,7 @@ def _members(file: Path) -> Iterator[_Member]:
     """The files of a tar file in their order, without folders and hidden ones.
 
     Raises:
-        ArrayError: it cannot be read, is cut or damaged, or holds links or devices.
+        ArrayError: it cannot be read, is cut or damaged, or holds links, devices or sparse files.
     """
     with _readable(file), tarfile.open(file, "r:") as tar:
         while (found := tar.next()) is not None:
@@ -100,6 +101,8 @@ def _members(file: Path) -> Iterator[_Member]:
             content = tar.extractfile(found) if found.isreg() else None
             if content is None:
                 raise ArrayError(f"{where}: expected a regular file, got a link or a device; write the file itself")
+            if found.issparse():  # it may declare any number of bytes that are not there
+                raise ArrayError(f"{where}: expected a whole file, got a sparse one; write it without --sparse")
             name, dot, ending = parts[-1].partition(".")
             yield _Member(
                 where, "/".join([*parts[:-1], name]), (dot + ending).lower(), cast(BufferedIOBase, content), found.size
@@ -157,6 +160,7 @@ class _Seen:
         """The next file.
 
         Raises:
+            UsageError: it does not fit in memory.
             ArrayError: it does not go with the others, or cannot be read.
         """
         if member.key != self._key:
@@ -205,6 +209,7 @@ class _Seen:
         if member.ending == ARRAY:
             shape, dtype = _header(member)
             if self.form is None:
+                memory.need(2 * member.size, f"{member.where}, a row", "write smaller rows")
                 self.form, self.dtype = shape, dtype
             if (shape, dtype) != (self.form, self.dtype):
                 first = "an image" if isinstance(self.form, Form) else f"{self.dtype} of shape {list(self.form)}"

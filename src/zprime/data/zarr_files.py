@@ -77,11 +77,7 @@ def _parts(where: Path, array: Any) -> Iterator[Array]:
     """The rows, as many at a time as whole chunks hold."""
     shape, chunk = array.shape[1:], max(1, int(array.chunks[0]))
     step = max(1, rows_at_once(shape) // chunk) * chunk
-    memory.need(
-        2 * chunk * math.prod(shape) * array.dtype.itemsize,
-        f"{where}, chunks of {chunk:,} rows",
-        "write the array with fewer rows in a chunk",
-    )
+    _check_memory(where, array, min(chunk, array.shape[0]))
     with _readable(where):
         stored, missing = _files_of(where, array)
     if missing:
@@ -90,6 +86,21 @@ def _parts(where: Path, array: Any) -> Iterator[Array]:
     for part in blocks(array.shape[0], step):
         with _readable(where, f", rows {part.start} to {part.stop - 1}"):
             yield np.asarray(array[part.start : part.stop])
+
+
+def _check_memory(where: Path, array: Any, rows: int) -> None:
+    """Refuse to read so many rows at once where they do not fit in memory beside one chunk of them.
+
+    A chunk is unpacked whole, also what of it goes beyond the array.
+
+    Raises:
+        UsageError: they do not.
+    """
+    memory.need(
+        (rows * math.prod(array.shape[1:]) + math.prod(array.chunks)) * array.dtype.itemsize,
+        f"{where}, chunks of shape {list(array.chunks)}",
+        "write the array with smaller chunks",
+    )
 
 
 def _files_of(where: Path, array: Any) -> tuple[int, int]:
@@ -104,6 +115,7 @@ def _files_of(where: Path, array: Any) -> tuple[int, int]:
 
 def _whole(where: Path, array: Any) -> Array:
     """A column; text as numpy's own."""
+    _check_memory(where, array, array.shape[0])
     with _readable(where):
         values = np.asarray(array[:])
         return values if values.dtype.kind in "fiubUSmM" else np.array([str(v) for v in values.tolist()])
