@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from zprime import memory
 from zprime.data import DataSettings, Source, blocks, load, read_source
 from zprime.data.blocks import gathered, stacked
+from zprime.data.csv_file import read_csv
 from zprime.errors import ArrayError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -88,6 +90,25 @@ def test_parts_are_gathered_in_memory_or_in_a_file(sizes: list[int], small: None
     assert gathered([]) is None
 
 
+def test_parts_that_are_written_are_kept_no_longer(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+    most: list[int] = []
+
+    def parts() -> Iterator[np.ndarray]:
+        for i in range(12):
+            if i > 6:  # 60 numbers: what came before is in the file
+                most.append(sum(part() is not None for part in alive))
+            made = np.full((5, 2), float(i))
+            alive.append(weakref.ref(made))
+            yield made
+            del made
+
+    found = gathered(parts())
+    assert found is not None
+    assert found[:, 0].tolist() == [float(i) for i in range(12) for _ in range(5)]
+    assert max(most) <= 1  # the one that was written last
+
+
 def test_a_disk_that_is_full_is_said(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(blocks, "_place", lambda: tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"nowhere: cannot write the rows to a temporary file \(No such file"):
@@ -124,6 +145,16 @@ def test_an_image_is_called_by_its_name_wherever_it_is_damaged(tmp_path: Path, s
     (tmp_path / "7.png").write_bytes(whole[:60])  # its header is whole
     with pytest.raises(ArrayError, match=r"7.png: not a readable image"):
         read_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["eps", "bmp", "gif"])
+def test_another_format_is_not_opened_whatever_it_is_called(kind: str, tmp_path: Path) -> None:
+    """For EPS Pillow would start Ghostscript."""
+    Image.fromarray(GREY[0]).save(tmp_path / "0.png", kind)
+    with pytest.raises(ArrayError, match=r"0.png: not a readable image in PNG or JPEG \(cannot identify"):
+        read_source(str(tmp_path))
+    with pytest.raises(ArrayError, match=r"t.tar, 0.png: not a readable image in PNG or JPEG \(cannot identify"):
+        read_source(str(tar(tmp_path / "t.tar", {"0.png": (tmp_path / "0.png").read_bytes()})))
 
 
 # Tar files
@@ -186,6 +217,11 @@ NPY = encoded(np.zeros(3), "npy")
         ({"a.png": GREY[0], "b.png": GREY[0], "b.cls": b"1"}, r"b.png: expected a label .* got 1 for the first 2 rows"),
         ({"a.cls": b"1", "a.png": GREY[0], "b.png": GREY[0]}, r"b.png: expected a label .* got 1 for the first 2 rows"),
         ({"a.png": GREY[0], "a.cls": b" "}, r"a.cls: expected a label, got ''"),
+        ({"a.png": GREY[0], "a.cls": b"x" * 1001}, r"a.cls: expected a label of at most 1,000 bytes, got more"),
+        (
+            {"a.png": GREY[0], "a.cls": b"caf\xe9"},
+            r"a.cls: expected a label in UTF-8, got b'caf\\xe9'; write it",
+        ),
     ],
 )
 def test_a_tar_file_that_cannot_be_used_is_refused_by_name(tmp_path: Path, files: dict[str, Any], says: str) -> None:
@@ -210,7 +246,68 @@ def test_what_is_no_tar_file_or_a_part_of_one_is_refused(tmp_path: Path) -> None
         read_source(str(file))
 
 
+@pytest.mark.parametrize("cut", [-1, 0, 1, 300, 511])
+def test_a_tar_file_that_is_cut_at_or_in_a_header_is_refused(tmp_path: Path, cut: int) -> None:
+    """Also at the last header, or where only the end is lost."""
+    file = tar(tmp_path / "t.tar", {f"{i}.npy": np.zeros(300) for i in range(10)})
+    whole, each = file.read_bytes(), 512 + 2560  # a header, and 2,528 bytes in blocks of 512
+    for rows in (1, 5, 9, 10):
+        file.write_bytes(whole[: rows * each + cut])
+        with pytest.raises(
+            ArrayError, match=r"t.tar: not a readable .tar file \(.*(at byte|unexpected end).*; write it"
+        ):
+            read_source(str(file))
+    file.write_bytes(whole[: 10 * each + 512])  # one block of zeros is an end
+    assert len(read_source(str(file)).x) == 10
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, b"x"), (148, b"9"), (257, b"?"), (0, bytes(512))])
+def test_a_tar_file_with_a_damaged_header_is_refused(tmp_path: Path, at: int, value: bytes) -> None:
+    file = tar(tmp_path / "t.tar", {f"{i}.npy": np.zeros(300) for i in range(10)})
+    data = bytearray(file.read_bytes())
+    start = 5 * (512 + 2560) + at
+    data[start : start + len(value)] = value
+    file.write_bytes(data)
+    with pytest.raises(ArrayError, match=r"t.tar: not a readable .tar file \(expected .* at byte 15360, got"):
+        read_source(str(file))
+
+
+def test_a_row_of_a_tar_file_must_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tar(tmp_path / "t.tar", {"0.npy": np.zeros(3000)})
+    monkeypatch.setattr(memory, "available", lambda: 40_000)
+    with pytest.raises(UsageError, match=r"t.tar, 0.npy, a row: needs at least 48.3 kB .*; write smaller rows"):
+        read_source(str(file))
+
+
+def test_a_sparse_file_in_a_tar_file_is_refused(tmp_path: Path) -> None:
+    """A few bytes may declare terabytes."""
+    head = encoded(np.zeros(0, np.uint8), "npy")  # its header alone
+    info = tarfile.TarInfo("0.npy")
+    info.size = len(head)
+    info.pax_headers = {"GNU.sparse.map": f"0,{len(head)}", "GNU.sparse.size": str(1 << 40)}
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.PAX_FORMAT) as out:
+        out.addfile(info, io.BytesIO(head))
+    with pytest.raises(ArrayError, match=r"t.tar, 0.npy: expected a whole file, got a sparse one; write it without"):
+        read_source(str(tmp_path / "t.tar"))
+
+
 # Tables
+
+
+class Counted(type(Path())):  # type: ignore[misc]
+    """A path that counts how often it is written out."""
+
+    times = 0
+
+    def __str__(self) -> str:
+        Counted.times += 1
+        return super().__str__()
+
+
+def test_the_name_of_a_table_is_not_written_out_for_each_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n" * 500)
+    assert len(read_csv(Counted(tmp_path / "t.csv")).x) == 500
+    assert Counted.times < 50
 
 
 def test_a_table_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +384,24 @@ def test_a_shard_of_zarr_is_read_too(zarr: Any, tmp_path: Path, monkeypatch: pyt
     assert np.array_equal(both_ways(tmp_path / "x.zarr", monkeypatch).x, x)
 
 
+@pytest.mark.parametrize(("version", "shards"), [(2, None), (3, None), (3, (4, 2))])
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_what_is_not_there_is_counted_in_whole_files(
+    version: int, shards: tuple[int, int] | None, lost: int, zarr: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the last shard goes beyond the array, or two files lie beside each other."""
+    path, x = tmp_path / "x.zarr", RNG.normal(size=(10, 3))
+    zarr.create_array(path, data=x, chunks=(2, 2), shards=shards, zarr_format=version)
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0].isdigit())
+    for file in files[:lost]:
+        file.unlink()
+    read_source(str(path))
+    assert len(files) == (6 if shards else 10)
+    what = "shards" if shards else "chunks"
+    said = f"{path}: {lost} of {len(files)} {what} are not there, and stand for 0.0"
+    assert [r.getMessage() for r in caplog.records] == ([said] if lost else [])
+
+
 def test_zarr_that_cannot_be_used_is_refused_by_name(
     zarr: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -312,8 +427,23 @@ def test_zarr_that_cannot_be_used_is_refused_by_name(
     with pytest.raises(ArrayError, match=r"b: not a readable Zarr array"):
         read_source(str(path / "b"))
     monkeypatch.setattr(memory, "available", lambda: 300)
-    with pytest.raises(UsageError, match=r"chunks of 10 rows: needs at least 320 B of memory.*with fewer rows in a"):
+    with pytest.raises(UsageError, match=r"chunks of shape \[10, 2\]: needs at least 320 B .*with smaller chunks"):
         read_source(str(path / "a"))
+
+
+def test_a_chunk_that_goes_far_beyond_its_array_must_fit_in_memory(
+    zarr: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns beside the rows too: a chunk of them is unpacked whole."""
+    group = zarr.open_group(tmp_path / "g", mode="w")
+    group.create_array("x", data=np.ones((4, 2), np.uint8), chunks=(4, 2))
+    group.create_array("y", data=np.ones(4, np.uint8), chunks=(40_000,))
+    zarr.create_array(tmp_path / "x", data=np.ones((4, 2), np.uint8), chunks=(4, 10_000))
+    monkeypatch.setattr(memory, "available", lambda: 39_000)
+    with pytest.raises(UsageError, match=r"x, chunks of shape \[4, 10000\]: needs at least 40.0 kB of memory"):
+        read_source(str(tmp_path / "x"))
+    with pytest.raises(UsageError, match=r"y, chunks of shape \[40000\]: needs at least 40.0 kB of memory"):
+        read_source(str(tmp_path / "g"))
 
 
 def test_numbers_in_zarr_must_be_numbers(zarr: Any, tmp_path: Path) -> None:

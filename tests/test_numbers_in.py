@@ -544,9 +544,9 @@ def png(width: int, height: int) -> bytes:
 
 def test_images_are_measured_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(png(60_000, 60_000))
-    refused(tmp_path, r"a.png: not a readable image \(Image size \(3600000000 pixels\) exceeds limit")
+    refused(tmp_path, r"a.png: not a readable image in PNG or JPEG \(Image size \(3600000000 pixels\) exceeds limit")
     (tmp_path / "a.png").write_bytes(png(10_000, 10_000))  # of which PIL only warns
-    refused(tmp_path, r"a.png: not a readable image \(Image size \(100000000 pixels\) exceeds limit")
+    refused(tmp_path, r"a.png: not a readable image in PNG or JPEG \(Image size \(100000000 pixels\) exceeds limit")
     monkeypatch.setattr(memory, "available", lambda: 100_000_000)
     for i in range(3):
         (tmp_path / f"{'abc'[i]}.png").write_bytes(png(2000, 2000))

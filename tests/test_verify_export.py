@@ -148,6 +148,8 @@ def test_other_data_are_refused_and_none_are_asked_for(out: Path, made: Path, tm
     for option in ("data", "heldout_data"):
         with pytest.raises(UsageError, match="nowhere.npz is not there"):
             verify(out, **{option: tmp_path / "nowhere.npz"})
+        with pytest.raises(UsageError, match="data: nothing://bucket/x cannot be reached"):  # asked for, and no path
+            verify(out, **{option: "nothing://me@bucket/x"})
 
 
 def test_the_page_may_be_edited_and_its_numbers_may_not(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ within the error of simulation. With held-out rows alone the gains are measured,
 import math
 import shlex
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -194,7 +193,7 @@ class Remeasure:
             )
             raise UsageError(f"heldout-data: the held-out rows of this folder {what}")
         for option, place in (("data", data), ("heldout-data", heldout_data)):
-            if place not in ("", "digits") and not Path(place).exists():
+            if is_missing(place):
                 raise UsageError(f"{option}: {place} is not there; say where the rows are")
         return DataSettings(**{**told.settings, "data": data, "heldout_data": heldout_data})
 

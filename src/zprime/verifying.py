@@ -282,8 +282,7 @@ def _take(folder: RunFolder, data: str | Path | None, heldout_data: str | Path |
     recorded = DataSettings(**source.config["settings"])
     if heldout_data is not None and not recorded.heldout_data:
         raise UsageError(
-            f"heldout-data: the run {folder.path} has no file of held-out rows beside its data, got {heldout_data}; "
-            "leave it out"
+            f"heldout-data: the run {folder.path} has no file of held-out rows beside its data; leave it out"
         )
     lies = str(data or source.source or recorded.data)
     aside = str(heldout_data or source.heldout_source or recorded.heldout_data) if recorded.heldout_data else ""

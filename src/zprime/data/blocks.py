@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,13 +97,21 @@ def gathered(parts: Iterable[Array]) -> Array | None:
     Raises:
         UsageError: no room on disk.
     """
-    parts, kept, n = iter(parts), list[Array](), 0
+    parts, kept, n = iter(parts), deque[Array](), 0
     for part in parts:
         kept.append(part)
         n += len(part)
-        if is_large(n, part.shape[1:]):
-            return _on_disk(itertools.chain(kept, parts), (None, *part.shape[1:]), part.dtype)
+        shape, dtype = part.shape[1:], part.dtype
+        del part  # the last name of what is written below
+        if is_large(n, shape):
+            return _on_disk(itertools.chain(_let_go(kept), parts), (None, *shape), dtype)
     return np.concatenate(kept) if kept else None
+
+
+def _let_go(kept: deque[Array]) -> Iterator[Array]:
+    """One part after another, each of which is kept no longer."""
+    while kept:
+        yield kept.popleft()
 
 
 def made(n: int, shape: tuple[int, ...], make: Callable[[slice], Tensor], *, among: int | None = None) -> Tensor:

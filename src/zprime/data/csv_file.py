@@ -119,17 +119,16 @@ class _Table:
 
     def _is_row(self, cells: list[str], line: int) -> bool:
         """Whether a line is no header; the first one says how many columns there are, and what they are called."""
-        where = f"{self.path}, line {line}"
         if not self.width:
             self.width = len(cells)
             if not all(map(is_number, cells)):
-                self._take_names(cells, where)
+                self._take_names(cells, f"{self.path}, line {line}")
                 return False
             if self.width > 2 and cells == [str(i) for i in range(self.width)]:
                 return False
         if len(cells) != self.width:
             raise ArrayError(
-                f"{where}: expected {self.width} cells, as in the first line, got {len(cells)}"
+                f"{self.path}, line {line}: expected {self.width} cells, as in the first line, got {len(cells)}"
                 f"{_comma_hint(len(cells), self.width)}"
             )
         return True

@@ -16,6 +16,8 @@ from zprime.data.source import Array
 from zprime.errors import ArrayError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+FORMATS = ("PNG", "JPEG")
+"""Of Pillow; others might start programs, as EPS does, whatever a file is called."""
 GREY = ("L", "1", "LA", "I;16")
 """Modes of Pillow that have one channel, but for what is transparent."""
 
@@ -92,9 +94,9 @@ def _opened(file: Any, where: str) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:  # reads the header only
+            with Image.open(file, formats=FORMATS) as image:  # reads the header only
                 yield image
     except (ArrayError, MemoryError):
         raise
     except Exception as error:  # every format of PIL raises its own, and so do zlib and struct
-        raise ArrayError(f"{where}: not a readable image ({error})") from error
+        raise ArrayError(f"{where}: not a readable image in PNG or JPEG ({error})") from error

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from zprime.data.conditions import LABELS
 from zprime.data.readers import formats
+from zprime.data.stores import check_address
 from zprime.errors import UsageError
 
 
@@ -71,6 +72,8 @@ class DataSettings:
         """Raise `UsageError` for a value that cannot be used."""
         if not self.data:
             raise UsageError(f"data: expected {formats()}, got an empty text; for this folder write --data .")
+        for place in (self.data, self.heldout_data):
+            check_address(place)
         for name, value in (("selection", self.selection), ("heldout", self.heldout)):
             if not 0 < value < 1:
                 raise UsageError(f"{name}: expected a proportion between 0 and 1, got {value:g}")

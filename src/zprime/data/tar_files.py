@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import cast, final
+from typing import BinaryIO, cast, final
 
 import numpy as np
 
+from zprime import memory
 from zprime.data.blocks import collected, stacked
 from zprime.data.csv_file import numbered
 from zprime.data.images import UNSEEN
@@ -26,6 +27,8 @@ SUFFIX = ".tar"
 ARRAY, LABEL = ".npy", ".cls"
 LONGEST = 1000
 """Bytes of a label, at most."""
+PIECE = 1 << 20
+"""Bytes that are read at once behind the last file."""
 
 log = logging.getLogger("zprime")
 
@@ -40,7 +43,7 @@ def read_tar(path: Path) -> Source:
         path: a file, or a folder of files, which follow each other in the order of their names.
 
     Raises:
-        UsageError: no room on disk.
+        UsageError: no room on disk, or rows that do not fit in memory.
         ArrayError: no tar file, no rows in it, rows of different sizes, labels of some rows only, or a file in it that
             cannot be read.
     """
@@ -86,7 +89,7 @@ def _members(file: Path) -> Iterator[_Member]:
     """The files of a tar file in their order, without folders and hidden ones.
 
     Raises:
-        ArrayError: it cannot be read, or holds links or devices.
+        ArrayError: it cannot be read, is cut or damaged, or holds links, devices or sparse files.
     """
     with _readable(file), tarfile.open(file, "r:") as tar:
         while (found := tar.next()) is not None:
@@ -98,10 +101,28 @@ def _members(file: Path) -> Iterator[_Member]:
             content = tar.extractfile(found) if found.isreg() else None
             if content is None:
                 raise ArrayError(f"{where}: expected a regular file, got a link or a device; write the file itself")
+            if found.issparse():  # it may declare any number of bytes that are not there
+                raise ArrayError(f"{where}: expected a whole file, got a sparse one; write it without --sparse")
             name, dot, ending = parts[-1].partition(".")
             yield _Member(
                 where, "/".join([*parts[:-1], name]), (dot + ending).lower(), cast(BufferedIOBase, content), found.size
             )
+        _check_end(tar)
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Refuse what follows the last file, if it is not the end that tar writes: zeros. tarfile stops there in silence.
+
+    Raises:
+        tarfile.ReadError: the file is cut, or a header in it is damaged.
+    """
+    file = cast(BinaryIO, tar.fileobj)
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"expected the next file or the end at byte {tar.offset}, got a part or damaged data")
+    while rest := file.read(PIECE):
+        if any(rest):
+            raise tarfile.ReadError(f"expected nothing behind its end at byte {tar.offset}, got more data")
 
 
 @contextmanager
@@ -139,6 +160,7 @@ class _Seen:
         """The next file.
 
         Raises:
+            UsageError: it does not fit in memory.
             ArrayError: it does not go with the others, or cannot be read.
         """
         if member.key != self._key:
@@ -147,9 +169,8 @@ class _Seen:
         if member.ending == LABEL:
             self._once("label", member.where)
             with _usable(member, "label"):
-                label = member.file.read(LONGEST + 1).decode("utf-8", "replace").strip()
-            if not label or len(label) > LONGEST:
-                raise ArrayError(f"{member.where}: expected a label, got {label[:40]!r}; write one, or leave all out")
+                written = member.file.read(LONGEST + 1)
+            label = _label(member.where, written)
             self.labels.append(self._spelled.setdefault(label, label))
         elif member.ending in (*SUFFIXES, ARRAY):
             self._once("row", member.where)
@@ -188,6 +209,7 @@ class _Seen:
         if member.ending == ARRAY:
             shape, dtype = _header(member)
             if self.form is None:
+                memory.need(2 * member.size, f"{member.where}, a row", "write smaller rows")
                 self.form, self.dtype = shape, dtype
             if (shape, dtype) != (self.form, self.dtype):
                 first = "an image" if isinstance(self.form, Form) else f"{self.dtype} of shape {list(self.form)}"
@@ -200,6 +222,23 @@ class _Seen:
         if self.form is not None and not isinstance(self.form, Form):
             raise ArrayError(f"{member.where}: expected an array, as {self._first}, got an image")
         self.form = found if self.form is None else self.form.joined(member.where, found)
+
+
+def _label(where: str, written: bytes) -> str:
+    """A label as text. What is no UTF-8 is refused: replaced, different labels could become one.
+
+    Raises:
+        ArrayError: it is no text, empty, or too long.
+    """
+    if len(written) > LONGEST:
+        raise ArrayError(f"{where}: expected a label of at most {LONGEST:,} bytes, got more; write a shorter one")
+    try:
+        label = written.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ArrayError(f"{where}: expected a label in UTF-8, got {written[:40]!r}; write it in UTF-8") from error
+    if not label:
+        raise ArrayError(f"{where}: expected a label, got {label!r}; write one, or leave all out")
+    return label
 
 
 def _header(member: _Member) -> tuple[tuple[int, ...], "np.dtype[np.generic]"]:

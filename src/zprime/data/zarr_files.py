@@ -1,5 +1,6 @@
 """Zarr arrays (versions 2 and 3 of the format): folders of chunks, read some rows at a time."""
 
+import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -76,24 +77,45 @@ def _parts(where: Path, array: Any) -> Iterator[Array]:
     """The rows, as many at a time as whole chunks hold."""
     shape, chunk = array.shape[1:], max(1, int(array.chunks[0]))
     step = max(1, rows_at_once(shape) // chunk) * chunk
-    memory.need(
-        2 * chunk * math.prod(shape) * array.dtype.itemsize,
-        f"{where}, chunks of {chunk:,} rows",
-        "write the array with fewer rows in a chunk",
-    )
+    _check_memory(where, array, min(chunk, array.shape[0]))
     with _readable(where):
-        missing = array.nchunks - array.nchunks_initialized
+        stored, missing = _files_of(where, array)
     if missing:
-        log.warning(
-            "%s: %d of %d chunks are not there, and stand for %s", where, missing, array.nchunks, array.fill_value
-        )
+        what = "chunks" if array.shards is None else "shards"
+        log.warning("%s: %d of %d %s are not there, and stand for %s", where, missing, stored, what, array.fill_value)
     for part in blocks(array.shape[0], step):
         with _readable(where, f", rows {part.start} to {part.stop - 1}"):
             yield np.asarray(array[part.start : part.stop])
 
 
+def _check_memory(where: Path, array: Any, rows: int) -> None:
+    """Refuse to read so many rows at once where they do not fit in memory beside one chunk of them.
+
+    A chunk is unpacked whole, also what of it goes beyond the array.
+
+    Raises:
+        UsageError: they do not.
+    """
+    memory.need(
+        (rows * math.prod(array.shape[1:]) + math.prod(array.chunks)) * array.dtype.itemsize,
+        f"{where}, chunks of shape {list(array.chunks)}",
+        "write the array with smaller chunks",
+    )
+
+
+def _files_of(where: Path, array: Any) -> tuple[int, int]:
+    """How many files an array has that hold its chunks, or whole shards of them; and how many of these are not there.
+
+    zarr's own number is wrong where the last shard goes beyond the array, and takes the square of the time.
+    """
+    files = [math.ceil(s / max(1, size)) for s, size in zip(array.shape, array.shards or array.chunks, strict=True)]
+    keys = map(array.metadata.encode_chunk_key, itertools.product(*map(range, files)))
+    return math.prod(files), sum(not (where / key).is_file() for key in keys)
+
+
 def _whole(where: Path, array: Any) -> Array:
     """A column; text as numpy's own."""
+    _check_memory(where, array, array.shape[0])
     with _readable(where):
         values = np.asarray(array[:])
         return values if values.dtype.kind in "fiubUSmM" else np.array([str(v) for v in values.tolist()])
