@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from torch import distributed as dist
 
 import small
 from zprime import cli, distributed, encoding, shards
@@ -130,6 +131,22 @@ def sleeps(unit: int) -> int:
     return unit
 
 
+def failing(after: int) -> None:
+    """Work in all processes at once; the last one fails in the midst of it, and the others wait for its numbers."""
+    for step in range(5):
+        if step == after and distributed.rank() == int(os.environ["WORLD_SIZE"]) - 1:
+            raise NumericalError(f"step {step} is wrong")
+        dist.all_reduce(torch.ones(3))
+
+
+def dying(after: int) -> None:
+    """The same; the last process is killed."""
+    for step in range(5):
+        if step == after and distributed.rank() == int(os.environ["WORLD_SIZE"]) - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.all_reduce(torch.ones(3))
+
+
 def command(folder: Path, arguments: list[str]) -> None:
     """The command line; who encoded which shard is noted, and the last process is killed once, after its first."""
     real, last = encoding._encode, int(os.environ["WORLD_SIZE"]) - 1
@@ -151,6 +168,8 @@ def main(what: str, folder: Path) -> None:
     if what == "whole":
         np.savez(folder / "training.npz", **train(folder))
         np.savez(folder / "numbers.npz", **whole(folder / "run"))
+    elif what in ("failing", "dying"):
+        distributed.together(globals()[what], 2)
     else:
         distributed.each(globals()[what], (), range(8))
 

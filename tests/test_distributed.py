@@ -132,6 +132,22 @@ def test_a_process_that_is_killed_ends_the_job_in_words() -> None:
     assert "start the same command again" in first[2]
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_an_error_where_all_work_at_once_is_raised_in_the_first_process(world: int) -> None:
+    """Not the closed connection that follows from it in all others."""
+    first, *_ = ended(start([sys.executable, str(JOB), "failing", "."], world))
+    assert first[0] == 1
+    assert re.search(r"zprime\.errors\.NumericalError: step 2 is wrong$", first[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_process_that_is_killed_where_all_work_at_once_ends_the_job_in_words(world: int) -> None:
+    first, *_, killed = ended(start([sys.executable, str(JOB), "dying", "."], world))
+    assert killed[0] == -9
+    assert first[0] != 0
+    assert re.search(rf"errors\.ResourceError: process 0 of {world}: a process of this job ended, or did", first[2])
+
+
 def test_a_process_that_does_not_answer_ends_the_job_in_time() -> None:
     first, second = start([sys.executable, str(JOB), "sleeps", "."], 2, ZPRIME_PROCESS_TIMEOUT="5")
     _, err = first.communicate(timeout=60)

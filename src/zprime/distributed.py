@@ -9,7 +9,6 @@ import contextlib
 import os
 import pickle
 import signal
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar, final
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from zprime import peers
+from zprime import interrupts, peers
 from zprime.errors import ResourceError
 from zprime.peers import Group, asked, told
 from zprime.workers import sendable
@@ -65,22 +64,24 @@ def lead(main: Callable[[], T]) -> T | None:
     global _group
     if not asked() or _group is not None:
         return main()
-    before = _end_at_once()
-    _group = peers.joined()
+    # a signal ends this process also while it waits; files are written whole or not at all: nothing is to clean up
+    before = interrupts.replace(signal.SIG_DFL, lambda handler: handler is not signal.SIG_IGN)
     try:
+        _group = peers.joined()
         if _group.rank:
             _serve(_group)
             return None
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        interrupts.restore(before)
         try:
             return main()
         finally:
             _dismiss(_group)
     finally:
-        _group = None
-        with contextlib.suppress(RuntimeError):
-            dist.destroy_process_group()
+        interrupts.restore(before)
+        if _group is not None:
+            _group = None
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
 
 
 def each(
@@ -163,7 +164,7 @@ class Held(Generic[U]):
         """The sums of what `work(*common, unit)` gives for every unit, as `total`."""
         group = _free()
         if group is None or len(self.units) < 2:
-            return added([work(*common, unit) for unit in self.units])
+            return added(work(*common, unit) for unit in self.units)
         if not self._number:
             self._number = _keep(group, self.units)
         return added(_shared("total", work, common, self.units, held=self._number))
@@ -198,7 +199,7 @@ def _shared(
     try:
         try:
             call = peers.packed((work, tuple(common), None if held else units))
-        except (pickle.PicklingError, AttributeError, TypeError, NotImplementedError, RuntimeError):
+        except Exception:  # whatever a class of somebody else's raises
             return alone()  # e.g. a model whose code is in no module
         message = peers.packed((how, call, held, len(units), torch.get_num_threads(), group.gone))
         answers = _asked(group, how, message, partial(_done, group, how, here, common, units, len(units)))
@@ -226,7 +227,8 @@ def _asked(group: Group, how: str, message: bytes, own: Callable[[], Any]) -> li
         peers.to_all(message)
     mine = own()
     if how == "together" and isinstance(mine, Exception):
-        raise mine  # the others wait for this one's numbers, and will not answer
+        # the others wait for this one's numbers, and will not answer
+        raise peers.lost(group, mine) if peers.is_of_messages(mine) else mine
     answers = [mine, *(peers.answer(group, r) for r in range(1, group.size))]
     group.broken = False
     return answers
@@ -253,7 +255,8 @@ def _done(group: Group, how: str, work: Callable[..., Any], common: Sequence[Any
         return parts
     except Exception as error:
         if how == "together":
-            group.store.set(peers.FAILED, peers.packed(sendable(error)))
+            if not peers.is_of_messages(error):  # that follows from what ended another process
+                peers.leave(group, sendable(error))
             if group.rank:
                 os._exit(1)  # the others wait for this one's numbers: a closed connection ends that
         return error
@@ -312,17 +315,6 @@ class _Unreadable:
     """The answer of a process that cannot read what it is to work on."""
 
 
-def _end_at_once() -> dict[signal.Signals, Any]:
-    """Let signals end this process at once, also while it waits for others; the handlers that there were.
-
-    Files are written whole or not at all, so that there is nothing to clean up.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    numbers = [signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-    return {n: signal.signal(n, signal.SIG_DFL) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
-
-
 class _Mine(list[Any]):
     """Units that are all of this process."""
 
@@ -333,7 +325,9 @@ class _Mine(list[Any]):
 
 def _dismiss(group: Group) -> None:
     """Tell the other processes that all is done."""
-    if group.broken:  # what they wait for does not come: they end when this process does
+    if group.broken:  # what they wait for does not come
+        with contextlib.suppress(RuntimeError):
+            peers.leave(group, ResourceError(f"process 0 of {group.size} ended before all had answered; {peers.AGAIN}"))
         return
     with contextlib.suppress(RuntimeError, ResourceError):
         peers.wake(group)

@@ -155,7 +155,7 @@ def sleep(group: Group) -> None:
         try:
             group.store.wait([f"zprime/{group.asked}"], NAP)
         except dist.DistStoreError as error:
-            if "timeout" not in str(error).lower():
+            if "timeout" not in str(error).lower() or group.store.check([FAILED]):
                 raise
         else:
             return
@@ -167,10 +167,20 @@ def told(group: Group, other: int | None = None) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise _lost(group, error, other) from error
+        raise lost(group, error, other) from error
 
 
-def _lost(group: Group, error: RuntimeError, other: int | None = None) -> Exception:
+def is_of_messages(error: Exception) -> bool:
+    """Whether a message between processes did not get through: another one ended, or did not answer in time."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
+def leave(group: Group, error: Exception) -> None:
+    """Leave the error by which this process ends to the others; the first one that is left stays. It can be pickled."""
+    group.store.compare_set(FAILED, "", packed(error))
+
+
+def lost(group: Group, error: RuntimeError, other: int | None = None) -> Exception:
     """What to raise where a message did not get through."""
     with contextlib.suppress(RuntimeError):
         if group.store.check([FAILED]):
