@@ -1,5 +1,6 @@
 """Several processes end in the numbers of one; one that is gone ends the job in words; a restart goes on."""
 
+import copy
 import os
 import pickle
 import re
@@ -16,10 +17,11 @@ import torch
 
 import job
 import small
-from zprime import artifact, distributed
+from zprime import artifact, distributed, shards
 from zprime.data import DataSettings
-from zprime.errors import UsageError
+from zprime.errors import ArtifactError, UsageError
 from zprime.peers import Group, packed
+from zprime.posteriors import MemoryPosteriors, ShardedPosteriors
 from zprime.rng import stream
 from zprime.running import Run
 from zprime.threads import cores
@@ -219,6 +221,37 @@ def test_of_a_part_of_a_tensor_that_part_is_sent() -> None:
     empty = pickle.loads(packed(torch.empty(0, 3, dtype=torch.long)))
     assert empty.shape == (0, 3)
     assert empty.dtype == torch.long
+
+
+def stored(folder: Path, seed: int) -> ShardedPosteriors:
+    mean = torch.randn(30, 2, generator=torch.Generator().manual_seed(seed))
+    MemoryPosteriors(mean, torch.ones(30, 2)).save(folder)
+    return ShardedPosteriors(folder)
+
+
+def test_posteriors_on_disk_are_opened_again_by_the_others_of_a_job(tmp_path: Path) -> None:
+    rows = stored(tmp_path / "p", 0)
+    message = packed(rows)
+    assert len(message) < 300 + len(str(tmp_path)) < len(pickle.dumps(rows))
+    assert pickle.loads(message) is pickle.loads(message)
+    stored(tmp_path / "p", 1)
+    shards._opened.cache_clear()
+    with pytest.raises(ArtifactError, match=r"expected the posteriors that process 0 has open, got others"):
+        pickle.loads(message)
+
+
+def test_a_copy_of_posteriors_on_disk_is_one_of_its_own(tmp_path: Path) -> None:
+    """With its attributes; what was changed since it was read is sent to the others of a job as it is."""
+    rows = stored(tmp_path / "p", 0)
+    rows.weights = torch.arange(30.0) / torch.arange(30.0).sum()
+    for again in (copy.copy(rows), copy.deepcopy(rows), *(pickle.loads(f(rows)) for f in (pickle.dumps, packed))):
+        assert again is not rows
+        assert torch.equal(again.weights, rows.weights)
+        assert torch.equal(again.gather().mean, rows.gather().mean)
+    moved = pickle.loads(pickle.dumps(rows))
+    stored(tmp_path / "p", 1)
+    with pytest.raises(ArtifactError):
+        moved.gather()
 
 
 def test_a_process_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

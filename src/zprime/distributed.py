@@ -18,7 +18,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from zprime import interrupts, peers
-from zprime.errors import ResourceError
+from zprime.errors import ResourceError, ZprimeError
 from zprime.peers import Group, asked, told
 from zprime.workers import sendable
 
@@ -303,7 +303,7 @@ def _did(group: Group, how: str, call: bytes, held: int, n: int) -> Any:
     except Exception as error:
         if how == "together":
             return _done(group, how, partial(_raise, error), (), [], 1)
-        return _Unreadable()
+        return error if isinstance(error, ZprimeError) else _Unreadable()
     return _done(group, how, work, common, _Mine(group.held[held]) if held else units, n)
 
 

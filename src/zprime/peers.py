@@ -8,7 +8,8 @@ import io
 import os
 import pickle
 import threading
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -104,11 +105,24 @@ def _own_part(store: Any) -> Any:
     return PrefixStore("/".join(["zprime", *now]), store)
 
 
+class Opened(ABC):
+    """What the other processes of a job open for themselves, as this one did; a plain pickle of it is as ever."""
+
+    @abstractmethod
+    def opening(self) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+        """A function of a module and its arguments, which give the same again; None where it was changed since."""
+
+
 class _Pickler(pickle.Pickler):
-    """As pickle, but of a part of a tensor that part alone is sent, and a random stream is sent as it stands."""
+    """As pickle, but of a part of a tensor that part alone is sent, and a random stream is sent as it stands.
+
+    What is opened from a folder is opened again.
+    """
 
     def reducer_override(self, value: Any) -> Any:
-        """How tensors and random streams are made again; all else as ever."""
+        """How these are made again; all else as ever."""
+        if isinstance(value, Opened) and (opening := value.opening()) is not None:
+            return opening
         if type(value) is Tensor and value.device.type == "cpu" and value.layout is torch.strided:
             bare = value.detach().contiguous()
             content = bare.reshape(-1).view(torch.uint8).numpy().tobytes() if bare.numel() else b""
@@ -180,7 +194,7 @@ def leave(group: Group, error: Exception) -> None:
     group.store.compare_set(FAILED, "", packed(error))
 
 
-def lost(group: Group, error: RuntimeError, other: int | None = None) -> Exception:
+def lost(group: Group, error: Exception, other: int | None = None) -> Exception:
     """What to raise where a message did not get through."""
     with contextlib.suppress(RuntimeError):
         if group.store.check([FAILED]):
