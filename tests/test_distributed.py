@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import distributed as dist
 
 import job
 import small
@@ -165,6 +166,7 @@ def test_processes_that_do_not_come_end_the_job_in_words() -> None:
     second.communicate()
     _, err = first.communicate(timeout=60)
     assert first.returncode != 0
+    assert re.search(r"process 0 of 2 waits up to 4 s for the others \(RANK=0, WORLD_SIZE=2, MASTER_ADDR=127", err)
     assert re.search(r"process 0 of 2: did not find the others within 4 s \(RANK=0, WORLD_SIZE=2, MASTER_ADDR=127", err)
 
 
@@ -198,6 +200,27 @@ def test_a_job_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=r"expected RANK below WORLD_SIZE.*got RANK=3, WORLD_SIZE=2.*unset WORLD_SIZE"):
         distributed.lead(lambda: None)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["kinds"], ["run", "--help"]])
+def test_verbs_that_share_no_work_wait_for_nobody(words: list[str]) -> None:
+    first, second = start([sys.executable, "-m", "zprime", *words], 2)
+    second.kill()
+    second.communicate()
+    out, err = first.communicate(timeout=20)
+    assert (first.returncode, err) == (0, "")
+    assert out
+
+
+def test_a_script_with_a_group_of_its_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        assert distributed.lead(distributed.world) == 1
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_large_sums_are_added_up_by_each_process_first() -> None:

@@ -48,7 +48,8 @@ def share() -> tuple[int, int]:
 def lead(main: Callable[[], T]) -> T | None:
     """Run `main` with all processes of a job: in rank 0; the others do their share of its work until it ends.
 
-    In a job of one process, or without torchrun, it is a call of `main`.
+    In a job of one process, or without torchrun, it is a call of `main`; also where the script has called
+    `torch.distributed.init_process_group` itself.
 
     Args:
         main: takes nothing; e.g. `lambda: zprime.run("digits", "runs/digits")`.
@@ -62,7 +63,7 @@ def lead(main: Callable[[], T]) -> T | None:
         UsageError: the environment names no such job.
     """
     global _group
-    if not asked() or _group is not None:
+    if not asked() or _group is not None or (dist.is_available() and dist.is_initialized()):
         return main()
     # a signal ends this process also while it waits; files are written whole or not at all: nothing is to clean up
     before = interrupts.replace(signal.SIG_DFL, lambda handler: handler is not signal.SIG_IGN)

@@ -5,6 +5,7 @@ What goes wrong between them ends in a `ResourceError` that names the processes.
 
 import contextlib
 import io
+import logging
 import os
 import pickle
 import threading
@@ -22,11 +23,13 @@ from torch.distributed.rendezvous import rendezvous
 
 from zprime.errors import ResourceError, UsageError
 
+log = logging.getLogger("zprime")
 ASKED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets in the environment of every process."""
 PATIENCE = "ZPRIME_PROCESS_TIMEOUT"
 """Name in the environment of the seconds that one process waits for another."""
 WAIT = 1800.0  # seconds, where the environment says nothing
+SOON = 5.0  # seconds after which it is said that a process waits for the others
 NAP = timedelta(seconds=20)  # after which a process that has nothing to do asks again
 FAILED = "zprime/failed"
 """Where a process leaves the error by which it ends."""
@@ -86,6 +89,13 @@ def joined() -> Group:
     if not dist.is_available():
         raise UsageError("processes: this torch was built without torch.distributed; unset WORLD_SIZE")
     gpu = torch.cuda.is_available() and dist.is_nccl_available()
+    slow = threading.Timer(
+        min(SOON, wait.total_seconds() / 2),
+        log.warning,
+        ("process %d of %d waits up to %g s for the others (%s)", number, size, wait.total_seconds(), where),
+    )
+    slow.daemon = True
+    slow.start()
     try:
         store = _own_part(next(rendezvous("env://", timeout=wait))[0])
         dist.init_process_group(
@@ -96,6 +106,8 @@ def joined() -> Group:
             f"process {number} of {size}: did not find the others within {wait.total_seconds():g} s ({where}): "
             f"{_short(error)}; start all of them, and see whether the machines reach each other at that address"
         ) from error
+    finally:
+        slow.cancel()
     return Group(number, size, store)
 
 
