@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,20 +13,22 @@ import torch
 from torch import distributed as dist
 
 import small
-from zprime import cli, distributed, encoding, shards
-from zprime.data import DataSettings
+from zprime import cli, distributed, encoding, shards, training
+from zprime.data import DataSettings, Rows
 from zprime.data_parallel import BatchLoss
 from zprime.errors import NumericalError
 from zprime.kernels import expectation
 from zprime.latent.em import ComponentEM
 from zprime.latent.gaussian import marginal_moments, moments
 from zprime.latent.mixture import MixtureSettings
+from zprime.progress import silent
 from zprime.results.audit import AuditSettings
 from zprime.running import Run
 from zprime.sampling import sample
 from zprime.vae import VAE
 
 SHARD, UNIT = 40, 64
+EVALUATE = training.evaluate
 AUDIT = AuditSettings(
     rows=24,
     draws=80,
@@ -147,6 +150,31 @@ def dying(after: int) -> None:
         dist.all_reduce(torch.ones(3))
 
 
+def trained_at(checkpoint: Path, odd: str) -> list[float]:
+    """A training whose last process measures other ELBOs, or has a checkpoint of its own; the ELBOs that all noted."""
+    if distributed.rank() and odd == "folder":
+        checkpoint = checkpoint.parent / "other"
+    if distributed.rank() and odd == "elbo":
+        training.evaluate = lambda *args, **more: -1.0 * args[0].training  # type: ignore[assignment]
+    rows = small_rows()
+    vae = VAE.build((5,), small.NETWORK, seed=0)
+    settings = replace(small.TRAINING, epochs=3, checkpoint=0.0)
+    try:
+        found = training.train(vae, rows, rows, settings, checkpoint=checkpoint, progress=silent)
+    finally:
+        training.evaluate = EVALUATE
+    history = torch.tensor([e["selection"] for e in found.history] + [found.epoch], dtype=torch.float64)
+    every = [torch.zeros_like(history) for _ in range(distributed.world())]
+    dist.all_gather(every, history)
+    assert all(torch.equal(h, history) for h in every), every
+    return history.tolist()
+
+
+def small_rows() -> Rows:
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(4))
+    return Rows("train", x, torch.arange(60))
+
+
 def command(folder: Path, arguments: list[str]) -> None:
     """The command line; who encoded which shard is noted, and the last process is killed once, after its first."""
     real, last = encoding._encode, int(os.environ["WORLD_SIZE"]) - 1
@@ -168,6 +196,9 @@ def main(what: str, folder: Path) -> None:
     if what == "whole":
         np.savez(folder / "training.npz", **train(folder))
         np.savez(folder / "numbers.npz", **whole(folder / "run"))
+    elif what == "checkpoints":
+        print(distributed.together(trained_at, folder / "checkpoint", "elbo"))  # noqa: T201
+        distributed.together(trained_at, folder / "checkpoint", "folder")
     elif what in ("failing", "dying"):
         distributed.together(globals()[what], 2)
     else:

@@ -151,6 +151,14 @@ def test_a_process_that_is_killed_where_all_work_at_once_ends_the_job_in_words(w
     assert re.search(rf"errors\.ResourceError: process 0 of {world}: a process of this job ended, or did", first[2])
 
 
+def test_all_processes_decide_by_the_elbo_of_the_first_and_go_on_from_its_checkpoint(tmp_path: Path) -> None:
+    (code, out, err), _ = ended(start([sys.executable, str(JOB), "checkpoints", str(tmp_path)], 2))
+    assert out.startswith("["), err
+    assert code != 0
+    assert "ArtifactError" in err
+    assert re.search(r"other: expected the checkpoint that process 0 has, of epoch 3, got 0; let all", err)
+
+
 def test_a_process_that_does_not_answer_ends_the_job_in_time() -> None:
     first, second = start([sys.executable, str(JOB), "sleeps", "."], 2, ZPRIME_PROCESS_TIMEOUT="5")
     _, err = first.communicate(timeout=60)
