@@ -1,9 +1,11 @@
 """What each process of a job runs in the tests: python tests/job.py WHAT FOLDER [arguments of the command line]."""
 
+import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +15,7 @@ import torch
 from torch import distributed as dist
 
 import small
-from zprime import cli, distributed, encoding, shards, training
+from zprime import cli, distributed, encode_stage, encoding, shards, training
 from zprime.data import DataSettings, Rows
 from zprime.data_parallel import BatchLoss
 from zprime.errors import NumericalError
@@ -21,6 +23,8 @@ from zprime.kernels import expectation
 from zprime.latent.em import ComponentEM
 from zprime.latent.gaussian import marginal_moments, moments
 from zprime.latent.mixture import MixtureSettings
+from zprime.measure.likelihood import decoding as row_decoding
+from zprime.peers import Group
 from zprime.progress import silent
 from zprime.results.audit import AuditSettings
 from zprime.running import Run
@@ -30,7 +34,7 @@ from zprime.vae import VAE
 SHARD, UNIT = 40, 64
 EVALUATE = training.evaluate
 AUDIT = AuditSettings(
-    rows=24,
+    rows=32,
     draws=80,
     grid=4,
     map=20,
@@ -50,6 +54,7 @@ def settle() -> None:
     """Small shards and units, so that few data are divided: the same in every process."""
     encoding.SHARD = shards.ROWS = SHARD
     expectation.UNIT = UNIT
+    row_decoding.TOGETHER = row_decoding.LEAST
     torch.set_num_threads(1)
 
 
@@ -72,7 +77,7 @@ def whole(run: Path) -> dict[str, np.ndarray]:
     audit = job.audit(AUDIT, seed=0)
     found |= audit.tensors
     found["alone"] = torch.tensor(distributed.each(doubled, (only_here(),), range(5)))
-    z, x = sample(job.folder.generative("mixture"), 1500, seed=3, noise="draw", allow_copies=True)
+    z, x = sample(job.folder.generative("mixture"), 2100, seed=3, noise="draw", allow_copies=True)
     return {name: t.numpy() for name, t in {**found, "z": z, "x": x}.items()}
 
 
@@ -132,6 +137,20 @@ def sleeps(unit: int) -> int:
     if distributed.rank():
         time.sleep(1000)
     return unit
+
+
+def note(folder: Path) -> None:
+    """Note the units that each process other than the first does: a line `function rank units` a call."""
+    real = distributed._done
+
+    def done(group: Group, how: str, work: Callable[..., object], common: object, units: object, n: int) -> object:
+        if group.rank:
+            mine = 1 if how == "together" else len(units[group.rank :: group.size])  # type: ignore[arg-type, index]
+            with open(folder / f"did-{group.rank}", "a") as file:  # noqa: PTH123
+                file.write(f"{work.__name__} {group.rank} {mine}\n")
+        return real(group, how, work, common, units, n)  # type: ignore[arg-type]
+
+    distributed._done = done
 
 
 def failing(after: int) -> None:
@@ -195,7 +214,9 @@ def main(what: str, folder: Path) -> None:
     """In rank 0."""
     if what == "whole":
         np.savez(folder / "training.npz", **train(folder))
+        logging.basicConfig(level=logging.INFO)
         np.savez(folder / "numbers.npz", **whole(folder / "run"))
+        assert not encode_stage._open
     elif what == "checkpoints":
         print(distributed.together(trained_at, folder / "checkpoint", "elbo"))  # noqa: T201
         distributed.together(trained_at, folder / "checkpoint", "folder")
@@ -207,6 +228,8 @@ def main(what: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     settle()
+    if sys.argv[1] == "whole":
+        note(Path(sys.argv[2]))
     if sys.argv[1] == "command":
         command(Path(sys.argv[2]), sys.argv[3:])
     distributed.lead(lambda: main(sys.argv[1], Path(sys.argv[2])))

@@ -78,8 +78,11 @@ def made(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, P
         folders[world] = tmp_path_factory.mktemp(f"world{world}")
         shutil.copytree(trained, folders[world] / "run")
         shutil.copy(trained.parent / "t.npz", folders[world])
-        for code, _, err in ended(start([sys.executable, str(JOB), "whole", str(folders[world])], world)):
-            assert code == 0, err
+        found = ended(start([sys.executable, str(JOB), "whole", str(folders[world])], world))
+        assert [code for code, _, _ in found] == [0] * world, found
+        alone = [line for _, _, err in found for line in err.splitlines() if "work alone" in line]
+        assert len(alone) == (world > 1), alone
+        assert all("No module named 'only_here'" in line for line in alone)
     return folders
 
 
@@ -113,8 +116,16 @@ def test_every_artefact_is_that_of_one_process(made: dict[int, Path], world: int
         assert one.hash == several.hash, name
 
 
-def test_the_work_was_divided(made: dict[int, Path]) -> None:
-    assert len(artifact.read(made[1] / "run" / "posteriors" / "train").config["shards"]) > max(WORLDS)
+SHARED = ("_share", "_encode_shard", "_of_shard", "_statistics", "_shares", "sample_rows", "_batch")
+"""The function of each kind of work: training, encoding, moments, a step of EM, gains, samples."""
+
+
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_every_process_does_units_of_each_kind_of_work(made: dict[int, Path], world: int) -> None:
+    lines = [line.split() for f in made[world].glob("did-*") for line in f.read_text().splitlines()]
+    done = {name: {int(rank) for who, rank, n in lines if who == name and int(n)} for name in SHARED}
+    assert done == dict.fromkeys(SHARED, set(range(1, world)))
+    assert not list(made[1].glob("did-*"))
 
 
 def test_an_error_in_another_process_is_raised_in_the_first_one_alone() -> None:

@@ -6,10 +6,12 @@ rank 0 all results in the order of the units. Which process did a unit changes n
 """
 
 import contextlib
+import logging
 import os
 import pickle
 import signal
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, final
 
@@ -22,6 +24,7 @@ from zprime.errors import ResourceError, ZprimeError
 from zprime.peers import Group, asked, told
 from zprime.workers import sendable
 
+log = logging.getLogger("zprime")
 T = TypeVar("T")
 U = TypeVar("U")
 MOST = 1 << 26
@@ -110,8 +113,7 @@ def each(
         before(args[-1])
         return work(*args)
 
-    found: list[T] = _shared("each", work, common, units, own=own)
-    return found
+    return list(_shared("each", work, common, units, own=own))
 
 
 def total(work: Callable[..., Sequence[Tensor]], common: Sequence[Any], units: Sequence[Any]) -> list[Tensor]:
@@ -200,20 +202,30 @@ def _shared(
     try:
         try:
             call = peers.packed((work, tuple(common), None if held else units))
-        except Exception:  # whatever a class of somebody else's raises
-            return alone()  # e.g. a model whose code is in no module
+        except Exception as error:  # whatever a class of somebody else's raises, e.g. one that is in no module
+            _say_alone(group, f"{type(error).__name__}: {error}")
+            return alone()
         message = peers.packed((how, call, held, len(units), torch.get_num_threads(), group.gone))
         answers = _asked(group, how, message, partial(_done, group, how, here, common, units, len(units)))
-        if any(isinstance(answer, _Unreadable) for answer in answers):
-            return alone()  # e.g. a model whose code only this process has loaded
-        for error in answers:
-            if isinstance(error, Exception):
-                raise error
+        odd = next((answer for answer in answers if isinstance(answer, _Unreadable)), None)
+        if odd is not None:  # e.g. a model whose code only this process has loaded
+            _say_alone(group, odd.why)
+            return alone()
+        failed = next((answer for answer in answers if isinstance(answer, Exception)), None)
+        if failed is not None:
+            raise failed
         if how == "together" or isinstance(answers[0][0], _Sum):
             return [found for share in answers for found in share]
         return [answers[i % group.size][i // group.size] for i in range(len(units))]
     finally:
         group.turn.release()
+
+
+def _say_alone(group: Group, why: str) -> None:
+    """Say once why the others have nothing to do."""
+    if not group.alone:
+        log.info("process 0 does some of the work alone, which the others cannot be sent: %s", why[:200])
+    group.alone = True
 
 
 def _asked(group: Group, how: str, message: bytes, own: Callable[[], Any]) -> list[Any]:
@@ -304,7 +316,7 @@ def _did(group: Group, how: str, call: bytes, held: int, n: int) -> Any:
     except Exception as error:
         if how == "together":
             return _done(group, how, partial(_raise, error), (), [], 1)
-        return error if isinstance(error, ZprimeError) else _Unreadable()
+        return error if isinstance(error, ZprimeError) else _Unreadable(f"{type(error).__name__}: {error}")
     return _done(group, how, work, common, _Mine(group.held[held]) if held else units, n)
 
 
@@ -312,8 +324,11 @@ def _raise(error: Exception) -> None:
     raise error
 
 
+@dataclass(frozen=True)
 class _Unreadable:
-    """The answer of a process that cannot read what it is to work on."""
+    """The answer of a process that cannot read what it is to work on, and why."""
+
+    why: str
 
 
 class _Mine(list[Any]):

@@ -50,6 +50,7 @@ class Group:
         turn: held during a call, which is one thread's at a time.
         broken: whether messages between the processes got out of step, so that no more can be sent.
         abreast: whether all processes do the same work at once now.
+        alone: whether it was said that this process does some work alone.
     """
 
     rank: int
@@ -61,6 +62,7 @@ class Group:
     turn: threading.Lock = field(default_factory=threading.Lock)
     broken: bool = False
     abreast: bool = False
+    alone: bool = False
 
 
 def asked() -> bool:

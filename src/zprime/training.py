@@ -207,7 +207,7 @@ def train(
 def _check_start(state: _State, checkpoint: Path | None) -> None:
     """Raise `ArtifactError` unless all processes of a job go on from the same epoch."""
     for what, own in (("epoch", state.epoch), ("best epoch", state.best_epoch)):
-        first = int(of_first(own))
+        first = int(of_first(float(own)))
         if first != own:
             raise ArtifactError(
                 f"{checkpoint}: expected the checkpoint that process 0 has, of {what} {first}, got {own}; let all "
