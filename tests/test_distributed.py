@@ -116,7 +116,7 @@ def test_every_artefact_is_that_of_one_process(made: dict[int, Path], world: int
         assert one.hash == several.hash, name
 
 
-SHARED = ("_share", "_encode_shard", "_of_shard", "_statistics", "_shares", "sample_rows", "_batch")
+SHARED = ("_share", "_encode_shard", "_of_shard", "_statistics", "_shares", "sample_rows", "_finished")
 """The function of each kind of work: training, encoding, moments, a step of EM, gains, samples."""
 
 
