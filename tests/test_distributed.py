@@ -5,10 +5,12 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,9 @@ from torch import distributed as dist
 
 import job
 import small
-from zprime import artifact, distributed, shards
+from zprime import artifact, distributed, peers, shards
 from zprime.data import DataSettings
-from zprime.errors import ArtifactError, UsageError
+from zprime.errors import ArtifactError, ResourceError, UsageError
 from zprime.peers import Group, packed
 from zprime.posteriors import MemoryPosteriors, ShardedPosteriors
 from zprime.rng import stream
@@ -240,6 +242,31 @@ def test_a_script_with_a_group_of_its_own_is_left_alone(monkeypatch: pytest.Monk
         assert dist.is_initialized()
     finally:
         dist.destroy_process_group()
+
+
+def test_a_process_that_waits_hears_that_the_first_one_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another program keeps the store, and rank 0 ended with exit code 0: its code caught the error."""
+    monkeypatch.setattr(peers, "NAP", timedelta(milliseconds=20))
+    store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)
+    distributed._dismiss(Group(0, 2, store, broken=True))
+    with pytest.raises(ResourceError, match="process 0 of 2 ended before all had answered"):
+        distributed._serve(Group(1, 2, store))
+    peers.leave(Group(0, 2, store), UsageError("later"))
+    assert isinstance(peers.lost(Group(1, 2, store), RuntimeError("gloo")), ResourceError)  # the first one stays
+
+
+def test_handlers_of_signals_are_restored_where_processes_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    for name, value in {"RANK": "3", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        mine = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(UsageError):
+            distributed.lead(lambda: None)
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_large_sums_are_added_up_by_each_process_first() -> None:
