@@ -1,32 +1,40 @@
 """What each process of a job runs in the tests: python tests/job.py WHAT FOLDER [arguments of the command line]."""
 
+import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import torch
+from torch import distributed as dist
 
 import small
-from zprime import cli, distributed, encoding, shards
-from zprime.data import DataSettings
+from zprime import cli, distributed, encode_stage, encoding, shards, training
+from zprime.data import DataSettings, Rows
 from zprime.data_parallel import BatchLoss
 from zprime.errors import NumericalError
 from zprime.kernels import expectation
 from zprime.latent.em import ComponentEM
 from zprime.latent.gaussian import marginal_moments, moments
 from zprime.latent.mixture import MixtureSettings
+from zprime.measure.likelihood import decoding as row_decoding
+from zprime.peers import Group
+from zprime.progress import silent
 from zprime.results.audit import AuditSettings
 from zprime.running import Run
 from zprime.sampling import sample
 from zprime.vae import VAE
 
 SHARD, UNIT = 40, 64
+EVALUATE = training.evaluate
 AUDIT = AuditSettings(
-    rows=24,
+    rows=32,
     draws=80,
     grid=4,
     map=20,
@@ -46,6 +54,7 @@ def settle() -> None:
     """Small shards and units, so that few data are divided: the same in every process."""
     encoding.SHARD = shards.ROWS = SHARD
     expectation.UNIT = UNIT
+    row_decoding.TOGETHER = row_decoding.LEAST
     torch.set_num_threads(1)
 
 
@@ -68,7 +77,7 @@ def whole(run: Path) -> dict[str, np.ndarray]:
     audit = job.audit(AUDIT, seed=0)
     found |= audit.tensors
     found["alone"] = torch.tensor(distributed.each(doubled, (only_here(),), range(5)))
-    z, x = sample(job.folder.generative("mixture"), 1500, seed=3, noise="draw", allow_copies=True)
+    z, x = sample(job.folder.generative("mixture"), 2100, seed=3, noise="draw", allow_copies=True)
     return {name: t.numpy() for name, t in {**found, "z": z, "x": x}.items()}
 
 
@@ -130,6 +139,61 @@ def sleeps(unit: int) -> int:
     return unit
 
 
+def note(folder: Path) -> None:
+    """Note the units that each process other than the first does: a line `function rank units` a call."""
+    real = distributed._done
+
+    def done(group: Group, how: str, work: Callable[..., object], common: object, units: object, n: int) -> object:
+        if group.rank:
+            mine = 1 if how == "together" else len(units[group.rank :: group.size])  # type: ignore[arg-type, index]
+            with open(folder / f"did-{group.rank}", "a") as file:  # noqa: PTH123
+                file.write(f"{work.__name__} {group.rank} {mine}\n")
+        return real(group, how, work, common, units, n)  # type: ignore[arg-type]
+
+    distributed._done = done
+
+
+def failing(after: int) -> None:
+    """Work in all processes at once; the last one fails in the midst of it, and the others wait for its numbers."""
+    for step in range(5):
+        if step == after and distributed.rank() == int(os.environ["WORLD_SIZE"]) - 1:
+            raise NumericalError(f"step {step} is wrong")
+        dist.all_reduce(torch.ones(3))
+
+
+def dying(after: int) -> None:
+    """The same; the last process is killed."""
+    for step in range(5):
+        if step == after and distributed.rank() == int(os.environ["WORLD_SIZE"]) - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.all_reduce(torch.ones(3))
+
+
+def trained_at(checkpoint: Path, odd: str) -> list[float]:
+    """A training whose last process measures other ELBOs, or has a checkpoint of its own; the ELBOs that all noted."""
+    if distributed.rank() and odd == "folder":
+        checkpoint = checkpoint.parent / "other"
+    if distributed.rank() and odd == "elbo":
+        training.evaluate = lambda *args, **more: -1.0 * args[0].training  # type: ignore[assignment]
+    rows = small_rows()
+    vae = VAE.build((5,), small.NETWORK, seed=0)
+    settings = replace(small.TRAINING, epochs=3, checkpoint=0.0)
+    try:
+        found = training.train(vae, rows, rows, settings, checkpoint=checkpoint, progress=silent)
+    finally:
+        training.evaluate = EVALUATE
+    history = torch.tensor([e["selection"] for e in found.history] + [found.epoch], dtype=torch.float64)
+    every = [torch.zeros_like(history) for _ in range(distributed.world())]
+    dist.all_gather(every, history)
+    assert all(torch.equal(h, history) for h in every), every
+    return history.tolist()
+
+
+def small_rows() -> Rows:
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(4))
+    return Rows("train", x, torch.arange(60))
+
+
 def command(folder: Path, arguments: list[str]) -> None:
     """The command line; who encoded which shard is noted, and the last process is killed once, after its first."""
     real, last = encoding._encode, int(os.environ["WORLD_SIZE"]) - 1
@@ -150,13 +214,22 @@ def main(what: str, folder: Path) -> None:
     """In rank 0."""
     if what == "whole":
         np.savez(folder / "training.npz", **train(folder))
+        logging.basicConfig(level=logging.INFO)
         np.savez(folder / "numbers.npz", **whole(folder / "run"))
+        assert not encode_stage._open
+    elif what == "checkpoints":
+        print(distributed.together(trained_at, folder / "checkpoint", "elbo"))  # noqa: T201
+        distributed.together(trained_at, folder / "checkpoint", "folder")
+    elif what in ("failing", "dying"):
+        distributed.together(globals()[what], 2)
     else:
         distributed.each(globals()[what], (), range(8))
 
 
 if __name__ == "__main__":
     settle()
+    if sys.argv[1] == "whole":
+        note(Path(sys.argv[2]))
     if sys.argv[1] == "command":
         command(Path(sys.argv[2]), sys.argv[3:])
     distributed.lead(lambda: main(sys.argv[1], Path(sys.argv[2])))

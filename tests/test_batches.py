@@ -161,3 +161,42 @@ def test_batches_and_runs_that_cannot_be_encoded_are_refused(run: Run, tmp_path:
     binary.train(settings, small.NETWORK, small.TRAINING, seed=0)
     with pytest.raises(UsageError, match="got a run with binarise"):
         Encode.of_run(binary.path)
+
+
+def test_a_module_in_training_mode_encodes_as_in_evaluation_mode() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = torch.nn.Dropout(0.5)
+            self.kept = torch.nn.Dropout(0.5).eval()
+
+        def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.kept(self.drop(x)), torch.ones_like(x)
+
+    model, x = Model().train(), np.ones((9, 4), dtype="float32")
+    model.kept.eval()
+    np.testing.assert_array_equal(Encode(model)(x)["mean"], x)
+    assert model.training
+    assert model.drop.training
+    assert not model.kept.training
+
+
+def test_empty_batches_have_empty_answers_that_change_no_sum(run: Run) -> None:
+    encode = Encode.of_run(run.path)
+    d = encode.model.latents
+    empty = encode({"x": np.zeros((0, 5), dtype="float32"), "id": np.zeros(0)})
+    assert empty["mean"].shape == empty["scale"].shape == (0, d)
+    assert empty["id"].shape == (0,)
+    nothing, rows = Sums.of(np.zeros((0, D)), np.zeros((0, D))), posteriors()
+    some = Sums.of(rows.mean, rows.scale)
+    assert (nothing + nothing).count == 0
+    for total in (some + nothing, nothing + some, sum([nothing, some, nothing])):
+        np.testing.assert_array_equal(total.scatter, some.scatter)
+    r = mixture(diagonal=True)
+    with_r = Sums.of(rows.mean, rows.scale, r)
+    step = (Sums.of(np.zeros((0, D)), np.zeros((0, D)), r) + with_r).mixture_step()
+    assert step[1] == with_r.mixture_step()[1]
+    with pytest.raises(ArrayError, match="at least one row, got those of none"):
+        nothing.gaussian()
+    with pytest.raises(UsageError, match="expected sums of a step of EM, got none"):
+        Sums.of(np.zeros((0, D)), np.zeros((0, D)), r).mixture_step()

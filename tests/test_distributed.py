@@ -1,25 +1,30 @@
 """Several processes end in the numbers of one; one that is gone ends the job in words; a restart goes on."""
 
+import copy
 import os
 import pickle
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import distributed as dist
 
 import job
 import small
-from zprime import artifact, distributed
+from zprime import artifact, distributed, peers, shards
 from zprime.data import DataSettings
-from zprime.errors import UsageError
+from zprime.errors import ArtifactError, ResourceError, UsageError
 from zprime.peers import Group, packed
+from zprime.posteriors import MemoryPosteriors, ShardedPosteriors
 from zprime.rng import stream
 from zprime.running import Run
 from zprime.threads import cores
@@ -75,8 +80,11 @@ def made(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, P
         folders[world] = tmp_path_factory.mktemp(f"world{world}")
         shutil.copytree(trained, folders[world] / "run")
         shutil.copy(trained.parent / "t.npz", folders[world])
-        for code, _, err in ended(start([sys.executable, str(JOB), "whole", str(folders[world])], world)):
-            assert code == 0, err
+        found = ended(start([sys.executable, str(JOB), "whole", str(folders[world])], world))
+        assert [code for code, _, _ in found] == [0] * world, found
+        alone = [line for _, _, err in found for line in err.splitlines() if "work alone" in line]
+        assert len(alone) == (world > 1), alone
+        assert all("No module named 'only_here'" in line for line in alone)
     return folders
 
 
@@ -110,8 +118,16 @@ def test_every_artefact_is_that_of_one_process(made: dict[int, Path], world: int
         assert one.hash == several.hash, name
 
 
-def test_the_work_was_divided(made: dict[int, Path]) -> None:
-    assert len(artifact.read(made[1] / "run" / "posteriors" / "train").config["shards"]) > max(WORLDS)
+SHARED = ("_share", "_encode_shard", "_of_shard", "_statistics", "_shares", "sample_rows", "_finished")
+"""The function of each kind of work: training, encoding, moments, a step of EM, gains, samples."""
+
+
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_every_process_does_units_of_each_kind_of_work(made: dict[int, Path], world: int) -> None:
+    lines = [line.split() for f in made[world].glob("did-*") for line in f.read_text().splitlines()]
+    done = {name: {int(rank) for who, rank, n in lines if who == name and int(n)} for name in SHARED}
+    assert done == dict.fromkeys(SHARED, set(range(1, world)))
+    assert not list(made[1].glob("did-*"))
 
 
 def test_an_error_in_another_process_is_raised_in_the_first_one_alone() -> None:
@@ -132,6 +148,30 @@ def test_a_process_that_is_killed_ends_the_job_in_words() -> None:
     assert "start the same command again" in first[2]
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_an_error_where_all_work_at_once_is_raised_in_the_first_process(world: int) -> None:
+    """Not the closed connection that follows from it in all others."""
+    first, *_ = ended(start([sys.executable, str(JOB), "failing", "."], world))
+    assert first[0] == 1
+    assert re.search(r"zprime\.errors\.NumericalError: step 2 is wrong$", first[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_process_that_is_killed_where_all_work_at_once_ends_the_job_in_words(world: int) -> None:
+    first, *_, killed = ended(start([sys.executable, str(JOB), "dying", "."], world))
+    assert killed[0] == -9
+    assert first[0] != 0
+    assert re.search(rf"errors\.ResourceError: process 0 of {world}: a process of this job ended, or did", first[2])
+
+
+def test_all_processes_decide_by_the_elbo_of_the_first_and_go_on_from_its_checkpoint(tmp_path: Path) -> None:
+    (code, out, err), _ = ended(start([sys.executable, str(JOB), "checkpoints", str(tmp_path)], 2))
+    assert out.startswith("["), err
+    assert code != 0
+    assert "ArtifactError" in err
+    assert re.search(r"other: expected the checkpoint that process 0 has, of epoch 3, got 0; let all", err)
+
+
 def test_a_process_that_does_not_answer_ends_the_job_in_time() -> None:
     first, second = start([sys.executable, str(JOB), "sleeps", "."], 2, ZPRIME_PROCESS_TIMEOUT="5")
     _, err = first.communicate(timeout=60)
@@ -147,6 +187,7 @@ def test_processes_that_do_not_come_end_the_job_in_words() -> None:
     second.communicate()
     _, err = first.communicate(timeout=60)
     assert first.returncode != 0
+    assert re.search(r"process 0 of 2 waits up to 4 s for the others \(RANK=0, WORLD_SIZE=2, MASTER_ADDR=127", err)
     assert re.search(r"process 0 of 2: did not find the others within 4 s \(RANK=0, WORLD_SIZE=2, MASTER_ADDR=127", err)
 
 
@@ -182,6 +223,52 @@ def test_a_job_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         distributed.lead(lambda: None)
 
 
+@pytest.mark.parametrize("words", [["--version"], ["kinds"], ["run", "--help"]])
+def test_verbs_that_share_no_work_wait_for_nobody(words: list[str]) -> None:
+    first, second = start([sys.executable, "-m", "zprime", *words], 2)
+    second.kill()
+    second.communicate()
+    out, err = first.communicate(timeout=20)
+    assert (first.returncode, err) == (0, "")
+    assert out
+
+
+def test_a_script_with_a_group_of_its_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        assert distributed.lead(distributed.world) == 1
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_process_that_waits_hears_that_the_first_one_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another program keeps the store, and rank 0 ended with exit code 0: its code caught the error."""
+    monkeypatch.setattr(peers, "NAP", timedelta(milliseconds=20))
+    store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)
+    distributed._dismiss(Group(0, 2, store, broken=True))
+    with pytest.raises(ResourceError, match="process 0 of 2 ended before all had answered"):
+        distributed._serve(Group(1, 2, store))
+    peers.leave(Group(0, 2, store), UsageError("later"))
+    assert isinstance(peers.lost(Group(1, 2, store), RuntimeError("gloo")), ResourceError)  # the first one stays
+
+
+def test_handlers_of_signals_are_restored_where_processes_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    for name, value in {"RANK": "3", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        mine = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(UsageError):
+            distributed.lead(lambda: None)
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_large_sums_are_added_up_by_each_process_first() -> None:
     """What `total` sends above `MOST` bytes: one sum a process."""
     group = Group(1, 2, None)
@@ -203,6 +290,37 @@ def test_of_a_part_of_a_tensor_that_part_is_sent() -> None:
     empty = pickle.loads(packed(torch.empty(0, 3, dtype=torch.long)))
     assert empty.shape == (0, 3)
     assert empty.dtype == torch.long
+
+
+def stored(folder: Path, seed: int) -> ShardedPosteriors:
+    mean = torch.randn(30, 2, generator=torch.Generator().manual_seed(seed))
+    MemoryPosteriors(mean, torch.ones(30, 2)).save(folder)
+    return ShardedPosteriors(folder)
+
+
+def test_posteriors_on_disk_are_opened_again_by_the_others_of_a_job(tmp_path: Path) -> None:
+    rows = stored(tmp_path / "p", 0)
+    message = packed(rows)
+    assert len(message) < 300 + len(str(tmp_path)) < len(pickle.dumps(rows))
+    assert pickle.loads(message) is pickle.loads(message)
+    stored(tmp_path / "p", 1)
+    shards._opened.cache_clear()
+    with pytest.raises(ArtifactError, match=r"expected the posteriors that process 0 has open, got others"):
+        pickle.loads(message)
+
+
+def test_a_copy_of_posteriors_on_disk_is_one_of_its_own(tmp_path: Path) -> None:
+    """With its attributes; what was changed since it was read is sent to the others of a job as it is."""
+    rows = stored(tmp_path / "p", 0)
+    rows.weights = torch.arange(30.0) / torch.arange(30.0).sum()
+    for again in (copy.copy(rows), copy.deepcopy(rows), *(pickle.loads(f(rows)) for f in (pickle.dumps, packed))):
+        assert again is not rows
+        assert torch.equal(again.weights, rows.weights)
+        assert torch.equal(again.gather().mean, rows.gather().mean)
+    moved = pickle.loads(pickle.dumps(rows))
+    stored(tmp_path / "p", 1)
+    with pytest.raises(ArtifactError):
+        moved.gather()
 
 
 def test_a_process_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

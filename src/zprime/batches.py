@@ -3,14 +3,15 @@
 Both can be pickled, take and give NumPy arrays, and start nothing themselves: the engine decides who works on what.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zprime.arrays import check_finite, cholesky, covariances
 from zprime.data.scaling import scaled_rows, stored
@@ -67,10 +68,11 @@ class Encode:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Encode a batch.
+        """Encode a batch; a torch module is in evaluation mode meanwhile.
 
         Args:
-            batch: rows [n, *datum]; or a mapping that has them under `column`, whose other entries are given back.
+            batch: rows [n, *datum], or none; or a mapping that has them under `column`, whose other entries are given
+                back.
 
         Returns:
             `mean`, shape [n, d], `scale`, standard deviations [n, d] or Cholesky factors [n, d, d], and what else the
@@ -85,9 +87,24 @@ class Encode:
         x = stored(np.asarray(batch[self.column] if isinstance(batch, Mapping) else batch))
         check_finite("batch", x)
         shift, scale = (t.expand(x.shape[1:]) for t in (self.shift, self.scale))
-        mean, scale = self.model.encode(scaled_rows(x, torch.arange(len(x)), shift, scale))
-        MemoryPosteriors(mean, scale)  # refuses what is no posterior, with row and dimension
-        return {**others, "mean": mean.numpy(), "scale": scale.numpy()}
+        with _evaluating(self.model):
+            mean, scale = self.model.encode(scaled_rows(x, torch.arange(len(x)), shift, scale))
+        if len(x):
+            MemoryPosteriors(mean, scale)  # refuses what is no posterior, with row and dimension
+        return {**others, "mean": mean.cpu().numpy(), "scale": scale.cpu().numpy()}
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Let every part of a torch module be in evaluation mode: in training mode its answers may be random."""
+    parts = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    for m in parts:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in parts:
+            m.training = True
 
 
 @final
@@ -116,7 +133,7 @@ class Sums:
 
     @classmethod
     def of(cls, mean: Any, scale: Any, mixture: Mixture | None = None) -> "Sums":
-        """Of some rows.
+        """Of some rows; those of none change nothing that they are added to.
 
         Args:
             mean: shape [n, d]: means of q(z|x), an array or a tensor.
@@ -127,7 +144,11 @@ class Sums:
             ArrayError: these are no posteriors.
             UsageError: the mixture has another dimension, or covariances of low rank.
         """
-        rows = MemoryPosteriors(_tensor("mean", mean).double(), _tensor("scale", scale).double())
+        mean, scale = (_tensor(name, t).double().cpu() for name, t in (("mean", mean), ("scale", scale)))
+        if mean.ndim == 2 and not len(mean) and not len(scale):
+            d = mean.shape[1]
+            return cls(0.0, np.zeros(d), np.zeros((d, d)), mixture)
+        rows = MemoryPosteriors(mean, scale)
         centre = rows.mean.mean(0)
         gap = rows.mean - centre
         scatter = gap.T @ gap + covariances(rows.mean, rows.scale).sum(0)
@@ -150,6 +171,8 @@ class Sums:
                 f"sums: expected the same dimension and mixture, got {_said(self)} and {_said(other)}; make both with "
                 "the same call of Sums.of"
             )
+        if not self.count or not other.count:
+            return self if self.count else other
         count, gap = self.count + other.count, other.mean - self.mean
         between = np.outer(gap, gap) * (self.count * other.count / count)
         both = None if self.statistics is None or other.statistics is None else self.statistics + other.statistics
@@ -170,8 +193,11 @@ class Sums:
         """The Gaussian closest to the aggregated posterior: `fit("gaussian")` of all rows, in float64.
 
         Raises:
+            ArrayError: these are the sums of no rows.
             NumericalError: the covariance is singular.
         """
+        if not self.count:
+            raise ArrayError("sums: expected those of at least one row, got those of none; encode some rows")
         covariance = torch.from_numpy(self.scatter / self.count)
         return Gaussian(torch.from_numpy(self.mean), cholesky("sums", covariance), least_rows=self.count)
 
@@ -182,10 +208,12 @@ class Sums:
         sum of responsibilities, which is no more than Kish's effective number of rows.
 
         Raises:
-            UsageError: these sums were made without a mixture.
+            UsageError: these sums were made without a mixture, or of no rows.
         """
         if self.mixture is None or self.statistics is None:
-            raise UsageError("mixture: expected sums of a step of EM, got none; make them with Sums.of(..., mixture)")
+            raise UsageError(
+                "mixture: expected sums of a step of EM, got none; make them with Sums.of(..., mixture) of rows"
+            )
         em = _Step(self.mixture, len(self.mean), int(self.count))
         statistics = torch.from_numpy(self.statistics / self.count)
         log_weight, mean, tril = em.finish(em.maximise(statistics))

@@ -16,6 +16,15 @@ from zprime import distributed
 from zprime.vae import VAE
 
 
+def of_first(value: float) -> float:
+    """The number that the first of the processes has that work together; this one's own where it works alone."""
+    if distributed.share()[1] == 1:
+        return value
+    held = torch.tensor([value], dtype=torch.float64)
+    dist.broadcast(held, 0)
+    return float(held)
+
+
 @final
 class BatchLoss:
     """The loss of a batch: of all of it, or of the part of this process, in nats a row of the whole batch.

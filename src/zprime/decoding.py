@@ -58,13 +58,35 @@ def all_decoded(
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n *datum"]]:
     """The same, all at once; the processes of a job share the batches, and the numbers do not depend on how many.
 
+    Each batch of x leaves a GPU before the next one is decoded, as `at_least_float32` gives it.
+
     Raises:
         UsageError: as `decoded`.
         ArrayError: as `decoded`.
     """
-    parts = distributed.each(_batch, (decoder, z, noise, rng, given), list(blocks(len(z), DECODE)))
+    parts = distributed.each(_finished, (decoder, z, noise, rng, given), list(blocks(len(z), DECODE)))
     latents, x = zip(*parts, strict=True)
     return torch.cat(latents), torch.cat(x)
+
+
+def x_decoded(
+    decoder: Decoder, z: Float[Tensor, "n d"], *, noise: str, rng: torch.Generator
+) -> Float[Tensor, "n *datum"]:
+    """The x of `all_decoded`, as and where the decoder gives them."""
+    parts = distributed.each(_batch, (decoder, z, noise, rng, None), list(blocks(len(z), DECODE)))
+    return torch.cat([x for _, x in parts])
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """In float32 or a wider type, on the CPU."""
+    return x.cpu().to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _finished(
+    decoder: Decoder, z: Tensor, noise: str, rng: torch.Generator, given: Any, part: slice
+) -> tuple[Tensor, Tensor]:
+    latents, x = _batch(decoder, z, noise, rng, given, part)
+    return latents, at_least_float32(x)
 
 
 def _batch(

@@ -6,11 +6,12 @@ rank 0 all results in the order of the units. Which process did a unit changes n
 """
 
 import contextlib
+import logging
 import os
 import pickle
 import signal
-import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, final
 
@@ -18,11 +19,12 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from zprime import peers
-from zprime.errors import ResourceError
+from zprime import interrupts, peers
+from zprime.errors import ResourceError, ZprimeError
 from zprime.peers import Group, asked, told
 from zprime.workers import sendable
 
+log = logging.getLogger("zprime")
 T = TypeVar("T")
 U = TypeVar("U")
 MOST = 1 << 26
@@ -49,7 +51,8 @@ def share() -> tuple[int, int]:
 def lead(main: Callable[[], T]) -> T | None:
     """Run `main` with all processes of a job: in rank 0; the others do their share of its work until it ends.
 
-    In a job of one process, or without torchrun, it is a call of `main`.
+    In a job of one process, or without torchrun, it is a call of `main`; also where the script has called
+    `torch.distributed.init_process_group` itself.
 
     Args:
         main: takes nothing; e.g. `lambda: zprime.run("digits", "runs/digits")`.
@@ -63,24 +66,26 @@ def lead(main: Callable[[], T]) -> T | None:
         UsageError: the environment names no such job.
     """
     global _group
-    if not asked() or _group is not None:
+    if not asked() or _group is not None or (dist.is_available() and dist.is_initialized()):
         return main()
-    before = _end_at_once()
-    _group = peers.joined()
+    # a signal ends this process also while it waits; files are written whole or not at all: nothing is to clean up
+    before = interrupts.replace(signal.SIG_DFL, lambda handler: handler is not signal.SIG_IGN)
     try:
+        _group = peers.joined()
         if _group.rank:
             _serve(_group)
             return None
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        interrupts.restore(before)
         try:
             return main()
         finally:
             _dismiss(_group)
     finally:
-        _group = None
-        with contextlib.suppress(RuntimeError):
-            dist.destroy_process_group()
+        interrupts.restore(before)
+        if _group is not None:
+            _group = None
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
 
 
 def each(
@@ -108,8 +113,7 @@ def each(
         before(args[-1])
         return work(*args)
 
-    found: list[T] = _shared("each", work, common, units, own=own)
-    return found
+    return list(_shared("each", work, common, units, own=own))
 
 
 def total(work: Callable[..., Sequence[Tensor]], common: Sequence[Any], units: Sequence[Any]) -> list[Tensor]:
@@ -163,7 +167,7 @@ class Held(Generic[U]):
         """The sums of what `work(*common, unit)` gives for every unit, as `total`."""
         group = _free()
         if group is None or len(self.units) < 2:
-            return added([work(*common, unit) for unit in self.units])
+            return added(work(*common, unit) for unit in self.units)
         if not self._number:
             self._number = _keep(group, self.units)
         return added(_shared("total", work, common, self.units, held=self._number))
@@ -198,20 +202,30 @@ def _shared(
     try:
         try:
             call = peers.packed((work, tuple(common), None if held else units))
-        except (pickle.PicklingError, AttributeError, TypeError, NotImplementedError, RuntimeError):
-            return alone()  # e.g. a model whose code is in no module
+        except Exception as error:  # whatever a class of somebody else's raises, e.g. one that is in no module
+            _say_alone(group, f"{type(error).__name__}: {error}")
+            return alone()
         message = peers.packed((how, call, held, len(units), torch.get_num_threads(), group.gone))
         answers = _asked(group, how, message, partial(_done, group, how, here, common, units, len(units)))
-        if any(isinstance(answer, _Unreadable) for answer in answers):
-            return alone()  # e.g. a model whose code only this process has loaded
-        for error in answers:
-            if isinstance(error, Exception):
-                raise error
+        odd = next((answer for answer in answers if isinstance(answer, _Unreadable)), None)
+        if odd is not None:  # e.g. a model whose code only this process has loaded
+            _say_alone(group, odd.why)
+            return alone()
+        failed = next((answer for answer in answers if isinstance(answer, Exception)), None)
+        if failed is not None:
+            raise failed
         if how == "together" or isinstance(answers[0][0], _Sum):
             return [found for share in answers for found in share]
         return [answers[i % group.size][i // group.size] for i in range(len(units))]
     finally:
         group.turn.release()
+
+
+def _say_alone(group: Group, why: str) -> None:
+    """Say once why the others have nothing to do."""
+    if not group.alone:
+        log.info("process 0 does some of the work alone, which the others cannot be sent: %s", why[:200])
+    group.alone = True
 
 
 def _asked(group: Group, how: str, message: bytes, own: Callable[[], Any]) -> list[Any]:
@@ -226,7 +240,8 @@ def _asked(group: Group, how: str, message: bytes, own: Callable[[], Any]) -> li
         peers.to_all(message)
     mine = own()
     if how == "together" and isinstance(mine, Exception):
-        raise mine  # the others wait for this one's numbers, and will not answer
+        # the others wait for this one's numbers, and will not answer
+        raise peers.lost(group, mine) if peers.is_of_messages(mine) else mine
     answers = [mine, *(peers.answer(group, r) for r in range(1, group.size))]
     group.broken = False
     return answers
@@ -253,7 +268,8 @@ def _done(group: Group, how: str, work: Callable[..., Any], common: Sequence[Any
         return parts
     except Exception as error:
         if how == "together":
-            group.store.set(peers.FAILED, peers.packed(sendable(error)))
+            if not peers.is_of_messages(error):  # that follows from what ended another process
+                peers.leave(group, sendable(error))
             if group.rank:
                 os._exit(1)  # the others wait for this one's numbers: a closed connection ends that
         return error
@@ -300,7 +316,7 @@ def _did(group: Group, how: str, call: bytes, held: int, n: int) -> Any:
     except Exception as error:
         if how == "together":
             return _done(group, how, partial(_raise, error), (), [], 1)
-        return _Unreadable()
+        return error if isinstance(error, ZprimeError) else _Unreadable(f"{type(error).__name__}: {error}")
     return _done(group, how, work, common, _Mine(group.held[held]) if held else units, n)
 
 
@@ -308,19 +324,11 @@ def _raise(error: Exception) -> None:
     raise error
 
 
+@dataclass(frozen=True)
 class _Unreadable:
-    """The answer of a process that cannot read what it is to work on."""
+    """The answer of a process that cannot read what it is to work on, and why."""
 
-
-def _end_at_once() -> dict[signal.Signals, Any]:
-    """Let signals end this process at once, also while it waits for others; the handlers that there were.
-
-    Files are written whole or not at all, so that there is nothing to clean up.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    numbers = [signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-    return {n: signal.signal(n, signal.SIG_DFL) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    why: str
 
 
 class _Mine(list[Any]):
@@ -333,7 +341,9 @@ class _Mine(list[Any]):
 
 def _dismiss(group: Group) -> None:
     """Tell the other processes that all is done."""
-    if group.broken:  # what they wait for does not come: they end when this process does
+    if group.broken:  # what they wait for does not come
+        with contextlib.suppress(RuntimeError):
+            peers.leave(group, ResourceError(f"process 0 of {group.size} ended before all had answered; {peers.AGAIN}"))
         return
     with contextlib.suppress(RuntimeError, ResourceError):
         peers.wake(group)

@@ -56,18 +56,34 @@ class EncodeStage:
 
             def make(path: Path, key: str, split: str = split) -> Artifact:
                 rows = folder.rows[split]
-                if distributed.world() > 1:
-                    at = (folder.path, folder.own, source.hash)
+                several = distributed.world() > 1
+                if several:
+                    at, count = (folder.path, folder.own, source.hash), shard_count(rows)
                     _open.clear()
                     _open[at] = model(), folder.rows
-                    distributed.each(_encode_shard, (at, split, path, key), range(shard_count(rows)))
-                encode(model(), rows, path, key=key, seed=source.seed, inputs=inputs, progress=self.progress)
+                    tell = functools.partial(self._tell, rows, count)
+                    distributed.each(_encode_shard, (at, split, path, key), range(count), before=tell)
+                progress = silent if several else self.progress
+                encode(model(), rows, path, key=key, seed=source.seed, inputs=inputs, progress=progress)
+                if several:
+                    self._tell(rows, count, count)
                 return artifact.read(path)
 
             name = f"posteriors/{split}"
             reuse_or_make(folder.path, name, key_of(split, source.hash), make, kind="posteriors")
             posteriors[split] = ShardedPosteriors(folder.path / name)
+        if _open:
+            distributed.each(_forget, (), range(distributed.world()))
         return posteriors
+
+    def _tell(self, rows: Rows, count: int, k: int) -> None:
+        """How far all processes are, where this one is at shard `k` of `count`."""
+        self.progress(f"encode {rows.name}", len(rows) * k // count, len(rows))
+
+
+def _forget(process: int) -> None:
+    """Keep model and rows no longer, in whatever process."""
+    _open.clear()
 
 
 def _encode_shard(at: Source, split: str, path: Path, key: str, k: int) -> None:

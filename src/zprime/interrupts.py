@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -62,7 +62,7 @@ class Listener:
         A signal that is ignored (under `nohup`, or Ctrl-C in the background of a shell) stays ignored. Signals reach
         the main thread only: in another one nothing is heard.
         """
-        return _replace(self, lambda handler: handler is not signal.SIG_IGN)
+        return replace(self, lambda handler: handler is not signal.SIG_IGN)
 
     def dropped(self) -> None:
         """Python dropped the `Stopped` that was raised, for it came while an object was deleted: try once more."""
@@ -89,30 +89,37 @@ def listening() -> Iterator[Listener]:
         yield listener
     finally:
         sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore(before)
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Let signals that Python handles wait until the block is done."""
     heard: list[int] = []
-    before = _replace(lambda number, frame: heard.append(number), callable)
+    before = replace(lambda number, frame: heard.append(number), callable)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore(before)
         for again in heard:
             signal.raise_signal(again)
 
 
-def _replace(handler: Handler, where: Callable[[Handler], bool]) -> dict[signal.Signals, Handler]:
-    """Set the handler of each signal whose present one is such; give the present ones."""
+def replace(handler: Handler, where: Callable[[Handler], bool]) -> dict[signal.Signals, Handler]:
+    """Set the handler of each signal whose present one is such; give the present ones.
+
+    One that Python did not set stays, for it could not be set again.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    numbers = [signal.Signals[name] for name in WORDS if hasattr(signal, name)]
-    return {n: signal.signal(n, handler) for n in numbers if where(signal.getsignal(n))}
+    there = {n: signal.getsignal(n) for n in (signal.Signals[name] for name in WORDS if hasattr(signal, name))}
+    return {n: signal.signal(n, handler) for n, was in there.items() if was is not None and where(was)}
+
+
+def restore(before: Mapping[signal.Signals, Handler]) -> None:
+    """Set the handlers that `replace` gave."""
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def quit_now(number: int) -> NoReturn:

@@ -5,10 +5,12 @@ What goes wrong between them ends in a `ResourceError` that names the processes.
 
 import contextlib
 import io
+import logging
 import os
 import pickle
 import threading
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -21,11 +23,13 @@ from torch.distributed.rendezvous import rendezvous
 
 from zprime.errors import ResourceError, UsageError
 
+log = logging.getLogger("zprime")
 ASKED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets in the environment of every process."""
 PATIENCE = "ZPRIME_PROCESS_TIMEOUT"
 """Name in the environment of the seconds that one process waits for another."""
 WAIT = 1800.0  # seconds, where the environment says nothing
+SOON = 5.0  # seconds after which it is said that a process waits for the others
 NAP = timedelta(seconds=20)  # after which a process that has nothing to do asks again
 FAILED = "zprime/failed"
 """Where a process leaves the error by which it ends."""
@@ -46,6 +50,7 @@ class Group:
         turn: held during a call, which is one thread's at a time.
         broken: whether messages between the processes got out of step, so that no more can be sent.
         abreast: whether all processes do the same work at once now.
+        alone: whether it was said that this process does some work alone.
     """
 
     rank: int
@@ -57,6 +62,7 @@ class Group:
     turn: threading.Lock = field(default_factory=threading.Lock)
     broken: bool = False
     abreast: bool = False
+    alone: bool = False
 
 
 def asked() -> bool:
@@ -85,6 +91,13 @@ def joined() -> Group:
     if not dist.is_available():
         raise UsageError("processes: this torch was built without torch.distributed; unset WORLD_SIZE")
     gpu = torch.cuda.is_available() and dist.is_nccl_available()
+    slow = threading.Timer(
+        min(SOON, wait.total_seconds() / 2),
+        log.warning,
+        ("process %d of %d waits up to %g s for the others (%s)", number, size, wait.total_seconds(), where),
+    )
+    slow.daemon = True
+    slow.start()
     try:
         store = _own_part(next(rendezvous("env://", timeout=wait))[0])
         dist.init_process_group(
@@ -95,6 +108,8 @@ def joined() -> Group:
             f"process {number} of {size}: did not find the others within {wait.total_seconds():g} s ({where}): "
             f"{_short(error)}; start all of them, and see whether the machines reach each other at that address"
         ) from error
+    finally:
+        slow.cancel()
     return Group(number, size, store)
 
 
@@ -104,11 +119,24 @@ def _own_part(store: Any) -> Any:
     return PrefixStore("/".join(["zprime", *now]), store)
 
 
+class Opened(ABC):
+    """What the other processes of a job open for themselves, as this one did; a plain pickle of it is as ever."""
+
+    @abstractmethod
+    def opening(self) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+        """A function of a module and its arguments, which give the same again; None where it was changed since."""
+
+
 class _Pickler(pickle.Pickler):
-    """As pickle, but of a part of a tensor that part alone is sent, and a random stream is sent as it stands."""
+    """As pickle, but of a part of a tensor that part alone is sent, and a random stream is sent as it stands.
+
+    What is opened from a folder is opened again.
+    """
 
     def reducer_override(self, value: Any) -> Any:
-        """How tensors and random streams are made again; all else as ever."""
+        """How these are made again; all else as ever."""
+        if isinstance(value, Opened) and (opening := value.opening()) is not None:
+            return opening
         if type(value) is Tensor and value.device.type == "cpu" and value.layout is torch.strided:
             bare = value.detach().contiguous()
             content = bare.reshape(-1).view(torch.uint8).numpy().tobytes() if bare.numel() else b""
@@ -155,7 +183,7 @@ def sleep(group: Group) -> None:
         try:
             group.store.wait([f"zprime/{group.asked}"], NAP)
         except dist.DistStoreError as error:
-            if "timeout" not in str(error).lower():
+            if "timeout" not in str(error).lower() or group.store.check([FAILED]):
                 raise
         else:
             return
@@ -167,10 +195,20 @@ def told(group: Group, other: int | None = None) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise _lost(group, error, other) from error
+        raise lost(group, error, other) from error
 
 
-def _lost(group: Group, error: RuntimeError, other: int | None = None) -> Exception:
+def is_of_messages(error: Exception) -> bool:
+    """Whether a message between processes did not get through: another one ended, or did not answer in time."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
+def leave(group: Group, error: Exception) -> None:
+    """Leave the error by which this process ends to the others; the first one that is left stays. It can be pickled."""
+    group.store.compare_set(FAILED, "", packed(error))
+
+
+def lost(group: Group, error: Exception, other: int | None = None) -> Exception:
     """What to raise where a message did not get through."""
     with contextlib.suppress(RuntimeError):
         if group.store.check([FAILED]):

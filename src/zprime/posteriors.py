@@ -331,6 +331,7 @@ class ShardedPosteriors(shards.Stored, Posteriors):
         self.n, self.d, self.form = config["n"], config["d"], shards.form_of(self.artifact)
         self.row_ids, self.labels, self.weights = index["row_ids"], index.get("labels"), index.get("weights")
         self.log_q = index["log_q"].double() if "log_q" in index else None
+        self.read = {name: getattr(self, name) for name in ("row_ids", "labels", "weights", "log_q")}
 
 
 def load(path: str | Path) -> ShardedPosteriors:

@@ -17,7 +17,7 @@ from torch import Tensor
 from zprime import artifact, exporting, memory, model_prior, vae
 from zprime.calls import taken
 from zprime.decoders import as_decoder
-from zprime.decoding import all_decoded, decoded
+from zprime.decoding import all_decoded, at_least_float32, decoded
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.leaks import SAYS, SINGLE, check_leaks, need_latent
@@ -107,7 +107,7 @@ class GenerativeModel:
         """
         z = self._latents(n, rng)
         for part, x in decoded(as_decoder(self.decoder), z, noise=noise, rng=rng, given=given):
-            yield part, _at_least_float32(x)
+            yield part, at_least_float32(x)
 
     def _latents(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
         if n < 1:
@@ -126,8 +126,7 @@ class GenerativeModel:
         memory.need(  # the batches, and these joined
             8 * n * numbers, f"sample: {n:,} draws of z' and x' ({numbers:,} numbers each)", "draw fewer at a time (-n)"
         )
-        z, x = all_decoded(as_decoder(self.decoder), self._latents(n, rng), noise=noise, rng=rng, given=given)
-        return z, _at_least_float32(x)
+        return all_decoded(as_decoder(self.decoder), self._latents(n, rng), noise=noise, rng=rng, given=given)
 
     def restore(self, x: Float[Tensor, "n *datum"]) -> Float[Tensor, "n *datum"]:
         """From the decoder's scaled units to the units of the data."""
@@ -279,10 +278,6 @@ class GenerativeModel:
         """How many training rows stand behind what this model carries, and whether it copies them, in words."""
         stored = f"{self.latent.label}: {kept(self.latent.least_rows, stored=self.latent.bytes)}."
         return f"{stored}{SINGLE if self.latent.holds_rows else ''}{SAYS[self.copying]}"
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.cpu().to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _of_vae(model: vae.VAE, *, encoder: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:

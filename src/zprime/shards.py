@@ -14,7 +14,8 @@ from torch import Tensor
 from zprime import artifact, distributed
 from zprime.aggregate import Aggregate, Form, Shard
 from zprime.arrays import blocks
-from zprime.errors import ArrayError
+from zprime.errors import ArrayError, ArtifactError
+from zprime.peers import Opened
 from zprime.schema import Refused, guarded
 from zprime.schema.kinds import POSTERIORS, SHARDS
 
@@ -92,16 +93,18 @@ def _put(file: Path, tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-class Stored(Aggregate):
+class Stored(Aggregate, Opened):
     """What lies in shards on disk: it is read a shard at a time, and the processes of a job share the shards.
 
-    A copy that another process gets is opened there: all processes must find the folder at the same path.
+    The other processes of a job open it too: all must find the folder at the same path.
 
     Attributes:
         artifact: the folder, the settings of which were checked.
+        read: what is known of every row, by attribute, as it was read from there.
     """
 
     artifact: artifact.Artifact
+    read: Mapping[str, Tensor | None]
 
     def shards(self) -> Iterator[Shard]:
         """Each shard file, verified as it is read; the scale of points is 0.
@@ -134,7 +137,10 @@ class Stored(Aggregate):
         """The sums over shards of the tensors that `work(self, shard, *args)` gives; see `distributed.total`."""
         return distributed.total(_of_shard, (self, work, args), range(len(self._starts)))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def opening(self) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+        """How another process of a job opens it; None where an attribute is no longer what was read."""
+        if any(getattr(self, name) is not t for name, t in self.read.items()):
+            return None
         return _opened, (type(self), self.artifact.path, self.artifact.sha256)
 
 
@@ -144,8 +150,18 @@ def _of_shard(rows: Stored, work: Callable[..., T], args: tuple[Any, ...], k: in
 
 @lru_cache(maxsize=4)
 def _opened(kind: Callable[[Path], Stored], path: Path, sha256: str) -> Stored:
-    """The posteriors in a folder, opened once in this process; `sha256` is of their manifest."""
-    return kind(path)
+    """The posteriors in a folder, opened once in this process; `sha256` is of their manifest.
+
+    Raises:
+        ArtifactError: there are none, or others.
+    """
+    found = kind(path)
+    if found.artifact.sha256 != sha256:
+        raise ArtifactError(
+            f"{path}: expected the posteriors that process 0 has open, got others (manifest {sha256[:12]}, "
+            f"{found.artifact.sha256[:12]}); let all processes see the same folder, and replace none while they work"
+        )
+    return found
 
 
 def form_of(found: artifact.Artifact) -> Form:

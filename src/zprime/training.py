@@ -18,9 +18,9 @@ from torch import Tensor
 from zprime import artifact, distributed, memory, model_prior
 from zprime.arrays import blocks
 from zprime.data import Rows
-from zprime.data_parallel import BatchLoss
+from zprime.data_parallel import BatchLoss, of_first
 from zprime.descent import Descent, check_shapes
-from zprime.errors import ArrayError, NumericalError, UsageError
+from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
 from zprime.networks import start_at
 from zprime.progress import Expectation, Progress, shown
 from zprime.rng import stream
@@ -137,6 +137,7 @@ def train(
 
     Raises:
         NumericalError: the loss is not finite; the last good checkpoint is kept.
+        ArtifactError: the processes of a job find different checkpoints.
         UsageError: settings that cannot be used, or a network too large for the memory: gradients, the two moments of
             Adam, and the parameters now, averaged and at the best epoch are 24 bytes a weight; or a checkpoint that
             would take the place of something else.
@@ -157,6 +158,7 @@ def train(
     _begin(vae, rows)
     descent, batch_loss = Descent(vae, settings.lr), BatchLoss(vae)
     state = _resume(checkpoint, key, vae, descent, per_epoch) or _snapshot(vae, descent, 0, 0, [], {})
+    _check_start(state, checkpoint)
     warm = math.floor(settings.warmup * epochs)
     clock = _Clock(settings.checkpoint)
     stopped = f"all {epochs} epochs done"
@@ -174,7 +176,8 @@ def train(
             now = _Pass(epoch, beta, stream(seed, "epoch", epoch), expectation)
             loss = _epoch(batch_loss, rows, descent, settings, now)
             with descent.averaged():
-                elbo = evaluate(vae, selection, seed=seed, beta=settings.beta)
+                # all processes of a job decide by the same number, to the last bit, what is better and when to stop
+                elbo = of_first(evaluate(vae, selection, seed=seed, beta=settings.beta))
             if not math.isfinite(elbo):
                 raise NumericalError(
                     f"training: the ELBO on the selection split became {elbo} at epoch {epoch}; "
@@ -188,7 +191,7 @@ def train(
             expectation.finished(math.ceil(len(rows) / settings.batch))
             if checkpoint is not None and not distributed.rank() and clock.due():
                 state.save(checkpoint, key)
-    except (KeyboardInterrupt, NumericalError):
+    except (KeyboardInterrupt, NumericalError, RuntimeError):  # which also says that another process is gone
         if checkpoint is not None and not distributed.rank() and state.epoch:
             state.save(checkpoint, key)
             log.info("checkpoint of epoch %d kept in %s", state.epoch, checkpoint)
@@ -199,6 +202,17 @@ def train(
     vae.load_state_dict({k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")})
     vae.eval().requires_grad_(requires_grad=False)
     return Trained(vae, state.best_epoch, state.history, stopped)
+
+
+def _check_start(state: _State, checkpoint: Path | None) -> None:
+    """Raise `ArtifactError` unless all processes of a job go on from the same epoch."""
+    for what, own in (("epoch", state.epoch), ("best epoch", state.best_epoch)):
+        first = int(of_first(float(own)))
+        if first != own:
+            raise ArtifactError(
+                f"{checkpoint}: expected the checkpoint that process 0 has, of {what} {first}, got {own}; let all "
+                "processes see the same folder"
+            )
 
 
 @torch.no_grad()

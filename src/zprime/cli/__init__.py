@@ -59,6 +59,8 @@ for _at, (_verb, _help) in enumerate(VERBS.items()):
 
 
 MOST_THREADS = 4096
+SHARED = ("run", "train", "encode", "fit", "audit", "sample")
+"""Verbs whose work the processes of a job share; any other is the work of the process that is asked."""
 
 
 @app.meta.default
@@ -127,18 +129,29 @@ def main(argv: list[str] | None = None) -> NoReturn:
     logger.addHandler(messages)
     try:
         with interrupts.listening() as heard:
-            several = os.environ.get("WORLD_SIZE", "1") != "1"  # as torchrun says
-            code = _code_of_several(argv, heard) if several else _code(argv, heard)
+            several = os.environ.get("WORLD_SIZE", "1") != "1" and _shared(argv)  # as torchrun says
+            code = _code_of_several(argv, heard, messages) if several else _code(argv, heard)
     finally:  # what called main() from Python has its logger as before
         logger.removeHandler(messages)
         logger.setLevel(level)
     sys.exit(code)
 
 
-def _code_of_several(argv: list[str] | None, heard: interrupts.Listener) -> int:
-    """The same as one of several processes: rank 0 runs the command, the others help."""
-    from zprime.distributed import lead  # which loads torch
+def _shared(argv: list[str] | None) -> bool:
+    """Whether the command is one whose work several processes share."""
+    words = sys.argv[1:] if argv is None else argv
+    return _verb_of(words) in SHARED and not {"--help", "-h", "--version"} & {*words}
 
+
+def _verb_of(words: list[str]) -> str:
+    return next((word for word in words if word in VERBS), "")
+
+
+def _code_of_several(argv: list[str] | None, heard: interrupts.Listener, messages: logging.Handler) -> int:
+    """The same as one of several processes: rank 0 runs the command, the others help, and print errors alone."""
+    from zprime.distributed import lead, rank  # which load torch
+
+    messages.addFilter(lambda record: not rank() or record.levelno >= logging.ERROR)
     try:
         return lead(partial(_code, argv, heard)) or 0
     except ZprimeError as error:
@@ -147,7 +160,7 @@ def _code_of_several(argv: list[str] | None, heard: interrupts.Listener) -> int:
 
 def _code(argv: list[str] | None, heard: interrupts.Listener) -> int:
     """Run one command; its exit code."""
-    verb = next((word for word in (sys.argv[1:] if argv is None else argv) if word in VERBS), "")
+    verb = _verb_of(sys.argv[1:] if argv is None else argv)
     try:
         try:
             if verb:

@@ -13,7 +13,7 @@ from zprime.data import SPLITS, Rows
 from zprime.data.blocks import taken
 from zprime.data.duplicates import check_duplicates, duplicates_of, found, near_duplicates, shared
 from zprime.data.groups import codes_of_splits
-from zprime.decoding import all_decoded, both_decoded
+from zprime.decoding import both_decoded, x_decoded
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, UsageError
 from zprime.latent.factors import DENSE, Matrix, Scatter
@@ -147,7 +147,7 @@ class Study:
         Raises:
             UsageError: there is no decoder, or an unknown `noise`.
         """
-        return all_decoded(self._decoder(), z, noise=noise, rng=rng)[1]
+        return x_decoded(self._decoder(), z, noise=noise, rng=rng)
 
     def decode_both(
         self, z: Float[Tensor, "n d"], *, rng: torch.Generator
