@@ -221,7 +221,7 @@ def test_errors_are_sentences_with_their_exit_code(
         (
             ["run", "--data", empty, "--out", tmp_path / "r"],
             2,
-            "or .parquet or .npy files, found none",
+            "or .parquet, .npy or .tar files, found none",
         ),
         (
             ["run", "--data", "digits", "--out", tmp_path / "r", "--kinds", "flowery"],

@@ -297,7 +297,7 @@ def test_selection_and_held_out_rows_are_scored_with_draws_of_their_own() -> Non
 def test_rows_with_a_heavy_tail_are_those_above_0_7(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter of the rows at 0.71, the others at 0.69; and a loss is a gain below -5 nats."""
     monkeypatch.setattr(
-        "zprime.measure.likelihood.gains.pareto_khat",
+        "zprime.measure.likelihood.row_draws.pareto_khat",
         lambda terms: torch.where(torch.arange(len(terms)) % 4 == 0, 0.71, 0.69).double(),
     )
     p, rows = splits()

@@ -8,7 +8,10 @@ import zprime
 PACKAGE = Path(zprime.__file__).parent
 MUTABLE = {
     "cli/console.py Options",
+    "data/tar_files.py _Seen",
     "measure/likelihood/gains.py RowGains",
+    "measure/likelihood/row_draws.py Sampled",
+    "peers.py Group",
     "training.py Trained",
     "training.py _State",
 }
