@@ -9,12 +9,14 @@ from zprime import reporting
 from zprime.cli.console import OUT, give, say, say_table
 from zprime.cli.folder import Folder
 from zprime.errors import UsageError
-from zprime.reporting.terminal import details
+from zprime.reporting.terminal import comparison, details
 from zprime.results.audit import load
 
 
 def report(*run: Folder, out: Path | None = None, public: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Write the page of a run again and print all that was measured, or one page that compares several runs.
+
+    Runs of the same data and splits are also compared row by row: log p(x) of the same held-out rows under each.
 
     Parameters
     ----------
@@ -38,6 +40,8 @@ def report(*run: Folder, out: Path | None = None, public: Annotated[bool, Parame
         else:
             say(details(audit, width=OUT.width))
         say_table(audit)
+    if len(run) > 1:
+        say(comparison(audits, [str(r) for r in run], width=OUT.width))
     say(f"Report: {page}")
     verdicts = [a.to_json()["verdict"] for a in audits]
     give({"report": page, "verdict": verdicts[0]} if len(run) == 1 else {"report": page, "verdicts": verdicts})

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from zprime.memory import size
 from zprime.reporting import gains
 from zprime.reporting.numbers import SAYS
 from zprime.reporting.render import render
 from zprime.reporting.sheets import Sheet, sheets
 from zprime.reporting.words import data_name
 from zprime.results.audit import Audit
+from zprime.results.entries import Entry
+from zprime.results.paired import Paired, common, paired
 from zprime.results.public import publish
 from zprime.statistics.format import explained
-from zprime.tables import Cell, Column, Row, Table
+from zprime.tables import NONE, Cell, Column, Row, Table
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ HEADINGS = (
     "active latents",
     "rows",
 )
+LOG_PROB = "Mean of log p_r(x) over the held-out rows that all runs measured, in nats (a lower bound in expectation)"
+OVER = "Mean of log p_r(x) less that of {first}, paired row by row"
 UNLIKE = "These runs are not of the same data ({}): neither gains nor log p(x) and KL can be compared between them."
 
 
@@ -45,12 +50,15 @@ def compare(audits: Sequence[Audit], names: Sequence[str], *, public: bool = Fal
         audits, names = [publish(a) for a in audits], [f"run {i}" for i in range(1, len(names) + 1)]
     sets = sorted({data_name(a) for a in audits})
     runs = [_compared(a, n) for a, n in zip(audits, short(names), strict=True)]
+    unpaired = common(audits)
     return render(
         "compare.html.j2",
         runs=runs,
         side_by_side=Table("", [Column(h, h) for h in HEADINGS], [_row(r) for r in runs]),
         candidates=_candidates(runs),
         note="" if same else UNLIKE.format(", ".join(sets)),
+        unpaired=unpaired,
+        paired=None if unpaired else paired_table([r.audit for r in runs], [r.name for r in runs]),
         public=public,
     )
 
@@ -102,3 +110,50 @@ def _candidates(runs: Sequence[Compared]) -> Table:
         for row in table.rows
     ]
     return Table("", [first, Column("run", "run", numeric=False), *others], rows)
+
+
+def paired_table(audits: Sequence[Audit], names: Sequence[str]) -> Table:
+    """Log p(x) of the same held-out rows under the prior of each run and its verdict's choice.
+
+    Args:
+        audits: of runs whose rows can be compared (`results.paired.common` is empty).
+        names: of the runs.
+    """
+    over = f"over {names[0]}, prior"
+    headings = ("run", "z′ from", "which is", "log p(x)", over, "stored")
+    rows = [
+        _paired_row(name, e, paired(audit, str(e.id), audits[0], "prior"), audit, first=(i, j) == (0, 0), over=names[0])
+        for i, (audit, name) in enumerate(zip(audits, names, strict=True))
+        for j, e in enumerate(_told(audit))
+    ]
+    return Table("Row by row", [Column(h, h, numeric=h in headings[3:]) for h in headings], rows)
+
+
+def _told(audit: Audit) -> list[Entry]:
+    """The prior, and what the verdict by likelihood chose."""
+    choice = audit.entry(audit.verdict.choice)
+    prior = audit.entry("prior")
+    return [prior] if choice.id == prior.id else [prior, choice]
+
+
+def _paired_row(name: str, e: Entry, p: Paired, audit: Audit, *, first: bool, over: str) -> Row:
+    gain = (
+        Cell(NONE, "What the others are compared with.") if first else explained(p.difference, OVER.format(first=over))
+    )
+    return Row(
+        [
+            Cell(name, key=name),
+            Cell(e.label),
+            Cell(came(audit, e)),
+            explained(p.log_prob, LOG_PROB, plain=True),
+            gain,
+            Cell(size(e.bytes), SAYS["stored"] + ".", e.bytes),
+        ]
+    )
+
+
+def came(audit: Audit, e: Entry) -> str:
+    """Where a latent distribution comes from: it was the prior in training, or fitted after it."""
+    if e.id.name != "prior":
+        return "post hoc"
+    return "the prior in training"

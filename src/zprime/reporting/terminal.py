@@ -1,5 +1,7 @@
 """What a terminal shows of an audit."""
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.panel import Panel
@@ -8,11 +10,13 @@ from rich.text import Text
 
 from zprime.escape import visible
 from zprime.memory import size
+from zprime.reporting.compare import paired_table, short
 from zprime.reporting.section import Section
 from zprime.reporting.sections import SECTIONS, applies
 from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import reasons, verdicts
 from zprime.results.audit import Audit
+from zprime.results.paired import common
 from zprime.results.verdicts import Decision
 from zprime.tables import to_rich
 
@@ -26,6 +30,14 @@ def show(audit: Audit, *, width: int = 80) -> Group:
         _notes(audit),
         *(_verdict(audit, name, v) for name, v in verdicts(audit)),
     )
+
+
+def comparison(audits: Sequence[Audit], names: Sequence[str], *, width: int = 80) -> RichTable | Text:
+    """Log p(x) of the same held-out rows under several runs, or why they are not compared row by row."""
+    why = common(audits)
+    if why:
+        return Text(f"Their rows are not compared one by one: {why}.")
+    return to_rich(paired_table([texts(a, visible) for a in audits], short(names)), width)
 
 
 def details(audit: Audit, *, width: int = 80) -> Group:
