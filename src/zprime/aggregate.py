@@ -147,14 +147,13 @@ class Aggregate(ABC):
     @property
     def log_weights(self) -> Float[Tensor, " n"]:
         """Log w_i, float64."""
-        return self._log_weights_of(slice(0, self.n))
+        return self.log_weights_of(slice(0, self.n))
 
-    def log_weights_of(self, shard: Shard) -> Float[Tensor, " n"]:
-        """Log w_i of the rows of a shard, float64."""
-        return self._log_weights_of(shard.rows)
+    def log_weights_of(self, rows: slice) -> Float[Tensor, " m"]:
+        """Log w_i of some rows, e.g. those of a shard, float64.
 
-    def _log_weights_of(self, rows: slice) -> Float[Tensor, " m"]:
-        """Of some rows alone: all of them for every shard would take time in proportion to the square of n."""
+        All of them for every shard would take time in proportion to the square of n.
+        """
         if self.weights is None:
             n, device = rows.stop - rows.start, self.row_ids.device
             return torch.full((n,), 1 / self.n, dtype=torch.float64, device=device).log()

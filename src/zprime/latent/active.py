@@ -118,7 +118,7 @@ def active_dimensions(posteriors: Posteriors, threshold: float = THRESHOLD) -> l
 
 
 def _noise(posteriors: Posteriors, s: Shard) -> list[Tensor]:
-    return [posteriors.log_weights_of(s).exp() @ variances(s.mean, s.scale.double())]
+    return [posteriors.log_weights_of(s.rows).exp() @ variances(s.mean, s.scale.double())]
 
 
 def restrict(posteriors: Posteriors, dims: list[int]) -> MemoryPosteriors:

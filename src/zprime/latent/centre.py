@@ -76,7 +76,7 @@ def averages(
 
 
 def _weighted(posteriors: Posteriors, s: Shard, quantities: Sequence[Callable[[Shard], Tensor]]) -> list[Tensor]:
-    weights = posteriors.log_weights_of(s).exp()
+    weights = posteriors.log_weights_of(s.rows).exp()
     return [weights @ f(s) for f in quantities]
 
 

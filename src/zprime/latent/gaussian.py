@@ -127,16 +127,16 @@ def moments(posteriors: Posteriors) -> tuple[Float[Tensor, " d"], Float[Tensor, 
 
 
 def _mean(posteriors: Posteriors, s: Shard) -> list[Tensor]:
-    return [posteriors.log_weights_of(s).exp() @ s.mean.double()]
+    return [posteriors.log_weights_of(s.rows).exp() @ s.mean.double()]
 
 
 def _variance(posteriors: Posteriors, s: Shard, mean: Tensor) -> list[Tensor]:
     own = variances(s.mean, s.scale.double())
-    return [posteriors.log_weights_of(s).exp() @ ((s.mean.double() - mean).square() + own)]
+    return [posteriors.log_weights_of(s.rows).exp() @ ((s.mean.double() - mean).square() + own)]
 
 
 def _covariance(posteriors: Posteriors, s: Shard, mean: Tensor) -> list[Tensor]:
-    w, gap = posteriors.log_weights_of(s).exp(), s.mean.double() - mean
+    w, gap = posteriors.log_weights_of(s.rows).exp(), s.mean.double() - mean
     return [(gap * w[:, None]).T @ gap + own_covariance(s, w)]
 
 

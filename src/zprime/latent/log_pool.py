@@ -55,5 +55,5 @@ def _least_rows(posteriors: Posteriors) -> float:
 
 
 def _shares(posteriors: Posteriors, s: Shard) -> list[Tensor]:
-    share = posteriors.log_weights_of(s).exp()[:, None] * precisions(s)
+    share = posteriors.log_weights_of(s.rows).exp()[:, None] * precisions(s)
     return [share.sum(0), share.square().sum(0)]
