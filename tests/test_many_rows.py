@@ -84,13 +84,13 @@ def test_draws_and_some_rows_do_not_depend_on_shards(tmp_path: Path) -> None:
     assert a.n == 9
 
 
-def test_log_weights_of_a_shard_are_not_made_for_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def testlog_weights_of_a_shard_are_not_made_for_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the density of n rows takes time in proportion to their square."""
     on_disk = sharded(posteriors(2), tmp_path / "q", 5)
     asked: list[int] = []
-    inner = type(on_disk)._log_weights_of
+    inner = type(on_disk).log_weights_of
     monkeypatch.setattr(
-        type(on_disk), "_log_weights_of", lambda q, rows: asked.append(rows.stop - rows.start) or inner(q, rows)
+        type(on_disk), "log_weights_of", lambda q, rows: asked.append(rows.stop - rows.start) or inner(q, rows)
     )
     on_disk.log_prob(torch.zeros(1, 2).double())
     assert asked == [5, 5, 5, 5, 4]

@@ -268,7 +268,7 @@ class Aggregate(ABC):
     def _part(self, shard: Shard, kept: Tensor | slice) -> DiagonalMixture | FullMixture:
         """What evaluates the mixture of some of a shard's rows."""
         form: type[DiagonalMixture] | type[FullMixture] = FullMixture if self.form == "full" else DiagonalMixture
-        return form(shard.mean[kept], shard.scale[kept], self.log_weights_of(shard)[kept])
+        return form(shard.mean[kept], shard.scale[kept], self.log_weights_of(shard.rows)[kept])
 
     def need_density(self, what: str) -> None:
         """Refuse points, for what needs the density of q(z|x).
