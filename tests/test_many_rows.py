@@ -84,7 +84,7 @@ def test_draws_and_some_rows_do_not_depend_on_shards(tmp_path: Path) -> None:
     assert a.n == 9
 
 
-def testlog_weights_of_a_shard_are_not_made_for_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_weights_of_a_shard_are_not_made_for_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the density of n rows takes time in proportion to their square."""
     on_disk = sharded(posteriors(2), tmp_path / "q", 5)
     asked: list[int] = []
