@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zprime import bring, latent, plot
+    from zprime import bring, latent, learned, plot
     from zprime.auditing import audit
     from zprime.batches import Encode, Sums
     from zprime.code_table import codes_table
@@ -90,7 +90,7 @@ _WHERE = {
     "train": "training",
     "verify": "verifying",
 }
-_MODULES = ("bring", "latent", "plot")
+_MODULES = ("bring", "latent", "learned", "plot")
 
 __all__ = [
     "VAE",
@@ -130,6 +130,7 @@ __all__ = [
     "fit",
     "latent",
     "lead",
+    "learned",
     "load_audit",
     "load_data",
     "load_generator",

@@ -11,6 +11,7 @@ from zprime import data as datasets
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.errors import UsageError
+from zprime.learned import words
 from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
 from zprime.schema.kinds import check_settings
@@ -156,7 +157,8 @@ class DataStage:
 def _trained(there: Artifact) -> dict[str, Any]:
     """What a VAE was trained with."""
     network = there.config.get("vae", {}).get("settings", {})
-    prior = (there.config.get("prior") or {"kind": STANDARD})["kind"]
+    learned = there.config.get("learned")
+    prior = words(learned) if learned else (there.config.get("prior") or {"kind": STANDARD})["kind"]
     return {**network, **there.config.get("training", {}), "prior": prior}
 
 

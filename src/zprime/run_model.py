@@ -5,7 +5,7 @@ from typing import final
 
 from torch import Tensor
 
-from zprime import latent, model_prior, own_model, vae
+from zprime import latent, learned, model_prior, own_model, vae
 from zprime.artifact import Artifact
 from zprime.data.conditions import Layout
 from zprime.distribution import LatentDistribution
@@ -96,6 +96,8 @@ class RunModel:
         settings, history = trained["vae"]["settings"], trained["history"]
         with guarded(self.source.path):
             need("epoch", trained["epoch"] <= len(history), f"one of {len(history)}", trained["epoch"])
+        if trained.get("learned") is not None:
+            settings = {**settings, "prior": learned.words(trained["learned"])}
         return ModelInfo(
             latents=settings["latents"],
             settings=settings,

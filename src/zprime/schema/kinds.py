@@ -128,6 +128,8 @@ DATA = Schema(
     {**SCALING, **{f"ids.{s}": Array({f"rows_of_{s}": ROW_IDS}, "int64") for s in SPLITS}},
     _data,
 )
+LEARNED = Record({"kind": Text(("vamp", "mixture", "flow", "exemplars", "aggregated"))})
+"""The kind of a prior that was learned in training; beside it the settings of it."""
 MODEL = Schema(
     {
         "vae": VAE,
@@ -145,10 +147,11 @@ MODEL = Schema(
         "history": Items(EPOCH, 1),
         "stopped": Text(),
         "prior": Maybe(Part()),
+        "learned": Maybe(LEARNED),
     },
     {"prior.*": Array({"*": ANY}, "any"), **WEIGHTS_OF_VAE},
 )
-"""Without `prior` it is N(0, I)."""
+"""Without `prior` it is N(0, I); without `learned` it was not trained."""
 
 
 def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
@@ -158,8 +161,14 @@ def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes:
 
 
 CHECKPOINT = Schema(
-    {"epoch": Whole(), "best_epoch": Whole(), "history": Items(EPOCH)}, {"*": Array({"*": FINITE}, "real")}, _checkpoint
+    {"epoch": Whole(), "best_epoch": Whole(), "history": Items(EPOCH)},
+    {
+        **{f"{which}.prior.*": Array({"*": FINITE}, "any") for which in ("now", "best")},
+        "*": Array({"*": FINITE}, "real"),
+    },
+    _checkpoint,
 )
+"""A prior that is learned may hold masks of networks."""
 
 
 def _posteriors(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
