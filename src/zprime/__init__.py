@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from zprime.own_model import OwnModel
     from zprime.posteriors import MemoryPosteriors, Posteriors, ShardedPosteriors
     from zprime.posteriors import load as load_posteriors
+    from zprime.refining import refine
     from zprime.reporting import report
     from zprime.reporting.explain import explain
     from zprime.results.audit import Audit, AuditSettings
@@ -84,6 +85,7 @@ _WHERE = {
     "load_generator": "loading",
     "load_latent": "latent",
     "load_posteriors": "posteriors",
+    "refine": "refining",
     "report": "reporting",
     "run": "running",
     "sample": "sampling",
@@ -137,6 +139,7 @@ __all__ = [
     "load_latent",
     "load_posteriors",
     "plot",
+    "refine",
     "report",
     "run",
     "sample",

@@ -52,10 +52,12 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
 
     Returns:
         One command, or several joined by ` && `; empty where a fit is of a kind that the command line does not know, or
-        the VAE was trained with another prior than N(0, I), which is given in Python.
+        the VAE was trained with another prior than N(0, I), which is given in Python, or was refined.
     """
     data, model = folder.data, folder.model
     learned = model.config.get("learned")
+    if model.config.get("refined") is not None:
+        return ""
     if model.kind != own_model.KIND and learned is None and model.config.get("prior") is not None:
         return ""
     try:

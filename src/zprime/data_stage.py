@@ -159,7 +159,14 @@ def _trained(there: Artifact) -> dict[str, Any]:
     network = there.config.get("vae", {}).get("settings", {})
     learned = there.config.get("learned")
     prior = words(learned) if learned else (there.config.get("prior") or {"kind": STANDARD})["kind"]
-    return {**network, **there.config.get("training", {}), "prior": prior}
+    found = {**network, **there.config.get("training", {}), "prior": prior}
+    refined = there.config.get("refined")
+    return found if refined is None else {**found, "refined from": came_from(refined)}
+
+
+def came_from(refined: Mapping[str, Any]) -> str:
+    """What a model was refined from, in words."""
+    return f"model {refined['model'][:12]} with {refined['name']} ({refined['fit'][:12]})"
 
 
 def _word(value: object) -> str:

@@ -84,16 +84,18 @@ class Trained:
 
     Attributes:
         vae: with the averaged parameters of the best epoch, in evaluation mode.
-        epoch: the best epoch, from 1.
+        epoch: the best epoch, from 1; 0 where none was better than the start.
         history: one dictionary an epoch: beta, training loss, and the ELBO on the selection split with the averaged
             parameters, nats a row.
         stopped: a sentence saying why it ended.
+        start: ELBO on the selection split before the first epoch, where that counts as epoch 0; else None.
     """
 
     vae: VAE
     epoch: int
     history: list[dict[str, float]] = field(default_factory=list)
     stopped: str = ""
+    start: float | None = None
 
 
 @dataclass
@@ -211,7 +213,7 @@ def train(
     vae.load_state_dict({k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")})
     vae.freeze_prior()
     vae.eval().requires_grad_(requires_grad=False)
-    return Trained(vae, state.best_epoch, state.history, stopped)
+    return Trained(vae, state.best_epoch, state.history, stopped, floor if start else None)
 
 
 @torch.no_grad()

@@ -312,6 +312,7 @@ def _rebuild(
         model = VAE.build(shape, settings)
         change(model)
         model.load_state_dict(dict(tensors), strict=True)
+        model.fresh = False
     return model.eval().requires_grad_(requires_grad=False)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from zprime.distribution import LatentDistribution
 from zprime.latent.aggregated import Aggregated
 from zprime.learned.rows import RowsPrior
-from zprime.learned.settings import LearnedPrior, at_least, check_kind
+from zprime.learned.settings import LearnedPrior, at_least, cannot_go_on, check_kind
 from zprime.trainable_prior import TrainablePrior
 
 
@@ -38,8 +38,15 @@ class AggregatedPrior(LearnedPrior):
         return TrainableAggregated(self.again)
 
     def going_on(self, r: LatentDistribution) -> TrainablePrior:
-        """All training rows as the encoder has them now: nothing of `r` but its kind is taken over."""
+        """The posteriors of all training rows, which `r` consists of.
+
+        Raises:
+            UsageError: it is no aggregated posterior, or one of weighted rows.
+        """
         check_kind(self, r)
+        assert isinstance(r, Aggregated)
+        if r.weights is not None:
+            raise cannot_go_on(r, "was fitted to weighted rows")
         return TrainableAggregated(self.again)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zprime.distribution import LatentDistribution
 from zprime.latent.exemplars import Exemplars
 from zprime.learned.rows import RowsPrior
-from zprime.learned.settings import LearnedPrior, at_least, check_kind
+from zprime.learned.settings import LearnedPrior, at_least, cannot_go_on
 from zprime.trainable_prior import TrainablePrior
 
 
@@ -36,9 +36,12 @@ class ExemplarsPrior(LearnedPrior):
         return TrainableExemplars(self.again)
 
     def going_on(self, r: LatentDistribution) -> TrainablePrior:
-        """All training rows as the encoder has them now: nothing of `r` but its kind is taken over."""
-        check_kind(self, r)
-        return TrainableExemplars(self.again)
+        """Not possible.
+
+        Raises:
+            UsageError: always: what is fitted is smoothed in another way than what is trained.
+        """
+        raise cannot_go_on(r, "is smoothed in another way than the exemplars that are trained")
 
 
 @final

@@ -100,3 +100,11 @@ def check_kind(settings: LearnedPrior, r: LatentDistribution) -> None:
     """Raise `UsageError` unless `r` is of the kind that these settings learn."""
     if r.kind != settings.kind:
         raise UsageError(f"prior: expected a {settings.kind} to go on from, got {r.label}")
+
+
+def cannot_go_on(r: LatentDistribution, why: str) -> UsageError:
+    """What is said where training cannot begin at `r`."""
+    return UsageError(
+        f"prior: {r.label} {why}, so it cannot be learned on from where it is; keep it as it is (leave --learn-prior "
+        "out), or take a mixture or a flow"
+    )

@@ -12,7 +12,7 @@ from zprime.distribution import LatentDistribution
 from zprime.kernels import trainable_full_mixture_log_prob, trainable_mixture_log_prob
 from zprime.latent.vamp import PseudoInputs, Vamp, medoids
 from zprime.learned.rows import encoded
-from zprime.learned.settings import LearnedPrior, at_least, check_kind
+from zprime.learned.settings import LearnedPrior, at_least, cannot_go_on
 from zprime.rng import fork
 from zprime.trainable_prior import Encode, TrainablePrior
 
@@ -38,10 +38,12 @@ class VampPrior(LearnedPrior):
         return TrainableVamp(self.components)
 
     def going_on(self, r: LatentDistribution) -> TrainablePrior:
-        """As many pseudo-inputs as `r` has components. They begin at training rows, for a `Vamp` keeps none."""
-        check_kind(self, r)
-        assert isinstance(r, Vamp)
-        return TrainableVamp(len(r.mean))
+        """Not possible.
+
+        Raises:
+            UsageError: always: a `Vamp` keeps no pseudo-inputs, and other ones would begin at a worse ELBO.
+        """
+        raise cannot_go_on(r, "keeps no pseudo-inputs")
 
 
 @final

@@ -130,6 +130,15 @@ DATA = Schema(
 )
 LEARNED = Record({"kind": Text(("vamp", "mixture", "flow", "exemplars", "aggregated"))})
 """The kind of a prior that was learned in training; beside it the settings of it."""
+REFINED = Record({"model": SHA256, "fit": SHA256, "name": Text(), "learned": Flag(), "selection": Number()})
+"""What a model was trained on from: hashes of the model before and of the fit that took the prior's place, its name,
+whether it was trained too, and the ELBO on the selection split before."""
+
+
+def _model(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
+    need("epoch", config["epoch"] > 0 or config.get("refined") is not None, "one from 1", config["epoch"])
+
+
 MODEL = Schema(
     {
         "vae": VAE,
@@ -143,13 +152,15 @@ MODEL = Schema(
                 "patience": Whole(),
             }
         ),
-        "epoch": Whole(1),
+        "epoch": Whole(),
         "history": Items(EPOCH, 1),
         "stopped": Text(),
         "prior": Maybe(Part()),
         "learned": Maybe(LEARNED),
+        "refined": Maybe(REFINED),
     },
     {"prior.*": Array({"*": ANY}, "any"), **WEIGHTS_OF_VAE},
+    _model,
 )
 """Without `prior` it is N(0, I); without `learned` it was not trained."""
 
