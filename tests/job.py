@@ -23,6 +23,7 @@ from zprime.kernels import expectation
 from zprime.latent.em import ComponentEM
 from zprime.latent.gaussian import marginal_moments, moments
 from zprime.latent.mixture import MixtureSettings
+from zprime.learned import AggregatedPrior, ExemplarsPrior, FlowPrior, MixturePrior, VampPrior
 from zprime.measure.likelihood import decoding as row_decoding
 from zprime.peers import Group
 from zprime.progress import silent
@@ -47,6 +48,13 @@ AUDIT = AuditSettings(
     latent_side=False,
     feature_networks=False,
 )
+LEARNED = {
+    "vamp": VampPrior(components=4),
+    "mixture": MixturePrior(components=3),
+    "flow": FlowPrior(hidden=(8,)),
+    "exemplars": ExemplarsPrior(again=7),
+    "aggregated": AggregatedPrior(again=0),
+}
 KINDS = ("gaussian", MixtureSettings(components=3), "barycentre", "log-pool")
 
 
@@ -82,17 +90,22 @@ def whole(run: Path) -> dict[str, np.ndarray]:
 
 
 def gradient(folder: Path) -> dict[str, torch.Tensor]:
-    """Of the first batch, in float64, and of a batch with fewer rows than processes."""
-    found: dict[str, torch.Tensor] = {}
-    for rows in (30, 3):
-        vae = VAE.build((5,), small.NETWORK, seed=0).double()
-        x = torch.randn(rows, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        batch_loss = BatchLoss(vae)
-        loss, value = batch_loss(x, beta=0.5, rng=torch.Generator().manual_seed(2))
-        loss.backward()
-        found[f"loss {rows}"] = torch.tensor(value, dtype=torch.float64)
-        found |= {f"{name} {rows}": p.grad for name, p in vae.named_parameters() if p.grad is not None}
-    return found
+    """Of the first batch, in float64, and of a batch with fewer rows than processes; also with learned priors."""
+    return {**steps(30, ""), **steps(3, ""), **{k: v for kind in LEARNED for k, v in steps(30, kind).items()}}
+
+
+def steps(rows: int, kind: str) -> dict[str, torch.Tensor]:
+    """Loss and gradients of one batch, by their names, with a prior that is learned where one is named."""
+    vae = VAE.build((5,), small.NETWORK, seed=0).double()
+    x = torch.randn(rows, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    if kind:
+        vae.learn(LEARNED[kind].make(vae.latents), x, rng=torch.Generator().manual_seed(3))
+        vae.double()
+    batch_loss = BatchLoss(vae)
+    loss, value = batch_loss(x, torch.arange(rows), beta=0.5, rng=torch.Generator().manual_seed(2))
+    loss.backward()
+    found = {f"{kind} {name} {rows}": p.grad for name, p in vae.named_parameters() if p.grad is not None}
+    return {f"{kind} loss {rows}": torch.tensor(value, dtype=torch.float64), **found}
 
 
 def train(folder: Path) -> dict[str, np.ndarray]:

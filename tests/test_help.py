@@ -23,7 +23,7 @@ def helped(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 def test_verbs_stand_in_the_order_of_work_with_an_example_each(capsys: pytest.CaptureFixture[str]) -> None:
     text = helped(capsys)
     assert re.findall(r"^│ ([a-z]+) ", text, re.M) == list(VERBS)
-    assert list(VERBS)[:7] == ["init", "run", "train", "encode", "fit", "audit", "explain"]
+    assert list(VERBS)[:8] == ["init", "run", "train", "encode", "fit", "audit", "refine", "explain"]
     at = [text.index(f" {EXAMPLES[verb]}") for verb in VERBS]
     assert at == sorted(at)
 

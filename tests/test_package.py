@@ -14,8 +14,8 @@ PUBLIC = """
     VAE ArrayError ArtifactError Audit AuditSettings DataSettings Dataset Encode Estimate Fit GenerativeModel
     LatentDistribution MemoryPosteriors NumericalError Outcome OwnModel Posteriors ResourceError Rows Run RunFolder
     ShardedPosteriors Sums Threads TrainSettings UsageError VAESettings Verification ZprimeError audit bring
-    codes_table encode explain fit latent lead load_audit load_data load_generator load_latent load_posteriors plot
-    report run sample train verify
+    codes_table encode explain fit latent lead learned load_audit load_data load_generator load_latent load_posteriors
+    plot refine report run sample train verify
 """
 
 

@@ -22,6 +22,7 @@ FACADES = {
     "bring/modules.py modules",
     "encoding.py encode",
     "fitting.py fit",
+    "refining.py refine",
     "running.py run",
     "sampling.py export",
     "sampling.py sample",

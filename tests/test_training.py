@@ -98,7 +98,7 @@ def test_every_epoch_takes_every_row_once_in_an_order_and_with_noise_of_its_own(
 ) -> None:
     real, taken, noise = VAE.elbo_terms, [], []
 
-    def watched(self: VAE, x: torch.Tensor, *, rng: torch.Generator):
+    def watched(self: VAE, x: torch.Tensor, *, rng: torch.Generator, rows: torch.Tensor | None = None):
         if self.training:
             taken.append(x)
             noise.append(rng.get_state())
@@ -115,7 +115,7 @@ def test_every_epoch_takes_every_row_once_in_an_order_and_with_noise_of_its_own(
 
 def test_binarised_rows_are_drawn_afresh_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     real, taken = training._batches, []
-    monkeypatch.setattr(training, "_batches", lambda *a: [taken.append(x) or x for x in real(*a)])
+    monkeypatch.setattr(training, "_batches", lambda *a: [taken.append(x[1]) or x for x in real(*a)])
     run("binarised", settings=replace(FAST, epochs=2, batch=50))
     counts = [x.sum().item() for x in taken]
     grey = data((1, 8, 8), grey=True)[0].grey
@@ -186,7 +186,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_the_last_good_checkpoint_is_k
     good = run(settings=settings)
     real = VAE.elbo_terms
 
-    def poisoned(self: VAE, x: torch.Tensor, *, rng: torch.Generator):
+    def poisoned(self: VAE, x: torch.Tensor, *, rng: torch.Generator, rows: torch.Tensor | None = None):
         a, b = real(self, x, rng=rng)
         poisoned.calls += self.training
         # 4 steps an epoch: the second step of epoch 4

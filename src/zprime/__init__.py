@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zprime import bring, latent, plot
+    from zprime import bring, latent, learned, plot
     from zprime.auditing import audit
     from zprime.batches import Encode, Sums
     from zprime.code_table import codes_table
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from zprime.own_model import OwnModel
     from zprime.posteriors import MemoryPosteriors, Posteriors, ShardedPosteriors
     from zprime.posteriors import load as load_posteriors
+    from zprime.refining import refine
     from zprime.reporting import report
     from zprime.reporting.explain import explain
     from zprime.results.audit import Audit, AuditSettings
@@ -84,13 +85,14 @@ _WHERE = {
     "load_generator": "loading",
     "load_latent": "latent",
     "load_posteriors": "posteriors",
+    "refine": "refining",
     "report": "reporting",
     "run": "running",
     "sample": "sampling",
     "train": "training",
     "verify": "verifying",
 }
-_MODULES = ("bring", "latent", "plot")
+_MODULES = ("bring", "latent", "learned", "plot")
 
 __all__ = [
     "VAE",
@@ -130,12 +132,14 @@ __all__ = [
     "fit",
     "latent",
     "lead",
+    "learned",
     "load_audit",
     "load_data",
     "load_generator",
     "load_latent",
     "load_posteriors",
     "plot",
+    "refine",
     "report",
     "run",
     "sample",

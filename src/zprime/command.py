@@ -6,9 +6,10 @@ its own. Only options that differ from the defaults are printed.
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from zprime import learned as learned_priors
 from zprime import own_model
 from zprime.artifact import Artifact
 from zprime.data import DataSettings
@@ -51,10 +52,13 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
 
     Returns:
         One command, or several joined by ` && `; empty where a fit is of a kind that the command line does not know, or
-        the VAE was trained with another prior than N(0, I), which is given in Python.
+        the VAE was trained with another prior than N(0, I), which is given in Python, or was refined.
     """
     data, model = folder.data, folder.model
-    if model.kind != own_model.KIND and model.config.get("prior") is not None:
+    learned = model.config.get("learned")
+    if model.config.get("refined") is not None:
+        return ""
+    if model.kind != own_model.KIND and learned is None and model.config.get("prior") is not None:
         return ""
     try:
         fits = [_fit(folder, name) for name in names]
@@ -65,6 +69,7 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
     if not own:
         train += options(VAESettings().resolve(tuple(data.config["shape"])), model.config["vae"]["settings"])
         train += options(TrainSettings(), model.config["training"])
+        train += _prior(learned)
     audit = (["--quick"] if settings.quick else []) + options(
         AuditSettings(quick=settings.quick).resolve(), vars(settings)
     )
@@ -84,6 +89,15 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
         audit += ["--weights", weights]
     lines += [["audit", OUT, *audit, *own, *_seed(seed)]]
     return " && \\\n".join(_line(words) for words in lines)
+
+
+def _prior(learned: Mapping[str, Any] | None) -> list[str]:
+    """What says how a prior was learned."""
+    if learned is None:
+        return []
+    usual = asdict(learned_priors.settings_for(learned["kind"]))
+    changed = [f"{k}={_value(_tuple(learned[k]))}" for k in usual if _plain(learned[k]) != _plain(usual[k])]
+    return ["--prior", learned["kind"], *(["--prior-set", *changed] if changed else [])]
 
 
 def own_options(model: Artifact) -> list[str]:
@@ -198,6 +212,10 @@ def _option(name: str, value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [f"--{name}", *map(str, value)] if value else [f"--empty-{name}"]
     return [f"--{name}", str(value)]
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,8 @@ every batch, and DistributedDataParallel averages the gradients. What differs is
 order.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import final
 
 import torch
@@ -13,6 +15,8 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from zprime import distributed
+from zprime.errors import ArtifactError
+from zprime.trainable_prior import TrainablePrior
 from zprime.vae import VAE
 
 
@@ -23,6 +27,17 @@ def of_first(value: float) -> float:
     held = torch.tensor([value], dtype=torch.float64)
     dist.broadcast(held, 0)
     return float(held)
+
+
+def check_start(checkpoint: Path | None, reached: Mapping[str, int]) -> None:
+    """Raise `ArtifactError` unless all processes of a job go on from the same epoch."""
+    for what, own in reached.items():
+        first = int(of_first(float(own)))
+        if first != own:
+            raise ArtifactError(
+                f"{checkpoint}: expected the checkpoint that process 0 has, of {what} {first}, got {own}; let all "
+                "processes see the same folder"
+            )
 
 
 @final
@@ -37,16 +52,19 @@ class BatchLoss:
         self.vae, self.rank, self.size = vae, *distributed.share()
         self._terms = DistributedDataParallel(_Loss(vae)) if self.size > 1 else None
 
-    def __call__(self, x: Tensor, *, beta: float, rng: torch.Generator) -> tuple[Tensor, float]:
+    def __call__(self, x: Tensor, rows: Tensor, *, beta: float, rng: torch.Generator) -> tuple[Tensor, float]:
         """A number to go down by its gradient, and the mean loss of the whole batch, `KL * beta - log p(x|z)`.
 
         Args:
             x: the whole batch, in every process.
+            rows: which training rows these are.
             beta: weight of the KL term.
             rng: of the noise, the same in every process.
         """
+        if isinstance(self.vae.prior, TrainablePrior):
+            self.vae.prior.before_batch(rows, rng)
         if self._terms is None:
-            log_likelihood, kl = self.vae.elbo_terms(x, rng=rng)
+            log_likelihood, kl = self.vae.elbo_terms(x, rng=rng, rows=rows)
             loss = (beta * kl - log_likelihood).mean()
             return loss, loss.item()
         n, dtype = len(x), next(self.vae.parameters()).dtype
@@ -54,7 +72,7 @@ class BatchLoss:
         # a batch with fewer rows than processes is done by all of them
         mine = slice(self.rank * n // self.size, (self.rank + 1) * n // self.size) if n >= self.size else slice(0, n)
         parts = self.size if n >= self.size else 1
-        loss = self._terms(x[mine], noise[mine], beta).sum() * (parts / n)  # the gradients are averaged
+        loss = self._terms(x[mine], noise[mine], rows[mine], beta).sum() * (parts / n)  # the gradients are averaged
         whole = loss.detach().double().clone()
         dist.all_reduce(whole)
         return loss, float(whole) / self.size
@@ -67,6 +85,6 @@ class _Loss(nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, x: Tensor, noise: Tensor, beta: float) -> Tensor:
-        log_likelihood, kl = self.vae.elbo_terms(x, noise=noise)
+    def forward(self, x: Tensor, noise: Tensor, rows: Tensor, beta: float) -> Tensor:
+        log_likelihood, kl = self.vae.elbo_terms(x, noise=noise, rows=rows)
         return beta * kl - log_likelihood

@@ -11,6 +11,7 @@ from zprime import data as datasets
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.errors import UsageError
+from zprime.learned import words
 from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
 from zprime.schema.kinds import check_settings
@@ -156,8 +157,16 @@ class DataStage:
 def _trained(there: Artifact) -> dict[str, Any]:
     """What a VAE was trained with."""
     network = there.config.get("vae", {}).get("settings", {})
-    prior = (there.config.get("prior") or {"kind": STANDARD})["kind"]
-    return {**network, **there.config.get("training", {}), "prior": prior}
+    learned = there.config.get("learned")
+    prior = words(learned) if learned else (there.config.get("prior") or {"kind": STANDARD})["kind"]
+    found = {**network, **there.config.get("training", {}), "prior": prior}
+    refined = there.config.get("refined")
+    return found if refined is None else {**found, "refined from": came_from(refined)}
+
+
+def came_from(refined: Mapping[str, Any]) -> str:
+    """What a model was refined from, in words."""
+    return f"model {refined['model'][:12]} with {refined['name']} ({refined['fit'][:12]})"
 
 
 def _word(value: object) -> str:

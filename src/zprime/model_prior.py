@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
@@ -17,6 +17,7 @@ from zprime.distribution import GaussianDistribution, LatentDistribution, is_sta
 from zprime.errors import UsageError
 from zprime.rng import stream
 from zprime.schema import Part, guarded
+from zprime.trainable_prior import TrainablePrior
 
 Own = LatentDistribution | Distribution
 """What may be trained with."""
@@ -50,18 +51,20 @@ def checked(prior: Own, d: int) -> Own:
     return prior
 
 
-def log_prob(prior: Own, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    """Log p(z), nats."""
-    answer: Tensor = prior.log_prob(z)
+def log_prob(
+    prior: Own | TrainablePrior, z: Float[Tensor, "n d"], rows: Int[Tensor, " n"] | None = None
+) -> Float[Tensor, " n"]:
+    """Log p(z), nats; one that is being trained is told the training row that each z belongs to."""
+    answer: Tensor = prior.log_prob(z, rows) if isinstance(prior, TrainablePrior) else prior.log_prob(z)
     return answer
 
 
-def standard(prior: Own | None) -> bool:
+def standard(prior: Own | TrainablePrior | None) -> bool:
     """Whether it is N(0, I), for which None stands too."""
     return prior is None or (isinstance(prior, LatentDistribution) and is_standard(prior))
 
 
-def diagonal(prior: Own | None) -> tuple[Tensor, Tensor] | None:
+def diagonal(prior: Own | TrainablePrior | None) -> tuple[Tensor, Tensor] | None:
     """Mean and standard deviations of one Gaussian of independent dimensions; None for what is no such Gaussian."""
     if isinstance(prior, Independent) and isinstance(prior.base_dist, Normal):
         return prior.base_dist.loc, prior.base_dist.scale
@@ -71,9 +74,9 @@ def diagonal(prior: Own | None) -> tuple[Tensor, Tensor] | None:
     return (c.mean[0], c.scale[0]) if isinstance(c, Diagonal) else None
 
 
-def key(prior: Own | None) -> list[str]:
+def key(prior: Own | TrainablePrior | None) -> list[str]:
     """What a key has of it: its arrays; of what cannot be saved, its log-density at some points."""
-    if prior is None or standard(prior):
+    if prior is None or standard(prior) or isinstance(prior, TrainablePrior):  # whose settings have a key
         return []
     if isinstance(prior, LatentDistribution):
         try:

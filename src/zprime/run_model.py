@@ -1,11 +1,12 @@
 """The model of a run: what its artefact says, and encoder and decoder themselves."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
-from zprime import latent, model_prior, own_model, vae
+from zprime import latent, learned, model_prior, own_model, vae
 from zprime.artifact import Artifact
 from zprime.data.conditions import Layout
 from zprime.distribution import LatentDistribution
@@ -96,6 +97,8 @@ class RunModel:
         settings, history = trained["vae"]["settings"], trained["history"]
         with guarded(self.source.path):
             need("epoch", trained["epoch"] <= len(history), f"one of {len(history)}", trained["epoch"])
+        if trained.get("learned") is not None:
+            settings = {**settings, "prior": learned.words(trained["learned"])}
         return ModelInfo(
             latents=settings["latents"],
             settings=settings,
@@ -104,13 +107,35 @@ class RunModel:
             epochs=len(history),
             stopped=trained["stopped"],
             beta=trained["training"]["beta"],
-            elbo=float(history[trained["epoch"] - 1]["selection"]),
+            elbo=self._elbo,
         )
 
     @property
     def says(self) -> list[str]:
         """What to know of it before reading an audit: sentences."""
-        return [str(sentence) for sentence in self.source.config["says"]] if self.brought else []
+        if self.brought:
+            return [str(sentence) for sentence in self.source.config["says"]]
+        refined = self.source.config.get("refined")
+        return [] if refined is None else [self._refined(refined)]
+
+    def _refined(self, refined: Mapping[str, Any]) -> str:
+        """What it was refined from, and what that took."""
+        trained, seconds = self.source.config, self.source.measured.get("seconds")
+        took = "" if seconds is None else f" ({seconds:.0f} CPU seconds)"
+        return (
+            f"This model was refined: model {refined['model'][:12]} was trained on with {refined['name']} in place of "
+            f"its prior, {'which was trained too' if refined['learned'] else 'which stayed as it was'}. Epoch "
+            f"{trained['epoch']} of {len(trained['history'])}{took} was kept, with an ELBO of {self._elbo:.2f} nats a "
+            f"row on the selection split; before it was {refined['selection']:.2f}."
+        )
+
+    @property
+    def _elbo(self) -> float:
+        """Of the epoch that was kept, on the selection split; of epoch 0, of what it was refined from."""
+        trained = self.source.config
+        if trained["epoch"]:
+            return float(trained["history"][trained["epoch"] - 1]["selection"])
+        return float(trained["refined"]["selection"])
 
     @property
     def recipe(self) -> Recipe | None:

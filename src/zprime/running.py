@@ -19,7 +19,7 @@ from zprime.encode_stage import EncodeStage
 from zprime.errors import UsageError
 from zprime.fit_stage import KINDS, FitStage, Wanted, settings_of
 from zprime.latent.kind import Fit
-from zprime.latent.priors import Given, prior_of
+from zprime.learned import Asked, prior_for
 from zprime.own_model import OwnModel
 from zprime.own_stage import OwnStage, check_own
 from zprime.posteriors import Posteriors
@@ -49,7 +49,7 @@ def run(
     *,
     network: VAESettings = VAESettings(),
     training: TrainSettings = TrainSettings(),
-    prior: Given = None,
+    prior: Asked = None,
     own: OwnModel = OwnModel(),
     kinds: Wanted = KINDS,
     by: str = "",
@@ -71,7 +71,8 @@ def run(
         out: folder of the run: new, empty, or of an earlier run. It then also holds `report.html`.
         network: the architecture of the VAE.
         training: how to train it.
-        prior: p(z), kept as it is: ours, or a Gaussian of torch or a mixture of them; None is N(0, I).
+        prior: p(z), kept as it is: ours, or a Gaussian of torch or a mixture of them; None is N(0, I). Or a kind that
+            is learned in training, e.g. `vamp`, or its settings (`zprime.learned`).
         own: a VAE of your own in place of a training: `zprime.OwnModel("mymodel.py:build", "weights.pt")`.
         kinds: latent distributions to fit beside the prior, by name or as settings.
         by: `label` fits each kind once for each label: r(z|y).
@@ -212,7 +213,7 @@ class Run:
         training: TrainSettings = TrainSettings(),
         *,
         seed: int,
-        prior: Given = None,
+        prior: Asked = None,
     ) -> VAE:
         """Read and split the data, train a VAE, write `data` and `model`.
 
@@ -221,7 +222,7 @@ class Run:
             network: the architecture.
             training: how to train.
             seed: decides splits, weights, row order and noise.
-            prior: p(z); None is N(0, I).
+            prior: p(z); None is N(0, I). Or a kind that is learned in training, or its settings.
 
         Raises:
             UsageError: settings or a prior that cannot be used, or nothing to read.
@@ -229,7 +230,7 @@ class Run:
             NumericalError: the loss is not finite.
         """
         with self.alone():
-            own = None if prior is None else prior_of(prior, network.latents)
+            own = prior_for(prior, network.latents)
             stage = TrainStage(self.folder, seed, self.threads, self.progress, self.replace, own)
             return stage.run(data, network, training)
 

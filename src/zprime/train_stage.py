@@ -5,11 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+from torch import Tensor
+
 from zprime import artifact, atomic, distributed, likelihoods, model_prior, vae
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.data_stage import DataStage, Wanted
 from zprime.distribution import LatentDistribution, is_standard
+from zprime.learned import GoingOn, Learned, LearnedPrior, words
 from zprime.progress import Progress, silent
 from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
@@ -30,7 +33,7 @@ class TrainStage:
         threads: how many threads torch uses, by the work.
         progress: called once an epoch.
         replace: take out of the run what was made with other settings.
-        prior: p(z); None is N(0, I).
+        prior: p(z), or how it is learned; None is N(0, I).
     """
 
     folder: RunFolder
@@ -38,7 +41,7 @@ class TrainStage:
     threads: Threads = Threads()
     progress: Progress = silent
     replace: bool = False
-    prior: LatentDistribution | None = None
+    prior: LatentDistribution | Learned | None = None
 
     def run(self, data: DataSettings, network: VAESettings, training: TrainSettings) -> VAE:
         """Read the data and train, or use what is there already.
@@ -57,7 +60,9 @@ class TrainStage:
         data.check()
         training.check()  # what can be refused now is not refused after the data were read
         likelihoods.build(network.likelihood, scale=network.scale or None)
-        if self.prior is not None:
+        if isinstance(self.prior, LearnedPrior | GoingOn):
+            self.prior.check()
+        elif self.prior is not None:
             model_prior.checked(self.prior, network.latents)
             model_prior.tensors(self.prior)  # can it be kept?
         stage = DataStage.load(self.folder, data, seed=self.seed, replaced=self.replace)
@@ -66,7 +71,7 @@ class TrainStage:
         # how often progress is saved does not change the result
         settings = {name: value for name, value in asdict(training).items() if name != "checkpoint"}
         of_model = Wanted(
-            key_of(asdict(network), settings, self.seed, of_data.key, *model_prior.key(self.prior)),
+            key_of(asdict(network), settings, self.seed, of_data.key, *_key(self.prior)),
             {**asdict(network), **settings, "prior": _kind(self.prior), "seed": self.seed},
         )
         start = Start(dataset, network, training, self.seed, self.prior)
@@ -85,11 +90,10 @@ class TrainStage:
                 "epoch": trained.epoch,
                 "history": trained.history,
                 "stopped": trained.stopped,
-                **model_prior.described(self.prior),
+                **described(trained.vae, self.prior),
             }
             manifest = Manifest("model", config, key, self.seed, {"data": source.hash})
-            weights = {**trained.vae.state_dict(), **model_prior.tensors(self.prior)}
-            return artifact.write(path, manifest, tensors=weights)
+            return artifact.write(path, manifest, tensors=tensors(trained.vae))
 
         model = reuse_or_make(self.folder.path, "model", key, make, kind="model")
         atomic.remove(checkpoint)
@@ -118,11 +122,17 @@ class Start:
     network: VAESettings
     training: TrainSettings
     seed: int
-    prior: LatentDistribution | None = None
+    prior: LatentDistribution | Learned | None = None
+
+    @property
+    def learned(self) -> Learned | None:
+        """How the prior is learned; None of one that stays as it is."""
+        return self.prior if isinstance(self.prior, LearnedPrior | GoingOn) else None
 
     def vae(self) -> VAE:
         """The network with its first weights."""
-        return VAE.build(self.dataset.shape, self.network, seed=self.seed, prior=self.prior)
+        fixed = None if isinstance(self.prior, LearnedPrior | GoingOn) else self.prior
+        return VAE.build(self.dataset.shape, self.network, seed=self.seed, prior=fixed)
 
     def check(self) -> None:
         """Raise what training would raise before its first step."""
@@ -133,12 +143,30 @@ class Start:
     @property
     def key(self) -> str:
         """Of its checkpoint."""
-        return checkpoint_key(
-            self.vae(), self.dataset.rows("train"), self.dataset.rows("selection"), self.training, seed=self.seed
-        )
+        train, selection = self.dataset.rows("train"), self.dataset.rows("selection")
+        return checkpoint_key(self.vae(), train, selection, self.training, seed=self.seed, prior=self.learned)
 
 
-def _kind(prior: LatentDistribution | None) -> str:
+def described(trained: VAE, prior: LatentDistribution | Learned | None) -> dict[str, Any]:
+    """What a manifest says of the prior that a VAE has now, and of how it was learned, if it was."""
+    assert isinstance(trained.prior, LatentDistribution)
+    told = model_prior.described(trained.prior)
+    return {**told, "learned": prior.described} if isinstance(prior, LearnedPrior | GoingOn) else told
+
+
+def tensors(trained: VAE) -> dict[str, Tensor]:
+    """All arrays of the artefact of a VAE: its weights and those of its prior."""
+    assert isinstance(trained.prior, LatentDistribution)
+    return {**trained.state_dict(), **model_prior.tensors(trained.prior)}
+
+
+def _key(prior: LatentDistribution | Learned | None) -> list[str]:
+    return [prior.key] if isinstance(prior, LearnedPrior | GoingOn) else model_prior.key(prior)
+
+
+def _kind(prior: LatentDistribution | Learned | None) -> str:
+    if isinstance(prior, LearnedPrior | GoingOn):
+        return words(prior.described)
     return STANDARD if prior is None or is_standard(prior) else prior.kind
 
 
@@ -159,6 +187,7 @@ def _trained(start: Start, checkpoint: Path, progress: Progress) -> Trained:
         start.dataset.rows("train"),
         start.dataset.rows("selection"),
         start.training,
+        prior=start.learned,
         seed=start.seed,
         checkpoint=checkpoint,
         progress=progress,

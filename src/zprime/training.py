@@ -18,9 +18,10 @@ from torch import Tensor
 from zprime import artifact, distributed, memory, model_prior
 from zprime.arrays import blocks
 from zprime.data import Rows
-from zprime.data_parallel import BatchLoss, of_first
+from zprime.data_parallel import BatchLoss, check_start, of_first
 from zprime.descent import Descent, check_shapes
-from zprime.errors import ArrayError, ArtifactError, NumericalError, UsageError
+from zprime.errors import ArrayError, NumericalError, UsageError
+from zprime.learned import Learned, settings_of
 from zprime.networks import start_at
 from zprime.progress import Expectation, Progress, shown
 from zprime.rng import stream
@@ -83,16 +84,18 @@ class Trained:
 
     Attributes:
         vae: with the averaged parameters of the best epoch, in evaluation mode.
-        epoch: the best epoch, from 1.
+        epoch: the best epoch, from 1; 0 where none was better than the start.
         history: one dictionary an epoch: beta, training loss, and the ELBO on the selection split with the averaged
             parameters, nats a row.
         stopped: a sentence saying why it ended.
+        start: ELBO on the selection split before the first epoch, where that counts as epoch 0; else None.
     """
 
     vae: VAE
     epoch: int
     history: list[dict[str, float]] = field(default_factory=list)
     stopped: str = ""
+    start: float | None = None
 
 
 @dataclass
@@ -115,6 +118,8 @@ def train(
     selection: Rows,
     settings: TrainSettings = TrainSettings(),
     *,
+    prior: str | Learned | None = None,
+    start: bool = False,
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: Progress = shown,
@@ -130,6 +135,9 @@ def train(
         rows: the training split.
         selection: the selection split, used for early stopping only.
         settings: see `TrainSettings`.
+        prior: a kind that is learned in place of the VAE's p(z), e.g. `vamp`, or its settings (`zprime.learned`);
+            afterwards `vae.prior` is what it became. None leaves p(z) as it is.
+        start: whether the parameters as they are now count as epoch 0, which is kept if no epoch is better.
         seed: decides row order, noise and binarised rows (the initial weights are those of `vae`).
         checkpoint: a folder to save the state in; the same call continues from there.
         progress: called once an epoch, and after a few steps with about how long all epochs will take. By default
@@ -144,6 +152,7 @@ def train(
         ArrayError: data that the likelihood cannot take.
     """
     settings.check()
+    learned = None if prior is None else settings_of(prior)
     check_data(vae, rows)
     check_data(vae, selection)
     if checkpoint is not None:
@@ -154,13 +163,14 @@ def train(
     per_epoch = math.ceil(len(rows) / settings.batch)
     weights = sum(p.numel() for p in vae.parameters())
     memory.need(24 * weights, f"training: {weights:,} weights", "lower latents, or hidden (mlp) or width (conv)")
-    key = checkpoint_key(vae, rows, selection, settings, seed=seed)
-    _begin(vae, rows)
+    key = checkpoint_key(vae, rows, selection, settings, seed=seed, prior=learned)
+    _begin(vae, rows, learned, seed)
+    floor = of_first(evaluate(vae, selection, seed=seed, beta=settings.beta)) if start else -math.inf
     descent, batch_loss = Descent(vae, settings.lr), BatchLoss(vae)
     state = _resume(checkpoint, key, vae, descent, per_epoch) or _snapshot(vae, descent, 0, 0, [], {})
-    _check_start(state, checkpoint)
+    check_start(checkpoint, {"epoch": state.epoch, "best epoch": state.best_epoch})
     warm = math.floor(settings.warmup * epochs)
-    clock = _Clock(settings.checkpoint)
+    saved = time.monotonic()
     stopped = f"all {epochs} epochs done"
     progress("train", state.epoch, epochs)
     expectation = Expectation(progress, f"train, {epochs} epochs at most", pieces=per_epoch * (epochs - state.epoch))
@@ -184,13 +194,14 @@ def train(
                     f"lower the learning rate (now {settings.lr:g}), or look for rows far from all others"
                 )
             history = [*state.history, {"beta": beta, "loss": loss, "selection": elbo}]
-            better = state.best_epoch == 0 or elbo > history[state.best_epoch - 1]["selection"]
+            better = elbo > (history[state.best_epoch - 1]["selection"] if state.best_epoch else floor)
             best = {} if better else {k: v for k, v in state.tensors.items() if k.startswith("best.")}
             state = _snapshot(vae, descent, epoch, epoch if better else state.best_epoch, history, best)
             progress("train", epoch, epochs)
             expectation.finished(math.ceil(len(rows) / settings.batch))
-            if checkpoint is not None and not distributed.rank() and clock.due():
+            if checkpoint is not None and not distributed.rank() and time.monotonic() - saved >= settings.checkpoint:
                 state.save(checkpoint, key)
+                saved = time.monotonic()
     except (KeyboardInterrupt, NumericalError, RuntimeError):  # which also says that another process is gone
         if checkpoint is not None and not distributed.rank() and state.epoch:
             state.save(checkpoint, key)
@@ -200,36 +211,32 @@ def train(
     if checkpoint is not None and not distributed.rank():
         state.save(checkpoint, key)
     vae.load_state_dict({k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")})
+    vae.freeze_prior()
     vae.eval().requires_grad_(requires_grad=False)
-    return Trained(vae, state.best_epoch, state.history, stopped)
-
-
-def _check_start(state: _State, checkpoint: Path | None) -> None:
-    """Raise `ArtifactError` unless all processes of a job go on from the same epoch."""
-    for what, own in (("epoch", state.epoch), ("best epoch", state.best_epoch)):
-        first = int(of_first(float(own)))
-        if first != own:
-            raise ArtifactError(
-                f"{checkpoint}: expected the checkpoint that process 0 has, of {what} {first}, got {own}; let all "
-                "processes see the same folder"
-            )
+    return Trained(vae, state.best_epoch, state.history, stopped, floor if start else None)
 
 
 @torch.no_grad()
-def _begin(vae: VAE, rows: Rows) -> None:
-    """Let a decoder that was just built begin at the mean of the rows."""
+def _begin(vae: VAE, rows: Rows, prior: Learned | None, seed: int) -> None:
+    """Let a decoder that was just built begin at the mean of the rows, and a prior that is learned at its start."""
     if vae.fresh:
         mean = rows.x.mean(0)
         if vae.settings is not None and vae.settings.likelihood == "bernoulli":
             mean = mean.clamp(RARE, 1 - RARE).logit()
         start_at(vae.decoder, mean)
     vae.fresh = False
+    if prior is not None:
+        vae.learn(prior.make(vae.latents), rows.x, rng=stream(seed, "prior"))
 
 
-def checkpoint_key(vae: VAE, rows: Rows, selection: Rows, settings: TrainSettings, *, seed: int) -> str:
+def checkpoint_key(
+    vae: VAE, rows: Rows, selection: Rows, settings: TrainSettings, *, seed: int, prior: Learned | None = None
+) -> str:
     """Hash of all that a training follows from; a checkpoint with the same one is of the same training."""
     parts = [_fingerprint(rows), _fingerprint(selection), repr(vae), _hash(vae.state_dict())]
-    return artifact.digest([asdict(settings), seed, *parts, *model_prior.key(vae.prior)])
+    return artifact.digest(
+        [asdict(settings), seed, *parts, *model_prior.key(vae.prior), *([prior.key] if prior else [])]
+    )
 
 
 @dataclass(frozen=True)
@@ -244,10 +251,11 @@ class _Pass:
 
 def _epoch(batch_loss: BatchLoss, rows: Rows, descent: Descent, settings: TrainSettings, now: _Pass) -> float:
     """One pass; the mean loss in nats a row."""
+    batch_loss.vae.refresh_prior()
     batch_loss.vae.train()
     total, start = 0.0, time.monotonic()
-    for step, x in enumerate(_batches(rows, settings.batch, now.rng)):
-        loss, value = batch_loss(x, beta=now.beta, rng=now.rng)
+    for step, (at, x) in enumerate(_batches(rows, settings.batch, now.rng)):
+        loss, value = batch_loss(x, at, beta=now.beta, rng=now.rng)
         if not math.isfinite(value):
             raise NumericalError(
                 f"training: the loss became {value} at epoch {now.epoch}, step {step + 1}; "
@@ -260,19 +268,21 @@ def _epoch(batch_loss: BatchLoss, rows: Rows, descent: Descent, settings: TrainS
     return total / len(rows)
 
 
-def _batches(rows: Rows, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+def _batches(rows: Rows, size: int, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Positions of rows, and the rows."""
     order = torch.randperm(len(rows), generator=rng)
     for block in blocks(len(rows), size):
         if rows.grey is not None:
-            yield torch.bernoulli(rows.grey.index_select(0, order[block]), generator=rng)
+            yield order[block], torch.bernoulli(rows.grey.index_select(0, order[block]), generator=rng)
         else:
-            yield rows.x.index_select(0, order[block])  # three times as fast as rows.x[...]
+            yield order[block], rows.x.index_select(0, order[block])  # three times as fast as rows.x[...]
 
 
 @torch.no_grad()
 def evaluate(vae: VAE, rows: Rows, *, seed: int = 0, beta: float = 1.0) -> float:
     """Mean ELBO in nats a row, at one draw z a row from a fixed stream (the same numbers at every call)."""
     vae.eval()
+    vae.refresh_prior()
     rng = stream(seed, "evaluate", rows.name)
     total = 0.0
     for block in blocks(len(rows), BATCH):
@@ -295,18 +305,6 @@ def check_data(vae: VAE, rows: Rows) -> None:
                     f"likelihood bernoulli: expected 0 and 1 only, got {x[row][odd[row]][0].item():g} in row "
                     f"{block.start + row}; use binarise for grey images, or the gaussian likelihood"
                 )
-
-
-class _Clock:
-    def __init__(self, seconds: float) -> None:
-        self.now, self.seconds = time.monotonic, seconds
-        self.last = self.now()
-
-    def due(self) -> bool:
-        if self.now() - self.last < self.seconds:
-            return False
-        self.last = self.now()
-        return True
 
 
 def _snapshot(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -18,6 +18,7 @@ from zprime.rng import stream
 from zprime.schema import Schema, guarded, need
 from zprime.schema.kinds import VAE as VAE_SCHEMA
 from zprime.schema.kinds import WEIGHTS_OF_VAE
+from zprime.trainable_prior import TrainablePrior
 
 
 @runtime_checkable
@@ -146,7 +147,7 @@ class VAE(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self.latents = latents
-        self.prior: LatentDistribution | Distribution = (
+        self.prior: LatentDistribution | Distribution | TrainablePrior = (
             Prior(latents) if prior is None else model_prior.checked(prior, latents)
         )
         self.settings: VAESettings | None = None
@@ -199,10 +200,12 @@ class VAE(nn.Module):
         *,
         rng: torch.Generator | None = None,
         noise: Float[Tensor, "n d"] | None = None,
+        rows: Int[Tensor, " n"] | None = None,
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Log p(x|z) at one draw z ~ q(z|x), and KL(q(z|x) || p(z)); nats, for each row.
 
-        The draw is from `rng`, or of standard normal `noise`.
+        The draw is from `rng`, or of standard normal `noise`. `rows` says which training rows these are, for a prior
+        that is being trained and leaves each out of its own.
 
         The KL is a closed form where p is one Gaussian of independent dimensions, else log q(z|x) - log p(z) at the
         same draw. The difference of the two is an unbiased estimate of each row's ELBO.
@@ -218,10 +221,32 @@ class VAE(nn.Module):
             loc, width = (t.to(mean) for t in units)
             kl = standard_kl((mean - loc) / width, scale / width).sum(1)
         elif bool(torch.isfinite(z).all()):
-            kl = gaussian_log_prob(z, mean, scale) - model_prior.log_prob(self.prior, z)
+            kl = gaussian_log_prob(z, mean, scale) - model_prior.log_prob(self.prior, z, rows)
         else:  # a density takes finite z only; whoever trains sees that the loss is not finite
             kl = torch.full_like(z[:, 0], torch.nan)
         return self.decode(z).log_prob(x), kl
+
+    def learn(self, prior: TrainablePrior, x: Float[Tensor, "n *datum"], *, rng: torch.Generator) -> None:
+        """Let a prior that is trained take the place of p(z), with its first values for training rows `x`."""
+        prior.begin(self.encode, x, rng)
+        del self.prior  # torch keeps modules elsewhere than values
+        self.prior = prior
+
+    def refresh_prior(self) -> None:
+        """Let a prior that is being trained make again what it keeps of the encoder's answers."""
+        if isinstance(self.prior, TrainablePrior):
+            mode = self.training
+            self.eval()
+            self.prior.refresh()
+            self.train(mode)
+
+    def freeze_prior(self) -> None:
+        """Let an ordinary latent distribution take the place of a prior that was trained."""
+        if isinstance(self.prior, TrainablePrior):
+            self.refresh_prior()
+            frozen = self.prior.frozen()
+            del self.prior
+            self.prior = frozen
 
 
 def describe(vae: VAE) -> dict[str, Any]:
@@ -287,6 +312,7 @@ def _rebuild(
         model = VAE.build(shape, settings)
         change(model)
         model.load_state_dict(dict(tensors), strict=True)
+        model.fresh = False
     return model.eval().requires_grad_(requires_grad=False)
 
 

@@ -36,6 +36,7 @@ VERBS = {
     "encode": "Encode the three splits of a run into posteriors.",
     "fit": "Fit latent distributions to a run's posteriors.",
     "audit": "Measure every fitted latent distribution on held-out data, with verdicts.",
+    "refine": "Go on training a run with what was fitted in place of the prior, in RUN/refined/NAME.",
     "explain": "Answer why a VAE draws z' from N(0, I), and whether it should, with the numbers of a run.",
     "report": "Write the page of a run again and print its table, or one page that compares several runs.",
     "sample": "Draw z' and x' from a run or a shipped generator.",

@@ -16,6 +16,7 @@ EXAMPLES = {
     "encode": "zprime encode runs/digits",
     "fit": "zprime fit runs/digits --kinds mixture --set mixture.components=64",
     "audit": "zprime audit runs/digits --quick",
+    "refine": "zprime refine runs/digits --with mixture",
     "explain": "zprime explain runs/digits",
     "report": "zprime report runs/digits runs/other",
     "sample": "zprime sample runs/digits -n 100 --out digits.png",

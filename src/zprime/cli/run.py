@@ -8,8 +8,8 @@ from cyclopts import Parameter
 from zprime import running
 from zprime.cli.console import OPTIONS, bars, give, say, say_table, verdicts
 from zprime.cli.folder import Folder
-from zprime.cli.groups import AUDIT, DATA, NETWORK, OWN, TRAINING
-from zprime.cli.settings import kinds_with
+from zprime.cli.groups import AUDIT, DATA, NETWORK, OWN, TRAINED_PRIOR, TRAINED_PRIOR_SET, TRAINING
+from zprime.cli.settings import kinds_with, learned_with
 from zprime.data import DataSettings
 from zprime.fit_stage import KINDS
 from zprime.own_model import OwnModel
@@ -27,6 +27,8 @@ def run(
     out: Folder,
     network: Annotated[VAESettings, NETWORK] = VAESettings(),
     training: Annotated[TrainSettings, TRAINING] = TrainSettings(),
+    prior: Annotated[str, TRAINED_PRIOR] = "",
+    prior_set: Annotated[tuple[str, ...], TRAINED_PRIOR_SET] = (),
     own: Annotated[OwnModel, OWN] = OwnModel(),
     kinds: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = KINDS,
     set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
@@ -43,6 +45,10 @@ def run(
     ----------
     out
         Folder of the run; new, empty, or of an earlier run.
+    prior
+        Learn p(z) with encoder and decoder: `vamp`, `mixture`, `flow`, `exemplars` or `aggregated`; else it is N(0, I).
+    prior_set
+        Settings of a prior that is learned, as FIELD=VALUE, e.g. components=100.
     kinds
         Latent distributions to fit, beside the prior; `all` fits every kind that has a density.
     set
@@ -60,13 +66,14 @@ def run(
         Put the new run in the place of one in this folder that was made with other settings. The older
         run leaves when the new training begins, with its pages and samples.
     """
-    wanted = kinds_with(kinds, set, by)
+    wanted, learned = kinds_with(kinds, set, by), learned_with(prior, prior_set)
     with bars() as progress:
         audit = running.run(
             data,
             out,
             network=network,
             training=training,
+            prior=learned,
             own=own,
             kinds=wanted,
             weights=weights,

@@ -8,6 +8,8 @@ from typing import Any, get_type_hints
 from zprime.errors import UsageError
 from zprime.fit_stage import settings_of
 from zprime.latent import SETTINGS, Settings, settings_for
+from zprime.learned import LearnedPrior
+from zprime.learned import settings_for as settings_for_prior
 
 
 def kinds_with(kinds: Sequence[str], changes: Sequence[str], by: str = "") -> list[Settings]:
@@ -36,6 +38,32 @@ def kinds_with(kinds: Sequence[str], changes: Sequence[str], by: str = "") -> li
     return settings_of(wanted, by)
 
 
+def learned_with(kind: str, changes: Sequence[str]) -> LearnedPrior | None:
+    """Default settings of a prior that is learned, with the changes; None where none is asked for.
+
+    Args:
+        kind: e.g. `vamp`; empty for N(0, I).
+        changes: `FIELD=VALUE`.
+
+    Raises:
+        UsageError: unknown kind, field, or a value that cannot be used.
+    """
+    if not kind:
+        if changes:
+            raise UsageError(f"prior-set: expected a prior to set {changes[0]!r} of; say which with --prior")
+        return None
+    settings = settings_for_prior(kind)
+    hints = get_type_hints(type(settings))
+    known = [f.name for f in dataclasses.fields(settings)]
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals or name not in known:
+            raise UsageError(f"prior-set: expected FIELD=VALUE, of {kind} {', '.join(known)}, got {change!r}")
+        settings = dataclasses.replace(settings, **{name: _convert(kind, name, hints[name], value, option="prior-set")})
+    settings.check()
+    return settings
+
+
 def _changed(settings: Settings, name: str, value: str) -> Settings:
     name, _, rest = name.partition(".")
     fields = {f.name for f in dataclasses.fields(settings)}
@@ -51,7 +79,7 @@ def _changed(settings: Settings, name: str, value: str) -> Settings:
     return dataclasses.replace(settings, **{name: new})
 
 
-def _convert(kind: str, name: str, hint: Any, value: str) -> Any:
+def _convert(kind: str, name: str, hint: Any, value: str, *, option: str = "set") -> Any:
     try:
         if isinstance(hint, UnionType):  # a value or None
             if value.lower() == "none":
@@ -65,4 +93,6 @@ def _convert(kind: str, name: str, hint: Any, value: str) -> Any:
         inner = hint.__args__[0]
         return tuple(inner(v) for v in value.split(",") if v)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UsageError(f"set: {kind}.{name} expected {getattr(hint, '__name__', hint)}, got {value!r}") from error
+        raise UsageError(
+            f"{option}: {kind}.{name} expected {getattr(hint, '__name__', hint)}, got {value!r}"
+        ) from error

@@ -131,7 +131,7 @@ class VampSettings(Schedule):
         data, rows = task.train.gather(), context.train.x
         if len(rows) != data.n:
             raise ArrayError(f"context: expected the {data.n} rows that the posteriors belong to, got {len(rows)}")
-        inputs = PseudoInputs(rows, _medoids(data, min(self.components, data.n), rng=fork(task.rng, "start")))
+        inputs = PseudoInputs(rows, medoids(data, min(self.components, data.n), rng=fork(task.rng, "start")))
         log_weight = torch.zeros(len(inputs.free), device=rows.device, requires_grad=True)
         codes = Codes.draw(task.selection, task.prior, rng=task.rng)
 
@@ -193,8 +193,8 @@ class PseudoInputs:
             self.free.clamp_(0, 1)
 
 
-def _medoids(data: MemoryPosteriors, k: int, *, rng: torch.Generator) -> Tensor:
-    """Different rows, k of them: the nearest to the k-means centres of the posterior means, whitened per dimension."""
+def medoids(data: MemoryPosteriors, k: int, *, rng: torch.Generator) -> Tensor:
+    """Positions of k rows: the nearest to the k-means centres of the posterior means, whitened per dimension."""
     order = torch.randperm(data.n, generator=rng)[:SUBSET]
     points = data.mean[order].double()
     spread = points.std(0) if len(points) > 1 else torch.ones(data.d, dtype=torch.float64)

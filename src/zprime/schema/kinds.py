@@ -128,6 +128,17 @@ DATA = Schema(
     {**SCALING, **{f"ids.{s}": Array({f"rows_of_{s}": ROW_IDS}, "int64") for s in SPLITS}},
     _data,
 )
+LEARNED = Record({"kind": Text(("vamp", "mixture", "flow", "exemplars", "aggregated"))})
+"""The kind of a prior that was learned in training; beside it the settings of it."""
+REFINED = Record({"model": SHA256, "fit": SHA256, "name": Text(), "learned": Flag(), "selection": Number()})
+"""What a model was trained on from: hashes of the model before and of the fit that took the prior's place, its name,
+whether it was trained too, and the ELBO on the selection split before."""
+
+
+def _model(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
+    need("epoch", config["epoch"] > 0 or config.get("refined") is not None, "one from 1", config["epoch"])
+
+
 MODEL = Schema(
     {
         "vae": VAE,
@@ -141,14 +152,17 @@ MODEL = Schema(
                 "patience": Whole(),
             }
         ),
-        "epoch": Whole(1),
+        "epoch": Whole(),
         "history": Items(EPOCH, 1),
         "stopped": Text(),
         "prior": Maybe(Part()),
+        "learned": Maybe(LEARNED),
+        "refined": Maybe(REFINED),
     },
     {"prior.*": Array({"*": ANY}, "any"), **WEIGHTS_OF_VAE},
+    _model,
 )
-"""Without `prior` it is N(0, I)."""
+"""Without `prior` it is N(0, I); without `learned` it was not trained."""
 
 
 def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
@@ -158,8 +172,14 @@ def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes:
 
 
 CHECKPOINT = Schema(
-    {"epoch": Whole(), "best_epoch": Whole(), "history": Items(EPOCH)}, {"*": Array({"*": FINITE}, "real")}, _checkpoint
+    {"epoch": Whole(), "best_epoch": Whole(), "history": Items(EPOCH)},
+    {
+        **{f"{which}.prior.*": Array({"*": FINITE}, "any") for which in ("now", "best")},
+        "*": Array({"*": FINITE}, "real"),
+    },
+    _checkpoint,
 )
+"""A prior that is learned may hold masks of networks."""
 
 
 def _posteriors(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:

@@ -1,0 +1,63 @@
+"""aggregated: the mixture of the posteriors of all other training rows, as the prior of each row in training."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from zprime.distribution import LatentDistribution
+from zprime.latent.aggregated import Aggregated
+from zprime.learned.rows import RowsPrior
+from zprime.learned.settings import LearnedPrior, at_least, cannot_go_on, check_kind
+from zprime.trainable_prior import TrainablePrior
+
+
+@final
+@dataclass(frozen=True)
+class AggregatedPrior(LearnedPrior):
+    """`p(z) = 1/N sum_j q(z|x_j)`, in training without the row that z belongs to. It has no parameters of its own.
+
+    It is the prior that would be best for the ELBO (Hoffman & Johnson 2016), had it not to be left out what is asked
+    for: with it left in, the KL term would be at most log N nats, however narrow the posteriors are.
+
+    Attributes:
+        again: rows that every step encodes again, with gradients: those nearest to its batch; the posteriors of the
+            others are from the beginning of the epoch, or later. 0 encodes all rows at every step.
+    """
+
+    kind: ClassVar[str] = Aggregated.kind
+    again: int = 128
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        at_least("again", self.again, 0)
+
+    def make(self, d: int) -> TrainablePrior:
+        """A prior in `d` dimensions that is not begun yet."""
+        return TrainableAggregated(self.again)
+
+    def going_on(self, r: LatentDistribution) -> TrainablePrior:
+        """The posteriors of all training rows, which `r` consists of.
+
+        Raises:
+            UsageError: it is no aggregated posterior, or one of weighted rows.
+        """
+        check_kind(self, r)
+        assert isinstance(r, Aggregated)
+        if r.weights is not None:
+            raise cannot_go_on(r, "was fitted to weighted rows")
+        return TrainableAggregated(self.again)
+
+
+@final
+class TrainableAggregated(RowsPrior):
+    """The posteriors of all rows."""
+
+    def widths(self, scale: Float[Tensor, "k d"]) -> Float[Tensor, "k d"] | Float[Tensor, ""]:
+        """Their own."""
+        return scale
+
+    def frozen(self) -> Aggregated:
+        """All N posteriors."""
+        return Aggregated(self._mean.clone(), self._scale.clone())

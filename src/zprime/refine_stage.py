@@ -1,0 +1,197 @@
+"""The stage of a run that trains the model of another run on, with a latent distribution in place of its prior."""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import final
+
+from zprime import artifact, atomic, model_prior, vae
+from zprime.artifact import Artifact, Manifest
+from zprime.data_stage import DataStage, Wanted, came_from
+from zprime.distribution import LatentDistribution
+from zprime.errors import UsageError
+from zprime.learned import Learned, going_on_from, words
+from zprime.progress import Progress, silent
+from zprime.results.names import CandidateId
+from zprime.run_folder import CHECKPOINT, RunFolder
+from zprime.stages import key_of, reuse_or_make
+from zprime.threads import Threads
+from zprime.train_stage import described, tensors
+from zprime.training import TrainSettings, checkpoint_key, train
+from zprime.vae import VAE
+
+SLOWER = 3.0
+"""What the learning rate of a run is divided by, where nothing else is said."""
+
+
+@final
+@dataclass(frozen=True)
+class Origin:
+    """What a training goes on from.
+
+    Attributes:
+        parent: the folder of the run that was trained before; it stays as it is.
+        name: what takes the prior's place: something that was fitted there, e.g. `mixture`.
+        learn: whether that is trained with encoder and decoder; else it stays as it is.
+    """
+
+    parent: RunFolder
+    name: str
+    learn: bool = False
+
+    @cached_property
+    def model(self) -> Artifact:
+        """The model as it was trained before.
+
+        Raises:
+            UsageError: it is one of the user's own.
+        """
+        found = self.parent.of_model
+        if found.brought:
+            raise UsageError(
+                f"refine: the model of {self.parent.path} is your own, and zprime cannot train it; train it with the "
+                "distribution that was fitted as its prior, and bring it again"
+            )
+        return found.source
+
+    @cached_property
+    def distribution(self) -> LatentDistribution:
+        """What takes the prior's place.
+
+        Raises:
+            UsageError: there is none of this name, or it cannot be trained with.
+        """
+        fitted = CandidateId.parse(self.name).name
+        if fitted not in self.parent.fitted:
+            there = ", ".join(self.parent.fitted) or "none"
+            raise UsageError(f"with: expected something that was fitted in this run ({there}), got {self.name!r}")
+        r = self.parent.distribution(self.name)
+        model_prior.checked(r, r.d)
+        return r
+
+    @cached_property
+    def learned(self) -> Learned | None:
+        """How it is learned on; None where it stays as it is.
+
+        Raises:
+            UsageError: it cannot be learned.
+        """
+        if not self.learn:
+            return None
+        settings = going_on_from(self.distribution)
+        settings.make(self.distribution.d)  # can it be?
+        return settings
+
+    def vae(self) -> VAE:
+        """The model as it was, with the other prior."""
+        begun = vae.load(self.model.path)
+        begun.prior = self.distribution
+        return begun
+
+    @cached_property
+    def told(self) -> dict[str, object]:
+        """Of the two artefacts that it goes on from, their hashes."""
+        fit = self.parent.fit(CandidateId.parse(self.name).name)
+        return {"model": self.model.hash, "name": self.name, "fit": fit.hash, "learned": self.learn}
+
+    @property
+    def prior(self) -> str:
+        """The kind of the prior, and how it is learned, in words."""
+        return self.distribution.kind if self.learned is None else words(self.learned.described)
+
+    def settings(self, *, epochs: int, lr: float, patience: int | None) -> TrainSettings:
+        """Those of the training before with some changes, and the KL term at its whole weight from the start.
+
+        Raises:
+            UsageError: they cannot be used.
+        """
+        before = TrainSettings(**self.model.config["training"])
+        patience = before.patience if patience is None else patience
+        after = replace(before, epochs=epochs, lr=lr or before.lr / SLOWER, warmup=0.0, patience=patience)
+        after.check()
+        return after
+
+
+@final
+@dataclass(frozen=True)
+class RefineStage:
+    """How to fill the folder of a run with the data of another run, and with its model, trained on.
+
+    Attributes:
+        folder: of the run.
+        origin: what it goes on from.
+        settings: how to train.
+        seed: decides row order and noise; None for that of the training before.
+        threads: how many threads torch uses, by the work.
+        progress: called once an epoch.
+        replace: take out of the run what was made with other settings.
+    """
+
+    folder: RunFolder
+    origin: Origin
+    settings: TrainSettings
+    seed: int | None = None
+    threads: Threads = Threads()
+    progress: Progress = silent
+    replace: bool = False
+
+    def run(self) -> VAE:
+        """Train on, or use what is there already.
+
+        The state before counts as epoch 0: it is kept if no epoch has a better ELBO on the selection split.
+
+        Raises:
+            UsageError: a run with other settings is there.
+            ArtifactError: something of the other run is missing, or was altered.
+            NumericalError: the loss is not finite.
+        """
+        origin, parent = self.origin, self.origin.parent
+        rows, selection = (parent.dataset.rows(split) for split in ("train", "selection"))
+        seed = int(origin.model.seed or 0) if self.seed is None else self.seed
+        lies = {artifact.SOURCE: parent.data.source, artifact.HELDOUT_SOURCE: parent.data.heldout_source}
+        stage = DataStage(self.folder, parent.dataset, {k: v for k, v in lies.items() if v}, self.replace)
+        key = key_of("refined", origin.told, self._told, seed, stage.wanted.key)
+        differing = {**self._told, "prior": origin.prior, "seed": seed, "refined from": came_from(origin.told)}
+
+        def unfinished() -> str:
+            return checkpoint_key(origin.vae(), rows, selection, self.settings, seed=seed, prior=origin.learned)
+
+        stage.make_room(Wanted(key, differing), unfinished, origin.vae)
+        source, checkpoint = stage.run(), self.folder.path / CHECKPOINT
+        self.threads.use(heavy=parent.of_model.heavy)
+
+        def make(path: Path, key: str) -> Artifact:
+            before = time.process_time()
+            trained = train(
+                origin.vae(),
+                rows,
+                selection,
+                self.settings,
+                prior=origin.learned,
+                start=True,
+                seed=seed,
+                checkpoint=checkpoint,
+                progress=self.progress,
+            )
+            seconds = time.process_time() - before
+            config = {
+                "vae": vae.describe(trained.vae),
+                "training": self._told,
+                "epoch": trained.epoch,
+                "history": trained.history,
+                "stopped": trained.stopped,
+                **described(trained.vae, origin.learned),
+                "refined": {**origin.told, "selection": trained.start},
+            }
+            manifest = Manifest("model", config, key, seed, {"data": source.hash}, measured={"seconds": seconds})
+            return artifact.write(path, manifest, tensors=tensors(trained.vae))
+
+        model = reuse_or_make(self.folder.path, "model", key, make, kind="model")
+        atomic.remove(checkpoint)
+        return vae.load(model.path)
+
+    @property
+    def _told(self) -> dict[str, object]:
+        """The settings as an artefact has them: how often progress is saved does not change the result."""
+        return {name: value for name, value in asdict(self.settings).items() if name != "checkpoint"}
