@@ -18,8 +18,8 @@ from zprime.latent import ConditionalSettings, settings_for
 from zprime.latent.kind import Settings
 from zprime.results.audit import AuditSettings
 from zprime.run_folder import RunFolder
-from zprime.training import TrainSettings
-from zprime.vae import VAESettings
+from zprime.train_settings import TrainSettings
+from zprime.vae_settings import VAESettings
 
 OUT = "runs/again"
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -12,22 +13,92 @@ from torch.nn import functional
 from zprime import memory
 from zprime.errors import UsageError
 
+IMAGE = 3
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What the encoder answers, and how much the decoder.
+
+    Attributes:
+        posterior: form of q(z|x): `diagonal`, `full`, or `points`, codes without a q.
+        bounds: least and greatest log-variance of q(z|x), of `full` on the diagonal of the factor; empty for none.
+        outputs: numbers of the decoder for each entry of a datum.
+    """
+
+    posterior: str = "diagonal"
+    bounds: tuple[float, ...] = ()
+    outputs: int = 1
+
 
 class Head(nn.Module):
     """From features to the mean and standard deviation of q(z|x), both affine (log-scale)."""
 
-    def __init__(self, features: int, d: int) -> None:
+    def __init__(self, features: int, d: int, bounds: Sequence[float] = ()) -> None:
         super().__init__()
         self.mean = nn.Linear(features, d)
         self.log_scale = nn.Linear(features, d)
+        self.bounds = [b / 2 for b in bounds]
         # start near the prior: scales of 1/2, so that the first steps see little noise
-        if not self.log_scale.weight.is_meta:  # there it has no effect, and loads torch's compiler
-            nn.init.normal_(self.log_scale.weight, std=1e-3)
-        nn.init.constant_(self.log_scale.bias, -0.7)
+        _small(self.log_scale, -0.7)
 
     def forward(self, h: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """Mean and standard deviation."""
-        return self.mean(h), self.log_scale(h).exp()
+        return self.mean(h), _bounded(self.log_scale(h), self.bounds).exp()
+
+
+class FullHead(nn.Module):
+    """From features to the mean and the lower triangular factor of the covariance of q(z|x).
+
+    The diagonal is that of `Head`; the factor begins without correlations.
+    """
+
+    def __init__(self, features: int, d: int, bounds: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.diagonal = Head(features, d, bounds)
+        self.below = nn.Linear(features, d * (d - 1) // 2)
+        _small(self.below, 0.0)
+        self.d = d
+
+    def forward(self, h: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d d"]]:
+        """Mean and factor."""
+        mean, scale = self.diagonal(h)
+        factor = torch.diag_embed(scale)
+        row, column = torch.tril_indices(self.d, self.d, -1, device=h.device)
+        factor[:, row, column] = self.below(h)
+        return mean, factor
+
+
+class PointHead(nn.Module):
+    """From features to codes, affine; the scale is 0."""
+
+    def __init__(self, features: int, d: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(features, d)
+
+    def forward(self, h: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """Codes and zeros."""
+        z: Tensor = self.mean(h)
+        return z, torch.zeros_like(z)
+
+
+def _small(layer: nn.Linear, bias: float) -> None:
+    """Let a layer begin at its bias, whatever the features are."""
+    if not layer.weight.is_meta:  # there it has no effect, and loads torch's compiler
+        nn.init.normal_(layer.weight, std=1e-3)
+    nn.init.constant_(layer.bias, bias)
+
+
+def _bounded(log_scale: Tensor, bounds: Sequence[float]) -> Tensor:
+    return log_scale.clamp(*bounds) if bounds else log_scale
+
+
+def _head(features: int, d: int, ends: Ends) -> nn.Module:
+    if ends.posterior == "points":
+        return PointHead(features, d)
+    if ends.posterior == "full":
+        return FullHead(features, d, ends.bounds)
+    return Head(features, d, ends.bounds)
 
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:
@@ -37,14 +108,19 @@ def _mlp(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def _answer(shape: Sequence[int], ends: Ends) -> tuple[int, ...]:
+    """Shape of what a decoder answers for a datum: that of the datum, with several numbers an entry on a first axis."""
+    return (ends.outputs, *shape) if ends.outputs > 1 else tuple(shape)
+
+
 class MLPEncoder(nn.Module):
     """A multilayer perceptron: the flattened datum, hidden layers, and the head."""
 
-    def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256)) -> None:
+    def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256), ends: Ends = Ends()) -> None:
         super().__init__()
         size = int(torch.Size(shape).numel())
         self.body = _mlp([size, *hidden])
-        self.head = Head(hidden[-1] if hidden else size, d)
+        self.head = _head(hidden[-1] if hidden else size, d, ends)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|x), shape [n, d] each."""
@@ -55,15 +131,15 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
     """A multilayer perceptron: hidden layers, then one number for each pixel or column."""
 
-    def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256)) -> None:
+    def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256), ends: Ends = Ends()) -> None:
         super().__init__()
-        self.shape = tuple(shape)
-        size = int(torch.Size(shape).numel())
+        self.shape = _answer(shape, ends)
+        size = int(torch.Size(self.shape).numel())
         self.body = _mlp([d, *hidden])
         self.out = nn.Linear(hidden[-1] if hidden else d, size)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Likelihood parameters, shape [n, *shape]."""
+        """Likelihood parameters, shape [n, *shape], or [n, outputs, *shape]."""
         parameters: Tensor = self.out(self.body(z))
         return parameters.reshape(z.shape[0], *self.shape)  # a number that torch.export keeps open, not so len(z)
 
@@ -71,7 +147,7 @@ class MLPDecoder(nn.Module):
 class ConvEncoder(nn.Module):
     """Two strided convolutions and a dense layer, for images [channels, height, width]."""
 
-    def __init__(self, shape: Sequence[int], d: int, width: int = 32, dense: int = 256) -> None:
+    def __init__(self, shape: Sequence[int], d: int, width: int = 32, dense: int = 256, ends: Ends = Ends()) -> None:
         super().__init__()
         c, h, w = shape
         self.conv = nn.Sequential(
@@ -81,7 +157,7 @@ class ConvEncoder(nn.Module):
             nn.SiLU(),
         )
         self.dense = nn.Sequential(nn.Linear(2 * width * (h // 4) * (w // 4), dense), nn.SiLU())
-        self.head = Head(dense, d)
+        self.head = _head(dense, d, ends)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|x), shape [n, d] each."""
@@ -113,9 +189,9 @@ class _ToImage(nn.ConvTranspose2d):
 class ConvDecoder(nn.Module):
     """A dense layer and two transposed convolutions, cropped to the image."""
 
-    def __init__(self, shape: Sequence[int], d: int, width: int = 32, dense: int = 256) -> None:
+    def __init__(self, shape: Sequence[int], d: int, width: int = 32, dense: int = 256, ends: Ends = Ends()) -> None:
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape = _answer(shape, ends)
         c, h, w = shape
         self.grid = (2 * width, -(-h // 4), -(-w // 4))
         self.dense = nn.Sequential(
@@ -124,14 +200,15 @@ class ConvDecoder(nn.Module):
         self.conv = nn.Sequential(
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
             nn.SiLU(),
-            _ToImage(width, c),
+            _ToImage(width, c * ends.outputs),
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Likelihood parameters, shape [n, *shape]."""
+        """Likelihood parameters, shape [n, *shape], or [n, outputs, *shape]."""
         h = self.dense(z).unflatten(1, self.grid).contiguous(memory_format=torch.channels_last)
         parameters: Tensor = self.conv(h)
-        return parameters[..., : self.shape[1], : self.shape[2]]
+        image = parameters[..., : self.shape[-2], : self.shape[-1]]
+        return image if len(self.shape) == IMAGE else image.reshape(z.shape[0], *self.shape)
 
 
 @torch.no_grad()
@@ -140,35 +217,39 @@ def start_at(decoder: nn.Module, output: Tensor) -> None:
 
     Args:
         decoder: of ours.
-        output: shape of the data; a convolution, which has one bias a channel, takes the mean of each.
+        output: what it answers for a datum; a convolution, which has one bias a channel, takes the mean of each.
     """
     if isinstance(decoder, ConvDecoder):
-        decoder.conv[-1].bias.copy_(output.mean((1, 2)))  # type: ignore[operator]
+        decoder.conv[-1].bias.copy_(output.mean((-2, -1)).flatten())  # type: ignore[operator]
     elif isinstance(decoder, MLPDecoder):
         decoder.out.bias.copy_(output.flatten())
 
 
-def build(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int) -> tuple[nn.Module, nn.Module]:
+def build(
+    name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int, ends: Ends = Ends()
+) -> tuple[nn.Module, nn.Module]:
     """Make the encoder and decoder of the architecture called `name`, for data of `shape` and `d` latents.
 
     Raises:
         UsageError: unknown name, or `conv` for data that are not images of at least 8 x 8.
     """
     if name == "mlp":
-        return MLPEncoder(shape, d, hidden), MLPDecoder(shape, d, hidden)
+        return MLPEncoder(shape, d, hidden, ends), MLPDecoder(shape, d, hidden, ends)
     if name == "conv":
         if len(shape) != 3 or min(shape[1:]) < 8:
             raise UsageError(
                 f"network: conv needs images [channels, height, width] of at least 8 x 8, got {list(shape)}; use mlp"
             )
-        net = ConvEncoder(shape, d, width), ConvDecoder(shape, d, width)
+        net = ConvEncoder(shape, d, width, ends=ends), ConvDecoder(shape, d, width, ends=ends)
         for module in net:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net
     raise UsageError(f"network: expected mlp or conv, got {name!r}")
 
 
-def count(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int) -> int | float:
+def count(
+    name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int, ends: Ends = Ends()
+) -> int | float:
     """Number of weights that `build` would make, without making them; inf where torch cannot count them.
 
     Raises:
@@ -176,7 +257,7 @@ def count(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], wid
     """
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            parts = build(name, shape, d, hidden=hidden, width=width)
+            parts = build(name, shape, d, hidden=hidden, width=width, ends=ends)
     except (RuntimeError, TypeError, OverflowError) as error:
         if memory.ran_out(error) is not None:
             raise

@@ -5,7 +5,7 @@ from typing import final
 
 from torch import Tensor
 
-from zprime import latent, model_prior, own_model, vae
+from zprime import latent, model_prior, own_model, train_settings, vae
 from zprime.artifact import Artifact
 from zprime.data.conditions import Layout
 from zprime.distribution import LatentDistribution
@@ -63,6 +63,11 @@ class RunModel:
         return None if self.layout is None else self.source.tensors()["conditions"]
 
     @property
+    def form(self) -> str:
+        """Form of q(z|x) of a VAE of zprime: `diagonal`, `full`, or `points`."""
+        return self.source.config["vae"]["settings"].get("posterior") or "diagonal"
+
+    @property
     def heavy(self) -> bool:
         """Whether its work is convolutions; of the user's own, whether rows are images."""
         if self.brought:
@@ -96,6 +101,7 @@ class RunModel:
         settings, history = trained["vae"]["settings"], trained["history"]
         with guarded(self.source.path):
             need("epoch", trained["epoch"] <= len(history), f"one of {len(history)}", trained["epoch"])
+        by_elbo = trained["training"].get("objective") is None
         return ModelInfo(
             latents=settings["latents"],
             settings=settings,
@@ -104,13 +110,15 @@ class RunModel:
             epochs=len(history),
             stopped=trained["stopped"],
             beta=trained["training"]["beta"],
-            elbo=float(history[trained["epoch"] - 1]["selection"]),
+            elbo=float(history[trained["epoch"] - 1]["selection"]) if by_elbo else None,
         )
 
     @property
     def says(self) -> list[str]:
         """What to know of it before reading an audit: sentences."""
-        return [str(sentence) for sentence in self.source.config["says"]] if self.brought else []
+        if self.brought:
+            return [str(sentence) for sentence in self.source.config["says"]]
+        return train_settings.says(self.source.config["training"], self.form)
 
     @property
     def recipe(self) -> Recipe | None:

@@ -1,7 +1,7 @@
 """The stage of a run that reads and splits the data and trains a VAE: the artefacts `data` and `model`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -10,13 +10,17 @@ from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.data_stage import DataStage, Wanted
 from zprime.distribution import LatentDistribution, is_standard
+from zprime.objectives import check_form
 from zprime.progress import Progress, silent
 from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
+from zprime.serialise import recorded
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
-from zprime.training import Trained, TrainSettings, check_data, checkpoint_key, train
-from zprime.vae import VAE, VAESettings
+from zprime.train_settings import TrainSettings
+from zprime.training import Trained, check_data, checkpoint_key, train
+from zprime.vae import VAE
+from zprime.vae_settings import VAESettings
 
 
 @final
@@ -56,6 +60,7 @@ class TrainStage:
         self.threads.use(heavy=False)
         data.check()
         training.check()  # what can be refused now is not refused after the data were read
+        check_form(training, network.posterior)
         likelihoods.build(network.likelihood, scale=network.scale or None)
         if self.prior is not None:
             model_prior.checked(self.prior, network.latents)
@@ -64,10 +69,10 @@ class TrainStage:
         dataset, of_data = stage.dataset, stage.wanted
         network = network.resolve(dataset.shape)
         # how often progress is saved does not change the result
-        settings = {name: value for name, value in asdict(training).items() if name != "checkpoint"}
+        settings = {name: value for name, value in recorded(training).items() if name != "checkpoint"}
         of_model = Wanted(
-            key_of(asdict(network), settings, self.seed, of_data.key, *model_prior.key(self.prior)),
-            {**asdict(network), **settings, "prior": _kind(self.prior), "seed": self.seed},
+            key_of(recorded(network), settings, self.seed, of_data.key, *model_prior.key(self.prior)),
+            {**recorded(network), **settings, "prior": _kind(self.prior), "seed": self.seed},
         )
         start = Start(dataset, network, training, self.seed, self.prior)
         stage.make_room(of_model, lambda: start.key, start.check)

@@ -62,6 +62,8 @@ VAE = Record(
                 "scale": Real(0),
                 "hidden": Items(Whole(1, MOST), 0, 64),
                 "width": Whole(1, MOST),
+                "posterior": Maybe(Text(("diagonal", "full", "points"))),
+                "log_variance": Maybe(Items(Real(-120, 120), 0, 2)),
             }
         ),
     }
@@ -139,6 +141,16 @@ MODEL = Schema(
                 "beta": Real(0),
                 "warmup": Real(0, 1),
                 "patience": Whole(),
+                "objective": Maybe(Text(("elbo", "iwae", "wae-mmd", "infovae", "rae"))),
+                "free_bits": Maybe(Real(0)),
+                "iwae_draws": Maybe(Whole(1)),
+                "mmd": Maybe(Real(0)),
+                "regulariser": Maybe(Text(("l2", "spectral", "gradient"))),
+                "penalty": Maybe(Real(0)),
+                "warmup_epochs": Maybe(Whole()),
+                "cycles": Maybe(Whole(1)),
+                "lr_schedule": Maybe(Text(("cosine", "constant"))),
+                "optimiser": Maybe(Text(("adam", "adam-normgrad"))),
             }
         ),
         "epoch": Whole(1),

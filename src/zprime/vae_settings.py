@@ -1,0 +1,66 @@
+"""The architecture of a VAE, as values."""
+
+from dataclasses import dataclass, field, replace
+
+from zprime import networks
+from zprime.errors import UsageError
+from zprime.serialise import LATER
+
+FORMS = ("diagonal", "full", "points")
+BOUND = 120
+"""Of a log-variance: beyond it float32 has no such scale."""
+
+
+@dataclass(frozen=True)
+class VAESettings:
+    """The architecture of a VAE.
+
+    Attributes:
+        latents: latent dimension d.
+        network: `mlp`, `conv`, or `auto`: conv for images of 16 x 16 and more.
+        likelihood: `gaussian` or `bernoulli`.
+        scale: fixed standard deviation of the Gaussian likelihood in units of the scaled data; 0 learns it.
+        hidden: widths of the hidden layers of `mlp`.
+        width: channels of the first convolution of `conv`.
+        posterior: form of q(z|x): `diagonal`, a Gaussian of independent dimensions; `full`, one with a full covariance;
+            or `points`, one code a row and no q, a deterministic autoencoder (--objective rae).
+        log_variance: least and greatest log-variance of q(z|x), two numbers, beyond which they are cut off; of `full`
+            twice the log of the factor's diagonal. Empty for no bounds.
+    """
+
+    latents: int = 8
+    network: str = "auto"
+    likelihood: str = "gaussian"
+    scale: float = 0.0
+    hidden: tuple[int, ...] = (256, 256)
+    width: int = 24
+    posterior: str = field(default="diagonal", metadata=LATER)
+    log_variance: tuple[float, ...] = field(default=(), metadata=LATER)
+
+    def resolve(self, shape: tuple[int, ...]) -> "VAESettings":
+        """These settings with `auto` replaced by the network for data of this shape.
+
+        Raises:
+            UsageError: a value that cannot be used.
+        """
+        if self.latents < 1:
+            raise UsageError(f"latents: expected at least 1, got {self.latents}")
+        if any(h < 1 for h in self.hidden) or self.width < 1:
+            raise UsageError(f"hidden and width: expected at least 1, got {self.hidden} and {self.width}")
+        if self.posterior not in FORMS:
+            raise UsageError(f"posterior: expected one of {', '.join(FORMS)}, got {self.posterior!r}")
+        bounds = self.log_variance
+        if bounds and not (len(bounds) == 2 and -BOUND <= bounds[0] < bounds[1] <= BOUND):
+            raise UsageError(
+                f"log_variance: expected two numbers from {-BOUND} to {BOUND}, the least and the greatest, got "
+                f"{' '.join(f'{b:g}' for b in bounds)}"
+            )
+        network = self.network
+        if network == "auto":
+            network = "conv" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
+        return replace(self, network=network, hidden=tuple(self.hidden), log_variance=tuple(bounds))
+
+    @property
+    def ends(self) -> networks.Ends:
+        """What the encoder answers, and how much the decoder."""
+        return networks.Ends(self.posterior, self.log_variance)
