@@ -24,11 +24,15 @@ class Ends:
         posterior: form of q(z|x): `diagonal`, `full`, or `points`, codes without a q.
         bounds: least and greatest log-variance of q(z|x), of `full` on the diagonal of the factor; empty for none.
         outputs: numbers of the decoder for each entry of a datum.
+        inputs: numbers that the encoder sees of each entry.
+        before: what makes them; None where the encoder sees the rows as they are.
     """
 
     posterior: str = "diagonal"
     bounds: tuple[float, ...] = ()
     outputs: int = 1
+    inputs: int = 1
+    before: nn.Module | None = None
 
 
 class Head(nn.Module):
@@ -230,17 +234,27 @@ def build(
 ) -> tuple[nn.Module, nn.Module]:
     """Make the encoder and decoder of the architecture called `name`, for data of `shape` and `d` latents.
 
+    Some likelihoods have the encoder see something else than the rows: see `Ends`.
+
     Raises:
         UsageError: unknown name, or `conv` for data that are not images of at least 8 x 8.
     """
+    encoder, decoder = _build(name, shape, d, hidden, width, ends)
+    return encoder if ends.before is None else nn.Sequential(ends.before, encoder), decoder
+
+
+def _build(
+    name: str, shape: Sequence[int], d: int, hidden: Sequence[int], width: int, ends: Ends
+) -> tuple[nn.Module, nn.Module]:
+    seen = (ends.inputs * shape[0], *shape[1:])
     if name == "mlp":
-        return MLPEncoder(shape, d, hidden, ends), MLPDecoder(shape, d, hidden, ends)
+        return MLPEncoder(seen, d, hidden, ends), MLPDecoder(shape, d, hidden, ends)
     if name == "conv":
         if len(shape) != 3 or min(shape[1:]) < 8:
             raise UsageError(
                 f"network: conv needs images [channels, height, width] of at least 8 x 8, got {list(shape)}; use mlp"
             )
-        net = ConvEncoder(shape, d, width, ends=ends), ConvDecoder(shape, d, width, ends=ends)
+        net = ConvEncoder(seen, d, width, ends=ends), ConvDecoder(shape, d, width, ends=ends)
         for module in net:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from zprime import artifact, atomic, distributed, likelihoods, model_prior, vae
+from zprime import artifact, atomic, distributed, model_prior, vae
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.data_stage import DataStage, Wanted
@@ -61,7 +61,7 @@ class TrainStage:
         data.check()
         training.check()  # what can be refused now is not refused after the data were read
         check_form(training, network.posterior)
-        likelihoods.build(network.likelihood, scale=network.scale or None)
+        network.new_likelihood()
         if self.prior is not None:
             model_prior.checked(self.prior, network.latents)
             model_prior.tensors(self.prior)  # can it be kept?

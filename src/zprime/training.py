@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zprime import artifact, distributed, memory, model_prior
+from zprime import artifact, distributed, likelihoods, memory, model_prior
 from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.data_parallel import BatchLoss, of_first
 from zprime.descent import Descent, check_shapes
-from zprime.errors import ArrayError, ArtifactError, NumericalError
+from zprime.errors import ArtifactError, NumericalError
 from zprime.networks import start_at
 from zprime.objectives import Elbo, Objective, build, check_form
 from zprime.progress import Expectation, Progress, shown
@@ -35,7 +35,6 @@ from zprime.vae_settings import VAESettings
 log = logging.getLogger("zprime")
 PIECE = 20  # steps after which it is told about how long the training will take
 BATCH = 512  # rows at a time where nothing is trained
-RARE = 0.01  # the least proportion of ones in a pixel that a decoder begins at
 
 
 @dataclass
@@ -188,10 +187,7 @@ def _check_start(state: _State, checkpoint: Path | None) -> None:
 def _begin(vae: VAE, rows: Rows) -> None:
     """Let a decoder that was just built begin at the mean of the rows."""
     if vae.fresh:
-        mean = rows.x.mean(0)
-        if vae.settings is not None and vae.settings.likelihood == "bernoulli":
-            mean = mean.clamp(RARE, 1 - RARE).logit()
-        start_at(vae.decoder, mean)
+        start_at(vae.decoder, likelihoods.start(vae.likelihood, rows.x.mean(0)))
     vae.fresh = False
 
 
@@ -262,19 +258,9 @@ def evaluate(vae: VAE, rows: Rows, *, seed: int = 0, beta: float = 1.0, objectiv
 
 
 def check_data(vae: VAE, rows: Rows) -> None:
-    """Raise unless the likelihood can take the rows."""
-    from zprime.likelihoods import Bernoulli
-
-    if isinstance(vae.likelihood, Bernoulli):
-        for block in blocks(len(rows), BATCH):
-            x = rows.x[block]
-            odd = (x != 0) & (x != 1)
-            if bool(odd.any()):
-                row = int(odd.flatten(1).any(1).nonzero()[0])
-                raise ArrayError(
-                    f"likelihood bernoulli: expected 0 and 1 only, got {x[row][odd[row]][0].item():g} in row "
-                    f"{block.start + row}; use binarise for grey images, or the gaussian likelihood"
-                )
+    """Raise `ArrayError` unless the likelihood can take the rows; it names the row and the value."""
+    for block in blocks(len(rows), BATCH):
+        likelihoods.check_rows(vae.likelihood, rows.x[block], first=block.start)
 
 
 class _Clock:

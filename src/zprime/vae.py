@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from zprime import chain, likelihoods, memory, model_prior, networks
+from zprime import chain, memory, model_prior, networks
 from zprime.arrays import full_kl, gaussian_log_prob, is_full, standard_kl, times
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
@@ -148,7 +148,7 @@ class VAE(nn.Module):
                 width=settings.width,
                 ends=settings.ends,
             )
-        likelihood = likelihoods.build(settings.likelihood, scale=settings.scale or None)
+        likelihood = settings.new_likelihood()
         model = cls(encoder, decoder, likelihood, latents=settings.latents, prior=prior)
         model.settings, model.shape, model.fresh = settings, tuple(shape), True
         return model

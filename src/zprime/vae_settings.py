@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field, replace
 
-from zprime import networks
+from torch import nn
+
+from zprime import likelihoods, networks
 from zprime.errors import UsageError
+from zprime.per_entry import PerEntry, sees, width
 from zprime.serialise import LATER
 
 FORMS = ("diagonal", "full", "points")
@@ -18,14 +21,18 @@ class VAESettings:
     Attributes:
         latents: latent dimension d.
         network: `mlp`, `conv`, or `auto`: conv for images of 16 x 16 and more.
-        likelihood: `gaussian` or `bernoulli`.
-        scale: fixed standard deviation of the Gaussian likelihood in units of the scaled data; 0 learns it.
+        likelihood: `gaussian` or `bernoulli`; `laplace`; `gaussian-per-entry`, with a scale of each entry; `logistic`,
+            pixels of 256 levels; `categorical`; or `poisson` and `negative-binomial`, counts.
+        scale: fixed standard deviation of the Gaussian likelihood (b of Laplace) in units of the scaled data; 0 learns
+            it.
         hidden: widths of the hidden layers of `mlp`.
         width: channels of the first convolution of `conv`.
         posterior: form of q(z|x): `diagonal`, a Gaussian of independent dimensions; `full`, one with a full covariance;
             or `points`, one code a row and no q, a deterministic autoencoder (--objective rae).
         log_variance: least and greatest log-variance of q(z|x), two numbers, beyond which they are cut off; of `full`
             twice the log of the factor's diagonal. Empty for no bounds.
+        components: logistics in the mixture of each pixel of `logistic`.
+        classes: codes of `categorical`: an entry is one of 0 to classes - 1.
     """
 
     latents: int = 8
@@ -36,6 +43,8 @@ class VAESettings:
     width: int = 24
     posterior: str = field(default="diagonal", metadata=LATER)
     log_variance: tuple[float, ...] = field(default=(), metadata=LATER)
+    components: int = field(default=1, metadata=LATER)
+    classes: int = field(default=0, metadata=LATER)
 
     def resolve(self, shape: tuple[int, ...]) -> "VAESettings":
         """These settings with `auto` replaced by the network for data of this shape.
@@ -60,7 +69,19 @@ class VAESettings:
             network = "conv" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
         return replace(self, network=network, hidden=tuple(self.hidden), log_variance=tuple(bounds))
 
+    def new_likelihood(self) -> nn.Module:
+        """p(x|z) of the decoder's output, before anything is learned.
+
+        Raises:
+            UsageError: a likelihood that cannot be made.
+        """
+        return likelihoods.build(
+            self.likelihood, scale=self.scale or None, components=self.components, classes=self.classes
+        )
+
     @property
     def ends(self) -> networks.Ends:
-        """What the encoder answers, and how much the decoder."""
-        return networks.Ends(self.posterior, self.log_variance)
+        """What the encoder answers and sees, and how much the decoder answers."""
+        likelihood = self.new_likelihood()
+        outputs = likelihood.outputs if isinstance(likelihood, PerEntry) else 1
+        return networks.Ends(self.posterior, self.log_variance, outputs, width(likelihood), sees(likelihood))
