@@ -1,108 +1,19 @@
 """Small encoders and decoders: enough to train a useful VAE on a laptop."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from zprime import memory
 from zprime.errors import UsageError
+from zprime.heads import Ends, answer_of, head_of
+from zprime.residual import GatedDense, ResidualDecoder, ResidualEncoder
 
 IMAGE = 3
-
-
-@dataclass(frozen=True)
-class Ends:
-    """What the encoder answers, and how much the decoder.
-
-    Attributes:
-        posterior: form of q(z|x): `diagonal`, `full`, or `points`, codes without a q.
-        bounds: least and greatest log-variance of q(z|x), of `full` on the diagonal of the factor; empty for none.
-        outputs: numbers of the decoder for each entry of a datum.
-        inputs: numbers that the encoder sees of each entry.
-        before: what makes them; None where the encoder sees the rows as they are.
-    """
-
-    posterior: str = "diagonal"
-    bounds: tuple[float, ...] = ()
-    outputs: int = 1
-    inputs: int = 1
-    before: nn.Module | None = None
-
-
-class Head(nn.Module):
-    """From features to the mean and standard deviation of q(z|x), both affine (log-scale)."""
-
-    def __init__(self, features: int, d: int, bounds: Sequence[float] = ()) -> None:
-        super().__init__()
-        self.mean = nn.Linear(features, d)
-        self.log_scale = nn.Linear(features, d)
-        self.bounds = [b / 2 for b in bounds]
-        # start near the prior: scales of 1/2, so that the first steps see little noise
-        _small(self.log_scale, -0.7)
-
-    def forward(self, h: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Mean and standard deviation."""
-        return self.mean(h), _bounded(self.log_scale(h), self.bounds).exp()
-
-
-class FullHead(nn.Module):
-    """From features to the mean and the lower triangular factor of the covariance of q(z|x).
-
-    The diagonal is that of `Head`; the factor begins without correlations.
-    """
-
-    def __init__(self, features: int, d: int, bounds: Sequence[float] = ()) -> None:
-        super().__init__()
-        self.diagonal = Head(features, d, bounds)
-        self.below = nn.Linear(features, d * (d - 1) // 2)
-        _small(self.below, 0.0)
-        self.d = d
-
-    def forward(self, h: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d d"]]:
-        """Mean and factor."""
-        mean, scale = self.diagonal(h)
-        factor = torch.diag_embed(scale)
-        row, column = torch.tril_indices(self.d, self.d, -1, device=h.device)
-        factor[:, row, column] = self.below(h)
-        return mean, factor
-
-
-class PointHead(nn.Module):
-    """From features to codes, affine; the scale is 0."""
-
-    def __init__(self, features: int, d: int) -> None:
-        super().__init__()
-        self.mean = nn.Linear(features, d)
-
-    def forward(self, h: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Codes and zeros."""
-        z: Tensor = self.mean(h)
-        return z, torch.zeros_like(z)
-
-
-def _small(layer: nn.Linear, bias: float) -> None:
-    """Let a layer begin at its bias, whatever the features are."""
-    if not layer.weight.is_meta:  # there it has no effect, and loads torch's compiler
-        nn.init.normal_(layer.weight, std=1e-3)
-    nn.init.constant_(layer.bias, bias)
-
-
-def _bounded(log_scale: Tensor, bounds: Sequence[float]) -> Tensor:
-    return log_scale.clamp(*bounds) if bounds else log_scale
-
-
-def _head(features: int, d: int, ends: Ends) -> nn.Module:
-    if ends.posterior == "points":
-        return PointHead(features, d)
-    if ends.posterior == "full":
-        return FullHead(features, d, ends.bounds)
-    return Head(features, d, ends.bounds)
 
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:
@@ -112,19 +23,29 @@ def _mlp(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _answer(shape: Sequence[int], ends: Ends) -> tuple[int, ...]:
-    """Shape of what a decoder answers for a datum: that of the datum, with several numbers an entry on a first axis."""
-    return (ends.outputs, *shape) if ends.outputs > 1 else tuple(shape)
+def _gated(sizes: Sequence[int]) -> nn.Sequential:
+    return nn.Sequential(*(GatedDense(a, b) for a, b in pairwise(sizes)))
+
+
+BODIES: Mapping[str, Callable[[Sequence[int]], nn.Sequential]] = {"mlp": _mlp, "gated-mlp": _gated}
+"""Hidden layers, by the name of the network."""
 
 
 class MLPEncoder(nn.Module):
     """A multilayer perceptron: the flattened datum, hidden layers, and the head."""
 
-    def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256), ends: Ends = Ends()) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        d: int,
+        hidden: Sequence[int] = (256, 256),
+        ends: Ends = Ends(),
+        body: Callable[[Sequence[int]], nn.Sequential] = _mlp,
+    ) -> None:
         super().__init__()
         size = int(torch.Size(shape).numel())
-        self.body = _mlp([size, *hidden])
-        self.head = _head(hidden[-1] if hidden else size, d, ends)
+        self.body = body([size, *hidden])
+        self.head = head_of(hidden[-1] if hidden else size, d, ends)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|x), shape [n, d] each."""
@@ -135,11 +56,18 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
     """A multilayer perceptron: hidden layers, then one number for each pixel or column."""
 
-    def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256), ends: Ends = Ends()) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        d: int,
+        hidden: Sequence[int] = (256, 256),
+        ends: Ends = Ends(),
+        body: Callable[[Sequence[int]], nn.Sequential] = _mlp,
+    ) -> None:
         super().__init__()
-        self.shape = _answer(shape, ends)
+        self.shape = answer_of(shape, ends)
         size = int(torch.Size(self.shape).numel())
-        self.body = _mlp([d, *hidden])
+        self.body = body([d, *hidden])
         self.out = nn.Linear(hidden[-1] if hidden else d, size)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -161,7 +89,7 @@ class ConvEncoder(nn.Module):
             nn.SiLU(),
         )
         self.dense = nn.Sequential(nn.Linear(2 * width * (h // 4) * (w // 4), dense), nn.SiLU())
-        self.head = _head(dense, d, ends)
+        self.head = head_of(dense, d, ends)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|x), shape [n, d] each."""
@@ -195,7 +123,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, shape: Sequence[int], d: int, width: int = 32, dense: int = 256, ends: Ends = Ends()) -> None:
         super().__init__()
-        self.shape = _answer(shape, ends)
+        self.shape = answer_of(shape, ends)
         c, h, w = shape
         self.grid = (2 * width, -(-h // 4), -(-w // 4))
         self.dense = nn.Sequential(
@@ -215,6 +143,13 @@ class ConvDecoder(nn.Module):
         return image if len(self.shape) == IMAGE else image.reshape(z.shape[0], *self.shape)
 
 
+IMAGES: Mapping[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    "conv": (ConvEncoder, ConvDecoder),
+    "residual": (ResidualEncoder, ResidualDecoder),
+}
+"""Networks for images, by name: encoder and decoder."""
+
+
 @torch.no_grad()
 def start_at(decoder: nn.Module, output: Tensor) -> None:
     """Set the last bias of a new decoder, so that it begins near `output` whatever z is.
@@ -225,6 +160,8 @@ def start_at(decoder: nn.Module, output: Tensor) -> None:
     """
     if isinstance(decoder, ConvDecoder):
         decoder.conv[-1].bias.copy_(output.mean((-2, -1)).flatten())  # type: ignore[operator]
+    elif isinstance(decoder, ResidualDecoder):
+        decoder.out.bias.copy_(output.mean((-2, -1)).flatten())  # type: ignore[union-attr]
     elif isinstance(decoder, MLPDecoder):
         decoder.out.bias.copy_(output.flatten())
 
@@ -237,7 +174,7 @@ def build(
     Some likelihoods have the encoder see something else than the rows: see `Ends`.
 
     Raises:
-        UsageError: unknown name, or `conv` for data that are not images of at least 8 x 8.
+        UsageError: unknown name, or one of `IMAGES` for data that are not images of at least 8 x 8.
     """
     encoder, decoder = _build(name, shape, d, hidden, width, ends)
     return encoder if ends.before is None else nn.Sequential(ends.before, encoder), decoder
@@ -247,18 +184,19 @@ def _build(
     name: str, shape: Sequence[int], d: int, hidden: Sequence[int], width: int, ends: Ends
 ) -> tuple[nn.Module, nn.Module]:
     seen = (ends.inputs * shape[0], *shape[1:])
-    if name == "mlp":
-        return MLPEncoder(seen, d, hidden, ends), MLPDecoder(shape, d, hidden, ends)
-    if name == "conv":
-        if len(shape) != 3 or min(shape[1:]) < 8:
+    if name in BODIES:
+        return MLPEncoder(seen, d, hidden, ends, BODIES[name]), MLPDecoder(shape, d, hidden, ends, BODIES[name])
+    if name in IMAGES:
+        if len(shape) != IMAGE or min(shape[1:]) < 8:
             raise UsageError(
-                f"network: conv needs images [channels, height, width] of at least 8 x 8, got {list(shape)}; use mlp"
+                f"network: {name} needs images [channels, height, width] of at least 8 x 8, got {list(shape)}; use mlp"
             )
-        net = ConvEncoder(seen, d, width, ends=ends), ConvDecoder(shape, d, width, ends=ends)
+        encoder, decoder = IMAGES[name]
+        net: tuple[nn.Module, nn.Module] = encoder(seen, d, width, ends=ends), decoder(shape, d, width, ends=ends)
         for module in net:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net
-    raise UsageError(f"network: expected mlp or conv, got {name!r}")
+    raise UsageError(f"network: expected {', '.join(BODIES)}, {' or '.join(IMAGES)}, got {name!r}")
 
 
 def count(

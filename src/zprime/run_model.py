@@ -5,7 +5,7 @@ from typing import final
 
 from torch import Tensor
 
-from zprime import latent, model_prior, own_model, train_settings, vae
+from zprime import latent, model_prior, networks, own_model, train_settings, vae
 from zprime.artifact import Artifact
 from zprime.data.conditions import Layout
 from zprime.distribution import LatentDistribution
@@ -72,7 +72,7 @@ class RunModel:
         """Whether its work is convolutions; of the user's own, whether rows are images."""
         if self.brought:
             return len(self.shape if self.layout is None else self.layout.shape) == 3
-        return bool(self.source.config["vae"]["settings"]["network"] == "conv")
+        return self.source.config["vae"]["settings"]["network"] in networks.IMAGES
 
     @property
     def unit(self) -> bool:

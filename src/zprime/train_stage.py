@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from zprime import artifact, atomic, distributed, model_prior, vae
+from zprime import artifact, atomic, distributed, model_prior, networks, vae
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.data_stage import DataStage, Wanted
@@ -80,7 +80,7 @@ class TrainStage:
 
     def _train(self, source: Artifact, start: "Start", settings: Mapping[str, object], key: str) -> VAE:
         checkpoint = self.folder.path / CHECKPOINT
-        self.threads.use(heavy=start.network.network == "conv")
+        self.threads.use(heavy=start.network.network in networks.IMAGES)
 
         def make(path: Path, key: str) -> Artifact:
             trained = self._together(start, checkpoint)

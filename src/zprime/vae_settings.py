@@ -4,8 +4,9 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from zprime import likelihoods, networks
+from zprime import likelihoods
 from zprime.errors import UsageError
+from zprime.heads import Ends
 from zprime.per_entry import PerEntry, sees, width
 from zprime.serialise import LATER
 
@@ -20,13 +21,14 @@ class VAESettings:
 
     Attributes:
         latents: latent dimension d.
-        network: `mlp`, `conv`, or `auto`: conv for images of 16 x 16 and more.
+        network: `mlp`, `gated-mlp`, `conv`, `residual` (convolutions with group norm), or `auto`: conv for images of
+            16 x 16 and more, else mlp.
         likelihood: `gaussian` or `bernoulli`; `laplace`; `gaussian-per-entry`, with a scale of each entry; `logistic`,
             pixels of 256 levels; `categorical`; or `poisson` and `negative-binomial`, counts.
         scale: fixed standard deviation of the Gaussian likelihood (b of Laplace) in units of the scaled data; 0 learns
             it.
-        hidden: widths of the hidden layers of `mlp`.
-        width: channels of the first convolution of `conv`.
+        hidden: widths of the hidden layers of `mlp` and `gated-mlp`.
+        width: channels of the first convolution of `conv` and `residual`.
         posterior: form of q(z|x): `diagonal`, a Gaussian of independent dimensions; `full`, one with a full covariance;
             or `points`, one code a row and no q, a deterministic autoencoder (--objective rae).
         log_variance: least and greatest log-variance of q(z|x), two numbers, beyond which they are cut off; of `full`
@@ -80,8 +82,8 @@ class VAESettings:
         )
 
     @property
-    def ends(self) -> networks.Ends:
+    def ends(self) -> Ends:
         """What the encoder answers and sees, and how much the decoder answers."""
         likelihood = self.new_likelihood()
         outputs = likelihood.outputs if isinstance(likelihood, PerEntry) else 1
-        return networks.Ends(self.posterior, self.log_variance, outputs, width(likelihood), sees(likelihood))
+        return Ends(self.posterior, self.log_variance, outputs, width(likelihood), sees(likelihood))

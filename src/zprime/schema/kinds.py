@@ -60,7 +60,7 @@ VAE = Record(
         "settings": Record(
             {
                 "latents": Whole(1, LATENTS),
-                "network": Text(("mlp", "conv")),
+                "network": Text(("mlp", "gated-mlp", "conv", "residual")),
                 "likelihood": Text((*LIKELIHOODS, *COUNTS_BY)),
                 "scale": Real(0),
                 "hidden": Items(Whole(1, MOST), 0, 64),
