@@ -54,7 +54,7 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
         the VAE was trained with another prior than N(0, I), which is given in Python.
     """
     data, model = folder.data, folder.model
-    if model.kind != own_model.KIND and model.config.get("prior") is not None:
+    if model.kind != own_model.KIND and _given_prior(model):
         return ""
     try:
         fits = [_fit(folder, name) for name in names]
@@ -84,6 +84,11 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
         audit += ["--weights", weights]
     lines += [["audit", OUT, *audit, *own, *_seed(seed)]]
     return " && \\\n".join(_line(words) for words in lines)
+
+
+def _given_prior(model: Artifact) -> bool:
+    """Whether a VAE of zprime was trained with another prior than N(0, I); that of `rae` is made of its codes."""
+    return model.config.get("prior") is not None and model.config["training"].get("objective") != "rae"
 
 
 def own_options(model: Artifact) -> list[str]:

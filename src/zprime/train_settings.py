@@ -167,8 +167,12 @@ PROPOSAL = (
 )
 CODES = (
     "the encoder gives codes without posteriors: no KL term, no surgery, no exact-posterior or likelihood gain; gains "
-    "are over the Gaussian with mean and covariance of the training codes"
 )
+OVER = {
+    "rae": "are over the Gaussian with mean and covariance of the training codes",
+    "wae-mmd": "are those of log r(code) over the prior, whose draws the codes were trained to look like",
+}
+"""What gains of an autoencoder are over, by its objective."""
 
 
 def says(training: Mapping[str, Any], posterior: str = "diagonal") -> list[str]:
@@ -180,7 +184,7 @@ def says(training: Mapping[str, Any], posterior: str = "diagonal") -> list[str]:
     """
     told = TrainSettings(**{**recorded(TrainSettings()), **training})
     if posterior == "points":
-        return [CODES]
+        return [CODES + OVER[told.objective]]
     if told.objective == "iwae":
         return [f"trained with the bound of IWAE, {told.iwae_draws} draws a row, {PROPOSAL}"]
     if told.objective == "wae-mmd":

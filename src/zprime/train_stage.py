@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from zprime import artifact, atomic, distributed, model_prior, networks, vae
+from zprime import artifact, atomic, distributed, fitting, model_prior, networks, vae
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.data_stage import DataStage, Wanted
 from zprime.distribution import LatentDistribution, is_standard
+from zprime.encoding import encode
+from zprime.errors import UsageError
 from zprime.objectives import check_form
 from zprime.progress import Progress, silent
 from zprime.results.names import STANDARD
@@ -62,6 +64,11 @@ class TrainStage:
         training.check()  # what can be refused now is not refused after the data were read
         check_form(training, network.posterior)
         network.new_likelihood()
+        if self.prior is not None and training.objective == "rae":
+            raise UsageError(
+                f"prior: expected none with --objective rae, whose codes are pulled towards 0, got {self.prior.label}; "
+                "after training it is the Gaussian with mean and covariance of the codes"
+            )
         if self.prior is not None:
             model_prior.checked(self.prior, network.latents)
             model_prior.tensors(self.prior)  # can it be kept?
@@ -84,16 +91,17 @@ class TrainStage:
 
         def make(path: Path, key: str) -> Artifact:
             trained = self._together(start, checkpoint)
+            prior = _of_codes(trained.vae, start) if start.training.objective == "rae" else self.prior
             config = {
                 "vae": vae.describe(trained.vae),
                 "training": settings,
                 "epoch": trained.epoch,
                 "history": trained.history,
                 "stopped": trained.stopped,
-                **model_prior.described(self.prior),
+                **model_prior.described(prior),
             }
             manifest = Manifest("model", config, key, self.seed, {"data": source.hash})
-            weights = {**trained.vae.state_dict(), **model_prior.tensors(self.prior)}
+            weights = {**trained.vae.state_dict(), **model_prior.tensors(prior)}
             return artifact.write(path, manifest, tensors=weights)
 
         model = reuse_or_make(self.folder.path, "model", key, make, kind="model")
@@ -141,6 +149,13 @@ class Start:
         return checkpoint_key(
             self.vae(), self.dataset.rows("train"), self.dataset.rows("selection"), self.training, seed=self.seed
         )
+
+
+def _of_codes(model: VAE, start: Start) -> LatentDistribution:
+    """The Gaussian with mean and covariance of the training codes: what gains of an autoencoder are measured over."""
+    codes = {s: encode(model, start.dataset.rows(s), progress=silent) for s in ("train", "selection")}
+    found = fitting.fit("gaussian", codes["train"], selection=codes["selection"], keep_duplicates=True, seed=start.seed)
+    return found.distribution
 
 
 def _kind(prior: LatentDistribution | None) -> str:
