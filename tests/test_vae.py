@@ -19,6 +19,10 @@ BUILDS = {
     "mlp on images": ((1, 5, 6), VAESettings(latents=3, hidden=(16, 8))),
     "linear": ((7,), VAESettings(latents=3, hidden=())),
     "conv": ((1, 17, 19), VAESettings(latents=3, network="conv", width=4)),
+    "gated": ((7,), VAESettings(latents=3, network="gated-mlp", hidden=(16, 8))),
+    "residual": ((1, 17, 19), VAESettings(latents=3, network="residual", width=4)),
+    "residual in colour": ((3, 8, 9), VAESettings(latents=2, network="residual", width=6, likelihood="bernoulli")),
+    "full": ((7,), VAESettings(latents=3, hidden=(16,), posterior="full", log_variance=(-6.0, 2.0))),
     "conv in colour": ((3, 28, 28), VAESettings(latents=2, width=4, likelihood="bernoulli")),
 }
 
@@ -30,8 +34,10 @@ def test_every_architecture_answers_for_every_row_alone(shape: tuple[int, ...], 
     assert isinstance(model, Model)
     x = torch.rand(6, *shape, generator=stream(0, "x"))
     mean, scale = model.encode(x)
-    assert mean.shape == scale.shape == (6, settings.latents)
-    assert (scale > 0).all()
+    full = settings.posterior == "full"
+    assert mean.shape == (6, settings.latents)
+    assert scale.shape == ((6, settings.latents, settings.latents) if full else mean.shape)
+    assert ((scale.diagonal(dim1=1, dim2=2) if full else scale) > 0).all()
     alone = torch.cat([model.encode(row)[0] for row in x.split(1)])
     torch.testing.assert_close(alone, mean, rtol=1e-4, atol=1e-5)
     p = model.decode(mean)
@@ -176,7 +182,7 @@ def test_a_decoder_can_be_rebuilt_without_its_encoder_and_says_so() -> None:
         ),
         (
             lambda c: c["vae"]["settings"].update(network="transformer"),
-            "vae.settings.network: expected one of mlp, conv, got 'transformer'",
+            "vae.settings.network: expected one of mlp, gated-mlp, conv, residual, got 'transformer'",
         ),
         (lambda c: c["vae"]["settings"].update(depth=3), "what it holds does not fit together .*'depth'"),
         (
@@ -209,14 +215,14 @@ def test_a_vae_of_other_peoples_modules_cannot_be_described() -> None:
         ((4,), VAESettings(latents=0), "latents: expected at least 1, got 0"),
         ((4,), VAESettings(hidden=(8, 0)), r"hidden and width: expected at least 1, got \(8, 0\) and 24"),
         ((4,), VAESettings(width=0), r"hidden and width: expected at least 1, got \(256, 256\) and 0"),
-        ((4,), VAESettings(network="resnet"), "network: expected mlp or conv, got 'resnet'"),
+        ((4,), VAESettings(network="resnet"), "network: expected mlp, gated-mlp, conv or residual, got 'resnet'"),
         (
             (4,),
             VAESettings(network="conv"),
             r"network: conv needs images \[channels, height, width\] of at least 8 x 8, got \[4\]; use mlp",
         ),
         ((1, 8, 7), VAESettings(network="conv"), r"of at least 8 x 8, got \[1, 8, 7\]"),
-        ((4,), VAESettings(likelihood="poisson"), "likelihood: expected gaussian or bernoulli, got 'poisson'"),
+        ((4,), VAESettings(likelihood="student"), "likelihood: expected one of gaussian, .*, got 'student'"),
         ((4,), VAESettings(scale=-0.5), "scale: expected a standard deviation above 0, got -0.5"),
         ((4,), VAESettings(scale=float("nan")), "scale: expected a standard deviation above 0, got nan"),
     ],

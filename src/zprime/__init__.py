@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from zprime.sampling import GenerativeModel, sample
     from zprime.statistics.estimate import Estimate
     from zprime.threads import Threads
-    from zprime.training import TrainSettings, train
-    from zprime.vae import VAE, VAESettings
+    from zprime.train_settings import TrainSettings
+    from zprime.training import train
+    from zprime.vae import VAE
+    from zprime.vae_settings import VAESettings
     from zprime.verifying import Verification, verify
 
 _WHERE = {
@@ -68,10 +70,10 @@ _WHERE = {
     "ShardedPosteriors": "posteriors",
     "Sums": "batches",
     "Threads": "threads",
-    "TrainSettings": "training",
+    "TrainSettings": "train_settings",
     "UsageError": "errors",
     "VAE": "vae",
-    "VAESettings": "vae",
+    "VAESettings": "vae_settings",
     "Verification": "verifying",
     "ZprimeError": "errors",
     "audit": "auditing",

@@ -182,6 +182,12 @@ def standard_kl(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]) -> Floa
     return standard_kl(mean.double(), scale.double())
 
 
+def full_kl(mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d d"]) -> Float[Tensor, " n"]:
+    """KL(N(mean, scale scale^T) || N(0, I)) in nats, per row, in the inputs' dtype; the factor is lower triangular."""
+    trace = scale.square().sum((-2, -1))
+    return 0.5 * (trace + mean.square().sum(1) - mean.shape[1]) - log_volume(mean, scale)
+
+
 def standard_kl_rows(
     mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"] | Float[Tensor, "n d d"]
 ) -> Float[Tensor, " n"]:
@@ -189,8 +195,7 @@ def standard_kl_rows(
     mean, scale = mean.double(), scale.double()
     if not is_full(mean, scale):
         return standard_kl(mean, scale).sum(1)
-    trace = scale.square().sum((-2, -1))
-    return 0.5 * (trace + mean.square().sum(1) - mean.shape[1]) - log_volume(mean, scale)
+    return full_kl(mean, scale)
 
 
 def cholesky(name: str, covariance: Float[Tensor, "*k d d"]) -> Float[Tensor, "*k d d"]:

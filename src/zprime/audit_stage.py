@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from zprime import artifact, auditing, chain, serialise
 from zprime.artifact import Artifact
@@ -17,6 +17,7 @@ from zprime.latent.kind import Settings
 from zprime.measure.likelihood.proposal import least_draws
 from zprime.progress import Progress, silent
 from zprime.results.audit import Audit, AuditSettings, load
+from zprime.results.facts import ModelInfo
 from zprime.run_folder import RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
@@ -113,7 +114,7 @@ class AuditStage:
             )
             audit = replace(
                 audit,
-                model=folder.model_info(),
+                model=replace(folder.model_info(), **_of_codes(audit.model)),
                 warnings=[*folder.of_model.says, *audit.warnings],
                 images=audit.images and folder.of_model.unit,
                 inputs=inputs,
@@ -163,3 +164,10 @@ class AuditStage:
             f"quick: {folder.path} holds a whole audit, which says more than a quick one; a quick one in its "
             f"place takes {gone} out of the run. Leave --quick out, or say --replace (in Python replace=True)"
         )
+
+
+def _of_codes(found: ModelInfo) -> dict[str, Any]:
+    """What was found of posteriors that are points, by the fields of `ModelInfo`."""
+    if found.posterior == "density":
+        return {}
+    return {name: getattr(found, name) for name in ("posterior", "codes", "variance", "kl")}

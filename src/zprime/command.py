@@ -19,8 +19,8 @@ from zprime.latent import ConditionalSettings, settings_for
 from zprime.latent.kind import Settings
 from zprime.results.audit import AuditSettings
 from zprime.run_folder import RunFolder
-from zprime.training import TrainSettings
-from zprime.vae import VAESettings
+from zprime.train_settings import TrainSettings
+from zprime.vae_settings import VAESettings
 
 OUT = "runs/again"
 
@@ -58,7 +58,7 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
     learned = model.config.get("learned")
     if model.config.get("refined") is not None:
         return ""
-    if model.kind != own_model.KIND and learned is None and model.config.get("prior") is not None:
+    if model.kind != own_model.KIND and learned is None and _given_prior(model):
         return ""
     try:
         fits = [_fit(folder, name) for name in names]
@@ -98,6 +98,11 @@ def _prior(learned: Mapping[str, Any] | None) -> list[str]:
     usual = asdict(learned_priors.settings_for(learned["kind"]))
     changed = [f"{k}={_value(_tuple(learned[k]))}" for k in usual if _plain(learned[k]) != _plain(usual[k])]
     return ["--prior", learned["kind"], *(["--prior-set", *changed] if changed else [])]
+
+
+def _given_prior(model: Artifact) -> bool:
+    """Whether a VAE of zprime was trained with another prior than N(0, I); that of `rae` is made of its codes."""
+    return model.config.get("prior") is not None and model.config["training"].get("objective") != "rae"
 
 
 def own_options(model: Artifact) -> list[str]:

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from zprime import distributed
 from zprime.errors import ArtifactError
+from zprime.objectives import Elbo, Objective
 from zprime.trainable_prior import TrainablePrior
 from zprime.vae import VAE
 
@@ -47,32 +48,31 @@ class BatchLoss:
     It has to be kept until after the backward pass: it averages the gradients of the processes.
     """
 
-    def __init__(self, vae: VAE) -> None:
-        """Of this VAE, which all processes have with the same parameters."""
-        self.vae, self.rank, self.size = vae, *distributed.share()
-        self._terms = DistributedDataParallel(_Loss(vae)) if self.size > 1 else None
+    def __init__(self, vae: VAE, objective: Objective = Elbo()) -> None:
+        """Of this VAE, which all processes have with the same parameters, by an objective."""
+        self.vae, self.objective, self.rank, self.size = vae, objective, *distributed.share()
+        self._terms = DistributedDataParallel(_Loss(vae, objective)) if self.size > 1 else None
 
-    def __call__(self, x: Tensor, rows: Tensor, *, beta: float, rng: torch.Generator) -> tuple[Tensor, float]:
-        """A number to go down by its gradient, and the mean loss of the whole batch, `KL * beta - log p(x|z)`.
+    def __call__(self, x: Tensor, at: Tensor, *, beta: float, rng: torch.Generator) -> tuple[Tensor, float]:
+        """A number to go down by its gradient, and the mean loss of the whole batch.
 
         Args:
             x: the whole batch, in every process.
-            rows: which training rows these are.
+            at: which training rows these are.
             beta: weight of the KL term.
             rng: of the noise, the same in every process.
         """
         if isinstance(self.vae.prior, TrainablePrior):
-            self.vae.prior.before_batch(rows, rng)
+            self.vae.prior.before_batch(at, rng)
         if self._terms is None:
-            log_likelihood, kl = self.vae.elbo_terms(x, rng=rng, rows=rows)
-            loss = (beta * kl - log_likelihood).mean()
+            loss = self.objective.drawn(self.vae, x, rng, beta=beta, at=at).mean()
             return loss, loss.item()
-        n, dtype = len(x), next(self.vae.parameters()).dtype
-        noise = torch.randn(n, self.vae.latents, generator=rng, dtype=dtype, device=x.device)
-        # a batch with fewer rows than processes is done by all of them
-        mine = slice(self.rank * n // self.size, (self.rank + 1) * n // self.size) if n >= self.size else slice(0, n)
-        parts = self.size if n >= self.size else 1
-        loss = self._terms(x[mine], noise[mine], rows[mine], beta).sum() * (parts / n)  # the gradients are averaged
+        n, noise = len(x), self.objective.noise(self.vae, x, rng)
+        # a batch with fewer rows than processes, or whose rows count together, is done by all of them
+        shared = n >= self.size and not self.objective.together
+        mine = slice(self.rank * n // self.size, (self.rank + 1) * n // self.size) if shared else slice(0, n)
+        parts = self.size if shared else 1
+        loss = self._terms(x[mine], noise[mine], at[mine], beta).sum() * (parts / n)  # the gradients are averaged
         whole = loss.detach().double().clone()
         dist.all_reduce(whole)
         return loss, float(whole) / self.size
@@ -81,10 +81,9 @@ class BatchLoss:
 class _Loss(nn.Module):
     """The loss of each row, as DistributedDataParallel calls it."""
 
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, vae: VAE, objective: Objective) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae, self.objective = vae, objective
 
-    def forward(self, x: Tensor, noise: Tensor, rows: Tensor, beta: float) -> Tensor:
-        log_likelihood, kl = self.vae.elbo_terms(x, noise=noise, rows=rows)
-        return beta * kl - log_likelihood
+    def forward(self, x: Tensor, noise: Tensor, at: Tensor, beta: float) -> Tensor:
+        return self.objective.rows(self.vae, x, noise, beta=beta, at=at)

@@ -12,6 +12,7 @@ from zprime.schema import need
 DECAY = 0.998  # of the average a step: it is over about the last 500 steps
 FLOOR = 0.2  # of the learning rate, at the end
 SCALE = 10.0  # times the learning rate: that of the standard deviation of p(x|z)
+ABOVE = 1e-7  # is added to the norm of a gradient before it is divided by it
 FASTEST = 0.03  # no faster than so, unless all other parameters are
 
 
@@ -24,8 +25,13 @@ class Descent:
     The log-scale of p(x|z) is one number that starts far from its optimum: it has a larger learning rate.
     """
 
-    def __init__(self, vae: nn.Module, lr: float) -> None:
-        """Of all parameters of `vae`, from learning rate `lr` on."""
+    def __init__(self, vae: nn.Module, lr: float, *, normed: bool = False) -> None:
+        """Of all parameters of `vae`, from learning rate `lr` on.
+
+        With `normed` the gradient of each tensor is divided by its norm first: AdamNormGrad, with which Tomczak &
+        Welling (2018) train their VampPrior.
+        """
+        self._normed = normed
         scale = getattr(getattr(vae, "likelihood", None), "log_scale", None)
         fast = [p for p in vae.parameters() if p is scale]
         rest = [p for p in vae.parameters() if p is not scale]
@@ -46,11 +52,20 @@ class Descent:
         """One step down `loss`, a number."""
         self.adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self._normed:
+            self._norm()
         self.adam.step()
         self._steps += 1
         weight = max(1 - DECAY, 10 / (self._steps + 9))  # the first step is the first average
         with torch.no_grad():
             torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), weight)
+
+    def _norm(self) -> None:
+        """Divide each gradient by its norm; one of zeros stays."""
+        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
+        norms = torch._foreach_norm(gradients)
+        torch._foreach_add_(norms, ABOVE)
+        torch._foreach_div_(gradients, norms)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -15,9 +15,9 @@ from zprime.arrays import blocks, is_full, times
 from zprime.components import choose
 from zprime.data import Rows
 from zprime.errors import NumericalError
-from zprime.posteriors import MemoryPosteriors, Posteriors, Shard, ShardedPosteriors
+from zprime.posteriors import Form, MemoryPosteriors, Posteriors, Shard, ShardedPosteriors
 from zprime.progress import Progress, shown
-from zprime.vae import Encoder
+from zprime.vae import VAE, Encoder
 
 BATCH = 512
 SHARD = shards.ROWS
@@ -33,7 +33,7 @@ def encode(
     inputs: dict[str, str] | None = None,
     progress: Progress = shown,
 ) -> Posteriors:
-    """Encode every row to its posterior q(z|x) = N(mean, diag(scale^2)), or N(mean, scale scale^T).
+    """Encode every row to its posterior q(z|x) = N(mean, diag(scale^2)), or N(mean, scale scale^T), or to its code.
 
     Args:
         model: anything with `encode(x) -> (mean, scale)`.
@@ -51,25 +51,26 @@ def encode(
     if path is None:
         mean, scale = _encode(model, rows, slice(0, len(rows)))
         progress(f"encode {rows.name}", len(rows), len(rows))
-        return MemoryPosteriors(mean, scale, row_ids=rows.ids, labels=rows.labels)
+        given = None if answers_codes(model) else scale
+        return MemoryPosteriors(mean, given, row_ids=rows.ids, labels=rows.labels)
     path = Path(path)
     artifact.check_replaceable(path)
     partial = _partial(path, key)
     names: list[str] = []
-    d, full = 0, False
+    d, form = 0, "diagonal"
     for block in blocks(len(rows), SHARD):
         progress(f"encode {rows.name}", block.start, len(rows))
         name = shards.file_of(block.start // SHARD)
         names.append(name)
         _make_shard(model, rows, partial, block.start // SHARD)
         stored = artifact.read_tensors(partial / name, None)
-        d, full = stored["mean"].shape[1], is_full(stored["mean"], stored["scale"])
+        d, form = stored["mean"].shape[1], _form(stored)
     index = {"row_ids": rows.ids} | ({} if rows.labels is None else {"labels": rows.labels})
     artifact.write_file(partial / shards.INDEX, artifact.pack(index))
     files = {n: hashlib.sha256((partial / n).read_bytes()).hexdigest() for n in [*names, shards.INDEX]}
     sizes = [b.stop - b.start for b in blocks(len(rows), SHARD)]
     config = {"split": rows.name, "n": len(rows), "d": d, "shards": names, "sizes": sizes}
-    config |= {"form": "full"} if full else {}
+    config |= {} if form == "diagonal" else {"form": form}
     with artifact.staging(path) as folder:
         for name in files:
             os.replace(partial / name, folder / name)
@@ -114,7 +115,20 @@ def _make_shard(model: Encoder, rows: Rows, partial: Path, k: int) -> None:
     file = partial / shards.file_of(k)
     if not file.is_file():
         mean, scale = _encode(model, rows, slice(k * SHARD, min(len(rows), (k + 1) * SHARD)))
-        artifact.write_file(file, artifact.pack({"mean": mean, "scale": scale}))
+        found = {"mean": mean} if answers_codes(model) else {"mean": mean, "scale": scale}
+        artifact.write_file(file, artifact.pack(found))
+
+
+def answers_codes(model: Encoder) -> bool:
+    """Whether it is a VAE of zprime that has no q(z|x): a deterministic autoencoder, which answers scales of 0."""
+    return isinstance(model, VAE) and model.form == "points"
+
+
+def _form(stored: Mapping[str, Tensor]) -> Form:
+    """Form of the posteriors of a shard."""
+    if "scale" not in stored:
+        return "points"
+    return "full" if is_full(stored["mean"], stored["scale"]) else "diagonal"
 
 
 class Reencoded(Posteriors):
@@ -129,7 +143,7 @@ class Reencoded(Posteriors):
         self.model, self.rows = model, rows
         first = _encode(model, rows, slice(0, 1))
         self.n, self.d = len(rows), first[0].shape[1]
-        self.form = "full" if is_full(*first) else "diagonal"
+        self.form = "points" if answers_codes(model) else "full" if is_full(*first) else "diagonal"
         self.row_ids, self.weights, self.labels = rows.ids, None, rows.labels
         self._stored = rows.x.numel() * rows.x.element_size() if stored is None else stored
 
@@ -163,7 +177,7 @@ def _encode(model: Encoder, rows: Rows, part: slice) -> tuple[Tensor, Tensor]:
         full = is_full(mean, scale)
         whole = torch.isfinite(scale).all(2) if full else torch.isfinite(scale)
         above = scale.diagonal(dim1=1, dim2=2) if full else scale
-        bad = ~(torch.isfinite(mean) & whole & (above > 0))
+        bad = ~(torch.isfinite(mean) & whole & ((above > 0) | answers_codes(model)))
         if bool(bad.any()):
             row, j = bad.nonzero()[0].tolist()
             raise NumericalError(

@@ -24,8 +24,10 @@ from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 from zprime.sampling import GenerativeModel
 from zprime.sampling import sample as draw
-from zprime.training import TrainSettings, train
-from zprime.vae import VAE, VAESettings
+from zprime.train_settings import TrainSettings
+from zprime.training import train
+from zprime.vae import VAE
+from zprime.vae_settings import VAESettings
 
 POINT = 1e-3  # of a column's standard deviation: what stands for the scale of codes that come without one
 

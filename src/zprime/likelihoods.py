@@ -4,7 +4,6 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +12,13 @@ from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.distributions import Laplace as TorchLaplace
 from torch.distributions import Poisson as TorchPoisson
 
+from zprime import per_entry
 from zprime.arrays import LOG_2PI, need_positive
 from zprime.errors import ArrayError, UsageError
+from zprime.per_entry import PerEntry
 
 _GLOBAL = threading.Lock()  # one thread at a time uses torch's global generator
-Name = Literal["gaussian", "bernoulli"]
+RARE = 0.01  # the least proportion of ones in a pixel that a decoder begins at
 
 
 class _Spherical(Independent):  # type: ignore[type-arg]
@@ -234,14 +235,77 @@ def draw(p: Distribution, *, rng: torch.Generator) -> Tensor:
         return p.sample()
 
 
-def build(name: str, *, scale: float | None = None) -> nn.Module:
+NAMES = (
+    "gaussian",
+    "bernoulli",
+    "laplace",
+    "gaussian-per-entry",
+    "logistic",
+    "categorical",
+    "poisson",
+    "negative-binomial",
+)
+"""Likelihoods of the VAEs that zprime builds."""
+SCALED = ("gaussian", "laplace")
+"""Those whose scale may be fixed."""
+
+
+def build(name: str, *, scale: float | None = None, components: int = 1, classes: int = 0) -> nn.Module:
     """Make the likelihood called `name`.
 
+    Args:
+        name: one of `NAMES`.
+        scale: fixed one of a Gaussian or Laplace; None learns it.
+        components: logistics in the mixture of `logistic`.
+        classes: codes of `categorical`.
+
     Raises:
-        UsageError: unknown name.
+        UsageError: unknown name, or a setting that belongs to another likelihood.
     """
-    if name == "gaussian":
-        return Gaussian(scale=scale)
-    if name == "bernoulli":
-        return Bernoulli()
-    raise UsageError(f"likelihood: expected gaussian or bernoulli, got {name!r}")
+    given = {"scale": (scale, None, SCALED), "components": (components, 1, ("logistic",))}
+    given |= {"classes": (classes, 0, ("categorical",))}
+    if name not in NAMES:
+        raise UsageError(f"likelihood: expected one of {', '.join(NAMES)}, got {name!r}")
+    for what, (value, usual, owners) in given.items():
+        if value != usual and name not in owners:
+            raise UsageError(f"{what}: it is of the likelihood {' or '.join(owners)}, got {value:g} with {name}")
+    if components < 1:
+        raise UsageError(f"components: expected at least 1, got {components}")
+    made: dict[str, Callable[[], nn.Module]] = {
+        "gaussian": lambda: Gaussian(scale=scale),
+        "bernoulli": Bernoulli,
+        "laplace": lambda: per_entry.ScaledLaplace(scale=scale),
+        "gaussian-per-entry": per_entry.ScaledGaussian,
+        "logistic": lambda: per_entry.DiscretisedLogistic(components=components),
+        "categorical": lambda: per_entry.Categorical(classes=classes),
+        "poisson": per_entry.Counts,
+        "negative-binomial": per_entry.NegativeBinomial,
+    }
+    return made[name]()
+
+
+def start(likelihood: nn.Module, mean: Tensor) -> Tensor:
+    """The output that a new decoder begins at, from the mean of the training rows."""
+    if isinstance(likelihood, Bernoulli):
+        return mean.clamp(RARE, 1 - RARE).logit()
+    return likelihood.start(mean) if isinstance(likelihood, PerEntry) else mean
+
+
+def check_rows(likelihood: nn.Module, x: Tensor, *, first: int = 0) -> None:
+    """Raise unless the likelihood can take these rows, which are those from `first` on.
+
+    Raises:
+        ArrayError: names the row and the value.
+    """
+    if isinstance(likelihood, Bernoulli):
+        name, odd, expected = "bernoulli", (x != 0) & (x != 1), "0 and 1 only"
+        way = "use binarise for grey images, or the gaussian likelihood"
+    elif isinstance(likelihood, PerEntry):
+        name, odd, expected, way = likelihood.name, likelihood.odd(x), likelihood.expected, likelihood.way
+    else:
+        return
+    if bool(odd.any()):
+        row = int(odd.flatten(1).any(1).nonzero()[0])
+        raise ArrayError(
+            f"likelihood {name}: expected {expected}, got {x[row][odd[row]][0].item():g} in row {first + row}; {way}"
+        )

@@ -1,33 +1,19 @@
 """Small encoders and decoders: enough to train a useful VAE on a laptop."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from zprime import memory
 from zprime.errors import UsageError
+from zprime.heads import Ends, answer_of, head_of
+from zprime.residual import GatedDense, ResidualDecoder, ResidualEncoder
 
-
-class Head(nn.Module):
-    """From features to the mean and standard deviation of q(z|x), both affine (log-scale)."""
-
-    def __init__(self, features: int, d: int) -> None:
-        super().__init__()
-        self.mean = nn.Linear(features, d)
-        self.log_scale = nn.Linear(features, d)
-        # start near the prior: scales of 1/2, so that the first steps see little noise
-        if not self.log_scale.weight.is_meta:  # there it has no effect, and loads torch's compiler
-            nn.init.normal_(self.log_scale.weight, std=1e-3)
-        nn.init.constant_(self.log_scale.bias, -0.7)
-
-    def forward(self, h: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Mean and standard deviation."""
-        return self.mean(h), self.log_scale(h).exp()
+IMAGE = 3
 
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:
@@ -37,14 +23,29 @@ def _mlp(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def _gated(sizes: Sequence[int]) -> nn.Sequential:
+    return nn.Sequential(*(GatedDense(a, b) for a, b in pairwise(sizes)))
+
+
+BODIES: Mapping[str, Callable[[Sequence[int]], nn.Sequential]] = {"mlp": _mlp, "gated-mlp": _gated}
+"""Hidden layers, by the name of the network."""
+
+
 class MLPEncoder(nn.Module):
     """A multilayer perceptron: the flattened datum, hidden layers, and the head."""
 
-    def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256)) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        d: int,
+        hidden: Sequence[int] = (256, 256),
+        ends: Ends = Ends(),
+        body: Callable[[Sequence[int]], nn.Sequential] = _mlp,
+    ) -> None:
         super().__init__()
         size = int(torch.Size(shape).numel())
-        self.body = _mlp([size, *hidden])
-        self.head = Head(hidden[-1] if hidden else size, d)
+        self.body = body([size, *hidden])
+        self.head = head_of(hidden[-1] if hidden else size, d, ends)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|x), shape [n, d] each."""
@@ -55,15 +56,22 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
     """A multilayer perceptron: hidden layers, then one number for each pixel or column."""
 
-    def __init__(self, shape: Sequence[int], d: int, hidden: Sequence[int] = (256, 256)) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        d: int,
+        hidden: Sequence[int] = (256, 256),
+        ends: Ends = Ends(),
+        body: Callable[[Sequence[int]], nn.Sequential] = _mlp,
+    ) -> None:
         super().__init__()
-        self.shape = tuple(shape)
-        size = int(torch.Size(shape).numel())
-        self.body = _mlp([d, *hidden])
+        self.shape = answer_of(shape, ends)
+        size = int(torch.Size(self.shape).numel())
+        self.body = body([d, *hidden])
         self.out = nn.Linear(hidden[-1] if hidden else d, size)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Likelihood parameters, shape [n, *shape]."""
+        """Likelihood parameters, shape [n, *shape], or [n, outputs, *shape]."""
         parameters: Tensor = self.out(self.body(z))
         return parameters.reshape(z.shape[0], *self.shape)  # a number that torch.export keeps open, not so len(z)
 
@@ -71,7 +79,7 @@ class MLPDecoder(nn.Module):
 class ConvEncoder(nn.Module):
     """Two strided convolutions and a dense layer, for images [channels, height, width]."""
 
-    def __init__(self, shape: Sequence[int], d: int, width: int = 32, dense: int = 256) -> None:
+    def __init__(self, shape: Sequence[int], d: int, width: int = 32, dense: int = 256, ends: Ends = Ends()) -> None:
         super().__init__()
         c, h, w = shape
         self.conv = nn.Sequential(
@@ -81,7 +89,7 @@ class ConvEncoder(nn.Module):
             nn.SiLU(),
         )
         self.dense = nn.Sequential(nn.Linear(2 * width * (h // 4) * (w // 4), dense), nn.SiLU())
-        self.head = Head(dense, d)
+        self.head = head_of(dense, d, ends)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z|x), shape [n, d] each."""
@@ -113,9 +121,9 @@ class _ToImage(nn.ConvTranspose2d):
 class ConvDecoder(nn.Module):
     """A dense layer and two transposed convolutions, cropped to the image."""
 
-    def __init__(self, shape: Sequence[int], d: int, width: int = 32, dense: int = 256) -> None:
+    def __init__(self, shape: Sequence[int], d: int, width: int = 32, dense: int = 256, ends: Ends = Ends()) -> None:
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape = answer_of(shape, ends)
         c, h, w = shape
         self.grid = (2 * width, -(-h // 4), -(-w // 4))
         self.dense = nn.Sequential(
@@ -124,14 +132,22 @@ class ConvDecoder(nn.Module):
         self.conv = nn.Sequential(
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
             nn.SiLU(),
-            _ToImage(width, c),
+            _ToImage(width, c * ends.outputs),
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Likelihood parameters, shape [n, *shape]."""
+        """Likelihood parameters, shape [n, *shape], or [n, outputs, *shape]."""
         h = self.dense(z).unflatten(1, self.grid).contiguous(memory_format=torch.channels_last)
         parameters: Tensor = self.conv(h)
-        return parameters[..., : self.shape[1], : self.shape[2]]
+        image = parameters[..., : self.shape[-2], : self.shape[-1]]
+        return image if len(self.shape) == IMAGE else image.reshape(z.shape[0], *self.shape)
+
+
+IMAGES: Mapping[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    "conv": (ConvEncoder, ConvDecoder),
+    "residual": (ResidualEncoder, ResidualDecoder),
+}
+"""Networks for images, by name: encoder and decoder."""
 
 
 @torch.no_grad()
@@ -140,35 +156,52 @@ def start_at(decoder: nn.Module, output: Tensor) -> None:
 
     Args:
         decoder: of ours.
-        output: shape of the data; a convolution, which has one bias a channel, takes the mean of each.
+        output: what it answers for a datum; a convolution, which has one bias a channel, takes the mean of each.
     """
     if isinstance(decoder, ConvDecoder):
-        decoder.conv[-1].bias.copy_(output.mean((1, 2)))  # type: ignore[operator]
+        decoder.conv[-1].bias.copy_(output.mean((-2, -1)).flatten())  # type: ignore[operator]
+    elif isinstance(decoder, ResidualDecoder):
+        decoder.out.bias.copy_(output.mean((-2, -1)).flatten())  # type: ignore[union-attr]
     elif isinstance(decoder, MLPDecoder):
         decoder.out.bias.copy_(output.flatten())
 
 
-def build(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int) -> tuple[nn.Module, nn.Module]:
+def build(
+    name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int, ends: Ends = Ends()
+) -> tuple[nn.Module, nn.Module]:
     """Make the encoder and decoder of the architecture called `name`, for data of `shape` and `d` latents.
 
+    Some likelihoods have the encoder see something else than the rows: see `Ends`.
+
     Raises:
-        UsageError: unknown name, or `conv` for data that are not images of at least 8 x 8.
+        UsageError: unknown name, or one of `IMAGES` for data that are not images of at least 8 x 8.
     """
-    if name == "mlp":
-        return MLPEncoder(shape, d, hidden), MLPDecoder(shape, d, hidden)
-    if name == "conv":
-        if len(shape) != 3 or min(shape[1:]) < 8:
+    encoder, decoder = _build(name, shape, d, hidden, width, ends)
+    return encoder if ends.before is None else nn.Sequential(ends.before, encoder), decoder
+
+
+def _build(
+    name: str, shape: Sequence[int], d: int, hidden: Sequence[int], width: int, ends: Ends
+) -> tuple[nn.Module, nn.Module]:
+    seen = (ends.inputs * shape[0], *shape[1:])
+    if name in BODIES:
+        return MLPEncoder(seen, d, hidden, ends, BODIES[name]), MLPDecoder(shape, d, hidden, ends, BODIES[name])
+    if name in IMAGES:
+        if len(shape) != IMAGE or min(shape[1:]) < 8:
             raise UsageError(
-                f"network: conv needs images [channels, height, width] of at least 8 x 8, got {list(shape)}; use mlp"
+                f"network: {name} needs images [channels, height, width] of at least 8 x 8, got {list(shape)}; use mlp"
             )
-        net = ConvEncoder(shape, d, width), ConvDecoder(shape, d, width)
+        encoder, decoder = IMAGES[name]
+        net: tuple[nn.Module, nn.Module] = encoder(seen, d, width, ends=ends), decoder(shape, d, width, ends=ends)
         for module in net:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net
-    raise UsageError(f"network: expected mlp or conv, got {name!r}")
+    raise UsageError(f"network: expected {', '.join(BODIES)}, {' or '.join(IMAGES)}, got {name!r}")
 
 
-def count(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int) -> int | float:
+def count(
+    name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], width: int, ends: Ends = Ends()
+) -> int | float:
     """Number of weights that `build` would make, without making them; inf where torch cannot count them.
 
     Raises:
@@ -176,7 +209,7 @@ def count(name: str, shape: Sequence[int], d: int, *, hidden: Sequence[int], wid
     """
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            parts = build(name, shape, d, hidden=hidden, width=width)
+            parts = build(name, shape, d, hidden=hidden, width=width, ends=ends)
     except (RuntimeError, TypeError, OverflowError) as error:
         if memory.ran_out(error) is not None:
             raise

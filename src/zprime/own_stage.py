@@ -14,8 +14,8 @@ from zprime.own_model import in_environment
 from zprime.run_folder import RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
-from zprime.training import TrainSettings
-from zprime.vae import VAESettings
+from zprime.train_settings import TrainSettings
+from zprime.vae_settings import VAESettings
 
 GIVEN = ("selection", "heldout")
 """Settings of the data that say nothing where the model was trained elsewhere."""

@@ -17,8 +17,9 @@ from zprime.results.names import CandidateId
 from zprime.run_folder import CHECKPOINT, RunFolder
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
+from zprime.train_settings import TrainSettings
 from zprime.train_stage import described, tensors
-from zprime.training import TrainSettings, checkpoint_key, train
+from zprime.training import checkpoint_key, train
 from zprime.vae import VAE
 
 SLOWER = 3.0

@@ -6,7 +6,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from zprime import latent, learned, model_prior, own_model, vae
+from zprime import latent, learned, model_prior, networks, own_model, train_settings, vae
 from zprime.artifact import Artifact
 from zprime.data.conditions import Layout
 from zprime.distribution import LatentDistribution
@@ -64,11 +64,16 @@ class RunModel:
         return None if self.layout is None else self.source.tensors()["conditions"]
 
     @property
+    def form(self) -> str:
+        """Form of q(z|x) of a VAE of zprime: `diagonal`, `full`, or `points`."""
+        return self.source.config["vae"]["settings"].get("posterior") or "diagonal"
+
+    @property
     def heavy(self) -> bool:
         """Whether its work is convolutions; of the user's own, whether rows are images."""
         if self.brought:
             return len(self.shape if self.layout is None else self.layout.shape) == 3
-        return bool(self.source.config["vae"]["settings"]["network"] == "conv")
+        return self.source.config["vae"]["settings"]["network"] in networks.IMAGES
 
     @property
     def unit(self) -> bool:
@@ -99,6 +104,7 @@ class RunModel:
             need("epoch", trained["epoch"] <= len(history), f"one of {len(history)}", trained["epoch"])
         if trained.get("learned") is not None:
             settings = {**settings, "prior": learned.words(trained["learned"])}
+        by_elbo = trained["training"].get("objective") is None
         return ModelInfo(
             latents=settings["latents"],
             settings=settings,
@@ -107,7 +113,7 @@ class RunModel:
             epochs=len(history),
             stopped=trained["stopped"],
             beta=trained["training"]["beta"],
-            elbo=self._elbo,
+            elbo=self._elbo if by_elbo else None,
         )
 
     @property
@@ -116,7 +122,8 @@ class RunModel:
         if self.brought:
             return [str(sentence) for sentence in self.source.config["says"]]
         refined = self.source.config.get("refined")
-        return [] if refined is None else [self._refined(refined)]
+        says = train_settings.says(self.source.config["training"], self.form)
+        return says if refined is None else [*says, self._refined(refined)]
 
     def _refined(self, refined: Mapping[str, Any]) -> str:
         """What it was refined from, and what that took."""

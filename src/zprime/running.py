@@ -35,9 +35,10 @@ from zprime.seeds import check_room, repeat
 from zprime.ship_stage import ShipStage
 from zprime.stages import NewFolder
 from zprime.threads import Threads
+from zprime.train_settings import TrainSettings
 from zprime.train_stage import TrainStage
-from zprime.training import TrainSettings
-from zprime.vae import VAE, VAESettings
+from zprime.vae import VAE
+from zprime.vae_settings import VAESettings
 
 log = logging.getLogger("zprime")
 GENERATOR = "generator"

@@ -10,6 +10,15 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 NOT_FINITE = ("nan", "inf", "-inf")
+LATER: Mapping[str, bool] = types.MappingProxyType({"later": True})
+"""Metadata of a setting that came later: at its default it is in no key and no manifest, as before it came."""
+
+
+def recorded(settings: Any) -> dict[str, Any]:
+    """Name and value of the settings in a flat dataclass, for keys and manifests; see `LATER`."""
+    fields = dataclasses.fields(settings)
+    values = {f.name: getattr(settings, f.name) for f in fields}
+    return {f.name: values[f.name] for f in fields if not (f.metadata.get("later") and values[f.name] == f.default)}
 
 
 def to_jsonable(value: Any) -> Any:

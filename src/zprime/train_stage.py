@@ -1,25 +1,31 @@
 """The stage of a run that reads and splits the data and trains a VAE: the artefacts `data` and `model`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from torch import Tensor
 
-from zprime import artifact, atomic, distributed, likelihoods, model_prior, vae
+from zprime import artifact, atomic, distributed, fitting, model_prior, networks, vae
 from zprime.artifact import Artifact, Manifest
 from zprime.data import Dataset, DataSettings
 from zprime.data_stage import DataStage, Wanted
 from zprime.distribution import LatentDistribution, is_standard
+from zprime.encoding import encode
+from zprime.errors import UsageError
 from zprime.learned import GoingOn, Learned, LearnedPrior, words
+from zprime.objectives import check_form, check_learned
 from zprime.progress import Progress, silent
 from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
+from zprime.serialise import recorded
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
-from zprime.training import Trained, TrainSettings, check_data, checkpoint_key, train
-from zprime.vae import VAE, VAESettings
+from zprime.train_settings import TrainSettings
+from zprime.training import Trained, check_data, checkpoint_key, train
+from zprime.vae import VAE
+from zprime.vae_settings import VAESettings
 
 
 @final
@@ -59,9 +65,16 @@ class TrainStage:
         self.threads.use(heavy=False)
         data.check()
         training.check()  # what can be refused now is not refused after the data were read
-        likelihoods.build(network.likelihood, scale=network.scale or None)
+        check_form(training, network.posterior)
+        network.new_likelihood()
+        if self.prior is not None and training.objective == "rae":
+            raise UsageError(
+                "prior: expected none with --objective rae, whose codes are pulled towards 0, got "
+                f"{_kind(self.prior)}; after training it is the Gaussian with mean and covariance of the codes"
+            )
         if isinstance(self.prior, LearnedPrior | GoingOn):
             self.prior.check()
+            check_learned(training, network.posterior, self.prior.described["kind"])
         elif self.prior is not None:
             model_prior.checked(self.prior, network.latents)
             model_prior.tensors(self.prior)  # can it be kept?
@@ -69,10 +82,10 @@ class TrainStage:
         dataset, of_data = stage.dataset, stage.wanted
         network = network.resolve(dataset.shape)
         # how often progress is saved does not change the result
-        settings = {name: value for name, value in asdict(training).items() if name != "checkpoint"}
+        settings = {name: value for name, value in recorded(training).items() if name != "checkpoint"}
         of_model = Wanted(
-            key_of(asdict(network), settings, self.seed, of_data.key, *_key(self.prior)),
-            {**asdict(network), **settings, "prior": _kind(self.prior), "seed": self.seed},
+            key_of(recorded(network), settings, self.seed, of_data.key, *_key(self.prior)),
+            {**recorded(network), **settings, "prior": _kind(self.prior), "seed": self.seed},
         )
         start = Start(dataset, network, training, self.seed, self.prior)
         stage.make_room(of_model, lambda: start.key, start.check)
@@ -80,10 +93,12 @@ class TrainStage:
 
     def _train(self, source: Artifact, start: "Start", settings: Mapping[str, object], key: str) -> VAE:
         checkpoint = self.folder.path / CHECKPOINT
-        self.threads.use(heavy=start.network.network == "conv")
+        self.threads.use(heavy=start.network.network in networks.IMAGES)
 
         def make(path: Path, key: str) -> Artifact:
             trained = self._together(start, checkpoint)
+            if start.training.objective == "rae":
+                trained.vae.prior = _of_codes(trained.vae, start)
             config = {
                 "vae": vae.describe(trained.vae),
                 "training": settings,
@@ -158,6 +173,13 @@ def tensors(trained: VAE) -> dict[str, Tensor]:
     """All arrays of the artefact of a VAE: its weights and those of its prior."""
     assert isinstance(trained.prior, LatentDistribution)
     return {**trained.state_dict(), **model_prior.tensors(trained.prior)}
+
+
+def _of_codes(model: VAE, start: Start) -> LatentDistribution:
+    """The Gaussian with mean and covariance of the training codes: what gains of an autoencoder are measured over."""
+    codes = {s: encode(model, start.dataset.rows(s), progress=silent) for s in ("train", "selection")}
+    found = fitting.fit("gaussian", codes["train"], selection=codes["selection"], keep_duplicates=True, seed=start.seed)
+    return found.distribution
 
 
 def _key(prior: LatentDistribution | Learned | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Train a VAE by the ELBO.
+"""Train a VAE by the ELBO, or by another objective.
 
 Every epoch has a random stream of its own. So a training that was interrupted and continues from a checkpoint ends with
 the same parameters, bit for bit, as one that was not.
@@ -9,73 +9,33 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from zprime import artifact, distributed, memory, model_prior
+from zprime import artifact, distributed, likelihoods, memory, model_prior
 from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.data_parallel import BatchLoss, check_start, of_first
 from zprime.descent import Descent, check_shapes
-from zprime.errors import ArrayError, NumericalError, UsageError
+from zprime.errors import NumericalError
 from zprime.learned import Learned, settings_of
 from zprime.networks import start_at
+from zprime.objectives import Elbo, Objective, build, check_form, check_learned
 from zprime.progress import Expectation, Progress, shown
 from zprime.rng import stream
 from zprime.schema import guarded
 from zprime.schema.kinds import check
+from zprime.serialise import recorded
+from zprime.train_settings import TrainSettings
 from zprime.vae import VAE
+from zprime.vae_settings import VAESettings
 
 log = logging.getLogger("zprime")
 PIECE = 20  # steps after which it is told about how long the training will take
 BATCH = 512  # rows at a time where nothing is trained
-RARE = 0.01  # the least proportion of ones in a pixel that a decoder begins at
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the data; 0 takes as many as give 6,000 steps, but at least 10 and at most 600.
-        batch: rows a step.
-        lr: learning rate of Adam at the start; it falls to a fifth along half a cosine.
-        beta: weight of the KL term after the warm-up; 1 is the ELBO.
-        warmup: proportion of the epochs over which the KL term's weight rises from 0 to beta.
-        patience: stop after this many epochs, counted from the end of the warm-up, without a better ELBO on the
-            selection split; 0 never stops early.
-        checkpoint: seconds between checkpoints.
-    """
-
-    epochs: int = 0
-    batch: int = 128
-    lr: float = 3e-3
-    beta: float = 1.0
-    warmup: float = 0.1
-    patience: int = 15
-    checkpoint: float = 20.0
-
-    def check(self) -> None:
-        """Raise `UsageError` for a value that cannot be used."""
-        for name in ("epochs", "patience"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        if self.batch < 1:
-            raise UsageError(f"batch: expected at least 1, got {self.batch}")
-        for name in ("lr", "beta"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name}: expected a number above 0, got {getattr(self, name)}")
-        if not self.checkpoint >= 0:
-            raise UsageError(f"checkpoint: expected a number of seconds from 0 on, got {self.checkpoint}")
-        if not 0 <= self.warmup < 1:
-            raise UsageError(f"warmup: expected a proportion from 0 to below 1, got {self.warmup}")
-
-    def plan(self, n: int) -> int:
-        """Number of epochs for `n` training rows."""
-        return self.epochs or max(10, min(600, 6_000 // -(-n // self.batch)))
 
 
 @dataclass
@@ -85,8 +45,8 @@ class Trained:
     Attributes:
         vae: with the averaged parameters of the best epoch, in evaluation mode.
         epoch: the best epoch, from 1; 0 where none was better than the start.
-        history: one dictionary an epoch: beta, training loss, and the ELBO on the selection split with the averaged
-            parameters, nats a row.
+        history: one dictionary an epoch: beta, training loss, and on the selection split, with the averaged parameters,
+            the ELBO, or the objective where that is another one (less its loss), nats a row.
         stopped: a sentence saying why it ended.
         start: ELBO on the selection split before the first epoch, where that counts as epoch 0; else None.
     """
@@ -126,6 +86,8 @@ def train(
 ) -> Trained:
     """Maximise the ELBO on `rows` by Adam; keep the averaged parameters with the best ELBO on `selection`.
 
+    Another objective (`objectives.py`) takes the place of the ELBO, if the settings name one.
+
     The decoder of a VAE that was just built begins at the mean of `rows`. After every epoch the ELBO is that of an
     average of the parameters over about the last 500 steps (`descent.py`).
     A public facade: its arguments are what users choose.
@@ -153,6 +115,11 @@ def train(
     """
     settings.check()
     learned = None if prior is None else settings_of(prior)
+    check_form(settings, vae.form)
+    objective = build(settings)
+    objective.check(vae)
+    if learned is not None:
+        check_learned(settings, vae.form, learned.described["kind"])
     check_data(vae, rows)
     check_data(vae, selection)
     if checkpoint is not None:
@@ -160,16 +127,23 @@ def train(
     if not any(p.requires_grad for p in vae.parameters()):
         vae.requires_grad_(requires_grad=True)  # it was trained before, and is to be trained on
     epochs = settings.plan(len(rows))
+    schedule = settings.schedule(epochs)
     per_epoch = math.ceil(len(rows) / settings.batch)
     weights = sum(p.numel() for p in vae.parameters())
     memory.need(24 * weights, f"training: {weights:,} weights", "lower latents, or hidden (mlp) or width (conv)")
     key = checkpoint_key(vae, rows, selection, settings, seed=seed, prior=learned)
     _begin(vae, rows, learned, seed)
-    floor = of_first(evaluate(vae, selection, seed=seed, beta=settings.beta)) if start else -math.inf
-    descent, batch_loss = Descent(vae, settings.lr), BatchLoss(vae)
+
+    def score() -> float:
+        # all processes of a job decide by the same number, to the last bit, what is better and when to stop
+        return of_first(evaluate(vae, selection, seed=seed, beta=settings.beta, objective=objective))
+
+    floor = score() if start else -math.inf
+    descent = Descent(vae, settings.lr, normed=settings.optimiser == "adam-normgrad")
+    batch_loss = BatchLoss(vae, objective)
     state = _resume(checkpoint, key, vae, descent, per_epoch) or _snapshot(vae, descent, 0, 0, [], {})
     check_start(checkpoint, {"epoch": state.epoch, "best epoch": state.best_epoch})
-    warm = math.floor(settings.warmup * epochs)
+    what = "ELBO" if objective.by_elbo else settings.objective
     saved = time.monotonic()
     stopped = f"all {epochs} epochs done"
     progress("train", state.epoch, epochs)
@@ -177,24 +151,22 @@ def train(
     try:
         for epoch in range(state.epoch + 1, epochs + 1):
             # before the epoch, so that a run that goes on from its last checkpoint stops where it stopped before
-            if settings.patience and state.epoch - max(state.best_epoch, warm) >= settings.patience:
-                stopped = f"no better ELBO on the selection split for {settings.patience} epochs"
+            if settings.patience and state.epoch - max(state.best_epoch, schedule.settled) >= settings.patience:
+                stopped = f"no better {what} on the selection split for {settings.patience} epochs"
                 progress("train", epochs, epochs)
                 break
-            beta = settings.beta * min(1.0, epoch / (warm + 1))
-            descent.fall((epoch - 1) / epochs)
-            now = _Pass(epoch, beta, stream(seed, "epoch", epoch), expectation)
+            descent.fall(schedule.fallen(epoch))
+            now = _Pass(epoch, schedule.weight(epoch), stream(seed, "epoch", epoch), expectation)
             loss = _epoch(batch_loss, rows, descent, settings, now)
             with descent.averaged():
-                # all processes of a job decide by the same number, to the last bit, what is better and when to stop
-                elbo = of_first(evaluate(vae, selection, seed=seed, beta=settings.beta))
-            if not math.isfinite(elbo):
+                value = score()
+            if not math.isfinite(value):
                 raise NumericalError(
-                    f"training: the ELBO on the selection split became {elbo} at epoch {epoch}; "
+                    f"training: the {what} on the selection split became {value} at epoch {epoch}; "
                     f"lower the learning rate (now {settings.lr:g}), or look for rows far from all others"
                 )
-            history = [*state.history, {"beta": beta, "loss": loss, "selection": elbo}]
-            better = elbo > (history[state.best_epoch - 1]["selection"] if state.best_epoch else floor)
+            history = [*state.history, {"beta": now.beta, "loss": loss, "selection": value}]
+            better = value > (history[state.best_epoch - 1]["selection"] if state.best_epoch else floor)
             best = {} if better else {k: v for k, v in state.tensors.items() if k.startswith("best.")}
             state = _snapshot(vae, descent, epoch, epoch if better else state.best_epoch, history, best)
             progress("train", epoch, epochs)
@@ -220,10 +192,7 @@ def train(
 def _begin(vae: VAE, rows: Rows, prior: Learned | None, seed: int) -> None:
     """Let a decoder that was just built begin at the mean of the rows, and a prior that is learned at its start."""
     if vae.fresh:
-        mean = rows.x.mean(0)
-        if vae.settings is not None and vae.settings.likelihood == "bernoulli":
-            mean = mean.clamp(RARE, 1 - RARE).logit()
-        start_at(vae.decoder, mean)
+        start_at(vae.decoder, likelihoods.start(vae.likelihood, rows.x.mean(0)))
     vae.fresh = False
     if prior is not None:
         vae.learn(prior.make(vae.latents), rows.x, rng=stream(seed, "prior"))
@@ -234,9 +203,18 @@ def checkpoint_key(
 ) -> str:
     """Hash of all that a training follows from; a checkpoint with the same one is of the same training."""
     parts = [_fingerprint(rows), _fingerprint(selection), repr(vae), _hash(vae.state_dict())]
-    return artifact.digest(
-        [asdict(settings), seed, *parts, *model_prior.key(vae.prior), *([prior.key] if prior else [])]
-    )
+    told = recorded(settings)
+    later = [*model_prior.key(vae.prior), *([prior.key] if prior else []), *_later(vae)]
+    return artifact.digest([told, seed, *parts, *later])
+
+
+def _later(vae: VAE) -> list[dict[str, object]]:
+    """Settings of the architecture that came later, where they are not at their defaults; `repr` need not show them."""
+    if vae.settings is None:
+        return []
+    usual = recorded(VAESettings())
+    changed = {name: value for name, value in recorded(vae.settings).items() if name not in usual}
+    return [changed] if changed else []
 
 
 @dataclass(frozen=True)
@@ -279,32 +257,24 @@ def _batches(rows: Rows, size: int, rng: torch.Generator) -> Iterator[tuple[Tens
 
 
 @torch.no_grad()
-def evaluate(vae: VAE, rows: Rows, *, seed: int = 0, beta: float = 1.0) -> float:
-    """Mean ELBO in nats a row, at one draw z a row from a fixed stream (the same numbers at every call)."""
+def evaluate(vae: VAE, rows: Rows, *, seed: int = 0, beta: float = 1.0, objective: Objective = Elbo()) -> float:
+    """Mean ELBO in nats a row, at one draw z a row from a fixed stream (the same numbers at every call).
+
+    Of an `objective` that is not selected by the ELBO it is that objective, less its loss.
+    """
     vae.eval()
     vae.refresh_prior()
     rng = stream(seed, "evaluate", rows.name)
-    total = 0.0
+    total, loss = 0.0, Elbo() if objective.by_elbo else objective
     for block in blocks(len(rows), BATCH):
-        log_likelihood, kl = vae.elbo_terms(rows.x[block], rng=rng)
-        total += float((log_likelihood - beta * kl).double().sum())
+        total -= float(loss.drawn(vae, rows.x[block], rng, beta=beta).double().sum())
     return total / len(rows)
 
 
 def check_data(vae: VAE, rows: Rows) -> None:
-    """Raise unless the likelihood can take the rows."""
-    from zprime.likelihoods import Bernoulli
-
-    if isinstance(vae.likelihood, Bernoulli):
-        for block in blocks(len(rows), BATCH):
-            x = rows.x[block]
-            odd = (x != 0) & (x != 1)
-            if bool(odd.any()):
-                row = int(odd.flatten(1).any(1).nonzero()[0])
-                raise ArrayError(
-                    f"likelihood bernoulli: expected 0 and 1 only, got {x[row][odd[row]][0].item():g} in row "
-                    f"{block.start + row}; use binarise for grey images, or the gaussian likelihood"
-                )
+    """Raise `ArrayError` unless the likelihood can take the rows; it names the row and the value."""
+    for block in blocks(len(rows), BATCH):
+        likelihoods.check_rows(vae.likelihood, rows.x[block], first=block.start)
 
 
 def _snapshot(

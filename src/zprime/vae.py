@@ -1,7 +1,6 @@
 """The variational autoencoder (Kingma & Welling 2014): an encoder, a decoder, and the prior between them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,15 +9,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from zprime import chain, likelihoods, memory, model_prior, networks
-from zprime.arrays import gaussian_log_prob, standard_kl
+from zprime import chain, memory, model_prior, networks
+from zprime.arrays import full_kl, gaussian_log_prob, is_full, standard_kl, times
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.rng import stream
 from zprime.schema import Schema, guarded, need
 from zprime.schema.kinds import VAE as VAE_SCHEMA
 from zprime.schema.kinds import WEIGHTS_OF_VAE
+from zprime.serialise import recorded
 from zprime.trainable_prior import TrainablePrior
+from zprime.vae_settings import VAESettings
 
 
 @runtime_checkable
@@ -80,42 +81,6 @@ class Alike(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class VAESettings:
-    """The architecture of a VAE.
-
-    Attributes:
-        latents: latent dimension d.
-        network: `mlp`, `conv`, or `auto`: conv for images of 16 x 16 and more.
-        likelihood: `gaussian` or `bernoulli`.
-        scale: fixed standard deviation of the Gaussian likelihood in units of the scaled data; 0 learns it.
-        hidden: widths of the hidden layers of `mlp`.
-        width: channels of the first convolution of `conv`.
-    """
-
-    latents: int = 8
-    network: str = "auto"
-    likelihood: str = "gaussian"
-    scale: float = 0.0
-    hidden: tuple[int, ...] = (256, 256)
-    width: int = 24
-
-    def resolve(self, shape: tuple[int, ...]) -> "VAESettings":
-        """These settings with `auto` replaced by the network for data of this shape.
-
-        Raises:
-            UsageError: a value that cannot be used.
-        """
-        if self.latents < 1:
-            raise UsageError(f"latents: expected at least 1, got {self.latents}")
-        if any(h < 1 for h in self.hidden) or self.width < 1:
-            raise UsageError(f"hidden and width: expected at least 1, got {self.hidden} and {self.width}")
-        network = self.network
-        if network == "auto":
-            network = "conv" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
-        return VAESettings(**{**asdict(self), "network": network, "hidden": tuple(self.hidden)})
-
-
 class VAE(nn.Module):
     """Encoder, decoder and likelihood, with the prior that the KL term of the ELBO pulls towards.
 
@@ -167,7 +132,7 @@ class VAE(nn.Module):
         """Make an untrained VAE for data of `shape`, with a prior (None is N(0, I)); the seed decides its weights."""
         settings = settings.resolve(tuple(shape))
         weights = networks.count(
-            settings.network, shape, settings.latents, hidden=settings.hidden, width=settings.width
+            settings.network, shape, settings.latents, hidden=settings.hidden, width=settings.width, ends=settings.ends
         )
         memory.need(
             4 * weights,
@@ -177,15 +142,27 @@ class VAE(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(seed, "weights").initial_seed())
             encoder, decoder = networks.build(
-                settings.network, shape, settings.latents, hidden=settings.hidden, width=settings.width
+                settings.network,
+                shape,
+                settings.latents,
+                hidden=settings.hidden,
+                width=settings.width,
+                ends=settings.ends,
             )
-        likelihood = likelihoods.build(settings.likelihood, scale=settings.scale or None)
+        likelihood = settings.new_likelihood()
         model = cls(encoder, decoder, likelihood, latents=settings.latents, prior=prior)
         model.settings, model.shape, model.fresh = settings, tuple(shape), True
         return model
 
-    def encode(self, x: Float[Tensor, "n *datum"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Mean and standard deviation of q(z|x)."""
+    @property
+    def form(self) -> str:
+        """What q(z|x) is: `diagonal`, `full`, or `points`, codes without a q, whose scale is 0."""
+        return "diagonal" if self.settings is None else self.settings.posterior
+
+    def encode(
+        self, x: Float[Tensor, "n *datum"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"] | Float[Tensor, "n d d"]]:
+        """Mean and standard deviation of q(z|x), or the lower triangular factor of its covariance."""
         mean_and_scale: tuple[Tensor, Tensor] = self.encoder(x)
         return mean_and_scale
 
@@ -213,18 +190,30 @@ class VAE(nn.Module):
         mean, scale = self.encode(x)
         if noise is None:
             noise = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
-        z = mean + scale * noise
-        units = model_prior.diagonal(self.prior)
-        if model_prior.standard(self.prior):
-            kl = standard_kl(mean, scale).sum(1)
-        elif units is not None:  # in units of the prior it is N(0, I)
-            loc, width = (t.to(mean) for t in units)
-            kl = standard_kl((mean - loc) / width, scale / width).sum(1)
-        elif bool(torch.isfinite(z).all()):
-            kl = gaussian_log_prob(z, mean, scale) - model_prior.log_prob(self.prior, z, rows)
-        else:  # a density takes finite z only; whoever trains sees that the loss is not finite
-            kl = torch.full_like(z[:, 0], torch.nan)
+        z = mean + times(scale, noise)
+        kl = self.kl(mean, scale, z, rows)
         return self.decode(z).log_prob(x), kl
+
+    def kl(
+        self,
+        mean: Float[Tensor, "n d"],
+        scale: Float[Tensor, "n d"] | Float[Tensor, "n d d"],
+        z: Float[Tensor, "n d"],
+        rows: Int[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, " n"]:
+        """KL(q(z|x) || p(z)) in nats a row, or an unbiased estimate of it at draws z from q: see `elbo_terms`."""
+        units, full = model_prior.diagonal(self.prior), is_full(mean, scale)
+        if model_prior.standard(self.prior):
+            return full_kl(mean, scale) if full else standard_kl(mean, scale).sum(1)
+        if units is not None:  # in units of the prior it is N(0, I)
+            loc, width = (t.to(mean) for t in units)
+            if full:
+                return full_kl((mean - loc) / width, scale / width[:, None])
+            return standard_kl((mean - loc) / width, scale / width).sum(1)
+        if bool(torch.isfinite(z).all()):
+            return gaussian_log_prob(z, mean, scale) - model_prior.log_prob(self.prior, z, rows)
+        # a density takes finite z only; whoever trains sees that the loss is not finite
+        return torch.full_like(z[:, 0], torch.nan)
 
     def learn(self, prior: TrainablePrior, x: Float[Tensor, "n *datum"], *, rng: torch.Generator) -> None:
         """Let a prior that is trained take the place of p(z), with its first values for training rows `x`."""
@@ -259,7 +248,7 @@ def describe(vae: VAE) -> dict[str, Any]:
         raise UsageError(
             "this VAE was put together from modules of your own: save it yourself, and give it to audit() as it is"
         )
-    return {"shape": list(vae.shape), "settings": asdict(vae.settings)}
+    return {"shape": list(vae.shape), "settings": recorded(vae.settings)}
 
 
 def rebuild(
@@ -301,7 +290,8 @@ def _rebuild(
 ) -> VAE:
     with guarded(f"{where}: weights and settings", "train it again"):
         Schema({"vae": VAE_SCHEMA}, WEIGHTS_OF_VAE).check({"vae": config}, tensors)
-        settings = VAESettings(**{**config["settings"], "hidden": tuple(config["settings"]["hidden"])})
+        told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
+        settings = VAESettings(**told)
         shape = tuple(config["shape"])
         with torch.device("meta"):  # shapes only: a network that was not stored takes no memory
             outline = VAE.build(shape, settings)

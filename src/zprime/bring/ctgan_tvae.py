@@ -27,7 +27,7 @@ from zprime.calls import called, theirs
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.rng import fork, stream
-from zprime.training import TrainSettings
+from zprime.train_settings import TrainSettings
 
 REMEDY = "Let your encoder return (mean, standard deviation) instead of a {other}, or say check=False if you are sure"
 REFIT = TrainSettings(epochs=60, batch=500, warmup=0.0, patience=10)

@@ -10,7 +10,8 @@ from torch.distributions import Distribution
 from zprime.data import Rows
 from zprime.networks import MLPEncoder
 from zprime.rng import stream
-from zprime.training import TrainSettings, train
+from zprime.train_settings import TrainSettings
+from zprime.training import train
 from zprime.vae import VAE
 
 

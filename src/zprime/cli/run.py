@@ -17,8 +17,8 @@ from zprime.results.audit import AuditSettings
 from zprime.run_folder import RunFolder
 from zprime.serialise import to_jsonable
 from zprime.threads import Threads, cores
-from zprime.training import TrainSettings
-from zprime.vae import VAESettings
+from zprime.train_settings import TrainSettings
+from zprime.vae_settings import VAESettings
 
 
 def run(

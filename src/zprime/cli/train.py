@@ -14,8 +14,8 @@ from zprime.own_model import OwnModel
 from zprime.own_stage import check_own
 from zprime.running import Run
 from zprime.threads import Threads
-from zprime.training import TrainSettings
-from zprime.vae import VAESettings
+from zprime.train_settings import TrainSettings
+from zprime.vae_settings import VAESettings
 
 
 def train(
@@ -62,8 +62,8 @@ def train(
         job = Run.create(out, progress=progress, threads=threads, replace=replace)
         job.train(data, network, training, seed=seed, prior=learned)
     info = job.folder.model_info()
-    say(
-        f"{out / 'model'}: best epoch {info.epoch} of {info.epochs} ({info.stopped}); "
-        f"ELBO on the selection split {info.elbo:.2f} nats per row"
-    )
+    elbo = "" if info.elbo is None else f"; ELBO on the selection split {info.elbo:.2f} nats per row"
+    say(f"{out / 'model'}: best epoch {info.epoch} of {info.epochs} ({info.stopped}){elbo}")
+    for sentence in job.folder.of_model.says:
+        say(sentence)
     give({"model": out / "model", **asdict(info)})

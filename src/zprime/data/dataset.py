@@ -30,6 +30,7 @@ from zprime.errors import ArrayError, UsageError
 from zprime.results.facts import DataInfo, Duplicates
 from zprime.rng import stream
 from zprime.schema.kinds import SPLITS
+from zprime.serialise import recorded
 
 log = logging.getLogger("zprime")
 
@@ -128,7 +129,8 @@ class Dataset:
             raise ArrayError(
                 f"data: all {len(train)} training rows are the same; nothing can be learned from constant data"
             )
-        self._of_x = (pixels if brought else scaling)(train, source.top)
+        top = None if settings.as_stored else source.top
+        self._of_x = (pixels if brought or settings.as_stored else scaling)(train, top)
         self.shift, self.scale = self._of_x if self.layout is None else self.layout.scaling(*self._of_x)
         if settings.binarise and not all(in_unit(self._scaled(s)) for s in SPLITS):
             raise UsageError("binarise: expected grey values between black and white; these data are no images")
@@ -172,7 +174,7 @@ class Dataset:
 
     def describe(self) -> dict[str, Any]:
         """For a manifest: JSON-able."""
-        settings = {**asdict(self.settings), "data": last_name(self.settings.data)}  # wherever they lie
+        settings = {**recorded(self.settings), "data": last_name(self.settings.data)}  # wherever they lie
         aside, conditions = settings.pop("heldout_data"), settings.pop("conditions")
         settings |= {"heldout_data": last_name(aside)} if aside else {}
         settings |= {"conditions": conditions} if conditions else {}

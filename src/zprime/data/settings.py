@@ -1,11 +1,12 @@
 """Settings of a data set: what to read and how to split it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from zprime.data.conditions import LABELS
 from zprime.data.readers import formats
 from zprime.data.stores import check_address
 from zprime.errors import UsageError
+from zprime.serialise import LATER
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class DataSettings:
         conditions: what a model of your own is told of each row beside x, by --model: `label`, or columns of a .csv,
             .parquet or .npz file, or of Zarr, with commas between their names. They are no part of x. Whole numbers
             come as whole numbers.
+        as_stored: leave rows in the units that they are stored in: counts, and codes of categories. Otherwise images go
+            to [0, 1], and columns are standardised.
     """
 
     data: str
@@ -47,6 +50,7 @@ class DataSettings:
     keep_duplicates: bool = False
     heldout_data: str = ""
     conditions: str = ""
+    as_stored: bool = field(default=False, metadata=LATER)
 
     @property
     def columns(self) -> tuple[str, ...]:

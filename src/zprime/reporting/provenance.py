@@ -20,7 +20,9 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
         rows.append(("model", ", ".join(f"{k} {setting(v)}" for k, v in model.settings.items())))
     if model.epoch is not None:
         beta = 1.0 if model.beta is None else model.beta
-        rows.append(("training", f"best epoch {model.epoch} of {model.epochs} ({model.stopped}), beta {beta:g}"))
+        objective = model.training.get("objective")
+        by = f", objective {objective}" if objective else ""
+        rows.append(("training", f"best epoch {model.epoch} of {model.epochs} ({model.stopped}), beta {beta:g}{by}"))
     measured = audit.settings
     rows.append(("audit", f"at most {measured.rows:,} rows a split, {audit.draws} draws a row, seed {audit.seed}"))
     keep = f"{size(storage.posteriors)} as means and standard deviations"

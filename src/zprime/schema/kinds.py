@@ -49,6 +49,9 @@ SPLITS = ("train", "selection", "heldout")
 """Train: VAE and posteriors. Selection: early stopping and choices. Held-out: what the audit reports."""
 COPYING = Text(("passes", "copies", "untested"))
 
+LIKELIHOODS = ("gaussian", "bernoulli", "laplace", "gaussian-per-entry", "logistic", "categorical")
+COUNTS_BY = ("poisson", "negative-binomial")
+
 RUN = Schema({"artifacts": Named(Items(SHA256, 1), PATH), "dropped": Named(Items(SHA256), PATH)})
 
 VAE = Record(
@@ -57,11 +60,15 @@ VAE = Record(
         "settings": Record(
             {
                 "latents": Whole(1, LATENTS),
-                "network": Text(("mlp", "conv")),
-                "likelihood": Text(("gaussian", "bernoulli")),
+                "network": Text(("mlp", "gated-mlp", "conv", "residual")),
+                "likelihood": Text((*LIKELIHOODS, *COUNTS_BY)),
                 "scale": Real(0),
                 "hidden": Items(Whole(1, MOST), 0, 64),
                 "width": Whole(1, MOST),
+                "posterior": Maybe(Text(("diagonal", "full", "points"))),
+                "log_variance": Maybe(Items(Real(-120, 120), 0, 2)),
+                "components": Maybe(Whole(1, MOST)),
+                "classes": Maybe(Whole(0, MOST)),
             }
         ),
     }
@@ -110,6 +117,7 @@ DATA = Schema(
                 "aside": Text(),
                 "keep_duplicates": Flag(),
                 "conditions": Maybe(Text()),
+                "as_stored": Maybe(Flag()),
             }
         ),
         "seed": Whole(-(1 << 62)),
@@ -150,6 +158,16 @@ MODEL = Schema(
                 "beta": Real(0),
                 "warmup": Real(0, 1),
                 "patience": Whole(),
+                "objective": Maybe(Text(("elbo", "iwae", "wae-mmd", "infovae", "rae"))),
+                "free_bits": Maybe(Real(0)),
+                "iwae_draws": Maybe(Whole(1)),
+                "mmd": Maybe(Real(0)),
+                "regulariser": Maybe(Text(("l2", "spectral", "gradient"))),
+                "penalty": Maybe(Real(0)),
+                "warmup_epochs": Maybe(Whole()),
+                "cycles": Maybe(Whole(1)),
+                "lr_schedule": Maybe(Text(("cosine", "constant"))),
+                "optimiser": Maybe(Text(("adam", "adam-normgrad"))),
             }
         ),
         "epoch": Whole(),

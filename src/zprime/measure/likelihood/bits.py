@@ -6,10 +6,13 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import constraints
 
 from zprime.results.likelihood import Units
 from zprime.statistics.estimate import Estimate
 from zprime.vae import Decoder
+
+NEITHER = "none: p(x|z) is a probability of 0 and 1, and the data are neither (binarise them, or decode a density)"
 
 
 def units(model: Decoder, x: Float[Tensor, "n *datum"], z: Float[Tensor, "n d"], *, log_scale: float | None) -> Units:
@@ -25,10 +28,12 @@ def units(model: Decoder, x: Float[Tensor, "n *datum"], z: Float[Tensor, "n d"],
     entries = x[0].numel()
     with torch.no_grad():
         support = model.decode(z).support
-    if bool(getattr(support, "is_discrete", False)):
-        if bool(((x == 0) | (x == 1)).all()):
+    if support is not None and support.is_discrete:
+        if bool(support.check(x).all()):  # type: ignore[no-untyped-call]
             return Units(entries, 0.0, "probabilities of discrete data: the length of a lossless code")
-        says = "none: p(x|z) is a probability of 0 and 1, and the data are neither (binarise them, or decode a density)"
+        says = "none: p(x|z) is a probability of other values than those of the data (decode a density)"
+        if getattr(support, "base_constraint", support) is constraints.boolean:
+            says = NEITHER
         return Units(entries, 0.0, says, meaningful=False)
     if log_scale is None:
         return Units(entries, 0.0, "a density in scaled units (those of the data are not known); no code length")
