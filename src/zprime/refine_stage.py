@@ -1,7 +1,7 @@
 """The stage of a run that trains the model of another run on, with a latent distribution in place of its prior."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import final
@@ -15,6 +15,7 @@ from zprime.learned import Learned, going_on_from, words
 from zprime.progress import Progress, silent
 from zprime.results.names import CandidateId
 from zprime.run_folder import CHECKPOINT, RunFolder
+from zprime.serialise import recorded
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
 from zprime.train_settings import TrainSettings
@@ -195,4 +196,4 @@ class RefineStage:
     @property
     def _told(self) -> dict[str, object]:
         """The settings as an artefact has them: how often progress is saved does not change the result."""
-        return {name: value for name, value in asdict(self.settings).items() if name != "checkpoint"}
+        return {name: value for name, value in recorded(self.settings).items() if name != "checkpoint"}
