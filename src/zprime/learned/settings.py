@@ -42,7 +42,8 @@ class LearnedPrior(ABC):
     @property
     def described(self) -> dict[str, Any]:
         """Kind and settings, as values for JSON."""
-        return {"kind": self.kind, **dataclasses.asdict(self)}
+        values = dataclasses.asdict(self).items()
+        return {"kind": self.kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in values}}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def words(described: Mapping[str, Any]) -> str:
 
 
 def _word(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def at_least(name: str, value: int, least: int) -> None:
