@@ -95,7 +95,7 @@ class SemiAmortised:
             rate = 0.5 * RATE * (1 + math.cos(math.pi * t / self.steps))
             at = at + rate * first / (1 - BETAS[0] ** (t + 1)) / size
         last = mean + scale * at[0], scale * at[1].exp()
-        draws = torch.stack([torch.randn(JUDGED, mean.shape[1], generator=g) for g in noise]).to(mean)
+        draws = _draws(noise, mean)
         better = joint.elbo(*last, draws) > joint.elbo(mean, scale, draws)
         better &= torch.isfinite(last[0]).all(1) & torch.isfinite(last[1]).all(1) & (last[1] > 0).all(1)
         return torch.where(better[:, None], last[0], mean), torch.where(better[:, None], last[1], scale)
@@ -177,9 +177,28 @@ def _directions(noise: list[torch.Generator], mean: Float[Tensor, "n d"]) -> Flo
     return (math.sqrt(d) * q.mT).to(mean)
 
 
+def _draws(noise: list[torch.Generator], mean: Float[Tensor, "n d"]) -> Float[Tensor, "n k d"]:
+    """Draws of every row's stream, with the second moments of N(0, I): so no q is better by the luck of its draws.
+
+    Above 16 dimensions each dimension has its variance, and products of two what they have by chance.
+    """
+    d = mean.shape[1]
+    e = torch.stack([torch.randn(JUDGED, d, generator=g, dtype=torch.float64) for g in noise])
+    if d > JUDGED // 2:
+        return (e / e.square().mean(1, keepdim=True).sqrt()).to(mean)
+    whole: Tensor = torch.linalg.qr(e).Q
+    return (math.sqrt(JUDGED) * whole).to(mean)
+
+
 def _hash(row: Float[Tensor, "*datum"]) -> str:
     """What noise of a row depends on: its numbers."""
     return hashlib.sha256(row.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def check_steps(steps: object) -> None:
+    """Raise `UsageError` for what is no number of steps."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise UsageError(f"steps: expected a whole number from 0 on, got {steps!r}")
 
 
 def semi_amortised(model: Encoder, steps: int, prior: model_prior.Own | None = None) -> Encoder:
@@ -188,8 +207,7 @@ def semi_amortised(model: Encoder, steps: int, prior: model_prior.Own | None = N
     Raises:
         UsageError: a number of steps that cannot be used, or a model without a decoder.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise UsageError(f"steps: expected a whole number from 0 on, got {steps!r}")
+    check_steps(steps)
     if not steps:
         return model
     if not isinstance(model, Model):
