@@ -102,7 +102,7 @@ class AuditStage:
             audit = auditing.audit(
                 {n: load_fit(source.path) for n, source in sources.items()},
                 {s: p.gather().weighted(shares[s]) if shares else p for s, p in posteriors.items()},
-                model=folder.vae,
+                model=folder.encoding(),
                 rows=folder.rows,
                 prior=folder.prior,
                 data=replace(folder.dataset.info(), weights=column),

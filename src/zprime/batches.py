@@ -64,7 +64,7 @@ class Encode:
                     "model takes them, and give zprime.Encode(model) the model"
                 )
         scaling = folder.scaling()
-        return cls(folder.vae, column=column, shift=scaling["shift"], scale=scaling["scale"])
+        return cls(folder.encoding(), column=column, shift=scaling["shift"], scale=scaling["scale"])
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from zprime.latent import ConditionalSettings, settings_for
 from zprime.latent.kind import Settings
 from zprime.results.audit import AuditSettings
 from zprime.run_folder import RunFolder
+from zprime.run_posteriors import steps_of
 from zprime.train_settings import TrainSettings
 from zprime.vae_settings import VAESettings
 
@@ -74,15 +75,18 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
         AuditSettings(quick=settings.quick).resolve(), vars(settings)
     )
     first = int(model.seed or 0)
+    steps = steps_of(folder.path)
+    encoded = ["--steps", str(steps)] if steps else []
     together = _kinds(fits)
     if (
         together is not None
+        and not encoded
         and not weights
         and all(f.usual for f in fits)
         and {seed, *(f.seed for f in fits)} == {first}
     ):
         return _line(["run", *train, "--out", OUT, *together, *audit, *_seed(first)])
-    lines = [["train", *train, "--out", OUT, *_seed(first)], ["encode", OUT, *own]]
+    lines = [["train", *train, "--out", OUT, *_seed(first)], ["encode", OUT, *encoded, *own]]
     lines += [["fit", OUT, *words, *own] for words in _calls(fits)]
     columns = {f.weights for f in fits}
     if columns != {weights} and (columns or weights):  # otherwise they are those of the fits

@@ -54,7 +54,7 @@ class DriftStage:
         self.threads.use(heavy=True)
         column, described = load(folder.path / "audit").data.weights, folder.data.config
         rows, weights = datasets.new_rows(new_data, described, folder.scaling(), weights=column, seed=seed)
-        codes = encode(folder.vae, rows, progress=self.progress).gather()
+        codes = encode(folder.encoding(), rows, progress=self.progress).gather()
         new = Split("new rows", codes if weights is None else codes.weighted(weights), groups=rows.groups)
         moved = drift(shipped, new, self._heldout(column), source=shipped.label, rng=stream(seed, "drift"))
         inputs = {"audit": folder.audit.hash}

@@ -6,20 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from zprime import artifact, distributed
+from zprime import artifact, chain, distributed
 from zprime.artifact import Artifact
 from zprime.data import SPLITS, Rows
 from zprime.encoding import encode, encode_shard, shard_count
+from zprime.errors import UsageError
 from zprime.own_model import OwnModel
 from zprime.posteriors import Posteriors, ShardedPosteriors
 from zprime.progress import Progress, silent
 from zprime.run_folder import RunFolder
+from zprime.run_posteriors import steps_by_split
+from zprime.semi_amortised import check_steps
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
 from zprime.vae import Encoder
 
-Source = tuple[Path, OwnModel, str]
-"""Folder of a run, code of its model, hash of its model."""
+Source = tuple[Path, OwnModel, str, int]
+"""Folder of a run, code of its model, hash of its model, gradient steps on the q of each row."""
 _open: dict[Source, tuple[Encoder, Mapping[str, Rows]]] = {}
 """Model and rows of the run that this process encodes, read once."""
 
@@ -33,11 +36,15 @@ class EncodeStage:
         folder: of the run.
         threads: how many threads torch uses, by the work.
         progress: called once a shard.
+        steps: gradient steps on the q of each row (`semi_amortised`); None as many as the posteriors there have, or 0.
+        replace: put the posteriors in the place of those that have another number of steps, and were used.
     """
 
     folder: RunFolder
     threads: Threads = Threads()
     progress: Progress = silent
+    steps: int | None = None
+    replace: bool = False
 
     def run(self) -> dict[str, Posteriors]:
         """Encode what is not encoded yet.
@@ -45,10 +52,14 @@ class EncodeStage:
         Raises:
             ArtifactError: there is no model, or the data are not those that it was trained on.
             NumericalError: the encoder gave numbers that are not finite, or a scale that is not above 0.
+            UsageError: posteriors with another number of steps would be replaced, and what was made from them; a model
+                with which no steps can be made.
         """
         folder, source = self.folder, self.folder.model
         source.verify()
-        model = functools.cache(lambda: folder.vae)  # code of the user's own runs only where something is to be encoded
+        steps = self._steps()
+        # code of the user's own runs only where something is to be encoded
+        model = functools.cache(lambda: folder.encoding(steps))
         self.threads.use(heavy=folder.of_model.heavy)
         inputs = {"model": source.hash, "data": source.inputs["data"]}
         posteriors: dict[str, Posteriors] = {}
@@ -58,7 +69,7 @@ class EncodeStage:
                 rows = folder.rows[split]
                 several = distributed.world() > 1
                 if several:
-                    at, count = (folder.path, folder.own, source.hash), shard_count(rows)
+                    at, count = (folder.path, folder.own, source.hash, steps), shard_count(rows)
                     _open.clear()
                     _open[at] = model(), folder.rows
                     tell = functools.partial(self._tell, rows, count)
@@ -70,11 +81,30 @@ class EncodeStage:
                 return artifact.read(path)
 
             name = f"posteriors/{split}"
-            reuse_or_make(folder.path, name, key_of(split, source.hash), make, kind="posteriors")
+            how = ["steps", steps] if steps else []  # the encoder's own have the key of earlier versions
+            reuse_or_make(folder.path, name, key_of(split, source.hash, *how), make, kind="posteriors")
             posteriors[split] = ShardedPosteriors(folder.path / name)
         if _open:
             distributed.each(_forget, (), range(distributed.world()))
         return posteriors
+
+    def _steps(self) -> int:
+        """How many steps, after a look at what would be replaced."""
+        folder, there = self.folder, steps_by_split(self.folder.path)
+        if self.steps is None:
+            return next(iter(there.values()), 0)
+        check_steps(self.steps)
+        other = {s: n for s, n in there.items() if n != self.steps}
+        names = [f"posteriors/{s}" for s in other]
+        lost = list(dict.fromkeys(n for name in names for n in chain.below(folder.path, name)))
+        if lost and not self.replace:
+            raise UsageError(
+                f"{folder.path}: the posteriors were encoded with steps={next(iter(other.values()))}, and steps="
+                f"{self.steps} was asked for. Going on would replace them and remove "
+                f"{', '.join([*lost, *chain.outputs(folder.path, lost)])}, which were made from them. Say --replace to "
+                "do that (in Python: replace=True)"
+            )
+        return self.steps
 
     def _tell(self, rows: Rows, count: int, k: int) -> None:
         """How far all processes are, where this one is at shard `k` of `count`."""
@@ -91,6 +121,6 @@ def _encode_shard(at: Source, split: str, path: Path, key: str, k: int) -> None:
     if at not in _open:
         folder = RunFolder(*at[:2])
         _open.clear()
-        _open[at] = folder.vae, folder.rows
+        _open[at] = folder.encoding(at[3]), folder.rows
     model, rows = _open[at]
     encode_shard(model, rows[split], path, key, k)

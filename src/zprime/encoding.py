@@ -17,6 +17,7 @@ from zprime.data import Rows
 from zprime.errors import NumericalError
 from zprime.posteriors import Form, MemoryPosteriors, Posteriors, Shard, ShardedPosteriors
 from zprime.progress import Progress, shown
+from zprime.semi_amortised import SemiAmortised, semi_amortised
 from zprime.vae import VAE, Encoder
 
 BATCH = 512
@@ -31,6 +32,7 @@ def encode(
     key: str = "",
     seed: int | None = None,
     inputs: dict[str, str] | None = None,
+    steps: int = 0,
     progress: Progress = shown,
 ) -> Posteriors:
     """Encode every row to its posterior q(z|x) = N(mean, diag(scale^2)), or N(mean, scale scale^T), or to its code.
@@ -42,12 +44,15 @@ def encode(
         key: hash of all that the artefact depends on; shards that an interrupted encoding left under it are used.
         seed: for the manifest.
         inputs: for the manifest.
+        steps: gradient steps on the q of each row, from the encoder's answer on, that raise its ELBO (`SemiAmortised`).
+            They need a decoder with a gradient. q of a row still depends on this row alone. 0 takes the encoder's.
         progress: called once a shard.
 
     Raises:
         NumericalError: the encoder gave NaN, infinity, or a scale that is not above 0; names the row and dimension.
-        UsageError: `path` cannot be written.
+        UsageError: `path` cannot be written, or a model with which no steps can be made.
     """
+    model = semi_amortised(model, steps)
     if path is None:
         mean, scale = _encode(model, rows, slice(0, len(rows)))
         progress(f"encode {rows.name}", len(rows), len(rows))
@@ -71,6 +76,7 @@ def encode(
     sizes = [b.stop - b.start for b in blocks(len(rows), SHARD)]
     config = {"split": rows.name, "n": len(rows), "d": d, "shards": names, "sizes": sizes}
     config |= {} if form == "diagonal" else {"form": form}
+    config |= {"steps": model.steps} if isinstance(model, SemiAmortised) else {}
     with artifact.staging(path) as folder:
         for name in files:
             os.replace(partial / name, folder / name)

@@ -25,9 +25,11 @@ from zprime.results.facts import ModelInfo
 from zprime.results.names import PRIOR, CandidateId
 from zprime.run_data import RunData
 from zprime.run_model import RunModel
+from zprime.run_posteriors import check_same, steps_of
 from zprime.sampling import GenerativeModel
 from zprime.schema import guarded, need
 from zprime.schema.kinds import check_settings
+from zprime.semi_amortised import SemiAmortised
 from zprime.vae import Decoder, Model
 
 PLACES = ("", "data", "posteriors", "latent", "seeds", "samples")
@@ -148,6 +150,11 @@ class RunFolder:
             self._own = found.source.sha256, found.load()
         return self._own[1]
 
+    def encoding(self, steps: int | None = None) -> Model:
+        """The same, its encoder with gradient steps on the q of each row; None: as the posteriors were made."""
+        steps = steps_of(self.path) if steps is None else steps
+        return SemiAmortised(self.vae, steps, self.prior) if steps else self.vae
+
     @property
     def prior(self) -> LatentDistribution:
         """What the VAE was trained with.
@@ -161,8 +168,10 @@ class RunFolder:
         """Posteriors of one split.
 
         Raises:
-            ArtifactError: they are not there, or made with another model than this folder has now.
+            ArtifactError: they are not there, or made with another model than this folder has now, or in another way
+                than other splits.
         """
+        check_same(self.path)
         return ShardedPosteriors(self.need(f"posteriors/{split}", "posteriors", "encode").path)
 
     def fit(self, name: str) -> Artifact:
@@ -294,7 +303,7 @@ class RunFolder:
         sampling.check_fits(r, latents, where=self.path / "latent" / wanted.name)
         if store == "data":
             _check_on_demand(name, r)
-            r = latent.OnDemand(Reencoded(self.vae, self.rows["train"], stored=self.dataset.bytes))
+            r = latent.OnDemand(Reencoded(self.encoding(), self.rows["train"], stored=self.dataset.bytes))
         return defended(r, wanted.epsilon, prior) if wanted.percent else r
 
     def generative(self, name: str, *, store: str = "latents") -> GenerativeModel:

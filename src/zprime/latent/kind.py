@@ -172,6 +172,8 @@ class Settings(ABC):
     """Whether a fit takes all dimensions, never some of them, e.g. because they are a grid."""
     has_density: ClassVar[bool] = True
     """Whether what is fitted knows log r(z)."""
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came later: where they have their default no key and no record has them, so older fits stay."""
 
     @property
     def name(self) -> str:
@@ -206,8 +208,11 @@ def check_tolerance(value: float) -> None:
 def described(settings: Settings) -> dict[str, Setting]:
     """The values of settings by name, for a record of the fit; of settings inside them as `base.NAME`."""
     values: dict[str, Setting] = {}
+    unsaid = _unsaid(settings)
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
+        if f.name in unsaid:
+            continue
         if isinstance(value, Settings):
             values[f.name] = value.kind
             values |= {f"{f.name}.{name}": inner for name, inner in described(value).items()}
@@ -218,9 +223,15 @@ def described(settings: Settings) -> dict[str, Setting]:
 
 def fields(settings: Settings) -> dict[str, object]:
     """The values of settings by name, JSON-able; of settings inside them also the kind."""
-    values: dict[str, object] = asdict(settings)
+    values: dict[str, object] = {k: v for k, v in asdict(settings).items() if k not in _unsaid(settings)}
     for name in values:
         inner = getattr(settings, name)
         if isinstance(inner, Settings):
             values[name] = {"kind": inner.kind, **fields(inner)}
     return values
+
+
+def _unsaid(settings: Settings) -> set[str]:
+    """Settings that came later and have their default."""
+    added = (f for f in dataclasses.fields(settings) if f.name in settings.added)
+    return {f.name for f in added if getattr(settings, f.name) == f.default}

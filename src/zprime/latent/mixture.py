@@ -1,24 +1,22 @@
 """mixture: K Gaussians reduced from N posteriors by EM on the posteriors themselves, without sampling."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, cast, final
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from zprime import memory
 from zprime.arrays import WIDE
 from zprime.errors import UsageError
 from zprime.latent import sizes
 from zprime.latent.em import ComponentEM, EMRun, State, run_em
+from zprime.latent.evidence import OBJECTIVES, Evidence, check_objective, check_task, refit
 from zprime.latent.factor_em import FactorEM
 from zprime.latent.gaussians import Mixture
 from zprime.latent.kind import FORMS, LEAST_ROWS, About, Fit, Outcome, Settings, Task, check_least_rows, check_tolerance
+from zprime.latent.reduction import Reduction, mixture_of
 from zprime.latent.selection import EPSILONS, Codes, RowScores, best_epsilon, point, smallest_of_best
-from zprime.latent.sizes import COMPONENTS, RANK
+from zprime.latent.sizes import RANK
 from zprime.posteriors import WORDS, Form, MemoryPosteriors
 from zprime.progress import Progress, in_pieces
 from zprime.results.facts import Chosen, CurvePoint, Setting
@@ -26,25 +24,6 @@ from zprime.rng import fork
 
 POLISHED = 20_000  # codes drawn for a step of polishing, at least
 FULL = 512  # dimensions up to which `auto` takes full covariances, if they fit into memory
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """What mixtures of every K are fitted to and chosen on, and the EM runs that were made.
-
-    Attributes:
-        em: the posteriors, prepared for EM.
-        codes: of the selection split.
-        dtype: of the mixtures.
-        task: random numbers and progress.
-        runs: (K, number of the start) -> run; a run that is there is not made again.
-    """
-
-    em: ComponentEM
-    codes: Codes
-    dtype: torch.dtype
-    task: Task
-    runs: dict[tuple[int, int], EMRun] = field(default_factory=dict)
 
 
 @final
@@ -77,11 +56,15 @@ class MixtureSettings(Settings):
         least_rows: effective rows that every component has at least (Kish 1965, of its responsibilities); components
             with fewer are dropped and EM goes on with the others (`merge` merges them), as long as there are two. 0
             keeps all: a component may then be a single row.
+        objective: `posteriors`; or `evidence`, for steps of extreme deconvolution after it, which raise the
+            exact-posterior gain (theory, section 14); or `weights`, for its steps of the weights alone. Then K and the
+            last step are chosen by that gain. Full or diagonal covariances.
     """
 
     kind: ClassVar[str] = Mixture.kind
     takes: ClassVar[frozenset[Form]] = FORMS
     parts: ClassVar[bool] = True
+    added: ClassVar[frozenset[str]] = frozenset({"objective"})
     about: ClassVar[About] = About(
         "K d^2 numbers",
         "EM: seconds to a minute, most of it to choose K; a second with components=20",
@@ -100,6 +83,7 @@ class MixtureSettings(Settings):
     restarts: int = 3
     least_rows: float = LEAST_ROWS
     rank: int = 0
+    objective: str = "posteriors"
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""
@@ -108,6 +92,7 @@ class MixtureSettings(Settings):
             "method": ("em", "merge"),
             "start": ("kmeans", "merge"),
             "codes": ("posteriors", "means", "draws"),
+            "objective": OBJECTIVES,
         }
         for name, known in words.items():
             if getattr(self, name) not in known:
@@ -116,16 +101,10 @@ class MixtureSettings(Settings):
                 )
         if self.components < 0:
             raise UsageError(f"components: expected 1 or more, or 0 to choose, got {self.components}")
-        for name, least in (
-            ("iterations", 1),
-            ("epochs", 1),
-            ("batch", 0),
-            ("polish", 0),
-            ("restarts", 1),
-            ("rank", 0),
-        ):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        least = {"iterations": 1, "epochs": 1, "batch": 0, "polish": 0, "restarts": 1, "rank": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise UsageError(f"{name}: expected at least {value}, got {getattr(self, name)}")
         if self.rank and self.covariance in ("full", "diagonal"):
             raise UsageError(
                 f"rank: expected 0 with covariance {self.covariance!r}, got {self.rank}; set covariance to 'low-rank'"
@@ -135,6 +114,7 @@ class MixtureSettings(Settings):
                 f"covariance: low-rank is fitted by EM from k-means++ seeds on all rows, got method {self.method!r}, "
                 f"start {self.start!r} and batch {self.batch}; set them to 'em', 'kmeans' and 0"
             )
+        check_objective(self.objective, codes=self.codes, low_rank=self.low_rank)
         check_least_rows(self.least_rows)
         check_tolerance(self.tolerance)
 
@@ -155,6 +135,7 @@ class MixtureSettings(Settings):
         """
         train = task.train
         self.check()
+        check_task(self.objective, task)
         if train.form == "points" and "merge" in (self.method, self.start):
             raise UsageError(
                 f"method: merging takes Gaussians, whose widths say what a merge costs, got {WORDS['points']}; "
@@ -189,7 +170,8 @@ class MixtureSettings(Settings):
         spread, diagonal = self.codes == "posteriors" and data.form != "points", self.covariance == "diagonal"
         em = FactorEM(data, rank, spread=spread) if rank else ComponentEM(data, diagonal=diagonal, spread=spread)
         codes = Codes.draw(task.selection, task.prior, rng=task.rng)
-        reduction = Reduction(em, codes, data.mean.dtype, task)
+        evidence = None if self.objective == "posteriors" else Evidence(task.selection)
+        reduction = Reduction(em, codes, data.mean.dtype, task, evidence=evidence)
         k, fit, curve = tried[0], None, list[CurvePoint]()
         if not self.components:
             k, fit, curve = self._best("components", {k: (reduction, k) for k in tried})
@@ -200,7 +182,7 @@ class MixtureSettings(Settings):
             reduction, curve = reductions[chosen], curve or by_rank
         if fit is None or self != self._once(data.d):
             fit = self._reduce(reduction, k)
-        return replace(fit, outcome=fit.outcome if self.components else _largest(fit.outcome, k), curve=curve)
+        return replace(fit, outcome=fit.outcome if self.components else sizes.largest(fit.outcome, k), curve=curve)
 
     def _best(
         self, setting: str, tried: dict[int, tuple[Reduction, int]]
@@ -211,7 +193,7 @@ class MixtureSettings(Settings):
         (first, _), *_ = tried.values()
         for reduction, k in in_pieces(first.task.progress, "fit, mixture", list(tried.values())):
             fits.append(self._once(reduction.em.d)._reduce(reduction, k))
-            scored.append(best_epsilon(reduction.codes, fits[-1].distribution))
+            scored.append(reduction.scored(fits[-1].distribution))
             if sizes.past_best(reduction.em.d, [g.mean for _, g in scored]):
                 break
         best = smallest_of_best([g for _, g in scored], [f.distribution.bytes for f in fits])
@@ -233,7 +215,7 @@ class MixtureSettings(Settings):
         if d <= FULL and memory.fits(24 * most * d**2):
             return replace(self, covariance="full").fit(task)
         forms = ["diagonal"]
-        plain = self._plain and task.train.form != "full"
+        plain = self._plain and task.train.form != "full" and self.objective == "posteriors"
         if d > FULL and plain and memory.fits(24 * most * d * (1 + RANK)):
             forms.append("low-rank")
         tried = self._once(d) if d > WIDE and len(forms) > 1 else self
@@ -247,7 +229,9 @@ class MixtureSettings(Settings):
         if tried != self:  # only the form that is taken is finished
             k, rank = (cast("int", fit.chosen.settings.get(name, 0)) for name in ("components", "rank"))
             end = replace(self, covariance=forms[best], components=k, rank=rank).fit(task)
-            fit = replace(end, outcome=end.outcome if self.components else _largest(end.outcome, k), curve=fit.curve)
+            fit = replace(
+                end, outcome=end.outcome if self.components else sizes.largest(end.outcome, k), curve=fit.curve
+            )
         factor = fit.distribution.factor
         form = "diagonal covariances" if factor is None else f"covariances of {factor.shape[2]} factors and a diagonal"
         said = f"{d:,} dimensions are many: {form}; {fit.outcome.message}"
@@ -290,7 +274,7 @@ class MixtureSettings(Settings):
         rows = em.rows(state) if rows is None or self.method == "em" else rows
         if state.factor is not None:
             decided["rank"] = state.factor.shape[2]
-        mixture = _mixture(em, state, reduction.dtype, rows)
+        mixture = mixture_of(em, state, reduction.dtype, rows)
         if self.polish and em.spread and state.factor is None:
             points = POLISHED if em.d <= FULL else POLISHED * FULL**2 // em.d**2  # posteriors overlap less and less
 
@@ -299,7 +283,7 @@ class MixtureSettings(Settings):
                 return EMRun(made, [], outcome)
 
             run = self._keep(em, polish(state), polish)
-            polished = _mixture(em, run.state, reduction.dtype, em.rows(run.state))
+            polished = mixture_of(em, run.state, reduction.dtype, em.rows(run.state))
             gains = [codes.gain(m.log_prob(codes.z), EPSILONS[0]).mean for m in (mixture, polished)]
             decided["polished"] = gains[1] > gains[0]
             if decided["polished"]:
@@ -307,7 +291,19 @@ class MixtureSettings(Settings):
         if few:
             less = f"{few} of {k} components had fewer than {self.least_rows:g} rows and were left out (least_rows)"
             outcome = replace(outcome, message=f"{outcome.message}; {less}")
-        return Fit(mixture, outcome, trace, Chosen(settings=decided))
+        if reduction.evidence is None:
+            return Fit(mixture, outcome, trace, Chosen(settings=decided))
+        done = refit(
+            self.objective,
+            mixture,
+            reduction.task,
+            least_rows=self.least_rows,
+            iterations=self.iterations,
+            tolerance=self.tolerance,
+        )
+        decided |= {"components": len(done.mixture.mean), "steps": done.steps}
+        outcome = replace(outcome, message=f"{outcome.message}; {done.told}")
+        return Fit(done.mixture, outcome, trace | done.trace, Chosen(settings=decided))
 
     def _keep(self, em: ComponentEM, run: EMRun, again: Callable[[State], EMRun]) -> EMRun:
         """Drop components until every one has `least_rows` rows; after each dropping EM runs again."""
@@ -334,17 +330,3 @@ class MixtureSettings(Settings):
     def _run_em(self, em: ComponentEM, state: State, what: str, progress: Progress) -> EMRun:
         """EM until a step raises the bound by less than `tolerance`."""
         return run_em(em, state, what, iterations=self.iterations, tolerance=self.tolerance, progress=progress)
-
-
-def _largest(outcome: Outcome, k: int) -> Outcome:
-    """What is told of a fit whose K was chosen."""
-    if not outcome.ok or k != COMPONENTS[-1]:
-        return outcome
-    return Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
-
-
-def _mixture(em: ComponentEM, state: State, dtype: torch.dtype, rows: Float[Tensor, " k"]) -> Mixture:
-    """The mixture that a state of EM stands for; `rows` are the effective rows of its components."""
-    log_weight, mean, tril = (t.to(dtype) for t in em.finish(state))
-    factor = None if state.factor is None else (state.factor * em.unit[:, None]).to(dtype)
-    return Mixture(log_weight, mean, tril, float(rows.min()), factor)

@@ -1,6 +1,7 @@
 """Choices that a fit leaves to the selection split: by the ELBO gain, with the same tie rule as the verdict's."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -127,9 +128,13 @@ def best_epsilon(codes: Codes, r: LatentDistribution) -> tuple[float, RowScores]
             f"{r.label}: its log-density is NaN at {bad} of {len(log_prob)} codes of the selection split; "
             "this fit cannot be used: change its settings or leave it out"
         )
-    gains = {e: codes.gain(log_prob, e) for e in EPSILONS}
+    return best_share({e: codes.gain(log_prob, e) for e in EPSILONS})
+
+
+def best_share(gains: Mapping[float, RowScores]) -> tuple[float, RowScores]:
+    """The smallest share of the prior whose mean gain is within 0.01 nats of the best one's, and its gains."""
     most = max(gain.mean for gain in gains.values())
-    chosen = min(e for e in EPSILONS if most - gains[e].mean <= WORTH)
+    chosen = min(e for e in gains if most - gains[e].mean <= WORTH)
     return chosen, gains[chosen]
 
 

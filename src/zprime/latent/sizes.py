@@ -1,6 +1,7 @@
 """Numbers of components and of factors that are tried for a mixture, and when trying ends."""
 
 from zprime.arrays import WIDE
+from zprime.latent.kind import Outcome
 from zprime.posteriors import Posteriors
 from zprime.results.thresholds import THRESHOLDS
 
@@ -42,6 +43,13 @@ def rough(d: int, tolerance: float, iterations: int) -> tuple[float, int]:
 def past_best(d: int, gains: list[float]) -> bool:
     """Whether trying ends: above 1,024 dimensions, where the last two gained no more than the best before, or a tie."""
     return d > WIDE and len(gains) > 2 and max(gains[-2:]) < max(gains[:-2]) + TIE
+
+
+def largest(outcome: Outcome, k: int) -> Outcome:
+    """What is told of a fit whose K was chosen."""
+    if not outcome.ok or k != COMPONENTS[-1]:
+        return outcome
+    return Outcome(message=f"{outcome.message}; the largest K tried was the best: try a larger one")
 
 
 def _enough(train: Posteriors, k: int, rank: int) -> bool:

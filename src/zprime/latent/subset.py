@@ -103,6 +103,27 @@ def _nearest(x: Float[Tensor, "n d"], y: Float[Tensor, "k d"]) -> tuple[Int[Tens
     return owner, distance.clamp_(min=0)
 
 
+def reweighed(
+    e: Float[Tensor, "n k"], mass: Float[Tensor, " n"], weight: Float[Tensor, " k"]
+) -> tuple[Float[Tensor, " k"], Float[Tensor, " n"]]:
+    """One step of EM on mixing weights alone, `w_k <- sum_i mass_i w_k E_ik / sum_l w_l E_il`; and what each row gets.
+
+    Args:
+        e: E_ik, each row in units of its own.
+        mass: weights of the rows, adding up to 1.
+        weight: of the components, adding up to 1.
+
+    Returns:
+        The new weights, and `sum_l w_l E_il` under the old ones. A row where that is 0 in float64 leaves them as they
+        are.
+    """
+    explained = e @ weight
+    seen = explained > 0
+    pull = torch.where(seen, mass / explained.clamp(min=1e-300), 0.0)
+    weight = weight * (pull @ e + torch.where(seen, 0.0, mass).sum())
+    return weight / weight.sum(), explained
+
+
 def npmle(
     data: MemoryPosteriors,
     components: Diagonal,
@@ -149,16 +170,13 @@ def npmle(
         progress("exemplars: weights", step, NPMLE_STEPS)
         log_r = (density @ weight).log() + top[:, 0]
         gain = max(codes.gain(log_r, epsilon).mean for epsilon in EPSILONS)
-        explained = e @ weight
+        following, explained = reweighed(e, mass, weight)
         trace["gain"].append(gain)
-        # a row that no other explains in float64 leaves the weights as they are
         seen = explained > 0
         trace["likelihood"].append(float((mass[seen] * (explained[seen].log() + peak[seen, 0])).sum()))
         if gain > best[0]:
             best = (gain, weight, step)
-        pull = torch.where(seen, mass / explained.clamp(min=1e-300), 0.0)
-        weight = weight * (pull @ e + torch.where(seen, 0.0, mass).sum())
-        weight = weight / weight.sum()
+        weight = following
     _, weight, steps = best
     order = torch.randperm(data.n, generator=rng)
     order = order[weight[order].argsort(descending=True, stable=True)]

@@ -219,6 +219,7 @@ POSTERIORS = Schema(
         "form": Maybe(Text(("diagonal", "full", "points"))),
         "data": Maybe(Whole(1)),
         "log_q": Maybe(Flag()),
+        "steps": Maybe(Whole(1)),
         "shards": Items(FILE, 1, size="shards"),
         "sizes": Items(Whole(1), 1, size="shards"),
     },
@@ -230,7 +231,8 @@ POSTERIORS = Schema(
     },
     _posteriors,
 )
-"""Without `form` rows are Gaussians with standard deviations; without `data` each is a datum."""
+"""Without `form` rows are Gaussians with standard deviations; without `data` each is a datum. Without `steps` they are
+the encoder's own."""
 ROWS_OF_SHARD = {"rows": Whole(1, size="rows"), "d": Whole(1, size="d")}
 MEANS = Array({"rows d": FINITE})
 SHARDS = {

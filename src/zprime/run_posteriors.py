@@ -1,0 +1,29 @@
+"""How the posteriors of a run were encoded."""
+
+from pathlib import Path
+
+from zprime import artifact, chain
+from zprime.data import SPLITS
+from zprime.errors import ArtifactError
+
+
+def steps_by_split(run: Path) -> dict[str, int]:
+    """Gradient steps on the q of each row with which each split that is there was encoded; 0 is the encoder's own."""
+    there = [s for s in SPLITS if chain.has(run, f"posteriors/{s}")]
+    return {s: int(artifact.read(run / "posteriors" / s).config.get("steps") or 0) for s in there}
+
+
+def steps_of(run: Path) -> int:
+    """The same of all splits; of the first, where a process was killed before it had replaced the others."""
+    return next(iter(steps_by_split(run).values()), 0)
+
+
+def check_same(run: Path) -> None:
+    """Raise `ArtifactError` where splits were encoded with different numbers of steps."""
+    steps = steps_by_split(run)
+    if len(set(steps.values())) > 1:
+        each = ", ".join(f"{s} {n}" for s, n in steps.items())
+        raise ArtifactError(
+            f"{run}: the splits were encoded with different numbers of steps ({each}); run `zprime encode {run}` to "
+            "encode the others as the first"
+        )
