@@ -14,9 +14,12 @@ from zprime.errors import UsageError
 from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
 from zprime.schema.kinds import check_settings
+from zprime.serialise import later
 from zprime.stages import key_of, reuse_or_make
+from zprime.train_settings import TrainSettings
+from zprime.vae_settings import VAESettings
 
-UNSAID = {"heldout_data": "", "conditions": ""}
+UNSAID = {"heldout_data": "", "conditions": "", **later(DataSettings)}
 """Settings of data that are written where they say something."""
 
 
@@ -157,7 +160,8 @@ def _trained(there: Artifact) -> dict[str, Any]:
     """What a VAE was trained with."""
     network = there.config.get("vae", {}).get("settings", {})
     prior = (there.config.get("prior") or {"kind": STANDARD})["kind"]
-    return {**network, **there.config.get("training", {}), "prior": prior}
+    usual = {**later(VAESettings), **later(TrainSettings)}
+    return {**usual, **network, **there.config.get("training", {}), "prior": prior}
 
 
 def _word(value: object) -> str:
