@@ -27,14 +27,23 @@ SIZES = ("rows", "draws", "samples")
 """Settings that say how large an audit is."""
 
 
-def check_ahead(kinds: Sequence[Settings], auditing: AuditSettings) -> None:
+def check_ahead(kinds: Sequence[Settings], auditing: AuditSettings, form: str = "") -> None:
     """Refuse what would be refused after the training, as far as it is known without data.
+
+    `form` is that of the posteriors, where it is known.
 
     Raises:
         UsageError: settings of a kind or of the audit cannot be used, or there are too few draws for so many kinds.
     """
     for settings in kinds:
         settings.check()
+    others = [s.kind for s in kinds if form and form not in s.takes]
+    if others:
+        kept = [s.kind for s in kinds if s.kind not in others] or ["gaussian"]
+        raise UsageError(
+            f"kinds: {', '.join(others)} cannot be fitted to what the encoder answers, --posterior {form}; give "
+            f"--kinds {' '.join(kept)}"
+        )
     auditing.check()
     scored = {"prior", *(s.name for s in kinds if s.has_density and "labels" not in s.needs)}  # labels may be missing
     if auditing.draws and not auditing.quick and auditing.draws < least_draws(len(scored)):

@@ -15,9 +15,12 @@ from zprime.learned import words
 from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
 from zprime.schema.kinds import check_settings
+from zprime.serialise import later
 from zprime.stages import key_of, reuse_or_make
+from zprime.train_settings import TrainSettings
+from zprime.vae_settings import VAESettings
 
-UNSAID = {"heldout_data": "", "conditions": ""}
+UNSAID = {"heldout_data": "", "conditions": "", **later(DataSettings)}
 """Settings of data that are written where they say something."""
 
 
@@ -159,7 +162,8 @@ def _trained(there: Artifact) -> dict[str, Any]:
     network = there.config.get("vae", {}).get("settings", {})
     learned = there.config.get("learned")
     prior = words(learned) if learned else (there.config.get("prior") or {"kind": STANDARD})["kind"]
-    found = {**network, **there.config.get("training", {}), "prior": prior}
+    usual = {**later(VAESettings), **later(TrainSettings)}
+    found = {**usual, **network, **there.config.get("training", {}), "prior": prior}
     refined = there.config.get("refined")
     return found if refined is None else {**found, "refined from": came_from(refined)}
 

@@ -21,6 +21,11 @@ def recorded(settings: Any) -> dict[str, Any]:
     return {f.name: values[f.name] for f in fields if not (f.metadata.get("later") and values[f.name] == f.default)}
 
 
+def later(settings: Any) -> dict[str, Any]:
+    """Name and default of the settings that came later: what `recorded` leaves out where they are not others."""
+    return {f.name: f.default for f in dataclasses.fields(settings) if f.metadata.get("later")}
+
+
 def to_jsonable(value: Any) -> Any:
     """Dictionaries, lists, strings and numbers; JSON has no infinity or NaN: they become strings that float() reads."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -19,7 +19,7 @@ from zprime.objectives import check_form, check_learned
 from zprime.progress import Progress, silent
 from zprime.results.names import STANDARD
 from zprime.run_folder import CHECKPOINT, RunFolder
-from zprime.serialise import recorded
+from zprime.serialise import later, recorded
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
 from zprime.train_settings import TrainSettings
@@ -85,7 +85,14 @@ class TrainStage:
         settings = {name: value for name, value in recorded(training).items() if name != "checkpoint"}
         of_model = Wanted(
             key_of(recorded(network), settings, self.seed, of_data.key, *_key(self.prior)),
-            {**recorded(network), **settings, "prior": _kind(self.prior), "seed": self.seed},
+            {
+                **later(network),
+                **recorded(network),
+                **later(training),
+                **settings,
+                "prior": _kind(self.prior),
+                "seed": self.seed,
+            },
         )
         start = Start(dataset, network, training, self.seed, self.prior)
         stage.make_room(of_model, lambda: start.key, start.check)

@@ -5,7 +5,7 @@ from cyclopts import Group, Parameter
 
 def _flat(title: str, at: int) -> Parameter:
     """The fields of a dataclass as options, under a title of their own in the help."""
-    return Parameter(name="*", group=Group(title, sort_key=at))
+    return Parameter(name="*", group=Group(title, sort_key=at), consume_multiple=True)
 
 
 DATA = _flat("Data", 1)
