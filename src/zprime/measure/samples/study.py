@@ -79,7 +79,7 @@ class SampleStudy:
         entries = Entries.fitting(train.x)
         reference = min(self.samples, study.selection.n)
         codes = study.train.posteriors.mean
-        training = TrainingSet(train.x, codes, reference=reference, seed=study.seed, entries=entries)
+        training = TrainingSet(train.x, codes, reference=reference, seed=study.seed, entries=entries, index=study.index)
         discrete = is_binary(train.x) or entries.counts is not None
         self.selection, self.heldout = (self._real(split) for split in (study.selection, study.heldout))
         self.forms = self._forms(("draw",) if discrete else FORMS)  # the mean of a discrete p(x|z) is no datum
