@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.errors import ArrayError
-from zprime.measure.samples.frechet import frechet_replicates
+from zprime.measure.samples.frechet import Roots, frechet_replicates
 from zprime.measure.samples.manifold import NAMES, Neighbourhoods, manifold_replicates
 from zprime.measure.samples.sliced import sliced_replicates
 from zprime.results.samples import Fidelity, Labels
@@ -36,6 +36,7 @@ def fidelity(
     seed: int = 0,
     labels: Labels | None = None,
     neighbourhoods: tuple[Neighbourhoods, Neighbourhoods] | None = None,
+    roots: Roots | None = None,
 ) -> Compared:
     """Measure features of generated rows against features of as many real rows; both in random order.
 
@@ -46,6 +47,7 @@ def fidelity(
         seed: of the halves of the classifier test.
         labels: to be kept with it.
         neighbourhoods: of the real and of the generated rows, where they were searched before.
+        roots: of the real rows, where others are compared with them too.
 
     Raises:
         ArrayError: the samples differ in size or features, or have fewer than 40 rows.
@@ -58,7 +60,7 @@ def fidelity(
     n = len(real)
     if n < FEWEST:
         raise ArrayError(f"fidelity: expected at least {FEWEST} rows, got {n}: the figures say nothing below that")
-    distance, balls = frechet_replicates(real, fake), manifold_replicates(real, fake, known=neighbourhoods)
+    distance, balls = frechet_replicates(real, fake, kept=roots), manifold_replicates(real, fake, known=neighbourhoods)
     about = About(n, split, seed)
     proportions = {
         name: balls.estimate(i, about, unit="proportion of rows", scale="proportion")
