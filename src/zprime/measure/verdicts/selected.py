@@ -23,7 +23,8 @@ class Selected:
 
     Attributes:
         study: with the number of draws that were taken.
-        gains: of the selection split; of the held-out split where another thread measured them meanwhile.
+        gains: of the selection split; of the held-out split where another thread measured them meanwhile. By fewer
+            draws where the check failed and modes are to be searched for: then they are measured again.
         chosen: the choice.
         checked: its exchange check.
     """
@@ -43,8 +44,8 @@ def adaptive(study: Study, candidates: Candidates) -> Selected:
     """First with few draws a row; with more where the selection split or the exchange check asks for them.
 
     Whether they do depends on no held-out row, and the verdict is made once: what it says of those is as sure as with
-    a number of draws that was set before. After a check that failed it is made first with more draws: where it fails
-    with all of them, and modes can be searched for, no gain with so many draws is used.
+    a number of draws that was set before. Where the check of few draws failed, and modes could be searched for, it is
+    made with all draws before any gain is: if it fails again, the gains would be thrown away.
     """
     few, *more = steps(study, candidates)
     found = selected(_with(study, few), candidates)
