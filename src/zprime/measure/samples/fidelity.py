@@ -13,7 +13,7 @@ from zprime.errors import ArrayError
 from zprime.measure.samples.frechet import Roots, frechet_replicates
 from zprime.measure.samples.manifold import NAMES, Neighbourhoods, manifold_replicates
 from zprime.measure.samples.sliced import sliced_replicates
-from zprime.results.samples import Fidelity, Labels
+from zprime.results.samples import Fidelity
 from zprime.results.settings import FEWEST
 from zprime.statistics.c2st import c2st
 from zprime.statistics.resampling import About, Groups, Halves
@@ -34,7 +34,6 @@ def fidelity(
     *,
     split: str,
     seed: int = 0,
-    labels: Labels | None = None,
     neighbourhoods: tuple[Neighbourhoods, Neighbourhoods] | None = None,
     roots: Roots | None = None,
 ) -> Compared:
@@ -45,7 +44,6 @@ def fidelity(
         fake: features of generated rows.
         split: which rows `real` are.
         seed: of the halves of the classifier test.
-        labels: to be kept with it.
         neighbourhoods: of the real and of the generated rows, where they were searched before.
         roots: of the real rows, where others are compared with them too.
 
@@ -75,6 +73,5 @@ def fidelity(
         coverage=proportions["coverage"],
         sliced=sliced_replicates(real, fake).estimate(0, about, unit="feature units", scale="distance"),
         told_apart=c2st(real, fake, split=split, seed=seed),
-        labels=labels,
     )
     return Compared(measured, distance, balls)
