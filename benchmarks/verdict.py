@@ -23,7 +23,8 @@ from zprime.fitting import fit
 from zprime.latent.kind import Settings
 from zprime.latent.selection import TIE
 from zprime.measure.likelihood.gains import RowGains
-from zprime.measure.verdicts.likelihood import choose, decide
+from zprime.measure.verdicts.likelihood import decide
+from zprime.measure.verdicts.selected import choose
 from zprime.results.audit import AuditSettings
 from zprime.results.likelihood import Exchange
 from zprime.statistics.betting import bet

@@ -11,6 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from samples import CENTRES, clumps, junk, mixed
 from zprime.errors import ArrayError
+from zprime.kernels import ExactIndex
 from zprime.measure.samples.copying import CELL_ROWS, Neighbours, TrainingSet, cells_of, copying
 from zprime.measure.samples.features import Entries
 from zprime.results.samples import Copying
@@ -253,3 +254,13 @@ def test_equal_training_rows_are_each_others_neighbours() -> None:
     assert bool((twice.isolation(torch.arange(5)) == 0).all())
     with pytest.raises(ArrayError, match="copying: expected at least 3 training rows, got 2"):
         TrainingSet(TRAIN[:2], TRAIN[:2], reference=M)
+
+
+def test_an_index_of_these_rows_is_taken_and_one_of_others_is_not() -> None:
+    train = TRAIN.float()
+    index, other = ExactIndex(train), ExactIndex(train.clone())
+    first, second = (TrainingSet(train, train[:, :2], reference=M, index=i) for i in (index, other))
+    assert first._index is index
+    assert second._index is not other
+    unseen = train[:20] + 0.1
+    assert torch.equal(first.neighbours(unseen).distance, second.neighbours(unseen).distance)

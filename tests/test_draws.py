@@ -1,6 +1,7 @@
 """How many draws a row the gains take, when more are taken, and what is corrected where they are few."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,9 +20,12 @@ from zprime.fitting import fit
 from zprime.measure.likelihood.finer import FEWEST, Measured, some_rows
 from zprime.measure.likelihood.gains import PRIOR, RowGains
 from zprime.measure.likelihood.proposal import least_draws
+from zprime.measure.likelihood.side import measure_splits
+from zprime.measure.study import Study
 from zprime.measure.verdicts.draws import more_wanted, steps
-from zprime.measure.verdicts.likelihood import choose
+from zprime.measure.verdicts.selected import choose
 from zprime.posteriors import MemoryPosteriors
+from zprime.results.audit import Audit
 from zprime.results.settings import AuditSettings
 from zprime.results.verdicts import Choice
 from zprime.statistics.estimate import mean_estimate
@@ -129,6 +133,57 @@ def test_a_check_that_fails_with_few_draws_is_made_with_all() -> None:
     assert found.verdict.exchange is not None
     assert found.verdict.exchange.failed
     assert (found.verdict.exchange.draws, found.draws) == (120, 120)
+
+
+REPAIR = AuditSettings(
+    rows=60, draws=120, grid=1, map=1, simulated=0, exchange=50, samples=0, repair=20, latent_side=False, members=0
+)
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, settings: AuditSettings, **more: object) -> tuple[list[tuple], Audit]:
+    """Which splits gains were measured on, by how many draws, and whether with modes; and the audit.
+
+    The encoder misses a mode of every posterior.
+    """
+    rows, posteriors = data(0, 2, train=400, selection=100, heldout=100)
+    r = fit("gaussian", posteriors["train"], selection=posteriors["selection"], seed=0)
+    measured: list[tuple] = []
+
+    def spy(of: Study, candidates: object, names: Sequence[str]) -> dict[str, RowGains]:
+        measured.append((tuple(names), of.settings.draws, of.search))
+        return measure_splits(of, candidates, names)
+
+    for module in ("selected", "likelihood"):
+        monkeypatch.setattr(f"zprime.measure.verdicts.{module}.measure_splits", spy)
+    found = audit({"gaussian": r}, posteriors, model=vae(2), rows=rows, settings=settings, **more)
+    return measured, found
+
+
+def test_a_check_that_fails_with_all_draws_leads_to_the_search_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No gains are measured that nothing is made of: neither with all draws before the search, nor held-out ones."""
+    measured, found = watched(monkeypatch, REPAIR)
+    assert measured == [(("selection",), 52, False), (("selection",), 120, True), (("heldout",), 120, True)]
+    assert found.verdict.repaired
+    assert "on 50 rows simulated" in found.verdict.why[0]
+    every, whole = watched(monkeypatch, replace(REPAIR, first_draws=120))
+    assert every == [(("selection",), 120, False), *measured[1:]]
+    assert whole.verdict == found.verdict
+
+
+def test_where_no_modes_are_searched_for_gains_are_measured_with_all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, found = watched(monkeypatch, replace(REPAIR, repair=0))
+    assert measured == [(("selection",), 52, False), (("selection",), 120, False), (("heldout",), 120, False)]
+    assert not found.verdict.repaired
+
+
+def test_another_thread_measures_held_out_rows_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are the same."""
+    both = ("selection", "heldout")
+    measured, found = watched(monkeypatch, REPAIR, workers=2)
+    assert measured == [(both, 52, False), (both, 120, True), ((), 120, True)]
+    _, alone = watched(monkeypatch, REPAIR)
+    assert found.verdict == alone.verdict
+    assert all(torch.equal(v, alone.tensors[k]) for k, v in found.tensors.items())
 
 
 def few_and_many(n: int = 400) -> tuple[RowGains, RowGains]:

@@ -1,13 +1,18 @@
 """Feature spaces: what `auto` takes, what the networks learn, and what is refused."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from zprime.data import Rows
+from zprime.descent import Cycle
 from zprime.errors import ArrayError, UsageError
 from zprime.measure.samples.features import WIDTH, build_features, train_classifier, train_rotations
+from zprime.networks import gradient_step
 from zprime.rng import stream
 
 
@@ -104,6 +109,45 @@ def test_the_same_seed_gives_the_same_features_and_batches_do_not_matter(monkeyp
     monkeypatch.setattr("zprime.measure.samples.features.APPLY", 7)
     again = build_features("classifier", rows, encoder=None, classifier=nets[0], seed=0).of(rows.x)
     torch.testing.assert_close(again, whole, rtol=1e-4, atol=1e-5)
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        image = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.SiLU(), nn.Flatten(), nn.Linear(36, 3))
+    return image.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 40])
+def test_a_cycle_is_torchs_to_the_bit(steps: int) -> None:
+    ours, theirs = network(), network()
+    cycle = Cycle(ours.parameters(), 0.1, steps)
+    adam = torch.optim.Adam(theirs.parameters(), lr=0.1, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 0.1, total_steps=steps)
+    rng = stream(0, "cycle")
+    for done in range(steps):
+        x, y = torch.rand(9, 1, 8, 8, generator=rng), torch.randint(3, (9,), generator=rng)
+        group = adam.param_groups[0]
+        assert cycle.rates(done) == (group["lr"], group["betas"][0])
+        gradient_step(adam, nn.functional.cross_entropy(theirs(x), y))
+        cycle.step(nn.functional.cross_entropy(ours(x), y))
+        schedule.step()
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    with pytest.raises(ValueError, match=f"cycle: expected at most {steps} steps, got one more"):
+        cycle.step(ours(torch.rand(1, 1, 8, 8)).sum())
+
+
+def test_training_a_classifier_does_not_load_torchs_compiler() -> None:
+    code = (
+        "import sys, torch\n"
+        "from zprime.data import Rows\n"
+        "from zprime.measure.samples.features import train_classifier\n"
+        "rows = Rows('train', torch.rand(20, 1, 8, 8), torch.arange(20), torch.arange(20) % 2)\n"
+        "train_classifier(rows, seed=0)\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
 
 
 def test_refusals(unchecked: None) -> None:

@@ -13,14 +13,15 @@ from sklearn.neighbors import NearestNeighbors
 from samples import clumps, junk, mixed, prdc
 from zprime.errors import ArrayError, NumericalError
 from zprime.measure.samples.fidelity import fidelity
-from zprime.measure.samples.frechet import _FewRows, _Moments, _statistic, frechet, frechet_replicates
+from zprime.measure.samples.frechet import Roots, _FewRows, _Moments, _statistic, frechet, frechet_replicates
 from zprime.measure.samples.labels import label_coverage
 from zprime.measure.samples.manifold import NAMES, manifold_replicates
 from zprime.measure.samples.sliced import directions, sliced_replicates
 from zprime.measure.samples.tstr import hits
 from zprime.results.samples import Fidelity
+from zprime.rng import stream
 from zprime.statistics.estimate import Estimate
-from zprime.statistics.logistic import fit_logistic, predict_logistic
+from zprime.statistics.logistic import Axes, fit_logistic, predict_logistic
 
 N = 300
 
@@ -258,3 +259,25 @@ def test_frechet_of_fewer_rows_than_features_is_the_same_by_smaller_matrices() -
     torch.testing.assert_close(short, long, rtol=1e-6, atol=0)
     assert isinstance(_statistic(real, fake, 1), _FewRows)
     assert isinstance(_statistic(real[:, :20], fake[:, :20], 1), _Moments)
+
+
+def test_axes_of_other_rows_of_the_kind_lead_to_the_same_optimum() -> None:
+    rng = stream(0, "axes")
+    x, other = (torch.randn(200, 6, generator=rng) * torch.tensor([9.0, 3, 1, 1, 0.3, 0.1]) for _ in range(2))
+    y = (x[:, 0] + 3 * torch.randn(200, generator=rng) > 0).long() + (x[:, 1] > 2).long()
+    axes = Axes.of(other + 5, 3)
+    assert axes.whole
+    assert not Axes.of(other[:4], 3).whole
+    own, like = fit_logistic(x, y, 3), fit_logistic(x, y, 3, like=axes)
+    torch.testing.assert_close(like, own, atol=1e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 22])
+def test_what_is_kept_of_real_rows_changes_no_comparison(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zprime.measure.samples.frechet.KEPT", limit)
+    real, first, second = (clumps(90, seed) for seed in range(3))
+    kept = Roots()
+    for fake in (first, second, first):
+        own, again = frechet_replicates(real, fake), frechet_replicates(real, fake, kept=kept)
+        assert all(torch.equal(a, b) for a, b in zip(vars(own).values(), vars(again).values(), strict=True))
+    assert bool(kept._of) is bool(limit)

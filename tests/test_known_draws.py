@@ -27,7 +27,8 @@ from zprime.measure.likelihood.inference import inference_gap
 from zprime.measure.likelihood.scores import exact_posterior_estimate, likelihood_estimate
 from zprime.measure.likelihood.side import check_choice, likelihood_side, measure_splits
 from zprime.measure.study import Split, Study, gather
-from zprime.measure.verdicts.likelihood import choose, decide
+from zprime.measure.verdicts.likelihood import decide
+from zprime.measure.verdicts.selected import choose
 from zprime.posteriors import MemoryPosteriors
 from zprime.reporting.explain import explain
 from zprime.reporting.page import html

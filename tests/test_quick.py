@@ -18,7 +18,7 @@ from zprime import artifact
 from zprime.auditing import audit
 from zprime.errors import UsageError
 from zprime.measure.likelihood.proposal import enough_draws, least_draws
-from zprime.measure.verdicts import likelihood
+from zprime.measure.verdicts import likelihood, selected
 from zprime.reporting import report
 from zprime.reporting.explain import explain
 from zprime.reporting.terminal import show
@@ -155,7 +155,7 @@ def test_near_duplicates_are_looked_for_among_twice_as_many_rows_as_are_measured
 
 
 def test_an_undecided_one_says_first_to_run_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(likelihood, "check_choice", lambda *_: checked(-0.5))  # as of a poor encoder
+    monkeypatch.setattr(selected, "check_choice", lambda *_: checked(-0.5))  # as of a poor encoder
     posteriors, rows = splits(60)
     for quick in (True, False):
         settings = AuditSettings(rows=30, draws=40, samples=0, repair=0, simulated=0, latent_side=False, quick=quick)

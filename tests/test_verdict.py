@@ -12,7 +12,8 @@ from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import RowGains
 from zprime.measure.likelihood.scores import exact_posterior_estimate, likelihood_estimate
 from zprime.measure.study import Split, Study
-from zprime.measure.verdicts.likelihood import choose, decide, largest_group, whole_first
+from zprime.measure.verdicts.likelihood import decide, largest_group, whole_first
+from zprime.measure.verdicts.selected import choose
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain

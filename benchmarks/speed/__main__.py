@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache, partial
 
 import torch
-from densities import accuracy, densities, expectation, low_rank, memory, peak, pruning, scores
+from densities import accuracy, densities, expectation, log_ratios, low_rank, memory, peak, pruning, scores
 from dimensions import LIMIT, dimensions
 from gpu import gpu
 from growth import growth
@@ -51,6 +51,7 @@ def groups(python: str) -> dict[str, Callable[[], object]]:
         "scores": lambda: scores(codes()[0]),
         "sampling": lambda: sampling(codes()[0]),
         "expectation": lambda: expectation(codes()[0]),
+        "ratios": lambda: log_ratios(codes()[0]),
         "low rank": low_rank,
         "reduction": lambda: reduction(*codes()),
         "training": trained,

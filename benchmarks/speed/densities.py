@@ -16,7 +16,14 @@ import torch
 from mixtures import Mixture, N, at_its_best, brute, draw, in_blocks, in_torch, made, scikits, torchs, uncompiled
 from timing import HERE, MORE, Missing, Pair, Row, Task, compared, interleaved, seconds
 
-from zprime.kernels import DiagonalMixture, LowRankMixture, compiled, trainable_mixture_log_prob
+from zprime.kernels import (
+    Components,
+    DiagonalMixture,
+    LowRankMixture,
+    compiled,
+    diagonal_ratio_form,
+    trainable_mixture_log_prob,
+)
 from zprime.latent.em import ComponentEM
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
@@ -127,6 +134,26 @@ def expectation(train: MemoryPosteriors) -> list[Row]:
 
         twin()  # makes the features that it keeps
         out.append(interleaved(f"{E_STEP}, K = {k}", "the same in torch", step, twin))
+    return out
+
+
+def log_ratios(train: MemoryPosteriors) -> list[Row]:
+    """E_q[r/p] of a few posteriors beside all components: what draws of q_r are made from, in the audit's blocks."""
+    form = diagonal_ratio_form(train.mean, train.scale, train.mean, train.scale)
+    components = Components(train.mean, train.scale)
+    out = []
+    for m in (1, 19, 64):
+        mu, s = train.mean[:m], train.scale[:m]
+
+        def twin(mu: torch.Tensor = mu, s: torch.Tensor = s) -> None:
+            with uncompiled():
+                components.log_ratio(form, mu, s)
+
+        run = lambda mu=mu, s=s: components.log_ratio(form, mu, s)  # noqa: E731
+        run()  # lays out what it keeps
+        out.append(
+            interleaved(f"log-ratios of {m} posteriors to N components, d = {train.d}", "the same in torch", run, twin)
+        )
     return out
 
 

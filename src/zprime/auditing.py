@@ -39,6 +39,7 @@ from zprime.measure.study import (
     Study,
     described,
     gather,
+    index_of,
     near,
     shared_rows,
     without_duplicates,
@@ -133,7 +134,8 @@ def audit(
     if model is not None and rows is None:
         raise UsageError("rows: expected the selection and heldout rows beside the model, got none")
     splits, info = _splits(posteriors, rows, data or DataInfo(), groups, keep=keep_duplicates)
-    info = replace(info, near=near(splits[0], splits[2], seed=seed, most=NEAR * settings.rows))
+    index = index_of(splits[0])
+    info = replace(info, near=near(splits[0], splits[2], seed=seed, most=NEAR * settings.rows, index=index))
     train, selection, heldout = splits if model is not None else [replace(s, rows=None) for s in splits]
     study = Study(
         train,
@@ -147,6 +149,7 @@ def audit(
         seed=seed,
         workers=workers,
         progress=progress,
+        index=index if settings.samples else None,
     )
     fits = {name: r if isinstance(r, Fit) else Fit(r) for name, r in candidates.items()}
     if not closed(study.prior) and not any(isinstance(f.distribution, StandardNormal) for f in fits.values()):

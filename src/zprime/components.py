@@ -15,6 +15,7 @@ from torch.nn import functional
 from zprime.arrays import blocks, is_full, times, weighed
 from zprime.errors import NumericalError, UsageError
 from zprime.kernels import (
+    Components,
     DiagonalMixture,
     FullMixture,
     diagonal_ratio_form,
@@ -70,6 +71,11 @@ class Diagonal:
         """The kernel that evaluates the density; it is prepared once."""
         return DiagonalMixture(self.mean, self.scale, self.log_weight)
 
+    @cached_property
+    def components(self) -> Components:
+        """What log-ratios are computed beside; laid out once."""
+        return Components(self.mean, self.scale)
+
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Exact log-density in nats, float64; differentiable in z."""
         return differentiable(z, self)
@@ -109,9 +115,10 @@ class Diagonal:
         u, z = _noise(len(mu), draws, self.d, dtype, rng)
         if not draws and len(m) > ratios.PANEL:
             return Tilted(log_ratio_sums(form, (mu, s), (self.log_weight, m, t))[0], z)
+        beside = self.components if m is self.mean and t is self.scale else Components(m, t)
         ratio = torch.empty(len(mu), dtype=torch.float64, device=mu.device)
         for rows in blocks(len(mu), max(1, PAIRS // len(m))):
-            terms = weighed(form(mu[rows], s[rows], m, t), self.log_weight.to(dtype))
+            terms = weighed(beside.log_ratio(form, mu[rows], s[rows]), self.log_weight.to(dtype))
             ratio[rows], k = total_and_choice(terms, u[rows])
             if draws:
                 tk, mk = t[k].square(), m[k]

@@ -1,7 +1,7 @@
 """Adam with a learning rate that falls, and the moving average of the parameters that it trains."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -116,6 +116,76 @@ class Descent:
             slots.setdefault(i, {})[slot] = laid
         self.adam.load_state_dict({"state": slots, "param_groups": self.adam.state_dict()["param_groups"]})
         self._steps = steps
+
+
+RISE = 0.3  # of a cycle's steps, in which the learning rate rises
+FIRST, LAST = 25.0, 1e4  # the rate begins at a 25th of the largest, and ends at a 10,000th of that
+MOMENTUM = (0.95, 0.85)  # at the ends of a cycle, and at the largest rate
+BETA2, EPS = 0.999, 1e-8
+
+
+class Cycle:
+    """Adam along one cycle of learning rate and momentum (Smith & Topin 2019), by half cosines.
+
+    To the bit what `torch.optim.Adam(fused=True)` does under `OneCycleLR`. To make an optimiser of torch's loads its
+    compiler, which takes a second: as long as a small network is trained.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, steps: int) -> None:
+        """Of these parameters, with largest learning rate `lr`, for so many steps."""
+        self.parameters, self.lr, self.steps = list(parameters), lr, steps
+        self._mean, self._square = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
+        self._count = [torch.zeros((), dtype=torch.float32, device=p.device) for p in self.parameters]
+        self._done = 0
+
+    def step(self, loss: Tensor) -> None:
+        """One step down `loss`, a number; no other parameters get a gradient.
+
+        Raises:
+            ValueError: all steps were taken.
+        """
+        if self._done == self.steps:
+            raise ValueError(f"cycle: expected at most {self.steps} steps, got one more")
+        lr, momentum = self.rates(self._done)
+        gradients = torch.autograd.grad(loss, self.parameters)
+        with torch.no_grad():
+            torch._foreach_add_(self._count, 1)
+            torch._fused_adam_(
+                self.parameters,
+                [_laid_like(g, p) for g, p in zip(gradients, self.parameters, strict=True)],
+                self._mean,
+                self._square,
+                [],
+                self._count,
+                lr=lr,
+                beta1=momentum,
+                beta2=BETA2,
+                weight_decay=0.0,
+                eps=EPS,
+                amsgrad=False,
+                maximize=False,
+            )
+        self._done += 1
+
+    def rates(self, done: int) -> tuple[float, float]:
+        """Learning rate and momentum after so many steps."""
+        top = RISE * self.steps - 1
+        low, momentum = self.lr / FIRST, MOMENTUM
+        if done <= top:
+            part = done / top
+            return _between(low, self.lr, part), _between(momentum[0], momentum[1], part)
+        part = (done - top) / (self.steps - 1 - top)
+        return _between(self.lr, low / LAST, part), _between(momentum[1], momentum[0], part)
+
+
+def _laid_like(value: Tensor, like: Tensor) -> Tensor:
+    """The same numbers in the order in which `like` lies in memory: fused Adam walks through memory."""
+    return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
+
+
+def _between(start: float, end: float, part: float) -> float:
+    """Half a cosine from `start` to `end`."""
+    return end + (start - end) / 2.0 * (math.cos(math.pi * part) + 1)
 
 
 def check_shapes(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> None:

@@ -131,6 +131,7 @@ def near_duplicates(
     split: str = "heldout",
     seed: int = 0,
     most: int = POINTS,
+    index: ExactIndex | None = None,
 ) -> NearDuplicates | None:
     """Proportion of rows that are nearer to a training row than nearly all training rows are to one another.
 
@@ -143,6 +144,7 @@ def near_duplicates(
         split: their split.
         seed: of the choice of rows.
         most: rows of either that are looked at; 500 if it is less, 2,000 if it is more.
+        index: of the training rows as a matrix, where there is one.
     """
     if len(train) < FEWEST or not len(x):
         return None
@@ -150,7 +152,7 @@ def near_duplicates(
     most = min(max(most, LEAST), POINTS)
     some = torch.randperm(len(points), generator=stream(seed, "near duplicates", "train"))[:most].sort().values
     few = torch.randperm(len(queries), generator=stream(seed, "near duplicates", split))[:most].sort().values
-    index = ExactIndex(points)
+    index = ExactIndex(points) if index is None else index
     among = index.nearest(points[some], 1, exclude=some)[0][:, 0]
     among = among[among > 0]  # training rows that are there twice say nothing of how far apart rows are
     if len(among) < FEWEST:

@@ -11,6 +11,7 @@ from zprime.kernels.dense import (
 from zprime.kernels.expectation import Expectation
 from zprime.kernels.low_rank import LowRankMixture
 from zprime.kernels.mixture import (
+    Components,
     DiagonalMixture,
     LabelledMixture,
     diagonal_log_ratio,
@@ -22,6 +23,7 @@ from zprime.kernels.neighbours import ExactIndex, nearest
 from zprime.kernels.ratios import log_ratio_sums
 
 __all__ = [
+    "Components",
     "DiagonalMixture",
     "ExactIndex",
     "Expectation",

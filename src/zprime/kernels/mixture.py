@@ -1,6 +1,7 @@
 """Densities of mixtures of diagonal Gaussians, and what tilting one Gaussian by another makes of it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -156,11 +157,27 @@ def diagonal_log_ratio(
     return diagonal_ratio_form(mu, s, mean, scale)(mu, s, mean, scale)
 
 
+class Components:
+    """Components whose log-ratios to more than a few posteriors are asked for, block by block: laid out once."""
+
+    def __init__(self, mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]) -> None:
+        """Take means and standard deviations."""
+        self.mean, self.scale = mean, scale
+        self._laid: _Laid | None = None
+
+    def log_ratio(self, form: Ratio, mu: Float[Tensor, "m d"], s: Float[Tensor, "m d"]) -> Float[Tensor, "m n"]:
+        """What `form`, of `diagonal_ratio_form`, gives of these posteriors and all components."""
+        if form is not _near or not _compilable(mu, s, self.mean, self.scale):
+            return form(mu, s, self.mean, self.scale)
+        self._laid = self._laid or _Laid.of(self.mean, self.scale)
+        return _near_compiled(mu, s, self._laid)
+
+
 @torch.no_grad()
 def _near(mu: Tensor, s: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """The form for ordinary codes, one fused pass a dimension, in blocks that stay in cache."""
-    if compiled.usable(mu, s, mean, scale) and {t.dtype for t in (mu, s, mean, scale)} == {torch.float32}:
-        return _near_compiled(mu, s, mean, scale)
+    if _compilable(mu, s, mean, scale):
+        return _near_compiled(mu, s, _Laid.of(mean, scale))
     risky = bool((s > 1).any()) and bool((scale > 1).any())
     # dimensions first: a pass reads numbers that lie side by side, which takes a quarter of the time
     x, v, m, t2 = (t.T.contiguous() for t in (mu, s.square(), mean, scale.square()))
@@ -171,18 +188,39 @@ def _near(mu: Tensor, s: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return log_ratio
 
 
-def _near_compiled(mu: Tensor, s: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+def _compilable(*given: Tensor) -> bool:
+    """Whether the compiled form takes these posteriors and components."""
+    return compiled.usable(*given) and {t.dtype for t in given} == {torch.float32}
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """Means and variances of n components with their dimensions first, filled up to whole vector registers."""
+
+    n: int
+    centre: Float[Tensor, "d p"]
+    variance: Float[Tensor, "d p"]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"]) -> "_Laid":
+        n, d = mean.shape
+        padded = -(-n // compiled.module.stretch) * compiled.module.stretch
+        centre, variance = torch.zeros(d, padded), torch.ones(d, padded)
+        centre[:, :n], variance[:, :n] = mean.T, scale.square().T
+        return cls(n, centre, variance)
+
+
+@torch.no_grad()
+def _near_compiled(mu: Tensor, s: Tensor, laid: _Laid) -> Tensor:
     """The same in one pass, with components side by side in vector registers."""
-    (m, d), n = mu.shape, len(mean)
-    padded = -(-n // compiled.module.stretch) * compiled.module.stretch
-    centre, variance = torch.zeros(d, padded), torch.ones(d, padded)
-    centre[:, :n], variance[:, :n] = mean.T, scale.square().T
-    out = torch.empty(m, padded)
+    (m, d), n = mu.shape, laid.n
+    out = torch.empty(m, laid.centre.shape[1])
     threads = torch.get_num_threads() if m * n * d > compiled.SMALL else 1
     at_once = max(1, compiled.WORK // max(1, n * d))
     for rows in blocks(m, at_once):
         compiled.module.log_ratio(
-            mu[rows].contiguous(), s[rows].square().contiguous(), centre, variance, out[rows], threads
+            mu[rows].contiguous(), s[rows].square().contiguous(), laid.centre, laid.variance, out[rows], threads
         )
     return out[:, :n]
 

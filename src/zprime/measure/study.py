@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.data import SPLITS, Rows
-from zprime.data.blocks import taken
-from zprime.data.duplicates import check_duplicates, duplicates_of, found, near_duplicates, shared
+from zprime.data.blocks import as_matrix, taken
+from zprime.data.duplicates import FEWEST, check_duplicates, duplicates_of, found, near_duplicates, shared
 from zprime.data.groups import codes_of_splits
 from zprime.decoding import both_decoded, x_decoded
 from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, UsageError
+from zprime.kernels import ExactIndex
 from zprime.latent.factors import DENSE, Matrix, Scatter
 from zprime.latent.gaussian import moments, scatter_of
 from zprime.posteriors import MemoryPosteriors, Posteriors
@@ -116,6 +117,7 @@ class Study:
         seed: of every draw.
         workers: threads that measure side by side.
         search: whether modes of the posteriors that the encoder misses are searched for.
+        index: of training rows, for the measures that search in them as they are; None where none was made.
         progress: called by the long parts.
     """
 
@@ -131,6 +133,7 @@ class Study:
     workers: int = 1
     progress: Progress = silent
     search: bool = False
+    index: ExactIndex | None = None
 
     @property
     def splits(self) -> list[Split]:
@@ -255,14 +258,26 @@ def shared_rows(selection: Split, heldout: Split) -> Duplicates | None:
     return shared(x, heldout.rows.compared, ids)
 
 
-def near(train: Split, heldout: Split, *, seed: int, most: int) -> NearDuplicates | None:
-    """Held-out rows next to a training row, of `most` of either; None where rows are not known, or few."""
+def index_of(train: Split) -> ExactIndex | None:
+    """Training rows to search in; None where they are not known, are few, or there is more than one a datum."""
+    if train.rows is None or train.posteriors.datum is not None or train.n < FEWEST:
+        return None
+    return ExactIndex(as_matrix(train.rows.compared))
+
+
+def near(
+    train: Split, heldout: Split, *, seed: int, most: int, index: ExactIndex | None = None
+) -> NearDuplicates | None:
+    """Held-out rows next to a training row, of `most` of either; None where rows are not known, or few.
+
+    `index` is that of `index_of`, where it was made.
+    """
     rows = heldout.independent(stream(seed, "near duplicates")).rows
     if train.posteriors.datum is not None:
         train = train.take(train.posteriors.one_each(rng=stream(seed, "near duplicates", "parts")))
     if train.rows is None or rows is None:
         return None
-    return near_duplicates(train.rows.compared, rows.compared, seed=seed, most=most)
+    return near_duplicates(train.rows.compared, rows.compared, seed=seed, most=most, index=index)
 
 
 def described(data: DataInfo, splits: Sequence[Split]) -> DataInfo:

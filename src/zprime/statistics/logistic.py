@@ -24,7 +24,13 @@ CURVATURE = 0.15
 
 
 def fit_logistic(
-    x: Float[Tensor, "n f"], y: Int[Tensor, " n"], classes: int, *, ridge: float = RIDGE, tolerance: float = 1e-9
+    x: Float[Tensor, "n f"],
+    y: Int[Tensor, " n"],
+    classes: int,
+    *,
+    ridge: float = RIDGE,
+    tolerance: float = 1e-9,
+    like: "Axes | None" = None,
 ) -> Float[Tensor, "g c"]:
     """Weights [f + 1, classes] that minimise the mean cross-entropy + ridge/2 |weights|^2, the intercept left free.
 
@@ -37,15 +43,18 @@ def fit_logistic(
         y: labels, 0 to classes - 1.
         classes: how many there are.
         ridge: of all weights but the intercept.
-        tolerance: of the gradient's length, in the coordinates of `_Axes`.
+        tolerance: of the gradient's length, in the coordinates of `Axes`.
+        like: axes of rows of the same kind, found with the same ridge: they have the same optimum, and to find those of
+            `x` takes longer than the rest where features are many.
 
     Raises:
         NumericalError: no convergence in 100 steps.
     """
     from scipy.optimize import minimize
 
-    axes = _Axes.of(x.double(), ridge, CURVATURE / classes)
-    problem = _Problem(axes, y, classes)
+    axes = Axes.of(x, classes, ridge=ridge) if like is None else like
+    placed = _Placed.of(x.double(), axes)
+    problem = _Problem(placed.u, axes.penalty, y, classes)
     result = minimize(
         problem.loss_and_gradient,
         np.zeros(problem.shape.numel()),
@@ -60,7 +69,7 @@ def fit_logistic(
             f"logistic regression: no convergence in {STEPS} Newton steps ({len(x)} rows, {x.shape[1]} features); are "
             "some features very much larger than others?"
         )
-    return axes.weights(problem.all_classes(torch.from_numpy(result.x)))
+    return placed.weights(problem.all_classes(torch.from_numpy(result.x)))
 
 
 def predict_logistic(weight: Float[Tensor, "g c"], x: Float[Tensor, "n f"]) -> Int[Tensor, " n"]:
@@ -69,31 +78,28 @@ def predict_logistic(weight: Float[Tensor, "g c"], x: Float[Tensor, "n f"]) -> I
 
 
 @dataclass(frozen=True)
-class _Axes:
+class Axes:
     """Principal axes of the features, each in a unit in which the loss has a curvature of about 1.
 
     Curvature along an axis is about a class's mean p (1 - p) times its variance, plus the ridge. Weights outside the
     span of centred rows are 0 at the optimum, so that there are at most n axes.
 
     Attributes:
-        u: the rows in these coordinates, and a last column of constants.
-        ridge: of each coordinate's weight: the same penalty as before; 0 for the constant.
         back: weights of the coordinates -> weights of the features.
-        centre: of the features.
-        constant: in the last column of `u`.
+        penalty: ridge of each coordinate's weight: the same penalty as before; 0 for the constant.
+        constant: what stands for the intercept.
     """
 
-    u: Float[Tensor, "n a"]
-    ridge: Float[Tensor, " a"]
     back: Float[Tensor, "f b"]
-    centre: Float[Tensor, " f"]
+    penalty: Float[Tensor, " a"]
     constant: float
 
     @classmethod
-    def of(cls, x: Float[Tensor, "n f"], ridge: float, curvature: float) -> "_Axes":
+    def of(cls, x: Float[Tensor, "n f"], classes: int, *, ridge: float = RIDGE) -> "Axes":
+        """Those of these rows."""
+        x, curvature = x.double(), CURVATURE / classes
         n, f = x.shape
-        centre = x.mean(0)
-        centred = x - centre
+        centred = x - x.mean(0)
         span: Tensor | None = None
         if n < f:
             span, lower = torch.linalg.qr(centred.T)
@@ -101,15 +107,39 @@ class _Axes:
         var, axes = torch.linalg.eigh(centred.T @ centred / n)
         unit = (curvature * var.clamp(min=0) + ridge).rsqrt()
         back = axes * unit
-        constant = curvature**-0.5
-        u = torch.cat([centred @ back, torch.full((n, 1), constant, dtype=x.dtype)], 1)
         penalty = torch.cat([ridge * unit.square(), torch.zeros(1, dtype=x.dtype)])
-        return cls(u, penalty, back if span is None else span @ back, centre, constant)
+        return cls(back if span is None else span @ back, penalty, curvature**-0.5)
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is one for each feature, so that they do for any rows."""
+        return self.back.shape[0] == self.back.shape[1]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Rows in the coordinates of some axes.
+
+    Attributes:
+        u: the coordinates, and a last column of constants.
+        centre: of the features.
+        axes: the axes.
+    """
+
+    u: Float[Tensor, "n a"]
+    centre: Float[Tensor, " f"]
+    axes: Axes
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "n f"], axes: Axes) -> "_Placed":
+        centre = x.mean(0)
+        last = torch.full((len(x), 1), axes.constant, dtype=x.dtype)
+        return cls(torch.cat([(x - centre) @ axes.back, last], 1), centre, axes)
 
     def weights(self, v: Float[Tensor, "a c"]) -> Float[Tensor, "g c"]:
         """Weights of the features, the intercept last, from those of the coordinates."""
-        w = self.back @ v[:-1]
-        return torch.cat([w, v[-1:] * self.constant - self.centre @ w])
+        w = self.axes.back @ v[:-1]
+        return torch.cat([w, v[-1:] * self.axes.constant - self.centre @ w])
 
 
 class _Problem:
@@ -121,8 +151,8 @@ class _Problem:
     loss last. These are in float32: they decide how many steps it takes, not where the gradient is 0.
     """
 
-    def __init__(self, axes: _Axes, y: Tensor, classes: int) -> None:
-        self.x, self.ridge = axes.u, axes.ridge
+    def __init__(self, x: Tensor, penalty: Tensor, y: Tensor, classes: int) -> None:
+        self.x, self.ridge = x, penalty
         self.short = self.x.float()
         self.y = y
         self.hot = torch.nn.functional.one_hot(y, classes)[:, :-1].T.double()

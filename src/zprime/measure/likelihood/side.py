@@ -1,6 +1,6 @@
 """The likelihood side of an audit: the gains, log p(x) under every candidate, and what the encoder loses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -30,8 +30,10 @@ from zprime.statistics.estimate import Estimate
 LOOK = 8  # rows from which the units of p(x|z) are told
 
 
-def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
-    """The gains on the selection and on the held-out split, on at most `settings.rows` of their rows, side by side.
+def measure_splits(
+    study: Study, candidates: Candidates, names: Sequence[str] = ("selection", "heldout")
+) -> dict[str, RowGains]:
+    """The gains on these splits, on at most `settings.rows` of the rows of each, side by side.
 
     Where modes are searched for, on at most `settings.repair` rows.
     """
@@ -46,7 +48,7 @@ def measure_splits(study: Study, candidates: Candidates) -> dict[str, RowGains]:
         errors = density_errors(candidates, some, study.model, draws, rng=fork(rng, "density"))
         return replace(gains, density_error=errors)
 
-    calls = [partial(measure, split) for split in (study.selection, study.heldout)]
+    calls = [partial(measure, split) for split in study.splits if split.name in names]
     measured = in_threads(calls, workers=study.workers, progress=study.progress)
     return {row_gains.split: row_gains for row_gains in measured}
 

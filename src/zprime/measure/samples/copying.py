@@ -69,6 +69,7 @@ class TrainingSet:
         reference: number of rows that regions must be large enough for.
         seed: of the regions' first centres.
         entries: how rows are compared; by default as they are.
+        index: of these rows, where one was made; of others it is not taken.
     """
 
     def __init__(
@@ -79,12 +80,13 @@ class TrainingSet:
         reference: int,
         seed: int = 0,
         entries: Entries = UNCHANGED,
+        index: ExactIndex | None = None,
     ) -> None:
         if len(x) < 3:
             raise ArrayError(f"copying: expected at least 3 training rows, got {len(x)}")
         self.entries = entries
         self.x = entries.whole(x)
-        self._index = ExactIndex(self.x)
+        self._index = index if index is not None and _same(index.points, self.x) else ExactIndex(self.x)
         cells = max(1, min(CELLS, reference // CELL_ROWS))
         self.cells = cells_of(codes, cells, seed=seed)
         self._isolation = torch.full((len(x),), torch.nan, dtype=torch.float64)
@@ -109,6 +111,11 @@ class TrainingSet:
         size = 0.1 * self.isolation(rows)[:, None].float()
         copies = self.x[rows] + size * noise / math.sqrt(self.x.shape[1])
         return self.entries.back(copies)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two matrices are the same numbers in memory."""
+    return (a.data_ptr(), a.shape, a.stride(), a.dtype) == (b.data_ptr(), b.shape, b.stride(), b.dtype)
 
 
 def cells_of(codes: Float[Tensor, "n d"], cells: int, *, seed: int) -> Int[Tensor, " n"]:

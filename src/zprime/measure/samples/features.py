@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from zprime.arrays import blocks, check_finite, count_columns
 from zprime.data import Rows
 from zprime.data.blocks import as_matrix
+from zprime.descent import Cycle
 from zprime.errors import ArrayError, UsageError
 from zprime.measure.study import Space
-from zprime.networks import ConvEncoder, MLPEncoder, gradient_step
+from zprime.networks import ConvEncoder, MLPEncoder
 from zprime.progress import Progress, silent
 from zprime.results.settings import SPACES
 from zprime.rng import stream
@@ -262,16 +263,14 @@ def _train(
         torch.manual_seed(rng.initial_seed())
         net = Classifier(x, classes)
     steps = min(STEPS, EPOCHS * -(-len(x) // BATCH))
-    optimiser = torch.optim.Adam(net.parameters(), lr=RATE, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
+    cycle = Cycle(net.parameters(), RATE, steps)
     for step, rows in enumerate(islice(_batches(len(x), rng), steps)):
         if step % TOLD == 0:
             progress(f"features: {what}", step, steps)
         inputs, targets = batch(rows, rng)
         with torch.enable_grad():
             loss = nn.functional.cross_entropy(net(inputs), targets)
-            gradient_step(optimiser, loss)
-        schedule.step()
+            cycle.step(loss)
     progress(f"features: {what}", steps, steps)
     return net.eval().requires_grad_(requires_grad=False)
 

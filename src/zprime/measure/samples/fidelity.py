@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime.errors import ArrayError
-from zprime.measure.samples.frechet import frechet_replicates
+from zprime.measure.samples.frechet import Roots, frechet_replicates
 from zprime.measure.samples.manifold import NAMES, Neighbourhoods, manifold_replicates
 from zprime.measure.samples.sliced import sliced_replicates
-from zprime.results.samples import Fidelity, Labels
+from zprime.results.samples import Fidelity
 from zprime.results.settings import FEWEST
 from zprime.statistics.c2st import c2st
 from zprime.statistics.resampling import About, Groups, Halves
@@ -34,8 +34,8 @@ def fidelity(
     *,
     split: str,
     seed: int = 0,
-    labels: Labels | None = None,
     neighbourhoods: tuple[Neighbourhoods, Neighbourhoods] | None = None,
+    roots: Roots | None = None,
 ) -> Compared:
     """Measure features of generated rows against features of as many real rows; both in random order.
 
@@ -44,8 +44,8 @@ def fidelity(
         fake: features of generated rows.
         split: which rows `real` are.
         seed: of the halves of the classifier test.
-        labels: to be kept with it.
         neighbourhoods: of the real and of the generated rows, where they were searched before.
+        roots: of the real rows, where others are compared with them too.
 
     Raises:
         ArrayError: the samples differ in size or features, or have fewer than 40 rows.
@@ -58,7 +58,7 @@ def fidelity(
     n = len(real)
     if n < FEWEST:
         raise ArrayError(f"fidelity: expected at least {FEWEST} rows, got {n}: the figures say nothing below that")
-    distance, balls = frechet_replicates(real, fake), manifold_replicates(real, fake, known=neighbourhoods)
+    distance, balls = frechet_replicates(real, fake, kept=roots), manifold_replicates(real, fake, known=neighbourhoods)
     about = About(n, split, seed)
     proportions = {
         name: balls.estimate(i, about, unit="proportion of rows", scale="proportion")
@@ -73,6 +73,5 @@ def fidelity(
         coverage=proportions["coverage"],
         sliced=sliced_replicates(real, fake).estimate(0, about, unit="feature units", scale="distance"),
         told_apart=c2st(real, fake, split=split, seed=seed),
-        labels=labels,
     )
     return Compared(measured, distance, balls)

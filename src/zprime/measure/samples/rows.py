@@ -1,6 +1,6 @@
 """Rows of a split as samples are compared with them, and what is measured of one sample."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -9,6 +9,7 @@ from zprime.data import Rows
 from zprime.errors import UsageError
 from zprime.measure.samples.contender import Contender
 from zprime.measure.samples.fidelity import Compared
+from zprime.measure.samples.frechet import Roots
 from zprime.measure.samples.manifold import Neighbourhoods
 from zprime.measure.study import Split
 from zprime.results.samples import Sampled
@@ -24,6 +25,7 @@ class RealRows:
         features: of the rows.
         neighbourhoods: of the features.
         labels: as the classifier labels the rows, or None.
+        roots: kept of the features' moments, for Frechet distances.
     """
 
     x: Tensor
@@ -31,6 +33,7 @@ class RealRows:
     features: Tensor
     neighbourhoods: Neighbourhoods
     labels: Int[Tensor, " n"] | None
+    roots: Roots = field(default_factory=Roots)
 
 
 @dataclass(frozen=True)

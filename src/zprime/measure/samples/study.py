@@ -35,6 +35,7 @@ from zprime.progress import Progress
 from zprime.results.names import CandidateId
 from zprime.results.samples import PLANTED, REAL, RECONSTRUCTED, TSTR, BandwidthPath, Labels, Sampled
 from zprime.statistics.estimate import Estimate
+from zprime.statistics.logistic import Axes
 from zprime.statistics.resampling import About
 
 FORMS = ("mean", "draw")
@@ -79,7 +80,7 @@ class SampleStudy:
         entries = Entries.fitting(train.x)
         reference = min(self.samples, study.selection.n)
         codes = study.train.posteriors.mean
-        training = TrainingSet(train.x, codes, reference=reference, seed=study.seed, entries=entries)
+        training = TrainingSet(train.x, codes, reference=reference, seed=study.seed, entries=entries, index=study.index)
         discrete = is_binary(train.x) or entries.counts is not None
         self.selection, self.heldout = (self._real(split) for split in (study.selection, study.heldout))
         self.forms = self._forms(("draw",) if discrete else FORMS)  # the mean of a discrete p(x|z) is no datum
@@ -110,7 +111,7 @@ class SampleStudy:
 
     def _distance(self, real: RealRows, features: Tensor, split: str) -> Estimate:
         about = About(self.n, split, self.seed)
-        found = frechet_replicates(real.features, features[: self.n])
+        found = frechet_replicates(real.features, features[: self.n], kept=real.roots)
         return found.estimate(0, about, unit="squared feature units", scale="distance")
 
     def _planted(self) -> Sample:
@@ -275,14 +276,24 @@ class SampleStudy:
         """Fidelity of a sample beside real rows."""
         features = sample.features[: self.n]
         near = (real.neighbourhoods, around)
-        return fidelity(real.features, features, split=split, seed=self.seed, neighbourhoods=near)
+        return fidelity(real.features, features, split=split, seed=self.seed, neighbourhoods=near, roots=real.roots)
 
     def _tstr(self, x: Tensor, labels: Int[Tensor, " n"]) -> tuple[TSTR, Bool[Tensor, " n"]]:
         """Accuracy of a classifier trained on generated rows; which rows of the selection split it labels rightly."""
         real = {"selection": self.selection, "heldout": self.heldout}
         tests = {split: (rows.x, rows.truth) for split, rows in real.items() if rows.truth is not None}
-        right = hits(x, labels, tests)
+        right = hits(x, labels, tests, like=self.axes)
         return TSTR(accuracy(right["heldout"], split="heldout", seed=self.seed)), right["selection"]
+
+    @cached_property
+    def axes(self) -> Axes | None:
+        """In which classifiers are trained: those of real rows, found once; None where they are too few for that."""
+        truth = self.selection.truth
+        flat = self.selection.x.flatten(1)
+        if truth is None or len(flat) <= flat.shape[1]:
+            return None
+        found = Axes.of(flat, len(torch.unique(truth)))
+        return found if found.whole else None
 
     def _own_labels(self, r: Conditional) -> Estimate:
         """Accuracy when trained on rows with the labels that they were generated for."""

@@ -7,21 +7,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zprime.statistics.estimate import Estimate, proportion
-from zprime.statistics.logistic import fit_logistic, predict_logistic
+from zprime.statistics.logistic import Axes, fit_logistic, predict_logistic
 
 
 def hits(
-    x: Float[Tensor, "n *datum"], labels: Int[Tensor, " n"], tests: Mapping[str, tuple[Tensor, Tensor]]
+    x: Float[Tensor, "n *datum"],
+    labels: Int[Tensor, " n"],
+    tests: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    like: Axes | None = None,
 ) -> dict[str, Bool[Tensor, " m"]]:
     """Train a classifier on `x`; which real rows it labels rightly, for each (rows, labels) of `tests`.
 
     Multinomial logistic regression on the rows' entries (train on synthetic, test on real: Esteban et al. 2017). Labels
-    that no generated row has are never predicted.
+    that no generated row has are never predicted. `like`: axes of real rows, where they do for any (`Axes.whole`).
     """
     classes, y = torch.unique(labels, return_inverse=True)
     if len(classes) == 1:
         return {name: truth == classes[0] for name, (_, truth) in tests.items()}
-    weight = fit_logistic(x.flatten(1), y, len(classes), tolerance=1e-6)
+    weight = fit_logistic(x.flatten(1), y, len(classes), tolerance=1e-6, like=like)
     return {name: classes[predict_logistic(weight, real.flatten(1))] == truth for name, (real, truth) in tests.items()}
 
 

@@ -18,19 +18,18 @@ The rule of docs/theory.md, section 3, step by step:
 import math
 from dataclasses import replace
 
-from zprime.latent.selection import TIE, RowScores, paired, smallest_of_best
+from zprime.latent.selection import TIE
 from zprime.measure.candidates import Candidates
-from zprime.measure.likelihood.exchange import uncheckable
 from zprime.measure.likelihood.gains import PRIOR, RowGains
 from zprime.measure.likelihood.modes import unsearchable
 from zprime.measure.likelihood.scores import elbo_estimate, likelihood_estimate
-from zprime.measure.likelihood.side import check_choice, measure_splits
+from zprime.measure.likelihood.side import measure_splits
 from zprime.measure.study import Study
-from zprime.measure.verdicts.draws import more_wanted, steps
+from zprime.measure.verdicts.selected import Selected, adaptive, selected
 from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
 from zprime.results.thresholds import THRESHOLDS
-from zprime.results.verdicts import Choice, Ranking, Verdict
+from zprime.results.verdicts import Choice, Verdict
 from zprime.statistics.betting import Bet, bet
 from zprime.statistics.estimate import Estimate
 from zprime.statistics.format import unsigned
@@ -60,43 +59,26 @@ def by_likelihood(study: Study, candidates: Candidates) -> tuple[Study, dict[str
     Returns:
         The study, which says whether modes were searched for; gains by split; the verdict.
     """
-    study, split_gains, verdict = _adaptive(study, candidates)
-    checked = verdict.exchange
-    if checked is None or not checked.failed or not study.settings.repair:
-        return study, split_gains, verdict
-    why_not = unsearchable(study, candidates)
-    if why_not:
-        why = [*verdict.why, f"the gains were not measured again: {why_not}"]
-        return study, split_gains, replace(verdict, why=why)
-    study = replace(study, search=True)
-    split_gains, chosen, again = _measured(study, candidates)
-    verdict = _decided(study, candidates, split_gains["heldout"], chosen, again)
-    return study, split_gains, replace(verdict, repaired=True, why=[f"{told(checked)}; {REPAIRED}", *verdict.why])
+    first = adaptive(study, candidates)
+    failed, why_not = first.failed, ""
+    if failed is not None and study.settings.repair:
+        why_not = unsearchable(study, candidates)
+        if not why_not:
+            again = selected(replace(first.study, search=True), candidates)
+            split_gains, verdict = _opened(again, candidates)
+            why = [f"{told(failed)}; {REPAIRED}", *verdict.why]
+            return again.study, split_gains, replace(verdict, repaired=True, why=why)
+    split_gains, verdict = _opened(first, candidates)
+    why = [f"the gains were not measured again: {why_not}"] if why_not else []
+    return first.study, split_gains, replace(verdict, why=[*verdict.why, *why])
 
 
-def _adaptive(study: Study, candidates: Candidates) -> tuple[Study, dict[str, RowGains], Verdict]:
-    """First with few draws a row; with more where the selection split or the exchange check asks for them.
-
-    Whether they do depends on no held-out row, and the verdict is made once: what it says of those is as sure as with
-    a number of draws that was set before.
-    """
-    for draws in steps(study, candidates):
-        taken = replace(study, settings=replace(study.settings, draws=draws))
-        split_gains, chosen, checked = _measured(taken, candidates)
-        if draws == study.settings.draws:
-            break
-        selection = split_gains["selection"]
-        quarter = choose(candidates, replace(selection, likelihood=selection.quarter), seed=study.seed)
-        if not more_wanted(chosen, quarter, checked):
-            break
-    return taken, split_gains, _decided(taken, candidates, split_gains["heldout"], chosen, checked)
-
-
-def _measured(study: Study, candidates: Candidates) -> tuple[dict[str, RowGains], Choice, Exchange | None]:
-    split_gains = measure_splits(study, candidates)
-    chosen = choose(candidates, split_gains["selection"], seed=study.seed)
-    chosen = replace(chosen, unchecked="" if study.model is None else uncheckable(study))
-    return split_gains, chosen, check_choice(study, candidates, chosen)
+def _opened(found: Selected, candidates: Candidates) -> tuple[dict[str, RowGains], Verdict]:
+    """With gains of held-out rows by as many draws, and the verdict."""
+    missing = [name for name in ("selection", "heldout") if name not in found.gains]
+    split_gains = found.gains | measure_splits(found.study, candidates, missing)
+    verdict = _decided(found.study, candidates, split_gains["heldout"], found.chosen, found.checked)
+    return split_gains, verdict
 
 
 def _decided(
@@ -116,28 +98,6 @@ def whole_first(verdict: Verdict) -> Verdict:
     for way in (MORE, MORE_DRAWS, MORE_ROWS, BETTER_ENCODER):
         sentence = sentence.replace(way, f"{WHOLE_FIRST}. {way}")
     return replace(verdict, sentence=sentence)
-
-
-def choose(candidates: Candidates, selection: RowGains, *, seed: int) -> Choice:
-    """Step 1: every candidate beside the best on the selection split, and the smallest of those that tie with it."""
-    ids = candidates.eligible
-    measured = all(i in selection.likelihood for i in ids)
-    gain, estimate = (Gain.LIKELIHOOD, likelihood_estimate) if measured else (Gain.ELBO, elbo_estimate)
-    weights, groups = selection.weights, selection.groups
-    shares = None if weights is None else selection.design.shares(len(weights))
-    values = {i: RowScores(selection.of(gain)[i], shares, groups) for i in ids}
-    sizes = {i: candidates.distribution(i).bytes for i in ids}
-    # of those that tie, one that stores single training rows comes last, however small
-    costs = [(candidates.distribution(i).holds_rows, sizes[i]) for i in ids]
-    best = ids[smallest_of_best([values[i] for i in ids], costs)]
-    top = max(ids, key=lambda i: values[i].mean)
-    ranking = []
-    for i in ids:
-        behind, stderr = paired(values[top], values[i])
-        limit = max(TIE, stderr if math.isfinite(stderr) else 0.0)
-        tied = i == top or behind < limit
-        ranking.append(Ranking(str(i), sizes[i], estimate(selection, i, seed), behind, stderr, limit, tied))
-    return Choice(str(best), gain, estimate(selection, best, seed), ranking)
 
 
 def decide(
