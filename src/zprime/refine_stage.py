@@ -15,7 +15,7 @@ from zprime.learned import Learned, going_on_from, words
 from zprime.progress import Progress, silent
 from zprime.results.names import CandidateId
 from zprime.run_folder import CHECKPOINT, RunFolder
-from zprime.serialise import recorded
+from zprime.serialise import later, recorded
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
 from zprime.train_settings import TrainSettings
@@ -154,7 +154,13 @@ class RefineStage:
         lies = {artifact.SOURCE: parent.data.source, artifact.HELDOUT_SOURCE: parent.data.heldout_source}
         stage = DataStage(self.folder, parent.dataset, {k: v for k, v in lies.items() if v}, self.replace)
         key = key_of("refined", origin.told, self._told, seed, stage.wanted.key)
-        differing = {**self._told, "prior": origin.prior, "seed": seed, "refined from": came_from(origin.told)}
+        differing = {
+            **later(self.settings),
+            **self._told,
+            "prior": origin.prior,
+            "seed": seed,
+            "refined from": came_from(origin.told),
+        }
 
         def unfinished() -> str:
             return checkpoint_key(origin.vae(), rows, selection, self.settings, seed=seed, prior=origin.learned)
