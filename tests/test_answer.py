@@ -51,6 +51,22 @@ def with_verdict(audit: Audit, decision: str, choice: str, *, fault: str = "") -
     return replace(audit, verdict=replace(audit.verdict, **told), samples=made)
 
 
+@pytest.mark.parametrize(
+    ("prior", "words"),
+    [
+        ("given", "fitted post hoc, to a decoder that stays as it is. `zprime refine RUN --with NAME`"),
+        ("learned", "was learned in training, with encoder and decoder: N(0, I). A gain over it is what was left"),
+        ("refined", "is N(0, I), which was fitted before, and with which encoder and decoder were trained on"),
+    ],
+)
+def test_it_says_where_the_prior_comes_from(audit: Audit, prior: str, words: str) -> None:
+    told = explain(replace(audit, model=replace(audit.model, prior=prior)))
+    assert told.count("**May p(Z) be learned too?**") == 1
+    assert words in told
+    brought = replace(audit.model, prior=prior, training={})
+    assert ("May p(Z) be learned" in explain(replace(audit, model=brought))) == (prior != "given")
+
+
 def with_gain(audit: Audit, value: float, error: float) -> Audit:
     """Held-out gain of the aggregated posterior, by every estimator."""
     gain = replace(

@@ -138,6 +138,16 @@ def test_what_cannot_be_compared_is_refused(two: tuple[Audit, Audit]) -> None:
         paired(a, "nothing", b, "prior")
 
 
+@pytest.mark.parametrize(
+    ("prior", "words"), [("given", "the prior in training"), ("learned", "learned in training"), ("refined", "refined")]
+)
+def test_the_table_says_where_a_prior_comes_from(two: tuple[Audit, Audit], prior: str, words: str) -> None:
+    a, b = two
+    left = replace(b, model=replace(b.model, prior=prior), verdict=replace(b.verdict, choice=str(b.entries[-1].id)))
+    rows = paired_table([a, left], ["one", "two"]).rows
+    assert [row.cells[2].text for row in rows] == ["the prior in training", words, "post hoc"]
+
+
 def test_the_table_has_priors_and_choices(two: tuple[Audit, Audit]) -> None:
     a, b = two
     left = replace(b, verdict=replace(b.verdict, choice=str(b.entries[-1].id)))

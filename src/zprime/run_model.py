@@ -114,6 +114,7 @@ class RunModel:
             stopped=trained["stopped"],
             beta=trained["training"]["beta"],
             elbo=self._elbo if by_elbo else None,
+            prior=self._prior_from,
         )
 
     @property
@@ -124,6 +125,13 @@ class RunModel:
         refined = self.source.config.get("refined")
         says = train_settings.says(self.source.config["training"], self.form)
         return says if refined is None else [*says, self._refined(refined)]
+
+    @property
+    def _prior_from(self) -> str:
+        """Where p(z) comes from, as `ModelInfo.prior` says."""
+        if self.source.config.get("refined") is not None:
+            return "refined"
+        return "given" if self.source.config.get("learned") is None else "learned"
 
     def _refined(self, refined: Mapping[str, Any]) -> str:
         """What it was refined from, and what that took."""

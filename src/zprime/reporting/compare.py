@@ -153,7 +153,7 @@ def _paired_row(name: str, e: Entry, p: Paired, audit: Audit, *, first: bool, ov
 
 
 def came(audit: Audit, e: Entry) -> str:
-    """Where a latent distribution comes from: it was the prior in training, or fitted after it."""
+    """Where a latent distribution comes from: it was the prior in training, given or learned, or fitted after it."""
     if e.id.name != "prior":
         return "post hoc"
-    return "the prior in training"
+    return {"learned": "learned in training", "refined": "refined"}.get(audit.model.prior, "the prior in training")

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from zprime.reporting.measured import prior_symbol
-from zprime.reporting.words import bullets
+from zprime.reporting.words import bullets, prior_name
 from zprime.results.audit import Audit
 from zprime.results.samples import REAL
 from zprime.statistics.format import nats, percent
@@ -34,7 +34,7 @@ def paragraphs(audit: Audit) -> list[str]:
             f"**In {d - active} of {d} dimensions** the posteriors hardly depend on x. They are the prior there, and "
             "the prior is the right choice."
         )
-    points += _costs(audit)
+    points += [*_costs(audit), *_learned(audit)]
     if audit.model.posterior != "none":
         points.append(
             "**Why not use q after training?** It is used: to code a row that is there, and to fit r(z), since every "
@@ -54,6 +54,24 @@ def _trained(audit: Audit) -> str:
         "it is the common scale. Nothing else in the ELBO keeps the encoder from spreading the codes out and "
         f"shrinking each to a point.{cost}"
     )
+
+
+def _learned(audit: Audit) -> list[str]:
+    """What a prior that is learned would change, or has changed."""
+    if audit.model.prior == "given":
+        if not audit.model.training or audit.model.posterior == "none":
+            return []
+        return [
+            "**May p(Z) be learned too?** Here it was given, and every r(z) was fitted post hoc, to a decoder that "
+            "stays as it is. `zprime refine RUN --with NAME` trains encoder and decoder on with r in place of p, and "
+            "`zprime run --prior vamp` learns p(z) with them from the start. `zprime report RUN OTHER` compares "
+            "log p(x) of the same held-out rows."
+        ]
+    if audit.model.prior == "learned":
+        how = f"was learned in training, with encoder and decoder: {prior_name(audit)}"
+    else:
+        how = f"is {audit.prior}, which was fitted before, and with which encoder and decoder were trained on (refined)"
+    return [f"**May p(Z) be learned too?** Here it {how}. A gain over it is what was left to gain after that."]
 
 
 def _costs(audit: Audit) -> list[str]:

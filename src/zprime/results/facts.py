@@ -135,6 +135,8 @@ class ModelInfo:
         codes: training rows, with `draws` and `none`, where no ELBO surgery counts them.
         variance: of the training codes in every dimension, there too.
         kl: mean KL(q||p) of training rows, with `draws` where log q is known at them: the mean of log q - log p.
+        prior: where p(z) comes from: `given`; `learned` together with encoder and decoder; `refined`, where these were
+            trained on with a distribution that was fitted before.
     """
 
     latents: int
@@ -149,6 +151,7 @@ class ModelInfo:
     codes: int = 0
     variance: list[float] = field(default_factory=list)
     kl: Estimate | None = None
+    prior: str = "given"
 
 
 @dataclass(frozen=True)
