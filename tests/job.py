@@ -52,8 +52,8 @@ LEARNED = {
     "vamp": VampPrior(components=4),
     "mixture": MixturePrior(components=3),
     "flow": FlowPrior(hidden=(8,)),
-    "exemplars": ExemplarsPrior(again=7),
-    "aggregated": AggregatedPrior(again=0),
+    "exemplars": ExemplarsPrior(near=9, again=7),
+    "aggregated": AggregatedPrior(0, 0),
 }
 KINDS = ("gaussian", MixtureSettings(components=3), "barycentre", "log-pool")
 

@@ -18,8 +18,8 @@ SETTINGS: dict[str, LearnedPrior] = {
     "mixture, full": MixturePrior(components=3, covariance="full"),
     "flow": FlowPrior(transforms=2, hidden=(8,)),
     "flow, nsf": FlowPrior("nsf", transforms=2, hidden=(8,)),
-    "exemplars": ExemplarsPrior(again=0),
-    "aggregated": AggregatedPrior(again=0),
+    "exemplars": ExemplarsPrior(0, 0),
+    "aggregated": AggregatedPrior(0, 0),
 }
 
 

@@ -73,12 +73,12 @@ def direct(z: Tensor, mean: Tensor, scale: Tensor, own: int) -> float:
     return float(torch.logsumexp(torch.stack(terms), 0)) - math.log(len(terms))
 
 
-@pytest.mark.parametrize("again", [0, 3, 5])
+@pytest.mark.parametrize(("near", "again"), [(0, 0), (0, 3), (N, 5)])
 @pytest.mark.parametrize("kind", ["exemplars", "aggregated"])
-def test_the_elbo_without_the_own_row_is_that_of_a_direct_sum(kind: str, again: int) -> None:
+def test_the_elbo_without_the_own_row_is_that_of_a_direct_sum(kind: str, near: int, again: int) -> None:
     encoder = Small()
     model = VAE(encoder, nn.Linear(D, 3).double(), GaussianLikelihood(scale=1.0), latents=D)
-    settings = ExemplarsPrior(again) if kind == "exemplars" else AggregatedPrior(again)
+    settings = (ExemplarsPrior if kind == "exemplars" else AggregatedPrior)(near, again)
     model.learn(settings.make(D), rows(), rng=stream(0, "prior"))
     own, noise = torch.tensor([7, 0, 3, 7]), torch.randn(4, D, generator=stream(1), dtype=torch.float64)
     model.prior.before_batch(own, stream(0))
@@ -108,6 +108,23 @@ def test_a_step_encodes_again_the_rows_nearest_to_its_batch_and_keeps_their_code
     moved = (prior._mean != before).any(1).nonzero().flatten()
     assert moved.tolist() == prior._chosen.tolist()
     assert torch.equal(prior._mean[moved], encoder(rows())[0][moved].detach())
+
+
+def test_what_a_step_leaves_out_of_its_sum_is_what_counts_least() -> None:
+    """A lower bound of the density, which is near where the rows in the sum are those near the code."""
+    prior, whole = ExemplarsPrior(near=6, again=2).make(D), ExemplarsPrior(0, 0).make(D)
+    for p in (prior, whole):
+        p.begin(Small(), rows(), stream(0))
+        with torch.no_grad():
+            p.log_width.fill_(-0.7)
+    own = torch.tensor([5])
+    prior.before_batch(own, stream(0))
+    assert set(prior._chosen.tolist()) < set(prior._near.tolist())
+    z = Small()(rows())[0][own].detach()
+    distance = (Small()(rows())[0].detach() - z).norm(dim=1)
+    assert set(prior._near.tolist()) == set(distance.argsort()[1:7].tolist())
+    less, all_ = prior.log_prob(z, own).detach(), whole.log_prob(z, own).detach()
+    assert float(less) <= float(all_) < float(less) + 0.05
 
 
 def test_vamp_with_all_rows_as_pseudo_inputs_is_the_aggregated_posterior() -> None:
@@ -184,6 +201,8 @@ ONE = torch.ones(1, D)
         (lambda: learned.settings_of(FlowPrior("glow")), "flow: expected nsf or maf, got 'glow'"),
         (lambda: learned.settings_of(FlowPrior(hidden=())), "hidden: expected the width of one hidden layer"),
         (lambda: learned.settings_of(ExemplarsPrior(again=-1)), "again: expected at least 0, got -1"),
+        (lambda: learned.settings_of(ExemplarsPrior(near=8)), "near: expected 0 for all rows, or 2 at least.*, got 8"),
+        (lambda: learned.settings_of(AggregatedPrior(again=0)), "no fewer than again, got 1024"),
         (lambda: AggregatedPrior().make(D).begin(Small(), rows()[:1], stream(0)), "expected two at least, got 1"),
         (lambda: AggregatedPrior().make(D).begin(Full(), rows(), stream(0)), "full covariances; take vamp"),
         (lambda: learned.going_on_from(Gaussian(ONE[0], ONE[0])), "which can be learned, got 'gaussian'"),

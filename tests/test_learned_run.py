@@ -77,7 +77,7 @@ def test_interrupted_a_run_goes_on_to_the_same_artefact(data: DataSettings, tmp_
 
         return progress
 
-    prior, often = ExemplarsPrior(again=20), replace(small.TRAINING, checkpoint=0.0)
+    prior, often = ExemplarsPrior(near=30, again=20), replace(small.TRAINING, checkpoint=0.0)
     whole, part = Run.create(tmp_path / "whole"), Run.create(tmp_path / "part", progress=until(2))
     whole.train(data, small.NETWORK, often, seed=0, prior=prior)
     with pytest.raises(KeyboardInterrupt):

@@ -16,8 +16,8 @@ from zprime.vae import VAE
 
 KINDS = {
     **{kind: s for kind, s in SETTINGS.items() if kind not in ("exemplars", "aggregated")},
-    "exemplars": ExemplarsPrior(again=9),
-    "aggregated": AggregatedPrior(again=0),
+    "exemplars": ExemplarsPrior(near=20, again=9),
+    "aggregated": AggregatedPrior(0, 0),
 }
 TRAINING = TrainSettings(epochs=60, batch=64, patience=0)
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from zprime.distribution import LatentDistribution
 from zprime.latent.aggregated import Aggregated
-from zprime.learned.rows import RowsPrior
-from zprime.learned.settings import LearnedPrior, at_least, cannot_go_on, check_kind
+from zprime.learned.rows import RowsPrior, check_counts
+from zprime.learned.settings import LearnedPrior, cannot_go_on, check_kind
 from zprime.trainable_prior import TrainablePrior
 
 
@@ -22,20 +22,23 @@ class AggregatedPrior(LearnedPrior):
     for: with it left in, the KL term would be at most log N nats, however narrow the posteriors are.
 
     Attributes:
-        again: rows that every step encodes again, with gradients: those nearest to its batch; the posteriors of the
-            others are from the beginning of the epoch, or later. 0 encodes all rows at every step.
+        near: rows that are in the sum of a step, those that count most at its batch; 0 for all. The ELBO that stops
+            training has all rows in its sum.
+        again: of these the rows that a step encodes again, with gradients: those that count most. The codes of others
+            are from the beginning of the epoch, or later. 0 encodes all rows at every step.
     """
 
     kind: ClassVar[str] = Aggregated.kind
+    near: int = 1024
     again: int = 128
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""
-        at_least("again", self.again, 0)
+        check_counts(self.near, self.again)
 
     def make(self, d: int) -> TrainablePrior:
         """A prior in `d` dimensions that is not begun yet."""
-        return TrainableAggregated(self.again)
+        return TrainableAggregated(self.near, self.again)
 
     def going_on(self, r: LatentDistribution) -> TrainablePrior:
         """The posteriors of all training rows, which `r` consists of.
@@ -47,14 +50,14 @@ class AggregatedPrior(LearnedPrior):
         assert isinstance(r, Aggregated)
         if r.weights is not None:
             raise cannot_go_on(r, "was fitted to weighted rows")
-        return TrainableAggregated(self.again)
+        return TrainableAggregated(self.near, self.again)
 
 
 @final
 class TrainableAggregated(RowsPrior):
     """The posteriors of all rows."""
 
-    def widths(self, scale: Float[Tensor, "k d"]) -> Float[Tensor, "k d"] | Float[Tensor, ""]:
+    def widths(self, scale: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
         """Their own."""
         return scale
 

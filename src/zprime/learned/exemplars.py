@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from zprime.distribution import LatentDistribution
 from zprime.latent.exemplars import Exemplars
-from zprime.learned.rows import RowsPrior
-from zprime.learned.settings import LearnedPrior, at_least, cannot_go_on
+from zprime.learned.rows import RowsPrior, check_counts
+from zprime.learned.settings import LearnedPrior, cannot_go_on
 from zprime.trainable_prior import TrainablePrior
 
 
@@ -20,20 +20,23 @@ class ExemplarsPrior(LearnedPrior):
     """`p(z) = 1/N sum_j N(mean(x_j), width^2 I)`, in training without the row that z belongs to.
 
     Attributes:
-        again: rows that every step encodes again, with gradients: those nearest to its batch; the codes of the others
+        near: rows that are in the sum of a step, those that count most at its batch; 0 for all. The ELBO that stops
+            training has all rows in its sum.
+        again: of these the rows that a step encodes again, with gradients: those that count most. The codes of others
             are from the beginning of the epoch, or later. 0 encodes all rows at every step.
     """
 
     kind: ClassVar[str] = Exemplars.kind
+    near: int = 1024
     again: int = 128
 
     def check(self) -> None:
         """Raise `UsageError` for a value that cannot be used."""
-        at_least("again", self.again, 0)
+        check_counts(self.near, self.again)
 
     def make(self, d: int) -> TrainablePrior:
         """A prior in `d` dimensions that is not begun yet."""
-        return TrainableExemplars(self.again)
+        return TrainableExemplars(self.near, self.again)
 
     def going_on(self, r: LatentDistribution) -> TrainablePrior:
         """Not possible.
@@ -56,9 +59,9 @@ class TrainableExemplars(RowsPrior):
         """The width of the encoder's posteriors, by the mean of their variances."""
         self.log_width = nn.Parameter(0.5 * scale.square().mean().log())
 
-    def widths(self, scale: Float[Tensor, "k d"]) -> Float[Tensor, "k d"] | Float[Tensor, ""]:
+    def widths(self, scale: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
         """The shared width."""
-        return self.log_width.exp()
+        return self.log_width.exp().expand_as(scale)
 
     def frozen(self) -> Exemplars:
         """Components of bandwidth 0, which are as they are stored: N(mean(x_j), width^2 I)."""

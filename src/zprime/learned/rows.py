@@ -2,7 +2,8 @@
 
 To encode every row at every step would cost too much. So codes are kept, from the beginning of the epoch or from the
 last step that looked at the row, and each step encodes again, with gradients, the rows that matter most to its batch:
-the nearest neighbours under the codes that are kept (after Norouzi et al. 2020, section 3.2, who drop all others).
+the nearest neighbours under the codes that are kept. More of them are in its sum with the codes that are kept, and the
+others, whose part is small, are left out (after Norouzi et al. 2020, section 3.2).
 """
 
 import math
@@ -15,6 +16,7 @@ from torch import Tensor
 from zprime.arrays import LOG_2PI, blocks
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
+from zprime.learned.settings import at_least
 from zprime.posteriors import MemoryPosteriors
 from zprime.trainable_prior import Encode, TrainablePrior
 
@@ -30,43 +32,46 @@ def encoded(encode: Encode, x: Float[Tensor, "n *datum"]) -> MemoryPosteriors:
 
 
 def log_terms(
-    z: Float[Tensor, "b d"], mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"] | Float[Tensor, ""]
+    z: Float[Tensor, "b d"], mean: Float[Tensor, "n d"], scale: Float[Tensor, "n d"], dtype: torch.dtype = torch.float64
 ) -> Float[Tensor, "b n"]:
-    """Log N(z; mean_j, diag(scale_j^2)) in nats for every pair, float64, by matrix products; `scale` may be one number.
+    """Log N(z; mean_j, diag(scale_j^2)) in nats for every pair, by one matrix product.
 
     Expanded squares cancel: in float64 the error is below 1e-9 nats where scales are 1e-3 of the codes' range.
     """
-    z, mean, scale = z.double(), mean.double(), scale.double()
+    z, mean, scale = z.to(dtype), mean.to(dtype), scale.to(dtype)
     centre = mean.mean(0).detach()
     z, mean = z - centre, mean - centre
-    d = z.shape[1]
-    if scale.ndim == 0:
-        square = (z.square().sum(1)[:, None] + mean.square().sum(1) - 2 * (z @ mean.T)) / scale.square()
-        volume = d * scale.log()
-    else:
-        precision = scale.square().reciprocal()
-        square = z.square() @ precision.T - 2 * (z @ (mean * precision).T) + (mean.square() * precision).sum(1)
-        volume = scale.log().sum(1)
-    return -0.5 * square.clamp(min=0) - volume - 0.5 * d * LOG_2PI
+    precision = scale.square().reciprocal()
+    constant = -0.5 * (mean.square() * precision).sum(1) - scale.log().sum(1) - 0.5 * z.shape[1] * LOG_2PI
+    return torch.addmm(constant, torch.cat([z.square(), z], 1), torch.cat([-0.5 * precision, mean * precision], 1).T)
+
+
+def check_counts(near: int, again: int) -> None:
+    """Raise `UsageError` for numbers of rows that cannot be used."""
+    at_least("near", near, 0)
+    at_least("again", again, 0)
+    if near and not max(2, again) <= near * (again > 0):
+        raise UsageError(f"prior: near: expected 0 for all rows, or 2 at least and no fewer than again, got {near}")
 
 
 class RowsPrior(TrainablePrior):
     """`p(z | i) = 1/(N - 1) sum_{j != i} N(z; mean_j, scale_j^2)` for a code z of training row i.
 
-    Without a row it is the mean over all N. Where gradients are off it is the prior as `refresh` left it.
+    Without a row it is the mean over all N. Where gradients are off it is the prior as `refresh` left it. A step leaves
+    out of the sum all but the rows that matter most to its batch: a lower bound of the density.
     """
 
-    def __init__(self, again: int) -> None:
+    def __init__(self, near: int, again: int) -> None:
         super().__init__()
-        self.again = again
-        """Rows that every step encodes again; 0 for all."""
+        self.near, self.again = near, again
+        """Rows in the sum of a step, and those of them that it encodes again; 0 for all."""
         self._mean, self._scale = torch.empty(0, 0), torch.empty(0, 0)
-        self._chosen = torch.empty(0, dtype=torch.int64)
+        self._near, self._chosen = (torch.empty(0, dtype=torch.int64) for _ in range(2))
         self._now: LatentDistribution | None = None
 
     def extra_repr(self) -> str:
         """What is not among its modules."""
-        return f"again={self.again}"
+        return f"near={self.near}, again={self.again}"
 
     def begin(self, encode: Encode, x: Float[Tensor, "n *datum"], rng: torch.Generator) -> None:
         """Encode all rows; see `start` for parameters.
@@ -83,6 +88,7 @@ class RowsPrior(TrainablePrior):
             )
         self.encode, self.x = encode, x
         self._encode_all()
+        self._near = self._chosen = torch.arange(len(x), device=x.device)
         self.start(self._mean, self._scale)
         self._now = self.frozen()
 
@@ -91,7 +97,7 @@ class RowsPrior(TrainablePrior):
         return
 
     @abstractmethod
-    def widths(self, scale: Float[Tensor, "k d"]) -> Float[Tensor, "k d"] | Float[Tensor, ""]:
+    def widths(self, scale: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
         """Standard deviations of the Gaussians of rows whose posteriors have these."""
 
     @abstractmethod
@@ -101,47 +107,43 @@ class RowsPrior(TrainablePrior):
     def refresh(self) -> None:
         """Encode all rows with the encoder as it is."""
         self._encode_all()
-        self._chosen = self._chosen[:0]
         self._now = self.frozen()
 
+    @torch.no_grad()
     def before_batch(self, rows: Int[Tensor, " b"], rng: torch.Generator) -> None:
-        """Choose the rows that are encoded again: those with the largest shares of the densities at the batch's codes.
+        """Choose the rows of the sum: those with the largest shares of the densities at the batch's codes.
 
         By the codes that are kept, so that all processes of a job choose the same.
         """
         n = len(self._mean)
-        if not 0 < self.again < n:
-            self._chosen = torch.arange(n, device=self._mean.device)
+        near, again = (count if 0 < count < n else n for count in (self.near, self.again))
+        if again == n:
+            self._near = self._chosen = torch.arange(n, device=self._mean.device)
             return
-        share = torch.zeros(n, dtype=torch.float64, device=self._mean.device)
-        with torch.no_grad():
-            scale = self.widths(self._scale)
-            for block in blocks(len(rows), max(1, PAIRS // n)):
-                some = rows[block]
-                terms = log_terms(self._mean[some], self._mean, scale)
-                terms[torch.arange(len(some)), some] = -math.inf
-                share += terms.softmax(1).sum(0)
-        self._chosen = share.topk(self.again).indices.sort().values
+        share, scale = torch.zeros(n, device=self._mean.device), self.widths(self._scale)
+        for block in blocks(len(rows), max(1, PAIRS // n)):
+            some = rows[block]
+            terms = log_terms(self._mean[some], self._mean, scale, torch.float32)
+            terms[torch.arange(len(some)), some] = -math.inf
+            share += terms.softmax(1).sum(0)
+        largest = share.topk(max(near, again)).indices
+        self._near, self._chosen = largest.sort().values, largest[:again].sort().values
 
     def log_prob(self, z: Float[Tensor, "b d"], rows: Int[Tensor, " b"] | None = None) -> Float[Tensor, " b"]:
-        """Under the Gaussians of all other rows; the codes of those chosen by `before_batch` carry gradients."""
+        """Under the Gaussians of other rows; the codes of those that are encoded again carry gradients."""
         if not torch.is_grad_enabled() and rows is None and self._now is not None:
             return self._now.log_prob(z).to(z)
-        n, chosen, parts = len(self._mean), self._chosen, []
-        if len(chosen):
-            mean, scale = self.encode(self.x[chosen])
-            self._mean[chosen], self._scale[chosen] = mean.detach(), scale.detach()
-            terms = log_terms(z, mean, self.widths(scale))
-            parts.append(terms if rows is None else terms.masked_fill(chosen == rows[:, None], -math.inf))
-        if len(chosen) < n:
-            terms = log_terms(z, self._mean.clone(), self.widths(self._scale.clone()))
-            out = torch.zeros(1, n, dtype=torch.bool, device=z.device)
-            out[0, chosen] = True
-            if rows is not None:
-                out = out | (torch.arange(n, device=z.device) == rows[:, None])
-            parts.append(terms.masked_fill(out, -math.inf))
-        total = torch.logsumexp(torch.cat(parts, 1), 1)
-        return (total - math.log(n if rows is None else n - 1)).to(z)
+        n, near, chosen = len(self._mean), self._near, self._chosen
+        mean, scale = self.encode(self.x[chosen])
+        self._mean[chosen], self._scale[chosen] = mean.detach(), scale.detach()
+        if len(near) > len(chosen):
+            at = torch.searchsorted(near, chosen)
+            mean = self._mean[near].index_copy(0, at, mean)
+            scale = self._scale[near].index_copy(0, at, scale)
+        terms = log_terms(z, mean, self.widths(scale))
+        if rows is not None:
+            terms = terms.masked_fill(near == rows[:, None], -math.inf)
+        return (torch.logsumexp(terms, 1) - math.log(n if rows is None else n - 1)).to(z)
 
     def _encode_all(self) -> None:
         found = encoded(self.encode, self.x)
