@@ -41,7 +41,7 @@ def covariances(r: Mixture) -> Tensor:
 
 
 def observed(p: MemoryPosteriors) -> tuple[Tensor, Tensor]:
-    """y and t^2 of docs/theory.md, section 14."""
+    """y and t^2 of docs/theory.md, section 11."""
     variance = p.scale.double().square()
     return p.mean.double() / (1 - variance), variance / (1 - variance)
 

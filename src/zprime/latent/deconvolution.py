@@ -1,4 +1,4 @@
-"""Extreme deconvolution: EM that raises the mean log E_q[r/p] of a mixture r (docs/theory.md, section 14)."""
+"""Extreme deconvolution: EM that raises the mean log E_q[r/p] of a mixture r (docs/theory.md, section 11)."""
 
 from dataclasses import replace
 from typing import NamedTuple

@@ -57,7 +57,7 @@ class MixtureSettings(Settings):
             with fewer are dropped and EM goes on with the others (`merge` merges them), as long as there are two. 0
             keeps all: a component may then be a single row.
         objective: `posteriors`; or `evidence`, for steps of extreme deconvolution after it, which raise the
-            exact-posterior gain (theory, section 14); or `weights`, for its steps of the weights alone. Then K and the
+            exact-posterior gain (theory, section 11); or `weights`, for its steps of the weights alone. Then K and the
             last step are chosen by that gain. Full or diagonal covariances.
     """
 
