@@ -231,9 +231,8 @@ class Run:
             NumericalError: the loss is not finite.
         """
         with self.alone():
-            own = prior_for(prior, network.latents)
-            stage = TrainStage(self.folder, seed, self.threads, self.progress, self.replace, own)
-            return stage.run(data, network, training)
+            how = (self.threads, self.progress, self.replace, prior_for(prior, network.latents))
+            return TrainStage(self.folder, seed, *how).run(data, network, training)
 
     def bring(self, data: DataSettings, *, seed: int) -> None:
         """Read and split the data, and take a model of your own, `folder.own`; write `data` and `model`.

@@ -15,8 +15,8 @@ from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
 from zprime.rng import stream
 from zprime.schema import Schema, guarded, need
-from zprime.schema.kinds import VAE as VAE_SCHEMA
-from zprime.schema.kinds import WEIGHTS_OF_VAE
+from zprime.schema.models import VAE as VAE_SCHEMA
+from zprime.schema.models import WEIGHTS_OF_VAE
 from zprime.serialise import recorded
 from zprime.trainable_prior import TrainablePrior
 from zprime.vae_settings import VAESettings

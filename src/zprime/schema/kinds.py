@@ -38,6 +38,7 @@ from zprime.schema import (
     guarded,
     need,
 )
+from zprime.schema.models import CHECKPOINT, MODEL, VAE
 from zprime.schema.own import LAYOUT, OF_OWN, OWN_MODEL, SHA256, laid_out
 
 NAME = r"(?!\.)[^/\\\x00]{1,255}"
@@ -49,36 +50,7 @@ SPLITS = ("train", "selection", "heldout")
 """Train: VAE and posteriors. Selection: early stopping and choices. Held-out: what the audit reports."""
 COPYING = Text(("passes", "copies", "untested"))
 
-LIKELIHOODS = ("gaussian", "bernoulli", "laplace", "gaussian-per-entry", "logistic", "categorical")
-COUNTS_BY = ("poisson", "negative-binomial")
-
 RUN = Schema({"artifacts": Named(Items(SHA256, 1), PATH), "dropped": Named(Items(SHA256), PATH)})
-
-VAE = Record(
-    {
-        "shape": Items(Whole(1, MOST), 1, 8),
-        "settings": Record(
-            {
-                "latents": Whole(1, LATENTS),
-                "network": Text(("mlp", "gated-mlp", "conv", "residual")),
-                "likelihood": Text((*LIKELIHOODS, *COUNTS_BY)),
-                "scale": Real(0),
-                "hidden": Items(Whole(1, MOST), 0, 64),
-                "width": Whole(1, MOST),
-                "posterior": Maybe(Text(("diagonal", "full", "points"))),
-                "log_variance": Maybe(Items(Real(-120, 120), 0, 2)),
-                "components": Maybe(Whole(1, MOST)),
-                "classes": Maybe(Whole(0, MOST)),
-            }
-        ),
-    }
-)
-EPOCH = Record({"beta": Real(0), "loss": Number(), "selection": Number()})
-WEIGHTS_OF_VAE = {
-    "likelihood.log_scale": Array({"": LOG_SCALES}, "real", optional=True),
-    "*": Array({"*": FINITE}, "real"),
-}
-"""Their names and shapes are compared with those of the network, before it takes any memory (`vae.rebuild`)."""
 
 
 def _data(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
@@ -136,68 +108,6 @@ DATA = Schema(
     {**SCALING, **{f"ids.{s}": Array({f"rows_of_{s}": ROW_IDS}, "int64") for s in SPLITS}},
     _data,
 )
-LEARNED = Record({"kind": Text(("vamp", "mixture", "flow", "exemplars", "aggregated"))})
-"""The kind of a prior that was learned in training; beside it the settings of it."""
-REFINED = Record({"model": SHA256, "fit": SHA256, "name": Text(), "learned": Flag(), "selection": Number()})
-"""What a model was trained on from: hashes of the model before and of the fit that took the prior's place, its name,
-whether it was trained too, and the ELBO on the selection split before."""
-
-
-def _model(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
-    need("epoch", config["epoch"] > 0 or config.get("refined") is not None, "one from 1", config["epoch"])
-
-
-MODEL = Schema(
-    {
-        "vae": VAE,
-        "training": Record(
-            {
-                "epochs": Whole(),
-                "batch": Whole(1),
-                "lr": Real(0),
-                "beta": Real(0),
-                "warmup": Real(0, 1),
-                "patience": Whole(),
-                "objective": Maybe(Text(("elbo", "iwae", "wae-mmd", "infovae", "rae"))),
-                "free_bits": Maybe(Real(0)),
-                "iwae_draws": Maybe(Whole(1)),
-                "mmd": Maybe(Real(0)),
-                "regulariser": Maybe(Text(("l2", "spectral", "gradient"))),
-                "penalty": Maybe(Real(0)),
-                "warmup_epochs": Maybe(Whole()),
-                "cycles": Maybe(Whole(1)),
-                "lr_schedule": Maybe(Text(("cosine", "constant"))),
-                "optimiser": Maybe(Text(("adam", "adam-normgrad"))),
-            }
-        ),
-        "epoch": Whole(),
-        "history": Items(EPOCH, 1),
-        "stopped": Text(),
-        "prior": Maybe(Part()),
-        "learned": Maybe(LEARNED),
-        "refined": Maybe(REFINED),
-    },
-    {"prior.*": Array({"*": ANY}, "any"), **WEIGHTS_OF_VAE},
-    _model,
-)
-"""Without `prior` it is N(0, I); without `learned` it was not trained."""
-
-
-def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
-    epochs, best = len(config["history"]), config["best_epoch"]
-    need("epoch", config["epoch"] == epochs, f"{epochs}, as many as history has", config["epoch"])
-    need("best_epoch", best <= epochs and (best > 0 or not epochs), f"an epoch up to {epochs}", best)
-
-
-CHECKPOINT = Schema(
-    {"epoch": Whole(), "best_epoch": Whole(), "history": Items(EPOCH)},
-    {
-        **{f"{which}.prior.*": Array({"*": FINITE}, "any") for which in ("now", "best")},
-        "*": Array({"*": FINITE}, "real"),
-    },
-    _checkpoint,
-)
-"""A prior that is learned may hold masks of networks."""
 
 
 def _posteriors(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
