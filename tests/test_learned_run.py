@@ -114,6 +114,22 @@ def test_from_the_command_line_it_is_trained_audited_and_shipped(digits: Path) -
     assert torch.equal(told.latent.log_prob(Z), folder.prior.log_prob(Z))
 
 
+def test_a_prior_that_stores_rows_is_audited_and_not_shipped_unless_that_is_allowed(
+    data: DataSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = Run.create(tmp_path / "run")
+    job.train(data, small.NETWORK, small.TRAINING, seed=0, prior="aggregated")
+    job.encode()
+    few = replace(small.AUDIT, samples=0, simulated=0)
+    audit = job.audit(few, seed=0)
+    assert audit.shipped == "prior"
+    assert audit.entry("prior").holds_rows
+    assert "nothing is shipped, for the prior, aggregated(" in caplog.text
+    assert not (tmp_path / "run" / "generator").exists()
+    job.audit(replace(few, allow_rows=True), seed=0)
+    assert (tmp_path / "run" / "generator").exists()
+
+
 def test_the_command_of_a_run_names_what_differs_from_the_defaults_of_its_prior(tmp_path: Path) -> None:
     from zprime.command import _prior
 

@@ -36,6 +36,8 @@ class ShipStage:
     def ship(self, audit: Audit, *, allow_rows: bool) -> None:
         """Write what an audit ships, with the audit among what it was made from; nothing if its samples copy.
 
+        Nothing either where that is a prior that stores functions of single training rows, unless it is allowed.
+
         Of a model of the user's own it names the function that builds it, and holds no code. Nothing of one that is
         told conditions, since what is known of it holds those of the training rows: `zprime export` writes r(z).
 
@@ -44,6 +46,14 @@ class ShipStage:
         """
         if audit.copying(audit.shipped) == "copies":
             log.warning("generator: nothing is shipped, for samples of %s copy training rows", audit.shipped)
+            chain.drop(self.folder.path, [PLACE])
+            return
+        if audit.shipped == PRIOR and self.folder.prior.holds_rows and not allow_rows:
+            log.warning(
+                "generator: nothing is shipped, for the prior, %s, stores functions of single training rows; say "
+                "--allow-rows to ship it (in Python: allow_rows=True)",
+                self.folder.prior.label,
+            )
             chain.drop(self.folder.path, [PLACE])
             return
         # of a model of the user's own no answer is needed, so its code does not run

@@ -93,8 +93,9 @@ def run(
         where = "nothing"
         say(f"The decoder is yours: `zprime sample {out}` with --model draws x', `zprime export {out}` writes r(z)")
     else:
-        shipped = RunFolder.open(out).generative(audit.shipped)
-        where = where if shipped.copying != "copies" else "nothing"
+        folder = RunFolder.open(out)
+        shipped = folder.generative(audit.shipped)
+        where = where if folder.has("generator") else "nothing"
         say(f"Shipped: {where}  ({shipped.says()})")
     summary = {} if audit.seeds is None else {"seeds": to_jsonable(audit.seeds)}
     give({"run": out, **verdicts(audit), **summary, "report": page, "generator": where})
