@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
 import small
@@ -24,6 +25,7 @@ from zprime.latent.em import ComponentEM
 from zprime.latent.gaussian import marginal_moments, moments
 from zprime.latent.mixture import MixtureSettings
 from zprime.measure.likelihood import decoding as row_decoding
+from zprime.objectives import IWAE, FreeBits, WithMMD
 from zprime.peers import Group
 from zprime.progress import silent
 from zprime.results.audit import AuditSettings
@@ -92,6 +94,21 @@ def gradient(folder: Path) -> dict[str, torch.Tensor]:
         loss.backward()
         found[f"loss {rows}"] = torch.tensor(value, dtype=torch.float64)
         found |= {f"{name} {rows}": p.grad for name, p in vae.named_parameters() if p.grad is not None}
+    return found | _of_objectives()
+
+
+def _of_objectives() -> dict[str, Tensor]:
+    """The same of one batch of 7 rows by other objectives; in some of them rows count together."""
+    found: dict[str, Tensor] = {}
+    for objective in (FreeBits(0.05), IWAE(3), WithMMD(5.0, kl=True)):
+        vae = VAE.build((5,), small.NETWORK, seed=0).double()
+        x = torch.randn(7, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        batch_loss = BatchLoss(vae, objective)
+        loss, value = batch_loss(x, beta=0.5, rng=torch.Generator().manual_seed(2))
+        loss.backward()
+        name = type(objective).__name__
+        found[f"loss {name}"] = torch.tensor(value, dtype=torch.float64)
+        found |= {f"{k} {name}": p.grad for k, p in vae.named_parameters() if p.grad is not None}
     return found
 
 
