@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import zprime
 from zprime import VAE, DataSettings, Rows, TrainSettings, VAESettings
 from zprime.latent import Vamp
-from zprime.learned import VampLearned
+from zprime.learned import VampPrior
 from zprime.statistics.estimate import mean_estimate
 from zprime.training import evaluate
 
@@ -62,7 +62,7 @@ def ours(rows: dict[str, Rows], seed: int, epochs: int) -> Ran:
         rows["train"],
         rows["selection"],
         TrainSettings(epochs=epochs, patience=0),
-        prior=VampLearned(components=K),
+        prior=VampPrior(components=K),
         seed=seed,
         progress=lambda *_: None,
     )

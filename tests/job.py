@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
 import small
@@ -25,6 +26,7 @@ from zprime.latent.gaussian import marginal_moments, moments
 from zprime.latent.mixture import MixtureSettings
 from zprime.learned import AggregatedPrior, ExemplarsPrior, FlowPrior, MixturePrior, VampPrior
 from zprime.measure.likelihood import decoding as row_decoding
+from zprime.objectives import IWAE, FreeBits, WithMMD
 from zprime.peers import Group
 from zprime.progress import silent
 from zprime.results.audit import AuditSettings
@@ -91,7 +93,8 @@ def whole(run: Path) -> dict[str, np.ndarray]:
 
 def gradient(folder: Path) -> dict[str, torch.Tensor]:
     """Of the first batch, in float64, and of a batch with fewer rows than processes; also with learned priors."""
-    return {**steps(30, ""), **steps(3, ""), **{k: v for kind in LEARNED for k, v in steps(30, kind).items()}}
+    learned = {k: v for kind in LEARNED for k, v in steps(30, kind).items()}
+    return {**steps(30, ""), **steps(3, ""), **learned, **_of_objectives()}
 
 
 def steps(rows: int, kind: str) -> dict[str, torch.Tensor]:
@@ -106,6 +109,21 @@ def steps(rows: int, kind: str) -> dict[str, torch.Tensor]:
     loss.backward()
     found = {f"{kind} {name} {rows}": p.grad for name, p in vae.named_parameters() if p.grad is not None}
     return {f"{kind} loss {rows}": torch.tensor(value, dtype=torch.float64), **found}
+
+
+def _of_objectives() -> dict[str, Tensor]:
+    """The same of one batch of 7 rows by other objectives; in some of them rows count together."""
+    found: dict[str, Tensor] = {}
+    for objective in (FreeBits(0.05), IWAE(3), WithMMD(5.0, kl=True)):
+        vae = VAE.build((5,), small.NETWORK, seed=0).double()
+        x = torch.randn(7, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        batch_loss = BatchLoss(vae, objective)
+        loss, value = batch_loss(x, torch.arange(7), beta=0.5, rng=torch.Generator().manual_seed(2))
+        loss.backward()
+        name = type(objective).__name__
+        found[f"loss {name}"] = torch.tensor(value, dtype=torch.float64)
+        found |= {f"{k} {name}": p.grad for k, p in vae.named_parameters() if p.grad is not None}
+    return found
 
 
 def train(folder: Path) -> dict[str, np.ndarray]:

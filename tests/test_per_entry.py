@@ -162,6 +162,11 @@ def test_settings_of_another_likelihood_are_refused(given: dict, text: str) -> N
         likelihoods.build(**given)
 
 
+def test_a_scale_beside_bernoulli_is_not_read_as_it_never_was() -> None:
+    """Runs that have one stay readable."""
+    assert isinstance(likelihoods.build("bernoulli", scale=0.1), likelihoods.Bernoulli)
+
+
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 @pytest.mark.parametrize("name", [*NAMES, "gaussian", "bernoulli"])
 def test_a_decoder_begins_at_the_mean_of_the_rows(name: str, network: str) -> None:

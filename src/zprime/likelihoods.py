@@ -247,7 +247,7 @@ NAMES = (
 )
 """Likelihoods of the VAEs that zprime builds."""
 SCALED = ("gaussian", "laplace")
-"""Those whose scale may be fixed."""
+"""Those whose scale may be fixed. That given with `bernoulli` was never read, and runs that have one stay readable."""
 
 
 def build(name: str, *, scale: float | None = None, components: int = 1, classes: int = 0) -> nn.Module:
@@ -262,7 +262,10 @@ def build(name: str, *, scale: float | None = None, components: int = 1, classes
     Raises:
         UsageError: unknown name, or a setting that belongs to another likelihood.
     """
-    given = {"scale": (scale, None, SCALED), "components": (components, 1, ("logistic",))}
+    given = {
+        "scale": (None if name == "bernoulli" else scale, None, SCALED),
+        "components": (components, 1, ("logistic",)),
+    }
     given |= {"classes": (classes, 0, ("categorical",))}
     if name not in NAMES:
         raise UsageError(f"likelihood: expected one of {', '.join(NAMES)}, got {name!r}")

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from zprime.errors import UsageError
-from zprime.serialise import LATER, recorded
+from zprime.serialise import LATER
 
 OBJECTIVES = ("elbo", "iwae", "wae-mmd", "infovae", "rae")
 LR_SCHEDULES = ("cosine", "constant")
@@ -182,7 +182,8 @@ def says(training: Mapping[str, Any], posterior: str = "diagonal") -> list[str]:
         training: settings by name, as a manifest has them.
         posterior: form of q(z|x).
     """
-    told = TrainSettings(**{**recorded(TrainSettings()), **training})
+    known = {f.name for f in fields(TrainSettings)}
+    told = TrainSettings(**{name: value for name, value in training.items() if name in known})
     if posterior == "points":
         return [CODES + OVER[told.objective]]
     if told.objective == "iwae":

@@ -66,6 +66,8 @@ class VAESettings:
                 f"log_variance: expected two numbers from {-BOUND} to {BOUND}, the least and the greatest, got "
                 f"{' '.join(f'{b:g}' for b in bounds)}"
             )
+        if bounds and self.posterior == "points":
+            raise UsageError("log_variance: codes have none, got bounds with --posterior points; leave them out")
         network = self.network
         if network == "auto":
             network = "conv" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
