@@ -16,7 +16,7 @@ import zprime
 from oracles import gaussian_kl, linear_gaussian
 from zprime import artifact, encoding, semi_amortised
 from zprime.data import Rows
-from zprime.errors import UsageError
+from zprime.errors import NumericalError, UsageError
 from zprime.latent import Mixture
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.finer import Measured
@@ -293,3 +293,19 @@ def test_an_interrupted_encoding_goes_on_and_keeps_its_shards(tmp_path: Path, mo
     resumed = zprime.encode(second, rows, tmp_path / "p", key="k", steps=4).gather()
     assert (first.seen, second.seen) == (32, len(rows) - 32)
     assert torch.equal(resumed.mean, zprime.encode(Bent(), rows, tmp_path / "q", steps=4).gather().mean)
+
+
+def test_numbers_that_are_not_finite_are_told_by_row() -> None:
+    class Lost(Bent):
+        def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            mean, scale = super().encode(x)
+            return torch.where(torch.arange(len(x))[:, None] == 3, torch.nan, mean), scale
+
+    class Broken(Bent):
+        def decode(self, z: Tensor) -> Distribution:
+            return Independent(Normal(self.net(z) * torch.nan, 0.5), 1)
+
+    with pytest.raises(NumericalError, match="encode: row 3 of train got mean nan"):
+        zprime.encode(Lost(), bent(5), steps=2)
+    with pytest.raises(NumericalError, match=r"steps: the decoder gives no p\(x\|z\).*encode with steps=0"):
+        zprime.encode(Broken(), bent(5), steps=2)

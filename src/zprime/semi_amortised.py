@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zprime import model_prior
 from zprime.arrays import blocks, is_full, standard_kl
-from zprime.errors import UsageError
+from zprime.errors import NumericalError, UsageError
 from zprime.rng import stream
 from zprime.vae import VAE, Decoder, Encoder, Model
 
@@ -58,6 +58,7 @@ class SemiAmortised:
 
         Raises:
             UsageError: the decoder gives no gradient in z, or the encoder full covariances.
+            NumericalError: the decoder answers what is no distribution.
         """
         with torch.no_grad():
             mean, scale = self.model.encode(x)
@@ -65,8 +66,8 @@ class SemiAmortised:
             raise UsageError(
                 "steps: expected an encoder that gives standard deviations, got full covariances; encode with steps=0"
             )
-        if not len(x):
-            return mean, scale
+        if not (len(x) and bool(torch.isfinite(mean).all() & torch.isfinite(scale).all())):
+            return mean, scale  # whoever takes them says which row is not usable
         parts = [self._improved(x[b], mean[b].detach(), scale[b].detach()) for b in blocks(len(x), ROWS)]
         return torch.cat([m for m, _ in parts]), torch.cat([s for _, s in parts])
 
@@ -123,7 +124,14 @@ class Joint:
     def _at(self, z: Float[Tensor, "m n d"]) -> Float[Tensor, "m n"]:
         """Log p(x|z), and log p(z) where the KL has no closed form."""
         points = z.flatten(0, 1)
-        value: Tensor = self.decoder.decode(points).log_prob(self.x.repeat(len(z), *[1] * (self.x.ndim - 1)))
+        rows = self.x.repeat(len(z), *[1] * (self.x.ndim - 1))
+        try:
+            value: Tensor = self.decoder.decode(points).log_prob(rows)
+        except ValueError as error:  # of torch, e.g. for parameters that are not finite
+            raise NumericalError(
+                f"steps: the decoder gives no p(x|z) at a point near a posterior ({str(error).splitlines()[0]}); "
+                "encode with steps=0"
+            ) from error
         if not self.standard and self.prior is not None:
             value = value + model_prior.log_prob(self.prior, points)
         return value.view(z.shape[:2])

@@ -87,7 +87,11 @@ def _blocks(n: int, r: Mixture) -> list[slice]:
 
 def log_ratio(posteriors: Posteriors, r: Mixture) -> Float[Tensor, " n"]:
     """Log E_q[r/p] of every row in nats, float64; a dimension of which a row says nothing counts 0."""
-    return log_terms(posteriors, r).logsumexp(1)
+    return torch.cat(posteriors.each(_log_ratio, as_dtype(r, torch.float64)))
+
+
+def _log_ratio(_: Posteriors, s: Shard, r: Mixture) -> Tensor:
+    return torch.cat([pairs(told(s.mean[b], s.scale[b]), r).term.logsumexp(1) for b in _blocks(len(s.mean), r)])
 
 
 def log_terms(posteriors: Posteriors, r: Mixture) -> Float[Tensor, "n k"]:
