@@ -22,6 +22,7 @@ import torch
 
 import zprime
 from zprime import VAE, AuditSettings, Dataset, DataSettings, Rows, TrainSettings, VAESettings
+from zprime.learned import going_on_from
 from zprime.results.audit import Audit
 from zprime.statistics.estimate import mean_estimate
 from zprime.training import Trained
@@ -178,7 +179,8 @@ def refined(
     epochs = max(1, math.floor(left / (cpu / len(found.history))))
     on = TrainSettings(epochs=epochs, lr=SLOWER * TrainSettings().lr, warmup=0)
     vae.prior = r.distribution
-    again, more = trained(data, vae, epochs, seed, settings=on, start=True, **({"prior": "mixture"} if learn else {}))
+    how = {"prior": going_on_from(r.distribution)} if learn else {}
+    again, more = trained(data, vae, epochs, seed, settings=on, start=True, **how)
     audit, _ = audited(splits(data), vae, ("gaussian",), seed)
     return audit, "prior", cpu + fit + more, len(again.history)
 
