@@ -144,6 +144,10 @@ def test_the_command_of_a_run_names_what_differs_from_the_defaults_of_its_prior(
     ("words", "text"),
     [
         (["--prior", "gaussian"], "prior: expected one of vamp, mixture, flow, exemplars, aggregated"),
+        (
+            ["--prior", "vamp", "--draws", "40"],
+            "draws: expected 0, or at least 48 for aggregated, gaussian, mixture, prior",
+        ),
         (["--prior-set", "components=3"], "say which with --prior"),
         (["--prior", "vamp", "--prior-set", "rows=3"], "expected FIELD=VALUE, of vamp components, got 'rows=3'"),
         (

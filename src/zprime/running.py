@@ -99,7 +99,7 @@ def run(
         NumericalError: training or a fit met numbers that are not finite, or a proven bound is broken.
     """
     wanted = settings_of(kinds, by)
-    check_ahead(wanted, auditing)
+    check_ahead(wanted, auditing, prior)
     source = data if isinstance(data, DataSettings) else DataSettings(str(data))
     check_seeds(seeds)
     if own.given:
