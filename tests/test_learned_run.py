@@ -144,10 +144,6 @@ def test_the_command_of_a_run_names_what_differs_from_the_defaults_of_its_prior(
     ("words", "text"),
     [
         (["--prior", "gaussian"], "prior: expected one of vamp, mixture, flow, exemplars, aggregated"),
-        (
-            ["--prior", "vamp", "--draws", "40"],
-            "draws: expected 0, or at least 48 for aggregated, gaussian, mixture, prior",
-        ),
         (["--prior-set", "components=3"], "say which with --prior"),
         (["--prior", "vamp", "--prior-set", "rows=3"], "expected FIELD=VALUE, of vamp components, got 'rows=3'"),
         (
@@ -165,4 +161,15 @@ def test_what_cannot_be_learned_is_refused_before_anything_is_made(
 ) -> None:
     assert call(verb, "--data", "digits", "--out", tmp_path / "run", *words) == 2
     assert text in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_draws_for_one_candidate_more_are_refused_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """N(0, I) is measured too where the prior is another one."""
+    words = ("--prior", "vamp", "--draws", "40")
+    assert call("run", "--data", "digits", "--out", tmp_path / "run", *words) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "draws: expected 0, or at least 48 for aggregated, gaussian, mixture, prior, standard-normal" in told
     assert not (tmp_path / "run").exists()
