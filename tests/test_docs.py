@@ -34,7 +34,7 @@ LANGUAGES = {"python", "sh", "toml", "text", "json"}
 TINY = {
     "ZPRIME_EPOCHS": "3",
     "ZPRIME_ROWS": "12",
-    "ZPRIME_DRAWS": "40",
+    "ZPRIME_DRAWS": "48",
     "ZPRIME_GRID": "4",
     "ZPRIME_MAP": "20",
     "ZPRIME_SAMPLES": "60",

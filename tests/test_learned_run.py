@@ -162,3 +162,14 @@ def test_what_cannot_be_learned_is_refused_before_anything_is_made(
     assert call(verb, "--data", "digits", "--out", tmp_path / "run", *words) == 2
     assert text in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_too_few_draws_for_one_candidate_more_are_refused_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """N(0, I) is measured too where the prior is another one."""
+    words = ("--prior", "vamp", "--draws", "40")
+    assert call("run", "--data", "digits", "--out", tmp_path / "run", *words) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "draws: expected 0, or at least 48 for aggregated, gaussian, mixture, prior, standard-normal" in told
+    assert not (tmp_path / "run").exists()

@@ -10,10 +10,12 @@ from zprime import artifact, auditing, chain, serialise
 from zprime.artifact import Artifact
 from zprime.command import command
 from zprime.data import SPLITS
+from zprime.distribution import LatentDistribution, is_standard
 from zprime.errors import ArtifactError, UsageError
 from zprime.fit_stage import weights_of
 from zprime.fitting import load_fit
 from zprime.latent.kind import Settings
+from zprime.latent.priors import StandardNormal
 from zprime.measure.likelihood.proposal import least_draws
 from zprime.progress import Progress, silent
 from zprime.results.audit import Audit, AuditSettings, load
@@ -27,10 +29,10 @@ SIZES = ("rows", "draws", "samples")
 """Settings that say how large an audit is."""
 
 
-def check_ahead(kinds: Sequence[Settings], auditing: AuditSettings, form: str = "") -> None:
+def check_ahead(kinds: Sequence[Settings], auditing: AuditSettings, form: str = "", prior: object = None) -> None:
     """Refuse what would be refused after the training, as far as it is known without data.
 
-    `form` is that of the posteriors, where it is known.
+    `form` is that of the posteriors, where it is known. With a prior that is not N(0, I), N(0, I) is a candidate too.
 
     Raises:
         UsageError: settings of a kind or of the audit cannot be used, or there are too few draws for so many kinds.
@@ -45,7 +47,9 @@ def check_ahead(kinds: Sequence[Settings], auditing: AuditSettings, form: str = 
             f"--kinds {' '.join(kept)}"
         )
     auditing.check()
-    scored = {"prior", *(s.name for s in kinds if s.has_density and "labels" not in s.needs)}  # labels may be missing
+    usual = prior is None or (isinstance(prior, LatentDistribution) and is_standard(prior))
+    scored = {"prior", *(() if usual else (StandardNormal.kind,))}
+    scored |= {s.name for s in kinds if s.has_density and "labels" not in s.needs}  # labels may be missing
     if auditing.draws and not auditing.quick and auditing.draws < least_draws(len(scored)):
         raise UsageError(
             f"draws: expected 0, or at least {least_draws(len(scored))} for {', '.join(sorted(scored))}, got "

@@ -100,7 +100,7 @@ def run(
         NumericalError: training or a fit met numbers that are not finite, or a proven bound is broken.
     """
     wanted = settings_of(kinds, by)
-    check_ahead(wanted, auditing, "" if own.given else network.posterior)
+    check_ahead(wanted, auditing, "" if own.given else network.posterior, prior)
     source = data if isinstance(data, DataSettings) else DataSettings(str(data))
     check_seeds(seeds)
     if own.given:
