@@ -3,9 +3,9 @@
     python benchmarks/learned.py digits fashion [--seeds 0 1 2]        (`make bench-learned`)
 
 The budget of a case and seed is so many times (`Case.more`) the CPU seconds of a default training with the prior
-N(0, I), from which refining goes on. Every other training gets the number of epochs that fills the budget, by what a few
-epochs of it took; early stopping is on, so that it may take less. All runs score the same held-out rows with 400 draws
-each, and differences are paired by row. What is done is kept in results/learned.json; --again forgets it.
+N(0, I), from which refining goes on. Every other training gets the number of epochs that fills the budget, by what a
+few epochs of it took; early stopping is on, so that it may take less. All runs score the same held-out rows with 400
+draws each, and differences are paired by row. What is done is kept in results/learned.json; --again forgets it.
 """
 
 import argparse
@@ -176,7 +176,7 @@ def measured(
 
 
 def refined(data: Dataset, vae: VAE, seed: int, left: float, epoch: float, *, learn: bool) -> tuple[Audit, float, int]:
-    """Fit a mixture and train on with it in place of the prior, in the CPU seconds that are left; an epoch takes some."""
+    """Fit a mixture and train on with it in place of the prior, in the CPU seconds `left`; an epoch takes `epoch`."""
     parts = {s: zprime.encode(vae, data.rows(s)) for s in SPLITS[:2]}
     r, fit = timed(lambda: zprime.fit("mixture", parts["train"], selection=parts["selection"], seed=seed))
     on = TrainSettings(epochs=max(1, math.floor((left - fit) / epoch)), lr=SLOWER * TrainSettings().lr, warmup=0)
