@@ -239,7 +239,7 @@ def test_errors_are_sentences_with_their_exit_code(
             "network: expected mlp, gated-mlp, conv or residual, got 'vit'",
         ),
         (
-            ["run", "--data", "digits", "--out", tmp_path / "r", "--likelihood", "poisson"],
+            ["run", "--data", "digits", "--out", tmp_path / "r", "--likelihood", "student"],
             2,
             "likelihood: expected one of gaussian, bernoulli, laplace",
         ),
