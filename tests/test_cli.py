@@ -236,12 +236,12 @@ def test_errors_are_sentences_with_their_exit_code(
         (
             ["run", "--data", "digits", "--out", tmp_path / "r", "--network", "vit"],
             2,
-            "network: expected mlp or conv, got 'vit'",
+            "network: expected mlp, gated-mlp, conv or residual, got 'vit'",
         ),
         (
-            ["run", "--data", "digits", "--out", tmp_path / "r", "--likelihood", "poisson"],
+            ["run", "--data", "digits", "--out", tmp_path / "r", "--likelihood", "student"],
             2,
-            "likelihood: expected gaussian or bernoulli",
+            "likelihood: expected one of gaussian, bernoulli, laplace",
         ),
         (["run", "--data", "digits", "--out", tmp_path / "r", "--flatents", "3"], 2, 'Unknown option: "--flatents"'),
         (

@@ -148,8 +148,8 @@ def test_rows_that_it_cannot_take_are_refused_by_row_and_value(name: str, bad: f
     [
         ({"name": "normal"}, "likelihood: expected one of gaussian, bernoulli, laplace, .*, got 'normal'"),
         (
-            {"name": "bernoulli", "scale": 0.1},
-            "scale: it is of the likelihood gaussian or laplace, got 0.1 with bernoulli",
+            {"name": "poisson", "scale": 0.1},
+            "scale: it is of the likelihood gaussian or laplace, got 0.1 with poisson",
         ),
         ({"name": "gaussian", "components": 5}, "components: it is of the likelihood logistic, got 5 with gaussian"),
         ({"name": "poisson", "classes": 5}, "classes: it is of the likelihood categorical, got 5 with poisson"),
