@@ -18,8 +18,8 @@ from zprime.trainable_prior import TrainablePrior
 class AggregatedPrior(LearnedPrior):
     """`p(z) = 1/N sum_j q(z|x_j)`, in training without the row that z belongs to. It has no parameters of its own.
 
-    It is the prior that would be best for the ELBO (Hoffman & Johnson 2016), had it not to be left out what is asked
-    for: with it left in, the KL term would be at most log N nats, however narrow the posteriors are.
+    Of all priors it gives the training rows the largest ELBO (Hoffman & Johnson 2016). With the own row left in, the
+    KL term of a row would be at most log N nats, however narrow its posterior is; so it is left out.
 
     Attributes:
         near: rows that are in the sum of a step, those that count most at its batch; 0 for all. The ELBO that stops

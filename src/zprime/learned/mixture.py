@@ -84,8 +84,8 @@ class TrainableMixture(TrainablePrior):
     def begin(self, encode: Encode, x: Float[Tensor, "n *datum"], rng: torch.Generator) -> None:
         """Means are draws from the aggregated posterior, with its standard deviations; or where the start has them.
 
-        A standard deviation is divided by the K-th root (in d dimensions the d-th root of that) so that the K
-        components fill the volume of one Gaussian, and no more.
+        The standard deviations are multiplied by K^(-1/d): all K components together then have the volume of one
+        Gaussian with the standard deviations of the aggregated posterior.
         """
         r = self.first or self._spread(encode, x, rng)
         full = self.covariance == "full"
