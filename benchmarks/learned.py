@@ -2,9 +2,9 @@
 
     python benchmarks/learned.py digits fashion [--seeds 0 1 2]        (`make bench-learned`)
 
-The budget of a case and seed is so many times (`Case.more`) the CPU seconds of a default training with the prior
-N(0, I), from which refining goes on. Every other training gets the number of epochs that fills the budget, by what a
-few epochs of it took; early stopping is on, so that it may take less. All runs score the same held-out rows with 400
+*prior* is a default training with N(0, I), from which *post hoc* and *refined* go on. The budget is so many times
+(`Case.more`) its CPU seconds. Refining and learned priors get the number of epochs that fills it, by what a few epochs
+of each took; early stopping is on, so that they may take less. All runs score the same held-out rows with 400
 draws each, and differences are paired by row. What is done is kept in results/learned.json; --again forgets it.
 """
 
@@ -79,7 +79,7 @@ class Scored(NamedTuple):
 
     Attributes:
         cpu: seconds of training, and of the fit where there is one.
-        epochs: trained; of a refined model, the one that was kept after the training before.
+        epochs: the one that was kept; of a refined model, after the training before.
         log_p: mean over the held-out rows, nats.
         gap, error: mean of log p(x) less that under the prior, paired by row, and its standard error.
         says: what the latent distribution is called.
@@ -154,11 +154,9 @@ def measured(
     first, spent = trained(data, vae, default, seed)
     budget = case.more * spent
     if "post hoc" not in known:
-        longer = untrained(case, data, seed)
-        found, cpu = trained(data, longer, round(case.more * default), seed)
-        audit, fit = audited(splits(data), longer, ("mixture",), seed)
-        keep("prior", scored(audit, "prior", cpu, len(found.history)))
-        keep("post hoc", scored(audit, "mixture", cpu + fit, len(found.history)))
+        audit, fit = audited(splits(data), vae, ("mixture",), seed)
+        keep("prior", scored(audit, "prior", spent, first.epoch))
+        keep("post hoc", scored(audit, "mixture", spent + fit, first.epoch))
     for name, learn in (("refined", False), ("refined, r learned too", True)):
         if name not in known:
             epoch = spent / len(first.history)
@@ -171,8 +169,8 @@ def measured(
         vae = untrained(case, data, seed)
         found, cpu = trained(data, vae, max(1, round(PILOT * budget / pilot)), seed, prior=kind)
         audit, fit = audited(splits(data), vae, ("mixture",), seed)
-        keep(f"learned: {kind}", scored(audit, "prior", cpu, len(found.history)))
-        keep(f"learned: {kind}, then post hoc", scored(audit, "mixture", cpu + fit, len(found.history)))
+        keep(f"learned: {kind}", scored(audit, "prior", cpu, found.epoch))
+        keep(f"learned: {kind}, then post hoc", scored(audit, "mixture", cpu + fit, found.epoch))
 
 
 def refined(data: Dataset, vae: VAE, seed: int, left: float, epoch: float, *, learn: bool) -> tuple[Audit, float, int]:
@@ -214,7 +212,7 @@ def page(store: dict[str, Any]) -> str:
         if not seeds:
             continue
         names = [n for n in next(iter(seeds.values())) if all(n in s for s in seeds.values())]
-        heads = ["z′ from", *(f"seed {k}" for k in seeds), "mean over seeds", "log p(x)", "CPU s", "epochs"]
+        heads = ["z′ from", *(f"seed {k}" for k in seeds), "mean over seeds", "log p(x)", "CPU s", "epoch kept"]
         rows = [row(n, list(seeds.values())) for n in names]
         n = len(next(iter(kept.values()))["rows"])
         parts.append(f"**{case.title}**, {n:,} held-out rows:\n\n{table(heads, rows)}")
