@@ -6,7 +6,7 @@ DATA := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture explore-picture question-pictures toy \
 	lock wheels sbom min-versions release \
-	bench scale bench-audit bench-elbo kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests store-tests engines clean
+	bench scale bench-audit bench-elbo bench-learned bench-vamp kinds bench-instructions bench-coverage bench-verdict bench-exchange bench-alarms bench-generation chaos chaos-short mutants fuzz bring bring-tests store-tests engines clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z%][a-z%-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +91,11 @@ bench-audit: $(VENV)/.done  ## CPU seconds of audits here and in BEFORE=another 
 bench-elbo: $(VENV)/.done  ## CPU seconds of trainings here and in BEFORE=another checkout, and the ELBOs that they reach; CASES="digits table"
 	$(BIN)/python benchmarks/elbo.py $(or $(CASES),digits table fashion-mlp) --before $(BEFORE)
 
+bench-learned: $(VENV)/.done  ## docs/learned.md: priors given, fitted post hoc, refined and learned, at one budget of CPU seconds; 40 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/learned.py $(or $(CASES),digits fashion) $(if $(AGAIN),--again)
+
+bench-vamp: $(VENV)/.done  ## docs/learned.md: a VampPrior learned by zprime and by pythae; 10 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/vamp.py
 
 scale: $(VENV)/.done  ## docs/scale.md: posteriors of 10,000 to 10,000,000 rows in 4 GiB; MOST=1000000 for fewer
 	$(BIN)/python benchmarks/scale.py $(if $(MOST),--most $(MOST))
