@@ -131,7 +131,7 @@ PARTS = {"run": steps, "reduction": held, "memory": used, "growth": growing, "di
 
 def plots(results: Results) -> None:
     """Of what there is."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2)
     shown = [r for r in rows_of(results, "densities") if r.job.startswith(AS_CALLED)]
     for against, marker in ((TORCH_32, "^"), (TORCH, "o"), (SCIKIT_WHOLE, "v"), (SCIKIT, "s")):
@@ -147,7 +147,7 @@ def plots(results: Results) -> None:
     left.set_xticks([16, 32, 64, 128], ["16", "32", "64", "128"])
     left.minorticks_off()
     if shown:
-        left.legend()
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize="small")
     sizes: list[int] = []
     for name in ("every pair, components N", "pruned, components N"):
         c = (results.found("growth") or {}).get(name)
