@@ -120,9 +120,14 @@ def test_a_prior_that_stores_rows_is_audited_and_not_shipped_unless_that_is_allo
     job = Run.create(tmp_path / "run")
     job.train(data, small.NETWORK, small.TRAINING, seed=0, prior="aggregated")
     job.encode()
+    job.fit(["gaussian"], seed=0)
     few = replace(small.AUDIT, samples=0, simulated=0)
     audit = job.audit(few, seed=0)
     assert audit.shipped == "prior"
+    mixed = next(e for e in audit.entries if e.id.name == "gaussian" and e.id.percent)
+    assert mixed.holds_rows  # by the share of the prior
+    with pytest.raises(UsageError, match="it stores functions of single training rows"):
+        job.export(str(mixed.id), tmp_path / "exported")
     assert audit.entry("prior").holds_rows
     assert "nothing is shipped, for the prior, aggregated(" in caplog.text
     assert not (tmp_path / "run" / "generator").exists()

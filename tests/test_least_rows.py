@@ -27,6 +27,7 @@ from zprime.latent import (
     MixtureSettings,
     Prior,
     ProductOfExpertsSettings,
+    Vamp,
 )
 from zprime.latent.em import ComponentEM
 from zprime.latent.kind import Fit, Settings
@@ -90,6 +91,9 @@ def test_what_every_kind_says_of_24_rows(settings: Settings, expected: float) ->
     assert r.least_rows == pytest.approx(expected)
     assert r.holds_rows == (expected < 2)
     assert Defensive(r, 0.1).least_rows == r.least_rows
+    rows = Vamp(torch.zeros(1), torch.zeros(1, r.d), torch.ones(1, r.d), learned=False)
+    assert Defensive(r, 0.1, rows).least_rows == 1  # its share of a prior that stores rows
+    assert Defensive(rows, 0.1, r).holds_rows
 
 
 def test_weights_and_precisions_count() -> None:

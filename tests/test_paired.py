@@ -8,7 +8,7 @@ from rich.console import Console
 
 from oracles import LinearGaussian, linear_gaussian
 from zprime.auditing import audit
-from zprime.data import Rows
+from zprime.data import DataSettings, Rows, load
 from zprime.errors import UsageError
 from zprime.latent import Gaussian
 from zprime.posteriors import MemoryPosteriors
@@ -43,7 +43,7 @@ def audited(model: LinearGaussian, *, heldout: slice = slice(None), groups: bool
         groups=together if groups else None,
         settings=SETTINGS,
     )
-    return replace(made, data=DataInfo("x", content="hash", sizes={"train": N, "selection": N, "heldout": N}))
+    return replace(made, data=DataInfo("x", content="hash", used="so"))
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,16 @@ def test_in_one_audit_it_is_the_likelihood_gain(two: tuple[Audit, Audit]) -> Non
     assert p.difference.stderr == pytest.approx(gain.gain.stderr)
 
 
+def test_what_a_model_sees_of_the_data_is_part_of_it() -> None:
+    """Another seed draws other splits, and other pixels of the same rows; the same split seed draws the same ones."""
+    seeds = [load(DataSettings("digits", binarise=True), seed=s).info().used for s in (0, 0, 1)]
+    assert seeds[0] == seeds[1] != seeds[2]
+    same = [load(DataSettings("digits", binarise=True, split_seed=3), seed=s).info().used for s in (0, 1)]
+    assert same[0] == same[1]
+    grey, drawn = (load(DataSettings("digits", binarise=b, split_seed=3), seed=0).info().used for b in (False, True))
+    assert grey != drawn
+
+
 def test_what_cannot_be_compared_is_refused(two: tuple[Audit, Audit]) -> None:
     a, b = two
     assert incomparable(a, b) == "" == common([a, b])
@@ -124,8 +134,9 @@ def test_what_cannot_be_compared_is_refused(two: tuple[Audit, Audit]) -> None:
         (replace(b, data=replace(b.data, content="")), "not of the same data"),
         (replace(b, likelihood=None), "was not measured"),
         (replace(b, likelihood=units), "of different things"),
-        (replace(b, data=replace(b.data, log_scale=1.0)), "of different things"),
-        (replace(b, data=replace(b.data, sizes={"train": 1})), "splits are not the same"),
+        (replace(b, data=replace(b.data, used="otherwise")), "splits are not the same"),
+        (replace(b, data=replace(b.data, used="")), "audited by an older version"),
+        (replace(b, data=replace(b.data, weights="age")), "are weighed otherwise"),
         (elsewhere, "splits are not the same"),
     ):
         assert why in common([a, other])

@@ -21,6 +21,7 @@ from zprime.data.heldout import source_of
 from zprime.data.labels import labels_of
 from zprime.data.readers import read_source, sets_aside
 from zprime.data.scaling import in_unit, pixels, scaled_rows, scaling, stored
+from zprime.data.seen import seen
 from zprime.data.settings import DataSettings
 from zprime.data.source import Source, in_one_line
 from zprime.data.splitting import split_rows
@@ -205,6 +206,7 @@ class Dataset:
             bytes=self.bytes,
             columns=[*self.names, *(self.conditions.names if self.names and self.conditions else ())],
             log_scale=self.log_scale,
+            used=seen(self.hash, self.tensors(), self.settings, self.seed),
         )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -67,6 +67,12 @@ class Defensive(Wrapper):
         return self.base.d
 
     @property
+    def least_rows(self) -> float | None:
+        """The fewer of the base's and the prior's: a prior that was learned may store single rows too."""
+        counted = [r.least_rows for r in (self.base, self.prior)]
+        return min((n for n in counted if n is not None), default=None)
+
+    @property
     def bytes(self) -> int:
         """Of the base and of the prior, as they count them: a view of posteriors kept elsewhere has no arrays."""
         return self.base.bytes + (0 if self.other_prior is None else self.other_prior.bytes)

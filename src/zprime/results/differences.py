@@ -11,8 +11,8 @@ from zprime.results.names import CandidateId
 
 ROUNDING = 1e-5
 """Two numbers that differ by less, in parts of the larger one or of 1, are equal within rounding."""
-BESIDE = ("versions", "command", "data.name")
-"""What an audit says of the machine and the place that it was made at, which may be others."""
+BESIDE = ("versions", "command", "data.name", "data.used", "model.prior")
+"""What an audit says of the machine and the place that it was made at, which may be others; what older ones lack."""
 MISSING = "nothing"
 LARGEST = 1e300
 """Numbers above it are no measured ones, and are equal to the bit or not at all."""

@@ -102,6 +102,8 @@ class DataInfo:
         bytes: what the training rows take as they are stored; None if not known.
         columns: names of a table's columns, where they have names.
         log_scale: sum of log scale over the entries of a row, `stored = scaled * scale + shift`; None if not known.
+        used: hash of all that decides which rows models see, and how: content, splits, scaling, drawn pixels; empty if
+            not known.
     """
 
     name: str = ""
@@ -116,6 +118,7 @@ class DataInfo:
     bytes: int | None = None
     columns: list[str] = field(default_factory=list)
     log_scale: float | None = None
+    used: str = ""
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,16 @@ def incomparable(a: Audit, b: Audit) -> str:
     """Why log p(x) of the rows of two audits cannot be compared; empty where it can."""
     if a.data.content != b.data.content or not a.data.content:
         return "they are not of the same data"
+    if not a.data.used or not b.data.used:
+        return "one was audited by an older version of zprime, which did not say which rows models see; audit it again"
+    if a.data.used != b.data.used or len(_shared(a, b)[0]) < 2:
+        return "their splits are not the same (train with the same seed, or the same split seed)"
+    if a.data.weights != b.data.weights:
+        return "their rows are weighed otherwise"
     if a.likelihood is None or b.likelihood is None or any(x.tensors.get("log_prior.heldout") is None for x in (a, b)):
         return "log p(x) was not measured in both of them"
-    if a.data.log_scale != b.data.log_scale or a.likelihood.units.says != b.likelihood.units.says:
-        return "their log p(x) are likelihoods of different things (scaling of the data, or kind of p(x|z))"
-    if a.data.sizes != b.data.sizes or len(_shared(a, b)[0]) < 2:
-        return "their splits are not the same (train with the same seed, or the same split seed)"
+    if a.likelihood.units.says != b.likelihood.units.says:
+        return "their log p(x) are likelihoods of different things (another kind of p(x|z))"
     return ""
 
 
@@ -100,7 +104,7 @@ def _finer(e: Estimate, audit: Audit, name: str, *, sign: float = 1.0) -> Estima
     plain = mean_estimate(rows, unit=UNIT, split=SPLIT, seed=audit.seed, design=_design(audit))
     change = sign * (whole.value - plain.value)
     error = math.sqrt(max(0.0, (whole.stderr or 0.0) ** 2 - (plain.stderr or 0.0) ** 2))
-    stable = e.stable and (whole.stable or not plain.stable)
+    stable = e.stable and whole.stable
     e = replace(e, value=e.value + change, low=e.low + change, high=e.high + change, stable=stable)
     return widened(e, error, because="" if whole.stable else f"{audit.entry(name).label}: {whole.because}")
 

@@ -56,7 +56,7 @@ def _data(data: DataInfo) -> DataInfo:
         without = {split: replace(d, ids=[]) for split, d in found.items()}
     shared = None if data.shared is None else replace(data.shared, ids=[])
     weights = COLUMN if data.weights else ""
-    return replace(data, name="", content="", duplicates=without, shared=shared, weights=weights, columns=[])
+    return replace(data, name="", content="", used="", duplicates=without, shared=shared, weights=weights, columns=[])
 
 
 def _entry(e: Entry) -> Entry:
