@@ -15,6 +15,7 @@ from zprime.latent import Aggregated, Exemplars, Gaussian, Mixture, Vamp
 from zprime.learned import AggregatedPrior, ExemplarsPrior, FlowPrior, MixturePrior, VampPrior
 from zprime.likelihoods import Gaussian as GaussianLikelihood
 from zprime.low_rank import LowRank
+from zprime.per_entry import OneHot
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 from zprime.vae import VAE
@@ -137,6 +138,12 @@ def test_vamp_with_all_rows_as_pseudo_inputs_is_the_aggregated_posterior() -> No
     want = Aggregated(mean, scale).log_prob(Z)
     torch.testing.assert_close(prior.frozen().log_prob(Z), want, rtol=0, atol=1e-9)
     torch.testing.assert_close(prior.log_prob(Z).detach(), want, rtol=0, atol=1e-9)
+    assert prior.frozen().least_rows == 1  # they have not moved from the rows
+    with torch.no_grad():
+        prior.free[1:] = 0.5
+    assert prior.frozen().holds_rows  # one is where it was
+    with torch.no_grad():
+        prior.free[0] = 0.5
     assert prior.frozen().least_rows is None  # learned ones are no rows
 
 
@@ -179,6 +186,18 @@ def test_vamp_takes_full_covariances() -> None:
     torch.testing.assert_close(prior.log_prob(Z).detach(), prior.frozen().log_prob(Z), rtol=0, atol=1e-9)
 
 
+def hot(x: Tensor) -> tuple[Tensor, Tensor]:
+    """An encoder of one-hot codes."""
+    mean, scale = Small()(OneHot(1)(x))
+    return mean, scale
+
+
+def without_gradients(x: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        mean, scale = Small()(x)
+        return mean, scale
+
+
 def low_rank() -> Mixture:
     one = torch.zeros(1)
     r = Mixture(one, torch.zeros(1, D), torch.ones(1, D), factor=torch.ones(1, D, 1))
@@ -205,6 +224,8 @@ ONE = torch.ones(1, D)
         (lambda: learned.settings_of(AggregatedPrior(again=0)), "no fewer than again, got 1024"),
         (lambda: AggregatedPrior().make(D).begin(Small(), rows()[:1], stream(0)), "expected two at least, got 1"),
         (lambda: AggregatedPrior().make(D).begin(Full(), rows(), stream(0)), "full covariances; take vamp"),
+        (lambda: VampPrior(4).make(D).begin(hot, rows(), stream(0)), "no gradient in its input.*take mixture or flow"),
+        (lambda: VampPrior(4).make(D).begin(without_gradients, rows(), stream(0)), "no gradient in its input"),
         (lambda: learned.going_on_from(Gaussian(ONE[0], ONE[0])), "which can be learned, got 'gaussian'"),
         (lambda: learned.going_on_from(Vamp(torch.zeros(1), ONE, ONE)).make(D), "keeps no pseudo-inputs"),
         (lambda: learned.going_on_from(Exemplars(ONE, ONE, ONE[0], ONE[0], 0.5)).make(D), "smoothed in another way"),
