@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from learning import SETTINGS, D, N, Small, begun, rows
 from zprime import learned
 from zprime.arrays import gaussian_log_prob
 from zprime.errors import UsageError
 from zprime.latent import Aggregated, Exemplars, Gaussian, Mixture, Vamp
+from zprime.leaks import check_rows
 from zprime.learned import AggregatedPrior, ExemplarsPrior, FlowPrior, MixturePrior, VampPrior
 from zprime.likelihoods import Gaussian as GaussianLikelihood
 from zprime.low_rank import LowRank
@@ -184,6 +185,38 @@ def test_vamp_takes_full_covariances() -> None:
     prior.begin(Full(), rows(), stream(0))
     prior.double()
     torch.testing.assert_close(prior.log_prob(Z).detach(), prior.frozen().log_prob(Z), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_a_learned_mixture_counts_the_rows_behind_its_components(covariance: str) -> None:
+    mean, scale = (t.detach() for t in Small()(rows()))
+    r = begun(MixturePrior(3, covariance), Small()).frozen()
+    assert isinstance(r, Mixture)
+    S = r.scale_tril @ r.scale_tril.mT if covariance == "full" else r.scale_tril.square().diag_embed()
+    share = torch.zeros(N, 3, dtype=torch.float64)
+    for i in range(N):
+        for k in range(3):
+            trace = torch.trace(torch.linalg.solve(S[k], scale[i].square().diag()))
+            share[i, k] = r.log_weight[k] + MultivariateNormal(r.mean[k], S[k]).log_prob(mean[i]) - 0.5 * trace
+    share = share.softmax(1)
+    want = float((share.sum(0).square() / share.square().sum(0)).min())
+    assert r.least_rows == pytest.approx(want, rel=1e-6)
+    assert not r.holds_rows
+    check_rows(r, allow_rows=False)
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_a_mixture_with_a_component_for_every_row_holds_rows(on: bool) -> None:  # noqa: FBT001
+    mean, _ = (t.detach() for t in Small()(rows()))
+    at_rows = Mixture(torch.full((N,), -math.log(N)), mean, torch.full_like(mean, 1e-3))
+    prior = learned.going_on_from(at_rows).make(D) if on else MixturePrior(components=N).make(D)
+    prior.begin(Small(), rows(), stream(0))
+    with torch.no_grad():
+        prior.mean.copy_(mean)
+        prior.log_scale.fill_(math.log(1e-3))
+    assert prior.frozen().holds_rows
+    with pytest.raises(UsageError, match="mixture"):
+        check_rows(prior.frozen(), allow_rows=False)
 
 
 def hot(x: Tensor) -> tuple[Tensor, Tensor]:
