@@ -254,7 +254,10 @@ ONE = torch.ones(1, D)
         (lambda: learned.settings_of(FlowPrior(hidden=())), "hidden: expected the width of one hidden layer"),
         (lambda: learned.settings_of(ExemplarsPrior(again=-1)), "again: expected at least 0, got -1"),
         (lambda: learned.settings_of(ExemplarsPrior(near=8)), "near: expected 0 for all rows, or 2 at least.*, got 8"),
-        (lambda: learned.settings_of(AggregatedPrior(again=0)), "no fewer than again, got 1024"),
+        (
+            lambda: learned.settings_of(AggregatedPrior(again=0)),
+            "near: expected 0 with again 0, .*, got 1024; set both to 0",
+        ),
         (lambda: AggregatedPrior().make(D).begin(Small(), rows()[:1], stream(0)), "expected two at least, got 1"),
         (lambda: AggregatedPrior().make(D).begin(Full(), rows(), stream(0)), "full covariances; take vamp"),
         (lambda: VampPrior(4).make(D).begin(hot, rows(), stream(0)), "no gradient in its input.*take mixture or flow"),
