@@ -5,16 +5,18 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from learning import SETTINGS, D, N, Small, begun, rows
 from zprime import learned
 from zprime.arrays import gaussian_log_prob
 from zprime.errors import UsageError
 from zprime.latent import Aggregated, Exemplars, Gaussian, Mixture, Vamp
+from zprime.leaks import check_rows
 from zprime.learned import AggregatedPrior, ExemplarsPrior, FlowPrior, MixturePrior, VampPrior
 from zprime.likelihoods import Gaussian as GaussianLikelihood
 from zprime.low_rank import LowRank
+from zprime.per_entry import OneHot
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 from zprime.vae import VAE
@@ -137,6 +139,12 @@ def test_vamp_with_all_rows_as_pseudo_inputs_is_the_aggregated_posterior() -> No
     want = Aggregated(mean, scale).log_prob(Z)
     torch.testing.assert_close(prior.frozen().log_prob(Z), want, rtol=0, atol=1e-9)
     torch.testing.assert_close(prior.log_prob(Z).detach(), want, rtol=0, atol=1e-9)
+    assert prior.frozen().least_rows == 1  # they have not moved from the rows
+    with torch.no_grad():
+        prior.free[1:] = 0.5
+    assert prior.frozen().holds_rows  # one is where it was
+    with torch.no_grad():
+        prior.free[0] = 0.5
     assert prior.frozen().least_rows is None  # learned ones are no rows
 
 
@@ -179,6 +187,50 @@ def test_vamp_takes_full_covariances() -> None:
     torch.testing.assert_close(prior.log_prob(Z).detach(), prior.frozen().log_prob(Z), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_a_learned_mixture_counts_the_rows_behind_its_components(covariance: str) -> None:
+    mean, scale = (t.detach() for t in Small()(rows()))
+    r = begun(MixturePrior(3, covariance), Small()).frozen()
+    assert isinstance(r, Mixture)
+    S = r.scale_tril @ r.scale_tril.mT if covariance == "full" else r.scale_tril.square().diag_embed()
+    share = torch.zeros(N, 3, dtype=torch.float64)
+    for i in range(N):
+        for k in range(3):
+            trace = torch.trace(torch.linalg.solve(S[k], scale[i].square().diag()))
+            share[i, k] = r.log_weight[k] + MultivariateNormal(r.mean[k], S[k]).log_prob(mean[i]) - 0.5 * trace
+    share = share.softmax(1)
+    want = float((share.sum(0).square() / share.square().sum(0)).min())
+    assert r.least_rows == pytest.approx(want, rel=1e-6)
+    assert not r.holds_rows
+    check_rows(r, allow_rows=False)
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_a_mixture_with_a_component_for_every_row_holds_rows(on: bool) -> None:  # noqa: FBT001
+    mean, _ = (t.detach() for t in Small()(rows()))
+    at_rows = Mixture(torch.full((N,), -math.log(N)), mean, torch.full_like(mean, 1e-3))
+    prior = learned.going_on_from(at_rows).make(D) if on else MixturePrior(components=N).make(D)
+    prior.begin(Small(), rows(), stream(0))
+    with torch.no_grad():
+        prior.mean.copy_(mean)
+        prior.log_scale.fill_(math.log(1e-3))
+    assert prior.frozen().holds_rows
+    with pytest.raises(UsageError, match="mixture"):
+        check_rows(prior.frozen(), allow_rows=False)
+
+
+def hot(x: Tensor) -> tuple[Tensor, Tensor]:
+    """An encoder of one-hot codes."""
+    mean, scale = Small()(OneHot(1)(x))
+    return mean, scale
+
+
+def without_gradients(x: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        mean, scale = Small()(x)
+        return mean, scale
+
+
 def low_rank() -> Mixture:
     one = torch.zeros(1)
     r = Mixture(one, torch.zeros(1, D), torch.ones(1, D), factor=torch.ones(1, D, 1))
@@ -202,9 +254,14 @@ ONE = torch.ones(1, D)
         (lambda: learned.settings_of(FlowPrior(hidden=())), "hidden: expected the width of one hidden layer"),
         (lambda: learned.settings_of(ExemplarsPrior(again=-1)), "again: expected at least 0, got -1"),
         (lambda: learned.settings_of(ExemplarsPrior(near=8)), "near: expected 0 for all rows, or 2 at least.*, got 8"),
-        (lambda: learned.settings_of(AggregatedPrior(again=0)), "no fewer than again, got 1024"),
+        (
+            lambda: learned.settings_of(AggregatedPrior(again=0)),
+            "near: expected 0 with again 0, .*, got 1024; set both to 0",
+        ),
         (lambda: AggregatedPrior().make(D).begin(Small(), rows()[:1], stream(0)), "expected two at least, got 1"),
         (lambda: AggregatedPrior().make(D).begin(Full(), rows(), stream(0)), "full covariances; take vamp"),
+        (lambda: VampPrior(4).make(D).begin(hot, rows(), stream(0)), "no gradient in its input.*take mixture or flow"),
+        (lambda: VampPrior(4).make(D).begin(without_gradients, rows(), stream(0)), "no gradient in its input"),
         (lambda: learned.going_on_from(Gaussian(ONE[0], ONE[0])), "which can be learned, got 'gaussian'"),
         (lambda: learned.going_on_from(Vamp(torch.zeros(1), ONE, ONE)).make(D), "keeps no pseudo-inputs"),
         (lambda: learned.going_on_from(Exemplars(ONE, ONE, ONE[0], ONE[0], 0.5)).make(D), "smoothed in another way"),

@@ -221,6 +221,30 @@ def test_gradients_are_those_of_finite_differences(name: str, posterior: str) ->
         assert float((grad * step).sum()) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("network", ["conv", "residual"])
+def test_the_gradient_penalty_of_decoders_of_images_and_its_gradient(network: str) -> None:
+    settings = VAESettings(latents=2, network=network, width=2, posterior="points")
+    vae = VAE.build((1, 8, 8), settings, seed=1).double()
+    x = torch.randn(3, 1, 8, 8, generator=stream(0, "images"), dtype=torch.float64)
+    objective = RAE("gradient", 0.3)
+    noise = objective.noise(vae, x, stream(4))
+    loss = objective.rows(vae, x, noise, beta=0.8)
+    with torch.no_grad():
+        z, _ = vae.encode(x)
+        slope = (vae.decoder(z + 1e-5 * noise[:, 0]) - vae.decoder(z - 1e-5 * noise[:, 0])) / 2e-5
+        penalty = 0.3 * slope.square().flatten(1).sum(1)
+        plain = 0.4 * z.square().sum(1) - vae.decode(z).log_prob(x)
+    torch.testing.assert_close(loss.detach(), plain + penalty, rtol=1e-6, atol=0)
+    weight = vae.decoder.get_parameter("dense.0.weight")
+    (found,) = torch.autograd.grad(loss.sum(), weight)
+    with torch.no_grad():
+        values = []
+        for by in (1e-5, -2e-5):
+            weight[0, 0] += by
+            values.append(float(objective.rows(vae, x, noise, beta=0.8).sum()))
+    assert float(found[0, 0]) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-4)
+
+
 def test_the_objective_is_chosen_by_name() -> None:
     found = {
         name: objectives.build(TrainSettings(objective=name)) for name in ("elbo", "iwae", "wae-mmd", "infovae", "rae")

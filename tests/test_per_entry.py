@@ -78,6 +78,18 @@ def test_log_prob_is_scipys(name: str) -> None:
     np.testing.assert_allclose(p.log_prob(x).detach().numpy(), by_scipy(name, out.numpy(), x.numpy()), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("log_total", "counted"), [(-10.0, -10.0), (6.0, 6.0), (10.0, 10.0), (18.0, 10.0)])
+def test_a_negative_binomial_of_large_total_counts_is_scipys_in_float32(log_total: float, counted: float) -> None:
+    out, x = output(built("negative-binomial")).float(), values("negative-binomial").float()
+    out[:, 0] += 3
+    out[:, 1] = log_total
+    log_p = built("negative-binomial")(out).log_prob(x)
+    assert log_p.dtype == torch.float32
+    out[:, 1] = counted
+    want = by_scipy("negative-binomial", out.double().numpy(), x.numpy())
+    np.testing.assert_allclose(log_p.numpy(), want, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_finite_differences(name: str) -> None:
     module = built(name).double()

@@ -248,13 +248,26 @@ class RAE(Objective):
         """The loss of each row."""
         z, _ = vae.encode(x)
         if self.regulariser == "gradient":
-            parts: tuple[Tensor, ...] = torch.func.jvp(vae.decoder, (z,), (noise[:, 0],))
-            output, slope = parts
+            output, slope = _slope(vae.decoder, z, noise[:, 0])
             on_decoder, p = slope.square().flatten(1).sum(1), vae.likelihood(output)
         else:
             on_decoder, p = REGULARISED[self.regulariser](vae.decoder), vae.decode(z)
         loss: Tensor = 0.5 * beta * z.square().sum(1) + self.penalty * on_decoder - p.log_prob(x)
         return loss
+
+
+def _slope(decoder: nn.Module, z: Float[Tensor, "n d"], direction: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
+    """What a decoder answers at z, and the derivative of that in a direction."""
+    # torch's forward derivative of group norm takes views of its input, which features with channels last do not allow
+    norms = [m for m in decoder.modules() if isinstance(m, nn.GroupNorm)]
+    hooks = [m.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),)) for m in norms]
+    try:
+        parts: tuple[Tensor, ...] = torch.func.jvp(decoder, (z,), (direction,))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    output, slope = parts
+    return output, slope
 
 
 def _weights(decoder: nn.Module) -> list[Tensor]:

@@ -24,6 +24,7 @@ NARROWEST = -7.0  # log-scale of a logistic: a quarter of the distance of two le
 LEAST = math.log(1e-3)  # log-scale of an entry with a scale of its own: a constant pixel would have none
 START = 0.3  # scale that is learned from there
 RARE = 1e-2  # mean of a count that a decoder begins at, at least
+TOTAL = 10.0  # the log of t of a negative binomial, at most, and least: beyond, it is a Poisson, or a point at 0
 
 
 class PerEntry(nn.Module):
@@ -249,16 +250,30 @@ class _OfCounts(PerEntry):
 
 
 @final
+class _InDouble(TorchNegativeBinomial):
+    """Its log-probabilities are differences of lgamma, of which float32 loses tenths of a nat where t is large."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        total, logits = self.total_count.double(), self.logits.double()
+        exact: Distribution = TorchNegativeBinomial(total, logits=logits, validate_args=False)
+        log_p = exact.log_prob(value.double())
+        return log_p.to(torch.result_type(value, self.logits))
+
+
+@final
 class NegativeBinomial(_OfCounts):
-    """Counts with mean m and variance m + m^2 / t; outputs are log m and log t of each entry."""
+    """Counts with mean m and variance m + m^2 / t; outputs are log m and log t of each entry.
+
+    Log t is from -10 to 10: above, where m is far below t, it is a Poisson.
+    """
 
     name = "negative-binomial"
     outputs = 2
 
     def forward(self, output: Tensor) -> Distribution:
         """The distribution of a batch."""
-        log_mean, log_total = output.unbind(1)
-        p = TorchNegativeBinomial(log_total.exp(), logits=log_mean - log_total, validate_args=False)
+        log_mean, log_total = output[:, 0], output[:, 1].clamp(-TOTAL, TOTAL)
+        p = _InDouble(log_total.exp(), logits=log_mean - log_total, validate_args=False)
         return _independent(p, log_mean)
 
     def start(self, mean: Tensor) -> Tensor:

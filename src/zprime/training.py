@@ -183,8 +183,8 @@ def train(
     if checkpoint is not None and not distributed.rank():
         state.save(checkpoint, key)
     vae.load_state_dict({k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")})
-    vae.freeze_prior()
-    vae.eval().requires_grad_(requires_grad=False)
+    vae.eval().freeze_prior()
+    vae.requires_grad_(requires_grad=False)
     return Trained(vae, state.best_epoch, state.history, stopped, floor if start else None)
 
 

@@ -107,8 +107,10 @@ def refit(
 ) -> Refit:
     """Go on from a mixture by steps that raise the evidence of the training rows, and keep the best of them.
 
-    That is the one with the largest exact-posterior gain on the selection split. So what is kept is not worse there
-    than the mixture that is given.
+    That is the one with the largest exact-posterior gain on the selection split. Before it is measured, components
+    with fewer than `least_rows` rows are dropped, at step 0 too. (Rows are counted by the shares of E_q[r/p] here, so
+    there may be some, although the fit to the posteriors dropped its own.) So what is kept is not worse there than the
+    mixture that is given where that loses no component, and else not worse than what is left of it.
 
     Args:
         objective: `evidence` moves weights, means and covariances; `weights` moves the weights alone.

@@ -11,6 +11,7 @@ from zprime.latent.evidence import Evidence
 from zprime.latent.gaussians import Mixture
 from zprime.latent.kind import Task
 from zprime.latent.selection import Codes, RowScores, best_epsilon
+from zprime.posteriors import MemoryPosteriors
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,17 @@ def mixture_of(em: ComponentEM, state: State, dtype: torch.dtype, rows: Float[Te
     log_weight, mean, tril = (t.to(dtype) for t in em.finish(state))
     factor = None if state.factor is None else (state.factor * em.unit[:, None]).to(dtype)
     return Mixture(log_weight, mean, tril, float(rows.min()), factor)
+
+
+def least_rows(data: MemoryPosteriors, r: Mixture) -> float:
+    """Effective rows behind the component that has fewest (`ComponentEM.rows`), of a mixture from elsewhere than EM.
+
+    Args:
+        data: Gaussians that count alike, one a datum.
+        r: with full or diagonal covariances.
+    """
+    em = ComponentEM(MemoryPosteriors(data.mean.cpu(), data.scale.cpu()), diagonal=r.scale_tril.ndim == 2)
+    log_weight, mean, scale = (t.detach().cpu().double() for t in (r.log_weight, r.mean, r.scale_tril))
+    unit = scale / (em.unit if em.diagonal else em.unit[:, None])
+    covariance = unit.square() if em.diagonal else unit @ unit.mT
+    return float(em.rows(State(log_weight, (mean - em.centre) / em.unit, covariance)).min())

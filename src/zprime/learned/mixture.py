@@ -1,7 +1,8 @@
 """mixture: K Gaussians whose weights, means and covariances are trained with encoder and decoder."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -13,8 +14,10 @@ from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.kernels import trainable_full_mixture_log_prob, trainable_mixture_log_prob
 from zprime.latent.gaussians import Mixture
+from zprime.latent.reduction import least_rows
 from zprime.learned.rows import encoded
 from zprime.learned.settings import LearnedPrior, at_least, check_kind
+from zprime.posteriors import MemoryPosteriors
 from zprime.rng import fork
 from zprime.trainable_prior import Encode, TrainablePrior
 
@@ -87,7 +90,8 @@ class TrainableMixture(TrainablePrior):
         The standard deviations are multiplied by K^(-1/d): all K components together then have the volume of one
         Gaussian with the standard deviations of the aggregated posterior.
         """
-        r = self.first or self._spread(encode, x, rng)
+        self.codes = partial(encoded, encode, x)
+        r = self.first or self._spread(self.codes(), rng)
         full = self.covariance == "full"
         diagonal = r.scale_tril.diagonal(dim1=1, dim2=2) if full else r.scale_tril
         like = encode(x[:1])[0]
@@ -97,14 +101,14 @@ class TrainableMixture(TrainablePrior):
         if full:
             self.below = nn.Parameter(r.scale_tril.detach().tril(-1).to(like))
 
-    def _spread(self, encode: Encode, x: Float[Tensor, "n *datum"], rng: torch.Generator) -> Mixture:
-        data, k = encoded(encode, x), self.components
-        uniform = torch.full((data.n,), -math.log(data.n), device=x.device)
+    def _spread(self, data: MemoryPosteriors, rng: torch.Generator) -> Mixture:
+        k, device = self.components, data.mean.device
+        uniform = torch.full((data.n,), -math.log(data.n), device=device)
         which = choose(uniform, k, fork(rng, "rows"))
         mean = data.take(which).draw(rng=fork(rng, "draws"))
         scale = (data.mean.var(0, correction=0) + data.scale.square().mean(0)).sqrt() * k ** (-1 / data.d)
         scale = scale.expand(k, -1)
-        weight = torch.full((k,), -math.log(k), device=x.device)
+        weight = torch.full((k,), -math.log(k), device=device)
         return Mixture(weight, mean, torch.diag_embed(scale) if self.covariance == "full" else scale.contiguous())
 
     @property
@@ -119,7 +123,8 @@ class TrainableMixture(TrainablePrior):
         return density(z, self.mean, self.scale, self.logits.log_softmax(0))
 
     def frozen(self) -> Mixture:
-        """The K Gaussians."""
+        """The K Gaussians, and the effective training rows behind the one that has fewest."""
         with torch.no_grad():
             weight = self.logits.double().log_softmax(0).to(self.mean)
-            return Mixture(weight, self.mean.detach().clone(), self.scale.detach().clone())
+            r = Mixture(weight, self.mean.detach().clone(), self.scale.detach().clone())
+            return replace(r, least_rows=least_rows(self.codes(), r))

@@ -50,7 +50,12 @@ def check_counts(near: int, again: int) -> None:
     """Raise `UsageError` for numbers of rows that cannot be used."""
     at_least("near", near, 0)
     at_least("again", again, 0)
-    if near and not max(2, again) <= near * (again > 0):
+    if near and not again:
+        raise UsageError(
+            "prior: near: expected 0 with again 0, which encodes all rows at every step and leaves none out, got "
+            f"{near}; set both to 0, or again to 1 at least"
+        )
+    if near and near < max(2, again):
         raise UsageError(f"prior: near: expected 0 for all rows, or 2 at least and no fewer than again, got {near}")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zprime.arrays import is_full
 from zprime.distribution import LatentDistribution
+from zprime.errors import UsageError
 from zprime.kernels import trainable_full_mixture_log_prob, trainable_mixture_log_prob
 from zprime.latent.vamp import PseudoInputs, Vamp, medoids
 from zprime.learned.rows import encoded
@@ -65,16 +66,31 @@ class TrainableVamp(TrainablePrior):
         return f"components={self.components}"
 
     def begin(self, encode: Encode, x: Float[Tensor, "n *datum"], rng: torch.Generator) -> None:
-        """Pseudo-inputs are the training rows nearest to k-means centres of the codes, with equal weights."""
+        """Pseudo-inputs are the training rows nearest to k-means centres of the codes, with equal weights.
+
+        Raises:
+            UsageError: the encoder's answer has no gradient in its input, so that they would stay these rows.
+        """
         chosen = medoids(encoded(encode, x), min(self.components, len(x)), rng=fork(rng, "start"))
         self.encode, self.inputs = encode, PseudoInputs(x, chosen)
-        self.free = nn.Parameter(self.inputs.free.detach())
+        self.free = nn.Parameter(self.inputs.free.detach().clone())
         self.logits = nn.Parameter(torch.zeros(len(chosen), device=x.device))
+        if not self._moves():
+            raise UsageError(
+                "prior: vamp trains inputs of the encoder, and the encoder's answer has no gradient in its input (as "
+                "where it sees codes as ones and zeros, with the categorical likelihood); take mixture or flow"
+            )
 
     def before_batch(self, rows: Int[Tensor, " b"], rng: torch.Generator) -> None:
         """Back into the box, where the step before left it."""
         with torch.no_grad():
             self.free.clamp_(0, 1)
+
+    @torch.enable_grad()
+    def _moves(self) -> bool:
+        mean, scale = self.posteriors()
+        answer = mean.sum() + scale.sum()
+        return answer.requires_grad and torch.autograd.grad(answer, self.free, allow_unused=True)[0] is not None
 
     def posteriors(self) -> tuple[Tensor, Tensor]:
         """Mean and scale of q(z|u_k)."""
@@ -87,7 +103,8 @@ class TrainableVamp(TrainablePrior):
         return density(z, mean, scale, self.logits.log_softmax(0))
 
     def frozen(self) -> Vamp:
-        """The K Gaussians and their weights, without the pseudo-inputs."""
+        """The K Gaussians and their weights, without the pseudo-inputs; `learned` if each of these has moved."""
         with torch.no_grad():
             mean, scale = self.posteriors()
-            return Vamp(self.logits.log_softmax(0).to(mean), mean.clone(), scale.clone())
+            moved = (self.free.clamp(0, 1) != self.inputs.free).flatten(1).any(1)
+            return Vamp(self.logits.log_softmax(0).to(mean), mean.clone(), scale.clone(), bool(moved.all()))
