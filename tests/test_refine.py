@@ -13,7 +13,7 @@ import small
 from learning import RING, in_the_hole, ring
 from test_cli import call
 from test_own_model import model
-from zprime import vae
+from zprime import artifact, vae
 from zprime.data import DataSettings
 from zprime.errors import UsageError
 from zprime.latent import MixtureSettings
@@ -110,6 +110,24 @@ def test_interrupted_it_goes_on_to_the_same_artefact(parent: Path) -> None:
     )
     assert seen[0] == 2
     assert part.folder.model.hash == whole.folder.model.hash
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_interrupted_before_any_epoch_is_better_it_goes_on_to_the_same_artefact(learn: bool, parent: Path) -> None:  # noqa: FBT001
+    how = {"epochs": 3, "lr": 0.3, "learn": learn}
+    whole = refine(parent, name=f"whole-0-{learn}", **how)
+    assert whole.folder.model.config["epoch"] == 0
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "train" and done == 2:
+            raise KeyboardInterrupt
+
+    name = f"part-0-{learn}"
+    with pytest.raises(KeyboardInterrupt):
+        refine(parent, name=name, progress=progress, **how)
+    saved = artifact.read(parent / "refined" / name / "checkpoint").config
+    assert (saved["epoch"], saved["best_epoch"]) == (2, 0)
+    assert refine(parent, name=name, **how).folder.model.hash == whole.folder.model.hash
 
 
 def test_from_the_command_line_to_an_audit_that_says_what_was_refined(

@@ -106,7 +106,7 @@ MODEL = Schema(
 def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
     epochs, best = len(config["history"]), config["best_epoch"]
     need("epoch", config["epoch"] == epochs, f"{epochs}, as many as history has", config["epoch"])
-    need("best_epoch", best <= epochs and (best > 0 or not epochs), f"an epoch up to {epochs}", best)
+    need("best_epoch", best <= epochs, f"one up to {epochs}; 0 is the start", best)
 
 
 CHECKPOINT = Schema(
