@@ -158,7 +158,7 @@ def test_from_the_command_line_to_an_audit_that_says_what_was_refined(
         (["--with", "vamp", "--learn-prior"], "keeps no pseudo-inputs"),
         (["--lr", "-1"], "lr: expected a number above 0, got -1"),
         (["--name", "a/b"], "name: expected 1 to 64 letters"),
-        (["--with", "mixture+p5"], "name: expected one that does not end in +p and a number"),
+        (["--with", "mixture+p5"], "got 'mixture+p5', which is what takes the prior's place; give --name"),
     ],
 )
 def test_what_cannot_be_refined_is_refused_before_anything_is_made(

@@ -8,6 +8,9 @@ import pytest
 import small
 from test_cli import call
 from zprime.data import DataSettings
+from zprime.errors import UsageError
+from zprime.latent import MixtureSettings
+from zprime.refining import refine
 from zprime.running import Run
 from zprime.training import TrainSettings
 from zprime.vae_settings import VAESettings
@@ -40,3 +43,27 @@ def test_what_is_told_is_called_by_the_objective(
         (told.out + told.err).split()
     )
     assert f"was kept, with an {words} of {now:.2f} nats a row" in model.says[-1]
+
+
+def test_an_autoencoder_without_a_prior_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    run = trained(tmp_path, objective="rae", posterior="points")
+    with pytest.raises(UsageError, match="--objective rae, whose codes are pulled towards 0"):
+        refine(run, "gaussian", epochs=1)
+    assert not (run / "refined").exists()
+
+
+def test_the_kl_term_has_its_whole_weight_from_the_first_epoch_on(tmp_path: Path) -> None:
+    run = trained(tmp_path, epochs=4, warmup_epochs=1, cycles=2, beta=0.5)
+    before = Run.open(run).folder.model.config
+    assert [e["beta"] for e in before["history"]] == [0.25, 0.5, 0.25, 0.5]
+    after = refine(run, "gaussian", epochs=2).folder.model.config
+    assert [e["beta"] for e in after["history"]] == [0.5, 0.5]
+    assert "cycles" not in after["training"]
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_a_run_with_free_bits_is_refined_by_the_plain_elbo(learn: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    run = trained(tmp_path, free_bits=0.5)
+    Run.open(run).fit([MixtureSettings(components=2)], seed=0)
+    new = refine(run, learn=learn, epochs=1).folder.model.config
+    assert "free_bits" not in new["training"]

@@ -1,10 +1,11 @@
 """The stage of a run that trains the model of another run on, with a latent distribution in place of its prior."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from zprime import artifact, atomic, model_prior, vae
 from zprime.artifact import Artifact, Manifest
@@ -25,6 +26,9 @@ from zprime.vae import VAE
 
 SLOWER = 3.0
 """What the learning rate of a run is divided by, where nothing else is said."""
+
+WHOLE: Mapping[str, Any] = {"warmup": 0.0, "warmup_epochs": 0, "cycles": 1, "free_bits": 0.0}
+"""Settings with which the KL term has its whole weight from the first epoch on, and no part of it is free."""
 
 
 @final
@@ -103,14 +107,19 @@ class Origin:
         return self.distribution.kind if self.learned is None else words(self.learned.described)
 
     def settings(self, *, epochs: int, lr: float, patience: int | None) -> TrainSettings:
-        """Those of the training before with some changes, and the KL term at its whole weight from the start.
+        """Those of the training before with some changes, and all of the KL term at its whole weight from the start.
 
         Raises:
-            UsageError: they cannot be used.
+            UsageError: they cannot be used, or the objective has no prior.
         """
         before = TrainSettings(**self.model.config["training"])
+        if before.objective == "rae":
+            raise UsageError(
+                f"refine: expected a model that was trained with a prior, and {self.parent.path} was trained with "
+                "--objective rae, whose codes are pulled towards 0; what was fitted there is used as it is"
+            )
         patience = before.patience if patience is None else patience
-        after = replace(before, epochs=epochs, lr=lr or before.lr / SLOWER, warmup=0.0, patience=patience)
+        after = replace(before, epochs=epochs, lr=lr or before.lr / SLOWER, patience=patience, **WHOLE)
         after.check()
         return after
 

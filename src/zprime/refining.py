@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from zprime import chain
+from zprime.errors import UsageError
 from zprime.progress import Progress, shown
 from zprime.refine_stage import Origin, RefineStage
-from zprime.results.names import check_name
+from zprime.results.names import CandidateId, check_name
 from zprime.run_folder import RunFolder
 from zprime.running import Run
 from zprime.threads import Threads
@@ -52,11 +53,16 @@ def refine(
 
     Raises:
         UsageError: settings, or something else than a fitted latent distribution with a log-density; a model of the
-            user's own.
+            user's own, or one that was trained without a prior (`rae`).
         ArtifactError: something of the run is missing, or was altered.
         NumericalError: the loss is not finite.
     """
     called = name or kind
+    if not name and CandidateId.parse(kind).percent:
+        raise UsageError(
+            f"name: expected one that does not end in +p and a number, got {kind!r}, which is what takes the prior's "
+            "place; give --name (in Python: name=)"
+        )
     check_name(called)
     origin = Origin(RunFolder.open(run), kind, learn)
     settings = origin.settings(epochs=epochs, lr=lr, patience=patience)
