@@ -32,7 +32,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = Run.create(folder / "run")
     job.train(DataSettings(str(small.table(folder / "t.npz", 240))), small.NETWORK, small.TRAINING, seed=0)
     job.encode()
-    job.fit(["gaussian", MixtureSettings(components=3), "aggregated", "vamp"], seed=0)
+    job.fit(["gaussian", MixtureSettings(components=3), "aggregated", "vamp", "exemplars"], seed=0)
     return folder / "run"
 
 
@@ -152,10 +152,17 @@ def test_from_the_command_line_to_an_audit_that_says_what_was_refined(
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--with", "flow"], "expected something that was fitted in this run (gaussian, mixture, aggregated, vamp)"),
+        (
+            ["--with", "flow"],
+            "expected something that was fitted in this run (gaussian, mixture, aggregated, exemplars, vamp)",
+        ),
         (["--with", "prior"], "expected something that was fitted in this run"),
         (["--with", "gaussian", "--learn-prior"], "which can be learned, got 'gaussian'"),
         (["--with", "vamp", "--learn-prior"], "keeps no pseudo-inputs"),
+        (["--with", "aggregated"], "log N nats; give --learn-prior, with which a row leaves its own component out"),
+        (["--with", "aggregated+p5", "--name", "a"], "log N nats; give a mixture or a flow"),
+        (["--with", "exemplars"], "log N nats; give a mixture or a flow"),
+        (["--with", "exemplars", "--learn-prior"], "cannot be learned on from where it is; take a mixture or a flow"),
         (["--lr", "-1"], "lr: expected a number above 0, got -1"),
         (["--name", "a/b"], "name: expected 1 to 64 letters"),
         (["--with", "mixture+p5"], "got 'mixture+p5', which is what takes the prior's place; give --name"),

@@ -12,6 +12,7 @@ from zprime.artifact import Artifact, Manifest
 from zprime.data_stage import DataStage, Wanted, came_from
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
+from zprime.latent import Aggregated
 from zprime.learned import Learned, going_on_from, words
 from zprime.progress import Progress, silent
 from zprime.results.names import CandidateId
@@ -66,7 +67,8 @@ class Origin:
         """What takes the prior's place.
 
         Raises:
-            UsageError: there is none of this name, or it cannot be trained with.
+            UsageError: there is none of this name, or it cannot be trained with: it has no log-density, or stays as it
+                is and stores functions of single training rows.
         """
         fitted = CandidateId.parse(self.name).name
         if fitted not in self.parent.fitted:
@@ -74,6 +76,8 @@ class Origin:
             raise UsageError(f"with: expected something that was fitted in this run ({there}), got {self.name!r}")
         r = self.parent.distribution(self.name)
         model_prior.checked(r, r.d)
+        if r.holds_rows and not self.learn:
+            raise _sees_itself(r)
         return r
 
     @cached_property
@@ -122,6 +126,16 @@ class Origin:
         after = replace(before, epochs=epochs, lr=lr or before.lr / SLOWER, patience=patience, **WHOLE)
         after.check()
         return after
+
+
+def _sees_itself(r: LatentDistribution) -> UsageError:
+    """What is said of an r in which a training row has a component of its own."""
+    learnable = isinstance(r, Aggregated) and r.weights is None
+    on = "--learn-prior, with which a row leaves its own component out, or " if learnable else ""
+    return UsageError(
+        f"with: {r.label} stores functions of single training rows, so in training a row would find its own component "
+        f"there, and its KL term would be at most log N nats; give {on}a mixture or a flow"
+    )
 
 
 @final
