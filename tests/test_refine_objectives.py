@@ -7,10 +7,11 @@ import pytest
 
 import small
 from test_cli import call
-from zprime.data import DataSettings
+from zprime.data import SPLITS, DataSettings
 from zprime.errors import UsageError
 from zprime.latent import MixtureSettings
 from zprime.refining import refine
+from zprime.run_posteriors import steps_by_split, steps_of
 from zprime.running import Run
 from zprime.training import TrainSettings
 from zprime.vae_settings import VAESettings
@@ -67,3 +68,27 @@ def test_a_run_with_free_bits_is_refined_by_the_plain_elbo(learn: bool, tmp_path
     Run.open(run).fit([MixtureSettings(components=2)], seed=0)
     new = refine(run, learn=learn, epochs=1).folder.model.config
     assert "free_bits" not in new["training"]
+
+
+def test_what_is_told_of_an_autoencoder_that_is_there_says_nothing_of_a_prior(tmp_path: Path) -> None:
+    job = Run.open(trained(tmp_path, objective="rae", posterior="points"))
+    assert job.folder.prior.kind == "gaussian"
+    data, network = DataSettings(str(tmp_path / "t.npz")), VAESettings(latents=2, hidden=(8,), posterior="points")
+    with pytest.raises(UsageError, match=r"other settings \(epochs 2, now 3\)"):
+        job.train(data, network, TrainSettings(epochs=3, objective="rae"), seed=0)
+
+
+def test_codes_take_no_steps_which_is_said_before_anything_is_encoded(tmp_path: Path) -> None:
+    job = Run.open(trained(tmp_path, objective="wae-mmd", posterior="points"))
+    with pytest.raises(UsageError, match="steps: expected posteriors that are diagonal Gaussians, got points"):
+        job.folder.encoding(3)
+
+
+def test_the_new_run_is_encoded_with_as_many_steps(tmp_path: Path) -> None:
+    job = Run.open(trained(tmp_path), replace=True)
+    job.encode(steps=2)
+    job.fit(["gaussian"], seed=0)
+    new = refine(job.path, "gaussian", epochs=1)
+    assert steps_by_split(new.path) == dict.fromkeys(SPLITS, 2)
+    new.encode(steps=0)
+    assert steps_of(refine(job.path, "gaussian", epochs=1).path) == 0  # as it is there
