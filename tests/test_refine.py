@@ -13,7 +13,7 @@ import small
 from learning import RING, in_the_hole, ring
 from test_cli import call
 from test_own_model import model
-from zprime import vae
+from zprime import artifact, vae
 from zprime.data import DataSettings
 from zprime.errors import UsageError
 from zprime.latent import MixtureSettings
@@ -32,7 +32,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = Run.create(folder / "run")
     job.train(DataSettings(str(small.table(folder / "t.npz", 240))), small.NETWORK, small.TRAINING, seed=0)
     job.encode()
-    job.fit(["gaussian", MixtureSettings(components=3), "aggregated", "vamp"], seed=0)
+    job.fit(["gaussian", MixtureSettings(components=3), "aggregated", "vamp", "exemplars"], seed=0)
     return folder / "run"
 
 
@@ -112,6 +112,24 @@ def test_interrupted_it_goes_on_to_the_same_artefact(parent: Path) -> None:
     assert part.folder.model.hash == whole.folder.model.hash
 
 
+@pytest.mark.parametrize("learn", [False, True])
+def test_interrupted_before_any_epoch_is_better_it_goes_on_to_the_same_artefact(learn: bool, parent: Path) -> None:  # noqa: FBT001
+    how = {"epochs": 3, "lr": 0.3, "learn": learn}
+    whole = refine(parent, name=f"whole-0-{learn}", **how)
+    assert whole.folder.model.config["epoch"] == 0
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "train" and done == 2:
+            raise KeyboardInterrupt
+
+    name = f"part-0-{learn}"
+    with pytest.raises(KeyboardInterrupt):
+        refine(parent, name=name, progress=progress, **how)
+    saved = artifact.read(parent / "refined" / name / "checkpoint").config
+    assert (saved["epoch"], saved["best_epoch"]) == (2, 0)
+    assert refine(parent, name=name, **how).folder.model.hash == whole.folder.model.hash
+
+
 def test_from_the_command_line_to_an_audit_that_says_what_was_refined(
     parent: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,13 +152,20 @@ def test_from_the_command_line_to_an_audit_that_says_what_was_refined(
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--with", "flow"], "expected something that was fitted in this run (gaussian, mixture, aggregated, vamp)"),
+        (
+            ["--with", "flow"],
+            "expected something that was fitted in this run (gaussian, mixture, aggregated, exemplars, vamp)",
+        ),
         (["--with", "prior"], "expected something that was fitted in this run"),
         (["--with", "gaussian", "--learn-prior"], "which can be learned, got 'gaussian'"),
         (["--with", "vamp", "--learn-prior"], "keeps no pseudo-inputs"),
+        (["--with", "aggregated"], "log N nats; give --learn-prior, with which a row leaves its own component out"),
+        (["--with", "aggregated+p5", "--name", "a"], "log N nats; give a mixture or a flow"),
+        (["--with", "exemplars"], "log N nats; give a mixture or a flow"),
+        (["--with", "exemplars", "--learn-prior"], "cannot be learned on from where it is; take a mixture or a flow"),
         (["--lr", "-1"], "lr: expected a number above 0, got -1"),
         (["--name", "a/b"], "name: expected 1 to 64 letters"),
-        (["--with", "mixture+p5"], "name: expected one that does not end in +p and a number"),
+        (["--with", "mixture+p5"], "got 'mixture+p5', which is what takes the prior's place; give --name"),
     ],
 )
 def test_what_cannot_be_refined_is_refused_before_anything_is_made(

@@ -162,6 +162,8 @@ def _trained(there: Artifact) -> dict[str, Any]:
     network = there.config.get("vae", {}).get("settings", {})
     learned = there.config.get("learned")
     prior = words(learned) if learned else (there.config.get("prior") or {"kind": STANDARD})["kind"]
+    if there.config.get("training", {}).get("objective") == "rae":
+        prior = STANDARD  # the Gaussian of the codes was fitted afterwards; nobody asked for it
     usual = {**later(VAESettings), **later(TrainSettings)}
     found = {**usual, **network, **there.config.get("training", {}), "prior": prior}
     refined = there.config.get("refined")

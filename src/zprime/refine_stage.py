@@ -1,16 +1,18 @@
 """The stage of a run that trains the model of another run on, with a latent distribution in place of its prior."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from zprime import artifact, atomic, model_prior, vae
 from zprime.artifact import Artifact, Manifest
 from zprime.data_stage import DataStage, Wanted, came_from
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
+from zprime.latent import Aggregated
 from zprime.learned import Learned, going_on_from, words
 from zprime.progress import Progress, silent
 from zprime.results.names import CandidateId
@@ -25,6 +27,9 @@ from zprime.vae import VAE
 
 SLOWER = 3.0
 """What the learning rate of a run is divided by, where nothing else is said."""
+
+WHOLE: Mapping[str, Any] = {"warmup": 0.0, "warmup_epochs": 0, "cycles": 1, "free_bits": 0.0}
+"""Settings with which the KL term has its whole weight from the first epoch on, and no part of it is free."""
 
 
 @final
@@ -62,7 +67,8 @@ class Origin:
         """What takes the prior's place.
 
         Raises:
-            UsageError: there is none of this name, or it cannot be trained with.
+            UsageError: there is none of this name, or it cannot be trained with: it has no log-density, or stays as it
+                is and stores functions of single training rows.
         """
         fitted = CandidateId.parse(self.name).name
         if fitted not in self.parent.fitted:
@@ -70,6 +76,8 @@ class Origin:
             raise UsageError(f"with: expected something that was fitted in this run ({there}), got {self.name!r}")
         r = self.parent.distribution(self.name)
         model_prior.checked(r, r.d)
+        if r.holds_rows and not self.learn:
+            raise _sees_itself(r)
         return r
 
     @cached_property
@@ -103,16 +111,31 @@ class Origin:
         return self.distribution.kind if self.learned is None else words(self.learned.described)
 
     def settings(self, *, epochs: int, lr: float, patience: int | None) -> TrainSettings:
-        """Those of the training before with some changes, and the KL term at its whole weight from the start.
+        """Those of the training before with some changes, and all of the KL term at its whole weight from the start.
 
         Raises:
-            UsageError: they cannot be used.
+            UsageError: they cannot be used, or the objective has no prior.
         """
         before = TrainSettings(**self.model.config["training"])
+        if before.objective == "rae":
+            raise UsageError(
+                f"refine: expected a model that was trained with a prior, and {self.parent.path} was trained with "
+                "--objective rae, whose codes are pulled towards 0; what was fitted there is used as it is"
+            )
         patience = before.patience if patience is None else patience
-        after = replace(before, epochs=epochs, lr=lr or before.lr / SLOWER, warmup=0.0, patience=patience)
+        after = replace(before, epochs=epochs, lr=lr or before.lr / SLOWER, patience=patience, **WHOLE)
         after.check()
         return after
+
+
+def _sees_itself(r: LatentDistribution) -> UsageError:
+    """What is said of an r in which a training row has a component of its own."""
+    learnable = isinstance(r, Aggregated) and r.weights is None
+    on = "--learn-prior, with which a row leaves its own component out, or " if learnable else ""
+    return UsageError(
+        f"with: {r.label} stores functions of single training rows, so in training a row would find its own component "
+        f"there, and its KL term would be at most log N nats; give {on}a mixture or a flow"
+    )
 
 
 @final

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from zprime import chain
+from zprime.errors import UsageError
 from zprime.progress import Progress, shown
 from zprime.refine_stage import Origin, RefineStage
-from zprime.results.names import check_name
+from zprime.results.names import CandidateId, check_name
 from zprime.run_folder import RunFolder
+from zprime.run_posteriors import steps_by_split, steps_of
 from zprime.running import Run
 from zprime.threads import Threads
 
@@ -30,9 +32,10 @@ def refine(
 ) -> Run:
     """Go on training decoder and encoder of a run with r, which was fitted there, in place of p; encode again.
 
-    The result is a run of its own, in `RUN/refined/NAME`: the same data and splits, the model with prior r, posteriors.
-    `fit` and `audit` work on it as on any. The run itself stays as it is. The state before counts as epoch 0: it is
-    kept if no epoch has a better ELBO on the selection split, so that this never ends worse there.
+    The result is a run of its own, in `RUN/refined/NAME`: the same data and splits, the model with prior r, posteriors,
+    encoded with as many gradient steps as those of the run. `fit` and `audit` work on it as on any. The run itself
+    stays as it is. The state before counts as epoch 0: it is kept if no epoch has a better ELBO on the selection split,
+    so that this never ends worse there.
 
     Args:
         run: folder of a run with a model that zprime trained.
@@ -52,11 +55,16 @@ def refine(
 
     Raises:
         UsageError: settings, or something else than a fitted latent distribution with a log-density; a model of the
-            user's own.
+            user's own, or one that was trained without a prior (`rae`).
         ArtifactError: something of the run is missing, or was altered.
         NumericalError: the loss is not finite.
     """
     called = name or kind
+    if not name and CandidateId.parse(kind).percent:
+        raise UsageError(
+            f"name: expected one that does not end in +p and a number, got {kind!r}, which is what takes the prior's "
+            "place; give --name (in Python: name=)"
+        )
     check_name(called)
     origin = Origin(RunFolder.open(run), kind, learn)
     settings = origin.settings(epochs=epochs, lr=lr, patience=patience)
@@ -66,5 +74,6 @@ def refine(
     job = Run.create(origin.parent.path / place, progress=progress, threads=threads, replace=replace)
     with job.alone():
         RefineStage(job.folder, origin, settings, seed, threads, progress, replace).run()
-        job.encode()
+        encoded = steps_by_split(job.path)
+        job.encode(steps=None if encoded else steps_of(origin.parent.path))
     return job

@@ -29,7 +29,7 @@ from zprime.run_posteriors import check_same, steps_of
 from zprime.sampling import GenerativeModel
 from zprime.schema import guarded, need
 from zprime.schema.kinds import check_settings
-from zprime.semi_amortised import SemiAmortised
+from zprime.semi_amortised import semi_amortised
 from zprime.vae import Decoder, Model
 
 PLACES = ("", "data", "posteriors", "latent", "seeds", "samples")
@@ -151,9 +151,13 @@ class RunFolder:
         return self._own[1]
 
     def encoding(self, steps: int | None = None) -> Model:
-        """The same, its encoder with gradient steps on the q of each row; None: as the posteriors were made."""
+        """The same, its encoder with gradient steps on the q of each row; None: as the posteriors were made.
+
+        Raises:
+            UsageError: a number of steps that cannot be used, or posteriors that are no diagonal Gaussians.
+        """
         steps = steps_of(self.path) if steps is None else steps
-        return SemiAmortised(self.vae, steps, self.prior) if steps else self.vae
+        return semi_amortised(self.vae, steps, self.prior) if steps else self.vae
 
     @property
     def prior(self) -> LatentDistribution:

@@ -17,6 +17,8 @@ from zprime.sampling import Recipe
 from zprime.schema import guarded, need
 from zprime.vae import Model
 
+ELBO = "ELBO"
+
 
 @final
 @dataclass(frozen=True)
@@ -104,7 +106,6 @@ class RunModel:
             need("epoch", trained["epoch"] <= len(history), f"one of {len(history)}", trained["epoch"])
         if trained.get("learned") is not None:
             settings = {**settings, "prior": learned.words(trained["learned"])}
-        by_elbo = trained["training"].get("objective") is None
         return ModelInfo(
             latents=settings["latents"],
             settings=settings,
@@ -113,7 +114,7 @@ class RunModel:
             epochs=len(history),
             stopped=trained["stopped"],
             beta=trained["training"]["beta"],
-            elbo=self._elbo if by_elbo else None,
+            elbo=self.on_selection if self.kept_by == ELBO else None,
             prior=self._prior_from,
         )
 
@@ -140,13 +141,19 @@ class RunModel:
         return (
             f"This model was refined: model {refined['model'][:12]} was trained on with {refined['name']} in place of "
             f"its prior, {'which was trained too' if refined['learned'] else 'which stayed as it was'}. Epoch "
-            f"{trained['epoch']} of {len(trained['history'])}{took} was kept, with an ELBO of {self._elbo:.2f} nats a "
-            f"row on the selection split; before it was {refined['selection']:.2f}."
+            f"{trained['epoch']} of {len(trained['history'])}{took} was kept, with an {self.kept_by} of "
+            f"{self.on_selection:.2f} nats a row on the selection split; before it was {refined['selection']:.2f}."
         )
 
     @property
-    def _elbo(self) -> float:
-        """Of the epoch that was kept, on the selection split; of epoch 0, of what it was refined from."""
+    def kept_by(self) -> str:
+        """What chose the epoch that was kept, in words: the ELBO, or minus the loss of another objective."""
+        objective = self.source.config["training"].get("objective")
+        return ELBO if objective is None else f"objective {objective} (minus its loss)"
+
+    @property
+    def on_selection(self) -> float:
+        """That, in nats a row; at epoch 0 it is that of what it was refined from."""
         trained = self.source.config
         if trained["epoch"]:
             return float(trained["history"][trained["epoch"] - 1]["selection"])

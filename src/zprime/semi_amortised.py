@@ -6,7 +6,7 @@ Kim et al. 2018, *Semi-amortized variational autoencoders*; Cremer et al. 2018, 
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
@@ -207,6 +207,14 @@ def check_steps(steps: object) -> None:
     """Raise `UsageError` for what is no number of steps."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise UsageError(f"steps: expected a whole number from 0 on, got {steps!r}")
+
+
+@overload
+def semi_amortised(model: Model, steps: int, prior: model_prior.Own | None = None) -> Model: ...
+
+
+@overload
+def semi_amortised(model: Encoder, steps: int, prior: model_prior.Own | None = None) -> Encoder: ...
 
 
 def semi_amortised(model: Encoder, steps: int, prior: model_prior.Own | None = None) -> Encoder:

@@ -48,7 +48,7 @@ class Trained:
         history: one dictionary an epoch: beta, training loss, and on the selection split, with the averaged parameters,
             the ELBO, or the objective where that is another one (less its loss), nats a row.
         stopped: a sentence saying why it ended.
-        start: ELBO on the selection split before the first epoch, where that counts as epoch 0; else None.
+        start: the same on the selection split before the first epoch, where that counts as epoch 0; else None.
     """
 
     vae: VAE

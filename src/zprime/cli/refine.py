@@ -60,10 +60,10 @@ def refine(
             progress=progress,
             replace=replace,
         )
-    info, before = job.folder.model_info(), job.folder.model.config["refined"]["selection"]
+    info, model, before = job.folder.model_info(), job.folder.of_model, job.folder.model.config["refined"]["selection"]
     say(
-        f"{job.path}: best epoch {info.epoch} of {info.epochs} ({info.stopped}); ELBO on the selection split "
-        f"{info.elbo:.2f} nats per row, {before:.2f} before"
+        f"{job.path}: best epoch {info.epoch} of {info.epochs} ({info.stopped}); {model.kept_by} on the selection "
+        f"split {model.on_selection:.2f} nats per row, {before:.2f} before"
     )
     say(f"It is a run: `zprime fit {job.path}`, then `zprime audit {job.path}`")
     give({"run": job.path, "before": before, **asdict(info)})

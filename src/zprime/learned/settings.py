@@ -105,7 +105,7 @@ def check_kind(settings: LearnedPrior, r: LatentDistribution) -> None:
 
 def cannot_go_on(r: LatentDistribution, why: str) -> UsageError:
     """What is said where training cannot begin at `r`."""
+    keep = "" if r.holds_rows else "keep it as it is (leave --learn-prior out), or "  # refining refuses such an r
     return UsageError(
-        f"prior: {r.label} {why}, so it cannot be learned on from where it is; keep it as it is (leave --learn-prior "
-        "out), or take a mixture or a flow"
+        f"prior: {r.label} {why}, so it cannot be learned on from where it is; {keep}take a mixture or a flow"
     )

@@ -60,7 +60,7 @@ LEARNED = Record({"kind": Text(("vamp", "mixture", "flow", "exemplars", "aggrega
 """The kind of a prior that was learned in training; beside it the settings of it."""
 REFINED = Record({"model": SHA256, "fit": SHA256, "name": Text(), "learned": Flag(), "selection": Number()})
 """What a model was trained on from: hashes of the model before and of the fit that took the prior's place, its name,
-whether it was trained too, and the ELBO on the selection split before."""
+whether it was trained too, and the ELBO on the selection split before (of another objective: minus its loss)."""
 
 
 def _model(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
@@ -106,7 +106,7 @@ MODEL = Schema(
 def _checkpoint(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sizes) -> None:
     epochs, best = len(config["history"]), config["best_epoch"]
     need("epoch", config["epoch"] == epochs, f"{epochs}, as many as history has", config["epoch"])
-    need("best_epoch", best <= epochs and (best > 0 or not epochs), f"an epoch up to {epochs}", best)
+    need("best_epoch", best <= epochs, f"one up to {epochs}; 0 is the start", best)
 
 
 CHECKPOINT = Schema(
