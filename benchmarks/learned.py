@@ -194,11 +194,11 @@ def names() -> list[str]:
 def row(name: str, seeds: list[dict[str, Scored]]) -> list[str]:
     """Differences from the prior: of each seed, paired by row, and their mean over seeds with its error."""
     values = [s[name].gap for s in seeds]
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
     cells = ["–"] * (len(values) + 1)
     if name != "prior":
         cells = [f"{s[name].gap:+.2f} ± {s[name].error:.2f}" for s in seeds]
-        cells.append(f"{statistics.mean(values):+.2f} ± {error:.2f}")
+        cells.append(f"{statistics.mean(values):+.2f}{error}")
     cpu, log_p = (statistics.mean(getattr(s[name], field) for s in seeds) for field in ("cpu", "log_p"))
     return [name, *cells, f"{log_p:.2f}", f"{cpu:.1f}", " / ".join(str(s[name].epochs) for s in seeds)]
 
