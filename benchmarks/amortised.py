@@ -80,7 +80,9 @@ def main() -> None:
     run = RunFolder.open(given.run)
     second: list[str] = []
     first: RowGains | None = None
-    print("| steps | log p(x) | ELBO | gap | median s | mean moved, s | rows better | CPU s |\n" + "| --- " * 8 + "|")
+    print(
+        "| steps | $\\log p(x)$ | ELBO | gap | median s | mean moved, s | rows better | CPU s |\n" + "| --- " * 8 + "|"
+    )
     before = encoded(run, 0)[0]["heldout"]
     for steps in given.steps:
         codes, seconds = encoded(run, steps)
@@ -97,7 +99,11 @@ def main() -> None:
             of: list[torch.Tensor] = [g[wanted] for g in (gains.elbo, gains.exact_posterior, gains.likelihood)]
             change = "" if gains is first else told(of[2] - first.likelihood[wanted])
             second.append("| " + " | ".join([str(steps), label, *map(told, of), change]) + " |")
-    print("\n| steps | r | (a) | (b) | (c) | (c) - (c) at the first |\n" + "| --- " * 6 + "|")
+    print(
+        "\n| steps | $r$ | ELBO gain | exact-posterior gain | likelihood gain | that less the first |\n"
+        + "| --- " * 6
+        + "|"
+    )
     print("\n".join(second))
 
 

@@ -91,7 +91,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 1, 2, 5, 10, 20, 50])
     given = parser.parse_args()
     run = RunFolder.open(given.run)
-    print("| K | objective | steps | (a) | (b) | (c) | (c) - (c) of posteriors | CPU s |")
+    print(
+        "| $K$ | objective | steps | ELBO gain | exact-posterior gain | likelihood gain | that less that of posteriors | CPU s |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     begun: dict[int, LatentDistribution] = {}
     for k in given.components:
@@ -101,7 +103,7 @@ def main() -> None:
         measured = gains(run, candidates, given.rows, given.draws)
         for objective, fit in found.items():
             print(line(k, objective, fit, measured), flush=True)
-    print("\n| K | step | training | selection | held-out |\n| --- | --- | --- | --- | --- |")
+    print("\n| $K$ | step | training | selection | held-out |\n| --- | --- | --- | --- | --- |")
     for k, r in begun.items():
         if isinstance(r, Mixture):
             for t, values in followed(r, run, max(given.steps)):

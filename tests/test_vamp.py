@@ -24,7 +24,7 @@ from zprime.data import Rows
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import trainable_mixture_log_prob
 from zprime.latent.kind import Context, Fit
-from zprime.latent.vamp import PseudoInputs, Vamp, VampSettings, _medoids
+from zprime.latent.vamp import PseudoInputs, Vamp, VampSettings, medoids
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import stream
 
@@ -164,11 +164,11 @@ def test_starting_rows_are_different_and_one_to_a_clump() -> None:
     rng = stream(0)
     clump = torch.arange(5).repeat_interleave(40)
     mean = torch.stack([10.0 * clump, 0.1 * torch.randn(200, generator=rng)], 1)
-    taken = _medoids(MemoryPosteriors(mean, torch.ones(200, 2)), 60, rng=stream(1))
+    taken = medoids(MemoryPosteriors(mean, torch.ones(200, 2)), 60, rng=stream(1))
     assert len(set(taken.tolist())) == 60
-    everything = _medoids(MemoryPosteriors(mean, torch.ones(200, 2)), 200, rng=stream(1))
+    everything = medoids(MemoryPosteriors(mean, torch.ones(200, 2)), 200, rng=stream(1))
     assert sorted(everything.tolist()) == list(range(200))
-    alike = _medoids(MemoryPosteriors(torch.ones(10, 2), torch.ones(10, 2)), 10, rng=stream(1))
+    alike = medoids(MemoryPosteriors(torch.ones(10, 2), torch.ones(10, 2)), 10, rng=stream(1))
     assert sorted(alike.tolist()) == list(range(10))
 
 

@@ -206,7 +206,7 @@ class Dataset:
             bytes=self.bytes,
             columns=[*self.names, *(self.conditions.names if self.names and self.conditions else ())],
             log_scale=self.log_scale,
-            used=seen(self.hash, self.tensors(), self.settings, self.seed),
+            used=seen(self.hash, self.ids, self.settings, self.seed),
         )
 
     def tensors(self) -> dict[str, Tensor]:
