@@ -91,9 +91,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 1, 2, 5, 10, 20, 50])
     given = parser.parse_args()
     run = RunFolder.open(given.run)
-    print(
-        "| $K$ | objective | steps | ELBO gain | exact-posterior gain | likelihood gain | that less that of posteriors | CPU s |"
-    )
+    gains = "ELBO gain | exact-posterior gain | likelihood gain | that less that of posteriors"
+    print(f"| $K$ | objective | steps | {gains} | CPU s |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     begun: dict[int, LatentDistribution] = {}
     for k in given.components:
