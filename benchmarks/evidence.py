@@ -91,8 +91,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 1, 2, 5, 10, 20, 50])
     given = parser.parse_args()
     run = RunFolder.open(given.run)
-    gains = "ELBO gain | exact-posterior gain | likelihood gain | that less that of posteriors"
-    print(f"| $K$ | objective | steps | {gains} | CPU s |")
+    columns = "ELBO gain | exact-posterior gain | likelihood gain | that less that of posteriors"
+    print(f"| $K$ | objective | steps | {columns} | CPU s |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     begun: dict[int, LatentDistribution] = {}
     for k in given.components:
