@@ -9,42 +9,9 @@ from torch import Tensor, nn
 
 from zprime.distribution import LatentDistribution
 from zprime.latent.exemplars import Exemplars
-from zprime.learned.rows import RowsPrior, check_counts
-from zprime.learned.settings import LearnedPrior, cannot_go_on
+from zprime.learned.rows import LearnedRows, RowsPrior
+from zprime.learned.settings import cannot_go_on
 from zprime.trainable_prior import TrainablePrior
-
-
-@final
-@dataclass(frozen=True)
-class ExemplarsPrior(LearnedPrior):
-    """`p(z) = 1/N sum_j N(mean(x_j), width^2 I)`, in training without the row that z belongs to.
-
-    Attributes:
-        near: rows that are in the sum of a step, those that count most at its batch; 0 for all. The ELBO that stops
-            training has all rows in its sum.
-        again: of these the rows that a step encodes again, with gradients: those that count most. The codes of others
-            are from the beginning of the epoch, or later. 0 encodes all rows at every step.
-    """
-
-    kind: ClassVar[str] = Exemplars.kind
-    near: int = 1024
-    again: int = 128
-
-    def check(self) -> None:
-        """Raise `UsageError` for a value that cannot be used."""
-        check_counts(self.near, self.again)
-
-    def make(self, d: int) -> TrainablePrior:
-        """A prior in `d` dimensions that is not begun yet."""
-        return TrainableExemplars(self.near, self.again)
-
-    def going_on(self, r: LatentDistribution) -> TrainablePrior:
-        """Not possible.
-
-        Raises:
-            UsageError: always: what is fitted is smoothed in another way than what is trained.
-        """
-        raise cannot_go_on(r, "is smoothed in another way than the exemplars that are trained")
 
 
 @final
@@ -68,3 +35,24 @@ class TrainableExemplars(RowsPrior):
         mean = self._mean.clone()
         width = self.log_width.detach().exp().to(mean)
         return Exemplars(mean, width.expand_as(mean).clone(), mean.mean(0), torch.ones_like(mean[0]), 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class ExemplarsPrior(LearnedRows):
+    """`p(z) = 1/N sum_j N(mean(x_j), width^2 I)`, in training without the row that z belongs to.
+
+    Attributes:
+        near, again: see `LearnedRows`.
+    """
+
+    kind: ClassVar[str] = Exemplars.kind
+    trained: ClassVar[type[RowsPrior]] = TrainableExemplars
+
+    def going_on(self, r: LatentDistribution) -> TrainablePrior:
+        """Not possible.
+
+        Raises:
+            UsageError: always: what is fitted is smoothed in another way than what is trained.
+        """
+        raise cannot_go_on(r, "is smoothed in another way than the exemplars that are trained")

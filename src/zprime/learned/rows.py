@@ -8,6 +8,8 @@ others, whose part is small, are left out (after Norouzi et al. 2020, section 3.
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +18,7 @@ from torch import Tensor
 from zprime.arrays import LOG_2PI, blocks
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.learned.settings import at_least
+from zprime.learned.settings import LearnedPrior, at_least
 from zprime.posteriors import MemoryPosteriors
 from zprime.trainable_prior import Encode, TrainablePrior
 
@@ -44,19 +46,6 @@ def log_terms(
     precision = scale.square().reciprocal()
     constant = -0.5 * (mean.square() * precision).sum(1) - scale.log().sum(1) - 0.5 * z.shape[1] * LOG_2PI
     return torch.addmm(constant, torch.cat([z.square(), z], 1), torch.cat([-0.5 * precision, mean * precision], 1).T)
-
-
-def check_counts(near: int, again: int) -> None:
-    """Raise `UsageError` for numbers of rows that cannot be used."""
-    at_least("near", near, 0)
-    at_least("again", again, 0)
-    if near and not again:
-        raise UsageError(
-            "prior: near: expected 0 with again 0, which encodes all rows at every step and leaves none out, got "
-            f"{near}; set both to 0, or again to 1 at least"
-        )
-    if near and near < max(2, again):
-        raise UsageError(f"prior: near: expected 0 for all rows, or 2 at least and no fewer than again, got {near}")
 
 
 class RowsPrior(TrainablePrior):
@@ -153,3 +142,38 @@ class RowsPrior(TrainablePrior):
     def _encode_all(self) -> None:
         found = encoded(self.encode, self.x)
         self._mean, self._scale = found.mean, found.scale
+
+
+@dataclass(frozen=True)
+class LearnedRows(LearnedPrior):
+    """How to learn a prior made of the training rows.
+
+    Attributes:
+        near: rows that are in the sum of a step, those that count most at its batch; 0 for all. The ELBO that stops
+            training has all rows in its sum.
+        again: of these the rows that a step encodes again, with gradients: those that count most. The codes of others
+            are from the beginning of the epoch, or later. 0 encodes all rows at every step.
+    """
+
+    trained: ClassVar[type[RowsPrior]]
+    """What a VAE holds while it is trained."""
+    near: int = 1024
+    again: int = 128
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that cannot be used."""
+        at_least("near", self.near, 0)
+        at_least("again", self.again, 0)
+        if self.near and not self.again:
+            raise UsageError(
+                "prior: near: expected 0 with again 0, which encodes all rows at every step and leaves none out, got "
+                f"{self.near}; set both to 0, or again to 1 at least"
+            )
+        if self.near and self.near < max(2, self.again):
+            raise UsageError(
+                f"prior: near: expected 0 for all rows, or 2 at least and no fewer than again, got {self.near}"
+            )
+
+    def make(self, d: int) -> TrainablePrior:
+        """A prior in `d` dimensions that is not begun yet."""
+        return self.trained(self.near, self.again)

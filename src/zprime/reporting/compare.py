@@ -119,10 +119,10 @@ def paired_table(audits: Sequence[Audit], names: Sequence[str]) -> Table:
         audits: of runs whose rows can be compared (`results.paired.common` is empty).
         names: of the runs.
     """
-    over = f"over {names[0]}, prior"
-    headings = ("run", "z′ from", "which is", "log p(x)", over, "stored")
+    over = f"{names[0]}, prior"
+    headings = ("run", "z′ from", "which is", "log p(x)", f"over {over}", "stored")
     rows = [
-        _paired_row(name, e, paired(audit, str(e.id), audits[0], "prior"), audit, first=(i, j) == (0, 0), over=names[0])
+        _paired_row(name, e, paired(audit, str(e.id), audits[0], "prior"), audit, first=(i, j) == (0, 0), over=over)
         for i, (audit, name) in enumerate(zip(audits, names, strict=True))
         for j, e in enumerate(_told(audit))
     ]
