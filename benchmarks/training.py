@@ -9,6 +9,7 @@ A short training comes before the first of each: what is loaded or compiled at f
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +44,8 @@ class PlainDecoder(nn.Module):
         return out[..., : self.net.shape[1], : self.net.shape[2]]
 
 
-def theirs(vae: VAE, rows: Rows) -> nn.Module:
-    """The modules of our VAE in pythae's classes; its squared error stands for our likelihood."""
-    from pythae import models
+def modules(vae: VAE, last: Callable[[Tensor], Tensor] = nn.Identity()) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder of our VAE in pythae's classes; what the decoder gives passes through `last`."""
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
 
@@ -64,13 +64,21 @@ def theirs(vae: VAE, rows: Rows) -> nn.Module:
             self.net = net
 
         def forward(self, z: Tensor) -> ModelOutput:
-            return ModelOutput(reconstruction=self.net(z))
+            return ModelOutput(reconstruction=last(self.net(z)))
+
+    return Encoder(vae.encoder), Decoder(vae.decoder)
+
+
+def theirs(vae: VAE, rows: Rows) -> nn.Module:
+    """The modules of our VAE in pythae's; its squared error stands for our likelihood."""
+    from pythae import models
 
     for layer in vae.decoder.modules():
         if isinstance(layer, nn.ConvTranspose2d):
             layer.__class__ = nn.ConvTranspose2d  # torch's own where ours is faster
     config = models.VAEConfig(input_dim=tuple(rows.x.shape[1:]), latent_dim=vae.latents)
-    return models.VAE(config, encoder=Encoder(vae.encoder), decoder=Decoder(vae.decoder))
+    encoder, decoder = modules(vae)
+    return models.VAE(config, encoder=encoder, decoder=decoder)
 
 
 def pythaes(vae: VAE, rows: Rows, epochs: int, *, fused: bool) -> float:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 import zprime
 from zprime import VAE, DataSettings, Rows, TrainSettings, VAESettings
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 from learned import PAGE, audited
 from pages import put, table
+from training import modules
 from trees import commit
 
 FASHION = "/usr/share/datasets/fashion-mnist"
@@ -73,26 +73,7 @@ def theirs(rows: dict[str, Rows], seed: int, epochs: int, rate: float) -> Ran:
     """Pythae's VAMP with the modules of our VAE, put together again as a VAE of ours when it is trained."""
     from pythae.data.datasets import BaseDataset
     from pythae.models import VAMP, VAMPConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
-
-    class Encoder(BaseEncoder):
-        def __init__(self, net: nn.Module) -> None:
-            super().__init__()
-            self.net = net
-
-        def forward(self, x: Tensor) -> ModelOutput:
-            mean, scale = self.net(x)
-            return ModelOutput(embedding=mean, log_covariance=2 * scale.log())
-
-    class Decoder(BaseDecoder):
-        def __init__(self, net: nn.Module) -> None:
-            super().__init__()
-            self.net = net
-
-        def forward(self, z: Tensor) -> ModelOutput:
-            return ModelOutput(reconstruction=self.net(z).sigmoid())
 
     shape = tuple(rows["train"].x.shape[1:])
     vae = build(shape, seed)
@@ -104,7 +85,8 @@ def theirs(rows: dict[str, Rows], seed: int, epochs: int, rate: float) -> Ran:
         number_components=K,
         linear_scheduling_steps=max(1, epochs // 10),
     )
-    model = VAMP(config, encoder=Encoder(vae.encoder), decoder=Decoder(vae.decoder))
+    encoder, decoder = modules(vae, torch.sigmoid)
+    model = VAMP(config, encoder=encoder, decoder=decoder)
     train, selection = (BaseDataset(rows[s].x, torch.zeros(len(rows[s]))) for s in ("train", "selection"))
     with tempfile.TemporaryDirectory() as folder:
         settings = BaseTrainerConfig(
