@@ -108,6 +108,42 @@ def test_what_one_run_cannot_make_takes_several_commands(
     assert ["fit", "runs/again", "--kinds", "gaussian", "--by", "label", "--name", "labels"] in calls
 
 
+def test_a_refined_run_is_made_again_from_the_run_before(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that was refined twice; of the runs before it makes what is needed, and no other fit or audit."""
+    folder, quiet = tmp_path / "run", "--quiet"
+    few = ("--kinds", "gaussian", "mixture", "--set", "mixture.components=2")
+    assert call(quiet, "run", "--data", data, "--out", folder, *MODEL, *AUDIT, *few) == 0
+    how = ("--learn-prior", "--epochs", "1", "--lr", "0.0005", "--seed", "4")
+    assert call(quiet, "refine", folder, "--name", "on", *how) == 0
+    first = folder / "refined" / "on"
+    assert call(quiet, "fit", first, "--kinds", "gaussian") == 0
+    assert call(quiet, "refine", first, "--with", "gaussian", "--epochs", "1") == 0
+    second = first / "refined" / "gaussian"
+    assert call(quiet, "encode", second, "--steps", "1") == 0
+    assert call(quiet, "fit", second, "--kinds", "gaussian") == 0
+    assert call(quiet, "audit", second, *AUDIT) == 0
+    text = load_audit(second).command
+    calls = [shlex.split(line)[1:] for line in text.split(" && \\\n")]
+    assert [c[0] for c in calls] == ["train", "encode", "fit", "refine", "fit", "refine", "encode", "fit", "audit"]
+    assert calls[3] == ["refine", "runs/again", *how[:1], "--name", "on", *how[1:]]
+    assert calls[5] == ["refine", "runs/again/refined/on", "--with", "gaussian", "--epochs", "1"]
+    monkeypatch.chdir(tmp_path)
+    for words in calls:
+        assert call(quiet, *words) == 0
+    made = tmp_path / "runs" / "again" / "refined" / "on" / "refined" / "gaussian"
+    assert keys(made) == keys(second)
+    assert load_audit(made).command == text
+
+    assert call(quiet, "fit", folder, "--kinds", "mixture", "--set", "mixture.components=3", "--replace") == 0
+    job = Run.open(second)
+    assert command(job.folder, ["gaussian"], small.AUDIT, seed=0) == ""  # what it went on from is no longer there
+    moved = tmp_path / "elsewhere"
+    second.rename(moved)
+    assert command(Run.open(moved).folder, ["gaussian"], small.AUDIT, seed=0) == ""
+
+
 def test_an_audit_of_no_run_has_no_command(data: Path, tmp_path: Path) -> None:
     job, audit = small.run(tmp_path / "run", data)
     assert audit.command.startswith("zprime run --data ")

@@ -14,6 +14,7 @@ from learning import RING, in_the_hole, ring
 from test_cli import call
 from test_own_model import model
 from zprime import artifact, vae
+from zprime.command import OUT
 from zprime.data import DataSettings
 from zprime.errors import UsageError
 from zprime.latent import MixtureSettings
@@ -145,7 +146,7 @@ def test_from_the_command_line_to_an_audit_that_says_what_was_refined(
     assert "CPU seconds) was kept" in audit.warnings[0]
     assert audit.samples is not None
     assert {e.name for e in audit.samples.entries if e.copying is not None} >= {"prior"}  # the gate watches it
-    assert audit.command == ""
+    assert f"zprime refine {OUT} --with gaussian --epochs 3" in audit.command
     assert call("verify", run, "--quiet") == 0
 
 

@@ -13,11 +13,14 @@ from zprime import learned as learned_priors
 from zprime import own_model
 from zprime.artifact import Artifact
 from zprime.data import DataSettings
-from zprime.errors import UsageError
+from zprime.errors import ArtifactError, UsageError
 from zprime.fit_stage import KINDS
 from zprime.latent import ConditionalSettings, settings_for
 from zprime.latent.kind import Settings
+from zprime.refine_stage import FOLDER as REFINED
+from zprime.refine_stage import WITH, Origin
 from zprime.results.audit import AuditSettings
+from zprime.results.names import CandidateId
 from zprime.run_folder import RunFolder
 from zprime.run_posteriors import steps_of
 from zprime.train_settings import TrainSettings
@@ -53,46 +56,116 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
 
     Returns:
         One command, or several joined by ` && `; empty where a fit is of a kind that the command line does not know, or
-        the VAE was trained with another prior than N(0, I), which is given in Python, or was refined.
+        the VAE was trained with another prior than N(0, I), which is given in Python, or was refined from a run that
+        is no longer there as it was.
     """
-    data, model = folder.data, folder.model
-    learned = model.config.get("learned")
-    if model.config.get("refined") is not None:
-        return ""
-    if model.kind != own_model.KIND and learned is None and _given_prior(model):
-        return ""
     try:
-        fits = [_fit(folder, name) for name in names]
+        begun, fits = _begun(folder), [_fit(folder, name) for name in names]
     except UsageError:
         return ""
+    if begun is None:
+        return ""
+    audit = (["--quick"] if settings.quick else []) + options(
+        AuditSettings(quick=settings.quick).resolve(), vars(settings)
+    )
+    together, first = _kinds(fits), int(folder.model.seed or 0)
+    if (
+        together is not None
+        and begun.plain
+        and not weights
+        and all(f.usual for f in fits)
+        and {seed, *(f.seed for f in fits)} == {first}
+    ):
+        return _line(["run", *begun.train, "--out", OUT, *together, *audit, *_seed(first)])
+    lines = [*begun.lines, *(["fit", begun.place, *words, *begun.own] for words in _calls(fits))]
+    columns = {f.weights for f in fits}
+    if columns != {weights} and (columns or weights):  # otherwise they are those of the fits
+        audit += ["--weights", weights]
+    lines += [["audit", begun.place, *audit, *begun.own, *_seed(seed)]]
+    return " && \\\n".join(_line(words) for words in lines)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """How model and posteriors of a run are made.
+
+    Attributes:
+        place: where.
+        lines: the commands, without `zprime`.
+        train: options of the training; empty for a run that was refined.
+        own: options that name the code of a model of the user's own.
+        plain: whether `zprime run` makes them with the options of the training alone.
+    """
+
+    place: str
+    lines: list[list[str]]
+    train: list[str]
+    own: list[str]
+    plain: bool
+
+
+def _begun(folder: RunFolder) -> _Begun | None:
+    """How model and posteriors are made; None where the command line cannot."""
+    refined = folder.model.config.get("refined")
+    return _trained(folder) if refined is None else _refined(folder, refined)
+
+
+def _trained(folder: RunFolder) -> _Begun | None:
+    """By training, or with a model of the user's own."""
+    data, model = folder.data, folder.model
+    learned = model.config.get("learned")
+    if model.kind != own_model.KIND and learned is None and _given_prior(model):
+        return None
     source, own = DataSettings(**data.config["settings"]), own_options(model)
     train = ["--data", source.data, *options(DataSettings(source.data), data.config["settings"]), *own]
     if not own:
         train += options(VAESettings().resolve(tuple(data.config["shape"])), model.config["vae"]["settings"])
         train += options(TrainSettings(), model.config["training"])
         train += _prior(learned)
-    audit = (["--quick"] if settings.quick else []) + options(
-        AuditSettings(quick=settings.quick).resolve(), vars(settings)
-    )
-    first = int(model.seed or 0)
+    encode = _encode(folder, OUT, own)
+    lines = [["train", *train, "--out", OUT, *_seed(int(model.seed or 0))], encode]
+    return _Begun(OUT, lines, train, own, "--steps" not in encode)
+
+
+def _refined(folder: RunFolder, refined: Mapping[str, Any]) -> _Begun | None:
+    """By going on from the run in whose folder this one lies, as it was then."""
+    parent = RunFolder(folder.path.absolute().parent.parent)
+    if not _lies_in(folder, parent, refined):
+        return None
+    before = _begun(parent)
+    if before is None:
+        return None
+    called, name, training = folder.path.absolute().name, str(refined["name"]), folder.model.config["training"]
+    usual = Origin(parent, name, bool(refined["learned"])).settings(epochs=0, lr=0.0, patience=None)
+    words = ["refine", before.place, *(["--with", name] if name != WITH else [])]
+    words += ["--learn-prior"] if refined["learned"] else []
+    words += ["--name", called] if called != name else []
+    words += [
+        w for f in ("epochs", "lr", "patience") if training[f] != getattr(usual, f) for w in _option(f, training[f])
+    ]
+    seed = int(folder.model.seed or 0)
+    words += ["--seed", str(seed)] if seed != int(parent.model.seed or 0) else []
+    fit = [["fit", before.place, *w] for w in _calls([_fit(parent, CandidateId.parse(name).name)])]
+    place = f"{before.place}/{REFINED}/{called}"
+    encode = _encode(folder, place, [])
+    same = steps_of(folder.path) == steps_of(parent.path)  # refining encodes so by itself
+    return _Begun(place, [*before.lines, *fit, words, *([] if same else [encode])], [], [], plain=False)
+
+
+def _lies_in(folder: RunFolder, parent: RunFolder, refined: Mapping[str, Any]) -> bool:
+    """Whether a refined run lies where `zprime refine` puts it, and what it goes on from is there as it was."""
+    if folder.path.absolute().parent.name != REFINED:
+        return False
+    try:
+        there = {"model": parent.model.hash, "fit": parent.fit(CandidateId.parse(str(refined["name"])).name).hash}
+    except (ArtifactError, UsageError):
+        return False
+    return all(refined[part] == found for part, found in there.items())
+
+
+def _encode(folder: RunFolder, place: str, own: list[str]) -> list[str]:
     steps = steps_of(folder.path)
-    encoded = ["--steps", str(steps)] if steps else []
-    together = _kinds(fits)
-    if (
-        together is not None
-        and not encoded
-        and not weights
-        and all(f.usual for f in fits)
-        and {seed, *(f.seed for f in fits)} == {first}
-    ):
-        return _line(["run", *train, "--out", OUT, *together, *audit, *_seed(first)])
-    lines = [["train", *train, "--out", OUT, *_seed(first)], ["encode", OUT, *encoded, *own]]
-    lines += [["fit", OUT, *words, *own] for words in _calls(fits)]
-    columns = {f.weights for f in fits}
-    if columns != {weights} and (columns or weights):  # otherwise they are those of the fits
-        audit += ["--weights", weights]
-    lines += [["audit", OUT, *audit, *own, *_seed(seed)]]
-    return " && \\\n".join(_line(words) for words in lines)
+    return ["encode", place, *(["--steps", str(steps)] if steps else []), *own]
 
 
 def _prior(learned: Mapping[str, Any] | None) -> list[str]:

@@ -25,6 +25,10 @@ from zprime.train_stage import described, tensors
 from zprime.training import checkpoint_key, train
 from zprime.vae import VAE
 
+FOLDER = "refined"
+"""Of a run, for the runs that were refined from it."""
+WITH = "mixture"
+"""What takes the prior's place, where nothing else is said."""
 SLOWER = 3.0
 """What the learning rate of a run is divided by, where nothing else is said."""
 

@@ -5,20 +5,17 @@ from pathlib import Path
 from zprime import chain
 from zprime.errors import UsageError
 from zprime.progress import Progress, shown
-from zprime.refine_stage import Origin, RefineStage
+from zprime.refine_stage import FOLDER, WITH, Origin, RefineStage
 from zprime.results.names import CandidateId, check_name
 from zprime.run_folder import RunFolder
 from zprime.run_posteriors import steps_by_split, steps_of
 from zprime.running import Run
 from zprime.threads import Threads
 
-FOLDER = "refined"
-"""Of a run, for the runs that were refined from it."""
-
 
 def refine(
     run: str | Path,
-    kind: str = "mixture",
+    kind: str = WITH,
     *,
     name: str = "",
     learn: bool = False,
