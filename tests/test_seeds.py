@@ -19,6 +19,8 @@ from zprime.results.audit import Audit, Entry
 from zprime.results.names import CandidateId, Gain
 from zprime.results.seeds import PLACE, Seeds, VerdictOverSeeds
 from zprime.run_folder import RunFolder
+from zprime.run_posteriors import steps_by_split
+from zprime.running import Run
 from zprime.seeds import fit_of, summarise
 from zprime.serialise import from_jsonable
 from zprime.statistics.estimate import student95
@@ -133,6 +135,17 @@ def test_the_summary_is_read_with_the_audit_it_was_made_from_and_no_other(
     file.write_text(file.read_text().replace("mixture", "mixtura"))
     with pytest.raises(ArtifactError, match=r"seeds.json: its SHA-256 is not the one in"):
         zprime.load_audit(copy)
+
+
+@pytest.mark.usefixtures("no_pages")
+def test_all_seeds_are_encoded_with_the_steps_of_the_first(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    job = Run.create(out)
+    job.train(DataSettings(str(data)), small.NETWORK, small.TRAINING, seed=0)
+    job.encode(steps=2)
+    zprime.run(data, out, seeds=2, **HOW)
+    for place in (out, out / "seeds" / "1"):
+        assert steps_by_split(place) == dict.fromkeys(SPLITS, 2)
 
 
 @pytest.mark.usefixtures("no_pages")

@@ -29,6 +29,7 @@ from zprime.results.audit import Audit, AuditSettings
 from zprime.results.audit import load as load_audit
 from zprime.results.drift import Drift
 from zprime.run_folder import CHECKPOINT, FOLDERS, RunFolder
+from zprime.run_posteriors import steps_of
 from zprime.sampling import GenerativeModel
 from zprime.seeds import check as check_seeds
 from zprime.seeds import check_room, repeat
@@ -77,8 +78,7 @@ def run(
         own: a VAE of your own in place of a training: `zprime.OwnModel("mymodel.py:build", "weights.pt")`.
         kinds: latent distributions to fit beside the prior, by name or as settings.
         by: `label` fits each kind once for each label: r(z|y).
-        weights: column of the data that rows are weighed by, in fits and in every average of the audit: another
-            population.
+        weights: column of the data that rows are weighed by, in fits and in averages of the audit: another population.
         auditing: how much to measure.
         seed: decides every random choice: splits, weights, noise, draws.
         seeds: trainings: more than one repeats everything with the seeds after `seed`, each in `seeds/<seed>` of the
@@ -115,7 +115,7 @@ def run(
                 job.bring(source, seed=seed)
             else:
                 job.train(source, network, training, seed=seed, prior=prior)
-            job.encode()
+            job.encode(steps=None if path == Path(out) else steps_of(Path(out)))
             fitted = job.fit(wanted, seed=seed, weights=weights, workers=workers)
             return job.audit(auditing, seed=seed, names=list(fitted), weights=weights, workers=workers)
 
