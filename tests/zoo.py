@@ -125,7 +125,7 @@ ZOO: dict[str, Make] = {
     "conditional": lambda d, t: fitted(ConditionalSettings(MixtureSettings(2, least_rows=0.0)), posteriors(d, t, n=70)),
     "vamp": lambda d, t: Vamp(torch.full((24,), 1 / 24, dtype=t).log(), posteriors(d, t).mean, posteriors(d, t).scale),
     "coreset": lambda d, t: Coreset(
-        torch.tensor([0.5, 0.3, 0.2], dtype=t).log(), posteriors(d, t).mean[:3], torch.tensor(0.6, dtype=t)
+        torch.tensor([0.5, 0.3, 0.2], dtype=t).log(), posteriors(d, t).mean[:3], torch.tensor(0.6, dtype=t), 8.0
     ),
     "flow": lambda d, t: fitted(FlowSettings("nsf", 2, (16,), epochs=2, batch=128, lr=0.01), apart(d, t)),
     "flow-maf": lambda d, t: fitted(FlowSettings("maf", 2, (16,), epochs=2, batch=128, lr=0.01), apart(d, t)),
