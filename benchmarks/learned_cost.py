@@ -10,7 +10,7 @@ import time
 import torch
 
 from zprime import Rows, TrainSettings, VAESettings, train
-from zprime.learned import PRIORS, FlowPrior, LearnedPrior, MixturePrior, VampPrior
+from zprime.learned import PRIORS, CoresetPrior, FlowPrior, LearnedPrior, MixturePrior, VampPrior
 from zprime.progress import silent
 from zprime.rng import stream
 from zprime.vae import VAE
@@ -20,6 +20,8 @@ CASES: dict[str, LearnedPrior | None] = {
     "mixture(20)": MixturePrior(),
     "vamp(50)": VampPrior(),
     "vamp(500)": VampPrior(components=500),
+    "coreset(50)": CoresetPrior(),
+    "coreset(500)": CoresetPrior(components=500),
     "flow (maf)": FlowPrior(),
     "flow (nsf)": FlowPrior("nsf"),
     "exemplars": PRIORS["exemplars"](),

@@ -24,7 +24,7 @@ from zprime.kernels import expectation
 from zprime.latent.em import ComponentEM
 from zprime.latent.gaussian import marginal_moments, moments
 from zprime.latent.mixture import MixtureSettings
-from zprime.learned import AggregatedPrior, ExemplarsPrior, FlowPrior, MixturePrior, VampPrior
+from zprime.learned import AggregatedPrior, CoresetPrior, ExemplarsPrior, FlowPrior, MixturePrior, VampPrior
 from zprime.measure.likelihood import decoding as row_decoding
 from zprime.objectives import IWAE, FreeBits, WithMMD
 from zprime.peers import Group
@@ -56,6 +56,7 @@ LEARNED = {
     "flow": FlowPrior(hidden=(8,)),
     "exemplars": ExemplarsPrior(near=9, again=7),
     "aggregated": AggregatedPrior(0, 0),
+    "coreset": CoresetPrior(components=4),
 }
 KINDS = ("gaussian", MixtureSettings(components=3), "barycentre", "log-pool")
 

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from zprime.data import Rows
-from zprime.learned import AggregatedPrior, ExemplarsPrior, FlowPrior, LearnedPrior, MixturePrior, VampPrior
+from zprime.learned import (
+    AggregatedPrior,
+    CoresetPrior,
+    ExemplarsPrior,
+    FlowPrior,
+    LearnedPrior,
+    MixturePrior,
+    VampPrior,
+)
 from zprime.rng import stream
 from zprime.trainable_prior import TrainablePrior
 from zprime.vae import VAE, VAESettings
@@ -20,6 +28,7 @@ SETTINGS: dict[str, LearnedPrior] = {
     "flow, nsf": FlowPrior("nsf", transforms=2, hidden=(8,)),
     "exemplars": ExemplarsPrior(0, 0),
     "aggregated": AggregatedPrior(0, 0),
+    "coreset": CoresetPrior(components=4),
 }
 
 

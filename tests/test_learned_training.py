@@ -94,7 +94,7 @@ def plain() -> Trained:
     return train(VAE.build((2,), RING, seed=0), ring(600, "train"), ring(300, "selection"), TRAINING)
 
 
-@pytest.mark.parametrize("kind", ["vamp", "mixture", "flow", "exemplars", "aggregated"])
+@pytest.mark.parametrize("kind", ["vamp", "mixture", "flow", "exemplars", "aggregated", "coreset"])
 def test_a_learned_prior_fills_the_hole_of_a_ring(kind: str, plain: Trained) -> None:
     """N(0, I) decodes a share of its draws to where no data are; a prior that is learned decodes fewer."""
     found = train(VAE.build((2,), RING, seed=0), ring(600, "train"), ring(300, "selection"), TRAINING, prior=kind)

@@ -19,6 +19,7 @@ from zprime.latent.affine import Affine
 from zprime.latent.aggregated import AggregatedSettings
 from zprime.latent.barycentre import BarycentreSettings
 from zprime.latent.conditional import ConditionalSettings
+from zprime.latent.coreset import Coreset
 from zprime.latent.defensive import Defensive
 from zprime.latent.exemplars import ExemplarsSettings
 from zprime.latent.flow import FlowSettings
@@ -123,6 +124,9 @@ ZOO: dict[str, Make] = {
     "exemplars-full": lambda d, t: fitted(ExemplarsSettings(bandwidth=0.4, covariance="full"), posteriors(d, t)),
     "conditional": lambda d, t: fitted(ConditionalSettings(MixtureSettings(2, least_rows=0.0)), posteriors(d, t, n=70)),
     "vamp": lambda d, t: Vamp(torch.full((24,), 1 / 24, dtype=t).log(), posteriors(d, t).mean, posteriors(d, t).scale),
+    "coreset": lambda d, t: Coreset(
+        torch.tensor([0.5, 0.3, 0.2], dtype=t).log(), posteriors(d, t).mean[:3], torch.tensor(0.6, dtype=t), 8.0
+    ),
     "flow": lambda d, t: fitted(FlowSettings("nsf", 2, (16,), epochs=2, batch=128, lr=0.01), apart(d, t)),
     "flow-maf": lambda d, t: fitted(FlowSettings("maf", 2, (16,), epochs=2, batch=128, lr=0.01), apart(d, t)),
     "flow-matching": lambda d, t: fitted(FlowMatchingSettings(64, 8, epochs=4, batch=128, lr=0.02), apart(d, t)),

@@ -54,7 +54,7 @@ class BatchLoss:
         self._terms = DistributedDataParallel(_Loss(vae, objective)) if self.size > 1 else None
 
     def __call__(self, x: Tensor, at: Tensor, *, beta: float, rng: torch.Generator) -> tuple[Tensor, float]:
-        """A number to go down by its gradient, and the mean loss of the whole batch.
+        """A number to go down by its gradient, and the mean loss of the whole batch, without a prior's own.
 
         Args:
             x: the whole batch, in every process.
@@ -66,24 +66,31 @@ class BatchLoss:
             self.vae.prior.before_batch(at, rng)
         if self._terms is None:
             loss = self.objective.drawn(self.vae, x, rng, beta=beta, at=at).mean()
-            return loss, loss.item()
+            own = _own_loss(self.vae, x, at)
+            return loss if own is None else loss + own / len(x), loss.item()
         n, noise = len(x), self.objective.noise(self.vae, x, rng)
         # a batch with fewer rows than processes, or whose rows count together, is done by all of them
         shared = n >= self.size and not self.objective.together
         mine = slice(self.rank * n // self.size, (self.rank + 1) * n // self.size) if shared else slice(0, n)
         parts = self.size if shared else 1
-        loss = self._terms(x[mine], noise[mine], at[mine], beta).sum() * (parts / n)  # the gradients are averaged
+        rows, own = self._terms(x[mine], noise[mine], at[mine], beta)
+        loss = rows.sum() * (parts / n)  # the gradients are averaged
         whole = loss.detach().double().clone()
         dist.all_reduce(whole)
-        return loss, float(whole) / self.size
+        return loss if own is None else loss + own * (parts / n), float(whole) / self.size
+
+
+def _own_loss(vae: VAE, x: Tensor, at: Tensor) -> Tensor | None:
+    """What a prior that is being trained goes down by itself, summed over these rows; None for nothing."""
+    return vae.prior.own_loss(x, at) if isinstance(vae.prior, TrainablePrior) else None
 
 
 class _Loss(nn.Module):
-    """The loss of each row, as DistributedDataParallel calls it."""
+    """The loss of each row, and the prior's own, as DistributedDataParallel calls them."""
 
     def __init__(self, vae: VAE, objective: Objective) -> None:
         super().__init__()
         self.vae, self.objective = vae, objective
 
-    def forward(self, x: Tensor, noise: Tensor, at: Tensor, beta: float) -> Tensor:
-        return self.objective.rows(self.vae, x, noise, beta=beta, at=at)
+    def forward(self, x: Tensor, noise: Tensor, at: Tensor, beta: float) -> tuple[Tensor, Tensor | None]:
+        return self.objective.rows(self.vae, x, noise, beta=beta, at=at), _own_loss(self.vae, x, at)

@@ -44,6 +44,18 @@ class TrainablePrior(nn.Module, ABC):
         """
         return  # most look at everything
 
+    def own_loss(self, x: Float[Tensor, "b *datum"], rows: Int[Tensor, " b"]) -> Float[Tensor, ""] | None:
+        """What the prior goes down beside the objective: a sum over these rows, nats; None for nothing.
+
+        It is called after `before_batch`, once a step, with the batch or a process's part of it, and has no weight. Its
+        gradients are in parameters of the prior alone.
+
+        Args:
+            x: rows as the encoder sees them.
+            rows: which training rows these are.
+        """
+        return None  # most are trained by the objective alone
+
     @abstractmethod
     def log_prob(self, z: Float[Tensor, "b d"], rows: Int[Tensor, " b"] | None = None) -> Float[Tensor, " b"]:
         """Log p(z) in nats, with gradients in z, in the parameters and through the encoder.

@@ -46,7 +46,8 @@ def run(
     out
         Folder of the run; new, empty, or of an earlier run.
     prior
-        Learn p(z) with encoder and decoder: `vamp`, `mixture`, `flow`, `exemplars` or `aggregated`; else it is N(0, I).
+        Learn p(z) with encoder and decoder: `vamp`, `mixture`, `flow`, `exemplars`, `aggregated` or `coreset`; else it
+        is N(0, I).
     prior_set
         Settings of a prior that is learned, as FIELD=VALUE, e.g. components=100.
     kinds

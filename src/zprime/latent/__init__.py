@@ -29,6 +29,7 @@ from zprime.latent.mixture import MixtureSettings as MixtureSettings
 from zprime.latent.conditional import Conditional as Conditional, ConditionalSettings as ConditionalSettings
 from zprime.latent.aggregated import Aggregated as Aggregated, AggregatedSettings as AggregatedSettings
 from zprime.latent.exemplars import Exemplars as Exemplars, ExemplarsSettings as ExemplarsSettings
+from zprime.latent.coreset import Coreset as Coreset
 from zprime.latent.vamp import Vamp as Vamp, VampSettings as VampSettings
 from zprime.latent.flow import Flow as Flow, FlowSettings as FlowSettings
 from zprime.latent.flow_matching import FlowMatching as FlowMatching, FlowMatchingSettings as FlowMatchingSettings

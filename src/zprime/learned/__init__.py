@@ -11,6 +11,7 @@ from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.priors import Given, prior_of
 from zprime.learned.aggregated import AggregatedPrior
+from zprime.learned.coreset import CoresetPrior
 from zprime.learned.exemplars import ExemplarsPrior
 from zprime.learned.flow import FlowPrior
 from zprime.learned.mixture import MixturePrior
@@ -18,7 +19,7 @@ from zprime.learned.settings import GoingOn, Learned, LearnedPrior, words
 from zprime.learned.vamp import VampPrior
 
 PRIORS: Mapping[str, type[LearnedPrior]] = {
-    p.kind: p for p in (VampPrior, MixturePrior, FlowPrior, ExemplarsPrior, AggregatedPrior)
+    p.kind: p for p in (VampPrior, MixturePrior, FlowPrior, ExemplarsPrior, AggregatedPrior, CoresetPrior)
 }
 """Kind -> class of its settings."""
 Asked = Given | str | Learned
@@ -28,6 +29,7 @@ __all__ = [
     "PRIORS",
     "AggregatedPrior",
     "Asked",
+    "CoresetPrior",
     "ExemplarsPrior",
     "FlowPrior",
     "GoingOn",

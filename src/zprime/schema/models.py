@@ -56,7 +56,7 @@ WEIGHTS_OF_VAE = {
 }
 """Their names and shapes are compared with those of the network, before it takes any memory (`vae.rebuild`)."""
 
-LEARNED = Record({"kind": Text(("vamp", "mixture", "flow", "exemplars", "aggregated"))})
+LEARNED = Record({"kind": Text(("vamp", "mixture", "flow", "exemplars", "aggregated", "coreset"))})
 """The kind of a prior that was learned in training; beside it the settings of it."""
 REFINED = Record({"model": SHA256, "fit": SHA256, "name": Text(), "learned": Flag(), "selection": Number()})
 """What a model was trained on from: hashes of the model before and of the fit that took the prior's place, its name,
