@@ -9,9 +9,10 @@ import torch
 from learning import RING, SETTINGS, in_the_hole, ring
 from test_training import FAST, NETS, Killed, data, interrupt
 from zprime import artifact, learned
+from zprime.checkpoints import checkpoint_key
 from zprime.distribution import LatentDistribution
 from zprime.learned import AggregatedPrior, ExemplarsPrior, LearnedPrior
-from zprime.training import Trained, TrainSettings, checkpoint_key, evaluate, train
+from zprime.training import Trained, TrainSettings, evaluate, train
 from zprime.vae import VAE
 
 KINDS = {

@@ -11,6 +11,7 @@ from torch.distributions import Independent, Normal, StudentT, kl_divergence
 import small
 from zprime import artifact, vae
 from zprime.arrays import standard_kl
+from zprime.checkpoints import checkpoint_key
 from zprime.data import DataSettings, Rows
 from zprime.errors import ArtifactError, UsageError
 from zprime.fitting import load_fit
@@ -19,7 +20,7 @@ from zprime.likelihoods import Gaussian as GaussianLikelihood
 from zprime.loading import load as load_generator
 from zprime.results.audit import load
 from zprime.running import Run, run
-from zprime.training import TrainSettings, checkpoint_key, train
+from zprime.training import TrainSettings, train
 from zprime.vae import VAE, VAESettings
 
 LOC, WIDTH = torch.tensor([3.0, -2.0]), torch.tensor([0.5, 2.0])

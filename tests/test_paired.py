@@ -1,6 +1,7 @@
 """Runs of the same data, compared row by row: against exact evidences of linear models."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from zprime.posteriors import MemoryPosteriors
 from zprime.reporting.compare import compare, paired_table
 from zprime.reporting.terminal import comparison
 from zprime.results.audit import Audit, AuditSettings
+from zprime.results.audit import load as load_audit
 from zprime.results.facts import DataInfo
 from zprime.results.paired import common, incomparable, paired
 from zprime.statistics.design import Design
@@ -157,6 +159,24 @@ def test_the_table_says_where_a_prior_comes_from(two: tuple[Audit, Audit], prior
     left = replace(b, model=replace(b.model, prior=prior), verdict=replace(b.verdict, choice=str(b.entries[-1].id)))
     rows = paired_table([a, left], ["one", "two"]).rows
     assert [row.cells[2].text for row in rows] == ["the prior in training", words, "post hoc"]
+
+
+def test_the_table_has_the_cpu_seconds_of_training_and_fit(two: tuple[Audit, Audit]) -> None:
+    a, b = two
+    trained = replace(a, model=replace(a.model, seconds=30.0))
+    fits = [replace(e, seconds=None if e.id.name == "prior" else 2.5) for e in b.entries]
+    chosen = replace(b.verdict, choice=str(b.entries[-1].id))
+    both = replace(b, model=replace(b.model, seconds=40.0), entries=fits, verdict=chosen)
+    assert [row.cells[-1].key for row in paired_table([trained, both], ["one", "two"]).rows] == [30.0, 40.0, 42.5]
+    unknown = replace(both, entries=[replace(e, seconds=None) for e in fits])
+    assert [row.cells[-1].text for row in paired_table([a, unknown], ["one", "two"]).rows] == ["–", "40.0", "–"]
+
+
+def test_cpu_seconds_of_training_are_kept_beside_an_audit(two: tuple[Audit, Audit], tmp_path: Path) -> None:
+    kept = [replace(two[0], model=replace(two[0].model, seconds=s)) for s in (30.0, 40.0, None)]
+    hashes = {audit.save(tmp_path / str(i)).hash for i, audit in enumerate(kept)}
+    assert len(hashes) == 1
+    assert [load_audit(tmp_path / str(i)).model.seconds for i in range(3)] == [30.0, 40.0, None]
 
 
 def test_the_table_has_priors_and_choices(two: tuple[Audit, Audit]) -> None:

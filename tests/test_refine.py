@@ -65,6 +65,17 @@ def test_it_is_a_run_of_its_own_and_the_one_before_stays_as_it_is(parent: Path) 
         refine(parent, epochs=5)
 
 
+def test_cpu_seconds_are_with_those_of_what_was_before(parent: Path) -> None:
+    old, new = Run.open(parent).folder, refine(parent, epochs=4).folder
+    before = old.model.measured["seconds"] + old.fit("mixture").measured["seconds"]
+    assert old.model_info().seconds == old.model.measured["seconds"] > 0
+    whole = new.model_info().seconds
+    assert whole == pytest.approx(before + new.model.measured["seconds"])
+    (old.model.path / "measured.json").unlink()  # as versions before this one left it
+    unknown = refine(parent, name="unknown", epochs=1).folder.model_info()
+    assert unknown.seconds is None
+
+
 def test_it_begins_where_the_training_ended_which_counts_as_epoch_0(parent: Path) -> None:
     old = Run.open(parent).folder
     begun = vae.load(old.model.path)

@@ -13,7 +13,7 @@ MUTABLE = {
     "measure/likelihood/row_draws.py Sampled",
     "peers.py Group",
     "training.py Trained",
-    "training.py _State",
+    "checkpoints.py State",
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from zprime import artifact
+from zprime.checkpoints import checkpoint_key
 from zprime.data import DataSettings, Rows
 from zprime.descent import Descent
 from zprime.errors import UsageError
@@ -17,7 +18,7 @@ from zprime.rng import stream
 from zprime.running import Run
 from zprime.serialise import recorded
 from zprime.train_settings import TrainSettings, says
-from zprime.training import Trained, checkpoint_key, train
+from zprime.training import Trained, train
 from zprime.vae import VAE, VAESettings, describe
 
 FAST = TrainSettings(epochs=5, batch=16, warmup=0.3, patience=0, checkpoint=0.0)

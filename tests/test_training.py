@@ -243,14 +243,14 @@ def test_it_stops_after_patience_and_keeps_the_best_epoch(monkeypatch: pytest.Mo
     until_best = run(settings=replace(FAST, epochs=10, warmup=0.0))
     scripted(monkeypatch, ELBOS)
     snapshots = {}
-    real = training._snapshot
+    real = training.snapshot
 
     def snapshot(vae, descent, epoch, *rest):
         with descent.averaged():
             snapshots[epoch] = {k: v.clone() for k, v in vae.state_dict().items()}
         return real(vae, descent, epoch, *rest)
 
-    monkeypatch.setattr(training, "_snapshot", snapshot)
+    monkeypatch.setattr(training, "snapshot", snapshot)
     found = run(settings=replace(FAST, epochs=10, warmup=0.0, patience=3))
     assert found.epoch == 4
     assert [h["selection"] for h in found.history] == ELBOS[:7]
@@ -444,7 +444,7 @@ def test_an_old_step_has_lost_its_weight_in_the_average() -> None:
 
 def test_the_kept_model_and_its_scores_are_those_of_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
     kept, last = {}, {}
-    real = training._snapshot
+    real = training.snapshot
 
     def snapshot(vae, descent, epoch, *rest):
         last[epoch] = evaluate(vae, data((6,))[1])
@@ -452,12 +452,28 @@ def test_the_kept_model_and_its_scores_are_those_of_the_average(monkeypatch: pyt
             kept[epoch] = evaluate(vae, data((6,))[1])
         return real(vae, descent, epoch, *rest)
 
-    monkeypatch.setattr(training, "_snapshot", snapshot)
+    monkeypatch.setattr(training, "snapshot", snapshot)
     found = run()
     scores = [h["selection"] for h in found.history]
     assert scores == [kept[e] for e in range(1, 7)]
     assert scores != [last[e] for e in range(1, 7)]
     assert evaluate(found.vae, data((6,))[1]) == scores[found.epoch - 1]
+
+
+def test_cpu_seconds_go_on_from_the_checkpoint_and_change_no_hash(tmp_path: Path) -> None:
+    whole = run()
+    assert 0 < whole.seconds < 60
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=tmp_path / "c", progress=interrupt(3))
+    saved = artifact.read(tmp_path / "c")
+    assert saved.measured["seconds"] > 0
+    artifact.note(tmp_path / "c", {"seconds": 1000.0})
+    assert artifact.read(tmp_path / "c").hash == saved.hash
+    again = run(checkpoint=tmp_path / "c")
+    assert 1000 < again.seconds < 1060
+    assert same(again, whole)
+    (tmp_path / "c" / "measured.json").unlink()  # as versions before this one left it
+    assert same(run(checkpoint=tmp_path / "c"), whole)
 
 
 def test_a_checkpoint_of_another_selection_split_is_not_gone_on_from(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The stage of a run that trains the model of another run on, with a latent distribution in place of its prior."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +8,7 @@ from typing import Any, final
 
 from zprime import artifact, atomic, model_prior, vae
 from zprime.artifact import Artifact, Manifest
+from zprime.checkpoints import checkpoint_key
 from zprime.data_stage import DataStage, Wanted, came_from
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
@@ -17,12 +17,13 @@ from zprime.learned import Learned, going_on_from, words
 from zprime.progress import Progress, silent
 from zprime.results.names import CandidateId
 from zprime.run_folder import CHECKPOINT, RunFolder
+from zprime.run_model import WHOLE_SECONDS
 from zprime.serialise import later, recorded
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
 from zprime.train_settings import TrainSettings
 from zprime.train_stage import described, tensors
-from zprime.training import checkpoint_key, train
+from zprime.training import train
 from zprime.vae import VAE
 
 FOLDER = "refined"
@@ -108,6 +109,13 @@ class Origin:
         """Of the two artefacts that it goes on from, their hashes."""
         fit = self.parent.fit(CandidateId.parse(self.name).name)
         return {"model": self.model.hash, "name": self.name, "fit": fit.hash, "learned": self.learn}
+
+    def spent(self, seconds: float) -> dict[str, float | str]:
+        """CPU seconds of training on, and with those of the training and the fit before, where they were measured."""
+        fit = self.parent.fit(CandidateId.parse(self.name).name)
+        before = self.parent.of_model.seconds, fit.measured.get("seconds")
+        known = [s for s in before if s is not None]
+        return {"seconds": seconds} | ({WHOLE_SECONDS: seconds + sum(known)} if len(known) == len(before) else {})
 
     @property
     def prior(self) -> str:
@@ -197,7 +205,6 @@ class RefineStage:
         self.threads.use(heavy=parent.of_model.heavy)
 
         def make(path: Path, key: str) -> Artifact:
-            before = time.process_time()
             trained = train(
                 origin.vae(),
                 rows,
@@ -209,7 +216,6 @@ class RefineStage:
                 checkpoint=checkpoint,
                 progress=self.progress,
             )
-            seconds = time.process_time() - before
             config = {
                 "vae": vae.describe(trained.vae),
                 "training": self._told,
@@ -219,7 +225,7 @@ class RefineStage:
                 **described(trained.vae, origin.learned),
                 "refined": {**origin.told, "selection": trained.start},
             }
-            manifest = Manifest("model", config, key, seed, {"data": source.hash}, measured={"seconds": seconds})
+            manifest = Manifest("model", config, key, seed, {"data": source.hash}, origin.spent(trained.seconds))
             return artifact.write(path, manifest, tensors=tensors(trained.vae))
 
         model = reuse_or_make(self.folder.path, "model", key, make, kind="model")

@@ -18,6 +18,8 @@ from zprime.schema import guarded, need
 from zprime.vae import Model
 
 ELBO = "ELBO"
+WHOLE_SECONDS = "seconds with what was before"
+"""Of a refined model, among what the machine measured: its training, and all that it went on from."""
 
 
 @final
@@ -116,7 +118,14 @@ class RunModel:
             beta=trained["training"]["beta"],
             elbo=self.on_selection if self.kept_by == ELBO else None,
             prior=self._prior_from,
+            seconds=self.seconds,
         )
+
+    @property
+    def seconds(self) -> float | None:
+        """CPU time of its training, with all that it went on from; None where that was not measured."""
+        refined = self.source.config.get("refined") is not None
+        return self.source.measured.get(WHOLE_SECONDS if refined else "seconds")
 
     @property
     def says(self) -> list[str]:

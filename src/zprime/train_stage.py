@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zprime import artifact, atomic, distributed, fitting, model_prior, networks, vae
 from zprime.artifact import Artifact, Manifest
+from zprime.checkpoints import checkpoint_key
 from zprime.data import Dataset, DataSettings
 from zprime.data_stage import DataStage, Wanted
 from zprime.distribution import LatentDistribution, is_standard
@@ -23,7 +24,7 @@ from zprime.serialise import later, recorded
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
 from zprime.train_settings import TrainSettings
-from zprime.training import Trained, check_data, checkpoint_key, train
+from zprime.training import Trained, check_data, train
 from zprime.vae import VAE
 from zprime.vae_settings import VAESettings
 
@@ -114,7 +115,7 @@ class TrainStage:
                 "stopped": trained.stopped,
                 **described(trained.vae, self.prior),
             }
-            manifest = Manifest("model", config, key, self.seed, {"data": source.hash})
+            manifest = Manifest("model", config, key, self.seed, {"data": source.hash}, {"seconds": trained.seconds})
             return artifact.write(path, manifest, tensors=tensors(trained.vae))
 
         model = reuse_or_make(self.folder.path, "model", key, make, kind="model")

@@ -4,34 +4,30 @@ Every epoch has a random stream of its own. So a training that was interrupted a
 the same parameters, bit for bit, as one that was not.
 """
 
-import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from zprime import artifact, distributed, likelihoods, memory, model_prior
+from zprime import artifact, distributed, likelihoods, memory
 from zprime.arrays import blocks
+from zprime.checkpoints import checkpoint_key, resume, snapshot
 from zprime.data import Rows
 from zprime.data_parallel import BatchLoss, check_start, of_first
-from zprime.descent import Descent, check_shapes
+from zprime.descent import Descent
 from zprime.errors import NumericalError
 from zprime.learned import Learned, settings_of
 from zprime.networks import start_at
 from zprime.objectives import Elbo, Objective, build, check_form, check_learned
 from zprime.progress import Expectation, Progress, shown
 from zprime.rng import stream
-from zprime.schema import guarded
-from zprime.schema.kinds import check
-from zprime.serialise import recorded
 from zprime.train_settings import TrainSettings
 from zprime.vae import VAE
-from zprime.vae_settings import VAESettings
 
 log = logging.getLogger("zprime")
 PIECE = 20  # steps after which it is told about how long the training will take
@@ -49,6 +45,7 @@ class Trained:
             the ELBO, or the objective where that is another one (less its loss), nats a row.
         stopped: a sentence saying why it ended.
         start: the same on the selection split before the first epoch, where that counts as epoch 0; else None.
+        seconds: CPU time of all epochs, also of those before an interruption; in a job, of the first process.
     """
 
     vae: VAE
@@ -56,20 +53,7 @@ class Trained:
     history: list[dict[str, float]] = field(default_factory=list)
     stopped: str = ""
     start: float | None = None
-
-
-@dataclass
-class _State:
-    """All that the next epoch depends on."""
-
-    epoch: int
-    best_epoch: int
-    history: list[dict[str, float]]
-    tensors: dict[str, Tensor]
-
-    def save(self, folder: Path, key: str) -> None:
-        config = {"epoch": self.epoch, "best_epoch": self.best_epoch, "history": self.history}
-        artifact.write(folder, artifact.Manifest("checkpoint", config, key), tensors=self.tensors)
+    seconds: float = 0.0
 
 
 def train(
@@ -113,6 +97,7 @@ def train(
             would take the place of something else.
         ArrayError: data that the likelihood cannot take.
     """
+    began = time.process_time()
     settings.check()
     learned = None if prior is None else settings_of(prior)
     check_form(settings, vae.form)
@@ -141,8 +126,9 @@ def train(
     floor = score() if start else -math.inf
     descent = Descent(vae, settings.lr, normed=settings.optimiser == "adam-normgrad")
     batch_loss = BatchLoss(vae, objective)
-    state = _resume(checkpoint, key, vae, descent, per_epoch) or _snapshot(vae, descent, 0, 0, [], {})
+    state = resume(checkpoint, key, vae, descent, per_epoch) or snapshot(vae, descent, 0, 0, [], {})
     check_start(checkpoint, {"epoch": state.epoch, "best epoch": state.best_epoch})
+    began -= state.seconds
     what = "ELBO" if objective.by_elbo else settings.objective
     saved = time.monotonic()
     stopped = f"all {epochs} epochs done"
@@ -168,7 +154,8 @@ def train(
             history = [*state.history, {"beta": now.beta, "loss": loss, "selection": value}]
             better = value > (history[state.best_epoch - 1]["selection"] if state.best_epoch else floor)
             best = {} if better else {k: v for k, v in state.tensors.items() if k.startswith("best.")}
-            state = _snapshot(vae, descent, epoch, epoch if better else state.best_epoch, history, best)
+            state = snapshot(vae, descent, epoch, epoch if better else state.best_epoch, history, best)
+            state.seconds = time.process_time() - began
             progress("train", epoch, epochs)
             expectation.finished(math.ceil(len(rows) / settings.batch))
             if checkpoint is not None and not distributed.rank() and time.monotonic() - saved >= settings.checkpoint:
@@ -185,7 +172,7 @@ def train(
     vae.load_state_dict({k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")})
     vae.eval().freeze_prior()
     vae.requires_grad_(requires_grad=False)
-    return Trained(vae, state.best_epoch, state.history, stopped, floor if start else None)
+    return Trained(vae, state.best_epoch, state.history, stopped, floor if start else None, state.seconds)
 
 
 @torch.no_grad()
@@ -196,25 +183,6 @@ def _begin(vae: VAE, rows: Rows, prior: Learned | None, seed: int) -> None:
     vae.fresh = False
     if prior is not None:
         vae.learn(prior.make(vae.latents), rows.x, rng=stream(seed, "prior"))
-
-
-def checkpoint_key(
-    vae: VAE, rows: Rows, selection: Rows, settings: TrainSettings, *, seed: int, prior: Learned | None = None
-) -> str:
-    """Hash of all that a training follows from; a checkpoint with the same one is of the same training."""
-    parts = [_fingerprint(rows), _fingerprint(selection), repr(vae), _hash(vae.state_dict())]
-    told = recorded(settings)
-    later = [*model_prior.key(vae.prior), *([prior.key] if prior else []), *_later(vae)]
-    return artifact.digest([told, seed, *parts, *later])
-
-
-def _later(vae: VAE) -> list[dict[str, object]]:
-    """Settings of the architecture that came later, where they are not at their defaults; `repr` need not show them."""
-    if vae.settings is None:
-        return []
-    usual = recorded(VAESettings())
-    changed = {name: value for name, value in recorded(vae.settings).items() if name not in usual}
-    return [changed] if changed else []
 
 
 @dataclass(frozen=True)
@@ -275,44 +243,3 @@ def check_data(vae: VAE, rows: Rows) -> None:
     """Raise `ArrayError` unless the likelihood can take the rows; it names the row and the value."""
     for block in blocks(len(rows), BATCH):
         likelihoods.check_rows(vae.likelihood, rows.x[block], first=block.start)
-
-
-def _snapshot(
-    vae: VAE, descent: Descent, epoch: int, best_epoch: int, history: list[dict[str, float]], best: dict[str, Tensor]
-) -> _State:
-    """Copy everything at the end of an epoch; `best` empty means that this epoch is the best."""
-    tensors = {f"now.{k}": v.detach().clone() for k, v in vae.state_dict().items()} | descent.tensors()
-    with descent.averaged():
-        tensors |= best or {f"best.{k}": v.detach().clone() for k, v in vae.state_dict().items()}
-    return _State(epoch, best_epoch, history, tensors)
-
-
-def _resume(folder: Path | None, key: str, vae: VAE, descent: Descent, per_epoch: int) -> _State | None:
-    """Load the checkpoint of the same settings, data and network, if there is one."""
-    if folder is None or not artifact.is_artifact(folder):
-        return None
-    saved = artifact.read(folder, "checkpoint")
-    if saved.key != key:
-        log.info("checkpoint in %s is of other settings or data: training starts anew", folder)
-        return None
-    tensors = saved.tensors()
-    check(folder, "checkpoint", saved.config, tensors)
-    with guarded(folder, "delete it to train anew"):
-        network = {name: value for name, value in tensors.items() if not name.startswith(("mean.", "adam."))}
-        weights = vae.state_dict()
-        check_shapes(network, {f"{which}.{k}": v.shape for which in ("now", "best") for k, v in weights.items()})
-        vae.load_state_dict({k.removeprefix("now."): v for k, v in network.items() if k.startswith("now.")})
-        descent.load(tensors, per_epoch * saved.config["epoch"])
-        history = [{name: float(value) for name, value in epoch.items()} for epoch in saved.config["history"]]
-    log.info("training goes on after epoch %d", saved.config["epoch"])
-    return _State(saved.config["epoch"], saved.config["best_epoch"], history, tensors)
-
-
-def _fingerprint(rows: Rows) -> str:
-    """A hash that changes when rows do; they are looked at block by block."""
-    x = rows.x if rows.grey is None else rows.grey
-    return artifact.digest([_hash({"ids": rows.ids}), *(_hash({"x": x[b]}) for b in blocks(len(x), BATCH))])
-
-
-def _hash(tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(artifact.pack(tensors)).hexdigest()

@@ -13,7 +13,7 @@ from zprime.results.audit import Audit
 from zprime.results.entries import Entry
 from zprime.results.paired import Paired, common, paired
 from zprime.results.public import publish
-from zprime.statistics.format import explained
+from zprime.statistics.format import explained, seconds
 from zprime.tables import NONE, Cell, Column, Row, Table
 
 
@@ -40,6 +40,10 @@ HEADINGS = (
 )
 LOG_PROB = "Mean of log p_r(x) over the held-out rows that all runs measured, in nats (a lower bound in expectation)"
 OVER = "Mean of log p_r(x) less that of {first}, paired row by row"
+SPENT = (
+    "CPU time of the training, with all that a refined model went on from; of the fit too, where z' is from one that "
+    "was fitted after it; of a job the first process alone"
+)
 UNLIKE = "These runs are not of the same data ({}): neither gains nor log p(x) and KL can be compared between them."
 
 
@@ -120,7 +124,7 @@ def paired_table(audits: Sequence[Audit], names: Sequence[str]) -> Table:
         names: of the runs.
     """
     over = f"{names[0]}, prior"
-    headings = ("run", "z′ from", "which is", "log p(x)", f"over {over}", "stored")
+    headings = ("run", "z′ from", "which is", "log p(x)", f"over {over}", "stored", "CPU s")
     rows = [
         _paired_row(name, e, paired(audit, str(e.id), audits[0], "prior"), audit, first=(i, j) == (0, 0), over=over)
         for i, (audit, name) in enumerate(zip(audits, names, strict=True))
@@ -148,8 +152,16 @@ def _paired_row(name: str, e: Entry, p: Paired, audit: Audit, *, first: bool, ov
             explained(p.log_prob, LOG_PROB, plain=True),
             gain,
             Cell(size(e.bytes), SAYS["stored"] + ".", e.bytes),
+            _spent(audit, e),
         ]
     )
+
+
+def _spent(audit: Audit, e: Entry) -> Cell:
+    """CPU seconds that model and latent distribution took; a dash where a part of them was not measured."""
+    fit = 0.0 if e.id.name == "prior" else e.seconds
+    whole = None if audit.model.seconds is None or fit is None else audit.model.seconds + fit
+    return Cell(seconds(whole), SPENT + ".", whole)
 
 
 def came(audit: Audit, e: Entry) -> str:

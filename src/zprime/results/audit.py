@@ -288,8 +288,8 @@ class Audit:
         self, path: str | Path, *, key: str = "", inputs: Mapping[str, str] = MappingProxyType({})
     ) -> artifact.Artifact:
         """Write the artefact folder: `audit.json` and tensors; what the machine measured is kept beside."""
-        entries, storage, measured = apart(self.entries, self.storage)
-        alone = replace(self, entries=entries, storage=storage)
+        entries, storage, model, measured = apart(self.entries, self.storage, self.model)
+        alone = replace(self, entries=entries, storage=storage, model=model)
         content = (json.dumps(alone.to_json(), indent=1) + "\n").encode()
         config = {
             "verdict": self.verdict.decision,
@@ -318,8 +318,8 @@ def load(path: str | Path) -> Audit:
     file = stored.path / "audit.json"
     with of_this_version(file, "audit the run again"):
         audit = serialise.from_jsonable(Audit, {**json.loads(stored.content(file.name)), "tensors": {}})
-        entries, storage = together(audit.entries, audit.storage, stored.measured)
-        audit = replace(audit, entries=entries, storage=storage)
+        entries, storage, model = together(audit.entries, audit.storage, audit.model, stored.measured)
+        audit = replace(audit, entries=entries, storage=storage, model=model)
         _check_names(audit)
     tensors = stored.tensors()
     check(stored.path, "audit", stored.config, tensors)

@@ -140,6 +140,7 @@ class ModelInfo:
         kl: mean KL(q||p) of training rows, with `draws` where log q is known at them: the mean of log q - log p.
         prior: where p(z) comes from: `given`; `learned` together with encoder and decoder; `refined`, where these were
             trained on with a distribution that was fitted before.
+        seconds: CPU time of its training, with all that it went on from; None if it was not measured.
     """
 
     latents: int
@@ -155,6 +156,7 @@ class ModelInfo:
     variance: list[float] = field(default_factory=list)
     kl: Estimate | None = None
     prior: str = "given"
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

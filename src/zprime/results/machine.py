@@ -7,29 +7,39 @@ from shlex import quote
 
 from zprime import artifact
 from zprime.results.entries import Entry
-from zprime.results.facts import Storage
+from zprime.results.facts import ModelInfo, Storage
+
+TRAINING = "seconds of training"
 
 
-def apart(entries: Sequence[Entry], storage: Storage) -> tuple[list[Entry], Storage, dict[str, float]]:
-    """Entries and storage without these numbers, and the numbers."""
+def apart(
+    entries: Sequence[Entry], storage: Storage, model: ModelInfo
+) -> tuple[list[Entry], Storage, ModelInfo, dict[str, float]]:
+    """Entries, storage and model without these numbers, and the numbers."""
     measured = {f"draws/{e.id}": e.draws_per_second for e in entries}
     measured |= {f"seconds/{e.id}": e.seconds for e in entries if e.seconds is not None}
     measured["draws of posteriors"] = storage.posteriors_draws
     if storage.data_draws is not None:
         measured["draws of data"] = storage.data_draws
+    if model.seconds is not None:
+        measured[TRAINING] = model.seconds
     without = [replace(e, draws_per_second=0.0, seconds=None) for e in entries]
-    return without, replace(storage, posteriors_draws=0, data_draws=None), measured
+    storage = replace(storage, posteriors_draws=0, data_draws=None)
+    return without, storage, replace(model, seconds=None), measured
 
 
-def together(entries: Sequence[Entry], storage: Storage, measured: Mapping[str, float]) -> tuple[list[Entry], Storage]:
-    """Entries and storage with these numbers."""
+def together(
+    entries: Sequence[Entry], storage: Storage, model: ModelInfo, measured: Mapping[str, float]
+) -> tuple[list[Entry], Storage, ModelInfo]:
+    """Entries, storage and model with these numbers."""
     whole = [
         replace(e, draws_per_second=measured.get(f"draws/{e.id}", 0.0), seconds=measured.get(f"seconds/{e.id}"))
         for e in entries
     ]
     data = measured.get("draws of data")
     draws = int(measured.get("draws of posteriors", 0))
-    return whole, replace(storage, posteriors_draws=draws, data_draws=None if data is None else int(data))
+    storage = replace(storage, posteriors_draws=draws, data_draws=None if data is None else int(data))
+    return whole, storage, replace(model, seconds=measured.get(TRAINING))
 
 
 def with_path(command: str, data: Path) -> str:
