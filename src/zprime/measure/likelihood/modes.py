@@ -19,7 +19,7 @@ from zprime.measure.study import Split, Study
 from zprime.progress import Progress
 from zprime.vae import Model
 
-SEARCH = AISSettings(temperatures=16, chains=6, leapfrog=3)
+SEARCH = AISSettings(temperatures=12, chains=6, leapfrog=3)
 """Few temperatures: chains need only come into the reach of a mode, for they go uphill from where they end."""
 CLIMB = AISSettings(temperatures=1, chains=SEARCH.chains, leapfrog=1)
 STEPS = 20
