@@ -26,7 +26,7 @@ WITHIN = {
     "decoding": ("vae.py", "decode"),
     "nearest neighbours": ("kernels/neighbours_compiled.py", "nearest"),
     "log-density of diagonal mixtures": ("kernels/mixture.py", "_evaluate"),
-    "log-density of full mixtures": ("kernels/dense.py", "full_mixture_log_prob"),
+    "log-density of full mixtures": ("kernels/dense.py", "log_prob"),
     "exact-posterior gain, closed form": ("kernels/mixture.py", "diagonal_log_ratio"),
     "classifier whose features are compared": ("measure/samples/features.py", "train_classifier"),
     "TSTR classifiers": ("measure/samples/utility.py", "hits"),

@@ -17,14 +17,16 @@ from zprime.auditing import audit
 from zprime.data import Rows
 from zprime.errors import UsageError
 from zprime.fitting import fit
+from zprime.measure.likelihood import modes
 from zprime.measure.likelihood.finer import FEWEST, Measured, some_rows
 from zprime.measure.likelihood.gains import PRIOR, RowGains
 from zprime.measure.likelihood.proposal import least_draws
 from zprime.measure.likelihood.side import measure_splits
-from zprime.measure.study import Study
+from zprime.measure.study import Split, Study
 from zprime.measure.verdicts.draws import more_wanted, steps
 from zprime.measure.verdicts.selected import choose
 from zprime.posteriors import MemoryPosteriors
+from zprime.progress import silent
 from zprime.results.audit import Audit
 from zprime.results.settings import AuditSettings
 from zprime.results.verdicts import Choice
@@ -89,6 +91,8 @@ def test_draws_begin_few_and_grow_to_what_was_asked_for() -> None:
     assert asked(first_draws=400) == [400]
     assert asked(first_draws=8) == [least_draws(3), 400]  # 8 would leave parts of the proposal without a draw
     assert asked(draws=0) == [0]
+    whole = replace(whole, search=True)  # draws around modes are two parts more
+    assert asked(first_draws=8) == [least_draws(3) + 8, 400]
 
 
 def test_without_a_decoder_nothing_is_saved() -> None:
@@ -162,12 +166,45 @@ def watched(monkeypatch: pytest.MonkeyPatch, settings: AuditSettings, **more: ob
 def test_a_check_that_fails_with_all_draws_leads_to_the_search_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No gains are measured that nothing is made of: neither with all draws before the search, nor held-out ones."""
     measured, found = watched(monkeypatch, REPAIR)
-    assert measured == [(("selection",), 52, False), (("selection",), 120, True), (("heldout",), 120, True)]
+    assert measured == [(("selection",), 52, False), (("selection",), 52, True), (("heldout",), 52, True)]
     assert found.verdict.repaired
+    assert found.draws == 52
     assert "on 50 rows simulated" in found.verdict.why[0]
     every, whole = watched(monkeypatch, replace(REPAIR, first_draws=120))
-    assert every == [(("selection",), 120, False), *measured[1:]]
-    assert whole.verdict == found.verdict
+    assert every == [(("selection",), 120, False), (("selection",), 120, True), (("heldout",), 120, True)]
+    assert whole.verdict.decision == found.verdict.decision
+    assert whole.verdict.why[0] == found.verdict.why[0]  # the check that failed was made with 120 draws in both
+
+
+def test_with_modes_too_more_draws_are_taken_where_few_are_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modes of the same rows are searched for once."""
+    searched: list[tuple[str, int]] = []
+    real = modes.search_modes
+
+    def spy(split: Split, *args: object, **named: object) -> Split:
+        searched.append((split.name, split.n))
+        return real(split, *args, **named)
+
+    monkeypatch.setattr(modes, "search_modes", spy)
+    monkeypatch.setattr("zprime.measure.verdicts.selected.more_wanted", lambda *_: True)
+    measured, found = watched(monkeypatch, REPAIR)
+    with_modes = [(names, draws) for names, draws, search in measured if search]
+    assert with_modes == [(("selection",), 52), (("selection",), 120), (("heldout",), 120)]
+    assert found.draws == 120
+    assert [one for one in searched if one[0] != "simulated"] == [("selection", 20), ("heldout", 20)]
+
+
+def test_modes_of_some_rows_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those rows that are measured once more with all draws have the modes that they had."""
+    posteriors, rows = splits()
+    of = replace(study(posteriors, rows, model=MODEL.vae()), search=True)
+    split = of.heldout.take(torch.tensor([3, 1, 7]))
+    first = modes.searched(of, PANEL, split, rng=of.stream("modes"), progress=silent)
+    monkeypatch.setattr(modes, "search_modes", lambda *_, **__: pytest.fail("searched once more"))
+    again = modes.searched(of, PANEL, split.take(torch.tensor([2, 0])), rng=of.stream("modes"), progress=silent)
+    assert first.modes is not None
+    assert again.modes is not None
+    assert torch.equal(again.modes, first.modes[[2, 0]])
 
 
 def test_where_no_modes_are_searched_for_gains_are_measured_with_all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +217,7 @@ def test_another_thread_measures_held_out_rows_meanwhile(monkeypatch: pytest.Mon
     """The numbers are the same."""
     both = ("selection", "heldout")
     measured, found = watched(monkeypatch, REPAIR, workers=2)
-    assert measured == [(both, 52, False), (both, 120, True), ((), 120, True)]
+    assert measured == [(both, 52, False), (both, 52, True), ((), 52, True)]
     _, alone = watched(monkeypatch, REPAIR)
     assert found.verdict == alone.verdict
     assert all(torch.equal(v, alone.tensors[k]) for k, v in found.tensors.items())

@@ -18,11 +18,10 @@ from zprime.kernels import (
     Components,
     DiagonalMixture,
     FullMixture,
+    Whitened,
     diagonal_ratio_form,
     far,
     full_log_ratio,
-    full_mixture_log_prob,
-    full_mixture_score,
     log_ratio_sums,
     ratios,
 )
@@ -146,18 +145,23 @@ class Full:
         """What evaluates the density, with a component left out where that is asked for."""
         return FullMixture(self.mean, self.scale_tril, self.log_weight)
 
+    @cached_property
+    def whitened(self) -> Whitened:
+        """The kernel that evaluates the density; it is prepared once."""
+        return Whitened(self.mean, self.scale_tril, self.log_weight)
+
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Exact log-density in nats, float64; differentiable in z."""
         return differentiable(z, self)
 
     def value(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The log-density without a gradient."""
-        return full_mixture_log_prob(z, self.mean, self.scale_tril, self.log_weight)
+        return self.whitened.log_prob(z)
 
     def value_and_score(self, z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
         """The log-density and its gradient in z."""
         value = self.value(z)
-        return value, full_mixture_score(z, self.mean, self.scale_tril, self.log_weight, value)
+        return value, self.whitened.score(z, value)
 
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Ancestral draws, one matrix product a component, then put in random order."""

@@ -3,9 +3,9 @@
 from zprime.kernels import far, ratios
 from zprime.kernels.dense import (
     FullMixture,
+    Whitened,
     full_log_ratio,
     full_mixture_log_prob,
-    full_mixture_score,
     trainable_full_mixture_log_prob,
 )
 from zprime.kernels.expectation import Expectation
@@ -30,12 +30,12 @@ __all__ = [
     "FullMixture",
     "LabelledMixture",
     "LowRankMixture",
+    "Whitened",
     "diagonal_log_ratio",
     "diagonal_ratio_form",
     "far",
     "full_log_ratio",
     "full_mixture_log_prob",
-    "full_mixture_score",
     "log_ratio_sums",
     "mixture_log_prob",
     "nearest",

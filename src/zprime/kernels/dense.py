@@ -6,15 +6,92 @@ from torch import Tensor
 
 from zprime.arrays import LOG_2PI, blocks, is_full, log_volume, whitened
 from zprime.errors import NumericalError
-from zprime.kernels import far
+from zprime.kernels import compiled, far
 
+COMPILED = 512  # dimensions up to which the compiled kernel is used: beyond, whitening matrices leave the cache
+TOGETHER = 512  # components whose terms it holds at a time, with those of a block of points
 POINTS = 8192
 MANY = 256  # components from which on they are evaluated together
 TERMS = 1 << 24  # log-densities of pairs of point and component held at once
 FLOATS = 1 << 20  # entries of whitened points held at once where a gradient is wanted
 
 
-@torch.no_grad()
+class Whitened:
+    """Gaussians with full covariance as their whitening matrices, for densities at more points than once.
+
+    Compiled where they can be, for up to 512 dimensions, else in torch. Compiled, a point that is not finite gives NaN,
+    and every other point has the same bits beside whatever others.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, mean: Float[Tensor, "k d"], scale_tril: Float[Tensor, "k d d"], log_weight: Float[Tensor, " k"]
+    ) -> None:
+        """Take means, Cholesky factors L, log-weights (-inf is allowed; nothing is normalised)."""
+        self.mean = mean.detach().double().contiguous()
+        self.whiten, self.constant = _whitening(scale_tril.detach(), log_weight.detach())
+
+    @torch.no_grad()
+    def log_prob(self, z: Float[Tensor, "m d"], *, leave_out: Int[Tensor, " m"] | None = None) -> Float[Tensor, " m"]:
+        """Exact log sum_k w_k N(z; mean_k, L_k L_k^T) in nats, float64.
+
+        With `leave_out`, for every point the position of a component to leave out, or -1; the rest is not renormalised.
+        """
+        z = z.detach()
+        if leave_out is None and z.shape[1] <= COMPILED and len(self.mean) and compiled.usable(z, self.mean):
+            return self._compiled(z)
+        log_prob = torch.empty(z.shape[0], dtype=torch.float64, device=z.device)
+        for rows in blocks(z.shape[0], max(1, min(POINTS, TERMS // len(self.mean)))):
+            terms = self._terms(z[rows].double())
+            if leave_out is not None:
+                out = leave_out[rows]
+                at = ((out >= 0) & (out < len(self.mean))).nonzero().flatten()  # others are of another shard
+                terms[out[at], at] = -torch.inf
+            log_prob[rows] = torch.logsumexp(terms, 0)
+        return log_prob
+
+    def _terms(self, points: Float[Tensor, "m d"]) -> Float[Tensor, "k m"]:
+        """Log weight and log-density of every component."""
+        mean, whiten, constant = self.mean, self.whiten, self.constant
+        terms = torch.empty(mean.shape[0], len(points), dtype=torch.float64, device=points.device)
+        if len(mean) > MANY:
+            _together(points, mean, whiten, terms)
+            return terms.mul_(-0.5).add_(constant[:, None])
+        for k in range(mean.shape[0]):
+            u = (points - mean[k]) @ whiten[k].T
+            terms[k] = constant[k] - 0.5 * u.square_().sum(1)
+        return terms
+
+    def _compiled(self, z: Tensor) -> Tensor:
+        """In parts of as many components as stay in cache with a block of points."""
+        z = (z if z.dtype in (torch.float32, torch.float64) else z.double()).contiguous()
+        (m, d), parts = z.shape, []
+        for some in blocks(len(self.mean), TOGETHER):
+            part = torch.empty(m, dtype=torch.float64)
+            given = self.mean[some], self.whiten[some], self.constant[some]
+            work = len(given[0]) * d * d
+            threads = torch.get_num_threads() if m * work > compiled.SMALL else 1
+            for rows in blocks(m, max(1024, compiled.WORK // work)):
+                compiled.module.full(z[rows], *given, part[rows], threads)
+            parts.append(part)
+        log_prob = parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(parts), 0)
+        if not bool(torch.isfinite(z.sum())):
+            log_prob[~torch.isfinite(z).all(1)] = torch.nan
+        return log_prob
+
+    @torch.no_grad()
+    def score(self, z: Float[Tensor, "m d"], log_prob: Float[Tensor, " m"]) -> Float[Tensor, "m d"]:
+        """Gradient in z of the log-density, float64, given the log-density at the same points."""
+        points = z.detach().double()
+        score = torch.empty_like(points)
+        # all components at once: points are few where a gradient is wanted, and a loop would pay for each of its calls
+        for rows in blocks(len(points), max(1, FLOATS // self.mean.numel())):
+            u = (points[rows] - self.mean[:, None]) @ self.whiten.mT
+            responsibility = torch.exp(self.constant[:, None] - 0.5 * u.square().sum(2) - log_prob[rows])
+            score[rows] = -((responsibility[..., None] * u) @ self.whiten).sum(0)
+        return score
+
+
 def full_mixture_log_prob(
     z: Float[Tensor, "m d"],
     mean: Float[Tensor, "k d"],
@@ -23,29 +100,8 @@ def full_mixture_log_prob(
     *,
     leave_out: Int[Tensor, " m"] | None = None,
 ) -> Float[Tensor, " m"]:
-    """Exact log sum_k w_k N(z; mean_k, L_k L_k^T) in nats, float64, in blocks of points.
-
-    With `leave_out`, for every point the position of a component to leave out, or -1; the rest is not renormalised.
-    """
-    whiten, constant = _whitening(scale_tril, log_weight)
-    centre = mean.double()
-    log_prob = torch.empty(z.shape[0], dtype=torch.float64, device=z.device)
-    for rows in blocks(z.shape[0], max(1, min(POINTS, TERMS // len(mean)))):
-        points = z[rows].double()
-        terms = torch.empty(mean.shape[0], len(points), dtype=torch.float64, device=z.device)
-        if len(mean) > MANY:
-            _together(points, centre, whiten, terms)
-            terms.mul_(-0.5).add_(constant[:, None])
-        else:
-            for k in range(mean.shape[0]):
-                u = (points - centre[k]) @ whiten[k].T
-                terms[k] = constant[k] - 0.5 * u.square_().sum(1)
-        if leave_out is not None:
-            out = leave_out[rows]
-            at = ((out >= 0) & (out < len(mean))).nonzero().flatten()  # others are of another shard
-            terms[out[at], at] = -torch.inf
-        log_prob[rows] = torch.logsumexp(terms, 0)
-    return log_prob
+    """Exact log sum_k w_k N(z; mean_k, L_k L_k^T) in nats, float64, in blocks of points: see `Whitened`, for once."""
+    return Whitened(mean, scale_tril, log_weight).log_prob(z, leave_out=leave_out)
 
 
 def _together(
@@ -92,26 +148,6 @@ class FullMixture:
         return full_mixture_log_prob(z, self.mean, self.scale_tril, self.log_weight, leave_out=leave_out)
 
 
-@torch.no_grad()
-def full_mixture_score(
-    z: Float[Tensor, "m d"],
-    mean: Float[Tensor, "k d"],
-    scale_tril: Float[Tensor, "k d d"],
-    log_weight: Float[Tensor, " k"],
-    log_prob: Float[Tensor, " m"],
-) -> Float[Tensor, "m d"]:
-    """Gradient in z of log sum_k w_k N(z; mean_k, L_k L_k^T), float64, given the log-density at the same points."""
-    whiten, constant = _whitening(scale_tril, log_weight)
-    points = z.double()
-    score = torch.empty_like(points)
-    # all components at once: points are few where a gradient is wanted, and a loop would pay for each of its calls
-    for rows in blocks(len(points), max(1, FLOATS // mean.numel())):
-        u = (points[rows] - mean.double()[:, None]) @ whiten.mT
-        responsibility = torch.exp(constant[:, None] - 0.5 * u.square().sum(2) - log_prob[rows])
-        score[rows] = -((responsibility[..., None] * u) @ whiten).sum(0)
-    return score
-
-
 def _whitening(
     scale_tril: Float[Tensor, "k d d"], log_weight: Float[Tensor, " k"]
 ) -> tuple[Float[Tensor, "k d d"], Float[Tensor, " k"]]:
@@ -120,7 +156,7 @@ def _whitening(
     d = tril.shape[1]
     eye = torch.eye(d, dtype=torch.float64, device=tril.device)
     whiten: Tensor = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)
-    return whiten, log_weight.double() - 0.5 * d * LOG_2PI - tril.diagonal(dim1=1, dim2=2).log().sum(1)
+    return whiten.contiguous(), log_weight.double() - 0.5 * d * LOG_2PI - tril.diagonal(dim1=1, dim2=2).log().sum(1)
 
 
 @torch.no_grad()

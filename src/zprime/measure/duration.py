@@ -145,8 +145,8 @@ def _again(study: Study, candidates: Candidates, gain: float, *, side_by_side: i
         return 0.0
     some = rows.head(max(1, DECODE // CLIMB.chains))
     target = Target(candidates.prior, model, some.x)
-    # with one temperature the latents are evaluated once
-    once = _timed(lambda: Annealer(target, CLIMB, rng=study.stream("duration", "modes")))
+    at = Annealer(target, CLIMB, rng=study.stream("duration", "modes"))
+    once = _timed(lambda: at.climb(at.warm, steps=0))  # the latents are evaluated once
     search = EVALUATIONS * once / len(some)
     measured = sum(min(settings.repair, s.n) for s in (study.selection, study.heldout)) / side_by_side
     measured += 2 * settings.exchange

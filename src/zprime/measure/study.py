@@ -117,6 +117,7 @@ class Study:
         seed: of every draw.
         workers: threads that measure side by side.
         search: whether modes of the posteriors that the encoder misses are searched for.
+        modes: those that were found: seed of the search's random numbers -> ids of the rows, and their modes.
         index: of training rows, for the measures that search in them as they are; None where none was made.
         progress: called by the long parts.
     """
@@ -133,6 +134,7 @@ class Study:
     workers: int = 1
     progress: Progress = silent
     search: bool = False
+    modes: dict[int, tuple[Int[Tensor, " n"], Float[Tensor, "n m d"]]] = field(default_factory=dict)
     index: ExactIndex | None = None
 
     @property

@@ -49,6 +49,7 @@ void bind_mixture(nb::module_ &m);
 void bind_expectation(nb::module_ &m);
 void bind_neighbours(nb::module_ &m);
 void bind_low_rank(nb::module_ &m);
+void bind_full(nb::module_ &m);
 void bind_ratio(nb::module_ &m);
 
 }  // namespace zprime

@@ -25,6 +25,8 @@
 
 #include "low_rank_kernel.hpp"
 
+#include "full_kernel.hpp"
+
 #include "ratio_kernel.hpp"
 
 #define NAME_(set) #set
@@ -39,5 +41,7 @@ const Kernels SET = {NAME(SET),
                      INSIDE(SET)::neighbours<double>,
                      INSIDE(SET)::low_rank<float>,
                      INSIDE(SET)::low_rank<double>,
+                     INSIDE(SET)::full<float>,
+                     INSIDE(SET)::full<double>,
                      INSIDE(SET)::ratio};
 }  // namespace zprime

@@ -1,6 +1,7 @@
 // The kernels of one instruction set.
 #pragma once
 #include "expectation.hpp"
+#include "full.hpp"
 #include "low_rank.hpp"
 #include "mixture.hpp"
 #include "neighbours.hpp"
@@ -18,6 +19,8 @@ struct Kernels {
     NeighboursKernel<double> neighbours_double;
     LowRankKernel<float> low_rank_single;
     LowRankKernel<double> low_rank_double;
+    FullKernel<float> full_single;
+    FullKernel<double> full_double;
     RatioKernel ratio;
 };
 

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import blocks, gaussian_log_prob, is_full, times, whitened
@@ -26,6 +26,7 @@ LEARN = 0.3  # change of the log step size for a unit of acceptance
 FIRST = 0.4  # step size that the warm-up begins with, in units of the scales
 JITTER = 0.2  # steps are drawn within 20 % of their size, or a trajectory may return to its start
 SMOOTH = 4  # temperatures to either side whose step sizes are averaged
+LEVEL = 0.01  # nats: so near to its mode a point that goes uphill stays where it is
 SPREAD = 2000  # draws of r whose standard deviations are the scales, where there is no encoder to give them
 
 
@@ -115,6 +116,20 @@ class _State:
             torch.where(wide, other.end_gradient, self.end_gradient),
         )
 
+    def take(self, at: Tensor) -> "_State":
+        """Some of the points."""
+        return _State(self.z[at], self.start[at], self.end[at], self.start_gradient[at], self.end_gradient[at])
+
+    def put(self, at: Tensor, other: "_State") -> "_State":
+        """Points of `other` at some places, these elsewhere."""
+        return _State(
+            self.z.index_copy(0, at, other.z),
+            self.start.index_copy(0, at, other.start),
+            self.end.index_copy(0, at, other.end),
+            self.start_gradient.index_copy(0, at, other.start_gradient),
+            self.end_gradient.index_copy(0, at, other.end_gradient),
+        )
+
 
 class Annealer:
     """Chains for some rows: from Gaussians (e.g. the encoder's posteriors), or from r itself, to r(z) p(x|z).
@@ -164,7 +179,7 @@ class Annealer:
 
     def forward(self) -> Annealed:
         """Annealed importance sampling: log of the mean weight, a lower bound of log p_r(x) in expectation."""
-        now, total = self._first("forward"), self._zeros()
+        now, total = self._at(self._first("forward")), self._zeros()
         accepted = self._zeros()
         for t in range(1, len(self.schedule)):
             total += (self.schedule[t] - self.schedule[t - 1]) * (now.end - now.start)
@@ -194,16 +209,23 @@ class Annealer:
         """Points moved uphill on log r(z) + log p(x|z), by gradients scaled with the squares of the scales.
 
         Where the posterior is a Gaussian of these scales, one step of size 1 ends in its mode. A step that leads
-        downhill is not taken, and the next one of that point is half as long.
+        downhill is not taken, and the next one of that point is half as long. A point stays where such a Gaussian
+        would rise by less than 0.01 nats.
         """
-        now, size = self._at(z.double().flatten(0, 1)), torch.ones(z.shape[0] * z.shape[1], dtype=torch.float64)
-        square = self.scale.square().repeat_interleave(z.shape[1], 0)
+        row = self._row()
+        now, size = self._at(z.double().flatten(0, 1)), torch.ones(len(row), dtype=torch.float64)
+        square = self.scale.square()[row]
         for _ in range(steps):
-            moved = now.z + size[:, None] * square * now.end_gradient
+            on = (0.5 * (square * now.end_gradient.square()).sum(1) > LEVEL).nonzero().flatten()
+            if not len(on):
+                break
+            here = now.take(on)
+            moved = here.z + size[on, None] * square[on] * here.end_gradient
             there = torch.isfinite(moved).all(1)
-            new = self._at(torch.where(there[:, None], moved, now.z))
-            better = there & (new.end > now.end)
-            now, size = now.where(better, new), torch.where(better, size, size / 2)
+            new = self._at(torch.where(there[:, None], moved, here.z), row[on])
+            better = there & (new.end > here.end)
+            now = now.put(on, here.where(better, new))
+            size[on] = torch.where(better, size[on], size[on] / 2)
         return now.z.reshape(z.shape)
 
     def _result(self, now: _State, total: Tensor, accepted: Tensor, *, sign: int) -> Annealed:
@@ -222,16 +244,20 @@ class Annealer:
         spread = self.r.sample(SPREAD, rng=fork(self.rng, "spread")).double().std(0).clamp(min=1e-6)
         return spread.expand(len(self.x), -1)
 
-    def _first(self, name: str) -> _State:
+    def _first(self, name: str) -> Float[Tensor, "m d"]:
         rng, chains = fork(self.rng, name, "start"), self.settings.chains
         if self.start is None:
-            return self._at(self.r.sample(len(self.x) * chains, rng=rng).double())
+            return self.r.sample(len(self.x) * chains, rng=rng).double()
         mean, scale = (v.double().repeat_interleave(chains, 0) for v in (self.start.mean, self.start.scale))
-        return self._at(mean + times(scale, torch.randn(mean.shape, generator=rng, dtype=torch.float64)))
+        return mean + times(scale, torch.randn(mean.shape, generator=rng, dtype=torch.float64))
 
-    def _at(self, z: Float[Tensor, "m d"]) -> _State:
-        """Densities and gradients, in blocks."""
-        row = torch.arange(len(self.x)).repeat_interleave(self.settings.chains)
+    def _row(self) -> Int[Tensor, " m"]:
+        """Which row each chain belongs to."""
+        return torch.arange(len(self.x)).repeat_interleave(self.settings.chains)
+
+    def _at(self, z: Float[Tensor, "m d"], row: Int[Tensor, " m"] | None = None) -> _State:
+        """Densities and gradients, in blocks; of all chains, unless `row` says whose these are."""
+        row = self._row() if row is None else row
         parts = [self._evaluate(z[i], row[i]) for i in blocks(len(z), DECODE)]
         start, end, start_gradient, end_gradient = (torch.cat(p) for p in zip(*parts, strict=True))
         return _State(z, start, end, start_gradient, end_gradient)
@@ -279,7 +305,10 @@ class Annealer:
         Returns:
             Where the chains ended.
         """
-        now, log_step = self._first("warm-up"), torch.full((len(self.x),), math.log(FIRST), dtype=torch.float64)
+        first, log_step = self._first("warm-up"), torch.full((len(self.x),), math.log(FIRST), dtype=torch.float64)
+        if len(self.schedule) == 2:  # no temperature between start and end
+            return first
+        now = self._at(first)
         for t in range(1, len(self.schedule) - 1):
             self.steps[t - 1] = log_step.exp()
             now, acceptance = self._move(now, t, fork(self.rng, "warm-up", t))

@@ -19,11 +19,12 @@ from zprime.measure.study import Split, Study
 from zprime.progress import Progress
 from zprime.vae import Model
 
-SEARCH = AISSettings(temperatures=40, chains=6, leapfrog=4)
-CLIMB = AISSettings(temperatures=1, chains=6, leapfrog=1)
-STEPS = 10
-EVALUATIONS = 1 + SEARCH.leapfrog * (SEARCH.temperatures - 1) + 2 + STEPS
-"""Times that each chain's latents are decoded with their gradient: by the chains, and uphill."""
+SEARCH = AISSettings(temperatures=12, chains=6, leapfrog=3)
+"""Few temperatures: chains need only come into the reach of a mode, for they go uphill from where they end."""
+CLIMB = AISSettings(temperatures=1, chains=SEARCH.chains, leapfrog=1)
+STEPS = 20
+EVALUATIONS = 1 + SEARCH.leapfrog * (SEARCH.temperatures - 1) + 1 + STEPS
+"""Times that each chain's latents are decoded with their gradient, at most: by the chains, and uphill."""
 FEW = 8  # rows on which it is tried whether the decoder has a gradient
 
 
@@ -49,10 +50,22 @@ def unsearchable(study: Study, candidates: Candidates) -> str:
 
 
 def searched(study: Study, candidates: Candidates, split: Split, *, rng: torch.Generator, progress: Progress) -> Split:
-    """The same rows with their modes, where the study searches for them; else as they were."""
+    """The same rows with their modes, where the study searches for them; else as they were.
+
+    What was searched for with the same random numbers is found again, also some of its rows.
+    """
     if not study.search or study.model is None:
         return split
-    return search_modes(split, candidates.prior, study.model, rng=rng, progress=progress)
+    stream, ids = rng.initial_seed(), split.posteriors.row_ids
+    if stream in study.modes:
+        known, modes = study.modes[stream]
+        same = ids[:, None] == known
+        if bool(same.any(1).all()):
+            return replace(split, modes=modes[same.int().argmax(1)])
+    found = search_modes(split, candidates.prior, study.model, rng=rng, progress=progress)
+    if found.modes is not None:
+        study.modes[stream] = ids, found.modes
+    return found
 
 
 def search_modes(

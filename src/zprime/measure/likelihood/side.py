@@ -103,6 +103,7 @@ def _finer(study: Study, candidates: Candidates, few: RowGains, draws: int) -> M
     split = next(s for s in study.splits if s.name == few.split)
     at = some_rows(len(few.ids))
     some = split.take(torch.isin(split.posteriors.row_ids, few.ids[at]).nonzero().flatten())
+    some = searched(study, candidates, some, rng=study.stream("modes", split.name), progress=study.progress)
     rng = study.stream("finer", split.name)
     many = measure_gains(candidates, some, rng=rng, model=study.model, draws=draws, progress=study.progress)
     return Measured(few, at, many)

@@ -118,7 +118,11 @@ class _Moments:
 
 
 def _root(covariance: Float[Tensor, "b f f"]) -> Float[Tensor, "b f f"]:
-    """A factor R with R R^T the covariance."""
-    values, vectors = torch.linalg.eigh(covariance)
-    root: Tensor = vectors * values.clamp(min=0).sqrt()[:, None, :]
+    """A factor R with R R^T the covariance: Cholesky's, or where rounding leaves none, one of its eigenvectors."""
+    root: Tensor
+    root, info = torch.linalg.cholesky_ex(covariance)
+    lost = info != 0
+    if bool(lost.any()):
+        values, vectors = torch.linalg.eigh(covariance[lost])
+        root[lost] = vectors * values.clamp(min=0).sqrt()[:, None, :]
     return root

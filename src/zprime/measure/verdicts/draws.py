@@ -5,7 +5,7 @@ A gain is decided by how rows differ: on trained encoders its standard error wit
 
 from zprime.latent.selection import TIE
 from zprime.measure.candidates import Candidates
-from zprime.measure.likelihood.proposal import least_draws
+from zprime.measure.likelihood.proposal import MODES, least_draws
 from zprime.measure.study import Study
 from zprime.results.likelihood import Exchange
 from zprime.results.names import Gain
@@ -25,7 +25,8 @@ def steps(study: Study, candidates: Candidates) -> list[int]:
     draws, codes = study.settings.draws, study.selection.posteriors
     if study.model is None or study.selection.rows is None or codes.form == "points" or codes.datum is not None:
         return [draws]
-    few, found = max(study.settings.first_draws, least_draws(len(candidates.bases))), []
+    least = least_draws(len(candidates.bases)) + (4 * MODES if study.search else 0)
+    few, found = max(study.settings.first_draws, least), []
     while few < draws / 2:
         found.append(few)
         few *= TIMES

@@ -25,7 +25,7 @@ from zprime.measure.likelihood.modes import unsearchable
 from zprime.measure.likelihood.scores import elbo_estimate, likelihood_estimate
 from zprime.measure.likelihood.side import measure_splits
 from zprime.measure.study import Study
-from zprime.measure.verdicts.selected import Selected, adaptive, selected
+from zprime.measure.verdicts.selected import Selected, adaptive
 from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
 from zprime.results.thresholds import THRESHOLDS
@@ -54,7 +54,8 @@ REPAIRED = (
 def by_likelihood(study: Study, candidates: Candidates) -> tuple[Study, dict[str, RowGains], Verdict]:
     """Gains on both splits, the choice, its exchange check and the verdict.
 
-    Where the check fails all is done once more on fewer rows, with modes that chains from the prior find.
+    Where the check fails all is done once more on fewer rows, with modes that chains from the prior find: first with
+    few draws again.
 
     Returns:
         The study, which says whether modes were searched for; gains by split; the verdict.
@@ -64,7 +65,7 @@ def by_likelihood(study: Study, candidates: Candidates) -> tuple[Study, dict[str
     if failed is not None and study.settings.repair:
         why_not = unsearchable(study, candidates)
         if not why_not:
-            again = selected(replace(first.study, search=True), candidates)
+            again = adaptive(replace(study, search=True), candidates)
             split_gains, verdict = _opened(again, candidates)
             why = [f"{told(failed)}; {REPAIRED}", *verdict.why]
             return again.study, split_gains, replace(verdict, repaired=True, why=why)

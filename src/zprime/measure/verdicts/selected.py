@@ -44,8 +44,8 @@ def adaptive(study: Study, candidates: Candidates) -> Selected:
     """First with few draws a row; with more where the selection split or the exchange check asks for them.
 
     Whether they do depends on no held-out row, and the verdict is made once: what it says of those is as sure as with
-    a number of draws that was set before. Where the check of few draws failed, and modes could be searched for, it is
-    made with all draws before any gain is: if it fails again, the gains would be thrown away.
+    a number of draws that was set before. Where the check of few draws failed, and modes could be searched for but
+    were not, it is made with all draws before any gain is: if it fails again, the gains would be thrown away.
     """
     few, *more = steps(study, candidates)
     found = selected(_with(study, few), candidates)
@@ -55,7 +55,8 @@ def adaptive(study: Study, candidates: Candidates) -> Selected:
         if not more_wanted(found.chosen, quarter, found.checked):
             break
         taken, checked = _with(study, draws), None
-        if found.failed is not None and draws == study.settings.draws and _repairable(study, candidates):
+        last = draws == study.settings.draws and not study.search
+        if found.failed is not None and last and _repairable(study, candidates):
             checked = check_choice(taken, candidates, found.chosen)
             found = replace(found, study=taken, checked=checked)
             if found.failed is not None:
