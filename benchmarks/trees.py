@@ -33,7 +33,8 @@ class Tree:
 
     def run(self, *command: str) -> Ran:
         """`python COMMAND` with this tree's zprime; what it prints to standard error is shown if it fails."""
-        paths = {"PYTHONPATH": str(self.path / "src")}
+        # as users have it, modules are compiled once and not in every process
+        paths = {"PYTHONPATH": str(self.path / "src"), "PYTHONDONTWRITEBYTECODE": ""}
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), os.times().elapsed
         done = subprocess.run(
             [sys.executable, *command],

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache, partial
 
 import torch
-from densities import accuracy, densities, expectation, log_ratios, low_rank, memory, peak, pruning, scores
+from densities import accuracy, densities, expectation, full, log_ratios, low_rank, memory, peak, pruning, scores
 from dimensions import LIMIT, dimensions
 from gpu import gpu
 from growth import growth
@@ -53,6 +53,7 @@ def groups(python: str) -> dict[str, Callable[[], object]]:
         "expectation": lambda: expectation(codes()[0]),
         "ratios": lambda: log_ratios(codes()[0]),
         "low rank": low_rank,
+        "full": full,
         "reduction": lambda: reduction(*codes()),
         "training": trained,
         "neighbours": lambda: neighbours(*codes()),

@@ -20,6 +20,7 @@ from zprime.kernels import (
     Components,
     DiagonalMixture,
     LowRankMixture,
+    Whitened,
     compiled,
     diagonal_ratio_form,
     trainable_mixture_log_prob,
@@ -166,16 +167,30 @@ def low_rank() -> list[Row]:
             scale, factor = 0.5 * (0.3 * torch.randn(k, d, generator=rng)).exp(), torch.randn(k, d, r, generator=rng)
             mixture = LowRankMixture(mean, scale, factor / math.sqrt(r), torch.full((k,), -math.log(k)))
             for job, ours in (("log-density", mixture.log_prob), ("value and score", mixture.log_prob_and_score)):
-
-                def twin(ours: Callable[[torch.Tensor], object] = ours, z: torch.Tensor = z) -> None:
-                    with uncompiled():
-                        ours(z)
-
-                twin()  # prepares what it keeps
-                run = lambda ours=ours, z=z: ours(z)  # noqa: E731
-                name = f"{job}, mixture of low rank, d = {d}, K = {k}, rank {r}"
-                out.append(interleaved(name, "the same in torch", run, twin))
+                out.append(_beside_torch(f"{job}, mixture of low rank, d = {d}, K = {k}, rank {r}", ours, z))
     return out
+
+
+def full() -> list[Row]:
+    out = []
+    for d, k, m in ((16, 20, 20_000), (16, 200, 20_000), (64, 50, 5_000), (512, 10, 1_000)):
+        rng = stream(0, "full", d, k)
+        mean, z = torch.randn(k, d, generator=rng), torch.randn(m, d, generator=rng)
+        factor = torch.eye(d) + torch.tril(0.2 * torch.randn(k, d, d, generator=rng) / math.sqrt(d), -1)
+        mixture = Whitened(mean, factor, torch.full((k,), -math.log(k)))
+        out.append(_beside_torch(f"log-density, mixture of full covariance, d = {d}, K = {k}", mixture.log_prob, z))
+    return out
+
+
+def _beside_torch(name: str, ours: Callable[[torch.Tensor], object], z: torch.Tensor) -> Row:
+    """A density as it is called, and without what was compiled."""
+
+    def twin() -> None:
+        with uncompiled():
+            ours(z)
+
+    twin()  # prepares what it keeps
+    return interleaved(name, "the same in torch", lambda: ours(z), twin)
 
 
 def accuracy() -> list[dict[str, float]]:
