@@ -13,13 +13,14 @@ from zprime import learned as learned_priors
 from zprime import own_model
 from zprime.artifact import Artifact
 from zprime.data import DataSettings
+from zprime.encoding import DRAWS
 from zprime.errors import UsageError
 from zprime.fit_stage import KINDS
 from zprime.latent import ConditionalSettings, settings_for
 from zprime.latent.kind import Settings
 from zprime.results.audit import AuditSettings
 from zprime.run_folder import RunFolder
-from zprime.run_posteriors import steps_of
+from zprime.run_posteriors import draws_of_run, steps_of
 from zprime.train_settings import TrainSettings
 from zprime.vae_settings import VAESettings
 
@@ -77,6 +78,8 @@ def command(folder: RunFolder, names: Sequence[str], settings: AuditSettings, *,
     first = int(model.seed or 0)
     steps = steps_of(folder.path)
     encoded = ["--steps", str(steps)] if steps else []
+    draws = draws_of_run(folder.path)
+    encoded += ["--draws", str(draws)] if draws not in (0, DRAWS) else []
     together = _kinds(fits)
     if (
         together is not None

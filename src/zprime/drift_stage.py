@@ -55,7 +55,8 @@ class DriftStage:
         column, described = load(folder.path / "audit").data.weights, folder.data.config
         rows, weights = datasets.new_rows(new_data, described, folder.scaling(), weights=column, seed=seed)
         codes = encode(folder.encoding(), rows, progress=self.progress).gather()
-        new = Split("new rows", codes if weights is None else codes.weighted(weights), groups=rows.groups)
+        groups = None if rows.groups is None else rows.groups[codes.row_of]
+        new = Split("new rows", codes if weights is None else codes.weighted(weights[codes.row_of]), groups=groups)
         moved = drift(shipped, new, self._heldout(column), source=shipped.label, rng=stream(seed, "drift"))
         inputs = {"audit": folder.audit.hash}
 
@@ -69,6 +70,6 @@ class DriftStage:
         """Held-out codes, weighed by a column, in the groups of the run; the data are read only where these matter."""
         codes = self.folder.posteriors("heldout").gather()
         if column:
-            codes = codes.weighted(self.folder.dataset.weights(column, "heldout"))
-        grouped = bool(self.folder.data.config["settings"]["group"])
-        return Split("heldout", codes, groups=self.folder.rows["heldout"].groups if grouped else None)
+            codes = codes.weighted(self.folder.dataset.weights(column, "heldout")[codes.row_of])
+        groups = self.folder.rows["heldout"].groups if self.folder.data.config["settings"]["group"] else None
+        return Split("heldout", codes, groups=None if groups is None else groups[codes.row_of])

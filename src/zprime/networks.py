@@ -11,6 +11,7 @@ from torch.nn import functional
 from zprime import memory
 from zprime.errors import UsageError
 from zprime.heads import Ends, answer_of, head_of
+from zprime.posterior_flow import FlowEncoder
 from zprime.residual import GatedDense, ResidualDecoder, ResidualEncoder
 
 IMAGE = 3
@@ -171,13 +172,14 @@ def build(
 ) -> tuple[nn.Module, nn.Module]:
     """Make the encoder and decoder of the architecture called `name`, for data of `shape` and `d` latents.
 
-    Some likelihoods have the encoder see something else than the rows: see `Ends`.
+    Some likelihoods have the encoder see something else than the rows: see `Ends`. A flow lies on the encoder.
 
     Raises:
         UsageError: unknown name, or one of `IMAGES` for data that are not images of at least 8 x 8.
     """
     encoder, decoder = _build(name, shape, d, hidden, width, ends)
-    return encoder if ends.before is None else nn.Sequential(ends.before, encoder), decoder
+    encoder = encoder if ends.before is None else nn.Sequential(ends.before, encoder)
+    return FlowEncoder(encoder, d, ends.steps) if ends.posterior == "flow" else encoder, decoder
 
 
 def _build(

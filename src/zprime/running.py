@@ -248,15 +248,15 @@ class Run:
         with self.alone():
             OwnStage(self.folder, seed, self.threads, self.replace).run(data)
 
-    def encode(self, *, steps: int | None = None) -> dict[str, Posteriors]:
-        """Encode all three splits, with `steps` as `EncodeStage` has them; write `posteriors/<split>`.
+    def encode(self, *, steps: int | None = None, draws: int | None = None) -> dict[str, Posteriors]:
+        """Encode all three splits, with `steps` and `draws` as `EncodeStage` has them; write `posteriors/<split>`.
 
         Raises:
             ArtifactError: there is no model, or the data are not those that it was trained on.
             NumericalError: the encoder gave numbers that are not finite, or a scale that is not above 0.
         """
         with self.alone():
-            return EncodeStage(self.folder, self.threads, self.progress, steps, self.replace).run()
+            return EncodeStage(self.folder, self.threads, self.progress, steps, self.replace, draws).run()
 
     def fit(
         self,
