@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeGuard
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,11 +19,12 @@ from zprime.arrays import blocks, is_full, times
 from zprime.components import choose
 from zprime.data import Rows
 from zprime.errors import NumericalError, UsageError
+from zprime.posterior_flow import Drawn
 from zprime.posteriors import Form, MemoryPosteriors, Posteriors, Shard, ShardedPosteriors
 from zprime.progress import Progress, shown
 from zprime.rng import stream
 from zprime.semi_amortised import SemiAmortised, row_hash, semi_amortised
-from zprime.vae import VAE, Encoder
+from zprime.vae import VAE, Encoder, Model
 
 BATCH = 512
 SHARD = shards.ROWS
@@ -197,9 +198,30 @@ def _numbers(model: Encoder, rows: Rows, part: slice, draws: int) -> dict[str, T
     return {"mean": mean} if answers_codes(model) else {"mean": mean, "scale": scale}
 
 
-def is_flow(model: object) -> TypeGuard[VAE]:
-    """Whether it is a VAE of zprime whose q(z|x) is a flow: it is known by draws."""
-    return isinstance(model, VAE) and model.form == "flow"
+@runtime_checkable
+class Flowing(Model, Protocol):
+    """A VAE of zprime whose q(z|x) is a flow, known by draws."""
+
+    @property
+    def form(self) -> str:
+        """`flow`."""
+        ...
+
+    @property
+    def latents(self) -> int:
+        """Latent dimension d."""
+        ...
+
+    def draw(
+        self, x: Float[Tensor, "n *datum"], *, rng: torch.Generator | None = None, noise: Tensor | None = None
+    ) -> Drawn:
+        """Draws of the q of each row, with log q there."""
+        ...
+
+
+def is_flow(model: object) -> TypeGuard[Flowing]:
+    """Whether it is a VAE of zprime whose q(z|x) is a flow."""
+    return isinstance(model, Flowing) and model.form == "flow"
 
 
 def answers_codes(model: Encoder) -> bool:
@@ -280,7 +302,7 @@ def _encode(model: Encoder, rows: Rows, part: slice) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _drawn(model: VAE, rows: Rows, part: slice, draws: int) -> dict[str, Tensor]:
+def _drawn(model: Flowing, rows: Rows, part: slice, draws: int) -> dict[str, Tensor]:
     """Draws of the posteriors of some rows, those of a row side by side, and log q(z|x) there, float64."""
     z, log_q = [], []
     for block in blocks(part.stop - part.start, max(1, BATCH // TRAINED)):

@@ -48,10 +48,10 @@ class MLPEncoder(nn.Module):
         self.body = body([size, *hidden])
         self.head = head_of(hidden[-1] if hidden else size, d, ends)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(z|x), shape [n, d] each."""
-        mean_and_scale: tuple[Tensor, Tensor] = self.head(self.body(x.flatten(1)))
-        return mean_and_scale
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the head answers: mean and standard deviation of q(z|x), shape [n, d] each, or as `heads` has it."""
+        answer: tuple[Tensor, ...] = self.head(self.body(x.flatten(1)))
+        return answer
 
 
 class MLPDecoder(nn.Module):
@@ -92,11 +92,11 @@ class ConvEncoder(nn.Module):
         self.dense = nn.Sequential(nn.Linear(2 * width * (h // 4) * (w // 4), dense), nn.SiLU())
         self.head = head_of(dense, d, ends)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(z|x), shape [n, d] each."""
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the head answers: mean and standard deviation of q(z|x), shape [n, d] each, or as `heads` has it."""
         h = self.conv(x.contiguous(memory_format=torch.channels_last))
-        mean_and_scale: tuple[Tensor, Tensor] = self.head(self.dense(h.flatten(1)))
-        return mean_and_scale
+        answer: tuple[Tensor, ...] = self.head(self.dense(h.flatten(1)))
+        return answer
 
 
 class _ToImage(nn.ConvTranspose2d):

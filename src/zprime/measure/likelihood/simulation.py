@@ -7,11 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
+from zprime import encoding
 from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.likelihoods import draw
 from zprime.posteriors import MemoryPosteriors
+from zprime.progress import silent
 from zprime.rng import fork
 from zprime.vae import Alike, Decoder, Encoder, Model
 
@@ -97,8 +99,10 @@ def _decoded(model: Decoder, z: Tensor, like: Tensor | None) -> Distribution:
     return p.like(like) if like is not None and isinstance(p, Alike) else p
 
 
-def encode(model: Encoder, rows: Rows) -> MemoryPosteriors:
-    """What the encoder makes of simulated rows."""
+def encode(model: Encoder, rows: Rows, draws: int = 0) -> MemoryPosteriors:
+    """What the encoder makes of simulated rows; of flows so many draws a row, with log q there."""
+    if draws:
+        return encoding.encode(model, rows, draws=draws, progress=silent).gather()
     with torch.no_grad():
         parts = [model.encode(rows.x[i]) for i in blocks(len(rows), BATCH)]
     return MemoryPosteriors(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
