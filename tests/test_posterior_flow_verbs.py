@@ -9,19 +9,23 @@ import pytest
 import torch
 
 import small
-from zprime import artifact, audit, batches, running, verifying
+from zprime import artifact, audit, batches, bring, running, verifying
 from zprime.cli import explore, main
 from zprime.code_table import codes_table
 from zprime.data import DataSettings
 from zprime.encoding import encode
-from zprime.errors import ArrayError, UsageError
+from zprime.errors import ArrayError, UsageError, ZprimeError
 from zprime.fitting import fit
+from zprime.measure.candidates import Candidates
 from zprime.measure.latents import drift
-from zprime.measure.study import gather
+from zprime.measure.likelihood import membership
+from zprime.measure.likelihood.gains import RowGains, measure_gains
+from zprime.measure.study import Split, Study, gather
 from zprime.refining import refine
 from zprime.reporting.explain import explain
 from zprime.reporting.page import html
 from zprime.results.audit import load
+from zprime.rng import stream
 from zprime.run_posteriors import draws_by_split
 from zprime.running import Run
 from zprime.train_settings import TrainSettings
@@ -232,3 +236,50 @@ def test_refined_with_what_was_fitted_it_is_encoded_as_before(measured: Path, tm
     Run.open(run).fit(["mixture"], seed=0)
     with pytest.raises(UsageError, match="posterior: a prior is learned with diagonal posteriors, got flow"):
         refine(run, "mixture", learn=True, epochs=1)
+
+
+def test_training_rows_are_attacked_by_as_many_draws_as_held_out_rows(
+    measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer would make their log p(x) smaller, and hide or feign that they were trained on."""
+    folder = Run.open(measured).folder
+    q, rows = {s: folder.posteriors(s) for s in SPLITS}, folder.rows
+    study = Study(*gather(q, rows), prior=folder.prior, model=folder.vae, settings=small.AUDIT)
+    among = Candidates({"r": folder.distribution("gaussian")}, prior=folder.prior)
+    heldout = measure_gains(among, study.heldout, rng=stream(0, "h"), model=folder.vae)
+    scored: list[Split] = []
+
+    def noted(candidates: Candidates, split: Split, **more: object) -> RowGains:
+        scored.append(split)
+        return measure_gains(candidates, split, **more)
+
+    monkeypatch.setattr(membership, "measure_gains", noted)
+    found = membership.membership(study, among, heldout)
+    assert found is not None
+    (some,) = scored
+    data = some.posteriors.data
+    assert (some.n, heldout.draws) == (64 * data, 64)
+    assert some.rows is not None
+    assert torch.equal(some.rows.ids, some.posteriors.row_ids)
+    at = torch.isin(rows["train"].ids, some.rows.ids).nonzero().flatten()
+    torch.testing.assert_close(some.rows.x, rows["train"].x[at].repeat_interleave(64, 0))
+    assert found.model is not None
+    assert found.model.auc.n
+
+
+def test_brought_as_draws_it_gives_the_same_gains(measured: Path) -> None:
+    """A flow of zprime is a flow of any make, too; its `encode` is no Gaussian that `bring.modules` would take."""
+    folder = Run.open(measured).folder
+    vae, rows = folder.vae, folder.rows
+    data = {s: r.x for s, r in rows.items()}
+
+    def drawn(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        q = vae.draw(x)
+        return q.z, q.log_q
+
+    mine = bring.draws(drawn, data, vae.decode, draws=30)
+    assert mine.posteriors["heldout"].log_q is not None
+    one = mine.posteriors["heldout"].gather().mean.double().mean(0)
+    torch.testing.assert_close(one, folder.posteriors("heldout").gather().mean.double().mean(0), rtol=0, atol=0.1)
+    with pytest.raises(ZprimeError, match="a std is above 0, and the encoder.s second answer goes down to 0"):
+        bring.modules(vae.encode, vae.decode, data, gives="std")

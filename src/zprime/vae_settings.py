@@ -31,8 +31,8 @@ class VAESettings:
         hidden: widths of the hidden layers of `mlp` and `gated-mlp`.
         width: channels of the first convolution of `conv` and `residual`.
         posterior: form of q(z|x): `diagonal`, a Gaussian of independent dimensions; `full`, one with a full covariance;
-            `flow`, an inverse autoregressive flow on the former; or `points`, one code a row and no q, a deterministic
-            autoencoder (--objective rae, or wae-mmd).
+            `flow`, an inverse autoregressive flow that begins as the first; or `points`, one code a row and no q, a
+            deterministic autoencoder (--objective rae, or wae-mmd).
         log_variance: least and greatest log-variance of q(z|x), two numbers, beyond which they are cut off; of `full`
             twice the log of the factor's diagonal. Empty for no bounds.
         components: logistics in the mixture of each pixel of `logistic`.

@@ -1,6 +1,6 @@
 """Data simulated from a latent distribution and a decoder: one draw from the posterior of every row is known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,8 @@ from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.likelihoods import draw
+from zprime.measure.likelihood.by_datum import ByDatum
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
 from zprime.progress import silent
 from zprime.rng import fork
@@ -106,3 +108,23 @@ def encode(model: Encoder, rows: Rows, draws: int = 0) -> MemoryPosteriors:
     with torch.no_grad():
         parts = [model.encode(rows.x[i]) for i in blocks(len(rows), BATCH)]
     return MemoryPosteriors(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+
+
+def redrawn(split: Split, model: Encoder, draws: int) -> Split:
+    """Rows whose posteriors are flows, each with so many draws: as many as the rows that they are compared with.
+
+    Args:
+        split: rows, and draws of their posteriors; without rows it is given back.
+        model: that made them.
+        draws: of each posterior.
+    """
+    if split.rows is None or split.posteriors.datum is None:
+        return split
+    first = ByDatum.of(split.posteriors).first.sort().values
+    once = split.rows.take(first)
+    posteriors = encode(model, replace(once, name=SIMULATED), draws)
+    again = first[posteriors.row_of]
+    if split.weights is not None:
+        posteriors = posteriors.weighted(split.weights[again])
+    groups = None if split.groups is None else split.groups[again]
+    return Split(split.name, posteriors, once.take(posteriors.row_of), groups)
