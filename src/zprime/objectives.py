@@ -310,7 +310,9 @@ def check_form(settings: TrainSettings, form: str) -> None:
     forms = build(settings).forms
     if form not in forms:
         name = "free_bits" if settings.free_bits else f"objective {settings.objective}"
-        raise UsageError(f"posterior: {name} takes {' or '.join(forms)}, got {form}; give --posterior {forms[0]}")
+        *others, last = forms
+        known = f"{', '.join(others)} or {last}" if others else last
+        raise UsageError(f"posterior: {name} takes {known}, got {form}; give --posterior {forms[0]}")
 
 
 def check_learned(settings: TrainSettings, form: str, kind: str) -> None:
