@@ -190,6 +190,23 @@ def test_draws_of_a_run_with_gaussians_are_refused(tmp_path: Path) -> None:
     assert not job.folder.has("posteriors/train")
 
 
+def test_the_command_line_takes_the_steps_and_names_what_differs(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    options = ["--latents", "2", "--hidden", "8", "--epochs", "1", "--posterior", "flow", "--quiet"]
+    train = ["train", "--data", trained.parent / "t.npz", "--out", run, *options]
+    assert call(*train, "--flow-steps", "2") == 0
+    settings = artifact.read(run / "model").config["vae"]["settings"]
+    assert (settings["posterior"], settings["flow_steps"]) == ("flow", 2)
+    assert Run.open(run).folder.vae.form == "flow"
+    assert call(*train) != 0
+    assert "flow_steps 2, now 4" in " ".join(capsys.readouterr().err.split())
+    assert call("train", "--data", trained.parent / "t.npz", "--out", tmp_path / "b", *options, "--free-bits", "1") != 0
+    assert "free_bits takes diagonal, got flow" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "b").exists()
+
+
 def test_several_processes_encode_the_same_and_go_on_after_one_was_killed(
     job: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
