@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +27,7 @@ from zprime.latent.gaussian import marginal_moments, moments
 from zprime.latent.mixture import MixtureSettings
 from zprime.learned import AggregatedPrior, CoresetPrior, ExemplarsPrior, FlowPrior, MixturePrior, VampPrior
 from zprime.measure.likelihood import decoding as row_decoding
-from zprime.objectives import IWAE, FreeBits, WithMMD
+from zprime.objectives import IWAE, Elbo, FreeBits, WithMMD
 from zprime.peers import Group
 from zprime.progress import silent
 from zprime.results.audit import AuditSettings
@@ -115,13 +116,15 @@ def steps(rows: int, kind: str) -> dict[str, torch.Tensor]:
 def _of_objectives() -> dict[str, Tensor]:
     """The same of one batch of 7 rows by other objectives; in some of them rows count together."""
     found: dict[str, Tensor] = {}
-    for objective in (FreeBits(0.05), IWAE(3), WithMMD(5.0, kl=True)):
-        vae = VAE.build((5,), small.NETWORK, seed=0).double()
+    flow = replace(small.NETWORK, posterior="flow")
+    cases = [(o, small.NETWORK) for o in (FreeBits(0.05), IWAE(3), WithMMD(5.0, kl=True))]
+    for objective, network in (*cases, (Elbo(), flow), (IWAE(2), flow)):
+        vae = VAE.build((5,), network, seed=0).double()
         x = torch.randn(7, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         batch_loss = BatchLoss(vae, objective)
         loss, value = batch_loss(x, torch.arange(7), beta=0.5, rng=torch.Generator().manual_seed(2))
         loss.backward()
-        name = type(objective).__name__
+        name = f"{type(objective).__name__} {network.posterior}"
         found[f"loss {name}"] = torch.tensor(value, dtype=torch.float64)
         found |= {f"{k} {name}": p.grad for k, p in vae.named_parameters() if p.grad is not None}
     return found
@@ -228,17 +231,18 @@ def small_rows() -> Rows:
 
 def command(folder: Path, arguments: list[str]) -> None:
     """The command line; who encoded which shard is noted, and the last process is killed once, after its first."""
-    real, last = encoding._encode, int(os.environ["WORLD_SIZE"]) - 1
+    last = int(os.environ["WORLD_SIZE"]) - 1
 
-    def encode(model: object, rows: object, part: slice) -> object:
+    def encode(real: Callable[..., object], model: object, rows: object, part: slice, *draws: int) -> object:
         killed = folder / "killed"
         if distributed.rank() == last and not killed.exists() and list(folder.glob(f"*-of-{last}-*")):
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         (folder / f"{rows.name}-{part.start}-of-{distributed.rank()}-{os.getpid()}").touch()  # type: ignore[attr-defined]
-        return real(model, rows, part)  # type: ignore[arg-type]
+        return real(model, rows, part, *draws)
 
-    encoding._encode = encode  # type: ignore[assignment]
+    encoding._encode = partial(encode, encoding._encode)  # type: ignore[assignment]
+    encoding._drawn = partial(encode, encoding._drawn)  # type: ignore[assignment]
     cli.main(arguments)
 
 

@@ -263,7 +263,7 @@ def test_the_objective_is_chosen_by_name() -> None:
             "diagonal",
             "posterior: objective rae takes points, got diagonal; give --posterior points",
         ),
-        ({"objective": "elbo"}, "points", "posterior: objective elbo takes diagonal or full, got points"),
+        ({"objective": "elbo"}, "points", "posterior: objective elbo takes diagonal, full or flow, got points"),
         ({"free_bits": 0.1}, "full", "posterior: free_bits takes diagonal, got full; give --posterior diagonal"),
     ],
 )

@@ -197,7 +197,7 @@ def test_no_row_gets_worse(*, seed: int, steps: int, size: float) -> None:
     model.net[0].weight.data *= size
     x = torch.randn(6, 5, generator=stream(seed, "x"))
     before, after = model.encode(x), SemiAmortised(model, steps).encode(x)
-    noise = [stream(0, "semi-amortised", semi_amortised._hash(row)) for row in x]
+    noise = [stream(0, "semi-amortised", semi_amortised.row_hash(row)) for row in x]
     for _ in range(steps):
         semi_amortised._directions(noise, x[:, :2])
     draws = semi_amortised._draws(noise, x[:, :2])

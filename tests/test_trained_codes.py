@@ -90,7 +90,7 @@ def test_a_prior_beside_rae_and_a_density_without_points_are_refused(tmp_path: P
         UsageError, match="posterior: objective rae takes points, got diagonal; give --posterior points"
     ):
         job.train(data, VAESettings(latents=2), training("rae"), seed=0)
-    with pytest.raises(UsageError, match="posterior: objective elbo takes diagonal or full, got points"):
+    with pytest.raises(UsageError, match="posterior: objective elbo takes diagonal, full or flow, got points"):
         job.train(data, NETWORK, TrainSettings(), seed=0)
     with pytest.raises(UsageError, match="prior: expected none with --objective rae"):
         job.train(data, NETWORK, training("rae"), seed=0, prior=StandardNormal(2))

@@ -86,6 +86,12 @@ class Aggregate(ABC):
         """Number of data: of rows, or of those that they are parts of."""
         return self.n if self.datum is None else int(self._index.max()) + 1
 
+    @property
+    def row_of(self) -> Int[Tensor, " n"]:
+        """Position of the row of the data set that each row belongs to, where those of a datum lie side by side."""
+        position: Tensor = torch.unique_consecutive(self.row_ids, return_inverse=True)[1]
+        return position
+
     def one_each(self, *, rng: torch.Generator) -> Int[Tensor, " u"]:
         """Positions of one row of every datum, ascending: a part at random, by its weight within the datum."""
         if self.datum is None:

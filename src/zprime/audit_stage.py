@@ -39,7 +39,9 @@ def check_ahead(kinds: Sequence[Settings], auditing: AuditSettings, form: str = 
     """
     for settings in kinds:
         settings.check()
-    others = [s.kind for s in kinds if form and form not in s.takes]
+    # a flow is known by draws, several a row
+    known = "points" if form == "flow" else form
+    others = [s.kind for s in kinds if form and (known not in s.takes or (form == "flow" and not s.parts))]
     if others:
         kept = [s.kind for s in kinds if s.kind not in others] or ["gaussian"]
         raise UsageError(
@@ -114,7 +116,7 @@ class AuditStage:
                 self._say_smaller(settings)
             audit = auditing.audit(
                 {n: load_fit(source.path) for n, source in sources.items()},
-                {s: p.gather().weighted(shares[s]) if shares else p for s, p in posteriors.items()},
+                {s: p.gather().weighted(shares[s][p.row_of]) if shares else p for s, p in posteriors.items()},
                 model=folder.encoding(),
                 rows=folder.rows,
                 prior=folder.prior,

@@ -330,7 +330,7 @@ def _warnings(study: Study, samples: SamplesSide | None, likelihood: LikelihoodS
         )
     if study.model is None or not study.settings.samples or samples is not None:
         return warnings
-    fewest = min(study.selection.n, study.heldout.n)
+    fewest = min(study.selection.posteriors.data, study.heldout.posteriors.data)
     if fewest < FEWEST:
         why = f"the selection and held-out split have {fewest} rows at least, and {FEWEST} each are needed"
     else:

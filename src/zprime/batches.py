@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zprime.arrays import check_finite, cholesky, covariances
 from zprime.data.scaling import scaled_rows, stored
+from zprime.encoding import is_flow
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import Expectation
 from zprime.latent.em import ComponentEM, State
@@ -42,6 +43,11 @@ class Encode:
     ) -> None:
         if not callable(getattr(model, "encode", None)):
             raise UsageError(f"model: expected an object with encode(x), got {type(model).__name__}")
+        if is_flow(model):
+            raise UsageError(
+                "model: expected one whose q(z|x) is a Gaussian, mean and scale, got a VAE with --posterior flow; "
+                "encode its rows by zprime.encode, which writes draws with log q"
+            )
         self.model, self.column = model, column
         self.shift, self.scale = (torch.as_tensor(t) for t in (shift, scale))
 

@@ -18,6 +18,7 @@ from zprime.distribution import LatentDistribution
 from zprime.errors import ArrayError, UsageError
 from zprime.extras import imported
 from zprime.kernels import ExactIndex
+from zprime.measure.likelihood.by_datum import ByDatum
 from zprime.measure.prior import prior_log_prob
 from zprime.measure.samples.features import Entries
 from zprime.posteriors import MemoryPosteriors, Posteriors
@@ -82,6 +83,8 @@ def codes_table(
 ) -> CodesTable:
     """Codes, splits, labels, log r - log p and distances to training rows of all rows, to look at.
 
+    The code of a row whose posterior is known by draws is their mean.
+
     Args:
         posteriors: of the splits, `train` among them.
         r: a latent distribution.
@@ -95,7 +98,7 @@ def codes_table(
     if TRAIN not in posteriors:
         raise UsageError(f"posteriors: expected train among them, got {', '.join(posteriors) or 'none'}")
     order = sorted(posteriors, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))
-    parts = {s: posteriors[s].gather() for s in order}
+    parts = {s: ByDatum.centred(posteriors[s].gather()) for s in order}
     codes = torch.cat([p.mean.double() for p in parts.values()])
     trained = parts[TRAIN].mean.double()
     place = (codes - trained.mean(0)) @ principal_axes(trained)

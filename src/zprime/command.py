@@ -13,6 +13,7 @@ from zprime import learned as learned_priors
 from zprime import own_model
 from zprime.artifact import Artifact
 from zprime.data import DataSettings
+from zprime.encoding import DRAWS
 from zprime.errors import ArtifactError, UsageError
 from zprime.fit_stage import KINDS
 from zprime.latent import ConditionalSettings, settings_for
@@ -22,7 +23,7 @@ from zprime.refine_stage import WITH, Origin
 from zprime.results.audit import AuditSettings
 from zprime.results.names import CandidateId
 from zprime.run_folder import RunFolder
-from zprime.run_posteriors import steps_of
+from zprime.run_posteriors import draws_of_run, steps_of
 from zprime.train_settings import TrainSettings
 from zprime.vae_settings import VAESettings
 
@@ -122,9 +123,9 @@ def _trained(folder: RunFolder) -> _Begun | None:
         train += options(VAESettings().resolve(tuple(data.config["shape"])), model.config["vae"]["settings"])
         train += options(TrainSettings(), model.config["training"])
         train += _prior(learned)
-    encode = _encode(folder, OUT, own)
-    lines = [["train", *train, "--out", OUT, *_seed(int(model.seed or 0))], encode]
-    return _Begun(OUT, lines, train, own, "--steps" not in encode)
+    encoded = _encoded(folder)
+    lines = [["train", *train, "--out", OUT, *_seed(int(model.seed or 0))], ["encode", OUT, *encoded, *own]]
+    return _Begun(OUT, lines, train, own, plain=not encoded)
 
 
 def _refined(folder: RunFolder, refined: Mapping[str, Any]) -> _Begun | None:
@@ -147,9 +148,8 @@ def _refined(folder: RunFolder, refined: Mapping[str, Any]) -> _Begun | None:
     words += ["--seed", str(seed)] if seed != int(parent.model.seed or 0) else []
     fit = [["fit", before.place, *w] for w in _calls([_fit(parent, CandidateId.parse(name).name)])]
     place = f"{before.place}/{REFINED}/{called}"
-    encode = _encode(folder, place, [])
-    same = steps_of(folder.path) == steps_of(parent.path)  # refining encodes so by itself
-    return _Begun(place, [*before.lines, *fit, words, *([] if same else [encode])], [], [], plain=False)
+    encoded = [] if _encoded(folder) == _encoded(parent) else [["encode", place, *_encoded(folder, said=True)]]
+    return _Begun(place, [*before.lines, *fit, words, *encoded], [], [], plain=False)
 
 
 def _lies_in(folder: RunFolder, parent: RunFolder, refined: Mapping[str, Any]) -> bool:
@@ -163,9 +163,11 @@ def _lies_in(folder: RunFolder, parent: RunFolder, refined: Mapping[str, Any]) -
     return all(refined[part] == found for part, found in there.items())
 
 
-def _encode(folder: RunFolder, place: str, own: list[str]) -> list[str]:
-    steps = steps_of(folder.path)
-    return ["encode", place, *(["--steps", str(steps)] if steps else []), *own]
+def _encoded(folder: RunFolder, *, said: bool = False) -> list[str]:
+    """How posteriors were encoded, as options; of what is as `zprime run` does it nothing, unless it is to be said."""
+    steps, draws = steps_of(folder.path), draws_of_run(folder.path)
+    words = ["--draws", str(draws)] if draws and (said or draws != DRAWS) else []
+    return [*words, *(["--steps", str(steps)] if steps or (said and not draws) else [])]
 
 
 def _prior(learned: Mapping[str, Any] | None) -> list[str]:

@@ -15,6 +15,7 @@ from zprime.results.audit import load
 from zprime.results.drift import PLACE, Drift
 from zprime.rng import stream
 from zprime.run_folder import RunFolder
+from zprime.run_posteriors import draws_of_run
 from zprime.serialise import to_jsonable
 from zprime.stages import key_of, reuse_or_make
 from zprime.threads import Threads
@@ -54,8 +55,10 @@ class DriftStage:
         self.threads.use(heavy=True)
         column, described = load(folder.path / "audit").data.weights, folder.data.config
         rows, weights = datasets.new_rows(new_data, described, folder.scaling(), weights=column, seed=seed)
-        codes = encode(folder.encoding(), rows, progress=self.progress).gather()
-        new = Split("new rows", codes if weights is None else codes.weighted(weights), groups=rows.groups)
+        draws = draws_of_run(folder.path) or None  # as many as held-out rows have
+        codes = encode(folder.encoding(), rows, draws=draws, progress=self.progress).gather()
+        groups = None if rows.groups is None else rows.groups[codes.row_of]
+        new = Split("new rows", codes if weights is None else codes.weighted(weights[codes.row_of]), groups=groups)
         moved = drift(shipped, new, self._heldout(column), source=shipped.label, rng=stream(seed, "drift"))
         inputs = {"audit": folder.audit.hash}
 
@@ -69,6 +72,6 @@ class DriftStage:
         """Held-out codes, weighed by a column, in the groups of the run; the data are read only where these matter."""
         codes = self.folder.posteriors("heldout").gather()
         if column:
-            codes = codes.weighted(self.folder.dataset.weights(column, "heldout"))
-        grouped = bool(self.folder.data.config["settings"]["group"])
-        return Split("heldout", codes, groups=self.folder.rows["heldout"].groups if grouped else None)
+            codes = codes.weighted(self.folder.dataset.weights(column, "heldout")[codes.row_of])
+        groups = self.folder.rows["heldout"].groups if self.folder.data.config["settings"]["group"] else None
+        return Split("heldout", codes, groups=None if groups is None else groups[codes.row_of])

@@ -102,7 +102,7 @@ class FitStage:
         stored, prior = {s: folder.posteriors(s) for s in ("train", "selection")}, folder.prior
         inputs = {f"posteriors/{s}": p.artifact.hash for s, p in stored.items()}
         shares = {s: folder.dataset.weights(weights, s) for s in stored} if weights else {}
-        train, selection = (p.gather().weighted(shares[s]) if shares else p for s, p in stored.items())
+        train, selection = (p.gather().weighted(shares[s][p.row_of]) if shares else p for s, p in stored.items())
         column = [weights, artifact.digest([w.tolist() for w in shares.values()])] if shares else []
         wanted = self._wanted(settings, labels=train.labels is not None)
         keys = {n: key_of(s.kind, fields(s), self.seed, inputs, *column) for n, s in wanted.items()}

@@ -7,17 +7,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+CONTEXT = 64
+"""Numbers that the steps of a flow are told of a row."""
+
 
 @dataclass(frozen=True)
 class Ends:
     """What the encoder answers, and how much the decoder.
 
     Attributes:
-        posterior: form of q(z|x): `diagonal`, `full`, or `points`, codes without a q.
+        posterior: form of q(z|x): `diagonal`, `full`, `flow`, or `points`, codes without a q.
         bounds: least and greatest log-variance of q(z|x), of `full` on the diagonal of the factor; empty for none.
         outputs: numbers of the decoder for each entry of a datum.
         inputs: numbers that the encoder sees of each entry.
         before: what makes them; None where the encoder sees the rows as they are.
+        steps: of a flow.
     """
 
     posterior: str = "diagonal"
@@ -25,6 +29,7 @@ class Ends:
     outputs: int = 1
     inputs: int = 1
     before: nn.Module | None = None
+    steps: int = 0
 
 
 class Head(nn.Module):
@@ -65,6 +70,20 @@ class FullHead(nn.Module):
         return mean, factor
 
 
+class FlowHead(nn.Module):
+    """From features to mean and standard deviation as those of `Head`, and to what the steps of a flow are told."""
+
+    def __init__(self, features: int, d: int) -> None:
+        super().__init__()
+        self.diagonal = Head(features, d)
+        self.context = nn.Linear(features, CONTEXT)
+
+    def forward(self, h: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+        """Mean and standard deviation of the base, and the numbers for the steps."""
+        mean, scale = self.diagonal(h)
+        return mean, scale, self.context(h)
+
+
 class PointHead(nn.Module):
     """From features to codes, affine; the scale is 0."""
 
@@ -93,6 +112,8 @@ def head_of(features: int, d: int, ends: Ends) -> nn.Module:
     """The head of an encoder with so many features, for `d` latents."""
     if ends.posterior == "points":
         return PointHead(features, d)
+    if ends.posterior == "flow":
+        return FlowHead(features, d)
     if ends.posterior == "full":
         return FullHead(features, d, ends.bounds)
     return Head(features, d, ends.bounds)

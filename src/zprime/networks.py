@@ -11,6 +11,7 @@ from torch.nn import functional
 from zprime import memory
 from zprime.errors import UsageError
 from zprime.heads import Ends, answer_of, head_of
+from zprime.posterior_flow import FlowEncoder
 from zprime.residual import GatedDense, ResidualDecoder, ResidualEncoder
 
 IMAGE = 3
@@ -47,10 +48,10 @@ class MLPEncoder(nn.Module):
         self.body = body([size, *hidden])
         self.head = head_of(hidden[-1] if hidden else size, d, ends)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(z|x), shape [n, d] each."""
-        mean_and_scale: tuple[Tensor, Tensor] = self.head(self.body(x.flatten(1)))
-        return mean_and_scale
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the head answers: mean and standard deviation of q(z|x), shape [n, d] each, or as `heads` has it."""
+        answer: tuple[Tensor, ...] = self.head(self.body(x.flatten(1)))
+        return answer
 
 
 class MLPDecoder(nn.Module):
@@ -91,11 +92,11 @@ class ConvEncoder(nn.Module):
         self.dense = nn.Sequential(nn.Linear(2 * width * (h // 4) * (w // 4), dense), nn.SiLU())
         self.head = head_of(dense, d, ends)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(z|x), shape [n, d] each."""
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the head answers: mean and standard deviation of q(z|x), shape [n, d] each, or as `heads` has it."""
         h = self.conv(x.contiguous(memory_format=torch.channels_last))
-        mean_and_scale: tuple[Tensor, Tensor] = self.head(self.dense(h.flatten(1)))
-        return mean_and_scale
+        answer: tuple[Tensor, ...] = self.head(self.dense(h.flatten(1)))
+        return answer
 
 
 class _ToImage(nn.ConvTranspose2d):
@@ -171,13 +172,14 @@ def build(
 ) -> tuple[nn.Module, nn.Module]:
     """Make the encoder and decoder of the architecture called `name`, for data of `shape` and `d` latents.
 
-    Some likelihoods have the encoder see something else than the rows: see `Ends`.
+    Some likelihoods have the encoder see something else than the rows: see `Ends`. A flow lies on the encoder.
 
     Raises:
         UsageError: unknown name, or one of `IMAGES` for data that are not images of at least 8 x 8.
     """
     encoder, decoder = _build(name, shape, d, hidden, width, ends)
-    return encoder if ends.before is None else nn.Sequential(ends.before, encoder), decoder
+    encoder = encoder if ends.before is None else nn.Sequential(ends.before, encoder)
+    return FlowEncoder(encoder, d, ends.steps) if ends.posterior == "flow" else encoder, decoder
 
 
 def _build(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from zprime import likelihoods, model_prior
-from zprime.arrays import gaussian_log_prob, standard_kl, times
+from zprime.arrays import standard_kl
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.train_settings import TrainSettings
@@ -32,7 +32,7 @@ class Objective(ABC):
     """Whether what a row counts depends on the others of its batch: then no batch is shared out to processes."""
     by_elbo: ClassVar[bool] = True
     """Whether the best epoch is that of the best ELBO; else it is that of the best objective."""
-    forms: tuple[str, ...] = ("diagonal", "full")
+    forms: tuple[str, ...] = ("diagonal", "full", "flow")
     """Forms of q(z|x) that it is written for."""
     learns: ClassVar[bool] = False
     """Whether p(z) may be learned by it."""
@@ -152,13 +152,13 @@ class IWAE(Objective):
     def rows(self, vae: VAE, x: Tensor, noise: Tensor, *, beta: float, at: Tensor | None = None) -> Tensor:
         """The loss of each row."""
         n, k, _ = noise.shape
-        mean, scale = (t[:, None] for t in vae.encode(x))
-        z = mean + times(scale, noise)
+        drawn = vae.draw(x, noise=noise)
+        z = drawn.z
         log_likelihood = vae.decode(z.flatten(0, 1)).log_prob(x.repeat_interleave(k, 0)).reshape(n, k)
         if bool(torch.isfinite(z).all()):
             of = None if at is None else at.repeat_interleave(k)
             log_p = model_prior.log_prob(vae.prior, z.flatten(0, 1), of).reshape(n, k)
-            log_likelihood = log_likelihood + beta * (log_p - gaussian_log_prob(z, mean, scale))
+            log_likelihood = log_likelihood + beta * (log_p - drawn.log_q)
         else:  # a density takes finite z only; whoever trains sees that the loss is not finite
             log_likelihood = log_likelihood * torch.nan
         return math.log(k) - log_likelihood.logsumexp(1)
@@ -179,7 +179,7 @@ class WithMMD(Objective):
     def __init__(self, weight: float, *, kl: bool) -> None:
         """Take the weight of MMD^2, and whether the KL counts."""
         self.weight, self.kl = weight, kl
-        self.forms = ("diagonal", "full") if kl else ("diagonal", "full", "points")
+        self.forms = ("diagonal", "full", "flow", *(() if kl else ("points",)))
 
     def noise(self, vae: VAE, x: Tensor, rng: torch.Generator) -> Tensor:
         """Of z, and draws from the prior."""
@@ -190,10 +190,9 @@ class WithMMD(Objective):
 
     def rows(self, vae: VAE, x: Tensor, noise: Tensor, *, beta: float, at: Tensor | None = None) -> Tensor:
         """The loss of each row; that of the distance is the same for all rows of a batch."""
-        mean, scale = vae.encode(x)
-        z = mean + times(scale, noise[:, 0])
-        loss = self.weight * mmd(z, noise[:, 1]) - vae.decode(z).log_prob(x)
-        return loss + beta * vae.kl(mean, scale, z) if self.kl else loss
+        drawn = vae.draw(x, noise=noise[:, 0])
+        loss = self.weight * mmd(drawn.z, noise[:, 1]) - vae.decode(drawn.z).log_prob(x)
+        return loss + beta * vae.kl_of(drawn) if self.kl else loss
 
 
 def _prior_draws(
@@ -311,7 +310,9 @@ def check_form(settings: TrainSettings, form: str) -> None:
     forms = build(settings).forms
     if form not in forms:
         name = "free_bits" if settings.free_bits else f"objective {settings.objective}"
-        raise UsageError(f"posterior: {name} takes {' or '.join(forms)}, got {form}; give --posterior {forms[0]}")
+        *others, last = forms
+        known = f"{', '.join(others)} or {last}" if others else last
+        raise UsageError(f"posterior: {name} takes {known}, got {form}; give --posterior {forms[0]}")
 
 
 def check_learned(settings: TrainSettings, form: str, kind: str) -> None:

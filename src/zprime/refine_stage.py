@@ -110,7 +110,7 @@ class Origin:
         fit = self.parent.fit(CandidateId.parse(self.name).name)
         return {"model": self.model.hash, "name": self.name, "fit": fit.hash, "learned": self.learn}
 
-    def spent(self, seconds: float) -> dict[str, float | str]:
+    def spent(self, seconds: float) -> dict[str, float]:
         """CPU seconds of training on, and with those of the training and the fit before, where they were measured."""
         fit = self.parent.fit(CandidateId.parse(self.name).name)
         before = self.parent.of_model.seconds, fit.measured.get("seconds")

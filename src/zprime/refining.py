@@ -8,7 +8,7 @@ from zprime.progress import Progress, shown
 from zprime.refine_stage import FOLDER, WITH, Origin, RefineStage
 from zprime.results.names import CandidateId, check_name
 from zprime.run_folder import RunFolder
-from zprime.run_posteriors import steps_by_split, steps_of
+from zprime.run_posteriors import Way, steps_by_split, way_of
 from zprime.running import Run
 from zprime.threads import Threads
 
@@ -30,9 +30,9 @@ def refine(
     """Go on training decoder and encoder of a run with r, which was fitted there, in place of p; encode again.
 
     The result is a run of its own, in `RUN/refined/NAME`: the same data and splits, the model with prior r, posteriors,
-    encoded with as many gradient steps as those of the run. `fit` and `audit` work on it as on any. The run itself
-    stays as it is. The state before counts as epoch 0: it is kept if no epoch has a better ELBO on the selection split,
-    so that this never ends worse there.
+    encoded with as many gradient steps, or draws, as those of the run. `fit` and `audit` work on it as on any. The run
+    itself stays as it is. The state before counts as epoch 0: it is kept if no epoch has a better ELBO on the selection
+    split, so that this never ends worse there.
 
     Args:
         run: folder of a run with a model that zprime trained.
@@ -71,6 +71,6 @@ def refine(
     job = Run.create(origin.parent.path / place, progress=progress, threads=threads, replace=replace)
     with job.alone():
         RefineStage(job.folder, origin, settings, seed, threads, progress, replace).run()
-        encoded = steps_by_split(job.path)
-        job.encode(steps=None if encoded else steps_of(origin.parent.path))
+        way = Way() if steps_by_split(job.path) else way_of(origin.parent.path)
+        job.encode(**way._asdict())
     return job

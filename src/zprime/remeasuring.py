@@ -19,7 +19,7 @@ from zprime.data.scaling import scaled_rows, stored
 from zprime.data.splitting import split_rows
 from zprime.data.stores import is_missing
 from zprime.distribution import LatentDistribution, Prior
-from zprime.encoding import encode
+from zprime.encoding import encode, is_flow
 from zprime.errors import ArrayError, ArtifactError, UsageError
 from zprime.exporting import DataRecord, Record, same_codes, simulation_error
 from zprime.measure.candidates import Candidates, candidate_of
@@ -84,6 +84,11 @@ class Remeasure:
             ArtifactError: they are others than those of the run, or the folder does not say how they are read.
         """
         told = self.record.data
+        if is_flow(self.model.decoder):
+            raise UsageError(
+                "verify: the posteriors of this model are flows, and what was measured by their draws is measured "
+                "again in the run alone: zprime verify RUN; --files-only checks the files of this folder and its card"
+            )
         if told is None:
             raise ArtifactError(
                 "verify: this folder was exported in Python, of rows in memory, and does not say how they are read; "

@@ -71,11 +71,11 @@ class ResidualEncoder(nn.Module):
         self.dense = nn.Sequential(nn.Linear(2 * width * -(-h // 4) * -(-w // 4), dense), nn.SiLU())
         self.head = head_of(dense, d, ends)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and scale of q(z|x)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the head answers: mean and standard deviation of q(z|x), shape [n, d] each, or as `heads` has it."""
         h = self.conv(x.contiguous(memory_format=torch.channels_last))
-        mean_and_scale: tuple[Tensor, Tensor] = self.head(self.dense(h.flatten(1)))
-        return mean_and_scale
+        answer: tuple[Tensor, ...] = self.head(self.dense(h.flatten(1)))
+        return answer
 
 
 @final

@@ -69,7 +69,7 @@ class RunModel:
 
     @property
     def form(self) -> str:
-        """Form of q(z|x) of a VAE of zprime: `diagonal`, `full`, or `points`."""
+        """Form of q(z|x) of a VAE of zprime: `diagonal`, `full`, `flow`, or `points`."""
         return self.source.config["vae"]["settings"].get("posterior") or "diagonal"
 
     @property

@@ -29,7 +29,7 @@ from zprime.results.audit import Audit, AuditSettings
 from zprime.results.audit import load as load_audit
 from zprime.results.drift import Drift
 from zprime.run_folder import CHECKPOINT, FOLDERS, RunFolder
-from zprime.run_posteriors import steps_of
+from zprime.run_posteriors import Way, way_of
 from zprime.sampling import GenerativeModel
 from zprime.seeds import check as check_seeds
 from zprime.seeds import check_room, repeat
@@ -115,7 +115,7 @@ def run(
                 job.bring(source, seed=seed)
             else:
                 job.train(source, network, training, seed=seed, prior=prior)
-            job.encode(steps=None if path == Path(out) else steps_of(Path(out)))
+            job.encode(**(Way() if path == Path(out) else way_of(Path(out)))._asdict())
             fitted = job.fit(wanted, seed=seed, weights=weights, workers=workers)
             return job.audit(auditing, seed=seed, names=list(fitted), weights=weights, workers=workers)
 
@@ -248,15 +248,15 @@ class Run:
         with self.alone():
             OwnStage(self.folder, seed, self.threads, self.replace).run(data)
 
-    def encode(self, *, steps: int | None = None) -> dict[str, Posteriors]:
-        """Encode all three splits, with `steps` as `EncodeStage` has them; write `posteriors/<split>`.
+    def encode(self, *, steps: int | None = None, draws: int | None = None) -> dict[str, Posteriors]:
+        """Encode all three splits, with `steps` and `draws` as `EncodeStage` has them; write `posteriors/<split>`.
 
         Raises:
             ArtifactError: there is no model, or the data are not those that it was trained on.
             NumericalError: the encoder gave numbers that are not finite, or a scale that is not above 0.
         """
         with self.alone():
-            return EncodeStage(self.folder, self.threads, self.progress, steps, self.replace).run()
+            return EncodeStage(self.folder, self.threads, self.progress, steps, self.replace, draws).run()
 
     def fit(
         self,

@@ -81,7 +81,7 @@ class SemiAmortised:
 
     def _improved(self, x: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """One block of rows: steps of Adam, then the better of first and last."""
-        noise = [stream(0, "semi-amortised", _hash(row)) for row in x]
+        noise = [stream(0, "semi-amortised", row_hash(row)) for row in x]
         joint = Joint(self.model, x, self._of_elbo)
         at = torch.zeros(2, *mean.shape, dtype=mean.dtype, device=mean.device)  # in units of the encoder's q
         first, second = torch.zeros_like(at), torch.zeros_like(at)
@@ -198,7 +198,7 @@ def _draws(noise: list[torch.Generator], mean: Float[Tensor, "n d"]) -> Float[Te
     return (math.sqrt(JUDGED) * whole).to(mean)
 
 
-def _hash(row: Float[Tensor, "*datum"]) -> str:
+def row_hash(row: Float[Tensor, "*datum"]) -> str:
     """What noise of a row depends on: its numbers."""
     return hashlib.sha256(row.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from zprime import chain, memory, model_prior, networks
-from zprime.arrays import full_kl, gaussian_log_prob, is_full, standard_kl, times
+from zprime.arrays import full_kl, is_full, standard_kl
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
+from zprime.posterior_flow import Drawn, FlowEncoder, given_noise
 from zprime.rng import stream
 from zprime.schema import Schema, guarded, need
 from zprime.schema.models import VAE as VAE_SCHEMA
@@ -156,15 +157,32 @@ class VAE(nn.Module):
 
     @property
     def form(self) -> str:
-        """What q(z|x) is: `diagonal`, `full`, or `points`, codes without a q, whose scale is 0."""
+        """What q(z|x) is: `diagonal`, `full`, `flow`, or `points`, codes without a q, whose scale is 0."""
+        if isinstance(self.encoder, FlowEncoder):
+            return "flow"
         return "diagonal" if self.settings is None else self.settings.posterior
 
     def encode(
         self, x: Float[Tensor, "n *datum"]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"] | Float[Tensor, "n d d"]]:
-        """Mean and standard deviation of q(z|x), or the lower triangular factor of its covariance."""
+        """Mean and standard deviation of q(z|x), or triangular factor; of a flow its code of no noise, and zeros."""
         mean_and_scale: tuple[Tensor, Tensor] = self.encoder(x)
         return mean_and_scale
+
+    def draw(
+        self,
+        x: Float[Tensor, "n *datum"],
+        *,
+        rng: torch.Generator | None = None,
+        noise: Float[Tensor, "n d"] | Float[Tensor, "n k d"] | None = None,
+    ) -> Drawn:
+        """Draws z ~ q(z|x), by standard normal `noise`, or one a row from `rng`; with log q(z|x) there."""
+        if isinstance(self.encoder, FlowEncoder):
+            return self.encoder.draw(x, rng=rng, noise=noise)
+        mean, scale = self.encode(x)
+        if noise is None:
+            noise = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
+        return given_noise(mean, scale, noise)
 
     def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
         """p(x|z), with a datum as its event."""
@@ -184,15 +202,18 @@ class VAE(nn.Module):
         The draw is from `rng`, or of standard normal `noise`. `rows` says which training rows these are, for a prior
         that is being trained and leaves each out of its own.
 
-        The KL is a closed form where p is one Gaussian of independent dimensions, else log q(z|x) - log p(z) at the
-        same draw. The difference of the two is an unbiased estimate of each row's ELBO.
+        The KL is a closed form where p is one Gaussian of independent dimensions and q no flow, else log q(z|x) - log
+        p(z) at the same draw. The difference of the two is an unbiased estimate of each row's ELBO.
         """
-        mean, scale = self.encode(x)
-        if noise is None:
-            noise = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
-        z = mean + times(scale, noise)
-        kl = self.kl(mean, scale, z, rows)
-        return self.decode(z).log_prob(x), kl
+        drawn = self.draw(x, rng=rng, noise=noise)
+        kl = self.kl_of(drawn, rows)
+        return self.decode(drawn.z).log_prob(x), kl
+
+    def kl_of(self, drawn: Drawn, rows: Int[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """`kl` of draws, one a row; of a flow log q(z|x) - log p(z) there."""
+        if drawn.flow_log_q is None:
+            return self.kl(drawn.mean, drawn.scale, drawn.z, rows)
+        return self._over_prior(drawn, rows)
 
     def kl(
         self,
@@ -210,10 +231,13 @@ class VAE(nn.Module):
             if full:
                 return full_kl((mean - loc) / width, scale / width[:, None])
             return standard_kl((mean - loc) / width, scale / width).sum(1)
-        if bool(torch.isfinite(z).all()):
-            return gaussian_log_prob(z, mean, scale) - model_prior.log_prob(self.prior, z, rows)
+        return self._over_prior(Drawn(z, mean, scale), rows)
+
+    def _over_prior(self, drawn: Drawn, rows: Int[Tensor, " n"] | None) -> Float[Tensor, " n"]:
+        if bool(torch.isfinite(drawn.z).all()):
+            return drawn.log_q - model_prior.log_prob(self.prior, drawn.z, rows)
         # a density takes finite z only; whoever trains sees that the loss is not finite
-        return torch.full_like(z[:, 0], torch.nan)
+        return torch.full_like(drawn.z[:, 0], torch.nan)
 
     def learn(self, prior: TrainablePrior, x: Float[Tensor, "n *datum"], *, rng: torch.Generator) -> None:
         """Let a prior that is trained take the place of p(z), with its first values for training rows `x`."""

@@ -10,9 +10,10 @@ from zprime.heads import Ends
 from zprime.per_entry import PerEntry, sees, width
 from zprime.serialise import LATER
 
-FORMS = ("diagonal", "full", "points")
+FORMS = ("diagonal", "full", "flow", "points")
 BOUND = 120
 """Of a log-variance: beyond it float32 has no such scale."""
+FLOW_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class VAESettings:
         hidden: widths of the hidden layers of `mlp` and `gated-mlp`.
         width: channels of the first convolution of `conv` and `residual`.
         posterior: form of q(z|x): `diagonal`, a Gaussian of independent dimensions; `full`, one with a full covariance;
-            or `points`, one code a row and no q, a deterministic autoencoder (--objective rae, or wae-mmd).
+            `flow`, an inverse autoregressive flow that begins as the first; or `points`, one code a row and no q, a
+            deterministic autoencoder (--objective rae, or wae-mmd).
         log_variance: least and greatest log-variance of q(z|x), two numbers, beyond which they are cut off; of `full`
             twice the log of the factor's diagonal. Empty for no bounds.
         components: logistics in the mixture of each pixel of `logistic`.
         classes: codes of `categorical`: an entry is one of 0 to classes - 1.
+        flow_steps: autoregressive steps of --posterior flow.
     """
 
     latents: int = 8
@@ -47,6 +50,7 @@ class VAESettings:
     log_variance: tuple[float, ...] = field(default=(), metadata=LATER)
     components: int = field(default=1, metadata=LATER)
     classes: int = field(default=0, metadata=LATER)
+    flow_steps: int = field(default=FLOW_STEPS, metadata=LATER)
 
     def resolve(self, shape: tuple[int, ...]) -> "VAESettings":
         """These settings with `auto` replaced by the network for data of this shape.
@@ -68,6 +72,18 @@ class VAESettings:
             )
         if bounds and self.posterior == "points":
             raise UsageError("log_variance: codes have none, got bounds with --posterior points; leave them out")
+        if bounds and self.posterior == "flow":
+            raise UsageError(
+                "log_variance: the steps of a flow stretch the Gaussian that they begin at, so bounds on its variance "
+                "are none on that of q(z|x), got bounds with --posterior flow; leave them out"
+            )
+        if self.flow_steps < 1:
+            raise UsageError(f"flow_steps: expected at least 1, got {self.flow_steps}")
+        if self.flow_steps != FLOW_STEPS and self.posterior != "flow":
+            raise UsageError(
+                f"flow_steps: they are of --posterior flow, got {self.flow_steps} with --posterior {self.posterior}; "
+                "leave them out"
+            )
         network = self.network
         if network == "auto":
             network = "conv" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
@@ -88,4 +104,5 @@ class VAESettings:
         """What the encoder answers and sees, and how much the decoder answers."""
         likelihood = self.new_likelihood()
         outputs = likelihood.outputs if isinstance(likelihood, PerEntry) else 1
-        return Ends(self.posterior, self.log_variance, outputs, width(likelihood), sees(likelihood))
+        seen = width(likelihood), sees(likelihood)
+        return Ends(self.posterior, self.log_variance, outputs, *seen, steps=self.flow_steps)

@@ -17,6 +17,7 @@ from zprime.cli.groups import OWN
 from zprime.data import Rows
 from zprime.errors import ArtifactError, UsageError
 from zprime.exploring import Explorer, Server, Trials
+from zprime.measure.likelihood.by_datum import ByDatum
 from zprime.own_model import OwnModel
 from zprime.run_folder import RunFolder
 from zprime.threads import Threads
@@ -115,11 +116,12 @@ def _explorer(folder: RunFolder, source: str, seed: int) -> Explorer:
     names = dict.fromkeys([*folder.fitted, *([] if choice == "prior" else [choice])])
     sources = {name: folder.distribution(name) for name in names}
     vae = folder.vae  # first, so that a run of the user's own says at once what it lacks
-    train = folder.posteriors("train").gather()
+    encoded = folder.posteriors("train").gather()
+    train = ByDatum.centred(encoded)
     shown = exploring.pick(train, len(sources), seed=seed)
     rows = _rows(folder)
     trials = None
-    if train.datum is None:
+    if encoded.datum is None:
         selection = folder.posteriors("selection").gather()
         trials = Trials(train, selection, folder.prior, vae, rows, seed)
     return Explorer(

@@ -179,7 +179,8 @@ def gather(
 
     Args:
         posteriors: `train`, `selection` and `heldout`.
-        rows: rows of the selection and of the held-out split, and of the training split where they are known.
+        rows: rows of the selection and of the held-out split, and of the training split where they are known. Where
+            posteriors have several parts a row they may be there once, or once for each.
         groups: split -> the group of each of its rows, numbers or text; None for what the rows say.
 
     Raises:
@@ -192,7 +193,7 @@ def gather(
             raise UsageError(
                 f"posteriors: expected train, selection and heldout, got {', '.join(posteriors) or 'none'}"
             )
-    given = {} if rows is None else dict(rows)
+    given = {} if rows is None else {s: _beside(r, posteriors.get(s)) for s, r in rows.items()}
     if rows is not None and not {"selection", "heldout"} <= given.keys():
         raise UsageError(f"rows: expected the selection and heldout rows, got {', '.join(given) or 'none'}")
     for name in ("selection", "heldout", "train"):
@@ -208,6 +209,14 @@ def gather(
     if len(known) not in (0, len(SPLITS)):
         raise ArrayError(f"log_q: expected it at the draws of all splits or of none, got it for {', '.join(known)}")
     return train, counted(selection), counted(heldout)
+
+
+def _beside(rows: Rows, posteriors: Posteriors | None) -> Rows:
+    """Rows once for each part of their posteriors, where these are several and the rows are there once."""
+    if posteriors is None or len(rows) == posteriors.n:
+        return rows
+    once = torch.unique_consecutive(posteriors.row_ids)
+    return rows.take(posteriors.row_of) if torch.equal(rows.ids, once) else rows
 
 
 def _split(name: str, posteriors: Posteriors, rows: Rows | None, groups: Tensor | None) -> Split:

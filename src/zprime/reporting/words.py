@@ -76,6 +76,11 @@ SAMPLED = (
     "leave the prior."
 )
 """And where there is a likelihood gain."""
+OF_FLOWS = (
+    " These draws are the proposal of the likelihood gain, and so are those of simulated rows in its exchange check. "
+    "The calibration asks for Gaussians, and is left out."
+)
+"""The same of a VAE whose posteriors are flows."""
 
 
 FAULTS = {
@@ -102,5 +107,7 @@ def no_posterior(audit: Audit) -> str:
     """Why some parts are not there."""
     kl = audit.model.kl
     if kl is not None:
-        return KNOWN_AT_DRAWS.format(kl=kl) + (SAMPLED if audit.likelihood is not None else "")
+        chosen = audit.verdict.chosen
+        beside = OF_FLOWS if chosen is not None and not chosen.unchecked else SAMPLED
+        return KNOWN_AT_DRAWS.format(kl=kl) + (beside if audit.likelihood is not None else "")
     return NO_POSTERIOR[audit.model.posterior].format(base=prior_name(audit))

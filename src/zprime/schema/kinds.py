@@ -119,6 +119,8 @@ def _posteriors(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes:
     known = bool(config.get("log_q"))
     need("log_q", ("log_q" in tensors) == known, "a tensor of it where the settings say so, else none", sorted(tensors))
     need("log_q", form == "points" or not known, "it beside points alone", form)
+    told = config.get("draws")
+    need("draws", told is None or (known and config["n"] % data == 0), "them beside log_q, as many of each datum", told)
 
 
 POSTERIORS = Schema(
@@ -130,6 +132,7 @@ POSTERIORS = Schema(
         "data": Maybe(Whole(1)),
         "log_q": Maybe(Flag()),
         "steps": Maybe(Whole(1)),
+        "draws": Maybe(Whole(2)),
         "shards": Items(FILE, 1, size="shards"),
         "sizes": Items(Whole(1), 1, size="shards"),
     },
@@ -142,7 +145,7 @@ POSTERIORS = Schema(
     _posteriors,
 )
 """Without `form` rows are Gaussians with standard deviations; without `data` each is a datum. Without `steps` they are
-the encoder's own."""
+the encoder's own. `draws` of each datum were asked for where posteriors are flows."""
 ROWS_OF_SHARD = {"rows": Whole(1, size="rows"), "d": Whole(1, size="d")}
 MEANS = Array({"rows d": FINITE})
 SHARDS = {

@@ -41,10 +41,11 @@ VAE = Record(
                 "scale": Real(0),
                 "hidden": Items(Whole(1, MOST), 0, 64),
                 "width": Whole(1, MOST),
-                "posterior": Maybe(Text(("diagonal", "full", "points"))),
+                "posterior": Maybe(Text(("diagonal", "full", "flow", "points"))),
                 "log_variance": Maybe(Items(Real(-120, 120), 0, 2)),
                 "components": Maybe(Whole(1, MOST)),
                 "classes": Maybe(Whole(0, MOST)),
+                "flow_steps": Maybe(Whole(1, MOST)),
             }
         ),
     }

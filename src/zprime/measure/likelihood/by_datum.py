@@ -88,6 +88,16 @@ class ByDatum:
             found[some] = torch.where(flat, -torch.inf, pareto_khat(weights))
         return found
 
+    @staticmethod
+    def centred(draws: MemoryPosteriors) -> MemoryPosteriors:
+        """The mean of the draws of each datum as its code, in the order of their rows; others as they are."""
+        if draws.form != "points" or draws.datum is None:
+            return draws
+        first = ByDatum.of(draws).first.sort().values
+        labels = None if draws.labels is None else draws.labels[first]
+        mean = draws.centres[first].to(draws.mean)
+        return MemoryPosteriors(mean, None, row_ids=draws.row_ids[first], labels=labels)
+
     def design(self, split: Split) -> Design:
         """Weights and groups of the data: a datum counts what its draws count together."""
         total = torch.bincount(self.index, self.log_weight.exp())

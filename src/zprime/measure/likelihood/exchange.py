@@ -21,14 +21,16 @@ from torch import Tensor
 
 from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
+from zprime.encoding import is_flow
 from zprime.measure.candidates import Candidates
-from zprime.measure.likelihood.decoding import check_decoded, chunk, log_probs_of_rows
+from zprime.measure.likelihood.decoding import check_decoded, chunk, log_probs_at, log_probs_of_rows
 from zprime.measure.likelihood.modes import searched
 from zprime.measure.likelihood.proposal import Plan, propose
 from zprime.measure.likelihood.row_draws import log_means
 from zprime.measure.likelihood.simulation import SIMULATED, encode, simulate, simulate_from
 from zprime.measure.prior import prior_log_prob
 from zprime.measure.study import Split, Study
+from zprime.posteriors import MemoryPosteriors
 from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId
 from zprime.results.thresholds import THRESHOLDS
@@ -72,7 +74,7 @@ def exchange_check(study: Study, candidates: Candidates, wanted: CandidateId, ga
     return Exchange(
         name=str(wanted),
         rows=settings.exchange,
-        draws=settings.draws,
+        draws=chain.draws or settings.draws,
         delta=value,
         bridges=steps - 1,
         on_prior=mean_estimate(from_prior, unit=UNIT, split=SIMULATED, seed=study.seed),
@@ -85,9 +87,12 @@ def uncheckable(study: Study) -> str:
     """Why simulated rows cannot be encoded as the rows of the study were; empty where they can.
 
     The check runs the estimator of the likelihood gain on rows that the model made, and `model.encode` answers one
-    Gaussian to each: where posteriors are something else, that is not the same estimator.
+    Gaussian to each: where posteriors are something else, that is not the same estimator. A VAE of zprime whose
+    posteriors are flows gives draws of simulated rows, with log q there, as of others.
     """
     posteriors = study.heldout.posteriors
+    if posteriors.log_q is not None and is_flow(study.model):
+        return ""
     if posteriors.form == "points":
         return "posteriors are known by their draws, and `model.encode` gives none of simulated rows with log q there"
     if posteriors.family is not None:
@@ -116,7 +121,9 @@ class Chain:
     def __init__(self, study: Study, model: Model, candidates: Candidates, wanted: CandidateId) -> None:
         self.study, self.model, self.candidates, self.wanted = study, model, candidates, wanted
         self.rows = study.settings.exchange
-        self.plan = Plan.of(candidates, study.settings.draws, modes=study.search)
+        codes = study.heldout.posteriors
+        self.draws = 0 if codes.form != "points" else codes.n // codes.data  # of a flow
+        self.plan = None if self.draws else Plan.of(candidates, study.settings.draws, modes=study.search)
         self.like = self._like(study.train)
         told = None if self.like is None else self.like.told
         self.pool = Pool(candidates, wanted, rng=self._rng("pool"), told=told)
@@ -158,6 +165,9 @@ class Chain:
         """The rows of a place decoded, once: finer steps ask for their log p under more places."""
         if place not in self._terms:
             simulated, x = self._simulate(place)
+            if self.plan is None:
+                self._terms[place] = self._at_draws(simulated.posteriors, x)
+                return self._terms[place]
             rng, progress = self._rng("modes", place), self.study.progress
             simulated = searched(self.study, self.candidates, simulated, rng=rng, progress=progress)
             self._terms[place] = self._decode(simulated, x, self._rng("estimate", place))
@@ -177,7 +187,7 @@ class Chain:
             like = None if like is None else like.take(self.pool.owner[at])
             rows = simulate_from(self.pool.z[at].to(dtype), self.model, rng=rng, like=_data(like))
         told = None if like is None else like.told
-        return Split(SIMULATED, encode(self.model, rows), rows, told=told), rows.x
+        return Split(SIMULATED, encode(self.model, rows, self.draws), rows, told=told), rows.x
 
     def _like(self, train: Split) -> Split | None:
         """Training rows whose conditions the simulated rows have; None where no candidate is told of any.
@@ -188,15 +198,28 @@ class Chain:
             return None
         return train.take(torch.randint(train.n, (self.rows,), generator=self._rng("like")))
 
+    def _at_draws(self, points: MemoryPosteriors, x: Tensor) -> Terms:
+        """At draws of flows, which are the proposal, as in the gains of such posteriors."""
+        assert points.log_q is not None
+        self.study.progress(WHAT, 0, len(x))
+        log_x = log_probs_at(self.model, points.mean, x, points.row_of).reshape(len(x), -1)
+        check_decoded(log_x, torch.arange(len(x)))
+        log_r = self.candidates.log_probs(points.mean)[self.wanted]
+        log_p = prior_log_prob(self.candidates.prior, points.mean)
+        self.study.progress(WHAT, len(x), len(x))
+        log_q, log_r, log_p = (t.reshape(len(x), -1) for t in (points.log_q, log_r, log_p))
+        return Terms(log_x - log_q, log_r, log_p)
+
     def _decode(self, simulated: Split, x: Tensor, rng: torch.Generator) -> Terms:
-        posteriors = simulated.posteriors
+        posteriors, plan = simulated.posteriors, self.plan
+        assert plan is not None
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for part in blocks(len(x), chunk(self.study.settings.draws)):
             self.study.progress(WHAT, part.start, len(x))
             scale = posteriors.scale[part]
             modes = None if simulated.modes is None else simulated.modes[part]
             here = self.candidates.told(None if simulated.told is None else simulated.told[part])
-            drawn = propose(here, self.plan, posteriors.mean[part], scale, fork(rng, part.start), modes)
+            drawn = propose(here, plan, posteriors.mean[part], scale, fork(rng, part.start), modes)
             log_r = here.blend_log_probs(drawn.base, drawn.prior)[self.wanted]
             log_x = log_probs_of_rows(self.model, drawn, x[part])
             check_decoded(log_x, simulated.posteriors.row_ids[part])

@@ -4,9 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zprime.encoding import is_flow
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains
 from zprime.measure.likelihood.modes import searched
+from zprime.measure.likelihood.simulation import redrawn
 from zprime.measure.study import Study
 from zprime.results.likelihood import Attack, Membership
 from zprime.results.names import CandidateId, Gain
@@ -43,6 +45,8 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
         return None
     taken = study.train.take(picked)
     joined = taken.posteriors.datum is not None and taken.posteriors.log_q is not None  # gains are then by datum
+    if joined and is_flow(study.model):  # of training rows fewer draws are stored
+        taken = redrawn(taken, study.model, heldout.draws)
     some = taken if joined else taken.independent(fork(rng, "independent"))
     if some.n < 2:
         return None

@@ -36,6 +36,8 @@ def unsearchable(study: Study, candidates: Candidates) -> str:
     rows, model = study.heldout.rows, study.model
     if rows is None or model is None:
         return "it needs the decoder and the rows"
+    if study.heldout.posteriors.form == "points":
+        return "the proposal is the posteriors' own draws, to which none are added"
     try:
         Plan.of(candidates, study.settings.draws, modes=True)
     except UsageError as error:

@@ -84,7 +84,8 @@ def likelihood_side(
     unit = units(model, x, mean, log_scale=study.data.log_scale)
     names = dict.fromkeys(("prior", best))
     found = {name: candidates.distribution(CandidateId.parse(name)) for name in names}
-    simulators = [Simulator(name, r, model, mean.dtype) for name, r in found.items()] if not uncheckable(study) else []
+    gaussian = codes.form != "points" and not uncheckable(study)
+    simulators = [Simulator(name, r, model, mean.dtype) for name, r in found.items()] if gaussian else []
     calibrations, sandwiches = _simulated(study, candidates, simulators)
     return LikelihoodSide(
         log_prob=log_prob,

@@ -1,17 +1,21 @@
 """Data simulated from a latent distribution and a decoder: one draw from the posterior of every row is known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
+from zprime import encoding
 from zprime.arrays import blocks
 from zprime.data import Rows
 from zprime.distribution import LatentDistribution
 from zprime.likelihoods import draw
+from zprime.measure.likelihood.by_datum import ByDatum
+from zprime.measure.study import Split
 from zprime.posteriors import MemoryPosteriors
+from zprime.progress import silent
 from zprime.rng import fork
 from zprime.vae import Alike, Decoder, Encoder, Model
 
@@ -97,8 +101,30 @@ def _decoded(model: Decoder, z: Tensor, like: Tensor | None) -> Distribution:
     return p.like(like) if like is not None and isinstance(p, Alike) else p
 
 
-def encode(model: Encoder, rows: Rows) -> MemoryPosteriors:
-    """What the encoder makes of simulated rows."""
+def encode(model: Encoder, rows: Rows, draws: int = 0) -> MemoryPosteriors:
+    """What the encoder makes of simulated rows; of flows so many draws a row, with log q there."""
+    if draws:
+        return encoding.encode(model, rows, draws=draws, progress=silent).gather()
     with torch.no_grad():
         parts = [model.encode(rows.x[i]) for i in blocks(len(rows), BATCH)]
     return MemoryPosteriors(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+
+
+def redrawn(split: Split, model: Encoder, draws: int) -> Split:
+    """Rows whose posteriors are flows, each with so many draws: as many as the rows that they are compared with.
+
+    Args:
+        split: rows, and draws of their posteriors; without rows it is given back.
+        model: that made them.
+        draws: of each posterior.
+    """
+    if split.rows is None or split.posteriors.datum is None:
+        return split
+    first = ByDatum.of(split.posteriors).first.sort().values
+    once = split.rows.take(first)
+    posteriors = encode(model, replace(once, name=SIMULATED), draws)
+    again = first[posteriors.row_of]
+    if split.weights is not None:
+        posteriors = posteriors.weighted(split.weights[again])
+    groups = None if split.groups is None else split.groups[again]
+    return Split(split.name, posteriors, once.take(posteriors.row_of), groups)

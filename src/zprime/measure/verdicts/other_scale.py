@@ -7,17 +7,20 @@ gains are then told, have no part in its choice.
 """
 
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from zprime.encoding import Flowing, is_flow
 from zprime.likelihoods import Gaussian
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood.scores import likelihood_estimate
 from zprime.measure.study import Study
 from zprime.measure.verdicts.likelihood import by_likelihood
+from zprime.posterior_flow import Drawn
 from zprime.results.likelihood import OtherScale
 from zprime.results.names import PRIOR, CandidateId, Gain
 from zprime.results.thresholds import THRESHOLDS
@@ -53,6 +56,34 @@ class Rescaled:
         return found
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class RescaledFlow(Rescaled):
+    """The same of a VAE whose posteriors are flows.
+
+    Attributes:
+        flow: the model.
+    """
+
+    flow: Flowing
+
+    @property
+    def form(self) -> str:
+        """What q(z|x) is."""
+        return self.flow.form
+
+    @property
+    def latents(self) -> int:
+        """Latent dimension d."""
+        return self.flow.latents
+
+    def draw(
+        self, x: Float[Tensor, "n *datum"], *, rng: torch.Generator | None = None, noise: Tensor | None = None
+    ) -> Drawn:
+        """As the model does."""
+        return self.flow.draw(x, rng=rng, noise=noise)
+
+
 def under_other_scale(study: Study, candidates: Candidates, verdict: Verdict) -> OtherScale | None:
     """Reach the verdict again under the other standard deviation, where it is more than 1.5 times as large or small.
 
@@ -76,7 +107,8 @@ def under_other_scale(study: Study, candidates: Candidates, verdict: Verdict) ->
     scale, fits = scales
     few = replace(settings, rows=min(settings.rows, settings.other_scale), repair=0)
     likelihood = Gaussian(scale=fits).requires_grad_(requires_grad=False)
-    other = replace(study, model=Rescaled(model, likelihood), settings=few, search=False)
+    rescaled = RescaledFlow(model, likelihood, model) if is_flow(model) else Rescaled(model, likelihood)
+    other = replace(study, model=rescaled, settings=few, search=False)
     _, split_gains, would = by_likelihood(other, candidates)
     best = CandidateId.parse(verdict.best)
     gain = None if verdict.best == PRIOR else likelihood_estimate(split_gains["heldout"], best, study.seed)
