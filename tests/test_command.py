@@ -23,6 +23,7 @@ from zprime.serialise import to_jsonable
 from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 
+MADE = ["train", "encode", "fit", "refine"]
 AUDIT = ["--rows", "12", "--draws", "120", "--grid", "2", "--map", "10", "--simulated", "0", "--samples", "0"]
 MODEL = ["--latents", "2", "--hidden", "8", "--epochs", "2", "--batch", "32"]
 
@@ -118,17 +119,20 @@ def test_a_refined_run_is_made_again_from_the_run_before(
     how = ("--learn-prior", "--epochs", "1", "--lr", "0.0005", "--seed", "4")
     assert call(quiet, "refine", folder, "--name", "on", *how) == 0
     first = folder / "refined" / "on"
+    assert call(quiet, "encode", first, "--steps", "2") == 0
     assert call(quiet, "fit", first, "--kinds", "gaussian") == 0
     assert call(quiet, "refine", first, "--with", "gaussian", "--epochs", "1") == 0
     second = first / "refined" / "gaussian"
-    assert call(quiet, "encode", second, "--steps", "1") == 0
+    assert call(quiet, "encode", second, "--steps", "0") == 0  # else it has the 2 of the run before
     assert call(quiet, "fit", second, "--kinds", "gaussian") == 0
     assert call(quiet, "audit", second, *AUDIT) == 0
     text = load_audit(second).command
     calls = [shlex.split(line)[1:] for line in text.split(" && \\\n")]
-    assert [c[0] for c in calls] == ["train", "encode", "fit", "refine", "fit", "refine", "encode", "fit", "audit"]
+    assert [c[0] for c in calls] == [*MADE, "encode", "fit", "refine", "encode", "fit", "audit"]
     assert calls[3] == ["refine", "runs/again", *how[:1], "--name", "on", *how[1:]]
-    assert calls[5] == ["refine", "runs/again/refined/on", "--with", "gaussian", "--epochs", "1"]
+    assert calls[4] == ["encode", "runs/again/refined/on", "--steps", "2"]
+    assert calls[6] == ["refine", "runs/again/refined/on", "--with", "gaussian", "--epochs", "1"]
+    assert calls[7] == ["encode", "runs/again/refined/on/refined/gaussian", "--steps", "0"]
     monkeypatch.chdir(tmp_path)
     for words in calls:
         assert call(quiet, *words) == 0
