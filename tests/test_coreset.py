@@ -16,7 +16,7 @@ from zprime.data_parallel import BatchLoss
 from zprime.errors import UsageError
 from zprime.latent import Coreset
 from zprime.leaks import check_rows
-from zprime.learned import CoresetPrior, ExemplarsPrior, MixturePrior
+from zprime.learned import CoresetPrior, ExemplarsPrior, MixturePrior, VampPrior
 from zprime.learned.coreset import TrainableCoreset
 from zprime.likelihoods import Gaussian as GaussianLikelihood
 from zprime.loading import load as load_generator
@@ -24,6 +24,7 @@ from zprime.results.audit import load as load_audit
 from zprime.rng import stream
 from zprime.run_folder import RunFolder
 from zprime.running import Run
+from zprime.trainable_prior import Encode
 from zprime.vae import VAE
 
 OWN = {"free", "logits"}
@@ -149,6 +150,11 @@ def encode(x: Tensor) -> tuple[Tensor, Tensor]:
     return 2 * x, torch.full_like(x, 0.3)
 
 
+def with_covariances(x: Tensor) -> tuple[Tensor, Tensor]:
+    factor = torch.tensor([[0.3, 0.0], [0.2, 0.1]]).to(x)
+    return 2 * x, factor.expand(len(x), 2, 2)
+
+
 def test_in_clusters_it_finds_their_shares_and_means_and_costs_what_the_exemplars_cost() -> None:
     n = 200
     cluster = torch.repeat_interleave(torch.arange(3), (n * SHARES).round().long())
@@ -180,6 +186,8 @@ def test_in_clusters_it_finds_their_shares_and_means_and_costs_what_the_exemplar
 def test_the_rows_behind_a_component_are_counted_and_one_that_has_not_moved_is_a_row() -> None:
     encoder = Small()
     prior = begun(CoresetPrior(components=4), encoder)
+    with torch.no_grad():
+        prior.free.copy_(prior.inputs.free.roll(1, 0))  # each far from where it began
     r, codes = prior.frozen(), encoder(rows())[0].detach()
     share = torch.stack([r.log_weight[k] - (codes - r.mean[k]).square().sum(1) / (2 * r.width**2) for k in range(4)], 1)
     share = share.softmax(1)
@@ -195,6 +203,39 @@ def test_the_rows_behind_a_component_are_counted_and_one_that_has_not_moved_is_a
     assert prior.frozen().holds_rows
     with pytest.raises(UsageError, match=r"coreset\(4\): it stores functions of single training rows"):
         check_rows(prior.frozen(), allow_rows=False)
+
+
+@pytest.mark.parametrize("kind", [CoresetPrior, VampPrior])
+@pytest.mark.parametrize("form", [encode, with_covariances])
+@pytest.mark.parametrize(
+    ("by", "holds"), [(0.0, True), (1e-6, True), (0.4, True), (0.6, False), (-0.4, True), (-0.6, False)]
+)
+def test_a_pseudo_datum_is_its_row_up_to_half_way_to_the_nearest_other_code(
+    kind: type[CoresetPrior] | type[VampPrior], form: Encode, by: float, *, holds: bool
+) -> None:
+    """Rows on a line, 1 apart; one that is there twice counts once. In both forms codes are twice the rows."""
+    x = torch.tensor([0.0, 1, 2, 3, 4, 4]).double()[:, None].expand(-1, 2) / 2**0.5
+    for components, wide in ((2, 3.0), (6, 30.0)):
+        prior = kind(components).make(2)
+        prior.begin(form, x, stream(0))
+        prior.double()
+        with torch.no_grad():
+            at = prior.inputs.free.mean(1)
+            inside = torch.where((at > 0) & (at < 1), torch.sign(torch.tensor(by)), torch.where(at > 0, -1.0, 1.0))
+            prior.free.add_((abs(by) * inside / 4)[:, None])  # the box is 4 wide, and nothing leaves it
+            if hasattr(prior, "log_width"):
+                prior.log_width.fill_(math.log(wide))  # each of many rows counts in every component
+        assert prior.frozen().holds_rows is holds
+        if components > 2:
+            with torch.no_grad():
+                prior.free[2] = prior.inputs.free[2]  # one of six is enough
+            assert prior.frozen().holds_rows
+
+
+def test_where_all_rows_have_one_code_a_pseudo_datum_is_a_row() -> None:
+    prior = VampPrior(1).make(2)
+    prior.begin(encode, torch.ones(3, 2), stream(0))
+    assert prior.frozen().holds_rows
 
 
 def test_of_an_encoder_with_full_covariances_it_takes_the_means_and_one_width() -> None:

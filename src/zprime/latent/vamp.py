@@ -36,7 +36,8 @@ class Vamp(GaussianDistribution):
 
     They have standard deviations, or in `scale` Cholesky factors where the encoder gives full covariances.
     The pseudo-inputs u_k stay behind. They start at training rows. Where steps of the fit have moved them away
-    (`learned`), each depends on many rows and no rows are counted; where the fit kept its start, they are rows.
+    (`learned`), each depends on many rows and no rows are counted; where the fit kept its start, they are rows. Of one
+    learned in training, `zprime.learned` says how far they must have moved.
     """
 
     kind: ClassVar[str] = "vamp"

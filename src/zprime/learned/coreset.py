@@ -12,7 +12,6 @@ over batches and noise is to minimise KL(e || p) over these.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -26,7 +25,6 @@ from zprime.latent.coreset import Coreset
 from zprime.latent.gaussians import Mixture
 from zprime.latent.reduction import least_rows
 from zprime.learned.inputs import InputsPrior
-from zprime.learned.rows import encoded
 from zprime.learned.settings import LearnedPrior, at_least, cannot_go_on
 from zprime.posteriors import MemoryPosteriors
 from zprime.trainable_prior import Encode, TrainablePrior
@@ -48,9 +46,9 @@ class CoresetPrior(LearnedPrior):
     N(mean(x_i), width^2 I), times beta. So what sets this prior apart from `vamp` is one width for all components, and
     that pseudo-data follow neither the posteriors' scales nor the weight of the KL term.
 
-    No row leaves anything out of p: pseudo-data that have moved are no training rows. With K near N each row can have a
-    pseudo-datum of its own, and where the width suits its posterior its KL term is then log(1/w_k) nats at most; so K
-    should be far below N.
+    No row leaves anything out of p: pseudo-data that have left their rows (`InputsPrior.moved`) are none. With K near N
+    each row can have a pseudo-datum of its own, and where the width suits its posterior its KL term is then log(1/w_k)
+    nats at most; so K should be far below N.
 
     Attributes:
         components: K; at most as many as there are training rows. Every step encodes K rows twice beside its batch, and
@@ -94,7 +92,6 @@ class TrainableCoreset(InputsPrior):
             UsageError: the encoder's answer has no gradient in its input, so that they would stay these rows.
         """
         super().begin(encode, x, rng)
-        self.codes = partial(encoded, encode, x)
         self._noise = torch.empty(0, 0)
         self._place = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         """Where in the batch a row is, whose noise is there too."""
@@ -139,12 +136,12 @@ class TrainableCoreset(InputsPrior):
     def frozen(self) -> Coreset:
         """The K Gaussians, without the pseudo-data, and the effective training rows behind the one that has fewest.
 
-        A row counts for a component by its share of the density at the row's code. A pseudo-datum that has not moved is
-        one row.
+        A row counts for a component by its share of the density at the row's code. A pseudo-datum that is still at
+        the row it began at (`moved`) is one row.
         """
         with torch.no_grad():
             mean, codes = self.at(self.free)[0].clone(), self.codes().mean
             width, log_weight = self.log_width.exp().to(mean), self.logits.log_softmax(0).to(mean)
             alike = Mixture(log_weight, mean, width.expand_as(mean))
             rows = least_rows(MemoryPosteriors(codes, width.expand_as(codes)), alike)
-            return Coreset(log_weight, mean, width, rows if self.moved else min(rows, 1.0))
+            return Coreset(log_weight, mean, width, rows if self.moved(codes) else min(rows, 1.0))

@@ -1,5 +1,6 @@
 """Priors made of the encoder's answers at K pseudo-inputs, which begin at training rows and are trained."""
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,9 @@ from zprime.learned.rows import encoded
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import fork
 from zprime.trainable_prior import Encode, TrainablePrior
+
+LEFT = 0.5  # of the distance to the nearest other code: so far out a pseudo-input has left its row
+SAME = 1e-4  # of the codes' spread: what is as near as this has the same code, but for rounding
 
 
 class InputsPrior(TrainablePrior):
@@ -42,7 +46,9 @@ class InputsPrior(TrainablePrior):
         """
         data = encoded(encode, x)
         chosen = medoids(data, min(self.components, len(x)), rng=fork(rng, "start"))
-        self.encode, self.inputs = encode, PseudoInputs(x, chosen)
+        self.encode, self.inputs, self.codes = encode, PseudoInputs(x, chosen), partial(encoded, encode, x)
+        self._chosen = chosen
+        """The training rows that pseudo-inputs began at."""
         self.free = nn.Parameter(self.inputs.free.detach().clone())
         self.logits = nn.Parameter(torch.zeros(len(chosen), device=x.device))
         self.start(data)
@@ -66,10 +72,25 @@ class InputsPrior(TrainablePrior):
         """Mean and scale of q(z|u_k), at pseudo-inputs in units of the box."""
         return self.encode(self.inputs.low + free.clamp(0, 1) * self.inputs.range)
 
-    @property
-    def moved(self) -> bool:
-        """Whether no pseudo-input is the training row any more that it began at."""
-        return bool((self.free.detach().clamp(0, 1) != self.inputs.free).flatten(1).any(1).all())
+    @torch.no_grad()
+    def moved(self, codes: Float[Tensor, "n d"]) -> bool:
+        """Whether every pseudo-input has left the training row that it began at.
+
+        It is that row while its mean is less than half as far from the row's code as the nearest other code is, by the
+        encoder as it is now. No other row's code can be as near to such a mean (triangle inequality): whoever has it
+        knows about where the row is. Rows of one code count as one, so beside duplicates it has to leave them all, and
+        where all rows have one code, none has moved. Other rows than its own are not looked at: in few dimensions any
+        point has one as near by chance (a share of about 1 / (1 + 2^d) of points).
+
+        Args:
+            codes: means of all training rows.
+        """
+        codes = codes.double()
+        began, mean = codes[self._chosen], self.at(self.free)[0].double()
+        spread = (codes - codes.mean(0)).square().sum(1).mean().sqrt()
+        gap = torch.stack([(codes - c).norm(dim=1) for c in began])
+        nearest = gap.masked_fill(gap <= SAME * spread, torch.inf).amin(1)
+        return bool(((mean - began).norm(dim=1) >= LEFT * nearest).all())
 
     @torch.enable_grad()
     def _moves(self) -> bool:

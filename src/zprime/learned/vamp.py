@@ -58,7 +58,8 @@ class TrainableVamp(InputsPrior):
         return density(z, mean, scale, self.logits.log_softmax(0))
 
     def frozen(self) -> Vamp:
-        """The K Gaussians and their weights, without the pseudo-inputs; `learned` if each of these has moved."""
+        """The K Gaussians and their weights, without the pseudo-inputs; `learned` if each of these has left its row."""
         with torch.no_grad():
             mean, scale = self.at(self.free)
-            return Vamp(self.logits.log_softmax(0).to(mean), mean.clone(), scale.clone(), self.moved)
+            learned = self.moved(self.codes().mean)
+            return Vamp(self.logits.log_softmax(0).to(mean), mean.clone(), scale.clone(), learned)
