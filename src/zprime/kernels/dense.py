@@ -1,5 +1,9 @@
 """Densities of mixtures of Gaussians with full covariance, given by Cholesky factors."""
 
+from functools import reduce
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -74,7 +78,7 @@ class Whitened:
             for rows in blocks(m, max(1024, compiled.WORK // work)):
                 compiled.module.full(z[rows], *given, part[rows], threads)
             parts.append(part)
-        log_prob = parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(parts), 0)
+        log_prob = torch.from_numpy(_added(parts))
         if not bool(torch.isfinite(z.sum())):
             log_prob[~torch.isfinite(z).all(1)] = torch.nan
         return log_prob
@@ -130,6 +134,16 @@ def trainable_full_mixture_log_prob(
     u: Tensor = torch.linalg.solve_triangular(scale_tril, gap, upper=False)
     constant = log_weight - log_volume(mean, scale_tril) - 0.5 * z.shape[1] * LOG_2PI
     return torch.logsumexp(constant[:, None] - 0.5 * u.square().sum(1), 0)
+
+
+def _added(parts: list[Tensor]) -> npt.NDArray[np.float64]:
+    """Log of the sum of exp, entry by entry in the order of the parts.
+
+    NumPy's function takes entries one by one. Of torch's, `logsumexp` and `logaddexp`, the last bits depend on where in
+    a block an entry lies.
+    """
+    with np.errstate(invalid="ignore"):  # of points that are not finite
+        return reduce(np.logaddexp, [part.numpy() for part in parts])
 
 
 class FullMixture:
