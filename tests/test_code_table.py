@@ -77,6 +77,25 @@ def test_what_is_not_known_is_left_out() -> None:
         codes_table(posteriors, Prior(3), rows={**rows, "train": rows["heldout"]})
 
 
+def test_a_row_for_each_draw_is_one_for_each_datum() -> None:
+    """As `bring.draws` has them, in whatever order; the distances are those of one row a datum."""
+    posteriors, rows = made()
+    want = codes_table(posteriors, Prior(3), rows=rows).columns
+    for at in (torch.arange(50).repeat(2), torch.arange(50).repeat_interleave(2)):
+        drawn, many = dict(posteriors), dict(rows)
+        for split, p in posteriors.items():
+            some = at[at < p.n]
+            drawn[split] = MemoryPosteriors(p.mean[some], None, row_ids=p.row_ids[some], labels=p.row_ids[some] % 3)
+            many[split] = rows[split].take(some)
+        for given in (rows, many):
+            found = codes_table(drawn, Prior(3), rows=given).columns
+            assert found["row_id"].tolist() == want["row_id"].tolist()
+            np.testing.assert_allclose(found["distance"], want["distance"], rtol=1e-6)
+    other = {**many, "heldout": many["heldout"].take(torch.arange(59, -1, -1))}
+    with pytest.raises(ArrayError, match="rows: expected the heldout rows in the order of their posteriors"):
+        codes_table(drawn, Prior(3), rows=other)
+
+
 def test_the_file_has_the_columns_with_nothing_for_training_rows(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra parquet is not installed: no pyarrow")
     posteriors, rows = made()

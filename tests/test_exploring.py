@@ -183,7 +183,7 @@ def test_full_posteriors_share_a_full_one() -> None:
 def test_what_shares_no_latent_says_why() -> None:
     e = explorer(trials=False)
     codes = replace(e, posteriors=MemoryPosteriors(e.posteriors.mean, None))
-    assert "codes without a posterior" in codes.shared([0, 1])["says"]
+    assert "Posteriors are known by draws, or codes without a posterior" in codes.shared([0, 1])["says"]
     assert codes.shared([0, 1])["ok"] is False
     wide = MemoryPosteriors(e.posteriors.mean, torch.full((N, D), 1.5))
     assert "is no density" in replace(e, posteriors=wide).shared([0, 1])["says"]

@@ -1,5 +1,6 @@
 """What each verb does with a run whose posteriors are flows: the audit with its verdict, and what is refused."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -172,13 +173,33 @@ def test_weights_and_groups_are_those_of_the_rows(tmp_path: Path) -> None:
     assert len(torch.unique(found.tensors["groups.heldout"])) < len(ids)
 
 
-def test_drift_of_the_same_rows_is_none(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "SHUFFLES", 19)
+def test_rows_of_the_same_distribution_have_not_drifted(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "SHUFFLES", 99)
     run = tmp_path / "run"
     shutil.copytree(measured, run)
     small.table(tmp_path / "new.npz", 60)
     found = Run.open(run).drift(tmp_path / "new.npz")
-    assert "60" in str(found)
+    assert (found.rows, found.tested) == (60, 60)
+    assert found.p_value > 0.05
+    assert not found.drifted
+    assert "No drift seen: codes of 60 new rows fit" in found.sentence
+    small.table(tmp_path / "few.npz", 7)
+    with pytest.raises(ArrayError, match="expected at least 8 rows, held-out ones too, got 7 and 33"):
+        Run.open(run).drift(tmp_path / "few.npz")
+
+
+def test_encode_says_how_many_rows_it_encoded(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert call("--json", "encode", measured) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {s: said[s]["n"] for s in SPLITS} == {s: len(r) for s, r in Run.open(measured).folder.rows.items()}
+
+
+def test_log_q_of_draws_counts_as_stored(measured: Path) -> None:
+    train = Run.open(measured).folder.posteriors("train")
+    assert load(measured).storage.posteriors == train.bytes + 8 * train.n
 
 
 def test_codes_are_one_a_row(measured: Path) -> None:

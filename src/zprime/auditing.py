@@ -300,7 +300,7 @@ def _storage(study: Study) -> Storage:
     if study.model is not None and rows is not None and train.form != "points":
         data_draws = round(draws_per_second(Reencoded(study.model, rows), seed=study.seed, n=1000))
     return Storage(
-        posteriors=train.bytes,
+        posteriors=train.bytes + (0 if train.log_q is None else train.log_q.numel() * train.log_q.element_size()),
         posteriors_draws=round(draws_per_second(train, seed=study.seed)),
         data=study.data.bytes,
         data_draws=data_draws,

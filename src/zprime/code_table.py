@@ -89,7 +89,8 @@ def codes_table(
         posteriors: of the splits, `train` among them.
         r: a latent distribution.
         prior: what the VAE was trained with; None is N(0, I).
-        rows: the rows of the same splits, for the distances; None leaves these out.
+        rows: the rows of the same splits, for the distances; None leaves these out. Of a posterior known by draws one
+            a datum, or one a draw, as `zprime.bring.draws` has them.
 
     Raises:
         UsageError: there is no training split.
@@ -98,7 +99,9 @@ def codes_table(
     if TRAIN not in posteriors:
         raise UsageError(f"posteriors: expected train among them, got {', '.join(posteriors) or 'none'}")
     order = sorted(posteriors, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))
-    parts = {s: ByDatum.centred(posteriors[s].gather()) for s in order}
+    given = {s: posteriors[s].gather() for s in order}
+    parts = {s: ByDatum.centred(p) for s, p in given.items()}
+    rows = None if rows is None else {s: _one_a_datum(r, given.get(s)) for s, r in rows.items()}
     codes = torch.cat([p.mean.double() for p in parts.values()])
     trained = parts[TRAIN].mean.double()
     place = (codes - trained.mean(0)) @ principal_axes(trained)
@@ -117,6 +120,13 @@ def codes_table(
         columns["distance"] = torch.cat(_distances(parts, rows)).float().numpy()
     says = {"r": r.label, "density": r.density, "prior": "N(0, I)" if prior is None else prior.label, "unit": "nats"}
     return CodesTable(columns, says)
+
+
+def _one_a_datum(rows: Rows, draws: MemoryPosteriors | None) -> Rows:
+    """Rows of which there is one a draw without those of later draws; others as they are."""
+    if draws is None or draws.datum is None or len(rows) != draws.n:
+        return rows
+    return rows.take(ByDatum.of(draws).first.sort().values)
 
 
 def _distances(parts: Mapping[str, MemoryPosteriors], rows: Mapping[str, Rows]) -> list[Tensor]:

@@ -43,4 +43,4 @@ def encode(
     for split, p in posteriors.items():
         what = "posteriors" if p.datum is None else f"draws of {p.data} posteriors"
         say(f"{run / 'posteriors' / split}: {p.n} {what} in {p.d} dimensions, {size(p.bytes)}")
-    give({split: {"n": p.n, "d": p.d, "bytes": p.bytes} for split, p in posteriors.items()})
+    give({split: {"n": p.data, "d": p.d, "bytes": p.bytes} for split, p in posteriors.items()})

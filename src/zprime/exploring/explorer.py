@@ -157,7 +157,10 @@ class Explorer:
         """
         at, p = self._rows(rows), self.posteriors
         if p.form == "points":
-            return {"ok": False, "says": "There are codes without a posterior, so it is not known what data share."}
+            return {
+                "ok": False,
+                "says": "Posteriors are known by draws, or codes without a posterior: what data share is not known.",
+            }
         if not is_standard(self.prior):
             return {
                 "ok": False,

@@ -164,7 +164,7 @@ class Storage:
     """The two ways to keep the aggregated posterior: as means and standard deviations, and as the data.
 
     Attributes:
-        posteriors: bytes of the training posteriors.
+        posteriors: bytes of the training posteriors, of draws with log q there, where it is known.
         posteriors_draws: draws z' per CPU second from them.
         data: bytes of the training rows as stored; None if not known.
         data_draws: draws z' per CPU second, each datum encoded when it is drawn; None without encoder or rows.

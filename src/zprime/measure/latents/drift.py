@@ -60,8 +60,9 @@ def drift(
         ArrayError: fewer than 8 rows, or independent rows, or other latents.
     """
     new, heldout = counted(new), counted(heldout)
-    if new.n < FEWEST or heldout.n < FEWEST:
-        raise ArrayError(f"new data: expected at least {FEWEST} rows, held-out ones too, got {new.n} and {heldout.n}")
+    n, m = new.posteriors.data, heldout.posteriors.data
+    if min(n, m) < FEWEST:
+        raise ArrayError(f"new data: expected at least {FEWEST} rows, held-out ones too, got {n} and {m}")
     d = new.posteriors.d
     if d != heldout.posteriors.d or r.d != d:
         raise ArrayError(f"new data: expected {r.d} latents, got {d} (held-out {heldout.posteriors.d})")
@@ -87,7 +88,7 @@ def drift(
     p_value = min(1.0, 3 * min(density_p, moments_p, dimensions[0].p_value))
     measured = Drift(
         source=source,
-        rows=new.n,
+        rows=n,
         tested=len(kept[0]),
         log_density=difference_of_means(
             density[0], density[1], unit=UNIT, split=BOTH, seed=seed, designs=(new.design, heldout.design)
