@@ -1,6 +1,7 @@
 """Encode rows into posteriors, shard by shard; an interrupted encoding continues after the last complete shard.
 
-Posteriors that are flows are written as draws of each, with log q there. Noise of a row is a function of its numbers.
+Posteriors that are flows are written as draws of each, with log q there. Noise of a row is a function of its numbers
+and its id: equal rows have draws of their own, so that their errors are independent.
 """
 
 import hashlib
@@ -123,7 +124,7 @@ def encode_shard(model: Encoder, rows: Rows, path: Path, key: str, k: int, draws
         rows: one split.
         path: as for `encode`.
         key: as for `encode`.
-        k: which shard, below `shard_count(rows, draws)`.
+        k: which shard, below `shard_count(model, rows, draws)`.
         draws: as for `encode`.
 
     Raises:
@@ -308,7 +309,8 @@ def _drawn(model: Flowing, rows: Rows, part: slice, draws: int) -> dict[str, Ten
     for block in blocks(part.stop - part.start, max(1, BATCH // TRAINED)):
         cut = slice(part.start + block.start, part.start + block.stop)
         x = rows.x[cut]
-        of_row = [stream(0, "flow posterior", row_hash(row)) for row in x]
+        named = zip(x, rows.ids[cut].tolist(), strict=True)
+        of_row = [stream(0, "flow posterior", row_hash(row), row_id) for row, row_id in named]
         noise = torch.stack([torch.randn(draws, model.latents, generator=g, dtype=torch.float64) for g in of_row])
         drawn = model.draw(x, noise=noise)
         bad = ~(torch.isfinite(drawn.z).all(2) & torch.isfinite(drawn.log_q))

@@ -12,7 +12,7 @@ normaliser of a bridge is in the step before it and, with the other sign, in the
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -186,6 +186,7 @@ class Chain:
             at = self.pool.pick(place, self.rows, rng=rng)
             like = None if like is None else like.take(self.pool.owner[at])
             rows = simulate_from(self.pool.z[at].to(dtype), self.model, rng=rng, like=_data(like))
+        rows = replace(rows, ids=rows.ids + place * self.rows)  # equal rows of two places have noise of their own
         told = None if like is None else like.told
         return Split(SIMULATED, encode(self.model, rows, self.draws), rows, told=told), rows.x
 
