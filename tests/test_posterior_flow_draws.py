@@ -1,6 +1,10 @@
 """Draws of flows as measures use them: independent noise, as many on both sides of a comparison, and few of them."""
 
+import math
+from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -9,9 +13,13 @@ from zprime.data import Rows
 from zprime.encoding import encode
 from zprime.latent import Gaussian
 from zprime.measure.candidates import Candidates
+from zprime.measure.likelihood import membership as module
 from zprime.measure.likelihood.exchange import FINEST, Chain
-from zprime.measure.study import Study
-from zprime.results.names import CandidateId
+from zprime.measure.likelihood.gains import RowGains, measure_gains
+from zprime.measure.likelihood.membership import membership
+from zprime.measure.study import Split, Study
+from zprime.posteriors import MemoryPosteriors
+from zprime.results.names import CandidateId, Gain
 from zprime.results.settings import AuditSettings
 from zprime.rng import stream
 from zprime.vae import VAE, VAESettings
@@ -47,3 +55,49 @@ def test_simulated_rows_that_are_equal_have_noise_of_their_own() -> None:
     assert q[0].data == q[1].data == 30
     assert not torch.isin(q[0].row_ids, q[1].row_ids).any()
     assert len(torch.unique(torch.cat([p.mean[:, 0] for p in q]))) == 2 * 30 * 16
+
+
+def exact(n: int, draws: int, seed: int) -> MemoryPosteriors:
+    """Draws of exact posteriors N(m, I) of data of one population, with log q there; nothing was seen."""
+    rng = stream(seed, "exact")
+    m = torch.randn(n, 1, 2, generator=rng, dtype=torch.float64)
+    e = torch.randn(n, draws, 2, generator=rng, dtype=torch.float64)
+    log_q = (-0.5 * e.square().sum(2) - math.log(2 * math.pi)).flatten()
+    ids = (10_000 * seed + torch.arange(n)).repeat_interleave(draws)
+    return MemoryPosteriors((m + e).flatten(0, 1), None, row_ids=ids, log_q=log_q)
+
+
+@pytest.mark.parametrize(("train", "heldout"), [(8, 64), (64, 8)])
+def test_rows_that_were_not_seen_are_told_by_no_number_of_draws(train: int, heldout: int) -> None:
+    """Without their rows no draws can be made: a log of a mean over 8 is smaller than over 64."""
+    q = {"train": exact(1500, train, 1), "heldout": exact(1500, heldout, 2)}
+    settings = AuditSettings(members=1500, rows=1500)
+    s = study(q, settings=settings)
+    narrow = Candidates({"r": Gaussian(torch.tensor([0.7, -0.4]).double(), 0.4 * torch.eye(2).double())})
+    gains = measure_gains(narrow, s.heldout, rng=stream(0, "h"))
+    found = membership(s, narrow, gains)
+    assert found is not None
+    assert (found.members, found.others, found.score) == (1500, 1500, Gain.EXACT_POSTERIOR)
+    area = found.candidates[NAME].auc
+    assert area.value == pytest.approx(0.5, abs=3 * (area.stderr or 0))
+
+
+def test_data_with_different_numbers_of_draws_have_the_fewest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ones of each datum; where all have as many, held-out gains are taken as they are."""
+    s = study({"train": exact(40, 6, 1), "heldout": exact(40, 6, 2)})
+    ragged = replace(s, heldout=s.heldout.take((torch.arange(240) != 7).nonzero().flatten()))
+    scored: list[Split] = []
+
+    def noted(candidates: Candidates, split: Split, **more: Any) -> RowGains:
+        scored.append(split)
+        return measure_gains(candidates, split, **more)
+
+    gains = measure_gains(AMONG, ragged.heldout, rng=stream(0, "h"))
+    monkeypatch.setattr(module, "measure_gains", noted)
+    assert membership(ragged, AMONG, gains) is not None
+    assert [split.n for split in scored] == [40 * 5, 40 * 5]
+    same = torch.isin(scored[0].posteriors.mean[:, 0], s.heldout.posteriors.mean.reshape(40, 6, 2)[:, :5, 0])
+    assert int(same.sum()) == 40 * 5 - 1  # of the datum that lacks its draw 1, draw 5 counts
+    scored.clear()
+    membership(s, AMONG, measure_gains(AMONG, s.heldout, rng=stream(0, "h")))
+    assert [split.n for split in scored] == [40 * 6]
