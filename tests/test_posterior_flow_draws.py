@@ -8,17 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
+import small
 from studies import study
+from zprime import audit, bring
 from zprime.data import Rows
 from zprime.encoding import encode
 from zprime.latent import Gaussian
 from zprime.measure.candidates import Candidates
 from zprime.measure.likelihood import membership as module
-from zprime.measure.likelihood.exchange import FINEST, Chain
+from zprime.measure.likelihood.exchange import FINEST, Chain, exchange_check
 from zprime.measure.likelihood.gains import RowGains, measure_gains
 from zprime.measure.likelihood.membership import membership
 from zprime.measure.study import Split, Study
 from zprime.posteriors import MemoryPosteriors
+from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
 from zprime.results.settings import AuditSettings
 from zprime.rng import stream
@@ -101,3 +104,57 @@ def test_data_with_different_numbers_of_draws_have_the_fewest(monkeypatch: pytes
     scored.clear()
     membership(s, AMONG, measure_gains(AMONG, s.heldout, rng=stream(0, "h")))
     assert [split.n for split in scored] == [40 * 6]
+
+
+def drawn(draws: int, *, missing: int = 0) -> tuple[VAE, dict[str, Rows], dict[str, MemoryPosteriors]]:
+    """A flow, rows, and so many draws of each; the first held-out row lacks some."""
+    vae = VAE.build((4,), replace(FLOW, likelihood="gaussian"), seed=1).eval()
+    x = torch.randn(300, 4, generator=stream(0, "x"))
+    sizes = {"train": slice(0, 150), "selection": slice(150, 200), "heldout": slice(200, 300)}
+    rows = {s: Rows(s, x[at], torch.arange(300)[at]) for s, at in sizes.items()}
+    q = {s: encode(vae, r, draws=max(4, draws)).gather() for s, r in rows.items()}
+    for s, p in q.items():
+        kept = torch.arange(p.n) % (p.n // p.data) < draws
+        if s == "heldout":
+            kept[:missing] = False
+        q[s] = p.take(kept.nonzero().flatten())
+    return vae, rows, q
+
+
+def exchanged(draws: int, *, missing: int = 0) -> Exchange | None:
+    vae, rows, q = drawn(draws, missing=missing)
+    return exchange_check(study(q, rows, model=vae, settings=AuditSettings(exchange=50, draws=40)), AMONG, NAME, 0.5)
+
+
+@pytest.mark.parametrize("draws", [4, 3, 2])
+def test_the_fewest_draws_that_encode_takes_and_fewer_that_were_brought_are_audited(draws: int) -> None:
+    """A quarter of 2 or 3 draws is one draw."""
+    vae, rows, q = drawn(draws)
+    found = audit({"r": R}, q, model=vae, rows=rows, settings=replace(small.AUDIT, samples=0, members=50))
+    assert found.likelihood is not None
+    assert math.isfinite(found.likelihood.gaps["heldout"].gap.value)
+    assert found.membership is not None
+    checked = exchanged(draws)
+    assert checked is not None
+    assert checked.draws == draws
+    assert math.isfinite(checked.delta.value)
+
+
+def test_simulated_rows_have_as_many_draws_as_the_datum_with_the_fewest() -> None:
+    checked = exchanged(8, missing=3)
+    assert checked is not None
+    assert checked.draws == 5
+
+
+def test_two_draws_with_log_q_may_be_brought() -> None:
+    vae, x = VAE.build((4,), replace(FLOW, likelihood="gaussian"), seed=1).eval(), torch.randn(200, 4)
+    data = {"train": x[:100], "heldout": x[100:]}
+
+    def answer(x: Tensor) -> tuple[Tensor, Tensor]:
+        q = vae.draw(x)
+        return q.z, q.log_q
+
+    mine = bring.draws(answer, data, vae.decode, draws=2)
+    settings = replace(small.AUDIT, samples=0)
+    found = audit({"r": R}, mine.posteriors, model=mine.model, rows=mine.rows, settings=settings)
+    assert found.likelihood is not None

@@ -31,6 +31,8 @@ BATCH = 512
 SHARD = shards.ROWS
 DRAWS = 64
 """Of the q of a row where that is a flow: enough for a k-hat of the likelihood gain."""
+LEAST = 4
+"""Draws that may be asked for: a gain is held against that of a quarter of its draws."""
 TRAINED = 8
 """A training row has one draw for so many of another row: its draws are fitted to and not weighed."""
 
@@ -60,8 +62,8 @@ def encode(
         inputs: for the manifest.
         steps: gradient steps on the q of each row, from the encoder's answer on, that raise its ELBO (`SemiAmortised`).
             They need a decoder with a gradient. q of a row still depends on this row alone. 0 takes the encoder's.
-        draws: of the posterior of each row, where it is a flow: 64 if left out. Rows that are called `train` have one
-            for eight of these, at least two.
+        draws: of the posterior of each row, where it is a flow: at least 4, and 64 if left out. Rows that are
+            called `train` have one for eight of these, at least two.
         progress: called once a shard.
 
     Raises:
@@ -144,7 +146,7 @@ def draws_of(model: Encoder, split: str, draws: int | None = None) -> int:
     """Draws of the posterior of each row of a split; 0 where it is no flow.
 
     Raises:
-        UsageError: no number of draws, or draws of what is no flow.
+        UsageError: no number of draws, fewer than 4, or draws of what is no flow.
     """
     if not is_flow(model):
         if draws is not None:
@@ -155,8 +157,8 @@ def draws_of(model: Encoder, split: str, draws: int | None = None) -> int:
         return 0
     if draws is None:
         draws = DRAWS
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
-        raise UsageError(f"draws: expected a whole number from 2 on, got {draws!r}")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < LEAST:
+        raise UsageError(f"draws: expected a whole number from {LEAST} on, got {draws!r}")
     return max(2, draws // TRAINED) if split == "train" else draws
 
 
