@@ -96,8 +96,9 @@ class Step(nn.Module):
 class FlowEncoder(nn.Module):
     """q(z|x) whose draws are those of a Gaussian, moved by steps; every second step goes through the latents backwards.
 
-    Called as an encoder it answers for each row one code, that of no noise, and a scale of 0: q is no Gaussian, and
-    whoever takes the scale for that of one refuses 0. `draw` is what q is.
+    Called as an encoder it answers for each row one code, that of no noise, and zeros: q is no Gaussian. Zeros are no
+    standard deviations, but could be log-variances: `bring.modules` refuses this encoder by its type. `draw` is what q
+    is.
     """
 
     def __init__(self, base: nn.Module, d: int, steps: int) -> None:
