@@ -20,6 +20,7 @@ from zprime.measure.likelihood.exchange import FINEST, Chain, exchange_check
 from zprime.measure.likelihood.gains import RowGains, measure_gains
 from zprime.measure.likelihood.membership import membership
 from zprime.measure.study import Split, Study
+from zprime.posterior_flow import Step, degrees
 from zprime.posteriors import MemoryPosteriors
 from zprime.results.likelihood import Exchange
 from zprime.results.names import CandidateId, Gain
@@ -158,3 +159,28 @@ def test_two_draws_with_log_q_may_be_brought() -> None:
     settings = replace(small.AUDIT, samples=0)
     found = audit({"r": R}, mine.posteriors, model=mine.model, rows=mine.rows, settings=settings)
     assert found.likelihood is not None
+
+
+@pytest.mark.parametrize("d", [2, 5, 64, 65, 80, 200])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_place_depends_on_those_before_it_alone_and_on_all_that_are_far_enough(d: int, *, backwards: bool) -> None:
+    step = Step(d, backwards=backwards).double()
+    rng = stream(0, "step")
+    with torch.no_grad():
+        for p in step.parameters():
+            p.copy_(torch.randn(p.shape, generator=rng, dtype=torch.float64) / 4)
+    z, h = torch.randn(d, generator=rng, dtype=torch.float64), torch.zeros(1, 64, dtype=torch.float64)
+    found = torch.func.jacrev(lambda z: step(z[None], h)[0][0])(z).ne(0)
+    found = found.flip(0, 1) if backwards else found
+    behind = torch.arange(d)[:, None] - torch.arange(d)
+    assert not found[behind < 0].any()
+    assert found[behind >= -(-(d - 1) // 63 if d > 64 else -1)].all()
+    assert found.diagonal().all()
+    assert bool(found[:, :-1].sum(0).ge(2).all())  # some place is told of each
+
+
+def test_degrees_of_few_latents_are_those_of_models_that_are_stored() -> None:
+    for d in (1, 2, 7, 63, 64):
+        assert torch.equal(degrees(d), torch.arange(64) % d - 1)
+    assert degrees(80).tolist()[:3] == [-1, 0, 1]
+    assert int(degrees(80).max()) == 78
