@@ -110,6 +110,9 @@ def test_other_draws_are_in_the_command(job: Run) -> None:
     assert "encode runs/again --draws 40" in found.command
     assert found.likelihood is not None
     assert found.likelihood.gaps["heldout"].gap.value > 0
+    text = html(found)
+    assert "These draws are the proposal of the likelihood gain. The calibration" in text
+    assert "so are those of simulated rows" not in text  # there was no check
 
 
 def test_rows_are_given_once_in_python(measured: Path) -> None:
