@@ -248,6 +248,18 @@ def test_draws_of_a_row_are_a_function_of_the_row(model: VAE, some: Rows, monkey
     torch.testing.assert_close(one_by_one.log_q, whole.log_q, **ROUNDED)
 
 
+def test_equal_rows_have_draws_of_their_own(model: VAE, some: Rows) -> None:
+    """Else their errors are the same, do not average, and no standard error over rows tells of them."""
+    equal = Rows("heldout", some.x[:1].expand(200, -1).contiguous(), torch.arange(200) + 5)
+    q = encode(model, equal, draws=8)
+    assert len(torch.unique(q.mean[:, 0])) == 200 * 8
+    of_row = q.log_q.reshape(200, 8).mean(1)
+    spread = float(of_row.std()) / float(q.log_q.std() / 8**0.5)
+    assert spread == pytest.approx(1, abs=0.2)  # means of 8 independent draws
+    kept = encode(model, Rows("train", some.x[:1], torch.tensor([900])), draws=64)  # a duplicate in training
+    assert not torch.isin(kept.mean, q.mean).any()
+
+
 def test_draws_have_the_moments_and_log_q_of_q(model: VAE, some: Rows) -> None:
     q = encode(model, some.head(2), draws=20_000)
     drawn = model.draw(some.x[:1].expand(20_000, -1), rng=stream(9))
@@ -263,9 +275,9 @@ def test_a_training_row_has_fewer_draws(model: VAE, some: Rows) -> None:
     assert encoding.shard_count(model, some, 64) == 1
 
 
-@pytest.mark.parametrize("draws", [1, 0, True])
+@pytest.mark.parametrize("draws", [3, 2, 0, True])
 def test_numbers_of_draws_that_are_none_are_refused(model: VAE, some: Rows, draws: int) -> None:
-    with pytest.raises(UsageError, match="draws: expected a whole number from 2 on, got"):
+    with pytest.raises(UsageError, match="draws: expected a whole number from 4 on, got"):
         encode(model, some, draws=draws)
 
 

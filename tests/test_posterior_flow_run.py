@@ -177,8 +177,13 @@ def test_splits_of_different_draws_are_refused_and_encode_goes_on(job: Run, monk
     assert draws_by_split(job.path) == dict.fromkeys(SPLITS, 32)
 
 
-def test_steps_are_refused(job: Run) -> None:
-    with pytest.raises(UsageError, match="steps: expected posteriors that are diagonal Gaussians, got flow"):
+def test_steps_are_refused_before_replacing_is_spoken_of(job: Run) -> None:
+    refused = "steps: expected posteriors that are diagonal Gaussians, got flow"
+    with pytest.raises(UsageError, match=refused):
+        job.encode(steps=3)
+    job.encode(draws=16)
+    job.fit(["gaussian"], seed=0)
+    with pytest.raises(UsageError, match=refused):
         job.encode(steps=3)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import torch
 
 import small
 from zprime import artifact, audit, batches, bring, running, verifying
+from zprime.bring.own import Own
 from zprime.cli import explore, main
 from zprime.code_table import codes_table
 from zprime.data import DataSettings
 from zprime.encoding import encode
-from zprime.errors import ArrayError, UsageError, ZprimeError
+from zprime.errors import ArrayError, UsageError
 from zprime.fitting import fit
 from zprime.measure.candidates import Candidates
 from zprime.measure.latents import drift
@@ -109,6 +111,9 @@ def test_other_draws_are_in_the_command(job: Run) -> None:
     assert "encode runs/again --draws 40" in found.command
     assert found.likelihood is not None
     assert found.likelihood.gaps["heldout"].gap.value > 0
+    text = html(found)
+    assert "These draws are the proposal of the likelihood gain. The calibration" in text
+    assert "so are those of simulated rows" not in text  # there was no check
 
 
 def test_rows_are_given_once_in_python(measured: Path) -> None:
@@ -302,5 +307,12 @@ def test_brought_as_draws_it_gives_the_same_gains(measured: Path) -> None:
     assert mine.posteriors["heldout"].log_q is not None
     one = mine.posteriors["heldout"].gather().mean.double().mean(0)
     torch.testing.assert_close(one, folder.posteriors("heldout").gather().mean.double().mean(0), rtol=0, atol=0.1)
-    with pytest.raises(ZprimeError, match="a std is above 0, and the encoder.s second answer goes down to 0"):
-        bring.modules(vae.encode, vae.decode, data, gives="std")
+    refused = "got that of a VAE with --posterior flow.*bring.draws.*vae.draw"
+    for encoder in (vae.encode, vae.encoder, vae.draw, vae):
+        with pytest.raises(UsageError, match=refused):  # zeros could be log-variances
+            bring.modules(encoder, vae.decode, data, gives="log-variance")
+    with pytest.raises(UsageError, match=refused):
+        bring.model(vae, data, gives="log-variance")
+    mine = Own.of({"vae": vae, "gives": "log-variance"}, lambda *_: nullcontext(), seed=0)
+    with pytest.raises(UsageError, match=refused):
+        mine.tried(data["train"], n=100)

@@ -97,7 +97,8 @@ class EncodeStage:
         there = steps_by_split(self.folder.path)
         if self.steps is None:
             return next(iter(there.values()), 0)
-        check_steps(self.steps)
+        made = self.folder.of_model
+        check_steps(self.steps, "diagonal" if made.brought else made.form)
         self._check_lost("steps", self.steps, there)
         return self.steps
 

@@ -1,6 +1,7 @@
 """Encode rows into posteriors, shard by shard; an interrupted encoding continues after the last complete shard.
 
-Posteriors that are flows are written as draws of each, with log q there. Noise of a row is a function of its numbers.
+Posteriors that are flows are written as draws of each, with log q there. Noise of a row is a function of its numbers
+and its id: equal rows have draws of their own, so that their errors are independent.
 """
 
 import hashlib
@@ -30,6 +31,8 @@ BATCH = 512
 SHARD = shards.ROWS
 DRAWS = 64
 """Of the q of a row where that is a flow: enough for a k-hat of the likelihood gain."""
+LEAST = 4
+"""Draws that may be asked for: a gain is held against that of a quarter of its draws."""
 TRAINED = 8
 """A training row has one draw for so many of another row: its draws are fitted to and not weighed."""
 
@@ -59,8 +62,8 @@ def encode(
         inputs: for the manifest.
         steps: gradient steps on the q of each row, from the encoder's answer on, that raise its ELBO (`SemiAmortised`).
             They need a decoder with a gradient. q of a row still depends on this row alone. 0 takes the encoder's.
-        draws: of the posterior of each row, where it is a flow: 64 if left out. Rows that are called `train` have one
-            for eight of these, at least two.
+        draws: of the posterior of each row, where it is a flow: at least 4, and 64 if left out. Rows that are
+            called `train` have one for eight of these, at least two.
         progress: called once a shard.
 
     Raises:
@@ -123,7 +126,7 @@ def encode_shard(model: Encoder, rows: Rows, path: Path, key: str, k: int, draws
         rows: one split.
         path: as for `encode`.
         key: as for `encode`.
-        k: which shard, below `shard_count(rows, draws)`.
+        k: which shard, below `shard_count(model, rows, draws)`.
         draws: as for `encode`.
 
     Raises:
@@ -143,7 +146,7 @@ def draws_of(model: Encoder, split: str, draws: int | None = None) -> int:
     """Draws of the posterior of each row of a split; 0 where it is no flow.
 
     Raises:
-        UsageError: no number of draws, or draws of what is no flow.
+        UsageError: no number of draws, fewer than 4, or draws of what is no flow.
     """
     if not is_flow(model):
         if draws is not None:
@@ -154,8 +157,8 @@ def draws_of(model: Encoder, split: str, draws: int | None = None) -> int:
         return 0
     if draws is None:
         draws = DRAWS
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
-        raise UsageError(f"draws: expected a whole number from 2 on, got {draws!r}")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < LEAST:
+        raise UsageError(f"draws: expected a whole number from {LEAST} on, got {draws!r}")
     return max(2, draws // TRAINED) if split == "train" else draws
 
 
@@ -308,7 +311,8 @@ def _drawn(model: Flowing, rows: Rows, part: slice, draws: int) -> dict[str, Ten
     for block in blocks(part.stop - part.start, max(1, BATCH // TRAINED)):
         cut = slice(part.start + block.start, part.start + block.stop)
         x = rows.x[cut]
-        of_row = [stream(0, "flow posterior", row_hash(row)) for row in x]
+        named = zip(x, rows.ids[cut].tolist(), strict=True)
+        of_row = [stream(0, "flow posterior", row_hash(row), row_id) for row, row_id in named]
         noise = torch.stack([torch.randn(draws, model.latents, generator=g, dtype=torch.float64) for g in of_row])
         drawn = model.draw(x, noise=noise)
         bad = ~(torch.isfinite(drawn.z).all(2) & torch.isfinite(drawn.log_q))

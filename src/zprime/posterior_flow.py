@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -67,6 +67,16 @@ class Masked(nn.Linear):
         return functional.linear(x, self.weight * self.mask, self.bias)
 
 
+def degrees(d: int) -> Int[Tensor, " units"]:
+    """The last place that each hidden unit of a step sees; -1 for one that sees h alone.
+
+    Up to `HIDDEN` latents every place but the last is that of some unit. Above, the units are spread evenly, so that a
+    place is told of all places that are `ceil((d - 1) / (HIDDEN - 1))` before it or more, and perhaps of nearer ones.
+    """
+    units = torch.arange(HIDDEN)
+    return units % d - 1 if d <= HIDDEN else units * (d - 1) // (HIDDEN - 1) - 1
+
+
 @final
 class Step(nn.Module):
     """`z_i -> exp(a_i) z_i + b_i`, a_i and b_i functions of h and of the z that come before i; |a_i| < `STRETCH`.
@@ -77,7 +87,7 @@ class Step(nn.Module):
     def __init__(self, d: int, *, backwards: bool) -> None:
         super().__init__()
         place = torch.arange(d).flip(0) if backwards else torch.arange(d)
-        hidden = torch.arange(HIDDEN) % d - 1  # the largest place that a unit sees; -1 sees h alone
+        hidden = degrees(d)
         self.first, self.second = Masked(place, hidden), Masked(hidden, hidden)
         self.last = Masked(hidden, (place - 1).repeat(2))
         self.told = nn.Linear(CONTEXT, HIDDEN)
@@ -96,8 +106,9 @@ class Step(nn.Module):
 class FlowEncoder(nn.Module):
     """q(z|x) whose draws are those of a Gaussian, moved by steps; every second step goes through the latents backwards.
 
-    Called as an encoder it answers for each row one code, that of no noise, and a scale of 0: q is no Gaussian, and
-    whoever takes the scale for that of one refuses 0. `draw` is what q is.
+    Called as an encoder it answers for each row one code, that of no noise, and zeros: q is no Gaussian. Zeros are no
+    standard deviations, but could be log-variances: `bring.modules` refuses this encoder by its type. `draw` is what q
+    is.
     """
 
     def __init__(self, base: nn.Module, d: int, steps: int) -> None:

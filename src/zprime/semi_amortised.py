@@ -203,10 +203,12 @@ def row_hash(row: Float[Tensor, "*datum"]) -> str:
     return hashlib.sha256(row.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def check_steps(steps: object) -> None:
-    """Raise `UsageError` for what is no number of steps."""
+def check_steps(steps: object, form: str = "diagonal") -> None:
+    """Raise `UsageError` for what is no number of steps, and for steps on posteriors of a form that has none."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise UsageError(f"steps: expected a whole number from 0 on, got {steps!r}")
+    if steps and form != "diagonal":
+        raise UsageError(f"steps: expected posteriors that are diagonal Gaussians, got {form}; encode with steps=0")
 
 
 @overload
@@ -223,16 +225,12 @@ def semi_amortised(model: Encoder, steps: int, prior: model_prior.Own | None = N
     Raises:
         UsageError: a number of steps that cannot be used, or a model without a decoder.
     """
-    check_steps(steps)
+    check_steps(steps, model.form if isinstance(model, VAE) else "diagonal")
     if not steps:
         return model
     if not isinstance(model, Model):
         raise UsageError(
             f"steps: expected a model with decode(z) beside encode(x), whose ELBO the steps raise, got "
             f"{type(model).__name__}; encode with steps=0"
-        )
-    if isinstance(model, VAE) and model.form != "diagonal":
-        raise UsageError(
-            f"steps: expected posteriors that are diagonal Gaussians, got {model.form}; encode with steps=0"
         )
     return SemiAmortised(model, steps, prior)

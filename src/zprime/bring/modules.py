@@ -16,6 +16,7 @@ from zprime.bring.conditions import joined
 from zprime.bring.encoded import bring
 from zprime.bring.named import Likelihood, distribution_of, need_callable
 from zprime.bring.places import Place, modules_of
+from zprime.bring.refusals import check_no_flow
 from zprime.bring.splits import need_mapping, split
 from zprime.bring.trial import Claims, tried
 from zprime.calls import called
@@ -75,13 +76,15 @@ def modules(
         seed: decides the selection split and the noise of the check.
 
     Raises:
-        UsageError: a split is missing, an unknown reading, or one that the ELBO contradicts; a prior that
-            cannot be used; an encoder whose answers are no Gaussian posteriors in R^d, or change with the call or the
-            batch; rows that p(x|z) cannot make, or that the networks do not reconstruct.
+        UsageError: a split is missing, the encoder is that of a VAE of zprime with flow posteriors, an unknown
+            reading, or one that the ELBO contradicts; a prior that cannot be used; an encoder whose answers are no
+            Gaussian posteriors in R^d, or change with the call or the batch; rows that p(x|z) cannot make, or that the
+            networks do not reconstruct.
         ArrayError: shapes that do not fit, rows that are not finite.
         NumericalError: log p(x|z) is not finite.
     """
     need_callable("encoder", encoder)
+    check_no_flow(encoder)
     need_callable("decoder", decoder)
     need_mapping("data", data)
     need_positive("beta", beta)

@@ -19,6 +19,7 @@ from zprime.bring.conditions import Conditioned
 from zprime.bring.coordinates import Coordinates, Moved
 from zprime.bring.named import Likelihood, distribution_of, need_callable, plain
 from zprime.bring.places import Place, modules_of
+from zprime.bring.refusals import check_no_flow
 from zprime.bring.spelling import KNOWN, in_dict, of_dict
 from zprime.bring.trial import Claims, Tried, tried
 from zprime.bring.whole import decoder_of, encoder_named, find_encoder, inner
@@ -126,6 +127,7 @@ class Own:
         """
         with of_dict():
             name, encoder = ("", self.encoder) if self.vae is None else self._found(x[:2])
+            check_no_flow(encoder)
             return tried(self._parts(encoder, x[0], self.claims.likelihood, 1.0), x, self.claims, n=n), name
 
     @property

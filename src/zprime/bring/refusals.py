@@ -6,10 +6,13 @@ from dataclasses import is_dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from zprime.bring.places import unwrapped
 from zprime.errors import UsageError
+from zprime.posterior_flow import FlowEncoder
+from zprime.vae import VAE
 
 CLOSE = 1e-3  # of a standard deviation over rows: farther apart, two answers to a row are not the same
 CLOSE_HALF = 0.03  # the same for networks in half precision, whose rounding depends on the batch
@@ -55,6 +58,22 @@ def check_steady(answers: MATRICES, x: Float[Tensor, "n *datum"], *, half: bool 
         raise UsageError(
             f"encode: the answer to a row depends on the other rows of its batch ({len(x)} and {n} rows were tried): "
             "batch normalisation is in training mode, say. Put the model into evaluation mode: model.eval()"
+        )
+
+
+def check_no_flow(encoder: object) -> None:
+    """Refuse the encoder of a VAE of zprime whose q(z|x) is a flow: it answers codes of no noise and zeros.
+
+    Raises:
+        UsageError: it is one, or a method of such a VAE.
+    """
+    owner = getattr(encoder, "__self__", encoder)
+    inner = unwrapped(owner) if isinstance(owner, nn.Module) else owner
+    if isinstance(inner, FlowEncoder) or (isinstance(inner, VAE) and inner.form == "flow"):
+        raise UsageError(
+            "encoder: expected one whose q(z|x) is a Gaussian, got that of a VAE with --posterior flow: its answer is "
+            "no mean and scale. Give draws with log q there: bring.draws(lambda x: (q := vae.draw(x)) and (q.z, "
+            "q.log_q), data, vae.decode)"
         )
 
 

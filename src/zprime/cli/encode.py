@@ -31,8 +31,8 @@ def encode(
         Gradient steps on the posterior of each row, from the encoder's answer on, that raise its ELBO; 0 takes the
         encoder's. Left out, as many as the posteriors there have, or 0. The audit encodes rows in the same way.
     draws
-        Draws of the posterior of each row, with log q there, where these are flows (--posterior flow); a training row
-        has an eighth of these. Left out, as many as the posteriors there have, or 64.
+        Draws of the posterior of each row, with log q there, where these are flows (--posterior flow), at least 4; a
+        training row has an eighth of these, at least 2. Left out, as many as the posteriors there have, or 64.
     replace
         Put the posteriors in the place of those with another number of steps or draws; what was made from these is
         removed.

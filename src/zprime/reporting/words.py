@@ -77,10 +77,11 @@ SAMPLED = (
 )
 """And where there is a likelihood gain."""
 OF_FLOWS = (
-    " These draws are the proposal of the likelihood gain, and so are those of simulated rows in its exchange check. "
-    "The calibration asks for Gaussians, and is left out."
+    " These draws are the proposal of the likelihood gain{check}. The calibration asks for Gaussians, and is left out."
 )
 """The same of a VAE whose posteriors are flows."""
+CHECKED = ", and so are those of simulated rows in its exchange check"
+"""Of these, where the check was made."""
 
 
 FAULTS = {
@@ -108,6 +109,7 @@ def no_posterior(audit: Audit) -> str:
     kl = audit.model.kl
     if kl is not None:
         chosen = audit.verdict.chosen
-        beside = OF_FLOWS if chosen is not None and not chosen.unchecked else SAMPLED
+        flows = OF_FLOWS.format(check="" if audit.verdict.exchange is None else CHECKED)
+        beside = flows if chosen is not None and not chosen.unchecked else SAMPLED
         return KNOWN_AT_DRAWS.format(kl=kl) + (beside if audit.likelihood is not None else "")
     return NO_POSTERIOR[audit.model.posterior].format(base=prior_name(audit))

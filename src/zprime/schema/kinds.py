@@ -132,7 +132,7 @@ POSTERIORS = Schema(
         "data": Maybe(Whole(1)),
         "log_q": Maybe(Flag()),
         "steps": Maybe(Whole(1)),
-        "draws": Maybe(Whole(2)),
+        "draws": Maybe(Whole(4)),
         "shards": Items(FILE, 1, size="shards"),
         "sizes": Items(Whole(1), 1, size="shards"),
     },

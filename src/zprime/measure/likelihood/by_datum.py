@@ -54,11 +54,16 @@ class ByDatum:
         return self.order[self.count.cumsum(0) - self.count]
 
     @cached_property
-    def early(self) -> Bool[Tensor, " n"]:
-        """Which draws are of the first quarter of their datum's, at least one."""
+    def place(self) -> Int[Tensor, " n"]:
+        """The number of each draw among those of its datum, from 0 on."""
         place = torch.empty_like(self.order)
         place[self.order] = torch.arange(len(self.order)) - (self.count.cumsum(0) - self.count)[self.index[self.order]]
-        return place < (self.count // 4).clamp(min=1)[self.index]
+        return place
+
+    @cached_property
+    def early(self) -> Bool[Tensor, " n"]:
+        """Which draws are of the first quarter of their datum's, at least one."""
+        return self.place < (self.count // 4).clamp(min=1)[self.index]
 
     def mean(self, values: Float[Tensor, " n"]) -> Float[Tensor, " u"]:
         """Mean over the draws of each datum, float64."""
@@ -87,6 +92,12 @@ class ByDatum:
             flat = weights.amax(1) - weights.amin(1) < FLAT
             found[some] = torch.where(flat, -torch.inf, pareto_khat(weights))
         return found
+
+    @staticmethod
+    def fewer(split: Split, draws: int) -> Split:
+        """The split with the first `draws` draws of each datum, or all where these are fewer."""
+        by = ByDatum.of(split.posteriors)
+        return split.take((by.place < draws).nonzero().flatten())
 
     @staticmethod
     def centred(draws: MemoryPosteriors) -> MemoryPosteriors:

@@ -12,7 +12,7 @@ normaliser of a bridge is in the step before it and, with the other sign, in the
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -23,6 +23,7 @@ from zprime.arrays import blocks
 from zprime.distribution import LatentDistribution
 from zprime.encoding import is_flow
 from zprime.measure.candidates import Candidates
+from zprime.measure.likelihood.by_datum import ByDatum
 from zprime.measure.likelihood.decoding import check_decoded, chunk, log_probs_at, log_probs_of_rows
 from zprime.measure.likelihood.modes import searched
 from zprime.measure.likelihood.proposal import Plan, propose
@@ -122,7 +123,7 @@ class Chain:
         self.study, self.model, self.candidates, self.wanted = study, model, candidates, wanted
         self.rows = study.settings.exchange
         codes = study.heldout.posteriors
-        self.draws = 0 if codes.form != "points" else codes.n // codes.data  # of a flow
+        self.draws = 0 if codes.form != "points" else int(ByDatum.of(codes).count.min())  # of a flow
         self.plan = None if self.draws else Plan.of(candidates, study.settings.draws, modes=study.search)
         self.like = self._like(study.train)
         told = None if self.like is None else self.like.told
@@ -186,6 +187,7 @@ class Chain:
             at = self.pool.pick(place, self.rows, rng=rng)
             like = None if like is None else like.take(self.pool.owner[at])
             rows = simulate_from(self.pool.z[at].to(dtype), self.model, rng=rng, like=_data(like))
+        rows = replace(rows, ids=rows.ids + place * self.rows)  # equal rows of two places have noise of their own
         told = None if like is None else like.told
         return Split(SIMULATED, encode(self.model, rows, self.draws), rows, told=told), rows.x
 

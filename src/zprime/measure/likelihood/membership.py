@@ -6,10 +6,11 @@ from torch import Tensor
 
 from zprime.encoding import is_flow
 from zprime.measure.candidates import Candidates
+from zprime.measure.likelihood.by_datum import ByDatum
 from zprime.measure.likelihood.gains import PRIOR, RowGains, measure_gains
 from zprime.measure.likelihood.modes import searched
 from zprime.measure.likelihood.simulation import redrawn
-from zprime.measure.study import Study
+from zprime.measure.study import Split, Study
 from zprime.results.likelihood import Attack, Membership
 from zprime.results.names import CandidateId, Gain
 from zprime.results.settings import ENOUGH
@@ -25,14 +26,15 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
 
     A loss attack (Yeom et al. 2018) in the form of Carlini et al. (2022): the true-positive rate at few false ones.
     What the model itself gives away is in log p(x) under any candidate; the gain subtracts it (docs/theory.md,
-    section 15). Training rows are scored as held-out rows were: by the same estimator with as many draws. Where rows
-    come in groups or have weights, independent rows of the weighted population are compared.
+    section 15). Training rows are scored as held-out rows were: by the same estimator with as many draws a row.
+    Where rows come in groups or have weights, independent rows of the weighted population are compared.
 
     Args:
         study: what the audit works on; `settings.members` rows of its training split are scored, and at most
             `settings.repair` where modes are searched for, as of held-out rows.
         candidates: the candidates.
-        heldout: gains of held-out rows, which are taken as they are.
+        heldout: gains of held-out rows, which are taken as they are; unless draws that are stored differ in number and
+            cannot be made anew: then the first ones count, of both kinds of rows.
 
     Returns:
         None where it is switched off, or one of the two has fewer than two rows.
@@ -40,15 +42,17 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
     rng = study.stream("audit", "members")
     most = min(study.settings.members, study.settings.repair) if study.search else study.settings.members
     picked = study.train.posteriors.pick(most, rng=rng)
-    kept = heldout.design.independent(len(heldout.ids), fork(rng, "independent", "heldout"))
-    if min(len(picked), len(kept)) < 2:
+    if len(picked) < 2:
         return None
     taken = study.train.take(picked)
     joined = taken.posteriors.datum is not None and taken.posteriors.log_q is not None  # gains are then by datum
-    if joined and is_flow(study.model):  # of training rows fewer draws are stored
+    if joined and taken.rows is not None and is_flow(study.model):  # of training rows fewer draws are stored
         taken = redrawn(taken, study.model, heldout.draws)
+    elif joined:
+        taken, heldout = _as_many(study, candidates, taken, heldout)
+    kept = heldout.design.independent(len(heldout.ids), fork(rng, "independent", "heldout"))
     some = taken if joined else taken.independent(fork(rng, "independent"))
-    if some.n < 2:
+    if min(some.n, len(kept)) < 2:
         return None
     some = searched(study, candidates, some, rng=fork(rng, "modes"), progress=study.progress)
     train = measure_gains(
@@ -70,6 +74,27 @@ def membership(study: Study, candidates: Candidates, heldout: RowGains) -> Membe
         model = attack(train.log_prior[chosen], heldout.log_prior[kept], seed=study.seed)
     attacks = {i: attack(inside[i], outside[i], seed=study.seed) for i in inside if i != PRIOR}
     return Membership(len(chosen), len(kept), gain, model, attacks)
+
+
+def _as_many(study: Study, candidates: Candidates, train: Split, heldout: RowGains) -> tuple[Split, RowGains]:
+    """Both with as many draws of each datum: the first ones, as many as each has.
+
+    The log of a mean over draws is too small in expectation, by the more the fewer they are. So scores from different
+    numbers of draws tell the two kinds of rows apart though nothing was seen.
+    """
+    other = study.heldout.take(torch.isin(study.heldout.posteriors.row_ids, heldout.ids).nonzero().flatten())
+    counts = torch.cat([ByDatum.of(s.posteriors).count for s in (train, other)])
+    few = int(counts.min())
+    if few == int(counts.max()):
+        return train, heldout
+    again = measure_gains(
+        candidates,
+        ByDatum.fewer(other, few),
+        rng=study.stream("audit", "members", "heldout"),
+        model=study.model if heldout.likelihood else None,
+        draws=study.settings.draws,
+    )
+    return ByDatum.fewer(train, few), again
 
 
 def _score(train: RowGains, heldout: RowGains) -> Gain:

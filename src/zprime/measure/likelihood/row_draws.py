@@ -89,7 +89,7 @@ def sample_rows(
 
 
 def log_means(terms: Float[Tensor, "b k"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Log of the mean weight of each row, from all draws and from the first quarter."""
+    """Log of the mean weight of each row, from all draws and from the first quarter, at least one."""
     k = terms.shape[1]
-    few = k // 4
+    few = max(1, k // 4)
     return torch.logsumexp(terms, 1) - math.log(k), torch.logsumexp(terms[:, :few], 1) - math.log(few)

@@ -104,7 +104,9 @@ def _decoded(model: Decoder, z: Tensor, like: Tensor | None) -> Distribution:
 def encode(model: Encoder, rows: Rows, draws: int = 0) -> MemoryPosteriors:
     """What the encoder makes of simulated rows; of flows so many draws a row, with log q there."""
     if draws:
-        return encoding.encode(model, rows, draws=draws, progress=silent).gather()
+        found = encoding.encode(model, rows, draws=max(draws, encoding.LEAST), progress=silent).gather()
+        each = found.n // len(rows)  # brought draws may be fewer than can be asked for
+        return found if each == draws else found.take((torch.arange(found.n) % each < draws).nonzero().flatten())
     with torch.no_grad():
         parts = [model.encode(rows.x[i]) for i in blocks(len(rows), BATCH)]
     return MemoryPosteriors(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
