@@ -101,8 +101,8 @@ def test_other_settings_replace_nothing_unless_told(data: Path, tmp_path: Path, 
         Run.create(job.path).train(DataSettings(str(data)), *settings, seed=seed)
     assert everything(job.path) == before
     Run.create(job.path, replace=True).train(DataSettings(str(data)), *settings, seed=seed)
-    assert set(everything(job.path)) == {"data", "model", "manifest.json", "data/measured.json"} | {
-        f"{n}/{f}" for n in ("data", "model") for f in ("manifest.json", "tensors.safetensors")
+    assert set(everything(job.path)) == {"data", "model", "manifest.json"} | {
+        f"{n}/{f}" for n in ("data", "model") for f in ("manifest.json", "measured.json", "tensors.safetensors")
     }
     for verb in (job.fit, job.audit):
         with pytest.raises(ArtifactError, match="not there yet; run `zprime encode"):

@@ -235,7 +235,7 @@ def test_settings_that_cannot_be_used_are_refused(changes: dict, text: str) -> N
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"posterior": "flow"}, "posterior: expected one of diagonal, full, points, got 'flow'"),
+        ({"posterior": "flows"}, "posterior: expected one of diagonal, full, flow, points, got 'flows'"),
         ({"log_variance": (2.0, -6.0)}, "log_variance: expected two numbers from -120 to 120, .* got 2 -6"),
         ({"log_variance": (2.0,)}, "log_variance: expected two numbers"),
         ({"log_variance": (-6.0, 2.0), "posterior": "points"}, "log_variance: codes have none"),
