@@ -64,7 +64,7 @@ def _learned(audit: Audit) -> list[str]:
         return [
             "**May p(Z) be learned too?** Here it was given, and every r(z) was fitted post hoc, to a decoder that "
             "stays as it is. `zprime refine RUN --with NAME` trains encoder and decoder on with r in place of p, and "
-            "`zprime run --prior vamp` learns p(z) with them from the start. `zprime report RUN OTHER` compares "
+            "`zprime run --prior mixture` learns p(z) with them from the start. `zprime report RUN OTHER` compares "
             "log p(x) of the same held-out rows."
         ]
     if audit.model.prior == "learned":
