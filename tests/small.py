@@ -14,6 +14,7 @@ from zprime.training import TrainSettings
 from zprime.vae import VAESettings
 
 NETWORK = VAESettings(latents=2, hidden=(16,))
+FLOW = replace(NETWORK, posterior="flow", flow_steps=2)
 TRAINING = TrainSettings(epochs=4, batch=32)
 AUDIT = AuditSettings(rows=12, draws=120, grid=4, map=20, samples=60)
 
@@ -25,6 +26,13 @@ def table(path: Path, n: int = 120) -> Path:
     x = 40 + 10 * rng.normal(size=(n, 5)) + 100 * y[:, None]
     np.savez(path, x=x.astype(np.float32), y=y)
     return path
+
+
+def flow(folder: Path) -> Path:
+    """A run whose posteriors are flows, with a model and no more."""
+    job = Run.create(folder / "run")
+    job.train(DataSettings(str(table(folder / "t.npz", 200))), FLOW, TRAINING, seed=0)
+    return job.path
 
 
 def run(folder: Path, data: Path, *, seed: int = 0) -> tuple[Run, Audit]:

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,35 +9,23 @@ import torch
 
 import small
 from job import SHARD
+from test_cli import call
 from test_distributed import JOB, ended, start
 from zprime import artifact, chain, encoding, training
-from zprime.cli import main
-from zprime.data import DataSettings
+from zprime.data import SPLITS, DataSettings
 from zprime.encoding import encode
 from zprime.errors import ArtifactError, UsageError
 from zprime.posteriors import ShardedPosteriors
 from zprime.run_posteriors import draws_by_split
 from zprime.running import Run
 
-FLOW = replace(small.NETWORK, posterior="flow", flow_steps=2)
-SPLITS = ("train", "selection", "heldout")
 FEW = {"train": 2, "selection": 16, "heldout": 16}
-
-
-def call(*argv: str | Path) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(a) for a in argv])
-    code = end.value.code
-    return code if isinstance(code, int) else 1
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a model and no more."""
-    folder = tmp_path_factory.mktemp("flow")
-    job = Run.create(folder / "run")
-    job.train(DataSettings(str(small.table(folder / "t.npz", 200))), FLOW, small.TRAINING, seed=0)
-    return folder / "run"
+    return small.flow(tmp_path_factory.mktemp("flow"))
 
 
 @pytest.fixture
@@ -136,8 +123,8 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(training, "_epoch", stops)
         with pytest.raises(KeyboardInterrupt):
-            job.train(data, FLOW, small.TRAINING, seed=0)
-    Run.open(tmp_path / "run").train(data, FLOW, small.TRAINING, seed=0)
+            job.train(data, small.FLOW, small.TRAINING, seed=0)
+    Run.open(tmp_path / "run").train(data, small.FLOW, small.TRAINING, seed=0)
     assert artifact.read(tmp_path / "run" / "model").hash == artifact.read(trained / "model").hash
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import small
+from test_cli import call
 from zprime import artifact, audit, batches, bring, running, verifying
 from zprime.bring.own import Own
-from zprime.cli import explore, main
+from zprime.cli import explore
 from zprime.code_table import codes_table
-from zprime.data import DataSettings
+from zprime.data import SPLITS, DataSettings
 from zprime.encoding import encode
 from zprime.errors import ArrayError, UsageError
 from zprime.fitting import fit
@@ -33,25 +34,13 @@ from zprime.run_posteriors import draws_by_split
 from zprime.running import Run
 from zprime.train_settings import TrainSettings
 
-FLOW = replace(small.NETWORK, posterior="flow", flow_steps=2)
-SPLITS = ("train", "selection", "heldout")
 FEW = {"train": 2, "selection": 16, "heldout": 16}
-
-
-def call(*argv: str | Path) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(a) for a in argv])
-    code = end.value.code
-    return code if isinstance(code, int) else 1
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a model and no more."""
-    folder = tmp_path_factory.mktemp("flow")
-    job = Run.create(folder / "run")
-    job.train(DataSettings(str(small.table(folder / "t.npz", 200))), FLOW, small.TRAINING, seed=0)
-    return folder / "run"
+    return small.flow(tmp_path_factory.mktemp("flow"))
 
 
 @pytest.fixture
@@ -137,12 +126,13 @@ def test_rows_are_given_once_in_python(measured: Path) -> None:
 
 
 def test_kinds_that_smooth_posteriors_are_refused_before_the_training(trained: Path, tmp_path: Path) -> None:
+    data = trained.parent / "t.npz"
     with pytest.raises(
         UsageError,
         match="kinds: aggregated, vamp cannot be fitted to what the encoder answers, --posterior flow; give "
         "--kinds gaussian",
     ):
-        running.run(trained.parent / "t.npz", tmp_path / "run", network=FLOW, kinds=("gaussian", "aggregated", "vamp"))
+        running.run(data, tmp_path / "run", network=small.FLOW, kinds=("gaussian", "aggregated", "vamp"))
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -164,7 +154,7 @@ def test_weights_and_groups_are_those_of_the_rows(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join([head, *lines]))
     job = Run.create(tmp_path / "run")
     data = DataSettings(str(tmp_path / "t.csv"), group="g", aside="w")
-    job.train(data, FLOW, TrainSettings(epochs=2, batch=32), seed=0)
+    job.train(data, small.FLOW, TrainSettings(epochs=2, batch=32), seed=0)
     job.encode(draws=40)
     job.fit(["gaussian"], seed=0, weights="w")
     found = job.audit(replace(small.AUDIT, rows=30, exchange=0, samples=0), seed=0)
