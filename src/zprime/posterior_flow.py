@@ -43,6 +43,11 @@ class Drawn:
         return gaussian_log_prob(self.z, self.mean, self.scale) if self.flow_log_q is None else self.flow_log_q
 
 
+def normal_like(mean: Float[Tensor, "n d"], rng: torch.Generator | None) -> Float[Tensor, "n d"]:
+    """Standard normal noise, one vector a row, for Gaussians of these means."""
+    return torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
+
+
 def given_noise(mean: Tensor, scale: Tensor, noise: Tensor) -> Drawn:
     """Draws of Gaussians by standard normal noise, shape [n, d] or [n, k, d]."""
     if noise.ndim > mean.ndim:
@@ -135,9 +140,7 @@ class FlowEncoder(nn.Module):
     ) -> Drawn:
         """Draws z ~ q(z|x) and log q(z|x) there, from standard normal `noise`, or one a row from `rng`."""
         mean, scale, h = self.base(x)
-        if noise is None:
-            noise = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
-        noise = noise.to(mean)
+        noise = normal_like(mean, rng) if noise is None else noise.to(mean)
         drawn = given_noise(mean, scale, noise)
         z, stretched = self._moved(drawn.z, h[:, None] if noise.ndim > mean.ndim else h)
         # by the noise itself: (z - mean) / scale would lose digits where the scale is small

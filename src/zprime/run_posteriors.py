@@ -8,10 +8,15 @@ from zprime.data import SPLITS
 from zprime.errors import ArtifactError
 
 
+def _by_split(run: Path, name: str) -> dict[str, int]:
+    """What the manifest of each split that is there says under a name; 0 where it says nothing."""
+    there = [s for s in SPLITS if chain.has(run, f"posteriors/{s}")]
+    return {s: int(artifact.read(run / "posteriors" / s).config.get(name) or 0) for s in there}
+
+
 def steps_by_split(run: Path) -> dict[str, int]:
     """Gradient steps on the q of each row with which each split that is there was encoded; 0 is the encoder's own."""
-    there = [s for s in SPLITS if chain.has(run, f"posteriors/{s}")]
-    return {s: int(artifact.read(run / "posteriors" / s).config.get("steps") or 0) for s in there}
+    return _by_split(run, "steps")
 
 
 def steps_of(run: Path) -> int:
@@ -21,8 +26,7 @@ def steps_of(run: Path) -> int:
 
 def draws_by_split(run: Path) -> dict[str, int]:
     """Draws of a posterior that were asked for, of each split that is there; 0 where posteriors are no flows."""
-    there = [s for s in SPLITS if chain.has(run, f"posteriors/{s}")]
-    return {s: int(artifact.read(run / "posteriors" / s).config.get("draws") or 0) for s in there}
+    return _by_split(run, "draws")
 
 
 def draws_of_run(run: Path) -> int:

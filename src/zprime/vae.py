@@ -13,7 +13,7 @@ from zprime import chain, memory, model_prior, networks
 from zprime.arrays import full_kl, is_full, standard_kl
 from zprime.distribution import LatentDistribution, Prior
 from zprime.errors import UsageError
-from zprime.posterior_flow import Drawn, FlowEncoder, given_noise
+from zprime.posterior_flow import Drawn, FlowEncoder, given_noise, normal_like
 from zprime.rng import stream
 from zprime.schema import Schema, guarded, need
 from zprime.schema.models import VAE as VAE_SCHEMA
@@ -180,9 +180,7 @@ class VAE(nn.Module):
         if isinstance(self.encoder, FlowEncoder):
             return self.encoder.draw(x, rng=rng, noise=noise)
         mean, scale = self.encode(x)
-        if noise is None:
-            noise = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
-        return given_noise(mean, scale, noise)
+        return given_noise(mean, scale, normal_like(mean, rng) if noise is None else noise)
 
     def decode(self, z: Float[Tensor, "n d"]) -> Distribution:
         """p(x|z), with a datum as its event."""
