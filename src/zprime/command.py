@@ -18,10 +18,10 @@ from zprime.errors import ArtifactError, UsageError
 from zprime.fit_stage import KINDS
 from zprime.latent import ConditionalSettings, settings_for
 from zprime.latent.kind import Settings
-from zprime.refine_stage import FOLDER as REFINED
 from zprime.refine_stage import WITH, Origin
 from zprime.results.audit import AuditSettings
 from zprime.results.names import CandidateId
+from zprime.results.refined import REFINED
 from zprime.run_folder import RunFolder
 from zprime.run_posteriors import draws_of_run, steps_of
 from zprime.train_settings import TrainSettings

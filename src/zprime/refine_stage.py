@@ -26,8 +26,6 @@ from zprime.train_stage import described, tensors
 from zprime.training import train
 from zprime.vae import VAE
 
-FOLDER = "refined"
-"""Of a run, for the runs that were refined from it."""
 WITH = "mixture"
 """What takes the prior's place, where nothing else is said."""
 SLOWER = 3.0

@@ -5,8 +5,9 @@ from pathlib import Path
 from zprime import chain
 from zprime.errors import UsageError
 from zprime.progress import Progress, shown
-from zprime.refine_stage import FOLDER, WITH, Origin, RefineStage
+from zprime.refine_stage import WITH, Origin, RefineStage
 from zprime.results.names import CandidateId, check_name
+from zprime.results.refined import REFINED
 from zprime.run_folder import RunFolder
 from zprime.run_posteriors import Way, steps_by_split, way_of
 from zprime.running import Run
@@ -66,7 +67,7 @@ def refine(
     origin = Origin(RunFolder.open(run), kind, learn)
     settings = origin.settings(epochs=epochs, lr=lr, patience=patience)
     _ = origin.distribution, origin.learned  # what can be refused is refused before anything is made
-    place = f"{FOLDER}/{called}"
+    place = f"{REFINED}/{called}"
     chain.check_folders(origin.parent.path, [place])
     job = Run.create(origin.parent.path / place, progress=progress, threads=threads, replace=replace)
     with job.alone():

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zprime.cli.console import OPTIONS, OUT, bars, give, product, say, say_table, verdicts
+from zprime.cli.console import OPTIONS, OUT, bars, give, product, say, say_refined, say_table, verdicts
 from zprime.cli.folder import Folder
 from zprime.cli.groups import AUDIT, OWN
 from zprime.own_model import OwnModel
@@ -60,7 +60,8 @@ def audit(
         measured = job.audit(settings, seed=seed, weights=weights, workers=cores(OPTIONS.threads))
         page = report(run)
     say_table(measured)
+    told = say_refined(run, measured)
     if measured.settings.quick:
         say(f"The whole audit: zprime audit {shlex.quote(str(run))}")
     say(f"Report: {page}")
-    give({**verdicts(measured), "report": page})
+    give({**verdicts(measured), **told, "report": page})

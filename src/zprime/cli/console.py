@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType
@@ -165,6 +166,19 @@ def say_table(audit: "Audit") -> None:
     from zprime.reporting import show  # the root of the command line must not import torch
 
     say(show(audit, width=OUT.width))
+
+
+def say_refined(run: Path, audit: "Audit") -> dict[str, Any]:
+    """Print what refining was worth, where the run is a refined one; the same for JSON, empty of other runs."""
+    from zprime.reporting.before import to_json
+    from zprime.reporting.terminal import refined
+    from zprime.results.refined import before
+
+    then = before(run, audit)
+    if then is None:
+        return {}
+    say(refined(audit, then, width=OUT.width))
+    return {"refined": to_json(then, audit)}
 
 
 def verdicts(audit: "Audit") -> dict[str, Any]:

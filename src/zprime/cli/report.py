@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from zprime import reporting
-from zprime.cli.console import OUT, give, say, say_table
+from zprime.cli.console import OUT, give, say, say_refined, say_table
 from zprime.cli.folder import Folder
 from zprime.errors import UsageError
 from zprime.reporting.terminal import comparison, details
@@ -40,8 +40,9 @@ def report(*run: Folder, out: Path | None = None, public: Annotated[bool, Parame
         else:
             say(details(audit, width=OUT.width))
         say_table(audit)
+    told = say_refined(run[0], audits[0]) if len(run) == 1 else {}
     if len(run) > 1:
         say(comparison(audits, [str(r) for r in run], width=OUT.width))
     say(f"Report: {page}")
     verdicts = [a.to_json()["verdict"] for a in audits]
-    give({"report": page, "verdict": verdicts[0]} if len(run) == 1 else {"report": page, "verdicts": verdicts})
+    give({"report": page, "verdict": verdicts[0], **told} if len(run) == 1 else {"report": page, "verdicts": verdicts})

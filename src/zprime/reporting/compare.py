@@ -116,28 +116,28 @@ def _candidates(runs: Sequence[Compared]) -> Table:
     return Table("", [first, Column("run", "run", numeric=False), *others], rows)
 
 
-def paired_table(audits: Sequence[Audit], names: Sequence[str]) -> Table:
+def paired_table(audits: Sequence[Audit], names: Sequence[str], *, also: str = "") -> Table:
     """Log p(x) of the same held-out rows under the prior of each run and its verdict's choice.
 
     Args:
         audits: of runs whose rows can be compared (`results.paired.common` is empty).
         names: of the runs.
+        also: another row of the first run's audit, e.g. `mixture`; empty for none.
     """
     over = f"{names[0]}, prior"
     headings = ("run", "z′ from", "which is", "log p(x)", f"over {over}", "stored", "CPU s")
     rows = [
         _paired_row(name, e, paired(audit, str(e.id), audits[0], "prior"), audit, first=(i, j) == (0, 0), over=over)
         for i, (audit, name) in enumerate(zip(audits, names, strict=True))
-        for j, e in enumerate(_told(audit))
+        for j, e in enumerate(_told(audit, "" if i else also))
     ]
     return Table("Row by row", [Column(h, h, numeric=h in headings[3:]) for h in headings], rows)
 
 
-def _told(audit: Audit) -> list[Entry]:
-    """The prior, and what the verdict by likelihood chose."""
-    choice = audit.entry(audit.verdict.choice)
-    prior = audit.entry("prior")
-    return [prior] if choice.id == prior.id else [prior, choice]
+def _told(audit: Audit, also: str) -> list[Entry]:
+    """The prior, and what the verdict by likelihood chose; between them `also`."""
+    names = ["prior", *([also] if also else []), audit.verdict.choice]
+    return [audit.entry(name) for name in dict.fromkeys(names)]
 
 
 def _paired_row(name: str, e: Entry, p: Paired, audit: Audit, *, first: bool, over: str) -> Row:

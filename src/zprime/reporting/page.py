@@ -5,6 +5,7 @@ from pathlib import Path
 
 from zprime import artifact, outputs
 from zprime.errors import ArtifactError, UsageError
+from zprime.reporting import before as refining
 from zprime.reporting.compare import compare
 from zprime.reporting.render import render
 from zprime.reporting.sections import shown
@@ -13,6 +14,7 @@ from zprime.reporting.verdicts import changes, shipped, verdicts
 from zprime.reporting.words import data_name, no_posterior
 from zprime.results.audit import Audit, load
 from zprime.results.public import publish
+from zprime.results.refined import Before, before
 
 
 def report(
@@ -43,7 +45,7 @@ def report(
     if isinstance(audit, Audit):
         content = html(audit, public=public)
     elif len(folders) == 1:
-        content = html(load(folders[0]), public=public)
+        content = _of_run(folders[0], public=public)
     else:
         content = compare([load(f) for f in folders], [str(f) for f in folders], public=public)
     artifact.make_folder(file.parent)
@@ -58,8 +60,19 @@ def _folders(audit: Audit | str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(audit)] if isinstance(audit, str | Path) else [Path(a) for a in audit]
 
 
-def html(audit: Audit, *, public: bool = False) -> str:
-    """The page as text: a pure function of the audit; a public one, of what of it may be public."""
+def _of_run(folder: Path, *, public: bool) -> str:
+    audit = load(folder)
+    return html(audit, None if public else before(folder, audit), public=public)
+
+
+def html(audit: Audit, before: Before | None = None, *, public: bool = False) -> str:
+    """The page as text: a pure function of the audit; a public one, of what of it may be public.
+
+    Args:
+        audit: what was measured.
+        before: of a refined run, what it was before; a public page has no rows to pair.
+        public: whether rows, names, paths and hashes are left out.
+    """
     audit = publish(audit) if public else audit
     return render(
         "page.html.j2",
@@ -72,4 +85,6 @@ def html(audit: Audit, *, public: bool = False) -> str:
         tiles=tiles(audit),
         missing="" if audit.surgery else no_posterior(audit),
         sections=shown(audit),
+        refined="" if before is None else refining.sentence(before, audit),
+        before_and_after=None if before is None else refining.table(before, audit),
     )

@@ -1,6 +1,7 @@
 """What a terminal shows of an audit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from zprime.escape import visible
 from zprime.memory import size
+from zprime.reporting import before as refining
 from zprime.reporting.compare import paired_table, short
 from zprime.reporting.section import Section
 from zprime.reporting.sections import SECTIONS, applies
@@ -17,6 +19,7 @@ from zprime.reporting.texts import texts
 from zprime.reporting.verdicts import reasons, verdicts
 from zprime.results.audit import Audit
 from zprime.results.paired import common
+from zprime.results.refined import Before
 from zprime.results.verdicts import Decision
 from zprime.tables import to_rich
 
@@ -38,6 +41,14 @@ def comparison(audits: Sequence[Audit], names: Sequence[str], *, width: int = 80
     if why:
         return Text(f"Their rows are not compared one by one: {why}.")
     return to_rich(paired_table([texts(a, visible) for a in audits], short(names)), width)
+
+
+def refined(audit: Audit, before: Before, *, width: int = 80) -> Group:
+    """Of a refined run: what refining was worth, and log p(x) before and after."""
+    then = None if before.audit is None else texts(before.audit, visible)
+    audit, before = texts(audit, visible), replace(before, audit=then)
+    shown = refining.table(before, audit)
+    return Group(*([] if shown is None else [to_rich(shown, width)]), Text(visible(refining.sentence(before, audit))))
 
 
 def details(audit: Audit, *, width: int = 80) -> Group:
