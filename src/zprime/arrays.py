@@ -99,6 +99,15 @@ def is_full(mean: Tensor, scale: Tensor) -> bool:
     return scale.ndim == mean.ndim + 1
 
 
+def row_major(matrix: Float[Tensor, "*k d e"]) -> Float[Tensor, "*k d e"]:
+    """The matrix laid out row by row, as a saved one is.
+
+    Cholesky factors come column by column, and on some machines the last bits of a product depend on that: what was
+    fitted would give other draws than the same read again.
+    """
+    return matrix.contiguous()
+
+
 def times(scale: Tensor, noise: Float[Tensor, "*n d"]) -> Tensor:
     """Standard normal numbers given this scale: by standard deviations, or by a Cholesky factor."""
     if not is_full(noise, scale):

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from zprime.arrays import blocks, is_full, times, weighed
+from zprime.arrays import blocks, is_full, row_major, times, weighed
 from zprime.errors import NumericalError, UsageError
 from zprime.kernels import (
     Components,
@@ -169,7 +169,7 @@ class Full:
         counts = torch.bincount(which, minlength=len(self.mean)).tolist()
         noise = torch.randn(n, self.d, generator=rng, dtype=self.mean.dtype, device=self.mean.device)
         parts = [
-            self.mean[k] + block @ self.scale_tril[k].T
+            self.mean[k] + block @ row_major(self.scale_tril[k]).T
             for k, block in enumerate(torch.split(noise, counts))
             if len(block)
         ]

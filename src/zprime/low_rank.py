@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zprime.arrays import blocks, cholesky, is_full, weighed
+from zprime.arrays import blocks, cholesky, is_full, row_major, weighed
 from zprime.components import Full, Tilted, choose, choose_rows, differentiable
 from zprime.kernels import LowRankMixture
 
@@ -65,7 +65,7 @@ class LowRank:
         z = torch.randn(n, self.d, generator=rng, dtype=self.mean.dtype)
         for k in range(len(self.mean)):
             at = (which == k).nonzero().flatten() if len(self.mean) > 1 else slice(None)
-            z[at] = self.mean[k] + self.scale[k] * z[at] + u[at] @ self.factor[k].T
+            z[at] = self.mean[k] + self.scale[k] * z[at] + u[at] @ row_major(self.factor[k]).T
         return z
 
     def tilt(

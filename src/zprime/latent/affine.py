@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import distribution
-from zprime.arrays import check_matrix, cholesky, is_full, log_volume
+from zprime.arrays import check_matrix, cholesky, is_full, log_volume, row_major
 from zprime.components import Diagonal, Full, Tilted
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.latent.wrapper import Wrapper
@@ -39,7 +39,7 @@ def to_units(z: Float[Tensor, "n d"], loc: Tensor, scale: Tensor) -> Float[Tenso
 
 def from_units(u: Float[Tensor, "n d"], loc: Tensor, scale: Tensor) -> Float[Tensor, "n d"]:
     """The z = loc + scale u, float64; the inverse of `to_units`."""
-    return loc + (u.double() @ scale.mT if is_full(loc, scale) else scale * u.double())
+    return loc + (u.double() @ row_major(scale).mT if is_full(loc, scale) else scale * u.double())
 
 
 @final

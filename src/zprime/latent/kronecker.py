@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zprime import memory
-from zprime.arrays import LOG_2PI, check_matrix, cholesky
+from zprime.arrays import LOG_2PI, check_matrix, cholesky, row_major
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
 from zprime.latent.gaussian import marginal_moments
@@ -75,7 +75,7 @@ class Kronecker(LatentDistribution):
     def sample(self, n: int, *, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Draws: two matrix products each."""
         noise = torch.randn(n, len(self.channels), len(self.positions), generator=rng, dtype=self.mean.dtype)
-        return self.mean + (self.channels @ noise @ self.positions.T).flatten(1)
+        return self.mean + (row_major(self.channels) @ noise @ row_major(self.positions).T).flatten(1)
 
     def tensors(self) -> dict[str, Tensor]:
         """Mean and the two factors."""

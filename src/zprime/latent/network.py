@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zprime.arrays import blocks, check_matrix
+from zprime.arrays import blocks, check_matrix, row_major
 from zprime.distribution import LatentDistribution
 from zprime.latent.gaussian import moments
 from zprime.posteriors import Posteriors
@@ -84,7 +84,7 @@ class Whitening:
 
     def colour(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """From u to z, in the posteriors' dtype."""
-        return (self.mean.double() + u.double() @ self.scale_tril.double().T).to(self.mean.dtype)
+        return (self.mean.double() + u.double() @ row_major(self.scale_tril).double().T).to(self.mean.dtype)
 
     def noise(self, *shape: int, rng: torch.Generator) -> Tensor:
         """Standard normal numbers for the networks, float32, shape [*shape, d]."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import LOG_2PI, blocks, is_full, weighed
+from zprime.arrays import LOG_2PI, blocks, is_full, row_major, weighed
 from zprime.components import Tilted, choose, choose_rows, differentiable
 from zprime.kernels import full_log_ratio
 from zprime.kernels.mixture_torch import FLOOR, accumulate, mask
@@ -125,7 +125,7 @@ class Smoothed:
         which = choose(self.log_weight, n, rng)
         own = torch.randn(n, self.d, generator=rng, dtype=self.mean.dtype, device=self.mean.device)
         common = torch.randn(n, self.d, generator=rng, dtype=self.mean.dtype, device=self.mean.device)
-        return self.mean[which] + self.scale[which] * own + common @ self.tril.T
+        return self.mean[which] + self.scale[which] * own + common @ row_major(self.tril).T
 
     def tilt(
         self,

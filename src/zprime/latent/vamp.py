@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zprime.arrays import is_full
@@ -27,6 +27,8 @@ from zprime.statistics.kmeans import lloyd
 
 LLOYD = 10  # rounds of k-means for the starting rows
 SUBSET = 20_000  # rows that are looked at for them
+LEFT = 0.5  # of the distance to the nearest other code: so far out a pseudo-input has left its row
+SAME = 1e-4  # of the codes' spread: what is as near as this has the same code, but for rounding
 
 
 @final
@@ -35,9 +37,8 @@ class Vamp(GaussianDistribution):
     """`r(z) = sum_k w_k q(z|u_k)` (Tomczak & Welling 2018, eq. 10), kept as K Gaussians and their weights.
 
     They have standard deviations, or in `scale` Cholesky factors where the encoder gives full covariances.
-    The pseudo-inputs u_k stay behind. They start at training rows. Where steps of the fit have moved them away
-    (`learned`), each depends on many rows and no rows are counted; where the fit kept its start, they are rows. Of one
-    learned in training, `zprime.learned` says how far they must have moved.
+    The pseudo-inputs u_k stay behind. They start at training rows. Where all of them have left these (`learned`, by
+    `all_left`), each depends on many rows and no rows are counted; else rows are stored.
     """
 
     kind: ClassVar[str] = "vamp"
@@ -67,7 +68,7 @@ class Vamp(GaussianDistribution):
 
     @property
     def least_rows(self) -> float | None:
-        """1 while the pseudo-inputs are training rows; learned ones have no rows to count behind them."""
+        """1 while a pseudo-input counts as a training row; learned ones have no rows to count behind them."""
         return None if self.learned else 1.0
 
     @property
@@ -80,7 +81,7 @@ class Vamp(GaussianDistribution):
         return {"log_weight": self.log_weight, "mean": self.mean, "scale": self.scale}
 
     def config(self) -> dict[str, Any]:
-        """Whether the pseudo-inputs were learned."""
+        """Whether all pseudo-inputs have left the rows that they started at."""
         return {"learned": self.learned}
 
     @classmethod
@@ -132,7 +133,8 @@ class VampSettings(Schedule):
         data, rows = task.train.gather(), context.train.x
         if len(rows) != data.n:
             raise ArrayError(f"context: expected the {data.n} rows that the posteriors belong to, got {len(rows)}")
-        inputs = PseudoInputs(rows, medoids(data, min(self.components, data.n), rng=fork(task.rng, "start")))
+        began = medoids(data, min(self.components, data.n), rng=fork(task.rng, "start"))
+        inputs = PseudoInputs(rows, began)
         log_weight = torch.zeros(len(inputs.free), device=rows.device, requires_grad=True)
         codes = Codes.draw(task.selection, task.prior, rng=task.rng)
 
@@ -140,12 +142,12 @@ class VampSettings(Schedule):
             mean, scale = context.model.encode(inputs.rows())
             return mean, scale
 
-        def now(*, learned: bool) -> Vamp:
+        def now() -> Vamp:
             with torch.no_grad():
                 mean, scale = posteriors()
                 weight = log_weight.log_softmax(0)
             dtype = data.mean.dtype
-            return Vamp(weight.to(dtype).detach(), mean.to(dtype).detach(), scale.to(dtype).detach(), learned)
+            return Vamp(weight.to(dtype).detach(), mean.to(dtype).detach(), scale.to(dtype).detach())
 
         def objective(z: Tensor, stream: torch.Generator) -> Tensor:
             mean, scale = posteriors()
@@ -161,13 +163,35 @@ class VampSettings(Schedule):
             f"vamp({len(inputs.free)})",
             [inputs.free, log_weight],
             objective,
-            lambda: score(codes, now(learned=True)),
+            lambda: score(codes, now()),
             start="the encoder's posteriors at chosen training rows",
             after_step=inputs.clamp,
         )
         ascent = ascend(problem, self, task)
         chosen = Chosen(settings={"epoch": ascent.epoch, "components": len(inputs.free)})
-        return Fit(now(learned=ascent.epoch > 0), ascent.outcome, ascent.trace, chosen)
+        found = now()
+        return Fit(replace(found, learned=all_left(data.mean, began, found.mean)), ascent.outcome, ascent.trace, chosen)
+
+
+def all_left(codes: Float[Tensor, "n d"], began: Int[Tensor, " k"], mean: Float[Tensor, "k d"]) -> bool:
+    """Whether every pseudo-input has left the training row that it began at.
+
+    It is that row while its mean is less than half as far from the row's code as the nearest other code is. No other
+    row's code can be as near to such a mean (triangle inequality): whoever has it knows about where the row is. Rows of
+    one code count as one, so beside duplicates it has to leave them all, and where all rows have one code, none has
+    left. Other rows than its own are not looked at: in few dimensions any point has one as near by chance (a share of
+    about 1 / (1 + 2^d) of points).
+
+    Args:
+        codes: means of all training rows, by the encoder as it is now.
+        began: the rows that pseudo-inputs began at.
+        mean: of the posteriors at the pseudo-inputs.
+    """
+    codes, mean = codes.double(), mean.double()
+    spread = (codes - codes.mean(0)).square().sum(1).mean().sqrt()
+    gap = torch.stack([(codes - c).norm(dim=1) for c in codes[began]])
+    nearest = gap.masked_fill(gap <= SAME * spread, torch.inf).amin(1)
+    return bool(((mean - codes[began]).norm(dim=1) >= LEFT * nearest).all())
 
 
 class PseudoInputs:

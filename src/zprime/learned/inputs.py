@@ -8,14 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zprime.errors import UsageError
-from zprime.latent.vamp import PseudoInputs, medoids
+from zprime.latent.vamp import PseudoInputs, all_left, medoids
 from zprime.learned.rows import encoded
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import fork
 from zprime.trainable_prior import Encode, TrainablePrior
-
-LEFT = 0.5  # of the distance to the nearest other code: so far out a pseudo-input has left its row
-SAME = 1e-4  # of the codes' spread: what is as near as this has the same code, but for rounding
 
 
 class InputsPrior(TrainablePrior):
@@ -74,23 +71,12 @@ class InputsPrior(TrainablePrior):
 
     @torch.no_grad()
     def moved(self, codes: Float[Tensor, "n d"]) -> bool:
-        """Whether every pseudo-input has left the training row that it began at.
-
-        It is that row while its mean is less than half as far from the row's code as the nearest other code is, by the
-        encoder as it is now. No other row's code can be as near to such a mean (triangle inequality): whoever has it
-        knows about where the row is. Rows of one code count as one, so beside duplicates it has to leave them all, and
-        where all rows have one code, none has moved. Other rows than its own are not looked at: in few dimensions any
-        point has one as near by chance (a share of about 1 / (1 + 2^d) of points).
+        """Whether every pseudo-input has left the training row that it began at: `zprime.latent.vamp.all_left`.
 
         Args:
-            codes: means of all training rows.
+            codes: means of all training rows, by the encoder as it is now.
         """
-        codes = codes.double()
-        began, mean = codes[self._chosen], self.at(self.free)[0].double()
-        spread = (codes - codes.mean(0)).square().sum(1).mean().sqrt()
-        gap = torch.stack([(codes - c).norm(dim=1) for c in began])
-        nearest = gap.masked_fill(gap <= SAME * spread, torch.inf).amin(1)
-        return bool(((mean - began).norm(dim=1) >= LEFT * nearest).all())
+        return all_left(codes, self._chosen, self.at(self.free)[0])
 
     @torch.enable_grad()
     def _moves(self) -> bool:
