@@ -66,7 +66,7 @@ def _of_run(folder: Path, *, public: bool) -> str:
 
 
 def html(audit: Audit, before: Before | None = None, *, public: bool = False) -> str:
-    """The page as text: a pure function of the audit; a public one, of what of it may be public.
+    """The page as text: a pure function of the audits; a public one, of what of the first may be public.
 
     Args:
         audit: what was measured.
