@@ -1,6 +1,7 @@
 """Before and after refining in one audit: what a refined run's page, terminal and JSON say of the run before."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from test_cli import call
 from zprime.data import DataSettings
 from zprime.latent import MixtureSettings
 from zprime.refining import refine
-from zprime.reporting.before import sentence, table
+from zprime.reporting.before import sentence, table, to_json
 from zprime.results.audit import Audit, load
 from zprime.results.paired import paired
 from zprime.results.refined import before
@@ -23,17 +24,34 @@ HEADING = "Before and after refining</h2>"
 
 
 @pytest.fixture(scope="module")
-def refined(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run, and one that was refined from it and audited; the first is not audited yet."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, and one that was refined from it and audited; the first is not audited."""
     folder = tmp_path_factory.mktemp("refined")
     job = Run.create(folder / "run")
     job.train(DataSettings(str(small.table(folder / "t.npz", 240))), small.NETWORK, small.TRAINING, seed=0)
     job.encode()
     job.fit([MixtureSettings(components=3)], seed=0)
     run = refine(job.path, "mixture", epochs=3)
+    assert run.folder.model.config["epoch"] > 0
     run.fit(["gaussian"], seed=0)
     run.audit(FEW, seed=0)
-    return job.path, run.path
+    return job.path
+
+
+@pytest.fixture(scope="module")
+def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which both are audited."""
+    copy = shutil.copytree(made, tmp_path_factory.mktemp("both") / "run")
+    Run.open(copy).audit(FEW, seed=0)
+    return copy
+
+
+@pytest.fixture
+def both(whole: Path, tmp_path: Path) -> tuple[Path, Path, Audit, Audit]:
+    """Both runs of a copy of that, for one test, and their audits."""
+    parent = shutil.copytree(whole, tmp_path / "run")
+    run = parent / "refined" / "mixture"
+    return parent, run, load(parent), load(run)
 
 
 def reported(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, object], str, str]:
@@ -45,22 +63,18 @@ def reported(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, o
     return told, " ".join(capsys.readouterr().out.split()), (run / "report.html").read_text()
 
 
-def test_a_run_before_that_was_not_audited_is_named(
-    refined: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    told, says, page = reported(refined[1], capsys)
+def test_a_run_before_that_was_not_audited_is_named(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = made / "refined" / "mixture"
+    told, says, page = reported(run, capsys)
     assert told["difference"] is None
     for text in (str(told["why"]), says, page):
         assert "has not been audited yet; run" in text
     assert HEADING in page
-
-
-@pytest.fixture(scope="module")
-def both(refined: tuple[Path, Path]) -> tuple[Path, Path, Audit, Audit]:
-    """The same, both audited."""
-    parent, run = refined
-    Run.open(parent).audit(FEW, seed=0)
-    return parent, run, load(parent), load(run)
+    assert str(made) in page
+    assert call("report", run, "--public", "--quiet") == 0  # it has no rows to pair, and the run before is a path
+    public = (run / "public.html").read_text()
+    assert HEADING not in public
+    assert str(made) not in public
 
 
 def test_before_and_after_are_paired_row_by_row(
@@ -91,25 +105,22 @@ def test_the_audit_of_a_refined_run_says_it_too(
 ) -> None:
     _, run, then, now = both
     capsys.readouterr()
-    assert call("audit", run, "--rows", "12", "--draws", "120", "--samples", "40", "--simulated", "0", "--json") == 0
+    few = ["--rows", "12", "--draws", "120", "--grid", "4", "--map", "20", "--samples", "40", "--simulated", "0"]
+    assert call("audit", run, *few, "--json") == 0
     told = json.loads(capsys.readouterr().out)["refined"]["difference"]
-    assert told["value"] == pytest.approx(paired(now, "prior", then, "mixture").difference.value, abs=1.0)
+    assert told == to_jsonable(paired(now, "prior", then, "mixture").difference)
 
 
-def test_of_the_audit_alone_it_is_the_same(both: tuple[Path, Path, Audit, Audit]) -> None:
+def test_however_the_folder_is_called_it_is_found(
+    both: tuple[Path, Path, Audit, Audit], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     _, run, _, now = both
-    whole, inner = before(run, now), before(run / "audit", now)
-    assert whole is not None
-    assert inner is not None
-    assert (whole.r, sentence(whole, now)) == (inner.r, sentence(inner, now))
-
-
-def test_a_public_page_leaves_it_out(both: tuple[Path, Path, Audit, Audit]) -> None:
-    """It has no rows to pair, and the run before is a path."""
-    assert call("report", both[1], "--public", "--quiet") == 0
-    page = (both[1] / "public.html").read_text()
-    assert HEADING not in page
-    assert str(both[0]) not in page
+    (tmp_path / "link").symlink_to(run)
+    monkeypatch.chdir(run / "audit")
+    for path in (run, run / "audit", tmp_path / "link", "..", ".", "../../mixture"):
+        found = before(path, now)
+        assert found is not None
+        assert found.audit is not None
 
 
 def test_other_runs_have_none(both: tuple[Path, Path, Audit, Audit], capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +132,7 @@ def test_other_runs_have_none(both: tuple[Path, Path, Audit, Audit], capsys: pyt
 
 
 def test_what_cannot_stand_beside_it_is_said(both: tuple[Path, Path, Audit, Audit], tmp_path: Path) -> None:
-    """Other splits; another model there by now; an audit without the fit."""
+    """Other splits; an audit without the fit; another place; another fit or model there by now."""
     parent, run, then, now = both
     other = before(run, replace(now, data=replace(now.data, used="otherwise")))
     assert other is not None
@@ -130,18 +141,34 @@ def test_what_cannot_stand_beside_it_is_said(both: tuple[Path, Path, Audit, Audi
     assert table(other, now) is None
 
     job = Run.open(parent)
-    none = replace(then, entries=[e for e in then.entries if e.id.name != "mixture"])
-    small.put_audit(job, none)
-    gone = before(run, now)
-    assert gone is not None
-    assert "has no mixture; run `zprime audit" in gone.why
-    small.put_audit(job, then)
-
-    again = Run.create(parent, replace=True)
-    again.train(DataSettings(str(small.table(tmp_path / "t.npz", 240))), small.NETWORK, small.TRAINING, seed=1)
-    again.encode()
-    again.fit([MixtureSettings(components=3)], seed=0)
+    small.put_audit(job, replace(then, entries=[e for e in then.entries if e.id.name != "mixture"]))
+    assert "has no mixture; run `zprime audit" in why(run, now)
+    elsewhere = shutil.copytree(run, tmp_path / "elsewhere")
+    assert "does not lie in the folder of the run that it was refined from" in why(elsewhere, now)
+    again = Run.open(parent, replace=True)
+    again.fit([MixtureSettings(components=2)], seed=0)
     again.audit(FEW, seed=0)
-    moved = before(run, now)
-    assert moved is not None
-    assert "has another model by now" in moved.why
+    assert "has another mixture by now" in why(run, now)
+    new = Run.create(parent, replace=True)
+    new.train(DataSettings(str(small.table(tmp_path / "t.npz", 240))), small.NETWORK, small.TRAINING, seed=1)
+    new.encode()
+    new.fit([MixtureSettings(components=3)], seed=0)
+    new.audit(FEW, seed=0)
+    assert "has another model by now" in why(run, now)
+
+
+def why(run: Path, audit: Audit) -> str:
+    """Why nothing stands beside it."""
+    found = before(run, audit)
+    assert found is not None
+    assert found.audit is None
+    assert to_json(found, audit)["why"] == found.why
+    return found.why
+
+
+def test_where_no_epoch_was_better_there_is_nothing_to_compare(made: Path, tmp_path: Path) -> None:
+    parent = shutil.copytree(made, tmp_path / "run")
+    run = refine(parent, "mixture", name="same", epochs=1, lr=1e-30)
+    assert run.folder.model.config["epoch"] == 0
+    run.fit(["gaussian"], seed=0)
+    assert "epoch 0 was kept, so the model is the one before, with mixture" in why(run.path, run.audit(FEW, seed=0))

@@ -130,6 +130,16 @@ def test_learned_inputs_are_no_training_rows_once_all_have_left_these() -> None:
         assert found.distribution.least_rows == (1 if rows else None)
 
 
+def test_codes_that_are_not_the_encoders_own_make_no_row_leave() -> None:
+    """Posteriors may have been moved after encoding (`--steps`): how far an input has moved is by the encoder alone."""
+    p = encode(TRAIN)
+    moved = MemoryPosteriors(p.mean + 0.5, p.scale)
+    found = fitted(VampSettings(components=3, epochs=1, batch=8, lr=1e-9), moved)
+    gap = torch.cdist(found.distribution.mean, p.mean)
+    assert float(gap.amin(1).max()) < 1e-4  # at rows
+    assert found.distribution.holds_rows
+
+
 def test_a_pseudo_input_counts_as_its_row_until_it_is_half_way_to_the_nearest_other_code() -> None:
     codes = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0], [0.0, 3.0]])
     began = torch.tensor([0, 2])

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import is_full
+from zprime.arrays import blocks, is_full
 from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
 from zprime.errors import ArrayError, UsageError
@@ -27,6 +27,7 @@ from zprime.statistics.kmeans import lloyd
 
 LLOYD = 10  # rounds of k-means for the starting rows
 SUBSET = 20_000  # rows that are looked at for them
+ENCODED = 4096  # rows that are encoded at once
 LEFT = 0.5  # of the distance to the nearest other code: so far out a pseudo-input has left its row
 SAME = 1e-4  # of the codes' spread: what is as near as this has the same code, but for rounding
 
@@ -170,7 +171,10 @@ class VampSettings(Schedule):
         ascent = ascend(problem, self, task)
         chosen = Chosen(settings={"epoch": ascent.epoch, "components": len(inputs.free)})
         found = now()
-        return Fit(replace(found, learned=all_left(data.mean, began, found.mean)), ascent.outcome, ascent.trace, chosen)
+        with torch.no_grad():  # not those of the posteriors, which may be nearer to the exact ones: by one encoder
+            own = torch.cat([context.model.encode(rows[block])[0] for block in blocks(len(rows), ENCODED)])
+        left = ascent.epoch > 0 and all_left(own, began, found.mean)
+        return Fit(replace(found, learned=left), ascent.outcome, ascent.trace, chosen)
 
 
 def all_left(codes: Float[Tensor, "n d"], began: Int[Tensor, " k"], mean: Float[Tensor, "k d"]) -> bool:
@@ -189,9 +193,12 @@ def all_left(codes: Float[Tensor, "n d"], began: Int[Tensor, " k"], mean: Float[
     """
     codes, mean = codes.double(), mean.double()
     spread = (codes - codes.mean(0)).square().sum(1).mean().sqrt()
-    gap = torch.stack([(codes - c).norm(dim=1) for c in codes[began]])
-    nearest = gap.masked_fill(gap <= SAME * spread, torch.inf).amin(1)
-    return bool(((mean - codes[began]).norm(dim=1) >= LEFT * nearest).all())
+    for start, now in zip(codes[began], mean, strict=True):
+        gap = (codes - start).norm(dim=1)
+        nearest = gap.masked_fill(gap <= SAME * spread, torch.inf).amin()
+        if not bool((now - start).norm() >= LEFT * nearest):
+            return False
+    return True
 
 
 class PseudoInputs:

@@ -1,5 +1,6 @@
 """The audit of the run that a refined one went on from, so that before and after stand side by side."""
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,32 +37,40 @@ def before(path: str | Path, audit: Audit) -> Before | None:
         path: folder of the refined run, or of its audit.
         audit: of the refined run.
     """
-    path = Path(path).absolute()
-    run = path if artifact.is_artifact(path / "audit") else path.parent
-    if run.parent.name != REFINED or not artifact.is_artifact(run / "model"):
+    run = _run(path)
+    model = artifact.read(run / "model") if artifact.is_artifact(run / "model") else None
+    refined = None if model is None else model.config.get("refined")
+    if model is None or refined is None:
         return None
-    refined = artifact.read(run / "model").config.get("refined")
-    if refined is None:
-        return None
-    name, parent = str(refined["name"]), run.parent.parent
+    r = str(CandidateId.parse(str(refined["name"])))
+    if model.config["epoch"] == 0:
+        return Before(r, None, f"epoch 0 was kept, so the model is the one before, with {r} in place of its prior")
+    if run.parent.name != REFINED:
+        return Before(r, None, "it does not lie in the folder of the run that it was refined from")
+    parent = run.parent.parent
+    parent = parent if Path(path).is_absolute() else Path(os.path.relpath(parent))  # as people read it
     try:
         then = load(parent)
     except ArtifactError as err:
-        return Before(name, None, f"the run before cannot be compared: {err}")
+        return Before(r, None, f"the run before cannot be compared: {err}")
+    why = _other(then, refined, r, parent) or incomparable(then, audit)
+    return Before(r, None if why else then, why)
+
+
+def _run(path: str | Path) -> Path:
+    """The folder of the run, by whatever path it was given."""
+    whole = Path(path).resolve()
+    return whole if artifact.is_artifact(whole / "audit") else whole.parent
+
+
+def _other(then: Audit, refined: dict[str, object], r: str, parent: Path) -> str:
+    """Why the audit of the run before is not of what was refined; empty where it is."""
+    fit = CandidateId.parse(r).name
     if then.inputs.get("model") != refined["model"]:
-        return Before(name, None, f"{parent} has another model by now than the one that was refined")
-    r = _row(then, name)
-    if not r:
-        again = shlex.quote(str(parent))
-        return Before(name, None, f"the audit of {parent} has no {name}; run `zprime audit {again}` again")
-    why = incomparable(then, audit)
-    return Before(
-        r, None if why else then, f"the rows of the run before cannot be compared with these: {why}" if why else ""
-    )
-
-
-def _row(audit: Audit, name: str) -> str:
-    """The row of its table that is of what is called `name`, or else of the same fit; empty where there is none."""
-    there = [str(e.id) for e in audit.entries]
-    of_fit = [str(e.id) for e in audit.leading if e.id.name == CandidateId.parse(name).name]
-    return name if name in there else (of_fit or [""])[0]
+        return f"{parent} has another model by now than the one that was refined"
+    if then.inputs.get(f"latent/{fit}") not in (None, refined["fit"]):
+        return f"{parent} has another {fit} by now than the one that the model was refined with"
+    if r not in (str(e.id) for e in then.entries):
+        again = "" if CandidateId.parse(r).percent else f"; run `zprime audit {shlex.quote(str(parent))}` again"
+        return f"the audit of {parent} has no {r}{again}"
+    return ""
