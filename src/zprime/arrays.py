@@ -99,7 +99,7 @@ def is_full(mean: Tensor, scale: Tensor) -> bool:
     return scale.ndim == mean.ndim + 1
 
 
-def row_major(matrix: Float[Tensor, "*k d e"]) -> Float[Tensor, "*k d e"]:
+def row_major(matrix: Float[Tensor, "*k d"]) -> Float[Tensor, "*k d"]:
     """The matrix laid out row by row, as a saved one is.
 
     Cholesky factors come column by column, and on some machines the last bits of a product depend on that: what was
