@@ -53,7 +53,9 @@ def test_an_autoencoder_trained_and_audited(tmp_path) -> None:
     assert audit.averages is None
     assert audit.rows == 1200
     assert len(audit.variance) == 4
-    mixture = audit.entry("mixture+p1").heldout
+    mixture = next(
+        e for e in audit.leading if e.id.name == "mixture"
+    ).heldout  # its share of the prior hangs on rounding
     assert mixture.elbo.gain.low > 0
     assert mixture.exact_posterior is None
     assert mixture.likelihood is None
