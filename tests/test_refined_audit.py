@@ -117,10 +117,21 @@ def test_however_the_folder_is_called_it_is_found(
     _, run, _, now = both
     (tmp_path / "link").symlink_to(run)
     monkeypatch.chdir(run / "audit")
-    for path in (run, run / "audit", tmp_path / "link", "..", ".", "../../mixture"):
+    whole = before(run, now)
+    assert whole is not None
+    assert whole.audit is not None
+    for path in (run / "audit", tmp_path / "link", "..", ".", "../../mixture"):
         found = before(path, now)
         assert found is not None
-        assert found.audit is not None
+        assert (found.r, sentence(found, now)) == (whole.r, sentence(whole, now))
+
+
+def test_a_public_page_leaves_it_out(both: tuple[Path, Path, Audit, Audit]) -> None:
+    """It has no rows to pair, and the run before is a path."""
+    assert call("report", both[1], "--public", "--quiet") == 0
+    page = (both[1] / "public.html").read_text()
+    assert HEADING not in page
+    assert str(both[0]) not in page
 
 
 def test_other_runs_have_none(both: tuple[Path, Path, Audit, Audit], capsys: pytest.CaptureFixture[str]) -> None:

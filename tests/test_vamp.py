@@ -128,6 +128,10 @@ def test_learned_inputs_are_no_training_rows_once_all_have_left_these() -> None:
         found = fitted(VampSettings(components=16, epochs=epochs, batch=256, lr=0.05, patience=0))
         assert found.distribution.holds_rows == rows
         assert found.distribution.least_rows == (1 if rows else None)
+    p = encode(TRAIN)
+    gap = torch.cdist(found.distribution.mean, p.mean) + torch.cdist(found.distribution.scale, p.scale)
+    assert found.chosen.settings["epoch"] > 0
+    assert float(gap.min()) > 1e-4  # none has moved onto another row
 
 
 def test_codes_that_are_not_the_encoders_own_make_no_row_leave() -> None:

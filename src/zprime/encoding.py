@@ -25,6 +25,7 @@ from zprime.posteriors import Form, MemoryPosteriors, Posteriors, Shard, Sharded
 from zprime.progress import Progress, shown
 from zprime.rng import stream
 from zprime.semi_amortised import SemiAmortised, row_hash, semi_amortised
+from zprime.trainable_prior import Encode
 from zprime.vae import VAE, Encoder, Model
 
 BATCH = 512
@@ -35,6 +36,13 @@ LEAST = 4
 """Draws that may be asked for: a gain is held against that of a quarter of its draws."""
 TRAINED = 8
 """A training row has one draw for so many of another row: its draws are fitted to and not weighed."""
+
+
+@torch.no_grad()
+def encoded(encode: Encode, x: Float[Tensor, "n *datum"]) -> MemoryPosteriors:
+    """The posteriors of all rows, batch by batch, without gradients."""
+    parts = [encode(x[block]) for block in blocks(len(x), BATCH)]
+    return MemoryPosteriors(torch.cat([mean for mean, _ in parts]), torch.cat([scale for _, scale in parts]))
 
 
 def encode(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import blocks, check_matrix, covariances, is_full, row_major
+from zprime.arrays import blocks, check_matrix, covariances, is_full
 from zprime.components import Diagonal, Full, Tilted
 from zprime.distribution import LatentDistribution
 from zprime.latent.smoothed import CLOSED_FORM, Smoothed
@@ -68,14 +68,12 @@ class Exemplars(LatentDistribution):
             return diagonal_kernel(self)
         mean, scale = self._shrunk()
         dtype = self.mean.dtype
-        return Smoothed(
-            self._log_weight(), mean.to(dtype), scale.to(dtype), row_major((h * self.tril.double()).to(dtype))
-        )
+        return Smoothed(self._log_weight(), mean.to(dtype), scale.to(dtype), (h * self.tril.double()).to(dtype))
 
     def _full(self) -> Full:
         """Full covariances for all components, a block at a time; at h = 0 their factors as they are stored."""
         h, d, mean, scale = self.bandwidth, self.d, *self._shrunk()
-        tril = row_major(self.tril).double()
+        tril = self.tril.double()
         kernel = h**2 * (torch.diag(tril.square()) if tril.ndim == 1 else tril @ tril.T)
         factor = self.scale.clone()
         if h > 0:

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zprime.arrays import blocks, is_full
+from zprime.arrays import is_full
 from zprime.components import Diagonal, Full
 from zprime.distribution import GaussianDistribution, LatentDistribution
+from zprime.encoding import encoded
 from zprime.errors import ArrayError, UsageError
 from zprime.kernels import trainable_full_mixture_log_prob, trainable_mixture_log_prob
 from zprime.latent.centre import GAUSSIANS
@@ -27,7 +28,6 @@ from zprime.statistics.kmeans import lloyd
 
 LLOYD = 10  # rounds of k-means for the starting rows
 SUBSET = 20_000  # rows that are looked at for them
-ENCODED = 4096  # rows that are encoded at once
 LEFT = 0.5  # of the distance to the nearest other code: so far out a pseudo-input has left its row
 SAME = 1e-4  # of the codes' spread: what is as near as this has the same code, but for rounding
 
@@ -171,9 +171,8 @@ class VampSettings(Schedule):
         ascent = ascend(problem, self, task)
         chosen = Chosen(settings={"epoch": ascent.epoch, "components": len(inputs.free)})
         found = now()
-        with torch.no_grad():  # not those of the posteriors, which may be nearer to the exact ones: by one encoder
-            own = torch.cat([context.model.encode(rows[block])[0] for block in blocks(len(rows), ENCODED)])
-        left = ascent.epoch > 0 and all_left(own, began, found.mean)
+        own = encoded(context.model.encode, rows)  # the posteriors' means may be nearer to the exact ones than these
+        left = ascent.epoch > 0 and all_left(own.mean, began, found.mean)
         return Fit(replace(found, learned=left), ascent.outcome, ascent.trace, chosen)
 
 

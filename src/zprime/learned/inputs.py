@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from zprime.encoding import encoded
 from zprime.errors import UsageError
 from zprime.latent.vamp import PseudoInputs, all_left, medoids
-from zprime.learned.rows import encoded
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import fork
 from zprime.trainable_prior import Encode, TrainablePrior

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from zprime.components import choose
 from zprime.distribution import LatentDistribution
+from zprime.encoding import encoded
 from zprime.errors import UsageError
 from zprime.kernels import trainable_full_mixture_log_prob, trainable_mixture_log_prob
 from zprime.latent.gaussians import Mixture
 from zprime.latent.reduction import least_rows
-from zprime.learned.rows import encoded
 from zprime.learned.settings import LearnedPrior, at_least, check_kind
 from zprime.posteriors import MemoryPosteriors
 from zprime.rng import fork

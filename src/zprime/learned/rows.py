@@ -17,20 +17,12 @@ from torch import Tensor
 
 from zprime.arrays import LOG_2PI, blocks
 from zprime.distribution import LatentDistribution
+from zprime.encoding import encoded
 from zprime.errors import UsageError
 from zprime.learned.settings import LearnedPrior, at_least
-from zprime.posteriors import MemoryPosteriors
 from zprime.trainable_prior import Encode, TrainablePrior
 
-BATCH = 512  # rows that are encoded at once where nothing is trained
 PAIRS = 1 << 24  # of code and row, whose terms are held at once while neighbours are looked for
-
-
-@torch.no_grad()
-def encoded(encode: Encode, x: Float[Tensor, "n *datum"]) -> MemoryPosteriors:
-    """The posteriors of all rows, batch by batch, without gradients."""
-    parts = [encode(x[block]) for block in blocks(len(x), BATCH)]
-    return MemoryPosteriors(torch.cat([mean for mean, _ in parts]), torch.cat([scale for _, scale in parts]))
 
 
 def log_terms(

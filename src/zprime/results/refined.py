@@ -38,12 +38,12 @@ def before(path: str | Path, audit: Audit) -> Before | None:
         audit: of the refined run.
     """
     run = _run(path)
-    model = artifact.read(run / "model") if artifact.is_artifact(run / "model") else None
-    refined = None if model is None else model.config.get("refined")
-    if model is None or refined is None:
+    model = artifact.read(run / "model").config if artifact.is_artifact(run / "model") else {}
+    refined = model.get("refined")
+    if refined is None:
         return None
     r = str(CandidateId.parse(str(refined["name"])))
-    if model.config["epoch"] == 0:
+    if model["epoch"] == 0:
         return Before(r, None, f"epoch 0 was kept, so the model is the one before, with {r} in place of its prior")
     if run.parent.name != REFINED:
         return Before(r, None, "it does not lie in the folder of the run that it was refined from")
