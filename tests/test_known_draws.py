@@ -381,6 +381,6 @@ def test_posteriors_of_several_components_have_no_exchange_check_and_the_verdict
     verdict = decide(candidates, chosen, split_gains["heldout"], checked, seed=0)
     assert verdict.decision == "undecided"
     assert "the exchange check cannot be made: posteriors have several components" in verdict.sentence
-    side = likelihood_side(study, candidates, split_gains, best=verdict.best, draws=study.settings.draws)
+    side = likelihood_side(study, candidates, split_gains["heldout"], best=verdict.best, draws=study.settings.draws)
     assert side is not None
     assert side.calibration == []

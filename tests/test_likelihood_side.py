@@ -187,7 +187,7 @@ def test_all_of_it_in_an_audit_and_back_from_disk(tmp_path) -> None:
     assert [c.source for c in side.calibration] == ["prior", "shifted+p1"]
     assert all(c.calibrated for c in side.calibration)
     assert [s.name for s in side.sandwiches] == ["prior", "shifted+p1"]
-    assert set(side.gaps) == {"selection", "heldout"}
+    assert set(side.gaps) == {"heldout"}
     found.save(tmp_path / "audit")
     again = load_audit(tmp_path / "audit")
     assert again.likelihood == side

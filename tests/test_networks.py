@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from zprime import networks, vae
 from zprime.data import DataSettings
 from zprime.errors import UsageError
 from zprime.heads import Ends, FullHead, Head, PointHead
+from zprime.networks import _ToImage
 from zprime.residual import Block, GatedDense
 from zprime.results.audit import AuditSettings
 from zprime.rng import stream
@@ -115,3 +117,14 @@ def test_a_run_of_each_is_saved_loaded_and_audited(name: str, tmp_path: Path) ->
     assert audit.surgery is not None
     assert audit.verdict
     assert not job.folder.of_model.says
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 7), (3, 5), (1, 2)])
+def test_images_without_a_gradient_have_the_bits_of_those_with_one(height: int, width: int) -> None:
+    last = _ToImage(8, 1)
+    x = torch.randn(5, 8, height, width, generator=torch.Generator().manual_seed(0))
+    for features in (x, x.contiguous(memory_format=torch.channels_last)):
+        with torch.no_grad():
+            found = last(features)
+        assert torch.equal(found, last(features).detach())
+        torch.testing.assert_close(found, nn.ConvTranspose2d.forward(last, features))

@@ -222,7 +222,7 @@ def _measure(study: Study, candidates: Candidates, fits: Mapping[str, Fit[Latent
     cuts = surgeries(study)
     told = study.settings.latent_side
     latents = latents_side(study, candidates, split_gains, cuts.get("train")) if told else None
-    likelihood = likelihood_side(study, candidates, split_gains, best=verdict.best, draws=asked.draws)
+    likelihood = likelihood_side(study, candidates, split_gains["heldout"], best=verdict.best, draws=asked.draws)
     if likelihood is not None:
         likelihood = replace(likelihood, other_scale=under_other_scale(study, candidates, verdict))
     attacked = membership(study, candidates, split_gains["heldout"])

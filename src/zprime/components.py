@@ -18,10 +18,10 @@ from zprime.kernels import (
     Components,
     DiagonalMixture,
     FullMixture,
+    Products,
     Whitened,
     diagonal_ratio_form,
     far,
-    full_log_ratio,
     log_ratio_sums,
     ratios,
 )
@@ -150,6 +150,11 @@ class Full:
         """The kernel that evaluates the density; it is prepared once."""
         return Whitened(self.mean, self.scale_tril, self.log_weight)
 
+    @cached_property
+    def products(self) -> Products:
+        """What log-ratios are computed with; it is prepared once."""
+        return Products(self.mean, self.scale_tril)
+
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Exact log-density in nats, float64; differentiable in z."""
         return differentiable(z, self)
@@ -187,17 +192,15 @@ class Full:
         """Log E_q[r/p] and draws of q_r, p = N(0, I) (closed form); q has standard deviations or Cholesky factors."""
         ratio = torch.empty(len(mean), dtype=torch.float64, device=mean.device)
         u, z = _noise(len(mean), draws, self.d, torch.float64, rng)
-        inverse = torch.cholesky_inverse(self.scale_tril.double())
-        for rows in blocks(len(mean), max(1, PAIRS // (len(self.mean) * self.d**2))):
-            block = mean[rows], scale[rows]
-            terms, centre, factor = full_log_ratio(*block, self.mean, self.scale_tril, inverse=inverse)
+        fast = self.products.fast(mean, scale)
+        for rows in blocks(len(mean), self.products.size(fast=fast)):
+            terms, chosen = self.products.beside(mean[rows], scale[rows], fast=fast)
             terms = weighed(terms, self.log_weight.double())
             ratio[rows] = torch.logsumexp(terms, 1)
             if draws:
-                k = choose_rows(terms, u[rows])
-                row = torch.arange(len(k), device=k.device)[:, None]
-                spread = torch.linalg.solve_triangular(factor[row, k].mT, z[rows, :, :, None], upper=True)
-                z[rows] = centre[row, k] + spread[..., 0]
+                centre, factor = chosen(choose_rows(terms, u[rows]))
+                spread = torch.linalg.solve_triangular(factor.mT, z[rows, :, :, None], upper=True)
+                z[rows] = centre + spread[..., 0]
         return Tilted(ratio, z)
 
 

@@ -231,11 +231,14 @@ class Dataset:
         kept = self.settings.keep_duplicates
         # a model that was trained elsewhere has seen all rows but the test part, also those beyond `limit`
         seen = torch.arange(len(self.raw) - self.source.test) if self.brought else self.ids["train"]
-        train = self._joined(scaled_rows(self.raw, seen, *self._of_x) if self.brought else self._scaled("train"), seen)
-        others = {split: self._joined(self._scaled(split), self.ids[split]) for split in SPLITS[1:]}
+        if self.raw.dtype == torch.uint8 and self.conditions is None and not is_large(len(self.raw), self.shape):
+            train, others = self.raw[seen], {split: self.raw[self.ids[split]] for split in SPLITS[1:]}
+        else:  # wider numbers may differ as stored, and be equal in float32
+            x = scaled_rows(self.raw, seen, *self._of_x) if self.brought else self._scaled("train")
+            train = self._joined(x, seen)
+            others = {split: self._joined(self._scaled(split), self.ids[split]) for split in SPLITS[1:]}
         equal = duplicates_of([train], others)
-        told = found(equal, self.ids, kept=kept)
-        check_duplicates(told)
+        check_duplicates(told := found(equal, self.ids, kept=kept))
         if not kept:
             self.ids |= {split: self.ids[split][~equal[split]] for split in told}
             self._large = {split: x for split, x in self._large.items() if split not in told}

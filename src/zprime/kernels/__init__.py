@@ -20,6 +20,7 @@ from zprime.kernels.mixture import (
     trainable_mixture_log_prob,
 )
 from zprime.kernels.neighbours import ExactIndex, nearest
+from zprime.kernels.products import Products
 from zprime.kernels.ratios import log_ratio_sums
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "FullMixture",
     "LabelledMixture",
     "LowRankMixture",
+    "Products",
     "Whitened",
     "diagonal_log_ratio",
     "diagonal_ratio_form",

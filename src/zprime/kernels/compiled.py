@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zprime.errors import UsageError
 
-INTERFACE = 7  # of the extension module; counted up with every change of it, here and in module.cpp
+INTERFACE = 8  # of the extension module; counted up with every change of it, here and in module.cpp
 WORK = 1 << 36  # points x components x dimensions of one call, so that an interrupt is heard within seconds
 SMALL = 1 << 22  # the same, below which one thread is faster than several
 

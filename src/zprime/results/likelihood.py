@@ -258,7 +258,7 @@ class LikelihoodSide:
             lower bound in expectation, of scaled data.
         units: what that is a likelihood of.
         bits: candidate -> the same as bits per dimension of the data as stored; empty where that has no meaning.
-        gaps: split -> what the encoder loses.
+        gaps: `heldout` -> what the encoder loses on held-out rows.
         calibration: of the encoder on data simulated from the prior, and from the candidate that the verdict looked at.
         sandwiches: annealed bounds beside the likelihood gain's estimator, where they were asked for.
         other_scale: the verdict under another standard deviation of p(x|z); None where reconstructions fit the one that

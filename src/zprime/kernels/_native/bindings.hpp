@@ -51,5 +51,6 @@ void bind_neighbours(nb::module_ &m);
 void bind_low_rank(nb::module_ &m);
 void bind_full(nb::module_ &m);
 void bind_ratio(nb::module_ &m);
+void bind_product(nb::module_ &m);
 
 }  // namespace zprime

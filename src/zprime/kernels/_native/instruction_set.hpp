@@ -29,6 +29,8 @@
 
 #include "ratio_kernel.hpp"
 
+#include "product_kernel.hpp"
+
 #define NAME_(set) #set
 #define NAME(set) NAME_(set)
 namespace zprime {
@@ -43,5 +45,6 @@ const Kernels SET = {NAME(SET),
                      INSIDE(SET)::low_rank<double>,
                      INSIDE(SET)::full<float>,
                      INSIDE(SET)::full<double>,
-                     INSIDE(SET)::ratio};
+                     INSIDE(SET)::ratio,
+                     INSIDE(SET)::products};
 }  // namespace zprime

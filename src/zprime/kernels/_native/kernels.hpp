@@ -5,6 +5,7 @@
 #include "low_rank.hpp"
 #include "mixture.hpp"
 #include "neighbours.hpp"
+#include "product.hpp"
 #include "ratio.hpp"
 
 namespace zprime {
@@ -22,6 +23,7 @@ struct Kernels {
     FullKernel<float> full_single;
     FullKernel<double> full_double;
     RatioKernel ratio;
+    ProductKernel product;
 };
 
 extern const Kernels baseline, avx2, avx512;

@@ -53,7 +53,8 @@ NB_MODULE(_compiled, m) {
     bind_low_rank(m);
     bind_full(m);
     bind_ratio(m);
-    m.attr("interface") = 7;  // counted up with every change of what is below, here and in compiled.py
+    bind_product(m);
+    m.attr("interface") = 8;  // counted up with every change of what is below, here and in compiled.py
 #if defined(ZPRIME_X86)
     m.attr("built") = std::vector<std::string>{avx512.name, avx2.name, baseline.name};
 #else

@@ -6,27 +6,29 @@ namespace INSIDE(SET) {
 
 constexpr std::size_t R4 = BYTES / 4, BROAD = 3 * R4;  // numbers of a register, and of a panel's width
 
-// Squared distance of two rows in float64, by the direct form.
+// Squared distance of two rows in float64, by the direct form. The order of the sum is the same for every instruction set.
 template <class T> static inline double apart(const double *x, const T *y, std::size_t d, double inverse) {
-    typedef double D __attribute__((vector_size(32)));
-    typedef T S __attribute__((vector_size(4 * sizeof(T))));
-    D a{}, b{};
+    typedef double D __attribute__((vector_size(64)));
+    typedef T S __attribute__((vector_size(8 * sizeof(T))));
+    D sum[4] = {};  // of many parts, so that none waits for the one before
+    const auto take = [&](std::size_t at, D &to) {
+        D u;
+        S s;
+        __builtin_memcpy(&u, x + at, sizeof u), __builtin_memcpy(&s, y + at, sizeof s);
+        u = (u - __builtin_convertvector(s, D)) * inverse;
+        to += u * u;
+    };
     std::size_t j = 0;
-    for (; j + 8 <= d; j += 8) {
-        D u, v;
-        S s, t;
-        __builtin_memcpy(&u, x + j, sizeof u), __builtin_memcpy(&v, x + j + 4, sizeof v);
-        __builtin_memcpy(&s, y + j, sizeof s), __builtin_memcpy(&t, y + j + 4, sizeof t);
-        u = (u - __builtin_convertvector(s, D)) * inverse, v = (v - __builtin_convertvector(t, D)) * inverse;
-        a += u * u, b += v * v;
-    }
-    a += b;
+    for (; j + 32 <= d; j += 32)
+        for (int part = 0; part < 4; ++part) take(j + 8 * part, sum[part]);
+    for (; j + 8 <= d; j += 8) take(j, sum[0]);
     double rest = 0;
     for (; j < d; ++j) {
         const double u = (x[j] - (double)y[j]) * inverse;
         rest += u * u;
     }
-    return (a[0] + a[1]) + (a[2] + a[3]) + rest;
+    const D a = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7])) + rest;
 }
 
 // The next float above.
@@ -44,8 +46,12 @@ static inline float close(const float *x, const float *y, std::size_t d) {
         a += u * u, b += v * v;
     }
     a += b;
-    float sum = 0;
-    for (std::size_t l = 0; l < R4; ++l) sum += a[l];
+    typedef float Part __attribute__((vector_size(16)));
+    Part part[R4 / 4];
+    __builtin_memcpy(part, &a, sizeof a);
+    for (std::size_t l = R4 / 8; l > 0; l /= 2)
+        for (std::size_t i = 0; i < l; ++i) part[i] += part[i + l];
+    float sum = (part[0][0] + part[0][1]) + (part[0][2] + part[0][3]);
     for (; j < d; ++j) sum += (x[j] - y[j]) * (x[j] - y[j]);
     return sum;
 }

@@ -15,7 +15,7 @@ from zprime.arrays import blocks, gaussian_log_prob, in_proportion, weighed
 from zprime.components import PAIRS, Diagonal, Full
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.kernels import diagonal_ratio_form, full_log_ratio, log_ratio_sums, ratios
+from zprime.kernels import diagonal_ratio_form, log_ratio_sums, ratios
 from zprime.latent import Active, Aggregated, Exemplars
 from zprime.latent.active import restrict
 from zprime.measure.candidates import Candidates, mix
@@ -173,10 +173,11 @@ def masked_exact_posterior_gain(
     groups = _shared(groups)
     names = torch.arange(len(c.mean)) if groups is None else groups
     if isinstance(c, Full):
-        size, tril = PAIRS // (len(c.mean) * posteriors.d**2), c.scale_tril
+        fast = c.products.fast(mean, scale)
+        size = c.products.size(fast=fast)
 
         def terms_of(rows: slice) -> Tensor:
-            return full_log_ratio(mean[rows], scale[rows], c.mean, tril)[0].to(dtype)
+            return c.products.beside(mean[rows], scale[rows], fast=fast)[0].to(dtype)
 
     else:
         size, width = PAIRS // len(c.mean), c.scale
@@ -192,9 +193,15 @@ def masked_exact_posterior_gain(
     for rows in blocks(len(position), max(1, size)):
         terms = terms_of(rows)
         terms = weighed(terms, c.log_weight.to(dtype)).double()
-        theirs = names[position[rows], None] == names
-        own = torch.logsumexp(terms.masked_fill(~theirs, -torch.inf), 1)
-        others[0, rows] = torch.logsumexp(terms.masked_fill_(theirs, -torch.inf), 1)
+        if groups is None:
+            at = position[rows, None]
+            own = terms.gather(1, at)[:, 0]
+            terms.scatter_(1, at, -torch.inf)
+        else:
+            theirs = names[position[rows], None] == names
+            own = torch.logsumexp(terms.masked_fill(~theirs, -torch.inf), 1)
+            terms.masked_fill_(theirs, -torch.inf)
+        others[0, rows] = torch.logsumexp(terms, 1)
         with_own[0, rows] = torch.logaddexp(others[0, rows], own)
     return MaskedGains(with_own, others - _left(c, position, groups))
 

@@ -1,6 +1,6 @@
 """The likelihood side of an audit: the gains, log p(x) under every candidate, and what the encoder loses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -62,22 +62,22 @@ def check_choice(study: Study, candidates: Candidates, chosen: Choice) -> Exchan
 
 
 def likelihood_side(
-    study: Study, candidates: Candidates, split_gains: Mapping[str, RowGains], *, best: str, draws: int
+    study: Study, candidates: Candidates, heldout: RowGains, *, best: str, draws: int
 ) -> LikelihoodSide | None:
     """Log p(x), bits, the encoder's gap, calibration and annealed bounds; None where no likelihood gain was measured.
 
     Args:
         study: what the audit works on.
         candidates: the candidates.
-        split_gains: split -> gains, `heldout` among them.
+        heldout: gains of held-out rows.
         best: name of the candidate that the verdict looked at; the encoder is tested under it and under the prior.
         draws: draws a row that were asked for; where gains took fewer, some rows are measured with so many here.
     """
-    heldout, model, rows = split_gains["heldout"], study.model, study.heldout.rows
+    model, rows = study.model, study.heldout.rows
     if model is None or rows is None or not heldout.likelihood:
         return None
-    measured = {split: _finer(study, candidates, row_gains, draws) for split, row_gains in split_gains.items()}
-    log_prob = {wanted: _log_prob(measured["heldout"], wanted, study.seed) for wanted in heldout.likelihood}
+    measured = _finer(study, candidates, heldout, draws)
+    log_prob = {wanted: _log_prob(measured, wanted, study.seed) for wanted in heldout.likelihood}
     x, codes = rows.x[:LOOK], study.heldout.posteriors
     with torch.no_grad():
         mean = codes.mean[:LOOK] if codes.form == "points" else model.encode(x)[0]
@@ -91,18 +91,17 @@ def likelihood_side(
         log_prob=log_prob,
         units=unit,
         bits={k: bits_per_dimension(e, unit) for k, e in log_prob.items()} if unit.meaningful else {},
-        gaps={split: inference_gap(found, seed=study.seed) for split, found in measured.items()},
+        gaps={"heldout": inference_gap(measured, seed=study.seed)},
         calibration=calibrations,
         sandwiches=sandwiches,
     )
 
 
 def _finer(study: Study, candidates: Candidates, few: RowGains, draws: int) -> Measured:
-    """Gains of a split beside those of some of its rows with `draws` draws, where they took fewer."""
+    """Gains of held-out rows beside those of some of them with `draws` draws, where they took fewer."""
     if few.brought or few.draws >= draws:
         return Measured(few)
-    split = next(s for s in study.splits if s.name == few.split)
-    at = some_rows(len(few.ids))
+    split, at = study.heldout, some_rows(len(few.ids))
     some = split.take(torch.isin(split.posteriors.row_ids, few.ids[at]).nonzero().flatten())
     some = searched(study, candidates, some, rng=study.stream("modes", split.name), progress=study.progress)
     rng = study.stream("finer", split.name)
