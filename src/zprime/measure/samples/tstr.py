@@ -10,7 +10,7 @@ from zprime.statistics.estimate import Estimate, proportion
 from zprime.statistics.logistic import Axes, fit_logistic, predict_logistic
 
 NEAR = 1e-4
-"""Length of the gradient at which it stops: of ten fits to Fashion-MNIST, one labels one row of 8,000 otherwise then."""
+"""Length of the gradient at which it stops: of ten fits to Fashion-MNIST, one labels 1 row of 8,000 otherwise then."""
 
 
 def hits(
