@@ -1,5 +1,6 @@
 """The command line: the same words, JSON alone on standard output, errors without tracebacks, kill and resume."""
 
+import gc
 import json
 import logging
 import os
@@ -357,6 +358,23 @@ def test_the_process_is_left_as_it_was(argv: list[str]) -> None:
         assert (log.level, log.handlers, signal.getsignal(signal.SIGTERM)) == (logging.WARNING, *before[1:])
     finally:
         log.setLevel(before[0])
+
+
+def test_garbage_is_looked_for_once_the_modules_are_loaded() -> None:
+    """Not while they are: that would be a seventh of a command's start."""
+    code = (
+        "import gc, zprime.cli as c; from zprime.__main__ import main; c.main = lambda: print(gc.isenabled()); main()"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
+    gc.disable()
+    try:
+        call("--quiet", "kinds")
+        assert gc.isenabled()
+        assert gc.get_freeze_count()
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -564,12 +564,13 @@ def test_an_unknown_split_is_refused() -> None:
         Dataset(table(), DataSettings("t")).rows("test")
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.uint8])
 @pytest.mark.parametrize("keep", [False, True])
 def test_duplicates_of_training_rows_are_left_out_unless_they_are_to_be_kept(
-    keep: bool, caplog: pytest.LogCaptureFixture
+    keep: bool, dtype: type[np.generic], caplog: pytest.LogCaptureFixture
 ) -> None:
     """0.5 % of the held-out rows: counted, named, left out of `ids`, and warned of; all else is as it was."""
-    x = np.arange(2 * 1200, dtype=np.float64).reshape(1200, 2)
+    x = np.stack(np.divmod(np.arange(1200), 256), 1).astype(dtype)
     clean = Dataset(Source("t", x.copy(), test=400), DataSettings("t"))
     x[[900, 1100]] = x[clean.ids["train"][:2].numpy()]
     with caplog.at_level(logging.WARNING, "zprime"):
@@ -585,6 +586,13 @@ def test_duplicates_of_training_rows_are_left_out_unless_they_are_to_be_kept(
     assert ("left out (rows 900, 1100)" in caplog.text) is not keep
     assert data.info().duplicates == data.duplicates
     assert clean.duplicates == {}
+
+
+def test_rows_that_differ_as_stored_and_not_in_float32_are_duplicates() -> None:
+    x = np.arange(2 * 1200, dtype=np.float64).reshape(1200, 2)
+    train = Dataset(Source("t", x.copy(), test=400), DataSettings("t")).ids["train"]
+    x[900] = x[int(train[0])] * (1 + 1e-12)
+    assert Dataset(Source("t", x, test=400), DataSettings("t")).duplicates["heldout"].ids == [900]
 
 
 @pytest.mark.parametrize("count", [4, 5])

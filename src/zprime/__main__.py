@@ -1,5 +1,6 @@
 """zprime, and python -m zprime: signals are heard before anything that takes time is loaded."""
 
+import gc
 import io
 import os
 import sys
@@ -13,6 +14,7 @@ SPINS = "1000"
 def main() -> NoReturn:
     """Run the command line, and exit."""
     stdio.fill()  # before any other file is opened
+    gc.disable()  # modules leave no garbage: to look for it is a seventh of a start; on again when they are there
     # Read when torch is loaded. Where other work has the cores, threads that wait for one another must soon sleep: to
     # spin took five times the CPU time of the work. OMP_WAIT_POLICY=PASSIVE does that too, but on idle cores it takes
     # a quarter longer.

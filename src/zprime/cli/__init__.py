@@ -1,5 +1,6 @@
 """The command line: one verb a file, loaded when it is called, so that `zprime --help` needs no torch."""
 
+import gc
 import logging
 import os
 import sys
@@ -152,11 +153,19 @@ def _code_of_several(argv: list[str] | None, heard: interrupts.Listener, message
     """The same as one of several processes: rank 0 runs the command, the others help, and print errors alone."""
     from zprime.distributed import lead, rank  # which load torch
 
+    _loaded()
     messages.addFilter(lambda record: not rank() or record.levelno >= logging.ERROR)
     try:
         return lead(partial(_code, argv, heard)) or 0
     except ZprimeError as error:
         return ended(error, heard, "")
+
+
+def _loaded() -> None:
+    """Look for garbage from now on, but not among what was loaded, where the command was started with that off."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _code(argv: list[str] | None, heard: interrupts.Listener) -> int:
@@ -167,6 +176,7 @@ def _code(argv: list[str] | None, heard: interrupts.Listener) -> int:
             if verb:
                 memory.need_libraries()  # before the module of the verb loads them
             call = app.meta(argv, exit_on_error=False, print_error=False)
+            _loaded()
             heard.working = True
             if call is None:  # of --help and --version, whose text is all that was asked for
                 stdio.need_reader()
