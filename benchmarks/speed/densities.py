@@ -16,10 +16,12 @@ import torch
 from mixtures import Mixture, N, at_its_best, brute, draw, in_blocks, in_torch, made, scikits, torchs, uncompiled
 from timing import HERE, MORE, Missing, Pair, Row, Task, compared, interleaved, seconds
 
+from zprime.arrays import blocks
 from zprime.kernels import (
     Components,
     DiagonalMixture,
     LowRankMixture,
+    Products,
     Whitened,
     compiled,
     diagonal_ratio_form,
@@ -155,7 +157,25 @@ def log_ratios(train: MemoryPosteriors) -> list[Row]:
         out.append(
             interleaved(f"log-ratios of {m} posteriors to N components, d = {train.d}", "the same in torch", run, twin)
         )
-    return out
+    return out + [full_log_ratios(d, k) for d, k in ((16, 20), (16, 200), (64, 20))]
+
+
+def full_log_ratios(d: int, k: int, m: int = 200) -> Row:
+    """The same beside components with full covariance, in blocks of as many pairs as the audit takes."""
+    rng = stream(0, "full log-ratios", d, k)
+    mu, s = torch.randn(m, d, generator=rng), torch.rand(m, d, generator=rng).clamp(min=0.05)
+    root = torch.randn(k, d, d, generator=rng, dtype=torch.float64) / d**0.5
+    tril = torch.linalg.cholesky(root @ root.mT + 0.1 * torch.eye(d))
+    products = Products(torch.randn(k, d, generator=rng, dtype=torch.float64), tril)
+
+    def pairs(*, fast: bool) -> None:
+        for rows in blocks(m, products.size(fast=fast)):
+            products.beside(mu[rows], s[rows], fast=fast)
+
+    if not products.fast(mu, s):
+        raise Missing("the compiled kernel does not take these posteriors")
+    job = f"log-ratios of {m} posteriors to {k} components of full covariance, d = {d}"
+    return interleaved(job, "the same in torch", lambda: pairs(fast=True), lambda: pairs(fast=False))
 
 
 def low_rank() -> list[Row]:
