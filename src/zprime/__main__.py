@@ -14,7 +14,7 @@ SPINS = "1000"
 def main() -> NoReturn:
     """Run the command line, and exit."""
     stdio.fill()  # before any other file is opened
-    gc.disable()  # modules leave no garbage: to look for it is a seventh of a start; on again when they are there
+    gc.disable()  # modules leave no garbage: to look for it is a seventh of a start
     # Read when torch is loaded. Where other work has the cores, threads that wait for one another must soon sleep: to
     # spin took five times the CPU time of the work. OMP_WAIT_POLICY=PASSIVE does that too, but on idle cores it takes
     # a quarter longer.
@@ -27,11 +27,17 @@ def main() -> NoReturn:
     try:
         from zprime.cli import main as command_line
 
-        command_line()
+        command_line(loaded=loaded)
     except (MemoryError, ImportError) as error:
         if memory.ran_out(error) is None:
             raise
         memory.give_up()
+
+
+def loaded() -> None:
+    """Look for garbage from now on, but not among what was loaded."""
+    gc.freeze()
+    gc.enable()
 
 
 if __name__ == "__main__":

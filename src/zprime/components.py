@@ -150,11 +150,6 @@ class Full:
         """The kernel that evaluates the density; it is prepared once."""
         return Whitened(self.mean, self.scale_tril, self.log_weight)
 
-    @cached_property
-    def products(self) -> Products:
-        """What log-ratios are computed with; it is prepared once."""
-        return Products(self.mean, self.scale_tril)
-
     def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Exact log-density in nats, float64; differentiable in z."""
         return differentiable(z, self)
@@ -192,9 +187,10 @@ class Full:
         """Log E_q[r/p] and draws of q_r, p = N(0, I) (closed form); q has standard deviations or Cholesky factors."""
         ratio = torch.empty(len(mean), dtype=torch.float64, device=mean.device)
         u, z = _noise(len(mean), draws, self.d, torch.float64, rng)
-        fast = self.products.fast(mean, scale)
-        for rows in blocks(len(mean), self.products.size(fast=fast)):
-            terms, chosen = self.products.beside(mean[rows], scale[rows], fast=fast)
+        products = Products(self.mean, self.scale_tril)
+        fast = products.fast(mean, scale)
+        for rows in blocks(len(mean), products.size(fast=fast, draws=draws)):
+            terms, chosen = products.beside(mean[rows], scale[rows], fast=fast)
             terms = weighed(terms, self.log_weight.double())
             ratio[rows] = torch.logsumexp(terms, 1)
             if draws:

@@ -84,8 +84,7 @@ def lead(main: Callable[[], T]) -> T | None:
         interrupts.restore(before)
         if _group is not None:
             _group = None
-            with contextlib.suppress(RuntimeError):
-                dist.destroy_process_group()
+            peers.part()
 
 
 def each(

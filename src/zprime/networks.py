@@ -115,7 +115,7 @@ class _ToImage(nn.ConvTranspose2d):
         if self.out_channels > 1 or self.bias is None:
             return super().forward(x, output_size)
         height, width = x.shape[2:]
-        if not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):  # exported, planes are many operations
             return self._planes(x) + self.bias[:, None, None]
         parts = x.permute(0, 2, 3, 1).flatten(1, 2) @ self.weight.flatten(1)  # channels last: no copy
         image = functional.fold(parts.transpose(1, 2), (2 * height, 2 * width), 4, padding=1, stride=2)
@@ -126,7 +126,7 @@ class _ToImage(nn.ConvTranspose2d):
         n, _, height, width = x.shape
         rows = x.permute(0, 2, 3, 1).flatten(0, 2)
         parts = (self.weight.flatten(1).T @ rows.T).view(2, 2, 2, 2, n, height, width)  # each side: block, place in it
-        planes = x.new_zeros(2, 2, n, height + 1, width + 1)
+        planes = parts.new_zeros(2, 2, n, height + 1, width + 1)
         for down in (0, 1):
             for right in (0, 1):
                 planes[:, :, :, down : down + height, right : right + width] += parts[down, :, right]

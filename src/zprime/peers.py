@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ PATIENCE = "ZPRIME_PROCESS_TIMEOUT"
 WAIT = 1800.0  # seconds, where the environment says nothing
 SOON = 5.0  # seconds after which it is said that a process waits for the others
 NAP = timedelta(seconds=20)  # after which a process that has nothing to do asks again
+REST = 0.1  # seconds in which threads that only wait for Python's lock have it
 FAILED = "zprime/failed"
 """Where a process leaves the error by which it ends."""
 AGAIN = "what is finished is kept: start the same command again, and it goes on from there"
@@ -196,6 +198,17 @@ def told(group: Group, other: int | None = None) -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise lost(group, error, other) from error
+
+
+def part() -> None:
+    """End the group, and let gloo's threads put down what they hold before Python ends.
+
+    DistributedDataParallel keeps the group, so that torch does not join them; one that lets go of the tensor of the
+    last message while Python ends aborts the process (seen in torch 2.13).
+    """
+    with contextlib.suppress(RuntimeError):
+        dist.destroy_process_group()
+    time.sleep(REST)
 
 
 def is_of_messages(error: Exception) -> bool:

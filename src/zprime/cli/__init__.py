@@ -1,6 +1,5 @@
 """The command line: one verb a file, loaded when it is called, so that `zprime --help` needs no torch."""
 
-import gc
 import logging
 import os
 import sys
@@ -116,8 +115,8 @@ app.meta.suppress_keyboard_interrupt = False
 app.meta.config = [Env("ZPRIME_", command=False)]
 
 
-def main(argv: list[str] | None = None) -> NoReturn:
-    """Run the command line, and exit.
+def main(argv: list[str] | None = None, *, loaded: Callable[[], None] = lambda: None) -> NoReturn:
+    """Run the command line, and exit; `loaded` is called when all modules are that the command needs.
 
     Exit codes: 0 done, 2 usage, 3 artefact, 4 numbers, 5 data, 6 memory or a worker process, 129 the terminal was
     closed, 130 interrupted, 141 the reader of the output is gone, 143 terminated; 1 for other errors.
@@ -132,7 +131,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     try:
         with interrupts.listening() as heard:
             several = os.environ.get("WORLD_SIZE", "1") != "1" and _shared(argv)  # as torchrun says
-            code = _code_of_several(argv, heard, messages) if several else _code(argv, heard)
+            code = _code_of_several(argv, heard, messages, loaded) if several else _code(argv, heard, loaded)
     finally:  # what called main() from Python has its logger as before
         logger.removeHandler(messages)
         logger.setLevel(level)
@@ -149,26 +148,21 @@ def _verb_of(words: list[str]) -> str:
     return next((word for word in words if word in VERBS), "")
 
 
-def _code_of_several(argv: list[str] | None, heard: interrupts.Listener, messages: logging.Handler) -> int:
+def _code_of_several(
+    argv: list[str] | None, heard: interrupts.Listener, messages: logging.Handler, loaded: Callable[[], None]
+) -> int:
     """The same as one of several processes: rank 0 runs the command, the others help, and print errors alone."""
     from zprime.distributed import lead, rank  # which load torch
 
-    _loaded()
+    loaded()
     messages.addFilter(lambda record: not rank() or record.levelno >= logging.ERROR)
     try:
-        return lead(partial(_code, argv, heard)) or 0
+        return lead(partial(_code, argv, heard, lambda: None)) or 0
     except ZprimeError as error:
         return ended(error, heard, "")
 
 
-def _loaded() -> None:
-    """Look for garbage from now on, but not among what was loaded, where the command was started with that off."""
-    if not gc.isenabled():
-        gc.freeze()
-        gc.enable()
-
-
-def _code(argv: list[str] | None, heard: interrupts.Listener) -> int:
+def _code(argv: list[str] | None, heard: interrupts.Listener, loaded: Callable[[], None]) -> int:
     """Run one command; its exit code."""
     verb = _verb_of(sys.argv[1:] if argv is None else argv)
     try:
@@ -176,7 +170,7 @@ def _code(argv: list[str] | None, heard: interrupts.Listener) -> int:
             if verb:
                 memory.need_libraries()  # before the module of the verb loads them
             call = app.meta(argv, exit_on_error=False, print_error=False)
-            _loaded()
+            loaded()
             heard.working = True
             if call is None:  # of --help and --version, whose text is all that was asked for
                 stdio.need_reader()

@@ -12,21 +12,24 @@ from zprime.arrays import is_full, log_volume
 from zprime.kernels import compiled, far
 from zprime.kernels.dense import full_log_ratio
 
-NUMBERS = 1 << 20  # of all pairs of a block of posteriors that are held at once
-COMPILED = 64  # dimensions up to which the compiled kernel is used: its columns stay in the first caches
-LANES = 8  # components that it takes together
+NUMBERS = 1 << 20  # of all pairs of a block of posteriors, or of all draws, that are held at once
+COMPILED = 64  # dimensions up to which the compiled kernel is used: its columns stay in the first two caches
+WIDE = 32  # dimensions above which it is not used for fewer than
+FEWEST = 4  # components,
+LANES = 8  # since it takes so many together
 
 Chosen = Callable[[Int[Tensor, "m c"]], tuple[Float[Tensor, "m c d"], Float[Tensor, "m c d d"]]]
 """Which components of each posterior -> mean and Cholesky factor of the precision of their products."""
 
 
 class Products:
-    """Components with full covariance, prepared to stand beside posteriors more than once.
+    """Components with full covariance, prepared to stand beside blocks of posteriors.
 
-    Compiled where they can be, for up to 64 dimensions and standard deviations, else by `full_log_ratio`. Compiled,
-    one pair takes 0.1 microseconds at d = 16, a twentieth of the time or less; at d = 64 a third.
+    Compiled where they can be: for up to 64 dimensions (32 for fewer than 4 components), and posteriors given by
+    standard deviations. Otherwise by `full_log_ratio`.
     """
 
+    @torch.no_grad()
     def __init__(self, mean: Float[Tensor, "k d"], scale_tril: Float[Tensor, "k d d"]) -> None:
         """Take means and Cholesky factors."""
         self.mean, self.tril = mean, scale_tril
@@ -34,15 +37,19 @@ class Products:
 
     def fast(self, mu: Float[Tensor, "m d"], s: Float[Tensor, "m d"] | Float[Tensor, "m d d"]) -> bool:
         """Whether the compiled kernel takes these posteriors, all of them."""
-        if mu.shape[1] > COMPILED or is_full(mu, s) or not compiled.usable(mu, self.mean):
+        k, d = self.mean.shape
+        if d > (COMPILED if k >= FEWEST else WIDE) or is_full(mu, s) or not compiled.usable(mu, self.mean):
             return False
         return not far.is_far_full(mu, s, self.mean, self.tril)
 
-    def size(self, *, fast: bool) -> int:
-        """Posteriors of a block."""
+    def size(self, *, fast: bool, draws: int = 0) -> int:
+        """Posteriors of a block, each with so many draws of products."""
         k, d = self.mean.shape
-        return max(1, NUMBERS // (k if fast else k * d**2))
+        if not fast:
+            return max(1, NUMBERS // (k * d**2))
+        return max(1, min(NUMBERS // max(k, draws * d**2), compiled.WORK // (LANES * k * d**3)))
 
+    @torch.no_grad()
     def beside(
         self, mu: Float[Tensor, "m d"], s: Float[Tensor, "m d"] | Float[Tensor, "m d d"], *, fast: bool
     ) -> tuple[Float[Tensor, "m k"], Chosen]:
@@ -71,16 +78,20 @@ class Products:
         offset = -(mu / s).square().sum(1) - 2 * log_volume(mu, s)
         compiled.module.product(own, pull, offset, *self._packed, terms, threads)
 
+        @torch.no_grad()
         def chosen(k: Tensor) -> tuple[Tensor, Tensor]:
-            precision = self.inverse[k]
-            precision.diagonal(dim1=-2, dim2=-1).add_(own[:, None]).sub_(1)
+            # each pair once, however many of the draws have it
+            pair = torch.arange(len(k))[:, None] * len(self.mean) + k
+            which, back = torch.unique(pair, return_inverse=True)
+            row, at = which // len(self.mean), which % len(self.mean)
+            precision = self.inverse[at]
+            precision.diagonal(dim1=-2, dim2=-1).add_(own[row]).sub_(1)
             factor, info = torch.linalg.cholesky_ex(precision)
-            bad = (info != 0)[..., None]
+            bad = (info != 0)[:, None]
             factor = torch.where(bad[..., None], torch.eye(mu.shape[1], dtype=torch.float64), factor)
-            h = (pull[:, None] + self._shift[k])[..., None]
-            u = torch.linalg.solve_triangular(factor, h, upper=False)
+            u = torch.linalg.solve_triangular(factor, (pull[row] + self._shift[at])[..., None], upper=False)
             centre = torch.linalg.solve_triangular(factor.mT, u, upper=True)[..., 0]
-            return centre.masked_fill(bad, torch.nan), factor  # there is no such product
+            return centre.masked_fill(bad, torch.nan)[back], factor[back]  # where it diverges there is no such product
 
         return terms, chosen
 

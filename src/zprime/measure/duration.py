@@ -88,7 +88,7 @@ def duration(study: Study, candidates: Candidates) -> Duration:
     gain = (Gain.LIKELIHOOD if with_rows else Gain.EXACT_POSTERIOR).words
     parts: dict[str, Part] = {}
     for name, n in scored.items():
-        finer = len(some_rows(n)) if more else 0
+        finer = len(some_rows(n)) if more and name == study.heldout.name else 0
         parts[f"{gain}, {name}"] = Part(n + finer, n * row / side_by_side + finer * most)
     parts[f"{gain}, {study.train.name}"] = Part(members, members * row)
     parts[WHAT] = Part(simulated, simulated * row)

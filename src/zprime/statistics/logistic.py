@@ -1,4 +1,4 @@
-"""Multinomial logistic regression, to its optimum: behind the classifier test, and train-on-synthetic, test-on-real.
+"""Multinomial logistic regression, near its optimum: behind the classifier test, and train-on-synthetic, test-on-real.
 
 Minimised by scipy's trust-region Newton method (`trust-ncg`, with products with the Hessian), in coordinates in which
 the Hessian is near to the identity.
@@ -34,8 +34,8 @@ def fit_logistic(
 ) -> Float[Tensor, "g c"]:
     """Weights [f + 1, classes] that minimise the mean cross-entropy + ridge/2 |weights|^2, the intercept left free.
 
-    The optimum is unique up to a shift of all columns, which add up to 0 here: nothing depends on how long it was
-    trained. It is scikit-learn's `LogisticRegression(C=1 / (n * ridge))`; of two classes, theirs with C twice that,
+    The optimum is unique up to a shift of all columns, which add up to 0 here: within `tolerance` nothing depends on
+    how long it was trained. It is scikit-learn's `LogisticRegression(C=1 / (n * ridge))`; of two classes, theirs with C twice that,
     since they penalise the difference of the columns. Loss and gradient are in float64; no Hessian is formed.
 
     Args:

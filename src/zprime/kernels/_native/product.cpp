@@ -1,6 +1,7 @@
-// Log-ratios of posteriors and components with full covariance: checks shapes, shares components out among threads.
+// Log-ratios of posteriors and components with full covariance: checks shapes, shares pairs out among threads.
 #include "bindings.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace zprime {
@@ -18,9 +19,13 @@ void product(Rows<double> own, Rows<double> pull, Column<double> offset, Blocks 
     nb::gil_scoped_release release;
     const Product k{m, d, n, own.data(), pull.data(), offset.data(), inverse.data(), shift.data(), constant.data(), out.data()};
     const auto run = chosen->product;
-    share_out(blocks, threads, [&](auto next) {
+    const std::size_t parts = (m + TAKEN - 1) / TAKEN;
+    share_out(blocks * parts, threads, [&](auto next) {
         auto room = aligned<double>(product_room(d));
-        for (std::size_t b; (b = next()) < blocks;) run(k, b, room.get());
+        for (std::size_t b; (b = next()) < blocks * parts;) {
+            const std::size_t first = b % parts * TAKEN;
+            run(k, first, std::min(TAKEN, m - first), b / parts, room.get());
+        }
     });
 }
 

@@ -18,8 +18,10 @@ struct Product {
     double *out;                    // [m, n], nats; infinite where P is not positive definite
 };
 
-// Components 8 block to 8 block + 7, with room for `product_room` numbers.
-using ProductKernel = void (*)(const Product &, std::size_t block, double *room);
+constexpr std::size_t TAKEN = 64;  // posteriors that a thread takes at a time, with 8 components
+
+// Posteriors first to first + count and components 8 block to 8 block + 7, with room for `product_room` numbers.
+using ProductKernel = void (*)(const Product &, std::size_t first, std::size_t count, std::size_t block, double *room);
 
 static constexpr std::size_t product_room(std::size_t d) { return (d * (d + 1) / 2 + d) * lanes<double>(); }
 

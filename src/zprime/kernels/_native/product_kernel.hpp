@@ -4,7 +4,7 @@
 namespace zprime {
 namespace INSIDE(SET) {
 
-constexpr std::size_t PIVOTS = 8;  // pivots, each from 1e-30 to 1e30, of whose product one logarithm is taken
+constexpr std::size_t PIVOTS = 8;  // pivots of whose product one logarithm is taken: it holds those from 1e-38 to 1e38
 
 // One posterior beside the components of a register. P = L D L' is factorised in place, a column at a time; what a column
 // takes from those behind it is independent of one another, so that no sum waits for the one before.
@@ -45,9 +45,10 @@ static inline void product(const Product &k, std::size_t i, std::size_t block, s
     for (std::size_t r = 0; r < R && first + r < k.n; ++r) k.out[i * k.n + first + r] = value[r];
 }
 
-static void products(const Product &k, std::size_t block, double *room) {
-    for (std::size_t i = 0; i < k.m; ++i)
-        for (std::size_t lane = 0; lane < 8; lane += BYTES / 8) product(k, i, block, lane, room, room + k.d * (k.d + 1) / 2 * (BYTES / 8));
+static void products(const Product &k, std::size_t first, std::size_t count, std::size_t block, double *room) {
+    const std::size_t used = k.n - block * 8 < 8 ? k.n - block * 8 : 8;
+    for (std::size_t i = first; i < first + count; ++i)
+        for (std::size_t lane = 0; lane < used; lane += BYTES / 8) product(k, i, block, lane, room, room + k.d * (k.d + 1) / 2 * (BYTES / 8));
 }
 
 }  // namespace INSIDE(SET)

@@ -15,7 +15,7 @@ from zprime.arrays import blocks, gaussian_log_prob, in_proportion, weighed
 from zprime.components import PAIRS, Diagonal, Full
 from zprime.distribution import LatentDistribution
 from zprime.errors import UsageError
-from zprime.kernels import diagonal_ratio_form, log_ratio_sums, ratios
+from zprime.kernels import Products, diagonal_ratio_form, log_ratio_sums, ratios
 from zprime.latent import Active, Aggregated, Exemplars
 from zprime.latent.active import restrict
 from zprime.measure.candidates import Candidates, mix
@@ -173,11 +173,12 @@ def masked_exact_posterior_gain(
     groups = _shared(groups)
     names = torch.arange(len(c.mean)) if groups is None else groups
     if isinstance(c, Full):
-        fast = c.products.fast(mean, scale)
-        size = c.products.size(fast=fast)
+        products = Products(c.mean, c.scale_tril)
+        fast = products.fast(mean, scale)
+        size = products.size(fast=fast)
 
         def terms_of(rows: slice) -> Tensor:
-            return c.products.beside(mean[rows], scale[rows], fast=fast)[0].to(dtype)
+            return products.beside(mean[rows], scale[rows], fast=fast)[0].to(dtype)
 
     else:
         size, width = PAIRS // len(c.mean), c.scale
