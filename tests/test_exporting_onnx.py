@@ -43,6 +43,18 @@ def vae(shape: tuple[int, ...], network: str, likelihood: str) -> VAE:
 
 
 @needs_onnx
+def test_a_decoder_of_convolutions_is_written_in_few_operations() -> None:
+    """Not as the sums of planes by which it is fast in torch."""
+    import onnx
+
+    unit = torch.zeros(1, 8, 8), torch.ones(1, 8, 8)
+    drawn = from_noise(Gaussian(torch.zeros(4), torch.ones(4)))
+    whole = onnx.load_from_string(exporting.to_onnx(drawn, vae((1, 8, 8), "conv", "bernoulli"), *unit))
+    assert {node.op_type for node in whole.graph.node}.isdisjoint({"ScatterND", "ScatterElements"})
+    assert len(whole.graph.node) < 40
+
+
+@needs_onnx
 @pytest.mark.parametrize(
     ("network", "likelihood", "latent"),
     [

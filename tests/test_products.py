@@ -30,7 +30,7 @@ def case(m: int, k: int, d: int, *, widest: float = 1.0) -> tuple[Tensor, Tensor
 
 
 @needs_compiled
-@pytest.mark.parametrize(("k", "d"), [(1, 1), (7, 2), (8, 5), (19, 16), (3, 64)])
+@pytest.mark.parametrize(("k", "d"), [(1, 1), (7, 2), (8, 5), (19, 16), (4, 64)])
 @pytest.mark.parametrize("widest", [0.9, 2.0])
 def test_compiled_log_ratios_and_products_are_those_of_every_pair(instructions, k: int, d: int, widest: float) -> None:  # noqa: ARG001
     mu, s, mean, tril = case(30, k, d, widest=widest)
@@ -72,8 +72,9 @@ def test_what_the_kernel_does_not_take_goes_by_every_pair() -> None:
     prepared = Products(mean, tril)
     assert not prepared.fast(mu, torch.diag_embed(s))  # full covariances
     assert not prepared.fast(mu * 1e6, s)  # another form is needed there
-    wide = case(2, 2, products.COMPILED + 1)
-    assert not Products(*wide[2:]).fast(*wide[:2])
+    for k, d, compiled_there in ((4, 65, False), (4, 64, True), (3, 33, False), (3, 32, True)):
+        wide = case(2, k, d)
+        assert Products(*wide[2:]).fast(*wide[:2]) is (compiled_there and compiled.module is not None), (k, d)
     terms, chosen = prepared.beside(mu, torch.diag_embed(s), fast=False)
     torch.testing.assert_close(terms, full_log_ratio(mu, s, mean, tril)[0])
     centre, factor = chosen(torch.zeros(4, 1, dtype=torch.long))
@@ -95,6 +96,46 @@ def test_draws_of_a_tilted_posterior_are_those_without_the_kernel(monkeypatch: p
     without = tilted()
     for a, b in zip(with_it, without, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@needs_compiled
+def test_every_pair_is_factorised_once_however_many_draws_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    mu, s, mean, tril = case(6, 3, 4)
+    factorised: list[int] = []
+    real = torch.linalg.cholesky_ex
+
+    def counted(a: Tensor) -> tuple[Tensor, Tensor]:
+        factorised.append(len(a))
+        return real(a)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", counted)
+    Full(torch.zeros(3, dtype=torch.float64), mean, tril).tilt(mu, s, draws=500, rng=stream(0, "draws"))
+    assert sum(factorised) <= 6 * 3
+
+
+@needs_compiled
+def test_blocks_are_small_where_draws_are_many_or_a_call_would_be_long() -> None:
+    few, wide = Products(*case(1, 20, 16)[2:]), Products(*case(1, 20, 64)[2:])
+    assert few.size(fast=True) == products.NUMBERS // 20
+    assert few.size(fast=True, draws=99) == products.NUMBERS // (99 * 16**2)
+    assert wide.size(fast=True) == compiled.WORK // (products.LANES * 20 * 64**3) < products.NUMBERS // 20
+    mu, s, mean, tril = case(50, 20, 16)
+    whole = Full(torch.zeros(20, dtype=torch.float64), mean, tril).tilt(mu, s, draws=9, rng=stream(1, "draws"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "NUMBERS", 16 * 2 * 99 * 16)  # some rows a block
+        parts = Full(torch.zeros(20, dtype=torch.float64), mean, tril).tilt(mu, s, draws=9, rng=stream(1, "draws"))
+    assert torch.equal(whole.log_ratio, parts.log_ratio)
+    torch.testing.assert_close(whole.draws, parts.draws, rtol=1e-12, atol=1e-12)
+
+
+def test_no_gradient_is_kept_and_none_of_what_is_prepared() -> None:
+    mu, s, mean, tril = case(4, 3, 2)
+    components = Full(torch.zeros(3, dtype=torch.float64), mean, tril.requires_grad_())
+    before = set(vars(components))
+    found = components.tilt(mu.requires_grad_(), s, draws=2, rng=stream(0, "draws"))
+    assert not found.log_ratio.requires_grad
+    assert not found.draws.requires_grad
+    assert set(vars(components)) == before  # as much again as the components themselves, and pickled with them
 
 
 def test_divergent_posteriors_have_no_draws() -> None:

@@ -26,6 +26,7 @@ from zprime.escape import visible
 from zprime.fitting import fit
 from zprime.measure.candidates import Candidates, candidate_of
 from zprime.measure.duration import Duration, duration
+from zprime.measure.likelihood.finer import some_rows
 from zprime.progress import Expectation, Line, Part, Plain, about, named, shown, silent
 from zprime.training import train
 from zprime.vae import VAE
@@ -295,6 +296,23 @@ def test_a_fit_of_several_sizes_tells_after_the_first(monkeypatch: pytest.Monkey
     says = "fit, mixture: about 10 seconds on this machine"
     assert told.count((says, 0, 1)) == told.count((says, 1, 1)) == 1
     assert 0 < told.index((says, 0, 1)) < told.index((says, 1, 1))
+
+
+def test_some_rows_are_measured_again_of_the_held_out_split_alone() -> None:
+    """With as many pieces as are then measured."""
+    posteriors, rows = splits(80)
+    done: dict[str, int] = {}
+
+    def heard(what: str, at: int, total: int) -> None:
+        done[what] = done.get(what, 0) + (total if at == total else 0)
+
+    settings = replace(SMALL, draws=400, first_draws=52, members=0)
+    audit({"shifted": shifted(1.0)}, posteriors, model=MODEL.vae(), rows=rows, settings=settings, progress=heard)
+    s = study(posteriors, rows, model=MODEL.vae(), settings=settings)
+    parts = duration(s, Candidates({"shifted": candidate_of(shifted(1.0), 0.01, s.prior)}, prior=s.prior)).parts
+    selection, heldout = (f"likelihood gain, {name}" for name in ("selection", "heldout"))
+    assert (parts[selection].pieces, parts[heldout].pieces) == (60, 60 + len(some_rows(60)))
+    assert done[heldout] - done[selection] == len(some_rows(60))  # more draws are taken of both
 
 
 def test_the_duration_grows_with_the_work() -> None:

@@ -40,7 +40,7 @@ class Products:
         k, d = self.mean.shape
         if d > (COMPILED if k >= FEWEST else WIDE) or is_full(mu, s) or not compiled.usable(mu, self.mean):
             return False
-        return not far.is_far_full(mu, s, self.mean, self.tril)
+        return not far.is_far_full(mu.detach(), s.detach(), self.mean.detach(), self.tril.detach())
 
     def size(self, *, fast: bool, draws: int = 0) -> int:
         """Posteriors of a block, each with so many draws of products."""

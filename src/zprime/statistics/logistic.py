@@ -35,8 +35,8 @@ def fit_logistic(
     """Weights [f + 1, classes] that minimise the mean cross-entropy + ridge/2 |weights|^2, the intercept left free.
 
     The optimum is unique up to a shift of all columns, which add up to 0 here: within `tolerance` nothing depends on
-    how long it was trained. It is scikit-learn's `LogisticRegression(C=1 / (n * ridge))`; of two classes, theirs with C twice that,
-    since they penalise the difference of the columns. Loss and gradient are in float64; no Hessian is formed.
+    how long it was trained. It is scikit-learn's `LogisticRegression(C=1 / (n * ridge))`; of two classes, theirs with C
+    twice that, since they penalise the difference of the columns. Loss and gradient are in float64; no Hessian is made.
 
     Args:
         x: features.
