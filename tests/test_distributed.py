@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -86,6 +87,24 @@ def made(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, P
         assert len(alone) == (world > 1), alone
         assert all("No module named 'only_here'" in line for line in alone)
     return folders
+
+
+def test_threads_that_wait_for_pythons_lock_have_it_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of gloo, that let go of the last message; Python aborts one that asks while it ends."""
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    gate, ran, interval = threading.Lock(), [], sys.getswitchinterval()
+    gate.acquire()
+    thread = threading.Thread(target=lambda: (gate.acquire(), ran.append(True)))
+    thread.start()
+    sys.setswitchinterval(1000)  # nobody takes it from this thread
+    try:
+        gate.release()
+        assert not ran
+        peers.part()
+        assert ran
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
 
 
 @pytest.mark.parametrize("world", WORLDS[1:])
