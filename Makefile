@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA := /usr/share/datasets/fashion-mnist
+# Modules are compiled once, and not in each of the processes that tests and benchmarks start.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo gpu-check check lint types layers test doctest test-slow browser docs cli-docs fashion picture explore-picture question-pictures toy \
 	lock wheels sbom min-versions release \
