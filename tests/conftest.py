@@ -15,8 +15,16 @@ hypothesis.settings.register_profile("same", derandomize=True, deadline=None, ma
 hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)  # HYPOTHESIS_PROFILE=search
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
-torch.set_num_threads(1)  # what the tests train is small: two threads on a busy machine are several times slower
 hook = jaxtyping.install_import_hook("zprime", "beartype.beartype")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before any fixture, since commands that were called here leave as many threads as they took.
+
+    What the tests train is small: two threads on a busy machine are several times slower.
+    """
+    torch.set_num_threads(1)
 
 
 def pytest_collection_finish() -> None:
